@@ -1,0 +1,71 @@
+"""Tables of positions that depend on the spec alone, in float64 on the host.
+
+Shared by the backends that train, because frameworks compute angles in float32 (and MLX cosines
+even of float64 so), which is off by 1e-2 at position 100,000. The oracle has its own.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.spec import LinearScaling, Llama3Scaling, Rope, YarnScaling
+
+__all__ = ["alibi_slopes", "rotary_frequencies", "rotary_table"]
+
+Floats = NDArray[np.float64]
+
+
+def alibi_slopes(heads: int) -> Floats:
+    """Slope per head: 2^(-8 h / H) for a power of two, else every other one of the next filled in.
+
+    Source: Press et al. 2021, arXiv:2108.12409, section 3, and the authors' code. (H,)
+    """
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
+    slopes += [2 ** (-4 * (2 * h + 1) / power) for h in range(heads - power)]
+    return np.array(slopes)
+
+
+def rotary_frequencies(rope: Rope, size: int) -> tuple[Floats, float]:
+    """Radians per position of each pair, (size / 2,), and what multiplies cosines and sines."""
+    pairs = np.arange(0, size, 2) / size
+    plain = 1.0 / rope.theta**pairs
+    match rope.scaling:
+        case None:
+            return plain, 1.0
+        case LinearScaling(factor):
+            return plain / factor, 1.0
+        case Llama3Scaling() as scaling:
+            return _llama3(plain, scaling), 1.0
+        case YarnScaling() as scaling:
+            return _yarn(plain, scaling, rope.theta, size)
+
+
+def _llama3(plain: Floats, scaling: Llama3Scaling) -> Floats:
+    rotations = scaling.original_max_seq_len * plain / (2 * math.pi)
+    ramp = (rotations - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    kept = np.clip(ramp, 0.0, 1.0)
+    return kept * plain + (1 - kept) * plain / scaling.factor
+
+
+def _yarn(plain: Floats, scaling: YarnScaling, theta: float, size: int) -> tuple[Floats, float]:
+    def pair(rotations: float) -> float:
+        """The pair that makes so many rotations over the original length (eq. 22)."""
+        turns = scaling.original_max_seq_len / (rotations * 2 * math.pi)
+        return size * math.log(turns) / (2 * math.log(theta))
+
+    low = max(math.floor(pair(scaling.beta_fast)), 0)
+    high = min(math.ceil(pair(scaling.beta_slow)), size - 1)
+    ramp = np.clip((np.arange(size // 2) - low) / (max(high - low, 0) or 1e-3), 0.0, 1.0)
+    mixed = plain / scaling.factor * ramp + plain * (1 - ramp)
+    return mixed, 1.0 if scaling.factor <= 1 else 0.1 * math.log(scaling.factor) + 1.0
+
+
+def rotary_table(rope: Rope, size: int, length: int) -> tuple[Floats, Floats]:
+    """Cosines and sines of every position, (length, size / 2) each."""
+    frequencies, magnitude = rotary_frequencies(rope, size)
+    angles = np.arange(length)[:, None] * frequencies[None, :]
+    return magnitude * np.cos(angles), magnitude * np.sin(angles)

@@ -1,0 +1,91 @@
+"""How a run trains: everything but the architecture and the machine.
+
+A recipe is saved with every checkpoint and decides, with the data, every number of a run. What
+only decides where and how fast (device, compilation, sharding) is `hermes.seam.Options`.
+Imports nothing but errors.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from hermes.errors import HermesError
+
+__all__ = ["OBJECTIVES", "SCHEDULES", "OptimizerRecipe", "Recipe"]
+
+OBJECTIVES = ("next-token",)
+SCHEDULES = ("constant", "cosine", "wsd")
+
+
+def _require(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise HermesError(f"{name} must be {wanted}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """AdamW with decoupled decay of matrices. Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
+
+    eps stands outside the root; bias correction is on.
+    """
+
+    name: str = "adamw"
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(self.name == "adamw", "optimizer.name", self.name, "adamw")
+        _require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "at least 0 and below 1")
+        _require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "at least 0 and below 1")
+        _require(0 < self.eps < math.inf, "optimizer.eps", self.eps, "above 0")
+        _require(
+            0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0"
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a run.
+
+    lr per update; batch_size in sequences per micro-batch and process; grad_accum in micro-batches
+    per update; seq_len in tokens; warmup_steps and max_steps in updates (0 of the latter: as many
+    as the epochs need); grad_clip bounds the global norm of the gradients (0: off); min_lr_ratio is
+    where cosine and wsd end, as a share of lr; decay_ratio is wsd's last share of the updates;
+    eval_every and save_every in updates (0: only at the end).
+    """
+
+    objective: str = "next-token"
+    lr: float = 3e-4
+    batch_size: int = 32
+    grad_accum: int = 1
+    epochs: float = 1
+    max_steps: int = 0
+    seq_len: int = 256
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    min_lr_ratio: float = 0.1
+    decay_ratio: float = 0.1
+    grad_clip: float = 1.0
+    seed: int = 0
+    val_fraction: float = 0.0
+    eval_every: int = 0
+    save_every: int = 1000
+    freeze_layers: int = 0
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+
+    def __post_init__(self) -> None:
+        choices = ", ".join
+        _require(self.objective in OBJECTIVES, "objective", self.objective, choices(OBJECTIVES))
+        _require(self.schedule in SCHEDULES, "schedule", self.schedule, choices(SCHEDULES))
+        _require(0 < self.lr < math.inf, "lr", self.lr, "above 0")
+        for name in ("batch_size", "grad_accum", "seq_len"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(0 < self.epochs < math.inf, "epochs", self.epochs, "above 0")
+        for name in ("max_steps", "warmup_steps", "eval_every", "save_every", "freeze_layers"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        _require(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "from 0 to 1")
+        _require(0 <= self.decay_ratio <= 1, "decay_ratio", self.decay_ratio, "from 0 to 1")
+        _require(0 <= self.grad_clip < math.inf, "grad_clip", self.grad_clip, "at least 0")
+        _require(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2^63")
+        _require(0 <= self.val_fraction < 1, "val_fraction", self.val_fraction, "from 0 to below 1")

@@ -1,0 +1,216 @@
+"""The seam: what crosses between hermes and a backend, and nothing else does.
+
+A backend is handed NumPy arrays, Python numbers and frozen dataclasses, and hands the same back.
+Backends are values, found through the entry-point group `hermes.backends` and passed in; there is
+no current backend, and two in one process is normal. How to write one: `specs/backend.md`.
+
+Letters: A micro-batches of one update, B sequences, T positions, V vocabulary.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Protocol, SupportsFloat, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.errors import HermesError, MissingBackend
+from hermes.recipe import Recipe
+from hermes.spec import ModelSpec
+
+__all__ = [
+    "IGNORE",
+    "PRECISIONS",
+    "Backend",
+    "Batch",
+    "Decoder",
+    "Learner",
+    "Model",
+    "Options",
+    "StepReport",
+    "Tensors",
+    "TrainState",
+    "backend_names",
+    "find_backend",
+]
+
+IGNORE = -1
+PRECISIONS = ("float32", "bfloat16", "float16", "float64")
+
+Array = NDArray[np.generic]
+Tensors = Mapping[str, Array]
+"""Tensors by name, each made when it is asked for, so that a large model never exists twice."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where and how fast, never what: no field changes a number beyond rounding.
+
+    device: None for the backend's own choice, or one of Backend.devices(). precision: of matrix
+    products and activations; masters and moments stay float32 (float64 under float64). compile:
+    None where it pays. exact: the slower elementwise forms that are right to the last bits in
+    float64; always on there.
+    """
+
+    device: str | None = None
+    precision: str = "float32"
+    compile: bool | None = None
+    grad_checkpoint: bool = False
+    deterministic: bool = False
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise HermesError(
+                f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}"
+            )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One update's samples, all micro-batches together.
+
+    tokens (A, B, T): input ids. targets (A, B, T): the id that follows each, or IGNORE where it
+    does not count. rows (A, B): each sample's number within the update over all processes, which
+    keys its dropout masks. segments (A, B, T): None, or the document each token belongs to;
+    attention and positions stay inside one.
+    """
+
+    tokens: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    rows: NDArray[np.uint32]
+    segments: NDArray[np.int32] | None = None
+
+    @property
+    def counted(self) -> int:
+        """How many targets the loss is divided by."""
+        return int((self.targets != IGNORE).sum())
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one update did; loss and norm are lazy, and reading one waits for the device.
+
+    loss: nats per counted token, of the batch, before the update. grad_norm: global, before
+    clipping. Where either is not finite the update was not applied.
+    """
+
+    step: int
+    loss: SupportsFloat
+    grad_norm: SupportsFloat
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Weights and AdamW's moments under the parameters' names, and the updates made so far."""
+
+    params: Tensors
+    exp_avg: Tensors
+    exp_avg_sq: Tensors
+    step: int
+
+
+class Decoder(Protocol):
+    """A KV cache over `batch_size` rows that advance together."""
+
+    def advance(self, tokens: NDArray[np.integer]) -> NDArray[np.floating]:
+        """Read (B, T) tokens after those already read; the last position's logits, (B, V).
+
+        Prefill and single steps are the same call. Raises HermesError beyond the capacity.
+        """
+        ...
+
+
+class Model(Protocol):
+    """A built model: spec, weights, device. Logits are float32, or float64 under float64."""
+
+    spec: ModelSpec
+
+    def logits(
+        self, tokens: NDArray[np.integer], segments: NDArray[np.integer] | None = None
+    ) -> NDArray[np.floating]:
+        """Scores of the next token at every position. (B, T) -> (B, T, V)."""
+        ...
+
+    def logprobs(
+        self, tokens: NDArray[np.integer], targets: NDArray[np.integer]
+    ) -> NDArray[np.floating]:
+        """Log-probability of each target in nats, 0 where it is IGNORE. (B, T) -> (B, T)."""
+        ...
+
+    def loss(self, batch: Batch) -> float:
+        """Nats per counted token over all micro-batches, without dropout."""
+        ...
+
+    def decoder(self, batch_size: int, capacity: int) -> Decoder:
+        """A fresh cache for rows of at most `capacity` tokens."""
+        ...
+
+    def params(self) -> Tensors:
+        """The weights, one tensor at a time, in master precision."""
+        ...
+
+
+class Learner(Model, Protocol):
+    """A model with gradients and optimizer state."""
+
+    def grads(self, batch: Batch) -> tuple[float, Tensors]:
+        """Loss with dropout as of the next update, and the gradient of every trained tensor."""
+        ...
+
+    def step(self, batch: Batch, lr: float) -> StepReport:
+        """One update from all micro-batches: gradients, clipping, AdamW."""
+        ...
+
+    def state(self) -> TrainState:
+        """All that a checkpoint needs to go on from here, on any backend."""
+        ...
+
+
+class Backend(Protocol):
+    """One realisation of the specification."""
+
+    name: str
+
+    def versions(self) -> dict[str, str]:
+        """Version by library, for records and certificates."""
+        ...
+
+    def devices(self) -> tuple[str, ...]:
+        """The devices at hand, the preferred one first."""
+        ...
+
+    def build(self, spec: ModelSpec, params: Tensors, options: Options = ...) -> Model:
+        """A model for evaluation and decoding. Raises Unsupported, in one sentence."""
+        ...
+
+    def learner(
+        self, spec: ModelSpec, state: TrainState, recipe: Recipe, options: Options = ...
+    ) -> Learner:
+        """A model for training, going on from `state`. Raises Unsupported, in one sentence."""
+        ...
+
+
+def backend_names() -> list[str]:
+    """The names under which backends are registered, installed or not."""
+    return sorted({point.name for point in entry_points(group="hermes.backends")})
+
+
+def find_backend(name: str) -> Backend:
+    """The backend of that name, its framework imported now. Raises MissingBackend."""
+    points = {point.name: point for point in entry_points(group="hermes.backends")}
+    if name not in points:
+        raise MissingBackend(f"backend {name!r} is unknown; known are {', '.join(sorted(points))}")
+    try:
+        return cast(Backend, points[name].load())
+    except ImportError as error:
+        raise MissingBackend(
+            f"backend {name!r} is not installed ({error}); pip install 'hermes-llm[{name}]'"
+        ) from error
+
+
+def iterate(tensors: Tensors) -> Iterator[tuple[str, Array]]:
+    """Each tensor with its name, made one at a time and let go before the next."""
+    for name in tensors:
+        yield name, tensors[name]
