@@ -1,0 +1,89 @@
+"""From the logits of the next token to the token: temperature, top-k, top-p, min-p.
+
+Float64 on the host, one row at a time, the same for every backend. The one random number a choice
+needs is handed in, so that a text depends on its seed and positions alone.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.errors import HermesError, NonFinite
+
+__all__ = ["GREEDY", "Sampling", "choose", "probabilities"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn.
+
+    temperature divides the logits (0: the likeliest token, always). Then only those tokens stay
+    that are among the top_k likeliest (0: all), the fewest likeliest whose probabilities reach
+    top_p (1: all), and at least min_p as likely as the likeliest (0: all), in this order, each on
+    what the one before left. Sources: Holtzman et al. 2020, arXiv:1904.09751 (top-p); Nguyen et al.
+    2024, arXiv:2407.01082 (min-p).
+    """
+
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise HermesError(f"temperature must be at least 0, got {self.temperature!r}")
+        if self.top_k < 0:
+            raise HermesError(f"top_k must be at least 0, got {self.top_k!r}")
+        if not 0 < self.top_p <= 1:
+            raise HermesError(f"top_p must be above 0 and at most 1, got {self.top_p!r}")
+        if not 0 <= self.min_p <= 1:
+            raise HermesError(f"min_p must be from 0 to 1, got {self.min_p!r}")
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+def probabilities(logits: NDArray[np.floating], sampling: Sampling) -> NDArray[np.float64]:
+    """What each token's chance is after all filters; sums to 1. (V,) -> (V,).
+
+    Equal logits rank by id, the lower first. Raises NonFinite where the logits are not numbers.
+    """
+    x = logits.astype(np.float64)
+    top = x.max()
+    if not np.isfinite(top) or np.isnan(x).any():
+        raise NonFinite("the model's logits are not numbers; its weights may be damaged")
+    if sampling.temperature == 0:
+        p = np.zeros_like(x)
+        p[int(x.argmax())] = 1.0
+        return p
+    # A temperature near 0 overflows the quotient to -inf, whose exponential is the right 0.
+    with np.errstate(over="ignore"):
+        p = np.exp((x - top) / sampling.temperature)
+    if sampling.top_k or sampling.top_p < 1:
+        order = np.argsort(-x, kind="stable")
+        if sampling.top_k:
+            p[order[sampling.top_k :]] = 0.0
+        reached = np.cumsum(p[order])
+        kept = int(np.searchsorted(reached, sampling.top_p * reached[-1])) + 1
+        p[order[kept:]] = 0.0
+    if sampling.min_p > 0:
+        p[p < sampling.min_p * p.max()] = 0.0
+    return np.asarray(p / p.sum(), dtype=np.float64)
+
+
+def choose(logits: NDArray[np.floating], sampling: Sampling, uniform: float) -> int:
+    """The next token's id: where `uniform`, from [0, 1), falls among the probabilities. (V,) -> id.
+
+    Tokens are laid side by side by id, not by likelihood: two tokens of nearly equal logits then
+    keep their places, and backends whose logits differ by rounding choose alike but for a uniform
+    within that rounding of an edge.
+    """
+    if sampling.temperature == 0:
+        return int(probabilities(logits, sampling).argmax())
+    p = probabilities(logits, sampling)
+    edges = np.cumsum(p)
+    chosen = int(np.searchsorted(edges, uniform * edges[-1], side="right"))
+    # Rounding may carry the last edge past a uniform next to 1.
+    return chosen if chosen < len(p) and p[chosen] > 0 else int(np.flatnonzero(p)[-1])
