@@ -65,9 +65,10 @@ def probabilities(logits: NDArray[np.floating], sampling: Sampling) -> NDArray[n
         order = np.argsort(-x, kind="stable")
         if sampling.top_k:
             p[order[sampling.top_k :]] = 0.0
-        reached = np.cumsum(p[order])
-        kept = int(np.searchsorted(reached, sampling.top_p * reached[-1])) + 1
-        p[order[kept:]] = 0.0
+        if sampling.top_p < 1:
+            reached = np.cumsum(p[order])
+            kept = int(np.searchsorted(reached, sampling.top_p * reached[-1])) + 1
+            p[order[kept:]] = 0.0
     if sampling.min_p > 0:
         p[p < sampling.min_p * p.max()] = 0.0
     return np.asarray(p / p.sum(), dtype=np.float64)

@@ -1,0 +1,77 @@
+"""OUTPUT/metrics.jsonl: a line per logged update and per evaluation, the record others read.
+
+Lines are in the order of their steps. Whoever commits a checkpoint flushes first, and whoever goes
+on from one cuts what lies after it, so that a file has neither gaps nor repeats however often its
+run was stopped.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from hermes.errors import DataError
+
+__all__ = ["MetricsFile", "read_metrics"]
+
+NAME = "metrics.jsonl"
+
+
+class MetricsFile:
+    """The metrics of one run, open for appending."""
+
+    def __init__(self, run: Path, *, after: int = 0):
+        """Open OUTPUT/metrics.jsonl, cut to the lines of steps up to `after`.
+
+        Only what was flushed is sure to be there after a crash; what follows the last flush may be
+        torn, lies after the last checkpoint, and is cut too.
+        """
+        self._file = open(run / NAME, "ab+")  # noqa: SIM115  # closed by close()
+        self._file.seek(0)
+        kept = 0
+        for line in self._file:
+            record = _parse(line)
+            if record is None or record.get("step", 0) > after:
+                break
+            kept += len(line)
+        self._file.truncate(kept)
+        self._file.seek(kept)
+
+    def write(self, record: Mapping[str, float]) -> None:
+        """Append one line; every value must be finite."""
+        line = json.dumps(dict(record), allow_nan=False, separators=(", ", ": "))
+        self._file.write(line.encode() + b"\n")
+
+    def flush(self) -> None:
+        """Bring every line so far to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flush what is left and close."""
+        self._file.close()
+
+
+def _parse(line: bytes) -> dict[str, float] | None:
+    try:
+        record = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """Every line of a run's metrics.jsonl, oldest first; a torn last one is left out."""
+    path = run / NAME
+    if not path.is_file():
+        raise DataError(f"{run}: no {NAME} here; give a folder that hermes train wrote")
+    records = []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        record = _parse(line)
+        if record is not None:
+            records.append(record)
+        elif number < len(lines):
+            shown = line[:60].decode(errors="replace").rstrip()
+            raise DataError(f"{path}:{number}: expected a JSON object, found {shown!r}")
+    return records
