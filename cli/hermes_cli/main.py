@@ -1,0 +1,112 @@
+"""`hermes`: finds the command, runs it, and turns every refusal into one line and an exit code.
+
+A command's module is imported only when it is called, so that --help and --version answer at once.
+"""
+
+import errno
+import os
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import version
+
+import click
+
+from hermes.errors import HermesError, StorageError
+
+# name -> (module of hermes_cli, what it does); the command is the attribute of that name.
+COMMANDS = {
+    "quickstart": ("quickstart", "Tokenizer, training, text and plot in a few minutes"),
+    "train-tokenizer": ("tokenizer", "Train a byte-level BPE tokenizer"),
+    "train": ("train", "Train a model from scratch, or go on with a run"),
+    "generate": ("generate", "Continue a prompt"),
+    "eval": ("evaluate", "Validation loss, perplexity and bits per byte"),
+    "plot": ("plot", "Draw the loss of one run or several"),
+    "info": ("architecture", "An architecture's shape, parameters, FLOPs and memory"),
+    "mal": ("architecture", "Check, format, show or compare architecture files"),
+    "checkpoint": ("checkpoints", "List, show or verify checkpoints"),
+    "doctor": ("doctor", "What is installed, and which devices are at hand"),
+}
+
+
+class _Commands(click.Group):
+    """The table above as click's group; click's own way to import a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            near = get_close_matches(cmd_name, COMMANDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"no such command {cmd_name!r}{hint}", ctx)
+        module = import_module(f"hermes_cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    no_args_is_help=True,
+)
+@click.version_option(version("hermes-llm"), "-V", "--version", message="hermes %(version)s")
+def hermes() -> None:
+    """Train language models on PyTorch or MLX from one architecture file.
+
+    `hermes COMMAND --help` shows a command's options; `hermes quickstart` is the place to begin.
+    """
+
+
+def _fail(message: str, code: int) -> int:
+    """Print the one line (MAL errors add the source line and a caret) and hand the code back."""
+    click.echo(f"Error: {message}", err=True)
+    return code
+
+
+def _usage(error: click.UsageError) -> str:
+    path = error.ctx.command_path if error.ctx else "hermes"
+    message = error.format_message().rstrip(".")
+    return f"{path}: {message[:1].lower()}{message[1:]} (see {path} --help)"
+
+
+def _storage(error: OSError) -> str:
+    reason = (error.strerror or str(error)).lower()
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; the exit code."""
+    try:
+        with hermes.make_context("hermes", arguments) as context:
+            hermes.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        return _fail(_usage(error), 2)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", 130)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 1)
+    except HermesError as error:
+        return _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            return _fail(_storage(error), StorageError.exit_code)
+        # The reader went away, as `head` does; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def main() -> None:
+    """The entry point of `hermes` and `hermes-llm`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
