@@ -14,11 +14,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.errors import SpecError
 from hermes.positions import alibi_slopes
 from hermes.randomness import normals
 from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, NoNorm, Norm, RMSNorm
 
-__all__ = ["NORM_NAMES", "Tensor", "fresh_weights", "parameters", "tensor_count"]
+__all__ = ["NORM_NAMES", "Tensor", "fresh_weights", "parameters", "tensor_count", "trained_names"]
 
 INIT_STD = 0.02
 
@@ -129,6 +130,19 @@ def parameters(spec: ModelSpec) -> Mapping[str, Tensor]:
 def tensor_count(spec: ModelSpec) -> int:
     """The exact number of parameters, a tied head counted once."""
     return sum(tensor.size for tensor in parameters(spec).values())
+
+
+def trained_names(spec: ModelSpec, freeze_layers: int = 0) -> tuple[str, ...]:
+    """The tensors that training changes: all but the embeddings and the bottom N blocks, if N > 0.
+
+    With a tied head the head is frozen with the embeddings. Raises SpecError if N is too many.
+    """
+    if freeze_layers > spec.num_layers:
+        raise SpecError(f"freeze_layers is {freeze_layers}; the model has {spec.num_layers} layers")
+    if freeze_layers == 0:
+        return tuple(parameters(spec))
+    frozen = ("model.embed_", *(f"model.layers.{i}." for i in range(freeze_layers)))
+    return tuple(name for name in parameters(spec) if not name.startswith(frozen))
 
 
 class _Fresh(Mapping[str, NDArray[np.float32]]):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hermes.spec import LinearScaling, Llama3Scaling, Rope, YarnScaling
 
-__all__ = ["alibi_slopes", "rotary_frequencies", "rotary_table"]
+__all__ = ["alibi_slopes", "rotary_frequencies", "rotary_table", "segment_positions"]
 
 Floats = NDArray[np.float64]
 
@@ -69,3 +69,11 @@ def rotary_table(rope: Rope, size: int, length: int) -> tuple[Floats, Floats]:
     frequencies, magnitude = rotary_frequencies(rope, size)
     angles = np.arange(length)[:, None] * frequencies[None, :]
     return magnitude * np.cos(angles), magnitude * np.sin(angles)
+
+
+def segment_positions(segments: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Each token's place in its document: 0 where a row's segment changes. (..., T) -> same."""
+    starts = np.ones(segments.shape, bool)
+    starts[..., 1:] = segments[..., 1:] != segments[..., :-1]
+    place = np.arange(segments.shape[-1], dtype=np.int32)
+    return (place - np.maximum.accumulate(np.where(starts, place, 0), axis=-1)).astype(np.int32)

@@ -7,7 +7,7 @@ no current backend, and two in one process is normal. How to write one: `specs/b
 Letters: A micro-batches of one update, B sequences, T positions, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Protocol, SupportsFloat, cast
@@ -25,6 +25,7 @@ __all__ = [
     "Backend",
     "Batch",
     "Decoder",
+    "LazyTensors",
     "Learner",
     "Model",
     "Options",
@@ -32,6 +33,7 @@ __all__ = [
     "Tensors",
     "TrainState",
     "backend_names",
+    "check_tokens",
     "find_backend",
 ]
 
@@ -210,7 +212,37 @@ def find_backend(name: str) -> Backend:
         ) from error
 
 
-def iterate(tensors: Tensors) -> Iterator[tuple[str, Array]]:
-    """Each tensor with its name, made one at a time and let go before the next."""
-    for name in tensors:
-        yield name, tensors[name]
+class LazyTensors(Mapping[str, Array]):
+    """Tensors by name, each made by `make(name)` when asked for and not kept."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], Array]):
+        self._names = dict.fromkeys(names)
+        self._make = make
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def check_tokens(spec: ModelSpec, tokens: NDArray[np.generic], length: int | None = None) -> None:
+    """Refuse ids outside the vocabulary and rows longer than the model (gathers do not check).
+
+    length: tokens of a row counting those read before, where that is more than tokens.shape[-1].
+    """
+    total = tokens.shape[-1] if length is None else length
+    if tokens.ndim < 1 or not np.issubdtype(tokens.dtype, np.integer):
+        raise HermesError(f"tokens must be integers in rows, got {tokens.dtype} {tokens.shape}")
+    if total > spec.max_seq_len:
+        raise HermesError(
+            f"a sequence of {total} tokens is longer than max_seq_len {spec.max_seq_len}"
+        )
+    if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < spec.vocab_size:
+        worst = int(tokens.max()) if int(tokens.max()) >= spec.vocab_size else int(tokens.min())
+        raise HermesError(f"token id {worst} is outside the vocabulary of {spec.vocab_size}")

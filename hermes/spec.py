@@ -16,6 +16,11 @@ from functools import cached_property
 from hermes.errors import SpecError
 
 __all__ = [
+    "ACTIVATIONS",
+    "BIASES",
+    "NORM_POSITIONS",
+    "QK_NORMS",
+    "SLOPES",
     "Alibi",
     "AttentionSpec",
     "BlockSpec",
@@ -35,11 +40,6 @@ __all__ = [
     "Rope",
     "Scaling",
     "YarnScaling",
-    "ACTIVATIONS",
-    "BIASES",
-    "NORM_POSITIONS",
-    "QK_NORMS",
-    "SLOPES",
 ]
 
 BIASES = ("none", "qkv", "all")
@@ -385,7 +385,7 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A whole model. `blocks` is the pattern, cycled over num_layers; one block is the usual case."""
+    """A whole model. `blocks` is the pattern, cycled over num_layers; usually one block."""
 
     blocks: tuple[BlockSpec, ...]
     name: str = "model"
@@ -500,6 +500,16 @@ class ModelSpec:
             if isinstance(block.attention.position_encoding, Learned):
                 return block.attention.position_encoding.max_positions or self.max_seq_len
         return 0
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether any site drops anything in training."""
+        rates = (
+            rate
+            for block in self.blocks
+            for rate in (block.attention.dropout, block.ffn.dropout, block.dropout)
+        )
+        return self.embeddings.dropout > 0 or any(rate > 0 for rate in rates)
 
     @property
     def identity(self) -> tuple[object, ...]:

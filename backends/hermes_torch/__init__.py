@@ -1,0 +1,1 @@
+"""hermes in PyTorch: CPU and CUDA."""

@@ -1,0 +1,32 @@
+"""hermes_mlx behind the seam."""
+
+from importlib.metadata import version
+
+from hermes.seam import Options
+from hermes_mlx.engine import Engine, Model, devices
+from hermes_mlx.learner import Learner
+
+
+class Backend:
+    """hermes_mlx: Apple Silicon, and MLX on CPUs."""
+
+    name = "mlx"
+
+    def versions(self):
+        """Version by library."""
+        return {"mlx": version("mlx")}
+
+    def devices(self):
+        """The devices at hand, the preferred one first."""
+        return devices()
+
+    def build(self, spec, params, options=Options()):
+        """A model for evaluation and decoding."""
+        return Model(Engine(spec, params, options, training=False))
+
+    def learner(self, spec, state, recipe, options=Options()):
+        """A model for training, going on from `state`."""
+        return Learner(Engine(spec, state.params, options, training=True), state, recipe)
+
+
+BACKEND = Backend()

@@ -1,0 +1,173 @@
+"""A built model: module, tables, device and type; evaluation and decoding with it."""
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from hermes.errors import CheckpointError, HermesError, Unsupported
+from hermes.params import parameters
+from hermes.positions import segment_positions
+from hermes.seam import LazyTensors, check_tokens
+from hermes_mlx.context import Context, Memory, Tables
+from hermes_mlx.loss import next_token, target_logprobs, wide
+from hermes_mlx.model import Transformer
+from hermes_mlx.ops import EXACT, FAST, PLAIN
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float64": mx.float64}
+
+
+def devices():
+    """The devices at hand, the preferred one first."""
+    return ("gpu", "cpu") if mx.is_available(mx.gpu) else ("cpu",)
+
+
+class Engine:
+    """What evaluation and training share: the module and how to run it.
+
+    master: the type of weights and moments; dtype: of activations and matrix products.
+    """
+
+    def __init__(self, spec, params, options, *, training):
+        if options.precision not in DTYPES:
+            raise Unsupported(
+                f"hermes_mlx does not compute in {options.precision}; "
+                f"it does in {', '.join(DTYPES)}"
+            )
+        name = options.device or devices()[0]
+        if name not in devices():
+            raise Unsupported(
+                f"hermes_mlx has no device {name!r} here; it has {', '.join(devices())}"
+            )
+        self.dtype = DTYPES[options.precision]
+        if self.dtype == mx.float64:
+            if options.device == "gpu":
+                raise Unsupported("hermes_mlx computes in float64 on 'cpu' only")
+            name = "cpu"
+        if options.deterministic and name != "cpu":
+            raise Unsupported("hermes_mlx is deterministic on 'cpu' only")
+        self.spec, self.options = spec, options
+        self.device = mx.Device(mx.gpu if name == "gpu" else mx.cpu)
+        self.master = mx.float64 if self.dtype == mx.float64 else mx.float32
+        exact = options.exact or self.dtype == mx.float64
+        self.ops = EXACT if exact else FAST if name == "gpu" else PLAIN
+        with self.on():
+            self.tables = Tables(spec, self.master)
+            self.module = Transformer(spec, self.ops)
+            shapes = {name: x.shape for name, x in tree_flatten(self.module.parameters())}
+            self.names = tuple(parameters(spec))
+            for name in self.names:
+                array = params[name]
+                if array.shape != shapes[name]:
+                    raise CheckpointError(
+                        f"tensor {name!r} has shape {array.shape}, expected {shapes[name]}"
+                    )
+                self.put({name: self._placed(array, training)})
+
+    def on(self):
+        """A context in which new arrays belong to this model's device."""
+        return mx.stream(self.device)
+
+    def _placed(self, array, training):
+        """A parameter: in master precision to train, else matrices in the type of products."""
+        dtype = self.dtype if array.ndim > 1 and not training else self.master
+        host = np.asarray(array, np.float64 if dtype == mx.float64 else np.float32)
+        placed = mx.array(host, dtype)
+        mx.eval(placed)
+        return placed
+
+    def put(self, tensors):
+        """Make the named arrays the module's parameters."""
+        self.module.update(tree_unflatten(list(tensors.items())))
+
+    def tensors(self):
+        """The module's parameters by name."""
+        return dict(tree_flatten(self.module.parameters()))
+
+    def tensor(self, array, dtype=mx.int32):
+        """A NumPy array as MLX's."""
+        return mx.array(np.asarray(array), dtype)
+
+    def context(self, memory=None, segments=None, places=None, keys=None, *, recompute=False):
+        """A pass of this module."""
+        return Context(self.tables, self.dtype, memory, segments, places, keys, recompute)
+
+    def documents(self, segments):
+        """Segments and the positions inside them; None, None for None."""
+        if segments is None:
+            return None, None
+        return self.tensor(segments), self.tensor(segment_positions(segments))
+
+    def read(self, array):
+        """A NumPy copy, float32 unless it is float64."""
+        return np.array(wide(array))
+
+
+class Model:
+    """A model for evaluation and decoding."""
+
+    def __init__(self, engine):
+        self.spec = engine.spec
+        self.engine = engine
+
+    def _scores(self, tokens, segments=None):
+        tokens = np.asarray(tokens)
+        check_tokens(self.spec, tokens)
+        e = self.engine
+        return e.module(e.tensor(tokens), e.context(None, *e.documents(segments)))
+
+    def logits(self, tokens, segments=None):
+        """Scores of the next token at every position. (B, T) -> (B, T, V)."""
+        with self.engine.on():
+            return self.engine.read(self._scores(tokens, segments))
+
+    def logprobs(self, tokens, targets):
+        """Log-probability of each target, 0 where IGNORE. (B, T) -> (B, T)."""
+        e = self.engine
+        with e.on():
+            return e.read(target_logprobs(self._scores(tokens), e.tensor(targets), e.ops))
+
+    def loss(self, batch):
+        """Nats per counted token over all micro-batches, without dropout."""
+        e, total = self.engine, 0.0
+        with e.on():
+            for a in range(len(batch.tokens)):
+                segments = None if batch.segments is None else batch.segments[a]
+                scores = self._scores(batch.tokens[a], segments)
+                total = total + next_token(scores, e.tensor(batch.targets[a]), e.ops)
+                mx.eval(total)
+            return total.item() / max(batch.counted, 1)
+
+    def decoder(self, batch_size, capacity):
+        """A fresh cache for rows of at most `capacity` tokens."""
+        return Decoder(self.engine, batch_size, capacity)
+
+    def params(self):
+        """The weights, one at a time."""
+        tensors = self.engine.tensors()
+        return LazyTensors(self.engine.names, lambda name: self.engine.read(tensors[name]))
+
+
+class Decoder:
+    """A KV cache over rows that advance together."""
+
+    def __init__(self, engine, batch_size, capacity):
+        self._engine, self._rows, self._capacity = engine, batch_size, capacity
+        self._memory = Memory(engine.spec.num_layers, capacity)
+
+    def advance(self, tokens):
+        """Read (B, T) more tokens; the last position's logits, (B, V)."""
+        tokens = np.asarray(tokens)
+        rows, T = tokens.shape
+        length = self._memory.length + T
+        if rows != self._rows or length > self._capacity:
+            raise HermesError(
+                f"a decoder of {self._rows} rows and {self._capacity} tokens cannot hold "
+                f"{rows} rows of {length}"
+            )
+        check_tokens(self._engine.spec, tokens, length)
+        e, here = self._engine, self._engine.context(self._memory)
+        with e.on():
+            x = e.module.model(e.tensor(tokens), here)[:, -1]
+            logits = e.read(e.module.logits(x))
+        self._memory.length = length
+        return logits

@@ -1,0 +1,163 @@
+"""Gradients and updates: everything of one optimizer step, at most one step ahead of the device."""
+
+import warnings
+
+import mlx.core as mx
+import numpy as np
+
+from hermes.errors import HermesError
+from hermes.params import parameters, trained_names
+from hermes.randomness import dropout_row_keys
+from hermes.seam import LazyTensors, StepReport, TrainState
+from hermes_mlx.engine import Model
+from hermes_mlx.loss import next_token
+from hermes_mlx.optim import adamw, clip_scale, global_norm
+
+
+class Learner(Model):
+    """A model with gradients and AdamW's state."""
+
+    def __init__(self, engine, state, recipe):
+        super().__init__(engine)
+        self._recipe, self._made = recipe, state.step
+        self._table = parameters(engine.spec)
+        self._trained = trained_names(engine.spec, recipe.freeze_layers)
+        with engine.on():
+            tensors = engine.tensors()
+            self._params = {name: tensors[name] for name in self._trained}
+            self._first = self._moments(state.exp_avg)
+            self._second = self._moments(state.exp_avg_sq)
+        self._summed_loss = mx.value_and_grad(self._plain_loss)
+        self._update = self._plain_update
+        if self._compiles():
+            self._summed_loss = self._compiled(self._summed_loss)
+            self._update = self._compiled(self._plain_update)
+        self._last = None
+
+    def _moments(self, held):
+        made = {}
+        for name, p in self._params.items():
+            made[name] = (
+                self.engine.tensor(held[name], p.dtype) if name in held else mx.zeros_like(p)
+            )
+        mx.eval(made)
+        return made
+
+    def _compiles(self):
+        wanted = self.engine.options.compile
+        return self.engine.device == mx.Device(mx.gpu) if wanted is None else wanted
+
+    def _compiled(self, function):
+        """The function compiled; where the compiler is missing or fails, a warning and no more."""
+        chosen = [mx.compile(function)]
+        tried = []
+
+        def run(*arguments):
+            if tried:
+                return chosen[0](*arguments)
+            tried.append(True)
+            try:
+                result = chosen[0](*arguments)
+                mx.eval(result)
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(f"mx.compile failed, so the run goes on without it: {reason}")
+                chosen[0] = function
+                result = function(*arguments)
+            return result
+
+        return run
+
+    def _plain_loss(self, params, tokens, targets, segments, places, keys):
+        e = self.engine
+        e.put(params)
+        here = e.context(None, segments, places, keys, recompute=e.options.grad_checkpoint)
+        return next_token(e.module(tokens, here), targets, e.ops)
+
+    def _accumulated(self, batch):
+        """The mean over all counted targets and its gradients, still lazy."""
+        count = batch.counted
+        if count == 0:
+            raise HermesError("a batch without a single counted target has no loss")
+        e, total, grads = self.engine, None, None
+        for a in range(len(batch.tokens)):
+            segments, places = e.documents(None if batch.segments is None else batch.segments[a])
+            keys = None
+            if self.spec.has_dropout:
+                row_keys = dropout_row_keys(self._recipe.seed, self._made + 1, batch.rows[a])
+                keys = e.tensor(row_keys, mx.uint32)
+            tokens, targets = e.tensor(batch.tokens[a]), e.tensor(batch.targets[a])
+            loss, found = self._summed_loss(self._params, tokens, targets, segments, places, keys)
+            total = loss if total is None else total + loss
+            grads = found if grads is None else {n: grads[n] + g for n, g in found.items()}
+            if len(batch.tokens) > 1:
+                mx.eval(total, grads)  # or every micro-batch's activations live at once
+        e.put(self._params)
+        return total / count, {name: g / count for name, g in grads.items()}
+
+    def grads(self, batch):
+        """Loss with dropout as of the next update, and the gradient of every trained tensor."""
+        with self.engine.on():
+            loss, grads = self._accumulated(batch)
+            return loss.item(), {name: self.engine.read(grads[name]) for name in self._trained}
+
+    def _plain_update(self, params, first, second, grads, loss, scalars):
+        """Every tensor after AdamW, and the norm of the gradients; unchanged if not finite."""
+        norm = global_norm(grads.values())
+        scale = clip_scale(norm, self._recipe.grad_clip)
+        finite = mx.isfinite(norm) & mx.isfinite(loss)
+        lr, one, two = scalars
+        moved = {}, {}, {}
+        for name in self._trained:
+            old = params[name], first[name], second[name]
+            new = adamw(
+                old[0],
+                scale * grads[name],
+                old[1],
+                old[2],
+                lr=lr,
+                first=one,
+                second=two,
+                decay=float(self._table[name].decay),
+                rule=self._recipe.optimizer,
+            )
+            for kept, before, after in zip(moved, old, new, strict=True):
+                kept[name] = mx.where(finite, after, before)
+        return (*moved, norm)
+
+    def step(self, batch, lr):
+        """One update from all micro-batches: gradients, clipping, AdamW."""
+        e, rule, step = self.engine, self._recipe.optimizer, self._made + 1
+        with e.on():
+            loss, grads = self._accumulated(batch)
+            scalars = (lr, lr / (1 - rule.beta1**step), (1 - rule.beta2**step) ** -0.5)
+            scalars = [e.tensor(np.float64(x), e.master) for x in scalars]
+            self._params, self._first, self._second, norm = self._update(
+                self._params, self._first, self._second, grads, loss, scalars
+            )
+            e.put(self._params)
+            if self._last is not None:
+                mx.eval(self._last)
+            mx.async_eval(loss, norm, self._params, self._first, self._second)
+        self._last, self._made = loss, step
+        return StepReport(step=step, loss=Lazy(loss), grad_norm=Lazy(norm))
+
+    def state(self):
+        """Weights, moments and the number of updates made."""
+        first, second, read = self._first, self._second, self.engine.read
+        return TrainState(
+            self.params(),
+            LazyTensors(self._trained, lambda name: read(first[name])),
+            LazyTensors(self._trained, lambda name: read(second[name])),
+            self._made,
+        )
+
+
+class Lazy:
+    """A scalar that waits for the device only when it is read."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __float__(self):
+        return float(self._array.item())

@@ -1,0 +1,98 @@
+"""The oracle behind the seam: forward, loss and decoding. It has no derivatives."""
+
+import numpy as np
+
+from hermes.errors import HermesError, Unsupported
+from hermes.params import parameters
+from hermes.randomness import dropout_row_keys
+from hermes.seam import IGNORE, Options, check_tokens
+from hermes_numpy import ops
+from hermes_numpy.context import Context, Memory
+from hermes_numpy.loss import next_token, target_logprobs
+from hermes_numpy.model import Transformer
+
+
+class Model:
+    """A Transformer with its weights, in float64."""
+
+    def __init__(self, spec, params):
+        self.spec = spec
+        self._params = params
+        self._module = Transformer(spec, ops).load(params)
+
+    def logits(self, tokens, segments=None):
+        """Scores of the next token at every position. (B, T) -> (B, T, V)."""
+        check_tokens(self.spec, np.asarray(tokens))
+        return self._module(np.asarray(tokens), Context(segments=segments))
+
+    def logprobs(self, tokens, targets):
+        """Log-probability of each target, 0 where IGNORE. (B, T) -> (B, T)."""
+        return target_logprobs(self.logits(tokens), np.asarray(targets))
+
+    def loss(self, batch, dropout=None):
+        """Nats per counted token over all micro-batches; dropout: (seed, step) or None."""
+        total = 0.0
+        for a in range(len(batch.tokens)):
+            segments = None if batch.segments is None else batch.segments[a]
+            keys = None if dropout is None else dropout_row_keys(*dropout, batch.rows[a])
+            logits = self._module(batch.tokens[a], Context(segments=segments, keys=keys))
+            total = total + next_token(logits, batch.targets[a])
+        return float(total / max((batch.targets != IGNORE).sum(), 1))
+
+    def decoder(self, batch_size, capacity):
+        """A fresh cache for rows of at most `capacity` tokens."""
+        return Decoder(self._module, batch_size, capacity, len(self.spec.layers))
+
+    def params(self):
+        """The weights by name."""
+        return {name: self._params[name] for name in parameters(self.spec)}
+
+
+class Decoder:
+    """Keys and values kept, so that each call reads only the new tokens."""
+
+    def __init__(self, module, batch_size, capacity, layers):
+        self._module, self._rows, self._capacity = module, batch_size, capacity
+        self._memory = Memory(layers)
+
+    def advance(self, tokens):
+        """Read (B, T) more tokens; the last position's logits, (B, V)."""
+        rows, T = tokens.shape
+        length = self._memory.length + T
+        if rows != self._rows or length > self._capacity:
+            raise HermesError(
+                f"a decoder of {self._rows} rows and {self._capacity} tokens cannot hold "
+                f"{rows} rows of {length}"
+            )
+        logits = self._module(tokens, Context(memory=self._memory))[:, -1]
+        self._memory.length = length
+        return logits
+
+
+class Backend:
+    """hermes_numpy."""
+
+    name = "numpy"
+
+    def versions(self):
+        """Version by library."""
+        return {"numpy": np.__version__}
+
+    def devices(self):
+        """The one there is."""
+        return ("cpu",)
+
+    def build(self, spec, params, options=Options(precision="float64")):
+        """A model in float64, whatever the options ask for."""
+        if options.device not in (None, "cpu"):
+            raise Unsupported(f"the oracle runs on 'cpu', not on {options.device!r}")
+        if options.precision != "float64":
+            raise Unsupported(f"the oracle computes in float64, not in {options.precision}")
+        return Model(spec, params)
+
+    def learner(self, spec, state, recipe, options=Options(precision="float64")):
+        """Declined: derivatives of the oracle are taken by differences of its loss."""
+        raise Unsupported("the oracle has no derivatives, so it trains nothing")
+
+
+BACKEND = Backend()

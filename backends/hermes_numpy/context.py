@@ -1,0 +1,93 @@
+"""What the layers of one forward pass share: where it stands, what it remembers, its dropout."""
+
+import numpy as np
+
+from hermes.randomness import lowbias32
+from hermes_numpy.ops import alibi_slopes, rotary_angles
+
+
+class Memory:
+    """Keys and values of the tokens already read, layer by layer."""
+
+    def __init__(self, layers):
+        self.length = 0
+        self._kept = [None] * layers
+
+    def extend(self, layer, k, v):
+        """Add (B, K, T, D) keys and values; all those so far, (B, K, S, D)."""
+        if self._kept[layer] is not None:
+            k = np.concatenate([self._kept[layer][0], k], axis=2)
+            v = np.concatenate([self._kept[layer][1], v], axis=2)
+        self._kept[layer] = k, v
+        return k, v
+
+
+class Context:
+    """One forward pass. segments: (B, T) documents; keys: (B,) dropout keys, None: no dropout."""
+
+    def __init__(self, memory=None, segments=None, keys=None):
+        self.memory = memory
+        self.segments = segments
+        self.keys = keys
+
+    @property
+    def offset(self):
+        """Tokens read before this pass."""
+        return self.memory.length if self.memory else 0
+
+    def indices(self, T):
+        """Place of each query among the keys. (T,)"""
+        return self.offset + np.arange(T)
+
+    def positions(self, T):
+        """Position of each token in its document. (T,) or (B, T)"""
+        if self.segments is None:
+            return self.indices(T)
+        positions = np.zeros(self.segments.shape, np.int64)
+        for b, row in enumerate(self.segments):
+            for t in range(1, T):
+                positions[b, t] = positions[b, t - 1] + 1 if row[t] == row[t - 1] else 0
+        return positions
+
+    def angles(self, spec, T):
+        """Cosines and sines of rope for each token. (T, R/2) or (B, T, R/2)"""
+        return rotary_angles(spec.position_encoding, spec.rotary_size, self.positions(T))
+
+    def alibi_slopes(self, heads):
+        """ALiBi's fixed slopes. (H,)"""
+        return np.array(alibi_slopes(heads))
+
+    def through(self, layer, x):
+        """A block on x; where a backend recomputes in its backward pass, it does so here."""
+        return layer(x, self)
+
+    def cast(self, x):
+        """To the type that a backend computes in; float64 here, always."""
+        return x
+
+    def extend(self, layer, k, v):
+        """The keys and values that this layer's queries read."""
+        return self.memory.extend(layer, k, v) if self.memory else (k, v)
+
+    def visible(self, ahead, spec):
+        """Whether a query sees a key `ahead` places before it. (T, S) -> (T, S) or (B, 1, T, S)."""
+        seen = ahead >= 0 if spec.causal else np.full(ahead.shape, True)
+        if spec.window_size is not None:
+            seen = seen & (abs(ahead) < spec.window_size)
+        if self.segments is None:
+            return seen
+        same = self.segments[:, :, None] == self.segments[:, None, :]  # (B, T, T)
+        return (seen & same)[:, None]
+
+    def drop(self, x, rate, site):
+        """Zero a share `rate` of x and divide the rest by 1 - rate; the mask is the design's hash.
+
+        Element e of row b goes where hash(e * 0x9E3779B9 + hash(key_b + site * 0x85EBCA6B)) is
+        below rate * 2^32. Source of the hash: hermes.randomness.lowbias32.
+        """
+        if self.keys is None or rate == 0:
+            return x
+        key = lowbias32(self.keys + np.uint32(site * 0x85EBCA6B % 2**32))  # (B,)
+        element = np.arange(x[0].size, dtype=np.uint32) * np.uint32(0x9E3779B9)
+        bits = lowbias32(element[None, :] + key[:, None]).reshape(x.shape)
+        return np.where(bits >= np.uint32(int(rate * 2**32)), x / (1 - rate), 0.0)

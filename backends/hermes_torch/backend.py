@@ -1,0 +1,33 @@
+"""hermes_torch behind the seam."""
+
+import torch
+
+from hermes.seam import Options
+from hermes_torch.engine import Engine, Model, devices
+from hermes_torch.learner import Learner
+
+
+class Backend:
+    """hermes_torch: CPU and CUDA."""
+
+    name = "torch"
+
+    def versions(self):
+        """Version by library."""
+        cuda = {"cuda": torch.version.cuda} if torch.version.cuda else {}
+        return {"torch": torch.__version__, **cuda}
+
+    def devices(self):
+        """The devices at hand, the preferred one first."""
+        return devices()
+
+    def build(self, spec, params, options=Options()):
+        """A model for evaluation and decoding."""
+        return Model(Engine(spec, params, options, training=False))
+
+    def learner(self, spec, state, recipe, options=Options()):
+        """A model for training, going on from `state`."""
+        return Learner(Engine(spec, state.params, options, training=True), state, recipe)
+
+
+BACKEND = Backend()

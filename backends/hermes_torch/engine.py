@@ -1,0 +1,147 @@
+"""A built model: module, tables, device and type; evaluation and decoding with it."""
+
+import numpy as np
+import torch
+
+from hermes.errors import HermesError, Unsupported
+from hermes.params import parameters
+from hermes.positions import segment_positions
+from hermes.seam import LazyTensors, check_tokens
+from hermes_torch.context import Context, Memory, Tables
+from hermes_torch.loss import next_token, target_logprobs, wide
+from hermes_torch.model import Transformer
+from hermes_torch.ops import EXACT, FAST
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def devices():
+    """The devices at hand, the preferred one first."""
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return (*(["cuda"] if cuda else []), "cpu", *cuda)
+
+
+class Engine:
+    """What evaluation and training share: the module and how to run it.
+
+    master: the type of weights and moments; dtype: of activations and matrix products.
+    """
+
+    def __init__(self, spec, params, options, *, training):
+        if options.precision not in DTYPES:
+            raise Unsupported(
+                f"hermes_torch does not compute in {options.precision}; "
+                f"it does in {', '.join(DTYPES)}"
+            )
+        name = options.device or devices()[0]
+        if name not in devices():
+            raise Unsupported(
+                f"hermes_torch has no device {name!r} here; it has {', '.join(devices())}"
+            )
+        if options.deterministic:
+            torch.use_deterministic_algorithms(True)
+        self.spec, self.options = spec, options
+        self.device = torch.device(name)
+        self.dtype = DTYPES[options.precision]
+        self.master = torch.float64 if self.dtype == torch.float64 else torch.float32
+        self.tables = Tables(spec, self.device, self.master)
+        exact = options.exact or self.dtype == torch.float64
+        self.module = Transformer(spec, EXACT if exact else FAST)
+        self.names = tuple(parameters(spec))
+        loaded = {name: self._placed(params[name], name, training) for name in self.names}
+        self.module.load_state_dict(loaded, assign=True)
+
+    def _placed(self, array, name, training):
+        """A parameter on the device: in master precision to train, else matrices as computed."""
+        matrix = array.ndim > 1 and not training
+        dtype = self.dtype if matrix else self.master
+        tensor = torch.from_numpy(np.array(array, np.float64 if dtype == torch.float64 else None))
+        return tensor.to(device=self.device, dtype=dtype)
+
+    def tensor(self, array, dtype=torch.long):
+        """A NumPy array on the device."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device=self.device, dtype=dtype)
+
+    def context(self, memory=None, segments=None, places=None, keys=None, *, recompute=False):
+        """A pass of this module."""
+        return Context(self.tables, self.dtype, memory, segments, places, keys, recompute)
+
+    def documents(self, segments):
+        """Segments and the positions inside them, on the device; None, None for None."""
+        if segments is None:
+            return None, None
+        return self.tensor(segments), self.tensor(segment_positions(segments))
+
+    def read(self, tensor):
+        """A NumPy copy, float32 unless it is float64."""
+        return wide(tensor.detach()).cpu().numpy()
+
+
+class Model:
+    """A model for evaluation and decoding."""
+
+    def __init__(self, engine):
+        self.spec = engine.spec
+        self.engine = engine
+
+    @torch.no_grad()
+    def _scores(self, tokens, segments=None):
+        tokens = np.asarray(tokens)
+        check_tokens(self.spec, tokens)
+        e = self.engine
+        return e.module(e.tensor(tokens), e.context(None, *e.documents(segments)))
+
+    def logits(self, tokens, segments=None):
+        """Scores of the next token at every position. (B, T) -> (B, T, V)."""
+        return self.engine.read(self._scores(tokens, segments))
+
+    @torch.no_grad()
+    def logprobs(self, tokens, targets):
+        """Log-probability of each target, 0 where IGNORE. (B, T) -> (B, T)."""
+        scores = self._scores(tokens)
+        return self.engine.read(target_logprobs(scores, self.engine.tensor(targets)))
+
+    @torch.no_grad()
+    def loss(self, batch):
+        """Nats per counted token over all micro-batches, without dropout."""
+        total = 0.0
+        for a in range(len(batch.tokens)):
+            segments = None if batch.segments is None else batch.segments[a]
+            scores = self._scores(batch.tokens[a], segments)
+            total = total + next_token(scores, self.engine.tensor(batch.targets[a]))
+        return float(total) / max(batch.counted, 1)
+
+    def decoder(self, batch_size, capacity):
+        """A fresh cache for rows of at most `capacity` tokens."""
+        return Decoder(self.engine, batch_size, capacity)
+
+    def params(self):
+        """The weights, one at a time."""
+        state = self.engine.module.state_dict()
+        return LazyTensors(self.engine.names, lambda name: self.engine.read(state[name]))
+
+
+class Decoder:
+    """A KV cache over rows that advance together."""
+
+    def __init__(self, engine, batch_size, capacity):
+        self._engine, self._rows, self._capacity = engine, batch_size, capacity
+        self._memory = Memory(engine.spec.num_layers, capacity)
+
+    @torch.no_grad()
+    def advance(self, tokens):
+        """Read (B, T) more tokens; the last position's logits, (B, V)."""
+        tokens = np.asarray(tokens)
+        rows, T = tokens.shape
+        length = self._memory.length + T
+        if rows != self._rows or length > self._capacity:
+            raise HermesError(
+                f"a decoder of {self._rows} rows and {self._capacity} tokens cannot hold "
+                f"{rows} rows of {length}"
+            )
+        check_tokens(self._engine.spec, tokens, length)
+        e, here = self._engine, self._engine.context(self._memory)
+        x = e.module.model(e.tensor(tokens), here)[:, -1]
+        logits = e.module.logits(x)
+        self._memory.length = length
+        return e.read(logits)

@@ -1,0 +1,127 @@
+"""Gradients and updates: everything of one optimizer step, with one wait for the device at most."""
+
+import warnings
+
+import torch
+
+from hermes.errors import HermesError
+from hermes.params import parameters, trained_names
+from hermes.randomness import dropout_row_keys
+from hermes.seam import LazyTensors, StepReport, TrainState
+from hermes_torch.engine import Model
+from hermes_torch.loss import next_token
+from hermes_torch.optim import clip_scale, global_norm, update_exact, update_fused
+
+
+class Learner(Model):
+    """A model with gradients and AdamW's state."""
+
+    def __init__(self, engine, state, recipe):
+        super().__init__(engine)
+        self._recipe, self._made = recipe, state.step
+        table = parameters(engine.spec)
+        self._trained = trained_names(engine.spec, recipe.freeze_layers)
+        tensors = dict(engine.module.named_parameters())
+        for name, p in tensors.items():
+            p.requires_grad_(name in self._trained)
+        self._groups = {True: [], False: []}  # by decay: (p, m, v) and its name
+        self._moments = {}
+        for name in self._trained:
+            m = self._moment(state.exp_avg, name, tensors[name])
+            v = self._moment(state.exp_avg_sq, name, tensors[name])
+            self._moments[name] = m, v
+            self._groups[table[name].decay].append((tensors[name], m, v))
+        exact = engine.options.exact or engine.dtype == torch.float64
+        self._update = update_exact if exact else update_fused
+        self._summed_loss = self._compiled() if self._compiles() else self._plain_loss
+
+    @staticmethod
+    def _moment(held, name, p):
+        if name not in held:
+            return torch.zeros_like(p, requires_grad=False)
+        return torch.from_numpy(held[name].copy()).to(device=p.device, dtype=p.dtype)
+
+    def _compiles(self):
+        wanted = self.engine.options.compile
+        return self.engine.device.type == "cuda" if wanted is None else wanted
+
+    def _plain_loss(self, tokens, targets, segments, places, keys):
+        e = self.engine
+        here = e.context(None, segments, places, keys, recompute=e.options.grad_checkpoint)
+        return next_token(e.module(tokens, here), targets)
+
+    def _compiled(self):
+        """The loss compiled; where the compiler is missing or fails, a warning and no more."""
+        compiled = torch.compile(self._plain_loss, dynamic=False)
+
+        def first(*batch):
+            try:
+                loss = compiled(*batch)
+                self._summed_loss = compiled
+            except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(f"torch.compile failed, so the run goes on without it: {reason}")
+                self._summed_loss = self._plain_loss
+                loss = self._plain_loss(*batch)
+            return loss
+
+        return first
+
+    def _accumulate(self, batch):
+        """Gradients of the mean over all counted targets, into .grad; that mean, still lazy."""
+        if batch.counted == 0:
+            raise HermesError("a batch without a single counted target has no loss")
+        e, total = self.engine, torch.zeros((), device=self.engine.device)
+        for a in range(len(batch.tokens)):
+            segments, places = e.documents(None if batch.segments is None else batch.segments[a])
+            keys = None
+            if self.spec.has_dropout:
+                row_keys = dropout_row_keys(self._recipe.seed, self._made + 1, batch.rows[a])
+                keys = e.tensor(row_keys.view("int32"), torch.int32)
+            loss = self._summed_loss(
+                e.tensor(batch.tokens[a]), e.tensor(batch.targets[a]), segments, places, keys
+            )
+            loss = loss / batch.counted
+            loss.backward()
+            total = total + loss.detach()
+        return total
+
+    def _clear(self):
+        for p in self.engine.module.parameters():
+            p.grad = None
+
+    def grads(self, batch):
+        """Loss with dropout as of the next update, and the gradient of every trained tensor."""
+        self._clear()
+        loss = float(self._accumulate(batch))
+        tensors = dict(self.engine.module.named_parameters())
+        found = {name: self.engine.read(tensors[name].grad) for name in self._trained}
+        self._clear()
+        return loss, found
+
+    def step(self, batch, lr):
+        """One update from all micro-batches: gradients, clipping, AdamW."""
+        loss = self._accumulate(batch)
+        with torch.no_grad():
+            grads = [p.grad for group in self._groups.values() for p, _, _ in group]
+            norm = global_norm(grads)
+            torch._foreach_mul_(grads, clip_scale(norm, self._recipe.grad_clip))
+            finite = torch.isfinite(norm) & torch.isfinite(loss)
+            self._made += 1
+            for decay, group in self._groups.items():
+                self._update(
+                    [(p, p.grad, m, v) for p, m, v in group],
+                    lr=lr,
+                    step=self._made,
+                    decay=float(decay),
+                    rule=self._recipe.optimizer,
+                    finite=finite,
+                )
+        self._clear()
+        return StepReport(step=self._made, loss=loss, grad_norm=norm)
+
+    def state(self):
+        """Weights, moments and the number of updates made."""
+        first = LazyTensors(self._trained, lambda name: self.engine.read(self._moments[name][0]))
+        second = LazyTensors(self._trained, lambda name: self.engine.read(self._moments[name][1]))
+        return TrainState(self.params(), first, second, self._made)

@@ -1,0 +1,203 @@
+"""The Transformer, as the specification says it. One text in three dialects; this one is PyTorch.
+
+Read beside hermes_numpy/model.py and hermes_mlx/model.py: same classes, names and order.
+Attribute paths are tensor names. The formulas are in ops.py; what the layers of one
+pass share (positions, cache, dropout) is `here`, in context.py.
+
+Letters: B batch, T positions, C hidden size, H query heads, K key/value heads, D head size.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.nn import Module, ModuleList, Parameter
+
+from hermes.params import NORM_NAMES
+from hermes.spec import Alibi, LayerNorm, NoNorm
+
+
+def Tensor(*shape):
+    """A parameter that is not loaded yet."""
+    return Parameter(torch.empty(shape, device="meta"))
+
+
+class Linear(Module):
+    """x W^T + b. (..., in) -> (..., out)."""
+
+    def __init__(self, inputs, outputs, bias):
+        super().__init__()
+        self.weight = Tensor(outputs, inputs)
+        self.bias = Tensor(outputs) if bias else None
+
+    def forward(self, x):
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class Embedding(Module):
+    """The row of each id. (...) -> (..., C)."""
+
+    def __init__(self, rows, C):
+        super().__init__()
+        self.weight = Tensor(rows, C)
+
+    def forward(self, ids):
+        return self.weight[ids]
+
+
+class Norm(Module):
+    """rmsnorm, layernorm or nothing, over the last axis. (..., C) -> (..., C)."""
+
+    def __init__(self, norm, C, ops):
+        super().__init__()
+        self.norm, self.ops = norm, ops
+        self.weight = None if norm == NoNorm() else Tensor(C)
+        self.bias = Tensor(C) if isinstance(norm, LayerNorm) and norm.bias else None
+
+    def forward(self, x):
+        return self.ops.normalize(x, self.norm, self.weight, self.bias)
+
+
+class Attention(Module):
+    """Grouped-query attention with its positions. (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, block, C, layer, ops):
+        super().__init__()
+        spec = block.attention
+        self.spec, self.layer, self.site, self.ops = spec, layer, 1 + 4 * layer, ops
+        self.H, self.K, self.D = spec.num_heads, spec.kv_heads, spec.head_size
+        self.q_proj = Linear(C, self.H * self.D, spec.bias != "none")
+        self.k_proj = Linear(C, self.K * self.D, spec.bias != "none")
+        self.v_proj = Linear(C, self.K * self.D, spec.bias != "none")
+        self.o_proj = Linear(self.H * self.D, C, spec.bias == "all")
+        if spec.qk_norm != "none":
+            flat = spec.qk_norm == "flat"
+            self.q_norm = Norm(block.qk_norm, self.H * self.D if flat else self.D, ops)
+            self.k_norm = Norm(block.qk_norm, self.K * self.D if flat else self.D, ops)
+        if spec.position_encoding == Alibi("learned"):
+            self.alibi_slopes = Tensor(self.H)
+
+    def forward(self, x, here):
+        B, T, C = x.shape
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if self.spec.qk_norm == "flat":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q = q.reshape(B, T, self.H, self.D).swapaxes(1, 2)  # (B, H, T, D)
+        k = k.reshape(B, T, self.K, self.D).swapaxes(1, 2)  # (B, K, T, D)
+        v = v.reshape(B, T, self.K, self.D).swapaxes(1, 2)  # (B, K, T, D)
+        if self.spec.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.spec.rotary_size:
+            cos, sin = here.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
+            q, k = self.ops.rotate(q, cos, sin), self.ops.rotate(k, cos, sin)
+        k, v = here.extend(self.layer, k, v)  # (B, K, S, D)
+        y = self.ops.attend(q, k, v, self.spec, self.slopes(here), here, self.site)  # (B, H, T, D)
+        return self.o_proj(y.swapaxes(1, 2).reshape(B, T, self.H * self.D))
+
+    def slopes(self, here):
+        """ALiBi's slope of each head, (H,); None without ALiBi."""
+        match self.spec.position_encoding:
+            case Alibi("learned"):
+                return self.alibi_slopes
+            case Alibi("fixed"):
+                return here.alibi_slopes(self.H)
+        return None
+
+
+class FeedForward(Module):
+    """down(act(up(x))), or gated: down(act(gate(x)) * up(x)). (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, block, C, layer, ops):
+        super().__init__()
+        spec = block.ffn
+        self.spec, self.site, self.act = spec, 2 + 4 * layer, ops.activations[spec.function]
+        self.gate_proj = Linear(C, spec.hidden_size, spec.bias) if spec.gated else None
+        self.up_proj = Linear(C, spec.hidden_size, spec.bias)
+        self.down_proj = Linear(spec.hidden_size, C, spec.bias)
+
+    def forward(self, x, here):
+        up = self.up_proj(x)  # (B, T, F)
+        h = self.act(self.gate_proj(x)) * up if self.spec.gated else self.act(up)
+        return here.drop(self.down_proj(h), self.spec.dropout, self.site)
+
+
+class Block(Module):
+    """Attention and feed-forward, each with its norms and residual. (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, block, C, layer, ops):
+        super().__init__()
+        self.block, self.site = block, 3 + 4 * layer
+        self.self_attn = Attention(block, C, layer, ops)
+        self.mlp = FeedForward(block, C, layer, ops)
+        self.norms = NORM_NAMES[block.norm_position]
+        for name in self.norms.values():
+            setattr(self, name, Norm(block.norm, C, ops))
+
+    def forward(self, x, here):
+        residual, parallel, rate = self.block.residual, self.block.parallel, self.block.dropout
+        a = self.normed("attention_out", self.self_attn(self.normed("attention_in", x), here))
+        a = here.drop(a, rate, self.site)
+        h = self.normed("attention_sum", x + a if residual else a)
+        f = self.mlp(self.normed("ffn_in", x if parallel else h), here)
+        f = here.drop(self.normed("ffn_out", f), rate, self.site + 1)
+        return self.normed("ffn_sum", h + f if residual or parallel else f)
+
+    def normed(self, place, x):
+        """x through the norm that norm_position has at this place, if any."""
+        return getattr(self, self.norms[place])(x) if place in self.norms else x
+
+
+class Stack(Module):
+    """Embeddings, the blocks and the final norm. (B, T) ids -> (B, T, C)."""
+
+    def __init__(self, spec, ops):
+        super().__init__()
+        C, positions = spec.hidden_size, spec.learned_positions
+        self.spec = spec.embeddings
+        self.embed_tokens = Embedding(spec.vocab_size, C)
+        self.embed_positions = Embedding(positions, C) if positions else None
+        self.layers = ModuleList(Block(block, C, i, ops) for i, block in enumerate(spec.layers))
+        self.norm = Norm(spec.final_norm, C, ops)
+
+    def forward(self, tokens, here):
+        x = here.cast(self.embed_tokens(tokens))  # (B, T, C)
+        if self.spec.scale is not None:
+            x = x * self.spec.scale
+        if self.embed_positions is not None:
+            x = x + here.cast(self.embed_positions(here.positions(tokens.shape[1])))
+        x = here.drop(x, self.spec.dropout, 0)
+        for layer in self.layers:
+            x = here.through(layer, x)
+        return self.norm(x)
+
+
+class Head(Module):
+    """Logits: x W^T + b, capped; W is the token embedding's where tied. (..., C) -> (..., V)."""
+
+    def __init__(self, spec, ops):
+        super().__init__()
+        self.softcap, self.ops = spec.output.softcap, ops
+        tied = spec.embeddings.tie_weights
+        self.weight = None if tied else Tensor(spec.vocab_size, spec.hidden_size)
+        self.bias = Tensor(spec.vocab_size) if spec.output.bias else None
+
+    def forward(self, x, embedding):
+        weight = embedding if self.weight is None else self.weight
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        y = F.linear(x, weight.to(x.dtype), bias)  # (..., V)
+        return y if self.softcap is None else self.ops.soft_cap(y, self.softcap)
+
+
+class Transformer(Module):
+    """A language model: the stack and its head. (B, T) ids -> (B, T, V) logits."""
+
+    def __init__(self, spec, ops):
+        super().__init__()
+        self.model = Stack(spec, ops)
+        self.lm_head = Head(spec, ops)
+
+    def forward(self, tokens, here):
+        return self.logits(self.model(tokens, here))
+
+    def logits(self, x):
+        """The head on the stack's output, tied where the spec ties. (..., C) -> (..., V)."""
+        return self.lm_head(x, self.model.embed_tokens.weight)
