@@ -1,0 +1,7 @@
+"""What every test needs set before a framework is loaded."""
+
+import os
+
+# Spinning OpenMP threads of two frameworks fight for few cores; float32 means float32.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("MLX_ENABLE_TF32", "0")

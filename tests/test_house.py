@@ -1,0 +1,166 @@
+"""The house keeps its floors: who may import whom, what is banned, and what help costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {
+    "hermes": ROOT / "hermes",
+    "hermes_numpy": ROOT / "backends" / "hermes_numpy",
+    "hermes_torch": ROOT / "backends" / "hermes_torch",
+    "hermes_mlx": ROOT / "backends" / "hermes_mlx",
+    "hermes_specs": ROOT / "specs" / "hermes_specs",
+    "hermes_conformance": ROOT / "conformance" / "hermes_conformance",
+    "hermes_cli": ROOT / "cli" / "hermes_cli",
+}
+BACKENDS = {"hermes_numpy", "hermes_torch", "hermes_mlx"}
+# Lower floors first; a module imports only its own floor and those below.
+FLOORS = [
+    {"errors", "spec", "recipe"},
+    {
+        "mal",
+        "params",
+        "positions",
+        "randomness",
+        "schedule",
+        "tokenizer",
+        "data",
+        "checkpoint",
+        "seam",
+        "sampling",
+    },
+    {"loop", "decoding", "interop", "report"},
+]
+FILES = [(name, path) for name, folder in PACKAGES.items() for path in sorted(folder.rglob("*.py"))]
+IDS = [f"{name}/{path.relative_to(PACKAGES[name])}" for name, path in FILES]
+
+
+def imports(path, *, anywhere=False):
+    """Dotted names that a file imports; only those run at import time unless `anywhere`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    late = set()
+    if not anywhere:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                late.update(id(child) for child in ast.walk(node))
+            if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+                late.update(id(child) for child in ast.walk(node))
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in late:
+            continue
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def floor_of(module):
+    for number, names in enumerate(FLOORS):
+        if module in names:
+            return number
+    return len(FLOORS)
+
+
+@pytest.mark.parametrize(("package", "path"), FILES, ids=IDS)
+def test_a_file_imports_only_what_its_floor_allows(package, path):
+    roots = {name.split(".")[0] for name in imports(path, anywhere=True)}
+    allowed = {
+        "hermes": {"hermes", "hermes_specs"},
+        "hermes_specs": set(),
+        "hermes_conformance": set(PACKAGES) - {"hermes_cli"},
+        "hermes_cli": set(PACKAGES),
+    }.get(package, {"hermes", package})
+    assert not (roots & set(PACKAGES)) - allowed
+    if (
+        package == "hermes"
+        and path.parent != PACKAGES["hermes"]
+        or path.stem in sum(map(list, FLOORS), [])
+    ):
+        own = (
+            path.relative_to(PACKAGES["hermes"]).parts[0].removesuffix(".py")
+            if package == "hermes"
+            else None
+        )
+        if own is not None:
+            for name in imports(path, anywhere=True):
+                parts = name.split(".")
+                if parts[0] == "hermes" and len(parts) > 1 and parts[1] != own:
+                    assert floor_of(parts[1]) <= floor_of(own), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize(("package", "path"), FILES, ids=IDS)
+def test_only_the_backend_of_that_name_imports_a_framework(package, path):
+    roots = {name.split(".")[0] for name in imports(path)}
+    allowed = {"hermes_torch": {"torch"}, "hermes_mlx": {"mlx"}}.get(package, set())
+    assert not (roots & {"torch", "mlx"}) - allowed
+
+
+@pytest.mark.parametrize(("package", "path"), FILES, ids=IDS)
+def test_no_file_runs_code_that_it_reads(package, path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    banned = {"eval", "exec", "compile", "__import__"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in banned, f"line {node.lineno}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("yaml.load", "torch.load"):
+            safe = any(
+                k.arg == "weights_only" and getattr(k.value, "value", None) is True
+                for k in node.keywords
+            )
+            assert safe, f"line {node.lineno}"
+    roots = {name.split(".")[0] for name in imports(path, anywhere=True)}
+    assert not roots & {"pickle", "marshal", "shelve", "zipfile", "tarfile"}
+
+
+@pytest.mark.parametrize(("package", "path"), FILES, ids=IDS)
+def test_what_a_module_exports_exists(package, path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = set()
+    exported = []
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                names.update(alias.asname or alias.name for alias in aliases)
+            case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
+                exported = ast.literal_eval(value)
+            case ast.Assign(targets=targets):
+                names.update(t.id for t in targets if isinstance(t, ast.Name))
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                names.add(name)
+    if "__getattr__" not in names:  # a lazy package is tried for real below
+        assert set(exported) <= names
+
+
+@pytest.mark.parametrize("statement", ["import hermes", "import hermes.seam, hermes.mal"])
+def test_importing_hermes_loads_no_framework(statement):
+    code = f"{statement}\nimport sys\nprint(*sorted(set(sys.modules) & {{'torch', 'mlx', 'tokenizers'}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("command", [["--help"], ["--version"], ["info", "--model", "nano"]])
+def test_help_and_info_load_no_framework(command):
+    code = (
+        "import sys\nfrom hermes_cli.main import main\n"
+        f"sys.argv = ['hermes', *{command!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "loaded = set(sys.modules) & {'torch', 'mlx', 'mlx.core', 'tokenizers', 'matplotlib'}\n"
+        "print('loaded:', *sorted(loaded), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip().endswith("loaded:")
+
+
+def test_every_public_name_of_hermes_can_be_had():
+    import hermes
+
+    for name in hermes.__all__:
+        assert getattr(hermes, name) is not None
