@@ -1,117 +1,132 @@
-"""Every random number that hermes uses: a function of (seed, purpose, index), and nothing else.
+"""Every random number hermes uses, as a function of (seed, purpose, index) and nothing else.
 
-Raw bits come from Philox, whose stream NumPy promises to keep; what is made of them uses only
-operations that are rounded exactly, so that weights, order and samples are equal to the bit on
-every backend, platform and number of processes. Library distributions make no such promise.
+Raw bits of the counter-based generator Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers:
+as easy as 1, 2, 3") and exactly rounded arithmetic only, so the numbers are equal to the bit on
+every platform, with every release of NumPy, and whatever was drawn before. Imports errors only.
 """
 
 import hashlib
-from collections.abc import Sequence
+import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from hermes.errors import HermesError
 
 __all__ = ["bits", "dropout_row_keys", "lowbias32", "normals", "permuted", "uniforms"]
 
-Words = NDArray[np.uint64]
+_WORDS_PER_COUNT = 4
+_VALUES_PER_CHUNK = 1 << 16
+_FEISTEL_ROUNDS = 8
 
-LANES = 12  # of 16 bits, added up for one normal: three words
-CHUNK = 1 << 20
 
-
-def _key(seed: int, purpose: str) -> int:
-    """128 bits that no other (seed, purpose) shares."""
+def _stream(seed: int, purpose: str) -> int:
+    """The 128-bit key of a stream: SHA-256 of the seed's eight bytes and the purpose, its start."""
     if not 0 <= seed < 2**64:
-        raise HermesError(f"seed must be at least 0 and below 2^64, got {seed}")
-    return int.from_bytes(
-        hashlib.sha256(f"hermes/{seed}/{purpose}".encode()).digest()[:16], "little"
-    )
+        raise HermesError(f"seed must be at least 0 and below 2^64, got {seed!r}")
+    name = int(seed).to_bytes(8, "little") + purpose.encode()
+    return int.from_bytes(hashlib.sha256(name).digest()[:16], "little")
 
 
-def bits(seed: int, purpose: str, count: int, start: int = 0) -> Words:
-    """Words `start` to `start + count` of the stream, 64 random bits each. (count,)
+def bits(seed: int, purpose: str, count: int, start: int = 0) -> NDArray[np.uint64]:
+    """Words number start .. start + count - 1 of the stream that the purpose names. -> (count,)
 
-    Source: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3 (Philox4x64-10).
+    Any part of a stream costs the same to reach.
     """
-    generator = np.random.Philox(key=_key(seed, purpose))
-    generator.advance(start // 4)  # a counter makes four words
-    words: Words = generator.random_raw(start % 4 + count)
-    return words[start % 4 :]
+    if count < 0 or start < 0:
+        raise HermesError(f"count and start must be at least 0, got {count} and {start}")
+    counter, skipped = divmod(start, _WORDS_PER_COUNT)
+    generator = np.random.Philox(key=_stream(seed, purpose), counter=counter)
+    return np.asarray(generator.random_raw(skipped + count)[skipped:], np.uint64)
 
 
 def uniforms(seed: int, purpose: str, count: int, start: int = 0) -> NDArray[np.float64]:
-    """Numbers in [0, 1), multiples of 2^-53. (count,)"""
-    return (bits(seed, purpose, count, start) >> np.uint64(11)) * 2.0**-53
+    """Multiples of 2^-53 in [0, 1), the upper 53 bits of each word. -> (count,)"""
+    words = bits(seed, purpose, count, start) >> np.uint64(11)
+    return words.astype(np.float64) * 2.0**-53
 
 
-def normals(seed: int, purpose: str, shape: Sequence[int], std: float) -> NDArray[np.float32]:
-    """Nearly normal numbers of mean 0 and standard deviation `std`, within 6 of it.
+def normals(
+    seed: int, purpose: str, shape: tuple[int, ...], std: float
+) -> NDArray[np.float32]:
+    """Numbers of mean 0 and standard deviation `std`, close to normal, none beyond 6 std. -> shape
 
-    The sum of twelve 16-bit lanes less its mean, an exact integer, times one constant; rounded
-    once to float64 and once to float32. (Irwin and Hall, 1927.)
+    x = (u1 + ... + u12 - 6 * 65535) * std / sqrt(2^32 - 1), with u the sixteen-bit lanes of three
+    words: a sum of twelve uniforms (Irwin-Hall) has excess kurtosis -0.1 and needs no logarithm,
+    whose last bit differs between platforms. The sum's variance is 2^32 - 1 exactly. Made in
+    chunks: beyond the result it needs a few megabytes.
     """
-    flat = np.empty(int(np.prod(shape, dtype=np.int64)), np.float32)
-    # The variance of a uniform integer below 2^16 is (2^32 - 1) / 12, twelve times that in all.
-    factor = std / np.sqrt(2.0**32 - 1)
-    for start in range(0, len(flat), CHUNK):
-        count = min(CHUNK, len(flat) - start)
-        words = bits(seed, purpose, count * (LANES // 4), start * (LANES // 4))
-        lanes = words.astype("<u8", copy=False).view("<u2").reshape(count, LANES)
-        total = lanes.sum(axis=1, dtype=np.int64) * 2 - LANES * 65535
-        flat[start : start + count] = total * (factor / 2)
-    return flat.reshape(tuple(shape))
+    size = math.prod(shape)
+    made = np.empty(size, np.float32)
+    scale = std / math.sqrt(2**32 - 1)
+    lanes = np.uint64(0x0000FFFF0000FFFF)
+    for start in range(0, size, _VALUES_PER_CHUNK):
+        count = min(_VALUES_PER_CHUNK, size - start)
+        words = bits(seed, purpose, 3 * count, 3 * start)
+        # Two lanes of each word at a time, in the halves of a word; no sum reaches 2^20.
+        pairs = (words & lanes) + ((words >> np.uint64(16)) & lanes)
+        halves = pairs[0::3] + pairs[1::3] + pairs[2::3]
+        sums = (halves & np.uint64(0xFFFFFFFF)) + (halves >> np.uint64(32))
+        centred = sums.astype(np.float64) - 6.0 * 65535.0
+        made[start : start + count] = centred * scale
+    return made.reshape(shape)
 
 
-def _mixed(x: Words, key: np.uint64) -> Words:
-    """A 64-bit hash of x under a key: splitmix64's finalizer. Source: Steele et al. 2014."""
-    x = x ^ key
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64 bits. Source: Steele et al. 2014, SplitMix (mix13 of Stafford)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-def permuted(seed: int, purpose: str, n: int, indices: ArrayLike) -> NDArray[np.int64]:
-    """Where a random permutation of range(n) sends each index, without a table.
+def permuted(
+    seed: int, purpose: str, n: int, indices: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """Where a shuffle of range(n) puts each index; no table is made. (K,) -> (K,)
 
-    A Feistel network of eight rounds over the smallest square of two that holds n, walked until it
-    lands below n; a bijection whatever the rounds do. Source: Black and Rogaway 2002, Ciphers with
-    arbitrary finite domains.
+    A bijection for every n from 1 to 2^62: a balanced Feistel network over the next power of four,
+    applied until the result falls below n (cycle walking, at most 4 times on average). Sources:
+    Luby and Rackoff 1988; Black and Rogaway 2002, "Ciphers with arbitrary finite domains".
     """
-    x = np.asarray(indices, np.uint64).copy()
-    if x.size and int(x.max()) >= n:
-        raise HermesError(f"index {int(x.max())} is outside a permutation of {n}")
-    half = np.uint64(max((max(n - 1, 1).bit_length() + 1) // 2, 1))
+    if not 1 <= n <= 2**62:
+        raise HermesError(f"a permutation needs from 1 to 2^62 items, got {n}")
+    given = np.asarray(indices)
+    if given.size and not 0 <= int(given.min()) <= int(given.max()) < n:
+        raise HermesError(f"indices to permute must be from 0 to {n - 1}")
+    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = bits(seed, purpose, 8)
-    walking = np.ones(x.shape, bool)
-    while walking.any():
-        y = x[walking]
-        left, right = y >> half, y & mask
+    keys = bits(seed, purpose, _FEISTEL_ROUNDS)
+    result = given.astype(np.uint64).ravel()
+    outside = np.arange(result.size)
+    while outside.size:
+        x = result[outside]
+        left, right = x >> half, x & mask
         for key in keys:
-            left, right = right, left ^ (_mixed(right, key) & mask)
-        y = (left << half) | right
-        x[walking] = y
-        walking[walking] = y >= np.uint64(n)
-    return x.astype(np.int64)
+            left, right = right, left ^ (_mix(right ^ key) >> (np.uint64(64) - half))
+        x = (left << half) | right
+        result[outside] = x
+        outside = outside[x >= np.uint64(n)]
+    return result.astype(np.int64).reshape(given.shape)
 
 
 def lowbias32(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """A 32-bit hash of each element, for dropout masks. Source: Wellons 2018, hash-prospector."""
-    x = x ^ (x >> np.uint32(16))
-    x = x * np.uint32(0x7FEB352D)
-    x = x ^ (x >> np.uint32(15))
-    x = x * np.uint32(0x846CA68B)
+    """Scramble 32 bits, one to one. Source: Wellons 2018, "Prospecting for hash functions"."""
+    x = np.asarray(x, np.uint32)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
     return x ^ (x >> np.uint32(16))
 
 
-def dropout_row_keys(seed: int, step: int, rows: ArrayLike) -> NDArray[np.uint32]:
-    """A key for each sample of update `step`, counted from 1; what its masks are hashed from.
+def dropout_row_keys(seed: int, step: int, rows: NDArray[np.integer]) -> NDArray[np.uint32]:
+    """The dropout key of each sample row of an update; distinct within the update. (B,) -> (B,)
 
-    rows: the sample's number within the update over all processes, so that masks do not depend on
-    how the update is split. Same shape as rows.
+    step: 1-based number of the update; rows: each sample's number within it, over all processes.
+    key = lowbias32(lowbias32(row * 0x9E3779B9 + low) + high), modulo 2^32, with low and high the
+    halves of word number `step` of the stream "dropout".
     """
-    base = bits(seed, f"dropout/{step}", 1)[0]
-    mixed = _mixed(np.asarray(rows, np.uint64), base)
-    return (mixed >> np.uint64(32)).astype(np.uint32)
+    word = bits(seed, "dropout", 1, start=step)
+    low, high = (word & np.uint64(0xFFFFFFFF)).astype(np.uint32), (word >> np.uint64(32)).astype(
+        np.uint32
+    )
+    spread = np.asarray(rows).astype(np.uint32) * np.uint32(0x9E3779B9)
+    return lowbias32(lowbias32(spread + low) + high)
