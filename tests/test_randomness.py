@@ -1,0 +1,100 @@
+"""Numbers by (seed, purpose, index): pinned for ever, independent of how they are asked for."""
+
+import numpy as np
+import pytest
+
+from hermes.errors import HermesError
+from hermes.randomness import bits, dropout_row_keys, lowbias32, normals, permuted, uniforms
+
+
+def test_a_part_of_a_stream_equals_that_part_of_the_whole():
+    whole = bits(7, "weights/a", 50)
+    for start in range(12):
+        np.testing.assert_array_equal(bits(7, "weights/a", 9, start), whole[start : start + 9])
+
+
+def test_streams_of_other_seeds_and_purposes_differ():
+    streams = [bits(0, "a", 8), bits(1, "a", 8), bits(0, "b", 8), bits(0, "a/", 8)]
+    assert len({tuple(s) for s in streams}) == 4
+
+
+def test_the_streams_are_pinned():
+    """A change here changes every run ever made: it must not happen."""
+    assert [hex(w) for w in bits(0, "weights/model.norm.weight", 2)] == [
+        "0x53d448b8899728b5",
+        "0x2b3f6b271ed1d631",
+    ]
+    assert normals(0, "w", (3,), 0.02).tolist() == [
+        -0.02568359300494194,
+        -0.009023742750287056,
+        -0.03813384845852852,
+    ]
+    assert permuted(0, "order/0", 10, range(10)).tolist() == [2, 6, 9, 7, 5, 3, 8, 1, 4, 0]
+    assert dropout_row_keys(0, 1, [0, 1]).tolist() == [1823048346, 2663788105]
+
+
+def test_uniforms_fill_the_unit_interval_and_stay_below_one():
+    u = uniforms(3, "u", 100_000)
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert abs(u.mean() - 0.5) < 0.005
+    assert abs(u.var() - 1 / 12) < 0.002
+
+
+def test_normals_have_the_moments_asked_for():
+    z = normals(5, "w", (400, 500), 0.02).astype(np.float64) / 0.02
+    assert z.shape == (400, 500)
+    assert abs(z.mean()) < 0.01
+    assert abs(z.std() - 1) < 0.01
+    assert abs((z**4).mean() - 2.9) < 0.05  # 3 - 6 / (5 * 12), Irwin-Hall of twelve
+    assert abs(z).max() < 6
+
+
+def test_normals_do_not_depend_on_the_chunk(monkeypatch):
+    whole = normals(1, "w", (1000,), 1.0)
+    monkeypatch.setattr("hermes.randomness.CHUNK", 7)
+    np.testing.assert_array_equal(normals(1, "w", (1000,), 1.0), whole)
+
+
+@pytest.mark.parametrize("n", [*range(1, 40), 64, 65, 255, 256, 257, 1000])
+def test_a_permutation_reaches_every_place_once(n):
+    assert sorted(permuted(2, "order", n, np.arange(n))) == list(range(n))
+
+
+def test_a_permutation_of_part_equals_that_part():
+    whole = permuted(2, "order/3", 999, np.arange(999))
+    np.testing.assert_array_equal(permuted(2, "order/3", 999, [5, 17, 998]), whole[[5, 17, 998]])
+
+
+def test_permutations_look_random():
+    n = 100_000
+    p = permuted(4, "order/0", n, np.arange(n))
+    assert abs(np.corrcoef(p, np.arange(n))[0, 1]) < 0.02
+    assert abs(np.corrcoef(p[1:], p[:-1])[0, 1]) < 0.02
+    assert (p == np.arange(n)).sum() < 10
+
+
+def test_an_index_outside_the_permutation_is_refused():
+    with pytest.raises(HermesError, match=r"^index 5 is outside a permutation of 5$"):
+        permuted(0, "order", 5, [5])
+
+
+def test_the_dropout_hash_is_lowbias32():
+    """Known values of the published function, computed in Python's own integers."""
+
+    def plain(x):
+        x ^= x >> 16
+        x = x * 0x7FEB352D % 2**32
+        x ^= x >> 15
+        x = x * 0x846CA68B % 2**32
+        return x ^ x >> 16
+
+    values = [0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xDEADBEEF, 0xFFFFFFFF]
+    assert lowbias32(np.array(values, np.uint32)).tolist() == [plain(v) for v in values]
+
+
+def test_dropout_keys_depend_on_the_sample_and_not_on_the_split():
+    whole = dropout_row_keys(9, 4, np.arange(8))
+    np.testing.assert_array_equal(dropout_row_keys(9, 4, np.arange(4, 8)), whole[4:])
+    assert len(set(whole.tolist())) == 8
+    assert set(whole.tolist()).isdisjoint(dropout_row_keys(9, 5, np.arange(8)).tolist())
