@@ -16,6 +16,9 @@ A message is one sentence: where, what, what was found, what to do. It carries n
 user; `assert` is for what cannot happen.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 __all__ = [
     "CheckpointError",
     "DataError",
@@ -28,7 +31,16 @@ __all__ = [
     "SpecError",
     "StorageError",
     "Unsupported",
+    "nearest",
 ]
+
+EXCERPT = 100  # characters of a source line that an error shows
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown word: "; did you mean 'num_heads'?", or nothing."""
+    close = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 class HermesError(Exception):
@@ -53,13 +65,22 @@ class MalError(SpecError):
     """A mistake in a MAL file: `file:line:column: sentence`, the source line and a caret."""
 
     def __init__(self, message: str, file: str, line: int, column: int, source: str = ""):
-        caret = " " * (column - 1) + "^"
-        excerpt = f"\n{source}\n{caret}" if source else ""
-        super().__init__(f"{file}:{line}:{column}: {message}{excerpt}")
+        super().__init__(f"{file}:{line}:{column}: {message}{_excerpt(source, column)}")
         self.sentence = message
         self.file = file
         self.line = line
         self.column = column
+
+
+def _excerpt(source: str, column: int) -> str:
+    """The source line and, below it, a caret; a long line is cut around the place."""
+    start = 0 if column <= EXCERPT else column - EXCERPT // 2
+    shown = source[start : start + EXCERPT]
+    # Tabs stay tabs in both lines, so that the caret stands right at any width of theirs; what
+    # could move a terminal's cursor does not reach it.
+    shown = "".join(c if c.isprintable() or c == "\t" else "?" for c in shown)
+    indent = "".join(c if c == "\t" else " " for c in shown[: column - 1 - start])
+    return f"\n{shown}\n{indent}^" if source else ""
 
 
 class DataError(HermesError):

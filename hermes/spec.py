@@ -10,10 +10,14 @@ F feed-forward size, T positions.
 
 import dataclasses
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
-from hermes.errors import SpecError
+from hermes.errors import SpecError, nearest
 
 __all__ = [
     "ACTIVATIONS",
@@ -40,6 +44,7 @@ __all__ = [
     "Rope",
     "Scaling",
     "YarnScaling",
+    "field_types",
 ]
 
 BIASES = ("none", "qkv", "all")
@@ -51,25 +56,80 @@ ACTIVATIONS = ("swiglu", "geglu", "gelu", "gelu_tanh", "silu", "relu", "relu2")
 MAX_SIZE = 2**31 - 1
 MAX_LAYERS = 10_000
 
-
-def _size(value: int | None, name: str, least: int = 1) -> None:
-    if value is not None and not least <= value <= MAX_SIZE:
-        raise SpecError(f"{name} must be from {least} to {MAX_SIZE}, got {value}", (name,))
-
-
-def _positive(value: float | None, name: str) -> None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise SpecError(f"{name} must be finite and above 0, got {value!r}", (name,))
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+# Control characters and halves of surrogate pairs, which no file of text should carry.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_WANTED = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
-def _rate(value: float, name: str = "dropout") -> None:
+@cache
+def field_types(cls: type[Any]) -> Mapping[str, tuple[type, ...]]:
+    """The types that each field of a spec may have, as its annotations say."""
+    hints = get_type_hints(cls)
+    return {
+        field.name: get_args(hint) if isinstance(hint, UnionType) else (get_origin(hint) or hint,)
+        for field in dataclasses.fields(cls)
+        for hint in [hints[field.name]]
+    }
+
+
+def _check_types(spec: Any) -> None:
+    """Refuse what the annotations do not allow; keep numbers as floats, so that 1 is 1.0."""
+    for name, types in field_types(type(spec)).items():
+        value = getattr(spec, name)
+        if float in types and isinstance(value, int | float) and not isinstance(value, bool):
+            try:
+                value = float(value)
+            except OverflowError:
+                value = math.inf
+            if not math.isfinite(value):
+                raise SpecError(f"{name} must be finite, got {value!r}", (name,))
+            object.__setattr__(spec, name, value)
+        elif type(value) not in types:
+            wanted = " or ".join(_WANTED.get(t, t.__name__) for t in types if t is not NoneType)
+            raise SpecError(f"{name} must be {wanted}, got {_short(value)}", (name,))
+        elif isinstance(value, str) and (found := _UNPRINTABLE.search(value)):
+            raise SpecError(f"{name} has the control character {found[0]!r} in it", (name,))
+    label = getattr(spec, "name", "")
+    if label and not _NAME.fullmatch(label):
+        raise SpecError(
+            f"name is {_short(label)}; it must be a letter or _, then letters, digits, _ or -",
+            ("name",),
+        )
+
+
+def _short(value: object) -> str:
+    """A value by repr, cut where it would fill the screen."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:40]}..."
+
+
+def _size(spec: object, name: str) -> None:
+    value = getattr(spec, name)
+    if value is not None and not 1 <= value <= MAX_SIZE:
+        raise SpecError(f"{name} must be from 1 to {MAX_SIZE}, got {_short(value)}", (name,))
+
+
+def _positive(spec: object, name: str) -> None:
+    value = getattr(spec, name)
+    if value is not None and value <= 0:
+        raise SpecError(f"{name} must be above 0, got {value!r}", (name,))
+
+
+def _rate(spec: object, name: str = "dropout") -> None:
+    value = getattr(spec, name)
     if not 0 <= value < 1:
         raise SpecError(f"{name} must be at least 0 and below 1, got {value!r}", (name,))
 
 
-def _choice(value: str, name: str, choices: tuple[str, ...]) -> None:
+def _choice(spec: object, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(spec, name)
     if value not in choices:
-        raise SpecError(f"{name} is {value!r}; it must be one of {', '.join(choices)}", (name,))
+        known, hint = ", ".join(choices), nearest(value, choices)
+        raise SpecError(f"{name} is {_short(value)}; it must be one of {known}{hint}", (name,))
 
 
 @dataclass(frozen=True)
@@ -79,7 +139,8 @@ class LinearScaling:
     factor: float
 
     def __post_init__(self) -> None:
-        _positive(self.factor, "factor")
+        _check_types(self)
+        _positive(self, "factor")
 
 
 @dataclass(frozen=True)
@@ -92,10 +153,11 @@ class Llama3Scaling:
     original_max_seq_len: int
 
     def __post_init__(self) -> None:
-        _positive(self.factor, "factor")
-        _positive(self.low_freq_factor, "low_freq_factor")
-        _positive(self.high_freq_factor, "high_freq_factor")
-        _size(self.original_max_seq_len, "original_max_seq_len")
+        _check_types(self)
+        _positive(self, "factor")
+        _positive(self, "low_freq_factor")
+        _positive(self, "high_freq_factor")
+        _size(self, "original_max_seq_len")
         if self.high_freq_factor <= self.low_freq_factor:
             raise SpecError(
                 f"high_freq_factor {self.high_freq_factor} must be above "
@@ -118,10 +180,11 @@ class YarnScaling:
     beta_slow: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive(self.factor, "factor")
-        _size(self.original_max_seq_len, "original_max_seq_len")
-        _positive(self.beta_fast, "beta_fast")
-        _positive(self.beta_slow, "beta_slow")
+        _check_types(self)
+        _positive(self, "factor")
+        _size(self, "original_max_seq_len")
+        _positive(self, "beta_fast")
+        _positive(self, "beta_slow")
         if self.beta_fast <= self.beta_slow:
             raise SpecError(
                 f"beta_fast {self.beta_fast} must be above beta_slow {self.beta_slow}",
@@ -144,8 +207,9 @@ class Rope:
     rotary_dim: int | None = None
 
     def __post_init__(self) -> None:
-        _positive(self.theta, "theta")
-        _size(self.rotary_dim, "rotary_dim")
+        _check_types(self)
+        _positive(self, "theta")
+        _size(self, "rotary_dim")
         if self.rotary_dim is not None and self.rotary_dim % 2:
             raise SpecError(f"rotary_dim must be even, got {self.rotary_dim}", ("rotary_dim",))
 
@@ -157,7 +221,8 @@ class Learned:
     max_positions: int | None = None
 
     def __post_init__(self) -> None:
-        _size(self.max_positions, "max_positions")
+        _check_types(self)
+        _size(self, "max_positions")
 
 
 @dataclass(frozen=True)
@@ -167,7 +232,8 @@ class Alibi:
     slopes: str = "fixed"
 
     def __post_init__(self) -> None:
-        _choice(self.slopes, "slopes", SLOPES)
+        _check_types(self)
+        _choice(self, "slopes", SLOPES)
 
 
 @dataclass(frozen=True)
@@ -189,7 +255,8 @@ class RMSNorm:
     unit_offset: bool = False
 
     def __post_init__(self) -> None:
-        _positive(self.eps, "eps")
+        _check_types(self)
+        _positive(self, "eps")
 
 
 @dataclass(frozen=True)
@@ -200,7 +267,8 @@ class LayerNorm:
     bias: bool = True
 
     def __post_init__(self) -> None:
-        _positive(self.eps, "eps")
+        _check_types(self)
+        _positive(self, "eps")
 
 
 @dataclass(frozen=True)
@@ -234,15 +302,16 @@ class AttentionSpec:
     name: str = ""
 
     def __post_init__(self) -> None:
-        _size(self.num_heads, "num_heads")
-        _size(self.num_kv_heads, "num_kv_heads")
-        _size(self.head_dim, "head_dim")
-        _choice(self.bias, "bias", BIASES)
-        _rate(self.dropout)
-        _size(self.window_size, "window_size")
-        _choice(self.qk_norm, "qk_norm", QK_NORMS)
-        _positive(self.softcap, "softcap")
-        _positive(self.scale, "scale")
+        _check_types(self)
+        _size(self, "num_heads")
+        _size(self, "num_kv_heads")
+        _size(self, "head_dim")
+        _choice(self, "bias", BIASES)
+        _rate(self)
+        _size(self, "window_size")
+        _choice(self, "qk_norm", QK_NORMS)
+        _positive(self, "softcap")
+        _positive(self, "scale")
         if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
             raise SpecError(
                 f"num_kv_heads is {self.num_kv_heads}, "
@@ -290,9 +359,10 @@ class FfnSpec:
     name: str = ""
 
     def __post_init__(self) -> None:
-        _size(self.hidden_dim, "hidden_dim")
-        _choice(self.activation, "activation", ACTIVATIONS)
-        _rate(self.dropout)
+        _check_types(self)
+        _size(self, "hidden_dim")
+        _choice(self, "activation", ACTIVATIONS)
+        _rate(self)
         if self.activation in ("swiglu", "geglu") and self.gate is False:
             plain = {"swiglu": "silu", "geglu": "gelu"}[self.activation]
             raise SpecError(
@@ -336,8 +406,9 @@ class BlockSpec:
     name: str = ""
 
     def __post_init__(self) -> None:
-        _choice(self.norm_position, "norm_position", NORM_POSITIONS)
-        _rate(self.dropout)
+        _check_types(self)
+        _choice(self, "norm_position", NORM_POSITIONS)
+        _rate(self)
         if self.parallel and self.norm_position == "post":
             raise SpecError(
                 "a parallel block has no place for norm_position post, which norms the sum after "
@@ -366,9 +437,8 @@ class EmbeddingsSpec:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        _rate(self.dropout)
-        if self.scale is not None and not math.isfinite(self.scale):
-            raise SpecError(f"scale must be finite, got {self.scale!r}", ("scale",))
+        _check_types(self)
+        _rate(self)
 
 
 @dataclass(frozen=True)
@@ -380,7 +450,8 @@ class OutputSpec:
     softcap: float | None = None
 
     def __post_init__(self) -> None:
-        _positive(self.softcap, "softcap")
+        _check_types(self)
+        _positive(self, "softcap")
 
 
 @dataclass(frozen=True)
@@ -398,19 +469,29 @@ class ModelSpec:
     output: OutputSpec = OutputSpec()
 
     def __post_init__(self) -> None:
-        _size(self.vocab_size, "vocab_size")
-        _size(self.max_seq_len, "max_seq_len")
-        _size(self.hidden_size, "hidden_size")
-        _size(self.num_layers, "num_layers")
+        _check_types(self)
+        _size(self, "vocab_size")
+        _size(self, "max_seq_len")
+        _size(self, "hidden_size")
+        _size(self, "num_layers")
         if self.num_layers > MAX_LAYERS:
             raise SpecError(
                 f"num_layers must be at most {MAX_LAYERS}, got {self.num_layers}", ("num_layers",)
             )
-        if not self.blocks:
-            raise SpecError("a model needs at least one block", ("blocks",))
+        if not self.name:
+            raise SpecError("a model needs a name", ("name",))
+        if not self.blocks or not all(type(block) is BlockSpec for block in self.blocks):
+            raise SpecError("blocks must be a tuple of at least one BlockSpec", ("blocks",))
+        if len(self.blocks) > self.num_layers:
+            raise SpecError(
+                f"the pattern has {len(self.blocks)} blocks, more than num_layers "
+                f"{self.num_layers}, so that some would never be built",
+                ("blocks",),
+            )
         for index, block in enumerate(self.blocks):
             self._check_head_size(block.attention, ("blocks", index, "attention"))
-            self._check_names(block, index)
+            self._check_ffn_size(block.ffn, ("blocks", index, "ffn"))
+        self._check_names()
         self._check_learned_positions()
 
     def _check_head_size(self, attention: AttentionSpec, path: tuple[str | int, ...]) -> None:
@@ -434,23 +515,36 @@ class ModelSpec:
                     (*path, "position_encoding", "rotary_dim"),
                 )
 
-    def _check_names(self, block: BlockSpec, index: int) -> None:
-        for other in self.blocks[:index]:
-            if other.name == block.name and other != block:
-                raise SpecError(
-                    f"two different blocks of the pattern are both named {block.name!r}",
-                    ("blocks", index),
-                )
+    def _check_ffn_size(self, ffn: FfnSpec, path: tuple[str | int, ...]) -> None:
+        if ffn.hidden_dim is None and 4 * self.hidden_size > MAX_SIZE:
+            raise SpecError(
+                f"hidden_dim, left out, would be 4 * hidden_size = {4 * self.hidden_size}, above "
+                f"{MAX_SIZE}",
+                path,
+            )
+
+    def _check_names(self) -> None:
+        """One name, one definition: else no file could say which is meant."""
+        known: dict[tuple[str, str], object] = {}
+        for index, block in enumerate(self.blocks):
+            parts = (("block", block), ("attention", block.attention), ("ffn", block.ffn))
+            for kind, part in parts:
+                if part.name and known.setdefault((kind, part.name), part) != part:
+                    raise SpecError(
+                        f"two different {kind} definitions of the pattern are both named "
+                        f"{part.name!r}",
+                        ("blocks", index) if kind == "block" else ("blocks", index, kind),
+                    )
 
     def _check_learned_positions(self) -> None:
-        sizes = {
-            (b.attention.position_encoding.max_positions or self.max_seq_len, i)
-            for i, b in enumerate(self.blocks)
-            if isinstance(b.attention.position_encoding, Learned)
-        }
-        for size, index in sorted(sizes, key=lambda pair: pair[1]):
+        first = None
+        for index, block in enumerate(self.blocks):
+            positions = block.attention.position_encoding
+            if not isinstance(positions, Learned):
+                continue
+            size = positions.max_positions or self.max_seq_len
+            first = first or size
             path = ("blocks", index, "attention", "position_encoding", "max_positions")
-            first = min(sizes, key=lambda pair: pair[1])[0]
             if size != first:
                 raise SpecError(
                     f"max_positions is {size} here and {first} in another block; the embedding of "
@@ -513,7 +607,7 @@ class ModelSpec:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What decides the numbers a model computes; equal for two spellings of one architecture."""
+        """What decides the numbers a model computes; equal for two spellings of one model."""
         norm = self.final_norm
         output = dataclasses.replace(self.output, norm=norm)
         sizes = (self.vocab_size, self.max_seq_len, self.hidden_size)
