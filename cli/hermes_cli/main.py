@@ -6,13 +6,12 @@ A command's module is imported only when it is called, so that --help and --vers
 import errno
 import os
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 
 import click
 
-from hermes.errors import HermesError, StorageError
+from hermes.errors import HermesError, Interrupted, StorageError, nearest
 
 # name -> (module of hermes_cli, what it does); the command is the attribute of that name.
 COMMANDS = {
@@ -37,8 +36,7 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            near = get_close_matches(cmd_name, COMMANDS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = nearest(cmd_name, COMMANDS)
             raise click.UsageError(f"no such command {cmd_name!r}{hint}", ctx)
         module = import_module(f"hermes_cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
@@ -93,6 +91,9 @@ def run(arguments: list[str]) -> int:
         return _fail("interrupted", 130)
     except click.ClickException as error:
         return _fail(error.format_message(), 1)
+    except Interrupted as stop:
+        click.echo(str(stop), err=True)
+        return stop.exit_code
     except HermesError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
