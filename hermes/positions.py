@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from hermes.spec import LinearScaling, Llama3Scaling, Rope, YarnScaling
 
-__all__ = ["alibi_slopes", "rotary_frequencies", "rotary_table", "segment_positions"]
+__all__ = [
+    "alibi_slopes",
+    "rotary_frequencies",
+    "rotary_table",
+    "segment_positions",
+    "yarn_range",
+]
 
 Floats = NDArray[np.float64]
 
@@ -51,14 +57,20 @@ def _llama3(plain: Floats, scaling: Llama3Scaling) -> Floats:
     return kept * plain + (1 - kept) * plain / scaling.factor
 
 
-def _yarn(plain: Floats, scaling: YarnScaling, theta: float, size: int) -> tuple[Floats, float]:
+def yarn_range(scaling: YarnScaling, theta: float, size: int) -> tuple[int, int]:
+    """The pairs between which the ramp runs; low is above high for odd lengths and thetas."""
+
     def pair(rotations: float) -> float:
         """The pair that makes so many rotations over the original length (eq. 22)."""
         turns = scaling.original_max_seq_len / (rotations * 2 * math.pi)
         return size * math.log(turns) / (2 * math.log(theta))
 
     low = max(math.floor(pair(scaling.beta_fast)), 0)
-    high = min(math.ceil(pair(scaling.beta_slow)), size - 1)
+    return low, min(math.ceil(pair(scaling.beta_slow)), size - 1)
+
+
+def _yarn(plain: Floats, scaling: YarnScaling, theta: float, size: int) -> tuple[Floats, float]:
+    low, high = yarn_range(scaling, theta, size)
     ramp = np.clip((np.arange(size // 2) - low) / (max(high - low, 0) or 1e-3), 0.0, 1.0)
     mixed = plain / scaling.factor * ramp + plain * (1 - ramp)
     return mixed, 1.0 if scaling.factor <= 1 else 0.1 * math.log(scaling.factor) + 1.0

@@ -1,0 +1,1 @@
+"""Other tools' checkpoints: configurations, tensor names, and conversion both ways."""
