@@ -7,17 +7,18 @@ every platform, with every release of NumPy, and whatever was drawn before. Impo
 
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hermes.errors import HermesError
 
 __all__ = ["bits", "dropout_row_keys", "lowbias32", "normals", "permuted", "uniforms"]
 
-_WORDS_PER_COUNT = 4
-_VALUES_PER_CHUNK = 1 << 16
-_FEISTEL_ROUNDS = 8
+CHUNK = 1 << 16  # normals made at a time, in each thread
+FEISTEL_ROUNDS = 8
+WORDS_PER_COUNT = 4  # of Philox4x64
 
 
 def _stream(seed: int, purpose: str) -> int:
@@ -35,7 +36,7 @@ def bits(seed: int, purpose: str, count: int, start: int = 0) -> NDArray[np.uint
     """
     if count < 0 or start < 0:
         raise HermesError(f"count and start must be at least 0, got {count} and {start}")
-    counter, skipped = divmod(start, _WORDS_PER_COUNT)
+    counter, skipped = divmod(start, WORDS_PER_COUNT)
     generator = np.random.Philox(key=_stream(seed, purpose), counter=counter)
     return np.asarray(generator.random_raw(skipped + count)[skipped:], np.uint64)
 
@@ -46,30 +47,36 @@ def uniforms(seed: int, purpose: str, count: int, start: int = 0) -> NDArray[np.
     return words.astype(np.float64) * 2.0**-53
 
 
-def normals(
-    seed: int, purpose: str, shape: tuple[int, ...], std: float
-) -> NDArray[np.float32]:
+def normals(seed: int, purpose: str, shape: tuple[int, ...], std: float) -> NDArray[np.float32]:
     """Numbers of mean 0 and standard deviation `std`, close to normal, none beyond 6 std. -> shape
 
     x = (u1 + ... + u12 - 6 * 65535) * std / sqrt(2^32 - 1), with u the sixteen-bit lanes of three
     words: a sum of twelve uniforms (Irwin-Hall) has excess kurtosis -0.1 and needs no logarithm,
     whose last bit differs between platforms. The sum's variance is 2^32 - 1 exactly. Made in
-    chunks: beyond the result it needs a few megabytes.
+    chunks, on all cores: beyond the result it needs a few megabytes.
     """
     size = math.prod(shape)
     made = np.empty(size, np.float32)
     scale = std / math.sqrt(2**32 - 1)
-    lanes = np.uint64(0x0000FFFF0000FFFF)
-    for start in range(0, size, _VALUES_PER_CHUNK):
-        count = min(_VALUES_PER_CHUNK, size - start)
-        words = bits(seed, purpose, 3 * count, 3 * start)
-        # Two lanes of each word at a time, in the halves of a word; no sum reaches 2^20.
-        pairs = (words & lanes) + ((words >> np.uint64(16)) & lanes)
-        halves = pairs[0::3] + pairs[1::3] + pairs[2::3]
-        sums = (halves & np.uint64(0xFFFFFFFF)) + (halves >> np.uint64(32))
-        centred = sums.astype(np.float64) - 6.0 * 65535.0
-        made[start : start + count] = centred * scale
+
+    def fill(start: int) -> None:
+        chunk = made[start : start + CHUNK]
+        sums = _lane_sums(bits(seed, purpose, 3 * len(chunk), 3 * start))
+        chunk[:] = (sums.astype(np.float64) - 6.0 * 65535.0) * scale
+
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(fill, range(0, size, CHUNK)):
+            pass
     return made.reshape(shape)
+
+
+def _lane_sums(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Sums of the twelve 16-bit lanes of each three words. (3 N,) -> (N,)"""
+    lanes = np.uint64(0x0000FFFF0000FFFF)
+    # Two sums side by side, in the halves of a word; neither reaches 2^20.
+    pairs = (words & lanes) + ((words >> np.uint64(16)) & lanes)
+    halves = pairs[0::3] + pairs[1::3] + pairs[2::3]
+    return (halves & np.uint64(0xFFFFFFFF)) + (halves >> np.uint64(32))
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -79,9 +86,7 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def permuted(
-    seed: int, purpose: str, n: int, indices: NDArray[np.integer]
-) -> NDArray[np.int64]:
+def permuted(seed: int, purpose: str, n: int, indices: ArrayLike) -> NDArray[np.int64]:
     """Where a shuffle of range(n) puts each index; no table is made. (K,) -> (K,)
 
     A bijection for every n from 1 to 2^62: a balanced Feistel network over the next power of four,
@@ -90,12 +95,13 @@ def permuted(
     """
     if not 1 <= n <= 2**62:
         raise HermesError(f"a permutation needs from 1 to 2^62 items, got {n}")
-    given = np.asarray(indices)
-    if given.size and not 0 <= int(given.min()) <= int(given.max()) < n:
-        raise HermesError(f"indices to permute must be from 0 to {n - 1}")
+    given = np.asarray(indices, np.int64)
+    for index in (given.min(initial=0), given.max(initial=0)):
+        if not 0 <= index < n:
+            raise HermesError(f"index {index} is outside a permutation of {n}")
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = bits(seed, purpose, _FEISTEL_ROUNDS)
+    keys = bits(seed, purpose, FEISTEL_ROUNDS)
     result = given.astype(np.uint64).ravel()
     outside = np.arange(result.size)
     while outside.size:
@@ -117,7 +123,7 @@ def lowbias32(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return x ^ (x >> np.uint32(16))
 
 
-def dropout_row_keys(seed: int, step: int, rows: NDArray[np.integer]) -> NDArray[np.uint32]:
+def dropout_row_keys(seed: int, step: int, rows: ArrayLike) -> NDArray[np.uint32]:
     """The dropout key of each sample row of an update; distinct within the update. (B,) -> (B,)
 
     step: 1-based number of the update; rows: each sample's number within it, over all processes.
@@ -125,8 +131,6 @@ def dropout_row_keys(seed: int, step: int, rows: NDArray[np.integer]) -> NDArray
     halves of word number `step` of the stream "dropout".
     """
     word = bits(seed, "dropout", 1, start=step)
-    low, high = (word & np.uint64(0xFFFFFFFF)).astype(np.uint32), (word >> np.uint64(32)).astype(
-        np.uint32
-    )
+    low, high = word.astype(np.uint32), (word >> np.uint64(32)).astype(np.uint32)
     spread = np.asarray(rows).astype(np.uint32) * np.uint32(0x9E3779B9)
     return lowbias32(lowbias32(spread + low) + high)

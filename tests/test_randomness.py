@@ -74,6 +74,59 @@ def test_permutations_look_random():
     assert (p == np.arange(n)).sum() < 10
 
 
+@pytest.mark.parametrize("n", [2, 3, 4, 7])
+def test_small_permutations_send_each_item_everywhere_alike_often(n):
+    """Chi squared of 2000 seeds, below its 99.99 % point (Wilson and Hilferty 1931)."""
+    seeds = 2000
+    counts = np.zeros((n, n))
+    for seed in range(seeds):
+        counts[np.arange(n), permuted(seed, "order/0", n, np.arange(n))] += 1
+    degrees = (n - 1) ** 2
+    bound = degrees * (1 - 2 / (9 * degrees) + 3.72 * np.sqrt(2 / (9 * degrees))) ** 3
+    assert ((counts - seeds / n) ** 2 * n / seeds).sum() < bound
+
+
+def test_every_epoch_and_seed_has_an_order_of_its_own():
+    orders = {
+        tuple(permuted(seed, f"order/{epoch}", 50, range(50)).tolist())
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(orders) == 9
+
+
+def test_an_order_of_very_many_samples_needs_no_table():
+    places = permuted(0, "order/0", 2**62, [0, 1, 2**62 - 1])
+    assert len(set(places.tolist())) == 3
+
+
+def test_normals_are_sums_of_twelve_sixteen_bit_lanes():
+    """The same numbers in Python's own integers."""
+    words = bits(3, "w", 12).tolist()
+    sums = [
+        sum(word >> shift & 0xFFFF for word in words[i : i + 3] for shift in (0, 16, 32, 48))
+        for i in range(0, 12, 3)
+    ]
+    expected = [np.float32((s - 6 * 65535) * (0.5 / (2**32 - 1) ** 0.5)) for s in sums]
+    assert normals(3, "w", (2, 2), 0.5).ravel().tolist() == expected
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
+def test_normals_of_no_or_one_element(shape):
+    assert normals(0, "w", shape, 1.0).shape == shape
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_is_no_64_bit_number_is_refused(seed):
+    with pytest.raises(HermesError, match=f"at least 0 and below 2\\^64, got {seed}$"):
+        bits(seed, "a", 1)
+
+
+def test_a_negative_index_of_a_permutation_is_refused():
+    with pytest.raises(HermesError, match=r"^index -1 is outside a permutation of 5$"):
+        permuted(0, "order", 5, [3, -1])
+
+
 def test_an_index_outside_the_permutation_is_refused():
     with pytest.raises(HermesError, match=r"^index 5 is outside a permutation of 5$"):
         permuted(0, "order", 5, [5])
