@@ -1,0 +1,82 @@
+"""JSON as hermes reads and writes it: one meaning per text, or none.
+
+A key given twice, NaN, a number too long to be meant, a lone surrogate or a depth beyond need is
+refused, since two readers could see two things in it.
+"""
+
+import json
+from typing import Any
+
+from hermes.errors import CheckpointError
+
+__all__ = ["parse_json", "render_json"]
+
+Json = Any
+MAX_DIGITS = 40  # tokenizer settings carry 10^30 for "no limit"
+
+
+class _Refused(Exception):
+    """Why a text is not taken; becomes part of a CheckpointError's sentence."""
+
+
+def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    seen: dict[str, Json] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise _Refused(f"the key {key!r} is given twice")
+        seen[key] = value
+    return seen
+
+
+def _integer(digits: str) -> int:
+    if digits == "-0" or len(digits) > MAX_DIGITS:
+        raise _Refused(f"the number {digits[:24]} is no integer hermes reads")
+    return int(digits)
+
+
+def _number(digits: str) -> float:
+    if len(digits) > MAX_DIGITS or abs(value := float(digits)) == float("inf"):
+        raise _Refused(f"the number {digits[:24]} is out of range")
+    return value
+
+
+def _constant(name: str) -> None:
+    raise _Refused(f"{name} is not JSON")
+
+
+def parse_json(data: bytes, where: str) -> Json:
+    """Read UTF-8 JSON strictly. `where` begins the sentence of a refusal.
+
+    Raises CheckpointError.
+    """
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_once,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_constant,
+        )
+        # Escapes may spell halves of characters, which no UTF-8 text can hold.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{where} is not UTF-8 at byte {error.start}") from None
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{where} has half a surrogate pair in a string") from None
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f"{where} is not JSON: line {error.lineno}, column {error.colno}: {error.msg.lower()}"
+        ) from None
+    except RecursionError:
+        raise CheckpointError(f"{where} is nested too deeply") from None
+    except _Refused as reason:
+        raise CheckpointError(f"{where} cannot be read: {reason}") from None
+    return value
+
+
+def render_json(value: Json) -> bytes:
+    """The bytes hermes writes for a value: sorted keys, two spaces, ASCII, one newline at the end.
+
+    Raises ValueError for NaN and infinities, which JSON does not have.
+    """
+    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("ascii")

@@ -1,0 +1,59 @@
+"""The names of a checkpoint folder, and what travels in it beside weights and progress.
+
+    config.json  generation_config.json  tokenizer.json  tokenizer_config.json    for other tools
+    model.safetensors, or shards and an index                                     the weights
+    model.mal                                                                     the architecture
+    optimizer.safetensors  progress.json                                          what a run needs
+    manifest.json                                                                 the proof
+
+The layout is in `specs/checkpoint.md`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hermes.checkpoint.jsontext import Json, render_json
+
+__all__ = ["Companions", "step_name"]
+
+CONFIG = "config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
+SPEC = "model.mal"
+OPTIMIZER = "optimizer.safetensors"
+PROGRESS = "progress.json"
+TOKENIZER = "tokenizer.json"
+TEMPORARY = ".tmp-"
+TRASH = ".trash-"
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What travels beside the weights and stays the same for a whole run.
+
+    tokenizer_json: the text of tokenizer.json, None where there is no tokenizer; the others are
+    the objects of the files that other tools read.
+    """
+
+    tokenizer_json: str | None = None
+    tokenizer_config: Mapping[str, Json] | None = None
+    config: Mapping[str, Json] = field(
+        default_factory=lambda: {"architectures": ["HermesForCausalLM"], "model_type": "hermes"}
+    )
+    generation_config: Mapping[str, Json] | None = None
+
+    def render(self) -> dict[str, bytes]:
+        """The bytes of each file by name."""
+        files = {CONFIG: render_json(self.config)}
+        if self.generation_config is not None:
+            files[GENERATION_CONFIG] = render_json(self.generation_config)
+        if self.tokenizer_json is not None:
+            files[TOKENIZER] = self.tokenizer_json.encode("utf-8")
+        if self.tokenizer_config is not None:
+            files[TOKENIZER_CONFIG] = render_json(self.tokenizer_config)
+        return files
+
+
+def step_name(step: int) -> str:
+    """The folder of a checkpoint in its run."""
+    return f"step-{step:08d}"

@@ -1,0 +1,154 @@
+"""manifest.json: what a checkpoint consists of, and the proof that it is all there.
+
+It lists every file with size and SHA-256, and ends with the SHA-256 of its own bytes up to that
+last line, so that nothing in it can change unseen either. It is written last.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermes.checkpoint.durable import Written
+from hermes.checkpoint.files import hash_file, read_small, unreadable
+from hermes.checkpoint.jsontext import Json, parse_json, render_json
+from hermes.errors import CheckpointError
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "VERSION",
+    "Manifest",
+    "NewerFormat",
+    "read_manifest",
+    "verify_files",
+]
+
+MANIFEST = "manifest.json"
+FORMAT = "hermes-checkpoint"
+VERSION = 1
+
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
+SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+LAST_LINES = re.compile(rb'  "sha256": "([0-9a-f]{64})"\n}\n\Z')
+
+
+class NewerFormat(CheckpointError):
+    """A whole checkpoint that a later hermes wrote: never passed over, never replaced."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checkpoint's contents. run: an id shared by all checkpoints of a run; step: updates made.
+
+    files: size and SHA-256 by name, manifest.json itself left out.
+    """
+
+    run: str
+    step: int
+    files: Mapping[str, Written]
+    version: int = VERSION
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files but the manifest."""
+        return sum(file.size for file in self.files.values())
+
+    def render(self) -> bytes:
+        """The bytes of manifest.json."""
+        files = {
+            name: {"sha256": file.sha256, "size": file.size}
+            for name, file in sorted(self.files.items())
+        }
+        body = render_json(
+            {"files": files, "format": FORMAT, "run": self.run, "step": self.step}
+            | {"version": self.version}
+        )
+        start = body.removesuffix(b"\n}\n") + b",\n"
+        digest = hashlib.sha256(start).hexdigest().encode("ascii")
+        return start + b'  "sha256": "' + digest + b'"\n}\n'
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint, itself checked.
+
+    Raises CheckpointError, NewerFormat where a later hermes wrote it, StorageError.
+    """
+    path = folder / MANIFEST
+    data = read_small(path)
+    last = LAST_LINES.search(data)
+    if not last or hashlib.sha256(data[: last.start()]).hexdigest().encode() != last[1]:
+        raise CheckpointError(f"{path} is damaged: its last line is not the SHA-256 of the others")
+    body = parse_json(data, str(path))
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not of a hermes checkpoint")
+    version = body.get("version")
+    if type(version) is not int or version < 1:
+        raise CheckpointError(f"{path} has no version of the format")
+    if version > VERSION:
+        raise NewerFormat(
+            f"checkpoint {folder} has format version {version}; this hermes reads up to {VERSION}, "
+            "so update it"
+        )
+    if set(body) != {"files", "format", "run", "sha256", "step", "version"}:
+        raise CheckpointError(f"{path} must have exactly files, format, run, sha256, step, version")
+    run, step, files = body["run"], body["step"], body["files"]
+    if not isinstance(run, str) or type(step) is not int or step < 0 or not isinstance(files, dict):
+        raise CheckpointError(f"{path} has a run, step or files of the wrong type")
+    return Manifest(run, step, {name: _file(path, name, files[name]) for name in files}, version)
+
+
+def _file(path: Path, name: str, entry: Json) -> Written:
+    if not FILE_NAME.match(name) or name == MANIFEST:
+        raise CheckpointError(f"{path} lists {name!r}, which is no name of a checkpoint's file")
+    if (
+        not isinstance(entry, dict)
+        or set(entry) != {"sha256", "size"}
+        or type(entry["size"]) is not int
+        or entry["size"] < 0
+        or not isinstance(entry["sha256"], str)
+        or not SHA256.match(entry["sha256"])
+    ):
+        raise CheckpointError(f"{path} must give size and sha256 of {name!r}")
+    return Written(entry["size"], entry["sha256"])
+
+
+def verify_files(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
+    """Check that a folder holds exactly the manifest's files, each as it was written.
+
+    Names that begin with a dot are none of a checkpoint's, and are passed over. Without `hashes`
+    only names and sizes are compared. Raises CheckpointError, StorageError.
+    """
+    try:
+        entries = {e.name: e.stat(follow_symlinks=False) for e in os.scandir(folder)}
+    except OSError as error:
+        raise unreadable(folder, error) from error
+    present = {name for name in entries if not name.startswith(".") and name != MANIFEST}
+    for name in sorted(manifest.files.keys() - present):
+        raise CheckpointError(f"checkpoint {folder} is torn: {name} is missing")
+    for name in sorted(present - manifest.files.keys()):
+        raise CheckpointError(
+            f"checkpoint {folder} holds {name}, which is not in its {MANIFEST}; move it elsewhere"
+        )
+    for name, file in manifest.files.items():
+        if not stat.S_ISREG(entries[name].st_mode):
+            raise CheckpointError(f"{folder / name} is not a regular file")
+        if entries[name].st_size != file.size:
+            raise CheckpointError(
+                f"{folder / name} is torn: it has {entries[name].st_size} bytes, "
+                f"{MANIFEST} says {file.size}"
+            )
+    if not hashes:
+        return
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        digests = pool.map(hash_file, [folder / name for name in manifest.files])
+        for (name, file), digest in zip(manifest.files.items(), digests, strict=True):
+            if digest != file.sha256:
+                raise CheckpointError(
+                    f"{folder / name} was altered: its SHA-256 is {digest}, "
+                    f"{MANIFEST} says {file.sha256}"
+                )

@@ -1,0 +1,148 @@
+"""Opens a checkpoint folder, only when it is whole: what is read was verified before."""
+
+from pathlib import Path
+
+from hermes import mal
+from hermes.checkpoint.files import read_small
+from hermes.checkpoint.jsontext import Json, parse_json
+from hermes.checkpoint.layout import (
+    CONFIG,
+    GENERATION_CONFIG,
+    OPTIMIZER,
+    PROGRESS,
+    SPEC,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Companions,
+)
+from hermes.checkpoint.manifest import Manifest, read_manifest, verify_files
+from hermes.checkpoint.progress import Progress, read_progress
+from hermes.checkpoint.tensors import TensorFile
+from hermes.checkpoint.weights import fit, moments, read_weights
+from hermes.errors import CheckpointError, SpecError
+from hermes.params import trained_names
+from hermes.seam import Tensors, TrainState
+from hermes.spec import ModelSpec
+
+__all__ = ["Checkpoint", "open_checkpoint", "verify"]
+
+
+class Checkpoint:
+    """A checkpoint that was found whole; its tensors are read when they are asked for.
+
+    spec, params and companions are always there; progress and state only where a run wrote it.
+    manifest: None for a bare file of weights.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        spec: ModelSpec,
+        params: Tensors,
+        *,
+        companions: Companions,
+        manifest: Manifest | None = None,
+        progress: Progress | None = None,
+        moments: tuple[Tensors, Tensors] | None = None,
+    ):
+        self.path = path
+        self.spec = spec
+        self.params = params
+        self.companions = companions
+        self.manifest = manifest
+        self._progress = progress
+        self._moments = moments
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a run can go on from here: progress and moments are there."""
+        return self._progress is not None and self._moments is not None
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run was. Raises CheckpointError where no run wrote this."""
+        if self._progress is None:
+            raise CheckpointError(f"{self.path} has no {PROGRESS}, so no run can go on from it")
+        return self._progress
+
+    @property
+    def state(self) -> TrainState:
+        """Weights and moments, lazily. Raises CheckpointError where no run wrote this."""
+        if self._moments is None:
+            raise CheckpointError(f"{self.path} has no {OPTIMIZER}, so no run can go on from it")
+        return TrainState(self.params, *self._moments, self.progress.step)
+
+
+def verify(path: Path, *, hashes: bool = True) -> Manifest:
+    """Check a checkpoint folder against its manifest: names, sizes and every byte's hash.
+
+    Raises CheckpointError, StorageError.
+    """
+    manifest = read_manifest(path)
+    verify_files(path, manifest, hashes=hashes)
+    return manifest
+
+
+def open_checkpoint(path: Path, *, hashes: bool = True) -> Checkpoint:
+    """Open a checkpoint folder after verifying it; `hashes` False trusts the bytes of its files.
+
+    Raises CheckpointError, StorageError.
+    """
+    manifest = verify(path, hashes=hashes)
+    files = manifest.files
+    for name in (CONFIG, SPEC):
+        if name not in files:
+            raise CheckpointError(f"checkpoint {path} has no {name}")
+    try:
+        spec, params, progress, both = _contents(path, manifest)
+    except SpecError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    return Checkpoint(
+        path,
+        spec,
+        params,
+        companions=_companions(path, manifest),
+        manifest=manifest,
+        progress=progress,
+        moments=both,
+    )
+
+
+def _contents(
+    path: Path, manifest: Manifest
+) -> tuple[ModelSpec, Tensors, Progress | None, tuple[Tensors, Tensors] | None]:
+    """Architecture, weights and, where a run wrote them, progress and moments."""
+    spec = mal.load(read_small(path / SPEC), str(path / SPEC))
+    params = fit(read_weights(path), spec, str(path))
+    progress, both = None, None
+    if PROGRESS in manifest.files:
+        progress = read_progress(
+            read_small(path / PROGRESS), str(path / PROGRESS), manifest.version
+        )
+        if (progress.run, progress.step) != (manifest.run, manifest.step):
+            raise CheckpointError(
+                f"checkpoint {path} is of step {manifest.step} by its manifest, "
+                f"of step {progress.step} or another run by its {PROGRESS}"
+            )
+    if progress and OPTIMIZER in manifest.files:
+        trained = trained_names(spec, progress.recipe.freeze_layers)
+        both = moments(TensorFile(path / OPTIMIZER), spec, trained)
+    return spec, params, progress, both
+
+
+def _companions(path: Path, manifest: Manifest) -> Companions:
+    def document(name: str) -> dict[str, Json] | None:
+        if name not in manifest.files:
+            return None
+        value = parse_json(read_small(path / name), str(path / name))
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{path / name} must hold an object")
+        return value
+
+    tokenizer = read_small(path / TOKENIZER) if TOKENIZER in manifest.files else None
+    return Companions(
+        tokenizer_json=tokenizer.decode("utf-8") if tokenizer is not None else None,
+        tokenizer_config=document(TOKENIZER_CONFIG),
+        config=document(CONFIG) or {},
+        generation_config=document(GENERATION_CONFIG),
+    )

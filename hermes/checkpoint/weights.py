@@ -1,0 +1,208 @@
+"""A model's tensors in one file or in shards: which file holds what, and what must be there.
+
+Weights are under the parameters' names; AdamW's moments under `exp_avg.` and `exp_avg_sq.` before
+those names. A tied head has no tensor of its own; a file that has one anyway is read if it equals
+the embeddings.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from hermes.checkpoint.files import read_small
+from hermes.checkpoint.jsontext import parse_json, render_json
+from hermes.checkpoint.manifest import FILE_NAME
+from hermes.checkpoint.tensors import Kind, TensorFile
+from hermes.errors import CheckpointError
+from hermes.params import parameters
+from hermes.seam import Array, Tensors
+from hermes.spec import ModelSpec
+
+__all__ = ["INDEX", "MODEL", "MOMENTS", "View", "fit", "plan_shards", "read_weights"]
+
+MODEL = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+SHARD_LIMIT = 5 * 10**9
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+class View(Mapping[str, Array]):
+    """Tensors made when asked for: `read(name)` for each of `names`."""
+
+    def __init__(self, names: tuple[str, ...], read: Callable[[str], Array]):
+        self._names = dict.fromkeys(names)
+        self._read = read
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def plan_shards(kinds: Mapping[str, Kind], limit: int) -> dict[str, dict[str, Kind]]:
+    """Which tensors go into which file: one file, or numbered ones of at most `limit` bytes.
+
+    Tensors stay in the order of `kinds`; one that is larger than `limit` has a file to itself.
+    """
+    shards: list[dict[str, Kind]] = [{}]
+    used = 0
+    for name, kind in kinds.items():
+        if shards[-1] and used + kind.nbytes > limit:
+            shards.append({})
+            used = 0
+        shards[-1][name] = kind
+        used += kind.nbytes
+    if len(shards) == 1:
+        return {MODEL: shards[0]}
+    total = f"{len(shards):05d}"
+    return {f"model-{i:05d}-of-{total}.safetensors": shard for i, shard in enumerate(shards, 1)}
+
+
+def render_index(shards: Mapping[str, Mapping[str, Kind]]) -> bytes:
+    """The bytes of model.safetensors.index.json, as other readers expect it."""
+    size = sum(kind.nbytes for shard in shards.values() for kind in shard.values())
+    places = {name: file for file, shard in shards.items() for name in shard}
+    return render_json({"metadata": {"total_size": size}, "weight_map": places})
+
+
+def _plain_name(name: str) -> str:
+    """The parameter's own name, without what wrappers of modules put before its parts."""
+    name = ".".join(part for part in name.split(".") if part != "_orig_mod")
+    return re.sub(r"\A(module\.)+", "", name)
+
+
+class Weights(Mapping[str, Array]):
+    """The tensors of one or several files under their plain names, each read when asked for."""
+
+    def __init__(self, files: list[TensorFile], where: str):
+        self.kinds: dict[str, Kind] = {}
+        self._places: dict[str, tuple[TensorFile, str]] = {}
+        for file in files:
+            for stored, kind in file.kinds.items():
+                name = _plain_name(stored)
+                if name in self._places:
+                    raise CheckpointError(f"{where} has two tensors for {name!r}")
+                self.kinds[name], self._places[name] = kind, (file, stored)
+
+    def __getitem__(self, name: str) -> Array:
+        file, stored = self._places[name]
+        return file[stored]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def read_weights(path: Path) -> Weights:
+    """The tensors of a .safetensors file, or of a folder that has one or an index of several.
+
+    Raises CheckpointError, StorageError.
+    """
+    if not path.is_dir():
+        return Weights([TensorFile(path)], str(path))
+    index = path / INDEX
+    if not index.exists():
+        return Weights([TensorFile(path / MODEL)], str(path))
+    if (path / MODEL).exists():
+        raise CheckpointError(f"{path} has both {MODEL} and {INDEX}; remove the one that is stale")
+    body = parse_json(read_small(index), str(index))
+    places = body.get("weight_map") if isinstance(body, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(f"{index} has no weight_map")
+    for name, file in places.items():
+        if not isinstance(file, str) or not FILE_NAME.match(file):
+            raise CheckpointError(
+                f"{index} puts {name!r} into {file!r}, which is no file beside it"
+            )
+    files = [TensorFile(path / file) for file in sorted(set(places.values()))]
+    for file in files:
+        for name in file:
+            if places.get(name) != file.path.name:
+                raise CheckpointError(f"{file.path} holds {name!r}, which {index} does not say")
+    for name, file_name in places.items():
+        if not any(name in file for file in files if file.path.name == file_name):
+            raise CheckpointError(f"{index} puts {name!r} into {file_name}, which lacks it")
+    return Weights(files, str(path))
+
+
+def fit(weights: Weights, spec: ModelSpec, where: str) -> Tensors:
+    """The weights as `spec` needs them: every tensor there, of its shape, and none besides.
+
+    Raises CheckpointError.
+    """
+    table = parameters(spec)
+    for name, tensor in table.items():
+        if name not in weights:
+            raise CheckpointError(_missing(weights, spec, where, name))
+        if weights.kinds[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"tensor {name!r} has shape {weights.kinds[name].shape}, expected {tensor.shape}"
+            )
+        if weights.kinds[name].dtype not in FLOATS:
+            raise CheckpointError(
+                f"tensor {name!r} is {weights.kinds[name].dtype}, expected one of "
+                f"{', '.join(FLOATS)}"
+            )
+    for name in weights:
+        if name == HEAD and name not in table:
+            _require_tied(weights, where)
+        elif name not in table:
+            raise CheckpointError(
+                f"checkpoint {where} has a tensor {name!r}, which its spec does not have"
+            )
+    return View(tuple(table), weights.__getitem__)
+
+
+def _missing(weights: Weights, spec: ModelSpec, where: str, name: str) -> str:
+    numbers = [re.match(r"model\.layers\.(\d{1,9})\.", other) for other in weights]
+    there = 1 + max((int(number[1]) for number in numbers if number), default=-1)
+    why = (
+        f"its spec has {spec.num_layers} layers, this one {there}"
+        if there != spec.num_layers
+        else f"its spec {spec.name!r} needs it"
+    )
+    return f"checkpoint {where} has no tensor {name!r}; {why}"
+
+
+def _require_tied(weights: Weights, where: str) -> None:
+    same = weights.kinds[HEAD] == weights.kinds[EMBEDDING]
+    if not same or not np.array_equal(weights[HEAD], weights[EMBEDDING]):
+        raise CheckpointError(
+            f"checkpoint {where} has a {HEAD!r} that differs from {EMBEDDING!r}, "
+            "but the head of its spec is tied"
+        )
+
+
+def moments(file: TensorFile, spec: ModelSpec, trained: tuple[str, ...]) -> tuple[Tensors, Tensors]:
+    """AdamW's two moments of the trained tensors. Raises CheckpointError."""
+    table = parameters(spec)
+    expected = {f"{prefix}.{name}": name for prefix in MOMENTS for name in trained}
+    for stored, name in expected.items():
+        if stored not in file:
+            raise CheckpointError(f"{file.path} has no tensor {stored!r}")
+        if file.kinds[stored].shape != table[name].shape:
+            raise CheckpointError(
+                f"tensor {stored!r} has shape {file.kinds[stored].shape}, "
+                f"expected {table[name].shape}"
+            )
+    for stored in file:
+        if stored not in expected:
+            raise CheckpointError(f"{file.path} has a tensor {stored!r} that no weight has")
+    first, second = (
+        View(trained, lambda name, prefix=prefix: file[f"{prefix}.{name}"])  # type: ignore[misc]
+        for prefix in MOMENTS
+    )
+    return first, second

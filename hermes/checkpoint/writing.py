@@ -1,0 +1,174 @@
+"""Writes a checkpoint folder: whole, or not at all.
+
+It is written under another name beside its place, every file synced and hashed on the way and the
+manifest last; then the folder is synced, renamed, and its new name synced.
+"""
+
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from hermes import mal
+from hermes.checkpoint.durable import (
+    Disk,
+    Written,
+    delete_folder,
+    free_bytes,
+    is_full,
+    require_space,
+    write_file,
+)
+from hermes.checkpoint.layout import (
+    OPTIMIZER,
+    PROGRESS,
+    SPEC,
+    TEMPORARY,
+    TRASH,
+    Companions,
+    step_name,
+)
+from hermes.checkpoint.manifest import MANIFEST, Manifest, NewerFormat
+from hermes.checkpoint.opening import verify
+from hermes.checkpoint.progress import Progress, render_progress
+from hermes.checkpoint.tensors import Kind, dtype_code, file_size, tensor_chunks
+from hermes.checkpoint.weights import (
+    INDEX,
+    MOMENTS,
+    SHARD_LIMIT,
+    View,
+    plan_shards,
+    render_index,
+)
+from hermes.errors import CheckpointError, StorageError
+from hermes.params import parameters, trained_names
+from hermes.seam import Array, Tensors, TrainState
+from hermes.spec import ModelSpec
+
+__all__ = ["save"]
+
+
+def save(
+    run: Path,
+    state: TrainState,
+    *,
+    spec: ModelSpec,
+    progress: Progress,
+    companions: Companions | None = None,
+    shard_limit: int = SHARD_LIMIT,
+    disk: Disk | None = None,
+) -> Path:
+    """Write a checkpoint of `run` at progress.step and return its folder, now whole on disk.
+
+    Tensors are made one at a time, when their turn comes. A whole checkpoint of that step is never
+    replaced; a damaged one is, once the new one is complete. Raises NonFinite where a tensor is no
+    number, StorageError where the disk refuses, CheckpointError; the run is then as it was.
+    """
+    disk = disk or Disk()
+    if progress.step != state.step:
+        raise CheckpointError(
+            f"step {progress.step} cannot be saved with the state of step {state.step}"
+        )
+    target = run / step_name(progress.step)
+    damaged = _is_damaged(run, target)
+    small = (companions or Companions()).render()
+    small[SPEC] = mal.dumps(spec).encode("utf-8")
+    small[PROGRESS] = render_progress(progress)
+    weights = _kinds(state.params, tuple(parameters(spec)), spec)
+    trained = trained_names(spec, progress.recipe.freeze_layers)
+    shards = plan_shards(weights, shard_limit)
+    if len(shards) > 1:
+        small[INDEX] = render_index(shards)
+    tensors = [(name, state.params, kinds) for name, kinds in shards.items()]
+    tensors.append((OPTIMIZER, *_optimizer(state, trained, spec)))
+
+    needed = sum(map(len, small.values())) + sum(file_size(kinds) for _, _, kinds in tensors)
+    files: dict[str, Iterable[bytes | memoryview]] = {name: [small[name]] for name in sorted(small)}
+    files |= {name: tensor_chunks(source, kinds) for name, source, kinds in tensors}
+    if not run.exists():
+        disk.make_folder(run)
+        disk.sync_folder(run.parent)
+    require_space(run, needed)
+    beside = run / f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}"
+    try:
+        _write(beside, files, progress.run, progress.step, disk)
+        if damaged:
+            disk.rename(target, run / f"{TRASH}{target.name}-{secrets.token_hex(4)}")
+        disk.rename(beside, target)
+        disk.sync_folder(run)
+    except BaseException as error:
+        with suppress(StorageError, OSError):
+            delete_folder(beside, disk)
+        if isinstance(error, StorageError) and is_full(error):
+            raise StorageError(
+                f"{error}; the checkpoint needs {needed} bytes and {free_bytes(run)} are free"
+            ) from error.__cause__
+        raise
+    return target
+
+
+def _is_damaged(run: Path, target: Path) -> bool:
+    """Whether a damaged checkpoint is in the way; a whole one is an error."""
+    if not os.path.lexists(target):
+        return False
+    try:
+        verify(target)
+    except NewerFormat:
+        raise
+    except CheckpointError:
+        return True
+    raise CheckpointError(
+        f"run {str(run)!r} already has step {int(target.name.removeprefix('step-'))}; "
+        "choose another directory or pass --resume"
+    )
+
+
+def _kinds(tensors: Tensors, names: tuple[str, ...], spec: ModelSpec) -> dict[str, Kind]:
+    """Dtype and shape of each tensor, learned from the smallest: all masters have one dtype."""
+    if set(tensors) != set(names):
+        odd = min(set(tensors) ^ set(names))
+        raise CheckpointError(f"the state to save and its spec differ in tensor {odd!r}")
+    if not names:
+        return {}
+    table = parameters(spec)
+    smallest = min(names, key=lambda name: (table[name].size, name))
+    dtype = dtype_code(tensors[smallest].dtype)
+    return {name: Kind(dtype, table[name].shape) for name in names}
+
+
+def _optimizer(
+    state: TrainState, trained: tuple[str, ...], spec: ModelSpec
+) -> tuple[Tensors, dict[str, Kind]]:
+    both = zip(MOMENTS, (state.exp_avg, state.exp_avg_sq), strict=True)
+    sources = {prefix: tensors for prefix, tensors in both}
+    kinds = {
+        f"{prefix}.{name}": kind
+        for prefix, tensors in sources.items()
+        for name, kind in _kinds(tensors, trained, spec).items()
+    }
+
+    def read(stored: str) -> Array:
+        prefix, name = stored.split(".", 1)
+        return sources[prefix][name]
+
+    return View(tuple(kinds), read), kinds
+
+
+def _write(
+    folder: Path,
+    files: Mapping[str, Iterable[bytes | memoryview]],
+    run: str,
+    step: int,
+    disk: Disk,
+) -> None:
+    """A folder with these files and their manifest, synced; only its own name is not yet."""
+    disk.make_folder(folder)
+    written: dict[str, Written] = {}
+    with ThreadPoolExecutor(max_workers=1) as hasher:
+        for name, chunks in files.items():
+            written[name] = write_file(folder / name, chunks, disk, hasher)
+        manifest = Manifest(run, step, written).render()
+        write_file(folder / MANIFEST, [manifest], disk, hasher)
+    disk.sync_folder(folder)
