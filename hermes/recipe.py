@@ -10,10 +10,18 @@ from dataclasses import dataclass, field
 
 from hermes.errors import HermesError
 
-__all__ = ["OBJECTIVES", "SCHEDULES", "OptimizerRecipe", "Recipe"]
+__all__ = [
+    "OBJECTIVES",
+    "PREFERENCES",
+    "SCHEDULES",
+    "OptimizerRecipe",
+    "Preference",
+    "Recipe",
+]
 
-OBJECTIVES = ("next-token",)
+OBJECTIVES = ("next-token", "preference")
 SCHEDULES = ("constant", "cosine", "wsd")
+PREFERENCES = ("sigmoid", "ipo", "hinge", "orpo", "simpo")
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
@@ -45,6 +53,37 @@ class OptimizerRecipe:
 
 
 @dataclass(frozen=True)
+class Preference:
+    """How a chosen completion is preferred to a rejected one; formulas in specs/numerics.md.
+
+    loss: sigmoid (DPO; with label_smoothing cDPO), ipo, hinge (SLiC), orpo, simpo. beta: the
+    strength of the pull to the reference (orpo: the weight of the odds ratio; simpo: the scale of
+    the margin); gamma: simpo's target margin; sft_weight: of the chosen's mean token loss, added.
+    """
+
+    loss: str = "sigmoid"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    gamma: float = 0.5
+    sft_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.loss in PREFERENCES, "loss", self.loss, f"one of {', '.join(PREFERENCES)}")
+        _require(0 < self.beta < math.inf, "beta", self.beta, "above 0")
+        smooth = self.label_smoothing
+        _require(0 <= smooth < 0.5, "label_smoothing", smooth, "at least 0 and below 0.5")
+        if smooth and self.loss != "sigmoid":
+            raise HermesError(f"label_smoothing belongs to loss sigmoid, not to {self.loss}")
+        _require(0 <= self.gamma < math.inf, "gamma", self.gamma, "at least 0")
+        _require(0 <= self.sft_weight < math.inf, "sft_weight", self.sft_weight, "at least 0")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the loss compares with a reference model."""
+        return self.loss not in ("orpo", "simpo")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The settings of a run.
 
@@ -73,6 +112,7 @@ class Recipe:
     save_every: int = 1000
     freeze_layers: int = 0
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    preference: Preference = field(default_factory=Preference)
 
     def __post_init__(self) -> None:
         choices = ", ".join

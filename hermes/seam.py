@@ -13,10 +13,10 @@ from importlib.metadata import entry_points
 from typing import Protocol, SupportsFloat, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hermes.errors import HermesError, MissingBackend
-from hermes.recipe import Recipe
+from hermes.recipe import Preference, Recipe
 from hermes.spec import ModelSpec
 
 __all__ = [
@@ -29,10 +29,12 @@ __all__ = [
     "Learner",
     "Model",
     "Options",
+    "Pairs",
     "StepReport",
     "Tensors",
     "TrainState",
     "backend_names",
+    "check_batch",
     "check_tokens",
     "find_backend",
 ]
@@ -70,6 +72,19 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """What makes a batch one of preferences: row b of the first half of B was preferred to row b
+    of the second half.
+
+    reference (A, B): each row's summed log-probability of its counted targets under the reference
+    model, in nats; zeros where the rule needs none.
+    """
+
+    reference: NDArray[np.float64]
+    rule: Preference
+
+
+@dataclass(frozen=True)
 class Batch:
     """One update's samples, all micro-batches together.
 
@@ -83,24 +98,30 @@ class Batch:
     targets: NDArray[np.int32]
     rows: NDArray[np.uint32]
     segments: NDArray[np.int32] | None = None
+    pairs: Pairs | None = None
 
     @property
     def counted(self) -> int:
-        """How many targets the loss is divided by."""
-        return int((self.targets != IGNORE).sum())
+        """What the loss is divided by: counted targets, or pairs that have any."""
+        counts = self.targets != IGNORE
+        if self.pairs is None:
+            return int(counts.sum())
+        return int(counts[:, : counts.shape[1] // 2].any(axis=-1).sum())
 
 
 @dataclass(frozen=True)
 class StepReport:
     """What one update did; loss and norm are lazy, and reading one waits for the device.
 
-    loss: nats per counted token, of the batch, before the update. grad_norm: global, before
-    clipping. Where either is not finite the update was not applied.
+    loss: nats per counted token (or the loss per pair), of the batch, before the update. grad_norm:
+    global, before clipping. Where either is not finite the update was not applied.
+    row_logprobs: of a batch of pairs, np.asarray gives each row's summed log-probability, (A, B).
     """
 
     step: int
     loss: SupportsFloat
     grad_norm: SupportsFloat
+    row_logprobs: ArrayLike | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +163,7 @@ class Model(Protocol):
         ...
 
     def loss(self, batch: Batch) -> float:
-        """Nats per counted token over all micro-batches, without dropout."""
+        """The batch's loss over all micro-batches, without dropout."""
         ...
 
     def decoder(self, batch_size: int, capacity: int) -> Decoder:
@@ -246,3 +267,14 @@ def check_tokens(spec: ModelSpec, tokens: NDArray[np.generic], length: int | Non
     if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < spec.vocab_size:
         worst = int(tokens.max()) if int(tokens.max()) >= spec.vocab_size else int(tokens.min())
         raise HermesError(f"token id {worst} is outside the vocabulary of {spec.vocab_size}")
+
+
+def check_batch(batch: Batch, recipe: Recipe) -> None:
+    """Refuse a batch that counts nothing, or pairs for another objective or rule than the run's."""
+    if batch.counted == 0:
+        raise HermesError("a batch without a single counted target has no loss")
+    if (batch.pairs is not None) != (recipe.objective == "preference"):
+        found = "single sequences" if batch.pairs is None else "pairs"
+        raise HermesError(f"the objective is {recipe.objective!r}, but the batch holds {found}")
+    if batch.pairs is not None and batch.pairs.rule != recipe.preference:
+        raise HermesError(f"the batch's rule is {batch.pairs.rule}, the run's {recipe.preference}")

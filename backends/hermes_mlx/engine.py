@@ -9,7 +9,7 @@ from hermes.params import parameters
 from hermes.positions import segment_positions
 from hermes.seam import LazyTensors, check_tokens
 from hermes_mlx.context import Context, Memory, Tables
-from hermes_mlx.loss import next_token, target_logprobs, wide
+from hermes_mlx.loss import next_token, preference, target_logprobs, wide
 from hermes_mlx.model import Transformer
 from hermes_mlx.ops import EXACT, FAST, PLAIN
 
@@ -127,13 +127,18 @@ class Model:
             return e.read(target_logprobs(self._scores(tokens), e.tensor(targets), e.ops))
 
     def loss(self, batch):
-        """Nats per counted token over all micro-batches, without dropout."""
+        """The batch's loss over all micro-batches, without dropout."""
         e, total = self.engine, 0.0
         with e.on():
             for a in range(len(batch.tokens)):
                 segments = None if batch.segments is None else batch.segments[a]
                 scores = self._scores(batch.tokens[a], segments)
-                total = total + next_token(scores, e.tensor(batch.targets[a]), e.ops)
+                targets = e.tensor(batch.targets[a])
+                if batch.pairs is None:
+                    total = total + next_token(scores, targets, e.ops)
+                else:
+                    reference, rule = e.tensor(batch.pairs.reference[a], e.master), batch.pairs.rule
+                    total = total + preference(scores, targets, reference, rule, e.ops)[0]
                 mx.eval(total)
             return total.item() / max(batch.counted, 1)
 

@@ -5,12 +5,11 @@ import warnings
 import mlx.core as mx
 import numpy as np
 
-from hermes.errors import HermesError
 from hermes.params import parameters, trained_names
 from hermes.randomness import dropout_row_keys
-from hermes.seam import LazyTensors, StepReport, TrainState
+from hermes.seam import LazyTensors, StepReport, TrainState, check_batch
 from hermes_mlx.engine import Model
-from hermes_mlx.loss import next_token
+from hermes_mlx.loss import next_token, preference
 from hermes_mlx.optim import adamw, clip_scale, global_norm
 
 
@@ -68,18 +67,20 @@ class Learner(Model):
 
         return run
 
-    def _plain_loss(self, params, tokens, targets, segments, places, keys):
+    def _plain_loss(self, params, tokens, targets, segments, places, keys, reference):
+        """A micro-batch's summed loss, and of pairs also each row's log-probability."""
         e = self.engine
         e.put(params)
         here = e.context(None, segments, places, keys, recompute=e.options.grad_checkpoint)
-        return next_token(e.module(tokens, here), targets, e.ops)
+        logits = e.module(tokens, here)
+        if reference is None:
+            return next_token(logits, targets, e.ops), None
+        return preference(logits, targets, reference, self._recipe.preference, e.ops)
 
     def _accumulated(self, batch):
-        """The mean over all counted targets and its gradients, still lazy."""
-        count = batch.counted
-        if count == 0:
-            raise HermesError("a batch without a single counted target has no loss")
-        e, total, grads = self.engine, None, None
+        """The batch's loss, its gradients and rows' log-probabilities, all still lazy."""
+        check_batch(batch, self._recipe)
+        e, count, total, grads, rows = self.engine, batch.counted, None, None, []
         for a in range(len(batch.tokens)):
             segments, places = e.documents(None if batch.segments is None else batch.segments[a])
             keys = None
@@ -87,18 +88,23 @@ class Learner(Model):
                 row_keys = dropout_row_keys(self._recipe.seed, self._made + 1, batch.rows[a])
                 keys = e.tensor(row_keys, mx.uint32)
             tokens, targets = e.tensor(batch.tokens[a]), e.tensor(batch.targets[a])
-            loss, found = self._summed_loss(self._params, tokens, targets, segments, places, keys)
+            reference = batch.pairs and e.tensor(batch.pairs.reference[a], e.master)
+            (loss, sums), found = self._summed_loss(
+                self._params, tokens, targets, segments, places, keys, reference
+            )
+            rows.append(sums)
             total = loss if total is None else total + loss
             grads = found if grads is None else {n: grads[n] + g for n, g in found.items()}
             if len(batch.tokens) > 1:
                 mx.eval(total, grads)  # or every micro-batch's activations live at once
         e.put(self._params)
-        return total / count, {name: g / count for name, g in grads.items()}
+        rows = None if batch.pairs is None else Rows(rows)
+        return total / count, {name: g / count for name, g in grads.items()}, rows
 
     def grads(self, batch):
         """Loss with dropout as of the next update, and the gradient of every trained tensor."""
         with self.engine.on():
-            loss, grads = self._accumulated(batch)
+            loss, grads, _ = self._accumulated(batch)
             return loss.item(), {name: self.engine.read(grads[name]) for name in self._trained}
 
     def _plain_update(self, params, first, second, grads, loss, scalars):
@@ -129,7 +135,7 @@ class Learner(Model):
         """One update from all micro-batches: gradients, clipping, AdamW."""
         e, rule, step = self.engine, self._recipe.optimizer, self._made + 1
         with e.on():
-            loss, grads = self._accumulated(batch)
+            loss, grads, rows = self._accumulated(batch)
             scalars = (lr, lr / (1 - rule.beta1**step), (1 - rule.beta2**step) ** -0.5)
             scalars = [e.tensor(np.float64(x), e.master) for x in scalars]
             self._params, self._first, self._second, norm = self._update(
@@ -140,7 +146,7 @@ class Learner(Model):
                 mx.eval(self._last)
             mx.async_eval(loss, norm, self._params, self._first, self._second)
         self._last, self._made = loss, step
-        return StepReport(step=step, loss=Lazy(loss), grad_norm=Lazy(norm))
+        return StepReport(step, Lazy(loss), Lazy(norm), rows)
 
     def state(self):
         """Weights, moments and the number of updates made."""
@@ -161,3 +167,14 @@ class Lazy:
 
     def __float__(self):
         return float(self._array.item())
+
+
+class Rows:
+    """Numbers of each micro-batch's rows that wait for the device only when they are read."""
+
+    def __init__(self, rows):
+        self._rows = rows
+
+    def __array__(self, dtype=None, copy=None):
+        """(A, B)"""
+        return np.array(mx.stack(self._rows)).astype(dtype or "float64")

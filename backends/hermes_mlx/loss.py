@@ -3,6 +3,7 @@
 import mlx.core as mx
 
 from hermes.seam import IGNORE
+from hermes_mlx.preference import pair_losses
 
 
 def wide(logits):
@@ -20,3 +21,10 @@ def target_logprobs(logits, targets, ops):
 def next_token(logits, targets, ops):
     """The summed negative log-probability of the counted targets, in nats. -> ()."""
     return -target_logprobs(logits, targets, ops).sum()
+
+
+def preference(logits, targets, reference, rule, ops):
+    """The summed loss of a micro-batch's pairs, and each row's log-probability. -> (), (B,)."""
+    sums = target_logprobs(logits, targets, ops).sum(axis=-1)
+    counts = (targets != IGNORE).sum(axis=-1)
+    return pair_losses(sums, counts, reference, rule).sum(), sums

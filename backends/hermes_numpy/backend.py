@@ -5,10 +5,10 @@ import numpy as np
 from hermes.errors import HermesError, Unsupported
 from hermes.params import parameters
 from hermes.randomness import dropout_row_keys
-from hermes.seam import IGNORE, Options, check_tokens
+from hermes.seam import Options, check_tokens
 from hermes_numpy import ops
 from hermes_numpy.context import Context, Memory
-from hermes_numpy.loss import next_token, target_logprobs
+from hermes_numpy.loss import next_token, preference, target_logprobs
 from hermes_numpy.model import Transformer
 
 
@@ -30,14 +30,18 @@ class Model:
         return target_logprobs(self.logits(tokens), np.asarray(targets))
 
     def loss(self, batch, dropout=None):
-        """Nats per counted token over all micro-batches; dropout: (seed, step) or None."""
+        """The batch's loss over all micro-batches; dropout: (seed, step) or None."""
         total = 0.0
         for a in range(len(batch.tokens)):
             segments = None if batch.segments is None else batch.segments[a]
             keys = None if dropout is None else dropout_row_keys(*dropout, batch.rows[a])
             logits = self._module(batch.tokens[a], Context(segments=segments, keys=keys))
-            total = total + next_token(logits, batch.targets[a])
-        return float(total / max((batch.targets != IGNORE).sum(), 1))
+            if batch.pairs is None:
+                total = total + next_token(logits, batch.targets[a])
+            else:
+                rule, reference = batch.pairs.rule, batch.pairs.reference[a]
+                total = total + preference(logits, batch.targets[a], reference, rule)
+        return float(total / max(batch.counted, 1))
 
     def decoder(self, batch_size, capacity):
         """A fresh cache for rows of at most `capacity` tokens."""

@@ -4,6 +4,7 @@ import numpy as np
 
 from hermes.seam import IGNORE
 from hermes_numpy.ops import log_sum_exp
+from hermes_numpy.preference import pair_losses
 
 
 def target_logprobs(logits, targets):
@@ -17,3 +18,9 @@ def target_logprobs(logits, targets):
 def next_token(logits, targets):
     """The summed negative log-probability of the counted targets, in nats. -> ()."""
     return -target_logprobs(logits, targets).sum()
+
+
+def preference(logits, targets, reference, rule):
+    """The summed loss of a micro-batch's pairs. -> ()."""
+    sums, counts = target_logprobs(logits, targets).sum(axis=-1), (targets != IGNORE).sum(axis=-1)
+    return pair_losses(sums, counts, reference, rule).sum()

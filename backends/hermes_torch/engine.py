@@ -8,7 +8,7 @@ from hermes.params import parameters
 from hermes.positions import segment_positions
 from hermes.seam import LazyTensors, check_tokens
 from hermes_torch.context import Context, Memory, Tables
-from hermes_torch.loss import next_token, target_logprobs, wide
+from hermes_torch.loss import next_token, preference, target_logprobs, wide
 from hermes_torch.model import Transformer
 from hermes_torch.ops import EXACT, FAST
 
@@ -103,12 +103,17 @@ class Model:
 
     @torch.no_grad()
     def loss(self, batch):
-        """Nats per counted token over all micro-batches, without dropout."""
-        total = 0.0
+        """The batch's loss over all micro-batches, without dropout."""
+        e, total = self.engine, 0.0
         for a in range(len(batch.tokens)):
             segments = None if batch.segments is None else batch.segments[a]
             scores = self._scores(batch.tokens[a], segments)
-            total = total + next_token(scores, self.engine.tensor(batch.targets[a]))
+            targets = e.tensor(batch.targets[a])
+            if batch.pairs is None:
+                total = total + next_token(scores, targets)
+            else:
+                reference = e.tensor(batch.pairs.reference[a], e.master)
+                total = total + preference(scores, targets, reference, batch.pairs.rule)[0]
         return float(total) / max(batch.counted, 1)
 
     def decoder(self, batch_size, capacity):

@@ -4,12 +4,11 @@ import warnings
 
 import torch
 
-from hermes.errors import HermesError
 from hermes.params import parameters, trained_names
 from hermes.randomness import dropout_row_keys
-from hermes.seam import LazyTensors, StepReport, TrainState
+from hermes.seam import LazyTensors, StepReport, TrainState, check_batch
 from hermes_torch.engine import Model
-from hermes_torch.loss import next_token
+from hermes_torch.loss import next_token, preference
 from hermes_torch.optim import clip_scale, global_norm, update_exact, update_fused
 
 
@@ -45,10 +44,14 @@ class Learner(Model):
         wanted = self.engine.options.compile
         return self.engine.device.type == "cuda" if wanted is None else wanted
 
-    def _plain_loss(self, tokens, targets, segments, places, keys):
+    def _plain_loss(self, tokens, targets, segments, places, keys, reference):
+        """A micro-batch's summed loss, and of pairs also each row's log-probability."""
         e = self.engine
         here = e.context(None, segments, places, keys, recompute=e.options.grad_checkpoint)
-        return next_token(e.module(tokens, here), targets)
+        logits = e.module(tokens, here)
+        if reference is None:
+            return next_token(logits, targets), None
+        return preference(logits, targets, reference, self._recipe.preference)
 
     def _compiled(self):
         """The loss compiled; where the compiler is missing or fails, a warning and no more."""
@@ -56,35 +59,35 @@ class Learner(Model):
 
         def first(*batch):
             try:
-                loss = compiled(*batch)
+                result = compiled(*batch)
                 self._summed_loss = compiled
             except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
                 reason = str(error).strip().splitlines()[0]
                 warnings.warn(f"torch.compile failed, so the run goes on without it: {reason}")
                 self._summed_loss = self._plain_loss
-                loss = self._plain_loss(*batch)
-            return loss
+                result = self._plain_loss(*batch)
+            return result
 
         return first
 
     def _accumulate(self, batch):
-        """Gradients of the mean over all counted targets, into .grad; that mean, still lazy."""
-        if batch.counted == 0:
-            raise HermesError("a batch without a single counted target has no loss")
-        e, total = self.engine, torch.zeros((), device=self.engine.device)
+        """Gradients of the batch's loss, into .grad; the loss and rows' log-probabilities, lazy."""
+        check_batch(batch, self._recipe)
+        e, total, rows = self.engine, torch.zeros((), device=self.engine.device), []
         for a in range(len(batch.tokens)):
             segments, places = e.documents(None if batch.segments is None else batch.segments[a])
             keys = None
             if self.spec.has_dropout:
                 row_keys = dropout_row_keys(self._recipe.seed, self._made + 1, batch.rows[a])
                 keys = e.tensor(row_keys.view("int32"), torch.int32)
-            loss = self._summed_loss(
-                e.tensor(batch.tokens[a]), e.tensor(batch.targets[a]), segments, places, keys
-            )
+            reference = batch.pairs and e.tensor(batch.pairs.reference[a], e.master)
+            tokens, targets = e.tensor(batch.tokens[a]), e.tensor(batch.targets[a])
+            loss, sums = self._summed_loss(tokens, targets, segments, places, keys, reference)
             loss = loss / batch.counted
             loss.backward()
             total = total + loss.detach()
-        return total
+            rows.append(sums)
+        return total, None if batch.pairs is None else Rows(rows)
 
     def _clear(self):
         for p in self.engine.module.parameters():
@@ -93,7 +96,7 @@ class Learner(Model):
     def grads(self, batch):
         """Loss with dropout as of the next update, and the gradient of every trained tensor."""
         self._clear()
-        loss = float(self._accumulate(batch))
+        loss = float(self._accumulate(batch)[0])
         tensors = dict(self.engine.module.named_parameters())
         found = {name: self.engine.read(tensors[name].grad) for name in self._trained}
         self._clear()
@@ -101,11 +104,12 @@ class Learner(Model):
 
     def step(self, batch, lr):
         """One update from all micro-batches: gradients, clipping, AdamW."""
-        loss = self._accumulate(batch)
+        loss, rows = self._accumulate(batch)
         with torch.no_grad():
             grads = [p.grad for group in self._groups.values() for p, _, _ in group]
             norm = global_norm(grads)
-            torch._foreach_mul_(grads, clip_scale(norm, self._recipe.grad_clip))
+            if self._recipe.grad_clip:
+                torch._foreach_mul_(grads, clip_scale(norm, self._recipe.grad_clip))
             finite = torch.isfinite(norm) & torch.isfinite(loss)
             self._made += 1
             for decay, group in self._groups.items():
@@ -118,10 +122,21 @@ class Learner(Model):
                     finite=finite,
                 )
         self._clear()
-        return StepReport(step=self._made, loss=loss, grad_norm=norm)
+        return StepReport(step=self._made, loss=loss, grad_norm=norm, row_logprobs=rows)
 
     def state(self):
         """Weights, moments and the number of updates made."""
         first = LazyTensors(self._trained, lambda name: self.engine.read(self._moments[name][0]))
         second = LazyTensors(self._trained, lambda name: self.engine.read(self._moments[name][1]))
         return TrainState(self.params(), first, second, self._made)
+
+
+class Rows:
+    """Numbers of each micro-batch's rows that wait for the device only when they are read."""
+
+    def __init__(self, rows):
+        self._rows = [row.detach() for row in rows]
+
+    def __array__(self, dtype=None, copy=None):
+        """(A, B)"""
+        return torch.stack(self._rows).cpu().numpy().astype(dtype or "float64")

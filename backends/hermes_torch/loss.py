@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from hermes.seam import IGNORE
+from hermes_torch.preference import pair_losses
 
 
 def wide(logits):
@@ -24,3 +25,9 @@ def next_token(logits, targets):
     return F.cross_entropy(
         wide(logits).flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"
     )
+
+
+def preference(logits, targets, reference, rule):
+    """The summed loss of a micro-batch's pairs, and each row's log-probability. -> (), (B,)."""
+    sums, counts = target_logprobs(logits, targets).sum(-1), (targets != IGNORE).sum(-1)
+    return pair_losses(sums, counts, reference, rule).sum(), sums

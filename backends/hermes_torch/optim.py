@@ -10,8 +10,8 @@ def global_norm(grads):
 
 
 def clip_scale(norm, bound):
-    """What multiplies every gradient: min(1, bound / (norm + 1e-6)); 1 without a bound."""
-    return (bound / (norm + 1e-6)).clamp(max=1.0) if bound else torch.ones_like(norm)
+    """What multiplies every gradient: min(1, bound / (norm + 1e-6))."""
+    return (bound / (norm + 1e-6)).clamp(max=1.0)
 
 
 def adamw(p, g, m, v, *, lr, step, decay, rule):
