@@ -23,6 +23,7 @@ from hermes.spec import (
 )
 
 __all__ = [
+    "ACTIVATIONS",
     "ARCHITECTURES",
     "attention_scalar",
     "common_block",
@@ -44,6 +45,18 @@ ARCHITECTURES = {
     "gpt2": "GPT2LMHeadModel",
     "gpt_neox": "GPTNeoXForCausalLM",
     "hermes": "HermesForCausalLM",
+}
+
+# Hugging Face's names of activations -> MAL's of the plain function.
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
 }
 
 

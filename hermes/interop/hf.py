@@ -18,22 +18,14 @@ from hermes.interop.families import (
     ropes_of,
     windows_of,
 )
+from hermes.interop.reading import spec_of
+from hermes.interop.rope import write_rope
 from hermes.params import INIT_STD
-from hermes.spec import (
-    BlockSpec,
-    LinearScaling,
-    Llama3Scaling,
-    ModelSpec,
-    Rope,
-    YarnScaling,
-)
+from hermes.spec import BlockSpec, ModelSpec, Rope
 
-__all__ = ["config_of", "converted_config_of"]
+__all__ = ["config_of", "converted_config_of", "spec_of"]
 
 Config = dict[str, Any]
-
-# Gemma 3's local rope where no layer slides, so that nothing reads it.
-UNUSED_THETA = 10_000.0
 
 
 def config_of(
@@ -126,7 +118,7 @@ def _llama_like(spec: ModelSpec, block: BlockSpec, family: str) -> Config:
         "mlp_bias": ffn.bias,
     }
     config["hidden_activation" if "gemma" in family else "hidden_act"] = hidden_act(ffn)
-    config |= _rope_fields(spec, two_thetas=family == "gemma3_text")
+    config |= write_rope(spec, two_thetas=family == "gemma3_text")
     windows = windows_of(spec)
     window = next((w for w in windows if w is not None), None)
     match family:
@@ -182,7 +174,7 @@ def _gpt_neox(spec: ModelSpec, block: BlockSpec) -> Config:
     assert isinstance(rope, Rope)
     size = block.attention.head_size
     share = (rope.rotary_dim or size) / size
-    fields = _rope_fields(spec, two_thetas=False)
+    fields = write_rope(spec, two_thetas=False)
     fields["rope_parameters"]["partial_rotary_factor"] = share
     return {
         "hidden_size": spec.hidden_size,
@@ -201,53 +193,6 @@ def _gpt_neox(spec: ModelSpec, block: BlockSpec) -> Config:
         "layer_norm_eps": float(block.norm_eps),
         "use_parallel_residual": block.parallel,
     }
-
-
-def _rope_fields(spec: ModelSpec, *, two_thetas: bool) -> Config:
-    """Both forms: rope_theta with rope_scaling for old readers, rope_parameters for new ones."""
-    layers = list(zip(ropes_of(spec), windows_of(spec), strict=True))
-    full = next((r for r, w in layers if w is None or not two_thetas), layers[0][0])
-    assert isinstance(full, Rope)
-    scaling = _scaling(full)
-    fields: Config = {"rope_theta": float(full.theta), "rope_scaling": scaling}
-    parameters = {"rope_theta": float(full.theta), **(scaling or {"rope_type": "default"})}
-    if not two_thetas:
-        return {**fields, "rope_parameters": parameters}
-    local = next((r for r, w in layers if w is not None), Rope(UNUSED_THETA))
-    assert isinstance(local, Rope)
-    return {
-        **fields,
-        "rope_local_base_freq": float(local.theta),
-        "rope_parameters": {
-            "full_attention": parameters,
-            "sliding_attention": {"rope_type": "default", "rope_theta": float(local.theta)},
-        },
-    }
-
-
-def _scaling(rope: Rope) -> Config | None:
-    match rope.scaling:
-        case None:
-            return None
-        case LinearScaling(factor):
-            return {"rope_type": "linear", "factor": float(factor)}
-        case Llama3Scaling(factor, low, high, original):
-            return {
-                "rope_type": "llama3",
-                "factor": float(factor),
-                "low_freq_factor": float(low),
-                "high_freq_factor": float(high),
-                "original_max_position_embeddings": original,
-            }
-        case YarnScaling(factor, original, fast, slow):
-            # No attention_factor: readers agree on the usual one only while it is left out.
-            return {
-                "rope_type": "yarn",
-                "factor": float(factor),
-                "original_max_position_embeddings": original,
-                "beta_fast": float(fast),
-                "beta_slow": float(slow),
-            }
 
 
 def _rate(rates: Sequence[float]) -> float:
