@@ -63,7 +63,7 @@ _WANTED = {int: "an integer", float: "a number", bool: "true or false", str: "te
 
 
 @cache
-def field_types(cls: type[Any]) -> Mapping[str, tuple[type, ...]]:
+def field_types(cls: Any) -> Mapping[str, tuple[type, ...]]:
     """The types that each field of a spec may have, as its annotations say."""
     hints = get_type_hints(cls)
     return {
@@ -75,7 +75,7 @@ def field_types(cls: type[Any]) -> Mapping[str, tuple[type, ...]]:
 
 def _check_types(spec: Any) -> None:
     """Refuse what the annotations do not allow; keep numbers as floats, so that 1 is 1.0."""
-    for name, types in field_types(type(spec)).items():
+    for name, types in field_types(spec.__class__).items():
         value = getattr(spec, name)
         if float in types and isinstance(value, int | float) and not isinstance(value, bool):
             try:

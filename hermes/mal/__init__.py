@@ -1,0 +1,21 @@
+"""MAL, the Model Architecture Language: files of architecture to specs and back.
+
+`load` a bundled name, a file or a text; `dumps` a spec in canonical form; `edit` one field. The
+language is written down in `specs/mal.md`.
+"""
+
+from hermes.mal.edit import edit, edit_all
+from hermes.mal.files import MalFile, bundled_names, load, loads, open_mal, read_mal
+from hermes.mal.writer import dumps
+
+__all__ = [
+    "MalFile",
+    "bundled_names",
+    "dumps",
+    "edit",
+    "edit_all",
+    "load",
+    "loads",
+    "open_mal",
+    "read_mal",
+]

@@ -1,0 +1,117 @@
+"""Edits of single fields from outside a file, as `--set model.block.attention.num_heads=4` asks.
+
+A spec is written as a tree with its defaults, fields are replaced there, and the tree is read
+again: an edit means what the same change of the file would mean, wherever its part is used.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from hermes.errors import MalError, SpecError
+from hermes.mal.meaning import read_tree
+from hermes.mal.syntax import Source, parse_value
+from hermes.mal.tree import Body, Definition, Field, List, Tree, Value, Word, shown
+from hermes.mal.words import DEFINED, SYNONYMS, WORDS, keys, unknown_key
+from hermes.mal.writer import write_tree
+from hermes.spec import BlockSpec, ModelSpec
+
+__all__ = ["edit", "edit_all"]
+
+
+def edit(spec: ModelSpec, path: str, value: str) -> ModelSpec:
+    """The model with one field changed: edit(spec, "block.attention.num_heads", "4").
+
+    The path is keys joined by dots, the value what stands after the colon in a file. `block` is
+    every block of a pattern, `block.NAME` the one of that name. Raises SpecError.
+    """
+    return edit_all(spec, {path: value})
+
+
+def edit_all(spec: ModelSpec, changes: Mapping[str, str]) -> ModelSpec:
+    """The model with several fields changed at once; only the result has to hold together."""
+    tree = write_tree(spec, whole=True)
+    for path, text in changes.items():
+        *_, key = path.split(".")
+        try:
+            value = parse_value(Source.of(text), key)
+        except MalError as error:
+            raise SpecError(f"{path}={shown(text)}: {error.sentence}") from error
+        tree = _Editor(tree, path, value).edited()
+    try:
+        (model,) = read_tree(Source(""), tree, unused_allowed=True).values()
+    except MalError as error:
+        asked = ", ".join(f"{path}={shown(text)}" for path, text in changes.items())
+        raise SpecError(f"{asked}: {error.sentence}") from error
+    return model
+
+
+class _Editor:
+    """Replaces the value that a path leads to, in the model or in a definition that it names."""
+
+    def __init__(self, tree: Tree, path: str, value: Value):
+        self.definitions = {(d.kind, d.name): d for d in tree.definitions}
+        self.path = path
+        self.new = value
+
+    def edited(self) -> Tree:
+        *_, model = self.definitions
+        self.define(model, self.path.split("."))
+        return Tree(tuple(self.definitions.values()))
+
+    def define(self, name: tuple[str, str], steps: list[str]) -> None:
+        """Edit within a definition."""
+        old: Definition = self.definitions[name]
+        body = self.body(DEFINED[old.kind], old.body, steps)
+        self.definitions[name] = replace(old, body=body)
+
+    def body(self, kind: Any, body: Body, steps: list[str]) -> Body:
+        """A body of this kind with the field changed that the steps lead to."""
+        word, *rest = steps
+        key = word if word in keys(kind) else SYNONYMS.get(word, word)
+        if key not in keys(kind):
+            raise SpecError(f"{self.path}: {unknown_key(kind, word)}")
+        # A model has one of the two, and either names its blocks.
+        same = ("block", "pattern") if kind is ModelSpec and key in ("block", "pattern") else (key,)
+        old = next((field for field in body.fields if field.key in same), None)
+        if not rest:
+            changed = Field(key, self.new)
+        elif old is None:
+            raise SpecError(
+                f"{self.path}: this {WORDS[kind]} has no {key}, whose {'.'.join(rest)} could "
+                f"change; set {key} as a whole"
+            )
+        else:
+            changed = Field(old.key, self.value(old.key, keys(kind)[old.key], old.value, rest))
+        kept = [changed if field is old else field for field in body.fields]
+        return Body((*kept, changed) if old is None else tuple(kept))
+
+    def value(self, key: str, types: tuple[type, ...], value: Value, steps: list[str]) -> Value:
+        """A field's value with something changed inside it."""
+        kinds = {WORDS[kind]: kind for kind in types if kind in WORDS}
+        only = next(iter(kinds), "block" if key == "pattern" else "")
+        if only == "block" and steps[0] not in keys(BlockSpec) and len(steps) > 1:
+            name, *steps = steps
+            self.require_block(name, value)
+            self.define(("block", name), steps)
+            return value
+        match value:
+            case List(values):
+                return List(tuple(self.value("block", (BlockSpec,), v, steps) for v in values))
+            case Word(name, None) if only in DEFINED:
+                self.define((only, name), steps)
+                return value
+            case Word(name, inside) if name in kinds:
+                return Word(name, self.body(kinds[name], inside or Body(()), steps))
+            case Body() if only:
+                return self.body(kinds[only], value, steps)
+        raise SpecError(f"{self.path}: {key} has no keys of its own, so no {steps[0]!r}")
+
+    def require_block(self, name: str, value: Value) -> None:
+        """Refuse a step that is neither a key of a block nor the name of one."""
+        values = value.values if isinstance(value, List) else (value,)
+        names = [word.name for word in values if isinstance(word, Word)]
+        if name not in names:
+            raise SpecError(
+                f"{self.path}: {unknown_key(BlockSpec, name)}, and the model has no such block"
+            )

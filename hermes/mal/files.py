@@ -1,0 +1,111 @@
+"""From a name, a path or a text to specs: where MAL is looked for, and which model is meant."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import hermes_specs
+from hermes.errors import HermesError, StorageError, nearest
+from hermes.mal.meaning import read_tree
+from hermes.mal.syntax import MAX_BYTES, Source, parse
+from hermes.mal.tree import Tree, shown
+from hermes.spec import ModelSpec
+
+__all__ = ["MalFile", "bundled_names", "load", "loads", "open_mal", "read_mal"]
+
+
+@dataclass(frozen=True)
+class MalFile:
+    """A file that was read: its models by name, and its source and tree."""
+
+    models: Mapping[str, ModelSpec]
+    source: Source
+    tree: Tree
+
+    def model(self, name: str | None = None) -> ModelSpec:
+        """The model of that name, or the only one. Raises MalError where there are several."""
+        if name is None and len(self.models) == 1:
+            return next(iter(self.models.values()))
+        if name is not None and name in self.models:
+            return self.models[name]
+        file, names = self.source.file, ", ".join(self.models)
+        if name is None:
+            second = [d for d in self.tree.definitions if d.kind == "model"][1]
+            sentence = (
+                f"this file has several models, {names}; name one, as in {file}:{second.name}"
+            )
+            raise self.source.error(second.name_at, sentence)
+        raise HermesError(f"{file} has no model {shown(name)}; it has {names}")
+
+
+def loads(text: str | bytes, *, file: str = "<text>", model: str | None = None) -> ModelSpec:
+    """The model that a text defines; of several, the one named. Raises MalError.
+
+    file: what errors call the text.
+    """
+    return read_mal(text, file).model(model)
+
+
+def load(source: str | os.PathLike[str]) -> ModelSpec:
+    """A model by bundled name, file, folder with a model.mal in it, or text.
+
+    "nano", "my.mal", "my.mal:small" (one of several), "run/step-00000200", "model m { ... }". A
+    bundled name wins over a file of that name; "./nano" and every Path are files. Raises MalError,
+    and HermesError or StorageError where there is nothing to read.
+    """
+    file, model = open_mal(source)
+    return file.model(model)
+
+
+def bundled_names() -> tuple[str, ...]:
+    """The names of the models that come with hermes."""
+    names: tuple[str, ...] = hermes_specs.model_names()
+    return names
+
+
+def read_mal(data: str | bytes, file: str = "<text>") -> MalFile:
+    """Every model of a text, checked. Raises MalError, and nothing else whatever the bytes."""
+    source = Source.of(data, file)
+    tree = parse(source)
+    return MalFile(read_tree(source, tree), source, tree)
+
+
+def open_mal(source: str | os.PathLike[str]) -> tuple[MalFile, str | None]:
+    """The file that `load` would read from, and the model that the source asks for, if it does."""
+    if isinstance(source, str):
+        if "{" in source:
+            return read_mal(source), None
+        name = source.removeprefix("well-known/").removesuffix(".mal").replace("_", "-")
+        if name in bundled_names():
+            return read_mal(hermes_specs.read_model(name), f"{name}.mal"), None
+    path, model = _split(os.fspath(source))
+    return read_mal(_read(path), path), model
+
+
+def _split(path: str) -> tuple[str, str | None]:
+    """A path that exists, and the model named after its colon. Raises HermesError."""
+    if os.path.isdir(path):
+        inside = os.path.join(path, "model.mal")
+        if not os.path.isfile(inside):
+            raise HermesError(f"{path} is a folder with no model.mal in it; name a checkpoint")
+        return inside, None
+    if os.path.exists(path):
+        return path, None
+    file, _, model = path.rpartition(":")
+    if re.fullmatch(r"[\w-]+", model) and os.path.isfile(file):
+        return file, model
+    hint = nearest(path.removesuffix(".mal").replace("_", "-"), bundled_names())
+    if os.path.dirname(path) or path.endswith(".mal"):
+        raise HermesError(f"there is no file {shown(path)}{hint}")
+    known = hint or f"; bundled are {', '.join(bundled_names())}"
+    raise HermesError(f"there is no model or file {shown(path)}{known}")
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(f"cannot read {path}: {reason}") from error

@@ -1,0 +1,275 @@
+"""The shape of a MAL file: characters to tokens, tokens to a tree. It knows no keyword.
+
+Every node of the tree has its place, an offset into the text, and `Source.error` makes a MalError
+of a place and a sentence. Whatever the bytes, nothing but MalError escapes: nesting, tokens and
+digits are bounded. What the words mean is in `meaning.py`; the grammar is in `specs/mal.md`.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+from hermes.errors import MalError
+from hermes.mal.tree import Body, Definition, Field, List, Number, String, Tree, Value, Word, shown
+
+__all__ = ["MAX_BYTES", "MAX_NESTING", "Source", "parse", "parse_value"]
+
+MAX_BYTES = 2**20
+MAX_NESTING = 64
+MAX_TOKENS = 100_000
+MAX_DIGITS = 32  # a float64 needs 24 characters at most
+
+# No alternative can give back what it took (*+, ++), so that no text takes more than linear time.
+TOKEN = re.compile(
+    r"""(?P<space> [ \t\n]++ | \#[^\n]*+ )
+      | (?P<name> [A-Za-z_][A-Za-z0-9_-]*+ )
+      | (?P<number> (?> -? [0-9]++ (?: \. [0-9]++ )? (?: [eE] [+-]? [0-9]++ )? ) (?![\w.+-]) )
+      | (?P<string> " [^"\\]*+ (?: \\. [^"\\]*+ )*+ " )
+      | (?P<mark> [{}\[\]:,] )""",
+    re.VERBOSE | re.DOTALL,
+)
+ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "t": "\t"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file's name and text, lines ended by newlines; turns a place into an error."""
+
+    text: str
+    file: str = "<text>"
+
+    @classmethod
+    def of(cls, data: str | bytes, file: str = "<text>") -> "Source":
+        """The text of a file's bytes, without a byte-order mark. Raises MalError."""
+        if len(data) > MAX_BYTES or (isinstance(data, str) and _too_long(data)):
+            raise MalError(f"a file has at most {MAX_BYTES} bytes", file, 1, 1)
+        try:
+            text = data if isinstance(data, str) else data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            before = cls(_newlines(error.object[: error.start].decode("utf-8-sig")), file)
+            byte = error.object[error.start]
+            sentence = f"byte 0x{byte:02x} at offset {error.start} is not UTF-8"
+            raise before.error(len(before.text), sentence) from error
+        return cls(_newlines(text.removeprefix("\ufeff")), file)
+
+    def error(self, at: int, sentence: str) -> MalError:
+        """The error that says `sentence` about the text at offset `at`."""
+        start = self.text.rfind("\n", 0, at) + 1
+        line = self.text.count("\n", 0, at) + 1
+        source = self.text[start:].split("\n", 1)[0]
+        return MalError(sentence, self.file, line, at - start + 1, source)
+
+
+def _too_long(text: str) -> bool:
+    return len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES
+
+
+def _newlines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+@dataclass(slots=True)
+class _Token:
+    kind: str
+    text: str
+    at: int
+
+    def __str__(self) -> str:
+        return "the end of the file" if self.kind == "end" else shown(self.text)
+
+
+class _Tokens:
+    """A file's tokens without space, and the comments that were among it."""
+
+    def __init__(self, source: Source):
+        self.comments: list[int] = []
+        self.list: list[_Token] = []
+        at, end = 0, len(source.text)
+        while at < end:
+            match = TOKEN.match(source.text, at)
+            if match is None:
+                raise _stray(source, at)
+            kind, text = str(match.lastgroup), match[0]
+            if kind != "space":
+                self.list.append(_Token(kind, text, at))
+            elif text[0] == "#":
+                self.comments.append(at)
+            if len(self.list) > MAX_TOKENS:
+                raise source.error(at, f"a file has at most {MAX_TOKENS} words and marks")
+            if kind == "number" and len(text) > MAX_DIGITS:
+                raise source.error(
+                    at, f"a number has at most {MAX_DIGITS} characters, got {len(text)}"
+                )
+            at = match.end()
+        self.list.append(_Token("end", "", end))
+
+
+def _stray(source: Source, at: int) -> MalError:
+    """What is wrong where no token begins."""
+    character = source.text[at]
+    if character == '"':
+        return source.error(at, "this string is never closed")
+    if character.isdecimal() or character in "+-.":
+        run = re.compile(r"[^\s{}\[\],:#\"]+").match(source.text, at)
+        found = shown(run[0] if run else character)
+        return source.error(at, f"{found} is not a number; write 12, -0.5 or 1e-5")
+    return source.error(at, f"unexpected character {character!r}")
+
+
+@dataclass
+class _Parser:
+    """The grammar, a method for each rule; `depth` counts open braces and brackets."""
+
+    source: Source
+    tokens: list[_Token]
+    place: int = 0
+    depth: int = 0
+    unclosed: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        marks = [token.text for token in self.tokens if token.kind == "mark"]
+        self.unclosed = marks.count("{") > marks.count("}")
+
+    @property
+    def next(self) -> _Token:
+        return self.tokens[self.place]
+
+    def take(self) -> _Token:
+        """The next token, read; the last one, the end, stays where it is."""
+        token = self.tokens[self.place]
+        self.place = min(self.place + 1, len(self.tokens) - 1)
+        return token
+
+    def sees(self, *texts: str) -> bool:
+        """Whether the next token is one of these marks."""
+        return self.next.kind == "mark" and self.next.text in texts
+
+    def ahead(self, *kinds: str) -> bool:
+        """Whether the next tokens are of these kinds, or are these marks."""
+        found = self.tokens[self.place : self.place + len(kinds)]
+        seen = [token.text if token.kind == "mark" else token.kind for token in found]
+        return seen == list(kinds)
+
+    def expected(self, what: str) -> MalError:
+        """The error that `what` was expected where the next token stands."""
+        return self.source.error(self.next.at, f"expected {what}, found {self.next}")
+
+    def file(self) -> tuple[Definition, ...]:
+        """file = definition+"""
+        definitions = [self.definition()]
+        while self.next.kind != "end":
+            definitions.append(self.definition())
+        return tuple(definitions)
+
+    def definition(self) -> Definition:
+        """definition = NAME NAME body"""
+        if self.next.kind != "name":
+            raise self.expected("a definition, as in model my_model { ... }")
+        kind = self.take()
+        if self.next.kind != "name":
+            raise self.expected(f"a name after {shown(kind.text)}")
+        name = self.take()
+        if not self.sees("{"):
+            raise self.expected(f"'{{' after {shown(name.text)}")
+        body = self.body(f"{kind.text} {name.text}")
+        return Definition(kind.text, name.text, body, kind.at, name.at)
+
+    def body(self, owner: str) -> Body:
+        """body = "{" (field ","?)* "}" """
+        opening = self.open()
+        fields: list[Field] = []
+        while not self.sees("}"):
+            # Where a brace is missing, another definition (or nothing) follows in its place.
+            missing = self.unclosed and self.ahead("name", "name", "{")
+            if self.next.kind == "end" or missing:
+                what = owner if len(owner) <= 60 else f"{owner[:57]}..."
+                raise self.source.error(opening.at, f"'{{' opening {what} is never closed")
+            fields.append(self.field(owner))
+            if self.sees(","):
+                self.take()
+        self.close()
+        return Body(tuple(fields), opening.at)
+
+    def field(self, owner: str) -> Field:
+        """field = NAME ":" value | NAME body"""
+        if self.next.kind != "name":
+            raise self.expected(f"a key of {owner}" if len(owner) <= 60 else "a key")
+        key = self.take()
+        if self.sees("{"):
+            return Field(key.text, self.body(key.text), key.at)
+        if not self.sees(":"):
+            raise self.expected(f"':' after {shown(key.text)}")
+        self.take()
+        return Field(key.text, self.value(key.text), key.at)
+
+    def value(self, owner: str) -> Value:
+        """value = NUMBER | STRING | BOOL | NAME body? | body | list"""
+        token = self.next
+        match token.kind:
+            case "number":
+                return Number(self.take().text, token.at)
+            case "string":
+                return String(self.string(self.take()), token.at)
+            case "name":
+                self.take()
+                body = self.body(token.text) if self.sees("{") else None
+                return Word(token.text, body, token.at)
+        if self.sees("{"):
+            return self.body(owner)
+        if self.sees("["):
+            return self.list(owner)
+        raise self.expected(f"a value of {shown(owner)}")
+
+    def list(self, owner: str) -> List:
+        """list = "[" value ("," value)* ","? "]" """
+        opening = self.open()
+        values = [self.value(owner)]
+        while self.sees(","):
+            self.take()
+            if self.sees("]"):
+                break
+            values.append(self.value(owner))
+        if self.next.kind == "end":
+            raise self.source.error(opening.at, f"'[' opening {shown(owner)} is never closed")
+        if not self.sees("]"):
+            raise self.expected("',' or ']'")
+        self.close()
+        return List(tuple(values), opening.at)
+
+    def string(self, token: _Token) -> str:
+        """The text between the quotes."""
+
+        def resolve(match: re.Match[str]) -> str:
+            if match[1] not in ESCAPES:
+                sentence = f'unknown escape {shown(match[0])}; known are \\" \\\\ \\n \\t'
+                raise self.source.error(token.at + 1 + match.start(), sentence)
+            return ESCAPES[match[1]]
+
+        return ESCAPE.sub(resolve, token.text[1:-1])
+
+    def open(self) -> _Token:
+        token = self.take()
+        self.depth += 1
+        if self.depth > MAX_NESTING:
+            raise self.source.error(token.at, f"nesting is deeper than {MAX_NESTING}")
+        return token
+
+    def close(self) -> None:
+        self.take()
+        self.depth -= 1
+
+
+def parse(source: Source) -> Tree:
+    """The tree of a file. Raises MalError at the first mistake."""
+    tokens = _Tokens(source)
+    definitions = _Parser(source, tokens.list).file()
+    return Tree(definitions, tuple(tokens.comments))
+
+
+def parse_value(source: Source, owner: str) -> Value:
+    """The tree of one value, standing alone. Raises MalError."""
+    parser = _Parser(source, _Tokens(source).list)
+    value = parser.value(owner)
+    if parser.next.kind != "end":
+        raise parser.expected("one value")
+    return value

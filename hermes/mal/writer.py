@@ -1,0 +1,176 @@
+"""Specs written as MAL: to a tree, and the tree to text. The inverse of `meaning.py`.
+
+Canonical: one spelling of each key and number, the order of the dataclasses, defaults left out,
+parts with a name defined before what uses them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+
+from hermes.errors import SpecError
+from hermes.mal.tree import Body, Definition, Field, List, Number, String, Tree, Value, Word
+from hermes.mal.words import DEFINED, SPELLINGS, TEXTS, WORDS, keys
+from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
+
+__all__ = ["dumps", "write_tree"]
+
+WIDTH = 88  # a value that fits stands on one line
+INDENT = "  "
+# `bias: true` is written, not `bias: all`; elsewhere a spec's own word is the canonical one.
+WRITTEN = {word: spelling for spelling, word in SPELLINGS["bias"].items()}
+
+
+def write_tree(*specs: ModelSpec, whole: bool = False) -> Tree:
+    """The tree of one model or several; `whole` writes defaults too, so that each can be edited.
+
+    Raises SpecError where two models mean different things by one name.
+    """
+    return _Writer(specs, whole).tree()
+
+
+def dumps(spec: ModelSpec, *others: ModelSpec) -> str:
+    """Canonical MAL of one model, or of several as one file; `loads` gives the same specs back."""
+    definitions = write_tree(spec, *others).definitions
+    return "\n".join(_file(definitions))
+
+
+class _Writer:
+    def __init__(self, specs: tuple[ModelSpec, ...], whole: bool):
+        self.specs = specs
+        self.whole = whole
+        self.parts: dict[tuple[str, str], AttentionSpec | FfnSpec | BlockSpec] = {}
+        self.definitions: dict[str, list[Definition]] = {kind: [] for kind in DEFINED}
+
+    def tree(self) -> Tree:
+        for spec in self.specs:
+            if any(spec.name == other.name for other in self.definitions["model"]):
+                raise SpecError(f"two models are both named {spec.name!r}", ("name",))
+            body = self.body(spec)
+            self.definitions["model"].append(Definition("model", spec.name, body))
+        return Tree(tuple(d for kind in self.definitions.values() for d in kind))
+
+    def part(self, kind: str, part: AttentionSpec | FfnSpec | BlockSpec) -> Value:
+        """The name of a part that has one, which is then defined; its body where it has none."""
+        if not part.name:
+            return self.body(part)
+        key = (kind, part.name)
+        if key not in self.parts:
+            self.parts[key] = part
+            self.definitions[kind].append(Definition(kind, part.name, self.body(part)))
+        elif self.parts[key] != part:
+            raise SpecError(f"two different {kind} definitions are both named {part.name!r}")
+        return Word(part.name)
+
+    def body(self, spec: object) -> Body:
+        defaults = {f.name: f.default for f in fields(spec)}  # type: ignore[arg-type]
+        written: list[Field] = []
+        for key, types in keys(spec.__class__).items():
+            if isinstance(spec, ModelSpec) and key in ("block", "pattern"):
+                written += self.blocks(key, spec.blocks)
+                continue
+            value, default = getattr(spec, key), defaults.get(key, MISSING)
+            if value is not None and (value != default or self.whole):
+                written.append(Field(key, self.value(key, types, value)))
+        return Body(tuple(written))
+
+    def blocks(self, key: str, blocks: tuple[BlockSpec, ...]) -> list[Field]:
+        if key == "block" and len(blocks) == 1:
+            return [Field("block", self.part("block", blocks[0]))]
+        if key == "pattern" and len(blocks) > 1:
+            values = tuple(self.part("block", block) for block in blocks)
+            return [Field("pattern", List(values))]
+        return []
+
+    def value(self, key: str, types: tuple[type, ...], value: object) -> Value:
+        match value:
+            case bool():
+                return Word("true" if value else "false")
+            case int():
+                return Number(str(value))
+            case float():
+                return Number(_number(value))
+            case str():
+                if key in TEXTS:
+                    return String(value)
+                return Word(WRITTEN.get(value, value) if key == "bias" else value)
+            case AttentionSpec() | FfnSpec() | BlockSpec():
+                return self.part(WORDS[value.__class__], value)
+        body = self.body(value)
+        if len(types) == 1:
+            return body
+        return Word(WORDS[value.__class__], body if body.fields else None)
+
+
+def _number(value: float) -> str:
+    """The shortest text that reads back as this number: 10000, 0.1, 1e-5."""
+    digits, _, exponent = repr(value).removesuffix(".0").partition("e")
+    return f"{digits}e{int(exponent)}" if exponent else digits
+
+
+def _file(definitions: tuple[Definition, ...]) -> Iterator[str]:
+    for index, definition in enumerate(definitions):
+        if index:
+            yield ""
+        head = f"{definition.kind} {definition.name}"
+        if definition.body.fields:
+            yield from _braces(head, definition.body, "")
+        else:
+            yield f"{head} {{ }}"
+    yield ""
+
+
+def _braces(head: str, body: Body, indent: str) -> Iterator[str]:
+    """A head and its fields, each on a line of its own, or on several where one is too long."""
+    yield f"{indent}{head} {{"
+    inner = indent + INDENT
+    for field in body.fields:
+        line = inner + _field(field)
+        if len(line) <= WIDTH:
+            yield line
+            continue
+        match field.value:
+            case Body() as value:
+                yield from _braces(field.key, value, inner)
+            case Word(name, Body() as value):
+                yield from _braces(f"{field.key}: {name}", value, inner)
+            case List(values):
+                yield from _brackets(field.key, values, inner)
+            case _:
+                yield line
+    yield f"{indent}}}"
+
+
+def _brackets(key: str, values: tuple[Value, ...], indent: str) -> Iterator[str]:
+    """A list over several lines, as many of its values on each as fit."""
+    yield f"{indent}{key}: ["
+    inner = indent + INDENT
+    line = ""
+    for value in values:
+        item = f"{_value(value)},"
+        if line and len(inner) + len(line) + 1 + len(item) > WIDTH:
+            yield inner + line
+            line = ""
+        line = f"{line} {item}" if line else item
+    yield inner + line
+    yield f"{indent}]"
+
+
+def _field(field: Field) -> str:
+    colon = "" if isinstance(field.value, Body) else ":"
+    return f"{field.key}{colon} {_value(field.value)}"
+
+
+def _value(value: Value) -> str:
+    """A value on one line."""
+    match value:
+        case Number(text):
+            return text
+        case String(text):
+            escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+            return '"' + escaped.replace("\n", "\\n").replace("\t", "\\t") + '"'
+        case Word(name, body):
+            return f"{name} {_value(body)}" if body else name
+        case List(values):
+            return f"[{', '.join(map(_value, values))}]"
+        case Body(fields):
+            return f"{{ {'  '.join(map(_field, fields))} }}" if fields else "{ }"
