@@ -6,7 +6,17 @@ from hermes.checkpoint.lock import RunLock
 from hermes.checkpoint.manifest import Manifest, NewerFormat
 from hermes.checkpoint.opening import Checkpoint, open_checkpoint, verify
 from hermes.checkpoint.progress import Progress
-from hermes.checkpoint.run import Keep, Search, Skipped, locate, newest, prune, require_model, steps
+from hermes.checkpoint.run import (
+    Keep,
+    Search,
+    Skipped,
+    checkpoints,
+    locate,
+    newest,
+    prune,
+    require_model,
+    steps,
+)
 from hermes.checkpoint.saver import Saver, snapshot
 from hermes.checkpoint.tensors import Kind, TensorFile
 from hermes.checkpoint.writing import save
@@ -26,6 +36,7 @@ __all__ = [
     "Search",
     "Skipped",
     "TensorFile",
+    "checkpoints",
     "locate",
     "newest",
     "open_checkpoint",

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from hermes import mal
 from hermes.checkpoint.files import read_small
 from hermes.checkpoint.jsontext import Json, parse_json
 from hermes.checkpoint.layout import (
@@ -20,6 +19,7 @@ from hermes.checkpoint.progress import Progress, read_progress
 from hermes.checkpoint.tensors import TensorFile
 from hermes.checkpoint.weights import fit, moments, read_weights
 from hermes.errors import CheckpointError, SpecError
+from hermes.mal import loads
 from hermes.params import trained_names
 from hermes.seam import Tensors, TrainState
 from hermes.spec import ModelSpec
@@ -112,7 +112,7 @@ def _contents(
     path: Path, manifest: Manifest
 ) -> tuple[ModelSpec, Tensors, Progress | None, tuple[Tensors, Tensors] | None]:
     """Architecture, weights and, where a run wrote them, progress and moments."""
-    spec = mal.load(read_small(path / SPEC), str(path / SPEC))
+    spec = loads(read_small(path / SPEC), file=str(path / SPEC))
     params = fit(read_weights(path), spec, str(path))
     progress, both = None, None
     if PROGRESS in manifest.files:

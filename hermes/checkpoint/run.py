@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,17 @@ from hermes.checkpoint.weights import fit, read_weights
 from hermes.errors import CheckpointError, HermesError
 from hermes.spec import ModelSpec
 
-__all__ = ["Keep", "Search", "Skipped", "locate", "newest", "prune", "steps", "sweep"]
+__all__ = [
+    "Keep",
+    "Search",
+    "Skipped",
+    "checkpoints",
+    "locate",
+    "newest",
+    "prune",
+    "steps",
+    "sweep",
+]
 
 STEP = re.compile(r"step-(\d{8,18})\Z")
 LOOKS = 100
@@ -54,25 +64,35 @@ class Search:
     skipped: tuple[Skipped, ...]
 
 
-def newest(run: Path, *, hashes: bool = True) -> Search:
-    """Look for the newest checkpoint of a run that is whole.
+def checkpoints(run: Path, *, hashes: bool = True) -> Iterator[Checkpoint | Skipped]:
+    """Each checkpoint of a run, opened, or why it could not be; the newest first.
 
-    Raises NewerFormat where a later hermes wrote the newest: to go on from an older one would lose
-    what it has. Raises StorageError.
+    Raises NewerFormat where a later hermes wrote one: to go on from one before it would lose what
+    it has. Raises StorageError.
     """
+    for step, path in steps(run):
+        try:
+            checkpoint = open_checkpoint(path, hashes=hashes)
+            manifest = checkpoint.manifest
+            if manifest is None or manifest.step != step:
+                there = manifest.step if manifest else None
+                raise CheckpointError(f"checkpoint {path} is of step {there}; rename it back")
+        except NewerFormat:
+            raise
+        except CheckpointError as error:
+            yield Skipped(path, str(error))
+        else:
+            yield checkpoint
+
+
+def newest(run: Path, *, hashes: bool = True) -> Search:
+    """Look for the newest checkpoint of a run that is whole. Raises as `checkpoints` does."""
     for _ in range(LOOKS):
         skipped: list[Skipped] = []
-        for step, path in steps(run):
-            try:
-                checkpoint = open_checkpoint(path, hashes=hashes)
-                _require_step(checkpoint, step)
-                return Search(checkpoint, tuple(skipped))
-            except NewerFormat:
-                raise
-            except HermesError as error:
-                if not isinstance(error, CheckpointError):
-                    raise
-                skipped.append(Skipped(path, str(error)))
+        for found in checkpoints(run, hashes=hashes):
+            if isinstance(found, Checkpoint):
+                return Search(found, tuple(skipped))
+            skipped.append(found)
         # One that another process deleted meanwhile is no loss: it had a newer one.
         if all(skip.path.exists() for skip in skipped):
             break
@@ -139,13 +159,6 @@ def _difference(name: str, there: object, here: object) -> str:
         pairs = ((key, there[key], here.get(key)) for key in there)
         return next(filter(None, (_difference(f"{name}.{k}", a, b) for k, a, b in pairs)), "")
     return f"{name.removeprefix('.')} {there} there, {here} here"
-
-
-def _require_step(checkpoint: Checkpoint, step: int) -> None:
-    manifest = checkpoint.manifest
-    if manifest is None or manifest.step != step:
-        there = manifest.step if manifest else None
-        raise CheckpointError(f"checkpoint {checkpoint.path} is of step {there}, not {step}")
 
 
 @dataclass(frozen=True)

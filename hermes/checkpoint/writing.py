@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from hermes import mal
 from hermes.checkpoint.durable import (
     Disk,
     Written,
@@ -43,6 +42,7 @@ from hermes.checkpoint.weights import (
     render_index,
 )
 from hermes.errors import CheckpointError, StorageError
+from hermes.mal import dumps
 from hermes.params import parameters, trained_names
 from hermes.seam import Array, Tensors, TrainState
 from hermes.spec import ModelSpec
@@ -74,7 +74,7 @@ def save(
     target = run / step_name(progress.step)
     damaged = _is_damaged(run, target)
     small = (companions or Companions()).render()
-    small[SPEC] = mal.dumps(spec).encode("utf-8")
+    small[SPEC] = dumps(spec).encode("utf-8")
     small[PROGRESS] = render_progress(progress)
     weights = _kinds(state.params, tuple(parameters(spec)), spec)
     trained = trained_names(spec, progress.recipe.freeze_layers)

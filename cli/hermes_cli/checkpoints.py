@@ -1,0 +1,151 @@
+"""`hermes checkpoint`: what a run has, what is in a checkpoint, and whether it is whole."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from hermes.checkpoint import Checkpoint
+
+JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+
+
+def _bytes(count: int) -> str:
+    size, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from hermes.params import tensor_count
+
+    facts: dict[str, Any] = {
+        "path": str(checkpoint.path),
+        "model": checkpoint.spec.name,
+        "parameters": tensor_count(checkpoint.spec),
+        "resumable": checkpoint.resumable,
+    }
+    if checkpoint.manifest:
+        files = {name: file.size for name, file in sorted(checkpoint.manifest.files.items())}
+        facts |= {"step": checkpoint.manifest.step, "run": checkpoint.manifest.run}
+        facts |= {"format": checkpoint.manifest.version, "bytes": sum(files.values())}
+        facts["files"] = files
+    if checkpoint.resumable:
+        facts["progress"] = asdict(checkpoint.progress)
+    return facts
+
+
+@click.group(no_args_is_help=True)
+def checkpoint() -> None:
+    """List, show or verify checkpoints."""
+
+
+@checkpoint.command("list")
+@click.argument("run", type=click.Path(path_type=Path))
+@JSON
+def list_(run: Path, as_json: bool) -> None:
+    """The checkpoints of RUN, oldest first; names and sizes are checked, hashes are not."""
+    from hermes.checkpoint import Skipped, checkpoints
+    from hermes.errors import CheckpointError
+
+    rows = [
+        {"path": str(found.path), "problem": found.reason}
+        if isinstance(found, Skipped)
+        else _facts(found)
+        for found in checkpoints(run, hashes=False)
+    ][::-1]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        what = "has no checkpoint" if run.is_dir() else "is no folder"
+        raise CheckpointError(f"{run} {what}")
+    click.echo(f"{'step':>10}  {'tokens':>14}  {'size':>9}  {'written by':<12}  metrics")
+    for row in rows:
+        if "problem" in row:
+            step = int(Path(row["path"]).name.removeprefix("step-"))
+            click.echo(f"{step:>10}  damaged: {row['problem']}")
+            continue
+        progress = row.get("progress", {})
+        metrics = " ".join(f"{k}={v:.4g}" for k, v in sorted(progress.get("metrics", {}).items()))
+        backend = f"{progress.get('backend', '')} {progress.get('device', '')}".strip() or "-"
+        tokens = progress.get("tokens", "-")
+        line = f"{row['step']:>10}  {tokens:>14}  {_bytes(row['bytes']):>9}  {backend:<12}  "
+        click.echo((line + metrics).rstrip())
+
+
+@checkpoint.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@JSON
+def show(path: Path, as_json: bool) -> None:
+    """What is in the checkpoint PATH, or in the newest whole one of a run; verified first."""
+    from hermes.checkpoint import locate
+
+    found, skipped = locate(path)
+    for skip in skipped:
+        click.echo(f"passed over {skip.path.name}: {skip.reason}", err=True)
+    facts = _facts(found)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    click.echo(f"{found.path}: step {facts['step']} of run {facts['run']}, whole")
+    click.echo(f"model      {facts['model']}, {facts['parameters']:,} parameters")
+    click.echo(f"format     {facts['format']}, {_bytes(facts['bytes'])}")
+    if "progress" in facts:
+        _show_progress(facts["progress"])
+    else:
+        click.echo("progress   none: no run can go on from it")
+    for name, size in facts["files"].items():
+        click.echo(f"  {name:<36} {_bytes(size):>9}")
+
+
+def _show_progress(progress: dict[str, Any]) -> None:
+    tokens, end = f"{progress['tokens']:,}", progress["total_steps"]
+    click.echo(f"progress   step {progress['step']} of {end or '?'}, {tokens} tokens")
+    click.echo(f"data       epoch {progress['epoch']}, next sample {progress['sample']}")
+    if progress["metrics"]:
+        pairs = (f"{name} {value:.6g}" for name, value in sorted(progress["metrics"].items()))
+        click.echo(f"metrics    {', '.join(pairs)}")
+    versions = (f"{name} {number}" for name, number in sorted(progress["versions"].items()))
+    where = " ".join(filter(None, (progress["backend"], progress["device"])))
+    words = [where, progress["precision"], *versions]
+    click.echo(f"written by {', '.join(filter(None, words))}")
+    recipe = dict(progress["recipe"])
+    flat = [(k, v) for k, v in recipe.items() if not isinstance(v, dict)]
+    flat += [
+        (f"{k}.{a}", b) for k, v in recipe.items() if isinstance(v, dict) for a, b in v.items()
+    ]
+    for name, value in flat:
+        click.echo(f"  {name} {value}")
+
+
+@checkpoint.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def verify(path: Path) -> None:
+    """Check every byte of the checkpoint PATH, or of each one in a run.
+
+    Exit code 1 where one is damaged.
+    """
+    from hermes.checkpoint import Skipped, checkpoints, open_checkpoint, steps
+    from hermes.errors import CheckpointError
+
+    if not path.is_dir():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    damaged = 0
+    found = list(checkpoints(path))[::-1] if steps(path) else [open_checkpoint(path)]
+    for one in found:
+        if isinstance(one, Skipped):
+            damaged += 1
+            click.echo(f"{one.path}: damaged: {one.reason}")
+        else:
+            size = one.manifest.size if one.manifest else 0
+            click.echo(f"{one.path}: whole, {_bytes(size)}")
+    if damaged:
+        raise CheckpointError(f"{damaged} of {len(found)} checkpoints of {path} are damaged")
