@@ -6,17 +6,9 @@ from hermes.checkpoint.lock import RunLock
 from hermes.checkpoint.manifest import Manifest, NewerFormat
 from hermes.checkpoint.opening import Checkpoint, open_checkpoint, verify
 from hermes.checkpoint.progress import Progress
-from hermes.checkpoint.run import (
-    Keep,
-    Search,
-    Skipped,
-    checkpoints,
-    locate,
-    newest,
-    prune,
-    require_model,
-    steps,
-)
+from hermes.checkpoint.retention import Keep, prune, sweep
+from hermes.checkpoint.run import Search, Skipped, checkpoints, locate, newest, steps
+from hermes.checkpoint.same import require_model
 from hermes.checkpoint.saver import Saver, snapshot
 from hermes.checkpoint.tensors import Kind, TensorFile
 from hermes.checkpoint.writing import save
@@ -46,5 +38,6 @@ __all__ = [
     "snapshot",
     "step_name",
     "steps",
+    "sweep",
     "verify",
 ]

@@ -16,6 +16,7 @@ from hermes.checkpoint.layout import (
 )
 from hermes.checkpoint.manifest import Manifest, read_manifest, verify_files
 from hermes.checkpoint.progress import Progress, read_progress
+from hermes.checkpoint.same import require_vocabulary
 from hermes.checkpoint.tensors import TensorFile
 from hermes.checkpoint.weights import fit, moments, read_weights
 from hermes.errors import CheckpointError, SpecError
@@ -57,6 +58,16 @@ class Checkpoint:
     def resumable(self) -> bool:
         """Whether a run can go on from here: progress and moments are there."""
         return self._progress is not None and self._moments is not None
+
+    @property
+    def tokenizer_json(self) -> str | None:
+        """The text of tokenizer.json, None where there is none. Raises CheckpointError where it
+        has more tokens than the model has rows.
+        """
+        text = self.companions.tokenizer_json
+        if text is not None:
+            require_vocabulary(text.encode("utf-8"), self.spec, str(self.path / TOKENIZER))
+        return text
 
     @property
     def progress(self) -> Progress:

@@ -8,9 +8,10 @@ from types import TracebackType
 import numpy as np
 
 from hermes.checkpoint.durable import Disk
-from hermes.checkpoint.layout import Companions, step_name
+from hermes.checkpoint.layout import TOKENIZER, Companions, step_name
 from hermes.checkpoint.progress import Progress
-from hermes.checkpoint.run import Keep, prune, sweep
+from hermes.checkpoint.retention import Keep, prune, sweep
+from hermes.checkpoint.same import require_vocabulary
 from hermes.checkpoint.writing import save
 from hermes.seam import Tensors, TrainState
 from hermes.spec import ModelSpec
@@ -36,7 +37,8 @@ class Saver:
     `save` waits for the one before, copies the state in the calling thread (frameworks give their
     arrays to no other) and returns; so at most one copy exists. An error of the thread is raised,
     as it was, by the next call of any method. Whoever makes one holds the run's lock. deleted is
-    told of each checkpoint that `keep` let go, from the thread.
+    told of each checkpoint that `keep` let go, from the thread. Raises CheckpointError where the
+    tokenizer does not fit the model.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class Saver:
         self._keep, self._disk, self._deleted = keep or Keep(), disk or Disk(), deleted
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        if companions and companions.tokenizer_json is not None:
+            require_vocabulary(companions.tokenizer_json.encode("utf-8"), spec, TOKENIZER)
         sweep(run, disk=self._disk)
 
     def save(self, state: TrainState, progress: Progress) -> Path:

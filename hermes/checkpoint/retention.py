@@ -1,0 +1,105 @@
+"""Which checkpoints of a run stay, and what becomes of the others and of leftovers."""
+
+import math
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermes.checkpoint.durable import Disk, delete_folder
+from hermes.checkpoint.files import read_small
+from hermes.checkpoint.layout import PROGRESS, TEMPORARY, TRASH
+from hermes.checkpoint.manifest import Manifest
+from hermes.checkpoint.opening import verify
+from hermes.checkpoint.progress import read_progress
+from hermes.checkpoint.run import steps
+from hermes.errors import CheckpointError, HermesError
+
+__all__ = ["Keep", "prune", "sweep"]
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints of a run stay, once a newer one is whole; all of them by default.
+
+    last: the newest N. every: those whose step M divides. best: the one with the lowest value of
+    that metric. What any of them keeps stays; with `every` or `best` alone the newest 2 do too.
+    """
+
+    last: int | None = None
+    every: int | None = None
+    best: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("keep-last", self.last), ("keep-every", self.every)):
+            if value is not None and value < 1:
+                raise HermesError(f"--{name} must be at least 1, got {value}")
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is ever deleted."""
+        return self.last is None and self.every is None and self.best is None
+
+
+def prune(run: Path, keep: Keep, current: Path, *, disk: Disk | None = None) -> list[Path]:
+    """Delete the checkpoints of a run that `keep` does not keep, and return them.
+
+    Nothing is deleted unless `current`, the one just written, verifies from disk. Only whole
+    checkpoints of the same run id count, and only they are deleted, oldest first. Raises
+    CheckpointError, StorageError.
+    """
+    if keep.everything:
+        return []
+    disk = disk or Disk()
+    ours = _whole(run, verify(current).run)
+    kept = {current.name, *_kept(keep, ours)}
+    doomed = [path for _, path in reversed(ours) if path.name not in kept]
+    for path in doomed:
+        trash = run / f"{TRASH}{path.name}-{secrets.token_hex(4)}"
+        disk.rename(path, trash)
+        disk.sync_folder(run)
+        delete_folder(trash, disk)
+    return doomed
+
+
+def _whole(run: Path, run_id: str) -> list[tuple[Manifest, Path]]:
+    """The checkpoints of one run id that look whole, the newest first."""
+    found = []
+    for step, path in steps(run):
+        try:
+            manifest = verify(path, hashes=False)
+        except CheckpointError:
+            continue
+        if manifest.run == run_id and manifest.step == step:
+            found.append((manifest, path))
+    return found
+
+
+def _kept(keep: Keep, ours: list[tuple[Manifest, Path]]) -> set[str]:
+    last = 2 if keep.last is None else keep.last
+    kept = {path.name for _, path in ours[:last]}
+    if keep.every is not None:
+        kept |= {path.name for manifest, path in ours if manifest.step % keep.every == 0}
+    if keep.best is not None:
+        scored = [(_metric(path, manifest, keep.best), path.name) for manifest, path in ours]
+        value, name = min(scored, default=(math.inf, ""))
+        kept |= {name} if value < math.inf else set()
+    return kept
+
+
+def _metric(path: Path, manifest: Manifest, name: str) -> float:
+    """The metric of a checkpoint, infinity where it has none."""
+    if PROGRESS not in manifest.files:
+        return math.inf
+    where = path / PROGRESS
+    progress = read_progress(read_small(where), str(where), manifest.version)
+    return progress.metrics.get(name, math.inf)
+
+
+def sweep(run: Path, *, disk: Disk | None = None) -> None:
+    """Delete what an interrupted save or deletion left. Only for the holder of the run's lock."""
+    if not run.exists():
+        return
+    disk = disk or Disk()
+    for path in sorted(run.iterdir()):
+        if path.name.startswith((TEMPORARY, TRASH)) and path.is_dir() and not path.is_symlink():
+            delete_folder(path, disk)
