@@ -20,7 +20,7 @@ from hermes.params import parameters
 from hermes.seam import Array, Tensors
 from hermes.spec import ModelSpec
 
-__all__ = ["INDEX", "MODEL", "MOMENTS", "View", "fit", "plan_shards", "read_weights"]
+__all__ = ["INDEX", "MODEL", "MOMENTS", "View", "fit", "plain_name", "plan_shards", "read_weights"]
 
 MODEL = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -76,7 +76,7 @@ def render_index(shards: Mapping[str, Mapping[str, Kind]]) -> bytes:
     return render_json({"metadata": {"total_size": size}, "weight_map": places})
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
     """The parameter's own name, without what wrappers of modules put before its parts."""
     name = ".".join(part for part in name.split(".") if part != "_orig_mod")
     return re.sub(r"\A(module\.)+", "", name)
@@ -90,7 +90,7 @@ class Weights(Mapping[str, Array]):
         self._places: dict[str, tuple[TensorFile, str]] = {}
         for file in files:
             for stored, kind in file.kinds.items():
-                name = _plain_name(stored)
+                name = plain_name(stored)
                 if name in self._places:
                     raise CheckpointError(f"{where} has two tensors for {name!r}")
                 self.kinds[name], self._places[name] = kind, (file, stored)
