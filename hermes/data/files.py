@@ -1,0 +1,90 @@
+"""Files by name: which ones a user means, and their bytes as text."""
+
+import codecs
+import glob
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from hermes.errors import DataError, StorageError
+
+__all__ = ["FORMATS", "STANDARD_INPUT", "Paths", "decoded", "endings", "sources", "spool"]
+
+FORMATS = ("csv", "json", "jsonl", "txt")
+STANDARD_INPUT = Path("-")
+BLOCK = 1 << 20  # bytes
+
+Paths = str | Path | Iterable[str | Path]
+
+
+def sources(paths: Paths) -> list[Path]:
+    """The files that these names mean, '-' kept. Raises DataError where one means none.
+
+    A folder stands for all files in and below it that have a known ending, by name; a pattern for
+    the files it matches, by name.
+    """
+    named = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not named:
+        raise DataError(
+            "no files of text are given; give a file, a folder, or - for standard input"
+        )
+    try:
+        return [file for name in named for file in _files(Path(name))]
+    except OSError as error:
+        raise StorageError(f"cannot look at {error.filename}: {error.strerror}") from error
+
+
+def _files(path: Path) -> list[Path]:
+    if path == STANDARD_INPUT or path.is_file() or path.is_fifo() or path.is_char_device():
+        return [path]
+    if path.is_dir():
+        found = sorted(
+            f for f in path.rglob("*") if f.suffix[1:].lower() in FORMATS and f.is_file()
+        )
+        if not found:
+            raise DataError(f"{path}: the folder has no {endings()} file in it; give one that has")
+        return found
+    if glob.has_magic(str(path)):
+        if matched := [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]:
+            return [file for match in matched for file in _files(match)]
+        raise DataError(f"{path}: the pattern matches no file; check the folder and the ending")
+    raise DataError(f"{path}: no such file; check the name")
+
+
+def spool(stream: BinaryIO, directory: str | Path, *, file_format: str = "txt") -> Path:
+    """Copy a stream that can be read once to a file that can be read again. Raises StorageError."""
+    path = Path(directory) / f"standard-input.{file_format}"
+    try:
+        with open(path, "wb") as file:
+            shutil.copyfileobj(stream, file)
+    except OSError as error:
+        raise StorageError(f"cannot spool standard input to {path}: {error.strerror}") from error
+    return path
+
+
+def endings() -> str:
+    """The endings of files that can be read, in words."""
+    return ", ".join(f".{name}" for name in FORMATS)
+
+
+def decoded(file: BinaryIO, name: str) -> Iterator[str]:
+    """The file's text in blocks, never a torn character."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    done, begun = 0, False
+    while True:
+        block = file.read(BLOCK)
+        torn = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{name}: not UTF-8 at byte {done - torn + error.start} "
+                f"(0x{error.object[error.start]:02x}); convert it to UTF-8"
+            ) from None
+        done += len(block)
+        if text:
+            yield text if begun else text.removeprefix("\ufeff")
+            begun = True
+        if not block:
+            return

@@ -1,0 +1,78 @@
+"""The order of the data: which samples an update takes, as a function of (seed, epoch, number).
+
+A sample is a window of seq_len + 1 tokens that starts seq_len after the one before, so every token
+but the first is a target once an epoch. Tokens after the last whole window are left out.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.errors import DataError
+from hermes.randomness import permuted
+
+__all__ = ["Cursor", "run_samples", "sample_order", "split"]
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The next sample of a run: number `sample` of epoch `epoch`, both from 0."""
+
+    epoch: int = 0
+    sample: int = 0
+
+    def drawn(self, size: int) -> int:
+        """Samples taken so far, of epochs of `size` samples."""
+        return self.epoch * size + self.sample
+
+    def after(self, count: int, size: int) -> "Cursor":
+        """The cursor `count` samples on; the one after an epoch's last is the next one's first."""
+        return Cursor(*divmod(self.drawn(size) + count, size))
+
+
+def sample_order(seed: int, cursor: Cursor, count: int, size: int) -> NDArray[np.int64]:
+    """The samples from range(size) that the next `count` places have, over ends of epochs.
+
+    Each epoch is an order of its own, in which every sample comes once. -> (count,)
+    """
+    if not 0 <= cursor.sample < size or cursor.epoch < 0:
+        raise DataError(
+            f"sample {cursor.sample} of epoch {cursor.epoch} is not in data of {size} samples an "
+            "epoch; go on with the data that the run began with"
+        )
+    parts = []
+    while count > 0:
+        here = min(count, size - cursor.sample)
+        places = np.arange(cursor.sample, cursor.sample + here)
+        parts.append(permuted(seed, f"order/{cursor.epoch}", size, places))
+        cursor, count = cursor.after(here, size), count - here
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def split(tokens: int, val_fraction: float, seq_len: int) -> tuple[range, range]:
+    """The samples to train on and those held out: the text's last part, at least one if any.
+
+    Raises DataError where the tokens do not suffice.
+    """
+    samples = max(0, (tokens - 1) // seq_len)
+    held_out = max(1, round(samples * val_fraction)) if val_fraction > 0 else 0
+    least = 1 + (held_out > 0)
+    if samples < least:
+        both = " (one to train on, one to hold out)" if held_out else ""
+        raise DataError(
+            f"the text has {tokens} tokens; {least} sequence{'s' * (least > 1)} of {seq_len} "
+            f"need{'s' * (least == 1)} {least * seq_len + 1}{both}: give more text or a shorter "
+            "--seq-len"
+        )
+    held_out = min(held_out, samples - 1)
+    return range(samples - held_out), range(samples - held_out, samples)
+
+
+def run_samples(size: int, *, epochs: float, max_steps: int, per_update: int) -> int:
+    """Samples that a run takes: max_steps updates, or with 0 as many as the epochs have.
+
+    The number of updates is this over per_update, rounded up: the last one may be short.
+    """
+    return max_steps * per_update if max_steps else max(1, math.floor(size * epochs + 0.5))
