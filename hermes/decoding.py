@@ -5,7 +5,7 @@ text depends on (seed, completion, positions) alone: not on the backend, and not
 into calls.
 """
 
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from hermes.randomness import uniforms
 from hermes.sampling import Sampling, choose
 from hermes.seam import Model
 
-__all__ = ["Completion", "TextStream", "complete", "generate"]
+__all__ = ["Completion", "complete", "generate"]
 
 
 @dataclass(frozen=True)
@@ -94,37 +94,3 @@ def complete(tokens: Generator[int, None, str]) -> Completion:
             ids.append(next(tokens))
         except StopIteration as end:
             return Completion(tuple(ids), str(end.value))
-
-
-class TextStream:
-    """Text as its tokens arrive; the pieces together equal the tokens decoded at once.
-
-    A token may end in the middle of a character, and some tokenizers let a token's text depend on
-    the one before it. So a piece is given out when the text so far ends in a whole character, and
-    tokens are decoded together with those of the piece before.
-    """
-
-    def __init__(self, decode: Callable[[Sequence[int]], str]):
-        self._decode = decode
-        self._before: list[int] = []
-        self._pending: list[int] = []
-
-    def push(self, token: int) -> str:
-        """The text that is certain with this token; often '' in the middle of a character."""
-        self._pending.append(token)
-        piece = self._piece()
-        if not piece or piece.endswith("\N{REPLACEMENT CHARACTER}"):
-            return ""
-        self._before, self._pending = self._pending, []
-        return piece
-
-    def end(self) -> str:
-        """What is left, a torn character as U+FFFD."""
-        piece, self._pending = self._piece(), []
-        return piece
-
-    def _piece(self) -> str:
-        if not self._pending:
-            return ""
-        known = self._decode(self._before)
-        return self._decode([*self._before, *self._pending])[len(known) :]

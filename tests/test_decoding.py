@@ -1,11 +1,9 @@
-"""Decoding: the end of a text, the cache, seeds, limits, and text as it streams."""
-
-import random
+"""Decoding: the end of a text, the cache, seeds, limits."""
 
 import numpy as np
 import pytest
 
-from hermes.decoding import Completion, TextStream, complete, generate
+from hermes.decoding import Completion, complete, generate
 from hermes.errors import HermesError
 from hermes.params import fresh_weights
 from hermes.sampling import GREEDY, Sampling
@@ -128,36 +126,3 @@ def test_rows_that_no_token_uses_are_never_chosen(model):
 def test_it_speaks_before_it_is_done():
     tokens = generate(Counter(), [0], max_tokens=9, sampling=GREEDY)
     assert next(tokens) == 1
-
-
-def decode(ids):
-    """Bytes as tokens, as byte-level BPE has them."""
-    return bytes(ids).decode("utf-8", errors="replace")
-
-
-@pytest.mark.parametrize("text", ["plain", "na\u00efve \u65e5\u672c \U0001f600!", "\u00e9" * 5, ""])
-def test_streamed_pieces_are_whole_characters_and_make_the_text(text):
-    stream = TextStream(decode)
-    pieces = [stream.push(byte) for byte in text.encode()]
-    assert "".join(pieces) == text
-    assert stream.end() == ""
-
-
-def test_a_torn_character_at_the_end_shows_as_one():
-    stream = TextStream(decode)
-    assert [stream.push(byte) for byte in b"a\xe6\x97"] == ["a", "", ""]
-    assert stream.end() == "\ufffd"
-
-
-def test_streamed_pieces_equal_the_whole_for_any_bytes():
-    choices = random.Random(11)
-    for _ in range(300):
-        ids = [choices.randrange(256) for _ in range(choices.randrange(12))]
-        stream = TextStream(decode)
-        assert "".join(map(stream.push, ids)) + stream.end() == decode(ids)
-
-
-def test_a_tokenizer_that_strips_a_leading_space_keeps_it_within_the_text():
-    words = [" the", " cat", " sat"]
-    stream = TextStream(lambda ids: "".join(words[i] for i in ids).removeprefix(" "))
-    assert "".join(map(stream.push, [0, 1, 2])) == "the cat sat"
