@@ -56,7 +56,7 @@ ACTIVATIONS = ("swiglu", "geglu", "gelu", "gelu_tanh", "silu", "relu", "relu2")
 MAX_SIZE = 2**31 - 1
 MAX_LAYERS = 10_000
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
 # Control characters and halves of surrogate pairs, which no file of text should carry.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _WANTED = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
@@ -93,7 +93,8 @@ def _check_types(spec: Any) -> None:
     label = getattr(spec, "name", "")
     if label and not _NAME.fullmatch(label):
         raise SpecError(
-            f"name is {_short(label)}; it must be a letter or _, then letters, digits, _ or -",
+            f"name is {_short(label)}; it must be a letter or _, then letters, digits, _ or -, "
+            "100 at most",
             ("name",),
         )
 

@@ -87,15 +87,15 @@ class _Reader:
                 other = "" if key == field.key else f" ({field.key!r} is another name of it)"
                 raise self.error(field.at, f"{key!r} is given twice in {WORDS[kind]}{other}")
             given[key] = field
+        values: dict[str, object] = {}
+        for key, field in given.items():
+            if key not in ("block", "pattern"):
+                values[key] = self.value(key, keys(kind)[key], field.value)
+        if kind is ModelSpec:
+            values["blocks"] = self.blocks(given, at, name)
         for key in required(kind):
             if key not in given:
                 raise self.error(at, f"{WORDS[kind]} {name or '{ ... }'} needs {key}")
-        values: dict[str, object] = {}
-        if kind is ModelSpec:
-            values["blocks"] = self.blocks(given, at, name)
-        for key, types in keys(kind).items():
-            if key in given and key not in ("block", "pattern"):
-                values[key] = self.value(key, types, given[key].value)
         if name:
             values["name"] = name
         make = cast(Callable[..., T], kind)
@@ -118,7 +118,9 @@ class _Reader:
         # Older files name a default block beside the pattern: harmless where the pattern has it.
         words = [value.name for value in pattern.values if isinstance(value, Word)]
         if block is not None and not (isinstance(block, Word) and block.name in words):
-            raise self.error(given["block"].at, "block is given beside a pattern that has it not")
+            raise self.error(
+                given["block"].at, "block and pattern are both given; pattern says it all"
+            )
         return tuple(self.part("block", BlockSpec, value) for value in pattern.values)
 
     def part(self, key: str, kind: type[T], value: Value) -> T:
@@ -130,12 +132,20 @@ class _Reader:
             raise self.error(value.at, sentence)
         name = value.name
         if (key, name) not in self.definitions:
-            hint = nearest(name, [other for word, other in self.definitions if word == key])
-            others = [word for word, other in self.definitions if other == name]
-            hint = f"; {shown(name)} is of kind {others[0]}" if others else hint
-            raise self.error(value.at, f"{key} {shown(name)} is not defined{hint}")
+            raise self.error(
+                value.at, f"{key} {shown(name)} is not defined{self.others(key, name)}"
+            )
         self.used.add((key, name))
         return cast(T, self.defined(key, name))
+
+    def others(self, kind: str, name: str) -> str:
+        """What a name that is not defined may have meant."""
+        known = [other for word, other in self.definitions if word == kind]
+        same = [word for word, other in self.definitions if other == name]
+        if same:
+            return f"; {shown(name)} is the name of a definition of kind {same[0]}"
+        few = f"; defined are {', '.join(known[:8])}" if known else ""
+        return nearest(name, known) or few
 
     def value(self, key: str, types: tuple[type, ...], value: Value) -> object:
         """What a field's value means, as its types say."""

@@ -16,7 +16,7 @@ __all__ = ["MAX_BYTES", "MAX_NESTING", "Source", "parse", "parse_value"]
 MAX_BYTES = 2**20
 MAX_NESTING = 64
 MAX_TOKENS = 100_000
-MAX_DIGITS = 32  # a float64 needs 24 characters at most
+MAX_LENGTH = {"number": 32, "name": 100}  # characters; a float64 needs 24 at most
 
 # No alternative can give back what it took (*+, ++), so that no text takes more than linear time.
 TOKEN = re.compile(
@@ -96,10 +96,9 @@ class _Tokens:
                 self.comments.append(at)
             if len(self.list) > MAX_TOKENS:
                 raise source.error(at, f"a file has at most {MAX_TOKENS} words and marks")
-            if kind == "number" and len(text) > MAX_DIGITS:
-                raise source.error(
-                    at, f"a number has at most {MAX_DIGITS} characters, got {len(text)}"
-                )
+            if len(text) > MAX_LENGTH.get(kind, MAX_BYTES):
+                sentence = f"a {kind} has at most {MAX_LENGTH[kind]} characters, got {len(text)}"
+                raise source.error(at, sentence)
             at = match.end()
         self.list.append(_Token("end", "", end))
 

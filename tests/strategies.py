@@ -1,0 +1,168 @@
+"""Hypothesis strategies for specs: every field of the language, in sizes that stay small."""
+
+from hypothesis import strategies as st
+
+from hermes.spec import (
+    ACTIVATIONS,
+    BIASES,
+    NORM_POSITIONS,
+    QK_NORMS,
+    SLOPES,
+    Alibi,
+    AttentionSpec,
+    BlockSpec,
+    EmbeddingsSpec,
+    FfnSpec,
+    LayerNorm,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    ModelSpec,
+    NoNorm,
+    NoPositions,
+    OutputSpec,
+    RMSNorm,
+    Rope,
+    YarnScaling,
+)
+
+# Words of the language among them: each kind has its name space, so that none is reserved.
+NAMES = st.sampled_from(
+    ["a", "b-2", "_", "Z9", "none", "true", "attention", "rope", "head", "m" * 100]
+)
+RATES = st.floats(0, 1, exclude_max=True)
+POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False)
+NUMBERS = st.floats(allow_infinity=False, allow_nan=False)
+LENGTHS = st.integers(1, 2**31 - 1)
+# Anything that a file of text may carry, quotes and backslashes among it.
+TEXTS = st.text(
+    st.one_of(st.sampled_from('"\\\n\t#{}'), st.characters(exclude_categories=("Cs", "Cc"))),
+    max_size=20,
+)
+
+
+def optional(strategy):
+    return st.one_of(st.none(), strategy)
+
+
+@st.composite
+def llama3_scalings(draw):
+    low, high = sorted(draw(st.lists(POSITIVE, min_size=2, max_size=2, unique=True)))
+    return Llama3Scaling(draw(POSITIVE), low, high, draw(LENGTHS))
+
+
+@st.composite
+def yarn_scalings(draw):
+    slow, fast = sorted(draw(st.lists(POSITIVE, min_size=2, max_size=2, unique=True)))
+    return YarnScaling(draw(POSITIVE), draw(LENGTHS), fast, slow)
+
+
+SCALINGS = st.one_of(st.builds(LinearScaling, POSITIVE), llama3_scalings(), yarn_scalings())
+NORMS = st.one_of(
+    st.builds(RMSNorm, POSITIVE, st.booleans()),
+    st.builds(LayerNorm, POSITIVE, st.booleans()),
+    st.builds(NoNorm),
+)
+
+
+@st.composite
+def positions(draw, max_positions=None, head_dim=8):
+    """Any positions that fit: rotary_dim within head_dim, learned ones as many as asked."""
+    ropes = st.builds(
+        Rope,
+        POSITIVE,
+        optional(SCALINGS),
+        optional(st.integers(1, max(head_dim // 2, 1)).map(lambda half: 2 * half)),
+    )
+    others = [
+        st.builds(Learned, st.just(max_positions)),
+        st.builds(Alibi, st.sampled_from(SLOPES)),
+        st.builds(NoPositions),
+    ]
+    return draw(st.one_of(*([ropes] if head_dim > 1 else []), *others))
+
+
+@st.composite
+def attentions(draw, hidden_size=None, max_positions=None):
+    """Any attention that fits a model of this hidden size."""
+    kv_heads = draw(st.integers(1, 4))
+    heads = kv_heads * draw(st.integers(1, 4))
+    derived = hidden_size is not None and hidden_size % (2 * heads) == 0
+    head_dim = draw(st.one_of(*([st.none()] if derived else []), st.sampled_from([2, 4, 8, 16])))
+    return AttentionSpec(
+        num_heads=heads,
+        num_kv_heads=draw(st.one_of(st.just(kv_heads), st.none())),
+        head_dim=head_dim,
+        bias=draw(st.sampled_from(BIASES)),
+        dropout=draw(RATES),
+        causal=draw(st.booleans()),
+        window_size=draw(optional(LENGTHS)),
+        position_encoding=draw(positions(max_positions, head_dim or hidden_size // heads)),
+        qk_norm=draw(st.sampled_from(QK_NORMS)),
+        softcap=draw(optional(POSITIVE)),
+        scale=draw(optional(POSITIVE)),
+        name=draw(st.one_of(st.just(""), NAMES)),
+    )
+
+
+@st.composite
+def ffns(draw):
+    activation = draw(st.sampled_from(ACTIVATIONS))
+    gated = activation in ("swiglu", "geglu")
+    return FfnSpec(
+        hidden_dim=draw(optional(st.integers(1, 64))),
+        activation=activation,
+        gate=draw(st.sampled_from([None, True] if gated else [None, True, False])),
+        bias=draw(st.booleans()),
+        dropout=draw(RATES),
+        name=draw(st.one_of(st.just(""), NAMES)),
+    )
+
+
+@st.composite
+def blocks(draw, hidden_size=None, max_positions=None):
+    parallel = draw(st.booleans())
+    places = [place for place in NORM_POSITIONS if not (parallel and place == "post")]
+    return BlockSpec(
+        attention=draw(attentions(hidden_size, max_positions)),
+        ffn=draw(ffns()),
+        norm=draw(NORMS),
+        norm_position=draw(st.sampled_from(places)),
+        residual=draw(st.booleans()),
+        dropout=draw(RATES),
+        parallel=parallel,
+        name=draw(st.one_of(st.just(""), NAMES)),
+    )
+
+
+def _named_once(blocks):
+    """Whether no two different parts bear one name, which a spec refuses."""
+    parts = {}
+    for block in blocks:
+        for kind, part in (("b", block), ("a", block.attention), ("f", block.ffn)):
+            if part.name and parts.setdefault((kind, part.name), part) != part:
+                return False
+    return True
+
+
+@st.composite
+def models(draw):
+    """Any model of the language, its sizes small enough to build: some hundred thousand weights."""
+    hidden_size = draw(st.integers(1, 8).map(lambda eighth: 8 * eighth))
+    max_seq_len = draw(st.integers(1, 64))
+    max_positions = draw(optional(st.integers(max_seq_len, 80)))
+    kinds = draw(
+        st.lists(blocks(hidden_size, max_positions), min_size=1, max_size=3).filter(_named_once)
+    )
+    pattern = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=5))
+    return ModelSpec(
+        blocks=tuple(pattern),
+        name=draw(NAMES),
+        description=draw(TEXTS),
+        vocab_size=draw(st.integers(1, 300)),
+        max_seq_len=max_seq_len,
+        hidden_size=hidden_size,
+        num_layers=draw(st.integers(len(pattern), 8)),
+        embeddings=EmbeddingsSpec(draw(st.booleans()), draw(RATES), draw(optional(NUMBERS))),
+        output=OutputSpec(draw(st.booleans()), draw(optional(NORMS)), draw(optional(POSITIVE))),
+    )
