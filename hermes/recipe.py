@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from hermes.errors import HermesError
 
 __all__ = [
+    "LORA_TARGETS",
     "OBJECTIVES",
     "PREFERENCES",
     "SCHEDULES",
+    "Lora",
     "OptimizerRecipe",
     "Preference",
     "Recipe",
@@ -21,6 +23,7 @@ __all__ = [
 
 OBJECTIVES = ("next-token", "preference")
 SCHEDULES = ("constant", "cosine", "wsd")
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PREFERENCES = ("sigmoid", "ipo", "hinge", "orpo", "simpo")
 
 
@@ -84,6 +87,32 @@ class Preference:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters: W x becomes W x + alpha / rank B A drop(x), and only A and B are trained.
+
+    targets: last parts of the matrices' names. Source: Hu et al. 2021, arXiv:2106.09685, section 4.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = LORA_TARGETS
+
+    def __post_init__(self) -> None:
+        _require(self.rank >= 1, "lora.rank", self.rank, "at least 1")
+        _require(0 < self.alpha < math.inf, "lora.alpha", self.alpha, "above 0")
+        _require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "at least 0 and below 1")
+        _require(bool(self.targets), "lora.targets", self.targets, "at least one name")
+        for name in self.targets:
+            _require(name in LORA_TARGETS, "lora.targets", name, f"of {', '.join(LORA_TARGETS)}")
+
+    @property
+    def scale(self) -> float:
+        """What multiplies B A."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The settings of a run.
 
@@ -113,6 +142,7 @@ class Recipe:
     freeze_layers: int = 0
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     preference: Preference = field(default_factory=Preference)
+    lora: Lora | None = None
 
     def __post_init__(self) -> None:
         choices = ", ".join
@@ -128,4 +158,6 @@ class Recipe:
         _require(0 <= self.decay_ratio <= 1, "decay_ratio", self.decay_ratio, "from 0 to 1")
         _require(0 <= self.grad_clip < math.inf, "grad_clip", self.grad_clip, "at least 0")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2^63")
+        if self.lora is not None and self.freeze_layers:
+            raise HermesError("freeze_layers has no meaning with lora, which freezes every layer")
         _require(0 <= self.val_fraction < 1, "val_fraction", self.val_fraction, "from 0 to below 1")

@@ -4,10 +4,12 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from hermes.adapters import adapter_tensors
 from hermes.errors import CheckpointError, HermesError, Unsupported
 from hermes.params import parameters
 from hermes.positions import segment_positions
 from hermes.seam import LazyTensors, check_tokens
+from hermes_mlx.adapter import adapt
 from hermes_mlx.context import Context, Memory, Tables
 from hermes_mlx.loss import next_token, preference, target_logprobs, wide
 from hermes_mlx.model import Transformer
@@ -27,7 +29,7 @@ class Engine:
     master: the type of weights and moments; dtype: of activations and matrix products.
     """
 
-    def __init__(self, spec, params, options, *, training):
+    def __init__(self, spec, params, options, *, training, lora=None):
         if options.precision not in DTYPES:
             raise Unsupported(
                 f"hermes_mlx does not compute in {options.precision}; "
@@ -53,8 +55,10 @@ class Engine:
         with self.on():
             self.tables = Tables(spec, self.master)
             self.module = Transformer(spec, self.ops)
+            self.adapters = adapt(self.module, spec, lora) if lora else []
+            self.table = {**parameters(spec), **(adapter_tensors(spec, lora) if lora else {})}
             shapes = {name: x.shape for name, x in tree_flatten(self.module.parameters())}
-            self.names = tuple(parameters(spec))
+            self.names = tuple(self.table)
             for name in self.names:
                 array = params[name]
                 if array.shape != shapes[name]:
@@ -89,7 +93,10 @@ class Engine:
 
     def context(self, memory=None, segments=None, places=None, keys=None, *, recompute=False):
         """A pass of this module."""
-        return Context(self.tables, self.dtype, memory, segments, places, keys, recompute)
+        here = Context(self.tables, self.dtype, memory, segments, places, keys, recompute)
+        for adapter in self.adapters:
+            adapter.here = here
+        return here
 
     def documents(self, segments):
         """Segments and the positions inside them; None, None for None."""

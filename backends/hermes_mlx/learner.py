@@ -5,7 +5,7 @@ import warnings
 import mlx.core as mx
 import numpy as np
 
-from hermes.params import parameters, trained_names
+from hermes.adapters import trained_by
 from hermes.randomness import dropout_row_keys
 from hermes.seam import LazyTensors, StepReport, TrainState, check_batch
 from hermes_mlx.engine import Model
@@ -19,8 +19,8 @@ class Learner(Model):
     def __init__(self, engine, state, recipe):
         super().__init__(engine)
         self._recipe, self._made = recipe, state.step
-        self._table = parameters(engine.spec)
-        self._trained = trained_names(engine.spec, recipe.freeze_layers)
+        self._trained = trained_by(engine.spec, recipe)
+        self._drops = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
         with engine.on():
             tensors = engine.tensors()
             self._params = {name: tensors[name] for name in self._trained}
@@ -84,7 +84,7 @@ class Learner(Model):
         for a in range(len(batch.tokens)):
             segments, places = e.documents(None if batch.segments is None else batch.segments[a])
             keys = None
-            if self.spec.has_dropout:
+            if self._drops:
                 row_keys = dropout_row_keys(self._recipe.seed, self._made + 1, batch.rows[a])
                 keys = e.tensor(row_keys, mx.uint32)
             tokens, targets = e.tensor(batch.tokens[a]), e.tensor(batch.targets[a])
@@ -124,7 +124,7 @@ class Learner(Model):
                 lr=lr,
                 first=one,
                 second=two,
-                decay=float(self._table[name].decay),
+                decay=float(self.engine.table[name].decay),
                 rule=self._recipe.optimizer,
             )
             for kept, before, after in zip(moved, old, new, strict=True):

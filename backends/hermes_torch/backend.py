@@ -27,7 +27,8 @@ class Backend:
 
     def learner(self, spec, state, recipe, options=Options()):
         """A model for training, going on from `state`."""
-        return Learner(Engine(spec, state.params, options, training=True), state, recipe)
+        engine = Engine(spec, state.params, options, training=True, lora=recipe.lora)
+        return Learner(engine, state, recipe)
 
 
 BACKEND = Backend()

@@ -3,10 +3,12 @@
 import numpy as np
 import torch
 
+from hermes.adapters import adapter_tensors
 from hermes.errors import HermesError, Unsupported
 from hermes.params import parameters
 from hermes.positions import segment_positions
 from hermes.seam import LazyTensors, check_tokens
+from hermes_torch.adapter import adapt
 from hermes_torch.context import Context, Memory, Tables
 from hermes_torch.loss import next_token, preference, target_logprobs, wide
 from hermes_torch.model import Transformer
@@ -27,7 +29,7 @@ class Engine:
     master: the type of weights and moments; dtype: of activations and matrix products.
     """
 
-    def __init__(self, spec, params, options, *, training):
+    def __init__(self, spec, params, options, *, training, lora=None):
         if options.precision not in DTYPES:
             raise Unsupported(
                 f"hermes_torch does not compute in {options.precision}; "
@@ -47,7 +49,9 @@ class Engine:
         self.tables = Tables(spec, self.device, self.master)
         exact = options.exact or self.dtype == torch.float64
         self.module = Transformer(spec, EXACT if exact else FAST)
-        self.names = tuple(parameters(spec))
+        self.adapters = adapt(self.module, spec, lora) if lora else []
+        self.table = {**parameters(spec), **(adapter_tensors(spec, lora) if lora else {})}
+        self.names = tuple(self.table)
         loaded = {name: self._placed(params[name], name, training) for name in self.names}
         self.module.load_state_dict(loaded, assign=True)
 
@@ -64,7 +68,10 @@ class Engine:
 
     def context(self, memory=None, segments=None, places=None, keys=None, *, recompute=False):
         """A pass of this module."""
-        return Context(self.tables, self.dtype, memory, segments, places, keys, recompute)
+        here = Context(self.tables, self.dtype, memory, segments, places, keys, recompute)
+        for adapter in self.adapters:
+            adapter.here = here
+        return here
 
     def documents(self, segments):
         """Segments and the positions inside them, on the device; None, None for None."""

@@ -4,7 +4,7 @@ import warnings
 
 import torch
 
-from hermes.params import parameters, trained_names
+from hermes.adapters import trained_by
 from hermes.randomness import dropout_row_keys
 from hermes.seam import LazyTensors, StepReport, TrainState, check_batch
 from hermes_torch.engine import Model
@@ -18,8 +18,8 @@ class Learner(Model):
     def __init__(self, engine, state, recipe):
         super().__init__(engine)
         self._recipe, self._made = recipe, state.step
-        table = parameters(engine.spec)
-        self._trained = trained_names(engine.spec, recipe.freeze_layers)
+        self._trained = trained_by(engine.spec, recipe)
+        self._drops = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
         tensors = dict(engine.module.named_parameters())
         for name, p in tensors.items():
             p.requires_grad_(name in self._trained)
@@ -29,7 +29,7 @@ class Learner(Model):
             m = self._moment(state.exp_avg, name, tensors[name])
             v = self._moment(state.exp_avg_sq, name, tensors[name])
             self._moments[name] = m, v
-            self._groups[table[name].decay].append((tensors[name], m, v))
+            self._groups[engine.table[name].decay].append((tensors[name], m, v))
         exact = engine.options.exact or engine.dtype == torch.float64
         self._update = update_exact if exact else update_fused
         self._summed_loss = self._compiled() if self._compiles() else self._plain_loss
@@ -77,7 +77,7 @@ class Learner(Model):
         for a in range(len(batch.tokens)):
             segments, places = e.documents(None if batch.segments is None else batch.segments[a])
             keys = None
-            if self.spec.has_dropout:
+            if self._drops:
                 row_keys = dropout_row_keys(self._recipe.seed, self._made + 1, batch.rows[a])
                 keys = e.tensor(row_keys.view("int32"), torch.int32)
             reference = batch.pairs and e.tensor(batch.pairs.reference[a], e.master)
