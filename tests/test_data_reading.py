@@ -1,0 +1,286 @@
+"""Reading: text as it stands, in bounded pieces, and an error that names the place."""
+
+import io
+import json
+import tracemalloc
+
+import pytest
+
+from hermes.data.bytelevel import PIECE, pieces
+from hermes.data.files import BLOCK, sources, spool
+from hermes.data.reading import Document, documents
+from hermes.errors import DataError, StorageError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(name, content):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return written
+
+
+def texts(*paths, **options):
+    return [document.text for document in documents(list(paths), **options)]
+
+
+def message(*paths, **options):
+    with pytest.raises(DataError) as error:
+        texts(*paths, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_text_file_is_one_document_as_it_stands(write):
+    content = "\n two \r\nlines\r\n\x00\u2028\ufeff end"
+    path = write("a.txt", content)
+    assert list(documents(path)) == [Document(content, str(path), 1)]
+
+
+def test_a_byte_order_mark_is_not_text(write):
+    assert texts(write("a.txt", b"\xef\xbb\xbfabc")) == ["abc"]
+    assert texts(write("a.jsonl", b'\xef\xbb\xbf{"text": "abc"}')) == ["abc"]
+    assert texts(write("a.csv", b"\xef\xbb\xbftext\nabc\n")) == ["abc"]
+    assert texts(write("a.json", b'\xef\xbb\xbf["abc"]')) == ["abc"]
+
+
+def test_lines_of_json_are_documents_and_know_their_line(write):
+    path = write("a.jsonl", '{"text": "one\\ntwo"}\r\n\n"three"\n{"id": 4, "text": "\u2028x"}')
+    found = list(documents(path))
+    assert [(d.text, d.line) for d in found] == [("one\ntwo", 1), ("three", 3), ("\u2028x", 4)]
+
+
+def test_a_list_of_json_is_documents(write):
+    assert texts(write("a.json", '["a", {"text": "b"}]')) == ["a", "b"]
+
+
+def test_rows_of_csv_are_documents_and_may_hold_lines_and_quotes(write):
+    path = write("a.csv", 'id,text\r\n1,"one, ""1""\r\nstill one"\r\n\r\n2,two\r\n')
+    assert [(d.text, d.line) for d in documents(path)] == [
+        ('one, "1"\r\nstill one', 2),
+        ("two", 5),
+    ]
+
+
+def test_a_field_of_csv_may_be_long_and_the_module_s_limit_stays(write):
+    import csv
+
+    before = csv.field_size_limit()
+    assert texts(write("a.csv", "text\n" + "x" * 200_000)) == ["x" * 200_000]
+    assert csv.field_size_limit() == before
+
+
+def test_another_field_can_hold_the_text(write):
+    assert texts(write("a.jsonl", '{"body": "abc"}'), text_field="body") == ["abc"]
+
+
+def test_empty_documents_are_left_out(write):
+    assert texts(write("a.jsonl", '{"text": ""}\n{"text": "a"}')) == ["a"]
+
+
+def test_files_come_in_the_order_given(write):
+    a, b = write("a.txt", "a"), write("b.txt", "b")
+    assert texts(b, a, b) == ["b", "a", "b"]
+
+
+def test_a_folder_stands_for_its_known_files_by_name(write, tmp_path):
+    write("d/b.txt", "b")
+    write("d/a/z.JSONL", '"z"')
+    write("d/picture.png", b"\x89PNG")
+    assert texts(tmp_path / "d") == ["z", "b"]
+
+
+def test_a_pattern_stands_for_what_it_matches(write, tmp_path):
+    for name in "ba":
+        write(f"{name}.txt", name)
+    assert texts(f"{tmp_path}/*.txt") == ["a", "b"]
+    assert texts(write("[x].txt", "a file of that name comes first")) != []
+
+
+def test_standard_input_is_text_or_the_format_named(monkeypatch):
+    def given(content):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    given(b'{"text": "a"}\n')
+    assert [(d.text, d.path) for d in documents("-")] == [('{"text": "a"}\n', "standard input")]
+    given(b'{"text": "a"}\n"b"')
+    assert texts("-", file_format="jsonl") == ["a", "b"]
+    given(b"")
+    assert message("-").startswith("standard input: empty, there is no text in it")
+
+
+def test_what_is_spooled_can_be_read_again(tmp_path):
+    path = spool(io.BytesIO(b'"a"\n"b"'), tmp_path, file_format="jsonl")
+    assert texts(path) == texts(path) == ["a", "b"]
+
+
+def test_spooling_to_no_folder_is_a_storage_error(tmp_path):
+    with pytest.raises(StorageError, match=r"^cannot spool standard input to .*: No such file"):
+        spool(io.BytesIO(b"a"), tmp_path / "none")
+
+
+def test_missing_files_are_named_before_anything_is_read(write, tmp_path):
+    with pytest.raises(DataError, match=r"none.txt: no such file; check the name$"):
+        documents([write("a.txt", "a"), tmp_path / "none.txt"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", b"", "empty, there is no text in it; leave it out or fill it"),
+        ("a.jsonl", b"\n\n", "empty, there is no text in it; leave it out or fill it"),
+        ("a.csv", b"text\n", "empty, there is no text in it; leave it out or fill it"),
+        ("a.json", b"[]", "empty, there is no text in it; leave it out or fill it"),
+        ("a.txt", b"abc\xffd", "not UTF-8 at byte 3 (0xff); convert it to UTF-8"),
+        ("a.txt", b"abc\xe2\x82", "not UTF-8 at byte 3 (0xe2); convert it to UTF-8"),
+        ("a.jsonl", b'"a"\n"\xe9"', "not UTF-8 at byte 5 (0xe9); convert it to UTF-8"),
+        ("a.txt", "über".encode("utf-16"), "not UTF-8 at byte 0 (0xff); convert it to UTF-8"),
+    ],
+)
+def test_empty_and_foreign_files_are_refused(write, name, content, expected):
+    path = write(name, content)
+    assert message(path) == f"{path}: {expected}"
+
+
+def test_the_offset_of_a_wrong_byte_counts_from_the_start_of_the_file(write):
+    content = b"x" * (BLOCK - 1) + "é".encode() + b"y" * 10 + b"\xff"
+    assert f"not UTF-8 at byte {BLOCK + 11} (0xff)" in message(write("a.txt", content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (
+            "a.jsonl",
+            '"a"\n{"id": 1, "TEXT": "b"}',
+            ":2: no text field 'text', only 'id', 'TEXT'; did you mean 'TEXT'?",
+        ),
+        (
+            "a.jsonl",
+            '{"content": "b"}',
+            ":1: no text field 'text', only 'content'; name the one that holds text",
+        ),
+        ("a.jsonl", "{}", ":1: no text field 'text', only none; name the one that holds text"),
+        ("a.jsonl", '{"text": null}', ":1: field 'text': found null where a string is needed"),
+        ("a.jsonl", '{"text": 7}', ":1: field 'text': found 7 where a string is needed"),
+        ("a.jsonl", '["a"]', ":1: found a list where a string or an object is needed"),
+        (
+            "a.jsonl",
+            '"a"\n{"text": "b"',
+            ":2:13: not JSON (Expecting ',' delimiter); one JSON value a line is needed",
+        ),
+        (
+            "a.jsonl",
+            '"a"\n"\\ud83d"',
+            ":2: half of a surrogate pair, \\ud83d, which is no character; write the text as UTF-8",
+        ),
+        (
+            "a.json",
+            '["a",\n oops]',
+            ":2:2: not JSON (Expecting value); one list is needed; a file of one object a line is "
+            "called .jsonl",
+        ),
+        ("a.json", '{"a": 1}', ": found an object where a list of strings or objects is needed"),
+        ("a.json", '["a", 1]', "[1]: found 1 where a string or an object is needed"),
+        (
+            "a.csv",
+            "id,Text\n1,a\n",
+            ":1: no text field 'text', only 'id', 'Text'; did you mean 'Text'?",
+        ),
+        ("a.csv", "text,text\na,b\n", ":1: more than one field 'text'; keep one"),
+        (
+            "a.csv",
+            "id,text\n1,a\n2,b,c\n",
+            ":3: 3 fields where the header has 2; quote fields that have commas or line ends in "
+            "them",
+        ),
+        ("a.csv", 'text\n"a\n', ':2: not CSV (unexpected end of data); quote fields with ""'),
+        (
+            "a.parquet",
+            "x",
+            ": unknown ending '.parquet'; known are .csv, .json, .jsonl, .txt: rename it, or say "
+            "which format it has",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_its_place(write, name, content, expected):
+    path = write(name, content)
+    assert message(path) == f"{path}{expected}"
+
+
+def test_a_number_too_long_and_brackets_too_deep_are_one_line(write):
+    assert ":1: JSON that cannot be read" in message(write("a.jsonl", "9" * 5000))
+    assert ":1: JSON that cannot be read" in message(write("b.jsonl", "[" * 100_000))
+
+
+def test_unknown_formats_and_no_files_are_refused(write, tmp_path):
+    assert message(write("a.txt", "a"), file_format="xml") == (
+        "format 'xml' is unknown; known are csv, json, jsonl, txt"
+    )
+    assert message().startswith("no files of text are given")
+    (tmp_path / "d").mkdir()
+    assert "the folder has no .csv, .json, .jsonl, .txt file in it" in message(tmp_path / "d")
+    assert "the pattern matches no file" in message(f"{tmp_path}/*.none")
+
+
+def test_a_file_that_may_not_be_read_is_a_storage_error(write, monkeypatch):
+    path = write("a.txt", "a")
+
+    def refused(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refused)
+    with pytest.raises(StorageError, match=r"^cannot read .*a.txt: Permission denied$"):
+        list(documents(path))
+
+
+WORDS = "Ein Wort, zwei  Wörter.\n\n  Drei!\nvier fünf\r\nsechs 日本語 "
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 30, 10_000])
+def test_pieces_make_up_the_text_and_are_bounded(size):
+    text = WORDS * 20
+    blocks = [text[i : i + 13] for i in range(0, len(text), 13)]
+    cut = list(pieces(blocks, size))
+    assert "".join(cut) == text
+    assert max(map(len, cut)) <= 2 * size
+    assert min(map(len, cut[:-1]), default=size) >= size
+
+
+def test_a_text_without_a_seam_is_cut_all_the_same():
+    assert [len(piece) for piece in pieces(["x" * 100], 10)] == [20, 20, 20, 20, 20]
+
+
+def test_a_long_document_comes_in_pieces_that_say_so(write):
+    text = "some words on a line\n" * (PIECE // 5)
+    for path in (
+        write("a.txt", text),
+        write("a.jsonl", json.dumps(text)),
+        write("a.json", json.dumps([text])),
+        write("a.csv", f'text\n"{text}"\n'),
+    ):
+        found = list(documents(path))
+        assert "".join(d.text for d in found) == text
+        assert len(found) > 1
+        assert [d.more for d in found] == [True] * (len(found) - 1) + [False]
+    lines = [d.line for d in documents(write("a.txt", text))]
+    assert lines[0] == 1
+    assert lines[-1] == 1 + sum(d.text.count("\n") for d in list(documents(path))[:-1])
+
+
+def test_a_large_file_is_not_held_whole(write):
+    path = write("a.txt", ("some words on a line\n" * 50_000) * 20)
+    tracemalloc.start()
+    size = sum(len(document.text) for document in documents(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size == 21_000_000
+    assert peak < 10_000_000
+
+
+def test_sources_are_the_files_themselves(write, tmp_path):
+    a = write("d/a.txt", "a")
+    assert sources([tmp_path / "d", "-"]) == [a, type(a)("-")]
