@@ -6,6 +6,7 @@ cannot say makes it `hermes`. Dropout does not enter: it changes training, not t
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from hermes.positions import yarn_range
 from hermes.spec import (
@@ -27,6 +28,7 @@ __all__ = [
     "ARCHITECTURES",
     "attention_scalar",
     "common_block",
+    "cycled",
     "family_of",
     "hidden_act",
     "ropes_of",
@@ -90,6 +92,33 @@ def ropes_of(spec: ModelSpec) -> list[Positions]:
         for layer in spec.layers
         for position in [layer.attention.position_encoding]
     ]
+
+
+def cycled(
+    block: BlockSpec, windows: Sequence[int | None], positions: Sequence[Positions]
+) -> tuple[BlockSpec, ...]:
+    """The shortest run of blocks that, repeated, gives every layer its window and positions."""
+    layers = list(zip(windows, positions, strict=True))
+    period = next(
+        p
+        for p in range(1, len(layers) + 1)
+        if all(layer == layers[i % p] for i, layer in enumerate(layers))
+    )
+    names: dict[tuple[int | None, Positions], str] = {}
+    for window, position in layers[:period]:
+        word = "full" if window is None else "sliding"
+        same = sum(name.startswith(word) for name in names.values())
+        names.setdefault((window, position), f"{word}{same + 1}" if same else word)
+    return tuple(
+        dataclasses.replace(
+            block,
+            name=names[window, position] if period > 1 else "",
+            attention=dataclasses.replace(
+                block.attention, window_size=window, position_encoding=position
+            ),
+        )
+        for window, position in layers[:period]
+    )
 
 
 def family_of(spec: ModelSpec, *, renamed: bool = False) -> str:

@@ -41,11 +41,15 @@ USUAL: Mapping[str, tuple[object, ...]] = {
 
 
 class Fields:
-    """The fields of one configuration that are still to be accounted for."""
+    """The fields of one configuration that are still to be accounted for.
 
-    def __init__(self, values: Mapping[str, Any], inside: str = ""):
+    inside: the object within it, as "rope_scaling."; where: what errors call the file.
+    """
+
+    def __init__(self, values: Mapping[str, Any], inside: str = "", where: str = "config.json"):
         self._left = dict(values)
         self._inside = inside
+        self._where = where
 
     def __contains__(self, name: str) -> bool:
         return name in self._left
@@ -63,7 +67,7 @@ class Fields:
         value = self._left.pop(name, None)
         value = default if value is None else value
         if value is None:
-            raise SpecError(f"config.json has no {self._inside + name!r}", (name,))
+            raise SpecError(f"{self._where} has no {self._inside + name!r}", (name,))
         if type(value) is not int or value < 1:
             self._wrong(name, "a whole number from 1", value)
         return value
@@ -99,7 +103,7 @@ class Fields:
 
     def _wrong(self, name: str, wanted: str, value: object) -> NoReturn:
         raise SpecError(
-            f"config.json: {self._inside + name!r} must be {wanted}, got {_short(value)}", (name,)
+            f"{self._where}: {self._inside + name!r} must be {wanted}, got {_short(value)}", (name,)
         )
 
     def only(self, name: str, *allowed: object) -> None:
@@ -111,7 +115,7 @@ class Fields:
     def refuse(self, name: str, value: object) -> NoReturn:
         """Raise for a field whose value MAL has no word for."""
         raise SpecError(
-            f"config.json: {self._inside + name!r} is {_short(value)}, which MAL cannot say",
+            f"{self._where}: {self._inside + name!r} is {_short(value)}, which MAL cannot say",
             (name,),
         )
 

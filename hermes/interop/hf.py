@@ -20,6 +20,7 @@ from hermes.interop.families import (
 )
 from hermes.interop.reading import spec_of
 from hermes.interop.rope import write_rope
+from hermes.mal import dumps
 from hermes.params import INIT_STD
 from hermes.spec import BlockSpec, ModelSpec, Rope
 
@@ -92,8 +93,6 @@ def _config(spec: ModelSpec, family: str, dtype: str, ids: Config) -> Config:
 
 
 def _hermes(spec: ModelSpec) -> Config:
-    from hermes.mal import dumps
-
     return {
         "hidden_size": spec.hidden_size,
         "num_hidden_layers": spec.num_layers,

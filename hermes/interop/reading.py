@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from hermes.errors import SpecError, nearest
-from hermes.interop.families import ACTIVATIONS
+from hermes.interop.families import ACTIVATIONS, cycled
 from hermes.interop.fields import Fields
 from hermes.interop.gpt import read_gpt2, read_gpt_neox
 from hermes.interop.rope import read_rope, read_two_ropes
+from hermes.mal import loads
 from hermes.spec import (
     MAX_LAYERS,
     AttentionSpec,
@@ -57,9 +58,7 @@ def spec_of(config: Mapping[str, Any]) -> ModelSpec:
     fields = Fields(config)
     match family:
         case "hermes":
-            from hermes.mal import loads
-
-            return loads(fields.text("mal"))
+            return loads(fields.text("mal"), file="config.json: mal")
         case "gpt2":
             return read_gpt2(fields)
         case "gpt_neox":
@@ -97,7 +96,7 @@ def _llama_like(fields: Fields, family: str) -> ModelSpec:
     )
     spec = ModelSpec(
         name=family,
-        blocks=_pattern(block, windows, ropes),
+        blocks=cycled(block, windows, ropes),
         vocab_size=fields.size("vocab_size"),
         max_seq_len=length,
         hidden_size=width,
@@ -214,25 +213,3 @@ def _ropes(
         return [read_rope(fields, length=length, size=size)] * len(windows)
     full, sliding = read_two_ropes(fields, length=length, size=size)
     return [full if window is None else sliding for window in windows]
-
-
-def _pattern(
-    block: BlockSpec, windows: list[int | None], ropes: list[Positions]
-) -> tuple[BlockSpec, ...]:
-    """The shortest run of blocks that gives every layer its window and rope when cycled."""
-    layers = list(zip(windows, ropes, strict=True))
-    period = next(
-        p
-        for p in range(1, len(layers) + 1)
-        if all(layers[i] == layers[i % p] for i in range(len(layers)))
-    )
-    return tuple(
-        dataclasses.replace(
-            block,
-            name=("full" if window is None else "sliding") if period > 1 else "",
-            attention=dataclasses.replace(
-                block.attention, window_size=window, position_encoding=rope
-            ),
-        )
-        for window, rope in layers[:period]
-    )
