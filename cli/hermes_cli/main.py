@@ -24,6 +24,7 @@ COMMANDS = {
     "info": ("architecture", "An architecture's shape, parameters, FLOPs and memory"),
     "mal": ("architecture", "Check, format, show or compare architecture files"),
     "checkpoint": ("checkpoints", "List, show or verify checkpoints"),
+    "conformance": ("conformance", "Prove that a backend computes the same numbers"),
     "doctor": ("doctor", "What is installed, and which devices are at hand"),
 }
 

@@ -1,0 +1,72 @@
+"""Which cases each level runs on."""
+
+from dataclasses import replace
+from functools import cache
+
+from hermes.spec import Alibi, AttentionSpec, FfnSpec, LinearScaling, ModelSpec, Rope
+from hermes_conformance.case import Case
+from hermes_conformance.specs import crossed, fields, model
+from hermes_conformance.weights import fresh, hot
+
+
+@cache
+def standard(long: bool = False) -> tuple[Case, ...]:
+    """Every field with fresh and hot weights, and every pair of fields with hot ones.
+
+    Hot cases of fields are packed, fresh ones are not; of the pairs, every other one is. `long`
+    adds the pairs with fresh weights.
+    """
+    made = []
+    for name, spec in fields().items():
+        made.append(Case(f"{name}/fresh", spec, fresh))
+        made.append(Case(f"{name}/hot", spec, hot, packed=True))
+    for n, (name, spec) in enumerate(crossed().items()):
+        made.append(Case(f"{name}/hot", spec, hot, packed=n % 2 == 0))
+        if long:
+            made.append(Case(f"{name}/fresh", spec, fresh, packed=n % 2 == 1))
+    return tuple(made)
+
+
+@cache
+def edges() -> tuple[Case, ...]:
+    """Where lengths, sizes and numbers are extreme."""
+    plain, attention = model(), AttentionSpec(4, 2)
+    odd = model(AttentionSpec(3, 1, position_encoding=Alibi()), hidden_size=15)
+    window = model(replace(attention, window_size=10))
+    fast = model(replace(attention, position_encoding=Rope(scaling=LinearScaling(1e-4))))
+    bare = ModelSpec(
+        blocks=model(AttentionSpec(1), FfnSpec(1)).blocks,
+        vocab_size=1,
+        max_seq_len=32,
+        hidden_size=2,
+        num_layers=1,
+    )
+    learned = fields()["attention.position_encoding=learned"]
+    saturated = model(replace(attention, scale=3e4))
+    made = [
+        Case("edge.one token/hot", plain, hot, T=1),
+        Case("edge.one token learned/hot", learned, hot, T=1),
+        Case("edge.full length/hot", plain, hot, T=32),
+        Case("edge.full length learned/hot", learned, hot, T=32, packed=True),
+        Case("edge.three rows/hot", plain, hot, A=1, B=3, T=6),
+        Case("edge.one row/hot", plain, hot, A=3, B=1),
+        Case("edge.no target in a micro-batch/hot", plain, hot, blank=True),
+        Case("edge.window as long as the text/hot", window, hot),
+        Case("edge.position 100,000/hot", fast, hot),
+        Case("edge.odd sizes/hot", odd, hot, packed=True),
+        Case("edge.least sizes/hot", bare, hot),
+        Case("edge.loud logits/hot", plain, hot, gain=1e4),
+        Case("edge.loud logits tied/hot", _tied(), hot, gain=1e3),
+        Case("edge.saturated attention/hot", saturated, hot),
+        Case("edge.saturated attention packed/hot", saturated, hot, packed=True),
+    ]
+    return (*made, Case("edge.one token/fresh", plain, fresh, T=1))
+
+
+def _tied() -> ModelSpec:
+    return fields()["embeddings.tie_weights=true"]
+
+
+def semantics(long: bool = False) -> tuple[Case, ...]:
+    """Of L1."""
+    return (*standard(long), *edges())

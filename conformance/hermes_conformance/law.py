@@ -1,0 +1,66 @@
+"""A law: one sentence that must hold for every case it applies to, and how to measure it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from hermes_conformance.case import Case
+from hermes_conformance.compare import Measure
+from hermes_conformance.side import Side
+from hermes_conformance.tolerance import Bound
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Who is judged, against whom, and the oracle, which may be that one."""
+
+    subject: Side
+    reference: Side
+    oracle: Side
+
+    @property
+    def peers(self) -> bool:
+        """Whether the reference trains too, so that gradients can be compared whole."""
+        return self.subject.trains and self.reference.trains
+
+
+Check = Callable[[Case, Sides], Iterable[Measure]]
+
+
+def always(case: Case) -> bool:
+    """Every case of the level."""
+    return True
+
+
+@dataclass(frozen=True)
+class Law:
+    """name: unique in its level. says: the law in a sentence. bound: of its usual measure.
+
+    applies: to which of the level's cases. needs: 'forward', 'learner' (the subject trains),
+    'peer' (the reference trains too) or 'alone' (the subject trains, the reference does not).
+    precision: what the law computes in, for --dtype; None for neither here nor there.
+    """
+
+    level: str
+    name: str
+    says: str
+    bound: Bound
+    check: Check
+    applies: Callable[[Case], bool] = always
+    needs: str = "forward"
+    precision: str | None = "float64"
+
+    @property
+    def id(self) -> str:
+        """`L1/logits`."""
+        return f"{self.level}/{self.name}"
+
+    def possible(self, sides: Sides) -> bool:
+        """Whether these two sides have what the law needs."""
+        match self.needs:
+            case "peer":
+                return sides.peers
+            case "alone":
+                return sides.subject.trains and not sides.reference.trains
+            case "learner":
+                return sides.subject.trains
+        return True

@@ -1,0 +1,26 @@
+"""The levels: what they are called, their laws and their cases."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hermes_conformance.case import Case
+from hermes_conformance.cases import semantics as semantics_cases
+from hermes_conformance.law import Law
+from hermes_conformance.laws import exact, semantics
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of the certificate. canary: a float64 that is not one refuses the level."""
+
+    name: str
+    title: str
+    laws: tuple[Law, ...]
+    cases: Callable[[bool], tuple[Case, ...]]
+    canary: bool = False
+
+
+LEVELS = (
+    Level("L0", "exact", exact.LAWS, exact.cases),
+    Level("L1", "float64 semantics", semantics.LAWS, semantics_cases, canary=True),
+)

@@ -1,0 +1,114 @@
+"""Arrays that pass through the oracle in place of float64 ones, so that its code stays clean.
+
+A Probe is an ndarray that applies a rule to the result of every operation it takes part in:
+`noisy` and `rounded` for how a shorter format errs, and `Dual`, whose rule is the complex step, for
+derivatives. Weights are wrapped, and everything computed from them follows.
+"""
+
+import math
+from collections.abc import Callable
+
+import ml_dtypes
+import numpy as np
+
+Rule = Callable[[np.ndarray], np.ndarray]
+
+FORMATS = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+# Half the distance from 1 to the next number: the greatest relative rounding error.
+UNIT = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-11}
+
+
+class Probe(np.ndarray):
+    """An ndarray whose every result goes through `rule`."""
+
+    rule: Rule | None = None
+
+    def __array_finalize__(self, parent):
+        self.rule = getattr(parent, "rule", None)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        plain = [np.asarray(x) for x in inputs]
+        return self._wrapped(self._apply(ufunc, method, plain, kwargs))
+
+    def _apply(self, ufunc, method, plain, kwargs):
+        return getattr(ufunc, method)(*plain, **kwargs)
+
+    def __array_function__(self, function, types, args, kwargs):
+        result = super().__array_function__(function, types, args, kwargs)
+        # These only move elements about; the operations inside went through the rule already.
+        return self._as_probe(result) if isinstance(result, np.ndarray) else result
+
+    def _wrapped(self, result):
+        if isinstance(result, tuple) or np.asarray(result).dtype.kind not in "fc":
+            return result
+        result = np.asarray(result)
+        return self._as_probe(result if self.rule is None else self.rule(result))
+
+    def _as_probe(self, array):
+        probe = np.asarray(array).view(type(self))
+        probe.rule = self.rule
+        return probe
+
+    def astype(self, dtype, **kwargs):
+        """float64 means 'as wide as the oracle computes', which a probe already is."""
+        if dtype == np.float64 and self.dtype.kind in "fc":
+            return self
+        result = np.asarray(self).astype(dtype, **kwargs)
+        return self._as_probe(result) if result.dtype.kind in "fc" else result
+
+
+def wrap(array: np.ndarray, rule: Rule) -> Probe:
+    """The array in float64 with every later result going through the rule."""
+    probe = np.asarray(array, np.float64).view(Probe)
+    probe.rule = rule
+    return probe
+
+
+def noisy(rng: np.random.Generator, unit: float) -> Rule:
+    """Multiply each element by 1 + unit n, n normal: what rounding to that unit does, at random.
+
+    Source: Parker, Pierce and Eggert 2000, "Monte Carlo arithmetic".
+    """
+    return lambda x: x * (1 + unit * rng.standard_normal(x.shape))
+
+
+def rounded(precision: str) -> Rule:
+    """Round each element to the format and back."""
+    kind = FORMATS[precision]
+    return lambda x: x.astype(kind).astype(np.float64)
+
+
+class Dual(Probe):
+    """x + i h x': analytic functions carry h f'(x) x' in their imaginary part, exactly, as h -> 0.
+
+    Comparisons and maxima go by the real part, as numpy orders complex numbers, so relu has its
+    derivative too. Source: Squire and Trapp 1998, "Using complex variables to estimate derivatives
+    of real functions".
+    """
+
+    def _apply(self, ufunc, method, plain, kwargs):
+        if "erf" in ufunc.__name__:
+            return erf(plain[0])
+        return super()._apply(ufunc, method, plain, kwargs)
+
+
+TINY = 2.0**-300
+_erf = np.frompyfunc(math.erf, 1, 1)
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    """erf of a number with a tiny imaginary part: erf(a) + i b 2 / sqrt(pi) exp(-a^2)."""
+    slope = 2 / math.sqrt(math.pi) * np.exp(-x.real * x.real)
+    return _erf(x.real).astype(np.float64) + 1j * x.imag * slope
+
+
+def dual(value: np.ndarray, toward: np.ndarray | None) -> Dual:
+    """value + i tiny toward."""
+    moved = np.asarray(value, np.float64) + 0j
+    if toward is not None:
+        moved = moved + 1j * TINY * toward
+    return moved.view(Dual)
