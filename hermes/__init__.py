@@ -1,0 +1,63 @@
+"""hermes: train language models on PyTorch or MLX from one architecture file.
+
+    spec = hermes.load_spec("nano")
+    tokenizer = hermes.train_tokenizer(["book.txt"], vocab_size=2000)
+    hermes.train(spec, data=["book.txt"], tokenizer=tokenizer, output="run", max_steps=100)
+    print(hermes.load("run").generate("Once", max_tokens=50))
+
+Names are imported when they are first used, so that `import hermes` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hermes.errors import HermesError
+    from hermes.library import Result, backend, load_spec, train, train_tokenizer
+    from hermes.model import Model, load
+    from hermes.recipe import OptimizerRecipe, Recipe
+    from hermes.sampling import Sampling
+    from hermes.spec import ModelSpec
+    from hermes.tokenizer import Tokenizer
+
+__all__ = [
+    "HermesError",
+    "Model",
+    "ModelSpec",
+    "OptimizerRecipe",
+    "Recipe",
+    "Result",
+    "Sampling",
+    "Tokenizer",
+    "__version__",
+    "backend",
+    "load",
+    "load_spec",
+    "train",
+    "train_tokenizer",
+]
+
+_HOMES = {
+    "errors": ("HermesError",),
+    "library": ("Result", "backend", "load_spec", "train", "train_tokenizer"),
+    "model": ("Model", "load"),
+    "recipe": ("OptimizerRecipe", "Recipe"),
+    "sampling": ("Sampling",),
+    "spec": ("ModelSpec",),
+    "tokenizer": ("Tokenizer",),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("hermes-llm")
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"hermes.{module}"), name)
+    raise AttributeError(f"module 'hermes' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -47,8 +47,10 @@ class MetricsFile:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
-        """Flush what is left and close."""
+    def __enter__(self) -> "MetricsFile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
 

@@ -1,0 +1,61 @@
+"""`hermes doctor`: what is installed and which devices are at hand."""
+
+import json
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+LIBRARIES = ("numpy", "safetensors", "tokenizers", "ml-dtypes", "rich", "matplotlib")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _backend(name: str) -> dict[str, object]:
+    from hermes.errors import MissingBackend
+    from hermes.seam import find_backend
+
+    try:
+        found = find_backend(name)
+    except MissingBackend as error:
+        return {"installed": False, "reason": str(error)}
+    return {"installed": True, "versions": found.versions(), "devices": list(found.devices())}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def doctor(as_json: bool) -> None:
+    """What is installed, and which devices are at hand."""
+    from hermes.model import default_backend
+    from hermes.seam import backend_names
+
+    found = {
+        "hermes": version("hermes-llm"),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "compiler": shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"),
+        "backends": {name: _backend(name) for name in backend_names()},
+        "default_backend": default_backend(),
+    }
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"hermes {found['hermes']}, Python {found['python']}, {found['platform']}")
+    held = {name: number or "not installed" for name, number in found["libraries"].items()}
+    click.echo("libraries: " + ", ".join(f"{name} {number}" for name, number in held.items()))
+    compiler = found["compiler"] or "none found; torch.compile will be left out on the CPU"
+    click.echo(f"C++ compiler: {compiler}")
+    for name, state in found["backends"].items():
+        if state["installed"]:
+            numbers = ", ".join(f"{key} {value}" for key, value in state["versions"].items())
+            click.echo(f"backend {name}: {numbers}; devices {', '.join(state['devices'])}")
+        else:
+            click.echo(f"backend {name}: {state['reason']}")
+    click.echo(f"--backend auto is {found['default_backend'] or 'none: install one of them'}")

@@ -1,0 +1,57 @@
+"""Options that several commands share, and how their values become the library's."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from hermes.seam import Options
+
+BACKEND = click.option(
+    "--backend",
+    default="auto",
+    metavar="auto|torch|mlx",
+    help="auto: mlx on Apple silicon, else torch.",
+)
+DEVICE = click.option("--device", help="One that `hermes doctor` lists.  [default: the fastest]")
+PRECISION = click.option(
+    "--precision",
+    default="float32",
+    metavar="float32|bfloat16|float16|float64",
+    help="Of matrix products and activations; weights and optimizer stay float32.",
+)
+SEED = click.option("--seed", type=int, default=0, help="Decides every random number.")
+CHECKPOINT = click.option(
+    "--checkpoint",
+    "-c",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A checkpoint, a run (its newest checkpoint), or a bare .safetensors with --config.",
+)
+CONFIG = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Beside a bare .safetensors: its config.json or .mal.",
+)
+TOKENIZER = click.option(
+    "--tokenizer",
+    "-t",
+    type=click.Path(path_type=Path),
+    help="A tokenizer.json.  [default: the checkpoint's own]",
+)
+
+
+def options(
+    device: str | None,
+    precision: str,
+    *,
+    compile: bool | None = None,
+    grad_checkpoint: bool = False,
+) -> "Options":
+    """The library's Options."""
+    from hermes.seam import Options
+
+    return Options(
+        device=device, precision=precision, compile=compile, grad_checkpoint=grad_checkpoint
+    )

@@ -1,0 +1,190 @@
+"""A model with its tokenizer: found wherever it lies, built on a backend, ready to speak."""
+
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hermes.decoding import generate
+from hermes.errors import CheckpointError, HermesError, MissingBackend
+from hermes.interop.companions import read_object
+from hermes.interop.source import Source, open_source
+from hermes.sampling import Sampling
+from hermes.seam import Backend, Options, find_backend
+from hermes.seam import Model as Realisation
+from hermes.spec import ModelSpec
+from hermes.tokenizer import Tokenizer
+
+__all__ = ["Model", "choose_backend", "default_backend", "load"]
+
+
+def default_backend() -> str | None:
+    """What "auto" means here: mlx on Apple silicon, torch elsewhere, else the one installed.
+
+    Nothing is imported to find out.
+    """
+    apple = sys.platform == "darwin" and platform.machine() == "arm64"
+    order = ("mlx", "torch") if apple else ("torch", "mlx")
+    return next((name for name in order if find_spec(name) is not None), None)
+
+
+def choose_backend(name: str = "auto") -> Backend:
+    """The backend of that name. Raises MissingBackend, with what to install."""
+    if name != "auto":
+        return find_backend(name)
+    found = default_backend()
+    if found is None:
+        raise MissingBackend(
+            "no backend is installed; pip install 'hermes-llm[torch]' or 'hermes-llm[mlx]'"
+        )
+    return find_backend(found)
+
+
+class Model:
+    """Weights on a backend with the tokenizer beside them; made by `load`.
+
+    realisation: the backend's model. read_tokenizer: called when a tokenizer is first needed; None
+    where the checkpoint has none. begins_with_bos: texts begin with that token.
+    """
+
+    def __init__(
+        self,
+        realisation: Realisation,
+        read_tokenizer: Callable[[], Tokenizer] | None,
+        *,
+        begins_with_bos: bool = False,
+        path: Path | None = None,
+    ):
+        self.realisation = realisation
+        self.spec: ModelSpec = realisation.spec
+        self.path = path
+        self._read_tokenizer = read_tokenizer
+        self._begins_with_bos = begins_with_bos
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises CheckpointError where there is none, or one that does not fit."""
+        if self._read_tokenizer is None:
+            raise CheckpointError(
+                f"{self.path} has no tokenizer.json beside it; give one with --tokenizer, or "
+                "load(..., tokenizer=...)"
+            )
+        found = self._read_tokenizer()
+        if found.vocab_size > self.spec.vocab_size:
+            raise CheckpointError(
+                f"the tokenizer has {found.vocab_size} tokens and the model {self.spec.vocab_size}"
+                "; use the tokenizer that the model was trained with"
+            )
+        return found
+
+    def logits(self, tokens: ArrayLike) -> NDArray[np.floating]:
+        """Scores of the next token at every position. (B, T) integers -> (B, T, V) float32."""
+        try:
+            ids = np.asarray(tokens)
+        except ValueError:
+            raise HermesError("tokens must be rows of equal length, (B, T)") from None
+        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+            raise HermesError(f"tokens must be integers (B, T), got {ids.dtype} {ids.shape}")
+        return self.realisation.logits(ids)
+
+    def encode(self, prompt: str) -> list[int]:
+        """A prompt's ids, with the token that begins a text where the model expects one.
+
+        An empty prompt becomes the token after which a text of the training data began.
+        """
+        t = self.tokenizer
+        begin = [t.bos_id] if self._begins_with_bos and t.bos_id is not None else []
+        ids = begin + t.encode(prompt)
+        start = t.bos_id if t.eos_id is None else t.eos_id
+        return ids if ids or start is None else [start]
+
+    def tokens(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 100,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        completion: int = 0,
+    ) -> Iterator[int]:
+        """The ids that follow a prompt, as they are made; the iterator's value is why it ended.
+
+        seed and completion decide the text, on every backend.
+        """
+        ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        return generate(
+            self.realisation,
+            ids,
+            max_tokens=max_tokens,
+            sampling=sampling or Sampling(),
+            seed=seed,
+            completion=completion,
+            stop=self.tokenizer.stop_ids,
+            vocab_size=self.tokenizer.vocab_size,
+        )
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int = 100,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+    ) -> str:
+        """The text that follows a prompt. temperature 0 takes the likeliest token, always."""
+        sampling = Sampling(temperature, top_k, top_p, min_p)
+        ids = self.tokens(prompt, max_tokens=max_tokens, sampling=sampling, seed=seed)
+        return self.tokenizer.decode(ids)
+
+
+def load(
+    checkpoint: str | Path,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: str = "float32",
+    *,
+    config: str | Path | None = None,
+    tokenizer: str | Path | Tokenizer | None = None,
+) -> Model:
+    """A model to evaluate and to generate with.
+
+    checkpoint: a checkpoint, a run (its newest whole one), a Hugging Face folder, or a file of
+    weights with `config` telling the architecture. tokenizer: another than the one beside it.
+    Raises CheckpointError, MissingBackend, Unsupported.
+    """
+    realiser = choose_backend(backend)
+    source = open_source(Path(checkpoint), config=Path(config) if config else None)
+    settings = source.files.get("tokenizer_config.json")
+    return Model(
+        realiser.build(source.spec, source.params, Options(device=device, precision=precision)),
+        _tokenizer_of(source, tokenizer),
+        begins_with_bos=settings is not None and _adds_bos(settings, source.path),
+        path=source.path,
+    )
+
+
+def _tokenizer_of(
+    source: Source, given: str | Path | Tokenizer | None
+) -> Callable[[], Tokenizer] | None:
+    if isinstance(given, Tokenizer):
+        return lambda: given
+    if given is not None:
+        # A name that the user gave is looked at now.
+        found = Tokenizer.load(given)
+        return lambda: found
+    own = source.files.get("tokenizer.json")
+    if own is None:
+        return None
+    return lambda: Tokenizer(own.decode("utf-8"), f"{source.path}/tokenizer.json")
+
+
+def _adds_bos(settings: bytes, where: Path) -> bool:
+    return read_object(settings, f"{where}/tokenizer_config.json").get("add_bos_token") is True

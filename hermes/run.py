@@ -1,0 +1,230 @@
+"""A run: its folder, and the loop that fills it.
+
+    OUTPUT/run.yaml  metrics.jsonl  tokenizer.json      the run
+    OUTPUT/step-00000200/                               its checkpoints
+
+Nothing is written before everything that can be refused has been looked at.
+"""
+
+import dataclasses
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hermes.checkpoint import Checkpoint, Progress, RunLock, Saver, newest, steps
+from hermes.errors import CheckpointError, HermesError
+from hermes.evaluation import score
+from hermes.loop import Evaluation, Event, Plan, Position, Update, default_log_every, due, updates
+from hermes.params import fresh_weights
+from hermes.report.metrics import MetricsFile, read_metrics
+from hermes.run_setup import Parts, Request, prepare
+from hermes.runfile import Session, companions, read_sessions, write_runfile
+from hermes.same_run import samples_of_update
+from hermes.seam import Learner, TrainState
+
+__all__ = ["Request", "Run", "open_run"]
+
+
+class Run:
+    """A run, ready to train; made by `open_run`, and best used in a `with` block.
+
+    checkpoint: what it goes on from. notes: sentences that its user should hear first. finished:
+    nothing is left to do.
+    """
+
+    def __init__(self, request: Request, lock: RunLock):
+        self.request, self._lock = request, lock
+        self.checkpoint, found = _find(request)
+        self.parts: Parts = prepare(request, self.checkpoint)
+        self.notes = (*found, *self.parts.notes)
+        self.position, self.total_steps = self.parts.position, self.parts.total_steps
+        self._owes = self._owes_evaluation()
+        self.finished = self.position.step >= self.total_steps and not self._owes
+        try:
+            self._learner = None if self.finished else self._build()
+        except BaseException:
+            self.parts.stream.close()
+            raise
+
+    def _build(self) -> Learner:
+        parts, request = self.parts, self.request
+        if self.checkpoint is not None:
+            state = self.checkpoint.state
+        else:
+            state = TrainState(fresh_weights(parts.spec, parts.recipe.seed), {}, {}, 0)
+        return request.backend.learner(parts.spec, state, parts.recipe, request.options)
+
+    def _owes_evaluation(self) -> bool:
+        """Whether the step that the run goes on from should have an evaluation and has none."""
+        step, every = self.position.step, self.parts.recipe.eval_every
+        if not self.parts.data.held_out or not due(step, every, self.total_steps):
+            return False
+        output = self.request.output
+        lines = read_metrics(output) if (output / "metrics.jsonl").exists() else []
+        return not any(line["step"] == step and "val_loss" in line for line in lines)
+
+    def events(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Train, yielding what happens; the run's files are written on the way.
+
+        stop is polled after every update and every batch of an evaluation. Raises NonFinite,
+        StorageError, and what the backend refuses.
+        """
+        if self._learner is None:
+            return
+        request, parts, learner = self.request, self.parts, self._learner
+        output, step, data = request.output, self.position.step, parts.data
+        beside = companions(parts.spec, parts.tokenizer)
+        with (
+            Saver(output, spec=parts.spec, companions=beside, keep=request.keep) as saver,
+            MetricsFile(output, after=step) as metrics,
+        ):
+            self._write_head()
+            keeper = _Keeper(self, learner, saver, metrics)
+
+            def evaluate(step: int) -> Evaluation | None:
+                text_bytes = data.validation_bytes(parts.tokenizer.byte_lengths)
+                batches = data.validation(parts.recipe.batch_size)
+                found = score(learner, batches, text_bytes, stop)
+                return Evaluation(step, found.loss, found.bits_per_byte) if found else None
+
+            yield from updates(
+                Plan(
+                    learner=learner,
+                    recipe=parts.recipe,
+                    total_steps=self.total_steps,
+                    log_every=request.log_every or default_log_every(self.total_steps),
+                    batches=lambda cursor: data.update(
+                        cursor,
+                        samples=samples_of_update(parts.recipe, cursor, len(data.train)),
+                        micro_batch=parts.recipe.batch_size,
+                        accum=parts.recipe.grad_accum,
+                    ),
+                    epochs_done=lambda cursor: cursor.drawn(len(data.train)) / len(data.train),
+                    record=keeper.record,
+                    save=keeper.save,
+                    settle=saver.wait,
+                    evaluate=evaluate if data.held_out else None,
+                    position=self.position,
+                    saved=self.checkpoint.path if self.checkpoint else None,
+                    evaluated=not self._owes,
+                    stop=stop,
+                )
+            )
+
+    def _write_head(self) -> None:
+        request, parts, step = self.request, self.parts, self.position.step
+        parts.tokenizer.save(request.output / "tokenizer.json")
+        session = Session(step, request.backend.name, device(request), request.options.precision)
+        earlier = [one for one in read_sessions(request.output) if one.step < step]
+        write_runfile(
+            request.output, parts.recipe, request.settings, request.sources, [*earlier, session]
+        )
+
+    def close(self) -> None:
+        """Let go of the data and the folder."""
+        self.parts.stream.close()
+        self._lock.close()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Keeper:
+    """Writes a run's lines and checkpoints."""
+
+    def __init__(self, run: Run, learner: Learner, saver: Saver, metrics: MetricsFile):
+        self._run, self._learner, self._saver, self._metrics = run, learner, saver, metrics
+        self._id = run.checkpoint.progress.run if run.checkpoint else secrets.token_hex(8)
+        self._latest: dict[str, float] = {}
+        self._evaluation: Evaluation | None = None
+
+    def record(self, event: Update | Evaluation) -> None:
+        """Write the line of an event."""
+        self._metrics.write(dataclasses.asdict(event))
+        if isinstance(event, Evaluation):
+            self._evaluation = event
+        else:
+            self._latest = {"loss": event.loss, "lr": event.lr, "grad_norm": event.grad_norm}
+
+    def save(self, at: Position) -> Path:
+        """Begin to write a checkpoint, after every line so far is on disk."""
+        self._metrics.flush()
+        request, parts = self._run.request, self._run.parts
+        metrics, evaluation = dict(self._latest), self._evaluation
+        if evaluation is not None and evaluation.step == at.step:
+            metrics["val_loss"] = evaluation.val_loss
+            metrics["val_bits_per_byte"] = evaluation.val_bits_per_byte
+        progress = Progress(
+            run=self._id,
+            step=at.step,
+            recipe=parts.recipe,
+            tokens=at.tokens,
+            epoch=at.cursor.epoch,
+            sample=at.cursor.sample,
+            total_steps=self._run.total_steps,
+            metrics=metrics,
+            data=parts.stream.fingerprint,
+            backend=request.backend.name,
+            device=device(request),
+            precision=request.options.precision,
+            versions=request.backend.versions(),
+        )
+        return self._saver.save(self._learner.state(), progress)
+
+
+def device(request: Request) -> str:
+    """The device that the run trains on."""
+    return request.options.device or request.backend.devices()[0]
+
+
+def _find(request: Request) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """The checkpoint to go on from, and what to say about it."""
+    if not request.resume:
+        return None, ()
+    search = newest(request.output)
+    notes = tuple(f"passed over {skip.path}: {skip.reason}" for skip in search.skipped)
+    if search.checkpoint is None:
+        return None, (*notes, f"nothing to resume in {request.output}; the run starts fresh")
+    if not search.checkpoint.resumable:
+        raise CheckpointError(
+            f"{search.checkpoint.path} has no optimizer state, so no run can go on from it"
+        )
+    return search.checkpoint, notes
+
+
+def open_run(request: Request) -> Run:
+    """Look at all that can be refused, and hold the run's folder; nothing else is written.
+
+    Raises HermesError of every kind.
+    """
+    output = request.output
+    existed = output.exists()
+    if existed and not output.is_dir():
+        raise HermesError(f"output {str(output)!r} is a file; choose a folder")
+    if existed and not request.resume:
+        _require_empty(output)
+    lock = RunLock(output)
+    try:
+        return Run(request, lock)
+    except BaseException:
+        lock.close()
+        if not existed:
+            (output / ".lock").unlink()
+            output.rmdir()
+        raise
+
+
+def _require_empty(output: Path) -> None:
+    if done := steps(output):
+        raise HermesError(
+            f"run {str(output)!r} already has step {done[0][0]}; choose another directory or pass "
+            "--resume"
+        )
+    if any(entry.name != ".lock" for entry in output.iterdir()):
+        raise HermesError(
+            f"output {str(output)!r} is not empty; choose another directory, or pass --resume to "
+            "go on with a run in it"
+        )

@@ -1,0 +1,144 @@
+"""What a run is asked to be, and what it is made of: all of it looked at, nothing of it written."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hermes.checkpoint import Checkpoint, Keep, require_model
+from hermes.data import Cursor, TextData, TokenStream, documents, tokenize
+from hermes.errors import HermesError
+from hermes.loop import Position
+from hermes.recipe import Recipe
+from hermes.same_run import changed, require_same, total_steps
+from hermes.seam import Backend, Options
+from hermes.spec import ModelSpec
+from hermes.tokenizer import Tokenizer
+
+__all__ = ["Parts", "Request", "prepare"]
+
+LONGEST_DEFAULT = 256
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked to be.
+
+    spec, tokenizer: None for the run's own, where it goes on. given: fields of the recipe by name
+    ("lr", "optimizer.beta2"); the others are the checkpoint's, or the defaults. log_every None: as
+    `default_log_every` says. settings and sources: what run.yaml says beside the recipe, and what
+    set each value.
+    """
+
+    output: Path
+    data: tuple[str, ...]
+    backend: Backend
+    spec: ModelSpec | None = None
+    tokenizer: Tokenizer | None = None
+    options: Options = field(default_factory=Options)
+    given: Mapping[str, object] = field(default_factory=dict)
+    resume: bool = False
+    log_every: int | None = None
+    keep: Keep = field(default_factory=Keep)
+    text_field: str = "text"
+    file_format: str | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of. notes: sentences that its user should hear."""
+
+    spec: ModelSpec
+    tokenizer: Tokenizer
+    recipe: Recipe
+    stream: TokenStream
+    data: TextData
+    position: Position
+    total_steps: int
+    notes: tuple[str, ...]
+
+
+def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
+    """The parts of a new run, or of one that goes on from `checkpoint`.
+
+    Raises HermesError where they do not fit, or where the run would become another one.
+    """
+    tokenizer = _tokenizer(request.tokenizer, checkpoint)
+    spec, notes = _spec(request.spec, tokenizer, checkpoint)
+    progress = checkpoint.progress if checkpoint else None
+    default = Recipe(seq_len=min(LONGEST_DEFAULT, spec.max_seq_len))
+    recipe = changed(progress.recipe if progress else default, request.given)
+    if recipe.seq_len > spec.max_seq_len:
+        raise HermesError(
+            f"seq_len is {recipe.seq_len}, more than the model's max_seq_len {spec.max_seq_len}; "
+            "choose a shorter --seq-len or a longer model"
+        )
+    texts = documents(request.data, text_field=request.text_field, file_format=request.file_format)
+    stream = tokenize(texts, tokenizer)
+    try:
+        if checkpoint and progress:
+            require_same(checkpoint.path, progress.recipe, recipe, progress, stream)
+        data = TextData(
+            stream,
+            seq_len=recipe.seq_len,
+            vocab_size=spec.vocab_size,
+            seed=recipe.seed,
+            val_fraction=recipe.val_fraction,
+        )
+    except BaseException:
+        stream.close()
+        raise
+    position = Position()
+    if progress:
+        cursor = Cursor(progress.epoch, progress.sample)
+        position = Position(progress.step, progress.tokens, cursor)
+    total = total_steps(recipe, position, len(data.train))
+    if progress and total != progress.total_steps:
+        notes.append(_length_note(recipe, progress.total_steps, total))
+    return Parts(spec, tokenizer, recipe, stream, data, position, total, tuple(notes))
+
+
+def _spec(
+    given: ModelSpec | None, tokenizer: Tokenizer, checkpoint: Checkpoint | None
+) -> tuple[ModelSpec, list[str]]:
+    """The run's model; a given one takes the size of the tokenizer, said aloud for a new run."""
+    notes = []
+    if given is not None and given.vocab_size != tokenizer.vocab_size:
+        notes.append(
+            f"vocab_size is {tokenizer.vocab_size}, the tokenizer's; {given.name} has "
+            f"{given.vocab_size}"
+        )
+        given = dataclasses.replace(given, vocab_size=tokenizer.vocab_size)
+    if checkpoint is not None:
+        if given is not None:
+            require_model(checkpoint.spec, given)
+        return checkpoint.spec, []
+    if given is None:
+        raise HermesError("a new run needs a model; give --model a name or a file")
+    return given, notes
+
+
+def _tokenizer(given: Tokenizer | None, checkpoint: Checkpoint | None) -> Tokenizer:
+    if checkpoint is None or checkpoint.tokenizer_json is None:
+        if given is None:
+            raise HermesError(
+                "no tokenizer: give --tokenizer FILE, or --train-tokenizer to train one on the data"
+            )
+        return given
+    own = Tokenizer.from_json(checkpoint.tokenizer_json)
+    if given is not None and given.fingerprint != own.fingerprint:
+        raise HermesError(
+            f"the run's tokenizer has {own.vocab_size} tokens and fingerprint "
+            f"{own.fingerprint[:12]}, the one given {given.vocab_size} and "
+            f"{given.fingerprint[:12]}; leave --tokenizer out to go on with the run's"
+        )
+    return own
+
+
+def _length_note(recipe: Recipe, before: int, now: int) -> str:
+    words = f"the run ends at step {now:,}, where it would have ended at {before:,}"
+    if recipe.schedule != "constant":
+        words += f"; the rest of its {recipe.schedule} schedule changes with that"
+    return words

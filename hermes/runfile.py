@@ -1,0 +1,146 @@
+"""OUTPUT/run.yaml: every option of a run as it was resolved, what set it, and who trained when.
+
+It is read back as options with `hermes train --config run.yaml`. Beside it: what a run puts into
+each checkpoint for other tools.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+
+from hermes.checkpoint import Companions
+from hermes.errors import HermesError, StorageError
+from hermes.interop.hf import config_of
+from hermes.recipe import Recipe
+from hermes.same_run import flat
+from hermes.spec import ModelSpec
+from hermes.tokenizer import Tokenizer, tokenizer_config
+
+__all__ = ["Session", "companions", "handovers", "read_sessions", "write_runfile"]
+
+NAME = "run.yaml"
+# The recipe's fields that `hermes train` has options for.
+OPTIONS = (
+    "lr",
+    "batch_size",
+    "grad_accum",
+    "epochs",
+    "max_steps",
+    "seq_len",
+    "schedule",
+    "warmup_steps",
+    "grad_clip",
+    "optimizer.weight_decay",
+    "seed",
+    "val_fraction",
+    "eval_every",
+    "save_every",
+    "freeze_layers",
+)
+# Those that have none, which `--set` changes.
+EDITS = ("min_lr_ratio", "decay_ratio", "optimizer.beta1", "optimizer.beta2", "optimizer.eps")
+
+
+@dataclass(frozen=True)
+class Session:
+    """A stretch of training by one process, from after update `step`."""
+
+    step: int
+    backend: str
+    device: str
+    precision: str
+
+
+def _scalar(value: object) -> str:
+    """A YAML scalar that every reader takes for what it is."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+        # YAML 1.1 takes an exponent for a number only behind a point.
+        return text.replace("e", ".0e") if "e" in text and "." not in text else text
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_scalar, value)) + "]"
+    return json.dumps(str(value))
+
+
+def write_runfile(
+    run: Path,
+    recipe: Recipe,
+    settings: Mapping[str, object],
+    sources: Mapping[str, str],
+    sessions: Sequence[Session],
+) -> None:
+    """Write run.yaml, whole or not at all.
+
+    settings: the options beside the recipe, its edits as 'set.KEY'.
+    """
+    fields = flat(recipe)
+    own = {name.removeprefix("optimizer."): fields[name] for name in OPTIONS}
+    edits = {k.removeprefix("set."): v for k, v in settings.items() if k.startswith("set.")}
+    edits |= {name: fields[name] for name in EDITS}
+    lines = [f"# written by hermes {version('hermes-llm')}; hermes train --config reads it"]
+    for key, value in {**settings, **own}.items():
+        if not key.startswith("set."):
+            source = sources.get(key)
+            lines.append(f"{key}: {_scalar(value)}" + (f"  # {source}" if source else ""))
+    lines += ["set:", *(f"  {key}: {_scalar(value)}" for key, value in edits.items())]
+    lines.append("sessions:  # who trained from which step on; not an option")
+    for session in sessions:
+        items = ", ".join(f"{k}: {_scalar(v)}" for k, v in dataclasses.asdict(session).items())
+        lines.append(f"  - {{{items}}}")
+    path, beside = run / NAME, run / f".tmp-{NAME}"
+    try:
+        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(f"cannot write {path}: {reason}") from error
+
+
+def read_sessions(run: Path) -> list[Session]:
+    """Who trained a run and when, from its run.yaml; nothing where there is none."""
+    import yaml
+
+    path = run / NAME
+    try:
+        with open(path, encoding="utf-8") as file:
+            entries = (yaml.safe_load(file) or {}).get("sessions") or []
+        return [Session(**entry) for entry in entries]
+    except FileNotFoundError:
+        return []
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise HermesError(f"{path}: 'sessions' cannot be read ({reason}); remove it") from None
+
+
+def handovers(run: Path) -> list[tuple[int, str]]:
+    """The steps after which another backend went on: (step, 'torch -> mlx')."""
+    sessions = read_sessions(run)
+    return [
+        (after.step, f"{before.backend} -> {after.backend}")
+        for before, after in pairwise(sessions)
+        if before.backend != after.backend
+    ]
+
+
+def companions(spec: ModelSpec, tokenizer: Tokenizer) -> Companions:
+    """What each checkpoint of a run carries for other tools."""
+    t = tokenizer
+    stops = sorted(t.stop_ids, key=lambda number: (number != t.eos_id, number))
+    ids = {"bos_token_id": t.bos_id, "eos_token_id": stops, "pad_token_id": t.pad_id}
+    return Companions(
+        tokenizer_json=t.to_json(),
+        tokenizer_config=tokenizer_config(t, max_seq_len=spec.max_seq_len),
+        config=config_of(spec, bos_token_id=t.bos_id, eos_token_id=t.eos_id, pad_token_id=t.pad_id),
+        generation_config={name: value for name, value in ids.items() if value not in (None, [])},
+    )

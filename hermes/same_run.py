@@ -1,0 +1,94 @@
+"""What makes a run the same run: which settings may change when it goes on, and which may not.
+
+A run may move to another backend, device, precision or split of its batch, may end later or
+sooner, and may log, save and evaluate as it likes. All else would make it another run.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from hermes.checkpoint import Progress
+from hermes.data import Cursor, TokenStream, run_samples
+from hermes.errors import HermesError, nearest
+from hermes.loop import Position
+from hermes.recipe import Recipe
+
+__all__ = ["changed", "flat", "require_same", "samples_of_update", "total_steps"]
+
+FREE = ("batch_size", "grad_accum", "epochs", "max_steps", "save_every", "eval_every")
+
+
+def flat(recipe: Recipe) -> dict[str, object]:
+    """Every field by name, those of a part behind its name: 'optimizer.beta2'."""
+    found: dict[str, object] = {}
+    for name, value in dataclasses.asdict(recipe).items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{inner}": v for inner, v in value.items()}
+        else:
+            found[name] = value
+    return found
+
+
+def changed(recipe: Recipe, given: Mapping[str, object]) -> Recipe:
+    """The recipe with some fields set, by the names of `flat`. Raises HermesError."""
+    known = flat(recipe)
+    parts: dict[str, dict[str, object]] = {}
+    own: dict[str, object] = {}
+    for name, value in given.items():
+        if name not in known:
+            raise HermesError(f"the recipe has no {name!r}{nearest(name, known)}")
+        part, _, inner = name.rpartition(".")
+        if part:
+            parts.setdefault(part, {})[inner] = value
+        else:
+            own[name] = value
+    for part, values in parts.items():
+        own[part] = dataclasses.replace(getattr(recipe, part), **values)
+    return dataclasses.replace(recipe, **own)  # type: ignore[arg-type]  # by name, checked above
+
+
+def require_same(
+    checkpoint: Path, was: Recipe, now: Recipe, progress: Progress, stream: TokenStream
+) -> None:
+    """Refuse to go on with another recipe or other data, naming both values. Raises HermesError."""
+    before, after = flat(was), flat(now)
+    for name in before:
+        if name not in FREE and before[name] != after[name]:
+            raise HermesError(
+                f"{name} is {before[name]!r} in {checkpoint} and {after[name]!r} here; leave it "
+                "out to go on with the run, or choose another --output for a new one"
+            )
+    samples = was.batch_size * was.grad_accum * progress.world_size
+    if samples != now.batch_size * now.grad_accum:
+        raise HermesError(
+            f"an update takes {samples} sequences in {checkpoint} (batch_size {was.batch_size} x "
+            f"grad_accum {was.grad_accum}) and {now.batch_size * now.grad_accum} here "
+            f"({now.batch_size} x {now.grad_accum}); keep the product"
+        )
+    if progress.data and progress.data != stream.fingerprint:
+        raise HermesError(
+            f"the data has fingerprint {progress.data[:12]} in {checkpoint} and "
+            f"{stream.fingerprint[:12]} here ({len(stream):,} tokens); go on with the data that "
+            "the run began with"
+        )
+
+
+def total_steps(recipe: Recipe, position: Position, size: int) -> int:
+    """Updates of the whole run, where an epoch has `size` samples and `position` is done."""
+    if recipe.max_steps:
+        return recipe.max_steps
+    per_update = recipe.batch_size * recipe.grad_accum
+    wanted = run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
+    left = max(wanted - position.cursor.drawn(size), 0)
+    return position.step + math.ceil(left / per_update)
+
+
+def samples_of_update(recipe: Recipe, cursor: Cursor, size: int) -> int:
+    """How many samples the next update takes: the last one of a run by epochs may be short."""
+    per_update = recipe.batch_size * recipe.grad_accum
+    if recipe.max_steps:
+        return per_update
+    wanted = run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
+    return min(per_update, wanted - cursor.drawn(size))
