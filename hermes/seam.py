@@ -162,6 +162,12 @@ class Model(Protocol):
         """Log-probability of each target in nats, 0 where it is IGNORE. (B, T) -> (B, T)."""
         ...
 
+    def row_logprobs(
+        self, tokens: NDArray[np.integer], targets: NDArray[np.integer]
+    ) -> NDArray[np.floating]:
+        """Each row's summed log-probability of its targets, summed as training does. -> (B,)."""
+        ...
+
     def loss(self, batch: Batch) -> float:
         """The batch's loss over all micro-batches, without dropout."""
         ...

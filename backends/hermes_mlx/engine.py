@@ -133,6 +133,12 @@ class Model:
         with e.on():
             return e.read(target_logprobs(self._scores(tokens), e.tensor(targets), e.ops))
 
+    def row_logprobs(self, tokens, targets):
+        """Each row's summed log-probability of its targets, summed as in training. -> (B,)."""
+        e = self.engine
+        with e.on():
+            return e.read(target_logprobs(self._scores(tokens), e.tensor(targets), e.ops).sum(-1))
+
     def loss(self, batch):
         """The batch's loss over all micro-batches, without dropout."""
         e, total = self.engine, 0.0

@@ -29,6 +29,10 @@ class Model:
         """Log-probability of each target, 0 where IGNORE. (B, T) -> (B, T)."""
         return target_logprobs(self.logits(tokens), np.asarray(targets))
 
+    def row_logprobs(self, tokens, targets):
+        """Each row's summed log-probability of its targets. -> (B,)."""
+        return self.logprobs(tokens, targets).sum(-1)
+
     def loss(self, batch, dropout=None):
         """The batch's loss over all micro-batches; dropout: (seed, step) or None."""
         total = 0.0

@@ -109,6 +109,12 @@ class Model:
         return self.engine.read(target_logprobs(scores, self.engine.tensor(targets)))
 
     @torch.no_grad()
+    def row_logprobs(self, tokens, targets):
+        """Each row's summed log-probability of its targets, summed as in training. -> (B,)."""
+        scores = self._scores(tokens)
+        return self.engine.read(target_logprobs(scores, self.engine.tensor(targets)).sum(-1))
+
+    @torch.no_grad()
     def loss(self, batch):
         """The batch's loss over all micro-batches, without dropout."""
         e, total = self.engine, 0.0
