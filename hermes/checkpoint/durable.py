@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from hermes.checkpoint.files import listing
 from hermes.errors import StorageError
 
 __all__ = ["Disk", "Operation", "Written", "delete_folder", "require_space", "write_file"]
@@ -147,8 +148,8 @@ def write_file(
 
 
 def delete_folder(path: Path, disk: Disk) -> None:
-    """Remove a folder and what is in it, links themselves and not what they lead to."""
-    for entry in sorted(path.iterdir()):
+    """Remove a folder and what is in it; of links, themselves and not what they lead to."""
+    for entry in listing(path):
         if stat.S_ISDIR(entry.lstat().st_mode):
             delete_folder(entry, disk)
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hermes.errors import CheckpointError, StorageError
 
-__all__ = ["hash_file", "open_file", "read_into", "read_small", "unreadable"]
+__all__ = ["hash_file", "listing", "open_file", "read_into", "read_small", "unreadable"]
 
 SMALL = 256 * 2**20
 BLOCK = 8 * 2**20
@@ -21,6 +21,14 @@ def unreadable(path: Path, error: OSError) -> CheckpointError | StorageError:
     reason = (error.strerror or str(error)).lower()
     kind = CheckpointError if error.errno in TORN else StorageError
     return kind(f"cannot read {path}: {reason}")
+
+
+def listing(folder: Path) -> list[Path]:
+    """What is in a folder, by name. Raises CheckpointError, StorageError."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise unreadable(folder, error) from error
 
 
 def open_file(path: Path) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.checkpoint.durable import Disk, delete_folder
-from hermes.checkpoint.files import read_small
+from hermes.checkpoint.files import listing, read_small
 from hermes.checkpoint.layout import PROGRESS, TEMPORARY, TRASH
 from hermes.checkpoint.manifest import Manifest
 from hermes.checkpoint.opening import verify
@@ -65,6 +65,8 @@ def _whole(run: Path, run_id: str) -> list[tuple[Manifest, Path]]:
     """The checkpoints of one run id that look whole, the newest first."""
     found = []
     for step, path in steps(run):
+        if path.is_symlink():
+            continue  # what it leads to is someone else's
         try:
             manifest = verify(path, hashes=False)
         except CheckpointError:
@@ -100,6 +102,6 @@ def sweep(run: Path, *, disk: Disk | None = None) -> None:
     if not run.exists():
         return
     disk = disk or Disk()
-    for path in sorted(run.iterdir()):
+    for path in listing(run):
         if path.name.startswith((TEMPORARY, TRASH)) and path.is_dir() and not path.is_symlink():
             delete_folder(path, disk)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermes.checkpoint.files import unreadable
+from hermes.checkpoint.files import listing
 from hermes.checkpoint.layout import Companions
 from hermes.checkpoint.manifest import MANIFEST, NewerFormat
 from hermes.checkpoint.opening import Checkpoint, open_checkpoint
@@ -25,12 +25,9 @@ def steps(run: Path) -> list[tuple[int, Path]]:
 
     By name only: whether they are whole is for `verify` to say. Raises StorageError.
     """
-    try:
-        found = [(STEP.match(entry.name), entry) for entry in run.iterdir()]
-    except FileNotFoundError:
+    if not run.exists():
         return []
-    except OSError as error:
-        raise unreadable(run, error) from error
+    found = [(STEP.match(entry.name), entry) for entry in listing(run)]
     return sorted(((int(m[1]), path) for m, path in found if m), reverse=True)
 
 

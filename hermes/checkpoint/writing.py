@@ -41,7 +41,7 @@ from hermes.checkpoint.weights import (
     plan_shards,
     render_index,
 )
-from hermes.errors import CheckpointError, StorageError
+from hermes.errors import CheckpointError, HermesError, StorageError
 from hermes.mal import dumps
 from hermes.params import parameters, trained_names
 from hermes.seam import Array, Tensors, TrainState
@@ -99,7 +99,7 @@ def save(
         disk.rename(beside, target)
         disk.sync_folder(run)
     except BaseException as error:
-        with suppress(StorageError, OSError):
+        with suppress(HermesError, OSError):
             delete_folder(beside, disk)
         if isinstance(error, StorageError) and is_full(error):
             raise StorageError(

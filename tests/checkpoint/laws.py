@@ -1,0 +1,103 @@
+"""The laws that hold when a process or a machine dies while it saves; tests and planted defects
+share them.
+"""
+
+import os
+import random
+from pathlib import Path
+
+from hermes.checkpoint import Disk, Keep, Skipped, checkpoints
+from hermes.checkpoint.retention import prune, sweep
+from tests.checkpoint.powerloss import after_power_loss, read_tree, write_tree
+from tests.checkpoint.support import (
+    logged_disk,
+    quick_folder,
+    require_equal,
+    save_at,
+)
+
+KILLED = 9
+
+
+def go_on(run, disk):
+    """What a run does between two saves at step 1 and step 3, with all but the newest deleted."""
+    for step in (2, 3):
+        path = save_at(run, step, disk=disk)
+        prune(run, Keep(last=1), path, disk=disk)
+
+
+def record():
+    """The operations of `go_on`, the tree before it, and after how many each save had returned."""
+    with quick_folder() as folder:
+        run = Path(folder) / "run"
+        save_at(run, 1)
+        before = read_tree(run)
+        disk, operations = logged_disk()
+        returned = [(0, 1)]
+        for step in (2, 3):
+            path = save_at(run, step, disk=disk)
+            returned.append((len(operations), step))
+            prune(run, Keep(last=1), path, disk=disk)
+        return operations, before, run, returned
+
+
+def require_found(run, least):
+    """A whole checkpoint of step `least` or later is there, it is what was saved, and whatever
+    bears a checkpoint's name is one.
+    """
+    found = list(checkpoints(run))
+    assert found, "no checkpoint is left"
+    assert not [skip.reason for skip in found if isinstance(skip, Skipped)]
+    step = found[0].progress.step
+    assert step >= least, f"step {step} was found, step {least} was saved"
+    require_equal(found[0], step)
+    return step
+
+
+def survives_power_loss(states, seed):
+    """Whatever the power failure leaves, what a save returned for is found."""
+    operations, before, run, returned = record()
+    chance = random.Random(seed)
+    for _ in range(states):
+        crash = chance.randint(0, len(operations))
+        tree = after_power_loss(operations, before, run, crash, chance)
+        least = max(step for at, step in returned if at <= crash)
+        with quick_folder() as folder:
+            write_tree(tree, Path(folder) / "run")
+            require_found(Path(folder) / "run", least)
+
+
+class Killer:
+    """Ends the process before the n-th operation, having done half of it if it is a torn write."""
+
+    def __init__(self, last, torn):
+        self.left, self.torn = last, torn
+
+    def __call__(self, operation):
+        self.left -= 1
+        if self.left < 0:
+            if self.torn and operation.kind == "write":
+                with open(operation.path, "ab") as file:
+                    file.write(bytes(operation.data)[: len(operation.data) // 2])
+            os._exit(KILLED)
+
+
+def survives_kill(point, torn):
+    """Killed before operation `point`, a run is found whole, and goes on; True if it was killed."""
+    with quick_folder() as folder:
+        run = Path(folder) / "run"
+        save_at(run, 1)
+        child = os.fork()
+        if child == 0:
+            try:
+                go_on(run, Disk(Killer(point, torn)))
+            finally:
+                os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        step = require_found(run, 1 if code == KILLED else 3)
+        sweep(run)
+        assert {p.name.split("-")[0] for p in run.iterdir()} == {"step"}, "leftovers are gone"
+        if step < 3:
+            save_at(run, step + 1)
+            require_found(run, step + 1)
+        return code == KILLED
