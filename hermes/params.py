@@ -10,14 +10,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from hermes.errors import SpecError
-from hermes.positions import alibi_slopes
-from hermes.randomness import normals
 from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, NoNorm, Norm, RMSNorm
+
+if TYPE_CHECKING:  # counting parameters must not wait for NumPy
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["NORM_NAMES", "Tensor", "fresh_weights", "parameters", "tensor_count", "trained_names"]
 
@@ -145,14 +145,19 @@ def trained_names(spec: ModelSpec, freeze_layers: int = 0) -> tuple[str, ...]:
     return tuple(name for name in parameters(spec) if not name.startswith(frozen))
 
 
-class _Fresh(Mapping[str, NDArray[np.float32]]):
+class _Fresh(Mapping[str, "NDArray[np.float32]"]):
     """First weights, each drawn when asked for from a stream of its own."""
 
     def __init__(self, spec: ModelSpec, seed: int):
         self._table = parameters(spec)
         self._seed = seed
 
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
+    def __getitem__(self, name: str) -> "NDArray[np.float32]":
+        import numpy as np
+
+        from hermes.positions import alibi_slopes
+        from hermes.randomness import normals
+
         tensor = self._table[name]
         match tensor.init:
             case "normal":
@@ -169,7 +174,7 @@ class _Fresh(Mapping[str, NDArray[np.float32]]):
         return len(self._table)
 
 
-def fresh_weights(spec: ModelSpec, seed: int) -> Mapping[str, NDArray[np.float32]]:
+def fresh_weights(spec: ModelSpec, seed: int) -> "Mapping[str, NDArray[np.float32]]":
     """The first weights of a run, equal to the bit on every backend and machine.
 
     Matrices are normal with standard deviation 0.02, those that write to the residual stream
