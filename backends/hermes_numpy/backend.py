@@ -35,6 +35,10 @@ class Model:
 
     def loss(self, batch, dropout=None):
         """The batch's loss over all micro-batches; dropout: (seed, step) or None."""
+        return float(self.mean(batch, dropout))
+
+    def mean(self, batch, dropout=None):
+        """The loss in the type of the weights, so that arrays of other kinds can pass through."""
         total = 0.0
         for a in range(len(batch.tokens)):
             segments = None if batch.segments is None else batch.segments[a]
@@ -45,7 +49,7 @@ class Model:
             else:
                 rule, reference = batch.pairs.rule, batch.pairs.reference[a]
                 total = total + preference(logits, batch.targets[a], reference, rule)
-        return float(total / max(batch.counted, 1))
+        return total / max(batch.counted, 1)
 
     def decoder(self, batch_size, capacity):
         """A fresh cache for rows of at most `capacity` tokens."""
