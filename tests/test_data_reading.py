@@ -69,7 +69,7 @@ def test_a_field_of_csv_may_be_long_and_the_module_s_limit_stays(write):
     import csv
 
     before = csv.field_size_limit()
-    assert texts(write("a.csv", "text\n" + "x" * 200_000)) == ["x" * 200_000]
+    assert "".join(texts(write("a.csv", "text\n" + "x" * 200_000))) == "x" * 200_000
     assert csv.field_size_limit() == before
 
 

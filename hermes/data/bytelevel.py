@@ -21,7 +21,7 @@ __all__ = [
     "read_byte_level",
 ]
 
-PIECE = 1 << 18  # characters
+PIECE = 1 << 16  # characters
 
 # The published expressions, as llama.cpp's `tokenizer.ggml.pre` and tokenizer.json of GPT-2,
 # Llama 3 and Qwen 2 have them. ByteLevel(use_regex=True) has GPT-2's built in.

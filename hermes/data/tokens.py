@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenStream", "tokenize"]
 
-BATCH = 1 << 22  # characters encoded at a time
+BATCH = 1 << 21  # characters encoded at a time, pieces enough for every core
 TOKENS, FACTS = "tokens.bin", "tokens.json"
 
 

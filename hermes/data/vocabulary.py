@@ -133,7 +133,8 @@ def trained(texts: Iterable[str], settings: Settings) -> tuple[str, Training]:
     inner = Tokenizer(models.BPE(ignore_merges=settings.preset == "llama-bpe"))
     inner.pre_tokenizer = pre_tokenizer(settings.preset)
     inner.decoder = decoders.ByteLevel()
-    if stage := normalizer(settings.normalize_nfc, settings.fold_ascii):
+    stage = normalizer(settings.normalize_nfc, settings.fold_ascii)
+    if stage is not None:  # an object of the library, whose truth varies between its versions
         inner.normalizer = stage
     trainer = trainers.BpeTrainer(
         vocab_size=settings.vocab_size,

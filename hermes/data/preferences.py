@@ -1,0 +1,246 @@
+"""Preferences: a prompt, a completion that was chosen and one that was rejected.
+
+A record has `prompt`, `chosen` and `rejected`, each a string or a list of messages; or `chosen` and
+`rejected` alone, whole dialogues whose common beginning is the prompt, as lists of messages or as
+text in the form of Anthropic's HH data ("\\n\\nHuman: ... \\n\\nAssistant: ...").
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hermes.data.chat import Conversation, Message, as_messages
+from hermes.data.chat_tokens import ChatEncoder, Example
+from hermes.data.files import Paths
+from hermes.data.records import Record, kind, missing, records
+from hermes.errors import DataError
+from hermes.tokenizer import Tokenizer
+
+__all__ = [
+    "EncodedPair",
+    "FittedPairs",
+    "Pair",
+    "encoded",
+    "fitted_pairs",
+    "pair_of",
+    "pairs",
+    "plain",
+]
+
+TURN = re.compile(r"\n\n(Human|Assistant):")
+FIELDS = ("prompt", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and two completions. texts: the three as plain text, where they were that."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    where: str
+    texts: tuple[str, str, str] | None = None
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Both completions behind the same prompt, as tokens."""
+
+    chosen: Example
+    rejected: Example
+
+
+def pairs(paths: Paths, *, file_format: str | None = None) -> Iterator[Pair]:
+    """Yield the preferences of files; formats as in `records`. Raises DataError, StorageError."""
+    return map(pair_of, records(paths, file_format=file_format))
+
+
+def pair_of(record: Record) -> Pair:
+    """A record as a pair whose completions differ. Raises DataError."""
+    value, where = record.value, record.where
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: found {kind(value)} where an object is needed")
+    for name in FIELDS[1:]:
+        if name not in value:
+            raise DataError(f"{where}: {missing(name, value)}")
+    chosen, rejected = value["chosen"], value["rejected"]
+    for name in FIELDS[1:]:
+        if value[name] in ("", []) or (isinstance(value[name], str) and value[name].isspace()):
+            raise DataError(f"{where}: field {name!r}: an empty completion")
+    if chosen == rejected:
+        raise DataError(f"{where}: chosen and rejected are equal, so nothing is preferred")
+    if "prompt" not in value:
+        return _whole_dialogues(chosen, rejected, where, list(value))
+    prompt = value["prompt"]
+    sides = _sides(chosen, rejected, where)
+    if isinstance(prompt, str) and TURN.match(prompt):
+        begun = _dialogue(prompt, f"{where}: field 'prompt'")
+    else:
+        begun = as_messages(prompt, "user", f"{where}: field 'prompt'")
+    texts = (prompt, chosen, rejected)
+    plain_text = texts if all(isinstance(text, str) for text in texts) else None
+    return Pair(begun, sides[0], sides[1], where, plain_text)
+
+
+def _sides(
+    chosen: Any, rejected: Any, where: str
+) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    read = []
+    for name, side in zip(FIELDS[1:], (chosen, rejected), strict=True):
+        read.append(as_messages(side, "assistant", f"{where}: field {name!r}"))
+        _require_answer(read[-1], f"{where}: field {name!r}")
+    return read[0], read[1]
+
+
+def _require_answer(messages: tuple[Message, ...], where: str) -> None:
+    if not any(message["role"] == "assistant" for message in messages):
+        raise DataError(f"{where}: no message of the assistant, so there is nothing to prefer")
+
+
+def _whole_dialogues(chosen: Any, rejected: Any, where: str, found: list[str]) -> Pair:
+    texts = None
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        for name, text in zip(FIELDS[1:], (chosen, rejected), strict=True):
+            if not TURN.match(text):
+                raise DataError(
+                    f"{where}: {missing('prompt', found)}; without it {name!r} must be a whole "
+                    "dialogue, as messages or as text that begins with '\\n\\nHuman:'"
+                )
+        texts = _common_text(chosen, rejected, where)
+        chosen, rejected = _dialogue(chosen, where), _dialogue(rejected, where)
+    else:
+        chosen, rejected = _sides(chosen, rejected, where)
+    same = 0
+    while same < min(len(chosen), len(rejected)) and chosen[same] == rejected[same]:
+        same += 1
+    if same == 0:
+        raise DataError(
+            f"{where}: chosen and rejected have no first message in common, so there is no prompt"
+        )
+    for name, side in zip(FIELDS[1:], (chosen, rejected), strict=True):
+        if same == len(side):
+            raise DataError(f"{where}: field {name!r}: an empty completion after the common part")
+        _require_answer(side[same:], f"{where}: field {name!r}, after the common part")
+    return Pair(tuple(chosen[:same]), tuple(chosen[same:]), tuple(rejected[same:]), where, texts)
+
+
+def _dialogue(text: str, where: str) -> tuple[Message, ...]:
+    """Text in HH's form as messages; an empty last turn of the assistant asks for an answer."""
+    _, *parts = TURN.split(text)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    turns = [
+        (roles[name], said.strip()) for name, said in zip(parts[::2], parts[1::2], strict=True)
+    ]
+    if turns and turns[-1] == ("assistant", ""):
+        turns.pop()
+    for role, said in turns:
+        if role == "assistant" and not said:
+            raise DataError(f"{where}: an empty turn of the assistant")
+    return tuple({"role": role, "content": said} for role, said in turns)
+
+
+def _common_text(chosen: str, rejected: str, where: str) -> tuple[str, str, str]:
+    """The text up to the last 'Assistant:' that both share, and what each goes on with."""
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    end = chosen[:shared].rfind("\n\nAssistant:")
+    if end < 0:
+        raise DataError(f"{where}: chosen and rejected share no question to the assistant")
+    end += len("\n\nAssistant:")
+    return chosen[:end], chosen[end:], rejected[end:]
+
+
+def encoded(pair: Pair, encoder: ChatEncoder) -> EncodedPair:
+    """A pair's tokens by the template; what counts is the assistant's part after the prompt."""
+    first = len(pair.prompt)
+    sides = (
+        encoder.example(Conversation((*pair.prompt, *side), pair.where), first=first)
+        for side in (pair.chosen, pair.rejected)
+    )
+    return _checked(EncodedPair(*sides))
+
+
+def plain(pair: Pair, tokenizer: Tokenizer) -> EncodedPair:
+    """A pair's tokens without a template: prompt, completion, and the end of a text."""
+    if pair.texts is None:
+        raise DataError(f"{pair.where}: messages need a chat template; leave --no-template out")
+    if tokenizer.eos_id is None:
+        raise DataError(
+            "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>'; use one "
+            "that has"
+        )
+    prompt = tokenizer.encode(pair.texts[0])
+    if not prompt:
+        prompt = [tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id]
+
+    def side(text: str) -> Example:
+        ids = [*prompt, *tokenizer.encode(text), tokenizer.eos_id]
+        return Example(np.array(ids, np.int32), np.arange(len(ids)) >= len(prompt), pair.where)
+
+    return _checked(EncodedPair(side(pair.texts[1]), side(pair.texts[2])))
+
+
+def _checked(pair: EncodedPair) -> EncodedPair:
+    if np.array_equal(pair.chosen.ids, pair.rejected.ids):
+        raise DataError(
+            f"{pair.chosen.where}: chosen and rejected are equal as tokens, so nothing is preferred"
+        )
+    return pair
+
+
+@dataclass(frozen=True)
+class FittedPairs:
+    """Pairs that fit; cut: with a prompt cut from the left; dropped: whose completion did not."""
+
+    pairs: tuple[EncodedPair, ...]
+    cut: int
+    dropped: int
+
+
+def fitted_pairs(
+    all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = False
+) -> FittedPairs:
+    """Pairs of at most max_len tokens a side: the prompt loses its beginning, the same for both.
+
+    A pair whose longer completion leaves the prompt no token is refused, or with `drop` left out.
+    Raises DataError, also where nothing is left.
+    """
+    kept, cut, dropped = [], 0, 0
+    for pair in all_pairs:
+        sides = (pair.chosen, pair.rejected)
+        begins = [int(side.learnt.argmax()) for side in sides]
+        longest = max(len(side) - begin for side, begin in zip(sides, begins, strict=True))
+        if max(map(len, sides)) <= max_len:
+            kept.append(pair)
+        elif longest < max_len:
+            room = max_len - longest
+            kept.append(
+                EncodedPair(
+                    *(
+                        _without(side, begin - room)
+                        for side, begin in zip(sides, begins, strict=True)
+                    )
+                )
+            )
+            cut += 1
+        elif drop:
+            dropped += 1
+        else:
+            raise DataError(
+                f"{pair.chosen.where}: a completion of {longest} tokens does not fit --max-len "
+                f"{max_len}; choose a longer one, or --drop-overlong"
+            )
+    if not kept:
+        raise DataError(f"no pair is left: all {dropped} have completions that do not fit")
+    return FittedPairs(tuple(kept), cut, dropped)
+
+
+def _without(side: Example, count: int) -> Example:
+    """The example without its first tokens, of which none is learnt."""
+    if count <= 0:
+        return side
+    return Example(side.ids[count:], side.learnt[count:], side.where)
