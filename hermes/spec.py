@@ -609,7 +609,21 @@ class ModelSpec:
     @property
     def identity(self) -> tuple[object, ...]:
         """What decides the numbers a model computes; equal for two spellings of one model."""
-        norm = self.final_norm
-        output = dataclasses.replace(self.output, norm=norm)
+        output = dataclasses.replace(self.output, norm=self.final_norm)
         sizes = (self.vocab_size, self.max_seq_len, self.hidden_size)
-        return (*sizes, self.layers, self.embeddings, output, self.learned_positions)
+        layers = tuple(
+            dataclasses.replace(block, attention=self._with_positions(block.attention))
+            for block in self.layers
+        )
+        return (*sizes, layers, self.embeddings, output)
+
+    def _with_positions(self, attention: AttentionSpec) -> AttentionSpec:
+        """Resolved attention whose positions are, too, and whose scale is a number."""
+        positions = attention.position_encoding
+        match positions:
+            case Rope():
+                positions = dataclasses.replace(positions, rotary_dim=attention.rotary_size)
+            case Learned():
+                positions = Learned(self.learned_positions)
+        scale = attention.score_scale
+        return dataclasses.replace(attention, position_encoding=positions, scale=scale)

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import hermes_specs
 from hermes.errors import HermesError, StorageError, nearest
@@ -17,11 +17,15 @@ __all__ = ["MalFile", "bundled_names", "load", "loads", "open_mal", "read_mal"]
 
 @dataclass(frozen=True)
 class MalFile:
-    """A file that was read: its models by name, and its source and tree."""
+    """A file that was read: its models by name, its source and tree.
+
+    path: where it lies, None for a text and for a bundled model.
+    """
 
     models: Mapping[str, ModelSpec]
     source: Source
     tree: Tree
+    path: str | None = None
 
     def model(self, name: str | None = None) -> ModelSpec:
         """The model of that name, or the only one. Raises MalError where there are several."""
@@ -37,6 +41,14 @@ class MalFile:
             )
             raise self.source.error(second.name_at, sentence)
         raise HermesError(f"{file} has no model {shown(name)}; it has {names}")
+
+    def code_lines(self) -> list[str]:
+        """The lines of the text without comments, space at their ends, and blank ones."""
+        text = self.source.text
+        for at in reversed(self.tree.comments):
+            end = text.find("\n", at)
+            text = text[:at] + (text[end:] if end >= 0 else "")
+        return [line.rstrip() for line in text.split("\n") if line.strip()]
 
 
 def loads(text: str | bytes, *, file: str = "<text>", model: str | None = None) -> ModelSpec:
@@ -80,7 +92,7 @@ def open_mal(source: str | os.PathLike[str]) -> tuple[MalFile, str | None]:
         if name in bundled_names():
             return read_mal(hermes_specs.read_model(name), f"{name}.mal"), None
     path, model = _split(os.fspath(source))
-    return read_mal(_read(path), path), model
+    return replace(read_mal(_read(path), path), path=path), model
 
 
 def _split(path: str) -> tuple[str, str | None]:

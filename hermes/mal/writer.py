@@ -12,7 +12,7 @@ from hermes.mal.tree import Body, Definition, Field, List, Number, String, Tree,
 from hermes.mal.words import DEFINED, SPELLINGS, TEXTS, WORDS, keys
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
-__all__ = ["dumps", "write_tree"]
+__all__ = ["describe", "dumps", "number", "write_tree"]
 
 WIDTH = 88  # a value that fits stands on one line
 INDENT = "  "
@@ -32,6 +32,13 @@ def dumps(spec: ModelSpec, *others: ModelSpec) -> str:
     """Canonical MAL of one model, or of several as one file; `loads` gives the same specs back."""
     definitions = write_tree(spec, *others).definitions
     return "\n".join(_file(definitions))
+
+
+def describe(part: object) -> dict[str, str]:
+    """Each key of a part and its value as a file would say it, on one line, defaults too."""
+    body = _Writer((), whole=True).body(part)
+    written = {field.key: _value(field.value) for field in body.fields}
+    return {key: written.get(key, "none") for key in keys(part.__class__)}
 
 
 class _Writer:
@@ -88,7 +95,7 @@ class _Writer:
             case int():
                 return Number(str(value))
             case float():
-                return Number(_number(value))
+                return Number(number(value))
             case str():
                 if key in TEXTS:
                     return String(value)
@@ -101,7 +108,7 @@ class _Writer:
         return Word(WORDS[value.__class__], body if body.fields else None)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """The shortest text that reads back as this number: 10000, 0.1, 1e-5."""
     digits, _, exponent = repr(value).removesuffix(".0").partition("e")
     return f"{digits}e{int(exponent)}" if exponent else digits
