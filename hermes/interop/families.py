@@ -32,6 +32,7 @@ __all__ = [
     "family_of",
     "hidden_act",
     "ropes_of",
+    "window_period",
     "windows_of",
 ]
 
@@ -81,6 +82,16 @@ def common_block(spec: ModelSpec) -> BlockSpec | None:
 def windows_of(spec: ModelSpec) -> list[int | None]:
     """The window of each layer."""
     return [layer.attention.window_size for layer in spec.layers]
+
+
+def window_period(windows: Sequence[int | None]) -> int | None:
+    """Gemma 3's older way to say which layers slide: all but every n-th; None for other patterns.
+
+    A reader that knows no other way then stops, where a wrong number would have it go on wrong.
+    """
+    period = next((i for i, window in enumerate(windows) if window is None), len(windows)) + 1
+    regular = all((w is None) == ((i + 1) % period == 0) for i, w in enumerate(windows))
+    return period if regular else None
 
 
 def ropes_of(spec: ModelSpec) -> list[Positions]:

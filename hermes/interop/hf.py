@@ -15,14 +15,14 @@ from hermes.interop.families import (
     common_block,
     family_of,
     hidden_act,
-    ropes_of,
+    window_period,
     windows_of,
 )
 from hermes.interop.reading import spec_of
 from hermes.interop.rope import write_rope
 from hermes.mal import dumps
 from hermes.params import INIT_STD
-from hermes.spec import BlockSpec, ModelSpec, Rope
+from hermes.spec import BlockSpec, ModelSpec
 
 __all__ = ["config_of", "converted_config_of", "spec_of"]
 
@@ -117,7 +117,7 @@ def _llama_like(spec: ModelSpec, block: BlockSpec, family: str) -> Config:
         "mlp_bias": ffn.bias,
     }
     config["hidden_activation" if "gemma" in family else "hidden_act"] = hidden_act(ffn)
-    config |= write_rope(spec, two_thetas=family == "gemma3_text")
+    config |= write_rope(spec, family)
     windows = windows_of(spec)
     window = next((w for w in windows if w is not None), None)
     match family:
@@ -141,11 +141,8 @@ def _llama_like(spec: ModelSpec, block: BlockSpec, family: str) -> Config:
                 "attn_logit_softcapping": attention.softcap,
                 "final_logit_softcapping": spec.output.softcap,
             }
-            period = next((i for i, w in enumerate(windows) if w is None), spec.num_layers) + 1
-            if family == "gemma3_text" and all(
-                (w is None) == ((i + 1) % period == 0) for i, w in enumerate(windows)
-            ):
-                config["sliding_window_pattern"] = period  # the older form of layer_types
+            if family == "gemma3_text":
+                config["sliding_window_pattern"] = window_period(windows)
     return config
 
 
@@ -169,12 +166,6 @@ def _gpt2(spec: ModelSpec, block: BlockSpec) -> Config:
 
 
 def _gpt_neox(spec: ModelSpec, block: BlockSpec) -> Config:
-    rope = ropes_of(spec)[0]
-    assert isinstance(rope, Rope)
-    size = block.attention.head_size
-    share = (rope.rotary_dim or size) / size
-    fields = write_rope(spec, two_thetas=False)
-    fields["rope_parameters"]["partial_rotary_factor"] = share
     return {
         "hidden_size": spec.hidden_size,
         "intermediate_size": block.ffn.hidden_size,
@@ -182,10 +173,7 @@ def _gpt_neox(spec: ModelSpec, block: BlockSpec) -> Config:
         "num_attention_heads": block.attention.num_heads,
         "hidden_act": hidden_act(block.ffn),
         "max_position_embeddings": spec.max_seq_len,
-        "rotary_pct": share,
-        "rotary_emb_base": rope.theta,
-        "partial_rotary_factor": share,
-        **fields,
+        **write_rope(spec, "gpt_neox"),
         "attention_bias": block.attention.bias == "all",
         "attention_dropout": _rate([layer.attention.dropout for layer in spec.layers]),
         "hidden_dropout": _rate([layer.dropout for layer in spec.layers]),

@@ -22,6 +22,7 @@ from hermes.spec import BlockSpec, ModelSpec
 __all__ = ["Stock", "Stored", "layout_of", "pack", "unpack"]
 
 EMBEDDING = "model.embed_tokens.weight"
+OPTIONAL = "transformer."  # before GPT-2's names, in some files
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -124,8 +125,10 @@ _GPT_NEOX = {
 
 def _modules(spec: ModelSpec, family: str) -> Mapping[str, str] | None:
     match family:
-        case "gpt2":
+        case "gpt2" if spec.embeddings.tie_weights:
             return _GPT2
+        case "gpt2":  # without the prefix, transformers 4 takes the head for part of the stack
+            return {n if n == "lm_head" else OPTIONAL + n: ours for n, ours in _GPT2.items()}
         case "nanogpt":  # GPT-2's names over ordinary matrices
             return {name.removesuffix("*"): ours for name, ours in _GPT2.items()}
         case "gpt_neox":
@@ -205,7 +208,7 @@ def unpack(
     found = _found(stock, where)
     places: dict[str, tuple[Stored, str]] = {}
     for stored in layout:
-        name = found.pop(stored.name, None)
+        name = found.pop(stored.name.removeprefix(OPTIONAL), None)
         if name is None:
             raise CheckpointError(f"{where} has no tensor {stored.name!r}, which its config needs")
         kind, shape = stock.kinds[name], stored.shape(table)
@@ -239,7 +242,7 @@ def _found(stock: Stock, where: str) -> dict[str, str]:
     """Stored names by what they are without the wrappers' and GPT-2's optional prefixes."""
     found: dict[str, str] = {}
     for name in stock.kinds:
-        plain = plain_name(name).removeprefix("transformer.")
+        plain = plain_name(name).removeprefix(OPTIONAL)
         if plain in found:
             raise CheckpointError(f"{where} has two tensors for {plain!r}")
         found[plain] = name

@@ -79,7 +79,7 @@ def _llama_like(fields: Fields, family: str) -> ModelSpec:
     attention = AttentionSpec(
         num_heads=heads,
         num_kv_heads=_kv_heads(fields, family, heads),
-        head_dim=None if size == width // heads else size,
+        head_dim=None if size * heads == width else size,
         bias=_bias(fields, family),
         dropout=fields.number("attention_dropout") or 0.0,
         qk_norm={"qwen3": "head", "gemma3_text": "head", "olmo2": "flat"}.get(family, "none"),

@@ -21,26 +21,41 @@ Config = dict[str, Any]
 UNUSED_THETA = 10_000.0
 
 
-def write_rope(spec: ModelSpec, *, two_thetas: bool) -> Config:
+def write_rope(spec: ModelSpec, family: str) -> Config:
     """Both forms: rope_theta with rope_scaling for old readers, rope_parameters for new ones."""
     layers = list(zip(ropes_of(spec), windows_of(spec), strict=True))
-    full = next((r for r, w in layers if w is None or not two_thetas), layers[0][0])
+    two = family == "gemma3_text"
+    full = next((r for r, w in layers if w is None or not two), layers[0][0])
     assert isinstance(full, Rope)
     scaling = _scaling(full)
-    fields: Config = {"rope_theta": float(full.theta), "rope_scaling": scaling}
     parameters = {"rope_theta": float(full.theta), **(scaling or {"rope_type": "default"})}
-    if not two_thetas:
-        return {**fields, "rope_parameters": parameters}
-    local = next((r for r, w in layers if w is not None), Rope(UNUSED_THETA))
-    assert isinstance(local, Rope)
-    return {
-        **fields,
-        "rope_local_base_freq": float(local.theta),
-        "rope_parameters": {
-            "full_attention": parameters,
-            "sliding_attention": {"rope_type": "default", "rope_theta": float(local.theta)},
-        },
+    if family == "olmo2" and isinstance(full.scaling, LinearScaling):
+        # OLMo 2's class in transformers 4 takes these two fields under these names and no others.
+        scaling = {"type": "linear", "factor": float(full.scaling.factor)}
+    fields: Config = {
+        "rope_theta": float(full.theta),
+        "rope_scaling": scaling,
+        "rope_parameters": parameters,
     }
+    if family == "gpt_neox":
+        share = _share(full, spec.layers[0].attention.head_size)
+        parameters["partial_rotary_factor"] = share
+        names = {"rotary_pct": share, "rotary_emb_base": float(full.theta)}
+        fields |= names | {"partial_rotary_factor": share}
+    if two:
+        local = next((r for r, w in layers if w is not None), Rope(UNUSED_THETA))
+        assert isinstance(local, Rope)
+        near = {"rope_type": "default", "rope_theta": float(local.theta)}
+        fields["rope_local_base_freq"] = float(local.theta)
+        fields["rope_parameters"] = {"full_attention": parameters, "sliding_attention": near}
+    return fields
+
+
+def _share(rope: Rope, size: int) -> float:
+    """The part of a head that turns, such that readers' int(size * share) is what it should be."""
+    turning = rope.rotary_dim or size
+    share = turning / size
+    return share if int(size * share) == turning else math.nextafter(share, 2.0)
 
 
 def _scaling(rope: Rope) -> Config | None:

@@ -82,7 +82,7 @@ def litgpt_spec(config: Mapping[str, Any]) -> ModelSpec:
         attention=AttentionSpec(
             num_heads=heads,
             num_kv_heads=fields.size("n_query_groups", heads),
-            head_dim=None if size == width // heads else size,
+            head_dim=None if size * heads == width else size,
             bias="all" if everything else "qkv" if fields.flag("attn_bias", False) else "none",
             qk_norm=_qk_norm(fields),
             softcap=fields.number("attention_logit_softcapping"),
