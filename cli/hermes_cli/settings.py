@@ -7,14 +7,16 @@ the option's own type reads it. `1e-4` is then a number and `no` is what its opt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
 
 from hermes.errors import HermesError, nearest
 
-__all__ = ["Layer", "layered", "read_yaml"]
+__all__ = ["COMMAND", "Layer", "layered", "option_names", "read_yaml"]
 
+COMMAND = "command line"
 LARGEST = 1 << 20
 DEEPEST = 8
 
@@ -89,38 +91,47 @@ def _value(path: Path, node: yaml.Node) -> Text:
     return found
 
 
-def layered(
-    context: click.Context, layers: list[Layer]
-) -> tuple[dict[str, object], dict[str, str]]:
+def option_names(command: click.Command) -> dict[str, click.Option]:
+    """A command's options by what stands behind their dashes: '--batch-size' is batch_size."""
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    return {option.opts[0].lstrip("-").replace("-", "_"): option for option in options}
+
+
+def layered(context: click.Context, layers: list[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
     """Every option's value and what set it: the command line, else the last layer that has it."""
-    options = {p.name: p for p in context.command.params if isinstance(p, click.Option) and p.name}
-    values, sources = dict(context.params), dict.fromkeys(context.params, "default")
+    options = option_names(context.command)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for name, option in options.items():
+        assert option.name is not None, "click names every option"
+        place = context.get_parameter_source(option.name)
+        given = place is click.core.ParameterSource.COMMANDLINE
+        values[name], sources[name] = context.params[option.name], COMMAND if given else "default"
     for layer in layers:
         for key, text in layer.values.items():
-            if key not in options:
-                hint = nearest(key, options)
-                raise HermesError(f"{layer.source}: unknown key {key!r}{hint}")
-            values[key] = _read(context, options[key], text, layer.source)
-            sources[key] = layer.source
-    for name in options:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            values[name], sources[name] = context.params[name], "command line"
+            name = key.replace("-", "_")
+            if name not in options:
+                raise HermesError(f"{layer.source}: unknown key {key!r}{nearest(name, options)}")
+            if text is None:  # as if it were left out
+                continue
+            found = _read(context, options[name], text, layer.source)
+            if sources[name] != COMMAND:
+                values[name], sources[name] = found, layer.source
     return values, sources
 
 
 def _read(context: click.Context, option: click.Option, text: Text, source: str) -> object:
     """A layer's value through the option's own type."""
-    if text is None:
-        return option.get_default(context)
     items = text if option.multiple and isinstance(text, list) else [text]
     if option.multiple and isinstance(text, dict):
         items = [f"{key}={value}" for key, value in text.items()]
+    key = option.opts[0].lstrip("-").replace("-", "_")
     for item in items:
         if not isinstance(item, str):
-            raise HermesError(f"{source}: {option.name} takes a value, not a list or a mapping")
+            raise HermesError(f"{source}: {key} takes a value, not a list or a mapping")
     try:
         read = [option.type.convert(item, option, context) for item in items]
     except click.BadParameter as error:
         reason = error.message.rstrip(".")
-        raise HermesError(f"{source}: {option.name}: {reason}") from None
+        raise HermesError(f"{source}: {key}: {reason[:1].lower()}{reason[1:]}") from None
     return tuple(read) if option.multiple else read[0]

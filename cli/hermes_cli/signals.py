@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM: the first asks, the second ends at once."""
+
+import signal
+import sys
+from types import FrameType
+
+__all__ = ["Signals"]
+
+CAUGHT = (signal.SIGINT, signal.SIGTERM)
+
+
+class Signals:
+    """In its `with` block a first signal is kept for whoever polls `asked`.
+
+    Until `polled` is set nobody does, and it raises KeyboardInterrupt instead. After the first the
+    system's own handling is back, so that a second ends the process even inside a long call.
+    """
+
+    def __init__(self, words: str):
+        self.polled = False
+        self._words = words
+        self._came = False
+
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self._came
+
+    def __enter__(self) -> "Signals":
+        self._before = {number: signal.signal(number, self._caught) for number in CAUGHT}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _caught(self, number: int, frame: FrameType | None) -> None:
+        if not self.polled:
+            raise KeyboardInterrupt
+        self._came = True
+        for one in CAUGHT:
+            signal.signal(one, signal.SIG_DFL)
+        # A bar hides the cursor; after a second signal nobody would show it again.
+        shown = "\x1b[?25h" if sys.stderr.isatty() else ""
+        print(f"{shown}{self._words}", file=sys.stderr, flush=True)
