@@ -172,7 +172,8 @@ def collect(run: Run, report: Callable[[Event], None], stop: Callable[[], bool])
                 known["loss"] = event.loss
             case Evaluation():
                 known["val_loss"] = event.val_loss
-                known["val_bits_per_byte"] = event.val_bits_per_byte
+                if event.val_bits_per_byte is not None:
+                    known["val_bits_per_byte"] = event.val_bits_per_byte
             case Saved():
                 step, path = event.step, event.path
             case Stopped():

@@ -7,7 +7,7 @@ device until a line of it is due, so that the device never waits for the host.
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +42,9 @@ class Position:
 
 @dataclass(frozen=True)
 class Update:
-    """A logged update. loss: nats per counted token, before it; epoch: epochs done after it."""
+    """A logged update. loss: nats per counted token (or per pair), before it; epoch: epochs done
+    after it. others: what else is measured of such an update, by name.
+    """
 
     step: int
     epoch: float
@@ -51,15 +53,19 @@ class Update:
     lr: float
     grad_norm: float
     tokens_per_second: float
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss on the held-out text after update `step`, in nats per token and bits per byte."""
+    """Loss on what is held out after update `step`, in nats per token and, of text, bits per byte;
+    of pairs per pair. others: what else is measured, by name.
+    """
 
     step: int
     val_loss: float
-    val_bits_per_byte: float
+    val_bits_per_byte: float | None = None
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,9 @@ class Plan:
     epochs. record(event): write its line. save(position): begin to write a checkpoint, after every
     line so far; settle(): wait until it is whole. evaluate(step): the loss on the held-out text, or
     None if stop() said so half way; left at None where nothing is held out. stop(): polled after
-    every update. saved: the checkpoint of `position`, if there is one; evaluated: `position` has
-    its evaluation, if one is due there.
+    every update. measure(batch, report): what else a logged update's line says. saved: the
+    checkpoint of `position`, if there is one; evaluated: `position` has its evaluation, if one is
+    due there.
     """
 
     learner: Learner
@@ -102,6 +109,7 @@ class Plan:
     save: Callable[[Position], Path]
     settle: Callable[[], None]
     evaluate: Callable[[int], Evaluation | None] | None = None
+    measure: Callable[[Batch, StepReport], Mapping[str, float]] = lambda batch, report: {}
     position: Position = field(default_factory=Position)
     saved: Path | None = None
     evaluated: bool = False
@@ -136,6 +144,7 @@ class _Made:
     report: StepReport
     position: Position
     lr: float
+    batch: Batch
 
 
 class _Loop:
@@ -186,8 +195,8 @@ class _Loop:
         batch, cursor = plan.batches(at.cursor)
         lr = learning_rate(plan.recipe, at.step, plan.total_steps)
         report = plan.learner.step(batch, lr)
-        self.at = Position(at.step + 1, at.tokens + batch.counted, cursor)
-        self.pending.append(_Made(report, self.at, lr))
+        self.at = Position(at.step + 1, at.tokens + batch.targets_counted, cursor)
+        self.pending.append(_Made(report, self.at, lr, batch))
 
     def _read(self) -> Iterator[Update]:
         """Bring the pending numbers to the host; yield and record those whose line is due."""
@@ -201,7 +210,8 @@ class _Loop:
             if step in (1, plan.total_steps) or step % plan.log_every == 0:
                 epoch = round(plan.epochs_done(one.position.cursor), 6)
                 tokens = one.position.tokens
-                update = Update(step, epoch, tokens, loss, one.lr, norm, round(rate, 1))
+                others = plan.measure(one.batch, one.report)
+                update = Update(step, epoch, tokens, loss, one.lr, norm, round(rate, 1), others)
                 plan.record(update)
                 yield update
 

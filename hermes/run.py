@@ -22,7 +22,7 @@ from hermes.runfile import Session, companions, read_sessions, write_runfile
 from hermes.same_run import samples_of_update
 from hermes.seam import Learner, TrainState
 
-__all__ = ["Request", "Run", "open_run"]
+__all__ = ["Request", "Run", "check_output", "device", "open_run"]
 
 
 class Run:
@@ -43,13 +43,15 @@ class Run:
         try:
             self._learner = None if self.finished else self._build()
         except BaseException:
-            self.parts.stream.close()
+            self.parts.material.stream.close()
             raise
 
     def _build(self) -> Learner:
         parts, request = self.parts, self.request
         if self.checkpoint is not None:
             state = self.checkpoint.state
+        elif request.start is not None:
+            state = TrainState(request.start.params, {}, {}, 0)
         else:
             state = TrainState(fresh_weights(parts.spec, parts.recipe.seed), {}, {}, 0)
         return request.backend.learner(parts.spec, state, parts.recipe, request.options)
@@ -57,7 +59,7 @@ class Run:
     def _owes_evaluation(self) -> bool:
         """Whether the step that the run goes on from should have an evaluation and has none."""
         step, every = self.position.step, self.parts.recipe.eval_every
-        if not self.parts.data.held_out or not due(step, every, self.total_steps):
+        if not self.parts.material.samples.held_out or not due(step, every, self.total_steps):
             return False
         output = self.request.output
         lines = read_metrics(output) if (output / "metrics.jsonl").exists() else []
@@ -72,8 +74,8 @@ class Run:
         if self._learner is None:
             return
         request, parts, learner = self.request, self.parts, self._learner
-        output, step, data = request.output, self.position.step, parts.data
-        beside = companions(parts.spec, parts.tokenizer)
+        output, step, data = request.output, self.position.step, parts.material.samples
+        beside = companions(parts.spec, parts.tokenizer, request.chat_template)
         with (
             Saver(output, spec=parts.spec, companions=beside, keep=request.keep) as saver,
             MetricsFile(output, after=step) as metrics,
@@ -82,6 +84,10 @@ class Run:
             keeper = _Keeper(self, learner, saver, metrics)
 
             def evaluate(step: int) -> Evaluation | None:
+                if parts.material.evaluate is not None:
+                    numbers = parts.material.evaluate(learner, stop)
+                    others = {k: v for k, v in (numbers or {}).items() if k != "val_loss"}
+                    return Evaluation(step, numbers["val_loss"], None, others) if numbers else None
                 text_bytes = data.validation_bytes(parts.tokenizer.byte_lengths)
                 batches = data.validation(parts.recipe.batch_size)
                 found = score(learner, batches, text_bytes, stop)
@@ -104,6 +110,7 @@ class Run:
                     save=keeper.save,
                     settle=saver.wait,
                     evaluate=evaluate if data.held_out else None,
+                    measure=parts.material.measure,
                     position=self.position,
                     saved=self.checkpoint.path if self.checkpoint else None,
                     evaluated=not self._owes,
@@ -122,7 +129,7 @@ class Run:
 
     def close(self) -> None:
         """Let go of the data and the folder."""
-        self.parts.stream.close()
+        self.parts.material.stream.close()
         self._lock.close()
 
     def __enter__(self) -> "Run":
@@ -143,11 +150,14 @@ class _Keeper:
 
     def record(self, event: Update | Evaluation) -> None:
         """Write the line of an event."""
-        self._metrics.write(dataclasses.asdict(event))
+        known = {k: v for k, v in dataclasses.asdict(event).items() if v is not None}
+        others = known.pop("others")
+        self._metrics.write(known | others)
         if isinstance(event, Evaluation):
             self._evaluation = event
         else:
             self._latest = {"loss": event.loss, "lr": event.lr, "grad_norm": event.grad_norm}
+            self._latest |= event.others
 
     def save(self, at: Position) -> Path:
         """Begin to write a checkpoint, after every line so far is on disk."""
@@ -156,7 +166,9 @@ class _Keeper:
         metrics, evaluation = dict(self._latest), self._evaluation
         if evaluation is not None and evaluation.step == at.step:
             metrics["val_loss"] = evaluation.val_loss
-            metrics["val_bits_per_byte"] = evaluation.val_bits_per_byte
+            if evaluation.val_bits_per_byte is not None:
+                metrics["val_bits_per_byte"] = evaluation.val_bits_per_byte
+            metrics |= evaluation.others
         progress = Progress(
             run=self._id,
             step=at.step,
@@ -166,7 +178,7 @@ class _Keeper:
             sample=at.cursor.sample,
             total_steps=self._run.total_steps,
             metrics=metrics,
-            data=parts.stream.fingerprint,
+            data=parts.material.stream.fingerprint,
             backend=request.backend.name,
             device=device(request),
             precision=request.options.precision,
@@ -202,10 +214,7 @@ def open_run(request: Request) -> Run:
     """
     output = request.output
     existed = output.exists()
-    if existed and not output.is_dir():
-        raise HermesError(f"output {str(output)!r} is a file; choose a folder")
-    if existed and not request.resume:
-        _require_empty(output)
+    check_output(output, resume=request.resume)
     lock = RunLock(output)
     try:
         return Run(request, lock)
@@ -217,7 +226,17 @@ def open_run(request: Request) -> Run:
         raise
 
 
-def _require_empty(output: Path) -> None:
+def check_output(output: Path, *, resume: bool) -> None:
+    """Refuse a folder that a new run would write into; with `resume` it may have one.
+
+    Raises HermesError.
+    """
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise HermesError(f"output {str(output)!r} is a file; choose a folder")
+    if resume:
+        return
     if done := steps(output):
         raise HermesError(
             f"run {str(output)!r} already has step {done[0][0]}; choose another directory or pass "

@@ -1,23 +1,34 @@
 """What a run is asked to be, and what it is made of: all of it looked at, nothing of it written."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hermes.checkpoint import Checkpoint, Keep, require_model
-from hermes.data import Cursor, TextData, TokenStream, documents, tokenize
+from hermes.data import Cursor, TextData, documents, tokenize
 from hermes.errors import HermesError
 from hermes.loop import Position
+from hermes.material import Material
 from hermes.recipe import Recipe
 from hermes.same_run import changed, require_same, total_steps
-from hermes.seam import Backend, Options
+from hermes.seam import Backend, Options, Tensors
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 
-__all__ = ["Parts", "Request", "prepare"]
+__all__ = ["Parts", "Request", "Start", "prepare"]
 
 LONGEST_DEFAULT = 256
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model to begin from instead of fresh weights. notes: what its user should hear."""
+
+    spec: ModelSpec
+    params: Tensors
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,9 @@ class Request:
     spec, tokenizer: None for the run's own, where it goes on. given: fields of the recipe by name
     ("lr", "optimizer.beta2"); the others are the checkpoint's, or the defaults. log_every None: as
     `default_log_every` says. settings and sources: what run.yaml says beside the recipe, and what
-    set each value.
+    set each value. start: what a new run begins from, its spec in place of `spec`. material: makes
+    what is learnt from, where that is not the text of `data`. chat_template: what the checkpoints
+    tell other tools, where it is not the default.
     """
 
     output: Path
@@ -44,6 +57,9 @@ class Request:
     file_format: str | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    start: Start | None = None
+    material: Callable[[ModelSpec, Tokenizer, Recipe], Material] | None = None
+    chat_template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +69,7 @@ class Parts:
     spec: ModelSpec
     tokenizer: Tokenizer
     recipe: Recipe
-    stream: TokenStream
-    data: TextData
+    material: Material
     position: Position
     total_steps: int
     notes: tuple[str, ...]
@@ -66,7 +81,7 @@ def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
     Raises HermesError where they do not fit, or where the run would become another one.
     """
     tokenizer = _tokenizer(request.tokenizer, checkpoint)
-    spec, notes = _spec(request.spec, tokenizer, checkpoint)
+    spec, notes = _spec(request, tokenizer, checkpoint)
     progress = checkpoint.progress if checkpoint else None
     default = Recipe(seq_len=min(LONGEST_DEFAULT, spec.max_seq_len))
     recipe = changed(progress.recipe if progress else default, request.given)
@@ -75,12 +90,30 @@ def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
             f"seq_len is {recipe.seq_len}, more than the model's max_seq_len {spec.max_seq_len}; "
             "choose a shorter --seq-len or a longer model"
         )
+    material = (request.material or partial(_text, request))(spec, tokenizer, recipe)
+    notes += material.notes
+    if checkpoint and progress:
+        try:
+            require_same(checkpoint.path, progress.recipe, recipe, progress, material.stream)
+        except BaseException:
+            material.stream.close()
+            raise
+    position = Position()
+    if progress:
+        cursor = Cursor(progress.epoch, progress.sample)
+        position = Position(progress.step, progress.tokens, cursor)
+    total = total_steps(recipe, position, len(material.samples.train))
+    if progress and total != progress.total_steps:
+        notes.append(_length_note(recipe, progress.total_steps, total))
+    return Parts(spec, tokenizer, recipe, material, position, total, tuple(notes))
+
+
+def _text(request: Request, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> Material:
+    """The request's data as windows of text."""
     texts = documents(request.data, text_field=request.text_field, file_format=request.file_format)
     stream = tokenize(texts, tokenizer)
     try:
-        if checkpoint and progress:
-            require_same(checkpoint.path, progress.recipe, recipe, progress, stream)
-        data = TextData(
+        samples = TextData(
             stream,
             seq_len=recipe.seq_len,
             vocab_size=spec.vocab_size,
@@ -90,21 +123,18 @@ def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
     except BaseException:
         stream.close()
         raise
-    position = Position()
-    if progress:
-        cursor = Cursor(progress.epoch, progress.sample)
-        position = Position(progress.step, progress.tokens, cursor)
-    total = total_steps(recipe, position, len(data.train))
-    if progress and total != progress.total_steps:
-        notes.append(_length_note(recipe, progress.total_steps, total))
-    return Parts(spec, tokenizer, recipe, stream, data, position, total, tuple(notes))
+    return Material(stream, samples)
 
 
 def _spec(
-    given: ModelSpec | None, tokenizer: Tokenizer, checkpoint: Checkpoint | None
+    request: Request, tokenizer: Tokenizer, checkpoint: Checkpoint | None
 ) -> tuple[ModelSpec, list[str]]:
     """The run's model; a given one takes the size of the tokenizer, said aloud for a new run."""
-    notes = []
+    if request.start is not None:
+        if checkpoint is not None:
+            require_model(checkpoint.spec, request.start.spec)
+        return request.start.spec, list(request.start.notes if checkpoint is None else ())
+    given, notes = request.spec, []
     if given is not None and given.vocab_size != tokenizer.vocab_size:
         notes.append(
             f"vocab_size is {tokenizer.vocab_size}, the tokenizer's; {given.name} has "

@@ -133,14 +133,19 @@ def handovers(run: Path) -> list[tuple[int, str]]:
     ]
 
 
-def companions(spec: ModelSpec, tokenizer: Tokenizer) -> Companions:
-    """What each checkpoint of a run carries for other tools."""
+def companions(
+    spec: ModelSpec, tokenizer: Tokenizer, chat_template: str | None = None
+) -> Companions:
+    """What each checkpoint of a run carries for other tools; chat_template: None for the usual."""
     t = tokenizer
+    settings = tokenizer_config(t, max_seq_len=spec.max_seq_len)
+    if chat_template is not None:
+        settings["chat_template"] = chat_template
     stops = sorted(t.stop_ids, key=lambda number: (number != t.eos_id, number))
     ids = {"bos_token_id": t.bos_id, "eos_token_id": stops, "pad_token_id": t.pad_id}
     return Companions(
         tokenizer_json=t.to_json(),
-        tokenizer_config=tokenizer_config(t, max_seq_len=spec.max_seq_len),
+        tokenizer_config=settings,
         config=config_of(spec, bos_token_id=t.bos_id, eos_token_id=t.eos_id, pad_token_id=t.pad_id),
         generation_config={name: value for name, value in ids.items() if value not in (None, [])},
     )

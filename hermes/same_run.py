@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hermes.checkpoint import Progress
-from hermes.data import Cursor, TokenStream, run_samples
+from hermes.data import Cursor, run_samples
 from hermes.errors import HermesError, nearest
 from hermes.loop import Position
+from hermes.material import Held
 from hermes.recipe import Recipe
 
 __all__ = ["changed", "flat", "require_same", "samples_of_update", "total_steps"]
@@ -50,7 +51,7 @@ def changed(recipe: Recipe, given: Mapping[str, object]) -> Recipe:
 
 
 def require_same(
-    checkpoint: Path, was: Recipe, now: Recipe, progress: Progress, stream: TokenStream
+    checkpoint: Path, was: Recipe, now: Recipe, progress: Progress, stream: Held
 ) -> None:
     """Refuse to go on with another recipe or other data, naming both values. Raises HermesError."""
     before, after = flat(was), flat(now)

@@ -101,11 +101,16 @@ class Batch:
     pairs: Pairs | None = None
 
     @property
+    def targets_counted(self) -> int:
+        """Targets that count, of pairs on both sides."""
+        return int((self.targets != IGNORE).sum())
+
+    @property
     def counted(self) -> int:
         """What the loss is divided by: counted targets, or pairs that have any."""
-        counts = self.targets != IGNORE
         if self.pairs is None:
-            return int(counts.sum())
+            return self.targets_counted
+        counts = self.targets != IGNORE
         return int(counts[:, : counts.shape[1] // 2].any(axis=-1).sum())
 
 

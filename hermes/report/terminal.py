@@ -45,8 +45,10 @@ def _duration(seconds: float) -> str:
 
 def _words(event: Evaluation | Saved | Stopped) -> str:
     match event:
-        case Evaluation(step, loss, bits):
-            return f"step {step:,}: validation loss {loss:.4f}, {bits:.4f} bits per byte"
+        case Evaluation(step, loss, bits, others):
+            end = "" if bits is None else f", {bits:.4f} bits per byte"
+            end += "".join(f", {name} {value:.4g}" for name, value in others.items())
+            return f"step {step:,}: validation loss {loss:.4f}{end}"
         case Saved(step, path):
             return f"step {step:,}: saved {path}"
         case Stopped(step):
