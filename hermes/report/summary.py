@@ -115,7 +115,7 @@ def cost_lines(spec: ModelSpec, cost: Cost) -> Iterator[str]:
         table.append((f"  {label}", *sizes))
     yield from columns(table, right=(1, 2))
     yield ""
-    yield "  Training keeps weights, gradients and both AdamW moments in float32; activations, which"
+    yield "  Training keeps weights, gradients and AdamW's moments in float32. Activations, which"
     yield "  grow with the batch, come on top."
     windowed = [i for i, block in enumerate(spec.layers) if _is_windowed(block, spec)]
     if windowed:
