@@ -145,6 +145,6 @@ class Context:
             return x
         key = lowbias32(self.keys + mx.array(site * 0x85EBCA6B % 2**32, mx.uint32))  # (B,)
         element = mx.arange(x[0].size, dtype=mx.uint32) * mx.array(0x9E3779B9, mx.uint32)
-        bits = lowbias32(element + key[:, None]).reshape(x.shape)
+        bits = lowbias32(element ^ key[:, None]).reshape(x.shape)
         kept = bits >= mx.array(int(rate * 2**32), mx.uint32)
         return mx.where(kept, x / (1 - rate), 0.0)

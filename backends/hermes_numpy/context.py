@@ -82,12 +82,12 @@ class Context:
     def drop(self, x, rate, site):
         """Zero a share `rate` of x and divide the rest by 1 - rate; the mask is the design's hash.
 
-        Element e of row b goes where hash(e * 0x9E3779B9 + hash(key_b + site * 0x85EBCA6B)) is
+        Element e of row b goes where hash(e * 0x9E3779B9 xor hash(key_b + site * 0x85EBCA6B)) is
         below rate * 2^32. Source of the hash: hermes.randomness.lowbias32.
         """
         if self.keys is None or rate == 0:
             return x
         key = lowbias32(self.keys + np.uint32(site * 0x85EBCA6B % 2**32))  # (B,)
         element = np.arange(x[0].size, dtype=np.uint32) * np.uint32(0x9E3779B9)
-        bits = lowbias32(element[None, :] + key[:, None]).reshape(x.shape)
+        bits = lowbias32(element[None, :] ^ key[:, None]).reshape(x.shape)
         return np.where(bits >= np.uint32(int(rate * 2**32)), x / (1 - rate), 0.0)

@@ -150,6 +150,6 @@ class Context:
             return x
         key = lowbias32(self.keys + signed(site * 0x85EBCA6B))  # (B,)
         element = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device)
-        bits = lowbias32(element * signed(0x9E3779B9) + key[:, None]).reshape(x.shape)
+        bits = lowbias32(element * signed(0x9E3779B9) ^ key[:, None]).reshape(x.shape)
         kept = (bits ^ signed(0x80000000)) >= int(rate * 2**32) - 2**31  # unsigned comparison
         return torch.where(kept, x / (1 - rate), 0.0)
