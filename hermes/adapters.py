@@ -50,7 +50,7 @@ def trained_by(spec: ModelSpec, recipe: Recipe) -> tuple[str, ...]:
     """The tensors that a run changes: the adapters alone, or all that is not frozen."""
     if recipe.lora is not None:
         return tuple(adapter_tensors(spec, recipe.lora))
-    return trained_names(spec, recipe.freeze_layers)
+    return trained_names(spec, recipe.freeze_layers, recipe.freeze)
 
 
 def fresh_adapters(spec: ModelSpec, lora: Lora, seed: int) -> Tensors:

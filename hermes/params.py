@@ -9,6 +9,7 @@ norm of the attention's output elsewhere.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -132,17 +133,34 @@ def tensor_count(spec: ModelSpec) -> int:
     return sum(tensor.size for tensor in parameters(spec).values())
 
 
-def trained_names(spec: ModelSpec, freeze_layers: int = 0) -> tuple[str, ...]:
-    """The tensors that training changes: all but the embeddings and the bottom N blocks, if N > 0.
+def trained_names(
+    spec: ModelSpec, freeze_layers: int = 0, freeze: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """The tensors that training changes: all but the embeddings and the bottom N blocks, if N > 0,
+    and but those whose names match a pattern of `freeze` (*, ? and [] as in file names).
 
-    With a tied head the head is frozen with the embeddings. Raises SpecError if N is too many.
+    With a tied head the head is frozen with the embeddings. Raises SpecError if N is too many, a
+    pattern matches nothing, or nothing is left to train.
     """
     if freeze_layers > spec.num_layers:
         raise SpecError(f"freeze_layers is {freeze_layers}; the model has {spec.num_layers} layers")
-    if freeze_layers == 0:
-        return tuple(parameters(spec))
-    frozen = ("model.embed_", *(f"model.layers.{i}." for i in range(freeze_layers)))
-    return tuple(name for name in parameters(spec) if not name.startswith(frozen))
+    table = parameters(spec)
+    held = ("model.embed_", *(f"model.layers.{i}." for i in range(freeze_layers)))
+    frozen = {name for name in table if freeze_layers and name.startswith(held)}
+    for pattern in freeze:
+        matched = [name for name in table if fnmatchcase(name, pattern)]
+        if not matched:
+            tied = spec.embeddings.tie_weights and fnmatchcase("lm_head.weight", pattern)
+            advice = (
+                "the head is tied, so freeze 'model.embed_tokens.weight'"
+                if tied
+                else "names are as 'model.layers.0.self_attn.q_proj.weight'"
+            )
+            raise SpecError(f"freeze {pattern!r} matches no tensor of the model; {advice}")
+        frozen.update(matched)
+    if len(frozen) == len(table):
+        raise SpecError("every tensor is frozen, so there is nothing to train")
+    return tuple(name for name in table if name not in frozen)
 
 
 class _Fresh(Mapping[str, "NDArray[np.float32]"]):

@@ -120,7 +120,8 @@ class Recipe:
     per update; seq_len in tokens; warmup_steps and max_steps in updates (0 of the latter: as many
     as the epochs need); grad_clip bounds the global norm of the gradients (0: off); min_lr_ratio is
     where cosine and wsd end, as a share of lr; decay_ratio is wsd's last share of the updates;
-    eval_every and save_every in updates (0: only at the end).
+    eval_every and save_every in updates (0: only at the end); freeze_layers and freeze say which
+    tensors stay as they are (`hermes.params.trained_names`).
     """
 
     objective: str = "next-token"
@@ -140,6 +141,7 @@ class Recipe:
     eval_every: int = 0
     save_every: int = 1000
     freeze_layers: int = 0
+    freeze: tuple[str, ...] = ()
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     preference: Preference = field(default_factory=Preference)
     lora: Lora | None = None
@@ -158,6 +160,7 @@ class Recipe:
         _require(0 <= self.decay_ratio <= 1, "decay_ratio", self.decay_ratio, "from 0 to 1")
         _require(0 <= self.grad_clip < math.inf, "grad_clip", self.grad_clip, "at least 0")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2^63")
-        if self.lora is not None and self.freeze_layers:
-            raise HermesError("freeze_layers has no meaning with lora, which freezes every layer")
+        for name in ("freeze_layers", "freeze"):
+            if self.lora is not None and getattr(self, name):
+                raise HermesError(f"{name} has no meaning with lora, which freezes every layer")
         _require(0 <= self.val_fraction < 1, "val_fraction", self.val_fraction, "from 0 to below 1")

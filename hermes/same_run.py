@@ -34,7 +34,7 @@ def flat(recipe: Recipe) -> dict[str, object]:
 
 def changed(recipe: Recipe, given: Mapping[str, object]) -> Recipe:
     """The recipe with some fields set, by the names of `flat`. Raises HermesError."""
-    known = flat(recipe)
+    known = {**flat(recipe), **vars(recipe)}
     parts: dict[str, dict[str, object]] = {}
     own: dict[str, object] = {}
     for name, value in given.items():
@@ -55,11 +55,12 @@ def require_same(
 ) -> None:
     """Refuse to go on with another recipe or other data, naming both values. Raises HermesError."""
     before, after = flat(was), flat(now)
-    for name in before:
-        if name not in FREE and before[name] != after[name]:
+    for name in before | after:
+        there, here = before.get(name), after.get(name)
+        if name not in FREE and there != here:
             raise HermesError(
-                f"{name} is {before[name]!r} in {checkpoint} and {after[name]!r} here; leave it "
-                "out to go on with the run, or choose another --output for a new one"
+                f"{name} is {there!r} in {checkpoint} and {here!r} here; leave it out to go on "
+                "with the run, or choose another --output for a new one"
             )
     samples = was.batch_size * was.grad_accum * progress.world_size
     if samples != now.batch_size * now.grad_accum:

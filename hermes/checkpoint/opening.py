@@ -136,7 +136,8 @@ def _contents(
                 f"of step {progress.step} or another run by its {PROGRESS}"
             )
     if progress and OPTIMIZER in manifest.files:
-        trained = trained_names(spec, progress.recipe.freeze_layers)
+        recipe = progress.recipe
+        trained = trained_names(spec, recipe.freeze_layers, recipe.freeze)
         both = moments(TensorFile(path / OPTIMIZER), spec, trained)
     return spec, params, progress, both
 
