@@ -129,7 +129,7 @@ def test_what_a_module_exports_exists(package, path):
             case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
                 exported = ast.literal_eval(value)
             case ast.Assign(targets=targets):
-                names.update(t.id for t in targets if isinstance(t, ast.Name))
+                names.update(n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))
             case ast.AnnAssign(target=ast.Name(id=name)):
                 names.add(name)
     if "__getattr__" not in names:  # a lazy package is tried for real below
