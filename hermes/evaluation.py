@@ -1,12 +1,16 @@
 """How well a model predicts a text: nats per token, perplexity, bits per byte."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from hermes.seam import Batch, Model
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Score", "score"]
+from hermes.errors import DataError, HermesError
+from hermes.seam import IGNORE, Batch, Model
+
+__all__ = ["Score", "score", "windows"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,29 @@ def score(
         nats += model.loss(batch) * batch.counted
         tokens += batch.counted
     return Score(nats, tokens, text_bytes)
+
+
+def windows(tokens: NDArray[np.unsignedinteger], seq_len: int, batch_size: int) -> Iterator[Batch]:
+    """A text's every token but the first as a target, once, in rows of seq_len. Raises DataError.
+
+    The last row is filled up with what does not count.
+    """
+    for name, value in (("seq_len", seq_len), ("batch_size", batch_size)):
+        if value < 1:
+            raise HermesError(f"{name} must be at least 1, got {value}")
+    if len(tokens) < 2:
+        raise DataError(f"the text has {len(tokens)} token; there is nothing to predict")
+    return _windows(tokens, seq_len, batch_size)
+
+
+def _windows(tokens: NDArray[np.unsignedinteger], seq_len: int, batch_size: int) -> Iterator[Batch]:
+    step = seq_len * batch_size
+    for start in range(0, len(tokens) - 1, step):
+        part = tokens[start : start + step + 1].astype(np.int32)
+        rows = -(-(len(part) - 1) // seq_len)
+        inputs = np.zeros(rows * seq_len, np.int32)
+        targets = np.full(rows * seq_len, IGNORE, np.int32)
+        inputs[: len(part) - 1], targets[: len(part) - 1] = part[:-1], part[1:]
+        shape = (1, rows, seq_len)
+        numbers = np.arange(rows, dtype=np.uint32)[None, :]
+        yield Batch(inputs.reshape(shape), targets.reshape(shape), numbers)

@@ -40,7 +40,9 @@ class _Commands(click.Group):
             hint = nearest(cmd_name, COMMANDS)
             raise click.UsageError(f"no such command {cmd_name!r}{hint}", ctx)
         module = import_module(f"hermes_cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        # A command whose name Python keeps for itself has an underscore behind it.
+        command: click.Command = getattr(module, name, None) or getattr(module, f"{name}_")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -268,14 +268,14 @@ def heading(run: "Run") -> list[str]:
 
     parts, request = run.parts, run.request
     recipe, data = parts.recipe, parts.material.samples
+    tokens = len(parts.material.stream)
     held_out = f", {len(data.held_out):,} held out" if data.held_out else ""
     versions = " ".join(f"{name} {number}" for name, number in request.backend.versions().items())
     where = f"{versions} on {device(request)}, {request.options.precision}"
     accum = f" in {recipe.grad_accum} parts" if recipe.grad_accum > 1 else ""
     lines = [
         f"model {parts.spec.name}: {tensor_count(parts.spec):,} parameters; {where}",
-        f"data: {len(parts.material.stream):,} tokens, {len(data.train):,} sequences of {recipe.seq_len}"
-        + held_out,
+        f"data: {tokens:,} tokens, {len(data.train):,} sequences of {recipe.seq_len}{held_out}",
         f"run {request.output}: {run.total_steps:,} updates of "
         f"{recipe.batch_size * recipe.grad_accum} sequences{accum}",
     ]
