@@ -10,7 +10,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -120,29 +119,21 @@ class Written:
     sha256: str
 
 
-def write_file(
-    path: Path, chunks: Iterable[bytes | memoryview], disk: Disk, hasher: ThreadPoolExecutor
-) -> Written:
+def write_file(path: Path, chunks: Iterable[bytes | memoryview], disk: Disk) -> Written:
     """Write a new file, hash it on the way and sync it; its name is not synced yet.
 
-    The hash of a chunk is taken by `hasher`'s thread while the chunk is written and the next one
-    is made. Raises StorageError.
+    Raises StorageError.
     """
     digest, size = hashlib.sha256(), 0
-    pending: Future[None] | None = None
     descriptor = disk.create(path)
     try:
         for chunk in chunks:
             data = memoryview(chunk).cast("B")
-            if pending:
-                pending.result()
-            pending = hasher.submit(digest.update, data)
+            digest.update(data)
             disk.write(descriptor, path, data)
             size += len(data)
         disk.sync(descriptor, path)
     finally:
-        if pending:
-            pending.result()
         os.close(descriptor)
     return Written(size, digest.hexdigest())
 

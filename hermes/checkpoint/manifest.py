@@ -31,6 +31,7 @@ __all__ = [
 MANIFEST = "manifest.json"
 FORMAT = "hermes-checkpoint"
 VERSION = 1
+READERS = 4
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -144,11 +145,14 @@ def verify_files(folder: Path, manifest: Manifest, *, hashes: bool = True) -> No
             )
     if not hashes:
         return
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        digests = pool.map(hash_file, [folder / name for name in manifest.files])
-        for (name, file), digest in zip(manifest.files.items(), digests, strict=True):
-            if digest != file.sha256:
+    # The largest first, so that no thread is left alone with it at the end.
+    names = sorted(manifest.files, key=lambda name: -manifest.files[name].size)
+    with ThreadPoolExecutor(READERS) as pool:
+        digests = pool.map(hash_file, [folder / name for name in names])
+        for name, digest in zip(names, digests, strict=True):
+            if digest != manifest.files[name].sha256:
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise CheckpointError(
                     f"{folder / name} was altered: its SHA-256 is {digest}, "
-                    f"{MANIFEST} says {file.sha256}"
+                    f"{MANIFEST} says {manifest.files[name].sha256}"
                 )

@@ -80,7 +80,7 @@ def read_progress(
 
 
 def _build(wanted: Any, value: Json, where: str) -> Any:
-    """The value as the type of a dataclass's field, with nothing converted but int to float."""
+    """The value as the type of a dataclass's field, with int to float and list to tuple at most."""
     if dataclasses.is_dataclass(wanted):
         assert isinstance(wanted, type), "annotations name classes"
         return _object(wanted, value, where)
@@ -91,6 +91,9 @@ def _build(wanted: Any, value: Json, where: str) -> Any:
     if get_origin(wanted) in (Mapping, dict):
         if isinstance(value, dict):
             return {key: _build(arguments[1], value[key], f"{where}: {key}") for key in value}
+    elif get_origin(wanted) is tuple:
+        if isinstance(value, list):
+            return tuple(_build(arguments[0], item, where) for item in value)
     elif wanted is float and type(value) is int:
         return float(value)
     elif type(value) is wanted:

@@ -22,10 +22,10 @@ def _plain(spec: ModelSpec) -> dict[str, object]:
     resolved = dataclasses.replace(
         spec, output=dataclasses.replace(spec.output, norm=spec.final_norm)
     )
-    fields = ("vocab_size", "max_seq_len", "hidden_size", "num_layers", "embeddings", "output")
-    plain = {name: getattr(resolved, name) for name in fields}
-    layers = {f"layers.{i}": layer for i, layer in enumerate(spec.layers)}
-    return plain | layers | {"learned_positions": spec.learned_positions}
+    sizes = ("vocab_size", "max_seq_len", "hidden_size", "num_layers", "learned_positions")
+    plain = {name: getattr(resolved, name) for name in sizes}
+    plain |= {f"layers.{i}": layer for i, layer in enumerate(spec.layers)}
+    return plain | {"embeddings": resolved.embeddings, "output": resolved.output}
 
 
 def _difference(name: str, there: object, here: object) -> str:

@@ -76,6 +76,7 @@ class Saver:
             spec=self._spec,
             progress=progress,
             companions=self._companions,
+            workers=2,  # weights and moments
             disk=self._disk,
         )
         for gone in prune(self._run, self._keep, path, disk=self._disk):

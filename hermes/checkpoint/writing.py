@@ -6,7 +6,7 @@ manifest last; then the folder is synced, renamed, and its new name synced.
 
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -58,11 +58,13 @@ def save(
     progress: Progress,
     companions: Companions | None = None,
     shard_limit: int = SHARD_LIMIT,
+    workers: int = 1,
     disk: Disk | None = None,
 ) -> Path:
     """Write a checkpoint of `run` at progress.step and return its folder, now whole on disk.
 
-    Tensors are made one at a time, when their turn comes. A whole checkpoint of that step is never
+    Tensors are made one at a time, in this thread; with more `workers`, each in a thread that
+    writes a file of its own. A whole checkpoint of that step is never
     replaced; a damaged one is, once the new one is complete. Raises NonFinite where a tensor is no
     number, StorageError where the disk refuses, CheckpointError; the run is then as it was.
     """
@@ -77,7 +79,8 @@ def save(
     small[SPEC] = dumps(spec).encode("utf-8")
     small[PROGRESS] = render_progress(progress)
     weights = _kinds(state.params, tuple(parameters(spec)), spec)
-    trained = trained_names(spec, progress.recipe.freeze_layers)
+    recipe = progress.recipe
+    trained = trained_names(spec, recipe.freeze_layers, recipe.freeze)
     shards = plan_shards(weights, shard_limit)
     if len(shards) > 1:
         small[INDEX] = render_index(shards)
@@ -85,15 +88,13 @@ def save(
     tensors.append((OPTIMIZER, *_optimizer(state, trained, spec)))
 
     needed = sum(map(len, small.values())) + sum(file_size(kinds) for _, _, kinds in tensors)
-    files: dict[str, Iterable[bytes | memoryview]] = {name: [small[name]] for name in sorted(small)}
-    files |= {name: tensor_chunks(source, kinds) for name, source, kinds in tensors}
-    if not run.exists():
-        disk.make_folder(run)
-        disk.sync_folder(run.parent)
+    files = {name: tensor_chunks(source, kinds) for name, source, kinds in reversed(tensors)}
+    files |= {name: iter([memoryview(small[name])]) for name in sorted(small)}
+    _make_run(run, disk)
     require_space(run, needed)
     beside = run / f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}"
     try:
-        _write(beside, files, progress.run, progress.step, disk)
+        _write(beside, files, progress.run, progress.step, workers, disk)
         if damaged:
             disk.rename(target, run / f"{TRASH}{target.name}-{secrets.token_hex(4)}")
         disk.rename(beside, target)
@@ -107,6 +108,13 @@ def save(
             ) from error.__cause__
         raise
     return target
+
+
+def _make_run(run: Path, disk: Disk) -> None:
+    if not run.exists():
+        _make_run(run.parent, disk)
+        disk.make_folder(run)
+        disk.sync_folder(run.parent)
 
 
 def _is_damaged(run: Path, target: Path) -> bool:
@@ -158,17 +166,26 @@ def _optimizer(
 
 def _write(
     folder: Path,
-    files: Mapping[str, Iterable[bytes | memoryview]],
+    files: Mapping[str, Iterator[memoryview]],
     run: str,
     step: int,
+    workers: int,
     disk: Disk,
 ) -> None:
     """A folder with these files and their manifest, synced; only its own name is not yet."""
     disk.make_folder(folder)
-    written: dict[str, Written] = {}
-    with ThreadPoolExecutor(max_workers=1) as hasher:
-        for name, chunks in files.items():
-            written[name] = write_file(folder / name, chunks, disk, hasher)
-        manifest = Manifest(run, step, written).render()
-        write_file(folder / MANIFEST, [manifest], disk, hasher)
+
+    def write(name: str) -> Written:
+        return write_file(folder / name, files[name], disk)
+
+    if workers == 1:
+        written = [write(name) for name in files]
+    else:
+        pool = ThreadPoolExecutor(workers)
+        try:
+            written = list(pool.map(write, files))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    manifest = Manifest(run, step, dict(zip(files, written, strict=True))).render()
+    write_file(folder / MANIFEST, [manifest], disk)
     disk.sync_folder(folder)

@@ -4,6 +4,7 @@ share them.
 
 import os
 import random
+from itertools import count
 from pathlib import Path
 
 from hermes.checkpoint import Disk, Keep, Skipped, checkpoints
@@ -19,14 +20,14 @@ from tests.checkpoint.support import (
 KILLED = 9
 
 
-def go_on(run, disk):
+def go_on(run, disk, workers=1):
     """What a run does between two saves at step 1 and step 3, with all but the newest deleted."""
     for step in (2, 3):
-        path = save_at(run, step, disk=disk)
+        path = save_at(run, step, disk=disk, workers=workers)
         prune(run, Keep(last=1), path, disk=disk)
 
 
-def record():
+def record(workers=1):
     """The operations of `go_on`, the tree before it, and after how many each save had returned."""
     with quick_folder() as folder:
         run = Path(folder) / "run"
@@ -35,7 +36,7 @@ def record():
         disk, operations = logged_disk()
         returned = [(0, 1)]
         for step in (2, 3):
-            path = save_at(run, step, disk=disk)
+            path = save_at(run, step, disk=disk, workers=workers)
             returned.append((len(operations), step))
             prune(run, Keep(last=1), path, disk=disk)
         return operations, before, run, returned
@@ -54,9 +55,9 @@ def require_found(run, least):
     return step
 
 
-def survives_power_loss(states, seed):
+def survives_power_loss(states, seed, workers=1):
     """Whatever the power failure leaves, what a save returned for is found."""
-    operations, before, run, returned = record()
+    operations, before, run, returned = record(workers)
     chance = random.Random(seed)
     for _ in range(states):
         crash = chance.randint(0, len(operations))
@@ -71,18 +72,18 @@ class Killer:
     """Ends the process before the n-th operation, having done half of it if it is a torn write."""
 
     def __init__(self, last, torn):
-        self.left, self.torn = last, torn
+        self.last, self.torn = last, torn
+        self.numbers = count()
 
     def __call__(self, operation):
-        self.left -= 1
-        if self.left < 0:
+        if next(self.numbers) >= self.last:
             if self.torn and operation.kind == "write":
                 with open(operation.path, "ab") as file:
                     file.write(bytes(operation.data)[: len(operation.data) // 2])
             os._exit(KILLED)
 
 
-def survives_kill(point, torn):
+def survives_kill(point, torn, workers=1):
     """Killed before operation `point`, a run is found whole, and goes on; True if it was killed."""
     with quick_folder() as folder:
         run = Path(folder) / "run"
@@ -90,7 +91,7 @@ def survives_kill(point, torn):
         child = os.fork()
         if child == 0:
             try:
-                go_on(run, Disk(Killer(point, torn)))
+                go_on(run, Disk(Killer(point, torn)), workers)
             finally:
                 os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

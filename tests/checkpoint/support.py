@@ -52,10 +52,18 @@ def progress_at(step, run="run-a", **changes):
     return Progress(run=run, step=step, recipe=Recipe(), tokens=10 * step, sample=step, **changes)
 
 
-def save_at(run, step, *, run_id="run-a", disk=None, **changes):
+def save_at(run, step, *, run_id="run-a", disk=None, workers=1, **changes):
     progress = progress_at(step, run_id, **changes)
     state = state_at(step)
-    return save(run, state, spec=SPEC, progress=progress, companions=COMPANIONS, disk=disk)
+    return save(
+        run,
+        state,
+        spec=SPEC,
+        progress=progress,
+        companions=COMPANIONS,
+        workers=workers,
+        disk=disk,
+    )
 
 
 def require_equal(checkpoint, step, spec=SPEC):

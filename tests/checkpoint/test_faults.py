@@ -39,7 +39,7 @@ def test_killed_before_some_operations_a_whole_checkpoint_is_found():
     log = operations()
     points = random.Random("kills").sample(range(len(log)), len(log) // 10)
     for i, point in enumerate(points):
-        assert survives_kill(point, torn=i % 2 == 0)
+        assert survives_kill(point, torn=i % 2 == 0, workers=1 + i % 3 // 2)
     assert not survives_kill(len(log), torn=False)
 
 
@@ -51,13 +51,14 @@ def test_killed_before_any_operation_a_whole_checkpoint_is_found(torn):
 
 
 def test_the_power_may_fail_at_any_point():
-    survives_power_loss(150, seed="power")
+    survives_power_loss(100, seed="power")
+    survives_power_loss(50, seed="power", workers=2)
 
 
 @pytest.mark.long
 def test_the_power_may_fail_at_any_point_in_many_ways():
     for seed in range(5):
-        survives_power_loss(1000, seed)
+        survives_power_loss(1000, seed, workers=1 + seed % 2)
 
 
 def refusing(point, code):

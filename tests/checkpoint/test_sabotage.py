@@ -60,15 +60,11 @@ def test_a_name_that_is_not_synced_after_the_rename(monkeypatch):
 def plant_write(monkeypatch, between):
     """`_write` as it is, with `between(folder, disk)` called before the manifest is written."""
 
-    def write(folder, files, run, step, disk):
+    def write(folder, files, run, step, workers, disk):
         disk.make_folder(folder)
-        with writing.ThreadPoolExecutor(max_workers=1) as hasher:
-            written = {
-                name: write_file(folder / name, chunks, disk, hasher)
-                for name, chunks in files.items()
-            }
-            at = between(folder, disk) or folder
-            write_file(at / MANIFEST, [Manifest(run, step, written).render()], disk, hasher)
+        written = {name: write_file(folder / name, files[name], disk) for name in files}
+        at = between(folder, disk) or folder
+        write_file(at / MANIFEST, [Manifest(run, step, written).render()], disk)
         disk.sync_folder(at)
 
     monkeypatch.setattr(writing, "_write", write)
@@ -167,8 +163,8 @@ def test_rotation_that_does_not_verify(monkeypatch, tmp_path):
 def test_a_save_onto_the_final_name(monkeypatch):
     honest = writing._write
 
-    def write(folder, files, run, step, disk):
-        honest(folder.with_name(writing.step_name(step)), files, run, step, disk)
+    def write(folder, files, run, step, workers, disk):
+        honest(folder.with_name(writing.step_name(step)), files, run, step, workers, disk)
 
     monkeypatch.setattr(writing, "_write", write)
     breaks(any_kill)

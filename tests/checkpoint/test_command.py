@@ -1,0 +1,86 @@
+"""`hermes checkpoint list|show|verify`: what people read, and what scripts test."""
+
+import json
+
+import pytest
+
+from hermes_cli.main import run as command
+from tests.checkpoint.support import save_at
+
+
+@pytest.fixture
+def run(tmp_path):
+    for step in (1, 2, 3):
+        save_at(tmp_path, step, metrics={"val_loss": 4.0 / step}, backend="torch", device="cpu")
+    return tmp_path
+
+
+def damage(run, step):
+    file = run / f"step-{step:08d}" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def test_list_shows_each_checkpoint_oldest_first(run, capsys):
+    assert command(["checkpoint", "list", str(run)]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["step", "tokens", "size", "written", "by", "metrics"]
+    assert [line.split()[0] for line in lines] == ["1", "2", "3"]
+    assert lines[1].split()[1:] == ["20", lines[1].split()[2], "kB", "torch", "cpu", "val_loss=2"]
+
+
+def test_list_names_what_is_torn(run, capsys):
+    (run / "step-00000002" / "model.mal").write_text("")
+    assert command(["checkpoint", "list", str(run)]) == 0
+    line = capsys.readouterr().out.splitlines()[2]
+    assert line.split()[:2] == ["2", "damaged:"]
+    assert "model.mal is torn" in line
+
+
+def test_list_and_show_speak_json(run, capsys):
+    assert command(["checkpoint", "list", "--json", str(run)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert command(["checkpoint", "show", "--json", str(run)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == rows[2]
+    assert facts["progress"]["recipe"]["lr"] == 3e-4
+    assert facts["bytes"] == sum(facts["files"].values())
+
+
+def test_show_tells_what_is_inside(run, capsys):
+    assert command(["checkpoint", "show", str(run / "step-00000002")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{run / 'step-00000002'}: step 2 of run run-a, whole\n")
+    for line in ("data       epoch 0, next sample 2", "metrics    val_loss 2", "  lr 0.0003"):
+        assert line in out
+
+
+def test_show_of_a_run_says_what_it_passed_over(run, capsys):
+    damage(run, 3)
+    assert command(["checkpoint", "show", str(run)]) == 0
+    captured = capsys.readouterr()
+    assert "passed over step-00000003: " in captured.err
+    assert "step 2 of run run-a" in captured.out
+
+
+def test_verify_ends_with_1_where_one_is_damaged(run, capsys):
+    assert command(["checkpoint", "verify", str(run)]) == 0
+    assert capsys.readouterr().out.count(": whole, ") == 3
+    damage(run, 2)
+    assert command(["checkpoint", "verify", str(run)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.count(": whole, ") == 2
+    assert captured.err == f"Error: 1 of 3 checkpoints of {run} are damaged\n"
+    assert command(["checkpoint", "verify", str(run / "step-00000002")]) == 1
+    assert "was altered: its SHA-256 is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["list", "show", "verify"])
+def test_a_path_that_is_nothing_is_one_line(tmp_path, capsys, word):
+    assert command(["checkpoint", word, str(tmp_path / "nowhere")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("Error: ")
+    assert captured.err.count("\n") == 1

@@ -1,0 +1,222 @@
+"""Saving in the background: what is saved, in what order, and where errors come out."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from hermes.checkpoint import (
+    Companions,
+    Disk,
+    Keep,
+    RunLock,
+    Saver,
+    newest,
+    open_checkpoint,
+    snapshot,
+    steps,
+)
+from hermes.errors import CheckpointError, HermesError, NonFinite, StorageError
+from tests.checkpoint.support import SPEC, progress_at, require_equal, save_at, state_at
+
+
+def saver(run, **options):
+    return Saver(run, spec=SPEC, **options)
+
+
+class Gate:
+    """Stops the writer before its first operation until it is opened."""
+
+    def __init__(self):
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self, operation):
+        self.reached.set()
+        assert self.opened.wait(10)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_changes_nothing_in_it(tmp_path):
+    gate = Gate()
+    state = state_at(1)
+    with saver(tmp_path, disk=Disk(gate)) as background:
+        path = background.save(state, progress_at(1))
+        assert gate.reached.wait(10)
+        assert not path.exists()
+        for tensors in (state.params, state.exp_avg, state.exp_avg_sq):
+            for tensor in tensors.values():
+                tensor += 1  # the next update
+        gate.opened.set()
+    require_equal(open_checkpoint(path), 1)
+
+
+def test_the_state_is_read_in_the_thread_that_saves(tmp_path):
+    readers = set()
+
+    class Watched(dict):
+        def __getitem__(self, name):
+            readers.add(threading.get_ident())
+            return super().__getitem__(name)
+
+        def items(self):
+            return ((name, self[name]) for name in self)
+
+    state = state_at(1)
+    state = type(state)(Watched(state.params), state.exp_avg, state.exp_avg_sq, 1)
+    with saver(tmp_path) as background:
+        background.save(state, progress_at(1))
+    assert readers == {threading.get_ident()}
+
+
+def test_one_save_is_in_flight_at_most(tmp_path):
+    """The second waits for the first before it copies anything."""
+    gate = Gate()
+    copied = threading.Event()
+
+    class Watched(dict):
+        def items(self):
+            copied.set()
+            return super().items()
+
+    with saver(tmp_path, disk=Disk(gate)) as background:
+        background.save(state_at(1), progress_at(1))
+        assert gate.reached.wait(10)
+        state = state_at(2)
+        state = type(state)(Watched(state.params), state.exp_avg, state.exp_avg_sq, 2)
+        second = threading.Thread(target=background.save, args=(state, progress_at(2)))
+        second.start()
+        assert not copied.wait(0.2)
+        gate.opened.set()
+        second.join(10)
+        assert copied.is_set()
+    assert [step for step, _ in steps(tmp_path)] == [2, 1]
+
+
+def refuse(operation):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Saver.wait,
+        Saver.close,
+        Saver.check,
+        lambda background: background.save(state_at(2), progress_at(2)),
+    ],
+)
+def test_an_error_of_the_writer_comes_out_at_the_next_call_with_its_cause(tmp_path, call):
+    background = saver(tmp_path, disk=Disk(refuse))
+    background.save(state_at(1), progress_at(1))
+    while not background._pending.done():
+        pass
+    with pytest.raises(StorageError, match="no space left on device") as caught:
+        call(background)
+    assert isinstance(caught.value.__cause__, OSError)
+    background.close()
+
+
+def test_checking_waits_for_nothing(tmp_path):
+    gate = Gate()
+    with saver(tmp_path, disk=Disk(gate)) as background:
+        background.check()
+        background.save(state_at(1), progress_at(1))
+        background.check()
+        gate.opened.set()
+
+
+def test_a_state_that_is_no_number_is_told_and_deletes_nothing(tmp_path):
+    save_at(tmp_path, 1)
+    state = state_at(2)
+    state.params["lm_head.weight"][0, 0] = float("nan")
+    background = saver(tmp_path, keep=Keep(last=1))
+    background.save(state, progress_at(2))
+    with pytest.raises(NonFinite):
+        background.close()
+    require_equal(newest(tmp_path).checkpoint, 1)
+
+
+def test_old_checkpoints_go_when_the_new_one_is_whole(tmp_path):
+    gone = []
+    with saver(tmp_path, keep=Keep(last=2), deleted=gone.append) as background:
+        for step in (1, 2, 3, 4):
+            background.save(state_at(step), progress_at(step))
+    assert [step for step, _ in steps(tmp_path)] == [4, 3]
+    assert [path.name for path in gone] == ["step-00000001", "step-00000002"]
+
+
+def test_leftovers_of_a_killed_run_are_gone_when_it_begins_again(tmp_path):
+    (tmp_path / ".tmp-step-00000001-aa").mkdir()
+    saver(tmp_path).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_that_does_not_fit_is_told_before_training(tmp_path):
+    companions = Companions(tokenizer_json='{"model": {"vocab": {"a": 99}}}')
+    with pytest.raises(CheckpointError, match="has 100 tokens, but the model's vocab_size is 12"):
+        saver(tmp_path, companions=companions)
+
+
+def test_a_snapshot_shares_nothing():
+    state = state_at(1)
+    copy = snapshot(state)
+    for name, tensor in state.params.items():
+        tensor += 1
+        assert (copy.params[name] != tensor).all()
+
+
+def test_a_reader_never_sees_a_part(tmp_path):
+    """While checkpoints come and go, whoever looks finds a whole one, and never an older one."""
+    save_at(tmp_path, 1)
+    seen, done = [1], threading.Event()
+
+    def write():
+        with saver(tmp_path, keep=Keep(last=1)) as background:
+            for step in range(2, 25):
+                background.save(state_at(step), progress_at(step))
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not done.is_set():
+        found = newest(tmp_path)
+        require_equal(found.checkpoint, found.checkpoint.progress.step)
+        seen.append(found.checkpoint.progress.step)
+    writer.join()
+    assert seen == sorted(seen)
+    require_equal(newest(tmp_path).checkpoint, 24)
+
+
+def test_a_second_process_in_one_run_is_refused_with_the_first_ones_name(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from hermes.checkpoint import RunLock\n"
+        "with RunLock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        message = rf"run '{tmp_path}' is in use by process {holder.pid} on .*; wait for it or stop"
+        with pytest.raises(HermesError, match=message):
+            RunLock(tmp_path)
+    finally:
+        holder.kill()
+        holder.communicate()
+    with RunLock(tmp_path):
+        pass  # the lock died with its holder; the file it left means nothing
+
+
+def test_a_lock_is_let_go_and_may_be_taken_again(tmp_path):
+    with RunLock(tmp_path / "new"), pytest.raises(HermesError, match=f"process {os.getpid()} on"):
+        RunLock(tmp_path / "new")
+    lock = RunLock(tmp_path / "new")
+    lock.close()
+    lock.close()
+
+
+def test_a_lock_that_cannot_be_taken_is_an_error_of_storage(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write to"):
+        RunLock(tmp_path / "file" / "run")
