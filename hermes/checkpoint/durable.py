@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -119,21 +120,35 @@ class Written:
     sha256: str
 
 
-def write_file(path: Path, chunks: Iterable[bytes | memoryview], disk: Disk) -> Written:
+def write_file(
+    path: Path,
+    chunks: Iterable[bytes | memoryview],
+    disk: Disk,
+    hasher: ThreadPoolExecutor | None = None,
+) -> Written:
     """Write a new file, hash it on the way and sync it; its name is not synced yet.
 
-    Raises StorageError.
+    With `hasher`, its thread hashes a chunk while this one writes it and makes the next. Raises
+    StorageError.
     """
     digest, size = hashlib.sha256(), 0
+    pending: Future[None] | None = None
     descriptor = disk.create(path)
     try:
         for chunk in chunks:
             data = memoryview(chunk).cast("B")
-            digest.update(data)
+            if pending:
+                pending.result()
+            if hasher:
+                pending = hasher.submit(digest.update, data)
+            else:
+                digest.update(data)
             disk.write(descriptor, path, data)
             size += len(data)
         disk.sync(descriptor, path)
     finally:
+        if pending:
+            pending.result()
         os.close(descriptor)
     return Written(size, digest.hexdigest())
 

@@ -175,11 +175,13 @@ def _write(
     """A folder with these files and their manifest, synced; only its own name is not yet."""
     disk.make_folder(folder)
 
-    def write(name: str) -> Written:
-        return write_file(folder / name, files[name], disk)
+    def write(name: str, hasher: ThreadPoolExecutor | None = None) -> Written:
+        return write_file(folder / name, files[name], disk, hasher)
 
     if workers == 1:
-        written = [write(name) for name in files]
+        # The tensors may be ones that only this thread can make; their hashes it can share.
+        with ThreadPoolExecutor(1) as hasher:
+            written = [write(name, hasher) for name in files]
     else:
         pool = ThreadPoolExecutor(workers)
         try:
