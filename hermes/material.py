@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -62,6 +63,7 @@ class Material:
 
     measure: what a line of metrics says of an update beside its loss. evaluate: the loss on what
     is held out and other numbers by name, or None where `stop` said so; None for the usual one.
+    begin: called with the run's folder when its first files are written.
     """
 
     stream: Held
@@ -69,3 +71,4 @@ class Material:
     notes: tuple[str, ...] = ()
     measure: Callable[[Batch, StepReport], Mapping[str, float]] = lambda batch, report: {}
     evaluate: Callable[[Model, Callable[[], bool]], Mapping[str, float] | None] | None = None
+    begin: Callable[[Path], None] = lambda output: None

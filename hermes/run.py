@@ -75,7 +75,7 @@ class Run:
             return
         request, parts, learner = self.request, self.parts, self._learner
         output, step, data = request.output, self.position.step, parts.material.samples
-        beside = companions(parts.spec, parts.tokenizer, request.chat_template)
+        beside = companions(parts.spec, parts.tokenizer, request.tokenizer_settings)
         with (
             Saver(output, spec=parts.spec, companions=beside, keep=request.keep) as saver,
             MetricsFile(output, after=step) as metrics,
@@ -121,6 +121,7 @@ class Run:
     def _write_head(self) -> None:
         request, parts, step = self.request, self.parts, self.position.step
         parts.tokenizer.save(request.output / "tokenizer.json")
+        parts.material.begin(request.output)
         session = Session(step, request.backend.name, device(request), request.options.precision)
         earlier = [one for one in read_sessions(request.output) if one.step < step]
         write_runfile(

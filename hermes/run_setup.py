@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hermes.checkpoint import Checkpoint, Keep, require_model
 from hermes.data import Cursor, TextData, documents, tokenize
@@ -39,8 +40,8 @@ class Request:
     ("lr", "optimizer.beta2"); the others are the checkpoint's, or the defaults. log_every None: as
     `default_log_every` says. settings and sources: what run.yaml says beside the recipe, and what
     set each value. start: what a new run begins from, its spec in place of `spec`. material: makes
-    what is learnt from, where that is not the text of `data`. chat_template: what the checkpoints
-    tell other tools, where it is not the default.
+    what is learnt from, where that is not the text of `data`. tokenizer_settings: what other tools
+    read as tokenizer_config.json, where it is not the usual.
     """
 
     output: Path
@@ -59,7 +60,7 @@ class Request:
     sources: Mapping[str, str] = field(default_factory=dict)
     start: Start | None = None
     material: Callable[[ModelSpec, Tokenizer, Recipe], Material] | None = None
-    chat_template: str | None = None
+    tokenizer_settings: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

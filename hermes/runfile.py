@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from hermes.checkpoint import Companions
 from hermes.errors import HermesError, StorageError
@@ -134,13 +135,14 @@ def handovers(run: Path) -> list[tuple[int, str]]:
 
 
 def companions(
-    spec: ModelSpec, tokenizer: Tokenizer, chat_template: str | None = None
+    spec: ModelSpec, tokenizer: Tokenizer, settings: Mapping[str, Any] | None = None
 ) -> Companions:
-    """What each checkpoint of a run carries for other tools; chat_template: None for the usual."""
+    """What each checkpoint of a run carries for other tools.
+
+    settings: the contents of tokenizer_config.json, None for the usual.
+    """
     t = tokenizer
-    settings = tokenizer_config(t, max_seq_len=spec.max_seq_len)
-    if chat_template is not None:
-        settings["chat_template"] = chat_template
+    settings = settings or tokenizer_config(t, max_seq_len=spec.max_seq_len)
     stops = sorted(t.stop_ids, key=lambda number: (number != t.eos_id, number))
     ids = {"bos_token_id": t.bos_id, "eos_token_id": stops, "pad_token_id": t.pad_id}
     return Companions(

@@ -77,7 +77,7 @@ class Pairs:
     of the second half.
 
     reference (A, B): each row's summed log-probability of its counted targets under the reference
-    model, in nats; zeros where the rule needs none.
+    model, in nats; zeros where the rule needs none. Dropout is off, as it is in the reference.
     """
 
     reference: NDArray[np.float64]

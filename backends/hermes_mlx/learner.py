@@ -20,7 +20,9 @@ class Learner(Model):
         super().__init__(engine)
         self._recipe, self._made = recipe, state.step
         self._trained = trained_by(engine.spec, recipe)
-        self._drops = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
+        drops = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
+        # A reference has no masks, so a policy that is compared with it has none either.
+        self._drops = drops and recipe.objective != "preference"
         with engine.on():
             tensors = engine.tensors()
             self._params = {name: tensors[name] for name in self._trained}

@@ -19,7 +19,9 @@ class Learner(Model):
         super().__init__(engine)
         self._recipe, self._made = recipe, state.step
         self._trained = trained_by(engine.spec, recipe)
-        self._drops = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
+        drops = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
+        # A reference has no masks, so a policy that is compared with it has none either.
+        self._drops = drops and recipe.objective != "preference"
         tensors = dict(engine.module.named_parameters())
         for name, p in tensors.items():
             p.requires_grad_(name in self._trained)
