@@ -180,12 +180,15 @@ class ExampleData:
         check_ids(examples, vocab_size)
         self.seq_len, self.seed, self.pack = seq_len, seed, pack
         self.fingerprint = fingerprint(examples)
-        self.tokens = sum(map(len, examples))
+        self._tokens = sum(map(len, examples))
         training, out = held_out(len(examples), val_fraction, seed)
         rows = self._packed(examples, training)
         self.train = range(len(rows))
         self._rows = [*rows, *self._packed(examples, out)]
         self.held_out = range(len(rows), len(self._rows))
+
+    def __len__(self) -> int:
+        return self._tokens
 
     def _packed(self, examples: Sequence[Example], chosen: Sequence[int]) -> list[list[Example]]:
         if not self.pack:

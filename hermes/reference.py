@@ -1,0 +1,138 @@
+"""The reference of preferences: what the model that a run starts from gives each completion.
+
+It is computed once, before training, by the kernels, batch shapes and padding of the run's first
+epoch, so that the first loss is exactly that of equal models; then it is data, in a file.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.data import Cursor
+from hermes.data.packing import Grid
+from hermes.data.pairs import PairData
+from hermes.errors import CheckpointError, Interrupted, NonFinite, StorageError
+from hermes.recipe import Recipe
+from hermes.seam import Model, Tensors
+
+__all__ = ["Reference", "computed", "weights_hash"]
+
+NAMES = {"weights": "other weights", "data": "other data", "template": "another chat template"}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """logprobs: (N, 2), of each pair's chosen and rejected. weights, data, template: SHA-256 of
+    what decided them; how: backend, precision and shapes, which decide no more than rounding.
+    """
+
+    logprobs: NDArray[np.float64]
+    weights: str
+    data: str
+    template: str
+    how: Mapping[str, str | int]
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all. Raises StorageError."""
+        about = {"weights": self.weights, "data": self.data, "template": self.template}
+        text = json.dumps(about | {"how": dict(self.how)}).encode()
+        beside = path.with_name(f".tmp-{path.name}")
+        try:
+            with open(beside, "wb") as file:
+                np.savez(file, logprobs=self.logprobs, about=np.frombuffer(text, np.uint8))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> "Reference":
+        """Read one. Raises CheckpointError, StorageError."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                about = json.loads(file["about"].tobytes())
+                logprobs = np.asarray(file["logprobs"], np.float64)
+            weights, data, template = (str(about[name]) for name in NAMES)
+            return cls(logprobs, weights, data, template, dict(about["how"]))
+        except OSError as error:
+            if error.errno is None:  # NumPy's, of a file that is none of its own
+                raise CheckpointError(f"{path} is no reference cache; remove it") from None
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        except Exception as error:  # a torn archive raises whatever its part does
+            raise CheckpointError(f"{path} is no reference cache ({error}); remove it") from None
+
+    def require(self, path: Path, *, weights: str, data: str, template: str) -> None:
+        """Refuse a cache of something else. Raises CheckpointError."""
+        here = {"weights": weights, "data": data, "template": template}
+        for name, words in NAMES.items():
+            there = getattr(self, name)
+            if there != here[name]:
+                raise CheckpointError(
+                    f"reference cache {path} is of {words} ({name} {there[:12]} there, "
+                    f"{here[name][:12]} here); remove it, or name another with --reference-cache"
+                )
+
+
+def weights_hash(params: Tensors) -> str:
+    """SHA-256 over every tensor's name, shape and float32 values."""
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        tensor = np.ascontiguousarray(params[name], np.float32)
+        digest.update(f"{name} {tensor.shape}\n".encode())
+        digest.update(tensor.data)
+    return digest.hexdigest()
+
+
+def computed(
+    model: Model,
+    data: PairData,
+    recipe: Recipe,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> NDArray[np.float64]:
+    """Each pair's log-probabilities under `model`, in the batches of the first epoch. (N, 2)
+
+    Raises Interrupted where `stop` said so, NonFinite where the model gives no numbers.
+    """
+    found = np.zeros_like(data.reference)
+    per_update = recipe.batch_size * recipe.grad_accum
+    size, total = len(data.train), len(found)
+    done = 0
+
+    def take(taken: NDArray[np.int64], accum: int) -> None:
+        grid = Grid.of(len(taken), recipe.batch_size, accum, 0, 1)
+        batch = data.batch(taken, grid)
+        for a in range(accum):
+            if stop():
+                raise Interrupted("stopped while the reference was computed; nothing was saved")
+            if not grid.real[a].any():
+                continue
+            sums = np.asarray(model.row_logprobs(batch.tokens[a], batch.targets[a]), np.float64)
+            here = taken[grid.rows[a][grid.real[a]]]
+            half = recipe.batch_size
+            found[here, 0] = sums[:half][grid.real[a]]
+            found[here, 1] = sums[half:][grid.real[a]]
+
+    for start in range(0, size, per_update):
+        count = min(per_update, size - start)
+        take(data.pairs_at(Cursor(0, start), count), recipe.grad_accum)
+        done += count
+        progress(done, total)
+    held_out = data.pairs_held_out()
+    for start in range(0, len(held_out), recipe.batch_size):
+        take(held_out[start : start + recipe.batch_size], 1)
+        done = min(done + recipe.batch_size, total)
+        progress(done, total)
+    if not np.isfinite(found).all():
+        raise NonFinite(
+            "the reference's log-probabilities are not numbers; its weights are damaged"
+        )
+    return found

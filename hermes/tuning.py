@@ -1,0 +1,312 @@
+"""From a checkpoint to a model adapted and aligned: what tuning begins from and what it learns.
+
+A tuned run is a run like any other: the same loop, folder and resuming. What differs is made here:
+the start from weights that exist, and batches of conversations or of preferences.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hermes.data.chat import Conversation
+from hermes.data.chat_tokens import ChatEncoder, Example
+from hermes.data.packing import ExampleData, fitted
+from hermes.data.pairs import PairData, measures
+from hermes.data.preferences import Pair, encoded, fitted_pairs, plain
+from hermes.data.templates import Template, template_of
+from hermes.errors import CheckpointError, HermesError
+from hermes.interop.companions import read_object
+from hermes.interop.source import Source, open_source
+from hermes.material import Material
+from hermes.params import parameters
+from hermes.recipe import Recipe
+from hermes.reference import Reference, computed, weights_hash
+from hermes.run_setup import Start
+from hermes.seam import Array, Backend, Batch, LazyTensors, Model, Options, StepReport, Tensors
+from hermes.spec import ModelSpec
+from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer, tokenizer_config
+
+__all__ = [
+    "CHAT_TOKENS",
+    "Beginning",
+    "Chats",
+    "Preferences",
+    "beginning",
+    "grown",
+    "with_tokens",
+]
+
+CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
+ROWS = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
+REFERENCE = "reference.npz"
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A model to tune, with its tokenizer, its template and what to tell other tools."""
+
+    path: Path
+    spec: ModelSpec
+    params: Tensors
+    tokenizer: Tokenizer
+    template: Template
+    settings: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def start(self) -> Start:
+        """What a run is handed."""
+        return Start(self.spec, self.params, self.notes)
+
+    @property
+    def encoder(self) -> ChatEncoder:
+        """Conversations to tokens, as this model reads them."""
+        return ChatEncoder(self.tokenizer, self.template)
+
+
+def beginning(
+    checkpoint: str | Path,
+    *,
+    config: str | Path | None = None,
+    tokenizer: Tokenizer | None = None,
+    template: str | Path | None = None,
+    chat: bool = True,
+) -> Beginning:
+    """Open what tuning begins from: a checkpoint or run of hermes, a Hugging Face folder, weights.
+
+    tokenizer: another than the one beside it. template: a file of Jinja instead of the checkpoint's
+    own. With `chat`, where the checkpoint has neither, ChatML is taken, and its tokens are added
+    where the tokenizer lacks them. Tokens beyond the model's rows get rows at the mean of the
+    others. All of that is said in the notes. Raises HermesError.
+    """
+    source = open_source(Path(checkpoint), config=Path(config) if config else None)
+    notes = list(source.notes)
+    settings = _settings(source)
+    own = tokenizer or _tokenizer(source)
+    if template is None and "chat_template" not in settings and chat:
+        own, added = with_tokens(own, CHAT_TOKENS)
+        notes.append(f"{source.path} has no chat template; conversations are written as ChatML")
+        if added:
+            notes.append(f"the tokenizer gets the tokens {', '.join(added)}")
+    spec, params = grown(source.spec, source.params, own.vocab_size)
+    if spec is not source.spec:
+        notes.append(
+            f"the vocabulary grows from {source.spec.vocab_size} to {spec.vocab_size} tokens; new "
+            "rows are the mean of the others"
+        )
+    names = tokenizer_config(own, max_seq_len=spec.max_seq_len) | settings
+    found = template_of(names, file=template, default=CHAT_TEMPLATE)
+    told = {**names, "chat_template": found.source}
+    return Beginning(source.path, spec, params, own, found, told, tuple(notes))
+
+
+def _settings(source: Source) -> dict[str, Any]:
+    """The checkpoint's tokenizer_config.json, with the template that may lie beside it."""
+    held = source.files.get("tokenizer_config.json")
+    settings = read_object(held, f"{source.path}/tokenizer_config.json") if held else {}
+    if template := source.files.get("chat_template.jinja"):
+        settings["chat_template"] = template.decode("utf-8", errors="replace")
+    return settings
+
+
+def _tokenizer(source: Source) -> Tokenizer:
+    held = source.files.get("tokenizer.json")
+    if held is None:
+        raise CheckpointError(f"{source.path} has no tokenizer.json; give one with --tokenizer")
+    return Tokenizer(held.decode("utf-8"), f"{source.path}/tokenizer.json")
+
+
+def with_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> tuple[Tokenizer, list[str]]:
+    """The tokenizer with these special tokens, behind all others, and those it did not have."""
+    lacking = [name for name in names if tokenizer.special_id(name) is None]
+    if not lacking:
+        return tokenizer, []
+    whole = json.loads(tokenizer.to_json())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    for number, name in enumerate(lacking, tokenizer.vocab_size):
+        token = {"id": number, "content": name, "special": True}
+        whole["added_tokens"].append(token | flags)
+    return Tokenizer.from_json(json.dumps(whole)), lacking
+
+
+def grown(spec: ModelSpec, params: Tensors, vocab_size: int) -> tuple[ModelSpec, Tensors]:
+    """The model with rows for `vocab_size` tokens: itself where it has them, else with new rows at
+    the mean of the old ones, which leaves the old tokens' scores as they were.
+
+    Source: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
+    """
+    old = spec.vocab_size
+    if vocab_size <= old:
+        return spec, params
+
+    def make(name: str) -> Array:
+        tensor = params[name]
+        if name not in ROWS:
+            return tensor
+        mean = tensor.astype(np.float64).mean(axis=0, keepdims=True).astype(tensor.dtype)
+        return np.concatenate([tensor, np.repeat(mean, vocab_size - old, axis=0)])
+
+    larger = dataclasses.replace(spec, vocab_size=vocab_size)
+    return larger, LazyTensors(parameters(larger), make)
+
+
+@dataclass(frozen=True)
+class Chats:
+    """Conversations to learn from; `material` makes a run's.
+
+    whole: learn every token, not the assistant's alone. pack: examples share rows, each in a
+    segment of its own; else one a row. overlong: 'error', 'drop' or 'truncate'. samples: shown the
+    first examples, as they are learnt.
+    """
+
+    conversations: Iterable[Conversation]
+    encoder: ChatEncoder
+    whole: bool = False
+    pack: bool = True
+    overlong: str = "error"
+    show: Callable[[Sequence[Example]], None] = lambda examples: None
+
+    def material(self, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> Material:
+        """What a run learns from. Raises DataError."""
+        made = (self.encoder.example(one, whole=self.whole) for one in self.conversations)
+        held = fitted(made, recipe.seq_len, self.overlong)
+        self.show(held.examples)
+        data = ExampleData(
+            held.examples,
+            seq_len=recipe.seq_len,
+            vocab_size=spec.vocab_size,
+            pack=self.pack,
+            seed=recipe.seed,
+            val_fraction=recipe.val_fraction,
+        )
+        learnt = sum(int(example.learnt.sum()) for example in held.examples)
+        rows = len(data.train) + len(data.held_out)
+        words = [
+            f"{len(held.examples):,} examples in {rows:,} rows; {learnt:,} of {len(data):,} tokens "
+            "are learnt, each with equal weight"
+        ]
+        if held.dropped:
+            words.append(f"{held.dropped:,} examples longer than {recipe.seq_len} are left out")
+        if held.cut:
+            words.append(f"{held.cut:,} examples longer than {recipe.seq_len} are cut at their end")
+        return Material(data, data, tuple(words))
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Pairs to learn from, and the reference they are compared with.
+
+    start: the model that the run begins from, which is the reference. cache: a file of the
+    reference's log-probabilities, read if it is there; None for the run's own. use_template: False
+    for plain text. drop: leave out pairs whose completion does not fit. stop and progress: of
+    computing the reference.
+    """
+
+    pairs: Iterable[Pair]
+    start: Beginning
+    backend: Backend
+    options: Options
+    output: Path
+    cache: Path | None = None
+    use_template: bool = True
+    drop: bool = False
+    stop: Callable[[], bool] = lambda: False
+    progress: Callable[[int, int], None] = field(default=lambda done, total: None)
+
+    def material(self, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> Material:
+        """What a run learns from, the reference with it. Raises HermesError of every kind."""
+        encoder = self.start.encoder
+        made = (
+            encoded(pair, encoder) if self.use_template else plain(pair, tokenizer)
+            for pair in self.pairs
+        )
+        held = fitted_pairs(made, recipe.seq_len, drop=self.drop)
+        data = PairData(
+            held.pairs,
+            max_len=recipe.seq_len,
+            vocab_size=spec.vocab_size,
+            rule=recipe.preference,
+            seed=recipe.seed,
+            val_fraction=recipe.val_fraction,
+        )
+        words = [f"{len(held.pairs):,} pairs of at most {recipe.seq_len} tokens a side"]
+        if held.cut:
+            words.append(f"{held.cut:,} prompts are cut from the left")
+        if held.dropped:
+            words.append(f"{held.dropped:,} pairs whose completion does not fit are left out")
+        reference = None
+        if recipe.preference.needs_reference:
+            reference, said = self._reference(data, recipe)
+            data.reference = reference.logprobs
+            words += said
+
+        def begin(output: Path) -> None:
+            if reference is not None and self.cache is None:
+                reference.save(output / REFERENCE)
+
+        def measure(batch: Batch, report: StepReport) -> Mapping[str, float]:
+            assert report.row_logprobs is not None, "of pairs a backend tells each row's"
+            return measures(batch, report.row_logprobs)
+
+        def evaluate(model: Model, stop: Callable[[], bool]) -> Mapping[str, float] | None:
+            return _evaluated(model, data, recipe.batch_size, stop)
+
+        return Material(data, data, tuple(words), measure, evaluate, begin)
+
+    def _reference(self, data: PairData, recipe: Recipe) -> tuple[Reference, list[str]]:
+        path = self.cache or self.output / REFERENCE
+        weights = weights_hash(self.start.params)
+        text = self.start.template.source if self.use_template else ""
+        template = sha256(text.encode()).hexdigest()
+        how: dict[str, str | int] = {
+            "backend": self.backend.name,
+            "device": self.options.device or self.backend.devices()[0],
+            "precision": self.options.precision,
+            "pairs": recipe.batch_size,
+            "seed": recipe.seed,
+        }
+        if path.exists():
+            known = Reference.load(path)
+            known.require(path, weights=weights, data=data.fingerprint, template=template)
+            said = [f"the reference's log-probabilities are read from {path}"]
+            if dict(known.how) != how:
+                said.append(f"they were computed with {_words(known.how)}: equal but for rounding")
+            return known, said
+        model = self.backend.build(self.start.spec, self.start.params, self.options)
+        logprobs = computed(model, data, recipe, stop=self.stop, progress=self.progress)
+        made = Reference(logprobs, weights, data.fingerprint, template, how)
+        if self.cache is not None:
+            made.save(self.cache)
+        return made, [f"the reference's log-probabilities were computed; they are kept in {path}"]
+
+
+def _words(how: Mapping[str, str | int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in how.items())
+
+
+def _evaluated(
+    model: Model, data: PairData, micro_batch: int, stop: Callable[[], bool]
+) -> Mapping[str, float] | None:
+    """The loss per held-out pair and what is reported beside it; None where `stop` said so."""
+    total: dict[str, float] = {}
+    pairs = 0
+    for batch in data.validation(micro_batch):
+        if stop():
+            return None
+        sums = [
+            model.row_logprobs(batch.tokens[a], batch.targets[a]) for a in range(len(batch.tokens))
+        ]
+        found = {"val_loss": model.loss(batch)}
+        found |= {f"val_{name}": value for name, value in measures(batch, sums).items()}
+        pairs += batch.counted
+        for name, value in found.items():
+            total[name] = total.get(name, 0.0) + batch.counted * value
+    if not pairs:
+        raise HermesError("no pair is held out, so there is nothing to evaluate")
+    return {name: value / pairs for name, value in total.items()}
