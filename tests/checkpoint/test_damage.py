@@ -34,13 +34,13 @@ def resealed(path, **changes):
     (path / MANIFEST).write_text(f'{text}  "sha256": "{digest}"\n}}\n')
 
 
-def every_bit_of_the_manifest_counts(folder, bits=8):
-    """`bits` of each byte are flipped, one after the other."""
+def every_bit_of_the_manifest_counts(folder, bits=8, share=1):
+    """`bits` of a `share` of the bytes are flipped, one after the other."""
     path = save_at(folder, 1)
     file = path / MANIFEST
     data = file.read_bytes()
     chance = random.Random("manifest")
-    for byte in range(len(data)):
+    for byte in chance.sample(range(len(data)), len(data) // share):
         for bit in chance.sample(range(8), bits):
             changed = bytearray(data)
             changed[byte] ^= 1 << bit
@@ -51,8 +51,8 @@ def every_bit_of_the_manifest_counts(folder, bits=8):
     verify(path)
 
 
-def test_a_bit_of_every_byte_of_the_manifest_counts(tmp_path):
-    every_bit_of_the_manifest_counts(tmp_path, bits=1)
+def test_any_bit_of_the_manifest_counts(tmp_path):
+    every_bit_of_the_manifest_counts(tmp_path, bits=1, share=5)
 
 
 @pytest.mark.long

@@ -319,7 +319,7 @@ def agree_with_the_public_reader(path, count, seed):
 
 
 def test_mutated_headers_get_the_public_readers_verdict(tmp_path):
-    agree_with_the_public_reader(tmp_path / "f", 600, seed="mutations")
+    agree_with_the_public_reader(tmp_path / "f", 400, seed="mutations")
 
 
 @pytest.mark.long
@@ -338,7 +338,7 @@ def test_what_the_public_reader_refuses_is_refused(tmp_path, name):
 
 
 def test_truncation_at_every_byte_of_the_header_and_some_of_the_data_is_seen(tmp_path):
-    tensors = {"a": np.ones((16, 16), np.float32), "b": np.ones(16, np.float32)}
+    tensors = {"a": np.ones((16, 16), np.float32)}
     data = write(tmp_path / "f", tensors).read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     for size in [*range(start), *random.Random("cuts").sample(range(start, len(data)), 200)]:
