@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,20 @@ def _locate(model: str) -> str:
     return model
 
 
+def _foreign(model: str) -> ModelSpec | None:
+    """The model of a Hugging Face folder or config.json; None where that is not one."""
+    path = Path(model)
+    if path.is_dir() and not (path / "model.mal").is_file():
+        path = path / "config.json"
+    if path.suffix != ".json" or not path.is_file():
+        return None
+    from hermes.checkpoint.files import read_small
+    from hermes.interop.companions import read_object
+    from hermes.interop.reading import spec_of
+
+    return spec_of(read_object(read_small(path), str(path)))
+
+
 def _progress(folder: Path) -> dict[str, Any] | None:
     """What progress.json says of a checkpoint, or None."""
     path = folder / "progress.json"
@@ -45,12 +60,10 @@ def _progress(folder: Path) -> dict[str, Any] | None:
         return None
     from dataclasses import asdict
 
+    from hermes.checkpoint.files import read_small
     from hermes.checkpoint.progress import read_progress
 
-    try:
-        return asdict(read_progress(path.read_bytes(), str(path)))
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {(error.strerror or '').lower()}") from error
+    return asdict(read_progress(read_small(path), str(path)))
 
 
 def _progress_lines(progress: dict[str, Any]) -> list[str]:
@@ -75,7 +88,8 @@ def _progress_lines(progress: dict[str, Any]) -> list[str]:
     "name",
     required=True,
     metavar="NAME|FILE|FOLDER",
-    help="A bundled model, a MAL file (FILE:NAME for one of several), or a checkpoint.",
+    help="A bundled model, a MAL file (FILE:NAME for one of several), a checkpoint, a run or a "
+    "Hugging Face folder.",
 )
 @AS_JSON
 def info(name: str, as_json: bool) -> None:
@@ -84,7 +98,7 @@ def info(name: str, as_json: bool) -> None:
     from hermes.report.summary import cost_lines, shape_lines, title
 
     source = _locate(name)
-    spec = language.load(source)
+    spec = _foreign(source) or language.load(source)
     progress = _progress(Path(source)) if Path(source).is_dir() else None
     cost = cost_of(spec)
     if as_json:
@@ -125,7 +139,7 @@ def mal() -> None:
 def _open(name: str) -> tuple[language.MalFile, str | None]:
     """The file of that name, or standard input, and the model that is asked for in it."""
     if name == "-":
-        return language.read_mal(click.get_binary_stream("stdin").read(), "<stdin>"), None
+        return language.read_mal(sys.stdin.buffer.read(), "<stdin>"), None
     return language.open_mal(_locate(name))
 
 

@@ -15,7 +15,7 @@ __all__ = ["MAX_BYTES", "MAX_NESTING", "Source", "parse", "parse_value"]
 
 MAX_BYTES = 2**20
 MAX_NESTING = 64
-MAX_TOKENS = 100_000
+MAX_TOKENS = 50_000
 MAX_LENGTH = {"number": 32, "name": 100}  # characters; a float64 needs 24 at most
 
 # No alternative can give back what it took (*+, ++), so that no text takes more than linear time.
@@ -94,8 +94,8 @@ class _Tokens:
                 self.list.append(_Token(kind, text, at))
             elif text[0] == "#":
                 self.comments.append(at)
-            if len(self.list) > MAX_TOKENS:
-                raise source.error(at, f"a file has at most {MAX_TOKENS} words and marks")
+            if len(self.list) + len(self.comments) > MAX_TOKENS:
+                raise source.error(at, f"a file has at most {MAX_TOKENS} words, marks and comments")
             if len(text) > MAX_LENGTH.get(kind, MAX_BYTES):
                 sentence = f"a {kind} has at most {MAX_LENGTH[kind]} characters, got {len(text)}"
                 raise source.error(at, sentence)

@@ -63,6 +63,18 @@ def test_info_of_a_checkpoint_says_how_far_it_is(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["progress"]["step"] == 7
 
 
+def test_info_of_a_hugging_face_folder_reads_its_config(tmp_path, capsys):
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 100}
+    config |= {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3}
+    config |= {"num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-6}
+    config |= {"max_position_embeddings": 64, "hidden_act": "silu", "tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for path in (tmp_path, tmp_path / "config.json"):
+        assert run(["info", "--model", str(path), "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["parameters"] == 100 * 16 + 3 * (16 * 48 + 3 * 24 * 16 + 2 * 16) + 16
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,10 +11,16 @@ from hypothesis import strategies as st
 import hermes_specs
 from hermes import mal
 from hermes.errors import MalError, SpecError
-from hermes.mal.words import DEFINED, WORDS, keys
+from hermes.mal.words import DEFINED, SYNONYMS, WORDS, keys
 from tests.strategies import models
 
-QUICK = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 BUNDLED = {name: hermes_specs.read_model(name) for name in hermes_specs.model_names()}
 
 
@@ -41,7 +48,8 @@ def read(data):
     """Parse whatever it is; anything but a refusal with its place fails the test."""
     error = None
     try:
-        mal.loads(data, file="any.mal")
+        spec = mal.loads(data, file="any.mal")
+        assert mal.loads(mal.dumps(spec)) == spec
     except MalError as refusal:
         error = refusal
     if error:
@@ -57,7 +65,7 @@ def test_a_truncated_file_is_read_or_refused(data, draw):
     read(data[: draw.draw(st.integers(0, len(data)))])
 
 
-@settings(QUICK, max_examples=400)
+@settings(QUICK, max_examples=200)
 @given(st.sampled_from(list(BUNDLED.values())), st.data())
 def test_a_file_with_one_byte_changed_is_read_or_refused(data, draw):
     at = draw.draw(st.integers(0, len(data) - 1))
@@ -68,13 +76,13 @@ def test_a_file_with_one_byte_changed_is_read_or_refused(data, draw):
 MARKS = [b"{", b"}", b"[", b"]", b":", b",", b'"', b"#", b"-", b"\x00", b"\r", b"\xff"]
 
 
-@settings(QUICK, max_examples=300)
+@settings(QUICK, max_examples=150)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data):
     read(data)
 
 
-@settings(QUICK, max_examples=200)
+@settings(QUICK, max_examples=100)
 @given(
     st.lists(
         st.one_of(
@@ -103,6 +111,56 @@ def test_any_edit_is_made_or_refused(path, value):
     except SpecError as refusal:
         error = refusal
     assert not isinstance(error, MalError)  # there is no file to point into
+
+
+EVERY_WORD = [*DEFINED, *SYNONYMS, *WORDS.values(), *(key for kind in WORDS for key in keys(kind))]
+EVERY_WORD += [
+    "none",
+    "true",
+    "qkv",
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ",",
+    "1",
+    "2.5",
+    "-3",
+    "1e999",
+    '"x"',
+]
+
+
+def mutated(data, random):
+    """A file with words put in, cut out, repeated or struck by a byte, up to six times."""
+    data = bytearray(data)
+    for _ in range(random.randint(1, 6)):
+        at = random.randrange(len(data) + 1)
+        match random.randrange(5):
+            case 0:
+                data[at : at + random.randint(0, 8)] = f" {random.choice(EVERY_WORD)} ".encode()
+            case 1:
+                del data[at : at + random.randint(1, 20)]
+            case 2:
+                start = random.randrange(len(data) + 1)
+                data[at:at] = data[start : start + random.randint(1, 60)]
+            case 3:
+                data[at : at + 1] = bytes([random.randrange(256)])
+            case 4:
+                data = data[:at]
+        data = data or bytearray(b"#")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "count", [1000, pytest.param(30_000, marks=pytest.mark.long)], ids=["quick", "long"]
+)
+def test_a_mutated_file_is_read_or_refused(count):
+    random = Random("test_a_mutated_file_is_read_or_refused")
+    files = list(BUNDLED.values())
+    for _ in range(count):
+        read(mutated(random.choice(files), random))
 
 
 NASTY = {
