@@ -42,7 +42,9 @@ OPTIONS = (
     "eval_every",
     "save_every",
     "freeze_layers",
+    "freeze",
 )
+PREFERENCE = ("loss", "beta", "label_smoothing", "gamma", "sft_weight")
 # Those that have none, which `--set` changes.
 EDITS = ("min_lr_ratio", "decay_ratio", "optimizer.beta1", "optimizer.beta2", "optimizer.eps")
 
@@ -87,9 +89,11 @@ def write_runfile(
     """
     fields = flat(recipe)
     own = {name.removeprefix("optimizer."): fields[name] for name in OPTIONS}
+    if recipe.objective == "preference":
+        own |= {name: fields[f"preference.{name}"] for name in PREFERENCE}
     edits = {k.removeprefix("set."): v for k, v in settings.items() if k.startswith("set.")}
     edits |= {name: fields[name] for name in EDITS}
-    lines = [f"# written by hermes {version('hermes-llm')}; hermes train --config reads it"]
+    lines = [f"# written by hermes {version('hermes-llm')}; --config reads it"]
     for key, value in {**settings, **own}.items():
         if not key.startswith("set."):
             source = sources.get(key)

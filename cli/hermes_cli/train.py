@@ -45,6 +45,7 @@ from hermes_cli.signals import Signals
 @click.option("--keep-last", type=int, help="Keep the newest N checkpoints.  [default: all]")
 @click.option("--keep-every", type=int, help="Keep also those whose step N divides.")
 @click.option("--freeze-layers", type=int, default=0, help="Embeddings and the bottom N layers.")
+@click.option("--freeze", multiple=True, metavar="GLOB", help="Tensors to leave as they are.")
 @click.option("--num-gpus", type=int, default=1, help="Processes, one for each GPU.")
 @BACKEND
 @DEVICE

@@ -1,0 +1,144 @@
+"""What a user asked of a command that trains: the command line over a file over the defaults."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hermes.errors import HermesError, nearest
+from hermes_cli.settings import COMMAND, Layer, layered, read_yaml
+
+__all__ = ["RECIPE", "Asked", "given_of", "settings_of"]
+
+# Options that are fields of the recipe, by the recipe's names.
+RECIPE = {
+    name: name
+    for name in (
+        *("lr", "batch_size", "grad_accum", "epochs", "max_steps", "seq_len", "schedule"),
+        *("warmup_steps", "grad_clip", "seed", "val_fraction", "eval_every", "save_every"),
+        *("freeze_layers", "freeze"),
+    )
+} | {"weight_decay": "optimizer.weight_decay"}
+RECIPE |= {
+    name: f"preference.{name}"
+    for name in ("loss", "beta", "label_smoothing", "gamma", "sft_weight")
+}
+# About one call and not about the run: neither in its run.yaml nor taken from there.
+CALL = ("resume", "config", "output", "num_gpus")
+# Names that may be files, which run.yaml has in full.
+PATHS = ("tokenizer", "model", "checkpoint", "template", "reference_cache")
+MODEL_CONFIGS = (".json", ".mal")
+# About where, which may differ each time: not taken from there.
+WHERE = ("backend", "device", "compile")
+
+
+class Asked:
+    """The command's options after all layers, and which of them a user gave.
+
+    model_config: where --config may be a model's, as beside bare weights: that file.
+    """
+
+    def __init__(self, context: click.Context, *, model_config: bool = False):
+        config = context.params["config"]
+        self.model_config = None
+        if model_config and config and Path(config).suffix in MODEL_CONFIGS:
+            self.model_config, config = Path(config), None
+        layers = [] if config is None else [_config(Path(config))]
+        values, _ = layered(context, layers)
+        run = Path(values["output"]) / "run.yaml"
+        if values["resume"] and run.is_file():
+            kept = {
+                key: value
+                for key, value in _options_of(run).values.items()
+                if key not in (*RECIPE, *CALL, *WHERE)
+            }
+            layers.insert(0, Layer(str(run), kept))
+        self.values, self.sources = layered(context, layers)
+        self.unasked = ("default", str(run))
+        self.edits = {key: value for layer in layers[-1:] for key, value in _mapping(layer)}
+        self.edits |= dict(_edit(edit) for edit in context.params["edits"])
+        if more := context.params.get("more"):
+            self.values["data"] = (*self.values["data"], *more)
+            self.sources["data"] = COMMAND
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def asked(self, name: str) -> bool:
+        """Whether the user gave it now, on the command line or with --config."""
+        return self.sources[name] not in self.unasked
+
+
+def _config(path: Path) -> Layer:
+    if path.suffix not in (".yaml", ".yml"):
+        why = "a .json is a model's config; an architecture to train goes to --model"
+        raise HermesError(f"{path}: --config takes a run's options as .yaml ({why})")
+    return _options_of(path)
+
+
+def _options_of(path: Path) -> Layer:
+    values = read_yaml(path)
+    values.pop("sessions", None)
+    return Layer(str(path), values)
+
+
+def _mapping(layer: Layer) -> list[tuple[str, str]]:
+    held = layer.values.get("set")
+    return [(key, str(value)) for key, value in held.items()] if isinstance(held, Mapping) else []
+
+
+def _edit(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise HermesError(f"--set {text}: expected KEY=VALUE, as in model.num_layers=2")
+    return key.strip(), value.strip()
+
+
+def given_of(options: Asked) -> dict[str, object]:
+    """Fields of the recipe that the user gave, the edits of `--set` among them."""
+    from hermes.recipe import Recipe
+    from hermes.same_run import flat
+
+    own = [name for name in RECIPE if name in options.values]
+    given = {RECIPE[name]: options[name] for name in own if options.asked(name)}
+    known = flat(Recipe())
+    for key, text in options.edits.items():
+        if key.startswith("model."):
+            continue
+        name = RECIPE.get(key, key)
+        if name not in known:
+            every = [*known, *RECIPE]
+            raise HermesError(f"--set {key}: there is no such setting{nearest(key, every)}")
+        if name in given:
+            raise HermesError(f"{key} is given twice, as an option and with --set")
+        given[name] = _typed(key, text, known[name])
+    return given
+
+
+def _typed(key: str, text: str, default: object) -> object:
+    """An edit's text as the type that the recipe has there."""
+    try:
+        match default:
+            case int():
+                return int(text)
+            case float():
+                return float(text)
+            case str():
+                return text
+    except ValueError:
+        wanted = "a whole number" if isinstance(default, int) else "a number"
+        raise HermesError(f"--set {key}: expected {wanted}, got {text!r}") from None
+    raise HermesError(f"--set {key}: not a single value; it has no form on the command line")
+
+
+def settings_of(options: Asked) -> dict[str, object]:
+    """What run.yaml says beside the recipe; files by their full names."""
+    kept = {k: v for k, v in options.values.items() if k not in (*RECIPE, *CALL, "set")}
+    data = options["data"] or ("-",)
+    kept["data"] = [name if name == "-" else os.path.abspath(name) for name in data]
+    for name in PATHS:
+        if kept.get(name) and os.path.exists(str(kept[name])):
+            kept[name] = os.path.abspath(str(kept[name]))
+    return kept | {f"set.{key}": value for key, value in options.edits.items()}
