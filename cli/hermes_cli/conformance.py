@@ -56,10 +56,11 @@ def run(backend, against, levels, laws, cases, device, dtypes, long) -> None:
     sides = Sides(subject, reference, oracle)
     began, outcomes = time.perf_counter(), []
     for level in selection.of_levels():
-        click.echo(f"{level.name}  {level.title}")
         alone = Selection((level.name,), laws, cases, dtypes, long)
         found = list(judge(sides, alone))
         outcomes += found
+        if found:
+            click.echo(f"{level.name}  {level.title}")
         for report in by_law(found):
             click.echo(law_line(report))
     if not outcomes:

@@ -3,8 +3,9 @@
 from dataclasses import replace
 from functools import cache
 
+from hermes.recipe import Lora, Preference
 from hermes.spec import Alibi, AttentionSpec, FfnSpec, LinearScaling, ModelSpec, Rope
-from hermes_conformance.case import Case
+from hermes_conformance.case import RECIPE, Case
 from hermes_conformance.specs import crossed, fields, model
 from hermes_conformance.weights import fresh, hot
 
@@ -67,6 +68,38 @@ def _tied() -> ModelSpec:
     return fields()["embeddings.tie_weights=true"]
 
 
+@cache
+def objectives() -> tuple[Case, ...]:
+    """What is trained besides the next token of every weight: preferences and adapters."""
+    rules = {
+        "sigmoid": Preference(beta=0.5),
+        "sigmoid smoothed": Preference(beta=0.5, label_smoothing=0.2, sft_weight=0.3),
+        "ipo": Preference("ipo", beta=0.5),
+        "hinge": Preference("hinge", beta=0.1),
+        "orpo": Preference("orpo", beta=0.7),
+        "simpo": Preference("simpo", beta=2.0, gamma=0.4),
+    }
+    adapters = {
+        "every matrix": Lora(rank=3, alpha=6.0),
+        "queries and values": Lora(rank=2, alpha=8.0, targets=("q_proj", "v_proj")),
+        "dropout": Lora(rank=3, dropout=0.2),
+    }
+    plain = {name: replace(RECIPE, lora=lora) for name, lora in adapters.items()}
+    pairs = {
+        name: replace(RECIPE, objective="preference", preference=rule)
+        for name, rule in rules.items()
+    }
+    both = replace(pairs["sigmoid"], lora=adapters["every matrix"])
+    usual = {"spec": model(), "make": hot, "B": 4}
+    return (
+        *(Case(f"preference.{name}/hot", recipe=r, **usual) for name, r in pairs.items()),
+        Case("preference.one side empty/hot", recipe=pairs["sigmoid"], blank=True, **usual),
+        *(Case(f"lora.{name}/hot", recipe=r, **usual) for name, r in plain.items()),
+        Case("lora.preference/hot", recipe=both, **usual),
+        Case("lora.biases/hot", fields()["attention.bias=all"], hot, recipe=plain["every matrix"]),
+    )
+
+
 def semantics(long: bool = False) -> tuple[Case, ...]:
     """Of L1."""
-    return (*standard(long), *edges())
+    return (*standard(long), *edges(), *objectives())

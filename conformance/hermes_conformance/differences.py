@@ -6,70 +6,65 @@ Five-point differences, which keep ten digits at best, check this file in the su
 
 import numpy as np
 
-from hermes.params import parameters
-from hermes.randomness import dropout_row_keys, normals
+from hermes.adapters import adapted_paths, trained_by
+from hermes.recipe import Recipe
 from hermes.seam import Batch
 from hermes.spec import ModelSpec
-from hermes_conformance.case import SEED, Case
+from hermes_conformance.case import Case, Weights
 from hermes_conformance.compare import rms
 from hermes_conformance.probes import TINY, dual
-from hermes_numpy import ops
-from hermes_numpy.context import Context
-from hermes_numpy.loss import next_token
-from hermes_numpy.model import Transformer
+from hermes_numpy.adapter import adapted
+from hermes_numpy.backend import BACKEND as ORACLE
 
 Vectors = dict[str, np.ndarray]
+Dropout = tuple[int, int] | None
 
 
 def loss_and_slope(
     spec: ModelSpec,
-    params: Vectors,
-    toward: Vectors,
+    params: Weights,
+    toward: Weights,
     batch: Batch,
-    dropout: tuple[int, int] | None = None,
+    dropout: Dropout = None,
+    recipe: Recipe | None = None,
 ) -> tuple[float, float]:
     """The oracle's loss at `params`, and d loss(params + s toward) / ds at s = 0.
 
-    dropout: (seed, update) or None.
+    dropout: (seed, update) or None. recipe: whose adapters are among the params.
     """
     moved = {name: dual(value, toward.get(name)) for name, value in params.items()}
-    module = Transformer(spec, ops).load(moved)
-    total = 0.0
-    for a in range(len(batch.tokens)):
-        segments = None if batch.segments is None else batch.segments[a]
-        keys = None if dropout is None else dropout_row_keys(*dropout, batch.rows[a])
-        logits = module(batch.tokens[a], Context(segments=segments, keys=keys))
-        total = total + next_token(logits, batch.targets[a])
-    mean = complex(total / max(batch.counted, 1))
+    if recipe is not None and recipe.lora is not None:
+        for path in adapted_paths(spec, recipe.lora):
+            a, b = moved.pop(f"{path}.lora_A.weight"), moved.pop(f"{path}.lora_B.weight")
+            moved[f"{path}.weight"] = adapted(moved[f"{path}.weight"], a, b, recipe.lora)
+    mean = complex(ORACLE.build(spec, moved).mean(batch, dropout))
     return mean.real, mean.imag / TINY
 
 
 def direction(case: Case, number: int) -> Vectors:
-    """A random direction over all tensors, each part as large as its tensor is."""
+    """A random direction over all trained tensors, each part as large as its tensor is."""
     made = {}
-    for name, value in case.params.items():
-        noise = normals(SEED, f"conformance/{case.name}/direction {number}/{name}", value.shape, 1)
+    for name in trained_by(case.spec, case.recipe):
+        value = case.params[name]
+        noise = case.normals(f"direction {number}/{name}", value.shape)
         made[name] = noise.astype(np.float64) * (rms(value) or 0.02)
     return made
 
 
 def gradient(
-    spec: ModelSpec,
-    params: Vectors,
-    batch: Batch,
-    dropout: tuple[int, int] | None = None,
+    spec: ModelSpec, params: Weights, batch: Batch, dropout: Dropout = None
 ) -> tuple[float, Vectors]:
     """The oracle's loss and whole gradient, an element at a time: for the smallest models only."""
     loss, made = 0.0, {}
-    for name in parameters(spec):
-        made[name] = np.zeros(params[name].shape)
-        for index in np.ndindex(params[name].shape):
-            along = np.zeros(params[name].shape)
+    for name, value in params.items():
+        made[name] = np.zeros(value.shape)
+        for index in np.ndindex(value.shape):
+            along = np.zeros(value.shape)
             along[index] = 1.0
             loss, made[name][index] = loss_and_slope(spec, params, {name: along}, batch, dropout)
     return loss, made
 
 
-def natural_size(grads: Vectors, toward: Vectors) -> float:
+def natural_size(grads: Weights, toward: Weights) -> float:
     """How large <grads, toward> is when its terms have random signs."""
     return float(np.sqrt(sum(np.square(grads[name] * toward[name]).sum() for name in toward)))

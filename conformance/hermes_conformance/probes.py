@@ -93,6 +93,8 @@ class Dual(Probe):
     def _apply(self, ufunc, method, plain, kwargs):
         if "erf" in ufunc.__name__:
             return erf(plain[0])
+        if ufunc is np.absolute and plain[0].dtype.kind == "c":
+            return np.where(plain[0].real < 0, -plain[0], plain[0])
         return super()._apply(ufunc, method, plain, kwargs)
 
 

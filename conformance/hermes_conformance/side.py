@@ -13,14 +13,11 @@ import numpy as np
 from hermes.errors import Unsupported
 from hermes.recipe import Recipe
 from hermes.seam import Backend, Learner, Model, Options, TrainState
-from hermes_conformance.case import Case
+from hermes_conformance.case import RECIPE, Case
 from hermes_conformance.specs import model
 from hermes_conformance.weights import fresh
 
 T = TypeVar("T")
-
-DROPOUT_SEED = 7
-RECIPE = Recipe(batch_size=2, grad_accum=2, seq_len=10, lr=1e-2, seed=DROPOUT_SEED)
 
 
 class Side:
@@ -62,7 +59,7 @@ class Side:
         """The case's model for evaluation."""
         options = self.options(precision, **fields)
         return self.once(
-            case, ("model", options), lambda: self.backend.build(case.spec, case.params, options)
+            case, ("model", options), lambda: self.backend.build(case.spec, case.weights, options)
         )
 
     def logits(self, case: Case, precision: str = "float64", **fields) -> np.ndarray:
@@ -74,23 +71,22 @@ class Side:
         )
 
     def learner(
-        self, case: Case, precision: str = "float64", recipe: Recipe = RECIPE, **fields
+        self, case: Case, precision: str = "float64", recipe: Recipe | None = None, **fields
     ) -> Learner:
         """A new learner from the case's weights, no update made yet."""
-        return self.backend.learner(
-            case.spec, start(case), recipe, self.options(precision, **fields)
-        )
+        options = self.options(precision, **fields)
+        return self.backend.learner(case.spec, start(case), recipe or case.recipe, options)
 
     def grads(
-        self, case: Case, precision: str = "float64", recipe: Recipe = RECIPE, **fields
+        self, case: Case, precision: str = "float64", **fields
     ) -> tuple[float, dict[str, np.ndarray]]:
         """Loss of the case's batch with dropout as in the first update, and all its gradients."""
 
         def make() -> tuple[float, dict[str, np.ndarray]]:
-            loss, found = self.learner(case, precision, recipe, **fields).grads(case.batch)
+            loss, found = self.learner(case, precision, **fields).grads(case.batch)
             return loss, {name: np.array(found[name]) for name in found}
 
-        return self.once(case, ("grads", precision, recipe, tuple(fields.items())), make)
+        return self.once(case, ("grads", precision, tuple(fields.items())), make)
 
     def decoded(self, case: Case, cuts: tuple[int, ...], precision: str = "float64", **fields):
         """Logits after each piece of the first micro-batch, read piece by piece. [(B, V)]"""

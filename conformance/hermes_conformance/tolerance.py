@@ -74,3 +74,29 @@ CANARY_64 = Bound(
     "float32-grade functions inside a float64 are off by 1e-8 to 1e-7",
     "2e-15 where exact forms are used; 3e-8 with mx.exp in its place",
 )
+TRAIN_64 = Bound(
+    1e-11,
+    "relative",
+    "30 updates in float64; the least planted fault, the 1e-6 of the clipping rule, is at 2e-10 by "
+    "then",
+    "5e-15 for losses, 1e-13 for weights and moments",
+)
+UPDATE_64 = Bound(
+    1e-10,
+    "of the change",
+    "one update from equal gradients; what is lost is the rounding of a weight beside its change",
+    "1e-13",
+)
+TRAIN_32 = Bound(
+    2e-5,
+    "nats",
+    "100 updates in float32 against the same in float64: five times the worst drift seen, below "
+    "every planted fault but wd .101 for .1 and the clipping rule's 1e-6, which float64 catches",
+    "3.9e-6",
+)
+NORM_32 = Bound(
+    1e-5, "relative", "of gradient norms along the same 100 updates", "4.4e-7; see TRAIN_32"
+)
+WEIGHTS_32 = Bound(
+    2e-5, "relative rms", "of all weights after the same 100 updates", "1.5e-6; see TRAIN_32"
+)

@@ -10,7 +10,6 @@ import math
 import numpy as np
 
 from hermes.params import fresh_weights
-from hermes.randomness import normals
 from hermes.spec import NoNorm
 from hermes_conformance.case import SEED, Case, Weights
 
@@ -32,7 +31,7 @@ def hot(case: Case) -> Weights:
     gain = PLAIN_GAIN if plain else HOT_GAIN
     made = {}
     for name, value in first.items():
-        noise = normals(SEED, f"conformance/{case.name}/{name}", value.shape, 1.0)
+        noise = case.normals(name, value.shape)
         if value.ndim == 1:
             made[name] = (value + HOT_SPREAD * noise).astype(np.float32)
             continue

@@ -15,7 +15,6 @@ from hermes_conformance.case import Case
 from hermes_conformance.compare import Measure, identical, same
 from hermes_conformance.integers import integer_cases
 from hermes_conformance.law import Law, Sides
-from hermes_conformance.side import DROPOUT_SEED, RECIPE
 from hermes_conformance.specs import fields, model
 from hermes_conformance.tolerance import EXACT
 from hermes_conformance.weights import fresh, hot
@@ -53,7 +52,7 @@ def decayed(case: Case, sides: Sides) -> Iterator[Measure]:
     """Weight decay moves exactly the tensors that the table marks, every element of them."""
     after = []
     for decay in (0.0, 0.5):
-        recipe = replace(RECIPE, optimizer=replace(RECIPE.optimizer, weight_decay=decay))
+        recipe = replace(case.recipe, optimizer=replace(case.recipe.optimizer, weight_decay=decay))
         learner = sides.subject.learner(case, recipe=recipe)
         float(learner.step(case.batch, 1e-2).loss)
         after.append(learner.state().params)
@@ -66,7 +65,7 @@ def decayed(case: Case, sides: Sides) -> Iterator[Measure]:
 def trained(case: Case, sides: Sides) -> Iterator[Measure]:
     """freeze_layers leaves the bits of the frozen tensors, and moves the others."""
     for layers in (0, 1, case.spec.num_layers):
-        recipe = replace(RECIPE, freeze_layers=layers)
+        recipe = replace(case.recipe, freeze_layers=layers)
         learner = sides.subject.learner(case, "float32", recipe)
         float(learner.step(case.batch, 1e-2).loss)
         state = learner.state()
@@ -99,7 +98,7 @@ def masks(case: Case, sides: Sides) -> Iterator[Measure]:
         rows = np.array([[row]], np.uint32)
         batch = replace(case.batch, rows=rows)
         _, grads = learner.grads(batch)
-        keys = dropout_row_keys(DROPOUT_SEED, 1, rows[0])
+        keys = dropout_row_keys(case.recipe.seed, 1, rows[0])
         for site, name, gone in _sites(case, grads):
             shape, rate = gone.shape, RATES[case.name]
             kept = Context(keys=keys).drop(np.ones((1, *shape)), rate, site)[0]
@@ -193,7 +192,7 @@ def resumed(case: Case, sides: Sides) -> Iterator[Measure]:
     float(first.step(case.batch, 1e-2).loss)
     before = first.state()
     options = sides.subject.options("float32")
-    second = sides.subject.backend.learner(case.spec, before, RECIPE, options).state()
+    second = sides.subject.backend.learner(case.spec, before, case.recipe, options).state()
     yield same("step", second.step, before.step, EXACT)
     for part in ("params", "exp_avg", "exp_avg_sq"):
         for name, value in getattr(before, part).items():

@@ -10,7 +10,6 @@ from hermes_conformance import differences, tolerance
 from hermes_conformance.case import Case
 from hermes_conformance.compare import Measure, absolute, relative, rms
 from hermes_conformance.law import Law, Sides
-from hermes_conformance.side import DROPOUT_SEED, RECIPE
 
 
 def logits(case: Case, sides: Sides) -> Iterator[Measure]:
@@ -61,7 +60,7 @@ def logprobs(case: Case, sides: Sides) -> Iterator[Measure]:
 def dropped(case: Case, sides: Sides) -> Iterator[Measure]:
     """The training loss, with the dropout masks of the first update."""
     got, _ = sides.subject.grads(case)
-    expected = sides.oracle.model(case).loss(case.batch, dropout=(DROPOUT_SEED, 1))
+    expected = sides.oracle.model(case).loss(case.batch, dropout=case.dropout)
     yield absolute("loss with dropout", got, expected, scaled(tolerance.LOSS_64, expected))
 
 
@@ -87,8 +86,10 @@ def gradients(case: Case, sides: Sides) -> Iterator[Measure]:
 
 def derivatives(case: Case, sides: Sides) -> Iterator[Measure]:
     """<gradient, v> against the oracle's derivative along v; tensor by tensor if they part."""
-    _, got = sides.subject.grads(case)
+    loss, got = sides.subject.grads(case)
     toward = differences.direction(case, 0)
+    expected = sides.oracle.model(case).loss(case.batch, dropout=case.dropout)
+    yield absolute("training loss", loss, expected, scaled(tolerance.LOSS_64, expected))
     whole = _derivative("all gradients", case, got, toward)
     yield whole
     if whole.ratio > 1:
@@ -97,8 +98,9 @@ def derivatives(case: Case, sides: Sides) -> Iterator[Measure]:
 
 
 def _derivative(what, case, grads, toward):
-    dropout = (DROPOUT_SEED, 1) if case.spec.has_dropout else None
-    _, expected = differences.loss_and_slope(case.spec, case.params, toward, case.batch, dropout)
+    _, expected = differences.loss_and_slope(
+        case.spec, case.params, toward, case.batch, case.dropout, case.recipe
+    )
     got = sum(float((grads[name] * toward[name]).sum()) for name in toward)
     size = max(differences.natural_size(grads, toward), abs(expected))
     return relative(what, got, expected, tolerance.DERIVATIVE_64, scale=size or 1.0)
@@ -143,13 +145,7 @@ def prefix(case: Case, sides: Sides) -> Iterator[Measure]:
 def splits(case: Case, sides: Sides) -> Iterator[Measure]:
     """The same samples as one micro-batch or as several: same loss, same gradients."""
     loss_a, grads_a = sides.subject.grads(case)
-    b = case.batch
-    shape = (1, case.A * case.B, case.T)
-    segments = None if b.segments is None else b.segments.reshape(shape)
-    joined = Batch(
-        b.tokens.reshape(shape), b.targets.reshape(shape), b.rows.reshape(1, -1), segments
-    )
-    loss_b, grads_b = sides.subject.learner(case).grads(joined)
+    loss_b, grads_b = sides.subject.learner(case).grads(joined(case.batch))
     yield absolute("loss", loss_a, loss_b, scaled(tolerance.LOSS_64, loss_b))
     for name, value in grads_a.items():
         if vanishing(case, name) is None:
@@ -157,9 +153,34 @@ def splits(case: Case, sides: Sides) -> Iterator[Measure]:
             yield relative(f"gradient of {name}", value, other, tolerance.GRADIENT_64)
 
 
+def joined(batch: Batch) -> Batch:
+    """The update as one micro-batch; of pairs, all chosen rows before all rejected ones."""
+    halves = 1 if batch.pairs is None else 2
+
+    def flat(x):
+        if x is None:
+            return None
+        A, B = x.shape[:2]
+        split = x.reshape(A, halves, B // halves, *x.shape[2:])
+        return split.swapaxes(0, 1).reshape(1, A * B, *x.shape[2:])
+
+    pairs = batch.pairs and replace(batch.pairs, reference=flat(batch.pairs.reference))
+    return Batch(
+        flat(batch.tokens), flat(batch.targets), flat(batch.rows), flat(batch.segments), pairs
+    )
+
+
+def rows(case: Case, sides: Sides) -> Iterator[Measure]:
+    """A row's summed log-probability, which is what preferences are made of."""
+    tokens, targets = case.tokens, case.batch.targets[0]
+    got = sides.subject.model(case).row_logprobs(tokens, targets)
+    expected = sides.reference.model(case).row_logprobs(tokens, targets)
+    yield relative("row_logprobs", got, expected, tolerance.LOGITS_64)
+
+
 def frozen(case: Case, sides: Sides) -> Iterator[Measure]:
     """With freeze_layers, the same gradients of the tensors that are left, and no others."""
-    recipe = replace(RECIPE, freeze_layers=1)
+    recipe = replace(case.recipe, freeze_layers=1)
     _, every = sides.subject.grads(case)
     _, some = sides.subject.learner(case, recipe=recipe).grads(case.batch)
     frozen_names = {n for n in every if n.startswith(("model.embed_", "model.layers.0."))}
@@ -204,6 +225,12 @@ LAWS = (
         logprobs,
         applies=lambda case: not case.packed,
     ),
+    _law(
+        "row-logprobs",
+        "summed log-probabilities of rows agree",
+        rows,
+        applies=lambda case: case.recipe.objective == "preference",
+    ),
     _law("decoding", "a KV cache changes nothing", decoding, applies=lambda case: case.decodes),
     _law("packing", "packed documents do not meet", alone, tolerance.SPLIT_64, _packed),
     _law("batching", "no other row and no later token is seen", prefix, tolerance.SPLIT_64),
@@ -221,7 +248,7 @@ LAWS = (
         "gradients agree with the oracle's derivatives",
         derivatives,
         tolerance.DERIVATIVE_64,
-        _learns,
+        lambda case: _learns(case) and not (case.recipe.lora and case.recipe.lora.dropout),
         "alone",
     ),
     _law(

@@ -1,0 +1,272 @@
+"""L4: training, where a small mistake of the update rule, the clipping or the schedule grows."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from hermes.recipe import Lora, OptimizerRecipe, Preference
+from hermes.seam import TrainState
+from hermes.spec import AttentionSpec, EmbeddingsSpec, FfnSpec, Learned, ModelSpec, OutputSpec
+from hermes_conformance import tolerance
+from hermes_conformance.case import RECIPE, Case
+from hermes_conformance.compare import Measure, absolute, identical, relative, rms, same
+from hermes_conformance.law import Law, Sides
+from hermes_conformance.laws.semantics import vanishing
+from hermes_conformance.specs import crossed, fields, model
+from hermes_conformance.tolerance import EXACT
+from hermes_conformance.trajectory import Trajectory, kept, oracle_step, oracle_train, train
+from hermes_conformance.weights import fresh, hot
+
+STEPS, LONG_STEPS, ORACLE_STEPS, SHORT = 30, 100, 12, 6
+
+
+def steps_of(case: Case) -> int:
+    """How many updates a float64 run of the case makes."""
+    return LONG_STEPS if case.name.startswith("train.long") else STEPS
+
+
+def compared(case: Case, got: Trajectory, expected: Trajectory) -> Iterator[Measure]:
+    """Losses, norms, weights and moments of two float64 runs."""
+    bound = tolerance.TRAIN_64
+    yield absolute("loss of each update", got.losses, expected.losses, bound)
+    apart = got.norms / np.where(expected.norms > 0, expected.norms, 1.0)
+    yield absolute("gradient norm of each update", apart, expected.norms > 0, bound)
+    yield from states(case, got.state, expected.state, bound)
+
+
+def states(case: Case, got: TrainState, expected: TrainState, bound) -> Iterator[Measure]:
+    """Weights and moments of every tensor, in units of its own rms."""
+    yield same("step", got.step, expected.step, EXACT)
+    for part in ("params", "exp_avg", "exp_avg_sq"):
+        one, other = getattr(got, part), getattr(expected, part)
+        yield same(f"names of {part}", set(one), set(other), EXACT)
+        for name in other:
+            if vanishing(case, name) is None:
+                yield _rms_apart(f"{part} of {name}", one[name], other[name], bound)
+
+
+def _rms_apart(what, got, expected, bound) -> Measure:
+    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    size, apart = rms(expected), rms(got - expected)
+    return Measure(apart / size if size else apart, bound, what, expected.shape)
+
+
+def trajectory(case: Case, sides: Sides) -> Iterator[Measure]:
+    """The whole run, update by update, against another backend's."""
+    steps = steps_of(case)
+    got = train(sides.subject, case, steps)
+    expected = train(sides.reference, case, steps)
+    if case.recipe.grad_clip == WARM.grad_clip and case.recipe.lora is None:
+        clips = float(np.mean(expected.norms <= case.recipe.grad_clip))
+        yield Measure(clips, CLIPPING, "share of updates that do not clip")
+    yield from compared(case, got, expected)
+
+
+CLIPPING = tolerance.Bound(
+    0.5, "of updates", "a run that never clips says nothing of clipping", "0 to 0.2"
+)
+
+
+@cache
+def _oracle_run(case: Case) -> Trajectory:
+    return oracle_train(case, ORACLE_STEPS)
+
+
+def by_oracle(case: Case, sides: Sides) -> Iterator[Measure]:
+    """A model small enough that the oracle trains it too, by complex steps and its own AdamW."""
+    yield from compared(case, train(sides.subject, case, ORACLE_STEPS), _oracle_run(case))
+
+
+def update(case: Case, sides: Sides) -> Iterator[Measure]:
+    """The second update is the oracle's rule applied to the learner's own gradients."""
+    learner = sides.subject.learner(case)
+    float(learner.step(case.update(0), 3e-3).loss)
+    before = kept(learner.state())
+    loss, grads = learner.grads(case.update(1))
+    expected, norm = oracle_step(
+        case, before, {name: np.array(grads[name]) for name in grads}, 7e-3
+    )
+    report = learner.step(case.update(1), 7e-3)
+    yield same("step", report.step, 2, EXACT)
+    yield absolute("loss of the report", float(report.loss), loss, tolerance.LOSS_64)
+    yield relative("norm of the report", float(report.grad_norm), norm, tolerance.TRAIN_64)
+    after = learner.state()
+    for name in grads:
+        if vanishing(case, name) is None:
+            moved = rms(expected.params[name] - before.params[name]) or 1.0
+            for part in ("params", "exp_avg", "exp_avg_sq"):
+                one, other = getattr(after, part)[name], getattr(expected, part)[name]
+                scale = moved if part == "params" else None
+                yield relative(f"{part} of {name}", one, other, tolerance.UPDATE_64, scale)
+
+
+def float32(case: Case, sides: Sides) -> Iterator[Measure]:
+    """A hundred updates in float32 stay beside the same backend's float64."""
+    got = train(sides.subject, case, LONG_STEPS, "float32")
+    expected = train(sides.subject, case, LONG_STEPS)
+    yield from near(got, expected)
+
+
+def near(got: Trajectory, expected: Trajectory) -> Iterator[Measure]:
+    """Two runs that differ by float32's rounding."""
+    yield absolute("loss of each update", got.losses, expected.losses, tolerance.TRAIN_32)
+    apart = got.norms / expected.norms
+    yield absolute("gradient norm of each update", apart, apart * 0 + 1, tolerance.NORM_32)
+    flat = [np.concatenate([np.ravel(p) for p in r.state.params.values()]) for r in (got, expected)]
+    yield _rms_apart("all weights", *flat, tolerance.WEIGHTS_32)
+
+
+def recomputed(case: Case, sides: Sides) -> Iterator[Measure]:
+    """Gradient checkpointing changes memory, and no number beyond rounding."""
+    plain = train(sides.subject, case, SHORT)
+    yield from compared(case, train(sides.subject, case, SHORT, grad_checkpoint=True), plain)
+
+
+def compiled(case: Case, sides: Sides) -> Iterator[Measure]:
+    """A compiled learner trains as an eager one does."""
+    plain = train(sides.subject, case, SHORT, "float32")
+    yield from near(train(sides.subject, case, SHORT, "float32", compile=True), plain)
+
+
+def repeated(case: Case, sides: Sides) -> Iterator[Measure]:
+    """The same run twice, bit for bit."""
+    first, second = (train(sides.subject, case, SHORT, "float32") for _ in range(2))
+    yield identical("losses", second.losses, first.losses, EXACT)
+    yield identical("norms", second.norms, first.norms, EXACT)
+    for name, value in first.state.params.items():
+        yield identical(name, second.state.params[name], value, EXACT)
+
+
+def nonfinite(case: Case, sides: Sides) -> Iterator[Measure]:
+    """An update whose loss is no number changes no weight and no moment, and says so."""
+    damaged = dict(case.params)
+    name = "lm_head.weight"
+    damaged[name] = damaged[name].copy()
+    damaged[name][0, 0] = np.nan
+    state = TrainState(damaged, {}, {}, 0)
+    options = sides.subject.options("float32")
+    learner = sides.subject.backend.learner(case.spec, state, case.recipe, options)
+    report = learner.step(case.batch, 1e-2)
+    yield same("the loss is finite", bool(np.isfinite(float(report.loss))), False, EXACT)
+    after = learner.state()
+    for key, value in damaged.items():
+        yield identical(key, after.params[key], value, EXACT)
+        yield identical(f"exp_avg of {key}", after.exp_avg[key], np.zeros_like(value), EXACT)
+        yield identical(f"exp_avg_sq of {key}", after.exp_avg_sq[key], np.zeros_like(value), EXACT)
+
+
+WARM = replace(RECIPE, schedule="cosine", warmup_steps=5, lr=3e-3, grad_clip=0.5, min_lr_ratio=0.05)
+
+
+@cache
+def cases(long: bool = False) -> tuple[Case, ...]:
+    """Of L4: the runs of `train.`, which cross warm-up and clip, and tiny ones for the oracle."""
+    dropping = fields()["every dropout"]
+    gpt2 = model(
+        AttentionSpec(4, bias="all", position_encoding=Learned()),
+        FfnSpec(40, "gelu_tanh", bias=True),
+        embeddings=EmbeddingsSpec(tie_weights=True),
+    )
+    other_rule = OptimizerRecipe(beta1=0.8, beta2=0.99, eps=1e-5, weight_decay=0.3)
+    recipes = {
+        "dropout": (dropping, WARM, {}),
+        "gpt2": (gpt2, replace(WARM, schedule="wsd", decay_ratio=0.3), {}),
+        "frozen": (model(num_layers=3), replace(WARM, freeze_layers=1), {}),
+        "other rule": (model(), replace(WARM, optimizer=other_rule), {"packed": True}),
+        "rarely clipped": (model(), replace(WARM, grad_clip=1.2, schedule="constant"), {}),
+        "a tensor without gradient": (fields()["attention.mask=self"], WARM, {}),
+        "blank": (model(), WARM, {"blank": True}),
+        "lora": (model(), replace(WARM, lora=Lora(rank=3, dropout=0.1), lr=1e-3), {}),
+        "preference": (
+            model(),
+            replace(WARM, objective="preference", preference=Preference(beta=0.3), lr=3e-3),
+            {"B": 4},
+        ),
+        "crossed": (crossed()["crossed.003"], WARM, {}),
+    }
+    made = [
+        Case(f"train.{name}/fresh", spec, fresh, recipe=recipe, **more)
+        for name, (spec, recipe, more) in recipes.items()
+    ]
+    made += [Case("train.hot/hot", model(), hot, recipe=WARM), _toy("relu"), _toy("gpt2")]
+    if long:
+        made.append(Case("train.long/fresh", dropping, fresh, recipe=WARM))
+    return tuple(made)
+
+
+def _toy(kind: str) -> Case:
+    """About 150 weights in one layer."""
+    if kind == "gpt2":
+        attention = AttentionSpec(2, bias="all", position_encoding=Learned(), dropout=0.2)
+        ffn, tied = FfnSpec(6, "gelu", bias=True), True
+    else:
+        attention, ffn, tied = AttentionSpec(2, 1), FfnSpec(6, "swiglu", dropout=0.1), False
+    spec = ModelSpec(
+        blocks=model(attention, ffn).blocks,
+        vocab_size=7,
+        max_seq_len=8,
+        hidden_size=4,
+        num_layers=1,
+        embeddings=EmbeddingsSpec(tie_weights=tied),
+        output=OutputSpec(bias=tied),
+    )
+    recipe = replace(WARM, warmup_steps=3)
+    return Case(f"toy.{kind}/hot", spec, hot, T=6, recipe=recipe)
+
+
+def _law(name, says, check, bound, applies, needs="learner", precision="float64"):
+    return Law("L4", name, says, bound, check, applies, needs, precision)
+
+
+def _is(*prefixes):
+    return lambda case: case.name.startswith(prefixes)
+
+
+_run = _is("train.")
+
+LAWS = (
+    _law("trajectory", "whole runs agree", trajectory, tolerance.TRAIN_64, _run, "peer"),
+    _law("oracle", "the oracle's own run agrees", by_oracle, tolerance.TRAIN_64, _is("toy.")),
+    _law("update", "an update is the oracle's rule", update, tolerance.UPDATE_64, _run),
+    _law(
+        "checkpointing",
+        "recomputing activations changes nothing",
+        recomputed,
+        tolerance.TRAIN_64,
+        _is("train.dropout", "train.frozen", "train.lora"),
+    ),
+    _law(
+        "float32",
+        "a hundred float32 updates stay beside float64",
+        float32,
+        tolerance.TRAIN_32,
+        _is("train.dropout", "train.gpt2"),
+        precision="float32",
+    ),
+    _law(
+        "compiled",
+        "a compiled learner trains alike",
+        compiled,
+        tolerance.TRAIN_32,
+        _is("train.long"),
+        precision="float32",
+    ),
+    _law(
+        "repeat",
+        "the same run twice is the same to the bit",
+        repeated,
+        EXACT,
+        _is("train.dropout", "train.gpt2", "train.preference"),
+        precision="float32",
+    ),
+    _law(
+        "non-finite",
+        "an update that is no number is not made",
+        nonfinite,
+        EXACT,
+        _is("train.hot"),
+        precision="float32",
+    ),
+)
