@@ -151,9 +151,16 @@ def _companions(path: Path, manifest: Manifest) -> Companions:
             raise CheckpointError(f"{path / name} must hold an object")
         return value
 
-    tokenizer = read_small(path / TOKENIZER) if TOKENIZER in manifest.files else None
+    tokenizer = None
+    if TOKENIZER in manifest.files:
+        try:
+            tokenizer = read_small(path / TOKENIZER).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(
+                f"{path / TOKENIZER} is not UTF-8 at byte {error.start}"
+            ) from None
     return Companions(
-        tokenizer_json=tokenizer.decode("utf-8") if tokenizer is not None else None,
+        tokenizer_json=tokenizer,
         tokenizer_config=document(TOKENIZER_CONFIG),
         config=document(CONFIG) or {},
         generation_config=document(GENERATION_CONFIG),

@@ -1,6 +1,5 @@
 """Which checkpoints of a run stay, and what becomes of the others and of leftovers."""
 
-import math
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ class Keep:
     """Which checkpoints of a run stay, once a newer one is whole; all of them by default.
 
     last: the newest N. every: those whose step M divides. best: the one with the lowest value of
-    that metric. What any of them keeps stays; with `every` or `best` alone the newest 2 do too.
+    that metric, and all of them as long as none has it. What any of them keeps stays; with `every`
+    or `best` alone the newest 2 do too.
     """
 
     last: int | None = None
@@ -82,19 +82,24 @@ def _kept(keep: Keep, ours: list[tuple[Manifest, Path]]) -> set[str]:
     if keep.every is not None:
         kept |= {path.name for manifest, path in ours if manifest.step % keep.every == 0}
     if keep.best is not None:
-        scored = [(_metric(path, manifest, keep.best), path.name) for manifest, path in ours]
-        value, name = min(scored, default=(math.inf, ""))
-        kept |= {name} if value < math.inf else set()
+        kept |= _best(keep.best, ours)
     return kept
 
 
-def _metric(path: Path, manifest: Manifest, name: str) -> float:
-    """The metric of a checkpoint, infinity where it has none."""
-    if PROGRESS not in manifest.files:
-        return math.inf
-    where = path / PROGRESS
-    progress = read_progress(read_small(where), str(where), manifest.version)
-    return progress.metrics.get(name, math.inf)
+def _best(metric: str, ours: list[tuple[Manifest, Path]]) -> set[str]:
+    """The one with the lowest value. Where none has that metric its name may be a slip, so all."""
+    scored, unknown = [], set()
+    for manifest, path in ours:
+        try:
+            where = path / PROGRESS
+            metrics = read_progress(read_small(where), str(where), manifest.version).metrics
+            if metric in metrics:
+                scored.append((metrics[metric], path.name))
+        except CheckpointError:
+            unknown.add(path.name)
+    if not scored:
+        return {path.name for _, path in ours}
+    return unknown | {min(scored)[1]}
 
 
 def sweep(run: Path, *, disk: Disk | None = None) -> None:

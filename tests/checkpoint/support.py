@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hermes.checkpoint import Companions, Disk, Operation, Progress, save
+from hermes.checkpoint.tensors import file_size, kinds_of, tensor_chunks
 from hermes.params import parameters
 from hermes.recipe import Recipe
 from hermes.seam import TrainState
@@ -98,3 +99,19 @@ class Log:
 def logged_disk():
     log = Log()
     return Disk(log), log.operations
+
+
+def write_tensors(path, tensors):
+    kinds = kinds_of(tensors)
+    data = b"".join(bytes(chunk) for chunk in tensor_chunks(tensors, kinds))
+    assert len(data) == file_size(kinds)
+    path.write_bytes(data)
+    return path
+
+
+def equal_tensors(left, right):
+    assert set(left) == set(right)
+    for name in left:
+        assert left[name].dtype == right[name].dtype
+        assert left[name].shape == right[name].shape
+        assert left[name].tobytes() == right[name].tobytes()

@@ -24,7 +24,7 @@ def kept(run):
         (Keep(last=1, every=3), [3, 6]),
         (Keep(last=1, best="val_loss"), [2, 6]),
         (Keep(best="val_loss"), [2, 5, 6]),
-        (Keep(last=1, best="accuracy"), [6]),
+        (Keep(last=1, best="accuracy"), [1, 2, 3, 4, 5, 6]),
         (Keep(last=1, every=4, best="val_loss"), [2, 4, 6]),
     ],
 )
@@ -66,6 +66,17 @@ def test_a_torn_one_does_not_count_and_stays(tmp_path):
     path = save_at(tmp_path, 4)
     prune(tmp_path, Keep(last=2), path)
     assert kept(tmp_path) == [2, 3, 4]
+
+
+def test_one_whose_metrics_cannot_be_read_stays(tmp_path):
+    """Its bytes were altered, its size was not, so only reading it shows that."""
+    altered = save_at(tmp_path, 1, metrics={"val_loss": 9.0})
+    data = (altered / "progress.json").read_bytes()
+    (altered / "progress.json").write_bytes(data.replace(b'"val_loss"', b'"val_loss '))
+    for step in (2, 3, 4):
+        path = save_at(tmp_path, step, metrics={"val_loss": float(step)})
+    prune(tmp_path, Keep(last=1, best="val_loss"), path)
+    assert kept(tmp_path) == [1, 2, 4]
 
 
 def test_checkpoints_of_another_run_stay(tmp_path):

@@ -13,7 +13,7 @@ from hermes.checkpoint import Disk, Search, open_checkpoint
 from hermes.checkpoint.durable import write_file
 from hermes.checkpoint.manifest import MANIFEST, Manifest
 from hermes.errors import HermesError
-from tests.checkpoint import test_damage, test_faults, test_retention, test_tensors
+from tests.checkpoint import test_damage, test_faults, test_hostile, test_retention
 from tests.checkpoint.laws import record, survives_kill, survives_power_loss
 
 STATES = 150
@@ -132,7 +132,7 @@ def test_a_manifest_that_is_not_hashed(monkeypatch, tmp_path):
 
 def test_keys_given_twice(monkeypatch, tmp_path):
     monkeypatch.setattr(jsontext, "_once", dict)
-    breaks(test_tensors.every_hostile_header_is_refused, tmp_path)
+    breaks(test_hostile.every_hostile_header_is_refused, tmp_path)
 
 
 def test_hashes_that_are_not_compared(monkeypatch, tmp_path):
