@@ -59,7 +59,7 @@ class Held(Protocol):
 
 @dataclass(frozen=True)
 class Material:
-    """What a run learns from. notes: what its user should hear.
+    """What a run learns from. unit: what a sample is called. notes: what its user should hear.
 
     measure: what a line of metrics says of an update beside its loss. evaluate: the loss on what
     is held out and other numbers by name, or None where `stop` said so; None for the usual one.
@@ -68,6 +68,7 @@ class Material:
 
     stream: Held
     samples: Samples
+    unit: str = "sequences"
     notes: tuple[str, ...] = ()
     measure: Callable[[Batch, StepReport], Mapping[str, float]] = lambda batch, report: {}
     evaluate: Callable[[Model, Callable[[], bool]], Mapping[str, float] | None] | None = None

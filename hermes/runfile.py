@@ -91,6 +91,7 @@ def write_runfile(
     own = {name.removeprefix("optimizer."): fields[name] for name in OPTIONS}
     if recipe.objective == "preference":
         own |= {name: fields[f"preference.{name}"] for name in PREFERENCE}
+        own["max_len"] = own.pop("seq_len")
     edits = {k.removeprefix("set."): v for k, v in settings.items() if k.startswith("set.")}
     edits |= {name: fields[name] for name in EDITS}
     lines = [f"# written by hermes {version('hermes-llm')}; --config reads it"]

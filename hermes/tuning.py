@@ -102,7 +102,7 @@ def beginning(
         )
     names = tokenizer_config(own, max_seq_len=spec.max_seq_len) | settings
     found = template_of(names, file=template, default=CHAT_TEMPLATE)
-    told = {**names, "chat_template": found.source}
+    told = names | ({"chat_template": found.source} if chat or template else {})
     return Beginning(source.path, spec, params, own, found, told, tuple(notes))
 
 
@@ -195,7 +195,7 @@ class Chats:
             words.append(f"{held.dropped:,} examples longer than {recipe.seq_len} are left out")
         if held.cut:
             words.append(f"{held.cut:,} examples longer than {recipe.seq_len} are cut at their end")
-        return Material(data, data, tuple(words))
+        return Material(data, data, "rows", tuple(words))
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class Preferences:
         def evaluate(model: Model, stop: Callable[[], bool]) -> Mapping[str, float] | None:
             return _evaluated(model, data, recipe.batch_size, stop)
 
-        return Material(data, data, tuple(words), measure, evaluate, begin)
+        return Material(data, data, "pairs", tuple(words), measure, evaluate, begin)
 
     def _reference(self, data: PairData, recipe: Recipe) -> tuple[Reference, list[str]]:
         path = self.cache or self.output / REFERENCE

@@ -287,8 +287,8 @@ REFUSED = {
         "{% for m in messages %}{{ m.content if loop.last else '' }}<|eos|>{% endfor %}",
         (U, A, U, A),
         "the chat template writes the text up to message 1 and the question for an answer "
-        "otherwise when more follow, so the assistant's part cannot be told; mark it with {% generation %} "
-        "in the template",
+        "otherwise when more follow, so the assistant's part cannot be told; mark it with "
+        "{% generation %} in the template",
     ),
     "no end of turn": (
         "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"

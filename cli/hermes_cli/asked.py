@@ -20,7 +20,7 @@ RECIPE = {
         *("warmup_steps", "grad_clip", "seed", "val_fraction", "eval_every", "save_every"),
         *("freeze_layers", "freeze"),
     )
-} | {"weight_decay": "optimizer.weight_decay"}
+} | {"weight_decay": "optimizer.weight_decay", "max_len": "seq_len"}
 RECIPE |= {
     name: f"preference.{name}"
     for name in ("loss", "beta", "label_smoothing", "gamma", "sft_weight")

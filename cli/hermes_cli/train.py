@@ -23,6 +23,7 @@ from hermes_cli.signals import Signals
 @click.option("--train-tokenizer", is_flag=True, help="Train a tokenizer on the data first.")
 @click.option("--vocab-size", "-v", type=int, default=32_000, help="Of --train-tokenizer.")
 @click.option("--model", "-m", default="tiny", metavar="NAME|F", help="Bundled name or MAL file.")
+@click.option("--checkpoint", "-c", metavar="C", help="Begin from this, as hermes finetune does.")
 @click.option("--output", "-o", default="checkpoints", metavar="DIR", help="The run's folder.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --output.")
 @click.option("--lr", type=float, default=3e-4, help="Learning rate.")
@@ -69,5 +70,10 @@ def train(context: click.Context, **_: Any) -> None:
     """
     from hermes_cli.training import run_training
 
+    if context.params["checkpoint"]:
+        from hermes_cli.finetune import run_finetuning
+
+        run_finetuning(context)
+        return
     with Signals("stopping after this update; again to end at once") as signals:
         run_training(context, signals)

@@ -187,15 +187,16 @@ def heading(run: "Run") -> list[str]:
     parts, request = run.parts, run.request
     recipe, data = parts.recipe, parts.material.samples
     tokens = len(parts.material.stream)
+    unit = parts.material.unit
     held_out = f", {len(data.held_out):,} held out" if data.held_out else ""
     versions = " ".join(f"{name} {number}" for name, number in request.backend.versions().items())
     where = f"{versions} on {device(request)}, {request.options.precision}"
     accum = f" in {recipe.grad_accum} parts" if recipe.grad_accum > 1 else ""
     lines = [
         f"model {parts.spec.name}: {tensor_count(parts.spec):,} parameters; {where}",
-        f"data: {tokens:,} tokens, {len(data.train):,} sequences of {recipe.seq_len}{held_out}",
+        f"data: {tokens:,} tokens, {len(data.train):,} {unit} of {recipe.seq_len}{held_out}",
         f"run {request.output}: {run.total_steps:,} updates of "
-        f"{recipe.batch_size * recipe.grad_accum} sequences{accum}",
+        f"{recipe.batch_size * recipe.grad_accum} {unit}{accum}",
     ]
     if run.checkpoint is not None:
         writer = run.checkpoint.progress.backend

@@ -1,0 +1,59 @@
+"""`hermes finetune`: go on training a model that exists, on other text."""
+
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from hermes_cli.asked import Asked
+from hermes_cli.signals import Signals
+from hermes_cli.tuning import (
+    beginning_of,
+    files_of,
+    model_options,
+    option,
+    recipe_of,
+    request_of,
+    training_options,
+)
+
+LONGEST_DEFAULT = 256
+
+
+def run_finetuning(context: click.Context) -> None:
+    """Do what the command line asks."""
+    from hermes_cli.training import carry_out
+
+    options = Asked(context, model_config=True)
+    start = beginning_of(options, chat=False)
+    data = files_of(options)
+    given = recipe_of(options, start.spec.max_seq_len, LONGEST_DEFAULT)
+    request = replace(request_of(options, start, data, given), text_field=options["text_field"])
+    with Signals("stopping after this update; again to end at once") as signals:
+        carry_out(context, request, signals, from_stdin="-" in data)
+
+
+@click.pass_context
+def _call(context: click.Context, **_: Any) -> None:
+    run_finetuning(context)
+
+
+finetune = click.Command(
+    "finetune",
+    callback=_call,
+    short_help="Go on training a model that exists, on other text",
+    help="""Go on training a model that exists, on other text.
+
+    The model may be ours or Hugging Face's. Tokens that it has no rows for get some. Ctrl-C
+    finishes the update, saves and ends; --resume goes on, on either backend.""",
+    params=[
+        *model_options(),
+        option("--data", "-d", multiple=True, metavar="F",
+               help="Text: .txt, .jsonl, .json or .csv.  [default: standard input]"),
+        option("--text-field", default="text", help="The field that holds the text."),
+        option("--format", metavar="txt|jsonl|json|csv", help="Instead of the file's ending."),
+        option("--seq-len", type=int,
+               help="Tokens per sequence.  [default: 256, or the model's max_seq_len]"),
+        *training_options(lr=3e-4, batch_size=32, samples="Sequences"),
+    ],
+)  # fmt: skip

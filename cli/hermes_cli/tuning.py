@@ -1,0 +1,166 @@
+"""What `hermes finetune`, `sft` and `dpo` share: their options, and what they begin from."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hermes.errors import HermesError
+from hermes_cli.asked import RECIPE, Asked, given_of
+from hermes_cli.training import realised
+
+if TYPE_CHECKING:
+    from hermes.run import Request
+    from hermes.tuning import Beginning
+
+
+def option(*names: str, help: str, **settings: object) -> click.Option:
+    """A click option with its help; what it defaults to is shown."""
+    return click.Option(names, help=help, **settings)  # type: ignore[arg-type]
+
+
+def model_options() -> list[click.Parameter]:
+    """What is tuned, and where it goes."""
+    return [
+        option("--checkpoint", "-c", metavar="C",
+               help="A checkpoint, a run, a Hugging Face folder, or a bare .safetensors."),
+        option("--tokenizer", "-t", metavar="F",
+               help="A tokenizer.json.  [default: the checkpoint's own]"),
+        option("--config", metavar="F",
+               help="A run's options as .yaml, or beside bare weights their .json or .mal."),
+        option("--output", "-o", metavar="DIR", default="checkpoints", help="The run's folder."),
+        option("--resume", is_flag=True, help="Go on with the run in --output."),
+    ]  # fmt: skip
+
+
+def data_options(what: str) -> list[click.Parameter]:
+    """What is learnt from."""
+    return [
+        option("--data", "-d", multiple=True, metavar="F", help=what),
+        option("--format", metavar="jsonl|json|csv", help="Instead of the file's ending."),
+        option("--template", metavar="F.jinja",
+               help="A chat template.  [default: the checkpoint's own, else ChatML]"),
+    ]  # fmt: skip
+
+
+def training_options(*, lr: float, batch_size: int, samples: str) -> list[click.Parameter]:
+    """How it is trained, all but the length of a row."""
+    return [
+        option("--lr", type=float, default=lr, help="Learning rate."),
+        option("--batch-size", "-b", type=int, default=batch_size,
+               help=f"{samples} per micro-batch."),
+        option("--grad-accum", type=int, default=1, help="Micro-batches per update."),
+        option("--epochs", "-e", type=float, default=1, help="Passes over the data."),
+        option("--max-steps", type=int, default=0, help="Updates in all, whatever --epochs says."),
+        option("--schedule", default="constant", metavar="constant|cosine|wsd", help=""),
+        option("--warmup-steps", type=int, default=0, help="Updates of linear warm-up."),
+        option("--grad-clip", type=float, default=1.0, help="Largest gradient norm; 0: any."),
+        option("--weight-decay", type=float, default=0.1, help="Of matrices, decoupled."),
+        option("--seed", type=int, default=0, help="Decides every random number."),
+        option("--val-fraction", type=float, default=0.0, help="Share of the data held out."),
+        option("--eval-every", type=int, default=0, help="Updates; 0: at the end."),
+        option("--save-every", type=int, default=1000, help="Updates; 0: at the end."),
+        option("--log-every", type=int, help="Updates.  [default: 1, or 10 from 10,000 steps on]"),
+        option("--keep-last", type=int, help="Keep the newest N checkpoints.  [default: all]"),
+        option("--keep-every", type=int, help="Keep also those whose step N divides."),
+        option("--freeze-layers", type=int, default=0,
+               help="Leave the embeddings and the bottom N layers as they are."),
+        option("--freeze", multiple=True, metavar="GLOB", help="Leave these tensors as they are."),
+        option("--backend", default="auto", metavar="auto|torch|mlx",
+               help="auto: mlx on Apple silicon, else torch."),
+        option("--device", help="One that `hermes doctor` lists.  [default: the fastest]"),
+        option("--precision", default="float32", metavar="float32|bfloat16|float16|float64",
+               help="Of matrix products and activations; weights and optimizer stay float32."),
+        option("--grad-checkpoint", is_flag=True, help="Compute activations twice, keep few."),
+        option("--compile/--no-compile", default=None, help="[default: where it pays]"),
+        option("--set", "edits", multiple=True, metavar="KEY=VALUE",
+               help="optimizer.beta2=0.98 and its like."),
+    ]  # fmt: skip
+
+
+def beginning_of(options: Asked, *, chat: bool) -> "Beginning":
+    """The model to tune. Raises HermesError."""
+    from hermes.tokenizer import Tokenizer
+    from hermes.tuning import beginning
+
+    if not options["checkpoint"]:
+        raise HermesError("no model to tune: give --checkpoint C")
+    if model := [key for key in options.edits if key.startswith("model.")]:
+        raise HermesError(f"--set {model[0]}: the architecture is the checkpoint's; leave it out")
+    return beginning(
+        options["checkpoint"],
+        config=options.model_config,
+        tokenizer=Tokenizer.load(options["tokenizer"]) if options["tokenizer"] else None,
+        template=options.values.get("template"),
+        chat=chat,
+    )
+
+
+def files_of(options: Asked) -> tuple[str, ...]:
+    """The files to learn from; standard input where none is named. Raises HermesError."""
+    data = tuple(options["data"]) or ("-",)
+    if "-" in data and sys.stdin.isatty():
+        raise HermesError("no data: give --data F, or records on standard input")
+    return data
+
+
+def recipe_of(options: Asked, max_seq_len: int, longest: int) -> dict[str, object]:
+    """Fields of the recipe: all of a new run's, those that were asked for of one that goes on.
+
+    longest: the default length of a row, where the model has room for it.
+    """
+    from hermes.checkpoint import steps
+
+    given = given_of(options)
+    if options["resume"] and steps(Path(options["output"])):
+        return given
+    own = {RECIPE[name]: options[name] for name in RECIPE if name in options.values}
+    if own.get("seq_len") is None:
+        own["seq_len"] = min(longest, max_seq_len)
+    return own | given
+
+
+def request_of(
+    options: Asked, start: "Beginning", data: tuple[str, ...], given: dict[str, object]
+) -> "Request":
+    """A run that begins from this model; what it learns from is still to be said."""
+    from hermes.model import choose_backend
+    from hermes.run import Request, check_output
+    from hermes_cli.asked import settings_of
+    from hermes_cli.training import kept
+
+    output = Path(options["output"])
+    check_output(output, resume=options["resume"])
+    return Request(
+        output=output,
+        data=data,
+        backend=choose_backend(options["backend"]),
+        tokenizer=start.tokenizer,
+        options=realised(options),
+        given=given,
+        resume=options["resume"],
+        log_every=options["log_every"],
+        keep=kept(options),
+        file_format=options["format"],
+        settings=settings_of(options),
+        sources=options.sources,
+        start=start.start,
+        tokenizer_settings=start.settings,
+    )
+
+
+def counter(what: str) -> Callable[[int, int], None]:
+    """Shows how far something is: in place on a terminal, else in tenths."""
+    shown = [-1]
+
+    def show(done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if sys.stderr.isatty():
+            click.echo(f"\r{what}: {done:,} of {total:,}", err=True, nl=done >= total)
+        elif tenth > shown[0]:
+            shown[0] = tenth
+            click.echo(f"{what}: {done:,} of {total:,}", err=True)
+
+    return show
