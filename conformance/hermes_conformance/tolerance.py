@@ -100,3 +100,4 @@ NORM_32 = Bound(
 WEIGHTS_32 = Bound(
     2e-5, "relative rms", "of all weights after the same 100 updates", "1.5e-6; see TRAIN_32"
 )
+NEXT_32 = Bound(1e-5, "nats", "the first loss after a change of backend, in float32", "9.5e-7")

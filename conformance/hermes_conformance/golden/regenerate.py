@@ -1,0 +1,1 @@
+"""Makes the golden folder again: `python -m hermes_conformance.golden.regenerate FOLDER`."""
