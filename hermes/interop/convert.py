@@ -9,11 +9,12 @@ from typing import Any
 from hermes import mal
 from hermes.checkpoint import Disk, Kind
 from hermes.checkpoint.jsontext import render_json
-from hermes.checkpoint.layout import CONFIG, SPEC
+from hermes.checkpoint.layout import CONFIG, SPEC, TOKENIZER
+from hermes.checkpoint.same import require_vocabulary
 from hermes.checkpoint.weights import SHARD_LIMIT
 from hermes.errors import HermesError
 from hermes.interop.cast import CODES, WORDS, cast
-from hermes.interop.companions import require_fit, travelling
+from hermes.interop.companions import travelling
 from hermes.interop.families import ARCHITECTURES, family_of
 from hermes.interop.folder import write_folder
 from hermes.interop.hf import config_of, converted_config_of
@@ -66,7 +67,9 @@ def convert(
     if dtype is not None and dtype not in CODES:
         raise HermesError(f"dtype is {dtype!r}; it must be one of {', '.join(CODES)}")
     found = open_source(source, config=config)
-    require_fit(found.files, found.spec.vocab_size, str(found.path))
+    if TOKENIZER in found.files:
+        where = f"{TOKENIZER} of {found.path}"
+        require_vocabulary(found.files[TOKENIZER], found.spec, where)
     family = family_of(found.spec, renamed=True) if to == "hf" else "hermes"
     if to == "hf" and family == "hermes":
         raise HermesError(

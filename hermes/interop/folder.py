@@ -2,17 +2,16 @@
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from hermes.checkpoint import Disk, Kind, Manifest
-from hermes.checkpoint.durable import Written, delete_folder, require_space, write_file
+from hermes.checkpoint.durable import delete_folder, require_space, write_file
 from hermes.checkpoint.layout import TEMPORARY
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.tensors import file_size, tensor_chunks
 from hermes.checkpoint.weights import INDEX, plan_shards, render_index
-from hermes.errors import HermesError, StorageError
+from hermes.errors import HermesError
 from hermes.seam import Tensors
 
 __all__ = ["write_folder"]
@@ -55,7 +54,7 @@ def write_folder(
         disk.rename(unfinished, target)
         disk.sync_folder(parent)
     except BaseException:
-        with suppress(StorageError, OSError):
+        with suppress(HermesError, OSError):
             delete_folder(unfinished, disk)
         raise
     return needed
@@ -67,10 +66,6 @@ def _write(
     run: str | None,
     disk: Disk,
 ) -> None:
-    written: dict[str, Written] = {}
-    with ThreadPoolExecutor(max_workers=1) as hasher:
-        for name, parts in chunks.items():
-            written[name] = write_file(folder / name, parts, disk, hasher)
-        if run is not None:
-            manifest = Manifest(run, 0, written).render()
-            write_file(folder / MANIFEST, [manifest], disk, hasher)
+    written = {name: write_file(folder / name, parts, disk) for name, parts in chunks.items()}
+    if run is not None:
+        write_file(folder / MANIFEST, [Manifest(run, 0, written).render()], disk)

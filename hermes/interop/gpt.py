@@ -13,6 +13,7 @@ from hermes.spec import (
     LayerNorm,
     Learned,
     ModelSpec,
+    Rope,
 )
 
 __all__ = ["read_gpt2", "read_gpt_neox"]
@@ -95,21 +96,14 @@ def read_gpt_neox(fields: Fields) -> ModelSpec:
     if act not in ACTIVATIONS:
         fields.refuse("hidden_act", act)
     length = fields.size("max_position_embeddings", 2048)
-    base = fields.number("rotary_emb_base") or 10_000.0
-    share = fields.number("rotary_pct")
+    rope = _neox_rope(fields, length, max(width // heads, 1))
     dropout = fields.number("hidden_dropout") or 0.0
     block = BlockSpec(
         attention=AttentionSpec(
             num_heads=heads,
             bias="all" if fields.flag("attention_bias", True) else "none",
             dropout=fields.number("attention_dropout") or 0.0,
-            position_encoding=read_rope(
-                fields,
-                length=length,
-                size=max(width // heads, 1),
-                theta=base,
-                share=0.25 if share is None else share,
-            ),
+            position_encoding=rope,
         ),
         ffn=FfnSpec(
             hidden_dim=fields.size("intermediate_size"), activation=ACTIVATIONS[act], bias=True
@@ -131,3 +125,22 @@ def read_gpt_neox(fields: Fields) -> ModelSpec:
     )
     fields.finish(GPT_NEOX_HARMLESS)
     return spec
+
+
+def _neox_rope(fields: Fields, length: int, size: int) -> Rope:
+    """The rope, under NeoX's old names and everybody's new ones, which must agree."""
+    base, share = fields.number("rotary_emb_base"), fields.number("rotary_pct")
+    if share is not None and not 0 < share <= 1:
+        fields.refuse("rotary_pct", share)
+    rope = read_rope(
+        fields,
+        length=length,
+        size=size,
+        theta=10_000.0 if base is None else base,
+        share=0.25 if share is None else share,
+    )
+    if base is not None and base != rope.theta:
+        fields.refuse("rotary_emb_base", base)
+    if share is not None and int(share * size) != (rope.rotary_dim or size):
+        fields.refuse("rotary_pct", share)
+    return rope

@@ -84,12 +84,14 @@ def _scaling(rope: Rope) -> Config | None:
 
 
 def read_rope(
-    fields: Fields, *, length: int, size: int, theta: float = 10_000.0, share: float = 1.0
+    fields: Fields, *, length: int, size: int, theta: float = 10_000.0, share: float | None = None
 ) -> Rope:
-    """The one rope of all layers. theta, share: what is meant where the file says nothing."""
+    """The one rope of all layers. theta, share: what is meant where the file says nothing.
+
+    share: the part of a head that turns; None where the class always turns all of it.
+    """
     old_theta, old_scaling = fields.number("rope_theta"), fields.inner("rope_scaling")
-    outer = fields.number("partial_rotary_factor")
-    share = share if outer is None else outer
+    share = _part(fields, share)
     new = fields.inner("rope_parameters")
     base = theta if old_theta is None else old_theta
     old = _read_one(old_scaling, "rope_scaling.", length, size, base, share)
@@ -121,6 +123,15 @@ def read_two_ropes(fields: Fields, *, length: int, size: int) -> tuple[Rope, Rop
     )
 
 
+def _part(fields: Fields, share: float | None) -> float | None:
+    given = fields.number("partial_rotary_factor")
+    if given is None:
+        return share
+    if not 0 < given <= 1 or (share is None and given != 1):
+        fields.refuse("partial_rotary_factor", given)
+    return None if share is None else given
+
+
 def _agree(new: object, old: object) -> None:
     if new != old:
         raise SpecError(
@@ -131,11 +142,11 @@ def _agree(new: object, old: object) -> None:
 
 
 def _read_one(
-    values: Config, name: str, length: int, size: int, theta: float, share: float
+    values: Config, name: str, length: int, size: int, theta: float, share: float | None
 ) -> Rope:
     fields = Fields(values, name)
-    own, part = fields.number("rope_theta"), fields.number("partial_rotary_factor")
-    turning = int(size * (share if part is None else part))
+    own, part = fields.number("rope_theta"), _part(fields, share)
+    turning = size if part is None else int(size * part)
     kind = fields.text("type", "default")
     kind = fields.text("rope_type", kind)
     scaling: Scaling | None = None

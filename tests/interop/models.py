@@ -1,0 +1,220 @@
+"""Small models of each family that other tools have a class for, and their loud weights."""
+
+import dataclasses
+import math
+
+from hermes.spec import (
+    AttentionSpec,
+    BlockSpec,
+    EmbeddingsSpec,
+    FfnSpec,
+    LayerNorm,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    ModelSpec,
+    OutputSpec,
+    RMSNorm,
+    Rope,
+    YarnScaling,
+)
+from hermes_conformance.case import Case
+from hermes_conformance.weights import hot
+
+YARN = YarnScaling(factor=4.0, original_max_seq_len=16, beta_fast=8.0, beta_slow=1.0)
+LLAMA3 = Llama3Scaling(8.0, 1.0, 4.0, 16)
+LINEAR = LinearScaling(2.0)
+GATED_TANH = {"activation": "gelu_tanh", "gate": True}
+
+
+def model(*blocks, **fields):
+    base = {"vocab_size": 96, "max_seq_len": 64, "hidden_size": 32, "num_layers": 3}
+    return ModelSpec(blocks=blocks, **(base | fields))
+
+
+def block(attention=None, ffn=None, **fields):
+    heads = {"num_heads": 4, "num_kv_heads": 2} | (attention or {})
+    return BlockSpec(
+        AttentionSpec(**heads), FfnSpec(**({"hidden_dim": 48} | (ffn or {}))), **fields
+    )
+
+
+def change(spec, *, attention=None, ffn=None, **fields):
+    """The spec with these fields of every block, its attention and its ffn set."""
+    blocks = tuple(
+        dataclasses.replace(
+            b,
+            attention=dataclasses.replace(b.attention, **(attention or {})),
+            ffn=dataclasses.replace(b.ffn, **(ffn or {})),
+            **fields,
+        )
+        for b in spec.blocks
+    )
+    return dataclasses.replace(spec, blocks=blocks)
+
+
+def gemma(attention, name="", **fields):
+    heads = {"head_dim": 12} | attention
+    norm = RMSNorm(1e-6, unit_offset=True)
+    return block(heads, GATED_TANH, norm=norm, norm_position="sandwich", name=name, **fields)
+
+
+def rope(scaling=None, theta=10_000.0, rotary_dim=None):
+    return {"position_encoding": Rope(theta, scaling, rotary_dim)}
+
+
+LLAMA = model(block())
+QWEN2 = model(block({"bias": "qkv"}), embeddings=EmbeddingsSpec(tie_weights=True))
+QWEN3 = model(block({"head_dim": 12, "qk_norm": "head"}))
+OLMO2 = model(block({"qk_norm": "flat"}, norm_position="output"))
+GEMMA2 = model(
+    gemma({"window_size": 5, "softcap": 50.0, "scale": 20**-0.5}, "sliding"),
+    gemma({"softcap": 50.0, "scale": 20**-0.5}, "full"),
+    embeddings=EmbeddingsSpec(tie_weights=True, scale=math.sqrt(32)),
+    output=OutputSpec(softcap=30.0),
+)
+GEMMA3 = model(
+    gemma({"window_size": 5, "qk_norm": "head"}, "sliding"),
+    gemma({"window_size": 5, "qk_norm": "head"}, "sliding"),
+    gemma({"qk_norm": "head", **rope(LinearScaling(8.0), 1e6)}, "full"),
+    hidden_size=64,  # whose root is a number that bfloat16 has
+    num_layers=4,
+    embeddings=EmbeddingsSpec(tie_weights=True, scale=8.0),
+)
+GPT2 = model(
+    block(
+        {"num_kv_heads": None, "bias": "all", "position_encoding": Learned()},
+        {"hidden_dim": 128, "activation": "gelu_tanh", "bias": True},
+        norm=LayerNorm(),
+    ),
+    embeddings=EmbeddingsSpec(tie_weights=True),
+)
+GPT_NEOX = model(
+    block(
+        {"num_kv_heads": None, "bias": "all", **rope(rotary_dim=2)},
+        {"hidden_dim": 128, "activation": "gelu_tanh", "bias": True},
+        norm=LayerNorm(),
+        parallel=True,
+    )
+)
+
+# name -> (model_type in Hugging Face's own names, spec).
+MODELS = {
+    "llama": ("llama", LLAMA),
+    "llama biases tied": (
+        "llama",
+        dataclasses.replace(
+            change(LLAMA, attention={"bias": "all", "head_dim": 10}, ffn={"bias": True}),
+            embeddings=EmbeddingsSpec(tie_weights=True),
+        ),
+    ),
+    "llama llama3": ("llama", change(LLAMA, attention=rope(LLAMA3, 5e5))),
+    "llama linear": ("llama", change(LLAMA, attention=rope(LINEAR))),
+    "llama yarn": ("llama", change(LLAMA, attention=rope(YARN))),
+    "llama gelu": ("llama", change(LLAMA, ffn={"activation": "geglu"})),
+    "llama relu2": ("llama", change(LLAMA, ffn={"activation": "relu2", "gate": True})),
+    "mistral window": ("mistral", change(LLAMA, attention={"window_size": 5})),
+    "mistral long window": ("mistral", change(LLAMA, attention={"window_size": 64})),
+    "mistral odd width": (
+        "mistral",
+        dataclasses.replace(change(LLAMA, attention={"head_dim": 8}), hidden_size=34),
+    ),
+    "qwen2": ("qwen2", QWEN2),
+    "qwen2 head_dim": ("qwen2", change(QWEN2, attention={"head_dim": 12})),
+    "qwen2 windows": (
+        "qwen2",
+        dataclasses.replace(
+            QWEN2,
+            blocks=(
+                block({"bias": "qkv"}, name="full"),
+                block({"bias": "qkv", "window_size": 5}, name="sliding"),
+            ),
+        ),
+    ),
+    "qwen2 all sliding": ("qwen2", change(QWEN2, attention={"window_size": 4})),
+    "qwen3": ("qwen3", QWEN3),
+    "qwen3 biases yarn": ("qwen3", change(QWEN3, attention={"bias": "all", **rope(YARN)})),
+    "qwen3 window": ("qwen3", change(QWEN3, attention={"window_size": 6})),
+    "olmo2": ("olmo2", OLMO2),
+    "olmo2 biases": ("olmo2", change(OLMO2, attention={"bias": "all"})),
+    "olmo2 linear": ("olmo2", change(OLMO2, attention=rope(LINEAR))),
+    "olmo2 llama3": ("olmo2", change(OLMO2, attention=rope(LLAMA3, 5e5))),
+    "gemma2": ("gemma2", GEMMA2),
+    "gemma2 long window": ("gemma2", change(GEMMA2, attention={"window_size": 64})),
+    "gemma2 no window": ("gemma2", change(GEMMA2, attention={"window_size": None})),
+    "gemma2 linear": (
+        "gemma2",
+        change(GEMMA2, attention={"window_size": None, **rope(LINEAR)}),
+    ),
+    "gemma2 no softcap": ("gemma2", change(GEMMA2, attention={"softcap": None})),
+    "gemma2 no final softcap": ("gemma2", dataclasses.replace(GEMMA2, output=OutputSpec())),
+    "gemma2 untied": (
+        "gemma2",
+        dataclasses.replace(GEMMA2, embeddings=EmbeddingsSpec(scale=math.sqrt(32))),
+    ),
+    "gemma2 biases": ("gemma2", change(GEMMA2, attention={"bias": "all"})),
+    "gemma2 gelu": (
+        "gemma2",
+        change(GEMMA2, attention={"window_size": None}, ffn={"activation": "geglu"}),
+    ),
+    "gemma3": ("gemma3_text", GEMMA3),
+    "gemma3 no window": (
+        "gemma3_text",
+        dataclasses.replace(GEMMA3, blocks=(dataclasses.replace(GEMMA3.blocks[2], name=""),)),
+    ),
+    "gemma3 all sliding": (
+        "gemma3_text",
+        dataclasses.replace(GEMMA3, blocks=(dataclasses.replace(GEMMA3.blocks[0], name=""),)),
+    ),
+    "gemma3 full first": (
+        "gemma3_text",
+        dataclasses.replace(GEMMA3, blocks=(GEMMA3.blocks[2], GEMMA3.blocks[0])),
+    ),
+    "gemma3 final softcap": (
+        "gemma3_text",
+        dataclasses.replace(GEMMA3, output=OutputSpec(softcap=10.0)),
+    ),
+    "gemma3 untied": (
+        "gemma3_text",
+        dataclasses.replace(GEMMA3, embeddings=EmbeddingsSpec(scale=8.0)),
+    ),
+    "gemma3 odd root": (
+        "gemma3_text",
+        dataclasses.replace(
+            GEMMA3, hidden_size=32, embeddings=EmbeddingsSpec(True, scale=math.sqrt(32))
+        ),
+    ),
+    "gemma3 biases": ("gemma3_text", change(GEMMA3, attention={"bias": "all"})),
+    "gpt2": ("gpt2", GPT2),
+    "gpt2 untied": ("gpt2", dataclasses.replace(GPT2, embeddings=EmbeddingsSpec())),
+    "gpt2 gelu": ("gpt2", change(GPT2, ffn={"activation": "gelu"})),
+    "gpt2 narrow": ("gpt2", change(GPT2, ffn={"hidden_dim": 48})),
+    "neox": ("gpt_neox", GPT_NEOX),
+    "neox one after the other": ("gpt_neox", change(GPT_NEOX, parallel=False)),
+    "neox tied": (
+        "gpt_neox",
+        dataclasses.replace(GPT_NEOX, embeddings=EmbeddingsSpec(tie_weights=True)),
+    ),
+    "neox gelu": ("gpt_neox", change(GPT_NEOX, ffn={"activation": "gelu"})),
+    "neox no attention bias": ("gpt_neox", change(GPT_NEOX, attention={"bias": "none"})),
+    "neox linear": ("gpt_neox", change(GPT_NEOX, attention=rope(LINEAR, rotary_dim=4))),
+    "neox yarn": ("gpt_neox", change(GPT_NEOX, attention=rope(YARN))),
+    # 26 / 45 * 45 is less than 26 in floating point.
+    "neox odd share": (
+        "gpt_neox",
+        model(
+            block(
+                {"num_heads": 2, "num_kv_heads": None, "bias": "all", **rope(rotary_dim=26)},
+                {"hidden_dim": 360, "activation": "gelu_tanh", "bias": True},
+                norm=LayerNorm(),
+                parallel=True,
+            ),
+            hidden_size=90,
+        ),
+    ),
+}
+
+
+def hot_weights(spec):
+    """Weights loud enough that every part of the model shows in its logits."""
+    return hot(Case("interop", spec, hot))

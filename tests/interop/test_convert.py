@@ -1,0 +1,460 @@
+"""Conversion: what goes in comes out, in every form, or nothing is written."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import yaml
+from safetensors import numpy as public
+
+from hermes import mal
+from hermes.checkpoint import Disk, locate
+from hermes.errors import CheckpointError, HermesError, NonFinite, SpecError, StorageError
+from hermes.interop.convert import convert
+from hermes.interop.hf import config_of, converted_config_of
+from hermes.interop.names import pack
+from hermes.interop.proof import prove
+from hermes.interop.source import open_source
+from tests.interop.models import GEMMA3, GPT2, GPT_NEOX, LLAMA, MODELS, hot_weights
+
+FORMS = {"llama": LLAMA, "gemma3_text": GEMMA3, "gpt2": GPT2, "gpt_neox": GPT_NEOX}
+TOKENS = {"<|eos|>": 0, "a": 1, "b": 2}
+TOKENIZER = {"model": {"type": "BPE", "vocab": TOKENS, "merges": []}, "added_tokens": []}
+
+
+def weights_of(folder):
+    files = sorted(Path(folder).glob("model*.safetensors"))
+    return {name: array for file in files for name, array in public.load_file(file).items()}
+
+
+def bare(folder, spec, weights=None):
+    """Weights alone, with their MAL beside them."""
+    folder.mkdir(exist_ok=True)
+    public.save_file(dict(weights or hot_weights(spec)), folder / "w.safetensors")
+    (folder / "m.mal").write_text(mal.dumps(spec))
+    return {"source": folder / "w.safetensors", "config": folder / "m.mal"}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A hermes folder of the small Llama."""
+    convert(**bare(tmp_path / "bare", LLAMA), target=tmp_path / "checkpoint", to="hermes")
+    return tmp_path / "checkpoint"
+
+
+@pytest.mark.parametrize(("family", "spec"), FORMS.items())
+def test_there_and_back_is_the_same_to_the_byte(tmp_path, family, spec):
+    first = convert(**bare(tmp_path / "bare", spec), target=tmp_path / "a", to="hermes")
+    there = convert(tmp_path / "a", tmp_path / "hf", to="hf")
+    back = convert(tmp_path / "hf", tmp_path / "b", to="hermes")
+    assert json.loads((tmp_path / "hf/config.json").read_text())["model_type"] == family
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (
+        tmp_path / "b/model.safetensors"
+    ).read_bytes()
+    assert [x.proof.difference for x in (first, there, back)] == [0.0, 0.0, 0.0]
+    assert locate(tmp_path / "b")[0].spec.identity == spec.identity
+
+
+def test_a_hermes_folder_is_a_whole_checkpoint_that_no_run_goes_on_from(checkpoint):
+    found, _ = locate(checkpoint)
+    assert not found.resumable
+    assert found.spec == LLAMA
+    for name, array in hot_weights(LLAMA).items():
+        np.testing.assert_array_equal(found.params[name], array)
+
+
+def test_a_hugging_face_folder_has_what_others_read_and_nothing_else(tmp_path, checkpoint):
+    convert(checkpoint, tmp_path / "hf", to="hf")
+    assert {p.name for p in (tmp_path / "hf").iterdir()} == {"config.json", "model.safetensors"}
+    with public.safe_open(tmp_path / "hf/model.safetensors", "np") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+@pytest.mark.parametrize(("family", "spec"), FORMS.items())
+def test_shards_hold_the_same_tensors(tmp_path, family, spec):
+    source = bare(tmp_path / "bare", spec)
+    convert(**source, target=tmp_path / "one", to="hf")
+    done = convert(**source, target=tmp_path / "many", to="hf", shard_limit=20_000)
+    index = json.loads((tmp_path / "many/model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 1
+    one, many = weights_of(tmp_path / "one"), weights_of(tmp_path / "many")
+    assert one.keys() == many.keys() == index["weight_map"].keys()
+    assert all(np.array_equal(one[name], many[name]) for name in one)
+    assert done.size == sum(p.stat().st_size for p in (tmp_path / "many").iterdir())
+    convert(tmp_path / "many", tmp_path / "back", to="hermes")
+
+
+def test_a_dtype_rounds_every_number_to_nearest_and_config_says_it(tmp_path, checkpoint):
+    done = convert(checkpoint, tmp_path / "half", to="hermes", dtype="bfloat16")
+    config = json.loads((tmp_path / "half/config.json").read_text())
+    assert config["torch_dtype"] == config["dtype"] == done.dtype == "bfloat16"
+    found = locate(tmp_path / "half")[0].params
+    for name, array in hot_weights(LLAMA).items():
+        np.testing.assert_array_equal(found[name], array.astype(ml_dtypes.bfloat16))
+    assert 1e-4 < done.proof.difference < 0.5
+
+
+def test_tensors_keep_their_own_dtypes_without_one(tmp_path):
+    weights = {
+        name: array.astype(np.float16) if array.ndim == 2 else array
+        for name, array in hot_weights(LLAMA).items()
+    }
+    done = convert(**bare(tmp_path / "bare", LLAMA, weights), target=tmp_path / "a", to="hf")
+    stored = weights_of(tmp_path / "a")
+    assert all(stored[name].dtype == weights[name].dtype for name in weights)
+    assert done.dtype == "float16"
+    assert done.proof.difference == 0.0
+
+
+def test_a_number_too_large_for_float16_is_refused_by_tensor(tmp_path):
+    weights = hot_weights(LLAMA)
+    weights["model.norm.weight"][3] = 70_000.0
+    with pytest.raises(HermesError) as refusal:
+        convert(
+            **bare(tmp_path / "bare", LLAMA, weights),
+            target=tmp_path / "a",
+            to="hf",
+            dtype="float16",
+        )
+    assert str(refusal.value) == (
+        "tensor 'model.norm.weight' reaches 7e+04, beyond what float16 can hold; "
+        "choose bfloat16 or float32"
+    )
+    assert not (tmp_path / "a").exists()
+
+
+def test_weights_that_are_no_numbers_are_not_written(tmp_path):
+    weights = hot_weights(LLAMA)
+    weights["model.norm.weight"][3] = np.nan
+    with pytest.raises(NonFinite, match=r"^tensor 'model.norm.weight' holds NaN or an infinity"):
+        convert(**bare(tmp_path / "bare", LLAMA, weights), target=tmp_path / "a", to="hf")
+    assert {p.name for p in tmp_path.iterdir()} == {"bare"}
+
+
+def test_parts_of_one_stored_tensor_must_have_one_dtype(tmp_path):
+    weights = hot_weights(GPT2)
+    name = "model.layers.0.self_attn.k_proj.weight"
+    weights[name] = weights[name].astype(np.float16)
+    source = bare(tmp_path / "bare", GPT2, weights)
+    with pytest.raises(HermesError, match=r"are stored as float16, float32; choose a --dtype$"):
+        convert(**source, target=tmp_path / "a", to="hf")
+    convert(**source, target=tmp_path / "a", to="hf", dtype="float32")
+
+
+class Refusing:
+    """A disk that counts its operations and refuses one of them."""
+
+    def __init__(self, refused=None):
+        self.count, self.refused = 0, refused
+
+    def __call__(self, operation):
+        self.count += 1
+        if self.count == self.refused:
+            raise OSError(28, "No space left on device")
+
+
+def test_a_disk_that_refuses_leaves_nothing(tmp_path, checkpoint):
+    counting = Refusing()
+    convert(checkpoint, tmp_path / "whole", to="hf", disk=Disk(counting))
+    for refused in range(1, counting.count + 1):
+        with pytest.raises(StorageError, match="no space left on device"):
+            convert(checkpoint, tmp_path / "hf", to="hf", disk=Disk(Refusing(refused)))
+        left = {p.name for p in tmp_path.iterdir()} - {"bare", "checkpoint", "whole"}
+        # Once it has its name, the folder is whole; only that the name is synced is unknown.
+        assert left <= {"hf"}
+        if left:
+            assert (tmp_path / "hf/model.safetensors").exists()
+            shutil.rmtree(tmp_path / "hf")
+
+
+def test_a_proof_that_fails_leaves_nothing(tmp_path, checkpoint, monkeypatch):
+    wrong = change_config(config_of, rms_norm_eps=0.5)
+    monkeypatch.setattr("hermes.interop.convert.converted_config_of", wrong)
+    with pytest.raises(CheckpointError, match=r"gives logits .* from its own; nothing was written"):
+        convert(checkpoint, tmp_path / "hf", to="hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def change_config(make, **fields):
+    return lambda spec, **ids: make(spec, **ids) | fields
+
+
+def test_a_proof_sees_one_bit_of_one_tensor(tmp_path, checkpoint):
+    source, other = open_source(checkpoint), open_source(checkpoint)
+    params = {name: other.params[name] for name in other.params}
+    name = "model.layers.2.mlp.down_proj.weight"
+    params[name].view(np.uint32)[0, 0] ^= 1
+    with pytest.raises(CheckpointError, match=f"^tensor {name!r} of .* did not come out as it"):
+        prove(source, dataclasses.replace(other, params=params))
+
+
+def test_a_large_model_is_proved_layer_by_layer(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr("hermes.interop.proof.AT_ONCE", 1)
+    monkeypatch.setattr("hermes.interop.proof.ROWS", 50)
+    for name, spec in FORMS.items():
+        done = convert(**bare(tmp_path / "bare", spec), target=tmp_path / name, to="hf")
+        assert (done.proof.passes, done.proof.difference) == (spec.num_layers, 0.0)
+    wrong = change_config(converted_config_of, rope_theta=9.0, rope_parameters=None)
+    monkeypatch.setattr("hermes.interop.convert.converted_config_of", wrong)
+    with pytest.raises(CheckpointError, match="gives logits"):
+        convert(checkpoint, tmp_path / "wrong", to="hf")
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx", "numpy"])
+def test_any_backend_may_prove(tmp_path, checkpoint, backend):
+    if backend != "numpy":
+        pytest.importorskip(backend if backend == "torch" else "mlx.core")
+    done = convert(checkpoint, tmp_path / "hf", to="hf", backend=backend)
+    assert (done.proof.backend, done.proof.difference) == (backend, 0.0)
+
+
+def test_the_tokenizer_travels_with_the_class_that_every_reader_has(tmp_path, checkpoint):
+    convert(checkpoint, tmp_path / "hf", to="hf")
+    files = {
+        "tokenizer.json": TOKENIZER,
+        "tokenizer_config.json": {"tokenizer_class": "TokenizersBackend", "x": 1},
+        "special_tokens_map.json": {"eos_token": "<|eos|>"},
+        "generation_config.json": {"temperature": 0.7},
+    }
+    for name, body in files.items():
+        (tmp_path / "hf" / name).write_text(json.dumps(body))
+    (tmp_path / "hf/chat_template.jinja").write_text("{{ x }}")
+    for to in ("hermes", "hf"):
+        convert(tmp_path / "hf", tmp_path / to / "out", to=to)
+        out = tmp_path / to / "out"
+        for name in ("tokenizer.json", "special_tokens_map.json", "generation_config.json"):
+            assert json.loads((out / name).read_text()) == files[name]
+        config = json.loads((out / "tokenizer_config.json").read_text())
+        assert config == {"tokenizer_class": "PreTrainedTokenizerFast", "x": 1}
+        assert (out / "chat_template.jinja").read_text() == "{{ x }}"
+
+
+def test_token_ids_reach_the_config_and_the_generation_config(tmp_path, checkpoint):
+    convert(checkpoint, tmp_path / "hf", to="hf")
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    ids = {"bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0}
+    (tmp_path / "hf/config.json").write_text(json.dumps(config | ids))
+    convert(tmp_path / "hf", tmp_path / "out", to="hermes")
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    assert {name: written[name] for name in ids} == ids
+    assert json.loads((tmp_path / "out/generation_config.json").read_text()) == ids
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused_with_both_sizes(tmp_path, checkpoint):
+    convert(checkpoint, tmp_path / "hf", to="hf")
+    large = {"model": {"vocab": {"a": 120}}, "added_tokens": []}
+    (tmp_path / "hf/tokenizer.json").write_text(json.dumps(large))
+    with pytest.raises(CheckpointError, match=r"has 121 tokens, but the model's vocab_size is 96"):
+        convert(tmp_path / "hf", tmp_path / "out", to="hermes")
+
+
+def test_nothing_is_overwritten(tmp_path, checkpoint):
+    target = tmp_path / "there"
+    target.mkdir()
+    (target / "file").write_text("mine")
+    with pytest.raises(HermesError, match="already exists; choose another name or remove it"):
+        convert(checkpoint, target, to="hf")
+    (target / "file").unlink()
+    convert(checkpoint, target, to="hf")
+
+
+def test_what_no_class_computes_stays_with_hermes(tmp_path):
+    spec = dataclasses.replace(LLAMA, blocks=(dataclasses.replace(LLAMA.blocks[0], parallel=True),))
+    source = bare(tmp_path / "bare", spec)
+    with pytest.raises(HermesError, match=r"^no class of Hugging Face's computes the model of "):
+        convert(**source, target=tmp_path / "a", to="hf")
+    convert(**source, target=tmp_path / "a", to="hermes")
+    assert json.loads((tmp_path / "a/config.json").read_text())["model_type"] == "hermes"
+
+
+def test_a_run_is_converted_from_its_newest_checkpoint(tmp_path, checkpoint):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copytree(checkpoint, run / "step-00000000")
+    done = convert(run, tmp_path / "hf", to="hf")
+    assert done.source.path == run / "step-00000000"
+
+
+def test_weights_find_the_config_beside_them(tmp_path, checkpoint):
+    convert(checkpoint, tmp_path / "hf", to="hf")
+    done = convert(tmp_path / "hf/model.safetensors", tmp_path / "b", to="hermes")
+    assert done.source.spec.identity == LLAMA.identity
+
+
+def test_a_folder_of_hermes_without_its_manifest_is_read_by_its_mal(tmp_path):
+    dropping = dataclasses.replace(
+        GPT2, blocks=(dataclasses.replace(GPT2.blocks[0], dropout=0.25),)
+    )
+    convert(**bare(tmp_path / "bare", dropping), target=tmp_path / "a", to="hermes")
+    (tmp_path / "a/manifest.json").unlink()
+    assert open_source(tmp_path / "a").spec == dropping
+
+
+def test_a_source_says_what_it_lacks(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(CheckpointError, match=r"it has no manifest.json, config.json or lit_model"):
+        open_source(empty)
+    with pytest.raises(CheckpointError, match=r"^there is no model .*nothing$"):
+        open_source(tmp_path / "nothing")
+    (empty / "config.json").write_text(json.dumps(config_of(LLAMA)))
+    with pytest.raises(CheckpointError, match="hermes reads weights as safetensors"):
+        open_source(empty)
+    public.save_file(dict(hot_weights(LLAMA)), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match="is weights alone; say with --config of which model"):
+        open_source(tmp_path / "w.safetensors")
+    (tmp_path / "w.gguf").write_text("")
+    with pytest.raises(CheckpointError, match=r"a file must end in .safetensors, .pt, "):
+        open_source(tmp_path / "w.gguf")
+    with pytest.raises(HermesError, match=r"^--config .* must end in .json, .mal or .yaml$"):
+        open_source(tmp_path / "w.safetensors", config=tmp_path / "c.toml")
+    with pytest.raises(HermesError, match="is a folder, which has its own config"):
+        open_source(empty, config=tmp_path / "c.json")
+
+
+def test_a_conversion_is_told_what_it_may_be(tmp_path, checkpoint):
+    with pytest.raises(HermesError, match=r"^to is 'gguf'; it must be one of hermes, hf$"):
+        convert(checkpoint, tmp_path / "a", to="gguf")
+    with pytest.raises(HermesError, match=r"^dtype is 'int8'; it must be one of float32, bfloat16"):
+        convert(checkpoint, tmp_path / "a", to="hf", dtype="int8")
+
+
+class TestTraining:
+    """Checkpoints of nanoGPT and litgpt, in torch's own format."""
+
+    @pytest.fixture(autouse=True)
+    def torch(self):
+        return pytest.importorskip("torch")
+
+    def nanogpt(self, torch, path, spec, prefix="", **more):
+        block = spec.layers[0]
+        shelf = pack(hot_weights(spec), spec, "nanogpt")
+        model = {prefix + "transformer." + n: torch.tensor(np.array(a)) for n, a in shelf.items()}
+        model[f"{prefix}lm_head.weight"] = model[f"{prefix}transformer.wte.weight"]
+        args = {
+            "n_layer": spec.num_layers,
+            "n_head": block.attention.num_heads,
+            "n_embd": spec.hidden_size,
+            "block_size": spec.max_seq_len,
+            "bias": block.attention.bias == "all",
+            "vocab_size": spec.vocab_size,
+            "dropout": 0.0,
+        }
+        torch.save({"model": model, "model_args": args, "iter_num": 3, **more}, path)
+
+    @pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module."])
+    def test_nanogpt(self, torch, tmp_path, prefix):
+        spec = MODELS["gpt2 gelu"][1]
+        path = tmp_path / "ckpt.pt"
+        self.nanogpt(torch, path, spec, prefix, optimizer={"state": {0: torch.zeros(2)}})
+        done = convert(path, tmp_path / "a", to="hermes")
+        assert locate(tmp_path / "a")[0].spec.identity == spec.identity
+        assert done.source.notes == (
+            "nanoGPT's gelu is read as the exact one; a checkpoint from before May 2023 meant "
+            "gelu_tanh",
+            "the optimizer's state is left behind: it is under names of its own",
+        )
+        for name, array in hot_weights(spec).items():
+            np.testing.assert_array_equal(done.source.params[name], array)
+
+    def test_litgpt(self, torch, tmp_path):
+        spec = MODELS["llama llama3"][1]
+        config = {
+            "name": "pythia-x",
+            "block_size": 64,
+            "n_layer": 3,
+            "n_embd": 32,
+            "n_head": 4,
+            "n_query_groups": 2,
+            "vocab_size": 90,
+            "padded_vocab_size": 96,
+            "norm_class_name": "RMSNorm",
+            "mlp_class_name": "LLaMAMLP",
+            "intermediate_size": 48,
+            "rotary_percentage": 1.0,
+            "rope_base": 500000,
+            "rope_adjustments": {
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_seq_len": 16,
+            },
+            "bias": False,
+            "parallel_residual": False,
+            "n_expert": 0,
+            "latent_attention": None,
+        }
+        (tmp_path / "model_config.yaml").write_text(yaml.safe_dump(config))
+        for family in ("litgpt", "litgpt-old"):
+            shelf = pack(hot_weights(spec), spec, family)
+            names = {n if "lm_head" in n else f"transformer.{n}": n for n in shelf}
+            model = {name: torch.tensor(np.array(shelf[n])) for name, n in names.items()}
+            torch.save({"model": model}, tmp_path / "lit_model.pth")
+            done = convert(tmp_path, tmp_path / family / "out", to="hf")
+            assert (done.source.kind, done.architecture) == (
+                f"{family} checkpoint",
+                "LlamaForCausalLM",
+            )
+            found = open_source(tmp_path / family / "out")
+            assert found.spec.identity == spec.identity
+            for name, array in hot_weights(spec).items():
+                np.testing.assert_array_equal(found.params[name], array)
+        for field, value in (("rope_interleave", True), ("n_expert", 4), ("new", 1)):
+            (tmp_path / "model_config.yaml").write_text(yaml.safe_dump(config | {field: value}))
+            with pytest.raises(SpecError, match=f"^model_config.yaml: {field!r} is {value}, which"):
+                open_source(tmp_path)
+
+    def test_a_bfloat16_state_dict_with_a_config(self, torch, tmp_path):
+        model = {n: torch.tensor(a).bfloat16() for n, a in hot_weights(LLAMA).items()}
+        torch.save(model, tmp_path / "pytorch_model.bin")
+        (tmp_path / "c.json").write_text(json.dumps(config_of(LLAMA)))
+        done = convert(
+            tmp_path / "pytorch_model.bin",
+            tmp_path / "a",
+            to="hf",
+            config=tmp_path / "c.json",
+        )
+        assert done.dtype == "bfloat16"
+        assert all(a.dtype == ml_dtypes.bfloat16 for a in map(done.source.params.get, model))
+
+    def test_code_in_a_file_is_never_run(self, torch, tmp_path):
+        class Trap:
+            def __reduce__(self):
+                return (Path.touch, (tmp_path / "sprung",))
+
+        torch.save({"model": {}, "trap": Trap()}, tmp_path / "ckpt.pt")
+        with pytest.raises(CheckpointError, match="as tensors and plain values alone"):
+            open_source(tmp_path / "ckpt.pt")
+        assert not (tmp_path / "sprung").exists()
+
+    @pytest.mark.parametrize(
+        ("content", "sentence"),
+        [
+            ([1], "holds no dict of names, so no model hermes reads"),
+            ({"model": {"a": 1}}, "is no model of tensors: 'a' is no tensor"),
+            ({"model": {}}, "is no model of tensors: it has none"),
+        ],
+    )
+    def test_a_file_that_is_no_model_is_refused(self, torch, tmp_path, content, sentence):
+        torch.save(content, tmp_path / "ckpt.pt")
+        with pytest.raises(CheckpointError, match=sentence):
+            open_source(tmp_path / "ckpt.pt")
+
+    def test_a_file_that_says_nothing_of_its_architecture_is_refused(self, torch, tmp_path):
+        torch.save({"model": {"a": torch.zeros(2)}}, tmp_path / "ckpt.pt")
+        with pytest.raises(CheckpointError, match="says nothing of its architecture"):
+            open_source(tmp_path / "ckpt.pt")
+
+    def test_a_torn_file_is_refused(self, torch, tmp_path):
+        path = tmp_path / "ckpt.pt"
+        self.nanogpt(torch, path, GPT2)
+        data = path.read_bytes()
+        for size in (0, 10, len(data) // 2, len(data) - 5):
+            path.write_bytes(data[:size])
+            with pytest.raises(CheckpointError, match=r"^cannot read "):
+                open_source(path)
+        path.unlink()
