@@ -96,7 +96,7 @@ def write_runfile(
     edits |= {name: fields[name] for name in EDITS}
     lines = [f"# written by hermes {version('hermes-llm')}; --config reads it"]
     for key, value in {**settings, **own}.items():
-        if not key.startswith("set."):
+        if value is not None and not key.startswith("set."):
             source = sources.get(key)
             lines.append(f"{key}: {_scalar(value)}" + (f"  # {source}" if source else ""))
     lines += ["set:", *(f"  {key}: {_scalar(value)}" for key, value in edits.items())]

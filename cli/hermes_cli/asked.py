@@ -30,6 +30,8 @@ CALL = ("resume", "config", "output", "num_gpus")
 # Names that may be files, which run.yaml has in full.
 PATHS = ("tokenizer", "model", "checkpoint", "template", "reference_cache")
 MODEL_CONFIGS = (".json", ".mal")
+# What set a value of the recipe that a run goes on with: its checkpoint has them all.
+OF_THE_RUN = "the run's"
 # About where, which may differ each time: not taken from there.
 WHERE = ("backend", "device", "compile")
 
@@ -56,9 +58,16 @@ class Asked:
             }
             layers.insert(0, Layer(str(run), kept))
         self.values, self.sources = layered(context, layers)
-        self.unasked = ("default", str(run))
-        self.edits = {key: value for layer in layers[-1:] for key, value in _mapping(layer)}
+        self.unasked = ("default", OF_THE_RUN, str(run))
+        asked = [layer for layer in layers if layer.source != str(run)]
+        self.edits = {key: value for layer in asked for key, value in _mapping(layer)}
         self.edits |= dict(_edit(edit) for edit in context.params["edits"])
+        self.earlier_edits: dict[str, str] = {}
+        if values["resume"] and run.is_file():
+            self.earlier_edits = dict(_mapping(layers[0]))
+            for name in RECIPE:
+                if self.sources.get(name) == "default":
+                    self.sources[name] = OF_THE_RUN
         if more := context.params.get("more"):
             self.values["data"] = (*self.values["data"], *more)
             self.sources["data"] = COMMAND
@@ -141,4 +150,5 @@ def settings_of(options: Asked) -> dict[str, object]:
     for name in PATHS:
         if kept.get(name) and os.path.exists(str(kept[name])):
             kept[name] = os.path.abspath(str(kept[name]))
-    return kept | {f"set.{key}": value for key, value in options.edits.items()}
+    edits = options.earlier_edits | options.edits
+    return kept | {f"set.{key}": value for key, value in edits.items()}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reporter", "reporter"]
 
-LINES = 40
+LINES = 20
 QUIET_SECONDS = 30.0
 
 
@@ -56,7 +56,7 @@ def _words(event: Evaluation | Saved | Stopped) -> str:
 
 
 class _Lines:
-    """About forty lines for a run, and never half a minute of training without one."""
+    """About twenty lines for a run, and never half a minute of training without one."""
 
     def __init__(
         self,
