@@ -1,0 +1,261 @@
+"""The loop alone, over a learner that only counts: when it logs, saves, evaluates and stops."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hermes.data import Cursor
+from hermes.errors import NonFinite
+from hermes.loop import (
+    Evaluation,
+    Plan,
+    Position,
+    Saved,
+    Stopped,
+    Update,
+    default_log_every,
+    updates,
+)
+from hermes.recipe import Recipe
+from hermes.seam import Batch, StepReport
+
+
+class Lazy:
+    """A number on a device, which notes when it is read."""
+
+    def __init__(self, value, read):
+        self.value, self.read = value, read
+
+    def __float__(self):
+        self.read.append(self.value)
+        return float(self.value)
+
+
+@dataclass
+class World:
+    """A learner and everything else that a plan asks for, writing down what it is asked."""
+
+    losses: dict = field(default_factory=dict)
+    norms: dict = field(default_factory=dict)
+    log: list = field(default_factory=list)
+    read: list = field(default_factory=list)
+    made: int = 0
+    time: float = 0.0
+    stop_after: int = 10**9
+
+    def step(self, batch, lr):
+        self.made += 1
+        self.time += 1.0
+        self.log.append(f"step {self.made}")
+        loss = Lazy(self.losses.get(self.made, 100 + self.made), self.read)
+        return StepReport(self.made, loss, Lazy(self.norms.get(self.made, 1.0), []))
+
+    def batches(self, cursor):
+        targets = np.ones((1, 2, 4), np.int32)
+        rows = np.zeros((1, 2), np.uint32)
+        return Batch(targets, targets, rows), cursor.after(2, 10)
+
+    def save(self, at):
+        self.time += 50.0
+        self.log.append(f"save {at.step}")
+        return Path(f"step-{at.step}")
+
+    def evaluate(self, step):
+        self.time += 70.0
+        self.log.append(f"evaluate {step}")
+        return Evaluation(step, 2.5, 1.5)
+
+    def plan(self, total, *, position=None, log_every=1, evaluates=True, **options):
+        recipe = Recipe(**{"save_every": 0, **options.pop("recipe", {})})
+        at = position or Position()
+        self.made = at.step
+        return Plan(
+            learner=self,
+            recipe=recipe,
+            total_steps=total,
+            log_every=log_every,
+            batches=self.batches,
+            epochs_done=lambda cursor: cursor.drawn(10) / 10,
+            record=lambda event: self.log.append(f"record {type(event).__name__} {event.step}"),
+            save=self.save,
+            settle=lambda: self.log.append("settle"),
+            evaluate=self.evaluate if evaluates else None,
+            position=at,
+            stop=lambda: self.made >= self.stop_after,
+            clock=lambda: self.time,
+            **options,
+        )
+
+
+def kinds(events):
+    return [(type(event).__name__, event.step) for event in events]
+
+
+def test_a_run_logs_every_update_then_saves_and_evaluates_at_its_end():
+    events = list(updates(World().plan(3)))
+    assert kinds(events) == [
+        ("Update", 1),
+        ("Update", 2),
+        ("Update", 3),
+        ("Saved", 3),
+        ("Evaluation", 3),
+    ]
+
+
+def test_every_line_is_recorded_before_the_checkpoint_that_follows_it():
+    world = World()
+    list(updates(world.plan(4, recipe={"save_every": 2, "eval_every": 2})))
+    log = [line for line in world.log if not line.startswith("step")]
+    assert log == [
+        "record Update 1",
+        "record Update 2",
+        "evaluate 2",
+        "record Evaluation 2",
+        "save 2",
+        "record Update 3",
+        "record Update 4",
+        "save 4",
+        "evaluate 4",
+        "record Evaluation 4",
+        "settle",
+    ]
+
+
+def test_an_update_carries_tokens_epochs_and_the_rate_of_the_schedule():
+    plan = World().plan(2, evaluates=False, recipe={"schedule": "cosine"})
+    first, second = [event for event in updates(plan) if isinstance(event, Update)]
+    assert (first.tokens, second.tokens) == (8, 16)
+    assert (first.epoch, second.epoch) == (0.2, 0.4)
+    assert first.lr == pytest.approx(3e-4)
+    assert second.lr == pytest.approx(3e-5)
+    assert (first.loss, first.grad_norm) == (101, 1.0)
+
+
+def test_numbers_stay_on_the_device_until_a_line_is_due():
+    world = World()
+    for event in updates(world.plan(10, log_every=5, evaluates=False)):
+        if isinstance(event, Update) and event.step == 5:
+            break
+    assert world.read == [101, 102, 103, 104, 105]  # step 1 by itself, the others together
+    steps = [e.step for e in updates(World().plan(12, log_every=5)) if isinstance(e, Update)]
+    assert steps == [1, 5, 10, 12]
+
+
+def test_saving_reads_what_is_pending_without_logging_more():
+    world = World()
+    events = list(updates(world.plan(10, log_every=10, recipe={"save_every": 4})))
+    steps = [e.step for e in events if isinstance(e, Update)]
+    assert steps == [1, 10]
+    assert sorted(world.read) == [100 + s for s in range(1, 11)]
+    assert world.log.index("save 4") > world.log.index("step 4")
+
+
+def test_logging_is_thinner_in_long_runs():
+    assert (default_log_every(9_999), default_log_every(10_000)) == (1, 10)
+
+
+def test_tokens_per_second_leaves_out_saving_and_evaluating():
+    """A step takes a second and has 8 targets; a save takes 50 seconds, an evaluation 70."""
+    plan = World().plan(6, recipe={"save_every": 2, "eval_every": 2})
+    rates = [e.tokens_per_second for e in updates(plan) if isinstance(e, Update)]
+    assert rates == [8.0] * 6
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_run_by_the_name_of_its_step(bad):
+    world = World(losses={7: bad})
+    with pytest.raises(NonFinite) as error:
+        list(updates(world.plan(20, log_every=5, recipe={"save_every": 4})))
+    assert str(error.value) == (
+        f"step 7: the loss is {bad} at learning rate 0.0003, so training stopped; the last good "
+        "checkpoint is step-4; try a lower --lr or a longer --warmup-steps"
+    )
+    assert "save 8" not in world.log
+    assert "settle" in world.log
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_too():
+    world = World(norms={2: float("inf")})
+    with pytest.raises(NonFinite, match=r"step 2: the gradient norm is inf .* nothing was saved"):
+        list(updates(world.plan(5)))
+    assert not any(line.startswith("save") for line in world.log)
+
+
+def test_lines_before_the_bad_update_are_recorded():
+    world = World(losses={3: float("nan")})
+    with pytest.raises(NonFinite):
+        list(updates(world.plan(5, log_every=1)))
+    assert [line for line in world.log if line.startswith("record")] == [
+        "record Update 1",
+        "record Update 2",
+    ]
+
+
+def test_a_bad_update_is_found_before_a_checkpoint_is_written():
+    world = World(losses={4: float("nan")})
+    with pytest.raises(NonFinite, match="step 4"):
+        list(updates(world.plan(100, log_every=50, recipe={"save_every": 5})))
+    assert "save 5" not in world.log
+
+
+def test_a_stop_finishes_the_update_saves_and_says_that_there_is_more():
+    world = World(stop_after=3)
+    events = list(updates(world.plan(10)))
+    assert events[-2:] == [Saved(3, Path("step-3")), Stopped(3)]
+    assert world.log[-2:] == ["save 3", "settle"]
+
+
+def test_a_stop_where_a_save_was_due_saves_once():
+    world = World(stop_after=4)
+    list(updates(world.plan(10, recipe={"save_every": 2})))
+    assert [line for line in world.log if line.startswith("save")] == ["save 2", "save 4"]
+
+
+def test_a_stop_within_an_evaluation_saves_and_leaves_the_evaluation_for_later():
+    world = World()
+    plan = world.plan(10, recipe={"eval_every": 4})
+    stopped = Plan(**{**vars(plan), "evaluate": lambda step: None})
+    events = list(updates(stopped))
+    assert events[-2:] == [Saved(4, Path("step-4")), Stopped(4)]
+
+
+def test_an_evaluation_that_was_left_out_comes_first_when_the_run_goes_on():
+    world = World()
+    at = Position(4, 32, Cursor(0, 8))
+    plan = world.plan(6, position=at, saved=Path("step-4"), recipe={"eval_every": 4})
+    assert kinds(updates(plan))[:2] == [("Evaluation", 4), ("Update", 5)]
+    done = Plan(**{**vars(plan), "evaluated": True})
+    world.made = 4
+    assert kinds(updates(done))[0] == ("Update", 5)
+
+
+def test_a_stop_in_the_last_update_leaves_only_the_evaluation():
+    world = World(stop_after=3)
+    assert kinds(updates(world.plan(3)))[-2:] == [("Saved", 3), ("Stopped", 3)]
+    again = World()
+    plan = again.plan(3, position=Position(3, 24, Cursor(0, 6)), saved=Path("step-3"))
+    assert kinds(updates(plan)) == [("Evaluation", 3)]
+    assert not any(line.startswith(("step", "save")) for line in again.log)
+
+
+def test_a_stop_in_the_last_update_without_evaluation_is_the_end():
+    events = list(updates(World(stop_after=3).plan(3, evaluates=False)))
+    assert kinds(events)[-1] == ("Saved", 3)
+
+
+def test_a_run_goes_on_from_its_position():
+    world = World()
+    plan = world.plan(6, position=Position(4, 32, Cursor(0, 8)), saved=Path("step-4"))
+    done = [event for event in updates(plan) if isinstance(event, Update)]
+    assert [(u.step, u.tokens, u.epoch) for u in done] == [(5, 40, 1.0), (6, 48, 1.2)]
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_run():
+    world = World()
+    plan = world.plan(4, recipe={"eval_every": 2})
+    bad = Plan(**{**vars(plan), "evaluate": lambda step: Evaluation(step, float("nan"), 0.0)})
+    with pytest.raises(NonFinite, match="step 2: the validation loss is nan"):
+        list(updates(bad))
+    assert "save 2" not in world.log
