@@ -191,9 +191,8 @@ def test_the_chosen_are_the_first_half_and_only_their_completions_count():
     batch, _ = data.update(Cursor(), samples=6, micro_batch=4, accum=2)
     assert batch.tokens.shape[:2] == (2, 8)
     assert batch.counted == 6
-    np.testing.assert_array_equal(
-        batch.pairs.reference[0], [*(2 * taken[:4]), *(2 * taken[:4] + 1)]
-    )
+    chosen, rejected = 2 * taken, 2 * taken + 1
+    np.testing.assert_array_equal(batch.pairs.reference[0], [*chosen[:4], *rejected[:4]])
     np.testing.assert_array_equal(
         batch.pairs.reference[1], [*chosen[4:], 0, 0, *rejected[4:], 0, 0]
     )
