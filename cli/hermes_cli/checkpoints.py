@@ -6,19 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hermes.report.units import with_unit
+
 if TYPE_CHECKING:
     from hermes.checkpoint import Checkpoint
 
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-
-
-def _bytes(count: int) -> str:
-    size, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            break
-        size /= 1000
-    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
@@ -77,7 +70,7 @@ def list_(run: Path, as_json: bool) -> None:
         metrics = " ".join(f"{k}={v:.4g}" for k, v in sorted(progress.get("metrics", {}).items()))
         backend = f"{progress.get('backend', '')} {progress.get('device', '')}".strip() or "-"
         tokens = progress.get("tokens", "-")
-        line = f"{row['step']:>10}  {tokens:>14}  {_bytes(row['bytes']):>9}  {backend:<12}  "
+        line = f"{row['step']:>10}  {tokens:>14}  {with_unit(row['bytes'], 'B'):>9}  {backend:<12}  "
         click.echo((line + metrics).rstrip())
 
 
@@ -97,13 +90,13 @@ def show(path: Path, as_json: bool) -> None:
         return
     click.echo(f"{found.path}: step {facts['step']} of run {facts['run']}, whole")
     click.echo(f"model      {facts['model']}, {facts['parameters']:,} parameters")
-    click.echo(f"format     {facts['format']}, {_bytes(facts['bytes'])}")
+    click.echo(f"format     {facts['format']}, {with_unit(facts['bytes'], 'B')}")
     if "progress" in facts:
         _show_progress(facts["progress"])
     else:
         click.echo("progress   none: no run can go on from it")
     for name, size in facts["files"].items():
-        click.echo(f"  {name:<36} {_bytes(size):>9}")
+        click.echo(f"  {name:<36} {with_unit(size, 'B'):>9}")
 
 
 def _show_progress(progress: dict[str, Any]) -> None:
@@ -146,6 +139,6 @@ def verify(path: Path) -> None:
             click.echo(f"{one.path}: damaged: {one.reason}")
         else:
             size = one.manifest.size if one.manifest else 0
-            click.echo(f"{one.path}: whole, {_bytes(size)}")
+            click.echo(f"{one.path}: whole, {with_unit(size, 'B')}")
     if damaged:
         raise CheckpointError(f"{damaged} of {len(found)} checkpoints of {path} are damaged")
