@@ -70,7 +70,8 @@ def list_(run: Path, as_json: bool) -> None:
         metrics = " ".join(f"{k}={v:.4g}" for k, v in sorted(progress.get("metrics", {}).items()))
         backend = f"{progress.get('backend', '')} {progress.get('device', '')}".strip() or "-"
         tokens = progress.get("tokens", "-")
-        line = f"{row['step']:>10}  {tokens:>14}  {with_unit(row['bytes'], 'B'):>9}  {backend:<12}  "
+        size = with_unit(row["bytes"], "B")
+        line = f"{row['step']:>10}  {tokens:>14}  {size:>9}  {backend:<12}  "
         click.echo((line + metrics).rstrip())
 
 
