@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hermes.errors import HermesError, MissingBackend
+from hermes.processes import Place, Processes
 from hermes.recipe import Preference, Recipe
 from hermes.spec import ModelSpec
 
@@ -24,6 +25,7 @@ __all__ = [
     "PRECISIONS",
     "Backend",
     "Batch",
+    "Counts",
     "Decoder",
     "LazyTensors",
     "Learner",
@@ -85,13 +87,22 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Of an update over all processes: what its loss is divided by, and the targets that count."""
+
+    counted: int
+    targets: int
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One update's samples, all micro-batches together.
+    """One update's samples, all micro-batches together, or one process's share of them.
 
     tokens (A, B, T): input ids. targets (A, B, T): the id that follows each, or IGNORE where it
     does not count. rows (A, B): each sample's number within the update over all processes, which
     keys its dropout masks. segments (A, B, T): None, or the document each token belongs to;
-    attention and positions stay inside one.
+    attention and positions stay inside one. whole: the counts of the update over all processes;
+    None where this batch is all of it.
     """
 
     tokens: NDArray[np.int32]
@@ -99,6 +110,12 @@ class Batch:
     rows: NDArray[np.uint32]
     segments: NDArray[np.int32] | None = None
     pairs: Pairs | None = None
+    whole: Counts | None = None
+
+    @property
+    def counts(self) -> Counts:
+        """Of the whole update, over all processes."""
+        return self.whole or Counts(self.counted, self.targets_counted)
 
     @property
     def targets_counted(self) -> int:
@@ -107,7 +124,7 @@ class Batch:
 
     @property
     def counted(self) -> int:
-        """What the loss is divided by: counted targets, or pairs that have any."""
+        """Counted targets here, or pairs that have any; the loss is their mean over the update."""
         if self.pairs is None:
             return self.targets_counted
         counts = self.targets != IGNORE
@@ -187,7 +204,11 @@ class Model(Protocol):
 
 
 class Learner(Model, Protocol):
-    """A model with gradients and optimizer state."""
+    """A model with gradients and optimizer state.
+
+    Where several processes train it, each is given its share of every batch: loss and gradients
+    are the whole update's, in all of them the same.
+    """
 
     def grads(self, batch: Batch) -> tuple[float, Tensors]:
         """Loss with dropout as of the next update, and the gradient of every trained tensor."""
@@ -195,6 +216,10 @@ class Learner(Model, Protocol):
 
     def step(self, batch: Batch, lr: float) -> StepReport:
         """One update from all micro-batches: gradients, clipping, AdamW."""
+        ...
+
+    def digests(self) -> Mapping[str, int]:
+        """A number of the bits of each tensor and its moments, to compare processes with."""
         ...
 
     def state(self) -> TrainState:
@@ -215,12 +240,21 @@ class Backend(Protocol):
         """The devices at hand, the preferred one first."""
         ...
 
+    def join(self, place: Place, options: Options = ...) -> Processes:
+        """Meet the other processes of the run. Raises Unsupported and PeerLost."""
+        ...
+
     def build(self, spec: ModelSpec, params: Tensors, options: Options = ...) -> Model:
         """A model for evaluation and decoding. Raises Unsupported, in one sentence."""
         ...
 
     def learner(
-        self, spec: ModelSpec, state: TrainState, recipe: Recipe, options: Options = ...
+        self,
+        spec: ModelSpec,
+        state: TrainState,
+        recipe: Recipe,
+        options: Options = ...,
+        processes: Processes = ...,
     ) -> Learner:
         """A model for training, going on from `state`. Raises Unsupported, in one sentence."""
         ...
@@ -282,7 +316,7 @@ def check_tokens(spec: ModelSpec, tokens: NDArray[np.generic], length: int | Non
 
 def check_batch(batch: Batch, recipe: Recipe) -> None:
     """Refuse a batch that counts nothing, or pairs for another objective or rule than the run's."""
-    if batch.counted == 0:
+    if batch.counts.counted == 0:
         raise HermesError("a batch without a single counted target has no loss")
     if (batch.pairs is not None) != (recipe.objective == "preference"):
         found = "single sequences" if batch.pairs is None else "pairs"

@@ -26,6 +26,7 @@ FLOORS = [
         "mal",
         "params",
         "positions",
+        "processes",
         "randomness",
         "schedule",
         "tokenizer",

@@ -2,9 +2,11 @@
 
 from importlib.metadata import version
 
+from hermes.processes import ALONE
 from hermes.seam import Options
 from hermes_mlx.engine import Engine, Model, devices
 from hermes_mlx.learner import Learner
+from hermes_mlx.processes import join
 
 
 class Backend:
@@ -24,10 +26,14 @@ class Backend:
         """A model for evaluation and decoding."""
         return Model(Engine(spec, params, options, training=False))
 
-    def learner(self, spec, state, recipe, options=Options()):
+    def join(self, place, options=Options()):
+        """Meet the other processes of the run."""
+        return join(place)
+
+    def learner(self, spec, state, recipe, options=Options(), processes=ALONE):
         """A model for training, going on from `state`."""
         engine = Engine(spec, state.params, options, training=True, lora=recipe.lora)
-        return Learner(engine, state, recipe)
+        return Learner(engine, state, recipe, processes)
 
 
 BACKEND = Backend()

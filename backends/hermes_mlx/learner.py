@@ -1,5 +1,6 @@
 """Gradients and updates: everything of one optimizer step, at most one step ahead of the device."""
 
+import contextlib
 import warnings
 
 import mlx.core as mx
@@ -16,9 +17,9 @@ from hermes_mlx.optim import adamw, clip_scale, global_norm
 class Learner(Model):
     """A model with gradients and AdamW's state."""
 
-    def __init__(self, engine, state, recipe):
+    def __init__(self, engine, state, recipe, processes):
         super().__init__(engine)
-        self._recipe, self._made = recipe, state.step
+        self._recipe, self._made, self._processes = recipe, state.step, processes
         self._trained = trained_by(engine.spec, recipe)
         drops = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
         # A reference has no masks, so a policy that is compared with it has none either.
@@ -82,7 +83,7 @@ class Learner(Model):
     def _accumulated(self, batch):
         """The batch's loss, its gradients and rows' log-probabilities, all still lazy."""
         check_batch(batch, self._recipe)
-        e, count, total, grads, rows = self.engine, batch.counted, None, None, []
+        e, count, total, grads, rows = self.engine, batch.counts.counted, None, None, []
         for a in range(len(batch.tokens)):
             segments, places = e.documents(None if batch.segments is None else batch.segments[a])
             keys = None
@@ -101,11 +102,20 @@ class Learner(Model):
                 mx.eval(total, grads)  # or every micro-batch's activations live at once
         e.put(self._params)
         rows = None if batch.pairs is None else Rows(rows)
+        if self._processes.place.size > 1:
+            total = self._processes.summed_number(total)
+            return total / count, self._processes.summed(grads, count), rows
         return total / count, {name: g / count for name, g in grads.items()}, rows
+
+    def _watched(self):
+        """A block that fails with PeerLost where another process is lost."""
+        if self._processes.place.size == 1:
+            return contextlib.nullcontext()
+        return self._processes.watched(f"the gradients of step {self._made + 1}")
 
     def grads(self, batch):
         """Loss with dropout as of the next update, and the gradient of every trained tensor."""
-        with self.engine.on():
+        with self.engine.on(), self._watched():
             loss, grads, _ = self._accumulated(batch)
             return loss.item(), {name: self.engine.read(grads[name]) for name in self._trained}
 
@@ -136,7 +146,7 @@ class Learner(Model):
     def step(self, batch, lr):
         """One update from all micro-batches: gradients, clipping, AdamW."""
         e, rule, step = self.engine, self._recipe.optimizer, self._made + 1
-        with e.on():
+        with e.on(), self._watched():
             loss, grads, rows = self._accumulated(batch)
             scalars = (lr, lr / (1 - rule.beta1**step), (1 - rule.beta2**step) ** -0.5)
             scalars = [e.tensor(np.float64(x), e.master) for x in scalars]
@@ -149,6 +159,16 @@ class Learner(Model):
             mx.async_eval(loss, norm, self._params, self._first, self._second)
         self._last, self._made = loss, step
         return StepReport(step, Lazy(loss), Lazy(norm), rows)
+
+    def digests(self):
+        """A number of the bits of each tensor and its moments: the sum of its 32-bit words."""
+        found = {}
+        with self.engine.on():
+            for name, p in self.engine.tensors().items():
+                moments = (held[name] for held in (self._first, self._second) if name in held)
+                words = [x.view(mx.int32).astype(mx.int64).sum() for x in (p, *moments)]
+                found[name] = sum(word.item() * k for k, word in enumerate(words, 1))
+        return found
 
     def state(self):
         """Weights, moments and the number of updates made."""

@@ -4,6 +4,7 @@ import numpy as np
 
 from hermes.errors import HermesError, Unsupported
 from hermes.params import parameters
+from hermes.processes import ALONE
 from hermes.randomness import dropout_row_keys
 from hermes.seam import Options, check_tokens
 from hermes_numpy import ops
@@ -102,7 +103,11 @@ class Backend:
             raise Unsupported(f"the oracle computes in float64, not in {options.precision}")
         return Model(spec, params)
 
-    def learner(self, spec, state, recipe, options=Options(precision="float64")):
+    def join(self, place, options=Options(precision="float64")):
+        """Declined: the oracle trains nothing."""
+        raise Unsupported("the oracle works in one process")
+
+    def learner(self, spec, state, recipe, options=Options(precision="float64"), processes=ALONE):
         """Declined: derivatives of the oracle are taken by differences of its loss."""
         raise Unsupported("the oracle has no derivatives, so it trains nothing")
 

@@ -2,9 +2,11 @@
 
 import torch
 
+from hermes.processes import ALONE
 from hermes.seam import Options
 from hermes_torch.engine import Engine, Model, devices
 from hermes_torch.learner import Learner
+from hermes_torch.processes import join
 
 
 class Backend:
@@ -25,10 +27,14 @@ class Backend:
         """A model for evaluation and decoding."""
         return Model(Engine(spec, params, options, training=False))
 
-    def learner(self, spec, state, recipe, options=Options()):
+    def join(self, place, options=Options()):
+        """Meet the other processes of the run."""
+        return join(place, options.device or self.devices()[0])
+
+    def learner(self, spec, state, recipe, options=Options(), processes=ALONE):
         """A model for training, going on from `state`."""
         engine = Engine(spec, state.params, options, training=True, lora=recipe.lora)
-        return Learner(engine, state, recipe)
+        return Learner(engine, state, recipe, processes)
 
 
 BACKEND = Backend()

@@ -1,5 +1,6 @@
 """Gradients and updates: everything of one optimizer step, with one wait for the device at most."""
 
+import contextlib
 import warnings
 
 import torch
@@ -15,9 +16,9 @@ from hermes_torch.optim import clip_scale, global_norm, update_exact, update_fus
 class Learner(Model):
     """A model with gradients and AdamW's state."""
 
-    def __init__(self, engine, state, recipe):
+    def __init__(self, engine, state, recipe, processes):
         super().__init__(engine)
-        self._recipe, self._made = recipe, state.step
+        self._recipe, self._made, self._processes = recipe, state.step, processes
         self._trained = trained_by(engine.spec, recipe)
         drops = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
         # A reference has no masks, so a policy that is compared with it has none either.
@@ -34,7 +35,10 @@ class Learner(Model):
             self._groups[engine.table[name].decay].append((tensors[name], m, v))
         exact = engine.options.exact or engine.dtype == torch.float64
         self._update = update_exact if exact else update_fused
-        self._summed_loss = self._compiled() if self._compiles() else self._plain_loss
+        self._objective = Objective(engine, recipe)
+        if processes.place.size > 1:
+            self._objective = processes.wrapped(self._objective)
+        self._summed_loss = self._compiled() if self._compiles() else self._objective
 
     @staticmethod
     def _moment(held, name, p):
@@ -46,18 +50,9 @@ class Learner(Model):
         wanted = self.engine.options.compile
         return self.engine.device.type == "cuda" if wanted is None else wanted
 
-    def _plain_loss(self, tokens, targets, segments, places, keys, reference):
-        """A micro-batch's summed loss, and of pairs also each row's log-probability."""
-        e = self.engine
-        here = e.context(None, segments, places, keys, recompute=e.options.grad_checkpoint)
-        logits = e.module(tokens, here)
-        if reference is None:
-            return next_token(logits, targets), None
-        return preference(logits, targets, reference, self._recipe.preference)
-
     def _compiled(self):
         """The loss compiled; where the compiler is missing or fails, a warning and no more."""
-        compiled = torch.compile(self._plain_loss, dynamic=False)
+        compiled = torch.compile(self._objective, dynamic=False)
 
         def first(*batch):
             try:
@@ -66,8 +61,8 @@ class Learner(Model):
             except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
                 reason = str(error).strip().splitlines()[0]
                 warnings.warn(f"torch.compile failed, so the run goes on without it: {reason}")
-                self._summed_loss = self._plain_loss
-                result = self._plain_loss(*batch)
+                self._summed_loss = self._objective
+                result = self._objective(*batch)
             return result
 
         return first
@@ -76,6 +71,7 @@ class Learner(Model):
         """Gradients of the batch's loss, into .grad; the loss and rows' log-probabilities, lazy."""
         check_batch(batch, self._recipe)
         e, total, rows = self.engine, torch.zeros((), device=self.engine.device), []
+        count = batch.counts.counted
         for a in range(len(batch.tokens)):
             segments, places = e.documents(None if batch.segments is None else batch.segments[a])
             keys = None
@@ -84,12 +80,26 @@ class Learner(Model):
                 keys = e.tensor(row_keys.view("int32"), torch.int32)
             reference = batch.pairs and e.tensor(batch.pairs.reference[a], e.master)
             tokens, targets = e.tensor(batch.tokens[a]), e.tensor(batch.targets[a])
-            loss, sums = self._summed_loss(tokens, targets, segments, places, keys, reference)
-            loss = loss / batch.counted
-            loss.backward()
+            with self._unshared(a < len(batch.tokens) - 1):
+                loss, sums = self._summed_loss(tokens, targets, segments, places, keys, reference)
+                loss = loss / count
+                loss.backward()
             total = total + loss.detach()
             rows.append(sums)
+        if self._processes.place.size > 1:
+            self._processes.summed(total)
         return total, None if batch.pairs is None else Rows(rows)
+
+    def _unshared(self, holds):
+        """A block whose gradients stay in this process: the last micro-batch's are summed."""
+        several = self._processes.place.size > 1
+        return self._objective.no_sync() if several and holds else contextlib.nullcontext()
+
+    def _watched(self):
+        """A block that fails with PeerLost where another process is lost."""
+        if self._processes.place.size == 1:
+            return contextlib.nullcontext()
+        return self._processes.watched(f"the gradients of step {self._made + 1}")
 
     def _clear(self):
         for p in self.engine.module.parameters():
@@ -98,7 +108,8 @@ class Learner(Model):
     def grads(self, batch):
         """Loss with dropout as of the next update, and the gradient of every trained tensor."""
         self._clear()
-        loss = float(self._accumulate(batch)[0])
+        with self._watched():
+            loss = float(self._accumulate(batch)[0])
         tensors = dict(self.engine.module.named_parameters())
         found = {name: self.engine.read(tensors[name].grad) for name in self._trained}
         self._clear()
@@ -106,7 +117,8 @@ class Learner(Model):
 
     def step(self, batch, lr):
         """One update from all micro-batches: gradients, clipping, AdamW."""
-        loss, rows = self._accumulate(batch)
+        with self._watched():
+            loss, rows = self._accumulate(batch)
         with torch.no_grad():
             grads = [p.grad for group in self._groups.values() for p, _, _ in group]
             norm = global_norm(grads)
@@ -126,11 +138,40 @@ class Learner(Model):
         self._clear()
         return StepReport(step=self._made, loss=loss, grad_norm=norm, row_logprobs=rows)
 
+    @torch.no_grad()
+    def digests(self):
+        """A number of the bits of each tensor and its moments: the sum of its 32-bit words."""
+        tensors = dict(self.engine.module.named_parameters())
+        found = {name: [p, *self._moments.get(name, ())] for name, p in tensors.items()}
+        words = {
+            name: sum(x.view(torch.int32).sum(dtype=torch.int64) * k for k, x in enumerate(held, 1))
+            for name, held in found.items()
+        }
+        return {name: int(word) for name, word in words.items()}
+
     def state(self):
         """Weights, moments and the number of updates made."""
         first = LazyTensors(self._trained, lambda name: self.engine.read(self._moments[name][0]))
         second = LazyTensors(self._trained, lambda name: self.engine.read(self._moments[name][1]))
         return TrainState(self.params(), first, second, self._made)
+
+
+class Objective(torch.nn.Module):
+    """A micro-batch's summed loss as a function of the module's parameters."""
+
+    def __init__(self, engine, recipe):
+        super().__init__()
+        self.module = engine.module
+        self._engine, self._rule = engine, recipe.preference
+
+    def forward(self, tokens, targets, segments, places, keys, reference):
+        """The loss, and of pairs also each row's log-probability. -> (), (B,)."""
+        e = self._engine
+        here = e.context(None, segments, places, keys, recompute=e.options.grad_checkpoint)
+        logits = self.module(tokens, here)
+        if reference is None:
+            return next_token(logits, targets), None
+        return preference(logits, targets, reference, self._rule)
 
 
 class Rows:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from hermes.data.order import Cursor, sample_order, split
 from hermes.data.tokens import TokenStream
 from hermes.errors import DataError
-from hermes.seam import IGNORE, Batch
+from hermes.seam import IGNORE, Batch, Counts
 
 __all__ = ["TextData"]
 
@@ -91,4 +91,5 @@ class TextData:
         windows = windows.astype(np.int32)  # (A, B, T + 1)
         targets = np.where(real[..., None], windows[..., 1:], IGNORE).astype(np.int32)
         tokens = np.where(real[..., None], windows[..., :-1], 0).astype(np.int32)
-        return Batch(tokens, targets, rows.astype(np.uint32))
+        count = len(taken) * self.seq_len
+        return Batch(tokens, targets, rows.astype(np.uint32), whole=Counts(count, count))

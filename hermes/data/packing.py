@@ -17,7 +17,7 @@ from hermes.data.chat_tokens import Example
 from hermes.data.order import Cursor, sample_order
 from hermes.errors import DataError
 from hermes.randomness import permuted
-from hermes.seam import IGNORE, Batch
+from hermes.seam import IGNORE, Batch, Counts
 
 __all__ = [
     "ExampleData",
@@ -231,12 +231,16 @@ class ExampleData:
             self._rows[taken[row]] if real else []
             for row, real in zip(grid.rows.flat, grid.real.flat, strict=True)
         ]
-        longest = max(sum(len(example) - 1 for example in row) for row in here)
+        # Of all processes' rows, so that every split of an update has the same shapes and masks.
+        every = [self._rows[number] for number in taken]
+        longest = max(sum(len(example) - 1 for example in row) for row in every)
+        count = sum(int(example.learnt[1:].sum()) for row in every for example in row)
         width = self.seq_len if self.pack else width_of(longest, self.seq_len)
         shape = (*grid.rows.shape, width)
         tokens, targets, segments = (part.reshape(shape) for part in filled(here, width))
         rows = grid.rows.astype(np.uint32)
-        return Batch(tokens, targets, rows, segments=segments if self.pack else None)
+        kept = segments if self.pack else None
+        return Batch(tokens, targets, rows, segments=kept, whole=Counts(count, count))
 
 
 def check_ids(examples: Iterable[Example], vocab_size: int) -> None:

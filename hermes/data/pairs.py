@@ -12,7 +12,7 @@ from hermes.data.order import Cursor, sample_order
 from hermes.data.packing import Grid, check_ids, filled, fingerprint, held_out, width_of
 from hermes.data.preferences import EncodedPair
 from hermes.recipe import Preference
-from hermes.seam import IGNORE, Batch, Pairs
+from hermes.seam import IGNORE, Batch, Counts, Pairs
 
 __all__ = ["PairData", "measures"]
 
@@ -98,7 +98,10 @@ class PairData:
                 continue
             pair = self._pairs[taken[place]]
             rows.append([pair.rejected if rejected else pair.chosen])
-        longest = max(len(row[0]) - 1 if row else 0 for row in rows)
+        # Of all processes' rows, so that every split of an update has the same shapes and masks.
+        every = [side for n in taken for side in (self._pairs[n].chosen, self._pairs[n].rejected)]
+        longest = max((len(side) - 1 for side in every), default=0)
+        targets_counted = sum(int(side.learnt[1:].sum()) for side in every)
         width = width_of(longest, self._room)
         shape = (*places.shape, width)
         tokens, targets, _ = (part.reshape(shape) for part in filled(rows, width))
@@ -106,7 +109,8 @@ class PairData:
         reference = np.where(real, self.reference[numbers, side], 0.0)
         # Two rows of a pair, two numbers: the chosen's, then as many for the rejected.
         keys = (2 * places + side).astype(np.uint32)
-        return Batch(tokens, targets, keys, pairs=Pairs(reference, self._rule))
+        pairs, whole = Pairs(reference, self._rule), Counts(len(taken), targets_counted)
+        return Batch(tokens, targets, keys, pairs=pairs, whole=whole)
 
 
 def measures(batch: Batch, row_logprobs: ArrayLike) -> Mapping[str, float]:

@@ -1,0 +1,95 @@
+"""Processes that meet through mlx.distributed: a ring of sockets, MPI, JACCL or NCCL."""
+
+import contextlib
+import os
+import socket
+
+import mlx.core as mx
+import mlx.nn
+import numpy as np
+
+from hermes.errors import PeerLost, Unsupported
+
+WORDS = ("[ring]", "[jaccl]", "[mpi]", "[nccl]", "connection")
+
+
+class Processes:
+    """MLX's global group; what is asked goes over the CPU, in float64."""
+
+    def __init__(self, place, group):
+        self.place, self._group = place, group
+        self._doing = "the start"
+        self._names = self.texts(f"host {socket.gethostname()}, process {os.getpid()}")
+
+    def total(self, numbers):
+        """The sum of each number over all processes, in float64."""
+        rows = self._rows(np.array(list(numbers), np.float64))
+        return rows.sum(axis=0).tolist()
+
+    def largest(self, number):
+        """The largest of every process's number."""
+        return float(self._rows(np.array([number], np.float64)).max())
+
+    def texts(self, text):
+        """Every process's text, by rank."""
+        raw = np.frombuffer(text.encode(), np.uint8)
+        sizes = self._rows(np.array([len(raw)], np.int32))[:, 0]
+        held = np.zeros(max(1, sizes.max()), np.uint8)
+        held[: len(raw)] = raw
+        rows = self._rows(held)
+        return [row[:n].tobytes().decode() for row, n in zip(rows, sizes, strict=True)]
+
+    def settle(self):
+        """Nothing to set: a ring notices at once that a process died, and never that one hangs."""
+
+    def close(self):
+        """Part, without waiting for anyone; the group goes with the process."""
+
+    def summed(self, tensors, count):
+        """Gradients summed over all processes and divided by `count`, in few large messages."""
+        # The library groups small tensors and gives their mean; a list, as it splits names at dots.
+        means = mlx.nn.average_gradients(list(tensors.values()), self._group)
+        share = count / self.place.size
+        return {name: g / share for name, g in zip(tensors, means, strict=True)}
+
+    def summed_number(self, array):
+        """A scalar's sum over all processes, still lazy."""
+        return mx.distributed.all_sum(array, group=self._group)
+
+    @contextlib.contextmanager
+    def watched(self, doing=None):
+        """In its block a peer that died becomes PeerLost."""
+        self._doing = doing or self._doing
+        try:
+            yield
+        except RuntimeError as error:
+            if not any(word in str(error) for word in WORDS):
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise PeerLost(
+                f"rank {self.place.rank} lost another process in {self._doing}: {reason}"
+            ) from error
+
+    def _rows(self, array):
+        """Every process's array, (size, N), carried as bytes so that no type is cast."""
+        raw = np.frombuffer(array.tobytes(), np.uint8)
+        with self.watched(), mx.stream(mx.cpu):
+            found = np.array(mx.distributed.all_gather(mx.array(raw), group=self._group))
+        return np.frombuffer(found.tobytes(), array.dtype).reshape(self.place.size, -1)
+
+
+def join(place):
+    """Meet the others."""
+    try:
+        group = mx.distributed.init(strict=True)
+    except RuntimeError as error:
+        raise Unsupported(
+            f"mlx found no other process ({str(error).strip().splitlines()[0]}); start them with "
+            "mlx.launch, or with --num-processes on this machine"
+        ) from error
+    if (group.rank(), group.size()) != (place.rank, place.size):
+        raise Unsupported(
+            f"mlx says that this is rank {group.rank()} of {group.size()}, the launcher rank "
+            f"{place.rank} of {place.size}"
+        )
+    return Processes(place, group)

@@ -1,0 +1,147 @@
+"""Processes that meet through torch.distributed: NCCL between GPUs, gloo for everything else."""
+
+import contextlib
+import datetime
+import os
+import socket
+import time
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from hermes.errors import PeerLost, Unsupported
+
+ROLL_CALL = 3.0  # seconds in which whoever still lives says so
+WORDS = ("gloo", "NCCL", "Connection closed by peer", "Broken pipe")
+
+
+class Processes:
+    """The default process group and the store beside it."""
+
+    def __init__(self, place, device):
+        self.place = place
+        if place.meeting is None:
+            method = "env://"
+        else:
+            method = f"tcp://{place.meeting}?rank={place.rank}&world_size={place.size}"
+        wait = datetime.timedelta(seconds=place.first_timeout)
+        cuda = torch.device(device).type == "cuda"
+        if cuda:
+            torch.cuda.set_device(device)
+        else:
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_size))
+        try:
+            self._store, _, _ = next(dist.rendezvous(method, timeout=wait))
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                store=self._store,
+                rank=place.rank,
+                world_size=place.size,
+                timeout=wait,
+            )
+        except (dist.DistError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise PeerLost(
+                f"rank {place.rank} did not meet the other {place.size - 1} processes: {reason}"
+            ) from error
+        self._doing = "the start"
+        self._names = self.texts(f"host {socket.gethostname()}, process {os.getpid()}")
+
+    def total(self, numbers):
+        """The sum of each number over all processes, in float64."""
+        found = torch.tensor(list(numbers), dtype=torch.float64)
+        with self.watched():
+            dist.all_reduce(found)
+        return found.tolist()
+
+    def largest(self, number):
+        """The largest of every process's number."""
+        found = torch.tensor([number], dtype=torch.float64)
+        with self.watched():
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return found.item()
+
+    def texts(self, text):
+        """Every process's text, by rank."""
+        raw = torch.frombuffer(bytearray(text.encode() or b"\0"), dtype=torch.uint8)
+        size = len(text.encode())
+        with self.watched():
+            sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.place.size)]
+            dist.all_gather(sizes, torch.tensor([size]))
+            room = max(1, *(int(one) for one in sizes))
+            held = torch.zeros(room, dtype=torch.uint8)
+            held[: len(raw)] = raw
+            found = [torch.zeros(room, dtype=torch.uint8) for _ in sizes]
+            dist.all_gather(found, held)
+        return [bytes(one[: int(n)].tolist()).decode() for one, n in zip(found, sizes, strict=True)]
+
+    def settle(self):
+        """From now on a silence of place.timeout is too long."""
+        # torch has no public name for it; torchtitan calls the same.
+        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=self.place.timeout))
+
+    def close(self):
+        """Part, without waiting for anyone."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def summed(self, tensor):
+        """The tensor's sum over all processes, in place; the device does not wait for it."""
+        with self.watched():
+            dist.all_reduce(tensor)
+        return tensor
+
+    def wrapped(self, module):
+        """The module with gradients that are summed over all processes while they are computed."""
+        wrapped = DistributedDataParallel(
+            module, init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+        wrapped.register_comm_hook(None, _sum)
+        return wrapped
+
+    @contextlib.contextmanager
+    def watched(self, doing=None):
+        """In its block a peer that died or fell silent becomes PeerLost, with its name."""
+        self._doing = doing or self._doing
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, dist.DistError) or any(word in str(error) for word in WORDS):
+                raise PeerLost(self._roll_call(error)) from error
+            raise
+
+    def _roll_call(self, error):
+        """A sentence that names who does not answer; every survivor comes here."""
+        me, size, lost = self.place.rank, self.place.size, []
+        try:
+            self._store.set(f"hermes/here/{me}", b"1")
+            end = time.monotonic() + ROLL_CALL
+            while time.monotonic() < end:
+                lost = [r for r in range(size) if not self._store.check([f"hermes/here/{r}"])]
+                if not lost:
+                    break
+                time.sleep(0.05)
+        except RuntimeError:
+            lost = [0]  # who keeps the store
+        reason = str(error).strip().splitlines()[0]
+        where = f"in {self._doing}"
+        if not lost or not hasattr(self, "_names"):
+            return f"the processes lost each other {where}: {reason}"
+        names = ", ".join(f"rank {r} ({self._names[r]})" for r in lost)
+        return f"{names} died or fell silent {where}, seen by rank {me}: {reason}"
+
+
+def _sum(_, bucket):
+    """A bucket's gradients, summed and not averaged: the loss is divided by the whole update."""
+    future = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
+    return future.then(lambda done: done.value()[0])
+
+
+def join(place, device):
+    """Meet the others."""
+    if not dist.is_available():
+        raise Unsupported("this build of torch has no torch.distributed")
+    if dist.is_initialized():
+        raise Unsupported("this process has joined others already; a process joins once")
+    return Processes(place, device)

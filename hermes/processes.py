@@ -1,0 +1,112 @@
+"""Several processes that train one model: where each stands, and what they ask each other.
+
+What carries the words is the backend's matter (torch.distributed, mlx.distributed); who starts the
+processes is the launcher's. All processes make the same calls in the same order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hermes.errors import HermesError
+
+__all__ = ["ALONE", "Alone", "Place", "Processes", "require_equal"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among those of its run, as the launcher said.
+
+    local_rank and local_size count those of this machine. meeting: "host:port" where they meet;
+    None where the framework's launcher told the framework. first_timeout: seconds after which a
+    silent process is lost, before the first update is made (compilation, reading); timeout: after.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    meeting: str | None = None
+    first_timeout: float = 600.0
+    timeout: float = 45.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.rank < self.size and 0 <= self.local_rank < self.local_size):
+            raise HermesError(
+                f"rank {self.rank} of {self.size} processes, {self.local_rank} of "
+                f"{self.local_size} on this machine: ranks count from 0 to below the number"
+            )
+        if not (self.first_timeout > 0 and self.timeout > 0):
+            raise HermesError(
+                f"timeouts must be above 0 seconds, got {self.first_timeout} and {self.timeout}"
+            )
+
+
+class Processes(Protocol):
+    """The processes of a run, seen from one of them; every method is called by all of them.
+
+    Each raises PeerLost where one of them died, or was silent for too long.
+    """
+
+    place: Place
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """The sum of each number over all processes, in float64."""
+        ...
+
+    def largest(self, number: float) -> float:
+        """The largest of every process's number."""
+        ...
+
+    def texts(self, text: str) -> list[str]:
+        """Every process's text, by rank; returns when all have come."""
+        ...
+
+    def settle(self) -> None:
+        """The first update is made: from now on a silence of place.timeout is too long."""
+        ...
+
+    def close(self) -> None:
+        """Part, without waiting for anyone."""
+        ...
+
+
+class Alone:
+    """One process."""
+
+    place = Place()
+
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """The numbers."""
+        return [float(number) for number in numbers]
+
+    def largest(self, number: float) -> float:
+        """The number."""
+        return float(number)
+
+    def texts(self, text: str) -> list[str]:
+        """The text."""
+        return [text]
+
+    def settle(self) -> None:
+        """Nobody to wait for."""
+
+    def close(self) -> None:
+        """Nothing to part from."""
+
+
+ALONE = Alone()
+
+
+def require_equal(processes: Processes, what: str, value: str) -> None:
+    """Refuse to go on where the processes differ in `what`, naming the first that does.
+
+    Raises HermesError, in every process the same.
+    """
+    found = processes.texts(value)
+    for rank, other in enumerate(found):
+        if other != found[0]:
+            raise HermesError(
+                f"{what} differs between processes: {found[0]!r} in rank 0, {other!r} in rank "
+                f"{rank}; all must see the same files and run the same versions"
+            )
