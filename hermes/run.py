@@ -9,18 +9,23 @@ Nothing is written before everything that can be refused has been looked at.
 import dataclasses
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+from hermes.adapters import fresh_adapters
 from hermes.checkpoint import Checkpoint, Progress, RunLock, Saver, newest, steps
+from hermes.data import Cursor
 from hermes.errors import CheckpointError, HermesError
 from hermes.evaluation import score
 from hermes.loop import Evaluation, Event, Plan, Position, Update, default_log_every, due, updates
 from hermes.params import fresh_weights
+from hermes.processes import require_equal
 from hermes.report.metrics import MetricsFile, read_metrics
 from hermes.run_setup import Parts, Request, prepare
 from hermes.runfile import Session, companions, read_sessions, write_runfile
 from hermes.same_run import samples_of_update
-from hermes.seam import Learner, TrainState
+from hermes.seam import Batch, LazyTensors, Learner, Tensors, TrainState
+from hermes.together import Agreed, Follower, agreed, counted, measured
 
 __all__ = ["Request", "Run", "check_output", "device", "open_run"]
 
@@ -32,7 +37,7 @@ class Run:
     nothing is left to do.
     """
 
-    def __init__(self, request: Request, lock: RunLock):
+    def __init__(self, request: Request, lock: RunLock | None):
         self.request, self._lock = request, lock
         self.checkpoint, found = _find(request)
         self.parts: Parts = prepare(request, self.checkpoint)
@@ -50,11 +55,11 @@ class Run:
         parts, request = self.parts, self.request
         if self.checkpoint is not None:
             state = self.checkpoint.state
-        elif request.start is not None:
-            state = TrainState(request.start.params, {}, {}, 0)
         else:
-            state = TrainState(fresh_weights(parts.spec, parts.recipe.seed), {}, {}, 0)
-        return request.backend.learner(parts.spec, state, parts.recipe, request.options)
+            state = TrainState(_first_weights(request, parts), {}, {}, 0)
+        return request.backend.learner(
+            parts.spec, state, parts.recipe, request.options, request.processes
+        )
 
     def _owes_evaluation(self) -> bool:
         """Whether the step that the run goes on from should have an evaluation and has none."""
@@ -74,23 +79,22 @@ class Run:
         if self._learner is None:
             return
         request, parts, learner = self.request, self.parts, self._learner
-        output, step, data = request.output, self.position.step, parts.material.samples
-        beside = companions(parts.spec, parts.tokenizer, request.tokenizer_settings)
-        with (
-            Saver(output, spec=parts.spec, companions=beside, keep=request.keep) as saver,
-            MetricsFile(output, after=step) as metrics,
-        ):
-            self._write_head()
-            keeper = _Keeper(self, learner, saver, metrics)
+        output, data = request.output, parts.material.samples
+        processes, place = request.processes, request.processes.place
+        asked = Agreed(processes, learner, stop)
+        with ExitStack() as stack:
+            keeper = self._keeper(stack) if place.rank == 0 else Follower(output)
 
             def evaluate(step: int) -> Evaluation | None:
                 if parts.material.evaluate is not None:
-                    numbers = parts.material.evaluate(learner, stop)
+                    numbers = parts.material.evaluate(learner, asked)
                     others = {k: v for k, v in (numbers or {}).items() if k != "val_loss"}
                     return Evaluation(step, numbers["val_loss"], None, others) if numbers else None
                 text_bytes = data.validation_bytes(parts.tokenizer.byte_lengths)
-                batches = data.validation(parts.recipe.batch_size)
-                found = score(learner, batches, text_bytes, stop)
+                batches = data.validation(
+                    parts.recipe.batch_size, rank=place.rank, world=place.size
+                )
+                found = score(learner, batches, text_bytes, asked, processes)
                 return Evaluation(step, found.loss, found.bits_per_byte) if found else None
 
             yield from updates(
@@ -99,24 +103,46 @@ class Run:
                     recipe=parts.recipe,
                     total_steps=self.total_steps,
                     log_every=request.log_every or default_log_every(self.total_steps),
-                    batches=lambda cursor: data.update(
-                        cursor,
-                        samples=samples_of_update(parts.recipe, cursor, len(data.train)),
-                        micro_batch=parts.recipe.batch_size,
-                        accum=parts.recipe.grad_accum,
-                    ),
+                    batches=self._batch,
                     epochs_done=lambda cursor: cursor.drawn(len(data.train)) / len(data.train),
                     record=keeper.record,
                     save=keeper.save,
-                    settle=saver.wait,
+                    settle=keeper.settle,
                     evaluate=evaluate if data.held_out else None,
-                    measure=parts.material.measure,
+                    measure=lambda batch, report: measured(
+                        processes, parts.material.measure, batch, report
+                    ),
                     position=self.position,
                     saved=self.checkpoint.path if self.checkpoint else None,
                     evaluated=not self._owes,
-                    stop=stop,
+                    stop=asked.after_update,
                 )
             )
+
+    def _batch(self, cursor: Cursor) -> tuple[Batch, Cursor]:
+        """This process's share of the next update."""
+        recipe, processes = self.parts.recipe, self.request.processes
+        data, place = self.parts.material.samples, processes.place
+        batch, after = data.update(
+            cursor,
+            samples=samples_of_update(recipe, cursor, len(data.train), place.size),
+            micro_batch=recipe.batch_size,
+            accum=recipe.grad_accum,
+            rank=place.rank,
+            world=place.size,
+        )
+        return counted(processes, batch), after
+
+    def _keeper(self, stack: ExitStack) -> "_Keeper":
+        """The writer of this run's files, which end with the stack."""
+        assert self._learner is not None, "asked only where something is to be learnt"
+        request, parts = self.request, self.parts
+        beside = companions(parts.spec, parts.tokenizer, request.tokenizer_settings)
+        saver = Saver(request.output, spec=parts.spec, companions=beside, keep=request.keep)
+        stack.enter_context(saver)
+        metrics = stack.enter_context(MetricsFile(request.output, after=self.position.step))
+        self._write_head()
+        return _Keeper(self, self._learner, saver, metrics)
 
     def _write_head(self) -> None:
         request, parts, step = self.request, self.parts, self.position.step
@@ -131,7 +157,8 @@ class Run:
     def close(self) -> None:
         """Let go of the data and the folder."""
         self.parts.material.stream.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> "Run":
         return self
@@ -160,6 +187,10 @@ class _Keeper:
             self._latest = {"loss": event.loss, "lr": event.lr, "grad_norm": event.grad_norm}
             self._latest |= event.others
 
+    def settle(self) -> None:
+        """Wait until what is being saved is whole."""
+        self._saver.wait()
+
     def save(self, at: Position) -> Path:
         """Begin to write a checkpoint, after every line so far is on disk."""
         self._metrics.flush()
@@ -184,8 +215,20 @@ class _Keeper:
             device=device(request),
             precision=request.options.precision,
             versions=request.backend.versions(),
+            world_size=request.processes.place.size,
         )
         return self._saver.save(self._learner.state(), progress)
+
+
+def _first_weights(request: Request, parts: Parts) -> Tensors:
+    """What a new run begins from: fresh weights or those it was given, and fresh adapters."""
+    recipe = parts.recipe
+    base = request.start.params if request.start else fresh_weights(parts.spec, recipe.seed)
+    if recipe.lora is None:
+        return base
+    adapters = fresh_adapters(parts.spec, recipe.lora, recipe.seed)
+    names = (*base, *adapters)
+    return LazyTensors(names, lambda name: adapters[name] if name in adapters else base[name])
 
 
 def device(request: Request) -> str:
@@ -211,9 +254,24 @@ def _find(request: Request) -> tuple[Checkpoint | None, tuple[str, ...]]:
 def open_run(request: Request) -> Run:
     """Look at all that can be refused, and hold the run's folder; nothing else is written.
 
-    Raises HermesError of every kind.
+    Where several processes make the run, all open it or none. Raises HermesError of every kind.
     """
+    processes = request.processes
+    run = agreed(processes, lambda: _open(request), Run.close)
+    try:
+        require_equal(processes, "what the run goes on from", f"step {run.position.step}")
+        require_equal(processes, "the data", run.parts.material.stream.fingerprint)
+        require_equal(processes, "the software", str(request.backend.versions()))
+    except BaseException:
+        run.close()
+        raise
+    return run
+
+
+def _open(request: Request) -> Run:
     output = request.output
+    if request.processes.place.rank > 0:  # rank 0 holds the folder for all
+        return Run(request, None)
     existed = output.exists()
     check_output(output, resume=request.resume)
     lock = RunLock(output)

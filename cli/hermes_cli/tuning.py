@@ -12,6 +12,7 @@ from hermes_cli.asked import RECIPE, Asked, given_of
 from hermes_cli.training import realised
 
 if TYPE_CHECKING:
+    from hermes.recipe import Lora
     from hermes.run import Request
     from hermes.tuning import Beginning
 
@@ -68,6 +69,12 @@ def training_options(*, lr: float, batch_size: int, samples: str) -> list[click.
         option("--freeze-layers", type=int, default=0,
                help="Leave the embeddings and the bottom N layers as they are."),
         option("--freeze", multiple=True, metavar="GLOB", help="Leave these tensors as they are."),
+        option("--lora-rank", type=int, default=0, metavar="R",
+               help="Train low-rank adapters of this rank, and nothing else; 0: no adapters."),
+        option("--lora-alpha", type=float, default=16.0, help="They are scaled by alpha / rank."),
+        option("--lora-dropout", type=float, default=0.0, help="Of what adapters read."),
+        option("--lora-targets", default="all", metavar="q_proj,v_proj,...",
+               help="The matrices that get adapters."),
         option("--backend", default="auto", metavar="auto|torch|mlx",
                help="auto: mlx on Apple silicon, else torch."),
         option("--device", help="One that `hermes doctor` lists.  [default: the fastest]"),
@@ -119,7 +126,18 @@ def recipe_of(options: Asked, max_seq_len: int, longest: int) -> dict[str, objec
     own = {RECIPE[name]: options[name] for name in RECIPE if name in options.values}
     if own.get("seq_len") is None:
         own["seq_len"] = min(longest, max_seq_len)
+    if options["lora_rank"]:
+        own["lora"] = lora_of(options)
     return own | given
+
+
+def lora_of(options: Asked) -> "Lora":
+    """The adapters asked for. Raises HermesError."""
+    from hermes.recipe import LORA_TARGETS, Lora
+
+    named = str(options["lora_targets"])
+    targets = LORA_TARGETS if named == "all" else tuple(t.strip() for t in named.split(","))
+    return Lora(options["lora_rank"], options["lora_alpha"], options["lora_dropout"], targets)
 
 
 def request_of(

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from hermes.adapters import adapter_tensors, merged, trained_by
+from hermes.checkpoint.adapters import ADAPTER_CONFIG, open_adapter
 from hermes.checkpoint.files import read_small
 from hermes.checkpoint.jsontext import Json, parse_json
 from hermes.checkpoint.layout import (
@@ -18,10 +20,11 @@ from hermes.checkpoint.manifest import Manifest, read_manifest, verify_files
 from hermes.checkpoint.progress import Progress, read_progress
 from hermes.checkpoint.same import require_vocabulary
 from hermes.checkpoint.tensors import TensorFile
-from hermes.checkpoint.weights import fit, moments, read_weights
+from hermes.checkpoint.weights import View, fit, moments, read_weights
 from hermes.errors import CheckpointError, SpecError
 from hermes.mal import loads
-from hermes.params import trained_names
+from hermes.params import parameters
+from hermes.recipe import Lora
 from hermes.seam import Tensors, TrainState
 from hermes.spec import ModelSpec
 
@@ -32,7 +35,8 @@ class Checkpoint:
     """A checkpoint that was found whole; its tensors are read when they are asked for.
 
     spec, params and companions are always there; progress and state only where a run wrote it.
-    manifest: None for a bare file of weights.
+    manifest: None for a bare file of weights. params are those of the model as it computes: where
+    a run trains adapters they are merged in, and `state` has the two apart.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Checkpoint:
         manifest: Manifest | None = None,
         progress: Progress | None = None,
         moments: tuple[Tensors, Tensors] | None = None,
+        parts: Tensors | None = None,
     ):
         self.path = path
         self.spec = spec
@@ -53,6 +58,12 @@ class Checkpoint:
         self.manifest = manifest
         self._progress = progress
         self._moments = moments
+        self._parts = params if parts is None else parts
+
+    @property
+    def adapted(self) -> bool:
+        """Whether params are weights with adapters merged in."""
+        return self._parts is not self.params
 
     @property
     def resumable(self) -> bool:
@@ -81,7 +92,7 @@ class Checkpoint:
         """Weights and moments, lazily. Raises CheckpointError where no run wrote this."""
         if self._moments is None:
             raise CheckpointError(f"{self.path} has no {OPTIMIZER}, so no run can go on from it")
-        return TrainState(self.params, *self._moments, self.progress.step)
+        return TrainState(self._parts, *self._moments, self.progress.step)
 
 
 def verify(path: Path, *, hashes: bool = True) -> Manifest:
@@ -105,13 +116,15 @@ def open_checkpoint(path: Path, *, hashes: bool = True) -> Checkpoint:
         if name not in files:
             raise CheckpointError(f"checkpoint {path} has no {name}")
     try:
-        spec, params, progress, both = _contents(path, manifest)
+        spec, parts, progress, both = _contents(path, manifest)
     except SpecError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    lora = progress.recipe.lora if progress else None
     return Checkpoint(
         path,
         spec,
-        params,
+        merged(spec, parts, lora) if lora else parts,
+        parts=parts,
         companions=_companions(path, manifest),
         manifest=manifest,
         progress=progress,
@@ -135,11 +148,26 @@ def _contents(
                 f"checkpoint {path} is of step {manifest.step} by its manifest, "
                 f"of step {progress.step} or another run by its {PROGRESS}"
             )
+    table = dict(parameters(spec))
+    if progress and progress.recipe.lora:
+        table |= adapter_tensors(spec, progress.recipe.lora)
+        params = _with_adapters(path, spec, params, progress.recipe.lora)
     if progress and OPTIMIZER in manifest.files:
-        recipe = progress.recipe
-        trained = trained_names(spec, recipe.freeze_layers, recipe.freeze)
-        both = moments(TensorFile(path / OPTIMIZER), spec, trained)
+        trained = {name: table[name] for name in trained_by(spec, progress.recipe)}
+        both = moments(TensorFile(path / OPTIMIZER), trained)
     return spec, params, progress, both
+
+
+def _with_adapters(path: Path, spec: ModelSpec, params: Tensors, lora: Lora) -> Tensors:
+    """The weights and, under their own names, a run's adapters."""
+    found, adapters = open_adapter(path, spec)
+    if (found.rank, found.alpha) != (lora.rank, lora.alpha):
+        raise CheckpointError(
+            f"{path / ADAPTER_CONFIG} has rank {found.rank} and alpha {found.alpha}, {PROGRESS} "
+            f"rank {lora.rank} and alpha {lora.alpha}"
+        )
+    names = (*params, *adapters)
+    return View(names, lambda name: adapters[name] if name in adapters else params[name])
 
 
 def _companions(path: Path, manifest: Manifest) -> Companions:

@@ -16,7 +16,7 @@ from hermes.checkpoint.jsontext import parse_json, render_json
 from hermes.checkpoint.manifest import FILE_NAME
 from hermes.checkpoint.tensors import Kind, TensorFile
 from hermes.errors import CheckpointError
-from hermes.params import parameters
+from hermes.params import Tensor, parameters
 from hermes.seam import Array, Tensors
 from hermes.spec import ModelSpec
 
@@ -186,23 +186,22 @@ def _require_tied(weights: Weights, where: str) -> None:
         )
 
 
-def moments(file: TensorFile, spec: ModelSpec, trained: tuple[str, ...]) -> tuple[Tensors, Tensors]:
+def moments(file: TensorFile, trained: Mapping[str, Tensor]) -> tuple[Tensors, Tensors]:
     """AdamW's two moments of the trained tensors. Raises CheckpointError."""
-    table = parameters(spec)
     expected = {f"{prefix}.{name}": name for prefix in MOMENTS for name in trained}
     for stored, name in expected.items():
         if stored not in file:
             raise CheckpointError(f"{file.path} has no tensor {stored!r}")
-        if file.kinds[stored].shape != table[name].shape:
+        if file.kinds[stored].shape != trained[name].shape:
             raise CheckpointError(
                 f"tensor {stored!r} has shape {file.kinds[stored].shape}, "
-                f"expected {table[name].shape}"
+                f"expected {trained[name].shape}"
             )
     for stored in file:
         if stored not in expected:
             raise CheckpointError(f"{file.path} has a tensor {stored!r} that no weight has")
     first, second = (
-        View(trained, lambda name, prefix=prefix: file[f"{prefix}.{name}"])  # type: ignore[misc]
+        View(tuple(trained), lambda name, prefix=prefix: file[f"{prefix}.{name}"])  # type: ignore[misc]
         for prefix in MOMENTS
     )
     return first, second

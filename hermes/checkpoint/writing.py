@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from hermes.adapters import adapter_tensors, trained_by
+from hermes.checkpoint.adapters import ADAPTER, ADAPTER_CONFIG, adapter_files
 from hermes.checkpoint.durable import (
     Disk,
     Written,
@@ -43,7 +45,7 @@ from hermes.checkpoint.weights import (
 )
 from hermes.errors import CheckpointError, HermesError, StorageError
 from hermes.mal import dumps
-from hermes.params import parameters, trained_names
+from hermes.params import Tensor, parameters
 from hermes.seam import Array, Tensors, TrainState
 from hermes.spec import ModelSpec
 
@@ -78,14 +80,18 @@ def save(
     small = (companions or Companions()).render()
     small[SPEC] = dumps(spec).encode("utf-8")
     small[PROGRESS] = render_progress(progress)
-    weights = _kinds(state.params, tuple(parameters(spec)), spec)
     recipe = progress.recipe
-    trained = trained_names(spec, recipe.freeze_layers, recipe.freeze)
-    shards = plan_shards(weights, shard_limit)
+    table = {**parameters(spec), **(adapter_tensors(spec, recipe.lora) if recipe.lora else {})}
+    kinds = _kinds(state.params, table)
+    shards = plan_shards({name: kinds[name] for name in parameters(spec)}, shard_limit)
     if len(shards) > 1:
         small[INDEX] = render_index(shards)
     tensors = [(name, state.params, kinds) for name, kinds in shards.items()]
-    tensors.append((OPTIMIZER, *_optimizer(state, trained, spec)))
+    if recipe.lora:
+        small[ADAPTER_CONFIG], adapter = adapter_files(spec, recipe.lora, kinds, state.params)
+        tensors.append((ADAPTER, *adapter))
+    trained = {name: table[name] for name in trained_by(spec, recipe)}
+    tensors.append((OPTIMIZER, *_optimizer(state, trained)))
 
     needed = sum(map(len, small.values())) + sum(file_size(kinds) for _, _, kinds in tensors)
     files = {name: tensor_chunks(source, kinds) for name, source, kinds in reversed(tensors)}
@@ -133,28 +139,25 @@ def _is_damaged(run: Path, target: Path) -> bool:
     )
 
 
-def _kinds(tensors: Tensors, names: tuple[str, ...], spec: ModelSpec) -> dict[str, Kind]:
+def _kinds(tensors: Tensors, table: Mapping[str, Tensor]) -> dict[str, Kind]:
     """Dtype and shape of each tensor, learned from the smallest: all masters have one dtype."""
-    if set(tensors) != set(names):
-        odd = min(set(tensors) ^ set(names))
+    if set(tensors) != set(table):
+        odd = min(set(tensors) ^ set(table))
         raise CheckpointError(f"the state to save and its spec differ in tensor {odd!r}")
-    if not names:
+    if not table:
         return {}
-    table = parameters(spec)
-    smallest = min(names, key=lambda name: (table[name].size, name))
+    smallest = min(table, key=lambda name: (table[name].size, name))
     dtype = dtype_code(tensors[smallest].dtype)
-    return {name: Kind(dtype, table[name].shape) for name in names}
+    return {name: Kind(dtype, tensor.shape) for name, tensor in table.items()}
 
 
-def _optimizer(
-    state: TrainState, trained: tuple[str, ...], spec: ModelSpec
-) -> tuple[Tensors, dict[str, Kind]]:
+def _optimizer(state: TrainState, trained: Mapping[str, Tensor]) -> tuple[Tensors, dict[str, Kind]]:
     both = zip(MOMENTS, (state.exp_avg, state.exp_avg_sq), strict=True)
     sources = {prefix: tensors for prefix, tensors in both}
     kinds = {
         f"{prefix}.{name}": kind
         for prefix, tensors in sources.items()
-        for name, kind in _kinds(tensors, trained, spec).items()
+        for name, kind in _kinds(tensors, trained).items()
     }
 
     def read(stored: str) -> Array:

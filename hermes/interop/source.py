@@ -84,7 +84,8 @@ def open_source(path: Path, *, config: Path | None = None) -> Source:
 def _checkpoint(path: Path) -> Source:
     found, skipped = locate(path)
     stock = read_weights(found.path)
-    params, dtypes = unpack(stock, found.spec, "hermes", str(found.path))
+    stored, dtypes = unpack(stock, found.spec, "hermes", str(found.path))
+    params = found.params if found.adapted else stored
     return Source(
         found.path,
         "hermes checkpoint",

@@ -165,7 +165,7 @@ def test_moments_that_do_not_fit_are_named(tmp_path):
     def refusal(tensors):
         public.save_file(tensors, file)
         with pytest.raises(CheckpointError) as caught:
-            moments(TensorFile(file), SPEC, tuple(parameters(SPEC)))
+            moments(TensorFile(file), parameters(SPEC))
         return str(caught.value)
 
     name = "exp_avg_sq.model.norm.weight"

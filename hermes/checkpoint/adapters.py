@@ -1,0 +1,120 @@
+"""Low-rank adapters on disk, in PEFT's layout: adapter_model.safetensors and adapter_config.json.
+
+PEFT puts `base_model.model.` before the names; else they are ours. Which matrices have adapters is
+read from the tensors, since the config may say it in several ways.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hermes.adapters import adapter_tensors
+from hermes.checkpoint.files import read_small
+from hermes.checkpoint.jsontext import Json, parse_json, render_json
+from hermes.checkpoint.tensors import Kind, TensorFile
+from hermes.checkpoint.weights import FLOATS, View
+from hermes.errors import CheckpointError, HermesError
+from hermes.recipe import Lora
+from hermes.seam import Array, Tensors
+from hermes.spec import ModelSpec
+
+__all__ = ["ADAPTER", "ADAPTER_CONFIG", "adapter_files", "open_adapter"]
+
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PREFIX = "base_model.model."
+# What else PEFT may do, and the values with which it does not.
+PLAIN: Mapping[str, tuple[Json, ...]] = {
+    "bias": ("none",),
+    "use_dora": (False, None),
+    "use_rslora": (False, None),
+    "fan_in_fan_out": (False, None),
+    "modules_to_save": (None, []),
+    "rank_pattern": (None, {}),
+    "alpha_pattern": (None, {}),
+}
+
+
+def adapter_files(
+    spec: ModelSpec, lora: Lora, kinds: Mapping[str, Kind], params: Tensors
+) -> tuple[bytes, tuple[Tensors, dict[str, Kind]]]:
+    """The bytes of adapter_config.json, and the tensors of the other file with their kinds."""
+    names = tuple(adapter_tensors(spec, lora))
+    found = {name.split(".")[-3] for name in names}
+    config: dict[str, Json] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": [name for name in lora.targets if name in found],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+    }
+    stored = {f"{PREFIX}{name}": kinds[name] for name in names}
+
+    def read(name: str) -> Array:
+        return params[name.removeprefix(PREFIX)]
+
+    return render_json(config), (View(tuple(stored), read), stored)
+
+
+def open_adapter(folder: Path, spec: ModelSpec) -> tuple[Lora, Tensors]:
+    """An adapter for a model of this architecture, its tensors read when asked for.
+
+    Raises CheckpointError where it is of another model, or does what hermes has no formula for.
+    """
+    for name in (ADAPTER, ADAPTER_CONFIG):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} is no adapter: it has no {name}")
+    where = folder / ADAPTER_CONFIG
+    config = parse_json(read_small(where), str(where))
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise CheckpointError(f"{where} is of no LoRA adapter")
+    for key, plain in PLAIN.items():
+        if key in config and config[key] not in plain:
+            raise CheckpointError(f"{where}: {key} is {config[key]!r}, which hermes does not read")
+    file = TensorFile(folder / ADAPTER)
+    lora = _lora(config, file, str(where))
+    expected = _expected(folder, spec, lora)
+    by_name = {stored.removeprefix(PREFIX): stored for stored in file}
+    for name, shape in expected.items():
+        if name not in by_name:
+            raise CheckpointError(f"adapter {folder} is of another model: it lacks {name!r}")
+        kind = file.kinds[by_name[name]]
+        if kind.shape != shape or kind.dtype not in FLOATS:
+            raise CheckpointError(
+                f"adapter {folder} is of another model: {name!r} is {kind.dtype} {kind.shape} "
+                f"there, {shape} here"
+            )
+    for name in by_name:
+        if name not in expected:
+            raise CheckpointError(
+                f"adapter {folder} is of another model: it has {name!r}, this one has not"
+            )
+    return lora, View(tuple(expected), lambda name: file[by_name[name]])
+
+
+def _lora(config: Mapping[str, Json], file: TensorFile, where: str) -> Lora:
+    last = {name.split(".")[-3] for name in file if name.count(".") >= 3}
+    try:
+        rank, alpha = config["r"], config["lora_alpha"]
+        return Lora(
+            rank=int(rank),
+            alpha=float(alpha),
+            dropout=float(config.get("lora_dropout") or 0.0),
+            targets=tuple(sorted(last)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{where} cannot be read: {error}") from None
+    except HermesError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+
+
+def _expected(folder: Path, spec: ModelSpec, lora: Lora) -> dict[str, tuple[int, ...]]:
+    try:
+        return {name: tensor.shape for name, tensor in adapter_tensors(spec, lora).items()}
+    except HermesError as error:
+        raise CheckpointError(f"adapter {folder} is of another model: {error}") from None
