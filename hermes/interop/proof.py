@@ -1,8 +1,7 @@
 """The proof at the end of a conversion: what was written, read back, computes what was read."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from hermes.errors import CheckpointError, MissingBackend
 from hermes.interop.cast import cast
 from hermes.interop.source import Source
-from hermes.params import Tensor, parameters, tensor_count
+from hermes.params import parameters, tensor_count
 from hermes.seam import Array, Backend, LazyTensors, Options, Tensors, find_backend
 from hermes.spec import ModelSpec
 
@@ -46,31 +45,76 @@ def prove(source: Source, result: Source, backend: str | None = None) -> Proof:
     that those give under the source's architecture. backend: its name; None for one that is
     installed. Raises CheckpointError where they do not, MissingBackend.
     """
-    rounded = False
-    for name in source.params:
-        there, here = source.params[name], result.params[name]
-        rounded = rounded or there.dtype != here.dtype
-        if not np.array_equal(cast(there, result.dtypes[name], name), here):
-            raise CheckpointError(
-                f"tensor {name!r} of {source.path} did not come out as it went in; nothing was "
-                "written"
-            )
     engine = _engine(backend)
-    worst, passes = 0.0, 0
-    for one, other, part in _passes(source.spec, result.spec):
-        logits = _logits(engine, other, part(result.params))
-        plain = _logits(engine, one, part(source.params))
-        exact = plain
-        if rounded:
-            same = LazyTensors(source.params, lambda n: cast(source.params[n], result.dtypes[n], n))
-            exact = _logits(engine, one, part(same))
-        if (error := _distance(logits, exact)) > ROUNDING:
-            raise CheckpointError(
-                f"what was made of {source.path} gives logits {error:.1e} from its own; nothing "
-                "was written"
-            )
-        worst, passes = max(worst, _distance(logits, plain)), passes + 1
-    return Proof(worst, engine.name, passes)
+    kept: dict[str, Pair] = {}
+    found = [
+        _try(engine, one, other, _pairs(source, result, one, names, kept), source)
+        for one, other, names in _passes(source.spec, result.spec)
+    ]
+    return Proof(max(found), engine.name, len(found))
+
+
+Pair = tuple[Array, Array]
+
+
+def _try(
+    engine: Backend, one: ModelSpec, other: ModelSpec, pairs: Mapping[str, Pair], source: Source
+) -> float:
+    """The distance of two models' logits. Raises CheckpointError where rounding is no reason."""
+    before = {name: pair[0] for name, pair in pairs.items()}
+    after = {name: pair[1] for name, pair in pairs.items()}
+    plain = _logits(engine, one, before)
+    rounded = any(first is not second for first, second in pairs.values())
+    exact = _logits(engine, one, after) if rounded else plain
+    error = _distance(_logits(engine, other, after), exact)
+    if error > ROUNDING:
+        raise CheckpointError(
+            f"what was made of {source.path} gives logits {error:.1e} from its own; nothing was "
+            "written"
+        )
+    return max(_distance(exact, plain), error)
+
+
+def _pairs(
+    source: Source,
+    result: Source,
+    one: ModelSpec,
+    names: Mapping[str, str],
+    kept: dict[str, Pair],
+) -> dict[str, Pair]:
+    """The tensors of a pass, before and after; `kept`: those that every layer's pass needs."""
+    pairs = {}
+    for small, name in names.items():
+        rows = parameters(one)[small].shape[0]
+        pairs[small] = kept.get(name) or _cut(_compared(source, result, name), rows)
+        if not name.startswith("model.layers."):
+            kept[name] = pairs[small]
+    return pairs
+
+
+def _compared(source: Source, result: Source, name: str) -> Pair:
+    """A tensor before and after, twice the same array where no number had to be rounded."""
+    before, after = source.params[name], result.params[name]
+    rounded = cast(before, result.dtypes[name], name)
+    if rounded.shape != after.shape or not np.array_equal(_bits(rounded), _bits(after)):
+        raise CheckpointError(
+            f"tensor {name!r} of {source.path} did not come out as it went in; nothing was written"
+        )
+    return before, before if rounded is before else after
+
+
+def _cut(pair: Pair, rows: int) -> Pair:
+    """The first rows of both, without holding on to the others."""
+    before, after = pair
+    if len(before) == rows:
+        return pair
+    first = before[:rows].copy()
+    return first, first if before is after else after[:rows].copy()
+
+
+def _bits(array: Array) -> NDArray[np.unsignedinteger]:
+    whole = np.ascontiguousarray(array)
+    return whole.reshape(-1).view(f"u{whole.itemsize}")
 
 
 def _engine(name: str | None) -> Backend:
@@ -84,17 +128,17 @@ def _engine(name: str | None) -> Backend:
     return find_backend("numpy")
 
 
-Part = Callable[[Tensors], Tensors]
-
-
-def _passes(one: ModelSpec, other: ModelSpec) -> Iterator[tuple[ModelSpec, ModelSpec, Part]]:
-    """What is tried: both models whole, or each of their layers by itself."""
+def _passes(
+    one: ModelSpec, other: ModelSpec
+) -> Iterator[tuple[ModelSpec, ModelSpec, dict[str, str]]]:
+    """What is tried, and whose tensors by name: both models whole, or each layer by itself."""
     if tensor_count(one) <= AT_ONCE:
-        yield one, other, lambda params: params
+        yield one, other, {name: name for name in parameters(one)}
         return
     for i in range(one.num_layers):
         small = _layer(one, i)
-        yield small, _layer(other, i), partial(_part, parameters(small), i)
+        prefix, own = "model.layers.0.", f"model.layers.{i}."
+        yield small, _layer(other, i), {n: n.replace(prefix, own) for n in parameters(small)}
 
 
 def _layer(spec: ModelSpec, i: int) -> ModelSpec:
@@ -106,14 +150,6 @@ def _layer(spec: ModelSpec, i: int) -> ModelSpec:
         vocab_size=min(spec.vocab_size, ROWS),
         output=replace(spec.output, norm=spec.final_norm),
     )
-
-
-def _part(table: Mapping[str, Tensor], i: int, params: Tensors) -> Tensors:
-    def make(name: str) -> Array:
-        whole = params[name.replace("model.layers.0.", f"model.layers.{i}.")]
-        return whole[: table[name].shape[0]]
-
-    return LazyTensors(table, make)
 
 
 def _logits(engine: Backend, spec: ModelSpec, params: Tensors) -> NDArray[np.floating]:

@@ -21,7 +21,8 @@ from hermes.spec import (
 from hermes_conformance.case import Case
 from hermes_conformance.weights import hot
 
-YARN = YarnScaling(factor=4.0, original_max_seq_len=16, beta_fast=8.0, beta_slow=1.0)
+# With heads of 16 and theta 100 the ramp runs from pair 1 to pair 5 of 8.
+YARN = YarnScaling(factor=4.0, original_max_seq_len=64, beta_fast=4.0, beta_slow=1.0)
 LLAMA3 = Llama3Scaling(8.0, 1.0, 4.0, 16)
 LINEAR = LinearScaling(2.0)
 GATED_TANH = {"activation": "gelu_tanh", "gate": True}
@@ -110,7 +111,7 @@ MODELS = {
     ),
     "llama llama3": ("llama", change(LLAMA, attention=rope(LLAMA3, 5e5))),
     "llama linear": ("llama", change(LLAMA, attention=rope(LINEAR))),
-    "llama yarn": ("llama", change(LLAMA, attention=rope(YARN))),
+    "llama yarn": ("llama", change(LLAMA, attention={"head_dim": 16, **rope(YARN, 100.0)})),
     "llama gelu": ("llama", change(LLAMA, ffn={"activation": "geglu"})),
     "llama relu2": ("llama", change(LLAMA, ffn={"activation": "relu2", "gate": True})),
     "mistral window": ("mistral", change(LLAMA, attention={"window_size": 5})),

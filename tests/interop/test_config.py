@@ -78,13 +78,13 @@ def test_both_forms_of_rope_say_the_same():
     scaling = {
         "rope_type": "yarn",
         "factor": 4.0,
-        "original_max_position_embeddings": 16,
-        "beta_fast": 8.0,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 4.0,
         "beta_slow": 1.0,
     }
-    assert config["rope_theta"] == 10_000.0
+    assert config["rope_theta"] == 100.0
     assert config["rope_scaling"] == scaling
-    assert config["rope_parameters"] == {"rope_theta": 10_000.0, **scaling}
+    assert config["rope_parameters"] == {"rope_theta": 100.0, **scaling}
 
 
 def test_two_thetas_are_written_in_both_forms():
