@@ -183,7 +183,7 @@ def test_the_offset_of_a_wrong_byte_counts_from_the_start_of_the_file(write):
             ":2:2: not JSON (Expecting value); one list is needed; a file of one object a line is "
             "called .jsonl",
         ),
-        ("a.json", '{"a": 1}', ": found an object where a list of strings or objects is needed"),
+        ("a.json", '{"a": 1}', ": found an object where a list is needed"),
         ("a.json", '["a", 1]', "[1]: found 1 where a string or an object is needed"),
         (
             "a.csv",

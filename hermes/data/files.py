@@ -3,18 +3,31 @@
 import codecs
 import glob
 import shutil
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from hermes.errors import DataError, StorageError
 
-__all__ = ["FORMATS", "STANDARD_INPUT", "Paths", "decoded", "endings", "sources", "spool"]
+__all__ = [
+    "FORMATS",
+    "STANDARD_INPUT",
+    "Paths",
+    "decoded",
+    "endings",
+    "items",
+    "lines",
+    "sources",
+    "spool",
+]
 
 FORMATS = ("csv", "json", "jsonl", "txt")
 STANDARD_INPUT = Path("-")
 BLOCK = 1 << 20  # bytes
 
+T = TypeVar("T")
 Paths = str | Path | Iterable[str | Path]
 
 
@@ -88,3 +101,32 @@ def decoded(file: BinaryIO, name: str) -> Iterator[str]:
             begun = True
         if not block:
             return
+
+
+def lines(parts: Iterable[str]) -> Iterator[str]:
+    """Lines with their ends, '\\n' alone or after '\\r'."""
+    held: list[str] = []
+    for part in parts:
+        first, *rest = part.split("\n")
+        held.append(first)
+        for line in rest:
+            yield "".join(held) + "\n"
+            held = [line]
+    if last := "".join(held):
+        yield last
+
+
+def items(path: Path, read: Callable[[Iterator[str], str], Iterator[T]], what: str) -> Iterator[T]:
+    """What `read` makes of a file's text and name. Raises DataError where that is nothing."""
+    standard = path == STANDARD_INPUT
+    name = "standard input" if standard else str(path)
+    empty = True
+    try:
+        with nullcontext(sys.stdin.buffer) if standard else open(path, "rb") as file:
+            for item in read(decoded(file, name), name):
+                empty = False
+                yield item
+    except OSError as error:
+        raise StorageError(f"cannot read {name}: {error.strerror}") from error
+    if empty:
+        raise DataError(f"{name}: empty, there is no {what} in it; leave it out or fill it")

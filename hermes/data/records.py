@@ -2,17 +2,15 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hermes.data.files import STANDARD_INPUT, Paths, decoded, sources
-from hermes.errors import DataError, StorageError, nearest
+from hermes.data.files import STANDARD_INPUT, Paths, items, lines, sources
+from hermes.errors import DataError, nearest
 
-__all__ = ["Record", "kind", "lines", "missing", "parsed", "records"]
+__all__ = ["RECORDS_OF", "Record", "kind", "missing", "records"]
 
 LONGEST_FIELD = 2**31 - 1  # of CSV, in characters; the module's own limit is 128 KiB
 FORMATS = ("csv", "json", "jsonl")
@@ -20,10 +18,16 @@ FORMATS = ("csv", "json", "jsonl")
 
 @dataclass(frozen=True)
 class Record:
-    """A value, and where it stands: `file:line`, or `file[number]` in a JSON list."""
+    """A value, and where it stands: `file:line`, or `file[number]` in a JSON list.
+
+    line: where it begins, from 1; 1 in a JSON list. header: where its fields are named, if that is
+    elsewhere.
+    """
 
     value: Any
     where: str
+    line: int = 1
+    header: str = ""
 
 
 def records(paths: Paths, *, file_format: str | None = None) -> Iterator[Record]:
@@ -36,7 +40,7 @@ def records(paths: Paths, *, file_format: str | None = None) -> Iterator[Record]
     if file_format not in (None, *FORMATS):
         raise DataError(f"format {file_format!r} is unknown; known are {', '.join(FORMATS)}")
     readers = [(path, _reader(path, file_format)) for path in sources(paths)]
-    return (record for path, read in readers for record in _read(path, read))
+    return (record for path, read in readers for record in items(path, read, "record"))
 
 
 _Read = Callable[[Iterator[str], str], Iterator[Record]]
@@ -45,47 +49,19 @@ _Read = Callable[[Iterator[str], str], Iterator[Record]]
 def _reader(path: Path, file_format: str | None) -> _Read:
     standard = path == STANDARD_INPUT
     chosen = file_format or ("jsonl" if standard else path.suffix[1:].lower())
-    if chosen not in _READERS:
+    if chosen not in RECORDS_OF:
         raise DataError(
             f"{path}: unknown ending {path.suffix!r}; records are read from "
             f"{', '.join('.' + name for name in FORMATS)}"
         )
-    return _READERS[chosen]
-
-
-def _read(path: Path, read: _Read) -> Iterator[Record]:
-    standard = path == STANDARD_INPUT
-    name = "standard input" if standard else str(path)
-    empty = True
-    try:
-        with nullcontext(sys.stdin.buffer) if standard else open(path, "rb") as file:
-            for record in read(decoded(file, name), name):
-                empty = False
-                yield record
-    except OSError as error:
-        raise StorageError(f"cannot read {name}: {error.strerror}") from error
-    if empty:
-        raise DataError(f"{name}: empty, there is no record in it; leave it out or fill it")
-
-
-def lines(parts: Iterable[str]) -> Iterator[str]:
-    """Lines with their ends, '\\n' alone or after '\\r'."""
-    held: list[str] = []
-    for part in parts:
-        first, *rest = part.split("\n")
-        held.append(first)
-        for line in rest:
-            yield "".join(held) + "\n"
-            held = [line]
-    if last := "".join(held):
-        yield last
+    return RECORDS_OF[chosen]
 
 
 def _jsonl(parts: Iterator[str], name: str) -> Iterator[Record]:
     for number, line in enumerate(lines(parts), 1):
         if not line.isspace():
-            value = parsed(line, name, number, "one JSON value a line is needed")
-            yield Record(value, f"{name}:{number}")
+            value = _parsed(line, name, number, "one JSON value a line is needed")
+            yield Record(value, f"{name}:{number}", number)
 
 
 def _json(parts: Iterator[str], name: str) -> Iterator[Record]:
@@ -93,7 +69,7 @@ def _json(parts: Iterator[str], name: str) -> Iterator[Record]:
     if not whole or whole.isspace():
         return
     hint = "one list is needed; a file of one object a line is called .jsonl"
-    value = parsed(whole, name, 1, hint)
+    value = _parsed(whole, name, 1, hint)
     if not isinstance(value, list):
         raise DataError(f"{name}: found {kind(value)} where a list is needed")
     for number, item in enumerate(value):
@@ -103,6 +79,7 @@ def _json(parts: Iterator[str], name: str) -> Iterator[Record]:
 def _csv(parts: Iterator[str], name: str) -> Iterator[Record]:
     rows = csv.reader(lines(parts), strict=True)
     header: list[str] = []
+    at = name
     while True:
         line = rows.line_num + 1
         allowed = csv.field_size_limit(LONGEST_FIELD)  # one for the process, so put back at once
@@ -115,22 +92,22 @@ def _csv(parts: Iterator[str], name: str) -> Iterator[Record]:
         if row is None:
             return
         if not header:
-            header = row
+            header, at = row, f"{name}:{line}"
             if twice := [field for field in header if header.count(field) > 1]:
-                raise DataError(f"{name}:{line}: more than one field {twice[0]!r}; keep one")
+                raise DataError(f"{at}: more than one field {twice[0]!r}; keep one")
         elif row:
             if len(row) != len(header):
                 raise DataError(
                     f"{name}:{line}: {len(row)} fields where the header has {len(header)}; quote "
                     "fields that have commas or line ends in them"
                 )
-            yield Record(dict(zip(header, row, strict=True)), f"{name}:{line}")
+            yield Record(dict(zip(header, row, strict=True)), f"{name}:{line}", line, at)
 
 
-_READERS: dict[str, _Read] = {"csv": _csv, "json": _json, "jsonl": _jsonl}
+RECORDS_OF: dict[str, _Read] = {"csv": _csv, "json": _json, "jsonl": _jsonl}
 
 
-def parsed(text: str, name: str, line: int, hint: str) -> Any:
+def _parsed(text: str, name: str, line: int, hint: str) -> Any:
     """The JSON value of a text that begins at `line` of a file. Raises DataError."""
     try:
         return json.loads(text)
@@ -147,7 +124,7 @@ def kind(value: Any) -> str:
     return kinds.get(type(value), repr(value)[:40])
 
 
-def missing(field: str, found: Iterable[str], advice: str = "") -> str:
+def missing(field: str, found: Iterable[str], advice: str = "", *, what: str = "field") -> str:
     """The sentence about a field that is not there: the fields found, and the nearest name."""
     names = [str(name) for name in found]
     shown = ", ".join(repr(name[:40]) for name in names[:8]) + (", ..." * (len(names) > 8))
@@ -156,4 +133,4 @@ def missing(field: str, found: Iterable[str], advice: str = "") -> str:
     if field.lower() in folded:
         hint = f"; did you mean {folded[field.lower()]!r}?"
     end = hint or (f"; {advice}" if advice else "")
-    return f"no field {field!r}, only {shown or 'none'}{end}"
+    return f"no {what} {field!r}, only {shown or 'none'}{end}"
