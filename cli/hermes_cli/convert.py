@@ -66,7 +66,7 @@ def convert(
     if as_json:
         click.echo(json.dumps(_facts(done, to), indent=2))
         return
-    for line in _lines(done, to):
+    for line in lines_of(done, to):
         click.echo(line)
 
 
@@ -88,7 +88,8 @@ def _facts(done: "Converted", to: str) -> dict[str, object]:
     }
 
 
-def _lines(done: "Converted", to: str) -> list[str]:
+def lines_of(done: "Converted", to: str) -> list[str]:
+    """What was read and written, the proof, and each reader's verdict."""
     facts = _facts(done, to)
     one_by_one = f", layer by layer ({done.proof.passes})" if done.proof.passes > 1 else ""
     files = ", ".join(sorted(done.source.files)) or "none beside it"

@@ -21,6 +21,8 @@ COMMANDS = {
     "finetune": ("finetune", "Go on training a model that exists, on other text"),
     "sft": ("sft", "Learn what the assistant says in conversations"),
     "dpo": ("dpo", "Prefer one completion to another, as pairs say"),
+    "convert": ("convert", "A model from one form into another, with a proof"),
+    "merge": ("merge", "A model with its low-rank adapters added in"),
     "generate": ("generate", "Continue a prompt"),
     "eval": ("evaluate", "Validation loss, perplexity and bits per byte"),
     "plot": ("plot", "Draw the loss of one run or several"),

@@ -20,7 +20,7 @@ from hermes.interop.folder import write_folder
 from hermes.interop.hf import config_of, converted_config_of
 from hermes.interop.names import layout_of, pack
 from hermes.interop.proof import Proof, prove
-from hermes.interop.source import Source, open_source
+from hermes.interop.source import Source, open_source, with_adapter
 from hermes.params import parameters
 from hermes.seam import LazyTensors
 from hermes.spec import ModelSpec
@@ -52,6 +52,7 @@ def convert(
     to: str,
     dtype: str | None = None,
     config: Path | None = None,
+    adapter: Path | None = None,
     backend: str | None = None,
     shard_limit: int = SHARD_LIMIT,
     disk: Disk | None = None,
@@ -59,14 +60,15 @@ def convert(
     """Write the model at `source` as the folder `target`, whole or not at all, with a proof.
 
     to: 'hermes', a checkpoint of hermes; or 'hf', a folder under Hugging Face's own names. dtype:
-    float32, bfloat16 or float16; None as stored. config: see `open_source`. Tensors pass one at a
-    time. Raises HermesError and what it is the base of.
+    float32, bfloat16 or float16; None as stored. config: see `open_source`. adapter: a PEFT folder
+    to merge in. Tensors pass one at a time. Raises HermesError and what it is the base of.
     """
     if to not in TARGETS:
         raise HermesError(f"to is {to!r}; it must be one of {', '.join(TARGETS)}")
     if dtype is not None and dtype not in CODES:
         raise HermesError(f"dtype is {dtype!r}; it must be one of {', '.join(CODES)}")
     found = open_source(source, config=config)
+    found = with_adapter(found, adapter) if adapter else found
     if TOKENIZER in found.files:
         where = f"{TOKENIZER} of {found.path}"
         require_vocabulary(found.files[TOKENIZER], found.spec, where)

@@ -4,14 +4,17 @@ a time.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from hermes import mal
+from hermes.adapters import merged
 from hermes.checkpoint import locate, steps
+from hermes.checkpoint.adapters import open_adapter
 from hermes.checkpoint.files import read_small
 from hermes.checkpoint.layout import CONFIG, SPEC
 from hermes.checkpoint.manifest import MANIFEST
@@ -22,10 +25,10 @@ from hermes.interop.names import unpack
 from hermes.interop.reading import spec_of
 from hermes.interop.torchfile import TorchFile
 from hermes.interop.trained import litgpt_spec, nanogpt_spec
-from hermes.seam import Tensors
+from hermes.seam import Array, LazyTensors, Tensors
 from hermes.spec import ModelSpec
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source", "open_source", "with_adapter"]
 
 LITGPT, LITGPT_CONFIG = "lit_model.pth", "model_config.yaml"
 TORCH_ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
@@ -38,6 +41,7 @@ class Source:
 
     dtypes: how each is stored, as F32 or BF16. files: what lies beside the weights for text, by
     name. ids: begin, end and padding token of its config. notes: what its reader should know.
+    adapted: params are weights with adapters merged in.
     """
 
     path: Path
@@ -48,6 +52,21 @@ class Source:
     files: Mapping[str, bytes] = field(default_factory=dict)
     ids: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    adapted: bool = False
+
+
+def with_adapter(source: Source, folder: Path) -> Source:
+    """The model with a PEFT adapter merged in, in float32 at least. Raises CheckpointError."""
+    lora, adapter = open_adapter(folder, source.spec)
+
+    def part(name: str) -> Array:
+        if name in adapter:
+            return adapter[name]
+        weight = source.params[name]
+        return weight if weight.dtype == np.float64 else weight.astype(np.float32)
+
+    parts = LazyTensors((*source.params, *adapter), part)
+    return replace(source, params=merged(source.spec, parts, lora), adapted=True)
 
 
 def open_source(path: Path, *, config: Path | None = None) -> Source:
@@ -95,6 +114,7 @@ def _checkpoint(path: Path) -> Source:
         beside(found.path),
         _ids(found.companions.config),
         tuple(f"passed over {skip.path.name}: {skip.reason}" for skip in skipped),
+        found.adapted,
     )
 
 
