@@ -22,7 +22,8 @@ SPEC = """model little { max_seq_len: 32 hidden_size: 16 num_layers: 2 vocab_siz
   block: { attention: { num_heads: 2 num_kv_heads: 1 dropout: 0.1 } ffn: { hidden_dim: 24 }
            dropout: 0.1 }
   embeddings { tie_weights: true } }"""
-WORDS = "the cat sat on a mat and then it ran off to see what else there was".split()
+SENTENCE = "the cat sat on a mat and then it ran off to see what else there was "
+WORDS = SENTENCE.split()
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +247,7 @@ def test_a_run_may_change_how_it_is_carried_out(go, tmp_path):
 def test_a_run_does_not_go_on_with_other_data(go, tmp_path):
     go(max_steps=2)
     other = tmp_path / "other.txt"
-    other.write_text(" ".join(WORDS) * 90, encoding="utf-8")
+    other.write_text(SENTENCE * 90, encoding="utf-8")
     with pytest.raises(HermesError, match="go on with the data that the run began with"):
         go(max_steps=4, resume=True, data=other)
 

@@ -32,8 +32,9 @@ class Reporter(Protocol):
         ...
 
 
-def reporter(total_steps: int, done: int, stream: TextIO = sys.stderr) -> Reporter:
-    """A bar where `stream` is a terminal, else lines."""
+def reporter(total_steps: int, done: int) -> Reporter:
+    """A bar where standard error is a terminal, else lines."""
+    stream = sys.stderr
     return _Bar(total_steps, done) if stream.isatty() else _Lines(total_steps, done, stream)
 
 
@@ -80,7 +81,8 @@ class _Lines:
         if not (first or due or now - self._shown_at > QUIET_SECONDS):
             return
         self._shown, self._shown_at = event.step, now
-        left = (now - self._begun_at) / (event.step - self._begun) * (self._total - event.step)
+        made = max(event.step - self._begun, 1)
+        left = (now - self._begun_at) / made * (self._total - event.step)
         self.say(
             f"step {event.step:,}/{self._total:,}  loss {event.loss:.4f}  "
             f"{event.tokens_per_second:,.0f} tokens/s  {_duration(left)} left"

@@ -1,0 +1,353 @@
+"""What a trained run is used for from the command line, and how runs begin from other input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hermes.loop import Evaluation, Saved, Stopped, Update
+from hermes.report import terminal
+from hermes.report.plot import Curve, draw_png, draw_text
+from hermes.tokenizer import train_tokenizer
+from hermes_cli.main import run
+
+HERMES = Path(sys.executable).parent / "hermes"
+TEXT = "the cat sat on a mat and then it ran off to see what else there was " * 60
+LITTLE = """model little { max_seq_len: 32 hidden_size: 16 num_layers: 1
+  block: { attention: { num_heads: 2 } ffn: { hidden_dim: 24 } } }"""
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command line in this process: exit code, standard output, standard error."""
+
+    def one(*arguments):
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return one
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a run of 30 updates on torch in it."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    (folder / "little.mal").write_text(LITTLE, encoding="utf-8")
+    train_tokenizer([TEXT], vocab_size=280).save(folder / "tokenizer.json")
+    arguments = ("train", "--data", folder / "text.txt", "--tokenizer", folder / "tokenizer.json",
+                 "--model", folder / "little.mal", "--output", folder / "run", "--seq-len", 16,
+                 "--batch-size", 4, "--max-steps", 30, "--val-fraction", 0.1,
+                 "--eval-every", 10, "--lr", 1e-2)  # fmt: skip
+    assert run([str(argument) for argument in arguments]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("options", [(), ("--temperature", 0), ("--top-k", 5, "--top-p", 0.9)])
+def test_the_same_seed_gives_the_same_text_on_both_backends(trained, call, options):
+    texts = set()
+    for backend in ("torch", "mlx"):
+        code, out, _ = call("generate", "--checkpoint", trained / "run", "--prompt", "the cat",
+                            "--max-tokens", 24, "--seed", 3, "--backend", backend,
+                            *options)  # fmt: skip
+        assert code == 0
+        texts.add(out)
+    (text,) = texts
+    assert len(text) > 10
+
+
+def test_the_text_that_streams_is_the_text_of_the_library(trained, call):
+    import hermes
+
+    _, out, _ = call("generate", "-c", trained / "run", "-p", "the", "--max-tokens", 20,
+                     "--seed", 4)  # fmt: skip
+    assert out == hermes.load(trained / "run").generate("the", max_tokens=20, seed=4) + "\n"
+
+
+def test_json_is_a_line_per_text_and_each_seed_is_its_own(trained, call):
+    many = ("generate", "-c", trained / "run", "-p", "the", "--max-tokens", 9, "--json")
+    _, out, _ = call(*many, "--num-samples", 3, "--seed", 7)
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["seed"] for line in lines] == [7, 8, 9]
+    assert all(set(line) == {"text", "tokens", "finish_reason", "seed"} for line in lines)
+    assert lines[0]["tokens"] == 9
+    assert lines[0]["finish_reason"] == "length"
+    _, alone, _ = call(*many, "--seed", 9)
+    assert json.loads(alone) == lines[2]
+
+
+def test_a_prompt_too_long_is_refused_with_both_numbers(trained, call):
+    code, out, err = call("generate", "-c", trained / "run", "-p", "q" * 40)
+    assert (code, out) == (1, "")
+    assert err == (
+        "Error: the prompt has 40 tokens, more than the model's max_seq_len 32; shorten it\n"
+    )
+
+
+def test_a_text_stops_where_the_context_is_full(trained, call):
+    _, out, _ = call("generate", "-c", trained / "run", "-p", "the", "--max-tokens", 99,
+                     "--json")  # fmt: skip
+    line = json.loads(out)
+    assert line["finish_reason"] in ("length", "stop")
+    assert line["tokens"] <= 32
+
+
+def test_an_empty_prompt_goes_on_from_the_end_of_another_text(trained, call):
+    import hermes
+
+    model = hermes.load(trained / "run")
+    ids = list(model.tokens([model.tokenizer.eos_id], max_tokens=9, seed=1))
+    code, out, _ = call("generate", "-c", trained / "run", "--max-tokens", 9, "--seed", 1)
+    assert (code, out) == (0, model.tokenizer.decode(ids) + "\n")
+
+
+def test_weights_alone_are_read_with_a_config_and_a_tokenizer(trained, call, tmp_path):
+    """--checkpoint X.safetensors --config C.json --tokenizer T.json, and a MAL for the config."""
+    weights = tmp_path / "x.safetensors"
+    folder = trained / "run/step-00000030"
+    weights.write_bytes((folder / "model.safetensors").read_bytes())
+    (tmp_path / "c.json").write_bytes((folder / "config.json").read_bytes())
+    (tmp_path / "c.mal").write_bytes((folder / "model.mal").read_bytes())
+    common = ("--prompt", "the", "--max-tokens", 12, "--tokenizer", trained / "tokenizer.json")
+    _, whole, _ = call("generate", "--checkpoint", trained / "run", *common)
+    for config in ("c.json", "c.mal"):
+        code, out, err = call("generate", "--checkpoint", weights, "--config", tmp_path / config,
+                              *common)  # fmt: skip
+        assert (code, out) == (0, whole), err
+    code, _, err = call("generate", "--checkpoint", weights, *common)
+    assert code == 1
+    assert "--config" in err
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused_with_both_sizes(trained, call, tmp_path):
+    train_tokenizer([TEXT + "zebra zebra quagga quagga " * 9], vocab_size=300).save(
+        tmp_path / "big.json"
+    )
+    code, _, err = call("generate", "-c", trained / "run", "-t", tmp_path / "big.json", "-p", "a")
+    assert code == 1
+    assert err == (
+        "Error: the tokenizer has 300 tokens and the model 280; use the tokenizer that the model "
+        "was trained with\n"
+    )
+
+
+def test_no_checkpoint_is_one_line(call, tmp_path):
+    code, _, err = call("generate", "-c", tmp_path / "none", "-p", "a")
+    assert code == 1
+    assert err.startswith(f"Error: there is no model {tmp_path / 'none'}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_eval_gives_loss_perplexity_bits_and_tokens(trained, call, backend):
+    code, out, _ = call("eval", "-c", trained / "run", "--data", trained / "text.txt", "--json",
+                        "--backend", backend)  # fmt: skip
+    numbers = json.loads(out)
+    assert code == 0
+    assert list(numbers) == ["val_loss", "perplexity", "bits_per_byte", "tokens"]
+    from math import exp, log
+
+    assert numbers["perplexity"] == pytest.approx(exp(numbers["val_loss"]))
+    nats = numbers["val_loss"] * numbers["tokens"]
+    assert numbers["bits_per_byte"] == pytest.approx(nats / log(2) / len(TEXT), rel=1e-2)
+
+
+def test_eval_does_not_depend_on_the_batch(trained, call):
+    arguments = ("eval", "-c", trained / "run", "--data", trained / "text.txt", "--json")
+    losses = [
+        json.loads(call(*arguments, "--batch-size", size)[1])["val_loss"] for size in (1, 7, 500)
+    ]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+
+
+def test_plot_draws_in_the_terminal_and_writes_a_picture(trained, call):
+    code, out, err = call("plot", trained / "run")
+    assert code == 0
+    assert out.splitlines()[0] == "loss (nats per token); o is validation"
+    assert out.count("o") > 3
+    picture = trained / "run/plots/loss.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert err == f"wrote {picture}\n"
+
+
+def test_plot_of_no_run_is_one_line(call, tmp_path):
+    code, _, err = call("plot", tmp_path)
+    assert code == 1
+    assert err == (
+        f"Error: {tmp_path}: no metrics.jsonl here; give a folder that hermes train wrote\n"
+    )
+
+
+CURVE = Curve("run", [(s, 8 - s / 10) for s in range(1, 41)], [(20, 6.5)], [(20, "torch -> mlx")])
+
+
+def test_a_drawing_has_its_axes_marks_and_both_curves():
+    plain = draw_text(CURVE, width=40, height=10, braille=False)
+    lines = plain.splitlines()
+    assert lines[1].split("|")[0].strip() == "7.900"
+    assert "*" in plain
+    assert " o" in plain or "*o" in plain
+    assert plain.count(":") >= 4
+    assert lines[-1].strip() == "torch -> mlx"
+    assert max(map(len, lines)) <= 40
+
+
+def test_a_drawing_of_one_point_is_possible():
+    assert "*" in draw_text(Curve("one", [(1, 5.0)]), braille=False)
+
+
+def test_several_curves_share_a_picture(tmp_path):
+    draw_png([CURVE, CURVE], tmp_path / "deep/er.png")
+    assert (tmp_path / "deep/er.png").stat().st_size > 5_000
+
+
+def test_lines_are_few_and_say_what_happened(capsys, monkeypatch):
+    shown = terminal._Lines(2000, 0, sys.stderr, clock=iter(range(10**6)).__next__)
+    for step in range(1, 2001):
+        shown.show(Update(step, 0.1, step * 8, 3.21, 1e-3, 1.0, 1234.5))
+    shown.show(Evaluation(2000, 3.0, 1.25))
+    shown.show(Saved(2000, Path("run/step-00002000")))
+    shown.show(Stopped(2000))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "step 1/2,000  loss 3.2100  1,234 tokens/s  1:06:38 left"
+    assert lines[-3:] == [
+        "step 2,000: validation loss 3.0000, 1.2500 bits per byte",
+        "step 2,000: saved run/step-00002000",
+        "step 2,000: stopped",
+    ]
+    assert 20 <= len(lines) - 3 <= 2000 / terminal.QUIET_SECONDS + 22
+
+
+def test_a_bar_shows_loss_rate_and_time_on_a_terminal():
+    import pty
+
+    parent, child = pty.openpty()
+    code = (
+        "from hermes.report.terminal import reporter\nfrom hermes.loop import *\n"
+        "bar = reporter(10, 0)\n"
+        "bar.show(Update(4, 0.1, 32, 3.21, 1e-3, 1.0, 1234.5))\n"
+        "bar.show(Evaluation(4, 3.0, 1.25))\nbar.close()\n"
+    )
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    subprocess.run([sys.executable, "-c", code], stderr=child, check=True, env=environment)
+    os.close(child)
+    text = os.read(parent, 1 << 16).decode()
+    assert "4/10" in text
+    assert "loss 3.2100" in text
+    assert "1,234 tokens/s" in text
+    assert "step 4: validation loss 3.0000, 1.2500 bits per byte" in text
+    assert text.rstrip().endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_train_tokenizer_writes_a_tokenizer_and_how_it_was_made(call, tmp_path):
+    (tmp_path / "a.txt").write_text(TEXT)
+    (tmp_path / "b.jsonl").write_text('{"text": "na\\u00efve caf\\u00e9"}\n')
+    output = tmp_path / "t.json"
+    code, _, err = call("train-tokenizer", "--input", tmp_path / "a.txt", tmp_path / "b.jsonl",
+                        "--output", output, "--vocab-size", 290)  # fmt: skip
+    assert code == 0, err
+    record = json.loads((tmp_path / "t.manifest.json").read_text())
+    assert [Path(entry["path"]).name for entry in record["inputs"]] == ["a.txt", "b.jsonl"]
+    assert record["settings"]["vocab_size"] == 290
+    assert record["vocab_size"] == 290
+
+
+def test_train_tokenizer_refuses_before_it_begins(call, tmp_path):
+    code, _, err = call("train-tokenizer", "-i", "x.txt", "-o", tmp_path / "none/t.json")
+    assert (code, err) == (
+        74,
+        f"Error: cannot write {tmp_path}/none/t.json: there is no folder {tmp_path}/none\n",
+    )
+
+
+def piped(text, *arguments):
+    return subprocess.run(
+        [HERMES, *map(str, arguments)],
+        input=text,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+def test_text_may_come_on_standard_input(trained, tmp_path):
+    """Spooled where a tokenizer is trained on it first; its vocabulary said where it came short."""
+    done = piped(TEXT, "train", "--train-tokenizer", "--vocab-size", 999, "--model",
+                 trained / "little.mal", "--output", tmp_path / "run", "--seq-len", 16,
+                 "--max-steps", 2)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Warning: the text yields" in done.stderr
+    again = piped(TEXT, "train", "--resume", "--output", tmp_path / "run", "--max-steps", 3)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "run/step-00000003").is_dir()
+    other = piped(TEXT[9:], "train", "--resume", "--output", tmp_path / "run", "--max-steps", 4)
+    assert other.returncode == 1
+    assert "go on with the data that the run began with" in other.stderr
+
+
+def test_a_trained_tokenizer_is_kept_where_it_was_asked_for(trained, call, tmp_path):
+    base = (
+        "train",
+        "-d",
+        trained / "text.txt",
+        "-m",
+        trained / "little.mal",
+        "--seq-len",
+        16,
+        "--train-tokenizer",
+        "-v",
+        280,
+        "-t",
+        tmp_path / "t.json",
+        "--max-steps",
+        1,
+    )
+    code, _, err = call(*base, "-o", tmp_path / "run")  # fmt: skip
+    assert code == 0, err
+    assert (tmp_path / "t.json").exists()
+    code, _, err = call(*base, "-o", tmp_path / "other")
+    assert (code, err.splitlines()[-1]) == (
+        1,
+        f"Error: {tmp_path / 't.json'} is there already; leave --train-tokenizer out to use it",
+    )
+
+
+def test_doctor_names_versions_backends_and_devices(call):
+    code, out, _ = call("doctor", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["backends"]["torch"]["installed"]
+    assert found["backends"]["numpy"]["devices"] == ["cpu"]
+    assert found["default_backend"] in ("torch", "mlx")
+
+
+def test_quickstart_goes_from_text_to_proof_and_hands_over_half_way(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("hermes_cli.quickstart.STEPS", 12)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call("quickstart")
+    assert code == 0, err
+    assert sorted(p.name for p in Path("quickstart").glob("step-*")) == [
+        "step-00000006",
+        "step-00000012",
+    ]
+    assert Path("quickstart/plots/loss.png").exists()
+    assert "torch -> mlx" in out or "mlx -> torch" in out
+    assert "the text of seed 1 is the same on" in out
+    assert "the unigram entropy of the same tokens is" in out
+    distances = [float(line.split(": ")[1]) for line in out.splitlines()[-3:]]
+    assert all(0 < d < 3e-6 for d in distances)
+    lines = [json.loads(line) for line in Path("quickstart/metrics.jsonl").open()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
+    Path("quickstart/thesis.txt").write_text("mine")
+    code, _, err = call("quickstart")
+    assert (code, err) == (
+        1,
+        "Error: output 'quickstart' has 'thesis.txt' in it, which is not of an earlier quickstart; "
+        "choose another with --output\n",
+    )
+    assert Path("quickstart/step-00000012").exists()
