@@ -1,0 +1,224 @@
+"""The Transformer once more, in scalars of 50 digits: lists, loops and mpmath, nothing shared.
+
+Written from the formulas, for models of a few numbers. It knows all that a block may be.
+"""
+
+from mpmath import mp, mpf
+
+from hermes.spec import (
+    Alibi,
+    LayerNorm,
+    LinearScaling,
+    Llama3Scaling,
+    NoNorm,
+    RMSNorm,
+    Rope,
+    YarnScaling,
+)
+
+mp.dps = 50
+
+
+def numbers(array):
+    """A NumPy tensor as nested lists of exact numbers."""
+    if array.ndim == 0:
+        return mpf(float(array))
+    return [numbers(row) for row in array]
+
+
+def dot(a, b):
+    return mp.fsum(x * y for x, y in zip(a, b, strict=True))
+
+
+def plus(a, b):
+    return [x + y for x, y in zip(a, b, strict=True)]
+
+
+def linear(weights, name, x):
+    bias = weights.get(f"{name}.bias")
+    y = [dot(row, x) for row in weights[f"{name}.weight"]]
+    return y if bias is None else plus(y, bias)
+
+
+def norm(weights, name, kind, x):
+    match kind:
+        case NoNorm():
+            return x
+        case RMSNorm(eps, unit_offset):
+            root = mp.sqrt(dot(x, x) / len(x) + mpf(eps))
+            offset = 1 if unit_offset else 0
+            return [
+                v / root * (w + offset) for v, w in zip(x, weights[f"{name}.weight"], strict=True)
+            ]
+        case LayerNorm(eps, bias):
+            mean = mp.fsum(x) / len(x)
+            centred = [v - mean for v in x]
+            root = mp.sqrt(dot(centred, centred) / len(x) + mpf(eps))
+            y = [v / root * w for v, w in zip(centred, weights[f"{name}.weight"], strict=True)]
+            return plus(y, weights[f"{name}.bias"]) if bias else y
+
+
+ACTIVATIONS = {
+    "silu": lambda x: x / (1 + mp.exp(-x)),
+    "gelu": lambda x: x * mp.ncdf(x),
+    "gelu_tanh": lambda x: x / 2 * (1 + mp.tanh(mp.sqrt(2 / mp.pi) * (x + mpf("0.044715") * x**3))),
+    "relu": lambda x: max(x, mpf(0)),
+    "relu2": lambda x: max(x, mpf(0)) ** 2,
+}
+
+
+def angles(rope, size):
+    """Radians per position of each pair, and what cosines and sines are multiplied by."""
+    plain = [mpf(rope.theta) ** (-mpf(2 * i) / size) for i in range(size // 2)]
+    match rope.scaling:
+        case None:
+            return plain, mpf(1)
+        case LinearScaling(factor):
+            return [f / mpf(factor) for f in plain], mpf(1)
+        case Llama3Scaling(factor, low, high, original):
+            turned = []
+            for f in plain:
+                kept = (original * f / (2 * mp.pi) - mpf(low)) / (mpf(high) - mpf(low))
+                kept = min(max(kept, mpf(0)), mpf(1))
+                turned.append(kept * f + (1 - kept) * f / mpf(factor))
+            return turned, mpf(1)
+        case YarnScaling(factor, original, fast, slow):
+
+            def pair(turns):
+                return size * mp.log(original / (2 * mp.pi * mpf(turns))) / (2 * mp.log(rope.theta))
+
+            first, last = max(mp.floor(pair(fast)), 0), min(mp.ceil(pair(slow)), size - 1)
+            turned = []
+            for i, f in enumerate(plain):
+                ramp = min(max((i - first) / (last - first), mpf(0)), mpf(1))
+                turned.append(ramp * f / mpf(factor) + (1 - ramp) * f)
+            return turned, mpf("0.1") * mp.log(mpf(factor)) + 1
+
+
+def turn(x, position, frequencies, magnitude):
+    """Half-split pairs of the leading elements, turned by position * frequency."""
+    half = len(frequencies)
+    y = list(x)
+    for i, frequency in enumerate(frequencies):
+        cos = magnitude * mp.cos(position * frequency)
+        sin = magnitude * mp.sin(position * frequency)
+        y[i] = x[i] * cos - x[i + half] * sin
+        y[i + half] = x[i + half] * cos + x[i] * sin
+    return y
+
+
+def attention(weights, at, block, xs):
+    a, size = block.attention, block.attention.head_size
+
+    def heads(name, count, normed=False):
+        rows = [linear(weights, f"{at}.{name}_proj", x) for x in xs]
+        if normed and a.qk_norm == "flat":
+            rows = [norm(weights, f"{at}.{name}_norm", block.qk_norm, row) for row in rows]
+        split = [[row[size * h : size * (h + 1)] for h in range(count)] for row in rows]
+        if normed and a.qk_norm == "head":
+            split = [
+                [norm(weights, f"{at}.{name}_norm", block.qk_norm, head) for head in row]
+                for row in split
+            ]
+        if normed and isinstance(a.position_encoding, Rope):
+            turning = angles(a.position_encoding, a.rotary_size)
+            split = [[turn(head, t, *turning) for head in row] for t, row in enumerate(split)]
+        return split
+
+    q, k, v = heads("q", a.num_heads, True), heads("k", a.kv_heads, True), heads("v", a.kv_heads)
+    out = []
+    for t in range(len(xs)):
+        mixed = []
+        for h in range(a.num_heads):
+            group = h * a.kv_heads // a.num_heads
+            seen = [
+                s
+                for s in range(len(xs))
+                if (s <= t or not a.causal)
+                and (a.window_size is None or abs(t - s) < a.window_size)
+            ]
+            scores = []
+            for s in seen:
+                score = mpf(a.score_scale) * dot(q[t][h], k[s][group])
+                if a.softcap is not None:
+                    score = mpf(a.softcap) * mp.tanh(score / mpf(a.softcap))
+                match a.position_encoding:
+                    case Alibi("learned"):
+                        score -= weights[f"{at}.alibi_slopes"][h] * abs(t - s)
+                    case Alibi("fixed"):
+                        score -= mpf(2) ** (-mpf(8) * (h + 1) / a.num_heads) * abs(t - s)
+                scores.append(mp.exp(score))
+            whole = mp.fsum(scores)
+            for e in range(size):
+                pairs = zip(scores, seen, strict=True)
+                mixed.append(mp.fsum(p / whole * v[s][group][e] for p, s in pairs))
+        out.append(linear(weights, f"{at}.o_proj", mixed))
+    return out
+
+
+def feed_forward(weights, at, block, x):
+    act = ACTIVATIONS[block.ffn.function]
+    up = linear(weights, f"{at}.up_proj", x)
+    if block.ffn.gated:
+        gate = linear(weights, f"{at}.gate_proj", x)
+        return linear(
+            weights, f"{at}.down_proj", [act(g) * u for g, u in zip(gate, up, strict=True)]
+        )
+    return linear(weights, f"{at}.down_proj", [act(u) for u in up])
+
+
+def layer(weights, at, block, xs):
+    def normed(name, rows):
+        return [norm(weights, f"{at}.{name}", block.norm, row) for row in rows]
+
+    def added(rows, more):
+        kept = block.residual
+        return [plus(a, b) if kept else b for a, b in zip(rows, more, strict=True)]
+
+    position = block.norm_position
+    into = normed("input_layernorm", xs) if position in ("pre", "sandwich") else xs
+    a = attention(weights, f"{at}.self_attn", block, into)
+    if position in ("output", "sandwich"):
+        a = normed("post_attention_layernorm", a)
+    middle = added(xs, a)
+    if position == "post":
+        middle = normed("post_attention_layernorm", middle)
+    read = xs if block.parallel else middle
+    if position == "pre":
+        read = normed("post_attention_layernorm", read)
+    if position == "sandwich":
+        read = normed("pre_feedforward_layernorm", read)
+    f = [feed_forward(weights, f"{at}.mlp", block, row) for row in read]
+    if position in ("output", "sandwich"):
+        f = normed("post_feedforward_layernorm", f)
+    if block.parallel and not block.residual:
+        return [plus(a_row, f_row) for a_row, f_row in zip(a, f, strict=True)]
+    out = added(middle, f)
+    return normed("post_feedforward_layernorm", out) if position == "post" else out
+
+
+def logits(spec, tensors, tokens):
+    """The logits of one row of tokens, (T, V), in numbers of 50 digits."""
+    weights = {name: numbers(tensors[name]) for name in tensors}
+    embedding = weights["model.embed_tokens.weight"]
+    scale = mpf(1 if spec.embeddings.scale is None else spec.embeddings.scale)
+    xs = [[scale * v for v in embedding[int(token)]] for token in tokens]
+    if spec.learned_positions:
+        xs = [plus(x, weights["model.embed_positions.weight"][t]) for t, x in enumerate(xs)]
+    for i, block in enumerate(spec.layers):
+        xs = layer(weights, f"model.layers.{i}", block, xs)
+    xs = [norm(weights, "model.norm", spec.final_norm, x) for x in xs]
+    head = dict(weights)
+    if spec.embeddings.tie_weights:
+        head["lm_head.weight"] = embedding
+    out = [linear(head, "lm_head", x) for x in xs]
+    cap = spec.output.softcap
+    return out if cap is None else [[mpf(cap) * mp.tanh(y / mpf(cap)) for y in row] for row in out]
+
+
+def error(ours, exact):
+    """The largest difference of ours from the exact numbers, over their root mean square."""
+    flat = [value for row in exact for value in row]
+    root = mp.sqrt(mp.fsum(value**2 for value in flat) / len(flat))
+    mine = [mpf(float(value)) for row in ours for value in row]
+    return float(max(abs(a - b) for a, b in zip(mine, flat, strict=True)) / root)
