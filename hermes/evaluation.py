@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.errors import DataError, HermesError
+from hermes.processes import ALONE, Processes
 from hermes.seam import IGNORE, Batch, Model
 
 __all__ = ["Score", "score", "windows"]
@@ -42,15 +43,20 @@ def score(
     batches: Iterable[Batch],
     text_bytes: int,
     stop: Callable[[], bool] = lambda: False,
+    processes: Processes = ALONE,
 ) -> Score | None:
-    """The model's loss over all batches, without dropout; None where `stop` said so half way."""
+    """The model's loss over all batches, without dropout; None where `stop` said so half way.
+
+    Of several processes each has its share of the batches, and all the same score.
+    """
     nats, tokens = 0.0, 0
     for batch in batches:
         if stop():
             return None
         nats += model.loss(batch) * batch.counted
         tokens += batch.counted
-    return Score(nats, tokens, text_bytes)
+    nats, counted = processes.total([nats, tokens])
+    return Score(nats, int(counted), text_bytes)
 
 
 def windows(tokens: NDArray[np.unsignedinteger], seq_len: int, batch_size: int) -> Iterator[Batch]:

@@ -195,7 +195,7 @@ class _Loop:
         batch, cursor = plan.batches(at.cursor)
         lr = learning_rate(plan.recipe, at.step, plan.total_steps)
         report = plan.learner.step(batch, lr)
-        self.at = Position(at.step + 1, at.tokens + batch.targets_counted, cursor)
+        self.at = Position(at.step + 1, at.tokens + batch.counts.targets, cursor)
         self.pending.append(_Made(report, self.at, lr, batch))
 
     def _read(self) -> Iterator[Update]:

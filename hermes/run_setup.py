@@ -7,20 +7,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hermes.adapters import trained_by
 from hermes.checkpoint import Checkpoint, Keep, require_model
 from hermes.data import Cursor, TextData, documents, tokenize
 from hermes.errors import HermesError
 from hermes.loop import Position
 from hermes.material import Material
+from hermes.params import parameters
+from hermes.processes import ALONE, Processes
 from hermes.recipe import Recipe
 from hermes.same_run import changed, require_same, total_steps
 from hermes.seam import Backend, Options, Tensors
 from hermes.spec import ModelSpec
+from hermes.together import shared_stream
 from hermes.tokenizer import Tokenizer
 
 __all__ = ["Parts", "Request", "Start", "prepare"]
 
 LONGEST_DEFAULT = 256
+EMBEDDINGS = "model.embed_tokens.weight"
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Request:
     `default_log_every` says. settings and sources: what run.yaml says beside the recipe, and what
     set each value. start: what a new run begins from, its spec in place of `spec`. material: makes
     what is learnt from, where that is not the text of `data`. tokenizer_settings: what other tools
-    read as tokenizer_config.json, where it is not the usual.
+    read as tokenizer_config.json, where it is not the usual. processes: all that make this run.
     """
 
     output: Path
@@ -61,6 +66,7 @@ class Request:
     start: Start | None = None
     material: Callable[[ModelSpec, Tokenizer, Recipe], Material] | None = None
     tokenizer_settings: Mapping[str, Any] | None = None
+    processes: Processes = ALONE
 
 
 @dataclass(frozen=True)
@@ -91,11 +97,14 @@ def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
             f"seq_len is {recipe.seq_len}, more than the model's max_seq_len {spec.max_seq_len}; "
             "choose a shorter --seq-len or a longer model"
         )
+    if not progress:
+        notes += _frozen_notes(spec, recipe)
     material = (request.material or partial(_text, request))(spec, tokenizer, recipe)
     notes += material.notes
     if checkpoint and progress:
         try:
-            require_same(checkpoint.path, progress.recipe, recipe, progress, material.stream)
+            world = request.processes.place.size
+            require_same(checkpoint.path, progress.recipe, recipe, progress, material.stream, world)
         except BaseException:
             material.stream.close()
             raise
@@ -103,7 +112,8 @@ def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
     if progress:
         cursor = Cursor(progress.epoch, progress.sample)
         position = Position(progress.step, progress.tokens, cursor)
-    total = total_steps(recipe, position, len(material.samples.train))
+    size = request.processes.place.size
+    total = total_steps(recipe, position, len(material.samples.train), size)
     if progress and total != progress.total_steps:
         notes.append(_length_note(recipe, progress.total_steps, total))
     return Parts(spec, tokenizer, recipe, material, position, total, tuple(notes))
@@ -112,7 +122,7 @@ def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
 def _text(request: Request, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> Material:
     """The request's data as windows of text."""
     texts = documents(request.data, text_field=request.text_field, file_format=request.file_format)
-    stream = tokenize(texts, tokenizer)
+    stream = shared_stream(request.processes, lambda: tokenize(texts, tokenizer))
     try:
         samples = TextData(
             stream,
@@ -166,6 +176,18 @@ def _tokenizer(given: Tokenizer | None, checkpoint: Checkpoint | None) -> Tokeni
             f"{given.fingerprint[:12]}; leave --tokenizer out to go on with the run's"
         )
     return own
+
+
+def _frozen_notes(spec: ModelSpec, recipe: Recipe) -> list[str]:
+    """What a new run should say of tensors that it leaves as they are. Raises SpecError."""
+    trained = trained_by(spec, recipe)
+    notes = []
+    if recipe.freeze_layers or recipe.freeze:
+        held = len(parameters(spec)) - len(trained)
+        notes.append(f"{held} of {len(parameters(spec))} tensors are frozen")
+        if spec.embeddings.tie_weights and EMBEDDINGS not in trained:
+            notes.append("the head is tied to the embeddings and frozen with them")
+    return notes
 
 
 def _length_note(recipe: Recipe, before: int, now: int) -> str:

@@ -51,9 +51,12 @@ def changed(recipe: Recipe, given: Mapping[str, object]) -> Recipe:
 
 
 def require_same(
-    checkpoint: Path, was: Recipe, now: Recipe, progress: Progress, stream: Held
+    checkpoint: Path, was: Recipe, now: Recipe, progress: Progress, stream: Held, world: int = 1
 ) -> None:
-    """Refuse to go on with another recipe or other data, naming both values. Raises HermesError."""
+    """Refuse to go on with another recipe or other data, naming both values.
+
+    world: the processes that go on, among which an update is split. Raises HermesError.
+    """
     before, after = flat(was), flat(now)
     for name in before | after:
         there, here = before.get(name), after.get(name)
@@ -63,11 +66,14 @@ def require_same(
                 "with the run, or choose another --output for a new one"
             )
     samples = was.batch_size * was.grad_accum * progress.world_size
-    if samples != now.batch_size * now.grad_accum:
+    wanted = now.batch_size * now.grad_accum * world
+    if samples != wanted:
+        there = f"batch_size {was.batch_size} x grad_accum {was.grad_accum}"
+        here = f"{now.batch_size} x {now.grad_accum}"
         raise HermesError(
-            f"an update takes {samples} sequences in {checkpoint} (batch_size {was.batch_size} x "
-            f"grad_accum {was.grad_accum}) and {now.batch_size * now.grad_accum} here "
-            f"({now.batch_size} x {now.grad_accum}); keep the product"
+            f"an update takes {samples} sequences in {checkpoint} "
+            f"({there}{_times(progress.world_size)}) and {wanted} here ({here}{_times(world)}); "
+            "keep the product"
         )
     if progress.data and progress.data != stream.fingerprint:
         raise HermesError(
@@ -77,19 +83,23 @@ def require_same(
         )
 
 
-def total_steps(recipe: Recipe, position: Position, size: int) -> int:
+def _times(world: int) -> str:
+    return f" x {world} processes" if world > 1 else ""
+
+
+def total_steps(recipe: Recipe, position: Position, size: int, world: int = 1) -> int:
     """Updates of the whole run, where an epoch has `size` samples and `position` is done."""
     if recipe.max_steps:
         return recipe.max_steps
-    per_update = recipe.batch_size * recipe.grad_accum
+    per_update = recipe.batch_size * recipe.grad_accum * world
     wanted = run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
     left = max(wanted - position.cursor.drawn(size), 0)
     return position.step + math.ceil(left / per_update)
 
 
-def samples_of_update(recipe: Recipe, cursor: Cursor, size: int) -> int:
+def samples_of_update(recipe: Recipe, cursor: Cursor, size: int, world: int = 1) -> int:
     """How many samples the next update takes: the last one of a run by epochs may be short."""
-    per_update = recipe.batch_size * recipe.grad_accum
+    per_update = recipe.batch_size * recipe.grad_accum * world
     if recipe.max_steps:
         return per_update
     wanted = run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)

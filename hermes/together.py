@@ -1,0 +1,148 @@
+"""What a run of several processes does beside training: agree, share what one of them made, follow.
+
+One process, rank 0, writes the run's folder; the others hold the same state and write nothing.
+"""
+
+import json
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from hermes.checkpoint import step_name
+from hermes.data import TokenStream
+from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost, StorageError
+from hermes.loop import Evaluation, Position, Update
+from hermes.processes import Processes
+from hermes.seam import Batch, Counts, Learner, StepReport
+
+__all__ = ["Agreed", "Follower", "agreed", "counted", "measured", "shared_stream"]
+
+COMPARED_EVERY = 100  # updates between two comparisons of all processes' weights
+KINDS = {kind.exit_code: kind for kind in (NonFinite, StorageError, Interrupted, PeerLost)}
+
+T = TypeVar("T")
+
+
+def agreed(
+    processes: Processes, make: Callable[[], T], undo: Callable[[T], object] = lambda made: None
+) -> T:
+    """What `make` gives here, once it gave something in every process.
+
+    Where it was refused in any, `undo` is called on what was made here and all raise: each its own
+    error, the others that of the first rank that has one.
+    """
+    if processes.place.size == 1:
+        return make()
+    made: list[T] = []
+    refused: HermesError | None = None
+    try:
+        made.append(make())
+    except PeerLost:
+        raise
+    except HermesError as error:
+        refused = error
+    said = processes.texts(f"{refused.exit_code} {refused}" if refused else "")
+    if refused is not None:
+        raise refused
+    for rank, text in enumerate(said):
+        if text:
+            undo(made[0])
+            code, _, sentence = text.partition(" ")
+            raise KINDS.get(int(code), HermesError)(f"rank {rank}: {sentence}")
+    return made[0]
+
+
+def shared_stream(processes: Processes, make: Callable[[], TokenStream]) -> TokenStream:
+    """A corpus that one process of each machine tokenizes and the others there open."""
+    place = processes.place
+    if place.size == 1:
+        return make()
+    host = socket.gethostname()
+    made = agreed(processes, lambda: make() if place.local_rank == 0 else None)
+    folder = "" if made is None else str(made.folder)
+    told = [json.loads(text) for text in processes.texts(json.dumps([host, folder]))]
+    if made is not None:
+        return made
+    return TokenStream.open(next(path for where, path in told if where == host and path))
+
+
+def counted(processes: Processes, batch: Batch) -> Batch:
+    """The batch with the counts of the whole update, asked of the others if it has none."""
+    if processes.place.size == 1 or batch.whole is not None:
+        return batch
+    mine = (batch.counted, batch.targets_counted)
+    return replace(batch, whole=Counts(*map(int, processes.total(mine))))
+
+
+def measured(
+    processes: Processes,
+    measure: Callable[[Batch, StepReport], Mapping[str, float]],
+    batch: Batch,
+    report: StepReport,
+) -> Mapping[str, float]:
+    """What is measured of an update, its mean over all processes by what each had of it."""
+    if processes.place.size == 1:
+        return measure(batch, report)
+    here = dict(measure(batch, report)) if batch.counted else {}
+    # Who has no pair of this update knows no names either.
+    told = processes.texts(json.dumps([*here]))
+    names: list[str] = max((json.loads(text) for text in told), key=len)
+    weighted = [here.get(name, 0.0) * batch.counted for name in names]
+    *sums, count = processes.total([*weighted, batch.counted])
+    return {name: value / count for name, value in zip(names, sums, strict=True)}
+
+
+class Agreed:
+    """`stop`, asked of all processes at once, so that all stop after the same update.
+
+    On the way it compares the processes' weights every COMPARED_EVERY updates. Raises HermesError
+    with the tensor that differs.
+    """
+
+    def __init__(self, processes: Processes, learner: Learner, stop: Callable[[], bool]):
+        self._processes, self._learner, self._stop = processes, learner, stop
+        self._updates = 0
+
+    def __call__(self) -> bool:
+        """Whether any process was asked to stop."""
+        return self._processes.largest(float(self._stop())) > 0
+
+    def after_update(self) -> bool:
+        """The same, after an update."""
+        if self._updates == 0:
+            self._processes.settle()
+        self._updates += 1
+        if self._processes.place.size > 1 and self._updates % COMPARED_EVERY == 1:
+            self.compare()
+        return self()
+
+    def compare(self) -> None:
+        """Compare the bits of all processes' weights and moments."""
+        mine = json.dumps(dict(self._learner.digests()))
+        found = [json.loads(text) for text in self._processes.texts(mine)]
+        for rank, other in enumerate(found):
+            for name, bits in found[0].items():
+                if other.get(name) != bits:
+                    raise HermesError(
+                        f"tensor {name!r} is not the same in rank 0 and rank {rank}, so the run "
+                        "stopped; a device or its memory may be at fault: go on with --resume"
+                    )
+
+
+@dataclass(frozen=True)
+class Follower:
+    """Stands where rank 0 writes the run's lines and checkpoints, and writes nothing."""
+
+    output: Path
+
+    def record(self, event: Update | Evaluation) -> None:
+        """Rank 0 writes it."""
+
+    def save(self, at: Position) -> Path:
+        """Where rank 0 saves."""
+        return self.output / step_name(at.step)
+
+    def settle(self) -> None:
+        """Nothing is being written here."""
