@@ -120,7 +120,8 @@ class Case:
     @property
     def dropout(self) -> tuple[int, int] | None:
         """(seed, update) of the first update's masks, None where the model drops nothing."""
-        return (self.recipe.seed, 1) if self.spec.has_dropout else None
+        drops = self.spec.has_dropout and self.recipe.objective != "preference"
+        return (self.recipe.seed, 1) if drops else None
 
     @property
     def decodes(self) -> bool:

@@ -37,7 +37,8 @@ class Law:
 
     applies: to which of the level's cases. needs: 'forward', 'learner' (the subject trains),
     'peer' (the reference trains too) or 'alone' (the subject trains, the reference does not).
-    precision: what the law computes in, for --dtype; None for neither here nor there.
+    precision: what the law computes in, for --dtype; None for neither here nor there. long: the
+    law has no case in a short run.
     """
 
     level: str
@@ -48,6 +49,7 @@ class Law:
     applies: Callable[[Case], bool] = always
     needs: str = "forward"
     precision: str | None = "float64"
+    long: bool = False
 
     @property
     def id(self) -> str:

@@ -63,22 +63,27 @@ class Outcome:
 def judge(sides: Sides, selection: Selection = Selection()) -> Iterator[Outcome]:
     """Yield the outcome of every chosen law on every case; a level that refuses has one for all."""
     for level in selection.of_levels():
-        laws = [law for law in level.laws if selection.takes_law(law) and law.possible(sides)]
-        if not laws:
-            continue
-        if level.canary and (why := _refusal(sides)) is not None:
-            for law in laws:
-                yield Outcome(law, "canary", FAILED, message=why)
-            continue
-        met = set()
-        for case in filter(selection.takes_case, level.cases(selection.long)):
-            for law in laws:
-                if law.applies(case):
-                    met.add(law)
-                    yield run(law, case, sides)
+        yield from judge_level(level, sides, selection)
+
+
+def judge_level(
+    level: Level, sides: Sides, selection: Selection = Selection()
+) -> Iterator[Outcome]:
+    """The outcomes of one level."""
+    laws = [law for law in level.laws if selection.takes_law(law) and law.possible(sides)]
+    if laws and level.canary and (why := _refusal(sides)) is not None:
         for law in laws:
-            if law not in met and selection.whole:
-                yield Outcome(law, "", FAILED, message="the law met no case, so it says nothing")
+            yield Outcome(law, "canary", FAILED, message=why)
+        return
+    met = set()
+    for case in filter(selection.takes_case, level.cases(selection.long)):
+        for law in laws:
+            if law.applies(case):
+                met.add(law)
+                yield run(law, case, sides)
+    for law in laws:
+        if law not in met and selection.whole and (selection.long or not law.long):
+            yield Outcome(law, "", FAILED, message="the law met no case, so it says nothing")
 
 
 def _refusal(sides: Sides) -> str | None:

@@ -47,6 +47,10 @@ class Side:
                 self._trains = False
         return self._trains
 
+    def forget(self) -> None:
+        """Compute everything anew from here on."""
+        self._case, self._kept = None, {}
+
     def once(self, case: Case, what: object, make: Callable[[], T]) -> T:
         """make(), remembered under `what` until another case comes."""
         if self._case is not case:

@@ -101,3 +101,37 @@ WEIGHTS_32 = Bound(
     2e-5, "relative rms", "of all weights after the same 100 updates", "1.5e-6; see TRAIN_32"
 )
 NEXT_32 = Bound(1e-5, "nats", "the first loss after a change of backend, in float32", "9.5e-7")
+TOKEN_32 = Bound(
+    12.0,
+    "sigma",
+    "rms of a token's errors; twice the worst of 16 models whose absolute errors varied 35-fold, "
+    "for other BLAS libraries",
+    "5.9 on mlx, 4.4 on torch",
+)
+ELEMENT_32 = Bound(
+    96.0, "sigma", "a token's worst element, plus 8 units of its own size", "43.7 on mlx"
+)
+KL_32_FRESH = Bound(1e-11, "nats", "KL of a token's distribution, first weights", "1.5e-13")
+KL_32_HOT = Bound(1e-8, "nats", "KL of a token's distribution, hot weights", "1.3e-10")
+PEER_RATIO = Bound(3.0, "times the other's rmse", "neither backend may be the sloppy one", "1.56")
+GRADIENT_32 = Bound(
+    1e-3, "rms", "per tensor, against the same backend's float64; a cap", "2e-6 to 3e-5"
+)
+LOSS_32 = Bound(1e-5, "relative", "a mean over tens of tokens", "3e-7")
+TOKEN_16 = Bound(4.0, "sigma", "rms of a token's errors in bfloat16 or float16", "2.35")
+ELEMENT_16 = Bound(20.0, "sigma", "a token's worst element in bfloat16 or float16", "9.0")
+KL_16 = Bound(4.0, "times the noise model's", "mean KL over tokens", "1.5")
+KL_16_FRESH = Bound(1e-4, "nats", "mean KL over tokens, first weights: a cap", "1.7e-5")
+TOP_16 = Bound(
+    6.0,
+    "sigma",
+    "the likeliest token may differ only where the oracle's margin is below this",
+    "no token beyond it differs",
+)
+MARGIN = Bound(
+    1e-3,
+    "rms",
+    "greedy texts are compared only where the oracle's two best are this far apart at every step; "
+    "a smaller margin is a fault of the fixture",
+    "fixtures are drawn until it holds",
+)

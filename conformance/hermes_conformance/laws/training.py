@@ -216,8 +216,8 @@ def _toy(kind: str) -> Case:
     return Case(f"toy.{kind}/hot", spec, hot, T=6, recipe=recipe)
 
 
-def _law(name, says, check, bound, applies, needs="learner", precision="float64"):
-    return Law("L4", name, says, bound, check, applies, needs, precision)
+def _law(name, says, check, bound, applies, needs="learner", precision="float64", long=False):
+    return Law("L4", name, says, bound, check, applies, needs, precision, long)
 
 
 def _is(*prefixes):
@@ -252,6 +252,7 @@ LAWS = (
         tolerance.TRAIN_32,
         _is("train.long"),
         precision="float32",
+        long=True,
     ),
     _law(
         "repeat",

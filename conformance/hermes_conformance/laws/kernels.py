@@ -1,0 +1,292 @@
+"""L2 and L3: the production kernels, in units of what their format can do on this very input.
+
+These levels certify kernels, not meaning: an eps of 1e-6 for 1e-5, rope's base 10,001 or a head in
+bfloat16 can hide inside bfloat16's noise. L1 is what finds those.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+
+from hermes_conformance import tolerance
+from hermes_conformance.case import Case
+from hermes_conformance.cases import edges
+from hermes_conformance.compare import Measure, identical, relative, rms
+from hermes_conformance.law import Law, Sides
+from hermes_conformance.laws.semantics import cut, vanishing
+from hermes_conformance.noise import Noise, divergence, log_softmax, noise
+from hermes_conformance.specs import fields, model
+from hermes_conformance.weights import fresh, hot
+
+PROMPTS, PROMPT, GREEDY, LONG_GREEDY = 8, 4, 40, 256
+
+
+def within(what, got, model_of: Noise, token_bound, element_bound) -> Iterator[Measure]:
+    """Errors of (B, T, V) logits in sigmas: per token, and of the worst element."""
+    apart = np.abs(got.astype(np.float64) - model_of.logits)
+    apart = np.where(np.isfinite(apart), apart, np.inf)
+    sigma = model_of.sigma
+    floor = np.maximum(sigma, np.finfo(np.float64).tiny)
+    tokens = np.sqrt(np.mean(np.square(apart), axis=-1)) / floor
+    index = np.unravel_index(int(tokens.argmax()), tokens.shape)
+    yield Measure(float(tokens[index]), token_bound, f"{what} of a token", got.shape, _ints(index))
+    excess = np.maximum(apart - 8 * model_of.unit * np.abs(model_of.logits), 0) / floor[..., None]
+    index = np.unravel_index(int(excess.argmax()), excess.shape)
+    yield Measure(float(excess[index]), element_bound, what, got.shape, _ints(index))
+
+
+def _ints(index) -> tuple[int, ...]:
+    return tuple(int(i) for i in index)
+
+
+def _kl(case: Case) -> tolerance.Bound:
+    return tolerance.KL_32_FRESH if case.name.endswith("/fresh") else tolerance.KL_32_HOT
+
+
+def fast(case: Case, sides: Sides) -> Iterator[Measure]:
+    """Float32 by the fast table: per token, per element, and as distributions."""
+    model_of = noise(sides.oracle, case, "float32")
+    got = sides.subject.logits(case, "float32")
+    yield from within("logits", got, model_of, tolerance.TOKEN_32, tolerance.ELEMENT_32)
+    yield Measure(float(divergence(model_of.logits, got).max()), _kl(case), "KL of a token")
+
+
+def exact(case: Case, sides: Sides) -> Iterator[Measure]:
+    """Float32 by the exact table, which is the one that L1 certifies."""
+    model_of = noise(sides.oracle, case, "float32")
+    got = sides.subject.logits(case, "float32", exact=True)
+    yield from within("logits", got, model_of, tolerance.TOKEN_32, tolerance.ELEMENT_32)
+
+
+def peers(case: Case, sides: Sides) -> Iterator[Measure]:
+    """Neither backend errs much more than the other."""
+    truth = sides.oracle.logits(case)
+    one, other = (rms(s.logits(case, "float32") - truth) for s in (sides.subject, sides.reference))
+    for side, mine, theirs in (("subject", one, other), ("reference", other, one)):
+        yield Measure(mine / theirs if theirs else 0.0, tolerance.PEER_RATIO, f"rmse of {side}")
+
+
+def decoded(case: Case, sides: Sides) -> Iterator[Measure]:
+    """The cache in float32."""
+    model_of = noise(sides.oracle, case, "float32")
+    cuts = cut(case)
+    for end, got in zip((*cuts, case.T), sides.subject.decoded(case, cuts, "float32"), strict=True):
+        at = slice(end - 1, end)
+        here = Noise(model_of.logits[:, at], model_of.sigma[:, at], model_of.kl, model_of.unit)
+        what = f"logits after {end} tokens"
+        yield from within(what, got[:, None], here, tolerance.TOKEN_32, tolerance.ELEMENT_32)
+
+
+def batched(case: Case, sides: Sides) -> Iterator[Measure]:
+    """A row alone, and a second time, scores as in its batch."""
+    model_of = noise(sides.oracle, case, "float32")
+    built = sides.subject.model(case, "float32")
+    segments = None if case.segments is None else case.segments[-1:]
+    row = built.logits(case.tokens[-1:], segments)
+    here = Noise(model_of.logits[-1:], model_of.sigma[-1:], model_of.kl, model_of.unit)
+    yield from within("last row alone", row, here, tolerance.TOKEN_32, tolerance.ELEMENT_32)
+    again = built.logits(case.tokens, case.segments)
+    yield identical("run again", again, sides.subject.logits(case, "float32"), tolerance.EXACT)
+
+
+def gradients(case: Case, sides: Sides) -> Iterator[Measure]:
+    """Gradients in float32, against the same backend's in float64."""
+    loss, got = sides.subject.grads(case, "float32")
+    true_loss, expected = sides.subject.grads(case)
+    yield relative("loss", loss, true_loss, tolerance.LOSS_32, max(1.0, abs(true_loss)))
+    norm, true_norm = (
+        float(np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in found.values())))
+        for found in (got, expected)
+    )
+    yield relative("norm of all gradients", norm, true_norm, tolerance.NORM_32)
+    elements = sum(value.size for value in expected.values())
+    for name, value in expected.items():
+        if vanishing(case, name) is None:
+            # Where the true gradient is zero, rounding is measured beside the other gradients.
+            scale = rms(value) or true_norm / np.sqrt(elements)
+            what = f"gradient of {name}"
+            yield relative(what, got[name], value, tolerance.GRADIENT_32, scale)
+
+
+def greedy(case: Case, sides: Sides) -> Iterator[Measure]:
+    """The likeliest continuation of several prompts, token by token."""
+    prompts, expected = _greedy_fixture(case)
+    decoder = sides.subject.model(case, "float32").decoder(PROMPTS, case.T)
+    got, logits = [], decoder.advance(prompts)
+    for step in range(expected.shape[1]):
+        got.append(logits.argmax(axis=-1))
+        if step + 1 < expected.shape[1]:
+            logits = decoder.advance(expected[:, step : step + 1].astype(np.int32))
+    chosen = np.stack(got, axis=1)
+    yield identical("likeliest tokens", chosen, expected, tolerance.EXACT)
+
+
+@cache
+def _greedy_fixture(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """(prompts, continuations), drawn until every step's margin is wide enough for float32."""
+    from hermes_numpy.backend import BACKEND
+
+    oracle, found = BACKEND.build(case.spec, case.weights), []
+    for number in range(20):
+        words = case.draw(f"prompts {number}", PROMPTS * PROMPT, case.spec.vocab_size)
+        prompts = words.reshape(PROMPTS, PROMPT).astype(np.int32)
+        decoder = oracle.decoder(PROMPTS, case.T)
+        logits, chosen, good = decoder.advance(prompts), [], np.full(PROMPTS, True)
+        for step in range(case.T - PROMPT):
+            best = np.sort(logits, axis=-1)[:, -2:]
+            good &= (best[:, 1] - best[:, 0]) / rms(logits) >= tolerance.MARGIN.limit
+            chosen.append(logits.argmax(axis=-1))
+            if step + 1 < case.T - PROMPT:
+                logits = decoder.advance(chosen[-1][:, None].astype(np.int32))
+        texts = np.stack(chosen, axis=1)
+        found += [(prompts[row], texts[row]) for row in np.flatnonzero(good)]
+        if len(found) >= PROMPTS:
+            return tuple(np.stack(part) for part in zip(*found[:PROMPTS], strict=True))
+    raise AssertionError(f"{case.name}: too few prompts whose margins are wide enough")
+
+
+def _half(precision: str):
+    def law(case: Case, sides: Sides) -> Iterator[Measure]:
+        """A 16-bit format: per token, per element, as distributions, and in the likeliest token."""
+        model_of = noise(sides.oracle, case, precision)
+        got = sides.subject.logits(case, precision)
+        yield from within("logits", got, model_of, tolerance.TOKEN_16, tolerance.ELEMENT_16)
+        kl = float(divergence(model_of.logits, got).mean())
+        yield Measure(kl / model_of.kl if model_of.kl else 0.0, tolerance.KL_16, "mean KL")
+        if case.name.endswith("/fresh"):
+            yield Measure(kl, tolerance.KL_16_FRESH, "mean KL")
+        best = np.sort(model_of.logits, axis=-1)[..., -2:]
+        wide = (best[..., 1] - best[..., 0]) > tolerance.TOP_16.limit * model_of.sigma
+        differ = (got.argmax(axis=-1) != model_of.logits.argmax(axis=-1)) & wide
+        yield Measure(float(differ.sum()), tolerance.EXACT, "likeliest tokens", got.shape[:2])
+
+    return law
+
+
+def report(reference: np.ndarray, got: np.ndarray) -> dict[str, float]:
+    """What one says of a format: KL mean, 99th percentile and worst, and how tokens agree."""
+    kl = divergence(reference, got)
+    p, q = log_softmax(reference), log_softmax(got)
+    top = reference.argmax(axis=-1)
+    change = np.take_along_axis(np.exp(q) - np.exp(p), top[..., None], axis=-1)
+    return {
+        "kl_mean": float(kl.mean()),
+        "kl_p99": float(np.percentile(kl, 99)),
+        "kl_max": float(kl.max()),
+        "probability_rms": rms(change),
+        "same_top": float(np.mean(got.argmax(axis=-1) == top)),
+    }
+
+
+KERNELS = (
+    "default",
+    "attention.",
+    "ffn.activation=",
+    "ffn.bias=true",
+    "block.norm=",
+    "model.pattern",
+    "model.num_layers",
+    "embeddings.",
+    "output.",
+)
+QUIET = (
+    "default",
+    "attention.position_encoding=learned",
+    "block.norm=layernorm/pre",
+    "ffn.bias=true",
+)
+
+
+@cache
+def cases(long: bool = False) -> tuple[Case, ...]:
+    """Of L2: the fields that have kernels of their own, hot; a few fresh; texts to go on with."""
+    named = [
+        (name, spec)
+        for name, spec in fields().items()
+        if name.startswith(KERNELS) and (long or name.endswith("/pre") or "norm=" not in name)
+    ]
+    made = [Case(f"{name}/hot", s, hot, packed=n % 3 == 2) for n, (name, s) in enumerate(named)]
+    made += [Case(f"{name}/fresh", fields()[name], fresh) for name in QUIET]
+    made += [case for case in edges() if not case.name.startswith("edge.saturated")]
+    length = PROMPT + (LONG_GREEDY if long else GREEDY)
+    for name, spec in (("rope", model(max_seq_len=300)), ("alibi", _alibi())):
+        made.append(Case(f"greedy.{name}/hot", spec, hot, T=length))
+    return tuple(made)
+
+
+def _alibi():
+    attention = fields()["attention.position_encoding=alibi"].layers[0].attention
+    return model(attention, max_seq_len=300)
+
+
+@cache
+def half_cases(long: bool = False) -> tuple[Case, ...]:
+    """Of L3."""
+    plain = [c for c in cases(long) if not c.name.startswith(("edge.", "greedy."))]
+    return tuple(plain if long else plain[::2])
+
+
+def _law(level, name, says, check, bound, applies, needs="forward", precision="float32"):
+    return Law(level, name, says, bound, check, applies, needs, precision)
+
+
+def _scores(case: Case) -> bool:
+    return not case.name.startswith("greedy.")
+
+
+def _plain(case: Case) -> bool:
+    return _scores(case) and not case.name.startswith("edge.")
+
+
+LAWS_32 = (
+    _law("L2", "logits", "float32 errs as float32 does", fast, tolerance.TOKEN_32, _scores),
+    _law("L2", "exact", "so does the exact table", exact, tolerance.TOKEN_32, _plain),
+    _law("L2", "peers", "both err alike", peers, tolerance.PEER_RATIO, _plain, "peer"),
+    _law(
+        "L2",
+        "decoding",
+        "so does the cache",
+        decoded,
+        tolerance.TOKEN_32,
+        lambda case: _scores(case) and case.decodes and not case.packed,
+    ),
+    _law("L2", "batching", "so does a row alone", batched, tolerance.TOKEN_32, _plain),
+    _law(
+        "L2",
+        "gradients",
+        "float32 gradients stay beside float64",
+        gradients,
+        tolerance.GRADIENT_32,
+        _plain,
+        "learner",
+    ),
+    _law(
+        "L2",
+        "greedy",
+        "the likeliest texts are the same",
+        greedy,
+        tolerance.EXACT,
+        lambda case: case.name.startswith("greedy."),
+    ),
+)
+LAWS_16 = (
+    _law(
+        "L3",
+        "bfloat16",
+        "bfloat16 errs as bfloat16 does",
+        _half("bfloat16"),
+        tolerance.TOKEN_16,
+        _plain,
+        precision="bfloat16",
+    ),
+    _law(
+        "L3",
+        "float16",
+        "float16 errs as float16 does",
+        _half("float16"),
+        tolerance.TOKEN_16,
+        lambda case: case.name.startswith("default/"),
+        precision="float16",
+    ),
+)

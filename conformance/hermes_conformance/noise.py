@@ -1,0 +1,71 @@
+"""How far a shorter format may stray on this very input: the oracle with random rounding errors.
+
+Every operation of the oracle is followed by a relative error of the format's unit, at random; the
+spread of the results over a few draws is sigma, per token. One multiple of sigma then serves every
+depth, width and loudness, where absolute tolerances would have to be set for each.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hermes.randomness import bits
+from hermes_conformance.case import SEED, Case
+from hermes_conformance.probes import UNIT, noisy, wrap
+from hermes_conformance.side import Side
+from hermes_numpy.backend import BACKEND as ORACLE
+
+DRAWS = 16
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The oracle's logits, (B, T, V); sigma of each token, (B, T); the draws' mean KL from them."""
+
+    logits: np.ndarray
+    sigma: np.ndarray
+    kl: float
+    unit: float
+
+
+def noise(oracle: Side, case: Case, precision: str) -> Noise:
+    """The noise model of the case's first micro-batch, in that format."""
+
+    def make() -> Noise:
+        clean = oracle.logits(case)
+        seed = int(bits(SEED, f"conformance/{case.name}/noise/{precision}", 1)[0])
+        rule = noisy(np.random.Generator(np.random.Philox(seed)), UNIT[precision])
+        draws = [_draw(case, rule, precision) for _ in range(DRAWS)]
+        errors = np.stack(draws) - clean
+        sigma = np.sqrt(np.mean(np.square(errors), axis=(0, 3)))
+        kl = float(np.mean([divergence(clean, draw).mean() for draw in draws]))
+        return Noise(clean, sigma, kl, UNIT[precision])
+
+    return oracle.once(case, ("noise", precision), make)
+
+
+def _draw(case: Case, rule, precision: str) -> np.ndarray:
+    """One pass with noise. Below float32 the matrices themselves are rounded too."""
+    weights = {}
+    for name, value in case.weights.items():
+        rounds = precision != "float32" and value.ndim > 1
+        wide = value.astype(np.float64)
+        weights[name] = wrap(rule(wide) if rounds else wide, rule)
+    return np.asarray(ORACLE.build(case.spec, weights).logits(case.tokens, case.segments))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities in float64. (..., V)"""
+    x = logits.astype(np.float64)
+    x = x - x.max(axis=-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+
+
+def divergence(reference: np.ndarray, got: np.ndarray) -> np.ndarray:
+    """KL(reference || got) of each token, in nats, never below 0. (B, T, V) -> (B, T)
+
+    Written so that close distributions do not cancel: sum of p (e^d - 1 - d), d = log q - log p.
+    """
+    p, q = log_softmax(reference), log_softmax(got)
+    d = q - p
+    return (np.exp(p) * (np.expm1(d) - d)).sum(axis=-1)

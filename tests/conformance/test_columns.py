@@ -1,0 +1,94 @@
+"""The three model.py are one text in three dialects; where they drift, the message is the diff."""
+
+import ast
+import difflib
+from pathlib import Path
+
+import pytest
+
+BACKENDS = Path(__file__).resolve().parents[2] / "backends"
+NAMES = ("numpy", "torch", "mlx")
+
+
+def outline(source):
+    """What must be the same: classes, docstrings, methods, arguments, assigned names, in order."""
+    lines = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            lines.append(f"class {node.name}")
+            lines.append(f"    says {ast.get_docstring(node)!r}")
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef):
+                    lines += method_outline(method)
+    return lines
+
+
+def method_outline(method):
+    name = "forward" if method.name == "__call__" else method.name
+    lines = [f"    def {name}({', '.join(argument.arg for argument in method.args.args)})"]
+    if ast.get_docstring(method):
+        lines.append(f"        says {ast.get_docstring(method)!r}")
+    for node in statements(method.body):
+        match node:
+            case ast.Assign(targets=targets):
+                names = [ast.unparse(target) for target in targets]
+                lines.append(f"        {' = '.join(names)} =")
+            case ast.AugAssign() | ast.AnnAssign():
+                lines.append(f"        {ast.unparse(node.target)} =")
+            case ast.For(target=target, iter=source):
+                lines.append(f"        for {ast.unparse(target)} in {ast.unparse(source)}")
+            case ast.If(test=test):
+                lines.append(f"        if {ast.unparse(test)}")
+            case ast.Return():
+                lines.append("        return")
+    return lines
+
+
+def statements(body):
+    for node in body:
+        yield node
+        for part in ("body", "orelse"):
+            yield from statements(getattr(node, part, []))
+        for case in getattr(node, "cases", []):
+            yield from statements(case.body)
+
+
+def source(name):
+    return (BACKENDS / f"hermes_{name}" / "model.py").read_text(encoding="utf-8")
+
+
+# Frameworks whose products want the bias in the same type, and one whose products take it along.
+IDIOMS = {
+    "torch": {"        bias ="},
+    "mlx": set(),
+    "numpy": set(),
+}
+
+
+def same_lines(name):
+    """The outline without the idiom of the framework: `y = x W^T + b` is one call in torch."""
+    lines = outline(source(name))
+    return [line for line in lines if line not in IDIOMS[name] and line != "        y ="]
+
+
+@pytest.mark.parametrize("other", NAMES[1:])
+def test_the_columns_say_the_same(other):
+    first, second = same_lines("numpy"), same_lines(other)
+    diff = difflib.unified_diff(first, second, "hermes_numpy", f"hermes_{other}", lineterm="", n=6)
+    text = "\n".join(diff)
+    assert not text, f"model.py of hermes_{other} has drifted from the oracle's:\n{text}"
+
+
+def test_the_outline_sees_a_renamed_variable_and_a_missing_line():
+    whole = source("torch")
+    for change in [("q, k = self.q_norm(q), self.k_norm(k)", "k = self.k_norm(k)"), ("rate", "p")]:
+        assert change[0] in whole
+        assert outline(whole.replace(*change)) != outline(whole)
+
+
+def test_most_lines_are_the_same_to_the_letter():
+    """Printed by -s; the bound only notices a rewrite."""
+    lines = [{line.strip() for line in source(name).splitlines() if line.strip()} for name in NAMES]
+    share = len(lines[0] & lines[1] & lines[2]) / min(map(len, lines))
+    print(f"{share:.0%} of the lines of the three model.py are the same")
+    assert share > 0.7
