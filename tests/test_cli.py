@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hermes.report.metrics import read_metrics
 from hermes.tokenizer import train_tokenizer
 from hermes_cli.main import COMMANDS, run
 
@@ -275,7 +276,7 @@ def test_a_run_goes_on_with_its_own_options(trained, call):
     assert code == 0
     assert "the run ends at step 6, where it would have ended at 4\n" in err
     assert "going on from step 4, written by torch\n" in err
-    lines = [json.loads(line) for line in Path("run/metrics.jsonl").open()]
+    lines = read_metrics(Path("run"))
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert {line["lr"] for line in lines if "lr" in line} == {1e-2}
 
@@ -315,7 +316,7 @@ def test_numbers_of_a_file_of_options_are_numbers_however_written(here, call):
     Path("c.yaml").write_text("lr: 1e-4\nmax-steps: 1\nset: {optimizer.beta2: 0.9}\n")
     code, _, err = call(*TRAIN, "--config", "c.yaml")
     assert code == 0, err
-    (line,) = map(json.loads, Path("run/metrics.jsonl").open())
+    (line,) = read_metrics(Path("run"))
     assert line["lr"] == 1e-4
     assert "optimizer.beta2: 0.9\n" in Path("run/run.yaml").read_text()
 
@@ -323,7 +324,7 @@ def test_numbers_of_a_file_of_options_are_numbers_however_written(here, call):
 def test_the_command_line_wins_over_the_file(here, call):
     Path("c.yaml").write_text("lr: 1e-4\nmax_steps: 1\n")
     call(*TRAIN, "--config", "c.yaml", "--lr", "0.5")
-    (line,) = map(json.loads, Path("run/metrics.jsonl").open())
+    (line,) = read_metrics(Path("run"))
     assert line["lr"] == 0.5
     record = Path("run/run.yaml").read_text()
     assert "lr: 0.5  # command line\n" in record
@@ -376,7 +377,9 @@ def test_a_signal_finishes_the_update_saves_and_says_how_to_go_on(here, call, nu
     )
     code, _, _ = call("train", "--resume", "--output", "run", "--max-steps", step + 1)
     assert code == 0
-    steps = [json.loads(line)["step"] for line in Path("run/metrics.jsonl").open()]
+    steps = [
+        json.loads(line)["step"] for line in Path("run/metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == list(range(1, step + 2))
 
 

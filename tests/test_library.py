@@ -1,0 +1,186 @@
+"""What `import hermes` offers, beyond the README's example, which has a test of its own."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import hermes
+from hermes.errors import CheckpointError, HermesError, MissingBackend
+
+TEXT = "the cat sat on a mat and then it ran off to see what else there was " * 40
+LITTLE = """model little { max_seq_len: 32 hidden_size: 16 num_layers: 3
+  block: { attention: { num_heads: 2 } ffn: { hidden_dim: 24 } } }"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a run of five updates, and what it was made with."""
+    folder = tmp_path_factory.mktemp("library")
+    (folder / "book.txt").write_text(TEXT, encoding="utf-8")
+    tokenizer = hermes.train_tokenizer(folder / "book.txt", vocab_size=280)
+    result = hermes.train(
+        LITTLE,
+        [folder / "book.txt"],
+        tokenizer=tokenizer,
+        output=folder / "run",
+        max_steps=5,
+        seq_len=16,
+        batch_size=4,
+        val_fraction=0.1,
+    )
+    return folder, tokenizer, result
+
+
+def test_importing_hermes_imports_nothing_else():
+    code = (
+        "import sys, hermes\nassert 'hermes.spec' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'hermes' has no attribute 'trian'"):
+        _ = hermes.trian
+
+
+def test_what_came_of_training_is_told(trained):
+    folder, _, result = trained
+    assert result.output == folder / "run"
+    assert result.checkpoint == folder / "run/step-00000005"
+    assert (result.steps, result.finished) == (5, True)
+    assert 0 < result.loss < 6
+    assert 0 < result.val_loss < 6
+    assert 0 < result.val_bits_per_byte < 8
+
+
+def test_the_loss_of_a_run_is_that_of_evaluating_its_checkpoint(trained):
+    from hermes.data import TextData, documents, tokenize
+    from hermes.evaluation import score
+
+    folder, tokenizer, result = trained
+    model = hermes.load(folder / "run")
+    with tokenize(documents(folder / "book.txt"), tokenizer) as stream:
+        data = TextData(stream, seq_len=16, vocab_size=280, val_fraction=0.1)
+        found = score(model.realisation, data.validation(3), 1)
+    assert found.loss == pytest.approx(result.val_loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_logits_are_float32_of_rows_by_places_by_tokens(trained, backend):
+    model = hermes.load(trained[0] / "run", backend)
+    logits = model.logits([[1, 2, 3], [4, 5, 6]])
+    assert logits.shape == (2, 3, 280)
+    assert logits.dtype == np.float32
+    exact = hermes.load(trained[0] / "run", "numpy", precision="float64").logits(
+        np.array([[1, 2, 3], [4, 5, 6]])
+    )
+    np.testing.assert_allclose(logits, exact, atol=3e-6 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([1, 2, 3], r"tokens must be integers \(B, T\), got int64 \(3,\)"),
+        ([[1.5]], r"tokens must be integers \(B, T\), got float64 \(1, 1\)"),
+        ([[1], [2, 3]], r"tokens must be rows of equal length, \(B, T\)"),
+        ([[280]], "token id 280 is outside the vocabulary of 280"),
+        ([[0] * 33], r"a sequence of 33 tokens is longer than .*max_seq_len 32"),
+    ],
+)
+def test_tokens_that_are_none_are_refused(trained, tokens, message):
+    with pytest.raises(HermesError, match=message):
+        hermes.load(trained[0] / "run").logits(tokens)
+
+
+def test_the_text_depends_on_the_seed_and_the_settings(trained):
+    model = hermes.load(trained[0] / "run")
+    one = model.generate("the", max_tokens=12, seed=1)
+    assert one == model.generate("the", max_tokens=12, seed=1)
+    assert one != model.generate("the", max_tokens=12, seed=2)
+    greedy = {model.generate("the", max_tokens=12, temperature=0, seed=s) for s in (1, 2)}
+    assert len(greedy) == 1
+
+
+def test_a_checkpoint_without_a_tokenizer_loads_and_only_text_is_refused(trained, tmp_path):
+    folder = trained[0] / "run/step-00000005"
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes((folder / "model.safetensors").read_bytes())
+    model = hermes.load(weights, config=folder / "model.mal")
+    assert model.logits([[1, 2]]).shape == (1, 2, 280)
+    with pytest.raises(CheckpointError, match=r"has no tokenizer.json beside it"):
+        model.generate("the")
+    assert hermes.load(weights, config=folder / "model.mal", tokenizer=trained[1]).generate("the")
+
+
+def test_a_text_stops_at_the_end_of_text(trained):
+    """A head that always says end-of-text: the completion is empty."""
+    model = hermes.load(trained[0] / "run")
+
+    class Ended:
+        spec = model.spec
+
+        def decoder(self, batch_size, capacity):
+            return self
+
+        def advance(self, tokens):
+            logits = np.zeros((1, 280), np.float32)
+            logits[0, model.tokenizer.eos_id] = 99
+            return logits
+
+    ended = hermes.Model(Ended(), lambda: model.tokenizer)
+    assert ended.generate("the") == ""
+
+
+def test_texts_of_a_model_that_expects_it_begin_with_bos(trained):
+    tokenizer = trained[1]
+    model = hermes.load(trained[0] / "run")
+    assert model.encode("the") == tokenizer.encode("the")
+    begun = hermes.Model(model.realisation, lambda: tokenizer, begins_with_bos=True)
+    assert begun.encode("the") == [tokenizer.bos_id, *tokenizer.encode("the")]
+    assert begun.encode("") == [tokenizer.bos_id]
+
+
+def test_frozen_layers_keep_their_weights_and_the_others_do_not(trained, tmp_path):
+    """layers.1 is not layers.10, and what is frozen is frozen to the bit."""
+    from hermes.checkpoint import open_checkpoint
+    from hermes.params import fresh_weights
+
+    folder, tokenizer, _ = trained
+    wide = LITTLE.replace("num_layers: 3", "num_layers: 11")
+    hermes.train(
+        wide, folder / "book.txt", tokenizer=tokenizer, output=tmp_path / "run",
+        max_steps=2, seq_len=16, batch_size=4, freeze_layers=2,
+    )  # fmt: skip
+    checkpoint = open_checkpoint(tmp_path / "run/step-00000002")
+    before = fresh_weights(checkpoint.spec, 0)
+    for name, array in checkpoint.params.items():
+        same = np.array_equal(array, before[name])
+        frozen = name.startswith(("model.embed", "model.layers.0.", "model.layers.1."))
+        assert same == frozen, name
+
+
+def test_a_backend_is_had_by_name():
+    assert hermes.backend("torch").name == "torch"
+    assert hermes.backend().name in ("torch", "mlx")
+    with pytest.raises(MissingBackend, match="backend 'jax' is unknown; known are"):
+        hermes.backend("jax")
+
+
+def test_auto_is_mlx_on_apple_silicon_and_torch_elsewhere(monkeypatch):
+    from hermes import model
+
+    monkeypatch.setattr(model.sys, "platform", "darwin")
+    monkeypatch.setattr(model.platform, "machine", lambda: "arm64")
+    assert model.default_backend() == "mlx"
+    monkeypatch.setattr(model.platform, "machine", lambda: "x86_64")
+    assert model.default_backend() == "torch"
+    monkeypatch.setattr(model, "find_spec", lambda name: None if name == "torch" else name)
+    assert model.default_backend() == "mlx"
+    monkeypatch.setattr(model, "find_spec", lambda name: None)
+    with pytest.raises(MissingBackend) as error:
+        hermes.backend()
+    assert str(error.value) == (
+        "no backend is installed; pip install 'hermes-llm[torch]' or 'hermes-llm[mlx]'"
+    )
