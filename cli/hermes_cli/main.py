@@ -23,6 +23,7 @@ COMMANDS = {
     "dpo": ("dpo", "Prefer one completion to another, as pairs say"),
     "convert": ("convert", "A model from one form into another, with a proof"),
     "merge": ("merge", "A model with its low-rank adapters added in"),
+    "chat": ("chat", "Talk with a model"),
     "generate": ("generate", "Continue a prompt"),
     "eval": ("evaluate", "Validation loss, perplexity and bits per byte"),
     "plot": ("plot", "Draw the loss of one run or several"),

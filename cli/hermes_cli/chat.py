@@ -1,0 +1,181 @@
+"""`hermes chat`: a conversation in the terminal, or one answer through a pipe."""
+
+import sys
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hermes.errors import HermesError, nearest
+from hermes_cli.options import BACKEND, CHECKPOINT, CONFIG, DEVICE, PRECISION, TOKENIZER
+
+if TYPE_CHECKING:
+    from hermes.chat import Chat
+
+HELP = """\
+/reset          forget the conversation
+/system TEXT    set the system prompt and forget the conversation; without TEXT, show it
+/save F         write the conversation to a file
+/load F         go on with one that was saved
+/set            show the settings
+/set KEY=VALUE  change one: temperature, top_k, top_p, min_p, max_tokens, seed
+/quit           end (as Ctrl-D does; Ctrl-C ends an answer)"""
+COMMANDS = ("/reset", "/system", "/save", "/load", "/set", "/help", "/quit")
+SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float}
+OWN = {"max_tokens": int, "seed": int}
+
+
+@click.command()
+@CHECKPOINT
+@CONFIG
+@TOKENIZER
+@click.option("--template", metavar="F.jinja", help="A chat template.  [default: its own]")
+@click.option("--system", default="", metavar="TEXT", help="The system prompt.")
+@click.option("--max-tokens", type=int, default=512, help="Of an answer.")
+@click.option("--temperature", type=float, default=0.8, help="0: the likeliest token, always.")
+@click.option("--top-k", type=int, default=0, help="Only the k likeliest tokens; 0: all.")
+@click.option("--top-p", type=float, default=1.0, help="Only the likeliest that reach this share.")
+@click.option("--min-p", type=float, default=0.0, help="Only those this likely beside the best.")
+@click.option("--seed", type=int, default=0, help="Decides the answers, on every backend.")
+@BACKEND
+@DEVICE
+@PRECISION
+def chat(
+    checkpoint: Path,
+    config: Path | None,
+    tokenizer: Path | None,
+    template: str | None,
+    system: str,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    seed: int,
+    backend: str,
+    device: str | None,
+    precision: str,
+) -> None:
+    """Talk with a model; /help shows the commands.
+
+    Where standard input is no terminal, all of it is one message, and the answer is the output.
+    """
+    from hermes.chat import Chat
+    from hermes.model import choose_backend
+    from hermes.sampling import Sampling
+    from hermes.seam import Options
+    from hermes.tokenizer import Tokenizer
+    from hermes.tuning import beginning
+
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    begun = beginning(
+        checkpoint,
+        config=config,
+        tokenizer=Tokenizer.load(tokenizer) if tokenizer else None,
+        template=template,
+    )
+    for note in begun.notes:
+        click.echo(f"Warning: {note}", err=True)
+    options = Options(device=device, precision=precision)
+    model = choose_backend(backend).build(begun.spec, begun.params, options)
+    talk = Chat(model, begun.encoder, system, sampling, max_tokens, seed)
+    if sys.stdin.isatty():
+        _converse(talk)
+    else:
+        message = sys.stdin.read().strip()
+        if not message:
+            raise HermesError("no message: write one to standard input")
+        _answer(talk, message)
+
+
+def _converse(talk: "Chat") -> None:
+    """Read lines and answer them until the input ends."""
+    with suppress(ImportError):
+        import_module("readline")  # history and editing for input(), where there is one
+    click.echo("/help shows the commands", err=True)
+    while True:
+        try:
+            line = input(">>> ").strip()
+        except EOFError:
+            click.echo(err=True)
+            return
+        except KeyboardInterrupt:
+            click.echo("\n/quit or Ctrl-D ends", err=True)
+            continue
+        if line == "/quit":
+            return
+        try:
+            if line.startswith("/"):
+                click.echo(command(talk, line), err=True)
+            elif line:
+                _answer(talk, line)
+        except KeyboardInterrupt:
+            click.echo("\n(stopped; that turn is forgotten)", err=True)
+        except HermesError as error:
+            click.echo(f"Error: {error}", err=True)
+
+
+def _answer(talk: "Chat", message: str) -> None:
+    before = talk.forgotten
+    for piece in talk.say(message):
+        click.echo(piece, nl=False)
+        sys.stdout.flush()
+    click.echo()
+    if talk.forgotten > before:
+        click.echo(f"({talk.forgotten} messages no longer fit and are not read)", err=True)
+
+
+def command(talk: "Chat", line: str) -> str:
+    """Do what a line that begins with '/' says; what to show. Raises HermesError."""
+    name, _, rest = line.partition(" ")
+    rest = rest.strip()
+    match name:
+        case "/help":
+            return HELP
+        case "/reset":
+            talk.reset()
+            return "the conversation is forgotten"
+        case "/system" if not rest:
+            return talk.system or "there is no system prompt"
+        case "/system":
+            talk.reset()
+            talk.system = rest
+            return "the system prompt is set and the conversation forgotten"
+        case "/save" | "/load" if not rest:
+            raise HermesError(f"{name} needs the name of a file")
+        case "/save":
+            talk.save(Path(rest))
+            return f"{len(talk.messages)} messages are saved in {rest}"
+        case "/load":
+            talk.load(Path(rest))
+            return f"{len(talk.messages)} messages are read from {rest}"
+        case "/set" if not rest:
+            values = {key: getattr(talk.sampling, key) for key in SAMPLING}
+            values |= {key: getattr(talk, key) for key in OWN}
+            return "  ".join(f"{key}={value}" for key, value in values.items())
+        case "/set":
+            return _set(talk, rest)
+    raise HermesError(f"no such command {name!r}{nearest(name, COMMANDS) or '; try /help'}")
+
+
+def _set(talk: "Chat", text: str) -> str:
+    from dataclasses import replace
+
+    key, _, value = (part.strip() for part in text.partition("="))
+    kinds = SAMPLING | OWN
+    if key not in kinds:
+        raise HermesError(f"there is no setting {key!r}; known are {', '.join(kinds)}")
+    try:
+        number = kinds[key](value)
+    except ValueError:
+        wanted = "a whole number" if kinds[key] is int else "a number"
+        raise HermesError(f"{key} needs {wanted}, got {value!r}") from None
+    if key in SAMPLING:
+        talk.sampling = replace(talk.sampling, **{key: number})
+    elif key == "max_tokens" and number < 1:
+        raise HermesError(f"max_tokens must be at least 1, got {number}")
+    else:
+        setattr(talk, key, number)
+    return f"{key}={number}"
