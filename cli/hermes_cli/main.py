@@ -6,6 +6,7 @@ A command's module is imported only when it is called, so that --help and --vers
 import errno
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 
@@ -69,10 +70,8 @@ def hermes() -> None:
     """
 
 
-def _fail(message: str, code: int) -> int:
-    """Print the one line (MAL errors add the source line and a caret) and hand the code back."""
-    click.echo(f"Error: {message}", err=True)
-    return code
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _usage(error: click.UsageError) -> str:
@@ -86,28 +85,33 @@ def _storage(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
-def run(arguments: list[str]) -> int:
-    """Run one command line; the exit code."""
+def run(arguments: list[str], tell: Callable[[str], None] = _tell) -> int:
+    """Run one command line; the exit code. tell: is given the one line of what went wrong."""
+
+    def fail(message: str, code: int) -> int:
+        tell(f"Error: {message}")  # MAL errors add the source line and a caret
+        return code
+
     try:
-        with hermes.make_context("hermes", arguments) as context:
+        with hermes.make_context("hermes", list(arguments), obj=arguments) as context:
             hermes.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:
-        return _fail(_usage(error), 2)
+        return fail(_usage(error), 2)
     except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted", 130)
+        return fail("interrupted", 130)
     except click.ClickException as error:
-        return _fail(error.format_message(), 1)
+        return fail(error.format_message(), 1)
     except Interrupted as stop:
-        click.echo(str(stop), err=True)
+        tell(str(stop))
         return stop.exit_code
     except HermesError as error:
-        return _fail(str(error), error.exit_code)
+        return fail(str(error), error.exit_code)
     except OSError as error:
         if error.errno != errno.EPIPE:
-            return _fail(_storage(error), StorageError.exit_code)
+            return fail(_storage(error), StorageError.exit_code)
         # The reader went away, as `head` does; Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: the first asks, the second ends at once."""
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -14,10 +15,12 @@ class Signals:
 
     Until `polled` is set nobody does, and it raises KeyboardInterrupt instead. After the first the
     system's own handling is back, so that a second ends the process even inside a long call.
+    silent: another process says so.
     """
 
     def __init__(self, words: str):
         self.polled = False
+        self.silent = False
         self._words = words
         self._came = False
 
@@ -39,6 +42,10 @@ class Signals:
         self._came = True
         for one in CAUGHT:
             signal.signal(one, signal.SIG_DFL)
-        # A bar hides the cursor; after a second signal nobody would show it again.
-        shown = "\x1b[?25h" if sys.stderr.isatty() else ""
-        print(f"{shown}{self._words}", file=sys.stderr, flush=True)
+        if self.silent:
+            return
+        print(self._words, file=sys.stderr, flush=True)
+        if os.isatty(2):
+            # A bar hides the cursor, and lets no such code through; after a second signal nobody
+            # would show it again.
+            os.write(2, b"\x1b[?25h")

@@ -133,7 +133,7 @@ def _progress() -> "Progress":
         BarColumn(bar_width=None),
         TextColumn("{task.fields[loss]}", style="bold"),
         TextColumn("{task.fields[rate]}"),
-        Left(elapsed_when_finished=True),
+        Left(),
         TextColumn("left", style="dim"),
     ]
     return Progress(*columns, console=Console(stderr=True), expand=True)
