@@ -6,6 +6,7 @@ A command's module is imported only when it is called, so that --help and --vers
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
@@ -92,10 +93,15 @@ def run(arguments: list[str], tell: Callable[[str], None] = _tell) -> int:
         tell(f"Error: {message}")  # MAL errors add the source line and a caret
         return code
 
+    def warn(message: Warning | str, *_: object) -> None:
+        tell(f"Warning: {message}")
+
     try:
-        with hermes.make_context("hermes", list(arguments), obj=arguments) as context:
-            hermes.invoke(context)
-        sys.stdout.flush()
+        with warnings.catch_warnings():
+            warnings.showwarning = warn
+            with hermes.make_context("hermes", list(arguments), obj=arguments) as context:
+                hermes.invoke(context)
+            sys.stdout.flush()
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:
