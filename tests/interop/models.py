@@ -3,6 +3,9 @@
 import dataclasses
 import math
 
+from safetensors.numpy import save_file
+
+from hermes import mal
 from hermes.spec import (
     AttentionSpec,
     BlockSpec,
@@ -219,3 +222,11 @@ MODELS = {
 def hot_weights(spec):
     """Weights loud enough that every part of the model shows in its logits."""
     return hot(Case("interop", spec, hot))
+
+
+def bare(folder, spec, weights=None):
+    """Weights alone, with their MAL beside them: the first arguments of a conversion."""
+    folder.mkdir(exist_ok=True)
+    save_file(dict(weights or hot_weights(spec)), folder / "w.safetensors")
+    (folder / "m.mal").write_text(mal.dumps(spec))
+    return {"source": folder / "w.safetensors", "config": folder / "m.mal"}

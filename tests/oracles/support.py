@@ -1,13 +1,11 @@
 """What the outside oracles share: a model as other tools would find it, and the distance of two."""
 
 import numpy as np
-from safetensors import numpy as public
 
-from hermes import mal
 from hermes.interop.convert import convert
 from hermes.params import fresh_weights
 from hermes.seam import Options, find_backend
-from tests.interop.models import hot_weights
+from tests.interop.models import bare, hot_weights
 
 # float32 in another order of operations; the planted differences of the families are 1e-3 and up.
 FLOAT32 = 2e-5
@@ -16,9 +14,7 @@ TOKENS = np.random.default_rng(0).integers(0, 96, (2, 40))
 
 def folder_of(spec, path, weights=hot_weights):
     """A folder as `hermes convert --to hf` writes it."""
-    public.save_file(dict(weights(spec)), path / "w.safetensors")
-    (path / "m.mal").write_text(mal.dumps(spec))
-    convert(path / "w.safetensors", path / "hf", to="hf", config=path / "m.mal", backend="numpy")
+    convert(**bare(path, spec, weights(spec)), target=path / "hf", to="hf", backend="numpy")
     return path / "hf"
 
 

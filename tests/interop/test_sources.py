@@ -1,0 +1,202 @@
+"""Every place a model can be read from, and what is said of the others."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import yaml
+from safetensors import numpy as public
+
+from hermes.checkpoint import locate
+from hermes.errors import CheckpointError, HermesError, SpecError
+from hermes.interop.convert import convert
+from hermes.interop.hf import config_of
+from hermes.interop.names import pack
+from hermes.interop.source import open_source
+from tests.interop.models import GPT2, LLAMA, MODELS, bare, hot_weights
+
+
+def test_a_run_is_converted_from_its_newest_checkpoint(tmp_path, checkpoint):
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copytree(checkpoint, run / "step-00000000")
+    done = convert(run, tmp_path / "hf", to="hf")
+    assert done.source.path == run / "step-00000000"
+
+
+def test_weights_find_the_config_beside_them(tmp_path, checkpoint):
+    convert(checkpoint, tmp_path / "hf", to="hf")
+    done = convert(tmp_path / "hf/model.safetensors", tmp_path / "b", to="hermes")
+    assert done.source.spec.identity == LLAMA.identity
+
+
+def test_a_folder_of_hermes_without_its_manifest_is_read_by_its_mal(tmp_path):
+    dropping = dataclasses.replace(
+        GPT2, blocks=(dataclasses.replace(GPT2.blocks[0], dropout=0.25),)
+    )
+    convert(**bare(tmp_path / "bare", dropping), target=tmp_path / "a", to="hermes")
+    (tmp_path / "a/manifest.json").unlink()
+    assert open_source(tmp_path / "a").spec == dropping
+
+
+def test_a_source_says_what_it_lacks(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(CheckpointError, match=r"it has no manifest.json, config.json or lit_model"):
+        open_source(empty)
+    with pytest.raises(CheckpointError, match=r"^there is no model .*nothing$"):
+        open_source(tmp_path / "nothing")
+    (empty / "config.json").write_text(json.dumps(config_of(LLAMA)))
+    with pytest.raises(CheckpointError, match="hermes reads weights as safetensors"):
+        open_source(empty)
+    public.save_file(dict(hot_weights(LLAMA)), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match="is weights alone; say with --config of which model"):
+        open_source(tmp_path / "w.safetensors")
+    (tmp_path / "w.gguf").write_text("")
+    with pytest.raises(CheckpointError, match=r"a file must end in .safetensors, .pt, "):
+        open_source(tmp_path / "w.gguf")
+    with pytest.raises(HermesError, match=r"^--config .* must end in .json, .mal or .yaml$"):
+        open_source(tmp_path / "w.safetensors", config=tmp_path / "c.toml")
+    with pytest.raises(HermesError, match="is a folder, which has its own config"):
+        open_source(empty, config=tmp_path / "c.json")
+
+
+class TestTraining:
+    """Checkpoints of nanoGPT and litgpt, in torch's own format."""
+
+    @pytest.fixture(autouse=True)
+    def torch(self):
+        return pytest.importorskip("torch")
+
+    def nanogpt(self, torch, path, spec, prefix="", **more):
+        block = spec.layers[0]
+        shelf = pack(hot_weights(spec), spec, "nanogpt")
+        model = {prefix + "transformer." + n: torch.tensor(np.array(a)) for n, a in shelf.items()}
+        model[f"{prefix}lm_head.weight"] = model[f"{prefix}transformer.wte.weight"]
+        args = {
+            "n_layer": spec.num_layers,
+            "n_head": block.attention.num_heads,
+            "n_embd": spec.hidden_size,
+            "block_size": spec.max_seq_len,
+            "bias": block.attention.bias == "all",
+            "vocab_size": spec.vocab_size,
+            "dropout": 0.0,
+        }
+        torch.save({"model": model, "model_args": args, "iter_num": 3, **more}, path)
+
+    @pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module."])
+    def test_nanogpt(self, torch, tmp_path, prefix):
+        spec = MODELS["gpt2 gelu"][1]
+        path = tmp_path / "ckpt.pt"
+        self.nanogpt(torch, path, spec, prefix, optimizer={"state": {0: torch.zeros(2)}})
+        done = convert(path, tmp_path / "a", to="hermes")
+        assert locate(tmp_path / "a")[0].spec.identity == spec.identity
+        assert done.source.notes == (
+            "nanoGPT's gelu is read as the exact one; a checkpoint from before May 2023 meant "
+            "gelu_tanh",
+            "the optimizer's state is left behind: it is under names of its own",
+        )
+        for name, array in hot_weights(spec).items():
+            np.testing.assert_array_equal(done.source.params[name], array)
+
+    def test_litgpt(self, torch, tmp_path):
+        spec = MODELS["llama llama3"][1]
+        config = {
+            "name": "pythia-x",
+            "block_size": 64,
+            "n_layer": 3,
+            "n_embd": 32,
+            "n_head": 4,
+            "n_query_groups": 2,
+            "vocab_size": 90,
+            "padded_vocab_size": 96,
+            "norm_class_name": "RMSNorm",
+            "mlp_class_name": "LLaMAMLP",
+            "intermediate_size": 48,
+            "rotary_percentage": 1.0,
+            "rope_base": 500000,
+            "rope_adjustments": {
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_seq_len": 16,
+            },
+            "bias": False,
+            "parallel_residual": False,
+            "n_expert": 0,
+            "latent_attention": None,
+        }
+        (tmp_path / "model_config.yaml").write_text(yaml.safe_dump(config))
+        for family in ("litgpt", "litgpt-old"):
+            shelf = pack(hot_weights(spec), spec, family)
+            names = {n if "lm_head" in n else f"transformer.{n}": n for n in shelf}
+            model = {name: torch.tensor(np.array(shelf[n])) for name, n in names.items()}
+            torch.save({"model": model}, tmp_path / "lit_model.pth")
+            done = convert(tmp_path, tmp_path / family / "out", to="hf")
+            assert (done.source.kind, done.architecture) == (
+                f"{family} checkpoint",
+                "LlamaForCausalLM",
+            )
+            found = open_source(tmp_path / family / "out")
+            assert found.spec.identity == spec.identity
+            for name, array in hot_weights(spec).items():
+                np.testing.assert_array_equal(found.params[name], array)
+        for field, value in (("rope_interleave", True), ("n_expert", 4), ("new", 1)):
+            (tmp_path / "model_config.yaml").write_text(yaml.safe_dump(config | {field: value}))
+            with pytest.raises(SpecError, match=f"^model_config.yaml: {field!r} is {value}, which"):
+                open_source(tmp_path)
+
+    def test_a_bfloat16_state_dict_with_a_config(self, torch, tmp_path):
+        model = {n: torch.tensor(a).bfloat16() for n, a in hot_weights(LLAMA).items()}
+        torch.save(model, tmp_path / "pytorch_model.bin")
+        (tmp_path / "c.json").write_text(json.dumps(config_of(LLAMA)))
+        done = convert(
+            tmp_path / "pytorch_model.bin",
+            tmp_path / "a",
+            to="hf",
+            config=tmp_path / "c.json",
+        )
+        assert done.dtype == "bfloat16"
+        assert all(a.dtype == ml_dtypes.bfloat16 for a in map(done.source.params.get, model))
+
+    def test_code_in_a_file_is_never_run(self, torch, tmp_path):
+        class Trap:
+            def __reduce__(self):
+                return (Path.touch, (tmp_path / "sprung",))
+
+        torch.save({"model": {}, "trap": Trap()}, tmp_path / "ckpt.pt")
+        with pytest.raises(CheckpointError, match="as tensors and plain values alone"):
+            open_source(tmp_path / "ckpt.pt")
+        assert not (tmp_path / "sprung").exists()
+
+    @pytest.mark.parametrize(
+        ("content", "sentence"),
+        [
+            ([1], "holds no dict of names, so no model hermes reads"),
+            ({"model": {"a": 1}}, "is no model of tensors: 'a' is no tensor"),
+            ({"model": {}}, "is no model of tensors: it has none"),
+        ],
+    )
+    def test_a_file_that_is_no_model_is_refused(self, torch, tmp_path, content, sentence):
+        torch.save(content, tmp_path / "ckpt.pt")
+        with pytest.raises(CheckpointError, match=sentence):
+            open_source(tmp_path / "ckpt.pt")
+
+    def test_a_file_that_says_nothing_of_its_architecture_is_refused(self, torch, tmp_path):
+        torch.save({"model": {"a": torch.zeros(2)}}, tmp_path / "ckpt.pt")
+        with pytest.raises(CheckpointError, match="says nothing of its architecture"):
+            open_source(tmp_path / "ckpt.pt")
+
+    def test_a_torn_file_is_refused(self, torch, tmp_path):
+        path = tmp_path / "ckpt.pt"
+        self.nanogpt(torch, path, GPT2)
+        data = path.read_bytes()
+        for size in (0, 10, len(data) // 2, len(data) - 5):
+            path.write_bytes(data[:size])
+            with pytest.raises(CheckpointError, match=r"^cannot read "):
+                open_source(path)
+        path.unlink()
