@@ -1,6 +1,10 @@
 """`hermes convert`: a model from one form into another, with a proof."""
 
 import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +12,9 @@ import click
 
 if TYPE_CHECKING:
     from hermes.interop.convert import Converted
+
+
+QUIET_SECONDS = 30.0
 
 
 @click.command()
@@ -53,14 +60,16 @@ def convert(
     """
     from hermes.interop.convert import convert as make
 
-    done = make(
-        src,
-        dst,
-        to=to,
-        dtype=dtype,
-        config=config,
-        backend=None if backend == "auto" else backend,
-    )
+    with watching() as watch:
+        done = make(
+            src,
+            dst,
+            to=to,
+            dtype=dtype,
+            config=config,
+            backend=None if backend == "auto" else backend,
+            watch=watch,
+        )
     for note in done.source.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
@@ -68,6 +77,29 @@ def convert(
         return
     for line in lines_of(done, to):
         click.echo(line)
+
+
+@contextmanager
+def watching() -> Iterator[Callable[[str, float], None]]:
+    """A bar on a terminal, that leaves nothing behind; elsewhere a line each half minute."""
+    if not sys.stderr.isatty():
+        last = time.monotonic()
+
+        def say(stage: str, share: float) -> None:
+            nonlocal last
+            if time.monotonic() - last > QUIET_SECONDS:
+                last = time.monotonic()
+                click.echo(f"{stage} {share:.0%}", err=True)
+
+        yield say
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks = {stage: bar.add_task(stage, total=1.0) for stage in ("writing", "comparing")}
+        yield lambda stage, share: bar.update(tasks[stage], completed=share)
 
 
 def _facts(done: "Converted", to: str) -> dict[str, object]:
@@ -88,6 +120,12 @@ def _facts(done: "Converted", to: str) -> dict[str, object]:
     }
 
 
+def _has_a_class(done: "Converted") -> bool:
+    from hermes.interop.families import family_of
+
+    return family_of(done.source.spec, renamed=True) != "hermes"
+
+
 def lines_of(done: "Converted", to: str) -> list[str]:
     """What was read and written, the proof, and each reader's verdict."""
     facts = _facts(done, to)
@@ -102,4 +140,7 @@ def lines_of(done: "Converted", to: str) -> list[str]:
     ]
     found = facts["readers"]
     assert isinstance(found, dict)
-    return lines + [f"{reader:<18} {verdict}" for reader, verdict in found.items()]
+    lines += [f"{reader:<18} {verdict}" for reader, verdict in found.items()]
+    if done.architecture == "HermesForCausalLM" and _has_a_class(done):
+        lines.append("note       --to hf makes it a model that those tools know")
+    return lines

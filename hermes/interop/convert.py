@@ -1,7 +1,7 @@
 """`convert`: a model from any place it can be read from, as a folder for hermes or for others."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from hermes.interop.names import layout_of, pack
 from hermes.interop.proof import Proof, prove
 from hermes.interop.source import Source, open_source, with_adapter
 from hermes.params import parameters
-from hermes.seam import LazyTensors
+from hermes.seam import Array, LazyTensors, Tensors
 from hermes.spec import ModelSpec
 
 __all__ = ["TARGETS", "Converted", "convert"]
@@ -55,13 +55,15 @@ def convert(
     adapter: Path | None = None,
     backend: str | None = None,
     shard_limit: int = SHARD_LIMIT,
+    watch: Callable[[str, float], None] = lambda stage, share: None,
     disk: Disk | None = None,
 ) -> Converted:
     """Write the model at `source` as the folder `target`, whole or not at all, with a proof.
 
     to: 'hermes', a checkpoint of hermes; or 'hf', a folder under Hugging Face's own names. dtype:
     float32, bfloat16 or float16; None as stored. config: see `open_source`. adapter: a PEFT folder
-    to merge in. Tensors pass one at a time. Raises HermesError and what it is the base of.
+    to merge in. watch: told of each stage, "writing" and "comparing", and what share of it is done.
+    Tensors pass one at a time. Raises HermesError and what it is the base of.
     """
     if to not in TARGETS:
         raise HermesError(f"to is {to!r}; it must be one of {', '.join(TARGETS)}")
@@ -85,16 +87,31 @@ def convert(
     proof: list[Proof] = []
     size = write_folder(
         target,
-        pack(params, found.spec, family),
+        _watched(pack(params, found.spec, family), kinds, watch),
         kinds,
         files,
         shard_limit=shard_limit,
         run=secrets.token_hex(16) if to == "hermes" else None,
-        check=lambda folder: proof.append(prove(found, open_source(folder), backend)),
+        check=lambda folder: proof.append(prove(found, open_source(folder), backend, watch)),
         disk=disk,
     )
     architecture = ARCHITECTURES[family if to == "hf" else family_of(found.spec)]
     return Converted(found, target, architecture, most, size, proof[0])
+
+
+def _watched(
+    tensors: Tensors, kinds: Mapping[str, Kind], watch: Callable[[str, float], None]
+) -> Tensors:
+    """The tensors, each telling when its turn has come."""
+    total, done = sum(kind.nbytes for kind in kinds.values()), 0
+
+    def made(name: str) -> Array:
+        nonlocal done
+        watch("writing", done / total)
+        done += kinds[name].nbytes
+        return tensors[name]
+
+    return LazyTensors(tensors, made)
 
 
 def _kinds(spec: ModelSpec, family: str, codes: Mapping[str, str]) -> dict[str, Kind]:

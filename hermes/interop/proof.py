@@ -1,6 +1,6 @@
 """The proof at the end of a conversion: what was written, read back, computes what was read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,19 +38,27 @@ class Proof:
     passes: int
 
 
-def prove(source: Source, result: Source, backend: str | None = None) -> Proof:
+def prove(
+    source: Source,
+    result: Source,
+    backend: str | None = None,
+    watch: Callable[[str, float], None] = lambda stage, share: None,
+) -> Proof:
     """Compare two models: every tensor bit by bit, and the logits of a fixed prompt.
 
     The result's tensors must be the source's, rounded to the result's dtype, and give the logits
     that those give under the source's architecture. backend: its name; None for one that is
-    installed. Raises CheckpointError where they do not, MissingBackend.
+    installed. watch: told what share is done. Raises CheckpointError where they differ,
+    MissingBackend.
     """
     engine = _engine(backend)
     kept: dict[str, Pair] = {}
-    found = [
-        _try(engine, one, other, _pairs(source, result, one, names, kept), source)
-        for one, other, names in _passes(source.spec, result.spec)
-    ]
+    passes, found = _passes(source.spec, result.spec), []
+    for number, (one, other, names) in enumerate(passes):
+        watch("comparing", number / len(passes))
+        pairs = _pairs(source, result, one, names, kept)
+        found.append(_try(engine, one, other, pairs, source))
+        del pairs  # before those of the next layer are read
     return Proof(max(found), engine.name, len(found))
 
 
@@ -128,17 +136,16 @@ def _engine(name: str | None) -> Backend:
     return find_backend("numpy")
 
 
-def _passes(
-    one: ModelSpec, other: ModelSpec
-) -> Iterator[tuple[ModelSpec, ModelSpec, dict[str, str]]]:
+def _passes(one: ModelSpec, other: ModelSpec) -> list[tuple[ModelSpec, ModelSpec, dict[str, str]]]:
     """What is tried, and whose tensors by name: both models whole, or each layer by itself."""
     if tensor_count(one) <= AT_ONCE:
-        yield one, other, {name: name for name in parameters(one)}
-        return
+        return [(one, other, {name: name for name in parameters(one)})]
+    passes = []
     for i in range(one.num_layers):
-        small = _layer(one, i)
-        prefix, own = "model.layers.0.", f"model.layers.{i}."
-        yield small, _layer(other, i), {n: n.replace(prefix, own) for n in parameters(small)}
+        small, own = _layer(one, i), f"model.layers.{i}."
+        names = {name: name.replace("model.layers.0.", own) for name in parameters(small)}
+        passes.append((small, _layer(other, i), names))
+    return passes
 
 
 def _layer(spec: ModelSpec, i: int) -> ModelSpec:

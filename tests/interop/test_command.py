@@ -1,0 +1,59 @@
+"""`hermes convert` on the command line: what it prints, and its one line where it refuses."""
+
+import json
+
+import pytest
+
+from hermes_cli.main import run
+from tests.interop.models import GPT2, bare
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return bare(tmp_path / "bare", GPT2)
+
+
+def convert(*arguments):
+    return run(["convert", *map(str, arguments)])
+
+
+def test_it_prints_source_target_proof_and_readers(tmp_path, weights, capfd):
+    config = ["--config", weights["config"], "--backend", "numpy"]
+    assert convert(weights["source"], tmp_path / "a", "--to", "hermes", *config) == 0
+    assert convert(tmp_path / "a", tmp_path / "hf", "--to", "hf", "--backend", "numpy") == 0
+    size = sum(file.stat().st_size for file in (tmp_path / "hf").iterdir())
+    out, err = capfd.readouterr()
+    first, second = out.splitlines()[:8], out.splitlines()[8:]
+    assert first[4:] == [
+        "transformers 4.57  not expressible",
+        "transformers 5     not expressible",
+        "mlx-lm             not expressible",
+        "note       --to hf makes it a model that those tools know",
+    ]
+    assert second == [
+        f"read       {tmp_path}/a: hermes checkpoint, 43,296 parameters",
+        f"written    {tmp_path}/hf: GPT2LMHeadModel, float32, {size:,} bytes",
+        "tokenizer  none beside it",
+        "proof      logits differ by 0 of their root mean square (numpy)",
+        "transformers 4.57  exact",
+        "transformers 5     exact",
+        "mlx-lm             exact",
+    ]
+    assert err == ""
+
+
+def test_json_has_the_same(tmp_path, weights, capfd):
+    arguments = ["--to", "hf", "--dtype", "bfloat16", "--json", "--backend", "numpy"]
+    arguments += ["--config", weights["config"]]
+    assert convert(weights["source"], tmp_path / "hf", *arguments) == 0
+    facts = json.loads(capfd.readouterr().out)
+    assert (facts["architecture"], facts["dtype"]) == ("GPT2LMHeadModel", "bfloat16")
+    assert 0 < facts["difference"] < 0.5
+    assert facts["readers"]["mlx-lm"] == "exact"
+
+
+def test_a_mistake_is_one_line(tmp_path, weights, capfd):
+    assert convert(tmp_path / "nothing", tmp_path / "a", "--to", "hf") == 1
+    assert capfd.readouterr().err == f"Error: there is no model {tmp_path}/nothing\n"
+    assert convert(weights["source"], tmp_path / "a") == 2
+    assert "missing option '--to'" in capfd.readouterr().err
