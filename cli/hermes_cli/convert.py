@@ -70,7 +70,7 @@ def convert(
             backend=None if backend == "auto" else backend,
             watch=watch,
         )
-    for note in done.source.notes:
+    for note in done.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
         click.echo(json.dumps(_facts(done, to), indent=2))

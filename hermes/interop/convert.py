@@ -17,7 +17,7 @@ from hermes.interop.cast import CODES, WORDS, cast
 from hermes.interop.companions import travelling
 from hermes.interop.families import ARCHITECTURES, family_of
 from hermes.interop.folder import write_folder
-from hermes.interop.hf import config_of, converted_config_of
+from hermes.interop.hf import config_of, converted_config_of, spec_of
 from hermes.interop.names import layout_of, pack
 from hermes.interop.proof import Proof, prove
 from hermes.interop.source import Source, open_source, with_adapter
@@ -34,7 +34,7 @@ TARGETS = ("hermes", "hf")
 class Converted:
     """What a conversion read and wrote. architecture: the class that config.json names.
 
-    dtype: of most of the bytes; size: bytes written.
+    dtype: of most of the bytes; size: bytes written; notes: what the user should know.
     """
 
     source: Source
@@ -43,6 +43,7 @@ class Converted:
     dtype: str
     size: int
     proof: Proof
+    notes: tuple[str, ...]
 
 
 def convert(
@@ -96,7 +97,15 @@ def convert(
         disk=disk,
     )
     architecture = ARCHITECTURES[family if to == "hf" else family_of(found.spec)]
-    return Converted(found, target, architecture, most, size, proof[0])
+    notes = found.notes + (_lost(found.spec) if to == "hf" else ())
+    return Converted(found, target, architecture, most, size, proof[0], notes)
+
+
+def _lost(spec: ModelSpec) -> tuple[str, ...]:
+    """A note where config.json has no word for some of the dropout, which no proof can show."""
+    if not spec.has_dropout or spec_of(converted_config_of(spec)).identity == spec.identity:
+        return ()
+    return ("Hugging Face's class has no place for all of the model's dropout, which is left out",)
 
 
 def _watched(

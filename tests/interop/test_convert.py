@@ -16,7 +16,7 @@ from hermes.interop.convert import convert
 from hermes.interop.hf import config_of, converted_config_of
 from hermes.interop.proof import prove
 from hermes.interop.source import open_source
-from tests.interop.models import GEMMA3, GPT2, GPT_NEOX, LLAMA, bare, hot_weights
+from tests.interop.models import GEMMA3, GPT2, GPT_NEOX, LLAMA, bare, change, hot_weights
 
 FORMS = {"llama": LLAMA, "gemma3_text": GEMMA3, "gpt2": GPT2, "gpt_neox": GPT_NEOX}
 TOKENS = {"<|eos|>": 0, "a": 1, "b": 2}
@@ -242,6 +242,16 @@ def test_nothing_is_overwritten(tmp_path, checkpoint):
         convert(checkpoint, target, to="hf")
     (target / "file").unlink()
     convert(checkpoint, target, to="hf")
+
+
+def test_dropout_that_a_class_has_no_place_for_is_told(tmp_path):
+    inside, outside = change(LLAMA, attention={"dropout": 0.1}), change(LLAMA, dropout=0.1)
+    done = convert(**bare(tmp_path / "a", inside), target=tmp_path / "b", to="hf")
+    assert done.notes == ()
+    done = convert(**bare(tmp_path / "c", outside), target=tmp_path / "d", to="hf")
+    assert done.notes == (
+        "Hugging Face's class has no place for all of the model's dropout, which is left out",
+    )
 
 
 def test_what_no_class_computes_stays_with_hermes(tmp_path):
