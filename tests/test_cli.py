@@ -146,8 +146,9 @@ def test_an_option_of_the_wrong_kind_is_usage(call):
         (["--set", "min_lr_ratio=low"], 1, "--set min_lr_ratio: expected a number, got 'low'"),
         (["--set", "lr"], 1, "--set lr: expected KEY=VALUE, as in model.num_layers=2"),
         (["--lr", "1", "--set", "lr=2"], 1, "lr is given twice, as an option and with --set"),
-        (["--num-gpus", "4"], 1,
-         "--num-gpus 4: training on several GPUs is not there yet; leave it out"),
+        (["--num-gpus", "0"], 1,
+         "--num-gpus and --num-processes must be at least 1, --max-restarts at least 0, "
+         "--peer-timeout above 0; got 0, 1, 0 and 45"),
         (["--config", "config.json"], 1,
          "config.json: --config takes a run's options as .yaml (a .json is a model's config; an "
          "architecture to train goes to --model)"),

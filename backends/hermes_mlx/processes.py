@@ -3,6 +3,8 @@
 import contextlib
 import os
 import socket
+import sys
+import threading
 
 import mlx.core as mx
 import mlx.nn
@@ -18,7 +20,8 @@ class Processes:
 
     def __init__(self, place, group):
         self.place, self._group = place, group
-        self._doing = "the start"
+        self._limit = place.first_timeout
+        self._doing, self._names = "the start", ["unknown"] * place.size
         self._names = self.texts(f"host {socket.gethostname()}, process {os.getpid()}")
 
     def total(self, numbers):
@@ -40,7 +43,8 @@ class Processes:
         return [row[:n].tobytes().decode() for row, n in zip(rows, sizes, strict=True)]
 
     def settle(self):
-        """Nothing to set: a ring notices at once that a process died, and never that one hangs."""
+        """From now on a silence of place.timeout is too long."""
+        self._limit = self.place.timeout
 
     def close(self):
         """Part, without waiting for anyone; the group goes with the process."""
@@ -58,8 +62,14 @@ class Processes:
 
     @contextlib.contextmanager
     def watched(self, doing=None):
-        """In its block a peer that died becomes PeerLost."""
+        """In its block a peer that died becomes PeerLost; one that hangs ends this process.
+
+        A ring waits for ever, and nothing can call its thread back.
+        """
         self._doing = doing or self._doing
+        alarm = threading.Timer(self._limit, self._give_up)
+        alarm.daemon = True
+        alarm.start()
         try:
             yield
         except RuntimeError as error:
@@ -69,12 +79,26 @@ class Processes:
             raise PeerLost(
                 f"rank {self.place.rank} lost another process in {self._doing}: {reason}"
             ) from error
+        finally:
+            alarm.cancel()
+
+    def _give_up(self):
+        others = [f"rank {r} ({w})" for r, w in enumerate(self._names) if r != self.place.rank]
+        print(
+            f"Error: rank {self.place.rank} waited {self._limit:g} s in {self._doing} for "
+            f"{', '.join(others)}; a process hangs, so all end",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(PeerLost.exit_code)
 
     def _rows(self, array):
         """Every process's array, (size, N), carried as bytes so that no type is cast."""
         raw = np.frombuffer(array.tobytes(), np.uint8)
         with self.watched(), mx.stream(mx.cpu):
-            found = np.array(mx.distributed.all_gather(mx.array(raw), group=self._group))
+            gathered = mx.distributed.all_gather(mx.array(raw), group=self._group)
+            mx.eval(gathered)  # which lets other threads run meanwhile
+            found = np.array(gathered)
         return np.frombuffer(found.tobytes(), array.dtype).reshape(self.place.size, -1)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import os
+import re
 import socket
 import time
 
@@ -94,9 +95,7 @@ class Processes:
 
     def wrapped(self, module):
         """The module with gradients that are summed over all processes while they are computed."""
-        wrapped = DistributedDataParallel(
-            module, init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        wrapped = DistributedDataParallel(module, init_sync=False, gradient_as_bucket_view=True)
         wrapped.register_comm_hook(None, _sum)
         return wrapped
 
@@ -124,8 +123,9 @@ class Processes:
                 time.sleep(0.05)
         except RuntimeError:
             lost = [0]  # who keeps the store
-        reason = str(error).strip().splitlines()[0]
-        where = f"in {self._doing}"
+        # gloo begins with the place in its own source and ends with advice.
+        reason = re.sub(r".*\.cc:\d+\] ", "", str(error).strip().splitlines()[0])
+        reason, where = reason.partition(". ")[0], f"in {self._doing}"
         if not lost or not hasattr(self, "_names"):
             return f"the processes lost each other {where}: {reason}"
         names = ", ".join(f"rank {r} ({self._names[r]})" for r in lost)

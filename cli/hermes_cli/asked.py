@@ -26,7 +26,7 @@ RECIPE |= {
     for name in ("loss", "beta", "label_smoothing", "gamma", "sft_weight")
 }
 # About one call and not about the run: neither in its run.yaml nor taken from there.
-CALL = ("resume", "config", "output", "num_gpus")
+CALL = ("resume", "config", "output", "num_gpus", "num_processes", "max_restarts", "peer_timeout")
 # Names that may be files, which run.yaml has in full.
 PATHS = ("tokenizer", "model", "checkpoint", "template", "reference_cache")
 MODEL_CONFIGS = (".json", ".mal")

@@ -8,6 +8,7 @@ import click
 
 from hermes.errors import HermesError
 from hermes_cli.asked import Asked
+from hermes_cli.launch import placed
 from hermes_cli.signals import Signals
 from hermes_cli.tuning import (
     beginning_of,
@@ -44,6 +45,10 @@ def _dpo(context: click.Context) -> None:
     request = request_of(options, start, data, given)
     cache = options["reference_cache"]
     with Signals("stopping after this update; again to end at once") as signals:
+        share = placed(context, options, request, signals)
+        if share is None:
+            return
+        request, speaks = share, share.processes.place.rank == 0
         preferences = Preferences(
             pairs(data, file_format=options["format"]),
             start,
@@ -54,7 +59,7 @@ def _dpo(context: click.Context) -> None:
             use_template=not options["no_template"],
             drop=options["drop_overlong"],
             stop=signals.asked,
-            progress=counter("reference"),
+            progress=counter("reference") if speaks else lambda done, total: None,
         )
         carry_out(
             context,

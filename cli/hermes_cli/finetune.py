@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from hermes_cli.asked import Asked
+from hermes_cli.launch import placed
 from hermes_cli.signals import Signals
 from hermes_cli.tuning import (
     beginning_of,
@@ -30,7 +31,8 @@ def run_finetuning(context: click.Context) -> None:
     given = recipe_of(options, start.spec.max_seq_len, LONGEST_DEFAULT)
     request = replace(request_of(options, start, data, given), text_field=options["text_field"])
     with Signals("stopping after this update; again to end at once") as signals:
-        carry_out(context, request, signals, from_stdin="-" in data)
+        if share := placed(context, options, request, signals):
+            carry_out(context, share, signals, from_stdin="-" in data)
 
 
 @click.pass_context

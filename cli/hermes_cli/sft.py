@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes_cli.asked import Asked
+from hermes_cli.launch import placed
 from hermes_cli.signals import Signals
 from hermes_cli.tuning import (
     beginning_of,
@@ -53,22 +54,26 @@ def _sft(context: click.Context) -> None:
         options, start, data, recipe_of(options, start.spec.max_seq_len, LONGEST_DEFAULT)
     )
 
-    def show(examples: Sequence["Example"]) -> None:
-        for example in examples[: options["show_samples"]]:
-            click.echo(shown(start.tokenizer, example), err=True)
-
-    chats = Chats(
-        conversations(data, file_format=options["format"]),
-        start.encoder,
-        whole=options["train_on_prompt"],
-        pack=options["pack"],
-        overlong=options["overlong"],
-        show=show,
-    )
     with Signals("stopping after this update; again to end at once") as signals:
-        carry_out(
-            context, replace(request, material=chats.material), signals, from_stdin="-" in data
+        share = placed(context, options, request, signals)
+        if share is None:
+            return
+        samples = options["show_samples"] if share.processes.place.rank == 0 else 0
+
+        def show(examples: Sequence["Example"]) -> None:
+            for example in examples[:samples]:
+                click.echo(shown(start.tokenizer, example), err=True)
+
+        chats = Chats(
+            conversations(data, file_format=options["format"]),
+            start.encoder,
+            whole=options["train_on_prompt"],
+            pack=options["pack"],
+            overlong=options["overlong"],
+            show=show,
         )
+        made = replace(share, material=chats.material)
+        carry_out(context, made, signals, from_stdin="-" in data)
 
 
 @click.pass_context

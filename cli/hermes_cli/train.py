@@ -48,6 +48,9 @@ from hermes_cli.signals import Signals
 @click.option("--freeze-layers", type=int, default=0, help="Embeddings and the bottom N layers.")
 @click.option("--freeze", multiple=True, metavar="GLOB", help="Tensors to leave as they are.")
 @click.option("--num-gpus", type=int, default=1, help="Processes, one for each GPU.")
+@click.option("--num-processes", type=int, default=1, help="The same where there is no GPU each.")
+@click.option("--max-restarts", type=int, default=0, help="When a process is lost.")
+@click.option("--peer-timeout", type=float, default=45, help="Seconds until a silent one is lost.")
 @BACKEND
 @DEVICE
 @PRECISION

@@ -1,9 +1,10 @@
 """What `hermes train` does: options to a request, a request to a run, a run to the terminal."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes.errors import HermesError, Interrupted
+from hermes.processes import Processes
 from hermes_cli.asked import Asked, given_of, settings_of
+from hermes_cli.launch import joined, place_of, quietly, starts
 from hermes_cli.settings import COMMAND
 from hermes_cli.signals import Signals
 
@@ -51,8 +54,11 @@ def data_of(options: Asked, stack: ExitStack) -> tuple[str, ...]:
     return tuple(kept if name == "-" else name for name in data)
 
 
-def _tokenizer(options: Asked, data: tuple[str, ...], resuming: bool) -> "Tokenizer | None":
+def _tokenizer(
+    options: Asked, data: tuple[str, ...], resuming: bool, processes: Processes
+) -> "Tokenizer | None":
     """The tokenizer asked for; None for the run's own."""
+    from hermes.together import agreed
     from hermes.tokenizer import Tokenizer
 
     path = options["tokenizer"]
@@ -62,6 +68,14 @@ def _tokenizer(options: Asked, data: tuple[str, ...], resuming: bool) -> "Tokeni
         return Tokenizer.load(path) if path else None
     if path and Path(path).exists():
         raise HermesError(f"{path} is there already; leave --train-tokenizer out to use it")
+    rank = processes.place.rank
+    learnt = agreed(processes, lambda: None if rank else _learnt(options, data))
+    if processes.place.size == 1:
+        return learnt
+    return Tokenizer.from_json(processes.texts(learnt.to_json() if learnt else "")[0])
+
+
+def _learnt(options: Asked, data: tuple[str, ...]) -> "Tokenizer":
     from hermes.library import train_tokenizer
 
     click.echo("training a tokenizer on the data", err=True)
@@ -81,29 +95,35 @@ def run_training(context: click.Context, signals: Signals) -> None:
     from hermes.checkpoint import steps
     from hermes.model import choose_backend
     from hermes.run import Request, check_output
+    from hermes.together import agreed
 
     options = Asked(context)
-    if options["num_gpus"] != 1:
-        raise HermesError(
-            f"--num-gpus {options['num_gpus']}: training on several GPUs is not there yet; "
-            "leave it out"
-        )
     output = Path(options["output"])
-    check_output(output, resume=options["resume"])
-    resuming = options["resume"] and bool(steps(output))
-    given = given_of(options)
-    spec = _spec(options, resuming)
+    if place_of(os.environ) is None:
+        check_output(output, resume=options["resume"])
+    if starts(context, options, signals):
+        return
     backend = choose_backend(options["backend"])
+    processes, where = joined(options, backend, realised(options), signals)
     with ExitStack() as stack:
+        stack.enter_context(quietly(processes))
+        # The others wait for rank 0, which may find a folder that it must not write into.
+        if processes.place.rank == 0:
+            agreed(processes, lambda: check_output(output, resume=options["resume"]))
+        else:
+            agreed(processes, lambda: None)
+        resuming = options["resume"] and bool(steps(output))
+        given = given_of(options)
+        spec = _spec(options, resuming)
         data = data_of(options, stack)
-        tokenizer = _tokenizer(options, data, resuming)
+        tokenizer = _tokenizer(options, data, resuming, processes)
         request = Request(
             output=output,
             data=data,
             backend=backend,
             spec=spec,
             tokenizer=tokenizer,
-            options=realised(options),
+            options=where,
             given=given,
             resume=options["resume"],
             log_every=options["log_every"],
@@ -112,6 +132,7 @@ def run_training(context: click.Context, signals: Signals) -> None:
             file_format=options["format"],
             settings=settings_of(options),
             sources=options.sources,
+            processes=processes,
         )
 
         def begun() -> None:
@@ -150,9 +171,16 @@ def carry_out(
     from_stdin: bool = False,
 ) -> None:
     """Train what is requested, showing how it goes. begun: called when nothing can refuse it."""
+    from hermes.library import collect
     from hermes.run import open_run
 
-    with open_run(request) as run:
+    processes = request.processes
+    with closing(processes), quietly(processes), open_run(request) as run:
+        if processes.place.rank > 0:
+            signals.polled = True
+            if not run.finished and not collect(run, lambda event: None, signals.asked).finished:
+                raise Interrupted("rank 0 says where")
+            return
         for note in run.notes:
             click.echo(note, err=True)
         if run.finished:
@@ -192,11 +220,13 @@ def heading(run: "Run") -> list[str]:
     versions = " ".join(f"{name} {number}" for name, number in request.backend.versions().items())
     where = f"{versions} on {device(request)}, {request.options.precision}"
     accum = f" in {recipe.grad_accum} parts" if recipe.grad_accum > 1 else ""
+    size = request.processes.place.size
+    among = f" on {size} processes" if size > 1 else ""
     lines = [
         f"model {parts.spec.name}: {tensor_count(parts.spec):,} parameters; {where}",
         f"data: {tokens:,} tokens, {len(data.train):,} {unit} of {recipe.seq_len}{held_out}",
         f"run {request.output}: {run.total_steps:,} updates of "
-        f"{recipe.batch_size * recipe.grad_accum} {unit}{accum}",
+        f"{recipe.batch_size * recipe.grad_accum * size} {unit}{accum}{among}",
     ]
     if run.checkpoint is not None:
         writer = run.checkpoint.progress.backend

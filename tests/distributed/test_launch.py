@@ -1,0 +1,307 @@
+"""`hermes train` by several processes: the same run, stopped by any, ended with any."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hermes.errors import HermesError, StorageError
+from hermes.processes import Place
+from hermes.seam import Batch
+from hermes.together import Agreed, agreed, measured
+from hermes_cli.launch import place_of
+
+HERMES = [sys.executable, "-m", "hermes"]
+COMMON = [
+    *("train", "--data", "text.txt", "--tokenizer", "tokenizer.json", "--model", "nano"),
+    *("--seq-len", "16", "--batch-size", "1", "--lr", "1e-3", "--val-fraction", "0.02"),
+    *("--device", "cpu", "--precision", "float64"),
+]
+WAIT = 240
+
+
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({}, None),
+        ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"},
+         Place(1, 4, 1, 2)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None),
+        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "7", "SLURM_LOCALID": "1",
+          "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "4,3", "SLURM_JOB_ID": "40123",
+          "SLURM_STEP_NODELIST": "node[03-04],other"},
+         Place(5, 7, 1, 3, "node03:20123")),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "3",
+          "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_JOB_ID": "7",
+          "SLURM_STEP_NODELIST": "a1,a2", "MASTER_PORT": "29500"},
+         Place(3, 8, 3, 4, "a1:29500")),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
+          "OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, Place(1, 2)),
+    ],
+)  # fmt: skip
+def test_a_process_finds_its_place_in_its_launchers_variables(variables, place):
+    assert place_of(variables) == place
+
+
+def test_a_ring_of_mlx_counts_the_processes_of_its_own_machine(tmp_path):
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text(json.dumps([["10.0.0.1:5"], ["10.0.0.2:5"], ["10.0.0.2:6"]]))
+    assert place_of({"MLX_RANK": "2", "MLX_HOSTFILE": str(hosts)}) == Place(2, 3, 1, 2)
+
+
+def test_variables_that_make_no_sense_are_refused():
+    with pytest.raises(HermesError, match=r"^the launcher's variables cannot be read: "):
+        place_of({"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
+    with pytest.raises(HermesError, match=r"^rank 2 of 2 processes"):
+        place_of({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
+
+
+class Said:
+    """Processes whose other ranks say what the test wrote down."""
+
+    def __init__(self, *texts, totals=()):
+        self.place, self._texts = Place(0, 1 + len(texts)), texts
+        self._totals = list(totals)
+
+    def texts(self, text):
+        return [text, *self._texts]
+
+    def total(self, numbers):
+        return [a + b for a, b in zip(numbers, self._totals, strict=True)]
+
+    def largest(self, number):
+        return max(number, *map(float, self._texts))
+
+    def settle(self):
+        pass
+
+
+def test_what_one_process_refuses_all_refuse_with_its_name_and_exit_code():
+    undone = []
+    with pytest.raises(StorageError, match=r"^rank 2: the disk is full$"):
+        agreed(Said("", "74 the disk is full"), lambda: "made", undone.append)
+    assert undone == ["made"]
+    assert agreed(Said("", ""), lambda: "made") == "made"
+
+
+def test_a_signal_to_any_process_stops_all():
+    class Learner:
+        def digests(self):
+            return {}
+
+    assert Agreed(Said("0", "1"), Learner(), lambda: False)()
+    assert not Agreed(Said("0", "0"), Learner(), lambda: False)()
+
+
+def test_weights_that_differ_stop_the_run_and_name_the_first_tensor():
+    class Learner:
+        def digests(self):
+            return {"a": 1, "b": 2, "c": 3}
+
+    asked = Agreed(Said('{"a": 1, "b": 9, "c": 9}'), Learner(), lambda: False)
+    with pytest.raises(HermesError, match=r"^tensor 'b' is not the same in rank 0 and rank 1"):
+        asked.after_update()
+
+
+def test_measurements_are_means_over_all_processes_by_what_each_had():
+    class Share(Batch):
+        counted = 3
+
+    share = Share(None, None, None)
+    told = Said('["accuracy"]', totals=[1.0, 1])
+    assert measured(told, lambda *_: {"accuracy": 1.0}, share, None) == {"accuracy": 1.0}
+    told = Said('["accuracy"]', totals=[0.0, 1])
+    assert measured(told, lambda *_: {"accuracy": 1.0}, share, None) == {"accuracy": 0.75}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    words = " ".join(f"{a}{b} {b}o{a}" for a in "bcdfghklm" for b in "aeiouy")
+    (folder / "text.txt").write_text("\n".join(words[k:] + words[:k] for k in range(0, 200, 3)))
+    command = [*HERMES, *["train-tokenizer", "--input", "text.txt", "--output", "tokenizer.json"]]
+    subprocess.run([*command, "--vocab-size", "300"], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def train(folder, *arguments, code=0):
+    done = subprocess.run(
+        [*HERMES, *COMMON, *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == code, done.stderr[-3000:]
+    return done.stderr
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(one, other):
+    """To 1e-11, all but how fast."""
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        a, b = ({k: v for k, v in x.items() if k != "tokens_per_second"} for x in (a, b))
+        assert a == pytest.approx(b, rel=1e-11)
+
+
+MLX = ["--backend", "mlx", "--num-processes", "2"]
+TORCH = ["--backend", "torch", "--num-gpus", "2"]
+
+
+@pytest.mark.parametrize("how", [MLX, pytest.param(TORCH, marks=pytest.mark.long)], ids=str)
+def test_two_processes_make_the_run_of_one_which_goes_on_with_it(corpus, tmp_path, how):
+    """One log, one checkpoint; stopped after four updates by two, gone on with by one."""
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    train(corpus, "--output", alone, "--grad-accum", 4, "--max-steps", 6, *how[:2])
+    said = train(corpus, "--output", run, "--grad-accum", 2, "--max-steps", 4, *how)
+    assert said.count("done: ") == 1
+    assert said.count("run ") == 1
+    assert "updates of 4 sequences in 2 parts on 2 processes" in said
+    assert [x.name for x in run.glob("step-*")] == ["step-00000004"]
+    train(corpus, "--output", run, "--resume", "--grad-accum", 4, "--max-steps", 6, *how[:2])
+    held = [line for line in lines(run) if not (line["step"] == 4 and "val_loss" in line)]
+    assert_same_run(lines(alone), held)
+
+
+def test_the_split_is_kept_or_refused_once(corpus, tmp_path):
+    said = train(corpus, "--output", tmp_path / "x", *MLX, "--data", tmp_path / "none.txt", code=1)
+    assert said.count("Error: ") == 1
+    assert "none.txt" in said
+    said = train(corpus, "--output", tmp_path / "x", "--backend", "torch", "--num-gpus", 2,
+                 "--device", "cuda", code=1)  # fmt: skip
+    assert said.startswith("Error: --num-gpus 2, but torch finds ")
+
+
+def begun(corpus, run, *how):
+    """A long run by two processes that has saved once, and its workers by rank."""
+    process = subprocess.Popen(
+        [
+            *HERMES,
+            *COMMON,
+            "--output",
+            str(run),
+            "--save-every",
+            "5",
+            "--max-steps",
+            "100000",
+            *how,
+        ],
+        cwd=corpus,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    end = time.monotonic() + WAIT
+    while not list(run.glob("step-*")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end, "no checkpoint came"
+        time.sleep(0.1)
+    return process, workers(process.pid)
+
+
+def last_saved(run):
+    return max(int(folder.name[5:]) for folder in run.glob("step-*"))
+
+
+def workers(parent):
+    """The started processes by rank, which is in what they were started with."""
+    found = []
+    for line in subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True
+    ).stdout.splitlines():
+        pid, _, arguments = line.strip().partition(" ")
+        if "spawn_main" in arguments:
+            found.append(int(pid))
+    return sorted(found)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [MLX, TORCH], ids=str)
+@pytest.mark.parametrize("whom", ["launcher", "rank 0", "rank 1"])
+def test_a_signal_to_any_saves_once_and_stops_all(corpus, tmp_path, how, whom):
+    run = tmp_path / "run"
+    process, pids = begun(corpus, run, *how)
+    try:
+        target = process.pid if whom == "launcher" else pids[int(whom[-1])]
+        os.kill(target, signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 75, said
+        assert said.count("and saved; go on with: hermes train --resume") == 1
+        assert f"stopped at step {last_saved(run)} of" in said
+    finally:
+        end(process, pids)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [MLX, TORCH], ids=str)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_lost_process_ends_all_within_the_limit_and_is_named(corpus, tmp_path, how, number):
+    """Within a minute at the default of 45 s; here the limit is 10."""
+    run = tmp_path / "run"
+    process, pids = begun(corpus, run, *how, "--peer-timeout", "10")
+    try:
+        os.kill(pids[1], number)
+        since = time.monotonic()
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 76, said
+        assert time.monotonic() - since < 40
+        assert said.count("Error: ") == 1
+        assert "rank 1" in said
+        assert f"process {pids[1]})" in said
+        assert not any(alive(pid) for pid in pids)
+        more = ["--resume", "--max-steps", str(max(x["step"] for x in lines(run)) + 60)]
+        train(corpus, "--output", run, *more, "--grad-accum", 2, *how[:2])
+    finally:
+        end(process, pids)
+
+
+@pytest.mark.long
+def test_torch_starts_all_anew_from_the_last_checkpoint(corpus, tmp_path):
+    run = tmp_path / "run"
+    process, pids = begun(corpus, run, *TORCH, "--max-restarts", "1")
+    again = []
+    try:
+        os.kill(pids[1], signal.SIGKILL)
+        before = last_saved(run)
+        end_at = time.monotonic() + WAIT
+        while (
+            time.monotonic() < end_at
+            and max(int(x.name[5:]) for x in run.glob("step-*")) < before + 10
+        ):
+            time.sleep(0.1)
+        again = workers(process.pid)
+        assert len(again) == 2
+        assert not set(again) & set(pids)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 75, said
+        steps = [line["step"] for line in lines(run)]
+        assert steps == list(range(1, steps[-1] + 1))
+    finally:
+        end(process, [*pids, *again])
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def end(process, pids):
+    """Nothing outlives its test."""
+    for pid in pids:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
