@@ -80,6 +80,34 @@ def test_dpo_starts_at_ln_2_for_every_beta(beta, backend):
     np.testing.assert_allclose(found, [math.log(2)], rtol=1e-14)
 
 
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+@pytest.mark.parametrize("h", [-2.0, -1e-3, 0.0, 1e-3, 2.0])
+def test_the_derivative_of_dpo_is_right_also_where_policy_and_reference_are_equal(backend, h):
+    """Every run begins at h = 0, where minimum and abs have no derivative of their own."""
+    rule = Preference(beta=0.5)
+    if backend == "torch":
+        import torch
+
+        from hermes_torch.preference import pair_losses
+
+        sums = torch.tensor([h, 0.0], dtype=torch.float64, requires_grad=True)
+        pair_losses(sums, torch.tensor([4, 2]), torch.zeros(2), rule).sum().backward()
+        found = sums.grad.tolist()
+    else:
+        import mlx.core as mx
+
+        import hermes_mlx  # noqa: F401  before mlx.core, for its BLAS
+        from hermes_mlx.preference import pair_losses
+
+        def loss(sums):
+            return pair_losses(sums, mx.array([4, 2]), mx.zeros(2), rule).sum()
+
+        with mx.stream(mx.cpu):
+            found = mx.grad(loss)(mx.array([h, 0.0])).tolist()
+    slope = -0.5 * sigma(-0.5 * h)
+    np.testing.assert_allclose(found, [slope, -slope], rtol=1e-6)
+
+
 @pytest.mark.parametrize("backend", ["numpy", "torch", "mlx"])
 @pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge", "orpo", "simpo"])
 def test_a_pair_of_padding_has_no_loss(loss, backend):

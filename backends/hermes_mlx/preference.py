@@ -12,7 +12,9 @@ import mlx.core as mx
 
 def log_sigmoid(x):
     """log(1 / (1 + exp(-x))), without overflow."""
-    return mx.minimum(x, 0) - mx.log1p(mx.power(math.e, -mx.abs(x)))
+    # MLX's derivatives of minimum and abs are 0 at 0, where every run of preferences begins.
+    low = x < 0
+    return mx.where(low, x, 0) - mx.log1p(mx.power(math.e, mx.where(low, x, -x)))
 
 
 def log_one_minus_exp(m, counts):
