@@ -1,7 +1,7 @@
 """A case: an architecture, weights, a recipe, and tokens that follow from its name."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -26,6 +26,7 @@ class Case:
     make: draws the weights (weights.py, integers.py). packed: rows hold several documents. gain:
     multiplies the head's weights, for logits of any size. blank: the second micro-batch has no
     counted target. recipe: how learners train it; it decides the objective and the adapters.
+    fixed: the first update's batch, where it is not drawn.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Case:
     gain: float = 1.0
     blank: bool = False
     recipe: Recipe = RECIPE
+    fixed: Batch | None = field(default=None, compare=False)
 
     def draw(self, purpose: str, count: int, below: int) -> np.ndarray:
         """Integers from 0 to below - 1, a stream of their own for each purpose. (count,)"""
@@ -70,7 +72,7 @@ class Case:
     @cached_property
     def batch(self) -> Batch:
         """The first update's batch."""
-        return self.update(0)
+        return self.fixed or self.update(0)
 
     def update(self, step: int) -> Batch:
         """The batch of an update: next-token targets, some not counted, rows as in a run."""

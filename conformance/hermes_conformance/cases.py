@@ -6,6 +6,7 @@ from functools import cache
 from hermes.recipe import Lora, Preference
 from hermes.spec import Alibi, AttentionSpec, FfnSpec, LinearScaling, ModelSpec, Rope
 from hermes_conformance.case import RECIPE, Case
+from hermes_conformance.golden.vectors import stored_cases
 from hermes_conformance.specs import crossed, fields, model
 from hermes_conformance.weights import fresh, hot
 
@@ -100,6 +101,12 @@ def objectives() -> tuple[Case, ...]:
     )
 
 
+@cache
+def golden() -> tuple[Case, ...]:
+    """The committed vectors."""
+    return tuple(case for case in stored_cases() if case.name.startswith("golden."))
+
+
 def semantics(long: bool = False) -> tuple[Case, ...]:
     """Of L1."""
-    return (*standard(long), *edges(), *objectives())
+    return (*standard(long), *edges(), *objectives(), *golden())

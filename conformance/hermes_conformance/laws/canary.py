@@ -20,8 +20,8 @@ from hermes.spec import (
     Norm,
     RMSNorm,
 )
+from hermes_conformance import tolerance
 from hermes_conformance.side import Side
-from hermes_conformance.tolerance import CANARY_64
 
 IDS = np.arange(6)
 PLAIN = NoNorm()
@@ -130,9 +130,9 @@ def refusal(side: Side) -> str | None:
     """
     graded = {name: e for name, e in canaries(side).items() if e < WRONG_FORMULA}
     worst, name = max(((error, name) for name, error in graded.items()), default=(0.0, ""))
-    if worst <= CANARY_64.limit:
+    if worst <= tolerance.CANARY_64.limit:
         return None
     return (
         f"the float64 of {side.name} is not one: {name} is off by {worst:.0e}, "
-        f"where {CANARY_64.limit:.0e} is allowed; the level would prove nothing"
+        f"where {tolerance.CANARY_64.limit:.0e} is allowed; the level would prove nothing"
     )

@@ -10,6 +10,7 @@ from hermes.mal import dumps, loads
 from hermes_conformance import pins
 from hermes_conformance.case import Case
 from hermes_conformance.compare import Measure, identical, same
+from hermes_conformance.golden import vectors
 from hermes_conformance.law import Law, Sides
 from hermes_conformance.tolerance import EXACT
 
@@ -27,6 +28,9 @@ def language(case: Case, sides: Sides) -> Iterator[Measure]:
 def pinned(case: Case, sides: Sides) -> Iterator[Measure]:
     """First weights, rates, orders, canonical texts and token ids are those pinned."""
     expected = pins.pinned()
+    for name, digest in vectors.sums(pins.golden_folder()).items():
+        written = vectors.written_sums(pins.golden_folder()).get(name)
+        yield same(f"SHA-256 of {name}", digest, written, EXACT)
     for name, value in pins.pins().items():
         yield same(name, value, expected.get(name), EXACT)
 

@@ -148,16 +148,22 @@ def dropout_cases() -> tuple[Case, ...]:
         "block": model(attention, ffn, BlockSpec(attention, dropout=0.1)),
     }
     return tuple(
-        _distinct(Case(f"dropout.{kind}/hot", spec, hot, A=1, B=1, T=1 + 8 * (kind[0] == "e")))
+        Case(
+            f"dropout.{kind}/hot",
+            spec,
+            hot,
+            1,
+            1,
+            fixed=_distinct(9 if kind == "embeddings" else 1),
+        )
         for kind, spec in specs.items()
     )
 
 
-def _distinct(case: Case) -> Case:
-    """The case with every token another, all targets counted."""
-    tokens = np.arange(3, 3 + case.T, dtype=np.int32)[None, None]
-    case.__dict__["batch"] = Batch(tokens, tokens + 1, np.zeros((1, 1), np.uint32))
-    return case
+def _distinct(T: int) -> Batch:
+    """One row of T tokens, every one another, all targets counted."""
+    tokens = np.arange(3, 3 + T, dtype=np.int32)[None, None]
+    return Batch(tokens, tokens + 1, np.zeros((1, 1), np.uint32))
 
 
 def refusals(case: Case, sides: Sides) -> Iterator[Measure]:

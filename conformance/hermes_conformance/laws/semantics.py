@@ -9,6 +9,7 @@ from hermes.seam import IGNORE, Batch
 from hermes_conformance import differences, tolerance
 from hermes_conformance.case import Case
 from hermes_conformance.compare import Measure, absolute, relative, rms
+from hermes_conformance.golden import vectors
 from hermes_conformance.law import Law, Sides
 
 
@@ -88,22 +89,21 @@ def derivatives(case: Case, sides: Sides) -> Iterator[Measure]:
     """<gradient, v> against the oracle's derivative along v; tensor by tensor if they part."""
     loss, got = sides.subject.grads(case)
     toward = differences.direction(case, 0)
-    expected = sides.oracle.model(case).loss(case.batch, dropout=case.dropout)
+    expected, whole = _derivative("all gradients", case, got, toward)
     yield absolute("training loss", loss, expected, scaled(tolerance.LOSS_64, expected))
-    whole = _derivative("all gradients", case, got, toward)
     yield whole
     if whole.ratio > 1:
         for name in toward:
-            yield _derivative(f"gradient of {name}", case, got, {name: toward[name]})
+            yield _derivative(f"gradient of {name}", case, got, {name: toward[name]})[1]
 
 
 def _derivative(what, case, grads, toward):
-    _, expected = differences.loss_and_slope(
+    loss, expected = differences.loss_and_slope(
         case.spec, case.params, toward, case.batch, case.dropout, case.recipe
     )
     got = sum(float((grads[name] * toward[name]).sum()) for name in toward)
     size = max(differences.natural_size(grads, toward), abs(expected))
-    return relative(what, got, expected, tolerance.DERIVATIVE_64, scale=size or 1.0)
+    return loss, relative(what, got, expected, tolerance.DERIVATIVE_64, scale=size or 1.0)
 
 
 def decoding(case: Case, sides: Sides) -> Iterator[Measure]:
@@ -191,8 +191,24 @@ def frozen(case: Case, sides: Sides) -> Iterator[Measure]:
             yield relative(f"gradient of {name}", some[name], every[name], tolerance.GRADIENT_64)
 
 
+def golden(case: Case, sides: Sides) -> Iterator[Measure]:
+    """The committed vectors: logits, loss and, where the subject trains, every gradient."""
+    stored = vectors.read(case.name)
+    yield relative("logits", sides.subject.logits(case), stored.logits, tolerance.LOGITS_64)
+    if sides.subject.trains:
+        loss, grads = sides.subject.grads(case)
+        yield absolute("loss", loss, stored.loss, scaled(tolerance.LOSS_64, stored.loss))
+        for name, value in stored.gradient.items():
+            if vanishing(case, name) is None:
+                yield relative(f"gradient of {name}", grads[name], value, tolerance.GRADIENT_64)
+
+
 def _packed(case: Case) -> bool:
     return case.packed
+
+
+def _golden(case: Case) -> bool:
+    return case.name.startswith("golden.")
 
 
 def _steady(case: Case) -> bool:
@@ -206,10 +222,17 @@ def _learns(case: Case) -> bool:
 
 
 def _law(name, says, check, bound=tolerance.LOGITS_64, applies=None, needs="forward"):
-    return Law("L1", name, says, bound, check, applies or (lambda case: True), needs)
+    """A law of L1; of the committed vectors, only `golden` and `decoding` ask anything more."""
+
+    def takes(case: Case) -> bool:
+        wanted = name in ("golden", "decoding") or not _golden(case)
+        return wanted and (applies is None or applies(case))
+
+    return Law("L1", name, says, bound, check, takes, needs)
 
 
 LAWS = (
+    _law("golden", "the committed vectors are met", golden, applies=_golden),
     _law("logits", "logits agree", logits),
     _law(
         "float32",

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hermes import params, schedule
+from hermes import randomness, schedule
 from hermes.checkpoint import opening, tensors, weights
 from hermes.data import batches, order
 from hermes.mal import writer
@@ -46,9 +46,8 @@ def _method(cls, name, change):
 
 
 def _same_epoch(original, seed, cursor, count, size):
-    return np.concatenate(
-        [original(seed, order.Cursor(0, (cursor.sample + i) % size), 1, size) for i in range(count)]
-    )
+    epoch = original(seed, order.Cursor(), size, size)
+    return epoch[(cursor.sample + np.arange(count)) % size]
 
 
 def _one_twice(original, seed, cursor, count, size):
@@ -62,10 +61,11 @@ def _from_its_start(original, seed, cursor, count, size):
 
 
 def _rank_first(original, self, taken, micro_batch, accum, rank, world):
-    batch = original(self, taken, micro_batch, accum, 0, 1)
-    other = original(self, np.roll(taken, -rank * micro_batch * accum), micro_batch, accum, 0, 1)
-    rows = batch.rows + np.uint32(rank * micro_batch * accum)
-    return replace(other, rows=rows)
+    right = original(self, taken, micro_batch, accum, rank, world)
+    first = rank * micro_batch * accum
+    return replace(
+        original(self, np.roll(taken, -first), micro_batch, accum, 0, 1), rows=right.rows
+    )
 
 
 def _two_ahead(original, self, *given):
@@ -187,13 +187,13 @@ FAULTS = (
         "every tensor draws from one stream",
         "first weights",
         "L0/pins",
-        _above(params, "normals", _streams_shared),
+        _above(randomness, "normals", _streams_shared),
     ),
     _fault(
         "the residual's matrices start as the others",
         "first weights",
         "L0/pins",
-        _above(params, "normals", lambda o, seed, name, shape, std: o(seed, name, shape, 0.02)),
+        _above(randomness, "normals", lambda o, seed, name, shape, std: o(seed, name, shape, 0.02)),
     ),
     _fault(
         "files hold float16",

@@ -10,7 +10,15 @@ from hermes_conformance.law import Law, Sides
 from hermes_conformance.laws import LEVELS
 from hermes_conformance.laws.canary import refusal
 from hermes_conformance.runner import FAILED, PASSED, Outcome, run
-from hermes_conformance.sabotage import above, backward, forward, memory, objectives, updating
+from hermes_conformance.sabotage import (
+    above,
+    backward,
+    forward,
+    kernels,
+    memory,
+    objectives,
+    updating,
+)
 from hermes_conformance.sabotage.fault import Fault, Inside
 from hermes_conformance.sabotage.suite import SUITE_FAULTS, controls
 
@@ -21,6 +29,7 @@ FAULTS = (
     *updating.FAULTS,
     *memory.FAULTS,
     *above.FAULTS,
+    *kernels.FAULTS,
 )
 
 EQUIVALENTS = {

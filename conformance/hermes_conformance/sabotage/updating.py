@@ -10,7 +10,7 @@ from hermes_conformance.sabotage.fault import Fault, Inside
 UPDATE = "L4/update"
 RUN = "L4/oracle"
 CASE = "train.dropout/fresh"
-TOY = "toy.gpt2/hot"
+TOY = "run.gpt2/hot"
 
 
 def _rule(**changes):
@@ -273,12 +273,5 @@ FAULTS = (
         "default/hot",
         _state(_rounded),
         "state",
-    ),
-    _fault(
-        "weights pass through float16 on their way to a file",
-        "L5/file",
-        "move.tied/fresh",
-        _state(_rounded),
-        "checkpoint",
     ),
 )

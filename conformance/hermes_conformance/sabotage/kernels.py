@@ -1,0 +1,204 @@
+"""Faults of the production kernels, of repeatability, and of what a model says of itself."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+
+from hermes_conformance.probes import rounded
+from hermes_conformance.sabotage.fault import Fault, Inside
+
+FAST = ("FAST", "PLAIN")
+DEFAULT = "default/hot"
+
+
+def _rounded_inputs(precision):
+    """Matrix products whose inputs are rounded first, as reduced-precision units do."""
+
+    def plant(inside: Inside) -> None:
+        inside.forward(
+            "Linear",
+            lambda original: lambda self, x: original(self, inside.shorter(x, precision)),
+        )
+
+    return plant
+
+
+def _rounded_rotation(inside: Inside) -> None:
+    inside.table(
+        "rotate",
+        lambda rotate: lambda x, cos, sin: rotate(x, inside.shorter(cos), inside.shorter(sin)),
+        FAST,
+    )
+
+
+def _fast_attend(change):
+    """change(spec) in attention of the fast tables only."""
+
+    def plant(inside: Inside) -> None:
+        inside.table(
+            "attend",
+            lambda attend: lambda q, k, v, spec, *rest: attend(q, k, v, change(spec), *rest),
+            FAST,
+        )
+
+    return plant
+
+
+def _scale_of(factor):
+    def change(spec):
+        return replace(spec, scale=factor * spec.score_scale)
+
+    return change
+
+
+def _model(name, change):
+    """change(original, self, *given) in the place of a method of the built model."""
+
+    def plant(inside: Inside) -> None:
+        inside.method(
+            "engine",
+            "Model",
+            name,
+            lambda original: lambda self, *given: change(original, self, *given),
+        )
+
+    return plant
+
+
+def _row_of_one(original, self, tokens, *more):
+    found = original(self, tokens, *more)
+    return found * 1.001 if len(tokens) == 1 else found
+
+
+def _rows_meet(original, self, tokens, *more):
+    found = original(self, tokens, *more)
+    return found + 1e-9 * found.mean(axis=0, keepdims=True)
+
+
+def _later_leaks(original, self, tokens, *more):
+    found = original(self, tokens, *more)
+    return found + 1e-9 * found[:, -1:]
+
+
+def _float32_logits(original, self, tokens, *more):
+    found = original(self, tokens, *more)
+    return found * (1 + 1e-7)
+
+
+def _drifts(original, self, batch, lr):
+    return original(self, batch, lr * (1 + 1e-5 * random.random()))
+
+
+def _recomputed(inside: Inside) -> None:
+    def make(original):
+        def wrong(self, layer, x):
+            y = original(self, layer, x)
+            return y * (1 + 1e-9) if self.recompute else y
+
+        return wrong
+
+    inside.method("context", "Context", "through", make)
+
+
+def _reversed(original, self):
+    found = original(self)
+    return {name: found[name] for name in reversed(list(found))}
+
+
+def _gradients_in_bfloat16(inside: Inside) -> None:
+    def make(original):
+        def wrong(self, batch):
+            loss, grads = original(self, batch)
+            if self.engine.options.precision == "float64":
+                return loss, grads
+            return loss, {name: rounded("bfloat16")(np.asarray(grads[name])) for name in grads}
+
+        return wrong
+
+    inside.method("learner", "Learner", "grads", make)
+
+
+def _learner(change):
+    def plant(inside: Inside) -> None:
+        inside.method(
+            "learner",
+            "Learner",
+            "step",
+            lambda original: lambda self, batch, lr: change(original, self, batch, lr),
+        )
+
+    return plant
+
+
+def _fault(name, law, case, plant, only=None):
+    return Fault(name, "kernels", law, case, plant, only)
+
+
+FAULTS = (
+    _fault("products take bfloat16", "L2/logits", DEFAULT, _rounded_inputs("bfloat16")),
+    _fault("products take float16", "L2/logits", DEFAULT, _rounded_inputs("float16")),
+    _fault(
+        "the exact table's products take float16", "L2/exact", DEFAULT, _rounded_inputs("float16")
+    ),
+    _fault("the fast rotation takes bfloat16", "L2/logits", DEFAULT, _rounded_rotation),
+    _fault(
+        "the fast attention's scale is off by a thousandth",
+        "L2/logits",
+        DEFAULT,
+        _fast_attend(_scale_of(1.001)),
+    ),
+    _fault(
+        "cached attention's scale is off by half",
+        "L2/decoding",
+        "default/fresh",
+        _fast_attend(_scale_of(1.5)),
+    ),
+    _fault("a row alone goes another way", "L2/batching", DEFAULT, _model("logits", _row_of_one)),
+    _fault("float32 gradients are bfloat16's", "L2/gradients", DEFAULT, _gradients_in_bfloat16),
+    _fault(
+        "greedy texts are another model's",
+        "L2/greedy",
+        "greedy.rope/hot",
+        _fast_attend(_scale_of(1.5)),
+    ),
+    _fault(
+        "attention's scale is doubled in bfloat16",
+        "L3/bfloat16",
+        DEFAULT,
+        _fast_attend(_scale_of(2.0)),
+    ),
+    _fault("rows meet by 1e-9", "L1/batching", DEFAULT, _model("logits", _rows_meet)),
+    _fault("the last token leaks by 1e-9", "L1/batching", DEFAULT, _model("logits", _later_leaks)),
+    _fault(
+        "logits are off by a float32's last bit",
+        "L1/float32",
+        DEFAULT,
+        _model("logits", _float32_logits),
+    ),
+    _fault(
+        "rows' log-probabilities are means",
+        "L1/row-logprobs",
+        "preference.sigmoid/hot",
+        _model(
+            "row_logprobs", lambda o, self, tokens, *more: o(self, tokens, *more) / len(tokens[0])
+        ),
+    ),
+    _fault(
+        "tensors come in another order", "L0/names", "default/fresh", _model("params", _reversed)
+    ),
+    _fault("no two runs are the same", "L4/repeat", "train.dropout/fresh", _learner(_drifts)),
+    _fault(
+        "recomputing gives other numbers", "L4/checkpointing", "train.frozen/fresh", _recomputed
+    ),
+    _fault(
+        "float32 trains at another rate",
+        "L4/float32",
+        "train.gpt2/fresh",
+        _learner(
+            lambda original, self, batch, lr: original(
+                self, batch, lr * (1.001 if self.engine.options.precision == "float32" else 1)
+            )
+        ),
+    ),
+)
