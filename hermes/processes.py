@@ -62,6 +62,14 @@ class Processes(Protocol):
         """Every process's text, by rank; returns when all have come."""
         ...
 
+    def timed_sum(self, count: int) -> tuple[float, bool]:
+        """Seconds to sum `count` float32 over all processes on their devices; was it right?"""
+        ...
+
+    def obstacles(self) -> list[str]:
+        """What will slow these processes or stop them, each with what to do about it."""
+        ...
+
     def settle(self) -> None:
         """The first update is made: from now on a silence of place.timeout is too long."""
         ...
@@ -87,6 +95,14 @@ class Alone:
     def texts(self, text: str) -> list[str]:
         """The text."""
         return [text]
+
+    def timed_sum(self, count: int) -> tuple[float, bool]:
+        """Nothing to sum."""
+        return 0.0, True
+
+    def obstacles(self) -> list[str]:
+        """None."""
+        return []
 
     def settle(self) -> None:
         """Nobody to wait for."""

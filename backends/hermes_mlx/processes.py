@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import threading
+import time
 
 import mlx.core as mx
 import mlx.nn
@@ -41,6 +42,23 @@ class Processes:
         held[: len(raw)] = raw
         rows = self._rows(held)
         return [row[:n].tobytes().decode() for row, n in zip(rows, sizes, strict=True)]
+
+    def timed_sum(self, count):
+        """Seconds to sum `count` float32 over all processes on their devices; was it right?"""
+        held = mx.full((count,), float(self.place.rank + 1), mx.float32)
+        mx.eval(held)
+        self.largest(0)  # all begin together
+        with self.watched("a sum that is timed"):
+            begun = time.perf_counter()
+            found = mx.distributed.all_sum(held, group=self._group)
+            mx.eval(found)
+            seconds = time.perf_counter() - begun
+        wanted = self.place.size * (self.place.size + 1) // 2
+        return seconds, mx.all(found == wanted).item()
+
+    def obstacles(self):
+        """None that can be seen from here."""
+        return []
 
     def settle(self):
         """From now on a silence of place.timeout is too long."""

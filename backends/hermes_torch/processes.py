@@ -21,13 +21,13 @@ class Processes:
     """The default process group and the store beside it."""
 
     def __init__(self, place, device):
-        self.place = place
+        self.place, self._device = place, torch.device(device)
         if place.meeting is None:
             method = "env://"
         else:
             method = f"tcp://{place.meeting}?rank={place.rank}&world_size={place.size}"
         wait = datetime.timedelta(seconds=place.first_timeout)
-        cuda = torch.device(device).type == "cuda"
+        cuda = self._device.type == "cuda"
         if cuda:
             torch.cuda.set_device(device)
         else:
@@ -76,6 +76,34 @@ class Processes:
             found = [torch.zeros(room, dtype=torch.uint8) for _ in sizes]
             dist.all_gather(found, held)
         return [bytes(one[: int(n)].tolist()).decode() for one, n in zip(found, sizes, strict=True)]
+
+    def timed_sum(self, count):
+        """Seconds to sum `count` float32 over all processes on their devices; was it right?"""
+        held = torch.full((count,), float(self.place.rank + 1), device=self._device)
+        with self.watched("a sum that is timed"):
+            self.largest(0)  # all begin together
+            begun = time.perf_counter()
+            dist.all_reduce(held)
+            if held.is_cuda:
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - begun
+        wanted = self.place.size * (self.place.size + 1) // 2
+        return seconds, bool((held == wanted).all())
+
+    def obstacles(self):
+        """GPUs of this machine that cannot read each other's memory."""
+        if self._device.type != "cuda":
+            return []
+        here = self._device.index
+        others = [i for i in range(torch.cuda.device_count()) if i != here]
+        blind = [i for i in others if not torch.cuda.can_device_access_peer(here, i)]
+        if not blind:
+            return []
+        return [
+            f"GPU {here} cannot read the memory of GPU {', '.join(map(str, blind))}; if NCCL "
+            "hangs, set NCCL_P2P_DISABLE=1, and NCCL_SHM_DISABLE=1 where /dev/shm is small; "
+            "NCCL_DEBUG=INFO says what it chose"
+        ]
 
     def settle(self):
         """From now on a silence of place.timeout is too long."""

@@ -4,8 +4,11 @@ import json
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import click
+
+from hermes_cli.options import BACKEND, DEVICE
 
 LIBRARIES = ("numpy", "safetensors", "tokenizers", "ml-dtypes", "rich", "matplotlib")
 
@@ -30,8 +33,25 @@ def _backend(name: str) -> dict[str, object]:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def doctor(as_json: bool) -> None:
-    """What is installed, and which devices are at hand."""
+@click.option("--distributed", is_flag=True, help="Whether several processes work together.")
+@click.option("--num-gpus", type=int, default=1, help="Of --distributed: one process each.")
+@click.option("--num-processes", type=int, default=1, help="The same where there is no GPU each.")
+@click.option("--output", "-o", metavar="DIR", help="Of --distributed: a folder all must see.")
+@click.option("--peer-timeout", type=float, default=45, help="Seconds until a silent one is lost.")
+@BACKEND
+@DEVICE
+@click.pass_context
+def doctor(context: click.Context, as_json: bool, distributed: bool, **_: Any) -> None:
+    """What is installed, and which devices are at hand.
+
+    --distributed starts processes, or is started by torchrun, srun or mlx.launch, and looks at what
+    they need of each other before a run does.
+    """
+    if distributed:
+        from hermes_cli.peers import examine
+
+        examine(context)
+        return
     from hermes.model import default_backend
     from hermes.seam import backend_names
 

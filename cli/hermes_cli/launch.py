@@ -96,7 +96,7 @@ def _of_slurm(e: Mapping[str, str]) -> Place:
 
 
 def joined(
-    asked: "Asked", backend: "Backend", options: "Options", signals: Signals
+    asked: "Asked | Mapping[str, Any]", backend: "Backend", options: "Options", signals: Signals
 ) -> tuple[Processes, "Options"]:
     """The processes that a launcher started beside this one, and this one's device among them."""
     place = place_of(os.environ)
@@ -118,7 +118,7 @@ def joined(
 
 
 def placed(
-    context: click.Context, asked: "Asked", request: "Request", signals: Signals
+    context: click.Context, asked: "Asked | Mapping[str, Any]", request: "Request", signals: Signals
 ) -> "Request | None":
     """The request as this process's share of it; None where others were started and have ended."""
     if starts(context, asked, signals):
@@ -142,7 +142,7 @@ class quietly:  # reads as a word in `with quietly(processes):`
             raise click.exceptions.Exit(error.exit_code)
 
 
-def starts(context: click.Context, asked: "Asked", signals: Signals) -> bool:
+def starts(context: click.Context, asked: "Asked | Mapping[str, Any]", signals: Signals) -> bool:
     """Start the processes that were asked for and see them to their end; False: none were.
 
     Raises the error that their end amounts to.
@@ -169,7 +169,7 @@ def starts(context: click.Context, asked: "Asked", signals: Signals) -> bool:
     return True
 
 
-def _check(asked: "Asked", backend: "Backend", gpus: int, number: int) -> None:
+def _check(asked: "Asked | Mapping[str, Any]", backend: "Backend", gpus: int, number: int) -> None:
     here = [name for name in backend.devices() if name.startswith("cuda:")]
     if backend.name not in ("torch", "mlx"):
         raise HermesError(f"backend {backend.name!r} trains in one process")

@@ -14,6 +14,7 @@ from hermes.processes import Place
 from hermes.seam import Batch
 from hermes.together import Agreed, agreed, measured
 from hermes_cli.launch import place_of
+from hermes_cli.peers import _shared
 
 HERMES = [sys.executable, "-m", "hermes"]
 COMMON = [
@@ -116,6 +117,27 @@ def test_measurements_are_means_over_all_processes_by_what_each_had():
     assert measured(told, lambda *_: {"accuracy": 1.0}, share, None) == {"accuracy": 1.0}
     told = Said('["accuracy"]', totals=[0.0, 1])
     assert measured(told, lambda *_: {"accuracy": 1.0}, share, None) == {"accuracy": 0.75}
+
+
+def test_a_folder_that_others_do_not_see_is_named_with_what_to_do(tmp_path):
+    _, problems = _shared(Said("missing"), tmp_path / "run")
+    assert len(problems) == 1
+    assert problems[0].startswith("rank 1 does not see what rank 0 writes into ")
+    assert _shared(Said(""), tmp_path / "run")[1] == []
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [["--num-gpus", "2"], ["--num-processes", "2"]], ids=str)
+def test_the_doctor_sees_that_processes_sum_rightly(tmp_path, how):
+    backend = "torch" if "--num-gpus" in how else "mlx"
+    command = [*HERMES, "doctor", "--distributed", *how, "--backend", backend, "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--output", tmp_path], capture_output=True, text=True, timeout=WAIT
+    )
+    assert done.returncode == 0, done.stderr
+    assert len([line for line in done.stdout.splitlines() if line.startswith("good: ")]) == 5
+    assert "wrong" not in done.stdout
 
 
 @pytest.fixture(scope="module")

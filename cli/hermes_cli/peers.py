@@ -1,0 +1,123 @@
+"""`hermes doctor --distributed`: whether processes can work together, before a run does."""
+
+import json
+import os
+import secrets
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hermes.errors import HermesError
+from hermes_cli.launch import joined, place_of, quietly, starts
+from hermes_cli.signals import Signals
+
+if TYPE_CHECKING:
+    from hermes.processes import Processes
+    from hermes.seam import Backend
+
+__all__ = ["examine"]
+
+COUNT = 1 << 22  # float32: 16 MiB
+TIMES = 4
+CLOCKS = 2.0  # seconds that clocks may differ
+
+
+def examine(context: click.Context) -> None:
+    """Start or find the processes, look at what they need of each other, and say what is wrong.
+
+    Raises HermesError where something is.
+    """
+    from hermes.model import choose_backend
+    from hermes.seam import Options
+
+    asked = {**context.params, "max_restarts": 0, "data": ("none",)}
+    with Signals("") as signals:
+        if starts(context, asked, signals):
+            return
+        if place_of(os.environ) is None:
+            raise HermesError(
+                "--distributed examines several processes: give --num-gpus N or --num-processes "
+                "N, or start it by torchrun, srun or mlx.launch"
+            )
+        backend = choose_backend(asked["backend"])
+        options = Options(device=asked["device"])
+        processes, options = joined(asked, backend, options, signals)
+        with quietly(processes):
+            _report(processes, _findings(processes, backend, asked["output"]))
+        processes.close()
+
+
+def _findings(
+    processes: "Processes", backend: "Backend", output: str | None
+) -> list[tuple[str, list[str]]]:
+    """What was looked at, in words, with what is wrong of it; in every process the same."""
+    size = processes.place.size
+    hosts = processes.texts(socket.gethostname())
+    found = [(f"{size} processes, on {', '.join(hosts)}", list[str]())]
+    software = json.dumps({"python": sys.version.split()[0], **backend.versions()})
+    told = processes.texts(software)
+    odd = [f"rank {r} has {t}, rank 0 {told[0]}" for r, t in enumerate(told) if t != told[0]]
+    found.append((f"software {told[0]}", [f"{one}; install the same on all" for one in odd]))
+    now = [float(text) for text in processes.texts(repr(time.time()))]
+    apart = max(now) - min(now)
+    wrong = [] if apart < CLOCKS else [f"clocks are {apart:.0f} s apart; set them by NTP"]
+    found.append((f"clocks within {apart:.2f} s", wrong))
+    found.append(_sum(processes))
+    if any(name.startswith("cuda") for name in backend.devices()):
+        found.append(_gpus(processes))
+    if output:
+        found.append(_shared(processes, Path(output)))
+    return found
+
+
+def _gpus(processes: "Processes") -> tuple[str, list[str]]:
+    said = processes.texts("; ".join(processes.obstacles()))
+    return "GPUs that read each other's memory", [text for text in said if text]
+
+
+def _sum(processes: "Processes") -> tuple[str, list[str]]:
+    trials = [processes.timed_sum(COUNT) for _ in range(TIMES)]
+    right = processes.largest(float(not all(ok for _, ok in trials))) == 0
+    seconds = processes.largest(min(seconds for seconds, _ in trials[1:]))  # the first connects
+    size = processes.place.size
+    moved = 2 * (size - 1) / size * COUNT * 4  # bytes that each sends in a ring
+    rate = moved / max(seconds, 1e-9) / 1e9
+    wrong = [] if right else ["a sum over all processes is wrong; set NCCL_DEBUG=INFO and look"]
+    return f"sum of {COUNT * 4 >> 20} MiB in {seconds * 1e3:.1f} ms, {rate:.2f} GB/s each", wrong
+
+
+def _shared(processes: "Processes", folder: Path) -> tuple[str, list[str]]:
+    """Whether all see what rank 0 writes into the folder."""
+    rank, word = processes.place.rank, secrets.token_hex(8)
+    word = processes.texts(word)[0]
+    path, problem = folder / f".tmp-doctor-{word}", ""
+    try:
+        if rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(word, encoding="utf-8")
+    except OSError as error:
+        problem = f"rank 0 cannot write into {folder}: {(error.strerror or '').lower()}"
+    problem = processes.texts(problem)[0]
+    seen = processes.texts("" if path.exists() else "missing")
+    if rank == 0:
+        path.unlink(missing_ok=True)
+    blind = [f"rank {r}" for r, text in enumerate(seen) if text]
+    if not problem and blind:
+        problem = (
+            f"{', '.join(blind)} does not see what rank 0 writes into {folder}; --output must be "
+            "on a file system that all machines share, or none can go on from a checkpoint"
+        )
+    return f"folder {folder} seen by all", [problem] if problem else []
+
+
+def _report(processes: "Processes", found: list[tuple[str, list[str]]]) -> None:
+    wrong = [problem for _, problems in found for problem in problems]
+    if processes.place.rank == 0:
+        for words, problems in found:
+            click.echo("".join(f"wrong: {one}" for one in problems) or f"good: {words}")
+    if wrong:
+        raise HermesError(f"{len(wrong)} of {len(found)} checks failed")
