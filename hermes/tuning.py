@@ -49,7 +49,10 @@ REFERENCE = "reference.npz"
 
 @dataclass(frozen=True)
 class Beginning:
-    """A model to tune, with its tokenizer, its template and what to tell other tools."""
+    """A model to tune, with its tokenizer, its template and what to tell other tools.
+
+    new_rows: of tokens that the checkpoint has none for.
+    """
 
     path: Path
     spec: ModelSpec
@@ -58,11 +61,20 @@ class Beginning:
     template: Template
     settings: Mapping[str, Any]
     notes: tuple[str, ...]
+    new_rows: int = 0
 
     @property
     def start(self) -> Start:
         """What a run is handed."""
         return Start(self.spec, self.params, self.notes)
+
+    @property
+    def adapted_start(self) -> Start:
+        """The same for a run of adapters, which learns nothing about new tokens, and says so."""
+        said = (
+            "adapters train no embeddings, so the new tokens stay alike; tune without them first",
+        )
+        return Start(self.spec, self.params, self.notes + (said if self.new_rows else ()))
 
     @property
     def encoder(self) -> ChatEncoder:
@@ -103,7 +115,8 @@ def beginning(
     names = tokenizer_config(own, max_seq_len=spec.max_seq_len) | settings
     found = template_of(names, file=template, default=CHAT_TEMPLATE)
     told = names | ({"chat_template": found.source} if chat or template else {})
-    return Beginning(source.path, spec, params, own, found, told, tuple(notes))
+    new = spec.vocab_size - source.spec.vocab_size
+    return Beginning(source.path, spec, params, own, found, told, tuple(notes), new)
 
 
 def _settings(source: Source) -> dict[str, Any]:

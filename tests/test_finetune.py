@@ -173,6 +173,10 @@ def test_a_model_without_chat_tokens_gets_them(tmp_path):
         "the vocabulary grows from 280 to 282 tokens; new rows are the mean of the others",
     )
     assert start.encoder.end_of_turn() == 281
+    assert start.adapted_start.notes == (
+        *start.notes,
+        "adapters train no embeddings, so the new tokens stay alike; tune without them first",
+    )
 
 
 def test_a_hugging_face_folder_and_bare_weights_are_beginnings_too(tmp_path):

@@ -132,7 +132,7 @@ def recipe_of(options: Asked, max_seq_len: int, longest: int) -> dict[str, objec
     own = {RECIPE[name]: options[name] for name in RECIPE if name in options.values}
     if own.get("seq_len") is None:
         own["seq_len"] = min(longest, max_seq_len)
-    if options["lora_rank"]:
+    if options.values.get("lora_rank"):
         own["lora"] = lora_of(options)
     return own | given
 
@@ -170,7 +170,7 @@ def request_of(
         file_format=options["format"],
         settings=settings_of(options),
         sources=options.sources,
-        start=start.start,
+        start=start.adapted_start if given.get("lora") else start.start,
         tokenizer_settings=start.settings,
     )
 

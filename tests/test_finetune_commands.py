@@ -1,0 +1,134 @@
+"""The commands that tune: their options, what they say, and one line for every refusal."""
+
+import json
+
+import pytest
+
+from hermes.params import parameters
+from hermes_cli.main import run
+from tests.tuning_support import TEXT, small_checkpoint, some_chats, some_pairs, write_lines
+
+QUICK = ["--max-steps", "2", "--batch-size", "2", "--backend", "torch", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands")
+    small_checkpoint(folder / "base")
+    write_lines(folder / "chat.jsonl", some_chats())
+    write_lines(folder / "prefs.jsonl", some_pairs())
+    (folder / "text.txt").write_text(TEXT * 9)
+    return folder
+
+
+def command(place, name, *more, data, output):
+    files = ["--checkpoint", str(place / "base"), "--data", str(place / data)]
+    return run([name, *files, "--output", str(output), *QUICK, *more])
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_sft_shows_samples_and_goes_on_from_its_folder_alone(place, tmp_path, capsys):
+    out = tmp_path / "sft"
+    assert command(place, "sft", "--show-samples", "1", data="chat.jsonl", output=out) == 0
+    shown = capsys.readouterr().err
+    assert f"{place}/chat.jsonl:1, " in shown
+    assert "12 examples in" in shown
+    assert run(["sft", "--resume", "--output", str(out), "--max-steps", "3"]) == 0
+    assert [line["step"] for line in lines(out)] == [1, 2, 3]
+    assert run(["sft", "--resume", "--output", str(out), "--max-steps", "3"]) == 0
+    assert "is finished at step 3; nothing is left to do" in capsys.readouterr().err
+
+
+def test_dpo_has_the_readmes_defaults_and_goes_on(place, tmp_path, capsys):
+    out = tmp_path / "dpo"
+    assert command(place, "dpo", data="prefs.jsonl", output=out) == 0
+    kept = (out / "run.yaml").read_text()
+    for line in ("beta: 0.1", "lr: 5.0e-07", "epochs: 1", 'loss: "sigmoid"', "max_len: 128"):
+        assert line in kept
+    assert run(["dpo", "--resume", "--output", str(out), "--max-steps", "3"]) == 0
+    assert f"read from {out}/reference.npz" in capsys.readouterr().err
+    again = ["dpo", "--config", str(out / "run.yaml"), "--output", str(tmp_path / "again")]
+    assert run([*again, "--max-steps", "3"]) == 0
+    assert [line["loss"] for line in lines(tmp_path / "again")] == pytest.approx(
+        [line["loss"] for line in lines(out)], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["finetune", "train"])
+def test_finetune_and_train_begin_from_a_checkpoint(name, place, tmp_path, capsys):
+    out = tmp_path / name
+    freeze = ["--freeze-layers", "1", "--seq-len", "16"]
+    assert command(place, name, *freeze, data="text.txt", output=out) == 0
+    said = capsys.readouterr().err
+    assert "the head is tied to the embeddings and frozen with them" in said
+    assert run([name, "--resume", "--output", str(out), "--max-steps", "3"]) == 0
+    assert lines(out)[-1]["step"] == 3
+
+
+def test_a_run_of_adapters_is_merged(place, tmp_path, capsys):
+    from hermes.interop.source import open_source
+
+    out, merged = tmp_path / "lora", tmp_path / "merged"
+    lora = ["--lora-rank", "2", "--lora-targets", "q_proj,v_proj", "--lr", "0.01"]
+    assert command(place, "sft", *lora, data="chat.jsonl", output=out) == 0
+    assert run(["merge", "--checkpoint", str(out), "--output", str(merged)]) == 0
+    assert "logits differ by 0" in capsys.readouterr().out
+    found, expected = open_source(merged), open_source(out)
+    assert all(
+        (found.params[name] == expected.params[name]).all() for name in parameters(found.spec)
+    )
+    whole = ["merge", "--checkpoint", str(place / "base"), "--output", str(tmp_path / "x")]
+    assert run(whole) == 1
+    assert capsys.readouterr().err == (
+        f"Error: {place}/base has no adapters to merge; give them with --adapter DIR\n"
+    )
+
+
+REFUSED = {
+    "no checkpoint": (
+        ["sft", "--data", "chat.jsonl"],
+        "no model to tune: give --checkpoint C",
+    ),
+    "another checkpoint": (
+        ["sft", "--checkpoint", "nowhere", "--data", "chat.jsonl"],
+        "nowhere: no such file or folder; check the name",
+    ),
+    "another architecture": (
+        ["sft", "--checkpoint", "base", "--set", "model.num_layers=1", "--data", "chat.jsonl"],
+        "--set model.num_layers: the architecture is the checkpoint's; leave it out",
+    ),
+    "pairs for conversations": (
+        ["sft", "--checkpoint", "base", "--data", "prefs.jsonl"],
+        "prefs.jsonl:1: no field 'completion', only 'prompt', 'chosen', 'rejected'",
+    ),
+    "a file of text": (
+        ["sft", "--checkpoint", "base", "--data", "text.txt"],
+        "text.txt: unknown ending '.txt'; records are read from .csv, .json, .jsonl",
+    ),
+    "a loss of no one's": (
+        ["dpo", "--checkpoint", "base", "--data", "prefs.jsonl", "--loss", "kto"],
+        "loss must be one of sigmoid, ipo, hinge, orpo, simpo, got 'kto'",
+    ),
+    "longer than the model": (
+        ["dpo", "--checkpoint", "base", "--data", "prefs.jsonl", "--max-len", "500"],
+        "max_len is 500, more than the model's max_seq_len 128; choose a shorter --max-len",
+    ),
+    "a matrix of no one's": (
+        ["sft", "--checkpoint", "base", "--data", "chat.jsonl", "--lora-rank", "2",
+         "--lora-targets", "query"],
+        "lora.targets must be of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, "
+        "got 'query'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_mistake_is_one_line(name, place, tmp_path, capsys, monkeypatch):
+    arguments, message = REFUSED[name]
+    monkeypatch.chdir(place)
+    assert run([*arguments, "--output", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == f"Error: {message}\n"
+    assert not (tmp_path / "out").exists()
