@@ -5,6 +5,7 @@ text depends on (seed, completion, positions) alone: not on the backend, and not
 into calls.
 """
 
+import warnings
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 
@@ -83,6 +84,12 @@ def _tokens(
         yield token
         if made + 1 < count:
             logits = decoder.advance(np.array([[token]], np.int32))
+    if count < max_tokens:
+        warnings.warn(
+            f"the context of {model.spec.max_seq_len} tokens is full after {count} new ones, "
+            f"where {max_tokens} were asked for",
+            stacklevel=2,
+        )
     return "length"
 
 

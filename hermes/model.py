@@ -2,8 +2,9 @@
 
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -75,7 +76,7 @@ class Model:
                 "load(..., tokenizer=...)"
             )
         found = self._read_tokenizer()
-        if found.vocab_size > self.spec.vocab_size:
+        if not _fits(found.vocab_size, self.spec.vocab_size):
             raise CheckpointError(
                 f"the tokenizer has {found.vocab_size} tokens and the model {self.spec.vocab_size}"
                 "; use the tokenizer that the model was trained with"
@@ -88,6 +89,8 @@ class Model:
             ids = np.asarray(tokens)
         except ValueError:
             raise HermesError("tokens must be rows of equal length, (B, T)") from None
+        if ids.size == 0:
+            raise HermesError(f"tokens must be (B, T) with at least one token, got {ids.shape}")
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
             raise HermesError(f"tokens must be integers (B, T), got {ids.dtype} {ids.shape}")
         return self.realisation.logits(ids)
@@ -145,6 +148,12 @@ class Model:
         return self.tokenizer.decode(ids)
 
 
+def _fits(tokens: int, rows: int) -> bool:
+    """Whether a model has a row for every token, and no more besides than padding makes."""
+    padding = rows - tokens
+    return 0 <= padding <= rows // 50 or (0 <= padding < 128 and rows % 64 == 0)
+
+
 def load(
     checkpoint: str | Path,
     backend: str = "auto",
@@ -162,6 +171,8 @@ def load(
     """
     realiser = choose_backend(backend)
     source = open_source(Path(checkpoint), config=Path(config) if config else None)
+    for note in source.notes:
+        warnings.warn(note, stacklevel=2)
     settings = source.files.get("tokenizer_config.json")
     return Model(
         realiser.build(source.spec, source.params, Options(device=device, precision=precision)),
@@ -174,16 +185,22 @@ def load(
 def _tokenizer_of(
     source: Source, given: str | Path | Tokenizer | None
 ) -> Callable[[], Tokenizer] | None:
-    if isinstance(given, Tokenizer):
-        return lambda: given
-    if given is not None:
-        # A name that the user gave is looked at now.
-        found = Tokenizer.load(given)
-        return lambda: found
-    own = source.files.get("tokenizer.json")
-    if own is None:
-        return None
-    return lambda: Tokenizer(own.decode("utf-8"), f"{source.path}/tokenizer.json")
+    held = source.files.get("tokenizer.json")
+    own = None if held is None else _reading(held, f"{source.path}/tokenizer.json")
+    if given is None:
+        return own
+    # What the user gave is looked at now.
+    found = given if isinstance(given, Tokenizer) else Tokenizer.load(given)
+    if own is not None and found.fingerprint != own().fingerprint:
+        raise CheckpointError(
+            f"the tokenizer given has {found.vocab_size} tokens and is not the one of "
+            f"{source.path}, which has {own().vocab_size}; leave it out to use that one"
+        )
+    return lambda: found
+
+
+def _reading(text: bytes, where: str) -> Callable[[], Tokenizer]:
+    return cache(lambda: Tokenizer(text.decode("utf-8"), where))
 
 
 def _adds_bos(settings: bytes, where: Path) -> bool:

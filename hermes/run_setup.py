@@ -114,7 +114,7 @@ def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
         position = Position(progress.step, progress.tokens, cursor)
     size = request.processes.place.size
     total = total_steps(recipe, position, len(material.samples.train), size)
-    if progress and total != progress.total_steps:
+    if progress and total != progress.total_steps and position.step < total:
         notes.append(_length_note(recipe, progress.total_steps, total))
     return Parts(spec, tokenizer, recipe, material, position, total, tuple(notes))
 

@@ -138,7 +138,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused_with_both_sizes(trained, call,
 def test_no_checkpoint_is_one_line(call, tmp_path):
     code, _, err = call("generate", "-c", tmp_path / "none", "-p", "a")
     assert code == 1
-    assert err.startswith(f"Error: there is no model {tmp_path / 'none'}")
+    assert err.startswith(f"Error: {tmp_path / 'none'}: no such file or folder")
     assert err.count("\n") == 1
 
 
@@ -260,7 +260,8 @@ def test_train_tokenizer_refuses_before_it_begins(call, tmp_path):
     code, _, err = call("train-tokenizer", "-i", "x.txt", "-o", tmp_path / "none/t.json")
     assert (code, err) == (
         74,
-        f"Error: cannot write {tmp_path}/none/t.json: there is no folder {tmp_path}/none\n",
+        f"Error: cannot write {tmp_path}/none/t.json: there is no folder {tmp_path}/none; "
+        "make it first\n",
     )
 
 

@@ -100,7 +100,10 @@ class Backend:
         if options.device not in (None, "cpu"):
             raise Unsupported(f"the oracle runs on 'cpu', not on {options.device!r}")
         if options.precision != "float64":
-            raise Unsupported(f"the oracle computes in float64, not in {options.precision}")
+            raise Unsupported(
+                f"the oracle computes in float64, not in {options.precision}; "
+                "ask for precision float64"
+            )
         return Model(spec, params)
 
     def join(self, place, options=Options(precision="float64")):

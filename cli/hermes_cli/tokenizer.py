@@ -56,7 +56,9 @@ def train_tokenizer(
     if "-" in names and sys.stdin.isatty():
         raise HermesError("no text: give --input F, or text on standard input")
     if not output.parent.is_dir():
-        raise StorageError(f"cannot write {output}: there is no folder {output.parent}")
+        raise StorageError(
+            f"cannot write {output}: there is no folder {output.parent}; make it first"
+        )
     with ExitStack() as stack:
         files = list(sources(names))
         for place, file in enumerate(files):

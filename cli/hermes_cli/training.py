@@ -184,7 +184,9 @@ def carry_out(
         for note in run.notes:
             click.echo(note, err=True)
         if run.finished:
-            words = f"run {request.output} is finished at step {run.total_steps:,}"
+            words = f"run {request.output} is finished at step {run.position.step:,}"
+            if run.position.step > run.total_steps:
+                words += f", past the {run.total_steps:,} asked for"
             click.echo(f"{words}; nothing is left to do", err=True)
             return
         begun()

@@ -129,4 +129,5 @@ def items(path: Path, read: Callable[[Iterator[str], str], Iterator[T]], what: s
     except OSError as error:
         raise StorageError(f"cannot read {name}: {error.strerror}") from error
     if empty:
-        raise DataError(f"{name}: empty, there is no {what} in it; leave it out or fill it")
+        advice = "pipe some in, or name a file" if standard else "leave it out or fill it"
+        raise DataError(f"{name}: empty, there is no {what} in it; {advice}")

@@ -89,7 +89,7 @@ def open_source(path: Path, *, config: Path | None = None) -> Source:
             f"{path} is no model hermes reads: it has no {MANIFEST}, {CONFIG} or {LITGPT}"
         )
     if not path.exists():
-        raise CheckpointError(f"there is no model {path}")
+        raise CheckpointError(f"{path}: no such file or folder; check the name")
     if path.suffix == ".safetensors":
         return _weights(path, config)
     if path.suffix in TORCH_ENDINGS:
@@ -185,7 +185,7 @@ def _architecture(path: Path) -> tuple[ModelSpec, str, Mapping[str, Any]]:
                 raise CheckpointError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
             if not isinstance(values, dict):
                 raise CheckpointError(f"{path} must hold an object")
-            return litgpt_spec(values), "litgpt", {}
+            return litgpt_spec(values, str(path)), "litgpt", {}
     raise HermesError(f"--config {path} must end in .json, .mal or .yaml")
 
 

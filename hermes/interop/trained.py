@@ -66,9 +66,9 @@ _SIZES = """
 _HARMLESS = frozenset(_SIZES.split())
 
 
-def litgpt_spec(config: Mapping[str, Any]) -> ModelSpec:
+def litgpt_spec(config: Mapping[str, Any], where: str = "model_config.yaml") -> ModelSpec:
     """The model of litgpt's model_config.yaml. Raises SpecError."""
-    fields = Fields(config, where="model_config.yaml")
+    fields = Fields(config, where=where)
     name = fields.text("name", "")
     gemma = "Gemma" in name  # litgpt goes by the name, too
     if "OLMo-1B" in name or "OLMo-7B" in name:
