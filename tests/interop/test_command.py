@@ -54,6 +54,7 @@ def test_json_has_the_same(tmp_path, weights, capfd):
 
 def test_a_mistake_is_one_line(tmp_path, weights, capfd):
     assert convert(tmp_path / "nothing", tmp_path / "a", "--to", "hf") == 1
-    assert capfd.readouterr().err == f"Error: {tmp_path}/nothing: no such file or folder; check the name\n"
+    missing = f"{tmp_path}/nothing: no such file or folder; check the name"
+    assert capfd.readouterr().err == f"Error: {missing}\n"
     assert convert(weights["source"], tmp_path / "a") == 2
     assert "missing option '--to'" in capfd.readouterr().err
