@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from hermes_conformance.compare import Measure
 from hermes_conformance.law import Law
-from hermes_conformance.runner import DECLINED, FAILED, PASSED, Outcome
+from hermes_conformance.runner import DECLINED, EXPECTED, FAILED, PASSED, Outcome
+
+KINDS = (PASSED, FAILED, DECLINED, EXPECTED)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def law_line(report: LawReport) -> str:
         words.append(f"  {failed} FAILED")
     if declined := report.count(DECLINED):
         words.append(f"  {declined} declined")
+    if expected := report.count(EXPECTED):
+        words.append(f"  {expected} expected")
     if report.worst is not None:
         measure, case = report.worst
         words.append(
@@ -94,4 +98,4 @@ def rerun_command(outcome: Outcome, rerun: list[str]) -> str:
 def verdict(outcomes: Iterable[Outcome]) -> dict[str, int]:
     """How many outcomes of each kind."""
     found = list(outcomes)
-    return {kind: sum(o.status == kind for o in found) for kind in (PASSED, FAILED, DECLINED)}
+    return {kind: sum(o.status == kind for o in found) for kind in KINDS}

@@ -12,7 +12,8 @@ from hermes_conformance.law import Law, Sides
 from hermes_conformance.laws import LEVELS, Level
 from hermes_conformance.laws.canary import refusal
 
-PASSED, FAILED, DECLINED = "passed", "failed", "declined"
+PASSED, FAILED, DECLINED, EXPECTED = "passed", "failed", "declined", "expected"
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def judge_level(
 ) -> Iterator[Outcome]:
     """The outcomes of one level."""
     laws = [law for law in level.laws if selection.takes_law(law) and law.possible(sides)]
-    if laws and level.canary and (why := _refusal(sides)) is not None:
+    if laws and level.canary and (why := refused(sides)) is not None:
         for law in laws:
             yield Outcome(law, "canary", FAILED, message=why)
         return
@@ -86,7 +87,7 @@ def judge_level(
             yield Outcome(law, "", FAILED, message="the law met no case, so it says nothing")
 
 
-def _refusal(sides: Sides) -> str | None:
+def refused(sides: Sides) -> str | None:
     """Why float64 cannot be judged here. A backend that declines it does so case by case."""
     try:
         return refusal(sides.subject) or refusal(sides.reference)

@@ -5,6 +5,7 @@ and forgotten with the case, so that laws stay independent and cheap.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from itertools import pairwise
 from typing import TypeVar
 
@@ -21,7 +22,10 @@ T = TypeVar("T")
 
 
 class Side:
-    """One backend on one device; `device` None means the backend's own choice."""
+    """One backend on one device; `device` None means the backend's own choice.
+
+    float64 goes to the CPU where the device has none, as no GPU of Apple's has.
+    """
 
     def __init__(self, backend: Backend, device: str | None = None):
         self.backend, self.device = backend, device
@@ -32,8 +36,22 @@ class Side:
 
     def options(self, precision: str = "float64", **fields) -> Options:
         """Uncompiled and deterministic on this side's device, unless `fields` say otherwise."""
-        usual = {"device": self.device, "compile": False, "deterministic": True}
+        device = self.float64_device if precision == "float64" else self.device
+        usual = {"device": device, "compile": False, "deterministic": True}
         return Options(precision=precision, **{**usual, **fields})
+
+    @cached_property
+    def float64_device(self) -> str | None:
+        """Where float64 is computed: here, or on the CPU if it is declined here."""
+        if self.device in (None, "cpu"):
+            return self.device
+        case = Case("probe", model(num_layers=1), fresh)
+        options = Options(device=self.device, precision="float64", compile=False)
+        try:
+            self.backend.build(case.spec, case.weights, options)
+        except Unsupported:
+            return "cpu"
+        return self.device
 
     @property
     def trains(self) -> bool:

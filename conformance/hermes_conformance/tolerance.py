@@ -135,3 +135,9 @@ MARGIN = Bound(
     "a smaller margin is a fault of the fixture",
     "fixtures are drawn until it holds",
 )
+PART_64 = Bound(
+    1e-11, "rms", "where a tensor counts as another's, when looking for the first", "1e-14"
+)
+PART_32 = Bound(
+    1e-3, "rms", "the same in float32 and below, where rounding alone reaches 1e-5", "1e-5"
+)

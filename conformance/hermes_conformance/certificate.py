@@ -1,0 +1,186 @@
+"""What a run proved, under which conditions, in JSON that can be kept and checked again."""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hermes.errors import HermesError
+from hermes_conformance.golden.vectors import golden_hash
+from hermes_conformance.law import Sides
+from hermes_conformance.report import LawReport, by_law
+from hermes_conformance.runner import DECLINED, EXPECTED, FAILED, PASSED, Outcome, Selection
+from hermes_conformance.side import Side
+
+FORMAT = "hermes-conformance/1"
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "fma", "asimd", "sve", "bf16")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def processor() -> dict[str, Any]:
+    """Model and the flags that decide which kernels run."""
+    found: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
+    facts = Path("/proc/cpuinfo")
+    if facts.exists():
+        lines = facts.read_text(encoding="utf-8", errors="replace").splitlines()
+        pairs = [line.partition(":") for line in lines]
+        named = {key.strip(): value.strip() for key, _, value in pairs}
+        flags = (named.get("flags") or named.get("Features") or "").split()
+        found["model"] = named.get("model name", "")
+        found["flags"] = [flag for flag in FLAGS if flag in flags]
+    return found
+
+
+def conditions(sides: Sides) -> dict[str, Any]:
+    """All that the numbers may depend on. TF32 in MLX is off or the run says so."""
+    names = (*THREADS, "MLX_ENABLE_TF32")
+    found: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": processor(),
+        "environment": {name: os.environ[name] for name in names if name in os.environ},
+    }
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        found["torch_threads"] = torch.get_num_threads()
+        found["torch_matmul_precision"] = torch.get_float32_matmul_precision()
+    return found
+
+
+def versions(sides: Sides) -> dict[str, str]:
+    """hermes's own version and those of both backends' libraries."""
+    found = {"hermes": version("hermes-llm")}
+    for side in (sides.oracle, sides.reference, sides.subject):
+        found |= side.backend.versions()
+    return found
+
+
+def require_float32(sides: Sides) -> None:
+    """Refuse a run in which MLX may round the inputs of float32 products. Raises HermesError."""
+    names = {side.name for side in (sides.subject, sides.reference)}
+    if "mlx" in names and os.environ.get("MLX_ENABLE_TF32") != "0":
+        raise HermesError(
+            "MLX_ENABLE_TF32 is not 0, so float32 may not be float32; set it before mlx is loaded"
+        )
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _law(report: LawReport) -> dict[str, Any]:
+    worst = report.worst
+    return {
+        "law": report.law.name,
+        "says": report.law.says,
+        "cases": len(report.outcomes),
+        "passed": report.count(PASSED),
+        "failed": report.count(FAILED),
+        "declined": report.count(DECLINED),
+        "expected": report.count(EXPECTED),
+        "worst": None if worst is None else _number(worst[0].error),
+        "bound": report.law.bound.limit if worst is None else worst[0].bound.limit,
+        "unit": report.law.bound.unit if worst is None else worst[0].bound.unit,
+        "ratio": None if worst is None else _number(worst[0].ratio),
+        "case": "" if worst is None else worst[1],
+        "where": "" if worst is None else worst[0].where,
+        "seconds": round(report.seconds, 2),
+    }
+
+
+def _failure(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "law": outcome.law.id,
+        "case": outcome.case,
+        "message": outcome.message,
+        "measures": [
+            {
+                "tensor": m.tensor,
+                "shape": list(m.shape),
+                "index": list(m.index),
+                "error": _number(m.error),
+                "bound": m.bound.limit,
+                "unit": m.bound.unit,
+            }
+            for m in outcome.failures[:10]
+        ],
+    }
+
+
+def certificate(
+    sides: Sides,
+    selection: Selection,
+    outcomes: Iterable[Outcome],
+    complaints: Iterable[str] = (),
+) -> dict[str, Any]:
+    """What the run found. passed: nothing failed, and something passed."""
+    found, wrong = list(outcomes), list(complaints)
+    levels = []
+    for level in selection.of_levels():
+        reports = [report for report in by_law(found) if report.law.level == level.name]
+        if reports:
+            passed = all(report.count(FAILED) == 0 for report in reports)
+            laws = [_law(report) for report in reports]
+            entry = {"level": level.name, "title": level.title, "passed": passed, "laws": laws}
+            levels.append(entry)
+    failed = [outcome for outcome in found if outcome.status == FAILED]
+    some = any(outcome.status == PASSED for outcome in found)
+    made: dict[str, Any] = {
+        "format": FORMAT,
+        "backend": sides.subject.name,
+        "against": sides.reference.name,
+        "device": device_of(sides.subject),
+        "float64_device": sides.subject.float64_device or "cpu",
+        "versions": versions(sides),
+        "passed": some and not failed and not wrong,
+        "whole": selection.whole and not selection.levels,
+        "long": selection.long,
+        "levels": levels,
+        "failures": [_failure(outcome) for outcome in failed[:100]],
+        "waivers": sorted({o.message for o in found if o.status == EXPECTED}),
+        "complaints": wrong,
+        "conditions": conditions(sides),
+        "golden": golden_hash(),
+    }
+    return {**made, "sha256": digest(made)}
+
+
+def device_of(side: Side) -> str:
+    """The device that the side's models are on."""
+    return side.device or side.backend.devices()[0]
+
+
+def digest(value: dict[str, Any]) -> str:
+    """SHA-256 of all of a certificate but this very entry."""
+    plain = {name: entry for name, entry in value.items() if name != "sha256"}
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check(value: dict[str, Any], installed: dict[str, str] | None = None) -> list[str]:
+    """What is wrong with a certificate, or no longer holds; nothing if it stands.
+
+    installed: versions at hand, to compare with those it was made with.
+    """
+    if value.get("format") != FORMAT:
+        return [f"the format is {value.get('format')!r}, this version reads {FORMAT!r}"]
+    wrong = []
+    if digest(value) != value.get("sha256"):
+        wrong.append("it was altered after it was made: its SHA-256 differs")
+    if not value["passed"]:
+        wrong.append("the run it describes did not pass")
+    if value["golden"] != golden_hash():
+        wrong.append("it was made with other golden vectors")
+    for name, made_with in value["versions"].items():
+        here = (installed or {}).get(name, made_with)
+        if here != made_with:
+            wrong.append(f"it was made with {name} {made_with}; installed is {here}")
+    return wrong

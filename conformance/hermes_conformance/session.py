@@ -1,0 +1,59 @@
+"""A run from beginning to end, as the command line and the pytest plugin have it."""
+
+from datetime import date
+
+from hermes.errors import HermesError
+from hermes.seam import find_backend
+from hermes_conformance.law import Law, Sides
+from hermes_conformance.laws import LEVELS
+from hermes_conformance.runner import DTYPES, Selection
+from hermes_conformance.side import Side
+from hermes_conformance.waivers import Waiver, excused
+
+__all__ = ["chosen", "excused_today", "sides_of"]
+
+NAMES = tuple(level.name for level in LEVELS)
+
+
+def sides_of(backend: str, against: str = "numpy", device: str | None = None) -> Sides:
+    """Both backends by name, their frameworks loaded now. Raises MissingBackend, HermesError."""
+    if backend == against:
+        raise HermesError(f"{backend!r} against itself proves nothing; choose another --against")
+    subject, reference = Side(find_backend(backend), device), Side(find_backend(against))
+    if device is not None and device not in subject.backend.devices():
+        here = ", ".join(subject.backend.devices())
+        raise HermesError(f"{backend} has no device {device!r} here; it has {here}")
+    oracle = reference if against == "numpy" else Side(find_backend("numpy"))
+    return Sides(subject, reference, oracle)
+
+
+def chosen(
+    levels: tuple[str, ...] = (),
+    laws: tuple[str, ...] = (),
+    cases: tuple[str, ...] = (),
+    dtypes: tuple[str, ...] = (),
+    long: bool = False,
+) -> Selection:
+    """A selection from words such as `L1`, `L0-L2`, globs and dtypes. Raises HermesError."""
+    wanted: set[str] = set()
+    for word in levels:
+        first, _, last = word.upper().partition("-")
+        if first not in NAMES or (last or first) not in NAMES:
+            raise HermesError(
+                f"level {word!r} is unknown; write one of {', '.join(NAMES)} or a range as L0-L2"
+            )
+        wanted.update(NAMES[NAMES.index(first) : NAMES.index(last or first) + 1])
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise HermesError(f"dtype {dtype!r} is unknown; known are {', '.join(DTYPES)}")
+    return Selection(tuple(name for name in NAMES if name in wanted), laws, cases, dtypes, long)
+
+
+def excused_today(outcomes, waivers: tuple[Waiver, ...]):
+    """`waivers.excused` as of today."""
+    return excused(outcomes, waivers, date.today())
+
+
+def every_law() -> tuple[Law, ...]:
+    """The laws of all levels in order."""
+    return tuple(law for level in LEVELS for law in level.laws)

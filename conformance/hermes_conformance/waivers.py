@@ -1,0 +1,99 @@
+"""Failures that are known: a file of reasons, each with an end.
+
+    [[xfail]]
+    law = "L2/gradients"          # a glob
+    case = "attention.softcap*"   # a glob
+    reason = "the fused kernel accumulates in bfloat16"
+    expires = 2027-06-30
+    limit = 3.0                   # optional: only while within so many times the bound, at most 4
+
+An entry whose cases all pass is stale, and one past its day counts for nothing: both fail the run,
+so that the file cannot outlive its reasons.
+"""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import date
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from hermes.errors import HermesError
+from hermes_conformance.runner import EXPECTED, FAILED, Outcome
+
+GREATEST = 4.0
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """A known failure. limit: in bounds, None for any size."""
+
+    law: str
+    case: str
+    reason: str
+    expires: date
+    limit: float | None = None
+
+    def covers(self, outcome: Outcome) -> bool:
+        """Whether it speaks of this law and case."""
+        return fnmatchcase(outcome.law.id, self.law) and fnmatchcase(outcome.case, self.case)
+
+    def excuses(self, outcome: Outcome) -> bool:
+        """Whether a failure is within what was foreseen."""
+        if self.limit is None:
+            return True
+        return outcome.worst is not None and outcome.worst.ratio <= self.limit
+
+
+def read_waivers(path: Path) -> tuple[Waiver, ...]:
+    """The entries of an xfail file. Raises HermesError for what is missing or too generous."""
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise HermesError(f"{path}: not TOML: {error}") from None
+    found = value.get("xfail", [])
+    if set(value) - {"xfail"} or not isinstance(found, list):
+        raise HermesError(f"{path}: expected [[xfail]] entries only")
+    return tuple(_entry(path, number, entry) for number, entry in enumerate(found, 1))
+
+
+def _entry(path: Path, number: int, entry: dict[str, object]) -> Waiver:
+    where = f"{path}: entry {number}"
+    wanted = {"law": str, "case": str, "reason": str, "expires": date}
+    for name, kind in wanted.items():
+        if not isinstance(entry.get(name), kind) or entry[name] == "":
+            raise HermesError(f"{where} needs {name}, which is a {kind.__name__}")
+    limit = entry.get("limit")
+    if limit is not None and not (isinstance(limit, int | float) and 1 < limit <= GREATEST):
+        raise HermesError(f"{where}: limit is {limit!r}; it must be above 1 and at most {GREATEST}")
+    if extra := set(entry) - {*wanted, "limit"}:
+        raise HermesError(f"{where}: unknown key {min(extra)!r}")
+    return Waiver(**entry)
+
+
+def excused(
+    outcomes: Iterable[Outcome], waivers: tuple[Waiver, ...], today: date
+) -> tuple[list[Outcome], list[str]]:
+    """The outcomes with known failures marked as such, and what is wrong with the file itself."""
+    made, failed, met = [], set(), set()
+    current = [waiver for waiver in waivers if waiver.expires >= today]
+    for outcome in outcomes:
+        for waiver in current:
+            if waiver.covers(outcome):
+                met.add(waiver)
+                if outcome.status == FAILED:
+                    failed.add(waiver)
+                    if waiver.excuses(outcome):
+                        outcome = replace(outcome, status=EXPECTED, message=waiver.reason)
+        made.append(outcome)
+    complaints = [
+        f"{w.law} on {w.case} was expected to fail and passes; remove it from the xfail file"
+        for w in current
+        if w in met and w not in failed
+    ]
+    complaints += [
+        f"{w.law} on {w.case} was expected to fail until {w.expires} only"
+        for w in waivers
+        if w.expires < today
+    ]
+    return made, complaints
