@@ -12,7 +12,7 @@ from hermes.checkpoint import open_checkpoint
 from hermes.errors import HermesError, NonFinite, StorageError
 from hermes.library import train
 from hermes.loop import Update
-from hermes.report.metrics import read_metrics
+from hermes.report.metrics import MetricsFile, read_metrics
 from hermes.runfile import handovers, read_sessions
 from hermes.seam import find_backend
 from hermes.tokenizer import train_tokenizer
@@ -362,3 +362,10 @@ def test_a_full_disk_is_a_storage_error_and_the_checkpoint_before_it_stays(
         go(max_steps=4, resume=True)
     monkeypatch.undo()
     assert go(max_steps=4, resume=True).steps == 4
+
+
+def test_metrics_that_cannot_be_written_are_a_storage_error(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(StorageError) as error:
+        MetricsFile(tmp_path)
+    assert str(error.value) == f"cannot write {tmp_path / 'metrics.jsonl'}: is a directory"

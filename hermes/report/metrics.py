@@ -7,10 +7,11 @@ run was stopped.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from hermes.errors import DataError
+from hermes.errors import DataError, StorageError
 
 __all__ = ["MetricsFile", "read_metrics"]
 
@@ -26,32 +27,45 @@ class MetricsFile:
         Only what was flushed is sure to be there after a crash; what follows the last flush may be
         torn, lies after the last checkpoint, and is cut too.
         """
-        self._file = open(run / NAME, "ab+")  # noqa: SIM115  # closed by close()
-        self._file.seek(0)
-        kept = 0
-        for line in self._file:
-            record = _parse(line)
-            if record is None or record.get("step", 0) > after:
-                break
-            kept += len(line)
-        self._file.truncate(kept)
-        self._file.seek(kept)
+        self._path = run / NAME
+        with _storage(self._path):
+            self._file = open(self._path, "ab+")  # noqa: SIM115  # closed by __exit__
+            self._file.seek(0)
+            kept = 0
+            for line in self._file:
+                record = _parse(line)
+                if record is None or record.get("step", 0) > after:
+                    break
+                kept += len(line)
+            self._file.truncate(kept)
+            self._file.seek(kept)
 
     def write(self, record: Mapping[str, float]) -> None:
-        """Append one line; every value must be finite."""
+        """Append one line, for whoever watches the file; every value must be finite."""
         line = json.dumps(dict(record), allow_nan=False, separators=(", ", ": "))
-        self._file.write(line.encode() + b"\n")
+        with _storage(self._path):
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
 
     def flush(self) -> None:
         """Bring every line so far to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _storage(self._path):
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> "MetricsFile":
         return self
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+
+
+@contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(f"cannot write {path}: {reason}") from error
 
 
 def _parse(line: bytes) -> dict[str, float] | None:
