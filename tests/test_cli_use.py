@@ -124,14 +124,22 @@ def test_weights_alone_are_read_with_a_config_and_a_tokenizer(trained, call, tmp
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused_with_both_sizes(trained, call, tmp_path):
-    train_tokenizer([TEXT + "zebra zebra quagga quagga " * 9], vocab_size=300).save(
-        tmp_path / "big.json"
+    big, weights = tmp_path / "big.json", tmp_path / "x.safetensors"
+    train_tokenizer([TEXT + "zebra zebra quagga quagga " * 9], vocab_size=300).save(big)
+    folder = trained / "run/step-00000030"
+    weights.write_bytes((folder / "model.safetensors").read_bytes())
+    code, _, err = call("generate", "-c", trained / "run", "-t", big, "-p", "a")
+    assert (code, err) == (
+        1,
+        f"Error: the tokenizer given has 300 tokens and is not the one of {folder}, which has 280; "
+        "leave it out to use that one\n",
     )
-    code, _, err = call("generate", "-c", trained / "run", "-t", tmp_path / "big.json", "-p", "a")
-    assert code == 1
-    assert err == (
+    code, _, err = call("generate", "-c", weights, "--config", folder / "model.mal", "-t", big,
+                        "-p", "a")  # fmt: skip
+    assert (code, err) == (
+        1,
         "Error: the tokenizer has 300 tokens and the model 280; use the tokenizer that the model "
-        "was trained with\n"
+        "was trained with\n",
     )
 
 
