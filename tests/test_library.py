@@ -184,3 +184,14 @@ def test_auto_is_mlx_on_apple_silicon_and_torch_elsewhere(monkeypatch):
     assert str(error.value) == (
         "no backend is installed; pip install 'hermes-llm[torch]' or 'hermes-llm[mlx]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rows", "fits"),
+    [(300, 300, True), (301, 300, False), (280, 300, False), (50257, 50304, True),
+     (50295, 51200, True), (1000, 1024, True), (300, 1000, False)],
+)  # fmt: skip
+def test_rows_without_a_token_are_padding_or_another_tokenizer(tokens, rows, fits):
+    from hermes.model import _fits
+
+    assert _fits(tokens, rows) is fits
