@@ -136,9 +136,10 @@ def list_laws(levels: tuple[str, ...], names: bool, long: bool) -> None:
 
 @conformance.command(name="self-test")
 @BACKEND
+@AGAINST
 @DEVICE
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table.")
-def self_test(backend: str, device: str | None, json_file: Path | None) -> None:
+def self_test(backend: str, against: str, device: str | None, json_file: Path | None) -> None:
     """Plant every known fault in a backend and in the suite; each must be caught."""
     from dataclasses import asdict
 
@@ -147,7 +148,7 @@ def self_test(backend: str, device: str | None, json_file: Path | None) -> None:
     from hermes_conformance.sabotage.selftest import self_test as plant
     from hermes_conformance.session import sides_of
 
-    sides = sides_of(backend, "numpy", device)
+    sides = sides_of(backend, against, device)
     require_float32(sides)
     began, rows = time.perf_counter(), []
     for row in plant(sides):

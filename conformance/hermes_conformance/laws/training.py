@@ -21,12 +21,15 @@ from hermes_conformance.tolerance import EXACT
 from hermes_conformance.trajectory import Trajectory, kept, oracle_step, train
 from hermes_conformance.weights import fresh, hot
 
-STEPS, LONG_STEPS, SHORT = 30, 100, 6
+STEPS, LONG_STEPS, SHORT, FEW = 30, 100, 6, 12
+WHOLE = ("train.dropout", "train.gpt2", "train.other rule", "train.hot")
 
 
 def steps_of(case: Case) -> int:
     """How many updates a float64 run of the case makes."""
-    return LONG_STEPS if case.name.startswith("train.long") else STEPS
+    if case.name.startswith("train.long"):
+        return LONG_STEPS
+    return STEPS if case.name.startswith(WHOLE) else FEW
 
 
 def compared(case: Case, got: Trajectory, expected: Trajectory) -> Iterator[Measure]:

@@ -168,6 +168,7 @@ def _fault(name, law, case, plant, part="gradient", only=None):
 
 
 GRADIENT = "L1/derivatives"
+LAST, RESIDUAL = _grads(_last_only), _residual_detached
 
 FAULTS = (
     _fault("only the last micro-batch counts", GRADIENT, DEFAULT, _grads(_last_only)),

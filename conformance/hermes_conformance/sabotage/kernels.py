@@ -135,6 +135,8 @@ def _fault(name, law, case, plant, only=None):
     return Fault(name, "kernels", law, case, plant, only)
 
 
+FLOAT16 = _rounded_inputs("float16")
+
 FAULTS = (
     _fault("products take bfloat16", "L2/logits", DEFAULT, _rounded_inputs("bfloat16")),
     _fault("products take float16", "L2/logits", DEFAULT, _rounded_inputs("float16")),

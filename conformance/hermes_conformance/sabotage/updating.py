@@ -132,7 +132,7 @@ def _norm(change):
     return plant
 
 
-def _state(change):
+def state(change):
     """change(state) in the place of what a learner hands over."""
 
     def plant(inside: Inside) -> None:
@@ -146,7 +146,7 @@ def _state(change):
     return plant
 
 
-def _taken(change):
+def taken(change):
     """change(state) in the place of what a learner is given."""
 
     def plant(inside: Inside) -> None:
@@ -197,6 +197,8 @@ def _fault(name, law, case, plant, part="optimizer", only=None):
     return Fault(name, part, law, case, plant, only)
 
 
+DECAY, EPS, CLIP = _rule(weight_decay=0.101), _rule(eps=1e-6), _clip(_no_epsilon)
+
 FAULTS = (
     _fault("no bias correction", UPDATE, CASE, _adamw(_uncorrected)),
     _fault("no bias correction, in a run", RUN, TOY, _adamw(_uncorrected)),
@@ -243,35 +245,35 @@ FAULTS = (
         "a state has its moments swapped",
         "L5/resume",
         "move.dropout/fresh",
-        _state(lambda s: replace(s, exp_avg=s.exp_avg_sq, exp_avg_sq=s.exp_avg)),
+        state(lambda s: replace(s, exp_avg=s.exp_avg_sq, exp_avg_sq=s.exp_avg)),
         "state",
     ),
     _fault(
         "a state forgets its step",
         "L0/resume",
         "default/hot",
-        _state(lambda s: replace(s, step=s.step - 1)),
+        state(lambda s: replace(s, step=s.step - 1)),
         "state",
     ),
     _fault(
         "a learner forgets its moments",
         "L5/resume",
         "move.dropout/fresh",
-        _taken(lambda s: replace(s, exp_avg={}, exp_avg_sq={})),
+        taken(lambda s: replace(s, exp_avg={}, exp_avg_sq={})),
         "state",
     ),
     _fault(
         "bias correction begins anew after a resume",
         "L5/resume",
         "move.tied/fresh",
-        _taken(lambda s: replace(s, step=0)),
+        taken(lambda s: replace(s, step=0)),
         "state",
     ),
     _fault(
         "weights pass through float16",
         "L0/weights",
         "default/hot",
-        _state(_rounded),
+        state(_rounded),
         "state",
     ),
 )
