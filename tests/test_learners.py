@@ -273,3 +273,20 @@ def test_a_batch_that_counts_nothing_is_refused(backend):
     nothing = batch(counted={(0, 0): 0, (0, 1): 0})
     with pytest.raises(HermesError, match=r"^a batch without a single counted target has no loss$"):
         learner(backend, spec()).step(nothing, 1e-3)
+
+
+def test_torch_repeats_itself_on_several_threads():
+    """Indexing an embedding adds its gradient in any order; the library's own function does not."""
+    model = dataclasses.replace(spec(), vocab_size=500, hidden_size=64)
+    ids = np.random.default_rng(0).integers(0, 20, (1, 16, 33)).astype(np.int32)
+    data = Batch(ids[..., :-1], ids[..., 1:].copy(), np.arange(16, dtype=np.uint32)[None])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        update = learner("torch", model, None, FLOAT32)
+        first = update.grads(data)[1]["model.embed_tokens.weight"]
+        for _ in range(10):
+            again = update.grads(data)[1]["model.embed_tokens.weight"]
+            np.testing.assert_array_equal(again, first)
+    finally:
+        torch.set_num_threads(threads)
