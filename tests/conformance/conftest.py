@@ -4,14 +4,12 @@ from functools import cache
 
 import pytest
 
-from hermes.seam import find_backend
-from hermes_conformance.law import Sides
-from hermes_conformance.side import Side
+from hermes_conformance.session import sides_of
 
 
 @cache
-def side(name):
-    return Side(find_backend(name), "cpu")
+def made(subject, reference):
+    return sides_of(subject, reference, "cpu")
 
 
 @pytest.fixture
@@ -19,6 +17,8 @@ def sides():
     """Sides by name: sides("mlx") against the oracle, sides("mlx", "torch") against another."""
 
     def make(subject, reference="numpy"):
-        return Sides(side(subject), side(reference), side("numpy"))
+        found = made(subject, reference)
+        found.subject.forget()
+        return found
 
     return make

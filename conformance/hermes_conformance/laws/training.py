@@ -176,7 +176,7 @@ def cases(long: bool = False) -> tuple[Case, ...]:
         FfnSpec(40, "gelu_tanh", bias=True),
         embeddings=EmbeddingsSpec(tie_weights=True),
     )
-    other_rule = OptimizerRecipe(beta1=0.8, beta2=0.99, eps=1e-5, weight_decay=0.3)
+    other_rule = OptimizerRecipe(beta1=0.8, beta2=0.99, eps=1e-4, weight_decay=0.3)
     recipes = {
         "dropout": (dropping, WARM, {}),
         "gpt2": (gpt2, replace(WARM, schedule="wsd", decay_ratio=0.3), {}),

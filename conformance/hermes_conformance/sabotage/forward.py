@@ -357,6 +357,7 @@ FAULTS = (
         _angles(lambda table: table / (0.1 * np.log(4.0) + 1.0)),
     ),
     _field("norm eps is 1e-6 for 1e-5", QUIET, _eps(0.1)),
+    _field("norm eps is 1e-6, by vectors", "golden.llama/hot", _eps(0.1), "L1/golden"),
     _field("norm eps is 1e-6 for 1e-5, loud", DEFAULT, _eps(0.1)),
     _field("norm eps stands outside the root", QUIET, _eps_outside),
     _field("the final norm alone has another eps", DEFAULT, _last_eps),

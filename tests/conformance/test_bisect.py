@@ -1,0 +1,78 @@
+"""Bisection names the first tensor that parts, and says where in it."""
+
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from hermes.errors import Unsupported
+from hermes_conformance import bisect, tolerance
+from hermes_conformance.cases import standard
+from hermes_conformance.sabotage.fault import Inside
+from hermes_conformance.sabotage.selftest import FAULTS
+from hermes_conformance.taps import trace
+
+BACKENDS = pytest.mark.parametrize("backend", ["torch", "mlx"])
+
+
+def case_named(name):
+    return next(case for case in standard() if case.name == name)
+
+
+@contextmanager
+def planted(name, backend):
+    fault = next(fault for fault in FAULTS if fault.name == name)
+    with ExitStack() as stack:
+        fault.plant(Inside(backend, stack))
+        yield case_named(fault.case)
+
+
+@BACKENDS
+def test_a_good_backend_parts_nowhere(sides, backend):
+    found, case = sides(backend), case_named("model.pattern/hot")
+    assert bisect.forward(found, case, tolerance.PART_64) is None
+    assert bisect.forward(found, case, tolerance.PART_32, "float32") is None
+    assert bisect.backward(found, case, tolerance.GRADIENT_64) is None
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ("rope turns no keys", "layers.0.self_attn: k after rope, row 0, head 0, position 3"),
+        ("nothing is causal", "layers.0.self_attn: values mixed, row 0, head 2, position 6"),
+        ("the final norm alone has another eps", "norm, row 0, position 6"),
+        ("silu is gelu", "layers.0.mlp: after the activation, row 1, position 0"),
+        ("the values' bias is ignored", "layers.0.self_attn.v_proj, row 0, position 7"),
+    ],
+)
+def test_the_first_tensor_that_parts_is_named(sides, backend, fault, named):
+    with planted(fault, backend) as case:
+        parting = bisect.forward(sides(backend), case, tolerance.PART_64)
+    assert str(parting).startswith(named)
+    assert "relative error" in str(parting)
+
+
+@BACKENDS
+def test_a_pass_that_goes_another_way_is_named(sides, backend):
+    with planted("the second norm is the first one again", backend) as case:
+        parting = bisect.forward(sides(backend), case, tolerance.PART_64)
+    assert str(parting) == (
+        "layers.0.input_layernorm where layers.0.post_attention_layernorm was due"
+    )
+
+
+@pytest.mark.parametrize("against", ["numpy", "mlx"])
+def test_the_first_gradient_that_parts_is_named_from_the_output_backwards(sides, against):
+    with planted("the norm's statistics have no gradient", "torch") as case:
+        found = sides("torch", against)
+        assert bisect.forward(found, case, tolerance.PART_64) is None
+        parting = bisect.backward(found, case, tolerance.GRADIENT_64)
+    named = "gradient of model.layers.1.post_attention_layernorm.weight"
+    assert parting.tensor == named
+
+
+def test_a_backend_of_another_make_has_no_taps(sides):
+    side = sides("torch").oracle.__class__(sides("torch").oracle.backend)
+    side.name = "another"
+    with pytest.raises(Unsupported, match="has no taps"):
+        trace(side, case_named("default/hot"))

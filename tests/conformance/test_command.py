@@ -1,0 +1,174 @@
+"""`hermes conformance`, its certificate and the pytest plugin."""
+
+import json
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import pytest
+
+from hermes_cli import main
+from hermes_conformance import certificate, html
+from hermes_conformance.sabotage.fault import Inside
+from hermes_conformance.sabotage.selftest import FAULTS
+
+SMALL = ["--case", "default/*"]
+
+
+def hermes(capsys, *words):
+    code = main.run(["conformance", *words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def plant(stack, name, backend="torch"):
+    fault = next(fault for fault in FAULTS if fault.name == name)
+    fault.plant(Inside(backend, stack))
+
+
+def test_a_good_backend_gets_a_line_per_law_and_a_certificate(capsys, tmp_path):
+    file, page = tmp_path / "c.json", tmp_path / "c.html"
+    code, out, _ = hermes(
+        capsys, "run", "--backend", "mlx", *SMALL, "--json", str(file), "--html", str(page)
+    )
+    assert code == 0
+    assert "\nL1  float64 semantics\n" in out
+    assert "bound 1.0e-11 rms" in out
+    assert "mlx against numpy: " in out.splitlines()[-1]
+    made = json.loads(file.read_text())
+    assert made["passed"] is True
+    assert made["backend"] == "mlx"
+    assert made["against"] == "numpy"
+    assert {"hermes", "numpy", "mlx"} <= set(made["versions"])
+    levels = {level["level"]: level for level in made["levels"]}
+    assert set(levels) == {"L0", "L1", "L2", "L3"}
+    for law in levels["L1"]["laws"]:
+        wanted = {"law", "cases", "passed", "failed", "declined", "worst", "bound"}
+        assert wanted <= set(law)
+        assert law["cases"] == law["passed"]
+    assert levels["L3"]["laws"][1]["declined"] == 2  # float16, which is no failure
+    assert made["conditions"]["environment"]["MLX_ENABLE_TF32"] == "0"
+    assert certificate.check(made) == []
+    text = page.read_text()
+    assert "mlx against numpy" in text
+    assert made["sha256"] in text
+    assert "<script" not in text
+    code, out, _ = hermes(capsys, "verify", str(file))
+    assert code == 0
+    assert out.startswith("mlx against numpy on cpu passed L0, L1, L2, L3 (")
+
+
+def test_an_altered_certificate_is_refused(capsys, tmp_path):
+    file = tmp_path / "c.json"
+    hermes(capsys, "run", "--law", "L1/logits", *SMALL, "--json", str(file))
+    made = json.loads(file.read_text())
+    made["backend"] = "mlx"
+    file.write_text(json.dumps(made))
+    code, _, err = hermes(capsys, "verify", str(file))
+    assert code == 1
+    assert "it was altered after it was made" in err
+    wrong = certificate.check({**made, "golden": "0"}, {"torch": "0.1"})
+    assert any("other golden vectors" in line for line in wrong)
+    assert any("installed is 0.1" in line for line in wrong)
+
+
+def test_a_failure_says_what_where_and_how_to_see_it_again(capsys, tmp_path):
+    file, page = tmp_path / "c.json", tmp_path / "c.html"
+    with ExitStack() as stack:
+        plant(stack, "rope turns backwards")
+        code, out, _ = hermes(
+            capsys, "run", "--law", "L1/logits", *SMALL, "--json", str(file), "--html", str(page)
+        )
+    assert code == 1
+    block = out[out.index("FAILED L1/logits: ") :]
+    assert "case   default/fresh" in block
+    assert "tensor logits (2, 10, 37) at [" in block
+    assert "bound 1.0e-11 rms" in block
+    again = "hermes conformance run --backend torch --against numpy --law L1/logits --case default/"
+    assert again in block
+    made = json.loads(file.read_text())
+    assert made["passed"] is False
+    assert made["failures"][0]["measures"][0]["tensor"] == "logits"
+    assert 'class="bad"' in page.read_text()
+    code, _, err = hermes(capsys, "verify", str(file))
+    assert code == 1
+    assert "did not pass" in err
+
+
+def test_a_float64_that_is_none_refuses_the_level(capsys):
+    with ExitStack() as stack:
+        plant(stack, "float32 inside float64's silu", "mlx")
+        code, out, _ = hermes(capsys, "run", "--backend", "mlx", "--level", "L1", *SMALL)
+    assert code == 1
+    assert "the float64 of mlx is not one: exp in silu is off by 3e-08" in out
+
+
+def test_an_xfail_file_excuses_and_grows_stale(capsys, tmp_path):
+    file = tmp_path / "x.toml"
+    file.write_text(
+        "[[xfail]]\nlaw = 'L1/logits'\ncase = '*'\nreason = 'known'\nexpires = 2999-01-01\n"
+    )
+    words = ["run", "--law", "L1/logits", *SMALL, "--xfail", str(file)]
+    with ExitStack() as stack:
+        plant(stack, "rope turns backwards")
+        code, out, _ = hermes(capsys, *words)
+    assert "2 failed as expected" in out
+    assert code == 1  # nothing passed, so nothing is certified
+    code, out, _ = hermes(capsys, *words)
+    assert code == 1
+    assert "was expected to fail and passes" in out
+
+
+def test_what_is_unknown_is_refused(capsys):
+    for words, message in (
+        (["run", "--case", "nothing"], "no law and case of that name"),
+        (["run", "--level", "L7"], "level 'L7' is unknown"),
+        (["run", "--dtype", "half"], "dtype 'half' is unknown"),
+        (["run", "--device", "tpu"], "torch has no device 'tpu' here"),
+        (["run", "--against", "torch"], "'torch' against itself proves nothing"),
+        (["run", "--backend", "jax"], "backend 'jax' is unknown"),
+        (["bisect", "--case", "nothing"], "no case 'nothing' in L1"),
+    ):
+        code, _, err = hermes(capsys, *words)
+        assert code == 1, words
+        assert message in err
+
+
+def test_list_says_each_law_its_bound_and_why(capsys):
+    code, out, _ = hermes(capsys, "list", "--level", "L1", "--cases")
+    assert code == 0
+    assert "logits: logits agree (" in out
+    assert "within 1.0e-11 rms; measured" in out
+    assert "attention.window" not in out
+    assert "\n    attention.mask=window/hot\n" in out
+
+
+def test_bisect_names_the_tensor(capsys):
+    code, out, _ = hermes(capsys, "bisect", "--case", "default/hot")
+    assert code == 0
+    assert "agree on default/hot to the last tensor" in out
+    with ExitStack() as stack:
+        plant(stack, "rope turns no keys")
+        code, out, _ = hermes(capsys, "bisect", "--case", "default/hot")
+    assert code == 1
+    assert out.startswith("layers.0.self_attn: k after rope, row 0, head 0, position 3")
+
+
+def test_numbers_of_the_page():
+    assert html.number(None) == "inf"
+    assert html.number(0) == "0"
+    assert (html.share(0), html.share(1e-6), html.share(1.0), html.share(None)) == (0, 2, 100, 100)
+
+
+@pytest.mark.parametrize("option", [["--level", "L1"], ["--law", "L0/names"]])
+def test_the_suite_runs_under_pytest(option):
+    words = ["--pyargs", "hermes_conformance", "--backend", "mlx", *option, *SMALL]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words, "-q"],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
