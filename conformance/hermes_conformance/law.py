@@ -36,7 +36,8 @@ class Law:
     """name: unique in its level. says: the law in a sentence. bound: of its usual measure.
 
     applies: to which of the level's cases. needs: 'forward', 'learner' (the subject trains),
-    'peer' (the reference trains too) or 'alone' (the subject trains, the reference does not).
+    'peer' (the reference trains too), 'alone' (the subject trains, the reference does not), or
+    'nothing' of any backend: it judges what stands above them.
     precision: what the law computes in, for --dtype; None for neither here nor there. long: the
     law has no case in a short run.
     """

@@ -88,7 +88,7 @@ def round_trip(case: Case, sides: Sides) -> Iterator[Measure]:
 
 
 def _law(name, says, check, applies):
-    return Law("L0", name, says, EXACT, check, applies, precision=None)
+    return Law("L0", name, says, EXACT, check, applies, "nothing", precision=None)
 
 
 def _once(case: Case) -> bool:
