@@ -50,9 +50,7 @@ class OptimizerRecipe:
         _require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "at least 0 and below 1")
         _require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "at least 0 and below 1")
         _require(0 < self.eps < math.inf, "optimizer.eps", self.eps, "above 0")
-        _require(
-            0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0"
-        )
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,66 @@
+"""The architecture as plain data: what a MAL file means, and all that a backend is told.
+
+Frozen dataclasses, validated where they are made; a field left at None is derived from its
+surroundings. Backends read `ModelSpec.layers`, where every number is filled in. Imports nothing
+but errors; the language itself is in `hermes.mal`, the truth about each field in `specs/mal.md`.
+
+Letters: V vocabulary, C hidden size, L layers, H query heads, K key/value heads, D head size,
+F feed-forward size, T positions.
+"""
+
+from hermes.spec.block import (
+    ACTIVATIONS,
+    BIASES,
+    NORM_POSITIONS,
+    QK_NORMS,
+    AttentionSpec,
+    BlockSpec,
+    FfnSpec,
+)
+from hermes.spec.checks import field_types
+from hermes.spec.model import MAX_LAYERS, EmbeddingsSpec, ModelSpec, OutputSpec
+from hermes.spec.parts import (
+    SLOPES,
+    Alibi,
+    LayerNorm,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    NoNorm,
+    NoPositions,
+    Norm,
+    Positions,
+    RMSNorm,
+    Rope,
+    Scaling,
+    YarnScaling,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "BIASES",
+    "MAX_LAYERS",
+    "NORM_POSITIONS",
+    "QK_NORMS",
+    "SLOPES",
+    "Alibi",
+    "AttentionSpec",
+    "BlockSpec",
+    "EmbeddingsSpec",
+    "FfnSpec",
+    "LayerNorm",
+    "Learned",
+    "LinearScaling",
+    "Llama3Scaling",
+    "ModelSpec",
+    "NoNorm",
+    "NoPositions",
+    "Norm",
+    "OutputSpec",
+    "Positions",
+    "RMSNorm",
+    "Rope",
+    "Scaling",
+    "YarnScaling",
+    "field_types",
+]

@@ -1,0 +1,162 @@
+"""A layer: attention, the feed-forward network, and how norms and residuals join them."""
+
+import math
+from dataclasses import dataclass
+
+from hermes.errors import SpecError
+from hermes.spec.checks import check_choice, check_positive, check_rate, check_size, check_types
+from hermes.spec.parts import NoNorm, Norm, Positions, RMSNorm, Rope
+
+BIASES = ("none", "qkv", "all")
+QK_NORMS = ("none", "head", "flat")
+NORM_POSITIONS = ("pre", "post", "output", "sandwich")
+ACTIVATIONS = ("swiglu", "geglu", "gelu", "gelu_tanh", "silu", "relu", "relu2")
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Grouped-query attention. Sources: Vaswani et al. 2017; Ainslie et al. 2023, arXiv:2305.13245.
+
+    num_heads H and num_kv_heads K in heads; head_dim D; window_size W in keys, a query's own
+    included (None: all); softcap c: scores become c tanh(scores / c); scale multiplies q.k.
+    name: the definition's name in a MAL file, "" where it stands inline.
+    """
+
+    num_heads: int
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    bias: str = "none"
+    dropout: float = 0.0
+    causal: bool = True
+    window_size: int | None = None
+    position_encoding: Positions = Rope()
+    qk_norm: str = "none"
+    softcap: float | None = None
+    scale: float | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_size(self, "num_heads")
+        check_size(self, "num_kv_heads")
+        check_size(self, "head_dim")
+        check_choice(self, "bias", BIASES)
+        check_rate(self)
+        check_size(self, "window_size")
+        check_choice(self, "qk_norm", QK_NORMS)
+        check_positive(self, "softcap")
+        check_positive(self, "scale")
+        if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
+            raise SpecError(
+                f"num_kv_heads is {self.num_kv_heads}, "
+                f"which does not divide num_heads {self.num_heads}",
+                ("num_kv_heads",),
+            )
+
+    @property
+    def kv_heads(self) -> int:
+        """K, where num_kv_heads left out means one per query head."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def head_size(self) -> int:
+        """D of a resolved spec."""
+        assert self.head_dim is not None, "only specs in ModelSpec.layers are resolved"
+        return self.head_dim
+
+    @property
+    def score_scale(self) -> float:
+        """What multiplies q.k; 1 / sqrt(D) unless the spec says otherwise."""
+        return self.scale if self.scale is not None else 1 / math.sqrt(self.head_size)
+
+    @property
+    def rotary_size(self) -> int:
+        """How many leading elements of a head turn; 0 without rope."""
+        if not isinstance(self.position_encoding, Rope):
+            return 0
+        return self.position_encoding.rotary_dim or self.head_size
+
+
+@dataclass(frozen=True)
+class FfnSpec:
+    """down(act(up(x))), or down(act(gate(x)) * up(x)) where gated. Source: Shazeer 2020,
+    arXiv:2002.05202.
+
+    hidden_dim F (None: 4 C); gate None: true for swiglu and geglu, false for the others.
+    """
+
+    hidden_dim: int | None = None
+    activation: str = "swiglu"
+    gate: bool | None = None
+    bias: bool = False
+    dropout: float = 0.0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_size(self, "hidden_dim")
+        check_choice(self, "activation", ACTIVATIONS)
+        check_rate(self)
+        if self.activation in ("swiglu", "geglu") and self.gate is False:
+            plain = {"swiglu": "silu", "geglu": "gelu"}[self.activation]
+            raise SpecError(
+                f"{self.activation} is gated by definition; write activation: {plain} "
+                "for the form without a gate",
+                ("gate",),
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        """F of a resolved spec."""
+        assert self.hidden_dim is not None, "only specs in ModelSpec.layers are resolved"
+        return self.hidden_dim
+
+    @property
+    def gated(self) -> bool:
+        """Whether a gate projection multiplies the up projection."""
+        return self.activation in ("swiglu", "geglu") if self.gate is None else self.gate
+
+    @property
+    def function(self) -> str:
+        """The elementwise function: gelu, gelu_tanh, silu, relu or relu2."""
+        return {"swiglu": "silu", "geglu": "gelu"}.get(self.activation, self.activation)
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One layer: attention, then the feed-forward network, each with its norms and residual.
+
+    norm_position: pre x + f(norm(x)); post norm(x + f(x)); output x + norm(f(x));
+    sandwich x + norm(f(norm(x))). parallel: both read the same x, each through its own norm.
+    """
+
+    attention: AttentionSpec
+    ffn: FfnSpec = FfnSpec()
+    norm: Norm = RMSNorm()
+    norm_position: str = "pre"
+    residual: bool = True
+    dropout: float = 0.0
+    parallel: bool = False
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_choice(self, "norm_position", NORM_POSITIONS)
+        check_rate(self)
+        if self.parallel and self.norm_position == "post":
+            raise SpecError(
+                "a parallel block has no place for norm_position post, which norms the sum after "
+                "each sublayer; use pre, output or sandwich",
+                ("norm_position",),
+            )
+
+    @property
+    def norm_eps(self) -> float:
+        """The eps that qk_norm shares with the block's norm."""
+        return 1e-5 if isinstance(self.norm, NoNorm) else self.norm.eps
+
+    @property
+    def qk_norm(self) -> RMSNorm:
+        """The norm of queries and keys, where the attention asks for one."""
+        offset = isinstance(self.norm, RMSNorm) and self.norm.unit_offset
+        return RMSNorm(eps=self.norm_eps, unit_offset=offset)

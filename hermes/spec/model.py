@@ -1,0 +1,212 @@
+"""A whole model: its blocks, embeddings and output, checked together and resolved into layers."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+
+from hermes.errors import SpecError
+from hermes.spec.block import AttentionSpec, BlockSpec, FfnSpec
+from hermes.spec.checks import MAX_SIZE, check_positive, check_rate, check_size, check_types
+from hermes.spec.parts import Learned, Norm, Rope
+
+MAX_LAYERS = 10_000
+
+
+@dataclass(frozen=True)
+class EmbeddingsSpec:
+    """Token embeddings; `scale` multiplies them (Gemma: sqrt(C))."""
+
+    tie_weights: bool = False
+    dropout: float = 0.0
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_rate(self)
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """The final norm (None: the last block's) and the head; softcap c: c tanh(logits / c)."""
+
+    bias: bool = False
+    norm: Norm | None = None
+    softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_positive(self, "softcap")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A whole model. `blocks` is the pattern, cycled over num_layers; usually one block."""
+
+    blocks: tuple[BlockSpec, ...]
+    name: str = "model"
+    description: str = ""
+    vocab_size: int = 32_000
+    max_seq_len: int = 2048
+    hidden_size: int = 768
+    num_layers: int = 12
+    embeddings: EmbeddingsSpec = EmbeddingsSpec()
+    output: OutputSpec = OutputSpec()
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_size(self, "vocab_size")
+        check_size(self, "max_seq_len")
+        check_size(self, "hidden_size")
+        check_size(self, "num_layers")
+        if self.num_layers > MAX_LAYERS:
+            raise SpecError(
+                f"num_layers must be at most {MAX_LAYERS}, got {self.num_layers}", ("num_layers",)
+            )
+        if not self.name:
+            raise SpecError("a model needs a name", ("name",))
+        if not self.blocks or not all(type(block) is BlockSpec for block in self.blocks):
+            raise SpecError("blocks must be a tuple of at least one BlockSpec", ("blocks",))
+        if len(self.blocks) > self.num_layers:
+            raise SpecError(
+                f"the pattern has {len(self.blocks)} blocks, more than num_layers "
+                f"{self.num_layers}, so that some would never be built",
+                ("blocks",),
+            )
+        for index, block in enumerate(self.blocks):
+            self._check_head_size(block.attention, ("blocks", index, "attention"))
+            self._check_ffn_size(block.ffn, ("blocks", index, "ffn"))
+        self._check_names()
+        self._check_learned_positions()
+
+    def _check_head_size(self, attention: AttentionSpec, path: tuple[str | int, ...]) -> None:
+        if attention.head_dim is None and self.hidden_size % attention.num_heads:
+            raise SpecError(
+                f"num_heads is {attention.num_heads}, which does not divide "
+                f"hidden_size {self.hidden_size}; choose another or set head_dim",
+                (*path, "num_heads"),
+            )
+        size = attention.head_dim or self.hidden_size // attention.num_heads
+        if isinstance(attention.position_encoding, Rope):
+            turning = attention.position_encoding.rotary_dim
+            if turning is None and size % 2:
+                raise SpecError(
+                    f"attention needs an even head_dim for rope, got {size}",
+                    (*path, "head_dim" if attention.head_dim else "num_heads"),
+                )
+            if turning is not None and turning > size:
+                raise SpecError(
+                    f"rotary_dim is {turning}, more than head_dim {size}",
+                    (*path, "position_encoding", "rotary_dim"),
+                )
+
+    def _check_ffn_size(self, ffn: FfnSpec, path: tuple[str | int, ...]) -> None:
+        if ffn.hidden_dim is None and 4 * self.hidden_size > MAX_SIZE:
+            raise SpecError(
+                f"hidden_dim, left out, would be 4 * hidden_size = {4 * self.hidden_size}, above "
+                f"{MAX_SIZE}",
+                path,
+            )
+
+    def _check_names(self) -> None:
+        """One name, one definition: else no file could say which is meant."""
+        known: dict[tuple[str, str], object] = {}
+        for index, block in enumerate(self.blocks):
+            parts = (("block", block), ("attention", block.attention), ("ffn", block.ffn))
+            for kind, part in parts:
+                if part.name and known.setdefault((kind, part.name), part) != part:
+                    raise SpecError(
+                        f"two different {kind} definitions of the pattern are both named "
+                        f"{part.name!r}",
+                        ("blocks", index) if kind == "block" else ("blocks", index, kind),
+                    )
+
+    def _check_learned_positions(self) -> None:
+        first = None
+        for index, block in enumerate(self.blocks):
+            positions = block.attention.position_encoding
+            if not isinstance(positions, Learned):
+                continue
+            size = positions.max_positions or self.max_seq_len
+            first = first or size
+            path = ("blocks", index, "attention", "position_encoding", "max_positions")
+            if size != first:
+                raise SpecError(
+                    f"max_positions is {size} here and {first} in another block; the embedding of "
+                    "positions is one for the whole model",
+                    path,
+                )
+            if size < self.max_seq_len:
+                raise SpecError(
+                    f"max_positions is {size}, less than max_seq_len {self.max_seq_len}", path
+                )
+
+    @cached_property
+    def layers(self) -> tuple[BlockSpec, ...]:
+        """The L blocks in order, every derived field filled in: what a backend builds from."""
+        resolved = [
+            dataclasses.replace(
+                block,
+                attention=dataclasses.replace(
+                    block.attention,
+                    num_kv_heads=block.attention.kv_heads,
+                    head_dim=block.attention.head_dim
+                    or self.hidden_size // block.attention.num_heads,
+                    name="",
+                ),
+                ffn=dataclasses.replace(
+                    block.ffn,
+                    hidden_dim=block.ffn.hidden_dim or 4 * self.hidden_size,
+                    activation=block.ffn.function,
+                    gate=block.ffn.gated,
+                    name="",
+                ),
+                name="",
+            )
+            for block in self.blocks
+        ]
+        return tuple(resolved[i % len(resolved)] for i in range(self.num_layers))
+
+    @property
+    def final_norm(self) -> Norm:
+        """The norm before the head."""
+        return self.layers[-1].norm if self.output.norm is None else self.output.norm
+
+    @property
+    def learned_positions(self) -> int:
+        """Rows of the position embedding; 0 where no block has learned positions."""
+        for block in self.blocks:
+            if isinstance(block.attention.position_encoding, Learned):
+                return block.attention.position_encoding.max_positions or self.max_seq_len
+        return 0
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether any site drops anything in training."""
+        rates = (
+            rate
+            for block in self.blocks
+            for rate in (block.attention.dropout, block.ffn.dropout, block.dropout)
+        )
+        return self.embeddings.dropout > 0 or any(rate > 0 for rate in rates)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What decides the numbers a model computes; equal for two spellings of one model."""
+        output = dataclasses.replace(self.output, norm=self.final_norm)
+        sizes = (self.vocab_size, self.max_seq_len, self.hidden_size)
+        layers = tuple(
+            dataclasses.replace(block, attention=self._with_positions(block.attention))
+            for block in self.layers
+        )
+        return (*sizes, layers, self.embeddings, output)
+
+    def _with_positions(self, attention: AttentionSpec) -> AttentionSpec:
+        """Resolved attention whose positions are, too, and whose scale is a number."""
+        positions = attention.position_encoding
+        match positions:
+            case Rope():
+                positions = dataclasses.replace(positions, rotary_dim=attention.rotary_size)
+            case Learned():
+                positions = Learned(self.learned_positions)
+        scale = attention.score_scale
+        return dataclasses.replace(attention, position_encoding=positions, scale=scale)
