@@ -25,7 +25,9 @@ from hermes_cli.signals import Signals
 @click.option("--model", "-m", default="tiny", metavar="NAME|F", help="Bundled name or MAL file.")
 @click.option("--checkpoint", "-c", metavar="C", help="Begin from this, as hermes finetune does.")
 @click.option("--output", "-o", default="checkpoints", metavar="DIR", help="The run's folder.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --output.")
+@click.option(
+    "--resume", "--auto-resume", is_flag=True, help="Go on with the run in --output, or begin it."
+)
 @click.option("--lr", type=float, default=3e-4, help="Learning rate.")
 @click.option("--batch-size", "-b", type=int, default=32, help="Sequences per micro-batch.")
 @click.option("--grad-accum", type=int, default=1, help="Micro-batches per update.")

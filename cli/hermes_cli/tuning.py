@@ -32,7 +32,8 @@ def model_options() -> list[click.Parameter]:
         option("--config", metavar="F",
                help="A run's options as .yaml, or beside bare weights their .json or .mal."),
         option("--output", "-o", metavar="DIR", default="checkpoints", help="The run's folder."),
-        option("--resume", is_flag=True, help="Go on with the run in --output."),
+        option("--resume", "--auto-resume", is_flag=True,
+               help="Go on with the run in --output, or begin it."),
     ]  # fmt: skip
 
 
