@@ -55,7 +55,7 @@ def merge(
     if adapter is None and not open_source(checkpoint, config=config).adapted:
         raise HermesError(f"{checkpoint} has no adapters to merge; give them with --adapter DIR")
     done = convert(checkpoint, output, to=to, dtype=dtype, config=config, adapter=adapter)
-    for note in done.source.notes:
+    for note in done.notes:
         click.echo(f"note: {note}", err=True)
     for line in lines_of(done, to):
         click.echo(line)

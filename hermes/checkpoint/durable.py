@@ -8,19 +8,29 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from hermes.checkpoint.files import listing
-from hermes.errors import StorageError
+from hermes.checkpoint.layout import TEMPORARY
+from hermes.errors import HermesError, StorageError
 
-__all__ = ["Disk", "Operation", "Written", "delete_folder", "require_space", "write_file"]
+__all__ = [
+    "Disk",
+    "Operation",
+    "Written",
+    "delete_folder",
+    "require_space",
+    "whole_folder",
+    "write_file",
+]
 
 BLOCK = 64 * 2**20
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -161,6 +171,25 @@ def delete_folder(path: Path, disk: Disk) -> None:
         else:
             disk.delete(entry)
     disk.delete_folder(path)
+
+
+@contextmanager
+def whole_folder(target: Path, disk: Disk) -> Iterator[Path]:
+    """A new folder beside `target` to fill and sync, which gets that name when the block ends.
+
+    Where the block raises, nothing of it is left. Raises StorageError.
+    """
+    parent = target.parent
+    beside = parent / f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}"
+    try:
+        disk.make_folder(beside)
+        yield beside
+        disk.rename(beside, target)
+        disk.sync_folder(parent)
+    except BaseException:
+        with suppress(HermesError, OSError):
+            delete_folder(beside, disk)
+        raise
 
 
 def free_bytes(path: Path) -> int:

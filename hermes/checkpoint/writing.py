@@ -8,7 +8,6 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 from hermes.adapters import adapter_tensors, trained_by
@@ -16,17 +15,16 @@ from hermes.checkpoint.adapters import ADAPTER, ADAPTER_CONFIG, adapter_files
 from hermes.checkpoint.durable import (
     Disk,
     Written,
-    delete_folder,
     free_bytes,
     is_full,
     require_space,
+    whole_folder,
     write_file,
 )
 from hermes.checkpoint.layout import (
     OPTIMIZER,
     PROGRESS,
     SPEC,
-    TEMPORARY,
     TRASH,
     Companions,
     step_name,
@@ -43,7 +41,7 @@ from hermes.checkpoint.weights import (
     plan_shards,
     render_index,
 )
-from hermes.errors import CheckpointError, HermesError, StorageError
+from hermes.errors import CheckpointError, StorageError
 from hermes.mal import dumps
 from hermes.params import Tensor, parameters
 from hermes.seam import Array, Tensors, TrainState
@@ -98,21 +96,17 @@ def save(
     files |= {name: iter([memoryview(small[name])]) for name in sorted(small)}
     _make_run(run, disk)
     require_space(run, needed)
-    beside = run / f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}"
     try:
-        _write(beside, files, progress.run, progress.step, workers, disk)
-        if damaged:
-            disk.rename(target, run / f"{TRASH}{target.name}-{secrets.token_hex(4)}")
-        disk.rename(beside, target)
-        disk.sync_folder(run)
-    except BaseException as error:
-        with suppress(HermesError, OSError):
-            delete_folder(beside, disk)
-        if isinstance(error, StorageError) and is_full(error):
-            raise StorageError(
-                f"{error}; the checkpoint needs {needed} bytes and {free_bytes(run)} are free"
-            ) from error.__cause__
-        raise
+        with whole_folder(target, disk) as beside:
+            _write(beside, files, progress.run, progress.step, workers, disk)
+            if damaged:
+                disk.rename(target, run / f"{TRASH}{target.name}-{secrets.token_hex(4)}")
+    except StorageError as error:
+        if not is_full(error):
+            raise
+        raise StorageError(
+            f"{error}; the checkpoint needs {needed} bytes and {free_bytes(run)} are free"
+        ) from error.__cause__
     return target
 
 
@@ -175,8 +169,7 @@ def _write(
     workers: int,
     disk: Disk,
 ) -> None:
-    """A folder with these files and their manifest, synced; only its own name is not yet."""
-    disk.make_folder(folder)
+    """Fill a folder with these files and their manifest, and sync it."""
 
     def write(name: str, hasher: ThreadPoolExecutor | None = None) -> Written:
         return write_file(folder / name, files[name], disk, hasher)

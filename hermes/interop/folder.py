@@ -1,13 +1,10 @@
 """Writes a model's folder, whole or not at all, its tensors made one at a time."""
 
-import secrets
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from hermes.checkpoint import Disk, Kind, Manifest
-from hermes.checkpoint.durable import delete_folder, require_space, write_file
-from hermes.checkpoint.layout import TEMPORARY
+from hermes.checkpoint.durable import require_space, whole_folder, write_file
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.tensors import file_size, tensor_chunks
 from hermes.checkpoint.weights import INDEX, plan_shards, render_index
@@ -40,23 +37,15 @@ def write_folder(
     shards = plan_shards(kinds, shard_limit)
     small = dict(files) | ({INDEX: render_index(shards)} if len(shards) > 1 else {})
     needed = sum(map(len, small.values())) + sum(map(file_size, shards.values()))
-    parent = target.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    require_space(parent, needed)
+    place = target.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    require_space(place.parent, needed)
     chunks: dict[str, Iterable[bytes | memoryview]] = {n: [small[n]] for n in sorted(small)}
     chunks |= {name: tensor_chunks(tensors, shard) for name, shard in shards.items()}
-    unfinished = parent / f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}"
-    try:
-        disk.make_folder(unfinished)
+    with whole_folder(place, disk) as unfinished:
         _write(unfinished, chunks, run, disk)
         disk.sync_folder(unfinished)
         check(unfinished)
-        disk.rename(unfinished, target)
-        disk.sync_folder(parent)
-    except BaseException:
-        with suppress(HermesError, OSError):
-            delete_folder(unfinished, disk)
-        raise
     return needed
 
 

@@ -10,7 +10,7 @@ import hermes.checkpoint.manifest as manifest
 import hermes.checkpoint.tensors as tensors
 import hermes.checkpoint.writing as writing
 from hermes.checkpoint import Disk, Search, open_checkpoint
-from hermes.checkpoint.durable import write_file
+from hermes.checkpoint.durable import delete_folder, write_file
 from hermes.checkpoint.manifest import MANIFEST, Manifest
 from hermes.errors import HermesError
 from tests.checkpoint import test_damage, test_faults, test_hostile, test_retention
@@ -65,7 +65,6 @@ def plant_write(monkeypatch, between):
     """`_write` as it is, with `between(folder, disk)` called before the manifest is written."""
 
     def write(folder, files, run, step, workers, disk):
-        disk.make_folder(folder)
         written = {name: write_file(folder / name, files[name], disk) for name in files}
         at = between(folder, disk) or folder
         write_file(at / MANIFEST, [Manifest(run, step, written).render()], disk)
@@ -83,7 +82,7 @@ def test_the_plant_alone_breaks_nothing(monkeypatch):
 def test_the_old_checkpoint_deleted_before_the_new_one_is_whole(monkeypatch):
     def delete_old(folder, disk):
         for old in folder.parent.glob("step-*"):
-            writing.delete_folder(old, disk)
+            delete_folder(old, disk)
 
     plant_write(monkeypatch, delete_old)
     breaks(any_kill)
