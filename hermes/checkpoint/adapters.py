@@ -21,7 +21,7 @@ __all__ = ["ADAPTER", "ADAPTER_CONFIG", "adapter_files", "open_adapter"]
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
-# What else PEFT may do, and the values with which it does not.
+# What else PEFT may do, and the values with which it does not. Some ways to begin alter the base.
 PLAIN: Mapping[str, tuple[Json, ...]] = {
     "bias": ("none",),
     "use_dora": (False, None),
@@ -30,6 +30,19 @@ PLAIN: Mapping[str, tuple[Json, ...]] = {
     "modules_to_save": (None, []),
     "rank_pattern": (None, {}),
     "alpha_pattern": (None, {}),
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
+    "layers_to_transform": (None, []),
+    "layer_replication": (None, []),
+    "lora_bias": (False, None),
+    "target_parameters": (None, []),
+    "trainable_token_indices": (None, [], {}),
+    "alora_invocation_tokens": (None, []),
+    "megatron_config": (None,),
+    "use_qalora": (False, None),
+    "use_bdlora": (False, None),
+    "monteclora_config": (None,),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
 }
 
 
