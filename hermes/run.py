@@ -25,7 +25,7 @@ from hermes.run_setup import Parts, Request, prepare
 from hermes.runfile import Session, companions, read_sessions, write_runfile
 from hermes.same_run import samples_of_update
 from hermes.seam import Batch, LazyTensors, Learner, Tensors, TrainState
-from hermes.together import Agreed, Follower, agreed, counted, measured
+from hermes.together import Agreed, Follower, agreed, counted, led, measured
 
 __all__ = ["Request", "Run", "check_output", "device", "open_run"]
 
@@ -83,7 +83,9 @@ class Run:
         processes, place = request.processes, request.processes.place
         asked = Agreed(processes, learner, stop)
         with ExitStack() as stack:
-            keeper = self._keeper(stack) if place.rank == 0 else Follower(output)
+            split = learner if request.options.shard else None
+            follower = Follower(output, processes, split)
+            keeper = self._keeper(stack) if place.rank == 0 else follower
 
             def evaluate(step: int) -> Evaluation | None:
                 if parts.material.evaluate is not None:
@@ -217,7 +219,11 @@ class _Keeper:
             versions=request.backend.versions(),
             world_size=request.processes.place.size,
         )
-        return self._saver.save(self._learner.state(), progress)
+        state = self._learner.state()
+        if not request.options.shard:
+            return self._saver.save(state, progress)
+        with led(request.processes, state) as read:
+            return self._saver.save(read, progress, now=True)
 
 
 def _first_weights(request: Request, parts: Parts) -> Tensors:

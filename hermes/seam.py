@@ -23,6 +23,7 @@ from hermes.spec import ModelSpec
 __all__ = [
     "IGNORE",
     "PRECISIONS",
+    "SHARDS",
     "Backend",
     "Batch",
     "Counts",
@@ -43,6 +44,7 @@ __all__ = [
 
 IGNORE = -1
 PRECISIONS = ("float32", "bfloat16", "float16", "float64")
+SHARDS = ("full", "optimizer")
 
 Array = NDArray[np.generic]
 Tensors = Mapping[str, Array]
@@ -56,7 +58,10 @@ class Options:
     device: None for the backend's own choice, or one of Backend.devices(). precision: of matrix
     products and activations; masters and moments stay float32 (float64 under float64). compile:
     None where it pays. exact: the slower elementwise forms that are right to the last bits in
-    float64; always on there.
+    float64; always on there. shard: how a learner's tensors are split over the processes, 'full'
+    or 'optimizer', None for whole ones in each; reading a tensor of its state, and evaluating with
+    it, is then what all processes do at once. shard_group: over so many neighbours, each such group
+    holding all; None for one group.
     """
 
     device: str | None = None
@@ -65,8 +70,14 @@ class Options:
     grad_checkpoint: bool = False
     deterministic: bool = False
     exact: bool = False
+    shard: str | None = None
+    shard_group: int | None = None
 
     def __post_init__(self) -> None:
+        if self.shard not in (None, *SHARDS):
+            raise HermesError(f"shard is {self.shard!r}; it must be one of {', '.join(SHARDS)}")
+        if self.shard_group is not None and self.shard is None:
+            raise HermesError(f"shard_group is {self.shard_group}, but shard says nothing")
         if self.precision not in PRECISIONS:
             raise HermesError(
                 f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}"

@@ -5,7 +5,8 @@ One process, rank 0, writes the run's folder; the others hold the same state and
 
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,9 +16,9 @@ from hermes.data import TokenStream
 from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost, StorageError
 from hermes.loop import Evaluation, Position, Update
 from hermes.processes import Processes
-from hermes.seam import Batch, Counts, Learner, StepReport
+from hermes.seam import Array, Batch, Counts, LazyTensors, Learner, StepReport, Tensors, TrainState
 
-__all__ = ["Agreed", "Follower", "agreed", "counted", "measured", "shared_stream"]
+__all__ = ["Agreed", "Follower", "agreed", "counted", "follow", "led", "measured", "shared_stream"]
 
 COMPARED_EVERY = 100  # updates between two comparisons of all processes' weights
 KINDS = {kind.exit_code: kind for kind in (NonFinite, StorageError, Interrupted, PeerLost)}
@@ -131,17 +132,64 @@ class Agreed:
                     )
 
 
+@contextmanager
+def led(processes: Processes, state: TrainState) -> Iterator[TrainState]:
+    """The state of a learner that is split, to be read in this process while the others `follow`.
+
+    Each tensor is gathered when it is read, in any order, and kept by nobody.
+    """
+    weights, trained = len(state.params), len(state.exp_avg)
+    params = _announced(processes, state.params, 1)
+    first = _announced(processes, state.exp_avg, 1 + weights)
+    second = _announced(processes, state.exp_avg_sq, 1 + weights + trained)
+    try:
+        yield TrainState(params, first, second, state.step)
+    except PeerLost:
+        raise
+    except BaseException:
+        processes.total([0])
+        raise
+    processes.total([0])
+
+
+def follow(processes: Processes, state: TrainState) -> None:
+    """Take part in every reading of the process that leads, until it is done."""
+    parts = (state.params, state.exp_avg, state.exp_avg_sq)
+    tensors = [(held, name) for held in parts for name in held]
+    while number := int(processes.total([0])[0]):
+        held, name = tensors[number - 1]
+        held[name]
+
+
+def _announced(processes: Processes, held: Tensors, start: int) -> Tensors:
+    """The tensors, each of which is named to the followers before it is read."""
+    numbers = {name: number for number, name in enumerate(held, start)}
+
+    def read(name: str) -> Array:
+        processes.total([numbers[name]])
+        return held[name]
+
+    return LazyTensors(held, read)
+
+
 @dataclass(frozen=True)
 class Follower:
-    """Stands where rank 0 writes the run's lines and checkpoints, and writes nothing."""
+    """Stands where rank 0 writes the run's lines and checkpoints, and writes nothing.
+
+    split: the learner, where rank 0 needs this process to read it.
+    """
 
     output: Path
+    processes: Processes
+    split: Learner | None = None
 
     def record(self, event: Update | Evaluation) -> None:
         """Rank 0 writes it."""
 
     def save(self, at: Position) -> Path:
         """Where rank 0 saves."""
+        if self.split is not None:
+            follow(self.processes, self.split.state())
         return self.output / step_name(at.step)
 
     def settle(self) -> None:

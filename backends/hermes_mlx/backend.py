@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from hermes.errors import Unsupported
 from hermes.processes import ALONE
 from hermes.seam import Options
 from hermes_mlx.engine import Engine, Model, devices
@@ -32,6 +33,10 @@ class Backend:
 
     def learner(self, spec, state, recipe, options=Options(), processes=ALONE):
         """A model for training, going on from `state`."""
+        if options.shard:
+            raise Unsupported(
+                "hermes_mlx holds the model whole in every process; shard is hermes_torch's"
+            )
         engine = Engine(spec, state.params, options, training=True, lora=recipe.lora)
         return Learner(engine, state, recipe, processes)
 

@@ -33,7 +33,12 @@ class Backend:
 
     def learner(self, spec, state, recipe, options=Options(), processes=ALONE):
         """A model for training, going on from `state`."""
-        engine = Engine(spec, state.params, options, training=True, lora=recipe.lora)
+        shards = None
+        if options.shard:
+            from hermes_torch.sharding import Shards  # its library takes a second to import
+
+            shards = Shards(processes, options)
+        engine = Engine(spec, state.params, options, training=True, lora=recipe.lora, shards=shards)
         return Learner(engine, state, recipe, processes)
 
 

@@ -29,7 +29,7 @@ class Engine:
     master: the type of weights and moments; dtype: of activations and matrix products.
     """
 
-    def __init__(self, spec, params, options, *, training, lora=None):
+    def __init__(self, spec, params, options, *, training, lora=None, shards=None):
         if options.precision not in DTYPES:
             raise Unsupported(
                 f"hermes_torch does not compute in {options.precision}; "
@@ -42,7 +42,7 @@ class Engine:
             )
         if options.deterministic:
             torch.use_deterministic_algorithms(True)
-        self.spec, self.options = spec, options
+        self.spec, self.options, self.shards = spec, options, shards
         self.device = torch.device(name)
         self.dtype = DTYPES[options.precision]
         self.master = torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -52,15 +52,25 @@ class Engine:
         self.adapters = adapt(self.module, spec, lora) if lora else []
         self.table = {**parameters(spec), **(adapter_tensors(spec, lora) if lora else {})}
         self.names = tuple(self.table)
-        loaded = {name: self._placed(params[name], name, training) for name in self.names}
+        if shards:
+            shards.split(self.module, self.dtype, self.master)
+        loaded = {name: self.placed(params[name], training) for name in self.names}
         self.module.load_state_dict(loaded, assign=True)
 
-    def _placed(self, array, name, training):
-        """A parameter on the device: in master precision to train, else matrices as computed."""
+    def placed(self, array, training):
+        """A parameter on the device: in master precision to train, else matrices as computed.
+
+        Of a module that is split, this process's part.
+        """
         matrix = array.ndim > 1 and not training
         dtype = self.dtype if matrix else self.master
         tensor = torch.from_numpy(np.array(array, np.float64 if dtype == torch.float64 else None))
-        return tensor.to(device=self.device, dtype=dtype)
+        tensor = tensor.to(device=self.device, dtype=dtype)
+        return self.shards.part(tensor) if self.shards else tensor
+
+    def local(self, tensor):
+        """What this process holds of a tensor: all of it, unless the module is split."""
+        return self.shards.local(tensor) if self.shards else tensor
 
     def tensor(self, array, dtype=torch.long):
         """A NumPy array on the device."""
@@ -81,7 +91,8 @@ class Engine:
 
     def read(self, tensor):
         """A NumPy copy, float32 unless it is float64."""
-        return wide(tensor.detach()).cpu().numpy()
+        whole = self.shards.whole(tensor.detach()) if self.shards else tensor.detach()
+        return wide(whole).cpu().numpy()
 
 
 class Model:

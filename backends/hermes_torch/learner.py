@@ -6,6 +6,7 @@ import warnings
 import torch
 
 from hermes.adapters import trained_by
+from hermes.errors import Unsupported
 from hermes.randomness import dropout_row_keys
 from hermes.seam import LazyTensors, StepReport, TrainState, check_batch
 from hermes_torch.engine import Model
@@ -23,7 +24,8 @@ class Learner(Model):
         drops = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
         # A reference has no masks, so a policy that is compared with it has none either.
         self._drops = drops and recipe.objective != "preference"
-        tensors = dict(engine.module.named_parameters())
+        # Kept, as a module that is split has others while it is used.
+        self._tensors = tensors = dict(engine.module.named_parameters())
         for name, p in tensors.items():
             p.requires_grad_(name in self._trained)
         self._groups = {True: [], False: []}  # by decay: (p, m, v) and its name
@@ -35,18 +37,20 @@ class Learner(Model):
             self._groups[engine.table[name].decay].append((tensors[name], m, v))
         exact = engine.options.exact or engine.dtype == torch.float64
         self._update = update_exact if exact else update_fused
+        self._norm = engine.shards.norm if engine.shards else global_norm
         self._objective = Objective(engine, recipe)
-        if processes.place.size > 1:
+        if processes.place.size > 1 and not engine.shards:
             self._objective = processes.wrapped(self._objective)
         self._summed_loss = self._compiled() if self._compiles() else self._objective
 
-    @staticmethod
-    def _moment(held, name, p):
+    def _moment(self, held, name, p):
         if name not in held:
             return torch.zeros_like(p, requires_grad=False)
-        return torch.from_numpy(held[name].copy()).to(device=p.device, dtype=p.dtype)
+        return self.engine.placed(held[name], training=True)
 
     def _compiles(self):
+        if self.engine.shards:
+            return False
         wanted = self.engine.options.compile
         return self.engine.device.type == "cuda" if wanted is None else wanted
 
@@ -86,12 +90,17 @@ class Learner(Model):
                 loss.backward()
             total = total + loss.detach()
             rows.append(sums)
+        if e.shards:
+            e.shards.sum_vectors(self._tensors.values())
         if self._processes.place.size > 1:
             self._processes.summed(total)
         return total, None if batch.pairs is None else Rows(rows)
 
     def _unshared(self, holds):
         """A block whose gradients stay in this process: the last micro-batch's are summed."""
+        if self.engine.shards:
+            self.engine.shards.before(last=not holds)
+            return contextlib.nullcontext()
         several = self._processes.place.size > 1
         return self._objective.no_sync() if several and holds else contextlib.nullcontext()
 
@@ -101,8 +110,18 @@ class Learner(Model):
             return contextlib.nullcontext()
         return self._processes.watched(f"the gradients of step {self._made + 1}")
 
+    def _scores(self, tokens, segments=None):
+        with self._watched():
+            return super()._scores(tokens, segments)
+
+    def decoder(self, batch_size, capacity):
+        """A fresh cache for rows of at most `capacity` tokens."""
+        if self.engine.shards:
+            raise Unsupported("a model that is split writes no text; load its checkpoint for that")
+        return super().decoder(batch_size, capacity)
+
     def _clear(self):
-        for p in self.engine.module.parameters():
+        for p in self._tensors.values():
             p.grad = None
 
     def grads(self, batch):
@@ -110,8 +129,7 @@ class Learner(Model):
         self._clear()
         with self._watched():
             loss = float(self._accumulate(batch)[0])
-        tensors = dict(self.engine.module.named_parameters())
-        found = {name: self.engine.read(tensors[name].grad) for name in self._trained}
+        found = {name: self.engine.read(self._tensors[name].grad) for name in self._trained}
         self._clear()
         return loss, found
 
@@ -119,16 +137,17 @@ class Learner(Model):
         """One update from all micro-batches: gradients, clipping, AdamW."""
         with self._watched():
             loss, rows = self._accumulate(batch)
-        with torch.no_grad():
             grads = [p.grad for group in self._groups.values() for p, _, _ in group]
-            norm = global_norm(grads)
+            norm = self._norm(grads)
+        with torch.no_grad():
             if self._recipe.grad_clip:
-                torch._foreach_mul_(grads, clip_scale(norm, self._recipe.grad_clip))
+                here = [self.engine.local(g) for g in grads]
+                torch._foreach_mul_(here, clip_scale(norm, self._recipe.grad_clip))
             finite = torch.isfinite(norm) & torch.isfinite(loss)
             self._made += 1
             for decay, group in self._groups.items():
                 self._update(
-                    [(p, p.grad, m, v) for p, m, v in group],
+                    [tuple(map(self.engine.local, (p, p.grad, m, v))) for p, m, v in group],
                     lr=lr,
                     step=self._made,
                     decay=float(decay),
@@ -141,13 +160,17 @@ class Learner(Model):
     @torch.no_grad()
     def digests(self):
         """A number of the bits of each tensor and its moments: the sum of its 32-bit words."""
-        tensors = dict(self.engine.module.named_parameters())
-        found = {name: [p, *self._moments.get(name, ())] for name, p in tensors.items()}
-        words = {
-            name: sum(x.view(torch.int32).sum(dtype=torch.int64) * k for k, x in enumerate(held, 1))
-            for name, held in found.items()
-        }
-        return {name: int(word) for name, word in words.items()}
+        found = {name: [p, *self._moments.get(name, ())] for name, p in self._tensors.items()}
+        words = [
+            sum(
+                self.engine.local(x).view(torch.int32).sum(dtype=torch.int64) * k
+                for k, x in enumerate(held, 1)
+            )
+            for held in found.values()
+        ]
+        if self.engine.shards:
+            words = self.engine.shards.digests(words, self._tensors.values())
+        return {name: int(word) for name, word in zip(found, words, strict=True)}
 
     def state(self):
         """Weights, moments and the number of updates made."""

@@ -9,6 +9,7 @@ import time
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from hermes.errors import PeerLost, Unsupported
@@ -46,7 +47,7 @@ class Processes:
             raise PeerLost(
                 f"rank {place.rank} did not meet the other {place.size - 1} processes: {reason}"
             ) from error
-        self._doing = "the start"
+        self._doing, self._groups = "the start", [dist.group.WORLD]
         self._names = self.texts(f"host {socket.gethostname()}, process {os.getpid()}")
 
     def total(self, numbers):
@@ -108,7 +109,10 @@ class Processes:
     def settle(self):
         """From now on a silence of place.timeout is too long."""
         # torch has no public name for it; torchtitan calls the same.
-        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=self.place.timeout))
+        for group in self._groups:
+            dist.distributed_c10d._set_pg_timeout(
+                datetime.timedelta(seconds=self.place.timeout), group
+            )
 
     def close(self):
         """Part, without waiting for anyone."""
@@ -126,6 +130,14 @@ class Processes:
         wrapped = DistributedDataParallel(module, init_sync=False, gradient_as_bucket_view=True)
         wrapped.register_comm_hook(None, _sum)
         return wrapped
+
+    def mesh(self, group):
+        """All processes, in rows of `group` neighbours where that is not all of them."""
+        rows = self.place.size // group
+        shape, names = ((rows, group), ("rows", "group")) if rows > 1 else ((group,), ("group",))
+        made = init_device_mesh(self._device.type, shape, mesh_dim_names=names)
+        self._groups += [one for one in made.get_all_groups() if one not in self._groups]
+        return made
 
     @contextlib.contextmanager
     def watched(self, doing=None):

@@ -33,7 +33,7 @@ MODEL_CONFIGS = (".json", ".mal")
 # What set a value of the recipe that a run goes on with: its checkpoint has them all.
 OF_THE_RUN = "the run's"
 # About where, which may differ each time: not taken from there.
-WHERE = ("backend", "device", "compile")
+WHERE = ("backend", "device", "compile", "shard", "shard_group")
 
 
 class Asked:

@@ -48,10 +48,17 @@ def options(
     *,
     compile: bool | None = None,
     grad_checkpoint: bool = False,
+    shard: str | None = None,
+    shard_group: int | None = None,
 ) -> "Options":
     """The library's Options."""
     from hermes.seam import Options
 
     return Options(
-        device=device, precision=precision, compile=compile, grad_checkpoint=grad_checkpoint
+        device=device,
+        precision=precision,
+        compile=compile,
+        grad_checkpoint=grad_checkpoint,
+        shard=shard,
+        shard_group=shard_group,
     )

@@ -52,6 +52,12 @@ from hermes_cli.signals import Signals
 @click.option("--num-gpus", type=int, default=1, help="Processes, one for each GPU.")
 @click.option("--num-processes", type=int, default=1, help="The same where there is no GPU each.")
 @click.option("--max-restarts", type=int, default=0, help="When a process is lost.")
+@click.option(
+    "--shard",
+    metavar="full|optimizer",
+    help="Split the model over the processes: all of it, or what the optimizer needs.",
+)
+@click.option("--shard-group", type=int, metavar="N", help="Over N neighbours.  [default: all]")
 @click.option("--peer-timeout", type=float, default=45, help="Seconds until a silent one is lost.")
 @BACKEND
 @DEVICE

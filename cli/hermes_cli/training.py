@@ -152,6 +152,8 @@ def realised(options: Asked) -> "Options":
         precision=options["precision"],
         compile=options["compile"],
         grad_checkpoint=options["grad_checkpoint"],
+        shard=options["shard"],
+        shard_group=options["shard_group"],
     )
 
 

@@ -59,24 +59,27 @@ class Saver:
             require_vocabulary(companions.tokenizer_json.encode("utf-8"), spec, TOKENIZER)
         sweep(run, disk=self._disk)
 
-    def save(self, state: TrainState, progress: Progress) -> Path:
+    def save(self, state: TrainState, progress: Progress, *, now: bool = False) -> Path:
         """Begin to save; the folder will be whole once `wait` or the next call has returned.
 
-        Raises what went wrong with the one before.
+        now: save in this thread instead, tensor by tensor and without a copy of them all. Raises
+        what went wrong with the one before.
         """
         self.wait()
-        copy = snapshot(state)
-        self._pending = self._pool.submit(self._write, copy, progress)
+        if now:
+            self._write(state, progress, workers=1)
+        else:
+            self._pending = self._pool.submit(self._write, snapshot(state), progress)
         return self._run / step_name(progress.step)
 
-    def _write(self, state: TrainState, progress: Progress) -> None:
+    def _write(self, state: TrainState, progress: Progress, workers: int = 2) -> None:
         path = save(
             self._run,
             state,
             spec=self._spec,
             progress=progress,
             companions=self._companions,
-            workers=2,  # weights and moments
+            workers=workers,  # weights and moments
             disk=self._disk,
         )
         for gone in prune(self._run, self._keep, path, disk=self._disk):

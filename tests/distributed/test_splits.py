@@ -11,15 +11,15 @@ sys.path.insert(0, str(HERE))
 import worker  # noqa: E402
 from support import run_ranks  # noqa: E402
 
-EXACT, LOSS32, WEIGHT32 = 1e-11, 1e-5, 1e-4
+BOUNDS = {"float64": (1e-11, 1e-11), "float32": (1e-5, 1e-4), "bfloat16": (1e-5, 1e-4)}
 
 
 def check(backend, size, folder):
     run_ranks(HERE / "worker.py", backend, size, folder)
-    for case in worker.CASES:
+    for case in worker.cases(backend, size):
         alone = worker.numbers(backend, case)
         ranks = [np.load(folder / f"{case}-{rank}.npz") for rank in range(size)]
-        exact = case.endswith("float64")
+        loss, weight = BOUNDS[case.rpartition("-")[2]]
         for found in ranks:
             assert set(found) == set(alone)
             for name, wanted in alone.items():
@@ -28,7 +28,7 @@ def check(backend, size, folder):
                 said = f"{case}: {name}"
                 np.testing.assert_array_equal(found[name], ranks[0][name], err_msg=said)
                 scale = np.abs(wanted) if name in ("loss", "norm") else 1.0
-                bound = EXACT if exact else LOSS32 if name in ("loss", "norm") else WEIGHT32
+                bound = loss if name in ("loss", "norm") else weight
                 assert np.all(np.abs(found[name] - wanted) <= bound * scale), said
             np.testing.assert_array_equal(found["digest"], ranks[0]["digest"])
 

@@ -3,9 +3,9 @@
 worker.py BACKEND RANK SIZE PORT FOLDER
 """
 
-import dataclasses
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +60,31 @@ CASES = {
     "packed-float64": (lambda: examples(True), Recipe(grad_clip=0.05), EXACT),
     "frozen-float64": (text, Recipe(freeze_layers=1), EXACT),
     "lora-float64": (text, Recipe(lora=Lora(rank=2, dropout=0.1)), EXACT),
-    "recomputed-float64": (text, Recipe(), dataclasses.replace(EXACT, grad_checkpoint=True)),
+    "recomputed-float64": (text, Recipe(), replace(EXACT, grad_checkpoint=True)),
 }
+FULL, OPTIMIZER = replace(EXACT, shard="full"), replace(EXACT, shard="optimizer")
+BF16 = Options(device="cpu", precision="bfloat16")
+SPLIT = {
+    "full-float64": (lambda: examples(True), Recipe(grad_clip=0.05), FULL),
+    "full-float32": (text, Recipe(), replace(FLOAT32, shard="full")),
+    "full-bfloat16": (text, Recipe(), replace(BF16, shard="full")),
+    "full-frozen-float64": (text, Recipe(freeze_layers=1), FULL),
+    "full-lora-float64": (text, Recipe(lora=Lora(rank=2, dropout=0.1)), FULL),
+    "full-recomputed-float64": (text, Recipe(), replace(FULL, grad_checkpoint=True)),
+    "optimizer-float64": (text, Recipe(grad_clip=0.05), OPTIMIZER),
+    "optimizer-bfloat16": (text, Recipe(), replace(BF16, shard="optimizer")),
+    "optimizer-recomputed-float64": (text, Recipe(), replace(OPTIMIZER, grad_checkpoint=True)),
+}
+HYBRID = {
+    "full-rows-float64": (text, Recipe(), replace(FULL, shard_group=2)),
+    "optimizer-rows-float64": (text, Recipe(grad_clip=0.05), replace(OPTIMIZER, shard_group=2)),
+}
+
+
+def cases(backend, size):
+    """What so many processes of this backend can do."""
+    split = SPLIT if backend == "torch" else {}
+    return CASES | split | (HYBRID if split and size >= 4 else {})
 
 
 def start(recipe):
@@ -76,8 +99,10 @@ def start(recipe):
 
 def numbers(backend, case, processes=ALONE, accum=None):
     """Losses, norms and weights after UPDATES, by name."""
-    make, recipe, options = CASES[case]
+    make, recipe, options = (CASES | SPLIT | HYBRID)[case]
     data, size = make(), processes.place.size
+    if size == 1:
+        options = replace(options, shard=None, shard_group=None)
     learner = find_backend(backend).learner(spec(), start(recipe), recipe, options, processes)
     cursor, losses, norms = Cursor(), [], []
     for samples in UPDATES:
@@ -110,7 +135,7 @@ def main():
     assert processes.total([place.rank, 1]) == [sum(range(place.size)), place.size]
     assert processes.largest(-place.rank) == 0
     processes.settle()
-    for case in CASES:
+    for case in cases(backend, place.size):
         np.savez(Path(folder) / f"{case}-{rank}.npz", **numbers(backend, case, processes))
     processes.close()
 
