@@ -205,6 +205,10 @@ class Model(Protocol):
         """The batch's loss over all micro-batches, without dropout."""
         ...
 
+    def preferences(self, batch: Batch) -> tuple[float, NDArray[np.floating]]:
+        """Of a batch of pairs: its loss, and from the same pass what row_logprobs gives. (A, B)"""
+        ...
+
     def decoder(self, batch_size: int, capacity: int) -> Decoder:
         """A fresh cache for rows of at most `capacity` tokens."""
         ...

@@ -312,10 +312,8 @@ def _evaluated(
     for batch in data.validation(micro_batch):
         if stop():
             return None
-        sums = [
-            model.row_logprobs(batch.tokens[a], batch.targets[a]) for a in range(len(batch.tokens))
-        ]
-        found = {"val_loss": model.loss(batch)}
+        loss, sums = model.preferences(batch)
+        found = {"val_loss": loss}
         found |= {f"val_{name}": value for name, value in measures(batch, sums).items()}
         pairs += batch.counted
         for name, value in found.items():

@@ -141,19 +141,29 @@ class Model:
 
     def loss(self, batch):
         """The batch's loss over all micro-batches, without dropout."""
+        if batch.pairs is not None:
+            return self.preferences(batch)[0]
         e, total = self.engine, 0.0
         with e.on():
             for a in range(len(batch.tokens)):
                 segments = None if batch.segments is None else batch.segments[a]
                 scores = self._scores(batch.tokens[a], segments)
-                targets = e.tensor(batch.targets[a])
-                if batch.pairs is None:
-                    total = total + next_token(scores, targets, e.ops)
-                else:
-                    reference, rule = e.tensor(batch.pairs.reference[a], e.master), batch.pairs.rule
-                    total = total + preference(scores, targets, reference, rule, e.ops)[0]
+                total = total + next_token(scores, e.tensor(batch.targets[a]), e.ops)
                 mx.eval(total)
             return total.item() / max(batch.counted, 1)
+
+    def preferences(self, batch):
+        """Of a batch of pairs: its loss, and each row's log-probability. -> (), (A, B)."""
+        e, total, rows = self.engine, 0.0, []
+        with e.on():
+            for a in range(len(batch.tokens)):
+                targets = e.tensor(batch.targets[a])
+                reference = e.tensor(batch.pairs.reference[a], e.master)
+                scores = self._scores(batch.tokens[a])
+                loss, sums = preference(scores, targets, reference, batch.pairs.rule, e.ops)
+                total = total + loss
+                rows.append(e.read(sums))
+            return total.item() / max(batch.counted, 1), np.stack(rows)
 
     def decoder(self, batch_size, capacity):
         """A fresh cache for rows of at most `capacity` tokens."""

@@ -38,6 +38,12 @@ class Model:
         """The batch's loss over all micro-batches; dropout: (seed, step) or None."""
         return float(self.mean(batch, dropout))
 
+    def preferences(self, batch):
+        """Of a batch of pairs: its loss, and each row's log-probability. -> (), (A, B)."""
+        places = zip(batch.tokens, batch.targets, strict=True)
+        rows = [self.row_logprobs(tokens, targets) for tokens, targets in places]
+        return self.loss(batch), np.stack(rows)
+
     def mean(self, batch, dropout=None):
         """The loss in the type of the weights, so that arrays of other kinds can pass through."""
         total = 0.0

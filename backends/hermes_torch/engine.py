@@ -128,17 +128,27 @@ class Model:
     @torch.no_grad()
     def loss(self, batch):
         """The batch's loss over all micro-batches, without dropout."""
-        e, total = self.engine, 0.0
+        if batch.pairs is not None:
+            return self.preferences(batch)[0]
+        total = 0.0
         for a in range(len(batch.tokens)):
             segments = None if batch.segments is None else batch.segments[a]
             scores = self._scores(batch.tokens[a], segments)
-            targets = e.tensor(batch.targets[a])
-            if batch.pairs is None:
-                total = total + next_token(scores, targets)
-            else:
-                reference = e.tensor(batch.pairs.reference[a], e.master)
-                total = total + preference(scores, targets, reference, batch.pairs.rule)[0]
+            total = total + next_token(scores, self.engine.tensor(batch.targets[a]))
         return float(total) / max(batch.counted, 1)
+
+    @torch.no_grad()
+    def preferences(self, batch):
+        """Of a batch of pairs: its loss, and each row's log-probability. -> (), (A, B)."""
+        e, total, rows = self.engine, 0.0, []
+        for a in range(len(batch.tokens)):
+            targets = e.tensor(batch.targets[a])
+            reference = e.tensor(batch.pairs.reference[a], e.master)
+            scores = self._scores(batch.tokens[a])
+            loss, sums = preference(scores, targets, reference, batch.pairs.rule)
+            total = total + loss
+            rows.append(e.read(sums))
+        return float(total) / max(batch.counted, 1), np.stack(rows)
 
     def decoder(self, batch_size, capacity):
         """A fresh cache for rows of at most `capacity` tokens."""

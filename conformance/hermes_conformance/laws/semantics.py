@@ -176,6 +176,14 @@ def rows(case: Case, sides: Sides) -> Iterator[Measure]:
     got = sides.subject.model(case).row_logprobs(tokens, targets)
     expected = sides.reference.model(case).row_logprobs(tokens, targets)
     yield relative("row_logprobs", got, expected, tolerance.LOGITS_64)
+    if case.batch.pairs is not None:
+        for name, one, other in zip(
+            ("loss of pairs", "rows of pairs"),
+            sides.subject.model(case).preferences(case.batch),
+            sides.reference.model(case).preferences(case.batch),
+            strict=True,
+        ):
+            yield relative(name, one, other, tolerance.LOGITS_64)
 
 
 def frozen(case: Case, sides: Sides) -> Iterator[Measure]:

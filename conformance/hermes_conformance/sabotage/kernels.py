@@ -187,6 +187,14 @@ FAULTS = (
         ),
     ),
     _fault(
+        "rows of pairs are exchanged",
+        "L1/row-logprobs",
+        "preference.sigmoid/hot",
+        _model(
+            "preferences", lambda o, self, batch: (o(self, batch)[0], o(self, batch)[1][:, ::-1])
+        ),
+    ),
+    _fault(
         "tensors come in another order", "L0/names", "default/fresh", _model("params", _reversed)
     ),
     _fault("no two runs are the same", "L4/repeat", "train.dropout/fresh", _learner(_drifts)),

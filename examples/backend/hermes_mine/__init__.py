@@ -59,6 +59,10 @@ class Model:
         """Step 2: nats per counted target over all micro-batches."""
         raise Unsupported("hermes_mine has no loss yet")
 
+    def preferences(self, batch):
+        """Step 2: of a batch of pairs its loss, and of each row what row_logprobs gives. (A, B)"""
+        raise Unsupported("hermes_mine has no loss of pairs yet")
+
     def params(self):
         """Step 2: the weights by name, in the order of hermes.params.parameters(spec)."""
         return self._params
