@@ -294,7 +294,10 @@ def find_backend(name: str) -> Backend:
 
 
 class LazyTensors(Mapping[str, Array]):
-    """Tensors by name, each made by `make(name)` when asked for and not kept."""
+    """Tensors by name, each made by `make(name)` when asked for and not kept.
+
+    No later update changes what was made, so that who saves it need not copy it again.
+    """
 
     def __init__(self, names: Iterable[str], make: Callable[[str], Array]):
         self._names = dict.fromkeys(names)

@@ -290,3 +290,16 @@ def test_torch_repeats_itself_on_several_threads():
             np.testing.assert_array_equal(again, first)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_state_that_was_read_is_changed_by_no_later_update(backend):
+    made = learner(backend, spec(), options=FLOAT32)
+    made.step(batch(), 1e-2)
+    state = made.state()
+    read = [dict(part) for part in (state.params, state.exp_avg, state.exp_avg_sq)]
+    before = [{name: np.array(x) for name, x in part.items()} for part in read]
+    made.step(batch(seed=1), 1e-2)
+    for part, was in zip(read, before, strict=True):
+        for name in was:
+            np.testing.assert_array_equal(part[name], was[name], err_msg=name)

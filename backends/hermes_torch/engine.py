@@ -90,9 +90,15 @@ class Engine:
         return self.tensor(segments), self.tensor(segment_positions(segments))
 
     def read(self, tensor):
-        """A NumPy copy, float32 unless it is float64."""
-        whole = self.shards.whole(tensor.detach()) if self.shards else tensor.detach()
-        return wide(whole).cpu().numpy()
+        """As NumPy, float32 unless it is float64; on a CPU it may be the tensor's own memory."""
+        return self._whole(tensor).cpu().numpy()
+
+    def copied(self, tensor):
+        """The same in memory of its own, which no later update changes."""
+        return self._whole(tensor).to("cpu", copy=True).numpy()
+
+    def _whole(self, tensor):
+        return wide(self.shards.whole(tensor.detach()) if self.shards else tensor.detach())
 
 
 class Model:
@@ -157,7 +163,7 @@ class Model:
     def params(self):
         """The weights, one at a time."""
         state = self.engine.module.state_dict()
-        return LazyTensors(self.engine.names, lambda name: self.engine.read(state[name]))
+        return LazyTensors(self.engine.names, lambda name: self.engine.copied(state[name]))
 
 
 class Decoder:

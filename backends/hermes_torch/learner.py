@@ -174,8 +174,9 @@ class Learner(Model):
 
     def state(self):
         """Weights, moments and the number of updates made."""
-        first = LazyTensors(self._trained, lambda name: self.engine.read(self._moments[name][0]))
-        second = LazyTensors(self._trained, lambda name: self.engine.read(self._moments[name][1]))
+        copied = self.engine.copied
+        first = LazyTensors(self._trained, lambda name: copied(self._moments[name][0]))
+        second = LazyTensors(self._trained, lambda name: copied(self._moments[name][1]))
         return TrainState(self.params(), first, second, self._made)
 
 

@@ -13,14 +13,16 @@ from hermes.checkpoint.progress import Progress
 from hermes.checkpoint.retention import Keep, prune, sweep
 from hermes.checkpoint.same import require_vocabulary
 from hermes.checkpoint.writing import save
-from hermes.seam import Tensors, TrainState
+from hermes.seam import LazyTensors, Tensors, TrainState
 from hermes.spec import ModelSpec
 
 __all__ = ["Saver", "snapshot"]
 
 
 def _copies(tensors: Tensors) -> Tensors:
-    # A backend may hand over a view of what its next update overwrites.
+    if isinstance(tensors, LazyTensors):
+        return dict(tensors)  # copies already, which a second one would make training wait for
+    # Others may hold what their owner's next update overwrites.
     return {name: np.array(tensor) for name, tensor in tensors.items()}
 
 
