@@ -19,7 +19,7 @@ def free_ports(count):
         return [one.getsockname()[1] for one in found]
 
 
-def run_ranks(script, backend, size, folder):
+def run_ranks(script, backend, size, folder, *more):
     """Run SCRIPT once a rank until all end well; what went wrong fails the test."""
     ports = free_ports(size)
     (folder / "hosts.json").write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
@@ -30,7 +30,7 @@ def run_ranks(script, backend, size, folder):
             command = [sys.executable, str(script), backend, str(rank), str(size), str(ports[0])]
             started.append(
                 subprocess.Popen(
-                    [*command, str(folder)],
+                    [*command, str(folder), *more],
                     env=environment,
                     stderr=subprocess.PIPE,
                     text=True,

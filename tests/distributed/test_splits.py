@@ -1,5 +1,6 @@
 """The split of an update over processes and micro-batches changes nothing but rounding."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -11,31 +12,38 @@ sys.path.insert(0, str(HERE))
 import worker  # noqa: E402
 from support import run_ranks  # noqa: E402
 
+# The largest relative error of losses and norms, and the largest error of weights and moments.
 BOUNDS = {"float64": (1e-11, 1e-11), "float32": (1e-5, 1e-4), "bfloat16": (1e-5, 1e-4)}
 
 
-def check(backend, size, folder):
-    run_ranks(HERE / "worker.py", backend, size, folder)
-    for case in worker.cases(backend, size):
-        alone = worker.numbers(backend, case)
+@functools.cache
+def alone(backend, name):
+    """One process's numbers, its micro-batches as many as all processes have together."""
+    case = (worker.WHOLE | worker.SPLIT | worker.IN_GROUPS | worker.LONG)[name]
+    return worker.numbers(backend, case)
+
+
+def check(backend, size, folder, group="short"):
+    run_ranks(HERE / "worker.py", backend, size, folder, group)
+    for case in worker.cases(backend, size, group):
         ranks = [np.load(folder / f"{case}-{rank}.npz") for rank in range(size)]
-        loss, weight = BOUNDS[case.rpartition("-")[2]]
+        relative, absolute = BOUNDS[case.rpartition("-")[2]]
         for found in ranks:
-            assert set(found) == set(alone)
-            for name, wanted in alone.items():
-                if name == "digest":
-                    continue
-                said = f"{case}: {name}"
-                np.testing.assert_array_equal(found[name], ranks[0][name], err_msg=said)
-                scale = np.abs(wanted) if name in ("loss", "norm") else 1.0
-                bound = loss if name in ("loss", "norm") else weight
-                assert np.all(np.abs(found[name] - wanted) <= bound * scale), said
+            assert set(found) == set(alone(backend, case))
             np.testing.assert_array_equal(found["digest"], ranks[0]["digest"])
+        for name, wanted in alone(backend, case).items():
+            if name == "digest":
+                continue
+            said, scalars = f"{case}: {name}", name in ("loss", "norm")
+            for found in ranks:
+                np.testing.assert_array_equal(found[name], ranks[0][name], err_msg=said)
+            error = np.abs(ranks[0][name] - wanted)
+            assert np.all(error <= (relative * np.abs(wanted) if scalars else absolute)), said
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_two_processes_make_the_updates_of_one(backend, tmp_path):
-    """Float64 to 1e-11, float32 to 1e-5 of the loss and 1e-4 of the weights, with dropout."""
+    """Float64 to 1e-11, else 1e-5 of the loss and 1e-4 of the weights; split and not, dropout."""
     check(backend, 2, tmp_path)
 
 
@@ -44,3 +52,11 @@ def test_two_processes_make_the_updates_of_one(backend, tmp_path):
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_four_and_eight_processes_make_the_updates_of_one(backend, size, tmp_path):
     check(backend, size, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [2, 4, 8])
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_fifty_updates_do_not_depend_on_the_split(backend, size, tmp_path):
+    """1 x 8, 2 x 4, 4 x 2 and 8 x 1, by DDP, by FSDP2 and in one process, in float32."""
+    check(backend, size, tmp_path, "long")

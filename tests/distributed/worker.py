@@ -1,11 +1,12 @@
 """One process of a test: it makes the updates that the test asks for and writes down their numbers.
 
-worker.py BACKEND RANK SIZE PORT FOLDER
+worker.py BACKEND RANK SIZE PORT FOLDER [short|long]
 """
 
 import os
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,38 +54,64 @@ def examples(pack):
     return ExampleData(found, seq_len=32, vocab_size=VOCABULARY, pack=pack, seed=3)
 
 
-CASES = {
-    "text-float64": (text, Recipe(), EXACT),
-    "text-float32": (text, Recipe(), FLOAT32),
-    "rows-float64": (lambda: examples(False), Recipe(), EXACT),
-    "packed-float64": (lambda: examples(True), Recipe(grad_clip=0.05), EXACT),
-    "frozen-float64": (text, Recipe(freeze_layers=1), EXACT),
-    "lora-float64": (text, Recipe(lora=Lora(rank=2, dropout=0.1)), EXACT),
-    "recomputed-float64": (text, Recipe(), replace(EXACT, grad_checkpoint=True)),
-}
+PLAIN = Recipe()
+
+
+@dataclass(frozen=True)
+class Case:
+    """Updates to make. updates: the samples of each; data: makes what they are drawn from."""
+
+    data: Callable
+    recipe: Recipe = PLAIN
+    options: Options = EXACT
+    updates: tuple[int, ...] = UPDATES
+    lr: float = 1e-2
+
+
+CLIPPED, FROZEN = Recipe(grad_clip=0.05), Recipe(freeze_layers=1)
+LORA = Recipe(lora=Lora(rank=2, dropout=0.1))
 FULL, OPTIMIZER = replace(EXACT, shard="full"), replace(EXACT, shard="optimizer")
-BF16 = Options(device="cpu", precision="bfloat16")
+HALF = Options(device="cpu", precision="bfloat16")
+
+WHOLE = {
+    "text-float64": Case(text),
+    "text-float32": Case(text, options=FLOAT32),
+    "rows-float64": Case(lambda: examples(False)),
+    "packed-float64": Case(lambda: examples(True), CLIPPED),
+    "frozen-float64": Case(text, FROZEN),
+    "lora-float64": Case(text, LORA),
+    "recomputed-float64": Case(text, options=replace(EXACT, grad_checkpoint=True)),
+}
 SPLIT = {
-    "full-float64": (lambda: examples(True), Recipe(grad_clip=0.05), FULL),
-    "full-float32": (text, Recipe(), replace(FLOAT32, shard="full")),
-    "full-bfloat16": (text, Recipe(), replace(BF16, shard="full")),
-    "full-frozen-float64": (text, Recipe(freeze_layers=1), FULL),
-    "full-lora-float64": (text, Recipe(lora=Lora(rank=2, dropout=0.1)), FULL),
-    "full-recomputed-float64": (text, Recipe(), replace(FULL, grad_checkpoint=True)),
-    "optimizer-float64": (text, Recipe(grad_clip=0.05), OPTIMIZER),
-    "optimizer-bfloat16": (text, Recipe(), replace(BF16, shard="optimizer")),
-    "optimizer-recomputed-float64": (text, Recipe(), replace(OPTIMIZER, grad_checkpoint=True)),
+    "full-float64": Case(lambda: examples(True), CLIPPED, FULL),
+    "full-float32": Case(text, options=replace(FLOAT32, shard="full")),
+    "full-bfloat16": Case(text, options=replace(HALF, shard="full")),
+    "full-frozen-float64": Case(text, FROZEN, FULL),
+    "full-lora-float64": Case(text, LORA, FULL),
+    "full-recomputed-float64": Case(text, options=replace(FULL, grad_checkpoint=True)),
+    "optimizer-float64": Case(text, CLIPPED, OPTIMIZER),
+    "optimizer-bfloat16": Case(text, options=replace(HALF, shard="optimizer")),
+    "optimizer-recomputed-float64": Case(text, options=replace(OPTIMIZER, grad_checkpoint=True)),
 }
-HYBRID = {
-    "full-rows-float64": (text, Recipe(), replace(FULL, shard_group=2)),
-    "optimizer-rows-float64": (text, Recipe(grad_clip=0.05), replace(OPTIMIZER, shard_group=2)),
+IN_GROUPS = {
+    "full-groups-float64": Case(text, options=replace(FULL, shard_group=2)),
+    "optimizer-groups-float64": Case(text, CLIPPED, replace(OPTIMIZER, shard_group=2)),
+}
+# Fifty updates, of which some leave rows and whole processes empty, and rows that count little.
+FIFTY = (*[8] * 24, 5, *[8] * 24, 1)
+LONG = {
+    f"{kind}{name}-float32": Case(data, PLAIN, replace(FLOAT32, shard=shard), FIFTY, 1e-3)
+    for kind, shard in (("", None), ("full-", "full"), ("optimizer-", "optimizer"))
+    for name, data in (("text", text), ("rows", lambda: examples(False)))
 }
 
 
-def cases(backend, size):
+def cases(backend, size, group="short"):
     """What so many processes of this backend can do."""
+    if group == "long":
+        return {n: c for n, c in LONG.items() if backend == "torch" or not c.options.shard}
     split = SPLIT if backend == "torch" else {}
-    return CASES | split | (HYBRID if split and size >= 4 else {})
+    return WHOLE | split | (IN_GROUPS if split and size >= 4 else {})
 
 
 def start(recipe):
@@ -98,14 +125,13 @@ def start(recipe):
 
 
 def numbers(backend, case, processes=ALONE, accum=None):
-    """Losses, norms and weights after UPDATES, by name."""
-    make, recipe, options = (CASES | SPLIT | HYBRID)[case]
-    data, size = make(), processes.place.size
+    """Losses, norms and weights after the case's updates, by name."""
+    data, recipe, options, size = case.data(), case.recipe, case.options, processes.place.size
     if size == 1:
         options = replace(options, shard=None, shard_group=None)
     learner = find_backend(backend).learner(spec(), start(recipe), recipe, options, processes)
     cursor, losses, norms = Cursor(), [], []
-    for samples in UPDATES:
+    for samples in case.updates:
         batch, cursor = data.update(
             cursor,
             samples=samples,
@@ -114,7 +140,7 @@ def numbers(backend, case, processes=ALONE, accum=None):
             rank=processes.place.rank,
             world=size,
         )
-        report = learner.step(batch, 1e-2)
+        report = learner.step(batch, case.lr)
         losses.append(float(report.loss))
         norms.append(float(report.grad_norm))
     state = learner.state()
@@ -126,7 +152,7 @@ def numbers(backend, case, processes=ALONE, accum=None):
 
 
 def main():
-    backend, rank, size, port, folder = sys.argv[1:]
+    backend, rank, size, port, folder, *group = sys.argv[1:]
     place = Place(int(rank), int(size), int(rank), int(size), f"127.0.0.1:{port}", 60, 20)
     if backend == "mlx":
         os.environ |= {"MLX_RANK": rank, "MLX_HOSTFILE": f"{folder}/hosts.json"}
@@ -135,8 +161,8 @@ def main():
     assert processes.total([place.rank, 1]) == [sum(range(place.size)), place.size]
     assert processes.largest(-place.rank) == 0
     processes.settle()
-    for case in cases(backend, place.size):
-        np.savez(Path(folder) / f"{case}-{rank}.npz", **numbers(backend, case, processes))
+    for name, case in cases(backend, place.size, *group).items():
+        np.savez(Path(folder) / f"{name}-{rank}.npz", **numbers(backend, case, processes))
     processes.close()
 
 
