@@ -10,7 +10,8 @@ import numpy as np
 
 def log_sigmoid(x):
     """log(1 / (1 + exp(-x))), without overflow."""
-    return np.minimum(x, 0) - np.log1p(np.exp(-abs(x)))
+    low = x < 0
+    return np.where(low, x, 0) - np.log1p(np.exp(np.where(low, x, -x)))
 
 
 def log_one_minus_exp(m, counts):

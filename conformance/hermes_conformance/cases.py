@@ -3,12 +3,15 @@
 from dataclasses import replace
 from functools import cache
 
-from hermes.recipe import Lora, Preference
+import numpy as np
+
+from hermes.recipe import Lora, Preference, Recipe
+from hermes.seam import IGNORE
 from hermes.spec import Alibi, AttentionSpec, FfnSpec, LinearScaling, ModelSpec, Rope
 from hermes_conformance.case import RECIPE, Case
 from hermes_conformance.golden.vectors import stored_cases
 from hermes_conformance.specs import crossed, fields, model
-from hermes_conformance.weights import fresh, hot
+from hermes_conformance.weights import fresh, hot, level
 
 
 @cache
@@ -92,13 +95,27 @@ def objectives() -> tuple[Case, ...]:
     }
     both = replace(pairs["sigmoid"], lora=adapters["every matrix"])
     usual = {"spec": model(), "make": hot, "B": 4}
+    by_chance = replace(pairs["simpo"], preference=Preference("simpo", beta=2.0, gamma=0.0))
     return (
         *(Case(f"preference.{name}/hot", recipe=r, **usual) for name, r in pairs.items()),
+        *(_undecided(name, pairs[name]) for name in ("sigmoid", "sigmoid smoothed", "orpo")),
+        _undecided("simpo", by_chance),
         Case("preference.one side empty/hot", recipe=pairs["sigmoid"], blank=True, **usual),
         *(Case(f"lora.{name}/hot", recipe=r, **usual) for name, r in plain.items()),
         Case("lora.preference/hot", recipe=both, **usual),
         Case("lora.biases/hot", fields()["attention.bias=all"], hot, recipe=plain["every matrix"]),
     )
+
+
+def _undecided(name: str, recipe: Recipe) -> Case:
+    """Both sides of each pair equally likely to the last bit: h is 0, as where a run begins."""
+    drawn = Case(f"undecided.{name}/level", model(), level, B=4, recipe=recipe)
+    batch, P = drawn.update(0), drawn.B // 2
+    assert batch.pairs is not None, "the objective is preferences"
+    targets = batch.targets.copy()
+    targets[:, P:][targets[:, :P] == IGNORE] = IGNORE
+    pairs = replace(batch.pairs, reference=np.tile(batch.pairs.reference[:, :P], 2))
+    return replace(drawn, fixed=replace(batch, targets=targets, pairs=pairs))
 
 
 @cache

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hermes.seam import IGNORE, Batch
+from hermes.seam import IGNORE, Batch, Model
 from hermes_conformance import differences, tolerance
 from hermes_conformance.case import Case
 from hermes_conformance.compare import Measure, absolute, relative, rms
@@ -186,6 +186,26 @@ def rows(case: Case, sides: Sides) -> Iterator[Measure]:
             yield relative(name, one, other, tolerance.LOGITS_64)
 
 
+def own_reference(case: Case, sides: Sides) -> Iterator[Measure]:
+    """The first update of a run of preferences: the reference is the policy itself, so h is 0."""
+    loss, got = sides.subject.learner(case).grads(_own(sides.subject.model(case), case.batch))
+    toward = differences.direction(case, 0)
+    expected, slope = differences.loss_and_slope(
+        case.spec, case.params, toward, _own(sides.oracle.model(case), case.batch)
+    )
+    yield absolute("loss", loss, expected, scaled(tolerance.LOSS_64, expected))
+    found = sum(float((got[name] * toward[name]).sum()) for name in toward)
+    size = max(differences.natural_size(got, toward), abs(slope))
+    yield relative("all gradients", found, slope, tolerance.DERIVATIVE_64, scale=size or 1.0)
+
+
+def _own(model: Model, batch: Batch) -> Batch:
+    """The batch with what the model itself says as its reference."""
+    assert batch.pairs is not None, "only preferences have a reference"
+    rows = [model.row_logprobs(*of) for of in zip(batch.tokens, batch.targets, strict=True)]
+    return replace(batch, pairs=replace(batch.pairs, reference=np.stack(rows)))
+
+
 def frozen(case: Case, sides: Sides) -> Iterator[Measure]:
     """With freeze_layers, the same gradients of the tensors that are left, and no others."""
     recipe = replace(case.recipe, freeze_layers=1)
@@ -215,8 +235,11 @@ def _packed(case: Case) -> bool:
     return case.packed
 
 
-def _golden(case: Case) -> bool:
-    return case.name.startswith("golden.")
+def _is(*prefixes):
+    return lambda case: case.name.startswith(prefixes)
+
+
+_golden = _is("golden.")
 
 
 def _steady(case: Case) -> bool:
@@ -262,6 +285,14 @@ LAWS = (
         rows,
         applies=lambda case: case.recipe.objective == "preference",
     ),
+    _law(
+        "own-reference",
+        "a policy that is its own reference starts at h = 0",
+        own_reference,
+        tolerance.LOSS_64,
+        _is("preference."),
+        "learner",
+    ),
     _law("decoding", "a KV cache changes nothing", decoding, applies=lambda case: case.decodes),
     _law("packing", "packed documents do not meet", alone, tolerance.SPLIT_64, _packed),
     _law("batching", "no other row and no later token is seen", prefix, tolerance.SPLIT_64),
@@ -295,7 +326,7 @@ LAWS = (
         "frozen layers leave the other gradients as they were",
         frozen,
         tolerance.GRADIENT_64,
-        lambda case: case.name.startswith(("default/", "model.pattern/", "embeddings.tie")),
+        _is("default/", "model.pattern/", "embeddings.tie"),
         "learner",
     ),
 )

@@ -1,6 +1,7 @@
 """Faults of gradients, of accumulation and of dropout."""
 
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 
@@ -109,6 +110,22 @@ def _wrong_erf(inside: Inside) -> None:
     inside.activation("gelu", make)
 
 
+def _any_order(inside: Inside) -> None:
+    """Gradients of rows are added in an order that is another at every call, as by a race."""
+    calls = count(1)
+
+    def make(original):
+        def wrong(self, ids):
+            flat = ids.reshape(-1)
+            order = np.roll(np.arange(len(flat)), next(calls))
+            back = inside.taken(original(self, inside.taken(flat, order)), np.argsort(order))
+            return back.reshape(*ids.shape, -1)
+
+        return wrong
+
+    inside.forward("Embedding", make)
+
+
 def _drop(change):
     """change(original, self, x, rate, site) in the place of dropout."""
 
@@ -186,6 +203,12 @@ FAULTS = (
     _fault("a residual's gradient is off by 1e-6", GRADIENT, DEFAULT, _residual_detached),
     _fault("gelu has tanh gelu's derivative", GRADIENT, "ffn.activation=gelu/hot", _wrong_erf),
     _fault("frozen layers are trained", "L0/frozen", "default/hot", _frozen_trained),
+    _fault(
+        "embeddings' gradients are added in any order",
+        "L4/repeat",
+        "train.preference/fresh",
+        _any_order,
+    ),
     _fault("the mean is over all positions", GRADIENT, DEFAULT, _grads(_over_all)),
     _fault("dropout does not scale", "L1/dropout", DROPS, _drop(_unscaled), "dropout"),
     _fault("layers share their masks", "L1/dropout", DROPS, _drop(_one_site), "dropout"),

@@ -9,6 +9,8 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 TABLES = ("EXACT", "FAST", "PLAIN")
 CALLS = {"torch": "forward", "mlx": "__call__", "numpy": "__call__"}
 
@@ -69,6 +71,12 @@ class Inside:
         if self.name == "torch":
             return x.detach()
         return import_module("mlx.core").stop_gradient(x)
+
+    def taken(self, x: Any, places: np.ndarray) -> Any:
+        """x[places] along the first axis."""
+        if self.name == "torch":
+            return x[import_module("torch").from_numpy(places)]
+        return x[import_module("mlx.core").array(places)]
 
     def shorter(self, x: Any, precision: str = "bfloat16") -> Any:
         """x rounded to a shorter format and back."""

@@ -74,6 +74,27 @@ def _swapped(original, sums, counts, reference, rule):
     return original(sums[turn], counts[turn], reference[turn], rule)
 
 
+def _no_slope(inside: Inside) -> None:
+    """The derivative of log sigma is 0 at 0, as that of MLX's minimum and abs is."""
+
+    def make(original):
+        def wrong(x):
+            y = original(x)
+            flat = inside.detached(y)
+            return flat + (y - flat) * (x != 0)
+
+        return wrong
+
+    inside.wrap(inside.module("preference"), "log_sigmoid", make)
+
+
+def _without_last(inside: Inside) -> None:
+    def make(original):
+        return lambda self, tokens, targets: original(self, tokens[:, :-1], targets[:, :-1])
+
+    inside.method("engine", "Model", "row_logprobs", make)
+
+
 def _lora(change):
     """Adapters built from change(lora)."""
 
@@ -143,6 +164,20 @@ FAULTS = (
         LOSS,
         "preference.simpo/hot",
         _pairs(lambda original, s, n, r, rule: original(s, n, r, replace(rule, gamma=0.0))),
+        "preference",
+    ),
+    _fault(
+        "log sigma has no slope at 0",
+        "L1/derivatives",
+        "undecided.sigmoid/level",
+        _no_slope,
+        "preference",
+    ),
+    _fault(
+        "the reference is scored without its last target",
+        "L1/own-reference",
+        PAIR,
+        _without_last,
         "preference",
     ),
     _fault(

@@ -1,0 +1,146 @@
+"""The forward pass, as functions of a dictionary of weights; the names are those of the files.
+
+Read beside `backends/hermes_numpy/model.py` and `ops.py`. Letters: B batch, T positions, C hidden
+size, H query heads, K key/value heads, D head size, S keys.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hermes.params import NORM_NAMES
+from hermes.positions import alibi_slopes
+from hermes.spec import Alibi, LayerNorm, NoNorm, RMSNorm
+
+ACTIVATIONS = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+}
+
+
+class Pass(NamedTuple):
+    """What the layers share: rope's tables, positions (T,) or (B, T), documents, keys and values
+    of the tokens before."""
+
+    tables: dict
+    places: jax.Array
+    segments: jax.Array | None
+    memory: dict
+
+
+def linear(p, name, x):
+    """x W^T + b. (..., in) -> (..., out)."""
+    y = x @ p[f"{name}.weight"].T
+    return y + p[f"{name}.bias"] if f"{name}.bias" in p else y
+
+
+def normalize(p, name, norm, x):
+    """rmsnorm, layernorm or nothing, over the last axis. (..., C) -> (..., C)."""
+    match norm:
+        case NoNorm():
+            return x
+        case RMSNorm(eps, unit_offset):
+            w = p[f"{name}.weight"]
+            scale = 1 + w if unit_offset else w
+            return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + eps) * scale
+        case LayerNorm(eps, bias):
+            d = x - x.mean(-1, keepdims=True)
+            y = d / jnp.sqrt((d * d).mean(-1, keepdims=True) + eps) * p[f"{name}.weight"]
+            return y + p[f"{name}.bias"] if bias else y
+
+
+def rotate(x, cos, sin):
+    """Turn pairs (x[i], x[i + R/2]) of the leading R elements. (B, H, T, D) -> same."""
+    half = cos.shape[-1]
+    cos, sin = cos[..., None, :, :], sin[..., None, :, :]
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
+
+
+def attend(p, name, spec, q, k, v, segments):
+    """Softmax over the keys that are seen. q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D)."""
+    H, T, S = q.shape[1], q.shape[2], k.shape[2]
+    k, v = k.repeat(H // k.shape[1], 1), v.repeat(H // v.shape[1], 1)  # (B, H, S, D)
+    scores = spec.score_scale * (q @ k.mT)  # (B, H, T, S)
+    if spec.softcap is not None:
+        scores = spec.softcap * jnp.tanh(scores / spec.softcap)
+    ahead = S - T + jnp.arange(T)[:, None] - jnp.arange(S)  # places from a key to a query
+    if isinstance(spec.position_encoding, Alibi):
+        slopes = p.get(f"{name}.alibi_slopes", alibi_slopes(H).astype(q.dtype))
+        scores = scores - slopes[:, None, None] * abs(ahead).astype(q.dtype)
+    seen = ahead >= 0 if spec.causal else ahead < S
+    if spec.window_size is not None:
+        seen = seen & (abs(ahead) < spec.window_size)
+    if segments is not None:
+        seen = seen & (segments[:, :, None] == segments[:, None, :])[:, None]
+    return jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1) @ v
+
+
+def attention(p, name, block, layer, x, here):
+    """Grouped-query attention with its positions. (B, T, C) -> (B, T, C)."""
+    spec, (B, T, _) = block.attention, x.shape
+
+    def heads(part, number):
+        y = linear(p, f"{name}.{part}_proj", x)
+        norm = spec.qk_norm if part != "v" else "none"
+        if norm == "flat":
+            y = normalize(p, f"{name}.{part}_norm", block.qk_norm, y)
+        y = y.reshape(B, T, number, spec.head_size).swapaxes(1, 2)  # (B, number, T, D)
+        if norm == "head":
+            y = normalize(p, f"{name}.{part}_norm", block.qk_norm, y)
+        if spec.rotary_size and part != "v":
+            cos, sin = here.tables[spec.position_encoding, spec.rotary_size]
+            y = rotate(y, cos[here.places], sin[here.places])
+        return y
+
+    q, k, v = heads("q", spec.num_heads), heads("k", spec.kv_heads), heads("v", spec.kv_heads)
+    if layer in here.memory:
+        k, v = (jnp.concatenate(two, 2) for two in zip(here.memory[layer], (k, v), strict=True))
+    here.memory[layer] = k, v
+    y = attend(p, name, spec, q, k, v, here.segments)
+    return linear(p, f"{name}.o_proj", y.swapaxes(1, 2).reshape(B, T, -1))
+
+
+def feed_forward(p, name, spec, x):
+    """down(act(up(x))), or gated: down(act(gate(x)) * up(x)). (B, T, C) -> (B, T, C)."""
+    act, up = ACTIVATIONS[spec.function], linear(p, f"{name}.up_proj", x)
+    h = act(linear(p, f"{name}.gate_proj", x)) * up if spec.gated else act(up)
+    return linear(p, f"{name}.down_proj", h)
+
+
+def run_block(p, layer, block, x, here):
+    """Attention and feed-forward, each with its norms and residual. (B, T, C) -> (B, T, C)."""
+    at, norms = f"model.layers.{layer}", NORM_NAMES[block.norm_position]
+    residual, parallel = block.residual, block.parallel
+
+    def normed(place, y):
+        return normalize(p, f"{at}.{norms[place]}", block.norm, y) if place in norms else y
+
+    a = attention(p, f"{at}.self_attn", block, layer, normed("attention_in", x), here)
+    a = normed("attention_out", a)
+    h = normed("attention_sum", x + a if residual else a)
+    f = feed_forward(p, f"{at}.mlp", block.ffn, normed("ffn_in", x if parallel else h))
+    f = normed("ffn_out", f)
+    return normed("ffn_sum", h + f if residual or parallel else f)
+
+
+def transformer(spec, p, tokens, here):
+    """Logits of every position. (B, T) ids -> (B, T, V)."""
+    embedding = p["model.embed_tokens.weight"]
+    x = embedding[tokens]  # (B, T, C)
+    if spec.embeddings.scale is not None:
+        x = x * spec.embeddings.scale
+    if spec.learned_positions:
+        x = x + p["model.embed_positions.weight"][here.places]
+    for layer, block in enumerate(spec.layers):
+        x = run_block(p, layer, block, x, here)
+    x = normalize(p, "model.norm", spec.final_norm, x)
+    y = x @ (embedding if spec.embeddings.tie_weights else p["lm_head.weight"]).T
+    y = y + p["lm_head.bias"] if spec.output.bias else y
+    cap = spec.output.softcap
+    return y if cap is None else cap * jnp.tanh(y / cap)
