@@ -18,6 +18,7 @@ from hermes.data import Cursor
 from hermes.data.packing import Grid
 from hermes.data.pairs import PairData
 from hermes.errors import CheckpointError, Interrupted, NonFinite, StorageError
+from hermes.processes import ALONE, Processes
 from hermes.recipe import Recipe
 from hermes.seam import Model, Tensors
 
@@ -95,42 +96,41 @@ def computed(
     data: PairData,
     recipe: Recipe,
     *,
+    processes: Processes = ALONE,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float64]:
     """Each pair's log-probabilities under `model`, in the batches of the first epoch. (N, 2)
 
-    Raises Interrupted where `stop` said so, NonFinite where the model gives no numbers.
+    Of several processes each computes what it will train on. Raises Interrupted where `stop` said
+    so in any of them, NonFinite where the model gives no numbers.
     """
     found = np.zeros_like(data.reference)
-    per_update = recipe.batch_size * recipe.grad_accum
-    size, total = len(data.train), len(found)
-    done = 0
-
-    def take(taken: NDArray[np.int64], accum: int) -> None:
-        grid = Grid.of(len(taken), recipe.batch_size, accum, 0, 1)
+    place, half = processes.place, recipe.batch_size
+    per_update = half * recipe.grad_accum * place.size
+    size, total, done = len(data.train), len(found), 0
+    held_out = data.pairs_held_out()
+    parts = [
+        (data.pairs_at(Cursor(0, start), min(per_update, size - start)), recipe.grad_accum)
+        for start in range(0, size, per_update)
+    ]
+    step = half * place.size
+    parts += [(held_out[at : at + step], 1) for at in range(0, len(held_out), step)]
+    for taken, accum in parts:
+        grid = Grid.of(len(taken), half, accum, place.rank, place.size)
         batch = data.batch(taken, grid)
         for a in range(accum):
-            if stop():
+            if processes.largest(float(stop())):
                 raise Interrupted("stopped while the reference was computed; nothing was saved")
-            if not grid.real[a].any():
-                continue
+            if place.size == 1 and not grid.real[a].any():
+                continue  # of several processes all make as many passes
             sums = np.asarray(model.row_logprobs(batch.tokens[a], batch.targets[a]), np.float64)
             here = taken[grid.rows[a][grid.real[a]]]
-            half = recipe.batch_size
             found[here, 0] = sums[:half][grid.real[a]]
             found[here, 1] = sums[half:][grid.real[a]]
-
-    for start in range(0, size, per_update):
-        count = min(per_update, size - start)
-        take(data.pairs_at(Cursor(0, start), count), recipe.grad_accum)
-        done += count
+        done += len(taken)
         progress(done, total)
-    held_out = data.pairs_held_out()
-    for start in range(0, len(held_out), recipe.batch_size):
-        take(held_out[start : start + recipe.batch_size], 1)
-        done = min(done + recipe.batch_size, total)
-        progress(done, total)
+    found = np.reshape(processes.total([*found.flat]), found.shape)
     if not np.isfinite(found).all():
         raise NonFinite(
             "the reference's log-probabilities are not numbers; its weights are damaged"

@@ -259,8 +259,17 @@ class Backend(Protocol):
         """Meet the other processes of the run. Raises Unsupported and PeerLost."""
         ...
 
-    def build(self, spec: ModelSpec, params: Tensors, options: Options = ...) -> Model:
-        """A model for evaluation and decoding. Raises Unsupported, in one sentence."""
+    def build(
+        self,
+        spec: ModelSpec,
+        params: Tensors,
+        options: Options = ...,
+        processes: Processes = ...,
+    ) -> Model:
+        """A model for evaluation and decoding. Raises Unsupported, in one sentence.
+
+        processes: over which options.shard splits it; whole in each where it says nothing.
+        """
         ...
 
     def learner(

@@ -25,11 +25,13 @@ from hermes.interop.companions import read_object
 from hermes.interop.source import Source, open_source
 from hermes.material import Material
 from hermes.params import parameters
+from hermes.processes import ALONE, Processes
 from hermes.recipe import Recipe
 from hermes.reference import Reference, computed, weights_hash
 from hermes.run_setup import Start
 from hermes.seam import Array, Backend, Batch, LazyTensors, Model, Options, StepReport, Tensors
 from hermes.spec import ModelSpec
+from hermes.together import agreed
 from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer, tokenizer_config
 
 __all__ = [
@@ -229,6 +231,7 @@ class Preferences:
     cache: Path | None = None
     use_template: bool = True
     drop: bool = False
+    processes: Processes = ALONE
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[int, int], None] = field(default=lambda done, total: None)
 
@@ -268,7 +271,7 @@ class Preferences:
             return measures(batch, report.row_logprobs)
 
         def evaluate(model: Model, stop: Callable[[], bool]) -> Mapping[str, float] | None:
-            return _evaluated(model, data, recipe.batch_size, stop)
+            return _evaluated(model, data, recipe.batch_size, stop, self.processes)
 
         return Material(data, data, "pairs", tuple(words), measure, evaluate, begin)
 
@@ -284,19 +287,33 @@ class Preferences:
             "pairs": recipe.batch_size,
             "seed": recipe.seed,
         }
-        if path.exists():
+        if self._there(path):
             known = Reference.load(path)
             known.require(path, weights=weights, data=data.fingerprint, template=template)
             said = [f"the reference's log-probabilities are read from {path}"]
             if dict(known.how) != how:
                 said.append(f"they were computed with {_words(known.how)}: equal but for rounding")
             return known, said
-        model = self.backend.build(self.start.spec, self.start.params, self.options)
-        logprobs = computed(model, data, recipe, stop=self.stop, progress=self.progress)
+        model = self.backend.build(self.start.spec, self.start.params, self.options, self.processes)
+        logprobs = computed(
+            model, data, recipe, processes=self.processes, stop=self.stop, progress=self.progress
+        )
         made = Reference(logprobs, weights, data.fingerprint, template, how)
-        if self.cache is not None:
+        if self.cache is not None and self.processes.place.rank == 0:
             made.save(self.cache)
         return made, [f"the reference's log-probabilities were computed; they are kept in {path}"]
+
+    def _there(self, path: Path) -> bool:
+        """Whether the file is there, for all processes alike. Raises HermesError."""
+        size = self.processes.place.size
+        seen = agreed(self.processes, path.exists)
+        count = int(self.processes.total([seen])[0])
+        if 0 < count < size:
+            raise HermesError(
+                f"reference cache {path} is there for {count} of {size} processes; all must see "
+                "the same folder"
+            )
+        return seen
 
 
 def _words(how: Mapping[str, str | int]) -> str:
@@ -304,20 +321,29 @@ def _words(how: Mapping[str, str | int]) -> str:
 
 
 def _evaluated(
-    model: Model, data: PairData, micro_batch: int, stop: Callable[[], bool]
+    model: Model,
+    data: PairData,
+    micro_batch: int,
+    stop: Callable[[], bool],
+    processes: Processes = ALONE,
 ) -> Mapping[str, float] | None:
     """The loss per held-out pair and what is reported beside it; None where `stop` said so."""
     total: dict[str, float] = {}
-    pairs = 0
-    for batch in data.validation(micro_batch):
+    pairs, place = 0, processes.place
+    for batch in data.validation(micro_batch, rank=place.rank, world=place.size):
         if stop():
             return None
         loss, sums = model.preferences(batch)
+        if not batch.counted:
+            continue
         found = {"val_loss": loss}
         found |= {f"val_{name}": value for name, value in measures(batch, sums).items()}
         pairs += batch.counted
         for name, value in found.items():
             total[name] = total.get(name, 0.0) + batch.counted * value
-    if not pairs:
+    # Who had no pair knows no names either.
+    names: list[str] = max(map(json.loads, processes.texts(json.dumps([*total]))), key=len)
+    *weighted, count = processes.total([*(total.get(name, 0.0) for name in names), pairs])
+    if not count:
         raise HermesError("no pair is held out, so there is nothing to evaluate")
-    return {name: value / pairs for name, value in total.items()}
+    return {name: value / count for name, value in zip(names, weighted, strict=True)}

@@ -2,7 +2,6 @@
 
 from importlib.metadata import version
 
-from hermes.errors import Unsupported
 from hermes.processes import ALONE
 from hermes.seam import Options
 from hermes_mlx.engine import Engine, Model, devices
@@ -23,7 +22,7 @@ class Backend:
         """The devices at hand, the preferred one first."""
         return devices()
 
-    def build(self, spec, params, options=Options()):
+    def build(self, spec, params, options=Options(), processes=ALONE):
         """A model for evaluation and decoding."""
         return Model(Engine(spec, params, options, training=False))
 
@@ -33,10 +32,6 @@ class Backend:
 
     def learner(self, spec, state, recipe, options=Options(), processes=ALONE):
         """A model for training, going on from `state`."""
-        if options.shard:
-            raise Unsupported(
-                "hermes_mlx holds the model whole in every process; shard is hermes_torch's"
-            )
         engine = Engine(spec, state.params, options, training=True, lora=recipe.lora)
         return Learner(engine, state, recipe, processes)
 

@@ -35,6 +35,10 @@ class Engine:
                 f"hermes_mlx does not compute in {options.precision}; "
                 f"it does in {', '.join(DTYPES)}"
             )
+        if options.shard:
+            raise Unsupported(
+                "hermes_mlx holds the model whole in every process; shard is hermes_torch's"
+            )
         name = options.device or devices()[0]
         if name not in devices():
             raise Unsupported(

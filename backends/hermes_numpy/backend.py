@@ -101,7 +101,7 @@ class Backend:
         """The one there is."""
         return ("cpu",)
 
-    def build(self, spec, params, options=Options(precision="float64")):
+    def build(self, spec, params, options=Options(precision="float64"), processes=ALONE):
         """A model in float64, whatever the options ask for."""
         if options.device not in (None, "cpu"):
             raise Unsupported(f"the oracle runs on 'cpu', not on {options.device!r}")

@@ -23,9 +23,10 @@ class Backend:
         """The devices at hand, the preferred one first."""
         return devices()
 
-    def build(self, spec, params, options=Options()):
+    def build(self, spec, params, options=Options(), processes=ALONE):
         """A model for evaluation and decoding."""
-        return Model(Engine(spec, params, options, training=False))
+        shards = _shards(options, processes)
+        return Model(Engine(spec, params, options, training=bool(shards), shards=shards))
 
     def join(self, place, options=Options()):
         """Meet the other processes of the run."""
@@ -33,13 +34,18 @@ class Backend:
 
     def learner(self, spec, state, recipe, options=Options(), processes=ALONE):
         """A model for training, going on from `state`."""
-        shards = None
-        if options.shard:
-            from hermes_torch.sharding import Shards  # its library takes a second to import
-
-            shards = Shards(processes, options)
+        shards = _shards(options, processes)
         engine = Engine(spec, state.params, options, training=True, lora=recipe.lora, shards=shards)
         return Learner(engine, state, recipe, processes)
+
+
+def _shards(options, processes):
+    """How options.shard splits a module; None where it says nothing."""
+    if not options.shard:
+        return None
+    from hermes_torch.sharding import Shards  # its library takes a second to import
+
+    return Shards(processes, options)
 
 
 BACKEND = Backend()

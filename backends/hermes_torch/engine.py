@@ -158,6 +158,8 @@ class Model:
 
     def decoder(self, batch_size, capacity):
         """A fresh cache for rows of at most `capacity` tokens."""
+        if self.engine.shards:
+            raise Unsupported("a model that is split writes no text; load its checkpoint for that")
         return Decoder(self.engine, batch_size, capacity)
 
     def params(self):

@@ -6,7 +6,6 @@ import warnings
 import torch
 
 from hermes.adapters import trained_by
-from hermes.errors import Unsupported
 from hermes.randomness import dropout_row_keys
 from hermes.seam import LazyTensors, StepReport, TrainState, check_batch
 from hermes_torch.engine import Model
@@ -113,12 +112,6 @@ class Learner(Model):
     def _scores(self, tokens, segments=None):
         with self._watched():
             return super()._scores(tokens, segments)
-
-    def decoder(self, batch_size, capacity):
-        """A fresh cache for rows of at most `capacity` tokens."""
-        if self.engine.shards:
-            raise Unsupported("a model that is split writes no text; load its checkpoint for that")
-        return super().decoder(batch_size, capacity)
 
     def _clear(self):
         for p in self._tensors.values():

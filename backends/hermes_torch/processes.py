@@ -47,7 +47,7 @@ class Processes:
             raise PeerLost(
                 f"rank {place.rank} did not meet the other {place.size - 1} processes: {reason}"
             ) from error
-        self._doing, self._groups = "the start", [dist.group.WORLD]
+        self._doing, self._groups, self._meshes = "the start", [dist.group.WORLD], {}
         self._names = self.texts(f"host {socket.gethostname()}, process {os.getpid()}")
 
     def total(self, numbers):
@@ -133,10 +133,13 @@ class Processes:
 
     def mesh(self, group):
         """All processes, in rows of `group` neighbours where that is not all of them."""
+        if group in self._meshes:
+            return self._meshes[group]
         rows = self.place.size // group
         shape, names = ((rows, group), ("rows", "group")) if rows > 1 else ((group,), ("group",))
         made = init_device_mesh(self._device.type, shape, mesh_dim_names=names)
         self._groups += [one for one in made.get_all_groups() if one not in self._groups]
+        self._meshes[group] = made
         return made
 
     @contextlib.contextmanager

@@ -58,6 +58,7 @@ def _dpo(context: click.Context) -> None:
             cache=Path(cache) if cache else None,
             use_template=not options["no_template"],
             drop=options["drop_overlong"],
+            processes=request.processes,
             stop=signals.asked,
             progress=counter("reference") if speaks else lambda done, total: None,
         )

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 
-WAIT = 120
+WAIT = 400
 
 
 def free_ports(count):
@@ -19,6 +19,26 @@ def free_ports(count):
         return [one.getsockname()[1] for one in found]
 
 
+def hermes(folder, *arguments, code=0):
+    """Run the command there; what it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hermes", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == code, done.stderr[-3000:]
+    return done.stderr
+
+
+def lines(run):
+    """A run's metrics, all but how fast."""
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in found]
+
+
 def run_ranks(script, backend, size, folder, *more):
     """Run SCRIPT once a rank until all end well; what went wrong fails the test."""
     ports = free_ports(size)
@@ -27,7 +47,8 @@ def run_ranks(script, backend, size, folder, *more):
     started = []
     try:
         for rank in range(size):
-            command = [sys.executable, str(script), backend, str(rank), str(size), str(ports[0])]
+            python = [sys.executable, "-X", "faulthandler"]
+            command = [*python, str(script), backend, str(rank), str(size), str(ports[0])]
             started.append(
                 subprocess.Popen(
                     [*command, str(folder), *more],

@@ -18,7 +18,7 @@ class Backend:
         """The devices at hand, the preferred one first."""
         return ("cpu",)
 
-    def build(self, spec, params, options=Options()):
+    def build(self, spec, params, options=Options(), processes=ALONE):
         """Step 1: a Model with `spec` and `logits`. Take weights one at a time from `params`."""
         if options.precision != "float64":
             raise Unsupported(f"hermes_mine does not compute in {options.precision} yet")
