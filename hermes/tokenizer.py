@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hermes.data.bytelevel import BYTE_CHARACTERS, read_byte_level
 from hermes.data.vocabulary import SAMPLE_BYTES, SPECIAL_TOKENS, Settings, Training, trained
 from hermes.errors import DataError, StorageError
+from hermes.hub import local
 
 __all__ = [
     "CHAT_TEMPLATE",
@@ -94,8 +95,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Read a tokenizer.json, or the one in a folder. Raises DataError or StorageError."""
-        file = Path(path)
+        """Read a tokenizer.json, or the one in a folder or of a model on the Hub.
+
+        Raises DataError, StorageError, and for the Hub HermesError.
+        """
+        file, _ = local(path)
         file = file / "tokenizer.json" if file.is_dir() else file
         try:
             return cls(file.read_text(encoding="utf-8"), str(file))

@@ -32,6 +32,7 @@ FLOORS = [
         "tokenizer",
         "data",
         "checkpoint",
+        "hub",
         "seam",
         "sampling",
     },

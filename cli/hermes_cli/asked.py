@@ -26,7 +26,10 @@ RECIPE |= {
     for name in ("loss", "beta", "label_smoothing", "gamma", "sft_weight")
 }
 # About one call and not about the run: neither in its run.yaml nor taken from there.
-CALL = ("resume", "config", "output", "num_gpus", "num_processes", "max_restarts", "peer_timeout")
+CALL = (
+    *("resume", "config", "output", "push_to_hub"),
+    *("num_gpus", "num_processes", "max_restarts", "peer_timeout"),
+)
 # Names that may be files, which run.yaml has in full.
 PATHS = ("tokenizer", "model", "checkpoint", "template", "reference_cache")
 MODEL_CONFIGS = (".json", ".mal")
@@ -143,12 +146,15 @@ def _typed(key: str, text: str, default: object) -> object:
 
 
 def settings_of(options: Asked) -> dict[str, object]:
-    """What run.yaml says beside the recipe; files by their full names."""
+    """What run.yaml says beside the recipe; files by their full names, models by their commits."""
+    from hermes.hub import pinned
+
     kept = {k: v for k, v in options.values.items() if k not in (*RECIPE, *CALL, "set")}
     data = options["data"] or ("-",)
     kept["data"] = [name if name == "-" else os.path.abspath(name) for name in data]
     for name in PATHS:
-        if kept.get(name) and os.path.exists(str(kept[name])):
-            kept[name] = os.path.abspath(str(kept[name]))
+        if kept.get(name):
+            found = pinned(str(kept[name]))
+            kept[name] = os.path.abspath(found) if os.path.exists(found) else found
     edits = options.earlier_edits | options.edits
     return kept | {f"set.{key}": value for key, value in edits.items()}

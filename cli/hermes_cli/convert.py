@@ -73,9 +73,9 @@ def convert(
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
-        click.echo(json.dumps(_facts(done, to), indent=2))
+        click.echo(json.dumps(_facts(done), indent=2))
         return
-    for line in lines_of(done, to):
+    for line in lines_of(done):
         click.echo(line)
 
 
@@ -102,7 +102,7 @@ def watching() -> Iterator[Callable[[str, float], None]]:
         yield lambda stage, share: bar.update(tasks[stage], completed=share)
 
 
-def _facts(done: "Converted", to: str) -> dict[str, object]:
+def _facts(done: "Converted") -> dict[str, object]:
     from hermes.interop.readers import readers
     from hermes.params import tensor_count
 
@@ -116,7 +116,7 @@ def _facts(done: "Converted", to: str) -> dict[str, object]:
         "bytes": done.size,
         "difference": done.proof.difference,
         "backend": done.proof.backend,
-        "readers": dict(readers(done.source.spec, converted=to == "hf")),
+        "readers": dict(readers(done.source.spec, converted=done.to == "hf")),
     }
 
 
@@ -126,9 +126,9 @@ def _has_a_class(done: "Converted") -> bool:
     return family_of(done.source.spec, renamed=True) != "hermes"
 
 
-def lines_of(done: "Converted", to: str) -> list[str]:
+def lines_of(done: "Converted") -> list[str]:
     """What was read and written, the proof, and each reader's verdict."""
-    facts = _facts(done, to)
+    facts = _facts(done)
     one_by_one = f", layer by layer ({done.proof.passes})" if done.proof.passes > 1 else ""
     files = ", ".join(sorted(done.source.files)) or "none beside it"
     lines = [

@@ -67,6 +67,7 @@ def _dpo(context: click.Context) -> None:
             replace(request, material=preferences.material),
             signals,
             from_stdin="-" in data,
+            push_to=options["push_to_hub"],
         )
 
 

@@ -32,7 +32,8 @@ def run_finetuning(context: click.Context) -> None:
     request = replace(request_of(options, start, data, given), text_field=options["text_field"])
     with Signals("stopping after this update; again to end at once") as signals:
         if share := placed(context, options, request, signals):
-            carry_out(context, share, signals, from_stdin="-" in data)
+            to = options["push_to_hub"]
+            carry_out(context, share, signals, from_stdin="-" in data, push_to=to)
 
 
 @click.pass_context

@@ -24,6 +24,7 @@ COMMANDS = {
     "sft": ("sft", "Learn what the assistant says in conversations"),
     "dpo": ("dpo", "Prefer one completion to another, as pairs say"),
     "convert": ("convert", "A model from one form into another, with a proof"),
+    "push": ("push", "A model to the Hugging Face Hub"),
     "merge": ("merge", "A model with its low-rank adapters added in"),
     "chat": ("chat", "Talk with a model"),
     "generate": ("generate", "Continue a prompt"),

@@ -57,5 +57,5 @@ def merge(
     done = convert(checkpoint, output, to=to, dtype=dtype, config=config, adapter=adapter)
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
-    for line in lines_of(done, to):
+    for line in lines_of(done):
         click.echo(line)

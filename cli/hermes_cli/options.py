@@ -27,7 +27,8 @@ CHECKPOINT = click.option(
     "-c",
     required=True,
     type=click.Path(path_type=Path),
-    help="A checkpoint, a run (its newest checkpoint), or a bare .safetensors with --config.",
+    help="A checkpoint, a run (its newest checkpoint), a bare .safetensors with --config, or "
+    "hf://OWNER/REPO[@REVISION].",
 )
 CONFIG = click.option(
     "--config",

@@ -73,7 +73,7 @@ def _sft(context: click.Context) -> None:
             show=show,
         )
         made = replace(share, material=chats.material)
-        carry_out(context, made, signals, from_stdin="-" in data)
+        carry_out(context, made, signals, from_stdin="-" in data, push_to=options["push_to_hub"])
 
 
 @click.pass_context

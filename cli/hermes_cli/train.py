@@ -28,6 +28,7 @@ from hermes_cli.signals import Signals
 @click.option(
     "--resume", "--auto-resume", is_flag=True, help="Go on with the run in --output, or begin it."
 )
+@click.option("--push-to-hub", metavar="OWNER/REPO", help="Put the model on the Hub at the end.")
 @click.option("--lr", type=float, default=3e-4, help="Learning rate.")
 @click.option("--batch-size", "-b", type=int, default=32, help="Sequences per micro-batch.")
 @click.option("--grad-accum", type=int, default=1, help="Micro-batches per update.")

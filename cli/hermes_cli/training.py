@@ -140,7 +140,8 @@ def run_training(context: click.Context, signals: Signals) -> None:
                 tokenizer.save(options["tokenizer"])
 
         piped = "-" in (options["data"] or ("-",))
-        carry_out(context, request, signals, begun=begun, from_stdin=piped)
+        to = options["push_to_hub"]
+        carry_out(context, request, signals, begun=begun, from_stdin=piped, push_to=to)
 
 
 def realised(options: Asked) -> "Options":
@@ -171,8 +172,43 @@ def carry_out(
     *,
     begun: Callable[[], None] = lambda: None,
     from_stdin: bool = False,
+    push_to: str | None = None,
 ) -> None:
-    """Train what is requested, showing how it goes. begun: called when nothing can refuse it."""
+    """Train what is requested, showing how it goes.
+
+    begun: called when nothing can refuse it. push_to: the repository that gets the model.
+    """
+    if push_to is not None:
+        # What could not be pushed after the training is refused before it.
+        from hermes.interop.publish import require_writable
+        from hermes.together import agreed
+
+        first = request.processes.place.rank == 0
+        with quietly(request.processes):
+            agreed(request.processes, lambda: require_writable(push_to) if first else None)
+    trained = _carry_out(context, request, signals, begun, from_stdin)
+    if push_to is not None and trained is not None:
+        _push(trained, push_to)
+
+
+def _push(checkpoint: Path, repo: str) -> None:
+    from hermes_cli.push import pushed
+
+    try:
+        pushed(checkpoint, repo)
+    except HermesError as error:
+        again = f"hermes push {shlex.quote(str(checkpoint))} {repo}"
+        raise type(error)(f"{error}; the run is saved, and pushed by: {again}") from None
+
+
+def _carry_out(
+    context: click.Context,
+    request: "Request",
+    signals: Signals,
+    begun: Callable[[], None],
+    from_stdin: bool,
+) -> Path | None:
+    """The checkpoint at the run's end, None in a process that only helps."""
     from hermes.library import collect
     from hermes.run import open_run
 
@@ -182,7 +218,7 @@ def carry_out(
             signals.polled = True
             if not run.finished and not collect(run, lambda event: None, signals.asked).finished:
                 raise Interrupted("rank 0 says where")
-            return
+            return None
         for note in run.notes:
             click.echo(note, err=True)
         if run.finished:
@@ -190,11 +226,13 @@ def carry_out(
             if run.position.step > run.total_steps:
                 words += f", past the {run.total_steps:,} asked for"
             click.echo(f"{words}; nothing is left to do", err=True)
-            return
+            return run.checkpoint.path if run.checkpoint else None
         begun()
         signals.polled = True
         command = context.info_name or "train"
-        _finish(run, _show(run, signals), command, from_stdin)
+        result = _show(run, signals)
+        _finish(run, result, command, from_stdin)
+        return result.checkpoint
 
 
 def _show(run: "Run", signals: Signals) -> "Result":

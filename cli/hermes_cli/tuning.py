@@ -26,7 +26,8 @@ def model_options() -> list[click.Parameter]:
     """What is tuned, and where it goes."""
     return [
         option("--checkpoint", "-c", metavar="C",
-               help="A checkpoint, a run, a Hugging Face folder, or a bare .safetensors."),
+               help="A checkpoint, a run, a Hugging Face folder, a bare .safetensors, or "
+               "hf://OWNER/REPO."),
         option("--tokenizer", "-t", metavar="F",
                help="A tokenizer.json.  [default: the checkpoint's own]"),
         option("--config", metavar="F",
@@ -34,6 +35,7 @@ def model_options() -> list[click.Parameter]:
         option("--output", "-o", metavar="DIR", default="checkpoints", help="The run's folder."),
         option("--resume", "--auto-resume", is_flag=True,
                help="Go on with the run in --output, or begin it."),
+        option("--push-to-hub", metavar="OWNER/REPO", help="Put the model on the Hub at the end."),
     ]  # fmt: skip
 
 

@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
+# What a repository of models has for people; no reader takes it for a part.
+FOR_PEOPLE = ("README.md", "LICENSE")
 FORMAT = "hermes-checkpoint"
 VERSION = 1
 READERS = 4
@@ -121,14 +123,15 @@ def _file(path: Path, name: str, entry: Json) -> Written:
 def verify_files(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
     """Check that a folder holds exactly the manifest's files, each as it was written.
 
-    Names that begin with a dot are none of a checkpoint's, and are passed over. Without `hashes`
+    Names that begin with a dot, README.md and LICENSE are passed over. Without `hashes`
     only names and sizes are compared. Raises CheckpointError, StorageError.
     """
     try:
         entries = {e.name: e.stat(follow_symlinks=False) for e in os.scandir(folder)}
     except OSError as error:
         raise unreadable(folder, error) from error
-    present = {name for name in entries if not name.startswith(".") and name != MANIFEST}
+    own = {name for name in entries if not name.startswith(".") and name != MANIFEST}
+    present = own - (set(FOR_PEOPLE) - manifest.files.keys())
     for name in sorted(manifest.files.keys() - present):
         raise CheckpointError(f"checkpoint {folder} is torn: {name} is missing")
     for name in sorted(present - manifest.files.keys()):

@@ -32,13 +32,15 @@ TARGETS = ("hermes", "hf")
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion read and wrote. architecture: the class that config.json names.
+    """What a conversion read and wrote. to: whose names the tensors have; architecture: the class
+    that config.json names.
 
     dtype: of most of the bytes; size: bytes written; notes: what the user should know.
     """
 
     source: Source
     target: Path
+    to: str
     architecture: str
     dtype: str
     size: int
@@ -98,7 +100,7 @@ def convert(
     )
     architecture = ARCHITECTURES[family if to == "hf" else family_of(found.spec)]
     notes = found.notes + (_lost(found.spec) if to == "hf" else ())
-    return Converted(found, target, architecture, most, size, proof[0], notes)
+    return Converted(found, target, to, architecture, most, size, proof[0], notes)
 
 
 def _lost(spec: ModelSpec) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from hermes.checkpoint.layout import CONFIG, SPEC
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.weights import INDEX, MODEL, read_weights
 from hermes.errors import CheckpointError, HermesError
+from hermes.hub import local
 from hermes.interop.companions import beside, read_object
 from hermes.interop.names import unpack
 from hermes.interop.reading import spec_of
@@ -57,7 +58,8 @@ class Source:
 
 def with_adapter(source: Source, folder: Path) -> Source:
     """The model with a PEFT adapter merged in, in float32 at least. Raises CheckpointError."""
-    lora, adapter = open_adapter(folder, source.spec)
+    place, notes = local(folder)
+    lora, adapter = open_adapter(place, source.spec)
 
     def part(name: str) -> Array:
         if name in adapter:
@@ -66,7 +68,8 @@ def with_adapter(source: Source, folder: Path) -> Source:
         return weight if weight.dtype == np.float64 else weight.astype(np.float32)
 
     parts = LazyTensors((*source.params, *adapter), part)
-    return replace(source, params=merged(source.spec, parts, lora), adapted=True)
+    params = merged(source.spec, parts, lora)
+    return replace(source, params=params, adapted=True, notes=source.notes + notes)
 
 
 def open_source(path: Path, *, config: Path | None = None) -> Source:
@@ -74,8 +77,15 @@ def open_source(path: Path, *, config: Path | None = None) -> Source:
 
     path: a checkpoint or run of hermes, a Hugging Face or litgpt folder, a .safetensors, or a .pt
     of training. config: its architecture where the file does not carry it, as config.json, .mal or
-    litgpt's .yaml. Raises CheckpointError, SpecError, StorageError, MissingBackend.
+    litgpt's .yaml. hf://OWNER/REPO is fetched first. Raises CheckpointError, SpecError,
+    StorageError, MissingBackend, and for the Hub HermesError.
     """
+    found, notes = local(path)
+    source = _open(found, config)
+    return replace(source, notes=notes + source.notes) if notes else source
+
+
+def _open(path: Path, config: Path | None) -> Source:
     if path.is_dir():
         if config is not None:
             raise HermesError(f"{path} is a folder, which has its own config; leave --config out")
