@@ -100,7 +100,7 @@ IN_GROUPS = {
 # Fifty updates, of which some leave rows and whole processes empty, and rows that count little.
 FIFTY = (*[8] * 24, 5, *[8] * 24, 1)
 LONG = {
-    f"{kind}{name}-float32": Case(data, PLAIN, replace(FLOAT32, shard=shard), FIFTY, 1e-3)
+    f"fifty-{kind}{name}-float32": Case(data, PLAIN, replace(FLOAT32, shard=shard), FIFTY, 1e-3)
     for kind, shard in (("", None), ("full-", "full"), ("optimizer-", "optimizer"))
     for name, data in (("text", text), ("rows", lambda: examples(False)))
 }
