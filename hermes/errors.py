@@ -118,6 +118,13 @@ class Interrupted(HermesError):
 
 
 class PeerLost(HermesError):
-    """Another process of the run died, hung or fell silent."""
+    """Another process of the run died, hung or fell silent.
+
+    told_by: the rank that says so for all; None where each can only speak for itself.
+    """
 
     exit_code = 76
+
+    def __init__(self, message: str, told_by: int | None = None):
+        super().__init__(message)
+        self.told_by = told_by

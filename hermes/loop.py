@@ -8,7 +8,7 @@ device until a line of it is due, so that the device never waits for the host.
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hermes.data import Cursor
@@ -20,6 +20,7 @@ from hermes.seam import Batch, Learner, StepReport
 __all__ = [
     "Evaluation",
     "Event",
+    "Pace",
     "Plan",
     "Position",
     "Saved",
@@ -41,9 +42,21 @@ class Position:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """Of several processes: whose own share took longest since the last line, by how much.
+
+    over_mean: its seconds over the mean of all; what is waited for is nobody's own.
+    """
+
+    slowest: int
+    over_mean: float
+
+
+@dataclass(frozen=True)
 class Update:
     """A logged update. loss: nats per counted token (or per pair), before it; epoch: epochs done
-    after it. others: what else is measured of such an update, by name.
+    after it. tokens_per_second: of all processes. others: what else is measured of such an update,
+    by name.
     """
 
     step: int
@@ -54,6 +67,8 @@ class Update:
     grad_norm: float
     tokens_per_second: float
     others: Mapping[str, float] = field(default_factory=dict)
+    slowest_rank: int | None = None
+    slowest_over_mean: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,8 @@ class Plan:
     epochs. record(event): write its line. save(position): begin to write a checkpoint, after every
     line so far; settle(): wait until it is whole. evaluate(step): the loss on the held-out text, or
     None if stop() said so half way; left at None where nothing is held out. stop(): polled after
-    every update. measure(batch, report): what else a logged update's line says. saved: the
+    every update. measure(batch, report): what else a logged update's line says. pace(): whose share
+    takes longest, of several processes. saved: the
     checkpoint of `position`, if there is one; evaluated: `position` has its evaluation, if one is
     due there.
     """
@@ -110,6 +126,7 @@ class Plan:
     settle: Callable[[], None]
     evaluate: Callable[[int], Evaluation | None] | None = None
     measure: Callable[[Batch, StepReport], Mapping[str, float]] = lambda batch, report: {}
+    pace: Callable[[], Pace | None] = lambda: None
     position: Position = field(default_factory=Position)
     saved: Path | None = None
     evaluated: bool = False
@@ -212,6 +229,10 @@ class _Loop:
                 tokens = one.position.tokens
                 others = plan.measure(one.batch, one.report)
                 update = Update(step, epoch, tokens, loss, one.lr, norm, round(rate, 1), others)
+                if pace := plan.pace():
+                    update = replace(
+                        update, slowest_rank=pace.slowest, slowest_over_mean=pace.over_mean
+                    )
                 plan.record(update)
                 yield update
 

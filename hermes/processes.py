@@ -4,13 +4,18 @@ What carries the words is the backend's matter (torch.distributed, mlx.distribut
 processes is the launcher's. All processes make the same calls in the same order.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from hermes.errors import HermesError
 
 __all__ = ["ALONE", "Alone", "Place", "Processes", "require_equal"]
+
+
+def _to_stderr(line: str) -> None:
+    print(f"Error: {line}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Place:
     local_rank and local_size count those of this machine. meeting: "host:port" where they meet;
     None where the framework's launcher told the framework. first_timeout: seconds after which a
     silent process is lost, before the first update is made (compilation, reading); timeout: after.
+    last_words: is given the sentence with which a backend ends a process that nothing else can end.
     """
 
     rank: int = 0
@@ -29,6 +35,7 @@ class Place:
     meeting: str | None = None
     first_timeout: float = 600.0
     timeout: float = 45.0
+    last_words: Callable[[str], None] = field(default=_to_stderr, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (0 <= self.rank < self.size and 0 <= self.local_rank < self.local_size):
@@ -74,6 +81,29 @@ class Processes(Protocol):
         """The first update is made: from now on a silence of place.timeout is too long."""
         ...
 
+    def begin(self) -> None:
+        """All have answered each other, and each begins its own share of an update."""
+        ...
+
+    def ready(self) -> None:
+        """This process's own share of the update is computed; what comes waits for the others."""
+        ...
+
+    def own_seconds(self) -> float:
+        """Seconds from `begin` to `ready`, on the device, of the updates since it was last asked.
+
+        Of a device that is ahead of this process, those updates that it has finished.
+        """
+        ...
+
+    def history(self) -> str:
+        """What was asked of the others last, as the framework wrote it down."""
+        ...
+
+    def leave(self, sentence: str) -> None:
+        """Tell the others why this process ends before them, where the framework can."""
+        ...
+
     def close(self) -> None:
         """Part, without waiting for anyone."""
         ...
@@ -106,6 +136,23 @@ class Alone:
 
     def settle(self) -> None:
         """Nobody to wait for."""
+
+    def begin(self) -> None:
+        """Nobody else begins."""
+
+    def ready(self) -> None:
+        """Nobody waits."""
+
+    def own_seconds(self) -> float:
+        """Nobody to compare with."""
+        return 0.0
+
+    def history(self) -> str:
+        """Nothing was asked."""
+        return ""
+
+    def leave(self, sentence: str) -> None:
+        """Nobody to tell."""
 
     def close(self) -> None:
         """Nothing to part from."""

@@ -114,6 +114,7 @@ class Run:
                     measure=lambda batch, report: measured(
                         processes, parts.material.measure, batch, report
                     ),
+                    pace=asked.pace,
                     position=self.position,
                     saved=self.checkpoint.path if self.checkpoint else None,
                     evaluated=not self._owes,
@@ -307,7 +308,8 @@ def check_output(output: Path, *, resume: bool) -> None:
             f"run {str(output)!r} already has step {done[0][0]}; choose another directory or pass "
             "--resume"
         )
-    if any(entry.name != ".lock" for entry in output.iterdir()):
+    # logs may hold why an earlier start of several processes failed.
+    if any(entry.name not in (".lock", "logs") for entry in output.iterdir()):
         raise HermesError(
             f"output {str(output)!r} is not empty; choose another directory, or pass --resume to "
             "go on with a run in it"

@@ -14,7 +14,7 @@ from typing import TypeVar
 from hermes.checkpoint import step_name
 from hermes.data import TokenStream
 from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost, StorageError
-from hermes.loop import Evaluation, Position, Update
+from hermes.loop import Evaluation, Pace, Position, Update
 from hermes.processes import Processes
 from hermes.seam import Array, Batch, Counts, LazyTensors, Learner, StepReport, Tensors, TrainState
 
@@ -98,17 +98,20 @@ def measured(
 class Agreed:
     """`stop`, asked of all processes at once, so that all stop after the same update.
 
-    On the way it compares the processes' weights every COMPARED_EVERY updates. Raises HermesError
-    with the tensor that differs.
+    On the way it compares the processes' weights every COMPARED_EVERY updates, and adds up how long
+    each process was busy with its own share. Raises HermesError with the tensor that differs.
     """
 
     def __init__(self, processes: Processes, learner: Learner, stop: Callable[[], bool]):
         self._processes, self._learner, self._stop = processes, learner, stop
         self._updates = 0
+        self._busy = [0.0] * processes.place.size
 
     def __call__(self) -> bool:
         """Whether any process was asked to stop."""
-        return self._processes.largest(float(self._stop())) > 0
+        stops = self._processes.largest(float(self._stop())) > 0
+        self._processes.begin()
+        return stops
 
     def after_update(self) -> bool:
         """The same, after an update."""
@@ -117,7 +120,21 @@ class Agreed:
         self._updates += 1
         if self._processes.place.size > 1 and self._updates % COMPARED_EVERY == 1:
             self.compare()
-        return self()
+        place = self._processes.place
+        told = [0.0] * (1 + place.size)
+        told[0], told[1 + place.rank] = float(self._stop()), self._processes.own_seconds()
+        stops, *busy = self._processes.total(told)
+        self._busy = [a + b for a, b in zip(self._busy, busy, strict=True)]
+        self._processes.begin()
+        return stops > 0
+
+    def pace(self) -> Pace | None:
+        """Who was slowest since this was last asked; None of one process."""
+        busy, self._busy = self._busy, [0.0] * len(self._busy)
+        if len(busy) == 1 or not any(busy):
+            return None
+        slowest = max(range(len(busy)), key=lambda rank: busy[rank])
+        return Pace(slowest, round(busy[slowest] * len(busy) / sum(busy), 3))
 
     def compare(self) -> None:
         """Compare the bits of all processes' weights and moments."""

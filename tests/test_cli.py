@@ -115,6 +115,14 @@ def test_an_unknown_command_or_option_is_met_with_the_nearest(call):
     assert "--batch-size" in err
 
 
+@pytest.mark.parametrize("group", [[], ["mal"], ["checkpoint"], ["conformance"]], ids=str)
+def test_a_group_without_a_command_shows_its_help(call, group):
+    code, _, said = call(*group)
+    assert code == 2
+    assert said.startswith(f"Usage: {' '.join(['hermes', *group])} [OPTIONS] COMMAND")
+    assert said.endswith("\n")
+
+
 def test_an_option_of_the_wrong_kind_is_usage(call):
     code, _, err = call("train", "--lr", "fast")
     assert (code, err.count("\n")) == (2, 1)

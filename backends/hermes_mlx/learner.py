@@ -103,6 +103,8 @@ class Learner(Model):
         e.put(self._params)
         rows = None if batch.pairs is None else Rows(rows)
         if self._processes.place.size > 1:
+            mx.eval(total, grads)
+            self._processes.ready()
             total = self._processes.summed_number(total)
             return total / count, self._processes.summed(grads, count), rows
         return total / count, {name: g / count for name, g in grads.items()}, rows

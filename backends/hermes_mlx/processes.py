@@ -3,7 +3,6 @@
 import contextlib
 import os
 import socket
-import sys
 import threading
 import time
 
@@ -22,6 +21,7 @@ class Processes:
     def __init__(self, place, group):
         self.place, self._group = place, group
         self._limit = place.first_timeout
+        self._begun, self._own = time.perf_counter(), 0.0
         self._doing, self._names = "the start", ["unknown"] * place.size
         self._names = self.texts(f"host {socket.gethostname()}, process {os.getpid()}")
 
@@ -64,6 +64,26 @@ class Processes:
         """From now on a silence of place.timeout is too long."""
         self._limit = self.place.timeout
 
+    def begin(self):
+        """All begin their share of an update."""
+        self._begun = time.perf_counter()
+
+    def ready(self):
+        """This process's share is computed."""
+        self._own += time.perf_counter() - self._begun
+
+    def own_seconds(self):
+        """Seconds of its own since it was last asked."""
+        own, self._own = self._own, 0.0
+        return own
+
+    def history(self):
+        """MLX keeps no record; what was waited for last."""
+        return self._doing
+
+    def leave(self, sentence):
+        """A ring has no place where it could be left."""
+
     def close(self):
         """Part, without waiting for anyone; the group goes with the process."""
 
@@ -102,11 +122,9 @@ class Processes:
 
     def _give_up(self):
         others = [f"rank {r} ({w})" for r, w in enumerate(self._names) if r != self.place.rank]
-        print(
-            f"Error: rank {self.place.rank} waited {self._limit:g} s in {self._doing} for "
-            f"{', '.join(others)}; a process hangs, so all end",
-            file=sys.stderr,
-            flush=True,
+        self.place.last_words(
+            f"rank {self.place.rank} waited {self._limit:g} s in {self._doing} for "
+            f"{', '.join(others)}; a process hangs, so all end"
         )
         os._exit(PeerLost.exit_code)
 

@@ -86,6 +86,8 @@ class Learner(Model):
             with self._unshared(a < len(batch.tokens) - 1):
                 loss, sums = self._summed_loss(tokens, targets, segments, places, keys, reference)
                 loss = loss / count
+                if a == len(batch.tokens) - 1:
+                    self._processes.ready()
                 loss.backward()
             total = total + loss.detach()
             rows.append(sums)

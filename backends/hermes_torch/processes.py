@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import json
 import os
 import re
 import socket
@@ -13,8 +14,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from hermes.errors import PeerLost, Unsupported
+from hermes_torch.meeting import Meeting
 
-ROLL_CALL = 3.0  # seconds in which whoever still lives says so
+REMEMBERED = "200"  # collectives that torch's flight recorder keeps
+SHOWN = 20
+# Seconds that NCCL waits longer: what runs out first is gloo's, which can say who is missing.
+AFTER_GLOO = 30
 WORDS = ("gloo", "NCCL", "Connection closed by peer", "Broken pipe")
 
 
@@ -33,11 +38,13 @@ class Processes:
             torch.cuda.set_device(device)
         else:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_size))
+        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", REMEMBERED)
         try:
-            self._store, _, _ = next(dist.rendezvous(method, timeout=wait))
+            store, _, _ = next(dist.rendezvous(method, timeout=wait))
+            self._meeting = Meeting(store, place, place.first_timeout)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
-                store=self._store,
+                store=self._meeting.store,
                 rank=place.rank,
                 world_size=place.size,
                 timeout=wait,
@@ -48,6 +55,8 @@ class Processes:
                 f"rank {place.rank} did not meet the other {place.size - 1} processes: {reason}"
             ) from error
         self._doing, self._groups, self._meshes = "the start", [dist.group.WORLD], {}
+        self._begun, self._own, self._events = self._moment(), 0.0, []
+        self._lost = False
         self._names = self.texts(f"host {socket.gethostname()}, process {os.getpid()}")
 
     def total(self, numbers):
@@ -113,10 +122,57 @@ class Processes:
             dist.distributed_c10d._set_pg_timeout(
                 datetime.timedelta(seconds=self.place.timeout), group
             )
+            if self._device.type == "cuda":
+                later = datetime.timedelta(seconds=self.place.timeout + AFTER_GLOO)
+                group._get_backend(self._device)._set_default_timeout(later)
+
+    def begin(self):
+        """All begin their share of an update."""
+        self._begun = self._moment()
+
+    def ready(self):
+        """This process's share is computed, or queued on the device."""
+        if self._device.type == "cuda":
+            self._events.append((self._begun, self._moment()))
+        else:
+            self._own += self._moment() - self._begun
+
+    def own_seconds(self):
+        """Seconds of its own since it was last asked."""
+        while self._events and self._events[0][1].query():
+            begun, ended = self._events.pop(0)
+            self._own += begun.elapsed_time(ended) / 1e3
+        own, self._own = self._own, 0.0
+        return own
+
+    def _moment(self):
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def history(self):
+        """What torch's flight recorder holds of the last collectives, one in a line."""
+        held = json.loads(torch._C._distributed_c10d._dump_fr_trace_json())
+        return "\n".join(
+            f"{one['op_id']} {one['profiling_name']} {one['input_dtypes']} {one['input_sizes']} "
+            f"{one['state']}"
+            for one in held["entries"][-SHOWN:]
+        )
+
+    def leave(self, sentence):
+        """Tell the others why this process ends."""
+        self._meeting.tell(sentence)
 
     def close(self):
         """Part, without waiting for anyone."""
-        if dist.is_initialized():
+        if not dist.is_initialized():
+            return
+        if self._lost and self._device.type == "cuda":
+            # What NCCL still waits for will not come, and an orderly end would wait with it.
+            dist.distributed_c10d._abort_process_group()
+        else:
             dist.destroy_process_group()
 
     def summed(self, tensor):
@@ -150,29 +206,25 @@ class Processes:
             yield
         except RuntimeError as error:
             if isinstance(error, dist.DistError) or any(word in str(error) for word in WORDS):
-                raise PeerLost(self._roll_call(error)) from error
+                raise self._missed(error) from error
             raise
 
-    def _roll_call(self, error):
-        """A sentence that names who does not answer; every survivor comes here."""
-        me, size, lost = self.place.rank, self.place.size, []
-        try:
-            self._store.set(f"hermes/here/{me}", b"1")
-            end = time.monotonic() + ROLL_CALL
-            while time.monotonic() < end:
-                lost = [r for r in range(size) if not self._store.check([f"hermes/here/{r}"])]
-                if not lost:
-                    break
-                time.sleep(0.05)
-        except RuntimeError:
-            lost = [0]  # who keeps the store
+    def _missed(self, error):
+        """PeerLost with the names of those that do not answer; every survivor comes here."""
+        self._lost = True
+        lost = self._meeting.roll_call()
         # gloo begins with the place in its own source and ends with advice.
         reason = re.sub(r".*\.cc:\d+\] ", "", str(error).strip().splitlines()[0])
         reason, where = reason.partition(". ")[0], f"in {self._doing}"
         if not lost or not hasattr(self, "_names"):
-            return f"the processes lost each other {where}: {reason}"
+            return PeerLost(f"the processes lost each other {where}: {reason}")
         names = ", ".join(f"rank {r} ({self._names[r]})" for r in lost)
-        return f"{names} died or fell silent {where}, seen by rank {me}: {reason}"
+        said = next((f"; it said: {words}" for words in lost.values() if words), "")
+        sentence = f"{names} died or fell silent {where}, seen by rank {self.place.rank}"
+        return PeerLost(
+            f"{sentence}: {reason}{said}",
+            told_by=min(set(range(self.place.size)) - set(lost)),
+        )
 
 
 def _sum(_, bucket):

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 
@@ -36,6 +37,14 @@ COMMANDS = {
     "conformance": ("conformance", "Prove that a backend computes the same numbers"),
     "doctor": ("doctor", "What is installed, and which devices are at hand"),
 }
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a command finds at the root of its context. tell: is given lines for the user."""
+
+    arguments: tuple[str, ...]
+    tell: Callable[[str], None]
 
 
 class _Commands(click.Group):
@@ -100,11 +109,16 @@ def run(arguments: list[str], tell: Callable[[str], None] = _tell) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = warn
-            with hermes.make_context("hermes", list(arguments), obj=arguments) as context:
+            with hermes.make_context(
+                "hermes", list(arguments), obj=Call((*arguments,), tell)
+            ) as context:
                 hermes.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        tell(error.format_message())
+        return 2
     except click.UsageError as error:
         return fail(_usage(error), 2)
     except (click.Abort, KeyboardInterrupt):

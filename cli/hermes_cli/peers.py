@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes.errors import HermesError
-from hermes_cli.launch import joined, place_of, quietly, starts
+from hermes_cli.journal import Journal
+from hermes_cli.launch import starts
+from hermes_cli.place import joined, place_of
 from hermes_cli.signals import Signals
 
 if TYPE_CHECKING:
@@ -45,8 +47,8 @@ def examine(context: click.Context) -> None:
             )
         backend = choose_backend(asked["backend"])
         options = Options(device=asked["device"])
-        processes, options = joined(asked, backend, options, signals)
-        with quietly(processes):
+        processes, options = joined(context, asked, backend, options, signals)
+        with Journal(processes, None):
             _report(processes, _findings(processes, backend, asked["output"]))
         processes.close()
 

@@ -14,7 +14,9 @@ import click
 from hermes.errors import HermesError, Interrupted
 from hermes.processes import Processes
 from hermes_cli.asked import Asked, given_of, settings_of
-from hermes_cli.launch import joined, place_of, quietly, starts
+from hermes_cli.journal import Journal
+from hermes_cli.launch import starts
+from hermes_cli.place import joined, place_of
 from hermes_cli.settings import COMMAND
 from hermes_cli.signals import Signals
 
@@ -104,9 +106,9 @@ def run_training(context: click.Context, signals: Signals) -> None:
     if starts(context, options, signals):
         return
     backend = choose_backend(options["backend"])
-    processes, where = joined(options, backend, realised(options), signals)
+    processes, where = joined(context, options, backend, realised(options), signals)
     with ExitStack() as stack:
-        stack.enter_context(quietly(processes))
+        stack.enter_context(Journal(processes, output))
         # The others wait for rank 0, which may find a folder that it must not write into.
         if processes.place.rank == 0:
             agreed(processes, lambda: check_output(output, resume=options["resume"]))
@@ -184,7 +186,7 @@ def carry_out(
         from hermes.together import agreed
 
         first = request.processes.place.rank == 0
-        with quietly(request.processes):
+        with Journal(request.processes, request.output):
             agreed(request.processes, lambda: require_writable(push_to) if first else None)
     trained = _carry_out(context, request, signals, begun, from_stdin)
     if push_to is not None and trained is not None:
@@ -213,10 +215,12 @@ def _carry_out(
     from hermes.run import open_run
 
     processes = request.processes
-    with closing(processes), quietly(processes), open_run(request) as run:
+    journal = Journal(processes, request.output)
+    with closing(processes), journal, open_run(request) as run:
         if processes.place.rank > 0:
             signals.polled = True
-            if not run.finished and not collect(run, lambda event: None, signals.asked).finished:
+            stop = journal.polling(signals.asked)
+            if not run.finished and not collect(run, lambda event: None, stop).finished:
                 raise Interrupted("rank 0 says where")
             return None
         for note in run.notes:
@@ -230,12 +234,12 @@ def _carry_out(
         begun()
         signals.polled = True
         command = context.info_name or "train"
-        result = _show(run, signals)
+        result = _show(run, journal.polling(signals.asked))
         _finish(run, result, command, from_stdin)
         return result.checkpoint
 
 
-def _show(run: "Run", signals: Signals) -> "Result":
+def _show(run: "Run", stop: Callable[[], bool]) -> "Result":
     """Train with a bar or with lines."""
     from hermes.library import collect
     from hermes.report.terminal import reporter
@@ -244,7 +248,7 @@ def _show(run: "Run", signals: Signals) -> "Result":
         click.echo(line, err=True)
     shown = reporter(run.total_steps, run.position.step)
     try:
-        return collect(run, shown.show, signals.asked)
+        return collect(run, shown.show, stop)
     finally:
         shown.close()
 

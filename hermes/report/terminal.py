@@ -14,6 +14,7 @@ __all__ = ["Reporter", "reporter"]
 
 LINES = 20
 QUIET_SECONDS = 30.0
+BEHIND = 1.1  # times the mean, from which on a slow process is worth a word
 
 
 class Reporter(Protocol):
@@ -42,6 +43,12 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _rate(event: Update) -> str:
+    slow = event.slowest_over_mean or 0.0
+    behind = f", rank {event.slowest_rank} slowest, {slow:.2f} x mean" if slow >= BEHIND else ""
+    return f"{event.tokens_per_second:,.0f} tokens/s{behind}"
 
 
 def _words(event: Evaluation | Saved | Stopped) -> str:
@@ -85,7 +92,7 @@ class _Lines:
         left = (now - self._begun_at) / made * (self._total - event.step)
         self.say(
             f"step {event.step:,}/{self._total:,}  loss {event.loss:.4f}  "
-            f"{event.tokens_per_second:,.0f} tokens/s  {_duration(left)} left"
+            f"{_rate(event)}  {_duration(left)} left"
         )
 
     def say(self, text: str) -> None:
@@ -111,7 +118,7 @@ class _Bar:
                 self._task,
                 completed=event.step,
                 loss=f"loss {event.loss:.4f}",
-                rate=f"{event.tokens_per_second:,.0f} tokens/s",
+                rate=_rate(event),
             )
         else:
             self.say(_words(event))

@@ -3,11 +3,22 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
+HERMES = [sys.executable, "-m", "hermes"]
+COMMON = [
+    *("train", "--data", "text.txt", "--tokenizer", "tokenizer.json", "--model", "nano"),
+    *("--seq-len", "16", "--batch-size", "1", "--lr", "1e-3", "--val-fraction", "0.02"),
+    *("--device", "cpu", "--precision", "float64"),
+]
+MLX = ["--backend", "mlx", "--num-processes", "2"]
+TORCH = ["--backend", "torch", "--num-gpus", "2"]
 WAIT = 400
+SPEED = ("tokens_per_second", "slowest_rank", "slowest_over_mean")
 
 
 def free_ports(count):
@@ -35,8 +46,7 @@ def hermes(folder, *arguments, code=0):
 
 def lines(run):
     """A run's metrics, all but how fast."""
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in found]
+    return [{k: v for k, v in line.items() if k not in SPEED} for line in metrics(run)]
 
 
 def run_ranks(script, backend, size, folder, *more):
@@ -58,9 +68,86 @@ def run_ranks(script, backend, size, folder, *more):
                 )
             )
         for rank, process in enumerate(started):
-            _, errors = process.communicate(timeout=WAIT)
+            _, errors = process.communicate(timeout=WAIT / 2)
             assert process.returncode == 0, f"rank {rank}: {errors[-3000:]}"
     finally:
         for process in started:
             process.kill()
             process.wait()
+
+
+def train(folder, *arguments, code=0):
+    done = subprocess.run(
+        [*HERMES, *COMMON, *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == code, done.stderr[-3000:]
+    return done.stderr
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def begun(corpus, run, *how):
+    """A long run by two processes that has saved once, and its workers by rank."""
+    process = subprocess.Popen(
+        [
+            *HERMES,
+            *COMMON,
+            "--output",
+            str(run),
+            "--save-every",
+            "5",
+            "--max-steps",
+            "100000",
+            *how,
+        ],
+        cwd=corpus,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    end = time.monotonic() + WAIT
+    while not list(run.glob("step-*")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end, "no checkpoint came"
+        time.sleep(0.1)
+    return process, workers(process.pid)
+
+
+def last_saved(run):
+    return max(int(folder.name[5:]) for folder in run.glob("step-*"))
+
+
+def workers(parent):
+    """The started processes by rank, which is in what they were started with."""
+    found = []
+    for line in subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True
+    ).stdout.splitlines():
+        pid, _, arguments = line.strip().partition(" ")
+        if "spawn_main" in arguments:
+            found.append(int(pid))
+    return sorted(found)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def end(process, pids):
+    """Nothing outlives its test."""
+    for pid in pids:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.wait()

@@ -5,24 +5,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 
 from hermes.errors import HermesError, StorageError
-from hermes.processes import Place
+from hermes.processes import Alone, Place
 from hermes.seam import Batch
 from hermes.together import Agreed, agreed, measured
-from hermes_cli.launch import place_of
 from hermes_cli.peers import _shared
+from hermes_cli.place import place_of
 
-HERMES = [sys.executable, "-m", "hermes"]
-COMMON = [
-    *("train", "--data", "text.txt", "--tokenizer", "tokenizer.json", "--model", "nano"),
-    *("--seq-len", "16", "--batch-size", "1", "--lr", "1e-3", "--val-fraction", "0.02"),
-    *("--device", "cpu", "--precision", "float64"),
-]
-WAIT = 240
+sys.path.insert(0, str(Path(__file__).parent))
+from support import HERMES, MLX, TORCH, WAIT, begun, end, last_saved, lines, train
 
 
 @pytest.mark.parametrize(
@@ -61,7 +56,7 @@ def test_variables_that_make_no_sense_are_refused():
         place_of({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
 
 
-class Said:
+class Said(Alone):
     """Processes whose other ranks say what the test wrote down."""
 
     def __init__(self, *texts, totals=()):
@@ -76,9 +71,6 @@ class Said:
 
     def largest(self, number):
         return max(number, *map(float, self._texts))
-
-    def settle(self):
-        pass
 
 
 def test_what_one_process_refuses_all_refuse_with_its_name_and_exit_code():
@@ -140,43 +132,11 @@ def test_the_doctor_sees_that_processes_sum_rightly(tmp_path, how):
     assert "wrong" not in done.stdout
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    words = " ".join(f"{a}{b} {b}o{a}" for a in "bcdfghklm" for b in "aeiouy")
-    (folder / "text.txt").write_text("\n".join(words[k:] + words[:k] for k in range(0, 200, 3)))
-    command = [*HERMES, *["train-tokenizer", "--input", "text.txt", "--output", "tokenizer.json"]]
-    subprocess.run([*command, "--vocab-size", "300"], cwd=folder, check=True, capture_output=True)
-    return folder
-
-
-def train(folder, *arguments, code=0):
-    done = subprocess.run(
-        [*HERMES, *COMMON, *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=WAIT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == code, done.stderr[-3000:]
-    return done.stderr
-
-
-def lines(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def assert_same_run(one, other):
     """To 1e-11, all but how fast."""
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
-        a, b = ({k: v for k, v in x.items() if k != "tokens_per_second"} for x in (a, b))
         assert a == pytest.approx(b, rel=1e-11)
-
-
-MLX = ["--backend", "mlx", "--num-processes", "2"]
-TORCH = ["--backend", "torch", "--num-gpus", "2"]
 
 
 @pytest.mark.parametrize("how", [MLX, pytest.param(TORCH, marks=pytest.mark.long)], ids=str)
@@ -203,49 +163,6 @@ def test_the_split_is_kept_or_refused_once(corpus, tmp_path):
     assert said.startswith("Error: --num-gpus 2, but torch finds ")
 
 
-def begun(corpus, run, *how):
-    """A long run by two processes that has saved once, and its workers by rank."""
-    process = subprocess.Popen(
-        [
-            *HERMES,
-            *COMMON,
-            "--output",
-            str(run),
-            "--save-every",
-            "5",
-            "--max-steps",
-            "100000",
-            *how,
-        ],
-        cwd=corpus,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    end = time.monotonic() + WAIT
-    while not list(run.glob("step-*")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end, "no checkpoint came"
-        time.sleep(0.1)
-    return process, workers(process.pid)
-
-
-def last_saved(run):
-    return max(int(folder.name[5:]) for folder in run.glob("step-*"))
-
-
-def workers(parent):
-    """The started processes by rank, which is in what they were started with."""
-    found = []
-    for line in subprocess.run(
-        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True
-    ).stdout.splitlines():
-        pid, _, arguments = line.strip().partition(" ")
-        if "spawn_main" in arguments:
-            found.append(int(pid))
-    return sorted(found)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("how", [MLX, TORCH], ids=str)
 @pytest.mark.parametrize("whom", ["launcher", "rank 0", "rank 1"])
@@ -261,69 +178,3 @@ def test_a_signal_to_any_saves_once_and_stops_all(corpus, tmp_path, how, whom):
         assert f"stopped at step {last_saved(run)} of" in said
     finally:
         end(process, pids)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("how", [MLX, TORCH], ids=str)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_a_lost_process_ends_all_within_the_limit_and_is_named(corpus, tmp_path, how, number):
-    """Within a minute at the default of 45 s; here the limit is 10."""
-    run = tmp_path / "run"
-    process, pids = begun(corpus, run, *how, "--peer-timeout", "10")
-    try:
-        os.kill(pids[1], number)
-        since = time.monotonic()
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == 76, said
-        assert time.monotonic() - since < 40
-        assert said.count("Error: ") == 1
-        assert "rank 1" in said
-        assert f"process {pids[1]})" in said
-        assert not any(alive(pid) for pid in pids)
-        more = ["--resume", "--max-steps", str(max(x["step"] for x in lines(run)) + 60)]
-        train(corpus, "--output", run, *more, "--grad-accum", 2, *how[:2])
-    finally:
-        end(process, pids)
-
-
-@pytest.mark.long
-def test_torch_starts_all_anew_from_the_last_checkpoint(corpus, tmp_path):
-    run = tmp_path / "run"
-    process, pids = begun(corpus, run, *TORCH, "--max-restarts", "1")
-    again = []
-    try:
-        os.kill(pids[1], signal.SIGKILL)
-        before = last_saved(run)
-        end_at = time.monotonic() + WAIT
-        while (
-            time.monotonic() < end_at
-            and max(int(x.name[5:]) for x in run.glob("step-*")) < before + 10
-        ):
-            time.sleep(0.1)
-        again = workers(process.pid)
-        assert len(again) == 2
-        assert not set(again) & set(pids)
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-        assert process.returncode == 75, said
-        steps = [line["step"] for line in lines(run)]
-        assert steps == list(range(1, steps[-1] + 1))
-    finally:
-        end(process, [*pids, *again])
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().split()[2] != "Z"
-    except OSError:
-        return False
-
-
-def end(process, pids):
-    """Nothing outlives its test."""
-    for pid in pids:
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)
-    process.kill()
-    process.wait()

@@ -1,0 +1,68 @@
+"""Where processes meet: the store beside the process group, asked who is there.
+
+An elastic agent keeps one store for all of its attempts, so what an earlier attempt wrote is still
+there. Everything here is written under the name of one meeting.
+"""
+
+import contextlib
+import time
+import uuid
+
+import torch.distributed as dist
+
+ROLL_CALL = 3.0  # seconds in which whoever still lives says so
+WAIT = 0.02
+
+
+class Meeting:
+    """The processes that met this time. Raises RuntimeError or dist.DistError where some do not."""
+
+    def __init__(self, store, place, wait):
+        self._rank, self._size = place.rank, place.size
+        me = uuid.uuid4().hex
+        store.set(f"hermes/hello/{place.rank}", me)
+        if place.rank == 0:
+            name = uuid.uuid4().hex
+            self._gather(store, name, wait)
+        else:
+            # Only the rank 0 that lives now can know this process's name.
+            name = store.get(f"hermes/meeting/{me}").decode()
+            store.set(f"hermes/{name}/came/{place.rank}", b"1")
+        self.store = dist.PrefixStore(f"hermes/{name}", store)
+
+    def _gather(self, store, name, wait):
+        """Tell all the meeting's name until each has come: some greetings may be old."""
+        missing, end = set(range(1, self._size)), time.monotonic() + wait
+        while missing:
+            for rank in tuple(missing):
+                if store.check([f"hermes/{name}/came/{rank}"]):
+                    missing.discard(rank)
+                elif store.check([f"hermes/hello/{rank}"]):
+                    other = store.get(f"hermes/hello/{rank}").decode()
+                    store.set(f"hermes/meeting/{other}", name)
+            if time.monotonic() > end:
+                absent = ", ".join(f"rank {rank}" for rank in sorted(missing))
+                raise dist.DistStoreError(f"{absent} did not come in {wait:g} s")
+            time.sleep(WAIT)
+
+    def tell(self, sentence):
+        """Leave the reason for which this process ends, for those that miss it."""
+        with contextlib.suppress(RuntimeError):
+            self.store.set(f"reason/{self._rank}", sentence)
+
+    def roll_call(self):
+        """Who does not answer, by rank, with the reason if one was left; all survivors call it."""
+        lost = [r for r in range(self._size) if r != self._rank]
+        try:
+            self.store.set(f"here/{self._rank}", b"1")
+            end = time.monotonic() + ROLL_CALL
+            while lost and time.monotonic() < end:
+                lost = [r for r in lost if not self.store.check([f"here/{r}"])]
+                time.sleep(WAIT)
+            return {r: self._reason(r) for r in lost}
+        except RuntimeError:
+            return {0: ""}  # who keeps the store
+
+    def _reason(self, rank):
+        key = f"reason/{rank}"
+        return self.store.get(key).decode() if self.store.check([key]) else ""

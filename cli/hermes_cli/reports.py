@@ -1,0 +1,58 @@
+"""What started processes tell whoever started them: one file each, one line of JSON a fact.
+
+A process that is killed leaves no lock behind, and at worst half a line, which is not read.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Reporting", "Told", "read_reports"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A process in its own words. code: with what it ended; None while it has not said."""
+
+    rank: int
+    attempt: int
+    pid: int
+    lines: tuple[str, ...] = ()
+    code: int | None = None
+
+
+class Reporting:
+    """A process's own file."""
+
+    def __init__(self, folder: str, rank: int, attempt: int):
+        path = Path(folder, f"{attempt:06}-{rank:06}.jsonl")
+        self._file = path.open("a", encoding="utf-8")
+        self._write({"rank": rank, "attempt": attempt, "pid": os.getpid()})
+
+    def line(self, line: str) -> None:
+        """A line that its user should read."""
+        self._write({"line": line})
+
+    def end(self, code: int) -> None:
+        """Its exit code."""
+        self._write({"code": code})
+
+    def _write(self, fact: dict[str, object]) -> None:
+        self._file.write(json.dumps(fact) + "\n")
+        self._file.flush()
+
+
+def read_reports(folder: str) -> list[Told]:
+    """What all have told so far, by attempt and rank."""
+    return [told for path in sorted(Path(folder).glob("*.jsonl")) if (told := _read(path))]
+
+
+def _read(path: Path) -> Told | None:
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    if not whole:
+        return None
+    first, *facts = (json.loads(line) for line in whole.split("\n"))
+    lines = tuple(fact["line"] for fact in facts if "line" in fact)
+    code = next((fact["code"] for fact in facts if "code" in fact), None)
+    return Told(first["rank"], first["attempt"], first["pid"], lines, code)

@@ -1,0 +1,185 @@
+"""Sees started processes to their end: hands signals on, ends who outlives a lost one, sums up."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+
+import click
+
+from hermes.errors import Interrupted, PeerLost
+from hermes_cli.reports import Told, read_reports
+from hermes_cli.signals import Signals
+
+__all__ = ["LONGEST_GRACE", "POLL", "Death", "Start", "watched"]
+
+POLL = 0.1
+# Seconds without an end after which those that remain, once one is lost, hang; and at most.
+GRACE, LONGEST_GRACE = 4.0, 8.0
+LAST_WORD = 1.0  # seconds for the stacks of one that was stopped
+LOST = PeerLost.exit_code
+
+
+@dataclass(frozen=True)
+class Death:
+    """The end of a process that could not speak for itself. trace: what else is known of it."""
+
+    rank: int
+    pid: int
+    code: int
+    trace: str = ""
+
+    def line(self) -> str:
+        """What a user should read."""
+        if self.code >= 0:
+            trace = f":\n{self.trace}" if self.trace else " without a word"
+            return f"Error: rank {self.rank} (process {self.pid}) failed{trace}"
+        name = signal.Signals(-self.code).name
+        return f"Error: rank {self.rank} (process {self.pid}) was ended by {name}, so all ended"
+
+
+# Starts processes that report to a folder, and returns when all have ended, with the first death
+# that nobody else told of.
+Start = Callable[[str], Death | None]
+
+
+def watched(start: Start, signals: Signals, restarts: int = 0) -> None:
+    """Until all have ended; says once what several say. Raises click's Exit with their code."""
+    with TemporaryDirectory(prefix="hermes-processes-") as folder:
+        watch = _Watch(start, folder, signals, restarts)
+        watch.see()
+        code = watch.conclude()
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+class _Watch:
+    def __init__(self, start: Start, folder: str, signals: Signals, restarts: int):
+        self._start, self._folder, self._signals = start, folder, signals
+        self._restarts = restarts
+        self._told: list[Told] = []
+        self._deaths: list[Death] = []
+        self._crashed: list[BaseException] = []
+        self._asked: set[int] = set()  # pids that were handed the signal
+        self._hung: dict[int, Told] = {}
+        self._warned: set[str] = set()
+        self._attempt, self._ends, self._quiet_since = 0, 0, 0.0
+        self._lost_since: float | None = None
+        self._woken_at = 0.0
+
+    def see(self) -> None:
+        """Until all have ended."""
+        # torch's agent puts handlers on signals where it runs in the main thread.
+        thread = threading.Thread(target=self._run, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL)
+            self._told = read_reports(self._folder)
+            self._look()
+        self._told = read_reports(self._folder)
+        if self._crashed:
+            raise self._crashed[0]
+
+    def _run(self) -> None:
+        try:
+            if death := self._start(self._folder):
+                self._deaths.append(death)
+        except BaseException as error:
+            self._crashed.append(error)
+
+    def _look(self) -> None:
+        attempt = max((one.attempt for one in self._told), default=0)
+        here = [one for one in self._told if one.attempt == attempt]
+        self._warn(here)
+        if attempt > self._attempt:
+            self._begin_again(attempt)
+        running = [one for one in here if one.code is None and _lives(one.pid)]
+        if self._signals.asked():
+            # One that has just begun is asked as soon as it is known.
+            self._send(signal.SIGTERM, (one for one in running if one.pid not in self._asked))
+            self._asked |= {one.pid for one in running}
+        now, ends = time.monotonic(), len(here) - len(running)
+        if ends != self._ends:
+            self._ends, self._quiet_since = ends, now
+        # Who ends with no word was lost too.
+        if self._lost_since is None and any(
+            one.code == LOST or (one.code is None and one not in running) for one in here
+        ):
+            self._lost_since = now
+        if self._lost_since is None:
+            return
+        if now - self._quiet_since > GRACE or now - self._lost_since > LONGEST_GRACE:
+            if not self._woken_at:
+                self._hung, self._woken_at = {one.pid: one for one in running}, now
+                self._send(signal.SIGCONT, running)
+            elif now - self._woken_at > LAST_WORD:
+                self._send(signal.SIGKILL, running)
+
+    def _warn(self, told: Iterable[Told]) -> None:
+        for line in _lines(told, warnings=True):
+            if line not in self._warned:
+                self._warned.add(line)
+                click.echo(line, err=True)
+
+    def _begin_again(self, attempt: int) -> None:
+        """The agent has started all anew; say what for, as nobody else will."""
+        ended = [one for one in self._told if one.attempt == attempt - 1]
+        for line in _lines(ended)[:1]:
+            click.echo(line, err=True)
+        click.echo(
+            f"start {attempt + 1} of at most {self._restarts + 1}, from the last checkpoint",
+            err=True,
+        )
+        self._attempt, self._ends, self._lost_since = attempt, 0, None
+        self._hung, self._woken_at = {}, 0.0
+
+    @staticmethod
+    def _send(number: signal.Signals, to: Iterable[Told]) -> None:
+        for one in to:
+            with suppress(ProcessLookupError):
+                os.kill(one.pid, number)
+
+    def conclude(self) -> int:
+        """Say once what several say; the exit code that it amounts to."""
+        last = [one for one in self._told if one.attempt == self._attempt]
+        bad = [one for one in last if one.code]
+        worst = next((one.code for one in bad if one.code != LOST), None)
+        if worst is not None:
+            lines = _lines(one for one in bad if one.code == worst) or _lines(bad)[:1]
+            for line in lines[:1] if worst == Interrupted.exit_code else lines:
+                click.echo(line, err=True)
+            return worst
+        deaths = [] if self._hung else [death.line() for death in self._deaths]
+        for one in self._hung.values():
+            deaths.append(f"Error: rank {one.rank} (process {one.pid}) hung and was killed")
+        seen = [line.removeprefix("Error: ") for line in _lines(last)[:1]]
+        if deaths:
+            click.echo(deaths[0], err=True)
+            for line in seen:
+                click.echo(f"  {line}", err=True)
+        else:
+            for line in seen:
+                click.echo(f"Error: {line}", err=True)
+        if not (bad or deaths):
+            return 0
+        click.echo("  go on with --resume", err=True)
+        failed = [death for death in self._deaths if death.code > 0]
+        return 1 if failed and not bad else LOST
+
+
+def _lines(told: Iterable[Told], *, warnings: bool = False) -> list[str]:
+    """Each line once, in the order of ranks: the warnings, or all else."""
+    said = dict.fromkeys(line for one in told for line in one.lines)
+    return [line for line in said if line.startswith("Warning: ") == warnings]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,20 @@
+"""A text and its tokenizer, made once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from support import HERMES
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    words = " ".join(f"{a}{b} {b}o{a}" for a in "bcdfghklm" for b in "aeiouy")
+    (folder / "text.txt").write_text("\n".join(words[k:] + words[:k] for k in range(0, 200, 3)))
+    command = [*HERMES, *["train-tokenizer", "--input", "text.txt", "--output", "tokenizer.json"]]
+    subprocess.run([*command, "--vocab-size", "300"], cwd=folder, check=True, capture_output=True)
+    return folder

@@ -1,0 +1,242 @@
+"""A process that dies, hangs, lags, fails or differs: what the others do, and what it leaves."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from hermes.errors import HermesError, PeerLost, StorageError
+from hermes.processes import Alone, Place
+from hermes_cli.journal import Journal
+from hermes_cli.reports import Reporting, Told, read_reports
+
+sys.path.insert(0, str(Path(__file__).parent))
+from support import (
+    MLX,
+    TORCH,
+    WAIT,
+    alive,
+    begun,
+    end,
+    last_saved,
+    metrics,
+    train,
+    workers,
+)
+
+
+class Two(Alone):
+    """Two processes, of which this is one; what it leaves is kept."""
+
+    def __init__(self, rank):
+        self.place, self.left = Place(rank, 2), []
+
+    def history(self):
+        return "7 gloo:all_reduce"
+
+    def leave(self, sentence):
+        self.left.append(sentence)
+
+
+def test_what_a_process_told_is_read_but_for_half_a_line(tmp_path):
+    report = Reporting(tmp_path, 1, 2)
+    report.line("Error: no")
+    with (tmp_path / "000002-000001.jsonl").open("a") as file:
+        file.write('{"code": 7')
+    assert read_reports(tmp_path) == [Told(1, 2, os.getpid(), ("Error: no",), None)]
+
+
+def test_an_exception_is_a_line_with_its_traceback_in_a_file(tmp_path):
+    two = Two(1)
+    with pytest.raises(HermesError, match=r"^rank 1 \(") as caught, Journal(two, tmp_path):
+        raise ZeroDivisionError("division by zero")
+    assert str(caught.value).endswith(
+        f") failed: ZeroDivisionError: division by zero; stacks are in {tmp_path}/logs"
+    )
+    assert two.left == ["ZeroDivisionError: division by zero"]
+    assert caught.value.exit_code == 1
+    written = (tmp_path / "logs" / "rank-1.txt").read_text()
+    assert "ZeroDivisionError: division by zero" in written
+    assert "7 gloo:all_reduce" in written
+    assert "test_failures.py" in written
+
+
+def test_a_lost_process_is_told_of_by_one_of_the_others(tmp_path):
+    with pytest.raises(PeerLost, match=r"^gone; stacks are in "), Journal(Two(0), tmp_path):
+        raise PeerLost("gone", told_by=0)
+    with pytest.raises(click.exceptions.Exit) as caught, Journal(Two(1), tmp_path):
+        raise PeerLost("gone", told_by=0)
+    assert caught.value.exit_code == 76
+    assert "PeerLost: gone" in (tmp_path / "logs" / "rank-1.txt").read_text()
+
+
+def test_a_full_disk_of_one_machine_is_told_by_its_process(tmp_path):
+    def fill():
+        with Journal(Two(1), tmp_path) as journal:
+            journal.polling(lambda: False)
+            raise StorageError("full")
+
+    with pytest.raises(StorageError, match=r"^full$"):
+        fill()
+
+
+def test_the_stack_of_a_stuck_process_is_written_and_removed_when_it_goes_on(tmp_path):
+    two = Two(0)
+    two.place = Place(0, 2, timeout=0.2)
+    with Journal(two, tmp_path) as journal:
+        polled = journal.polling(lambda: False)
+        path = tmp_path / "logs" / "rank-0.txt"
+        assert not polled()
+        end_at = time.monotonic() + WAIT
+        while "most recent call first" not in path.read_text():
+            assert time.monotonic() < end_at
+            time.sleep(0.01)
+        assert "test_failures.py" in path.read_text()
+        polled()
+        assert "most recent call first" not in path.read_text()
+
+
+PLANTED = """
+import os, time
+import hermes.together as together, hermes.loop as loop
+plain, step = together.Agreed.after_update, loop._Loop._step
+def mine(self):
+    return self._processes.place.rank == 1
+def after_update(self):
+    if mine(self) and self._updates == 3:
+        FAULT
+    return plain(self)
+def slow(self):
+    if os.environ.get("RANK", os.environ.get("MLX_RANK")) == "1":
+        time.sleep(SLEEP)
+    return step(self)
+together.Agreed.after_update, loop._Loop._step = after_update, slow
+"""
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """Plants a fault in rank 1, after its third update, or makes it slow."""
+
+    def plant(fault="pass", sleep=0.0):
+        folder = tmp_path / "site"
+        folder.mkdir()
+        text = PLANTED.replace("FAULT", fault).replace("SLEEP", str(sleep))
+        (folder / "sitecustomize.py").write_text(text)
+        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+        monkeypatch.setenv("PYTHONPATH", path)
+
+    return plant
+
+
+@pytest.mark.parametrize("how", [MLX, pytest.param(TORCH, marks=pytest.mark.long)], ids=str)
+def test_an_exception_of_one_rank_is_shown_once(corpus, tmp_path, planted, how):
+    planted("raise ZeroDivisionError('planted')")
+    run = tmp_path / "run"
+    said = train(corpus, "--output", run, "--max-steps", 9, *how, code=1)
+    assert said.count("Error: ") == 2  # its own name is one
+    assert said.count("planted") == 1
+    assert "Traceback" not in said
+    assert "Error: rank 1 (" in said
+    assert "ZeroDivisionError: planted" in (run / "logs" / "rank-1.txt").read_text()
+
+
+@pytest.mark.parametrize("how", [MLX, pytest.param(TORCH, marks=pytest.mark.long)], ids=str)
+def test_the_slowest_rank_is_named(corpus, tmp_path, planted, how):
+    planted(sleep=0.05)
+    run = tmp_path / "run"
+    said = train(corpus, "--output", run, "--max-steps", 6, *how)
+    updates = [line for line in metrics(run) if "loss" in line]
+    assert [line["slowest_rank"] for line in updates[1:]] == [1] * 5
+    assert all(1 < line["slowest_over_mean"] <= 2 for line in updates[1:])
+    assert ", rank 1 slowest, 1." in said
+
+
+FLIPS = {
+    "torch": "import torch; p = self._learner.engine.module.get_parameter('model.norm.weight'); "
+    "p.data.view(torch.int64)[0] ^= 1",
+    "mlx": "import mlx.core as mx; n, held = 'model.norm.weight', self._learner._params; "
+    "bits = held[n].view(mx.int64); bits[0] = bits[0] ^ 1; held[n] = bits.view(mx.float64)",
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [MLX, TORCH], ids=str)
+def test_one_bit_that_differs_stops_the_run_and_names_the_tensor(corpus, tmp_path, planted, how):
+    planted(FLIPS[how[1]])
+    said = train(
+        corpus, "--output", tmp_path / "run", "--max-steps", 150, "--save-every", 50, *how, code=1
+    )
+    assert said.count("Error: ") == 1
+    assert "Error: tensor 'model.norm.weight' is not the same in rank 0 and rank 1" in said
+    assert last_saved(tmp_path / "run") == 100
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [MLX, TORCH], ids=str)
+def test_a_rank_in_an_endless_loop_leaves_its_stack(corpus, tmp_path, planted, how):
+    planted("time.sleep(1000)")
+    run = tmp_path / "run"
+    said = train(corpus, "--output", run, "--max-steps", 9, *how, "--peer-timeout", "5", code=76)
+    assert said.count("Error: ") == 1
+    assert "Error: rank 1 (process " in said
+    assert "hung and was killed" in said
+    written = (run / "logs" / "rank-1.txt").read_text()
+    assert "sitecustomize.py" in written.partition("most recent call first")[2]
+    assert "most recent call first" in (run / "logs" / "rank-0.txt").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [MLX, TORCH], ids=str)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_lost_process_ends_all_within_the_limit_and_is_named(corpus, tmp_path, how, number):
+    """Ten seconds here; at the default of 45 it takes as much longer, and less than a minute."""
+    run = tmp_path / "run"
+    process, pids = begun(corpus, run, *how, "--peer-timeout", "10")
+    try:
+        os.kill(pids[1], number)
+        since = time.monotonic()
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 76, said
+        assert time.monotonic() - since < (25 if number == signal.SIGSTOP else 15)
+        assert said.count("Error: ") == 1
+        assert "rank 1" in said
+        assert f"process {pids[1]})" in said
+        assert not any(alive(pid) for pid in pids)
+        assert "most recent call first" in (run / "logs" / "rank-0.txt").read_text()
+        more = ["--resume", "--max-steps", str(max(x["step"] for x in metrics(run)) + 60)]
+        train(corpus, "--output", run, *more, "--grad-accum", 2, *how[:2])
+    finally:
+        end(process, pids)
+
+
+@pytest.mark.long
+def test_torch_starts_all_anew_from_the_last_checkpoint(corpus, tmp_path):
+    run = tmp_path / "run"
+    process, pids = begun(corpus, run, *TORCH, "--max-restarts", "1")
+    again = []
+    try:
+        os.kill(pids[1], signal.SIGKILL)
+        before = last_saved(run)
+        end_at = time.monotonic() + WAIT
+        while (
+            time.monotonic() < end_at
+            and max(int(x.name[5:]) for x in run.glob("step-*")) < before + 10
+        ):
+            time.sleep(0.1)
+        again = workers(process.pid)
+        assert len(again) == 2
+        assert not set(again) & set(pids)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 75, said
+        assert "start 2 of at most 2, from the last checkpoint" in said
+        assert said.count(f"process {pids[1]})") == 1
+        steps = [line["step"] for line in metrics(run)]
+        assert steps == list(range(1, steps[-1] + 1))
+    finally:
+        end(process, [*pids, *again])
