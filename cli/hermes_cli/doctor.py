@@ -36,6 +36,7 @@ def _backend(name: str) -> dict[str, object]:
 @click.option("--distributed", is_flag=True, help="Whether several processes work together.")
 @click.option("--num-gpus", type=int, default=1, help="Of --distributed: one process each.")
 @click.option("--num-processes", type=int, default=1, help="The same where there is no GPU each.")
+@click.option("--data", "-d", multiple=True, metavar="F", help="Of --distributed: equal for all?")
 @click.option("--output", "-o", metavar="DIR", help="Of --distributed: a folder all must see.")
 @click.option("--peer-timeout", type=float, default=45, help="Seconds until a silent one is lost.")
 @BACKEND

@@ -1,11 +1,14 @@
 """`hermes doctor --distributed`: whether processes can work together, before a run does."""
 
+import hashlib
 import json
 import os
 import secrets
 import socket
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +30,9 @@ COUNT = 1 << 22  # float32: 16 MiB
 TIMES = 4
 CLOCKS = 2.0  # seconds that clocks may differ
 
+# What was looked at, in words, and what is wrong of it.
+Finding = tuple[str, list[str]]
+
 
 def examine(context: click.Context) -> None:
     """Start or find the processes, look at what they need of each other, and say what is wrong.
@@ -36,7 +42,8 @@ def examine(context: click.Context) -> None:
     from hermes.model import choose_backend
     from hermes.seam import Options
 
-    asked = {**context.params, "max_restarts": 0, "data": ("none",)}
+    data = context.params["data"]
+    asked = {**context.params, "max_restarts": 0, "data": data or ("none",)}
     with Signals("") as signals:
         if starts(context, asked, signals):
             return
@@ -48,40 +55,83 @@ def examine(context: click.Context) -> None:
         backend = choose_backend(asked["backend"])
         options = Options(device=asked["device"])
         processes, options = joined(context, asked, backend, options, signals)
+        processes.settle()  # nothing here takes long
         with Journal(processes, None):
-            _report(processes, _findings(processes, backend, asked["output"]))
+            _report(processes, _findings(processes, backend, data, asked["output"]))
         processes.close()
 
 
 def _findings(
-    processes: "Processes", backend: "Backend", output: str | None
-) -> list[tuple[str, list[str]]]:
+    processes: "Processes", backend: "Backend", data: Sequence[str], output: str | None
+) -> list[Finding]:
     """What was looked at, in words, with what is wrong of it; in every process the same."""
-    size = processes.place.size
-    hosts = processes.texts(socket.gethostname())
-    found = [(f"{size} processes, on {', '.join(hosts)}", list[str]())]
-    software = json.dumps({"python": sys.version.split()[0], **backend.versions()})
-    told = processes.texts(software)
-    odd = [f"rank {r} has {t}, rank 0 {told[0]}" for r, t in enumerate(told) if t != told[0]]
-    found.append((f"software {told[0]}", [f"{one}; install the same on all" for one in odd]))
-    now = [float(text) for text in processes.texts(repr(time.time()))]
-    apart = max(now) - min(now)
-    wrong = [] if apart < CLOCKS else [f"clocks are {apart:.0f} s apart; set them by NTP"]
-    found.append((f"clocks within {apart:.2f} s", wrong))
+    found = [_hosts(processes), _software(processes, backend.versions()), _clocks(processes)]
     found.append(_sum(processes))
     if any(name.startswith("cuda") for name in backend.devices()):
         found.append(_gpus(processes))
+    if data:
+        found.append(_data(processes, data))
     if output:
         found.append(_shared(processes, Path(output)))
     return found
 
 
-def _gpus(processes: "Processes") -> tuple[str, list[str]]:
+def _hosts(processes: "Processes") -> Finding:
+    hosts = processes.texts(socket.gethostname())
+    return f"{processes.place.size} processes, on {', '.join(hosts)}", []
+
+
+def _odd(told: list[str]) -> list[str]:
+    return [f"rank {r} has {t}, rank 0 {told[0]}" for r, t in enumerate(told) if t != told[0]]
+
+
+def _software(processes: "Processes", versions: Mapping[str, str]) -> Finding:
+    here = {"hermes": version("hermes-llm"), "python": sys.version.split()[0], **versions}
+    told = processes.texts(json.dumps(here))
+    return f"software {told[0]}", [f"{one}; install the same on all" for one in _odd(told)]
+
+
+def _clocks(processes: "Processes") -> Finding:
+    now = [float(text) for text in processes.texts(repr(time.time()))]
+    apart = max(now) - min(now)
+    wrong = [] if apart < CLOCKS else [f"clocks are {apart:.0f} s apart; set them by NTP"]
+    return f"clocks within {apart:.2f} s", wrong
+
+
+def _data(processes: "Processes", data: Sequence[str]) -> Finding:
+    """Whether the first process of each machine reads the same bytes."""
+    try:
+        mine = _fingerprint(data) if processes.place.local_rank == 0 else ""
+    except (HermesError, OSError) as error:
+        mine = f"none ({error})"
+    told = processes.texts(mine)
+    machines = [(rank, text) for rank, text in enumerate(told) if text]
+    wrong = [
+        f"rank {rank} reads data {text}, rank 0 {told[0]}; copy the same files to all machines"
+        for rank, text in machines
+        if text != told[0] or text.startswith("none")
+    ]
+    return f"data {told[0]} on {len(machines)} machines", wrong
+
+
+def _fingerprint(data: Sequence[str]) -> str:
+    """The files' number, bytes and SHA-256."""
+    from hermes.data import sources
+
+    whole, count, size = hashlib.sha256(), 0, 0
+    for path in sources(data):
+        with open(path, "rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+        count, size = count + 1, size + os.path.getsize(path)
+    return f"{whole.hexdigest()[:12]} ({count} files, {size:,} bytes)"
+
+
+def _gpus(processes: "Processes") -> Finding:
     said = processes.texts("; ".join(processes.obstacles()))
     return "GPUs that read each other's memory", [text for text in said if text]
 
 
-def _sum(processes: "Processes") -> tuple[str, list[str]]:
+def _sum(processes: "Processes") -> Finding:
     trials = [processes.timed_sum(COUNT) for _ in range(TIMES)]
     right = processes.largest(float(not all(ok for _, ok in trials))) == 0
     seconds = processes.largest(min(seconds for seconds, _ in trials[1:]))  # the first connects
@@ -92,7 +142,7 @@ def _sum(processes: "Processes") -> tuple[str, list[str]]:
     return f"sum of {COUNT * 4 >> 20} MiB in {seconds * 1e3:.1f} ms, {rate:.2f} GB/s each", wrong
 
 
-def _shared(processes: "Processes", folder: Path) -> tuple[str, list[str]]:
+def _shared(processes: "Processes", folder: Path) -> Finding:
     """Whether all see what rank 0 writes into the folder."""
     rank, word = processes.place.rank, secrets.token_hex(8)
     word = processes.texts(word)[0]
@@ -116,10 +166,10 @@ def _shared(processes: "Processes", folder: Path) -> tuple[str, list[str]]:
     return f"folder {folder} seen by all", [problem] if problem else []
 
 
-def _report(processes: "Processes", found: list[tuple[str, list[str]]]) -> None:
+def _report(processes: "Processes", found: Sequence[Finding]) -> None:
     wrong = [problem for _, problems in found for problem in problems]
     if processes.place.rank == 0:
         for words, problems in found:
-            click.echo("".join(f"wrong: {one}" for one in problems) or f"good: {words}")
+            click.echo("\n".join(f"wrong: {one}" for one in problems) or f"good: {words}")
     if wrong:
         raise HermesError(f"{len(wrong)} of {len(found)} checks failed")

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+from hermes.processes import Alone, Place
+
 HERMES = [sys.executable, "-m", "hermes"]
 COMMON = [
     *("train", "--data", "text.txt", "--tokenizer", "tokenizer.json", "--model", "nano"),
@@ -19,6 +21,23 @@ MLX = ["--backend", "mlx", "--num-processes", "2"]
 TORCH = ["--backend", "torch", "--num-gpus", "2"]
 WAIT = 400
 SPEED = ("tokens_per_second", "slowest_rank", "slowest_over_mean")
+
+
+class Said(Alone):
+    """Processes whose other ranks say what the test wrote down."""
+
+    def __init__(self, *texts, totals=()):
+        self.place, self._texts = Place(0, 1 + len(texts)), texts
+        self._totals = list(totals)
+
+    def texts(self, text):
+        return [text, *self._texts]
+
+    def total(self, numbers):
+        return [a + b for a, b in zip(numbers, self._totals, strict=True)]
+
+    def largest(self, number):
+        return max(number, *map(float, self._texts))
 
 
 def free_ports(count):

@@ -3,21 +3,19 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from hermes.errors import HermesError, StorageError
-from hermes.processes import Alone, Place
+from hermes.processes import Place
 from hermes.seam import Batch
 from hermes.together import Agreed, agreed, measured
-from hermes_cli.peers import _shared
 from hermes_cli.place import place_of
 
 sys.path.insert(0, str(Path(__file__).parent))
-from support import HERMES, MLX, TORCH, WAIT, begun, end, last_saved, lines, train
+from support import MLX, TORCH, Said, begun, end, last_saved, lines, train
 
 
 @pytest.mark.parametrize(
@@ -56,23 +54,6 @@ def test_variables_that_make_no_sense_are_refused():
         place_of({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
 
 
-class Said(Alone):
-    """Processes whose other ranks say what the test wrote down."""
-
-    def __init__(self, *texts, totals=()):
-        self.place, self._texts = Place(0, 1 + len(texts)), texts
-        self._totals = list(totals)
-
-    def texts(self, text):
-        return [text, *self._texts]
-
-    def total(self, numbers):
-        return [a + b for a, b in zip(numbers, self._totals, strict=True)]
-
-    def largest(self, number):
-        return max(number, *map(float, self._texts))
-
-
 def test_what_one_process_refuses_all_refuse_with_its_name_and_exit_code():
     undone = []
     with pytest.raises(StorageError, match=r"^rank 2: the disk is full$"):
@@ -109,27 +90,6 @@ def test_measurements_are_means_over_all_processes_by_what_each_had():
     assert measured(told, lambda *_: {"accuracy": 1.0}, share, None) == {"accuracy": 1.0}
     told = Said('["accuracy"]', totals=[0.0, 1])
     assert measured(told, lambda *_: {"accuracy": 1.0}, share, None) == {"accuracy": 0.75}
-
-
-def test_a_folder_that_others_do_not_see_is_named_with_what_to_do(tmp_path):
-    _, problems = _shared(Said("missing"), tmp_path / "run")
-    assert len(problems) == 1
-    assert problems[0].startswith("rank 1 does not see what rank 0 writes into ")
-    assert _shared(Said(""), tmp_path / "run")[1] == []
-    assert list((tmp_path / "run").iterdir()) == []
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("how", [["--num-gpus", "2"], ["--num-processes", "2"]], ids=str)
-def test_the_doctor_sees_that_processes_sum_rightly(tmp_path, how):
-    backend = "torch" if "--num-gpus" in how else "mlx"
-    command = [*HERMES, "doctor", "--distributed", *how, "--backend", backend, "--device", "cpu"]
-    done = subprocess.run(
-        [*command, "--output", tmp_path], capture_output=True, text=True, timeout=WAIT
-    )
-    assert done.returncode == 0, done.stderr
-    assert len([line for line in done.stdout.splitlines() if line.startswith("good: ")]) == 5
-    assert "wrong" not in done.stdout
 
 
 def assert_same_run(one, other):

@@ -1,0 +1,124 @@
+"""`hermes doctor --distributed`: what can be wrong is found, and said with what to do."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hermes_cli import peers
+
+sys.path.insert(0, str(Path(__file__).parent))
+from support import HERMES, MLX, TORCH, WAIT, Said
+
+
+def test_other_versions_are_named():
+    mine = json.loads(peers._software(Said("{}"), {"torch": "2.13"})[0].removeprefix("software "))
+    assert mine.keys() == {"hermes", "python", "torch"}
+    other = json.dumps(mine | {"torch": "2.12"})
+    assert peers._software(Said(json.dumps(mine)), {"torch": "2.13"})[1] == []
+    assert peers._software(Said(other), {"torch": "2.13"})[1] == [
+        f"rank 1 has {other}, rank 0 {json.dumps(mine)}; install the same on all"
+    ]
+
+
+def test_clocks_that_are_apart_are_named():
+    assert peers._clocks(Said(repr(time.time())))[1] == []
+    assert peers._clocks(Said(repr(time.time() + 100)))[1] == [
+        "clocks are 100 s apart; set them by NTP"
+    ]
+
+
+def test_a_wrong_sum_is_named():
+    class Wrong(Said):
+        def timed_sum(self, count):
+            return 0.1, False
+
+    assert peers._sum(Said("0"))[1] == []
+    wanted = ["a sum over all processes is wrong; set NCCL_DEBUG=INFO and look"]
+    assert peers._sum(Wrong("0"))[1] == wanted
+
+
+def test_other_data_is_named(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("abc")
+    mine = peers._fingerprint([str(path)])
+    assert mine.endswith(" (1 files, 3 bytes)")
+    assert peers._data(Said(mine, ""), [str(path)]) == (f"data {mine} on 2 machines", [])
+    assert peers._data(Said("x"), [str(path)])[1] == [
+        f"rank 1 reads data x, rank 0 {mine}; copy the same files to all machines"
+    ]
+    wrong = peers._data(Said(mine), [str(tmp_path / "none.txt")])[1]
+    assert len(wrong) == 2
+    assert wrong[0].startswith("rank 0 reads data none (")
+
+
+def test_gpus_that_cannot_read_each_other_are_named_with_what_to_do(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from hermes_torch.processes import Processes
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda here, there: there == 2)
+    two = object.__new__(Processes)
+    two._device = torch.device("cuda:0")
+    (said,) = two.obstacles()
+    assert said.startswith("GPU 0 cannot read the memory of GPU 1; ")
+    assert "NCCL_P2P_DISABLE=1" in said
+    assert peers._gpus(Said(said))[1] == [said]
+
+
+def test_a_folder_that_others_do_not_see_is_named_with_what_to_do(tmp_path):
+    _, problems = peers._shared(Said("missing"), tmp_path / "run")
+    assert len(problems) == 1
+    assert problems[0].startswith("rank 1 does not see what rank 0 writes into ")
+    assert peers._shared(Said(""), tmp_path / "run")[1] == []
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [["--num-gpus", "2"], ["--num-processes", "2"]], ids=str)
+def test_the_doctor_sees_that_processes_sum_rightly(tmp_path, how):
+    backend = "torch" if "--num-gpus" in how else "mlx"
+    command = [*HERMES, "doctor", "--distributed", *how, "--backend", backend, "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--output", tmp_path], capture_output=True, text=True, timeout=WAIT
+    )
+    assert done.returncode == 0, done.stderr
+    assert len([line for line in done.stdout.splitlines() if line.startswith("good: ")]) == 5
+    assert "wrong" not in done.stdout
+
+
+@pytest.mark.parametrize("how", [MLX, pytest.param(TORCH, marks=pytest.mark.long)], ids=str)
+def test_what_one_rank_finds_wrong_all_end_with_and_one_says(tmp_path, monkeypatch, how):
+    """Rank 1's clock is two minutes slow, and it reads other data."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, time\n"
+        "plain, mine = time.time, lambda: os.environ.get('RANK', os.environ.get('MLX_RANK'))\n"
+        "time.time = lambda: plain() - (120 if mine() == '1' else 0)\n"
+        "import hermes_cli.peers as peers\n"
+        "real = peers._fingerprint\n"
+        "peers._fingerprint = lambda data: 'other' if mine() == '1' else real(data)\n"
+        "import hermes_cli.place as place\n"
+        "found = place.place_of\n"
+        "import dataclasses\n"
+        "place.place_of = peers.place_of = lambda e: found(e) and "
+        "dataclasses.replace(found(e), local_rank=0, local_size=1)\n"
+    )
+    path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    (tmp_path / "a.txt").write_text("abc")
+    done = subprocess.run(
+        [*HERMES, "doctor", "--distributed", *how, "--device", "cpu", "--data", tmp_path / "a.txt"],
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "wrong: clocks are 120 s apart; set them by NTP\n" in done.stdout
+    assert "wrong: rank 1 reads data other, rank 0 " in done.stdout
+    assert done.stderr.endswith("Error: 2 of 5 checks failed\n")
+    assert done.stderr.count("Error: ") == 1
