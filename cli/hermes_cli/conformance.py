@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -39,6 +38,11 @@ def _progress(text: str) -> None:
 @click.option("--dtype", "dtypes", multiple=True, help="Only laws that compute in it; repeatable.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write a certificate.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write it as a page.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Keep it with this checkpoint, or with the newest of this run.",
+)
 @click.option("--xfail", type=click.Path(path_type=Path), help="Known failures, in TOML.")
 @click.option("--long", is_flag=True, help="Also the bigger models and the slower variants.")
 def run(
@@ -51,17 +55,25 @@ def run(
     dtypes: tuple[str, ...],
     json_file: Path | None,
     html_file: Path | None,
+    checkpoint: Path | None,
     xfail: Path | None,
     long: bool,
 ) -> None:
     """Run the levels and print one line per law; exit 1 if any fails."""
+    from hermes.checkpoint import locate
+    from hermes_conformance import stored
     from hermes_conformance.certificate import certificate, require_float32
+    from hermes_conformance.html import page
     from hermes_conformance.report import by_law, failure_lines, law_line, verdict
     from hermes_conformance.runner import FAILED, judge_level
     from hermes_conformance.session import chosen, excused_today, sides_of
     from hermes_conformance.waivers import read_waivers
 
     selection = chosen(levels, laws, cases, dtypes, long)
+    for file in (json_file, html_file):
+        if file and not file.parent.is_dir():
+            raise HermesError(f"{file} cannot be written: {file.parent} is no folder")
+    kept_with = locate(checkpoint)[0] if checkpoint else None
     waivers = read_waivers(xfail) if xfail else ()
     sides = sides_of(backend, against, device)
     require_float32(sides)
@@ -80,7 +92,7 @@ def run(
             click.echo(law_line(report))
     _, complaints = excused_today(outcomes, waivers)
     if not outcomes:
-        raise HermesError("no law and case of that name; see hermes conformance list")
+        raise HermesError("no chosen law has a chosen case; see hermes conformance list --cases")
     rerun = ["hermes", "conformance", "run", "--backend", backend, "--against", against]
     rerun += ["--device", device] if device else []
     for outcome in outcomes:
@@ -89,7 +101,12 @@ def run(
     for complaint in complaints:
         click.echo(f"\nFAILED {complaint}")
     made = certificate(sides, selection, outcomes, complaints)
-    _write(made, json_file, html_file)
+    if kept_with is not None:
+        made = stored.keep(made, kept_with)
+    if json_file:
+        stored.write(made, json_file)
+    if html_file:
+        html_file.write_text(page(made), encoding="utf-8")
     counts = verdict(outcomes)
     expected = f"{counts['expected']:,} failed as expected, " if counts["expected"] else ""
     click.echo(
@@ -98,15 +115,6 @@ def run(
     )
     if not made["passed"]:
         raise click.exceptions.Exit(1)
-
-
-def _write(made: dict[str, Any], json_file: Path | None, html_file: Path | None) -> None:
-    if json_file:
-        json_file.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    if html_file:
-        from hermes_conformance.html import page
-
-        html_file.write_text(page(made), encoding="utf-8")
 
 
 @conformance.command(name="list")
@@ -173,21 +181,25 @@ def self_test(backend: str, against: str, device: str | None, json_file: Path | 
 @conformance.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def verify(file: Path) -> None:
-    """Check a certificate: unaltered, passed, and made with what is installed here."""
+    """Check a certificate: unaltered, passed, and made with what is installed here.
+
+    FILE is a certificate, or a checkpoint or run that one is kept with; then it must also speak
+    of these very bytes and of the backend that wrote them.
+    """
+    from hermes.checkpoint import locate
     from hermes.seam import find_backend
+    from hermes_conformance import stored
     from hermes_conformance.certificate import check
 
-    try:
-        made = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise HermesError(f"{file}: not a certificate: {error}") from None
-    if not isinstance(made, dict):
-        raise HermesError(f"{file}: not a certificate: expected an object")
+    made = stored.read(file)
     installed: dict[str, str] = {}
     for name in (made.get("backend"), made.get("against")):
         if isinstance(name, str):
             installed |= find_backend(name).versions()
-    if wrong := check(made, installed):
+    wrong = check(made, installed)
+    if file.is_dir() and not wrong:
+        wrong = stored.strangers(made, locate(file)[0])
+    if wrong:
         raise HermesError(f"{file}: {'; '.join(wrong)}")
     levels = ", ".join(level["level"] for level in made["levels"])
     click.echo(

@@ -64,8 +64,19 @@ def versions(sides: Sides) -> dict[str, str]:
 
 
 def require_float32(sides: Sides) -> None:
-    """Refuse a run in which MLX may round the inputs of float32 products. Raises HermesError."""
+    """Refuse a run in which a framework may round the inputs of float32 products, as TF32 does.
+
+    Raises HermesError.
+    """
     names = {side.name for side in (sides.subject, sides.reference)}
+    precision = "highest"
+    if "torch" in names and "torch" in sys.modules:
+        precision = sys.modules["torch"].get_float32_matmul_precision()
+    if precision != "highest":
+        raise HermesError(
+            f"torch's float32_matmul_precision is {precision!r}, so float32 may not be float32; "
+            "set it to 'highest'"
+        )
     if "mlx" in names and os.environ.get("MLX_ENABLE_TF32") != "0":
         raise HermesError(
             "MLX_ENABLE_TF32 is not 0, so float32 may not be float32; set it before mlx is loaded"
@@ -150,7 +161,12 @@ def certificate(
         "conditions": conditions(sides),
         "golden": golden_hash(),
     }
-    return {**made, "sha256": digest(made)}
+    return sealed(made)
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """A certificate with the hash of the rest of it."""
+    return {**value, "sha256": digest(value)}
 
 
 def device_of(side: Side) -> str:

@@ -55,13 +55,21 @@ class Conformance:
             raise pytest.UsageError(str(error)) from None
         self.names = option("backend"), option("against"), option("device")
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session):
+        """Load both backends."""
+        from hermes.errors import HermesError
+        from hermes_conformance.session import sides_of
+
+        try:
+            self.sides = sides_of(*self.names)
+        except HermesError as error:
+            raise pytest.UsageError(str(error)) from None
+
     def pytest_generate_tests(self, metafunc):
         """An item per law and case, case by case, so that what laws share is computed once."""
         if "law_and_case" not in metafunc.fixturenames:
             return
-        from hermes_conformance.session import sides_of
-
-        self.sides = sides_of(*self.names)
         pairs = [
             (level, law, case)
             for level in self.selection.of_levels()

@@ -1,6 +1,7 @@
 """A run from beginning to end, as the command line and the pytest plugin have it."""
 
 from datetime import date
+from fnmatch import fnmatchcase
 
 from hermes.errors import HermesError
 from hermes.seam import find_backend
@@ -42,11 +43,35 @@ def chosen(
             raise HermesError(
                 f"level {word!r} is unknown; write one of {', '.join(NAMES)} or a range as L0-L2"
             )
+        if last and NAMES.index(last) < NAMES.index(first):
+            raise HermesError(f"level {word!r} runs backwards; write {last}-{first}")
         wanted.update(NAMES[NAMES.index(first) : NAMES.index(last or first) + 1])
     for dtype in dtypes:
         if dtype not in DTYPES:
             raise HermesError(f"dtype {dtype!r} is unknown; known are {', '.join(DTYPES)}")
-    return Selection(tuple(name for name in NAMES if name in wanted), laws, cases, dtypes, long)
+    selection = Selection(
+        tuple(name for name in NAMES if name in wanted), laws, cases, dtypes, long
+    )
+    _require_names(selection)
+    return selection
+
+
+def _require_names(selection: Selection) -> None:
+    """Refuse a glob that fits nothing, before a framework is loaded."""
+    levels = selection.of_levels()
+    of = f" of {', '.join(selection.levels)}" if selection.levels else ""
+    laws = {law.id for level in levels for law in level.laws}
+    for glob in selection.laws:
+        if not any(fnmatchcase(name, glob) for name in laws):
+            raise HermesError(f"no law{of} is called {glob!r}; see hermes conformance list")
+    if not selection.cases:
+        return
+    cases = {case.name for level in levels for case in level.cases(selection.long)}
+    for glob in selection.cases:
+        if not any(fnmatchcase(name, glob) for name in cases):
+            raise HermesError(
+                f"no case{of} is called {glob!r}; see hermes conformance list --cases"
+            )
 
 
 def excused_today(outcomes, waivers: tuple[Waiver, ...]):

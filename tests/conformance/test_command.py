@@ -7,10 +7,13 @@ from contextlib import ExitStack
 
 import pytest
 
+from hermes.checkpoint import Progress, open_checkpoint, save
 from hermes_cli import main
-from hermes_conformance import certificate, html
+from hermes_conformance import certificate, html, stored
+from hermes_conformance.laws import interchange
 from hermes_conformance.sabotage.fault import Inside
 from hermes_conformance.sabotage.selftest import FAULTS
+from hermes_conformance.session import sides_of
 
 SMALL = ["--case", "default/*"]
 
@@ -72,6 +75,42 @@ def test_an_altered_certificate_is_refused(capsys, tmp_path):
     assert any("installed is 0.1" in line for line in wrong)
 
 
+@pytest.fixture
+def checkpoint(tmp_path):
+    case = next(case for case in interchange.cases() if case.name == "move.tied/fresh")
+    torch = sides_of("torch").subject
+    learner = torch.learner(case, "float32")
+    versions = torch.backend.versions()
+    progress = Progress(
+        "conformance", 0, case.recipe, total_steps=9, backend="torch", versions=versions
+    )
+    return save(tmp_path, learner.state(), spec=case.spec, progress=progress)
+
+
+def test_a_certificate_is_kept_with_a_checkpoint_and_speaks_for_it_alone(
+    capsys, tmp_path, checkpoint
+):
+    run = ["run", "--law", "L1/logits", *SMALL, "--checkpoint", str(tmp_path)]
+    assert hermes(capsys, "verify", str(checkpoint))[2].endswith(
+        "has no certificate; hermes conformance run --checkpoint makes one\n"
+    )
+    assert hermes(capsys, *run)[0] == 0
+    assert open_checkpoint(checkpoint).manifest.step == 0  # it is whole as before
+    code, out, _ = hermes(capsys, "verify", str(checkpoint))
+    assert code == 0
+    assert out.startswith("torch against numpy on cpu passed L1 (")
+    assert hermes(capsys, *run, "--backend", "mlx")[0] == 0
+    code, _, err = hermes(capsys, "verify", str(tmp_path))
+    assert code == 1
+    assert "it judged mlx; torch wrote the checkpoint" in err
+    opened, made = open_checkpoint(checkpoint), {**stored.read(checkpoint), "backend": "torch"}
+    assert stored.strangers({**made, "checkpoint": "0"}, opened) == [
+        "it was made for another checkpoint"
+    ]
+    (wrong,) = stored.strangers({**made, "versions": {"torch": "0.1"}}, opened)
+    assert wrong.startswith("it judged torch 0.1; ")
+
+
 def test_a_failure_says_what_where_and_how_to_see_it_again(capsys, tmp_path):
     file, page = tmp_path / "c.json", tmp_path / "c.html"
     with ExitStack() as stack:
@@ -121,7 +160,13 @@ def test_an_xfail_file_excuses_and_grows_stale(capsys, tmp_path):
 
 def test_what_is_unknown_is_refused(capsys):
     for words, message in (
-        (["run", "--case", "nothing"], "no law and case of that name"),
+        (["run", "--case", "nothing"], "no case is called 'nothing'; see hermes conformance list"),
+        (["run", "--level", "L1", "--law", "L2/*"], "no law of L1 is called 'L2/*'"),
+        (["run", "--level", "L1", "--dtype", "float16"], "no chosen law has a chosen case"),
+        (["run", "--level", "L2-L0"], "level 'L2-L0' runs backwards; write L0-L2"),
+        (["run", "--json", "/nowhere/c.json"], "/nowhere/c.json cannot be written: /nowhere is no"),
+        (["run", "--checkpoint", "/nowhere"], "there is no checkpoint /nowhere"),
+        (["self-test", "--backend", "numpy", "--against", "torch"], "hermes_numpy is not"),
         (["run", "--level", "L7"], "level 'L7' is unknown"),
         (["run", "--dtype", "half"], "dtype 'half' is unknown"),
         (["run", "--device", "tpu"], "torch has no device 'tpu' here"),
@@ -172,3 +217,25 @@ def test_the_suite_runs_under_pytest(option):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--backend", "nobody"], "ERROR: backend 'nobody' is unknown; known are "),
+        (["--device", "tpu"], "ERROR: torch has no device 'tpu' here; it has cpu"),
+        (["--case", "nothing"], "ERROR: no case is called 'nothing'"),
+    ],
+)
+def test_pytest_says_in_a_line_what_is_not_there(option, message):
+    words = ["--pyargs", "hermes_conformance", *option]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        check=False,
+    )
+    assert done.returncode == 4
+    assert message in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

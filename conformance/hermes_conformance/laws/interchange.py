@@ -77,20 +77,29 @@ def written(side: Side, run: Path, case: Case, state: TrainState) -> Path:
 
 
 def filed(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Through a checkpoint: the same bits, and the same file whoever writes it."""
-    begun = train(sides.subject, case, FIRST, "float32", total=TOTAL)
-    others = [sides.reference] if sides.peers else [sides.subject]
+    """Through checkpoints, to the other backend and back, from either side: the same bits."""
+    one, other = sides.subject, sides.reference if sides.peers else sides.subject
+    yield from _there_and_back(case, one, other)
+    if sides.peers:
+        yield from _there_and_back(case, other, one)
+
+
+def _there_and_back(case: Case, one: Side, other: Side) -> Iterator[Measure]:
+    """One trains and writes, the other opens and writes, the first opens that and writes again."""
+    begun = train(one, case, FIRST, "float32", total=TOTAL)
     with tempfile.TemporaryDirectory() as folder:
-        first = written(sides.subject, Path(folder, "first"), case, begun.state)
+        first = written(one, Path(folder, "first"), case, begun.state)
         opened = open_checkpoint(first)
         yield same("the spec read back", opened.spec, case.spec, EXACT)
         yield from _same_state(opened.state, begun.state, " in the file")
-        for n, other in enumerate((*others, sides.subject)):
-            again = written(other, Path(folder, str(n)), case, opened.state)
+        for place, side in (("there", other), ("back", one)):
+            again = written(side, Path(folder, place), case, opened.state)
             for file in ("model.safetensors", "optimizer.safetensors", "model.mal"):
                 equal = (again / file).read_bytes() == (first / file).read_bytes()
-                yield same(f"{file} by {other.name} is the same to the byte", equal, True, EXACT)
-            yield from _continued(case, other, begun, open_checkpoint(again).state)
+                what = f"{file}, {one.name} to {other.name}, {place}, is the same to the byte"
+                yield same(what, equal, True, EXACT)
+            opened = open_checkpoint(again)
+            yield from _continued(case, side, begun, opened.state)
 
 
 def _continued(case: Case, side: Side, begun: Trajectory, state: TrainState) -> Iterator[Measure]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -15,6 +16,12 @@ TABLES = ("EXACT", "FAST", "PLAIN")
 CALLS = {"torch": "forward", "mlx": "__call__", "numpy": "__call__"}
 
 Make = Callable[[Any], Any]
+
+
+def laid_out(name: str) -> bool:
+    """Whether `hermes_<name>` is a backend with the files of ours, so that one can reach inside."""
+    package = f"hermes_{name}"
+    return find_spec(package) is not None and find_spec(f"{package}.engine") is not None
 
 
 class Inside:

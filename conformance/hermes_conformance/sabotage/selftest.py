@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from hermes.errors import Unsupported
 from hermes_conformance.case import Case
 from hermes_conformance.law import Law, Sides
 from hermes_conformance.laws import LEVELS
@@ -20,7 +21,7 @@ from hermes_conformance.sabotage import (
     peers,
     updating,
 )
-from hermes_conformance.sabotage.fault import Fault, Inside
+from hermes_conformance.sabotage.fault import Fault, Inside, laid_out
 from hermes_conformance.sabotage.suite import SUITE_FAULTS, controls
 
 FAULTS = (
@@ -82,7 +83,11 @@ def self_test(sides: Sides) -> Iterator[Row]:
     """
     by_law, by_case = laws(), cases()
     sound: dict[tuple[str, str], Outcome] = {}
-    assert sides.subject.trains, "self-test needs a backend with learners"
+    if not sides.subject.trains or not laid_out(sides.subject.name):
+        raise Unsupported(
+            f"faults are planted in a backend that trains and is laid out as the columns are; "
+            f"hermes_{sides.subject.name} is not"
+        )
     for fault in FAULTS:
         if fault.only not in (None, sides.subject.name):
             continue
