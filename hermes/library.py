@@ -87,6 +87,7 @@ def train(
     compile: bool | None = None,
     grad_checkpoint: bool = False,
     resume: bool = False,
+    allow_batch_change: bool = False,
     log_every: int | None = None,
     keep: Keep | None = None,
     text_field: str = "text",
@@ -114,8 +115,9 @@ def train(
     """Train from scratch, or with `resume` go on with the run in `output`.
 
     Everything from `lr` on is a field of `hermes.Recipe`; None takes its default, or when resuming
-    what the run has. report is given every event; stop is polled after every update. Raises
-    HermesError of every kind; what was saved stays.
+    what the run has; allow_batch_change lets updates take more samples or fewer. report is given
+    every event; stop is polled after every update. Raises HermesError of every kind; what was
+    saved stays.
     """
     given = {
         "lr": lr,
@@ -149,6 +151,7 @@ def train(
         ),
         given={name: value for name, value in given.items() if value is not None},
         resume=resume,
+        allow_batch_change=allow_batch_change,
         log_every=log_every,
         keep=keep or Keep(),
         text_field=text_field,

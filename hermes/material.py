@@ -61,7 +61,8 @@ class Held(Protocol):
 class Material:
     """What a run learns from. unit: what a sample is called. notes: what its user should hear.
 
-    measure: what a line of metrics says of an update beside its loss. evaluate: the loss on what
+    measure: what a line of metrics says of an update beside its loss, of the names in `measures`.
+    evaluate: the loss on what
     is held out and other numbers by name, or None where `stop` said so; None for the usual one.
     begin: called with the run's folder when its first files are written.
     """
@@ -70,6 +71,7 @@ class Material:
     samples: Samples
     unit: str = "sequences"
     notes: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ()
     measure: Callable[[Batch, StepReport], Mapping[str, float]] = lambda batch, report: {}
     evaluate: Callable[[Model, Callable[[], bool]], Mapping[str, float] | None] | None = None
     begin: Callable[[Path], None] = lambda output: None

@@ -6,26 +6,24 @@
 Nothing is written before everything that can be refused has been looked at.
 """
 
-import dataclasses
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from hermes.adapters import fresh_adapters
-from hermes.checkpoint import Checkpoint, Progress, RunLock, Saver, newest, steps
+from hermes.checkpoint import Checkpoint, RunLock, newest, steps
 from hermes.data import Cursor
 from hermes.errors import CheckpointError, HermesError
 from hermes.evaluation import score
-from hermes.loop import Evaluation, Event, Plan, Position, Update, default_log_every, due, updates
+from hermes.keeper import Keeper
+from hermes.loop import Evaluation, Event, Plan, default_log_every, due, updates
 from hermes.params import fresh_weights
 from hermes.processes import require_equal
-from hermes.report.metrics import MetricsFile, read_metrics
-from hermes.run_setup import Parts, Request, prepare
-from hermes.runfile import Session, companions, read_sessions, write_runfile
+from hermes.report.metrics import read_metrics
+from hermes.run_setup import Parts, Request, device, prepare
 from hermes.same_run import samples_of_update
 from hermes.seam import Batch, LazyTensors, Learner, Tensors, TrainState
-from hermes.together import Agreed, Follower, agreed, counted, led, measured
+from hermes.together import Agreed, Follower, agreed, counted, measured
 
 __all__ = ["Request", "Run", "check_output", "device", "open_run"]
 
@@ -85,7 +83,7 @@ class Run:
         with ExitStack() as stack:
             split = learner if request.options.shard else None
             follower = Follower(output, processes, split)
-            keeper = self._keeper(stack) if place.rank == 0 else follower
+            keeper = self._keeper(stack, learner) if place.rank == 0 else follower
 
             def evaluate(step: int) -> Evaluation | None:
                 if parts.material.evaluate is not None:
@@ -136,25 +134,9 @@ class Run:
         )
         return counted(processes, batch), after
 
-    def _keeper(self, stack: ExitStack) -> "_Keeper":
-        """The writer of this run's files, which end with the stack."""
-        assert self._learner is not None, "asked only where something is to be learnt"
-        request, parts = self.request, self.parts
-        beside = companions(parts.spec, parts.tokenizer, request.tokenizer_settings)
-        saver = Saver(request.output, spec=parts.spec, companions=beside, keep=request.keep)
-        stack.enter_context(saver)
-        metrics = stack.enter_context(MetricsFile(request.output, after=self.position.step))
-        self._write_head()
-        return _Keeper(self, self._learner, saver, metrics)
-
-    def _write_head(self) -> None:
-        request, parts, step = self.request, self.parts, self.position.step
-        parts.tokenizer.save(request.output / "tokenizer.json")
-        parts.material.begin(request.output)
-        session = Session(step, request.backend.name, device(request), request.options.precision)
-        earlier = [one for one in read_sessions(request.output) if one.step < step]
-        write_runfile(
-            request.output, parts.recipe, request.settings, request.sources, [*earlier, session]
+    def _keeper(self, stack: ExitStack, learner: Learner) -> Keeper:
+        return stack.enter_context(
+            Keeper(self.request, self.parts, learner, begun_by=self.checkpoint)
         )
 
     def close(self) -> None:
@@ -170,63 +152,6 @@ class Run:
         self.close()
 
 
-class _Keeper:
-    """Writes a run's lines and checkpoints."""
-
-    def __init__(self, run: Run, learner: Learner, saver: Saver, metrics: MetricsFile):
-        self._run, self._learner, self._saver, self._metrics = run, learner, saver, metrics
-        self._id = run.checkpoint.progress.run if run.checkpoint else secrets.token_hex(8)
-        self._latest: dict[str, float] = {}
-        self._evaluation: Evaluation | None = None
-
-    def record(self, event: Update | Evaluation) -> None:
-        """Write the line of an event."""
-        known = {k: v for k, v in dataclasses.asdict(event).items() if v is not None}
-        others = known.pop("others")
-        self._metrics.write(known | others)
-        if isinstance(event, Evaluation):
-            self._evaluation = event
-        else:
-            self._latest = {"loss": event.loss, "lr": event.lr, "grad_norm": event.grad_norm}
-            self._latest |= event.others
-
-    def settle(self) -> None:
-        """Wait until what is being saved is whole."""
-        self._saver.wait()
-
-    def save(self, at: Position) -> Path:
-        """Begin to write a checkpoint, after every line so far is on disk."""
-        self._metrics.flush()
-        request, parts = self._run.request, self._run.parts
-        metrics, evaluation = dict(self._latest), self._evaluation
-        if evaluation is not None and evaluation.step == at.step:
-            metrics["val_loss"] = evaluation.val_loss
-            if evaluation.val_bits_per_byte is not None:
-                metrics["val_bits_per_byte"] = evaluation.val_bits_per_byte
-            metrics |= evaluation.others
-        progress = Progress(
-            run=self._id,
-            step=at.step,
-            recipe=parts.recipe,
-            tokens=at.tokens,
-            epoch=at.cursor.epoch,
-            sample=at.cursor.sample,
-            total_steps=self._run.total_steps,
-            metrics=metrics,
-            data=parts.material.stream.fingerprint,
-            backend=request.backend.name,
-            device=device(request),
-            precision=request.options.precision,
-            versions=request.backend.versions(),
-            world_size=request.processes.place.size,
-        )
-        state = self._learner.state()
-        if not request.options.shard:
-            return self._saver.save(state, progress)
-        with led(request.processes, state) as read:
-            return self._saver.save(read, progress, now=True)
-
-
 def _first_weights(request: Request, parts: Parts) -> Tensors:
     """What a new run begins from: fresh weights or those it was given, and fresh adapters."""
     recipe = parts.recipe
@@ -238,17 +163,17 @@ def _first_weights(request: Request, parts: Parts) -> Tensors:
     return LazyTensors(names, lambda name: adapters[name] if name in adapters else base[name])
 
 
-def device(request: Request) -> str:
-    """The device that the run trains on."""
-    return request.options.device or request.backend.devices()[0]
-
-
 def _find(request: Request) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """The checkpoint to go on from, and what to say about it."""
     if not request.resume:
         return None, ()
     search = newest(request.output)
     notes = tuple(f"passed over {skip.path}: {skip.reason}" for skip in search.skipped)
+    if search.checkpoint is None and search.skipped:
+        raise CheckpointError(
+            f"run {str(request.output)!r} has no whole checkpoint to go on from: "
+            f"{search.skipped[0].reason}; choose another --output to start anew"
+        )
     if search.checkpoint is None:
         return None, (*notes, f"nothing to resume in {request.output}; the run starts fresh")
     if not search.checkpoint.resumable:

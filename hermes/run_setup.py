@@ -10,19 +10,19 @@ from typing import Any
 from hermes.adapters import trained_by
 from hermes.checkpoint import Checkpoint, Keep, require_model
 from hermes.data import Cursor, TextData, documents, tokenize
-from hermes.errors import HermesError
+from hermes.errors import HermesError, nearest
 from hermes.loop import Position
 from hermes.material import Material
 from hermes.params import parameters
 from hermes.processes import ALONE, Processes
 from hermes.recipe import Recipe
-from hermes.same_run import changed, require_same, total_steps
+from hermes.same_run import batch_change, changed, require_same, total_steps
 from hermes.seam import Backend, Options, Tensors
 from hermes.spec import ModelSpec
 from hermes.together import shared_stream
 from hermes.tokenizer import Tokenizer
 
-__all__ = ["Parts", "Request", "Start", "prepare"]
+__all__ = ["Parts", "Request", "Start", "device", "prepare"]
 
 LONGEST_DEFAULT = 256
 EMBEDDINGS = "model.embed_tokens.weight"
@@ -46,7 +46,8 @@ class Request:
     `default_log_every` says. settings and sources: what run.yaml says beside the recipe, and what
     set each value. start: what a new run begins from, its spec in place of `spec`. material: makes
     what is learnt from, where that is not the text of `data`. tokenizer_settings: what other tools
-    read as tokenizer_config.json, where it is not the usual. processes: all that make this run.
+    read as tokenizer_config.json, where it is not the usual. allow_batch_change: an update may take
+    other samples than before. processes: all that make this run.
     """
 
     output: Path
@@ -57,6 +58,7 @@ class Request:
     options: Options = field(default_factory=Options)
     given: Mapping[str, object] = field(default_factory=dict)
     resume: bool = False
+    allow_batch_change: bool = False
     log_every: int | None = None
     keep: Keep = field(default_factory=Keep)
     text_field: str = "text"
@@ -67,6 +69,11 @@ class Request:
     material: Callable[[ModelSpec, Tokenizer, Recipe], Material] | None = None
     tokenizer_settings: Mapping[str, Any] | None = None
     processes: Processes = ALONE
+
+
+def device(request: Request) -> str:
+    """The device that the run trains on."""
+    return request.options.device or request.backend.devices()[0]
 
 
 @dataclass(frozen=True)
@@ -100,23 +107,32 @@ def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
     if not progress:
         notes += _frozen_notes(spec, recipe)
     material = (request.material or partial(_text, request))(spec, tokenizer, recipe)
-    notes += material.notes
-    if checkpoint and progress:
-        try:
-            world = request.processes.place.size
-            require_same(checkpoint.path, progress.recipe, recipe, progress, material.stream, world)
-        except BaseException:
-            material.stream.close()
-            raise
+    try:
+        position, total, said = _placed(request, checkpoint, recipe, material)
+    except BaseException:
+        material.stream.close()
+        raise
+    return Parts(
+        spec, tokenizer, recipe, material, position, total, (*notes, *material.notes, *said)
+    )
+
+
+def _placed(
+    request: Request, checkpoint: Checkpoint | None, recipe: Recipe, material: Material
+) -> tuple[Position, int, list[str]]:
+    """Where the run is, where it ends, and what to say of either. Raises HermesError."""
+    notes = _best_notes(request.keep.best, material, recipe)
+    progress = checkpoint.progress if checkpoint else None
     position = Position()
     if progress:
         cursor = Cursor(progress.epoch, progress.sample)
         position = Position(progress.step, progress.tokens, cursor)
     size = request.processes.place.size
     total = total_steps(recipe, position, len(material.samples.train), size)
-    if progress and total != progress.total_steps and position.step < total:
-        notes.append(_length_note(recipe, progress.total_steps, total))
-    return Parts(spec, tokenizer, recipe, material, position, total, tuple(notes))
+    if checkpoint:
+        require_same(checkpoint.path, checkpoint.progress, recipe, material.stream)
+        notes += _changes(request, checkpoint, recipe, material.unit, total)
+    return position, total, notes
 
 
 def _text(request: Request, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> Material:
@@ -188,6 +204,47 @@ def _frozen_notes(spec: ModelSpec, recipe: Recipe) -> list[str]:
         if spec.embeddings.tie_weights and EMBEDDINGS not in trained:
             notes.append("the head is tied to the embeddings and frozen with them")
     return notes
+
+
+def _best_notes(metric: str | None, material: Material, recipe: Recipe) -> list[str]:
+    """What to say of the metric by which a checkpoint is kept. Raises HermesError for no metric."""
+    if metric is None:
+        return []
+    of_updates = ("loss", "grad_norm", *material.measures)
+    held_out = ("val_loss", "val_bits_per_byte", *(f"val_{name}" for name in material.measures))
+    if metric in of_updates:
+        return []
+    if metric not in held_out:
+        known = (*of_updates, *held_out)
+        raise HermesError(f"--keep-best: there is no metric {metric!r}{nearest(metric, known)}")
+    if not material.samples.held_out:
+        raise HermesError(f"--keep-best {metric} needs {material.unit} held out: --val-fraction")
+    every = recipe.eval_every
+    if not every:
+        raise HermesError(f"--keep-best {metric} needs evaluations on the way: --eval-every")
+    if recipe.save_every % every == 0:
+        return []
+    return [
+        f"only checkpoints of steps with an evaluation have a {metric}, others are not compared"
+    ]
+
+
+def _changes(
+    request: Request, checkpoint: Checkpoint, recipe: Recipe, unit: str, total: int
+) -> list[str]:
+    """What is another from here on, of what may be. Raises HermesError where it must be allowed."""
+    progress, world = checkpoint.progress, request.processes.place.size
+    changes = []
+    batch = batch_change(checkpoint.path, progress, recipe, unit, world)
+    if batch:
+        changes.append(batch.meaning)
+    if total != progress.total_steps and progress.step < total:
+        changes.append(_length_note(recipe, progress.total_steps, total))
+    if batch and not request.allow_batch_change:
+        raise HermesError(
+            f"{batch.found}; keep the product, or pass --allow-batch-change: {'; '.join(changes)}"
+        )
+    return changes
 
 
 def _length_note(recipe: Recipe, before: int, now: int) -> str:

@@ -1,12 +1,14 @@
 """What makes a run the same run: which settings may change when it goes on, and which may not.
 
 A run may move to another backend, device, precision or split of its batch, may end later or
-sooner, and may log, save and evaluate as it likes. All else would make it another run.
+sooner, and may log, save and evaluate as it likes; where it is told to, its updates may take more
+samples or fewer. All else would make it another run.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.checkpoint import Progress
@@ -16,7 +18,7 @@ from hermes.loop import Position
 from hermes.material import Held
 from hermes.recipe import Recipe
 
-__all__ = ["changed", "flat", "require_same", "samples_of_update", "total_steps"]
+__all__ = ["batch_change", "changed", "flat", "require_same", "samples_of_update", "total_steps"]
 
 FREE = ("batch_size", "grad_accum", "epochs", "max_steps", "save_every", "eval_every")
 
@@ -50,14 +52,12 @@ def changed(recipe: Recipe, given: Mapping[str, object]) -> Recipe:
     return dataclasses.replace(recipe, **own)  # type: ignore[arg-type]  # by name, checked above
 
 
-def require_same(
-    checkpoint: Path, was: Recipe, now: Recipe, progress: Progress, stream: Held, world: int = 1
-) -> None:
-    """Refuse to go on with another recipe or other data, naming both values.
+def require_same(checkpoint: Path, progress: Progress, now: Recipe, stream: Held) -> None:
+    """Refuse to go on with another recipe or other data, naming both values. Raises HermesError.
 
-    world: the processes that go on, among which an update is split. Raises HermesError.
+    The samples of an update are `batch_change`'s matter.
     """
-    before, after = flat(was), flat(now)
+    before, after = flat(progress.recipe), flat(now)
     for name in before | after:
         there, here = before.get(name), after.get(name)
         if name not in FREE and there != here:
@@ -65,22 +65,42 @@ def require_same(
                 f"{name} is {there!r} in {checkpoint} and {here!r} here; leave it out to go on "
                 "with the run, or choose another --output for a new one"
             )
-    samples = was.batch_size * was.grad_accum * progress.world_size
-    wanted = now.batch_size * now.grad_accum * world
-    if samples != wanted:
-        there = f"batch_size {was.batch_size} x grad_accum {was.grad_accum}"
-        here = f"{now.batch_size} x {now.grad_accum}"
-        raise HermesError(
-            f"an update takes {samples} sequences in {checkpoint} "
-            f"({there}{_times(progress.world_size)}) and {wanted} here ({here}{_times(world)}); "
-            "keep the product"
-        )
     if progress.data and progress.data != stream.fingerprint:
         raise HermesError(
             f"the data has fingerprint {progress.data[:12]} in {checkpoint} and "
             f"{stream.fingerprint[:12]} here ({len(stream):,} tokens); go on with the data that "
             "the run began with"
         )
+
+
+@dataclass(frozen=True)
+class Change:
+    """Updates that take another number of samples than before: as found, and what that means."""
+
+    found: str
+    meaning: str
+
+
+def batch_change(
+    checkpoint: Path, progress: Progress, now: Recipe, unit: str, world: int
+) -> Change | None:
+    """What changes where an update takes other samples than in the checkpoint; None where not.
+
+    unit: what a sample is called. world: the processes that go on, which share an update.
+    """
+    was = progress.recipe
+    samples = was.batch_size * was.grad_accum * progress.world_size
+    wanted = now.batch_size * now.grad_accum * world
+    if samples == wanted:
+        return None
+    there = f"batch_size {was.batch_size} x grad_accum {was.grad_accum}"
+    here = f"{now.batch_size} x {now.grad_accum}"
+    return Change(
+        f"an update takes {samples} {unit} in {checkpoint} "
+        f"({there}{_times(progress.world_size)}) and {wanted} here ({here}{_times(world)})",
+        f"from step {progress.step + 1:,} on an update takes {wanted} {unit} instead of {samples}, "
+        "at learning rates that are not scaled",
+    )
 
 
 def _times(world: int) -> str:

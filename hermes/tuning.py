@@ -17,7 +17,7 @@ import numpy as np
 from hermes.data.chat import Conversation
 from hermes.data.chat_tokens import ChatEncoder, Example
 from hermes.data.packing import ExampleData, fitted
-from hermes.data.pairs import PairData, measures
+from hermes.data.pairs import MEASURES, PairData, measures
 from hermes.data.preferences import Pair, encoded, fitted_pairs, plain
 from hermes.data.templates import Template, template_of
 from hermes.errors import CheckpointError, HermesError
@@ -273,7 +273,7 @@ class Preferences:
         def evaluate(model: Model, stop: Callable[[], bool]) -> Mapping[str, float] | None:
             return _evaluated(model, data, recipe.batch_size, stop, self.processes)
 
-        return Material(data, data, "pairs", tuple(words), measure, evaluate, begin)
+        return Material(data, data, "pairs", tuple(words), MEASURES, measure, evaluate, begin)
 
     def _reference(self, data: PairData, recipe: Recipe) -> tuple[Reference, list[str]]:
         path = self.cache or self.output / REFERENCE

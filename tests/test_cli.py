@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,11 +162,14 @@ def test_an_option_of_the_wrong_kind_is_usage(call):
          "config.json: --config takes a run's options as .yaml (a .json is a model's config; an "
          "architecture to train goes to --model)"),
         (["--keep-last", "0"], 1, "--keep-last must be at least 1, got 0"),
+        (["--keep-best", "val_loss"], 1,
+         "--keep-best val_loss needs sequences held out: --val-fraction"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
 def test_a_mistake_in_an_option_is_one_line(here, call, changes, code, message):
-    if changes[0] in ("--data", "--set", "--config", "--lr", "--keep-last", "--num-gpus"):
+    if changes[0] in ("--data", "--set", "--config", "--lr", "--keep-last", "--keep-best",
+                      "--num-gpus"):  # fmt: skip
         base = [a for a in TRAIN if changes[0] != "--data" or a not in ("--data", "text.txt")]
     else:
         place = TRAIN.index(changes[0]) if changes[0] in TRAIN else None
@@ -277,6 +281,45 @@ def test_nothing_to_resume_is_said_and_starts_fresh(here, call):
     assert code == 0
     assert "nothing to resume in run; the run starts fresh\n" in err
     assert Path("run/step-00000001").is_dir()
+
+
+def test_auto_resume_is_one_command_that_begins_a_run_and_goes_on_with_it(here, call):
+    arguments = [*TRAIN, "--max-steps", 2, "--auto-resume"]
+    for words in ("the run starts fresh", "run run is finished at step 2"):
+        code, _, err = call(*arguments)
+        assert code == 0, err
+        assert words in err
+    code, _, err = call(*arguments[:-2], 3, "--auto-resume")
+    assert "going on from step 2, written by torch\n" in err
+
+
+def test_a_run_that_was_begun_and_never_saved_begins_again_as_it_was(here, call):
+    """Killed before its first checkpoint: its file still says with what it was begun."""
+    tokenizer = ["--train-tokenizer", "--tokenizer", "own.json", "--vocab-size", 270]
+    code, _, err = call(*TRAIN[:3], *tokenizer, *TRAIN[5:], "--max-steps", 2, "--lr", 1e-2,
+                        "--set", "optimizer.beta2=0.98")  # fmt: skip
+    assert code == 0, err
+    record = read_metrics(Path("run"))
+    shutil.rmtree("run/step-00000002")
+    code, _, err = call("train", "--auto-resume", "--output", "run")
+    assert code == 0, err
+    again = read_metrics(Path("run"))
+    assert [line["loss"] for line in again] == [line["loss"] for line in record]
+    progress = json.loads(Path("run/step-00000002/progress.json").read_text())
+    assert progress["recipe"]["optimizer"]["beta2"] == 0.98
+
+
+def test_another_batch_is_allowed_by_a_flag_and_said(trained, call):
+    resume = ["train", "--resume", "--output", "run", "--max-steps", 6, "--batch-size", 8]
+    code, _, err = call(*resume)
+    assert code == 1
+    assert "keep the product, or pass --allow-batch-change: from step 5 on" in err
+    code, _, err = call(*resume, "--allow-batch-change")
+    assert code == 0, err
+    assert "from step 5 on an update takes 8 sequences instead of 4, at learning rates" in err
+    assert [line["tokens"] for line in read_metrics(Path("run")) if "loss" in line] == [
+        64, 128, 192, 256, 384, 512,
+    ]  # fmt: skip
 
 
 def test_a_run_goes_on_with_its_own_options(trained, call):

@@ -27,7 +27,7 @@ RECIPE |= {
 }
 # About one call and not about the run: neither in its run.yaml nor taken from there.
 CALL = (
-    *("resume", "config", "output", "push_to_hub"),
+    *("resume", "allow_batch_change", "config", "output", "push_to_hub"),
     *("num_gpus", "num_processes", "max_restarts", "peer_timeout"),
 )
 # Names that may be files, which run.yaml has in full.
@@ -53,20 +53,20 @@ class Asked:
         layers = [] if config is None else [_config(Path(config))]
         values, _ = layered(context, layers)
         run = Path(values["output"]) / "run.yaml"
+        saved = False
         if values["resume"] and run.is_file():
-            kept = {
-                key: value
-                for key, value in _options_of(run).values.items()
-                if key not in (*RECIPE, *CALL, *WHERE)
-            }
+            saved = _has_saved(run.parent)
+            # A checkpoint holds its run's recipe; of a run without one, this file does.
+            others = (*CALL, *WHERE, *(RECIPE if saved else ()))
+            kept = {k: v for k, v in _options_of(run).values.items() if k not in others}
             layers.insert(0, Layer(str(run), kept))
         self.values, self.sources = layered(context, layers)
-        self.unasked = ("default", OF_THE_RUN, str(run))
-        asked = [layer for layer in layers if layer.source != str(run)]
+        self.unasked = ("default", OF_THE_RUN, *([str(run)] if saved else []))
+        asked = [layer for layer in layers if layer.source not in self.unasked]
         self.edits = {key: value for layer in asked for key, value in _mapping(layer)}
         self.edits |= dict(_edit(edit) for edit in context.params["edits"])
         self.earlier_edits: dict[str, str] = {}
-        if values["resume"] and run.is_file():
+        if saved:
             self.earlier_edits = dict(_mapping(layers[0]))
             for name in RECIPE:
                 if self.sources.get(name) == "default":
@@ -81,6 +81,12 @@ class Asked:
     def asked(self, name: str) -> bool:
         """Whether the user gave it now, on the command line or with --config."""
         return self.sources[name] not in self.unasked
+
+
+def _has_saved(run: Path) -> bool:
+    from hermes.checkpoint import steps
+
+    return bool(steps(run))
 
 
 def _config(path: Path) -> Layer:

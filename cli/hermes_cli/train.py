@@ -29,6 +29,9 @@ from hermes_cli.signals import Signals
     "--resume", "--auto-resume", is_flag=True, help="Go on with the run in --output, or begin it."
 )
 @click.option("--push-to-hub", metavar="OWNER/REPO", help="Put the model on the Hub at the end.")
+@click.option(
+    "--allow-batch-change", is_flag=True, help="Go on with more or fewer sequences per update."
+)
 @click.option("--lr", type=float, default=3e-4, help="Learning rate.")
 @click.option("--batch-size", "-b", type=int, default=32, help="Sequences per micro-batch.")
 @click.option("--grad-accum", type=int, default=1, help="Micro-batches per update.")
@@ -48,6 +51,7 @@ from hermes_cli.signals import Signals
 @click.option("--log-every", type=int, help="Updates.  [default: 1, or 10 from 10,000 steps on]")
 @click.option("--keep-last", type=int, help="Keep the newest N checkpoints.  [default: all]")
 @click.option("--keep-every", type=int, help="Keep also those whose step N divides.")
+@click.option("--keep-best", metavar="METRIC", help="Keep also the best, as val_loss says.")
 @click.option("--freeze-layers", type=int, default=0, help="Embeddings and the bottom N layers.")
 @click.option("--freeze", multiple=True, metavar="GLOB", help="Tensors to leave as they are.")
 @click.option("--num-gpus", type=int, default=1, help="Processes, one for each GPU.")

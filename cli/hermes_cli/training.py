@@ -69,6 +69,8 @@ def _tokenizer(
     if not options["train_tokenizer"]:
         return Tokenizer.load(path) if path else None
     if path and Path(path).exists():
+        if options["resume"]:  # an earlier attempt learnt it, and was stopped before it saved
+            return Tokenizer.load(path)
         raise HermesError(f"{path} is there already; leave --train-tokenizer out to use it")
     rank = processes.place.rank
     learnt = agreed(processes, lambda: None if rank else _learnt(options, data))
@@ -128,6 +130,7 @@ def run_training(context: click.Context, signals: Signals) -> None:
             options=where,
             given=given,
             resume=options["resume"],
+            allow_batch_change=options["allow_batch_change"],
             log_every=options["log_every"],
             keep=kept(options),
             text_field=options["text_field"],
@@ -164,7 +167,7 @@ def kept(options: Asked) -> "Keep":
     """Which checkpoints stay."""
     from hermes.checkpoint import Keep
 
-    return Keep(last=options["keep_last"], every=options["keep_every"])
+    return Keep(last=options["keep_last"], every=options["keep_every"], best=options["keep_best"])
 
 
 def carry_out(

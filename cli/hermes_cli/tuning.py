@@ -36,6 +36,8 @@ def model_options() -> list[click.Parameter]:
         option("--resume", "--auto-resume", is_flag=True,
                help="Go on with the run in --output, or begin it."),
         option("--push-to-hub", metavar="OWNER/REPO", help="Put the model on the Hub at the end."),
+        option("--allow-batch-change", is_flag=True,
+               help="Go on with more or fewer samples per update."),
     ]  # fmt: skip
 
 
@@ -69,6 +71,7 @@ def training_options(*, lr: float, batch_size: int, samples: str) -> list[click.
         option("--log-every", type=int, help="Updates.  [default: 1, or 10 from 10,000 steps on]"),
         option("--keep-last", type=int, help="Keep the newest N checkpoints.  [default: all]"),
         option("--keep-every", type=int, help="Keep also those whose step N divides."),
+        option("--keep-best", metavar="METRIC", help="Keep also the best, as val_loss says."),
         option("--freeze-layers", type=int, default=0,
                help="Leave the embeddings and the bottom N layers as they are."),
         option("--freeze", multiple=True, metavar="GLOB", help="Leave these tensors as they are."),
@@ -171,6 +174,7 @@ def request_of(
         options=realised(options),
         given=given,
         resume=options["resume"],
+        allow_batch_change=options["allow_batch_change"],
         log_every=options["log_every"],
         keep=kept(options),
         file_format=options["format"],

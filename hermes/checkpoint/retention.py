@@ -15,14 +15,17 @@ from hermes.errors import CheckpointError, HermesError
 
 __all__ = ["Keep", "prune", "sweep"]
 
+# Metrics of which more is better, by the end of their names; of all others less is.
+MORE_IS_BETTER = ("accuracy", "reward_margin", "chosen_reward", "chosen_logprob")
+
 
 @dataclass(frozen=True)
 class Keep:
     """Which checkpoints of a run stay, once a newer one is whole; all of them by default.
 
-    last: the newest N. every: those whose step M divides. best: the one with the lowest value of
-    that metric, and all of them as long as none has it. What any of them keeps stays; with `every`
-    or `best` alone the newest 2 do too.
+    last: the newest N. every: those whose step M divides. best: the one with the best value of that
+    metric, the lowest but for MORE_IS_BETTER, and all of them as long as none has it. What any of
+    them keeps stays; with `every` or `best` alone the newest 2 do too.
     """
 
     last: int | None = None
@@ -87,19 +90,20 @@ def _kept(keep: Keep, ours: list[tuple[Manifest, Path]]) -> set[str]:
 
 
 def _best(metric: str, ours: list[tuple[Manifest, Path]]) -> set[str]:
-    """The one with the lowest value. Where none has that metric its name may be a slip, so all."""
+    """The best one, of equals the first. Where none has that metric its name may be a slip: all."""
     scored, unknown = [], set()
+    sign = -1 if metric.endswith(MORE_IS_BETTER) else 1
     for manifest, path in ours:
         try:
             where = path / PROGRESS
             metrics = read_progress(read_small(where), str(where), manifest.version).metrics
             if metric in metrics:
-                scored.append((metrics[metric], path.name))
+                scored.append((sign * metrics[metric], manifest.step, path.name))
         except CheckpointError:
             unknown.add(path.name)
     if not scored:
         return {path.name for _, path in ours}
-    return unknown | {min(scored)[1]}
+    return unknown | {min(scored)[2]}
 
 
 def sweep(run: Path, *, disk: Disk | None = None) -> None:

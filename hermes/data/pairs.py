@@ -14,7 +14,13 @@ from hermes.data.preferences import EncodedPair
 from hermes.recipe import Preference
 from hermes.seam import IGNORE, Batch, Counts, Pairs
 
-__all__ = ["PairData", "measures"]
+__all__ = ["MEASURES", "PairData", "measures"]
+
+# What `measures` tells, kl only where there is a reference.
+MEASURES = (
+    *("reward_margin", "accuracy", "chosen_reward", "rejected_reward"),
+    *("chosen_logprob", "rejected_logprob", "kl"),
+)
 
 
 class PairData:

@@ -26,12 +26,14 @@ def kept(run):
         (Keep(best="val_loss"), [2, 5, 6]),
         (Keep(last=1, best="accuracy"), [1, 2, 3, 4, 5, 6]),
         (Keep(last=1, every=4, best="val_loss"), [2, 4, 6]),
+        (Keep(last=1, best="val_accuracy"), [3, 6]),
     ],
 )
 def test_retention_keeps_what_any_rule_keeps(tmp_path, keep, left):
     losses = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: 2.0, 6: 6.0}
     for step, loss in losses.items():
-        path = save_at(tmp_path, step, metrics={"val_loss": loss})
+        others = {"val_accuracy": 0.5 + (step in (3, 4))}
+        path = save_at(tmp_path, step, metrics={"val_loss": loss} | others)
     gone = prune(tmp_path, keep, path)
     assert kept(tmp_path) == left
     assert [int(p.name[5:]) for p in gone] == sorted(losses.keys() - set(left))
