@@ -1,0 +1,272 @@
+"""DPO beside TRL's DPOTrainer: the same model, pairs, order and batch, in one run on one machine.
+
+    pip install 'hermes-llm[trl]'
+    python benchmarks/dpo_trl.py [--shape tiny|22m] [--steps 12] [--batch-size 4] [--threads N]
+
+TRL runs three times: with its reference model beside the policy, as it comes; with its
+precompute_ref_log_probs; and as it comes with its default activation checkpointing. The first two
+have it off, as hermes has. Printed are the ten first losses of both, and tokens per second: of the
+updates alone, the first two left out, and of the whole training with what it costs to begin (the
+reference's log-probabilities; no imports, no reading of data). Tokens are those of prompts and
+completions on both sides; padding is none. Figures travel between machines only as ratios.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from hermes.data import Cursor
+from hermes.data.order import sample_order
+from hermes.data.preferences import pairs
+from hermes.interop.convert import convert
+from hermes.loop import Update
+from hermes.recipe import OptimizerRecipe
+from hermes.run import open_run
+from hermes.run_setup import Request
+from hermes.seam import Options, find_backend
+from hermes.tuning import Preferences, beginning
+
+# layers, width, heads, feed-forward, vocabulary, context
+SHAPES = {"tiny": (4, 128, 4, 352, 8000, 256), "22m": (8, 384, 6, 1024, 16000, 512)}
+WARM = 2
+MEASURES = {
+    "chosen_reward": "rewards/chosen",
+    "rejected_reward": "rewards/rejected",
+    "reward_margin": "rewards/margins",
+    "accuracy": "rewards/accuracies",
+    "chosen_logprob": "logps/chosen",
+    "rejected_logprob": "logps/rejected",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both are told. pairs: prompt, chosen and rejected, as plain text; rule: hermes' other
+    fields of the preference, whose like TRL is told by itself.
+    """
+
+    base: Path
+    pairs: Sequence[Mapping[str, str]]
+    steps: int
+    batch_size: int
+    max_len: int
+    lr: float = 5e-7
+    beta: float = 0.1
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    rule: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a run did. measures: of each update, by hermes' names, `loss` among them; ends: seconds
+    at which each update had ended, since the run began.
+    """
+
+    measures: list[dict[str, float]]
+    ends: list[float]
+
+
+def ours(setting: Setting, output: Path, backend: str = "torch") -> Trace:
+    """The run by hermes."""
+    file = output.with_name(f"{output.name}.jsonl")
+    file.write_text("".join(f"{json.dumps(dict(pair))}\n" for pair in setting.pairs))
+    start, engine = beginning(setting.base, chat=False), find_backend(backend)
+    options = Options(device="cpu")
+    preferences = Preferences(pairs((file,)), start, engine, options, output, use_template=False)
+    given = {
+        "objective": "preference", "seq_len": setting.max_len, "lr": setting.lr,
+        "batch_size": setting.batch_size, "max_steps": setting.steps, "save_every": 0,
+        "preference.beta": setting.beta,
+    } | {f"optimizer.{name}": value for name, value in vars(setting.optimizer).items()}  # fmt: skip
+    given |= {f"preference.{name}": value for name, value in setting.rule.items()}
+    request = Request(
+        output=output, data=(str(file),), backend=engine, tokenizer=start.tokenizer,
+        options=options, given=given, log_every=1, start=start.start,
+        material=preferences.material,
+    )  # fmt: skip
+    trace, began = Trace([], []), time.perf_counter()
+    with open_run(request) as run:
+        for event in run.events(lambda: False):
+            if isinstance(event, Update):
+                trace.measures.append({"loss": event.loss, **event.others})
+                trace.ends.append(time.perf_counter() - began)
+    return trace
+
+
+def theirs(setting: Setting, output: Path, **changed: Any) -> Trace:
+    """The run by TRL; changed: fields of its DPOConfig."""
+    import datasets
+    import transformers
+    from trl import DPOConfig, DPOTrainer
+
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    order = sample_order(0, Cursor(), setting.steps * setting.batch_size, len(setting.pairs))
+    rows = datasets.Dataset.from_list([dict(setting.pairs[i]) for i in order])
+    trace, began, before = Trace([], []), 0.0, 0.0
+
+    class Trainer(DPOTrainer):
+        def _precompute_ref_logps(self, *arguments: Any, **named: Any) -> Any:
+            nonlocal before
+            start = time.perf_counter()
+            found = super()._precompute_ref_logps(*arguments, **named)
+            before += time.perf_counter() - start
+            return found
+
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+        def compute_loss(self, *arguments: Any, **named: Any) -> Any:
+            found = super().compute_loss(*arguments, **named)
+            loss = found[0] if isinstance(found, tuple) else found
+            told = {name: self._metrics["train"][theirs][-1] for name, theirs in MEASURES.items()}
+            trace.measures.append({"loss": float(loss.detach()), **told})
+            return found
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            trace.ends.append(time.perf_counter() - began + before)
+
+    o = setting.optimizer
+    config = {
+        "output_dir": str(output), "per_device_train_batch_size": setting.batch_size,
+        "max_steps": setting.steps, "learning_rate": setting.lr, "beta": setting.beta,
+        "lr_scheduler_type": "constant", "optim": "adamw_torch", "adam_beta1": o.beta1,
+        "adam_beta2": o.beta2, "adam_epsilon": o.eps, "weight_decay": o.weight_decay,
+        "max_grad_norm": 1.0, "max_length": setting.max_len, "bf16": False, "use_cpu": True,
+        "gradient_checkpointing": False, "report_to": [], "save_strategy": "no",
+        "logging_steps": setting.steps, "disable_tqdm": True, "dataloader_pin_memory": False,
+    }  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_pretrained(setting.base, dtype=torch.float32)
+    trainer = Trainer(
+        model=model,
+        args=DPOConfig(**config | changed),
+        train_dataset=rows,
+        processing_class=transformers.AutoTokenizer.from_pretrained(setting.base),
+        callbacks=[Clock()],
+    )
+    began = time.perf_counter()
+    trainer.train()
+    return trace
+
+
+def made_base(shape: str, folder: Path, words: Sequence[str]) -> Path:
+    """A model of fresh weights with a tokenizer, as a folder that both open."""
+    from hermes.checkpoint import Progress, save
+    from hermes.params import fresh_weights, parameters
+    from hermes.recipe import Recipe
+    from hermes.runfile import companions
+    from hermes.seam import TrainState
+    from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
+    from hermes.tokenizer import train_tokenizer
+
+    layers, width, heads, hidden, vocabulary, context = SHAPES[shape]
+    block = BlockSpec(AttentionSpec(num_heads=heads), FfnSpec(hidden_dim=hidden))
+    spec = ModelSpec(
+        name=shape, blocks=(block,), vocab_size=vocabulary, max_seq_len=context,
+        hidden_size=width, num_layers=layers,
+    )  # fmt: skip
+    zeros = {name: np.zeros(tensor.shape, np.float32) for name, tensor in parameters(spec).items()}
+    own = companions(spec, train_tokenizer([" ".join(words)] * 20, vocab_size=600))
+    progress = Progress(run="a" * 16, step=1, recipe=Recipe())
+    state = TrainState(fresh_weights(spec, 0), zeros, zeros, 1)
+    saved = save(folder / "run", state, spec=spec, progress=progress, companions=own)
+    convert(saved, folder / "base", to="hf", backend="torch")
+    return folder / "base"
+
+
+def made_pairs(count: int, words: Sequence[str], longest: int) -> list[dict[str, str]]:
+    """Pairs of very different lengths, as real ones are: a side has up to `longest` words."""
+    rng = np.random.default_rng(0)
+
+    def text(least: int, most: int) -> str:
+        chosen = rng.integers(0, len(words), rng.integers(least, most))
+        return "".join(f" {words[i]}" for i in chosen)
+
+    def pair(third: int) -> dict[str, str]:
+        sides = {"chosen": text(4, third), "rejected": text(4, 2 * third)}
+        return {"prompt": text(third // 4, third)} | sides
+
+    return [pair(longest // 3) for _ in range(count)]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=2)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    words = [f"{a}{b}{c}" for a in "bdgklmnprst" for b in "aeiou" for c in "lmnrst"]
+    longest = SHAPES[asked.shape][5]
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        found = made_pairs(asked.steps * asked.batch_size, words, longest // 2)
+        base = made_base(asked.shape, place, words)
+        setting = Setting(base, found, asked.steps, asked.batch_size, longest)
+        tokens = counted(setting)
+        runs = {
+            "hermes": lambda to: ours(setting, to),
+            "TRL": lambda to: theirs(setting, to),
+            "TRL, reference precomputed": lambda to: theirs(
+                setting, to, precompute_ref_log_probs=True
+            ),
+            "TRL, activation checkpointing": lambda to: theirs(
+                setting, to, gradient_checkpointing=True
+            ),
+        }
+        traces = []
+        for turn in range(asked.rounds):
+            turns = enumerate(runs.items())
+            traces.append({name: run(place / f"{turn}-{n}") for n, (name, run) in turns})
+    report(asked, tokens, traces)
+
+
+def counted(setting: Setting) -> list[int]:
+    """Tokens of each update, both sides, no padding."""
+    start = beginning(setting.base, chat=False)
+    order = sample_order(0, Cursor(), setting.steps * setting.batch_size, len(setting.pairs))
+    lengths = []
+    for number in order:
+        one = setting.pairs[number]
+        prompt = len(start.tokenizer.encode(one["prompt"]))
+        sides = [len(start.tokenizer.encode(one[side])) + 1 for side in ("chosen", "rejected")]
+        lengths.append(2 * prompt + sum(sides))
+    return [int(sum(one)) for one in np.split(np.array(lengths), setting.steps)]
+
+
+def report(asked: Any, tokens: list[int], traces: list[dict[str, Trace]]) -> None:
+    """Print the first losses and the speeds."""
+    import datasets
+    import transformers
+    import trl
+
+    print(f"{asked.shape}, batch {asked.batch_size} pairs, {asked.threads} threads; torch "
+          f"{torch.__version__}, trl {trl.__version__}, transformers {transformers.__version__}, "
+          f"datasets {datasets.__version__}")  # fmt: skip
+    for name, trace in traces[0].items():
+        print(f"{name:30}", *(f"{one['loss']:.6f}" for one in trace.measures[:10]))
+    print(f"{'tokens per second':30} {'updates':>10} {'ratio':>7} {'whole':>10} {'ratio':>7}")
+    speeds = {}
+    for name in traces[0]:
+        ends = [one[name].ends for one in traces]
+        updates = max(sum(tokens[WARM:]) / (end[-1] - end[WARM - 1]) for end in ends)
+        speeds[name] = updates, max(sum(tokens) / end[-1] for end in ends)
+    for name, (updates, whole) in speeds.items():
+        a, b = (mine / theirs for mine, theirs in zip(speeds["hermes"], speeds[name], strict=True))
+        print(f"{name:30} {updates:10,.0f} {a:7.2f} {whole:10,.0f} {b:7.2f}")
+
+
+if __name__ == "__main__":
+    main()
