@@ -237,6 +237,6 @@ def test_torch_starts_all_anew_from_the_last_checkpoint(corpus, tmp_path):
         assert "start 2 of at most 2, from the last checkpoint" in said
         assert said.count(f"process {pids[1]})") == 1
         steps = [line["step"] for line in metrics(run)]
-        assert steps == list(range(1, steps[-1] + 1))
+        assert steps == [1, *range(10, steps[-1] + 1, 10)]  # of so many, every tenth
     finally:
         end(process, [*pids, *again])
