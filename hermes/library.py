@@ -86,6 +86,7 @@ def train(
     precision: str = "float32",
     compile: bool | None = None,
     grad_checkpoint: bool = False,
+    deterministic: bool = False,
     resume: bool = False,
     allow_batch_change: bool = False,
     log_every: int | None = None,
@@ -147,7 +148,11 @@ def train(
         spec=spec if isinstance(spec, ModelSpec) else load_spec(spec),
         tokenizer=tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.load(tokenizer),
         options=Options(
-            device=device, precision=precision, compile=compile, grad_checkpoint=grad_checkpoint
+            device=device,
+            precision=precision,
+            compile=compile,
+            grad_checkpoint=grad_checkpoint,
+            deterministic=deterministic,
         ),
         given={name: value for name, value in given.items() if value is not None},
         resume=resume,

@@ -57,11 +57,12 @@ class Options:
 
     device: None for the backend's own choice, or one of Backend.devices(). precision: of matrix
     products and activations; masters and moments stay float32 (float64 under float64). compile:
-    None where it pays. exact: the slower elementwise forms that are right to the last bits in
-    float64; always on there. shard: how a learner's tensors are split over the processes, 'full'
-    or 'optimizer', None for whole ones in each; reading a tensor of its state, and evaluating with
-    it, is then what all processes do at once. shard_group: over so many neighbours, each such group
-    holding all; None for one group.
+    None where it pays. deterministic: the same bits each time, refused where the device has no way.
+    exact: the slower elementwise forms that are right to the last bits in float64; always on there.
+    shard: how a learner's tensors are split over the processes, 'full' or 'optimizer', None for
+    whole ones in each; reading a tensor of its state, and evaluating with it, is then what all
+    processes do at once. shard_group: over so many neighbours, each such group holding all; None
+    for one group.
     """
 
     device: str | None = None

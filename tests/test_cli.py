@@ -322,6 +322,17 @@ def test_another_batch_is_allowed_by_a_flag_and_said(trained, call):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_a_deterministic_run_stays_one_when_it_goes_on(here, call, backend):
+    how = ["--device", "cpu", "--backend", backend]
+    code, _, err = call(*TRAIN, "--max-steps", 2, "--deterministic", *how)
+    assert code == 0, err
+    assert "deterministic: true  # command line" in Path("run/run.yaml").read_text()
+    code, _, err = call("train", "--resume", "--output", "run", "--max-steps", 3, *how)
+    assert code == 0, err
+    assert "deterministic: true  # run/run.yaml" in Path("run/run.yaml").read_text()
+
+
 def test_a_run_goes_on_with_its_own_options(trained, call):
     code, _, err = call("train", "--resume", "--output", "run", "--max-steps", 6, "--backend",
                         "mlx")  # fmt: skip

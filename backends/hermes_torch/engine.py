@@ -1,5 +1,7 @@
 """A built model: module, tables, device and type; evaluation and decoding with it."""
 
+import os
+
 import numpy as np
 import torch
 
@@ -41,6 +43,8 @@ class Engine:
                 f"hermes_torch has no device {name!r} here; it has {', '.join(devices())}"
             )
         if options.deterministic:
+            # cuBLAS repeats itself only with this; it is read when CUDA begins.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         self.spec, self.options, self.shards = spec, options, shards
         self.device = torch.device(name)

@@ -67,6 +67,11 @@ from hermes_cli.signals import Signals
 @BACKEND
 @DEVICE
 @PRECISION
+@click.option(
+    "--deterministic/--no-deterministic",
+    default=False,
+    help="The same bits each time, or a refusal.",
+)
 @click.option("--grad-checkpoint", is_flag=True, help="Compute activations twice, keep few.")
 @click.option("--compile/--no-compile", default=None, help="[default: where it pays]")
 @click.option("--config", metavar="F.yaml", help="Options from a file, such as a run.yaml.")

@@ -158,6 +158,7 @@ def realised(options: Asked) -> "Options":
         precision=options["precision"],
         compile=options["compile"],
         grad_checkpoint=options["grad_checkpoint"],
+        deterministic=options["deterministic"],
         shard=options["shard"],
         shard_group=options["shard_group"],
     )

@@ -95,6 +95,8 @@ def training_options(*, lr: float, batch_size: int, samples: str) -> list[click.
         option("--device", help="One that `hermes doctor` lists.  [default: the fastest]"),
         option("--precision", default="float32", metavar="float32|bfloat16|float16|float64",
                help="Of matrix products and activations; weights and optimizer stay float32."),
+        option("--deterministic/--no-deterministic", default=False,
+               help="The same bits each time, or a refusal."),
         option("--grad-checkpoint", is_flag=True, help="Compute activations twice, keep few."),
         option("--compile/--no-compile", default=None, help="[default: where it pays]"),
         option("--set", "edits", multiple=True, metavar="KEY=VALUE",
