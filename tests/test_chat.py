@@ -262,21 +262,21 @@ REFUSED = {
         "the chat template refuses the conversation: roles must alternate user and assistant",
     ),
     "a failure": (
-        "{{ messages[9].content.upper() }}",
+        "{% for m in messages %}\n{{ messages[9].content.upper() }}{% endfor %}",
         (U, A),
-        "the chat template fails: list object has no element 9",
+        "the chat template fails in line 2: list object has no element 9",
     ),
     "an escape": (
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         (U, A),
-        "the chat template tries to leave its sandbox: access to attribute '__class__' of 'str' "
-        "object is unsafe.; do not use it",
+        "the chat template tries to leave its sandbox in line 1: access to attribute '__class__' "
+        "of 'str' object; do not use it",
     ),
     "a change of the messages": (
         "{{ messages.append(1) }}",
         (U, A),
-        "the chat template tries to leave its sandbox: access to attribute 'append' of 'list' "
-        "object is unsafe.; do not use it",
+        "the chat template tries to leave its sandbox in line 1: access to attribute 'append' of "
+        "'list' object; do not use it",
     ),
     "a role left out": (
         WITHOUT_SYSTEM,
@@ -311,6 +311,35 @@ def test_a_template_that_cannot_serve_is_refused_at_the_conversation(name, token
     with pytest.raises(DataError) as refused:
         encoder_of(tokenizer, source).example(conversation(turns))
     assert str(refused.value) == f"chat.jsonl:3: {message}"
+
+
+ESCAPES = (
+    "{{ messages.__class__ }}",
+    "{{ messages | attr('__class__') }}",
+    "{{ messages | map(attribute='__class__') | list }}",
+    "{{ messages | groupby('__class__') }}",
+    "{{ '{0.__class__}'.format(messages) }}",
+    "{{ '{a.__class__}'.format_map({'a': messages}) }}",
+    "{{ raise_exception.__globals__ }}",
+    "{{ strftime_now['__globals__'] }}",
+    "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "{{ self._TemplateReference__context }}",
+    "{{ dict.mro() }}",
+    "{{ messages[0].update({'role': 'user'}) }}",
+    "{% set x = messages.sort() %}",
+)
+
+
+@pytest.mark.parametrize("source", ESCAPES)
+def test_even_to_look_outside_the_sandbox_is_refused(source, tokenizer):
+    with pytest.raises(DataError, match=r"^chat\.jsonl:3: the chat template tries to leave its"):
+        encoder_of(tokenizer, source).example(conversation((U, A)))
+
+
+@pytest.mark.parametrize("source", ["{% include 'a' %}", "{% import 'os' as os %}{{ os }}"])
+def test_a_template_reads_no_other_file(source, tokenizer):
+    with pytest.raises(DataError, match="fails in line 1: no loader for this environment"):
+        encoder_of(tokenizer, source).example(conversation((U, A)))
 
 
 def test_what_is_no_jinja_is_refused_by_line(tmp_path):

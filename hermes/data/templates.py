@@ -8,6 +8,7 @@ says with `{% generation %}`. Jinja2 is imported when a template is made.
 import datetime
 import json
 import re
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
 
 def _environment() -> Any:
     from jinja2 import nodes
+    from jinja2.exceptions import SecurityError
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -58,7 +60,15 @@ def _environment() -> Any:
         def _marked(caller: Callable[[], str]) -> str:
             return f"{OPEN}{caller()}{CLOSE}"
 
-    made = ImmutableSandboxedEnvironment(
+    class Sandbox(ImmutableSandboxedEnvironment):
+        """Jinja's, which refuses also to look at what it would only refuse to use."""
+
+        def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
+            raise SecurityError(
+                f"access to attribute {attribute!r} of {type(obj).__name__!r} object"
+            )
+
+    made = Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[Generation, "jinja2.ext.loopcontrols"],
@@ -110,14 +120,22 @@ class Template:
             raise DataError(f"{self.where} refuses the conversation: {_line(error)}") from None
         except SecurityError as error:
             raise DataError(
-                f"{self.where} tries to leave its sandbox: {_line(error)}; do not use it"
+                f"{self.where} tries to leave its sandbox{_place(error)}: {_line(error)}; do not "
+                "use it"
             ) from None
         except Exception as error:  # a template may raise whatever Python does
-            raise DataError(f"{self.where} fails: {_line(error)}") from None
+            raise DataError(f"{self.where} fails{_place(error)}: {_line(error)}") from None
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _place(error: Exception) -> str:
+    """Which line of the template it was."""
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == "<template>"]
+    return f" in line {lines[-1]}" if lines else ""
 
 
 def template_of(
