@@ -9,7 +9,7 @@ from hermes.chat import Chat
 from hermes.errors import DataError, HermesError, StorageError
 from hermes.sampling import Sampling
 from hermes.seam import Options, find_backend
-from hermes.tuning import beginning
+from hermes.start import beginning
 from hermes_cli.chat import chat, command
 from tests.tuning_support import small_checkpoint
 

@@ -27,8 +27,9 @@ from hermes.reference import Reference, weights_hash
 from hermes.run import open_run
 from hermes.run_setup import Request
 from hermes.seam import IGNORE, Batch, Options, Pairs, find_backend
+from hermes.start import beginning
 from hermes.tokenizer import CHAT_TEMPLATE
-from hermes.tuning import Preferences, beginning
+from hermes.tuning import Preferences
 from tests.tuning_support import (
     small_checkpoint,
     small_spec,

@@ -19,8 +19,8 @@ from hermes.recipe import Lora, Recipe
 from hermes.run import open_run
 from hermes.run_setup import Request
 from hermes.seam import Options, find_backend
+from hermes.start import beginning, grown, with_tokens
 from hermes.tokenizer import Tokenizer
-from hermes.tuning import beginning, grown, with_tokens
 from tests.tuning_support import TEXT, small_checkpoint, small_spec, small_tokenizer
 
 BACKENDS = ["torch", "mlx"]

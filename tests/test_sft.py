@@ -17,7 +17,8 @@ from hermes.params import fresh_weights
 from hermes.run import open_run
 from hermes.run_setup import Request
 from hermes.seam import IGNORE, Batch, Options, find_backend
-from hermes.tuning import Chats, beginning
+from hermes.start import beginning
+from hermes.tuning import Chats
 from tests.tuning_support import (
     small_checkpoint,
     small_spec,

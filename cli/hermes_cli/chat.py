@@ -66,8 +66,8 @@ def chat(
     from hermes.model import choose_backend
     from hermes.sampling import Sampling
     from hermes.seam import Options
+    from hermes.start import beginning
     from hermes.tokenizer import Tokenizer
-    from hermes.tuning import beginning
 
     sampling = Sampling(temperature, top_k, top_p, min_p)
     begun = beginning(

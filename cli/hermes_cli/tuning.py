@@ -14,7 +14,7 @@ from hermes_cli.training import realised
 if TYPE_CHECKING:
     from hermes.recipe import Lora
     from hermes.run import Request
-    from hermes.tuning import Beginning
+    from hermes.start import Beginning
 
 
 def option(*names: str, help: str, **settings: object) -> click.Option:
@@ -106,8 +106,8 @@ def training_options(*, lr: float, batch_size: int, samples: str) -> list[click.
 
 def beginning_of(options: Asked, *, chat: bool) -> "Beginning":
     """The model to tune. Raises HermesError."""
+    from hermes.start import beginning
     from hermes.tokenizer import Tokenizer
-    from hermes.tuning import beginning
 
     if not options["checkpoint"]:
         raise HermesError("no model to tune: give --checkpoint C")

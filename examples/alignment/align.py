@@ -20,7 +20,7 @@ from data import KINDS, write
 from hermes.chat import Chat
 from hermes.model import choose_backend
 from hermes.sampling import Sampling
-from hermes.tuning import beginning
+from hermes.start import beginning
 
 SHORT = 4  # words, at most
 STEPS = {
