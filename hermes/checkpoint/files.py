@@ -8,7 +8,15 @@ from pathlib import Path
 
 from hermes.errors import CheckpointError, StorageError
 
-__all__ = ["hash_file", "listing", "open_file", "read_into", "read_small", "unreadable"]
+__all__ = [
+    "hash_file",
+    "listing",
+    "open_file",
+    "read_into",
+    "read_small",
+    "read_start",
+    "unreadable",
+]
 
 SMALL = 256 * 2**20
 BLOCK = 8 * 2**20
@@ -66,6 +74,17 @@ def read_small(path: Path) -> bytes:
         if size > SMALL:
             raise CheckpointError(f"{path} has {size} bytes, more than the {SMALL} it may have")
         data = bytearray(size)
+        read_into(descriptor, memoryview(data), 0, path)
+        return bytes(data)
+    finally:
+        os.close(descriptor)
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """A file's first bytes, fewer where it has fewer. Raises CheckpointError, StorageError."""
+    descriptor, size = open_file(path)
+    try:
+        data = bytearray(min(count, size))
         read_into(descriptor, memoryview(data), 0, path)
         return bytes(data)
     finally:

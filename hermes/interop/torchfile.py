@@ -12,11 +12,13 @@ import ml_dtypes
 import numpy as np
 
 from hermes.checkpoint import Kind
+from hermes.checkpoint.files import read_start
 from hermes.errors import CheckpointError, MissingBackend
 from hermes.seam import Array
 
 __all__ = ["TorchFile"]
 
+ZIP = b"PK\x03\x04"
 CODES = {
     "torch.float64": "F64",
     "torch.float32": "F32",
@@ -45,6 +47,9 @@ class TorchFile(Mapping[str, Array]):
         if odd or not self._tensors:
             what = f"{odd[0]!r} is no tensor" if odd else "it has none"
             raise CheckpointError(f"{path} is no model of tensors: {what}")
+        for name, value in self._tensors.items():
+            if not _plain(value):
+                raise CheckpointError(f"{path}: {name!r} is no plain tensor; save it as one")
         self.kinds = {
             name: Kind(CODES.get(str(value.dtype), str(value.dtype)), tuple(value.shape))
             for name, value in self._tensors.items()
@@ -66,6 +71,12 @@ class TorchFile(Mapping[str, Array]):
         return len(self._tensors)
 
 
+def _plain(tensor: Any) -> bool:
+    """Whether its numbers are all there, in memory's order: not sparse, nested or without data."""
+    dense = str(tensor.layout) == "torch.strided" and not tensor.is_nested
+    return dense and str(tensor.device) == "cpu"
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         import torch
@@ -74,14 +85,20 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path} is a file of PyTorch's, which is not installed ({error}); "
             "pip install 'hermes-llm[torch]'"
         ) from error
+    if not read_start(path, len(ZIP)).startswith(ZIP):
+        raise CheckpointError(f"{path} is not as torch.save writes since PyTorch 1.6; save it anew")
     try:
         whole = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # unpickling raises whatever the bytes make it
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if type(error).__name__ != "UnpicklingError":
+            raise CheckpointError(
+                f"cannot read {path}: it is torn, or not PyTorch's ({type(error).__name__})"
+            ) from error
+        # PyTorch's own sentence advises to run what is in it.
         raise CheckpointError(
-            f"cannot read {path} as tensors and plain values alone: {reason.rstrip('.')}; save its "
-            "model's state_dict by itself, or as .safetensors"
-        ) from error
+            f"{path} holds more than tensors and plain values, so what it holds may be code; save "
+            "its model's state_dict by itself, or as .safetensors"
+        ) from None
     if not isinstance(whole, dict) or not all(isinstance(name, str) for name in whole):
         raise CheckpointError(f"{path} holds no dict of names, so no model hermes reads")
     return whole

@@ -169,9 +169,26 @@ class TestTraining:
                 return (Path.touch, (tmp_path / "sprung",))
 
         torch.save({"model": {}, "trap": Trap()}, tmp_path / "ckpt.pt")
-        with pytest.raises(CheckpointError, match="as tensors and plain values alone"):
+        with pytest.raises(CheckpointError, match="holds more than tensors and plain values, so"):
             open_source(tmp_path / "ckpt.pt")
         assert not (tmp_path / "sprung").exists()
+
+    @pytest.mark.parametrize("kind", ["sparse", "nested", "meta"])
+    def test_a_tensor_that_is_not_plainly_there_is_refused(self, torch, tmp_path, kind):
+        tensor = {
+            "sparse": lambda: torch.eye(3).to_sparse(),
+            "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+            "meta": lambda: torch.ones(3, device="meta"),
+        }[kind]()
+        torch.save({"model": {"a": tensor}}, tmp_path / "ckpt.pt")
+        with pytest.raises(CheckpointError, match=r"is no plain tensor|holds more than"):
+            open_source(tmp_path / "ckpt.pt")
+
+    def test_what_torch_did_not_write_is_refused(self, tmp_path):
+        for data in (b"", b"garbage", b"\x80\x02]q\x00."):
+            (tmp_path / "ckpt.pt").write_bytes(data)
+            with pytest.raises(CheckpointError, match=r"is not as torch\.save writes"):
+                open_source(tmp_path / "ckpt.pt")
 
     @pytest.mark.parametrize(
         ("content", "sentence"),
@@ -197,6 +214,6 @@ class TestTraining:
         data = path.read_bytes()
         for size in (0, 10, len(data) // 2, len(data) - 5):
             path.write_bytes(data[:size])
-            with pytest.raises(CheckpointError, match=r"^cannot read "):
+            with pytest.raises(CheckpointError, match=r"is torn, or not PyTorch's|is not as torch"):
                 open_source(path)
         path.unlink()
