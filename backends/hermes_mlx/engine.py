@@ -11,7 +11,7 @@ from hermes.positions import segment_positions
 from hermes.seam import LazyTensors, check_tokens
 from hermes_mlx.adapter import adapt
 from hermes_mlx.context import Context, Memory, Tables
-from hermes_mlx.loss import next_token, preference, target_logprobs, wide
+from hermes_mlx.loss import preference, wide
 from hermes_mlx.model import Transformer
 from hermes_mlx.ops import EXACT, FAST, PLAIN
 
@@ -120,28 +120,31 @@ class Model:
         self.spec = engine.spec
         self.engine = engine
 
-    def _scores(self, tokens, segments=None):
+    def _given(self, tokens, segments=None):
         tokens = np.asarray(tokens)
         check_tokens(self.spec, tokens)
         e = self.engine
-        return e.module(e.tensor(tokens), e.context(None, *e.documents(segments)))
+        return e.tensor(tokens), e.context(None, *e.documents(segments))
+
+    def _logprobs(self, tokens, targets, segments=None):
+        e = self.engine
+        x = e.module.model(*self._given(tokens, segments))
+        return e.ops.logprobs(e.module, x, e.tensor(targets))
 
     def logits(self, tokens, segments=None):
         """Scores of the next token at every position. (B, T) -> (B, T, V)."""
         with self.engine.on():
-            return self.engine.read(self._scores(tokens, segments))
+            return self.engine.read(self.engine.module(*self._given(tokens, segments)))
 
     def logprobs(self, tokens, targets):
         """Log-probability of each target, 0 where IGNORE. (B, T) -> (B, T)."""
-        e = self.engine
-        with e.on():
-            return e.read(target_logprobs(self._scores(tokens), e.tensor(targets), e.ops))
+        with self.engine.on():
+            return self.engine.read(self._logprobs(tokens, targets))
 
     def row_logprobs(self, tokens, targets):
         """Each row's summed log-probability of its targets, summed as in training. -> (B,)."""
-        e = self.engine
-        with e.on():
-            return e.read(target_logprobs(self._scores(tokens), e.tensor(targets), e.ops).sum(-1))
+        with self.engine.on():
+            return self.engine.read(self._logprobs(tokens, targets).sum(axis=-1))
 
     def loss(self, batch):
         """The batch's loss over all micro-batches, without dropout."""
@@ -151,8 +154,8 @@ class Model:
         with e.on():
             for a in range(len(batch.tokens)):
                 segments = None if batch.segments is None else batch.segments[a]
-                scores = self._scores(batch.tokens[a], segments)
-                total = total + next_token(scores, e.tensor(batch.targets[a]), e.ops)
+                found = self._logprobs(batch.tokens[a], batch.targets[a], segments)
+                total = total - found.sum()
                 mx.eval(total)
             return total.item() / max(batch.counted, 1)
 
@@ -163,9 +166,8 @@ class Model:
             for a in range(len(batch.tokens)):
                 targets = e.tensor(batch.targets[a])
                 reference = e.tensor(batch.pairs.reference[a], e.master)
-                scores = self._scores(batch.tokens[a])
-                loss, sums = preference(scores, targets, reference, batch.pairs.rule, e.ops)
-                total = total + loss
+                sums = self._logprobs(batch.tokens[a], batch.targets[a]).sum(axis=-1)
+                total = total + preference(sums, targets, reference, batch.pairs.rule)
                 rows.append(e.read(sums))
             return total.item() / max(batch.counted, 1), np.stack(rows)
 

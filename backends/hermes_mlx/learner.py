@@ -10,7 +10,7 @@ from hermes.adapters import trained_by
 from hermes.randomness import dropout_row_keys
 from hermes.seam import LazyTensors, StepReport, TrainState, check_batch
 from hermes_mlx.engine import Model
-from hermes_mlx.loss import next_token, preference
+from hermes_mlx.loss import preference
 from hermes_mlx.optim import adamw, clip_scale, global_norm
 
 
@@ -75,10 +75,11 @@ class Learner(Model):
         e = self.engine
         e.put(params)
         here = e.context(None, segments, places, keys, recompute=e.options.grad_checkpoint)
-        logits = e.module(tokens, here)
+        x = e.module.model(tokens, here)  # (B, T, C)
         if reference is None:
-            return next_token(logits, targets, e.ops), None
-        return preference(logits, targets, reference, self._recipe.preference, e.ops)
+            return e.ops.next_token(e.module, x, targets), None
+        sums = e.ops.logprobs(e.module, x, targets).sum(axis=-1)
+        return preference(sums, targets, reference, self._recipe.preference), sums
 
     def _accumulated(self, batch):
         """The batch's loss, its gradients and rows' log-probabilities, all still lazy."""

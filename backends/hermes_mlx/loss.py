@@ -1,9 +1,17 @@
-"""The objectives, as sums over counted targets, in float32 at least."""
+"""The objectives, as sums over counted targets, in float32 at least.
+
+next_token and target_logprobs define them, on logits that exist all at once. The tables of ops.py
+choose between those and the same in slices, where the logits of a few tokens exist at a time: with
+large vocabularies they would be most of a step's memory, and of its memory traffic.
+"""
 
 import mlx.core as mx
 
 from hermes.seam import IGNORE
 from hermes_mlx.preference import pair_losses
+
+SLICE = 1 << 23  # logits of a slice where there is no GPU: 32 MB
+LARGE_SLICE = 1 << 27  # where matrix products want many rows
 
 
 def wide(logits):
@@ -12,7 +20,7 @@ def wide(logits):
 
 
 def target_logprobs(logits, targets, ops):
-    """log p(target), 0 where IGNORE. (B, T, V), (B, T) -> (B, T)."""
+    """log p(target), 0 where IGNORE. (..., V), (...) -> (...)."""
     logits, counted = wide(logits), targets != IGNORE
     chosen = mx.take_along_axis(logits, mx.where(counted, targets, 0)[..., None], axis=-1)[..., 0]
     return mx.where(counted, chosen - ops.log_sum_exp(logits), 0.0)
@@ -23,8 +31,89 @@ def next_token(logits, targets, ops):
     return -target_logprobs(logits, targets, ops).sum()
 
 
-def preference(logits, targets, reference, rule, ops):
-    """The summed loss of a micro-batch's pairs, and each row's log-probability. -> (), (B,)."""
-    sums = target_logprobs(logits, targets, ops).sum(axis=-1)
+def preference(sums, targets, reference, rule):
+    """The summed loss of a micro-batch's pairs, of each row's log-probability. -> ()."""
     counts = (targets != IGNORE).sum(axis=-1)
-    return pair_losses(sums, counts, reference, rule).sum(), sums
+    return pair_losses(sums, counts, reference, rule).sum()
+
+
+def whole_logprobs(module, x, targets):
+    """target_logprobs of the stack's output. (B, T, C), (B, T) -> (B, T)."""
+    return target_logprobs(module.logits(x), targets, module.lm_head.ops)
+
+
+def whole_next_token(module, x, targets):
+    """next_token of the stack's output. (B, T, C), (B, T) -> ()."""
+    return next_token(module.logits(x), targets, module.lm_head.ops)
+
+
+def slices(count, vocabulary):
+    """The (begin, end) of each slice of so many tokens."""
+    rows = max(1, (LARGE_SLICE if mx.is_available(mx.gpu) else SLICE) // vocabulary)
+    return [(begin, min(begin + rows, count)) for begin in range(0, count, rows)]
+
+
+def head_weights(module):
+    """What the head multiplies and adds: W (V, C), and b (V,) where it has one."""
+    head = module.lm_head
+    weight = module.model.embed_tokens.weight if head.weight is None else head.weight
+    return (weight,) if head.bias is None else (weight, head.bias)
+
+
+def sliced_logprobs(module, x, targets):
+    """whole_logprobs, its logits made again in the backward pass where they are many."""
+    weights, ops = head_weights(module), module.lm_head.ops
+    parts = slices(targets.size, len(weights[0]))
+    if len(parts) == 1:
+        return whole_logprobs(module, x, targets)
+    flat, wanted, found = x.reshape(-1, x.shape[-1]), targets.reshape(-1), []
+
+    def at(targets):
+        return mx.checkpoint(
+            lambda x, *weights: target_logprobs(
+                scores(x, module.lm_head.softcap, *weights), targets, ops
+            )
+        )
+
+    for begin, end in parts:
+        some = mx.depends([flat[begin:end]], found[-1:])[0]  # one slice after the other
+        found.append(at(wanted[begin:end])(some, *weights))
+    return mx.concatenate(found).reshape(targets.shape)
+
+
+def scores(x, cap, weight, bias=None):
+    """softcap(x W^T + b), in the type of losses. (N, C) -> (N, V)."""
+    logits = x @ weight.astype(x.dtype).T
+    logits = wide(logits if bias is None else logits + bias.astype(x.dtype))
+    return logits if cap is None else cap * mx.tanh(logits / cap)
+
+
+def sliced_next_token(module, x, targets):
+    """whole_next_token, with its gradient made in the same pass over the logits.
+
+    The loss is a sum, so what arrives in the backward pass is one number: the gradients of x, W
+    and b are made with the loss, up to that number, and no logits are kept or made again.
+    """
+    cap, ops, wanted = module.lm_head.softcap, module.lm_head.ops, targets.reshape(-1)
+    weights = head_weights(module)
+
+    @mx.custom_function
+    def summed(x, weight, *bias):
+        total, dx, dw, db = mx.zeros((), wide(x).dtype), [], mx.zeros_like(weight), 0
+        for begin, end in slices(len(x), len(weight)):
+            some, at = mx.depends([x[begin:end], wanted[begin:end]], [dw])
+            logits = scores(some, cap, weight, *bias)
+            total = total + next_token(logits, at, ops)
+            d = mx.where(mx.arange(len(weight)) == at[:, None], -1.0, 0.0) + ops.softmax(logits)
+            d = mx.where(at[:, None] == IGNORE, 0.0, d)  # p - [v = target]
+            d = d if cap is None else d * (1 - mx.square(logits / cap))
+            d = d.astype(x.dtype)
+            dx.append(d @ weight.astype(x.dtype))
+            dw, db = dw + d.T @ some, db + d.sum(axis=0)
+        return total, mx.concatenate(dx), dw, *(db.astype(b.dtype) for b in bias)
+
+    @summed.vjp
+    def scaled(primals, cotangents, outputs):
+        return tuple((wide(d) * cotangents[0]).astype(d.dtype) for d in outputs[1:])
+
+    return summed(x.reshape(-1, x.shape[-1]), *weights)[0]

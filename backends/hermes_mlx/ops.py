@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from hermes.spec import LayerNorm, NoNorm, RMSNorm
 from hermes_mlx.erf import erf
+from hermes_mlx.loss import sliced_logprobs, sliced_next_token, whole_logprobs, whole_next_token
 
 
 def exp(x):
@@ -168,7 +169,10 @@ class Ops:
     rotate: Callable
     attend: Callable
     soft_cap: Callable
+    softmax: Callable
     log_sum_exp: Callable
+    logprobs: Callable
+    next_token: Callable
 
 
 FAST = Ops(
@@ -179,18 +183,25 @@ FAST = Ops(
     rotate=rotate,
     attend=attend,
     soft_cap=soft_cap,
+    softmax=softmax,
     log_sum_exp=log_sum_exp,
+    logprobs=sliced_logprobs,
+    next_token=sliced_next_token,
 )
 EXACT = replace(
     FAST,
     activations=MappingProxyType({**FAST.activations, "gelu": gelu_exact, "silu": silu_exact}),
     normalize=normalize_exact,
     attend=attend_exact,
+    softmax=softmax_exact,
     log_sum_exp=log_sum_exp_exact,
+    logprobs=whole_logprobs,
+    next_token=whole_next_token,
 )
 PLAIN = replace(
     FAST,
     activations=MappingProxyType({**FAST.activations, "silu": silu_exact}),
     attend=attend_exact,
+    softmax=softmax_exact,
     log_sum_exp=log_sum_exp_exact,
 )

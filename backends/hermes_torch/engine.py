@@ -12,7 +12,7 @@ from hermes.positions import segment_positions
 from hermes.seam import LazyTensors, check_tokens
 from hermes_torch.adapter import adapt
 from hermes_torch.context import Context, Memory, Tables
-from hermes_torch.loss import next_token, preference, target_logprobs, wide
+from hermes_torch.loss import preference, wide
 from hermes_torch.model import Transformer
 from hermes_torch.ops import EXACT, FAST
 
@@ -23,6 +23,16 @@ def devices():
     """The devices at hand, the preferred one first."""
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return (*(["cuda"] if cuda else []), "cpu", *cuda)
+
+
+class Network(Transformer):
+    """The Transformer, which what shards it sees as one call, whatever is made of its stack."""
+
+    def forward(self, tokens, here, score=None, *targets):
+        """Logits, or what `score` makes of the module and the stack's output (B, T, C)."""
+        if score is None:
+            return super().forward(tokens, here)
+        return score(self, self.model(tokens, here), *targets)
 
 
 class Engine:
@@ -52,7 +62,8 @@ class Engine:
         self.master = torch.float64 if self.dtype == torch.float64 else torch.float32
         self.tables = Tables(spec, self.device, self.master)
         exact = options.exact or self.dtype == torch.float64
-        self.module = Transformer(spec, EXACT if exact else FAST)
+        self.ops = EXACT if exact else FAST
+        self.module = Network(spec, self.ops)
         self.adapters = adapt(self.module, spec, lora) if lora else []
         self.table = {**parameters(spec), **(adapter_tensors(spec, lora) if lora else {})}
         self.names = tuple(self.table)
@@ -112,28 +123,30 @@ class Model:
         self.spec = engine.spec
         self.engine = engine
 
-    @torch.no_grad()
-    def _scores(self, tokens, segments=None):
+    def _given(self, tokens, segments=None):
         tokens = np.asarray(tokens)
         check_tokens(self.spec, tokens)
         e = self.engine
-        return e.module(e.tensor(tokens), e.context(None, *e.documents(segments)))
+        return e.tensor(tokens), e.context(None, *e.documents(segments))
 
+    def _logprobs(self, tokens, targets, segments=None):
+        e = self.engine
+        return e.module(*self._given(tokens, segments), e.ops.logprobs, e.tensor(targets))
+
+    @torch.no_grad()
     def logits(self, tokens, segments=None):
         """Scores of the next token at every position. (B, T) -> (B, T, V)."""
-        return self.engine.read(self._scores(tokens, segments))
+        return self.engine.read(self.engine.module(*self._given(tokens, segments)))
 
     @torch.no_grad()
     def logprobs(self, tokens, targets):
         """Log-probability of each target, 0 where IGNORE. (B, T) -> (B, T)."""
-        scores = self._scores(tokens)
-        return self.engine.read(target_logprobs(scores, self.engine.tensor(targets)))
+        return self.engine.read(self._logprobs(tokens, targets))
 
     @torch.no_grad()
     def row_logprobs(self, tokens, targets):
         """Each row's summed log-probability of its targets, summed as in training. -> (B,)."""
-        scores = self._scores(tokens)
-        return self.engine.read(target_logprobs(scores, self.engine.tensor(targets)).sum(-1))
+        return self.engine.read(self._logprobs(tokens, targets).sum(-1))
 
     @torch.no_grad()
     def loss(self, batch):
@@ -143,8 +156,7 @@ class Model:
         total = 0.0
         for a in range(len(batch.tokens)):
             segments = None if batch.segments is None else batch.segments[a]
-            scores = self._scores(batch.tokens[a], segments)
-            total = total + next_token(scores, self.engine.tensor(batch.targets[a]))
+            total = total - self._logprobs(batch.tokens[a], batch.targets[a], segments).sum()
         return float(total) / max(batch.counted, 1)
 
     @torch.no_grad()
@@ -154,9 +166,8 @@ class Model:
         for a in range(len(batch.tokens)):
             targets = e.tensor(batch.targets[a])
             reference = e.tensor(batch.pairs.reference[a], e.master)
-            scores = self._scores(batch.tokens[a])
-            loss, sums = preference(scores, targets, reference, batch.pairs.rule)
-            total = total + loss
+            sums = self._logprobs(batch.tokens[a], batch.targets[a]).sum(-1)
+            total = total + preference(sums, targets, reference, batch.pairs.rule)
             rows.append(e.read(sums))
         return float(total) / max(batch.counted, 1), np.stack(rows)
 

@@ -9,7 +9,7 @@ from hermes.adapters import trained_by
 from hermes.randomness import dropout_row_keys
 from hermes.seam import LazyTensors, StepReport, TrainState, check_batch
 from hermes_torch.engine import Model
-from hermes_torch.loss import next_token, preference
+from hermes_torch.loss import preference
 from hermes_torch.optim import clip_scale, global_norm, update_exact, update_fused
 
 
@@ -187,10 +187,10 @@ class Objective(torch.nn.Module):
         """The loss, and of pairs also each row's log-probability. -> (), (B,)."""
         e = self._engine
         here = e.context(None, segments, places, keys, recompute=e.options.grad_checkpoint)
-        logits = self.module(tokens, here)
         if reference is None:
-            return next_token(logits, targets), None
-        return preference(logits, targets, reference, self._rule)
+            return self.module(tokens, here, e.ops.next_token, targets), None
+        sums = self.module(tokens, here, e.ops.logprobs, targets).sum(-1)
+        return preference(sums, targets, reference, self._rule), sums
 
 
 class Rows:

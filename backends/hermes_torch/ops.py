@@ -13,6 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from hermes.spec import LayerNorm, NoNorm, RMSNorm
+from hermes_torch.loss import (
+    sliced_logprobs,
+    sliced_next_token,
+    whole_logprobs,
+    whole_next_token,
+)
 
 
 def silu(x):
@@ -133,6 +139,8 @@ class Ops:
     rotate: Callable
     attend: Callable
     soft_cap: Callable
+    logprobs: Callable
+    next_token: Callable
 
 
 FAST = Ops(
@@ -143,5 +151,13 @@ FAST = Ops(
     rotate=rotate,
     attend=attend,
     soft_cap=soft_cap,
+    logprobs=sliced_logprobs,
+    next_token=sliced_next_token,
 )
-EXACT = replace(FAST, normalize=normalize_exact, attend=attend_exact)
+EXACT = replace(
+    FAST,
+    normalize=normalize_exact,
+    attend=attend_exact,
+    logprobs=whole_logprobs,
+    next_token=whole_next_token,
+)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from hermes.seam import IGNORE
 from hermes_conformance.probes import rounded
 from hermes_conformance.sabotage.fault import Fault, Inside
 
@@ -39,6 +40,19 @@ def _fast_attend(change):
         inside.table(
             "attend",
             lambda attend: lambda q, k, v, spec, *rest: attend(q, k, v, change(spec), *rest),
+            FAST,
+        )
+
+    return plant
+
+
+def _fast_loss(change):
+    """change(original, module, x, targets) in the place of the fast tables' loss."""
+
+    def plant(inside: Inside) -> None:
+        inside.table(
+            "next_token",
+            lambda original: lambda module, x, targets: change(original, module, x, targets),
             FAST,
         )
 
@@ -157,6 +171,18 @@ FAULTS = (
         _fast_attend(_scale_of(1.5)),
     ),
     _fault("a row alone goes another way", "L2/batching", DEFAULT, _model("logits", _row_of_one)),
+    _fault(
+        "the sliced loss counts targets that do not count",
+        "L2/gradients",
+        DEFAULT,
+        _fast_loss(lambda o, module, x, targets: o(module, x, targets * (targets != IGNORE))),
+    ),
+    _fault(
+        "the sliced loss's gradient is off by a thousandth",
+        "L2/gradients",
+        DEFAULT,
+        _fast_loss(lambda original, *given: 1.001 * original(*given)),
+    ),
     _fault("float32 gradients are bfloat16's", "L2/gradients", DEFAULT, _gradients_in_bfloat16),
     _fault(
         "greedy texts are another model's",
