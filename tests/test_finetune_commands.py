@@ -57,6 +57,28 @@ def test_dpo_has_the_readmes_defaults_and_goes_on(place, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("finetune", "text.txt"), ("sft", "chat.jsonl"), ("dpo", "prefs.jsonl")],
+)
+def test_one_command_begins_tuning_goes_on_and_keeps_the_best(place, tmp_path, capsys, name, data):
+    metric = "val_accuracy" if name == "dpo" else "val_loss"
+    keep = ["--keep-last", "1", "--keep-best", metric, "--save-every", "1", "--eval-every", "1"]
+    length = ["--seq-len", "16"] if name == "finetune" else []
+    arguments = ["--auto-resume", *keep, *length, "--val-fraction", "0.3", "--lr", "0.01"]
+    for last in ("4", "6", "6"):
+        more = [*arguments, "--max-steps", last]
+        assert command(place, name, *more, data=data, output=tmp_path) == 0, capsys.readouterr().err
+    assert "is finished at step 6" in capsys.readouterr().err
+    values = {
+        x["step"]: x[metric] for x in lines(tmp_path) if metric in x and x["step"] not in (4, 6)
+    }
+    better = max if name == "dpo" else min
+    best = better(values, key=values.get)
+    left = {int(folder.name[5:]) for folder in tmp_path.glob("step-*")}
+    assert left == {best, 6}
+
+
 @pytest.mark.parametrize("name", ["finetune", "train"])
 def test_finetune_and_train_begin_from_a_checkpoint(name, place, tmp_path, capsys):
     out = tmp_path / name

@@ -1,14 +1,18 @@
 """Runs on disk: what they leave, the record of metrics, and how they end."""
 
+import dataclasses
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from hermes.data.pairs import MEASURES
 from hermes.errors import HermesError, NonFinite, StorageError
-from hermes.loop import Update
+from hermes.loop import Evaluation, Update
 from hermes.report.metrics import MetricsFile, read_metrics
 from hermes.runfile import read_sessions
 from hermes.seam import find_backend
@@ -56,6 +60,14 @@ def test_a_line_has_exactly_the_fields_that_others_script_against(go, tmp_path):
     assert list(evaluation) == ["step", "val_loss", "val_bits_per_byte"]
     assert update["tokens"] == 64
     assert update["loss"] == pytest.approx(math.log(290), abs=0.1)
+
+
+def test_every_key_of_a_line_is_in_the_page_on_runs():
+    page = (Path(__file__).resolve().parent.parent / "specs/run.md").read_text(encoding="utf-8")
+    section = page[page.index("## metrics.jsonl") : page.index("## run.yaml")]
+    told = set(re.findall(r"`(\w+)`", section))
+    keys = {f.name for event in (Update, Evaluation) for f in dataclasses.fields(event)}
+    assert (keys - {"others"}) | set(MEASURES) <= told
 
 
 def test_the_end_of_an_epoch_may_be_a_short_update(go, tmp_path):
