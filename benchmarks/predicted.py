@@ -95,19 +95,16 @@ def ddp(cluster, job, size):
 def fsdp(cluster, job, size):
     """The same where every GPU keeps its share: two gathers and a scatter a micro-batch."""
     compute = computing(cluster, job)
-    gather = ring(cluster, size, job.param_bytes * job.params)
-    scatter = ring(cluster, size, job.grad_bytes * job.params)
     # A ring's steps are paid for every layer.
     steps = (max(1, size // cluster.per_machine) - 1) * cluster.latency * (job.layers - 1)
+    gather = ring(cluster, size, job.param_bytes * job.params) + steps
+    scatter = ring(cluster, size, job.grad_bytes * job.params) + steps
     forward, backward = compute / job.accum / 3, compute / job.accum * 2 / 3
-    gather, scatter = gather + steps, scatter + steps
     # The first layer's weights and the last one's gradients have nothing beside them.
-    first, last = gather / job.layers, scatter / job.layers
-    exposed = job.accum * left(gather, cluster.hidden * forward, first)
-    exposed += (job.accum - 1) * left(gather, cluster.hidden * backward, first)
-    exposed += left(gather + scatter, cluster.hidden * backward, last)
-    exposed += waiting(cluster, size, compute)
-    send = 2 * job.accum * gather + scatter
+    exposed = left(gather, cluster.hidden * forward, gather / job.layers)
+    exposed += left(gather + scatter, cluster.hidden * backward, scatter / job.layers)
+    exposed = job.accum * exposed + waiting(cluster, size, compute)
+    send = job.accum * (2 * gather + scatter)
     return compute, send, exposed, compute + exposed + updating(cluster, job, size)
 
 

@@ -5,3 +5,8 @@ import os
 # Spinning OpenMP threads of two frameworks fight for few cores; float32 means float32.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
+
+def pytest_addoption(parser):
+    """How often the test of killed processes kills."""
+    parser.addoption("--kills", type=int, default=5)
