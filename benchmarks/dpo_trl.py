@@ -7,8 +7,9 @@ TRL runs three times: with its reference model beside the policy, as it comes; w
 precompute_ref_log_probs; and as it comes with its default activation checkpointing. The first two
 have it off, as hermes has. Printed are the ten first losses of both, and tokens per second: of the
 updates alone, the first two left out, and of the whole training with what it costs to begin (the
-reference's log-probabilities; no imports, no reading of data). Tokens are those of prompts and
-completions on both sides; padding is none. Figures travel between machines only as ratios.
+reference's log-probabilities; no imports, no reading of data); by the clock, and by the seconds of
+the processor, which other work on the machine disturbs less. The best of the rounds counts. Tokens
+are those of prompts and completions on both sides; padding is none. A ratio is hermes over it.
 """
 
 import argparse
@@ -66,12 +67,23 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trace:
-    """What a run did. measures: of each update, by hermes' names, `loss` among them; ends: seconds
-    at which each update had ended, since the run began.
+    """What a run did. measures: of each update, by hermes' names, `loss` among them; ends: when
+    each update had ended, in seconds since the run began, by the clock and of the processor.
     """
 
     measures: list[dict[str, float]]
-    ends: list[float]
+    ends: list[tuple[float, float]]
+
+
+class Watch:
+    """Seconds since it was made, by the clock and of the processor."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """Both."""
+        return time.perf_counter() - self._began[0], time.process_time() - self._began[1]
 
 
 def ours(setting: Setting, output: Path, backend: str = "torch") -> Trace:
@@ -92,12 +104,12 @@ def ours(setting: Setting, output: Path, backend: str = "torch") -> Trace:
         options=options, given=given, log_every=1, start=start.start,
         material=preferences.material,
     )  # fmt: skip
-    trace, began = Trace([], []), time.perf_counter()
+    trace, watch = Trace([], []), Watch()
     with open_run(request) as run:
         for event in run.events(lambda: False):
             if isinstance(event, Update):
                 trace.measures.append({"loss": event.loss, **event.others})
-                trace.ends.append(time.perf_counter() - began)
+                trace.ends.append(watch.read())
     return trace
 
 
@@ -111,14 +123,14 @@ def theirs(setting: Setting, output: Path, **changed: Any) -> Trace:
     transformers.logging.set_verbosity_error()
     order = sample_order(0, Cursor(), setting.steps * setting.batch_size, len(setting.pairs))
     rows = datasets.Dataset.from_list([dict(setting.pairs[i]) for i in order])
-    trace, began, before = Trace([], []), 0.0, 0.0
+    trace, watch, before = Trace([], []), Watch(), (0.0, 0.0)
 
     class Trainer(DPOTrainer):
         def _precompute_ref_logps(self, *arguments: Any, **named: Any) -> Any:
             nonlocal before
-            start = time.perf_counter()
+            own = Watch()
             found = super()._precompute_ref_logps(*arguments, **named)
-            before += time.perf_counter() - start
+            before = own.read()
             return found
 
         def _get_train_sampler(self, *_: Any) -> Any:
@@ -133,7 +145,8 @@ def theirs(setting: Setting, output: Path, **changed: Any) -> Trace:
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            trace.ends.append(time.perf_counter() - began + before)
+            wall, cpu = watch.read()
+            trace.ends.append((wall + before[0], cpu + before[1]))
 
     o = setting.optimizer
     config = {
@@ -153,7 +166,7 @@ def theirs(setting: Setting, output: Path, **changed: Any) -> Trace:
         processing_class=transformers.AutoTokenizer.from_pretrained(setting.base),
         callbacks=[Clock()],
     )
-    began = time.perf_counter()
+    watch = Watch()
     trainer.train()
     return trace
 
@@ -257,15 +270,17 @@ def report(asked: Any, tokens: list[int], traces: list[dict[str, Trace]]) -> Non
           f"datasets {datasets.__version__}")  # fmt: skip
     for name, trace in traces[0].items():
         print(f"{name:30}", *(f"{one['loss']:.6f}" for one in trace.measures[:10]))
-    print(f"{'tokens per second':30} {'updates':>10} {'ratio':>7} {'whole':>10} {'ratio':>7}")
+    head = "".join(f"{name:>12} ratio" for name in ("updates", "whole", "updates cpu", "whole cpu"))
+    print(f"{'tokens per second':30}{head}")
     speeds = {}
     for name in traces[0]:
-        ends = [one[name].ends for one in traces]
-        updates = max(sum(tokens[WARM:]) / (end[-1] - end[WARM - 1]) for end in ends)
-        speeds[name] = updates, max(sum(tokens) / end[-1] for end in ends)
-    for name, (updates, whole) in speeds.items():
-        a, b = (mine / theirs for mine, theirs in zip(speeds["hermes"], speeds[name], strict=True))
-        print(f"{name:30} {updates:10,.0f} {a:7.2f} {whole:10,.0f} {b:7.2f}")
+        ends = [np.array(one[name].ends) for one in traces]
+        updates = np.max([sum(tokens[WARM:]) / (end[-1] - end[WARM - 1]) for end in ends], axis=0)
+        whole = np.max([sum(tokens) / end[-1] for end in ends], axis=0)
+        speeds[name] = [updates[0], whole[0], updates[1], whole[1]]
+    for name, found in speeds.items():
+        ratios = zip(found, speeds["hermes"], strict=True)
+        print(f"{name:30}", *(f"{one:11,.0f} {ours / one:5.2f}" for one, ours in ratios))
 
 
 if __name__ == "__main__":
