@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from hermes.checkpoint import verify
 from hermes.params import parameters
 from hermes_cli.main import run
 from tests.tuning_support import TEXT, small_checkpoint, some_chats, some_pairs, write_lines
@@ -77,6 +78,30 @@ def test_one_command_begins_tuning_goes_on_and_keeps_the_best(place, tmp_path, c
     best = better(values, key=values.get)
     left = {int(folder.name[5:]) for folder in tmp_path.glob("step-*")}
     assert left == {best, 6}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+@pytest.mark.parametrize(
+    ("name", "data", "more"),
+    [
+        ("finetune", "text.txt", ["--seq-len", "16", "--lora-rank", "2", "--lora-dropout", "0.2"]),
+        ("sft", "chat.jsonl", ["--grad-accum", "2"]),
+        ("dpo", "prefs.jsonl", ["--grad-accum", "2"]),
+    ],
+)
+def test_tuning_that_was_stopped_twice_is_the_same_to_the_bit(
+    place, tmp_path, name, data, more, backend
+):
+    more = [*more, "--lr", "0.01", "--backend", backend, "--auto-resume"]
+    for output, ends in (("whole", [6]), ("parts", [1, 4, 6])):
+        for last in ends:
+            part = [*more, "--max-steps", str(last)]
+            assert command(place, name, *part, data=data, output=tmp_path / output) == 0
+    whole, parts = (verify(tmp_path / one / "step-00000006").files for one in ("whole", "parts"))
+    tensors = [file for file in whole if file.endswith(".safetensors")]
+    assert len(tensors) == 2 + (name == "finetune")
+    assert {file: whole[file] for file in tensors} == {file: parts[file] for file in tensors}
 
 
 @pytest.mark.parametrize("name", ["finetune", "train"])
