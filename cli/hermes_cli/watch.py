@@ -153,7 +153,8 @@ class _Watch:
             for line in lines[:1] if worst == Interrupted.exit_code else lines:
                 click.echo(line, err=True)
             return worst
-        deaths = [] if self._hung else [death.line() for death in self._deaths]
+        # Who was killed here because it hung is told of so; who died before made it hang.
+        deaths = [death.line() for death in self._deaths if death.pid not in self._hung]
         for one in self._hung.values():
             deaths.append(f"Error: rank {one.rank} (process {one.pid}) hung and was killed")
         seen = [line.removeprefix("Error: ") for line in _lines(last)[:1]]

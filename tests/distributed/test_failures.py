@@ -13,6 +13,8 @@ from hermes.errors import HermesError, PeerLost, StorageError
 from hermes.processes import Alone, Place
 from hermes_cli.journal import Journal
 from hermes_cli.reports import Reporting, Told, read_reports
+from hermes_cli.signals import Signals
+from hermes_cli.watch import Death, _Watch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import (
@@ -240,3 +242,26 @@ def test_torch_starts_all_anew_from_the_last_checkpoint(corpus, tmp_path):
         assert steps == [1, *range(10, steps[-1] + 1, 10)]  # of so many, every tenth
     finally:
         end(process, [*pids, *again])
+
+
+def test_who_died_is_named_before_who_then_hung(tmp_path, capsys):
+    watch = _Watch(lambda folder: None, str(tmp_path), Signals(""), 0)
+    watch._hung = {11: Told(1, 0, 11)}
+    watch._deaths = [Death(0, 10, -9)]
+    assert watch.conclude() == 76
+    said = capsys.readouterr().err
+    assert said.startswith("Error: rank 0 (process 10) was ended by SIGKILL, so all ended\n")
+    watch._deaths = [Death(1, 11, -9)]
+    assert watch.conclude() == 76
+    said = capsys.readouterr().err
+    assert said.startswith("Error: rank 1 (process 11) hung and was killed\n")
+
+
+def test_an_error_of_one_is_told_and_not_that_it_was_missed(tmp_path, capsys):
+    watch = _Watch(lambda folder: None, str(tmp_path), Signals(""), 0)
+    watch._told = [
+        Told(0, 0, 10, ("Error: rank 1 died",), 76),
+        Told(1, 0, 11, ("Warning: slow", "Error: full"), 74),
+    ]
+    assert watch.conclude() == 74
+    assert capsys.readouterr().err == "Error: full\n"
