@@ -1,0 +1,147 @@
+"""Memory of each process of a run: the model whole in each, and split over them by FSDP2.
+
+    python benchmarks/memory.py [--model gpt2-small] [--processes 4] [--precision float32]
+
+Each way makes two updates of two micro-batches on the CPU, over gloo. `held` are the bytes of all
+tensors that live between the gradients and the update: parameters, gradients and moments, and
+nothing of a pass. `resident` is what the process grew by since before the model was made, at that
+moment; `peak` at any moment, with the passes and the filling of the model. Of all processes the
+largest is printed, with its ratio to DDP's.
+"""
+
+import argparse
+import gc
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+WAYS = {"ddp": None, "optimizer": "optimizer", "full": "full"}
+LENGTH = 16  # tokens of a row: as few as show all but activations
+# Or the allocator of Linux keeps what was let go of, and a process seems to hold it still.
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def tensor_bytes():
+    """Bytes of the storages of all tensors that live."""
+    import torch
+
+    storages = {}
+    for one in gc.get_objects():
+        if issubclass(type(one), torch.Tensor) and one.device.type != "meta":
+            storage = getattr(one, "_local_tensor", one).untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def resident():
+    """Bytes of this process in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+def peak():
+    """Bytes of this process in memory when they were most."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def measure(arguments, rank, port):
+    """One process: what it held when all gradients were there."""
+    import hermes_torch.learner
+    from hermes import load_spec
+    from hermes.params import fresh_weights
+    from hermes.processes import Place
+    from hermes.recipe import Recipe
+    from hermes.seam import Batch, Counts, Options, TrainState, find_backend
+
+    size, backend = arguments.processes, find_backend("torch")
+    options = Options(
+        device="cpu", precision=arguments.precision, shard=WAYS[arguments.way],
+        shard_group=arguments.shard_group if WAYS[arguments.way] else None,
+    )  # fmt: skip
+    place = Place(rank, size, rank, size, f"127.0.0.1:{port}", 600, 600)
+    processes, spec = backend.join(place, options), load_spec(arguments.model)
+    before = resident()
+    state = TrainState(fresh_weights(spec, 0), {}, {}, 0)
+    learner = backend.learner(spec, state, Recipe(), options, processes)
+    ids = np.random.default_rng(rank).integers(0, spec.vocab_size, (2, 1, LENGTH + 1))
+    count = 2 * LENGTH * size
+    batch = Batch(
+        ids[..., :-1].astype(np.int32),
+        ids[..., 1:].astype(np.int32),
+        np.arange(2, dtype=np.uint32)[:, None] * size + rank,
+        whole=Counts(count, count),
+    )
+    found = {}
+
+    def between(norm, bound):
+        gc.collect()
+        found["held"], found["resident"] = tensor_bytes(), resident() - before
+        return scale(norm, bound)
+
+    scale = hermes_torch.learner.clip_scale
+    with mock.patch.object(hermes_torch.learner, "clip_scale", between):
+        for _ in range(2):
+            loss = float(learner.step(batch, 1e-4).loss)
+    print(json.dumps(found | {"peak": peak() - before, "loss": loss}))
+    processes.close()
+
+
+def started(arguments, way):
+    """The largest of each number over all processes that train so."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = [
+        subprocess.Popen(
+            [sys.executable, __file__, *sys.argv[1:], "--way", way, "--rank", f"{rank}:{port}"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | GIVES_BACK,
+        )
+        for rank in range(arguments.processes)
+    ]
+    said = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        sys.exit(f"a process of {way} failed")
+    each = [json.loads(text) for text in said]
+    return {name: max(one[name] for one in each) for name in each[0]}
+
+
+def main():
+    """Print a line for each way."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="gpt2-small")
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--shard-group", type=int)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--rank", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.rank:
+        measure(arguments, *map(int, arguments.rank.split(":")))
+        return
+    from hermes import load_spec
+    from hermes.params import tensor_count
+
+    count = tensor_count(load_spec(arguments.model))
+    print(f"{arguments.model}: {count:,} parameters, {arguments.processes} processes")
+    first = None
+    for way in WAYS:
+        found = started(arguments, way)
+        first = first or found
+        columns = "  ".join(
+            f"{name} {found[name] / 2**20:7,.0f} MiB ({found[name] / first[name]:.2f})"
+            for name in ("held", "resident", "peak")
+        )
+        print(f"{way:9}  {columns}  loss {found['loss']:.5f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
