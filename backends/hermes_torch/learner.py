@@ -105,15 +105,21 @@ class Learner(Model):
         several = self._processes.place.size > 1
         return self._objective.no_sync() if several and holds else contextlib.nullcontext()
 
-    def _watched(self):
+    def _watched(self, doing=None):
         """A block that fails with PeerLost where another process is lost."""
         if self._processes.place.size == 1:
             return contextlib.nullcontext()
-        return self._processes.watched(f"the gradients of step {self._made + 1}")
+        return self._processes.watched(doing or f"the gradients of step {self._made + 1}")
 
-    def _scores(self, tokens, segments=None):
-        with self._watched():
-            return super()._scores(tokens, segments)
+    def loss(self, batch):
+        """The batch's loss over all micro-batches, without dropout."""
+        with self._watched(f"the evaluation of step {self._made}"):
+            return super().loss(batch)
+
+    def preferences(self, batch):
+        """Of a batch of pairs: its loss, and each row's log-probability. -> (), (A, B)."""
+        with self._watched(f"the evaluation of step {self._made}"):
+            return super().preferences(batch)
 
     def _clear(self):
         for p in self._tensors.values():

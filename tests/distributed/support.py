@@ -87,7 +87,7 @@ def run_ranks(script, backend, size, folder, *more):
                 )
             )
         for rank, process in enumerate(started):
-            _, errors = process.communicate(timeout=WAIT / 2)
+            _, errors = process.communicate(timeout=3 * WAIT)
             assert process.returncode == 0, f"rank {rank}: {errors[-3000:]}"
     finally:
         for process in started:
