@@ -171,19 +171,20 @@ def _write(
 ) -> None:
     """Fill a folder with these files and their manifest, and sync it."""
 
-    def write(name: str, hasher: ThreadPoolExecutor | None = None) -> Written:
-        return write_file(folder / name, files[name], disk, hasher)
+    # A chunk of a file is hashed while it is written and the next one is made.
+    with ThreadPoolExecutor(workers) as hasher:
 
-    if workers == 1:
-        # The tensors may be ones that only this thread can make; their hashes it can share.
-        with ThreadPoolExecutor(1) as hasher:
-            written = [write(name, hasher) for name in files]
-    else:
-        pool = ThreadPoolExecutor(workers)
-        try:
-            written = list(pool.map(write, files))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        def write(name: str) -> Written:
+            return write_file(folder / name, files[name], disk, hasher)
+
+        if workers == 1:  # the tensors may be ones that only this thread can make
+            written = list(map(write, files))
+        else:
+            pool = ThreadPoolExecutor(workers)
+            try:
+                written = list(pool.map(write, files))
+            finally:
+                pool.shutdown(cancel_futures=True)
     manifest = Manifest(run, step, dict(zip(files, written, strict=True))).render()
     write_file(folder / MANIFEST, [manifest], disk)
     disk.sync_folder(folder)
