@@ -33,7 +33,8 @@ from hermes.recipe import OptimizerRecipe
 from hermes.run import open_run
 from hermes.run_setup import Request
 from hermes.seam import Options, find_backend
-from hermes.tuning import Preferences, beginning
+from hermes.start import beginning
+from hermes.tuning import Preferences
 
 # layers, width, heads, feed-forward, vocabulary, context
 SHAPES = {"tiny": (4, 128, 4, 352, 8000, 256), "22m": (8, 384, 6, 1024, 16000, 512)}
