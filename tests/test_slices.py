@@ -113,3 +113,18 @@ def test_gradients_of_slices_in_bfloat16_are_summed_wide(sliced):
     exact = learner_of(sliced(1), "own", precision="float64").grads(batch)[1]
     one = {"lm_head.weight": exact["lm_head.weight"]}
     assert worst(cut, one) < 2 * worst(whole, one)
+
+
+def test_what_is_not_counted_has_no_logits_made_on_a_cpu(monkeypatch):
+    loss = importlib.import_module("hermes_torch.loss")
+    batch, made, honest = batch_of(), [], loss.target_logprobs
+
+    def watched(logits, targets):
+        made.append(logits.numel() // V)
+        return honest(logits, targets)
+
+    monkeypatch.setattr(loss, "target_logprobs", watched)
+    found = learner_of("torch", "own", device="cpu").logprobs(batch.tokens[0], batch.targets[0])
+    assert sum(made) == (batch.targets != IGNORE).sum() == np.count_nonzero(found)
+    nothing = np.full((B, T), IGNORE, np.int32)
+    assert not learner_of("torch", "own", device="cpu").logprobs(batch.tokens[0], nothing).any()

@@ -58,20 +58,37 @@ def slice_rows(x, vocabulary):
     return max(1, SLICE.get(x.device.type, LARGE_SLICE) // vocabulary)
 
 
+def counted_places(targets):
+    """Which of the (N,) are counted; None where all may be taken to be.
+
+    On CPUs alone, since elsewhere to know their number is to wait for the device.
+    """
+    if targets.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    places = (targets != IGNORE).nonzero().flatten()
+    return None if len(places) == len(targets) else places
+
+
 def sliced_logprobs(module, x, targets):
-    """whole_logprobs, its logits made again in the backward pass where they are many."""
+    """whole_logprobs of the counted alone, logits made again in the backward pass where many."""
+    x, wanted = x.flatten(0, 1), targets.flatten()
+    places = counted_places(wanted)
+    if places is not None:
+        x, wanted = x.index_select(0, places), wanted[places]
     rows = slice_rows(x, len(module.model.embed_tokens.weight))
-    if targets.numel() <= rows:
-        return whole_logprobs(module, x, targets)
 
     def piece(x, targets):
         return target_logprobs(module.logits(x), targets)
 
-    found = [
-        checkpoint(piece, *some, use_reentrant=False, preserve_rng_state=False)
-        for some in zip(x.flatten(0, 1).split(rows), targets.flatten().split(rows), strict=True)
-    ]
-    return torch.cat(found).reshape(targets.shape)
+    if len(wanted) <= rows:
+        found = piece(x, wanted)
+    else:
+        pieces = zip(x.split(rows), wanted.split(rows), strict=True)
+        again = {"use_reentrant": False, "preserve_rng_state": False}
+        found = torch.cat([checkpoint(piece, *some, **again) for some in pieces])
+    if places is not None:
+        found = found.new_zeros(targets.numel()).index_copy(0, places, found)
+    return found.reshape(targets.shape)
 
 
 def sliced_next_token(module, x, targets):
