@@ -50,7 +50,8 @@ class Model:
     """Weights on a backend with the tokenizer beside them; made by `load`.
 
     realisation: the backend's model. read_tokenizer: called when a tokenizer is first needed; None
-    where the checkpoint has none. begins_with_bos: texts begin with that token.
+    where the checkpoint has none. begins_with_bos: texts begin with that token. stops: tokens at
+    which a completion ends, beside those that the tokenizer names.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Model:
         read_tokenizer: Callable[[], Tokenizer] | None,
         *,
         begins_with_bos: bool = False,
+        stops: frozenset[int] = frozenset(),
         path: Path | None = None,
     ):
         self.realisation = realisation
@@ -66,6 +68,7 @@ class Model:
         self.path = path
         self._read_tokenizer = read_tokenizer
         self._begins_with_bos = begins_with_bos
+        self._stops = stops
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -127,7 +130,7 @@ class Model:
             sampling=sampling or Sampling(),
             seed=seed,
             completion=completion,
-            stop=self.tokenizer.stop_ids,
+            stop=self.tokenizer.stop_ids | self._stops,
             vocab_size=self.tokenizer.vocab_size,
         )
 
@@ -178,6 +181,7 @@ def load(
         realiser.build(source.spec, source.params, Options(device=device, precision=precision)),
         _tokenizer_of(source, tokenizer),
         begins_with_bos=settings is not None and _adds_bos(settings, source.path),
+        stops=_stops(source),
         path=source.path,
     )
 
@@ -205,3 +209,12 @@ def _reading(text: bytes, where: str) -> Callable[[], Tokenizer]:
 
 def _adds_bos(settings: bytes, where: Path) -> bool:
     return read_object(settings, f"{where}/tokenizer_config.json").get("add_bos_token") is True
+
+
+def _stops(source: Source) -> frozenset[int]:
+    """The tokens at which other tools end a completion of this model."""
+    held = source.files.get("generation_config.json")
+    where = f"{source.path}/generation_config.json"
+    found = read_object(held, where).get("eos_token_id") if held else None
+    ids = found if isinstance(found, list) else [found]
+    return frozenset(number for number in ids if type(number) is int)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.checkpoint import Companions
+from hermes.data.chat_tokens import turn_end
 from hermes.errors import HermesError, StorageError
 from hermes.interop.hf import config_of
 from hermes.recipe import Recipe
@@ -148,7 +149,8 @@ def companions(
     """
     t = tokenizer
     settings = settings or tokenizer_config(t, max_seq_len=spec.max_seq_len)
-    stops = sorted(t.stop_ids, key=lambda number: (number != t.eos_id, number))
+    ends = t.stop_ids | ({turn_end(t, settings)} if "chat_template" in settings else set())
+    stops = sorted(ends - {None}, key=lambda number: (number != t.eos_id, number))
     ids = {"bos_token_id": t.bos_id, "eos_token_id": stops, "pad_token_id": t.pad_id}
     return Companions(
         tokenizer_json=t.to_json(),

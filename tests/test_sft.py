@@ -2,10 +2,12 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from hermes.checkpoint import Progress, save
 from hermes.data import Cursor
 from hermes.data.chat import conversation_of, conversations
 from hermes.data.chat_tokens import Example
@@ -14,10 +16,13 @@ from hermes.data.records import Record
 from hermes.errors import DataError, HermesError
 from hermes.library import collect
 from hermes.params import fresh_weights
+from hermes.recipe import Recipe
 from hermes.run import open_run
 from hermes.run_setup import Request
-from hermes.seam import IGNORE, Batch, Options, find_backend
-from hermes.start import beginning
+from hermes.runfile import companions
+from hermes.sampling import Sampling
+from hermes.seam import IGNORE, Batch, Options, TrainState, find_backend
+from hermes.start import beginning, with_tokens
 from hermes.tuning import Chats
 from tests.tuning_support import (
     small_checkpoint,
@@ -236,3 +241,39 @@ def test_a_rendered_sample_shows_what_is_learnt(tmp_path):
         "<|im_start|>assistant",
         green,
     ]
+
+
+def test_the_token_that_ends_a_turn_is_where_other_tools_stop():
+    tokenizer, _ = with_tokens(small_tokenizer(), ["<|done|>"])
+    turn = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|done|>{% endfor %}"
+    asked = "{% if add_generation_prompt %}[assistant]{% endif %}"
+    done = tokenizer.special_id("<|done|>")
+    for template, told in ((turn + asked, True), ("{{ messages[9] }}", False)):
+        beside = companions(small_spec(), tokenizer, {"chat_template": template})
+        assert (done in beside.generation_config["eos_token_id"]) is told
+
+
+def test_text_ends_where_the_checkpoint_says(tmp_path):
+    import hermes
+
+    spec = small_spec()
+    params = dict(fresh_weights(spec, 0))
+    beside = companions(spec, small_tokenizer())
+
+    def written(name, told):
+        return save(
+            tmp_path / name,
+            TrainState(params, params, params, 1),
+            spec=spec,
+            progress=Progress(run="a" * 16, step=1, recipe=Recipe()),
+            companions=replace(beside, generation_config=told),
+        )
+
+    greedy = Sampling(temperature=0)
+
+    def first(folder):
+        return list(hermes.load(folder, "torch").tokens("the", max_tokens=1, sampling=greedy))
+
+    (token,) = first(written("goes on", {"eos_token_id": 1}))
+    assert first(written("ends", {"eos_token_id": [1, token]})) == []
+    assert first(written("ends too", {"eos_token_id": token})) == []

@@ -6,7 +6,7 @@ there. Text that spells the name of a special token stays text.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.data.chat import Conversation, Message
-from hermes.data.templates import CLOSE, OPEN, Template
+from hermes.data.templates import CLOSE, OPEN, Template, template_of
 from hermes.errors import DataError
-from hermes.tokenizer import Tokenizer
+from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer
 
-__all__ = ["ChatEncoder", "Example"]
+__all__ = ["ChatEncoder", "Example", "turn_end"]
 
 # One of these stands for the name of a special token in a message while the template runs.
 STAND_IN = 0xF0000
@@ -210,3 +210,14 @@ class ChatEncoder:
                 "take it out"
             )
         return self._names.sub(lambda name: self._stand_ins[name[0]], value)
+
+
+def turn_end(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> int | None:
+    """The token with which the assistant's turn ends by the template of a tokenizer_config.json.
+
+    None where the template does not tell.
+    """
+    try:
+        return ChatEncoder(tokenizer, template_of(settings, default=CHAT_TEMPLATE)).end_of_turn()
+    except DataError:
+        return None
