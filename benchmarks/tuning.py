@@ -130,7 +130,11 @@ def main():
     parser.add_argument("--backend", action="append", choices=("torch", "mlx"))
     parser.add_argument("--device", default=None)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--peak-of", choices=RECIPES, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--peak-of",
+        choices=RECIPES,
+        help="Print the two peaks of one objective, in bytes, and nothing else.",
+    )
     asked = parser.parse_args()
     shape = SHAPES[asked.shape]
     options = Options(device=asked.device, precision=asked.precision)
@@ -144,14 +148,16 @@ def main():
     )
     told = ["--shape", asked.shape, "--precision", asked.precision]
     told += ["--device", asked.device] if asked.device else []
-    for backend in asked.backend or ("torch", "mlx"):
-        taken = times(backend, shape, options, asked.rounds)
-        print(f"  {backend:6} seconds: {_beside(taken, '.3f', 1)}")
+    backends = asked.backend or ["torch", "mlx"]
+    for backend in backends:  # first, as a process begins with the peak of the one that began it
         found = {name: peaks_of(backend, name, told) for name in RECIPES}
         for number, what in enumerate(("resident", "counted")):
             held = {name: both[number] for name, both in found.items()}
             if all(held.values()):
-                print(f"  {backend:6} {what} MB: {_beside(held, ',.0f', 1e-6)}")
+                print(f"  {backend:6} {what} MB: {_beside(held, ',.0f', 1e-6)}", flush=True)
+    for backend in backends:
+        taken = times(backend, shape, options, asked.rounds)
+        print(f"  {backend:6} seconds: {_beside(taken, '.3f', 1)}", flush=True)
 
 
 def _beside(found, form, scale):
