@@ -140,7 +140,7 @@ def measure(asked):
         print(f"{backend}: the model says {says:.3f} s")
 
 
-def main():
+def main(arguments=None):
     """Measure, or predict."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -156,7 +156,7 @@ def main():
         for name, default in vars(options()).items():
             word = "--" + name.replace("_", "-")
             parser.add_argument(word, type=type(default), default=default)
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     if asked.what == "work":
         work(asked)
     elif asked.what == "measure":
