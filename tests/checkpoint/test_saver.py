@@ -19,6 +19,7 @@ from hermes.checkpoint import (
     steps,
 )
 from hermes.errors import CheckpointError, HermesError, NonFinite, StorageError
+from hermes.seam import LazyTensors
 from tests.checkpoint.support import SPEC, progress_at, require_equal, save_at, state_at
 
 
@@ -67,6 +68,22 @@ def test_the_state_is_read_in_the_thread_that_saves(tmp_path):
     with saver(tmp_path) as background:
         background.save(state, progress_at(1))
     assert readers == {threading.get_ident()}
+
+
+def test_tensors_made_when_asked_for_are_made_once_and_before_save_returns(tmp_path):
+    """Each is a copy already; a second one would make training wait, a later one be of later."""
+    state, made = state_at(1), []
+
+    def make(name):
+        made.append((name, threading.get_ident()))
+        return state.params[name].copy()
+
+    lazy = type(state)(LazyTensors(state.params, make), state.exp_avg, state.exp_avg_sq, 1)
+    with saver(tmp_path) as background:
+        path = background.save(lazy, progress_at(1))
+        assert made == [(name, threading.get_ident()) for name in state.params]
+    assert len(made) == len(state.params)
+    require_equal(open_checkpoint(path), 1)
 
 
 def test_one_save_is_in_flight_at_most(tmp_path):
