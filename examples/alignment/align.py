@@ -3,9 +3,10 @@
     python align.py OUTPUT [torch|mlx ...]
 
 Every step is a command of hermes, printed before it runs. After sft and after dpo the model is
-asked the held-out questions, and two rates are measured: how often its answer is short, which is
-the rule that the preferences follow, and how often it fits, that is, names a place where one was
-asked for. results.json and alignment.png say what came of it on each backend.
+asked the held-out questions, and three rates are measured: how often its answer is short, which is
+the rule that the preferences follow; how often it is well formed, that is, word for word one of the
+two answers that such a question has, whatever it names; and how often it names what the world says.
+results.json and alignment.svg say what came of it on each backend.
 """
 
 import json
@@ -15,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from data import KINDS, write
+from data import ANIMALS, KINDS, write
 
 from hermes.chat import Chat
 from hermes.model import choose_backend
@@ -23,19 +24,22 @@ from hermes.sampling import Sampling
 from hermes.start import beginning
 
 SHORT = 4  # words, at most
+TIMES_ASKED = 5
+RATES = ("short", "well formed", "right")
 STEPS = {
     "base": (
         "train --data {data}/world.txt --tokenizer {data}/tokenizer.json --model {here}/model.mal "
-        "--output {out}/base --seq-len 64 --batch-size 16 --max-steps 150 --lr 3e-3 "
+        "--output {out}/base --seq-len 64 --batch-size 16 --max-steps 500 --lr 3e-3 "
         "--schedule cosine --warmup-steps 20"
     ),
     "sft": (
         "sft --checkpoint {out}/base --data {data}/chat.jsonl --output {out}/sft --seq-len 96 "
-        "--batch-size 8 --epochs 25 --lr 2e-3 --schedule cosine --warmup-steps 10"
+        "--batch-size 8 --epochs 50 --lr 2e-3 --schedule cosine --warmup-steps 10"
     ),
     "dpo": (
         "dpo --checkpoint {out}/sft --data {data}/prefs.jsonl --output {out}/dpo --max-len 64 "
-        "--batch-size 8 --epochs 2 --lr 1e-4 --beta 0.1 --val-fraction 0.2 --eval-every 5"
+        "--batch-size 8 --epochs 5 --lr 5e-5 --schedule cosine --warmup-steps 5 --beta 0.1 "
+        "--sft-weight 1 --val-fraction 0.2 --eval-every 6"
     ),
 }
 
@@ -46,30 +50,35 @@ def hermes(command: str) -> None:
     subprocess.run(["hermes", *shlex.split(command)], check=True)
 
 
+def well_formed(kind: str) -> set[str]:
+    """Every answer that a question of this kind has, right or wrong."""
+    values, _, _, *forms = KINDS[kind]
+    return {form.format(a=a, v=value) for form in forms for a in ANIMALS for value in values}
+
+
 def measure(checkpoint: Path, questions: Path, backend: str) -> dict[str, float]:
-    """Ask every question five times: the shares of short answers, and of those to the point."""
+    """Ask every question five times, at temperature 1: the share of answers that each rate has."""
     begun = beginning(checkpoint)
     model = choose_backend(backend).build(begun.spec, begun.params)
-    short = fits = asked = 0
-    for line in questions.read_text().splitlines():
-        fact = json.loads(line)
-        for _ in range(5):
-            sampling = Sampling(temperature=1.0)
-            talk = Chat(model, begun.encoder, sampling=sampling, max_tokens=40, seed=asked)
-            answer = "".join(talk.say(fact["prompt"]))
-            short += len(answer.split()) <= SHORT
-            fits += any(value in answer for value in KINDS[fact["kind"]][0])
-            asked += 1
-    return {"short": short / asked, "fits": fits / asked}
+    found = dict.fromkeys(RATES, 0)
+    facts = [json.loads(line) for line in questions.read_text().splitlines()]
+    for number, fact in enumerate(facts * TIMES_ASKED):
+        sampling = Sampling(temperature=1.0)
+        talk = Chat(model, begun.encoder, sampling=sampling, max_tokens=40, seed=number)
+        answer = "".join(talk.say(fact["prompt"]))
+        found["short"] += len(answer.split()) <= SHORT
+        found["well formed"] += answer in well_formed(fact["kind"])
+        found["right"] += fact["answer"] in answer
+    return {name: count / (TIMES_ASKED * len(facts)) for name, count in found.items()}
 
 
 def align(out: Path, data: Path, backend: str) -> dict[str, object]:
     """All steps on one backend; what was measured."""
-    began = time.perf_counter()
-    rates = {}
+    here, seconds, rates = Path(__file__).parent, {}, {}
     for name, command in STEPS.items():
-        here = Path(__file__).parent
+        began = time.perf_counter()
         hermes(command.format(out=out, data=data, here=here) + f" --backend {backend}")
+        seconds[name] = round(time.perf_counter() - began)
         if name != "base":
             rates[name] = measure(out / name, data / "held-out.jsonl", backend)
             print(f"{backend} after {name}: {rates[name]}", flush=True)
@@ -78,34 +87,37 @@ def align(out: Path, data: Path, backend: str) -> dict[str, object]:
     return {
         "after sft": rates["sft"],
         "after dpo": rates["dpo"],
-        "first loss": lines[0]["loss"],
+        "margin of the first update": lines[0]["reward_margin"],
         "held-out accuracy": held_out[-1]["val_accuracy"],
         "held-out margin": [[line["step"], line["val_reward_margin"]] for line in held_out],
-        "seconds": round(time.perf_counter() - began),
+        "seconds": seconds,
     }
 
 
 def plot(results: dict[str, dict], path: Path) -> None:
-    """The held-out margin over the updates of dpo, and both rates before and after."""
+    """The held-out margin over the updates of dpo, and the rates before and after."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for backend, found in results.items():
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+    for style, (backend, found) in zip(("-", "--"), results.items(), strict=False):
         steps, margins = zip(*found["held-out margin"], strict=True)
-        left.plot(steps, margins, marker="o", label=backend, alpha=0.7)
+        left.plot(steps, margins, style, marker="o", label=backend)
     left.set(xlabel="update of dpo", ylabel="held-out reward margin (nats)")
-    left.legend()
-    for i, found in enumerate(results.values()):
-        for j, rate in enumerate(("short", "fits")):
-            heights = [found[when][rate] for when in ("after sft", "after dpo")]
-            places = [j * 2.4 + 0.35 * i, j * 2.4 + 1 + 0.35 * i]
-            right.bar(places, heights, 0.32, color=f"C{i}", alpha=1 - 0.4 * j)
-    right.set(ylim=(0, 1.05), ylabel="share of answers to held-out questions")
-    right.set_xticks(
-        [0.17, 1.17, 2.57, 3.57], ["short\nsft", "short\ndpo", "fits\nsft", "fits\ndpo"]
-    )
-    figure.savefig(path, dpi=110)
+    left.legend(frameon=False)
+    for i, (backend, found) in enumerate(results.items()):
+        for j, (when, shade) in enumerate((("after sft", 0.35), ("after dpo", 1.0))):
+            places = [k + 0.2 * (2 * i + j - 1.5) for k in range(len(RATES))]
+            heights = [100 * found[when][rate] for rate in RATES]
+            label = f"{backend}, {when}"
+            bars = right.bar(places, heights, 0.19, color=f"C{i}", alpha=shade, label=label)
+            right.bar_label(bars, fmt="%.0f", fontsize=8)
+    right.set(ylim=(0, 125), ylabel="% of answers to held-out questions")
+    right.set_xticks(range(len(RATES)), RATES)
+    right.legend(frameon=False, ncols=2, fontsize=8, loc="upper center")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main(output: Path, backends: list[str]) -> None:
@@ -118,7 +130,7 @@ def main(output: Path, backends: list[str]) -> None:
     )
     results = {backend: align(output / backend, data, backend) for backend in backends}
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    plot(results, output / "alignment.png")
+    plot(results, output / "alignment.svg")
     print(json.dumps(results, indent=2))
 
 
