@@ -4,8 +4,12 @@ import json
 
 import pytest
 
+from hermes.adapters import fresh_adapters
+from hermes.checkpoint.adapters import ADAPTER, ADAPTER_CONFIG, adapter_files
+from hermes.checkpoint.tensors import Kind, tensor_chunks
+from hermes.recipe import Lora
 from hermes_cli.main import run
-from tests.interop.models import GPT2, bare
+from tests.interop.models import GPT2, LLAMA, bare, change
 
 
 @pytest.fixture
@@ -58,3 +62,21 @@ def test_a_mistake_is_one_line(tmp_path, weights, capfd):
     assert capfd.readouterr().err == f"Error: {missing}\n"
     assert convert(weights["source"], tmp_path / "a") == 2
     assert "missing option '--to'" in capfd.readouterr().err
+
+
+def test_merge_says_what_a_conversion_has_to_say(tmp_path, capfd):
+    spec = change(LLAMA, dropout=0.1, ffn={"dropout": 0.1})
+    base, lora = bare(tmp_path / "bare", spec), Lora(rank=2, alpha=4.0)
+    adapters = fresh_adapters(spec, lora, 0)
+    kinds = {name: Kind("F32", tensor.shape) for name, tensor in adapters.items()}
+    config, (tensors, stored) = adapter_files(spec, lora, kinds, adapters)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / ADAPTER_CONFIG).write_bytes(config)
+    (tmp_path / "adapter" / ADAPTER).write_bytes(b"".join(tensor_chunks(tensors, stored)))
+    arguments = ["--checkpoint", base["source"], "--config", base["config"], "--to", "hf",
+                 "--adapter", tmp_path / "adapter", "--output", tmp_path / "out"]  # fmt: skip
+    assert run(["merge", *map(str, arguments)]) == 0
+    assert capfd.readouterr().err == (
+        "note: Hugging Face's class has no place for all of the model's dropout, which is left "
+        "out\n"
+    )
