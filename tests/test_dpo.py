@@ -22,7 +22,7 @@ from hermes.data.records import Record
 from hermes.data.templates import Template
 from hermes.errors import CheckpointError, DataError, HermesError, Interrupted
 from hermes.library import collect
-from hermes.recipe import Preference
+from hermes.recipe import Lora, Preference
 from hermes.reference import Reference, weights_hash
 from hermes.run import open_run
 from hermes.run_setup import Request
@@ -280,6 +280,23 @@ def test_the_first_loss_is_ln_2_also_with_dropout_in_the_model(backend, beta, tm
         *("step", "val_loss", "val_reward_margin", "val_accuracy", "val_chosen_reward"),
         *("val_rejected_reward", "val_chosen_logprob", "val_rejected_logprob", "val_kl"),
     }
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_with_adapters_the_reference_is_the_base_without_them(backend, tmp_path):
+    """So the first loss is ln 2, and a run that goes on reads the same reference."""
+    adapters = {"lora": Lora(rank=2, dropout=0.5), "lr": 1e-2, "max_steps": 2}
+    carried_out(preferences(tmp_path, backend, given=adapters))
+    first, second = (line["loss"] for line in lines(tmp_path / "run") if "loss" in line)
+    assert first == pytest.approx(math.log(2), abs=1e-6)
+    assert second < first - 1e-3
+    base = beginning(tmp_path / "base").params
+    kept = Reference.load(tmp_path / "run" / "reference.npz")
+    assert kept.weights == weights_hash(base)
+    carried_out(preferences(tmp_path, backend, resume=True))
+    assert [line["step"] for line in lines(tmp_path / "run") if "loss" in line] == [1, 2, 3, 4]
+    tuned = weights_hash(beginning(tmp_path / "run").params)
+    assert tuned != kept.weights
 
 
 def test_a_run_stopped_on_one_backend_goes_on_on_the_other(tmp_path):
