@@ -8,7 +8,7 @@ from hermes.adapters import adapter_tensors
 from hermes.errors import CheckpointError, HermesError, Unsupported
 from hermes.params import parameters
 from hermes.positions import segment_positions
-from hermes.seam import LazyTensors, check_tokens
+from hermes.seam import IGNORE, LazyTensors, check_tokens
 from hermes_mlx.adapter import adapt
 from hermes_mlx.context import Context, Memory, Tables
 from hermes_mlx.loss import preference, wide
@@ -102,6 +102,14 @@ class Engine:
             adapter.here = here
         return here
 
+    def counted(self, targets):
+        """Where targets count among a micro-batch's tokens, (N,); None where all or none do.
+
+        Known to the host, so nothing waits; but each number of them is another shape to compile.
+        """
+        at = np.flatnonzero(targets != IGNORE)
+        return None if at.size in (0, targets.size) else self.tensor(at)
+
     def documents(self, segments):
         """Segments and the positions inside them; None, None for None."""
         if segments is None:
@@ -129,7 +137,7 @@ class Model:
     def _logprobs(self, tokens, targets, segments=None):
         e = self.engine
         x = e.module.model(*self._given(tokens, segments))
-        return e.ops.logprobs(e.module, x, e.tensor(targets))
+        return e.ops.logprobs(e.module, x, e.tensor(targets), e.counted(targets))
 
     def logits(self, tokens, segments=None):
         """Scores of the next token at every position. (B, T) -> (B, T, V)."""

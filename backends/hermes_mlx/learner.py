@@ -70,15 +70,15 @@ class Learner(Model):
 
         return run
 
-    def _plain_loss(self, params, tokens, targets, segments, places, keys, reference):
+    def _plain_loss(self, params, tokens, targets, at, segments, places, keys, reference):
         """A micro-batch's summed loss, and of pairs also each row's log-probability."""
         e = self.engine
         e.put(params)
         here = e.context(None, segments, places, keys, recompute=e.options.grad_checkpoint)
         x = e.module.model(tokens, here)  # (B, T, C)
         if reference is None:
-            return e.ops.next_token(e.module, x, targets), None
-        sums = e.ops.logprobs(e.module, x, targets).sum(axis=-1)
+            return e.ops.next_token(e.module, x, targets, at), None
+        sums = e.ops.logprobs(e.module, x, targets, at).sum(axis=-1)
         return preference(sums, targets, reference, self._recipe.preference), sums
 
     def _accumulated(self, batch):
@@ -92,9 +92,10 @@ class Learner(Model):
                 row_keys = dropout_row_keys(self._recipe.seed, self._made + 1, batch.rows[a])
                 keys = e.tensor(row_keys, mx.uint32)
             tokens, targets = e.tensor(batch.tokens[a]), e.tensor(batch.targets[a])
+            at = None if self._compiles() else e.counted(batch.targets[a])
             reference = batch.pairs and e.tensor(batch.pairs.reference[a], e.master)
             (loss, sums), found = self._summed_loss(
-                self._params, tokens, targets, segments, places, keys, reference
+                self._params, tokens, targets, at, segments, places, keys, reference
             )
             rows.append(sums)
             total = loss if total is None else total + loss

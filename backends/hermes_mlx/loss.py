@@ -37,13 +37,13 @@ def preference(sums, targets, reference, rule):
     return pair_losses(sums, counts, reference, rule).sum()
 
 
-def whole_logprobs(module, x, targets):
-    """target_logprobs of the stack's output. (B, T, C), (B, T) -> (B, T)."""
+def whole_logprobs(module, x, targets, at):
+    """target_logprobs of the stack's output, `at` or not. (B, T, C), (B, T) -> (B, T)."""
     return target_logprobs(module.logits(x), targets, module.lm_head.ops)
 
 
-def whole_next_token(module, x, targets):
-    """next_token of the stack's output. (B, T, C), (B, T) -> ()."""
+def whole_next_token(module, x, targets, at):
+    """next_token of the stack's output, `at` or not. (B, T, C), (B, T) -> ()."""
     return next_token(module.logits(x), targets, module.lm_head.ops)
 
 
@@ -60,25 +60,34 @@ def head_weights(module):
     return (weight,) if head.bias is None else (weight, head.bias)
 
 
-def sliced_logprobs(module, x, targets):
-    """whole_logprobs, its logits made again in the backward pass where they are many."""
-    weights, ops = head_weights(module), module.lm_head.ops
-    parts = slices(targets.size, len(weights[0]))
+def counted_only(x, targets, at):
+    """The tokens at `at`, or all for None: no others need logits. -> (N, C), (N,)."""
+    flat, wanted = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
+    return (flat, wanted) if at is None else (flat[at], wanted[at])
+
+
+def sliced_logprobs(module, x, targets, at):
+    """whole_logprobs, its logits made again in the backward pass where they are many.
+
+    at: where targets count, (N,); None for everywhere.
+    """
+    weights, cap, ops = head_weights(module), module.lm_head.softcap, module.lm_head.ops
+    flat, wanted = counted_only(x, targets, at)
+    parts, found = slices(len(wanted), len(weights[0])), []
+
+    def piece(targets):
+        return lambda x, *weights: target_logprobs(scores(x, cap, *weights), targets, ops)
+
     if len(parts) == 1:
-        return whole_logprobs(module, x, targets)
-    flat, wanted, found = x.reshape(-1, x.shape[-1]), targets.reshape(-1), []
-
-    def at(targets):
-        return mx.checkpoint(
-            lambda x, *weights: target_logprobs(
-                scores(x, module.lm_head.softcap, *weights), targets, ops
-            )
-        )
-
-    for begin, end in parts:
-        some = mx.depends([flat[begin:end]], found[-1:])[0]  # one slice after the other
-        found.append(at(wanted[begin:end])(some, *weights))
-    return mx.concatenate(found).reshape(targets.shape)
+        found = piece(wanted)(flat, *weights)
+    else:
+        for begin, end in parts:
+            some = mx.depends([flat[begin:end]], found[-1:])[0]  # one slice after the other
+            found.append(mx.checkpoint(piece(wanted[begin:end]))(some, *weights))
+        found = mx.concatenate(found)
+    if at is not None:
+        found = mx.zeros(targets.size, found.dtype).at[at].add(found)
+    return found.reshape(targets.shape)
 
 
 def scores(x, cap, weight, bias=None):
@@ -88,20 +97,21 @@ def scores(x, cap, weight, bias=None):
     return logits if cap is None else cap * mx.tanh(logits / cap)
 
 
-def sliced_next_token(module, x, targets):
+def sliced_next_token(module, x, targets, at):
     """whole_next_token, with its gradient made in the same pass over the logits.
 
     The loss is a sum, so what arrives in the backward pass is one number: the gradients of x, W
     and b are made with the loss, up to that number, and no logits are kept or made again.
+    at: where targets count, (N,); None for everywhere.
     """
-    cap, ops, wanted = module.lm_head.softcap, module.lm_head.ops, targets.reshape(-1)
-    weights = head_weights(module)
+    weights, cap, ops = head_weights(module), module.lm_head.softcap, module.lm_head.ops
+    flat, wanted = counted_only(x, targets, at)
 
     @mx.custom_function
     def summed(x, weight, *bias):
         total, dx, dw, db = mx.zeros((), wide(x).dtype), [], mx.zeros_like(weight), 0
         for begin, end in slices(len(x), len(weight)):
-            some, at = mx.depends([x[begin:end], wanted[begin:end]], [dw])
+            some, at = mx.depends([x[begin:end], wanted[begin:end]], [dw])  # one after the other
             logits = scores(some, cap, weight, *bias)
             total = total + next_token(logits, at, ops)
             d = mx.where(mx.arange(len(weight)) == at[:, None], -1.0, 0.0) + ops.softmax(logits)
@@ -116,4 +126,4 @@ def sliced_next_token(module, x, targets):
     def scaled(primals, cotangents, outputs):
         return tuple((wide(d) * cotangents[0]).astype(d.dtype) for d in outputs[1:])
 
-    return summed(x.reshape(-1, x.shape[-1]), *weights)[0]
+    return summed(flat, *weights)[0]

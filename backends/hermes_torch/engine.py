@@ -9,7 +9,7 @@ from hermes.adapters import adapter_tensors
 from hermes.errors import HermesError, Unsupported
 from hermes.params import parameters
 from hermes.positions import segment_positions
-from hermes.seam import LazyTensors, check_tokens
+from hermes.seam import IGNORE, LazyTensors, check_tokens
 from hermes_torch.adapter import adapt
 from hermes_torch.context import Context, Memory, Tables
 from hermes_torch.loss import preference, wide
@@ -28,11 +28,11 @@ def devices():
 class Network(Transformer):
     """The Transformer, which what shards it sees as one call, whatever is made of its stack."""
 
-    def forward(self, tokens, here, score=None, *targets):
+    def forward(self, tokens, here, score=None, *wanted):
         """Logits, or what `score` makes of the module and the stack's output (B, T, C)."""
         if score is None:
             return super().forward(tokens, here)
-        return score(self, self.model(tokens, here), *targets)
+        return score(self, self.model(tokens, here), *wanted)
 
 
 class Engine:
@@ -98,6 +98,14 @@ class Engine:
             adapter.here = here
         return here
 
+    def counted(self, targets):
+        """Where targets count among a micro-batch's tokens, (N,); None where all or none do.
+
+        Known to the host, so nothing waits; but each number of them is another shape to compile.
+        """
+        at = np.flatnonzero(targets != IGNORE)
+        return None if at.size in (0, targets.size) else self.tensor(at)
+
     def documents(self, segments):
         """Segments and the positions inside them, on the device; None, None for None."""
         if segments is None:
@@ -131,7 +139,8 @@ class Model:
 
     def _logprobs(self, tokens, targets, segments=None):
         e = self.engine
-        return e.module(*self._given(tokens, segments), e.ops.logprobs, e.tensor(targets))
+        wanted = e.tensor(targets), e.counted(targets)
+        return e.module(*self._given(tokens, segments), e.ops.logprobs, *wanted)
 
     @torch.no_grad()
     def logits(self, tokens, segments=None):

@@ -83,8 +83,11 @@ class Learner(Model):
                 keys = e.tensor(row_keys.view("int32"), torch.int32)
             reference = batch.pairs and e.tensor(batch.pairs.reference[a], e.master)
             tokens, targets = e.tensor(batch.tokens[a]), e.tensor(batch.targets[a])
+            at = None if self._compiles() else e.counted(batch.targets[a])
             with self._unshared(a < len(batch.tokens) - 1):
-                loss, sums = self._summed_loss(tokens, targets, segments, places, keys, reference)
+                loss, sums = self._summed_loss(
+                    tokens, targets, at, segments, places, keys, reference
+                )
                 loss = loss / count
                 if a == len(batch.tokens) - 1:
                     self._processes.ready()
@@ -189,13 +192,13 @@ class Objective(torch.nn.Module):
         self.module = engine.module
         self._engine, self._rule = engine, recipe.preference
 
-    def forward(self, tokens, targets, segments, places, keys, reference):
+    def forward(self, tokens, targets, at, segments, places, keys, reference):
         """The loss, and of pairs also each row's log-probability. -> (), (B,)."""
         e = self._engine
         here = e.context(None, segments, places, keys, recompute=e.options.grad_checkpoint)
         if reference is None:
-            return self.module(tokens, here, e.ops.next_token, targets), None
-        sums = self.module(tokens, here, e.ops.logprobs, targets).sum(-1)
+            return self.module(tokens, here, e.ops.next_token, targets, at), None
+        sums = self.module(tokens, here, e.ops.logprobs, targets, at).sum(-1)
         return preference(sums, targets, reference, self._rule), sums
 
 

@@ -43,13 +43,13 @@ def preference(sums, targets, reference, rule):
     return pair_losses(sums, counts, reference, rule).sum()
 
 
-def whole_logprobs(module, x, targets):
-    """target_logprobs of the stack's output. (B, T, C), (B, T) -> (B, T)."""
+def whole_logprobs(module, x, targets, at):
+    """target_logprobs of the stack's output, `at` or not. (B, T, C), (B, T) -> (B, T)."""
     return target_logprobs(module.logits(x), targets)
 
 
-def whole_next_token(module, x, targets):
-    """next_token of the stack's output. (B, T, C), (B, T) -> ()."""
+def whole_next_token(module, x, targets, at):
+    """next_token of the stack's output, `at` or not. (B, T, C), (B, T) -> ()."""
     return next_token(module.logits(x), targets)
 
 
@@ -58,47 +58,47 @@ def slice_rows(x, vocabulary):
     return max(1, SLICE.get(x.device.type, LARGE_SLICE) // vocabulary)
 
 
-def counted_places(targets):
-    """Which of the (N,) are counted; None where all may be taken to be.
+def counted_only(x, targets, at):
+    """The tokens at `at`, or all for None: no others need logits. -> (N, C), (N,)."""
+    flat, wanted = x.flatten(0, 1), targets.flatten()
+    return (flat, wanted) if at is None else (flat.index_select(0, at), wanted[at])
 
-    On CPUs alone, since elsewhere to know their number is to wait for the device.
+
+def sliced_logprobs(module, x, targets, at):
+    """whole_logprobs, its logits made again in the backward pass where they are many.
+
+    at: where targets count, (N,); None for everywhere.
     """
-    if targets.device.type != "cpu" or torch.compiler.is_compiling():
-        return None
-    places = (targets != IGNORE).nonzero().flatten()
-    return None if len(places) == len(targets) else places
-
-
-def sliced_logprobs(module, x, targets):
-    """whole_logprobs of the counted alone, logits made again in the backward pass where many."""
-    x, wanted = x.flatten(0, 1), targets.flatten()
-    places = counted_places(wanted)
-    if places is not None:
-        x, wanted = x.index_select(0, places), wanted[places]
+    flat, wanted = counted_only(x, targets, at)
     rows = slice_rows(x, len(module.model.embed_tokens.weight))
 
     def piece(x, targets):
         return target_logprobs(module.logits(x), targets)
 
     if len(wanted) <= rows:
-        found = piece(x, wanted)
+        found = piece(flat, wanted)
     else:
-        pieces = zip(x.split(rows), wanted.split(rows), strict=True)
-        again = {"use_reentrant": False, "preserve_rng_state": False}
-        found = torch.cat([checkpoint(piece, *some, **again) for some in pieces])
-    if places is not None:
-        found = found.new_zeros(targets.numel()).index_copy(0, places, found)
+        found = torch.cat(
+            [
+                checkpoint(piece, *some, use_reentrant=False, preserve_rng_state=False)
+                for some in zip(flat.split(rows), wanted.split(rows), strict=True)
+            ]
+        )
+    if at is not None:
+        found = found.new_zeros(targets.numel()).index_copy(0, at, found)
     return found.reshape(targets.shape)
 
 
-def sliced_next_token(module, x, targets):
-    """whole_next_token, with its gradient made in the same pass over the logits."""
+def sliced_next_token(module, x, targets, at):
+    """whole_next_token, with its gradient made in the same pass over the logits.
+
+    at: where targets count, (N,); None for everywhere.
+    """
     head, weight = module.lm_head, module.model.embed_tokens.weight
     rows = slice_rows(x, len(weight))
     weight = weight if head.weight is None else head.weight
-    return SlicedLoss.apply(
-        x.flatten(0, 1), weight, head.bias, targets.flatten(), head.softcap, rows
-    )
+    flat, wanted = counted_only(x, targets, at)
+    return SlicedLoss.apply(flat, weight, head.bias, wanted, head.softcap, rows)
 
 
 class SlicedLoss(torch.autograd.Function):

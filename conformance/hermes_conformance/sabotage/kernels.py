@@ -47,12 +47,12 @@ def _fast_attend(change):
 
 
 def _fast_loss(change):
-    """change(original, module, x, targets) in the place of the fast tables' loss."""
+    """change(original, module, x, targets) in the place of the fast tables' loss, everywhere."""
 
     def plant(inside: Inside) -> None:
         inside.table(
             "next_token",
-            lambda original: lambda module, x, targets: change(original, module, x, targets),
+            lambda original: lambda module, x, targets, at: change(original, module, x, targets),
             FAST,
         )
 
@@ -175,13 +175,13 @@ FAULTS = (
         "the sliced loss counts targets that do not count",
         "L2/gradients",
         DEFAULT,
-        _fast_loss(lambda o, module, x, targets: o(module, x, targets * (targets != IGNORE))),
+        _fast_loss(lambda o, module, x, targets: o(module, x, targets * (targets != IGNORE), None)),
     ),
     _fault(
         "the sliced loss's gradient is off by a thousandth",
         "L2/gradients",
         DEFAULT,
-        _fast_loss(lambda original, *given: 1.001 * original(*given)),
+        _fast_loss(lambda original, *given: 1.001 * original(*given, None)),
     ),
     _fault("float32 gradients are bfloat16's", "L2/gradients", DEFAULT, _gradients_in_bfloat16),
     _fault(
