@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart test test-long test-interop lint bench clean
+.PHONY: quickstart test test-long test-interop test-jax lint bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/hermes quickstart
@@ -22,6 +22,11 @@ test-long: $(VENV)/.tests
 # Other tools as oracles: their own classes compute what hermes says of its folders.
 test-interop: $(VENV)/.interop
 	$(BIN)/pytest -m "long or not long" tests/interop tests/oracles
+
+# The example of a third backend earns its levels.
+test-jax: $(VENV)/.jax
+	$(BIN)/pytest -m "long or not long" tests/conformance/test_jax.py
+	$(BIN)/hermes conformance run --backend jax --level L0-L2
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff check .
@@ -46,6 +51,11 @@ $(VENV)/.tests: $(VENV)/.installed
 
 $(VENV)/.interop: $(VENV)/.tests
 	$(PIP) --editable '.[all,test,interop-test]'
+	@touch $@
+
+$(VENV)/.jax: $(VENV)/.tests examples/backend_jax/pyproject.toml
+	$(PIP) 'jax[cpu]'
+	$(PIP) --editable examples/backend_jax
 	@touch $@
 
 clean:

@@ -1,7 +1,4 @@
-"""A backend in JAX that looks forward only: all of the language, and no training.
-
-model.py is the forward pass; this file is what stands around it.
-"""
+"""A backend in JAX that looks forward only: all of the language, and no training."""
 
 import jax
 import jax.numpy as jnp
@@ -98,11 +95,15 @@ class Model:
     def loss(self, batch):
         """Nats per counted target over all micro-batches."""
         if batch.pairs is not None:
-            raise Unsupported("hermes_jax has no losses of preferences")
+            self.preferences(batch)
         documents = [None] * len(batch.tokens) if batch.segments is None else batch.segments
         parts = zip(batch.tokens, batch.targets, documents, strict=True)
         total = sum(self.logprobs(*part).sum(dtype=np.float64) for part in parts)
         return -float(total) / batch.counts.counted
+
+    def preferences(self, batch):
+        """Declined."""
+        raise Unsupported("hermes_jax has no losses of preferences")
 
     def params(self):
         """The weights, one at a time."""

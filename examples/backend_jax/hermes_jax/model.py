@@ -24,8 +24,7 @@ ACTIVATIONS = {
 
 
 class Pass(NamedTuple):
-    """What the layers share: rope's tables, positions (T,) or (B, T), documents, keys and values
-    of the tokens before."""
+    """What the layers share: rope's tables, positions (T,) or (B, T), documents, the cache."""
 
     tables: dict
     places: jax.Array
@@ -45,8 +44,7 @@ def normalize(p, name, norm, x):
         case NoNorm():
             return x
         case RMSNorm(eps, unit_offset):
-            w = p[f"{name}.weight"]
-            scale = 1 + w if unit_offset else w
+            scale = p[f"{name}.weight"] + int(unit_offset)
             return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + eps) * scale
         case LayerNorm(eps, bias):
             d = x - x.mean(-1, keepdims=True)
@@ -116,17 +114,16 @@ def feed_forward(p, name, spec, x):
 def run_block(p, layer, block, x, here):
     """Attention and feed-forward, each with its norms and residual. (B, T, C) -> (B, T, C)."""
     at, norms = f"model.layers.{layer}", NORM_NAMES[block.norm_position]
-    residual, parallel = block.residual, block.parallel
 
     def normed(place, y):
         return normalize(p, f"{at}.{norms[place]}", block.norm, y) if place in norms else y
 
     a = attention(p, f"{at}.self_attn", block, layer, normed("attention_in", x), here)
     a = normed("attention_out", a)
-    h = normed("attention_sum", x + a if residual else a)
-    f = feed_forward(p, f"{at}.mlp", block.ffn, normed("ffn_in", x if parallel else h))
+    h = normed("attention_sum", x + a if block.residual else a)
+    f = feed_forward(p, f"{at}.mlp", block.ffn, normed("ffn_in", x if block.parallel else h))
     f = normed("ffn_out", f)
-    return normed("ffn_sum", h + f if residual or parallel else f)
+    return normed("ffn_sum", h + f if block.residual or block.parallel else f)
 
 
 def transformer(spec, p, tokens, here):
