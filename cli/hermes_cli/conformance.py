@@ -113,6 +113,8 @@ def run(
         f"\n{backend} against {against}: {counts['passed']:,} passed, {counts['failed']:,} failed, "
         f"{expected}{counts['declined']:,} declined, in {time.perf_counter() - began:.0f} s"
     )
+    if not made["passed"] and not counts["failed"] and not complaints:
+        click.echo("nothing that asks the backend passed, so nothing is certified")
     if not made["passed"]:
         raise click.exceptions.Exit(1)
 

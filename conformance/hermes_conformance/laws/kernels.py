@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 
+from hermes.seam import IGNORE
 from hermes_conformance import tolerance
 from hermes_conformance.case import Case
 from hermes_conformance.cases import edges
@@ -164,6 +165,20 @@ def _half(precision: str):
     return law
 
 
+def loss_16(case: Case, sides: Sides) -> Iterator[Measure]:
+    """A 16-bit model's loss is that of its own scores, reckoned in float32 at least."""
+    built, total = sides.subject.model(case, "bfloat16"), 0.0
+    for a, targets in enumerate(case.batch.targets):
+        segments = None if case.batch.segments is None else case.batch.segments[a]
+        scores = log_softmax(built.logits(case.batch.tokens[a], segments))
+        at = np.where(targets == IGNORE, 0, targets)[..., None]
+        chosen = np.take_along_axis(scores, at, axis=-1)[..., 0]
+        total -= float(chosen[targets != IGNORE].sum())
+    expected = total / case.batch.counted
+    got = built.loss(case.batch)
+    yield relative("loss", got, expected, tolerance.LOSS_32, max(1.0, abs(expected)))
+
+
 def report(reference: np.ndarray, got: np.ndarray) -> dict[str, float]:
     """What one says of a format: KL mean, 99th percentile and worst, and how tokens agree."""
     kl = divergence(reference, got)
@@ -278,6 +293,15 @@ LAWS_16 = (
         _half("bfloat16"),
         tolerance.TOKEN_16,
         _plain,
+        precision="bfloat16",
+    ),
+    _law(
+        "L3",
+        "loss",
+        "a bfloat16 loss is its scores', in float32",
+        loss_16,
+        tolerance.LOSS_32,
+        lambda case: case.name.startswith(("default/", "output.")),
         precision="bfloat16",
     ),
     _law(

@@ -153,6 +153,29 @@ def splits(case: Case, sides: Sides) -> Iterator[Measure]:
             yield relative(f"gradient of {name}", value, other, tolerance.GRADIENT_64)
 
 
+def shares(case: Case, sides: Sides) -> Iterator[Measure]:
+    """An update cut in two as processes cut it: losses and gradients of the shares add up to it."""
+    loss, whole = sides.subject.grads(case)
+    parts = [sides.subject.learner(case).grads(share) for share in _shares(case.batch)]
+    got = sum(part for part, _ in parts)
+    yield absolute("sum of the losses", got, loss, scaled(tolerance.LOSS_64, loss))
+    for name, value in whole.items():
+        if vanishing(case, name) is None:
+            total = sum(np.asarray(grads[name]) for _, grads in parts)
+            what = f"sum of the gradients of {name}"
+            yield relative(what, total, value, tolerance.GRADIENT_64)
+
+
+def _shares(batch: Batch) -> Iterator[Batch]:
+    """Each micro-batch as a process's share of the update."""
+    for a in range(len(batch.tokens)):
+        at = slice(a, a + 1)
+        segments = None if batch.segments is None else batch.segments[at]
+        pairs = batch.pairs and replace(batch.pairs, reference=batch.pairs.reference[at])
+        rows = batch.rows[at]
+        yield Batch(batch.tokens[at], batch.targets[at], rows, segments, pairs, batch.counts)
+
+
 def joined(batch: Batch) -> Batch:
     """The update as one micro-batch; of pairs, all chosen rows before all rejected ones."""
     halves = 1 if batch.pairs is None else 2
@@ -319,6 +342,14 @@ LAWS = (
         splits,
         tolerance.GRADIENT_64,
         _learns,
+        "learner",
+    ),
+    _law(
+        "shares",
+        "the shares of an update add up to it",
+        shares,
+        tolerance.GRADIENT_64,
+        _is("default/", "every dropout/", "preference.", "edge.no target"),
         "learner",
     ),
     _law(

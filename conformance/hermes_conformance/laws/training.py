@@ -109,6 +109,28 @@ def update(case: Case, sides: Sides) -> Iterator[Measure]:
                 yield relative(f"{part} of {name}", one, other, tolerance.UPDATE_64, scale)
 
 
+def _production(precision: str):
+    def law(case: Case, sides: Sides) -> Iterator[Measure]:
+        """The fast update, from the learner's own gradients: weights and moments are float32."""
+        learner = sides.subject.learner(case, precision)
+        float(learner.step(case.update(0), 3e-3).loss)
+        before = kept(learner.state())
+        _, grads = learner.grads(case.update(1))
+        mine = {name: np.array(grads[name]) for name in grads}
+        expected, norm = oracle_step(case, before, mine, 7e-3)
+        report = learner.step(case.update(1), 7e-3)
+        yield relative("norm of the report", float(report.grad_norm), norm, tolerance.NORM_32)
+        after = learner.state()
+        for name in (name for name in grads if vanishing(case, name) is None):
+            moved = rms(expected.params[name] - before.params[name]) or 1.0
+            for part in ("params", "exp_avg", "exp_avg_sq"):
+                one, other = getattr(after, part)[name], getattr(expected, part)[name]
+                scale = moved if part == "params" else None
+                yield relative(f"{part} of {name}", one, other, tolerance.UPDATE_32, scale)
+
+    return law
+
+
 def float32(case: Case, sides: Sides) -> Iterator[Measure]:
     """A hundred updates in float32 stay beside the same backend's float64."""
     got = train(sides.subject, case, LONG_STEPS, "float32")
@@ -219,6 +241,17 @@ LAWS = (
     _law("trajectory", "whole runs agree", trajectory, tolerance.TRAIN_64, _run, "peer"),
     _law("oracle", "the oracle's own run agrees", by_oracle, tolerance.TRAIN_64, _is("run.")),
     _law("update", "an update is the oracle's rule", update, tolerance.UPDATE_64, _run),
+    *(
+        _law(
+            f"update-{precision}",
+            f"so is the fast one, in {precision}",
+            _production(precision),
+            tolerance.UPDATE_32,
+            _is("train.hot", "train.lora", "train.frozen"),
+            precision=precision,
+        )
+        for precision in ("float32", "bfloat16")
+    ),
     _law(
         "checkpointing",
         "recomputing activations changes nothing",

@@ -180,6 +180,11 @@ def _over_all(original, self, batch):
     return loss * share, {name: share * np.asarray(grads[name]) for name in grads}
 
 
+def _counts_here(original, self, batch):
+    """A share's mean is over its own targets."""
+    return original(self, replace(batch, whole=None))
+
+
 def _fault(name, law, case, plant, part="gradient", only=None):
     return Fault(name, part, law, case, plant, only)
 
@@ -203,6 +208,7 @@ FAULTS = (
     _fault("a residual's gradient is off by 1e-6", GRADIENT, DEFAULT, _residual_detached),
     _fault("gelu has tanh gelu's derivative", GRADIENT, "ffn.activation=gelu/hot", _wrong_erf),
     _fault("frozen layers are trained", "L0/frozen", "default/hot", _frozen_trained),
+    _fault("a share's mean is over its own targets", "L1/shares", DEFAULT, _grads(_counts_here)),
     _fault(
         "embeddings' gradients are added in any order",
         "L4/repeat",

@@ -145,6 +145,34 @@ def _learner(change):
     return plant
 
 
+def _short_loss(inside: Inside) -> None:
+    inside.wrap(inside.module("loss"), "wide", lambda original: lambda logits: logits)
+
+
+def _short_weights(original, self, batch, lr):
+    """Weights are bfloat16, so that small changes of large weights are lost."""
+    report = original(self, batch, lr)
+    if self.engine.options.precision == "bfloat16":
+        _shorten(self)
+    return report
+
+
+def _shorten(learner):
+    """Round a learner's weights to bfloat16, in place."""
+    if hasattr(learner, "_tensors"):  # torch
+        for p in learner._tensors.values():
+            p.data = p.data.bfloat16().to(p.dtype)
+        return
+    from mlx import core, utils
+
+    module = learner.engine.module
+    short = [
+        (name, x.astype(core.bfloat16).astype(x.dtype))
+        for name, x in utils.tree_flatten(module.parameters())
+    ]
+    module.update(utils.tree_unflatten(short))
+
+
 def _fault(name, law, case, plant, only=None):
     return Fault(name, "kernels", law, case, plant, only)
 
@@ -195,6 +223,19 @@ FAULTS = (
         "L3/bfloat16",
         DEFAULT,
         _fast_attend(_scale_of(2.0)),
+    ),
+    _fault("a bfloat16 loss is reckoned in bfloat16", "L3/loss", DEFAULT, _short_loss),
+    _fault(
+        "weights are bfloat16, too",
+        "L4/update-bfloat16",
+        "train.hot/hot",
+        _learner(_short_weights),
+    ),
+    _fault(
+        "the fast update's rate is off by a thousandth",
+        "L4/update-float32",
+        "train.hot/hot",
+        _learner(lambda original, self, batch, lr: original(self, batch, 1.001 * lr)),
     ),
     _fault("rows meet by 1e-9", "L1/batching", DEFAULT, _model("logits", _rows_meet)),
     _fault("the last token leaks by 1e-9", "L1/batching", DEFAULT, _model("logits", _later_leaks)),
