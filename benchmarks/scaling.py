@@ -1,6 +1,6 @@
 """Communication against computation: what is measured here, and what that predicts for many GPUs.
 
-    python benchmarks/scaling.py [--shape tiny|22m|gpt2] [--backend torch] [--backend mlx]
+    python benchmarks/scaling.py [--shape mini|tiny|22m|gpt2] [--backend torch] [--backend mlx]
     python benchmarks/scaling.py predict [--params 7e9] [--flops 4e14] [--intra 300] [--inter 40]
 
 Measuring runs the same global batch in one process with two threads and in two processes with one
@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
 # layers, width, heads, feed-forward, vocabulary, context, rows of the global batch
 SHAPES = {
+    "mini": (2, 128, 4, 352, 2000, 128, 16),
     "tiny": (4, 128, 4, 352, 8000, 256, 32),
     "22m": (8, 384, 6, 1024, 16000, 512, 8),
     "gpt2": (12, 768, 12, 2048, 50257, 512, 4),
@@ -84,13 +84,14 @@ def work(asked):
         taken = processes.largest(processes.timed_sum(tensor_count(spec))[0])
         seconds["sum"] += [taken] if turn else []
     if rank == 0:
-        medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-        Path(asked.folder, "seconds.json").write_text(json.dumps(medians))
+        # What else a machine does only adds, so the fastest is nearest to the truth.
+        fastest = {name: min(taken) for name, taken in seconds.items()}
+        Path(asked.folder, "seconds.json").write_text(json.dumps(fastest))
     processes.close()
 
 
 def run(asked, backend, size, threads):
-    """Medians of `size` processes with `threads` threads each."""
+    """The fastest updates of `size` processes with `threads` threads each."""
     with tempfile.TemporaryDirectory() as folder:
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(size)]
         ports = [one.getsockname()[1] for one in sockets]
@@ -122,7 +123,7 @@ def measure(asked):
         one = [run(asked, backend, 1, 2)["together"]]
         two = run(asked, backend, 2, 1)
         one.append(run(asked, backend, 1, 2)["together"])
-        alone = statistics.mean(one)
+        alone = min(one)
         print(f"{backend}: one process, two threads   {tokens / alone:9,.0f} tokens/s")
         print(f"{backend}: two processes, one thread  {tokens / two['together']:9,.0f} tokens/s")
         print(f"{backend}: ratio {alone / two['together']:.3f}")

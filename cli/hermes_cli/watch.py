@@ -22,6 +22,7 @@ POLL = 0.1
 GRACE, LONGEST_GRACE = 4.0, 8.0
 LAST_WORD = 1.0  # seconds for the stacks of one that was stopped
 LOST = PeerLost.exit_code
+INTERRUPTED = 130  # before there was anything to save
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,10 @@ class _Watch:
         now, ends = time.monotonic(), len(here) - len(running)
         if ends != self._ends:
             self._ends, self._quiet_since = ends, now
-        # Who ends with no word was lost too.
+        # Who ends with no word was lost too, and who was interrupted is missed by those that start.
         if self._lost_since is None and any(
-            one.code == LOST or (one.code is None and one not in running) for one in here
+            one.code in (LOST, INTERRUPTED) or (one.code is None and one not in running)
+            for one in here
         ):
             self._lost_since = now
         if self._lost_since is None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +16,20 @@ from hermes.together import Agreed, agreed, measured
 from hermes_cli.place import place_of
 
 sys.path.insert(0, str(Path(__file__).parent))
-from support import MLX, TORCH, Said, begun, end, last_saved, lines, train
+from support import (
+    COMMON,
+    HERMES,
+    MLX,
+    TORCH,
+    Said,
+    alive,
+    begun,
+    end,
+    last_saved,
+    lines,
+    train,
+    workers,
+)
 
 
 @pytest.mark.parametrize(
@@ -136,5 +150,28 @@ def test_a_signal_to_any_saves_once_and_stops_all(corpus, tmp_path, how, whom):
         assert process.returncode == 75, said
         assert said.count("and saved; go on with: hermes train --resume") == 1
         assert f"stopped at step {last_saved(run)} of" in said
+    finally:
+        end(process, pids)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [MLX, TORCH], ids=str)
+def test_a_signal_while_the_processes_start_ends_all(corpus, tmp_path, how):
+    process = subprocess.Popen(
+        [*HERMES, *COMMON, "--output", str(tmp_path / "run"), "--max-steps", "100000", *how],
+        cwd=corpus,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    pids = []
+    try:
+        while len(pids) < 2:
+            assert process.poll() is None, process.stderr.read()
+            pids = workers(process.pid)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 130, said
+        assert said.count("Error: interrupted") == 1
+        assert not any(alive(pid) for pid in pids)
     finally:
         end(process, pids)
