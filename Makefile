@@ -35,6 +35,7 @@ lint: $(VENV)/.tests
 
 bench: $(VENV)/.tests
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/checkpoint.py
 
 # torch comes first and alone, so that its pin decides and nothing else pulls another build.

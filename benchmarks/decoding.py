@@ -1,0 +1,89 @@
+"""Decoding speed of each backend beside what memory allows, in one run on one machine.
+
+    python benchmarks/decoding.py [--shape tiny|22m|gpt2] [--precision float32] [--tokens 128]
+
+One row, a KV cache, the likeliest token each time. A token reads every weight once, so the bound is
+the bytes of the weights over the speed at which a large array is read, measured here too.
+"""
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from hermes.decoding import generate
+from hermes.params import fresh_weights, tensor_count
+from hermes.sampling import Sampling
+from hermes.seam import Options, find_backend
+from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
+
+# layers, width, heads, feed-forward, vocabulary, context
+SHAPES = {
+    "tiny": (4, 128, 4, 352, 8000, 512),
+    "22m": (8, 384, 6, 1024, 16000, 512),
+    "gpt2": (12, 768, 12, 2048, 50257, 512),
+}
+BYTES = {"float32": 4, "bfloat16": 2}
+PROMPT = 64
+
+
+def spec_of(shape):
+    """A Llama of this shape, its head tied, so that what is stored is what a token reads."""
+    layers, width, heads, hidden, vocabulary, context = shape
+    block = BlockSpec(AttentionSpec(heads), FfnSpec(hidden_dim=hidden))
+    tied = EmbeddingsSpec(tie_weights=True)
+    return ModelSpec((block,), "bench", "", vocabulary, context, width, layers, tied)
+
+
+def read_speed():
+    """Bytes a second at which this machine reads a large array."""
+    array = torch.ones(1 << 27)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        array.sum()
+        seconds.append(time.perf_counter() - start)
+    return array.numel() * 4 / min(seconds)
+
+
+def text_time(model, count):
+    """Seconds that `count` tokens after a prompt take, the prompt's own pass not counted."""
+    prompt = np.random.default_rng(0).integers(0, model.spec.vocab_size, PROMPT).tolist()
+    tokens = generate(model, prompt, max_tokens=count + 1, sampling=Sampling(temperature=0))
+    next(tokens)
+    start = time.perf_counter()
+    assert sum(1 for _ in tokens) == count
+    return time.perf_counter() - start
+
+
+def main():
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--precision", choices=BYTES, default="float32")
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    spec = spec_of(SHAPES[chosen.shape])
+    weights = fresh_weights(spec, 0)
+    options = Options(precision=chosen.precision)
+    models = {name: find_backend(name).build(spec, weights, options) for name in ("torch", "mlx")}
+    taken = {name: [] for name in models}
+    for turn in range(chosen.rounds + 1):
+        for name, model in models.items():
+            seconds = text_time(model, chosen.tokens if turn else 8)
+            if turn:  # the first warms up
+                taken[name].append(seconds)
+    bound = read_speed() / (tensor_count(spec) * BYTES[chosen.precision])
+    print(f"{chosen.shape}: {tensor_count(spec):,} parameters, {chosen.precision}, one row")
+    print(f"{torch.get_num_threads()} threads")
+    print(f"  memory {bound:9,.1f} tokens/s    1.00 x memory")
+    for name, seconds in taken.items():
+        rate = chosen.tokens / statistics.median(seconds)
+        print(f"  {name:6} {rate:9,.1f} tokens/s   {rate / bound:5.2f} x memory")
+
+
+if __name__ == "__main__":
+    main()
