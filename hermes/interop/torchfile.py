@@ -4,6 +4,7 @@ code.
 Tensors stay on disk until they are asked for. PyTorch is imported when a file is opened.
 """
 
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from hermes.checkpoint import Kind
 from hermes.checkpoint.files import read_start
-from hermes.errors import CheckpointError, MissingBackend
+from hermes.errors import CheckpointError, MissingBackend, StorageError
 from hermes.seam import Array
 
 __all__ = ["TorchFile"]
@@ -87,6 +88,7 @@ def _load(path: Path) -> dict[str, Any]:
         ) from error
     if not read_start(path, len(ZIP)).startswith(ZIP):
         raise CheckpointError(f"{path} is not as torch.save writes since PyTorch 1.6; save it anew")
+    _check_sums(path)
     try:
         whole = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # unpickling raises whatever the bytes make it
@@ -102,3 +104,24 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(whole, dict) or not all(isinstance(name, str) for name in whole):
         raise CheckpointError(f"{path} holds no dict of names, so no model hermes reads")
     return whole
+
+
+def _check_sums(path: Path) -> None:
+    """Every entry against the CRC-32 the archive has of it, which torch.load does not look at.
+
+    Nothing is unpacked but to be summed. Raises CheckpointError.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(f"cannot read {path}: {reason}") from error
+    except Exception as error:  # of the archive's own fields, as the bytes make it
+        raise CheckpointError(
+            f"cannot read {path}: it is torn, or not PyTorch's ({type(error).__name__})"
+        ) from error
+    if wrong is not None:
+        raise CheckpointError(
+            f"{path} is damaged: its entry {wrong!r} is not what its CRC-32 says; copy it anew"
+        )

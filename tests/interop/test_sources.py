@@ -208,6 +208,15 @@ class TestTraining:
         with pytest.raises(CheckpointError, match="says nothing of its architecture"):
             open_source(tmp_path / "ckpt.pt")
 
+    def test_a_flipped_bit_of_a_weight_is_refused_by_its_entry(self, torch, tmp_path):
+        path = tmp_path / "ckpt.pt"
+        torch.save({"model": {"a": torch.full((64,), 2.5)}}, path)
+        data = bytearray(path.read_bytes())
+        data[data.index(b"\x00\x00\x20\x40" * 64) + 100] ^= 4
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match=r"ckpt\.pt is damaged: its entry 'ckpt/data/0'"):
+            open_source(path)
+
     def test_a_torn_file_is_refused(self, torch, tmp_path):
         path = tmp_path / "ckpt.pt"
         self.nanogpt(torch, path, GPT2)
