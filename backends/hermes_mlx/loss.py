@@ -93,8 +93,8 @@ def sliced_logprobs(module, x, targets, at):
 def scores(x, cap, weight, bias=None):
     """softcap(x W^T + b), in the type of losses. (N, C) -> (N, V)."""
     logits = x @ weight.astype(x.dtype).T
-    logits = wide(logits if bias is None else logits + bias.astype(x.dtype))
-    return logits if cap is None else cap * mx.tanh(logits / cap)
+    logits = logits if bias is None else logits + bias.astype(x.dtype)
+    return wide(logits if cap is None else cap * mx.tanh(logits / cap))
 
 
 def sliced_next_token(module, x, targets, at):

@@ -118,9 +118,8 @@ class SlicedLoss(torch.autograd.Function):
         dw = torch.zeros_like(wide(weight)) if for_weight else None
         db = torch.zeros_like(wide(bias)) if for_bias else None
         for some, wanted in zip(x.split(rows), targets.split(rows), strict=True):
-            logits = wide(F.linear(some, matrix, shift))
-            if cap is not None:
-                logits = cap * torch.tanh(logits / cap)
+            logits = F.linear(some, matrix, shift)
+            logits = wide(logits if cap is None else cap * torch.tanh(logits / cap))
             counted = (wanted != IGNORE)[:, None]
             at = wanted[:, None].where(counted, 0)
             logp = torch.log_softmax(logits, -1)

@@ -85,9 +85,10 @@ def rounded(precision: str) -> Rule:
 class Dual(Probe):
     """x + i h x': analytic functions carry h f'(x) x' in their imaginary part, exactly, as h -> 0.
 
-    Comparisons and maxima go by the real part, as numpy orders complex numbers, so relu has its
-    derivative too. Source: Squire and Trapp 1998, "Using complex variables to estimate derivatives
-    of real functions".
+    Comparisons and maxima go by the real part, so relu has its derivative too; of numbers less than
+    h apart, which only products of two steps are, the second is the larger: max(x, 0) at 0 has the
+    derivative 0 of specs/numerics.md. Source: Squire and Trapp 1998, "Using complex variables to
+    estimate derivatives of real functions".
     """
 
     def _apply(self, ufunc, method, plain, kwargs):
@@ -95,6 +96,8 @@ class Dual(Probe):
             return erf(plain[0])
         if ufunc is np.absolute and plain[0].dtype.kind == "c":
             return np.where(plain[0].real < 0, -plain[0], plain[0])
+        if ufunc is np.maximum and method == "__call__":
+            return np.where(np.real(plain[0]) - np.real(plain[1]) > TINY, *plain)
         return super()._apply(ufunc, method, plain, kwargs)
 
 

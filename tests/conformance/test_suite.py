@@ -16,11 +16,12 @@ from hermes_conformance.integers import integer_cases
 from hermes_conformance.laws import LEVELS
 from hermes_conformance.noise import DRAWS, divergence, noise
 from hermes_conformance.pairs import cover
-from hermes_conformance.probes import UNIT, dual, rounded, wrap
+from hermes_conformance.probes import TINY, UNIT, dual, rounded, wrap
 from hermes_conformance.runner import EXPECTED, FAILED, PASSED, Outcome, run
 from hermes_conformance.sabotage.selftest import FAULTS
 from hermes_conformance.session import chosen, every_law
 from hermes_conformance.waivers import excused, read_waivers
+from hermes_numpy import ops
 
 BOUND = tolerance.LOGITS_64
 LAWS = {law.id: law for law in every_law()}
@@ -258,3 +259,16 @@ def test_the_oracle_meets_its_own_vectors(sides):
     for case in LEVELS[1].cases(False):
         if case.name.startswith("golden."):
             assert run(law, case, oracle).status == PASSED
+
+
+@pytest.mark.parametrize(("at", "toward", "slope"), [(2.0, 3.0, 3.0), (-2.0, 3.0, 0.0)])
+def test_the_complex_step_goes_through_relu(at, toward, slope):
+    y = ops.relu(dual(np.array([at]), np.array([toward])))
+    assert y.imag[0] / TINY == slope
+
+
+@pytest.mark.parametrize("toward", [3.0, -3.0])
+def test_the_complex_step_takes_0_for_the_slope_of_relu_at_0(toward):
+    x = dual(np.array([0.0]), np.array([toward]))
+    for zero in (x, x + x * x):  # the square of a step is no number of its own
+        assert ops.relu(zero).imag[0] == 0

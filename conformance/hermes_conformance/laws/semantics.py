@@ -76,13 +76,25 @@ def vanishing(case: Case, name: str) -> str | None:
     return None
 
 
+def size_of(grads: differences.Weights, name: str) -> float:
+    """What a gradient's rounding is measured beside: its own rms.
+
+    A key bias's is a sum over keys that cancels where they are alike, so its terms are as large as
+    those of the query's bias, and so is their rounding.
+    """
+    query = name.replace("k_proj.bias", "q_proj.bias")
+    return max(rms(np.asarray(grads[name])), rms(np.asarray(grads.get(query, grads[name]))))
+
+
 def gradients(case: Case, sides: Sides) -> Iterator[Measure]:
     """Every tensor's gradient, against another backend's."""
     _, got = sides.subject.grads(case)
     _, expected = sides.reference.grads(case)
     for name in expected:
         if vanishing(case, name) is None:
-            yield relative(f"gradient of {name}", got[name], expected[name], tolerance.GRADIENT_64)
+            size = size_of(expected, name)
+            what = f"gradient of {name}"
+            yield relative(what, got[name], expected[name], tolerance.GRADIENT_64, scale=size)
 
 
 def derivatives(case: Case, sides: Sides) -> Iterator[Measure]:
@@ -149,8 +161,8 @@ def splits(case: Case, sides: Sides) -> Iterator[Measure]:
     yield absolute("loss", loss_a, loss_b, scaled(tolerance.LOSS_64, loss_b))
     for name, value in grads_a.items():
         if vanishing(case, name) is None:
-            other = np.asarray(grads_b[name])
-            yield relative(f"gradient of {name}", value, other, tolerance.GRADIENT_64)
+            other, size = np.asarray(grads_b[name]), size_of(grads_b, name)
+            yield relative(f"gradient of {name}", value, other, tolerance.GRADIENT_64, scale=size)
 
 
 def shares(case: Case, sides: Sides) -> Iterator[Measure]:
@@ -163,7 +175,7 @@ def shares(case: Case, sides: Sides) -> Iterator[Measure]:
         if vanishing(case, name) is None:
             total = sum(np.asarray(grads[name]) for _, grads in parts)
             what = f"sum of the gradients of {name}"
-            yield relative(what, total, value, tolerance.GRADIENT_64)
+            yield relative(what, total, value, tolerance.GRADIENT_64, scale=size_of(whole, name))
 
 
 def _shares(batch: Batch) -> Iterator[Batch]:
