@@ -20,6 +20,8 @@ from hermes.recipe import Recipe
 
 __all__ = ["batch_change", "changed", "flat", "require_same", "samples_of_update", "total_steps"]
 
+# What a field is said to be in a recipe that lacks the part it belongs to.
+ABSENT = {"lora.rank": 0}
 FREE = ("batch_size", "grad_accum", "epochs", "max_steps", "save_every", "eval_every")
 
 
@@ -59,7 +61,7 @@ def require_same(checkpoint: Path, progress: Progress, now: Recipe, stream: Held
     """
     before, after = flat(progress.recipe), flat(now)
     for name in before | after:
-        there, here = before.get(name), after.get(name)
+        there, here = (held.get(name, ABSENT.get(name)) for held in (before, after))
         if name not in FREE and there != here:
             raise HermesError(
                 f"{name} is {there!r} in {checkpoint} and {here!r} here; leave it out to go on "

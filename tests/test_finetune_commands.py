@@ -169,6 +169,10 @@ REFUSED = {
         "lora.targets must be of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, "
         "got 'query'",
     ),
+    "adapters without a rank": (
+        ["sft", "--checkpoint", "base", "--data", "chat.jsonl", "--lora-alpha", "2"],
+        "--lora-alpha belongs to adapters; give --lora-rank with it",
+    ),
 }  # fmt: skip
 
 
@@ -179,3 +183,47 @@ def test_a_mistake_is_one_line(name, place, tmp_path, capsys, monkeypatch):
     assert run([*arguments, "--output", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == f"Error: {message}\n"
     assert not (tmp_path / "out").exists()
+
+
+LORA = ["--lora-rank", "4", "--lora-alpha", "8"]
+ANOTHER_RUN = {
+    "another rank": (LORA, ["--lora-rank", "8"], "lora.rank is 4 in {step} and 8 here"),
+    "another alpha": (LORA, ["--lora-alpha", "4"], "lora.alpha is 8.0 in {step} and 4.0 here"),
+    "no adapters": (LORA, ["--lora-rank", "0"], "lora.rank is 4 in {step} and 0 here"),
+    "other matrices": (
+        [*LORA, "--lora-targets", "q_proj,v_proj"],
+        ["--lora-targets", "q_proj"],
+        "lora.targets is ('q_proj', 'v_proj') in {step} and ('q_proj',) here",
+    ),
+    "more dropout": (
+        LORA,
+        ["--lora-dropout", "0.5"],
+        "lora.dropout is 0.0 in {step} and 0.5 here",
+    ),
+    "adapters": ([], ["--lora-rank", "8"], "lora.rank is 0 in {step} and 8 here"),
+    "one a row": ([], ["--no-pack"], "--pack is on in {yaml} and off here"),
+    "another start": (
+        [],
+        ["--checkpoint", "elsewhere"],
+        "--checkpoint is {base} in {yaml} and elsewhere here",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANOTHER_RUN)
+def test_what_would_make_it_another_run_is_refused_with_both_values(name, place, tmp_path, capsys):
+    begun, now, message = ANOTHER_RUN[name]
+    out = tmp_path / "run"
+    assert command(place, "sft", *begun, data="chat.jsonl", output=out) == 0
+    kept = (out / "run.yaml").read_text()
+    capsys.readouterr()
+    assert run(["sft", "--resume", "--output", str(out), "--max-steps", "3", *now]) == 1
+    found = {"step": out / "step-00000002", "yaml": out / "run.yaml", "base": place / "base"}
+    assert capsys.readouterr().err == (
+        f"Error: {message.format(**found)}; leave it out to go on with the run, or choose another "
+        "--output for a new one\n"
+    )
+    assert (out / "run.yaml").read_text() == kept
+    same = ["--resume", *begun, "--max-steps", "3"]
+    assert command(place, "sft", *same, data="chat.jsonl", output=out) == 0
+    assert lines(out)[-1]["step"] == 3

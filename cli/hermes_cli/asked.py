@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hermes.errors import HermesError, nearest
-from hermes_cli.settings import COMMAND, Layer, layered, read_yaml
+from hermes_cli.settings import COMMAND, Layer, layered, read_yaml, value_in
 
 __all__ = ["RECIPE", "Asked", "given_of", "settings_of"]
 
@@ -35,6 +35,8 @@ PATHS = ("tokenizer", "model", "checkpoint", "template", "reference_cache")
 MODEL_CONFIGS = (".json", ".mal")
 # What set a value of the recipe that a run goes on with: its checkpoint has them all.
 OF_THE_RUN = "the run's"
+# What makes a run that run, though no recipe holds it.
+FIXED = ("pack", "train_on_prompt", "no_template", "checkpoint")
 # About where, which may differ each time: not taken from there.
 WHERE = ("backend", "device", "compile", "shard", "shard_group")
 
@@ -67,6 +69,7 @@ class Asked:
         self.edits |= dict(_edit(edit) for edit in context.params["edits"])
         self.earlier_edits: dict[str, str] = {}
         if saved:
+            self._require_same(context, layers[0])
             self.earlier_edits = dict(_mapping(layers[0]))
             for name in RECIPE:
                 if self.sources.get(name) == "default":
@@ -75,12 +78,35 @@ class Asked:
             self.values["data"] = (*self.values["data"], *more)
             self.sources["data"] = COMMAND
 
+    def _require_same(self, context: click.Context, earlier: Layer) -> None:
+        """Refuse what would make it another run. Raises HermesError."""
+        for name in filter(self.asked, FIXED):
+            there, here = value_in(context, earlier, name), self.values[name]
+            same = _same_place(there, here) if name in PATHS else there == here
+            if not same:
+                option = f"--{name.replace('_', '-')}"
+                raise HermesError(
+                    f"{option} is {_plain(there)} in {earlier.source} and {_plain(here)} here; "
+                    "leave it out to go on with the run, or choose another --output for a new one"
+                )
+
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
     def asked(self, name: str) -> bool:
         """Whether the user gave it now, on the command line or with --config."""
-        return self.sources[name] not in self.unasked
+        return name in self.values and self.sources[name] not in self.unasked
+
+
+def _plain(value: object) -> str:
+    return {None: "none", True: "on", False: "off"}.get(value, str(value))  # type: ignore[call-overload]
+
+
+def _same_place(there: str | None, here: str) -> bool:
+    """Whether both name the same file, folder or repository; a commit may be left out here."""
+    if there is None:
+        return False
+    return there in (here, os.path.abspath(here)) or there.startswith(f"{here}@")
 
 
 def _has_saved(run: Path) -> bool:

@@ -120,6 +120,13 @@ def layered(context: click.Context, layers: list[Layer]) -> tuple[dict[str, Any]
     return values, sources
 
 
+def value_in(context: click.Context, layer: Layer, name: str) -> Any:
+    """What a layer says of an option, None for nothing."""
+    text = layer.values.get(name)
+    options = option_names(context.command)
+    return None if text is None else _read(context, options[name], text, layer.source)
+
+
 def _read(context: click.Context, option: click.Option, text: Text, source: str) -> object:
     """A layer's value through the option's own type."""
     items = text if option.multiple and isinstance(text, list) else [text]

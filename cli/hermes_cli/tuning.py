@@ -9,12 +9,15 @@ import click
 
 from hermes.errors import HermesError
 from hermes_cli.asked import RECIPE, Asked, given_of
+from hermes_cli.settings import COMMAND
 from hermes_cli.training import realised
 
 if TYPE_CHECKING:
     from hermes.recipe import Lora
     from hermes.run import Request
     from hermes.start import Beginning
+
+LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
 
 
 def option(*names: str, help: str, **settings: object) -> click.Option:
@@ -139,19 +142,24 @@ def recipe_of(options: Asked, max_seq_len: int, longest: int) -> dict[str, objec
 
     given = given_of(options)
     if options["resume"] and steps(Path(options["output"])):
-        return given
+        return given | ({"lora": lora_of(options)} if any(map(options.asked, LORA)) else {})
     own = {RECIPE[name]: options[name] for name in RECIPE if name in options.values}
     if own.get("seq_len") is None:
         own["seq_len"] = min(longest, max_seq_len)
-    if options.values.get("lora_rank"):
-        own["lora"] = lora_of(options)
+    own["lora"] = lora_of(options)
     return own | given
 
 
-def lora_of(options: Asked) -> "Lora":
-    """The adapters asked for. Raises HermesError."""
+def lora_of(options: Asked) -> "Lora | None":
+    """The adapters asked for, None for none. Raises HermesError."""
     from hermes.recipe import LORA_TARGETS, Lora
 
+    if not options.values.get("lora_rank"):
+        for name in LORA[1:]:
+            if options.sources.get(name) == COMMAND:
+                option = name.replace("_", "-")
+                raise HermesError(f"--{option} belongs to adapters; give --lora-rank with it")
+        return None
     named = str(options["lora_targets"])
     targets = LORA_TARGETS if named == "all" else tuple(t.strip() for t in named.split(","))
     return Lora(options["lora_rank"], options["lora_alpha"], options["lora_dropout"], targets)
