@@ -67,7 +67,8 @@ class Reference:
                 raise CheckpointError(f"{path} is no reference cache; remove it") from None
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
         except Exception as error:  # a torn archive raises whatever its part does
-            raise CheckpointError(f"{path} is no reference cache ({error}); remove it") from None
+            # NumPy's own sentence advises to load it unsafely.
+            raise CheckpointError(f"{path} is no reference cache, or torn; remove it") from error
 
     def require(self, path: Path, *, weights: str, data: str, template: str) -> None:
         """Refuse a cache of something else. Raises CheckpointError."""

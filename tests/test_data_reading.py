@@ -174,6 +174,11 @@ def test_the_offset_of_a_wrong_byte_counts_from_the_start_of_the_file(write):
         ),
         (
             "a.jsonl",
+            '{"text": "b"\n"a"\n',
+            ":1:13: not JSON (Expecting ',' delimiter); one JSON value a line is needed",
+        ),
+        (
+            "a.jsonl",
             '"a"\n"\\ud83d"',
             ":2: half of a surrogate pair, \\ud83d, which is no character; write the text as UTF-8",
         ),

@@ -112,7 +112,10 @@ def _parsed(text: str, name: str, line: int, hint: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        at = f"{name}:{line + error.lineno - 1}:{error.colno}"
+        # Where it breaks off, the decoder stands behind the line's end.
+        before = text[: min(error.pos, len(text.rstrip()))]
+        row, column = before.count("\n"), len(before) - before.rfind("\n")
+        at = f"{name}:{line + row}:{column}"
         raise DataError(f"{at}: not JSON ({error.msg}); {hint}") from None
     except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
         raise DataError(f"{name}:{line}: JSON that cannot be read ({error}); {hint}") from None
