@@ -93,18 +93,24 @@ def _progress_lines(progress: dict[str, Any]) -> list[str]:
 )
 @AS_JSON
 def info(name: str, as_json: bool) -> None:
-    """An architecture's shape, parameters, FLOPs and memory."""
+    """An architecture's shape, parameters, FLOPs and memory, and which tools compute the same."""
+    from hermes.interop.readers import verdicts
     from hermes.report.cost import cost_of
     from hermes.report.summary import cost_lines, shape_lines, title
+    from hermes.report.units import columns
 
     source = _locate(name)
-    spec = _foreign(source) or language.load(source)
+    foreign = _foreign(source)
+    spec = foreign or language.load(source)
+    readers = verdicts(spec, converted=foreign is not None)
     progress = _progress(Path(source)) if Path(source).is_dir() else None
     cost = cost_of(spec)
     if as_json:
-        _print_json(_facts(spec) | vars(cost) | ({"progress": progress} if progress else {}))
+        facts = _facts(spec) | vars(cost) | {"readers": readers}
+        _print_json(facts | ({"progress": progress} if progress else {}))
         return
     _print([title(spec), "", *shape_lines(spec), "", *cost_lines(spec, cost)])
+    _print(["", "readers", *columns([(f"  {name}", word) for name, word in readers.items()])])
     if progress:
         _print(["", *_progress_lines(progress)])
 

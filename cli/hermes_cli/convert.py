@@ -103,7 +103,7 @@ def watching() -> Iterator[Callable[[str, float], None]]:
 
 
 def _facts(done: "Converted") -> dict[str, object]:
-    from hermes.interop.readers import readers
+    from hermes.interop.readers import verdicts
     from hermes.params import tensor_count
 
     return {
@@ -116,7 +116,7 @@ def _facts(done: "Converted") -> dict[str, object]:
         "bytes": done.size,
         "difference": done.proof.difference,
         "backend": done.proof.backend,
-        "readers": dict(readers(done.source.spec, converted=done.to == "hf")),
+        "readers": verdicts(done.source.spec, converted=done.to == "hf"),
     }
 
 

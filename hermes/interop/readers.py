@@ -18,7 +18,7 @@ from hermes.interop.families import (
 )
 from hermes.spec import BlockSpec, LinearScaling, ModelSpec, Rope
 
-__all__ = ["EXACT", "NOT_EXPRESSIBLE", "READERS", "readers"]
+__all__ = ["EXACT", "NOT_EXPRESSIBLE", "READERS", "readers", "verdicts"]
 
 READERS = ("transformers 4.57", "transformers 5", "mlx-lm")
 EXACT, NOT_EXPRESSIBLE = "exact", "not expressible"
@@ -35,6 +35,11 @@ def readers(spec: ModelSpec, *, converted: bool = False) -> list[tuple[str, str]
         return [(reader, NOT_EXPRESSIBLE) for reader in READERS]
     verdicts = (_transformers_4(spec, block, family), EXACT, _mlx_lm(spec, block, family))
     return list(zip(READERS, verdicts, strict=True))
+
+
+def verdicts(spec: ModelSpec, *, converted: bool = False) -> dict[str, str]:
+    """The same with hermes at the end, which reads what it writes."""
+    return dict(readers(spec, converted=converted)) | {"hermes": EXACT}
 
 
 def _inexact(reason: str) -> str:

@@ -27,11 +27,12 @@ def test_it_prints_source_target_proof_and_readers(tmp_path, weights, capfd):
     assert convert(tmp_path / "a", tmp_path / "hf", "--to", "hf", "--backend", "numpy") == 0
     size = sum(file.stat().st_size for file in (tmp_path / "hf").iterdir())
     out, err = capfd.readouterr()
-    first, second = out.splitlines()[:8], out.splitlines()[8:]
+    first, second = out.splitlines()[:9], out.splitlines()[9:]
     assert first[4:] == [
         "transformers 4.57  not expressible",
         "transformers 5     not expressible",
         "mlx-lm             not expressible",
+        "hermes             exact",
         "note       --to hf makes it a model that those tools know",
     ]
     assert second == [
@@ -42,6 +43,7 @@ def test_it_prints_source_target_proof_and_readers(tmp_path, weights, capfd):
         "transformers 4.57  exact",
         "transformers 5     exact",
         "mlx-lm             exact",
+        "hermes             exact",
     ]
     assert err == ""
 

@@ -46,6 +46,21 @@ def test_info_as_json_has_the_names_that_others_script_against(capsys):
     assert mal.loads(facts["mal"]) == mal.load("mistral-7b")
 
 
+def test_info_names_each_reader_as_convert_does(capsys):
+    assert run(["info", "--model", "mistral-7b"]) == 0
+    assert capsys.readouterr().out.splitlines()[-5:] == [
+        "readers",
+        "  transformers 4.57  exact",
+        "  transformers 5     exact",
+        "  mlx-lm             inexact because it ignores the window of 4096",
+        "  hermes             exact",
+    ]
+    assert run(["info", "--model", "mistral-7b", "--json"]) == 0
+    readers = json.loads(capsys.readouterr().out)["readers"]
+    assert readers["mlx-lm"] == "inexact because it ignores the window of 4096"
+    assert readers["hermes"] == "exact"
+
+
 def test_info_of_a_checkpoint_says_how_far_it_is(tmp_path, capsys):
     folder = tmp_path / "step-00000007"
     folder.mkdir()
@@ -73,6 +88,7 @@ def test_info_of_a_hugging_face_folder_reads_its_config(tmp_path, capsys):
         assert run(["info", "--model", str(path), "--json"]) == 0
         facts = json.loads(capsys.readouterr().out)
         assert facts["parameters"] == 100 * 16 + 3 * (16 * 48 + 3 * 24 * 16 + 2 * 16) + 16
+        assert set(facts["readers"].values()) == {"exact"}
 
 
 @pytest.mark.parametrize(
