@@ -70,6 +70,10 @@ class Keeper:
             self._latest = {"loss": event.loss, "lr": event.lr, "grad_norm": event.grad_norm}
             self._latest |= event.others
 
+    def whole(self) -> bool:
+        """Whether nothing is being saved any more. Raises what went wrong."""
+        return self._saver.check()
+
     def settle(self) -> None:
         """Wait until what is being saved is whole."""
         self._saver.wait()

@@ -85,7 +85,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint is being written; it is whole when the next one begins or the loop ends."""
+    """A checkpoint is whole on disk; told at the first turn after that, so it may come later."""
 
     step: int
     path: Path
@@ -107,12 +107,11 @@ class Plan:
 
     batches(cursor): one update's batch and the cursor behind it. epochs_done(cursor): a number of
     epochs. record(event): write its line. save(position): begin to write a checkpoint, after every
-    line so far; settle(): wait until it is whole. evaluate(step): the loss on the held-out text, or
-    None if stop() said so half way; left at None where nothing is held out. stop(): polled after
-    every update. measure(batch, report): what else a logged update's line says. pace(): whose share
-    takes longest, of several processes. saved: the
-    checkpoint of `position`, if there is one; evaluated: `position` has its evaluation, if one is
-    due there.
+    line so far; whole(): whether it is on disk; settle(): wait until it is. evaluate(step): the
+    loss on the held-out text, or None if stop() said so half way; left at None where nothing is
+    held out. stop(): polled after every update. measure(batch, report): what else a logged update's
+    line says. pace(): whose share takes longest, of several processes. saved: the checkpoint of
+    `position`, if there is one; evaluated: `position` has its evaluation, if one is due there.
     """
 
     learner: Learner
@@ -123,6 +122,7 @@ class Plan:
     epochs_done: Callable[[Cursor], float]
     record: Callable[[Update | Evaluation], None]
     save: Callable[[Position], Path]
+    whole: Callable[[], bool]
     settle: Callable[[], None]
     evaluate: Callable[[int], Evaluation | None] | None = None
     measure: Callable[[Batch, StepReport], Mapping[str, float]] = lambda batch, report: {}
@@ -172,6 +172,7 @@ class _Loop:
         self.at = plan.position
         self.saved = plan.saved
         self.saved_step = plan.position.step if plan.saved else -1
+        self.untold: Saved | None = None
         self.evaluated_step = plan.position.step if plan.evaluated else -1
         self.pending: list[_Made] = []
         self.clock_tokens, self.clock_start = self.at.tokens, plan.clock()
@@ -183,6 +184,7 @@ class _Loop:
             stopping = yield from self._evaluate()
         while self.at.step < plan.total_steps and not stopping:
             self._step()
+            yield from self._tell()
             step, stopping = self.at.step, plan.stop()
             saves, evaluates = self._due(plan.recipe.save_every), self._evaluates()
             if step == 1 or stopping or saves or evaluates or self._due(plan.log_every):
@@ -195,6 +197,7 @@ class _Loop:
             if (saves or stopping) and self.saved_step != step:
                 yield from self._save()
         plan.settle()
+        yield from self._tell()
         if stopping and (self.at.step < plan.total_steps or self._owes()):
             yield Stopped(self.at.step)
 
@@ -256,9 +259,19 @@ class _Loop:
 
     def _save(self) -> Iterator[Event]:
         began = self.plan.clock()
-        self.saved, self.saved_step = self.plan.save(self.at), self.at.step
+        path, earlier = self.plan.save(self.at), self.untold
+        self.saved, self.saved_step = path, self.at.step
+        self.untold = Saved(self.at.step, path)
         self.clock_start += self.plan.clock() - began
-        yield Saved(self.at.step, self.saved)
+        if earlier:
+            yield earlier  # a save waits for the one before
+        yield from self._tell()
+
+    def _tell(self) -> Iterator[Event]:
+        """Say that the last checkpoint is on disk, once it is."""
+        if self.untold and self.plan.whole():
+            told, self.untold = self.untold, None
+            yield told
 
     def _evaluate(self) -> Generator[Event, None, bool]:
         """Yield the evaluation of this step; the value says whether it was stopped half way."""

@@ -107,6 +107,7 @@ class Run:
                     epochs_done=lambda cursor: cursor.drawn(len(data.train)) / len(data.train),
                     record=keeper.record,
                     save=keeper.save,
+                    whole=keeper.whole,
                     settle=keeper.settle,
                     evaluate=evaluate if data.held_out else None,
                     measure=lambda batch, report: measured(

@@ -45,7 +45,8 @@ class Runs:
 
         def stop():
             """Asked after each update, before it is reported."""
-            return stop_at is not None and seen != [] and seen[-1].step >= stop_at - 1
+            made = max((event.step for event in seen), default=None)
+            return stop_at is not None and made is not None and made >= stop_at - 1
 
         return train(
             spec,

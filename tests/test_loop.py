@@ -1,13 +1,13 @@
 """The loop alone, over a learner that only counts: when it logs, saves, evaluates and stops."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hermes.data import Cursor
-from hermes.errors import NonFinite
+from hermes.errors import NonFinite, StorageError
 from hermes.loop import (
     Evaluation,
     Plan,
@@ -44,6 +44,7 @@ class World:
     made: int = 0
     time: float = 0.0
     stop_after: int = 10**9
+    whole: bool = True
 
     def step(self, batch, lr):
         self.made += 1
@@ -61,6 +62,10 @@ class World:
         self.time += 50.0
         self.log.append(f"save {at.step}")
         return Path(f"step-{at.step}")
+
+    def settle(self):
+        self.log.append("settle")
+        self.whole = True
 
     def evaluate(self, step):
         self.time += 70.0
@@ -80,7 +85,8 @@ class World:
             epochs_done=lambda cursor: cursor.drawn(10) / 10,
             record=lambda event: self.log.append(f"record {type(event).__name__} {event.step}"),
             save=self.save,
-            settle=lambda: self.log.append("settle"),
+            whole=lambda: self.whole,
+            settle=self.settle,
             evaluate=self.evaluate if evaluates else None,
             position=at,
             stop=lambda: self.made >= self.stop_after,
@@ -121,6 +127,34 @@ def test_every_line_is_recorded_before_the_checkpoint_that_follows_it():
         "record Evaluation 4",
         "settle",
     ]
+
+
+def test_a_checkpoint_is_told_of_when_it_is_on_disk_and_not_before():
+    world = World(whole=False)
+    seen = []
+    for event in updates(world.plan(6, recipe={"save_every": 2}, evaluates=False)):
+        seen.append((type(event).__name__, event.step))
+        if event.step == 5:
+            world.whole = True
+        if event == Saved(4, Path("step-4")):
+            world.whole = False
+    assert seen == [
+        ("Update", 1), ("Update", 2), ("Update", 3), ("Update", 4),
+        ("Saved", 2),  # the next save has waited for it
+        ("Update", 5), ("Saved", 4), ("Update", 6), ("Saved", 6),
+    ]  # fmt: skip
+
+
+def test_a_save_that_fails_is_never_told_of():
+    world = World(whole=False)
+
+    def fails():
+        raise StorageError("the disk is full")
+
+    seen = []
+    with pytest.raises(StorageError, match="the disk is full"):
+        seen.extend(type(event) for event in updates(replace(world.plan(2), settle=fails)))
+    assert Saved not in seen
 
 
 def test_an_update_carries_tokens_epochs_and_the_rate_of_the_schedule():

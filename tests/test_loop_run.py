@@ -4,15 +4,17 @@ import dataclasses
 import json
 import math
 import re
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from hermes.checkpoint import open_checkpoint, save, saver
 from hermes.data.pairs import MEASURES
 from hermes.errors import HermesError, NonFinite, StorageError
-from hermes.loop import Evaluation, Update
+from hermes.loop import Evaluation, Saved, Update
 from hermes.report.metrics import MetricsFile, read_metrics
 from hermes.runfile import read_sessions
 from hermes.seam import find_backend
@@ -49,6 +51,20 @@ def test_metrics_have_neither_gaps_nor_repeats_after_a_kill(go, tmp_path):
                 read_metrics(tmp_path / name)]  # fmt: skip
 
     assert lines("killed") == lines("whole")
+
+
+def test_a_checkpoint_is_whole_when_it_is_told_of(go, tmp_path, monkeypatch):
+    """Even on a slow disk, and each of them once."""
+    monkeypatch.setattr(saver, "save", lambda *a, **k: time.sleep(0.2) or save(*a, **k))
+    told = []
+
+    def report(event):
+        if isinstance(event, Saved):
+            open_checkpoint(event.path)
+            told.append(event.step)
+
+    go(save_every=4, report=report)
+    assert told == [4, 8, 12]
 
 
 def test_a_line_has_exactly_the_fields_that_others_script_against(go, tmp_path):

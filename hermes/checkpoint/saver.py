@@ -88,10 +88,11 @@ class Saver:
             if self._deleted:
                 self._deleted(gone)
 
-    def check(self) -> None:
-        """Raise what went wrong, if the save in flight has ended; never waits."""
+    def check(self) -> bool:
+        """Whether all that was saved is whole on disk; never waits, raises what went wrong."""
         if self._pending and self._pending.done():
             self.wait()
+        return self._pending is None
 
     def wait(self) -> None:
         """Wait until the save in flight is whole on disk; raise what went wrong."""
