@@ -44,7 +44,7 @@ READ = re.compile(
 INDEX = "model.safetensors.index.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # A Path makes one slash of two.
-NAME = re.compile(r"hf:/{1,2}(?P<repo>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>\w[\w./-]*))?")
+NAME = re.compile(r"hf:/{1,2}(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?")
 DENIED = (401, 403)
 
 
@@ -75,7 +75,10 @@ def hub_name(place: str | os.PathLike[str]) -> HubName | None:
         return None
     found = NAME.fullmatch(text)
     if found is None:
-        raise HermesError("a model on the Hub is named hf://OWNER/REPO or hf://OWNER/REPO@REVISION")
+        raise HermesError(
+            f"hf://{text.removeprefix('hf:').lstrip('/')}: a model on the Hub is named "
+            "hf://OWNER/REPO or hf://OWNER/REPO@REVISION"
+        )
     return HubName(found["repo"], found["revision"] or "main")
 
 

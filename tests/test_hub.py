@@ -173,10 +173,26 @@ def test_what_the_hub_refuses_is_one_line(hub, files, tmp_path, monkeypatch, nam
     assert fetched(hub, tmp_path, HubName("me/private")).commit
 
 
-@pytest.mark.parametrize("name", ["hf://", "hf://a/b/c", "hf://me/../x", "hf://me/small@", "hf:/ "])
+@pytest.mark.parametrize(
+    "name", ["hf://", "hf://bad", "hf://a/b/c", "hf://me/../x", "hf://me/small@", "hf:/ "]
+)
 def test_a_name_that_is_none_is_refused(name):
     with pytest.raises(HermesError, match="is named hf://OWNER/REPO"):
         hub_name(name)
+
+
+def test_what_is_named_wrongly_is_told_before_any_network(monkeypatch, capfd):
+    monkeypatch.setattr("hermes.hub.require_hub", lambda: pytest.fail("asked the Hub"))
+    named = "a model on the Hub is named hf://OWNER/REPO or hf://OWNER/REPO@REVISION"
+    for command in (
+        ["generate", "--prompt", "a", "--checkpoint"],
+        ["checkpoint", "show"],
+        ["checkpoint", "verify"],
+        ["checkpoint", "list"],
+        ["info", "--model"],
+    ):
+        assert run([*command, "hf://bad"]) == 1
+        assert capfd.readouterr().err == f"Error: hf://bad: {named}\n"
 
 
 def test_places_on_this_machine_are_no_names():
@@ -279,6 +295,9 @@ def test_commands_push_and_read_and_no_token_is_ever_written(hub, tmp_path):
         ["generate", "--checkpoint", "hf://me/m", "--prompt", "the", "--max-tokens", "3"],
         ["finetune", "--checkpoint", "hf://me/m", "--data", "text.txt", *few, "--output", "two"],
         ["convert", "hf://me/m", "three", "--to", "hf"],
+        ["checkpoint", "show", "hf://me/m"],
+        ["checkpoint", "verify", "hf://me/m"],
+        ["info", "--model", "hf://me/m"],
         [*train, *few, "--output", "four", "--push-to-hub", "others/m"],
         [*train, *few, "--output", "run", "--resume", "--push-to-hub", "me/again"],
         ["train", "--data", "text.txt", "--tokenizer", "hf://me/m", "--model", "m.mal", *few,
@@ -295,6 +314,9 @@ def test_commands_push_and_read_and_no_token_is_ever_written(hub, tmp_path):
     )
     codes = [line for line in done.stdout.splitlines() if line.startswith("= ") and line[2:]]
     assert [line for line in codes if line != "= 0"] == ["= 1"], done.stdout + done.stderr
+    assert "progress   none: no run can go on from it" in done.stdout
+    assert f"/hermes/{hub.repos['me/m'].sha()}: whole, " in done.stdout
+    assert "\nreaders\n" in done.stdout
     assert not (tmp_path / "four").exists()
     assert f"pushed: {hub.url}/me/again, commit " in done.stderr
     commit = hub.repos["me/m"].sha()

@@ -12,6 +12,7 @@ import click
 from hermes import mal as language
 from hermes.errors import HermesError, StorageError
 from hermes.spec import ModelSpec
+from hermes_cli.options import here
 
 __all__ = ["info", "mal"]
 
@@ -29,8 +30,10 @@ def _print_json(value: object) -> None:
 
 
 def _locate(model: str) -> str:
-    """The model as `mal.load` reads it: of a run's folder, its newest checkpoint."""
-    folder = Path(model)
+    """The model as `mal.load` reads it: of a run's folder, its newest checkpoint; of the Hub's,
+    the folder here."""
+    folder = here(model)
+    model = str(folder) if model.startswith("hf:/") else model
     if folder.is_dir() and not (folder / "model.mal").is_file():
         from hermes.checkpoint import steps
 
@@ -88,8 +91,8 @@ def _progress_lines(progress: dict[str, Any]) -> list[str]:
     "name",
     required=True,
     metavar="NAME|FILE|FOLDER",
-    help="A bundled model, a MAL file (FILE:NAME for one of several), a checkpoint, a run or a "
-    "Hugging Face folder.",
+    help="A bundled model, a MAL file (FILE:NAME for one of several), a checkpoint, a run, a "
+    "Hugging Face folder or hf://OWNER/REPO.",
 )
 @AS_JSON
 def info(name: str, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.report.units import with_unit
+from hermes_cli.options import here
 
 if TYPE_CHECKING:
     from hermes.checkpoint import Checkpoint
@@ -48,6 +49,7 @@ def list_(run: Path, as_json: bool) -> None:
     from hermes.checkpoint import Skipped, checkpoints
     from hermes.errors import CheckpointError
 
+    run = here(run)
     rows = [
         {"path": str(found.path), "problem": found.reason}
         if isinstance(found, Skipped)
@@ -82,7 +84,7 @@ def show(path: Path, as_json: bool) -> None:
     """What is in the checkpoint PATH, or in the newest whole one of a run; verified first."""
     from hermes.checkpoint import locate
 
-    found, skipped = locate(path)
+    found, skipped = locate(here(path))
     for skip in skipped:
         click.echo(f"passed over {skip.path.name}: {skip.reason}", err=True)
     facts = _facts(found)
@@ -130,6 +132,7 @@ def verify(path: Path) -> None:
     from hermes.checkpoint import Skipped, checkpoints, open_checkpoint, steps
     from hermes.errors import CheckpointError
 
+    path = here(path)
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint {path}")
     damaged = 0

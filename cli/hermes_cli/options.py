@@ -63,3 +63,13 @@ def options(
         shard=shard,
         shard_group=shard_group,
     )
+
+
+def here(place: str | Path) -> Path:
+    """A model's place on this machine, fetched first where it is on the Hub; notes to stderr."""
+    from hermes.hub import local
+
+    found, notes = local(place)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    return found
