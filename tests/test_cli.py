@@ -1,5 +1,6 @@
 """The command line as a whole: help, versions, exit codes, and one line for every mistake."""
 
+import errno
 import json
 import os
 import shutil
@@ -453,6 +454,26 @@ def test_a_reader_that_goes_away_is_no_error(trained):
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert len(done.stdout) == 5
+
+
+def test_training_outlives_the_reader_of_its_lines(here):
+    """`hermes train ... 2>&1 | head -3`: the run ends as it should, without its display."""
+    begin = " ".join(map(str, TRAIN))
+    command = f"'{HERMES}' {begin} --max-steps 40 --log-every 1 2>&1 | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+    assert (here / "run/step-00000040").is_dir()
+
+
+def test_a_broken_pipe_that_is_not_standard_output_is_a_failure(call, monkeypatch):
+    def breaks(*arguments):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("hermes_cli.main.import_module", breaks)
+    assert call("doctor") == (74, "", "Error: broken pipe\n")
 
 
 def test_a_warning_is_a_line_too(here, call, monkeypatch):

@@ -26,6 +26,7 @@ from hermes.errors import HermesError, PeerLost
 from hermes_cli.place import OWN, joined, place_of
 from hermes_cli.reports import Reporting
 from hermes_cli.signals import Signals
+from hermes_cli.stderr import lasting_stderr
 from hermes_cli.watch import LONGEST_GRACE, POLL, Death, watched
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> 
 
     # A signal of the terminal reaches the launcher alone, which hands it on once.
     os.setsid()
+    lasting_stderr()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ |= {**environment, OWN: "1"}
     rank = int(os.environ.get("RANK", os.environ.get("MLX_RANK", "0")))

@@ -5,6 +5,7 @@ A command's module is imported only when it is called, so that --help and --vers
 
 import errno
 import os
+import select
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from importlib.metadata import version
 import click
 
 from hermes.errors import HermesError, Interrupted, StorageError, nearest
+from hermes_cli.stderr import lasting_stderr
 
 # name -> (module of hermes_cli, what it does); the command is the attribute of that name.
 COMMANDS = {
@@ -96,6 +98,16 @@ def _storage(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
+def _reader_left() -> bool:
+    """Whether nobody reads standard output any more."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError):  # it is no file, or closed
+        return False
+
+
 def run(arguments: list[str], tell: Callable[[str], None] = _tell) -> int:
     """Run one command line; the exit code. tell: is given the one line of what went wrong."""
 
@@ -131,7 +143,7 @@ def run(arguments: list[str], tell: Callable[[str], None] = _tell) -> int:
     except HermesError as error:
         return fail(str(error), error.exit_code)
     except OSError as error:
-        if error.errno != errno.EPIPE:
+        if error.errno != errno.EPIPE or not _reader_left():
             return fail(_storage(error), StorageError.exit_code)
         # The reader went away, as `head` does; Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -140,6 +152,7 @@ def run(arguments: list[str], tell: Callable[[str], None] = _tell) -> int:
 
 def main() -> None:
     """The entry point of `hermes` and `hermes-llm`."""
+    lasting_stderr()
     sys.exit(run(sys.argv[1:]))
 
 
