@@ -67,7 +67,7 @@ def run(
     from hermes_conformance.report import by_law, failure_lines, law_line, verdict
     from hermes_conformance.runner import FAILED, judge_level
     from hermes_conformance.session import chosen, excused_today, sides_of
-    from hermes_conformance.waivers import read_waivers
+    from hermes_conformance.waivers import read_waivers, strays
 
     selection = chosen(levels, laws, cases, dtypes, long)
     for file in (json_file, html_file):
@@ -77,24 +77,25 @@ def run(
     waivers = read_waivers(xfail) if xfail else ()
     sides = sides_of(backend, against, device)
     require_float32(sides)
-    began, outcomes = time.perf_counter(), []
+    began, judged = time.perf_counter(), []
     for level in selection.of_levels():
         found = []
         for outcome in judge_level(level, sides, selection):
             found.append(outcome)
             _progress(f"{level.name} {len(found)} checks, now {outcome.law.name}")
         _progress("")
-        found, _ = excused_today(found, waivers)
-        outcomes += found
+        judged += found
         if found:
             click.echo(f"{level.name}  {level.title}")
-        for report in by_law(found):
+        for report in by_law(excused_today(found, waivers)[0]):
             click.echo(law_line(report))
-    _, complaints = excused_today(outcomes, waivers)
+    outcomes, complaints = excused_today(judged, waivers)
+    complaints += strays(waivers, selection)
     if not outcomes:
         raise HermesError("no chosen law has a chosen case; see hermes conformance list --cases")
     rerun = ["hermes", "conformance", "run", "--backend", backend, "--against", against]
     rerun += ["--device", device] if device else []
+    rerun += ["--long"] if long else []
     for outcome in outcomes:
         if outcome.status == FAILED:
             click.echo("\n" + "\n".join(failure_lines(outcome, rerun)))

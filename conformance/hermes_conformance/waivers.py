@@ -8,7 +8,8 @@
     limit = 3.0                   # optional: only while within so many times the bound, at most 4
 
 An entry whose cases all pass is stale, and one past its day counts for nothing: both fail the run,
-so that the file cannot outlive its reasons.
+so that the file cannot outlive its reasons. So does one that no case of the suite could ever meet,
+unless the run was narrowed.
 """
 
 import tomllib
@@ -19,7 +20,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from hermes.errors import HermesError
-from hermes_conformance.runner import EXPECTED, FAILED, Outcome
+from hermes_conformance.laws import LEVELS, Level
+from hermes_conformance.runner import EXPECTED, FAILED, Outcome, Selection
 
 GREATEST = 4.0
 
@@ -46,7 +48,9 @@ class Waiver:
 
 
 def read_waivers(path: Path) -> tuple[Waiver, ...]:
-    """The entries of an xfail file. Raises HermesError for what is missing or too generous."""
+    """The entries of an xfail file. Raises HermesError for what is missing or too generous, and for
+    a law that no law is called.
+    """
     try:
         value = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -68,7 +72,12 @@ def _entry(path: Path, number: int, entry: dict[str, object]) -> Waiver:
         raise HermesError(f"{where}: limit is {limit!r}; it must be above 1 and at most {GREATEST}")
     if extra := set(entry) - {*wanted, "limit"}:
         raise HermesError(f"{where}: unknown key {min(extra)!r}")
-    return Waiver(**entry)
+    made = Waiver(**entry)
+    if not any(fnmatchcase(law.id, made.law) for level in LEVELS for law in level.laws):
+        raise HermesError(
+            f"{where}: no law is called {made.law!r}; see hermes conformance list for the names"
+        )
+    return made
 
 
 def excused(
@@ -97,3 +106,33 @@ def excused(
         if w.expires < today
     ]
     return made, complaints
+
+
+def strays(waivers: Iterable[Waiver], selection: Selection) -> list[str]:
+    """A complaint for each entry that no case of its law fits, the long ones included.
+
+    None where the run was narrowed; an entry of a level that was not chosen is let be.
+    """
+    if not selection.whole:
+        return []
+    return [
+        f"{w.law} on {w.case} fits no case; see hermes conformance list --cases --long"
+        for w in waivers
+        if (levels := _levels_of(w, selection)) and not any(_met(w, level) for level in levels)
+    ]
+
+
+def _levels_of(waiver: Waiver, selection: Selection) -> list[Level]:
+    return [
+        level
+        for level in selection.of_levels()
+        if any(fnmatchcase(law.id, waiver.law) for law in level.laws)
+    ]
+
+
+def _met(waiver: Waiver, level: Level) -> bool:
+    if level.canary and fnmatchcase("canary", waiver.case):
+        return True
+    laws = [law for law in level.laws if fnmatchcase(law.id, waiver.law)]
+    named = [case for case in level.cases(True) if fnmatchcase(case.name, waiver.case)]
+    return any(law.applies(case) for law in laws for case in named)

@@ -9,11 +9,11 @@ import pytest
 
 from hermes.checkpoint import Progress, open_checkpoint, save
 from hermes_cli import main
-from hermes_conformance import certificate, html, stored
+from hermes_conformance import certificate, html, runner, stored
 from hermes_conformance.laws import interchange
 from hermes_conformance.sabotage.fault import Inside
 from hermes_conformance.sabotage.selftest import FAULTS
-from hermes_conformance.session import sides_of
+from hermes_conformance.session import every_law, sides_of
 
 SMALL = ["--case", "default/*"]
 
@@ -153,10 +153,40 @@ def test_an_xfail_file_excuses_and_grows_stale(capsys, tmp_path):
         plant(stack, "rope turns backwards")
         code, out, _ = hermes(capsys, *words)
     assert "2 failed as expected" in out
+    assert "FAILED" not in out
     assert code == 1  # nothing passed, so nothing is certified
+    with ExitStack() as stack:
+        plant(stack, "rope turns backwards")
+        code, out, _ = hermes(capsys, *words, "--law", "L1/packing")
+    assert "2 failed as expected" in out
+    assert code == 0
     code, out, _ = hermes(capsys, *words)
     assert code == 1
     assert "was expected to fail and passes" in out
+
+
+def test_an_entry_that_fits_no_case_fails_the_run(capsys, tmp_path, monkeypatch):
+    file = tmp_path / "x.toml"
+    file.write_text(
+        "[[xfail]]\nlaw = 'L1/logits'\ncase = 'defalt/*'\nreason = 'known'\nexpires = 2999-01-01\n"
+    )
+    monkeypatch.setattr(runner, "judge_level", lambda level, sides, selection: iter([passed()]))
+    code, out, _ = hermes(capsys, "run", "--level", "L1", "--xfail", str(file))
+    assert code == 1
+    assert "FAILED L1/logits on defalt/* fits no case" in out
+    assert hermes(capsys, "run", "--level", "L1")[0] == 0
+
+
+def passed(status=runner.PASSED):
+    law = next(law for law in every_law() if law.id == "L1/logits")
+    return runner.Outcome(law, "default/hot", status)
+
+
+def test_the_command_of_a_failure_of_a_long_run_is_a_long_run(capsys, monkeypatch):
+    failed = passed(runner.FAILED)
+    monkeypatch.setattr(runner, "judge_level", lambda level, sides, selection: iter([failed]))
+    _, out, _ = hermes(capsys, "run", "--level", "L1", "--long")
+    assert "--against numpy --long --law L1/logits --case default/hot" in out
 
 
 def test_what_is_unknown_is_refused(capsys):

@@ -20,7 +20,7 @@ from hermes_conformance.probes import TINY, UNIT, dual, rounded, wrap
 from hermes_conformance.runner import EXPECTED, FAILED, PASSED, Outcome, run
 from hermes_conformance.sabotage.selftest import FAULTS
 from hermes_conformance.session import chosen, every_law
-from hermes_conformance.waivers import excused, read_waivers
+from hermes_conformance.waivers import excused, read_waivers, strays
 from hermes_numpy import ops
 
 BOUND = tolerance.LOGITS_64
@@ -209,6 +209,17 @@ def test_a_known_failure_that_passes_is_reported(tmp_path):
     assert not complaints
 
 
+def test_an_entry_that_fits_no_case_is_reported_by_a_run_that_was_not_narrowed(tmp_path):
+    known = waivers(tmp_path, WAIVER.replace("default/*", "defalt/*"))
+    (complaint,) = strays(known, chosen(("L1",)))
+    assert complaint.startswith("L1/log* on defalt/* fits no case; see hermes conformance list")
+    for selection in (chosen(("L0",)), chosen(("L1",), cases=("default/*",))):
+        assert strays(known, selection) == []
+    assert strays(waivers(tmp_path), chosen()) == []
+    long = WAIVER.replace("default/*", "train.long/*").replace("L1/log*", "L4/*")
+    assert strays(waivers(tmp_path, long), chosen()) == []
+
+
 def test_a_known_failure_beyond_its_limit_fails(tmp_path):
     known = waivers(tmp_path, WAIVER + "limit = 3.0\n")
     (small, large), _ = excused(
@@ -225,6 +236,7 @@ def test_a_known_failure_beyond_its_limit_fails(tmp_path):
         (WAIVER.replace("2030-01-01", "'soon'"), "entry 1 needs expires, which is a date"),
         (WAIVER + "limit = 40", "entry 1: limit is 40; it must be above 1 and at most 4.0"),
         (WAIVER + "why = 1", "entry 1: unknown key 'why'"),
+        (WAIVER.replace("L1/log*", "L9/nothing"), "entry 1: no law is called 'L9/nothing'"),
         ("[[xfail", "not TOML"),
     ],
 )
