@@ -426,7 +426,7 @@ def wait_for_step(metrics, step):
     raise AssertionError("the run did not begin")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_finishes_the_update_saves_and_says_how_to_go_on(here, call, number):
     training = process(*TRAIN, "--max-steps", 100_000, "--log-every", 1, "--save-every", 5)
     wait_for_step(here / "run/metrics.jsonl", 5)
@@ -445,6 +445,27 @@ def test_a_signal_finishes_the_update_saves_and_says_how_to_go_on(here, call, nu
         json.loads(line)["step"] for line in Path("run/metrics.jsonl").read_text().splitlines()
     ]
     assert steps == list(range(1, step + 2))
+
+
+def test_a_terminal_that_closes_twice_over_saves_once_and_ends_with_75(here):
+    training = process(*TRAIN, "--max-steps", 100_000, "--log-every", 1)
+    wait_for_step(here / "run/metrics.jsonl", 5)
+    for _ in range(3):
+        training.send_signal(signal.SIGHUP)
+        time.sleep(0.02)
+    training.communicate(timeout=60)
+    assert training.returncode == 75
+    assert len(list(Path("run").glob("step-*"))) == 1
+
+
+def test_under_nohup_a_terminal_that_closes_ends_nothing(here):
+    training = process(*TRAIN, "--max-steps", 60, "--log-every", 1, "--save-every", 0,
+                       preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))  # fmt: skip
+    wait_for_step(here / "run/metrics.jsonl", 5)
+    training.send_signal(signal.SIGHUP)
+    training.communicate(timeout=60)
+    assert training.returncode == 0
+    assert (here / "run/step-00000060").is_dir()
 
 
 def test_a_reader_that_goes_away_is_no_error(trained):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks, the second ends at once."""
+"""Ctrl-C, SIGTERM and a closed terminal: the first asks, the second ends at once."""
 
 import os
 import signal
@@ -7,15 +7,16 @@ from types import FrameType
 
 __all__ = ["Signals"]
 
-CAUGHT = (signal.SIGINT, signal.SIGTERM)
+CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
     """In its `with` block a first signal is kept for whoever polls `asked`.
 
     Until `polled` is set nobody does, and it raises KeyboardInterrupt instead. After the first the
-    system's own handling is back, so that a second ends the process even inside a long call.
-    silent: another process says so.
+    system's own handling is back, so that a second ends the process even inside a long call; but a
+    terminal that closes says so more than once, which ends nothing, and where SIGHUP was ignored,
+    as under nohup, it still is. silent: another process says so.
     """
 
     def __init__(self, words: str):
@@ -29,18 +30,23 @@ class Signals:
         return self._came
 
     def __enter__(self) -> "Signals":
-        self._before = {number: signal.signal(number, self._caught) for number in CAUGHT}
+        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        caught = [one for one in CAUGHT if not (ignored and one == signal.SIGHUP)]
+        self._before = {number: signal.signal(number, self._caught) for number in caught}
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            last = self._came and number == signal.SIGHUP
+            signal.signal(number, signal.SIG_IGN if last else handler)
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
         if not self.polled:
             raise KeyboardInterrupt
+        if self._came:
+            return
         self._came = True
-        for one in CAUGHT:
+        for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, signal.SIG_DFL)
         if self.silent:
             return
