@@ -55,7 +55,12 @@ class Keeper:
         session = Session(step, request.backend.name, device(request), request.options.precision)
         earlier = [one for one in read_sessions(request.output) if one.step < step]
         write_runfile(
-            request.output, parts.recipe, request.settings, request.sources, [*earlier, session]
+            request.output,
+            parts.recipe,
+            request.settings,
+            request.sources,
+            [*earlier, session],
+            parts.material.reference_weights,
         )
 
     def record(self, event: Update | Evaluation) -> None:

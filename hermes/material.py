@@ -64,7 +64,8 @@ class Material:
     measure: what a line of metrics says of an update beside its loss, of the names in `measures`.
     evaluate: the loss on what
     is held out and other numbers by name, or None where `stop` said so; None for the usual one.
-    begin: called with the run's folder when its first files are written.
+    begin: called with the run's folder when its first files are written. reference_weights: SHA-256
+    of the weights that it is compared with, None for nothing.
     """
 
     stream: Held
@@ -75,3 +76,4 @@ class Material:
     measure: Callable[[Batch, StepReport], Mapping[str, float]] = lambda batch, report: {}
     evaluate: Callable[[Model, Callable[[], bool]], Mapping[str, float] | None] | None = None
     begin: Callable[[Path], None] = lambda output: None
+    reference_weights: str | None = None

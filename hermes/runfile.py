@@ -7,12 +7,12 @@ each checkpoint for other tools.
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hermes.checkpoint import Companions
 from hermes.data.chat_tokens import turn_end
@@ -23,9 +23,22 @@ from hermes.same_run import flat
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer, tokenizer_config
 
-__all__ = ["Session", "companions", "handovers", "read_sessions", "write_runfile"]
+__all__ = [
+    "FACTS",
+    "Session",
+    "companions",
+    "handovers",
+    "read_reference_weights",
+    "read_sessions",
+    "write_runfile",
+]
+
+T = TypeVar("T")
 
 NAME = "run.yaml"
+REFERENCE = "reference_weights"
+# What stands there beside the options.
+FACTS = ("sessions", REFERENCE)
 # The recipe's fields that `hermes train` has options for.
 OPTIONS = (
     "lr",
@@ -83,10 +96,12 @@ def write_runfile(
     settings: Mapping[str, object],
     sources: Mapping[str, str],
     sessions: Sequence[Session],
+    reference_weights: str | None = None,
 ) -> None:
     """Write run.yaml, whole or not at all.
 
-    settings: the options beside the recipe, its edits as 'set.KEY'.
+    settings: the options beside the recipe, its edits as 'set.KEY'. reference_weights: as
+    `hermes.material.Material` has it.
     """
     fields = flat(recipe)
     own = {name.removeprefix("optimizer."): fields[name] for name in OPTIONS}
@@ -101,6 +116,8 @@ def write_runfile(
             source = sources.get(key)
             lines.append(f"{key}: {_scalar(value)}" + (f"  # {source}" if source else ""))
     lines += ["set:", *(f"  {key}: {_scalar(value)}" for key, value in edits.items())]
+    if reference_weights is not None:
+        lines.append(f"{REFERENCE}: {_scalar(reference_weights)}  # SHA-256; not an option")
     lines.append("sessions:  # who trained from which step on; not an option")
     for session in sessions:
         items = ", ".join(f"{k}: {_scalar(v)}" for k, v in dataclasses.asdict(session).items())
@@ -116,18 +133,27 @@ def write_runfile(
 
 def read_sessions(run: Path) -> list[Session]:
     """Who trained a run and when, from its run.yaml; nothing where there is none."""
+    return _fact(run, "sessions", lambda found: [Session(**entry) for entry in found or []])
+
+
+def read_reference_weights(run: Path) -> str | None:
+    """SHA-256 of the weights that a run compares with, from its run.yaml; None for nothing."""
+    return _fact(run, REFERENCE, lambda found: None if found is None else str(found))
+
+
+def _fact(run: Path, name: str, read: Callable[[Any], T]) -> T:
+    """What run.yaml has under a name, read; that of None where it has nothing."""
     import yaml
 
     path = run / NAME
     try:
         with open(path, encoding="utf-8") as file:
-            entries = (yaml.safe_load(file) or {}).get("sessions") or []
-        return [Session(**entry) for entry in entries]
+            return read((yaml.safe_load(file) or {}).get(name))
     except FileNotFoundError:
-        return []
+        return read(None)
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise HermesError(f"{path}: 'sessions' cannot be read ({reason}); remove it") from None
+        raise HermesError(f"{path}: {name!r} cannot be read ({reason}); remove it") from None
 
 
 def handovers(run: Path) -> list[tuple[int, str]]:

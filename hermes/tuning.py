@@ -15,12 +15,13 @@ from hermes.data.chat_tokens import ChatEncoder, Example
 from hermes.data.packing import ExampleData, fitted
 from hermes.data.pairs import MEASURES, PairData, measures
 from hermes.data.preferences import Pair, encoded, fitted_pairs, plain
-from hermes.errors import HermesError
+from hermes.errors import CheckpointError, HermesError
 from hermes.material import Material
 from hermes.processes import ALONE, Processes
 from hermes.recipe import Recipe
 from hermes.reference import Reference, computed, weights_hash
-from hermes.seam import Backend, Batch, Model, Options, StepReport
+from hermes.runfile import read_reference_weights
+from hermes.seam import Backend, Batch, Model, Options, StepReport, Tensors
 from hermes.spec import ModelSpec
 from hermes.start import Beginning
 from hermes.together import agreed
@@ -77,7 +78,9 @@ class Chats:
 class Preferences:
     """Pairs to learn from, and the reference they are compared with.
 
-    start: the model that the run begins from, which is the reference. cache: a file of the
+    start: the model that the run begins from, which is the reference; or the run's own, where it
+    goes on. base: the reference's weights in that case, opened where they are needed; named: they
+    are to be compared with what the run remembers, needed or not. cache: a file of the
     reference's log-probabilities, read if it is there; None for the run's own. use_template: False
     for plain text. drop: leave out pairs whose completion does not fit. stop and progress: of
     computing the reference.
@@ -92,6 +95,8 @@ class Preferences:
     use_template: bool = True
     drop: bool = False
     processes: Processes = ALONE
+    base: Callable[[], Tensors] | None = None
+    named: bool = False
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[int, int], None] = field(default=lambda done, total: None)
 
@@ -133,11 +138,15 @@ class Preferences:
         def evaluate(model: Model, stop: Callable[[], bool]) -> Mapping[str, float] | None:
             return _evaluated(model, data, recipe.batch_size, stop, self.processes)
 
-        return Material(data, data, "pairs", tuple(words), MEASURES, measure, evaluate, begin)
+        weights = reference.weights if reference else None
+        return Material(
+            data, data, "pairs", tuple(words), MEASURES, measure, evaluate, begin, weights
+        )
 
     def _reference(self, data: PairData, recipe: Recipe) -> tuple[Reference, list[str]]:
         path = self.cache or self.output / REFERENCE
-        weights = weights_hash(self.start.params)
+        there = self._there(path)
+        weights = self._weights(path, there)
         text = self.start.template.source if self.use_template else ""
         template = sha256(text.encode()).hexdigest()
         how: dict[str, str | int] = {
@@ -147,14 +156,14 @@ class Preferences:
             "pairs": recipe.batch_size,
             "seed": recipe.seed,
         }
-        if self._there(path):
+        if there:
             known = Reference.load(path)
             known.require(path, weights=weights, data=data.fingerprint, template=template)
             said = [f"the reference's log-probabilities are read from {path}"]
             if dict(known.how) != how:
                 said.append(f"they were computed with {_words(known.how)}: equal but for rounding")
             return known, said
-        model = self.backend.build(self.start.spec, self.start.params, self.options, self.processes)
+        model = self.backend.build(self.start.spec, self._base(), self.options, self.processes)
         logprobs = computed(
             model, data, recipe, processes=self.processes, stop=self.stop, progress=self.progress
         )
@@ -162,6 +171,25 @@ class Preferences:
         if self.cache is not None and self.processes.place.rank == 0:
             made.save(self.cache)
         return made, [f"the reference's log-probabilities were computed; they are kept in {path}"]
+
+    def _base(self) -> Tensors:
+        return self.base() if self.base else self.start.params
+
+    def _weights(self, path: Path, there: bool) -> str:
+        """SHA-256 of the reference's weights. Raises CheckpointError for others than the run's."""
+        known = read_reference_weights(self.output)
+        if known is None and there and self.base is not None:
+            known = Reference.load(path).weights  # of a run whose run.yaml does not say it
+        if known is not None and there and self.base is not None and not self.named:
+            return known
+        found = weights_hash(self._base())
+        if known not in (None, found):
+            raise CheckpointError(
+                f"the reference of run {self.output} has weights {known[:12]}, the checkpoint here "
+                f"has {found[:12]}; give the one that the run began from, or choose another "
+                "--output for a new run"
+            )
+        return found
 
     def _there(self, path: Path) -> bool:
         """Whether the file is there, for all processes alike. Raises HermesError."""

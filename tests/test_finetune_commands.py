@@ -227,3 +227,62 @@ def test_what_would_make_it_another_run_is_refused_with_both_values(name, place,
     same = ["--resume", *begun, "--max-steps", "3"]
     assert command(place, "sft", *same, data="chat.jsonl", output=out) == 0
     assert lines(out)[-1]["step"] == 3
+
+
+@pytest.fixture
+def moving(tmp_path):
+    """A place of its own, whose checkpoint can go away."""
+    small_checkpoint(tmp_path / "base")
+    small_checkpoint(tmp_path / "other", seed=1)
+    write_lines(tmp_path / "chat.jsonl", some_chats())
+    write_lines(tmp_path / "prefs.jsonl", some_pairs())
+    (tmp_path / "text.txt").write_text(TEXT * 9)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "more"),
+    [
+        ("finetune", "text.txt", ["--seq-len", "16"]),
+        ("sft", "chat.jsonl", ["--lora-rank", "2"]),
+        ("dpo", "prefs.jsonl", []),
+    ],
+)
+def test_a_run_goes_on_without_the_checkpoint_that_it_began_from(moving, name, data, more):
+    ends = []
+    for output in ("whole", "moved"):
+        out, last = moving / output, {"whole": "3", "moved": "2"}[output]
+        same = [*more, "--lr", "0.01", "--max-steps", last]
+        assert command(moving, name, *same, data=data, output=out) == 0
+        if output == "moved":
+            (moving / "base").rename(moving / "gone")
+            assert run([name, "--resume", "--output", str(out), "--max-steps", "3"]) == 0
+        ends.append([line["loss"] for line in lines(out)])
+    assert ends[0] == ends[1]
+
+
+def test_another_reference_is_refused_and_the_same_one_found_anew(moving, capsys):
+    out = moving / "run"
+    assert command(moving, "dpo", data="prefs.jsonl", output=out) == 0
+    (out / "reference.npz").rename(moving / "kept.npz")
+    (moving / "base").rename(moving / "gone")
+    on = ["dpo", "--resume", "--output", str(out), "--max-steps", "3"]
+    capsys.readouterr()
+    assert run(on) == 1
+    assert capsys.readouterr().err == (
+        f"Error: the reference needs the model that run {out} began from: {moving}/base: no such "
+        "file or folder; check the name\n"
+    )
+    assert run([*on, "--checkpoint", str(moving / "other")]) == 1
+    assert f"the reference of run {out} has weights " in capsys.readouterr().err
+    (moving / "kept.npz").rename(out / "reference.npz")
+    assert run([*on, "--checkpoint", str(moving / "other")]) == 1
+    assert f"the reference of run {out} has weights " in capsys.readouterr().err
+    (out / "reference.npz").rename(moving / "kept.npz")
+    assert run([*on, "--checkpoint", str(moving / "gone")]) == 0
+    assert (out / "reference.npz").exists()
+    (moving / "gone").rename(moving / "base")
+    (moving / "other").rename(moving / "gone")
+    (out / "reference.npz").unlink()
+    assert run([*on, "--checkpoint", str(moving / "gone")]) == 1
+    assert f"the reference of run {out} has weights " in capsys.readouterr().err

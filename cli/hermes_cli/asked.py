@@ -44,7 +44,8 @@ WHERE = ("backend", "device", "compile", "shard", "shard_group")
 class Asked:
     """The command's options after all layers, and which of them a user gave.
 
-    model_config: where --config may be a model's, as beside bare weights: that file.
+    model_config: where --config may be a model's, as beside bare weights: that file. goes_on: the
+    run has saved a checkpoint.
     """
 
     def __init__(self, context: click.Context, *, model_config: bool = False):
@@ -55,20 +56,20 @@ class Asked:
         layers = [] if config is None else [_config(Path(config))]
         values, _ = layered(context, layers)
         run = Path(values["output"]) / "run.yaml"
-        saved = False
+        saved = values["resume"] and _has_saved(run.parent)
         if values["resume"] and run.is_file():
-            saved = _has_saved(run.parent)
             # A checkpoint holds its run's recipe; of a run without one, this file does.
             others = (*CALL, *WHERE, *(RECIPE if saved else ()))
             kept = {k: v for k, v in _options_of(run).values.items() if k not in others}
             layers.insert(0, Layer(str(run), kept))
         self.values, self.sources = layered(context, layers)
+        self.goes_on = saved
         self.unasked = ("default", OF_THE_RUN, *([str(run)] if saved else []))
         asked = [layer for layer in layers if layer.source not in self.unasked]
         self.edits = {key: value for layer in asked for key, value in _mapping(layer)}
         self.edits |= dict(_edit(edit) for edit in context.params["edits"])
         self.earlier_edits: dict[str, str] = {}
-        if saved:
+        if saved and run.is_file():
             self._require_same(context, layers[0])
             self.earlier_edits = dict(_mapping(layers[0]))
             for name in RECIPE:
@@ -83,12 +84,19 @@ class Asked:
         for name in filter(self.asked, FIXED):
             there, here = value_in(context, earlier, name), self.values[name]
             same = _same_place(there, here) if name in PATHS else there == here
+            if name == "checkpoint" and self._may_have_moved(there):
+                continue
             if not same:
                 option = f"--{name.replace('_', '-')}"
                 raise HermesError(
                     f"{option} is {_plain(there)} in {earlier.source} and {_plain(here)} here; "
                     "leave it out to go on with the run, or choose another --output for a new one"
                 )
+
+    def _may_have_moved(self, checkpoint: str | None) -> bool:
+        """Whether another name may stand for it, as its weights will tell by their hash."""
+        compared = self.values.get("loss") in ("sigmoid", "ipo", "hinge")
+        return compared and checkpoint is not None and not os.path.exists(checkpoint)
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -123,9 +131,10 @@ def _config(path: Path) -> Layer:
 
 
 def _options_of(path: Path) -> Layer:
+    from hermes.runfile import FACTS
+
     values = read_yaml(path)
-    values.pop("sessions", None)
-    return Layer(str(path), values)
+    return Layer(str(path), {k: v for k, v in values.items() if k not in FACTS})
 
 
 def _mapping(layer: Layer) -> list[tuple[str, str]]:

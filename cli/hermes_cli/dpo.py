@@ -11,6 +11,7 @@ from hermes_cli.asked import Asked
 from hermes_cli.launch import placed
 from hermes_cli.signals import Signals
 from hermes_cli.tuning import (
+    base_of,
     beginning_of,
     counter,
     data_options,
@@ -59,6 +60,8 @@ def _dpo(context: click.Context) -> None:
             use_template=not options["no_template"],
             drop=options["drop_overlong"],
             processes=request.processes,
+            base=base_of(options, start),
+            named=options.goes_on and options.asked("checkpoint"),
             stop=signals.asked,
             progress=counter("reference") if speaks else lambda done, total: None,
         )

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from hermes_cli.training import realised
 if TYPE_CHECKING:
     from hermes.recipe import Lora
     from hermes.run import Request
+    from hermes.seam import Tensors
     from hermes.start import Beginning
 
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
@@ -108,10 +110,12 @@ def training_options(*, lr: float, batch_size: int, samples: str) -> list[click.
 
 
 def beginning_of(options: Asked, *, chat: bool) -> "Beginning":
-    """The model to tune. Raises HermesError."""
+    """The model to tune, the run's own where it goes on. Raises HermesError."""
     from hermes.start import beginning
     from hermes.tokenizer import Tokenizer
 
+    if options.goes_on:
+        return _gone_on(options, chat=chat)
     if not options["checkpoint"]:
         raise HermesError("no model to tune: give --checkpoint C")
     if model := [key for key in options.edits if key.startswith("model.")]:
@@ -123,6 +127,45 @@ def beginning_of(options: Asked, *, chat: bool) -> "Beginning":
         template=options.values.get("template"),
         chat=chat,
     )
+
+
+def _gone_on(options: Asked, *, chat: bool) -> "Beginning":
+    """The run's newest checkpoint, which has its tokenizer and its template."""
+    from hermes.start import CHAT_TOKENS, beginning, with_tokens
+    from hermes.tokenizer import Tokenizer
+
+    template = options["template"] if options.asked("template") else None
+    own = beginning(options["output"], template=template, chat=chat)
+    if not options.asked("tokenizer"):
+        return own
+    given = Tokenizer.load(options["tokenizer"])
+    same = own.tokenizer.fingerprint == with_tokens(given, CHAT_TOKENS)[0].fingerprint
+    return own if same else replace(own, tokenizer=given)
+
+
+def base_of(options: Asked, start: "Beginning") -> "Callable[[], Tensors] | None":
+    """The weights that a run which goes on began from, opened when called; None for a new run."""
+    if not options.goes_on:
+        return None
+
+    def opened() -> "Tensors":
+        from hermes.start import beginning
+
+        try:
+            if not options["checkpoint"]:
+                raise HermesError("give it with --checkpoint C")
+            return beginning(
+                options["checkpoint"],
+                config=options.model_config,
+                tokenizer=start.tokenizer,
+                chat=False,
+            ).params
+        except HermesError as error:
+            raise type(error)(
+                f"the reference needs the model that run {options['output']} began from: {error}"
+            ) from None
+
+    return opened
 
 
 def files_of(options: Asked) -> tuple[str, ...]:
@@ -138,10 +181,8 @@ def recipe_of(options: Asked, max_seq_len: int, longest: int) -> dict[str, objec
 
     longest: the default length of a row, where the model has room for it.
     """
-    from hermes.checkpoint import steps
-
     given = given_of(options)
-    if options["resume"] and steps(Path(options["output"])):
+    if options.goes_on:
         return given | ({"lora": lora_of(options)} if any(map(options.asked, LORA)) else {})
     own = {RECIPE[name]: options[name] for name in RECIPE if name in options.values}
     if own.get("seq_len") is None:
