@@ -121,6 +121,10 @@ def test_a_run_of_adapters_is_merged(place, tmp_path, capsys):
     out, merged = tmp_path / "lora", tmp_path / "merged"
     lora = ["--lora-rank", "2", "--lora-targets", "q_proj,v_proj", "--lr", "0.01"]
     assert command(place, "sft", *lora, data="chat.jsonl", output=out) == 0
+    assert (
+        "adapters of rank 2, alpha 16, on 4 matrices (q_proj, v_proj): 512 parameters are trained, "
+        "no others\n"
+    ) in capsys.readouterr().err
     assert run(["merge", "--checkpoint", str(out), "--output", str(merged)]) == 0
     assert "logits differ by 0" in capsys.readouterr().out
     found, expected = open_source(merged), open_source(out)
@@ -168,6 +172,15 @@ REFUSED = {
          "--lora-targets", "query"],
         "lora.targets must be of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, "
         "got 'query'",
+    ),
+    "a margin of no use": (
+        ["dpo", "--checkpoint", "base", "--data", "prefs.jsonl", "--gamma", "1"],
+        "gamma belongs to loss simpo, not to sigmoid",
+    ),
+    "a reference of no use": (
+        ["dpo", "--checkpoint", "base", "--data", "prefs.jsonl", "--loss", "orpo",
+         "--reference-cache", "x.npz"],
+        "--reference-cache has no meaning with loss orpo, which has none",
     ),
     "adapters without a rank": (
         ["sft", "--checkpoint", "base", "--data", "chat.jsonl", "--lora-alpha", "2"],
@@ -286,3 +299,25 @@ def test_another_reference_is_refused_and_the_same_one_found_anew(moving, capsys
     (out / "reference.npz").unlink()
     assert run([*on, "--checkpoint", str(moving / "gone")]) == 1
     assert f"the reference of run {out} has weights " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "others"),
+    [
+        ("finetune", "text.txt", ["train", "sft", "dpo"]),
+        ("sft", "chat.jsonl", ["train", "finetune", "dpo"]),
+        ("dpo", "prefs.jsonl", ["train", "finetune", "sft"]),
+        ("train", "text.txt", ["finetune", "sft", "dpo"]),
+    ],
+)
+def test_a_run_goes_on_by_the_command_that_began_it(place, tmp_path, capsys, name, data, others):
+    out = tmp_path / "run"
+    length = ["--seq-len", "16"] if data == "text.txt" else []
+    assert command(place, name, *length, data=data, output=out) == 0
+    for other in others:
+        capsys.readouterr()
+        assert run([other, "--resume", "--output", str(out)]) == 1
+        assert capsys.readouterr().err == (
+            f"Error: {out} was begun by hermes {name}; go on with: hermes {name} --resume "
+            f"--output {out}\n"
+        )

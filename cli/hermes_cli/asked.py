@@ -1,6 +1,7 @@
 """What a user asked of a command that trains: the command line over a file over the defaults."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import click
 
 from hermes.errors import HermesError, nearest
-from hermes_cli.settings import COMMAND, Layer, layered, read_yaml, value_in
+from hermes_cli.settings import COMMAND, Layer, layered, option_names, read_yaml, value_in
 
 __all__ = ["RECIPE", "Asked", "given_of", "settings_of"]
 
@@ -32,6 +33,8 @@ CALL = (
 )
 # Names that may be files, which run.yaml has in full.
 PATHS = ("tokenizer", "model", "checkpoint", "template", "reference_cache")
+# The commands that begin runs.
+BEGINNERS = ("train", "finetune", "sft", "dpo")
 MODEL_CONFIGS = (".json", ".mal")
 # What set a value of the recipe that a run goes on with: its checkpoint has them all.
 OF_THE_RUN = "the run's"
@@ -60,6 +63,7 @@ class Asked:
         if values["resume"] and run.is_file():
             # A checkpoint holds its run's recipe; of a run without one, this file does.
             others = (*CALL, *WHERE, *(RECIPE if saved else ()))
+            _require_command(context, run)
             kept = {k: v for k, v in _options_of(run).values.items() if k not in others}
             layers.insert(0, Layer(str(run), kept))
         self.values, self.sources = layered(context, layers)
@@ -121,6 +125,23 @@ def _has_saved(run: Path) -> bool:
     from hermes.checkpoint import steps
 
     return bool(steps(run))
+
+
+def _require_command(context: click.Context, run: Path) -> None:
+    """Refuse a run of another command, by the options that it has. Raises HermesError."""
+    keys = {key.replace("-", "_") for key in _options_of(run).values}
+    if keys <= {*option_names(context.command)}:
+        return
+    root = context.find_root()
+    assert isinstance(root.command, click.Group), "the root has the commands"
+    for name in BEGINNERS:
+        command = root.command.get_command(root, name)
+        if command is not None and keys <= {*option_names(command)}:
+            output = shlex.quote(str(run.parent))
+            raise HermesError(
+                f"{run.parent} was begun by hermes {name}; go on with: hermes {name} --resume "
+                f"--output {output}"
+            )
 
 
 def _config(path: Path) -> Layer:

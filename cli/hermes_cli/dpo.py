@@ -9,6 +9,7 @@ import click
 from hermes.errors import HermesError
 from hermes_cli.asked import Asked
 from hermes_cli.launch import placed
+from hermes_cli.settings import COMMAND
 from hermes_cli.signals import Signals
 from hermes_cli.tuning import (
     base_of,
@@ -26,12 +27,23 @@ from hermes_cli.tuning import (
 LONGEST_DEFAULT = 512
 
 
+def _check(options: Asked) -> None:
+    """Refuse what the loss has no use for. Raises HermesError."""
+    loss = options["loss"]
+    given = {name for name in ("gamma", "reference_cache") if options.sources[name] == COMMAND}
+    if "gamma" in given and loss != "simpo":
+        raise HermesError(f"gamma belongs to loss simpo, not to {loss}")
+    if "reference_cache" in given and loss in ("orpo", "simpo"):
+        raise HermesError(f"--reference-cache has no meaning with loss {loss}, which has none")
+
+
 def _dpo(context: click.Context) -> None:
     from hermes.data.preferences import pairs
     from hermes.tuning import Preferences
     from hermes_cli.training import carry_out
 
     options = Asked(context, model_config=True)
+    _check(options)
     start = beginning_of(options, chat=not options["no_template"])
     data = files_of(options)
     given = recipe_of(options, start.spec.max_seq_len, LONGEST_DEFAULT) | {

@@ -1,5 +1,6 @@
 """What `hermes train` does: options to a request, a request to a run, a run to the terminal."""
 
+import math
 import os
 import shlex
 import sys
@@ -23,6 +24,7 @@ from hermes_cli.signals import Signals
 if TYPE_CHECKING:
     from hermes.checkpoint import Keep
     from hermes.library import Result
+    from hermes.recipe import Lora
     from hermes.run import Request, Run
     from hermes.seam import Options
     from hermes.spec import ModelSpec
@@ -278,10 +280,26 @@ def heading(run: "Run") -> list[str]:
         f"run {request.output}: {run.total_steps:,} updates of "
         f"{recipe.batch_size * recipe.grad_accum * size} {unit}{accum}{among}",
     ]
+    if recipe.lora is not None:
+        lines.insert(1, adapters_line(parts.spec, recipe.lora))
     if run.checkpoint is not None:
         writer = run.checkpoint.progress.backend
         lines.append(f"going on from step {run.position.step:,}, written by {writer}")
     return lines
+
+
+def adapters_line(spec: "ModelSpec", lora: "Lora") -> str:
+    """What adapters are trained, and how many numbers they have."""
+    from hermes.adapters import adapted_paths, adapter_tensors
+
+    paths = adapted_paths(spec, lora)
+    here = {path.rpartition(".")[2] for path in paths}
+    targets = ", ".join(name for name in lora.targets if name in here)
+    count = sum(math.prod(tensor.shape) for tensor in adapter_tensors(spec, lora).values())
+    return (
+        f"adapters of rank {lora.rank}, alpha {lora.alpha:g}, on {len(paths)} matrices "
+        f"({targets}): {count:,} parameters are trained, no others"
+    )
 
 
 def _finish(run: "Run", result: "Result", command: str, from_stdin: bool) -> None:
