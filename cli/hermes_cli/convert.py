@@ -113,6 +113,7 @@ def _facts(done: "Converted") -> dict[str, object]:
         "architecture": done.architecture,
         "parameters": tensor_count(done.source.spec),
         "dtype": done.dtype,
+        "tokenizer": sorted(done.source.files),
         "bytes": done.size,
         "difference": done.proof.difference,
         "backend": done.proof.backend,

@@ -12,7 +12,7 @@ def card(made: Converted, repo: str) -> str:
     """The text, with the header that the Hub reads; nothing is said that the folder has not."""
     spec = made.source.spec
     verdicts = readers(spec, converted=made.to == "hf")
-    known = any(verdict != NOT_EXPRESSIBLE for _, verdict in verdicts)
+    known = any(not verdict.startswith(NOT_EXPRESSIBLE) for _, verdict in verdicts)
     header = ["---", "pipeline_tag: text-generation", "tags:", "- hermes"]
     header += ["library_name: transformers"] if known else []
     parts = [

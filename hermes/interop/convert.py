@@ -18,6 +18,7 @@ from hermes.interop.companions import travelling
 from hermes.interop.families import ARCHITECTURES, family_of
 from hermes.interop.folder import write_folder
 from hermes.interop.hf import config_of, converted_config_of, spec_of
+from hermes.interop.misfit import misfit
 from hermes.interop.names import layout_of, pack
 from hermes.interop.proof import Proof, prove
 from hermes.interop.source import Source, open_source, with_adapter
@@ -80,7 +81,8 @@ def convert(
     family = family_of(found.spec, renamed=True) if to == "hf" else "hermes"
     if to == "hf" and family == "hermes":
         raise HermesError(
-            f"no class of Hugging Face's computes the model of {found.path}; use --to hermes"
+            f"no class of Hugging Face's computes the model of {found.path}: "
+            f"{misfit(found.spec)}; use --to hermes"
         )
     codes = {name: CODES[dtype] if dtype else code for name, code in found.dtypes.items()}
     params = LazyTensors(codes, lambda name: cast(found.params[name], codes[name], name))

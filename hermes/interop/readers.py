@@ -16,6 +16,7 @@ from hermes.interop.families import (
     window_period,
     windows_of,
 )
+from hermes.interop.misfit import misfit
 from hermes.spec import BlockSpec, LinearScaling, ModelSpec, Rope
 
 __all__ = ["EXACT", "NOT_EXPRESSIBLE", "READERS", "readers", "verdicts"]
@@ -25,14 +26,15 @@ EXACT, NOT_EXPRESSIBLE = "exact", "not expressible"
 
 
 def readers(spec: ModelSpec, *, converted: bool = False) -> list[tuple[str, str]]:
-    """Each reader with 'exact', 'inexact because ...' or 'not expressible'.
+    """Each reader with 'exact', 'inexact because ...' or 'not expressible: ...'.
 
     Of a checkpoint as hermes writes it; converted: of what `hermes convert --to hf` makes of it.
     """
     family = family_of(spec, renamed=converted)
     block = common_block(spec)
     if family == "hermes" or block is None:
-        return [(reader, NOT_EXPRESSIBLE) for reader in READERS]
+        verdict = _unsaid(_why_none(spec))
+        return [(reader, verdict) for reader in READERS]
     verdicts = (_transformers_4(spec, block, family), EXACT, _mlx_lm(spec, block, family))
     return list(zip(READERS, verdicts, strict=True))
 
@@ -46,6 +48,16 @@ def _inexact(reason: str) -> str:
     return f"inexact because {reason}"
 
 
+def _unsaid(reason: str) -> str:
+    return f"{NOT_EXPRESSIBLE}: {reason}"
+
+
+def _why_none(spec: ModelSpec) -> str:
+    if family_of(spec, renamed=True) != "hermes":
+        return "tensors have other names there; convert --to hf gives them"
+    return misfit(spec)
+
+
 def _transformers_4(spec: ModelSpec, block: BlockSpec, family: str) -> str:
     if block.attention.softcap is not None:
         return _inexact(
@@ -55,39 +67,43 @@ def _transformers_4(spec: ModelSpec, block: BlockSpec, family: str) -> str:
         case Rope(scaling=LinearScaling(factor)) if family == "olmo2" and factor > 1:
             return EXACT
         case Rope(scaling=scaling) if family == "olmo2" and scaling is not None:
-            return NOT_EXPRESSIBLE
+            return _unsaid("its olmo2 scales rope only linearly, by more than 1")
     return EXACT
 
 
 def _mlx_lm(spec: ModelSpec, block: BlockSpec, family: str) -> str:
-    if not _mlx_lm_has(spec, block, family):
-        return NOT_EXPRESSIBLE
+    if lacking := _mlx_lm_lacks(spec, block, family):
+        return _unsaid(lacking)
     reason = _mlx_lm_ignores(spec, block, family)
     return _inexact(reason) if reason else EXACT
 
 
-def _mlx_lm_has(spec: ModelSpec, block: BlockSpec, family: str) -> bool:
-    """Whether its class of this family has the tensors at all, and starts."""
+def _mlx_lm_lacks(spec: ModelSpec, block: BlockSpec, family: str) -> str | None:
+    """Why its class of this family has not the tensors at all, or does not start."""
     attention, tied = block.attention, spec.embeddings.tie_weights
     wide = block.ffn.hidden_size == 4 * spec.hidden_size
-    match family:
-        case "qwen2":
-            return attention.head_size * attention.num_heads == spec.hidden_size
-        case "qwen3":
-            return attention.bias == "none"
-        case "gemma2":
-            capped = attention.softcap is not None and spec.output.softcap is not None
-            return capped and tied and attention.bias == "none"
-        case "gemma3_text":
-            # With sliding layers alone it looks for the cache of a layer that is not there.
-            windows = windows_of(spec)
-            periodic = window_period(windows) is not None and None in windows
-            return attention.bias == "none" and periodic
-        case "gpt2":
-            return tied and wide
-        case "gpt_neox":
-            return not tied and wide and attention.bias == "all"
-    return True
+    own = family in ("qwen3", "gemma2", "gemma3_text") and attention.bias != "none"
+    wants = [
+        (family == "qwen2" and attention.head_size * attention.num_heads != spec.hidden_size,
+         "its heads make up the hidden size"),
+        (own, "it has no attention.bias"),
+        (family == "gemma2" and None in (attention.softcap, spec.output.softcap),
+         "it always has both soft caps"),
+        (family == "gemma2" and not tied, "its head is always tied"),
+        (family == "gemma3_text" and not _gemma3_starts(spec),
+         "it needs a full layer after every so many with a window"),
+        (family == "gpt2" and not tied, "its head is always tied"),
+        (family == "gpt_neox" and tied, "its head is never tied"),
+        (family in ("gpt2", "gpt_neox") and not wide, "its ffn.hidden_dim is 4 hidden sizes"),
+        (family == "gpt_neox" and attention.bias != "all", "its attention.bias is always all"),
+    ]  # fmt: skip
+    return next((reason for lacks, reason in wants if lacks), None)
+
+
+def _gemma3_starts(spec: ModelSpec) -> bool:
+    # With sliding layers alone it looks for the cache of a layer that is not there.
+    windows = windows_of(spec)
+    return window_period(windows) is not None and None in windows
 
 
 def _mlx_lm_ignores(spec: ModelSpec, block: BlockSpec, family: str) -> str | None:

@@ -27,11 +27,14 @@ def test_it_prints_source_target_proof_and_readers(tmp_path, weights, capfd):
     assert convert(tmp_path / "a", tmp_path / "hf", "--to", "hf", "--backend", "numpy") == 0
     size = sum(file.stat().st_size for file in (tmp_path / "hf").iterdir())
     out, err = capfd.readouterr()
+    renamed = (
+        "not expressible: its class has other names for the tensors; convert --to hf gives them"
+    )
     first, second = out.splitlines()[:9], out.splitlines()[9:]
     assert first[4:] == [
-        "transformers 4.57  not expressible",
-        "transformers 5     not expressible",
-        "mlx-lm             not expressible",
+        f"transformers 4.57  {renamed}",
+        f"transformers 5     {renamed}",
+        f"mlx-lm             {renamed}",
         "hermes             exact",
         "note       --to hf makes it a model that those tools know",
     ]
@@ -56,6 +59,12 @@ def test_json_has_the_same(tmp_path, weights, capfd):
     assert (facts["architecture"], facts["dtype"]) == ("GPT2LMHeadModel", "bfloat16")
     assert 0 < facts["difference"] < 0.5
     assert facts["readers"]["mlx-lm"] == "exact"
+    assert facts["tokenizer"] == []
+    tokenizer = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": []}
+    (tmp_path / "hf/tokenizer.json").write_text(json.dumps(tokenizer))
+    arguments = ["--to", "hermes", "--json", "--backend", "numpy"]
+    assert convert(tmp_path / "hf", tmp_path / "back", *arguments) == 0
+    assert json.loads(capfd.readouterr().out)["tokenizer"] == ["tokenizer.json"]
 
 
 def test_a_mistake_is_one_line(tmp_path, weights, capfd):

@@ -23,7 +23,7 @@ def their_logits(folder):
 def test_the_verdict_on_this_reader_is_what_it_does(tmp_path, spec):
     verdict = dict(readers(spec, converted=True))[READERS[2]]
     folder = folder_of(spec, tmp_path)
-    if verdict == NOT_EXPRESSIBLE:
+    if verdict.startswith(NOT_EXPRESSIBLE):
         with pytest.raises((ValueError, TypeError, IndexError)):
             their_logits(folder)
         return

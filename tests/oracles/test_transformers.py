@@ -56,7 +56,7 @@ def their_logits(model):
 @pytest.mark.parametrize(("family", "spec"), CASES)
 def test_hugging_faces_class_computes_the_same(tmp_path, family, spec, weights):
     folder = folder_of(spec, tmp_path, weights)
-    if dict(readers(spec, converted=True))[READER] == NOT_EXPRESSIBLE:
+    if dict(readers(spec, converted=True))[READER].startswith(NOT_EXPRESSIBLE):
         with pytest.raises(ValueError, match="rope_scaling"):
             load(folder)
         return
@@ -71,7 +71,7 @@ def test_hugging_faces_class_computes_the_same(tmp_path, family, spec, weights):
 def test_the_verdict_on_this_reader_is_what_it_does(tmp_path, family, spec):
     """As the reader loads a folder by itself: exact, or as far off as the verdict says."""
     verdict = dict(readers(spec, converted=True))[READER]
-    if verdict == NOT_EXPRESSIBLE:
+    if verdict.startswith(NOT_EXPRESSIBLE):
         return  # that it refuses is tested above
     error = distance(logits_of(spec, "numpy"), their_logits(load(folder_of(spec, tmp_path))))
     assert (error < FLOAT32) == (verdict == EXACT)
