@@ -27,9 +27,7 @@ def test_it_prints_source_target_proof_and_readers(tmp_path, weights, capfd):
     assert convert(tmp_path / "a", tmp_path / "hf", "--to", "hf", "--backend", "numpy") == 0
     size = sum(file.stat().st_size for file in (tmp_path / "hf").iterdir())
     out, err = capfd.readouterr()
-    renamed = (
-        "not expressible: its class has other names for the tensors; convert --to hf gives them"
-    )
+    renamed = "not expressible: tensors have other names there; convert --to hf gives them"
     first, second = out.splitlines()[:9], out.splitlines()[9:]
     assert first[4:] == [
         f"transformers 4.57  {renamed}",
