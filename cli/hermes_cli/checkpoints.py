@@ -1,6 +1,7 @@
 """`hermes checkpoint`: what a run has, what is in a checkpoint, and whether it is whole."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,19 +46,24 @@ def checkpoint() -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @JSON
 def list_(run: Path, as_json: bool) -> None:
-    """The checkpoints of RUN, oldest first; names and sizes are checked, hashes are not."""
+    """The checkpoints of RUN, oldest first; names and sizes are checked, hashes are not.
+
+    Exit code 1 where one is damaged or cannot be read.
+    """
     from hermes.checkpoint import Skipped, checkpoints
     from hermes.errors import CheckpointError
 
     run = here(run)
     rows = [
-        {"path": str(found.path), "problem": found.reason}
+        {"path": str(found.path), "problem": found.reason, "damaged": found.damaged}
         if isinstance(found, Skipped)
         else _facts(found)
         for found in checkpoints(run, hashes=False)
     ][::-1]
+    bad = sum("problem" in row for row in rows)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
+        _require_all(run, bad, rows)
         return
     if not rows:
         what = "has no checkpoint" if run.is_dir() else "is no folder"
@@ -66,7 +72,7 @@ def list_(run: Path, as_json: bool) -> None:
     for row in rows:
         if "problem" in row:
             step = int(Path(row["path"]).name.removeprefix("step-"))
-            click.echo(f"{step:>10}  damaged: {row['problem']}")
+            click.echo(f"{step:>10}  {_bad(row['damaged'])}: {row['problem']}")
             continue
         progress = row.get("progress", {})
         metrics = " ".join(f"{k}={v:.4g}" for k, v in sorted(progress.get("metrics", {}).items()))
@@ -75,6 +81,20 @@ def list_(run: Path, as_json: bool) -> None:
         size = with_unit(row["bytes"], "B")
         line = f"{row['step']:>10}  {tokens:>14}  {size:>9}  {backend:<12}  "
         click.echo((line + metrics).rstrip())
+    _require_all(run, bad, rows)
+
+
+def _bad(damaged: bool) -> str:
+    return "damaged" if damaged else "not read"
+
+
+def _require_all(run: Path, bad: int, found: Sequence[object]) -> None:
+    from hermes.errors import CheckpointError
+
+    if bad:
+        raise CheckpointError(
+            f"{bad} of {len(found)} checkpoints of {run} are damaged or cannot be read"
+        )
 
 
 @checkpoint.command()
@@ -127,7 +147,7 @@ def _show_progress(progress: dict[str, Any]) -> None:
 def verify(path: Path) -> None:
     """Check every byte of the checkpoint PATH, or of each one in a run.
 
-    Exit code 1 where one is damaged.
+    Exit code 1 where one is damaged or cannot be read.
     """
     from hermes.checkpoint import Skipped, checkpoints, open_checkpoint, steps
     from hermes.errors import CheckpointError
@@ -135,14 +155,13 @@ def verify(path: Path) -> None:
     path = here(path)
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint {path}")
-    damaged = 0
+    bad = 0
     found = list(checkpoints(path))[::-1] if steps(path) else [open_checkpoint(path)]
     for one in found:
         if isinstance(one, Skipped):
-            damaged += 1
-            click.echo(f"{one.path}: damaged: {one.reason}")
+            bad += 1
+            click.echo(f"{one.path}: {_bad(one.damaged)}: {one.reason}")
         else:
             size = one.manifest.size if one.manifest else 0
             click.echo(f"{one.path}: whole, {with_unit(size, 'B')}")
-    if damaged:
-        raise CheckpointError(f"{damaged} of {len(found)} checkpoints of {path} are damaged")
+    _require_all(path, bad, found)

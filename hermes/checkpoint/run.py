@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hermes.checkpoint.files import listing
@@ -11,7 +11,7 @@ from hermes.checkpoint.manifest import MANIFEST, NewerFormat
 from hermes.checkpoint.opening import Checkpoint, open_checkpoint
 from hermes.checkpoint.same import require_model
 from hermes.checkpoint.weights import fit, read_weights
-from hermes.errors import CheckpointError
+from hermes.errors import CheckpointError, StorageError
 from hermes.spec import ModelSpec
 
 __all__ = ["Search", "Skipped", "checkpoints", "locate", "newest", "steps"]
@@ -37,6 +37,12 @@ class Skipped:
 
     path: Path
     reason: str
+    error: CheckpointError | StorageError = field(compare=False, repr=False)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it is lost; what a later hermes wrote, or the system refuses to read, is not."""
+        return not isinstance(self.error, NewerFormat | StorageError)
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,7 @@ class Search:
 def checkpoints(run: Path, *, hashes: bool = True) -> Iterator[Checkpoint | Skipped]:
     """Each checkpoint of a run, opened, or why it could not be; the newest first.
 
-    Raises NewerFormat where a later hermes wrote one: to go on from one before it would lose what
-    it has. Raises StorageError.
+    Raises StorageError where the run's folder cannot be read.
     """
     for step, path in steps(run):
         try:
@@ -60,21 +65,25 @@ def checkpoints(run: Path, *, hashes: bool = True) -> Iterator[Checkpoint | Skip
             if manifest is None or manifest.step != step:
                 there = manifest.step if manifest else None
                 raise CheckpointError(f"checkpoint {path} is of step {there}; rename it back")
-        except NewerFormat:
-            raise
-        except CheckpointError as error:
-            yield Skipped(path, str(error))
+        except (CheckpointError, StorageError) as error:
+            yield Skipped(path, str(error), error)
         else:
             yield checkpoint
 
 
 def newest(run: Path, *, hashes: bool = True) -> Search:
-    """Look for the newest checkpoint of a run that is whole. Raises as `checkpoints` does."""
+    """Look for the newest checkpoint of a run that is whole.
+
+    Raises NewerFormat where a later hermes wrote one, StorageError where one cannot be read: to go
+    on from one before it would lose what it has.
+    """
     for _ in range(LOOKS):
         skipped: list[Skipped] = []
         for found in checkpoints(run, hashes=hashes):
             if isinstance(found, Checkpoint):
                 return Search(found, tuple(skipped))
+            if not found.damaged:
+                raise found.error
             skipped.append(found)
         # One that another process deleted meanwhile is no loss: it had a newer one.
         if all(skip.path.exists() for skip in skipped):

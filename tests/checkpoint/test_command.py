@@ -4,8 +4,11 @@ import json
 
 import pytest
 
+from hermes.checkpoint import NewerFormat, newest, open_checkpoint
+from hermes.errors import StorageError
 from hermes_cli.main import run as command
 from tests.checkpoint.support import save_at
+from tests.checkpoint.test_damage import resealed
 
 
 @pytest.fixture
@@ -32,10 +35,38 @@ def test_list_shows_each_checkpoint_oldest_first(run, capsys):
 
 def test_list_names_what_is_torn(run, capsys):
     (run / "step-00000002" / "model.mal").write_text("")
-    assert command(["checkpoint", "list", str(run)]) == 0
+    assert command(["checkpoint", "list", str(run)]) == 1
     line = capsys.readouterr().out.splitlines()[2]
     assert line.split()[:2] == ["2", "damaged:"]
     assert "model.mal is torn" in line
+
+
+def test_list_and_verify_go_on_after_one_that_cannot_be_read(run, capsys, monkeypatch):
+    """One of a later format and one that the system keeps from us: a row each, and the others."""
+
+    def opened(path, **options):
+        if path.name == "step-00000001":
+            raise StorageError(f"cannot read {path}: permission denied")
+        return open_checkpoint(path, **options)
+
+    monkeypatch.setattr("hermes.checkpoint.run.open_checkpoint", opened)
+    resealed(run / "step-00000003", version=7)
+    last = f"Error: 2 of 3 checkpoints of {run} are damaged or cannot be read\n"
+    for word, whole in (("list", "     2  "), ("verify", "step-00000002: whole, ")):
+        assert command(["checkpoint", word, str(run)]) == 1
+        out, err = capsys.readouterr()
+        assert err == last
+        first, second, third = out.splitlines()[-3:]
+        assert f"not read: cannot read {run / 'step-00000001'}: permission denied" in first
+        assert whole in second
+        assert "has format version 7; this hermes reads up to 1, so update it" in third
+    assert command(["checkpoint", "list", "--json", str(run)]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [row.get("damaged") for row in rows] == [False, None, False]
+    with pytest.raises(NewerFormat):
+        newest(run)
+    resealed(run / "step-00000003", version=1)
+    assert newest(run).checkpoint.progress.step == 3
 
 
 def test_list_and_show_speak_json(run, capsys):
@@ -72,7 +103,7 @@ def test_verify_ends_with_1_where_one_is_damaged(run, capsys):
     assert command(["checkpoint", "verify", str(run)]) == 1
     captured = capsys.readouterr()
     assert captured.out.count(": whole, ") == 2
-    assert captured.err == f"Error: 1 of 3 checkpoints of {run} are damaged\n"
+    assert captured.err == f"Error: 1 of 3 checkpoints of {run} are damaged or cannot be read\n"
     assert command(["checkpoint", "verify", str(run / "step-00000002")]) == 1
     assert "was altered: its SHA-256 is" in capsys.readouterr().err
 
