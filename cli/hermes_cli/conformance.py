@@ -28,6 +28,14 @@ def _progress(text: str) -> None:
         click.echo(f"\r\x1b[K{text}", err=True, nl=False)
 
 
+def _require_writable(*files: Path | None) -> None:
+    for file in filter(None, files):
+        if file.is_dir():
+            raise HermesError(f"{file} cannot be written: it is a folder; name a file in it")
+        if not file.parent.is_dir():
+            raise HermesError(f"{file} cannot be written: {file.parent} is no folder")
+
+
 @conformance.command()
 @BACKEND
 @AGAINST
@@ -70,10 +78,10 @@ def run(
     from hermes_conformance.waivers import read_waivers, strays
 
     selection = chosen(levels, laws, cases, dtypes, long)
-    for file in (json_file, html_file):
-        if file and not file.parent.is_dir():
-            raise HermesError(f"{file} cannot be written: {file.parent} is no folder")
+    _require_writable(json_file, html_file)
     kept_with = locate(checkpoint)[0] if checkpoint else None
+    if kept_with is not None:
+        stored.require_writer(backend, kept_with)
     waivers = read_waivers(xfail) if xfail else ()
     sides = sides_of(backend, against, device)
     require_float32(sides)
@@ -159,6 +167,7 @@ def self_test(backend: str, against: str, device: str | None, json_file: Path | 
     from hermes_conformance.sabotage.selftest import self_test as plant
     from hermes_conformance.session import sides_of
 
+    _require_writable(json_file)
     sides = sides_of(backend, against, device)
     require_float32(sides)
     began, rows = time.perf_counter(), []
@@ -192,7 +201,7 @@ def verify(file: Path) -> None:
     from hermes.checkpoint import locate
     from hermes.seam import find_backend
     from hermes_conformance import stored
-    from hermes_conformance.certificate import check
+    from hermes_conformance.certificate import check, scope
 
     made = stored.read(file)
     installed: dict[str, str] = {}
@@ -209,6 +218,9 @@ def verify(file: Path) -> None:
         f"{made['backend']} against {made['against']} on {made['device']} passed {levels} "
         f"({made['conditions']['date']})"
     )
+    click.echo(scope(made))
+    for known in made.get("expected", []):
+        click.echo(f"expected to fail: {known['law']} on {known['case']}: {known['reason']}")
 
 
 @conformance.command()
@@ -230,8 +242,7 @@ def bisect(backend: str, against: str, name: str, dtype: str, device: str | None
     case = next((case for case in found if case.name == name), None)
     if case is None:
         raise HermesError(f"no case {name!r} in L1; see hermes conformance list --level L1 --cases")
-    bound = tolerance.PART_64 if dtype == "float64" else tolerance.PART_32
-    parting = bisect.forward(sides, case, bound, dtype)
+    parting = bisect.forward(sides, case, tolerance.PARTS[dtype], dtype)
     if parting is None and dtype == "float64" and sides.subject.trains:
         click.echo("forward: every intermediate tensor agrees")
         parting = bisect.backward(sides, case, tolerance.GRADIENT_64)

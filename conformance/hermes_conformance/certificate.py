@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -21,6 +22,17 @@ from hermes_conformance.side import Side
 
 FORMAT = "hermes-conformance/1"
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "fma", "asimd", "sve", "bf16")
+ENTRIES = {
+    "backend": str,
+    "against": str,
+    "device": str,
+    "versions": dict,
+    "passed": bool,
+    "whole": bool,
+    "levels": list,
+    "conditions": dict,
+    "golden": str,
+}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -154,14 +166,46 @@ def certificate(
         "passed": some and not failed and not wrong,
         "whole": selection.whole and not selection.levels,
         "long": selection.long,
+        "chosen": _chosen(selection),
         "levels": levels,
         "failures": [_failure(outcome) for outcome in failed[:100]],
         "waivers": sorted({o.message for o in found if o.status == EXPECTED}),
+        "expected": [_expected(outcome) for outcome in found if outcome.status == EXPECTED],
         "complaints": wrong,
         "conditions": conditions(sides),
         "golden": golden_hash(),
     }
     return sealed(made)
+
+
+def _chosen(selection: Selection) -> list[str]:
+    """The options that narrowed the run."""
+    options = {
+        "--level": selection.levels,
+        "--law": selection.laws,
+        "--case": selection.cases,
+        "--dtype": selection.dtypes,
+    }
+    return [word for option, values in options.items() for v in values for word in (option, v)]
+
+
+def _expected(outcome: Outcome) -> dict[str, str]:
+    return {"law": outcome.law.id, "case": outcome.case, "reason": outcome.message}
+
+
+def scope(value: dict[str, Any]) -> str:
+    """What of the suite it covers: `whole`, or `partial: 1 law, 2 checks, by --law L1/logits`."""
+    laws = [law for level in value["levels"] for law in level["laws"]]
+    checks = sum(law["cases"] for law in laws)
+    many = f"{_count(len(laws), 'law')}, {_count(checks, 'check')}"
+    if value["whole"]:
+        return f"whole: {many}"
+    chosen = value.get("chosen")
+    return f"partial: {many}" + (f", by {shlex.join(chosen)}" if chosen else "")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:
@@ -188,6 +232,8 @@ def check(value: dict[str, Any], installed: dict[str, str] | None = None) -> lis
     """
     if value.get("format") != FORMAT:
         return [f"the format is {value.get('format')!r}, this version reads {FORMAT!r}"]
+    if broken := _broken(value):
+        return [broken]
     wrong = []
     if digest(value) != value.get("sha256"):
         wrong.append("it was altered after it was made: its SHA-256 differs")
@@ -200,3 +246,20 @@ def check(value: dict[str, Any], installed: dict[str, str] | None = None) -> lis
         if here != made_with:
             wrong.append(f"it was made with {name} {made_with}; installed is {here}")
     return wrong
+
+
+def _broken(value: dict[str, Any]) -> str:
+    """Which of its entries is missing or of another kind; '' if none is."""
+    for name, kind in ENTRIES.items():
+        if not isinstance(value.get(name), kind):
+            found = f"it is {value[name]!r:.40}" if name in value else "there is none"
+            return f"not a whole certificate: {name!r} must be a {kind.__name__}; {found}"
+    for level in value["levels"]:
+        laws = level.get("laws") if isinstance(level, dict) else None
+        if not isinstance(laws, list) or not isinstance(level.get("level"), str):
+            return "not a whole certificate: each of 'levels' must have a level and its laws"
+        if not all(isinstance(law, dict) and isinstance(law.get("cases"), int) for law in laws):
+            return "not a whole certificate: each law must say its cases"
+    if not isinstance(value["conditions"].get("date"), str):
+        return "not a whole certificate: 'conditions' must have a date"
+    return ""

@@ -5,6 +5,8 @@ from typing import Any
 
 from jinja2 import Environment
 
+from hermes_conformance.certificate import scope
+
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8">
 <title>hermes conformance: {{ c.backend }} against {{ c.against }}</title>
@@ -29,17 +31,22 @@ code { background: #f4f4f4; padding: 0 .2rem }
 <p>{{ c.conditions.date }}, device <code>{{ c.device }}</code>,
 {% for name, version in c.versions.items() %}{{ name }} {{ version }}{{ ", " if not loop.last }}
 {%- endfor %}, {{ c.conditions.processor.model or c.conditions.processor.machine }}.
+{{ scope }}.
 A bar is the worst error of a law beside its bound, in powers of ten: full is the bound.</p>
 {% for level in c.levels %}
 <h2>{{ level.level }}: {{ level.title }}</h2>
-<table><tr><th>law<th>cases<th>failed<th>declined<th>worst<th>bound<th><th>where</tr>
+<table><tr><th>law<th>cases<th>failed<th>expected<th>declined<th>worst<th>bound<th><th>where</tr>
 {% for law in level.laws %}
 <tr{% if law.failed %} class="bad"{% endif %}>
 <td><b>{{ law.law }}</b><br><small>{{ law.says }}</small>
 <td class="n">{{ law.cases }}<td class="n">{{ law.failed or "" }}
-<td class="n">{{ law.declined or "" }}
+<td class="n">{{ law.expected or "" }}<td class="n">{{ law.declined or "" }}
+{% if law.declined == law.cases %}
+<td class="n">declined<td class="n">{{ number(law.bound) }} {{ law.unit }}<td>
+{% else %}
 <td class="n">{{ number(law.worst) }}<td class="n">{{ number(law.bound) }} {{ law.unit }}
 <td><div class="bar"><div style="width: {{ share(law.ratio) }}%"></div></div>
+{% endif %}
 <td class="where">{{ law.case }} {{ law.where }}</tr>
 {% endfor %}</table>
 {% endfor %}
@@ -51,6 +58,9 @@ A bar is the worst error of a law beside its bound, in powers of ten: full is th
 {{ number(m.bound) }} {{ m.unit }}</li>{% endfor %}
 {% if failure.message %}<li>{{ failure.message }}</li>{% endif %}</ul>
 {% endfor %}{% endif %}
+{% if c.expected %}<h2>Expected to fail</h2>
+<ul>{% for known in c.expected %}
+<li>{{ known.law }} on {{ known.case }}: {{ known.reason }}</li>{% endfor %}</ul>{% endif %}
 {% for line in c.complaints %}<p class="bad">{{ line }}</p>{% endfor %}
 <p><small>golden vectors {{ c.golden }}<br>certificate {{ c.sha256 }}</small></p>
 </html>
@@ -74,4 +84,5 @@ def share(ratio: float | None) -> int:
 def page(certificate: dict[str, Any]) -> str:
     """The page."""
     environment = Environment(autoescape=True, trim_blocks=True)
-    return environment.from_string(PAGE).render(c=certificate, number=number, share=share)
+    words = {"c": certificate, "scope": scope(certificate), "number": number, "share": share}
+    return environment.from_string(PAGE).render(**words)

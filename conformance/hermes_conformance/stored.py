@@ -41,6 +41,19 @@ def keep(made: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
     return bound
 
 
+def require_writer(backend: str, checkpoint: Checkpoint) -> None:
+    """Refuse to keep what `backend` has earned with a checkpoint that another wrote.
+
+    Raises HermesError.
+    """
+    if checkpoint.resumable and checkpoint.progress.backend != backend:
+        wrote = checkpoint.progress.backend
+        raise HermesError(
+            f"{checkpoint.path}: {wrote} wrote the checkpoint, so a certificate of {backend} would "
+            f"not speak for it; judge {wrote} with --backend {wrote}, or leave --checkpoint out"
+        )
+
+
 def strangers(made: dict[str, Any], checkpoint: Checkpoint) -> list[str]:
     """Why a certificate does not speak for a checkpoint; nothing if it does.
 

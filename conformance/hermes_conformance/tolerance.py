@@ -156,6 +156,14 @@ MARGIN = Bound(
 PART_64 = Bound(
     1e-11, "rms", "where a tensor counts as another's, when looking for the first", "1e-14"
 )
-PART_32 = Bound(
-    1e-3, "rms", "the same in float32 and below, where rounding alone reaches 1e-5", "1e-5"
+PART_32 = Bound(1e-3, "rms", "the same in float32, where rounding alone reaches 1e-5", "1e-5")
+PART_BF16 = Bound(
+    256 * 2.0**-9,
+    "rms",
+    "the same in bfloat16: 256 of its units, 2^-9. Float32's units, of 2^-24, add up to 136 in the "
+    "worst element of a tensor, bfloat16's to 90: it is the same rounding, so the bound goes with "
+    "the unit",
+    "0.18",
 )
+PART_16 = Bound(256 * 2.0**-11, "rms", "the same in float16, whose unit is 2^-11", "none computes")
+PARTS = {"float64": PART_64, "float32": PART_32, "bfloat16": PART_BF16, "float16": PART_16}

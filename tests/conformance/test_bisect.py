@@ -31,7 +31,15 @@ def test_a_good_backend_parts_nowhere(sides, backend):
     found, case = sides(backend), case_named("model.pattern/hot")
     assert bisect.forward(found, case, tolerance.PART_64) is None
     assert bisect.forward(found, case, tolerance.PART_32, "float32") is None
+    assert bisect.forward(found, case, tolerance.PART_BF16, "bfloat16") is None
     assert bisect.backward(found, case, tolerance.GRADIENT_64) is None
+
+
+@BACKENDS
+def test_bfloat16_still_names_what_a_fault_parts(sides, backend):
+    with planted("rope turns no keys", backend) as case:
+        parting = bisect.forward(sides(backend), case, tolerance.PART_BF16, "bfloat16")
+    assert parting.tensor == "layers.0.self_attn: k after rope"
 
 
 @BACKENDS

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from hermes_conformance import certificate, html, runner, stored
 from hermes_conformance.laws import interchange
 from hermes_conformance.sabotage.fault import Inside
 from hermes_conformance.sabotage.selftest import FAULTS
-from hermes_conformance.session import every_law, sides_of
+from hermes_conformance.session import chosen, every_law, sides_of
 
 SMALL = ["--case", "default/*"]
 
@@ -57,9 +58,14 @@ def test_a_good_backend_gets_a_line_per_law_and_a_certificate(capsys, tmp_path):
     assert "mlx against numpy" in text
     assert made["sha256"] in text
     assert "<script" not in text
+    assert '<td class="n">declined<td' in text
+    assert '<td class="n">inf' not in text
+    assert "partial: " in text
+    assert "by --case default/*" in text.replace("&#39;", "")
     code, out, _ = hermes(capsys, "verify", str(file))
     assert code == 0
     assert out.startswith("mlx against numpy on cpu passed L0, L1, L2, L3 (")
+    assert "\npartial: " in out
 
 
 def test_an_altered_certificate_is_refused(capsys, tmp_path):
@@ -74,6 +80,37 @@ def test_an_altered_certificate_is_refused(capsys, tmp_path):
     wrong = certificate.check({**made, "golden": "0"}, {"torch": "0.1"})
     assert any("other golden vectors" in line for line in wrong)
     assert any("installed is 0.1" in line for line in wrong)
+
+
+@pytest.mark.parametrize(
+    "name", ["backend", "device", "versions", "passed", "whole", "levels", "conditions", "golden"]
+)
+def test_a_certificate_that_lacks_an_entry_is_refused_in_a_line(capsys, tmp_path, name):
+    file = tmp_path / "c.json"
+    sides = sides_of("torch")
+    made = certificate.certificate(sides, chosen(("L1",)), [passed()])
+    for broken in ({**made, name: None}, {key: made[key] for key in made if key != name}):
+        file.write_text(json.dumps(broken))
+        code, _, err = hermes(capsys, "verify", str(file))
+        assert code == 1
+        assert f"not a whole certificate: '{name}' must be a " in err
+        assert len(err.splitlines()) == 1
+    file.write_text(json.dumps({**made, "levels": [{"level": "L1"}]}))
+    assert "each of 'levels' must have" in hermes(capsys, "verify", str(file))[2]
+
+
+def test_what_was_covered_and_what_was_expected_to_fail_is_said(capsys, tmp_path):
+    file = tmp_path / "c.json"
+    known = replace(passed(runner.EXPECTED), message="the fused kernel")
+    made = certificate.certificate(
+        sides_of("torch"), chosen(("L1",), ("L1/logits",)), [passed(), known]
+    )
+    stored.write(made, file)
+    _, out, _ = hermes(capsys, "verify", str(file))
+    assert "\npartial: 1 law, 2 checks, by --level L1 --law L1/logits\n" in out
+    assert "expected to fail: L1/logits on default/hot: the fused kernel" in out
+    assert "<li>L1/logits on default/hot: the fused kernel</li>" in html.page(made)
+    assert certificate.scope({**made, "whole": True}) == "whole: 1 law, 2 checks"
 
 
 @pytest.fixture
@@ -100,11 +137,15 @@ def test_a_certificate_is_kept_with_a_checkpoint_and_speaks_for_it_alone(
     code, out, _ = hermes(capsys, "verify", str(checkpoint))
     assert code == 0
     assert out.startswith("torch against numpy on cpu passed L1 (")
-    assert hermes(capsys, *run, "--backend", "mlx")[0] == 0
-    code, _, err = hermes(capsys, "verify", str(tmp_path))
+    code, out, err = hermes(capsys, *run, "--backend", "mlx")
     assert code == 1
-    assert "it judged mlx; torch wrote the checkpoint" in err
-    opened, made = open_checkpoint(checkpoint), {**stored.read(checkpoint), "backend": "torch"}
+    assert not out
+    assert "torch wrote the checkpoint, so a certificate of mlx would not speak for it" in err
+    assert hermes(capsys, "verify", str(tmp_path))[0] == 0
+    opened, made = open_checkpoint(checkpoint), stored.read(checkpoint)
+    assert stored.strangers({**made, "backend": "mlx"}, opened) == [
+        "it judged mlx; torch wrote the checkpoint"
+    ]
     assert stored.strangers({**made, "checkpoint": "0"}, opened) == [
         "it was made for another checkpoint"
     ]
@@ -196,6 +237,10 @@ def test_what_is_unknown_is_refused(capsys):
         (["run", "--level", "L1", "--dtype", "float16"], "no chosen law has a chosen case"),
         (["run", "--level", "L2-L0"], "level 'L2-L0' runs backwards; write L0-L2"),
         (["run", "--json", "/nowhere/c.json"], "/nowhere/c.json cannot be written: /nowhere is no"),
+        (["run", "--json", "/"], "/ cannot be written: it is a folder"),
+        (["run", "--html", "/"], "/ cannot be written: it is a folder"),
+        (["self-test", "--json", "/nowhere/c.json"], "/nowhere is no folder"),
+        (["self-test", "--json", "/"], "/ cannot be written: it is a folder"),
         (["run", "--checkpoint", "/nowhere"], "there is no checkpoint /nowhere"),
         (["self-test", "--backend", "numpy", "--against", "torch"], "hermes_numpy is not"),
         (["run", "--level", "L7"], "level 'L7' is unknown"),
@@ -223,6 +268,8 @@ def test_bisect_names_the_tensor(capsys):
     code, out, _ = hermes(capsys, "bisect", "--case", "default/hot")
     assert code == 0
     assert "agree on default/hot to the last tensor" in out
+    code, out, _ = hermes(capsys, "bisect", "--case", "default/hot", "--dtype", "bfloat16")
+    assert (code, "agree on default/hot" in out) == (0, True)
     with ExitStack() as stack:
         plant(stack, "rope turns no keys")
         code, out, _ = hermes(capsys, "bisect", "--case", "default/hot")
