@@ -78,6 +78,10 @@ def beginning(
     """
     source = open_source(Path(checkpoint), config=Path(config) if config else None)
     notes = list(source.notes)
+    if source.adapted:
+        notes.append(f"the adapters of {source.path} are merged into the weights that are tuned")
+    if tokenizer is not None:
+        notes += _other_tokens(source, tokenizer)
     settings = _settings(source)
     own = tokenizer or _tokenizer(source)
     if template is None and "chat_template" not in settings and chat:
@@ -105,6 +109,19 @@ def _settings(source: Source) -> dict[str, Any]:
     if template := source.files.get("chat_template.jinja"):
         settings["chat_template"] = template.decode("utf-8", errors="replace")
     return settings
+
+
+def _other_tokens(source: Source, given: Tokenizer) -> list[str]:
+    """What to say where ids no longer mean what the model has learnt."""
+    if "tokenizer.json" not in source.files:
+        return []
+    own = _tokenizer(source)
+    if not (others := own.other_meanings(given)):
+        return []
+    return [
+        f"the tokenizer given is not the checkpoint's: {others:,} of {own.vocab_size:,} ids mean "
+        "other tokens now than those that the model has learnt"
+    ]
 
 
 def _tokenizer(source: Source) -> Tokenizer:

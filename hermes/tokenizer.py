@@ -189,6 +189,12 @@ class Tokenizer:
         lengths[list(self.special_ids)] = 0
         return lengths
 
+    def other_meanings(self, other: "Tokenizer") -> int:
+        """How many of its ids stand for something else, or for nothing, in another tokenizer."""
+        there = [*other._bytes, *[None] * len(self._bytes)]
+        pairs = zip(self._bytes, there, strict=False)
+        return sum(spelt is not None and spelt != found for spelt, found in pairs)
+
     @property
     def vocab_size(self) -> int:
         """The largest id + 1."""

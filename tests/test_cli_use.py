@@ -230,6 +230,15 @@ def test_lines_are_few_and_say_what_happened(capsys, monkeypatch):
     assert 20 <= len(lines) - 3 <= 2000 / terminal.QUIET_SECONDS + 22
 
 
+def test_an_update_of_pairs_shows_margin_and_accuracy(capsys):
+    shown = terminal._Lines(2, 0, sys.stderr, clock=iter(range(10**6)).__next__)
+    others = {"reward_margin": 0.0123456, "accuracy": 0.75, "kl": 2.0}
+    shown.show(Update(1, 0.1, 8, 0.5, 1e-3, 1.0, 1234.5, others))
+    assert capsys.readouterr().err == (
+        "step 1/2  loss 0.5000, margin 0.01235, accuracy 0.75  1,234 tokens/s  0:00:02 left\n"
+    )
+
+
 def test_a_bar_shows_loss_rate_and_time_on_a_terminal():
     import pty
 

@@ -161,6 +161,30 @@ def test_a_vocabulary_that_grows_says_so_and_trains(tmp_path):
     assert Tokenizer.from_json(after.tokenizer_json).special_id("<|tool|>") == 300
 
 
+def test_a_tokenizer_whose_ids_mean_other_tokens_is_told(tmp_path):
+    from hermes.tokenizer import train_tokenizer
+
+    base = small_checkpoint(tmp_path)
+    other = train_tokenizer(["some other words altogether, of which no one learns"], vocab_size=280)
+    own = [small_tokenizer(), other]
+    differ = sum(
+        number >= other.vocab_size or own[0].token_bytes(number) != own[1].token_bytes(number)
+        for number in range(own[0].vocab_size)
+    )
+    assert beginning(base, chat=False, tokenizer=other).notes == (
+        f"the tokenizer given is not the checkpoint's: {differ} of 300 ids mean other tokens now "
+        "than those that the model has learnt",
+    )
+    assert beginning(base, chat=False, tokenizer=small_tokenizer()).notes == ()
+
+
+def test_adapters_of_the_checkpoint_are_merged_aloud(tmp_path):
+    _, after = carried_out(request(tmp_path, given={"lora": LORA}))
+    assert beginning(after.path, chat=False).notes == (
+        f"the adapters of {after.path} are merged into the weights that are tuned",
+    )
+
+
 def test_a_model_without_chat_tokens_gets_them(tmp_path):
     from hermes.tokenizer import train_tokenizer
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 __all__ = ["Reporter", "reporter"]
 
 LINES = 20
+# What is shown of an update of pairs beside its loss, and its word.
+OF_PAIRS = (("reward_margin", "margin"), ("accuracy", "accuracy"))
 QUIET_SECONDS = 30.0
 BEHIND = 1.1  # times the mean, from which on a slow process is worth a word
 
@@ -49,6 +51,12 @@ def _rate(event: Update) -> str:
     slow = event.slowest_over_mean or 0.0
     behind = f", rank {event.slowest_rank} slowest, {slow:.2f} x mean" if slow >= BEHIND else ""
     return f"{event.tokens_per_second:,.0f} tokens/s{behind}"
+
+
+def _loss(event: Update) -> str:
+    known = event.others
+    shown = "".join(f", {word} {known[name]:.4g}" for name, word in OF_PAIRS if name in known)
+    return f"loss {event.loss:.4f}{shown}"
 
 
 def _words(event: Evaluation | Saved | Stopped) -> str:
@@ -91,7 +99,7 @@ class _Lines:
         made = max(event.step - self._begun, 1)
         left = (now - self._begun_at) / made * (self._total - event.step)
         self.say(
-            f"step {event.step:,}/{self._total:,}  loss {event.loss:.4f}  "
+            f"step {event.step:,}/{self._total:,}  {_loss(event)}  "
             f"{_rate(event)}  {_duration(left)} left"
         )
 
@@ -117,7 +125,7 @@ class _Bar:
             self._progress.update(
                 self._task,
                 completed=event.step,
-                loss=f"loss {event.loss:.4f}",
+                loss=_loss(event),
                 rate=_rate(event),
             )
         else:
