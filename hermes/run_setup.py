@@ -159,7 +159,8 @@ def _spec(
     """The run's model; a given one takes the size of the tokenizer, said aloud for a new run."""
     if request.start is not None:
         if checkpoint is not None:
-            require_model(checkpoint.spec, request.start.spec)
+            begun = "give the model that the run began with, or another --output"
+            require_model(checkpoint.path, checkpoint.spec, request.start.spec, begun)
         return request.start.spec, list(request.start.notes if checkpoint is None else ())
     given, notes = request.spec, []
     if given is not None and given.vocab_size != tokenizer.vocab_size:
@@ -170,7 +171,8 @@ def _spec(
         given = dataclasses.replace(given, vocab_size=tokenizer.vocab_size)
     if checkpoint is not None:
         if given is not None:
-            require_model(checkpoint.spec, given)
+            advice = "leave --model out to go on with it, or give another --output"
+            require_model(checkpoint.path, checkpoint.spec, given, advice)
         return checkpoint.spec, []
     if given is None:
         raise HermesError("a new run needs a model; give --model a name or a file")

@@ -116,7 +116,8 @@ def test_nothing_to_resume_starts_fresh(go):
         ),
         (
             {"spec": SPEC.replace("num_layers: 2", "num_layers: 3")},
-            "checkpoint was written for another model: num_layers 2 there, 3 here",
+            "checkpoint {0} was written for another model: num_layers 2 there, 3 here; "
+            "leave --model out to go on with it, or give another --output",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -119,5 +119,6 @@ def locate(
             raise CheckpointError(f"run {path} has no whole checkpoint; {skipped[0].reason}")
         checkpoint = search.checkpoint
     if spec is not None:
-        require_model(checkpoint.spec, spec)
+        advice = "leave --config out to use the checkpoint's own"
+        require_model(checkpoint.path, checkpoint.spec, spec, advice)
     return checkpoint, skipped

@@ -1,6 +1,7 @@
 """Whether a checkpoint is of the model at hand, and where not, the first difference."""
 
 import dataclasses
+from pathlib import Path
 
 from hermes.checkpoint.jsontext import parse_json
 from hermes.errors import CheckpointError
@@ -9,12 +10,17 @@ from hermes.spec import ModelSpec
 __all__ = ["require_model", "require_vocabulary"]
 
 
-def require_model(there: ModelSpec, here: ModelSpec) -> None:
-    """Refuse weights of another model, naming the first difference. Raises CheckpointError."""
+def require_model(where: Path, there: ModelSpec, here: ModelSpec, advice: str) -> None:
+    """Refuse weights of another model, naming the first difference.
+
+    where: the checkpoint. advice: the end of the sentence, what to do. Raises CheckpointError.
+    """
     if there.identity == here.identity:
         return
     difference = _difference("", _plain(there), _plain(here)) or "the shape differs"
-    raise CheckpointError(f"checkpoint was written for another model: {difference}")
+    raise CheckpointError(
+        f"checkpoint {where} was written for another model: {difference}; {advice}"
+    )
 
 
 def _plain(spec: ModelSpec) -> dict[str, object]:

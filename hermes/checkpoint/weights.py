@@ -149,12 +149,13 @@ def fit(weights: Weights, spec: ModelSpec, where: str) -> Tensors:
             raise CheckpointError(_missing(weights, spec, where, name))
         if weights.kinds[name].shape != tensor.shape:
             raise CheckpointError(
-                f"tensor {name!r} has shape {weights.kinds[name].shape}, expected {tensor.shape}"
+                f"checkpoint {where}: tensor {name!r} has shape {weights.kinds[name].shape}, "
+                f"expected {tensor.shape}"
             )
         if weights.kinds[name].dtype not in FLOATS:
             raise CheckpointError(
-                f"tensor {name!r} is {weights.kinds[name].dtype}, expected one of "
-                f"{', '.join(FLOATS)}"
+                f"checkpoint {where}: tensor {name!r} is {weights.kinds[name].dtype}, "
+                f"expected one of {', '.join(FLOATS)}"
             )
     for name in weights:
         if name == HEAD and name not in table:
@@ -194,7 +195,7 @@ def moments(file: TensorFile, trained: Mapping[str, Tensor]) -> tuple[Tensors, T
             raise CheckpointError(f"{file.path} has no tensor {stored!r}")
         if file.kinds[stored].shape != trained[name].shape:
             raise CheckpointError(
-                f"tensor {stored!r} has shape {file.kinds[stored].shape}, "
+                f"{file.path}: tensor {stored!r} has shape {file.kinds[stored].shape}, "
                 f"expected {trained[name].shape}"
             )
     for stored in file:

@@ -213,10 +213,12 @@ def unpack(
             raise CheckpointError(f"{where} has no tensor {stored.name!r}, which its config needs")
         kind, shape = stock.kinds[name], stored.shape(table)
         if kind.shape != shape:
-            raise CheckpointError(f"tensor {name!r} has shape {kind.shape}, expected {shape}")
+            raise CheckpointError(
+                f"{where}: tensor {name!r} has shape {kind.shape}, expected {shape}"
+            )
         if kind.dtype not in FLOATS:
             raise CheckpointError(
-                f"tensor {name!r} is {kind.dtype}, expected one of {', '.join(FLOATS)}"
+                f"{where}: tensor {name!r} is {kind.dtype}, expected one of {', '.join(FLOATS)}"
             )
         places |= {part: (stored, name) for part in stored.parts}
     embedding = places[EMBEDDING][1]

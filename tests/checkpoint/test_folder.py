@@ -166,10 +166,10 @@ def test_what_locate_cannot_take_is_said(tmp_path):
 def test_a_checkpoint_of_another_model_is_refused_by_its_first_difference():
     def refusal(**changes):
         with pytest.raises(CheckpointError) as caught:
-            require_model(SPEC, dataclasses.replace(SPEC, **changes))
-        return str(caught.value)
+            require_model(Path("c"), SPEC, dataclasses.replace(SPEC, **changes), "do so")
+        return str(caught.value).removesuffix("; do so")
 
-    start = "checkpoint was written for another model: "
+    start = "checkpoint c was written for another model: "
     assert refusal(num_layers=24) == start + "num_layers 1 there, 24 here"
     assert refusal(vocab_size=13) == start + "vocab_size 12 there, 13 here"
     block = dataclasses.replace(SPEC.blocks[0], attention=AttentionSpec(num_heads=1))
@@ -183,7 +183,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_its_first_difference():
 def test_another_spelling_of_the_model_is_the_same_model():
     attention = AttentionSpec(num_heads=2, num_kv_heads=2, head_dim=2, name="other")
     block = BlockSpec(attention, SPEC.blocks[0].ffn, name="x")
-    require_model(SPEC, dataclasses.replace(SPEC, blocks=(block,), name="y"))
+    require_model(Path("c"), SPEC, dataclasses.replace(SPEC, blocks=(block,), name="y"), "")
 
 
 @pytest.mark.parametrize(

@@ -129,12 +129,15 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     tensors["lm_head.weight"] = np.ones((10, 4), np.float32)
     with pytest.raises(CheckpointError) as caught:
         one_file(tmp_path, tensors)
-    assert str(caught.value) == "tensor 'lm_head.weight' has shape (10, 4), expected (12, 4)"
+    assert str(caught.value) == (
+        "checkpoint m.safetensors: tensor 'lm_head.weight' has shape (10, 4), expected (12, 4)"
+    )
     tensors["lm_head.weight"] = np.ones((12, 4), np.int32)
     with pytest.raises(CheckpointError) as caught:
         one_file(tmp_path, tensors)
-    assert (
-        str(caught.value) == "tensor 'lm_head.weight' is I32, expected one of F64, F32, F16, BF16"
+    assert str(caught.value) == (
+        "checkpoint m.safetensors: tensor 'lm_head.weight' is I32, "
+        "expected one of F64, F32, F16, BF16"
     )
     del tensors["lm_head.weight"]
     with pytest.raises(CheckpointError) as caught:
@@ -173,7 +176,7 @@ def test_moments_that_do_not_fit_are_named(tmp_path):
         refusal({n: x for n, x in whole.items() if n != name}) == f"{file} has no tensor '{name}'"
     )
     assert refusal(whole | {name: np.ones(5, np.float32)}) == (
-        f"tensor '{name}' has shape (5,), expected (4,)"
+        f"{file}: tensor '{name}' has shape (5,), expected (4,)"
     )
     assert "has a tensor 'exp_avg.x' that no weight has" in refusal(
         whole | {"exp_avg.x": np.ones(1, np.float32)}

@@ -152,11 +152,11 @@ def test_masks_and_frequencies_of_older_files_are_passed_over(family, spec):
         ),
         (
             lambda s: s.update({"wpe.weight": np.zeros((32, 64), np.float32)}),
-            "tensor 'wpe.weight' has shape (32, 64), expected (64, 32)",
+            "x: tensor 'wpe.weight' has shape (32, 64), expected (64, 32)",
         ),
         (
             lambda s: s.update({"ln_f.bias": np.zeros(32, np.int64)}),
-            "tensor 'ln_f.bias' is I64, expected one of F64, F32, F16, BF16",
+            "x: tensor 'ln_f.bias' is I64, expected one of F64, F32, F16, BF16",
         ),
         (
             lambda s: s.update({"lm_head.weight": s["wte.weight"] + 1}),
