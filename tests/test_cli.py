@@ -125,6 +125,11 @@ def test_a_group_without_a_command_shows_its_help(call, group):
     assert said.endswith("\n")
 
 
+def test_usage_is_one_line_even_where_click_says_it_in_three(call):
+    refuses(call, 2, "hermes convert: missing option '--to'; choose from: hermes, hf "
+            "(see hermes convert --help)", "convert", "a", "b")  # fmt: skip
+
+
 def test_an_option_of_the_wrong_kind_is_usage(call):
     code, _, err = call("train", "--lr", "fast")
     assert (code, err.count("\n")) == (2, 1)

@@ -5,6 +5,7 @@ A command's module is imported only when it is called, so that --help and --vers
 
 import errno
 import os
+import re
 import select
 import sys
 import warnings
@@ -89,7 +90,8 @@ def _tell(line: str) -> None:
 
 def _usage(error: click.UsageError) -> str:
     path = error.ctx.command_path if error.ctx else "hermes"
-    message = error.format_message().rstrip(".")
+    message = re.sub(r"\s*\n\s*", " ", error.format_message()).rstrip(".")
+    message = message.replace(". Choose from:", "; choose from:")
     return f"{path}: {message[:1].lower()}{message[1:]} (see {path} --help)"
 
 
