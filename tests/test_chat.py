@@ -350,6 +350,19 @@ def test_what_is_no_jinja_is_refused_by_line(tmp_path):
     assert str(refused.value).startswith(f"{file}:2: not a Jinja template: Unexpected end of")
 
 
+@pytest.mark.parametrize(
+    "source", ['{{ "x" * 10**10 }}', "{{ [1] * 10**10 }}", "{{ 9**10000000 }}", "{{ 9 * 'x' }}"]
+)
+def test_a_template_makes_nothing_enormous(source, tokenizer):
+    """Neither when it is compiled, where constants are computed, nor when it is rendered."""
+    made = encoder_of(tokenizer, source)
+    if source == "{{ 9 * 'x' }}":
+        assert made.template.render([], prompt=False) == "x" * 9
+        return
+    with pytest.raises(DataError, match=r"fails in line 1: '\*+' makes something too large"):
+        made.example(conversation((U, A)))
+
+
 def test_zephyrs_answers_do_not_follow_its_question(tokenizer):
     """Its question lacks the line end that an answer has before it: the prefix is right."""
     example = encoder_of(tokenizer, ZEPHYR).example(conversation())

@@ -1,6 +1,5 @@
 """What `hermes train` does: options to a request, a request to a run, a run to the terminal."""
 
-import math
 import os
 import shlex
 import sys
@@ -15,6 +14,7 @@ import click
 from hermes.errors import HermesError, Interrupted
 from hermes.processes import Processes
 from hermes_cli.asked import Asked, given_of, settings_of
+from hermes_cli.heading import heading
 from hermes_cli.journal import Journal
 from hermes_cli.launch import starts
 from hermes_cli.place import joined, place_of
@@ -24,7 +24,6 @@ from hermes_cli.signals import Signals
 if TYPE_CHECKING:
     from hermes.checkpoint import Keep
     from hermes.library import Result
-    from hermes.recipe import Lora
     from hermes.run import Request, Run
     from hermes.seam import Options
     from hermes.spec import ModelSpec
@@ -257,49 +256,6 @@ def _show(run: "Run", stop: Callable[[], bool]) -> "Result":
         return collect(run, shown.show, stop)
     finally:
         shown.close()
-
-
-def heading(run: "Run") -> list[str]:
-    """What is about to be trained, on what, with what."""
-    from hermes.params import tensor_count
-    from hermes.run import device
-
-    parts, request = run.parts, run.request
-    recipe, data = parts.recipe, parts.material.samples
-    tokens = len(parts.material.stream)
-    unit = parts.material.unit
-    held_out = f", {len(data.held_out):,} held out" if data.held_out else ""
-    versions = " ".join(f"{name} {number}" for name, number in request.backend.versions().items())
-    where = f"{versions} on {device(request)}, {request.options.precision}"
-    accum = f" in {recipe.grad_accum} parts" if recipe.grad_accum > 1 else ""
-    size = request.processes.place.size
-    among = f" on {size} processes" if size > 1 else ""
-    lines = [
-        f"model {parts.spec.name}: {tensor_count(parts.spec):,} parameters; {where}",
-        f"data: {tokens:,} tokens, {len(data.train):,} {unit} of {recipe.seq_len}{held_out}",
-        f"run {request.output}: {run.total_steps:,} updates of "
-        f"{recipe.batch_size * recipe.grad_accum * size} {unit}{accum}{among}",
-    ]
-    if recipe.lora is not None:
-        lines.insert(1, adapters_line(parts.spec, recipe.lora))
-    if run.checkpoint is not None:
-        writer = run.checkpoint.progress.backend
-        lines.append(f"going on from step {run.position.step:,}, written by {writer}")
-    return lines
-
-
-def adapters_line(spec: "ModelSpec", lora: "Lora") -> str:
-    """What adapters are trained, and how many numbers they have."""
-    from hermes.adapters import adapted_paths, adapter_tensors
-
-    paths = adapted_paths(spec, lora)
-    here = {path.rpartition(".")[2] for path in paths}
-    targets = ", ".join(name for name in lora.targets if name in here)
-    count = sum(math.prod(tensor.shape) for tensor in adapter_tensors(spec, lora).values())
-    return (
-        f"adapters of rank {lora.rank}, alpha {lora.alpha:g}, on {len(paths)} matrices "
-        f"({targets}): {count:,} parameters are trained, no others"
-    )
 
 
 def _finish(run: "Run", result: "Result", command: str, from_stdin: bool) -> None:

@@ -20,6 +20,8 @@ __all__ = ["Template", "template_of"]
 
 # Characters that stand around what the assistant says; not for interchange, so in no one's text.
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
+# Characters, items or bits that one operation of a template may make.
+LONGEST = 1_000_000
 
 
 class _Refused(Exception):
@@ -37,6 +39,18 @@ def _now(form: str) -> str:
 def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
     # As in Hugging Face's, and not Jinja's own, which writes for HTML.
     return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _size(operator: str, left: Any, right: Any) -> int:
+    """Characters, items or bits of what the operator makes, no fewer than there will be."""
+    if operator == "*":
+        for some, times in ((left, right), (right, left)):
+            if isinstance(some, str | list | tuple) and isinstance(times, int):
+                return len(some) * times
+    if not isinstance(left, int) or not isinstance(right, int):
+        return 0
+    bits = left.bit_length()
+    return bits * right if operator == "**" else bits + right.bit_length()
 
 
 def _environment() -> Any:
@@ -61,7 +75,17 @@ def _environment() -> Any:
             return f"{OPEN}{caller()}{CLOSE}"
 
     class Sandbox(ImmutableSandboxedEnvironment):
-        """Jinja's, which refuses also to look at what it would only refuse to use."""
+        """Jinja's, which refuses also to look at what it would only refuse to use, and to make
+        more of a text or a number than LONGEST.
+        """
+
+        intercepted_binops = frozenset({"*", "**"})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            """Such an operation, if its result is no larger than a template has use for."""
+            if _size(operator, left, right) > LONGEST:
+                raise OverflowError(f"{operator!r} makes something too large")
+            return super().call_binop(context, operator, left, right)
 
         def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
             raise SecurityError(
@@ -94,8 +118,8 @@ class Template:
             raise DataError(
                 f"{where}:{error.lineno}: not a Jinja template: {error.message}"
             ) from None
-        except (TemplateError, RecursionError) as error:
-            raise DataError(f"{where}: not a Jinja template: {error}") from None
+        except (TemplateError, RecursionError, MemoryError, OverflowError) as error:
+            raise DataError(f"{where}: not a Jinja template: {_line(error)}") from None
 
     def render(
         self, messages: Iterable[Message], *, prompt: bool, tools: Iterable[Any] | None = None

@@ -1,0 +1,54 @@
+"""What a run says of itself before it trains."""
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hermes.recipe import Lora
+    from hermes.run import Run
+    from hermes.spec import ModelSpec
+
+__all__ = ["heading"]
+
+
+def heading(run: "Run") -> list[str]:
+    """What is about to be trained, on what, with what."""
+    from hermes.params import tensor_count
+    from hermes.run import device
+
+    parts, request = run.parts, run.request
+    recipe, data = parts.recipe, parts.material.samples
+    tokens = len(parts.material.stream)
+    unit = parts.material.unit
+    held_out = f", {len(data.held_out):,} held out" if data.held_out else ""
+    versions = " ".join(f"{name} {number}" for name, number in request.backend.versions().items())
+    where = f"{versions} on {device(request)}, {request.options.precision}"
+    accum = f" in {recipe.grad_accum} parts" if recipe.grad_accum > 1 else ""
+    size = request.processes.place.size
+    among = f" on {size} processes" if size > 1 else ""
+    lines = [
+        f"model {parts.spec.name}: {tensor_count(parts.spec):,} parameters; {where}",
+        f"data: {tokens:,} tokens, {len(data.train):,} {unit} of {recipe.seq_len}{held_out}",
+        f"run {request.output}: {run.total_steps:,} updates of "
+        f"{recipe.batch_size * recipe.grad_accum * size} {unit}{accum}{among}",
+    ]
+    if recipe.lora is not None:
+        lines.insert(1, _adapters(parts.spec, recipe.lora))
+    if run.checkpoint is not None:
+        writer = run.checkpoint.progress.backend
+        lines.append(f"going on from step {run.position.step:,}, written by {writer}")
+    return lines
+
+
+def _adapters(spec: "ModelSpec", lora: "Lora") -> str:
+    """What adapters are trained, and how many numbers they have."""
+    from hermes.adapters import adapted_paths, adapter_tensors
+
+    paths = adapted_paths(spec, lora)
+    here = {path.rpartition(".")[2] for path in paths}
+    targets = ", ".join(name for name in lora.targets if name in here)
+    count = sum(math.prod(tensor.shape) for tensor in adapter_tensors(spec, lora).values())
+    return (
+        f"adapters of rank {lora.rank}, alpha {lora.alpha:g}, on {len(paths)} matrices "
+        f"({targets}): {count:,} parameters are trained, no others"
+    )
