@@ -1,12 +1,15 @@
 """Every intermediate tensor of a forward pass, recorded from outside: model.py stays as it is.
 
 The modules of the three columns have the same classes and names, so the records of two backends
-can be laid side by side. A backend of another make has no taps.
+can be laid side by side. So can those of any backend that is laid out as they are: the classes in
+`hermes_NAME.model`, and the functions they call in the tables of `hermes_NAME.engine` (in
+`hermes_NAME.ops` where there is one way of each).
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,7 +17,7 @@ import numpy as np
 
 from hermes.errors import Unsupported
 from hermes_conformance.case import Case
-from hermes_conformance.sabotage.fault import CALLS, TABLES, Inside
+from hermes_conformance.sabotage.fault import TABLES, Inside
 from hermes_conformance.side import Side
 
 TAPPED = (
@@ -27,6 +30,7 @@ TAPPED = (
     "Stack",
     "Head",
 )
+FUNCTIONS = ("rotate", "attend", "activations")
 
 
 @dataclass(frozen=True)
@@ -46,46 +50,94 @@ class Record:
 class _Tape:
     """What has been recorded so far, and in which module the pass is."""
 
-    def __init__(self, read: Callable[[Any], np.ndarray]):
-        self.read, self.records, self.paths, self.inside = read, [], {}, []
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.paths: dict[int, str] = {}
+        self.inside: list[str] = []
         self.turned = 0
 
     def keep(self, what: str, value: Any) -> None:
         path = self.inside[-1] if self.inside else "model"
-        self.records.append(Record(path, what, self.read(value)))
+        self.records.append(Record(path, what, _read(value)))
 
 
 def trace(side: Side, case: Case, precision: str = "float64") -> list[Record]:
-    """The records of one forward pass of the case's first micro-batch. Raises Unsupported."""
-    if side.name not in CALLS or find_spec(f"hermes_{side.name}") is None:
-        raise Unsupported(f"hermes_{side.name} has no taps; its model is not one of the columns")
+    """The records of one forward pass of the case's first micro-batch.
+
+    Raises Unsupported for a backend that is not laid out as the columns are.
+    """
+    if lacks := _lacks(side.name):
+        raise Unsupported(f"bisect reads models from inside: {lacks}; see specs/backend.md")
     with ExitStack() as stack:
         inside = Inside(side.name, stack)
-        tape = _Tape(_reader(side.name))
+        tape = _Tape()
         _tap_tables(inside, tape)
         _tap_modules(inside, tape)
         side.forget()
         model = side.model(case, precision)
-        module = model._module if side.name == "numpy" else model.engine.module
+        module = _transformer(side.name, model)
         tape.paths = {id(node): path for path, node in _walk(side.name, module)}
         model.logits(case.tokens, case.segments)
     side.forget()
     return tape.records
 
 
-def _reader(name: str) -> Callable[[Any], np.ndarray]:
-    if name == "numpy":
-        return lambda x: np.array(x, np.float64)
-    if name == "torch":
-        return lambda x: x.detach().double().cpu().numpy()
+def _lacks(name: str) -> str:
+    """What `hermes_<name>` lacks to be read from inside; '' if nothing."""
+    package = f"hermes_{name}"
+    if find_spec(package) is None or find_spec(f"{package}.model") is None:
+        return f"there is no {package}.model"
+    model = import_module(f"{package}.model")
+    if missing := [cls for cls in (*TAPPED, "Transformer") if not hasattr(model, cls)]:
+        return f"{package}.model has no {', '.join(missing)}"
+    if not _tables(name):
+        return f"no {' or '.join(TABLES)} of {package}.engine has {', '.join(FUNCTIONS)}"
+    return ""
 
-    def read(x):
-        import mlx.core as mx
 
-        wide = x if x.dtype == mx.float64 else x.astype(mx.float32)
-        return np.array(wide).astype(np.float64)
+def _tables(name: str) -> list[tuple[Any, str]]:
+    """Each place of the functions that the model calls: a module, and the name of a table in it.
 
-    return read
+    '' stands for the module itself.
+    """
+    package = f"hermes_{name}"
+    if find_spec(f"{package}.engine") is not None:
+        engine = import_module(f"{package}.engine")
+        found = [(engine, table) for table in TABLES if _full(getattr(engine, table, None))]
+        if found:
+            return found
+    if find_spec(f"{package}.ops") is not None:
+        ops = import_module(f"{package}.ops")
+        return [(ops, "")] if _full(ops) else []
+    return []
+
+
+def _full(table: Any) -> bool:
+    return all(hasattr(table, function) for function in FUNCTIONS)
+
+
+def _transformer(name: str, model: Any) -> Any:
+    """The Transformer that a model, or its engine, holds. Raises Unsupported."""
+    cls = import_module(f"hermes_{name}.model").Transformer
+    for holder in (model, getattr(model, "engine", None)):
+        for value in getattr(holder, "__dict__", {}).values():
+            if isinstance(value, cls):
+                return value
+    raise Unsupported(
+        f"bisect reads models from inside: neither what hermes_{name} builds nor its engine holds "
+        "a Transformer; see specs/backend.md"
+    )
+
+
+def _read(x: Any) -> np.ndarray:
+    """Any framework's tensor as float64; NumPy has no bfloat16 of torch's or MLX's."""
+    framework = type(x).__module__.split(".")[0]
+    if framework == "torch":
+        return x.detach().double().cpu().numpy()
+    if framework == "mlx":
+        mx = import_module("mlx.core")
+        x = x if x.dtype == mx.float64 else x.astype(mx.float32)
+    return np.array(x).astype(np.float64)
 
 
 def _tap_modules(inside: Inside, tape: _Tape) -> None:
@@ -103,7 +155,9 @@ def _tap_modules(inside: Inside, tape: _Tape) -> None:
         return call
 
     for name in TAPPED:
-        inside.forward(name, tapped)
+        cls = getattr(inside.module("model"), name)
+        # torch's modules are called through forward, everybody else's directly.
+        inside.wrap(cls, "forward" if hasattr(cls, "forward") else "__call__", tapped)
 
 
 def _tap_tables(inside: Inside, tape: _Tape) -> None:
@@ -138,30 +192,36 @@ def _tap_tables(inside: Inside, tape: _Tape) -> None:
         return {name: activation(function) for name, function in table.items()}
 
     changes = {"rotate": rotate, "attend": attend, "activations": activations}
-    if inside.name == "numpy":
-        for name, make in changes.items():
-            inside.wrap(inside.module("ops"), name, make)
-        return
-    engine = inside.module("engine")
-    for table in TABLES:
-        if hasattr(engine, table):
-            found = getattr(engine, table)
-            made = {name: make(getattr(found, name)) for name, make in changes.items()}
-            inside.replace(engine, table, replace(found, **made))
+    for module, table in _tables(inside.name):
+        if not table:
+            for name, make in changes.items():
+                inside.wrap(module, name, make)
+            continue
+        found = getattr(module, table)
+        made = {name: make(getattr(found, name)) for name, make in changes.items()}
+        inside.replace(module, table, replace(found, **made))
 
 
-def _walk(name: str, module: Any):
+def _walk(name: str, module: Any) -> Iterator[tuple[str, Any]]:
     """(path, module) of every module."""
-    if name != "numpy":
+    if hasattr(module, "named_modules"):
         yield from module.named_modules()
         return
-    todo = [("", module)]
+    todo, met = [("", module)], set()
     while todo:
         path, node = todo.pop()
+        if id(node) in met:
+            continue
+        met.add(id(node))
         yield path, node
         for key, value in vars(node).items():
             inner = f"{path}.{key}" if path else key
-            if isinstance(value, list):
-                todo += [(f"{inner}.{i}", item) for i, item in enumerate(value)]
-            elif hasattr(value, "load") and callable(value):
+            if isinstance(value, list | tuple):
+                todo += [(f"{inner}.{i}", item) for i, item in enumerate(value) if _own(name, item)]
+            elif _own(name, value):
                 todo.append((inner, value))
+
+
+def _own(name: str, value: Any) -> bool:
+    package = type(value).__module__.split(".")[0]
+    return package == f"hermes_{name}" and callable(value) and hasattr(value, "__dict__")

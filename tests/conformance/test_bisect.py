@@ -1,14 +1,20 @@
 """Bisection names the first tensor that parts, and says where in it."""
 
+import shutil
+import sys
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from hermes.errors import Unsupported
 from hermes_conformance import bisect, tolerance
 from hermes_conformance.cases import standard
+from hermes_conformance.law import Sides
 from hermes_conformance.sabotage.fault import Inside
 from hermes_conformance.sabotage.selftest import FAULTS
+from hermes_conformance.side import Side
 from hermes_conformance.taps import trace
 
 BACKENDS = pytest.mark.parametrize("backend", ["torch", "mlx"])
@@ -82,5 +88,69 @@ def test_the_first_gradient_that_parts_is_named_from_the_output_backwards(sides,
 def test_a_backend_of_another_make_has_no_taps(sides):
     side = sides("torch").oracle.__class__(sides("torch").oracle.backend)
     side.name = "another"
-    with pytest.raises(Unsupported, match="has no taps"):
+    with pytest.raises(Unsupported, match=r"there is no hermes_another\.model"):
         trace(side, case_named("default/hot"))
+
+
+@pytest.fixture
+def stranger(tmp_path, monkeypatch):
+    """Makes a backend of somebody else's, laid out as a column is: a copy of it, renamed."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = []
+
+    def make(column, changes=()):
+        name = f"hermes_mine_{column}"
+        origin = Path(import_module(f"hermes_{column}").__file__).parent
+        shutil.copytree(origin, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in (tmp_path / name).glob("*.py"):
+            text = file.read_text(encoding="utf-8").replace(f"hermes_{column}", name)
+            text = text.replace(f'name = "{column}"', f'name = "mine_{column}"')
+            for old, new in changes:
+                text = text.replace(old, new)
+            file.write_text(text, encoding="utf-8")
+        made.append(name)
+        return Side(import_module(f"{name}.backend").BACKEND)
+
+    yield make
+    for module in [m for m in sys.modules if m.split(".")[0] in made]:
+        del sys.modules[module]
+
+
+@pytest.mark.parametrize("column", ["torch", "mlx", "numpy"])
+def test_a_backend_laid_out_as_a_column_is_walked(sides, stranger, column):
+    side, reference = stranger(column), sides("mlx", "torch").reference
+    found, case = Sides(side, reference, reference), case_named("default/hot")
+    assert bisect.forward(found, case, tolerance.PART_64) is None
+    names = [record.name for record in trace(side, case)]
+    assert names == [record.name for record in trace(reference, case)]
+    with ExitStack() as stack:
+        ops = import_module(f"hermes_mine_{column}.model")
+        Inside(side.name, stack).wrap(ops.Norm, call(column), doubled)
+        parting = bisect.forward(found, case, tolerance.PART_64)
+    assert parting.tensor == "layers.0.input_layernorm"
+
+
+def call(column):
+    return "forward" if column == "torch" else "__call__"
+
+
+def doubled(original):
+    return lambda self, x: 2 * original(self, x)
+
+
+def test_what_a_backend_lacks_to_be_walked_is_named(stranger):
+    case = case_named("default/hot")
+    other = stranger("numpy", [("FeedForward", "Mixer")])
+    with pytest.raises(
+        Unsupported, match=r"hermes_mine_numpy\.model has no FeedForward; see specs"
+    ):
+        trace(other, case)
+    with ExitStack() as stack:
+        side = stranger("mlx")
+        engine = import_module("hermes_mine_mlx.engine")
+        for table in ("EXACT", "FAST", "PLAIN"):
+            Inside("mine_mlx", stack).replace(engine, table, None)
+        with pytest.raises(
+            Unsupported, match=r"no EXACT or FAST or PLAIN of hermes_mine_mlx\.engine"
+        ):
+            trace(side, case)
