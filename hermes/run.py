@@ -43,6 +43,7 @@ class Run:
         self.position, self.total_steps = self.parts.position, self.parts.total_steps
         self._owes = self._owes_evaluation()
         self.finished = self.position.step >= self.total_steps and not self._owes
+        self.notes += self._lost_lines()
         try:
             self._learner = None if self.finished else self._build()
         except BaseException:
@@ -58,6 +59,13 @@ class Run:
         return request.backend.learner(
             parts.spec, state, parts.recipe, request.options, request.processes
         )
+
+    def _lost_lines(self) -> tuple[str, ...]:
+        """What to say where a run that goes on has no record of its updates any more."""
+        path, step = self.request.output / "metrics.jsonl", self.position.step
+        if path.exists() or step == 0 or self.finished:
+            return ()
+        return (f"{path} is gone, and with it the lines up to step {step:,}; a new one begins",)
 
     def _owes_evaluation(self) -> bool:
         """Whether the step that the run goes on from should have an evaluation and has none."""

@@ -299,6 +299,18 @@ def test_auto_resume_is_one_command_that_begins_a_run_and_goes_on_with_it(here, 
     assert "going on from step 2, written by torch\n" in err
 
 
+def test_a_run_without_its_metrics_says_so_when_it_goes_on(here, call):
+    assert call(*TRAIN, "--max-steps", 2)[0] == 0
+    metrics = here / "run/metrics.jsonl"
+    metrics.unlink()
+    going = ("train", "--resume", "--output", "run", "--max-steps")
+    said = "run/metrics.jsonl is gone, and with it the lines up to step 2; a new one begins"
+    code, _, err = call(*going, 3)
+    assert (code, err.splitlines().count(said)) == (0, 1)
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [3]
+    assert "is gone" not in call(*going, 4)[2]
+
+
 def test_a_run_that_was_begun_and_never_saved_begins_again_as_it_was(here, call):
     """Killed before its first checkpoint: its file still says with what it was begun."""
     tokenizer = ["--train-tokenizer", "--tokenizer", "own.json", "--vocab-size", 270]
