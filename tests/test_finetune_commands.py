@@ -283,8 +283,9 @@ def test_another_reference_is_refused_and_the_same_one_found_anew(moving, capsys
     capsys.readouterr()
     assert run(on) == 1
     assert capsys.readouterr().err == (
-        f"Error: the reference needs the model that run {out} began from: {moving}/base: no such "
-        "file or folder; check the name\n"
+        f"Error: run {out} has lost its reference.npz and needs the model that it began from "
+        f"({moving}/base: no such file or folder; check the name); say with --checkpoint C where "
+        "it is now\n"
     )
     assert run([*on, "--checkpoint", str(moving / "other")]) == 1
     assert f"the reference of run {out} has weights " in capsys.readouterr().err

@@ -153,7 +153,7 @@ def base_of(options: Asked, start: "Beginning") -> "Callable[[], Tensors] | None
 
         try:
             if not options["checkpoint"]:
-                raise HermesError("give it with --checkpoint C")
+                raise HermesError("its run.yaml does not say where")
             return beginning(
                 options["checkpoint"],
                 config=options.model_config,
@@ -161,8 +161,10 @@ def base_of(options: Asked, start: "Beginning") -> "Callable[[], Tensors] | None
                 chat=False,
             ).params
         except HermesError as error:
+            missing = "" if options.asked("checkpoint") else "has lost its reference.npz and "
             raise type(error)(
-                f"the reference needs the model that run {options['output']} began from: {error}"
+                f"run {options['output']} {missing}needs the model that it began from ({error}); "
+                "say with --checkpoint C where it is now"
             ) from None
 
     return opened
