@@ -140,6 +140,16 @@ TOKEN_16 = Bound(4.0, "sigma", "rms of a token's errors in bfloat16 or float16",
 ELEMENT_16 = Bound(20.0, "sigma", "a token's worst element in bfloat16 or float16", "9.0")
 KL_16 = Bound(4.0, "times the noise model's", "mean KL over tokens", "1.5")
 KL_16_FRESH = Bound(1e-4, "nats", "mean KL over tokens, first weights: a cap", "1.7e-5")
+NORM_16 = Bound(
+    0.1, "relative", "of bfloat16's gradients, which rounding turns but does not lengthen", "0.035"
+)
+GRADIENT_16 = Bound(
+    0.25,
+    "relative rms",
+    "of bfloat16's gradients against the same backend's float64; a gradient half as large again is "
+    "off by 0.5",
+    "0.092, where logits are of tied weights; 0.005 to 0.05 elsewhere",
+)
 TOP_16 = Bound(
     6.0,
     "sigma",

@@ -5,14 +5,17 @@ bfloat16 can hide inside bfloat16's noise. L1 is what finds those.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
+from hermes.recipe import Preference
 from hermes.seam import IGNORE
+from hermes.spec import EmbeddingsSpec
 from hermes_conformance import tolerance
-from hermes_conformance.case import Case
-from hermes_conformance.cases import edges
+from hermes_conformance.case import RECIPE, Case
+from hermes_conformance.cases import edges, objectives
 from hermes_conformance.compare import Measure, identical, relative, rms
 from hermes_conformance.law import Law, Sides
 from hermes_conformance.laws.semantics import cut, vanishing
@@ -104,8 +107,9 @@ def gradients(case: Case, sides: Sides) -> Iterator[Measure]:
     elements = sum(value.size for value in expected.values())
     for name, value in expected.items():
         if vanishing(case, name) is None:
-            # Where the true gradient is zero, rounding is measured beside the other gradients.
-            scale = rms(value) or true_norm / np.sqrt(elements)
+            # Where few rows have a gradient, rounding is as large as theirs; where none has, as the
+            # other tensors'.
+            scale = max(rms(value), np.abs(value).max() / 10) or true_norm / np.sqrt(elements)
             what = f"gradient of {name}"
             yield relative(what, got[name], value, tolerance.GRADIENT_32, scale)
 
@@ -179,6 +183,24 @@ def loss_16(case: Case, sides: Sides) -> Iterator[Measure]:
     yield relative("loss", got, expected, tolerance.LOSS_32, max(1.0, abs(expected)))
 
 
+def gradients_16(case: Case, sides: Sides) -> Iterator[Measure]:
+    """Gradients by a 16-bit model, against the same backend's in float64: as large, and alike."""
+    _, got = sides.subject.grads(case, "bfloat16")
+    _, expected = sides.subject.grads(case)
+    whole = _flat(got), _flat(expected)
+    norm, true_norm = (float(np.linalg.norm(grads)) for grads in whole)
+    yield relative("norm of all gradients", norm, true_norm, tolerance.NORM_16)
+    yield Measure(rms(whole[0] - whole[1]) / rms(whole[1]), tolerance.GRADIENT_16, "all gradients")
+    for name in ("lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"):
+        if name in expected:
+            apart = rms(np.asarray(got[name], np.float64) - expected[name]) / rms(expected[name])
+            yield Measure(apart, tolerance.GRADIENT_16, f"gradient of {name}")
+
+
+def _flat(grads) -> np.ndarray:
+    return np.concatenate([np.ravel(np.asarray(g, np.float64)) for g in grads.values()])
+
+
 def report(reference: np.ndarray, got: np.ndarray) -> dict[str, float]:
     """What one says of a format: KL mean, 99th percentile and worst, and how tokens agree."""
     kl = divergence(reference, got)
@@ -227,6 +249,12 @@ def cases(long: bool = False) -> tuple[Case, ...]:
     length = PROMPT + (LONG_GREEDY if long else GREEDY)
     for name, spec in (("rope", model(max_seq_len=300)), ("alibi", _alibi())):
         made.append(Case(f"greedy.{name}/hot", spec, hot, T=length))
+    made += [case for case in objectives() if case.name.startswith("preference.")]
+    # So many tokens' logits exist at once nowhere: a loss that slices them has several slices.
+    large = model(vocab_size=300_000, embeddings=EmbeddingsSpec(tie_weights=True))
+    pairs = replace(RECIPE, objective="preference", preference=Preference(beta=0.5))
+    made.append(Case("slices.next token/hot", large, hot, B=2, T=30))
+    made.append(Case("slices.pairs/hot", large, hot, B=4, T=16, recipe=pairs))
     return tuple(made)
 
 
@@ -238,8 +266,9 @@ def _alibi():
 @cache
 def half_cases(long: bool = False) -> tuple[Case, ...]:
     """Of L3."""
-    plain = [c for c in cases(long) if not c.name.startswith(("edge.", "greedy."))]
-    return tuple(plain if long else plain[::2])
+    plain = [case for case in cases(long) if _plain(case)]
+    trained = [case for case in cases(long) if case.name.startswith(("preference.", "slices."))]
+    return (*(plain if long else plain[::2]), *trained)
 
 
 def _law(level, name, says, check, bound, applies, needs="forward", precision="float32"):
@@ -247,7 +276,7 @@ def _law(level, name, says, check, bound, applies, needs="forward", precision="f
 
 
 def _scores(case: Case) -> bool:
-    return not case.name.startswith("greedy.")
+    return not case.name.startswith(("greedy.", "preference.", "slices."))
 
 
 def _plain(case: Case) -> bool:
@@ -273,7 +302,7 @@ LAWS_32 = (
         "float32 gradients stay beside float64",
         gradients,
         tolerance.GRADIENT_32,
-        _plain,
+        lambda case: not case.name.startswith(("edge.", "greedy.")),
         "learner",
     ),
     _law(
@@ -302,6 +331,16 @@ LAWS_16 = (
         loss_16,
         tolerance.LOSS_32,
         lambda case: case.name.startswith(("default/", "output.")),
+        precision="bfloat16",
+    ),
+    _law(
+        "L3",
+        "gradients",
+        "bfloat16 gradients are as large as float64's, and alike",
+        gradients_16,
+        tolerance.GRADIENT_16,
+        lambda case: case.name.startswith(("default/", "output.", "preference.sig", "slices.")),
+        "learner",
         precision="bfloat16",
     ),
     _law(

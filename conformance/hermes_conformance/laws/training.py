@@ -1,5 +1,6 @@
 """L4: training, where a small mistake of the update rule, the clipping or the schedule grows."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -155,9 +156,14 @@ def recomputed(case: Case, sides: Sides) -> Iterator[Measure]:
 
 
 def compiled(case: Case, sides: Sides) -> Iterator[Measure]:
-    """A compiled learner trains as an eager one does."""
+    """A compiled learner trains as an eager one does, and is compiled."""
     plain = train(sides.subject, case, SHORT, "float32")
-    yield from near(case, train(sides.subject, case, SHORT, "float32", compile=True), plain)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fast = train(sides.subject, case, SHORT, "float32", compile=True)
+    failed = [str(one.message) for one in said if "compile failed" in str(one.message)]
+    yield same("failures to compile", failed, [], EXACT)
+    yield from near(case, fast, plain)
 
 
 def repeated(case: Case, sides: Sides) -> Iterator[Measure]:
@@ -170,16 +176,26 @@ def repeated(case: Case, sides: Sides) -> Iterator[Measure]:
 
 
 def nonfinite(case: Case, sides: Sides) -> Iterator[Measure]:
-    """An update whose loss is no number changes no weight and no moment, and says so."""
-    damaged = dict(case.params)
-    name = "lm_head.weight"
-    damaged[name] = damaged[name].copy()
-    damaged[name][0, 0] = np.nan
+    """An update whose loss or norm is no number changes no weight and no moment, and says so."""
+    head, last = "lm_head.weight", "model.norm.weight"
+    nan = case.params[head].copy()
+    nan[0, 0] = np.nan
+    yield from _unmoved(case, sides, {**case.params, head: nan}, "loss")
+    # Logits as they were, while the square of the last norm's gradient is beyond float32.
+    far = {head: case.params[head] * np.float32(1e25), last: case.params[last] * np.float32(1e-25)}
+    yield from _unmoved(case, sides, {**case.params, **far}, "norm")
+
+
+def _unmoved(case: Case, sides: Sides, damaged, what: str) -> Iterator[Measure]:
     state = TrainState(damaged, {}, {}, 0)
     options = sides.subject.options("float32")
     learner = sides.subject.backend.learner(case.spec, state, case.recipe, options)
     report = learner.step(case.batch, 1e-2)
-    yield same("the loss is finite", bool(np.isfinite(float(report.loss))), False, EXACT)
+    finite = {"loss": np.isfinite(float(report.loss)), "norm": np.isfinite(float(report.grad_norm))}
+    if what == "norm" and finite["norm"]:
+        return  # a norm reckoned in a wider type, of which nothing is asked
+    yield same(f"the {what} is finite", bool(finite[what]), False, EXACT)
+    yield same("the loss is, too", bool(finite["loss"]), what == "norm", EXACT)
     after = learner.state()
     for key, value in damaged.items():
         yield identical(key, after.params[key], value, EXACT)
@@ -206,6 +222,7 @@ def cases(long: bool = False) -> tuple[Case, ...]:
         "frozen": (model(num_layers=3), replace(WARM, freeze_layers=1), {}),
         "other rule": (model(), replace(WARM, optimizer=other_rule), {"packed": True}),
         "rarely clipped": (model(), replace(WARM, grad_clip=4.0, schedule="constant"), {}),
+        "unclipped": (model(), replace(WARM, grad_clip=0.0, schedule="constant"), {}),
         "a tensor without gradient": (fields()["attention.mask=self"], WARM, {}),
         "blank": (model(), WARM, {"blank": True}),
         "lora": (model(), replace(WARM, lora=Lora(rank=3, dropout=0.1), lr=1e-3), {}),
@@ -286,7 +303,7 @@ LAWS = (
     ),
     _law(
         "non-finite",
-        "an update that is no number is not made",
+        "an update whose loss or norm is no number is not made",
         nonfinite,
         EXACT,
         _is("train.hot"),

@@ -59,6 +59,36 @@ def _fast_loss(change):
     return plant
 
 
+def _sloped(inside, factor, x):
+    """x with `factor` times its gradient."""
+    return factor * x + (1 - factor) * inside.detached(x)
+
+
+def _flatter_in_slices(inside: Inside) -> None:
+    def change(original, module, x, targets):
+        tokens, several = x.shape[0] * x.shape[1], 1 << 23  # more logits than one slice has
+        large = tokens * module.model.embed_tokens.weight.shape[0] > several
+        return original(module, _sloped(inside, 0.5, x) if large else x, targets, None)
+
+    _fast_loss(change)(inside)
+
+
+def _steeper_pairs(inside: Inside) -> None:
+    inside.table(
+        "logprobs",
+        lambda original: lambda *given: _sloped(inside, 1.5, original(*given)),
+        FAST,
+    )
+
+
+def _steeper_in_bfloat16(inside: Inside) -> None:
+    def change(original, module, x, targets):
+        found = original(module, x, targets, None)
+        return _sloped(inside, 1.5, found) if str(x.dtype).endswith("bfloat16") else found
+
+    _fast_loss(change)(inside)
+
+
 def _scale_of(factor):
     def change(spec):
         return replace(spec, scale=factor * spec.score_scale)
@@ -210,6 +240,24 @@ FAULTS = (
         "L2/gradients",
         DEFAULT,
         _fast_loss(lambda original, *given: 1.001 * original(*given, None)),
+    ),
+    _fault(
+        "a loss of several slices has half its gradient",
+        "L2/gradients",
+        "slices.next token/hot",
+        _flatter_in_slices,
+    ),
+    _fault(
+        "pairs in float32 have half as much gradient again",
+        "L2/gradients",
+        "preference.sigmoid/hot",
+        _steeper_pairs,
+    ),
+    _fault(
+        "bfloat16's gradients are half as large again",
+        "L3/gradients",
+        DEFAULT,
+        _steeper_in_bfloat16,
     ),
     _fault("float32 gradients are bfloat16's", "L2/gradients", DEFAULT, _gradients_in_bfloat16),
     _fault(

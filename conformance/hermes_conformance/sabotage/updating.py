@@ -193,6 +193,18 @@ def _step(change):
     return plant
 
 
+def _always_clips(inside: Inside) -> None:
+    def make(original):
+        def wrong(self, engine, state, recipe, processes):
+            original(
+                self, engine, state, replace(recipe, grad_clip=recipe.grad_clip or 1.0), processes
+            )
+
+        return wrong
+
+    inside.method("learner", "Learner", "__init__", make)
+
+
 def _fault(name, law, case, plant, part="optimizer", only=None):
     return Fault(name, part, law, case, plant, only)
 
@@ -215,6 +227,7 @@ FAULTS = (
     _fault("the second moment is the first one's square", UPDATE, CASE, _adamw(_square_of_mean)),
     _fault("moments are bfloat16", UPDATE, CASE, _short_moments),
     _fault("bias correction is an update late", UPDATE, CASE, _adamw(_late)),
+    _fault("a clip of 0 clips at 1", UPDATE, "train.unclipped/fresh", _always_clips, "clipping"),
     _fault("nothing is clipped", UPDATE, CASE, _clip(lambda original, n, b: n * 0 + 1), "clipping"),
     _fault("the clipping rule has no 1e-6", UPDATE, CASE, _clip(_no_epsilon), "clipping"),
     _fault("the clipping rule has no 1e-6, in a run", RUN, TOY, _clip(_no_epsilon), "clipping"),
