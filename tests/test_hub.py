@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +17,9 @@ from hermes.errors import CheckpointError, HermesError, StorageError
 from hermes.hub import HubName, fetch, hub_name, require_hub
 from hermes.interop.publish import publish, require_writable
 from hermes.interop.source import open_source
+from hermes.loop import Saved
 from hermes_cli.main import run
+from hermes_cli.pushing import EverySave
 from tests.hub_server import TOKEN, Repo, serving
 from tests.tuning_support import TEXT, small_checkpoint, small_tokenizer
 
@@ -271,6 +276,48 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch, capfd):
     assert said.count("\n") == 1
 
 
+def test_saves_are_pushed_in_order_one_at_a_time_and_a_failure_is_a_warning(
+    tmp_path, monkeypatch, capfd
+):
+    now, seen = [], []
+
+    def published(checkpoint, repo, *, backend):
+        now.append(checkpoint)
+        assert len(now) == 1
+        threading.Event().wait(0.05)
+        seen.append((checkpoint.name, (checkpoint / "a").read_text(), repo, backend))
+        now.remove(checkpoint)
+        if checkpoint.name == "step-2":
+            raise StorageError("push to me/m: the Hub is out of reach")
+        return SimpleNamespace(page="P", commit="c" * 40)
+
+    monkeypatch.setattr("hermes.interop.publish.publish", published)
+    folders = [tmp_path / f"step-{n}" for n in (1, 2, 3)]
+    with EverySave("me/m") as saves:
+        for number, folder in enumerate(folders, 1):
+            folder.mkdir()
+            (folder / "a").write_text(folder.name)
+            saves.see(Saved(number, folder))
+            shutil.rmtree(folder)  # as retention does
+    assert seen == [(folder.name, folder.name, "me/m", "numpy") for folder in folders]
+    assert saves.pushed == {folders[0], folders[2]}
+    assert list(tmp_path.iterdir()) == []
+    warning = "Warning: step-2 is not pushed: push to me/m: the Hub is out of reach"
+    assert capfd.readouterr().err.splitlines() == [
+        "pushed: step-1 to P, commit cccccccccccc",
+        warning,
+        "pushed: step-3 to P, commit cccccccccccc",
+    ]
+
+
+def test_pushing_every_save_needs_a_repository(capfd, tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    asked = ["--data", str(tmp_path / "a.txt"), "--output", str(tmp_path / "run")]
+    assert run(["train", *asked, "--push-every-save"]) == 1
+    assert "--push-every-save needs --push-to-hub OWNER/REPO" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 SCRIPT = """
 import json, sys
 from hermes_cli.main import run
@@ -291,7 +338,8 @@ def test_commands_push_and_read_and_no_token_is_ever_written(hub, tmp_path):
     few = ["--seq-len", "16", "--batch-size", "2", "--max-steps", "2", "--backend", "torch"]
     train = ["train", "--data", "text.txt", "--tokenizer", "tokenizer.json", "--model", "m.mal"]
     commands = [
-        [*train, *few, "--output", "run", "--push-to-hub", "me/m"],
+        [*train, *few, "--save-every", "1", "--keep-last", "1", "--output", "run",
+         "--push-to-hub", "me/m", "--push-every-save"],
         ["generate", "--checkpoint", "hf://me/m", "--prompt", "the", "--max-tokens", "3"],
         ["finetune", "--checkpoint", "hf://me/m", "--data", "text.txt", *few, "--output", "two"],
         ["convert", "hf://me/m", "three", "--to", "hf"],
@@ -319,6 +367,10 @@ def test_commands_push_and_read_and_no_token_is_ever_written(hub, tmp_path):
     assert "\nreaders\n" in done.stdout
     assert not (tmp_path / "four").exists()
     assert f"pushed: {hub.url}/me/again, commit " in done.stderr
+    pushed = [line.split()[1] for line in done.stderr.splitlines() if "/me/m, commit" in line]
+    assert pushed == ["step-00000001", "step-00000002"]
+    assert len(hub.repos["me/m"].commits) == 3  # the first is empty
+    assert not list((tmp_path / "run").glob(".tmp-*"))
     commit = hub.repos["me/m"].sha()
     assert f'checkpoint: "hf://me/m@{commit}"' in (tmp_path / "two" / "run.yaml").read_text()
     written = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -28,7 +28,8 @@ RECIPE |= {
 }
 # About one call and not about the run: neither in its run.yaml nor taken from there.
 CALL = (
-    *("resume", "allow_batch_change", "config", "output", "push_to_hub"),
+    *("resume", "allow_batch_change", "config", "output"),
+    *("push_to_hub", "push_every_save"),
     *("num_gpus", "num_processes", "max_restarts", "peer_timeout"),
 )
 # Names that may be files, which run.yaml has in full.

@@ -40,6 +40,7 @@ def _check(options: Asked) -> None:
 def _dpo(context: click.Context) -> None:
     from hermes.data.preferences import pairs
     from hermes.tuning import Preferences
+    from hermes_cli.pushing import push_of
     from hermes_cli.training import carry_out
 
     options = Asked(context, model_config=True)
@@ -82,7 +83,7 @@ def _dpo(context: click.Context) -> None:
             replace(request, material=preferences.material),
             signals,
             from_stdin="-" in data,
-            push_to=options["push_to_hub"],
+            push=push_of(options),
         )
 
 

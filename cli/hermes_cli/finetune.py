@@ -23,6 +23,7 @@ LONGEST_DEFAULT = 256
 
 def run_finetuning(context: click.Context) -> None:
     """Do what the command line asks."""
+    from hermes_cli.pushing import push_of
     from hermes_cli.training import carry_out
 
     options = Asked(context, model_config=True)
@@ -32,8 +33,8 @@ def run_finetuning(context: click.Context) -> None:
     request = replace(request_of(options, start, data, given), text_field=options["text_field"])
     with Signals("stopping after this update; again to end at once") as signals:
         if share := placed(context, options, request, signals):
-            to = options["push_to_hub"]
-            carry_out(context, share, signals, from_stdin="-" in data, push_to=to)
+            to = push_of(options)
+            carry_out(context, share, signals, from_stdin="-" in data, push=to)
 
 
 @click.pass_context

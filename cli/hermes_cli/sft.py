@@ -45,6 +45,7 @@ def shown(tokenizer: "Tokenizer", example: "Example") -> str:
 def _sft(context: click.Context) -> None:
     from hermes.data.chat import conversations
     from hermes.tuning import Chats
+    from hermes_cli.pushing import push_of
     from hermes_cli.training import carry_out
 
     options = Asked(context, model_config=True)
@@ -73,7 +74,7 @@ def _sft(context: click.Context) -> None:
             show=show,
         )
         made = replace(share, material=chats.material)
-        carry_out(context, made, signals, from_stdin="-" in data, push_to=options["push_to_hub"])
+        carry_out(context, made, signals, from_stdin="-" in data, push=push_of(options))
 
 
 @click.pass_context

@@ -29,6 +29,7 @@ from hermes_cli.signals import Signals
     "--resume", "--auto-resume", is_flag=True, help="Go on with the run in --output, or begin it."
 )
 @click.option("--push-to-hub", metavar="OWNER/REPO", help="Put the model on the Hub at the end.")
+@click.option("--push-every-save", is_flag=True, help="With --push-to-hub: each checkpoint.")
 @click.option(
     "--allow-batch-change", is_flag=True, help="Go on with more or fewer sequences per update."
 )

@@ -18,12 +18,14 @@ from hermes_cli.heading import heading
 from hermes_cli.journal import Journal
 from hermes_cli.launch import starts
 from hermes_cli.place import joined, place_of
+from hermes_cli.pushing import EverySave, Push, push_at_end, push_of
 from hermes_cli.settings import COMMAND
 from hermes_cli.signals import Signals
 
 if TYPE_CHECKING:
     from hermes.checkpoint import Keep
     from hermes.library import Result
+    from hermes.loop import Event
     from hermes.run import Request, Run
     from hermes.seam import Options
     from hermes.spec import ModelSpec
@@ -103,6 +105,7 @@ def run_training(context: click.Context, signals: Signals) -> None:
     from hermes.together import agreed
 
     options = Asked(context)
+    push = push_of(options)
     output = Path(options["output"])
     if place_of(os.environ) is None:
         check_output(output, resume=options["resume"])
@@ -146,8 +149,7 @@ def run_training(context: click.Context, signals: Signals) -> None:
                 tokenizer.save(options["tokenizer"])
 
         piped = "-" in (options["data"] or ("-",))
-        to = options["push_to_hub"]
-        carry_out(context, request, signals, begun=begun, from_stdin=piped, push_to=to)
+        carry_out(context, request, signals, begun=begun, from_stdin=piped, push=push)
 
 
 def realised(options: Asked) -> "Options":
@@ -179,33 +181,27 @@ def carry_out(
     *,
     begun: Callable[[], None] = lambda: None,
     from_stdin: bool = False,
-    push_to: str | None = None,
+    push: Push | None = None,
 ) -> None:
     """Train what is requested, showing how it goes.
 
-    begun: called when nothing can refuse it. push_to: the repository that gets the model.
+    begun: called when nothing can refuse it. push: which repository gets the model.
     """
-    if push_to is not None:
-        # What could not be pushed after the training is refused before it.
-        from hermes.interop.publish import require_writable
-        from hermes.together import agreed
+    if push is None:
+        _carry_out(context, request, signals, begun, from_stdin)
+        return
+    # What could not be pushed after the training is refused before it.
+    from hermes.interop.publish import require_writable
+    from hermes.together import agreed
 
-        first = request.processes.place.rank == 0
-        with Journal(request.processes, request.output):
-            agreed(request.processes, lambda: require_writable(push_to) if first else None)
-    trained = _carry_out(context, request, signals, begun, from_stdin)
-    if push_to is not None and trained is not None:
-        _push(trained, push_to)
-
-
-def _push(checkpoint: Path, repo: str) -> None:
-    from hermes_cli.push import pushed
-
-    try:
-        pushed(checkpoint, repo)
-    except HermesError as error:
-        again = f"hermes push {shlex.quote(str(checkpoint))} {repo}"
-        raise type(error)(f"{error}; the run is saved, and pushed by: {again}") from None
+    first = request.processes.place.rank == 0
+    with Journal(request.processes, request.output):
+        agreed(request.processes, lambda: require_writable(push.repo) if first else None)
+    with EverySave(push.repo) as saves:
+        see = saves.see if push.every_save else lambda event: None
+        trained = _carry_out(context, request, signals, begun, from_stdin, see)
+    if trained is not None and trained not in saves.pushed:
+        push_at_end(trained, push.repo)
 
 
 def _carry_out(
@@ -214,6 +210,7 @@ def _carry_out(
     signals: Signals,
     begun: Callable[[], None],
     from_stdin: bool,
+    see: "Callable[[Event], None]" = lambda event: None,
 ) -> Path | None:
     """The checkpoint at the run's end, None in a process that only helps."""
     from hermes.library import collect
@@ -239,21 +236,26 @@ def _carry_out(
         begun()
         signals.polled = True
         command = context.info_name or "train"
-        result = _show(run, journal.polling(signals.asked))
+        result = _show(run, journal.polling(signals.asked), see)
         _finish(run, result, command, from_stdin)
         return result.checkpoint
 
 
-def _show(run: "Run", stop: Callable[[], bool]) -> "Result":
-    """Train with a bar or with lines."""
+def _show(run: "Run", stop: Callable[[], bool], see: "Callable[[Event], None]") -> "Result":
+    """Train with a bar or with lines; see: called with each event, too."""
     from hermes.library import collect
     from hermes.report.terminal import reporter
 
     for line in heading(run):
         click.echo(line, err=True)
     shown = reporter(run.total_steps, run.position.step)
+
+    def report(event: "Event") -> None:
+        shown.show(event)
+        see(event)
+
     try:
-        return collect(run, shown.show, stop)
+        return collect(run, report, stop)
     finally:
         shown.close()
 

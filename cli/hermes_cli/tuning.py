@@ -41,6 +41,7 @@ def model_options() -> list[click.Parameter]:
         option("--resume", "--auto-resume", is_flag=True,
                help="Go on with the run in --output, or begin it."),
         option("--push-to-hub", metavar="OWNER/REPO", help="Put the model on the Hub at the end."),
+        option("--push-every-save", is_flag=True, help="With --push-to-hub: each checkpoint."),
         option("--allow-batch-change", is_flag=True,
                help="Go on with more or fewer samples per update."),
     ]  # fmt: skip

@@ -57,18 +57,25 @@ def publish(
     config: Path | None = None,
     public: bool = False,
     endpoint: str | None = None,
+    backend: str | None = None,
     watch: Callable[[str, float], None] = lambda stage, share: None,
 ) -> Published:
     """Convert the model at `source` as `convert` does, and make it what `repo` holds.
 
     No optimizer's state goes along, and adapters are merged in. Files of an earlier model are
-    removed in the same commit; a README.md that is there stays. Raises HermesError and what it is
-    the base of.
+    removed in the same commit; a README.md that is there stays. backend: of the proof. Raises
+    HermesError and what it is the base of.
     """
     api = require_writable(repo, public=public, endpoint=endpoint)
     with TemporaryDirectory(prefix="hermes-push-") as folder:
         made = convert(
-            source, Path(folder, "model"), to=to, dtype=dtype, config=config, watch=watch
+            source,
+            Path(folder, "model"),
+            to=to,
+            dtype=dtype,
+            config=config,
+            backend=backend,
+            watch=watch,
         )
         with hub_trouble(f"push to {repo}", f"hf://{repo}"):
             there = {one.rfilename for one in api.model_info(repo).siblings or ()}
