@@ -157,12 +157,20 @@ def list_laws(levels: tuple[str, ...], names: bool, long: bool) -> None:
 @BACKEND
 @AGAINST
 @DEVICE
+@click.option("--fault", "faults", multiple=True, metavar="GLOB", help="Faults such as 'rope*'.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table.")
-def self_test(backend: str, against: str, device: str | None, json_file: Path | None) -> None:
+def self_test(
+    backend: str,
+    against: str,
+    device: str | None,
+    faults: tuple[str, ...],
+    json_file: Path | None,
+) -> None:
     """Plant every known fault in a backend and in the suite; each must be caught."""
     from dataclasses import asdict
 
     from hermes_conformance.certificate import require_float32
+    from hermes_conformance.narrowed import narrowed
     from hermes_conformance.sabotage.selftest import EQUIVALENTS
     from hermes_conformance.sabotage.selftest import self_test as plant
     from hermes_conformance.session import sides_of
@@ -171,15 +179,19 @@ def self_test(backend: str, against: str, device: str | None, json_file: Path | 
     sides = sides_of(backend, against, device)
     require_float32(sides)
     began, rows = time.perf_counter(), []
-    for row in plant(sides):
-        rows.append(row)
-        _progress("")
-        mark = "caught" if row.caught else "MISSED"
-        click.echo(f"{mark}  {row.part:<12} {row.fault}")
-        click.echo(f"        {row.law} {row.case}  {row.how}".rstrip())
-    click.echo("\nNot planted, since nothing could tell them apart:")
-    for what, why in EQUIVALENTS.items():
-        click.echo(f"  {what}: {why}")
+    with narrowed(faults):
+        for row in plant(sides):
+            rows.append(row)
+            _progress("")
+            mark = "caught" if row.caught else "MISSED"
+            click.echo(f"{mark}  {row.part:<12} {row.fault}")
+            click.echo(f"        {row.law} {row.case}  {row.how}".rstrip())
+    if not rows:
+        raise HermesError(f"no such fault can be planted in {backend} against {against}")
+    if not faults:
+        click.echo("\nNot planted, since nothing could tell them apart:")
+        for what, why in EQUIVALENTS.items():
+            click.echo(f"  {what}: {why}")
     missed = sum(not row.caught for row in rows)
     click.echo(
         f"\n{len(rows) - missed} of {len(rows)} caught in {time.perf_counter() - began:.0f} s"

@@ -269,6 +269,22 @@ def test_list_says_each_law_its_bound_and_why(capsys):
     assert "\n    attention.mask=window/hot\n" in out
 
 
+def test_a_part_of_the_self_test_plants_the_named_faults_alone(capsys, tmp_path):
+    file = tmp_path / "rows.json"
+    words = ["--fault", "rope turns b*", "--fault", "rope turns no keys", "--json", str(file)]
+    code, out, _ = hermes(capsys, "self-test", *words)
+    assert code == 0
+    rows = json.loads(file.read_text())
+    assert {row["fault"] for row in rows} == {"rope turns backwards", "rope turns no keys"}
+    assert out.splitlines()[-1].startswith("2 of 2 caught in ")
+    assert "Not planted" not in out
+    words = ["--against", "mlx", "--fault", "keys have no gradient"]  # its law is the oracle's
+    code, _, err = hermes(capsys, "self-test", *words)
+    assert (code, "no such fault can be planted in torch against mlx" in err) == (1, True)
+    code, _, err = hermes(capsys, "self-test", "--fault", "nothing")
+    assert (code, "no fault is called 'nothing'" in err) == (1, True)
+
+
 def test_bisect_names_the_tensor(capsys):
     code, out, _ = hermes(capsys, "bisect", "--case", "default/hot")
     assert code == 0
