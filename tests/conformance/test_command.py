@@ -56,7 +56,7 @@ def test_a_good_backend_gets_a_line_per_law_and_a_certificate(capsys, tmp_path):
         "loss": 0,
         "gradients": 0,
         "float16": 2,
-    }  # which is no failure
+    }  # no failure
     assert made["conditions"]["environment"]["MLX_ENABLE_TF32"] == "0"
     assert certificate.check(made) == []
     text = page.read_text()

@@ -182,8 +182,9 @@ def nonfinite(case: Case, sides: Sides) -> Iterator[Measure]:
     nan[0, 0] = np.nan
     yield from _unmoved(case, sides, {**case.params, head: nan}, "loss")
     # Logits as they were, while the square of the last norm's gradient is beyond float32.
-    far = {head: case.params[head] * np.float32(1e25), last: case.params[last] * np.float32(1e-25)}
-    yield from _unmoved(case, sides, {**case.params, **far}, "norm")
+    far = np.float32(1e25)
+    moved = {head: case.params[head] * far, last: case.params[last] / far}
+    yield from _unmoved(case, sides, {**case.params, **moved}, "norm")
 
 
 def _unmoved(case: Case, sides: Sides, damaged, what: str) -> Iterator[Measure]:
