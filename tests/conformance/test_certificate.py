@@ -1,0 +1,110 @@
+"""A certificate: what it must have, what it says it covers, and the checkpoint it is kept with."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from hermes.checkpoint import Progress, open_checkpoint, save
+from hermes_cli import main
+from hermes_conformance import certificate, html, runner, stored
+from hermes_conformance.laws import interchange
+from hermes_conformance.session import chosen, every_law, sides_of
+
+SMALL = ["--case", "default/*"]
+
+
+def hermes(capsys, *words):
+    code = main.run(["conformance", *words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def passed(status=runner.PASSED):
+    law = next(law for law in every_law() if law.id == "L1/logits")
+    return runner.Outcome(law, "default/hot", status)
+
+
+def test_an_altered_certificate_is_refused(capsys, tmp_path):
+    file = tmp_path / "c.json"
+    hermes(capsys, "run", "--law", "L1/logits", *SMALL, "--json", str(file))
+    made = json.loads(file.read_text())
+    made["backend"] = "mlx"
+    file.write_text(json.dumps(made))
+    code, _, err = hermes(capsys, "verify", str(file))
+    assert code == 1
+    assert "it was altered after it was made" in err
+    wrong = certificate.check({**made, "golden": "0"}, {"torch": "0.1"})
+    assert any("other golden vectors" in line for line in wrong)
+    assert any("installed is 0.1" in line for line in wrong)
+
+
+@pytest.mark.parametrize(
+    "name", ["backend", "device", "versions", "passed", "whole", "levels", "conditions", "golden"]
+)
+def test_a_certificate_that_lacks_an_entry_is_refused_in_a_line(capsys, tmp_path, name):
+    file = tmp_path / "c.json"
+    sides = sides_of("torch")
+    made = certificate.certificate(sides, chosen(("L1",)), [passed()])
+    for broken in ({**made, name: None}, {key: made[key] for key in made if key != name}):
+        file.write_text(json.dumps(broken))
+        code, _, err = hermes(capsys, "verify", str(file))
+        assert code == 1
+        assert f"not a whole certificate: '{name}' must be a " in err
+        assert len(err.splitlines()) == 1
+    file.write_text(json.dumps({**made, "levels": [{"level": "L1"}]}))
+    assert "each of 'levels' must have" in hermes(capsys, "verify", str(file))[2]
+
+
+def test_what_was_covered_and_what_was_expected_to_fail_is_said(capsys, tmp_path):
+    file = tmp_path / "c.json"
+    known = replace(passed(runner.EXPECTED), message="the fused kernel")
+    made = certificate.certificate(
+        sides_of("torch"), chosen(("L1",), ("L1/logits",)), [passed(), known]
+    )
+    stored.write(made, file)
+    _, out, _ = hermes(capsys, "verify", str(file))
+    assert "\npartial: 1 law, 2 checks, by --level L1 --law L1/logits\n" in out
+    assert "expected to fail: L1/logits on default/hot: the fused kernel" in out
+    assert "<li>L1/logits on default/hot: the fused kernel</li>" in html.page(made)
+    assert certificate.scope({**made, "whole": True}) == "whole: 1 law, 2 checks"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    case = next(case for case in interchange.cases() if case.name == "move.tied/fresh")
+    torch = sides_of("torch").subject
+    learner = torch.learner(case, "float32")
+    versions = torch.backend.versions()
+    progress = Progress(
+        "conformance", 0, case.recipe, total_steps=9, backend="torch", versions=versions
+    )
+    return save(tmp_path, learner.state(), spec=case.spec, progress=progress)
+
+
+def test_a_certificate_is_kept_with_a_checkpoint_and_speaks_for_it_alone(
+    capsys, tmp_path, checkpoint
+):
+    run = ["run", "--law", "L1/logits", *SMALL, "--checkpoint", str(tmp_path)]
+    assert hermes(capsys, "verify", str(checkpoint))[2].endswith(
+        "has no certificate; hermes conformance run --checkpoint makes one\n"
+    )
+    assert hermes(capsys, *run)[0] == 0
+    assert open_checkpoint(checkpoint).manifest.step == 0  # it is whole as before
+    code, out, _ = hermes(capsys, "verify", str(checkpoint))
+    assert code == 0
+    assert out.startswith("torch against numpy on cpu passed L1 (")
+    code, out, err = hermes(capsys, *run, "--backend", "mlx")
+    assert code == 1
+    assert not out
+    assert "torch wrote the checkpoint, so a certificate of mlx would not speak for it" in err
+    assert hermes(capsys, "verify", str(tmp_path))[0] == 0
+    opened, made = open_checkpoint(checkpoint), stored.read(checkpoint)
+    assert stored.strangers({**made, "backend": "mlx"}, opened) == [
+        "it judged mlx; torch wrote the checkpoint"
+    ]
+    assert stored.strangers({**made, "checkpoint": "0"}, opened) == [
+        "it was made for another checkpoint"
+    ]
+    (wrong,) = stored.strangers({**made, "versions": {"torch": "0.1"}}, opened)
+    assert wrong.startswith("it judged torch 0.1; ")
