@@ -63,7 +63,7 @@ def conditions(sides: Sides) -> dict[str, Any]:
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         found["torch_threads"] = torch.get_num_threads()
-        found["torch_matmul_precision"] = torch.get_float32_matmul_precision()
+        found["torch_matmul_precision"] = _torch_products()
     return found
 
 
@@ -75,6 +75,16 @@ def versions(sides: Sides) -> dict[str, str]:
     return found
 
 
+def _torch_products() -> str:
+    """'highest' where torch's float32 products are float32's, else what says that they are not."""
+    if os.environ.get("NVIDIA_TF32_OVERRIDE") == "1":
+        return "NVIDIA_TF32_OVERRIDE=1"
+    try:
+        return sys.modules["torch"].get_float32_matmul_precision()
+    except RuntimeError:  # the newer setting has been used, and the older one refuses to answer
+        return f"fp32_precision={sys.modules['torch'].backends.cuda.matmul.fp32_precision}"
+
+
 def require_float32(sides: Sides) -> None:
     """Refuse a run in which a framework may round the inputs of float32 products, as TF32 does.
 
@@ -83,10 +93,10 @@ def require_float32(sides: Sides) -> None:
     names = {side.name for side in (sides.subject, sides.reference)}
     precision = "highest"
     if "torch" in names and "torch" in sys.modules:
-        precision = sys.modules["torch"].get_float32_matmul_precision()
+        precision = _torch_products()
     if precision != "highest":
         raise HermesError(
-            f"torch's float32_matmul_precision is {precision!r}, so float32 may not be float32; "
+            f"torch multiplies float32 by {precision!r}, so float32 may not be float32; "
             "set it to 'highest'"
         )
     if "mlx" in names and os.environ.get("MLX_ENABLE_TF32") != "0":

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from hermes.checkpoint import Progress, open_checkpoint, save
+from hermes.errors import HermesError
 from hermes_cli import main
 from hermes_conformance import certificate, html, runner, stored
 from hermes_conformance.laws import interchange
@@ -108,3 +109,9 @@ def test_a_certificate_is_kept_with_a_checkpoint_and_speaks_for_it_alone(
     ]
     (wrong,) = stored.strangers({**made, "versions": {"torch": "0.1"}}, opened)
     assert wrong.startswith("it judged torch 0.1; ")
+
+
+def test_products_that_an_environment_makes_shorter_are_refused(monkeypatch, sides):
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    with pytest.raises(HermesError, match="NVIDIA_TF32_OVERRIDE=1"):
+        certificate.require_float32(sides("torch"))

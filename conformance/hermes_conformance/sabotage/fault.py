@@ -13,7 +13,6 @@ from unittest import mock
 import numpy as np
 
 TABLES = ("EXACT", "FAST", "PLAIN")
-CALLS = {"torch": "forward", "mlx": "__call__", "numpy": "__call__"}
 
 Make = Callable[[Any], Any]
 
@@ -48,7 +47,8 @@ class Inside:
 
     def forward(self, cls: str, make: Make) -> None:
         """Wrap the forward pass of a module of model.py."""
-        self.method("model", cls, CALLS[self.name], make)
+        found = getattr(self.module("model"), cls)
+        self.wrap(found, "forward" if hasattr(found, "forward") else "__call__", make)
 
     def function(self, original: Any, make: Make) -> None:
         """Put make(original) in its place in every module of hermes that holds it."""
