@@ -148,6 +148,9 @@ class _Watch:
     def conclude(self) -> int:
         """Say once what several say; the exit code that it amounts to."""
         last = [one for one in self._told if one.attempt == self._attempt]
+        if any(death.code < 0 for death in self._deaths) and not self._signals.asked():
+            # torch's agent interrupts those that were still starting: that is no end of their own.
+            last = [one for one in last if one.code != INTERRUPTED]
         bad = [one for one in last if one.code]
         worst = next((one.code for one in bad if one.code != LOST), None)
         if worst is not None:
