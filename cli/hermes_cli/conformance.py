@@ -170,22 +170,21 @@ def self_test(
     from dataclasses import asdict
 
     from hermes_conformance.certificate import require_float32
-    from hermes_conformance.narrowed import narrowed
-    from hermes_conformance.sabotage.selftest import EQUIVALENTS
+    from hermes_conformance.sabotage.selftest import EQUIVALENTS, planned
     from hermes_conformance.sabotage.selftest import self_test as plant
     from hermes_conformance.session import sides_of
 
     _require_writable(json_file)
+    plan = planned(faults)
     sides = sides_of(backend, against, device)
     require_float32(sides)
     began, rows = time.perf_counter(), []
-    with narrowed(faults):
-        for row in plant(sides):
-            rows.append(row)
-            _progress("")
-            mark = "caught" if row.caught else "MISSED"
-            click.echo(f"{mark}  {row.part:<12} {row.fault}")
-            click.echo(f"        {row.law} {row.case}  {row.how}".rstrip())
+    for row in plant(sides, plan):
+        rows.append(row)
+        _progress("")
+        mark = "caught" if row.caught else "MISSED"
+        click.echo(f"{mark}  {row.part:<12} {row.fault}")
+        click.echo(f"        {row.law} {row.case}  {row.how}".rstrip())
     if not rows:
         raise HermesError(f"no such fault can be planted in {backend} against {against}")
     if not faults:

@@ -10,7 +10,7 @@ from hermes_conformance import differences
 from hermes_conformance.case import Case
 from hermes_conformance.compare import Measure, relative, rms
 from hermes_conformance.law import Sides
-from hermes_conformance.laws.semantics import vanishing
+from hermes_conformance.laws.gradients import vanishing
 from hermes_conformance.taps import Record, trace
 from hermes_conformance.tolerance import Bound
 

@@ -5,7 +5,7 @@ A bound changes only together with a new measurement and its reason. Units: `rms
 the oracle's noise model gives for this very input (noise.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,10 @@ class Bound:
     unit: str
     why: str
     measured: str
+
+    def scaled(self, size: float) -> "Bound":
+        """The bound for a quantity of that size, where it is beyond 10."""
+        return replace(self, limit=self.limit * max(1.0, abs(size) / 10))
 
 
 EXACT = Bound(

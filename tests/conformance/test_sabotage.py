@@ -34,9 +34,8 @@ QUICK = (
 )
 
 
-def rows(monkeypatch, sides, faults):
-    monkeypatch.setattr(selftest, "FAULTS", tuple(faults))
-    return list(selftest.self_test(sides))
+def rows(sides, faults, of_suite=()):
+    return list(selftest.self_test(sides, selftest.Plan(tuple(faults), of_suite)))
 
 
 def missed(found):
@@ -44,19 +43,19 @@ def missed(found):
 
 
 @pytest.mark.parametrize(("backend", "half"), [("torch", 0), ("mlx", 1)])
-def test_a_fault_of_each_part_is_caught(monkeypatch, sides, backend, half):
+def test_a_fault_of_each_part_is_caught(sides, backend, half):
     """The faults are the same on both, so half of them on each is enough for a short run."""
     names = QUICK[half::2]
     chosen = [fault for fault in selftest.FAULTS if fault.name in names]
     assert len(chosen) == len(names)
-    found = rows(monkeypatch, sides(backend), chosen)
+    found = rows(sides(backend), chosen, selftest.SUITE_FAULTS)
     assert not missed(found), "\n".join(missed(found))
     assert len(found) == len(names) + 1 + len(selftest.SUITE_FAULTS)
 
 
-def test_a_fault_that_changes_nothing_is_said_to_be_missed(monkeypatch, sides):
+def test_a_fault_that_changes_nothing_is_said_to_be_missed(sides):
     harmless = selftest.Fault("nothing", "forward", "L1/logits", "default/hot", lambda inside: None)
-    (first, *_) = rows(monkeypatch, sides("torch"), [harmless])
+    (first,) = rows(sides("torch"), [harmless])
     assert not first.caught
     assert "every measure within its bound" in first.how
 
@@ -70,7 +69,7 @@ def test_every_fault_is_caught(sides, backend, against):
 
 
 @pytest.mark.long
-def test_every_fault_beside_a_peer_is_caught(monkeypatch, sides):
+def test_every_fault_beside_a_peer_is_caught(sides):
     peers = [fault for fault in selftest.FAULTS if fault.part == "peers"]
-    found = rows(monkeypatch, sides("torch", "mlx"), peers)
+    found = rows(sides("torch", "mlx"), peers)
     assert not missed(found), "\n".join(missed(found))

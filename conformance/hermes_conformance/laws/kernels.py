@@ -18,7 +18,8 @@ from hermes_conformance.case import RECIPE, Case
 from hermes_conformance.cases import edges, objectives
 from hermes_conformance.compare import Measure, identical, relative, rms
 from hermes_conformance.law import Law, Sides
-from hermes_conformance.laws.semantics import cut, vanishing
+from hermes_conformance.laws.gradients import vanishing
+from hermes_conformance.laws.semantics import cut
 from hermes_conformance.noise import Noise, divergence, log_softmax, noise
 from hermes_conformance.specs import fields, model
 from hermes_conformance.weights import fresh, hot

@@ -16,7 +16,7 @@ from hermes_conformance.compare import Measure, absolute, identical, relative, r
 from hermes_conformance.golden import vectors
 from hermes_conformance.golden.vectors import stored_cases
 from hermes_conformance.law import Law, Sides
-from hermes_conformance.laws.semantics import vanishing
+from hermes_conformance.laws.gradients import vanishing
 from hermes_conformance.specs import crossed, fields, model
 from hermes_conformance.tolerance import EXACT
 from hermes_conformance.trajectory import Trajectory, kept, oracle_step, train

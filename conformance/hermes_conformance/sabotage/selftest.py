@@ -4,8 +4,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
-from hermes.errors import Unsupported
+from hermes.errors import HermesError, Unsupported
 from hermes_conformance.case import Case
 from hermes_conformance.law import Law, Sides
 from hermes_conformance.laws import LEVELS
@@ -13,19 +14,23 @@ from hermes_conformance.laws.canary import refusal
 from hermes_conformance.runner import FAILED, PASSED, Outcome, run
 from hermes_conformance.sabotage import (
     above,
+    attention,
     backward,
-    forward,
+    blocks,
     kernels,
     memory,
     objectives,
     peers,
+    positions,
     updating,
 )
 from hermes_conformance.sabotage.fault import Fault, Inside, laid_out
-from hermes_conformance.sabotage.suite import SUITE_FAULTS, controls
+from hermes_conformance.sabotage.suite import SUITE_FAULTS, SuiteFault, controls
 
 FAULTS = (
-    *forward.FAULTS,
+    *positions.FAULTS,
+    *attention.FAULTS,
+    *blocks.FAULTS,
     *backward.FAULTS,
     *objectives.FAULTS,
     *updating.FAULTS,
@@ -75,7 +80,31 @@ def cases() -> dict[tuple[str, str], Case]:
     return {(level.name, case.name): case for level in LEVELS for case in level.cases(False)}
 
 
-def self_test(sides: Sides) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Plan:
+    """Which faults to plant: of backends and of what stands above them, and of the suite itself."""
+
+    faults: tuple[Fault, ...] = FAULTS
+    of_suite: tuple[SuiteFault, ...] = SUITE_FAULTS
+
+
+def planned(globs: tuple[str, ...]) -> Plan:
+    """The faults of these names; all without a glob. Raises HermesError for one that fits none."""
+    for glob in globs:
+        if not any(fnmatchcase(fault.name, glob) for fault in (*FAULTS, *SUITE_FAULTS)):
+            raise HermesError(
+                f"no fault is called {glob!r}; hermes conformance self-test prints their names"
+            )
+    if not globs:
+        return Plan()
+
+    def named(fault: Fault | SuiteFault) -> bool:
+        return any(fnmatchcase(fault.name, glob) for glob in globs)
+
+    return Plan(tuple(filter(named, FAULTS)), tuple(filter(named, SUITE_FAULTS)))
+
+
+def self_test(sides: Sides, plan: Plan = Plan()) -> Iterator[Row]:
     """A row for every fault that can be planted in the subject, then for every fault of the suite.
 
     Without a fault, each law must pass on its case: else it would catch anything. Faults whose law
@@ -88,7 +117,7 @@ def self_test(sides: Sides) -> Iterator[Row]:
             f"faults are planted in a backend that trains and is laid out as the columns are; "
             f"hermes_{sides.subject.name} is not"
         )
-    for fault in FAULTS:
+    for fault in plan.faults:
         if fault.only not in (None, sides.subject.name):
             continue
         if fault.law in by_law and not by_law[fault.law].possible(sides):
@@ -107,7 +136,8 @@ def self_test(sides: Sides) -> Iterator[Row]:
         seconds = time.perf_counter() - began
         yield Row(fault.name, fault.part, fault.law, fault.case, caught, how, seconds)
     sides.subject.forget()
-    yield from suite_rows(sides)
+    if plan.of_suite:
+        yield from suite_rows(sides, plan.of_suite)
 
 
 def _planted(sides: Sides, fault: Fault, then):
@@ -139,14 +169,14 @@ def _caught(sides: Sides, fault: Fault, law: Law, case: Case, sound: Outcome) ->
     return True, f"{worst.where}: {worst.error:.1e}, bound {worst.bound.limit:.0e}"
 
 
-def suite_rows(sides: Sides) -> Iterator[Row]:
-    """A row for every fault of the suite, after one for the controls themselves."""
+def suite_rows(sides: Sides, faults: tuple[SuiteFault, ...]) -> Iterator[Row]:
+    """A row for each of these faults of the suite, after one for the controls themselves."""
     began = time.perf_counter()
     unmet = [name for name, met in controls(sides).items() if not met]
     how = f"not met: {'; '.join(unmet)}" if unmet else "all met"
     seconds = time.perf_counter() - began
     yield Row("(no fault: every control is met)", "suite", "", "", not unmet, how, seconds)
-    for fault in SUITE_FAULTS:
+    for fault in faults:
         began = time.perf_counter()
         with ExitStack() as stack:
             fault.plant(stack)
