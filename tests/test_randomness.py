@@ -1,5 +1,8 @@
 """Numbers by (seed, purpose, index): pinned for ever, independent of how they are asked for."""
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -31,6 +34,47 @@ def test_the_streams_are_pinned():
     ]
     assert permuted(0, "order/0", 10, range(10)).tolist() == [2, 6, 9, 7, 5, 3, 8, 1, 4, 0]
     assert dropout_row_keys(0, 1, [0, 1]).tolist() == [1823048346, 2663788105]
+
+
+MASK = 2**64 - 1
+
+
+def philox_block(counter: int, key: int) -> list[int]:
+    """Philox4x64-10 in whole numbers, from the paper: four words of 64 bits."""
+    c = [counter >> 64 * i & MASK for i in range(4)]
+    k = [key & MASK, key >> 64]
+    for _ in range(10):
+        one, other = 0xD2E7470EE14C6C93 * c[0], 0xCA5A826395121157 * c[2]
+        c = [other >> 64 ^ c[1] ^ k[0], other & MASK, one >> 64 ^ c[3] ^ k[1], one & MASK]
+        k = [k[0] + 0x9E3779B97F4A7C15 & MASK, k[1] + 0xBB67AE8584CAA73B & MASK]
+    return c
+
+
+def stream_words(seed: int, purpose: str, blocks: int) -> list[int]:
+    """A stream's first words, by the words of specs/numerics.md alone."""
+    digest = hashlib.sha256(seed.to_bytes(8, "little") + purpose.encode()).digest()
+    key = int.from_bytes(digest[:16], "little")
+    return [word for i in range(blocks) for word in philox_block(i + 1, key)]
+
+
+@pytest.mark.parametrize(("seed", "purpose"), [(7, "dropout"), (2**64 - 1, "weights/ä")])
+def test_the_page_says_how_a_stream_is_made(seed, purpose):
+    assert bits(seed, purpose, 40).tolist() == stream_words(seed, purpose, 10)
+
+
+def test_the_page_says_how_rows_keys_are_made():
+    def lowbias(x: int) -> int:
+        x = (x ^ x >> 16) * 0x7FEB352D % 2**32
+        x = (x ^ x >> 15) * 0x846CA68B % 2**32
+        return x ^ x >> 16
+
+    words = stream_words(7, "dropout", 1)
+    low, high = words[1] % 2**32, words[1] >> 32
+    keys = [lowbias((lowbias((row * 0x9E3779B9 + low) % 2**32) + high) % 2**32) for row in range(4)]
+    assert dropout_row_keys(7, 1, range(4)).tolist() == keys
+    page = (Path(__file__).parent.parent / "specs/numerics.md").read_text(encoding="utf-8")
+    for number in (*words, *keys):
+        assert hex(number) in page
 
 
 def test_uniforms_fill_the_unit_interval_and_stay_below_one():
