@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 IGNORE = -1
-PRECISIONS = ("float32", "bfloat16", "float16", "float64")
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16", "float64")
 SHARDS = ("full", "optimizer")
 
 Array = NDArray[np.generic]
@@ -56,7 +56,8 @@ class Options:
     """Where and how fast, never what: no field changes a number beyond rounding.
 
     device: None for the backend's own choice, or one of Backend.devices(). precision: of matrix
-    products and activations; masters and moments stay float32 (float64 under float64). compile:
+    products and activations; masters and moments stay float32 (float64 under float64). 'tf32' is
+    float32, but products may round their inputs to 10 bits, and is refused where none do. compile:
     None where it pays. deterministic: the same bits each time, refused where the device has no way.
     exact: the slower elementwise forms that are right to the last bits in float64; always on there.
     shard: how a learner's tensors are split over the processes, 'full' or 'optimizer', None for

@@ -1,5 +1,7 @@
 """A built model: module, tables, device and type; evaluation and decoding with it."""
 
+import os
+
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
@@ -15,7 +17,13 @@ from hermes_mlx.loss import preference, wide
 from hermes_mlx.model import Transformer
 from hermes_mlx.ops import EXACT, FAST, PLAIN
 
-DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float64": mx.float64}
+DTYPES = {
+    "float32": mx.float32,
+    "bfloat16": mx.bfloat16,
+    "float64": mx.float64,
+    "tf32": mx.float32,
+}
+TF32 = "MLX_ENABLE_TF32"  # read by MLX once; where it is not 0, float32 is tf32 on GPUs that can
 
 
 def devices():
@@ -49,6 +57,10 @@ class Engine:
             if options.device == "gpu":
                 raise Unsupported("hermes_mlx computes in float64 on 'cpu' only")
             name = "cpu"
+        if options.precision == "tf32" and (name != "gpu" or os.environ.get(TF32) == "0"):
+            raise Unsupported(
+                f"hermes_mlx computes in tf32 on 'gpu' only, where {TF32} was not 0 at the start"
+            )
         if options.deterministic and name != "cpu":
             raise Unsupported("hermes_mlx is deterministic on 'cpu' only")
         self.spec, self.options = spec, options

@@ -1,7 +1,5 @@
 """A built model: module, tables, device and type; evaluation and decoding with it."""
 
-import os
-
 import numpy as np
 import torch
 
@@ -14,9 +12,15 @@ from hermes_torch.adapter import adapt
 from hermes_torch.context import Context, Memory, Tables
 from hermes_torch.loss import preference, wide
 from hermes_torch.model import Transformer
+from hermes_torch.modes import as_asked, has_tf32
 from hermes_torch.ops import EXACT, FAST
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+    "tf32": torch.float32,
+}
 
 
 def devices():
@@ -52,12 +56,12 @@ class Engine:
             raise Unsupported(
                 f"hermes_torch has no device {name!r} here; it has {', '.join(devices())}"
             )
-        if options.deterministic:
-            # cuBLAS repeats itself only with this; it is read when CUDA begins.
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
         self.spec, self.options, self.shards = spec, options, shards
         self.device = torch.device(name)
+        if options.precision == "tf32" and not has_tf32(self.device):
+            raise Unsupported(
+                f"hermes_torch computes in tf32 on CUDA's devices that do, not on {name!r}"
+            )
         self.dtype = DTYPES[options.precision]
         self.master = torch.float64 if self.dtype == torch.float64 else torch.float32
         self.tables = Tables(spec, self.device, self.master)
@@ -71,6 +75,10 @@ class Engine:
             shards.split(self.module, self.dtype, self.master)
         loaded = {name: self.placed(params[name], training) for name in self.names}
         self.module.load_state_dict(loaded, assign=True)
+
+    def on(self):
+        """A block that computes as the options ask."""
+        return as_asked(self.options)
 
     def placed(self, array, training):
         """A parameter on the device: in master precision to train, else matrices as computed.
@@ -145,17 +153,20 @@ class Model:
     @torch.no_grad()
     def logits(self, tokens, segments=None):
         """Scores of the next token at every position. (B, T) -> (B, T, V)."""
-        return self.engine.read(self.engine.module(*self._given(tokens, segments)))
+        with self.engine.on():
+            return self.engine.read(self.engine.module(*self._given(tokens, segments)))
 
     @torch.no_grad()
     def logprobs(self, tokens, targets):
         """Log-probability of each target, 0 where IGNORE. (B, T) -> (B, T)."""
-        return self.engine.read(self._logprobs(tokens, targets))
+        with self.engine.on():
+            return self.engine.read(self._logprobs(tokens, targets))
 
     @torch.no_grad()
     def row_logprobs(self, tokens, targets):
         """Each row's summed log-probability of its targets, summed as in training. -> (B,)."""
-        return self.engine.read(self._logprobs(tokens, targets).sum(-1))
+        with self.engine.on():
+            return self.engine.read(self._logprobs(tokens, targets).sum(-1))
 
     @torch.no_grad()
     def loss(self, batch):
@@ -163,21 +174,23 @@ class Model:
         if batch.pairs is not None:
             return self.preferences(batch)[0]
         total = 0.0
-        for a in range(len(batch.tokens)):
-            segments = None if batch.segments is None else batch.segments[a]
-            total = total - self._logprobs(batch.tokens[a], batch.targets[a], segments).sum()
+        with self.engine.on():
+            for a in range(len(batch.tokens)):
+                segments = None if batch.segments is None else batch.segments[a]
+                total = total - self._logprobs(batch.tokens[a], batch.targets[a], segments).sum()
         return float(total) / max(batch.counted, 1)
 
     @torch.no_grad()
     def preferences(self, batch):
         """Of a batch of pairs: its loss, and each row's log-probability. -> (), (A, B)."""
         e, total, rows = self.engine, 0.0, []
-        for a in range(len(batch.tokens)):
-            targets = e.tensor(batch.targets[a])
-            reference = e.tensor(batch.pairs.reference[a], e.master)
-            sums = self._logprobs(batch.tokens[a], batch.targets[a]).sum(-1)
-            total = total + preference(sums, targets, reference, batch.pairs.rule)
-            rows.append(e.read(sums))
+        with e.on():
+            for a in range(len(batch.tokens)):
+                targets = e.tensor(batch.targets[a])
+                reference = e.tensor(batch.pairs.reference[a], e.master)
+                sums = self._logprobs(batch.tokens[a], batch.targets[a]).sum(-1)
+                total = total + preference(sums, targets, reference, batch.pairs.rule)
+                rows.append(e.read(sums))
         return float(total) / max(batch.counted, 1), np.stack(rows)
 
     def decoder(self, batch_size, capacity):
@@ -212,7 +225,8 @@ class Decoder:
             )
         check_tokens(self._engine.spec, tokens, length)
         e, here = self._engine, self._engine.context(self._memory)
-        x = e.module.model(e.tensor(tokens), here)[:, -1]
-        logits = e.module.logits(x)
+        with e.on():
+            x = e.module.model(e.tensor(tokens), here)[:, -1]
+            logits = e.module.logits(x)
         self._memory.length = length
         return e.read(logits)

@@ -131,7 +131,7 @@ class Learner(Model):
     def grads(self, batch):
         """Loss with dropout as of the next update, and the gradient of every trained tensor."""
         self._clear()
-        with self._watched():
+        with self.engine.on(), self._watched():
             loss = float(self._accumulate(batch)[0])
         found = {name: self.engine.read(self._tensors[name].grad) for name in self._trained}
         self._clear()
@@ -139,11 +139,11 @@ class Learner(Model):
 
     def step(self, batch, lr):
         """One update from all micro-batches: gradients, clipping, AdamW."""
-        with self._watched():
+        with self.engine.on(), self._watched():
             loss, rows = self._accumulate(batch)
             grads = [p.grad for group in self._groups.values() for p, _, _ in group]
             norm = self._norm(grads)
-        with torch.no_grad():
+        with self.engine.on(), torch.no_grad():
             if self._recipe.grad_clip:
                 here = [self.engine.local(g) for g in grads]
                 torch._foreach_mul_(here, clip_scale(norm, self._recipe.grad_clip))

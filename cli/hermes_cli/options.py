@@ -18,7 +18,7 @@ DEVICE = click.option("--device", help="One that `hermes doctor` lists.  [defaul
 PRECISION = click.option(
     "--precision",
     default="float32",
-    metavar="float32|bfloat16|float16|float64",
+    metavar="float32|tf32|bfloat16|float16|float64",
     help="Of matrix products and activations; weights and optimizer stay float32.",
 )
 SEED = click.option("--seed", type=int, default=0, help="Decides every random number.")

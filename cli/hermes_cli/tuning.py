@@ -99,7 +99,7 @@ def training_options(*, lr: float, batch_size: int, samples: str) -> list[click.
         option("--backend", default="auto", metavar="auto|torch|mlx",
                help="auto: mlx on Apple silicon, else torch."),
         option("--device", help="One that `hermes doctor` lists.  [default: the fastest]"),
-        option("--precision", default="float32", metavar="float32|bfloat16|float16|float64",
+        option("--precision", default="float32", metavar="float32|tf32|bfloat16|float16|float64",
                help="Of matrix products and activations; weights and optimizer stay float32."),
         option("--deterministic/--no-deterministic", default=False,
                help="The same bits each time, or a refusal."),

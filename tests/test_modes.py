@@ -1,0 +1,99 @@
+"""What torch keeps for the whole process is set while a model computes, and then put back."""
+
+import numpy as np
+import pytest
+import torch
+
+from hermes.errors import Unsupported
+from hermes.params import fresh_weights
+from hermes.recipe import Recipe
+from hermes.seam import Batch, Options, TrainState, find_backend
+from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
+from hermes_torch import modes
+
+SPEC = ModelSpec(
+    blocks=(BlockSpec(AttentionSpec(2), FfnSpec(8)),),
+    vocab_size=11,
+    max_seq_len=8,
+    hidden_size=8,
+    num_layers=1,
+)
+IDS = np.arange(8, dtype=np.int32).reshape(2, 4)
+REPEATED = Options(device="cpu", deterministic=True)
+
+
+def watched(model, seen):
+    """The model, noting at each forward pass whether torch is deterministic."""
+    now = torch.are_deterministic_algorithms_enabled
+    model.engine.module.model.register_forward_hook(lambda *_: seen.append(now()))
+    return model
+
+
+@pytest.fixture(params=[(False, False), (True, True)], ids=["off", "warning"])
+def before(request):
+    """What the process has set for itself."""
+    enabled, warns = request.param
+    torch.use_deterministic_algorithms(enabled, warn_only=warns)
+    yield request.param
+    torch.use_deterministic_algorithms(False)
+
+
+def is_set():
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    return torch.are_deterministic_algorithms_enabled(), warns
+
+
+def test_a_deterministic_model_leaves_torch_as_it_was(before):
+    seen = []
+    weights = fresh_weights(SPEC, 0)
+    model = watched(find_backend("torch").build(SPEC, weights, REPEATED), seen)
+    batch = Batch(IDS[None], IDS[None], np.arange(2, dtype=np.uint32)[None])
+    for ask in (
+        lambda: model.logits(IDS),
+        lambda: model.logprobs(IDS, IDS),
+        lambda: model.row_logprobs(IDS, IDS),
+        lambda: model.loss(batch),
+        lambda: model.decoder(2, 8).advance(IDS),
+    ):
+        ask()
+        assert is_set() == before
+    assert seen == [True] * 5
+
+
+def test_a_deterministic_learner_leaves_torch_as_it_was(before):
+    seen = []
+    state = TrainState(fresh_weights(SPEC, 0), {}, {}, 0)
+    recipe = Recipe(batch_size=2, seq_len=4)
+    learner = watched(find_backend("torch").learner(SPEC, state, recipe, REPEATED), seen)
+    batch = Batch(IDS[None], IDS[None], np.arange(2, dtype=np.uint32)[None])
+    learner.grads(batch)
+    assert is_set() == before
+    learner.step(batch, 1e-3)
+    assert is_set() == before
+    assert seen == [True, True]
+
+
+def test_tf32_is_on_in_its_block_alone():
+    with modes.as_asked(Options(precision="tf32")):
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == "highest"
+    with modes.as_asked(Options()):
+        assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("torch", "hermes_torch computes in tf32 on CUDA's devices that do, not on 'cpu'"),
+        (
+            "mlx",
+            "hermes_mlx computes in tf32 on 'gpu' only, where MLX_ENABLE_TF32 was not 0 at the "
+            "start",
+        ),
+    ],
+)
+def test_a_cpu_has_no_tf32(backend, message):
+    options = Options(device="cpu", precision="tf32")
+    with pytest.raises(Unsupported) as error:
+        find_backend(backend).build(SPEC, fresh_weights(SPEC, 0), options)
+    assert str(error.value) == message
