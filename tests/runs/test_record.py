@@ -18,19 +18,9 @@ from hermes.loop import Evaluation, Saved, Update
 from hermes.report.metrics import MetricsFile, read_metrics
 from hermes.runfile import read_sessions
 from hermes.seam import find_backend
-from tests.run_support import SPEC, Runs, corpus_in, losses, tensors
+from tests.run_support import SPEC, losses, tensors
 
 BACKENDS = ("torch", "mlx")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return corpus_in(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture
-def go(corpus, tmp_path):
-    return Runs(corpus, tmp_path)
 
 
 def test_metrics_have_neither_gaps_nor_repeats_after_a_kill(go, tmp_path):
@@ -79,7 +69,7 @@ def test_a_line_has_exactly_the_fields_that_others_script_against(go, tmp_path):
 
 
 def test_every_key_of_a_line_is_in_the_page_on_runs():
-    page = (Path(__file__).resolve().parent.parent / "specs/run.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "specs/run.md").read_text(encoding="utf-8")
     section = page[page.index("## metrics.jsonl") : page.index("## run.yaml")]
     told = set(re.findall(r"`(\w+)`", section))
     keys = {f.name for event in (Update, Evaluation) for f in dataclasses.fields(event)}

@@ -12,19 +12,9 @@ from hermes.runfile import handovers
 from hermes.seam import IGNORE
 from hermes.tokenizer import train_tokenizer
 from tests.handover import Handover
-from tests.run_support import SENTENCE, SPEC, Runs, corpus_in, losses, tensors
+from tests.run_support import SENTENCE, SPEC, losses, tensors
 
 BACKENDS = ("torch", "mlx")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return corpus_in(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture
-def go(corpus, tmp_path):
-    return Runs(corpus, tmp_path)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,35 +1,14 @@
 """What a trained run is used for from the command line, and how runs begin from other input."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from hermes.loop import Evaluation, Saved, Stopped, Update
-from hermes.report import terminal
-from hermes.report.plot import Curve, draw_png, draw_text
+from hermes.report.plot import Curve
 from hermes.tokenizer import train_tokenizer
 from hermes_cli.main import run
-
-HERMES = Path(sys.executable).parent / "hermes"
-TEXT = "the cat sat on a mat and then it ran off to see what else there was " * 60
-LITTLE = """model little { max_seq_len: 32 hidden_size: 16 num_layers: 1
-  block: { attention: { num_heads: 2 } ffn: { hidden_dim: 24 } } }"""
-
-
-@pytest.fixture
-def call(capsys):
-    """Run a command line in this process: exit code, standard output, standard error."""
-
-    def one(*arguments):
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return one
+from tests.cli.support import LITTLE, TEXT, piped
 
 
 @pytest.fixture(scope="module")
@@ -193,73 +172,6 @@ def test_plot_of_no_run_is_one_line(call, tmp_path):
 CURVE = Curve("run", [(s, 8 - s / 10) for s in range(1, 41)], [(20, 6.5)], [(20, "torch -> mlx")])
 
 
-def test_a_drawing_has_its_axes_marks_and_both_curves():
-    plain = draw_text(CURVE, width=40, height=10, braille=False)
-    lines = plain.splitlines()
-    assert lines[1].split("|")[0].strip() == "7.900"
-    assert "*" in plain
-    assert " o" in plain or "*o" in plain
-    assert plain.count(":") >= 4
-    assert lines[-1].strip() == "torch -> mlx"
-    assert max(map(len, lines)) <= 40
-
-
-def test_a_drawing_of_one_point_is_possible():
-    assert "*" in draw_text(Curve("one", [(1, 5.0)]), braille=False)
-
-
-def test_several_curves_share_a_picture(tmp_path):
-    draw_png([CURVE, CURVE], tmp_path / "deep/er.png")
-    assert (tmp_path / "deep/er.png").stat().st_size > 5_000
-
-
-def test_lines_are_few_and_say_what_happened(capsys, monkeypatch):
-    shown = terminal._Lines(2000, 0, sys.stderr, clock=iter(range(10**6)).__next__)
-    for step in range(1, 2001):
-        shown.show(Update(step, 0.1, step * 8, 3.21, 1e-3, 1.0, 1234.5))
-    shown.show(Evaluation(2000, 3.0, 1.25))
-    shown.show(Saved(2000, Path("run/step-00002000")))
-    shown.show(Stopped(2000))
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "step 1/2,000  loss 3.2100  1,234 tokens/s  1:06:38 left"
-    assert lines[-3:] == [
-        "step 2,000: validation loss 3.0000, 1.2500 bits per byte",
-        "step 2,000: saved run/step-00002000",
-        "step 2,000: stopped",
-    ]
-    assert 20 <= len(lines) - 3 <= 2000 / terminal.QUIET_SECONDS + 22
-
-
-def test_an_update_of_pairs_shows_margin_and_accuracy(capsys):
-    shown = terminal._Lines(2, 0, sys.stderr, clock=iter(range(10**6)).__next__)
-    others = {"reward_margin": 0.0123456, "accuracy": 0.75, "kl": 2.0}
-    shown.show(Update(1, 0.1, 8, 0.5, 1e-3, 1.0, 1234.5, others))
-    assert capsys.readouterr().err == (
-        "step 1/2  loss 0.5000, margin 0.01235, accuracy 0.75  1,234 tokens/s  0:00:02 left\n"
-    )
-
-
-def test_a_bar_shows_loss_rate_and_time_on_a_terminal():
-    import pty
-
-    parent, child = pty.openpty()
-    code = (
-        "from hermes.report.terminal import reporter\nfrom hermes.loop import *\n"
-        "bar = reporter(10, 0)\n"
-        "bar.show(Update(4, 0.1, 32, 3.21, 1e-3, 1.0, 1234.5))\n"
-        "bar.show(Evaluation(4, 3.0, 1.25))\nbar.close()\n"
-    )
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
-    subprocess.run([sys.executable, "-c", code], stderr=child, check=True, env=environment)
-    os.close(child)
-    text = os.read(parent, 1 << 16).decode()
-    assert "4/10" in text
-    assert "loss 3.2100" in text
-    assert "1,234 tokens/s" in text
-    assert "step 4: validation loss 3.0000, 1.2500 bits per byte" in text
-    assert text.rstrip().endswith("\x1b[?25h")  # the cursor is back
-
-
 def test_train_tokenizer_writes_a_tokenizer_and_how_it_was_made(call, tmp_path):
     (tmp_path / "a.txt").write_text(TEXT)
     (tmp_path / "b.jsonl").write_text('{"text": "na\\u00efve caf\\u00e9"}\n')
@@ -279,17 +191,6 @@ def test_train_tokenizer_refuses_before_it_begins(call, tmp_path):
         74,
         f"Error: cannot write {tmp_path}/none/t.json: there is no folder {tmp_path}/none; "
         "make it first\n",
-    )
-
-
-def piped(text, *arguments):
-    return subprocess.run(
-        [HERMES, *map(str, arguments)],
-        input=text,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
     )
 
 

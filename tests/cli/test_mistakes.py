@@ -1,0 +1,177 @@
+"""One line for every mistake, with its exit code."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.support import TRAIN, refuses
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        (["--lr", "-0.1"], 1, "lr must be above 0, got -0.1"),
+        (["--lr", "nan"], 1, "lr must be above 0, got nan"),
+        (["--seq-len", "64"], 1,
+         "seq_len is 64, more than the model's max_seq_len 32; choose a shorter --seq-len or a "
+         "longer model"),
+        (["--batch-size", "0"], 1, "batch_size must be at least 1, got 0"),
+        (["--backend", "jax"], 1, "backend 'jax' is unknown; known are mlx, numpy, torch"),
+        (["--precision", "float8"], 1,
+         "precision is 'float8'; it must be one of float32, tf32, bfloat16, float16, float64"),
+        (["--tokenizer", "none.json"], 1,
+         "none.json: no such tokenizer; make one with 'hermes train-tokenizer', or while training "
+         "with --train-tokenizer"),
+        (["--data", "none.txt"], 1, "none.txt: no such file; check the name"),
+        (["--model", "smol-lama"], 1,
+         "there is no model or file 'smol-lama'; did you mean 'smol-llama'?"),
+        (["--set", "model.num_layer=2"], 1,
+         "num_layer: unknown key 'num_layer' in model; did you mean 'num_layers'?"),
+        (["--set", "optimizer.beta3=0.9"], 1,
+         "--set optimizer.beta3: there is no such setting; did you mean 'optimizer.beta2'?"),
+        (["--set", "min_lr_ratio=low"], 1, "--set min_lr_ratio: expected a number, got 'low'"),
+        (["--set", "lr"], 1, "--set lr: expected KEY=VALUE, as in model.num_layers=2"),
+        (["--lr", "1", "--set", "lr=2"], 1, "lr is given twice, as an option and with --set"),
+        (["--num-gpus", "0"], 1,
+         "--num-gpus and --num-processes must be at least 1, --max-restarts at least 0, "
+         "--peer-timeout above 0; got 0, 1, 0 and 45"),
+        (["--config", "config.json"], 1,
+         "config.json: --config takes a run's options as .yaml (a .json is a model's config; an "
+         "architecture to train goes to --model)"),
+        (["--keep-last", "0"], 1, "--keep-last must be at least 1, got 0"),
+        (["--keep-best", "val_loss"], 1,
+         "--keep-best val_loss needs sequences held out: --val-fraction"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_mistake_in_an_option_is_one_line(here, call, changes, code, message):
+    if changes[0] in ("--data", "--set", "--config", "--lr", "--keep-last", "--keep-best",
+                      "--num-gpus"):  # fmt: skip
+        base = [a for a in TRAIN if changes[0] != "--data" or a not in ("--data", "text.txt")]
+    else:
+        place = TRAIN.index(changes[0]) if changes[0] in TRAIN else None
+        base = TRAIN if place is None else TRAIN[:place] + TRAIN[place + 2 :]
+    refuses(call, code, message, *base, *changes)
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("empty.txt", b"", "empty.txt: empty, there is no text in it; leave it out or fill it"),
+        ("latin.txt", b"caf\xe9 au lait",
+         "latin.txt: not UTF-8 at byte 3 (0xe9); convert it to UTF-8"),
+        ("a.jsonl", b'{"text": "one"}\n{"body": "two"}\n',
+         "a.jsonl:2: no text field 'text', only 'body'; name the one that holds text"),
+        ("short.txt", b"the cat",
+         "the text has {n} tokens; 1 sequence of 16 needs 17: give more text or a shorter "
+         "--seq-len"),
+        ("a.pdf", b"%PDF",
+         "a.pdf: unknown ending '.pdf'; known are .csv, .json, .jsonl, .txt: rename it, or say "
+         "which format it has"),
+    ],
+)  # fmt: skip
+def test_bad_data_is_one_line_that_names_the_place(here, call, name, data, message):
+    Path(name).write_bytes(data)
+    if "{n}" in message:
+        from hermes.tokenizer import Tokenizer
+
+        message = message.format(n=len(Tokenizer.load("tokenizer.json").encode("the cat")) + 1)
+    base = [name if argument == "text.txt" else argument for argument in TRAIN]
+    refuses(call, 1, message, *base)
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model m { hiden_size: 4 }",
+         "bad.mal:1:11: unknown key 'hiden_size' in model; did you mean 'hidden_size'?"),
+        ("model m { block: b }", "bad.mal:1:18: block 'b' is not defined"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_an_architecture_shows_the_line_and_a_caret(here, call, text, message):
+    Path("bad.mal").write_text(text)
+    code, _, err = call(*[("bad.mal" if a == "little.mal" else a) for a in TRAIN])
+    first, source, caret = err.splitlines()
+    assert code == 1
+    assert first == f"Error: {message}"
+    assert source == text
+    assert caret.strip() == "^"
+    assert not Path("run").exists()
+
+
+def test_heads_that_do_not_divide_are_named_with_both_numbers(here, call):
+    refuses(call, 1,
+            "block.attention.num_heads='3': num_heads is 3, which does not divide hidden_size 16; "
+            "choose another or set head_dim",
+            *TRAIN, "--set", "model.block.attention.num_heads=3")  # fmt: skip
+
+
+def test_a_missing_backend_says_what_to_install(here, call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlx", None)
+    for name in [n for n in sys.modules if n.startswith(("mlx.", "hermes_mlx"))]:
+        monkeypatch.delitem(sys.modules, name)
+    code, _, err = call(*TRAIN, "--backend", "mlx")
+    assert code == 1
+    assert err.startswith("Error: backend 'mlx' is not installed (")
+    assert err.endswith("); pip install 'hermes-llm[mlx]'\n")
+
+
+def test_without_a_tokenizer_the_option_is_named(here, call):
+    refuses(call, 1,
+            "no tokenizer: give --tokenizer FILE, or --train-tokenizer to train one on the data",
+            *[a for a in TRAIN if a not in ("--tokenizer", "tokenizer.json")])  # fmt: skip
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_output_is_an_io_error(here, call):
+    Path("shut").mkdir(mode=0o500)
+    code, _, err = call(*[("shut/run" if a == "run" else a) for a in TRAIN])
+    assert code == 74
+    assert err == "Error: cannot write to shut/run: permission denied\n"
+
+
+def test_an_output_under_a_file_is_an_io_error(here, call):
+    base = [("text.txt/run" if argument == "run" else argument) for argument in TRAIN]
+    refuses(call, 74, "cannot write to text.txt/run: not a directory", *base)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr: 1e-4\nlr: 1e-3\n", "c.yaml:2: key 'lr' is given twice"),
+        ("a: &x 1\nb: *x\n", "c.yaml:1: aliases are not read; write the value out"),
+        ("btch_size: 3\n", "c.yaml: unknown key 'btch_size'; did you mean 'batch_size'?"),
+        ("batch_size: 3.5\n", "c.yaml: batch_size: '3.5' is not a valid integer"),
+        ("batch_size: [3]\n", "c.yaml: batch_size takes a value, not a list or a mapping"),
+        ("- 1\n", "c.yaml: expected options as 'key: value', found a sequence"),
+        ("lr: !!float 3\n", "c.yaml:1: tags are not read; remove 'tag:yaml.org,2002:float'"),
+        ("a: [[[[[[[[[1]]]]]]]]]\n", "c.yaml:1: nested more than 8 deep"),
+        ("lr: {\n", "c.yaml:2: not YAML: expected the node content, but found '<stream end>'"),
+        ("lr: -1\n", "lr must be above 0, got -1.0"),
+    ],
+)
+def test_a_mistake_in_a_file_of_options_is_one_line(here, call, text, message):
+    Path("c.yaml").write_text(text)
+    refuses(call, 1, message, *TRAIN, "--config", "c.yaml")
+
+
+def test_a_warning_is_a_line_too(here, call, monkeypatch):
+    """Of a backend that goes on without its compiler, as of any other."""
+    import warnings
+
+    from hermes import run_setup
+
+    plain = run_setup.prepare
+
+    def warned(*arguments):
+        warnings.warn("torch.compile failed, so the run goes on without it: no compiler")
+        return plain(*arguments)
+
+    monkeypatch.setattr("hermes.run.prepare", warned)
+    code, _, err = call(*TRAIN, "--max-steps", 1)
+    assert code == 0
+    assert "Warning: torch.compile failed, so the run goes on without it: no compiler\n" in err

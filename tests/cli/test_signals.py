@@ -1,0 +1,83 @@
+"""Signals, terminals that close, and readers that go away."""
+
+import errno
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.support import HERMES, TRAIN, process, wait_for_step
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_finishes_the_update_saves_and_says_how_to_go_on(here, call, number):
+    training = process(*TRAIN, "--max-steps", 100_000, "--log-every", 1, "--save-every", 5)
+    wait_for_step(here / "run/metrics.jsonl", 5)
+    training.send_signal(number)
+    _, err = training.communicate(timeout=60)
+    assert training.returncode == 75
+    last = err.splitlines()[-1]
+    step = max(int(path.name[5:]) for path in Path("run").glob("step-*"))
+    assert last == (
+        f"stopped at step {step:,} of 100,000 and saved; go on with: "
+        "hermes train --resume --output run"
+    )
+    code, _, _ = call("train", "--resume", "--output", "run", "--max-steps", step + 1)
+    assert code == 0
+    steps = [
+        json.loads(line)["step"] for line in Path("run/metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == list(range(1, step + 2))
+
+
+def test_a_terminal_that_closes_twice_over_saves_once_and_ends_with_75(here):
+    training = process(*TRAIN, "--max-steps", 100_000, "--log-every", 1)
+    wait_for_step(here / "run/metrics.jsonl", 5)
+    for _ in range(3):
+        training.send_signal(signal.SIGHUP)
+        time.sleep(0.02)
+    training.communicate(timeout=60)
+    assert training.returncode == 75
+    assert len(list(Path("run").glob("step-*"))) == 1
+
+
+def test_under_nohup_a_terminal_that_closes_ends_nothing(here):
+    training = process(*TRAIN, "--max-steps", 60, "--log-every", 1, "--save-every", 0,
+                       preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))  # fmt: skip
+    wait_for_step(here / "run/metrics.jsonl", 5)
+    training.send_signal(signal.SIGHUP)
+    training.communicate(timeout=60)
+    assert training.returncode == 0
+    assert (here / "run/step-00000060").is_dir()
+
+
+def test_a_reader_that_goes_away_is_no_error(trained):
+    command = f"'{HERMES}' generate -c run -p the --num-samples 40 | head -c 5"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout) == 5
+
+
+def test_training_outlives_the_reader_of_its_lines(here):
+    """`hermes train ... 2>&1 | head -3`: the run ends as it should, without its display."""
+    begin = " ".join(map(str, TRAIN))
+    command = f"'{HERMES}' {begin} --max-steps 40 --log-every 1 2>&1 | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+    assert (here / "run/step-00000040").is_dir()
+
+
+def test_a_broken_pipe_that_is_not_standard_output_is_a_failure(call, monkeypatch):
+    def breaks(*arguments):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("hermes_cli.main.import_module", breaks)
+    assert call("doctor") == (74, "", "Error: broken pipe\n")
