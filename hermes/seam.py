@@ -200,7 +200,10 @@ class Model(Protocol):
     def row_logprobs(
         self, tokens: NDArray[np.integer], targets: NDArray[np.integer]
     ) -> NDArray[np.floating]:
-        """Each row's summed log-probability of its targets, summed as training does. -> (B,)."""
+        """Each row's summed log-probability of its targets, summed as training does. -> (B,).
+
+        The rows are those of pairs, so B is even: the first half was preferred to the second.
+        """
         ...
 
     def loss(self, batch: Batch) -> float:

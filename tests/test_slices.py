@@ -9,6 +9,7 @@ from hermes.adapters import fresh_adapters
 from hermes.params import fresh_weights
 from hermes.recipe import Lora, Preference, Recipe
 from hermes.seam import IGNORE, Batch, Options, Pairs, TrainState, find_backend
+from hermes.slices import group_pairs, pair_tokens, slices
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec, OutputSpec
 
 V, B, T = 97, 4, 13
@@ -47,11 +48,11 @@ def learner_of(backend, head, recipe=PLAIN, **options):
 @pytest.fixture(params=["torch", "mlx"])
 def sliced(request, monkeypatch):
     """Makes a backend's slices hold so many tokens."""
-    loss = importlib.import_module(f"hermes_{request.param}.loss")
+    module = importlib.import_module(f"hermes_{request.param}.sliced")
 
     def into(rows):
         size = {"cpu": rows * V} if request.param == "torch" else rows * V
-        monkeypatch.setattr(loss, "SLICE", size)
+        monkeypatch.setattr(module, "SLICE", size)
         return request.param
 
     return into
@@ -80,18 +81,46 @@ def test_slices_change_no_log_probability(sliced, rows):
     assert fast.loss(batch) == pytest.approx(exact.loss(batch), rel=1e-6)
 
 
-def test_slices_of_pairs_have_the_same_gradients_and_the_reference_its_numbers(sliced):
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("rows", [5, 30, 1000])  # a pair in several, one in each, both in one
+def test_slices_of_pairs_have_the_same_gradients_and_the_reference_its_numbers(sliced, head, rows):
     rule = Preference(beta=0.5)
     recipe = Recipe(objective="preference", preference=rule)
-    backend = sliced(5)
-    learner = learner_of(backend, "tied", recipe)
+    backend = sliced(rows)
+    learner = learner_of(backend, head, recipe)
     reference = learner.row_logprobs(batch_of().tokens[0], batch_of().targets[0])
     batch = batch_of(Pairs(reference[None], rule))
-    loss, grads = learner_of(backend, "tied", recipe, precision="float64").grads(batch)
+    loss, grads = learner_of(backend, head, recipe, precision="float64").grads(batch)
     found_loss, found = learner.grads(batch)
     assert found_loss == pytest.approx(np.log(2), abs=1e-6)
     assert found_loss == pytest.approx(loss, abs=5e-6)  # the reference's sums are float32's
     assert worst(found, grads) < 5e-6
+
+
+@pytest.mark.parametrize("rows", [5, 30, 1000])
+def test_pairs_of_different_slopes_in_slices_and_their_rows(sliced, rows):
+    rule = Preference(loss="simpo", beta=2.0, gamma=0.5, sft_weight=0.3)
+    recipe = Recipe(objective="preference", preference=rule)
+    backend, batch = sliced(rows), batch_of(Pairs(np.zeros((1, B)), rule))
+    exact, fast = (learner_of(backend, "own", recipe, precision=p) for p in ("float64", "float32"))
+    (loss, grads), (found_loss, found) = exact.grads(batch), fast.grads(batch)
+    assert found_loss == pytest.approx(loss, rel=1e-6)
+    assert worst(found, grads) < 5e-6
+    given = batch.tokens[0], batch.targets[0]
+    told = np.asarray(fast.step(batch, 1e-3).row_logprobs)[0]
+    np.testing.assert_allclose(told, exact.row_logprobs(*given), rtol=1e-6)
+
+
+def test_tokens_of_pairs_are_sorted_by_pair_and_grouped_into_slices():
+    targets = np.array([[1, IGNORE], [2, 3], [IGNORE, 4], [5, 6]])
+    places, ends = pair_tokens(targets)
+    assert (places.tolist(), ends) == ([0, 5, 2, 3, 6, 7], (2, 6))
+    assert pair_tokens(targets, everywhere=True)[1] == (4, 8)
+    assert pair_tokens(np.full((2, 3), IGNORE))[1] == (6,)
+    assert group_pairs((2, 6, 7, 9), 4) == [(0, 1), (1, 2), (2, 4)]
+    assert group_pairs((2, 6, 7, 9), 1) == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert group_pairs((2, 6, 7, 9), 9) == [(0, 4)]
+    assert slices(2, 7, 2) == [(2, 4), (4, 6), (6, 7)]
 
 
 def test_a_frozen_head_gets_no_gradient_and_adapters_get_theirs(sliced):
@@ -117,14 +146,14 @@ def test_gradients_of_slices_in_bfloat16_are_summed_wide(sliced):
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_what_is_not_counted_has_no_logits_made(monkeypatch, backend):
-    loss = importlib.import_module(f"hermes_{backend}.loss")
-    batch, made, honest = batch_of(), [], loss.target_logprobs
+    sliced = importlib.import_module(f"hermes_{backend}.sliced")
+    batch, made, honest = batch_of(), [], sliced.token_logprobs
 
-    def watched(logits, targets, *more):
-        made.append(np.prod(logits.shape) // V)
-        return honest(logits, targets, *more)
+    def watched(head, x, *more):
+        made.append(len(x))
+        return honest(head, x, *more)
 
-    monkeypatch.setattr(loss, "target_logprobs", watched)
+    monkeypatch.setattr(sliced, "token_logprobs", watched)
     found = learner_of(backend, "own", device="cpu").logprobs(batch.tokens[0], batch.targets[0])
     assert sum(made) == (batch.targets != IGNORE).sum() == np.count_nonzero(found)
     nothing = np.full((B, T), IGNORE, np.int32)

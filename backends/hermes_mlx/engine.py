@@ -11,6 +11,7 @@ from hermes.errors import CheckpointError, HermesError, Unsupported
 from hermes.params import parameters
 from hermes.positions import segment_positions
 from hermes.seam import IGNORE, LazyTensors, check_tokens
+from hermes.slices import pair_tokens
 from hermes_mlx.adapter import adapt
 from hermes_mlx.context import Context, Memory, Tables
 from hermes_mlx.loss import preference, wide
@@ -122,6 +123,11 @@ class Engine:
         at = np.flatnonzero(targets != IGNORE)
         return None if at.size in (0, targets.size) else self.tensor(at)
 
+    def by_pair(self, targets, *, everywhere=False):
+        """pair_tokens of a micro-batch of pairs, its places on the device."""
+        places, ends = pair_tokens(targets, everywhere=everywhere)
+        return self.tensor(places), ends
+
     def documents(self, segments):
         """Segments and the positions inside them; None, None for None."""
         if segments is None:
@@ -146,10 +152,15 @@ class Model:
         e = self.engine
         return e.tensor(tokens), e.context(None, *e.documents(segments))
 
-    def _logprobs(self, tokens, targets, segments=None):
+    def _scored(self, score, tokens, targets, at, segments=None):
+        """What `score` makes of the module and the stack's output."""
         e = self.engine
         x = e.module.model(*self._given(tokens, segments))
-        return e.ops.logprobs(e.module, x, e.tensor(targets), e.counted(targets))
+        return score(e.module, x, e.tensor(targets), at)
+
+    def _logprobs(self, tokens, targets, segments=None):
+        e = self.engine
+        return self._scored(e.ops.logprobs, tokens, targets, e.counted(targets), segments)
 
     def logits(self, tokens, segments=None):
         """Scores of the next token at every position. (B, T) -> (B, T, V)."""
@@ -164,7 +175,8 @@ class Model:
     def row_logprobs(self, tokens, targets):
         """Each row's summed log-probability of its targets, summed as in training. -> (B,)."""
         with self.engine.on():
-            return self.engine.read(self._logprobs(tokens, targets).sum(axis=-1))
+            e = self.engine
+            return e.read(self._scored(e.ops.row_logprobs, tokens, targets, e.by_pair(targets)))
 
     def loss(self, batch):
         """The batch's loss over all micro-batches, without dropout."""
@@ -184,9 +196,10 @@ class Model:
         e, total, rows = self.engine, 0.0, []
         with e.on():
             for a in range(len(batch.tokens)):
+                by_pair = e.by_pair(batch.targets[a])
+                sums = self._scored(e.ops.row_logprobs, batch.tokens[a], batch.targets[a], by_pair)
                 targets = e.tensor(batch.targets[a])
                 reference = e.tensor(batch.pairs.reference[a], e.master)
-                sums = self._logprobs(batch.tokens[a], batch.targets[a]).sum(axis=-1)
                 total = total + preference(sums, targets, reference, batch.pairs.rule)
                 rows.append(e.read(sums))
             return total.item() / max(batch.counted, 1), np.stack(rows)

@@ -10,7 +10,6 @@ from hermes.adapters import trained_by
 from hermes.randomness import dropout_row_keys
 from hermes.seam import LazyTensors, StepReport, TrainState, check_batch
 from hermes_mlx.engine import Model
-from hermes_mlx.loss import preference
 from hermes_mlx.optim import adamw, clip_scale, global_norm
 
 
@@ -78,8 +77,13 @@ class Learner(Model):
         x = e.module.model(tokens, here)  # (B, T, C)
         if reference is None:
             return e.ops.next_token(e.module, x, targets, at), None
-        sums = e.ops.logprobs(e.module, x, targets, at).sum(axis=-1)
-        return preference(sums, targets, reference, self._recipe.preference), sums
+        return e.ops.preference(e.module, x, targets, at, reference, self._recipe.preference)
+
+    def _wanted(self, targets, pairs):
+        """Which tokens' logits are made: a compiled loss makes all, to keep its shape."""
+        if pairs:
+            return self.engine.by_pair(targets, everywhere=self._compiles())
+        return None if self._compiles() else self.engine.counted(targets)
 
     def _accumulated(self, batch):
         """The batch's loss, its gradients and rows' log-probabilities, all still lazy."""
@@ -92,7 +96,7 @@ class Learner(Model):
                 row_keys = dropout_row_keys(self._recipe.seed, self._made + 1, batch.rows[a])
                 keys = e.tensor(row_keys, mx.uint32)
             tokens, targets = e.tensor(batch.tokens[a]), e.tensor(batch.targets[a])
-            at = None if self._compiles() else e.counted(batch.targets[a])
+            at = self._wanted(batch.targets[a], batch.pairs is not None)
             reference = batch.pairs and e.tensor(batch.pairs.reference[a], e.master)
             (loss, sums), found = self._summed_loss(
                 self._params, tokens, targets, at, segments, places, keys, reference

@@ -180,9 +180,16 @@ class Head(Module):
         self.bias = Tensor(spec.vocab_size) if spec.output.bias else None
 
     def __call__(self, x, embedding):
-        weight = embedding if self.weight is None else self.weight
+        return self.scores(x, *self.weights(embedding))
+
+    def weights(self, embedding):
+        """W (V, C), and b (V,) or None."""
+        return embedding if self.weight is None else self.weight, self.bias
+
+    def scores(self, x, weight, bias):
+        """softcap(x W^T + b), in x's type. (..., C) -> (..., V)."""
         y = x @ weight.astype(x.dtype).T  # (..., V)
-        y = y if self.bias is None else y + self.bias.astype(x.dtype)
+        y = y if bias is None else y + bias.astype(x.dtype)
         return y if self.softcap is None else self.ops.soft_cap(y, self.softcap)
 
 

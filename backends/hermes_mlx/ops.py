@@ -15,7 +15,18 @@ import mlx.core as mx
 
 from hermes.spec import LayerNorm, NoNorm, RMSNorm
 from hermes_mlx.erf import erf
-from hermes_mlx.loss import sliced_logprobs, sliced_next_token, whole_logprobs, whole_next_token
+from hermes_mlx.loss import (
+    whole_logprobs,
+    whole_next_token,
+    whole_preference,
+    whole_row_logprobs,
+)
+from hermes_mlx.sliced import (
+    sliced_logprobs,
+    sliced_next_token,
+    sliced_preference,
+    sliced_row_logprobs,
+)
 
 
 def exp(x):
@@ -173,6 +184,8 @@ class Ops:
     log_sum_exp: Callable
     logprobs: Callable
     next_token: Callable
+    row_logprobs: Callable
+    preference: Callable
 
 
 FAST = Ops(
@@ -187,6 +200,8 @@ FAST = Ops(
     log_sum_exp=log_sum_exp,
     logprobs=sliced_logprobs,
     next_token=sliced_next_token,
+    row_logprobs=sliced_row_logprobs,
+    preference=sliced_preference,
 )
 EXACT = replace(
     FAST,
@@ -197,6 +212,8 @@ EXACT = replace(
     log_sum_exp=log_sum_exp_exact,
     logprobs=whole_logprobs,
     next_token=whole_next_token,
+    row_logprobs=whole_row_logprobs,
+    preference=whole_preference,
 )
 PLAIN = replace(
     FAST,

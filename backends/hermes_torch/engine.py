@@ -8,6 +8,7 @@ from hermes.errors import HermesError, Unsupported
 from hermes.params import parameters
 from hermes.positions import segment_positions
 from hermes.seam import IGNORE, LazyTensors, check_tokens
+from hermes.slices import pair_tokens
 from hermes_torch.adapter import adapt
 from hermes_torch.context import Context, Memory, Tables
 from hermes_torch.loss import preference, wide
@@ -114,6 +115,11 @@ class Engine:
         at = np.flatnonzero(targets != IGNORE)
         return None if at.size in (0, targets.size) else self.tensor(at)
 
+    def by_pair(self, targets, *, everywhere=False):
+        """pair_tokens of a micro-batch of pairs, its places on the device."""
+        places, ends = pair_tokens(targets, everywhere=everywhere)
+        return self.tensor(places), ends
+
     def documents(self, segments):
         """Segments and the positions inside them, on the device; None, None for None."""
         if segments is None:
@@ -145,10 +151,14 @@ class Model:
         e = self.engine
         return e.tensor(tokens), e.context(None, *e.documents(segments))
 
+    def _scored(self, score, tokens, targets, at, segments=None):
+        """What `score` makes of the module and the stack's output."""
+        given = self._given(tokens, segments)
+        return self.engine.module(*given, score, self.engine.tensor(targets), at)
+
     def _logprobs(self, tokens, targets, segments=None):
         e = self.engine
-        wanted = e.tensor(targets), e.counted(targets)
-        return e.module(*self._given(tokens, segments), e.ops.logprobs, *wanted)
+        return self._scored(e.ops.logprobs, tokens, targets, e.counted(targets), segments)
 
     @torch.no_grad()
     def logits(self, tokens, segments=None):
@@ -165,8 +175,9 @@ class Model:
     @torch.no_grad()
     def row_logprobs(self, tokens, targets):
         """Each row's summed log-probability of its targets, summed as in training. -> (B,)."""
-        with self.engine.on():
-            return self.engine.read(self._logprobs(tokens, targets).sum(-1))
+        e = self.engine
+        with e.on():
+            return e.read(self._scored(e.ops.row_logprobs, tokens, targets, e.by_pair(targets)))
 
     @torch.no_grad()
     def loss(self, batch):
@@ -186,9 +197,10 @@ class Model:
         e, total, rows = self.engine, 0.0, []
         with e.on():
             for a in range(len(batch.tokens)):
+                by_pair = e.by_pair(batch.targets[a])
+                sums = self._scored(e.ops.row_logprobs, batch.tokens[a], batch.targets[a], by_pair)
                 targets = e.tensor(batch.targets[a])
                 reference = e.tensor(batch.pairs.reference[a], e.master)
-                sums = self._logprobs(batch.tokens[a], batch.targets[a]).sum(-1)
                 total = total + preference(sums, targets, reference, batch.pairs.rule)
                 rows.append(e.read(sums))
         return float(total) / max(batch.counted, 1), np.stack(rows)

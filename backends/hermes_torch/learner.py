@@ -9,7 +9,6 @@ from hermes.adapters import trained_by
 from hermes.randomness import dropout_row_keys
 from hermes.seam import LazyTensors, StepReport, TrainState, check_batch
 from hermes_torch.engine import Model
-from hermes_torch.loss import preference
 from hermes_torch.optim import clip_scale, global_norm, update_exact, update_fused
 
 
@@ -83,7 +82,7 @@ class Learner(Model):
                 keys = e.tensor(row_keys.view("int32"), torch.int32)
             reference = batch.pairs and e.tensor(batch.pairs.reference[a], e.master)
             tokens, targets = e.tensor(batch.tokens[a]), e.tensor(batch.targets[a])
-            at = None if self._compiles() else e.counted(batch.targets[a])
+            at = self._wanted(batch.targets[a], batch.pairs is not None)
             with self._unshared(a < len(batch.tokens) - 1):
                 loss, sums = self._summed_loss(
                     tokens, targets, at, segments, places, keys, reference
@@ -99,6 +98,12 @@ class Learner(Model):
         if self._processes.place.size > 1:
             self._processes.summed(total)
         return total, None if batch.pairs is None else Rows(rows)
+
+    def _wanted(self, targets, pairs):
+        """Which tokens' logits are made: a compiled loss makes all, to keep its shape."""
+        if pairs:
+            return self.engine.by_pair(targets, everywhere=self._compiles())
+        return None if self._compiles() else self.engine.counted(targets)
 
     def _unshared(self, holds):
         """A block whose gradients stay in this process: the last micro-batch's are summed."""
@@ -198,8 +203,7 @@ class Objective(torch.nn.Module):
         here = e.context(None, segments, places, keys, recompute=e.options.grad_checkpoint)
         if reference is None:
             return self.module(tokens, here, e.ops.next_token, targets, at), None
-        sums = self.module(tokens, here, e.ops.logprobs, targets, at).sum(-1)
-        return preference(sums, targets, reference, self._rule), sums
+        return self.module(tokens, here, e.ops.preference, targets, at, reference, self._rule)
 
 
 class Rows:

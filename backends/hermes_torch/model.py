@@ -181,8 +181,15 @@ class Head(Module):
         self.bias = Tensor(spec.vocab_size) if spec.output.bias else None
 
     def forward(self, x, embedding):
-        weight = embedding if self.weight is None else self.weight
-        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return self.scores(x, *self.weights(embedding))
+
+    def weights(self, embedding):
+        """W (V, C), and b (V,) or None."""
+        return embedding if self.weight is None else self.weight, self.bias
+
+    def scores(self, x, weight, bias):
+        """softcap(x W^T + b), in x's type. (..., C) -> (..., V)."""
+        bias = None if bias is None else bias.to(x.dtype)
         y = F.linear(x, weight.to(x.dtype), bias)  # (..., V)
         return y if self.softcap is None else self.ops.soft_cap(y, self.softcap)
 

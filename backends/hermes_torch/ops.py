@@ -14,10 +14,16 @@ import torch.nn.functional as F
 
 from hermes.spec import LayerNorm, NoNorm, RMSNorm
 from hermes_torch.loss import (
-    sliced_logprobs,
-    sliced_next_token,
     whole_logprobs,
     whole_next_token,
+    whole_preference,
+    whole_row_logprobs,
+)
+from hermes_torch.sliced import (
+    sliced_logprobs,
+    sliced_next_token,
+    sliced_preference,
+    sliced_row_logprobs,
 )
 
 
@@ -141,6 +147,8 @@ class Ops:
     soft_cap: Callable
     logprobs: Callable
     next_token: Callable
+    row_logprobs: Callable
+    preference: Callable
 
 
 FAST = Ops(
@@ -153,6 +161,8 @@ FAST = Ops(
     soft_cap=soft_cap,
     logprobs=sliced_logprobs,
     next_token=sliced_next_token,
+    row_logprobs=sliced_row_logprobs,
+    preference=sliced_preference,
 )
 EXACT = replace(
     FAST,
@@ -160,4 +170,6 @@ EXACT = replace(
     attend=attend_exact,
     logprobs=whole_logprobs,
     next_token=whole_next_token,
+    row_logprobs=whole_row_logprobs,
+    preference=whole_preference,
 )

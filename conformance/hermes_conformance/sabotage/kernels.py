@@ -74,11 +74,14 @@ def _flatter_in_slices(inside: Inside) -> None:
 
 
 def _steeper_pairs(inside: Inside) -> None:
-    inside.table(
-        "logprobs",
-        lambda original: lambda *given: _sloped(inside, 1.5, original(*given)),
-        FAST,
-    )
+    def change(original):
+        def wrong(*given):
+            loss, sums = original(*given)
+            return _sloped(inside, 1.5, loss), sums
+
+        return wrong
+
+    inside.table("preference", change, FAST)
 
 
 def _steeper_in_bfloat16(inside: Inside) -> None:
