@@ -43,7 +43,12 @@ def _require_writable(*files: Path | None) -> None:
 @click.option("--law", "laws", multiple=True, metavar="GLOB", help="Laws such as 'L1/log*'.")
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Cases such as '*rope*'.")
 @DEVICE
-@click.option("--dtype", "dtypes", multiple=True, help="Only laws that compute in it; repeatable.")
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    help="Only laws that compute in it, such as tf32; repeatable.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write a certificate.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write it as a page.")
 @click.option(
@@ -78,13 +83,15 @@ def run(
     from hermes_conformance.waivers import read_waivers, strays
 
     selection = chosen(levels, laws, cases, dtypes, long)
+    if dtypes == ("tf32",):
+        os.environ["MLX_ENABLE_TF32"] = "1"  # MLX computes in float32 or in tf32, not in both
     _require_writable(json_file, html_file)
     kept_with = locate(checkpoint)[0] if checkpoint else None
     if kept_with is not None:
         stored.require_writer(backend, kept_with)
     waivers = read_waivers(xfail) if xfail else ()
     sides = sides_of(backend, against, device)
-    require_float32(sides)
+    require_float32(sides, dtypes)
     began, judged = time.perf_counter(), []
     for level in selection.of_levels():
         found = []
@@ -230,6 +237,7 @@ def verify(file: Path) -> None:
         f"({made['conditions']['date']})"
     )
     click.echo(scope(made))
+    click.echo(f"judged in {', '.join(made.get('precisions', [])) or 'no precision'}")
     for known in made.get("expected", []):
         click.echo(f"expected to fail: {known['law']} on {known['case']}: {known['reason']}")
 

@@ -17,7 +17,15 @@ from hermes.errors import HermesError
 from hermes_conformance.golden.vectors import golden_hash
 from hermes_conformance.law import Sides
 from hermes_conformance.report import LawReport, by_law
-from hermes_conformance.runner import DECLINED, EXPECTED, FAILED, PASSED, Outcome, Selection
+from hermes_conformance.runner import (
+    DECLINED,
+    DTYPES,
+    EXPECTED,
+    FAILED,
+    PASSED,
+    Outcome,
+    Selection,
+)
 from hermes_conformance.side import Side
 
 FORMAT = "hermes-conformance/1"
@@ -85,10 +93,11 @@ def _torch_products() -> str:
         return f"fp32_precision={sys.modules['torch'].backends.cuda.matmul.fp32_precision}"
 
 
-def require_float32(sides: Sides) -> None:
+def require_float32(sides: Sides, dtypes: tuple[str, ...] = ()) -> None:
     """Refuse a run in which a framework may round the inputs of float32 products, as TF32 does.
 
-    Raises HermesError.
+    dtypes: what the run is narrowed to; of MLX, whose process has one or the other, tf32 alone is
+    no such run. Raises HermesError.
     """
     names = {side.name for side in (sides.subject, sides.reference)}
     precision = "highest"
@@ -99,6 +108,8 @@ def require_float32(sides: Sides) -> None:
             f"torch multiplies float32 by {precision!r}, so float32 may not be float32; "
             "set it to 'highest'"
         )
+    if dtypes == ("tf32",):
+        return
     if "mlx" in names and os.environ.get("MLX_ENABLE_TF32") != "0":
         raise HermesError(
             "MLX_ENABLE_TF32 is not 0, so float32 may not be float32; set it before mlx is loaded"
@@ -172,6 +183,7 @@ def certificate(
         "against": sides.reference.name,
         "device": device_of(sides.subject),
         "float64_device": sides.subject.float64_device or "cpu",
+        "precisions": _precisions(found),
         "versions": versions(sides),
         "passed": some and not failed and not wrong,
         "whole": selection.whole and not selection.levels,
@@ -186,6 +198,12 @@ def certificate(
         "golden": golden_hash(),
     }
     return sealed(made)
+
+
+def _precisions(outcomes: Iterable[Outcome]) -> list[str]:
+    """What the backend was judged in: tf32 is among them where its products were on."""
+    met = {o.law.precision for o in outcomes if o.status != DECLINED}
+    return [name for name in DTYPES if name in met]
 
 
 def _chosen(selection: Selection) -> list[str]:

@@ -12,7 +12,7 @@ from hermes.seam import Batch
 from hermes.spec import ModelSpec
 from hermes_conformance.case import Case, Weights
 from hermes_conformance.compare import rms
-from hermes_conformance.probes import TINY, dual
+from hermes_conformance.probes import TINY, Rule, dual
 from hermes_numpy.adapter import adapted
 from hermes_numpy.backend import BACKEND as ORACLE
 
@@ -27,12 +27,14 @@ def loss_and_slope(
     batch: Batch,
     dropout: Dropout = None,
     recipe: Recipe | None = None,
+    rules: tuple[Rule | None, ...] = (),
 ) -> tuple[float, float]:
     """The oracle's loss at `params`, and d loss(params + s toward) / ds at s = 0.
 
-    dropout: (seed, update) or None. recipe: whose adapters are among the params.
+    dropout: (seed, update) or None. recipe: whose adapters are among the params. rules: how a
+    shorter format errs, of every result and of what goes into products.
     """
-    moved = {name: dual(value, toward.get(name)) for name, value in params.items()}
+    moved = {name: dual(value, toward.get(name), *rules) for name, value in params.items()}
     if recipe is not None and recipe.lora is not None:
         for path in adapted_paths(spec, recipe.lora):
             a, b = moved.pop(f"{path}.lora_A.weight"), moved.pop(f"{path}.lora_B.weight")

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hermes.randomness import bits
-from hermes_conformance.case import SEED, Case
-from hermes_conformance.probes import UNIT, noisy, wrap
+from hermes_conformance import differences
+from hermes_conformance.case import SEED, Case, Weights
+from hermes_conformance.compare import rms
+from hermes_conformance.probes import PRODUCT_UNIT, UNIT, Rule, noisy, wrap
 from hermes_conformance.side import Side
 from hermes_numpy.backend import BACKEND as ORACLE
 
@@ -33,9 +35,8 @@ def noise(oracle: Side, case: Case, precision: str) -> Noise:
 
     def make() -> Noise:
         clean = oracle.logits(case)
-        seed = int(bits(SEED, f"conformance/{case.name}/noise/{precision}", 1)[0])
-        rule = noisy(np.random.Generator(np.random.Philox(seed)), UNIT[precision])
-        draws = [_draw(case, rule, precision) for _ in range(DRAWS)]
+        rules = _rules(case, precision)
+        draws = [_draw(case, rules, precision) for _ in range(DRAWS)]
         errors = np.stack(draws) - clean
         sigma = np.sqrt(np.mean(np.square(errors), axis=(0, 3)))
         kl = float(np.mean([divergence(clean, draw).mean() for draw in draws]))
@@ -44,14 +45,51 @@ def noise(oracle: Side, case: Case, precision: str) -> Noise:
     return oracle.once(case, ("noise", precision), make)
 
 
-def _draw(case: Case, rule, precision: str) -> np.ndarray:
+def _rules(case: Case, precision: str) -> tuple[Rule, Rule | None]:
+    """How every result errs in that format, and what goes into products; None: as it came out."""
+    seed = int(bits(SEED, f"conformance/{case.name}/noise/{precision}", 1)[0])
+    rng = np.random.Generator(np.random.Philox(seed))
+    into = PRODUCT_UNIT.get(precision)
+    return noisy(rng, UNIT[precision]), None if into is None else noisy(rng, into)
+
+
+def _draw(case: Case, rules: tuple[Rule, Rule | None], precision: str) -> np.ndarray:
     """One pass with noise. Below float32 the matrices themselves are rounded too."""
     weights = {}
     for name, value in case.weights.items():
-        rounds = precision != "float32" and value.ndim > 1
+        rounds = UNIT[precision] > UNIT["float32"] and value.ndim > 1
         wide = value.astype(np.float64)
-        weights[name] = wrap(rule(wide) if rounds else wide, rule)
+        weights[name] = wrap(rules[0](wide) if rounds else wide, *rules)
     return np.asarray(ORACLE.build(case.spec, weights).logits(case.tokens, case.segments))
+
+
+@dataclass(frozen=True)
+class GradientNoise:
+    """Sigma of the training loss, and of each tensor's gradient the norm of its error."""
+
+    loss: float
+    norms: dict[str, float]
+
+
+def gradient_noise(case: Case, precision: str, grads: Weights) -> GradientNoise:
+    """How far that format turns each gradient, along directions drawn at random.
+
+    grads: the true ones. Of an error e and directions v of independent normal numbers, the mean of
+    <e, v>^2 is |e|^2; a slope along v with noise, less the true one, is such an <e, v>.
+    """
+    rules, losses, norms = _rules(case, precision), [], {}
+    exact, _ = differences.loss_and_slope(case.spec, case.params, {}, case.batch, case.dropout)
+    for name, value in grads.items():
+        apart = []
+        for number in range(DRAWS):
+            v = case.normals(f"noise {number}/{name}", value.shape).astype(np.float64)
+            loss, slope = differences.loss_and_slope(
+                case.spec, case.params, {name: v}, case.batch, case.dropout, rules=rules
+            )
+            losses.append(loss - exact)
+            apart.append(slope - float((value * v).sum()))
+        norms[name] = rms(apart)
+    return GradientNoise(rms(losses), norms)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

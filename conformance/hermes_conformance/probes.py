@@ -19,19 +19,25 @@ FORMATS = {
     "float16": np.dtype(np.float16),
 }
 # Half the distance from 1 to the next number: the greatest relative rounding error.
-UNIT = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-11}
+UNIT = {"float32": 2.0**-24, "tf32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-11}
+# The same of what goes into a matrix product, where that is shorter than what comes out.
+PRODUCT_UNIT = {"tf32": 2.0**-11}
 
 
 class Probe(np.ndarray):
-    """An ndarray whose every result goes through `rule`."""
+    """An ndarray whose every result goes through `rule`, and matrix products' inputs `product`."""
 
     rule: Rule | None = None
+    product: Rule | None = None
 
     def __array_finalize__(self, parent):
         self.rule = getattr(parent, "rule", None)
+        self.product = getattr(parent, "product", None)
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
         plain = [np.asarray(x) for x in inputs]
+        if ufunc is np.matmul and self.product is not None:
+            plain = [self.product(x) for x in plain]
         return self._wrapped(self._apply(ufunc, method, plain, kwargs))
 
     def _apply(self, ufunc, method, plain, kwargs):
@@ -50,7 +56,7 @@ class Probe(np.ndarray):
 
     def _as_probe(self, array):
         probe = np.asarray(array).view(type(self))
-        probe.rule = self.rule
+        probe.rule, probe.product = self.rule, self.product
         return probe
 
     def astype(self, dtype, **kwargs):
@@ -61,10 +67,10 @@ class Probe(np.ndarray):
         return self._as_probe(result) if result.dtype.kind in "fc" else result
 
 
-def wrap(array: np.ndarray, rule: Rule) -> Probe:
+def wrap(array: np.ndarray, rule: Rule, product: Rule | None = None) -> Probe:
     """The array in float64 with every later result going through the rule."""
     probe = np.asarray(array, np.float64).view(Probe)
-    probe.rule = rule
+    probe.rule, probe.product = rule, product
     return probe
 
 
@@ -73,7 +79,14 @@ def noisy(rng: np.random.Generator, unit: float) -> Rule:
 
     Source: Parker, Pierce and Eggert 2000, "Monte Carlo arithmetic".
     """
-    return lambda x: x * (1 + unit * rng.standard_normal(x.shape))
+
+    def rule(x: np.ndarray) -> np.ndarray:
+        factor = 1 + unit * rng.standard_normal(x.shape)
+        if x.dtype.kind == "c":  # by parts: a product with -inf + 0i is no number
+            return x.real * factor + 1j * (x.imag * factor)
+        return x * factor
+
+    return rule
 
 
 def rounded(precision: str) -> Rule:
@@ -111,9 +124,16 @@ def erf(x: np.ndarray) -> np.ndarray:
     return _erf(x.real).astype(np.float64) + 1j * x.imag * slope
 
 
-def dual(value: np.ndarray, toward: np.ndarray | None) -> Dual:
-    """value + i tiny toward."""
+def dual(
+    value: np.ndarray,
+    toward: np.ndarray | None,
+    rule: Rule | None = None,
+    product: Rule | None = None,
+) -> Dual:
+    """value + i tiny toward, with every later result going through the rule."""
     moved = np.asarray(value, np.float64) + 0j
     if toward is not None:
         moved = moved + 1j * TINY * toward
-    return moved.view(Dual)
+    made = moved.view(Dual)
+    made.rule, made.product = rule, product
+    return made

@@ -13,7 +13,7 @@ from hermes_conformance.laws import LEVELS, Level
 from hermes_conformance.laws.canary import refusal
 
 PASSED, FAILED, DECLINED, EXPECTED = "passed", "failed", "declined", "expected"
-DTYPES = ("float32", "float64", "bfloat16", "float16")
+DTYPES = ("float32", "float64", "tf32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)

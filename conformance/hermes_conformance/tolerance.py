@@ -154,6 +154,34 @@ GRADIENT_16 = Bound(
     "off by 0.5",
     "0.092, where logits are of tied weights; 0.005 to 0.05 elsewhere",
 )
+TOKEN_TF32 = Bound(
+    3.0,
+    "sigma",
+    "rms of a token's errors where products take tf32, by a noise model that rounds what goes into "
+    "products to 10 bits; inputs of bfloat16's 7 bits are at 4.1 to 8.7 on every fixture",
+    "0.5 to 0.91 by an emulation that rounds to nearest, 0.85 to 2.1 towards zero "
+    "(tests/conformance/test_tf32.py); on no device yet",
+)
+ELEMENT_TF32 = Bound(
+    9.0,
+    "sigma",
+    "a token's worst element where products take tf32; 11 to 21 with inputs of 7 bits",
+    "2.4 to nearest, 6.3 towards zero, emulated",
+)
+GRADIENT_TF32 = Bound(
+    1.8,
+    "times the noise model's",
+    "norm of the error of all gradients, where the oracle's slopes along random directions say how "
+    "large it is; 2.5 to 4.7 with inputs of 7 bits",
+    "0.35 to nearest, 1.17 towards zero, emulated",
+)
+TENSOR_TF32 = Bound(
+    6.0,
+    "times the noise model's",
+    "the same of one tensor's gradient, and of the loss: a cap, for one tensor's noise is known to "
+    "a fifth only, and one number's error says little",
+    "0.75 to nearest, 3.3 towards zero, emulated; 9.0 with inputs of 7 bits",
+)
 TOP_16 = Bound(
     6.0,
     "sigma",
@@ -180,4 +208,10 @@ PART_BF16 = Bound(
     "0.18",
 )
 PART_16 = Bound(256 * 2.0**-11, "rms", "the same in float16, whose unit is 2^-11", "none computes")
-PARTS = {"float64": PART_64, "float32": PART_32, "bfloat16": PART_BF16, "float16": PART_16}
+PARTS = {
+    "float64": PART_64,
+    "float32": PART_32,
+    "tf32": PART_16,  # whose products have the same unit
+    "bfloat16": PART_BF16,
+    "float16": PART_16,
+}

@@ -57,6 +57,8 @@ def test_a_good_backend_gets_a_line_per_law_and_a_certificate(capsys, tmp_path):
         "bfloat16": 0,
         "loss": 0,
         "gradients": 0,
+        "tf32": 2,
+        "tf32-gradients": 2,
         "float16": 2,
     }  # no failure
     assert made["conditions"]["environment"]["MLX_ENABLE_TF32"] == "0"
@@ -73,6 +75,7 @@ def test_a_good_backend_gets_a_line_per_law_and_a_certificate(capsys, tmp_path):
     assert code == 0
     assert out.startswith("mlx against numpy on cpu passed L0, L1, L2, L3 (")
     assert "\npartial: " in out
+    assert out.endswith("\njudged in float32, float64, bfloat16\n")
 
 
 def test_a_failure_says_what_where_and_how_to_see_it_again(capsys, tmp_path):

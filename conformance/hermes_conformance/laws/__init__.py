@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hermes_conformance.case import Case
 from hermes_conformance.cases import semantics as semantics_cases
 from hermes_conformance.law import Law
-from hermes_conformance.laws import core, exact, interchange, kernels, semantics, training
+from hermes_conformance.laws import core, exact, interchange, kernels, semantics, short, training
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Level:
 LEVELS = (
     Level("L0", "exact", (*core.LAWS, *exact.LAWS), exact.cases),
     Level("L1", "float64 semantics", semantics.LAWS, semantics_cases, canary=True),
-    Level("L2", "float32 kernels", kernels.LAWS_32, kernels.cases),
-    Level("L3", "16-bit kernels", kernels.LAWS_16, kernels.half_cases),
+    Level("L2", "float32 kernels", kernels.LAWS, kernels.cases),
+    Level("L3", "kernels of shorter formats", short.LAWS, short.cases),
     Level("L4", "training", training.LAWS, training.cases, canary=True),
     Level("L5", "interchange", interchange.LAWS, interchange.cases),
 )

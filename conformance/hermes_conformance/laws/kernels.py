@@ -1,7 +1,7 @@
-"""L2 and L3: the production kernels, in units of what their format can do on this very input.
+"""L2: the production kernels, in units of what float32 can do on this very input.
 
-These levels certify kernels, not meaning: an eps of 1e-6 for 1e-5, rope's base 10,001 or a head in
-bfloat16 can hide inside bfloat16's noise. L1 is what finds those.
+This level and L3 certify kernels, not meaning: an eps of 1e-6 for 1e-5, rope's base 10,001 or a
+head in bfloat16 can hide inside bfloat16's noise. L1 is what finds those.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,6 @@ from functools import cache
 import numpy as np
 
 from hermes.recipe import Preference
-from hermes.seam import IGNORE
 from hermes.spec import EmbeddingsSpec
 from hermes_conformance import tolerance
 from hermes_conformance.case import RECIPE, Case
@@ -20,7 +19,7 @@ from hermes_conformance.compare import Measure, identical, relative, rms
 from hermes_conformance.law import Law, Sides
 from hermes_conformance.laws.gradients import vanishing
 from hermes_conformance.laws.semantics import cut
-from hermes_conformance.noise import Noise, divergence, log_softmax, noise
+from hermes_conformance.noise import Noise, divergence, noise
 from hermes_conformance.specs import fields, model
 from hermes_conformance.weights import fresh, hot
 
@@ -152,71 +151,6 @@ def _greedy_fixture(case: Case) -> tuple[np.ndarray, np.ndarray]:
     raise AssertionError(f"{case.name}: too few prompts whose margins are wide enough")
 
 
-def _half(precision: str):
-    def law(case: Case, sides: Sides) -> Iterator[Measure]:
-        """A 16-bit format: per token, per element, as distributions, and in the likeliest token."""
-        model_of = noise(sides.oracle, case, precision)
-        got = sides.subject.logits(case, precision)
-        yield from within("logits", got, model_of, tolerance.TOKEN_16, tolerance.ELEMENT_16)
-        kl = float(divergence(model_of.logits, got).mean())
-        yield Measure(kl / model_of.kl if model_of.kl else 0.0, tolerance.KL_16, "mean KL")
-        if case.name.endswith("/fresh"):
-            yield Measure(kl, tolerance.KL_16_FRESH, "mean KL")
-        best = np.sort(model_of.logits, axis=-1)[..., -2:]
-        wide = (best[..., 1] - best[..., 0]) > tolerance.TOP_16.limit * model_of.sigma
-        differ = (got.argmax(axis=-1) != model_of.logits.argmax(axis=-1)) & wide
-        yield Measure(float(differ.sum()), tolerance.EXACT, "likeliest tokens", got.shape[:2])
-
-    return law
-
-
-def loss_16(case: Case, sides: Sides) -> Iterator[Measure]:
-    """A 16-bit model's loss is that of its own scores, reckoned in float32 at least."""
-    built, total = sides.subject.model(case, "bfloat16"), 0.0
-    for a, targets in enumerate(case.batch.targets):
-        segments = None if case.batch.segments is None else case.batch.segments[a]
-        scores = log_softmax(built.logits(case.batch.tokens[a], segments))
-        at = np.where(targets == IGNORE, 0, targets)[..., None]
-        chosen = np.take_along_axis(scores, at, axis=-1)[..., 0]
-        total -= float(chosen[targets != IGNORE].sum())
-    expected = total / case.batch.counted
-    got = built.loss(case.batch)
-    yield relative("loss", got, expected, tolerance.LOSS_32, max(1.0, abs(expected)))
-
-
-def gradients_16(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Gradients by a 16-bit model, against the same backend's in float64: as large, and alike."""
-    _, got = sides.subject.grads(case, "bfloat16")
-    _, expected = sides.subject.grads(case)
-    whole = _flat(got), _flat(expected)
-    norm, true_norm = (float(np.linalg.norm(grads)) for grads in whole)
-    yield relative("norm of all gradients", norm, true_norm, tolerance.NORM_16)
-    yield Measure(rms(whole[0] - whole[1]) / rms(whole[1]), tolerance.GRADIENT_16, "all gradients")
-    for name in ("lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"):
-        if name in expected:
-            apart = rms(np.asarray(got[name], np.float64) - expected[name]) / rms(expected[name])
-            yield Measure(apart, tolerance.GRADIENT_16, f"gradient of {name}")
-
-
-def _flat(grads) -> np.ndarray:
-    return np.concatenate([np.ravel(np.asarray(g, np.float64)) for g in grads.values()])
-
-
-def report(reference: np.ndarray, got: np.ndarray) -> dict[str, float]:
-    """What one says of a format: KL mean, 99th percentile and worst, and how tokens agree."""
-    kl = divergence(reference, got)
-    p, q = log_softmax(reference), log_softmax(got)
-    top = reference.argmax(axis=-1)
-    change = np.take_along_axis(np.exp(q) - np.exp(p), top[..., None], axis=-1)
-    return {
-        "kl_mean": float(kl.mean()),
-        "kl_p99": float(np.percentile(kl, 99)),
-        "kl_max": float(kl.max()),
-        "probability_rms": rms(change),
-        "same_top": float(np.mean(got.argmax(axis=-1) == top)),
-    }
-
-
 KERNELS = (
     "default",
     "attention.",
@@ -264,41 +198,32 @@ def _alibi():
     return model(attention, max_seq_len=300)
 
 
-@cache
-def half_cases(long: bool = False) -> tuple[Case, ...]:
-    """Of L3."""
-    plain = [case for case in cases(long) if _plain(case)]
-    trained = [case for case in cases(long) if case.name.startswith(("preference.", "slices."))]
-    return (*(plain if long else plain[::2]), *trained)
-
-
-def _law(level, name, says, check, bound, applies, needs="forward", precision="float32"):
-    return Law(level, name, says, bound, check, applies, needs, precision)
+def _law(name, says, check, bound, applies, needs="forward"):
+    return Law("L2", name, says, bound, check, applies, needs, "float32")
 
 
 def _scores(case: Case) -> bool:
     return not case.name.startswith(("greedy.", "preference.", "slices."))
 
 
-def _plain(case: Case) -> bool:
+def plain(case: Case) -> bool:
+    """Cases whose logits are judged, at ordinary lengths and sizes."""
     return _scores(case) and not case.name.startswith("edge.")
 
 
-LAWS_32 = (
-    _law("L2", "logits", "float32 errs as float32 does", fast, tolerance.TOKEN_32, _scores),
-    _law("L2", "exact", "so does the exact table", exact, tolerance.TOKEN_32, _plain),
-    _law("L2", "peers", "both err alike", peers, tolerance.PEER_RATIO, _plain, "peer"),
+LAWS = (
+    _law("logits", "float32 errs as float32 does", fast, tolerance.TOKEN_32, _scores),
+    _law("exact", "so does the exact table", exact, tolerance.TOKEN_32, plain),
+    _law("peers", "both err alike", peers, tolerance.PEER_RATIO, plain, "peer"),
     _law(
-        "L2",
         "decoding",
         "so does the cache",
         decoded,
         tolerance.TOKEN_32,
         lambda case: _scores(case) and case.decodes and not case.packed,
     ),
-    _law("L2", "batching", "so does a row alone", batched, tolerance.TOKEN_32, _plain),
+    _law("batching", "so does a row alone", batched, tolerance.TOKEN_32, plain),
     _law(
-        "L2",
         "gradients",
         "float32 gradients stay beside float64",
         gradients,
@@ -307,50 +232,10 @@ LAWS_32 = (
         "learner",
     ),
     _law(
-        "L2",
         "greedy",
         "the likeliest texts are the same",
         greedy,
         tolerance.EXACT,
         lambda case: case.name.startswith("greedy."),
-    ),
-)
-LAWS_16 = (
-    _law(
-        "L3",
-        "bfloat16",
-        "bfloat16 errs as bfloat16 does",
-        _half("bfloat16"),
-        tolerance.TOKEN_16,
-        _plain,
-        precision="bfloat16",
-    ),
-    _law(
-        "L3",
-        "loss",
-        "a bfloat16 loss is its scores', in float32",
-        loss_16,
-        tolerance.LOSS_32,
-        lambda case: case.name.startswith(("default/", "output.")),
-        precision="bfloat16",
-    ),
-    _law(
-        "L3",
-        "gradients",
-        "bfloat16 gradients are as large as float64's, and alike",
-        gradients_16,
-        tolerance.GRADIENT_16,
-        lambda case: case.name.startswith(("default/", "output.", "preference.sig", "slices.")),
-        "learner",
-        precision="bfloat16",
-    ),
-    _law(
-        "L3",
-        "float16",
-        "float16 errs as float16 does",
-        _half("float16"),
-        tolerance.TOKEN_16,
-        lambda case: case.name.startswith("default/"),
-        precision="float16",
     ),
 )

@@ -98,7 +98,8 @@ class Inside:
 class Fault:
     """name; part: of what; law: the id that must catch it; case: on which case; plant: does it.
 
-    only: the backend it can be planted in, where it is a matter of one.
+    only: the backend it can be planted in, where it is a matter of one. under: what is planted with
+    the fault and without it, for a law that this machine has no device for.
     """
 
     name: str
@@ -107,3 +108,4 @@ class Fault:
     case: str
     plant: Callable[[Inside], None]
     only: str | None = None
+    under: Callable[[Inside], None] | None = None

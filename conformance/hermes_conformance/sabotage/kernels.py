@@ -7,6 +7,7 @@ import numpy as np
 
 from hermes.seam import IGNORE
 from hermes_conformance.probes import rounded
+from hermes_conformance.sabotage import tf32
 from hermes_conformance.sabotage.fault import Fault, Inside
 
 FAST = ("FAST", "PLAIN")
@@ -206,11 +207,17 @@ def _shorten(learner):
     module.update(utils.tree_unflatten(short))
 
 
-def _fault(name, law, case, plant, only=None):
-    return Fault(name, "kernels", law, case, plant, only)
+def _fault(name, law, case, plant, only=None, under=None):
+    return Fault(name, "kernels", law, case, plant, only, under)
+
+
+def _tf32(name, law, plant):
+    """A fault of what is tf32 where nothing is: hermes_torch with products rounded."""
+    return _fault(name, law, DEFAULT, plant, "torch", tf32.emulated)
 
 
 FLOAT16 = _rounded_inputs("float16")
+SHORTER = tf32.products_of(tf32.BFLOAT16_BITS, "tf32")
 
 FAULTS = (
     _fault("products take bfloat16", "L2/logits", DEFAULT, _rounded_inputs("bfloat16")),
@@ -218,6 +225,15 @@ FAULTS = (
     _fault(
         "the exact table's products take float16", "L2/exact", DEFAULT, _rounded_inputs("float16")
     ),
+    _fault(
+        "float32's products take tf32",
+        "L2/logits",
+        DEFAULT,
+        tf32.products_of(tf32.TF32_BITS, "float32"),
+        "torch",
+    ),
+    _tf32("tf32's products take bfloat16", "L3/tf32", SHORTER),
+    _tf32("tf32's gradients take bfloat16", "L3/tf32-gradients", SHORTER),
     _fault("the fast rotation takes bfloat16", "L2/logits", DEFAULT, _rounded_rotation),
     _fault(
         "the fast attention's scale is off by a thousandth",

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 
 from hermes.errors import HermesError, Unsupported
 from hermes_conformance.case import Case
@@ -111,7 +112,7 @@ def self_test(sides: Sides, plan: Plan = Plan()) -> Iterator[Row]:
     needs another backend that trains are planted where the reference is one.
     """
     by_law, by_case = laws(), cases()
-    sound: dict[tuple[str, str], Outcome] = {}
+    sound: dict[tuple[object, ...], Outcome] = {}
     if not sides.subject.trains or not laid_out(sides.subject.name):
         raise Unsupported(
             f"faults are planted in a backend that trains and is laid out as the columns are; "
@@ -128,10 +129,10 @@ def self_test(sides: Sides, plan: Plan = Plan()) -> Iterator[Row]:
         else:
             law = by_law[fault.law]
             case = by_case[law.level, fault.case]
-            key = (fault.law, fault.case)
+            key = (fault.law, fault.case, fault.under)
             if key not in sound:
-                sides.subject.forget()
-                sound[key] = run(law, case, sides)
+                plain = replace(fault, plant=lambda inside: None)
+                sound[key] = _planted(sides, plain, partial(run, law, case, sides))
             caught, how = _caught(sides, fault, law, case, sound[key])
         seconds = time.perf_counter() - began
         yield Row(fault.name, fault.part, fault.law, fault.case, caught, how, seconds)
@@ -142,7 +143,10 @@ def self_test(sides: Sides, plan: Plan = Plan()) -> Iterator[Row]:
 
 def _planted(sides: Sides, fault: Fault, then):
     with ExitStack() as stack:
-        fault.plant(Inside(sides.subject.name, stack))
+        inside = Inside(sides.subject.name, stack)
+        if fault.under:
+            fault.under(inside)
+        fault.plant(inside)
         sides.subject.forget()
         try:
             return then()
