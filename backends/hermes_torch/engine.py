@@ -15,6 +15,7 @@ from hermes_torch.loss import preference, wide
 from hermes_torch.model import Transformer
 from hermes_torch.modes import as_asked, has_tf32
 from hermes_torch.ops import EXACT, FAST
+from hermes_torch.packing import pack, packs
 
 DTYPES = {
     "float32": torch.float32,
@@ -76,6 +77,8 @@ class Engine:
             shards.split(self.module, self.dtype, self.master)
         loaded = {name: self.placed(params[name], training) for name in self.names}
         self.module.load_state_dict(loaded, assign=True)
+        if not training and not exact and packs(self.device, self.dtype):
+            pack(self.module)
 
     def on(self):
         """A block that computes as the options ask."""
@@ -135,7 +138,8 @@ class Engine:
         return self._whole(tensor).to("cpu", copy=True).numpy()
 
     def _whole(self, tensor):
-        return wide(self.shards.whole(tensor.detach()) if self.shards else tensor.detach())
+        whole = self.shards.whole(tensor.detach()) if self.shards else tensor.detach()
+        return wide(whole.to_dense() if whole.is_mkldnn else whole)
 
 
 class Model:
@@ -224,7 +228,7 @@ class Decoder:
         self._engine, self._rows, self._capacity = engine, batch_size, capacity
         self._memory = Memory(engine.spec.num_layers, capacity)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def advance(self, tokens):
         """Read (B, T) more tokens; the last position's logits, (B, V)."""
         tokens = np.asarray(tokens)

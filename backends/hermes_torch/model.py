@@ -13,6 +13,7 @@ from torch.nn import Module, ModuleList, Parameter
 
 from hermes.params import NORM_NAMES
 from hermes.spec import Alibi, LayerNorm, NoNorm
+from hermes_torch.ops import linear
 
 
 def Tensor(*shape):
@@ -29,8 +30,7 @@ class Linear(Module):
         self.bias = Tensor(outputs) if bias else None
 
     def forward(self, x):
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        return linear(x, self.weight, self.bias)
 
 
 class Embedding(Module):
@@ -189,8 +189,7 @@ class Head(Module):
 
     def scores(self, x, weight, bias):
         """softcap(x W^T + b), in x's type. (..., C) -> (..., V)."""
-        bias = None if bias is None else bias.to(x.dtype)
-        y = F.linear(x, weight.to(x.dtype), bias)  # (..., V)
+        y = linear(x, weight, bias)  # (..., V)
         return y if self.softcap is None else self.ops.soft_cap(y, self.softcap)
 
 

@@ -27,6 +27,14 @@ from hermes_torch.sliced import (
 )
 
 
+def linear(x, weight, bias):
+    """x W^T + b, W plain or packed (packing.py). (..., in), (out, in), (out,) -> (..., out)."""
+    bias = None if bias is None else bias.to(x.dtype)
+    if weight.is_mkldnn:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight.to(x.dtype), bias)
+
+
 def silu(x):
     """x / (1 + exp(-x))."""
     return F.silu(x)
