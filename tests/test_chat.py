@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hermes.data.chat import conversation_of, conversations
+from hermes.data.chat import Conversation, conversation_of, conversations
 from hermes.data.chat_tokens import ChatEncoder
 from hermes.data.records import Record
 from hermes.data.templates import Template, template_of
@@ -350,17 +350,101 @@ def test_what_is_no_jinja_is_refused_by_line(tmp_path):
     assert str(refused.value).startswith(f"{file}:2: not a Jinja template: Unexpected end of")
 
 
+GROWING = "{% set n = namespace(x='x') %}{% for i in range(99) %}{% set n.x = GROWN %}{% endfor %}"
+
+
 @pytest.mark.parametrize(
-    "source", ['{{ "x" * 10**10 }}', "{{ [1] * 10**10 }}", "{{ 9**10000000 }}", "{{ 9 * 'x' }}"]
+    ("source", "what"),
+    [
+        ('{{ "x" * 10**10 }}', "'*'"),
+        ("{{ [1] * 10**10 }}", "'*'"),
+        ("{{ 9**10000000 }}", "'**'"),
+        ("{{ 'x'|center(10**10) }}", "'center'"),
+        ("{{ ['x']|map('center', 10**10)|list }}", "'map'"),
+        ("{{ 'x'.center(10**10) }}", "'center'"),
+        ("{{ 'x'.zfill(width) if width else 'x'.ljust(10**10) }}", "'ljust'"),
+        ("{{ 'x'|indent(10**10, true) }}", "'indent'"),
+        ("{{ ('\\n' * 999999)|indent(999999) }}", "'indent'"),
+        ("{{ ('\\t' * 999999).expandtabs(999999) }}", "'expandtabs'"),
+        ("{{ ('x' * 999999)|replace('x', 'y' * 999999) }}", "'replace'"),
+        ("{{ ('x' * 999999).replace('x', 'y' * 999999) }}", "'replace'"),
+        ("{{ range(99999)|join('y' * 999999) }}", "'join'"),
+        ("{{ ('y' * 999999).join(['a'] * 99999) }}", "'join'"),
+        ("{{ messages|tojson(indent=10**9) }}", "'tojson'"),
+        ("{{ '%10000000000d'|format(1) }}", "'format'"),
+        ("{{ '%*d'|format(10**10, 1) }}", "'format'"),
+        ("{{ '%10000000000d' % 1 }}", "'%'"),
+        ("{{ '%*d' % (10**10, 1) }}", "'%'"),
+        ("{{ '{:10000000000}'.format(1) }}", "'format'"),
+        ("{{ '{:{w}}'.format(1, w=10**10) }}", "'format'"),
+        ("{{ '{a:{w}}'.format_map({'a': 1, 'w': 10**10}) }}", "'format_map'"),
+        (GROWING.replace("GROWN", "n.x + n.x"), "'+'"),
+        (GROWING.replace("GROWN", "[n.x, n.x]|join"), "'join'"),
+    ],
 )
-def test_a_template_makes_nothing_enormous(source, tokenizer):
+def test_a_template_makes_nothing_enormous(source, what, tokenizer):
     """Neither when it is compiled, where constants are computed, nor when it is rendered."""
     made = encoder_of(tokenizer, source)
-    if source == "{{ 9 * 'x' }}":
-        assert made.template.render([], prompt=False) == "x" * 9
-        return
-    with pytest.raises(DataError, match=r"fails in line 1: '\*+' makes something too large"):
+    with pytest.raises(DataError) as refused:
         made.example(conversation((U, A)))
+    assert f"fails in line 1: {what} makes something too large" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        (GROWING.replace("GROWN", "n.x ~ n.x"), "the text becomes too large"),
+        (
+            GROWING.replace("{% set n.x = GROWN %}", "{% set y %}{{ n.x }}{{ n.x }}{% endset %}"
+                            "{% set n.x = y %}"),
+            "the text becomes too large",
+        ),
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "more than 10,000,000 turns of loops",
+        ),
+    ],
+)  # fmt: skip
+def test_a_template_neither_grows_nor_turns_without_end(source, why, tokenizer):
+    with pytest.raises(DataError, match=f"fails in line 1: {why}"):
+        encoder_of(tokenizer, source).example(conversation((U, A)))
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ 9 * 'x' }}", "x" * 9),
+        ("{{ 'x'|center(5) ~ none ~ 3 }}", "  x  None3"),
+        ("{{ 'a' ~ missing ~ 'b' }}", "ab"),
+        ("{{ 'aXb'.replace('X', '-')|replace('b', 'c')|indent(2, true) }}", "  a-c"),
+        ("{{ ','.join(['a', 'b']|map('upper')) }}", "A,B"),
+        ("{{ ['a', 'b']|map('upper')|join('+') }}", "A+B"),
+        ("{{ '%s %03d' % ('a', 7) }}{{ '{:>3}'.format(1) }}{{ '%d'|format(3) }}", "a 007  13"),
+        ("{% for i in [1, 2] %}{{ i }}{{ loop.last }}{{ loop.length }}{{ loop.nextitem }}"
+         "{% else %}no{% endfor %}", "1False222True2"),
+        ("{% for k, v in {'a': 1}.items() if v %}{{ k ~ v }}{% endfor %}", "a1"),
+        ("{% for i in missing %}{% else %}none{% endfor %}", "none"),
+        ("{{ {'a': ['b']}|tojson(indent=2) }}", '{\n  "a": [\n    "b"\n  ]\n}'),
+        ("{{ [1] + [2] }}{{ 'a' + 'b' }}{{ 1 + 2 }}{{ 7 % 4 }}", "[1, 2]ab33"),
+    ],
+)  # fmt: skip
+def test_what_templates_do_with_texts_and_loops_is_as_ever(source, text, tokenizer):
+    assert encoder_of(tokenizer, source).template.render([], prompt=False) == text
+
+
+def test_calls_and_tools_that_the_template_has_no_word_for_are_refused(tokenizer):
+    """They would be lost without a word."""
+    calls = {"role": "assistant", "content": "wait", "tool_calls": [{"function": {"name": "f"}}]}
+    made = encoder_of(tokenizer, CHAT_TEMPLATE)
+    with pytest.raises(DataError) as refused:
+        made.example(conversation((U, calls, A)))
+    assert str(refused.value) == (
+        "chat.jsonl:3: message 2 has 'tool_calls', which the chat template does not write; give a "
+        "template that does with --template, or the call as content"
+    )
+    with pytest.raises(DataError, match=r"^chat\.jsonl:3: the record has 'tools', which the chat"):
+        made.example(Conversation((U, A), "chat.jsonl:3", tools=({"name": "f"},)))
+    assert made.example(conversation((U, {**A, "tool_calls": []}))).learnt.any()
 
 
 def test_zephyrs_answers_do_not_follow_its_question(tokenizer):

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.data.chat import Conversation, Message
-from hermes.data.templates import CLOSE, OPEN, Template, template_of
+from hermes.data.sandbox import CLOSE, OPEN
+from hermes.data.templates import Template, template_of
 from hermes.errors import DataError
 from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer
 
@@ -131,6 +132,7 @@ class ChatEncoder:
         prompt: bool = False,
     ) -> list[tuple[str, bool]]:
         """The text in order, cut where the assistant's turns begin and end, and what is learnt."""
+        self._check_tools(messages, tools)
         safe: list[Message] = [self._guard(dict(message)) for message in messages]
         whole = self.template.render(safe, prompt=prompt, tools=tools)
         self._check_roles(safe, whole, tools, prompt)
@@ -175,6 +177,20 @@ class ChatEncoder:
             )
         flags = [flag for one in learnt for flag in (False, one)]
         return list(zip(parts, [*flags, False], strict=True))
+
+    def _check_tools(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> None:
+        """Refuse calls and descriptions of tools that the template has no word for."""
+        calling = [i for i, message in enumerate(messages, 1) if message.get("tool_calls")]
+        if calling and "tool_calls" not in self.template.source:
+            raise DataError(
+                f"message {calling[0]} has 'tool_calls', which {self.template.where} does not "
+                "write; give a template that does with --template, or the call as content"
+            )
+        if tools and "tools" not in self.template.source:
+            raise DataError(
+                f"the record has 'tools', which {self.template.where} does not write; give a "
+                "template that does with --template, or leave them out"
+            )
 
     def _check_roles(
         self, messages: Sequence[Message], whole: str, tools: Sequence[Any] | None, prompt: bool

@@ -5,102 +5,17 @@ A template gets `messages`, `tools`, `add_generation_prompt` and the names of th
 says with `{% generation %}`. Jinja2 is imported when a template is made.
 """
 
-import datetime
-import json
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hermes.data.chat import Message
+from hermes.data.sandbox import Refused, environment
 from hermes.errors import DataError, StorageError
 
 __all__ = ["Template", "template_of"]
-
-# Characters that stand around what the assistant says; not for interchange, so in no one's text.
-OPEN, CLOSE = "\ufdd0", "\ufdd1"
-# Characters, items or bits that one operation of a template may make.
-LONGEST = 1_000_000
-
-
-class _Refused(Exception):
-    """The template's own refusal, by raise_exception."""
-
-
-def _raise(message: object) -> None:
-    raise _Refused(str(message))
-
-
-def _now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)
-
-
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    # As in Hugging Face's, and not Jinja's own, which writes for HTML.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _size(operator: str, left: Any, right: Any) -> int:
-    """Characters, items or bits of what the operator makes, no fewer than there will be."""
-    if operator == "*":
-        for some, times in ((left, right), (right, left)):
-            if isinstance(some, str | list | tuple) and isinstance(times, int):
-                return len(some) * times
-    if not isinstance(left, int) or not isinstance(right, int):
-        return 0
-    bits = left.bit_length()
-    return bits * right if operator == "**" else bits + right.bit_length()
-
-
-def _environment() -> Any:
-    from jinja2 import nodes
-    from jinja2.exceptions import SecurityError
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %} ... {% endgeneration %}`: what the assistant says, between marks."""
-
-        tags = {"generation"}  # noqa: RUF012  # the base class has it so
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            call = nodes.CallBlock(self.call_method("_marked"), [], [], body)
-            return call.set_lineno(line)
-
-        @staticmethod
-        def _marked(caller: Callable[[], str]) -> str:
-            return f"{OPEN}{caller()}{CLOSE}"
-
-    class Sandbox(ImmutableSandboxedEnvironment):
-        """Jinja's, which refuses also to look at what it would only refuse to use, and to make
-        more of a text or a number than LONGEST.
-        """
-
-        intercepted_binops = frozenset({"*", "**"})
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            """Such an operation, if its result is no larger than a template has use for."""
-            if _size(operator, left, right) > LONGEST:
-                raise OverflowError(f"{operator!r} makes something too large")
-            return super().call_binop(context, operator, left, right)
-
-        def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
-            raise SecurityError(
-                f"access to attribute {attribute!r} of {type(obj).__name__!r} object"
-            )
-
-    made = Sandbox(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[Generation, "jinja2.ext.loopcontrols"],
-    )
-    made.filters["tojson"] = _tojson
-    made.globals["raise_exception"] = _raise
-    made.globals["strftime_now"] = _now
-    return made
 
 
 class Template:
@@ -113,7 +28,7 @@ class Template:
         self.source, self.where, self.names = source, where, dict(names)
         self.marks = bool(re.search(r"{%-?\s*generation\s*-?%}", source))
         try:
-            self._compiled = _environment().from_string(source)
+            self._compiled = environment().from_string(source)
         except TemplateSyntaxError as error:
             raise DataError(
                 f"{where}:{error.lineno}: not a Jinja template: {error.message}"
@@ -140,7 +55,7 @@ class Template:
                     **self.names,
                 )
             )
-        except _Refused as error:
+        except Refused as error:
             raise DataError(f"{self.where} refuses the conversation: {_line(error)}") from None
         except SecurityError as error:
             raise DataError(
