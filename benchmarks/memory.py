@@ -56,11 +56,11 @@ def measure(arguments, rank, port):
     import hermes_torch.learner
     from hermes import load_spec
     from hermes.params import fresh_weights
-    from hermes.processes import Place
+    from hermes.processes import Place, ends_at_once
     from hermes.recipe import Recipe
     from hermes.seam import Batch, Counts, Options, TrainState, find_backend
 
-    size, backend = arguments.processes, find_backend("torch")
+    ended, size, backend = ends_at_once(), arguments.processes, find_backend("torch")
     options = Options(
         device="cpu", precision=arguments.precision, shard=WAYS[arguments.way],
         shard_group=arguments.shard_group if WAYS[arguments.way] else None,
@@ -91,6 +91,7 @@ def measure(arguments, rank, port):
             loss = float(learner.step(batch, 1e-4).loss)
     print(json.dumps(found | {"peak": peak() - before, "loss": loss}))
     processes.close()
+    ended(0)
 
 
 def started(arguments, way):

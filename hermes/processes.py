@@ -4,14 +4,17 @@ What carries the words is the backend's matter (torch.distributed, mlx.distribut
 processes is the launcher's. All processes make the same calls in the same order.
 """
 
+import atexit
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from hermes.errors import HermesError
 
-__all__ = ["ALONE", "Alone", "Place", "Processes", "require_equal"]
+__all__ = ["ALONE", "Alone", "Place", "Processes", "ends_at_once", "require_equal"]
 
 
 def _to_stderr(line: str) -> None:
@@ -159,6 +162,29 @@ class Alone:
 
 
 ALONE = Alone()
+
+
+def ends_at_once() -> Callable[[int], None]:
+    """Called where a program of several processes begins; what it gives is told the exit code.
+
+    Once told, the process ends with that code when its exit functions have run, and its interpreter
+    is not taken apart. That would happen beside the framework's threads: one of gloo's that lets go
+    of a tensor meanwhile ends the process with SIGABRT, "terminate called without an active
+    exception". Before Python 3.14 a thread that wants an interpreter which is being taken apart is
+    unwound, and C++ allows none of that in a destructor (pytorch/pytorch#190489).
+    """
+    codes: list[int] = []
+
+    def end() -> None:
+        if not codes:
+            return
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # it is closed, or nobody reads it
+                stream.flush()
+        os._exit(codes[-1])
+
+    atexit.register(end)
+    return codes.append
 
 
 def require_equal(processes: Processes, what: str, value: str) -> None:

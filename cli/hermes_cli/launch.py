@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.errors import HermesError, PeerLost
+from hermes.processes import ends_at_once
 from hermes_cli.place import OWN, joined, place_of
 from hermes_cli.reports import Reporting
 from hermes_cli.signals import Signals
@@ -101,6 +102,7 @@ def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> 
     """One process: the same command, which finds its place in its environment."""
     from hermes_cli.main import run
 
+    ended = ends_at_once()
     # A signal of the terminal reaches the launcher alone, which hands it on once.
     os.setsid()
     lasting_stderr()
@@ -113,8 +115,11 @@ def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> 
         arguments = [*arguments, "--resume"]
     code = run(arguments, report.line)
     report.end(code)
+    # A lost peer is a failure, after which torch's agent may start all anew; what else there is to
+    # say is in the report.
+    ended(code if code == PeerLost.exit_code else 0)
     if code == PeerLost.exit_code:
-        sys.exit(code)  # a failure, after which torch's agent may start all anew
+        sys.exit(code)
     return code
 
 

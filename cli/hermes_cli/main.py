@@ -17,6 +17,7 @@ from importlib.metadata import version
 import click
 
 from hermes.errors import HermesError, Interrupted, StorageError, nearest
+from hermes.processes import ends_at_once
 from hermes_cli.stderr import lasting_stderr
 
 # name -> (module of hermes_cli, what it does); the command is the attribute of that name.
@@ -155,7 +156,20 @@ def run(arguments: list[str], tell: Callable[[str], None] = _tell) -> int:
 def main() -> None:
     """The entry point of `hermes` and `hermes-llm`."""
     lasting_stderr()
-    sys.exit(run(sys.argv[1:]))
+    ended = ends_at_once()
+    code = run(sys.argv[1:])
+    if _started_by_launcher():
+        ended(code)
+    sys.exit(code)
+
+
+def _started_by_launcher() -> bool:
+    from hermes_cli.place import place_of
+
+    try:
+        return place_of(os.environ) is not None
+    except HermesError:  # it was refused, and is told
+        return False
 
 
 if __name__ == "__main__":

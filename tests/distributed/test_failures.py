@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -102,8 +103,30 @@ def test_the_stack_of_a_stuck_process_is_written_and_removed_when_it_goes_on(tmp
         assert "most recent call first" not in path.read_text()
 
 
+PROGRAM = """
+import atexit
+from hermes.processes import ends_at_once
+class Held:
+    def __del__(self):
+        print("taken apart")
+held, ended = Held(), ends_at_once()
+atexit.register(print, "exit functions run")
+print("said", end=", ")
+"""
+
+
+@pytest.mark.parametrize(
+    ("told", "code", "said"),
+    [("ended(3)", 3, ""), ("", 0, "taken apart\n"), ("raise SystemExit(5)", 5, "taken apart\n")],
+)
+def test_a_program_that_said_its_code_ends_whole_but_is_not_taken_apart(told, code, said):
+    done = subprocess.run([sys.executable, "-c", PROGRAM + told], capture_output=True, text=True)
+    assert done.stdout == f"said, exit functions run\n{said}"
+    assert done.returncode == code
+
+
 PLANTED = """
-import os, time
+import atexit, os, sys, time
 import hermes.together as together, hermes.loop as loop
 plain, step = together.Agreed.after_update, loop._Loop._step
 def mine(self):
@@ -117,6 +140,9 @@ def slow(self):
         time.sleep(SLEEP)
     return step(self)
 together.Agreed.after_update, loop._Loop._step = after_update, slow
+if any("spawn_main" in word for word in sys.orig_argv):
+    # The last exit function, after which the interpreter would be taken apart.
+    atexit.register(print, "taken apart", file=sys.stderr)
 """
 
 
@@ -156,6 +182,7 @@ def test_the_slowest_rank_is_named(corpus, tmp_path, planted, how):
     assert [line["slowest_rank"] for line in updates[1:]] == [1] * 5
     assert all(1 < line["slowest_over_mean"] <= 2 for line in updates[1:])
     assert ", rank 1 slowest, 1." in said
+    assert "taken apart" not in said
 
 
 FLIPS = {

@@ -44,7 +44,7 @@ def check(backend, size, folder, group="short"):
         print(f"{backend} {size} {case}: loss {worst[True]:.1e}, weights {worst[False]:.1e}")
 
 
-@pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.long), "mlx"])
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_two_processes_make_the_updates_of_one(backend, tmp_path):
     """Float64 to 1e-11, else 1e-5 of the loss and 1e-4 of the weights; split and not, dropout."""
     check(backend, 2, tmp_path)

@@ -15,7 +15,7 @@ from hermes.data import Cursor, TextData, TokenStream
 from hermes.data.chat_tokens import Example
 from hermes.data.packing import ExampleData
 from hermes.params import fresh_weights
-from hermes.processes import ALONE, Place
+from hermes.processes import ALONE, Place, ends_at_once
 from hermes.recipe import Lora, Recipe
 from hermes.seam import Options, TrainState, find_backend
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
@@ -152,6 +152,7 @@ def numbers(backend, case, processes=ALONE, accum=None):
 
 
 def main():
+    ended = ends_at_once()
     backend, rank, size, port, folder, *group = sys.argv[1:]
     place = Place(int(rank), int(size), int(rank), int(size), f"127.0.0.1:{port}", 60, 20)
     if backend == "mlx":
@@ -164,6 +165,7 @@ def main():
     for name, case in cases(backend, place.size, *group).items():
         np.savez(Path(folder) / f"{name}-{rank}.npz", **numbers(backend, case, processes))
     processes.close()
+    ended(0)
 
 
 if __name__ == "__main__":
