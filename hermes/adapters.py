@@ -33,10 +33,17 @@ def adapted_paths(spec: ModelSpec, lora: Lora) -> tuple[str, ...]:
 
 
 def adapter_tensors(spec: ModelSpec, lora: Lora) -> Mapping[str, Tensor]:
-    """Every tensor of the adapters by name; both of a pair decay under AdamW."""
+    """Every tensor of the adapters by name; both of a pair decay. Raises HermesError."""
     table = parameters(spec)
+    paths = adapted_paths(spec, lora)
+    most = max(min(table[f"{path}.weight"].shape) for path in paths)
+    if lora.rank > most:
+        raise HermesError(
+            f"lora.rank is {lora.rank}, and no matrix that it adapts has a rank above {most}; 8 is "
+            "usual"
+        )
     found = {}
-    for path in adapted_paths(spec, lora):
+    for path in paths:
         rows, columns = table[f"{path}.weight"].shape
         std = 1 / math.sqrt(3 * columns)  # that of PEFT's uniform(-1 / sqrt(in), 1 / sqrt(in))
         found[f"{path}.lora_A.weight"] = Tensor(

@@ -85,8 +85,13 @@ class Chat:
         """Forget the conversation; the system prompt stays."""
         self.messages, self.forgotten = [], 0
 
-    def save(self, path: Path) -> None:
-        """Write the conversation as a record that `hermes sft` reads. Raises StorageError."""
+    def save(self, path: Path, *, over: bool = False) -> None:
+        """Write the conversation as a record that `hermes sft` reads, over another if `over`.
+
+        Raises StorageError.
+        """
+        if path.exists() and not over:
+            raise StorageError(f"{path} exists; choose another name, or /save! to write over it")
         head: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         text = json.dumps({"messages": [*head, *self.messages]}, ensure_ascii=False)
         beside = path.with_name(f".tmp-{path.name}")

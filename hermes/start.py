@@ -82,6 +82,11 @@ def beginning(
         notes.append(f"the adapters of {source.path} are merged into the weights that are tuned")
     if tokenizer is not None:
         notes += _other_tokens(source, tokenizer)
+        if (spare := source.spec.vocab_size - tokenizer.vocab_size) > 0:
+            notes.append(
+                f"the tokenizer given has {tokenizer.vocab_size:,} tokens, and the model rows for "
+                f"{spare:,} more, which stay as they are and which no text uses"
+            )
     settings = _settings(source)
     own = tokenizer or _tokenizer(source)
     if template is None and "chat_template" not in settings and chat:

@@ -113,8 +113,14 @@ def test_commands_change_what_they_say(base, tmp_path):
     assert talk.system == "be brief"
     said(talk, "the cat")
     assert command(talk, f"/save {tmp_path}/a") == f"2 messages are saved in {tmp_path}/a"
+    before = (tmp_path / "a").read_text()
     command(talk, "/reset")
     assert (talk.messages, talk.system) == ([], "be brief")
+    with pytest.raises(StorageError, match=r"a exists; choose another name, or /save! to write"):
+        command(talk, f"/save {tmp_path}/a")
+    assert (tmp_path / "a").read_text() == before
+    assert command(talk, f"/save! {tmp_path}/a") == f"0 messages are saved in {tmp_path}/a"
+    (tmp_path / "a").write_text(before)
     assert command(talk, f"/load {tmp_path}/a") == f"2 messages are read from {tmp_path}/a"
 
 

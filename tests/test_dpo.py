@@ -74,6 +74,20 @@ def test_every_form_of_a_pair_is_the_same_pair(name):
     assert found.rejected[0]["content"].strip() == "b"
 
 
+@pytest.mark.parametrize("lead", ["", "\n", "\n\n", "\n\n\n", " "])
+def test_a_dialogue_may_begin_with_any_blank_lines_or_none(lead):
+    """Of HH's text, some copies have lost the lines before the first turn."""
+    text = lead + HH.lstrip()
+    whole = pair({"chosen": text + " me", "rejected": text + " mine"})
+    apart = pair({"prompt": text, "chosen": " me", "rejected": " mine"})
+    for found in (whole, apart):
+        assert [m["content"] for m in found.prompt] == ["hi", "hello", "who?"]
+        assert found.texts == (text, " me", " mine")
+    assert pair({"prompt": "A Human: q", "chosen": "a", "rejected": "b"}).prompt == (
+        {"role": "user", "content": "A Human: q"},
+    )
+
+
 def test_the_common_beginning_of_two_dialogues_is_the_prompt():
     found = pair({"chosen": HH + " me", "rejected": HH + " mine"})
     assert [m["content"] for m in found.prompt] == ["hi", "hello", "who?"]
@@ -104,7 +118,7 @@ BAD = [
     (
         {"chosen": "a", "rejected": "b"},
         "no field 'prompt', only 'chosen', 'rejected'; without it 'chosen' must be a whole "
-        "dialogue, as messages or as text that begins with '\\n\\nHuman:'",
+        "dialogue, as messages or as text that begins with 'Human:'",
     ),
     (
         {"chosen": [U, A], "rejected": [A, B]},

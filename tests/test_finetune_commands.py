@@ -182,6 +182,14 @@ REFUSED = {
          "--reference-cache", "x.npz"],
         "--reference-cache has no meaning with loss orpo, which has none",
     ),
+    "adapters larger than the matrices": (
+        ["sft", "--checkpoint", "base", "--data", "chat.jsonl", "--lora-rank", "4000"],
+        "lora.rank is 4000, and no matrix that it adapts has a rank above 32; 8 is usual",
+    ),
+    "fewer samples than none": (
+        ["sft", "--checkpoint", "base", "--data", "chat.jsonl", "--show-samples", "-1"],
+        "show_samples must be at least 0, got -1",
+    ),
     "adapters without a rank": (
         ["sft", "--checkpoint", "base", "--data", "chat.jsonl", "--lora-alpha", "2"],
         "--lora-alpha belongs to adapters; give --lora-rank with it",

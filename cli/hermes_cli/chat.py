@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 HELP = """\
 /reset          forget the conversation
 /system TEXT    set the system prompt and forget the conversation; without TEXT, show it
-/save F         write the conversation to a file
+/save F         write the conversation to a new file; /save! F also over another
 /load F         go on with one that was saved
 /set            show the settings
 /set KEY=VALUE  change one: temperature, top_k, top_p, min_p, max_tokens, seed
 /quit           end (as Ctrl-D does; Ctrl-C ends an answer)"""
-COMMANDS = ("/reset", "/system", "/save", "/load", "/set", "/help", "/quit")
+COMMANDS = ("/reset", "/system", "/save", "/save!", "/load", "/set", "/help", "/quit")
 SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float}
 OWN = {"max_tokens": int, "seed": int}
 
@@ -143,10 +143,10 @@ def command(talk: "Chat", line: str) -> str:
             talk.reset()
             talk.system = rest
             return "the system prompt is set and the conversation forgotten"
-        case "/save" | "/load" if not rest:
+        case "/save" | "/save!" | "/load" if not rest:
             raise HermesError(f"{name} needs the name of a file")
-        case "/save":
-            talk.save(Path(rest))
+        case "/save" | "/save!":
+            talk.save(Path(rest), over=name == "/save!")
             return f"{len(talk.messages)} messages are saved in {rest}"
         case "/load":
             talk.load(Path(rest))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hermes.errors import HermesError
 from hermes_cli.asked import Asked
 from hermes_cli.launch import placed
 from hermes_cli.signals import Signals
@@ -49,6 +50,8 @@ def _sft(context: click.Context) -> None:
     from hermes_cli.training import carry_out
 
     options = Asked(context, model_config=True)
+    if options["show_samples"] < 0:
+        raise HermesError(f"show_samples must be at least 0, got {options['show_samples']}")
     start = beginning_of(options, chat=True)
     data = files_of(options)
     request = request_of(

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 TURN = re.compile(r"\n\n(Human|Assistant):")
+DIALOGUE = re.compile(r"\s*Human:|\n\nAssistant:")
 FIELDS = ("prompt", "chosen", "rejected")
 
 
@@ -76,7 +77,7 @@ def pair_of(record: Record) -> Pair:
         return _whole_dialogues(chosen, rejected, where, list(value))
     prompt = value["prompt"]
     sides = _sides(chosen, rejected, where)
-    if isinstance(prompt, str) and TURN.match(prompt):
+    if isinstance(prompt, str) and DIALOGUE.match(prompt):
         begun = _dialogue(prompt, f"{where}: field 'prompt'")
     else:
         begun = as_messages(prompt, "user", f"{where}: field 'prompt'")
@@ -104,10 +105,10 @@ def _whole_dialogues(chosen: Any, rejected: Any, where: str, found: list[str]) -
     texts = None
     if isinstance(chosen, str) and isinstance(rejected, str):
         for name, text in zip(FIELDS[1:], (chosen, rejected), strict=True):
-            if not TURN.match(text):
+            if not DIALOGUE.match(text):
                 raise DataError(
                     f"{where}: {missing('prompt', found)}; without it {name!r} must be a whole "
-                    "dialogue, as messages or as text that begins with '\\n\\nHuman:'"
+                    "dialogue, as messages or as text that begins with 'Human:'"
                 )
         texts = _common_text(chosen, rejected, where)
         chosen, rejected = _dialogue(chosen, where), _dialogue(rejected, where)
@@ -129,7 +130,7 @@ def _whole_dialogues(chosen: Any, rejected: Any, where: str, found: list[str]) -
 
 def _dialogue(text: str, where: str) -> tuple[Message, ...]:
     """Text in HH's form as messages; an empty last turn of the assistant asks for an answer."""
-    _, *parts = TURN.split(text)
+    _, *parts = TURN.split("\n\n" + text.lstrip())
     roles = {"Human": "user", "Assistant": "assistant"}
     turns = [
         (roles[name], said.strip()) for name, said in zip(parts[::2], parts[1::2], strict=True)
