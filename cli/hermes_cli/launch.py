@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.errors import HermesError, PeerLost
-from hermes.processes import ends_at_once
-from hermes_cli.place import OWN, joined, place_of
+from hermes.processes import Place, ends_at_once
+from hermes_cli.place import OWN, backend_of, joined, place_of
 from hermes_cli.reports import Reporting
 from hermes_cli.signals import Signals
 from hermes_cli.stderr import lasting_stderr
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from hermes_cli.asked import Asked
 
 __all__ = ["placed", "starts"]
+
+LONGEST_TIMEOUT = 1_000_000
 
 
 def placed(
@@ -55,19 +57,21 @@ def starts(context: click.Context, asked: "Asked | Mapping[str, Any]", signals: 
     """
     gpus, processes = asked["num_gpus"], asked["num_processes"]
     number = processes if gpus == 1 else gpus
-    if number < 1 or asked["max_restarts"] < 0 or asked["peer_timeout"] <= 0:
+    patience = asked["peer_timeout"]
+    if number < 1 or asked["max_restarts"] < 0 or not 0 < patience <= LONGEST_TIMEOUT:
         raise HermesError(
             "--num-gpus and --num-processes must be at least 1, --max-restarts at least 0, "
-            f"--peer-timeout above 0; got {gpus}, {processes}, {asked['max_restarts']} and "
-            f"{asked['peer_timeout']:g}"
+            f"--peer-timeout above 0 and at most {LONGEST_TIMEOUT:,} seconds; got {gpus}, "
+            f"{processes}, {asked['max_restarts']} and {patience:g}"
         )
-    if number == 1 or place_of(os.environ) is not None:
+    if number == 1 or OWN in os.environ:
         return False
     if gpus > 1 and processes > 1:
         raise HermesError("give --num-gpus or --num-processes, not both")
-    from hermes.model import choose_backend
-
-    backend = choose_backend(asked["backend"])
+    if place := place_of(os.environ):
+        _check_place(place, f"--num-{'gpus' if gpus > 1 else 'processes'} {number}", number)
+        return False
+    backend = backend_of(asked["backend"], os.environ)
     _check(asked, backend, gpus, number)
     signals.polled = True
     arguments, restarts = list(context.find_root().obj.arguments), asked["max_restarts"]
@@ -79,6 +83,15 @@ def starts(context: click.Context, asked: "Asked | Mapping[str, Any]", signals: 
 
     watched(start, signals, restarts)
     return True
+
+
+def _check_place(place: Place, option: str, number: int) -> None:
+    """Refuse to be one of more processes, or of fewer, than were asked for. Raises HermesError."""
+    if number not in (place.size, place.local_size):
+        raise HermesError(
+            f"{option}, but a launcher started {place.size} processes, {place.local_size} on this "
+            "machine; leave it out, or have the launcher start one"
+        )
 
 
 def _check(asked: "Asked | Mapping[str, Any]", backend: "Backend", gpus: int, number: int) -> None:
@@ -107,6 +120,7 @@ def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> 
     os.setsid()
     lasting_stderr()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.pop("MLX_RANK", None)  # of mlx.launch, which started the one that starts these
     os.environ |= {**environment, OWN: "1"}
     rank = int(os.environ.get("RANK", os.environ.get("MLX_RANK", "0")))
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

@@ -17,7 +17,7 @@ import click
 from hermes.errors import HermesError
 from hermes_cli.journal import Journal
 from hermes_cli.launch import starts
-from hermes_cli.place import joined, place_of
+from hermes_cli.place import backend_of, joined, place_of
 from hermes_cli.signals import Signals
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ def examine(context: click.Context) -> None:
 
     Raises HermesError where something is.
     """
-    from hermes.model import choose_backend
     from hermes.seam import Options
 
     data = context.params["data"]
@@ -52,12 +51,13 @@ def examine(context: click.Context) -> None:
                 "--distributed examines several processes: give --num-gpus N or --num-processes "
                 "N, or start it by torchrun, srun or mlx.launch"
             )
-        backend = choose_backend(asked["backend"])
+        backend = backend_of(asked["backend"], os.environ)
         options = Options(device=asked["device"])
         processes, options = joined(context, asked, backend, options, signals)
         processes.settle()  # nothing here takes long
         with Journal(processes, None):
-            _report(processes, _findings(processes, backend, data, asked["output"]))
+            found = _findings(processes, backend, data, asked["output"])
+            _report(processes, found, as_json=asked["as_json"])
         processes.close()
 
 
@@ -100,18 +100,24 @@ def _clocks(processes: "Processes") -> Finding:
 
 def _data(processes: "Processes", data: Sequence[str]) -> Finding:
     """Whether the first process of each machine reads the same bytes."""
+    mine, problem = "", ""
     try:
-        mine = _fingerprint(data) if processes.place.local_rank == 0 else ""
+        if processes.place.local_rank == 0:
+            mine = _fingerprint(data)
     except (HermesError, OSError) as error:
-        mine = f"none ({error})"
-    told = processes.texts(mine)
-    machines = [(rank, text) for rank, text in enumerate(told) if text]
-    wrong = [
-        f"rank {rank} reads data {text}, rank 0 {told[0]}; copy the same files to all machines"
-        for rank, text in machines
-        if text != told[0] or text.startswith("none")
+        problem = str(error)
+    problems = processes.texts(problem)
+    blind = [
+        f"rank {rank} cannot read the data: {text}" for rank, text in enumerate(problems) if text
     ]
-    return f"data {told[0]} on {len(machines)} machines", wrong
+    machines = [(rank, text) for rank, text in enumerate(processes.texts(mine)) if text]
+    first, theirs = machines[0] if machines else (0, "none")
+    wrong = [
+        f"rank {rank} reads data {text}, rank {first} {theirs}; copy the same files to all machines"
+        for rank, text in machines
+        if text != theirs
+    ]
+    return f"data {theirs} on {len(machines)} machines", blind + wrong
 
 
 def _fingerprint(data: Sequence[str]) -> str:
@@ -166,10 +172,13 @@ def _shared(processes: "Processes", folder: Path) -> Finding:
     return f"folder {folder} seen by all", [problem] if problem else []
 
 
-def _report(processes: "Processes", found: Sequence[Finding]) -> None:
-    wrong = [problem for _, problems in found for problem in problems]
-    if processes.place.rank == 0:
+def _report(processes: "Processes", found: Sequence[Finding], *, as_json: bool) -> None:
+    failed = sum(bool(problems) for _, problems in found)
+    if processes.place.rank == 0 and as_json:
+        checks = [{"looked_at": words, "wrong": problems} for words, problems in found]
+        click.echo(json.dumps({"good": not failed, "checks": checks}, indent=2))
+    elif processes.place.rank == 0:
         for words, problems in found:
             click.echo("\n".join(f"wrong: {one}" for one in problems) or f"good: {words}")
-    if wrong:
-        raise HermesError(f"{len(wrong)} of {len(found)} checks failed")
+    if failed:
+        raise HermesError(f"{failed} of {len(found)} checks failed")

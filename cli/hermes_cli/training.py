@@ -17,7 +17,7 @@ from hermes_cli.asked import Asked, given_of, settings_of
 from hermes_cli.heading import heading
 from hermes_cli.journal import Journal
 from hermes_cli.launch import starts
-from hermes_cli.place import joined, place_of
+from hermes_cli.place import backend_of, joined, place_of
 from hermes_cli.pushing import EverySave, Push, push_at_end, push_of
 from hermes_cli.settings import COMMAND
 from hermes_cli.signals import Signals
@@ -100,7 +100,6 @@ def _learnt(options: Asked, data: tuple[str, ...]) -> "Tokenizer":
 def run_training(context: click.Context, signals: Signals) -> None:
     """Do what the command line asks."""
     from hermes.checkpoint import steps
-    from hermes.model import choose_backend
     from hermes.run import Request, check_output
     from hermes.together import agreed
 
@@ -111,7 +110,7 @@ def run_training(context: click.Context, signals: Signals) -> None:
         check_output(output, resume=options["resume"])
     if starts(context, options, signals):
         return
-    backend = choose_backend(options["backend"])
+    backend = backend_of(options["backend"], os.environ)
     processes, where = joined(context, options, backend, realised(options), signals)
     with ExitStack() as stack:
         stack.enter_context(Journal(processes, output))

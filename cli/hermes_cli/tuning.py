@@ -1,5 +1,6 @@
 """What `hermes finetune`, `sft` and `dpo` share: their options, and what they begin from."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ import click
 
 from hermes.errors import HermesError
 from hermes_cli.asked import RECIPE, Asked, given_of
+from hermes_cli.place import backend_of
 from hermes_cli.settings import COMMAND
 from hermes_cli.training import realised
 
@@ -213,7 +215,6 @@ def request_of(
     options: Asked, start: "Beginning", data: tuple[str, ...], given: dict[str, object]
 ) -> "Request":
     """A run that begins from this model; what it learns from is still to be said."""
-    from hermes.model import choose_backend
     from hermes.run import Request, check_output
     from hermes_cli.asked import settings_of
     from hermes_cli.training import kept
@@ -223,7 +224,7 @@ def request_of(
     return Request(
         output=output,
         data=data,
-        backend=choose_backend(options["backend"]),
+        backend=backend_of(options["backend"], os.environ),
         tokenizer=start.tokenizer,
         options=realised(options),
         given=given,

@@ -9,10 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from hermes.errors import HermesError
 from hermes_cli import peers
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import HERMES, MLX, TORCH, WAIT, Said
+
+
+class InTurn(Said):
+    """The others' answers are another at each call; the first of each is this process's place."""
+
+    def __init__(self, *turns):
+        super().__init__(*turns[0][1:])
+        self._turns = [turn[1:] for turn in turns]
+
+    def texts(self, text):
+        return [text, *self._turns.pop(0)]
 
 
 def test_other_versions_are_named():
@@ -47,13 +59,36 @@ def test_other_data_is_named(tmp_path):
     path.write_text("abc")
     mine = peers._fingerprint([str(path)])
     assert mine.endswith(" (1 files, 3 bytes)")
-    assert peers._data(Said(mine, ""), [str(path)]) == (f"data {mine} on 2 machines", [])
-    assert peers._data(Said("x"), [str(path)])[1] == [
+    whole = peers._data(InTurn(["", "", ""], ["", mine, ""]), [str(path)])
+    assert whole == (f"data {mine} on 2 machines", [])
+    assert peers._data(InTurn(["", ""], ["", "x"]), [str(path)])[1] == [
         f"rank 1 reads data x, rank 0 {mine}; copy the same files to all machines"
     ]
-    wrong = peers._data(Said(mine), [str(tmp_path / "none.txt")])[1]
-    assert len(wrong) == 2
-    assert wrong[0].startswith("rank 0 reads data none (")
+
+
+def test_data_that_is_missing_is_said_once_for_each_rank_that_misses_it(tmp_path):
+    missing = str(tmp_path / "gone.txt")
+    why = f"{missing}: no such file; check the name"
+    assert peers._data(InTurn(["", why], ["", ""]), [missing])[1] == [
+        f"rank 0 cannot read the data: {why}",
+        f"rank 1 cannot read the data: {why}",
+    ]
+    assert peers._data(InTurn(["", ""], ["", "x"]), [missing])[1] == [
+        f"rank 0 cannot read the data: {why}"
+    ]
+
+
+def test_the_report_can_be_read_by_a_program(capsys):
+    found = [("clocks within 0.00 s", []), ("folder", ["rank 1 is blind", "rank 2 is blind"])]
+    with pytest.raises(HermesError, match=r"^1 of 2 checks failed$"):
+        peers._report(Said(""), found, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {
+        "good": False,
+        "checks": [
+            {"looked_at": "clocks within 0.00 s", "wrong": []},
+            {"looked_at": "folder", "wrong": ["rank 1 is blind", "rank 2 is blind"]},
+        ],
+    }
 
 
 def test_gpus_that_cannot_read_each_other_are_named_with_what_to_do(monkeypatch):

@@ -1,6 +1,5 @@
 """`hermes train` by several processes: the same run, stopped by any, ended with any."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from hermes.errors import HermesError, StorageError
-from hermes.processes import Place
 from hermes.seam import Batch
 from hermes.together import Agreed, agreed, measured
-from hermes_cli.place import place_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import (
@@ -30,42 +27,6 @@ from support import (
     train,
     workers,
 )
-
-
-@pytest.mark.parametrize(
-    ("variables", "place"),
-    [
-        ({}, None),
-        ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"},
-         Place(1, 4, 1, 2)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None),
-        ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "7", "SLURM_LOCALID": "1",
-          "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "4,3", "SLURM_JOB_ID": "40123",
-          "SLURM_STEP_NODELIST": "node[03-04],other"},
-         Place(5, 7, 1, 3, "node03:20123")),
-        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "3",
-          "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_JOB_ID": "7",
-          "SLURM_STEP_NODELIST": "a1,a2", "MASTER_PORT": "29500"},
-         Place(3, 8, 3, 4, "a1:29500")),
-        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
-          "OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, Place(1, 2)),
-    ],
-)  # fmt: skip
-def test_a_process_finds_its_place_in_its_launchers_variables(variables, place):
-    assert place_of(variables) == place
-
-
-def test_a_ring_of_mlx_counts_the_processes_of_its_own_machine(tmp_path):
-    hosts = tmp_path / "hosts.json"
-    hosts.write_text(json.dumps([["10.0.0.1:5"], ["10.0.0.2:5"], ["10.0.0.2:6"]]))
-    assert place_of({"MLX_RANK": "2", "MLX_HOSTFILE": str(hosts)}) == Place(2, 3, 1, 2)
-
-
-def test_variables_that_make_no_sense_are_refused():
-    with pytest.raises(HermesError, match=r"^the launcher's variables cannot be read: "):
-        place_of({"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
-    with pytest.raises(HermesError, match=r"^rank 2 of 2 processes"):
-        place_of({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
 
 
 def test_what_one_process_refuses_all_refuse_with_its_name_and_exit_code():
