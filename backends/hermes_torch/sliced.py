@@ -79,11 +79,23 @@ def sliced_preference(module, x, targets, by_pair, reference, rule):
     def judge(number, logp):
         sums = pairs.sums(number, logp)  # (2, k)
         here = pairs.rows(number, targets), pairs.rows(number, reference), rule
-        slope, loss = torch.func.grad_and_value(preference)(sums.flatten(), *here)
+        loss, slope = value_and_slope(preference, sums.flatten(), *here)
         return loss, pairs.of_tokens(number, slope), sums
 
     loss, sums = summed(module, flat, wanted, pairs.groups, judge)
     return loss, sums.flatten()
+
+
+def value_and_slope(function, x, *more):
+    """What function(x, *more) is, and its derivative for x."""
+    if torch.compiler.is_compiling():  # elsewhere it would load the compiler: 70 MB
+        slope, value = torch.func.grad_and_value(function)(x, *more)
+        return value, slope
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        value = function(x, *more)
+        (slope,) = torch.autograd.grad(value, x)
+    return value.detach(), slope
 
 
 class Pairs:
