@@ -6,6 +6,7 @@ started by torchrun, srun, mpirun or mlx.launch, and find their place in the var
 
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -24,11 +25,11 @@ import click
 
 from hermes.errors import HermesError, PeerLost
 from hermes.processes import Place, ends_at_once
-from hermes_cli.place import OWN, backend_of, joined, place_of
+from hermes_cli.place import OWN, backend_of, joined, place_of, saving
 from hermes_cli.reports import Reporting
 from hermes_cli.signals import Signals
 from hermes_cli.stderr import lasting_stderr
-from hermes_cli.watch import LONGEST_GRACE, POLL, Death, watched
+from hermes_cli.watch import LONGEST_GRACE, POLL, Death, Writing, watched
 
 if TYPE_CHECKING:
     from hermes.run import Request
@@ -75,13 +76,16 @@ def starts(context: click.Context, asked: "Asked | Mapping[str, Any]", signals: 
     _check(asked, backend, gpus, number)
     signals.polled = True
     arguments, restarts = list(context.find_root().obj.arguments), asked["max_restarts"]
+    patience = asked["peer_timeout"]
+    # Longer than whoever watches needs to end what hangs.
+    last = patience + 2 * LONGEST_GRACE
 
     def start(folder: str) -> Death | None:
         if backend.name == "mlx":
-            return _ring(arguments, number, folder)
-        return _elastic(arguments, number, folder, restarts)
+            return _ring(arguments, number, folder, last)
+        return _elastic(arguments, number, folder, restarts, last)
 
-    watched(start, signals, restarts)
+    watched(start, signals, restarts, writing=Writing(saving(asked["output"]), patience))
     return True
 
 
@@ -137,14 +141,18 @@ def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> 
     return code
 
 
-def _elastic(arguments: list[str], number: int, folder: str, restarts: int) -> Death | None:
-    """Start them by torch's elastic agent."""
+def _elastic(
+    arguments: list[str], number: int, folder: str, restarts: int, last: float
+) -> Death | None:
+    """Start them by torch's elastic agent, which kills survivors `last` seconds after a failure."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # What it says in its own logs is said here in a sentence.
     for name in ("torch.distributed", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(math.ceil(last)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -154,6 +162,7 @@ def _elastic(arguments: list[str], number: int, folder: str, restarts: int) -> D
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
         max_restarts=restarts,
+        logs_specs=DefaultLogsSpecs(log_dir=str(Path(folder, "torch"))),
     )
     try:
         elastic_launch(config, _work)(arguments, folder, {})
@@ -165,8 +174,8 @@ def _elastic(arguments: list[str], number: int, folder: str, restarts: int) -> D
     return None
 
 
-def _ring(arguments: list[str], number: int, folder: str) -> Death | None:
-    """Start them as a ring of MLX on the loopback."""
+def _ring(arguments: list[str], number: int, folder: str, last: float) -> Death | None:
+    """Start them as a ring of MLX on the loopback; who lives `last` seconds after one is killed."""
     spawn = get_context("spawn")
     with TemporaryDirectory(prefix="hermes-ring-") as held:
         hosts = Path(held, "hosts.json")
@@ -177,7 +186,7 @@ def _ring(arguments: list[str], number: int, folder: str) -> Death | None:
             worker = spawn.Process(target=_work, args=(arguments, folder, environment), daemon=True)
             worker.start()
             started.append(worker)
-        return _ends_of(started)
+        return _ends_of(started, last)
 
 
 def _free_addresses(number: int) -> list[list[str]]:
@@ -188,7 +197,7 @@ def _free_addresses(number: int) -> list[list[str]]:
         return [[f"127.0.0.1:{one.getsockname()[1]}"] for one in free]
 
 
-def _ends_of(started: list[BaseProcess]) -> Death | None:
+def _ends_of(started: list[BaseProcess], last: float) -> Death | None:
     """The first death that the dead told nobody of, once all have ended."""
     running, death, since = dict(enumerate(started)), None, 0.0
     while running:
@@ -196,7 +205,7 @@ def _ends_of(started: list[BaseProcess]) -> Death | None:
         for rank, worker in tuple(running.items()):
             code = worker.exitcode
             if code is None:
-                if death is not None and time.monotonic() - since > 2 * LONGEST_GRACE:
+                if death is not None and time.monotonic() - since > last:
                     worker.kill()  # it never came far enough to say that it is there
                 continue
             del running[rank]

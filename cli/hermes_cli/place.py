@@ -6,7 +6,8 @@ The one place that reads launchers' variables: torchrun's, Slurm's, mlx.launch's
 import json
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from hermes.seam import Backend, Options
     from hermes_cli.asked import Asked
 
-__all__ = ["OWN", "backend_of", "joined", "place_of"]
+__all__ = ["OWN", "backend_of", "joined", "place_of", "saving"]
 
 FIRST_TIMEOUT = 600.0
+POLL = 0.1
 OWN = "HERMES_LAUNCHED"  # in the environment of the processes that hermes itself started
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 MPIRUN = tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))
@@ -143,6 +145,13 @@ def backend_of(name: str, environment: Mapping[str, str]) -> "Backend":
     return choose_backend(name)
 
 
+def saving(output: str | None) -> Callable[[], bool]:
+    """Says whether a checkpoint of the run in that folder is being written."""
+    from hermes.checkpoint import being_written
+
+    return lambda: output is not None and being_written(Path(output))
+
+
 def joined(
     context: click.Context,
     asked: "Asked | Mapping[str, Any]",
@@ -160,7 +169,15 @@ def joined(
     tell, stacks = context.find_root().obj.tell, ""
     if asked["output"]:
         stacks = f"; stacks are in {logs_of(Path(asked['output']))}"
-    place = replace(place, last_words=lambda line: tell(f"Error: {line}{stacks}"))
+    saves = saving(asked["output"]) if place.rank == 0 else lambda: False
+
+    def last_words(line: str) -> None:
+        tell(f"Error: {line}{stacks}")
+        end = time.monotonic() + timeout
+        while saves() and time.monotonic() < end:
+            time.sleep(POLL)
+
+    place = replace(place, last_words=last_words)
     gpus = [name for name in backend.devices() if name.startswith("cuda:")]
     if gpus and options.device in (None, "cuda"):
         if place.local_rank >= len(gpus):

@@ -15,10 +15,11 @@ from hermes.errors import Interrupted, PeerLost
 from hermes_cli.reports import Told, read_reports
 from hermes_cli.signals import Signals
 
-__all__ = ["LONGEST_GRACE", "POLL", "Death", "Start", "watched"]
+__all__ = ["LONGEST_GRACE", "POLL", "Death", "Start", "Writing", "watched"]
 
 POLL = 0.1
-# Seconds without an end after which those that remain, once one is lost, hang; and at most.
+# Seconds without an end after which those that remain, once one is lost, hang; and at most. Neither
+# runs while rank 0 writes a checkpoint.
 GRACE, LONGEST_GRACE = 4.0, 8.0
 LAST_WORD = 1.0  # seconds for the stacks of one that was stopped
 LOST = PeerLost.exit_code
@@ -48,10 +49,25 @@ class Death:
 Start = Callable[[str], Death | None]
 
 
-def watched(start: Start, signals: Signals, restarts: int = 0) -> None:
+@dataclass(frozen=True)
+class Writing:
+    """Whether rank 0 may be writing a checkpoint now, and for how many seconds after the loss of
+    another process it may go on.
+    """
+
+    now: Callable[[], bool] = lambda: False
+    patience: float = 0.0
+
+
+NOTHING = Writing()
+
+
+def watched(
+    start: Start, signals: Signals, restarts: int = 0, *, writing: Writing = NOTHING
+) -> None:
     """Until all have ended; says once what several say. Raises click's Exit with their code."""
     with TemporaryDirectory(prefix="hermes-processes-") as folder:
-        watch = _Watch(start, folder, signals, restarts)
+        watch = _Watch(start, folder, signals, restarts, writing)
         watch.see()
         code = watch.conclude()
     if code:
@@ -59,9 +75,16 @@ def watched(start: Start, signals: Signals, restarts: int = 0) -> None:
 
 
 class _Watch:
-    def __init__(self, start: Start, folder: str, signals: Signals, restarts: int):
+    def __init__(
+        self,
+        start: Start,
+        folder: str,
+        signals: Signals,
+        restarts: int,
+        writing: Writing = NOTHING,
+    ):
         self._start, self._folder, self._signals = start, folder, signals
-        self._restarts = restarts
+        self._restarts, self._writing = restarts, writing
         self._told: list[Told] = []
         self._deaths: list[Death] = []
         self._crashed: list[BaseException] = []
@@ -70,7 +93,7 @@ class _Watch:
         self._warned: set[str] = set()
         self._attempt, self._ends, self._quiet_since = 0, 0, 0.0
         self._lost_since: float | None = None
-        self._woken_at = 0.0
+        self._woken_at = self._wrote_at = 0.0
 
     def see(self) -> None:
         """Until all have ended."""
@@ -114,12 +137,18 @@ class _Watch:
             self._lost_since = now
         if self._lost_since is None:
             return
-        if now - self._quiet_since > GRACE or now - self._lost_since > LONGEST_GRACE:
+        if self._writes(running) and now - self._lost_since < self._writing.patience:
+            self._wrote_at = now
+        quiet = now - max(self._quiet_since, self._wrote_at)
+        if quiet > GRACE or now - max(self._lost_since, self._wrote_at) > LONGEST_GRACE:
             if not self._woken_at:
                 self._hung, self._woken_at = {one.pid: one for one in running}, now
                 self._send(signal.SIGCONT, running)
             elif now - self._woken_at > LAST_WORD:
                 self._send(signal.SIGKILL, running)
+
+    def _writes(self, running: Iterable[Told]) -> bool:
+        return any(one.rank == 0 for one in running) and self._writing.now()
 
     def _warn(self, told: Iterable[Told]) -> None:
         for line in _lines(told, warnings=True):
@@ -137,7 +166,7 @@ class _Watch:
             err=True,
         )
         self._attempt, self._ends, self._lost_since = attempt, 0, None
-        self._hung, self._woken_at = {}, 0.0
+        self._hung, self._woken_at, self._wrote_at = {}, 0.0, 0.0
 
     @staticmethod
     def _send(number: signal.Signals, to: Iterable[Told]) -> None:

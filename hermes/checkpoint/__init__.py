@@ -7,7 +7,15 @@ from hermes.checkpoint.manifest import Manifest, NewerFormat
 from hermes.checkpoint.opening import Checkpoint, open_checkpoint, verify
 from hermes.checkpoint.progress import Progress
 from hermes.checkpoint.retention import Keep, prune, sweep
-from hermes.checkpoint.run import Search, Skipped, checkpoints, locate, newest, steps
+from hermes.checkpoint.run import (
+    Search,
+    Skipped,
+    being_written,
+    checkpoints,
+    locate,
+    newest,
+    steps,
+)
 from hermes.checkpoint.same import require_model
 from hermes.checkpoint.saver import Saver, snapshot
 from hermes.checkpoint.tensors import Kind, TensorFile
@@ -28,6 +36,7 @@ __all__ = [
     "Search",
     "Skipped",
     "TensorFile",
+    "being_written",
     "checkpoints",
     "locate",
     "newest",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hermes.checkpoint.files import listing
-from hermes.checkpoint.layout import Companions
+from hermes.checkpoint.layout import TEMPORARY, Companions
 from hermes.checkpoint.manifest import MANIFEST, NewerFormat
 from hermes.checkpoint.opening import Checkpoint, open_checkpoint
 from hermes.checkpoint.same import require_model
@@ -14,7 +14,7 @@ from hermes.checkpoint.weights import fit, read_weights
 from hermes.errors import CheckpointError, StorageError
 from hermes.spec import ModelSpec
 
-__all__ = ["Search", "Skipped", "checkpoints", "locate", "newest", "steps"]
+__all__ = ["Search", "Skipped", "being_written", "checkpoints", "locate", "newest", "steps"]
 
 STEP = re.compile(r"step-(\d{8,18})\Z")
 LOOKS = 100
@@ -29,6 +29,11 @@ def steps(run: Path) -> list[tuple[int, Path]]:
         return []
     found = [(STEP.match(entry.name), entry) for entry in listing(run)]
     return sorted(((int(m[1]), path) for m, path in found if m), reverse=True)
+
+
+def being_written(run: Path) -> bool:
+    """Whether a checkpoint is on its way to its name, or was when its process was killed."""
+    return any(run.glob(f"{TEMPORARY}step-*"))
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from pathlib import Path
 import click
 import pytest
 
+from hermes.checkpoint import verify
 from hermes.errors import HermesError, PeerLost, StorageError
 from hermes.processes import Alone, Place
 from hermes_cli.journal import Journal
 from hermes_cli.reports import Reporting, Told, read_reports
 from hermes_cli.signals import Signals
-from hermes_cli.watch import Death, _Watch
+from hermes_cli.watch import LONGEST_GRACE, Death, Writing, _Watch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import (
@@ -147,18 +148,25 @@ if any("spawn_main" in word for word in sys.orig_argv):
 
 
 @pytest.fixture
-def planted(tmp_path, monkeypatch):
-    """Plants a fault in rank 1, after its third update, or makes it slow."""
+def site(tmp_path, monkeypatch):
+    """Runs a text in every Python that is started."""
 
-    def plant(fault="pass", sleep=0.0):
+    def plant(text):
         folder = tmp_path / "site"
         folder.mkdir()
-        text = PLANTED.replace("FAULT", fault).replace("SLEEP", str(sleep))
         (folder / "sitecustomize.py").write_text(text)
         path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
         monkeypatch.setenv("PYTHONPATH", path)
 
     return plant
+
+
+@pytest.fixture
+def planted(site):
+    """Plants a fault in rank 1, after its third update, or makes it slow."""
+    return lambda fault="pass", sleep=0.0: site(
+        PLANTED.replace("FAULT", fault).replace("SLEEP", str(sleep))
+    )
 
 
 @pytest.mark.parametrize("how", [MLX, pytest.param(TORCH, marks=pytest.mark.long)], ids=str)
@@ -282,6 +290,62 @@ def test_who_died_is_named_before_who_then_hung(tmp_path, capsys):
     assert watch.conclude() == 76
     said = capsys.readouterr().err
     assert said.startswith("Error: rank 1 (process 11) hung and was killed\n")
+
+
+@pytest.mark.parametrize(
+    ("written", "patience", "sent"),
+    [(False, 60, {signal.SIGCONT}), (True, 60, set()), (True, 0, {signal.SIGCONT})],
+)
+def test_who_writes_a_checkpoint_is_spared_for_a_while(tmp_path, written, patience, sent):
+    writing = Writing(lambda: written, patience)
+    watch = _Watch(lambda folder: None, str(tmp_path), Signals(""), 0, writing)
+    watch._told = [Told(0, 0, os.getpid()), Told(1, 0, 11, ("Error: gone",), 76)]
+    watch._lost_since = time.monotonic() - LONGEST_GRACE - 1
+    seen = set()
+    watch._send = lambda number, to: seen.update({number} if [*to] else ())
+    watch._look()
+    assert seen == sent
+
+
+SLOW_DISK = """
+import os, time
+from hermes.checkpoint.durable import Disk
+plain = Disk.rename
+def rename(self, source, target):
+    if target.name == "step-00000010":
+        time.sleep(SECONDS)
+    return plain(self, source, target)
+Disk.rename = rename
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [MLX, TORCH], ids=str)
+@pytest.mark.parametrize(
+    ("number", "seconds", "timeout"),
+    [(signal.SIGKILL, LONGEST_GRACE + 6, "20"), (signal.SIGSTOP, 16, "10")],
+    ids=["killed", "stopped"],
+)
+def test_a_checkpoint_that_is_being_written_is_finished(
+    corpus, tmp_path, site, how, number, seconds, timeout
+):
+    """Also one that takes longer than the others have to end."""
+    site(SLOW_DISK.replace("SECONDS", str(seconds)))
+    run = tmp_path / "run"
+    process, pids = begun(corpus, run, *how, "--peer-timeout", timeout)
+    try:
+        end_at = time.monotonic() + WAIT
+        while not list(run.glob(".tmp-step-00000010-*")):
+            assert time.monotonic() < end_at
+            time.sleep(0.02)
+        os.kill(pids[1], number)
+        _, said = process.communicate(timeout=90)
+        assert process.returncode == 76, said
+        assert f"process {pids[1]})" in said
+        assert [path.name for path in sorted(run.glob("*step-*"))][-1] == "step-00000010"
+        verify(run / "step-00000010")
+    finally:
+        end(process, pids)
 
 
 def test_an_error_of_one_is_told_and_not_that_it_was_missed(tmp_path, capsys):

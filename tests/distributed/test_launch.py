@@ -75,9 +75,13 @@ def assert_same_run(one, other):
 
 
 @pytest.mark.parametrize("how", [MLX, pytest.param(TORCH, marks=pytest.mark.long)], ids=str)
-def test_two_processes_make_the_run_of_one_which_goes_on_with_it(corpus, tmp_path, how):
+def test_two_processes_make_the_run_of_one_which_goes_on_with_it(
+    corpus, tmp_path, monkeypatch, how
+):
     """One log, one checkpoint; stopped after four updates by two, gone on with by one."""
-    alone, run = tmp_path / "alone", tmp_path / "run"
+    alone, run, scratch = tmp_path / "alone", tmp_path / "run", tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
     train(corpus, "--output", alone, "--grad-accum", 4, "--max-steps", 6, *how[:2])
     said = train(corpus, "--output", run, "--grad-accum", 2, "--max-steps", 4, *how)
     assert said.count("done: ") == 1
@@ -87,6 +91,8 @@ def test_two_processes_make_the_run_of_one_which_goes_on_with_it(corpus, tmp_pat
     train(corpus, "--output", run, "--resume", "--grad-accum", 4, "--max-steps", 6, *how[:2])
     held = [line for line in lines(run) if not (line["step"] == 4 and "val_loss" in line)]
     assert_same_run(lines(alone), held)
+    # torch keeps what it compiles there.
+    assert not [path for path in scratch.iterdir() if not path.name.startswith("torchinductor_")]
 
 
 def test_the_split_is_kept_or_refused_once(corpus, tmp_path):
