@@ -180,7 +180,8 @@ def _learner(change):
 
 
 def _short_loss(inside: Inside) -> None:
-    inside.wrap(inside.module("loss"), "wide", lambda original: lambda logits: logits)
+    for name in ("loss", "sliced"):
+        inside.wrap(inside.module(name), "wide", lambda original: lambda logits: logits)
 
 
 def _short_weights(original, self, batch, lr):
