@@ -92,7 +92,11 @@ class Engine:
         """A parameter: in master precision to train, else matrices in the type of products."""
         dtype = self.dtype if array.ndim > 1 and not training else self.master
         host = np.asarray(array, np.float64 if dtype == mx.float64 else np.float32)
-        placed = mx.array(host, dtype)
+        # A CPU multiplies one row faster by a matrix whose columns lie together.
+        across = self.ops is PLAIN and array.ndim == 2 and not training
+        placed = (
+            mx.array(np.ascontiguousarray(host.T), dtype).T if across else mx.array(host, dtype)
+        )
         mx.eval(placed)
         return placed
 

@@ -129,9 +129,11 @@ def rotate(x, cos, sin):
     """Turn pairs (x[i], x[i + R/2]) of the leading R elements. (B, H, T, D) -> same."""
     half = cos.shape[-1]
     cos, sin = cos[..., None, :, :], sin[..., None, :, :]
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    turned = [(a * cos - b * sin).astype(x.dtype), (b * cos + a * sin).astype(x.dtype)]
-    return mx.concatenate([*turned, rest] if rest.shape[-1] else turned, axis=-1)
+    wide = x.astype(cos.dtype)
+    a, b, rest = wide[..., :half], wide[..., half : 2 * half], wide[..., 2 * half :]
+    turned = [a * cos - b * sin, b * cos + a * sin]
+    turned = [*turned, rest] if rest.shape[-1] else turned
+    return mx.concatenate(turned, axis=-1).astype(x.dtype)
 
 
 def attend_written(q, k, v, spec, slopes, here, site, softmax):

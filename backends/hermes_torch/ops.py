@@ -99,8 +99,9 @@ def rotate(x, cos, sin):
     """Turn pairs (x[i], x[i + R/2]) of the leading R elements. (B, H, T, D) -> same."""
     half = cos.shape[-1]
     cos, sin = cos[..., None, :, :], sin[..., None, :, :]
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat([(a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype), rest], -1)
+    wide = x.to(cos.dtype)
+    a, b, rest = wide[..., :half], wide[..., half : 2 * half], wide[..., 2 * half :]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1).to(x.dtype)
 
 
 def attend_exact(q, k, v, spec, slopes, here, site):
