@@ -1,8 +1,12 @@
 """The suite bites: planted faults are caught, and faults of the suite are noticed."""
 
+from contextlib import ExitStack
+
 import pytest
 
+from hermes_conformance.runner import FAILED, PASSED, run
 from hermes_conformance.sabotage import selftest
+from hermes_conformance.sabotage.fault import Inside
 
 # One or two of each part, those that take no training run; all of them are in the long test.
 QUICK = (
@@ -73,3 +77,20 @@ def test_every_fault_beside_a_peer_is_caught(sides):
     peers = [fault for fault in selftest.FAULTS if fault.part == "peers"]
     found = rows(sides("torch", "mlx"), peers)
     assert not missed(found), "\n".join(missed(found))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_fault_of_compiled_learners_alone_is_seen_by_their_law_alone(sides, backend, precision):
+    """Of the same precision, what is not compiled still passes while the fault is planted."""
+    law = {"float32": "L4/compiled", "bfloat16": "L4/compiled-bfloat16"}
+    (fault,) = (fault for fault in selftest.FAULTS if fault.law == law[precision])
+    found, by_law, by_case = sides(backend), selftest.laws(), selftest.cases()
+    with ExitStack() as stack:
+        fault.plant(Inside(backend, stack))
+        for name in sorted(law.values()):
+            judged = run(by_law[name], by_case["L4", fault.case], found)
+            assert judged.status == (FAILED if name == fault.law else PASSED)
+        update = by_law[f"L4/update-{precision}"]
+        assert run(update, by_case["L4", "train.hot/hot"], found).status == PASSED

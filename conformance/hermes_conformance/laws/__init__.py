@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from hermes_conformance.case import Case
 from hermes_conformance.cases import semantics as semantics_cases
 from hermes_conformance.law import Law
-from hermes_conformance.laws import core, exact, interchange, kernels, semantics, short, training
+from hermes_conformance.laws import (
+    compiled,
+    core,
+    exact,
+    interchange,
+    kernels,
+    semantics,
+    short,
+    training,
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,6 @@ LEVELS = (
     Level("L1", "float64 semantics", semantics.LAWS, semantics_cases, canary=True),
     Level("L2", "float32 kernels", kernels.LAWS, kernels.cases),
     Level("L3", "kernels of shorter formats", short.LAWS, short.cases),
-    Level("L4", "training", training.LAWS, training.cases, canary=True),
+    Level("L4", "training", (*training.LAWS, *compiled.LAWS), training.cases, canary=True),
     Level("L5", "interchange", interchange.LAWS, interchange.cases),
 )

@@ -93,6 +93,25 @@ def _steeper_in_bfloat16(inside: Inside) -> None:
     _fast_loss(change)(inside)
 
 
+def _compiled_loss(precision, change):
+    """change(inside, loss) in compiled learners of that precision, and in no other."""
+
+    def plant(inside: Inside) -> None:
+        def make(original):
+            def wrong(self, engine, *given):
+                original(self, engine, *given)
+                if self._compiles() and engine.options.precision == precision:
+                    score = engine.ops.next_token
+                    changed = replace(engine.ops, next_token=lambda *x: change(inside, score(*x)))
+                    engine.ops = changed
+
+            return wrong
+
+        inside.method("learner", "Learner", "__init__", make)
+
+    return plant
+
+
 def _scale_of(factor):
     def change(spec):
         return replace(spec, scale=factor * spec.score_scale)
@@ -278,6 +297,18 @@ FAULTS = (
         "L3/gradients",
         DEFAULT,
         _steeper_in_bfloat16,
+    ),
+    _fault(
+        "a compiled loss is off by a thousandth",
+        "L4/compiled",
+        "compiled.dropout/hot",
+        _compiled_loss("float32", lambda inside, loss: 1.001 * loss),
+    ),
+    _fault(
+        "compiled bfloat16 has half as much gradient again",
+        "L4/compiled-bfloat16",
+        "compiled.dropout/hot",
+        _compiled_loss("bfloat16", lambda inside, loss: _sloped(inside, 1.5, loss)),
     ),
     _fault("float32 gradients are bfloat16's", "L2/gradients", DEFAULT, _gradients_in_bfloat16),
     _fault(
