@@ -77,17 +77,3 @@ def test_what_is_trained_what_is_exact_and_what_writes_nothing_stays_plain():
     assert not packed(learner)
     assert not packed(writing(True, precision="float64")[1])
     assert not packed(built(True)[1])
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_model_gives_what_its_learner_gives_to_the_bit(precision):
-    """The reference of preferences is a model's, the policy a learner."""
-    weights, model = built(True, precision=precision)
-    state = TrainState(weights, {}, {}, 0)
-    learner = find_backend("torch").learner(
-        spec(True), state, Recipe(), Options("cpu", precision=precision)
-    )
-    tokens = np.arange(24).reshape(2, 12) % 23
-    np.testing.assert_array_equal(
-        model.row_logprobs(tokens, tokens), learner.row_logprobs(tokens, tokens)
-    )
