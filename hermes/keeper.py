@@ -61,6 +61,7 @@ class Keeper:
             request.sources,
             [*earlier, session],
             parts.material.reference_weights,
+            request.processes.place.size,
         )
 
     def record(self, event: Update | Evaluation) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from hermes.errors import HermesError
 
-__all__ = ["ALONE", "Alone", "Place", "Processes", "ends_at_once", "require_equal"]
+__all__ = ["ALONE", "Alone", "Place", "Processes", "ends_at_once"]
 
 
 def _to_stderr(line: str) -> None:
@@ -185,17 +185,3 @@ def ends_at_once() -> Callable[[int], None]:
 
     atexit.register(end)
     return codes.append
-
-
-def require_equal(processes: Processes, what: str, value: str) -> None:
-    """Refuse to go on where the processes differ in `what`, naming the first that does.
-
-    Raises HermesError, in every process the same.
-    """
-    found = processes.texts(value)
-    for rank, other in enumerate(found):
-        if other != found[0]:
-            raise HermesError(
-                f"{what} differs between processes: {found[0]!r} in rank 0, {other!r} in rank "
-                f"{rank}; all must see the same files and run the same versions"
-            )

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from hermes.adapters import fresh_adapters
+from hermes.alike import of_parts, of_request, require_alike
 from hermes.checkpoint import Checkpoint, RunLock, newest, steps
 from hermes.data import Cursor
 from hermes.errors import CheckpointError, HermesError
@@ -18,7 +19,6 @@ from hermes.evaluation import score
 from hermes.keeper import Keeper
 from hermes.loop import Evaluation, Event, Plan, default_log_every, due, updates
 from hermes.params import fresh_weights
-from hermes.processes import require_equal
 from hermes.report.metrics import read_metrics
 from hermes.run_setup import Parts, Request, device, prepare
 from hermes.same_run import samples_of_update
@@ -44,13 +44,14 @@ class Run:
         self._owes = self._owes_evaluation()
         self.finished = self.position.step >= self.total_steps and not self._owes
         self.notes += self._lost_lines()
-        try:
-            self._learner = None if self.finished else self._build()
-        except BaseException:
-            self.parts.material.stream.close()
-            raise
+        self._learner: Learner | None = None
 
-    def _build(self) -> Learner:
+    def build(self) -> None:
+        """Make what trains, of a run that is not finished."""
+        if not self.finished:
+            self._learner = self._built()
+
+    def _built(self) -> Learner:
         parts, request = self.parts, self.request
         if self.checkpoint is not None:
             state = self.checkpoint.state
@@ -154,6 +155,12 @@ class Run:
         if self._lock is not None:
             self._lock.close()
 
+    def withdraw(self) -> None:
+        """Close a run that cannot begin; a folder that was made for it goes."""
+        self.close()
+        if self._lock is not None:
+            self._lock.withdraw()
+
     def __enter__(self) -> "Run":
         return self
 
@@ -198,31 +205,27 @@ def open_run(request: Request) -> Run:
     Where several processes make the run, all open it or none. Raises HermesError of every kind.
     """
     processes = request.processes
-    run = agreed(processes, lambda: _open(request), Run.close)
+    require_alike(processes, of_request(request))
+    run = agreed(processes, lambda: _open(request), Run.withdraw)
     try:
-        require_equal(processes, "what the run goes on from", f"step {run.position.step}")
-        require_equal(processes, "the data", run.parts.material.stream.fingerprint)
-        require_equal(processes, "the software", str(request.backend.versions()))
+        require_alike(processes, of_parts(run.parts))
+        agreed(processes, run.build)
     except BaseException:
-        run.close()
+        run.withdraw()
         raise
     return run
 
 
 def _open(request: Request) -> Run:
-    output = request.output
     if request.processes.place.rank > 0:  # rank 0 holds the folder for all
         return Run(request, None)
-    existed = output.exists()
-    check_output(output, resume=request.resume)
-    lock = RunLock(output)
+    check_output(request.output, resume=request.resume)
+    lock = RunLock(request.output)
     try:
         return Run(request, lock)
     except BaseException:
         lock.close()
-        if not existed:
-            (output / ".lock").unlink()
-            output.rmdir()
+        lock.withdraw()
         raise
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.adapters import trained_by
-from hermes.checkpoint import Checkpoint, Keep, require_model
+from hermes.checkpoint import Checkpoint, Keep, Progress, require_model
 from hermes.data import Cursor, TextData, documents, tokenize
 from hermes.errors import HermesError, nearest
 from hermes.loop import Position
@@ -16,7 +16,7 @@ from hermes.material import Material
 from hermes.params import parameters
 from hermes.processes import ALONE, Processes
 from hermes.recipe import Recipe
-from hermes.same_run import batch_change, changed, require_same, total_steps
+from hermes.same_run import among, batch_change, changed, require_same, total_steps
 from hermes.seam import Backend, Options, Tensors
 from hermes.spec import ModelSpec
 from hermes.together import shared_stream
@@ -47,7 +47,8 @@ class Request:
     set each value. start: what a new run begins from, its spec in place of `spec`. material: makes
     what is learnt from, where that is not the text of `data`. tokenizer_settings: what other tools
     read as tokenizer_config.json, where it is not the usual. allow_batch_change: an update may take
-    other samples than before. processes: all that make this run.
+    other samples than before. processes: all that make this run. split_among: how many processes
+    the batch_size and grad_accum given are of; None for these.
     """
 
     output: Path
@@ -69,6 +70,7 @@ class Request:
     material: Callable[[ModelSpec, Tokenizer, Recipe], Material] | None = None
     tokenizer_settings: Mapping[str, Any] | None = None
     processes: Processes = ALONE
+    split_among: int | None = None
 
 
 def device(request: Request) -> str:
@@ -98,7 +100,10 @@ def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
     spec, notes = _spec(request, tokenizer, checkpoint)
     progress = checkpoint.progress if checkpoint else None
     default = Recipe(seq_len=min(LONGEST_DEFAULT, spec.max_seq_len))
-    recipe = changed(progress.recipe if progress else default, request.given)
+    recipe, said = _split(
+        request, progress, changed(progress.recipe if progress else default, request.given)
+    )
+    notes += said
     if recipe.seq_len > spec.max_seq_len:
         raise HermesError(
             f"seq_len is {recipe.seq_len}, more than the model's max_seq_len {spec.max_seq_len}; "
@@ -115,6 +120,29 @@ def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
     return Parts(
         spec, tokenizer, recipe, material, position, total, (*notes, *material.notes, *said)
     )
+
+
+def _split(request: Request, progress: Progress | None, recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """The recipe whose updates take as many samples among these processes as it does among others.
+
+    With it, what to say of that. Raises HermesError where they cannot.
+    """
+    before, now = request.split_among, request.processes.place.size
+    kept = request.given.keys().isdisjoint(("batch_size", "grad_accum"))
+    if before is None and progress and kept and not request.allow_batch_change:
+        before = progress.world_size
+    if before is None or before == now:
+        return recipe, []
+    here = among(recipe, before, now)
+    return here, [
+        f"grad_accum is {here.grad_accum} on {now} {_processes(now)}, where it was "
+        f"{recipe.grad_accum} on {before}: an update takes "
+        f"{here.batch_size * here.grad_accum * now} samples as before"
+    ]
+
+
+def _processes(number: int) -> str:
+    return "process" if number == 1 else "processes"
 
 
 def _placed(

@@ -25,6 +25,7 @@ from hermes.tokenizer import Tokenizer, tokenizer_config
 
 __all__ = [
     "FACTS",
+    "PROCESSES",
     "Session",
     "companions",
     "handovers",
@@ -37,8 +38,9 @@ T = TypeVar("T")
 
 NAME = "run.yaml"
 REFERENCE = "reference_weights"
+PROCESSES = "processes"
 # What stands there beside the options.
-FACTS = ("sessions", REFERENCE)
+FACTS = ("sessions", REFERENCE, PROCESSES)
 # The recipe's fields that `hermes train` has options for.
 OPTIONS = (
     "lr",
@@ -97,11 +99,12 @@ def write_runfile(
     sources: Mapping[str, str],
     sessions: Sequence[Session],
     reference_weights: str | None = None,
+    processes: int = 1,
 ) -> None:
     """Write run.yaml, whole or not at all.
 
     settings: the options beside the recipe, its edits as 'set.KEY'. reference_weights: as
-    `hermes.material.Material` has it.
+    `hermes.material.Material` has it. processes: that share an update of this recipe.
     """
     fields = flat(recipe)
     own = {name.removeprefix("optimizer."): fields[name] for name in OPTIONS}
@@ -116,6 +119,7 @@ def write_runfile(
             source = sources.get(key)
             lines.append(f"{key}: {_scalar(value)}" + (f"  # {source}" if source else ""))
     lines += ["set:", *(f"  {key}: {_scalar(value)}" for key, value in edits.items())]
+    lines.append(f"{PROCESSES}: {processes}  # each takes batch_size x grad_accum; not an option")
     if reference_weights is not None:
         lines.append(f"{REFERENCE}: {_scalar(reference_weights)}  # SHA-256; not an option")
     lines.append("sessions:  # who trained from which step on; not an option")

@@ -18,7 +18,15 @@ from hermes.loop import Position
 from hermes.material import Held
 from hermes.recipe import Recipe
 
-__all__ = ["batch_change", "changed", "flat", "require_same", "samples_of_update", "total_steps"]
+__all__ = [
+    "among",
+    "batch_change",
+    "changed",
+    "flat",
+    "require_same",
+    "samples_of_update",
+    "total_steps",
+]
 
 # What a field is said to be in a recipe that lacks the part it belongs to.
 ABSENT = {"lora.rank": 0}
@@ -102,6 +110,25 @@ def batch_change(
         f"({there}{_times(progress.world_size)}) and {wanted} here ({here}{_times(world)})",
         f"from step {progress.step + 1:,} on an update takes {wanted} {unit} instead of {samples}, "
         "at learning rates that are not scaled",
+    )
+
+
+def among(recipe: Recipe, before: int, now: int) -> Recipe:
+    """The recipe that takes as many samples an update among `now` processes as among `before`.
+
+    The samples at once in a process stay. Raises HermesError where there is no such recipe.
+    """
+    batch, parts = recipe.batch_size, recipe.grad_accum * before
+    if parts % now == 0:
+        return dataclasses.replace(recipe, grad_accum=parts // now)
+    samples = batch * parts
+    found = f"batch_size {batch} x grad_accum {recipe.grad_accum}{_times(before)}"
+    advice = f"start a number of processes that divides {samples}"
+    if samples % now == 0:
+        advice = f"give --batch-size and --grad-accum whose product is {samples // now}"
+    raise HermesError(
+        f"an update takes {samples} samples ({found}), which {now} processes cannot share in parts "
+        f"of {batch}; {advice}"
     )
 
 

@@ -143,9 +143,11 @@ class Agreed:
         for rank, other in enumerate(found):
             for name, bits in found[0].items():
                 if other.get(name) != bits:
+                    other_start = "they began with other weights, or " if self._updates == 1 else ""
                     raise HermesError(
                         f"tensor {name!r} is not the same in rank 0 and rank {rank}, so the run "
-                        "stopped; a device or its memory may be at fault: go on with --resume"
+                        f"stopped; {other_start}a device or its memory may be at fault: go on with "
+                        "--resume"
                     )
 
 

@@ -3,15 +3,20 @@
 import os
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hermes.errors import HermesError, nearest
 from hermes_cli.settings import COMMAND, Layer, layered, option_names, read_yaml, value_in
 
-__all__ = ["RECIPE", "Asked", "given_of", "settings_of"]
+if TYPE_CHECKING:
+    from hermes.processes import Processes
+    from hermes.seam import Backend
+
+__all__ = ["AGAIN", "RECIPE", "Asked", "given_of", "require_alike", "settings_of"]
 
 # Options that are fields of the recipe, by the recipe's names.
 RECIPE = {
@@ -41,15 +46,24 @@ MODEL_CONFIGS = (".json", ".mal")
 OF_THE_RUN = "the run's"
 # What makes a run that run, though no recipe holds it.
 FIXED = ("pack", "train_on_prompt", "no_template", "checkpoint")
+# What each process of a run may say in its own way; of files their contents are compared.
+OWN = (*PATHS, "data", "output", "config", "set", "more", "edits", "backend", "device", "num_gpus",
+       "num_processes", "max_restarts")  # fmt: skip
 # About where, which may differ each time: not taken from there.
 WHERE = ("backend", "device", "compile", "shard", "shard_group")
+
+
+# What a call that goes on has to say again.
+AGAIN = (*WHERE, "num_gpus", "num_processes", "max_restarts", "peer_timeout", "push_to_hub",
+         "push_every_save")  # fmt: skip
 
 
 class Asked:
     """The command's options after all layers, and which of them a user gave.
 
     model_config: where --config may be a model's, as beside bare weights: that file. goes_on: the
-    run has saved a checkpoint.
+    run has saved a checkpoint. split_among: how many processes the batch options are of, where a
+    file has both.
     """
 
     def __init__(self, context: click.Context, *, model_config: bool = False):
@@ -65,10 +79,14 @@ class Asked:
             # A checkpoint holds its run's recipe; of a run without one, this file does.
             others = (*CALL, *WHERE, *(RECIPE if saved else ()))
             _require_command(context, run)
-            kept = {k: v for k, v in _options_of(run).values.items() if k not in others}
-            layers.insert(0, Layer(str(run), kept))
+            own = _options_of(run)
+            kept = {k: v for k, v in own.values.items() if k not in others}
+            layers.insert(0, replace(own, values=kept))
         self.values, self.sources = layered(context, layers)
         self.goes_on = saved
+        batch = {self.sources[name] for name in ("batch_size", "grad_accum")}
+        among = {layer.source: layer.processes for layer in layers}
+        self.split_among = among.get(batch.pop()) if len(batch) == 1 else None
         self.unasked = ("default", OF_THE_RUN, *([str(run)] if saved else []))
         asked = [layer for layer in layers if layer.source not in self.unasked]
         self.edits = {key: value for layer in asked for key, value in _mapping(layer)}
@@ -153,10 +171,14 @@ def _config(path: Path) -> Layer:
 
 
 def _options_of(path: Path) -> Layer:
-    from hermes.runfile import FACTS
+    from hermes.runfile import FACTS, PROCESSES
 
     values = read_yaml(path)
-    return Layer(str(path), {k: v for k, v in values.items() if k not in FACTS})
+    said = values.get(PROCESSES)
+    if said is not None and not (isinstance(said, str) and said.isdecimal() and int(said) > 0):
+        raise HermesError(f"{path}: {PROCESSES} is {said!r}; expected a number from 1 on")
+    number = None if said is None else int(said)
+    return Layer(str(path), {k: v for k, v in values.items() if k not in FACTS}, number)
 
 
 def _mapping(layer: Layer) -> list[tuple[str, str]]:
@@ -221,3 +243,19 @@ def settings_of(options: Asked) -> dict[str, object]:
             kept[name] = os.path.abspath(found) if os.path.exists(found) else found
     edits = options.earlier_edits | options.edits
     return kept | {f"set.{key}": value for key, value in edits.items()}
+
+
+def require_alike(command: str, options: Asked, backend: "Backend", processes: "Processes") -> None:
+    """Refuse to go on where the processes were asked for other things. Raises HermesError."""
+    from hermes import alike
+
+    values = {**alike.software(backend), "the command": f"hermes {command}"}
+    values["whether --output has a checkpoint to go on from"] = options.goes_on
+    values |= {
+        f"--{name.replace('_', '-')}": value
+        for name, value in options.values.items()
+        if name not in OWN
+    }
+    values |= {f"--set {key}": value for key, value in options.edits.items()}
+    advice = "all processes of a run take the same options and run the same versions"
+    alike.require_alike(processes, values, advice)

@@ -25,6 +25,8 @@ import click
 
 from hermes.errors import HermesError, PeerLost
 from hermes.processes import Place, ends_at_once
+from hermes_cli.asked import Asked, require_alike
+from hermes_cli.journal import Journal
 from hermes_cli.place import OWN, backend_of, joined, place_of, saving
 from hermes_cli.reports import Reporting
 from hermes_cli.signals import Signals
@@ -34,7 +36,6 @@ from hermes_cli.watch import LONGEST_GRACE, POLL, Death, Writing, watched
 if TYPE_CHECKING:
     from hermes.run import Request
     from hermes.seam import Backend
-    from hermes_cli.asked import Asked
 
 __all__ = ["placed", "starts"]
 
@@ -42,16 +43,18 @@ LONGEST_TIMEOUT = 1_000_000
 
 
 def placed(
-    context: click.Context, asked: "Asked | Mapping[str, Any]", request: "Request", signals: Signals
+    context: click.Context, asked: Asked, request: "Request", signals: Signals
 ) -> "Request | None":
     """The request as this process's share of it; None where others were started and have ended."""
     if starts(context, asked, signals):
         return None
     processes, options = joined(context, asked, request.backend, request.options, signals)
+    with Journal(processes, request.output):
+        require_alike(context.info_name or "", asked, request.backend, processes)
     return replace(request, processes=processes, options=options)
 
 
-def starts(context: click.Context, asked: "Asked | Mapping[str, Any]", signals: Signals) -> bool:
+def starts(context: click.Context, asked: Asked | Mapping[str, Any], signals: Signals) -> bool:
     """Start the processes that were asked for and see them to their end; False: none were.
 
     Raises the error that their end amounts to.
@@ -98,7 +101,7 @@ def _check_place(place: Place, option: str, number: int) -> None:
         )
 
 
-def _check(asked: "Asked | Mapping[str, Any]", backend: "Backend", gpus: int, number: int) -> None:
+def _check(asked: Asked | Mapping[str, Any], backend: "Backend", gpus: int, number: int) -> None:
     here = [name for name in backend.devices() if name.startswith("cuda:")]
     if backend.name not in ("torch", "mlx"):
         raise HermesError(f"backend {backend.name!r} trains in one process")
@@ -126,7 +129,7 @@ def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.pop("MLX_RANK", None)  # of mlx.launch, which started the one that starts these
     os.environ |= {**environment, OWN: "1"}
-    rank = int(os.environ.get("RANK", os.environ.get("MLX_RANK", "0")))
+    rank = int(os.environ.get("MLX_RANK", os.environ.get("RANK", "0")))
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     report = Reporting(folder, rank, attempt)
     if attempt and not {"--resume", "--auto-resume"} & {*arguments}:

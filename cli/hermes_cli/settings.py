@@ -25,10 +25,14 @@ Text = str | None | list["Text"] | dict[str, "Text"]
 
 @dataclass(frozen=True)
 class Layer:
-    """Values by option name, and what to call the place they are from."""
+    """Values by option name, and what to call the place they are from.
+
+    processes: how many its batch options are of, where it says so.
+    """
 
     source: str
     values: Mapping[str, Text]
+    processes: int | None = None
 
 
 def read_yaml(path: Path) -> dict[str, Text]:

@@ -13,7 +13,7 @@ import click
 
 from hermes.errors import HermesError, Interrupted
 from hermes.processes import Processes
-from hermes_cli.asked import Asked, given_of, settings_of
+from hermes_cli.asked import AGAIN, Asked, given_of, require_alike, settings_of
 from hermes_cli.heading import heading
 from hermes_cli.journal import Journal
 from hermes_cli.launch import starts
@@ -114,6 +114,7 @@ def run_training(context: click.Context, signals: Signals) -> None:
     processes, where = joined(context, options, backend, realised(options), signals)
     with ExitStack() as stack:
         stack.enter_context(Journal(processes, output))
+        require_alike(context.info_name or "train", options, backend, processes)
         # The others wait for rank 0, which may find a folder that it must not write into.
         if processes.place.rank == 0:
             agreed(processes, lambda: check_output(output, resume=options["resume"]))
@@ -141,6 +142,7 @@ def run_training(context: click.Context, signals: Signals) -> None:
             settings=settings_of(options),
             sources=options.sources,
             processes=processes,
+            split_among=options.split_among,
         )
 
         def begun() -> None:
@@ -234,9 +236,8 @@ def _carry_out(
             return run.checkpoint.path if run.checkpoint else None
         begun()
         signals.polled = True
-        command = context.info_name or "train"
         result = _show(run, journal.polling(signals.asked), see)
-        _finish(run, result, command, from_stdin)
+        _finish(run, result, _again(context, result.output), from_stdin)
         return result.checkpoint
 
 
@@ -259,12 +260,25 @@ def _show(run: "Run", stop: Callable[[], bool], see: "Callable[[Event], None]") 
         shown.close()
 
 
-def _finish(run: "Run", result: "Result", command: str, from_stdin: bool) -> None:
+def _again(context: click.Context, output: Path) -> str:
+    """The command that goes on: what no run.yaml keeps stands in it as it was typed."""
+    words = ["hermes", context.info_name or "train", "--resume", "--output", str(output)]
+    for option in context.command.params:
+        name = option.name or ""
+        place = context.get_parameter_source(name)
+        if name in AGAIN and place is click.core.ParameterSource.COMMANDLINE:
+            value = context.params[name]
+            on, off = option.opts[0], [*option.secondary_opts, ""][0]
+            words += [on if value else off] if isinstance(value, bool) else [on, str(value)]
+    return shlex.join(words)
+
+
+def _finish(run: "Run", result: "Result", again: str, from_stdin: bool) -> None:
     if not result.finished:
-        again = " and the same text on standard input" if from_stdin else ""
+        more = " and the same text on standard input" if from_stdin else ""
         raise Interrupted(
             f"stopped at step {result.steps:,} of {run.total_steps:,} and saved; go on with: "
-            f"hermes {command} --resume --output {shlex.quote(str(result.output))}{again}"
+            f"{again}{more}"
         )
     losses = [] if result.loss is None else [f"loss {result.loss:.4f}"]
     if result.val_loss is not None:

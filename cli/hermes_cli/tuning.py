@@ -237,6 +237,7 @@ def request_of(
         sources=options.sources,
         start=start.adapted_start if given.get("lora") else start.start,
         tokenizer_settings=start.settings,
+        split_among=options.split_among,
     )
 
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +25,7 @@ class RunLock:
 
     def __init__(self, run: Path):
         self._path = run / NAME
+        self._made = not run.exists()
         try:
             run.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -57,6 +59,13 @@ class RunLock:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def withdraw(self) -> None:
+        """Remove a folder that was made for the lock, unless something else is in it by now."""
+        if self._made:
+            self._path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._path.parent.rmdir()
 
     def __enter__(self) -> "RunLock":
         return self

@@ -36,7 +36,7 @@ from tests.cli.support import TRAIN, refuses
         (["--lr", "1", "--set", "lr=2"], 1, "lr is given twice, as an option and with --set"),
         (["--num-gpus", "0"], 1,
          "--num-gpus and --num-processes must be at least 1, --max-restarts at least 0, "
-         "--peer-timeout above 0; got 0, 1, 0 and 45"),
+         "--peer-timeout above 0 and at most 1,000,000 seconds; got 0, 1, 0 and 45"),
         (["--config", "config.json"], 1,
          "config.json: --config takes a run's options as .yaml (a .json is a model's config; an "
          "architecture to train goes to --model)"),

@@ -95,6 +95,37 @@ def run_ranks(script, backend, size, folder, *more):
             process.wait()
 
 
+def ranks(folder, backend, *commands):
+    """Run a command line in each rank as a launcher would, until all end: exit code and words."""
+    ports = free_ports(len(commands))
+    hosts = folder / f"hosts-{ports[0]}.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
+    started = []
+    try:
+        for rank, arguments in enumerate(commands):
+            own = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)}
+            if backend == "torch":
+                size = str(len(commands))
+                own = {"RANK": str(rank), "WORLD_SIZE": size, "LOCAL_RANK": str(rank),
+                       "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1",
+                       "MASTER_PORT": str(ports[0])}  # fmt: skip
+            started.append(
+                subprocess.Popen(
+                    [*HERMES, *map(str, arguments)],
+                    cwd=folder,
+                    env=os.environ | {"OMP_NUM_THREADS": "1", **own},
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        said = [process.communicate(timeout=WAIT)[1] for process in started]
+        return [(one.returncode, words) for one, words in zip(started, said, strict=True)]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
 def train(folder, *arguments, code=0):
     """Train there on what a test's corpus has; what it said."""
     return hermes(folder, *COMMON, *arguments, code=code)

@@ -18,6 +18,7 @@ from support import (
     HERMES,
     MLX,
     TORCH,
+    WAIT,
     Said,
     alive,
     begun,
@@ -67,6 +68,15 @@ def test_measurements_are_means_over_all_processes_by_what_each_had():
     assert measured(told, lambda *_: {"accuracy": 1.0}, share, None) == {"accuracy": 0.75}
 
 
+def spoken(folder, command):
+    """What a command said that ended well."""
+    done = subprocess.run(
+        list(map(str, command)), cwd=folder, capture_output=True, text=True, timeout=WAIT
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
 def assert_same_run(one, other):
     """To 1e-11, all but how fast."""
     assert len(one) == len(other)
@@ -88,9 +98,19 @@ def test_two_processes_make_the_run_of_one_which_goes_on_with_it(
     assert said.count("run ") == 1
     assert "updates of 4 sequences in 2 parts on 2 processes" in said
     assert [x.name for x in run.glob("step-*")] == ["step-00000004"]
-    train(corpus, "--output", run, "--resume", "--grad-accum", 4, "--max-steps", 6, *how[:2])
+    on = [*HERMES, "train", "--resume", "--output", run, "--max-steps", 6, "--device", "cpu"]
+    said = spoken(corpus, [*on, *how[:2]])
+    assert (
+        "grad_accum is 4 on 1 process, where it was 2 on 2: an update takes 4 samples as before\n"
+    ) in said
     held = [line for line in lines(run) if not (line["step"] == 4 and "val_loss" in line)]
     assert_same_run(lines(alone), held)
+    again = [*HERMES, "train", "--config", run / "run.yaml", "--output", tmp_path / "again"]
+    said = spoken(corpus, [*again, *how[2:]])
+    assert (
+        "grad_accum is 2 on 2 processes, where it was 4 on 1: an update takes 4 samples as before\n"
+    ) in said
+    assert_same_run(lines(alone), lines(tmp_path / "again"))
     # torch keeps what it compiles there.
     assert not [path for path in scratch.iterdir() if not path.name.startswith("torchinductor_")]
 
@@ -116,9 +136,14 @@ def test_a_signal_to_any_saves_once_and_stops_all(corpus, tmp_path, how, whom):
         _, said = process.communicate(timeout=60)
         assert process.returncode == 75, said
         assert said.count("and saved; go on with: hermes train --resume") == 1
-        assert f"stopped at step {last_saved(run)} of" in said
+        step = last_saved(run)
+        assert f"stopped at step {step} of" in said
     finally:
         end(process, pids)
+    again = said.rpartition("; go on with: hermes ")[2].split()
+    said = spoken(corpus, [*HERMES, *again, "--max-steps", step + 1])
+    assert "on 2 processes" in said
+    assert f"going on from step {step}, written by {how[1]}" in said
 
 
 @pytest.mark.long
