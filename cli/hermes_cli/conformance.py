@@ -87,11 +87,11 @@ def run(
         os.environ["MLX_ENABLE_TF32"] = "1"  # MLX computes in float32 or in tf32, not in both
     _require_writable(json_file, html_file)
     kept_with = locate(checkpoint)[0] if checkpoint else None
-    if kept_with is not None:
-        stored.require_writer(backend, kept_with)
     waivers = read_waivers(xfail) if xfail else ()
     sides = sides_of(backend, against, device)
     require_float32(sides, dtypes)
+    if kept_with is not None:
+        stored.require_writer(sides.subject.backend, kept_with)
     began, judged = time.perf_counter(), []
     for level in selection.of_levels():
         found = []

@@ -91,8 +91,6 @@ def refused(sides: Sides) -> str | None:
     """Why float64 cannot be judged here. A backend that declines it does so case by case."""
     try:
         return refusal(sides.subject) or refusal(sides.reference)
-    except Unsupported:
-        return None
     except Exception as error:
         return f"the canary itself failed: {describe(error)}"
 

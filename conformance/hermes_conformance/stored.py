@@ -7,6 +7,7 @@ from typing import Any
 from hermes.checkpoint import Checkpoint, locate
 from hermes.checkpoint.files import hash_file
 from hermes.errors import HermesError
+from hermes.seam import Backend
 from hermes_conformance.certificate import sealed
 
 NAME = ".conformance.json"
@@ -41,17 +42,26 @@ def keep(made: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
     return bound
 
 
-def require_writer(backend: str, checkpoint: Checkpoint) -> None:
-    """Refuse to keep what `backend` has earned with a checkpoint that another wrote.
+def require_writer(backend: Backend, checkpoint: Checkpoint) -> None:
+    """Refuse to keep what `backend` earns with a checkpoint that another wrote, or another version.
 
     Raises HermesError.
     """
-    if checkpoint.resumable and checkpoint.progress.backend != backend:
-        wrote = checkpoint.progress.backend
+    if not checkpoint.resumable:
+        return
+    name, wrote = backend.name, checkpoint.progress.backend
+    if wrote != name:
         raise HermesError(
-            f"{checkpoint.path}: {wrote} wrote the checkpoint, so a certificate of {backend} would "
+            f"{checkpoint.path}: {wrote} wrote the checkpoint, so a certificate of {name} would "
             f"not speak for it; judge {wrote} with --backend {wrote}, or leave --checkpoint out"
         )
+    for library, here in backend.versions().items():
+        if (then := checkpoint.progress.versions.get(library, here)) != here:
+            raise HermesError(
+                f"{checkpoint.path}: {library} {then} wrote the checkpoint, so a certificate of "
+                f"{library} {here} would not speak for it; judge it where {library} {then} is, "
+                "or leave --checkpoint out"
+            )
 
 
 def strangers(made: dict[str, Any], checkpoint: Checkpoint) -> list[str]:

@@ -73,10 +73,12 @@ def test_what_was_covered_and_what_was_expected_to_fail_is_said(capsys, tmp_path
 
 @pytest.fixture
 def checkpoint(tmp_path):
+    return written_by(tmp_path, sides_of("torch").subject.backend.versions())
+
+
+def written_by(tmp_path, versions):
     case = next(case for case in interchange.cases() if case.name == "move.tied/fresh")
-    torch = sides_of("torch").subject
-    learner = torch.learner(case, "float32")
-    versions = torch.backend.versions()
+    learner = sides_of("torch").subject.learner(case, "float32")
     progress = Progress(
         "conformance", 0, case.recipe, total_steps=9, backend="torch", versions=versions
     )
@@ -109,6 +111,26 @@ def test_a_certificate_is_kept_with_a_checkpoint_and_speaks_for_it_alone(
     ]
     (wrong,) = stored.strangers({**made, "versions": {"torch": "0.1"}}, opened)
     assert wrong.startswith("it judged torch 0.1; ")
+
+
+def test_a_checkpoint_of_another_version_takes_no_certificate(capsys, tmp_path):
+    written_by(tmp_path, {"torch": "2.0"})
+    run = ["run", "--law", "L1/logits", *SMALL, "--checkpoint", str(tmp_path)]
+    code, out, err = hermes(capsys, *run)
+    assert (code, out) == (1, "")
+    assert "torch 2.0 wrote the checkpoint, so a certificate of torch 2" in err
+    assert "judge it where torch 2.0 is, or leave --checkpoint out" in err
+
+
+def test_a_certificate_of_another_version_of_the_backend_no_longer_holds(capsys, checkpoint):
+    run = ["run", "--law", "L1/logits", *SMALL, "--checkpoint", str(checkpoint)]
+    assert hermes(capsys, *run)[0] == 0
+    made = stored.read(checkpoint)
+    older = {**made, "versions": {**made["versions"], "torch": "2.0"}}
+    stored.write(certificate.sealed(older), checkpoint / stored.NAME)
+    code, _, err = hermes(capsys, "verify", str(checkpoint))
+    assert code == 1
+    assert "it was made with torch 2.0; installed is 2" in err
 
 
 def test_products_that_an_environment_makes_shorter_are_refused(monkeypatch, sides):

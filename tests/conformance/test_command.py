@@ -233,6 +233,48 @@ def test_the_suite_runs_under_pytest(option):
     assert " passed" in done.stdout
 
 
+STALE = "[[xfail]]\nlaw = '{law}'\ncase = '{case}'\nreason = 'known'\nexpires = {day}\n"
+
+
+@pytest.mark.parametrize(
+    ("entries", "chosen", "messages"),
+    [
+        (
+            [("L0/names", "*/hot", "2999-01-01"), ("L0/names", "*/fresh", "2001-01-01")],
+            ["--law", "L0/names", *SMALL],
+            [
+                "L0/names on */hot was expected to fail and passes; remove it from the xfail file",
+                "L0/names on */fresh was expected to fail until 2001-01-01 only",
+            ],
+        ),
+        (
+            [("L5/*", "nowhere", "2999-01-01")],
+            ["--level", "L5", "--collect-only"],
+            ["L5/* on nowhere fits no case; see hermes conformance list --cases --long"],
+        ),
+    ],
+    ids=["passes", "fits nothing"],
+)
+def test_an_xfail_file_that_is_out_of_date_fails_under_pytest(tmp_path, entries, chosen, messages):
+    """No test fails, and yet the run ends with 1 and says why."""
+    file = tmp_path / "xfail.toml"
+    file.write_text(
+        "".join(STALE.format(law=law, case=case, day=day) for law, case, day in entries)
+    )
+    words = ["--pyargs", "hermes_conformance", *chosen, "--xfail", str(file)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words, "-q"],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert " failed" not in done.stdout
+    for message in messages:
+        assert f"FAILED {message}" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -1,11 +1,16 @@
 """What the suite says of a backend that is not ours, at two of its stages."""
 
 import importlib.util
+from contextlib import ExitStack
 from pathlib import Path
 
+from hermes.errors import Unsupported
 from hermes_conformance.certificate import certificate
 from hermes_conformance.law import Sides
+from hermes_conformance.laws.canary import canaries, refusal
 from hermes_conformance.runner import DECLINED, PASSED, Selection, judge
+from hermes_conformance.sabotage.fault import Inside
+from hermes_conformance.sabotage.selftest import FAULTS
 from hermes_conformance.side import Side
 
 SKELETON = Path(__file__).resolve().parents[2] / "examples" / "backend" / "hermes_mine"
@@ -33,6 +38,29 @@ def test_a_backend_that_declines_everything_neither_fails_nor_passes(sides):
     assert "hermes_mine has no forward pass yet" in messages
     assert "hermes_mine does not build windows yet (layers.0)" in messages
     assert not certificate(found, SMALL, outcomes)["passed"]
+
+
+class Picky:
+    """A backend that declines gelu, and whose silu is float32 inside."""
+
+    def __init__(self, backend):
+        self.backend, self.name = backend, "picky"
+
+    def build(self, spec, params, options):
+        if spec.layers[0].ffn.function == "gelu":
+            raise Unsupported("hermes_picky has no gelu")
+        return self.backend.build(spec, params, options)
+
+
+def test_a_canary_that_is_declined_leaves_the_others_singing(sides):
+    found = sides("torch")
+    picky = Side(Picky(found.subject.backend), "cpu")
+    assert refusal(picky) is None
+    assert len(canaries(picky)) == len(canaries(found.subject)) - 1
+    with ExitStack() as stack:
+        fault = next(f for f in FAULTS if f.name == "float32 inside float64's silu")
+        fault.plant(Inside("torch", stack))
+        assert refusal(picky).startswith("the float64 of picky is not one: exp in silu is off by")
 
 
 def test_a_backend_that_only_looks_forward_is_judged_by_what_it_has(sides):
