@@ -158,6 +158,8 @@ def main() -> None:
     lasting_stderr()
     ended = ends_at_once()
     code = run(sys.argv[1:])
+    if code == Interrupted.exit_code and "TORCHELASTIC_RUN_ID" in os.environ:
+        code = 0  # torchrun would start again whatever ended with another
     if _started_by_launcher():
         ended(code)
     sys.exit(code)

@@ -154,12 +154,16 @@ def begun(corpus, run, *how):
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+    wait_for_checkpoint(process, run)
+    return process, workers(process.pid)
+
+
+def wait_for_checkpoint(process, run):
     end = time.monotonic() + WAIT
     while not list(run.glob("step-*")):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, (process.stderr or process.stdout).read()
         assert time.monotonic() < end, "no checkpoint came"
         time.sleep(0.1)
-    return process, workers(process.pid)
 
 
 def last_saved(run):

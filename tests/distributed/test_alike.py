@@ -154,7 +154,7 @@ def test_tuning_compares_its_options_too_and_a_run_that_goes_on(
 ):
     train(corpus, "--max-steps", 1, "--output", tmp_path / "base", "--backend", backend)
     data = tmp_path / "data.jsonl"
-    data.write_text("\n".join([json.dumps(record)] * 8))
+    data.write_text("\n".join([json.dumps(record)] * 80))
     one = [command, "--checkpoint", tmp_path / "base", "--data", data, "--device", "cpu",
            "--batch-size", 1, "--max-steps", 1, "--output", tmp_path / "run"]  # fmt: skip
     first, second = ranks(corpus, backend, one, [*one, *more])

@@ -13,7 +13,16 @@ import pytest
 from hermes_cli.train import train as command
 
 sys.path.insert(0, str(Path(__file__).parent))
-from support import COMMON, HERMES, WAIT, free_ports, lines, train
+from support import (
+    COMMON,
+    HERMES,
+    WAIT,
+    free_ports,
+    last_saved,
+    lines,
+    train,
+    wait_for_checkpoint,
+)
 
 CLUSTER = Path(__file__).parents[2] / "examples" / "cluster"
 RUN = [*COMMON[1:], "--max-steps", "6"]
@@ -118,3 +127,47 @@ def test_mlx_launch_on_two_machines(corpus, tmp_path):
     assert all(host.keys() == {"ssh", "ips"} for host in shape)
     one = [CLUSTER / "mlx.sh", hosts, *RUN, "--output", tmp_path / "run"]
     check(corpus, tmp_path, together(corpus, (one, {"PYTHON": sys.executable})), "mlx")
+
+
+def started_ranks(parent):
+    """The ranks that a launcher runs, found by the words with which the page says to."""
+    pattern = re.search(r"`pgrep -f -- '(.*?)'`", (CLUSTER / "README.md").read_text())[1]
+    found = subprocess.run(
+        ["pgrep", "-P", str(parent), "-f", "--", pattern], capture_output=True, text=True
+    )
+    return [int(word) for word in found.stdout.split()]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["torchrun.sh", "mlx.sh"])
+def test_a_signal_to_one_rank_stops_the_run_for_good(corpus, tmp_path, name):
+    """torchrun starts nothing again, though it may."""
+    (port,) = free_ports(1)
+    hosts, run = tmp_path / "hosts.json", tmp_path / "run"
+    hosts.write_text(json.dumps([{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}] * 2))
+    where = {"NODES": "1", "GPUS": "2", "MEET": f"127.0.0.1:{port}", "RESTARTS": "2",
+             "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}  # fmt: skip
+    given = [hosts] if name == "mlx.sh" else []
+    more = ["--max-steps", "100000", "--save-every", "5", "--output", run]
+    process = subprocess.Popen(
+        [*map(str, [CLUSTER / name, *given, *COMMON[1:], *more])],
+        cwd=corpus,
+        env=os.environ | where,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_for_checkpoint(process, run)
+        pids = started_ranks(process.pid)
+        assert len(pids) == 2
+        os.kill(pids[1], signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        assert said.count("and saved; go on with: hermes train --resume") == 1, said
+        assert f"stopped at step {last_saved(run)} of" in said
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
