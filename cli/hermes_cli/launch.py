@@ -6,7 +6,6 @@ started by torchrun, srun, mpirun or mlx.launch, and find their place in the var
 
 import json
 import logging
-import math
 import os
 import signal
 import socket
@@ -80,15 +79,14 @@ def starts(context: click.Context, asked: Asked | Mapping[str, Any], signals: Si
     signals.polled = True
     arguments, restarts = list(context.find_root().obj.arguments), asked["max_restarts"]
     patience = asked["peer_timeout"]
-    # Longer than whoever watches needs to end what hangs.
-    last = patience + 2 * LONGEST_GRACE
+    writing = Writing(saving(asked["output"]), patience)
 
     def start(folder: str) -> Death | None:
         if backend.name == "mlx":
-            return _ring(arguments, number, folder, last)
-        return _elastic(arguments, number, folder, restarts, last)
+            return _ring(arguments, number, folder, writing)
+        return _elastic(arguments, number, folder, restarts)
 
-    watched(start, signals, restarts, writing=Writing(saving(asked["output"]), patience))
+    watched(start, signals, restarts, writing=writing)
     return True
 
 
@@ -144,10 +142,8 @@ def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> 
     return code
 
 
-def _elastic(
-    arguments: list[str], number: int, folder: str, restarts: int, last: float
-) -> Death | None:
-    """Start them by torch's elastic agent, which kills survivors `last` seconds after a failure."""
+def _elastic(arguments: list[str], number: int, folder: str, restarts: int) -> Death | None:
+    """Start them by torch's elastic agent."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -155,7 +151,6 @@ def _elastic(
     # What it says in its own logs is said here in a sentence.
     for name in ("torch.distributed", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(math.ceil(last)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -177,8 +172,8 @@ def _elastic(
     return None
 
 
-def _ring(arguments: list[str], number: int, folder: str, last: float) -> Death | None:
-    """Start them as a ring of MLX on the loopback; who lives `last` seconds after one is killed."""
+def _ring(arguments: list[str], number: int, folder: str, writing: Writing) -> Death | None:
+    """Start them as a ring of MLX on the loopback."""
     spawn = get_context("spawn")
     with TemporaryDirectory(prefix="hermes-ring-") as held:
         hosts = Path(held, "hosts.json")
@@ -189,7 +184,7 @@ def _ring(arguments: list[str], number: int, folder: str, last: float) -> Death 
             worker = spawn.Process(target=_work, args=(arguments, folder, environment), daemon=True)
             worker.start()
             started.append(worker)
-        return _ends_of(started, last)
+        return _ends_of(started, writing)
 
 
 def _free_addresses(number: int) -> list[list[str]]:
@@ -200,15 +195,17 @@ def _free_addresses(number: int) -> list[list[str]]:
         return [[f"127.0.0.1:{one.getsockname()[1]}"] for one in free]
 
 
-def _ends_of(started: list[BaseProcess], last: float) -> Death | None:
+def _ends_of(started: list[BaseProcess], writing: Writing) -> Death | None:
     """The first death that the dead told nobody of, once all have ended."""
-    running, death, since = dict(enumerate(started)), None, 0.0
+    running, death, since, wrote = dict(enumerate(started)), None, 0.0, 0.0
     while running:
         time.sleep(POLL)
+        if death is not None and writing.may_go_on(since):
+            wrote = time.monotonic()
         for rank, worker in tuple(running.items()):
             code = worker.exitcode
             if code is None:
-                if death is not None and time.monotonic() - since > last:
+                if death is not None and time.monotonic() - max(since, wrote) > 2 * LONGEST_GRACE:
                     worker.kill()  # it never came far enough to say that it is there
                 continue
             del running[rank]

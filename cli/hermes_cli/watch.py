@@ -58,6 +58,10 @@ class Writing:
     now: Callable[[], bool] = lambda: False
     patience: float = 0.0
 
+    def may_go_on(self, lost: float) -> bool:
+        """Whether one is being written and may be: another was lost at that moment."""
+        return time.monotonic() - lost < self.patience and self.now()
+
 
 NOTHING = Writing()
 
@@ -126,6 +130,11 @@ class _Watch:
             # One that has just begun is asked as soon as it is known.
             self._send(signal.SIGTERM, (one for one in running if one.pid not in self._asked))
             self._asked |= {one.pid for one in running}
+        else:
+            # torch's agent has interrupted who was still starting, and each waits for all the rest.
+            waits = [one for one in here if one.code == INTERRUPTED and one.pid not in self._asked]
+            self._send(signal.SIGTERM, waits)
+            self._asked |= {one.pid for one in waits}
         now, ends = time.monotonic(), len(here) - len(running)
         if ends != self._ends:
             self._ends, self._quiet_since = ends, now
@@ -137,7 +146,7 @@ class _Watch:
             self._lost_since = now
         if self._lost_since is None:
             return
-        if self._writes(running) and now - self._lost_since < self._writing.patience:
+        if any(one.rank == 0 for one in running) and self._writing.may_go_on(self._lost_since):
             self._wrote_at = now
         quiet = now - max(self._quiet_since, self._wrote_at)
         if quiet > GRACE or now - max(self._lost_since, self._wrote_at) > LONGEST_GRACE:
@@ -146,9 +155,6 @@ class _Watch:
                 self._send(signal.SIGCONT, running)
             elif now - self._woken_at > LAST_WORD:
                 self._send(signal.SIGKILL, running)
-
-    def _writes(self, running: Iterable[Told]) -> bool:
-        return any(one.rank == 0 for one in running) and self._writing.now()
 
     def _warn(self, told: Iterable[Told]) -> None:
         for line in _lines(told, warnings=True):

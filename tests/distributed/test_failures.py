@@ -307,6 +307,27 @@ def test_who_writes_a_checkpoint_is_spared_for_a_while(tmp_path, written, patien
     assert seen == sent
 
 
+def test_who_was_interrupted_while_starting_is_asked_again_once(tmp_path):
+    """torch's agent waits for it half a minute, and it waits for the others."""
+    asked = []
+    for signals, wanted in ((Signals(""), [(signal.SIGTERM, [11])]), (Asked(""), [])):
+        watch = _Watch(lambda folder: None, str(tmp_path), signals, 0)
+        watch._told = [Told(1, 0, 11, ("Error: interrupted",), 130)]
+        watch._quiet_since = time.monotonic()
+        watch._send = lambda number, to: asked.append((number, [one.pid for one in to]))
+        watch._look()
+        watch._look()
+        assert [one for one in asked if one[1]] == wanted
+        asked.clear()
+
+
+class Asked(Signals):
+    """A signal came."""
+
+    def asked(self):
+        return True
+
+
 SLOW_DISK = """
 import os, time
 from hermes.checkpoint.durable import Disk
