@@ -37,7 +37,7 @@ class Processes:
         if cuda:
             torch.cuda.set_device(device)
         else:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_size))
+            torch.set_num_threads(max(1, cores() // place.local_size))
         os.environ.setdefault("TORCH_FR_BUFFER_SIZE", REMEMBERED)
         try:
             store, _, _ = next(dist.rendezvous(method, timeout=wait))
@@ -225,6 +225,13 @@ class Processes:
             f"{sentence}: {reason}{said}",
             told_by=min(set(range(self.place.size)) - set(lost)),
         )
+
+
+def cores():
+    """Processors that this process may use; macOS knows only how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _sum(_, bucket):

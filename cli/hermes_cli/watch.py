@@ -177,7 +177,7 @@ class _Watch:
     @staticmethod
     def _send(number: signal.Signals, to: Iterable[Told]) -> None:
         for one in to:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):  # its number may be another's
                 os.kill(one.pid, number)
 
     def conclude(self) -> int:
@@ -221,6 +221,6 @@ def _lines(told: Iterable[Told], *, warnings: bool = False) -> list[str]:
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # gone, or its number is another's
         return False
     return True

@@ -13,6 +13,7 @@ from hermes_cli.main import Call
 from hermes_cli.place import backend_of, place_of
 from hermes_cli.signals import Signals
 from hermes_cli.train import train as command
+from hermes_torch.processes import cores
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import MLX, TORCH
@@ -153,3 +154,10 @@ def test_a_patience_that_no_clock_knows_is_refused_before_anything_starts(second
     asked = {"num_gpus": 2, "num_processes": 1, "max_restarts": 0, "peer_timeout": seconds}
     with pytest.raises(HermesError, match=r"--peer-timeout above 0 and at most 1,000,000 seconds"):
         launch.starts(None, asked, None)
+
+
+def test_all_processors_count_where_the_system_knows_no_fewer(monkeypatch):
+    """As on macOS."""
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    assert cores() == 12
