@@ -249,7 +249,7 @@ def verify(file: Path) -> None:
 @click.option("--dtype", default="float64", help="What the backend under judgement computes in.")
 @DEVICE
 def bisect(backend: str, against: str, name: str, dtype: str, device: str | None) -> None:
-    """Name the first tensor in which two backends part, forwards and then backwards."""
+    """Name the first tensor in which two backends part: a pass, dropout, a cache, gradients."""
     from hermes_conformance import bisect, tolerance
     from hermes_conformance.certificate import require_float32
     from hermes_conformance.session import chosen, sides_of
@@ -261,9 +261,13 @@ def bisect(backend: str, against: str, name: str, dtype: str, device: str | None
     case = next((case for case in found if case.name == name), None)
     if case is None:
         raise HermesError(f"no case {name!r} in L1; see hermes conformance list --level L1 --cases")
-    parting = bisect.forward(sides, case, tolerance.PARTS[dtype], dtype)
+    parting = None
+    for way in bisect.ways(sides, case):
+        parting = bisect.forward(sides, case, tolerance.PARTS[dtype], dtype, way)
+        if parting is not None:
+            break
+        click.echo(f"{way.name}: every intermediate tensor agrees")
     if parting is None and dtype == "float64" and sides.subject.trains:
-        click.echo("forward: every intermediate tensor agrees")
         parting = bisect.backward(sides, case, tolerance.GRADIENT_64)
     if parting is None:
         click.echo(f"{backend} and {against} agree on {name} to the last tensor")

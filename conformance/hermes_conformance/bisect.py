@@ -1,4 +1,4 @@
-"""Where two backends part: the first tensor of the forward pass, or of the gradients."""
+"""Where two backends part: the first tensor of the forward passes, or of the gradients."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from hermes_conformance.case import Case
 from hermes_conformance.compare import Measure, relative, rms
 from hermes_conformance.law import Sides
 from hermes_conformance.laws.gradients import vanishing
-from hermes_conformance.taps import Record, trace
+from hermes_conformance.taps import CACHED, DROPPED, WHOLE, Way, trace
 from hermes_conformance.tolerance import Bound
 
 AXES = {
@@ -49,27 +49,33 @@ def _parting(measure: Measure, compared: int, of: int) -> Parting:
     return Parting(measure.tensor, where, measure.error, compared, of)
 
 
-def forward(sides: Sides, case: Case, bound: Bound, precision: str = "float64") -> Parting | None:
+def ways(sides: Sides, case: Case) -> tuple[Way, ...]:
+    """The ways through the model that the case has: a whole pass, an update's dropout, a cache."""
+    dropped = case.dropout and sides.subject.trains and case.recipe.lora is None
+    return (WHOLE, *((DROPPED,) if dropped else ()), *((CACHED,) if case.decodes else ()))
+
+
+def forward(
+    sides: Sides, case: Case, bound: Bound, precision: str = "float64", way: Way = WHOLE
+) -> Parting | None:
     """The first intermediate tensor that parts; None if none does.
 
     The reference computes in float64 whatever the subject does. Raises Unsupported.
     """
-    got, expected = trace(sides.subject, case, precision), trace(sides.reference, case)
+    # What does not train has no update; the oracle has its masks all the same.
+    other = sides.oracle if way == DROPPED and not sides.reference.trains else sides.reference
+    got, expected = trace(sides.subject, case, precision, way), trace(other, case, way=way)
     for number, (one, other) in enumerate(zip(got, expected, strict=False)):
         if one.name != other.name:
-            what = f"{_short(one)} where {_short(other)} was due"
+            what = f"{one.name} where {other.name} was due"
             return Parting(what, "", np.inf, number + 1, len(got))
-        measure = relative(_short(one), one.value, other.value, bound)
+        measure = relative(one.name, one.value, other.value, bound)
         if measure.ratio > 1:
             return _parting(measure, number + 1, len(got))
     if len(got) != len(expected):
         longer = max(got, expected, key=len)[min(len(got), len(expected))]
-        return Parting(f"{_short(longer)} on one side only", "", np.inf, len(got), len(got))
+        return Parting(f"{longer.name} on one side only", "", np.inf, len(got), len(got))
     return None
-
-
-def _short(record: Record) -> str:
-    return record.name.removeprefix("model.")
 
 
 def backward(sides: Sides, case: Case, bound: Bound) -> Parting | None:

@@ -1,4 +1,6 @@
-"""Every intermediate tensor of a forward pass, recorded from outside: model.py stays as it is.
+"""Every intermediate tensor of forward passes, recorded from outside: model.py stays as it is.
+
+Of a whole pass, of a cache's reads, or of the passes of an update, with its dropout.
 
 The modules of the three columns have the same classes and names, so the records of two backends
 can be laid side by side. So can those of any backend that is laid out as they are: the classes in
@@ -6,17 +8,19 @@ can be laid side by side. So can those of any backend that is laid out as they a
 `hermes_NAME.ops` where there is one way of each).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from hermes.errors import Unsupported
 from hermes_conformance.case import Case
+from hermes_conformance.laws.semantics import cut
 from hermes_conformance.sabotage.fault import TABLES, Inside
 from hermes_conformance.side import Side
 
@@ -35,34 +39,94 @@ FUNCTIONS = ("rotate", "attend", "activations")
 
 @dataclass(frozen=True)
 class Record:
-    """A tensor: the module it is of, what it is of that module ('' for its output), its numbers."""
+    """A tensor: the module it is of, what it is of that module ('' for its output), its numbers.
+
+    during: which pass of several.
+    """
 
     path: str
     what: str
     value: np.ndarray
+    during: str = ""
 
     @property
     def name(self) -> str:
-        """`model.layers.0.self_attn: q after rope`."""
-        return f"{self.path}: {self.what}" if self.what else self.path
+        """`read 3 of 4: layers.0.self_attn: q after rope`."""
+        return ": ".join(filter(None, (self.during, self.path.removeprefix("model."), self.what)))
 
 
 class _Tape:
-    """What has been recorded so far, and in which module the pass is."""
+    """What has been recorded so far, in which module the pass is, and in which pass of `during`."""
 
-    def __init__(self) -> None:
+    def __init__(self, during: tuple[str, ...]) -> None:
         self.records: list[Record] = []
         self.paths: dict[int, str] = {}
         self.inside: list[str] = []
-        self.turned = 0
+        self.turned, self.passes, self.during = 0, 0, during
 
     def keep(self, what: str, value: Any) -> None:
         path = self.inside[-1] if self.inside else "model"
-        self.records.append(Record(path, what, _read(value)))
+        during = self.during[max(self.passes - 1, 0)]
+        self.records.append(Record(path, what, _read(value), during))
 
 
-def trace(side: Side, case: Case, precision: str = "float64") -> list[Record]:
-    """The records of one forward pass of the case's first micro-batch.
+@dataclass(frozen=True)
+class Way:
+    """A way through a model: what it is called, and what each of its passes is.
+
+    make: what computes; run: lets it. head: whether every pass makes the logits of its last token
+    at least; a fused loss makes none.
+    """
+
+    name: str
+    during: Callable[[Case], tuple[str, ...]]
+    make: Callable[[Side, Case, str], Any]
+    run: Callable[[Any, Case], object]
+    head: bool = True
+
+
+def _advance(model: Any, case: Case) -> None:
+    decoder = model.decoder(case.B, case.T)
+    for begin, end in _reads(case):
+        decoder.advance(case.tokens[:, begin:end])
+
+
+def _reads(case: Case) -> list[tuple[int, int]]:
+    return list(pairwise((0, *cut(case), case.T)))
+
+
+def _named_reads(case: Case) -> tuple[str, ...]:
+    reads = _reads(case)
+    return tuple(
+        f"read {n} of {len(reads)}, from token {begin}" for n, (begin, _) in enumerate(reads, 1)
+    )
+
+
+def _update(holder: Any, case: Case) -> object:
+    """The oracle has no gradients, but the same masks."""
+    if hasattr(holder, "grads"):
+        return holder.grads(case.batch)
+    return holder.loss(case.batch, dropout=case.dropout)
+
+
+WHOLE = Way(
+    "forward",
+    lambda case: ("",),
+    lambda side, case, precision: side.model(case, precision),
+    lambda model, case: model.logits(case.tokens, case.segments),
+)
+CACHED = Way("cached", _named_reads, WHOLE.make, _advance)
+DROPPED = Way(
+    "with dropout",
+    lambda case: tuple(f"micro-batch {a}" for a in range(case.A)),
+    lambda side, case, precision: (side.learner if side.trains else side.model)(case, precision),
+    _update,
+    head=False,
+)
+
+
+def trace(side: Side, case: Case, precision: str = "float64", way: Way = WHOLE) -> list[Record]:
+    """The records of the way's passes; but for dropout's, of the case's first micro-batch.
 
     Raises Unsupported for a backend that is not laid out as the columns are.
     """
@@ -70,16 +134,28 @@ def trace(side: Side, case: Case, precision: str = "float64") -> list[Record]:
         raise Unsupported(f"bisect reads models from inside: {lacks}; see specs/backend.md")
     with ExitStack() as stack:
         inside = Inside(side.name, stack)
-        tape = _Tape()
+        side.forget()
+        tape = _Tape(way.during(case))
         _tap_tables(inside, tape)
         _tap_modules(inside, tape)
-        side.forget()
-        model = side.model(case, precision)
+        _tap_dropout(inside, tape)
+        model = way.make(side, case, precision)
         module = _transformer(side.name, model)
         tape.paths = {id(node): path for path, node in _walk(side.name, module)}
-        model.logits(case.tokens, case.segments)
+        tape.passes = 0
+        way.run(model, case)
     side.forget()
-    return tape.records
+    return [_last_token(r) if r.path == "lm_head" else r for r in tape.records if _kept(r, way)]
+
+
+def _kept(record: Record, way: Way) -> bool:
+    return way.head or record.path != "lm_head"
+
+
+def _last_token(record: Record) -> Record:
+    """Logits of the last token: of a read, some make no others."""
+    whole = record.during == "" or record.value.ndim == 2
+    return record if whole else replace(record, value=record.value[:, -1])
 
 
 def _lacks(name: str) -> str:
@@ -133,7 +209,7 @@ def _read(x: Any) -> np.ndarray:
     """Any framework's tensor as float64; NumPy has no bfloat16 of torch's or MLX's."""
     framework = type(x).__module__.split(".")[0]
     if framework == "torch":
-        return x.detach().double().cpu().numpy()
+        return x.detach().double().cpu().numpy().copy()  # a cache's tensors are written again
     if framework == "mlx":
         mx = import_module("mlx.core")
         x = x if x.dtype == mx.float64 else x.astype(mx.float32)
@@ -145,6 +221,7 @@ def _tap_modules(inside: Inside, tape: _Tape) -> None:
         def call(self, *given):
             path = tape.paths.get(id(self), "")
             tape.inside.append(path)
+            tape.passes += path == "model"
             try:
                 y = original(self, *given)
                 tape.keep("", y)
@@ -158,6 +235,22 @@ def _tap_modules(inside: Inside, tape: _Tape) -> None:
         cls = getattr(inside.module("model"), name)
         # torch's modules are called through forward, everybody else's directly.
         inside.wrap(cls, "forward" if hasattr(cls, "forward") else "__call__", tapped)
+
+
+def _tap_dropout(inside: Inside, tape: _Tape) -> None:
+    if find_spec(f"hermes_{inside.name}.context") is None:
+        return
+
+    def make(original):
+        def drop(self, x, rate, site):
+            y = original(self, x, rate, site)
+            if y is not x:
+                tape.keep(f"after dropout at site {site}", y)
+            return y
+
+        return drop
+
+    inside.method("context", "Context", "drop", make)
 
 
 def _tap_tables(inside: Inside, tape: _Tape) -> None:

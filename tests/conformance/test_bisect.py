@@ -15,7 +15,7 @@ from hermes_conformance.law import Sides
 from hermes_conformance.sabotage.fault import Inside
 from hermes_conformance.sabotage.selftest import FAULTS
 from hermes_conformance.side import Side
-from hermes_conformance.taps import trace
+from hermes_conformance.taps import CACHED, DROPPED, WHOLE, trace
 
 BACKENDS = pytest.mark.parametrize("backend", ["torch", "mlx"])
 
@@ -39,6 +39,69 @@ def test_a_good_backend_parts_nowhere(sides, backend):
     assert bisect.forward(found, case, tolerance.PART_32, "float32") is None
     assert bisect.forward(found, case, tolerance.PART_BF16, "bfloat16") is None
     assert bisect.backward(found, case, tolerance.GRADIENT_64) is None
+
+
+@BACKENDS
+@pytest.mark.parametrize("way", [WHOLE, CACHED, DROPPED], ids=lambda way: way.name)
+def test_a_good_backend_parts_in_no_way(sides, backend, way):
+    found, case = sides(backend), case_named("every dropout/hot")
+    assert way in bisect.ways(found, case)
+    assert bisect.forward(found, case, tolerance.PART_64, way=way) is None
+    assert bisect.forward(found, case, tolerance.PART_BF16, "bfloat16", way) is None
+    names = [record.name for record in trace(found.subject, case, way=way)]
+    assert ("micro-batch 1: layers.0: after dropout at site 3" in names) == (way is DROPPED)
+    assert ("read 5 of 5, from token 9: lm_head" in names) == (way is CACHED)
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    ("fault", "way", "named"),
+    [
+        (
+            "single steps write the first row's keys",
+            CACHED,
+            "read 3 of 5, from token 7: layers.0.self_attn: k read by attention, row 1, head 0, "
+            "position 7",
+        ),
+        (
+            "layers share a cache",
+            CACHED,
+            "read 2 of 5, from token 5: layers.0.self_attn: k read by attention, row 0, head",
+        ),
+        (
+            "layers share their masks",
+            DROPPED,
+            "micro-batch 0: layers.0: after dropout at site 4, row 0, position 1",
+        ),
+        (
+            "masks begin anew in each micro-batch",
+            DROPPED,
+            "micro-batch 1: model: after dropout at site 0, row 0, position 5",
+        ),
+        (
+            "dropout drops nothing",
+            DROPPED,
+            "micro-batch 0: layers.0.input_layernorm where micro-batch 0: model: after dropout at "
+            "site 0 was due",
+        ),
+    ],
+)
+def test_a_fault_of_the_cache_or_of_dropout_is_named(sides, backend, fault, way, named):
+    with planted(fault, backend) as case:
+        found = sides(backend)
+        assert bisect.forward(found, case, tolerance.PART_64) is None
+        parting = bisect.forward(found, case, tolerance.PART_64, way=way)
+    assert str(parting).startswith(named)
+
+
+def test_the_ways_are_those_that_the_case_has(sides):
+    found = sides("torch")
+    assert bisect.ways(found, case_named("default/hot")) == (WHOLE, CACHED)
+    assert bisect.ways(found, case_named("attention.mask=both/hot")) == (WHOLE,)
+    dropping = case_named("every dropout/hot")
+    assert bisect.ways(found, dropping) == (WHOLE, DROPPED, CACHED)
+    oracle = Sides(found.oracle, found.subject, found.oracle)
+    assert bisect.ways(oracle, dropping) == (WHOLE, CACHED)
 
 
 @BACKENDS
