@@ -5,13 +5,80 @@ there. Everything here is written under the name of one meeting.
 """
 
 import contextlib
+import os
+import socket
+import threading
 import time
 import uuid
+import warnings
 
 import torch.distributed as dist
 
+from hermes.errors import HermesError, PeerLost
+
 ROLL_CALL = 3.0  # seconds in which whoever still lives says so
 WAIT = 0.02
+NAMED_IN = 10.0  # seconds in which a host may become known by its name
+LATER = 2.0  # seconds after its own limit
+SAID_AFTER = 20.0  # seconds after which a process says for whom it waits
+
+
+def check_host(where, place):
+    """Refuse a host that this machine does not know. Raises HermesError."""
+    host, _, port = where.rpartition(":")
+    end = time.monotonic() + min(NAMED_IN, place.first_timeout)
+    while True:
+        try:
+            socket.getaddrinfo(host.strip("[]"), None)
+            return
+        except socket.gaierror as error:
+            if time.monotonic() > end:
+                raise HermesError(
+                    f"rank {place.rank} is to meet the others at {host!r}, port {port}, and this "
+                    f"machine does not know that host ({error.strerror}); set MASTER_ADDR to an "
+                    "address of rank 0's machine, the same for all"
+                ) from error
+        time.sleep(WAIT)
+
+
+@contextlib.contextmanager
+def waiting(where, place):
+    """In its block a process that meets nobody for a while says where it waits."""
+    words = (
+        f"rank {place.rank} of {place.size} still waits for the others at {where}; it gives up "
+        f"after {place.first_timeout:g} s"
+    )
+    with _alarm(SAID_AFTER, warnings.warn, words):
+        yield
+
+
+@contextlib.contextmanager
+def given_up(where, place):
+    """Its block ends the process where the store, which has a limit of its own, forgets it.
+
+    It does where somebody else listens at that port and says nothing: torch asks for ever.
+    """
+
+    def end():
+        place.last_words(
+            f"rank {place.rank} did not meet the other {place.size - 1} processes: what listens at "
+            f"{where} is none of them; set MASTER_PORT to a free port there, the same for all"
+        )
+        os._exit(PeerLost.exit_code)
+
+    with _alarm(place.first_timeout + LATER, end):
+        yield
+
+
+@contextlib.contextmanager
+def _alarm(seconds, call, *arguments):
+    alarm = threading.Timer(seconds, call, arguments)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()
 
 
 class Meeting:

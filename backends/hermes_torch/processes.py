@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from hermes.errors import PeerLost, Unsupported
-from hermes_torch.meeting import Meeting
+from hermes_torch.meeting import Meeting, check_host, given_up, waiting
 
 REMEMBERED = "200"  # collectives that torch's flight recorder keeps
 SHOWN = 20
@@ -28,10 +28,11 @@ class Processes:
 
     def __init__(self, place, device):
         self.place, self._device = place, torch.device(device)
-        if place.meeting is None:
-            method = "env://"
-        else:
-            method = f"tcp://{place.meeting}?rank={place.rank}&world_size={place.size}"
+        method, where = "env://", f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        if place.meeting is not None:
+            where = place.meeting
+            method = f"tcp://{where}?rank={place.rank}&world_size={place.size}"
+        check_host(where, place)
         wait = datetime.timedelta(seconds=place.first_timeout)
         cuda = self._device.type == "cuda"
         if cuda:
@@ -40,17 +41,21 @@ class Processes:
             torch.set_num_threads(max(1, cores() // place.local_size))
         os.environ.setdefault("TORCH_FR_BUFFER_SIZE", REMEMBERED)
         try:
-            store, _, _ = next(dist.rendezvous(method, timeout=wait))
-            self._meeting = Meeting(store, place, place.first_timeout)
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if cuda else "gloo",
-                store=self._meeting.store,
-                rank=place.rank,
-                world_size=place.size,
-                timeout=wait,
-            )
+            with waiting(where, place):
+                with given_up(where, place):
+                    store, _, _ = next(dist.rendezvous(method, timeout=wait))
+                self._meeting = Meeting(store, place, place.first_timeout)
+                dist.init_process_group(
+                    "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                    store=self._meeting.store,
+                    rank=place.rank,
+                    world_size=place.size,
+                    timeout=wait,
+                )
         except (dist.DistError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
+            if "EADDRINUSE" in reason:
+                reason = f"{where} is in use; set MASTER_PORT to a free port, the same for all"
             raise PeerLost(
                 f"rank {place.rank} did not meet the other {place.size - 1} processes: {reason}"
             ) from error

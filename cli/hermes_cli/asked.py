@@ -251,11 +251,10 @@ def require_alike(command: str, options: Asked, backend: "Backend", processes: "
 
     values = {**alike.software(backend), "the command": f"hermes {command}"}
     values["whether --output has a checkpoint to go on from"] = options.goes_on
-    values |= {
-        f"--{name.replace('_', '-')}": value
-        for name, value in options.values.items()
-        if name not in OWN
-    }
+    for name, value in options.values.items():
+        own = options.sources.get(name) == OF_THE_RUN
+        if name not in OWN:
+            values[f"--{name.replace('_', '-')}"] = OF_THE_RUN if own else value
     values |= {f"--set {key}": value for key, value in options.edits.items()}
     advice = "all processes of a run take the same options and run the same versions"
     alike.require_alike(processes, values, advice)

@@ -166,4 +166,5 @@ def test_tuning_compares_its_options_too_and_a_run_that_goes_on(
     on = [command, "--resume", "--device", "cpu", "--output", tmp_path / "run"]
     first, second = ranks(corpus, backend, on, [*on, "--max-steps", "3"])
     assert (first[0], second[0]) == (1, 1), (first, second)
-    assert first[1].startswith("Error: --max-steps is 1 in rank 0 and 3 in rank 1; "), first
+    sentence = 'Error: --max-steps is "the run\'s" in rank 0 and 3 in rank 1; '
+    assert first[1].startswith(sentence), first
