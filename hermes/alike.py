@@ -32,7 +32,7 @@ def require_alike(processes: Processes, values: Mapping[str, object], advice: st
             if there != here:
                 raise HermesError(
                     f"{name} is {there} in rank 0 and {here} in rank {rank}; {advice}"
-                )
+                ).known()
 
 
 def software(backend: Backend) -> dict[str, object]:

@@ -18,6 +18,7 @@ user; `assert` is for what cannot happen.
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Self
 
 __all__ = [
     "CheckpointError",
@@ -44,9 +45,19 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 class HermesError(Exception):
-    """The base of every error that hermes raises on purpose."""
+    """The base of every error that hermes raises on purpose.
+
+    told_by: where all processes of a run know of it, the rank that says so for all; None where each
+    can only speak for itself.
+    """
 
     exit_code = 1
+    told_by: int | None = None
+
+    def known(self, rank: int = 0) -> Self:
+        """The same, which all processes of the run know, and which `rank` tells."""
+        self.told_by = rank
+        return self
 
 
 class SpecError(HermesError):
@@ -118,10 +129,7 @@ class Interrupted(HermesError):
 
 
 class PeerLost(HermesError):
-    """Another process of the run died, hung or fell silent.
-
-    told_by: the rank that says so for all; None where each can only speak for itself.
-    """
+    """Another process of the run died, hung or fell silent."""
 
     exit_code = 76
 

@@ -28,6 +28,7 @@ class Place:
     local_rank and local_size count those of this machine. meeting: "host:port" where they meet;
     None where the framework's launcher told the framework. first_timeout: seconds after which a
     silent process is lost, before the first update is made (compilation, reading); timeout: after.
+    meeting_timeout: seconds in which all come.
     last_words: is given the sentence with which a backend ends a process that nothing else can end.
     """
 
@@ -38,6 +39,7 @@ class Place:
     meeting: str | None = None
     first_timeout: float = 600.0
     timeout: float = 45.0
+    meeting_timeout: float = 60.0
     last_words: Callable[[str], None] = field(default=_to_stderr, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -46,9 +48,10 @@ class Place:
                 f"rank {self.rank} of {self.size} processes, {self.local_rank} of "
                 f"{self.local_size} on this machine: ranks count from 0 to below the number"
             )
-        if not (self.first_timeout > 0 and self.timeout > 0):
+        limits = (self.first_timeout, self.timeout, self.meeting_timeout)
+        if min(limits) <= 0:
             raise HermesError(
-                f"timeouts must be above 0 seconds, got {self.first_timeout} and {self.timeout}"
+                f"timeouts must be above 0 seconds, got {', '.join(map(str, limits))}"
             )
 
 

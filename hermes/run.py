@@ -88,7 +88,8 @@ class Run:
         request, parts, learner = self.request, self.parts, self._learner
         output, data = request.output, parts.material.samples
         processes, place = request.processes, request.processes.place
-        asked = Agreed(processes, learner, stop)
+        saved = self.checkpoint.path if self.checkpoint else None
+        asked = Agreed(processes, learner, stop, self.position.step, saved)
         with ExitStack() as stack:
             split = learner if request.options.shard else None
             follower = Follower(output, processes, split)
@@ -115,7 +116,7 @@ class Run:
                     batches=self._batch,
                     epochs_done=lambda cursor: cursor.drawn(len(data.train)) / len(data.train),
                     record=keeper.record,
-                    save=keeper.save,
+                    save=asked.saves(keeper.save),
                     whole=keeper.whole,
                     settle=keeper.settle,
                     evaluate=evaluate if data.held_out else None,
@@ -124,7 +125,7 @@ class Run:
                     ),
                     pace=asked.pace,
                     position=self.position,
-                    saved=self.checkpoint.path if self.checkpoint else None,
+                    saved=saved,
                     evaluated=not self._owes,
                     stop=asked.after_update,
                 )

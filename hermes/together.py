@@ -32,7 +32,8 @@ def agreed(
     """What `make` gives here, once it gave something in every process.
 
     Where it was refused in any, `undo` is called on what was made here and all raise: each its own
-    error, the others that of the first rank that has one.
+    error, the others that of the first rank that has one. `make` may ask the others too: a refusal
+    that they know of is not told to them again, as they wait for nothing more.
     """
     if processes.place.size == 1:
         return make()
@@ -43,16 +44,18 @@ def agreed(
     except PeerLost:
         raise
     except HermesError as error:
+        if error.told_by is not None:
+            raise
         refused = error
     said = processes.texts(f"{refused.exit_code} {refused}" if refused else "")
+    first = next((rank for rank, text in enumerate(said) if text), None)
+    if first is None:
+        return made[0]
     if refused is not None:
-        raise refused
-    for rank, text in enumerate(said):
-        if text:
-            undo(made[0])
-            code, _, sentence = text.partition(" ")
-            raise KINDS.get(int(code), HermesError)(f"rank {rank}: {sentence}")
-    return made[0]
+        raise refused.known(first)
+    undo(made[0])
+    code, _, sentence = said[first].partition(" ")
+    raise KINDS.get(int(code), HermesError)(f"rank {first}: {sentence}").known(first)
 
 
 def shared_stream(processes: Processes, make: Callable[[], TokenStream]) -> TokenStream:
@@ -99,12 +102,21 @@ class Agreed:
     """`stop`, asked of all processes at once, so that all stop after the same update.
 
     On the way it compares the processes' weights every COMPARED_EVERY updates, and adds up how long
-    each process was busy with its own share. Raises HermesError with the tensor that differs.
+    each process was busy with its own share. step: updates made before. saved: the checkpoint of
+    that step, if any. Raises HermesError with the tensor that differs.
     """
 
-    def __init__(self, processes: Processes, learner: Learner, stop: Callable[[], bool]):
+    def __init__(
+        self,
+        processes: Processes,
+        learner: Learner,
+        stop: Callable[[], bool],
+        step: int = 0,
+        saved: Path | None = None,
+    ):
         self._processes, self._learner, self._stop = processes, learner, stop
-        self._updates = 0
+        self._updates, self._step, self._saved = 0, step, saved
+        self._same_at: int | None = None
         self._busy = [0.0] * processes.place.size
 
     def __call__(self) -> bool:
@@ -118,7 +130,8 @@ class Agreed:
         if self._updates == 0:
             self._processes.settle()
         self._updates += 1
-        if self._processes.place.size > 1 and self._updates % COMPARED_EVERY == 1:
+        self._step += 1
+        if self._updates % COMPARED_EVERY == 1:
             self.compare()
         place = self._processes.place
         told = [0.0] * (1 + place.size)
@@ -136,19 +149,41 @@ class Agreed:
         slowest = max(range(len(busy)), key=lambda rank: busy[rank])
         return Pace(slowest, round(busy[slowest] * len(busy) / sum(busy), 3))
 
+    def saves(self, save: Callable[[Position], Path]) -> Callable[[Position], Path]:
+        """`save`, after a comparison: no checkpoint is made by processes that differ."""
+
+        def compared(at: Position) -> Path:
+            self.compare()
+            self._saved = save(at)
+            return self._saved
+
+        return compared
+
     def compare(self) -> None:
-        """Compare the bits of all processes' weights and moments."""
+        """Compare the bits of all processes' weights and moments, once after an update."""
+        if self._processes.place.size == 1 or self._same_at == self._step:
+            return
         mine = json.dumps(dict(self._learner.digests()))
         found = [json.loads(text) for text in self._processes.texts(mine)]
         for rank, other in enumerate(found):
             for name, bits in found[0].items():
                 if other.get(name) != bits:
-                    other_start = "they began with other weights, or " if self._updates == 1 else ""
                     raise HermesError(
-                        f"tensor {name!r} is not the same in rank 0 and rank {rank}, so the run "
-                        f"stopped; {other_start}a device or its memory may be at fault: go on with "
-                        "--resume"
-                    )
+                        f"tensor {name!r} is not the same in rank 0 and rank {rank} after update "
+                        f"{self._step}, so the run stopped; {self._before()}"
+                    ).known()
+        self._same_at = self._step
+
+    def _before(self) -> str:
+        """When all were the same, what was saved then, and what may be at fault."""
+        same, fault = "they were never the same", "a device or its memory may be at fault"
+        if self._same_at is not None:
+            same = f"all were the same after update {self._same_at}"
+        elif self._updates == 1:
+            fault = f"they began with other weights, or {fault}"
+        if self._saved is None:
+            return f"{same}, and nothing was saved; {fault}"
+        return f"{same}, and {self._saved.name} is from before; {fault}: go on with --resume"
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """Processes that meet through mlx.distributed: a ring of sockets, MPI, JACCL or NCCL."""
 
 import contextlib
+import errno
 import os
+import signal
 import socket
 import threading
 import time
@@ -12,6 +14,7 @@ import numpy as np
 
 from hermes.errors import PeerLost, Unsupported
 
+SYSTEM = "(error: "  # in what a ring says where the system refused, or was interrupted
 WORDS = ("[ring]", "[jaccl]", "[mpi]", "[nccl]", "connection")
 
 
@@ -138,14 +141,40 @@ class Processes:
         return np.frombuffer(found.tobytes(), array.dtype).reshape(self.place.size, -1)
 
 
+@contextlib.contextmanager
+def _interrupted_after(seconds):
+    """In its block a call to the system that takes so long is interrupted by a signal.
+
+    A ring that waits for a neighbour holds the interpreter, so that no thread can end it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def join(place):
     """Meet the others."""
     try:
-        group = mx.distributed.init(strict=True)
+        with _interrupted_after(place.meeting_timeout):
+            group = mx.distributed.init(strict=True)
     except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        if SYSTEM in reason:
+            if f"{SYSTEM}{errno.EINTR})" in reason:
+                reason = f"nobody came in {place.meeting_timeout:g} s"
+            raise PeerLost(
+                f"rank {place.rank} did not meet the other {place.size - 1} processes: {reason}"
+            ) from error
         raise Unsupported(
-            f"mlx found no other process ({str(error).strip().splitlines()[0]}); start them with "
-            "mlx.launch, or with --num-processes on this machine"
+            f"mlx found no other process ({reason}); start them with mlx.launch, or with "
+            "--num-processes on this machine"
         ) from error
     if (group.rank(), group.size()) != (place.rank, place.size):
         raise Unsupported(

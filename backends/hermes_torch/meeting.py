@@ -26,7 +26,7 @@ SAID_AFTER = 20.0  # seconds after which a process says for whom it waits
 def check_host(where, place):
     """Refuse a host that this machine does not know. Raises HermesError."""
     host, _, port = where.rpartition(":")
-    end = time.monotonic() + min(NAMED_IN, place.first_timeout)
+    end = time.monotonic() + min(NAMED_IN, place.meeting_timeout)
     while True:
         try:
             socket.getaddrinfo(host.strip("[]"), None)
@@ -46,7 +46,7 @@ def waiting(where, place):
     """In its block a process that meets nobody for a while says where it waits."""
     words = (
         f"rank {place.rank} of {place.size} still waits for the others at {where}; it gives up "
-        f"after {place.first_timeout:g} s"
+        f"after {place.meeting_timeout:g} s"
     )
     with _alarm(SAID_AFTER, warnings.warn, words):
         yield
@@ -66,7 +66,7 @@ def given_up(where, place):
         )
         os._exit(PeerLost.exit_code)
 
-    with _alarm(place.first_timeout + LATER, end):
+    with _alarm(place.meeting_timeout + LATER, end):
         yield
 
 

@@ -43,8 +43,9 @@ class Processes:
         try:
             with waiting(where, place):
                 with given_up(where, place):
-                    store, _, _ = next(dist.rendezvous(method, timeout=wait))
-                self._meeting = Meeting(store, place, place.first_timeout)
+                    patience = datetime.timedelta(seconds=place.meeting_timeout)
+                    store, _, _ = next(dist.rendezvous(method, timeout=patience))
+                self._meeting = Meeting(store, place, place.meeting_timeout)
                 dist.init_process_group(
                     "cpu:gloo,cuda:nccl" if cuda else "gloo",
                     store=self._meeting.store,

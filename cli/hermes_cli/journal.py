@@ -14,18 +14,20 @@ from typing import TextIO
 
 import click
 
-from hermes.errors import HermesError, PeerLost, StorageError
+from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost, StorageError
 from hermes.processes import Processes
 
 __all__ = ["Journal", "logs_of"]
 
 # Of the time in which a backend may end the process: the stacks are written before.
 BEFORE = 0.9
+# What all processes meet alike, as the loss is that of all.
+COMMON = (Interrupted, NonFinite)
 QUIET = (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt, SystemExit)
 
 
 class _Failed(HermesError):
-    """What nobody expected; a journal has its traceback."""
+    """What one process tells with its name; a journal is done with it."""
 
     def __init__(self, message: str, code: int):
         super().__init__(message)
@@ -42,7 +44,8 @@ def logs_of(output: Path) -> Path:
 
 
 class Journal:
-    """A block. A refusal that all processes have alike is rank 0's to tell; the others end quietly.
+    """A block. A refusal that all know of is told by rank 0 and the rank that has it; others are
+    quiet. What one process alone failed of it tells itself, with its rank and host.
 
     output: the run's folder; None where there is none to write into.
     """
@@ -107,17 +110,25 @@ class Journal:
             if error.told_by not in (None, rank):
                 raise click.exceptions.Exit(PeerLost.exit_code)
             raise _Lost(f"{error}{where}") from error
-        own = not isinstance(error, HermesError)
-        sentence = f"{type(error).__name__}: {error}" if own else str(error)
-        self._processes.leave(sentence)
-        if own:
+        if not isinstance(error, HermesError):
             code = StorageError.exit_code if isinstance(error, OSError) else HermesError.exit_code
+            sentence = f"{type(error).__name__}: {error}"
+            self._processes.leave(sentence)
             where = self._written(error)
             raise _Failed(f"rank {rank} ({socket.gethostname()}) failed: {sentence}{where}", code)
-        # The disk of one machine is not that of all.
-        alone = self._file is not None and isinstance(error, StorageError)
-        if isinstance(error, HermesError) and rank > 0 and not alone:
-            raise click.exceptions.Exit(error.exit_code)
+        self._processes.leave(str(error))
+        if rank > 0:
+            self._refused(error, 0 if isinstance(error, COMMON) else error.told_by)
+
+    def _refused(self, error: HermesError, told_by: int | None) -> None:
+        """Raise what the user of a process other than rank 0 should read."""
+        rank = self._place.rank
+        if told_by is None:
+            self._written(error)
+            raise _Failed(f"rank {rank} ({socket.gethostname()}): {error}", error.exit_code)
+        if told_by == rank:  # in the words in which rank 0 says it
+            raise _Failed(f"rank {rank}: {error}", error.exit_code)
+        raise click.exceptions.Exit(error.exit_code)
 
     def _written(self, error: BaseException) -> str:
         """Write the traceback, all threads' stacks and the last collectives; where they are."""

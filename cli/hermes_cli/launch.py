@@ -10,24 +10,24 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hermes.errors import HermesError, PeerLost
+from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost
 from hermes.processes import Place, ends_at_once
 from hermes_cli.asked import Asked, require_alike
 from hermes_cli.journal import Journal
 from hermes_cli.place import OWN, backend_of, joined, place_of, saving
-from hermes_cli.reports import Reporting
+from hermes_cli.reports import Reporting, read_reports
 from hermes_cli.signals import Signals
 from hermes_cli.stderr import lasting_stderr
 from hermes_cli.watch import LONGEST_GRACE, POLL, Death, Writing, watched
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["placed", "starts"]
 
 LONGEST_TIMEOUT = 1_000_000
+REFUSALS = {HermesError.exit_code, click.UsageError.exit_code, NonFinite.exit_code}
+NO_TRACE = "To enable traceback see"  # torch's word for having none
 
 
 def placed(
@@ -123,23 +125,38 @@ def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> 
     ended = ends_at_once()
     # A signal of the terminal reaches the launcher alone, which hands it on once.
     os.setsid()
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
     lasting_stderr()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.pop("MLX_RANK", None)  # of mlx.launch, which started the one that starts these
     os.environ |= {**environment, OWN: "1"}
     rank = int(os.environ.get("MLX_RANK", os.environ.get("RANK", "0")))
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if attempt and _refused(folder, attempt - 1):
+        return 0
     report = Reporting(folder, rank, attempt)
     if attempt and not {"--resume", "--auto-resume"} & {*arguments}:
         arguments = [*arguments, "--resume"]
     code = run(arguments, report.line)
     report.end(code)
-    # A lost peer is a failure, after which torch's agent may start all anew; what else there is to
-    # say is in the report.
-    ended(code if code == PeerLost.exit_code else 0)
-    if code == PeerLost.exit_code:
-        sys.exit(code)
-    return code
+    if code in (0, Interrupted.exit_code):  # all come here; what there is to say is in the report
+        ended(0)
+        return code
+    # By its connections that close the others notice; torch keeps who returns until all have.
+    ended(code)
+    sys.exit(code)
+
+
+def _end_with_launcher() -> None:
+    """A launcher that was killed ends its processes as one process would have ended."""
+    if launcher := parent_process():
+        launcher.join()
+        os._exit(PeerLost.exit_code)
+
+
+def _refused(folder: str, attempt: int) -> bool:
+    """Whether all of an attempt refused to do what they were asked, and would again."""
+    return {told.code for told in read_reports(folder) if told.attempt == attempt} <= REFUSALS
 
 
 def _elastic(arguments: list[str], number: int, folder: str, restarts: int) -> Death | None:
@@ -168,6 +185,7 @@ def _elastic(arguments: list[str], number: int, folder: str, restarts: int) -> D
         for rank, failure in error.failures.items():
             if failure.exitcode != PeerLost.exit_code:
                 trace = str(failure.message).strip() if failure.exitcode > 0 else ""
+                trace = "" if trace.startswith(NO_TRACE) else trace
                 return Death(rank, failure.pid, failure.exitcode, trace)
     return None
 
@@ -175,16 +193,15 @@ def _elastic(arguments: list[str], number: int, folder: str, restarts: int) -> D
 def _ring(arguments: list[str], number: int, folder: str, writing: Writing) -> Death | None:
     """Start them as a ring of MLX on the loopback."""
     spawn = get_context("spawn")
-    with TemporaryDirectory(prefix="hermes-ring-") as held:
-        hosts = Path(held, "hosts.json")
-        hosts.write_text(json.dumps(_free_addresses(number)), encoding="utf-8")
-        started: list[BaseProcess] = []
-        for rank in range(number):
-            environment = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)}
-            worker = spawn.Process(target=_work, args=(arguments, folder, environment), daemon=True)
-            worker.start()
-            started.append(worker)
-        return _ends_of(started, writing)
+    hosts = Path(folder, "hosts.json")
+    hosts.write_text(json.dumps(_free_addresses(number)), encoding="utf-8")
+    started: list[BaseProcess] = []
+    for rank in range(number):
+        environment = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)}
+        worker = spawn.Process(target=_work, args=(arguments, folder, environment), daemon=True)
+        worker.start()
+        started.append(worker)
+    return _ends_of(started, writing)
 
 
 def _free_addresses(number: int) -> list[list[str]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OWN", "backend_of", "joined", "place_of", "saving"]
 
-FIRST_TIMEOUT = 600.0
+FIRST_TIMEOUT, MEETING_TIMEOUT = 600.0, 60.0
 POLL = 0.1
 OWN = "HERMES_LAUNCHED"  # in the environment of the processes that hermes itself started
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -165,7 +165,12 @@ def joined(
         return ALONE, options
     # At first a peer may read, compile and tokenize.
     timeout = asked["peer_timeout"]
-    place = replace(place, timeout=timeout, first_timeout=max(timeout, FIRST_TIMEOUT))
+    place = replace(
+        place,
+        timeout=timeout,
+        first_timeout=max(timeout, FIRST_TIMEOUT),
+        meeting_timeout=max(timeout, MEETING_TIMEOUT),
+    )
     tell, stacks = context.find_root().obj.tell, ""
     if asked["output"]:
         stacks = f"; stacks are in {logs_of(Path(asked['output']))}"

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 __all__ = ["Signals"]
@@ -16,12 +17,13 @@ class Signals:
     Until `polled` is set nobody does, and it raises KeyboardInterrupt instead. After the first the
     system's own handling is back, so that a second ends the process even inside a long call; but a
     terminal that closes says so more than once, which ends nothing, and where SIGHUP was ignored,
-    as under nohup, it still is. silent: another process says so.
+    as under nohup, it still is. silent: another process says so. ends: called by the second.
     """
 
     def __init__(self, words: str):
         self.polled = False
         self.silent = False
+        self.ends: Callable[[], None] | None = None
         self._words = words
         self._came = False
 
@@ -47,7 +49,7 @@ class Signals:
             return
         self._came = True
         for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, signal.SIG_DFL)
+            signal.signal(one, self._ended if self.ends else signal.SIG_DFL)
         if self.silent:
             return
         print(self._words, file=sys.stderr, flush=True)
@@ -55,3 +57,9 @@ class Signals:
             # A bar hides the cursor, and lets no such code through; after a second signal nobody
             # would show it again.
             os.write(2, b"\x1b[?25h")
+
+    def _ended(self, number: int, frame: FrameType | None) -> None:
+        if self.ends:
+            self.ends()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)

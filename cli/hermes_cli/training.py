@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -99,7 +100,6 @@ def _learnt(options: Asked, data: tuple[str, ...]) -> "Tokenizer":
 
 def run_training(context: click.Context, signals: Signals) -> None:
     """Do what the command line asks."""
-    from hermes.checkpoint import steps
     from hermes.run import Request, check_output
     from hermes.together import agreed
 
@@ -115,35 +115,17 @@ def run_training(context: click.Context, signals: Signals) -> None:
     with ExitStack() as stack:
         stack.enter_context(Journal(processes, output))
         require_alike(context.info_name or "train", options, backend, processes)
-        # The others wait for rank 0, which may find a folder that it must not write into.
-        if processes.place.rank == 0:
-            agreed(processes, lambda: check_output(output, resume=options["resume"]))
-        else:
-            agreed(processes, lambda: None)
-        resuming = options["resume"] and bool(steps(output))
-        given = given_of(options)
-        spec = _spec(options, resuming)
-        data = data_of(options, stack)
-        tokenizer = _tokenizer(options, data, resuming, processes)
-        request = Request(
-            output=output,
-            data=data,
-            backend=backend,
-            spec=spec,
-            tokenizer=tokenizer,
+        blank = Request(
+            output,
+            (),
+            backend,
             options=where,
-            given=given,
-            resume=options["resume"],
-            allow_batch_change=options["allow_batch_change"],
-            log_every=options["log_every"],
-            keep=kept(options),
-            text_field=options["text_field"],
-            file_format=options["format"],
-            settings=settings_of(options),
-            sources=options.sources,
             processes=processes,
             split_among=options.split_among,
         )
+        # The others wait for one that refuses, as rank 0 does a folder of another run.
+        request = agreed(processes, lambda: _request(options, blank, stack))
+        tokenizer = request.tokenizer
 
         def begun() -> None:
             if tokenizer is not None and options["train_tokenizer"] and options["tokenizer"]:
@@ -151,6 +133,33 @@ def run_training(context: click.Context, signals: Signals) -> None:
 
         piped = "-" in (options["data"] or ("-",))
         carry_out(context, request, signals, begun=begun, from_stdin=piped, push=push)
+
+
+def _request(options: Asked, blank: "Request", stack: ExitStack) -> "Request":
+    """What is asked of a run of which it is known where it is trained and by whom."""
+    from hermes.checkpoint import steps
+    from hermes.run import check_output
+
+    if blank.processes.place.rank == 0:
+        check_output(blank.output, resume=options["resume"])
+    resuming = options["resume"] and bool(steps(blank.output))
+    spec = _spec(options, resuming)
+    data = data_of(options, stack)
+    return replace(
+        blank,
+        data=data,
+        spec=spec,
+        tokenizer=_tokenizer(options, data, resuming, blank.processes),
+        given=given_of(options),
+        resume=options["resume"],
+        allow_batch_change=options["allow_batch_change"],
+        log_every=options["log_every"],
+        keep=kept(options),
+        text_field=options["text_field"],
+        file_format=options["format"],
+        settings=settings_of(options),
+        sources=options.sources,
+    )
 
 
 def realised(options: Asked) -> "Options":

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import active_children
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 
 import click
@@ -24,6 +26,8 @@ GRACE, LONGEST_GRACE = 4.0, 8.0
 LAST_WORD = 1.0  # seconds for the stacks of one that was stopped
 LOST = PeerLost.exit_code
 INTERRUPTED = 130  # before there was anything to save
+STOPS = (Interrupted.exit_code, INTERRUPTED)  # asked for
+WELL = (0, Interrupted.exit_code)  # what all of them end with, if any does
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def watched(
 ) -> None:
     """Until all have ended; says once what several say. Raises click's Exit with their code."""
     with TemporaryDirectory(prefix="hermes-processes-") as folder:
+        signals.ends = lambda: _end_all(folder)
         watch = _Watch(start, folder, signals, restarts, writing)
         watch.see()
         code = watch.conclude()
@@ -138,10 +143,9 @@ class _Watch:
         now, ends = time.monotonic(), len(here) - len(running)
         if ends != self._ends:
             self._ends, self._quiet_since = ends, now
-        # Who ends with no word was lost too, and who was interrupted is missed by those that start.
+        # Who ends with no word is missed too.
         if self._lost_since is None and any(
-            one.code in (LOST, INTERRUPTED) or (one.code is None and one not in running)
-            for one in here
+            one.code not in WELL and one not in running for one in here
         ):
             self._lost_since = now
         if self._lost_since is None:
@@ -154,7 +158,8 @@ class _Watch:
                 self._hung, self._woken_at = {one.pid: one for one in running}, now
                 self._send(signal.SIGCONT, running)
             elif now - self._woken_at > LAST_WORD:
-                self._send(signal.SIGKILL, running)
+                # Who has said how it ended has nothing left to do either.
+                self._send(signal.SIGKILL, (one for one in here if _lives(one.pid)))
 
     def _warn(self, told: Iterable[Told]) -> None:
         for line in _lines(told, warnings=True):
@@ -183,11 +188,16 @@ class _Watch:
     def conclude(self) -> int:
         """Say once what several say; the exit code that it amounts to."""
         last = [one for one in self._told if one.attempt == self._attempt]
-        if any(death.code < 0 for death in self._deaths) and not self._signals.asked():
-            # torch's agent interrupts those that were still starting: that is no end of their own.
+        told = {one.pid for one in last if one.code is not None}
+        self._deaths = [death for death in self._deaths if death.pid not in told]
+        if not self._signals.asked() and (
+            self._deaths or any(one.code not in (*WELL, INTERRUPTED) for one in last)
+        ):
+            # torch's agent interrupts those that remain: that is no end of their own.
             last = [one for one in last if one.code != INTERRUPTED]
         bad = [one for one in last if one.code]
-        worst = next((one.code for one in bad if one.code != LOST), None)
+        codes = sorted({one.code or 0 for one in bad} - {LOST}, key=STOPS.__contains__)
+        worst = codes[0] if codes else None
         if worst is not None:
             lines = _lines(one for one in bad if one.code == worst) or _lines(bad)[:1]
             for line in lines[:1] if worst == Interrupted.exit_code else lines:
@@ -216,6 +226,13 @@ def _lines(told: Iterable[Told], *, warnings: bool = False) -> list[str]:
     """Each line once, in the order of ranks: the warnings, or all else."""
     said = dict.fromkeys(line for one in told for line in one.lines)
     return [line for line in said if line.startswith("Warning: ") == warnings]
+
+
+def _end_all(folder: str) -> None:
+    """Kill all started processes; nothing of theirs is left."""
+    for one in active_children():
+        one.kill()
+    rmtree(folder, ignore_errors=True)
 
 
 def _lives(pid: int) -> bool:
