@@ -60,6 +60,8 @@ class Options:
     float32, but products may round their inputs to 10 bits, and is refused where none do. compile:
     None where it pays. deterministic: the same bits each time, refused where the device has no way.
     exact: the slower elementwise forms that are right to the last bits in float64; always on there.
+    as_trained: a built model computes as a learner does, to the bit, though models that are not
+    trained may have faster ways; the reference of preferences is built so.
     shard: how a learner's tensors are split over the processes, 'full' or 'optimizer', None for
     whole ones in each; reading a tensor of its state, and evaluating with it, is then what all
     processes do at once. shard_group: over so many neighbours, each such group holding all; None
@@ -72,6 +74,7 @@ class Options:
     grad_checkpoint: bool = False
     deterministic: bool = False
     exact: bool = False
+    as_trained: bool = False
     shard: str | None = None
     shard_group: int | None = None
 

@@ -6,7 +6,7 @@ that exists (`hermes.start`), and what it learns from is made here.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -163,7 +163,8 @@ class Preferences:
             if dict(known.how) != how:
                 said.append(f"they were computed with {_words(known.how)}: equal but for rounding")
             return known, said
-        model = self.backend.build(self.start.spec, self._base(), self.options, self.processes)
+        options = replace(self.options, as_trained=True)
+        model = self.backend.build(self.start.spec, self._base(), options, self.processes)
         logprobs = computed(
             model, data, recipe, processes=self.processes, stop=self.stop, progress=self.progress
         )

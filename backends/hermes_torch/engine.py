@@ -77,16 +77,9 @@ class Engine:
             shards.split(self.module, self.dtype, self.master)
         loaded = {name: self.placed(params[name], training) for name in self.names}
         self.module.load_state_dict(loaded, assign=True)
-        self._packs = not training and not exact and packs(self.device, self.dtype)
-
-    def laid_out(self):
-        """From now on the matrices are in the processor's own layout, if it has one and none train.
-
-        Before, all is computed by the kernels of training, as the reference of preferences must be.
-        """
-        if self._packs:
+        as_trained = training or exact or options.as_trained
+        if not as_trained and packs(self.device, self.dtype):
             pack(self.module)
-        self._packs = False
 
     def on(self):
         """A block that computes as the options ask."""
@@ -221,7 +214,6 @@ class Model:
         """A fresh cache for rows of at most `capacity` tokens."""
         if self.engine.shards:
             raise Unsupported("a model that is split writes no text; load its checkpoint for that")
-        self.engine.laid_out()
         return Decoder(self.engine, batch_size, capacity)
 
     def params(self):

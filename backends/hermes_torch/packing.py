@@ -1,7 +1,7 @@
-"""Matrices in the order in which oneDNN reads them, for models on a CPU that write text.
+"""Matrices in the order in which oneDNN reads them, for models on a CPU that are not trained.
 
 A step of decoding multiplies one row by every matrix, and waits for memory; a plain matrix is read
-at half the speed or less of one that is laid out for the processor, once, before the first step.
+at half the speed or less of one that is laid out for the processor, once, when the model is built.
 """
 
 import torch

@@ -94,6 +94,14 @@ def batched(case: Case, sides: Sides) -> Iterator[Measure]:
     yield identical("run again", again, sides.subject.logits(case, "float32"), tolerance.EXACT)
 
 
+def reference(case: Case, sides: Sides) -> Iterator[Measure]:
+    """What a model built as trained gives rows is what its learner gives: h is 0 in update 1."""
+    given = case.tokens, case.batch.targets[0]
+    got = sides.subject.model(case, "float32", as_trained=True).row_logprobs(*given)
+    expected = sides.subject.learner(case, "float32").row_logprobs(*given)
+    yield identical("row_logprobs", got, expected, tolerance.EXACT)
+
+
 def gradients(case: Case, sides: Sides) -> Iterator[Measure]:
     """Gradients in float32, against the same backend's in float64."""
     loss, got = sides.subject.grads(case, "float32")
@@ -223,6 +231,14 @@ LAWS = (
         lambda case: _scores(case) and case.decodes and not case.packed,
     ),
     _law("batching", "so does a row alone", batched, tolerance.TOKEN_32, plain),
+    _law(
+        "reference",
+        "a policy's first reference is itself",
+        reference,
+        tolerance.EXACT,
+        lambda case: case.batch.pairs is not None,
+        "learner",
+    ),
     _law(
         "gradients",
         "float32 gradients stay beside float64",
