@@ -26,6 +26,7 @@ from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost
 from hermes.processes import Place, ends_at_once
 from hermes_cli.asked import Asked, require_alike
 from hermes_cli.journal import Journal
+from hermes_cli.noise import sieved, write_through
 from hermes_cli.place import OWN, backend_of, joined, place_of, saving
 from hermes_cli.reports import Reporting, read_reports
 from hermes_cli.signals import Signals
@@ -126,6 +127,7 @@ def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> 
     # A signal of the terminal reaches the launcher alone, which hands it on once.
     os.setsid()
     threading.Thread(target=_end_with_launcher, daemon=True).start()
+    write_through(folder)
     lasting_stderr()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.pop("MLX_RANK", None)  # of mlx.launch, which started the one that starts these
@@ -196,12 +198,13 @@ def _ring(arguments: list[str], number: int, folder: str, writing: Writing) -> D
     hosts = Path(folder, "hosts.json")
     hosts.write_text(json.dumps(_free_addresses(number)), encoding="utf-8")
     started: list[BaseProcess] = []
-    for rank in range(number):
-        environment = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)}
-        worker = spawn.Process(target=_work, args=(arguments, folder, environment), daemon=True)
-        worker.start()
-        started.append(worker)
-    return _ends_of(started, writing)
+    with sieved(folder):
+        for rank in range(number):
+            environment = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)}
+            worker = spawn.Process(target=_work, args=(arguments, folder, environment), daemon=True)
+            worker.start()
+            started.append(worker)
+        return _ends_of(started, writing)
 
 
 def _free_addresses(number: int) -> list[list[str]]:

@@ -207,7 +207,9 @@ class _Watch:
         deaths = [death.line() for death in self._deaths if death.pid not in self._hung]
         for one in self._hung.values():
             deaths.append(f"Error: rank {one.rank} (process {one.pid}) hung and was killed")
-        seen = [line.removeprefix("Error: ") for line in _lines(last)[:1]]
+        # One that hung and was woken knows less of it than those that waited.
+        waited = _lines(one for one in last if one.pid not in self._hung) or _lines(last)
+        seen = [line.removeprefix("Error: ") for line in waited[:1]]
         if deaths:
             click.echo(deaths[0], err=True)
             for line in seen:

@@ -17,6 +17,7 @@ from hermes.processes import Alone, Place
 from hermes.together import agreed
 from hermes_cli.journal import Journal
 from hermes_cli.launch import _refused
+from hermes_cli.noise import sieved
 from hermes_cli.reports import Reporting
 from hermes_cli.signals import Signals
 from hermes_cli.watch import Death, _Watch
@@ -186,6 +187,7 @@ def test_an_error_before_the_first_update_ends_all(corpus, tmp_path, planted, ho
     said = train(corpus, "--output", tmp_path / "run", "--max-steps", 3, *how, code=1)
     assert said.count("planted") == 1
     assert f"Error: rank 1 {HERE} failed: MemoryError: planted" in said
+    assert "[ring]" not in said
     assert time.monotonic() - begun_at < SOON
 
 
@@ -199,6 +201,24 @@ def test_a_refusal_on_the_way_is_noticed_long_before_the_limit(corpus, tmp_path,
     assert said.count("planted") == 1
     assert f"Error: rank 1 {HERE}: planted" in said
     assert time.monotonic() - begun_at < SOON
+
+
+CRASHES = """
+import os, sys
+from hermes_cli.noise import write_through
+from hermes_cli.stderr import lasting_stderr
+write_through(sys.argv[1])
+lasting_stderr()
+with open(os.devnull) as another:
+    print("a line", file=sys.stderr)
+os.write(2, b"[ring] Socket 9 was closed by the peer\\nlast words")
+"""
+
+
+def test_the_noise_of_a_ring_is_dropped_and_last_words_are_not(tmp_path, capfd):
+    with sieved(tmp_path):
+        subprocess.run([sys.executable, "-c", CRASHES, tmp_path], check=True)
+    assert capfd.readouterr().err == "a line\nlast words"
 
 
 def ring(tmp_path):

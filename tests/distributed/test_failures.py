@@ -294,6 +294,12 @@ def test_who_died_is_named_before_who_then_hung(tmp_path, capsys):
     assert watch.conclude() == 76
     said = capsys.readouterr().err
     assert said.startswith("Error: rank 1 (process 11) hung and was killed\n")
+    watch._told = [
+        Told(0, 0, 11, ("Error: the processes lost each other",), 76),
+        Told(1, 0, 12, ("Error: rank 0 fell silent",), 76),
+    ]
+    assert watch.conclude() == 76
+    assert "\n  rank 0 fell silent\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
