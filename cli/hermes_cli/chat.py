@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes.errors import HermesError, nearest
-from hermes_cli.options import BACKEND, CHECKPOINT, CONFIG, DEVICE, PRECISION, TOKENIZER
+from hermes_cli import options as shared
 
 if TYPE_CHECKING:
     from hermes.chat import Chat
@@ -28,20 +28,20 @@ OWN = {"max_tokens": int, "seed": int}
 
 
 @click.command()
-@CHECKPOINT
-@CONFIG
-@TOKENIZER
+@shared.CHECKPOINT
+@shared.CONFIG
+@shared.TOKENIZER
 @click.option("--template", metavar="F.jinja", help="A chat template.  [default: its own]")
 @click.option("--system", default="", metavar="TEXT", help="The system prompt.")
 @click.option("--max-tokens", type=int, default=512, help="Of an answer.")
-@click.option("--temperature", type=float, default=0.8, help="0: the likeliest token, always.")
-@click.option("--top-k", type=int, default=0, help="Only the k likeliest tokens; 0: all.")
-@click.option("--top-p", type=float, default=1.0, help="Only the likeliest that reach this share.")
-@click.option("--min-p", type=float, default=0.0, help="Only those this likely beside the best.")
+@shared.TEMPERATURE
+@shared.TOP_K
+@shared.TOP_P
+@shared.MIN_P
 @click.option("--seed", type=int, default=0, help="Decides the answers, on every backend.")
-@BACKEND
-@DEVICE
-@PRECISION
+@shared.BACKEND
+@shared.DEVICE
+@shared.PRECISION
 def chat(
     checkpoint: Path,
     config: Path | None,

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -14,6 +13,7 @@ from hermes_cli.signals import Signals
 from hermes_cli.tuning import (
     base_of,
     beginning_of,
+    command,
     counter,
     data_options,
     files_of,
@@ -87,14 +87,9 @@ def _dpo(context: click.Context) -> None:
         )
 
 
-@click.pass_context
-def _call(context: click.Context, **_: Any) -> None:
-    _dpo(context)
-
-
-dpo = click.Command(
+dpo = command(
     "dpo",
-    callback=_call,
+    _dpo,
     short_help="Prefer one completion to another, as pairs say",
     help="""Prefer one completion to another, as pairs say: DPO and its relatives.
 

@@ -1,7 +1,6 @@
 """`hermes finetune`: go on training a model that exists, on other text."""
 
 from dataclasses import replace
-from typing import Any
 
 import click
 
@@ -10,6 +9,7 @@ from hermes_cli.launch import placed
 from hermes_cli.signals import Signals
 from hermes_cli.tuning import (
     beginning_of,
+    command,
     files_of,
     model_options,
     option,
@@ -37,14 +37,9 @@ def run_finetuning(context: click.Context) -> None:
             carry_out(context, share, signals, from_stdin="-" in data, push=to)
 
 
-@click.pass_context
-def _call(context: click.Context, **_: Any) -> None:
-    run_finetuning(context)
-
-
-finetune = click.Command(
+finetune = command(
     "finetune",
-    callback=_call,
+    run_finetuning,
     short_help="Go on training a model that exists, on other text",
     help="""Go on training a model that exists, on other text.
 

@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hermes_cli.options import BACKEND, CHECKPOINT, CONFIG, DEVICE, PRECISION, TOKENIZER
+from hermes_cli import options as shared
 
 if TYPE_CHECKING:
     from hermes.model import Model
 
 
 @click.command()
-@CHECKPOINT
-@CONFIG
-@TOKENIZER
+@shared.CHECKPOINT
+@shared.CONFIG
+@shared.TOKENIZER
 @click.option("--prompt", "-p", default="", help="What the text begins with; - for standard input.")
 @click.option("--max-tokens", type=int, default=100, help="Of the continuation.")
-@click.option("--temperature", type=float, default=0.8, help="0: the likeliest token, always.")
-@click.option("--top-k", type=int, default=0, help="Only the k likeliest tokens; 0: all.")
-@click.option("--top-p", type=float, default=1.0, help="Only the likeliest that reach this share.")
-@click.option("--min-p", type=float, default=0.0, help="Only those this likely beside the best.")
+@shared.TEMPERATURE
+@shared.TOP_K
+@shared.TOP_P
+@shared.MIN_P
 @click.option("--seed", type=int, default=0, help="Decides the text, on every backend.")
 @click.option("--num-samples", type=int, default=1, help="Texts, of seeds from --seed on.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object per text.")
-@BACKEND
-@DEVICE
-@PRECISION
+@shared.BACKEND
+@shared.DEVICE
+@shared.PRECISION
 def generate(
     checkpoint: Path,
     config: Path | None,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from hermes_cli.options import CONFIG
+from hermes_cli.options import CONFIG, TO
 
 
 @click.command()
@@ -27,12 +27,7 @@ from hermes_cli.options import CONFIG
     type=click.Path(path_type=Path),
     help="The new folder.",
 )
-@click.option(
-    "--to",
-    default="hermes",
-    type=click.Choice(["hermes", "hf"]),
-    help="A checkpoint, or a folder under Hugging Face's own names.",
-)
+@TO
 @click.option(
     "--dtype",
     default="float32",

@@ -21,6 +21,22 @@ PRECISION = click.option(
     metavar="float32|tf32|bfloat16|float16|float64",
     help="Of matrix products and activations; weights and optimizer stay float32.",
 )
+TEMPERATURE = click.option(
+    "--temperature", type=float, default=0.8, help="0: the likeliest token, always."
+)
+TOP_K = click.option("--top-k", type=int, default=0, help="Only the k likeliest tokens; 0: all.")
+TOP_P = click.option(
+    "--top-p", type=float, default=1.0, help="Only the likeliest that reach this share."
+)
+MIN_P = click.option(
+    "--min-p", type=float, default=0.0, help="Only those this likely beside the best."
+)
+TO = click.option(
+    "--to",
+    default="hermes",
+    type=click.Choice(["hermes", "hf"]),
+    help="A checkpoint, or a folder under Hugging Face's own names.",
+)
 SEED = click.option("--seed", type=int, default=0, help="Decides every random number.")
 CHECKPOINT = click.option(
     "--checkpoint",

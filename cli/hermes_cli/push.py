@@ -4,18 +4,13 @@ from pathlib import Path
 
 import click
 
-from hermes_cli.options import CONFIG
+from hermes_cli.options import CONFIG, TO
 
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("repo", metavar="OWNER/REPO")
-@click.option(
-    "--to",
-    default="hermes",
-    type=click.Choice(["hermes", "hf"]),
-    help="A checkpoint, or a folder under Hugging Face's own names.",
-)
+@TO
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,7 @@ from hermes_cli.launch import placed
 from hermes_cli.signals import Signals
 from hermes_cli.tuning import (
     beginning_of,
+    command,
     data_options,
     files_of,
     model_options,
@@ -80,14 +81,9 @@ def _sft(context: click.Context) -> None:
         carry_out(context, made, signals, from_stdin="-" in data, push=push_of(options))
 
 
-@click.pass_context
-def _call(context: click.Context, **_: Any) -> None:
-    _sft(context)
-
-
-sft = click.Command(
+sft = command(
     "sft",
-    callback=_call,
+    _sft,
     short_help="Learn what the assistant says in conversations",
     help="""Learn what the assistant says in conversations.
 

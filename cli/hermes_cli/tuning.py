@@ -29,6 +29,23 @@ def option(*names: str, help: str, **settings: object) -> click.Option:
     return click.Option(names, help=help, **settings)  # type: ignore[arg-type]
 
 
+def command(
+    name: str,
+    call: Callable[[click.Context], None],
+    *,
+    short_help: str,
+    help: str,
+    params: list[click.Parameter],
+) -> click.Command:
+    """A command that reads its options from the context."""
+
+    @click.pass_context
+    def callback(context: click.Context, **_: object) -> None:
+        call(context)
+
+    return click.Command(name, callback=callback, short_help=short_help, help=help, params=params)
+
+
 def model_options() -> list[click.Parameter]:
     """What is tuned, and where it goes."""
     return [
