@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hermes.seam import Backend, Options
     from hermes_cli.asked import Asked
 
-__all__ = ["OWN", "backend_of", "joined", "place_of", "saving"]
+__all__ = ["OWN", "backend_of", "joined", "place_of", "saving", "started_by"]
 
 FIRST_TIMEOUT, MEETING_TIMEOUT = 600.0, 60.0
 POLL = 0.1
@@ -45,6 +45,12 @@ def place_of(environment: Mapping[str, str]) -> Place | None:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise HermesError(f"the launcher's variables cannot be read: {error!r}") from None
     return place if place is not None and place.size > 1 else None
+
+
+def started_by(environment: Mapping[str, str]) -> str | None:
+    """The launcher that started this process among others, unless that was hermes itself."""
+    alone = OWN in environment or place_of(environment) is None
+    return None if alone else _launcher(environment)
 
 
 def _launcher(e: Mapping[str, str]) -> str | None:

@@ -18,7 +18,7 @@ from hermes_cli.asked import AGAIN, Asked, given_of, require_alike, settings_of
 from hermes_cli.heading import heading
 from hermes_cli.journal import Journal
 from hermes_cli.launch import starts
-from hermes_cli.place import backend_of, joined, place_of
+from hermes_cli.place import backend_of, joined, place_of, started_by
 from hermes_cli.pushing import EverySave, Push, push_at_end, push_of
 from hermes_cli.settings import COMMAND
 from hermes_cli.signals import Signals
@@ -279,7 +279,8 @@ def _again(context: click.Context, output: Path) -> str:
             value = context.params[name]
             on, off = option.opts[0], [*option.secondary_opts, ""][0]
             words += [on if value else off] if isinstance(value, bool) else [on, str(value)]
-    return shlex.join(words)
+    launcher = started_by(os.environ)
+    return shlex.join(words) + (f", started by {launcher} as before" if launcher else "")
 
 
 def _finish(run: "Run", result: "Result", again: str, from_stdin: bool) -> None:

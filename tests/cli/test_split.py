@@ -57,7 +57,7 @@ def test_a_run_file_of_several_processes_is_the_same_run_on_one(here, call):
             "train", "--config", "two.yaml", "--output", "c")  # fmt: skip
 
 
-def test_the_command_that_goes_on_repeats_what_no_run_file_keeps():
+def test_the_command_that_goes_on_repeats_what_no_run_file_keeps(monkeypatch):
     given = ["--num-processes", "2", "--backend", "mlx", "--no-compile", "--lr", "0.1", "--device",
              "cpu", "--push-every-save"]  # fmt: skip
     context = train.make_context("train", given, obj=Call((), click.echo))
@@ -65,3 +65,10 @@ def test_the_command_that_goes_on_repeats_what_no_run_file_keeps():
         "hermes train --resume --output 'a b' --push-every-save --num-processes 2 --backend mlx "
         "--device cpu --no-compile"
     )
+    context = train.make_context("train", [], obj=Call((), click.echo))
+    for name, value in {"MLX_RANK": "0", "MLX_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    plain = "hermes train --resume --output run"
+    assert _again(context, Path("run")) == f"{plain}, started by mlx.launch as before"
+    monkeypatch.setenv("HERMES_LAUNCHED", "1")
+    assert _again(context, Path("run")) == plain
