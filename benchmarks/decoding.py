@@ -1,6 +1,6 @@
 """Decoding speed of each backend beside what memory allows, in one run on one machine.
 
-    python benchmarks/decoding.py [--shape tiny|22m|gpt2] [--precision float32] [--tokens 128]
+    python benchmarks/decoding.py [--shape tiny|22m|gpt2] [--precision float32] [--backend torch]
 
 One row, a KV cache, the likeliest token each time. A token reads every weight once, so the bound is
 the bytes of the weights over the speed at which a large array is read, measured here too.
@@ -63,13 +63,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--precision", choices=BYTES, default="float32")
+    parser.add_argument("--backend", action="append", choices=("torch", "mlx"))
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
     spec = spec_of(SHAPES[chosen.shape])
     weights = fresh_weights(spec, 0)
     options = Options(precision=chosen.precision)
-    models = {name: find_backend(name).build(spec, weights, options) for name in ("torch", "mlx")}
+    names = chosen.backend or ("torch", "mlx")
+    models = {name: find_backend(name).build(spec, weights, options) for name in names}
     taken = {name: [] for name in models}
     for turn in range(chosen.rounds + 1):
         for name, model in models.items():
