@@ -227,10 +227,11 @@ def cases(long: bool = False) -> tuple[Case, ...]:
         for name, (spec, recipe, more) in recipes.items()
     ]
     made += [Case("train.hot/hot", model(), hot, recipe=WARM)]
-    made += [Case("compiled.dropout/hot", replace(dropping, num_layers=1), hot, recipe=WARM)]
+    made += [Case("compiled.plain/hot", model(num_layers=1), hot, recipe=WARM)]
     made += [case for case in stored_cases() if case.name.startswith("run.")]
     if long:
         made.append(Case("train.long/fresh", dropping, fresh, recipe=WARM))
+        made.append(Case("compiled.dropout/hot", replace(dropping, num_layers=1), hot, recipe=WARM))
     return tuple(made)
 
 

@@ -315,13 +315,13 @@ FAULTS = (
     _fault(
         "a compiled loss is off by a thousandth",
         "L4/compiled",
-        "compiled.dropout/hot",
+        "compiled.plain/hot",
         _compiled_loss("float32", lambda inside, loss: 1.001 * loss),
     ),
     _fault(
         "compiled bfloat16 has half as much gradient again",
         "L4/compiled-bfloat16",
-        "compiled.dropout/hot",
+        "compiled.plain/hot",
         _compiled_loss("bfloat16", lambda inside, loss: _sloped(inside, 1.5, loss)),
     ),
     _fault("float32 gradients are bfloat16's", "L2/gradients", DEFAULT, _gradients_in_bfloat16),
