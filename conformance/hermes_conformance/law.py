@@ -38,7 +38,8 @@ class Law:
     applies: to which of the level's cases. needs: 'forward', 'learner' (the subject trains),
     'peer' (the reference trains too), 'alone' (the subject trains, the reference does not), or
     'nothing' of any backend: it judges what stands above them.
-    precision: what the law computes in, for --dtype; None for neither here nor there.
+    precision: what the law computes in, for --dtype; None for neither here nor there. long: the
+    law has no case in a short run.
     """
 
     level: str
@@ -49,6 +50,7 @@ class Law:
     applies: Callable[[Case], bool] = always
     needs: str = "forward"
     precision: str | None = "float64"
+    long: bool = False
 
     @property
     def id(self) -> str:

@@ -83,7 +83,7 @@ def judge_level(
                 met.add(law)
                 yield run(law, case, sides)
     for law in laws:
-        if law not in met and selection.whole:
+        if law not in met and selection.whole and (selection.long or not law.long):
             yield Outcome(law, "", FAILED, message="the law met no case, so it says nothing")
 
 

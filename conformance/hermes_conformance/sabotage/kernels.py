@@ -315,7 +315,7 @@ FAULTS = (
     _fault(
         "a compiled loss is off by a thousandth",
         "L4/compiled",
-        "compiled.plain/hot",
+        "compiled.dropout/hot",
         _compiled_loss("float32", lambda inside, loss: 1.001 * loss),
     ),
     _fault(

@@ -77,8 +77,13 @@ def laws() -> dict[str, Law]:
 
 
 def cases() -> dict[tuple[str, str], Case]:
-    """Every case by level and name."""
-    return {(level.name, case.name): case for level in LEVELS for case in level.cases(False)}
+    """Every case by level and name: of short runs, and what only long ones have."""
+    return {
+        (level.name, case.name): case
+        for long in (True, False)
+        for level in LEVELS
+        for case in level.cases(long)
+    }
 
 
 @dataclass(frozen=True)
