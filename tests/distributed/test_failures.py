@@ -184,7 +184,7 @@ def test_an_exception_of_one_rank_is_shown_once(corpus, tmp_path, planted, how):
 
 @pytest.mark.parametrize("how", [MLX, pytest.param(TORCH, marks=pytest.mark.long)], ids=str)
 def test_the_slowest_rank_is_named(corpus, tmp_path, planted, how):
-    planted(sleep=0.05)
+    planted(sleep=0.25)
     run = tmp_path / "run"
     said = train(corpus, "--output", run, "--max-steps", 6, *how)
     updates = [line for line in metrics(run) if "loss" in line]
