@@ -195,3 +195,23 @@ def test_rows_without_a_token_are_padding_or_another_tokenizer(tokens, rows, fit
     from hermes.model import _fits
 
     assert _fits(tokens, rows) is fits
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_in_a_short_type_load_and_are_tuned_on_each_backend(
+    trained, tmp_path, backend, dtype
+):
+    from hermes.interop.convert import convert
+    from hermes_cli.main import run
+
+    folder, _, result = trained
+    short = tmp_path / "short"
+    convert(result.checkpoint, short, to="hermes", dtype=dtype)
+    model = hermes.load(short, backend=backend)
+    oracle = hermes.load(short, backend="numpy", precision="float64")
+    tokens = [model.tokenizer.encode("the cat sat")]
+    np.testing.assert_allclose(model.logits(tokens), oracle.logits(tokens), atol=1e-5)
+    assert run(["finetune", "--checkpoint", str(short), "--data", str(folder / "book.txt"),
+                "--output", str(tmp_path / "run"), "--max-steps", "1", "--batch-size", "2",
+                "--seq-len", "16", "--backend", backend]) == 0  # fmt: skip

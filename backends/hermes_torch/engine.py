@@ -92,8 +92,9 @@ class Engine:
         """
         matrix = array.ndim > 1 and not training
         dtype = self.dtype if matrix else self.master
-        tensor = torch.from_numpy(np.array(array, np.float64 if dtype == torch.float64 else None))
-        tensor = tensor.to(device=self.device, dtype=dtype)
+        # Through float32: weights may come in bfloat16, which torch does not take from NumPy.
+        host = np.array(array, np.float64 if dtype == torch.float64 else np.float32)
+        tensor = torch.from_numpy(host).to(device=self.device, dtype=dtype)
         return self.shards.part(tensor) if self.shards else tensor
 
     def local(self, tensor):

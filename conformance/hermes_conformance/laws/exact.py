@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
+import ml_dtypes
 import numpy as np
 
 from hermes.errors import HermesError
 from hermes.params import parameters, trained_names
 from hermes.randomness import dropout_row_keys
-from hermes.seam import IGNORE, Batch
+from hermes.seam import IGNORE, Batch, TrainState
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec
 from hermes_conformance.case import Case
 from hermes_conformance.compare import Measure, identical, same
@@ -34,7 +35,10 @@ def names(case: Case, sides: Sides) -> Iterator[Measure]:
 
 
 def carried(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Weights handed in come back with the same bits, from a model and from a learner."""
+    """Weights handed in come back with the same bits, from a model and from a learner.
+
+    Those of a file in a short type, too, as float32.
+    """
     held = sides.subject.model(case, "float32").params()
     for name, value in case.params.items():
         yield identical(name, held[name], value, EXACT)
@@ -46,6 +50,19 @@ def carried(case: Case, sides: Sides) -> Iterator[Measure]:
         for name in state.exp_avg:
             moments = np.stack([state.exp_avg[name], state.exp_avg_sq[name]])
             yield identical(f"moments of {name}", moments, np.zeros_like(moments), EXACT)
+    for dtype in (ml_dtypes.bfloat16, np.float16):
+        short = {name: value.astype(dtype) for name, value in case.params.items()}
+        options, what = sides.subject.options("float32"), np.dtype(dtype).name
+        held = sides.subject.backend.build(case.spec, short, options).params()
+        for name, value in short.items():
+            yield identical(f"{name} from {what}", held[name], value.astype(np.float32), EXACT)
+        if sides.subject.trains:
+            begun = TrainState(short, {}, {}, 0)
+            learner = sides.subject.backend.learner(case.spec, begun, case.recipe, options)
+            held = learner.state().params
+            for name, value in short.items():
+                what = f"learner's {name} from {np.dtype(dtype).name}"
+                yield identical(what, held[name], value.astype(np.float32), EXACT)
 
 
 def decayed(case: Case, sides: Sides) -> Iterator[Measure]:

@@ -40,6 +40,20 @@ def _models_weights(inside: Inside) -> None:
     inside.method("engine", "Engine", "__init__", made)
 
 
+def _misread_weights(inside: Inside) -> None:
+    """Those of a file in bfloat16 or float16 are doubled, as where their bits are misread."""
+
+    def made(original):
+        def engine(self, spec, params, options, *rest, **more):
+            if any(value.dtype.itemsize == 2 for value in params.values()):
+                params = {name: 2 * value for name, value in params.items()}
+            return original(self, spec, params, options, *rest, **more)
+
+        return engine
+
+    inside.method("engine", "Engine", "__init__", made)
+
+
 def _rounded_rotation(inside: Inside) -> None:
     inside.table(
         "rotate",
@@ -379,6 +393,12 @@ FAULTS = (
         "L2/reference",
         "preference.sigmoid/hot",
         _models_weights,
+    ),
+    _fault(
+        "weights in a short type are other numbers",
+        "L0/weights",
+        "default/hot",
+        _misread_weights,
     ),
     _fault(
         "tensors come in another order", "L0/names", "default/fresh", _model("params", _reversed)
