@@ -16,7 +16,7 @@ from hermes.material import Material
 from hermes.params import parameters
 from hermes.processes import ALONE, Processes
 from hermes.recipe import Recipe
-from hermes.same_run import among, batch_change, changed, require_same, total_steps
+from hermes.same_run import among, batch_change, changed, repeated, require_same, total_steps
 from hermes.seam import Backend, Options, Tensors
 from hermes.spec import ModelSpec
 from hermes.together import shared_stream
@@ -155,8 +155,11 @@ def _placed(
     if progress:
         cursor = Cursor(progress.epoch, progress.sample)
         position = Position(progress.step, progress.tokens, cursor)
-    size = request.processes.place.size
-    total = total_steps(recipe, position, len(material.samples.train), size)
+    size, samples = request.processes.place.size, len(material.samples.train)
+    total = total_steps(recipe, position, samples, size)
+    if position.step < total:
+        said = repeated(recipe, position.cursor, samples, material.unit, size)
+        notes += [said] if said else []
     if checkpoint:
         require_same(checkpoint.path, checkpoint.progress, recipe, material.stream)
         notes += _changes(request, checkpoint, recipe, material.unit, total)

@@ -23,6 +23,7 @@ __all__ = [
     "batch_change",
     "changed",
     "flat",
+    "repeated",
     "require_same",
     "samples_of_update",
     "total_steps",
@@ -153,3 +154,20 @@ def samples_of_update(recipe: Recipe, cursor: Cursor, size: int, world: int = 1)
         return per_update
     wanted = run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
     return min(per_update, wanted - cursor.drawn(size))
+
+
+def repeated(
+    recipe: Recipe, cursor: Cursor, size: int, unit: str = "samples", world: int = 1
+) -> str | None:
+    """What to say where an update has more samples than the data, so that it sees some again."""
+    taken = samples_of_update(recipe, cursor, size, world)
+    if taken <= size:
+        return None
+    room = size // (recipe.grad_accum * world)
+    advice = f"choose --batch-size {room} or less"
+    if not room:
+        advice = f"choose --batch-size and --grad-accum for at most {size:,} an update"
+    return (
+        f"the data has {size:,} {unit} and an update takes {taken:,}: every update sees each up to "
+        f"{math.ceil(taken / size):,} times; {advice}"
+    )

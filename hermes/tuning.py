@@ -61,12 +61,14 @@ class Chats:
             seed=recipe.seed,
             val_fraction=recipe.val_fraction,
         )
-        learnt = sum(int(example.learnt.sum()) for example in held.examples)
-        rows = len(data.train) + len(data.held_out)
+        trained = [*data.examples(data.train)]
+        learnt = sum(int(example.learnt.sum()) for example in trained)
         words = [
-            f"{len(held.examples):,} examples in {rows:,} rows; {learnt:,} of {len(data):,} tokens "
-            "are learnt, each with equal weight"
+            f"{len(trained):,} examples in {len(data.train):,} rows; {learnt:,} of "
+            f"{sum(map(len, trained)):,} tokens are learnt, each with equal weight"
         ]
+        if out := len(held.examples) - len(trained):
+            words.append(f"{out:,} examples are held out, in rows of their own")
         if held.dropped:
             words.append(f"{held.dropped:,} examples longer than {recipe.seq_len} are left out")
         if held.cut:

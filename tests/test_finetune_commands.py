@@ -1,13 +1,21 @@
 """The commands that tune: their options, what they say, and one line for every refusal."""
 
 import json
+import re
 
 import pytest
 
 from hermes.checkpoint import verify
 from hermes.params import parameters
 from hermes_cli.main import run
-from tests.tuning_support import TEXT, small_checkpoint, some_chats, some_pairs, write_lines
+from tests.tuning_support import (
+    TEXT,
+    small_checkpoint,
+    small_tokenizer,
+    some_chats,
+    some_pairs,
+    write_lines,
+)
 
 QUICK = ["--max-steps", "2", "--batch-size", "2", "--backend", "torch", "--device", "cpu"]
 
@@ -41,6 +49,52 @@ def test_sft_shows_samples_and_goes_on_from_its_folder_alone(place, tmp_path, ca
     assert [line["step"] for line in lines(out)] == [1, 2, 3]
     assert run(["sft", "--resume", "--output", str(out), "--max-steps", "3"]) == 0
     assert "is finished at step 3; nothing is left to do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "more", "found", "updates"),
+    [
+        ("sft", "few.jsonl", ["--no-pack"], "4 rows", "1 update of 12 rows"),
+        ("dpo", "pairs.jsonl", [], "4 pairs", "1 update of 12 pairs"),
+        ("finetune", "short.txt", ["--seq-len", "8"], "4 sequences", "1 update of 12 sequences"),
+    ],
+)
+def test_data_of_less_than_an_update_is_told_before_training(
+    place, tmp_path, capsys, name, data, more, found, updates
+):
+    write_lines(place / "few.jsonl", some_chats(4))
+    write_lines(place / "pairs.jsonl", some_pairs(4))
+    tokenizer = small_tokenizer()
+    ids = tokenizer.encode(TEXT * 3)
+    (place / "short.txt").write_text(tokenizer.decode(ids[:34]))
+    files = ["--checkpoint", str(place / "base"), "--data", str(place / data), *more]
+    quick = ["--batch-size", "32", "--backend", "torch", "--device", "cpu"]
+    begin = [name, *files, *quick, "--epochs"]
+    assert run([*begin, "3", "--output", str(tmp_path / "three")]) == 0
+    said = capsys.readouterr().err
+    assert (
+        f"the data has {found} and an update takes 12: every update sees each up to 3 times; "
+        "choose --batch-size 4 or less\n"
+    ) in said
+    assert f"run {tmp_path}/three: {updates}\n" in said
+    assert run([*begin, "1", "--output", str(tmp_path / "one")]) == 0
+    said = capsys.readouterr().err
+    assert "sees each" not in said
+    assert f"run {tmp_path}/one: 1 update of {found}\n" in said
+
+
+def test_what_is_held_out_counts_neither_as_trained_nor_as_learnt(place, tmp_path, capsys):
+    more = ["--val-fraction", "0.25", "--no-pack"]
+    assert command(place, "sft", *more, data="chat.jsonl", output=tmp_path / "sft") == 0
+    said = capsys.readouterr().err
+    learnt, whole = map(
+        int, re.search(r"9 examples in 9 rows; (\d+) of (\d+) tokens", said).groups()
+    )
+    assert "3 examples are held out, in rows of their own\n" in said
+    tokens = int(
+        re.search(r"data: (\d+) tokens, 12 rows of 128: 9 to train on, 3 held out", said)[1]
+    )
+    assert learnt < whole < tokens
 
 
 def test_dpo_has_the_readmes_defaults_and_goes_on(place, tmp_path, capsys):

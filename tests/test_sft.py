@@ -187,13 +187,14 @@ def test_a_run_learns_conversations_and_leaves_a_checkpoint_that_says_how(backen
 
     asked = request(tmp_path, backend)
     with open_run(asked) as run:
-        (note,) = run.notes
+        said, out = run.notes
         done = collect(run, lambda event: None, lambda: False)
     assert done.finished
     assert done.val_loss is not None
     assert re.fullmatch(
-        r"12 examples in \d+ rows; \d+ of \d+ tokens are learnt, each with equal weight", note
+        r"10 examples in \d+ rows; \d+ of \d+ tokens are learnt, each with equal weight", said
     )
+    assert out == "2 examples are held out, in rows of their own"
     first, last = lines(asked.output)[0], lines(asked.output)[-1]
     assert first["loss"] == pytest.approx(5.7, abs=0.2)
     assert last["val_bits_per_byte"] > 0

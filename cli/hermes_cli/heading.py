@@ -20,7 +20,8 @@ def heading(run: "Run") -> list[str]:
     recipe, data = parts.recipe, parts.material.samples
     tokens = len(parts.material.stream)
     unit = parts.material.unit
-    held_out = f", {len(data.held_out):,} held out" if data.held_out else ""
+    trained, out = len(data.train), len(data.held_out)
+    of_these = f": {trained:,} to train on, {out:,} held out" if out else ""
     versions = " ".join(f"{name} {number}" for name, number in request.backend.versions().items())
     where = f"{versions} on {device(request)}, {request.options.precision}"
     accum = f" in {recipe.grad_accum} parts" if recipe.grad_accum > 1 else ""
@@ -28,9 +29,8 @@ def heading(run: "Run") -> list[str]:
     among = f" on {size} processes" if size > 1 else ""
     lines = [
         f"model {parts.spec.name}: {tensor_count(parts.spec):,} parameters; {where}",
-        f"data: {tokens:,} tokens, {len(data.train):,} {unit} of {recipe.seq_len}{held_out}",
-        f"run {request.output}: {run.total_steps:,} updates of "
-        f"{recipe.batch_size * recipe.grad_accum * size} {unit}{accum}{among}",
+        f"data: {tokens:,} tokens, {trained + out:,} {unit} of {recipe.seq_len}{of_these}",
+        f"run {request.output}: {_updates(run)} {unit}{accum}{among}",
     ]
     if recipe.lora is not None:
         lines.insert(1, _adapters(parts.spec, recipe.lora))
@@ -38,6 +38,20 @@ def heading(run: "Run") -> list[str]:
         writer = run.checkpoint.progress.backend
         lines.append(f"going on from step {run.position.step:,}, written by {writer}")
     return lines
+
+
+def _updates(run: "Run") -> str:
+    """How many updates there are, and of how many samples."""
+    from hermes.data import run_samples
+
+    recipe, total = run.parts.recipe, run.total_steps
+    size = len(run.parts.material.samples.train)
+    each = recipe.batch_size * recipe.grad_accum * run.request.processes.place.size
+    whole = run_samples(size, epochs=recipe.epochs, max_steps=recipe.max_steps, per_update=each)
+    if total == 1:
+        return f"1 update of {min(each, whole):,}"
+    short = "at most " if whole != total * each else ""
+    return f"{total:,} updates of {short}{each:,}"
 
 
 def _adapters(spec: "ModelSpec", lora: "Lora") -> str:

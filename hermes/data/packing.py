@@ -190,6 +190,10 @@ class ExampleData:
     def __len__(self) -> int:
         return self._tokens
 
+    def examples(self, rows: Iterable[int]) -> Iterator[Example]:
+        """The examples of these rows, as `train` or `held_out` number them."""
+        return (example for row in rows for example in self._rows[row])
+
     def _packed(self, examples: Sequence[Example], chosen: Sequence[int]) -> list[list[Example]]:
         if not self.pack:
             return [[examples[i]] for i in chosen]
@@ -220,8 +224,8 @@ class ExampleData:
 
     def validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
         """Bytes of text that the held-out targets stand for; byte_lengths: of each id."""
-        examples = (example for i in self.held_out for example in self._rows[i])
-        return sum(int(byte_lengths[example.ids[example.learnt]].sum()) for example in examples)
+        held_out = self.examples(self.held_out)
+        return sum(int(byte_lengths[example.ids[example.learnt]].sum()) for example in held_out)
 
     def close(self) -> None:
         """Nothing to let go of."""
