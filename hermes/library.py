@@ -13,7 +13,7 @@ from hermes.recipe import OptimizerRecipe
 from hermes.run import Request, Run, open_run
 from hermes.seam import Backend, Options
 from hermes.spec import ModelSpec
-from hermes.tokenizer import Tokenizer
+from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
 from hermes.tokenizer import train_tokenizer as learn_tokenizer
 
 __all__ = ["Result", "backend", "collect", "load_spec", "train", "train_tokenizer"]
@@ -44,10 +44,12 @@ def train_tokenizer(
     fold_ascii: bool = False,
     text_field: str = "text",
     file_format: str | None = None,
+    special_tokens: Sequence[str] = SPECIAL_TOKENS,
 ) -> Tokenizer:
     """Learn a byte-level BPE from files of text (.txt, .jsonl, .json, .csv). Raises DataError.
 
-    preset: how text is split before merging, 'gpt-2', 'llama-bpe' or 'qwen2'.
+    preset: how text is split before merging, 'gpt-2', 'llama-bpe' or 'qwen2'. special_tokens: the
+    names of all of them.
     """
     found = documents(sources(inputs), text_field=text_field, file_format=file_format)
     return learn_tokenizer(
@@ -56,6 +58,7 @@ def train_tokenizer(
         preset=preset,
         normalize_nfc=normalize_nfc,
         fold_ascii=fold_ascii,
+        special_tokens=special_tokens,
     )
 
 

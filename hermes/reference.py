@@ -24,7 +24,8 @@ from hermes.seam import Model, Tensors
 
 __all__ = ["Reference", "computed", "weights_hash"]
 
-NAMES = {"weights": "other weights", "data": "other data", "template": "another chat template"}
+# Another template also makes other data of the same file, so it is looked at first.
+NAMES = {"weights": "other weights", "template": "another chat template", "data": "other data"}
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class Reference:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(file["about"].tobytes())
                 logprobs = np.asarray(file["logprobs"], np.float64)
-            weights, data, template = (str(about[name]) for name in NAMES)
-            return cls(logprobs, weights, data, template, dict(about["how"]))
+            hashes = {name: str(about[name]) for name in NAMES}
+            return cls(logprobs, **hashes, how=dict(about["how"]))
         except OSError as error:
             if error.errno is None:  # NumPy's, of a file that is none of its own
                 raise CheckpointError(f"{path} is no reference cache; remove it") from None
@@ -70,15 +71,26 @@ class Reference:
             # NumPy's own sentence advises to load it unsafely.
             raise CheckpointError(f"{path} is no reference cache, or torn; remove it") from error
 
-    def require(self, path: Path, *, weights: str, data: str, template: str) -> None:
-        """Refuse a cache of something else. Raises CheckpointError."""
+    def require(
+        self, path: Path, *, weights: str, data: str, template: str, goes_on: bool = False
+    ) -> None:
+        """Refuse a cache of something else. goes_on: a run's, which has begun with it.
+
+        Raises CheckpointError.
+        """
+        advice = "remove it, or name another with --reference-cache"
+        if goes_on:
+            advice = (
+                "a run goes on with the data, the template and the reference that it began with; "
+                "give these, or choose another --output for a new one"
+            )
         here = {"weights": weights, "data": data, "template": template}
         for name, words in NAMES.items():
             there = getattr(self, name)
             if there != here[name]:
                 raise CheckpointError(
                     f"reference cache {path} is of {words} ({name} {there[:12]} there, "
-                    f"{here[name][:12]} here); remove it, or name another with --reference-cache"
+                    f"{here[name][:12]} here); {advice}"
                 )
 
 

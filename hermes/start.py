@@ -79,7 +79,7 @@ def beginning(
     source = open_source(Path(checkpoint), config=Path(config) if config else None)
     notes = list(source.notes)
     if source.adapted:
-        notes.append(f"the adapters of {source.path} are merged into the weights that are tuned")
+        notes.append(f"the adapters of {source.path} are merged into the weights")
     if tokenizer is not None:
         notes += _other_tokens(source, tokenizer)
         if (spare := source.spec.vocab_size - tokenizer.vocab_size) > 0:

@@ -160,7 +160,13 @@ class Preferences:
         }
         if there:
             known = Reference.load(path)
-            known.require(path, weights=weights, data=data.fingerprint, template=template)
+            known.require(
+                path,
+                weights=weights,
+                data=data.fingerprint,
+                template=template,
+                goes_on=self.base is not None,
+            )
             said = [f"the reference's log-probabilities are read from {path}"]
             if dict(known.how) != how:
                 said.append(f"they were computed with {_words(known.how)}: equal but for rounding")

@@ -297,6 +297,20 @@ REFUSED = {
         "the chat template ends the assistant's turn with no special token, so a model could not "
         "learn to stop; write one after the content, such as eos_token",
     ),
+    "an end of no token": (
+        LLAMA3.replace("eot_id", "eot"),
+        (U, A),
+        "the chat template ends the assistant's turn with '<|eot|>', which is no special token of "
+        "this tokenizer, so a model could not learn to stop; write one that it has, such as "
+        "'<|eos|>', or train a tokenizer with --special-token '<|eot|>'",
+    ),
+    "a name of one's own at the end": (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
+        (U, {"role": "assistant", "content": "<b>a</b>"}),
+        "the chat template ends the assistant's turn with no special token, so a model could not "
+        "learn to stop; write one after the content, such as eos_token",
+    ),
     "a character of no one's": (
         CHAT_TEMPLATE,
         ({"role": "user", "content": "\U000f0001"}, A),
@@ -311,6 +325,11 @@ def test_a_template_that_cannot_serve_is_refused_at_the_conversation(name, token
     with pytest.raises(DataError) as refused:
         encoder_of(tokenizer, source).example(conversation(turns))
     assert str(refused.value) == f"chat.jsonl:3: {message}"
+
+
+def test_a_template_that_cannot_serve_is_named_once_where_no_file_is_read(tokenizer):
+    with pytest.raises(DataError, match=r"^the chat template ends the assistant's turn with no"):
+        encoder_of(tokenizer, REFUSED["no end of turn"][0]).end_of_turn()
 
 
 ESCAPES = (

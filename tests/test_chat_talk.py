@@ -1,7 +1,9 @@
 """Talking with a model: answers, commands, files, and what no longer fits."""
 
 import json
+import warnings
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -10,7 +12,7 @@ from hermes.errors import DataError, HermesError, StorageError
 from hermes.sampling import Sampling
 from hermes.seam import Options, find_backend
 from hermes.start import beginning
-from hermes_cli.chat import chat, command
+from hermes_cli.chat import _answer, chat, command
 from tests.tuning_support import small_checkpoint
 
 BACKENDS = ["torch", "mlx"]
@@ -144,6 +146,15 @@ def test_a_command_that_cannot_be_is_refused_in_a_line(base, line, message):
     with pytest.raises(HermesError) as refused:
         command(talk_with(base), line)
     assert str(refused.value) == message
+
+
+def test_a_warning_comes_behind_the_answers_line(base, capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: click.echo(message))
+    talk = talk_with(base, max_tokens=2000, sampling=Sampling(temperature=0.0))
+    _answer(talk, "the cat")
+    answer = talk.messages[1]["content"]
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{answer}\nthe context of 128 tokens is full after ")
 
 
 def test_a_pipe_is_one_message_and_its_answer_the_output(base):

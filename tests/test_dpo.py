@@ -377,6 +377,28 @@ def test_a_reference_of_something_else_is_refused(what, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_of_another_template_the_same_file_is_not_called_other_data(tmp_path):
+    cache = tmp_path / "reference.npz"
+    carried_out(preferences(tmp_path, "torch", cache=cache))
+    with pytest.raises(CheckpointError, match=r"is of another chat template .*; remove it, or"):
+        open_run(preferences(tmp_path, "torch", output="b", cache=cache, use_template=False))
+
+
+def test_a_run_that_goes_on_with_other_pairs_is_not_told_to_remove_its_reference(tmp_path):
+    carried_out(preferences(tmp_path, "torch"))
+    write_lines(tmp_path / "prefs.jsonl", some_pairs(9))
+    request = preferences(tmp_path, "torch", resume=True, base=lambda: pytest.fail("not needed"))
+    with pytest.raises(CheckpointError) as refused:
+        open_run(request)
+    assert str(refused.value).startswith(
+        f"reference cache {tmp_path}/run/reference.npz is of other data ("
+    )
+    assert str(refused.value).endswith(
+        "here); a run goes on with the data, the template and the reference that it began with; "
+        "give these, or choose another --output for a new one"
+    )
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"text"])
 def test_a_file_that_is_no_reference_is_refused(content, tmp_path):
     cache = tmp_path / "reference.npz"

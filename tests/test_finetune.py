@@ -184,7 +184,7 @@ def test_a_tokenizer_whose_ids_mean_other_tokens_is_told(tmp_path):
 def test_adapters_of_the_checkpoint_are_merged_aloud(tmp_path):
     _, after = carried_out(request(tmp_path, given={"lora": LORA}))
     assert beginning(after.path, chat=False).notes == (
-        f"the adapters of {after.path} are merged into the weights that are tuned",
+        f"the adapters of {after.path} are merged into the weights",
     )
 
 

@@ -10,6 +10,7 @@ import click
 
 from hermes.errors import HermesError, nearest
 from hermes_cli import options as shared
+from hermes_cli.streaming import streamed
 
 if TYPE_CHECKING:
     from hermes.chat import Chat
@@ -119,10 +120,7 @@ def _converse(talk: "Chat") -> None:
 
 def _answer(talk: "Chat", message: str) -> None:
     before = talk.forgotten
-    for piece in talk.say(message):
-        click.echo(piece, nl=False)
-        sys.stdout.flush()
-    click.echo()
+    streamed(talk.say(message))
     if talk.forgotten > before:
         click.echo(f"({talk.forgotten} messages no longer fit and are not read)", err=True)
 

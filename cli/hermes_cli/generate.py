@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes_cli import options as shared
+from hermes_cli.streaming import streamed
 
 if TYPE_CHECKING:
     from hermes.model import Model
@@ -80,8 +81,10 @@ def _stream(model: "Model", prompt: str, tokens: Iterator[int]) -> None:
     """Show the text as it comes; on a terminal behind its prompt."""
     if sys.stdout.isatty():
         click.echo(click.style(prompt, bold=True), nl=False)
+    streamed(_pieces(model, tokens))
+
+
+def _pieces(model: "Model", tokens: Iterator[int]) -> Iterator[str]:
     stream = model.tokenizer.stream()
-    for token in tokens:
-        click.echo(stream.push(token), nl=False)
-        sys.stdout.flush()
-    click.echo(stream.flush())
+    yield from map(stream.push, tokens)
+    yield stream.flush()

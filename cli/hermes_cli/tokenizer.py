@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 @click.option("--preset", default="gpt-2", metavar="gpt-2|llama-bpe|qwen2", help="How text is cut.")
 @click.option("--nfc", is_flag=True, help="Normalise text to NFC.")
 @click.option("--fold-ascii", is_flag=True, help="Replace letters by their ASCII neighbours.")
+@click.option(
+    "--special-token",
+    "special_tokens",
+    multiple=True,
+    metavar="NAME",
+    help="One more, such as '<|eot_id|>' of a chat template; may be given again.",
+)
 @click.option("--text-field", default="text", help="The field of JSON or CSV that holds the text.")
 @click.option("--format", "file_format", metavar="txt|jsonl|json|csv", help="Not by the ending.")
 def train_tokenizer(
@@ -42,6 +49,7 @@ def train_tokenizer(
     preset: str,
     nfc: bool,
     fold_ascii: bool,
+    special_tokens: tuple[str, ...],
     text_field: str,
     file_format: str | None,
 ) -> None:
@@ -51,6 +59,7 @@ def train_tokenizer(
     """
     from hermes.data import manifest, sources, spool
     from hermes.library import train_tokenizer as learn
+    from hermes.tokenizer import SPECIAL_TOKENS
 
     names = (*inputs, *more) or ("-",)
     if "-" in names and sys.stdin.isatty():
@@ -71,6 +80,7 @@ def train_tokenizer(
             preset=preset,
             normalize_nfc=nfc,
             fold_ascii=fold_ascii,
+            special_tokens=tuple(dict.fromkeys((*SPECIAL_TOKENS, *special_tokens))),
             text_field=text_field,
             file_format=file_format,
         )

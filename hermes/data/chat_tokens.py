@@ -6,7 +6,7 @@ there. Text that spells the name of a special token stays text.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ __all__ = ["ChatEncoder", "Example", "turn_end"]
 STAND_IN = 0xF0000
 PRIVATE = re.compile("([\U000f0000-\U000fffff])")
 FORBIDDEN = re.compile(f"[{OPEN}{CLOSE}\U000f0000-\U000fffff]")
+# What looks like the name of a special token at the end of a text: <|eot_id|>, </s>, [END].
+NAME_AT_END = re.compile(r"(<[^<>\s]+>|\[[^\[\]\s]+\])\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -61,20 +63,23 @@ class ChatEncoder:
         the end. Of plain text every token is, and an end-of-text token
         follows. Raises DataError, its message beginning with the conversation's place.
         """
-        where = conversation.where
         try:
-            if conversation.text is not None:
-                return self._text(conversation.text, where)
-            pieces = self._pieces(conversation.messages, first, conversation.tools)
+            return self._example(conversation, first, whole)
         except DataError as error:
-            raise DataError(f"{where}: {error}") from None
+            raise DataError(f"{conversation.where}: {error}") from None
+
+    def _example(self, conversation: Conversation, first: int, whole: bool) -> Example:
+        where = conversation.where
+        if conversation.text is not None:
+            return self._text(conversation.text, where)
         ids: list[int] = []
         learnt: list[bool] = []
-        for tokens, is_learnt in self._encoded(pieces):
+        for text, is_learnt in self._pieces(conversation.messages, first, conversation.tools):
+            tokens = self._tokens(text)
             ids += tokens
-            learnt += self._turn(tokens, where) if is_learnt else [False] * len(tokens)
+            learnt += self._turn(tokens, text) if is_learnt else [False] * len(tokens)
         if not any(learnt):
-            raise DataError(f"{where}: the template gives the assistant's messages no token")
+            raise DataError("the template gives the assistant's messages no token")
         counted = np.array(learnt) | whole
         counted[0] = False
         end = int(np.flatnonzero(counted)[-1]) + 1
@@ -83,12 +88,12 @@ class ChatEncoder:
     def prompt(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> list[int]:
         """The tokens after which the assistant speaks, as in training. Raises DataError."""
         pieces = self._pieces(messages, len(messages), tools, prompt=True)
-        return [token for tokens, _ in self._encoded(pieces) for token in tokens]
+        return [token for text, _ in pieces for token in self._tokens(text)]
 
     def end_of_turn(self) -> int:
         """The token with which the assistant's turn ends. Raises DataError."""
         turn = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "a"})
-        example = self.example(Conversation(turn, self.template.where))
+        example = self._example(Conversation(turn, self.template.where), 0, False)
         return int(example.ids[example.learnt][-1])
 
     def _text(self, text: str, where: str) -> Example:
@@ -101,27 +106,41 @@ class ChatEncoder:
         learnt[0] = False
         return Example(np.array(ids, np.int32), learnt, where)
 
-    def _turn(self, tokens: list[int], where: str) -> list[bool]:
+    def _turn(self, tokens: list[int], text: str) -> list[bool]:
         """A turn is learnt up to the special token that ends it; what the template adds is not."""
         special = self.tokenizer.special_ids
         ends = [i for i, token in enumerate(tokens) if token in special]
         if not ends:
-            raise DataError(
-                f"{where}: {self.template.where} ends the assistant's turn with no special token, "
-                "so a model could not learn to stop; write one after the content, such as "
-                "eos_token"
-            )
+            raise DataError(self._endless(text))
         return [i <= ends[-1] for i in range(len(tokens))]
 
-    def _encoded(self, pieces: Iterable[tuple[str, bool]]) -> Iterator[tuple[list[int], bool]]:
-        for text, learnt in pieces:
-            ids: list[int] = []
-            for part in PRIVATE.split(text):
-                if name := self._stood_for.get(part):
-                    ids += self.tokenizer.encode(name)
-                elif part:
-                    ids += self.tokenizer.encode(part, special=True)
-            yield ids, learnt
+    def _endless(self, text: str) -> str:
+        """What to say of a turn that no special token ends."""
+        begin = f"{self.template.where} ends the assistant's turn with"
+        found = NAME_AT_END.search(text)
+        name = found[1] if found else ""
+        if not name or not (name in self.template.source or name in self.template.names.values()):
+            return (
+                f"{begin} no special token, so a model could not learn to stop; write one after "
+                "the content, such as eos_token"
+            )
+        end = self.tokenizer.eos_id
+        own = "" if end is None else f", such as {self.tokenizer.token_bytes(end).decode()!r}"
+        return (
+            f"{begin} {name!r}, which is no special token of this tokenizer, so a model could not "
+            f"learn to stop; write one that it has{own}, or train a tokenizer with --special-token "
+            f"{name!r}"
+        )
+
+    def _tokens(self, text: str) -> list[int]:
+        """A rendered text's tokens: the template's special ones, and no others."""
+        ids: list[int] = []
+        for part in PRIVATE.split(text):
+            if name := self._stood_for.get(part):
+                ids += self.tokenizer.encode(name)
+            elif part:
+                ids += self.tokenizer.encode(part, special=True)
+        return ids
 
     def _pieces(
         self,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hermes.report.plot import Curve
-from hermes.tokenizer import train_tokenizer
+from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
 from hermes_cli.main import run
 from tests.cli.support import LITTLE, TEXT, piped
 
@@ -183,6 +183,19 @@ def test_train_tokenizer_writes_a_tokenizer_and_how_it_was_made(call, tmp_path):
     assert [Path(entry["path"]).name for entry in record["inputs"]] == ["a.txt", "b.jsonl"]
     assert record["settings"]["vocab_size"] == 290
     assert record["vocab_size"] == 290
+
+
+def test_train_tokenizer_takes_special_tokens_of_ones_own(call, tmp_path):
+    (tmp_path / "a.txt").write_text(TEXT)
+    own = [part for name in ("<|eot_id|>", "<|eos|>") for part in ("--special-token", name)]
+    code, _, err = call("train-tokenizer", "-i", tmp_path / "a.txt", "-o", tmp_path / "t.json",
+                        "--vocab-size", 290, *own)  # fmt: skip
+    assert code == 0, err
+    made = Tokenizer.load(tmp_path / "t.json")
+    assert [made.token_bytes(i).decode() for i in sorted(made.special_ids)] == [
+        *SPECIAL_TOKENS,
+        "<|eot_id|>",
+    ]
 
 
 def test_train_tokenizer_refuses_before_it_begins(call, tmp_path):
