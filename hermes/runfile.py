@@ -175,16 +175,27 @@ def companions(
 ) -> Companions:
     """What each checkpoint of a run carries for other tools.
 
-    settings: the contents of tokenizer_config.json, None for the usual.
+    settings: the contents of tokenizer_config.json, None for the usual. A padding token in them
+    that ends a text or a turn gives way to the tokenizer's own, or to none.
     """
     t = tokenizer
-    settings = settings or tokenizer_config(t, max_seq_len=spec.max_seq_len)
+    settings = dict(settings or tokenizer_config(t, max_seq_len=spec.max_seq_len))
     ends = t.stop_ids | ({turn_end(t, settings)} if "chat_template" in settings else set())
     stops = sorted(ends - {None}, key=lambda number: (number != t.eos_id, number))
-    ids = {"bos_token_id": t.bos_id, "eos_token_id": stops, "pad_token_id": t.pad_id}
+    told = _named(t, settings.pop("pad_token", None))
+    pad = t.pad_id if told in ends | {None, _named(t, settings.get("eos_token"))} else told
+    if pad is not None:
+        settings["pad_token"] = t.token_bytes(pad).decode()
+    ids = {"bos_token_id": t.bos_id, "eos_token_id": stops, "pad_token_id": pad}
     return Companions(
         tokenizer_json=t.to_json(),
         tokenizer_config=settings,
-        config=config_of(spec, bos_token_id=t.bos_id, eos_token_id=t.eos_id, pad_token_id=t.pad_id),
+        config=config_of(spec, bos_token_id=t.bos_id, eos_token_id=t.eos_id, pad_token_id=pad),
         generation_config={name: value for name, value in ids.items() if value not in (None, [])},
     )
+
+
+def _named(tokenizer: Tokenizer, token: object) -> int | None:
+    """The id of a token as tokenizer_config.json tells it: a name, or an object with `content`."""
+    name = token.get("content") if isinstance(token, Mapping) else token
+    return tokenizer.special_id(name) if isinstance(name, str) else None

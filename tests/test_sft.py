@@ -23,8 +23,10 @@ from hermes.runfile import companions
 from hermes.sampling import Sampling
 from hermes.seam import IGNORE, Batch, Options, TrainState, find_backend
 from hermes.start import beginning, with_tokens
+from hermes.tokenizer import tokenizer_config, train_tokenizer
 from hermes.tuning import Chats
 from tests.tuning_support import (
+    TEXT,
     small_checkpoint,
     small_spec,
     small_tokenizer,
@@ -252,6 +254,36 @@ def test_the_token_that_ends_a_turn_is_where_other_tools_stop():
     for template, told in ((turn + asked, True), ("{{ messages[9] }}", False)):
         beside = companions(small_spec(), tokenizer, {"chat_template": template})
         assert (done in beside.generation_config["eos_token_id"]) is told
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ("<|eos|>", "<|pad|>"),
+        ("<|im_end|>", "<|pad|>"),
+        ({"content": "<|eos|>"}, "<|pad|>"),
+        ("<|nowhere|>", "<|pad|>"),
+        (None, "<|pad|>"),
+        ("<|bos|>", "<|bos|>"),
+        ({"content": "<|filler|>"}, "<|filler|>"),
+    ],
+)
+def test_padding_is_no_end_and_every_file_names_the_same(asked, kept):
+    tokenizer, _ = with_tokens(small_tokenizer(), ["<|filler|>"])
+    settings = tokenizer_config(tokenizer) | {"pad_token": asked}
+    beside = companions(small_spec(), tokenizer, settings)
+    number = tokenizer.special_id(kept)
+    assert beside.tokenizer_config["pad_token"] == kept
+    assert beside.config["pad_token_id"] == beside.generation_config["pad_token_id"] == number
+    assert number not in beside.generation_config["eos_token_id"]
+
+
+def test_where_no_token_pads_but_an_end_none_is_named():
+    tokenizer = train_tokenizer([TEXT] * 9, vocab_size=280, special_tokens=["<|eos|>"])
+    beside = companions(small_spec(), tokenizer, {"eos_token": "<|eos|>", "pad_token": "<|eos|>"})
+    assert "pad_token" not in beside.tokenizer_config
+    assert "pad_token_id" not in beside.generation_config
+    assert beside.config.get("pad_token_id") is None
 
 
 def test_text_ends_where_the_checkpoint_says(tmp_path):
