@@ -162,6 +162,11 @@ def test_the_default_template_is_chatml(tokenizer):
     assert template_of(None, default=CHAT_TEMPLATE).source == CHAT_TEMPLATE
 
 
+def test_a_template_that_is_not_there_is_a_mistake_like_data_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"none.jinja: no such template; check the name$"):
+        template_of({}, file=tmp_path / "none.jinja", default=CHAT_TEMPLATE)
+
+
 def test_a_template_is_taken_from_a_list_by_the_name_default():
     held = [{"name": "rag", "template": "x"}, {"name": "default", "template": "y"}]
     assert template_of({"chat_template": held}, default="z").source == "y"
@@ -234,7 +239,15 @@ BAD = [
     ({"messages": [{"role": "user", "content": 3}, A]},
      "field 'messages'[0]: field 'content': found 3 where a string is needed"),
     ({"prompt": "q", "Completion": "a"},
-     "no field 'completion', only 'prompt', 'Completion'; did you mean 'Completion'?"),
+     "no field 'completion', only 'prompt', 'Completion'; did you mean it by 'Completion'?"),
+    ({"prompt": "q", "Completio": "a"},
+     "no field 'completion', only 'prompt', 'Completio'; did you mean it by 'Completio'?"),
+    ({"prompt": 5, "completion": "a"},
+     "field 'prompt': found 5 where a string or a list of messages is needed"),
+    ({"prompt": "q", "completion": None},
+     "field 'completion': found null where a string or a list of messages is needed"),
+    ({"messages": [U, A], "prompt": "q", "completion": "b"},
+     "both 'messages' and 'completion', so what is to be learnt is said twice; keep one"),
     ({"prompt": "q", "completion": ""},
      "field 'completion': an empty completion; there is nothing to learn from it"),
     ({"instruction": "q", "answer": "a"}, "no field 'output', only 'instruction', 'answer'"),

@@ -134,20 +134,31 @@ def test_missing_files_are_named_before_anything_is_read(write, tmp_path):
         ("a.jsonl", b"\n\n", "empty, there is no text in it; leave it out or fill it"),
         ("a.csv", b"text\n", "empty, there is no text in it; leave it out or fill it"),
         ("a.json", b"[]", "empty, there is no text in it; leave it out or fill it"),
-        ("a.txt", b"abc\xffd", "not UTF-8 at byte 3 (0xff); convert it to UTF-8"),
-        ("a.txt", b"abc\xe2\x82", "not UTF-8 at byte 3 (0xe2); convert it to UTF-8"),
-        ("a.jsonl", b'"a"\n"\xe9"', "not UTF-8 at byte 5 (0xe9); convert it to UTF-8"),
-        ("a.txt", "über".encode("utf-16"), "not UTF-8 at byte 0 (0xff); convert it to UTF-8"),
     ],
 )
-def test_empty_and_foreign_files_are_refused(write, name, content, expected):
+def test_empty_files_are_refused(write, name, content, expected):
     path = write(name, content)
     assert message(path) == f"{path}: {expected}"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("a.txt", b"abc\xffd", "1: not UTF-8 at byte 3 (0xff)"),
+        ("a.txt", b"abc\xe2\x82", "1: not UTF-8 at byte 3 (0xe2)"),
+        ("a.jsonl", b'"a"\n"\xe9"', "2: not UTF-8 at byte 5 (0xe9)"),
+        ("a.txt", "über".encode("utf-16"), "1: not UTF-8 at byte 0 (0xff)"),
+    ],
+)
+def test_files_that_are_not_utf_8_are_refused_by_line_and_byte(write, name, content, place):
+    path = write(name, content)
+    assert message(path) == f"{path}:{place}; convert it to UTF-8"
+
+
 def test_the_offset_of_a_wrong_byte_counts_from_the_start_of_the_file(write):
-    content = b"x" * (BLOCK - 1) + "é".encode() + b"y" * 10 + b"\xff"
-    assert f"not UTF-8 at byte {BLOCK + 11} (0xff)" in message(write("a.txt", content))
+    content = b"\n" * (BLOCK - 1) + "é".encode() + b"\n" * 10 + b"\xff"
+    expected = f":{BLOCK + 10}: not UTF-8 at byte {BLOCK + 11} (0xff)"
+    assert expected in message(write("a.txt", content))
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ BAD = [
     ({"prompt": "q", "chosen": "a"}, "no field 'rejected', only 'prompt', 'chosen'"),
     (
         {"prompt": "q", "Chosen": "a", "rejected": "b"},
-        "no field 'chosen', only 'prompt', 'Chosen', 'rejected'; did you mean 'Chosen'?",
+        "no field 'chosen', only 'prompt', 'Chosen', 'rejected'; did you mean it by 'Chosen'?",
     ),
     (
         {"prompt": "q", "chosen": "a", "rejected": "a"},
@@ -113,7 +113,7 @@ BAD = [
     ),
     (
         {"prompt": 7, "chosen": "a", "rejected": "b"},
-        "field 'prompt': found 7 where a list of messages is needed",
+        "field 'prompt': found 7 where a string or a list of messages is needed",
     ),
     (
         {"chosen": "a", "rejected": "b"},

@@ -25,7 +25,7 @@ def conformance() -> None:
 def _progress(text: str) -> None:
     """One line on a terminal's stderr, which the next one overwrites."""
     if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{text}", err=True, nl=False)
+        click.echo(f"\r\x1b[K{text}", err=True, nl=False, color=True)  # it is no colour
 
 
 def _require_writable(*files: Path | None) -> None:

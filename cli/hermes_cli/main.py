@@ -111,6 +111,15 @@ def _reader_left() -> bool:
         return False
 
 
+def _colours() -> bool | None:
+    """False where the user or the terminal wants none; None: wherever the output is a terminal.
+
+    Source: no-color.org.
+    """
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return False if plain else None
+
+
 def run(arguments: list[str], tell: Callable[[str], None] = _tell) -> int:
     """Run one command line; the exit code. tell: is given the one line of what went wrong."""
 
@@ -125,7 +134,7 @@ def run(arguments: list[str], tell: Callable[[str], None] = _tell) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = warn
             with hermes.make_context(
-                "hermes", list(arguments), obj=Call((*arguments,), tell)
+                "hermes", list(arguments), obj=Call((*arguments,), tell), color=_colours()
             ) as context:
                 hermes.invoke(context)
             sys.stdout.flush()

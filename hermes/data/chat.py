@@ -51,6 +51,11 @@ def conversation_of(record: Record) -> Conversation:
         raise DataError(f"{where}: field 'tools': found {kind(tools)} where a list is needed")
     held = None if tools is None else tuple(tools)
     if "messages" in value:
+        if value.get("completion") is not None:
+            raise DataError(
+                f"{where}: both 'messages' and 'completion', so what is to be learnt is said "
+                "twice; keep one"
+            )
         messages = _messages(value["messages"], f"{where}: field 'messages'")
         if not any(message["role"] == "assistant" for message in messages):
             raise DataError(f"{where}: no message of the assistant, so there is nothing to learn")
@@ -82,6 +87,10 @@ def as_messages(value: Any, role: str, where: str) -> tuple[Message, ...]:
     if isinstance(value, str):
         read = _answer if role == "assistant" else _content
         return (_message(role, read(value, where)),)
+    if not isinstance(value, list):
+        raise DataError(
+            f"{where}: found {kind(value)} where a string or a list of messages is needed"
+        )
     return _messages(value, where)
 
 

@@ -84,18 +84,20 @@ def endings() -> str:
 def decoded(file: BinaryIO, name: str) -> Iterator[str]:
     """The file's text in blocks, never a torn character."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    done, begun = 0, False
+    done, line, begun = 0, 1, False
     while True:
         block = file.read(BLOCK)
         torn = len(decoder.getstate()[0])
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
+            line += error.object[: error.start].count(b"\n")
             raise DataError(
-                f"{name}: not UTF-8 at byte {done - torn + error.start} "
+                f"{name}:{line}: not UTF-8 at byte {done - torn + error.start} "
                 f"(0x{error.object[error.start]:02x}); convert it to UTF-8"
             ) from None
         done += len(block)
+        line += text.count("\n")
         if text:
             yield text if begun else text.removeprefix("\ufeff")
             begun = True

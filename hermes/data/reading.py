@@ -89,7 +89,7 @@ def _text(record: Record, field: str) -> str:
     if isinstance(value, dict):
         if field not in value:
             advice = "name the one that holds text"
-            found = missing(field, value, advice, what="text field")
+            found = missing(field, value, advice, chosen=True)
             raise DataError(f"{record.header or where}: {found}")
         text = value[field]
         where = f"{where}: field {field!r}"

@@ -4,11 +4,12 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from hermes.data.files import STANDARD_INPUT, Paths, items, lines, sources
-from hermes.errors import DataError, nearest
+from hermes.errors import DataError
 
 __all__ = ["RECORDS_OF", "Record", "kind", "missing", "records"]
 
@@ -127,13 +128,15 @@ def kind(value: Any) -> str:
     return kinds.get(type(value), repr(value)[:40])
 
 
-def missing(field: str, found: Iterable[str], advice: str = "", *, what: str = "field") -> str:
-    """The sentence about a field that is not there: the fields found, and the nearest name."""
+def missing(field: str, found: Iterable[str], advice: str = "", *, chosen: bool = False) -> str:
+    """The sentence about a field that is not there: the fields found, and the nearest name.
+
+    chosen: the field holds text, under a name that the user may choose.
+    """
     names = [str(name) for name in found]
     shown = ", ".join(repr(name[:40]) for name in names[:8]) + (", ..." * (len(names) > 8))
     folded = {name.lower(): name for name in names}
-    hint = nearest(field.lower(), folded)
-    if field.lower() in folded:
-        hint = f"; did you mean {folded[field.lower()]!r}?"
-    end = hint or (f"; {advice}" if advice else "")
-    return f"no {what} {field!r}, only {shown or 'none'}{end}"
+    end = f"; {advice}" if advice else ""
+    for close in get_close_matches(field.lower(), folded, n=1):
+        end = f"; did you mean {'' if chosen else 'it by '}{folded[close]!r}?"
+    return f"no {'text ' if chosen else ''}field {field!r}, only {shown or 'none'}{end}"

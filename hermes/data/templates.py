@@ -94,6 +94,8 @@ def template_of(
             return Template(Path(file).read_text(encoding="utf-8"), where=str(file), names=names)
         except UnicodeDecodeError as error:
             raise DataError(f"{file}: not UTF-8 at byte {error.start}, so no template") from None
+        except FileNotFoundError:
+            raise DataError(f"{file}: no such template; check the name") from None
         except OSError as error:
             raise StorageError(f"cannot read {file}: {error.strerror}") from error
     held = (config or {}).get("chat_template")

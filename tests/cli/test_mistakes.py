@@ -62,7 +62,7 @@ def test_a_mistake_in_an_option_is_one_line(here, call, changes, code, message):
     [
         ("empty.txt", b"", "empty.txt: empty, there is no text in it; leave it out or fill it"),
         ("latin.txt", b"caf\xe9 au lait",
-         "latin.txt: not UTF-8 at byte 3 (0xe9); convert it to UTF-8"),
+         "latin.txt:1: not UTF-8 at byte 3 (0xe9); convert it to UTF-8"),
         ("a.jsonl", b'{"text": "one"}\n{"body": "two"}\n',
          "a.jsonl:2: no text field 'text', only 'body'; name the one that holds text"),
         ("short.txt", b"the cat",

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from hermes.loop import Evaluation, Saved, Stopped, Update
 from hermes.report import terminal
 from hermes.report.plot import Curve, draw_png, draw_text
+from tests.cli.support import HERMES
 
 CURVE = Curve("run", [(s, 8 - s / 10) for s in range(1, 41)], [(20, 6.5)], [(20, "torch -> mlx")])
 
@@ -56,6 +59,22 @@ def test_an_update_of_pairs_shows_margin_and_accuracy(capsys):
     assert capsys.readouterr().err == (
         "step 1/2  loss 0.5000, margin 0.01235, accuracy 0.75  1,234 tokens/s  0:00:02 left\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("environment", "bold"),
+    [({}, True), ({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+)
+def test_a_terminal_gets_colours_unless_they_are_not_wanted(here, environment, bold):
+    import pty
+
+    parent, child = pty.openpty()
+    subprocess.run([HERMES, "info", "--model", "little.mal"], stdout=child, check=True,
+                   env=os.environ | {"TERM": "xterm", "NO_COLOR": ""} | environment)  # fmt: skip
+    os.close(child)
+    shown = os.read(parent, 1 << 16).decode()
+    assert "little" in shown
+    assert ("\x1b[" in shown) is bold
 
 
 def test_a_bar_shows_loss_rate_and_time_on_a_terminal():
