@@ -1,6 +1,8 @@
 """Beginning from a model: what stays frozen, how a vocabulary grows, and adapters on disk."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -259,6 +261,41 @@ def test_an_adapter_is_merged_into_the_model_it_belongs_to(tmp_path):
         written.params["model.layers.0.mlp.up_proj.weight"],
         after.params["model.layers.0.mlp.up_proj.weight"],
     )
+
+
+def test_an_adapter_goes_on_the_weights_it_was_trained_on_and_no_others(tmp_path):
+    _, after = carried_out(request(tmp_path, given={"lora": LORA}))
+    other = small_checkpoint(tmp_path / "other", seed=1)
+    whole = {"dtype": "float32", "backend": "torch"}
+    convert(tmp_path / "base", tmp_path / "once", to="hermes", adapter=after.path, **whole)
+    for base in (other, tmp_path / "once", after.path):
+        with pytest.raises(CheckpointError) as refused:
+            with_adapter(open_source(base), after.path)
+        assert re.fullmatch(
+            rf"adapter {after.path} was trained on other weights than those of {base}: '\S+' "
+            rf"differs; give the model that it was trained on, or merge --checkpoint {after.path} "
+            "alone",
+            str(refused.value),
+        )
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(after.path / name, alone)
+    assert with_adapter(open_source(other), alone).adapted
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_an_adapter_goes_on_its_weights_rounded(dtype, tmp_path):
+    _, after = carried_out(request(tmp_path, given={"lora": LORA}))
+    convert(tmp_path / "base", tmp_path / "small", to="hf", dtype=dtype, backend="torch")
+    assert with_adapter(open_source(tmp_path / "small"), after.path).adapted
+
+
+def test_an_adapter_goes_on_the_model_whose_vocabulary_its_run_enlarged(tmp_path):
+    larger, _ = with_tokens(small_tokenizer(), ["<|new|>"])
+    _, after = carried_out(request(tmp_path, tokenizer=larger, given={"lora": LORA}))
+    assert after.spec.vocab_size == 301
+    assert with_adapter(open_source(tmp_path / "base"), after.path).adapted
 
 
 def changed_adapter(tmp_path, change):

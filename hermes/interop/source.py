@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from hermes import mal
-from hermes.adapters import merged
+from hermes.adapters import adapted_paths, merged
 from hermes.checkpoint import locate, steps
 from hermes.checkpoint.adapters import open_adapter
 from hermes.checkpoint.files import read_small
@@ -26,6 +26,7 @@ from hermes.interop.names import unpack
 from hermes.interop.reading import spec_of
 from hermes.interop.torchfile import TorchFile
 from hermes.interop.trained import litgpt_spec, nanogpt_spec
+from hermes.recipe import Lora
 from hermes.seam import Array, LazyTensors, Tensors
 from hermes.spec import ModelSpec
 
@@ -57,9 +58,14 @@ class Source:
 
 
 def with_adapter(source: Source, folder: Path) -> Source:
-    """The model with a PEFT adapter merged in, in float32 at least. Raises CheckpointError."""
+    """The model with a PEFT adapter merged in, in float32 at least.
+
+    Raises CheckpointError, also where a run of hermes trained it on other weights than these.
+    """
     place, notes = local(folder)
     lora, adapter = open_adapter(place, source.spec)
+    if (place / MANIFEST).exists() and (place / MODEL).exists():
+        _require_trained_on(source, place, lora)
 
     def part(name: str) -> Array:
         if name in adapter:
@@ -70,6 +76,21 @@ def with_adapter(source: Source, folder: Path) -> Source:
     parts = LazyTensors((*source.params, *adapter), part)
     params = merged(source.spec, parts, lora)
     return replace(source, params=params, adapted=True, notes=source.notes + notes)
+
+
+def _require_trained_on(source: Source, run: Path, lora: Lora) -> None:
+    """Refuse a base whose adapted matrices are not those in the run's folder, rounded or not."""
+    own = read_weights(run)
+    for path in adapted_paths(source.spec, lora):
+        name = f"{path}.weight"
+        weight = source.params[name]
+        with np.errstate(over="ignore"):  # beyond float16: it differs
+            same = name in own and np.array_equal(own[name].astype(weight.dtype), weight)
+        if not same:
+            raise CheckpointError(
+                f"adapter {run} was trained on other weights than those of {source.path}: {name!r} "
+                f"differs; give the model that it was trained on, or merge --checkpoint {run} alone"
+            )
 
 
 def open_source(path: Path, *, config: Path | None = None) -> Source:
