@@ -217,16 +217,12 @@ def verify(file: Path) -> None:
     of these very bytes and of the backend that wrote them.
     """
     from hermes.checkpoint import locate
-    from hermes.seam import find_backend
     from hermes_conformance import stored
-    from hermes_conformance.certificate import check, scope
+    from hermes_conformance.certificate import scope
+    from hermes_conformance.verification import check, versions_here
 
     made = stored.read(file)
-    installed: dict[str, str] = {}
-    for name in (made.get("backend"), made.get("against")):
-        if isinstance(name, str):
-            installed |= find_backend(name).versions()
-    wrong = check(made, installed)
+    wrong = check(made, versions_here(made))
     if file.is_dir() and not wrong:
         wrong = stored.strangers(made, locate(file)[0])
     if wrong:
@@ -237,8 +233,8 @@ def verify(file: Path) -> None:
         f"({made['conditions']['date']})"
     )
     click.echo(scope(made))
-    click.echo(f"judged in {', '.join(made.get('precisions', [])) or 'no precision'}")
-    for known in made.get("expected", []):
+    click.echo(f"judged in {', '.join(made['precisions']) or 'no precision'}")
+    for known in made["expected"]:
         click.echo(f"expected to fail: {known['law']} on {known['case']}: {known['reason']}")
 
 

@@ -30,17 +30,6 @@ from hermes_conformance.side import Side
 
 FORMAT = "hermes-conformance/1"
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "fma", "asimd", "sve", "bf16")
-ENTRIES = {
-    "backend": str,
-    "against": str,
-    "device": str,
-    "versions": dict,
-    "passed": bool,
-    "whole": bool,
-    "levels": list,
-    "conditions": dict,
-    "golden": str,
-}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -251,43 +240,3 @@ def digest(value: dict[str, Any]) -> str:
     plain = {name: entry for name, entry in value.items() if name != "sha256"}
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def check(value: dict[str, Any], installed: dict[str, str] | None = None) -> list[str]:
-    """What is wrong with a certificate, or no longer holds; nothing if it stands.
-
-    installed: versions at hand, to compare with those it was made with.
-    """
-    if value.get("format") != FORMAT:
-        return [f"the format is {value.get('format')!r}, this version reads {FORMAT!r}"]
-    if broken := _broken(value):
-        return [broken]
-    wrong = []
-    if digest(value) != value.get("sha256"):
-        wrong.append("it was altered after it was made: its SHA-256 differs")
-    if not value["passed"]:
-        wrong.append("the run it describes did not pass")
-    if value["golden"] != golden_hash():
-        wrong.append("it was made with other golden vectors")
-    for name, made_with in value["versions"].items():
-        here = (installed or {}).get(name, made_with)
-        if here != made_with:
-            wrong.append(f"it was made with {name} {made_with}; installed is {here}")
-    return wrong
-
-
-def _broken(value: dict[str, Any]) -> str:
-    """Which of its entries is missing or of another kind; '' if none is."""
-    for name, kind in ENTRIES.items():
-        if not isinstance(value.get(name), kind):
-            found = f"it is {value[name]!r:.40}" if name in value else "there is none"
-            return f"not a whole certificate: {name!r} must be a {kind.__name__}; {found}"
-    for level in value["levels"]:
-        laws = level.get("laws") if isinstance(level, dict) else None
-        if not isinstance(laws, list) or not isinstance(level.get("level"), str):
-            return "not a whole certificate: each of 'levels' must have a level and its laws"
-        if not all(isinstance(law, dict) and isinstance(law.get("cases"), int) for law in laws):
-            return "not a whole certificate: each law must say its cases"
-    if not isinstance(value["conditions"].get("date"), str):
-        return "not a whole certificate: 'conditions' must have a date"
-    return ""

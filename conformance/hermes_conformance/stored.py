@@ -23,7 +23,7 @@ def read(path: Path) -> dict[str, Any]:
             )
     try:
         made = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise HermesError(f"{path}: not a certificate: {error}") from None
     if not isinstance(made, dict) or "format" not in made:
         raise HermesError(f"{path}: not a certificate: expected an object with a format")

@@ -8,7 +8,7 @@ import pytest
 from hermes.checkpoint import Progress, open_checkpoint, save
 from hermes.errors import HermesError
 from hermes_cli import main
-from hermes_conformance import certificate, html, runner, stored
+from hermes_conformance import certificate, html, runner, stored, verification
 from hermes_conformance.laws import interchange
 from hermes_conformance.session import chosen, every_law, sides_of
 
@@ -35,7 +35,7 @@ def test_an_altered_certificate_is_refused(capsys, tmp_path):
     code, _, err = hermes(capsys, "verify", str(file))
     assert code == 1
     assert "it was altered after it was made" in err
-    wrong = certificate.check({**made, "golden": "0"}, {"torch": "0.1"})
+    wrong = verification.check({**made, "golden": "0"}, {"torch": "0.1"})
     assert any("other golden vectors" in line for line in wrong)
     assert any("installed is 0.1" in line for line in wrong)
 
@@ -54,7 +54,71 @@ def test_a_certificate_that_lacks_an_entry_is_refused_in_a_line(capsys, tmp_path
         assert f"not a whole certificate: '{name}' must be a " in err
         assert len(err.splitlines()) == 1
     file.write_text(json.dumps({**made, "levels": [{"level": "L1"}]}))
-    assert "each of 'levels' must have" in hermes(capsys, "verify", str(file))[2]
+    _, _, err = hermes(capsys, "verify", str(file))
+    assert "not a whole certificate: 'levels[0].passed' must be a bool; there is none" in err
+    file.write_text(json.dumps({**made, "expected": [1]}))
+    assert "'expected[0]' must be a dict; it is 1" in hermes(capsys, "verify", str(file))[2]
+
+
+def sealed_again(made, file):
+    stored.write(certificate.sealed(made), file)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("library", "told"),
+    [("hermes", "hermes 0.0.1; installed is"), ("numpy", "numpy 0.0.1; installed is")],
+)
+def test_a_certificate_of_another_hermes_or_oracle_no_longer_holds(capsys, tmp_path, library, told):
+    made = certificate.certificate(sides_of("torch", "mlx"), chosen(("L1",)), [passed()])
+    file = tmp_path / "c.json"
+    assert hermes(capsys, "verify", sealed_again(made, file))[0] == 0
+    older = {**made, "versions": {**made["versions"], library: "0.0.1"}}
+    code, _, err = hermes(capsys, "verify", sealed_again(older, file))
+    assert (code, f"it was made with {told}" in err) == (1, True)
+    del older["versions"][library]
+    assert hermes(capsys, "verify", sealed_again(older, file))[0] == 1
+
+
+def changed(made, **law):
+    (level,) = made["levels"]
+    return {**made, "levels": [{**level, "laws": [{**level["laws"][0], **law}]}]}
+
+
+def test_a_number_that_no_certificate_has_is_an_alteration(capsys, tmp_path):
+    file = tmp_path / "c.json"
+    made = certificate.certificate(sides_of("torch"), chosen(("L1",)), [passed()])
+    for value in (float("nan"), float("inf")):
+        file.write_text(json.dumps(changed(made, bound=value)))
+        code, _, err = hermes(capsys, "verify", str(file))
+        assert (code, "it was altered after it was made" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda made: {**made, "levels": []}, "no level was judged"),
+        (lambda made: changed(made, failed=5), "L1/logits has 1 cases, and counts"),
+        (lambda made: changed(made, failed=1, passed=0), "L1 passed, and its laws say otherwise"),
+        (
+            lambda made: {**made, "levels": [{**made["levels"][0], "passed": False}]},
+            "L1 did not pass, and its laws say otherwise",
+        ),
+        (lambda made: changed(made, ratio=2.0), "L1/logits is beyond its bound"),
+        (lambda made: changed(made, declined=1, passed=0), "it passed, and nothing that asks"),
+        (lambda made: {**made, "whole": True}, "it is whole, and the run was chosen by"),
+        (lambda made: {**made, "chosen": []}, "it is partial, and the run was chosen by"),
+        (lambda made: {**made, "complaints": ["stale"]}, "it passed, and something failed"),
+        (
+            lambda made: {**made, "expected": [{"law": "a", "case": "b", "reason": "c"}]},
+            "0 failed as expected, and 1 are named",
+        ),
+    ],
+)
+def test_a_certificate_that_contradicts_itself_is_refused(capsys, tmp_path, change, told):
+    made = certificate.certificate(sides_of("torch"), chosen(("L1",)), [passed()])
+    code, _, err = hermes(capsys, "verify", sealed_again(change(made), tmp_path / "c.json"))
+    assert (code, f"it contradicts itself: {told}" in err, len(err.splitlines())) == (1, True, 1)
 
 
 def test_what_was_covered_and_what_was_expected_to_fail_is_said(capsys, tmp_path):
