@@ -17,6 +17,7 @@ from hermes.errors import HermesError, nearest
 from hermes.loop import Position
 from hermes.material import Held
 from hermes.recipe import Recipe
+from hermes.report.units import number_of
 
 __all__ = [
     "among",
@@ -168,6 +169,6 @@ def repeated(
     if not room:
         advice = f"choose --batch-size and --grad-accum for at most {size:,} an update"
     return (
-        f"the data has {size:,} {unit} and an update takes {taken:,}: every update sees each up to "
-        f"{math.ceil(taken / size):,} times; {advice}"
+        f"the data has {number_of(size, unit)} and an update takes {taken:,}: every update "
+        f"sees each up to {math.ceil(taken / size):,} times; {advice}"
     )

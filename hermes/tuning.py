@@ -20,6 +20,7 @@ from hermes.material import Material
 from hermes.processes import ALONE, Processes
 from hermes.recipe import Recipe
 from hermes.reference import Reference, computed, weights_hash
+from hermes.report.units import number_of
 from hermes.runfile import read_reference_weights
 from hermes.seam import Backend, Batch, Model, Options, StepReport, Tensors
 from hermes.spec import ModelSpec
@@ -64,16 +65,23 @@ class Chats:
         trained = [*data.examples(data.train)]
         learnt = sum(int(example.learnt.sum()) for example in trained)
         words = [
-            f"{len(trained):,} examples in {len(data.train):,} rows; {learnt:,} of "
-            f"{sum(map(len, trained)):,} tokens are learnt, each with equal weight"
+            f"{number_of(len(trained), 'examples')} in {number_of(len(data.train), 'rows')}; "
+            f"{learnt:,} of {sum(map(len, trained)):,} tokens are learnt, each with equal weight"
         ]
         if out := len(held.examples) - len(trained):
-            words.append(f"{out:,} examples are held out, in rows of their own")
+            one = "example is held out, in a row of its own"
+            words.append(number_of(out, "examples are held out, in rows of their own", one))
         if held.dropped:
-            words.append(f"{held.dropped:,} examples longer than {recipe.seq_len} are left out")
+            words.append(number_of(held.dropped, *_long(recipe, "left out")))
         if held.cut:
-            words.append(f"{held.cut:,} examples longer than {recipe.seq_len} are cut at their end")
+            words.append(number_of(held.cut, *_long(recipe, "cut at the end")))
         return Material(data, data, "rows", tuple(words))
+
+
+def _long(recipe: Recipe, done: str) -> tuple[str, str]:
+    """What is done with examples longer than a row, with one of them."""
+    longer = f"longer than {recipe.seq_len}"
+    return f"examples {longer} are {done}", f"example {longer} is {done}"
 
 
 @dataclass(frozen=True)
@@ -118,11 +126,16 @@ class Preferences:
             seed=recipe.seed,
             val_fraction=recipe.val_fraction,
         )
-        words = [f"{len(held.pairs):,} pairs of at most {recipe.seq_len} tokens a side"]
+        count = number_of(len(held.pairs), "pairs")
+        words = [f"{count} of at most {recipe.seq_len} tokens a side"]
         if held.cut:
-            words.append(f"{held.cut:,} prompts are cut from the left")
+            cut = ("prompts are cut from the left", "prompt is cut from the left")
+            words.append(number_of(held.cut, *cut))
         if held.dropped:
-            words.append(f"{held.dropped:,} pairs whose completion does not fit are left out")
+            left = "whose completion does not fit"
+            words.append(
+                number_of(held.dropped, f"pairs {left} are left out", f"pair {left} is left out")
+            )
         reference = None
         if recipe.preference.needs_reference:
             reference, said = self._reference(data, recipe)

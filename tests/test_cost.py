@@ -8,7 +8,7 @@ from hermes.params import parameters, tensor_count
 from hermes.report.cost import cost_of, flops
 from hermes.report.diff import Change, Reshaped, compare
 from hermes.report.shape import layer_groups, spans, tensor_groups
-from hermes.report.units import columns, with_unit
+from hermes.report.units import columns, number_of, with_unit
 from tests.strategies import models
 
 V, C, L, T, F = 100, 16, 3, 8, 24
@@ -183,6 +183,12 @@ def test_tensors_are_grouped_over_layers():
 )
 def test_a_count_with_its_unit(count, text):
     assert with_unit(count, "B") == text
+
+
+def test_one_of_a_thing_is_not_several():
+    assert [number_of(n, "rows") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]
+    kept = ("pairs are kept", "pair is kept")
+    assert [number_of(n, *kept) for n in (1, 2)] == ["1 pair is kept", "2 pairs are kept"]
 
 
 def test_columns_are_as_wide_as_their_widest_cell():

@@ -97,6 +97,18 @@ def test_what_is_held_out_counts_neither_as_trained_nor_as_learnt(place, tmp_pat
     assert learnt < whole < tokens
 
 
+def test_one_of_anything_is_not_several(place, tmp_path, capsys):
+    write_lines(place / "one.jsonl", some_chats(1))
+    write_lines(place / "pair.jsonl", some_pairs(1))
+    one = ["--max-steps", "1", "--batch-size", "1"]
+    assert command(place, "sft", *one, data="one.jsonl", output=tmp_path / "sft") == 0
+    assert command(place, "dpo", *one, data="pair.jsonl", output=tmp_path / "dpo") == 0
+    shown = capsys.readouterr().err
+    for line in ("1 example in 1 row; ", "1 row of 128\n", "1 update of 1 row\n",
+                 "1 pair of at most ", "1 pair of 128\n", "1 update of 1 pair\n"):  # fmt: skip
+        assert line in shown
+
+
 def test_dpo_has_the_readmes_defaults_and_goes_on(place, tmp_path, capsys):
     out = tmp_path / "dpo"
     assert command(place, "dpo", data="prefs.jsonl", output=out) == 0

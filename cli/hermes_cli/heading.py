@@ -14,6 +14,7 @@ __all__ = ["heading"]
 def heading(run: "Run") -> list[str]:
     """What is about to be trained, on what, with what."""
     from hermes.params import tensor_count
+    from hermes.report.units import number_of
     from hermes.run import device
 
     parts, request = run.parts, run.request
@@ -29,8 +30,8 @@ def heading(run: "Run") -> list[str]:
     among = f" on {size} processes" if size > 1 else ""
     lines = [
         f"model {parts.spec.name}: {tensor_count(parts.spec):,} parameters; {where}",
-        f"data: {tokens:,} tokens, {trained + out:,} {unit} of {recipe.seq_len}{of_these}",
-        f"run {request.output}: {_updates(run)} {unit}{accum}{among}",
+        f"data: {tokens:,} tokens, {number_of(trained + out, unit)} of {recipe.seq_len}{of_these}",
+        f"run {request.output}: {_updates(run)}{accum}{among}",
     ]
     if recipe.lora is not None:
         lines.insert(1, _adapters(parts.spec, recipe.lora))
@@ -43,15 +44,17 @@ def heading(run: "Run") -> list[str]:
 def _updates(run: "Run") -> str:
     """How many updates there are, and of how many samples."""
     from hermes.data import run_samples
+    from hermes.report.units import number_of
 
+    unit = run.parts.material.unit
     recipe, total = run.parts.recipe, run.total_steps
     size = len(run.parts.material.samples.train)
     each = recipe.batch_size * recipe.grad_accum * run.request.processes.place.size
     whole = run_samples(size, epochs=recipe.epochs, max_steps=recipe.max_steps, per_update=each)
     if total == 1:
-        return f"1 update of {min(each, whole):,}"
+        return f"1 update of {number_of(min(each, whole), unit)}"
     short = "at most " if whole != total * each else ""
-    return f"{total:,} updates of {short}{each:,}"
+    return f"{total:,} updates of {short}{number_of(each, unit)}"
 
 
 def _adapters(spec: "ModelSpec", lora: "Lora") -> str:

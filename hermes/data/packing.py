@@ -88,7 +88,8 @@ def held_out(size: int, val_fraction: float, seed: int) -> tuple[list[int], list
     count = max(1, round(size * val_fraction)) if val_fraction > 0 else 0
     if size < 1 + (count > 0):
         both = "two, one to train on and one to hold out" if count else "one"
-        raise DataError(f"the data has {size} examples; at least {both} is needed")
+        found = "one example" if size else "no examples"
+        raise DataError(f"the data has {found}; at least {both} is needed")
     order = permuted(seed, "held-out", size, np.arange(size))
     out = set(order[: min(count, size - 1)].tolist())
     return [i for i in range(size) if i not in out], sorted(out)

@@ -2,7 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["columns", "with_unit"]
+__all__ = ["columns", "number_of", "with_unit"]
+
+
+def number_of(count: int, many: str, one: str = "") -> str:
+    """A count and of what: 1 row, 1,200 rows. one: the words where it is one, if an s less is not
+    enough.
+    """
+    return f"{count:,} {(one or many.removesuffix('s')) if count == 1 else many}"
 
 
 def with_unit(count: float, unit: str) -> str:
