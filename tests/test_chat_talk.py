@@ -107,6 +107,13 @@ def test_commands_change_what_they_say(base, tmp_path):
     assert command(talk, "/set temperature=0.5") == "temperature=0.5"
     assert command(talk, "/set max_tokens = 3") == "max_tokens=3"
     assert talk.sampling == Sampling(0.5)
+    both = "temperature=0.0  max_tokens=4"
+    assert command(talk, "/set temperature=0 max_tokens = 4") == both
+    assert (talk.sampling, talk.max_tokens) == (Sampling(0.0), 4)
+    with pytest.raises(HermesError, match=r"^max_tokens must be at least 1, got 0$"):
+        command(talk, "/set temperature=1 max_tokens=0")
+    assert (talk.sampling, talk.max_tokens) == (Sampling(0.0), 4)  # all or none
+    command(talk, "/set temperature=0.5 max_tokens=3")
     assert command(talk, "/set") == (
         "temperature=0.5  top_k=0  top_p=1.0  min_p=0.0  max_tokens=3  seed=0"
     )

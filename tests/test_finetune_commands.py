@@ -193,7 +193,11 @@ def test_a_run_of_adapters_is_merged(place, tmp_path, capsys):
     ) in capsys.readouterr().err
     assert run(["merge", "--checkpoint", str(out), "--output", str(merged)]) == 0
     assert "logits differ by 0" in capsys.readouterr().out
+    apart = ["--checkpoint", str(place / "base"), "--adapter", str(out)]
+    assert run(["merge", *apart, "--output", str(tmp_path / "apart")]) == 0, capsys.readouterr().err
+    again = open_source(tmp_path / "apart")
     found, expected = open_source(merged), open_source(out)
+    assert all((found.params[name] == again.params[name]).all() for name in found.params)
     assert all(
         (found.params[name] == expected.params[name]).all() for name in parameters(found.spec)
     )

@@ -1,10 +1,11 @@
 """`hermes chat`: a conversation in the terminal, or one answer through a pipe."""
 
+import re
 import sys
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,7 +22,7 @@ HELP = """\
 /save F         write the conversation to a new file; /save! F also over another
 /load F         go on with one that was saved
 /set            show the settings
-/set KEY=VALUE  change one: temperature, top_k, top_p, min_p, max_tokens, seed
+/set KEY=VALUE  change one or more: temperature, top_k, top_p, min_p, max_tokens, seed
 /quit           end (as Ctrl-D does; Ctrl-C ends an answer)"""
 COMMANDS = ("/reset", "/system", "/save", "/save!", "/load", "/set", "/help", "/quit")
 SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float}
@@ -161,19 +162,24 @@ def command(talk: "Chat", line: str) -> str:
 def _set(talk: "Chat", text: str) -> str:
     from dataclasses import replace
 
-    key, _, value = (part.strip() for part in text.partition("="))
+    given = dict(_setting(part) for part in re.sub(r"\s*=\s*", "=", text).split())
+    if given.get("max_tokens", 1) < 1:
+        raise HermesError(f"max_tokens must be at least 1, got {given['max_tokens']}")
+    sampling = {key: value for key, value in given.items() if key in SAMPLING}
+    talk.sampling = replace(talk.sampling, **sampling)
+    for key in OWN.keys() & given.keys():
+        setattr(talk, key, given[key])
+    return "  ".join(f"{key}={value}" for key, value in given.items())
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """The name and the number of KEY=VALUE. Raises HermesError."""
+    key, _, value = text.partition("=")
     kinds = SAMPLING | OWN
     if key not in kinds:
         raise HermesError(f"there is no setting {key!r}; known are {', '.join(kinds)}")
     try:
-        number = kinds[key](value)
+        return key, kinds[key](value)
     except ValueError:
         wanted = "a whole number" if kinds[key] is int else "a number"
         raise HermesError(f"{key} needs {wanted}, got {value!r}") from None
-    if key in SAMPLING:
-        talk.sampling = replace(talk.sampling, **{key: number})
-    elif key == "max_tokens" and number < 1:
-        raise HermesError(f"max_tokens must be at least 1, got {number}")
-    else:
-        setattr(talk, key, number)
-    return f"{key}={number}"

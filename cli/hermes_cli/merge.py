@@ -17,7 +17,10 @@ from hermes_cli.options import CONFIG, TO
     help="A run of adapters, or the model that --adapter belongs to.",
 )
 @click.option(
-    "--adapter", metavar="DIR", type=click.Path(path_type=Path), help="A folder in PEFT's layout."
+    "--adapter",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="A run of adapters, or a folder in PEFT's layout.",
 )
 @click.option(
     "--output",

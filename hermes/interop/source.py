@@ -3,7 +3,7 @@ a training checkpoint of nanoGPT or litgpt. All become a specification and our t
 a time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import yaml
 
 from hermes import mal
 from hermes.adapters import adapted_paths, merged
-from hermes.checkpoint import locate, steps
+from hermes.checkpoint import Skipped, locate, steps
 from hermes.checkpoint.adapters import open_adapter
 from hermes.checkpoint.files import read_small
 from hermes.checkpoint.layout import CONFIG, SPEC
@@ -60,9 +60,13 @@ class Source:
 def with_adapter(source: Source, folder: Path) -> Source:
     """The model with a PEFT adapter merged in, in float32 at least.
 
-    Raises CheckpointError, also where a run of hermes trained it on other weights than these.
+    folder: the adapter's, or a run's, for its newest checkpoint. Raises CheckpointError, also where
+    a run of hermes trained it on other weights than these.
     """
     place, notes = local(folder)
+    if place.is_dir() and steps(place):
+        found, skipped = locate(place)
+        place, notes = found.path, notes + _passed_over(skipped)
     lora, adapter = open_adapter(place, source.spec)
     if (place / MANIFEST).exists() and (place / MODEL).exists():
         _require_trained_on(source, place, lora)
@@ -144,9 +148,13 @@ def _checkpoint(path: Path) -> Source:
         dtypes,
         beside(found.path),
         _ids(found.companions.config),
-        tuple(f"passed over {skip.path.name}: {skip.reason}" for skip in skipped),
+        _passed_over(skipped),
         found.adapted,
     )
+
+
+def _passed_over(skipped: Iterable[Skipped]) -> tuple[str, ...]:
+    return tuple(f"passed over {skip.path.name}: {skip.reason}" for skip in skipped)
 
 
 def _folder(path: Path) -> Source:

@@ -1,5 +1,6 @@
 """What training shows on stderr: a bar on a terminal, a line now and then elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -36,9 +37,10 @@ class Reporter(Protocol):
 
 
 def reporter(total_steps: int, done: int) -> Reporter:
-    """A bar where standard error is a terminal, else lines."""
+    """A bar where standard error is a terminal that can draw one, else lines."""
     stream = sys.stderr
-    return _Bar(total_steps, done) if stream.isatty() else _Lines(total_steps, done, stream)
+    draws = stream.isatty() and os.environ.get("TERM") != "dumb"
+    return _Bar(total_steps, done) if draws else _Lines(total_steps, done, stream)
 
 
 def _duration(seconds: float) -> str:

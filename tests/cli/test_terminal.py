@@ -77,6 +77,14 @@ def test_a_terminal_gets_colours_unless_they_are_not_wanted(here, environment, b
     assert ("\x1b[" in shown) is bold
 
 
+def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(terminal.reporter(10, 0), terminal._Lines)
+    monkeypatch.setenv("TERM", "xterm")
+    assert isinstance(terminal.reporter(10, 0), terminal._Bar)
+
+
 def test_a_bar_shows_loss_rate_and_time_on_a_terminal():
     import pty
 
