@@ -71,15 +71,21 @@ def peers(case: Case, sides: Sides) -> Iterator[Measure]:
         yield Measure(mine / theirs if theirs else 0.0, tolerance.PEER_RATIO, f"rmse of {side}")
 
 
-def decoded(case: Case, sides: Sides) -> Iterator[Measure]:
-    """The cache in float32."""
-    model_of = noise(sides.oracle, case, "float32")
-    cuts = cut(case)
-    for end, got in zip((*cuts, case.T), sides.subject.decoded(case, cuts, "float32"), strict=True):
-        at = slice(end - 1, end)
-        here = Noise(model_of.logits[:, at], model_of.sigma[:, at], model_of.kl, model_of.unit)
-        what = f"logits after {end} tokens"
-        yield from within(what, got[:, None], here, tolerance.TOKEN_32, tolerance.ELEMENT_32)
+def decoded(precision: str, token_bound: tolerance.Bound, element_bound: tolerance.Bound):
+    """The cache in a format, as the full pass is judged in it."""
+
+    def law(case: Case, sides: Sides) -> Iterator[Measure]:
+        """Logits after each read of the cache: per token and per element."""
+        model_of = noise(sides.oracle, case, precision)
+        cuts = cut(case)
+        found = sides.subject.decoded(case, cuts, precision)
+        for end, got in zip((*cuts, case.T), found, strict=True):
+            at = slice(end - 1, end)
+            here = Noise(model_of.logits[:, at], model_of.sigma[:, at], model_of.kl, model_of.unit)
+            what = f"logits after {end} tokens"
+            yield from within(what, got[:, None], here, token_bound, element_bound)
+
+    return law
 
 
 def batched(case: Case, sides: Sides) -> Iterator[Measure]:
@@ -214,6 +220,10 @@ def _scores(case: Case) -> bool:
     return not case.name.startswith(("greedy.", "preference.", "slices."))
 
 
+def reads_on(case: Case) -> bool:
+    return case.decodes and not case.packed
+
+
 def plain(case: Case) -> bool:
     """Cases whose logits are judged, at ordinary lengths and sizes."""
     return _scores(case) and not case.name.startswith("edge.")
@@ -226,9 +236,9 @@ LAWS = (
     _law(
         "decoding",
         "so does the cache",
-        decoded,
+        decoded("float32", tolerance.TOKEN_32, tolerance.ELEMENT_32),
         tolerance.TOKEN_32,
-        lambda case: _scores(case) and case.decodes and not case.packed,
+        lambda case: _scores(case) and reads_on(case),
     ),
     _law("batching", "so does a row alone", batched, tolerance.TOKEN_32, plain),
     _law(

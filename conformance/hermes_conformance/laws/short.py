@@ -16,7 +16,7 @@ from hermes_conformance.compare import Measure, relative, rms
 from hermes_conformance.law import Law, Sides
 from hermes_conformance.laws import kernels
 from hermes_conformance.laws.gradients import vanishing
-from hermes_conformance.laws.kernels import plain, within
+from hermes_conformance.laws.kernels import decoded, plain, reads_on, within
 from hermes_conformance.noise import divergence, gradient_noise, log_softmax, noise
 
 
@@ -110,6 +110,13 @@ LAWS = (
         _errs("bfloat16", tolerance.TOKEN_16, tolerance.ELEMENT_16),
         tolerance.TOKEN_16,
         plain,
+    ),
+    _law(
+        "decoding",
+        "so does its cache",
+        decoded("bfloat16", tolerance.TOKEN_16, tolerance.ELEMENT_16),
+        tolerance.TOKEN_16,
+        lambda case: plain(case) and reads_on(case),
     ),
     _law(
         "loss",

@@ -23,6 +23,7 @@ from hermes_conformance.sabotage import (
     objectives,
     peers,
     positions,
+    production,
     updating,
 )
 from hermes_conformance.sabotage.fault import Fault, Inside, laid_out
@@ -39,6 +40,7 @@ FAULTS = (
     *above.FAULTS,
     *kernels.FAULTS,
     *peers.FAULTS,
+    *production.FAULTS,
 )
 
 EQUIVALENTS = {
