@@ -140,6 +140,13 @@ GRADIENT_32 = Bound(
     1e-3, "rms", "per tensor, against the same backend's float64; a cap", "2e-6 to 3e-5"
 )
 LOSS_32 = Bound(1e-5, "relative", "a mean over tens of tokens", "3e-7")
+LOGPROB_32 = Bound(
+    1e-5,
+    "relative",
+    "one target's log-probability beside that of the same model's logits, or beside 1 nat: the sum "
+    "over a vocabulary in float32",
+    "1.5e-6 on mlx with a vocabulary of 300,000, 1.1e-7 on torch",
+)
 TOKEN_16 = Bound(4.0, "sigma", "rms of a token's errors in bfloat16 or float16", "2.35")
 ELEMENT_16 = Bound(20.0, "sigma", "a token's worst element in bfloat16 or float16", "9.0")
 KL_16 = Bound(4.0, "times the noise model's", "mean KL over tokens", "1.5")

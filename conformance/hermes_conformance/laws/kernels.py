@@ -11,15 +11,16 @@ from functools import cache
 import numpy as np
 
 from hermes.recipe import Preference
+from hermes.seam import IGNORE, Model
 from hermes.spec import EmbeddingsSpec
 from hermes_conformance import tolerance
 from hermes_conformance.case import RECIPE, Case
 from hermes_conformance.cases import edges, objectives
-from hermes_conformance.compare import Measure, identical, relative, rms
+from hermes_conformance.compare import Measure, absolute, identical, relative, rms
 from hermes_conformance.law import Law, Sides
 from hermes_conformance.laws.gradients import vanishing
 from hermes_conformance.laws.semantics import cut
-from hermes_conformance.noise import Noise, divergence, noise
+from hermes_conformance.noise import Noise, divergence, log_softmax, noise
 from hermes_conformance.specs import fields, model
 from hermes_conformance.weights import fresh, hot
 
@@ -98,6 +99,40 @@ def batched(case: Case, sides: Sides) -> Iterator[Measure]:
     yield from within("last row alone", row, here, tolerance.TOKEN_32, tolerance.ELEMENT_32)
     again = built.logits(case.tokens, case.segments)
     yield identical("run again", again, sides.subject.logits(case, "float32"), tolerance.EXACT)
+
+
+def own_scores(case: Case, built: Model) -> list[np.ndarray]:
+    """Each micro-batch's log p(target) by the model's own logits, in float64; 0 where IGNORE."""
+    batch, found = case.batch, []
+    for a, targets in enumerate(batch.targets):
+        segments = None if batch.segments is None else batch.segments[a]
+        scores = log_softmax(built.logits(batch.tokens[a], segments))
+        at = np.where(targets == IGNORE, 0, targets)[..., None]
+        chosen = np.take_along_axis(scores, at, axis=-1)[..., 0]
+        found.append(np.where(targets == IGNORE, 0.0, chosen))
+    return found
+
+
+def own_loss(case: Case, built: Model, scores: list[np.ndarray]) -> Measure:
+    """The loss is that of the model's own scores, reckoned in float32 at least."""
+    expected = -sum(float(of.sum()) for of in scores) / case.batch.counted
+    got = built.loss(case.batch)
+    return relative("loss", got, expected, tolerance.LOSS_32, max(1.0, abs(expected)))
+
+
+def logprobs(case: Case, sides: Sides) -> Iterator[Measure]:
+    """What evaluation says of each target and of all, by the model's own float32 logits."""
+    built = sides.subject.model(case, "float32")
+    scores = own_scores(case, built)
+    yield own_loss(case, built, scores)
+    if case.packed:
+        return  # log-probabilities are asked of whole rows
+    for tokens, targets, expected in zip(
+        case.batch.tokens, case.batch.targets, scores, strict=True
+    ):
+        size = np.maximum(1.0, np.abs(expected))
+        got = built.logprobs(tokens, targets)
+        yield absolute("logprobs", got / size, expected / size, tolerance.LOGPROB_32)
 
 
 def reference(case: Case, sides: Sides) -> Iterator[Measure]:
@@ -199,11 +234,13 @@ def cases(long: bool = False) -> tuple[Case, ...]:
     for name, spec in (("rope", model(max_seq_len=300)), ("alibi", _alibi())):
         made.append(Case(f"greedy.{name}/hot", spec, hot, T=length))
     made += [case for case in objectives() if case.name.startswith("preference.")]
-    # So many tokens' logits exist at once nowhere: a loss that slices them has several slices.
+    # So many tokens' logits exist at once on no CPU: a loss that slices them has several slices,
+    # and so has a pair. Its rows' sums are hundreds of nats, known to 1e-5 and better: a greater
+    # beta would make of that the slopes' error.
     large = model(vocab_size=300_000, embeddings=EmbeddingsSpec(tie_weights=True))
-    pairs = replace(RECIPE, objective="preference", preference=Preference(beta=0.5))
-    made.append(Case("slices.next token/hot", large, hot, B=2, T=30))
-    made.append(Case("slices.pairs/hot", large, hot, B=4, T=16, recipe=pairs))
+    pairs = replace(RECIPE, objective="preference", preference=Preference(beta=0.05))
+    made.append(Case("slices.next token/hot", large, hot, A=1, B=2, T=30))
+    made.append(Case("slices.pairs/hot", large, hot, A=1, B=4, T=30, recipe=pairs))
     return tuple(made)
 
 
@@ -221,6 +258,7 @@ def _scores(case: Case) -> bool:
 
 
 def reads_on(case: Case) -> bool:
+    """Whether a cache's logits are those of the case's full pass."""
     return case.decodes and not case.packed
 
 
@@ -241,6 +279,13 @@ LAWS = (
         lambda case: _scores(case) and reads_on(case),
     ),
     _law("batching", "so does a row alone", batched, tolerance.TOKEN_32, plain),
+    _law(
+        "logprobs",
+        "log-probabilities and losses are the scores'",
+        logprobs,
+        tolerance.LOGPROB_32,
+        lambda case: case.name.startswith(("default/", "output.", "embeddings.tie", "slices.next")),
+    ),
     _law(
         "reference",
         "a policy's first reference is itself",

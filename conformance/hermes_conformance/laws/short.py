@@ -9,15 +9,14 @@ from functools import cache
 
 import numpy as np
 
-from hermes.seam import IGNORE
 from hermes_conformance import tolerance
 from hermes_conformance.case import Case
 from hermes_conformance.compare import Measure, relative, rms
 from hermes_conformance.law import Law, Sides
 from hermes_conformance.laws import kernels
 from hermes_conformance.laws.gradients import vanishing
-from hermes_conformance.laws.kernels import decoded, plain, reads_on, within
-from hermes_conformance.noise import divergence, gradient_noise, log_softmax, noise
+from hermes_conformance.laws.kernels import decoded, own_loss, own_scores, plain, reads_on, within
+from hermes_conformance.noise import divergence, gradient_noise, noise
 
 
 def _errs(precision: str, token_bound: tolerance.Bound, element_bound: tolerance.Bound):
@@ -40,16 +39,8 @@ def _errs(precision: str, token_bound: tolerance.Bound, element_bound: tolerance
 
 def loss_16(case: Case, sides: Sides) -> Iterator[Measure]:
     """A 16-bit model's loss is that of its own scores, reckoned in float32 at least."""
-    built, total = sides.subject.model(case, "bfloat16"), 0.0
-    for a, targets in enumerate(case.batch.targets):
-        segments = None if case.batch.segments is None else case.batch.segments[a]
-        scores = log_softmax(built.logits(case.batch.tokens[a], segments))
-        at = np.where(targets == IGNORE, 0, targets)[..., None]
-        chosen = np.take_along_axis(scores, at, axis=-1)[..., 0]
-        total -= float(chosen[targets != IGNORE].sum())
-    expected = total / case.batch.counted
-    got = built.loss(case.batch)
-    yield relative("loss", got, expected, tolerance.LOSS_32, max(1.0, abs(expected)))
+    built = sides.subject.model(case, "bfloat16")
+    yield own_loss(case, built, own_scores(case, built))
 
 
 def gradients_16(case: Case, sides: Sides) -> Iterator[Measure]:

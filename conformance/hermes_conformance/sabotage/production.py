@@ -1,6 +1,12 @@
-"""Faults of paths that only production takes: short caches, slices, compiled and recomputed ones."""
+"""Faults of paths that only production takes: caches in bfloat16, slices, compiled learners."""
+
+from unittest import mock
+
+import numpy as np
 
 from hermes_conformance.sabotage.fault import Fault, Inside
+
+FAST = ("FAST", "PLAIN")
 
 
 def _short(dtype) -> bool:
@@ -22,6 +28,52 @@ def _early_in_bfloat16(inside: Inside) -> None:
     inside.method("context", "Context", "angles", make)
 
 
+def _slices_reversed(inside: Inside) -> None:
+    """Of what is evaluated in several slices, the last come first."""
+    sliced = inside.module("sliced")
+    original = sliced.logprobs_of_groups
+
+    def make(score):
+        def wrong(*given):
+            with mock.patch.object(
+                sliced, "logprobs_of_groups", lambda *of: reversed([*original(*of)])
+            ):
+                return score(*given)
+
+        return wrong
+
+    inside.table("logprobs", make, FAST)
+
+
+def _late_where_some_count(inside: Inside) -> None:
+    def make(original):
+        def wrong(module, x, targets, at):
+            found = original(module, x, targets, at)
+            if at is None:
+                return found
+            late = np.roll(np.arange(targets.shape[1]), 1)
+            return inside.taken(found.swapaxes(0, 1), late).swapaxes(0, 1)
+
+        return wrong
+
+    inside.table("logprobs", make, FAST)
+
+
+def _second_slice_steeper(inside: Inside) -> None:
+    """Of a pair that takes several slices, all but the first have twice their slopes."""
+
+    def make(original):
+        def wrong(self, number, held):
+            found = original(self, number, held)
+            begin, end = self.groups[number][0]
+            found[end - begin :] = 2 * found[end - begin :]
+            return found
+
+        return wrong
+
+    inside.method("sliced", "Pairs", "of_tokens", make)
+
+
 def _fault(name, law, case, plant, only=None):
     return Fault(name, "production", law, case, plant, only)
 
@@ -32,5 +84,23 @@ FAULTS = (
         "L3/decoding",
         "default/hot",
         _early_in_bfloat16,
+    ),
+    _fault(
+        "the second slice of a pair has twice its slopes",
+        "L2/gradients",
+        "slices.pairs/hot",
+        _second_slice_steeper,
+    ),
+    _fault(
+        "evaluated slices come last first",
+        "L2/logprobs",
+        "slices.next token/hot",
+        _slices_reversed,
+    ),
+    _fault(
+        "log-probabilities are a place late where some targets do not count",
+        "L2/logprobs",
+        "default/hot",
+        _late_where_some_count,
     ),
 )
