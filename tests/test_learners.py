@@ -1,6 +1,7 @@
 """What one update does, on each backend: laws that are easily broken without anyone noticing."""
 
 import dataclasses
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hermes.params import fresh_weights, parameters
 from hermes.recipe import OptimizerRecipe, Recipe
 from hermes.seam import IGNORE, Batch, Options, TrainState, find_backend
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
+from hermes_conformance.sabotage.fault import Inside
 
 BACKENDS = ("torch", "mlx")
 EXACT = Options(device="cpu", precision="float64")
@@ -317,3 +319,20 @@ def test_a_model_built_as_trained_gives_what_its_learner_gives_to_the_bit(backen
     np.testing.assert_array_equal(made.row_logprobs(tokens, tokens), sums)
     made.decoder(1, 8)
     np.testing.assert_array_equal(made.row_logprobs(tokens, tokens), sums)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_tensor_that_the_loss_does_not_depend_on_has_zeros_for_a_gradient(backend):
+    with ExitStack() as stack:
+        inside = Inside(backend, stack)
+
+        def unused(attend):
+            return lambda q, k, v, *rest: attend(q, k, inside.detached(v), *rest)
+
+        inside.table("attend", unused)
+        made = learner(backend, spec())
+        _, grads = made.grads(batch())
+        assert not np.asarray(grads["model.layers.1.self_attn.v_proj.weight"]).any()
+        assert np.asarray(grads["model.layers.1.self_attn.o_proj.weight"]).any()
+        report = made.step(batch(), 1e-3)
+    assert np.isfinite(float(report.grad_norm))

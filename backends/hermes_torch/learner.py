@@ -93,11 +93,18 @@ class Learner(Model):
                 loss.backward()
             total = total + loss.detach()
             rows.append(sums)
+        self._fill()
         if e.shards:
             e.shards.sum_vectors(self._tensors.values())
         if self._processes.place.size > 1:
             self._processes.summed(total)
         return total, None if batch.pairs is None else Rows(rows)
+
+    def _fill(self):
+        """Zeros for a tensor that the loss does not depend on, as MLX has them: torch has none."""
+        for name in self._trained:
+            p = self._tensors[name]
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
 
     def _wanted(self, targets, pairs):
         """Which tokens' logits are made: a compiled loss makes all, to keep its shape."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hermes.errors import Unsupported
+from hermes.params import parameters
 from hermes_conformance import bisect, tolerance
 from hermes_conformance.cases import standard
 from hermes_conformance.law import Sides
@@ -38,7 +39,7 @@ def test_a_good_backend_parts_nowhere(sides, backend):
     assert bisect.forward(found, case, tolerance.PART_64) is None
     assert bisect.forward(found, case, tolerance.PART_32, "float32") is None
     assert bisect.forward(found, case, tolerance.PART_BF16, "bfloat16") is None
-    assert bisect.backward(found, case, tolerance.GRADIENT_64) is None
+    assert bisect.backward(found, case) is None
 
 
 @BACKENDS
@@ -143,9 +144,52 @@ def test_the_first_gradient_that_parts_is_named_from_the_output_backwards(sides,
     with planted("the norm's statistics have no gradient", "torch") as case:
         found = sides("torch", against)
         assert bisect.forward(found, case, tolerance.PART_64) is None
-        parting = bisect.backward(found, case, tolerance.GRADIENT_64)
-    named = "gradient of model.layers.1.post_attention_layernorm.weight"
+        parting = bisect.backward(found, case)
+    assert parting.tensor == "gradient of model.layers.1.mlp.down_proj.weight"
+
+
+def values_detached(inside):
+    def attend(original):
+        return lambda q, k, v, *rest: original(q, k, inside.detached(v), *rest)
+
+    inside.table("attend", attend)
+
+
+def activation_detached(inside):
+    inside.activation("silu", lambda f: lambda x: inside.detached(f["silu"](x)))
+
+
+def loss_half_as_large_again(inside):
+    inside.table("next_token", lambda original: lambda *given: original(*given) * 1.5)
+
+
+@BACKENDS
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        (values_detached, "gradient of model.layers.1.self_attn.v_proj.weight"),
+        (activation_detached, "gradient of model.layers.1.mlp.gate_proj.weight"),
+        (loss_half_as_large_again, "loss"),
+    ],
+)
+def test_what_the_way_back_meets_first_is_named(sides, backend, precision, fault, named):
+    found, case = sides(backend), case_named("default/hot")
+    assert bisect.backward(found, case, precision) is None
+    with ExitStack() as stack:
+        fault(Inside(backend, stack))
+        found.subject.forget()
+        parting = bisect.backward(found, case, precision)
     assert parting.tensor == named
+    assert parting.error > 0.1
+
+
+def test_the_way_back_goes_through_the_forward_pass_in_reverse(sides):
+    case = case_named("default/hot")
+    names = bisect.reached(sides("torch"), case, parameters(case.spec))
+    short = [name.removeprefix("model.").removesuffix(".weight") for name in names]
+    assert short[:3] == ["lm_head", "norm", "layers.1.mlp.down_proj"]
+    assert short[-3:] == ["layers.0.self_attn.q_proj", "layers.0.input_layernorm", "embed_tokens"]
 
 
 def test_a_backend_of_another_make_has_no_taps(sides):
