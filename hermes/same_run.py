@@ -108,10 +108,10 @@ def batch_change(
     there = f"batch_size {was.batch_size} x grad_accum {was.grad_accum}"
     here = f"{now.batch_size} x {now.grad_accum}"
     return Change(
-        f"an update takes {samples} {unit} in {checkpoint} "
+        f"an update takes {number_of(samples, unit)} in {checkpoint} "
         f"({there}{_times(progress.world_size)}) and {wanted} here ({here}{_times(world)})",
-        f"from step {progress.step + 1:,} on an update takes {wanted} {unit} instead of {samples}, "
-        "at learning rates that are not scaled",
+        f"from step {progress.step + 1:,} on an update takes {number_of(wanted, unit)} instead of "
+        f"{samples:,}, at learning rates that are not scaled",
     )
 
 

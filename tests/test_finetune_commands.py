@@ -104,6 +104,9 @@ def test_one_of_anything_is_not_several(place, tmp_path, capsys):
     assert command(place, "sft", *one, data="one.jsonl", output=tmp_path / "sft") == 0
     assert command(place, "dpo", *one, data="pair.jsonl", output=tmp_path / "dpo") == 0
     shown = capsys.readouterr().err
+    go_on = ["--resume", "--output", str(tmp_path / "sft"), "--max-steps", "2", "--batch-size", "2"]
+    assert run(["sft", *go_on]) == 1
+    assert "an update takes 1 row in " in capsys.readouterr().err
     for line in ("1 example in 1 row; ", "1 row of 128\n", "1 update of 1 row\n",
                  "1 pair of at most ", "1 pair of 128\n", "1 update of 1 pair\n"):  # fmt: skip
         assert line in shown
