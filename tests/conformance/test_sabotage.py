@@ -85,7 +85,7 @@ def test_every_fault_beside_a_peer_is_caught(sides):
 def test_a_fault_of_compiled_learners_alone_is_seen_by_their_law_alone(sides, backend, precision):
     """Of the same precision, what is not compiled still passes while the fault is planted."""
     law = {"float32": "L4/compiled", "bfloat16": "L4/compiled-bfloat16"}
-    (fault,) = (fault for fault in selftest.FAULTS if fault.law == law[precision])
+    fault = next(fault for fault in selftest.FAULTS if fault.law == law[precision])
     found, by_law, by_case = sides(backend), selftest.laws(), selftest.cases()
     with ExitStack() as stack:
         fault.plant(Inside(backend, stack))

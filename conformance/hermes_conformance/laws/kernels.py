@@ -12,7 +12,7 @@ import numpy as np
 
 from hermes.recipe import Preference
 from hermes.seam import IGNORE, Model
-from hermes.spec import EmbeddingsSpec
+from hermes.spec import EmbeddingsSpec, FfnSpec, OutputSpec
 from hermes_conformance import tolerance
 from hermes_conformance.case import RECIPE, Case
 from hermes_conformance.cases import edges, objectives
@@ -21,7 +21,7 @@ from hermes_conformance.law import Law, Sides
 from hermes_conformance.laws.gradients import vanishing
 from hermes_conformance.laws.semantics import cut
 from hermes_conformance.noise import Noise, divergence, log_softmax, noise
-from hermes_conformance.specs import fields, model
+from hermes_conformance.specs import ATTENTION, fields, model
 from hermes_conformance.weights import fresh, hot
 
 PROMPTS, PROMPT, GREEDY, LONG_GREEDY = 8, 4, 40, 256
@@ -233,6 +233,10 @@ def cases(long: bool = False) -> tuple[Case, ...]:
     length = PROMPT + (LONG_GREEDY if long else GREEDY)
     for name, spec in (("rope", model(max_seq_len=300)), ("alibi", _alibi())):
         made.append(Case(f"greedy.{name}/hot", spec, hot, T=length))
+    # One row: read whole it has more rows of products than any other case, and read on only one.
+    biased = replace(ATTENTION, bias="all")
+    long_row = model(biased, FfnSpec(40, bias=True), output=OutputSpec(bias=True), max_seq_len=160)
+    made.append(Case("decoding.one row/hot", long_row, hot, A=1, B=1, T=140))
     made += [case for case in objectives() if case.name.startswith("preference.")]
     # So many tokens' logits exist at once on no CPU: a loss that slices them has several slices,
     # and so has a pair. Its rows' sums are hundreds of nats, known to 1e-5 and better: a greater

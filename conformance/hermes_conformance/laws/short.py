@@ -79,11 +79,10 @@ def _flat(grads) -> np.ndarray:
 @cache
 def cases(long: bool = False) -> tuple[Case, ...]:
     """Of L3."""
-    ordinary = [case for case in kernels.cases(long) if plain(case)]
-    trained = [
-        case for case in kernels.cases(long) if case.name.startswith(("preference.", "slices."))
-    ]
-    return (*(ordinary if long else ordinary[::2]), *trained)
+    found = kernels.cases(long)
+    always = [c for c in found if c.name.startswith(("decoding.", "preference.", "slices."))]
+    ordinary = [case for case in found if plain(case) and case not in always]
+    return (*(ordinary if long else ordinary[::2]), *always)
 
 
 def _law(name, says, check, bound, applies, needs="forward", precision="bfloat16"):

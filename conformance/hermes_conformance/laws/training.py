@@ -8,7 +8,7 @@ import numpy as np
 
 from hermes.recipe import Lora, OptimizerRecipe, Preference
 from hermes.seam import TrainState
-from hermes.spec import AttentionSpec, EmbeddingsSpec, FfnSpec, Learned
+from hermes.spec import AttentionSpec, EmbeddingsSpec, FfnSpec, Learned, OutputSpec
 from hermes_conformance import tolerance
 from hermes_conformance.case import RECIPE, Case
 from hermes_conformance.compare import Measure, absolute, identical, relative, rms, same
@@ -154,6 +154,17 @@ def recomputed(case: Case, sides: Sides) -> Iterator[Measure]:
     yield from compared(case, train(sides.subject, case, SHORT, grad_checkpoint=True), plain)
 
 
+def recomputed_short(case: Case, sides: Sides) -> Iterator[Measure]:
+    """The same of one update's gradients in float32."""
+    loss, plain = sides.subject.grads(case, "float32")
+    again_loss, again = sides.subject.grads(case, "float32", grad_checkpoint=True)
+    yield relative("loss", again_loss, loss, tolerance.LOSS_32, max(1.0, abs(loss)))
+    for name in plain:
+        if vanishing(case, name) is None:
+            what = f"gradient of {name}"
+            yield relative(what, again[name], plain[name], tolerance.GRADIENT_32)
+
+
 def repeated(case: Case, sides: Sides) -> Iterator[Measure]:
     """The same run twice, bit for bit."""
     first, second = (train(sides.subject, case, SHORT, "float32") for _ in range(2))
@@ -227,10 +238,14 @@ def cases(long: bool = False) -> tuple[Case, ...]:
         for name, (spec, recipe, more) in recipes.items()
     ]
     made += [Case("train.hot/hot", model(), hot, recipe=WARM)]
-    made += [Case("compiled.plain/hot", model(num_layers=1), hot, recipe=WARM)]
+    # What a compiled loss can be asked for at once: documents, a cap, and then pairs besides.
+    capped = model(num_layers=1, output=OutputSpec(softcap=5.0))
+    made += [Case("compiled.packed/hot", capped, hot, packed=True, recipe=WARM)]
     made += [case for case in stored_cases() if case.name.startswith("run.")]
     if long:
         made.append(Case("train.long/fresh", dropping, fresh, recipe=WARM))
+        pairs = recipes["preference"][1]
+        made.append(Case("compiled.pairs/hot", capped, hot, B=4, packed=True, recipe=pairs))
         made.append(Case("compiled.dropout/hot", replace(dropping, num_layers=1), hot, recipe=WARM))
     return tuple(made)
 
@@ -266,6 +281,14 @@ LAWS = (
         recomputed,
         tolerance.TRAIN_64,
         _is("train.dropout", "train.frozen", "train.lora"),
+    ),
+    _law(
+        "checkpointing-float32",
+        "nor of float32 gradients",
+        recomputed_short,
+        tolerance.GRADIENT_32,
+        _is("train.dropout"),
+        precision="float32",
     ),
     _law(
         "float32",

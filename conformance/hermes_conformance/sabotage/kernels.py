@@ -88,7 +88,7 @@ def _fast_loss(change):
     return plant
 
 
-def _sloped(inside, factor, x):
+def sloped(inside, factor, x):
     """x with `factor` times its gradient."""
     return factor * x + (1 - factor) * inside.detached(x)
 
@@ -97,7 +97,7 @@ def _flatter_in_slices(inside: Inside) -> None:
     def change(original, module, x, targets):
         tokens, several = x.shape[0] * x.shape[1], 1 << 23  # more logits than one slice has
         large = tokens * module.model.embed_tokens.weight.shape[0] > several
-        return original(module, _sloped(inside, 0.5, x) if large else x, targets, None)
+        return original(module, sloped(inside, 0.5, x) if large else x, targets, None)
 
     _fast_loss(change)(inside)
 
@@ -106,7 +106,7 @@ def _steeper_pairs(inside: Inside) -> None:
     def change(original):
         def wrong(*given):
             loss, sums = original(*given)
-            return _sloped(inside, 1.5, loss), sums
+            return sloped(inside, 1.5, loss), sums
 
         return wrong
 
@@ -116,28 +116,9 @@ def _steeper_pairs(inside: Inside) -> None:
 def _steeper_in_bfloat16(inside: Inside) -> None:
     def change(original, module, x, targets):
         found = original(module, x, targets, None)
-        return _sloped(inside, 1.5, found) if str(x.dtype).endswith("bfloat16") else found
+        return sloped(inside, 1.5, found) if str(x.dtype).endswith("bfloat16") else found
 
     _fast_loss(change)(inside)
-
-
-def _compiled_loss(precision, change):
-    """change(inside, loss) in compiled learners of that precision, and in no other."""
-
-    def plant(inside: Inside) -> None:
-        def make(original):
-            def wrong(self, engine, *given):
-                original(self, engine, *given)
-                if self._compiles() and engine.options.precision == precision:
-                    score = engine.ops.next_token
-                    changed = replace(engine.ops, next_token=lambda *x: change(inside, score(*x)))
-                    engine.ops = changed
-
-            return wrong
-
-        inside.method("learner", "Learner", "__init__", make)
-
-    return plant
 
 
 def _scale_of(factor):
@@ -325,18 +306,6 @@ FAULTS = (
         "L3/gradients",
         DEFAULT,
         _steeper_in_bfloat16,
-    ),
-    _fault(
-        "a compiled loss is off by a thousandth",
-        "L4/compiled",
-        "compiled.dropout/hot",
-        _compiled_loss("float32", lambda inside, loss: 1.001 * loss),
-    ),
-    _fault(
-        "compiled bfloat16 has half as much gradient again",
-        "L4/compiled-bfloat16",
-        "compiled.plain/hot",
-        _compiled_loss("bfloat16", lambda inside, loss: _sloped(inside, 1.5, loss)),
     ),
     _fault("float32 gradients are bfloat16's", "L2/gradients", DEFAULT, _gradients_in_bfloat16),
     _fault(

@@ -5,6 +5,7 @@ from unittest import mock
 import numpy as np
 
 from hermes_conformance.sabotage.fault import Fault, Inside
+from hermes_conformance.sabotage.kernels import sloped
 
 FAST = ("FAST", "PLAIN")
 
@@ -74,6 +75,49 @@ def _second_slice_steeper(inside: Inside) -> None:
     inside.method("sliced", "Pairs", "of_tokens", make)
 
 
+def _linear(change):
+    """change(original, self, x, rows) in the place of a product of so many rows."""
+
+    def plant(inside: Inside) -> None:
+        def make(original):
+            def wrong(self, x):
+                return change(original, self, x, int(np.prod(x.shape[:-1])))
+
+            return wrong
+
+        inside.forward("Linear", make)
+
+    return plant
+
+
+def _biasless_row(original, self, x, rows):
+    kept = self.bias
+    try:
+        self.bias = None if rows == 1 else kept
+        return original(self, x)
+    finally:
+        self.bias = kept
+
+
+def _wrong_when_tall(original, self, x, rows):
+    found = original(self, x)
+    return found * 1.01 if rows > 64 else found
+
+
+def _half_before(inside: Inside) -> None:
+    """In float32, what lies before a block that is recomputed has half its gradient through it."""
+
+    def make(original):
+        def wrong(self, layer, x):
+            if not self.recompute or str(self.dtype).endswith("float64"):
+                return original(self, layer, x)
+            return layer(sloped(inside, 0.5, x), self)
+
+        return wrong
+
+    inside.method("context", "Context", "through", make)
+
+
 def _fault(name, law, case, plant, only=None):
     return Fault(name, "production", law, case, plant, only)
 
@@ -102,5 +146,29 @@ FAULTS = (
         "L2/logprobs",
         "default/hot",
         _late_where_some_count,
+    ),
+    _fault(
+        "a product of one row has no bias",
+        "L2/decoding",
+        "decoding.one row/hot",
+        _linear(_biasless_row),
+    ),
+    _fault(
+        "a product of one row has no bias, in bfloat16",
+        "L3/decoding",
+        "decoding.one row/hot",
+        _linear(_biasless_row),
+    ),
+    _fault(
+        "a product of more than 64 rows is a hundredth off",
+        "L2/decoding",
+        "decoding.one row/hot",
+        _linear(_wrong_when_tall),
+    ),
+    _fault(
+        "recomputing in float32 halves the gradient of what lies before",
+        "L4/checkpointing-float32",
+        "train.dropout/fresh",
+        _half_before,
     ),
 )

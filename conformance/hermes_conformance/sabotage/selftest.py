@@ -18,6 +18,7 @@ from hermes_conformance.sabotage import (
     attention,
     backward,
     blocks,
+    compiled,
     kernels,
     memory,
     objectives,
@@ -41,6 +42,7 @@ FAULTS = (
     *kernels.FAULTS,
     *peers.FAULTS,
     *production.FAULTS,
+    *compiled.FAULTS,
 )
 
 EQUIVALENTS = {
