@@ -29,11 +29,22 @@ def _progress(text: str) -> None:
 
 
 def _require_writable(*files: Path | None) -> None:
-    for file in filter(None, files):
+    """Refuse, before anything is judged, what could not be written after it. Raises HermesError."""
+    found = [file for file in files if file is not None]
+    if len({file.resolve() for file in found}) < len(found):
+        raise HermesError(f"{found[-1]} would be written twice; name another file for one of both")
+    for file in found:
         if file.is_dir():
             raise HermesError(f"{file} cannot be written: it is a folder; name a file in it")
         if not file.parent.is_dir():
             raise HermesError(f"{file} cannot be written: {file.parent} is no folder")
+        existed = file.exists()
+        try:
+            file.open("a").close()
+        except OSError as error:
+            raise HermesError(f"{file} cannot be written: {error.strerror}") from None
+        if not existed:
+            file.unlink()
 
 
 @conformance.command()
@@ -79,14 +90,20 @@ def run(
     from hermes_conformance.html import page
     from hermes_conformance.report import by_law, failure_lines, law_line, verdict
     from hermes_conformance.runner import FAILED, judge_level
-    from hermes_conformance.session import chosen, excused_today, sides_of
+    from hermes_conformance.session import (
+        chosen,
+        excused_today,
+        nothing_to_judge,
+        sides_of,
+        started_with,
+    )
     from hermes_conformance.waivers import read_waivers, strays
 
     selection = chosen(levels, laws, cases, dtypes, long)
     if dtypes == ("tf32",):
         os.environ["MLX_ENABLE_TF32"] = "1"  # MLX computes in float32 or in tf32, not in both
-    _require_writable(json_file, html_file)
     kept_with = locate(checkpoint)[0] if checkpoint else None
+    _require_writable(json_file, html_file, kept_with and kept_with.path / stored.NAME)
     waivers = read_waivers(xfail) if xfail else ()
     sides = sides_of(backend, against, device)
     require_float32(sides, dtypes)
@@ -107,10 +124,8 @@ def run(
     outcomes, complaints = excused_today(judged, waivers)
     complaints += strays(waivers, selection)
     if not outcomes:
-        raise HermesError("no chosen law has a chosen case; see hermes conformance list --cases")
-    rerun = ["hermes", "conformance", "run", "--backend", backend, "--against", against]
-    rerun += ["--device", device] if device else []
-    rerun += ["--long"] if long else []
+        raise HermesError(nothing_to_judge(selection, sides))
+    rerun = started_with((backend, against, device), dtypes, long)
     for outcome in outcomes:
         if outcome.status == FAILED:
             click.echo("\n" + "\n".join(failure_lines(outcome, rerun)))

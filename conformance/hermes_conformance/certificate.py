@@ -26,6 +26,7 @@ from hermes_conformance.runner import (
     Outcome,
     Selection,
 )
+from hermes_conformance.session import certified
 from hermes_conformance.side import Side
 
 FORMAT = "hermes-conformance/1"
@@ -165,7 +166,6 @@ def certificate(
             entry = {"level": level.name, "title": level.title, "passed": passed, "laws": laws}
             levels.append(entry)
     failed = [outcome for outcome in found if outcome.status == FAILED]
-    some = any(o.status == PASSED and o.law.needs != "nothing" for o in found)
     made: dict[str, Any] = {
         "format": FORMAT,
         "backend": sides.subject.name,
@@ -174,7 +174,7 @@ def certificate(
         "float64_device": sides.subject.float64_device or "cpu",
         "precisions": _precisions(found),
         "versions": versions(sides),
-        "passed": some and not failed and not wrong,
+        "passed": certified(found) and not failed and not wrong,
         "whole": selection.whole and not selection.levels,
         "long": selection.long,
         "chosen": _chosen(selection),

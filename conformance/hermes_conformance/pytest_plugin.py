@@ -51,7 +51,7 @@ class Conformance:
             words = [tuple(option(name)) for name in ("level", "law", "case", "dtype")]
             self.selection = chosen(*words, long=option("long"))
             self.waivers = read_waivers(Path(option("xfail"))) if option("xfail") else ()
-        except HermesError as error:
+        except (HermesError, OSError) as error:
             raise pytest.UsageError(str(error)) from None
         self.names = option("backend"), option("against"), option("device")
 
@@ -59,10 +59,13 @@ class Conformance:
     def pytest_collection(self, session):
         """Load both backends."""
         from hermes.errors import HermesError
-        from hermes_conformance.session import sides_of
+        from hermes_conformance.session import nothing_to_judge, sides_of
 
         try:
             self.sides = sides_of(*self.names)
+            self.pairs = self._paired()
+            if not self.pairs:
+                raise HermesError(nothing_to_judge(self.selection, self.sides))
         except HermesError as error:
             raise pytest.UsageError(str(error)) from None
 
@@ -70,23 +73,27 @@ class Conformance:
         """An item per law and case, case by case, so that what laws share is computed once."""
         if "law_and_case" not in metafunc.fixturenames:
             return
-        pairs = [
+        ids = [f"{law.id}-{case.name}" for _, law, case in self.pairs]
+        metafunc.parametrize("law_and_case", self.pairs, ids=ids)
+
+    def _paired(self):
+        return [
             (level, law, case)
             for level in self.selection.of_levels()
             for case in filter(self.selection.takes_case, level.cases(self.selection.long))
             for law in level.laws
             if self.selection.takes_law(law) and law.possible(self.sides) and law.applies(case)
         ]
-        ids = [f"{law.id}-{case.name}" for _, law, case in pairs]
-        metafunc.parametrize("law_and_case", pairs, ids=ids)
 
     def pytest_sessionfinish(self, session):
-        """An xfail file that is out of date fails the run."""
-        from hermes_conformance.session import excused_today
+        """An xfail file that is out of date fails the run; so does one that certifies nothing."""
+        from hermes_conformance.session import certified, excused_today
         from hermes_conformance.waivers import strays
 
         _, self.complaints = excused_today(self.outcomes, self.waivers)
         self.complaints += strays(self.waivers, self.selection)
+        if self.outcomes and not certified(self.outcomes) and session.exitstatus == 0:
+            self.complaints.append("nothing that asks the backend passed: nothing is certified")
         if self.complaints and session.exitstatus == 0:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -1,5 +1,6 @@
 """A run from beginning to end, as the command line and the pytest plugin have it."""
 
+from collections.abc import Iterable
 from datetime import date
 from fnmatch import fnmatchcase
 
@@ -7,7 +8,7 @@ from hermes.errors import HermesError
 from hermes.seam import find_backend
 from hermes_conformance.law import Law, Sides
 from hermes_conformance.laws import LEVELS
-from hermes_conformance.runner import DTYPES, Selection
+from hermes_conformance.runner import DTYPES, PASSED, Outcome, Selection
 from hermes_conformance.side import Side
 from hermes_conformance.waivers import Waiver, excused
 
@@ -38,8 +39,8 @@ def chosen(
     """A selection from words such as `L1`, `L0-L2`, globs and dtypes. Raises HermesError."""
     wanted: set[str] = set()
     for word in levels:
-        first, _, last = word.upper().partition("-")
-        if first not in NAMES or (last or first) not in NAMES:
+        first, to, last = word.upper().partition("-")
+        if first not in NAMES or (to and last not in NAMES):
             raise HermesError(
                 f"level {word!r} is unknown; write one of {', '.join(NAMES)} or a range as L0-L2"
             )
@@ -54,6 +55,42 @@ def chosen(
     )
     _require_names(selection)
     return selection
+
+
+def started_with(
+    names: tuple[str, str, str | None], dtypes: tuple[str, ...] = (), long: bool = False
+) -> list[str]:
+    """The command line of a run, its laws and cases left out.
+
+    names: of the subject, of the reference, and of the device or None.
+    """
+    backend, against, device = names
+    words = ["hermes", "conformance", "run", "--backend", backend, "--against", against]
+    words += ["--device", device] if device else []
+    words += [word for dtype in dtypes for word in ("--dtype", dtype)]
+    return words + (["--long"] if long else [])
+
+
+def nothing_to_judge(selection: Selection, sides: Sides) -> str:
+    """Why no chosen law has a chosen case between these two sides."""
+    laws = [law for level in selection.of_levels() for law in level.laws]
+    chosen_laws = [law for law in laws if selection.takes_law(law)]
+    if not chosen_laws or any(law.possible(sides) for law in chosen_laws):
+        return "no chosen law has a chosen case; see hermes conformance list --cases"
+    law = chosen_laws[0]
+    if not sides.subject.trains:
+        return f"{law.id} asks a backend that trains; {sides.subject.name} does not"
+    if law.needs == "peer":
+        return (
+            f"{law.id} asks a reference that trains too, and {sides.reference.name} does not; "
+            "choose another --against"
+        )
+    return f"{law.id} asks a reference that does not train; choose --against numpy"
+
+
+def certified(outcomes: Iterable[Outcome]) -> bool:
+    """Whether something that asks the backend passed."""
+    return any(o.status == PASSED and o.law.needs != "nothing" for o in outcomes)
 
 
 def _require_names(selection: Selection) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hermes_conformance.certificate import require_float32
 from hermes_conformance.report import failure_lines
 from hermes_conformance.runner import DECLINED, EXPECTED, FAILED, refused, run
-from hermes_conformance.session import excused_today
+from hermes_conformance.session import excused_today, started_with
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +42,5 @@ def test_law(law_and_case, plugin, refusal_of):
     if judged.status == EXPECTED:
         pytest.xfail(judged.message)
     if judged.status == FAILED:
-        backend, against, _ = plugin.names
-        rerun = ["hermes", "conformance", "run", "--backend", backend, "--against", against]
+        rerun = started_with(plugin.names, plugin.selection.dtypes, plugin.selection.long)
         pytest.fail("\n".join(failure_lines(outcome, rerun)), pytrace=False)

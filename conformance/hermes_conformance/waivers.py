@@ -15,9 +15,10 @@ unless the run was narrowed.
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from hermes.errors import HermesError
 from hermes_conformance.laws import LEVELS, Level
@@ -61,11 +62,14 @@ def read_waivers(path: Path) -> tuple[Waiver, ...]:
     return tuple(_entry(path, number, entry) for number, entry in enumerate(found, 1))
 
 
-def _entry(path: Path, number: int, entry: dict[str, object]) -> Waiver:
+def _entry(path: Path, number: int, entry: Any) -> Waiver:
     where = f"{path}: entry {number}"
+    if not isinstance(entry, dict):
+        raise HermesError(f"{where} is {entry!r:.40}; expected [[xfail]] with its keys below")
     wanted = {"law": str, "case": str, "reason": str, "expires": date}
     for name, kind in wanted.items():
-        if not isinstance(entry.get(name), kind) or entry[name] == "":
+        value = entry.get(name)
+        if not isinstance(value, kind) or isinstance(value, datetime) or value == "":
             raise HermesError(f"{where} needs {name}, which is a {kind.__name__}")
     limit = entry.get("limit")
     if limit is not None and not (isinstance(limit, int | float) and 1 < limit <= GREATEST):

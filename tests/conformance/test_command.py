@@ -27,6 +27,12 @@ def passed(status=runner.PASSED):
     return runner.Outcome(law, "default/hot", status)
 
 
+def under_pytest(*words, start=("-m", "pytest")):
+    suite = ("-p", "no:cacheprovider", "--pyargs", "hermes_conformance")
+    command = [sys.executable, *start, *suite, *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
+
+
 def plant(stack, name, backend="torch"):
     fault = next(fault for fault in FAULTS if fault.name == name)
     fault.plant(Inside(backend, stack))
@@ -57,6 +63,7 @@ def test_a_good_backend_gets_a_line_per_law_and_a_certificate(capsys, tmp_path):
         "bfloat16": 0,
         "loss": 0,
         "gradients": 0,
+        "decoding": 0,
         "tf32": 2,
         "tf32-gradients": 2,
         "float16": 2,
@@ -148,6 +155,8 @@ def test_the_command_of_a_failure_of_a_long_run_is_a_long_run(capsys, monkeypatc
     monkeypatch.setattr(runner, "judge_level", lambda level, sides, selection: iter([failed]))
     _, out, _ = hermes(capsys, "run", "--level", "L1", "--long")
     assert "--against numpy --long --law L1/logits --case default/hot" in out
+    _, out, _ = hermes(capsys, "run", "--dtype", "float32", "--device", "cpu")
+    assert "--device cpu --dtype float32 --law L1/logits --case default/hot" in out
 
 
 def test_what_is_unknown_is_refused(capsys):
@@ -155,6 +164,12 @@ def test_what_is_unknown_is_refused(capsys):
         (["run", "--case", "nothing"], "no case is called 'nothing'; see hermes conformance list"),
         (["run", "--level", "L1", "--law", "L2/*"], "no law of L1 is called 'L2/*'"),
         (["run", "--level", "L1", "--dtype", "float16"], "no chosen law has a chosen case"),
+        (["run", "--level", "L0-"], "level 'L0-' is unknown; write one of L0"),
+        (["run", "--law", "L1/gradients"], "L1/gradients asks a reference that trains too"),
+        (["run", "--law", "L1/derivatives", "--against", "mlx"], "choose --against numpy"),
+        (["run", "--law", "L1/gradients", "--backend", "numpy", "--against", "mlx"], "that trains"),
+        (["run", "--json", "/tmp/s", "--html", "/tmp/../tmp/s"], "would be written twice; name"),
+        (["run", "--json", "/proc/c.json"], "/proc/c.json cannot be written: "),
         (["run", "--level", "L2-L0"], "level 'L2-L0' runs backwards; write L0-L2"),
         (["run", "--json", "/nowhere/c.json"], "/nowhere/c.json cannot be written: /nowhere is no"),
         (["run", "--json", "/"], "/ cannot be written: it is a folder"),
@@ -203,9 +218,13 @@ def test_a_part_of_the_self_test_plants_the_named_faults_alone(capsys, tmp_path)
 def test_bisect_names_the_tensor(capsys):
     code, out, _ = hermes(capsys, "bisect", "--case", "default/hot")
     assert code == 0
-    assert "agree on default/hot to the last tensor" in out
+    assert out.endswith(
+        "agree on default/hot to the last tensor, within 1.0e-11 rms, the loss within 1.0e-12 "
+        "nats, gradients within 1.0e-10 rms\n"
+    )
     code, out, _ = hermes(capsys, "bisect", "--case", "default/hot", "--dtype", "bfloat16")
     assert (code, "agree on default/hot" in out) == (0, True)
+    assert out.endswith("the loss and gradients are not compared in bfloat16\n")
     with ExitStack() as stack:
         plant(stack, "rope turns no keys")
         code, out, _ = hermes(capsys, "bisect", "--case", "default/hot")
@@ -221,14 +240,7 @@ def test_numbers_of_the_page():
 
 @pytest.mark.parametrize("option", [["--level", "L1"], ["--law", "L0/names"]])
 def test_the_suite_runs_under_pytest(option):
-    words = ["--pyargs", "hermes_conformance", "--backend", "mlx", *option, *SMALL]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words, "-q"],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        check=False,
-    )
+    done = under_pytest("--backend", "mlx", *option, *SMALL, "-q")
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
 
@@ -261,14 +273,7 @@ def test_an_xfail_file_that_is_out_of_date_fails_under_pytest(tmp_path, entries,
     file.write_text(
         "".join(STALE.format(law=law, case=case, day=day) for law, case, day in entries)
     )
-    words = ["--pyargs", "hermes_conformance", *chosen, "--xfail", str(file)]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words, "-q"],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        check=False,
-    )
+    done = under_pytest(*chosen, "--xfail", str(file), "-q")
     assert done.returncode == 1, done.stdout + done.stderr
     assert " failed" not in done.stdout
     for message in messages:
@@ -281,17 +286,44 @@ def test_an_xfail_file_that_is_out_of_date_fails_under_pytest(tmp_path, entries,
         (["--backend", "nobody"], "ERROR: backend 'nobody' is unknown; known are "),
         (["--device", "tpu"], "ERROR: torch has no device 'tpu' here; it has cpu"),
         (["--case", "nothing"], "ERROR: no case is called 'nothing'"),
+        (["--law", "L1/gradients"], "ERROR: L1/gradients asks a reference that trains too"),
+        (["--xfail", "/nowhere/x.toml"], "No such file or directory: '/nowhere/x.toml'"),
     ],
 )
 def test_pytest_says_in_a_line_what_is_not_there(option, message):
-    words = ["--pyargs", "hermes_conformance", *option]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        check=False,
-    )
+    done = under_pytest(*option)
     assert done.returncode == 4
     assert message in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_run_under_pytest_that_certifies_nothing_fails_as_the_command_does(capsys):
+    words = ["--law", "L3/float16", "--case", "default/hot"]
+    code, out, _ = hermes(capsys, "run", *words)
+    assert (code, "nothing that asks the backend passed" in out) == (1, True)
+    done = under_pytest(*words)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 skipped" in done.stdout
+    assert "FAILED nothing that asks the backend passed: nothing is certified" in done.stdout
+
+
+PLANTED = """
+import sys
+from contextlib import ExitStack
+
+import pytest
+
+from hermes_conformance.sabotage.fault import Inside
+
+stack = ExitStack()
+Inside("torch", stack).forward("Head", lambda f: lambda self, x, e: f(self, x, e) * 1.01)
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def test_what_pytest_says_to_run_again_is_the_run_it_was():
+    words = ["--long", "--device", "cpu", "--law", "L1/logits", "--case", "default/hot"]
+    done = under_pytest("--dtype", "float64", *words, start=("-c", PLANTED))
+    assert done.returncode == 1, done.stdout + done.stderr
+    again = "--device cpu --dtype float64 --long --law L1/logits --case default/hot"
+    assert f"hermes conformance run --backend torch --against numpy {again}" in done.stdout
