@@ -272,13 +272,13 @@ def bisect(backend: str, against: str, name: str, dtype: str, device: str | None
     case = next((case for case in found if case.name == name), None)
     if case is None:
         raise HermesError(f"no case {name!r} in L1; see hermes conformance list --level L1 --cases")
-    bounds, parting = bisect.within(sides, dtype), None
+    bounds, parting = bisect.within(sides, case, dtype), None
     for way in bisect.ways(sides, case):
         parting = bisect.forward(sides, case, tolerance.PARTS[dtype], dtype, way)
         if parting is not None:
             break
         click.echo(f"{way.name}: every intermediate tensor agrees")
-    if parting is None and dtype in bisect.GRADIENTS and sides.subject.trains:
+    if parting is None and not bisect.withheld(sides, case, dtype):
         parting = bisect.backward(sides, case, dtype)
     if parting is None:
         click.echo(f"{backend} and {against} agree on {name} to the last tensor, {bounds}")

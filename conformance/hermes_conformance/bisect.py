@@ -11,6 +11,7 @@ from hermes_conformance.compare import Measure, absolute, relative, rms
 from hermes_conformance.law import Sides
 from hermes_conformance.laws.gradients import size_of, vanishing
 from hermes_conformance.report import number
+from hermes_conformance.session import every_law
 from hermes_conformance.taps import CACHED, DROPPED, WHOLE, Way, trace
 from hermes_conformance.tolerance import Bound
 
@@ -103,13 +104,24 @@ def backward(sides: Sides, case: Case, precision: str = "float64") -> Parting | 
     return None
 
 
-def within(sides: Sides, precision: str) -> str:
+def withheld(sides: Sides, case: Case, precision: str) -> str:
+    """Why the loss and gradients are not compared; '' if they are."""
+    if not sides.subject.trains:
+        return f"{sides.subject.name} has no gradients"
+    if precision not in GRADIENTS:
+        return f"the loss and gradients are not compared in {precision}"
+    judging = "L1/gradients" if sides.peers else "L1/derivatives"
+    law = next(law for law in every_law() if law.id == judging)
+    if not law.applies(case):
+        return f"the loss and gradients are not compared, as {judging} has no such case"
+    return ""
+
+
+def within(sides: Sides, case: Case, precision: str) -> str:
     """How near tensors must be to agree, and what is not compared."""
     said = f"within {_said(tolerance.PARTS[precision])}"
-    if not sides.subject.trains:
-        return f"{said}; {sides.subject.name} has no gradients"
-    if precision not in GRADIENTS:
-        return f"{said}; the loss and gradients are not compared in {precision}"
+    if why := withheld(sides, case, precision):
+        return f"{said}; {why}"
     loss, gradients = LOSSES[precision], GRADIENTS[precision]
     return f"{said}, the loss within {_said(loss)}, gradients within {_said(gradients)}"
 

@@ -225,6 +225,8 @@ def test_bisect_names_the_tensor(capsys):
     code, out, _ = hermes(capsys, "bisect", "--case", "default/hot", "--dtype", "bfloat16")
     assert (code, "agree on default/hot" in out) == (0, True)
     assert out.endswith("the loss and gradients are not compared in bfloat16\n")
+    code, out, _ = hermes(capsys, "bisect", "--case", "lora.dropout/hot")  # no oracle has its masks
+    assert (code, "as L1/derivatives has no such case" in out) == (0, True)
     with ExitStack() as stack:
         plant(stack, "rope turns no keys")
         code, out, _ = hermes(capsys, "bisect", "--case", "default/hot")
