@@ -51,6 +51,8 @@ def products_of(bits: int, precision: str, *, nearest: bool = True):
 
             return wrong
 
+        # Matrices that are laid out for the processor go into products of another name.
+        inside.replace(inside.module("engine"), "packs", lambda device, dtype: False)
         inside.method("engine", "Engine", "on", make)
 
     return plant
