@@ -54,7 +54,7 @@ LAWS = (
         "a compiled learner trains alike",
         tolerance.TRAIN_32,
         float32,
-        lambda case: case.name.startswith(("compiled.", "train.long")),
+        lambda case: case.name.startswith(("compiled.dropout", "compiled.pairs", "train.long")),
         "learner",
         "float32",
         long=True,
