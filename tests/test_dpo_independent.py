@@ -28,7 +28,7 @@ RULES = {
     "ipo": Preference("ipo", beta=0.2),
     "hinge": Preference("hinge", beta=0.3, sft_weight=0.5),
 }
-OPTIONS = Options(device="cpu")
+OPTIONS = Options(device="cpu", as_trained=True)
 
 
 def plain_losses(engine, second, pairs, order, rule, recipe, steps):
