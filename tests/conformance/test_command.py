@@ -282,6 +282,7 @@ def test_an_xfail_file_that_is_out_of_date_fails_under_pytest(tmp_path, entries,
         assert f"FAILED {message}" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -323,6 +324,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.long
 def test_what_pytest_says_to_run_again_is_the_run_it_was():
     words = ["--long", "--device", "cpu", "--law", "L1/logits", "--case", "default/hot"]
     done = under_pytest("--dtype", "float64", *words, start=("-c", PLANTED))
