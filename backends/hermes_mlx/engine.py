@@ -177,8 +177,8 @@ class Model:
 
     def row_logprobs(self, tokens, targets):
         """Each row's summed log-probability of its targets, summed as in training. -> (B,)."""
-        with self.engine.on():
-            e = self.engine
+        e = self.engine
+        with e.on():
             return e.read(self._scored(e.ops.row_logprobs, tokens, targets, e.by_pair(targets)))
 
     def loss(self, batch):

@@ -15,7 +15,7 @@ SLICE = 1 << 23  # logits of a slice where there is no GPU: 32 MB
 LARGE_SLICE = 1 << 27  # where matrix products want many rows
 
 
-def slice_rows(module, x):
+def slice_rows(module):
     """How many tokens' logits may exist at once."""
     vocabulary = len(module.model.embed_tokens.weight)
     return max(1, (LARGE_SLICE if mx.is_available(mx.gpu) else SLICE) // vocabulary)
@@ -39,7 +39,7 @@ def token_logprobs(head, x, targets, weight, bias):
 def sliced_logprobs(module, x, targets, at):
     """whole_logprobs, to evaluate. at: where targets count, (N,); None for everywhere."""
     flat, wanted = counted_only(x, targets, at)
-    groups = [[part] for part in slices(0, len(wanted), slice_rows(module, x))]
+    groups = [[part] for part in slices(0, len(wanted), slice_rows(module))]
     found = mx.concatenate([*logprobs_of_groups(module, flat, wanted, groups)])
     if at is not None:
         found = mx.zeros(targets.size, found.dtype).at[at].add(found)
@@ -49,7 +49,7 @@ def sliced_logprobs(module, x, targets, at):
 def sliced_next_token(module, x, targets, at):
     """whole_next_token. at: where targets count, (N,); None for everywhere."""
     flat, wanted = counted_only(x, targets, at)
-    groups = [[part] for part in slices(0, len(wanted), slice_rows(module, x))]
+    groups = [[part] for part in slices(0, len(wanted), slice_rows(module))]
 
     def judge(number, logp):
         return -logp.sum(), None, logp
@@ -88,7 +88,7 @@ class Pairs:
 
     def __init__(self, module, x, targets, by_pair):
         self.at, ends = by_pair
-        self._shape, tokens = targets.shape, slice_rows(module, x)
+        self._shape, tokens = targets.shape, slice_rows(module)
         self._bounds = group_pairs(ends, tokens)
         starts = [ends[first - 1] if first else 0 for first, _ in self._bounds]
         ends = [ends[last - 1] for _, last in self._bounds]

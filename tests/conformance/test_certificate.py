@@ -7,23 +7,10 @@ import pytest
 
 from hermes.checkpoint import Progress, open_checkpoint, save
 from hermes.errors import HermesError
-from hermes_cli import main
 from hermes_conformance import certificate, html, runner, stored, verification
 from hermes_conformance.laws import interchange
-from hermes_conformance.session import chosen, every_law, sides_of
-
-SMALL = ["--case", "default/*"]
-
-
-def hermes(capsys, *words):
-    code = main.run(["conformance", *words])
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def passed(status=runner.PASSED):
-    law = next(law for law in every_law() if law.id == "L1/logits")
-    return runner.Outcome(law, "default/hot", status)
+from hermes_conformance.session import chosen, sides_of
+from tests.conformance.support import SMALL, hermes, passed
 
 
 def test_an_altered_certificate_is_refused(capsys, tmp_path):

@@ -7,24 +7,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from hermes_cli import main
 from hermes_conformance import html, runner, verification
 from hermes_conformance.sabotage.fault import Inside
 from hermes_conformance.sabotage.selftest import FAULTS
-from hermes_conformance.session import every_law
-
-SMALL = ["--case", "default/*"]
-
-
-def hermes(capsys, *words):
-    code = main.run(["conformance", *words])
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def passed(status=runner.PASSED):
-    law = next(law for law in every_law() if law.id == "L1/logits")
-    return runner.Outcome(law, "default/hot", status)
+from tests.conformance.support import SMALL, hermes, passed
 
 
 def under_pytest(*words, start=("-m", "pytest")):
