@@ -6,6 +6,7 @@ write to descriptor 2, such as the last words of one that crashes, is handed on.
 
 import io
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,10 @@ from pathlib import Path
 __all__ = ["sieved", "write_through"]
 
 NAME = "stderr"
-NOISE = b"[ring] "
+# Written in pieces, between which other processes write theirs.
+NOISE = re.compile(
+    rb"\[ring\] .*|(?=.*(ring|peer|Socket))(\[ring\]|Socket|was closed by the peer|\d|\s)+", re.S
+)
 LAST = 1.0  # seconds for the last words of those that have ended
 
 
@@ -39,7 +43,7 @@ def sieved(folder: str) -> Iterator[None]:
 def _hand_on(reader: int) -> None:
     with open(reader, "rb") as lines:
         for line in lines:
-            if not line.startswith(NOISE):
+            if not NOISE.fullmatch(line):
                 sys.stderr.write(line.decode(errors="replace"))
                 sys.stderr.flush()
 
