@@ -21,9 +21,9 @@ import numpy as np
 
 from hermes import load_spec
 from hermes.checkpoint import Progress, Saver, open_checkpoint, save, snapshot
-from hermes.params import parameters
+from hermes.interface import TrainState, find_backend
+from hermes.numerics.params import parameters
 from hermes.recipe import Recipe
-from hermes.seam import TrainState, find_backend
 
 BLOCK = 8 * 2**20
 

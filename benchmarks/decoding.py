@@ -13,10 +13,10 @@ import time
 import numpy as np
 import torch
 
-from hermes.decoding import generate
-from hermes.params import fresh_weights, tensor_count
-from hermes.sampling import Sampling
-from hermes.seam import Options, find_backend
+from hermes.inference.decoding import generate
+from hermes.inference.sampling import Sampling
+from hermes.interface import Options, find_backend
+from hermes.numerics.params import fresh_weights, tensor_count
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 
 # layers, width, heads, feed-forward, vocabulary, context

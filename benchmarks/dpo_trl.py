@@ -27,14 +27,14 @@ import torch
 from hermes.data import Cursor
 from hermes.data.order import sample_order
 from hermes.data.preferences import pairs
+from hermes.finetuning.base_model import beginning
+from hermes.finetuning.dpo import Preferences
+from hermes.interface import Options, find_backend
 from hermes.interop.convert import convert
-from hermes.loop import Update
 from hermes.recipe import OptimizerRecipe
-from hermes.run import open_run
-from hermes.run_setup import Request
-from hermes.seam import Options, find_backend
-from hermes.start import beginning
-from hermes.tuning import Preferences
+from hermes.training.events import Update
+from hermes.training.request import Request
+from hermes.training.run import open_run
 
 # layers, width, heads, feed-forward, vocabulary, context
 SHAPES = {"tiny": (4, 128, 4, 352, 8000, 256), "22m": (8, 384, 6, 1024, 16000, 512)}
@@ -175,10 +175,10 @@ def theirs(setting: Setting, output: Path, **changed: Any) -> Trace:
 def made_base(shape: str, folder: Path, words: Sequence[str]) -> Path:
     """A model of fresh weights with a tokenizer, as a folder that both open."""
     from hermes.checkpoint import Progress, save
-    from hermes.params import fresh_weights, parameters
+    from hermes.interface import TrainState
+    from hermes.interop.companions import companions
+    from hermes.numerics.params import fresh_weights, parameters
     from hermes.recipe import Recipe
-    from hermes.runfile import companions
-    from hermes.seam import TrainState
     from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
     from hermes.tokenizer import train_tokenizer
 

@@ -55,10 +55,10 @@ def measure(arguments, rank, port):
     """One process: what it held when all gradients were there."""
     import hermes_torch.learner
     from hermes import load_spec
-    from hermes.params import fresh_weights
-    from hermes.processes import Place, ends_at_once
+    from hermes.distributed.process_group import Place, ends_at_once
+    from hermes.interface import Batch, Counts, Options, TrainState, find_backend
+    from hermes.numerics.params import fresh_weights
     from hermes.recipe import Recipe
-    from hermes.seam import Batch, Counts, Options, TrainState, find_backend
 
     ended, size, backend = ends_at_once(), arguments.processes, find_backend("torch")
     options = Options(
@@ -129,7 +129,7 @@ def main():
         measure(arguments, *map(int, arguments.rank.split(":")))
         return
     from hermes import load_spec
-    from hermes.params import tensor_count
+    from hermes.numerics.params import tensor_count
 
     count = tensor_count(load_spec(arguments.model))
     print(f"{arguments.model}: {count:,} parameters, {arguments.processes} processes")

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from predicted import BUCKET, Cluster, Job, left, report
 
-from hermes.params import fresh_weights, tensor_count
-from hermes.processes import ALONE, Place, ends_at_once
+from hermes.distributed.process_group import ALONE, Place, ends_at_once
+from hermes.interface import Batch, Counts, Options, TrainState, find_backend
+from hermes.numerics.params import fresh_weights, tensor_count
 from hermes.recipe import Recipe
-from hermes.seam import Batch, Counts, Options, TrainState, find_backend
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
 # layers, width, heads, feed-forward, vocabulary, context, rows of the global batch

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hermes.params import fresh_weights, tensor_count
+from hermes.interface import Batch, Options, TrainState, find_backend
+from hermes.numerics.params import fresh_weights, tensor_count
 from hermes.recipe import Recipe
-from hermes.seam import Batch, Options, TrainState, find_backend
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
 # layers, width, heads, feed-forward, vocabulary, context, batch

@@ -17,9 +17,9 @@ import time
 
 import numpy as np
 
-from hermes.params import fresh_weights, tensor_count
+from hermes.interface import IGNORE, Batch, Options, Pairs, TrainState, find_backend
+from hermes.numerics.params import fresh_weights, tensor_count
 from hermes.recipe import Preference, Recipe
-from hermes.seam import IGNORE, Batch, Options, Pairs, TrainState, find_backend
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
 # layers, width, heads, feed-forward, vocabulary, places of a row, pairs

@@ -12,11 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hermes.api import Result, backend, load_spec, train, train_tokenizer
     from hermes.errors import HermesError
-    from hermes.library import Result, backend, load_spec, train, train_tokenizer
+    from hermes.inference.sampling import Sampling
     from hermes.model import Model, load
     from hermes.recipe import OptimizerRecipe, Recipe
-    from hermes.sampling import Sampling
     from hermes.spec import ModelSpec
     from hermes.tokenizer import Tokenizer
 
@@ -39,10 +39,10 @@ __all__ = [
 
 _HOMES = {
     "errors": ("HermesError",),
-    "library": ("Result", "backend", "load_spec", "train", "train_tokenizer"),
+    "api": ("Result", "backend", "load_spec", "train", "train_tokenizer"),
     "model": ("Model", "load"),
     "recipe": ("OptimizerRecipe", "Recipe"),
-    "sampling": ("Sampling",),
+    "inference.sampling": ("Sampling",),
     "spec": ("ModelSpec",),
     "tokenizer": ("Tokenizer",),
 }

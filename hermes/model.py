@@ -1,49 +1,25 @@
 """A model with its tokenizer: found wherever it lies, built on a backend, ready to speak."""
 
-import platform
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hermes.decoding import generate
-from hermes.errors import CheckpointError, HermesError, MissingBackend
+from hermes.errors import CheckpointError, HermesError
+from hermes.inference.decoding import generate
+from hermes.inference.sampling import Sampling
+from hermes.interface import Model as Realisation
+from hermes.interface import Options, choose_backend
 from hermes.interop.companions import read_object
-from hermes.interop.source import Source, open_source
-from hermes.sampling import Sampling
-from hermes.seam import Backend, Options, find_backend
-from hermes.seam import Model as Realisation
+from hermes.interop.hub import load_tokenizer
+from hermes.interop.open_model import Source, open_source
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 
-__all__ = ["Model", "choose_backend", "default_backend", "load"]
-
-
-def default_backend() -> str | None:
-    """What "auto" means here: mlx on Apple silicon, torch elsewhere, else the one installed.
-
-    Nothing is imported to find out.
-    """
-    apple = sys.platform == "darwin" and platform.machine() == "arm64"
-    order = ("mlx", "torch") if apple else ("torch", "mlx")
-    return next((name for name in order if find_spec(name) is not None), None)
-
-
-def choose_backend(name: str = "auto") -> Backend:
-    """The backend of that name. Raises MissingBackend, with what to install."""
-    if name != "auto":
-        return find_backend(name)
-    found = default_backend()
-    if found is None:
-        raise MissingBackend(
-            "no backend is installed; pip install 'hermes-llm[torch]' or 'hermes-llm[mlx]'"
-        )
-    return find_backend(found)
+__all__ = ["Model", "load"]
 
 
 class Model:
@@ -194,7 +170,7 @@ def _tokenizer_of(
     if given is None:
         return own
     # What the user gave is looked at now.
-    found = given if isinstance(given, Tokenizer) else Tokenizer.load(given)
+    found = given if isinstance(given, Tokenizer) else load_tokenizer(given)
     if own is not None and found.fingerprint != own().fingerprint:
         raise CheckpointError(
             f"the tokenizer given has {found.vocab_size} tokens and is not the one of "

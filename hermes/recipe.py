@@ -1,14 +1,16 @@
 """How a run trains: everything but the architecture and the machine.
 
 A recipe is saved with every checkpoint and decides, with the data, every number of a run. What
-only decides where and how fast (device, compilation, sharding) is `hermes.seam.Options`.
+only decides where and how fast (device, compilation, sharding) is `hermes.interface.Options`.
 Imports nothing but errors.
 """
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hermes.errors import HermesError
+from hermes.errors import HermesError, nearest
 
 __all__ = [
     "LORA_TARGETS",
@@ -119,7 +121,7 @@ class Recipe:
     as the epochs need); grad_clip bounds the global norm of the gradients (0: off); min_lr_ratio is
     where cosine and wsd end, as a share of lr; decay_ratio is wsd's last share of the updates;
     eval_every and save_every in updates (0: only at the end); freeze_layers and freeze say which
-    tensors stay as they are (`hermes.params.trained_names`).
+    tensors stay as they are (`hermes.numerics.params.trained_names`).
     """
 
     objective: str = "next-token"
@@ -162,3 +164,32 @@ class Recipe:
             if self.lora is not None and getattr(self, name):
                 raise HermesError(f"{name} has no meaning with lora, which freezes every layer")
         _require(0 <= self.val_fraction < 1, "val_fraction", self.val_fraction, "from 0 to below 1")
+
+
+def flat(recipe: Recipe) -> dict[str, object]:
+    """Every field by name, those of a part behind its name: 'optimizer.beta2'."""
+    found: dict[str, object] = {}
+    for name, value in dataclasses.asdict(recipe).items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{inner}": v for inner, v in value.items()}
+        else:
+            found[name] = value
+    return found
+
+
+def changed(recipe: Recipe, given: Mapping[str, object]) -> Recipe:
+    """The recipe with some fields set, by the names of `flat`. Raises HermesError."""
+    known = {**flat(recipe), **vars(recipe)}
+    parts: dict[str, dict[str, object]] = {}
+    own: dict[str, object] = {}
+    for name, value in given.items():
+        if name not in known:
+            raise HermesError(f"the recipe has no {name!r}{nearest(name, known)}")
+        part, _, inner = name.rpartition(".")
+        if part:
+            parts.setdefault(part, {})[inner] = value
+        else:
+            own[name] = value
+    for part, values in parts.items():
+        own[part] = dataclasses.replace(getattr(recipe, part), **values)
+    return dataclasses.replace(recipe, **own)  # type: ignore[arg-type]  # by name, checked above

@@ -2,10 +2,10 @@
 
 from functools import cache
 
-from hermes.data.chat import conversation_of
-from hermes.data.chat_tokens import ChatEncoder
+from hermes.chat_templates.encoder import ChatEncoder
+from hermes.chat_templates.template import Template
+from hermes.data.conversations import conversation_of
 from hermes.data.records import Record
-from hermes.data.templates import Template
 from hermes.tokenizer import train_tokenizer
 
 NAMES = {"bos_token": "<|bos|>", "eos_token": "<|eos|>"}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hermes.library import train
+from hermes.api import train
 from hermes.tokenizer import train_tokenizer
 from tests.run_support import SENTENCE, losses, tensors
 

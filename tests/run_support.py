@@ -4,10 +4,10 @@ import random
 
 import numpy as np
 
+from hermes.api import train
 from hermes.checkpoint import open_checkpoint
-from hermes.library import train
-from hermes.report.metrics import read_metrics
 from hermes.tokenizer import train_tokenizer
+from hermes.training.metrics_file import read_metrics
 
 SPEC = """model little { max_seq_len: 32 hidden_size: 16 num_layers: 2 vocab_size: 300
   block: { attention: { num_heads: 2 num_kv_heads: 1 dropout: 0.1 } ffn: { hidden_dim: 24 }

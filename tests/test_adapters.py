@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from hermes.adapters import adapter_tensors, fresh_adapters, merged, trained_by
 from hermes.errors import HermesError
-from hermes.params import fresh_weights, parameters
+from hermes.interface import Batch, Options, TrainState, find_backend
+from hermes.numerics.lora import adapter_tensors, fresh_adapters, merged, trained_by
+from hermes.numerics.params import fresh_weights, parameters
 from hermes.recipe import Lora, Recipe
-from hermes.seam import Batch, Options, TrainState, find_backend
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
 SPEC = ModelSpec(
@@ -34,7 +34,7 @@ def state(lora, *, loud=True):
 
 
 def oracle(params, lora):
-    from hermes_numpy.adapter import adapted
+    from hermes_numpy.lora import adapted
 
     weights = dict(params)
     for name in adapter_tensors(SPEC, lora):

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from hermes.data.chat import Conversation, conversation_of, conversations
+from hermes.chat_templates.messages import Conversation
+from hermes.chat_templates.template import Template, template_of
+from hermes.data.conversations import conversation_of, conversations
 from hermes.data.records import Record
-from hermes.data.templates import Template, template_of
 from hermes.errors import DataError
 from hermes.tokenizer import CHAT_TEMPLATE, tokenizer_config
 from tests.chat_support import TURNS, A, U, chat_tokenizer, conversation, encoder_of

@@ -7,12 +7,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hermes.chat import Chat
 from hermes.errors import DataError, HermesError, StorageError
-from hermes.sampling import Sampling
-from hermes.seam import Options, find_backend
-from hermes.start import beginning
-from hermes_cli.chat import _answer, chat, command
+from hermes.finetuning.base_model import beginning
+from hermes.inference.chat_session import Chat
+from hermes.inference.sampling import Sampling
+from hermes.interface import Options, find_backend
+from hermes_cli.commands.chat import _answer, chat, command
 from tests.tuning_support import small_checkpoint
 
 BACKENDS = ["torch", "mlx"]

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from hermes import mal
-from hermes.params import parameters, tensor_count
-from hermes.report.cost import cost_of, flops
-from hermes.report.diff import Change, Reshaped, compare
-from hermes.report.shape import layer_groups, spans, tensor_groups
-from hermes.report.units import columns, number_of, with_unit
+from hermes.formatting import columns, number_of, with_unit
+from hermes.model_info.cost import cost_of, flops
+from hermes.model_info.diff import Change, Reshaped, compare
+from hermes.model_info.shape import layer_groups, spans, tensor_groups
+from hermes.numerics.params import parameters, tensor_count
 from tests.strategies import models
 
 V, C, L, T, F = 100, 16, 3, 8, 24

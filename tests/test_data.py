@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from hermes.data import Cursor, TextData, TokenStream, documents, run_samples, split, tokenize
-from hermes.data.bytelevel import PIECE, pieces
+from hermes.data.document_reader import Document
 from hermes.data.order import sample_order
-from hermes.data.reading import Document
 from hermes.errors import DataError, HermesError, StorageError
-from hermes.seam import IGNORE
+from hermes.interface import IGNORE
 from hermes.tokenizer import train_tokenizer
+from hermes.tokenizer.bytelevel import PIECE, pieces
 
 TEXT = "the cat sat on the mat.\n\nThe dog didn't; 3 naïve dogs did!\n" * 5
 
@@ -121,7 +121,7 @@ def test_a_full_disk_is_a_storage_error_and_leaves_nothing(tokenizer, tmp_path, 
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hermes.data.tokens._write", full)
+    monkeypatch.setattr("hermes.data.token_stream._write", full)
     with pytest.raises(StorageError, match=r"^cannot write tokens to .*: No space left on device$"):
         tokenize(corpus("a"), tokenizer, directory=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -6,10 +6,10 @@ import tracemalloc
 
 import pytest
 
-from hermes.data.bytelevel import PIECE, pieces
+from hermes.data.document_reader import Document, documents
 from hermes.data.files import BLOCK, sources, spool
-from hermes.data.reading import Document, documents
 from hermes.errors import DataError, StorageError
+from hermes.tokenizer.bytelevel import PIECE, pieces
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from hermes.decoding import Completion, complete, generate
 from hermes.errors import HermesError
-from hermes.params import fresh_weights
-from hermes.sampling import GREEDY, Sampling
-from hermes.seam import find_backend
+from hermes.inference.decoding import Completion, complete, generate
+from hermes.inference.sampling import GREEDY, Sampling
+from hermes.interface import find_backend
+from hermes.numerics.params import fresh_weights
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
 SPEC = ModelSpec(

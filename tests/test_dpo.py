@@ -7,29 +7,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hermes.api import collect
+from hermes.chat_templates.encoder import ChatEncoder, Example
+from hermes.chat_templates.template import Template
 from hermes.data import Cursor
-from hermes.data.chat_tokens import ChatEncoder, Example
-from hermes.data.pairs import PairData, measures
-from hermes.data.preferences import (
-    EncodedPair,
-    encoded,
-    fitted_pairs,
-    pair_of,
-    pairs,
-    plain,
-)
+from hermes.data.preference_dataset import PairData, measures
+from hermes.data.preferences import EncodedPair, encoded, fitted_pairs, pair_of, pairs, plain
 from hermes.data.records import Record
-from hermes.data.templates import Template
 from hermes.errors import CheckpointError, DataError, HermesError, Interrupted
-from hermes.library import collect
+from hermes.finetuning.base_model import beginning
+from hermes.finetuning.dpo import Preferences
+from hermes.finetuning.reference_logprobs import Reference, weights_hash
+from hermes.interface import IGNORE, Batch, Options, Pairs, find_backend
 from hermes.recipe import Lora, Preference
-from hermes.reference import Reference, weights_hash
-from hermes.run import open_run
-from hermes.run_setup import Request
-from hermes.seam import IGNORE, Batch, Options, Pairs, find_backend
-from hermes.start import beginning
 from hermes.tokenizer import CHAT_TEMPLATE
-from hermes.tuning import Preferences
+from hermes.training.request import Request
+from hermes.training.run import open_run
 from tests.tuning_support import (
     small_checkpoint,
     small_spec,

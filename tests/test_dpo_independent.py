@@ -7,16 +7,16 @@ with PyTorch's own AdamW and clipping.
 import numpy as np
 import pytest
 
+from hermes.chat_templates.encoder import ChatEncoder
+from hermes.chat_templates.template import Template
 from hermes.data import Cursor
-from hermes.data.chat_tokens import ChatEncoder
-from hermes.data.pairs import PairData
+from hermes.data.preference_dataset import PairData
 from hermes.data.preferences import encoded, pair_of
 from hermes.data.records import Record
-from hermes.data.templates import Template
-from hermes.params import fresh_weights, parameters
+from hermes.finetuning.reference_logprobs import computed
+from hermes.interface import Options, TrainState, find_backend
+from hermes.numerics.params import fresh_weights, parameters
 from hermes.recipe import Preference, Recipe
-from hermes.reference import computed
-from hermes.seam import Options, TrainState, find_backend
 from hermes.tokenizer import CHAT_TEMPLATE
 from tests.tuning_support import small_spec, small_tokenizer, some_pairs
 

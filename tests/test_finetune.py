@@ -8,21 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hermes.adapters import fresh_adapters
+from hermes.api import collect
 from hermes.checkpoint import open_checkpoint
 from hermes.checkpoint.adapters import open_adapter
-from hermes.checkpoint.tensors import TensorFile
 from hermes.errors import CheckpointError, HermesError, SpecError
+from hermes.finetuning.base_model import beginning, grown, with_tokens
+from hermes.interface import Options, find_backend
 from hermes.interop.convert import convert
-from hermes.interop.source import open_source, with_adapter
-from hermes.library import collect
-from hermes.params import fresh_weights, parameters, trained_names
+from hermes.interop.open_model import open_source, with_adapter
+from hermes.numerics.lora import fresh_adapters
+from hermes.numerics.params import fresh_weights, parameters, trained_names
 from hermes.recipe import Lora, Recipe
-from hermes.run import open_run
-from hermes.run_setup import Request
-from hermes.seam import Options, find_backend
-from hermes.start import beginning, grown, with_tokens
+from hermes.storage.safetensors import TensorFile
 from hermes.tokenizer import Tokenizer
+from hermes.training.request import Request
+from hermes.training.run import open_run
 from tests.tuning_support import TEXT, small_checkpoint, small_spec, small_tokenizer
 
 BACKENDS = ["torch", "mlx"]

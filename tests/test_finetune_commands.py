@@ -6,7 +6,7 @@ import re
 import pytest
 
 from hermes.checkpoint import verify
-from hermes.params import parameters
+from hermes.numerics.params import parameters
 from hermes_cli.main import run
 from tests.tuning_support import (
     TEXT,
@@ -185,7 +185,7 @@ def test_finetune_and_train_begin_from_a_checkpoint(name, place, tmp_path, capsy
 
 
 def test_a_run_of_adapters_is_merged(place, tmp_path, capsys):
-    from hermes.interop.source import open_source
+    from hermes.interop.open_model import open_source
 
     out, merged = tmp_path / "lora", tmp_path / "merged"
     lora = ["--lora-rank", "2", "--lora-targets", "q_proj,v_proj", "--lr", "0.01"]

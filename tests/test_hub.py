@@ -14,12 +14,12 @@ import pytest
 
 from hermes.checkpoint import open_checkpoint
 from hermes.errors import CheckpointError, HermesError, StorageError
-from hermes.hub import HubName, fetch, hub_name, require_hub
+from hermes.interop.hub import HubName, fetch, hub_name, require_hub
+from hermes.interop.open_model import open_source
 from hermes.interop.publish import publish, require_writable
-from hermes.interop.source import open_source
-from hermes.loop import Saved
+from hermes.training.events import Saved
 from hermes_cli.main import run
-from hermes_cli.pushing import EverySave
+from hermes_cli.training.hub_upload import EverySave
 from tests.hub_server import TOKEN, Repo, serving
 from tests.tuning_support import TEXT, small_checkpoint, small_tokenizer
 
@@ -187,7 +187,7 @@ def test_a_name_that_is_none_is_refused(name):
 
 
 def test_what_is_named_wrongly_is_told_before_any_network(monkeypatch, capfd):
-    monkeypatch.setattr("hermes.hub.require_hub", lambda: pytest.fail("asked the Hub"))
+    monkeypatch.setattr("hermes.interop.hub.require_hub", lambda: pytest.fail("asked the Hub"))
     named = "a model on the Hub is named hf://OWNER/REPO or hf://OWNER/REPO@REVISION"
     for command in (
         ["generate", "--prompt", "a", "--checkpoint"],

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from hermes.errors import HermesError, SpecError, Unsupported
-from hermes.params import fresh_weights, parameters
+from hermes.interface import IGNORE, Batch, Options, TrainState, find_backend
+from hermes.numerics.params import fresh_weights, parameters
 from hermes.recipe import OptimizerRecipe, Recipe
-from hermes.seam import IGNORE, Batch, Options, TrainState, find_backend
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
-from hermes_conformance.sabotage.fault import Inside
+from hermes_conformance.faults.fault import Inside
 
 BACKENDS = ("torch", "mlx")
 EXACT = Options(device="cpu", precision="float64")

@@ -57,7 +57,7 @@ def test_what_came_of_training_is_told(trained):
 
 def test_the_loss_of_a_run_is_that_of_evaluating_its_checkpoint(trained):
     from hermes.data import TextData, documents, tokenize
-    from hermes.evaluation import score
+    from hermes.evaluation.perplexity import score
 
     folder, tokenizer, result = trained
     model = hermes.load(folder / "run")
@@ -145,7 +145,7 @@ def test_texts_of_a_model_that_expects_it_begin_with_bos(trained):
 def test_frozen_layers_keep_their_weights_and_the_others_do_not(trained, tmp_path):
     """layers.1 is not layers.10, and what is frozen is frozen to the bit."""
     from hermes.checkpoint import open_checkpoint
-    from hermes.params import fresh_weights
+    from hermes.numerics.params import fresh_weights
 
     folder, tokenizer, _ = trained
     wide = LITTLE.replace("num_layers: 3", "num_layers: 11")
@@ -169,16 +169,16 @@ def test_a_backend_is_had_by_name():
 
 
 def test_auto_is_mlx_on_apple_silicon_and_torch_elsewhere(monkeypatch):
-    from hermes import model
+    from hermes import interface
 
-    monkeypatch.setattr(model.sys, "platform", "darwin")
-    monkeypatch.setattr(model.platform, "machine", lambda: "arm64")
-    assert model.default_backend() == "mlx"
-    monkeypatch.setattr(model.platform, "machine", lambda: "x86_64")
-    assert model.default_backend() == "torch"
-    monkeypatch.setattr(model, "find_spec", lambda name: None if name == "torch" else name)
-    assert model.default_backend() == "mlx"
-    monkeypatch.setattr(model, "find_spec", lambda name: None)
+    monkeypatch.setattr(interface.sys, "platform", "darwin")
+    monkeypatch.setattr(interface.platform, "machine", lambda: "arm64")
+    assert interface.default_backend() == "mlx"
+    monkeypatch.setattr(interface.platform, "machine", lambda: "x86_64")
+    assert interface.default_backend() == "torch"
+    monkeypatch.setattr(interface, "find_spec", lambda name: None if name == "torch" else name)
+    assert interface.default_backend() == "mlx"
+    monkeypatch.setattr(interface, "find_spec", lambda name: None)
     with pytest.raises(MissingBackend) as error:
         hermes.backend()
     assert str(error.value) == (

@@ -8,18 +8,10 @@ import pytest
 
 from hermes.data import Cursor
 from hermes.errors import NonFinite, StorageError
-from hermes.loop import (
-    Evaluation,
-    Plan,
-    Position,
-    Saved,
-    Stopped,
-    Update,
-    default_log_every,
-    updates,
-)
+from hermes.interface import Batch, StepReport
 from hermes.recipe import Recipe
-from hermes.seam import Batch, StepReport
+from hermes.training.events import Evaluation, Position, Saved, Stopped, Update
+from hermes.training.loop import Plan, default_log_every, updates
 
 
 class Lazy:

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from hermes.errors import Unsupported
-from hermes.params import fresh_weights
+from hermes.interface import Batch, Options, TrainState, find_backend
+from hermes.numerics.params import fresh_weights
 from hermes.recipe import Recipe
-from hermes.seam import Batch, Options, TrainState, find_backend
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
-from hermes_torch import modes
+from hermes_torch import global_state
 
 SPEC = ModelSpec(
     blocks=(BlockSpec(AttentionSpec(2), FfnSpec(8)),),
@@ -74,10 +74,10 @@ def test_a_deterministic_learner_leaves_torch_as_it_was(before):
 
 
 def test_tf32_is_on_in_its_block_alone():
-    with modes.as_asked(Options(precision="tf32")):
+    with global_state.as_asked(Options(precision="tf32")):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == "highest"
-    with modes.as_asked(Options()):
+    with global_state.as_asked(Options()):
         assert torch.get_float32_matmul_precision() == "highest"
 
 

@@ -7,11 +7,11 @@ pytest.importorskip("torch")
 
 import torch
 
-from hermes.params import fresh_weights
+from hermes.interface import Options, TrainState, find_backend
+from hermes.numerics.params import fresh_weights
 from hermes.recipe import Recipe
-from hermes.seam import Options, TrainState, find_backend
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
-from hermes_torch.packing import packs
+from hermes_torch.weight_layout import packs
 
 CPU = torch.device("cpu")
 PRECISIONS = [

@@ -8,7 +8,7 @@ import pytest
 
 from hermes import mal
 from hermes.errors import SpecError
-from hermes.params import fresh_weights, parameters, tensor_count, trained_names
+from hermes.numerics.params import fresh_weights, parameters, tensor_count, trained_names
 
 NANO = mal.load("nano")
 V, C, L = 100, 16, 2

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from hermes.errors import HermesError
-from hermes.randomness import bits, dropout_row_keys, lowbias32, normals, permuted, uniforms
+from hermes.numerics.randomness import (
+    bits,
+    dropout_row_keys,
+    lowbias32,
+    normals,
+    permuted,
+    uniforms,
+)
 
 
 def test_a_part_of_a_stream_equals_that_part_of_the_whole():
@@ -96,7 +103,7 @@ def test_normals_have_the_moments_asked_for():
 
 def test_normals_do_not_depend_on_the_chunk(monkeypatch):
     whole = normals(1, "w", (1000,), 1.0)
-    monkeypatch.setattr("hermes.randomness.CHUNK", 7)
+    monkeypatch.setattr("hermes.numerics.randomness.CHUNK", 7)
     np.testing.assert_array_equal(normals(1, "w", (1000,), 1.0), whole)
 
 

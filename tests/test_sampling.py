@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hermes.errors import HermesError, NonFinite
-from hermes.sampling import GREEDY, Sampling, choose, probabilities
+from hermes.inference.sampling import GREEDY, Sampling, choose, probabilities
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.25, 0.05]))
 

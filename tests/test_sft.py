@@ -7,24 +7,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hermes.api import collect
+from hermes.chat_templates.encoder import Example
 from hermes.checkpoint import Progress, save
 from hermes.data import Cursor
-from hermes.data.chat import conversation_of, conversations
-from hermes.data.chat_tokens import Example
-from hermes.data.packing import ExampleData, fitted, held_out, packed, width_of
+from hermes.data.conversations import conversation_of, conversations
+from hermes.data.example_dataset import ExampleData, fitted, held_out, packed, width_of
 from hermes.data.records import Record
 from hermes.errors import DataError, HermesError
-from hermes.library import collect
-from hermes.params import fresh_weights
+from hermes.finetuning.base_model import beginning, with_tokens
+from hermes.finetuning.sft import Chats
+from hermes.inference.sampling import Sampling
+from hermes.interface import IGNORE, Batch, Options, TrainState, find_backend
+from hermes.interop.companions import companions
+from hermes.numerics.params import fresh_weights
 from hermes.recipe import Recipe
-from hermes.run import open_run
-from hermes.run_setup import Request
-from hermes.runfile import companions
-from hermes.sampling import Sampling
-from hermes.seam import IGNORE, Batch, Options, TrainState, find_backend
-from hermes.start import beginning, with_tokens
 from hermes.tokenizer import tokenizer_config, train_tokenizer
-from hermes.tuning import Chats
+from hermes.training.request import Request
+from hermes.training.run import open_run
 from tests.tuning_support import (
     TEXT,
     small_checkpoint,
@@ -232,7 +232,7 @@ def test_other_conversations_are_another_run(tmp_path):
 
 
 def test_a_rendered_sample_shows_what_is_learnt(tmp_path):
-    from hermes_cli.sft import shown
+    from hermes_cli.commands.sft import shown
 
     encoder = beginning(small_checkpoint(tmp_path)).encoder
     record = Record({"prompt": "the cat", "completion": "sat"}, "chat.jsonl:1")

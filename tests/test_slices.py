@@ -5,11 +5,11 @@ import importlib
 import numpy as np
 import pytest
 
-from hermes.adapters import fresh_adapters
-from hermes.params import fresh_weights
+from hermes.interface import IGNORE, Batch, Options, Pairs, TrainState, find_backend
+from hermes.numerics.chunking import group_pairs, pair_tokens, slices
+from hermes.numerics.lora import fresh_adapters
+from hermes.numerics.params import fresh_weights
 from hermes.recipe import Lora, Preference, Recipe
-from hermes.seam import IGNORE, Batch, Options, Pairs, TrainState, find_backend
-from hermes.slices import group_pairs, pair_tokens, slices
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec, OutputSpec
 
 V, B, T = 97, 4, 13
@@ -48,7 +48,7 @@ def learner_of(backend, head, recipe=PLAIN, **options):
 @pytest.fixture(params=["torch", "mlx"])
 def sliced(request, monkeypatch):
     """Makes a backend's slices hold so many tokens."""
-    module = importlib.import_module(f"hermes_{request.param}.sliced")
+    module = importlib.import_module(f"hermes_{request.param}.chunked_loss")
 
     def into(rows):
         size = {"cpu": rows * V} if request.param == "torch" else rows * V
@@ -146,7 +146,7 @@ def test_gradients_of_slices_in_bfloat16_are_summed_wide(sliced):
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_what_is_not_counted_has_no_logits_made(monkeypatch, backend):
-    sliced = importlib.import_module(f"hermes_{backend}.sliced")
+    sliced = importlib.import_module(f"hermes_{backend}.chunked_loss")
     batch, made, honest = batch_of(), [], sliced.token_logprobs
 
     def watched(head, x, *more):

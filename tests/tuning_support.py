@@ -4,19 +4,11 @@ import json
 from functools import cache
 
 from hermes.checkpoint import Progress, save
-from hermes.params import fresh_weights
+from hermes.interface import TrainState
+from hermes.interop.companions import companions
+from hermes.numerics.params import fresh_weights
 from hermes.recipe import Recipe
-from hermes.runfile import companions
-from hermes.seam import TrainState
-from hermes.spec import (
-    AttentionSpec,
-    BlockSpec,
-    EmbeddingsSpec,
-    FfnSpec,
-    ModelSpec,
-    RMSNorm,
-    Rope,
-)
+from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec, RMSNorm, Rope
 from hermes.tokenizer import train_tokenizer
 
 TEXT = "the cat sat on the mat and the dog ran far away from the big red house of the old man\n"

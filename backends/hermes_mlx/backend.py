@@ -2,11 +2,12 @@
 
 from importlib.metadata import version
 
-from hermes.processes import ALONE
-from hermes.seam import Options
-from hermes_mlx.engine import Engine, Model, devices
+from hermes.distributed.process_group import ALONE
+from hermes.interface import Options
+from hermes_mlx.inference import Model
 from hermes_mlx.learner import Learner
-from hermes_mlx.processes import join
+from hermes_mlx.process_group import join
+from hermes_mlx.runtime import Engine, devices
 
 
 class Backend:

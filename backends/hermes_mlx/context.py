@@ -2,12 +2,12 @@
 
 import mlx.core as mx
 
-from hermes import positions
+from hermes.numerics import positions
 from hermes.spec import Rope
 
 
 def lowbias32(x):
-    """The hash of hermes.randomness.lowbias32, on uint32."""
+    """The hash of hermes.numerics.randomness.lowbias32, on uint32."""
     x = (x ^ (x >> 16)) * mx.array(0x7FEB352D, mx.uint32)
     x = (x ^ (x >> 15)) * mx.array(0x846CA68B, mx.uint32)
     return x ^ (x >> 16)
@@ -27,25 +27,6 @@ class Tables:
                     self.angles[key] = tuple(mx.array(table, dtype) for table in pair)
             slopes = positions.alibi_slopes(a.num_heads)
             self.slopes[a.num_heads] = mx.array(slopes, dtype)
-
-
-class Memory:
-    """Keys and values of the tokens already read, in room for `capacity` of them."""
-
-    def __init__(self, layers, capacity):
-        self.length, self._capacity = 0, capacity
-        self._kept = [None] * layers
-
-    def extend(self, layer, k, v):
-        """Add (B, K, T, D) keys and values; all those so far, (B, K, S, D)."""
-        if self._kept[layer] is None:
-            B, K, _, D = k.shape
-            room = (B, K, self._capacity, D)
-            self._kept[layer] = mx.zeros(room, k.dtype), mx.zeros(room, v.dtype)
-        (keys, values), end = self._kept[layer], self.length + k.shape[2]
-        keys[:, :, self.length : end] = k
-        values[:, :, self.length : end] = v
-        return keys[:, :, :end], values[:, :, :end]
 
 
 class Context:

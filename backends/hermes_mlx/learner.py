@@ -6,10 +6,10 @@ import warnings
 import mlx.core as mx
 import numpy as np
 
-from hermes.adapters import trained_by
-from hermes.randomness import dropout_row_keys
-from hermes.seam import LazyTensors, StepReport, TrainState, check_batch
-from hermes_mlx.engine import Model
+from hermes.interface import LazyTensors, StepReport, TrainState, check_batch
+from hermes.numerics.lora import trained_by
+from hermes.numerics.randomness import dropout_row_keys
+from hermes_mlx.inference import Model
 from hermes_mlx.optim import adamw, clip_scale, global_norm
 
 

@@ -6,7 +6,7 @@ same in slices (sliced.py).
 
 import mlx.core as mx
 
-from hermes.seam import IGNORE
+from hermes.interface import IGNORE
 from hermes_mlx.preference import pair_losses
 
 

@@ -10,7 +10,7 @@ Letters: B batch, T positions, C hidden size, H query heads, K key/value heads, 
 import mlx.core as mx
 from mlx.nn import Module
 
-from hermes.params import NORM_NAMES
+from hermes.numerics.params import NORM_NAMES
 from hermes.spec import Alibi, LayerNorm, NoNorm
 
 

@@ -14,19 +14,14 @@ from types import MappingProxyType
 import mlx.core as mx
 
 from hermes.spec import LayerNorm, NoNorm, RMSNorm
-from hermes_mlx.erf import erf
-from hermes_mlx.loss import (
-    whole_logprobs,
-    whole_next_token,
-    whole_preference,
-    whole_row_logprobs,
-)
-from hermes_mlx.sliced import (
+from hermes_mlx.chunked_loss import (
     sliced_logprobs,
     sliced_next_token,
     sliced_preference,
     sliced_row_logprobs,
 )
+from hermes_mlx.erf import erf
+from hermes_mlx.loss import whole_logprobs, whole_next_token, whole_preference, whole_row_logprobs
 
 
 def exp(x):

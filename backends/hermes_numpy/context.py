@@ -2,24 +2,8 @@
 
 import numpy as np
 
-from hermes.randomness import lowbias32
+from hermes.numerics.randomness import lowbias32
 from hermes_numpy.ops import alibi_slopes, rotary_angles
-
-
-class Memory:
-    """Keys and values of the tokens already read, layer by layer."""
-
-    def __init__(self, layers):
-        self.length = 0
-        self._kept = [None] * layers
-
-    def extend(self, layer, k, v):
-        """Add (B, K, T, D) keys and values; all those so far, (B, K, S, D)."""
-        if self._kept[layer] is not None:
-            k = np.concatenate([self._kept[layer][0], k], axis=2)
-            v = np.concatenate([self._kept[layer][1], v], axis=2)
-        self._kept[layer] = k, v
-        return k, v
 
 
 class Context:
@@ -83,7 +67,7 @@ class Context:
         """Zero a share `rate` of x and divide the rest by 1 - rate; the mask is the design's hash.
 
         Element e of row b goes where hash(e * 0x9E3779B9 xor hash(key_b + site * 0x85EBCA6B)) is
-        below rate * 2^32. Source of the hash: hermes.randomness.lowbias32.
+        below rate * 2^32. Source of the hash: hermes.numerics.randomness.lowbias32.
         """
         if self.keys is None or rate == 0:
             return x

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hermes.seam import IGNORE
+from hermes.interface import IGNORE
 from hermes_numpy.ops import log_sum_exp
 from hermes_numpy.preference import pair_losses
 

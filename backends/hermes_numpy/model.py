@@ -7,7 +7,7 @@ pass share (positions, cache, dropout) is `here`, in context.py.
 Letters: B batch, T positions, C hidden size, H query heads, K key/value heads, D head size.
 """
 
-from hermes.params import NORM_NAMES
+from hermes.numerics.params import NORM_NAMES
 from hermes.spec import Alibi, LayerNorm, NoNorm
 from hermes_numpy.module import Module, Tensor
 

@@ -2,11 +2,12 @@
 
 import torch
 
-from hermes.processes import ALONE
-from hermes.seam import Options
-from hermes_torch.engine import Engine, Model, devices
+from hermes.distributed.process_group import ALONE
+from hermes.interface import Options
+from hermes_torch.inference import Model
 from hermes_torch.learner import Learner
-from hermes_torch.processes import join
+from hermes_torch.process_group import join
+from hermes_torch.runtime import Engine, devices
 
 
 class Backend:

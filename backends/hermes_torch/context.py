@@ -3,7 +3,7 @@
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from hermes import positions
+from hermes.numerics import positions
 from hermes.spec import Rope
 
 
@@ -13,7 +13,7 @@ def signed(number):
 
 
 def lowbias32(x):
-    """The hash of hermes.randomness.lowbias32, on int32 bit patterns."""
+    """The hash of hermes.numerics.randomness.lowbias32, on int32 bit patterns."""
     x = x ^ ((x >> 16) & 0xFFFF)
     x = x * signed(0x7FEB352D)
     x = x ^ ((x >> 15) & 0x1FFFF)
@@ -37,24 +37,6 @@ class Tables:
                     )
             slopes = torch.from_numpy(positions.alibi_slopes(a.num_heads))
             self.slopes[a.num_heads] = slopes.to(device=device, dtype=dtype)
-
-
-class Memory:
-    """Keys and values of the tokens already read, in room for `capacity` of them."""
-
-    def __init__(self, layers, capacity):
-        self.length, self._capacity = 0, capacity
-        self._kept = [None] * layers
-
-    def extend(self, layer, k, v):
-        """Add (B, K, T, D) keys and values; all those so far, (B, K, S, D)."""
-        if self._kept[layer] is None:
-            B, K, _, D = k.shape
-            self._kept[layer] = k.new_empty((2, B, K, self._capacity, D))
-        kept, end = self._kept[layer], self.length + k.shape[2]
-        kept[0, :, :, self.length : end] = k
-        kept[1, :, :, self.length : end] = v
-        return kept[0, :, :, :end], kept[1, :, :, :end]
 
 
 class Context:

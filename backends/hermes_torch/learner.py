@@ -5,10 +5,10 @@ import warnings
 
 import torch
 
-from hermes.adapters import trained_by
-from hermes.randomness import dropout_row_keys
-from hermes.seam import LazyTensors, StepReport, TrainState, check_batch
-from hermes_torch.engine import Model
+from hermes.interface import LazyTensors, StepReport, TrainState, check_batch
+from hermes.numerics.lora import trained_by
+from hermes.numerics.randomness import dropout_row_keys
+from hermes_torch.inference import Model
 from hermes_torch.optim import clip_scale, global_norm, update_exact, update_fused
 
 

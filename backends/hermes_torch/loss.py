@@ -7,7 +7,7 @@ same in slices (sliced.py).
 import torch
 import torch.nn.functional as F
 
-from hermes.seam import IGNORE
+from hermes.interface import IGNORE
 from hermes_torch.preference import pair_losses
 
 

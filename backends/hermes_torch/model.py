@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn import Module, ModuleList, Parameter
 
-from hermes.params import NORM_NAMES
+from hermes.numerics.params import NORM_NAMES
 from hermes.spec import Alibi, LayerNorm, NoNorm
 from hermes_torch.ops import linear
 

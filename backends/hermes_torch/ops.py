@@ -13,18 +13,13 @@ import torch
 import torch.nn.functional as F
 
 from hermes.spec import LayerNorm, NoNorm, RMSNorm
-from hermes_torch.loss import (
-    whole_logprobs,
-    whole_next_token,
-    whole_preference,
-    whole_row_logprobs,
-)
-from hermes_torch.sliced import (
+from hermes_torch.chunked_loss import (
     sliced_logprobs,
     sliced_next_token,
     sliced_preference,
     sliced_row_logprobs,
 )
+from hermes_torch.loss import whole_logprobs, whole_next_token, whole_preference, whole_row_logprobs
 
 
 def linear(x, weight, bias):

@@ -16,14 +16,14 @@ from importlib.metadata import version
 
 import click
 
+from hermes.distributed.process_group import ends_at_once
 from hermes.errors import HermesError, Interrupted, StorageError, nearest
-from hermes.processes import ends_at_once
-from hermes_cli.stderr import lasting_stderr
+from hermes_cli.display.robust_stderr import lasting_stderr
 
-# name -> (module of hermes_cli, what it does); the command is the attribute of that name.
+# name -> (module of hermes_cli.commands, what it does); the command is the attribute of that name.
 COMMANDS = {
     "quickstart": ("quickstart", "Tokenizer, training, text and plot in a few minutes"),
-    "train-tokenizer": ("tokenizer", "Train a byte-level BPE tokenizer"),
+    "train-tokenizer": ("train_tokenizer", "Train a byte-level BPE tokenizer"),
     "train": ("train", "Train a model from scratch, or go on with a run"),
     "finetune": ("finetune", "Go on training a model that exists, on other text"),
     "sft": ("sft", "Learn what the assistant says in conversations"),
@@ -35,9 +35,9 @@ COMMANDS = {
     "generate": ("generate", "Continue a prompt"),
     "eval": ("evaluate", "Validation loss, perplexity and bits per byte"),
     "plot": ("plot", "Draw the loss of one run or several"),
-    "info": ("architecture", "An architecture's shape, parameters, FLOPs and memory"),
-    "mal": ("architecture", "Check, format, show or compare architecture files"),
-    "checkpoint": ("checkpoints", "List, show or verify checkpoints"),
+    "info": ("info", "An architecture's shape, parameters, FLOPs and memory"),
+    "mal": ("mal", "Check, format, show or compare architecture files"),
+    "checkpoint": ("checkpoint", "List, show or verify checkpoints"),
     "conformance": ("conformance", "Prove that a backend computes the same numbers"),
     "doctor": ("doctor", "What is installed, and which devices are at hand"),
 }
@@ -61,7 +61,7 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             hint = nearest(cmd_name, COMMANDS)
             raise click.UsageError(f"no such command {cmd_name!r}{hint}", ctx)
-        module = import_module(f"hermes_cli.{COMMANDS[cmd_name][0]}")
+        module = import_module(f"hermes_cli.commands.{COMMANDS[cmd_name][0]}")
         name = cmd_name.replace("-", "_")
         # A command whose name Python keeps for itself has an underscore behind it.
         command: click.Command = getattr(module, name, None) or getattr(module, f"{name}_")
@@ -175,7 +175,7 @@ def main() -> None:
 
 
 def _started_by_launcher() -> bool:
-    from hermes_cli.place import place_of
+    from hermes.distributed.environment import place_of
 
     try:
         return place_of(os.environ) is not None

@@ -7,5 +7,5 @@
     runner     runner.py judges, report.py and html.py print, certificate.py keeps
     itself     sabotage/ plants faults that the laws must catch; bisect.py finds where two part
 
-It sees backends through `hermes.seam` alone; only sabotage/ and bisect.py look inside one.
+It sees backends through `hermes.interface` alone; only sabotage/ and bisect.py look inside one.
 """

@@ -2,10 +2,10 @@
 
 import pytest
 
-from hermes_conformance.certificate import require_float32
-from hermes_conformance.report import failure_lines
-from hermes_conformance.runner import DECLINED, EXPECTED, FAILED, refused, run
-from hermes_conformance.session import excused_today, started_with
+from hermes_conformance.certificate.issue import require_float32
+from hermes_conformance.suite.report import failure_lines
+from hermes_conformance.suite.runner import DECLINED, EXPECTED, FAILED, refused, run
+from hermes_conformance.suite.selection import excused_today, started_with
 
 
 @pytest.fixture(scope="session")

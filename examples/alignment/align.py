@@ -18,10 +18,10 @@ from pathlib import Path
 
 from data import ANIMALS, KINDS, write
 
-from hermes.chat import Chat
-from hermes.model import choose_backend
-from hermes.sampling import Sampling
-from hermes.start import beginning
+from hermes.finetuning.base_model import beginning
+from hermes.inference.chat_session import Chat
+from hermes.inference.sampling import Sampling
+from hermes.interface import choose_backend
 
 SHORT = 4  # words, at most
 TIMES_ASKED = 5

@@ -1,13 +1,8 @@
 """Checkpoints: written whole or not at all, verified when read, the same for every backend."""
 
-from hermes.checkpoint.durable import Disk, Operation
-from hermes.checkpoint.layout import Companions, step_name
-from hermes.checkpoint.lock import RunLock
-from hermes.checkpoint.manifest import Manifest, NewerFormat
-from hermes.checkpoint.opening import Checkpoint, open_checkpoint, verify
-from hermes.checkpoint.progress import Progress
-from hermes.checkpoint.retention import Keep, prune, sweep
-from hermes.checkpoint.run import (
+from hermes.checkpoint.async_saver import Saver, snapshot
+from hermes.checkpoint.compatibility import require_model
+from hermes.checkpoint.find import (
     Search,
     Skipped,
     being_written,
@@ -16,10 +11,15 @@ from hermes.checkpoint.run import (
     newest,
     steps,
 )
-from hermes.checkpoint.same import require_model
-from hermes.checkpoint.saver import Saver, snapshot
-from hermes.checkpoint.tensors import Kind, TensorFile
-from hermes.checkpoint.writing import save
+from hermes.checkpoint.layout import Companions, step_name
+from hermes.checkpoint.manifest import Manifest, NewerFormat
+from hermes.checkpoint.progress import Progress
+from hermes.checkpoint.reader import Checkpoint, open_checkpoint, verify
+from hermes.checkpoint.retention import Keep, prune, sweep
+from hermes.checkpoint.run_lock import RunLock
+from hermes.checkpoint.writer import save
+from hermes.storage.durable import Disk, Operation
+from hermes.storage.safetensors import Kind, TensorFile
 
 __all__ = [
     "Checkpoint",

@@ -7,15 +7,15 @@ read from the tensors, since the config may say it in several ways.
 from collections.abc import Mapping
 from pathlib import Path
 
-from hermes.adapters import adapter_tensors
-from hermes.checkpoint.files import read_small
-from hermes.checkpoint.jsontext import Json, parse_json, render_json
-from hermes.checkpoint.tensors import Kind, TensorFile
 from hermes.checkpoint.weights import FLOATS, View
 from hermes.errors import CheckpointError, HermesError
+from hermes.interface import Array, Tensors
+from hermes.numerics.lora import adapter_tensors
 from hermes.recipe import Lora
-from hermes.seam import Array, Tensors
 from hermes.spec import ModelSpec
+from hermes.storage.reading import read_small
+from hermes.storage.safetensors import Kind, TensorFile
+from hermes.storage.strict_json import Json, parse_json, render_json
 
 __all__ = ["ADAPTER", "ADAPTER_CONFIG", "adapter_files", "open_adapter"]
 

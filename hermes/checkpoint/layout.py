@@ -12,7 +12,7 @@ The layout is in `specs/checkpoint.md`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hermes.checkpoint.jsontext import Json, render_json
+from hermes.storage.strict_json import Json, render_json
 
 __all__ = ["Companions", "step_name"]
 
@@ -23,7 +23,6 @@ SPEC = "model.mal"
 OPTIMIZER = "optimizer.safetensors"
 PROGRESS = "progress.json"
 TOKENIZER = "tokenizer.json"
-TEMPORARY = ".tmp-"
 TRASH = ".trash-"
 
 

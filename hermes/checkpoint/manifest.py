@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermes.checkpoint.durable import Written
-from hermes.checkpoint.files import hash_file, read_small, unreadable
-from hermes.checkpoint.jsontext import Json, parse_json, render_json
 from hermes.errors import CheckpointError
+from hermes.storage.durable import Written
+from hermes.storage.reading import hash_file, read_small, unreadable
+from hermes.storage.strict_json import Json, parse_json, render_json
 
 __all__ = [
     "FORMAT",

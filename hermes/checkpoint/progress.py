@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from hermes.checkpoint.jsontext import Json, parse_json, render_json
 from hermes.checkpoint.manifest import VERSION
 from hermes.errors import CheckpointError, HermesError, NonFinite
 from hermes.recipe import Recipe
+from hermes.storage.strict_json import Json, parse_json, render_json
 
 __all__ = ["MIGRATIONS", "Progress", "read_progress", "render_progress"]
 

@@ -4,14 +4,14 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermes.checkpoint.durable import Disk, delete_folder
-from hermes.checkpoint.files import listing, read_small
-from hermes.checkpoint.layout import PROGRESS, TEMPORARY, TRASH
+from hermes.checkpoint.find import steps
+from hermes.checkpoint.layout import PROGRESS, TRASH
 from hermes.checkpoint.manifest import Manifest
-from hermes.checkpoint.opening import verify
 from hermes.checkpoint.progress import read_progress
-from hermes.checkpoint.run import steps
+from hermes.checkpoint.reader import verify
 from hermes.errors import CheckpointError, HermesError
+from hermes.storage.durable import TEMPORARY, Disk, delete_folder
+from hermes.storage.reading import listing, read_small
 
 __all__ = ["Keep", "prune", "sweep"]
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hermes.checkpoint.files import read_small
-from hermes.checkpoint.jsontext import parse_json, render_json
 from hermes.checkpoint.manifest import FILE_NAME
-from hermes.checkpoint.tensors import Kind, TensorFile
 from hermes.errors import CheckpointError
-from hermes.params import Tensor, parameters
-from hermes.seam import Array, Tensors
+from hermes.interface import Array, Tensors
+from hermes.numerics.params import Tensor, parameters
 from hermes.spec import ModelSpec
+from hermes.storage.reading import read_small
+from hermes.storage.safetensors import Kind, TensorFile
+from hermes.storage.strict_json import parse_json, render_json
 
 __all__ = ["INDEX", "MODEL", "MOMENTS", "View", "fit", "plain_name", "plan_shards", "read_weights"]
 

@@ -1,11 +1,11 @@
 """Data: documents read, turned into tokens, put in order and handed out as batches."""
 
-from hermes.data.batches import TextData
+from hermes.data.document_reader import Document, documents
 from hermes.data.files import sources, spool
 from hermes.data.order import Cursor, run_samples, split
-from hermes.data.reading import Document, documents
-from hermes.data.tokens import TokenStream, tokenize
-from hermes.data.vocabulary import manifest
+from hermes.data.text_dataset import TextData
+from hermes.data.token_stream import TokenStream, tokenize
+from hermes.tokenizer.training import manifest
 
 __all__ = [
     "Cursor",

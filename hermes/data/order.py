@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.errors import DataError
-from hermes.randomness import permuted
+from hermes.numerics.randomness import permuted
 
 __all__ = ["Cursor", "run_samples", "sample_order", "split"]
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from hermes.data.chat import Conversation, Message, as_messages
-from hermes.data.chat_tokens import ChatEncoder, Example
+from hermes.chat_templates.encoder import ChatEncoder, Example
+from hermes.chat_templates.messages import Conversation, Message, as_messages
 from hermes.data.files import Paths
-from hermes.data.records import Record, kind, missing, records
+from hermes.data.records import Record, records
 from hermes.errors import DataError
+from hermes.formatting import describe_missing, name_type
 from hermes.tokenizer import Tokenizer
 
 __all__ = [
@@ -63,10 +64,10 @@ def pair_of(record: Record) -> Pair:
     """A record as a pair whose completions differ. Raises DataError."""
     value, where = record.value, record.where
     if not isinstance(value, dict):
-        raise DataError(f"{where}: found {kind(value)} where an object is needed")
+        raise DataError(f"{where}: found {name_type(value)} where an object is needed")
     for name in FIELDS[1:]:
         if name not in value:
-            raise DataError(f"{where}: {missing(name, value)}")
+            raise DataError(f"{where}: {describe_missing(name, value)}")
     chosen, rejected = value["chosen"], value["rejected"]
     for name in FIELDS[1:]:
         if value[name] in ("", []) or (isinstance(value[name], str) and value[name].isspace()):
@@ -107,8 +108,8 @@ def _whole_dialogues(chosen: Any, rejected: Any, where: str, found: list[str]) -
         for name, text in zip(FIELDS[1:], (chosen, rejected), strict=True):
             if not DIALOGUE.match(text):
                 raise DataError(
-                    f"{where}: {missing('prompt', found)}; without it {name!r} must be a whole "
-                    "dialogue, as messages or as text that begins with 'Human:'"
+                    f"{where}: {describe_missing('prompt', found)}; without it {name!r} must be a "
+                    "whole dialogue, as messages or as text that begins with 'Human:'"
                 )
         texts = _common_text(chosen, rejected, where)
         chosen, rejected = _dialogue(chosen, where), _dialogue(rejected, where)

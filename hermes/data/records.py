@@ -2,16 +2,16 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from hermes.data.files import STANDARD_INPUT, Paths, items, lines, sources
 from hermes.errors import DataError
+from hermes.formatting import name_type
 
-__all__ = ["RECORDS_OF", "Record", "kind", "missing", "records"]
+__all__ = ["RECORDS_OF", "Record", "records"]
 
 LONGEST_FIELD = 2**31 - 1  # of CSV, in characters; the module's own limit is 128 KiB
 FORMATS = ("csv", "json", "jsonl")
@@ -72,7 +72,7 @@ def _json(parts: Iterator[str], name: str) -> Iterator[Record]:
     hint = "one list is needed; a file of one object a line is called .jsonl"
     value = _parsed(whole, name, 1, hint)
     if not isinstance(value, list):
-        raise DataError(f"{name}: found {kind(value)} where a list is needed")
+        raise DataError(f"{name}: found {name_type(value)} where a list is needed")
     for number, item in enumerate(value):
         yield Record(item, f"{name}[{number}]")
 
@@ -120,23 +120,3 @@ def _parsed(text: str, name: str, line: int, hint: str) -> Any:
         raise DataError(f"{at}: not JSON ({error.msg}); {hint}") from None
     except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
         raise DataError(f"{name}:{line}: JSON that cannot be read ({error}); {hint}") from None
-
-
-def kind(value: Any) -> str:
-    """What a JSON value is, in words."""
-    kinds = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
-    return kinds.get(type(value), repr(value)[:40])
-
-
-def missing(field: str, found: Iterable[str], advice: str = "", *, chosen: bool = False) -> str:
-    """The sentence about a field that is not there: the fields found, and the nearest name.
-
-    chosen: the field holds text, under a name that the user may choose.
-    """
-    names = [str(name) for name in found]
-    shown = ", ".join(repr(name[:40]) for name in names[:8]) + (", ..." * (len(names) > 8))
-    folded = {name.lower(): name for name in names}
-    end = f"; {advice}" if advice else ""
-    for close in get_close_matches(field.lower(), folded, n=1):
-        end = f"; did you mean {'' if chosen else 'it by '}{folded[close]!r}?"
-    return f"no {'text ' if chosen else ''}field {field!r}, only {shown or 'none'}{end}"

@@ -4,10 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hermes.checkpoint.files import read_small
-from hermes.checkpoint.jsontext import parse_json, render_json
+from hermes.chat_templates.encoder import turn_end
+from hermes.checkpoint import Companions
 from hermes.checkpoint.layout import GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from hermes.errors import CheckpointError
+from hermes.interop.huggingface.config_writer import config_of
+from hermes.spec import ModelSpec
+from hermes.storage.reading import read_small
+from hermes.storage.strict_json import parse_json, render_json
+from hermes.tokenizer import Tokenizer, tokenizer_config
 
 __all__ = ["beside", "read_object", "travelling"]
 
@@ -50,3 +55,34 @@ def travelling(files: Mapping[str, bytes], ids: Mapping[str, Any]) -> dict[str, 
         if config.get("tokenizer_class") == NEW_CLASS:
             done[TOKENIZER_CONFIG] = render_json(config | {"tokenizer_class": CLASS})
     return done
+
+
+def companions(
+    spec: ModelSpec, tokenizer: Tokenizer, settings: Mapping[str, Any] | None = None
+) -> Companions:
+    """What each checkpoint of a run carries for other tools.
+
+    settings: the contents of tokenizer_config.json, None for the usual. A padding token in them
+    that ends a text or a turn gives way to the tokenizer's own, or to none.
+    """
+    t = tokenizer
+    settings = dict(settings or tokenizer_config(t, max_seq_len=spec.max_seq_len))
+    ends = t.stop_ids | ({turn_end(t, settings)} if "chat_template" in settings else set())
+    stops = sorted(ends - {None}, key=lambda number: (number != t.eos_id, number))
+    told = _named(t, settings.pop("pad_token", None))
+    pad = t.pad_id if told in ends | {None, _named(t, settings.get("eos_token"))} else told
+    if pad is not None:
+        settings["pad_token"] = t.token_bytes(pad).decode()
+    ids = {"bos_token_id": t.bos_id, "eos_token_id": stops, "pad_token_id": pad}
+    return Companions(
+        tokenizer_json=t.to_json(),
+        tokenizer_config=settings,
+        config=config_of(spec, bos_token_id=t.bos_id, eos_token_id=t.eos_id, pad_token_id=pad),
+        generation_config={name: value for name, value in ids.items() if value not in (None, [])},
+    )
+
+
+def _named(tokenizer: Tokenizer, token: object) -> int | None:
+    """The id of a token as tokenizer_config.json tells it: a name, or an object with `content`."""
+    name = token.get("content") if isinstance(token, Mapping) else token
+    return tokenizer.special_id(name) if isinstance(name, str) else None

@@ -8,23 +8,23 @@ from typing import Any
 
 from hermes import mal
 from hermes.checkpoint import Disk, Kind
-from hermes.checkpoint.jsontext import render_json
+from hermes.checkpoint.compatibility import require_vocabulary
 from hermes.checkpoint.layout import CONFIG, SPEC, TOKENIZER
-from hermes.checkpoint.same import require_vocabulary
 from hermes.checkpoint.weights import SHARD_LIMIT
 from hermes.errors import HermesError
-from hermes.interop.cast import CODES, WORDS, cast
+from hermes.interface import Array, LazyTensors, Tensors
 from hermes.interop.companions import travelling
-from hermes.interop.families import ARCHITECTURES, family_of
-from hermes.interop.folder import write_folder
-from hermes.interop.hf import config_of, converted_config_of, spec_of
-from hermes.interop.misfit import misfit
-from hermes.interop.names import layout_of, pack
-from hermes.interop.proof import Proof, prove
-from hermes.interop.source import Source, open_source, with_adapter
-from hermes.params import parameters
-from hermes.seam import Array, LazyTensors, Tensors
+from hermes.interop.dtype import CODES, WORDS, cast
+from hermes.interop.huggingface.config_writer import config_of, converted_config_of, spec_of
+from hermes.interop.huggingface.families import ARCHITECTURES, family_of
+from hermes.interop.huggingface.inexpressible import misfit
+from hermes.interop.model_folder import write_folder
+from hermes.interop.open_model import Source, open_source, with_adapter
+from hermes.interop.tensor_names import layout_of, pack
+from hermes.interop.verify import Proof, prove
+from hermes.numerics.params import parameters
 from hermes.spec import ModelSpec
+from hermes.storage.strict_json import render_json
 
 __all__ = ["TARGETS", "Converted", "convert"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.errors import HermesError
-from hermes.hub import READ, hub_trouble, require_hub
-from hermes.interop.card import card
 from hermes.interop.convert import Converted, convert
+from hermes.interop.hub import READ, hub_trouble, require_hub
+from hermes.interop.model_card import card
 
 __all__ = ["Published", "publish", "require_writable"]
 

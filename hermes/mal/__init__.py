@@ -4,7 +4,7 @@
 language is written down in `specs/mal.md`.
 """
 
-from hermes.mal.edit import edit, edit_all
+from hermes.mal.edits import edit, edit_all
 from hermes.mal.files import MalFile, bundled_names, load, loads, open_mal, read_mal
 from hermes.mal.writer import dumps
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
+from hermes.api import train_tokenizer
 from hermes.checkpoint import open_checkpoint, steps, verify
-from hermes.library import train_tokenizer
 from hermes_cli.main import run as hermes
 
 SPEC = """model little { max_seq_len: 32 hidden_size: 32 num_layers: 2 vocab_size: 300

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from hermes.checkpoint import Companions, Progress, save
+from hermes.interface import TrainState
 from hermes.mal import loads
-from hermes.params import parameters
+from hermes.numerics.params import parameters
 from hermes.recipe import OptimizerRecipe, Recipe
-from hermes.seam import TrainState
 
 MAL = """
 attention narrow { num_heads: 2  num_kv_heads: 1 }

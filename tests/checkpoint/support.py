@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from hermes.checkpoint import Companions, Disk, Operation, Progress, save
-from hermes.checkpoint.tensors import file_size, kinds_of, tensor_chunks
-from hermes.params import parameters
+from hermes.interface import TrainState
+from hermes.numerics.params import parameters
 from hermes.recipe import Recipe
-from hermes.seam import TrainState
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
+from hermes.storage.safetensors import file_size, kinds_of, tensor_chunks
 
 SPEC = ModelSpec(
     blocks=(BlockSpec(AttentionSpec(num_heads=2), FfnSpec(hidden_dim=6)),),

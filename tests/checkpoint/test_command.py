@@ -49,7 +49,7 @@ def test_list_and_verify_go_on_after_one_that_cannot_be_read(run, capsys, monkey
             raise StorageError(f"cannot read {path}: permission denied")
         return open_checkpoint(path, **options)
 
-    monkeypatch.setattr("hermes.checkpoint.run.open_checkpoint", opened)
+    monkeypatch.setattr("hermes.checkpoint.find.open_checkpoint", opened)
     resealed(run / "step-00000003", version=7)
     last = f"Error: 2 of 3 checkpoints of {run} are damaged or cannot be read\n"
     for word, whole in (("list", "     2  "), ("verify", "step-00000002: whole, ")):

@@ -22,9 +22,9 @@ from hermes.checkpoint import (
     save,
 )
 from hermes.errors import CheckpointError
-from hermes.params import parameters, trained_names
+from hermes.interface import TrainState
+from hermes.numerics.params import parameters, trained_names
 from hermes.recipe import Recipe
-from hermes.seam import TrainState
 from hermes.spec import AttentionSpec, BlockSpec
 from tests.checkpoint import make_fixture
 from tests.checkpoint.support import (

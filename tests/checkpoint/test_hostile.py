@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors import numpy as public
 
 from hermes.checkpoint import TensorFile
-from hermes.checkpoint.tensors import kinds_of, tensor_chunks
 from hermes.errors import CheckpointError
+from hermes.storage.safetensors import kinds_of, tensor_chunks
 from tests.checkpoint.support import equal_tensors, write_tensors
 
 
@@ -124,7 +124,7 @@ def test_a_bool_that_is_neither_is_refused(tmp_path):
 
 
 def test_too_many_tensors_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("hermes.checkpoint.tensors.MAX_TENSORS", 3)
+    monkeypatch.setattr("hermes.storage.safetensors.MAX_TENSORS", 3)
     tensors = {f"x{i}": np.zeros(1, np.float32) for i in range(4)}
     write_tensors(tmp_path / "f", tensors)
     with pytest.raises(CheckpointError, match="has more than 3 tensors"):

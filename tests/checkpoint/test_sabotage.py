@@ -5,14 +5,14 @@ from hashlib import sha256
 
 import pytest
 
-import hermes.checkpoint.jsontext as jsontext
 import hermes.checkpoint.manifest as manifest
-import hermes.checkpoint.tensors as tensors
-import hermes.checkpoint.writing as writing
+import hermes.checkpoint.writer as writing
+import hermes.storage.safetensors as tensors
+import hermes.storage.strict_json as jsontext
 from hermes.checkpoint import Disk, Search, open_checkpoint
-from hermes.checkpoint.durable import delete_folder, write_file
 from hermes.checkpoint.manifest import MANIFEST, Manifest
 from hermes.errors import HermesError
+from hermes.storage.durable import delete_folder, write_file
 from tests.checkpoint import test_damage, test_faults, test_hostile, test_retention
 from tests.checkpoint.laws import record, survives_kill, survives_power_loss
 
@@ -137,14 +137,14 @@ def test_keys_given_twice(monkeypatch, tmp_path):
 def test_hashes_that_are_not_compared(monkeypatch, tmp_path):
     honest = manifest.verify_files
     monkeypatch.setattr(
-        "hermes.checkpoint.opening.verify_files",
+        "hermes.checkpoint.reader.verify_files",
         lambda folder, found, hashes: honest(folder, found, hashes=False),
     )
     breaks(test_damage.flipped_bits_are_seen, tmp_path, 50)
 
 
 def test_sizes_and_hashes_that_are_not_compared(monkeypatch, tmp_path):
-    monkeypatch.setattr("hermes.checkpoint.opening.verify_files", lambda *_, **__: None)
+    monkeypatch.setattr("hermes.checkpoint.reader.verify_files", lambda *_, **__: None)
     breaks(test_damage.truncation_is_seen, tmp_path, 20)
 
 

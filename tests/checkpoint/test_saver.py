@@ -19,7 +19,7 @@ from hermes.checkpoint import (
     steps,
 )
 from hermes.errors import CheckpointError, HermesError, NonFinite, StorageError
-from hermes.seam import LazyTensors
+from hermes.interface import LazyTensors
 from tests.checkpoint.support import SPEC, progress_at, require_equal, save_at, state_at
 
 

@@ -6,8 +6,8 @@ import pytest
 from safetensors import numpy as public
 
 from hermes.checkpoint import TensorFile
-from hermes.checkpoint.tensors import DTYPES, dtype_code, kinds_of, tensor_chunks
 from hermes.errors import CheckpointError, NonFinite
+from hermes.storage.safetensors import DTYPES, dtype_code, kinds_of, tensor_chunks
 from tests.checkpoint.support import equal_tensors, write_tensors
 
 

@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 from safetensors import numpy as public
 
-from hermes.checkpoint import (
-    open_checkpoint,
-    save,
-)
+from hermes.checkpoint import open_checkpoint, save
 from hermes.checkpoint.weights import fit, read_weights
 from hermes.errors import CheckpointError
-from hermes.params import parameters
+from hermes.numerics.params import parameters
 from tests.checkpoint.support import (
     SPEC,
     TIED,
@@ -162,8 +159,8 @@ def test_moments_that_do_not_fit_are_named(tmp_path):
     path = save_at(tmp_path, 1)
     file = path / "optimizer.safetensors"
     whole = public.load_file(file)
-    from hermes.checkpoint.tensors import TensorFile
     from hermes.checkpoint.weights import moments
+    from hermes.storage.safetensors import TensorFile
 
     def refusal(tensors):
         public.save_file(tensors, file)

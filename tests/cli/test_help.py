@@ -22,11 +22,10 @@ def test_every_command_has_help_that_shows_its_defaults(call):
 
 
 def test_the_options_of_train_have_the_recipes_defaults(call):
-    from hermes.recipe import Recipe
-    from hermes.same_run import flat
-    from hermes_cli.asked import RECIPE
-    from hermes_cli.settings import option_names
-    from hermes_cli.train import train
+    from hermes.recipe import Recipe, flat
+    from hermes_cli.commands.train import train
+    from hermes_cli.options.config_file import option_names
+    from hermes_cli.options.resolve import RECIPE
 
     fields = flat(Recipe())
     checked = 0

@@ -163,15 +163,15 @@ def test_a_warning_is_a_line_too(here, call, monkeypatch):
     """Of a backend that goes on without its compiler, as of any other."""
     import warnings
 
-    from hermes import run_setup
+    from hermes.training import setup
 
-    plain = run_setup.prepare
+    plain = setup.prepare
 
     def warned(*arguments):
         warnings.warn("torch.compile failed, so the run goes on without it: no compiler")
         return plain(*arguments)
 
-    monkeypatch.setattr("hermes.run.prepare", warned)
+    monkeypatch.setattr("hermes.training.run.prepare", warned)
     code, _, err = call(*TRAIN, "--max-steps", 1)
     assert code == 0
     assert "Warning: torch.compile failed, so the run goes on without it: no compiler\n" in err

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes.report.metrics import read_metrics
+from hermes.training.metrics_file import read_metrics
 from tests.cli.support import TRAIN, refuses
 
 

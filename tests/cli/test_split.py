@@ -8,11 +8,11 @@ import pytest
 
 from hermes.errors import HermesError
 from hermes.recipe import Recipe
-from hermes.report.metrics import read_metrics
-from hermes.same_run import among
+from hermes.training.metrics_file import read_metrics
+from hermes.training.resume import among
+from hermes_cli.commands.train import train
 from hermes_cli.main import Call
-from hermes_cli.train import train
-from hermes_cli.training import _again
+from hermes_cli.training.run_training import _again
 from tests.cli.support import TRAIN, refuses
 
 RECIPE = replace(Recipe(), batch_size=6, grad_accum=2)

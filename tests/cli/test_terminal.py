@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hermes.loop import Evaluation, Saved, Stopped, Update
-from hermes.report import terminal
-from hermes.report.plot import Curve, draw_png, draw_text
+from hermes.training.events import Evaluation, Saved, Stopped, Update
+from hermes.training.plot import Curve, draw_png, draw_text
+from hermes_cli.display import progress_bar
 from tests.cli.support import HERMES
 
 CURVE = Curve("run", [(s, 8 - s / 10) for s in range(1, 41)], [(20, 6.5)], [(20, "torch -> mlx")])
@@ -36,7 +36,7 @@ def test_several_curves_share_a_picture(tmp_path):
 
 
 def test_lines_are_few_and_say_what_happened(capsys, monkeypatch):
-    shown = terminal._Lines(2000, 0, sys.stderr, clock=iter(range(10**6)).__next__)
+    shown = progress_bar._Lines(2000, 0, sys.stderr, clock=iter(range(10**6)).__next__)
     for step in range(1, 2001):
         shown.show(Update(step, 0.1, step * 8, 3.21, 1e-3, 1.0, 1234.5))
     shown.show(Evaluation(2000, 3.0, 1.25))
@@ -49,11 +49,11 @@ def test_lines_are_few_and_say_what_happened(capsys, monkeypatch):
         "step 2,000: saved run/step-00002000",
         "step 2,000: stopped",
     ]
-    assert 20 <= len(lines) - 3 <= 2000 / terminal.QUIET_SECONDS + 22
+    assert 20 <= len(lines) - 3 <= 2000 / progress_bar.QUIET_SECONDS + 22
 
 
 def test_an_update_of_pairs_shows_margin_and_accuracy(capsys):
-    shown = terminal._Lines(2, 0, sys.stderr, clock=iter(range(10**6)).__next__)
+    shown = progress_bar._Lines(2, 0, sys.stderr, clock=iter(range(10**6)).__next__)
     others = {"reward_margin": 0.0123456, "accuracy": 0.75, "kl": 2.0}
     shown.show(Update(1, 0.1, 8, 0.5, 1e-3, 1.0, 1234.5, others))
     assert capsys.readouterr().err == (
@@ -80,9 +80,9 @@ def test_a_terminal_gets_colours_unless_they_are_not_wanted(here, environment, b
 def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(terminal.reporter(10, 0), terminal._Lines)
+    assert isinstance(progress_bar.reporter(10, 0), progress_bar._Lines)
     monkeypatch.setenv("TERM", "xterm")
-    assert isinstance(terminal.reporter(10, 0), terminal._Bar)
+    assert isinstance(progress_bar.reporter(10, 0), progress_bar._Bar)
 
 
 def test_a_bar_shows_loss_rate_and_time_on_a_terminal():
@@ -90,7 +90,8 @@ def test_a_bar_shows_loss_rate_and_time_on_a_terminal():
 
     parent, child = pty.openpty()
     code = (
-        "from hermes.report.terminal import reporter\nfrom hermes.loop import *\n"
+        "from hermes_cli.display.progress_bar import reporter\n"
+        "from hermes.training.events import *\n"
         "bar = reporter(10, 0)\n"
         "bar.show(Update(4, 0.1, 32, 3.21, 1e-3, 1.0, 1234.5))\n"
         "bar.show(Evaluation(4, 3.0, 1.25))\nbar.close()\n"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hermes.report.plot import Curve
 from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
+from hermes.training.plot import Curve
 from hermes_cli.main import run
 from tests.cli.support import LITTLE, TEXT, piped
 
@@ -259,7 +259,7 @@ def test_doctor_names_versions_backends_and_devices(call):
 
 
 def test_quickstart_goes_from_text_to_proof_and_hands_over_half_way(call, tmp_path, monkeypatch):
-    monkeypatch.setattr("hermes_cli.quickstart.STEPS", 12)
+    monkeypatch.setattr("hermes_cli.commands.quickstart.STEPS", 12)
     monkeypatch.chdir(tmp_path)
     code, out, err = call("quickstart")
     assert code == 0, err

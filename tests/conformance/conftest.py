@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 
-from hermes_conformance.session import sides_of
+from hermes_conformance.suite.selection import sides_of
 
 
 @cache

@@ -1,8 +1,8 @@
 """The command in this process, and an outcome that passed."""
 
 from hermes_cli import main
-from hermes_conformance import runner
-from hermes_conformance.session import every_law
+from hermes_conformance.suite import runner
+from hermes_conformance.suite.selection import every_law
 
 SMALL = ["--case", "default/*"]
 

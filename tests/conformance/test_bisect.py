@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from hermes.errors import Unsupported
-from hermes.params import parameters
-from hermes_conformance import bisect, tolerance
-from hermes_conformance.cases import standard
-from hermes_conformance.law import Sides
-from hermes_conformance.sabotage.fault import Inside
-from hermes_conformance.sabotage.selftest import FAULTS
-from hermes_conformance.side import Side
-from hermes_conformance.taps import CACHED, DROPPED, WHOLE, trace
+from hermes.numerics.params import parameters
+from hermes_conformance.bisect import first_difference
+from hermes_conformance.bisect.activations import CACHED, DROPPED, WHOLE, trace
+from hermes_conformance.faults.fault import Inside
+from hermes_conformance.faults.self_test import FAULTS
+from hermes_conformance.laws.cases import standard
+from hermes_conformance.measure import tolerance
+from hermes_conformance.measure.law import Sides
+from hermes_conformance.measure.subject import Side
 
 BACKENDS = pytest.mark.parametrize("backend", ["torch", "mlx"])
 
@@ -36,19 +37,19 @@ def planted(name, backend):
 @BACKENDS
 def test_a_good_backend_parts_nowhere(sides, backend):
     found, case = sides(backend), case_named("model.pattern/hot")
-    assert bisect.forward(found, case, tolerance.PART_64) is None
-    assert bisect.forward(found, case, tolerance.PART_32, "float32") is None
-    assert bisect.forward(found, case, tolerance.PART_BF16, "bfloat16") is None
-    assert bisect.backward(found, case) is None
+    assert first_difference.forward(found, case, tolerance.PART_64) is None
+    assert first_difference.forward(found, case, tolerance.PART_32, "float32") is None
+    assert first_difference.forward(found, case, tolerance.PART_BF16, "bfloat16") is None
+    assert first_difference.backward(found, case) is None
 
 
 @BACKENDS
 @pytest.mark.parametrize("way", [WHOLE, CACHED, DROPPED], ids=lambda way: way.name)
 def test_a_good_backend_parts_in_no_way(sides, backend, way):
     found, case = sides(backend), case_named("every dropout/hot")
-    assert way in bisect.ways(found, case)
-    assert bisect.forward(found, case, tolerance.PART_64, way=way) is None
-    assert bisect.forward(found, case, tolerance.PART_BF16, "bfloat16", way) is None
+    assert way in first_difference.ways(found, case)
+    assert first_difference.forward(found, case, tolerance.PART_64, way=way) is None
+    assert first_difference.forward(found, case, tolerance.PART_BF16, "bfloat16", way) is None
     names = [record.name for record in trace(found.subject, case, way=way)]
     assert ("micro-batch 1: layers.0: after dropout at site 3" in names) == (way is DROPPED)
     assert ("read 5 of 5, from token 9: lm_head" in names) == (way is CACHED)
@@ -90,25 +91,25 @@ def test_a_good_backend_parts_in_no_way(sides, backend, way):
 def test_a_fault_of_the_cache_or_of_dropout_is_named(sides, backend, fault, way, named):
     with planted(fault, backend) as case:
         found = sides(backend)
-        assert bisect.forward(found, case, tolerance.PART_64) is None
-        parting = bisect.forward(found, case, tolerance.PART_64, way=way)
+        assert first_difference.forward(found, case, tolerance.PART_64) is None
+        parting = first_difference.forward(found, case, tolerance.PART_64, way=way)
     assert str(parting).startswith(named)
 
 
 def test_the_ways_are_those_that_the_case_has(sides):
     found = sides("torch")
-    assert bisect.ways(found, case_named("default/hot")) == (WHOLE, CACHED)
-    assert bisect.ways(found, case_named("attention.mask=both/hot")) == (WHOLE,)
+    assert first_difference.ways(found, case_named("default/hot")) == (WHOLE, CACHED)
+    assert first_difference.ways(found, case_named("attention.mask=both/hot")) == (WHOLE,)
     dropping = case_named("every dropout/hot")
-    assert bisect.ways(found, dropping) == (WHOLE, DROPPED, CACHED)
+    assert first_difference.ways(found, dropping) == (WHOLE, DROPPED, CACHED)
     oracle = Sides(found.oracle, found.subject, found.oracle)
-    assert bisect.ways(oracle, dropping) == (WHOLE, CACHED)
+    assert first_difference.ways(oracle, dropping) == (WHOLE, CACHED)
 
 
 @BACKENDS
 def test_bfloat16_still_names_what_a_fault_parts(sides, backend):
     with planted("rope turns no keys", backend) as case:
-        parting = bisect.forward(sides(backend), case, tolerance.PART_BF16, "bfloat16")
+        parting = first_difference.forward(sides(backend), case, tolerance.PART_BF16, "bfloat16")
     assert parting.tensor == "layers.0.self_attn: k after rope"
 
 
@@ -125,7 +126,7 @@ def test_bfloat16_still_names_what_a_fault_parts(sides, backend):
 )
 def test_the_first_tensor_that_parts_is_named(sides, backend, fault, named):
     with planted(fault, backend) as case:
-        parting = bisect.forward(sides(backend), case, tolerance.PART_64)
+        parting = first_difference.forward(sides(backend), case, tolerance.PART_64)
     assert str(parting).startswith(named)
     assert "relative error" in str(parting)
 
@@ -133,7 +134,7 @@ def test_the_first_tensor_that_parts_is_named(sides, backend, fault, named):
 @BACKENDS
 def test_a_pass_that_goes_another_way_is_named(sides, backend):
     with planted("the second norm is the first one again", backend) as case:
-        parting = bisect.forward(sides(backend), case, tolerance.PART_64)
+        parting = first_difference.forward(sides(backend), case, tolerance.PART_64)
     assert str(parting) == (
         "layers.0.input_layernorm where layers.0.post_attention_layernorm was due"
     )
@@ -143,8 +144,8 @@ def test_a_pass_that_goes_another_way_is_named(sides, backend):
 def test_the_first_gradient_that_parts_is_named_from_the_output_backwards(sides, against):
     with planted("the norm's statistics have no gradient", "torch") as case:
         found = sides("torch", against)
-        assert bisect.forward(found, case, tolerance.PART_64) is None
-        parting = bisect.backward(found, case)
+        assert first_difference.forward(found, case, tolerance.PART_64) is None
+        parting = first_difference.backward(found, case)
     assert parting.tensor == "gradient of model.layers.1.mlp.down_proj.weight"
 
 
@@ -175,18 +176,18 @@ def loss_half_as_large_again(inside):
 )
 def test_what_the_way_back_meets_first_is_named(sides, backend, precision, fault, named):
     found, case = sides(backend), case_named("default/hot")
-    assert bisect.backward(found, case, precision) is None
+    assert first_difference.backward(found, case, precision) is None
     with ExitStack() as stack:
         fault(Inside(backend, stack))
         found.subject.forget()
-        parting = bisect.backward(found, case, precision)
+        parting = first_difference.backward(found, case, precision)
     assert parting.tensor == named
     assert parting.error > 0.1
 
 
 def test_the_way_back_goes_through_the_forward_pass_in_reverse(sides):
     case = case_named("default/hot")
-    names = bisect.reached(sides("torch"), case, parameters(case.spec))
+    names = first_difference.reached(sides("torch"), case, parameters(case.spec))
     short = [name.removeprefix("model.").removesuffix(".weight") for name in names]
     assert short[:3] == ["lm_head", "norm", "layers.1.mlp.down_proj"]
     assert short[-3:] == ["layers.0.self_attn.q_proj", "layers.0.input_layernorm", "embed_tokens"]
@@ -227,13 +228,13 @@ def stranger(tmp_path, monkeypatch):
 def test_a_backend_laid_out_as_a_column_is_walked(sides, stranger, column):
     side, reference = stranger(column), sides("mlx", "torch").reference
     found, case = Sides(side, reference, reference), case_named("default/hot")
-    assert bisect.forward(found, case, tolerance.PART_64) is None
+    assert first_difference.forward(found, case, tolerance.PART_64) is None
     names = [record.name for record in trace(side, case)]
     assert names == [record.name for record in trace(reference, case)]
     with ExitStack() as stack:
         ops = import_module(f"hermes_mine_{column}.model")
         Inside(side.name, stack).wrap(ops.Norm, call(column), doubled)
-        parting = bisect.forward(found, case, tolerance.PART_64)
+        parting = first_difference.forward(found, case, tolerance.PART_64)
     assert parting.tensor == "layers.0.input_layernorm"
 
 
@@ -254,10 +255,10 @@ def test_what_a_backend_lacks_to_be_walked_is_named(stranger):
         trace(other, case)
     with ExitStack() as stack:
         side = stranger("mlx")
-        engine = import_module("hermes_mine_mlx.engine")
+        runtime = import_module("hermes_mine_mlx.runtime")
         for table in ("EXACT", "FAST", "PLAIN"):
-            Inside("mine_mlx", stack).replace(engine, table, None)
+            Inside("mine_mlx", stack).replace(runtime, table, None)
         with pytest.raises(
-            Unsupported, match=r"no EXACT or FAST or PLAIN of hermes_mine_mlx\.engine"
+            Unsupported, match=r"no EXACT or FAST or PLAIN of hermes_mine_mlx\.runtime"
         ):
             trace(side, case)

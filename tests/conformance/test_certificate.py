@@ -7,9 +7,10 @@ import pytest
 
 from hermes.checkpoint import Progress, open_checkpoint, save
 from hermes.errors import HermesError
-from hermes_conformance import certificate, html, runner, stored, verification
+from hermes_conformance.certificate import html, issue, stored, verify
 from hermes_conformance.laws import interchange
-from hermes_conformance.session import chosen, sides_of
+from hermes_conformance.suite import runner
+from hermes_conformance.suite.selection import chosen, sides_of
 from tests.conformance.support import SMALL, hermes, passed
 
 
@@ -22,7 +23,7 @@ def test_an_altered_certificate_is_refused(capsys, tmp_path):
     code, _, err = hermes(capsys, "verify", str(file))
     assert code == 1
     assert "it was altered after it was made" in err
-    wrong = verification.check({**made, "golden": "0"}, {"torch": "0.1"})
+    wrong = verify.check({**made, "golden": "0"}, {"torch": "0.1"})
     assert any("other golden vectors" in line for line in wrong)
     assert any("installed is 0.1" in line for line in wrong)
 
@@ -33,7 +34,7 @@ def test_an_altered_certificate_is_refused(capsys, tmp_path):
 def test_a_certificate_that_lacks_an_entry_is_refused_in_a_line(capsys, tmp_path, name):
     file = tmp_path / "c.json"
     sides = sides_of("torch")
-    made = certificate.certificate(sides, chosen(("L1",)), [passed()])
+    made = issue.certificate(sides, chosen(("L1",)), [passed()])
     for broken in ({**made, name: None}, {key: made[key] for key in made if key != name}):
         file.write_text(json.dumps(broken))
         code, _, err = hermes(capsys, "verify", str(file))
@@ -48,7 +49,7 @@ def test_a_certificate_that_lacks_an_entry_is_refused_in_a_line(capsys, tmp_path
 
 
 def sealed_again(made, file):
-    stored.write(certificate.sealed(made), file)
+    stored.write(issue.sealed(made), file)
     return str(file)
 
 
@@ -57,7 +58,7 @@ def sealed_again(made, file):
     [("hermes", "hermes 0.0.1; installed is"), ("numpy", "numpy 0.0.1; installed is")],
 )
 def test_a_certificate_of_another_hermes_or_oracle_no_longer_holds(capsys, tmp_path, library, told):
-    made = certificate.certificate(sides_of("torch", "mlx"), chosen(("L1",)), [passed()])
+    made = issue.certificate(sides_of("torch", "mlx"), chosen(("L1",)), [passed()])
     file = tmp_path / "c.json"
     assert hermes(capsys, "verify", sealed_again(made, file))[0] == 0
     older = {**made, "versions": {**made["versions"], library: "0.0.1"}}
@@ -74,7 +75,7 @@ def changed(made, **law):
 
 def test_a_number_that_no_certificate_has_is_an_alteration(capsys, tmp_path):
     file = tmp_path / "c.json"
-    made = certificate.certificate(sides_of("torch"), chosen(("L1",)), [passed()])
+    made = issue.certificate(sides_of("torch"), chosen(("L1",)), [passed()])
     for value in (float("nan"), float("inf")):
         file.write_text(json.dumps(changed(made, bound=value)))
         code, _, err = hermes(capsys, "verify", str(file))
@@ -103,7 +104,7 @@ def test_a_number_that_no_certificate_has_is_an_alteration(capsys, tmp_path):
     ],
 )
 def test_a_certificate_that_contradicts_itself_is_refused(capsys, tmp_path, change, told):
-    made = certificate.certificate(sides_of("torch"), chosen(("L1",)), [passed()])
+    made = issue.certificate(sides_of("torch"), chosen(("L1",)), [passed()])
     code, _, err = hermes(capsys, "verify", sealed_again(change(made), tmp_path / "c.json"))
     assert (code, f"it contradicts itself: {told}" in err, len(err.splitlines())) == (1, True, 1)
 
@@ -111,15 +112,13 @@ def test_a_certificate_that_contradicts_itself_is_refused(capsys, tmp_path, chan
 def test_what_was_covered_and_what_was_expected_to_fail_is_said(capsys, tmp_path):
     file = tmp_path / "c.json"
     known = replace(passed(runner.EXPECTED), message="the fused kernel")
-    made = certificate.certificate(
-        sides_of("torch"), chosen(("L1",), ("L1/logits",)), [passed(), known]
-    )
+    made = issue.certificate(sides_of("torch"), chosen(("L1",), ("L1/logits",)), [passed(), known])
     stored.write(made, file)
     _, out, _ = hermes(capsys, "verify", str(file))
     assert "\npartial: 1 law, 2 checks, by --level L1 --law L1/logits\n" in out
     assert "expected to fail: L1/logits on default/hot: the fused kernel" in out
     assert "<li>L1/logits on default/hot: the fused kernel</li>" in html.page(made)
-    assert certificate.scope({**made, "whole": True}) == "whole: 1 law, 2 checks"
+    assert issue.scope({**made, "whole": True}) == "whole: 1 law, 2 checks"
 
 
 @pytest.fixture
@@ -178,7 +177,7 @@ def test_a_certificate_of_another_version_of_the_backend_no_longer_holds(capsys,
     assert hermes(capsys, *run)[0] == 0
     made = stored.read(checkpoint)
     older = {**made, "versions": {**made["versions"], "torch": "2.0"}}
-    stored.write(certificate.sealed(older), checkpoint / stored.NAME)
+    stored.write(issue.sealed(older), checkpoint / stored.NAME)
     code, _, err = hermes(capsys, "verify", str(checkpoint))
     assert code == 1
     assert "it was made with torch 2.0; installed is 2" in err
@@ -187,4 +186,4 @@ def test_a_certificate_of_another_version_of_the_backend_no_longer_holds(capsys,
 def test_products_that_an_environment_makes_shorter_are_refused(monkeypatch, sides):
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     with pytest.raises(HermesError, match="NVIDIA_TF32_OVERRIDE=1"):
-        certificate.require_float32(sides("torch"))
+        issue.require_float32(sides("torch"))

@@ -7,9 +7,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from hermes_conformance import html, runner, verification
-from hermes_conformance.sabotage.fault import Inside
-from hermes_conformance.sabotage.selftest import FAULTS
+from hermes_conformance.certificate import html, verify
+from hermes_conformance.faults.fault import Inside
+from hermes_conformance.faults.self_test import FAULTS
+from hermes_conformance.suite import runner
 from tests.conformance.support import SMALL, hermes, passed
 
 
@@ -55,7 +56,7 @@ def test_a_good_backend_gets_a_line_per_law_and_a_certificate(capsys, tmp_path):
         "float16": 2,
     }  # no failure
     assert made["conditions"]["environment"]["MLX_ENABLE_TF32"] == "0"
-    assert verification.check(made, verification.versions_here(made)) == []
+    assert verify.check(made, verify.versions_here(made)) == []
     text = page.read_text()
     assert "mlx against numpy" in text
     assert made["sha256"] in text
@@ -302,7 +303,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from hermes_conformance.sabotage.fault import Inside
+from hermes_conformance.faults.fault import Inside
 
 stack = ExitStack()
 Inside("torch", stack).forward("Head", lambda f: lambda self, x, e: f(self, x, e) * 1.01)

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 
 from hermes import spec as spec_module
-from hermes_conformance.cases import edges, standard
+from hermes_conformance.cases.specs import FACTORS, crossed, fields
 from hermes_conformance.laws import exact, semantics
-from hermes_conformance.report import failure_lines
-from hermes_conformance.runner import FAILED, run
-from hermes_conformance.specs import FACTORS, crossed, fields
+from hermes_conformance.laws.cases import edges, standard
+from hermes_conformance.suite.report import failure_lines
+from hermes_conformance.suite.runner import FAILED, run
 
 FIELD_CASES = [case for case in standard() if not case.name.startswith("crossed.")]
 CROSSED_CASES = [case for case in standard() if case.name.startswith("crossed.")]
@@ -90,8 +90,8 @@ def test_every_field_of_every_spec_takes_several_values():
 def test_every_two_values_of_any_two_factors_meet():
     from itertools import combinations
 
-    from hermes_conformance.pairs import cover
-    from hermes_conformance.specs import _allowed
+    from hermes_conformance.cases.covering_array import cover
+    from hermes_conformance.cases.specs import _allowed
 
     rows = cover(FACTORS, _allowed)
     assert len(rows) == len(crossed())

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from hermes.schedule import learning_rate
-from hermes.seam import TrainState
-from hermes_conformance import tolerance
-from hermes_conformance.cases import objectives
+from hermes.interface import TrainState
+from hermes.training.schedule import learning_rate
 from hermes_conformance.laws import training
-from hermes_conformance.probes import TINY, UNIT, dual
-from hermes_conformance.side import start
-from hermes_conformance.trajectory import kept, train
+from hermes_conformance.laws.cases import objectives
+from hermes_conformance.measure import tolerance
+from hermes_conformance.measure.subject import start
+from hermes_conformance.oracle.tracing_arrays import TINY, UNIT, dual
+from hermes_conformance.oracle.trajectory import kept, train
 from hermes_numpy.backend import BACKEND as ORACLE
 from hermes_numpy.preference import log_sigmoid
 

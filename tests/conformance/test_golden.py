@@ -2,8 +2,7 @@
 
 import pytest
 
-from hermes_conformance import pins
-from hermes_conformance.golden import regenerate
+from hermes_conformance.golden import hashes, regenerate
 from hermes_conformance.golden.vectors import read, run_cases, sums, vector_cases, written_sums
 from hermes_numpy.backend import BACKEND as ORACLE
 
@@ -11,7 +10,7 @@ LIMIT = 1e-13  # on another processor: sums in another order
 
 
 def test_every_file_is_the_one_that_was_committed():
-    folder = pins.golden_folder()
+    folder = hashes.golden_folder()
     assert sums(folder) == written_sums(folder)
 
 
@@ -37,11 +36,11 @@ def test_the_oracle_gives_these_logits_and_losses_again(case):
 @pytest.mark.long
 def test_the_oracle_makes_all_of_it_again(tmp_path):
     regenerate.regenerate(tmp_path)
-    apart = regenerate.compare(pins.golden_folder(), tmp_path)
+    apart = regenerate.compare(hashes.golden_folder(), tmp_path)
     assert max(apart.values()) < LIMIT, apart
     assert (tmp_path / "pins.json").read_bytes() == (
-        pins.golden_folder() / "pins.json"
+        hashes.golden_folder() / "pins.json"
     ).read_bytes()
     assert (tmp_path / "cases.json").read_bytes() == (
-        pins.golden_folder() / "cases.json"
+        hashes.golden_folder() / "cases.json"
     ).read_bytes()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hermes_conformance.law import Sides
-from hermes_conformance.runner import DECLINED, PASSED, Selection, judge
-from hermes_conformance.side import Side
+from hermes_conformance.measure.law import Sides
+from hermes_conformance.measure.subject import Side
+from hermes_conformance.suite.runner import DECLINED, PASSED, Selection, judge
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "backend_jax"
 LINES = 300

@@ -4,9 +4,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from hermes_conformance.runner import FAILED, PASSED, run
-from hermes_conformance.sabotage import selftest
-from hermes_conformance.sabotage.fault import Inside
+from hermes_conformance.faults import self_test
+from hermes_conformance.faults.fault import Inside
+from hermes_conformance.suite.runner import FAILED, PASSED, run
 
 # One or two of each part, those that take no training run; all of them are in the long test.
 QUICK = (
@@ -39,7 +39,7 @@ QUICK = (
 
 
 def rows(sides, faults, of_suite=()):
-    return list(selftest.self_test(sides, selftest.Plan(tuple(faults), of_suite)))
+    return list(self_test.self_test(sides, self_test.Plan(tuple(faults), of_suite)))
 
 
 def missed(found):
@@ -50,15 +50,17 @@ def missed(found):
 def test_a_fault_of_each_part_is_caught(sides, backend, half):
     """The faults are the same on both, so half of them on each is enough for a short run."""
     names = QUICK[half::2]
-    chosen = [fault for fault in selftest.FAULTS if fault.name in names]
+    chosen = [fault for fault in self_test.FAULTS if fault.name in names]
     assert len(chosen) == len(names)
-    found = rows(sides(backend), chosen, selftest.SUITE_FAULTS)
+    found = rows(sides(backend), chosen, self_test.SUITE_FAULTS)
     assert not missed(found), "\n".join(missed(found))
-    assert len(found) == len(names) + 1 + len(selftest.SUITE_FAULTS)
+    assert len(found) == len(names) + 1 + len(self_test.SUITE_FAULTS)
 
 
 def test_a_fault_that_changes_nothing_is_said_to_be_missed(sides):
-    harmless = selftest.Fault("nothing", "forward", "L1/logits", "default/hot", lambda inside: None)
+    harmless = self_test.Fault(
+        "nothing", "forward", "L1/logits", "default/hot", lambda inside: None
+    )
     (first,) = rows(sides("torch"), [harmless])
     assert not first.caught
     assert "every measure within its bound" in first.how
@@ -67,14 +69,14 @@ def test_a_fault_that_changes_nothing_is_said_to_be_missed(sides):
 @pytest.mark.long
 @pytest.mark.parametrize(("backend", "against"), [("torch", "numpy"), ("mlx", "numpy")])
 def test_every_fault_is_caught(sides, backend, against):
-    found = list(selftest.self_test(sides(backend, against)))
+    found = list(self_test.self_test(sides(backend, against)))
     assert not missed(found), "\n".join(missed(found))
     assert len(found) > 150
 
 
 @pytest.mark.long
 def test_every_fault_beside_a_peer_is_caught(sides):
-    peers = [fault for fault in selftest.FAULTS if fault.part == "peers"]
+    peers = [fault for fault in self_test.FAULTS if fault.part == "peers"]
     found = rows(sides("torch", "mlx"), peers)
     assert not missed(found), "\n".join(missed(found))
 
@@ -85,8 +87,8 @@ def test_every_fault_beside_a_peer_is_caught(sides):
 def test_a_fault_of_compiled_learners_alone_is_seen_by_their_law_alone(sides, backend, precision):
     """Of the same precision, what is not compiled still passes while the fault is planted."""
     law = {"float32": "L4/compiled", "bfloat16": "L4/compiled-bfloat16"}
-    fault = next(fault for fault in selftest.FAULTS if fault.law == law[precision])
-    found, by_law, by_case = sides(backend), selftest.laws(), selftest.cases()
+    fault = next(fault for fault in self_test.FAULTS if fault.law == law[precision])
+    found, by_law, by_case = sides(backend), self_test.laws(), self_test.cases()
     with ExitStack() as stack:
         fault.plant(Inside(backend, stack))
         assert run(by_law[fault.law], by_case["L4", fault.case], found).status == FAILED

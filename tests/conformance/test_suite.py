@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 
 from hermes.errors import HermesError
-from hermes_conformance import differences, tolerance
-from hermes_conformance.cases import edges, objectives, standard
-from hermes_conformance.compare import identical, relative, same
-from hermes_conformance.integers import integer_cases
+from hermes_conformance.cases.covering_array import cover
+from hermes_conformance.faults.self_test import FAULTS
 from hermes_conformance.laws import LEVELS
-from hermes_conformance.noise import DRAWS, divergence, noise
-from hermes_conformance.pairs import cover
-from hermes_conformance.probes import TINY, UNIT, dual, rounded, wrap
-from hermes_conformance.runner import EXPECTED, FAILED, PASSED, Outcome, run
-from hermes_conformance.sabotage.selftest import FAULTS
-from hermes_conformance.session import chosen, every_law
-from hermes_conformance.waivers import excused, read_waivers, strays
+from hermes_conformance.laws.cases import edges, objectives, standard
+from hermes_conformance.laws.exact_integers import integer_cases
+from hermes_conformance.measure import tolerance
+from hermes_conformance.measure.compare import identical, relative, same
+from hermes_conformance.oracle import complex_step
+from hermes_conformance.oracle.rounding_noise import DRAWS, divergence, noise
+from hermes_conformance.oracle.tracing_arrays import TINY, UNIT, dual, rounded, wrap
+from hermes_conformance.suite.runner import EXPECTED, FAILED, PASSED, Outcome, run
+from hermes_conformance.suite.selection import chosen, every_law
+from hermes_conformance.suite.xfail import excused, read_waivers, strays
 from hermes_numpy import ops
 
 BOUND = tolerance.LOGITS_64
@@ -69,13 +70,13 @@ def test_identical_sees_one_bit_a_dtype_and_a_shape():
 @pytest.mark.parametrize("name", ["default/hot", "ffn.activation=gelu/hot", "every dropout/hot"])
 def test_a_complex_step_is_what_five_points_tend_to(name):
     case = case_named(name)
-    toward = differences.direction(case, 0)
-    _, exact = differences.loss_and_slope(case.spec, case.params, toward, case.batch, case.dropout)
+    toward = complex_step.direction(case, 0)
+    _, exact = complex_step.loss_and_slope(case.spec, case.params, toward, case.batch, case.dropout)
     step = 3e-5
 
     def loss(s):
         moved = {n: w + s * toward[n] for n, w in case.params.items()}
-        return differences.ORACLE.build(case.spec, moved).loss(case.batch, case.dropout)
+        return complex_step.ORACLE.build(case.spec, moved).loss(case.batch, case.dropout)
 
     five = 8 * (loss(step) - loss(-step)) - (loss(2 * step) - loss(-2 * step))
     assert five / (12 * step) == pytest.approx(exact, rel=1e-8)
@@ -96,8 +97,10 @@ def test_a_probe_goes_through_the_oracle_and_rounds_every_step():
 
     case = case_named("default/hot")
     weights = {name: wrap(value, rule) for name, value in case.params.items()}
-    got = differences.ORACLE.build(case.spec, weights).logits(case.tokens)
-    assert np.array_equal(got, differences.ORACLE.build(case.spec, case.params).logits(case.tokens))
+    got = complex_step.ORACLE.build(case.spec, weights).logits(case.tokens)
+    assert np.array_equal(
+        got, complex_step.ORACLE.build(case.spec, case.params).logits(case.tokens)
+    )
     assert len(seen) > 100
     x = rounded("bfloat16")(np.array([1 + 2**-9, 1 + 2**-7]))
     assert x.tolist() == [1.0, 1 + 2**-7]
@@ -117,7 +120,9 @@ def test_integer_cases_are_exact_and_not_empty(precision):
     for case in integer_cases(precision):
         values = set(np.concatenate([np.ravel(v) for v in case.params.values()]).tolist())
         assert values == {-1.0, 0.0, 1.0}
-        logits = differences.ORACLE.build(case.spec, case.params).logits(case.tokens, case.segments)
+        logits = complex_step.ORACLE.build(case.spec, case.params).logits(
+            case.tokens, case.segments
+        )
         assert np.array_equal(logits, rounded(precision)(logits))
 
 

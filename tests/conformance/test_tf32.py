@@ -4,12 +4,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from hermes_conformance.certificate import certificate
+from hermes_conformance.certificate.issue import certificate
+from hermes_conformance.faults import tf32
+from hermes_conformance.faults.fault import Inside
 from hermes_conformance.laws import short
-from hermes_conformance.runner import DECLINED, FAILED, PASSED, Selection, run
-from hermes_conformance.sabotage import tf32
-from hermes_conformance.sabotage.fault import Inside
-from hermes_conformance.session import every_law
+from hermes_conformance.suite.runner import DECLINED, FAILED, PASSED, Selection, run
+from hermes_conformance.suite.selection import every_law
 
 LAWS = {law.id: law for law in every_law()}
 CASES = {case.name: case for case in short.cases()}
@@ -23,7 +23,7 @@ EMULATED = pytest.mark.parametrize(
 def judged(sides, law, case, bits, nearest=True, precision="tf32"):
     with ExitStack() as stack:
         inside = Inside("torch", stack)
-        inside.replace(inside.module("engine"), "has_tf32", lambda device: True)
+        inside.replace(inside.module("runtime"), "has_tf32", lambda device: True)
         tf32.products_of(bits, precision, nearest=nearest)(inside)
         outcome = run(LAWS[law], CASES[case], sides("torch"))
     sides("torch")  # forgets what it computed

@@ -5,13 +5,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from hermes.errors import Unsupported
-from hermes_conformance.certificate import certificate
-from hermes_conformance.law import Sides
+from hermes_conformance.certificate.issue import certificate
+from hermes_conformance.faults.fault import Inside
+from hermes_conformance.faults.self_test import FAULTS
 from hermes_conformance.laws.canary import canaries, refusal
-from hermes_conformance.runner import DECLINED, PASSED, Selection, judge
-from hermes_conformance.sabotage.fault import Inside
-from hermes_conformance.sabotage.selftest import FAULTS
-from hermes_conformance.side import Side
+from hermes_conformance.measure.law import Sides
+from hermes_conformance.measure.subject import Side
+from hermes_conformance.suite.runner import DECLINED, PASSED, Selection, judge
 
 SKELETON = Path(__file__).resolve().parents[2] / "examples" / "backend" / "hermes_mine"
 SMALL = Selection(cases=("default/*", "attention.mask=window/*"))

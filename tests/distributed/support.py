@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from hermes.processes import Alone, Place
+from hermes.distributed.process_group import Alone, Place
 
 HERMES = [sys.executable, "-m", "hermes"]
 COMMON = [

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from hermes.alike import of_parts, of_request, require_alike
 from hermes.errors import HermesError
-from hermes.loop import Position
+from hermes.interface import Options
 from hermes.mal import load
-from hermes.material import Material
 from hermes.recipe import Recipe
-from hermes.run_setup import Parts, Request
-from hermes.seam import Options
 from hermes.tokenizer import train_tokenizer
+from hermes.training.events import Position
+from hermes.training.rank_checks import of_parts, of_request, require_alike
+from hermes.training.request import Parts, Request
+from hermes.training.training_data import Material
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import COMMON, Said, ranks, train
@@ -70,7 +70,7 @@ def test_what_a_run_is_asked_to_be_is_compared(other, sentence):
 def test_the_hermes_and_the_device_of_each_process(monkeypatch):
     mine = of_request(request())
     assert mine == of_request(request(options=Options(device="cuda:1")))
-    monkeypatch.setattr("hermes.alike.version", lambda name: "0.0.9")
+    monkeypatch.setattr("hermes.training.rank_checks.version", lambda name: "0.0.9")
     with pytest.raises(HermesError, match=r"^hermes is '.*' in rank 0 and '0\.0\.9' in rank 1; "):
         require_alike(Said(told(of_request(request()))), mine)
 

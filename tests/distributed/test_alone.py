@@ -12,15 +12,15 @@ from pathlib import Path
 import click
 import pytest
 
+from hermes.distributed.agreement import agreed
+from hermes.distributed.process_group import Alone, Place
 from hermes.errors import DataError, HermesError, NonFinite, StorageError
-from hermes.processes import Alone, Place
-from hermes.together import agreed
-from hermes_cli.journal import Journal
-from hermes_cli.launch import _refused
-from hermes_cli.noise import sieved
-from hermes_cli.reports import Reporting
-from hermes_cli.signals import Signals
-from hermes_cli.watch import Death, _Watch
+from hermes_cli.launch.crash_log import Journal
+from hermes_cli.launch.launcher import _refused
+from hermes_cli.launch.signals import Signals
+from hermes_cli.launch.stderr_filter import sieved
+from hermes_cli.launch.supervisor import Death, _Watch
+from hermes_cli.launch.worker_status import Reporting
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import COMMON, HERMES, MLX, TORCH, alive, begun, end, free_ports, train
@@ -155,13 +155,13 @@ def test_an_output_that_cannot_be_made_ends_all(corpus, tmp_path, how):
 
 
 PLANTED = """
-import hermes.run
-plain = hermes.run.Run._batch
+import hermes.training.run
+plain = hermes.training.run.Run._batch
 def batch(self, cursor):
     if self.request.processes.place.rank == 1 and cursor.sample >= AT:
         raise MISTAKE
     return plain(self, cursor)
-hermes.run.Run._batch = batch
+hermes.training.run.Run._batch = batch
 """
 
 
@@ -205,8 +205,8 @@ def test_a_refusal_on_the_way_is_noticed_long_before_the_limit(corpus, tmp_path,
 
 CRASHES = """
 import os, sys
-from hermes_cli.noise import write_through
-from hermes_cli.stderr import lasting_stderr
+from hermes_cli.launch.stderr_filter import write_through
+from hermes_cli.display.robust_stderr import lasting_stderr
 write_through(sys.argv[1])
 lasting_stderr()
 with open(os.devnull) as another:
@@ -254,8 +254,8 @@ def test_a_mistake_of_one_machine_is_said_on_both(corpus, tmp_path, backend, pla
 MEETS = """
 import sys
 from hermes.errors import PeerLost
-from hermes.processes import Place
-from hermes.seam import Options, find_backend
+from hermes.distributed.process_group import Place
+from hermes.interface import Options, find_backend
 place = Place(0, 2, meeting=sys.argv[2], meeting_timeout=1)
 try:
     find_backend(sys.argv[1]).join(place, Options(device="cpu"))

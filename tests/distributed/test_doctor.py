@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hermes.errors import HermesError
-from hermes_cli import peers
+from hermes_cli.commands import doctor_distributed
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import HERMES, MLX, TORCH, WAIT, Said
@@ -28,18 +28,20 @@ class InTurn(Said):
 
 
 def test_other_versions_are_named():
-    mine = json.loads(peers._software(Said("{}"), {"torch": "2.13"})[0].removeprefix("software "))
+    mine = json.loads(
+        doctor_distributed._software(Said("{}"), {"torch": "2.13"})[0].removeprefix("software ")
+    )
     assert mine.keys() == {"hermes", "python", "torch"}
     other = json.dumps(mine | {"torch": "2.12"})
-    assert peers._software(Said(json.dumps(mine)), {"torch": "2.13"})[1] == []
-    assert peers._software(Said(other), {"torch": "2.13"})[1] == [
+    assert doctor_distributed._software(Said(json.dumps(mine)), {"torch": "2.13"})[1] == []
+    assert doctor_distributed._software(Said(other), {"torch": "2.13"})[1] == [
         f"rank 1 has {other}, rank 0 {json.dumps(mine)}; install the same on all"
     ]
 
 
 def test_clocks_that_are_apart_are_named():
-    assert peers._clocks(Said(repr(time.time())))[1] == []
-    assert peers._clocks(Said(repr(time.time() + 100)))[1] == [
+    assert doctor_distributed._clocks(Said(repr(time.time())))[1] == []
+    assert doctor_distributed._clocks(Said(repr(time.time() + 100)))[1] == [
         "clocks are 100 s apart; set them by NTP"
     ]
 
@@ -49,19 +51,19 @@ def test_a_wrong_sum_is_named():
         def timed_sum(self, count):
             return 0.1, False
 
-    assert peers._sum(Said("0"))[1] == []
+    assert doctor_distributed._sum(Said("0"))[1] == []
     wanted = ["a sum over all processes is wrong; set NCCL_DEBUG=INFO and look"]
-    assert peers._sum(Wrong("0"))[1] == wanted
+    assert doctor_distributed._sum(Wrong("0"))[1] == wanted
 
 
 def test_other_data_is_named(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("abc")
-    mine = peers._fingerprint([str(path)])
+    mine = doctor_distributed._fingerprint([str(path)])
     assert mine.endswith(" (1 files, 3 bytes)")
-    whole = peers._data(InTurn(["", "", ""], ["", mine, ""]), [str(path)])
+    whole = doctor_distributed._data(InTurn(["", "", ""], ["", mine, ""]), [str(path)])
     assert whole == (f"data {mine} on 2 machines", [])
-    assert peers._data(InTurn(["", ""], ["", "x"]), [str(path)])[1] == [
+    assert doctor_distributed._data(InTurn(["", ""], ["", "x"]), [str(path)])[1] == [
         f"rank 1 reads data x, rank 0 {mine}; copy the same files to all machines"
     ]
 
@@ -69,11 +71,11 @@ def test_other_data_is_named(tmp_path):
 def test_data_that_is_missing_is_said_once_for_each_rank_that_misses_it(tmp_path):
     missing = str(tmp_path / "gone.txt")
     why = f"{missing}: no such file; check the name"
-    assert peers._data(InTurn(["", why], ["", ""]), [missing])[1] == [
+    assert doctor_distributed._data(InTurn(["", why], ["", ""]), [missing])[1] == [
         f"rank 0 cannot read the data: {why}",
         f"rank 1 cannot read the data: {why}",
     ]
-    assert peers._data(InTurn(["", ""], ["", "x"]), [missing])[1] == [
+    assert doctor_distributed._data(InTurn(["", ""], ["", "x"]), [missing])[1] == [
         f"rank 0 cannot read the data: {why}"
     ]
 
@@ -81,7 +83,7 @@ def test_data_that_is_missing_is_said_once_for_each_rank_that_misses_it(tmp_path
 def test_the_report_can_be_read_by_a_program(capsys):
     found = [("clocks within 0.00 s", []), ("folder", ["rank 1 is blind", "rank 2 is blind"])]
     with pytest.raises(HermesError, match=r"^1 of 2 checks failed$"):
-        peers._report(Said(""), found, as_json=True)
+        doctor_distributed._report(Said(""), found, as_json=True)
     assert json.loads(capsys.readouterr().out) == {
         "good": False,
         "checks": [
@@ -93,7 +95,7 @@ def test_the_report_can_be_read_by_a_program(capsys):
 
 def test_gpus_that_cannot_read_each_other_are_named_with_what_to_do(monkeypatch):
     torch = pytest.importorskip("torch")
-    from hermes_torch.processes import Processes
+    from hermes_torch.process_group import Processes
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda here, there: there == 2)
@@ -102,14 +104,14 @@ def test_gpus_that_cannot_read_each_other_are_named_with_what_to_do(monkeypatch)
     (said,) = two.obstacles()
     assert said.startswith("GPU 0 cannot read the memory of GPU 1; ")
     assert "NCCL_P2P_DISABLE=1" in said
-    assert peers._gpus(Said(said))[1] == [said]
+    assert doctor_distributed._gpus(Said(said))[1] == [said]
 
 
 def test_a_folder_that_others_do_not_see_is_named_with_what_to_do(tmp_path):
-    _, problems = peers._shared(Said("missing"), tmp_path / "run")
+    _, problems = doctor_distributed._shared(Said("missing"), tmp_path / "run")
     assert len(problems) == 1
     assert problems[0].startswith("rank 1 does not see what rank 0 writes into ")
-    assert peers._shared(Said(""), tmp_path / "run")[1] == []
+    assert doctor_distributed._shared(Said(""), tmp_path / "run")[1] == []
     assert list((tmp_path / "run").iterdir()) == []
 
 
@@ -134,13 +136,13 @@ def test_what_one_rank_finds_wrong_all_end_with_and_one_says(tmp_path, monkeypat
         "import os, time\n"
         "plain, mine = time.time, lambda: os.environ.get('RANK', os.environ.get('MLX_RANK'))\n"
         "time.time = lambda: plain() - (120 if mine() == '1' else 0)\n"
-        "import hermes_cli.peers as peers\n"
-        "real = peers._fingerprint\n"
-        "peers._fingerprint = lambda data: 'other' if mine() == '1' else real(data)\n"
-        "import hermes_cli.place as place\n"
-        "found = place.place_of\n"
+        "from hermes_cli.commands import doctor_distributed\n"
+        "real = doctor_distributed._fingerprint\n"
+        "doctor_distributed._fingerprint = lambda data: 'other' if mine() == '1' else real(data)\n"
+        "import hermes_cli.launch.join as join\n"
+        "found = join.place_of\n"
         "import dataclasses\n"
-        "place.place_of = peers.place_of = lambda e: found(e) and "
+        "join.place_of = doctor_distributed.place_of = lambda e: found(e) and "
         "dataclasses.replace(found(e), local_rank=0, local_size=1)\n"
     )
     path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])

@@ -11,12 +11,12 @@ import click
 import pytest
 
 from hermes.checkpoint import verify
+from hermes.distributed.process_group import Alone, Place
 from hermes.errors import HermesError, PeerLost, StorageError
-from hermes.processes import Alone, Place
-from hermes_cli.journal import Journal
-from hermes_cli.reports import Reporting, Told, read_reports
-from hermes_cli.signals import Signals
-from hermes_cli.watch import LONGEST_GRACE, Death, Writing, _Watch
+from hermes_cli.launch.crash_log import Journal
+from hermes_cli.launch.signals import Signals
+from hermes_cli.launch.supervisor import LONGEST_GRACE, Death, Writing, _Watch
+from hermes_cli.launch.worker_status import Reporting, Told, read_reports
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import (
@@ -107,7 +107,7 @@ def test_the_stack_of_a_stuck_process_is_written_and_removed_when_it_goes_on(tmp
 
 PROGRAM = """
 import atexit
-from hermes.processes import ends_at_once
+from hermes.distributed.process_group import ends_at_once
 class Held:
     def __del__(self):
         print("taken apart")
@@ -129,7 +129,7 @@ def test_a_program_that_said_its_code_ends_whole_but_is_not_taken_apart(told, co
 
 PLANTED = """
 import atexit, os, sys, time
-import hermes.together as together, hermes.loop as loop
+import hermes.training.coordination as together, hermes.training.loop as loop
 plain, step = together.Agreed.after_update, loop._Loop._step
 def mine(self):
     return self._processes.place.rank == 1
@@ -340,7 +340,7 @@ class Asked(Signals):
 
 SLOW_DISK = """
 import os, time
-from hermes.checkpoint.durable import Disk
+from hermes.storage.durable import Disk
 plain = Disk.rename
 def rename(self, source, target):
     if target.name == "step-00000010":

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from hermes.distributed.agreement import agreed
 from hermes.errors import HermesError, StorageError
-from hermes.seam import Batch
-from hermes.together import Agreed, agreed, measured
+from hermes.interface import Batch
+from hermes.training.coordination import Agreed, measured
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes_cli.train import train as command
+from hermes_cli.commands.train import train as command
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import (

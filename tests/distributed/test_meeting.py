@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hermes.distributed.process_group import Place
 from hermes.errors import HermesError, PeerLost
-from hermes.processes import Place
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import WAIT
@@ -16,7 +16,7 @@ from support import WAIT
 
 @pytest.fixture
 def join():
-    return pytest.importorskip("hermes_torch.processes").join
+    return pytest.importorskip("hermes_torch.process_group").join
 
 
 def test_a_host_that_is_not_known_is_named_with_what_to_do(join, monkeypatch):
@@ -59,10 +59,10 @@ def test_a_port_in_use_is_named_with_what_to_do(join, other):
 def test_who_meets_a_stranger_says_that_it_waits_and_ends(join, other):
     """torch would ask the stranger for ever."""
     script = (
-        "from hermes_torch import meeting, processes\n"
-        "from hermes.processes import Place\n"
-        "meeting.SAID_AFTER = meeting.LATER = 0.1\n"
-        f"processes.join(Place(1, 2, meeting={other!r}, meeting_timeout=1.0), 'cpu')\n"
+        "from hermes_torch import process_group, rendezvous\n"
+        "from hermes.distributed.process_group import Place\n"
+        "rendezvous.SAID_AFTER = rendezvous.LATER = 0.1\n"
+        f"process_group.join(Place(1, 2, meeting={other!r}, meeting_timeout=1.0), 'cpu')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT

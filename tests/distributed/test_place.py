@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from hermes.distributed.environment import place_of
+from hermes.distributed.process_group import Place
 from hermes.errors import HermesError
-from hermes.processes import Place
-from hermes_cli import launch
+from hermes_cli.commands.train import train as command
+from hermes_cli.launch import launcher
+from hermes_cli.launch.join import backend_of
+from hermes_cli.launch.signals import Signals
 from hermes_cli.main import Call
-from hermes_cli.place import backend_of, place_of
-from hermes_cli.signals import Signals
-from hermes_cli.train import train as command
-from hermes_torch.processes import cores
+from hermes_torch.process_group import cores
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import MLX, TORCH
@@ -129,7 +130,7 @@ def test_a_shell_in_a_step_of_slurm_may_start_processes(monkeypatch, how):
         how[2].lstrip("-").replace("-", "_"): 2,
     }  # fmt: skip
     started = []
-    monkeypatch.setattr(launch, "watched", lambda *_, **__: started.append("them"))
+    monkeypatch.setattr(launcher, "watched", lambda *_, **__: started.append("them"))
     context = command.make_context("train", [], obj=Call((), print))
     signals = Signals("")
 
@@ -137,7 +138,7 @@ def test_a_shell_in_a_step_of_slurm_may_start_processes(monkeypatch, how):
         for name, value in {**SLURM, "SLURM_STEP_NUM_TASKS": str(tasks),
                             "SLURM_STEP_TASKS_PER_NODE": str(tasks), **others}.items():  # fmt: skip
             monkeypatch.setenv(name, value)
-        return launch.starts(context, asked, signals)
+        return launcher.starts(context, asked, signals)
 
     assert starts(1)
     assert started == ["them"]
@@ -153,7 +154,7 @@ def test_a_shell_in_a_step_of_slurm_may_start_processes(monkeypatch, how):
 def test_a_patience_that_no_clock_knows_is_refused_before_anything_starts(seconds):
     asked = {"num_gpus": 2, "num_processes": 1, "max_restarts": 0, "peer_timeout": seconds}
     with pytest.raises(HermesError, match=r"--peer-timeout above 0 and at most 1,000,000 seconds"):
-        launch.starts(None, asked, None)
+        launcher.starts(None, asked, None)
 
 
 def test_all_processors_count_where_the_system_knows_no_fewer(monkeypatch):

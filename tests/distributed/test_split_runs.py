@@ -5,12 +5,12 @@ import threading
 import numpy as np
 import pytest
 
+from hermes.distributed.process_group import Place
 from hermes.errors import HermesError, Unsupported
-from hermes.params import fresh_weights
-from hermes.processes import Place
+from hermes.interface import LazyTensors, Options, TrainState, find_backend
+from hermes.numerics.params import fresh_weights
 from hermes.recipe import Recipe
-from hermes.seam import LazyTensors, Options, TrainState, find_backend
-from hermes.together import follow, led
+from hermes.training.coordination import follow, led
 from tests.distributed.support import hermes, lines
 from tests.tuning_support import (
     TEXT,

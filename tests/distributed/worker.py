@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from hermes.chat_templates.encoder import Example
 from hermes.data import Cursor, TextData, TokenStream
-from hermes.data.chat_tokens import Example
-from hermes.data.packing import ExampleData
-from hermes.params import fresh_weights
-from hermes.processes import ALONE, Place, ends_at_once
+from hermes.data.example_dataset import ExampleData
+from hermes.distributed.process_group import ALONE, Place, ends_at_once
+from hermes.interface import Options, TrainState, find_backend
+from hermes.numerics.params import fresh_weights
 from hermes.recipe import Lora, Recipe
-from hermes.seam import Options, TrainState, find_backend
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 
 VOCABULARY, ROWS = 37, 8
@@ -118,7 +118,7 @@ def start(recipe):
     weights = fresh_weights(spec(), 0)
     hot = {name: w * 10 if w.ndim > 1 else w for name, w in weights.items()}
     if recipe.lora is not None:
-        from hermes.adapters import fresh_adapters
+        from hermes.numerics.lora import fresh_adapters
 
         hot |= fresh_adapters(spec(), recipe.lora, 0)
     return TrainState(hot, {}, {}, 0)

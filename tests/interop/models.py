@@ -21,8 +21,8 @@ from hermes.spec import (
     Rope,
     YarnScaling,
 )
-from hermes_conformance.case import Case
-from hermes_conformance.weights import hot
+from hermes_conformance.cases.case import Case
+from hermes_conformance.cases.weights import hot
 
 # With heads of 16 and theta 100 the ramp runs from pair 1 to pair 5 of 8.
 YARN = YarnScaling(factor=4.0, original_max_seq_len=64, beta_fast=4.0, beta_slow=1.0)

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from hermes.adapters import fresh_adapters
 from hermes.checkpoint.adapters import ADAPTER, ADAPTER_CONFIG, adapter_files
-from hermes.checkpoint.tensors import Kind, tensor_chunks
+from hermes.numerics.lora import fresh_adapters
 from hermes.recipe import Lora
+from hermes.storage.safetensors import Kind, tensor_chunks
 from hermes_cli.main import run
 from tests.interop.models import GPT2, LLAMA, bare, change
 

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from hermes.interop.families import ARCHITECTURES, family_of
-from hermes.interop.hf import config_of, converted_config_of, spec_of
-from hermes.params import tensor_count
+from hermes.interop.huggingface.config_writer import config_of, converted_config_of, spec_of
+from hermes.interop.huggingface.families import ARCHITECTURES, family_of
+from hermes.numerics.params import tensor_count
 from hermes.spec import (
     Alibi,
     EmbeddingsSpec,

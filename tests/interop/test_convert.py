@@ -13,11 +13,11 @@ from safetensors import numpy as public
 from hermes.checkpoint import Disk, locate
 from hermes.errors import CheckpointError, HermesError, NonFinite, StorageError
 from hermes.interop.convert import convert
-from hermes.interop.hf import config_of, converted_config_of
-from hermes.interop.misfit import misfit
-from hermes.interop.proof import prove
-from hermes.interop.readers import readers
-from hermes.interop.source import open_source
+from hermes.interop.huggingface.config_writer import config_of, converted_config_of
+from hermes.interop.huggingface.inexpressible import misfit
+from hermes.interop.huggingface.reader_support import readers
+from hermes.interop.open_model import open_source
+from hermes.interop.verify import prove
 from hermes.spec import Alibi
 from tests.interop.models import GEMMA3, GPT2, GPT_NEOX, LLAMA, bare, change, hot_weights
 
@@ -178,8 +178,8 @@ def test_a_proof_sees_one_bit_of_one_tensor(tmp_path, checkpoint):
 
 
 def test_a_large_model_is_proved_layer_by_layer(tmp_path, checkpoint, monkeypatch):
-    monkeypatch.setattr("hermes.interop.proof.AT_ONCE", 1)
-    monkeypatch.setattr("hermes.interop.proof.ROWS", 50)
+    monkeypatch.setattr("hermes.interop.verify.AT_ONCE", 1)
+    monkeypatch.setattr("hermes.interop.verify.ROWS", 50)
     for name, spec in FORMS.items():
         done = convert(**bare(tmp_path / "bare", spec), target=tmp_path / name, to="hf")
         assert (done.proof.passes, done.proof.difference) == (spec.num_layers, 0.0)

@@ -8,8 +8,8 @@ import pytest
 
 from hermes.checkpoint import Kind
 from hermes.errors import CheckpointError
-from hermes.interop.names import layout_of, pack, unpack
-from hermes.params import parameters
+from hermes.interop.tensor_names import layout_of, pack, unpack
+from hermes.numerics.params import parameters
 from hermes.spec import EmbeddingsSpec
 from tests.interop.models import GPT2, GPT_NEOX, LLAMA, MODELS, QWEN2, hot_weights
 

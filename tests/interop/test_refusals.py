@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from hermes.errors import SpecError
-from hermes.interop.hf import converted_config_of, spec_of
+from hermes.interop.huggingface.config_writer import converted_config_of, spec_of
 from tests.interop.models import MODELS
 
 CASES = [pytest.param(family, spec, id=name) for name, (family, spec) in MODELS.items()]

@@ -14,9 +14,9 @@ from safetensors import numpy as public
 from hermes.checkpoint import locate
 from hermes.errors import CheckpointError, HermesError, SpecError
 from hermes.interop.convert import convert
-from hermes.interop.hf import config_of
-from hermes.interop.names import pack
-from hermes.interop.source import open_source
+from hermes.interop.huggingface.config_writer import config_of
+from hermes.interop.open_model import open_source
+from hermes.interop.tensor_names import pack
 from tests.interop.models import GPT2, LLAMA, MODELS, bare, hot_weights
 
 

@@ -9,7 +9,7 @@ import pytest
 import hermes_specs
 from hermes import mal
 from hermes.errors import HermesError, MalError, SpecError, StorageError
-from hermes.params import tensor_count
+from hermes.numerics.params import tensor_count
 from hermes.spec import Learned, RMSNorm, Rope
 
 TEXT = "model m { hidden_size: 64  block { attention { num_heads: 4 } } }"

@@ -8,7 +8,7 @@ import pytest
 from hermes import mal
 from hermes.errors import MalError
 from hermes.mal.words import DEFINED, SPELLINGS, SYNONYMS, WORDS, keys
-from hermes.params import tensor_count
+from hermes.numerics.params import tensor_count
 
 PAGE = (Path(__file__).parents[2] / "specs" / "mal.md").read_text(encoding="utf-8")
 EXAMPLE = re.search(r"```\n(# my_model\.mal\n.*?)```", PAGE, re.DOTALL)[1]

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from hermes.interface import Options, find_backend
 from hermes.interop.convert import convert
-from hermes.params import fresh_weights
-from hermes.seam import Options, find_backend
+from hermes.numerics.params import fresh_weights
 from tests.interop.models import bare, hot_weights
 
 # float32 in another order of operations; the planted differences of the families are 1e-3 and up.

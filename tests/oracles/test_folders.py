@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from hermes.checkpoint import Progress, save
-from hermes.params import fresh_weights, parameters
+from hermes.interface import Options, TrainState, find_backend
+from hermes.interop.companions import companions
+from hermes.numerics.params import fresh_weights, parameters
 from hermes.recipe import Recipe
-from hermes.runfile import companions
-from hermes.seam import Options, TrainState, find_backend
 from hermes.tokenizer import train_tokenizer
 from tests.interop.models import GEMMA3, LLAMA, MODELS, OLMO2, QWEN3
 from tests.oracles.support import FLOAT32, distance

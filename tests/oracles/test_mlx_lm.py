@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hermes.interop.readers import EXACT, NOT_EXPRESSIBLE, READERS, readers
+from hermes.interop.huggingface.reader_support import EXACT, NOT_EXPRESSIBLE, READERS, readers
 from tests.interop.models import MODELS
 from tests.oracles.support import FLOAT32, TOKENS, distance, folder_of, logits_of
 

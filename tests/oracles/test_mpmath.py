@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hermes.seam import Options, find_backend
+from hermes.interface import Options, find_backend
 from hermes.spec import (
     Alibi,
     EmbeddingsSpec,

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
+from hermes.interface import Options, find_backend
 from hermes.interop.convert import convert
-from hermes.interop.source import open_source, with_adapter
-from hermes.seam import Options, find_backend
+from hermes.interop.open_model import open_source, with_adapter
 from hermes_cli.main import run
 from tests.interop.models import GEMMA3, LLAMA, OLMO2, QWEN2, QWEN3, change
 from tests.oracles.support import FLOAT32, TOKENS, distance, folder_of

@@ -5,11 +5,11 @@ import warnings
 
 import pytest
 
-from hermes.interop.families import ARCHITECTURES
-from hermes.interop.readers import EXACT, NOT_EXPRESSIBLE, READERS, readers
-from hermes.interop.source import open_source
-from hermes.params import parameters
-from hermes.seam import Options, find_backend
+from hermes.interface import Options, find_backend
+from hermes.interop.huggingface.families import ARCHITECTURES
+from hermes.interop.huggingface.reader_support import EXACT, NOT_EXPRESSIBLE, READERS, readers
+from hermes.interop.open_model import open_source
+from hermes.numerics.params import parameters
 from hermes.spec import Llama3Scaling, RMSNorm, Rope, YarnScaling
 from tests.interop.models import MODELS, change, hot_weights
 from tests.oracles.support import (

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import yaml
 
-from hermes.checkpoint import open_checkpoint, save, saver
-from hermes.data.pairs import MEASURES
+from hermes.checkpoint import async_saver, open_checkpoint, save
+from hermes.data.preference_dataset import MEASURES
 from hermes.errors import HermesError, NonFinite, StorageError
-from hermes.loop import Evaluation, Saved, Update
-from hermes.report.metrics import MetricsFile, read_metrics
-from hermes.runfile import read_sessions
-from hermes.seam import find_backend
+from hermes.interface import find_backend
+from hermes.training.events import Evaluation, Saved, Update
+from hermes.training.metrics_file import MetricsFile, read_metrics
+from hermes.training.run_yaml import read_sessions
 from tests.run_support import SPEC, losses, tensors
 
 BACKENDS = ("torch", "mlx")
@@ -45,7 +45,7 @@ def test_metrics_have_neither_gaps_nor_repeats_after_a_kill(go, tmp_path):
 
 def test_a_checkpoint_is_whole_when_it_is_told_of(go, tmp_path, monkeypatch):
     """Even on a slow disk, and each of them once."""
-    monkeypatch.setattr(saver, "save", lambda *a, **k: time.sleep(0.2) or save(*a, **k))
+    monkeypatch.setattr(async_saver, "save", lambda *a, **k: time.sleep(0.2) or save(*a, **k))
     told = []
 
     def report(event):
@@ -167,10 +167,10 @@ def test_weights_that_are_no_number_are_never_saved(go, tmp_path, monkeypatch):
 
 
 def _learner():
+    from hermes.interface import TrainState
     from hermes.mal import loads
-    from hermes.params import fresh_weights
+    from hermes.numerics.params import fresh_weights
     from hermes.recipe import Recipe
-    from hermes.seam import TrainState
 
     spec = loads(SPEC)
     return find_backend("torch").learner(
@@ -199,7 +199,7 @@ def test_a_full_disk_is_a_storage_error_and_the_checkpoint_before_it_stays(
     go, tmp_path, monkeypatch
 ):
     go(max_steps=2)
-    monkeypatch.setattr("hermes.checkpoint.durable.free_bytes", lambda path: 10)
+    monkeypatch.setattr("hermes.storage.durable.free_bytes", lambda path: 10)
     with pytest.raises(StorageError, match="10"):
         go(max_steps=4, resume=True)
     monkeypatch.undo()

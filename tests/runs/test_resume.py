@@ -7,10 +7,10 @@ import pytest
 
 from hermes.checkpoint import Disk, Keep, steps
 from hermes.errors import CheckpointError, HermesError, StorageError
-from hermes.report.metrics import read_metrics
-from hermes.runfile import handovers
-from hermes.seam import IGNORE
+from hermes.interface import IGNORE
 from hermes.tokenizer import train_tokenizer
+from hermes.training.metrics_file import read_metrics
+from hermes.training.run_yaml import handovers
 from tests.handover import Handover
 from tests.run_support import SENTENCE, SPEC, losses, tensors
 

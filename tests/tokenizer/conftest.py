@@ -2,8 +2,8 @@
 
 import pytest
 
-from hermes.data.bytelevel import PRESETS
 from hermes.tokenizer import train_tokenizer
+from hermes.tokenizer.bytelevel import PRESETS
 from tests.tokenizer.support import TEXT
 
 

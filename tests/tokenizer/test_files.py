@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from hermes.data.bytelevel import BYTE_CHARACTERS
 from hermes.errors import DataError, StorageError
 from hermes.tokenizer import Tokenizer, tokenizer_config, train_tokenizer
+from hermes.tokenizer.bytelevel import BYTE_CHARACTERS
 from tests.tokenizer.support import TEXT
 
 

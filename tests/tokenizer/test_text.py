@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from hermes.data.bytelevel import PRESETS
 from hermes.errors import DataError
 from hermes.tokenizer import Tokenizer, train_tokenizer
+from hermes.tokenizer.bytelevel import PRESETS
 from tests.tokenizer.support import TEXT
 
 AWKWARD = [

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from hermes.data.bytelevel import pieces
-from hermes.data.vocabulary import MOST_SAMPLE_BYTES, manifest
 from hermes.errors import DataError
 from hermes.tokenizer import train_tokenizer
+from hermes.tokenizer.bytelevel import pieces
+from hermes.tokenizer.training import MOST_SAMPLE_BYTES, manifest
 from tests.tokenizer.support import TEXT
 
 

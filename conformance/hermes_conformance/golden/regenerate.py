@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hermes.checkpoint.tensors import TensorFile, kinds_of, tensor_chunks
-from hermes.schedule import learning_rate
-from hermes.seam import Batch
-from hermes_conformance import differences, pins
-from hermes_conformance.case import Case
-from hermes_conformance.compare import rms
+from hermes.interface import Batch
+from hermes.storage.safetensors import TensorFile, kinds_of, tensor_chunks
+from hermes.training.schedule import learning_rate
+from hermes_conformance.cases.case import Case
+from hermes_conformance.golden import hashes
 from hermes_conformance.golden.vectors import (
     RUN_STEPS,
     described,
@@ -24,7 +23,9 @@ from hermes_conformance.golden.vectors import (
     sums,
     vector_cases,
 )
-from hermes_conformance.trajectory import oracle_train
+from hermes_conformance.measure.compare import rms
+from hermes_conformance.oracle import complex_step
+from hermes_conformance.oracle.trajectory import oracle_train
 from hermes_numpy.backend import BACKEND as ORACLE
 
 Arrays = dict[str, np.ndarray]
@@ -46,7 +47,7 @@ def _named(prefix: str, arrays) -> Arrays:
 def vectors(case: Case) -> Arrays:
     """Weights and tokens, and the oracle's logits, loss and gradient."""
     model = ORACLE.build(case.spec, case.weights)
-    loss, gradient = differences.gradient(case.spec, case.params, case.batch, case.dropout)
+    loss, gradient = complex_step.gradient(case.spec, case.params, case.batch, case.dropout)
     return {
         **_named("weights", case.params),
         **_named("batch", _batch(case.batch)),
@@ -90,14 +91,14 @@ def regenerate(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.exists():
-        tokenizer.write_bytes((pins.golden_folder() / "tokenizer.json").read_bytes())
+        tokenizer.write_bytes((hashes.golden_folder() / "tokenizer.json").read_bytes())
     for case in vector_cases():
         write(folder / file_name(case), vectors(case))
     for case in run_cases():
         write(folder / file_name(case), run(case))
     every = (*vector_cases(), *run_cases())
     _json(folder / "cases.json", {case.name: described(case) for case in every})
-    _json(folder / "pins.json", pins.pins())
+    _json(folder / "pins.json", hashes.pins())
     lines = [f"{digest}  {name}\n" for name, digest in sums(folder).items()]
     (folder / "SHA256SUMS").write_text("".join(lines), encoding="ascii")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from hermes.checkpoint import TensorFile
+from hermes.interface import Batch, Pairs, TrainState
 from hermes.mal import dumps, loads
 from hermes.recipe import Lora, OptimizerRecipe, Preference, Recipe
-from hermes.seam import Batch, Pairs, TrainState
 from hermes.spec import (
     Alibi,
     AttentionSpec,
@@ -27,10 +27,10 @@ from hermes.spec import (
     Rope,
     YarnScaling,
 )
-from hermes_conformance.case import RECIPE, Case
-from hermes_conformance.pins import golden_folder
-from hermes_conformance.trajectory import Trajectory
-from hermes_conformance.weights import hot
+from hermes_conformance.cases.case import RECIPE, Case
+from hermes_conformance.cases.weights import hot
+from hermes_conformance.golden.hashes import golden_folder
+from hermes_conformance.oracle.trajectory import Trajectory
 
 RUN = replace(RECIPE, schedule="cosine", warmup_steps=3, lr=1e-2, grad_clip=0.5, min_lr_ratio=0.05)
 RUN_STEPS = 30

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hermes_conformance.case import Case
-from hermes_conformance.cases import semantics as semantics_cases
-from hermes_conformance.law import Law
+from hermes_conformance.cases.case import Case
 from hermes_conformance.laws import (
     compiled,
     core,
@@ -16,6 +14,8 @@ from hermes_conformance.laws import (
     short,
     training,
 )
+from hermes_conformance.laws.cases import semantics as semantics_cases
+from hermes_conformance.measure.law import Law
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hermes.errors import Unsupported
-from hermes.params import parameters
+from hermes.numerics.params import parameters
 from hermes.spec import (
     AttentionSpec,
     BlockSpec,
@@ -24,8 +24,8 @@ from hermes.spec import (
     Norm,
     RMSNorm,
 )
-from hermes_conformance import tolerance
-from hermes_conformance.side import Side
+from hermes_conformance.measure import tolerance
+from hermes_conformance.measure.subject import Side
 
 IDS = np.arange(6)
 PLAIN = NoNorm()

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hermes_conformance import tolerance
-from hermes_conformance.case import Case
-from hermes_conformance.compare import Measure, absolute, rms, same
-from hermes_conformance.law import Law, Sides
+from hermes_conformance.cases.case import Case
 from hermes_conformance.laws.gradients import vanishing
 from hermes_conformance.laws.training import SHORT, near
-from hermes_conformance.side import Side
-from hermes_conformance.tolerance import EXACT
-from hermes_conformance.trajectory import Trajectory, train
+from hermes_conformance.measure import tolerance
+from hermes_conformance.measure.compare import Measure, absolute, rms, same
+from hermes_conformance.measure.law import Law, Sides
+from hermes_conformance.measure.subject import Side
+from hermes_conformance.measure.tolerance import EXACT
+from hermes_conformance.oracle.trajectory import Trajectory, train
 
 
 def compiled_run(side: Side, case: Case, precision: str) -> tuple[Trajectory, Measure]:

@@ -7,12 +7,11 @@ import numpy as np
 from hermes.data import Cursor, TextData, TokenStream
 from hermes.data.order import sample_order
 from hermes.mal import dumps, loads
-from hermes_conformance import pins
-from hermes_conformance.case import Case
-from hermes_conformance.compare import Measure, identical, same
-from hermes_conformance.golden import vectors
-from hermes_conformance.law import Law, Sides
-from hermes_conformance.tolerance import EXACT
+from hermes_conformance.cases.case import Case
+from hermes_conformance.golden import hashes, vectors
+from hermes_conformance.measure.compare import Measure, identical, same
+from hermes_conformance.measure.law import Law, Sides
+from hermes_conformance.measure.tolerance import EXACT
 
 SPLITS = ((1, 8), (2, 4), (4, 2), (8, 1))  # world size, micro-batches, of 8 rows each
 
@@ -27,22 +26,22 @@ def language(case: Case, sides: Sides) -> Iterator[Measure]:
 
 def pinned(case: Case, sides: Sides) -> Iterator[Measure]:
     """First weights, rates, orders, canonical texts and token ids are those pinned."""
-    expected = pins.pinned()
-    for name, digest in vectors.sums(pins.golden_folder()).items():
-        written = vectors.written_sums(pins.golden_folder()).get(name)
+    expected = hashes.pinned()
+    for name, digest in vectors.sums(hashes.golden_folder()).items():
+        written = vectors.written_sums(hashes.golden_folder()).get(name)
         yield same(f"SHA-256 of {name}", digest, written, EXACT)
-    for name, value in pins.pins().items():
+    for name, value in hashes.pins().items():
         yield same(name, value, expected.get(name), EXACT)
 
 
 def order(case: Case, sides: Sides) -> Iterator[Measure]:
     """Every sample once an epoch, each epoch otherwise, and any part of the order by itself."""
-    samples = sample_order(20, Cursor(), pins.SAMPLES, pins.EPOCH)
-    yield same("each epoch is whole and its own", pins.whole_epochs(samples), True, EXACT)
+    samples = sample_order(20, Cursor(), hashes.SAMPLES, hashes.EPOCH)
+    yield same("each epoch is whole and its own", hashes.whole_epochs(samples), True, EXACT)
     cursor, parts = Cursor(), []
     for count in (1, 2_999, 1, 3_500, 3_499):
-        parts.append(sample_order(20, cursor, count, pins.EPOCH))
-        cursor = cursor.after(count, pins.EPOCH)
+        parts.append(sample_order(20, cursor, count, hashes.EPOCH))
+        cursor = cursor.after(count, hashes.EPOCH)
     yield identical("the order in pieces", np.concatenate(parts), samples, EXACT)
 
 
@@ -76,8 +75,8 @@ def splits(case: Case, sides: Sides) -> Iterator[Measure]:
 
 def round_trip(case: Case, sides: Sides) -> Iterator[Measure]:
     """Text comes back from its ids unchanged, whole and as a stream."""
-    tokenizer = pins.tokenizer()
-    for number, text in enumerate(pins.TEXTS):
+    tokenizer = hashes.tokenizer()
+    for number, text in enumerate(hashes.TEXTS):
         ids = tokenizer.encode(text)
         yield same(f"text {number}", tokenizer.decode(ids, skip_special=False), text, EXACT)
         stream = tokenizer.stream(skip_special=False)

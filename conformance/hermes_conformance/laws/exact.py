@@ -8,17 +8,17 @@ import ml_dtypes
 import numpy as np
 
 from hermes.errors import HermesError
-from hermes.params import parameters, trained_names
-from hermes.randomness import dropout_row_keys
-from hermes.seam import IGNORE, Batch, TrainState
+from hermes.interface import IGNORE, Batch, TrainState
+from hermes.numerics.params import parameters, trained_names
+from hermes.numerics.randomness import dropout_row_keys
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec
-from hermes_conformance.case import Case
-from hermes_conformance.compare import Measure, identical, same
-from hermes_conformance.integers import integer_cases
-from hermes_conformance.law import Law, Sides
-from hermes_conformance.specs import fields, model
-from hermes_conformance.tolerance import EXACT
-from hermes_conformance.weights import fresh, hot
+from hermes_conformance.cases.case import Case
+from hermes_conformance.cases.specs import fields, model
+from hermes_conformance.cases.weights import fresh, hot
+from hermes_conformance.laws.exact_integers import integer_cases
+from hermes_conformance.measure.compare import Measure, identical, same
+from hermes_conformance.measure.law import Law, Sides
+from hermes_conformance.measure.tolerance import EXACT
 from hermes_numpy.context import Context
 
 ROWS = range(8)

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from hermes.seam import Batch
-from hermes_conformance import differences, tolerance
-from hermes_conformance.case import Case
-from hermes_conformance.compare import Measure, absolute, relative, rms
-from hermes_conformance.law import Sides
+from hermes.interface import Batch
+from hermes_conformance.cases.case import Case
+from hermes_conformance.measure import tolerance
+from hermes_conformance.measure.compare import Measure, absolute, relative, rms
+from hermes_conformance.measure.law import Sides
+from hermes_conformance.oracle import complex_step
 
 
 def vanishing(case: Case, name: str) -> str | None:
@@ -23,7 +24,7 @@ def vanishing(case: Case, name: str) -> str | None:
     return None
 
 
-def size_of(grads: differences.Weights, name: str) -> float:
+def size_of(grads: complex_step.Weights, name: str) -> float:
     """What a gradient's rounding is measured beside: its own rms.
 
     A key bias's is a sum over keys that cancels where they are alike, so its terms are as large as
@@ -47,7 +48,7 @@ def gradients(case: Case, sides: Sides) -> Iterator[Measure]:
 def derivatives(case: Case, sides: Sides) -> Iterator[Measure]:
     """<gradient, v> against the oracle's derivative along v; tensor by tensor if they part."""
     loss, got = sides.subject.grads(case)
-    toward = differences.direction(case, 0)
+    toward = complex_step.direction(case, 0)
     expected, whole = _derivative("all gradients", case, got, toward)
     yield absolute("training loss", loss, expected, tolerance.LOSS_64.scaled(expected))
     yield whole
@@ -57,11 +58,11 @@ def derivatives(case: Case, sides: Sides) -> Iterator[Measure]:
 
 
 def _derivative(what, case, grads, toward):
-    loss, expected = differences.loss_and_slope(
+    loss, expected = complex_step.loss_and_slope(
         case.spec, case.params, toward, case.batch, case.dropout, case.recipe
     )
     got = sum(float((grads[name] * toward[name]).sum()) for name in toward)
-    size = max(differences.natural_size(grads, toward), abs(expected))
+    size = max(complex_step.natural_size(grads, toward), abs(expected))
     return loss, relative(what, got, expected, tolerance.DERIVATIVE_64, scale=size or 1.0)
 
 

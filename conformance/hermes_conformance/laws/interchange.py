@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from hermes.checkpoint import Progress, open_checkpoint, save
-from hermes.seam import TrainState
-from hermes_conformance import tolerance
-from hermes_conformance.case import Case
-from hermes_conformance.compare import Measure, absolute, identical, same
-from hermes_conformance.law import Law, Sides
+from hermes.interface import TrainState
+from hermes_conformance.cases.case import Case
+from hermes_conformance.cases.specs import fields, model
+from hermes_conformance.cases.weights import fresh
 from hermes_conformance.laws.training import WARM, compared
-from hermes_conformance.side import Side
-from hermes_conformance.specs import fields, model
-from hermes_conformance.tolerance import EXACT
-from hermes_conformance.trajectory import Trajectory, train
-from hermes_conformance.weights import fresh
+from hermes_conformance.measure import tolerance
+from hermes_conformance.measure.compare import Measure, absolute, identical, same
+from hermes_conformance.measure.law import Law, Sides
+from hermes_conformance.measure.subject import Side
+from hermes_conformance.measure.tolerance import EXACT
+from hermes_conformance.oracle.trajectory import Trajectory, train
 
 FIRST, TOTAL, FAR = 6, 12, 30
 STOPS = (2, 5, 9)

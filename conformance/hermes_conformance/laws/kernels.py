@@ -10,19 +10,19 @@ from functools import cache
 
 import numpy as np
 
+from hermes.interface import IGNORE, Model
 from hermes.recipe import Preference
-from hermes.seam import IGNORE, Model
 from hermes.spec import EmbeddingsSpec, FfnSpec, OutputSpec
-from hermes_conformance import tolerance
-from hermes_conformance.case import RECIPE, Case
-from hermes_conformance.cases import edges, objectives
-from hermes_conformance.compare import Measure, absolute, identical, relative, rms
-from hermes_conformance.law import Law, Sides
+from hermes_conformance.cases.case import RECIPE, Case
+from hermes_conformance.cases.specs import ATTENTION, fields, model
+from hermes_conformance.cases.weights import fresh, hot
+from hermes_conformance.laws.cases import edges, objectives
 from hermes_conformance.laws.gradients import vanishing
 from hermes_conformance.laws.semantics import cut
-from hermes_conformance.noise import Noise, divergence, log_softmax, noise
-from hermes_conformance.specs import ATTENTION, fields, model
-from hermes_conformance.weights import fresh, hot
+from hermes_conformance.measure import tolerance
+from hermes_conformance.measure.compare import Measure, absolute, identical, relative, rms
+from hermes_conformance.measure.law import Law, Sides
+from hermes_conformance.oracle.rounding_noise import Noise, divergence, log_softmax, noise
 
 PROMPTS, PROMPT, GREEDY, LONG_GREEDY = 8, 4, 40, 256
 

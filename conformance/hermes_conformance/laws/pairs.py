@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from hermes.seam import Batch, Model
-from hermes_conformance import differences, tolerance
-from hermes_conformance.case import Case
-from hermes_conformance.compare import Measure, absolute, relative
-from hermes_conformance.law import Sides
+from hermes.interface import Batch, Model
+from hermes_conformance.cases.case import Case
+from hermes_conformance.measure import tolerance
+from hermes_conformance.measure.compare import Measure, absolute, relative
+from hermes_conformance.measure.law import Sides
+from hermes_conformance.oracle import complex_step
 
 
 def rows(case: Case, sides: Sides) -> Iterator[Measure]:
@@ -31,13 +32,13 @@ def rows(case: Case, sides: Sides) -> Iterator[Measure]:
 def own_reference(case: Case, sides: Sides) -> Iterator[Measure]:
     """The first update of a run of preferences: the reference is the policy itself, so h is 0."""
     loss, got = sides.subject.learner(case).grads(_own(sides.subject.model(case), case.batch))
-    toward = differences.direction(case, 0)
-    expected, slope = differences.loss_and_slope(
+    toward = complex_step.direction(case, 0)
+    expected, slope = complex_step.loss_and_slope(
         case.spec, case.params, toward, _own(sides.oracle.model(case), case.batch)
     )
     yield absolute("loss", loss, expected, tolerance.LOSS_64.scaled(expected))
     found = sum(float((got[name] * toward[name]).sum()) for name in toward)
-    size = max(differences.natural_size(got, toward), abs(slope))
+    size = max(complex_step.natural_size(got, toward), abs(slope))
     yield relative("all gradients", found, slope, tolerance.DERIVATIVE_64, scale=size or 1.0)
 
 

@@ -5,12 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from hermes.seam import IGNORE
-from hermes_conformance import tolerance
-from hermes_conformance.case import Case
-from hermes_conformance.compare import Measure, absolute, relative, rms
+from hermes.interface import IGNORE
+from hermes_conformance.cases.case import Case
 from hermes_conformance.golden import vectors
-from hermes_conformance.law import Law, Sides
 from hermes_conformance.laws.gradients import (
     derivatives,
     frozen,
@@ -20,6 +17,9 @@ from hermes_conformance.laws.gradients import (
     vanishing,
 )
 from hermes_conformance.laws.pairs import own_reference, rows
+from hermes_conformance.measure import tolerance
+from hermes_conformance.measure.compare import Measure, absolute, relative, rms
+from hermes_conformance.measure.law import Law, Sides
 
 
 def logits(case: Case, sides: Sides) -> Iterator[Measure]:

@@ -9,14 +9,14 @@ from functools import cache
 
 import numpy as np
 
-from hermes_conformance import tolerance
-from hermes_conformance.case import Case
-from hermes_conformance.compare import Measure, relative, rms
-from hermes_conformance.law import Law, Sides
+from hermes_conformance.cases.case import Case
 from hermes_conformance.laws import kernels
 from hermes_conformance.laws.gradients import vanishing
 from hermes_conformance.laws.kernels import decoded, own_loss, own_scores, plain, reads_on, within
-from hermes_conformance.noise import divergence, gradient_noise, noise
+from hermes_conformance.measure import tolerance
+from hermes_conformance.measure.compare import Measure, relative, rms
+from hermes_conformance.measure.law import Law, Sides
+from hermes_conformance.oracle.rounding_noise import divergence, gradient_noise, noise
 
 
 def _errs(precision: str, token_bound: tolerance.Bound, element_bound: tolerance.Bound):

@@ -6,20 +6,20 @@ from functools import cache
 
 import numpy as np
 
+from hermes.interface import TrainState
 from hermes.recipe import Lora, OptimizerRecipe, Preference
-from hermes.seam import TrainState
 from hermes.spec import AttentionSpec, EmbeddingsSpec, FfnSpec, Learned, OutputSpec
-from hermes_conformance import tolerance
-from hermes_conformance.case import RECIPE, Case
-from hermes_conformance.compare import Measure, absolute, identical, relative, rms, same
+from hermes_conformance.cases.case import RECIPE, Case
+from hermes_conformance.cases.specs import crossed, fields, model
+from hermes_conformance.cases.weights import fresh, hot
 from hermes_conformance.golden import vectors
 from hermes_conformance.golden.vectors import stored_cases
-from hermes_conformance.law import Law, Sides
 from hermes_conformance.laws.gradients import vanishing
-from hermes_conformance.specs import crossed, fields, model
-from hermes_conformance.tolerance import EXACT
-from hermes_conformance.trajectory import Trajectory, kept, oracle_step, train
-from hermes_conformance.weights import fresh, hot
+from hermes_conformance.measure import tolerance
+from hermes_conformance.measure.compare import Measure, absolute, identical, relative, rms, same
+from hermes_conformance.measure.law import Law, Sides
+from hermes_conformance.measure.tolerance import EXACT
+from hermes_conformance.oracle.trajectory import Trajectory, kept, oracle_step, train
 
 STEPS, LONG_STEPS, SHORT, FEW = 30, 100, 6, 12
 WHOLE = ("train.dropout", "train.gpt2", "train.other rule", "train.hot")

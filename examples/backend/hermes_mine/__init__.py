@@ -1,8 +1,8 @@
 """A backend that declines everything, politely: the shape of one, to be filled in from the top."""
 
+from hermes.distributed.process_group import ALONE
 from hermes.errors import Unsupported
-from hermes.processes import ALONE
-from hermes.seam import Options
+from hermes.interface import Options
 
 
 class Backend:
@@ -64,7 +64,7 @@ class Model:
         raise Unsupported("hermes_mine has no loss of pairs yet")
 
     def params(self):
-        """Step 2: the weights by name, in the order of hermes.params.parameters(spec)."""
+        """Step 2: the weights by name, in the order of hermes.numerics.params.parameters(spec)."""
         return self._params
 
     def decoder(self, batch_size, capacity):

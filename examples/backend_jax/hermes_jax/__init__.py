@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hermes.distributed.process_group import ALONE
 from hermes.errors import HermesError, Unsupported
-from hermes.positions import rotary_table, segment_positions
-from hermes.processes import ALONE
-from hermes.seam import IGNORE, LazyTensors, Options, check_tokens
+from hermes.interface import IGNORE, LazyTensors, Options, check_tokens
+from hermes.numerics.positions import rotary_table, segment_positions
 from hermes.spec import Rope
 from hermes_jax.model import Pass, transformer
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hermes.params import NORM_NAMES
-from hermes.positions import alibi_slopes
+from hermes.numerics.params import NORM_NAMES
+from hermes.numerics.positions import alibi_slopes
 from hermes.spec import Alibi, LayerNorm, NoNorm, RMSNorm
 
 ACTIVATIONS = {

@@ -1,0 +1,184 @@
+"""`hermes chat`: a conversation in the terminal, or one answer through a pipe."""
+
+import re
+import sys
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hermes.errors import HermesError, nearest
+from hermes_cli.display.text_stream import streamed
+from hermes_cli.options import declarations as shared
+
+if TYPE_CHECKING:
+    from hermes.inference.chat_session import Chat
+
+HELP = """\
+/reset          forget the conversation
+/system TEXT    set the system prompt and forget the conversation; without TEXT, show it
+/save F         write the conversation to a new file; /save! F also over another
+/load F         go on with one that was saved
+/set            show the settings
+/set KEY=VALUE  change one or more: temperature, top_k, top_p, min_p, max_tokens, seed
+/quit           end (as Ctrl-D does; Ctrl-C ends an answer)"""
+COMMANDS = ("/reset", "/system", "/save", "/save!", "/load", "/set", "/help", "/quit")
+SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float}
+OWN = {"max_tokens": int, "seed": int}
+
+
+@click.command()
+@shared.CHECKPOINT
+@shared.CONFIG
+@shared.TOKENIZER
+@click.option("--template", metavar="F.jinja", help="A chat template.  [default: its own]")
+@click.option("--system", default="", metavar="TEXT", help="The system prompt.")
+@click.option("--max-tokens", type=int, default=512, help="Of an answer.")
+@shared.TEMPERATURE
+@shared.TOP_K
+@shared.TOP_P
+@shared.MIN_P
+@click.option("--seed", type=int, default=0, help="Decides the answers, on every backend.")
+@shared.BACKEND
+@shared.DEVICE
+@shared.PRECISION
+def chat(
+    checkpoint: Path,
+    config: Path | None,
+    tokenizer: Path | None,
+    template: str | None,
+    system: str,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    seed: int,
+    backend: str,
+    device: str | None,
+    precision: str,
+) -> None:
+    """Talk with a model; /help shows the commands.
+
+    Where standard input is no terminal, all of it is one message, and the answer is the output.
+    """
+    from hermes.finetuning.base_model import beginning
+    from hermes.inference.chat_session import Chat
+    from hermes.inference.sampling import Sampling
+    from hermes.interface import Options, choose_backend
+    from hermes.interop.hub import load_tokenizer
+
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    begun = beginning(
+        checkpoint,
+        config=config,
+        tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
+        template=template,
+    )
+    for note in begun.notes:
+        click.echo(f"Warning: {note}", err=True)
+    options = Options(device=device, precision=precision)
+    model = choose_backend(backend).build(begun.spec, begun.params, options)
+    talk = Chat(model, begun.encoder, system, sampling, max_tokens, seed)
+    if sys.stdin.isatty():
+        _converse(talk)
+    else:
+        message = sys.stdin.read().strip()
+        if not message:
+            raise HermesError("no message: write one to standard input")
+        _answer(talk, message)
+
+
+def _converse(talk: "Chat") -> None:
+    """Read lines and answer them until the input ends."""
+    with suppress(ImportError):
+        import_module("readline")  # history and editing for input(), where there is one
+    click.echo("/help shows the commands", err=True)
+    while True:
+        try:
+            line = input(">>> ").strip()
+        except EOFError:
+            click.echo(err=True)
+            return
+        except KeyboardInterrupt:
+            click.echo("\n/quit or Ctrl-D ends", err=True)
+            continue
+        if line == "/quit":
+            return
+        try:
+            if line.startswith("/"):
+                click.echo(command(talk, line), err=True)
+            elif line:
+                _answer(talk, line)
+        except KeyboardInterrupt:
+            click.echo("\n(stopped; that turn is forgotten)", err=True)
+        except HermesError as error:
+            click.echo(f"Error: {error}", err=True)
+
+
+def _answer(talk: "Chat", message: str) -> None:
+    before = talk.forgotten
+    streamed(talk.say(message))
+    if talk.forgotten > before:
+        click.echo(f"({talk.forgotten} messages no longer fit and are not read)", err=True)
+
+
+def command(talk: "Chat", line: str) -> str:
+    """Do what a line that begins with '/' says; what to show. Raises HermesError."""
+    name, _, rest = line.partition(" ")
+    rest = rest.strip()
+    match name:
+        case "/help":
+            return HELP
+        case "/reset":
+            talk.reset()
+            return "the conversation is forgotten"
+        case "/system" if not rest:
+            return talk.system or "there is no system prompt"
+        case "/system":
+            talk.reset()
+            talk.system = rest
+            return "the system prompt is set and the conversation forgotten"
+        case "/save" | "/save!" | "/load" if not rest:
+            raise HermesError(f"{name} needs the name of a file")
+        case "/save" | "/save!":
+            talk.save(Path(rest), over=name == "/save!")
+            return f"{len(talk.messages)} messages are saved in {rest}"
+        case "/load":
+            talk.load(Path(rest))
+            return f"{len(talk.messages)} messages are read from {rest}"
+        case "/set" if not rest:
+            values = {key: getattr(talk.sampling, key) for key in SAMPLING}
+            values |= {key: getattr(talk, key) for key in OWN}
+            return "  ".join(f"{key}={value}" for key, value in values.items())
+        case "/set":
+            return _set(talk, rest)
+    raise HermesError(f"no such command {name!r}{nearest(name, COMMANDS) or '; try /help'}")
+
+
+def _set(talk: "Chat", text: str) -> str:
+    from dataclasses import replace
+
+    given = dict(_setting(part) for part in re.sub(r"\s*=\s*", "=", text).split())
+    if given.get("max_tokens", 1) < 1:
+        raise HermesError(f"max_tokens must be at least 1, got {given['max_tokens']}")
+    sampling = {key: value for key, value in given.items() if key in SAMPLING}
+    talk.sampling = replace(talk.sampling, **sampling)
+    for key in OWN.keys() & given.keys():
+        setattr(talk, key, given[key])
+    return "  ".join(f"{key}={value}" for key, value in given.items())
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """The name and the number of KEY=VALUE. Raises HermesError."""
+    key, _, value = text.partition("=")
+    kinds = SAMPLING | OWN
+    if key not in kinds:
+        raise HermesError(f"there is no setting {key!r}; known are {', '.join(kinds)}")
+    try:
+        return key, kinds[key](value)
+    except ValueError:
+        wanted = "a whole number" if kinds[key] is int else "a number"
+        raise HermesError(f"{key} needs {wanted}, got {value!r}") from None

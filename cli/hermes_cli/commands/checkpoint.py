@@ -1,0 +1,167 @@
+"""`hermes checkpoint`: what a run has, what is in a checkpoint, and whether it is whole."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hermes.formatting import with_unit
+from hermes_cli.options.declarations import here
+
+if TYPE_CHECKING:
+    from hermes.checkpoint import Checkpoint
+
+JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+
+
+def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from hermes.numerics.params import tensor_count
+
+    facts: dict[str, Any] = {
+        "path": str(checkpoint.path),
+        "model": checkpoint.spec.name,
+        "parameters": tensor_count(checkpoint.spec),
+        "resumable": checkpoint.resumable,
+    }
+    if checkpoint.manifest:
+        files = {name: file.size for name, file in sorted(checkpoint.manifest.files.items())}
+        facts |= {"step": checkpoint.manifest.step, "run": checkpoint.manifest.run}
+        facts |= {"format": checkpoint.manifest.version, "bytes": sum(files.values())}
+        facts["files"] = files
+    if checkpoint.resumable:
+        facts["progress"] = asdict(checkpoint.progress)
+    return facts
+
+
+@click.group(no_args_is_help=True)
+def checkpoint() -> None:
+    """List, show or verify checkpoints."""
+
+
+@checkpoint.command("list")
+@click.argument("run", type=click.Path(path_type=Path))
+@JSON
+def list_(run: Path, as_json: bool) -> None:
+    """The checkpoints of RUN, oldest first; names and sizes are checked, hashes are not.
+
+    Exit code 1 where one is damaged or cannot be read.
+    """
+    from hermes.checkpoint import Skipped, checkpoints
+    from hermes.errors import CheckpointError
+
+    run = here(run)
+    rows = [
+        {"path": str(found.path), "problem": found.reason, "damaged": found.damaged}
+        if isinstance(found, Skipped)
+        else _facts(found)
+        for found in checkpoints(run, hashes=False)
+    ][::-1]
+    bad = sum("problem" in row for row in rows)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        _require_all(run, bad, rows)
+        return
+    if not rows:
+        what = "has no checkpoint" if run.is_dir() else "is no folder"
+        raise CheckpointError(f"{run} {what}")
+    click.echo(f"{'step':>10}  {'tokens':>14}  {'size':>9}  {'written by':<12}  metrics")
+    for row in rows:
+        if "problem" in row:
+            step = int(Path(row["path"]).name.removeprefix("step-"))
+            click.echo(f"{step:>10}  {_bad(row['damaged'])}: {row['problem']}")
+            continue
+        progress = row.get("progress", {})
+        metrics = " ".join(f"{k}={v:.4g}" for k, v in sorted(progress.get("metrics", {}).items()))
+        backend = f"{progress.get('backend', '')} {progress.get('device', '')}".strip() or "-"
+        tokens = progress.get("tokens", "-")
+        size = with_unit(row["bytes"], "B")
+        line = f"{row['step']:>10}  {tokens:>14}  {size:>9}  {backend:<12}  "
+        click.echo((line + metrics).rstrip())
+    _require_all(run, bad, rows)
+
+
+def _bad(damaged: bool) -> str:
+    return "damaged" if damaged else "not read"
+
+
+def _require_all(run: Path, bad: int, found: Sequence[object]) -> None:
+    from hermes.errors import CheckpointError
+
+    if bad:
+        raise CheckpointError(
+            f"{bad} of {len(found)} checkpoints of {run} are damaged or cannot be read"
+        )
+
+
+@checkpoint.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@JSON
+def show(path: Path, as_json: bool) -> None:
+    """What is in the checkpoint PATH, or in the newest whole one of a run; verified first."""
+    from hermes.checkpoint import locate
+
+    found, skipped = locate(here(path))
+    for skip in skipped:
+        click.echo(f"passed over {skip.path.name}: {skip.reason}", err=True)
+    facts = _facts(found)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    click.echo(f"{found.path}: step {facts['step']} of run {facts['run']}, whole")
+    click.echo(f"model      {facts['model']}, {facts['parameters']:,} parameters")
+    click.echo(f"format     {facts['format']}, {with_unit(facts['bytes'], 'B')}")
+    if "progress" in facts:
+        _show_progress(facts["progress"])
+    else:
+        click.echo("progress   none: no run can go on from it")
+    for name, size in facts["files"].items():
+        click.echo(f"  {name:<36} {with_unit(size, 'B'):>9}")
+
+
+def _show_progress(progress: dict[str, Any]) -> None:
+    tokens, end = f"{progress['tokens']:,}", progress["total_steps"]
+    click.echo(f"progress   step {progress['step']} of {end or '?'}, {tokens} tokens")
+    click.echo(f"data       epoch {progress['epoch']}, next sample {progress['sample']}")
+    if progress["metrics"]:
+        pairs = (f"{name} {value:.6g}" for name, value in sorted(progress["metrics"].items()))
+        click.echo(f"metrics    {', '.join(pairs)}")
+    versions = (f"{name} {number}" for name, number in sorted(progress["versions"].items()))
+    where = " ".join(filter(None, (progress["backend"], progress["device"])))
+    words = [where, progress["precision"], *versions]
+    click.echo(f"written by {', '.join(filter(None, words))}")
+    recipe = dict(progress["recipe"])
+    flat = [(k, v) for k, v in recipe.items() if not isinstance(v, dict)]
+    flat += [
+        (f"{k}.{a}", b) for k, v in recipe.items() if isinstance(v, dict) for a, b in v.items()
+    ]
+    for name, value in flat:
+        click.echo(f"  {name} {value}")
+
+
+@checkpoint.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def verify(path: Path) -> None:
+    """Check every byte of the checkpoint PATH, or of each one in a run.
+
+    Exit code 1 where one is damaged or cannot be read.
+    """
+    from hermes.checkpoint import Skipped, checkpoints, open_checkpoint, steps
+    from hermes.errors import CheckpointError
+
+    path = here(path)
+    if not path.is_dir():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    bad = 0
+    found = list(checkpoints(path))[::-1] if steps(path) else [open_checkpoint(path)]
+    for one in found:
+        if isinstance(one, Skipped):
+            bad += 1
+            click.echo(f"{one.path}: {_bad(one.damaged)}: {one.reason}")
+        else:
+            size = one.manifest.size if one.manifest else 0
+            click.echo(f"{one.path}: whole, {with_unit(size, 'B')}")
+    _require_all(path, bad, found)

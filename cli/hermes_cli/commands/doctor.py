@@ -1,0 +1,81 @@
+"""`hermes doctor`: what is installed and which devices are at hand."""
+
+import json
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+
+from hermes_cli.options.declarations import BACKEND, DEVICE
+
+LIBRARIES = ("numpy", "safetensors", "tokenizers", "ml-dtypes", "rich", "matplotlib")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _backend(name: str) -> dict[str, object]:
+    from hermes.errors import MissingBackend
+    from hermes.interface import find_backend
+
+    try:
+        found = find_backend(name)
+    except MissingBackend as error:
+        return {"installed": False, "reason": str(error)}
+    return {"installed": True, "versions": found.versions(), "devices": list(found.devices())}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--distributed", is_flag=True, help="Whether several processes work together.")
+@click.option("--num-gpus", type=int, default=1, help="Of --distributed: one process each.")
+@click.option("--num-processes", type=int, default=1, help="The same where there is no GPU each.")
+@click.option("--data", "-d", multiple=True, metavar="F", help="Of --distributed: equal for all?")
+@click.option("--output", "-o", metavar="DIR", help="Of --distributed: a folder all must see.")
+@click.option("--peer-timeout", type=float, default=45, help="Seconds until a silent one is lost.")
+@BACKEND
+@DEVICE
+@click.pass_context
+def doctor(context: click.Context, as_json: bool, distributed: bool, **_: Any) -> None:
+    """What is installed, and which devices are at hand.
+
+    --distributed starts processes, or is started by torchrun, srun or mlx.launch, and looks at what
+    they need of each other before a run does.
+    """
+    if distributed:
+        from hermes_cli.commands.doctor_distributed import examine
+
+        examine(context)
+        return
+    from hermes.interface import backend_names, default_backend
+
+    found = {
+        "hermes": version("hermes-llm"),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "compiler": shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"),
+        "backends": {name: _backend(name) for name in backend_names()},
+        "default_backend": default_backend(),
+    }
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"hermes {found['hermes']}, Python {found['python']}, {found['platform']}")
+    held = {name: number or "not installed" for name, number in found["libraries"].items()}
+    click.echo("libraries: " + ", ".join(f"{name} {number}" for name, number in held.items()))
+    compiler = found["compiler"] or "none found; torch.compile will be left out on the CPU"
+    click.echo(f"C++ compiler: {compiler}")
+    for name, state in found["backends"].items():
+        if state["installed"]:
+            numbers = ", ".join(f"{key} {value}" for key, value in state["versions"].items())
+            click.echo(f"backend {name}: {numbers}; devices {', '.join(state['devices'])}")
+        else:
+            click.echo(f"backend {name}: {state['reason']}")
+    click.echo(f"--backend auto is {found['default_backend'] or 'none: install one of them'}")

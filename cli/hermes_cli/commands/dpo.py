@@ -1,0 +1,125 @@
+"""`hermes dpo`: prefer one completion to another, as pairs say."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from hermes.errors import HermesError
+from hermes_cli.launch.launcher import placed
+from hermes_cli.launch.signals import Signals
+from hermes_cli.options.config_file import COMMAND
+from hermes_cli.options.resolve import Asked
+from hermes_cli.options.training_options import (
+    command,
+    data_options,
+    model_options,
+    option,
+    training_options,
+)
+from hermes_cli.training.finetuning import (
+    base_of,
+    beginning_of,
+    counter,
+    files_of,
+    recipe_of,
+    request_of,
+)
+
+LONGEST_DEFAULT = 512
+
+
+def _check(options: Asked) -> None:
+    """Refuse what the loss has no use for. Raises HermesError."""
+    loss = options["loss"]
+    given = {name for name in ("gamma", "reference_cache") if options.sources[name] == COMMAND}
+    if "gamma" in given and loss != "simpo":
+        raise HermesError(f"gamma belongs to loss simpo, not to {loss}")
+    if "reference_cache" in given and loss in ("orpo", "simpo"):
+        raise HermesError(f"--reference-cache has no meaning with loss {loss}, which has none")
+
+
+def _dpo(context: click.Context) -> None:
+    from hermes.data.preferences import pairs
+    from hermes.finetuning.dpo import Preferences
+    from hermes_cli.training.hub_upload import push_of
+    from hermes_cli.training.run_training import carry_out
+
+    options = Asked(context, model_config=True)
+    _check(options)
+    start = beginning_of(options, chat=not options["no_template"])
+    data = files_of(options)
+    given = recipe_of(options, start.spec.max_seq_len, LONGEST_DEFAULT) | {
+        "objective": "preference"
+    }
+    longest = given.get("seq_len")
+    if isinstance(longest, int) and longest > start.spec.max_seq_len:
+        raise HermesError(
+            f"max_len is {longest}, more than the model's max_seq_len {start.spec.max_seq_len}; "
+            "choose a shorter --max-len"
+        )
+    request = request_of(options, start, data, given)
+    cache = options["reference_cache"]
+    with Signals("stopping after this update; again to end at once") as signals:
+        share = placed(context, options, request, signals)
+        if share is None:
+            return
+        request, speaks = share, share.processes.place.rank == 0
+        preferences = Preferences(
+            pairs(data, file_format=options["format"]),
+            start,
+            request.backend,
+            request.options,
+            request.output,
+            cache=Path(cache) if cache else None,
+            use_template=not options["no_template"],
+            drop=options["drop_overlong"],
+            processes=request.processes,
+            base=base_of(options, start),
+            named=options.goes_on and options.asked("checkpoint"),
+            stop=signals.asked,
+            progress=counter("reference") if speaks else lambda done, total: None,
+        )
+        carry_out(
+            context,
+            replace(request, material=preferences.material),
+            signals,
+            from_stdin="-" in data,
+            push=push_of(options),
+        )
+
+
+dpo = command(
+    "dpo",
+    _dpo,
+    short_help="Prefer one completion to another, as pairs say",
+    help="""Prefer one completion to another, as pairs say: DPO and its relatives.
+
+    A record has `prompt`, `chosen` and `rejected`, as strings or lists of messages; or `chosen` and
+    `rejected` as whole dialogues with a common beginning. The checkpoint's own log-probabilities
+    are computed once and kept in a file. Ctrl-C finishes the update, saves and ends; --resume goes
+    on, on either backend.""",
+    params=[
+        *model_options(),
+        *data_options("Preferences: .jsonl, .json or .csv.  [default: standard input]"),
+        option("--no-template", is_flag=True, help="Take strings as plain text."),
+        option("--beta", type=float, default=0.1, help="Strength of the pull to the reference."),
+        option("--max-len", type=int,
+               help="Tokens per side; prompts are cut from the left.  [default: 512, or the "
+               "model's max_seq_len]"),
+        option("--drop-overlong", is_flag=True,
+               help="Leave out pairs whose completion does not fit."),
+        option("--loss", default="sigmoid", metavar="sigmoid|ipo|hinge|orpo|simpo",
+               help="sigmoid is DPO; orpo and simpo need no reference."),
+        option("--label-smoothing", type=float, default=0.0,
+               help="Of sigmoid: the share of labels taken to be flipped (cDPO)."),
+        option("--gamma", type=float, default=0.5, help="simpo's target margin."),
+        option("--sft-weight", type=float, default=0.0,
+               help="Of the chosen completion's mean token loss, added."),
+        option("--reference-cache", metavar="F",
+               help="Log-probabilities to use or to make.  [default: OUTPUT/reference.npz]"),
+        *training_options(lr=5e-7, batch_size=4, samples="Pairs"),
+    ],
+)  # fmt: skip
+# The README's folder.
+next(p for p in dpo.params if p.name == "output").default = "checkpoints-dpo"

@@ -1,0 +1,95 @@
+"""`hermes eval`: how well a model predicts a text."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hermes_cli.options.declarations import (
+    BACKEND,
+    CHECKPOINT,
+    CONFIG,
+    DEVICE,
+    PRECISION,
+    TOKENIZER,
+)
+
+if TYPE_CHECKING:
+    from hermes.model import Model
+
+
+@click.command()
+@click.argument("more", metavar="[F]...", nargs=-1)
+@CHECKPOINT
+@CONFIG
+@TOKENIZER
+@click.option(
+    "--data", "-d", multiple=True, metavar="F", help="As for train.  [default: standard input]"
+)
+@click.option("--text-field", default="text", help="The field of JSON or CSV that holds the text.")
+@click.option("--format", "file_format", metavar="txt|jsonl|json|csv", help="Not by the ending.")
+@click.option("--seq-len", type=int, help="[default: the run's, else 256 or max_seq_len]")
+@click.option("--batch-size", "-b", type=int, default=32, help="Sequences at a time.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@BACKEND
+@DEVICE
+@PRECISION
+def eval_(
+    more: tuple[str, ...],
+    checkpoint: Path,
+    config: Path | None,
+    tokenizer: Path | None,
+    data: tuple[str, ...],
+    text_field: str,
+    file_format: str | None,
+    seq_len: int | None,
+    batch_size: int,
+    as_json: bool,
+    backend: str,
+    device: str | None,
+    precision: str,
+) -> None:
+    """Loss in nats per token, perplexity and bits per byte on a text."""
+    from hermes.data import documents, tokenize
+    from hermes.errors import HermesError
+    from hermes.evaluation.perplexity import score, windows
+    from hermes.model import load
+
+    names = (*data, *more) or ("-",)
+    if "-" in names and sys.stdin.isatty():
+        raise HermesError("no data: give --data F, or text on standard input")
+    model = load(checkpoint, backend, device, precision, config=config, tokenizer=tokenizer)
+    length = seq_len or _seq_len(model)
+    texts = documents(names, text_field=text_field, file_format=file_format)
+    with tokenize(texts, model.tokenizer) as stream:
+        found = score(
+            model.realisation,
+            windows(stream.tokens, length, batch_size),
+            int(model.tokenizer.byte_lengths[stream.tokens[1:]].sum()),
+        )
+    assert found is not None, "nothing stops it"
+    numbers = {
+        "val_loss": found.loss,
+        "perplexity": found.perplexity,
+        "bits_per_byte": found.bits_per_byte,
+        "tokens": found.tokens,
+    }
+    if as_json:
+        click.echo(json.dumps(numbers))
+        return
+    click.echo(f"loss           {found.loss:.4f} nats per token")
+    click.echo(f"perplexity     {found.perplexity:,.2f}")
+    click.echo(f"bits per byte  {found.bits_per_byte:.4f}")
+    click.echo(f"tokens         {found.tokens:,}")
+
+
+def _seq_len(model: "Model") -> int:
+    """The length that the model was trained with, where a run of hermes wrote it."""
+    from hermes.checkpoint import open_checkpoint
+
+    folder = model.path
+    if folder is not None and (folder / "progress.json").is_file():
+        return open_checkpoint(folder, hashes=False).progress.recipe.seq_len
+    return min(256, model.spec.max_seq_len)

@@ -1,0 +1,90 @@
+"""`hermes generate`: continue a prompt, showing the text as it comes."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hermes_cli.display.text_stream import streamed
+from hermes_cli.options import declarations as shared
+
+if TYPE_CHECKING:
+    from hermes.model import Model
+
+
+@click.command()
+@shared.CHECKPOINT
+@shared.CONFIG
+@shared.TOKENIZER
+@click.option("--prompt", "-p", default="", help="What the text begins with; - for standard input.")
+@click.option("--max-tokens", type=int, default=100, help="Of the continuation.")
+@shared.TEMPERATURE
+@shared.TOP_K
+@shared.TOP_P
+@shared.MIN_P
+@click.option("--seed", type=int, default=0, help="Decides the text, on every backend.")
+@click.option("--num-samples", type=int, default=1, help="Texts, of seeds from --seed on.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object per text.")
+@shared.BACKEND
+@shared.DEVICE
+@shared.PRECISION
+def generate(
+    checkpoint: Path,
+    config: Path | None,
+    tokenizer: Path | None,
+    prompt: str,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    seed: int,
+    num_samples: int,
+    as_json: bool,
+    backend: str,
+    device: str | None,
+    precision: str,
+) -> None:
+    """Continue a prompt; the continuation goes to standard output."""
+    from hermes.errors import HermesError
+    from hermes.inference.sampling import Sampling
+    from hermes.model import load
+
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    if num_samples < 1:
+        raise HermesError(f"num_samples must be at least 1, got {num_samples}")
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    model = load(checkpoint, backend, device, precision, config=config, tokenizer=tokenizer)
+    for index in range(num_samples):
+        tokens = model.tokens(prompt, max_tokens=max_tokens, sampling=sampling, seed=seed + index)
+        if as_json:
+            click.echo(json.dumps(_whole(model, tokens) | {"seed": seed + index}))
+        else:
+            if index:
+                click.echo("---")
+            _stream(model, prompt, tokens)
+
+
+def _whole(model: "Model", tokens: Iterator[int]) -> dict[str, object]:
+    from hermes.inference.decoding import complete
+
+    done = complete(tokens)
+    text = model.tokenizer.decode(done.tokens)
+    return {"text": text, "tokens": len(done.tokens), "finish_reason": done.finish_reason}
+
+
+def _stream(model: "Model", prompt: str, tokens: Iterator[int]) -> None:
+    """Show the text as it comes; on a terminal behind its prompt."""
+    if sys.stdout.isatty():
+        click.echo(click.style(prompt, bold=True), nl=False)
+    streamed(_pieces(model, tokens))
+
+
+def _pieces(model: "Model", tokens: Iterator[int]) -> Iterator[str]:
+    stream = model.tokenizer.stream()
+    yield from map(stream.push, tokens)
+    yield stream.flush()

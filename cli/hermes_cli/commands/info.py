@@ -1,0 +1,136 @@
+"""`hermes info` and `hermes mal`: what an architecture is, what it costs, how two differ."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hermes import mal as language
+from hermes.spec import ModelSpec
+from hermes_cli.options.declarations import here
+
+__all__ = [
+    "info",
+]
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+
+
+def _print(lines: Iterable[str]) -> None:
+    """Lines on stdout; on a terminal, those at the margin are headings."""
+    for line in lines:
+        click.echo(line if line.startswith(" ") else click.style(line, bold=True))
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _locate(model: str) -> str:
+    """The model as `mal.load` reads it: of a run's folder, its newest checkpoint; of the Hub's,
+    the folder here."""
+    folder = here(model)
+    model = str(folder) if model.startswith("hf:/") else model
+    if folder.is_dir() and not (folder / "model.mal").is_file():
+        from hermes.checkpoint import steps
+
+        found = steps(folder)
+        return str(found[0][1]) if found else model
+    return model
+
+
+def _foreign(model: str) -> ModelSpec | None:
+    """The model of a Hugging Face folder or config.json; None where that is not one."""
+    path = Path(model)
+    if path.is_dir() and not (path / "model.mal").is_file():
+        path = path / "config.json"
+    if path.suffix != ".json" or not path.is_file():
+        return None
+    from hermes.interop.companions import read_object
+    from hermes.interop.huggingface.config_reader import spec_of
+    from hermes.storage.reading import read_small
+
+    return spec_of(read_object(read_small(path), str(path)))
+
+
+def _progress(folder: Path) -> dict[str, Any] | None:
+    """What progress.json says of a checkpoint, or None."""
+    path = folder / "progress.json"
+    if not path.is_file():
+        return None
+    from dataclasses import asdict
+
+    from hermes.checkpoint.progress import read_progress
+    from hermes.storage.reading import read_small
+
+    return asdict(read_progress(read_small(path), str(path)))
+
+
+def _progress_lines(progress: dict[str, Any]) -> list[str]:
+    from hermes.formatting import columns
+
+    end = f" of {progress['total_steps']:,}" if progress["total_steps"] else ""
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in progress["metrics"].items())
+    where = " ".join(filter(None, (progress["backend"], progress["device"])))
+    rows = [
+        ("  steps", f"{progress['step']:,}{end}"),
+        ("  tokens", f"{progress['tokens']:,}"),
+        ("  epoch", f"{progress['epoch']}, next sample {progress['sample']:,}"),
+        *([("  metrics", metrics)] if metrics else []),
+        *([("  written by", f"{where}, {progress['precision']}")] if where else []),
+    ]
+    return ["progress", *columns(rows)]
+
+
+@click.command()
+@click.option(
+    "--model",
+    "name",
+    required=True,
+    metavar="NAME|FILE|FOLDER",
+    help="A bundled model, a MAL file (FILE:NAME for one of several), a checkpoint, a run, a "
+    "Hugging Face folder or hf://OWNER/REPO.",
+)
+@AS_JSON
+def info(name: str, as_json: bool) -> None:
+    """An architecture's shape, parameters, FLOPs and memory, and which tools compute the same."""
+    from hermes.formatting import columns
+    from hermes.interop.huggingface.reader_support import verdicts
+    from hermes.model_info.cost import cost_of
+    from hermes.model_info.summary import cost_lines, shape_lines, title
+
+    source = _locate(name)
+    foreign = _foreign(source)
+    spec = foreign or language.load(source)
+    readers = verdicts(spec, converted=foreign is not None)
+    progress = _progress(Path(source)) if Path(source).is_dir() else None
+    cost = cost_of(spec)
+    if as_json:
+        facts = _facts(spec) | vars(cost) | {"readers": readers}
+        _print_json(facts | ({"progress": progress} if progress else {}))
+        return
+    _print([title(spec), "", *shape_lines(spec), "", *cost_lines(spec, cost)])
+    _print(["", "readers", *columns([(f"  {name}", word) for name, word in readers.items()])])
+    if progress:
+        _print(["", *_progress_lines(progress)])
+
+
+def _facts(spec: ModelSpec) -> dict[str, Any]:
+    """A model's shape as plain data; values of layers are as MAL says them."""
+    from hermes.model_info.shape import layer_groups, layer_keys
+
+    return {
+        "name": spec.name,
+        "description": spec.description,
+        "vocab_size": spec.vocab_size,
+        "max_seq_len": spec.max_seq_len,
+        "hidden_size": spec.hidden_size,
+        "num_layers": spec.num_layers,
+        "tie_weights": spec.embeddings.tie_weights,
+        "layers": [
+            {"indices": indices, **layer_keys(block)} for indices, block in layer_groups(spec)
+        ],
+        "mal": language.dumps(spec),
+    }

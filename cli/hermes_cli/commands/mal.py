@@ -1,0 +1,138 @@
+"""`hermes mal`: check, format, show and compare architecture files."""
+
+import os
+import sys
+
+import click
+
+from hermes import mal as language
+from hermes.errors import HermesError, StorageError
+from hermes_cli.commands.info import AS_JSON, _locate, _print, _print_json
+
+__all__ = ["mal"]
+
+
+@click.group(no_args_is_help=True)
+def mal() -> None:
+    """Check, format, show or compare architecture files.
+
+    Each takes files, and bundled names too; `-` is standard input.
+    """
+
+
+def _open(name: str) -> tuple[language.MalFile, str | None]:
+    """The file of that name, or standard input, and the model that is asked for in it."""
+    if name == "-":
+        return language.read_mal(sys.stdin.buffer.read(), "<stdin>"), None
+    return language.open_mal(_locate(name))
+
+
+@mal.command()
+@click.argument("files", nargs=-1, required=True)
+def check(files: tuple[str, ...]) -> None:
+    """Check FILES: a line for each model, or the error. Exit code 1 where one has any."""
+    from hermes.numerics.params import tensor_count
+
+    failed = False
+    for name in files:
+        try:
+            file, wanted = _open(name)
+            models = [file.model(wanted)] if wanted else list(file.models.values())
+        except HermesError as error:
+            failed = True
+            click.echo(f"Error: {error}", err=True)
+            continue
+        for spec in models:
+            label = f"{file.source.file}:{spec.name}" if len(models) > 1 else file.source.file
+            click.echo(f"ok  {label}  {tensor_count(spec):,} parameters")
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@mal.command("format")
+@click.argument("files", nargs=-1, required=True)
+@click.option("--write", is_flag=True, help="Write the files instead of stdout.")
+@click.option("--check", "only_check", is_flag=True, help="Write nothing; exit 1 if one differs.")
+@click.option("--drop-comments", is_flag=True, help="Let --write drop a file's comments.")
+def format_(files: tuple[str, ...], write: bool, only_check: bool, drop_comments: bool) -> None:
+    """Write FILES in canonical MAL: one spelling, fixed order, defaults left out.
+
+    Comments are not kept: --write refuses a file that has any, unless --drop-comments. --check
+    passes over comments and blank lines.
+    """
+    differing = False
+    for name in files:
+        file, wanted = _open(name)
+        models = [file.model(wanted)] if wanted else list(file.models.values())
+        text = language.dumps(*models)
+        comments = len(file.tree.comments)
+        label = file.source.file
+        if only_check:
+            if file.code_lines() != [line for line in text.splitlines() if line]:
+                differing = True
+                click.echo(f"{label} is not in canonical form", err=True)
+        elif write:
+            if file.path is None or wanted:
+                raise HermesError(f"{name} is not a file that --write can change")
+            if comments and not drop_comments:
+                raise HermesError(
+                    f"{label} has {comments} comment{'s' * (comments > 1)}, which would be lost; "
+                    "--drop-comments to write it without"
+                )
+            _replace(file.path, text)
+        else:
+            if comments:
+                what = "1 comment is" if comments == 1 else f"{comments} comments are"
+                click.echo(f"Warning: {label}: {what} not kept", err=True)
+            click.echo(text, nl=False)
+    if differing:
+        raise click.exceptions.Exit(1)
+
+
+def _replace(path: str, text: str) -> None:
+    """Replace a file's text at once, keeping its permissions; links stay links."""
+    import tempfile
+
+    target = os.path.realpath(path)
+    try:
+        mode = os.stat(target).st_mode
+        with tempfile.NamedTemporaryFile(
+            "wb", dir=os.path.dirname(target), prefix=".tmp-", delete=False
+        ) as file:
+            file.write(text.encode("utf-8"))
+        os.chmod(file.name, mode)
+        os.replace(file.name, target)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(f"cannot write {path}: {reason}") from error
+
+
+@mal.command()
+@click.argument("file")
+def show(file: str) -> None:
+    """Every key of FILE's model and of its layers, with defaults and derived numbers."""
+    from hermes.model_info.summary import layer_lines
+
+    opened, wanted = _open(file)
+    _print(layer_lines(opened.model(wanted)))
+
+
+@mal.command()
+@click.argument("a")
+@click.argument("b")
+@AS_JSON
+def diff(a: str, b: str, as_json: bool) -> None:
+    """What differs from model A to model B, and which of A's weights B could start from."""
+    from hermes.model_info.diff import compare
+    from hermes.model_info.summary import diff_lines
+
+    specs = []
+    for name in (a, b):
+        file, wanted = _open(name)
+        specs.append(file.model(wanted))
+    difference = compare(*specs)
+    if as_json:
+        _print_json(difference.plain())
+        return
+    names = [spec.name for spec in specs]
+    _print(diff_lines(difference, *(names if names[0] != names[1] else (a, b))))

@@ -1,0 +1,59 @@
+"""`hermes merge`: a model with its low-rank adapters added in."""
+
+from pathlib import Path
+
+import click
+
+from hermes_cli.options.declarations import CONFIG, TO
+
+
+@click.command()
+@click.option(
+    "--checkpoint",
+    "-c",
+    required=True,
+    metavar="C",
+    type=click.Path(path_type=Path),
+    help="A run of adapters, or the model that --adapter belongs to.",
+)
+@click.option(
+    "--adapter",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="A run of adapters, or a folder in PEFT's layout.",
+)
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="The new folder.",
+)
+@TO
+@click.option(
+    "--dtype",
+    default="float32",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Of what is written; it is added in float32 at least.",
+)
+@CONFIG
+def merge(
+    checkpoint: Path, adapter: Path | None, output: Path, to: str, dtype: str, config: Path | None
+) -> None:
+    """Write a model with its adapters added in: W + alpha / rank B A.
+
+    Adapters come from the checkpoint itself, if a run trained them, or from --adapter.
+    """
+    from hermes.errors import HermesError
+    from hermes.interop.convert import convert
+    from hermes.interop.open_model import open_source
+    from hermes_cli.display.conversion import lines_of
+
+    if adapter is None and not open_source(checkpoint, config=config).adapted:
+        raise HermesError(f"{checkpoint} has no adapters to merge; give them with --adapter DIR")
+    done = convert(checkpoint, output, to=to, dtype=dtype, config=config, adapter=adapter)
+    for note in done.notes:
+        click.echo(f"note: {note}", err=True)
+    for line in lines_of(done):
+        click.echo(line)

@@ -1,0 +1,39 @@
+"""`hermes plot`: the loss of one run or several, as a PNG and in the terminal."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+
+def braille() -> bool:
+    """Whether stdout can show braille patterns, which draw eight dots to the character."""
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+
+@click.command()
+@click.argument("runs", metavar="OUTPUT...", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--png",
+    type=click.Path(),
+    help="Where to write the picture.  [default: OUTPUT/plots/loss.png, of the first]",
+)
+@click.option("--no-png", is_flag=True, help="Draw in the terminal only.")
+def plot(runs: tuple[str, ...], png: str | None, no_png: bool) -> None:
+    """Draw the loss of one run or several, from the metrics in their folders."""
+    from hermes.training.plot import curve, draw_png, draw_text
+    from hermes.training.run_yaml import handovers
+
+    curves = [curve(Path(run), handovers(Path(run))) for run in runs]
+    width = min(shutil.get_terminal_size().columns, 100)
+    for one in curves:
+        if len(curves) > 1:
+            click.echo(one.name)
+        click.echo(draw_text(one, width=width, braille=braille()))
+    if no_png:
+        return
+    name = "loss.png" if len(curves) == 1 else "compare.png"
+    path = Path(png) if png else Path(runs[0]) / "plots" / name
+    draw_png(curves, path)
+    click.echo(f"wrote {path}", err=True)

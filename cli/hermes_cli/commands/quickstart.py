@@ -1,0 +1,242 @@
+"""`hermes quickstart`: the main job from end to end, on a text that every Python carries.
+
+A tokenizer; half a training run on one backend; the other half on the other one, from the
+checkpoint; text; the curve; and proof that both backends compute what the oracle does.
+"""
+
+import json
+import shutil
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hermes.errors import HermesError, StorageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hermes.model import Model
+    from hermes.tokenizer import Tokenizer
+    from hermes.training.events import Event
+
+ARCHITECTURE = """\
+# A small Llama.
+model quickstart {
+  max_seq_len: 256
+  hidden_size: 128
+  num_layers: 4
+  block: {
+    attention: { num_heads: 4  num_kv_heads: 2  position_encoding: rope { theta: 10000 } }
+    ffn: { hidden_dim: 352  activation: swiglu }
+    norm: rmsnorm { eps: 1e-5 }
+  }
+  embeddings { tie_weights: true }
+}
+"""
+VOCABULARY = 1024
+STEPS = 300
+# Names of what quickstart writes: all that it may take away again.
+OWN = ("text.jsonl", "model.mal", "tokenizer.json", "run.yaml", "metrics.jsonl", "plots", ".lock")
+
+
+@click.command()
+@click.option(
+    "--output",
+    "-o",
+    default="quickstart",
+    type=click.Path(path_type=Path),
+    help="A folder; what an earlier quickstart left there is replaced.",
+)
+def quickstart(output: Path) -> None:
+    """Tokenizer, training on both backends, text and plot, in a few minutes on a CPU."""
+    from hermes import mal
+    from hermes.api import train_tokenizer
+
+    first, second = _backends()
+    _clear(output)
+    text = _write_text(output)
+    _say(f"text: Python's reference manual, {text.stat().st_size:,} bytes")
+    tokenizer = train_tokenizer(text, vocab_size=VOCABULARY)
+    spec = mal.loads(ARCHITECTURE)
+    (output / "model.mal").write_text(ARCHITECTURE, encoding="utf-8")
+    _say(f"tokenizer: {tokenizer.vocab_size:,} tokens, byte-level BPE")
+    if first != second:
+        _say(f"{STEPS // 2} updates on {first}, the other {STEPS - STEPS // 2} on {second}")
+    else:
+        other = "mlx" if first == "torch" else "torch"
+        _say(f"{STEPS} updates on {first}, stopped half way; pip install 'hermes-llm[{other}]' to")
+        _say(f"see the other half go to {other}")
+    _train(output, text, spec, tokenizer, first, half=True)
+    _train(output, text, spec, tokenizer, second, half=False)
+    _show_loss(output)
+    _show_text(output, [first, second])
+    _show_proof(output, text, [first, second])
+    _say(f"checkpoints, metrics and plots are in {output}; another text from the same model:")
+    _say(f'  hermes generate --checkpoint {output} --prompt "The" --seed 2')
+
+
+def _say(words: str) -> None:
+    click.echo(words, err=True)
+
+
+def _backends() -> tuple[str, str]:
+    """The backend for each half: the platform's own, and the other one if it is installed."""
+    from hermes.errors import MissingBackend
+    from hermes.interface import choose_backend
+
+    first = choose_backend("auto").name
+    second = "mlx" if first == "torch" else "torch"
+    try:
+        return first, choose_backend(second).name
+    except MissingBackend:
+        return first, first
+
+
+def _clear(output: Path) -> None:
+    """Take away what an earlier quickstart left, and nothing else."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise HermesError(f"output {str(output)!r} is a file; choose a folder")
+    ours = (output / "text.jsonl").exists()
+    for entry in output.iterdir():
+        mine = entry.name in OWN or entry.name.startswith(("step-", ".tmp-"))
+        if not ours or not mine:
+            raise HermesError(
+                f"output {str(output)!r} has {entry.name!r} in it, which is not of an earlier "
+                "quickstart; choose another with --output"
+            )
+    shutil.rmtree(output)
+
+
+def _write_text(output: Path) -> Path:
+    """Python's reference manual, a document for each topic, in the order of their names."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise HermesError(
+            f"this Python came without its manual, pydoc_data ({error}); use `hermes train` with a "
+            "text of your own"
+        ) from None
+    path = output / "text.jsonl"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            for name in sorted(topics):
+                file.write(json.dumps({"text": topics[name]}) + "\n")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(f"cannot write {path}: {reason}") from error
+    return path
+
+
+def _train(
+    output: Path, text: Path, spec: object, tokenizer: "Tokenizer", backend: str, *, half: bool
+) -> None:
+    from hermes.api import train
+    from hermes.training.events import Update
+    from hermes_cli.display.progress_bar import reporter
+
+    shown = reporter(STEPS, 0 if half else STEPS // 2)
+    latest = 0
+
+    def report(event: "Event") -> None:
+        nonlocal latest
+        if isinstance(event, Update):
+            latest = event.step
+        shown.show(event)
+
+    try:
+        train(
+            spec,
+            text,
+            tokenizer=tokenizer,
+            output=output,
+            backend=backend,
+            # A folder with a text in it and no checkpoint is where this run begins.
+            resume=True,
+            report=report,
+            # Asked after each update, before its report.
+            stop=lambda: half and latest == STEPS // 2 - 1,
+            max_steps=STEPS,
+            seq_len=128,
+            batch_size=16,
+            lr=4e-3,
+            schedule="cosine",
+            warmup_steps=20,
+            val_fraction=0.05,
+            eval_every=STEPS // 6,
+        )
+    finally:
+        shown.close()
+
+
+def _show_loss(output: Path) -> None:
+    from hermes.training.plot import curve, draw_png, draw_text
+    from hermes.training.run_yaml import handovers
+    from hermes_cli.commands.plot import braille
+
+    one = curve(output, handovers(output))
+    click.echo()
+    click.echo(draw_text(one, width=76, braille=braille()))
+    click.echo()
+    try:
+        draw_png([one], output / "plots" / "loss.png")
+    except HermesError as error:
+        _say(str(error))
+
+
+def _show_text(output: Path, backends: list[str]) -> None:
+    from hermes.model import load
+
+    texts = {name: load(output, name).generate("The", max_tokens=80, seed=1) for name in backends}
+    click.echo("The" + texts[backends[-1]])
+    click.echo()
+    if len(texts) > 1:
+        same = "the same" if len(set(texts.values())) == 1 else "not the same"
+        click.echo(f"the text of seed 1 is {same} on {' and '.join(texts)}")
+
+
+def _show_proof(output: Path, text: Path, backends: list[str]) -> None:
+    """The validation loss beside what letters' frequencies alone give, and the three distances."""
+    import numpy as np
+
+    from hermes.data import TextData, documents, tokenize
+    from hermes.model import load
+
+    names = [*dict.fromkeys(backends), "numpy"]
+    precision = {"numpy": "float64"}
+    models = {name: load(output, name, precision=precision.get(name, "float32")) for name in names}
+    model: Model = models["numpy"]
+    with tokenize(documents(text), model.tokenizer) as stream:
+        data = TextData(stream, seq_len=128, vocab_size=model.spec.vocab_size, val_fraction=0.05)
+        first = data.held_out.start * 128
+        held_out = np.array(stream.tokens[first + 1 : first + 1 + len(data.held_out) * 128])
+    counts = np.bincount(held_out)
+    shares = counts[counts > 0] / len(held_out)
+    loss = _last_loss(output)
+    click.echo(
+        f"validation loss {loss:.3f} nats per token; the unigram entropy of the same tokens is "
+        f"{-(shares * np.log(shares)).sum():.3f}"
+    )
+    rows = held_out[: 2 * 128].reshape(2, 128).astype(np.int32)
+    logits = {name: models[name].logits(rows).astype(np.float64) for name in names}
+    scale = _rms(logits["numpy"])
+    click.echo("logits on the trained weights in float32, differences as a share of their rms:")
+    labels = {"numpy": "the float64 oracle"}
+    for a, b in sorted(combinations(names, 2), key=lambda pair: "numpy" not in pair):
+        distance = _rms(logits[a] - logits[b]) / scale
+        click.echo(f"  {a} and {labels.get(b, b)}: {distance:.1e}")
+
+
+def _last_loss(output: Path) -> float:
+    from hermes.training.metrics_file import read_metrics
+
+    return next(r["val_loss"] for r in reversed(read_metrics(output)) if "val_loss" in r)
+
+
+def _rms(values: "NDArray[np.float64]") -> float:
+    return float((values**2).mean() ** 0.5)

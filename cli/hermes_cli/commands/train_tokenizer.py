@@ -1,0 +1,103 @@
+"""`hermes train-tokenizer`: learn a byte-level BPE from text."""
+
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+
+from hermes.errors import HermesError, StorageError
+
+if TYPE_CHECKING:
+    from hermes.tokenizer import Tokenizer
+
+
+@click.command()
+@click.argument("more", metavar="[F]...", nargs=-1)
+@click.option(
+    "--input",
+    "-i",
+    "inputs",
+    multiple=True,
+    metavar="F",
+    help="Text: .txt, .jsonl, .json or .csv; files, folders, patterns.  [default: standard input]",
+)
+@click.option(
+    "--output", "-o", default="tokenizer.json", type=click.Path(path_type=Path), metavar="F"
+)
+@click.option("--vocab-size", "-v", type=int, default=32_000, help="Special tokens included.")
+@click.option("--preset", default="gpt-2", metavar="gpt-2|llama-bpe|qwen2", help="How text is cut.")
+@click.option("--nfc", is_flag=True, help="Normalise text to NFC.")
+@click.option("--fold-ascii", is_flag=True, help="Replace letters by their ASCII neighbours.")
+@click.option(
+    "--special-token",
+    "special_tokens",
+    multiple=True,
+    metavar="NAME",
+    help="One more, such as '<|eot_id|>' of a chat template; may be given again.",
+)
+@click.option("--text-field", default="text", help="The field of JSON or CSV that holds the text.")
+@click.option("--format", "file_format", metavar="txt|jsonl|json|csv", help="Not by the ending.")
+def train_tokenizer(
+    more: tuple[str, ...],
+    inputs: tuple[str, ...],
+    output: Path,
+    vocab_size: int,
+    preset: str,
+    nfc: bool,
+    fold_ascii: bool,
+    special_tokens: tuple[str, ...],
+    text_field: str,
+    file_format: str | None,
+) -> None:
+    """Learn a byte-level BPE tokenizer from text.
+
+    Beside the tokenizer goes a manifest: the inputs' hashes, the settings, the versions.
+    """
+    from hermes.api import train_tokenizer as learn
+    from hermes.data import manifest, sources, spool
+    from hermes.tokenizer import SPECIAL_TOKENS
+
+    names = (*inputs, *more) or ("-",)
+    if "-" in names and sys.stdin.isatty():
+        raise HermesError("no text: give --input F, or text on standard input")
+    if not output.parent.is_dir():
+        raise StorageError(
+            f"cannot write {output}: there is no folder {output.parent}; make it first"
+        )
+    with ExitStack() as stack:
+        files = list(sources(names))
+        for place, file in enumerate(files):
+            if str(file) == "-":
+                folder = stack.enter_context(TemporaryDirectory(prefix="hermes-"))
+                files[place] = spool(sys.stdin.buffer, folder, file_format=file_format or "txt")
+        learnt = learn(
+            files,
+            vocab_size=vocab_size,
+            preset=preset,
+            normalize_nfc=nfc,
+            fold_ascii=fold_ascii,
+            special_tokens=tuple(dict.fromkeys((*SPECIAL_TOKENS, *special_tokens))),
+            text_field=text_field,
+            file_format=file_format,
+        )
+        assert learnt.training is not None, "it was trained just now"
+        record = manifest(learnt.training, learnt.fingerprint, files)
+    _save(learnt, output, record)
+    for warning in learnt.training.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    size = learnt.training.text_bytes
+    click.echo(f"{output}: {learnt.vocab_size:,} tokens, from {size:,} bytes of text", err=True)
+
+
+def _save(learnt: "Tokenizer", output: Path, record: dict[str, object]) -> None:
+    learnt.save(output)
+    beside = output.with_name(f"{output.stem}.manifest.json")
+    try:
+        beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(f"cannot write {beside}: {reason}") from error

@@ -1,0 +1,83 @@
+"""How a conversion goes and what came of it, for the terminal."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from hermes.interop.convert import Converted
+
+
+QUIET_SECONDS = 30.0
+
+
+@contextmanager
+def watching() -> Iterator[Callable[[str, float], None]]:
+    """A bar on a terminal, that leaves nothing behind; elsewhere a line each half minute."""
+    if not sys.stderr.isatty():
+        last = time.monotonic()
+
+        def say(stage: str, share: float) -> None:
+            nonlocal last
+            if time.monotonic() - last > QUIET_SECONDS:
+                last = time.monotonic()
+                click.echo(f"{stage} {share:.0%}", err=True)
+
+        yield say
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks = {stage: bar.add_task(stage, total=1.0) for stage in ("writing", "comparing")}
+        yield lambda stage, share: bar.update(tasks[stage], completed=share)
+
+
+def _facts(done: "Converted") -> dict[str, object]:
+    from hermes.interop.huggingface.reader_support import verdicts
+    from hermes.numerics.params import tensor_count
+
+    return {
+        "source": str(done.source.path),
+        "kind": done.source.kind,
+        "target": str(done.target),
+        "architecture": done.architecture,
+        "parameters": tensor_count(done.source.spec),
+        "dtype": done.dtype,
+        "tokenizer": sorted(done.source.files),
+        "bytes": done.size,
+        "difference": done.proof.difference,
+        "backend": done.proof.backend,
+        "readers": verdicts(done.source.spec, converted=done.to == "hf"),
+    }
+
+
+def _has_a_class(done: "Converted") -> bool:
+    from hermes.interop.huggingface.families import family_of
+
+    return family_of(done.source.spec, renamed=True) != "hermes"
+
+
+def lines_of(done: "Converted") -> list[str]:
+    """What was read and written, the proof, and each reader's verdict."""
+    facts = _facts(done)
+    one_by_one = f", layer by layer ({done.proof.passes})" if done.proof.passes > 1 else ""
+    files = ", ".join(sorted(done.source.files)) or "none beside it"
+    lines = [
+        f"read       {done.source.path}: {done.source.kind}, {facts['parameters']:,} parameters",
+        f"written    {done.target}: {done.architecture}, {done.dtype}, {done.size:,} bytes",
+        f"tokenizer  {files}",
+        f"proof      logits differ by {done.proof.difference:.2g} of their root mean square "
+        f"({done.proof.backend}{one_by_one})",
+    ]
+    found = facts["readers"]
+    assert isinstance(found, dict)
+    lines += [f"{reader:<18} {verdict}" for reader, verdict in found.items()]
+    if done.architecture == "HermesForCausalLM" and _has_a_class(done):
+        lines.append("note       --to hf makes it a model that those tools know")
+    return lines

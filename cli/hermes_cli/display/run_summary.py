@@ -1,0 +1,71 @@
+"""What a run says of itself before it trains."""
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hermes.recipe import Lora
+    from hermes.spec import ModelSpec
+    from hermes.training.run import Run
+
+__all__ = ["heading"]
+
+
+def heading(run: "Run") -> list[str]:
+    """What is about to be trained, on what, with what."""
+    from hermes.formatting import number_of
+    from hermes.numerics.params import tensor_count
+    from hermes.training.run import device
+
+    parts, request = run.parts, run.request
+    recipe, data = parts.recipe, parts.material.samples
+    tokens = len(parts.material.stream)
+    unit = parts.material.unit
+    trained, out = len(data.train), len(data.held_out)
+    of_these = f": {trained:,} to train on, {out:,} held out" if out else ""
+    versions = " ".join(f"{name} {number}" for name, number in request.backend.versions().items())
+    where = f"{versions} on {device(request)}, {request.options.precision}"
+    accum = f" in {recipe.grad_accum} parts" if recipe.grad_accum > 1 else ""
+    size = request.processes.place.size
+    among = f" on {size} processes" if size > 1 else ""
+    lines = [
+        f"model {parts.spec.name}: {tensor_count(parts.spec):,} parameters; {where}",
+        f"data: {tokens:,} tokens, {number_of(trained + out, unit)} of {recipe.seq_len}{of_these}",
+        f"run {request.output}: {_updates(run)}{accum}{among}",
+    ]
+    if recipe.lora is not None:
+        lines.insert(1, _adapters(parts.spec, recipe.lora))
+    if run.checkpoint is not None:
+        writer = run.checkpoint.progress.backend
+        lines.append(f"going on from step {run.position.step:,}, written by {writer}")
+    return lines
+
+
+def _updates(run: "Run") -> str:
+    """How many updates there are, and of how many samples."""
+    from hermes.data import run_samples
+    from hermes.formatting import number_of
+
+    unit = run.parts.material.unit
+    recipe, total = run.parts.recipe, run.total_steps
+    size = len(run.parts.material.samples.train)
+    each = recipe.batch_size * recipe.grad_accum * run.request.processes.place.size
+    whole = run_samples(size, epochs=recipe.epochs, max_steps=recipe.max_steps, per_update=each)
+    if total == 1:
+        return f"1 update of {number_of(min(each, whole), unit)}"
+    short = "at most " if whole != total * each else ""
+    return f"{total:,} updates of {short}{number_of(each, unit)}"
+
+
+def _adapters(spec: "ModelSpec", lora: "Lora") -> str:
+    """What adapters are trained, and how many numbers they have."""
+    from hermes.numerics.lora import adapted_paths, adapter_tensors
+
+    paths = adapted_paths(spec, lora)
+    here = {path.rpartition(".")[2] for path in paths}
+    targets = ", ".join(name for name in lora.targets if name in here)
+    count = sum(math.prod(tensor.shape) for tensor in adapter_tensors(spec, lora).values())
+    return (
+        f"adapters of rank {lora.rank}, alpha {lora.alpha:g}, on {len(paths)} matrices "
+        f"({targets}): {count:,} parameters are trained, no others"
+    )

@@ -1,0 +1,145 @@
+"""What a process of several leaves behind where the run fails: its stacks and its traceback.
+
+OUTPUT/logs/rank-3.txt is rank 3's; what its user reads at once is a line, told by one of them.
+"""
+
+import datetime
+import faulthandler
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from hermes.distributed.process_group import Processes
+from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost, StorageError
+
+__all__ = ["Journal", "logs_of"]
+
+# Of the time in which a backend may end the process: the stacks are written before.
+BEFORE = 0.9
+# What all processes meet alike, as the loss is that of all.
+COMMON = (Interrupted, NonFinite)
+QUIET = (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt, SystemExit)
+
+
+class _Failed(HermesError):
+    """What one process tells with its name; a journal is done with it."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.exit_code = code
+
+
+class _Lost(PeerLost):
+    """What a journal has written down already."""
+
+
+def logs_of(output: Path) -> Path:
+    """Where the processes of a run leave their stacks."""
+    return output / "logs"
+
+
+class Journal:
+    """A block. A refusal that all know of is told by rank 0 and the rank that has it; others are
+    quiet. What one process alone failed of it tells itself, with its rank and host.
+
+    output: the run's folder; None where there is none to write into.
+    """
+
+    def __init__(self, processes: Processes, output: Path | None):
+        self._processes, self._place = processes, processes.place
+        self._path = output and logs_of(output) / f"rank-{self._place.rank}.txt"
+        self._file: TextIO | None = None
+        self._begins = 0
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def polling(self, stop: Callable[[], bool]) -> Callable[[], bool]:
+        """`stop`, each call of which says that this process is not stuck.
+
+        Where it comes too late the stacks of all threads are written down, by a thread that needs
+        no interpreter.
+        """
+        if self._place.size == 1 or self._path is None:
+            return stop
+        file = self._file = self._opened(self._path)
+        self._begins = os.fstat(file.fileno()).st_size
+        faulthandler.enable(file)
+
+        def polled() -> bool:
+            if os.fstat(file.fileno()).st_size > self._begins:
+                os.ftruncate(file.fileno(), self._begins)  # it was slow, and went on
+            faulthandler.dump_traceback_later(BEFORE * self._place.timeout, file=file)
+            return stop()
+
+        faulthandler.dump_traceback_later(BEFORE * self._place.first_timeout, file=file)
+        return polled
+
+    def _opened(self, path: Path) -> TextIO:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a", encoding="utf-8")
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        place = self._place
+        host = f"host {socket.gethostname()}, process {os.getpid()}"
+        file.write(f"rank {place.rank} of {place.size}, {host}, {now}\n")
+        file.flush()
+        return file
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is not None and self._place.size > 1:
+                self._told(error)
+        finally:
+            if self._file is not None:
+                faulthandler.cancel_dump_traceback_later()
+                faulthandler.disable()
+                self._file.close()
+
+    def _told(self, error: BaseException) -> None:
+        """Write down what there is to write, and raise what a user should read."""
+        if isinstance(error, (*QUIET, _Failed, _Lost)):
+            return
+        rank = self._place.rank
+        if isinstance(error, PeerLost):
+            where = self._written(error)
+            if error.told_by not in (None, rank):
+                raise click.exceptions.Exit(PeerLost.exit_code)
+            raise _Lost(f"{error}{where}") from error
+        if not isinstance(error, HermesError):
+            code = StorageError.exit_code if isinstance(error, OSError) else HermesError.exit_code
+            sentence = f"{type(error).__name__}: {error}"
+            self._processes.leave(sentence)
+            where = self._written(error)
+            raise _Failed(f"rank {rank} ({socket.gethostname()}) failed: {sentence}{where}", code)
+        self._processes.leave(str(error))
+        if rank > 0:
+            self._refused(error, 0 if isinstance(error, COMMON) else error.told_by)
+
+    def _refused(self, error: HermesError, told_by: int | None) -> None:
+        """Raise what the user of a process other than rank 0 should read."""
+        rank = self._place.rank
+        if told_by is None:
+            self._written(error)
+            raise _Failed(f"rank {rank} ({socket.gethostname()}): {error}", error.exit_code)
+        if told_by == rank:  # in the words in which rank 0 says it
+            raise _Failed(f"rank {rank}: {error}", error.exit_code)
+        raise click.exceptions.Exit(error.exit_code)
+
+    def _written(self, error: BaseException) -> str:
+        """Write the traceback, all threads' stacks and the last collectives; where they are."""
+        if self._path is None:
+            return ""
+        try:
+            file = self._file = self._file or self._opened(self._path)
+            file.write("".join(traceback.format_exception(error)))
+            file.write(f"asked of the others last:\n{self._processes.history()}\n")
+            file.flush()
+            faulthandler.dump_traceback(file)
+        except OSError:
+            return ""
+        return f"; stacks are in {self._path.parent}"

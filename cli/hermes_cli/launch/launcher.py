@@ -1,0 +1,235 @@
+"""Starting several processes of this machine for one command.
+
+Torch's elastic agent starts them, or for MLX a ring on the loopback. Those of other machines are
+started by torchrun, srun, mpirun or mlx.launch, and find their place in the variables of these.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hermes.distributed.environment import OWN, place_of
+from hermes.distributed.process_group import Place, ends_at_once
+from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost
+from hermes_cli.display.robust_stderr import lasting_stderr
+from hermes_cli.launch.crash_log import Journal
+from hermes_cli.launch.join import backend_of, joined, saving
+from hermes_cli.launch.signals import Signals
+from hermes_cli.launch.stderr_filter import sieved, write_through
+from hermes_cli.launch.supervisor import LONGEST_GRACE, POLL, Death, Writing, watched
+from hermes_cli.launch.worker_status import Reporting, read_reports
+from hermes_cli.options.resolve import Asked, require_alike
+
+if TYPE_CHECKING:
+    from hermes.interface import Backend
+    from hermes.training.run import Request
+
+__all__ = ["placed", "starts"]
+
+LONGEST_TIMEOUT = 1_000_000
+REFUSALS = {HermesError.exit_code, click.UsageError.exit_code, NonFinite.exit_code}
+NO_TRACE = "To enable traceback see"  # torch's word for having none
+
+
+def placed(
+    context: click.Context, asked: Asked, request: "Request", signals: Signals
+) -> "Request | None":
+    """The request as this process's share of it; None where others were started and have ended."""
+    if starts(context, asked, signals):
+        return None
+    processes, options = joined(context, asked, request.backend, request.options, signals)
+    with Journal(processes, request.output):
+        require_alike(context.info_name or "", asked, request.backend, processes)
+    return replace(request, processes=processes, options=options)
+
+
+def starts(context: click.Context, asked: Asked | Mapping[str, Any], signals: Signals) -> bool:
+    """Start the processes that were asked for and see them to their end; False: none were.
+
+    Raises the error that their end amounts to.
+    """
+    gpus, processes = asked["num_gpus"], asked["num_processes"]
+    number = processes if gpus == 1 else gpus
+    patience = asked["peer_timeout"]
+    if number < 1 or asked["max_restarts"] < 0 or not 0 < patience <= LONGEST_TIMEOUT:
+        raise HermesError(
+            "--num-gpus and --num-processes must be at least 1, --max-restarts at least 0, "
+            f"--peer-timeout above 0 and at most {LONGEST_TIMEOUT:,} seconds; got {gpus}, "
+            f"{processes}, {asked['max_restarts']} and {patience:g}"
+        )
+    if number == 1 or OWN in os.environ:
+        return False
+    if gpus > 1 and processes > 1:
+        raise HermesError("give --num-gpus or --num-processes, not both")
+    if place := place_of(os.environ):
+        _check_place(place, f"--num-{'gpus' if gpus > 1 else 'processes'} {number}", number)
+        return False
+    backend = backend_of(asked["backend"], os.environ)
+    _check(asked, backend, gpus, number)
+    signals.polled = True
+    arguments, restarts = list(context.find_root().obj.arguments), asked["max_restarts"]
+    patience = asked["peer_timeout"]
+    writing = Writing(saving(asked["output"]), patience)
+
+    def start(folder: str) -> Death | None:
+        if backend.name == "mlx":
+            return _ring(arguments, number, folder, writing)
+        return _elastic(arguments, number, folder, restarts)
+
+    watched(start, signals, restarts, writing=writing)
+    return True
+
+
+def _check_place(place: Place, option: str, number: int) -> None:
+    """Refuse to be one of more processes, or of fewer, than were asked for. Raises HermesError."""
+    if number not in (place.size, place.local_size):
+        raise HermesError(
+            f"{option}, but a launcher started {place.size} processes, {place.local_size} on this "
+            "machine; leave it out, or have the launcher start one"
+        )
+
+
+def _check(asked: Asked | Mapping[str, Any], backend: "Backend", gpus: int, number: int) -> None:
+    here = [name for name in backend.devices() if name.startswith("cuda:")]
+    if backend.name not in ("torch", "mlx"):
+        raise HermesError(f"backend {backend.name!r} trains in one process")
+    if gpus > 1 and backend.name == "mlx":
+        raise HermesError("--num-gpus is for torch; several processes of mlx are --num-processes")
+    if gpus > 1 and asked["device"] != "cpu" and len(here) < gpus:
+        raise HermesError(
+            f"--num-gpus {gpus}, but torch finds {len(here)} here; give fewer, or --device cpu "
+            "for as many processes on the CPU"
+        )
+    if number > 1 and asked["max_restarts"] and backend.name == "mlx":
+        raise HermesError("--max-restarts is for torch; start mlx again with --resume")
+    if "-" in (asked["data"] or ("-",)):
+        raise HermesError("several processes cannot share standard input; give --data F")
+
+
+def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> int:
+    """One process: the same command, which finds its place in its environment."""
+    from hermes_cli.main import run
+
+    ended = ends_at_once()
+    # A signal of the terminal reaches the launcher alone, which hands it on once.
+    os.setsid()
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
+    write_through(folder)
+    lasting_stderr()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.pop("MLX_RANK", None)  # of mlx.launch, which started the one that starts these
+    os.environ |= {**environment, OWN: "1"}
+    rank = int(os.environ.get("MLX_RANK", os.environ.get("RANK", "0")))
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if attempt and _refused(folder, attempt - 1):
+        return 0
+    report = Reporting(folder, rank, attempt)
+    if attempt and not {"--resume", "--auto-resume"} & {*arguments}:
+        arguments = [*arguments, "--resume"]
+    code = run(arguments, report.line)
+    report.end(code)
+    if code in (0, Interrupted.exit_code):  # all come here; what there is to say is in the report
+        ended(0)
+        return code
+    # By its connections that close the others notice; torch keeps who returns until all have.
+    ended(code)
+    sys.exit(code)
+
+
+def _end_with_launcher() -> None:
+    """A launcher that was killed ends its processes as one process would have ended."""
+    if launcher := parent_process():
+        launcher.join()
+        os._exit(PeerLost.exit_code)
+
+
+def _refused(folder: str, attempt: int) -> bool:
+    """Whether all of an attempt refused to do what they were asked, and would again."""
+    return {told.code for told in read_reports(folder) if told.attempt == attempt} <= REFUSALS
+
+
+def _elastic(arguments: list[str], number: int, folder: str, restarts: int) -> Death | None:
+    """Start them by torch's elastic agent."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # What it says in its own logs is said here in a sentence.
+    for name in ("torch.distributed", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=number,
+        run_id=f"hermes-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=restarts,
+        logs_specs=DefaultLogsSpecs(log_dir=str(Path(folder, "torch"))),
+    )
+    try:
+        elastic_launch(config, _work)(arguments, folder, {})
+    except ChildFailedError as error:
+        for rank, failure in error.failures.items():
+            if failure.exitcode != PeerLost.exit_code:
+                trace = str(failure.message).strip() if failure.exitcode > 0 else ""
+                trace = "" if trace.startswith(NO_TRACE) else trace
+                return Death(rank, failure.pid, failure.exitcode, trace)
+    return None
+
+
+def _ring(arguments: list[str], number: int, folder: str, writing: Writing) -> Death | None:
+    """Start them as a ring of MLX on the loopback."""
+    spawn = get_context("spawn")
+    hosts = Path(folder, "hosts.json")
+    hosts.write_text(json.dumps(_free_addresses(number)), encoding="utf-8")
+    started: list[BaseProcess] = []
+    with sieved(folder):
+        for rank in range(number):
+            environment = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)}
+            worker = spawn.Process(target=_work, args=(arguments, folder, environment), daemon=True)
+            worker.start()
+            started.append(worker)
+        return _ends_of(started, writing)
+
+
+def _free_addresses(number: int) -> list[list[str]]:
+    with ExitStack() as sockets:
+        free = [sockets.enter_context(socket.socket()) for _ in range(number)]
+        for one in free:
+            one.bind(("127.0.0.1", 0))
+        return [[f"127.0.0.1:{one.getsockname()[1]}"] for one in free]
+
+
+def _ends_of(started: list[BaseProcess], writing: Writing) -> Death | None:
+    """The first death that the dead told nobody of, once all have ended."""
+    running, death, since, wrote = dict(enumerate(started)), None, 0.0, 0.0
+    while running:
+        time.sleep(POLL)
+        if death is not None and writing.may_go_on(since):
+            wrote = time.monotonic()
+        for rank, worker in tuple(running.items()):
+            code = worker.exitcode
+            if code is None:
+                if death is not None and time.monotonic() - max(since, wrote) > 2 * LONGEST_GRACE:
+                    worker.kill()  # it never came far enough to say that it is there
+                continue
+            del running[rank]
+            if death is None and code not in (0, PeerLost.exit_code):
+                death, since = Death(rank, worker.pid or 0, code), time.monotonic()
+    return death

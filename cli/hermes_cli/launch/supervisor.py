@@ -1,0 +1,245 @@
+"""Sees started processes to their end: hands signals on, ends who outlives a lost one, sums up."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import active_children
+from shutil import rmtree
+from tempfile import TemporaryDirectory
+
+import click
+
+from hermes.errors import Interrupted, PeerLost
+from hermes_cli.launch.signals import Signals
+from hermes_cli.launch.worker_status import Told, read_reports
+
+__all__ = ["LONGEST_GRACE", "POLL", "Death", "Start", "Writing", "watched"]
+
+POLL = 0.1
+# Seconds without an end after which those that remain, once one is lost, hang; and at most. Neither
+# runs while rank 0 writes a checkpoint.
+GRACE, LONGEST_GRACE = 4.0, 8.0
+LAST_WORD = 1.0  # seconds for the stacks of one that was stopped
+LOST = PeerLost.exit_code
+INTERRUPTED = 130  # before there was anything to save
+STOPS = (Interrupted.exit_code, INTERRUPTED)  # asked for
+WELL = (0, Interrupted.exit_code)  # what all of them end with, if any does
+
+
+@dataclass(frozen=True)
+class Death:
+    """The end of a process that could not speak for itself. trace: what else is known of it."""
+
+    rank: int
+    pid: int
+    code: int
+    trace: str = ""
+
+    def line(self) -> str:
+        """What a user should read."""
+        if self.code >= 0:
+            trace = f":\n{self.trace}" if self.trace else " without a word"
+            return f"Error: rank {self.rank} (process {self.pid}) failed{trace}"
+        name = signal.Signals(-self.code).name
+        return f"Error: rank {self.rank} (process {self.pid}) was ended by {name}, so all ended"
+
+
+# Starts processes that report to a folder, and returns when all have ended, with the first death
+# that nobody else told of.
+Start = Callable[[str], Death | None]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Whether rank 0 may be writing a checkpoint now, and for how many seconds after the loss of
+    another process it may go on.
+    """
+
+    now: Callable[[], bool] = lambda: False
+    patience: float = 0.0
+
+    def may_go_on(self, lost: float) -> bool:
+        """Whether one is being written and may be: another was lost at that moment."""
+        return time.monotonic() - lost < self.patience and self.now()
+
+
+NOTHING = Writing()
+
+
+def watched(
+    start: Start, signals: Signals, restarts: int = 0, *, writing: Writing = NOTHING
+) -> None:
+    """Until all have ended; says once what several say. Raises click's Exit with their code."""
+    with TemporaryDirectory(prefix="hermes-processes-") as folder:
+        signals.ends = lambda: _end_all(folder)
+        watch = _Watch(start, folder, signals, restarts, writing)
+        watch.see()
+        code = watch.conclude()
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+class _Watch:
+    def __init__(
+        self,
+        start: Start,
+        folder: str,
+        signals: Signals,
+        restarts: int,
+        writing: Writing = NOTHING,
+    ):
+        self._start, self._folder, self._signals = start, folder, signals
+        self._restarts, self._writing = restarts, writing
+        self._told: list[Told] = []
+        self._deaths: list[Death] = []
+        self._crashed: list[BaseException] = []
+        self._asked: set[int] = set()  # pids that were handed the signal
+        self._hung: dict[int, Told] = {}
+        self._warned: set[str] = set()
+        self._attempt, self._ends, self._quiet_since = 0, 0, 0.0
+        self._lost_since: float | None = None
+        self._woken_at = self._wrote_at = 0.0
+
+    def see(self) -> None:
+        """Until all have ended."""
+        # torch's agent puts handlers on signals where it runs in the main thread.
+        thread = threading.Thread(target=self._run, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL)
+            self._told = read_reports(self._folder)
+            self._look()
+        self._told = read_reports(self._folder)
+        if self._crashed:
+            raise self._crashed[0]
+
+    def _run(self) -> None:
+        try:
+            if death := self._start(self._folder):
+                self._deaths.append(death)
+        except BaseException as error:
+            self._crashed.append(error)
+
+    def _look(self) -> None:
+        attempt = max((one.attempt for one in self._told), default=0)
+        here = [one for one in self._told if one.attempt == attempt]
+        self._warn(here)
+        if attempt > self._attempt:
+            self._begin_again(attempt)
+        running = [one for one in here if one.code is None and _lives(one.pid)]
+        if self._signals.asked():
+            # One that has just begun is asked as soon as it is known.
+            self._send(signal.SIGTERM, (one for one in running if one.pid not in self._asked))
+            self._asked |= {one.pid for one in running}
+        else:
+            # torch's agent has interrupted who was still starting, and each waits for all the rest.
+            waits = [one for one in here if one.code == INTERRUPTED and one.pid not in self._asked]
+            self._send(signal.SIGTERM, waits)
+            self._asked |= {one.pid for one in waits}
+        now, ends = time.monotonic(), len(here) - len(running)
+        if ends != self._ends:
+            self._ends, self._quiet_since = ends, now
+        # Who ends with no word is missed too.
+        if self._lost_since is None and any(
+            one.code not in WELL and one not in running for one in here
+        ):
+            self._lost_since = now
+        if self._lost_since is None:
+            return
+        if any(one.rank == 0 for one in running) and self._writing.may_go_on(self._lost_since):
+            self._wrote_at = now
+        quiet = now - max(self._quiet_since, self._wrote_at)
+        if quiet > GRACE or now - max(self._lost_since, self._wrote_at) > LONGEST_GRACE:
+            if not self._woken_at:
+                self._hung, self._woken_at = {one.pid: one for one in running}, now
+                self._send(signal.SIGCONT, running)
+            elif now - self._woken_at > LAST_WORD:
+                # Who has said how it ended has nothing left to do either.
+                self._send(signal.SIGKILL, (one for one in here if _lives(one.pid)))
+
+    def _warn(self, told: Iterable[Told]) -> None:
+        for line in _lines(told, warnings=True):
+            if line not in self._warned:
+                self._warned.add(line)
+                click.echo(line, err=True)
+
+    def _begin_again(self, attempt: int) -> None:
+        """The agent has started all anew; say what for, as nobody else will."""
+        ended = [one for one in self._told if one.attempt == attempt - 1]
+        for line in _lines(ended)[:1]:
+            click.echo(line, err=True)
+        click.echo(
+            f"start {attempt + 1} of at most {self._restarts + 1}, from the last checkpoint",
+            err=True,
+        )
+        self._attempt, self._ends, self._lost_since = attempt, 0, None
+        self._hung, self._woken_at, self._wrote_at = {}, 0.0, 0.0
+
+    @staticmethod
+    def _send(number: signal.Signals, to: Iterable[Told]) -> None:
+        for one in to:
+            with suppress(ProcessLookupError, PermissionError):  # its number may be another's
+                os.kill(one.pid, number)
+
+    def conclude(self) -> int:
+        """Say once what several say; the exit code that it amounts to."""
+        last = [one for one in self._told if one.attempt == self._attempt]
+        told = {one.pid for one in last if one.code is not None}
+        self._deaths = [death for death in self._deaths if death.pid not in told]
+        if not self._signals.asked() and (
+            self._deaths or any(one.code not in (*WELL, INTERRUPTED) for one in last)
+        ):
+            # torch's agent interrupts those that remain: that is no end of their own.
+            last = [one for one in last if one.code != INTERRUPTED]
+        bad = [one for one in last if one.code]
+        codes = sorted({one.code or 0 for one in bad} - {LOST}, key=STOPS.__contains__)
+        worst = codes[0] if codes else None
+        if worst is not None:
+            lines = _lines(one for one in bad if one.code == worst) or _lines(bad)[:1]
+            for line in lines[:1] if worst == Interrupted.exit_code else lines:
+                click.echo(line, err=True)
+            return worst
+        # Who was killed here because it hung is told of so; who died before made it hang.
+        deaths = [death.line() for death in self._deaths if death.pid not in self._hung]
+        for one in self._hung.values():
+            deaths.append(f"Error: rank {one.rank} (process {one.pid}) hung and was killed")
+        # One that hung and was woken knows less of it than those that waited.
+        waited = _lines(one for one in last if one.pid not in self._hung) or _lines(last)
+        seen = [line.removeprefix("Error: ") for line in waited[:1]]
+        if deaths:
+            click.echo(deaths[0], err=True)
+            for line in seen:
+                click.echo(f"  {line}", err=True)
+        else:
+            for line in seen:
+                click.echo(f"Error: {line}", err=True)
+        if not (bad or deaths):
+            return 0
+        click.echo("  go on with --resume", err=True)
+        failed = [death for death in self._deaths if death.code > 0]
+        return 1 if failed and not bad else LOST
+
+
+def _lines(told: Iterable[Told], *, warnings: bool = False) -> list[str]:
+    """Each line once, in the order of ranks: the warnings, or all else."""
+    said = dict.fromkeys(line for one in told for line in one.lines)
+    return [line for line in said if line.startswith("Warning: ") == warnings]
+
+
+def _end_all(folder: str) -> None:
+    """Kill all started processes; nothing of theirs is left."""
+    for one in active_children():
+        one.kill()
+    rmtree(folder, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):  # gone, or its number is another's
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Options: declared once, read from the command line and from files, resolved."""

@@ -1,0 +1,168 @@
+"""What `hermes finetune`, `sft` and `dpo` share: their options, and what they begin from."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hermes.errors import HermesError
+from hermes_cli.launch.join import backend_of
+from hermes_cli.options.config_file import COMMAND
+from hermes_cli.options.resolve import RECIPE, Asked, given_of
+from hermes_cli.training.run_training import realised
+
+if TYPE_CHECKING:
+    from hermes.finetuning.base_model import Beginning
+    from hermes.interface import Tensors
+    from hermes.recipe import Lora
+    from hermes.training.run import Request
+
+LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
+
+
+def beginning_of(options: Asked, *, chat: bool) -> "Beginning":
+    """The model to tune, the run's own where it goes on. Raises HermesError."""
+    from hermes.finetuning.base_model import beginning
+    from hermes.interop.hub import load_tokenizer
+
+    if options.goes_on:
+        return _gone_on(options, chat=chat)
+    if not options["checkpoint"]:
+        raise HermesError("no model to tune: give --checkpoint C")
+    if model := [key for key in options.edits if key.startswith("model.")]:
+        raise HermesError(f"--set {model[0]}: the architecture is the checkpoint's; leave it out")
+    return beginning(
+        options["checkpoint"],
+        config=options.model_config,
+        tokenizer=load_tokenizer(options["tokenizer"]) if options["tokenizer"] else None,
+        template=options.values.get("template"),
+        chat=chat,
+    )
+
+
+def _gone_on(options: Asked, *, chat: bool) -> "Beginning":
+    """The run's newest checkpoint, which has its tokenizer and its template."""
+    from hermes.finetuning.base_model import CHAT_TOKENS, beginning, with_tokens
+    from hermes.interop.hub import load_tokenizer
+
+    template = options["template"] if options.asked("template") else None
+    own = beginning(options["output"], template=template, chat=chat)
+    if not options.asked("tokenizer"):
+        return own
+    given = load_tokenizer(options["tokenizer"])
+    same = own.tokenizer.fingerprint == with_tokens(given, CHAT_TOKENS)[0].fingerprint
+    return own if same else replace(own, tokenizer=given)
+
+
+def base_of(options: Asked, start: "Beginning") -> "Callable[[], Tensors] | None":
+    """The weights that a run which goes on began from, opened when called; None for a new run."""
+    if not options.goes_on:
+        return None
+
+    def opened() -> "Tensors":
+        from hermes.finetuning.base_model import beginning
+
+        try:
+            if not options["checkpoint"]:
+                raise HermesError("its run.yaml does not say where")
+            return beginning(
+                options["checkpoint"],
+                config=options.model_config,
+                tokenizer=start.tokenizer,
+                chat=False,
+            ).params
+        except HermesError as error:
+            missing = "" if options.asked("checkpoint") else "has lost its reference.npz and "
+            raise type(error)(
+                f"run {options['output']} {missing}needs the model that it began from ({error}); "
+                "say with --checkpoint C where it is now"
+            ) from None
+
+    return opened
+
+
+def files_of(options: Asked) -> tuple[str, ...]:
+    """The files to learn from; standard input where none is named. Raises HermesError."""
+    data = tuple(options["data"]) or ("-",)
+    if "-" in data and sys.stdin.isatty():
+        raise HermesError("no data: give --data F, or records on standard input")
+    return data
+
+
+def recipe_of(options: Asked, max_seq_len: int, longest: int) -> dict[str, object]:
+    """Fields of the recipe: all of a new run's, those that were asked for of one that goes on.
+
+    longest: the default length of a row, where the model has room for it.
+    """
+    given = given_of(options)
+    if options.goes_on:
+        return given | ({"lora": lora_of(options)} if any(map(options.asked, LORA)) else {})
+    own = {RECIPE[name]: options[name] for name in RECIPE if name in options.values}
+    if own.get("seq_len") is None:
+        own["seq_len"] = min(longest, max_seq_len)
+    own["lora"] = lora_of(options)
+    return own | given
+
+
+def lora_of(options: Asked) -> "Lora | None":
+    """The adapters asked for, None for none. Raises HermesError."""
+    from hermes.recipe import LORA_TARGETS, Lora
+
+    if not options.values.get("lora_rank"):
+        for name in LORA[1:]:
+            if options.sources.get(name) == COMMAND:
+                option = name.replace("_", "-")
+                raise HermesError(f"--{option} belongs to adapters; give --lora-rank with it")
+        return None
+    named = str(options["lora_targets"])
+    targets = LORA_TARGETS if named == "all" else tuple(t.strip() for t in named.split(","))
+    return Lora(options["lora_rank"], options["lora_alpha"], options["lora_dropout"], targets)
+
+
+def request_of(
+    options: Asked, start: "Beginning", data: tuple[str, ...], given: dict[str, object]
+) -> "Request":
+    """A run that begins from this model; what it learns from is still to be said."""
+    from hermes.training.run import Request, check_output
+    from hermes_cli.options.resolve import settings_of
+    from hermes_cli.training.run_training import kept
+
+    output = Path(options["output"])
+    check_output(output, resume=options["resume"])
+    return Request(
+        output=output,
+        data=data,
+        backend=backend_of(options["backend"], os.environ),
+        tokenizer=start.tokenizer,
+        options=realised(options),
+        given=given,
+        resume=options["resume"],
+        allow_batch_change=options["allow_batch_change"],
+        log_every=options["log_every"],
+        keep=kept(options),
+        file_format=options["format"],
+        settings=settings_of(options),
+        sources=options.sources,
+        start=start.adapted_start if given.get("lora") else start.start,
+        tokenizer_settings=start.settings,
+        split_among=options.split_among,
+    )
+
+
+def counter(what: str) -> Callable[[int, int], None]:
+    """Shows how far something is: in place on a terminal, else in tenths."""
+    shown = [-1]
+
+    def show(done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if sys.stderr.isatty():
+            click.echo(f"\r{what}: {done:,} of {total:,}", err=True, nl=done >= total)
+        elif tenth > shown[0]:
+            shown[0] = tenth
+            click.echo(f"{what}: {done:,} of {total:,}", err=True)
+
+    return show

@@ -1,0 +1,1 @@
+"""Bisect: where two backends part for the first time."""

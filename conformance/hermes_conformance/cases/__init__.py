@@ -1,0 +1,1 @@
+"""Cases: specifications, weights and inputs that the laws are tried on."""

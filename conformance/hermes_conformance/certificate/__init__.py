@@ -1,0 +1,1 @@
+"""Certificates: issued, shown as a page, and verified."""

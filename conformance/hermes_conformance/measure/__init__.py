@@ -1,0 +1,1 @@
+"""How far apart two results are, and how far they may be."""

@@ -1,0 +1,1 @@
+"""The oracle's instruments: derivatives, rounding noise, trajectories."""

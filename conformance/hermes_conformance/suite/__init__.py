@@ -1,0 +1,1 @@
+"""The suite: which laws and cases run, how, and what is reported."""

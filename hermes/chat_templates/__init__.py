@@ -1,0 +1,1 @@
+"""Chat templates: messages rendered by a template, tokenized, with a loss mask."""

@@ -1,0 +1,258 @@
+"""Conversations as tokens, and which of these are learnt: what the assistant says, and no more.
+
+Which tokens are the assistant's follows from how the text was made, never from looking for words
+in it: from the template's own marks, or from what the template adds when one more message is
+there. Text that spells the name of a special token stays text.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.chat_templates.messages import Conversation, Message
+from hermes.chat_templates.sandbox import CLOSE, OPEN
+from hermes.chat_templates.template import Template, template_of
+from hermes.errors import DataError
+from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer
+
+__all__ = ["ChatEncoder", "Example", "turn_end"]
+
+# One of these stands for the name of a special token in a message while the template runs.
+STAND_IN = 0xF0000
+PRIVATE = re.compile("([\U000f0000-\U000fffff])")
+FORBIDDEN = re.compile(f"[{OPEN}{CLOSE}\U000f0000-\U000fffff]")
+# What looks like the name of a special token at the end of a text: <|eot_id|>, </s>, [END].
+NAME_AT_END = re.compile(r"(<[^<>\s]+>|\[[^\[\]\s]+\])\s*\Z")
+
+
+@dataclass(frozen=True)
+class Example:
+    """Tokens, and which of them are learnt. ids: (N,); learnt: (N,), never the first."""
+
+    ids: NDArray[np.int32]
+    learnt: NDArray[np.bool_]
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class ChatEncoder:
+    """Conversations to tokens with one tokenizer and one template."""
+
+    def __init__(self, tokenizer: Tokenizer, template: Template):
+        self.tokenizer = tokenizer
+        self.template = template
+        special = [tokenizer.token_bytes(i).decode() for i in sorted(tokenizer.special_ids)]
+        longest_first = sorted(special, key=len, reverse=True)
+        self._names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._stand_ins = {name: chr(STAND_IN + i) for i, name in enumerate(special)}
+        self._stood_for = {character: name for name, character in self._stand_ins.items()}
+        self._known_roles: set[str] = set()
+
+    def example(
+        self, conversation: Conversation, *, first: int = 0, whole: bool = False
+    ) -> Example:
+        """A conversation's tokens up to the last learnt one.
+
+        Learnt are the assistant's messages from number `first` on; with `whole` every token is, to
+        the end. Of plain text every token is, and an end-of-text token
+        follows. Raises DataError, its message beginning with the conversation's place.
+        """
+        try:
+            return self._example(conversation, first, whole)
+        except DataError as error:
+            raise DataError(f"{conversation.where}: {error}") from None
+
+    def _example(self, conversation: Conversation, first: int, whole: bool) -> Example:
+        where = conversation.where
+        if conversation.text is not None:
+            return self._text(conversation.text, where)
+        ids: list[int] = []
+        learnt: list[bool] = []
+        for text, is_learnt in self._pieces(conversation.messages, first, conversation.tools):
+            tokens = self._tokens(text)
+            ids += tokens
+            learnt += self._turn(tokens, text) if is_learnt else [False] * len(tokens)
+        if not any(learnt):
+            raise DataError("the template gives the assistant's messages no token")
+        counted = np.array(learnt) | whole
+        counted[0] = False
+        end = int(np.flatnonzero(counted)[-1]) + 1
+        return Example(np.array(ids[:end], np.int32), counted[:end], where)
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> list[int]:
+        """The tokens after which the assistant speaks, as in training. Raises DataError."""
+        pieces = self._pieces(messages, len(messages), tools, prompt=True)
+        return [token for text, _ in pieces for token in self._tokens(text)]
+
+    def end_of_turn(self) -> int:
+        """The token with which the assistant's turn ends. Raises DataError."""
+        turn = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "a"})
+        example = self._example(Conversation(turn, self.template.where), 0, False)
+        return int(example.ids[example.learnt][-1])
+
+    def _text(self, text: str, where: str) -> Example:
+        if self.tokenizer.eos_id is None:
+            raise DataError(
+                "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>'"
+            )
+        ids = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
+        learnt = np.ones(len(ids), np.bool_)
+        learnt[0] = False
+        return Example(np.array(ids, np.int32), learnt, where)
+
+    def _turn(self, tokens: list[int], text: str) -> list[bool]:
+        """A turn is learnt up to the special token that ends it; what the template adds is not."""
+        special = self.tokenizer.special_ids
+        ends = [i for i, token in enumerate(tokens) if token in special]
+        if not ends:
+            raise DataError(self._endless(text))
+        return [i <= ends[-1] for i in range(len(tokens))]
+
+    def _endless(self, text: str) -> str:
+        """What to say of a turn that no special token ends."""
+        begin = f"{self.template.where} ends the assistant's turn with"
+        found = NAME_AT_END.search(text)
+        name = found[1] if found else ""
+        if not name or not (name in self.template.source or name in self.template.names.values()):
+            return (
+                f"{begin} no special token, so a model could not learn to stop; write one after "
+                "the content, such as eos_token"
+            )
+        end = self.tokenizer.eos_id
+        own = "" if end is None else f", such as {self.tokenizer.token_bytes(end).decode()!r}"
+        return (
+            f"{begin} {name!r}, which is no special token of this tokenizer, so a model could not "
+            f"learn to stop; write one that it has{own}, or train a tokenizer with --special-token "
+            f"{name!r}"
+        )
+
+    def _tokens(self, text: str) -> list[int]:
+        """A rendered text's tokens: the template's special ones, and no others."""
+        ids: list[int] = []
+        for part in PRIVATE.split(text):
+            if name := self._stood_for.get(part):
+                ids += self.tokenizer.encode(name)
+            elif part:
+                ids += self.tokenizer.encode(part, special=True)
+        return ids
+
+    def _pieces(
+        self,
+        messages: Sequence[Message],
+        first: int,
+        tools: Sequence[Any] | None,
+        *,
+        prompt: bool = False,
+    ) -> list[tuple[str, bool]]:
+        """The text in order, cut where the assistant's turns begin and end, and what is learnt."""
+        self._check_tools(messages, tools)
+        safe: list[Message] = [self._guard(dict(message)) for message in messages]
+        whole = self.template.render(safe, prompt=prompt, tools=tools)
+        self._check_roles(safe, whole, tools, prompt)
+        spoken = [i for i, message in enumerate(safe) if message["role"] == "assistant"]
+        if self.template.marks:
+            return self._marked(whole, [i >= first for i in spoken])
+        pieces, done = [], 0
+        for i in spoken:
+            begin = self._prefix(whole, safe[:i], i, tools, prompt=True)
+            end = self._prefix(whole, safe[: i + 1], i + 1, tools, prompt=False)
+            pieces += [(whole[done:begin], False), (whole[begin:end], i >= first)]
+            done = end
+        return [*pieces, (whole[done:], False)]
+
+    def _prefix(
+        self,
+        whole: str,
+        messages: Sequence[Message],
+        count: int,
+        tools: Sequence[Any] | None,
+        *,
+        prompt: bool,
+    ) -> int:
+        """The length of the first messages' text, which the whole must begin with."""
+        text = self.template.render(messages, prompt=prompt, tools=tools)
+        if not whole.startswith(text):
+            asked = " and the question for an answer" if prompt else ""
+            raise DataError(
+                f"{self.template.where} writes the text up to message {count}{asked} otherwise "
+                "when more follow, so the assistant's part cannot be told; mark it with "
+                "{% generation %} in the template"
+            )
+        return len(text)
+
+    def _marked(self, whole: str, learnt: Sequence[bool]) -> list[tuple[str, bool]]:
+        parts = re.split(f"[{OPEN}{CLOSE}]", whole)
+        marks = re.findall(f"[{OPEN}{CLOSE}]", whole)
+        if marks != [OPEN, CLOSE] * len(learnt):
+            raise DataError(
+                f"{self.template.where} marks {len(marks) // 2} generations for {len(learnt)} "
+                "messages of the assistant; each needs one"
+            )
+        flags = [flag for one in learnt for flag in (False, one)]
+        return list(zip(parts, [*flags, False], strict=True))
+
+    def _check_tools(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> None:
+        """Refuse calls and descriptions of tools that the template has no word for."""
+        calling = [i for i, message in enumerate(messages, 1) if message.get("tool_calls")]
+        if calling and "tool_calls" not in self.template.source:
+            raise DataError(
+                f"message {calling[0]} has 'tool_calls', which {self.template.where} does not "
+                "write; give a template that does with --template, or the call as content"
+            )
+        if tools and "tools" not in self.template.source:
+            raise DataError(
+                f"the record has 'tools', which {self.template.where} does not write; give a "
+                "template that does with --template, or leave them out"
+            )
+
+    def _check_roles(
+        self, messages: Sequence[Message], whole: str, tools: Sequence[Any] | None, prompt: bool
+    ) -> None:
+        """Refuse a role whose message leaves no trace in the text. Each role is tried once."""
+        for i, message in enumerate(messages):
+            role = message["role"]
+            if role in self._known_roles or not message.get("content"):
+                continue
+            others = [*messages[:i], *messages[i + 1 :]]
+            try:
+                same = self.template.render(others, prompt=prompt, tools=tools) == whole
+            except DataError:  # it insists on the message, so it knows the role
+                same = False
+            if same:
+                raise DataError(
+                    f"{self.template.where} does not know the role {role!r}: it leaves message "
+                    f"{i + 1} out"
+                )
+            self._known_roles.add(role)
+
+    def _guard(self, value: Any) -> Any:
+        """The value with a stand-in for each name of a special token in its texts."""
+        if isinstance(value, dict):
+            return {key: self._guard(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._guard(inner) for inner in value]
+        if not isinstance(value, str):
+            return value
+        if found := FORBIDDEN.search(value):
+            raise DataError(
+                f"the text has U+{ord(found[0]):04X}, which means nothing outside one program; "
+                "take it out"
+            )
+        return self._names.sub(lambda name: self._stand_ins[name[0]], value)
+
+
+def turn_end(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> int | None:
+    """The token with which the assistant's turn ends by the template of a tokenizer_config.json.
+
+    None where the template does not tell.
+    """
+    try:
+        return ChatEncoder(tokenizer, template_of(settings, default=CHAT_TEMPLATE)).end_of_turn()
+    except DataError:
+        return None

@@ -1,0 +1,115 @@
+"""Conversations: what files of instructions and dialogues hold, in one form.
+
+A record is a conversation if it has `messages`, or `prompt` and `completion`, or `instruction` and
+`output` (and perhaps `input`, as Alpaca's have); it is plain text if it is a string or has `text`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hermes.errors import DataError, nearest
+from hermes.formatting import describe_missing, name_type
+
+__all__ = [
+    "ROLES",
+    "Conversation",
+    "Message",
+    "as_messages",
+]
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""The roles that templates of the Hugging Face kind know; each template may know fewer."""
+
+Message = Mapping[str, Any]
+"""One turn: `role` and `content`, and whatever else the template reads (tool calls, reasoning)."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in order, or plain text; where: the file and line it stands at, for errors.
+
+    tools: what the template is told of tools.
+    """
+
+    messages: tuple[Message, ...]
+    where: str
+    text: str | None = None
+    tools: tuple[Any, ...] | None = None
+
+
+def as_messages(value: Any, role: str, where: str) -> tuple[Message, ...]:
+    """A string as one message of `role`, or a list of messages. Raises DataError."""
+    if isinstance(value, str):
+        read = read_answer if role == "assistant" else read_content
+        return (make_message(role, read(value, where)),)
+    if not isinstance(value, list):
+        raise DataError(
+            f"{where}: found {name_type(value)} where a string or a list of messages is needed"
+        )
+    return read_messages(value, where)
+
+
+def read_messages(value: Any, where: str) -> tuple[Message, ...]:
+    """A list of messages, each checked. Raises DataError."""
+    if not isinstance(value, list):
+        raise DataError(f"{where}: found {name_type(value)} where a list of messages is needed")
+    if not value:
+        raise DataError(f"{where}: an empty list, there is no message in it")
+    return tuple(check_message(item, f"{where}[{i}]") for i, item in enumerate(value))
+
+
+def check_message(item: Any, where: str) -> Message:
+    if not isinstance(item, dict):
+        raise DataError(f"{where}: found {name_type(item)} where an object is needed")
+    role = require_field(item, "role", where)
+    if role not in ROLES:
+        hint = nearest(role, ROLES) if isinstance(role, str) else ""
+        raise DataError(
+            f"{where}: role {role!r} is unknown{hint or '; known are ' + ', '.join(ROLES)}"
+        )
+    calls = bool(item.get("tool_calls"))
+    content = item.get("content") if calls else require_field(item, "content", where)
+    if calls and content is None:
+        return dict(item)
+    read = read_answer if role == "assistant" and not calls else read_content
+    read(content, f"{where}: field 'content'")
+    return dict(item)
+
+
+def require_field(value: Mapping[str, Any], name: str, where: str) -> Any:
+    if name not in value:
+        raise DataError(f"{where}: {describe_missing(name, value)}")
+    return value[name]
+
+
+def make_message(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+def read_text(value: Any, where: str) -> str:
+    if isinstance(value, str) and not value.strip():
+        raise DataError(f"{where}: an empty text; there is nothing to learn from it")
+    return read_content(value, where)
+
+
+def read_content(value: Any, where: str) -> str:
+    """A string of whole characters. Raises DataError."""
+    if not isinstance(value, str):
+        raise DataError(f"{where}: found {name_type(value)} where a string is needed")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: half of a surrogate pair, \\u{ord(value[error.start]):04x}, which is "
+                "no character; write the text as UTF-8"
+            ) from None
+    return value
+
+
+def read_answer(value: Any, where: str) -> str:
+    """A string that has something to learn from. Raises DataError."""
+    if isinstance(value, str) and not value.strip():
+        raise DataError(f"{where}: an empty completion; there is nothing to learn from it")
+    return read_content(value, where)

@@ -1,0 +1,123 @@
+"""Saves in the background: training waits for the copy of its state, not for the disk."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from hermes.checkpoint.compatibility import require_vocabulary
+from hermes.checkpoint.layout import TOKENIZER, Companions, step_name
+from hermes.checkpoint.progress import Progress
+from hermes.checkpoint.retention import Keep, prune, sweep
+from hermes.checkpoint.writer import save
+from hermes.interface import LazyTensors, Tensors, TrainState
+from hermes.spec import ModelSpec
+from hermes.storage.durable import Disk
+
+__all__ = ["Saver", "snapshot"]
+
+
+def _copies(tensors: Tensors) -> Tensors:
+    if isinstance(tensors, LazyTensors):
+        return dict(tensors)  # copies already, which a second one would make training wait for
+    # Others may hold what their owner's next update overwrites.
+    return {name: np.array(tensor) for name, tensor in tensors.items()}
+
+
+def snapshot(state: TrainState) -> TrainState:
+    """The state as arrays of its own on the host, which no later update can change."""
+    return TrainState(
+        _copies(state.params), _copies(state.exp_avg), _copies(state.exp_avg_sq), state.step
+    )
+
+
+class Saver:
+    """Writes the checkpoints of one run, one at a time, in a thread of its own.
+
+    `save` waits for the one before, copies the state in the calling thread (frameworks give their
+    arrays to no other) and returns; so at most one copy exists. An error of the thread is raised,
+    as it was, by the next call of any method. Whoever makes one holds the run's lock. deleted is
+    told of each checkpoint that `keep` let go, from the thread. Raises CheckpointError where the
+    tokenizer does not fit the model.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        spec: ModelSpec,
+        companions: Companions | None = None,
+        keep: Keep | None = None,
+        disk: Disk | None = None,
+        deleted: Callable[[Path], None] | None = None,
+    ):
+        self._run, self._spec, self._companions = run, spec, companions
+        self._keep, self._disk, self._deleted = keep or Keep(), disk or Disk(), deleted
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        if companions and companions.tokenizer_json is not None:
+            require_vocabulary(companions.tokenizer_json.encode("utf-8"), spec, TOKENIZER)
+        sweep(run, disk=self._disk)
+
+    def save(self, state: TrainState, progress: Progress, *, now: bool = False) -> Path:
+        """Begin to save; the folder will be whole once `wait` or the next call has returned.
+
+        now: save in this thread instead, tensor by tensor and without a copy of them all. Raises
+        what went wrong with the one before.
+        """
+        self.wait()
+        if now:
+            self._write(state, progress, workers=1)
+        else:
+            self._pending = self._pool.submit(self._write, snapshot(state), progress)
+        return self._run / step_name(progress.step)
+
+    def _write(self, state: TrainState, progress: Progress, workers: int = 2) -> None:
+        path = save(
+            self._run,
+            state,
+            spec=self._spec,
+            progress=progress,
+            companions=self._companions,
+            workers=workers,  # weights and moments
+            disk=self._disk,
+        )
+        for gone in prune(self._run, self._keep, path, disk=self._disk):
+            if self._deleted:
+                self._deleted(gone)
+
+    def check(self) -> bool:
+        """Whether all that was saved is whole on disk; never waits, raises what went wrong."""
+        if self._pending and self._pending.done():
+            self.wait()
+        return self._pending is None
+
+    def wait(self) -> None:
+        """Wait until the save in flight is whole on disk; raise what went wrong."""
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def close(self) -> None:
+        """Wait for the last save and end the thread; raise what went wrong."""
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            # What ends the block is told; a second error would hide it.
+            self._pool.shutdown()

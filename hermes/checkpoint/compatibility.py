@@ -1,0 +1,62 @@
+"""Whether a checkpoint is of the model at hand, and where not, the first difference."""
+
+import dataclasses
+from pathlib import Path
+
+from hermes.errors import CheckpointError
+from hermes.spec import ModelSpec
+from hermes.storage.strict_json import parse_json
+
+__all__ = ["require_model", "require_vocabulary"]
+
+
+def require_model(where: Path, there: ModelSpec, here: ModelSpec, advice: str) -> None:
+    """Refuse weights of another model, naming the first difference.
+
+    where: the checkpoint. advice: the end of the sentence, what to do. Raises CheckpointError.
+    """
+    if there.identity == here.identity:
+        return
+    difference = _difference("", _plain(there), _plain(here)) or "the shape differs"
+    raise CheckpointError(
+        f"checkpoint {where} was written for another model: {difference}; {advice}"
+    )
+
+
+def _plain(spec: ModelSpec) -> dict[str, object]:
+    """What decides the model's numbers, by name: every derived field filled in."""
+    resolved = dataclasses.replace(
+        spec, output=dataclasses.replace(spec.output, norm=spec.final_norm)
+    )
+    sizes = ("vocab_size", "max_seq_len", "hidden_size", "num_layers", "learned_positions")
+    plain = {name: getattr(resolved, name) for name in sizes}
+    plain |= {f"layers.{i}": layer for i, layer in enumerate(spec.layers)}
+    return plain | {"embeddings": resolved.embeddings, "output": resolved.output}
+
+
+def _difference(name: str, there: object, here: object) -> str:
+    if there == here:
+        return ""
+    if dataclasses.is_dataclass(there) and type(there) is type(here):
+        there, here = vars(there), vars(here)
+    if isinstance(there, dict) and isinstance(here, dict):
+        pairs = ((key, there[key], here.get(key)) for key in there)
+        return next(filter(None, (_difference(f"{name}.{k}", a, b) for k, a, b in pairs)), "")
+    return f"{name.removeprefix('.')} {there} there, {here} here"
+
+
+def require_vocabulary(tokenizer: bytes, spec: ModelSpec, where: str) -> None:
+    """Refuse a tokenizer.json with tokens that the model has no row for. Raises CheckpointError."""
+    body = parse_json(tokenizer, where)
+    try:
+        words, added = body["model"].get("vocab", {}), body.get("added_tokens") or []
+        ids = [entry["id"] for entry in added]
+        ids += words.values() if isinstance(words, dict) else [len(words) - 1]
+        tokens = 1 + max(ids, default=-1)
+    except (AttributeError, LookupError, TypeError):
+        raise CheckpointError(f"{where} is no tokenizer.json") from None
+    if tokens > spec.vocab_size:
+        raise CheckpointError(
+            f"{where} has {tokens} tokens, but the model's vocab_size is {spec.vocab_size}; "
+            "use the tokenizer that it was trained with"
+        )

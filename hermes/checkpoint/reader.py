@@ -1,0 +1,195 @@
+"""Opens a checkpoint folder, only when it is whole: what is read was verified before."""
+
+from pathlib import Path
+
+from hermes.checkpoint.adapters import ADAPTER_CONFIG, open_adapter
+from hermes.checkpoint.compatibility import require_vocabulary
+from hermes.checkpoint.layout import (
+    CONFIG,
+    GENERATION_CONFIG,
+    OPTIMIZER,
+    PROGRESS,
+    SPEC,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Companions,
+)
+from hermes.checkpoint.manifest import Manifest, read_manifest, verify_files
+from hermes.checkpoint.progress import Progress, read_progress
+from hermes.checkpoint.weights import View, fit, moments, read_weights
+from hermes.errors import CheckpointError, SpecError
+from hermes.interface import Tensors, TrainState
+from hermes.mal import loads
+from hermes.numerics.lora import adapter_tensors, merged, trained_by
+from hermes.numerics.params import parameters
+from hermes.recipe import Lora
+from hermes.spec import ModelSpec
+from hermes.storage.reading import read_small
+from hermes.storage.safetensors import TensorFile
+from hermes.storage.strict_json import Json, parse_json
+
+__all__ = ["Checkpoint", "open_checkpoint", "verify"]
+
+
+class Checkpoint:
+    """A checkpoint that was found whole; its tensors are read when they are asked for.
+
+    spec, params and companions are always there; progress and state only where a run wrote it.
+    manifest: None for a bare file of weights. params are those of the model as it computes: where
+    a run trains adapters they are merged in, and `state` has the two apart.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        spec: ModelSpec,
+        params: Tensors,
+        *,
+        companions: Companions,
+        manifest: Manifest | None = None,
+        progress: Progress | None = None,
+        moments: tuple[Tensors, Tensors] | None = None,
+        parts: Tensors | None = None,
+    ):
+        self.path = path
+        self.spec = spec
+        self.params = params
+        self.companions = companions
+        self.manifest = manifest
+        self._progress = progress
+        self._moments = moments
+        self._parts = params if parts is None else parts
+
+    @property
+    def adapted(self) -> bool:
+        """Whether params are weights with adapters merged in."""
+        return self._parts is not self.params
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a run can go on from here: progress and moments are there."""
+        return self._progress is not None and self._moments is not None
+
+    @property
+    def tokenizer_json(self) -> str | None:
+        """The text of tokenizer.json, None where there is none. Raises CheckpointError where it
+        has more tokens than the model has rows.
+        """
+        text = self.companions.tokenizer_json
+        if text is not None:
+            require_vocabulary(text.encode("utf-8"), self.spec, str(self.path / TOKENIZER))
+        return text
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run was. Raises CheckpointError where no run wrote this."""
+        if self._progress is None:
+            raise CheckpointError(f"{self.path} has no {PROGRESS}, so no run can go on from it")
+        return self._progress
+
+    @property
+    def state(self) -> TrainState:
+        """Weights and moments, lazily. Raises CheckpointError where no run wrote this."""
+        if self._moments is None:
+            raise CheckpointError(f"{self.path} has no {OPTIMIZER}, so no run can go on from it")
+        return TrainState(self._parts, *self._moments, self.progress.step)
+
+
+def verify(path: Path, *, hashes: bool = True) -> Manifest:
+    """Check a checkpoint folder against its manifest: names, sizes and every byte's hash.
+
+    Raises CheckpointError, StorageError.
+    """
+    manifest = read_manifest(path)
+    verify_files(path, manifest, hashes=hashes)
+    return manifest
+
+
+def open_checkpoint(path: Path, *, hashes: bool = True) -> Checkpoint:
+    """Open a checkpoint folder after verifying it; `hashes` False trusts the bytes of its files.
+
+    Raises CheckpointError, StorageError.
+    """
+    manifest = verify(path, hashes=hashes)
+    files = manifest.files
+    for name in (CONFIG, SPEC):
+        if name not in files:
+            raise CheckpointError(f"checkpoint {path} has no {name}")
+    try:
+        spec, parts, progress, both = _contents(path, manifest)
+    except SpecError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    lora = progress.recipe.lora if progress else None
+    return Checkpoint(
+        path,
+        spec,
+        merged(spec, parts, lora) if lora else parts,
+        parts=parts,
+        companions=_companions(path, manifest),
+        manifest=manifest,
+        progress=progress,
+        moments=both,
+    )
+
+
+def _contents(
+    path: Path, manifest: Manifest
+) -> tuple[ModelSpec, Tensors, Progress | None, tuple[Tensors, Tensors] | None]:
+    """Architecture, weights and, where a run wrote them, progress and moments."""
+    spec = loads(read_small(path / SPEC), file=str(path / SPEC))
+    params = fit(read_weights(path), spec, str(path))
+    progress, both = None, None
+    if PROGRESS in manifest.files:
+        progress = read_progress(
+            read_small(path / PROGRESS), str(path / PROGRESS), manifest.version
+        )
+        if (progress.run, progress.step) != (manifest.run, manifest.step):
+            raise CheckpointError(
+                f"checkpoint {path} is of step {manifest.step} by its manifest, "
+                f"of step {progress.step} or another run by its {PROGRESS}"
+            )
+    table = dict(parameters(spec))
+    if progress and progress.recipe.lora:
+        table |= adapter_tensors(spec, progress.recipe.lora)
+        params = _with_adapters(path, spec, params, progress.recipe.lora)
+    if progress and OPTIMIZER in manifest.files:
+        trained = {name: table[name] for name in trained_by(spec, progress.recipe)}
+        both = moments(TensorFile(path / OPTIMIZER), trained)
+    return spec, params, progress, both
+
+
+def _with_adapters(path: Path, spec: ModelSpec, params: Tensors, lora: Lora) -> Tensors:
+    """The weights and, under their own names, a run's adapters."""
+    found, adapters = open_adapter(path, spec)
+    if (found.rank, found.alpha) != (lora.rank, lora.alpha):
+        raise CheckpointError(
+            f"{path / ADAPTER_CONFIG} has rank {found.rank} and alpha {found.alpha}, {PROGRESS} "
+            f"rank {lora.rank} and alpha {lora.alpha}"
+        )
+    names = (*params, *adapters)
+    return View(names, lambda name: adapters[name] if name in adapters else params[name])
+
+
+def _companions(path: Path, manifest: Manifest) -> Companions:
+    def document(name: str) -> dict[str, Json] | None:
+        if name not in manifest.files:
+            return None
+        value = parse_json(read_small(path / name), str(path / name))
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{path / name} must hold an object")
+        return value
+
+    tokenizer = None
+    if TOKENIZER in manifest.files:
+        try:
+            tokenizer = read_small(path / TOKENIZER).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(
+                f"{path / TOKENIZER} is not UTF-8 at byte {error.start}"
+            ) from None
+    return Companions(
+        tokenizer_json=tokenizer,
+        tokenizer_config=document(TOKENIZER_CONFIG),
+        config=document(CONFIG) or {},
+        generation_config=document(GENERATION_CONFIG),
+    )

@@ -1,0 +1,176 @@
+"""Writes a checkpoint folder: whole, or not at all.
+
+It is written under another name beside its place, every file synced and hashed on the way and the
+manifest last; then the folder is synced, renamed, and its new name synced.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hermes.checkpoint.adapters import ADAPTER, ADAPTER_CONFIG, adapter_files
+from hermes.checkpoint.layout import OPTIMIZER, PROGRESS, SPEC, TRASH, Companions, step_name
+from hermes.checkpoint.manifest import MANIFEST, Manifest, NewerFormat
+from hermes.checkpoint.progress import Progress, render_progress
+from hermes.checkpoint.reader import verify
+from hermes.checkpoint.weights import INDEX, MOMENTS, SHARD_LIMIT, View, plan_shards, render_index
+from hermes.errors import CheckpointError, StorageError
+from hermes.interface import Array, Tensors, TrainState
+from hermes.mal import dumps
+from hermes.numerics.lora import adapter_tensors, trained_by
+from hermes.numerics.params import Tensor, parameters
+from hermes.spec import ModelSpec
+from hermes.storage.durable import (
+    Disk,
+    Written,
+    free_bytes,
+    is_full,
+    require_space,
+    whole_folder,
+    write_file,
+)
+from hermes.storage.safetensors import Kind, dtype_code, file_size, tensor_chunks
+
+__all__ = ["save"]
+
+
+def save(
+    run: Path,
+    state: TrainState,
+    *,
+    spec: ModelSpec,
+    progress: Progress,
+    companions: Companions | None = None,
+    shard_limit: int = SHARD_LIMIT,
+    workers: int = 1,
+    disk: Disk | None = None,
+) -> Path:
+    """Write a checkpoint of `run` at progress.step and return its folder, now whole on disk.
+
+    Tensors are made one at a time, in this thread; with more `workers`, each in a thread that
+    writes a file of its own. A whole checkpoint of that step is never
+    replaced; a damaged one is, once the new one is complete. Raises NonFinite where a tensor is no
+    number, StorageError where the disk refuses, CheckpointError; the run is then as it was.
+    """
+    disk = disk or Disk()
+    if progress.step != state.step:
+        raise CheckpointError(
+            f"step {progress.step} cannot be saved with the state of step {state.step}"
+        )
+    target = run / step_name(progress.step)
+    damaged = _is_damaged(run, target)
+    small = (companions or Companions()).render()
+    small[SPEC] = dumps(spec).encode("utf-8")
+    small[PROGRESS] = render_progress(progress)
+    recipe = progress.recipe
+    table = {**parameters(spec), **(adapter_tensors(spec, recipe.lora) if recipe.lora else {})}
+    kinds = _kinds(state.params, table)
+    shards = plan_shards({name: kinds[name] for name in parameters(spec)}, shard_limit)
+    if len(shards) > 1:
+        small[INDEX] = render_index(shards)
+    tensors = [(name, state.params, kinds) for name, kinds in shards.items()]
+    if recipe.lora:
+        small[ADAPTER_CONFIG], adapter = adapter_files(spec, recipe.lora, kinds, state.params)
+        tensors.append((ADAPTER, *adapter))
+    trained = {name: table[name] for name in trained_by(spec, recipe)}
+    tensors.append((OPTIMIZER, *_optimizer(state, trained)))
+
+    needed = sum(map(len, small.values())) + sum(file_size(kinds) for _, _, kinds in tensors)
+    files = {name: tensor_chunks(source, kinds) for name, source, kinds in reversed(tensors)}
+    files |= {name: iter([memoryview(small[name])]) for name in sorted(small)}
+    _make_run(run, disk)
+    require_space(run, needed)
+    try:
+        with whole_folder(target, disk) as beside:
+            _write(beside, files, progress.run, progress.step, workers, disk)
+            if damaged:
+                disk.rename(target, run / f"{TRASH}{target.name}-{secrets.token_hex(4)}")
+    except StorageError as error:
+        if not is_full(error):
+            raise
+        raise StorageError(
+            f"{error}; the checkpoint needs {needed} bytes and {free_bytes(run)} are free"
+        ) from error.__cause__
+    return target
+
+
+def _make_run(run: Path, disk: Disk) -> None:
+    if not run.exists():
+        _make_run(run.parent, disk)
+        disk.make_folder(run)
+        disk.sync_folder(run.parent)
+
+
+def _is_damaged(run: Path, target: Path) -> bool:
+    """Whether a damaged checkpoint is in the way; a whole one is an error."""
+    if not os.path.lexists(target):
+        return False
+    try:
+        verify(target)
+    except NewerFormat:
+        raise
+    except CheckpointError:
+        return True
+    raise CheckpointError(
+        f"run {str(run)!r} already has step {int(target.name.removeprefix('step-'))}; "
+        "choose another directory or pass --resume"
+    )
+
+
+def _kinds(tensors: Tensors, table: Mapping[str, Tensor]) -> dict[str, Kind]:
+    """Dtype and shape of each tensor, learned from the smallest: all masters have one dtype."""
+    if set(tensors) != set(table):
+        odd = min(set(tensors) ^ set(table))
+        raise CheckpointError(f"the state to save and its spec differ in tensor {odd!r}")
+    if not table:
+        return {}
+    smallest = min(table, key=lambda name: (table[name].size, name))
+    dtype = dtype_code(tensors[smallest].dtype)
+    return {name: Kind(dtype, tensor.shape) for name, tensor in table.items()}
+
+
+def _optimizer(state: TrainState, trained: Mapping[str, Tensor]) -> tuple[Tensors, dict[str, Kind]]:
+    both = zip(MOMENTS, (state.exp_avg, state.exp_avg_sq), strict=True)
+    sources = {prefix: tensors for prefix, tensors in both}
+    kinds = {
+        f"{prefix}.{name}": kind
+        for prefix, tensors in sources.items()
+        for name, kind in _kinds(tensors, trained).items()
+    }
+
+    def read(stored: str) -> Array:
+        prefix, name = stored.split(".", 1)
+        return sources[prefix][name]
+
+    return View(tuple(kinds), read), kinds
+
+
+def _write(
+    folder: Path,
+    files: Mapping[str, Iterator[memoryview]],
+    run: str,
+    step: int,
+    workers: int,
+    disk: Disk,
+) -> None:
+    """Fill a folder with these files and their manifest, and sync it."""
+
+    # A chunk of a file is hashed while it is written and the next one is made.
+    with ThreadPoolExecutor(workers) as hasher:
+
+        def write(name: str) -> Written:
+            return write_file(folder / name, files[name], disk, hasher)
+
+        if workers == 1:  # the tensors may be ones that only this thread can make
+            written = list(map(write, files))
+        else:
+            pool = ThreadPoolExecutor(workers)
+            try:
+                written = list(pool.map(write, files))
+            finally:
+                pool.shutdown(cancel_futures=True)
+    manifest = Manifest(run, step, dict(zip(files, written, strict=True))).render()
+    write_file(folder / MANIFEST, [manifest], disk)
+    disk.sync_folder(folder)

@@ -1,0 +1,108 @@
+"""Documents from files and standard input, in bounded memory, with errors that name a line.
+
+Text is taken as it stands: line ends, spaces and control characters are kept; only a byte-order
+mark at the start of a file is not text. Everything is UTF-8.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermes.data.files import FORMATS, STANDARD_INPUT, Paths, endings, items, sources
+from hermes.data.records import RECORDS_OF, Record
+from hermes.errors import DataError
+from hermes.formatting import describe_missing, name_type
+from hermes.tokenizer.bytelevel import pieces
+
+__all__ = ["Document", "documents"]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document, or a piece of a long one. line: where it begins, from 1; more: it goes on."""
+
+    text: str
+    path: str
+    line: int
+    more: bool = False
+
+
+def documents(
+    paths: Paths, *, text_field: str = "text", file_format: str | None = None
+) -> Iterator[Document]:
+    """Yield the documents of files, folders and patterns in the order given; '-' is standard input.
+
+    .txt: one document a file. .jsonl: one a line, .json: a list; of strings, or of objects with a
+    `text_field`. .csv: one a row, with a header that has a `text_field`. file_format ('txt' ...)
+    stands for every file's ending; standard input is txt without it. Long documents come in pieces
+    with `more` set, cut where tokens do not change; empty ones are left out. A .json file is read
+    whole, the others need memory for one line or row.
+
+    Raises DataError at once for files that are missing, StorageError for those that cannot be read.
+    """
+    if file_format not in (None, *FORMATS):
+        raise DataError(f"format {file_format!r} is unknown; known are {', '.join(FORMATS)}")
+    readers = [(path, _reader(path, file_format, text_field)) for path in sources(paths)]
+    return (document for path, read in readers for document in items(path, read, "text"))
+
+
+_Read = Callable[[Iterator[str], str], Iterator[Document]]
+
+
+def _reader(path: Path, file_format: str | None, field: str) -> _Read:
+    if file_format is None:
+        file_format = "txt" if path == STANDARD_INPUT else path.suffix[1:].lower()
+    if file_format == "txt":
+        return _txt
+    if file_format not in RECORDS_OF:
+        raise DataError(
+            f"{path}: unknown ending {path.suffix!r}; known are {endings()}: rename it, or say "
+            "which format it has"
+        )
+    records = RECORDS_OF[file_format]
+
+    def read(parts: Iterator[str], name: str) -> Iterator[Document]:
+        for record in records(parts, name):
+            yield from _cut([_text(record, field)], name, record.line)
+
+    return read
+
+
+def _cut(parts: Iterable[str], name: str, line: int) -> Iterator[Document]:
+    """One document in pieces, the last without `more`; nothing if it has no text."""
+    held = None
+    for piece in pieces(parts):
+        if held is not None:
+            yield Document(held, name, line, more=True)
+            line += held.count("\n")
+        held = piece
+    if held is not None:
+        yield Document(held, name, line)
+
+
+def _txt(parts: Iterator[str], name: str) -> Iterator[Document]:
+    yield from _cut(parts, name, 1)
+
+
+def _text(record: Record, field: str) -> str:
+    text = value = record.value
+    where = record.where
+    if isinstance(value, dict):
+        if field not in value:
+            advice = "name the one that holds text"
+            found = describe_missing(field, value, advice, chosen=True)
+            raise DataError(f"{record.header or where}: {found}")
+        text = value[field]
+        where = f"{where}: field {field!r}"
+    if not isinstance(text, str):
+        wanted = "a string" if isinstance(value, dict) else "a string or an object"
+        raise DataError(f"{where}: found {name_type(text)} where {wanted} is needed")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: half of a surrogate pair, \\u{ord(text[error.start]):04x}, which is no "
+                "character; write the text as UTF-8"
+            ) from None
+    return text

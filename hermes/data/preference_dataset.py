@@ -1,0 +1,148 @@
+"""Batches of preferences: the chosen in the first half of a micro-batch, the rejected in the
+second, each row with what the reference model gave it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hermes.chat_templates.encoder import Example
+from hermes.data.dataset import Grid
+from hermes.data.example_dataset import check_ids, filled, fingerprint, held_out, width_of
+from hermes.data.order import Cursor, sample_order
+from hermes.data.preferences import EncodedPair
+from hermes.interface import IGNORE, Batch, Counts, Pairs
+from hermes.recipe import Preference
+
+__all__ = ["MEASURES", "PairData", "measures"]
+
+# What `measures` tells, kl only where there is a reference.
+MEASURES = (
+    *("reward_margin", "accuracy", "chosen_reward", "rejected_reward"),
+    *("chosen_logprob", "rejected_logprob", "kl"),
+)
+
+
+class PairData:
+    """Batches of pairs; a sample is a pair. max_len: the most tokens of a side.
+
+    train and held_out: places in the order of training; reference: (N, 2), each pair's summed
+    log-probabilities, chosen and rejected, zeros until they are set.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[EncodedPair],
+        *,
+        max_len: int,
+        vocab_size: int,
+        rule: Preference,
+        seed: int = 0,
+        val_fraction: float = 0.0,
+    ):
+        sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
+        check_ids(sides, vocab_size)
+        self._pairs, self._rule, self._seed = pairs, rule, seed
+        self._room = max_len - 1
+        self.fingerprint = fingerprint(sides)
+        self._tokens = sum(map(len, sides))
+        training, out = held_out(len(pairs), val_fraction, seed)
+        self._order = np.array([*training, *out], np.int64)
+        self.train = range(len(training))
+        self.held_out = range(len(training), len(pairs))
+        self.reference = np.zeros((len(pairs), 2))
+
+    def __len__(self) -> int:
+        return self._tokens
+
+    def pairs_at(self, cursor: Cursor, samples: int) -> NDArray[np.int64]:
+        """The numbers of the next pairs, in the order of the file."""
+        return self._order[sample_order(self._seed, cursor, samples, len(self.train))]
+
+    def pairs_held_out(self) -> NDArray[np.int64]:
+        """The numbers of the pairs held out, in the order of the file."""
+        return self._order[self.held_out.start :]
+
+    def update(
+        self,
+        cursor: Cursor,
+        *,
+        samples: int,
+        micro_batch: int,
+        accum: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> tuple[Batch, Cursor]:
+        """This process's share of the update of the next `samples` pairs, and what comes after."""
+        grid = Grid.of(samples, micro_batch, accum, rank, world)
+        batch = self.batch(self.pairs_at(cursor, samples), grid)
+        return batch, cursor.after(samples, len(self.train))
+
+    def validation(self, micro_batch: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """Every pair held out, once, in order."""
+        numbers = self.pairs_held_out()
+        for start in range(0, len(numbers), micro_batch * world):
+            taken = numbers[start : start + micro_batch * world]
+            yield self.batch(taken, Grid.of(len(taken), micro_batch, 1, rank, world))
+
+    def validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
+        """None: the loss of a pair is no code length of a text."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def batch(self, taken: NDArray[np.int64], grid: Grid) -> Batch:
+        """The pairs of these numbers as micro-batches of twice as many rows."""
+        places = np.concatenate([grid.rows, grid.rows], axis=1)  # (A, 2 P)
+        real = np.concatenate([grid.real, grid.real], axis=1)
+        side = np.repeat([0, 1], grid.rows.shape[1])[None, :] + np.zeros_like(places)
+        rows: list[list[Example]] = []
+        for place, there, rejected in zip(places.flat, real.flat, side.flat, strict=True):
+            if not there:
+                rows.append([])
+                continue
+            pair = self._pairs[taken[place]]
+            rows.append([pair.rejected if rejected else pair.chosen])
+        # Of all processes' rows, so that every split of an update has the same shapes and masks.
+        every = [side for n in taken for side in (self._pairs[n].chosen, self._pairs[n].rejected)]
+        longest = max((len(side) - 1 for side in every), default=0)
+        targets_counted = sum(int(side.learnt[1:].sum()) for side in every)
+        width = width_of(longest, self._room)
+        shape = (*places.shape, width)
+        tokens, targets, _ = (part.reshape(shape) for part in filled(rows, width))
+        numbers = taken[np.where(real, places, 0)] if len(taken) else places
+        reference = np.where(real, self.reference[numbers, side], 0.0)
+        # Two rows of a pair, two numbers: the chosen's, then as many for the rejected.
+        keys = (2 * places + side).astype(np.uint32)
+        pairs, whole = Pairs(reference, self._rule), Counts(len(taken), targets_counted)
+        return Batch(tokens, targets, keys, pairs=pairs, whole=whole)
+
+
+def measures(batch: Batch, row_logprobs: ArrayLike) -> Mapping[str, float]:
+    """What is reported of pairs beside their loss, means over the pairs, in nats.
+
+    A completion's reward is beta (s - r), with s and r its log-probabilities under the policy and
+    the reference (without a reference: beta times its mean per token). accuracy: the share of pairs
+    whose chosen has the higher reward. kl: the mean of s - r over all completions, an estimate of
+    the policy's divergence as far as these are like its own.
+    """
+    assert batch.pairs is not None, "asked only of pairs"
+    rule, half = batch.pairs.rule, batch.targets.shape[1] // 2
+    counts = (batch.targets != IGNORE).sum(axis=-1)  # (A, 2 P)
+    there = counts[:, :half] > 0
+    sums = np.asarray(row_logprobs, np.float64)
+    ratio = sums - batch.pairs.reference if rule.needs_reference else sums / np.maximum(counts, 1)
+    chosen, rejected = ratio[:, :half][there], ratio[:, half:][there]
+    found = {
+        "reward_margin": rule.beta * float((chosen - rejected).mean()),
+        "accuracy": float((chosen > rejected).mean()),
+        "chosen_reward": rule.beta * float(chosen.mean()),
+        "rejected_reward": rule.beta * float(rejected.mean()),
+        "chosen_logprob": float(sums[:, :half][there].mean()),
+        "rejected_logprob": float(sums[:, half:][there].mean()),
+    }
+    if rule.needs_reference:
+        found["kl"] = float((chosen.sum() + rejected.sum()) / (2 * len(chosen)))
+    return found

@@ -1,0 +1,164 @@
+"""A corpus as one row of token ids, in a file that is mapped into memory and not read into it."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.data.document_reader import Document
+from hermes.errors import DataError, StorageError
+
+if TYPE_CHECKING:
+    from hermes.tokenizer import Tokenizer
+
+__all__ = ["TokenStream", "tokenize"]
+
+BATCH = 1 << 21  # characters encoded at a time, pieces enough for every core
+TOKENS, FACTS = "tokens.bin", "tokens.json"
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """The tokens of all documents in order, an end-of-text token after each. tokens: (N,)
+
+    text_bytes: in UTF-8. largest: the largest id. fingerprint: SHA-256 over the tokenizer's
+    fingerprint and the ids; equal fingerprints mean equal data. folder: where other processes can
+    `open` it; a temporary one goes with `close`, or with the object.
+    """
+
+    tokens: NDArray[np.unsignedinteger]
+    documents: int
+    text_bytes: int
+    largest: int
+    fingerprint: str
+    folder: Path | None = None
+    _temporary: tempfile.TemporaryDirectory[str] | None = field(
+        default=None, repr=False, compare=False
+    )
+
+    @classmethod
+    def of(cls, ids: Iterable[int], *, documents: int = 1, text_bytes: int = 0) -> "TokenStream":
+        """A stream in memory, of ids that are already there. Raises DataError if there are none."""
+        tokens = np.fromiter(ids, "<u4")
+        if not len(tokens):
+            raise DataError("there are no tokens; give text that has some")
+        digest = hashlib.sha256(tokens.tobytes()).hexdigest()
+        return cls(tokens, documents, text_bytes, int(tokens.max()), digest)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "TokenStream":
+        """The stream that another process keeps in a folder. Raises DataError or StorageError."""
+        where = Path(folder)
+        try:
+            facts = json.loads((where / FACTS).read_text(encoding="utf-8"))
+            tokens = np.memmap(where / TOKENS, facts["dtype"], "r")
+        except OSError as error:
+            raise StorageError(f"cannot read tokens in {where}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{where}: not a folder of tokens ({error}); make it anew") from None
+        if len(tokens) != facts["tokens"]:
+            raise DataError(
+                f"{where}: {len(tokens)} tokens where {facts['tokens']} were written; make it anew"
+            )
+        counts = (facts["documents"], facts["text_bytes"], facts["largest"])
+        return cls(tokens, *counts, facts["fingerprint"], where)
+
+    def close(self) -> None:
+        """Remove the files, if they are temporary; the stream is of no use afterwards."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def __enter__(self) -> "TokenStream":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def tokenize(
+    documents: Iterable[Document],
+    tokenizer: "Tokenizer",
+    *,
+    directory: str | Path | None = None,
+) -> TokenStream:
+    """Encode documents to a temporary file, two bytes a token (four above 65,536 ids).
+
+    Names of special tokens in the text stay text. The pieces of a long document are encoded one by
+    one; `hermes.tokenizer.bytelevel.pieces` cuts them where that makes no difference. directory:
+    where the file is put (None: where the system puts temporary files). Needs memory for some
+    megabytes of text. Raises DataError or StorageError.
+    """
+    if tokenizer.eos_id is None:
+        raise DataError(
+            "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>', so "
+            "documents cannot be told apart; use one that has"
+        )
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix=".tmp-tokens-", dir=directory)
+    except OSError as error:
+        raise StorageError(f"cannot write tokens to {directory}: {error.strerror}") from error
+    folder = Path(temporary.name)
+    try:
+        with open(folder / TOKENS, "wb") as file:
+            facts = _write(documents, tokenizer, tokenizer.eos_id, file)
+        (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+        stream = TokenStream.open(folder)
+    except BaseException as error:
+        temporary.cleanup()
+        if isinstance(error, OSError):
+            raise StorageError(f"cannot write tokens to {folder}: {error.strerror}") from error
+        raise
+    return replace(stream, _temporary=temporary)
+
+
+def _write(
+    documents: Iterable[Document], tokenizer: "Tokenizer", eos: int, file: BinaryIO
+) -> dict[str, Any]:
+    dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
+    digest = hashlib.sha256(tokenizer.fingerprint.encode())
+    tokens = ended = text_bytes = largest = 0
+    for batch in _batches(documents):
+        encoded = tokenizer.encode_batch([document.text for document in batch])
+        for document, ids in zip(batch, encoded, strict=True):
+            if not document.more:
+                ids.append(eos)
+                ended += 1
+            text_bytes += len(document.text.encode())
+        ids_of_batch = np.fromiter(chain.from_iterable(encoded), dtype)
+        tokens += len(ids_of_batch)
+        largest = max(largest, int(ids_of_batch.max(initial=0)))
+        digest.update(ids_of_batch.tobytes())
+        file.write(ids_of_batch.tobytes())
+    if not tokens:
+        raise DataError("there is no text to make tokens of; give files that have some")
+    return {
+        "dtype": dtype,
+        "tokens": tokens,
+        "documents": ended,
+        "text_bytes": text_bytes,
+        "largest": largest,
+        "fingerprint": digest.hexdigest(),
+    }
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,47 @@
+"""All ranks or none: what one rank refuses, every rank refuses."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from hermes.distributed.process_group import Processes
+from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost, StorageError
+
+__all__ = ["agreed"]
+
+
+KINDS = {kind.exit_code: kind for kind in (NonFinite, StorageError, Interrupted, PeerLost)}
+
+
+T = TypeVar("T")
+
+
+def agreed(
+    processes: Processes, make: Callable[[], T], undo: Callable[[T], object] = lambda made: None
+) -> T:
+    """What `make` gives here, once it gave something in every process.
+
+    Where it was refused in any, `undo` is called on what was made here and all raise: each its own
+    error, the others that of the first rank that has one. `make` may ask the others too: a refusal
+    that they know of is not told to them again, as they wait for nothing more.
+    """
+    if processes.place.size == 1:
+        return make()
+    made: list[T] = []
+    refused: HermesError | None = None
+    try:
+        made.append(make())
+    except PeerLost:
+        raise
+    except HermesError as error:
+        if error.told_by is not None:
+            raise
+        refused = error
+    said = processes.texts(f"{refused.exit_code} {refused}" if refused else "")
+    first = next((rank for rank, text in enumerate(said) if text), None)
+    if first is None:
+        return made[0]
+    if refused is not None:
+        raise refused.known(first)
+    undo(made[0])
+    code, _, sentence = said[first].partition(" ")
+    raise KINDS.get(int(code), HermesError)(f"rank {first}: {sentence}").known(first)

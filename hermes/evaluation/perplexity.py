@@ -1,0 +1,85 @@
+"""How well a model predicts a text: nats per token, perplexity, bits per byte."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.distributed.process_group import ALONE, Processes
+from hermes.errors import DataError, HermesError
+from hermes.interface import IGNORE, Batch, Model
+
+__all__ = ["Score", "score", "windows"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """nats: of all targets together; bytes: of the text they stand for."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Nats per counted token."""
+        return self.nats / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite beyond the largest number."""
+        return math.exp(self.loss) if self.loss < 709 else math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        """nats / (ln 2 * bytes): comparable between tokenizers."""
+        return self.nats / (math.log(2) * max(self.bytes, 1))
+
+
+def score(
+    model: Model,
+    batches: Iterable[Batch],
+    text_bytes: int,
+    stop: Callable[[], bool] = lambda: False,
+    processes: Processes = ALONE,
+) -> Score | None:
+    """The model's loss over all batches, without dropout; None where `stop` said so half way.
+
+    Of several processes each has its share of the batches, and all the same score.
+    """
+    nats, tokens = 0.0, 0
+    for batch in batches:
+        if stop():
+            return None
+        nats += model.loss(batch) * batch.counted
+        tokens += batch.counted
+    nats, counted = processes.total([nats, tokens])
+    return Score(nats, int(counted), text_bytes)
+
+
+def windows(tokens: NDArray[np.unsignedinteger], seq_len: int, batch_size: int) -> Iterator[Batch]:
+    """A text's every token but the first as a target, once, in rows of seq_len. Raises DataError.
+
+    The last row is filled up with what does not count.
+    """
+    for name, value in (("seq_len", seq_len), ("batch_size", batch_size)):
+        if value < 1:
+            raise HermesError(f"{name} must be at least 1, got {value}")
+    if len(tokens) < 2:
+        raise DataError(f"the text has {len(tokens)} token; there is nothing to predict")
+    return _windows(tokens, seq_len, batch_size)
+
+
+def _windows(tokens: NDArray[np.unsignedinteger], seq_len: int, batch_size: int) -> Iterator[Batch]:
+    step = seq_len * batch_size
+    for start in range(0, len(tokens) - 1, step):
+        part = tokens[start : start + step + 1].astype(np.int32)
+        rows = -(-(len(part) - 1) // seq_len)
+        inputs = np.zeros(rows * seq_len, np.int32)
+        targets = np.full(rows * seq_len, IGNORE, np.int32)
+        inputs[: len(part) - 1], targets[: len(part) - 1] = part[:-1], part[1:]
+        shape = (1, rows, seq_len)
+        numbers = np.arange(rows, dtype=np.uint32)[None, :]
+        yield Batch(inputs.reshape(shape), targets.reshape(shape), numbers)

@@ -1,0 +1,170 @@
+"""What tuning begins from: a model that exists, with its tokenizer and its template."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hermes.chat_templates.encoder import ChatEncoder
+from hermes.chat_templates.template import Template, template_of
+from hermes.errors import CheckpointError
+from hermes.interface import Array, LazyTensors, Tensors
+from hermes.interop.companions import read_object
+from hermes.interop.open_model import Source, open_source
+from hermes.numerics.params import parameters
+from hermes.spec import ModelSpec
+from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer, tokenizer_config
+from hermes.training.request import Start
+
+__all__ = ["CHAT_TOKENS", "Beginning", "beginning", "grown", "with_tokens"]
+
+CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
+ROWS = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A model to tune, with its tokenizer, its template and what to tell other tools.
+
+    new_rows: of tokens that the checkpoint has none for.
+    """
+
+    path: Path
+    spec: ModelSpec
+    params: Tensors
+    tokenizer: Tokenizer
+    template: Template
+    settings: Mapping[str, Any]
+    notes: tuple[str, ...]
+    new_rows: int = 0
+
+    @property
+    def start(self) -> Start:
+        """What a run is handed."""
+        return Start(self.spec, self.params, self.notes)
+
+    @property
+    def adapted_start(self) -> Start:
+        """The same for a run of adapters, which learns nothing about new tokens, and says so."""
+        said = (
+            "adapters train no embeddings, so the new tokens stay alike; tune without them first",
+        )
+        return Start(self.spec, self.params, self.notes + (said if self.new_rows else ()))
+
+    @property
+    def encoder(self) -> ChatEncoder:
+        """Conversations to tokens, as this model reads them."""
+        return ChatEncoder(self.tokenizer, self.template)
+
+
+def beginning(
+    checkpoint: str | Path,
+    *,
+    config: str | Path | None = None,
+    tokenizer: Tokenizer | None = None,
+    template: str | Path | None = None,
+    chat: bool = True,
+) -> Beginning:
+    """Open what tuning begins from: a checkpoint or run of hermes, a Hugging Face folder, weights.
+
+    tokenizer: another than the one beside it. template: a file of Jinja instead of the checkpoint's
+    own. With `chat`, where the checkpoint has neither, ChatML is taken, and its tokens are added
+    where the tokenizer lacks them. Tokens beyond the model's rows get rows at the mean of the
+    others. All of that is said in the notes. Raises HermesError.
+    """
+    source = open_source(Path(checkpoint), config=Path(config) if config else None)
+    notes = list(source.notes)
+    if source.adapted:
+        notes.append(f"the adapters of {source.path} are merged into the weights")
+    if tokenizer is not None:
+        notes += _other_tokens(source, tokenizer)
+        if (spare := source.spec.vocab_size - tokenizer.vocab_size) > 0:
+            notes.append(
+                f"the tokenizer given has {tokenizer.vocab_size:,} tokens, and the model rows for "
+                f"{spare:,} more, which stay as they are and which no text uses"
+            )
+    settings = _settings(source)
+    own = tokenizer or _tokenizer(source)
+    if template is None and "chat_template" not in settings and chat:
+        own, added = with_tokens(own, CHAT_TOKENS)
+        notes.append(f"{source.path} has no chat template; conversations are written as ChatML")
+        if added:
+            notes.append(f"the tokenizer gets the tokens {', '.join(added)}")
+    spec, params = grown(source.spec, source.params, own.vocab_size)
+    if spec is not source.spec:
+        notes.append(
+            f"the vocabulary grows from {source.spec.vocab_size} to {spec.vocab_size} tokens; new "
+            "rows are the mean of the others"
+        )
+    names = tokenizer_config(own, max_seq_len=spec.max_seq_len) | settings
+    found = template_of(names, file=template, default=CHAT_TEMPLATE)
+    told = names | ({"chat_template": found.source} if chat or template else {})
+    new = spec.vocab_size - source.spec.vocab_size
+    return Beginning(source.path, spec, params, own, found, told, tuple(notes), new)
+
+
+def _settings(source: Source) -> dict[str, Any]:
+    """The checkpoint's tokenizer_config.json, with the template that may lie beside it."""
+    held = source.files.get("tokenizer_config.json")
+    settings = read_object(held, f"{source.path}/tokenizer_config.json") if held else {}
+    if template := source.files.get("chat_template.jinja"):
+        settings["chat_template"] = template.decode("utf-8", errors="replace")
+    return settings
+
+
+def _other_tokens(source: Source, given: Tokenizer) -> list[str]:
+    """What to say where ids no longer mean what the model has learnt."""
+    if "tokenizer.json" not in source.files:
+        return []
+    own = _tokenizer(source)
+    if not (others := own.other_meanings(given)):
+        return []
+    return [
+        f"the tokenizer given is not the checkpoint's: {others:,} of {own.vocab_size:,} ids mean "
+        "other tokens now than those that the model has learnt"
+    ]
+
+
+def _tokenizer(source: Source) -> Tokenizer:
+    held = source.files.get("tokenizer.json")
+    if held is None:
+        raise CheckpointError(f"{source.path} has no tokenizer.json; give one with --tokenizer")
+    return Tokenizer(held.decode("utf-8"), f"{source.path}/tokenizer.json")
+
+
+def with_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> tuple[Tokenizer, list[str]]:
+    """The tokenizer with these special tokens, behind all others, and those it did not have."""
+    lacking = [name for name in names if tokenizer.special_id(name) is None]
+    if not lacking:
+        return tokenizer, []
+    whole = json.loads(tokenizer.to_json())
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    for number, name in enumerate(lacking, tokenizer.vocab_size):
+        token = {"id": number, "content": name, "special": True}
+        whole["added_tokens"].append(token | flags)
+    return Tokenizer.from_json(json.dumps(whole)), lacking
+
+
+def grown(spec: ModelSpec, params: Tensors, vocab_size: int) -> tuple[ModelSpec, Tensors]:
+    """The model with rows for `vocab_size` tokens: itself where it has them, else with new rows at
+    the mean of the old ones, which leaves the old tokens' scores as they were.
+
+    Source: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
+    """
+    old = spec.vocab_size
+    if vocab_size <= old:
+        return spec, params
+
+    def make(name: str) -> Array:
+        tensor = params[name]
+        if name not in ROWS:
+            return tensor
+        mean = tensor.astype(np.float64).mean(axis=0, keepdims=True).astype(tensor.dtype)
+        return np.concatenate([tensor, np.repeat(mean, vocab_size - old, axis=0)])
+
+    larger = dataclasses.replace(spec, vocab_size=vocab_size)
+    return larger, LazyTensors(parameters(larger), make)

@@ -1,0 +1,205 @@
+"""What tuning learns: batches of conversations or of preferences.
+
+A tuned run is a run like any other: the same loop, folder and resuming. It begins from a model
+that exists (`hermes.finetuning.base_model`), and what it learns from is made here.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+
+from hermes.data.preference_dataset import MEASURES, PairData, measures
+from hermes.data.preferences import Pair, encoded, fitted_pairs, plain
+from hermes.distributed.agreement import agreed
+from hermes.distributed.process_group import ALONE, Processes
+from hermes.errors import CheckpointError, HermesError
+from hermes.finetuning.base_model import Beginning
+from hermes.finetuning.reference_logprobs import Reference, computed, weights_hash
+from hermes.formatting import number_of
+from hermes.interface import Backend, Batch, Model, Options, StepReport, Tensors
+from hermes.recipe import Recipe
+from hermes.spec import ModelSpec
+from hermes.tokenizer import Tokenizer
+from hermes.training.run_yaml import read_reference_weights
+from hermes.training.training_data import Material
+
+__all__ = ["Preferences"]
+
+REFERENCE = "reference.npz"
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Pairs to learn from, and the reference they are compared with.
+
+    start: the model that the run begins from, which is the reference; or the run's own, where it
+    goes on. base: the reference's weights in that case, opened where they are needed; named: they
+    are to be compared with what the run remembers, needed or not. cache: a file of the
+    reference's log-probabilities, read if it is there; None for the run's own. use_template: False
+    for plain text. drop: leave out pairs whose completion does not fit. stop and progress: of
+    computing the reference.
+    """
+
+    pairs: Iterable[Pair]
+    start: Beginning
+    backend: Backend
+    options: Options
+    output: Path
+    cache: Path | None = None
+    use_template: bool = True
+    drop: bool = False
+    processes: Processes = ALONE
+    base: Callable[[], Tensors] | None = None
+    named: bool = False
+    stop: Callable[[], bool] = lambda: False
+    progress: Callable[[int, int], None] = field(default=lambda done, total: None)
+
+    def material(self, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> Material:
+        """What a run learns from, the reference with it. Raises HermesError of every kind."""
+        encoder = self.start.encoder
+        made = (
+            encoded(pair, encoder) if self.use_template else plain(pair, tokenizer)
+            for pair in self.pairs
+        )
+        held = fitted_pairs(made, recipe.seq_len, drop=self.drop)
+        data = PairData(
+            held.pairs,
+            max_len=recipe.seq_len,
+            vocab_size=spec.vocab_size,
+            rule=recipe.preference,
+            seed=recipe.seed,
+            val_fraction=recipe.val_fraction,
+        )
+        count = number_of(len(held.pairs), "pairs")
+        words = [f"{count} of at most {recipe.seq_len} tokens a side"]
+        if held.cut:
+            cut = ("prompts are cut from the left", "prompt is cut from the left")
+            words.append(number_of(held.cut, *cut))
+        if held.dropped:
+            left = "whose completion does not fit"
+            words.append(
+                number_of(held.dropped, f"pairs {left} are left out", f"pair {left} is left out")
+            )
+        reference = None
+        if recipe.preference.needs_reference:
+            reference, said = self._reference(data, recipe)
+            data.reference = reference.logprobs
+            words += said
+
+        def begin(output: Path) -> None:
+            if reference is not None and self.cache is None:
+                reference.save(output / REFERENCE)
+
+        def measure(batch: Batch, report: StepReport) -> Mapping[str, float]:
+            assert report.row_logprobs is not None, "of pairs a backend tells each row's"
+            return measures(batch, report.row_logprobs)
+
+        def evaluate(model: Model, stop: Callable[[], bool]) -> Mapping[str, float] | None:
+            return _evaluated(model, data, recipe.batch_size, stop, self.processes)
+
+        weights = reference.weights if reference else None
+        return Material(
+            data, data, "pairs", tuple(words), MEASURES, measure, evaluate, begin, weights
+        )
+
+    def _reference(self, data: PairData, recipe: Recipe) -> tuple[Reference, list[str]]:
+        path = self.cache or self.output / REFERENCE
+        there = self._there(path)
+        weights = self._weights(path, there)
+        text = self.start.template.source if self.use_template else ""
+        template = sha256(text.encode()).hexdigest()
+        how: dict[str, str | int] = {
+            "backend": self.backend.name,
+            "device": self.options.device or self.backend.devices()[0],
+            "precision": self.options.precision,
+            "pairs": recipe.batch_size,
+            "seed": recipe.seed,
+        }
+        if there:
+            known = Reference.load(path)
+            known.require(
+                path,
+                weights=weights,
+                data=data.fingerprint,
+                template=template,
+                goes_on=self.base is not None,
+            )
+            said = [f"the reference's log-probabilities are read from {path}"]
+            if dict(known.how) != how:
+                said.append(f"they were computed with {_words(known.how)}: equal but for rounding")
+            return known, said
+        options = replace(self.options, as_trained=True)
+        model = self.backend.build(self.start.spec, self._base(), options, self.processes)
+        logprobs = computed(
+            model, data, recipe, processes=self.processes, stop=self.stop, progress=self.progress
+        )
+        made = Reference(logprobs, weights, data.fingerprint, template, how)
+        if self.cache is not None and self.processes.place.rank == 0:
+            made.save(self.cache)
+        return made, [f"the reference's log-probabilities were computed; they are kept in {path}"]
+
+    def _base(self) -> Tensors:
+        return self.base() if self.base else self.start.params
+
+    def _weights(self, path: Path, there: bool) -> str:
+        """SHA-256 of the reference's weights. Raises CheckpointError for others than the run's."""
+        known = read_reference_weights(self.output)
+        if known is None and there and self.base is not None:
+            known = Reference.load(path).weights  # of a run whose run.yaml does not say it
+        if known is not None and there and self.base is not None and not self.named:
+            return known
+        found = weights_hash(self._base())
+        if known not in (None, found):
+            raise CheckpointError(
+                f"the reference of run {self.output} has weights {known[:12]}, the checkpoint here "
+                f"has {found[:12]}; give the one that the run began from, or choose another "
+                "--output for a new run"
+            )
+        return found
+
+    def _there(self, path: Path) -> bool:
+        """Whether the file is there, for all processes alike. Raises HermesError."""
+        size = self.processes.place.size
+        seen = agreed(self.processes, path.exists)
+        count = int(self.processes.total([seen])[0])
+        if 0 < count < size:
+            raise HermesError(
+                f"reference cache {path} is there for {count} of {size} processes; all must see "
+                "the same folder"
+            )
+        return seen
+
+
+def _words(how: Mapping[str, str | int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in how.items())
+
+
+def _evaluated(
+    model: Model,
+    data: PairData,
+    micro_batch: int,
+    stop: Callable[[], bool],
+    processes: Processes = ALONE,
+) -> Mapping[str, float] | None:
+    """The loss per held-out pair and what is reported beside it; None where `stop` said so."""
+    total: dict[str, float] = {}
+    pairs, place = 0, processes.place
+    for batch in data.validation(micro_batch, rank=place.rank, world=place.size):
+        if stop():
+            return None
+        loss, sums = model.preferences(batch)
+        if not batch.counted:
+            continue
+        found = {"val_loss": loss}
+        found |= {f"val_{name}": value for name, value in measures(batch, sums).items()}
+        pairs += batch.counted
+        for name, value in found.items():
+            total[name] = total.get(name, 0.0) + batch.counted * value
+    # Who had no pair knows no names either.
+    names: list[str] = max(map(json.loads, processes.texts(json.dumps([*total]))), key=len)
+    *weighted, count = processes.total([*(total.get(name, 0.0) for name in names), pairs])
+    if not count:
+        raise HermesError("no pair is held out, so there is nothing to evaluate")
+    return {name: value / count for name, value in zip(names, weighted, strict=True)}

@@ -1,0 +1,151 @@
+"""The reference of preferences: what the model that a run starts from gives each completion.
+
+It is computed once, before training, by the kernels, batch shapes and padding of the run's first
+epoch, so that the first loss is exactly that of equal models; then it is data, in a file.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.data import Cursor
+from hermes.data.dataset import Grid
+from hermes.data.preference_dataset import PairData
+from hermes.distributed.process_group import ALONE, Processes
+from hermes.errors import CheckpointError, Interrupted, NonFinite, StorageError
+from hermes.interface import Model, Tensors
+from hermes.recipe import Recipe
+
+__all__ = ["Reference", "computed", "weights_hash"]
+
+# Another template also makes other data of the same file, so it is looked at first.
+NAMES = {"weights": "other weights", "template": "another chat template", "data": "other data"}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """logprobs: (N, 2), of each pair's chosen and rejected. weights, data, template: SHA-256 of
+    what decided them; how: backend, precision and shapes, which decide no more than rounding.
+    """
+
+    logprobs: NDArray[np.float64]
+    weights: str
+    data: str
+    template: str
+    how: Mapping[str, str | int]
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all. Raises StorageError."""
+        about = {"weights": self.weights, "data": self.data, "template": self.template}
+        text = json.dumps(about | {"how": dict(self.how)}).encode()
+        beside = path.with_name(f".tmp-{path.name}")
+        try:
+            with open(beside, "wb") as file:
+                np.savez(file, logprobs=self.logprobs, about=np.frombuffer(text, np.uint8))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> "Reference":
+        """Read one. Raises CheckpointError, StorageError."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                about = json.loads(file["about"].tobytes())
+                logprobs = np.asarray(file["logprobs"], np.float64)
+            hashes = {name: str(about[name]) for name in NAMES}
+            return cls(logprobs, **hashes, how=dict(about["how"]))
+        except OSError as error:
+            if error.errno is None:  # NumPy's, of a file that is none of its own
+                raise CheckpointError(f"{path} is no reference cache; remove it") from None
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        except Exception as error:  # a torn archive raises whatever its part does
+            # NumPy's own sentence advises to load it unsafely.
+            raise CheckpointError(f"{path} is no reference cache, or torn; remove it") from error
+
+    def require(
+        self, path: Path, *, weights: str, data: str, template: str, goes_on: bool = False
+    ) -> None:
+        """Refuse a cache of something else. goes_on: a run's, which has begun with it.
+
+        Raises CheckpointError.
+        """
+        advice = "remove it, or name another with --reference-cache"
+        if goes_on:
+            advice = (
+                "a run goes on with the data, the template and the reference that it began with; "
+                "give these, or choose another --output for a new one"
+            )
+        here = {"weights": weights, "data": data, "template": template}
+        for name, words in NAMES.items():
+            there = getattr(self, name)
+            if there != here[name]:
+                raise CheckpointError(
+                    f"reference cache {path} is of {words} ({name} {there[:12]} there, "
+                    f"{here[name][:12]} here); {advice}"
+                )
+
+
+def weights_hash(params: Tensors) -> str:
+    """SHA-256 over every tensor's name, shape and float32 values."""
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        tensor = np.ascontiguousarray(params[name], np.float32)
+        digest.update(f"{name} {tensor.shape}\n".encode())
+        digest.update(tensor.data)
+    return digest.hexdigest()
+
+
+def computed(
+    model: Model,
+    data: PairData,
+    recipe: Recipe,
+    *,
+    processes: Processes = ALONE,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> NDArray[np.float64]:
+    """Each pair's log-probabilities under `model`, in the batches of the first epoch. (N, 2)
+
+    Of several processes each computes what it will train on. Raises Interrupted where `stop` said
+    so in any of them, NonFinite where the model gives no numbers.
+    """
+    found = np.zeros_like(data.reference)
+    place, half = processes.place, recipe.batch_size
+    per_update = half * recipe.grad_accum * place.size
+    size, total, done = len(data.train), len(found), 0
+    held_out = data.pairs_held_out()
+    parts = [
+        (data.pairs_at(Cursor(0, start), min(per_update, size - start)), recipe.grad_accum)
+        for start in range(0, size, per_update)
+    ]
+    step = half * place.size
+    parts += [(held_out[at : at + step], 1) for at in range(0, len(held_out), step)]
+    for taken, accum in parts:
+        grid = Grid.of(len(taken), half, accum, place.rank, place.size)
+        batch = data.batch(taken, grid)
+        for a in range(accum):
+            if processes.largest(float(stop())):
+                raise Interrupted("stopped while the reference was computed; nothing was saved")
+            if place.size == 1 and not grid.real[a].any():
+                continue  # of several processes all make as many passes
+            sums = np.asarray(model.row_logprobs(batch.tokens[a], batch.targets[a]), np.float64)
+            here = taken[grid.rows[a][grid.real[a]]]
+            found[here, 0] = sums[:half][grid.real[a]]
+            found[here, 1] = sums[half:][grid.real[a]]
+        done += len(taken)
+        progress(done, total)
+    found = np.reshape(processes.total([*found.flat]), found.shape)
+    if not np.isfinite(found).all():
+        raise NonFinite(
+            "the reference's log-probabilities are not numbers; its weights are damaged"
+        )
+    return found

@@ -1,0 +1,66 @@
+"""Supervised finetuning: batches of conversations, with a loss mask on what the assistant says."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from hermes.chat_templates.encoder import ChatEncoder, Example
+from hermes.chat_templates.messages import Conversation
+from hermes.data.example_dataset import ExampleData, fitted
+from hermes.formatting import number_of
+from hermes.recipe import Recipe
+from hermes.spec import ModelSpec
+from hermes.tokenizer import Tokenizer
+from hermes.training.training_data import Material
+
+__all__ = ["Chats"]
+
+
+@dataclass(frozen=True)
+class Chats:
+    """Conversations to learn from; `material` makes a run's.
+
+    whole: learn every token, not the assistant's alone. pack: examples share rows, each in a
+    segment of its own; else one a row. overlong: 'error', 'drop' or 'truncate'. samples: shown the
+    first examples, as they are learnt.
+    """
+
+    conversations: Iterable[Conversation]
+    encoder: ChatEncoder
+    whole: bool = False
+    pack: bool = True
+    overlong: str = "error"
+    show: Callable[[Sequence[Example]], None] = lambda examples: None
+
+    def material(self, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> Material:
+        """What a run learns from. Raises DataError."""
+        made = (self.encoder.example(one, whole=self.whole) for one in self.conversations)
+        held = fitted(made, recipe.seq_len, self.overlong)
+        self.show(held.examples)
+        data = ExampleData(
+            held.examples,
+            seq_len=recipe.seq_len,
+            vocab_size=spec.vocab_size,
+            pack=self.pack,
+            seed=recipe.seed,
+            val_fraction=recipe.val_fraction,
+        )
+        trained = [*data.examples(data.train)]
+        learnt = sum(int(example.learnt.sum()) for example in trained)
+        words = [
+            f"{number_of(len(trained), 'examples')} in {number_of(len(data.train), 'rows')}; "
+            f"{learnt:,} of {sum(map(len, trained)):,} tokens are learnt, each with equal weight"
+        ]
+        if out := len(held.examples) - len(trained):
+            one = "example is held out, in a row of its own"
+            words.append(number_of(out, "examples are held out, in rows of their own", one))
+        if held.dropped:
+            words.append(number_of(held.dropped, *_long(recipe, "left out")))
+        if held.cut:
+            words.append(number_of(held.cut, *_long(recipe, "cut at the end")))
+        return Material(data, data, "rows", tuple(words))
+
+
+def _long(recipe: Recipe, done: str) -> tuple[str, str]:
+    """What is done with examples longer than a row, with one of them."""
+    longer = f"longer than {recipe.seq_len}"
+    return f"examples {longer} are {done}", f"example {longer} is {done}"

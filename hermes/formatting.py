@@ -1,0 +1,68 @@
+"""Values as people read them: numbers with units, tables in columns, JSON's types and fields."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+__all__ = ["columns", "describe_missing", "name_type", "number_of", "with_unit"]
+
+
+def number_of(count: int, many: str, one: str = "") -> str:
+    """A count and of what: 1 row, 1,200 rows. one: the words where it is one, if an s less is not
+    enough.
+    """
+    return f"{count:,} {(one or many.removesuffix('s')) if count == 1 else many}"
+
+
+def with_unit(count: float, unit: str) -> str:
+    """A count with three digits and a prefix of thousands: 498 MB, 2.55 GFLOP, 512 B."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E", "Z"):
+        if abs(count) < 999.5 or prefix == "Z":
+            break
+        count /= 1000
+    if not prefix:
+        return f"{count:.0f} {unit}"
+    digits = 2 if abs(count) < 9.995 else 1 if abs(count) < 99.95 else 0
+    return f"{count:.{digits}f} {prefix}{unit}"
+
+
+def name_type(value: Any) -> str:
+    """What a JSON value is, in words."""
+    kinds = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
+    return kinds.get(type(value), repr(value)[:40])
+
+
+def describe_missing(
+    field: str, found: Iterable[str], advice: str = "", *, chosen: bool = False
+) -> str:
+    """The sentence about a field that is not there: the fields found, and the nearest name.
+
+    chosen: the field holds text, under a name that the user may choose.
+    """
+    names = [str(name) for name in found]
+    shown = ", ".join(repr(name[:40]) for name in names[:8]) + (", ..." * (len(names) > 8))
+    folded = {name.lower(): name for name in names}
+    end = f"; {advice}" if advice else ""
+    for close in get_close_matches(field.lower(), folded, n=1):
+        end = f"; did you mean {'' if chosen else 'it by '}{folded[close]!r}?"
+    return f"no {'text ' if chosen else ''}field {field!r}, only {shown or 'none'}{end}"
+
+
+def columns(rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
+    """Rows as lines, every column as wide as its widest cell; those in `right` end flush."""
+    table = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in _transposed(table)]
+    flush = set(right)
+    return [
+        "  ".join(
+            cell.rjust(width) if place in flush else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ).rstrip()
+        for row in table
+    ]
+
+
+def _transposed(table: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The columns of rows that may be of different lengths."""
+    width = max((len(row) for row in table), default=0)
+    return [[row[place] for row in table if place < len(row)] for place in range(width)]

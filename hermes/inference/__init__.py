@@ -1,0 +1,1 @@
+"""Inference: sampling, decoding and conversations with a model."""

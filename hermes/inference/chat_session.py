@@ -1,0 +1,125 @@
+"""A conversation with a model: its turns so far, and the next answer as it is made."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hermes.chat_templates.encoder import ChatEncoder
+from hermes.chat_templates.messages import Message
+from hermes.errors import DataError, HermesError, StorageError
+from hermes.inference.decoding import generate
+from hermes.inference.sampling import Sampling
+from hermes.interface import Model
+
+__all__ = ["Chat"]
+
+
+@dataclass
+class Chat:
+    """A conversation. seed and the number of the answer decide each answer, on every backend.
+
+    forgotten: messages that no longer fit the model's context, the oldest first, and are not read.
+    """
+
+    model: Model
+    encoder: ChatEncoder
+    system: str = ""
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = 512
+    seed: int = 0
+    messages: list[Message] = field(default_factory=list)
+    forgotten: int = 0
+
+    def say(self, text: str) -> Iterator[str]:
+        """Say something; the answer comes in pieces, and is remembered when it is whole.
+
+        Where nothing but a first word would fit, the oldest turns are left out. Raises HermesError,
+        the conversation then as it was.
+        """
+        said = [*self.messages, {"role": "user", "content": text}]
+        prompt, forgotten = self._fitting(said)
+        tokenizer = self.encoder.tokenizer
+        tokens = generate(
+            self.model,
+            prompt,
+            max_tokens=self.max_tokens,
+            sampling=self.sampling,
+            seed=self.seed,
+            completion=len(said) // 2,
+            stop=tokenizer.stop_ids | {self.encoder.end_of_turn()},
+            vocab_size=tokenizer.vocab_size,
+        )
+        return self._answer(said, forgotten, tokens)
+
+    def _answer(self, said: list[Message], forgotten: int, tokens: Iterator[int]) -> Iterator[str]:
+        stream, answer = self.encoder.tokenizer.stream(), ""
+        for token in tokens:
+            piece = stream.push(token)
+            answer += piece
+            yield piece
+        rest = stream.flush()
+        yield rest
+        self.messages = [*said, {"role": "assistant", "content": answer + rest}]
+        self.forgotten = forgotten
+
+    def _fitting(self, said: list[Message]) -> tuple[list[int], int]:
+        """The prompt's tokens, without the oldest turns where the whole does not fit."""
+        head: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
+        room = self.model.spec.max_seq_len - min(self.max_tokens, self._answer_room())
+        for first in range(0, len(said), 2):
+            prompt = self.encoder.prompt([*head, *said[first:]])
+            if len(prompt) <= room:
+                return prompt, first
+        raise HermesError(
+            f"the message has {len(prompt)} tokens with its template, more than the model's "
+            f"context of {self.model.spec.max_seq_len} has room for beside an answer; shorten it"
+        )
+
+    def _answer_room(self) -> int:
+        """What is kept for an answer, at the least: a quarter of the context."""
+        return max(self.model.spec.max_seq_len // 4, 1)
+
+    def reset(self) -> None:
+        """Forget the conversation; the system prompt stays."""
+        self.messages, self.forgotten = [], 0
+
+    def save(self, path: Path, *, over: bool = False) -> None:
+        """Write the conversation as a record that `hermes sft` reads, over another if `over`.
+
+        Raises StorageError.
+        """
+        if path.exists() and not over:
+            raise StorageError(f"{path} exists; choose another name, or /save! to write over it")
+        head: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
+        text = json.dumps({"messages": [*head, *self.messages]}, ensure_ascii=False)
+        beside = path.with_name(f".tmp-{path.name}")
+        try:
+            beside.write_text(text + "\n", encoding="utf-8")
+            os.replace(beside, path)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+    def load(self, path: Path) -> None:
+        """Go on with a conversation that was saved. Raises DataError, StorageError."""
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise DataError(f"{path}: no conversation: {error}") from None
+        found = value.get("messages") if isinstance(value, dict) else None
+        items = [m if isinstance(m, dict) else {} for m in found or ()]
+        turns = [(item.get("role"), item.get("content")) for item in items]
+        system = ""
+        if turns and turns[0][0] == "system":
+            system = str(turns.pop(0)[1])
+        plain = isinstance(found, list) and all(isinstance(said, str) for _, said in turns)
+        if not plain or [role for role, _ in turns] != ["user", "assistant"] * (len(turns) // 2):
+            raise DataError(
+                f"{path}: no conversation of a user and an assistant, one after the other; give "
+                "one that /save wrote"
+            )
+        messages: list[Message] = [{"role": role, "content": said} for role, said in turns]
+        self.system, self.messages, self.forgotten = system, messages, 0

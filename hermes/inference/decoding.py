@@ -1,0 +1,103 @@
+"""From a prompt to a text: one prefill, then a token at a time over the model's KV cache.
+
+The token at position t of completion c is drawn with uniform number t of a stream named by c, so a
+text depends on (seed, completion, positions) alone: not on the backend, and not on how it is cut
+into calls.
+"""
+
+import warnings
+from collections.abc import Collection, Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hermes.errors import HermesError
+from hermes.inference.sampling import Sampling, choose
+from hermes.interface import Model
+from hermes.numerics.randomness import uniforms
+
+__all__ = ["Completion", "complete", "generate"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What followed a prompt, without the token that ended it.
+
+    finish_reason: 'stop' at a stop token, 'length' at max_tokens or at the end of the context.
+    """
+
+    tokens: tuple[int, ...]
+    finish_reason: str
+
+
+def generate(
+    model: Model,
+    prompt: Sequence[int],
+    *,
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int = 0,
+    completion: int = 0,
+    stop: Collection[int] = (),
+    vocab_size: int | None = None,
+) -> Generator[int, None, str]:
+    """Yield the ids that follow `prompt`; the generator's value is the finish reason.
+
+    Each token is predicted from all before it, so at most max_seq_len are read. vocab_size: how
+    many ids may be chosen, where the model has rows that no token uses (None: all).
+    """
+    longest = model.spec.max_seq_len
+    if max_tokens < 1:
+        raise HermesError(f"max_tokens must be at least 1, got {max_tokens}")
+    if len(prompt) > longest:
+        raise HermesError(
+            f"the prompt has {len(prompt)} tokens, more than the model's max_seq_len {longest}; "
+            "shorten it"
+        )
+    if not prompt:
+        raise HermesError(
+            "the prompt is empty and the tokenizer has no token that begins a text; give a prompt"
+        )
+    return _tokens(
+        model, prompt, max_tokens, sampling, seed, f"sampling/{completion}", stop, vocab_size
+    )
+
+
+def _tokens(
+    model: Model,
+    prompt: Sequence[int],
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int,
+    stream: str,
+    stop: Collection[int],
+    vocab_size: int | None,
+) -> Generator[int, None, str]:
+    count = min(max_tokens, model.spec.max_seq_len - len(prompt) + 1)
+    draws = uniforms(seed, stream, count, start=len(prompt))
+    decoder = model.decoder(1, len(prompt) + count - 1)
+    logits = decoder.advance(np.array([prompt], np.int32))
+    for made in range(count):
+        token = choose(logits[0, :vocab_size], sampling, float(draws[made]))
+        if token in stop:
+            return "stop"
+        yield token
+        if made + 1 < count:
+            logits = decoder.advance(np.array([[token]], np.int32))
+    if count < max_tokens:
+        warnings.warn(
+            f"the context of {model.spec.max_seq_len} tokens is full after {count} new ones, "
+            f"where {max_tokens} were asked for",
+            stacklevel=2,
+        )
+    return "length"
+
+
+def complete(tokens: Generator[int, None, str]) -> Completion:
+    """Run `generate` to its end."""
+    ids = []
+    while True:
+        try:
+            ids.append(next(tokens))
+        except StopIteration as end:
+            return Completion(tuple(ids), str(end.value))

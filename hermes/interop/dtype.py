@@ -1,0 +1,30 @@
+"""Tensors in another dtype, each rounded to nearest when it is asked for."""
+
+import numpy as np
+
+from hermes.errors import HermesError
+from hermes.interface import Array
+from hermes.storage.safetensors import DTYPES
+
+__all__ = ["CODES", "WORDS", "cast"]
+
+# What users and config.json call a dtype -> what a tensor file does.
+CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
+WORDS = {code: word for word, code in CODES.items()}
+
+
+def cast(array: Array, code: str, name: str) -> Array:
+    """A tensor as F32, BF16, F16 or F64. Raises HermesError where a number is beyond that dtype."""
+    wanted = DTYPES[code]
+    if array.dtype == wanted:
+        return array
+    with np.errstate(over="ignore"):  # told below
+        result = array.astype(wanted)
+    infinite = ~np.isfinite(result)
+    if infinite.any() and np.isfinite(array[infinite]).any():
+        largest = float(np.abs(array[np.isfinite(array)]).max())
+        raise HermesError(
+            f"tensor {name!r} reaches {largest:.3g}, beyond what {WORDS[code]} can hold; "
+            "choose bfloat16 or float32"
+        )
+    return result

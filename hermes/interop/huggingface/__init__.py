@@ -1,0 +1,1 @@
+"""Hugging Face's config.json, read and written family by family."""

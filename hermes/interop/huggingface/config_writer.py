@@ -1,0 +1,191 @@
+"""config.json of a model: what transformers, mlx-lm, vLLM and others read beside the weights.
+
+`config_of` is for folders with our own tensor names, `converted_config_of` for what `hermes
+convert --to hf` writes; `spec_of` reads such a file back. Fields that old and new readers call
+differently are written in both forms: torch_dtype and dtype, rope_theta with rope_scaling and
+rope_parameters.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hermes.interop.huggingface.config_reader import spec_of
+from hermes.interop.huggingface.families import (
+    ARCHITECTURES,
+    attention_scalar,
+    common_block,
+    family_of,
+    hidden_act,
+    window_period,
+    windows_of,
+)
+from hermes.interop.huggingface.rope import write_rope
+from hermes.mal import dumps
+from hermes.numerics.params import INIT_STD
+from hermes.spec import BlockSpec, ModelSpec
+
+__all__ = ["config_of", "converted_config_of", "spec_of"]
+
+Config = dict[str, Any]
+
+
+def config_of(
+    spec: ModelSpec,
+    *,
+    dtype: str = "float32",
+    bos_token_id: int | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
+    pad_token_id: int | None = None,
+) -> Config:
+    """config.json for a folder whose tensors have our names.
+
+    The class is the smallest one of Hugging Face's that computes the same function, else
+    HermesForCausalLM, whose architecture is the MAL text under `mal`. Of dropout only what the
+    class has is written; it does not change the function.
+    """
+    ids = _token_ids(bos_token_id, eos_token_id, pad_token_id)
+    return _config(spec, family_of(spec), dtype, ids)
+
+
+def converted_config_of(
+    spec: ModelSpec,
+    *,
+    dtype: str = "float32",
+    bos_token_id: int | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
+    pad_token_id: int | None = None,
+) -> Config:
+    """config.json for a folder in Hugging Face's own tensor names, GPT-2 and GPT-NeoX included."""
+    ids = _token_ids(bos_token_id, eos_token_id, pad_token_id)
+    return _config(spec, family_of(spec, renamed=True), dtype, ids)
+
+
+def _token_ids(bos: int | None, eos: int | Sequence[int] | None, pad: int | None) -> Config:
+    whole = eos if eos is None or isinstance(eos, int) else list(eos)
+    return {"bos_token_id": bos, "eos_token_id": whole, "pad_token_id": pad}
+
+
+def _config(spec: ModelSpec, family: str, dtype: str, ids: Config) -> Config:
+    config = {"architectures": [ARCHITECTURES[family]], "model_type": family}
+    block = common_block(spec)
+    match family:
+        case "hermes":
+            config |= _hermes(spec)
+        case "gpt2":
+            assert block is not None
+            config |= _gpt2(spec, block)
+        case "gpt_neox":
+            assert block is not None
+            config |= _gpt_neox(spec, block)
+        case _:
+            assert block is not None
+            config |= _llama_like(spec, block, family)
+    return {
+        **config,
+        "vocab_size": spec.vocab_size,
+        "initializer_range": INIT_STD,
+        "use_cache": True,
+        "tie_word_embeddings": spec.embeddings.tie_weights,
+        **ids,
+        "torch_dtype": dtype,
+        "dtype": dtype,
+    }
+
+
+def _hermes(spec: ModelSpec) -> Config:
+    return {
+        "hidden_size": spec.hidden_size,
+        "num_hidden_layers": spec.num_layers,
+        "max_position_embeddings": spec.max_seq_len,
+        "mal": dumps(spec),
+    }
+
+
+def _llama_like(spec: ModelSpec, block: BlockSpec, family: str) -> Config:
+    attention, ffn = block.attention, block.ffn
+    config: Config = {
+        "hidden_size": spec.hidden_size,
+        "intermediate_size": ffn.hidden_size,
+        "num_hidden_layers": spec.num_layers,
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.kv_heads,
+        "head_dim": attention.head_size,
+        "max_position_embeddings": spec.max_seq_len,
+        "rms_norm_eps": float(block.norm_eps),
+        "attention_dropout": _rate([layer.attention.dropout for layer in spec.layers]),
+        "attention_bias": attention.bias != "none",
+        "mlp_bias": ffn.bias,
+    }
+    config["hidden_activation" if "gemma" in family else "hidden_act"] = hidden_act(ffn)
+    config |= write_rope(spec, family)
+    windows = windows_of(spec)
+    window = next((w for w in windows if w is not None), None)
+    match family:
+        case "mistral":
+            config["sliding_window"] = window
+        case "qwen2" | "qwen3":
+            config |= {
+                "use_sliding_window": window is not None,
+                "sliding_window": window,
+                "max_window_layers": next(
+                    (i for i, w in enumerate(windows) if w is not None), spec.num_layers
+                ),
+                "layer_types": _layer_types(windows),
+            }
+        case "gemma2" | "gemma3_text":
+            config |= {
+                # Gemma's classes make the window's mask even where no layer uses it.
+                "sliding_window": window or spec.max_seq_len,
+                "layer_types": _layer_types(windows),
+                "query_pre_attn_scalar": attention_scalar(attention),
+                "attn_logit_softcapping": attention.softcap,
+                "final_logit_softcapping": spec.output.softcap,
+            }
+            if family == "gemma3_text":
+                config["sliding_window_pattern"] = window_period(windows)
+    return config
+
+
+def _gpt2(spec: ModelSpec, block: BlockSpec) -> Config:
+    return {
+        "n_positions": spec.learned_positions,
+        "n_ctx": spec.learned_positions,  # transformers has dropped it; mlx-lm asks for it
+        "n_embd": spec.hidden_size,
+        "n_layer": spec.num_layers,
+        "n_head": block.attention.num_heads,
+        "n_inner": block.ffn.hidden_size,
+        "activation_function": hidden_act(block.ffn, "gelu_new"),
+        "attn_pdrop": _rate([layer.attention.dropout for layer in spec.layers]),
+        "resid_pdrop": _rate([layer.dropout for layer in spec.layers]),
+        "embd_pdrop": spec.embeddings.dropout,
+        "layer_norm_epsilon": float(block.norm_eps),
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "reorder_and_upcast_attn": False,
+    }
+
+
+def _gpt_neox(spec: ModelSpec, block: BlockSpec) -> Config:
+    return {
+        "hidden_size": spec.hidden_size,
+        "intermediate_size": block.ffn.hidden_size,
+        "num_hidden_layers": spec.num_layers,
+        "num_attention_heads": block.attention.num_heads,
+        "hidden_act": hidden_act(block.ffn),
+        "max_position_embeddings": spec.max_seq_len,
+        **write_rope(spec, "gpt_neox"),
+        "attention_bias": block.attention.bias == "all",
+        "attention_dropout": _rate([layer.attention.dropout for layer in spec.layers]),
+        "hidden_dropout": _rate([layer.dropout for layer in spec.layers]),
+        "layer_norm_eps": float(block.norm_eps),
+        "use_parallel_residual": block.parallel,
+    }
+
+
+def _rate(rates: Sequence[float]) -> float:
+    """The one dropout of all layers; 0 where they differ, for these classes have one only."""
+    return rates[0] if len(set(rates)) == 1 else 0.0
+
+
+def _layer_types(windows: Sequence[int | None]) -> list[str]:
+    return ["full_attention" if w is None else "sliding_attention" for w in windows]

@@ -1,0 +1,268 @@
+"""Which Hugging Face class computes the same function as a specification.
+
+`family_of` is one decision: the shape of the block names the family, and what that family's class
+cannot say makes it `hermes`. Dropout does not enter: it changes training, not the function.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from hermes.numerics.positions import yarn_range
+from hermes.spec import (
+    AttentionSpec,
+    BlockSpec,
+    FfnSpec,
+    LayerNorm,
+    Learned,
+    ModelSpec,
+    NoPositions,
+    Positions,
+    RMSNorm,
+    Rope,
+    YarnScaling,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "ARCHITECTURES",
+    "attention_scalar",
+    "common_block",
+    "cycled",
+    "family_of",
+    "hidden_act",
+    "ropes_of",
+    "window_period",
+    "windows_of",
+]
+
+# model_type -> class, as in config.json; `hermes` is our own.
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+    "gpt_neox": "GPTNeoXForCausalLM",
+    "hermes": "HermesForCausalLM",
+}
+
+# Hugging Face's names of activations -> MAL's of the plain function.
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+
+
+def common_block(spec: ModelSpec) -> BlockSpec | None:
+    """What every layer is, but for dropout, window and positions; None where layers differ more."""
+    shapes = {
+        dataclasses.replace(
+            layer,
+            dropout=0.0,
+            attention=dataclasses.replace(
+                layer.attention, dropout=0.0, window_size=None, position_encoding=NoPositions()
+            ),
+            ffn=dataclasses.replace(layer.ffn, dropout=0.0),
+        )
+        for layer in spec.layers
+    }
+    return shapes.pop() if len(shapes) == 1 else None
+
+
+def windows_of(spec: ModelSpec) -> list[int | None]:
+    """The window of each layer."""
+    return [layer.attention.window_size for layer in spec.layers]
+
+
+def window_period(windows: Sequence[int | None]) -> int | None:
+    """Gemma 3's older way to say which layers slide: all but every n-th; None for other patterns.
+
+    A reader that knows no other way then stops, where a wrong number would have it go on wrong.
+    """
+    period = next((i for i, window in enumerate(windows) if window is None), len(windows)) + 1
+    regular = all((w is None) == ((i + 1) % period == 0) for i, w in enumerate(windows))
+    return period if regular else None
+
+
+def ropes_of(spec: ModelSpec) -> list[Positions]:
+    """The positions of each layer, a rotary_dim that is the whole head left out."""
+    return [
+        dataclasses.replace(position, rotary_dim=None)
+        if isinstance(position, Rope) and position.rotary_dim == layer.attention.head_size
+        else position
+        for layer in spec.layers
+        for position in [layer.attention.position_encoding]
+    ]
+
+
+def cycled(
+    block: BlockSpec, windows: Sequence[int | None], positions: Sequence[Positions]
+) -> tuple[BlockSpec, ...]:
+    """The shortest run of blocks that, repeated, gives every layer its window and positions."""
+    layers = list(zip(windows, positions, strict=True))
+    period = next(
+        p
+        for p in range(1, len(layers) + 1)
+        if all(layer == layers[i % p] for i, layer in enumerate(layers))
+    )
+    names: dict[tuple[int | None, Positions], str] = {}
+    for window, position in layers[:period]:
+        word = "full" if window is None else "sliding"
+        same = sum(name.startswith(word) for name in names.values())
+        names.setdefault((window, position), f"{word}{same + 1}" if same else word)
+    return tuple(
+        dataclasses.replace(
+            block,
+            name=names[window, position] if period > 1 else "",
+            attention=dataclasses.replace(
+                block.attention, window_size=window, position_encoding=position
+            ),
+        )
+        for window, position in layers[:period]
+    )
+
+
+def family_of(spec: ModelSpec, *, renamed: bool = False) -> str:
+    """The `model_type` of the smallest class that computes what the spec does, else 'hermes'.
+
+    renamed: whether classes whose tensors have other names than ours count (gpt2, gpt_neox).
+    """
+    block = common_block(spec)
+    if block is None or not _ordinary(spec, block):
+        return "hermes"
+    match block.norm:
+        case RMSNorm():
+            return _rms_family(spec, block)
+        case LayerNorm(bias=True) if renamed:
+            return _layernorm_family(spec, block)
+    return "hermes"
+
+
+def _ordinary(spec: ModelSpec, block: BlockSpec) -> bool:
+    """Whether the parts that no class of the list varies are as all of them have it."""
+    return (
+        block.residual
+        and block.attention.causal
+        and spec.final_norm == block.norm
+        and not spec.output.bias
+    )
+
+
+def _rms_family(spec: ModelSpec, block: BlockSpec) -> str:
+    attention, ffn = block.attention, block.ffn
+    windows = set(windows_of(spec))
+    plain = _plain_scores(spec, attention) and len(set(ropes_of(spec))) == 1
+    if block.parallel or not ffn.gated or not all(_whole_rope(spec, r) for r in ropes_of(spec)):
+        return "hermes"
+    if isinstance(block.norm, RMSNorm) and block.norm.unit_offset:
+        return _gemma_family(spec, block)
+    match block.norm_position, attention.qk_norm, attention.bias, ffn.bias:
+        case "pre", "none", "none" | "all", _ if plain and windows == {None}:
+            if spec.hidden_size % attention.num_heads == 0:
+                return "llama"
+            # LlamaConfig refuses such sizes, and Mistral without a window computes the same.
+            return "hermes" if attention.bias == "all" or ffn.bias else "mistral"
+        case "pre", "none", "none", False if plain and len(windows) == 1:
+            return "mistral"
+        case "pre", "none", "qkv", False if plain and len(windows - {None}) <= 1:
+            return "qwen2"
+        case "pre", "head", "none" | "all", False if plain and len(windows - {None}) <= 1:
+            return "qwen3"
+        case "output", "flat", "none" | "all", False if plain and windows == {None}:
+            return "olmo2"
+    return "hermes"
+
+
+def _gemma_family(spec: ModelSpec, block: BlockSpec) -> str:
+    attention = block.attention
+    ropes, windows = ropes_of(spec), windows_of(spec)
+    sliding = {rope for rope, window in zip(ropes, windows, strict=True) if window is not None}
+    full = {rope for rope, window in zip(ropes, windows, strict=True) if window is None}
+    fits = (
+        block.norm_position == "sandwich"
+        and attention.bias in ("none", "all")
+        and not block.ffn.bias
+        and spec.hidden_size % attention.num_heads == 0
+        and len(set(windows) - {None}) <= 1
+        and spec.embeddings.scale is not None
+        and math.isclose(spec.embeddings.scale, math.sqrt(spec.hidden_size), rel_tol=1e-7)
+        and attention_scalar(attention) is not None
+    )
+    if fits and attention.qk_norm == "none" and len(sliding | full) == 1:
+        return "gemma2"
+    local = all(isinstance(rope, Rope) and rope.scaling is None for rope in sliding)
+    if fits and attention.qk_norm == "head" and attention.softcap is None and local:
+        return "gemma3_text" if len(sliding) <= 1 and len(full) <= 1 else "hermes"
+    return "hermes"
+
+
+def _layernorm_family(spec: ModelSpec, block: BlockSpec) -> str:
+    attention, ffn = block.attention, block.ffn
+    positions = set(ropes_of(spec))
+    fits = (
+        block.norm_position == "pre"
+        and not ffn.gated
+        and ffn.bias
+        and _plain_scores(spec, attention)
+        and attention.qk_norm == "none"
+        and attention.kv_heads == attention.num_heads
+        and attention.head_size * attention.num_heads == spec.hidden_size
+        and set(windows_of(spec)) == {None}
+        and len(positions) == 1
+    )
+    match positions.pop():
+        case Learned() if fits and attention.bias == "all" and not block.parallel:
+            return "gpt2"
+        case Rope() as rope if fits and attention.bias != "qkv" and _no_empty_ramp(spec, rope):
+            return "gpt_neox"
+    return "hermes"
+
+
+def _plain_scores(spec: ModelSpec, attention: AttentionSpec) -> bool:
+    """Whether nothing but 1 / sqrt(D) scales or caps scores, embeddings and logits."""
+    usual = math.isclose(attention.score_scale, attention.head_size**-0.5, rel_tol=1e-12)
+    return (
+        usual
+        and attention.softcap is None
+        and spec.embeddings.scale is None
+        and spec.output.softcap is None
+    )
+
+
+def _whole_rope(spec: ModelSpec, position: Positions) -> bool:
+    return (
+        isinstance(position, Rope)
+        and position.rotary_dim is None
+        and _no_empty_ramp(spec, position)
+    )
+
+
+def _no_empty_ramp(spec: ModelSpec, rope: Rope) -> bool:
+    """False for a yarn whose ramp ends before it starts, which readers compute each in its way."""
+    if not isinstance(rope.scaling, YarnScaling):
+        return True
+    size = rope.rotary_dim or spec.layers[0].attention.head_size
+    low, high = yarn_range(rope.scaling, rope.theta, size)
+    return low <= high
+
+
+def attention_scalar(attention: AttentionSpec) -> int | None:
+    """Gemma's query_pre_attn_scalar s, where the scale is 1 / sqrt(s) for a whole s."""
+    scalar = round(attention.score_scale**-2)
+    fits = scalar >= 1 and math.isclose(scalar**-0.5, attention.score_scale, rel_tol=1e-12)
+    return scalar if fits else None
+
+
+def hidden_act(ffn: FfnSpec, gelu_tanh: str = "gelu_pytorch_tanh") -> str:
+    """Hugging Face's name of the elementwise function; of gelu_tanh it has several."""
+    return gelu_tanh if ffn.function == "gelu_tanh" else ffn.function

@@ -1,0 +1,201 @@
+"""Rotary positions in config.json, in the old form and the new one, written and read.
+
+Old: rope_theta, rope_scaling, for Gemma 3 rope_local_base_freq. New: rope_parameters, which holds
+all of that, one dict per kind of layer where kinds differ. Both are written; where both are read
+they must agree.
+"""
+
+import math
+from typing import Any
+
+from hermes.errors import SpecError
+from hermes.interop.huggingface.families import ropes_of, windows_of
+from hermes.interop.huggingface.fields import Fields
+from hermes.spec import LinearScaling, Llama3Scaling, ModelSpec, Rope, Scaling, YarnScaling
+
+__all__ = ["read_rope", "read_two_ropes", "write_rope"]
+
+Config = dict[str, Any]
+
+# Gemma 3's local rope where no layer slides, so that nothing reads it.
+UNUSED_THETA = 10_000.0
+
+
+def write_rope(spec: ModelSpec, family: str) -> Config:
+    """Both forms: rope_theta with rope_scaling for old readers, rope_parameters for new ones."""
+    layers = list(zip(ropes_of(spec), windows_of(spec), strict=True))
+    two = family == "gemma3_text"
+    full = next((r for r, w in layers if w is None or not two), layers[0][0])
+    assert isinstance(full, Rope)
+    scaling = _scaling(full)
+    parameters = {"rope_theta": float(full.theta), **(scaling or {"rope_type": "default"})}
+    if family == "olmo2" and isinstance(full.scaling, LinearScaling):
+        # OLMo 2's class in transformers 4 takes these two fields under these names and no others.
+        scaling = {"type": "linear", "factor": float(full.scaling.factor)}
+    fields: Config = {
+        "rope_theta": float(full.theta),
+        "rope_scaling": scaling,
+        "rope_parameters": parameters,
+    }
+    if family == "gpt_neox":
+        share = _share(full, spec.layers[0].attention.head_size)
+        parameters["partial_rotary_factor"] = share
+        names = {"rotary_pct": share, "rotary_emb_base": float(full.theta)}
+        fields |= names | {"partial_rotary_factor": share}
+    if two:
+        local = next((r for r, w in layers if w is not None), Rope(UNUSED_THETA))
+        assert isinstance(local, Rope)
+        near = {"rope_type": "default", "rope_theta": float(local.theta)}
+        fields["rope_local_base_freq"] = float(local.theta)
+        fields["rope_parameters"] = {"full_attention": parameters, "sliding_attention": near}
+    return fields
+
+
+def _share(rope: Rope, size: int) -> float:
+    """The part of a head that turns, such that readers' int(size * share) is what it should be."""
+    turning = rope.rotary_dim or size
+    share = turning / size
+    return share if int(size * share) == turning else math.nextafter(share, 2.0)
+
+
+def _scaling(rope: Rope) -> Config | None:
+    match rope.scaling:
+        case None:
+            return None
+        case LinearScaling(factor):
+            return {"rope_type": "linear", "factor": float(factor)}
+        case Llama3Scaling(factor, low, high, original):
+            return {
+                "rope_type": "llama3",
+                "factor": float(factor),
+                "low_freq_factor": float(low),
+                "high_freq_factor": float(high),
+                "original_max_position_embeddings": original,
+            }
+        case YarnScaling(factor, original, fast, slow):
+            # No attention_factor: readers agree on the usual one only while it is left out.
+            return {
+                "rope_type": "yarn",
+                "factor": float(factor),
+                "original_max_position_embeddings": original,
+                "beta_fast": float(fast),
+                "beta_slow": float(slow),
+            }
+
+
+def read_rope(
+    fields: Fields, *, length: int, size: int, theta: float = 10_000.0, share: float | None = None
+) -> Rope:
+    """The one rope of all layers. theta, share: what is meant where the file says nothing.
+
+    share: the part of a head that turns; None where the class always turns all of it.
+    """
+    old_theta, old_scaling = fields.number("rope_theta"), fields.inner("rope_scaling")
+    share = _part(fields, share)
+    new = fields.inner("rope_parameters")
+    base = theta if old_theta is None else old_theta
+    old = _read_one(old_scaling, "rope_scaling.", length, size, base, share)
+    if not new:
+        return old
+    rope = _read_one(new, "rope_parameters.", length, size, base, share)
+    _agree(rope.theta, rope.theta if old_theta is None else old_theta)
+    _agree(rope.scaling, old.scaling if old_scaling else rope.scaling)
+    return rope
+
+
+def read_two_ropes(fields: Fields, *, length: int, size: int) -> tuple[Rope, Rope]:
+    """Gemma 3's ropes: of the layers that see everything, and of those that slide."""
+    new = fields.inner("rope_parameters")
+    if new.keys() - {"full_attention", "sliding_attention"}:
+        fields.refuse("rope_parameters", new)
+    full = {
+        "rope_theta": fields.number("rope_theta"),
+        "rope_scaling": fields.inner("rope_scaling"),
+        "rope_parameters": new.get("full_attention"),
+    }
+    sliding = {
+        "rope_theta": fields.number("rope_local_base_freq"),
+        "rope_parameters": new.get("sliding_attention"),
+    }
+    return (
+        read_rope(Fields(full), length=length, size=size, theta=1_000_000.0),
+        read_rope(Fields(sliding), length=length, size=size, theta=10_000.0),
+    )
+
+
+def _part(fields: Fields, share: float | None) -> float | None:
+    given = fields.number("partial_rotary_factor")
+    if given is None:
+        return share
+    if not 0 < given <= 1 or (share is None and given != 1):
+        fields.refuse("partial_rotary_factor", given)
+    return None if share is None else given
+
+
+def _agree(new: object, old: object) -> None:
+    if new != old:
+        raise SpecError(
+            f"config.json: 'rope_parameters' says {new} and the older rope fields say {old}; "
+            "remove the one that is wrong",
+            ("rope_parameters",),
+        )
+
+
+def _read_one(
+    values: Config, name: str, length: int, size: int, theta: float, share: float | None
+) -> Rope:
+    fields = Fields(values, name)
+    own, part = fields.number("rope_theta"), _part(fields, share)
+    turning = size if part is None else int(size * part)
+    kind = fields.text("type", "default")
+    kind = fields.text("rope_type", kind)
+    scaling: Scaling | None = None
+    match kind:
+        case "default":
+            pass
+        case "linear":
+            scaling = LinearScaling(_factor(fields, "factor"))
+        case "llama3":
+            scaling = Llama3Scaling(
+                factor=_factor(fields, "factor"),
+                low_freq_factor=_factor(fields, "low_freq_factor"),
+                high_freq_factor=_factor(fields, "high_freq_factor"),
+                original_max_seq_len=fields.size("original_max_position_embeddings", length),
+            )
+        case "yarn":
+            scaling = _read_yarn(fields, length)
+        case _:
+            fields.refuse("rope_type", kind)
+    fields.finish()
+    return Rope(theta if own is None else own, scaling, None if turning == size else turning)
+
+
+def _factor(fields: Fields, name: str) -> float:
+    value = fields.number(name)
+    if value is None:
+        fields.refuse(name, value)
+    return value
+
+
+def _read_yarn(fields: Fields, length: int) -> YarnScaling:
+    scaling = YarnScaling(
+        factor=_factor(fields, "factor"),
+        original_max_seq_len=fields.size("original_max_position_embeddings", length),
+        beta_fast=fields.number("beta_fast") or 32.0,
+        beta_slow=fields.number("beta_slow") or 1.0,
+    )
+    fields.only("truncate", True)
+    usual = _magnitude(scaling.factor, 1.0)
+    given = fields.number("attention_factor")
+    if given is not None and not math.isclose(given, usual, rel_tol=1e-6):
+        fields.refuse("attention_factor", given)
+    above, below = fields.number("mscale"), fields.number("mscale_all_dim")
+    if given is None and above and below:
+        ratio = _magnitude(scaling.factor, above) / _magnitude(scaling.factor, below)
+        if not math.isclose(ratio, usual, rel_tol=1e-6):
+            fields.refuse("mscale_all_dim", below)
+    return scaling
+
+
+def _magnitude(factor: float, mscale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0

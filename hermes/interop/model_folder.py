@@ -1,0 +1,60 @@
+"""Writes a model's folder, whole or not at all, its tensors made one at a time."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from hermes.checkpoint import Disk, Kind, Manifest
+from hermes.checkpoint.manifest import MANIFEST
+from hermes.checkpoint.weights import INDEX, plan_shards, render_index
+from hermes.errors import HermesError
+from hermes.interface import Tensors
+from hermes.storage.durable import require_space, whole_folder, write_file
+from hermes.storage.safetensors import file_size, tensor_chunks
+
+__all__ = ["write_folder"]
+
+
+def write_folder(
+    target: Path,
+    tensors: Tensors,
+    kinds: Mapping[str, Kind],
+    files: Mapping[str, bytes],
+    *,
+    shard_limit: int,
+    run: str | None = None,
+    check: Callable[[Path], None] = lambda _: None,
+    disk: Disk | None = None,
+) -> int:
+    """Write weights and small files as the folder `target`, which must not be there; its bytes.
+
+    run: with a manifest, as a checkpoint of that run at step 0; None without one. check: looks at
+    the folder when it is complete, before it has its name; where it raises, nothing is left.
+    Raises StorageError, NonFinite, HermesError.
+    """
+    disk = disk or Disk()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise HermesError(f"{target} already exists; choose another name or remove it")
+    shards = plan_shards(kinds, shard_limit)
+    small = dict(files) | ({INDEX: render_index(shards)} if len(shards) > 1 else {})
+    needed = sum(map(len, small.values())) + sum(map(file_size, shards.values()))
+    place = target.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    require_space(place.parent, needed)
+    chunks: dict[str, Iterable[bytes | memoryview]] = {n: [small[n]] for n in sorted(small)}
+    chunks |= {name: tensor_chunks(tensors, shard) for name, shard in shards.items()}
+    with whole_folder(place, disk) as unfinished:
+        _write(unfinished, chunks, run, disk)
+        disk.sync_folder(unfinished)
+        check(unfinished)
+    return needed
+
+
+def _write(
+    folder: Path,
+    chunks: Mapping[str, Iterable[bytes | memoryview]],
+    run: str | None,
+    disk: Disk,
+) -> None:
+    written = {name: write_file(folder / name, parts, disk) for name, parts in chunks.items()}
+    if run is not None:
+        write_file(folder / MANIFEST, [Manifest(run, 0, written).render()], disk)

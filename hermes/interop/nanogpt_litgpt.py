@@ -1,0 +1,215 @@
+"""Architectures that training programs keep in words of their own: nanoGPT's and litgpt's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hermes.interop.huggingface.families import cycled
+from hermes.interop.huggingface.fields import Fields
+from hermes.spec import (
+    MAX_LAYERS,
+    AttentionSpec,
+    BlockSpec,
+    EmbeddingsSpec,
+    FfnSpec,
+    LayerNorm,
+    Learned,
+    LinearScaling,
+    Llama3Scaling,
+    ModelSpec,
+    Norm,
+    OutputSpec,
+    RMSNorm,
+    Rope,
+    Scaling,
+)
+
+__all__ = ["litgpt_spec", "nanogpt_spec"]
+
+
+def nanogpt_spec(model_args: Mapping[str, Any]) -> ModelSpec:
+    """The model of a nanoGPT checkpoint's `model_args`. Raises SpecError.
+
+    Its gelu is the exact one, as nanoGPT has it since May 2023; before that it was gelu_tanh, and
+    a checkpoint does not say which.
+    """
+    fields = Fields(model_args, where="model_args")
+    bias, rate = fields.flag("bias", True), fields.number("dropout") or 0.0
+    length, width = fields.size("block_size"), fields.size("n_embd")
+    block = BlockSpec(
+        attention=AttentionSpec(
+            num_heads=fields.size("n_head"),
+            bias="all" if bias else "none",
+            dropout=rate,
+            position_encoding=Learned(),
+        ),
+        ffn=FfnSpec(hidden_dim=4 * width, activation="gelu", bias=bias),
+        norm=LayerNorm(bias=bias),
+        dropout=rate,
+    )
+    spec = ModelSpec(
+        name="nanogpt",
+        blocks=(block,),
+        vocab_size=fields.size("vocab_size"),
+        max_seq_len=length,
+        hidden_size=width,
+        num_layers=fields.size("n_layer"),
+        embeddings=EmbeddingsSpec(tie_weights=True, dropout=rate),
+    )
+    fields.finish()
+    return spec
+
+
+_SIZES = """
+    name hf_config scale_embeddings vocab_size padded_vocab_size padding_multiple
+    moe_intermediate_size norm_topk_prob routed_scaling_factor n_expert_per_token
+"""
+_HARMLESS = frozenset(_SIZES.split())
+
+
+def litgpt_spec(config: Mapping[str, Any], where: str = "model_config.yaml") -> ModelSpec:
+    """The model of litgpt's model_config.yaml. Raises SpecError."""
+    fields = Fields(config, where=where)
+    name = fields.text("name", "")
+    gemma = "Gemma" in name  # litgpt goes by the name, too
+    if "OLMo-1B" in name or "OLMo-7B" in name:
+        fields.refuse("name", name)  # a LayerNorm without weights
+    layers, width, heads = fields.size("n_layer"), fields.size("n_embd"), fields.size("n_head")
+    if layers > MAX_LAYERS:
+        fields.refuse("n_layer", layers)
+    size = fields.size("head_size", max(width // heads, 1))
+    everything = fields.flag("bias", True)
+    block = BlockSpec(
+        attention=AttentionSpec(
+            num_heads=heads,
+            num_kv_heads=fields.size("n_query_groups", heads),
+            head_dim=None if size * heads == width else size,
+            bias="all" if everything else "qkv" if fields.flag("attn_bias", False) else "none",
+            qk_norm=_qk_norm(fields),
+            softcap=fields.number("attention_logit_softcapping"),
+            scale=_scale(fields, size),
+        ),
+        ffn=_ffn(fields, width, everything),
+        norm=_norm(fields, gemma),
+        norm_position=_norm_position(fields),
+        parallel=fields.flag("parallel_residual", True),
+    )
+    fields.take("attn_bias")
+    fields.only("shared_attention_norm", False)
+    rows = fields.size("vocab_size", 50_254)
+    several = fields.size("padding_multiple", 512)
+    spec = ModelSpec(
+        name="litgpt",
+        blocks=_blocks(fields, block, layers, size),
+        vocab_size=fields.size("padded_vocab_size", -(-rows // several) * several),
+        max_seq_len=fields.size("block_size", 4096),
+        hidden_size=width,
+        num_layers=layers,
+        embeddings=EmbeddingsSpec(
+            scale=width**0.5 if fields.flag("scale_embeddings", False) else None
+        ),
+        output=OutputSpec(
+            bias=fields.flag("lm_head_bias", False),
+            softcap=fields.number("final_logit_softcapping"),
+        ),
+    )
+    fields.only("n_expert", 0)
+    fields.only("rope_interleave", False)
+    fields.finish(_HARMLESS)
+    return spec
+
+
+def _scale(fields: Fields, size: int) -> float | None:
+    scalar = fields.size("attention_scores_scalar", size)
+    return None if scalar == size else float(scalar**-0.5)
+
+
+def _qk_norm(fields: Fields) -> str:
+    kind = fields.text("norm_qk_type", "default")
+    if kind not in ("default", "olmo2"):
+        fields.refuse("norm_qk_type", kind)
+    if not fields.flag("norm_qk", False):
+        return "none"
+    return "flat" if kind == "olmo2" else "head"
+
+
+def _ffn(fields: Fields, width: int, bias: bool) -> FfnSpec:
+    kind = fields.text("mlp_class_name", "GptNeoxMLP")
+    tanh = fields.text("gelu_approximate", "none") == "tanh"
+    size = fields.size("intermediate_size", 4 * width)
+    match kind:
+        case "LLaMAMLP":
+            return FfnSpec(size, "swiglu", bias=bias)
+        case "GemmaMLP":
+            return FfnSpec(size, "gelu_tanh" if tanh else "geglu", gate=True, bias=bias)
+        case "GptNeoxMLP":
+            return FfnSpec(size, "gelu_tanh" if tanh else "gelu", bias=bias)
+    fields.refuse("mlp_class_name", kind)
+
+
+def _norm(fields: Fields, gemma: bool) -> Norm:
+    kind, eps = fields.text("norm_class_name", "LayerNorm"), fields.number("norm_eps")
+    eps = 1e-5 if eps is None else eps
+    match kind:
+        case "RMSNorm":
+            return RMSNorm(eps, unit_offset=gemma)
+        case "LayerNorm":
+            return LayerNorm(eps)
+    fields.refuse("norm_class_name", kind)
+
+
+def _norm_position(fields: Fields) -> str:
+    where = (
+        fields.flag("norm_1", True),
+        fields.flag("post_attention_norm", False),
+        fields.flag("norm_2", True),
+        fields.flag("post_mlp_norm", False),
+    )
+    match where:
+        case (True, False, True, False):
+            return "pre"
+        case (False, True, False, True):
+            return "output"
+        case (True, True, True, True):
+            return "sandwich"
+    fields.refuse("post_attention_norm", where[1])
+
+
+def _blocks(fields: Fields, block: BlockSpec, layers: int, size: int) -> tuple[BlockSpec, ...]:
+    """The block with the window and the rope of each layer."""
+    window = fields.size("sliding_window_size") if fields.has("sliding_window_size") else None
+    slides = _chosen(fields, "sliding_window_indices", layers)
+    fields.take("sliding_window_size")
+    share = fields.number("rotary_percentage")
+    turning = int((0.25 if share is None else share) * size)
+    part = None if turning == size else turning
+    condensed = fields.size("rope_condense_ratio", 1)
+    plain = LinearScaling(condensed) if condensed > 1 else None
+    full = Rope(fields.number("rope_base") or 10_000.0, _adjusted(fields, plain), part)
+    theta = fields.number("rope_local_base_freq")
+    local = full if theta is None else Rope(theta, plain, part)
+    near = _chosen(fields, "rope_indices", layers)
+    windows = [window if slide else None for slide in slides]
+    return cycled(block, windows, [local if chosen else full for chosen in near])
+
+
+def _chosen(fields: Fields, name: str, layers: int) -> list[bool]:
+    """A list of 0 and 1, at least one for each layer; all of them where it is not there."""
+    values = fields.take(name)
+    if values is None:
+        return [True] * layers
+    if not isinstance(values, list) or len(values) < layers or set(values) - {0, 1}:
+        fields.refuse(name, values)
+    return [bool(value) for value in values[:layers]]
+
+
+def _adjusted(fields: Fields, plain: LinearScaling | None) -> Scaling | None:
+    values = fields.inner("rope_adjustments")
+    if not values:
+        return plain
+    llama3 = {"factor", "low_freq_factor", "high_freq_factor", "original_max_seq_len"}
+    # With condensed positions too, or as litgpt's own yarn, it is no scaling that MAL has.
+    if plain is None and values.keys() == {"factor"}:
+        return LinearScaling(values["factor"])
+    if plain is None and values.keys() == llama3:
+        return Llama3Scaling(**values)
+    fields.refuse("rope_adjustments", values)

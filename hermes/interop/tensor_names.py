@@ -1,0 +1,257 @@
+"""Where our tensors are in files that name or lay them out otherwise, in both directions.
+
+A layout is a list of stored tensors, each made of one or several of ours: GPT-2 keeps query, key
+and value in one transposed matrix, GPT-NeoX and older litgpt head by head. Llama's relatives have
+our own names, so their layout is one to one.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from hermes.checkpoint import Kind
+from hermes.checkpoint.weights import plain_name
+from hermes.errors import CheckpointError
+from hermes.interface import Array, LazyTensors, Tensors
+from hermes.numerics.params import NORM_NAMES, Tensor, parameters
+from hermes.spec import BlockSpec, ModelSpec
+
+__all__ = ["Stock", "Stored", "layout_of", "pack", "unpack"]
+
+EMBEDDING = "model.embed_tokens.weight"
+OPTIONAL = "transformer."  # before GPT-2's names, in some files
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class Stock(Protocol):
+    """Tensors by the names of a file, each read when asked for; `kinds` without reading them."""
+
+    kinds: dict[str, Kind]
+
+    def __getitem__(self, name: str) -> Array:
+        """The numbers of one tensor."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of another layout, made of one or more of ours.
+
+    parts: our names; their rows follow each other, in each of `groups` equal shares. transposed:
+    stored as (in, out).
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    groups: int = 1
+    transposed: bool = False
+
+    def shape(self, table: Mapping[str, Tensor]) -> tuple[int, ...]:
+        """Its shape, from those of its parts."""
+        rows = sum(table[part].shape[0] for part in self.parts)
+        shape = (rows, *table[self.parts[0]].shape[1:])
+        return shape[::-1] if self.transposed else shape
+
+    def pack(self, params: Tensors) -> Array:
+        """The stored tensor, from ours."""
+        arrays = [params[part] for part in self.parts]
+        if len(arrays) > 1:
+            shares = [a.reshape(self.groups, -1, *a.shape[1:]) for a in arrays]
+            joined = np.concatenate(shares, axis=1)
+            whole = joined.reshape(-1, *joined.shape[2:])
+        else:
+            whole = arrays[0]
+        return whole.T if self.transposed else whole
+
+    def unpack(self, stored: Array, part: str, table: Mapping[str, Tensor]) -> Array:
+        """One of our tensors, from the stored one."""
+        whole = stored.T if self.transposed else stored
+        if len(self.parts) > 1:
+            sizes = [table[p].shape[0] // self.groups for p in self.parts]
+            start = sum(sizes[: self.parts.index(part)])
+            shares = whole.reshape(self.groups, -1, *whole.shape[1:])
+            size = table[part].shape[0] // self.groups
+            whole = shares[:, start : start + size]
+        return np.ascontiguousarray(whole.reshape(table[part].shape))
+
+
+# Their module -> ours: {i} is the layer, {attention_in} and the like the norm at that place. `*`
+# marks a matrix stored as (in, out), `@` rows laid out group by group. A tensor is its module's
+# name with .weight or .bias.
+_QKV = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"
+_GPT2 = {
+    "wte": "model.embed_tokens",
+    "wpe": "model.embed_positions",
+    "h.{i}.ln_1": "{attention_in}",
+    "h.{i}.attn.c_attn*": _QKV,
+    "h.{i}.attn.c_proj*": "self_attn.o_proj",
+    "h.{i}.ln_2": "{ffn_in}",
+    "h.{i}.mlp.c_fc*": "mlp.up_proj",
+    "h.{i}.mlp.c_proj*": "mlp.down_proj",
+    "ln_f": "model.norm",
+    "lm_head": "lm_head",
+}
+_LITGPT = {
+    "wte": "model.embed_tokens",
+    "h.{i}.norm_1": "{attention_in}",
+    "h.{i}.attn.qkv": _QKV,
+    "h.{i}.attn.norm_q": "self_attn.q_norm",
+    "h.{i}.attn.norm_k": "self_attn.k_norm",
+    "h.{i}.attn.proj": "self_attn.o_proj",
+    "h.{i}.post_attention_norm": "{attention_out}",
+    "h.{i}.norm_2": "{ffn_in}",
+    "h.{i}.mlp.fc": "mlp.up_proj",
+    "h.{i}.mlp.proj": "mlp.down_proj",
+    "h.{i}.post_mlp_norm": "{ffn_out}",
+    "ln_f": "model.norm",
+    "lm_head": "lm_head",
+}
+_GATED = {"h.{i}.mlp.fc_1": "mlp.gate_proj", "h.{i}.mlp.fc_2": "mlp.up_proj"}
+_GPT_NEOX = {
+    "gpt_neox.embed_in": "model.embed_tokens",
+    "gpt_neox.layers.{i}.input_layernorm": "{attention_in}",
+    "gpt_neox.layers.{i}.attention.query_key_value@": _QKV,
+    "gpt_neox.layers.{i}.attention.dense": "self_attn.o_proj",
+    "gpt_neox.layers.{i}.post_attention_layernorm": "{ffn_in}",
+    "gpt_neox.layers.{i}.mlp.dense_h_to_4h": "mlp.up_proj",
+    "gpt_neox.layers.{i}.mlp.dense_4h_to_h": "mlp.down_proj",
+    "gpt_neox.final_layer_norm": "model.norm",
+    "embed_out": "lm_head",
+}
+
+
+def _modules(spec: ModelSpec, family: str) -> Mapping[str, str] | None:
+    match family:
+        case "gpt2" if spec.embeddings.tie_weights:
+            return _GPT2
+        case "gpt2":  # without the prefix, transformers 4 takes the head for part of the stack
+            return {n if n == "lm_head" else OPTIONAL + n: ours for n, ours in _GPT2.items()}
+        case "nanogpt":  # GPT-2's names over ordinary matrices
+            return {name.removesuffix("*"): ours for name, ours in _GPT2.items()}
+        case "gpt_neox":
+            return _GPT_NEOX
+        case "litgpt" | "litgpt-old":
+            modules = dict(_LITGPT)
+            if spec.layers[0].ffn.gated:
+                del modules["h.{i}.mlp.fc"]
+                modules |= _GATED
+            if family == "litgpt-old":
+                del modules["h.{i}.attn.qkv"]
+                modules["h.{i}.attn.attn@"] = _QKV
+            return modules
+    return None
+
+
+def layout_of(spec: ModelSpec, family: str) -> list[Stored]:
+    """How `family` stores the tensors of a spec; every one of ours is in exactly one of them.
+
+    family: a model_type of config.json, nanogpt, litgpt, or litgpt-old, whose attention is still
+    laid out group by group.
+    """
+    table = parameters(spec)
+    modules = _modules(spec, family)
+    if modules is None:
+        return [Stored(name, (name,)) for name in table]
+    once = [s for name, ours in modules.items() if "{i}" not in name for s in _each(name, [ours])]
+    layered = [
+        stored
+        for i, layer in enumerate(spec.layers)
+        for name, ours in modules.items()
+        if "{i}" in name
+        for stored in _each(
+            name.replace("{i}", str(i)),
+            [f"model.layers.{i}.{part}" for part in _named(ours, layer).split()],
+            layer.attention.kv_heads,
+        )
+    ]
+    layout = [stored for stored in once + layered if stored.parts[0] in table]
+    held = [part for stored in layout for part in stored.parts]
+    assert sorted(held) == sorted(table), f"{family} has no place for {set(table) - set(held)}"
+    return layout
+
+
+def _named(ours: str, layer: BlockSpec) -> str:
+    """Our module, the norm's name at its place filled in; "-" where no norm stands there."""
+    place = ours.strip("{}")
+    return ours if place == ours else NORM_NAMES[layer.norm_position].get(place, "-")
+
+
+def _each(name: str, parts: list[str], groups: int = 1) -> Iterator[Stored]:
+    plain = name.rstrip("*@")
+    grouped = groups if name.endswith("@") else 1
+    for kind in ("weight", "bias"):
+        yield Stored(
+            f"{plain}.{kind}",
+            tuple(f"{part}.{kind}" for part in parts),
+            grouped,
+            transposed=name.endswith("*") and kind == "weight",
+        )
+
+
+# Buffers that older files carry: causal masks and rotary frequencies.
+_BUFFERS = re.compile(r"(h\.\d+\.attn|.*\.attention)\.(masked_)?bias|.*rotary_emb\.inv_freq")
+_HEADS = ("lm_head.weight", "embed_out.weight")
+
+
+def unpack(
+    stock: Stock, spec: ModelSpec, family: str, where: str
+) -> tuple[LazyTensors, dict[str, str]]:
+    """Our tensors of a spec from a file laid out as `family` does, each made when asked for.
+
+    With them each one's dtype in the file, as F32 or BF16. Every stored tensor must be there in its
+    shape, and none besides but masks and a head that is the embedding. Raises CheckpointError.
+    """
+    table, layout = parameters(spec), layout_of(spec, family)
+    found = _found(stock, where)
+    places: dict[str, tuple[Stored, str]] = {}
+    for stored in layout:
+        name = found.pop(stored.name.removeprefix(OPTIONAL), None)
+        if name is None:
+            raise CheckpointError(f"{where} has no tensor {stored.name!r}, which its config needs")
+        kind, shape = stock.kinds[name], stored.shape(table)
+        if kind.shape != shape:
+            raise CheckpointError(
+                f"{where}: tensor {name!r} has shape {kind.shape}, expected {shape}"
+            )
+        if kind.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{where}: tensor {name!r} is {kind.dtype}, expected one of {', '.join(FLOATS)}"
+            )
+        places |= {part: (stored, name) for part in stored.parts}
+    embedding = places[EMBEDDING][1]
+    for plain, name in found.items():
+        if plain in _HEADS and spec.embeddings.tie_weights:
+            if not np.array_equal(stock[name], stock[embedding]):
+                raise CheckpointError(
+                    f"{where} has a {name!r} that differs from {embedding!r}, "
+                    "but its config ties the two"
+                )
+        elif not _BUFFERS.fullmatch(plain):
+            raise CheckpointError(f"{where} has a tensor {name!r}, which its config does not have")
+
+    def make(part: str) -> Array:
+        stored, name = places[part]
+        return stored.unpack(stock[name], part, table)
+
+    dtypes = {part: stock.kinds[name].dtype for part, (_, name) in places.items()}
+    return LazyTensors(table, make), dtypes
+
+
+def _found(stock: Stock, where: str) -> dict[str, str]:
+    """Stored names by what they are without the wrappers' and GPT-2's optional prefixes."""
+    found: dict[str, str] = {}
+    for name in stock.kinds:
+        plain = plain_name(name).removeprefix(OPTIONAL)
+        if plain in found:
+            raise CheckpointError(f"{where} has two tensors for {plain!r}")
+        found[plain] = name
+    return found
+
+
+def pack(params: Tensors, spec: ModelSpec, family: str) -> LazyTensors:
+    """The tensors that `family` stores, from ours, each made when asked for."""
+    layout = {stored.name: stored for stored in layout_of(spec, family)}
+    return LazyTensors(layout, lambda name: layout[name].pack(params))

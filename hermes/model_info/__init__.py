@@ -1,0 +1,1 @@
+"""What an architecture is and costs: its shape, parameters, FLOPs and memory."""

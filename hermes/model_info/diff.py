@@ -1,0 +1,109 @@
+"""How two architectures differ: in structure, cost, and which of one's weights fit the other."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from hermes.model_info.cost import Cost, cost_of
+from hermes.model_info.shape import layer_keys, model_keys, spans
+from hermes.numerics.params import parameters
+from hermes.spec import BlockSpec, ModelSpec
+
+__all__ = ["Change", "Difference", "Reshaped", "compare"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key that differs: where ("model", "layers 0-11"), and both values as MAL says them."""
+
+    where: str
+    key: str
+    a: str
+    b: str
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """A tensor of one name and two shapes."""
+
+    name: str
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two models beside each other.
+
+    same: whether both compute the same function of the same tensors; the names of models and parts
+    do not count. reusable: tensors of one name and shape, whose values fit the other model;
+    reshaped: of one name and two shapes.
+    """
+
+    a: ModelSpec
+    b: ModelSpec
+    same: bool
+    structure: tuple[Change, ...]
+    cost_a: Cost
+    cost_b: Cost
+    reusable: tuple[str, ...]
+    reshaped: tuple[Reshaped, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+
+    def plain(self) -> dict[str, object]:
+        """As `hermes mal diff --json` prints it."""
+        return {
+            "a": {"name": self.a.name, **vars(self.cost_a)},
+            "b": {"name": self.b.name, **vars(self.cost_b)},
+            "same": self.same,
+            "structure": [asdict(change) for change in self.structure],
+            "tensors": {
+                "reusable": list(self.reusable),
+                "reshaped": [asdict(tensor) for tensor in self.reshaped],
+                "only_a": list(self.only_a),
+                "only_b": list(self.only_b),
+            },
+        }
+
+
+def compare(a: ModelSpec, b: ModelSpec) -> Difference:
+    """What differs from model `a` to model `b`."""
+    left, right = parameters(a), parameters(b)
+    both = [name for name in left if name in right]
+    return Difference(
+        a=a,
+        b=b,
+        same=a.identity == b.identity,
+        structure=(*_model_changes(a, b), *_layer_changes(a, b)),
+        cost_a=cost_of(a),
+        cost_b=cost_of(b),
+        reusable=tuple(name for name in both if left[name].shape == right[name].shape),
+        reshaped=tuple(
+            Reshaped(name, left[name].shape, right[name].shape)
+            for name in both
+            if left[name].shape != right[name].shape
+        ),
+        only_a=tuple(name for name in left if name not in right),
+        only_b=tuple(name for name in right if name not in left),
+    )
+
+
+def _changes(where: str, a: Mapping[str, str], b: Mapping[str, str]) -> list[Change]:
+    return [Change(where, key, a[key], b[key]) for key in a if a[key] != b[key]]
+
+
+def _model_changes(a: ModelSpec, b: ModelSpec) -> list[Change]:
+    return _changes("model", model_keys(a), model_keys(b))
+
+
+def _layer_changes(a: ModelSpec, b: ModelSpec) -> list[Change]:
+    """Changes of the layers that both have, those of equal pairs said once."""
+    pairs: dict[tuple[BlockSpec, BlockSpec], list[int]] = {}
+    for index, pair in enumerate(zip(a.layers, b.layers, strict=False)):
+        pairs.setdefault(pair, []).append(index)
+    return [
+        change
+        for (left, right), indices in pairs.items()
+        if left != right
+        for change in _changes(f"layers {spans(indices)}", layer_keys(left), layer_keys(right))
+    ]

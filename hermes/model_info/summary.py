@@ -1,0 +1,225 @@
+"""What `hermes info`, `hermes mal show` and `hermes mal diff` print, as lines of plain text."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from hermes.formatting import columns, with_unit
+from hermes.mal.writer import number
+from hermes.model_info.cost import Cost
+from hermes.model_info.diff import Difference
+from hermes.model_info.shape import layer_groups, layer_keys, model_keys, spans, tensor_groups
+from hermes.numerics.params import Tensor, parameters
+from hermes.spec import BlockSpec, LayerNorm, ModelSpec, NoNorm, Norm, RMSNorm
+
+__all__ = ["cost_lines", "diff_lines", "layer_lines", "shape_lines", "title"]
+
+TYPES = ("float32", "bfloat16")
+
+
+def title(spec: ModelSpec) -> str:
+    """The model's name, and its description in one line."""
+    return f"{spec.name}: {' '.join(spec.description.split())}" if spec.description else spec.name
+
+
+def shape_lines(spec: ModelSpec) -> list[str]:
+    """The shape of a model, each kind of layer in a few lines."""
+    e, o = spec.embeddings, spec.output
+    rows = [
+        ("layers", f"{spec.num_layers:,}"),
+        ("hidden size", f"{spec.hidden_size:,}"),
+        ("vocabulary", f"{spec.vocab_size:,}"),
+        ("context", f"{spec.max_seq_len:,} tokens"),
+    ]
+    groups = layer_groups(spec)
+    for indices, block in groups:
+        indent = ""
+        if len(groups) > 1:
+            indent = "  "
+            rows.append((f"layers {spans(indices)}" if indices[1:] else f"layer {indices[0]}", ""))
+        rows += [(f"{indent}{name}", text) for name, text in _block_rows(block)]
+    head = ["tied to the embeddings" if e.tie_weights else "of its own"]
+    head += ["bias"] if o.bias else []
+    head += [f"soft cap {o.softcap:g}"] if o.softcap else []
+    head += [f"after {_norm(spec.final_norm)}"] if o.norm is not None else []
+    rows.append(("head", ", ".join(head)))
+    scaled = [f"scaled by {e.scale:g}"] if e.scale is not None else []
+    scaled += [f"dropout {e.dropout:g}"] if e.dropout else []
+    rows += [("embeddings", ", ".join(scaled))] if scaled else []
+    return [f"  {line}" for line in columns(rows)]
+
+
+def _norm(norm: Norm) -> str:
+    match norm:
+        case RMSNorm(eps, unit_offset):
+            return f"rmsnorm, eps {number(eps)}{', unit offset' * unit_offset}"
+        case LayerNorm(eps, bias):
+            return f"layernorm, eps {number(eps)}{', no bias' * (not bias)}"
+        case NoNorm():
+            return "no norm"
+
+
+def _block_rows(block: BlockSpec) -> Iterator[tuple[str, str]]:
+    """A resolved layer in the words of those who compare models; every key is in `layer_lines`."""
+    a, f, keys = block.attention, block.ffn, layer_keys(block)
+    both = a.kv_heads == a.num_heads
+    heads = f"{a.num_heads}" if both else f"{a.num_heads}, sharing {a.kv_heads} of keys and values"
+    yield "heads", f"{heads}, {a.head_size} wide"
+    notes = [] if a.causal else ["not causal"]
+    notes += [f"the last {a.window_size:,} tokens"] if a.window_size else []
+    notes += [f"{a.qk_norm} norm of queries and keys"] if a.qk_norm != "none" else []
+    notes += [f"soft cap {a.softcap:g}"] if a.softcap else []
+    notes += [f"scale {a.scale:g}"] if a.scale else []
+    notes += [{"all": "bias", "qkv": "bias of q, k and v"}[a.bias]] if a.bias != "none" else []
+    if notes:
+        yield "attention", ", ".join(notes)
+    yield "positions", keys["attention.position_encoding"]
+    bias = ", bias" if f.bias else ""
+    yield "feed-forward", f"{f.hidden_size:,} wide, {'gated ' * f.gated}{f.function}{bias}"
+    places = {"pre": "before", "post": "after the sum of", "output": "after", "sandwich": "around"}
+    yield "norm", f"{_norm(block.norm)}, {places[block.norm_position]} each sublayer"
+    if block.parallel or not block.residual:
+        notes = ["attention and feed-forward in parallel"] if block.parallel else []
+        yield "block", ", ".join(notes + ([] if block.residual else ["no residual"]))
+    rates = (("attention", a.dropout), ("feed-forward", f.dropout), ("residual", block.dropout))
+    dropout = ", ".join(f"{name} {rate:g}" for name, rate in rates if rate)
+    if dropout:
+        yield "dropout", dropout
+
+
+def cost_lines(spec: ModelSpec, cost: Cost) -> Iterator[str]:
+    """Parameters, arithmetic, cache and memory of a model."""
+    rows = [("parameters", f"{cost.parameters:,}", "")]
+    for part, count in cost.parameters_by_part.items():
+        if count:
+            rows.append((f"  {part}", f"{count:,}", f"{100 * count / cost.parameters:.1f} %"))
+    yield from columns(rows, right=(1, 2))
+    yield ""
+    yield "FLOPs per token"
+    flops = cost.flops_per_token
+    rows = [
+        ("training", with_unit(flops["training"], "FLOP"), "mean over a full context"),
+        ("decoding", with_unit(flops["decoding"], "FLOP"), "the last token of a full context"),
+    ]
+    yield from (f"  {line}" for line in columns(rows, right=(1,)))
+    yield ""
+    table: list[tuple[str, ...]] = [("memory", *TYPES)]
+    kv = (f"{cost.kv_bytes_per_token[name]:,} B" for name in TYPES)
+    table.append(("  KV cache of a token", *kv))
+    labels = {
+        "kv_cache": f"KV cache of {spec.max_seq_len:,} tokens",
+        "weights": "weights",
+        "decoding": "decoding, one sequence",
+        "training": "training",
+    }
+    for key, label in labels.items():
+        sizes = (with_unit(cost.memory[name][key], "B") for name in TYPES)
+        table.append((f"  {label}", *sizes))
+    yield from columns(table, right=(1, 2))
+    yield ""
+    yield "  Training keeps weights, gradients and AdamW's moments in float32. Activations, which"
+    yield "  grow with the batch, come on top."
+    windowed = [i for i, block in enumerate(spec.layers) if _is_windowed(block, spec)]
+    if windowed:
+        yield f"  Layers {spans(windowed)} see only their window; the cache keeps every token."
+
+
+def _is_windowed(block: BlockSpec, spec: ModelSpec) -> bool:
+    window = block.attention.window_size
+    return window is not None and window < spec.max_seq_len
+
+
+def layer_lines(spec: ModelSpec) -> Iterator[str]:
+    """Every key of a model and of its layers, resolved, equal layers said once."""
+    yield title(spec)
+    yield ""
+    yield from (f"  {line}" for line in columns(model_keys(spec).items()))
+    for indices, block in layer_groups(spec):
+        yield ""
+        yield f"layers {spans(indices)}" if len(indices) > 1 else f"layer {indices[0]}"
+        yield from (f"  {line}" for line in columns(layer_keys(block).items()))
+
+
+def diff_lines(difference: Difference, a: str, b: str) -> Iterator[str]:
+    """How two models, called `a` and `b`, differ."""
+    if difference.same:
+        yield f"{a} and {b} are one architecture"
+    else:
+        yield from _structure(difference, a, b)
+        yield ""
+        yield from _costs(difference, a, b)
+    yield ""
+    yield from _tensors(difference, a, b)
+
+
+def _structure(difference: Difference, a: str, b: str) -> Iterator[str]:
+    rows = [("structure", a, b)]
+    where = ""
+    for change in difference.structure:
+        if change.where != where:
+            where = change.where
+            rows.append((f"  {where}", "", ""))
+        rows.append((f"    {change.key}", change.a, change.b))
+    yield from columns(rows)
+
+
+def _costs(difference: Difference, a: str, b: str) -> Iterator[str]:
+    left, right = difference.cost_a, difference.cost_b
+    rows: list[tuple[str, ...]] = [("cost", a, b, "")]
+
+    def add(label: str, x: int, y: int, unit: str = "") -> None:
+        if x or y:
+            shown = [with_unit(n, unit) if unit else f"{n:,}" for n in (x, y)]
+            ratio = "" if x == y or not x else f"x {y / x:.3g}"
+            rows.append((f"  {label}", *shown, ratio))
+
+    add("parameters", left.parameters, right.parameters)
+    for part, count in left.parameters_by_part.items():
+        add(f"  {part}", count, right.parameters_by_part[part])
+    for kind, count in left.flops_per_token.items():
+        add(f"{kind}, a token", count, right.flops_per_token[kind], "FLOP")
+    for name in TYPES:
+        x, y = left.kv_bytes_per_token[name], right.kv_bytes_per_token[name]
+        add(f"KV cache of a token, bytes, {name}", x, y)
+    for name in TYPES:
+        for kind in ("decoding", "training"):
+            x, y = left.memory[name][kind], right.memory[name][kind]
+            add(f"memory for {kind}, {name}", x, y, "B")
+    yield from columns(rows, right=(1, 2, 3))
+
+
+def _tensors(difference: Difference, a: str, b: str) -> Iterator[str]:
+    left, right = parameters(difference.a), parameters(difference.b)
+    reshaped = [r.name for r in difference.reshaped]
+    groups = [
+        ("same name and shape", difference.reusable, left),
+        ("same name, other shape", reshaped, right),
+        (f"only in {a}", difference.only_a, left),
+        (f"only in {b}", difference.only_b, right),
+    ]
+    rows = [("tensors", "", "")]
+    for label, names, table in groups:
+        if names:
+            count = sum(table[name].size for name in names)
+            rows.append((f"  {label}", f"{len(names):,}", f"{count:,} parameters"))
+    yield from columns(rows, right=(1, 2))
+    share = 100 * sum(left[name].size for name in difference.reusable)
+    yield f"  {share / difference.cost_b.parameters:.1f} % of {b} can start from {a}'s weights"
+    for label, names, table in groups[1:]:
+        if names:
+            yield ""
+            yield label
+            yield from (f"  {line}" for line in _names(names, table, left, right))
+
+
+def _names(
+    names: Iterable[str],
+    table: Mapping[str, Tensor],
+    left: Mapping[str, Tensor],
+    right: Mapping[str, Tensor],
+) -> list[str]:
+    """Tensors by name, layers together, with their shapes."""
+    rows = []
+    for label, members in tensor_groups(names, table):
+        first = members[0]
+        shapes = [str(side[first].shape) for side in (left, right) if first in side]
+        rows.append((label, " -> ".join(shapes)))
+    return columns(rows)

@@ -1,0 +1,1 @@
+"""What every backend computes with: the table of parameters, positions, random numbers."""

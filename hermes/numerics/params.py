@@ -1,0 +1,202 @@
+"""Every tensor of a model: its name, shape, part, decay and first values. The one table.
+
+Names are Hugging Face's Llama names, and that library's own names for what Llama lacks; the
+modules of every backend have these names as their attribute paths. Where Llama's names mislead:
+`post_attention_layernorm` is the norm before the feed-forward network in a pre-norm block, and the
+norm of the attention's output elsewhere.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from hermes.errors import SpecError
+from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, NoNorm, Norm, RMSNorm
+
+if TYPE_CHECKING:  # counting parameters must not wait for NumPy
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["NORM_NAMES", "Tensor", "fresh_weights", "parameters", "tensor_count", "trained_names"]
+
+INIT_STD = 0.02
+
+# norm_position -> (into attention, out of attention, into ffn, out of ffn) or, for post, after the
+# sums; None where there is no norm.
+NORM_NAMES: Mapping[str, Mapping[str, str]] = {
+    "pre": {"attention_in": "input_layernorm", "ffn_in": "post_attention_layernorm"},
+    "post": {"attention_sum": "post_attention_layernorm", "ffn_sum": "post_feedforward_layernorm"},
+    "output": {
+        "attention_out": "post_attention_layernorm",
+        "ffn_out": "post_feedforward_layernorm",
+    },
+    "sandwich": {
+        "attention_in": "input_layernorm",
+        "attention_out": "post_attention_layernorm",
+        "ffn_in": "pre_feedforward_layernorm",
+        "ffn_out": "post_feedforward_layernorm",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A parameter. init: 'normal' with `std`, 'ones', 'zeros' or 'slopes'; decay: under AdamW."""
+
+    shape: tuple[int, ...]
+    part: str
+    init: str
+    std: float = 0.0
+    decay: bool = False
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+
+def _matrix(part: str, rows: int, columns: int, std: float = INIT_STD) -> Tensor:
+    return Tensor((rows, columns), part, "normal", std, decay=True)
+
+
+def _norm(name: str, norm: Norm, size: int, part: str = "norms") -> Iterator[tuple[str, Tensor]]:
+    match norm:
+        case RMSNorm(unit_offset=offset):
+            yield f"{name}.weight", Tensor((size,), part, "zeros" if offset else "ones")
+        case LayerNorm(bias=bias):
+            yield f"{name}.weight", Tensor((size,), part, "ones")
+            if bias:
+                yield f"{name}.bias", Tensor((size,), part, "zeros")
+        case NoNorm():
+            pass
+
+
+def _block(prefix: str, spec: ModelSpec, block: BlockSpec) -> Iterator[tuple[str, Tensor]]:
+    width, a, f = spec.hidden_size, block.attention, block.ffn
+    queries, keys = a.num_heads * a.head_size, a.kv_heads * a.head_size
+    # What is added to the residual stream 2 L times starts smaller (GPT-2, section 2.3).
+    last = INIT_STD / math.sqrt(2 * spec.num_layers)
+    at = f"{prefix}.self_attn"
+    for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+        yield f"{at}.{name}.weight", _matrix("attention", rows, width)
+        if a.bias != "none":
+            yield f"{at}.{name}.bias", Tensor((rows,), "attention", "zeros")
+    yield f"{at}.o_proj.weight", _matrix("attention", width, queries, last)
+    if a.bias == "all":
+        yield f"{at}.o_proj.bias", Tensor((width,), "attention", "zeros")
+    if a.qk_norm != "none":
+        flat = a.qk_norm == "flat"
+        yield from _norm(f"{at}.q_norm", block.qk_norm, queries if flat else a.head_size)
+        yield from _norm(f"{at}.k_norm", block.qk_norm, keys if flat else a.head_size)
+    if a.position_encoding == Alibi("learned"):
+        yield f"{at}.alibi_slopes", Tensor((a.num_heads,), "positions", "slopes")
+    for name in ("gate_proj", "up_proj") if f.gated else ("up_proj",):
+        yield f"{prefix}.mlp.{name}.weight", _matrix("ffn", f.hidden_size, width)
+        if f.bias:
+            yield f"{prefix}.mlp.{name}.bias", Tensor((f.hidden_size,), "ffn", "zeros")
+    yield f"{prefix}.mlp.down_proj.weight", _matrix("ffn", width, f.hidden_size, last)
+    if f.bias:
+        yield f"{prefix}.mlp.down_proj.bias", Tensor((width,), "ffn", "zeros")
+    for name in NORM_NAMES[block.norm_position].values():
+        yield from _norm(f"{prefix}.{name}", block.norm, width)
+
+
+def _walk(spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
+    vocabulary, width = spec.vocab_size, spec.hidden_size
+    yield "model.embed_tokens.weight", _matrix("embeddings", vocabulary, width)
+    if spec.learned_positions:
+        rows = spec.learned_positions
+        yield (
+            "model.embed_positions.weight",
+            Tensor((rows, width), "positions", "normal", INIT_STD),
+        )
+    for i, block in enumerate(spec.layers):
+        yield from _block(f"model.layers.{i}", spec, block)
+    yield from _norm("model.norm", spec.final_norm, width)
+    if not spec.embeddings.tie_weights:
+        yield "lm_head.weight", _matrix("head", vocabulary, width)
+    if spec.output.bias:
+        yield "lm_head.bias", Tensor((vocabulary,), "head", "zeros")
+
+
+@lru_cache(maxsize=16)
+def parameters(spec: ModelSpec) -> Mapping[str, Tensor]:
+    """Every tensor of the model by name, in the order of the forward pass."""
+    return dict(_walk(spec))
+
+
+def tensor_count(spec: ModelSpec) -> int:
+    """The exact number of parameters, a tied head counted once."""
+    return sum(tensor.size for tensor in parameters(spec).values())
+
+
+def trained_names(
+    spec: ModelSpec, freeze_layers: int = 0, freeze: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """The tensors that training changes: all but the embeddings and the bottom N blocks, if N > 0,
+    and but those whose names match a pattern of `freeze` (*, ? and [] as in file names).
+
+    With a tied head the head is frozen with the embeddings. Raises SpecError if N is too many, a
+    pattern matches nothing, or nothing is left to train.
+    """
+    if freeze_layers > spec.num_layers:
+        raise SpecError(f"freeze_layers is {freeze_layers}; the model has {spec.num_layers} layers")
+    table = parameters(spec)
+    held = ("model.embed_", *(f"model.layers.{i}." for i in range(freeze_layers)))
+    frozen = {name for name in table if freeze_layers and name.startswith(held)}
+    for pattern in freeze:
+        matched = [name for name in table if fnmatchcase(name, pattern)]
+        if not matched:
+            tied = spec.embeddings.tie_weights and fnmatchcase("lm_head.weight", pattern)
+            advice = (
+                "the head is tied, so freeze 'model.embed_tokens.weight'"
+                if tied
+                else "names are as 'model.layers.0.self_attn.q_proj.weight'"
+            )
+            raise SpecError(f"freeze {pattern!r} matches no tensor of the model; {advice}")
+        frozen.update(matched)
+    if len(frozen) == len(table):
+        raise SpecError("every tensor is frozen, so there is nothing to train")
+    return tuple(name for name in table if name not in frozen)
+
+
+class _Fresh(Mapping[str, "NDArray[np.float32]"]):
+    """First weights, each drawn when asked for from a stream of its own."""
+
+    def __init__(self, spec: ModelSpec, seed: int):
+        self._table = parameters(spec)
+        self._seed = seed
+
+    def __getitem__(self, name: str) -> "NDArray[np.float32]":
+        import numpy as np
+
+        from hermes.numerics.positions import alibi_slopes
+        from hermes.numerics.randomness import normals
+
+        tensor = self._table[name]
+        match tensor.init:
+            case "normal":
+                return normals(self._seed, f"weights/{name}", tensor.shape, tensor.std)
+            case "slopes":
+                return alibi_slopes(tensor.shape[0]).astype(np.float32)
+            case _:
+                return np.full(tensor.shape, tensor.init == "ones", np.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+def fresh_weights(spec: ModelSpec, seed: int) -> "Mapping[str, NDArray[np.float32]]":
+    """The first weights of a run, equal to the bit on every backend and machine.
+
+    Matrices are normal with standard deviation 0.02, those that write to the residual stream
+    0.02 / sqrt(2 L) (Radford et al. 2019); norms 1, biases 0. Each tensor has a stream of its own
+    by name, so adding a layer changes no other.
+    """
+    return _Fresh(spec, seed)

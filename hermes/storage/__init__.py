@@ -1,0 +1,1 @@
+"""Files: written durably, and read as if a stranger had written them."""

@@ -1,0 +1,260 @@
+"""Tensor files in the safetensors format: hermes's own strict reader and canonical writer.
+
+A file is 8 bytes of little-endian header size, a JSON header, and the tensors' bytes, one after
+the other without gap or overlap to the last byte. Other readers differ on files that stray from
+this, so here they are refused. The same tensors always make the same bytes. The format as hermes
+writes it is in `specs/checkpoint.md`.
+"""
+
+import json
+import math
+import os
+import re
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from hermes.errors import CheckpointError, NonFinite
+from hermes.interface import Array, Tensors
+from hermes.storage.reading import open_file, read_into
+from hermes.storage.strict_json import Json, parse_json
+
+__all__ = ["Kind", "TensorFile", "file_size", "kinds_of", "tensor_chunks"]
+
+MAX_HEADER = 16 * 2**20
+MAX_TENSORS = 100_000
+MAX_DIMENSIONS = 16
+NAME = re.compile(r"[A-Za-z0-9._-]{1,256}\Z")
+METADATA = {"format": "pt"}
+CHUNK = 8 * 2**20
+
+# In the order in which the public writer lays tensors out, so that equal tensors are equal files.
+DTYPES: Mapping[str, np.dtype[np.generic]] = {
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype("<f2"),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+RANK = {code: rank for rank, code in enumerate(DTYPES)}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A tensor without its numbers: dtype by its code in the file (F32, BF16, ...) and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+def dtype_code(dtype: DTypeLike) -> str:
+    """The file's word for a dtype. Raises CheckpointError for one that cannot be saved."""
+    little = np.dtype(dtype).newbyteorder("<") if np.dtype(dtype).kind in "iuf" else np.dtype(dtype)
+    if little not in CODES:
+        raise CheckpointError(
+            f"dtype {np.dtype(dtype).name} cannot be saved; known are {', '.join(DTYPES)}"
+        )
+    return CODES[little]
+
+
+def kinds_of(tensors: Tensors) -> dict[str, Kind]:
+    """Dtype and shape of each tensor, which makes each one once."""
+    return {name: Kind(dtype_code(x.dtype), x.shape) for name, x in tensors.items()}
+
+
+def _header(kinds: Mapping[str, Kind]) -> tuple[list[str], bytes]:
+    for name in kinds:
+        if not NAME.match(name):
+            raise CheckpointError(
+                f"tensor name {name[:80]!r} cannot be saved; it must be 1 to 256 of A-Za-z0-9._-"
+            )
+    order = sorted(kinds, key=lambda name: (RANK[kinds[name].dtype], name))
+    entries: dict[str, Json] = {"__metadata__": METADATA}
+    start = 0
+    for name in order:
+        end = start + kinds[name].nbytes
+        entries[name] = {
+            "dtype": kinds[name].dtype,
+            "shape": list(kinds[name].shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(entries, separators=(",", ":")).encode("ascii")
+    return order, text + b" " * (-len(text) % 8)
+
+
+def file_size(kinds: Mapping[str, Kind]) -> int:
+    """Bytes of the file that these tensors make."""
+    return 8 + len(_header(kinds)[1]) + sum(kind.nbytes for kind in kinds.values())
+
+
+def _finite(values: NDArray[np.generic]) -> bool:
+    if values.dtype == ml_dtypes.bfloat16:
+        exponent = values.view(np.uint16) & np.uint16(0x7F80)
+        return bool((exponent != 0x7F80).all())
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+
+
+def tensor_chunks(tensors: Tensors, kinds: Mapping[str, Kind]) -> Iterator[memoryview]:
+    """The bytes of a tensor file, each tensor made once, when its turn comes.
+
+    Raises NonFinite where one holds NaN or an infinity, CheckpointError where it is not what
+    `kinds` says.
+    """
+    order, header = _header(kinds)
+    yield memoryview(len(header).to_bytes(8, "little") + header)
+    for name in order:
+        kind, array = kinds[name], tensors[name]
+        if array.shape != kind.shape:
+            raise CheckpointError(f"tensor {name!r} has shape {array.shape}, expected {kind.shape}")
+        if dtype_code(array.dtype) != kind.dtype:
+            raise CheckpointError(
+                f"tensor {name!r} is {dtype_code(array.dtype)}, expected {kind.dtype}"
+            )
+        flat = np.ascontiguousarray(array).astype(DTYPES[kind.dtype], copy=False).reshape(-1)
+        step = CHUNK // flat.dtype.itemsize
+        for start in range(0, flat.size, step):
+            part = flat[start : start + step]
+            if not _finite(part):
+                raise NonFinite(f"tensor {name!r} holds NaN or an infinity and was not saved")
+            yield part.view(np.uint8).data
+
+
+class TensorFile(Mapping[str, Array]):
+    """A tensor file, checked to the last byte of its header; each tensor is read when asked for.
+
+    The file stays open, so renaming or deleting it changes nothing; arrays are copies, never
+    views of the file, so neither does writing to them. kinds: dtype and shape by name.
+    """
+
+    def __init__(self, path: Path, *, max_header: int = MAX_HEADER):
+        self.path = path
+        self._descriptor, size = open_file(path)
+        weakref.finalize(self, os.close, self._descriptor)
+        self._start, entries = _read_header(self._descriptor, path, size, max_header)
+        self.metadata: dict[str, str] = _metadata(path, entries.pop("__metadata__", {}))
+        self.kinds: dict[str, Kind] = {}
+        self._offsets: dict[str, int] = {}
+        self._check(entries, size - self._start)
+
+    def _check(self, entries: dict[str, Json], data: int) -> None:
+        if len(entries) > MAX_TENSORS:
+            raise CheckpointError(f"{self.path} has more than {MAX_TENSORS} tensors")
+        ranges = []
+        for name, entry in entries.items():
+            kind, start, end = _entry(self.path, name, entry)
+            if end - start != kind.nbytes:
+                raise CheckpointError(
+                    f"{self.path}: tensor {name!r} of {kind.dtype} and shape {kind.shape} takes "
+                    f"{kind.nbytes} bytes, its data_offsets span {end - start}"
+                )
+            self.kinds[name], self._offsets[name] = kind, start
+            ranges.append((start, end, name))
+        expected = 0
+        for start, end, name in sorted(ranges):
+            if start != expected:
+                what = "overlaps the one before" if start < expected else "leaves a gap before"
+                raise CheckpointError(f"{self.path}: tensor {name!r} {what} at byte {start}")
+            expected = end
+        if expected != data:
+            what = "is truncated" if data < expected else "has bytes that belong to no tensor"
+            raise CheckpointError(
+                f"{self.path} {what}: its tensors take {expected} bytes, it holds {data}"
+            )
+
+    def __getitem__(self, name: str) -> Array:
+        kind = self.kinds[name]
+        array = np.empty(math.prod(kind.shape), DTYPES[kind.dtype])
+        if array.size:
+            view = array.view(np.uint8).data
+            read_into(self._descriptor, view, self._start + self._offsets[name], self.path)
+            if kind.dtype == "BOOL" and array.view(np.uint8).max() > 1:
+                raise CheckpointError(f"{self.path}: tensor {name!r} has a BOOL above 1")
+        return array.reshape(kind.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.kinds)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+
+def _read_header(
+    descriptor: int, path: Path, size: int, max_header: int
+) -> tuple[int, dict[str, Json]]:
+    """Where the data begins, and the header's entries."""
+    if size < 8:
+        raise CheckpointError(f"{path} is no tensor file: it has {size} bytes, fewer than 8")
+    first = bytearray(8)
+    read_into(descriptor, memoryview(first), 0, path)
+    length = int.from_bytes(first, "little")
+    if length > max_header:
+        raise CheckpointError(
+            f"{path} is no tensor file hermes reads: its header would have {length} bytes, "
+            f"more than {max_header}"
+        )
+    if 8 + length > size:
+        raise CheckpointError(
+            f"{path} is truncated: its header has {length} bytes, the file {size}"
+        )
+    buffer = bytearray(length)
+    read_into(descriptor, memoryview(buffer), 8, path)
+    text = bytes(buffer)
+    if not text.startswith(b"{") or not text.rstrip(b" ").endswith(b"}"):
+        raise CheckpointError(f"{path} is no tensor file: its header is no JSON object")
+    entries = parse_json(text, f"the header of {path}")
+    assert isinstance(entries, dict), "JSON that begins with { is an object"
+    return 8 + length, entries
+
+
+def _metadata(path: Path, metadata: Json) -> dict[str, str]:
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise CheckpointError(f"{path}: __metadata__ must map strings to strings")
+    return metadata
+
+
+def _count(value: Json) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _entry(path: Path, name: str, entry: Json) -> tuple[Kind, int, int]:
+    """A tensor's kind and where its bytes begin and end, each field of the type it must have."""
+    if not NAME.match(name):
+        raise CheckpointError(f"{path}: tensor name {name[:80]!r} must be 1 to 256 of A-Za-z0-9._-")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(
+            f"{path}: tensor {name!r} must have exactly dtype, shape and data_offsets"
+        )
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CheckpointError(
+            f"{path}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}"
+        )
+    if not isinstance(shape, list) or not all(map(_count, shape)) or len(shape) > MAX_DIMENSIONS:
+        raise CheckpointError(
+            f"{path}: tensor {name!r} has shape {shape!r}; it must be a list of sizes"
+        )
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_count, offsets)):
+        raise CheckpointError(
+            f"{path}: tensor {name!r} has data_offsets {offsets!r}; they must be two offsets"
+        )
+    return Kind(dtype, tuple(shape)), offsets[0], offsets[1]

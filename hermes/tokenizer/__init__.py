@@ -1,0 +1,19 @@
+"""Tokenizers: read from tokenizer.json, used to encode and decode, and trained on text."""
+
+from hermes.tokenizer.tokenizer import (
+    CHAT_TEMPLATE,
+    SPECIAL_TOKENS,
+    TextDecoder,
+    Tokenizer,
+    tokenizer_config,
+    train_tokenizer,
+)
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "SPECIAL_TOKENS",
+    "TextDecoder",
+    "Tokenizer",
+    "tokenizer_config",
+    "train_tokenizer",
+]

@@ -1,0 +1,298 @@
+"""The tokenizer: byte-level BPE by Hugging Face tokenizers, which is imported when first needed.
+
+Every byte has a token, so every text has ids and comes back from them unchanged, unless a
+normaliser was asked for; that is written in the tokenizer itself. `tokenizer.json` is Hugging
+Face's own format.
+"""
+
+import codecs
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.errors import DataError, StorageError
+from hermes.tokenizer.bytelevel import BYTE_CHARACTERS, read_byte_level
+from hermes.tokenizer.training import SAMPLE_BYTES, SPECIAL_TOKENS, Settings, Training, trained
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "SPECIAL_TOKENS",
+    "TextDecoder",
+    "Tokenizer",
+    "tokenizer_config",
+    "train_tokenizer",
+]
+
+# What hermes makes, then what tokenizers of others call it; the first one found counts.
+BOS = ("<|bos|>", "<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "<|endoftext|>")
+EOS = ("<|eos|>", "</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
+PAD = ("<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>")
+END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""ChatML, in Jinja as Hugging Face reads it."""
+
+# Hugging Face's number for a tokenizer that knows no longest text.
+NO_LIMIT = int(1e30)
+
+
+class TextDecoder:
+    """Text as its tokens arrive, always in whole characters; the pieces make up `decode`."""
+
+    def __init__(self, tokenizer: "Tokenizer", skip_special: bool):
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        """The characters that this token completes, '' in the middle of one."""
+        return self._decoder.decode(self._tokenizer.join([token], self._skip_special))
+
+    def flush(self) -> str:
+        """What is left of a torn character, as U+FFFD; the decoder may be used again."""
+        rest = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return rest
+
+
+class Tokenizer:
+    """Text to token ids and back. Made by `load`, `from_json` or `train_tokenizer`.
+
+    training: how it was trained, where it was trained just now.
+    """
+
+    def __init__(self, text: str, source: str = "tokenizer", training: Training | None = None):
+        """Read tokenizer.json's text; `source` is what errors call it. Raises DataError."""
+        self._inner = read_byte_level(text, source)
+        # Special tokens are for those who build a sequence, not for text that spells their names.
+        self._inner.encode_special_tokens = True
+        self.training = training
+        vocabulary: dict[str, int] = self._inner.get_vocab(with_added_tokens=True)
+        self._added = {
+            token.content: (number, bool(token.special))
+            for number, token in self._inner.get_added_tokens_decoder().items()
+        }
+        self._bytes: list[bytes | None] = [None] * (max(vocabulary.values()) + 1)
+        byte_of = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
+        for token, number in vocabulary.items():
+            spelt = token not in self._added and all(c in byte_of for c in token)
+            self._bytes[number] = (
+                bytes(map(byte_of.__getitem__, token)) if spelt else token.encode()
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Read a tokenizer.json, or the one in a folder. Raises DataError, StorageError."""
+        file = Path(path)
+        file = file / "tokenizer.json" if file.is_dir() else file
+        try:
+            return cls(file.read_text(encoding="utf-8"), str(file))
+        except FileNotFoundError:
+            raise DataError(
+                f"{file}: no such tokenizer; make one with 'hermes train-tokenizer', or while "
+                "training with --train-tokenizer"
+            ) from None
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: not UTF-8 at byte {error.start}, so no tokenizer") from None
+        except OSError as error:
+            raise StorageError(f"cannot read {file}: {error.strerror}") from error
+
+    @classmethod
+    def from_json(cls, text: str) -> "Tokenizer":
+        """Read the text of a tokenizer.json. Raises DataError."""
+        return cls(text)
+
+    def to_json(self) -> str:
+        """The text of its tokenizer.json."""
+        return str(self._inner.to_str(pretty=True))
+
+    def save(self, path: str | Path) -> None:
+        """Write tokenizer.json, whole or not at all. Raises StorageError."""
+        file = Path(path)
+        unfinished = file.with_name(f".tmp-{file.name}")
+        try:
+            unfinished.write_text(self.to_json(), encoding="utf-8")
+            os.replace(unfinished, file)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise StorageError(f"cannot write {file}: {error.strerror}") from error
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """The ids of a text; nothing is added to it.
+
+        The name of a special token, such as '<|eos|>', is ordinary text unless `special`. Tokens
+        that a foreign tokenizer adds without calling them special are found either way.
+        """
+        return self.encode_batch([text], special=special)[0]
+
+    def encode_batch(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+        """The ids of each text, on all cores."""
+        inner = self._with_special if special else self._inner
+        try:
+            encodings = inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError:
+            for text in texts:
+                if found := next((c for c in text if "\ud800" <= c <= "\udfff"), None):
+                    raise DataError(
+                        f"the text has U+{ord(found):04X}, half of a surrogate pair, which is no "
+                        "character; read it as UTF-8"
+                    ) from None
+            raise
+        return [encoding.ids for encoding in encodings]
+
+    @cached_property
+    def _with_special(self) -> Any:
+        from tokenizers import Tokenizer as Inner
+
+        return Inner.from_str(self._inner.to_str())
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """The text of the ids; bytes that are no UTF-8 become U+FFFD. Raises DataError."""
+        return self.join(ids, skip_special).decode("utf-8", errors="replace")
+
+    def stream(self, *, skip_special: bool = True) -> TextDecoder:
+        """A decoder for ids that arrive one at a time."""
+        return TextDecoder(self, skip_special)
+
+    def join(self, ids: Iterable[int], skip_special: bool = True) -> bytes:
+        """The bytes of the ids. Raises DataError."""
+        skipped = self.special_ids if skip_special else frozenset()
+        return b"".join(self.token_bytes(int(i)) for i in ids if int(i) not in skipped)
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token spells; a special one its name. Raises DataError."""
+        found = self._bytes[token] if 0 <= token < len(self._bytes) else None
+        if found is None:
+            raise DataError(f"token id {token} is not in the tokenizer's vocabulary")
+        return found
+
+    @cached_property
+    def byte_lengths(self) -> NDArray[np.int32]:
+        """Bytes of text that each id stands for, 0 for special ones. (V,)"""
+        lengths = np.array([len(spelt or b"") for spelt in self._bytes], np.int32)
+        lengths[list(self.special_ids)] = 0
+        return lengths
+
+    def other_meanings(self, other: "Tokenizer") -> int:
+        """How many of its ids stand for something else, or for nothing, in another tokenizer."""
+        there = [*other._bytes, *[None] * len(self._bytes)]
+        pairs = zip(self._bytes, there, strict=False)
+        return sum(spelt is not None and spelt != found for spelt, found in pairs)
+
+    @property
+    def vocab_size(self) -> int:
+        """The largest id + 1."""
+        return len(self._bytes)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids that stand for no text."""
+        return frozenset(number for number, special in self._added.values() if special)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that begins a text."""
+        return self.special_id(*BOS)
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends a text."""
+        return self.special_id(*EOS)
+
+    @property
+    def pad_id(self) -> int | None:
+        """The token that fills a row, never the one that ends a text."""
+        return self.special_id(*PAD)
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens at which a completion ends: of text, and of a turn of a chat."""
+        found = (self.eos_id, *(self.special_id(name) for name in END_OF_TURN))
+        return frozenset(number for number in found if number is not None)
+
+    def special_id(self, *names: str) -> int | None:
+        """The id of the first of these names that is an added token."""
+        return next((self._added[name][0] for name in names if name in self._added), None)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides the ids: vocabulary, merges, added tokens, what comes before."""
+        whole = json.loads(self._inner.to_str())
+        model = whole["model"]
+        deciding = {
+            "vocab": model["vocab"],
+            "merges": [m.split(" ") if isinstance(m, str) else m for m in model["merges"]],
+            "ignore_merges": model.get("ignore_merges", False),
+            "added_tokens": whole["added_tokens"],
+            "normalizer": whole["normalizer"],
+            "pre_tokenizer": whole["pre_tokenizer"],
+        }
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    preset: str = "gpt-2",
+    normalize_nfc: bool = False,
+    fold_ascii: bool = False,
+    min_frequency: int = 2,
+    special_tokens: Sequence[str] = SPECIAL_TOKENS,
+    sample_bytes: int = SAMPLE_BYTES,
+) -> Tokenizer:
+    """Learn a byte-level BPE of `vocab_size` tokens, special ones and the 256 bytes included.
+
+    The same texts and settings give the same tokenizer. texts: read once, in pieces, up to
+    sample_bytes of UTF-8. preset: how text is split before merging, 'gpt-2', 'llama-bpe' or
+    'qwen2'. Where the text yields less, or was cut, tokenizer.training.warnings says so.
+    Raises DataError. Source: Sennrich et al. 2016, arXiv:1508.07909; Radford et al. 2019 (bytes).
+    """
+    settings = Settings(
+        vocab_size=vocab_size,
+        preset=preset,
+        normalize_nfc=normalize_nfc,
+        fold_ascii=fold_ascii,
+        min_frequency=min_frequency,
+        special_tokens=tuple(special_tokens),
+        sample_bytes=sample_bytes,
+    )
+    text, training = trained(texts, settings)
+    tokenizer = Tokenizer(text, training=training)
+    for name in settings.special_tokens:
+        if tokenizer.special_id(name) in tokenizer.encode(name):
+            raise DataError(
+                f"special token {name!r} is also a word of the text; choose a name with marks in "
+                f"it, such as '<|{name}|>'"
+            )
+    return tokenizer
+
+
+def tokenizer_config(tokenizer: Tokenizer, *, max_seq_len: int | None = None) -> dict[str, Any]:
+    """The contents of tokenizer_config.json, which Hugging Face reads beside tokenizer.json."""
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": NO_LIMIT if max_seq_len is None else max_seq_len,
+        "clean_up_tokenization_spaces": False,
+        "add_bos_token": False,
+        "add_eos_token": False,
+    }
+    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+    for role, number in ids.items():
+        if number is not None:
+            config[f"{role}_token"] = tokenizer.token_bytes(number).decode()
+    if None not in (tokenizer.special_id("<|im_start|>"), tokenizer.special_id("<|im_end|>")):
+        config["chat_template"] = CHAT_TEMPLATE
+    return config

@@ -1,0 +1,185 @@
+"""Learning a byte-level BPE vocabulary from text, and the record of how it was learnt."""
+
+import hashlib
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hermes.errors import DataError, StorageError
+from hermes.tokenizer.bytelevel import (
+    BYTE_CHARACTERS,
+    PIECE,
+    PRESETS,
+    normalizer,
+    pieces,
+    pre_tokenizer,
+)
+
+__all__ = ["SAMPLE_BYTES", "SPECIAL_TOKENS", "Settings", "Training", "manifest", "trained"]
+
+SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
+
+SAMPLE_BYTES = 10**9
+# The trainer counts pairs in 32 bits with a sign: no more bytes than this can overflow them.
+MOST_SAMPLE_BYTES = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a tokenizer, besides the text. Raises DataError.
+
+    vocab_size counts everything; sample_bytes is how much text is read at most, in UTF-8.
+    """
+
+    vocab_size: int
+    preset: str
+    normalize_nfc: bool
+    fold_ascii: bool
+    min_frequency: int
+    special_tokens: tuple[str, ...]
+    sample_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise DataError(f"preset {self.preset!r} is unknown; known are {', '.join(PRESETS)}")
+        names = self.special_tokens
+        for name in names:
+            if not name or name in BYTE_CHARACTERS or names.count(name) > 1:
+                raise DataError(
+                    f"special token {name!r} must be one name of several characters, given once"
+                )
+        least = len(BYTE_CHARACTERS) + len(names)
+        if self.vocab_size < least:
+            raise DataError(
+                f"vocab_size is {self.vocab_size}; 256 bytes and {len(names)} special tokens need "
+                f"at least {least}"
+            )
+        if self.min_frequency < 1:
+            raise DataError(f"min_frequency must be at least 1, got {self.min_frequency}")
+        if not 1 <= self.sample_bytes <= MOST_SAMPLE_BYTES:
+            raise DataError(
+                f"sample_bytes is {self.sample_bytes}; it must be from 1 to {MOST_SAMPLE_BYTES}, "
+                "beyond which the trainer's 32-bit counts of pairs could overflow"
+            )
+
+
+@dataclass(frozen=True)
+class Training:
+    """What came of training. text_bytes: read, in UTF-8; cut: there was more; made: tokens."""
+
+    settings: Settings
+    text_bytes: int
+    cut: bool
+    made: int
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should hear about, a sentence each."""
+        said = []
+        if self.cut:
+            said.append(
+                f"the tokenizer was trained on the first {self.text_bytes:,} bytes of the text, "
+                f"within the limit of {self.settings.sample_bytes:,} that keeps memory bounded"
+            )
+        if self.made < self.settings.vocab_size:
+            said.append(
+                f"the text yields {self.made} tokens, fewer than the {self.settings.vocab_size} "
+                f"asked for: no other pair occurs {self.settings.min_frequency} times"
+            )
+        return tuple(said)
+
+
+class _Sample:
+    """The beginning of the texts, in pieces, up to a number of bytes."""
+
+    def __init__(self, texts: Iterable[str], limit: int):
+        self._texts, self._limit = texts, limit
+        self.bytes, self.cut = 0, False
+
+    def __iter__(self) -> Iterator[str]:
+        # Twice as many characters of four bytes each still fit.
+        length = max(1, min(PIECE, self._limit // 8))
+        for text in self._texts:
+            for piece in pieces([text], length):
+                size = _utf8_size(piece)
+                if self.bytes + size > self._limit:
+                    self.cut = True
+                    return
+                self.bytes += size
+                yield piece
+
+
+def _utf8_size(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the text has U+{ord(text[error.start]):04X}, half of a surrogate pair, which is no "
+            "character; read it as UTF-8"
+        ) from None
+
+
+def trained(texts: Iterable[str], settings: Settings) -> tuple[str, Training]:
+    """Learn a vocabulary: the text of tokenizer.json, and the record. Raises DataError.
+
+    Special tokens have the first ids, then the 256 bytes, then merges in the order learnt.
+    """
+    from tokenizers import Tokenizer, decoders, models, trainers
+
+    # As llama.cpp and Llama 3 have it: a pre-token that is in the vocabulary is not merged anew.
+    inner = Tokenizer(models.BPE(ignore_merges=settings.preset == "llama-bpe"))
+    inner.pre_tokenizer = pre_tokenizer(settings.preset)
+    inner.decoder = decoders.ByteLevel()
+    stage = normalizer(settings.normalize_nfc, settings.fold_ascii)
+    if stage is not None:  # an object of the library, whose truth varies between its versions
+        inner.normalizer = stage
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings.vocab_size,
+        min_frequency=settings.min_frequency,
+        special_tokens=list(settings.special_tokens),
+        initial_alphabet=list(BYTE_CHARACTERS),
+        show_progress=False,
+    )
+    sample = _Sample(texts, settings.sample_bytes)
+    inner.train_from_iterator(iter(sample), trainer)
+    if sample.bytes == 0:
+        raise DataError("there is no text to train a tokenizer on; give files that have some")
+    made = inner.get_vocab_size(with_added_tokens=True)
+    return inner.to_str(pretty=True), Training(settings, sample.bytes, sample.cut, made)
+
+
+def manifest(training: Training, fingerprint: str, inputs: Iterable[str | Path]) -> dict[str, Any]:
+    """How a tokenizer was made, for the JSON file beside it: inputs, settings, result, versions."""
+    return {
+        "inputs": [_file_record(Path(path)) for path in inputs],
+        "settings": asdict(training.settings),
+        "text_bytes": training.text_bytes,
+        "text_cut": training.cut,
+        "vocab_size": training.made,
+        "warnings": list(training.warnings),
+        "fingerprint": fingerprint,
+        "versions": {
+            "hermes-llm": _version("hermes-llm"),
+            "tokenizers": _version("tokenizers"),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _file_record(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return {"path": str(path), "bytes": file.tell(), "sha256": digest}
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""Training: a run set up or resumed, the loop that makes its optimizer steps, and its records."""

@@ -1,0 +1,218 @@
+"""What a run of several processes does beside training: agree, share what one of them made, follow.
+
+One process, rank 0, writes the run's folder; the others hold the same state and write nothing.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hermes.checkpoint import step_name
+from hermes.distributed.process_group import Processes
+from hermes.errors import HermesError, PeerLost
+from hermes.interface import (
+    Array,
+    Batch,
+    Counts,
+    LazyTensors,
+    Learner,
+    StepReport,
+    Tensors,
+    TrainState,
+)
+from hermes.training.events import Evaluation, Pace, Position, Update
+
+__all__ = [
+    "Agreed",
+    "Follower",
+    "counted",
+    "follow",
+    "led",
+    "measured",
+]
+
+COMPARED_EVERY = 100  # updates between two comparisons of all processes' weights
+
+
+def counted(processes: Processes, batch: Batch) -> Batch:
+    """The batch with the counts of the whole update, asked of the others if it has none."""
+    if processes.place.size == 1 or batch.whole is not None:
+        return batch
+    mine = (batch.counted, batch.targets_counted)
+    return replace(batch, whole=Counts(*map(int, processes.total(mine))))
+
+
+def measured(
+    processes: Processes,
+    measure: Callable[[Batch, StepReport], Mapping[str, float]],
+    batch: Batch,
+    report: StepReport,
+) -> Mapping[str, float]:
+    """What is measured of an update, its mean over all processes by what each had of it."""
+    if processes.place.size == 1:
+        return measure(batch, report)
+    here = dict(measure(batch, report)) if batch.counted else {}
+    # Who has no pair of this update knows no names either.
+    told = processes.texts(json.dumps([*here]))
+    names: list[str] = max((json.loads(text) for text in told), key=len)
+    weighted = [here.get(name, 0.0) * batch.counted for name in names]
+    *sums, count = processes.total([*weighted, batch.counted])
+    return {name: value / count for name, value in zip(names, sums, strict=True)}
+
+
+class Agreed:
+    """`stop`, asked of all processes at once, so that all stop after the same update.
+
+    On the way it compares the processes' weights every COMPARED_EVERY updates, and adds up how long
+    each process was busy with its own share. step: updates made before. saved: the checkpoint of
+    that step, if any. Raises HermesError with the tensor that differs.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        learner: Learner,
+        stop: Callable[[], bool],
+        step: int = 0,
+        saved: Path | None = None,
+    ):
+        self._processes, self._learner, self._stop = processes, learner, stop
+        self._updates, self._step, self._saved = 0, step, saved
+        self._same_at: int | None = None
+        self._busy = [0.0] * processes.place.size
+
+    def __call__(self) -> bool:
+        """Whether any process was asked to stop."""
+        stops = self._processes.largest(float(self._stop())) > 0
+        self._processes.begin()
+        return stops
+
+    def after_update(self) -> bool:
+        """The same, after an update."""
+        if self._updates == 0:
+            self._processes.settle()
+        self._updates += 1
+        self._step += 1
+        if self._updates % COMPARED_EVERY == 1:
+            self.compare()
+        place = self._processes.place
+        told = [0.0] * (1 + place.size)
+        told[0], told[1 + place.rank] = float(self._stop()), self._processes.own_seconds()
+        stops, *busy = self._processes.total(told)
+        self._busy = [a + b for a, b in zip(self._busy, busy, strict=True)]
+        self._processes.begin()
+        return stops > 0
+
+    def pace(self) -> Pace | None:
+        """Who was slowest since this was last asked; None of one process."""
+        busy, self._busy = self._busy, [0.0] * len(self._busy)
+        if len(busy) == 1 or not any(busy):
+            return None
+        slowest = max(range(len(busy)), key=lambda rank: busy[rank])
+        return Pace(slowest, round(busy[slowest] * len(busy) / sum(busy), 3))
+
+    def saves(self, save: Callable[[Position], Path]) -> Callable[[Position], Path]:
+        """`save`, after a comparison: no checkpoint is made by processes that differ."""
+
+        def compared(at: Position) -> Path:
+            self.compare()
+            self._saved = save(at)
+            return self._saved
+
+        return compared
+
+    def compare(self) -> None:
+        """Compare the bits of all processes' weights and moments, once after an update."""
+        if self._processes.place.size == 1 or self._same_at == self._step:
+            return
+        mine = json.dumps(dict(self._learner.digests()))
+        found = [json.loads(text) for text in self._processes.texts(mine)]
+        for rank, other in enumerate(found):
+            for name, bits in found[0].items():
+                if other.get(name) != bits:
+                    raise HermesError(
+                        f"tensor {name!r} is not the same in rank 0 and rank {rank} after update "
+                        f"{self._step}, so the run stopped; {self._before()}"
+                    ).known()
+        self._same_at = self._step
+
+    def _before(self) -> str:
+        """When all were the same, what was saved then, and what may be at fault."""
+        same, fault = "they were never the same", "a device or its memory may be at fault"
+        if self._same_at is not None:
+            same = f"all were the same after update {self._same_at}"
+        elif self._updates == 1:
+            fault = f"they began with other weights, or {fault}"
+        if self._saved is None:
+            return f"{same}, and nothing was saved; {fault}"
+        return f"{same}, and {self._saved.name} is from before; {fault}: go on with --resume"
+
+
+@contextmanager
+def led(processes: Processes, state: TrainState) -> Iterator[TrainState]:
+    """The state of a learner that is split, to be read in this process while the others `follow`.
+
+    Each tensor is gathered when it is read, in any order, and kept by nobody.
+    """
+    weights, trained = len(state.params), len(state.exp_avg)
+    params = _announced(processes, state.params, 1)
+    first = _announced(processes, state.exp_avg, 1 + weights)
+    second = _announced(processes, state.exp_avg_sq, 1 + weights + trained)
+    try:
+        yield TrainState(params, first, second, state.step)
+    except PeerLost:
+        raise
+    except BaseException:
+        processes.total([0])
+        raise
+    processes.total([0])
+
+
+def follow(processes: Processes, state: TrainState) -> None:
+    """Take part in every reading of the process that leads, until it is done."""
+    parts = (state.params, state.exp_avg, state.exp_avg_sq)
+    tensors = [(held, name) for held in parts for name in held]
+    while number := int(processes.total([0])[0]):
+        held, name = tensors[number - 1]
+        held[name]
+
+
+def _announced(processes: Processes, held: Tensors, start: int) -> Tensors:
+    """The tensors, each of which is named to the followers before it is read."""
+    numbers = {name: number for number, name in enumerate(held, start)}
+
+    def read(name: str) -> Array:
+        processes.total([numbers[name]])
+        return held[name]
+
+    return LazyTensors(held, read)
+
+
+@dataclass(frozen=True)
+class Follower:
+    """Stands where rank 0 writes the run's lines and checkpoints, and writes nothing.
+
+    split: the learner, where rank 0 needs this process to read it.
+    """
+
+    output: Path
+    processes: Processes
+    split: Learner | None = None
+
+    def record(self, event: Update | Evaluation) -> None:
+        """Rank 0 writes it."""
+
+    def save(self, at: Position) -> Path:
+        """Where rank 0 saves."""
+        if self.split is not None:
+            follow(self.processes, self.split.state())
+        return self.output / step_name(at.step)
+
+    def whole(self) -> bool:
+        """Rank 0 knows."""
+        return True
+
+    def settle(self) -> None:
+        """Nothing is being written here."""

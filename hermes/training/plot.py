@@ -1,0 +1,182 @@
+"""Curves of loss, as a PNG (matplotlib) and as text for a terminal. Imports both only when used."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hermes.errors import HermesError
+from hermes.training.metrics_file import read_metrics
+
+__all__ = ["Curve", "curve", "draw_png", "draw_text"]
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's loss over its steps, in nats per token, and the steps at which something changed."""
+
+    name: str
+    train: list[Point]
+    val: list[Point] = field(default_factory=list)
+    marks: list[tuple[float, str]] = field(default_factory=list)
+
+
+def curve(run: Path, marks: Sequence[tuple[float, str]] = ()) -> Curve:
+    """What OUTPUT/metrics.jsonl says of the loss."""
+    records = read_metrics(run)
+    train = [(r["step"], r["loss"]) for r in records if "loss" in r]
+    val = [(r["step"], r["val_loss"]) for r in records if "val_loss" in r]
+    if not train:
+        raise HermesError(f"{run}: metrics.jsonl has no update yet, so there is nothing to plot")
+    return Curve(run.name, train, val, list(marks))
+
+
+def _smooth(points: Sequence[Point]) -> list[Point]:
+    """The mean of each point's surroundings, a fiftieth of the curve wide."""
+    reach = len(points) // 100
+    sums = [0.0]
+    for _, y in points:
+        sums.append(sums[-1] + y)
+    return [
+        (x, (sums[min(i + reach + 1, len(points))] - sums[max(i - reach, 0)]) / width)
+        for i, (x, _) in enumerate(points)
+        for width in [min(i + reach + 1, len(points)) - max(i - reach, 0)]
+    ]
+
+
+def draw_png(curves: Sequence[Curve], path: Path) -> None:
+    """Write the curves to `path`; every logged loss pale, its running mean and validation bold."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise HermesError(
+            f"a PNG plot needs matplotlib, which is not installed ({error}); "
+            "pip install 'hermes-llm[plot]'"
+        ) from error
+    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for index, one in enumerate(curves):
+        colour = f"C{index}"
+        label = one.name if len(curves) > 1 else "training"
+        axes.plot(*zip(*one.train, strict=True), color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(*zip(*_smooth(one.train), strict=True), color=colour, label=label)
+        if one.val:
+            (line,) = axes.plot(*zip(*one.val, strict=True), "o--", markersize=5)
+            line.set_color(colour if len(curves) > 1 else "C1")
+            line.set_label(f"{one.name}, validation" if len(curves) > 1 else "validation")
+        for step, text in one.marks:
+            axes.axvline(step, color="0.4", linestyle=":", linewidth=1.2)
+            axes.annotate(
+                text,
+                (step, 0.97),
+                xycoords=("data", "axes fraction"),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="top",
+                color="0.3",
+            )
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+class _Grid:
+    """A drawing of dots, 2 by 4 to the character, over which characters can be set."""
+
+    def __init__(self, width: int, height: int):
+        self.width, self.height = width, height
+        self._dots = [[0] * width for _ in range(height)]
+        self._over = [[""] * width for _ in range(height)]
+
+    def dot(self, x: float, y: float) -> None:
+        """Set the dot at (x, y), each from 0 at the lower left to 1."""
+        column = round(x * (2 * self.width - 1))
+        row = round((1 - y) * (4 * self.height - 1))
+        # Braille patterns number their dots down the left column, then the right, then below.
+        bit = ((0, 3), (1, 4), (2, 5), (6, 7))[row % 4][column % 2]
+        self._dots[row // 4][column // 2] |= 1 << bit
+
+    def put(self, x: float, y: float, character: str) -> None:
+        """Set the character at (x, y), above all dots."""
+        column, row = round(x * (self.width - 1)), round((1 - y) * (self.height - 1))
+        self._over[row][column] = character
+
+    def column(self, x: float, character: str) -> None:
+        """Set a character from top to bottom where nothing is drawn."""
+        place = round(x * (self.width - 1))
+        for row in range(self.height):
+            if not self._dots[row][place] and not self._over[row][place]:
+                self._over[row][place] = character
+
+    def rows(self, *, braille: bool) -> list[str]:
+        """The drawing, top first; without braille each dotted character is an asterisk."""
+
+        def cell(dots: int, over: str) -> str:
+            if over or not dots:
+                return over or " "
+            return chr(0x2800 + dots) if braille else "*"
+
+        return ["".join(map(cell, *pair)) for pair in zip(self._dots, self._over, strict=True)]
+
+
+def draw_text(one: Curve, *, width: int = 72, height: int = 16, braille: bool = True) -> str:
+    """The curve in characters: training's running mean in dots, validation as 'o', a mark as ':'.
+
+    width and height are in characters and include the axes.
+    """
+    margin = 7
+    grid = _Grid(max(width - margin - 1, 10), max(height - 3, 4))
+    train = _smooth(one.train)
+    points = train + one.val
+    last = max(x for x, _ in points)
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    rise, run = high - low or 1.0, last - 1 or 1.0
+
+    def place(x: float, y: float) -> Point:
+        return min(max((x - 1) / run, 0.0), 1.0), (y - low) / rise
+
+    previous: Point | None = None
+    for x, y in (place(*point) for point in train):
+        if previous is not None:
+            # Enough dots to join two points without a gap.
+            wide = abs(x - previous[0]) * 2 * grid.width
+            tall = abs(y - previous[1]) * 4 * grid.height
+            parts = max(math.ceil(max(wide, tall)), 1)
+            for part in range(parts):
+                share = part / parts
+                grid.dot(
+                    previous[0] + (x - previous[0]) * share,
+                    previous[1] + (y - previous[1]) * share,
+                )
+        grid.dot(x, y)
+        previous = (x, y)
+    for point in one.val:
+        grid.put(*place(*point), "o")
+    labels = [" "] * (grid.width + 1)
+    for step, text in one.marks:
+        x, _ = place(step, low)
+        grid.column(x, ":")
+        start = max(min(round(x * (grid.width - 1)) - len(text) // 2, grid.width - len(text)), 0)
+        labels[start : start + len(text)] = text
+    rows = grid.rows(braille=braille)
+    ticks = {
+        round(share * (len(rows) - 1)): high - share * rise for share in (0, 0.25, 0.5, 0.75, 1)
+    }
+    lines = ["loss (nats per token)" + ("; o is validation" if one.val else "")]
+    for index, row in enumerate(rows):
+        tick = f"{ticks[index]:{margin - 1}.3f}" if index in ticks else " " * (margin - 1)
+        lines.append(f"{tick} |{row}".rstrip())
+    end = f"{last:g}"
+    steps = "1" + "step".center(grid.width - len(end) - 1) + end
+    lines.append(" " * margin + "+" + "-" * grid.width)
+    lines.append(" " * (margin + 1) + steps)
+    if one.marks:
+        lines.append(" " * (margin + 1) + "".join(labels).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""What all processes of a run must have alike; looked at before they compute anything together."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from hermes.distributed.process_group import Processes
+from hermes.errors import HermesError
+from hermes.interface import Backend
+from hermes.recipe import flat
+from hermes.spec import ModelSpec
+from hermes.training.request import Parts, Request
+
+__all__ = ["of_parts", "of_request", "require_alike", "software"]
+
+FILES = "all must see the same files and run the same versions"
+
+
+def require_alike(processes: Processes, values: Mapping[str, object], advice: str = FILES) -> None:
+    """Refuse to go on where the processes differ in a value, naming the first and both.
+
+    advice: the end of the sentence, what to do. Raises HermesError, in every process the same.
+    """
+    if processes.place.size == 1:
+        return
+    mine = {name: repr(value) for name, value in values.items()}
+    first, *others = (json.loads(text) for text in processes.texts(json.dumps(mine)))
+    for rank, other in enumerate(others, 1):
+        for name in first | other:
+            there, here = first.get(name, "missing"), other.get(name, "missing")
+            if there != here:
+                raise HermesError(
+                    f"{name} is {there} in rank 0 and {here} in rank {rank}; {advice}"
+                ).known()
+
+
+def software(backend: Backend) -> dict[str, object]:
+    """Versions by library, hermes among them."""
+    return {"hermes": version("hermes-llm"), **backend.versions()}
+
+
+def of_request(request: Request) -> dict[str, object]:
+    """What a run is asked to be, as far as its processes have it before they look at files."""
+    options = dataclasses.asdict(request.options)
+    del options["device"]
+    spec = request.start.spec if request.start else request.spec
+    found = {**software(request.backend), **options, "resume": request.resume}
+    if request.tokenizer is not None:
+        found["the tokenizer"] = request.tokenizer.fingerprint[:12]
+    return found | ({} if spec is None else _of_model(spec))
+
+
+def of_parts(parts: Parts) -> dict[str, object]:
+    """What a run is made of."""
+    return {
+        "the step to go on from": parts.position.step,
+        **flat(parts.recipe),
+        **_of_model(parts.spec),
+        "the tokenizer": parts.tokenizer.fingerprint[:12],
+        "the data": parts.material.stream.fingerprint[:12],
+    }
+
+
+def _of_model(spec: ModelSpec) -> dict[str, object]:
+    return {"the model": spec.name, **_leaves("model", dataclasses.asdict(spec))}
+
+
+def _leaves(name: str, value: object) -> dict[str, object]:
+    """Every value inside by its name: 'model.blocks.0.ffn.hidden_dim'."""
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {name: value}
+    return {
+        k: v for key, inner in value.items() for k, v in _leaves(f"{name}.{key}", inner).items()
+    }

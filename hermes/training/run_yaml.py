@@ -1,0 +1,163 @@
+"""OUTPUT/run.yaml: every option of a run as it was resolved, what set it, and who trained when.
+
+It is read back as options with `hermes train --config run.yaml`. Beside it: what a run puts into
+each checkpoint for other tools.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hermes.errors import HermesError, StorageError
+from hermes.recipe import Recipe, flat
+
+__all__ = [
+    "FACTS",
+    "PROCESSES",
+    "Session",
+    "handovers",
+    "read_reference_weights",
+    "read_sessions",
+    "write_runfile",
+]
+
+T = TypeVar("T")
+
+NAME = "run.yaml"
+REFERENCE = "reference_weights"
+PROCESSES = "processes"
+# What stands there beside the options.
+FACTS = ("sessions", REFERENCE, PROCESSES)
+# The recipe's fields that `hermes train` has options for.
+OPTIONS = (
+    "lr",
+    "batch_size",
+    "grad_accum",
+    "epochs",
+    "max_steps",
+    "seq_len",
+    "schedule",
+    "warmup_steps",
+    "grad_clip",
+    "optimizer.weight_decay",
+    "seed",
+    "val_fraction",
+    "eval_every",
+    "save_every",
+    "freeze_layers",
+    "freeze",
+)
+PREFERENCE = ("loss", "beta", "label_smoothing", "gamma", "sft_weight")
+# Those that have none, which `--set` changes.
+EDITS = ("min_lr_ratio", "decay_ratio", "optimizer.beta1", "optimizer.beta2", "optimizer.eps")
+
+
+@dataclass(frozen=True)
+class Session:
+    """A stretch of training by one process, from after update `step`."""
+
+    step: int
+    backend: str
+    device: str
+    precision: str
+
+
+def _scalar(value: object) -> str:
+    """A YAML scalar that every reader takes for what it is."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+        # YAML 1.1 takes an exponent for a number only behind a point.
+        return text.replace("e", ".0e") if "e" in text and "." not in text else text
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_scalar, value)) + "]"
+    return json.dumps(str(value))
+
+
+def write_runfile(
+    run: Path,
+    recipe: Recipe,
+    settings: Mapping[str, object],
+    sources: Mapping[str, str],
+    sessions: Sequence[Session],
+    reference_weights: str | None = None,
+    processes: int = 1,
+) -> None:
+    """Write run.yaml, whole or not at all.
+
+    settings: the options beside the recipe, its edits as 'set.KEY'. reference_weights: as
+    `hermes.training.training_data.Material` has it. processes: that share an update of this recipe.
+    """
+    fields = flat(recipe)
+    own = {name.removeprefix("optimizer."): fields[name] for name in OPTIONS}
+    if recipe.objective == "preference":
+        own |= {name: fields[f"preference.{name}"] for name in PREFERENCE}
+        own["max_len"] = own.pop("seq_len")
+    edits = {k.removeprefix("set."): v for k, v in settings.items() if k.startswith("set.")}
+    edits |= {name: fields[name] for name in EDITS}
+    lines = [f"# written by hermes {version('hermes-llm')}; --config reads it"]
+    for key, value in {**settings, **own}.items():
+        if value is not None and not key.startswith("set."):
+            source = sources.get(key)
+            lines.append(f"{key}: {_scalar(value)}" + (f"  # {source}" if source else ""))
+    lines += ["set:", *(f"  {key}: {_scalar(value)}" for key, value in edits.items())]
+    lines.append(f"{PROCESSES}: {processes}  # each takes batch_size x grad_accum; not an option")
+    if reference_weights is not None:
+        lines.append(f"{REFERENCE}: {_scalar(reference_weights)}  # SHA-256; not an option")
+    lines.append("sessions:  # who trained from which step on; not an option")
+    for session in sessions:
+        items = ", ".join(f"{k}: {_scalar(v)}" for k, v in dataclasses.asdict(session).items())
+        lines.append(f"  - {{{items}}}")
+    path, beside = run / NAME, run / f".tmp-{NAME}"
+    try:
+        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(f"cannot write {path}: {reason}") from error
+
+
+def read_sessions(run: Path) -> list[Session]:
+    """Who trained a run and when, from its run.yaml; nothing where there is none."""
+    return _fact(run, "sessions", lambda found: [Session(**entry) for entry in found or []])
+
+
+def read_reference_weights(run: Path) -> str | None:
+    """SHA-256 of the weights that a run compares with, from its run.yaml; None for nothing."""
+    return _fact(run, REFERENCE, lambda found: None if found is None else str(found))
+
+
+def _fact(run: Path, name: str, read: Callable[[Any], T]) -> T:
+    """What run.yaml has under a name, read; that of None where it has nothing."""
+    import yaml
+
+    path = run / NAME
+    try:
+        with open(path, encoding="utf-8") as file:
+            return read((yaml.safe_load(file) or {}).get(name))
+    except FileNotFoundError:
+        return read(None)
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise HermesError(f"{path}: {name!r} cannot be read ({reason}); remove it") from None
+
+
+def handovers(run: Path) -> list[tuple[int, str]]:
+    """The steps after which another backend went on: (step, 'torch -> mlx')."""
+    sessions = read_sessions(run)
+    return [
+        (after.step, f"{before.backend} -> {after.backend}")
+        for before, after in pairwise(sessions)
+        if before.backend != after.backend
+    ]
