@@ -16,7 +16,7 @@ import torch
 from hermes.inference.decoding import generate
 from hermes.inference.sampling import Sampling
 from hermes.interface import Options, find_backend
-from hermes.numerics.params import fresh_weights, tensor_count
+from hermes.numerics.params import init_weights, tensor_count
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 
 # layers, width, heads, feed-forward, vocabulary, context
@@ -68,7 +68,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
     spec = spec_of(SHAPES[chosen.shape])
-    weights = fresh_weights(spec, 0)
+    weights = init_weights(spec, 0)
     options = Options(precision=chosen.precision)
     names = chosen.backend or ("torch", "mlx")
     models = {name: find_backend(name).build(spec, weights, options) for name in names}

@@ -27,13 +27,13 @@ import torch
 from hermes.data import Cursor
 from hermes.data.order import sample_order
 from hermes.data.preferences import pairs
-from hermes.finetuning.base_model import beginning
-from hermes.finetuning.dpo import Preferences
+from hermes.finetuning.base_model import open_base_model
+from hermes.finetuning.dpo import DPOData
 from hermes.interface import Options, find_backend
 from hermes.interop.convert import convert
 from hermes.recipe import OptimizerRecipe
 from hermes.training.events import Update
-from hermes.training.request import Request
+from hermes.training.request import RunRequest
 from hermes.training.run import open_run
 
 # layers, width, heads, feed-forward, vocabulary, context
@@ -91,16 +91,16 @@ def ours(setting: Setting, output: Path, backend: str = "torch") -> Trace:
     """The run by hermes."""
     file = output.with_name(f"{output.name}.jsonl")
     file.write_text("".join(f"{json.dumps(dict(pair))}\n" for pair in setting.pairs))
-    start, engine = beginning(setting.base, chat=False), find_backend(backend)
+    start, engine = open_base_model(setting.base, chat=False), find_backend(backend)
     options = Options(device="cpu")
-    preferences = Preferences(pairs((file,)), start, engine, options, output, use_template=False)
+    preferences = DPOData(pairs((file,)), start, engine, options, output, use_template=False)
     given = {
         "objective": "preference", "seq_len": setting.max_len, "lr": setting.lr,
         "batch_size": setting.batch_size, "max_steps": setting.steps, "save_every": 0,
         "preference.beta": setting.beta,
     } | {f"optimizer.{name}": value for name, value in vars(setting.optimizer).items()}  # fmt: skip
     given |= {f"preference.{name}": value for name, value in setting.rule.items()}
-    request = Request(
+    request = RunRequest(
         output=output, data=(str(file),), backend=engine, tokenizer=start.tokenizer,
         options=options, given=given, log_every=1, start=start.start,
         material=preferences.material,
@@ -177,7 +177,7 @@ def made_base(shape: str, folder: Path, words: Sequence[str]) -> Path:
     from hermes.checkpoint import Progress, save
     from hermes.interface import TrainState
     from hermes.interop.companions import companions
-    from hermes.numerics.params import fresh_weights, parameters
+    from hermes.numerics.params import init_weights, parameters
     from hermes.recipe import Recipe
     from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
     from hermes.tokenizer import train_tokenizer
@@ -191,7 +191,7 @@ def made_base(shape: str, folder: Path, words: Sequence[str]) -> Path:
     zeros = {name: np.zeros(tensor.shape, np.float32) for name, tensor in parameters(spec).items()}
     own = companions(spec, train_tokenizer([" ".join(words)] * 20, vocab_size=600))
     progress = Progress(run="a" * 16, step=1, recipe=Recipe())
-    state = TrainState(fresh_weights(spec, 0), zeros, zeros, 1)
+    state = TrainState(init_weights(spec, 0), zeros, zeros, 1)
     saved = save(folder / "run", state, spec=spec, progress=progress, companions=own)
     convert(saved, folder / "base", to="hf", backend="torch")
     return folder / "base"
@@ -249,7 +249,7 @@ def main() -> None:
 
 def counted(setting: Setting) -> list[int]:
     """Tokens of each update, both sides, no padding."""
-    start = beginning(setting.base, chat=False)
+    start = open_base_model(setting.base, chat=False)
     order = sample_order(0, Cursor(), setting.steps * setting.batch_size, len(setting.pairs))
     lengths = []
     for number in order:

@@ -55,21 +55,21 @@ def measure(arguments, rank, port):
     """One process: what it held when all gradients were there."""
     import hermes_torch.learner
     from hermes import load_spec
-    from hermes.distributed.process_group import Place, ends_at_once
+    from hermes.distributed.process_group import RankInfo, exit_without_teardown
     from hermes.interface import Batch, Counts, Options, TrainState, find_backend
-    from hermes.numerics.params import fresh_weights
+    from hermes.numerics.params import init_weights
     from hermes.recipe import Recipe
 
-    ended, size, backend = ends_at_once(), arguments.processes, find_backend("torch")
+    ended, size, backend = exit_without_teardown(), arguments.processes, find_backend("torch")
     options = Options(
         device="cpu", precision=arguments.precision, shard=WAYS[arguments.way],
         shard_group=arguments.shard_group if WAYS[arguments.way] else None,
     )  # fmt: skip
-    place = Place(rank, size, rank, size, f"127.0.0.1:{port}", 600, 600)
-    processes, spec = backend.join(place, options), load_spec(arguments.model)
+    rank_info = RankInfo(rank, size, rank, size, f"127.0.0.1:{port}", 600, 600)
+    process_group, spec = backend.join(rank_info, options), load_spec(arguments.model)
     before = resident()
-    state = TrainState(fresh_weights(spec, 0), {}, {}, 0)
-    learner = backend.learner(spec, state, Recipe(), options, processes)
+    state = TrainState(init_weights(spec, 0), {}, {}, 0)
+    learner = backend.learner(spec, state, Recipe(), options, process_group)
     ids = np.random.default_rng(rank).integers(0, spec.vocab_size, (2, 1, LENGTH + 1))
     count = 2 * LENGTH * size
     batch = Batch(
@@ -90,7 +90,7 @@ def measure(arguments, rank, port):
         for _ in range(2):
             loss = float(learner.step(batch, 1e-4).loss)
     print(json.dumps(found | {"peak": peak() - before, "loss": loss}))
-    processes.close()
+    process_group.close()
     ended(0)
 
 

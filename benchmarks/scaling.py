@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from predicted import BUCKET, Cluster, Job, left, report
 
-from hermes.distributed.process_group import ALONE, Place, ends_at_once
+from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo, exit_without_teardown
 from hermes.interface import Batch, Counts, Options, TrainState, find_backend
-from hermes.numerics.params import fresh_weights, tensor_count
+from hermes.numerics.params import init_weights, tensor_count
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
@@ -63,34 +63,36 @@ def timed(learner, batch):
 
 def work(asked):
     """One process: updates with the others, updates apart at the same time, and sums."""
-    ended = ends_at_once()
+    ended = exit_without_teardown()
     spec, rows = model(asked.shape)
     backend, rank, size = find_backend(asked.backend[0]), asked.rank, asked.size
-    place = Place(rank, size, rank, size, f"127.0.0.1:{asked.port}")
+    rank_info = RankInfo(rank, size, rank, size, f"127.0.0.1:{asked.port}")
     if asked.backend[0] == "mlx":
         os.environ |= {"MLX_RANK": str(rank), "MLX_HOSTFILE": f"{asked.folder}/hosts.json"}
-    processes = backend.join(place, Options(device="cpu")) if size > 1 else ALONE
-    batch, weights = share(spec, rows, rank, size), fresh_weights(spec, 0)
+    process_group = backend.join(rank_info, Options(device="cpu")) if size > 1 else SINGLE_PROCESS
+    batch, weights = share(spec, rows, rank, size), init_weights(spec, 0)
 
     def learner(among):
         state = TrainState(weights, {}, {}, 0)
         return backend.learner(spec, state, Recipe(), Options(device="cpu"), among)
 
-    learners = {"together": learner(processes)} | ({"apart": learner(ALONE)} if size > 1 else {})
+    learners = {"together": learner(process_group)} | (
+        {"apart": learner(SINGLE_PROCESS)} if size > 1 else {}
+    )
     seconds = {name: [] for name in (*learners, "sum")}
     for turn in range(asked.rounds + 1):
         for name, one in learners.items():
-            processes.largest(0)
-            taken = processes.largest(timed(one, batch))
+            process_group.all_reduce_max(0)
+            taken = process_group.all_reduce_max(timed(one, batch))
             if turn:  # the first warms up
                 seconds[name].append(taken)
-        taken = processes.largest(processes.timed_sum(tensor_count(spec))[0])
+        taken = process_group.all_reduce_max(process_group.timed_sum(tensor_count(spec))[0])
         seconds["sum"] += [taken] if turn else []
     if rank == 0:
         # What else a machine does only adds, so the fastest is nearest to the truth.
         fastest = {name: min(taken) for name, taken in seconds.items()}
         Path(asked.folder, "seconds.json").write_text(json.dumps(fastest))
-    processes.close()
+    process_group.close()
     ended(0)
 
 

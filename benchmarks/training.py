@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hermes.interface import Batch, Options, TrainState, find_backend
-from hermes.numerics.params import fresh_weights, tensor_count
+from hermes.numerics.params import init_weights, tensor_count
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
@@ -115,7 +115,7 @@ def main():
     device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
     steps = {"peer": peer_step(shape, batch, chosen.precision, chosen.compile, device)}
     for name in chosen.backend or ("torch", "mlx"):
-        state = TrainState(fresh_weights(spec, 0), {}, {}, 0)
+        state = TrainState(init_weights(spec, 0), {}, {}, 0)
         options = Options(
             device=device if name == "torch" else None,
             precision=chosen.precision,

@@ -18,7 +18,7 @@ import time
 import numpy as np
 
 from hermes.interface import IGNORE, Batch, Options, Pairs, TrainState, find_backend
-from hermes.numerics.params import fresh_weights, tensor_count
+from hermes.numerics.params import init_weights, tensor_count
 from hermes.recipe import Preference, Recipe
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
@@ -60,7 +60,7 @@ def batches_of(shape, reference):
 
 def learner_of(backend, spec, objective, options):
     """A learner of fresh weights."""
-    state = TrainState(fresh_weights(spec, 0), {}, {}, 0)
+    state = TrainState(init_weights(spec, 0), {}, {}, 0)
     return find_backend(backend).learner(spec, state, RECIPES[objective], options)
 
 
@@ -102,10 +102,10 @@ def peaks(backend, shape, objective, options):
     spec = spec_of(shape)
     tokens, targets = rows_of(shape)
     chosen = find_backend(backend)
-    chosen.build(spec_of(SHAPES["tiny"]), fresh_weights(spec_of(SHAPES["tiny"]), 0), options)
+    chosen.build(spec_of(SHAPES["tiny"]), init_weights(spec_of(SHAPES["tiny"]), 0), options)
     before, reference = resident(), np.zeros(2 * shape[-1])
     if objective == "dpo":
-        model = chosen.build(spec, fresh_weights(spec, 0), options)
+        model = chosen.build(spec, init_weights(spec, 0), options)
         reference = np.asarray(model.row_logprobs(tokens[0], targets[0]), np.float64)
         del model
     learner = learner_of(backend, spec, objective, options)

@@ -14,7 +14,7 @@ from hermes.spec import ModelSpec
 from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
 from hermes.tokenizer import train_tokenizer as learn_tokenizer
 from hermes.training.events import Evaluation, Event, Saved, Stopped, Update
-from hermes.training.run import Request, Run, open_run
+from hermes.training.run import Run, RunRequest, open_run
 
 __all__ = ["Result", "backend", "collect", "load_spec", "train", "train_tokenizer"]
 
@@ -144,7 +144,7 @@ def train(
     if optimizer is not None:
         given |= {f"optimizer.{name}": value for name, value in vars(optimizer).items()}
     names = [data] if isinstance(data, str | Path) else list(data)
-    request = Request(
+    request = RunRequest(
         output=Path(output),
         data=tuple(map(str, names)),
         backend=choose_backend(backend),

@@ -18,7 +18,7 @@ from typing import Protocol, SupportsFloat, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hermes.distributed.process_group import Place, Processes
+from hermes.distributed.process_group import ProcessGroup, RankInfo
 from hermes.errors import HermesError, MissingBackend
 from hermes.recipe import Preference, Recipe
 from hermes.spec import ModelSpec
@@ -269,7 +269,7 @@ class Backend(Protocol):
         """The devices at hand, the preferred one first."""
         ...
 
-    def join(self, place: Place, options: Options = ...) -> Processes:
+    def join(self, rank_info: RankInfo, options: Options = ...) -> ProcessGroup:
         """Meet the other processes of the run. Raises Unsupported and PeerLost."""
         ...
 
@@ -278,7 +278,7 @@ class Backend(Protocol):
         spec: ModelSpec,
         params: Tensors,
         options: Options = ...,
-        processes: Processes = ...,
+        process_group: ProcessGroup = ...,
     ) -> Model:
         """A model for evaluation and decoding. Raises Unsupported, in one sentence.
 
@@ -292,7 +292,7 @@ class Backend(Protocol):
         state: TrainState,
         recipe: Recipe,
         options: Options = ...,
-        processes: Processes = ...,
+        process_group: ProcessGroup = ...,
     ) -> Learner:
         """A model for training, going on from `state`. Raises Unsupported, in one sentence."""
         ...

@@ -166,7 +166,7 @@ class Recipe:
         _require(0 <= self.val_fraction < 1, "val_fraction", self.val_fraction, "from 0 to below 1")
 
 
-def flat(recipe: Recipe) -> dict[str, object]:
+def recipe_fields(recipe: Recipe) -> dict[str, object]:
     """Every field by name, those of a part behind its name: 'optimizer.beta2'."""
     found: dict[str, object] = {}
     for name, value in dataclasses.asdict(recipe).items():
@@ -177,9 +177,9 @@ def flat(recipe: Recipe) -> dict[str, object]:
     return found
 
 
-def changed(recipe: Recipe, given: Mapping[str, object]) -> Recipe:
-    """The recipe with some fields set, by the names of `flat`. Raises HermesError."""
-    known = {**flat(recipe), **vars(recipe)}
+def replace_fields(recipe: Recipe, given: Mapping[str, object]) -> Recipe:
+    """The recipe with some fields set, by the names of `recipe_fields`. Raises HermesError."""
+    known = {**recipe_fields(recipe), **vars(recipe)}
     parts: dict[str, dict[str, object]] = {}
     own: dict[str, object] = {}
     for name, value in given.items():

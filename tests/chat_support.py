@@ -4,7 +4,7 @@ from functools import cache
 
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.template import Template
-from hermes.data.conversations import conversation_of
+from hermes.data.conversations import parse_conversation
 from hermes.data.records import Record
 from hermes.tokenizer import train_tokenizer
 
@@ -31,7 +31,7 @@ def encoder_of(tokenizer, source):
 
 
 def conversation(messages=TURNS, where="chat.jsonl:3"):
-    return conversation_of(Record({"messages": list(messages)}, where))
+    return parse_conversation(Record({"messages": list(messages)}, where))
 
 
 U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}

@@ -5,8 +5,8 @@ import pytest
 
 from hermes.errors import HermesError
 from hermes.interface import Batch, Options, TrainState, find_backend
-from hermes.numerics.lora import adapter_tensors, fresh_adapters, merged, trained_by
-from hermes.numerics.params import fresh_weights, parameters
+from hermes.numerics.lora import adapter_tensors, init_adapters, merge_adapters, trainable_names
+from hermes.numerics.params import init_weights, parameters
 from hermes.recipe import Lora, Recipe
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
@@ -27,8 +27,8 @@ def batch(seed=0):
 
 def state(lora, *, loud=True):
     rng = np.random.default_rng(1)
-    params = {n: w * 10 if w.ndim > 1 else w for n, w in fresh_weights(SPEC, 0).items()}
-    for name, tensor in fresh_adapters(SPEC, lora, 0).items():
+    params = {n: w * 10 if w.ndim > 1 else w for n, w in init_weights(SPEC, 0).items()}
+    for name, tensor in init_adapters(SPEC, lora, 0).items():
         params[name] = tensor + (rng.normal(0, 0.3, tensor.shape).astype("f4") if loud else 0)
     return TrainState(params, {}, {}, 0)
 
@@ -54,7 +54,7 @@ def test_an_adapted_model_is_the_oracle_on_merged_weights(backend, targets):
     expected = oracle(start.params, lora).loss(batch())
     assert abs(learner.grads(batch())[0] - expected) < 1e-12
     assert abs(learner.loss(batch()) - expected) < 1e-12
-    by_merging = find_backend(backend).build(SPEC, merged(SPEC, start.params, lora), EXACT)
+    by_merging = find_backend(backend).build(SPEC, merge_adapters(SPEC, start.params, lora), EXACT)
     assert abs(by_merging.loss(batch()) - expected) < 1e-6  # merged weights are float32
 
 
@@ -84,7 +84,11 @@ def test_both_backends_train_an_adapter_alike_and_leave_the_base_alone(dropout):
         np.testing.assert_allclose(first, second, rtol=0, atol=1e-12)
         if name in parameters(SPEC):
             np.testing.assert_array_equal(first.astype("f4"), start.params[name])
-    assert set(ends[0].exp_avg) == set(adapter_tensors(SPEC, lora)) == set(trained_by(SPEC, recipe))
+    assert (
+        set(ends[0].exp_avg)
+        == set(adapter_tensors(SPEC, lora))
+        == set(trainable_names(SPEC, recipe))
+    )
 
 
 def test_dropout_of_an_adapter_is_felt():

@@ -6,7 +6,7 @@ import pytest
 
 from hermes.chat_templates.messages import Conversation
 from hermes.chat_templates.template import Template, template_of
-from hermes.data.conversations import conversation_of, conversations
+from hermes.data.conversations import parse_conversation, read_conversations
 from hermes.data.records import Record
 from hermes.errors import DataError
 from hermes.tokenizer import CHAT_TEMPLATE, tokenizer_config
@@ -128,7 +128,7 @@ def test_all_but_the_first_token_are_learnt_where_the_prompt_counts(tokenizer):
 
 
 def test_plain_text_is_learnt_whole_and_ends(tokenizer):
-    text = conversation_of(Record("nothing more", "a.jsonl:1"))
+    text = parse_conversation(Record("nothing more", "a.jsonl:1"))
     example = encoder_of(tokenizer, CHAT_TEMPLATE).example(text)
     assert example.ids.tolist() == [*tokenizer.encode("nothing more"), tokenizer.eos_id]
     assert example.learnt.tolist() == [False] + [True] * (len(example) - 1)
@@ -178,11 +178,11 @@ FORMATS = {
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_form_of_a_conversation_is_the_same_conversation(name):
     expected = ({"role": "user", "content": "q"}, {"role": "assistant", "content": "a"})
-    assert conversation_of(Record(FORMATS[name], "f:1")).messages == expected
+    assert parse_conversation(Record(FORMATS[name], "f:1")).messages == expected
 
 
 def test_an_alpaca_input_follows_the_instruction():
-    found = conversation_of(Record({"instruction": "q", "input": "x", "output": "a"}, "f:1"))
+    found = parse_conversation(Record({"instruction": "q", "input": "x", "output": "a"}, "f:1"))
     assert found.messages[0]["content"] == "q\n\nx"
 
 
@@ -193,7 +193,7 @@ def test_conversations_come_from_jsonl_json_and_csv(tmp_path):
     listed.write_text(json.dumps(["one", "two"]))
     table = tmp_path / "c.csv"
     table.write_text('prompt,completion\n"q,\nr",a\n')
-    found = list(conversations([lines, listed, table]))
+    found = list(read_conversations([lines, listed, table]))
     assert [c.text for c in found] == [None, "text", "one", "two", None]
     assert found[4].messages[0]["content"] == "q,\nr"
     places = [f"{lines}:1", f"{lines}:3", f"{listed}[0]", f"{listed}[1]", f"{table}:2"]
@@ -242,7 +242,7 @@ BAD = [
 @pytest.mark.parametrize(("value", "message"), BAD)
 def test_what_is_no_conversation_is_refused_by_file_line_and_reason(value, message):
     with pytest.raises(DataError) as refused:
-        conversation_of(Record(value, "chat.jsonl:3"))
+        parse_conversation(Record(value, "chat.jsonl:3"))
     assert str(refused.value) == f"chat.jsonl:3: {message}"
 
 

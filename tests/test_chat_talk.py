@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from hermes.errors import DataError, HermesError, StorageError
-from hermes.finetuning.base_model import beginning
+from hermes.finetuning.base_model import open_base_model
 from hermes.inference.chat_session import Chat
 from hermes.inference.sampling import Sampling
 from hermes.interface import Options, find_backend
@@ -24,7 +24,7 @@ def base(tmp_path_factory):
 
 
 def talk_with(base, backend="torch", **settings):
-    start = beginning(base)
+    start = open_base_model(base)
     model = find_backend(backend).build(start.spec, start.params, Options(device="cpu"))
     return Chat(model, start.encoder, **{"max_tokens": 6, **settings})
 

@@ -198,12 +198,17 @@ def test_more_epochs_than_one_fit_in_an_update():
 SPLITS = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8), (1, 2, 4), (4, 1, 2)]
 
 
-def rows_of(data, cursor, samples, micro_batch, accum, world):
+def rows_of(data, cursor, samples, micro_batch, accum, world_size):
     """Each row's tokens and targets by its number, over all processes."""
     found, after = {}, set()
-    for rank in range(world):
+    for rank in range(world_size):
         batch, then = data.update(
-            cursor, samples=samples, micro_batch=micro_batch, accum=accum, rank=rank, world=world
+            cursor,
+            samples=samples,
+            micro_batch=micro_batch,
+            accum=accum,
+            rank=rank,
+            world_size=world_size,
         )
         after.add(then)
         for a in range(accum):
@@ -273,10 +278,12 @@ def test_the_last_part_of_the_text_is_held_out_and_never_trained_on():
     assert [b.tokens.shape for b in held_out] == [(1, 4, 10)] * 3
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_validation_is_the_same_over_any_number_of_processes(world):
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_validation_is_the_same_over_any_number_of_processes(world_size):
     data = TextData(stream_of(1001), seq_len=10, vocab_size=1001, val_fraction=0.1)
-    shares = [list(data.validation(3, rank=rank, world=world)) for rank in range(world)]
+    shares = [
+        list(data.validation(3, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
     assert len({len(share) for share in shares}) == 1
     targets = sorted(t for share in shares for b in share for t in b.targets.ravel().tolist())
     assert [t for t in targets if t != IGNORE] == list(range(901, 1001))

@@ -7,7 +7,7 @@ from hermes.errors import HermesError
 from hermes.inference.decoding import Completion, complete, generate
 from hermes.inference.sampling import GREEDY, Sampling
 from hermes.interface import find_backend
-from hermes.numerics.params import fresh_weights
+from hermes.numerics.params import init_weights
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
 SPEC = ModelSpec(
@@ -44,7 +44,7 @@ class Counter:
 def model():
     """Loud weights, so that the text depends on all that was read."""
     loud = {name: array * 12 if array.ndim > 1 else array for name, array in
-            fresh_weights(SPEC, 3).items()}  # fmt: skip
+            init_weights(SPEC, 3).items()}  # fmt: skip
     return find_backend("numpy").build(SPEC, loud)
 
 

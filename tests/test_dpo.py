@@ -15,13 +15,13 @@ from hermes.data.preference_dataset import PairData, measures
 from hermes.data.preferences import EncodedPair, encoded, fitted_pairs, pair_of, pairs, plain
 from hermes.data.records import Record
 from hermes.errors import CheckpointError, DataError, HermesError, Interrupted
-from hermes.finetuning.base_model import beginning
-from hermes.finetuning.dpo import Preferences
+from hermes.finetuning.base_model import open_base_model
+from hermes.finetuning.dpo import DPOData
 from hermes.finetuning.reference_logprobs import Reference, weights_hash
 from hermes.interface import IGNORE, Batch, Options, Pairs, find_backend
 from hermes.recipe import Lora, Preference
 from hermes.tokenizer import CHAT_TEMPLATE
-from hermes.training.request import Request
+from hermes.training.request import RunRequest
 from hermes.training.run import open_run
 from tests.tuning_support import (
     small_checkpoint,
@@ -234,7 +234,7 @@ def test_what_is_reported_of_pairs_by_hand():
 
 def preferences(tmp_path, backend, *, output="run", resume=False, spec=None, **settings):
     """A request of a run, and what it learns from."""
-    start = beginning(small_checkpoint(tmp_path / "base", spec=spec))
+    start = open_base_model(small_checkpoint(tmp_path / "base", spec=spec))
     file = tmp_path / "prefs.jsonl"
     if not file.exists():
         write_lines(file, some_pairs())
@@ -249,8 +249,8 @@ def preferences(tmp_path, backend, *, output="run", resume=False, spec=None, **s
     }  # fmt: skip
     given |= settings.pop("given", {})
     folder = tmp_path / output
-    some = Preferences(pairs(file), start, realised, options, folder, **settings)
-    return Request(
+    some = DPOData(pairs(file), start, realised, options, folder, **settings)
+    return RunRequest(
         output=folder,
         data=(str(file),),
         backend=realised,
@@ -297,12 +297,12 @@ def test_with_adapters_the_reference_is_the_base_without_them(backend, tmp_path)
     first, second = (line["loss"] for line in lines(tmp_path / "run") if "loss" in line)
     assert first == pytest.approx(math.log(2), abs=1e-6)
     assert second < first - 1e-3
-    base = beginning(tmp_path / "base").params
+    base = open_base_model(tmp_path / "base").params
     kept = Reference.load(tmp_path / "run" / "reference.npz")
     assert kept.weights == weights_hash(base)
     carried_out(preferences(tmp_path, backend, resume=True))
     assert [line["step"] for line in lines(tmp_path / "run") if "loss" in line] == [1, 2, 3, 4]
-    tuned = weights_hash(beginning(tmp_path / "run").params)
+    tuned = weights_hash(open_base_model(tmp_path / "run").params)
     assert tuned != kept.weights
 
 

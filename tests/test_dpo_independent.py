@@ -13,9 +13,9 @@ from hermes.data import Cursor
 from hermes.data.preference_dataset import PairData
 from hermes.data.preferences import encoded, pair_of
 from hermes.data.records import Record
-from hermes.finetuning.reference_logprobs import computed
+from hermes.finetuning.reference_logprobs import compute_reference
 from hermes.interface import Options, TrainState, find_backend
-from hermes.numerics.params import fresh_weights, parameters
+from hermes.numerics.params import init_weights, parameters
 from hermes.recipe import Preference, Recipe
 from hermes.tokenizer import CHAT_TEMPLATE
 from tests.tuning_support import small_spec, small_tokenizer, some_pairs
@@ -92,9 +92,9 @@ def test_ten_updates_are_those_of_a_plain_implementation(backend, name):
         objective="preference", preference=rule, lr=1e-3, batch_size=2, grad_accum=2, seq_len=64
     )
     data = PairData(pairs, max_len=64, vocab_size=300, rule=rule)
-    weights = fresh_weights(spec, 0)
+    weights = init_weights(spec, 0)
     model = find_backend(backend).build(spec, weights, OPTIONS)
-    data.reference = computed(model, data, recipe)
+    data.reference = compute_reference(model, data, recipe)
     learner = find_backend(backend).learner(spec, TrainState(weights, {}, {}, 0), recipe, OPTIONS)
     cursor, losses, order = Cursor(), [], []
     for _ in range(10):

@@ -12,16 +12,16 @@ from hermes.api import collect
 from hermes.checkpoint import open_checkpoint
 from hermes.checkpoint.adapters import open_adapter
 from hermes.errors import CheckpointError, HermesError, SpecError
-from hermes.finetuning.base_model import beginning, grown, with_tokens
+from hermes.finetuning.base_model import add_special_tokens, open_base_model, resize_embeddings
 from hermes.interface import Options, find_backend
 from hermes.interop.convert import convert
 from hermes.interop.open_model import open_source, with_adapter
-from hermes.numerics.lora import fresh_adapters
-from hermes.numerics.params import fresh_weights, parameters, trained_names
+from hermes.numerics.lora import init_adapters
+from hermes.numerics.params import init_weights, parameters, trained_names
 from hermes.recipe import Lora, Recipe
 from hermes.storage.safetensors import TensorFile
 from hermes.tokenizer import Tokenizer
-from hermes.training.request import Request
+from hermes.training.request import RunRequest
 from hermes.training.run import open_run
 from tests.tuning_support import TEXT, small_checkpoint, small_spec, small_tokenizer
 
@@ -31,14 +31,14 @@ BACKENDS = ["torch", "mlx"]
 def request(tmp_path, backend="torch", *, output="run", spec=None, **settings):
     """A run on text that begins from a small checkpoint."""
     base = small_checkpoint(tmp_path / "base", spec=spec)
-    start = beginning(base, chat=False, tokenizer=settings.pop("tokenizer", None))
+    start = open_base_model(base, chat=False, tokenizer=settings.pop("tokenizer", None))
     text = tmp_path / "text.txt"
     text.write_text(TEXT * 12)
     given = {"batch_size": 2, "max_steps": 3, "lr": 1e-2, "seq_len": 24}
     given = (
         settings.pop("given", {}) if settings.get("resume") else given | settings.pop("given", {})
     )
-    return Request(
+    return RunRequest(
         output=tmp_path / output,
         data=(str(text),),
         backend=find_backend(backend),
@@ -128,8 +128,8 @@ def test_a_pattern_that_cannot_be_meant_is_refused(freeze, message, tmp_path):
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_tokens_get_rows_at_the_mean_and_the_old_ones_their_scores(tied):
     spec = small_spec(tied=tied)
-    params = fresh_weights(spec, 0)
-    larger, rows = grown(spec, params, 307)
+    params = init_weights(spec, 0)
+    larger, rows = resize_embeddings(spec, params, 307)
     assert larger == replace(spec, vocab_size=307)
     for name in ("model.embed_tokens.weight", *([] if tied else ["lm_head.weight"])):
         np.testing.assert_array_equal(rows[name][:300], params[name])
@@ -140,21 +140,21 @@ def test_new_tokens_get_rows_at_the_mean_and_the_old_ones_their_scores(tied):
     before = oracle.build(spec, params).logits(tokens)
     after = oracle.build(larger, rows).logits(tokens)
     np.testing.assert_allclose(after[..., :300], before, atol=1e-12)
-    assert grown(spec, params, 300) == (spec, params)
+    assert resize_embeddings(spec, params, 300) == (spec, params)
 
 
 def test_special_tokens_are_added_behind_all_others():
     plain = small_tokenizer()
-    larger, added = with_tokens(plain, ["<|im_end|>", "<|tool|>"])
+    larger, added = add_special_tokens(plain, ["<|im_end|>", "<|tool|>"])
     assert added == ["<|tool|>"]
     assert larger.special_id("<|tool|>") == plain.vocab_size
     assert larger.encode("a<|tool|>") == plain.encode("a<|tool|>")  # text stays text
     assert larger.encode("<|tool|>", special=True) == [300]
-    assert with_tokens(larger, ["<|tool|>"]) == (larger, [])
+    assert add_special_tokens(larger, ["<|tool|>"]) == (larger, [])
 
 
 def test_a_vocabulary_that_grows_says_so_and_trains(tmp_path):
-    tokenizer, _ = with_tokens(small_tokenizer(), ["<|tool|>"])
+    tokenizer, _ = add_special_tokens(small_tokenizer(), ["<|tool|>"])
     notes, after = carried_out(request(tmp_path, tokenizer=tokenizer))
     assert notes[0] == (
         "the vocabulary grows from 300 to 301 tokens; new rows are the mean of the others"
@@ -173,19 +173,19 @@ def test_a_tokenizer_whose_ids_mean_other_tokens_is_told(tmp_path):
         number >= other.vocab_size or own[0].token_bytes(number) != own[1].token_bytes(number)
         for number in range(own[0].vocab_size)
     )
-    assert beginning(base, chat=False, tokenizer=other).notes == (
+    assert open_base_model(base, chat=False, tokenizer=other).notes == (
         f"the tokenizer given is not the checkpoint's: {differ} of 300 ids mean other tokens now "
         "than those that the model has learnt",
         f"the tokenizer given has {other.vocab_size} tokens, and the model rows for "
         f"{300 - other.vocab_size} more, which stay as they are and which no text uses",
     )
-    assert beginning(base, chat=False, tokenizer=other).spec.vocab_size == 300
-    assert beginning(base, chat=False, tokenizer=small_tokenizer()).notes == ()
+    assert open_base_model(base, chat=False, tokenizer=other).spec.vocab_size == 300
+    assert open_base_model(base, chat=False, tokenizer=small_tokenizer()).notes == ()
 
 
 def test_adapters_of_the_checkpoint_are_merged_aloud(tmp_path):
     _, after = carried_out(request(tmp_path, given={"lora": LORA}))
-    assert beginning(after.path, chat=False).notes == (
+    assert open_base_model(after.path, chat=False).notes == (
         f"the adapters of {after.path} are merged into the weights",
     )
 
@@ -194,7 +194,7 @@ def test_a_model_without_chat_tokens_gets_them(tmp_path):
     from hermes.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer([TEXT] * 9, vocab_size=280, special_tokens=["<|eos|>"])
-    start = beginning(small_checkpoint(tmp_path, tokenizer=tokenizer))
+    start = open_base_model(small_checkpoint(tmp_path, tokenizer=tokenizer))
     path = tmp_path / "step-00000001"
     assert start.notes == (
         f"{path} has no chat template; conversations are written as ChatML",
@@ -211,10 +211,10 @@ def test_a_model_without_chat_tokens_gets_them(tmp_path):
 def test_a_hugging_face_folder_and_bare_weights_are_beginnings_too(tmp_path):
     base = small_checkpoint(tmp_path / "base", spec=small_spec(tied=False))
     convert(base, tmp_path / "hf", to="hf", backend="torch")
-    start = beginning(tmp_path / "hf", chat=False)
+    start = open_base_model(tmp_path / "hf", chat=False)
     weights = open_checkpoint(base).params
     np.testing.assert_array_equal(start.params["lm_head.weight"], weights["lm_head.weight"])
-    bare = beginning(base / "model.safetensors", config=base / "model.mal", chat=False)
+    bare = open_base_model(base / "model.safetensors", config=base / "model.mal", chat=False)
     np.testing.assert_array_equal(bare.params["model.norm.weight"], weights["model.norm.weight"])
 
 
@@ -292,7 +292,7 @@ def test_an_adapter_goes_on_its_weights_rounded(dtype, tmp_path):
 
 
 def test_an_adapter_goes_on_the_model_whose_vocabulary_its_run_enlarged(tmp_path):
-    larger, _ = with_tokens(small_tokenizer(), ["<|new|>"])
+    larger, _ = add_special_tokens(small_tokenizer(), ["<|new|>"])
     _, after = carried_out(request(tmp_path, tokenizer=larger, given={"lora": LORA}))
     assert after.spec.vocab_size == 301
     assert with_adapter(open_source(tmp_path / "base"), after.path).adapted
@@ -352,7 +352,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
 
 
 def test_fresh_adapters_change_nothing_and_freezing_beside_them_means_nothing():
-    adapters = fresh_adapters(small_spec(), LORA, 0)
+    adapters = init_adapters(small_spec(), LORA, 0)
     assert all(not adapters[name].any() for name in adapters if "lora_B" in name)
     with pytest.raises(HermesError, match="freeze has no meaning with lora"):
         Recipe(lora=LORA, freeze=("*",))

@@ -9,7 +9,7 @@ import torch
 
 from hermes.errors import HermesError, SpecError, Unsupported
 from hermes.interface import IGNORE, Batch, Options, TrainState, find_backend
-from hermes.numerics.params import fresh_weights, parameters
+from hermes.numerics.params import init_weights, parameters
 from hermes.recipe import OptimizerRecipe, Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 from hermes_conformance.faults.fault import Inside
@@ -33,7 +33,7 @@ def spec(*, layers=2, attention=PLAIN, tied=False, dropout=0.0):
 
 
 def weights(model, scale=10):
-    return {n: w * scale if w.ndim > 1 else w for n, w in fresh_weights(model, 0).items()}
+    return {n: w * scale if w.ndim > 1 else w for n, w in init_weights(model, 0).items()}
 
 
 def batch(A=1, B=2, T=10, seed=0, counted=None):
@@ -326,10 +326,10 @@ def test_a_tensor_that_the_loss_does_not_depend_on_has_zeros_for_a_gradient(back
     with ExitStack() as stack:
         inside = Inside(backend, stack)
 
-        def unused(attend):
-            return lambda q, k, v, *rest: attend(q, k, inside.detached(v), *rest)
+        def unused(attention):
+            return lambda q, k, v, *rest: attention(q, k, inside.detached(v), *rest)
 
-        inside.table("attend", unused)
+        inside.table("attention", unused)
         made = learner(backend, spec())
         _, grads = made.grads(batch())
         assert not np.asarray(grads["model.layers.1.self_attn.v_proj.weight"]).any()

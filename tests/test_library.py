@@ -57,13 +57,13 @@ def test_what_came_of_training_is_told(trained):
 
 def test_the_loss_of_a_run_is_that_of_evaluating_its_checkpoint(trained):
     from hermes.data import TextData, documents, tokenize
-    from hermes.evaluation.perplexity import score
+    from hermes.evaluation.perplexity import evaluate_perplexity
 
     folder, tokenizer, result = trained
     model = hermes.load(folder / "run")
     with tokenize(documents(folder / "book.txt"), tokenizer) as stream:
         data = TextData(stream, seq_len=16, vocab_size=280, val_fraction=0.1)
-        found = score(model.realisation, data.validation(3), 1)
+        found = evaluate_perplexity(model.realisation, data.validation(3), 1)
     assert found.loss == pytest.approx(result.val_loss, rel=1e-6)
 
 
@@ -145,7 +145,7 @@ def test_texts_of_a_model_that_expects_it_begin_with_bos(trained):
 def test_frozen_layers_keep_their_weights_and_the_others_do_not(trained, tmp_path):
     """layers.1 is not layers.10, and what is frozen is frozen to the bit."""
     from hermes.checkpoint import open_checkpoint
-    from hermes.numerics.params import fresh_weights
+    from hermes.numerics.params import init_weights
 
     folder, tokenizer, _ = trained
     wide = LITTLE.replace("num_layers: 3", "num_layers: 11")
@@ -154,7 +154,7 @@ def test_frozen_layers_keep_their_weights_and_the_others_do_not(trained, tmp_pat
         max_steps=2, seq_len=16, batch_size=4, freeze_layers=2,
     )  # fmt: skip
     checkpoint = open_checkpoint(tmp_path / "run/step-00000002")
-    before = fresh_weights(checkpoint.spec, 0)
+    before = init_weights(checkpoint.spec, 0)
     for name, array in checkpoint.params.items():
         same = np.array_equal(array, before[name])
         frozen = name.startswith(("model.embed", "model.layers.0.", "model.layers.1."))

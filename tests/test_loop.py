@@ -11,7 +11,7 @@ from hermes.errors import NonFinite, StorageError
 from hermes.interface import Batch, StepReport
 from hermes.recipe import Recipe
 from hermes.training.events import Evaluation, Position, Saved, Stopped, Update
-from hermes.training.loop import Plan, default_log_every, updates
+from hermes.training.loop import LoopConfig, default_log_every, updates
 
 
 class Lazy:
@@ -36,7 +36,7 @@ class World:
     made: int = 0
     time: float = 0.0
     stop_after: int = 10**9
-    whole: bool = True
+    is_saved: bool = True
 
     def step(self, batch, lr):
         self.made += 1
@@ -55,9 +55,9 @@ class World:
         self.log.append(f"save {at.step}")
         return Path(f"step-{at.step}")
 
-    def settle(self):
+    def wait(self):
         self.log.append("settle")
-        self.whole = True
+        self.is_saved = True
 
     def evaluate(self, step):
         self.time += 70.0
@@ -68,7 +68,7 @@ class World:
         recipe = Recipe(**{"save_every": 0, **options.pop("recipe", {})})
         at = position or Position()
         self.made = at.step
-        return Plan(
+        return LoopConfig(
             learner=self,
             recipe=recipe,
             total_steps=total,
@@ -77,8 +77,8 @@ class World:
             epochs_done=lambda cursor: cursor.drawn(10) / 10,
             record=lambda event: self.log.append(f"record {type(event).__name__} {event.step}"),
             save=self.save,
-            whole=lambda: self.whole,
-            settle=self.settle,
+            is_saved=lambda: self.is_saved,
+            wait=self.wait,
             evaluate=self.evaluate if evaluates else None,
             position=at,
             stop=lambda: self.made >= self.stop_after,
@@ -122,14 +122,14 @@ def test_every_line_is_recorded_before_the_checkpoint_that_follows_it():
 
 
 def test_a_checkpoint_is_told_of_when_it_is_on_disk_and_not_before():
-    world = World(whole=False)
+    world = World(is_saved=False)
     seen = []
     for event in updates(world.plan(6, recipe={"save_every": 2}, evaluates=False)):
         seen.append((type(event).__name__, event.step))
         if event.step == 5:
-            world.whole = True
+            world.is_saved = True
         if event == Saved(4, Path("step-4")):
-            world.whole = False
+            world.is_saved = False
     assert seen == [
         ("Update", 1), ("Update", 2), ("Update", 3), ("Update", 4),
         ("Saved", 2),  # the next save has waited for it
@@ -138,14 +138,14 @@ def test_a_checkpoint_is_told_of_when_it_is_on_disk_and_not_before():
 
 
 def test_a_save_that_fails_is_never_told_of():
-    world = World(whole=False)
+    world = World(is_saved=False)
 
     def fails():
         raise StorageError("the disk is full")
 
     seen = []
     with pytest.raises(StorageError, match="the disk is full"):
-        seen.extend(type(event) for event in updates(replace(world.plan(2), settle=fails)))
+        seen.extend(type(event) for event in updates(replace(world.plan(2), wait=fails)))
     assert Saved not in seen
 
 
@@ -242,7 +242,7 @@ def test_a_stop_where_a_save_was_due_saves_once():
 def test_a_stop_within_an_evaluation_saves_and_leaves_the_evaluation_for_later():
     world = World()
     plan = world.plan(10, recipe={"eval_every": 4})
-    stopped = Plan(**{**vars(plan), "evaluate": lambda step: None})
+    stopped = LoopConfig(**{**vars(plan), "evaluate": lambda step: None})
     events = list(updates(stopped))
     assert events[-2:] == [Saved(4, Path("step-4")), Stopped(4)]
 
@@ -252,7 +252,7 @@ def test_an_evaluation_that_was_left_out_comes_first_when_the_run_goes_on():
     at = Position(4, 32, Cursor(0, 8))
     plan = world.plan(6, position=at, saved=Path("step-4"), recipe={"eval_every": 4})
     assert kinds(updates(plan))[:2] == [("Evaluation", 4), ("Update", 5)]
-    done = Plan(**{**vars(plan), "evaluated": True})
+    done = LoopConfig(**{**vars(plan), "evaluated": True})
     world.made = 4
     assert kinds(updates(done))[0] == ("Update", 5)
 
@@ -281,7 +281,7 @@ def test_a_run_goes_on_from_its_position():
 def test_a_validation_loss_that_is_no_number_ends_the_run():
     world = World()
     plan = world.plan(4, recipe={"eval_every": 2})
-    bad = Plan(**{**vars(plan), "evaluate": lambda step: Evaluation(step, float("nan"), 0.0)})
+    bad = LoopConfig(**{**vars(plan), "evaluate": lambda step: Evaluation(step, float("nan"), 0.0)})
     with pytest.raises(NonFinite, match="step 2: the validation loss is nan"):
         list(updates(bad))
     assert "save 2" not in world.log

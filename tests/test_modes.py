@@ -6,7 +6,7 @@ import torch
 
 from hermes.errors import Unsupported
 from hermes.interface import Batch, Options, TrainState, find_backend
-from hermes.numerics.params import fresh_weights
+from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 from hermes_torch import global_state
@@ -45,7 +45,7 @@ def is_set():
 
 def test_a_deterministic_model_leaves_torch_as_it_was(before):
     seen = []
-    weights = fresh_weights(SPEC, 0)
+    weights = init_weights(SPEC, 0)
     model = watched(find_backend("torch").build(SPEC, weights, REPEATED), seen)
     batch = Batch(IDS[None], IDS[None], np.arange(2, dtype=np.uint32)[None])
     for ask in (
@@ -62,7 +62,7 @@ def test_a_deterministic_model_leaves_torch_as_it_was(before):
 
 def test_a_deterministic_learner_leaves_torch_as_it_was(before):
     seen = []
-    state = TrainState(fresh_weights(SPEC, 0), {}, {}, 0)
+    state = TrainState(init_weights(SPEC, 0), {}, {}, 0)
     recipe = Recipe(batch_size=2, seq_len=4)
     learner = watched(find_backend("torch").learner(SPEC, state, recipe, REPEATED), seen)
     batch = Batch(IDS[None], IDS[None], np.arange(2, dtype=np.uint32)[None])
@@ -74,10 +74,10 @@ def test_a_deterministic_learner_leaves_torch_as_it_was(before):
 
 
 def test_tf32_is_on_in_its_block_alone():
-    with global_state.as_asked(Options(precision="tf32")):
+    with global_state.applied_options(Options(precision="tf32")):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == "highest"
-    with global_state.as_asked(Options()):
+    with global_state.applied_options(Options()):
         assert torch.get_float32_matmul_precision() == "highest"
 
 
@@ -95,5 +95,5 @@ def test_tf32_is_on_in_its_block_alone():
 def test_a_cpu_has_no_tf32(backend, message):
     options = Options(device="cpu", precision="tf32")
     with pytest.raises(Unsupported) as error:
-        find_backend(backend).build(SPEC, fresh_weights(SPEC, 0), options)
+        find_backend(backend).build(SPEC, init_weights(SPEC, 0), options)
     assert str(error.value) == message

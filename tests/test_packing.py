@@ -8,17 +8,17 @@ pytest.importorskip("torch")
 import torch
 
 from hermes.interface import Options, TrainState, find_backend
-from hermes.numerics.params import fresh_weights
+from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
-from hermes_torch.weight_layout import packs
+from hermes_torch.weight_layout import can_pack
 
 CPU = torch.device("cpu")
 PRECISIONS = [
     pytest.param(
         name,
         marks=pytest.mark.skipif(
-            not packs(CPU, getattr(torch, name)), reason=f"no layout for {name} here"
+            not can_pack(CPU, getattr(torch, name)), reason=f"no layout for {name} here"
         ),
     )
     for name in ("float32", "bfloat16")
@@ -31,7 +31,7 @@ def spec(tied):
 
 
 def built(tied, **options):
-    weights = fresh_weights(spec(tied), 5)
+    weights = init_weights(spec(tied), 5)
     return weights, find_backend("torch").build(spec(tied), weights, Options("cpu", **options))
 
 
@@ -65,7 +65,7 @@ def test_packed_products_are_the_same_up_to_rounding(rows, precision):
 
 
 def test_what_is_trained_or_exact_or_asked_for_as_trained_stays_plain():
-    state = TrainState(fresh_weights(spec(True), 5), {}, {}, 0)
+    state = TrainState(init_weights(spec(True), 5), {}, {}, 0)
     learner = find_backend("torch").learner(spec(True), state, Recipe(), Options("cpu"))
     assert not packed(learner)
     assert not packed(built(True, precision="float64")[1])

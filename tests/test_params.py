@@ -8,7 +8,7 @@ import pytest
 
 from hermes import mal
 from hermes.errors import SpecError
-from hermes.numerics.params import fresh_weights, parameters, tensor_count, trained_names
+from hermes.numerics.params import init_weights, parameters, tensor_count, trained_names
 
 NANO = mal.load("nano")
 V, C, L = 100, 16, 2
@@ -136,7 +136,7 @@ def test_matrices_decay_and_vectors_and_positions_do_not():
 
 
 def test_fresh_matrices_are_normal_and_those_into_the_residual_smaller():
-    weights = fresh_weights(NANO, seed=0)
+    weights = init_weights(NANO, seed=0)
     plain = weights["model.layers.0.mlp.up_proj.weight"]
     last = weights["model.layers.0.mlp.down_proj.weight"]
     assert plain.dtype == np.float32
@@ -147,18 +147,18 @@ def test_fresh_matrices_are_normal_and_those_into_the_residual_smaller():
 
 def test_fresh_norms_are_the_identity_and_biases_zero():
     spec = model("output { bias: true }", "norm: layernorm", "bias: true")
-    weights = fresh_weights(spec, seed=0)
+    weights = init_weights(spec, seed=0)
     for name, tensor in parameters(spec).items():
         if name.endswith("bias"):
             assert not weights[name].any(), name
         elif tensor.part == "norms":
             assert (weights[name] == 1).all(), name
-    offset = fresh_weights(model(block="norm: rmsnorm { unit_offset: true }"), seed=0)
+    offset = init_weights(model(block="norm: rmsnorm { unit_offset: true }"), seed=0)
     assert not offset["model.norm.weight"].any()
 
 
 def test_fresh_slopes_are_alibis():
-    weights = fresh_weights(model(attention="position_encoding: alibi { slopes: learned }"), seed=0)
+    weights = init_weights(model(attention="position_encoding: alibi { slopes: learned }"), seed=0)
     assert weights["model.layers.1.self_attn.alibi_slopes"].tolist() == [
         2**-2,
         2**-4,
@@ -170,10 +170,10 @@ def test_fresh_slopes_are_alibis():
 def test_fresh_weights_depend_on_seed_and_name_alone():
     deeper = replace(NANO, num_layers=3)
     name = "model.layers.1.self_attn.q_proj.weight"
-    assert (fresh_weights(NANO, 1)[name] == fresh_weights(deeper, 1)[name]).all()
-    assert (fresh_weights(NANO, 1)[name] != fresh_weights(NANO, 2)[name]).any()
+    assert (init_weights(NANO, 1)[name] == init_weights(deeper, 1)[name]).all()
+    assert (init_weights(NANO, 1)[name] != init_weights(NANO, 2)[name]).any()
     other = "model.layers.0.self_attn.q_proj.weight"
-    assert (fresh_weights(NANO, 1)[name] != fresh_weights(NANO, 1)[other]).any()
+    assert (init_weights(NANO, 1)[name] != init_weights(NANO, 1)[other]).any()
 
 
 def test_freezing_takes_the_embeddings_and_the_bottom_layers_by_number_not_by_prefix():

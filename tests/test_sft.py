@@ -11,19 +11,19 @@ from hermes.api import collect
 from hermes.chat_templates.encoder import Example
 from hermes.checkpoint import Progress, save
 from hermes.data import Cursor
-from hermes.data.conversations import conversation_of, conversations
+from hermes.data.conversations import parse_conversation, read_conversations
 from hermes.data.example_dataset import ExampleData, fitted, held_out, packed, width_of
 from hermes.data.records import Record
 from hermes.errors import DataError, HermesError
-from hermes.finetuning.base_model import beginning, with_tokens
-from hermes.finetuning.sft import Chats
+from hermes.finetuning.base_model import add_special_tokens, open_base_model
+from hermes.finetuning.sft import SFTData
 from hermes.inference.sampling import Sampling
 from hermes.interface import IGNORE, Batch, Options, TrainState, find_backend
 from hermes.interop.companions import companions
-from hermes.numerics.params import fresh_weights
+from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.tokenizer import tokenizer_config, train_tokenizer
-from hermes.training.request import Request
+from hermes.training.request import RunRequest
 from hermes.training.run import open_run
 from tests.tuning_support import (
     TEXT,
@@ -73,7 +73,7 @@ def test_packed_losses_are_those_of_the_examples_alone(backend, precision):
     """Attention and positions stay inside each example, and no last token predicts a first."""
     spec = small_spec()
     model = find_backend(backend).build(
-        spec, fresh_weights(spec, 0), Options(device="cpu", precision=precision)
+        spec, init_weights(spec, 0), Options(device="cpu", precision=precision)
     )
     one_by_one = sum(
         model.loss(batch) * batch.counted
@@ -162,11 +162,11 @@ def test_a_token_that_the_model_has_no_row_for_is_refused():
 
 
 def request(tmp_path, backend, *, output="run", **settings):
-    start = beginning(small_checkpoint(tmp_path / "base"))
+    start = open_base_model(small_checkpoint(tmp_path / "base"))
     file = write_lines(tmp_path / "chat.jsonl", some_chats())
     given = {"batch_size": 2, "max_steps": 4, "lr": 1e-3, "seq_len": 48, "val_fraction": 0.2}
-    chats = Chats(conversations(file), start.encoder)
-    return Request(
+    chats = SFTData(read_conversations(file), start.encoder)
+    return RunRequest(
         output=tmp_path / output,
         data=(str(file),),
         backend=find_backend(backend),
@@ -234,9 +234,9 @@ def test_other_conversations_are_another_run(tmp_path):
 def test_a_rendered_sample_shows_what_is_learnt(tmp_path):
     from hermes_cli.commands.sft import shown
 
-    encoder = beginning(small_checkpoint(tmp_path)).encoder
+    encoder = open_base_model(small_checkpoint(tmp_path)).encoder
     record = Record({"prompt": "the cat", "completion": "sat"}, "chat.jsonl:1")
-    text = shown(small_tokenizer(), encoder.example(conversation_of(record)))
+    text = shown(small_tokenizer(), encoder.example(parse_conversation(record)))
     green = "\x1b[32m\x1b[1m[sat<|im_end|>]\x1b[0m"
     assert text.splitlines()[1:] == [
         "<|im_start|>user",
@@ -247,7 +247,7 @@ def test_a_rendered_sample_shows_what_is_learnt(tmp_path):
 
 
 def test_the_token_that_ends_a_turn_is_where_other_tools_stop():
-    tokenizer, _ = with_tokens(small_tokenizer(), ["<|done|>"])
+    tokenizer, _ = add_special_tokens(small_tokenizer(), ["<|done|>"])
     turn = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|done|>{% endfor %}"
     asked = "{% if add_generation_prompt %}[assistant]{% endif %}"
     done = tokenizer.special_id("<|done|>")
@@ -269,7 +269,7 @@ def test_the_token_that_ends_a_turn_is_where_other_tools_stop():
     ],
 )
 def test_padding_is_no_end_and_every_file_names_the_same(asked, kept):
-    tokenizer, _ = with_tokens(small_tokenizer(), ["<|filler|>"])
+    tokenizer, _ = add_special_tokens(small_tokenizer(), ["<|filler|>"])
     settings = tokenizer_config(tokenizer) | {"pad_token": asked}
     beside = companions(small_spec(), tokenizer, settings)
     number = tokenizer.special_id(kept)
@@ -290,7 +290,7 @@ def test_text_ends_where_the_checkpoint_says(tmp_path):
     import hermes
 
     spec = small_spec()
-    params = dict(fresh_weights(spec, 0))
+    params = dict(init_weights(spec, 0))
     beside = companions(spec, small_tokenizer())
 
     def written(name, told):

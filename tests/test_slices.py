@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hermes.interface import IGNORE, Batch, Options, Pairs, TrainState, find_backend
-from hermes.numerics.chunking import group_pairs, pair_tokens, slices
-from hermes.numerics.lora import fresh_adapters
-from hermes.numerics.params import fresh_weights
+from hermes.numerics.chunking import group_pairs, make_spans, pair_tokens
+from hermes.numerics.lora import init_adapters
+from hermes.numerics.params import init_weights
 from hermes.recipe import Lora, Preference, Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec, OutputSpec
 
@@ -38,9 +38,9 @@ def batch_of(pairs=None):
 
 def learner_of(backend, head, recipe=PLAIN, **options):
     spec = spec_of(head)
-    weights = {name: 3 * np.asarray(x) for name, x in fresh_weights(spec, 0).items()}
+    weights = {name: 3 * np.asarray(x) for name, x in init_weights(spec, 0).items()}
     if recipe.lora is not None:
-        weights |= dict(fresh_adapters(spec, recipe.lora, 0).items())
+        weights |= dict(init_adapters(spec, recipe.lora, 0).items())
     state = TrainState(weights, {}, {}, 0)
     return find_backend(backend).learner(spec, state, recipe, Options(**options))
 
@@ -52,7 +52,7 @@ def sliced(request, monkeypatch):
 
     def into(rows):
         size = {"cpu": rows * V} if request.param == "torch" else rows * V
-        monkeypatch.setattr(module, "SLICE", size)
+        monkeypatch.setattr(module, "CHUNK", size)
         return request.param
 
     return into
@@ -120,7 +120,7 @@ def test_tokens_of_pairs_are_sorted_by_pair_and_grouped_into_slices():
     assert group_pairs((2, 6, 7, 9), 4) == [(0, 1), (1, 2), (2, 4)]
     assert group_pairs((2, 6, 7, 9), 1) == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert group_pairs((2, 6, 7, 9), 9) == [(0, 4)]
-    assert slices(2, 7, 2) == [(2, 4), (4, 6), (6, 7)]
+    assert make_spans(2, 7, 2) == [(2, 4), (4, 6), (6, 7)]
 
 
 def test_a_frozen_head_gets_no_gradient_and_adapters_get_theirs(sliced):

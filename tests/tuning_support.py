@@ -6,7 +6,7 @@ from functools import cache
 from hermes.checkpoint import Progress, save
 from hermes.interface import TrainState
 from hermes.interop.companions import companions
-from hermes.numerics.params import fresh_weights
+from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec, RMSNorm, Rope
 from hermes.tokenizer import train_tokenizer
@@ -43,7 +43,7 @@ def small_checkpoint(folder, *, seed=0, spec=None, tokenizer=None):
         return folder / "step-00000001"
     tokenizer = tokenizer or small_tokenizer()
     spec = spec or small_spec(vocab_size=tokenizer.vocab_size)
-    weights = dict(fresh_weights(spec, seed))
+    weights = dict(init_weights(spec, seed))
     zeros = {name: 0 * weight for name, weight in weights.items()}
     return save(
         folder,

@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from hermes.distributed.process_group import ALONE
+from hermes.distributed.process_group import SINGLE_PROCESS
 from hermes.interface import Options
 from hermes_mlx.inference import Model
 from hermes_mlx.learner import Learner
@@ -23,18 +23,18 @@ class Backend:
         """The devices at hand, the preferred one first."""
         return devices()
 
-    def build(self, spec, params, options=Options(), processes=ALONE):
+    def build(self, spec, params, options=Options(), process_group=SINGLE_PROCESS):
         """A model for evaluation and decoding."""
         return Model(Engine(spec, params, options, training=False))
 
-    def join(self, place, options=Options()):
+    def join(self, rank_info, options=Options()):
         """Meet the other processes of the run."""
-        return join(place)
+        return join(rank_info)
 
-    def learner(self, spec, state, recipe, options=Options(), processes=ALONE):
+    def learner(self, spec, state, recipe, options=Options(), process_group=SINGLE_PROCESS):
         """A model for training, going on from `state`."""
         engine = Engine(spec, state.params, options, training=True, lora=recipe.lora)
-        return Learner(engine, state, recipe, processes)
+        return Learner(engine, state, recipe, process_group)
 
 
 BACKEND = Backend()

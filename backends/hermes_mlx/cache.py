@@ -3,14 +3,14 @@
 import mlx.core as mx
 
 
-class Memory:
+class KVCache:
     """Keys and values of the tokens already read, in room for `capacity` of them."""
 
     def __init__(self, layers, capacity):
         self.length, self._capacity = 0, capacity
         self._kept = [None] * layers
 
-    def extend(self, layer, k, v):
+    def update(self, layer, k, v):
         """Add (B, K, T, D) keys and values; all those so far, (B, K, S, D)."""
         if self._kept[layer] is None:
             B, K, _, D = k.shape

@@ -8,20 +8,20 @@ its pair's. So it is made in the same pass, and no logits are kept.
 import mlx.core as mx
 
 from hermes.interface import IGNORE
-from hermes.numerics.chunking import group_pairs, slices
+from hermes.numerics.chunking import group_pairs, make_spans
 from hermes_mlx.loss import preference, target_logprobs, wide
 
-SLICE = 1 << 23  # logits of a slice where there is no GPU: 32 MB
-LARGE_SLICE = 1 << 27  # where matrix products want many rows
+CHUNK = 1 << 23  # logits of a slice where there is no GPU: 32 MB
+LARGE_CHUNK = 1 << 27  # where matrix products want many rows
 
 
-def slice_rows(module):
+def tokens_per_chunk(module):
     """How many tokens' logits may exist at once."""
     vocabulary = len(module.model.embed_tokens.weight)
-    return max(1, (LARGE_SLICE if mx.is_available(mx.gpu) else SLICE) // vocabulary)
+    return max(1, (LARGE_CHUNK if mx.is_available(mx.gpu) else CHUNK) // vocabulary)
 
 
-def counted_only(x, targets, at):
+def select_targets(x, targets, at):
     """The tokens at `at`, or all for None: no others need logits. -> (N, C), (N,)."""
     flat, wanted = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
     return (flat, wanted) if at is None else (flat[at], wanted[at])
@@ -36,47 +36,47 @@ def token_logprobs(head, x, targets, weight, bias):
     return target_logprobs(logits, targets, head.ops), logits
 
 
-def sliced_logprobs(module, x, targets, at):
+def chunked_logprobs(module, x, targets, at):
     """whole_logprobs, to evaluate. at: where targets count, (N,); None for everywhere."""
-    flat, wanted = counted_only(x, targets, at)
-    groups = [[part] for part in slices(0, len(wanted), slice_rows(module))]
+    flat, wanted = select_targets(x, targets, at)
+    groups = [[part] for part in make_spans(0, len(wanted), tokens_per_chunk(module))]
     found = mx.concatenate([*logprobs_of_groups(module, flat, wanted, groups)])
     if at is not None:
         found = mx.zeros(targets.size, found.dtype).at[at].add(found)
     return found.reshape(targets.shape)
 
 
-def sliced_next_token(module, x, targets, at):
+def chunked_next_token(module, x, targets, at):
     """whole_next_token. at: where targets count, (N,); None for everywhere."""
-    flat, wanted = counted_only(x, targets, at)
-    groups = [[part] for part in slices(0, len(wanted), slice_rows(module))]
+    flat, wanted = select_targets(x, targets, at)
+    groups = [[part] for part in make_spans(0, len(wanted), tokens_per_chunk(module))]
 
     def judge(number, logp):
         return -logp.sum(), None, logp
 
-    return summed(module, flat, wanted, groups, judge)[0]
+    return chunked_loss(module, flat, wanted, groups, judge)[0]
 
 
-def sliced_row_logprobs(module, x, targets, by_pair):
+def chunked_row_logprobs(module, x, targets, pair_layout):
     """whole_row_logprobs of pairs, from the same slices as sliced_preference, to evaluate."""
-    pairs = Pairs(module, x, targets, by_pair)
-    flat, wanted = counted_only(x, targets, pairs.at)
+    pairs = Pairs(module, x, targets, pair_layout)
+    flat, wanted = select_targets(x, targets, pairs.at)
     found = logprobs_of_groups(module, flat, wanted, pairs.groups)
     return mx.concatenate([pairs.sums(*one) for one in enumerate(found)], axis=-1).flatten()
 
 
-def sliced_preference(module, x, targets, by_pair, reference, rule):
+def chunked_preference(module, x, targets, pair_layout, reference, rule):
     """whole_preference. by_pair: pair_tokens' word, its places on the device."""
-    pairs = Pairs(module, x, targets, by_pair)
-    flat, wanted = counted_only(x, targets, pairs.at)
+    pairs = Pairs(module, x, targets, pair_layout)
+    flat, wanted = select_targets(x, targets, pairs.at)
 
     def judge(number, logp):
         sums = pairs.sums(number, logp)  # (2, k)
         here = pairs.rows(number, targets), pairs.rows(number, reference), rule
-        loss, slope = mx.value_and_grad(preference)(sums.flatten(), *here)
-        return loss, pairs.of_tokens(number, slope), sums
+        loss, derivative = mx.value_and_grad(preference)(sums.flatten(), *here)
+        return loss, pairs.of_tokens(number, derivative), sums
 
-    loss, sums = summed(module, flat, wanted, pairs.groups, judge)
+    loss, sums = chunked_loss(module, flat, wanted, pairs.groups, judge)
     return loss, sums.flatten()
 
 
@@ -86,17 +86,17 @@ class Pairs:
     at: where targets count, pair after pair, (N,). groups: of each its slices of these.
     """
 
-    def __init__(self, module, x, targets, by_pair):
-        self.at, ends = by_pair
-        self._shape, tokens = targets.shape, slice_rows(module)
+    def __init__(self, module, x, targets, pair_layout):
+        self.at, ends = pair_layout
+        self._shape, tokens = targets.shape, tokens_per_chunk(module)
         self._bounds = group_pairs(ends, tokens)
         starts = [ends[first - 1] if first else 0 for first, _ in self._bounds]
         ends = [ends[last - 1] for _, last in self._bounds]
-        self.groups = [slices(*of, tokens) for of in zip(starts, ends, strict=True)]
+        self.groups = [make_spans(*of, tokens) for of in zip(starts, ends, strict=True)]
 
     def _places(self, number):
-        parts = self.groups[number]
-        return self.at[parts[0][0] : parts[-1][1]]
+        spans = self.groups[number]
+        return self.at[spans[0][0] : spans[-1][1]]
 
     def rows(self, number, held):
         """What a group has of something that every row has. (2 P, ...) -> (2 k, ...)."""
@@ -121,15 +121,15 @@ def logprobs_of_groups(module, x, targets, groups):
     """The log-probabilities of each group's targets, one slice after another. (N, C), (N,)."""
     head, found = module.lm_head, []
     weight, bias = head.weights(module.model.embed_tokens.weight)
-    for parts in groups:
+    for spans in groups:
         found.append([])
-        for a, b in parts:
+        for a, b in spans:
             some = mx.depends([x[a:b]], [logp for group in found for logp in group][-1:])[0]
             found[-1].append(token_logprobs(head, some, targets[a:b], weight, bias)[0])
         yield mx.concatenate(found[-1])
 
 
-def summed(module, x, targets, groups, judge):
+def chunked_loss(module, x, targets, groups, judge):
     """The summed loss of groups of tokens, and what `judge` tells of them. (N, C), (N,).
 
     groups: of each group its slices, (begin, end). judge(number, logp (n,)) gives a group's loss,
@@ -145,24 +145,24 @@ def summed(module, x, targets, groups, judge):
         matrix, shift = weight.astype(x.dtype), bias[0] if bias else None
         total, told, dx = mx.zeros((), wide(x).dtype), [], []
         dw, db = mx.zeros_like(weight), 0
-        for number, parts in enumerate(groups):
+        for number, spans in enumerate(groups):
             found, before = [], [dw]  # one slice after the other
-            for a, b in parts:
+            for a, b in spans:
                 some = mx.depends([x[a:b]], before)[0]
                 made = token_logprobs(head, some, targets[a:b], matrix, shift)
                 found.append(made[0])
                 before = found[-1:]
-            loss, slope, word = judge(number, mx.concatenate(found))
+            loss, derivative, word = judge(number, mx.concatenate(found))
             total = total + loss
             told.append(word)
-            for a, b in parts:
+            for a, b in spans:
                 some = x[a:b]
-                if len(parts) > 1:  # made again, as they do not fit together
+                if len(spans) > 1:  # made again, as they do not fit together
                     some = mx.depends([some], [loss, dw])[0]
                     made = token_logprobs(head, some, targets[a:b], matrix, shift)
-                begin = parts[0][0]
-                steep = None if slope is None else slope[a - begin : b - begin]
-                d = of_logits(made[1], targets[a:b], steep, head).astype(x.dtype)
+                begin = spans[0][0]
+                steep = None if derivative is None else derivative[a - begin : b - begin]
+                d = logits_gradient(made[1], targets[a:b], steep, head).astype(x.dtype)
                 dx.append(d @ matrix)
                 dw, db = dw + d.T @ some, db + d.sum(axis=0)
         told = mx.concatenate(told, axis=-1)
@@ -176,7 +176,7 @@ def summed(module, x, targets, groups, judge):
     return total, mx.stop_gradient(told)
 
 
-def of_logits(logits, targets, slope, head):
+def logits_gradient(logits, targets, derivative, head):
     """The gradient of a slice's logits before their cap. -> (n, V).
 
     slope: the loss's derivative for each log p(target), (n,); None for -1.
@@ -184,5 +184,5 @@ def of_logits(logits, targets, slope, head):
     counted = (targets != IGNORE)[:, None]
     d = mx.where(mx.arange(logits.shape[-1]) == targets[:, None], -1.0, 0.0)
     d = mx.where(counted, d + head.ops.softmax(logits), 0.0)  # p - [v = target]
-    d = d if slope is None else d * -slope[:, None]
+    d = d if derivative is None else d * -derivative[:, None]
     return d if head.softcap is None else d * (1 - mx.square(logits / head.softcap))

@@ -5,7 +5,7 @@ import numpy as np
 
 from hermes.errors import HermesError
 from hermes.interface import LazyTensors, check_tokens
-from hermes_mlx.cache import Memory
+from hermes_mlx.cache import KVCache
 from hermes_mlx.loss import preference
 
 
@@ -30,7 +30,7 @@ class Model:
 
     def _logprobs(self, tokens, targets, segments=None):
         e = self.engine
-        return self._scored(e.ops.logprobs, tokens, targets, e.counted(targets), segments)
+        return self._scored(e.ops.logprobs, tokens, targets, e.target_indices(targets), segments)
 
     def logits(self, tokens, segments=None):
         """Scores of the next token at every position. (B, T) -> (B, T, V)."""
@@ -46,7 +46,7 @@ class Model:
         """Each row's summed log-probability of its targets, summed as in training. -> (B,)."""
         e = self.engine
         with e.on():
-            return e.read(self._scored(e.ops.row_logprobs, tokens, targets, e.by_pair(targets)))
+            return e.read(self._scored(e.ops.row_logprobs, tokens, targets, e.pair_layout(targets)))
 
     def loss(self, batch):
         """The batch's loss over all micro-batches, without dropout."""
@@ -66,8 +66,10 @@ class Model:
         e, total, rows = self.engine, 0.0, []
         with e.on():
             for a in range(len(batch.tokens)):
-                by_pair = e.by_pair(batch.targets[a])
-                sums = self._scored(e.ops.row_logprobs, batch.tokens[a], batch.targets[a], by_pair)
+                pair_layout = e.pair_layout(batch.targets[a])
+                sums = self._scored(
+                    e.ops.row_logprobs, batch.tokens[a], batch.targets[a], pair_layout
+                )
                 targets = e.tensor(batch.targets[a])
                 reference = e.tensor(batch.pairs.reference[a], e.master)
                 total = total + preference(sums, targets, reference, batch.pairs.rule)
@@ -89,7 +91,7 @@ class Decoder:
 
     def __init__(self, engine, batch_size, capacity):
         self._engine, self._rows, self._capacity = engine, batch_size, capacity
-        self._memory = Memory(engine.spec.num_layers, capacity)
+        self._memory = KVCache(engine.spec.num_layers, capacity)
 
     def advance(self, tokens):
         """Read (B, T) more tokens; the last position's logits, (B, V)."""
@@ -102,9 +104,9 @@ class Decoder:
                 f"{rows} rows of {length}"
             )
         check_tokens(self._engine.spec, tokens, length)
-        e, here = self._engine, self._engine.context(self._memory)
+        e, ctx = self._engine, self._engine.context(self._memory)
         with e.on():
-            x = e.module.model(e.tensor(tokens), here)[:, -1]
+            x = e.module.model(e.tensor(tokens), ctx)[:, -1]
             logits = e.read(e.module.logits(x))
         self._memory.length = length
         return logits

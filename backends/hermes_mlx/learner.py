@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from hermes.interface import LazyTensors, StepReport, TrainState, check_batch
-from hermes.numerics.lora import trained_by
+from hermes.numerics.lora import trainable_names
 from hermes.numerics.randomness import dropout_row_keys
 from hermes_mlx.inference import Model
 from hermes_mlx.optim import adamw, clip_scale, global_norm
@@ -16,13 +16,13 @@ from hermes_mlx.optim import adamw, clip_scale, global_norm
 class Learner(Model):
     """A model with gradients and AdamW's state."""
 
-    def __init__(self, engine, state, recipe, processes):
+    def __init__(self, engine, state, recipe, process_group):
         super().__init__(engine)
-        self._recipe, self._made, self._processes = recipe, state.step, processes
-        self._trained = trained_by(engine.spec, recipe)
-        drops = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
+        self._recipe, self._steps_done, self._processes = recipe, state.step, process_group
+        self._trained = trainable_names(engine.spec, recipe)
+        has_dropout = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
         # A reference has no masks, so a policy that is compared with it has none either.
-        self._drops = drops and recipe.objective != "preference"
+        self._uses_dropout = has_dropout and recipe.objective != "preference"
         with engine.on():
             tensors = engine.tensors()
             self._params = {name: tensors[name] for name in self._trained}
@@ -69,12 +69,16 @@ class Learner(Model):
 
         return run
 
-    def _plain_loss(self, params, tokens, targets, at, segments, places, keys, reference):
+    def _plain_loss(
+        self, params, tokens, targets, at, segments, positions_in_document, dropout_keys, reference
+    ):
         """A micro-batch's summed loss, and of pairs also each row's log-probability."""
         e = self.engine
         e.put(params)
-        here = e.context(None, segments, places, keys, recompute=e.options.grad_checkpoint)
-        x = e.module.model(tokens, here)  # (B, T, C)
+        ctx = e.context(
+            None, segments, positions_in_document, dropout_keys, recompute=e.options.grad_checkpoint
+        )
+        x = e.module.model(tokens, ctx)  # (B, T, C)
         if reference is None:
             return e.ops.next_token(e.module, x, targets, at), None
         return e.ops.preference(e.module, x, targets, at, reference, self._recipe.preference)
@@ -82,24 +86,33 @@ class Learner(Model):
     def _wanted(self, targets, pairs):
         """Which tokens' logits are made: a compiled loss makes all, to keep its shape."""
         if pairs:
-            return self.engine.by_pair(targets, everywhere=self._compiles())
-        return None if self._compiles() else self.engine.counted(targets)
+            return self.engine.pair_layout(targets, everywhere=self._compiles())
+        return None if self._compiles() else self.engine.target_indices(targets)
 
     def _accumulated(self, batch):
         """The batch's loss, its gradients and rows' log-probabilities, all still lazy."""
         check_batch(batch, self._recipe)
         e, count, total, grads, rows = self.engine, batch.counts.counted, None, None, []
         for a in range(len(batch.tokens)):
-            segments, places = e.documents(None if batch.segments is None else batch.segments[a])
-            keys = None
-            if self._drops:
-                row_keys = dropout_row_keys(self._recipe.seed, self._made + 1, batch.rows[a])
-                keys = e.tensor(row_keys, mx.uint32)
+            segments, positions_in_document = e.documents(
+                None if batch.segments is None else batch.segments[a]
+            )
+            dropout_keys = None
+            if self._uses_dropout:
+                row_keys = dropout_row_keys(self._recipe.seed, self._steps_done + 1, batch.rows[a])
+                dropout_keys = e.tensor(row_keys, mx.uint32)
             tokens, targets = e.tensor(batch.tokens[a]), e.tensor(batch.targets[a])
             at = self._wanted(batch.targets[a], batch.pairs is not None)
             reference = batch.pairs and e.tensor(batch.pairs.reference[a], e.master)
             (loss, sums), found = self._summed_loss(
-                self._params, tokens, targets, at, segments, places, keys, reference
+                self._params,
+                tokens,
+                targets,
+                at,
+                segments,
+                positions_in_document,
+                dropout_keys,
+                reference,
             )
             rows.append(sums)
             total = loss if total is None else total + loss
@@ -108,7 +121,7 @@ class Learner(Model):
                 mx.eval(total, grads)  # or every micro-batch's activations live at once
         e.put(self._params)
         rows = None if batch.pairs is None else Rows(rows)
-        if self._processes.place.size > 1:
+        if self._processes.rank_info.world_size > 1:
             mx.eval(total, grads)
             self._processes.ready()
             total = self._processes.summed_number(total)
@@ -117,9 +130,9 @@ class Learner(Model):
 
     def _watched(self):
         """A block that fails with PeerLost where another process is lost."""
-        if self._processes.place.size == 1:
+        if self._processes.rank_info.world_size == 1:
             return contextlib.nullcontext()
-        return self._processes.watched(f"the gradients of step {self._made + 1}")
+        return self._processes.watched(f"the gradients of step {self._steps_done + 1}")
 
     def grads(self, batch):
         """Loss with dropout as of the next update, and the gradient of every trained tensor."""
@@ -153,7 +166,7 @@ class Learner(Model):
 
     def step(self, batch, lr):
         """One update from all micro-batches: gradients, clipping, AdamW."""
-        e, rule, step = self.engine, self._recipe.optimizer, self._made + 1
+        e, rule, step = self.engine, self._recipe.optimizer, self._steps_done + 1
         with e.on(), self._watched():
             loss, grads, rows = self._accumulated(batch)
             scalars = (lr, lr / (1 - rule.beta1**step), (1 - rule.beta2**step) ** -0.5)
@@ -165,7 +178,7 @@ class Learner(Model):
             if self._last is not None:
                 mx.eval(self._last)
             mx.async_eval(loss, norm, self._params, self._first, self._second)
-        self._last, self._made = loss, step
+        self._last, self._steps_done = loss, step
         return StepReport(step, Lazy(loss), Lazy(norm), rows)
 
     def digests(self):
@@ -185,7 +198,7 @@ class Learner(Model):
             self.params(),
             LazyTensors(self._trained, lambda name: read(first[name])),
             LazyTensors(self._trained, lambda name: read(second[name])),
-            self._made,
+            self._steps_done,
         )
 
 

@@ -2,7 +2,7 @@
 
 Read beside hermes_numpy/model.py and hermes_torch/model.py: same classes, names and order.
 Attribute paths are tensor names. The formulas are in ops.py; what the layers of one
-pass share (positions, cache, dropout) is `here`, in context.py.
+pass share (positions, cache, dropout) is `ctx`, in context.py.
 
 Letters: B batch, T positions, C hidden size, H query heads, K key/value heads, D head size.
 """
@@ -75,7 +75,7 @@ class Attention(Module):
         if spec.position_encoding == Alibi("learned"):
             self.alibi_slopes = Tensor(self.H)
 
-    def __call__(self, x, here):
+    def __call__(self, x, ctx):
         B, T, C = x.shape
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         if self.spec.qk_norm == "flat":
@@ -86,19 +86,19 @@ class Attention(Module):
         if self.spec.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
         if self.spec.rotary_size:
-            cos, sin = here.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
+            cos, sin = ctx.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
             q, k = self.ops.rotate(q, cos, sin), self.ops.rotate(k, cos, sin)
-        k, v = here.extend(self.layer, k, v)  # (B, K, S, D)
-        y = self.ops.attend(q, k, v, self.spec, self.slopes(here), here, self.site)  # (B, H, T, D)
+        k, v = ctx.update(self.layer, k, v)  # (B, K, S, D)
+        y = self.ops.attention(q, k, v, self.spec, self.slopes(ctx), ctx, self.site)  # (B, H, T, D)
         return self.o_proj(y.swapaxes(1, 2).reshape(B, T, self.H * self.D))
 
-    def slopes(self, here):
+    def slopes(self, ctx):
         """ALiBi's slope of each head, (H,); None without ALiBi."""
         match self.spec.position_encoding:
             case Alibi("learned"):
                 return self.alibi_slopes
             case Alibi("fixed"):
-                return here.alibi_slopes(self.H)
+                return ctx.alibi_slopes(self.H)
         return None
 
 
@@ -113,10 +113,10 @@ class FeedForward(Module):
         self.up_proj = Linear(C, spec.hidden_size, spec.bias)
         self.down_proj = Linear(spec.hidden_size, C, spec.bias)
 
-    def __call__(self, x, here):
+    def __call__(self, x, ctx):
         up = self.up_proj(x)  # (B, T, F)
         h = self.act(self.gate_proj(x)) * up if self.spec.gated else self.act(up)
-        return here.drop(self.down_proj(h), self.spec.dropout, self.site)
+        return ctx.dropout(self.down_proj(h), self.spec.dropout, self.site)
 
 
 class Block(Module):
@@ -131,13 +131,13 @@ class Block(Module):
         for name in self.norms.values():
             setattr(self, name, Norm(block.norm, C, ops))
 
-    def __call__(self, x, here):
+    def __call__(self, x, ctx):
         residual, parallel, rate = self.block.residual, self.block.parallel, self.block.dropout
-        a = self.normed("attention_out", self.self_attn(self.normed("attention_in", x), here))
-        a = here.drop(a, rate, self.site)
+        a = self.normed("attention_out", self.self_attn(self.normed("attention_in", x), ctx))
+        a = ctx.dropout(a, rate, self.site)
         h = self.normed("attention_sum", x + a if residual else a)
-        f = self.mlp(self.normed("ffn_in", x if parallel else h), here)
-        f = here.drop(self.normed("ffn_out", f), rate, self.site + 1)
+        f = self.mlp(self.normed("ffn_in", x if parallel else h), ctx)
+        f = ctx.dropout(self.normed("ffn_out", f), rate, self.site + 1)
         return self.normed("ffn_sum", h + f if residual or parallel else f)
 
     def normed(self, place, x):
@@ -157,15 +157,15 @@ class Stack(Module):
         self.layers = [Block(block, C, i, ops) for i, block in enumerate(spec.layers)]
         self.norm = Norm(spec.final_norm, C, ops)
 
-    def __call__(self, tokens, here):
-        x = here.cast(self.embed_tokens(tokens))  # (B, T, C)
+    def __call__(self, tokens, ctx):
+        x = ctx.cast(self.embed_tokens(tokens))  # (B, T, C)
         if self.spec.scale is not None:
             x = x * self.spec.scale
         if self.embed_positions is not None:
-            x = x + here.cast(self.embed_positions(here.positions(tokens.shape[1])))
-        x = here.drop(x, self.spec.dropout, 0)
+            x = x + ctx.cast(self.embed_positions(ctx.positions(tokens.shape[1])))
+        x = ctx.dropout(x, self.spec.dropout, 0)
         for layer in self.layers:
-            x = here.through(layer, x)
+            x = ctx.run_block(layer, x)
         return self.norm(x)
 
 
@@ -201,8 +201,8 @@ class Transformer(Module):
         self.model = Stack(spec, ops)
         self.lm_head = Head(spec, ops)
 
-    def __call__(self, tokens, here):
-        return self.logits(self.model(tokens, here))
+    def __call__(self, tokens, ctx):
+        return self.logits(self.model(tokens, ctx))
 
     def logits(self, x):
         """The head on the stack's output, tied where the spec ties. (..., C) -> (..., V)."""

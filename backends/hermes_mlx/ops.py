@@ -15,10 +15,10 @@ import mlx.core as mx
 
 from hermes.spec import LayerNorm, NoNorm, RMSNorm
 from hermes_mlx.chunked_loss import (
-    sliced_logprobs,
-    sliced_next_token,
-    sliced_preference,
-    sliced_row_logprobs,
+    chunked_logprobs,
+    chunked_next_token,
+    chunked_preference,
+    chunked_row_logprobs,
 )
 from hermes_mlx.erf import erf
 from hermes_mlx.loss import whole_logprobs, whole_next_token, whole_preference, whole_row_logprobs
@@ -131,7 +131,7 @@ def rotate(x, cos, sin):
     return mx.concatenate(turned, axis=-1).astype(x.dtype)
 
 
-def attend_written(q, k, v, spec, slopes, here, site, softmax):
+def attention_from_scores(q, k, v, spec, slopes, ctx, site, softmax):
     """Attention written out. q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D)."""
     B, H, T, D = q.shape
     K, S = k.shape[1], k.shape[2]
@@ -142,28 +142,28 @@ def attend_written(q, k, v, spec, slopes, here, site, softmax):
     if spec.softcap is not None:
         scores = soft_cap(scores, spec.softcap)
     if slopes is not None:
-        scores = scores - here.distances(T, S, slopes)
-    seen = here.visible(T, S, spec)
+        scores = scores - ctx.alibi_bias(T, S, slopes)
+    seen = ctx.attention_mask(T, S, spec)
     if seen is not None:
         scores = mx.where(seen, scores, -math.inf)
-    p = here.drop(softmax(scores), spec.dropout, site).astype(v.dtype)  # (B, H, T, S)
+    p = ctx.dropout(softmax(scores), spec.dropout, site).astype(v.dtype)  # (B, H, T, S)
     return (p.reshape(B, K, H // K, T, S) @ v[:, :, None]).reshape(B, H, T, D)
 
 
-def attend_exact(q, k, v, spec, slopes, here, site):
+def attention_exact(q, k, v, spec, slopes, ctx, site):
     """Attention written out, exact in float64."""
-    return attend_written(q, k, v, spec, slopes, here, site, softmax_exact)
+    return attention_from_scores(q, k, v, spec, slopes, ctx, site, softmax_exact)
 
 
-def attend(q, k, v, spec, slopes, here, site):
+def attention(q, k, v, spec, slopes, ctx, site):
     """Attention by the fused kernel, where it can say what the spec asks for."""
-    if spec.softcap is not None or here.drops(spec.dropout):
-        return attend_written(q, k, v, spec, slopes, here, site, softmax)
+    if spec.softcap is not None or ctx.has_dropout(spec.dropout):
+        return attention_from_scores(q, k, v, spec, slopes, ctx, site, softmax)
     T, S = q.shape[2], k.shape[2]
-    mask = "causal" if here.is_triangle(T, S, spec) else here.visible(T, S, spec)
+    mask = "causal" if ctx.is_plain_causal(T, S, spec) else ctx.attention_mask(T, S, spec)
     if slopes is not None:
-        seen = here.visible(T, S, spec)
-        mask = -here.distances(T, S, slopes)
+        seen = ctx.attention_mask(T, S, spec)
+        mask = -ctx.alibi_bias(T, S, slopes)
         mask = (mask if seen is None else mx.where(seen, mask, -math.inf)).astype(q.dtype)
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=spec.score_scale, mask=mask)
 
@@ -175,7 +175,7 @@ class Ops:
     activations: Mapping[str, Callable]
     normalize: Callable
     rotate: Callable
-    attend: Callable
+    attention: Callable
     soft_cap: Callable
     softmax: Callable
     log_sum_exp: Callable
@@ -191,20 +191,20 @@ FAST = Ops(
     ),
     normalize=normalize,
     rotate=rotate,
-    attend=attend,
+    attention=attention,
     soft_cap=soft_cap,
     softmax=softmax,
     log_sum_exp=log_sum_exp,
-    logprobs=sliced_logprobs,
-    next_token=sliced_next_token,
-    row_logprobs=sliced_row_logprobs,
-    preference=sliced_preference,
+    logprobs=chunked_logprobs,
+    next_token=chunked_next_token,
+    row_logprobs=chunked_row_logprobs,
+    preference=chunked_preference,
 )
 EXACT = replace(
     FAST,
     activations=MappingProxyType({**FAST.activations, "gelu": gelu_exact, "silu": silu_exact}),
     normalize=normalize_exact,
-    attend=attend_exact,
+    attention=attention_exact,
     softmax=softmax_exact,
     log_sum_exp=log_sum_exp_exact,
     logprobs=whole_logprobs,
@@ -215,7 +215,7 @@ EXACT = replace(
 PLAIN = replace(
     FAST,
     activations=MappingProxyType({**FAST.activations, "silu": silu_exact}),
-    attend=attend_exact,
+    attention=attention_exact,
     softmax=softmax_exact,
     log_sum_exp=log_sum_exp_exact,
 )

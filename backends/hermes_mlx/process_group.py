@@ -18,26 +18,26 @@ SYSTEM = "(error: "  # in what a ring says where the system refused, or was inte
 WORDS = ("[ring]", "[jaccl]", "[mpi]", "[nccl]", "connection")
 
 
-class Processes:
+class ProcessGroup:
     """MLX's global group; what is asked goes over the CPU, in float64."""
 
-    def __init__(self, place, group):
-        self.place, self._group = place, group
-        self._limit = place.first_timeout
+    def __init__(self, rank_info, group):
+        self.rank_info, self._group = rank_info, group
+        self._limit = rank_info.first_timeout
         self._begun, self._own = time.perf_counter(), 0.0
-        self._doing, self._names = "the start", ["unknown"] * place.size
-        self._names = self.texts(f"host {socket.gethostname()}, process {os.getpid()}")
+        self._doing, self._names = "the start", ["unknown"] * rank_info.world_size
+        self._names = self.all_gather_text(f"host {socket.gethostname()}, process {os.getpid()}")
 
-    def total(self, numbers):
+    def all_reduce_sum(self, numbers):
         """The sum of each number over all processes, in float64."""
         rows = self._rows(np.array(list(numbers), np.float64))
         return rows.sum(axis=0).tolist()
 
-    def largest(self, number):
+    def all_reduce_max(self, number):
         """The largest of every process's number."""
         return float(self._rows(np.array([number], np.float64)).max())
 
-    def texts(self, text):
+    def all_gather_text(self, text):
         """Every process's text, by rank."""
         raw = np.frombuffer(text.encode(), np.uint8)
         sizes = self._rows(np.array([len(raw)], np.int32))[:, 0]
@@ -48,24 +48,24 @@ class Processes:
 
     def timed_sum(self, count):
         """Seconds to sum `count` float32 over all processes on their devices; was it right?"""
-        held = mx.full((count,), float(self.place.rank + 1), mx.float32)
+        held = mx.full((count,), float(self.rank_info.rank + 1), mx.float32)
         mx.eval(held)
-        self.largest(0)  # all begin together
+        self.all_reduce_max(0)  # all begin together
         with self.watched("a sum that is timed"):
             begun = time.perf_counter()
             found = mx.distributed.all_sum(held, group=self._group)
             mx.eval(found)
             seconds = time.perf_counter() - begun
-        wanted = self.place.size * (self.place.size + 1) // 2
+        wanted = self.rank_info.world_size * (self.rank_info.world_size + 1) // 2
         return seconds, mx.all(found == wanted).item()
 
-    def obstacles(self):
+    def diagnostics(self):
         """None that can be seen from here."""
         return []
 
-    def settle(self):
+    def mark_first_step_done(self):
         """From now on a silence of place.timeout is too long."""
-        self._limit = self.place.timeout
+        self._limit = self.rank_info.timeout
 
     def begin(self):
         """All begin their share of an update."""
@@ -75,7 +75,7 @@ class Processes:
         """This process's share is computed."""
         self._own += time.perf_counter() - self._begun
 
-    def own_seconds(self):
+    def busy_seconds(self):
         """Seconds of its own since it was last asked."""
         own, self._own = self._own, 0.0
         return own
@@ -94,7 +94,7 @@ class Processes:
         """Gradients summed over all processes and divided by `count`, in few large messages."""
         # The library groups small tensors and gives their mean; a list, as it splits names at dots.
         means = mlx.nn.average_gradients(list(tensors.values()), self._group)
-        share = count / self.place.size
+        share = count / self.rank_info.world_size
         return {name: g / share for name, g in zip(tensors, means, strict=True)}
 
     def summed_number(self, array):
@@ -118,15 +118,15 @@ class Processes:
                 raise
             reason = str(error).strip().splitlines()[0]
             raise PeerLost(
-                f"rank {self.place.rank} lost another process in {self._doing}: {reason}"
+                f"rank {self.rank_info.rank} lost another process in {self._doing}: {reason}"
             ) from error
         finally:
             alarm.cancel()
 
     def _give_up(self):
-        others = [f"rank {r} ({w})" for r, w in enumerate(self._names) if r != self.place.rank]
-        self.place.last_words(
-            f"rank {self.place.rank} waited {self._limit:g} s in {self._doing} for "
+        others = [f"rank {r} ({w})" for r, w in enumerate(self._names) if r != self.rank_info.rank]
+        self.rank_info.last_words(
+            f"rank {self.rank_info.rank} waited {self._limit:g} s in {self._doing} for "
             f"{', '.join(others)}; a process hangs, so all end"
         )
         os._exit(PeerLost.exit_code)
@@ -138,7 +138,7 @@ class Processes:
             gathered = mx.distributed.all_gather(mx.array(raw), group=self._group)
             mx.eval(gathered)  # which lets other threads run meanwhile
             found = np.array(gathered)
-        return np.frombuffer(found.tobytes(), array.dtype).reshape(self.place.size, -1)
+        return np.frombuffer(found.tobytes(), array.dtype).reshape(self.rank_info.world_size, -1)
 
 
 @contextlib.contextmanager
@@ -159,26 +159,27 @@ def _interrupted_after(seconds):
         signal.signal(signal.SIGALRM, before)
 
 
-def join(place):
+def join(rank_info):
     """Meet the others."""
     try:
-        with _interrupted_after(place.meeting_timeout):
+        with _interrupted_after(rank_info.rendezvous_timeout):
             group = mx.distributed.init(strict=True)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         if SYSTEM in reason:
             if f"{SYSTEM}{errno.EINTR})" in reason:
-                reason = f"nobody came in {place.meeting_timeout:g} s"
+                reason = f"nobody came in {rank_info.rendezvous_timeout:g} s"
             raise PeerLost(
-                f"rank {place.rank} did not meet the other {place.size - 1} processes: {reason}"
+                f"rank {rank_info.rank} did not meet the other {rank_info.world_size - 1} "
+                f"processes: {reason}"
             ) from error
         raise Unsupported(
             f"mlx found no other process ({reason}); start them with mlx.launch, or with "
             "--num-processes on this machine"
         ) from error
-    if (group.rank(), group.size()) != (place.rank, place.size):
+    if (group.rank(), group.size()) != (rank_info.rank, rank_info.world_size):
         raise Unsupported(
             f"mlx says that this is rank {group.rank()} of {group.size()}, the launcher rank "
-            f"{place.rank} of {place.size}"
+            f"{rank_info.rank} of {rank_info.world_size}"
         )
-    return Processes(place, group)
+    return ProcessGroup(rank_info, group)

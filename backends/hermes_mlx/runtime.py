@@ -111,14 +111,24 @@ class Engine:
         """A NumPy array as MLX's."""
         return mx.array(np.asarray(array), dtype)
 
-    def context(self, memory=None, segments=None, places=None, keys=None, *, recompute=False):
+    def context(
+        self,
+        cache=None,
+        segments=None,
+        positions_in_document=None,
+        dropout_keys=None,
+        *,
+        recompute=False,
+    ):
         """A pass of this module."""
-        here = Context(self.tables, self.dtype, memory, segments, places, keys, recompute)
+        ctx = Context(
+            self.tables, self.dtype, cache, segments, positions_in_document, dropout_keys, recompute
+        )
         for adapter in self.adapters:
-            adapter.here = here
-        return here
+            adapter.ctx = ctx
+        return ctx
 
-    def counted(self, targets):
+    def target_indices(self, targets):
         """Where targets count among a micro-batch's tokens, (N,); None where all or none do.
 
         Known to the host, so nothing waits; but each number of them is another shape to compile.
@@ -126,10 +136,10 @@ class Engine:
         at = np.flatnonzero(targets != IGNORE)
         return None if at.size in (0, targets.size) else self.tensor(at)
 
-    def by_pair(self, targets, *, everywhere=False):
+    def pair_layout(self, targets, *, everywhere=False):
         """pair_tokens of a micro-batch of pairs, its places on the device."""
-        places, ends = pair_tokens(targets, everywhere=everywhere)
-        return self.tensor(places), ends
+        positions_in_document, ends = pair_tokens(targets, everywhere=everywhere)
+        return self.tensor(positions_in_document), ends
 
     def documents(self, segments):
         """Segments and the positions inside them; None, None for None."""

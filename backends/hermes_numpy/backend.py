@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hermes.distributed.process_group import ALONE
+from hermes.distributed.process_group import SINGLE_PROCESS
 from hermes.errors import Unsupported
 from hermes.interface import Options
 from hermes_numpy.inference import Model
@@ -21,7 +21,9 @@ class Backend:
         """The one there is."""
         return ("cpu",)
 
-    def build(self, spec, params, options=Options(precision="float64"), processes=ALONE):
+    def build(
+        self, spec, params, options=Options(precision="float64"), process_group=SINGLE_PROCESS
+    ):
         """A model in float64, whatever the options ask for."""
         if options.device not in (None, "cpu"):
             raise Unsupported(f"the oracle runs on 'cpu', not on {options.device!r}")
@@ -32,11 +34,18 @@ class Backend:
             )
         return Model(spec, params)
 
-    def join(self, place, options=Options(precision="float64")):
+    def join(self, rank_info, options=Options(precision="float64")):
         """Declined: the oracle trains nothing."""
         raise Unsupported("the oracle works in one process")
 
-    def learner(self, spec, state, recipe, options=Options(precision="float64"), processes=ALONE):
+    def learner(
+        self,
+        spec,
+        state,
+        recipe,
+        options=Options(precision="float64"),
+        process_group=SINGLE_PROCESS,
+    ):
         """Declined: derivatives of the oracle are taken by differences of its loss."""
         raise Unsupported("the oracle has no derivatives, so it trains nothing")
 

@@ -3,14 +3,14 @@
 import numpy as np
 
 
-class Memory:
+class KVCache:
     """Keys and values of the tokens already read, layer by layer."""
 
     def __init__(self, layers):
         self.length = 0
         self._kept = [None] * layers
 
-    def extend(self, layer, k, v):
+    def update(self, layer, k, v):
         """Add (B, K, T, D) keys and values; all those so far, (B, K, S, D)."""
         if self._kept[layer] is not None:
             k = np.concatenate([self._kept[layer][0], k], axis=2)

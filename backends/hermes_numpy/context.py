@@ -7,17 +7,17 @@ from hermes_numpy.ops import alibi_slopes, rotary_angles
 
 
 class Context:
-    """One forward pass. segments: (B, T) documents; keys: (B,) dropout keys, None: no dropout."""
+    """One forward pass. segments: (B, T) documents; dropout_keys: (B,), None for no dropout."""
 
-    def __init__(self, memory=None, segments=None, keys=None):
-        self.memory = memory
+    def __init__(self, cache=None, segments=None, dropout_keys=None):
+        self.cache = cache
         self.segments = segments
-        self.keys = keys
+        self.dropout_keys = dropout_keys
 
     @property
     def offset(self):
         """Tokens read before this pass."""
-        return self.memory.length if self.memory else 0
+        return self.cache.length if self.cache else 0
 
     def indices(self, T):
         """Place of each query among the keys. (T,)"""
@@ -41,7 +41,7 @@ class Context:
         """ALiBi's fixed slopes. (H,)"""
         return np.array(alibi_slopes(heads))
 
-    def through(self, layer, x):
+    def run_block(self, layer, x):
         """A block on x; where a backend recomputes in its backward pass, it does so here."""
         return layer(x, self)
 
@@ -49,29 +49,29 @@ class Context:
         """To the type that a backend computes in; float64 here, always."""
         return x
 
-    def extend(self, layer, k, v):
+    def update(self, layer, k, v):
         """The keys and values that this layer's queries read."""
-        return self.memory.extend(layer, k, v) if self.memory else (k, v)
+        return self.cache.update(layer, k, v) if self.cache else (k, v)
 
-    def visible(self, ahead, spec):
-        """Whether a query sees a key `ahead` places before it. (T, S) -> (T, S) or (B, 1, T, S)."""
-        seen = ahead >= 0 if spec.causal else np.full(ahead.shape, True)
+    def attention_mask(self, relative_positions, spec):
+        """Whether a query sees a key so far before it. (T, S) -> (T, S) or (B, 1, T, S)."""
+        seen = relative_positions >= 0 if spec.causal else np.full(relative_positions.shape, True)
         if spec.window_size is not None:
-            seen = seen & (abs(ahead) < spec.window_size)
+            seen = seen & (abs(relative_positions) < spec.window_size)
         if self.segments is None:
             return seen
         same = self.segments[:, :, None] == self.segments[:, None, :]  # (B, T, T)
         return (seen & same)[:, None]
 
-    def drop(self, x, rate, site):
+    def dropout(self, x, rate, site):
         """Zero a share `rate` of x and divide the rest by 1 - rate; the mask is the design's hash.
 
         Element e of row b goes where hash(e * 0x9E3779B9 xor hash(key_b + site * 0x85EBCA6B)) is
         below rate * 2^32. Source of the hash: hermes.numerics.randomness.lowbias32.
         """
-        if self.keys is None or rate == 0:
+        if self.dropout_keys is None or rate == 0:
             return x
-        key = lowbias32(self.keys + np.uint32(site * 0x85EBCA6B % 2**32))  # (B,)
+        key = lowbias32(self.dropout_keys + np.uint32(site * 0x85EBCA6B % 2**32))  # (B,)
         element = np.arange(x[0].size, dtype=np.uint32) * np.uint32(0x9E3779B9)
         bits = lowbias32(element[None, :] ^ key[:, None]).reshape(x.shape)
         return np.where(bits >= np.uint32(int(rate * 2**32)), x / (1 - rate), 0.0)

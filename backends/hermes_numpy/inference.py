@@ -7,7 +7,7 @@ from hermes.interface import check_tokens
 from hermes.numerics.params import parameters
 from hermes.numerics.randomness import dropout_row_keys
 from hermes_numpy import ops
-from hermes_numpy.cache import Memory
+from hermes_numpy.cache import KVCache
 from hermes_numpy.context import Context
 from hermes_numpy.loss import next_token, preference, target_logprobs
 from hermes_numpy.model import Transformer
@@ -49,8 +49,10 @@ class Model:
         total = 0.0
         for a in range(len(batch.tokens)):
             segments = None if batch.segments is None else batch.segments[a]
-            keys = None if dropout is None else dropout_row_keys(*dropout, batch.rows[a])
-            logits = self._module(batch.tokens[a], Context(segments=segments, keys=keys))
+            dropout_keys = None if dropout is None else dropout_row_keys(*dropout, batch.rows[a])
+            logits = self._module(
+                batch.tokens[a], Context(segments=segments, dropout_keys=dropout_keys)
+            )
             if batch.pairs is None:
                 total = total + next_token(logits, batch.targets[a])
             else:
@@ -72,7 +74,7 @@ class Decoder:
 
     def __init__(self, module, batch_size, capacity, layers):
         self._module, self._rows, self._capacity = module, batch_size, capacity
-        self._memory = Memory(layers)
+        self._memory = KVCache(layers)
 
     def advance(self, tokens):
         """Read (B, T) more tokens; the last position's logits, (B, V)."""
@@ -83,6 +85,6 @@ class Decoder:
                 f"a decoder of {self._rows} rows and {self._capacity} tokens cannot hold "
                 f"{rows} rows of {length}"
             )
-        logits = self._module(tokens, Context(memory=self._memory))[:, -1]
+        logits = self._module(tokens, Context(cache=self._memory))[:, -1]
         self._memory.length = length
         return logits

@@ -138,7 +138,7 @@ def alibi_slopes(heads):
     return alibi_slopes(power) + alibi_slopes(2 * power)[0::2][: heads - power]
 
 
-def attend(q, k, v, spec, slopes, here, site):
+def attention(q, k, v, spec, slopes, ctx, site):
     """Attention of every query to the keys it may see. q (B, H, T, D), k, v (B, K, S, D) -> q's.
 
     softmax(cap(scale q.k) - slope distance) v, where a query sees no later key if causal, only its
@@ -150,9 +150,9 @@ def attend(q, k, v, spec, slopes, here, site):
     scores = spec.score_scale * (q @ k.swapaxes(2, 3))  # (B, H, T, S)
     if spec.softcap is not None:
         scores = soft_cap(scores, spec.softcap)
-    ahead = here.indices(T)[:, None] - np.arange(k.shape[2])[None, :]  # (T, S)
+    relative_positions = ctx.indices(T)[:, None] - np.arange(k.shape[2])[None, :]  # (T, S)
     if slopes is not None:
-        scores = scores - np.asarray(slopes)[:, None, None] * abs(ahead)
-    scores = np.where(here.visible(ahead, spec), scores, -np.inf)
-    p = here.drop(softmax(scores), spec.dropout, site)
+        scores = scores - np.asarray(slopes)[:, None, None] * abs(relative_positions)
+    scores = np.where(ctx.attention_mask(relative_positions, spec), scores, -np.inf)
+    p = ctx.dropout(softmax(scores), spec.dropout, site)
     return p @ v

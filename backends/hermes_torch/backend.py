@@ -2,7 +2,7 @@
 
 import torch
 
-from hermes.distributed.process_group import ALONE
+from hermes.distributed.process_group import SINGLE_PROCESS
 from hermes.interface import Options
 from hermes_torch.inference import Model
 from hermes_torch.learner import Learner
@@ -24,29 +24,29 @@ class Backend:
         """The devices at hand, the preferred one first."""
         return devices()
 
-    def build(self, spec, params, options=Options(), processes=ALONE):
+    def build(self, spec, params, options=Options(), process_group=SINGLE_PROCESS):
         """A model for evaluation and decoding."""
-        shards = _shards(options, processes)
+        shards = _shards(options, process_group)
         return Model(Engine(spec, params, options, training=bool(shards), shards=shards))
 
-    def join(self, place, options=Options()):
+    def join(self, rank_info, options=Options()):
         """Meet the other processes of the run."""
-        return join(place, options.device or self.devices()[0])
+        return join(rank_info, options.device or self.devices()[0])
 
-    def learner(self, spec, state, recipe, options=Options(), processes=ALONE):
+    def learner(self, spec, state, recipe, options=Options(), process_group=SINGLE_PROCESS):
         """A model for training, going on from `state`."""
-        shards = _shards(options, processes)
+        shards = _shards(options, process_group)
         engine = Engine(spec, state.params, options, training=True, lora=recipe.lora, shards=shards)
-        return Learner(engine, state, recipe, processes)
+        return Learner(engine, state, recipe, process_group)
 
 
-def _shards(options, processes):
+def _shards(options, process_group):
     """How options.shard splits a module; None where it says nothing."""
     if not options.shard:
         return None
     from hermes_torch.sharding import Shards  # its library takes a second to import
 
-    return Shards(processes, options)
+    return Shards(process_group, options)
 
 
 BACKEND = Backend()

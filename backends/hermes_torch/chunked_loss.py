@@ -9,20 +9,20 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from hermes.interface import IGNORE
-from hermes.numerics.chunking import group_pairs, slices
+from hermes.numerics.chunking import group_pairs, make_spans
 from hermes_torch.loss import preference, wide
 
-SLICE = {"cpu": 1 << 23}  # logits of a slice: on CPUs 32 MB, which the allocator keeps
-LARGE_SLICE = 1 << 28  # where matrix products want many rows
+CHUNK = {"cpu": 1 << 23}  # logits of a slice: on CPUs 32 MB, which the allocator keeps
+LARGE_CHUNK = 1 << 28  # where matrix products want many rows
 
 
-def slice_rows(module, x):
+def tokens_per_chunk(module, x):
     """How many tokens' logits may exist at once."""
     vocabulary = len(module.model.embed_tokens.weight)
-    return max(1, SLICE.get(x.device.type, LARGE_SLICE) // vocabulary)
+    return max(1, CHUNK.get(x.device.type, LARGE_CHUNK) // vocabulary)
 
 
-def counted_only(x, targets, at):
+def select_targets(x, targets, at):
     """The tokens at `at`, or all for None: no others need logits. -> (N, C), (N,)."""
     flat, wanted = x.flatten(0, 1), targets.flatten()
     return (flat, wanted) if at is None else (flat.index_select(0, at), wanted[at])
@@ -40,10 +40,10 @@ def token_logprobs(head, x, targets, weight, bias):
     return logp.gather(1, at)[:, 0].where(counted, 0), logits, logp, at
 
 
-def sliced_logprobs(module, x, targets, at):
+def chunked_logprobs(module, x, targets, at):
     """whole_logprobs, to evaluate. at: where targets count, (N,); None for everywhere."""
-    flat, wanted = counted_only(x, targets, at)
-    groups = [[part] for part in slices(0, len(wanted), slice_rows(module, x))]
+    flat, wanted = select_targets(x, targets, at)
+    groups = [[part] for part in make_spans(0, len(wanted), tokens_per_chunk(module, x))]
     with torch.no_grad():
         found = torch.cat([*logprobs_of_groups(module, flat, wanted, groups)])
     if at is not None:
@@ -51,51 +51,51 @@ def sliced_logprobs(module, x, targets, at):
     return found.reshape(targets.shape)
 
 
-def sliced_next_token(module, x, targets, at):
+def chunked_next_token(module, x, targets, at):
     """whole_next_token. at: where targets count, (N,); None for everywhere."""
-    flat, wanted = counted_only(x, targets, at)
-    groups = [[part] for part in slices(0, len(wanted), slice_rows(module, x))]
+    flat, wanted = select_targets(x, targets, at)
+    groups = [[part] for part in make_spans(0, len(wanted), tokens_per_chunk(module, x))]
 
     def judge(number, logp):
         return -logp.sum(), None, logp
 
-    return summed(module, flat, wanted, groups, judge)[0]
+    return chunked_loss(module, flat, wanted, groups, judge)[0]
 
 
-def sliced_row_logprobs(module, x, targets, by_pair):
+def chunked_row_logprobs(module, x, targets, pair_layout):
     """whole_row_logprobs of pairs, from the same slices as sliced_preference, to evaluate."""
-    pairs = Pairs(module, x, targets, by_pair)
-    flat, wanted = counted_only(x, targets, pairs.at)
+    pairs = Pairs(module, x, targets, pair_layout)
+    flat, wanted = select_targets(x, targets, pairs.at)
     with torch.no_grad():
         found = logprobs_of_groups(module, flat, wanted, pairs.groups)
         return torch.cat([pairs.sums(*one) for one in enumerate(found)], -1).flatten()
 
 
-def sliced_preference(module, x, targets, by_pair, reference, rule):
+def chunked_preference(module, x, targets, pair_layout, reference, rule):
     """whole_preference. by_pair: pair_tokens' word, its places on the device."""
-    pairs = Pairs(module, x, targets, by_pair)
-    flat, wanted = counted_only(x, targets, pairs.at)
+    pairs = Pairs(module, x, targets, pair_layout)
+    flat, wanted = select_targets(x, targets, pairs.at)
 
     def judge(number, logp):
         sums = pairs.sums(number, logp)  # (2, k)
         here = pairs.rows(number, targets), pairs.rows(number, reference), rule
-        loss, slope = value_and_slope(preference, sums.flatten(), *here)
-        return loss, pairs.of_tokens(number, slope), sums
+        loss, derivative = value_and_derivative(preference, sums.flatten(), *here)
+        return loss, pairs.of_tokens(number, derivative), sums
 
-    loss, sums = summed(module, flat, wanted, pairs.groups, judge)
+    loss, sums = chunked_loss(module, flat, wanted, pairs.groups, judge)
     return loss, sums.flatten()
 
 
-def value_and_slope(function, x, *more):
+def value_and_derivative(function, x, *more):
     """What function(x, *more) is, and its derivative for x."""
     if torch.compiler.is_compiling():  # elsewhere it would load the compiler: 70 MB
-        slope, value = torch.func.grad_and_value(function)(x, *more)
-        return value, slope
+        derivative, value = torch.func.grad_and_value(function)(x, *more)
+        return value, derivative
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         value = function(x, *more)
-        (slope,) = torch.autograd.grad(value, x)
-    return value.detach(), slope
+        (derivative,) = torch.autograd.grad(value, x)
+    return value.detach(), derivative
 
 
 class Pairs:
@@ -104,17 +104,17 @@ class Pairs:
     at: where targets count, pair after pair, (N,). groups: of each its slices of these.
     """
 
-    def __init__(self, module, x, targets, by_pair):
-        self.at, ends = by_pair
-        self._shape, tokens = targets.shape, slice_rows(module, x)
+    def __init__(self, module, x, targets, pair_layout):
+        self.at, ends = pair_layout
+        self._shape, tokens = targets.shape, tokens_per_chunk(module, x)
         self._bounds = group_pairs(ends, tokens)
         starts = [ends[first - 1] if first else 0 for first, _ in self._bounds]
         ends = [ends[last - 1] for _, last in self._bounds]
-        self.groups = [slices(*of, tokens) for of in zip(starts, ends, strict=True)]
+        self.groups = [make_spans(*of, tokens) for of in zip(starts, ends, strict=True)]
 
     def _places(self, number):
-        parts = self.groups[number]
-        return self.at[parts[0][0] : parts[-1][1]]
+        spans = self.groups[number]
+        return self.at[spans[0][0] : spans[-1][1]]
 
     def rows(self, number, held):
         """What a group has of something that every row has. (2 P, ...) -> (2 k, ...)."""
@@ -138,12 +138,12 @@ def logprobs_of_groups(module, x, targets, groups):
     """The log-probabilities of each group's targets, one slice after another. (N, C), (N,)."""
     head = module.lm_head
     weight, bias = head.weights(module.model.embed_tokens.weight)
-    for parts in groups:
-        slices = [(x[a:b], targets[a:b]) for a, b in parts]
-        yield torch.cat([token_logprobs(head, *some, weight, bias)[0] for some in slices])
+    for spans in groups:
+        make_spans = [(x[a:b], targets[a:b]) for a, b in spans]
+        yield torch.cat([token_logprobs(head, *some, weight, bias)[0] for some in make_spans])
 
 
-def summed(module, x, targets, groups, judge):
+def chunked_loss(module, x, targets, groups, judge):
     """The summed loss of groups of tokens, and what `judge` tells of them. (N, C), (N,).
 
     groups: of each group its slices, (begin, end). judge(number, logp (n,)) gives a group's loss,
@@ -151,10 +151,10 @@ def summed(module, x, targets, groups, judge):
     """
     head = module.lm_head
     weight, bias = head.weights(module.model.embed_tokens.weight)
-    return SlicedLoss.apply(x, weight, bias, targets, head, groups, judge)
+    return ChunkedLoss.apply(x, weight, bias, targets, head, groups, judge)
 
 
-class SlicedLoss(torch.autograd.Function):
+class ChunkedLoss(torch.autograd.Function):
     """The summed loss of groups, with the gradients of x, W and b; and what was told of groups.
 
     What arrives in the backward pass is one number, which those are scaled with.
@@ -169,20 +169,20 @@ class SlicedLoss(torch.autograd.Function):
         dx = torch.empty_like(x) if for_x else None
         dw = torch.zeros_like(wide(weight)) if for_weight else None
         db = torch.zeros_like(wide(bias)) if for_bias else None
-        for number, parts in enumerate(groups):
+        for number, spans in enumerate(groups):
             found = []
-            for a, b in parts:
+            for a, b in spans:
                 made = token_logprobs(head, x[a:b], targets[a:b], matrix, bias)
                 found.append(made[0])
-            loss, slope, word = judge(number, torch.cat(found))
+            loss, derivative, word = judge(number, torch.cat(found))
             total = total + loss
             told.append(word)
-            for a, b in parts:
-                if len(parts) > 1:  # made again, as they do not fit together
+            for a, b in spans:
+                if len(spans) > 1:  # made again, as they do not fit together
                     made = token_logprobs(head, x[a:b], targets[a:b], matrix, bias)
-                begin = parts[0][0]
-                some = None if slope is None else slope[a - begin : b - begin]
-                d = of_logits(*made[1:], targets[a:b], some, head.softcap).to(x.dtype)
+                begin = spans[0][0]
+                some = None if derivative is None else derivative[a - begin : b - begin]
+                d = logits_gradient(*made[1:], targets[a:b], some, head.softcap).to(x.dtype)
                 if for_x:
                     dx[a:b] = d @ matrix
                 if for_weight:
@@ -207,12 +207,12 @@ class SlicedLoss(torch.autograd.Function):
         return (*made, None, None, None, None)
 
 
-def of_logits(logits, logp, at, targets, slope, cap):
+def logits_gradient(logits, logp, at, targets, derivative, cap):
     """The gradient of a slice's logits before their cap, in the memory of `logp`. -> (n, V).
 
     slope: the loss's derivative for each log p(target), (n,); None for -1.
     """
     d = logp.exp_().scatter_add_(1, at, torch.full_like(at, -1, dtype=logp.dtype))
     counted = (targets != IGNORE)[:, None]
-    d = d.mul_(counted if slope is None else -slope[:, None].where(counted, 0))
+    d = d.mul_(counted if derivative is None else -derivative[:, None].where(counted, 0))
     return d if cap is None else d.mul_(1 - (logits / cap).square())

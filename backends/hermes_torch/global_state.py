@@ -6,7 +6,7 @@ import os
 import torch
 
 
-def as_asked(options):
+def applied_options(options):
     """A block that computes as the options ask."""
     stack = contextlib.ExitStack()
     if options.deterministic:

@@ -6,7 +6,7 @@ import warnings
 import torch
 
 from hermes.interface import LazyTensors, StepReport, TrainState, check_batch
-from hermes.numerics.lora import trained_by
+from hermes.numerics.lora import trainable_names
 from hermes.numerics.randomness import dropout_row_keys
 from hermes_torch.inference import Model
 from hermes_torch.optim import clip_scale, global_norm, update_exact, update_fused
@@ -15,13 +15,13 @@ from hermes_torch.optim import clip_scale, global_norm, update_exact, update_fus
 class Learner(Model):
     """A model with gradients and AdamW's state."""
 
-    def __init__(self, engine, state, recipe, processes):
+    def __init__(self, engine, state, recipe, process_group):
         super().__init__(engine)
-        self._recipe, self._made, self._processes = recipe, state.step, processes
-        self._trained = trained_by(engine.spec, recipe)
-        drops = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
+        self._recipe, self._steps_done, self._processes = recipe, state.step, process_group
+        self._trained = trainable_names(engine.spec, recipe)
+        has_dropout = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
         # A reference has no masks, so a policy that is compared with it has none either.
-        self._drops = drops and recipe.objective != "preference"
+        self._uses_dropout = has_dropout and recipe.objective != "preference"
         # Kept, as a module that is split has others while it is used.
         self._tensors = tensors = dict(engine.module.named_parameters())
         for name, p in tensors.items():
@@ -37,8 +37,8 @@ class Learner(Model):
         self._update = update_exact if exact else update_fused
         self._norm = engine.shards.norm if engine.shards else global_norm
         self._objective = Objective(engine, recipe)
-        if processes.place.size > 1 and not engine.shards:
-            self._objective = processes.wrapped(self._objective)
+        if process_group.rank_info.world_size > 1 and not engine.shards:
+            self._objective = process_group.wrapped(self._objective)
         self._summed_loss = self._compiled() if self._compiles() else self._objective
 
     def _moment(self, held, name, p):
@@ -75,17 +75,19 @@ class Learner(Model):
         e, total, rows = self.engine, torch.zeros((), device=self.engine.device), []
         count = batch.counts.counted
         for a in range(len(batch.tokens)):
-            segments, places = e.documents(None if batch.segments is None else batch.segments[a])
-            keys = None
-            if self._drops:
-                row_keys = dropout_row_keys(self._recipe.seed, self._made + 1, batch.rows[a])
-                keys = e.tensor(row_keys.view("int32"), torch.int32)
+            segments, positions_in_document = e.documents(
+                None if batch.segments is None else batch.segments[a]
+            )
+            dropout_keys = None
+            if self._uses_dropout:
+                row_keys = dropout_row_keys(self._recipe.seed, self._steps_done + 1, batch.rows[a])
+                dropout_keys = e.tensor(row_keys.view("int32"), torch.int32)
             reference = batch.pairs and e.tensor(batch.pairs.reference[a], e.master)
             tokens, targets = e.tensor(batch.tokens[a]), e.tensor(batch.targets[a])
             at = self._wanted(batch.targets[a], batch.pairs is not None)
             with self._unshared(a < len(batch.tokens) - 1):
                 loss, sums = self._summed_loss(
-                    tokens, targets, at, segments, places, keys, reference
+                    tokens, targets, at, segments, positions_in_document, dropout_keys, reference
                 )
                 loss = loss / count
                 if a == len(batch.tokens) - 1:
@@ -96,7 +98,7 @@ class Learner(Model):
         self._fill()
         if e.shards:
             e.shards.sum_vectors(self._tensors.values())
-        if self._processes.place.size > 1:
+        if self._processes.rank_info.world_size > 1:
             self._processes.summed(total)
         return total, None if batch.pairs is None else Rows(rows)
 
@@ -109,31 +111,31 @@ class Learner(Model):
     def _wanted(self, targets, pairs):
         """Which tokens' logits are made: a compiled loss makes all, to keep its shape."""
         if pairs:
-            return self.engine.by_pair(targets, everywhere=self._compiles())
-        return None if self._compiles() else self.engine.counted(targets)
+            return self.engine.pair_layout(targets, everywhere=self._compiles())
+        return None if self._compiles() else self.engine.target_indices(targets)
 
     def _unshared(self, holds):
         """A block whose gradients stay in this process: the last micro-batch's are summed."""
         if self.engine.shards:
             self.engine.shards.before(last=not holds)
             return contextlib.nullcontext()
-        several = self._processes.place.size > 1
+        several = self._processes.rank_info.world_size > 1
         return self._objective.no_sync() if several and holds else contextlib.nullcontext()
 
     def _watched(self, doing=None):
         """A block that fails with PeerLost where another process is lost."""
-        if self._processes.place.size == 1:
+        if self._processes.rank_info.world_size == 1:
             return contextlib.nullcontext()
-        return self._processes.watched(doing or f"the gradients of step {self._made + 1}")
+        return self._processes.watched(doing or f"the gradients of step {self._steps_done + 1}")
 
     def loss(self, batch):
         """The batch's loss over all micro-batches, without dropout."""
-        with self._watched(f"the evaluation of step {self._made}"):
+        with self._watched(f"the evaluation of step {self._steps_done}"):
             return super().loss(batch)
 
     def preferences(self, batch):
         """Of a batch of pairs: its loss, and each row's log-probability. -> (), (A, B)."""
-        with self._watched(f"the evaluation of step {self._made}"):
+        with self._watched(f"the evaluation of step {self._steps_done}"):
             return super().preferences(batch)
 
     def _clear(self):
@@ -157,21 +159,21 @@ class Learner(Model):
             norm = self._norm(grads)
         with self.engine.on(), torch.no_grad():
             if self._recipe.grad_clip:
-                here = [self.engine.local(g) for g in grads]
-                torch._foreach_mul_(here, clip_scale(norm, self._recipe.grad_clip))
+                local_grads = [self.engine.local(g) for g in grads]
+                torch._foreach_mul_(local_grads, clip_scale(norm, self._recipe.grad_clip))
             finite = torch.isfinite(norm) & torch.isfinite(loss)
-            self._made += 1
+            self._steps_done += 1
             for decay, group in self._groups.items():
                 self._update(
                     [tuple(map(self.engine.local, (p, p.grad, m, v))) for p, m, v in group],
                     lr=lr,
-                    step=self._made,
+                    step=self._steps_done,
                     decay=float(decay),
                     rule=self._recipe.optimizer,
                     finite=finite,
                 )
         self._clear()
-        return StepReport(step=self._made, loss=loss, grad_norm=norm, row_logprobs=rows)
+        return StepReport(step=self._steps_done, loss=loss, grad_norm=norm, row_logprobs=rows)
 
     @torch.no_grad()
     def digests(self):
@@ -193,7 +195,7 @@ class Learner(Model):
         copied = self.engine.copied
         first = LazyTensors(self._trained, lambda name: copied(self._moments[name][0]))
         second = LazyTensors(self._trained, lambda name: copied(self._moments[name][1]))
-        return TrainState(self.params(), first, second, self._made)
+        return TrainState(self.params(), first, second, self._steps_done)
 
 
 class Objective(torch.nn.Module):
@@ -204,13 +206,17 @@ class Objective(torch.nn.Module):
         self.module = engine.module
         self._engine, self._rule = engine, recipe.preference
 
-    def forward(self, tokens, targets, at, segments, places, keys, reference):
+    def forward(
+        self, tokens, targets, at, segments, positions_in_document, dropout_keys, reference
+    ):
         """The loss, and of pairs also each row's log-probability. -> (), (B,)."""
         e = self._engine
-        here = e.context(None, segments, places, keys, recompute=e.options.grad_checkpoint)
+        ctx = e.context(
+            None, segments, positions_in_document, dropout_keys, recompute=e.options.grad_checkpoint
+        )
         if reference is None:
-            return self.module(tokens, here, e.ops.next_token, targets, at), None
-        return self.module(tokens, here, e.ops.preference, targets, at, reference, self._rule)
+            return self.module(tokens, ctx, e.ops.next_token, targets, at), None
+        return self.module(tokens, ctx, e.ops.preference, targets, at, reference, self._rule)
 
 
 class Rows:

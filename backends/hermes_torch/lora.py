@@ -17,11 +17,11 @@ class Adapted(Linear):
             Linear(inputs, lora.rank, False),
             Linear(lora.rank, outputs, False),
         )
-        self.lora, self.site, self.here = lora, site, None
+        self.lora, self.site, self.ctx = lora, site, None
 
     def forward(self, x):
         """The base's product and the adapter's."""
-        low = self.lora_A(self.here.drop(x, self.lora.dropout, self.site))
+        low = self.lora_A(self.ctx.dropout(x, self.lora.dropout, self.site))
         return super().forward(x) + self.lora.scale * self.lora_B(low)
 
 

@@ -47,12 +47,12 @@ def whole_next_token(module, x, targets, at):
     return next_token(module.logits(x), targets)
 
 
-def whole_row_logprobs(module, x, targets, by_pair):
+def whole_row_logprobs(module, x, targets, pair_layout):
     """Each row's summed target_logprobs. (B, T, C), (B, T) -> (B,)."""
     return whole_logprobs(module, x, targets, None).sum(-1)
 
 
-def whole_preference(module, x, targets, by_pair, reference, rule):
+def whole_preference(module, x, targets, pair_layout, reference, rule):
     """preference of the stack's output, and each row's log-probability. -> (), (B,)."""
-    sums = whole_row_logprobs(module, x, targets, by_pair)
+    sums = whole_row_logprobs(module, x, targets, pair_layout)
     return preference(sums, targets, reference, rule), sums

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 
 from hermes.spec import LayerNorm, NoNorm, RMSNorm
 from hermes_torch.chunked_loss import (
-    sliced_logprobs,
-    sliced_next_token,
-    sliced_preference,
-    sliced_row_logprobs,
+    chunked_logprobs,
+    chunked_next_token,
+    chunked_preference,
+    chunked_row_logprobs,
 )
 from hermes_torch.loss import whole_logprobs, whole_next_token, whole_preference, whole_row_logprobs
 
@@ -99,7 +99,7 @@ def rotate(x, cos, sin):
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1).to(x.dtype)
 
 
-def attend_exact(q, k, v, spec, slopes, here, site):
+def attention_exact(q, k, v, spec, slopes, ctx, site):
     """Attention written out. q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D)."""
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, S, D)
@@ -108,27 +108,27 @@ def attend_exact(q, k, v, spec, slopes, here, site):
     if spec.softcap is not None:
         scores = soft_cap(scores, spec.softcap)
     if slopes is not None:
-        scores = scores - here.distances(q.shape[2], k.shape[2], slopes)
-    seen = here.visible(q.shape[2], k.shape[2], spec)
+        scores = scores - ctx.alibi_bias(q.shape[2], k.shape[2], slopes)
+    seen = ctx.attention_mask(q.shape[2], k.shape[2], spec)
     if seen is not None:
         scores = scores.masked_fill(~seen, -math.inf)
-    p = here.drop(torch.softmax(scores, -1), spec.dropout, site)
+    p = ctx.dropout(torch.softmax(scores, -1), spec.dropout, site)
     return p.to(v.dtype) @ v
 
 
-def attend(q, k, v, spec, slopes, here, site):
+def attention(q, k, v, spec, slopes, ctx, site):
     """Attention by the fused kernel, where it can say what the spec asks for."""
-    if spec.softcap is not None or here.drops(spec.dropout):
-        return attend_exact(q, k, v, spec, slopes, here, site)
+    if spec.softcap is not None or ctx.has_dropout(spec.dropout):
+        return attention_exact(q, k, v, spec, slopes, ctx, site)
     T, S = q.shape[2], k.shape[2]
-    mask, triangle = None, here.is_triangle(T, S, spec)
+    mask, triangle = None, ctx.is_plain_causal(T, S, spec)
     if slopes is not None:
-        mask = -here.distances(T, S, slopes)
-        seen = here.visible(T, S, spec)
+        mask = -ctx.alibi_bias(T, S, slopes)
+        seen = ctx.attention_mask(T, S, spec)
         mask = (mask if seen is None else mask.masked_fill(~seen, -math.inf)).to(q.dtype)
         triangle = False
     elif not triangle:
-        mask = here.visible(T, S, spec)
+        mask = ctx.attention_mask(T, S, spec)
     return F.scaled_dot_product_attention(
         q,
         k,
@@ -147,7 +147,7 @@ class Ops:
     activations: Mapping[str, Callable]
     normalize: Callable
     rotate: Callable
-    attend: Callable
+    attention: Callable
     soft_cap: Callable
     logprobs: Callable
     next_token: Callable
@@ -161,17 +161,17 @@ FAST = Ops(
     ),
     normalize=normalize,
     rotate=rotate,
-    attend=attend,
+    attention=attention,
     soft_cap=soft_cap,
-    logprobs=sliced_logprobs,
-    next_token=sliced_next_token,
-    row_logprobs=sliced_row_logprobs,
-    preference=sliced_preference,
+    logprobs=chunked_logprobs,
+    next_token=chunked_next_token,
+    row_logprobs=chunked_row_logprobs,
+    preference=chunked_preference,
 )
 EXACT = replace(
     FAST,
     normalize=normalize_exact,
-    attend=attend_exact,
+    attention=attention_exact,
     logprobs=whole_logprobs,
     next_token=whole_next_token,
     row_logprobs=whole_row_logprobs,

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from hermes.errors import PeerLost, Unsupported
-from hermes_torch.rendezvous import Meeting, check_host, given_up, waiting
+from hermes_torch.rendezvous import Rendezvous, check_host, give_up, warn_while_waiting
 
 REMEMBERED = "200"  # collectives that torch's flight recorder keeps
 SHOWN = 20
@@ -23,34 +23,34 @@ AFTER_GLOO = 30
 WORDS = ("gloo", "NCCL", "Connection closed by peer", "Broken pipe")
 
 
-class Processes:
+class ProcessGroup:
     """The default process group and the store beside it."""
 
-    def __init__(self, place, device):
-        self.place, self._device = place, torch.device(device)
+    def __init__(self, rank_info, device):
+        self.rank_info, self._device = rank_info, torch.device(device)
         method, where = "env://", f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        if place.meeting is not None:
-            where = place.meeting
-            method = f"tcp://{where}?rank={place.rank}&world_size={place.size}"
-        check_host(where, place)
-        wait = datetime.timedelta(seconds=place.first_timeout)
+        if rank_info.rendezvous is not None:
+            where = rank_info.rendezvous
+            method = f"tcp://{where}?rank={rank_info.rank}&world_size={rank_info.world_size}"
+        check_host(where, rank_info)
+        wait = datetime.timedelta(seconds=rank_info.first_timeout)
         cuda = self._device.type == "cuda"
         if cuda:
             torch.cuda.set_device(device)
         else:
-            torch.set_num_threads(max(1, cores() // place.local_size))
+            torch.set_num_threads(max(1, cores() // rank_info.local_world_size))
         os.environ.setdefault("TORCH_FR_BUFFER_SIZE", REMEMBERED)
         try:
-            with waiting(where, place):
-                with given_up(where, place):
-                    patience = datetime.timedelta(seconds=place.meeting_timeout)
+            with warn_while_waiting(where, rank_info):
+                with give_up(where, rank_info):
+                    patience = datetime.timedelta(seconds=rank_info.rendezvous_timeout)
                     store, _, _ = next(dist.rendezvous(method, timeout=patience))
-                self._meeting = Meeting(store, place, place.meeting_timeout)
+                self._meeting = Rendezvous(store, rank_info, rank_info.rendezvous_timeout)
                 dist.init_process_group(
                     "cpu:gloo,cuda:nccl" if cuda else "gloo",
                     store=self._meeting.store,
-                    rank=place.rank,
-                    world_size=place.size,
+                    rank=rank_info.rank,
+                    world_size=rank_info.world_size,
                     timeout=wait,
                 )
         except (dist.DistError, RuntimeError) as error:
@@ -58,33 +58,34 @@ class Processes:
             if "EADDRINUSE" in reason:
                 reason = f"{where} is in use; set MASTER_PORT to a free port, the same for all"
             raise PeerLost(
-                f"rank {place.rank} did not meet the other {place.size - 1} processes: {reason}"
+                f"rank {rank_info.rank} did not meet the other {rank_info.world_size - 1} "
+                f"processes: {reason}"
             ) from error
         self._doing, self._groups, self._meshes = "the start", [dist.group.WORLD], {}
         self._begun, self._own, self._events = self._moment(), 0.0, []
         self._lost = False
-        self._names = self.texts(f"host {socket.gethostname()}, process {os.getpid()}")
+        self._names = self.all_gather_text(f"host {socket.gethostname()}, process {os.getpid()}")
 
-    def total(self, numbers):
+    def all_reduce_sum(self, numbers):
         """The sum of each number over all processes, in float64."""
         found = torch.tensor(list(numbers), dtype=torch.float64)
         with self.watched():
             dist.all_reduce(found)
         return found.tolist()
 
-    def largest(self, number):
+    def all_reduce_max(self, number):
         """The largest of every process's number."""
         found = torch.tensor([number], dtype=torch.float64)
         with self.watched():
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return found.item()
 
-    def texts(self, text):
+    def all_gather_text(self, text):
         """Every process's text, by rank."""
         raw = torch.frombuffer(bytearray(text.encode() or b"\0"), dtype=torch.uint8)
         size = len(text.encode())
         with self.watched():
-            sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.place.size)]
+            sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.rank_info.world_size)]
             dist.all_gather(sizes, torch.tensor([size]))
             room = max(1, *(int(one) for one in sizes))
             held = torch.zeros(room, dtype=torch.uint8)
@@ -95,18 +96,18 @@ class Processes:
 
     def timed_sum(self, count):
         """Seconds to sum `count` float32 over all processes on their devices; was it right?"""
-        held = torch.full((count,), float(self.place.rank + 1), device=self._device)
+        held = torch.full((count,), float(self.rank_info.rank + 1), device=self._device)
         with self.watched("a sum that is timed"):
-            self.largest(0)  # all begin together
+            self.all_reduce_max(0)  # all begin together
             begun = time.perf_counter()
             dist.all_reduce(held)
             if held.is_cuda:
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - begun
-        wanted = self.place.size * (self.place.size + 1) // 2
+        wanted = self.rank_info.world_size * (self.rank_info.world_size + 1) // 2
         return seconds, bool((held == wanted).all())
 
-    def obstacles(self):
+    def diagnostics(self):
         """GPUs of this machine that cannot read each other's memory."""
         if self._device.type != "cuda":
             return []
@@ -121,15 +122,15 @@ class Processes:
             "NCCL_DEBUG=INFO says what it chose"
         ]
 
-    def settle(self):
+    def mark_first_step_done(self):
         """From now on a silence of place.timeout is too long."""
         # torch has no public name for it; torchtitan calls the same.
         for group in self._groups:
             dist.distributed_c10d._set_pg_timeout(
-                datetime.timedelta(seconds=self.place.timeout), group
+                datetime.timedelta(seconds=self.rank_info.timeout), group
             )
             if self._device.type == "cuda":
-                later = datetime.timedelta(seconds=self.place.timeout + AFTER_GLOO)
+                later = datetime.timedelta(seconds=self.rank_info.timeout + AFTER_GLOO)
                 group._get_backend(self._device)._set_default_timeout(later)
 
     def begin(self):
@@ -143,7 +144,7 @@ class Processes:
         else:
             self._own += self._moment() - self._begun
 
-    def own_seconds(self):
+    def busy_seconds(self):
         """Seconds of its own since it was last asked."""
         while self._events and self._events[0][1].query():
             begun, ended = self._events.pop(0)
@@ -197,7 +198,7 @@ class Processes:
         """All processes, in rows of `group` neighbours where that is not all of them."""
         if group in self._meshes:
             return self._meshes[group]
-        rows = self.place.size // group
+        rows = self.rank_info.world_size // group
         shape, names = ((rows, group), ("rows", "group")) if rows > 1 else ((group,), ("group",))
         made = init_device_mesh(self._device.type, shape, mesh_dim_names=names)
         self._groups += [one for one in made.get_all_groups() if one not in self._groups]
@@ -226,10 +227,10 @@ class Processes:
             return PeerLost(f"the processes lost each other {where}: {reason}")
         names = ", ".join(f"rank {r} ({self._names[r]})" for r in lost)
         said = next((f"; it said: {words}" for words in lost.values() if words), "")
-        sentence = f"{names} died or fell silent {where}, seen by rank {self.place.rank}"
+        sentence = f"{names} died or fell silent {where}, seen by rank {self.rank_info.rank}"
         return PeerLost(
             f"{sentence}: {reason}{said}",
-            told_by=min(set(range(self.place.size)) - set(lost)),
+            told_by=min(set(range(self.rank_info.world_size)) - set(lost)),
         )
 
 
@@ -246,10 +247,10 @@ def _sum(_, bucket):
     return future.then(lambda done: done.value()[0])
 
 
-def join(place, device):
+def join(rank_info, device):
     """Meet the others."""
     if not dist.is_available():
         raise Unsupported("this build of torch has no torch.distributed")
     if dist.is_initialized():
         raise Unsupported("this process has joined others already; a process joins once")
-    return Processes(place, device)
+    return ProcessGroup(rank_info, device)

@@ -23,10 +23,10 @@ LATER = 2.0  # seconds after its own limit
 SAID_AFTER = 20.0  # seconds after which a process says for whom it waits
 
 
-def check_host(where, place):
+def check_host(where, rank_info):
     """Refuse a host that this machine does not know. Raises HermesError."""
     host, _, port = where.rpartition(":")
-    end = time.monotonic() + min(NAMED_IN, place.meeting_timeout)
+    end = time.monotonic() + min(NAMED_IN, rank_info.rendezvous_timeout)
     while True:
         try:
             socket.getaddrinfo(host.strip("[]"), None)
@@ -34,39 +34,40 @@ def check_host(where, place):
         except socket.gaierror as error:
             if time.monotonic() > end:
                 raise HermesError(
-                    f"rank {place.rank} is to meet the others at {host!r}, port {port}, and this "
-                    f"machine does not know that host ({error.strerror}); set MASTER_ADDR to an "
-                    "address of rank 0's machine, the same for all"
+                    f"rank {rank_info.rank} is to meet the others at {host!r}, port {port}, and "
+                    f"this machine does not know that host ({error.strerror}); set MASTER_ADDR to "
+                    "an address of rank 0's machine, the same for all"
                 ) from error
         time.sleep(WAIT)
 
 
 @contextlib.contextmanager
-def waiting(where, place):
+def warn_while_waiting(where, rank_info):
     """In its block a process that meets nobody for a while says where it waits."""
     words = (
-        f"rank {place.rank} of {place.size} still waits for the others at {where}; it gives up "
-        f"after {place.meeting_timeout:g} s"
+        f"rank {rank_info.rank} of {rank_info.world_size} still waits for the others at "
+        f"{where}; it gives up after {rank_info.rendezvous_timeout:g} s"
     )
     with _alarm(SAID_AFTER, warnings.warn, words):
         yield
 
 
 @contextlib.contextmanager
-def given_up(where, place):
+def give_up(where, rank_info):
     """Its block ends the process where the store, which has a limit of its own, forgets it.
 
     It does where somebody else listens at that port and says nothing: torch asks for ever.
     """
 
     def end():
-        place.last_words(
-            f"rank {place.rank} did not meet the other {place.size - 1} processes: what listens at "
-            f"{where} is none of them; set MASTER_PORT to a free port there, the same for all"
+        rank_info.last_words(
+            f"rank {rank_info.rank} did not meet the other {rank_info.world_size - 1} processes: "
+            f"what listens at {where} is none of them; set MASTER_PORT to a free port there, "
+            "the same for all"
         )
         os._exit(PeerLost.exit_code)
 
-    with _alarm(place.meeting_timeout + LATER, end):
+    with _alarm(rank_info.rendezvous_timeout + LATER, end):
         yield
 
 
@@ -81,20 +82,20 @@ def _alarm(seconds, call, *arguments):
         alarm.cancel()
 
 
-class Meeting:
+class Rendezvous:
     """The processes that met this time. Raises RuntimeError or dist.DistError where some do not."""
 
-    def __init__(self, store, place, wait):
-        self._rank, self._size = place.rank, place.size
+    def __init__(self, store, rank_info, wait):
+        self._rank, self._size = rank_info.rank, rank_info.world_size
         me = uuid.uuid4().hex
-        store.set(f"hermes/hello/{place.rank}", me)
-        if place.rank == 0:
+        store.set(f"hermes/hello/{rank_info.rank}", me)
+        if rank_info.rank == 0:
             name = uuid.uuid4().hex
             self._gather(store, name, wait)
         else:
             # Only the rank 0 that lives now can know this process's name.
             name = store.get(f"hermes/meeting/{me}").decode()
-            store.set(f"hermes/{name}/came/{place.rank}", b"1")
+            store.set(f"hermes/{name}/came/{rank_info.rank}", b"1")
         self.store = dist.PrefixStore(f"hermes/{name}", store)
 
     def _gather(self, store, name, wait):

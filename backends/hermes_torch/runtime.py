@@ -10,12 +10,12 @@ from hermes.numerics.lora import adapter_tensors
 from hermes.numerics.params import parameters
 from hermes.numerics.positions import segment_positions
 from hermes_torch.context import Context, Tables
-from hermes_torch.global_state import as_asked, has_tf32
+from hermes_torch.global_state import applied_options, has_tf32
 from hermes_torch.lora import adapt
 from hermes_torch.loss import wide
 from hermes_torch.model import Transformer
 from hermes_torch.ops import EXACT, FAST
-from hermes_torch.weight_layout import pack, packs
+from hermes_torch.weight_layout import can_pack, pack_weights
 
 DTYPES = {
     "float32": torch.float32,
@@ -34,11 +34,11 @@ def devices():
 class Network(Transformer):
     """The Transformer, which what shards it sees as one call, whatever is made of its stack."""
 
-    def forward(self, tokens, here, score=None, *wanted):
+    def forward(self, tokens, ctx, score=None, *wanted):
         """Logits, or what `score` makes of the module and the stack's output (B, T, C)."""
         if score is None:
-            return super().forward(tokens, here)
-        return score(self, self.model(tokens, here), *wanted)
+            return super().forward(tokens, ctx)
+        return score(self, self.model(tokens, ctx), *wanted)
 
 
 class Engine:
@@ -78,12 +78,12 @@ class Engine:
         loaded = {name: self.placed(params[name], training) for name in self.names}
         self.module.load_state_dict(loaded, assign=True)
         as_trained = training or exact or options.as_trained
-        if not as_trained and packs(self.device, self.dtype):
-            pack(self.module)
+        if not as_trained and can_pack(self.device, self.dtype):
+            pack_weights(self.module)
 
     def on(self):
         """A block that computes as the options ask."""
-        return as_asked(self.options)
+        return applied_options(self.options)
 
     def placed(self, array, training):
         """A parameter on the device: in master precision to train, else matrices as computed.
@@ -105,14 +105,24 @@ class Engine:
         """A NumPy array on the device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(device=self.device, dtype=dtype)
 
-    def context(self, memory=None, segments=None, places=None, keys=None, *, recompute=False):
+    def context(
+        self,
+        cache=None,
+        segments=None,
+        positions_in_document=None,
+        dropout_keys=None,
+        *,
+        recompute=False,
+    ):
         """A pass of this module."""
-        here = Context(self.tables, self.dtype, memory, segments, places, keys, recompute)
+        ctx = Context(
+            self.tables, self.dtype, cache, segments, positions_in_document, dropout_keys, recompute
+        )
         for adapter in self.adapters:
-            adapter.here = here
-        return here
+            adapter.ctx = ctx
+        return ctx
 
-    def counted(self, targets):
+    def target_indices(self, targets):
         """Where targets count among a micro-batch's tokens, (N,); None where all or none do.
 
         Known to the host, so nothing waits; but each number of them is another shape to compile.
@@ -120,10 +130,10 @@ class Engine:
         at = np.flatnonzero(targets != IGNORE)
         return None if at.size in (0, targets.size) else self.tensor(at)
 
-    def by_pair(self, targets, *, everywhere=False):
+    def pair_layout(self, targets, *, everywhere=False):
         """pair_tokens of a micro-batch of pairs, its places on the device."""
-        places, ends = pair_tokens(targets, everywhere=everywhere)
-        return self.tensor(places), ends
+        positions_in_document, ends = pair_tokens(targets, everywhere=everywhere)
+        return self.tensor(positions_in_document), ends
 
     def documents(self, segments):
         """Segments and the positions inside them, on the device; None, None for None."""

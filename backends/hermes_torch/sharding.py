@@ -19,8 +19,8 @@ class Shards:
     its micro-batches, and gradients are whole until the last of them.
     """
 
-    def __init__(self, processes, options):
-        size, group = processes.place.size, options.shard_group
+    def __init__(self, process_group, options):
+        size, group = process_group.rank_info.world_size, options.shard_group
         if size == 1:
             raise Unsupported(
                 f"shard {options.shard!r} splits a model over several processes, but this run has "
@@ -32,8 +32,8 @@ class Shards:
             raise Unsupported(
                 f"shard_group is {group}; it must be at least 2 and divide the {size} processes"
             )
-        self._full, self._processes = options.shard == "full", processes
-        self._mesh = processes.mesh(group or size)
+        self._full, self._processes = options.shard == "full", process_group
+        self._mesh = process_group.mesh(group or size)
 
     def split(self, module, dtype, master):
         """Split a module that is not loaded yet, in place. dtype: of blocks' matrices in use."""

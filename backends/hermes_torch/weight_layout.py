@@ -12,7 +12,7 @@ from hermes_torch.model import Linear
 ROWS = 16  # the layout is good for products of about so many rows, and measured from 1 to 1024
 
 
-def packs(device, dtype):
+def can_pack(device, dtype):
     """Whether this processor has such a layout for matrices of this type."""
     if device.type != "cpu" or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         return False
@@ -20,7 +20,7 @@ def packs(device, dtype):
     return torch.backends.mkldnn.is_available() and (dtype == torch.float32 or short)
 
 
-def pack(module):
+def pack_weights(module):
     """Lay out the matrices of a Transformer, one at a time; a tied head gets one of its own."""
     for part in module.modules():
         if isinstance(part, Linear):

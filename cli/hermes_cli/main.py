@@ -16,7 +16,7 @@ from importlib.metadata import version
 
 import click
 
-from hermes.distributed.process_group import ends_at_once
+from hermes.distributed.process_group import exit_without_teardown
 from hermes.errors import HermesError, Interrupted, StorageError, nearest
 from hermes_cli.display.robust_stderr import lasting_stderr
 
@@ -165,7 +165,7 @@ def run(arguments: list[str], tell: Callable[[str], None] = _tell) -> int:
 def main() -> None:
     """The entry point of `hermes` and `hermes-llm`."""
     lasting_stderr()
-    ended = ends_at_once()
+    ended = exit_without_teardown()
     code = run(sys.argv[1:])
     if code == Interrupted.exit_code and "TORCHELASTIC_RUN_ID" in os.environ:
         code = 0  # torchrun would start again whatever ended with another
@@ -175,10 +175,10 @@ def main() -> None:
 
 
 def _started_by_launcher() -> bool:
-    from hermes.distributed.environment import place_of
+    from hermes.distributed.environment import read_rank_info
 
     try:
-        return place_of(os.environ) is not None
+        return read_rank_info(os.environ) is not None
     except HermesError:  # it was refused, and is told
         return False
 

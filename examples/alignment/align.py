@@ -18,7 +18,7 @@ from pathlib import Path
 
 from data import ANIMALS, KINDS, write
 
-from hermes.finetuning.base_model import beginning
+from hermes.finetuning.base_model import open_base_model
 from hermes.inference.chat_session import Chat
 from hermes.inference.sampling import Sampling
 from hermes.interface import choose_backend
@@ -58,7 +58,7 @@ def well_formed(kind: str) -> set[str]:
 
 def measure(checkpoint: Path, questions: Path, backend: str) -> dict[str, float]:
     """Ask every question five times, at temperature 1: the share of answers that each rate has."""
-    begun = beginning(checkpoint)
+    begun = open_base_model(checkpoint)
     model = choose_backend(backend).build(begun.spec, begun.params)
     found = dict.fromkeys(RATES, 0)
     facts = [json.loads(line) for line in questions.read_text().splitlines()]

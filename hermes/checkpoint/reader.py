@@ -20,7 +20,7 @@ from hermes.checkpoint.weights import View, fit, moments, read_weights
 from hermes.errors import CheckpointError, SpecError
 from hermes.interface import Tensors, TrainState
 from hermes.mal import loads
-from hermes.numerics.lora import adapter_tensors, merged, trained_by
+from hermes.numerics.lora import adapter_tensors, merge_adapters, trainable_names
 from hermes.numerics.params import parameters
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
@@ -123,7 +123,7 @@ def open_checkpoint(path: Path, *, hashes: bool = True) -> Checkpoint:
     return Checkpoint(
         path,
         spec,
-        merged(spec, parts, lora) if lora else parts,
+        merge_adapters(spec, parts, lora) if lora else parts,
         parts=parts,
         companions=_companions(path, manifest),
         manifest=manifest,
@@ -153,7 +153,7 @@ def _contents(
         table |= adapter_tensors(spec, progress.recipe.lora)
         params = _with_adapters(path, spec, params, progress.recipe.lora)
     if progress and OPTIMIZER in manifest.files:
-        trained = {name: table[name] for name in trained_by(spec, progress.recipe)}
+        trained = {name: table[name] for name in trainable_names(spec, progress.recipe)}
         both = moments(TensorFile(path / OPTIMIZER), trained)
     return spec, params, progress, both
 

@@ -19,7 +19,7 @@ from hermes.checkpoint.weights import INDEX, MOMENTS, SHARD_LIMIT, View, plan_sh
 from hermes.errors import CheckpointError, StorageError
 from hermes.interface import Array, Tensors, TrainState
 from hermes.mal import dumps
-from hermes.numerics.lora import adapter_tensors, trained_by
+from hermes.numerics.lora import adapter_tensors, trainable_names
 from hermes.numerics.params import Tensor, parameters
 from hermes.spec import ModelSpec
 from hermes.storage.durable import (
@@ -74,7 +74,7 @@ def save(
     if recipe.lora:
         small[ADAPTER_CONFIG], adapter = adapter_files(spec, recipe.lora, kinds, state.params)
         tensors.append((ADAPTER, *adapter))
-    trained = {name: table[name] for name in trained_by(spec, recipe)}
+    trained = {name: table[name] for name in trainable_names(spec, recipe)}
     tensors.append((OPTIMIZER, *_optimizer(state, trained)))
 
     needed = sum(map(len, small.values())) + sum(file_size(kinds) for _, _, kinds in tensors)

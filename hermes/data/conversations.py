@@ -19,15 +19,15 @@ from hermes.data.records import Record, records
 from hermes.errors import DataError
 from hermes.formatting import describe_missing, name_type
 
-__all__ = ["conversation_of", "conversations"]
+__all__ = ["parse_conversation", "read_conversations"]
 
 
-def conversations(paths: Paths, *, file_format: str | None = None) -> Iterator[Conversation]:
+def read_conversations(paths: Paths, *, file_format: str | None = None) -> Iterator[Conversation]:
     """Yield the conversations of files; formats as in `records`. Raises DataError, StorageError."""
-    return map(conversation_of, records(paths, file_format=file_format))
+    return map(parse_conversation, records(paths, file_format=file_format))
 
 
-def conversation_of(record: Record) -> Conversation:
+def parse_conversation(record: Record) -> Conversation:
     """A record as a conversation that has something to learn. Raises DataError."""
     value, where = record.value, record.where
     if isinstance(value, str):
@@ -54,14 +54,14 @@ def conversation_of(record: Record) -> Conversation:
         answer = as_messages(completion, "assistant", f"{where}: field 'completion'")
         return Conversation((*prompt, *answer), where, tools=held)
     if "instruction" in value:
-        return Conversation(read_alpaca(value, where), where)
+        return Conversation(parse_alpaca(value, where), where)
     if "text" in value:
         return Conversation((), where, text=read_text(value["text"], f"{where}: field 'text'"))
     known = "give 'messages', 'prompt' and 'completion', 'instruction' and 'output', or 'text'"
     raise DataError(f"{where}: {describe_missing('messages', value, known)}")
 
 
-def read_alpaca(value: Mapping[str, Any], where: str) -> tuple[Message, ...]:
+def parse_alpaca(value: Mapping[str, Any], where: str) -> tuple[Message, ...]:
     """Stanford Alpaca's three fields: the input, if any, follows the instruction."""
     output = read_answer(require_field(value, "output", where), f"{where}: field 'output'")
     user = read_content(value["instruction"], f"{where}: field 'instruction'")

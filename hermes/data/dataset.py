@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from hermes.data.order import Cursor
 from hermes.interface import Batch
 
-__all__ = ["Held", "Samples"]
+__all__ = ["Dataset", "TokenSource"]
 
 
-class Samples(Protocol):
+class Dataset(Protocol):
     """Where batches come from: numbered samples to train on, and some held out."""
 
     train: range
@@ -27,12 +27,14 @@ class Samples(Protocol):
         micro_batch: int,
         accum: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ) -> tuple[Batch, Cursor]:
         """The update that takes the next `samples`, and the cursor behind it."""
         ...
 
-    def validation(self, micro_batch: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def validation(
+        self, micro_batch: int, *, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
         """Every sample held out, once."""
         ...
 
@@ -41,7 +43,7 @@ class Samples(Protocol):
         ...
 
 
-class Held(Protocol):
+class TokenSource(Protocol):
     """The tokens that samples are made of."""
 
     @property
@@ -57,15 +59,17 @@ class Held(Protocol):
 
 
 @dataclass(frozen=True)
-class Grid:
+class UpdateLayout:
     """Where an update's samples go: numbers (A, B) within the update, and which are there."""
 
     rows: NDArray[np.int64]
     real: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, samples: int, micro_batch: int, accum: int, rank: int, world: int) -> "Grid":
+    def of(
+        cls, samples: int, micro_batch: int, accum: int, rank: int, world_size: int
+    ) -> "UpdateLayout":
         """Row b of micro-batch a in process `rank` is sample (a * world + rank) * B + b."""
-        micro = np.arange(accum)[:, None] * world + rank
+        micro = np.arange(accum)[:, None] * world_size + rank
         rows = micro * micro_batch + np.arange(micro_batch)[None, :]
         return cls(rows, rows < samples)

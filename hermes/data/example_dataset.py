@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.chat_templates.encoder import Example
-from hermes.data.dataset import Grid
+from hermes.data.dataset import UpdateLayout
 from hermes.data.order import Cursor, sample_order
 from hermes.errors import DataError
 from hermes.interface import IGNORE, Batch, Counts
@@ -194,19 +194,21 @@ class ExampleData:
         micro_batch: int,
         accum: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ) -> tuple[Batch, Cursor]:
         """This process's share of the update of the next `samples` rows, and what comes after."""
         taken = sample_order(self.seed, cursor, samples, len(self.train))
-        grid = Grid.of(samples, micro_batch, accum, rank, world)
+        grid = UpdateLayout.of(samples, micro_batch, accum, rank, world_size)
         return self._batch(taken, grid), cursor.after(samples, len(self.train))
 
-    def validation(self, micro_batch: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def validation(
+        self, micro_batch: int, *, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
         """Every row held out, once, in order."""
         numbers = np.array(self.held_out, np.int64)
-        for start in range(0, len(numbers), micro_batch * world):
-            taken = numbers[start : start + micro_batch * world]
-            yield self._batch(taken, Grid.of(len(taken), micro_batch, 1, rank, world))
+        for start in range(0, len(numbers), micro_batch * world_size):
+            taken = numbers[start : start + micro_batch * world_size]
+            yield self._batch(taken, UpdateLayout.of(len(taken), micro_batch, 1, rank, world_size))
 
     def validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
         """Bytes of text that the held-out targets stand for; byte_lengths: of each id."""
@@ -216,7 +218,7 @@ class ExampleData:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _batch(self, taken: NDArray[np.int64], grid: Grid) -> Batch:
+    def _batch(self, taken: NDArray[np.int64], grid: UpdateLayout) -> Batch:
         here = [
             self._rows[taken[row]] if real else []
             for row, real in zip(grid.rows.flat, grid.real.flat, strict=True)

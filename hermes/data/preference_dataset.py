@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hermes.chat_templates.encoder import Example
-from hermes.data.dataset import Grid
+from hermes.data.dataset import UpdateLayout
 from hermes.data.example_dataset import check_ids, filled, fingerprint, held_out, width_of
 from hermes.data.order import Cursor, sample_order
 from hermes.data.preferences import EncodedPair
@@ -72,19 +72,21 @@ class PairData:
         micro_batch: int,
         accum: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ) -> tuple[Batch, Cursor]:
         """This process's share of the update of the next `samples` pairs, and what comes after."""
-        grid = Grid.of(samples, micro_batch, accum, rank, world)
+        grid = UpdateLayout.of(samples, micro_batch, accum, rank, world_size)
         batch = self.batch(self.pairs_at(cursor, samples), grid)
         return batch, cursor.after(samples, len(self.train))
 
-    def validation(self, micro_batch: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def validation(
+        self, micro_batch: int, *, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
         """Every pair held out, once, in order."""
         numbers = self.pairs_held_out()
-        for start in range(0, len(numbers), micro_batch * world):
-            taken = numbers[start : start + micro_batch * world]
-            yield self.batch(taken, Grid.of(len(taken), micro_batch, 1, rank, world))
+        for start in range(0, len(numbers), micro_batch * world_size):
+            taken = numbers[start : start + micro_batch * world_size]
+            yield self.batch(taken, UpdateLayout.of(len(taken), micro_batch, 1, rank, world_size))
 
     def validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
         """None: the loss of a pair is no code length of a text."""
@@ -93,7 +95,7 @@ class PairData:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def batch(self, taken: NDArray[np.int64], grid: Grid) -> Batch:
+    def batch(self, taken: NDArray[np.int64], grid: UpdateLayout) -> Batch:
         """The pairs of these numbers as micro-batches of twice as many rows."""
         places = np.concatenate([grid.rows, grid.rows], axis=1)  # (A, 2 P)
         real = np.concatenate([grid.real, grid.real], axis=1)

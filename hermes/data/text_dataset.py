@@ -47,7 +47,7 @@ class TextData:
         micro_batch: int,
         accum: int,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ) -> tuple[Batch, Cursor]:
         """This process's share of the update that takes the next `samples`, and what comes after.
 
@@ -55,20 +55,22 @@ class TextData:
         the update, however it is split. The last update of a run may have fewer samples than rows;
         rows without one count for nothing, so that shapes never change.
         """
-        if not 1 <= samples <= micro_batch * accum * world:
+        if not 1 <= samples <= micro_batch * accum * world_size:
             raise DataError(
-                f"{samples} samples do not fit an update of {micro_batch * accum * world} rows"
+                f"{samples} samples do not fit an update of {micro_batch * accum * world_size} rows"
             )
         taken = sample_order(self.seed, cursor, samples, len(self.train))
-        batch = self._batch(taken, micro_batch, accum, rank, world)
+        batch = self._batch(taken, micro_batch, accum, rank, world_size)
         return batch, cursor.after(samples, len(self.train))
 
-    def validation(self, micro_batch: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """Every sample held out, once, in order; as many batches in each of `world` processes."""
+    def validation(
+        self, micro_batch: int, *, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """Every sample held out, once, in order; as many batches on every rank."""
         held_out = np.array(self.held_out, np.int64)
-        for start in range(0, len(held_out), micro_batch * world):
-            taken = held_out[start : start + micro_batch * world]
-            yield self._batch(taken, micro_batch, 1, rank, world)
+        for start in range(0, len(held_out), micro_batch * world_size):
+            taken = held_out[start : start + micro_batch * world_size]
+            yield self._batch(taken, micro_batch, 1, rank, world_size)
 
     def validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
         """Bytes of text that the held-out targets stand for; byte_lengths: of each id.
@@ -81,9 +83,9 @@ class TextData:
         return int(counts @ np.asarray(byte_lengths, np.int64))
 
     def _batch(
-        self, taken: NDArray[np.int64], micro_batch: int, accum: int, rank: int, world: int
+        self, taken: NDArray[np.int64], micro_batch: int, accum: int, rank: int, world_size: int
     ) -> Batch:
-        micro = np.arange(accum)[:, None] * world + rank
+        micro = np.arange(accum)[:, None] * world_size + rank
         rows = micro * micro_batch + np.arange(micro_batch)[None, :]  # (A, B)
         real = rows < len(taken)
         starts = taken[np.where(real, rows, 0)] * self.seq_len

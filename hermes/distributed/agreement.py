@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from hermes.distributed.process_group import Processes
+from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost, StorageError
 
-__all__ = ["agreed"]
+__all__ = ["all_or_none"]
 
 
 KINDS = {kind.exit_code: kind for kind in (NonFinite, StorageError, Interrupted, PeerLost)}
@@ -15,8 +15,10 @@ KINDS = {kind.exit_code: kind for kind in (NonFinite, StorageError, Interrupted,
 T = TypeVar("T")
 
 
-def agreed(
-    processes: Processes, make: Callable[[], T], undo: Callable[[T], object] = lambda made: None
+def all_or_none(
+    process_group: ProcessGroup,
+    make: Callable[[], T],
+    undo: Callable[[T], object] = lambda made: None,
 ) -> T:
     """What `make` gives here, once it gave something in every process.
 
@@ -24,7 +26,7 @@ def agreed(
     error, the others that of the first rank that has one. `make` may ask the others too: a refusal
     that they know of is not told to them again, as they wait for nothing more.
     """
-    if processes.place.size == 1:
+    if process_group.rank_info.world_size == 1:
         return make()
     made: list[T] = []
     refused: HermesError | None = None
@@ -36,7 +38,7 @@ def agreed(
         if error.told_by is not None:
             raise
         refused = error
-    said = processes.texts(f"{refused.exit_code} {refused}" if refused else "")
+    said = process_group.all_gather_text(f"{refused.exit_code} {refused}" if refused else "")
     first = next((rank for rank, text in enumerate(said) if text), None)
     if first is None:
         return made[0]

@@ -2,18 +2,18 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hermes.distributed.process_group import Place
+from hermes.distributed.process_group import RankInfo
 from hermes.errors import HermesError
 
 if TYPE_CHECKING:
     pass
 
-__all__ = ["OWN", "place_of", "started_by"]
+__all__ = ["OWN", "find_launcher", "read_rank_info"]
 
 
 OWN = "HERMES_LAUNCHED"  # in the environment of the processes that hermes itself started
@@ -32,25 +32,25 @@ MEANT = {"mlx.launch": "mlx", "mpirun": "mlx", "torchrun": "torch"}
 BRACKETS = re.compile(r"\[([^\],-]+)[^\]]*\]")  # [01-04,07]
 
 
-def place_of(environment: Mapping[str, str]) -> Place | None:
+def read_rank_info(environment: Mapping[str, str]) -> RankInfo | None:
     """Where a launcher put this process among others; None where it started no others.
 
     Raises HermesError.
     """
     try:
-        place = _place(environment)
+        rank_info = _read_rank_info(environment)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise HermesError(f"the launcher's variables cannot be read: {error!r}") from None
-    return place if place is not None and place.size > 1 else None
+    return rank_info if rank_info is not None and rank_info.world_size > 1 else None
 
 
-def started_by(environment: Mapping[str, str]) -> str | None:
+def find_launcher(environment: Mapping[str, str]) -> str | None:
     """The launcher that started this process among others, unless that was hermes itself."""
-    alone = OWN in environment or place_of(environment) is None
-    return None if alone else _launcher(environment)
+    alone = OWN in environment or read_rank_info(environment) is None
+    return None if alone else _find_launcher(environment)
 
 
-def _launcher(e: Mapping[str, str]) -> str | None:
+def _find_launcher(e: Mapping[str, str]) -> str | None:
     if "MLX_RANK" in e:
         return "mlx.launch"
     if all(name in e for name in TORCHRUN):
@@ -61,38 +61,42 @@ def _launcher(e: Mapping[str, str]) -> str | None:
     return "srun" if "SLURM_STEP_NUM_TASKS" in e and "SLURM_PROCID" in e else None
 
 
-def _place(e: Mapping[str, str]) -> Place | None:
-    match _launcher(e):
+def _read_rank_info(e: Mapping[str, str]) -> RankInfo | None:
+    match _find_launcher(e):
         case "mlx.launch":
-            return _of_mlx(e)
+            return _read_mlx(e)
         case "torchrun":
-            return _ranks(e, TORCHRUN)
+            return _read_ranks(e, TORCHRUN)
         case "mpirun":
             at = ":".join(e[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in e)
-            return replace(_ranks(e, MPIRUN), meeting=at if ":" in at else None)
+            return replace(_read_ranks(e, MPIRUN), rendezvous=at if ":" in at else None)
         case "srun":
-            return _of_slurm(e)
+            return _read_slurm(e)
     return None
 
 
-def _ranks(e: Mapping[str, str], names: tuple[str, str, str, str]) -> Place:
-    rank, size, local_rank, local_size = (int(e[name]) for name in names)
-    return Place(rank, size, local_rank, local_size)
+def _read_ranks(e: Mapping[str, str], names: Sequence[str]) -> RankInfo:
+    rank, size, local_rank, local_world_size = (int(e[name]) for name in names)
+    return RankInfo(rank, size, local_rank, local_world_size)
 
 
-def _of_mlx(e: Mapping[str, str]) -> Place:
+def _read_mlx(e: Mapping[str, str]) -> RankInfo:
     rank = int(e["MLX_RANK"])
     if "MLX_HOSTFILE" in e:
-        hosts = [addresses[0].rpartition(":")[0] for addresses in _json(e, "MLX_HOSTFILE")]
-        place = Place(rank, max(len(hosts), 1))
+        hosts = [addresses[0].rpartition(":")[0] for addresses in _read_json(e, "MLX_HOSTFILE")]
+        rank_info = RankInfo(rank, max(len(hosts), 1))
         mine = [number for number, host in enumerate(hosts) if host == hosts[rank]]
-        return replace(place, local_rank=mine.index(rank), local_size=len(mine)) if mine else place
+        return (
+            replace(rank_info, local_rank=mine.index(rank), local_world_size=len(mine))
+            if mine
+            else rank_info
+        )
     if "MLX_IBV_DEVICES" in e:
-        return Place(rank, len(_json(e, "MLX_IBV_DEVICES")))
-    return Place(rank, int(e["MLX_WORLD_SIZE"]))
+        return RankInfo(rank, len(_read_json(e, "MLX_IBV_DEVICES")))
+    return RankInfo(rank, int(e["MLX_WORLD_SIZE"]))
 
 
-def _json(e: Mapping[str, str], name: str) -> Any:
+def _read_json(e: Mapping[str, str], name: str) -> Any:
     """What the file that a variable names holds; mlx.launch gives a lone host an empty one."""
     try:
         text = Path(e[name]).read_text(encoding="utf-8")
@@ -104,7 +108,7 @@ def _json(e: Mapping[str, str], name: str) -> Any:
     raise HermesError(f"{name} names {e[name]!r}, which cannot be read: {reason}")
 
 
-def _of_slurm(e: Mapping[str, str]) -> Place:
+def _read_slurm(e: Mapping[str, str]) -> RankInfo:
     sizes: list[int] = []
     for part in e["SLURM_STEP_TASKS_PER_NODE"].split(","):  # 4(x2),3
         count, _, times = part.partition("(x")
@@ -119,7 +123,7 @@ def _of_slurm(e: Mapping[str, str]) -> Place:
     first = BRACKETS.sub(r"\1", e["SLURM_STEP_NODELIST"]).partition(",")[0]
     host = e.get("MASTER_ADDR", first)
     port = e.get("MASTER_PORT", str(20_000 + int(e["SLURM_JOB_ID"]) % 20_000))
-    place = Place(
+    rank_info = RankInfo(
         int(e["SLURM_PROCID"]), int(e["SLURM_STEP_NUM_TASKS"]), int(e["SLURM_LOCALID"]), sizes[node]
     )
-    return replace(place, meeting=f"{host}:{port}")
+    return replace(rank_info, rendezvous=f"{host}:{port}")

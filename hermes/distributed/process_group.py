@@ -14,7 +14,7 @@ from typing import Protocol
 
 from hermes.errors import HermesError
 
-__all__ = ["ALONE", "Alone", "Place", "Processes", "ends_at_once"]
+__all__ = ["SINGLE_PROCESS", "ProcessGroup", "RankInfo", "SingleProcess", "exit_without_teardown"]
 
 
 def _to_stderr(line: str) -> None:
@@ -22,56 +22,56 @@ def _to_stderr(line: str) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Where a process stands among those of its run, as the launcher said.
 
-    local_rank and local_size count those of this machine. meeting: "host:port" where they meet;
-    None where the framework's launcher told the framework. first_timeout: seconds after which a
-    silent process is lost, before the first update is made (compilation, reading); timeout: after.
-    meeting_timeout: seconds in which all come.
+    local_rank and local_world_size count those of this machine. rendezvous: "host:port" where they
+    meet; None where the framework's launcher told the framework. first_timeout: seconds after which
+    a silent process is lost, before the first update is made (compilation, reading); timeout:
+    after. rendezvous_timeout: seconds in which all come.
     last_words: is given the sentence with which a backend ends a process that nothing else can end.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_size: int = 1
-    meeting: str | None = None
+    local_world_size: int = 1
+    rendezvous: str | None = None
     first_timeout: float = 600.0
     timeout: float = 45.0
-    meeting_timeout: float = 60.0
+    rendezvous_timeout: float = 60.0
     last_words: Callable[[str], None] = field(default=_to_stderr, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not (0 <= self.rank < self.size and 0 <= self.local_rank < self.local_size):
+        if not (0 <= self.rank < self.world_size and 0 <= self.local_rank < self.local_world_size):
             raise HermesError(
-                f"rank {self.rank} of {self.size} processes, {self.local_rank} of "
-                f"{self.local_size} on this machine: ranks count from 0 to below the number"
+                f"rank {self.rank} of {self.world_size} processes, {self.local_rank} of "
+                f"{self.local_world_size} on this machine: ranks count from 0 to below the number"
             )
-        limits = (self.first_timeout, self.timeout, self.meeting_timeout)
+        limits = (self.first_timeout, self.timeout, self.rendezvous_timeout)
         if min(limits) <= 0:
             raise HermesError(
                 f"timeouts must be above 0 seconds, got {', '.join(map(str, limits))}"
             )
 
 
-class Processes(Protocol):
+class ProcessGroup(Protocol):
     """The processes of a run, seen from one of them; every method is called by all of them.
 
     Each raises PeerLost where one of them died, or was silent for too long.
     """
 
-    place: Place
+    rank_info: RankInfo
 
-    def total(self, numbers: Sequence[float]) -> list[float]:
+    def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
         """The sum of each number over all processes, in float64."""
         ...
 
-    def largest(self, number: float) -> float:
+    def all_reduce_max(self, number: float) -> float:
         """The largest of every process's number."""
         ...
 
-    def texts(self, text: str) -> list[str]:
+    def all_gather_text(self, text: str) -> list[str]:
         """Every process's text, by rank; returns when all have come."""
         ...
 
@@ -79,11 +79,11 @@ class Processes(Protocol):
         """Seconds to sum `count` float32 over all processes on their devices; was it right?"""
         ...
 
-    def obstacles(self) -> list[str]:
+    def diagnostics(self) -> list[str]:
         """What will slow these processes or stop them, each with what to do about it."""
         ...
 
-    def settle(self) -> None:
+    def mark_first_step_done(self) -> None:
         """The first update is made: from now on a silence of place.timeout is too long."""
         ...
 
@@ -95,7 +95,7 @@ class Processes(Protocol):
         """This process's own share of the update is computed; what comes waits for the others."""
         ...
 
-    def own_seconds(self) -> float:
+    def busy_seconds(self) -> float:
         """Seconds from `begin` to `ready`, on the device, of the updates since it was last asked.
 
         Of a device that is ahead of this process, those updates that it has finished.
@@ -115,20 +115,20 @@ class Processes(Protocol):
         ...
 
 
-class Alone:
+class SingleProcess:
     """One process."""
 
-    place = Place()
+    rank_info = RankInfo()
 
-    def total(self, numbers: Sequence[float]) -> list[float]:
+    def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
         """The numbers."""
         return [float(number) for number in numbers]
 
-    def largest(self, number: float) -> float:
+    def all_reduce_max(self, number: float) -> float:
         """The number."""
         return float(number)
 
-    def texts(self, text: str) -> list[str]:
+    def all_gather_text(self, text: str) -> list[str]:
         """The text."""
         return [text]
 
@@ -136,11 +136,11 @@ class Alone:
         """Nothing to sum."""
         return 0.0, True
 
-    def obstacles(self) -> list[str]:
+    def diagnostics(self) -> list[str]:
         """None."""
         return []
 
-    def settle(self) -> None:
+    def mark_first_step_done(self) -> None:
         """Nobody to wait for."""
 
     def begin(self) -> None:
@@ -149,7 +149,7 @@ class Alone:
     def ready(self) -> None:
         """Nobody waits."""
 
-    def own_seconds(self) -> float:
+    def busy_seconds(self) -> float:
         """Nobody to compare with."""
         return 0.0
 
@@ -164,10 +164,10 @@ class Alone:
         """Nothing to part from."""
 
 
-ALONE = Alone()
+SINGLE_PROCESS = SingleProcess()
 
 
-def ends_at_once() -> Callable[[int], None]:
+def exit_without_teardown() -> Callable[[int], None]:
     """Called where a program of several processes begins; what it gives is told the exit code.
 
     Once told, the process ends with that code when its exit functions have run, and its interpreter

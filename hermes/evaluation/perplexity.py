@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.distributed.process_group import ALONE, Processes
+from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import DataError, HermesError
 from hermes.interface import IGNORE, Batch, Model
 
-__all__ = ["Score", "score", "windows"]
+__all__ = ["Perplexity", "evaluate_perplexity", "make_windows"]
 
 
 @dataclass(frozen=True)
-class Score:
+class Perplexity:
     """nats: of all targets together; bytes: of the text they stand for."""
 
     nats: float
@@ -38,13 +38,13 @@ class Score:
         return self.nats / (math.log(2) * max(self.bytes, 1))
 
 
-def score(
+def evaluate_perplexity(
     model: Model,
     batches: Iterable[Batch],
     text_bytes: int,
     stop: Callable[[], bool] = lambda: False,
-    processes: Processes = ALONE,
-) -> Score | None:
+    process_group: ProcessGroup = SINGLE_PROCESS,
+) -> Perplexity | None:
     """The model's loss over all batches, without dropout; None where `stop` said so half way.
 
     Of several processes each has its share of the batches, and all the same score.
@@ -55,11 +55,13 @@ def score(
             return None
         nats += model.loss(batch) * batch.counted
         tokens += batch.counted
-    nats, counted = processes.total([nats, tokens])
-    return Score(nats, int(counted), text_bytes)
+    nats, counted = process_group.all_reduce_sum([nats, tokens])
+    return Perplexity(nats, int(counted), text_bytes)
 
 
-def windows(tokens: NDArray[np.unsignedinteger], seq_len: int, batch_size: int) -> Iterator[Batch]:
+def make_windows(
+    tokens: NDArray[np.unsignedinteger], seq_len: int, batch_size: int
+) -> Iterator[Batch]:
     """A text's every token but the first as a target, once, in rows of seq_len. Raises DataError.
 
     The last row is filled up with what does not count.

@@ -18,16 +18,16 @@ from hermes.interop.open_model import Source, open_source
 from hermes.numerics.params import parameters
 from hermes.spec import ModelSpec
 from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer, tokenizer_config
-from hermes.training.request import Start
+from hermes.training.request import InitialModel
 
-__all__ = ["CHAT_TOKENS", "Beginning", "beginning", "grown", "with_tokens"]
+__all__ = ["CHAT_TOKENS", "BaseModel", "add_special_tokens", "open_base_model", "resize_embeddings"]
 
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 ROWS = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
 
 
 @dataclass(frozen=True)
-class Beginning:
+class BaseModel:
     """A model to tune, with its tokenizer, its template and what to tell other tools.
 
     new_rows: of tokens that the checkpoint has none for.
@@ -43,17 +43,17 @@ class Beginning:
     new_rows: int = 0
 
     @property
-    def start(self) -> Start:
+    def start(self) -> InitialModel:
         """What a run is handed."""
-        return Start(self.spec, self.params, self.notes)
+        return InitialModel(self.spec, self.params, self.notes)
 
     @property
-    def adapted_start(self) -> Start:
+    def adapted_start(self) -> InitialModel:
         """The same for a run of adapters, which learns nothing about new tokens, and says so."""
         said = (
             "adapters train no embeddings, so the new tokens stay alike; tune without them first",
         )
-        return Start(self.spec, self.params, self.notes + (said if self.new_rows else ()))
+        return InitialModel(self.spec, self.params, self.notes + (said if self.new_rows else ()))
 
     @property
     def encoder(self) -> ChatEncoder:
@@ -61,14 +61,14 @@ class Beginning:
         return ChatEncoder(self.tokenizer, self.template)
 
 
-def beginning(
+def open_base_model(
     checkpoint: str | Path,
     *,
     config: str | Path | None = None,
     tokenizer: Tokenizer | None = None,
     template: str | Path | None = None,
     chat: bool = True,
-) -> Beginning:
+) -> BaseModel:
     """Open what tuning begins from: a checkpoint or run of hermes, a Hugging Face folder, weights.
 
     tokenizer: another than the one beside it. template: a file of Jinja instead of the checkpoint's
@@ -90,11 +90,11 @@ def beginning(
     settings = _settings(source)
     own = tokenizer or _tokenizer(source)
     if template is None and "chat_template" not in settings and chat:
-        own, added = with_tokens(own, CHAT_TOKENS)
+        own, added = add_special_tokens(own, CHAT_TOKENS)
         notes.append(f"{source.path} has no chat template; conversations are written as ChatML")
         if added:
             notes.append(f"the tokenizer gets the tokens {', '.join(added)}")
-    spec, params = grown(source.spec, source.params, own.vocab_size)
+    spec, params = resize_embeddings(source.spec, source.params, own.vocab_size)
     if spec is not source.spec:
         notes.append(
             f"the vocabulary grows from {source.spec.vocab_size} to {spec.vocab_size} tokens; new "
@@ -104,7 +104,7 @@ def beginning(
     found = template_of(names, file=template, default=CHAT_TEMPLATE)
     told = names | ({"chat_template": found.source} if chat or template else {})
     new = spec.vocab_size - source.spec.vocab_size
-    return Beginning(source.path, spec, params, own, found, told, tuple(notes), new)
+    return BaseModel(source.path, spec, params, own, found, told, tuple(notes), new)
 
 
 def _settings(source: Source) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _tokenizer(source: Source) -> Tokenizer:
     return Tokenizer(held.decode("utf-8"), f"{source.path}/tokenizer.json")
 
 
-def with_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> tuple[Tokenizer, list[str]]:
+def add_special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> tuple[Tokenizer, list[str]]:
     """The tokenizer with these special tokens, behind all others, and those it did not have."""
     lacking = [name for name in names if tokenizer.special_id(name) is None]
     if not lacking:
@@ -149,7 +149,9 @@ def with_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> tuple[Tokenizer, 
     return Tokenizer.from_json(json.dumps(whole)), lacking
 
 
-def grown(spec: ModelSpec, params: Tensors, vocab_size: int) -> tuple[ModelSpec, Tensors]:
+def resize_embeddings(
+    spec: ModelSpec, params: Tensors, vocab_size: int
+) -> tuple[ModelSpec, Tensors]:
     """The model with rows for `vocab_size` tokens: itself where it has them, else with new rows at
     the mean of the old ones, which leaves the old tokens' scores as they were.
 

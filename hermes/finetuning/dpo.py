@@ -12,26 +12,26 @@ from pathlib import Path
 
 from hermes.data.preference_dataset import MEASURES, PairData, measures
 from hermes.data.preferences import Pair, encoded, fitted_pairs, plain
-from hermes.distributed.agreement import agreed
-from hermes.distributed.process_group import ALONE, Processes
+from hermes.distributed.agreement import all_or_none
+from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import CheckpointError, HermesError
-from hermes.finetuning.base_model import Beginning
-from hermes.finetuning.reference_logprobs import Reference, computed, weights_hash
+from hermes.finetuning.base_model import BaseModel
+from hermes.finetuning.reference_logprobs import Reference, compute_reference, weights_hash
 from hermes.formatting import number_of
 from hermes.interface import Backend, Batch, Model, Options, StepReport, Tensors
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.training.run_yaml import read_reference_weights
-from hermes.training.training_data import Material
+from hermes.training.training_data import TrainingData
 
-__all__ = ["Preferences"]
+__all__ = ["DPOData"]
 
 REFERENCE = "reference.npz"
 
 
 @dataclass(frozen=True)
-class Preferences:
+class DPOData:
     """Pairs to learn from, and the reference they are compared with.
 
     start: the model that the run begins from, which is the reference; or the run's own, where it
@@ -43,20 +43,20 @@ class Preferences:
     """
 
     pairs: Iterable[Pair]
-    start: Beginning
+    start: BaseModel
     backend: Backend
     options: Options
     output: Path
     cache: Path | None = None
     use_template: bool = True
     drop: bool = False
-    processes: Processes = ALONE
+    process_group: ProcessGroup = SINGLE_PROCESS
     base: Callable[[], Tensors] | None = None
     named: bool = False
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[int, int], None] = field(default=lambda done, total: None)
 
-    def material(self, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> Material:
+    def material(self, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> TrainingData:
         """What a run learns from, the reference with it. Raises HermesError of every kind."""
         encoder = self.start.encoder
         made = (
@@ -97,10 +97,10 @@ class Preferences:
             return measures(batch, report.row_logprobs)
 
         def evaluate(model: Model, stop: Callable[[], bool]) -> Mapping[str, float] | None:
-            return _evaluated(model, data, recipe.batch_size, stop, self.processes)
+            return _evaluated(model, data, recipe.batch_size, stop, self.process_group)
 
         weights = reference.weights if reference else None
-        return Material(
+        return TrainingData(
             data, data, "pairs", tuple(words), MEASURES, measure, evaluate, begin, weights
         )
 
@@ -131,12 +131,17 @@ class Preferences:
                 said.append(f"they were computed with {_words(known.how)}: equal but for rounding")
             return known, said
         options = replace(self.options, as_trained=True)
-        model = self.backend.build(self.start.spec, self._base(), options, self.processes)
-        logprobs = computed(
-            model, data, recipe, processes=self.processes, stop=self.stop, progress=self.progress
+        model = self.backend.build(self.start.spec, self._base(), options, self.process_group)
+        logprobs = compute_reference(
+            model,
+            data,
+            recipe,
+            process_group=self.process_group,
+            stop=self.stop,
+            progress=self.progress,
         )
         made = Reference(logprobs, weights, data.fingerprint, template, how)
-        if self.cache is not None and self.processes.place.rank == 0:
+        if self.cache is not None and self.process_group.rank_info.rank == 0:
             made.save(self.cache)
         return made, [f"the reference's log-probabilities were computed; they are kept in {path}"]
 
@@ -161,9 +166,9 @@ class Preferences:
 
     def _there(self, path: Path) -> bool:
         """Whether the file is there, for all processes alike. Raises HermesError."""
-        size = self.processes.place.size
-        seen = agreed(self.processes, path.exists)
-        count = int(self.processes.total([seen])[0])
+        size = self.process_group.rank_info.world_size
+        seen = all_or_none(self.process_group, path.exists)
+        count = int(self.process_group.all_reduce_sum([seen])[0])
         if 0 < count < size:
             raise HermesError(
                 f"reference cache {path} is there for {count} of {size} processes; all must see "
@@ -181,12 +186,12 @@ def _evaluated(
     data: PairData,
     micro_batch: int,
     stop: Callable[[], bool],
-    processes: Processes = ALONE,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Mapping[str, float] | None:
     """The loss per held-out pair and what is reported beside it; None where `stop` said so."""
     total: dict[str, float] = {}
-    pairs, place = 0, processes.place
-    for batch in data.validation(micro_batch, rank=place.rank, world=place.size):
+    pairs, rank_info = 0, process_group.rank_info
+    for batch in data.validation(micro_batch, rank=rank_info.rank, world_size=rank_info.world_size):
         if stop():
             return None
         loss, sums = model.preferences(batch)
@@ -198,8 +203,12 @@ def _evaluated(
         for name, value in found.items():
             total[name] = total.get(name, 0.0) + batch.counted * value
     # Who had no pair knows no names either.
-    names: list[str] = max(map(json.loads, processes.texts(json.dumps([*total]))), key=len)
-    *weighted, count = processes.total([*(total.get(name, 0.0) for name in names), pairs])
+    names: list[str] = max(
+        map(json.loads, process_group.all_gather_text(json.dumps([*total]))), key=len
+    )
+    *weighted, count = process_group.all_reduce_sum(
+        [*(total.get(name, 0.0) for name in names), pairs]
+    )
     if not count:
         raise HermesError("no pair is held out, so there is nothing to evaluate")
     return {name: value / count for name, value in zip(names, weighted, strict=True)}

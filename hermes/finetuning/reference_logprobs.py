@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.data import Cursor
-from hermes.data.dataset import Grid
+from hermes.data.dataset import UpdateLayout
 from hermes.data.preference_dataset import PairData
-from hermes.distributed.process_group import ALONE, Processes
+from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import CheckpointError, Interrupted, NonFinite, StorageError
 from hermes.interface import Model, Tensors
 from hermes.recipe import Recipe
 
-__all__ = ["Reference", "computed", "weights_hash"]
+__all__ = ["Reference", "compute_reference", "weights_hash"]
 
 # Another template also makes other data of the same file, so it is looked at first.
 NAMES = {"weights": "other weights", "template": "another chat template", "data": "other data"}
@@ -104,12 +104,12 @@ def weights_hash(params: Tensors) -> str:
     return digest.hexdigest()
 
 
-def computed(
+def compute_reference(
     model: Model,
     data: PairData,
     recipe: Recipe,
     *,
-    processes: Processes = ALONE,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float64]:
@@ -119,23 +119,23 @@ def computed(
     so in any of them, NonFinite where the model gives no numbers.
     """
     found = np.zeros_like(data.reference)
-    place, half = processes.place, recipe.batch_size
-    per_update = half * recipe.grad_accum * place.size
+    rank_info, half = process_group.rank_info, recipe.batch_size
+    per_update = half * recipe.grad_accum * rank_info.world_size
     size, total, done = len(data.train), len(found), 0
     held_out = data.pairs_held_out()
     parts = [
         (data.pairs_at(Cursor(0, start), min(per_update, size - start)), recipe.grad_accum)
         for start in range(0, size, per_update)
     ]
-    step = half * place.size
+    step = half * rank_info.world_size
     parts += [(held_out[at : at + step], 1) for at in range(0, len(held_out), step)]
     for taken, accum in parts:
-        grid = Grid.of(len(taken), half, accum, place.rank, place.size)
+        grid = UpdateLayout.of(len(taken), half, accum, rank_info.rank, rank_info.world_size)
         batch = data.batch(taken, grid)
         for a in range(accum):
-            if processes.largest(float(stop())):
+            if process_group.all_reduce_max(float(stop())):
                 raise Interrupted("stopped while the reference was computed; nothing was saved")
-            if place.size == 1 and not grid.real[a].any():
+            if rank_info.world_size == 1 and not grid.real[a].any():
                 continue  # of several processes all make as many passes
             sums = np.asarray(model.row_logprobs(batch.tokens[a], batch.targets[a]), np.float64)
             here = taken[grid.rows[a][grid.real[a]]]
@@ -143,7 +143,7 @@ def computed(
             found[here, 1] = sums[half:][grid.real[a]]
         done += len(taken)
         progress(done, total)
-    found = np.reshape(processes.total([*found.flat]), found.shape)
+    found = np.reshape(process_group.all_reduce_sum([*found.flat]), found.shape)
     if not np.isfinite(found).all():
         raise NonFinite(
             "the reference's log-probabilities are not numbers; its weights are damaged"

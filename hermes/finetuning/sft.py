@@ -10,13 +10,13 @@ from hermes.formatting import number_of
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
-from hermes.training.training_data import Material
+from hermes.training.training_data import TrainingData
 
-__all__ = ["Chats"]
+__all__ = ["SFTData"]
 
 
 @dataclass(frozen=True)
-class Chats:
+class SFTData:
     """Conversations to learn from; `material` makes a run's.
 
     whole: learn every token, not the assistant's alone. pack: examples share rows, each in a
@@ -31,7 +31,7 @@ class Chats:
     overlong: str = "error"
     show: Callable[[Sequence[Example]], None] = lambda examples: None
 
-    def material(self, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> Material:
+    def material(self, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> TrainingData:
         """What a run learns from. Raises DataError."""
         made = (self.encoder.example(one, whole=self.whole) for one in self.conversations)
         held = fitted(made, recipe.seq_len, self.overlong)
@@ -57,7 +57,7 @@ class Chats:
             words.append(number_of(held.dropped, *_long(recipe, "left out")))
         if held.cut:
             words.append(number_of(held.cut, *_long(recipe, "cut at the end")))
-        return Material(data, data, "rows", tuple(words))
+        return TrainingData(data, data, "rows", tuple(words))
 
 
 def _long(recipe: Recipe, done: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from hermes.interop.huggingface.config_reader import spec_of
 from hermes.interop.nanogpt_litgpt import litgpt_spec, nanogpt_spec
 from hermes.interop.tensor_names import unpack
 from hermes.interop.torch_checkpoint import TorchFile
-from hermes.numerics.lora import adapted_paths, merged
+from hermes.numerics.lora import adapted_paths, merge_adapters
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
@@ -78,7 +78,7 @@ def with_adapter(source: Source, folder: Path) -> Source:
         return weight if weight.dtype == np.float64 else weight.astype(np.float32)
 
     parts = LazyTensors((*source.params, *adapter), part)
-    params = merged(source.spec, parts, lora)
+    params = merge_adapters(source.spec, parts, lora)
     return replace(source, params=params, adapted=True, notes=source.notes + notes)
 
 

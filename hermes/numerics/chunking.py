@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from hermes.interface import IGNORE
 
-__all__ = ["Part", "group_pairs", "pair_tokens", "slices"]
+__all__ = ["Span", "group_pairs", "make_spans", "pair_tokens"]
 
-Part = tuple[int, int]
+Span = tuple[int, int]
 
 
 def pair_tokens(
@@ -30,7 +30,7 @@ def pair_tokens(
     return places[counted], tuple(np.cumsum(counted.sum((1, 2))).tolist())
 
 
-def group_pairs(ends: tuple[int, ...], tokens: int) -> list[Part]:
+def group_pairs(ends: tuple[int, ...], tokens: int) -> list[Span]:
     """The (first, after the last) of runs of pairs with at most so many tokens, or of one pair."""
     groups, first, begin = [], 0, 0
     for pair, end in enumerate(ends):
@@ -40,7 +40,7 @@ def group_pairs(ends: tuple[int, ...], tokens: int) -> list[Part]:
     return [*groups, (first, len(ends))]
 
 
-def slices(begin: int, end: int, tokens: int) -> list[Part]:
+def make_spans(begin: int, end: int, tokens: int) -> list[Span]:
     """The (begin, end) of each slice of so many tokens, at least one."""
     starts = range(begin, max(end, begin + 1), tokens)
     return [(start, min(start + tokens, end)) for start in starts]

@@ -17,7 +17,7 @@ from hermes.numerics.randomness import normals
 from hermes.recipe import Lora, Recipe
 from hermes.spec import ModelSpec
 
-__all__ = ["adapted_paths", "adapter_tensors", "fresh_adapters", "merged", "trained_by"]
+__all__ = ["adapted_paths", "adapter_tensors", "init_adapters", "merge_adapters", "trainable_names"]
 
 
 def adapted_paths(spec: ModelSpec, lora: Lora) -> tuple[str, ...]:
@@ -53,14 +53,14 @@ def adapter_tensors(spec: ModelSpec, lora: Lora) -> Mapping[str, Tensor]:
     return found
 
 
-def trained_by(spec: ModelSpec, recipe: Recipe) -> tuple[str, ...]:
+def trainable_names(spec: ModelSpec, recipe: Recipe) -> tuple[str, ...]:
     """The tensors that a run changes: the adapters alone, or all that is not frozen."""
     if recipe.lora is not None:
         return tuple(adapter_tensors(spec, recipe.lora))
     return trained_names(spec, recipe.freeze_layers, recipe.freeze)
 
 
-def fresh_adapters(spec: ModelSpec, lora: Lora, seed: int) -> Tensors:
+def init_adapters(spec: ModelSpec, lora: Lora, seed: int) -> Tensors:
     """First values: A normal, from a stream of its own by name, B zero."""
     table = adapter_tensors(spec, lora)
 
@@ -73,7 +73,7 @@ def fresh_adapters(spec: ModelSpec, lora: Lora, seed: int) -> Tensors:
     return LazyTensors(table, make)
 
 
-def merged(spec: ModelSpec, params: Tensors, lora: Lora) -> Tensors:
+def merge_adapters(spec: ModelSpec, params: Tensors, lora: Lora) -> Tensors:
     """The model's weights with the adapters added in, W + alpha / rank B A, made one at a time.
 
     params: the base's tensors and the adapters', under their names.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # counting parameters must not wait for NumPy
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["NORM_NAMES", "Tensor", "fresh_weights", "parameters", "tensor_count", "trained_names"]
+__all__ = ["NORM_NAMES", "Tensor", "init_weights", "parameters", "tensor_count", "trained_names"]
 
 INIT_STD = 0.02
 
@@ -192,7 +192,7 @@ class _Fresh(Mapping[str, "NDArray[np.float32]"]):
         return len(self._table)
 
 
-def fresh_weights(spec: ModelSpec, seed: int) -> "Mapping[str, NDArray[np.float32]]":
+def init_weights(spec: ModelSpec, seed: int) -> "Mapping[str, NDArray[np.float32]]":
     """The first weights of a run, equal to the bit on every backend and machine.
 
     Matrices are normal with standard deviation 0.02, those that write to the residual stream

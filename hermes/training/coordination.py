@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hermes.checkpoint import step_name
-from hermes.distributed.process_group import Processes
+from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError, PeerLost
 from hermes.interface import (
     Array,
@@ -25,44 +25,44 @@ from hermes.interface import (
 from hermes.training.events import Evaluation, Pace, Position, Update
 
 __all__ = [
-    "Agreed",
-    "Follower",
-    "counted",
-    "follow",
-    "led",
-    "measured",
+    "NullRecorder",
+    "RankCoordinator",
+    "average_measures",
+    "count_targets",
+    "gather_for_rank0",
+    "serve_gathers",
 ]
 
 COMPARED_EVERY = 100  # updates between two comparisons of all processes' weights
 
 
-def counted(processes: Processes, batch: Batch) -> Batch:
+def count_targets(process_group: ProcessGroup, batch: Batch) -> Batch:
     """The batch with the counts of the whole update, asked of the others if it has none."""
-    if processes.place.size == 1 or batch.whole is not None:
+    if process_group.rank_info.world_size == 1 or batch.whole is not None:
         return batch
     mine = (batch.counted, batch.targets_counted)
-    return replace(batch, whole=Counts(*map(int, processes.total(mine))))
+    return replace(batch, whole=Counts(*map(int, process_group.all_reduce_sum(mine))))
 
 
-def measured(
-    processes: Processes,
+def average_measures(
+    process_group: ProcessGroup,
     measure: Callable[[Batch, StepReport], Mapping[str, float]],
     batch: Batch,
     report: StepReport,
 ) -> Mapping[str, float]:
     """What is measured of an update, its mean over all processes by what each had of it."""
-    if processes.place.size == 1:
+    if process_group.rank_info.world_size == 1:
         return measure(batch, report)
     here = dict(measure(batch, report)) if batch.counted else {}
     # Who has no pair of this update knows no names either.
-    told = processes.texts(json.dumps([*here]))
+    told = process_group.all_gather_text(json.dumps([*here]))
     names: list[str] = max((json.loads(text) for text in told), key=len)
     weighted = [here.get(name, 0.0) * batch.counted for name in names]
-    *sums, count = processes.total([*weighted, batch.counted])
+    *sums, count = process_group.all_reduce_sum([*weighted, batch.counted])
     return {name: value / count for name, value in zip(names, sums, strict=True)}
 
 
-class Agreed:
+class RankCoordinator:
     """`stop`, asked of all processes at once, so that all stop after the same update.
 
     On the way it compares the processes' weights every COMPARED_EVERY updates, and adds up how long
@@ -72,35 +72,35 @@ class Agreed:
 
     def __init__(
         self,
-        processes: Processes,
+        process_group: ProcessGroup,
         learner: Learner,
         stop: Callable[[], bool],
         step: int = 0,
         saved: Path | None = None,
     ):
-        self._processes, self._learner, self._stop = processes, learner, stop
+        self._processes, self._learner, self._stop = process_group, learner, stop
         self._updates, self._step, self._saved = 0, step, saved
         self._same_at: int | None = None
-        self._busy = [0.0] * processes.place.size
+        self._busy = [0.0] * process_group.rank_info.world_size
 
     def __call__(self) -> bool:
         """Whether any process was asked to stop."""
-        stops = self._processes.largest(float(self._stop())) > 0
+        stops = self._processes.all_reduce_max(float(self._stop())) > 0
         self._processes.begin()
         return stops
 
     def after_update(self) -> bool:
         """The same, after an update."""
         if self._updates == 0:
-            self._processes.settle()
+            self._processes.mark_first_step_done()
         self._updates += 1
         self._step += 1
         if self._updates % COMPARED_EVERY == 1:
             self.compare()
-        place = self._processes.place
-        told = [0.0] * (1 + place.size)
-        told[0], told[1 + place.rank] = float(self._stop()), self._processes.own_seconds()
-        stops, *busy = self._processes.total(told)
+        rank_info = self._processes.rank_info
+        told = [0.0] * (1 + rank_info.world_size)
+        told[0], told[1 + rank_info.rank] = float(self._stop()), self._processes.busy_seconds()
+        stops, *busy = self._processes.all_reduce_sum(told)
         self._busy = [a + b for a, b in zip(self._busy, busy, strict=True)]
         self._processes.begin()
         return stops > 0
@@ -125,10 +125,10 @@ class Agreed:
 
     def compare(self) -> None:
         """Compare the bits of all processes' weights and moments, once after an update."""
-        if self._processes.place.size == 1 or self._same_at == self._step:
+        if self._processes.rank_info.world_size == 1 or self._same_at == self._step:
             return
         mine = json.dumps(dict(self._learner.digests()))
-        found = [json.loads(text) for text in self._processes.texts(mine)]
+        found = [json.loads(text) for text in self._processes.all_gather_text(mine)]
         for rank, other in enumerate(found):
             for name, bits in found[0].items():
                 if other.get(name) != bits:
@@ -151,54 +151,55 @@ class Agreed:
 
 
 @contextmanager
-def led(processes: Processes, state: TrainState) -> Iterator[TrainState]:
-    """The state of a learner that is split, to be read in this process while the others `follow`.
+def gather_for_rank0(process_group: ProcessGroup, state: TrainState) -> Iterator[TrainState]:
+    """The state of a learner that is split, to be read in this process while the others
+    `serve_gathers`.
 
     Each tensor is gathered when it is read, in any order, and kept by nobody.
     """
     weights, trained = len(state.params), len(state.exp_avg)
-    params = _announced(processes, state.params, 1)
-    first = _announced(processes, state.exp_avg, 1 + weights)
-    second = _announced(processes, state.exp_avg_sq, 1 + weights + trained)
+    params = _announce_reads(process_group, state.params, 1)
+    first = _announce_reads(process_group, state.exp_avg, 1 + weights)
+    second = _announce_reads(process_group, state.exp_avg_sq, 1 + weights + trained)
     try:
         yield TrainState(params, first, second, state.step)
     except PeerLost:
         raise
     except BaseException:
-        processes.total([0])
+        process_group.all_reduce_sum([0])
         raise
-    processes.total([0])
+    process_group.all_reduce_sum([0])
 
 
-def follow(processes: Processes, state: TrainState) -> None:
+def serve_gathers(process_group: ProcessGroup, state: TrainState) -> None:
     """Take part in every reading of the process that leads, until it is done."""
     parts = (state.params, state.exp_avg, state.exp_avg_sq)
     tensors = [(held, name) for held in parts for name in held]
-    while number := int(processes.total([0])[0]):
+    while number := int(process_group.all_reduce_sum([0])[0]):
         held, name = tensors[number - 1]
         held[name]
 
 
-def _announced(processes: Processes, held: Tensors, start: int) -> Tensors:
+def _announce_reads(process_group: ProcessGroup, held: Tensors, start: int) -> Tensors:
     """The tensors, each of which is named to the followers before it is read."""
     numbers = {name: number for number, name in enumerate(held, start)}
 
     def read(name: str) -> Array:
-        processes.total([numbers[name]])
+        process_group.all_reduce_sum([numbers[name]])
         return held[name]
 
     return LazyTensors(held, read)
 
 
 @dataclass(frozen=True)
-class Follower:
+class NullRecorder:
     """Stands where rank 0 writes the run's lines and checkpoints, and writes nothing.
 
     split: the learner, where rank 0 needs this process to read it.
     """
 
     output: Path
-    processes: Processes
+    process_group: ProcessGroup
     split: Learner | None = None
 
     def record(self, event: Update | Evaluation) -> None:
@@ -207,12 +208,12 @@ class Follower:
     def save(self, at: Position) -> Path:
         """Where rank 0 saves."""
         if self.split is not None:
-            follow(self.processes, self.split.state())
+            serve_gathers(self.process_group, self.split.state())
         return self.output / step_name(at.step)
 
-    def whole(self) -> bool:
+    def is_saved(self) -> bool:
         """Rank 0 knows."""
         return True
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Nothing is being written here."""

@@ -16,10 +16,10 @@ from hermes.errors import NonFinite
 from hermes.interface import Batch, Learner, StepReport
 from hermes.recipe import Recipe
 from hermes.training.events import Evaluation, Event, Pace, Position, Saved, Stopped, Update
-from hermes.training.schedule import learning_rate
+from hermes.training.schedule import compute_lr
 
 __all__ = [
-    "Plan",
+    "LoopConfig",
     "default_log_every",
     "due",
     "updates",
@@ -27,7 +27,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoopConfig:
     """All that the loop needs.
 
     batches(cursor): one update's batch and the cursor behind it. epochs_done(cursor): a number of
@@ -47,8 +47,8 @@ class Plan:
     epochs_done: Callable[[Cursor], float]
     record: Callable[[Update | Evaluation], None]
     save: Callable[[Position], Path]
-    whole: Callable[[], bool]
-    settle: Callable[[], None]
+    is_saved: Callable[[], bool]
+    wait: Callable[[], None]
     evaluate: Callable[[int], Evaluation | None] | None = None
     measure: Callable[[Batch, StepReport], Mapping[str, float]] = lambda batch, report: {}
     pace: Callable[[], Pace | None] = lambda: None
@@ -69,18 +69,18 @@ def due(step: int, every: int, total_steps: int) -> bool:
     return step > 0 and (step == total_steps or (every > 0 and step % every == 0))
 
 
-def updates(plan: Plan) -> Iterator[Event]:
+def updates(plan: LoopConfig) -> Iterator[Event]:
     """Train from plan.position to plan.total_steps, yielding what happens.
 
     Ends with Stopped where it was stopped before the end. Raises NonFinite at the first loss or
     gradient that is not a number: the backend did not apply that update, nothing is saved after it,
     and the last checkpoint stays.
     """
-    return _Loop(plan).events()
+    return TrainingLoop(plan).events()
 
 
 @dataclass(frozen=True)
-class _Made:
+class PendingStep:
     """An update whose numbers may still be on the device."""
 
     report: StepReport
@@ -89,17 +89,17 @@ class _Made:
     batch: Batch
 
 
-class _Loop:
+class TrainingLoop:
     """The state of one call of `updates`."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: LoopConfig):
         self.plan = plan
         self.at = plan.position
         self.saved = plan.saved
         self.saved_step = plan.position.step if plan.saved else -1
         self.untold: Saved | None = None
         self.evaluated_step = plan.position.step if plan.evaluated else -1
-        self.pending: list[_Made] = []
+        self.pending: list[PendingStep] = []
         self.clock_tokens, self.clock_start = self.at.tokens, plan.clock()
 
     def events(self) -> Iterator[Event]:
@@ -121,7 +121,7 @@ class _Loop:
                 stopping = yield from self._evaluate()
             if (saves or stopping) and self.saved_step != step:
                 yield from self._save()
-        plan.settle()
+        plan.wait()
         yield from self._tell()
         if stopping and (self.at.step < plan.total_steps or self._owes()):
             yield Stopped(self.at.step)
@@ -138,10 +138,10 @@ class _Loop:
     def _step(self) -> None:
         plan, at = self.plan, self.at
         batch, cursor = plan.batches(at.cursor)
-        lr = learning_rate(plan.recipe, at.step, plan.total_steps)
+        lr = compute_lr(plan.recipe, at.step, plan.total_steps)
         report = plan.learner.step(batch, lr)
         self.at = Position(at.step + 1, at.tokens + batch.counts.targets, cursor)
-        self.pending.append(_Made(report, self.at, lr, batch))
+        self.pending.append(PendingStep(report, self.at, lr, batch))
 
     def _read(self) -> Iterator[Update]:
         """Bring the pending numbers to the host; yield and record those whose line is due."""
@@ -167,7 +167,7 @@ class _Loop:
     def _check(self, step: int, loss: float, norm: float, lr: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        self.plan.settle()
+        self.plan.wait()
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
         kept = f"the last good checkpoint is {self.saved}" if self.saved else "nothing was saved"
         raise NonFinite(
@@ -194,7 +194,7 @@ class _Loop:
 
     def _tell(self) -> Iterator[Event]:
         """Say that the last checkpoint is on disk, once it is."""
-        if self.untold and self.plan.whole():
+        if self.untold and self.plan.is_saved():
             told, self.untold = self.untold, None
             yield told
 
@@ -207,7 +207,7 @@ class _Loop:
         if done is None:
             return True
         if not math.isfinite(done.val_loss):
-            self.plan.settle()
+            self.plan.wait()
             raise NonFinite(f"step {done.step}: the validation loss is {done.val_loss}")
         self.evaluated_step = self.at.step
         self.plan.record(done)

@@ -5,27 +5,29 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 
-from hermes.distributed.process_group import Processes
+from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError
 from hermes.interface import Backend
-from hermes.recipe import flat
+from hermes.recipe import recipe_fields
 from hermes.spec import ModelSpec
-from hermes.training.request import Parts, Request
+from hermes.training.request import RunComponents, RunRequest
 
-__all__ = ["of_parts", "of_request", "require_alike", "software"]
+__all__ = ["component_values", "request_values", "require_same_on_all_ranks", "software_versions"]
 
 FILES = "all must see the same files and run the same versions"
 
 
-def require_alike(processes: Processes, values: Mapping[str, object], advice: str = FILES) -> None:
+def require_same_on_all_ranks(
+    process_group: ProcessGroup, values: Mapping[str, object], advice: str = FILES
+) -> None:
     """Refuse to go on where the processes differ in a value, naming the first and both.
 
     advice: the end of the sentence, what to do. Raises HermesError, in every process the same.
     """
-    if processes.place.size == 1:
+    if process_group.rank_info.world_size == 1:
         return
     mine = {name: repr(value) for name, value in values.items()}
-    first, *others = (json.loads(text) for text in processes.texts(json.dumps(mine)))
+    first, *others = (json.loads(text) for text in process_group.all_gather_text(json.dumps(mine)))
     for rank, other in enumerate(others, 1):
         for name in first | other:
             there, here = first.get(name, "missing"), other.get(name, "missing")
@@ -35,34 +37,34 @@ def require_alike(processes: Processes, values: Mapping[str, object], advice: st
                 ).known()
 
 
-def software(backend: Backend) -> dict[str, object]:
+def software_versions(backend: Backend) -> dict[str, object]:
     """Versions by library, hermes among them."""
     return {"hermes": version("hermes-llm"), **backend.versions()}
 
 
-def of_request(request: Request) -> dict[str, object]:
+def request_values(request: RunRequest) -> dict[str, object]:
     """What a run is asked to be, as far as its processes have it before they look at files."""
     options = dataclasses.asdict(request.options)
     del options["device"]
     spec = request.start.spec if request.start else request.spec
-    found = {**software(request.backend), **options, "resume": request.resume}
+    found = {**software_versions(request.backend), **options, "resume": request.resume}
     if request.tokenizer is not None:
         found["the tokenizer"] = request.tokenizer.fingerprint[:12]
-    return found | ({} if spec is None else _of_model(spec))
+    return found | ({} if spec is None else _model_values(spec))
 
 
-def of_parts(parts: Parts) -> dict[str, object]:
+def component_values(parts: RunComponents) -> dict[str, object]:
     """What a run is made of."""
     return {
         "the step to go on from": parts.position.step,
-        **flat(parts.recipe),
-        **_of_model(parts.spec),
+        **recipe_fields(parts.recipe),
+        **_model_values(parts.spec),
         "the tokenizer": parts.tokenizer.fingerprint[:12],
         "the data": parts.material.stream.fingerprint[:12],
     }
 
 
-def _of_model(spec: ModelSpec) -> dict[str, object]:
+def _model_values(spec: ModelSpec) -> dict[str, object]:
     return {"the model": spec.name, **_leaves("model", dataclasses.asdict(spec))}
 
 

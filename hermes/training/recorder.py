@@ -8,23 +8,28 @@ from pathlib import Path
 from hermes.checkpoint import Checkpoint, Progress, Saver
 from hermes.interface import Learner
 from hermes.interop.companions import companions
-from hermes.training.coordination import led
+from hermes.training.coordination import gather_for_rank0
 from hermes.training.events import Evaluation, Position, Update
 from hermes.training.metrics_file import MetricsFile
-from hermes.training.request import Parts, Request, device
+from hermes.training.request import RunComponents, RunRequest, device
 from hermes.training.run_yaml import Session, read_sessions, write_runfile
 
-__all__ = ["Keeper"]
+__all__ = ["RunRecorder"]
 
 
-class Keeper:
+class RunRecorder:
     """Writes a run's files, in a `with` block; what is being saved at its end is waited for.
 
     begun_by: the checkpoint that the run goes on from, None for a new one. Raises StorageError.
     """
 
     def __init__(
-        self, request: Request, parts: Parts, learner: Learner, *, begun_by: Checkpoint | None
+        self,
+        request: RunRequest,
+        parts: RunComponents,
+        learner: Learner,
+        *,
+        begun_by: Checkpoint | None,
     ):
         self._request, self._parts, self._learner = request, parts, learner
         self._id = begun_by.progress.run if begun_by else secrets.token_hex(8)
@@ -32,7 +37,7 @@ class Keeper:
         self._evaluation: Evaluation | None = None
         self._stack = ExitStack()
 
-    def __enter__(self) -> "Keeper":
+    def __enter__(self) -> "RunRecorder":
         request, parts = self._request, self._parts
         beside = companions(parts.spec, parts.tokenizer, request.tokenizer_settings)
         with ExitStack() as stack:
@@ -62,7 +67,7 @@ class Keeper:
             request.sources,
             [*earlier, session],
             parts.material.reference_weights,
-            request.processes.place.size,
+            request.process_group.rank_info.world_size,
         )
 
     def record(self, event: Update | Evaluation) -> None:
@@ -77,11 +82,11 @@ class Keeper:
             self._latest = {"loss": event.loss, "lr": event.lr, "grad_norm": event.grad_norm}
             self._latest |= event.others
 
-    def whole(self) -> bool:
+    def is_saved(self) -> bool:
         """Whether nothing is being saved any more. Raises what went wrong."""
         return self._saver.check()
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait until what is being saved is whole."""
         self._saver.wait()
 
@@ -92,7 +97,7 @@ class Keeper:
         progress = self._progress(at)
         if not request.options.shard:
             return self._saver.save(state, progress)
-        with led(request.processes, state) as read:
+        with gather_for_rank0(request.process_group, state) as read:
             return self._saver.save(read, progress, now=True)
 
     def _progress(self, at: Position) -> Progress:
@@ -111,7 +116,7 @@ class Keeper:
             device=device(request),
             precision=request.options.precision,
             versions=request.backend.versions(),
-            world_size=request.processes.place.size,
+            world_size=request.process_group.rank_info.world_size,
         )
 
     def _numbers(self, step: int) -> dict[str, float]:

@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from hermes.checkpoint import Keep
-from hermes.distributed.process_group import ALONE, Processes
+from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.interface import Backend, Options, Tensors
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.training.events import Position
-from hermes.training.training_data import Material
+from hermes.training.training_data import TrainingData
 
-__all__ = ["Parts", "Request", "Start", "device"]
+__all__ = ["InitialModel", "RunComponents", "RunRequest", "device"]
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialModel:
     """A model to begin from instead of fresh weights. notes: what its user should hear."""
 
     spec: ModelSpec
@@ -27,7 +27,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """What a run is asked to be.
 
     spec, tokenizer: None for the run's own, where it goes on. given: fields of the recipe by name
@@ -55,26 +55,26 @@ class Request:
     file_format: str | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
-    start: Start | None = None
-    material: Callable[[ModelSpec, Tokenizer, Recipe], Material] | None = None
+    start: InitialModel | None = None
+    material: Callable[[ModelSpec, Tokenizer, Recipe], TrainingData] | None = None
     tokenizer_settings: Mapping[str, Any] | None = None
-    processes: Processes = ALONE
+    process_group: ProcessGroup = SINGLE_PROCESS
     split_among: int | None = None
 
 
-def device(request: Request) -> str:
+def device(request: RunRequest) -> str:
     """The device that the run trains on."""
     return request.options.device or request.backend.devices()[0]
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunComponents:
     """What a run is made of. notes: sentences that its user should hear."""
 
     spec: ModelSpec
     tokenizer: Tokenizer
     recipe: Recipe
-    material: Material
+    material: TrainingData
     position: Position
     total_steps: int
     notes: tuple[str, ...]

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.checkpoint import Checkpoint, Progress
-from hermes.data.dataset import Held
+from hermes.data.dataset import TokenSource
 from hermes.errors import HermesError
 from hermes.formatting import number_of
-from hermes.recipe import Recipe, flat
-from hermes.training.request import Request
+from hermes.recipe import Recipe, recipe_fields
+from hermes.training.request import RunRequest
 
 __all__ = [
-    "among",
-    "batch_change",
-    "require_same",
+    "find_batch_change",
+    "redistribute_batch",
+    "require_same_run",
 ]
 
 # What a field is said to be in a recipe that lacks the part it belongs to.
@@ -27,12 +27,14 @@ ABSENT = {"lora.rank": 0}
 FREE = ("batch_size", "grad_accum", "epochs", "max_steps", "save_every", "eval_every")
 
 
-def require_same(checkpoint: Path, progress: Progress, now: Recipe, stream: Held) -> None:
+def require_same_run(
+    checkpoint: Path, progress: Progress, now: Recipe, stream: TokenSource
+) -> None:
     """Refuse to go on with another recipe or other data, naming both values. Raises HermesError.
 
-    The samples of an update are `batch_change`'s matter.
+    The samples of an update are `find_batch_change`'s matter.
     """
-    before, after = flat(progress.recipe), flat(now)
+    before, after = recipe_fields(progress.recipe), recipe_fields(now)
     for name in before | after:
         there, here = (held.get(name, ABSENT.get(name)) for held in (before, after))
         if name not in FREE and there != here:
@@ -56,8 +58,8 @@ class Change:
     meaning: str
 
 
-def batch_change(
-    checkpoint: Path, progress: Progress, now: Recipe, unit: str, world: int
+def find_batch_change(
+    checkpoint: Path, progress: Progress, now: Recipe, unit: str, world_size: int
 ) -> Change | None:
     """What changes where an update takes other samples than in the checkpoint; None where not.
 
@@ -65,20 +67,20 @@ def batch_change(
     """
     was = progress.recipe
     samples = was.batch_size * was.grad_accum * progress.world_size
-    wanted = now.batch_size * now.grad_accum * world
+    wanted = now.batch_size * now.grad_accum * world_size
     if samples == wanted:
         return None
     there = f"batch_size {was.batch_size} x grad_accum {was.grad_accum}"
     here = f"{now.batch_size} x {now.grad_accum}"
     return Change(
         f"an update takes {number_of(samples, unit)} in {checkpoint} "
-        f"({there}{_times(progress.world_size)}) and {wanted} here ({here}{_times(world)})",
+        f"({there}{_times(progress.world_size)}) and {wanted} here ({here}{_times(world_size)})",
         f"from step {progress.step + 1:,} on an update takes {number_of(wanted, unit)} instead of "
         f"{samples:,}, at learning rates that are not scaled",
     )
 
 
-def among(recipe: Recipe, before: int, now: int) -> Recipe:
+def redistribute_batch(recipe: Recipe, before: int, now: int) -> Recipe:
     """The recipe that takes as many samples an update among `now` processes as among `before`.
 
     The samples at once in a process stay. Raises HermesError where there is no such recipe.
@@ -97,22 +99,24 @@ def among(recipe: Recipe, before: int, now: int) -> Recipe:
     )
 
 
-def _times(world: int) -> str:
-    return f" x {world} processes" if world > 1 else ""
+def _times(world_size: int) -> str:
+    return f" x {world_size} processes" if world_size > 1 else ""
 
 
-def _split(request: Request, progress: Progress | None, recipe: Recipe) -> tuple[Recipe, list[str]]:
+def _split(
+    request: RunRequest, progress: Progress | None, recipe: Recipe
+) -> tuple[Recipe, list[str]]:
     """The recipe whose updates take as many samples among these processes as it does among others.
 
     With it, what to say of that. Raises HermesError where they cannot.
     """
-    before, now = request.split_among, request.processes.place.size
+    before, now = request.split_among, request.process_group.rank_info.world_size
     kept = request.given.keys().isdisjoint(("batch_size", "grad_accum"))
     if before is None and progress and kept and not request.allow_batch_change:
         before = progress.world_size
     if before is None or before == now:
         return recipe, []
-    here = among(recipe, before, now)
+    here = redistribute_batch(recipe, before, now)
     return here, [
         f"grad_accum is {here.grad_accum} on {now} {_processes(now)}, where it was "
         f"{recipe.grad_accum} on {before}: an update takes "
@@ -125,12 +129,12 @@ def _processes(number: int) -> str:
 
 
 def _changes(
-    request: Request, checkpoint: Checkpoint, recipe: Recipe, unit: str, total: int
+    request: RunRequest, checkpoint: Checkpoint, recipe: Recipe, unit: str, total: int
 ) -> list[str]:
     """What is another from here on, of what may be. Raises HermesError where it must be allowed."""
-    progress, world = checkpoint.progress, request.processes.place.size
+    progress, world_size = checkpoint.progress, request.process_group.rank_info.world_size
     changes = []
-    batch = batch_change(checkpoint.path, progress, recipe, unit, world)
+    batch = find_batch_change(checkpoint.path, progress, recipe, unit, world_size)
     if batch:
         changes.append(batch.meaning)
     if total != progress.total_steps and progress.step < total:

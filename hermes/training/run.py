@@ -12,23 +12,28 @@ from pathlib import Path
 
 from hermes.checkpoint import Checkpoint, RunLock, newest, steps
 from hermes.data import Cursor
-from hermes.distributed.agreement import agreed
+from hermes.distributed.agreement import all_or_none
 from hermes.errors import CheckpointError, HermesError
-from hermes.evaluation.perplexity import score
+from hermes.evaluation.perplexity import evaluate_perplexity
 from hermes.interface import Batch, LazyTensors, Learner, Tensors, TrainState
-from hermes.numerics.lora import fresh_adapters
-from hermes.numerics.params import fresh_weights
-from hermes.training.coordination import Agreed, Follower, counted, measured
+from hermes.numerics.lora import init_adapters
+from hermes.numerics.params import init_weights
+from hermes.training.coordination import (
+    NullRecorder,
+    RankCoordinator,
+    average_measures,
+    count_targets,
+)
 from hermes.training.events import Evaluation, Event
-from hermes.training.loop import Plan, default_log_every, due, updates
+from hermes.training.loop import LoopConfig, default_log_every, due, updates
 from hermes.training.metrics_file import read_metrics
-from hermes.training.rank_checks import of_parts, of_request, require_alike
-from hermes.training.recorder import Keeper
-from hermes.training.request import Parts, Request, device
-from hermes.training.schedule import samples_of_update
+from hermes.training.rank_checks import component_values, request_values, require_same_on_all_ranks
+from hermes.training.recorder import RunRecorder
+from hermes.training.request import RunComponents, RunRequest, device
+from hermes.training.schedule import samples_per_update
 from hermes.training.setup import prepare
 
-__all__ = ["Request", "Run", "check_output", "device", "open_run"]
+__all__ = ["Run", "RunRequest", "check_output", "device", "open_run"]
 
 
 class Run:
@@ -38,10 +43,10 @@ class Run:
     nothing is left to do.
     """
 
-    def __init__(self, request: Request, lock: RunLock | None):
+    def __init__(self, request: RunRequest, lock: RunLock | None):
         self.request, self._lock = request, lock
         self.checkpoint, found = _find(request)
-        self.parts: Parts = prepare(request, self.checkpoint)
+        self.parts: RunComponents = prepare(request, self.checkpoint)
         self.notes = (*found, *self.parts.notes)
         self.position, self.total_steps = self.parts.position, self.parts.total_steps
         self._owes = self._owes_evaluation()
@@ -61,7 +66,7 @@ class Run:
         else:
             state = TrainState(_first_weights(request, parts), {}, {}, 0)
         return request.backend.learner(
-            parts.spec, state, parts.recipe, request.options, request.processes
+            parts.spec, state, parts.recipe, request.options, request.process_group
         )
 
     def _lost_lines(self) -> tuple[str, ...]:
@@ -90,13 +95,13 @@ class Run:
             return
         request, parts, learner = self.request, self.parts, self._learner
         output, data = request.output, parts.material.samples
-        processes, place = request.processes, request.processes.place
+        process_group, rank_info = request.process_group, request.process_group.rank_info
         saved = self.checkpoint.path if self.checkpoint else None
-        asked = Agreed(processes, learner, stop, self.position.step, saved)
+        asked = RankCoordinator(process_group, learner, stop, self.position.step, saved)
         with ExitStack() as stack:
             split = learner if request.options.shard else None
-            follower = Follower(output, processes, split)
-            keeper = self._keeper(stack, learner) if place.rank == 0 else follower
+            follower = NullRecorder(output, process_group, split)
+            keeper = self._keeper(stack, learner) if rank_info.rank == 0 else follower
 
             def evaluate(step: int) -> Evaluation | None:
                 if parts.material.evaluate is not None:
@@ -105,13 +110,13 @@ class Run:
                     return Evaluation(step, numbers["val_loss"], None, others) if numbers else None
                 text_bytes = data.validation_bytes(parts.tokenizer.byte_lengths)
                 batches = data.validation(
-                    parts.recipe.batch_size, rank=place.rank, world=place.size
+                    parts.recipe.batch_size, rank=rank_info.rank, world_size=rank_info.world_size
                 )
-                found = score(learner, batches, text_bytes, asked, processes)
+                found = evaluate_perplexity(learner, batches, text_bytes, asked, process_group)
                 return Evaluation(step, found.loss, found.bits_per_byte) if found else None
 
             yield from updates(
-                Plan(
+                LoopConfig(
                     learner=learner,
                     recipe=parts.recipe,
                     total_steps=self.total_steps,
@@ -120,11 +125,11 @@ class Run:
                     epochs_done=lambda cursor: cursor.drawn(len(data.train)) / len(data.train),
                     record=keeper.record,
                     save=asked.saves(keeper.save),
-                    whole=keeper.whole,
-                    settle=keeper.settle,
+                    is_saved=keeper.is_saved,
+                    wait=keeper.wait,
                     evaluate=evaluate if data.held_out else None,
-                    measure=lambda batch, report: measured(
-                        processes, parts.material.measure, batch, report
+                    measure=lambda batch, report: average_measures(
+                        process_group, parts.material.measure, batch, report
                     ),
                     pace=asked.pace,
                     position=self.position,
@@ -136,21 +141,21 @@ class Run:
 
     def _batch(self, cursor: Cursor) -> tuple[Batch, Cursor]:
         """This process's share of the next update."""
-        recipe, processes = self.parts.recipe, self.request.processes
-        data, place = self.parts.material.samples, processes.place
+        recipe, process_group = self.parts.recipe, self.request.process_group
+        data, rank_info = self.parts.material.samples, process_group.rank_info
         batch, after = data.update(
             cursor,
-            samples=samples_of_update(recipe, cursor, len(data.train), place.size),
+            samples=samples_per_update(recipe, cursor, len(data.train), rank_info.world_size),
             micro_batch=recipe.batch_size,
             accum=recipe.grad_accum,
-            rank=place.rank,
-            world=place.size,
+            rank=rank_info.rank,
+            world_size=rank_info.world_size,
         )
-        return counted(processes, batch), after
+        return count_targets(process_group, batch), after
 
-    def _keeper(self, stack: ExitStack, learner: Learner) -> Keeper:
+    def _keeper(self, stack: ExitStack, learner: Learner) -> RunRecorder:
         return stack.enter_context(
-            Keeper(self.request, self.parts, learner, begun_by=self.checkpoint)
+            RunRecorder(self.request, self.parts, learner, begun_by=self.checkpoint)
         )
 
     def close(self) -> None:
@@ -172,18 +177,18 @@ class Run:
         self.close()
 
 
-def _first_weights(request: Request, parts: Parts) -> Tensors:
+def _first_weights(request: RunRequest, parts: RunComponents) -> Tensors:
     """What a new run begins from: fresh weights or those it was given, and fresh adapters."""
     recipe = parts.recipe
-    base = request.start.params if request.start else fresh_weights(parts.spec, recipe.seed)
+    base = request.start.params if request.start else init_weights(parts.spec, recipe.seed)
     if recipe.lora is None:
         return base
-    adapters = fresh_adapters(parts.spec, recipe.lora, recipe.seed)
+    adapters = init_adapters(parts.spec, recipe.lora, recipe.seed)
     names = (*base, *adapters)
     return LazyTensors(names, lambda name: adapters[name] if name in adapters else base[name])
 
 
-def _find(request: Request) -> tuple[Checkpoint | None, tuple[str, ...]]:
+def _find(request: RunRequest) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """The checkpoint to go on from, and what to say about it."""
     if not request.resume:
         return None, ()
@@ -203,25 +208,25 @@ def _find(request: Request) -> tuple[Checkpoint | None, tuple[str, ...]]:
     return search.checkpoint, notes
 
 
-def open_run(request: Request) -> Run:
+def open_run(request: RunRequest) -> Run:
     """Look at all that can be refused, and hold the run's folder; nothing else is written.
 
     Where several processes make the run, all open it or none. Raises HermesError of every kind.
     """
-    processes = request.processes
-    require_alike(processes, of_request(request))
-    run = agreed(processes, lambda: _open(request), Run.withdraw)
+    process_group = request.process_group
+    require_same_on_all_ranks(process_group, request_values(request))
+    run = all_or_none(process_group, lambda: _open(request), Run.withdraw)
     try:
-        require_alike(processes, of_parts(run.parts))
-        agreed(processes, run.build)
+        require_same_on_all_ranks(process_group, component_values(run.parts))
+        all_or_none(process_group, run.build)
     except BaseException:
         run.withdraw()
         raise
     return run
 
 
-def _open(request: Request) -> Run:
-    if request.processes.place.rank > 0:  # rank 0 holds the folder for all
+def _open(request: RunRequest) -> Run:
+    if request.process_group.rank_info.rank > 0:  # rank 0 holds the folder for all
         return Run(request, None)
     check_output(request.output, resume=request.resume)
     lock = RunLock(request.output)

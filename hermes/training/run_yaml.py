@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hermes.errors import HermesError, StorageError
-from hermes.recipe import Recipe, flat
+from hermes.recipe import Recipe, recipe_fields
 
 __all__ = [
     "FACTS",
@@ -97,9 +97,9 @@ def write_runfile(
     """Write run.yaml, whole or not at all.
 
     settings: the options beside the recipe, its edits as 'set.KEY'. reference_weights: as
-    `hermes.training.training_data.Material` has it. processes: that share an update of this recipe.
+    `TrainingData` has it. processes: that share an update of this recipe.
     """
-    fields = flat(recipe)
+    fields = recipe_fields(recipe)
     own = {name.removeprefix("optimizer."): fields[name] for name in OPTIONS}
     if recipe.objective == "preference":
         own |= {name: fields[f"preference.{name}"] for name in PREFERENCE}

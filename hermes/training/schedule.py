@@ -7,10 +7,10 @@ from hermes.formatting import number_of
 from hermes.recipe import Recipe
 from hermes.training.events import Position
 
-__all__ = ["learning_rate"]
+__all__ = ["compute_lr"]
 
 
-def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
+def compute_lr(recipe: Recipe, step: int, total_steps: int) -> float:
     """The rate of update `step`, counted from 0, in a run of `total_steps`.
 
     Warm-up is linear, lr * (step + 1) / warmup_steps, and reaches lr with its last update. Then
@@ -33,33 +33,33 @@ def learning_rate(recipe: Recipe, step: int, total_steps: int) -> float:
     return recipe.lr
 
 
-def total_steps(recipe: Recipe, position: Position, size: int, world: int = 1) -> int:
+def count_steps(recipe: Recipe, position: Position, size: int, world_size: int = 1) -> int:
     """Updates of the whole run, where an epoch has `size` samples and `position` is done."""
     if recipe.max_steps:
         return recipe.max_steps
-    per_update = recipe.batch_size * recipe.grad_accum * world
+    per_update = recipe.batch_size * recipe.grad_accum * world_size
     wanted = run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
     left = max(wanted - position.cursor.drawn(size), 0)
     return position.step + math.ceil(left / per_update)
 
 
-def samples_of_update(recipe: Recipe, cursor: Cursor, size: int, world: int = 1) -> int:
+def samples_per_update(recipe: Recipe, cursor: Cursor, size: int, world_size: int = 1) -> int:
     """How many samples the next update takes: the last one of a run by epochs may be short."""
-    per_update = recipe.batch_size * recipe.grad_accum * world
+    per_update = recipe.batch_size * recipe.grad_accum * world_size
     if recipe.max_steps:
         return per_update
     wanted = run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
     return min(per_update, wanted - cursor.drawn(size))
 
 
-def repeated(
-    recipe: Recipe, cursor: Cursor, size: int, unit: str = "samples", world: int = 1
+def warn_repeated_samples(
+    recipe: Recipe, cursor: Cursor, size: int, unit: str = "samples", world_size: int = 1
 ) -> str | None:
     """What to say where an update has more samples than the data, so that it sees some again."""
-    taken = samples_of_update(recipe, cursor, size, world)
+    taken = samples_per_update(recipe, cursor, size, world_size)
     if taken <= size:
         return None
-    room = size // (recipe.grad_accum * world)
+    room = size // (recipe.grad_accum * world_size)
     advice = f"choose --batch-size {room} or less"
     if not room:
         advice = f"choose --batch-size and --grad-accum for at most {size:,} an update"

@@ -8,19 +8,19 @@ from functools import partial
 
 from hermes.checkpoint import Checkpoint, require_model
 from hermes.data import Cursor, TextData, TokenStream, documents, tokenize
-from hermes.distributed.agreement import agreed
-from hermes.distributed.process_group import Processes
+from hermes.distributed.agreement import all_or_none
+from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError, nearest
-from hermes.numerics.lora import trained_by
+from hermes.numerics.lora import trainable_names
 from hermes.numerics.params import parameters
-from hermes.recipe import Recipe, changed
+from hermes.recipe import Recipe, replace_fields
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.training.events import Position
-from hermes.training.request import Parts, Request
-from hermes.training.resume import _changes, _split, require_same
-from hermes.training.schedule import repeated, total_steps
-from hermes.training.training_data import Material
+from hermes.training.request import RunComponents, RunRequest
+from hermes.training.resume import _changes, _split, require_same_run
+from hermes.training.schedule import count_steps, warn_repeated_samples
+from hermes.training.training_data import TrainingData
 
 __all__ = ["prepare"]
 
@@ -28,7 +28,7 @@ LONGEST_DEFAULT = 256
 EMBEDDINGS = "model.embed_tokens.weight"
 
 
-def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
+def prepare(request: RunRequest, checkpoint: Checkpoint | None) -> RunComponents:
     """The parts of a new run, or of one that goes on from `checkpoint`.
 
     Raises HermesError where they do not fit, or where the run would become another one.
@@ -38,7 +38,7 @@ def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
     progress = checkpoint.progress if checkpoint else None
     default = Recipe(seq_len=min(LONGEST_DEFAULT, spec.max_seq_len))
     recipe, said = _split(
-        request, progress, changed(progress.recipe if progress else default, request.given)
+        request, progress, replace_fields(progress.recipe if progress else default, request.given)
     )
     notes += said
     if recipe.seq_len > spec.max_seq_len:
@@ -54,13 +54,13 @@ def prepare(request: Request, checkpoint: Checkpoint | None) -> Parts:
     except BaseException:
         material.stream.close()
         raise
-    return Parts(
+    return RunComponents(
         spec, tokenizer, recipe, material, position, total, (*notes, *material.notes, *said)
     )
 
 
 def _placed(
-    request: Request, checkpoint: Checkpoint | None, recipe: Recipe, material: Material
+    request: RunRequest, checkpoint: Checkpoint | None, recipe: Recipe, material: TrainingData
 ) -> tuple[Position, int, list[str]]:
     """Where the run is, where it ends, and what to say of either. Raises HermesError."""
     notes = _best_notes(request.keep.best, material, recipe)
@@ -69,21 +69,23 @@ def _placed(
     if progress:
         cursor = Cursor(progress.epoch, progress.sample)
         position = Position(progress.step, progress.tokens, cursor)
-    size, samples = request.processes.place.size, len(material.samples.train)
-    total = total_steps(recipe, position, samples, size)
+    size, samples = request.process_group.rank_info.world_size, len(material.samples.train)
+    total = count_steps(recipe, position, samples, size)
     if position.step < total:
-        said = repeated(recipe, position.cursor, samples, material.unit, size)
+        said = warn_repeated_samples(recipe, position.cursor, samples, material.unit, size)
         notes += [said] if said else []
     if checkpoint:
-        require_same(checkpoint.path, checkpoint.progress, recipe, material.stream)
+        require_same_run(checkpoint.path, checkpoint.progress, recipe, material.stream)
         notes += _changes(request, checkpoint, recipe, material.unit, total)
     return position, total, notes
 
 
-def _text(request: Request, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> Material:
+def _text(
+    request: RunRequest, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe
+) -> TrainingData:
     """The request's data as windows of text."""
     texts = documents(request.data, text_field=request.text_field, file_format=request.file_format)
-    stream = shared_stream(request.processes, lambda: tokenize(texts, tokenizer))
+    stream = shared_stream(request.process_group, lambda: tokenize(texts, tokenizer))
     try:
         samples = TextData(
             stream,
@@ -95,11 +97,11 @@ def _text(request: Request, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recip
     except BaseException:
         stream.close()
         raise
-    return Material(stream, samples)
+    return TrainingData(stream, samples)
 
 
 def _spec(
-    request: Request, tokenizer: Tokenizer, checkpoint: Checkpoint | None
+    request: RunRequest, tokenizer: Tokenizer, checkpoint: Checkpoint | None
 ) -> tuple[ModelSpec, list[str]]:
     """The run's model; a given one takes the size of the tokenizer, said aloud for a new run."""
     if request.start is not None:
@@ -143,7 +145,7 @@ def _tokenizer(given: Tokenizer | None, checkpoint: Checkpoint | None) -> Tokeni
 
 def _frozen_notes(spec: ModelSpec, recipe: Recipe) -> list[str]:
     """What a new run should say of tensors that it leaves as they are. Raises SpecError."""
-    trained = trained_by(spec, recipe)
+    trained = trainable_names(spec, recipe)
     notes = []
     if recipe.freeze_layers or recipe.freeze:
         held = len(parameters(spec)) - len(trained)
@@ -153,7 +155,7 @@ def _frozen_notes(spec: ModelSpec, recipe: Recipe) -> list[str]:
     return notes
 
 
-def _best_notes(metric: str | None, material: Material, recipe: Recipe) -> list[str]:
+def _best_notes(metric: str | None, material: TrainingData, recipe: Recipe) -> list[str]:
     """What to say of the metric by which a checkpoint is kept. Raises HermesError for no metric."""
     if metric is None:
         return []
@@ -176,15 +178,15 @@ def _best_notes(metric: str | None, material: Material, recipe: Recipe) -> list[
     ]
 
 
-def shared_stream(processes: Processes, make: Callable[[], TokenStream]) -> TokenStream:
+def shared_stream(process_group: ProcessGroup, make: Callable[[], TokenStream]) -> TokenStream:
     """A corpus that one process of each machine tokenizes and the others there open."""
-    place = processes.place
-    if place.size == 1:
+    rank_info = process_group.rank_info
+    if rank_info.world_size == 1:
         return make()
     host = socket.gethostname()
-    made = agreed(processes, lambda: make() if place.local_rank == 0 else None)
+    made = all_or_none(process_group, lambda: make() if rank_info.local_rank == 0 else None)
     folder = "" if made is None else str(made.folder)
-    told = [json.loads(text) for text in processes.texts(json.dumps([host, folder]))]
+    told = [json.loads(text) for text in process_group.all_gather_text(json.dumps([host, folder]))]
     if made is not None:
         return made
     return TokenStream.open(next(path for where, path in told if where == host and path))

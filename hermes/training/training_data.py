@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermes.data.dataset import Held, Samples
+from hermes.data.dataset import Dataset, TokenSource
 from hermes.interface import Batch, Model, StepReport
 
 __all__ = [
-    "Material",
+    "TrainingData",
 ]
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """What a run learns from. unit: what a sample is called. notes: what its user should hear.
 
     measure: what a line of metrics says of an update beside its loss, of the names in `measures`.
@@ -23,8 +23,8 @@ class Material:
     of the weights that it is compared with, None for nothing.
     """
 
-    stream: Held
-    samples: Samples
+    stream: TokenSource
+    samples: Dataset
     unit: str = "sequences"
     notes: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()

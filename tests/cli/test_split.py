@@ -9,7 +9,7 @@ import pytest
 from hermes.errors import HermesError
 from hermes.recipe import Recipe
 from hermes.training.metrics_file import read_metrics
-from hermes.training.resume import among
+from hermes.training.resume import redistribute_batch
 from hermes_cli.commands.train import train
 from hermes_cli.main import Call
 from hermes_cli.training.run_training import _again
@@ -22,18 +22,18 @@ RECIPE = replace(Recipe(), batch_size=6, grad_accum=2)
     ("before", "now", "accum"), [(1, 2, 1), (2, 1, 4), (3, 2, 3), (2, 4, 1), (2, 2, 2)]
 )
 def test_micro_batches_are_shared_anew(before, now, accum):
-    assert among(RECIPE, before, now) == replace(RECIPE, grad_accum=accum)
+    assert redistribute_batch(RECIPE, before, now) == replace(RECIPE, grad_accum=accum)
 
 
 def test_what_cannot_be_shared_is_refused_with_what_can():
     with pytest.raises(HermesError) as refusal:
-        among(RECIPE, 1, 3)
+        redistribute_batch(RECIPE, 1, 3)
     assert str(refusal.value) == (
         "an update takes 12 samples (batch_size 6 x grad_accum 2), which 3 processes cannot share "
         "in parts of 6; give --batch-size and --grad-accum whose product is 4"
     )
     with pytest.raises(HermesError, match=r"start a number of processes that divides 12$"):
-        among(RECIPE, 1, 5)
+        redistribute_batch(RECIPE, 1, 5)
 
 
 def test_a_run_file_of_several_processes_is_the_same_run_on_one(here, call):

@@ -17,7 +17,7 @@ from hermes_conformance.faults.self_test import FAULTS
 from hermes_conformance.laws.cases import standard
 from hermes_conformance.measure import tolerance
 from hermes_conformance.measure.law import Sides
-from hermes_conformance.measure.subject import Side
+from hermes_conformance.measure.subject import BackendUnderTest
 
 BACKENDS = pytest.mark.parametrize("backend", ["torch", "mlx"])
 
@@ -150,10 +150,10 @@ def test_the_first_gradient_that_parts_is_named_from_the_output_backwards(sides,
 
 
 def values_detached(inside):
-    def attend(original):
+    def attention(original):
         return lambda q, k, v, *rest: original(q, k, inside.detached(v), *rest)
 
-    inside.table("attend", attend)
+    inside.table("attention", attention)
 
 
 def activation_detached(inside):
@@ -217,7 +217,7 @@ def stranger(tmp_path, monkeypatch):
                 text = text.replace(old, new)
             file.write_text(text, encoding="utf-8")
         made.append(name)
-        return Side(import_module(f"{name}.backend").BACKEND)
+        return BackendUnderTest(import_module(f"{name}.backend").BACKEND)
 
     yield make
     for module in [m for m in sys.modules if m.split(".")[0] in made]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hermes.interface import TrainState
-from hermes.training.schedule import learning_rate
+from hermes.training.schedule import compute_lr
 from hermes_conformance.laws import training
 from hermes_conformance.laws.cases import objectives
 from hermes_conformance.measure import tolerance
@@ -46,7 +46,7 @@ def shaken(side, case, rng):
         params = {name: state.params[name] * noise[name] for name in state.params}
         begin = TrainState(params, state.exp_avg, state.exp_avg_sq, step)
         learner = side.backend.learner(case.spec, begin, case.recipe, side.options())
-        lr = learning_rate(case.recipe, step, training.LONG_STEPS)
+        lr = compute_lr(case.recipe, step, training.LONG_STEPS)
         norms.append(float(learner.step(case.update(step), lr).grad_norm))
         state = kept(learner.state())
     return np.array(norms)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hermes_conformance.measure.law import Sides
-from hermes_conformance.measure.subject import Side
+from hermes_conformance.measure.subject import BackendUnderTest
 from hermes_conformance.suite.runner import DECLINED, PASSED, Selection, judge
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "backend_jax"
@@ -27,7 +27,7 @@ def backend():
 def judged(sides, backend, *cases):
     oracle = sides("torch").oracle
     selection = Selection(levels=("L0", "L1", "L2"), cases=cases)
-    return list(judge(Sides(Side(backend), oracle, oracle), selection))
+    return list(judge(Sides(BackendUnderTest(backend), oracle, oracle), selection))
 
 
 def test_the_example_is_small():

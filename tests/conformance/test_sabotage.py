@@ -39,7 +39,7 @@ QUICK = (
 
 
 def rows(sides, faults, of_suite=()):
-    return list(self_test.self_test(sides, self_test.Plan(tuple(faults), of_suite)))
+    return list(self_test.self_test(sides, self_test.FaultSelection(tuple(faults), of_suite)))
 
 
 def missed(found):

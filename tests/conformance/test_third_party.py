@@ -10,7 +10,7 @@ from hermes_conformance.faults.fault import Inside
 from hermes_conformance.faults.self_test import FAULTS
 from hermes_conformance.laws.canary import canaries, refusal
 from hermes_conformance.measure.law import Sides
-from hermes_conformance.measure.subject import Side
+from hermes_conformance.measure.subject import BackendUnderTest
 from hermes_conformance.suite.runner import DECLINED, PASSED, Selection, judge
 
 SKELETON = Path(__file__).resolve().parents[2] / "examples" / "backend" / "hermes_mine"
@@ -26,7 +26,7 @@ def skeleton():
 
 def test_a_backend_that_declines_everything_neither_fails_nor_passes(sides):
     oracle = sides("torch").oracle
-    found = Sides(Side(skeleton()), oracle, oracle)
+    found = Sides(BackendUnderTest(skeleton()), oracle, oracle)
     outcomes = list(judge(found, SMALL))
     own = {outcome.law.id for outcome in outcomes if outcome.status == PASSED}
     # What stands above every backend does not ask one.
@@ -54,7 +54,7 @@ class Picky:
 
 def test_a_canary_that_is_declined_leaves_the_others_singing(sides):
     found = sides("torch")
-    picky = Side(Picky(found.subject.backend), "cpu")
+    picky = BackendUnderTest(Picky(found.subject.backend), "cpu")
     assert refusal(picky) is None
     assert len(canaries(picky)) == len(canaries(found.subject)) - 1
     with ExitStack() as stack:
@@ -65,7 +65,9 @@ def test_a_canary_that_is_declined_leaves_the_others_singing(sides):
 
 def test_a_backend_that_only_looks_forward_is_judged_by_what_it_has(sides):
     """The oracle, judged as a stranger would be: float64, no derivatives."""
-    found = Sides(Side(sides("torch").oracle.backend), sides("mlx").subject, sides("mlx").oracle)
+    found = Sides(
+        BackendUnderTest(sides("torch").oracle.backend), sides("mlx").subject, sides("mlx").oracle
+    )
     selection = Selection(levels=("L1",), cases=SMALL.cases)
     outcomes = list(judge(found, selection))
     assert {outcome.status for outcome in outcomes} == {PASSED}

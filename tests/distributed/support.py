@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from hermes.distributed.process_group import Alone, Place
+from hermes.distributed.process_group import RankInfo, SingleProcess
 
 HERMES = [sys.executable, "-m", "hermes"]
 COMMON = [
@@ -23,20 +23,20 @@ WAIT = 400
 SPEED = ("tokens_per_second", "slowest_rank", "slowest_over_mean")
 
 
-class Said(Alone):
+class Said(SingleProcess):
     """Processes whose other ranks say what the test wrote down."""
 
     def __init__(self, *texts, totals=()):
-        self.place, self._texts = Place(0, 1 + len(texts)), texts
+        self.rank_info, self._texts = RankInfo(0, 1 + len(texts)), texts
         self._totals = list(totals)
 
-    def texts(self, text):
+    def all_gather_text(self, text):
         return [text, *self._texts]
 
-    def total(self, numbers):
+    def all_reduce_sum(self, numbers):
         return [a + b for a, b in zip(numbers, self._totals, strict=True)]
 
-    def largest(self, number):
+    def all_reduce_max(self, number):
         return max(number, *map(float, self._texts))
 
 

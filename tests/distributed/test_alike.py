@@ -13,9 +13,9 @@ from hermes.mal import load
 from hermes.recipe import Recipe
 from hermes.tokenizer import train_tokenizer
 from hermes.training.events import Position
-from hermes.training.rank_checks import of_parts, of_request, require_alike
-from hermes.training.request import Parts, Request
-from hermes.training.training_data import Material
+from hermes.training.rank_checks import component_values, request_values, require_same_on_all_ranks
+from hermes.training.request import RunComponents, RunRequest
+from hermes.training.training_data import TrainingData
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import COMMON, Said, ranks, train
@@ -27,14 +27,14 @@ def told(values):
 
 def test_the_first_value_that_differs_is_named_with_both():
     mine = {"--lr": 0.1, "--freeze": (), "--seed": 0}
-    require_alike(Said(told(mine), told(mine)), mine)
+    require_same_on_all_ranks(Said(told(mine), told(mine)), mine)
     with pytest.raises(HermesError, match=r"^--seed is 0 in rank 0 and 7 in rank 2; start both$"):
-        require_alike(Said(told(mine), told(mine | {"--seed": 7})), mine, "start both")
+        require_same_on_all_ranks(Said(told(mine), told(mine | {"--seed": 7})), mine, "start both")
     with pytest.raises(
         HermesError, match=r"^--lr is 0\.1 in rank 0 and missing in rank 1; all must"
     ):
-        require_alike(Said(told({"--freeze": (), "--seed": 0})), mine)
-    require_alike(Said(told({"--lr": float("nan")})), {"--lr": float("nan")})
+        require_same_on_all_ranks(Said(told({"--freeze": (), "--seed": 0})), mine)
+    require_same_on_all_ranks(Said(told({"--lr": float("nan")})), {"--lr": float("nan")})
 
 
 class Backend:
@@ -46,7 +46,7 @@ class Backend:
 
 
 def request(number="2.13", **changes):
-    return Request(Path("run"), ("a.txt",), Backend(number), load("nano"), **changes)
+    return RunRequest(Path("run"), ("a.txt",), Backend(number), load("nano"), **changes)
 
 
 @pytest.mark.parametrize(
@@ -64,15 +64,15 @@ def request(number="2.13", **changes):
 def test_what_a_run_is_asked_to_be_is_compared(other, sentence):
     sentence = sentence.replace("1024", str(load("nano").max_seq_len))
     with pytest.raises(HermesError, match=f"^{sentence}; all must see the same"):
-        require_alike(Said(told(of_request(other))), of_request(request()))
+        require_same_on_all_ranks(Said(told(request_values(other))), request_values(request()))
 
 
 def test_the_hermes_and_the_device_of_each_process(monkeypatch):
-    mine = of_request(request())
-    assert mine == of_request(request(options=Options(device="cuda:1")))
+    mine = request_values(request())
+    assert mine == request_values(request(options=Options(device="cuda:1")))
     monkeypatch.setattr("hermes.training.rank_checks.version", lambda name: "0.0.9")
     with pytest.raises(HermesError, match=r"^hermes is '.*' in rank 0 and '0\.0\.9' in rank 1; "):
-        require_alike(Said(told(of_request(request()))), mine)
+        require_same_on_all_ranks(Said(told(request_values(request()))), mine)
 
 
 def parts(**changes):
@@ -81,14 +81,14 @@ def parts(**changes):
 
     values = {
         "spec": load("nano"), "tokenizer": train_tokenizer(["a b"], vocab_size=262),
-        "recipe": Recipe(), "material": Material(Stream, None), "position": Position(),
+        "recipe": Recipe(), "material": TrainingData(Stream, None), "position": Position(),
         "total_steps": 4, "notes": (), **changes,
     }  # fmt: skip
-    return Parts(**values)
+    return RunComponents(**values)
 
 
 def test_what_a_run_is_made_of_is_compared():
-    mine = of_parts(parts())
+    mine = component_values(parts())
     for other, name in (
         (parts(recipe=replace(Recipe(), batch_size=2)), "batch_size is 32 in rank 0 and 2"),
         (parts(position=Position(7)), "the step to go on from is 0 in rank 0 and 7"),
@@ -96,7 +96,7 @@ def test_what_a_run_is_made_of_is_compared():
         (parts(tokenizer=train_tokenizer(["bab bab bab"], vocab_size=264)), "the tokenizer is '"),
     ):
         with pytest.raises(HermesError, match=f"^{name}"):
-            require_alike(Said(told(of_parts(other))), mine)
+            require_same_on_all_ranks(Said(told(component_values(other))), mine)
 
 
 @pytest.mark.parametrize("backend", ["mlx", pytest.param("torch", marks=pytest.mark.long)])

@@ -12,10 +12,10 @@ from pathlib import Path
 import click
 import pytest
 
-from hermes.distributed.agreement import agreed
-from hermes.distributed.process_group import Alone, Place
+from hermes.distributed.agreement import all_or_none
+from hermes.distributed.process_group import RankInfo, SingleProcess
 from hermes.errors import DataError, HermesError, NonFinite, StorageError
-from hermes_cli.launch.crash_log import Journal
+from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.launcher import _refused
 from hermes_cli.launch.signals import Signals
 from hermes_cli.launch.stderr_filter import sieved
@@ -33,14 +33,14 @@ SOON = 60  # seconds in which all have ended, at the default of --peer-timeout
 HERE = f"({os.uname().nodename})"
 
 
-class Pair(Alone):
+class Pair(SingleProcess):
     """One of two threads that stand for processes."""
 
-    def __init__(self, rank, meeting, said):
-        self.place, self._meeting, self._said = Place(rank, 2), meeting, said
+    def __init__(self, rank, rendezvous, said):
+        self.rank_info, self._meeting, self._said = RankInfo(rank, 2), rendezvous, said
 
-    def texts(self, text):
-        self._said[self.place.rank] = text
+    def all_gather_text(self, text):
+        self._said[self.rank_info.rank] = text
         self._meeting.wait(10)
         told = [*self._said]
         self._meeting.wait(10)
@@ -52,11 +52,11 @@ class Pair(Alone):
 
 def both(work):
     """What `work` raises in each of two."""
-    meeting, said, raised = threading.Barrier(2), ["", ""], [None, None]
+    rendezvous, said, raised = threading.Barrier(2), ["", ""], [None, None]
 
     def run(rank):
         try:
-            work(Pair(rank, meeting, said))
+            work(Pair(rank, rendezvous, said))
         except Exception as error:
             raised[rank] = error
 
@@ -72,13 +72,13 @@ def both(work):
 def test_a_refusal_before_what_all_agree_on_within_is_heard_once(who):
     """The others are in the inner agreement, and must not wait for another."""
 
-    def work(processes):
+    def work(process_group):
         def outer():
-            if processes.place.rank == who:
+            if process_group.rank_info.rank == who:
                 raise StorageError("full")
-            return agreed(processes, lambda: 1)
+            return all_or_none(process_group, lambda: 1)
 
-        agreed(processes, outer)
+        all_or_none(process_group, outer)
 
     errors = both(work)
     assert [type(error) for error in errors] == [StorageError, StorageError]
@@ -96,13 +96,13 @@ def test_a_refusal_before_what_all_agree_on_within_is_heard_once(who):
     ],
 )
 def test_who_refuses_is_told_by_rank_0_and_by_itself(tmp_path, wrong, told):
-    def work(processes):
+    def work(process_group):
         def make():
-            if processes.place.rank in wrong:
+            if process_group.rank_info.rank in wrong:
                 raise DataError("no text")
 
-        with Journal(processes, tmp_path):
-            agreed(processes, make)
+        with CrashLog(process_group, tmp_path):
+            all_or_none(process_group, make)
 
     errors = both(work)
     assert {r: str(e) for r, e in enumerate(errors) if isinstance(e, HermesError)} == told
@@ -111,12 +111,12 @@ def test_who_refuses_is_told_by_rank_0_and_by_itself(tmp_path, wrong, told):
 
 def test_a_refusal_that_the_others_do_not_know_of_is_told_with_its_rank(tmp_path):
     two = Pair(1, None, [])
-    with pytest.raises(HermesError) as caught, Journal(two, tmp_path):
+    with pytest.raises(HermesError) as caught, CrashLog(two, tmp_path):
         raise StorageError("no space left")
     assert str(caught.value) == f"rank 1 {HERE}: no space left"
     assert caught.value.exit_code == 74
     assert "StorageError: no space left" in (tmp_path / "logs" / "rank-1.txt").read_text()
-    with pytest.raises(click.exceptions.Exit) as caught, Journal(two, tmp_path):
+    with pytest.raises(click.exceptions.Exit) as caught, CrashLog(two, tmp_path):
         raise NonFinite("the loss is nan")  # which all have met
     assert caught.value.exit_code == 70
 
@@ -158,7 +158,7 @@ PLANTED = """
 import hermes.training.run
 plain = hermes.training.run.Run._batch
 def batch(self, cursor):
-    if self.request.processes.place.rank == 1 and cursor.sample >= AT:
+    if self.request.process_group.rank_info.rank == 1 and cursor.sample >= AT:
         raise MISTAKE
     return plain(self, cursor)
 hermes.training.run.Run._batch = batch
@@ -254,11 +254,11 @@ def test_a_mistake_of_one_machine_is_said_on_both(corpus, tmp_path, backend, pla
 MEETS = """
 import sys
 from hermes.errors import PeerLost
-from hermes.distributed.process_group import Place
+from hermes.distributed.process_group import RankInfo
 from hermes.interface import Options, find_backend
-place = Place(0, 2, meeting=sys.argv[2], meeting_timeout=1)
+rank_info = RankInfo(0, 2, rendezvous=sys.argv[2], rendezvous_timeout=1)
 try:
-    find_backend(sys.argv[1]).join(place, Options(device="cpu"))
+    find_backend(sys.argv[1]).join(rank_info, Options(device="cpu"))
 except PeerLost as error:
     print(error)
 """

@@ -23,7 +23,7 @@ class InTurn(Said):
         super().__init__(*turns[0][1:])
         self._turns = [turn[1:] for turn in turns]
 
-    def texts(self, text):
+    def all_gather_text(self, text):
         return [text, *self._turns.pop(0)]
 
 
@@ -95,13 +95,13 @@ def test_the_report_can_be_read_by_a_program(capsys):
 
 def test_gpus_that_cannot_read_each_other_are_named_with_what_to_do(monkeypatch):
     torch = pytest.importorskip("torch")
-    from hermes_torch.process_group import Processes
+    from hermes_torch.process_group import ProcessGroup
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda here, there: there == 2)
-    two = object.__new__(Processes)
+    two = object.__new__(ProcessGroup)
     two._device = torch.device("cuda:0")
-    (said,) = two.obstacles()
+    (said,) = two.diagnostics()
     assert said.startswith("GPU 0 cannot read the memory of GPU 1; ")
     assert "NCCL_P2P_DISABLE=1" in said
     assert doctor_distributed._gpus(Said(said))[1] == [said]
@@ -140,10 +140,10 @@ def test_what_one_rank_finds_wrong_all_end_with_and_one_says(tmp_path, monkeypat
         "real = doctor_distributed._fingerprint\n"
         "doctor_distributed._fingerprint = lambda data: 'other' if mine() == '1' else real(data)\n"
         "import hermes_cli.launch.join as join\n"
-        "found = join.place_of\n"
+        "found = join.read_rank_info\n"
         "import dataclasses\n"
-        "join.place_of = doctor_distributed.place_of = lambda e: found(e) and "
-        "dataclasses.replace(found(e), local_rank=0, local_size=1)\n"
+        "join.read_rank_info = doctor_distributed.read_rank_info = lambda e: found(e) and "
+        "dataclasses.replace(found(e), local_rank=0, local_world_size=1)\n"
     )
     path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)

@@ -11,9 +11,9 @@ import click
 import pytest
 
 from hermes.checkpoint import verify
-from hermes.distributed.process_group import Alone, Place
+from hermes.distributed.process_group import RankInfo, SingleProcess
 from hermes.errors import HermesError, PeerLost, StorageError
-from hermes_cli.launch.crash_log import Journal
+from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.signals import Signals
 from hermes_cli.launch.supervisor import LONGEST_GRACE, Death, Writing, _Watch
 from hermes_cli.launch.worker_status import Reporting, Told, read_reports
@@ -33,11 +33,11 @@ from support import (
 )
 
 
-class Two(Alone):
+class Two(SingleProcess):
     """Two processes, of which this is one; what it leaves is kept."""
 
     def __init__(self, rank):
-        self.place, self.left = Place(rank, 2), []
+        self.rank_info, self.left = RankInfo(rank, 2), []
 
     def history(self):
         return "7 gloo:all_reduce"
@@ -56,7 +56,7 @@ def test_what_a_process_told_is_read_but_for_half_a_line(tmp_path):
 
 def test_an_exception_is_a_line_with_its_traceback_in_a_file(tmp_path):
     two = Two(1)
-    with pytest.raises(HermesError, match=r"^rank 1 \(") as caught, Journal(two, tmp_path):
+    with pytest.raises(HermesError, match=r"^rank 1 \(") as caught, CrashLog(two, tmp_path):
         raise ZeroDivisionError("division by zero")
     assert str(caught.value).endswith(
         f") failed: ZeroDivisionError: division by zero; stacks are in {tmp_path}/logs"
@@ -70,9 +70,9 @@ def test_an_exception_is_a_line_with_its_traceback_in_a_file(tmp_path):
 
 
 def test_a_lost_process_is_told_of_by_one_of_the_others(tmp_path):
-    with pytest.raises(PeerLost, match=r"^gone; stacks are in "), Journal(Two(0), tmp_path):
+    with pytest.raises(PeerLost, match=r"^gone; stacks are in "), CrashLog(Two(0), tmp_path):
         raise PeerLost("gone", told_by=0)
-    with pytest.raises(click.exceptions.Exit) as caught, Journal(Two(1), tmp_path):
+    with pytest.raises(click.exceptions.Exit) as caught, CrashLog(Two(1), tmp_path):
         raise PeerLost("gone", told_by=0)
     assert caught.value.exit_code == 76
     assert "PeerLost: gone" in (tmp_path / "logs" / "rank-1.txt").read_text()
@@ -80,7 +80,7 @@ def test_a_lost_process_is_told_of_by_one_of_the_others(tmp_path):
 
 def test_a_full_disk_of_one_machine_is_told_by_its_process(tmp_path):
     def fill():
-        with Journal(Two(1), tmp_path) as journal:
+        with CrashLog(Two(1), tmp_path) as journal:
             journal.polling(lambda: False)
             raise StorageError("full")
 
@@ -91,8 +91,8 @@ def test_a_full_disk_of_one_machine_is_told_by_its_process(tmp_path):
 
 def test_the_stack_of_a_stuck_process_is_written_and_removed_when_it_goes_on(tmp_path):
     two = Two(0)
-    two.place = Place(0, 2, timeout=0.2)
-    with Journal(two, tmp_path) as journal:
+    two.rank_info = RankInfo(0, 2, timeout=0.2)
+    with CrashLog(two, tmp_path) as journal:
         polled = journal.polling(lambda: False)
         path = tmp_path / "logs" / "rank-0.txt"
         assert not polled()
@@ -107,11 +107,11 @@ def test_the_stack_of_a_stuck_process_is_written_and_removed_when_it_goes_on(tmp
 
 PROGRAM = """
 import atexit
-from hermes.distributed.process_group import ends_at_once
+from hermes.distributed.process_group import exit_without_teardown
 class Held:
     def __del__(self):
         print("taken apart")
-held, ended = Held(), ends_at_once()
+held, ended = Held(), exit_without_teardown()
 atexit.register(print, "exit functions run")
 print("said", end=", ")
 """
@@ -129,10 +129,10 @@ def test_a_program_that_said_its_code_ends_whole_but_is_not_taken_apart(told, co
 
 PLANTED = """
 import atexit, os, sys, time
-import hermes.training.coordination as together, hermes.training.loop as loop
-plain, step = together.Agreed.after_update, loop._Loop._step
+import hermes.training.coordination as coordination, hermes.training.loop as loop
+plain, step = coordination.RankCoordinator.after_update, loop.TrainingLoop._step
 def mine(self):
-    return self._processes.place.rank == 1
+    return self._processes.rank_info.rank == 1
 def after_update(self):
     if mine(self) and self._updates == 3:
         FAULT
@@ -141,7 +141,7 @@ def slow(self):
     if os.environ.get("RANK", os.environ.get("MLX_RANK")) == "1":
         time.sleep(SLEEP)
     return step(self)
-together.Agreed.after_update, loop._Loop._step = after_update, slow
+coordination.RankCoordinator.after_update, loop.TrainingLoop._step = after_update, slow
 if any("spawn_main" in word for word in sys.orig_argv):
     # The last exit function, after which the interpreter would be taken apart.
     atexit.register(print, "taken apart", file=sys.stderr)
@@ -320,7 +320,7 @@ def test_who_writes_a_checkpoint_is_spared_for_a_while(tmp_path, written, patien
 def test_who_was_interrupted_while_starting_is_asked_again_once(tmp_path):
     """torch's agent waits for it half a minute, and it waits for the others."""
     asked = []
-    for signals, wanted in ((Signals(""), [(signal.SIGTERM, [11])]), (Asked(""), [])):
+    for signals, wanted in ((Signals(""), [(signal.SIGTERM, [11])]), (AskedToStop(""), [])):
         watch = _Watch(lambda folder: None, str(tmp_path), signals, 0)
         watch._told = [Told(1, 0, 11, ("Error: interrupted",), 130)]
         watch._quiet_since = time.monotonic()
@@ -331,7 +331,7 @@ def test_who_was_interrupted_while_starting_is_asked_again_once(tmp_path):
         asked.clear()
 
 
-class Asked(Signals):
+class AskedToStop(Signals):
     """A signal came."""
 
     def asked(self):

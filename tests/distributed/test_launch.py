@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hermes.distributed.agreement import agreed
+from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, StorageError
 from hermes.interface import Batch
-from hermes.training.coordination import Agreed, measured
+from hermes.training.coordination import RankCoordinator, average_measures
 
 sys.path.insert(0, str(Path(__file__).parent))
 from support import (
@@ -34,9 +34,9 @@ from support import (
 def test_what_one_process_refuses_all_refuse_with_its_name_and_exit_code():
     undone = []
     with pytest.raises(StorageError, match=r"^rank 2: the disk is full$"):
-        agreed(Said("", "74 the disk is full"), lambda: "made", undone.append)
+        all_or_none(Said("", "74 the disk is full"), lambda: "made", undone.append)
     assert undone == ["made"]
-    assert agreed(Said("", ""), lambda: "made") == "made"
+    assert all_or_none(Said("", ""), lambda: "made") == "made"
 
 
 def test_a_signal_to_any_process_stops_all():
@@ -44,8 +44,8 @@ def test_a_signal_to_any_process_stops_all():
         def digests(self):
             return {}
 
-    assert Agreed(Said("0", "1"), Learner(), lambda: False)()
-    assert not Agreed(Said("0", "0"), Learner(), lambda: False)()
+    assert RankCoordinator(Said("0", "1"), Learner(), lambda: False)()
+    assert not RankCoordinator(Said("0", "0"), Learner(), lambda: False)()
 
 
 def test_weights_that_differ_stop_the_run_and_name_the_first_tensor():
@@ -53,7 +53,7 @@ def test_weights_that_differ_stop_the_run_and_name_the_first_tensor():
         def digests(self):
             return {"a": 1, "b": 2, "c": 3}
 
-    asked = Agreed(Said('{"a": 1, "b": 9, "c": 9}'), Learner(), lambda: False)
+    asked = RankCoordinator(Said('{"a": 1, "b": 9, "c": 9}'), Learner(), lambda: False)
     with pytest.raises(HermesError, match=r"^tensor 'b' is not the same in rank 0 and rank 1"):
         asked.after_update()
 
@@ -64,9 +64,9 @@ def test_measurements_are_means_over_all_processes_by_what_each_had():
 
     share = Share(None, None, None)
     told = Said('["accuracy"]', totals=[1.0, 1])
-    assert measured(told, lambda *_: {"accuracy": 1.0}, share, None) == {"accuracy": 1.0}
+    assert average_measures(told, lambda *_: {"accuracy": 1.0}, share, None) == {"accuracy": 1.0}
     told = Said('["accuracy"]', totals=[0.0, 1])
-    assert measured(told, lambda *_: {"accuracy": 1.0}, share, None) == {"accuracy": 0.75}
+    assert average_measures(told, lambda *_: {"accuracy": 1.0}, share, None) == {"accuracy": 0.75}
 
 
 def spoken(folder, command):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hermes.distributed.process_group import Place
+from hermes.distributed.process_group import RankInfo
 from hermes.errors import HermesError, PeerLost
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,7 +28,7 @@ def test_a_host_that_is_not_known_is_named_with_what_to_do(join, monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(HermesError) as refusal:
-        join(Place(1, 2, meeting="rack1:2024", meeting_timeout=0.1), "cpu")
+        join(RankInfo(1, 2, rendezvous="rack1:2024", rendezvous_timeout=0.1), "cpu")
     assert str(refusal.value) == (
         "rank 1 is to meet the others at 'rack1', port 2024, and this machine does not know that "
         "host (Name or service not known); set MASTER_ADDR to an address of rank 0's machine, the "
@@ -49,7 +49,7 @@ def other():
 
 def test_a_port_in_use_is_named_with_what_to_do(join, other):
     with pytest.raises(PeerLost) as refusal:
-        join(Place(0, 2, meeting=other, meeting_timeout=2.0), "cpu")
+        join(RankInfo(0, 2, rendezvous=other, rendezvous_timeout=2.0), "cpu")
     assert str(refusal.value) == (
         f"rank 0 did not meet the other 1 processes: {other} is in use; set MASTER_PORT to a free "
         "port, the same for all"
@@ -60,9 +60,10 @@ def test_who_meets_a_stranger_says_that_it_waits_and_ends(join, other):
     """torch would ask the stranger for ever."""
     script = (
         "from hermes_torch import process_group, rendezvous\n"
-        "from hermes.distributed.process_group import Place\n"
+        "from hermes.distributed.process_group import RankInfo\n"
         "rendezvous.SAID_AFTER = rendezvous.LATER = 0.1\n"
-        f"process_group.join(Place(1, 2, meeting={other!r}, meeting_timeout=1.0), 'cpu')\n"
+        f"rank_info = RankInfo(1, 2, rendezvous={other!r}, rendezvous_timeout=1.0)\n"
+        "process_group.join(rank_info, 'cpu')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT

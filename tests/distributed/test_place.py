@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hermes.distributed.environment import place_of
-from hermes.distributed.process_group import Place
+from hermes.distributed.environment import read_rank_info
+from hermes.distributed.process_group import RankInfo
 from hermes.errors import HermesError
 from hermes_cli.commands.train import train as command
 from hermes_cli.launch import launcher
@@ -21,55 +21,55 @@ from support import MLX, TORCH
 
 
 @pytest.mark.parametrize(
-    ("variables", "place"),
+    ("variables", "rank_info"),
     [
         ({}, None),
         ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"},
-         Place(1, 4, 1, 2)),
+         RankInfo(1, 4, 1, 2)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None),
         ({"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "7", "SLURM_LOCALID": "1",
           "SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "4,3", "SLURM_JOB_ID": "40123",
           "SLURM_STEP_NODELIST": "node[03-04],other"},
-         Place(5, 7, 1, 3, "node03:20123")),
+         RankInfo(5, 7, 1, 3, "node03:20123")),
         ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "3",
           "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_JOB_ID": "7",
           "SLURM_STEP_NODELIST": "a1,a2", "MASTER_PORT": "29500"},
-         Place(3, 8, 3, 4, "a1:29500")),
+         RankInfo(3, 8, 3, 4, "a1:29500")),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0",
           "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_JOB_ID": "7",
           "SLURM_STEP_NODELIST": "rack[1-2]-gpu,other"},
-         Place(0, 2, meeting="rack1-gpu:20007")),
+         RankInfo(0, 2, rendezvous="rack1-gpu:20007")),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0",
           "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_JOB_ID": "7",
           "SLURM_STEP_NODELIST": "r[02,04-07]n[008-010].a"},
-         Place(0, 2, meeting="r02n008.a:20007")),
+         RankInfo(0, 2, rendezvous="r02n008.a:20007")),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_LOCALID": "0",
           "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_JOB_ID": "7",
           "SLURM_STEP_NODELIST": "gpu1"}, None),
         ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
           "OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1",
-          "MASTER_ADDR": "a1", "MASTER_PORT": "5"}, Place(1, 2, meeting="a1:5")),
+          "MASTER_ADDR": "a1", "MASTER_PORT": "5"}, RankInfo(1, 2, rendezvous="a1:5")),
         ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
-          "OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, Place(1, 2)),
+          "OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, RankInfo(1, 2)),
     ],
 )  # fmt: skip
-def test_a_process_finds_its_place_in_its_launchers_variables(variables, place):
-    assert place_of(variables) == place
+def test_a_process_finds_its_place_in_its_launchers_variables(variables, rank_info):
+    assert read_rank_info(variables) == rank_info
 
 
 def test_a_ring_of_mlx_counts_the_processes_of_its_own_machine(tmp_path):
     hosts = tmp_path / "hosts.json"
     hosts.write_text(json.dumps([["10.0.0.1:5"], ["10.0.0.2:5"], ["10.0.0.2:6"]]))
-    assert place_of({"MLX_RANK": "2", "MLX_HOSTFILE": str(hosts)}) == Place(2, 3, 1, 2)
+    assert read_rank_info({"MLX_RANK": "2", "MLX_HOSTFILE": str(hosts)}) == RankInfo(2, 3, 1, 2)
 
 
 def test_variables_that_make_no_sense_are_refused():
     with pytest.raises(HermesError, match=r"^the launcher's variables cannot be read: "):
-        place_of({"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
+        read_rank_info({"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
     with pytest.raises(HermesError, match=r"^rank 2 of 2 processes"):
-        place_of({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
+        read_rank_info({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
     with pytest.raises(HermesError, match=r"^SLURM_NODEID is 5, and .* has 2 nodes; nodes count"):
-        place_of(
+        read_rank_info(
             {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0",
              "SLURM_NODEID": "5", "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_JOB_ID": "7",
              "SLURM_STEP_NODELIST": "a,b"}
@@ -79,18 +79,18 @@ def test_variables_that_make_no_sense_are_refused():
 def test_a_ring_of_mlx_whose_hosts_cannot_be_read_is_refused_with_the_files_name(tmp_path):
     hosts = tmp_path / "hosts.json"
     with pytest.raises(HermesError, match=r"^MLX_HOSTFILE names '.*hosts.json', .*no such file"):
-        place_of({"MLX_RANK": "0", "MLX_HOSTFILE": str(hosts)})
+        read_rank_info({"MLX_RANK": "0", "MLX_HOSTFILE": str(hosts)})
     hosts.write_text("{")
     with pytest.raises(HermesError, match=r"^MLX_HOSTFILE names '.*hosts.json', .*Expecting"):
-        place_of({"MLX_RANK": "0", "MLX_HOSTFILE": str(hosts)})
+        read_rank_info({"MLX_RANK": "0", "MLX_HOSTFILE": str(hosts)})
     hosts.write_text('[["10.0.0.1:5"], ["10.0.0.2:5"]]')
     with pytest.raises(HermesError, match=r"^rank 5 of 2 processes"):
-        place_of({"MLX_RANK": "5", "MLX_HOSTFILE": str(hosts)})
+        read_rank_info({"MLX_RANK": "5", "MLX_HOSTFILE": str(hosts)})
     hosts.write_text('[["10.0.0.1:5"], []]')
     with pytest.raises(HermesError, match=r"^the launcher's variables cannot be read: IndexError"):
-        place_of({"MLX_RANK": "0", "MLX_HOSTFILE": str(hosts)})
+        read_rank_info({"MLX_RANK": "0", "MLX_HOSTFILE": str(hosts)})
     hosts.write_text("")
-    assert place_of({"MLX_RANK": "0", "MLX_HOSTFILE": str(hosts)}) is None
+    assert read_rank_info({"MLX_RANK": "0", "MLX_HOSTFILE": str(hosts)}) is None
 
 
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}

@@ -5,12 +5,12 @@ import threading
 import numpy as np
 import pytest
 
-from hermes.distributed.process_group import Place
+from hermes.distributed.process_group import RankInfo
 from hermes.errors import HermesError, Unsupported
 from hermes.interface import LazyTensors, Options, TrainState, find_backend
-from hermes.numerics.params import fresh_weights
+from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
-from hermes.training.coordination import follow, led
+from hermes.training.coordination import gather_for_rank0, serve_gathers
 from tests.distributed.support import hermes, lines
 from tests.tuning_support import (
     TEXT,
@@ -29,10 +29,10 @@ class Thread:
     """One of two processes that are threads."""
 
     def __init__(self, rank, barrier, said):
-        self.place, self._barrier, self._said = Place(rank, 2), barrier, said
+        self.rank_info, self._barrier, self._said = RankInfo(rank, 2), barrier, said
 
-    def total(self, numbers):
-        self._said[self.place.rank] = numbers
+    def all_reduce_sum(self, numbers):
+        self._said[self.rank_info.rank] = numbers
         self._barrier.wait(10)
         found = [sum(both) for both in zip(*self._said, strict=True)]
         self._barrier.wait(10)
@@ -57,9 +57,9 @@ def state(read):
 
 def test_a_split_state_is_read_by_all_in_the_order_of_who_leads():
     (first, second), ours, theirs = pair(), [], []
-    other = threading.Thread(target=follow, args=(second, state(theirs)))
+    other = threading.Thread(target=serve_gathers, args=(second, state(theirs)))
     other.start()
-    with led(first, state(ours)) as held:
+    with gather_for_rank0(first, state(ours)) as held:
         assert held.step == 3
         for part, name in ((held.exp_avg_sq, "b"), (held.params, "a"), (held.exp_avg, "a")):
             part[name]
@@ -69,16 +69,16 @@ def test_a_split_state_is_read_by_all_in_the_order_of_who_leads():
 
 def test_who_leads_lets_the_followers_go_when_it_fails():
     first, second = pair()
-    other = threading.Thread(target=follow, args=(second, state([])))
+    other = threading.Thread(target=serve_gathers, args=(second, state([])))
     other.start()
-    with pytest.raises(HermesError), led(first, state([])):
+    with pytest.raises(HermesError), gather_for_rank0(first, state([])):
         raise HermesError("the disk is full")
     other.join(10)
     assert not other.is_alive()
 
 
 def learner(backend, **options):
-    weights = fresh_weights(small_spec(), 0)
+    weights = init_weights(small_spec(), 0)
     start = TrainState(weights, {}, {}, 0)
     return find_backend(backend).learner(
         small_spec(), start, Recipe(), Options(device="cpu", **options)
@@ -97,7 +97,7 @@ def test_splitting_is_refused_where_it_cannot_be():
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("split")
     small_checkpoint(folder / "base")
     small_tokenizer().save(folder / "tokenizer.json")
@@ -107,11 +107,11 @@ def place(tmp_path_factory):
     return folder
 
 
-def train(place, output, accum, steps, *how):
+def train(root, output, accum, steps, *how):
     model = ["--data", "text.txt", "--tokenizer", "tokenizer.json", "--model", "nano"]
     model += ["--seq-len", 16, "--batch-size", 1, "--lr", 1e-3, "--val-fraction", 0.1]
     recipe = ["--grad-accum", accum, "--max-steps", steps, "--eval-every", 2, "--save-every", 2]
-    return hermes(place, "train", *model, *recipe, *EXACT, "--output", output, *how)
+    return hermes(root, "train", *model, *recipe, *EXACT, "--output", output, *how)
 
 
 def torch(size, *how):
@@ -122,11 +122,11 @@ FULL, OPTIMIZER = ("--shard", "full"), ("--shard", "optimizer")
 
 
 @pytest.mark.long
-def test_a_run_goes_on_whole_split_in_groups_and_on_the_other_backend(place, tmp_path):
+def test_a_run_goes_on_whole_split_in_groups_and_on_the_other_backend(root, tmp_path):
     """One process, DDP, both ways of FSDP2, groups of two among four, MLX: one run."""
     alone, run = tmp_path / "alone", tmp_path / "run"
-    train(place, alone, 8, 14, "--backend", "torch")
-    train(place, run, 4, 2, *torch(2, *FULL))
+    train(root, alone, 8, 14, "--backend", "torch")
+    train(root, run, 4, 2, *torch(2, *FULL))
     for steps, accum, how in (
         (4, 4, torch(2)),
         (6, 4, torch(2, *OPTIMIZER)),
@@ -135,7 +135,7 @@ def test_a_run_goes_on_whole_split_in_groups_and_on_the_other_backend(place, tmp
         (12, 4, torch(2, *FULL)),
         (14, 8, ["--backend", "torch"]),
     ):
-        train(place, run, accum, steps, "--resume", *how)
+        train(root, run, accum, steps, "--resume", *how)
     for one, other in zip(lines(alone), lines(run), strict=True):
         assert one == pytest.approx(other, rel=1e-9)
 
@@ -158,12 +158,12 @@ TUNED = {
     [["--backend", "mlx", "--num-processes", 2], torch(2), torch(2, *FULL), torch(2, *OPTIMIZER)],
     ids=["mlx", "torch", "full", "optimizer"],
 )
-def test_tuning_by_two_processes_is_that_of_one(place, tmp_path, name, how):
+def test_tuning_by_two_processes_is_that_of_one(root, tmp_path, name, how):
     """Losses, norms, evaluations and what is measured of pairs, to the end of an epoch."""
     common = [*TUNED[name], "--checkpoint", "base", "--lr", 1e-3, "--val-fraction", 0.2, *EXACT]
     common += ["--eval-every", 2, "--max-steps", 4]
-    hermes(place, *common, "--grad-accum", 4, "--output", tmp_path / "one", *how[:2])
-    said = hermes(place, *common, "--grad-accum", 2, "--output", tmp_path / "two", *how)
+    hermes(root, *common, "--grad-accum", 4, "--output", tmp_path / "one", *how[:2])
+    said = hermes(root, *common, "--grad-accum", 2, "--output", tmp_path / "two", *how)
     assert said.count("done: ") == 1
     found, wanted = lines(tmp_path / "two"), lines(tmp_path / "one")
     assert len(found) == len(wanted) == 6

@@ -14,9 +14,9 @@ import numpy as np
 from hermes.chat_templates.encoder import Example
 from hermes.data import Cursor, TextData, TokenStream
 from hermes.data.example_dataset import ExampleData
-from hermes.distributed.process_group import ALONE, Place, ends_at_once
+from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo, exit_without_teardown
 from hermes.interface import Options, TrainState, find_backend
-from hermes.numerics.params import fresh_weights
+from hermes.numerics.params import init_weights
 from hermes.recipe import Lora, Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 
@@ -115,21 +115,26 @@ def cases(backend, size, group="short"):
 
 
 def start(recipe):
-    weights = fresh_weights(spec(), 0)
+    weights = init_weights(spec(), 0)
     hot = {name: w * 10 if w.ndim > 1 else w for name, w in weights.items()}
     if recipe.lora is not None:
-        from hermes.numerics.lora import fresh_adapters
+        from hermes.numerics.lora import init_adapters
 
-        hot |= fresh_adapters(spec(), recipe.lora, 0)
+        hot |= init_adapters(spec(), recipe.lora, 0)
     return TrainState(hot, {}, {}, 0)
 
 
-def numbers(backend, case, processes=ALONE, accum=None):
+def numbers(backend, case, process_group=SINGLE_PROCESS, accum=None):
     """Losses, norms and weights after the case's updates, by name."""
-    data, recipe, options, size = case.data(), case.recipe, case.options, processes.place.size
+    data, recipe, options, size = (
+        case.data(),
+        case.recipe,
+        case.options,
+        process_group.rank_info.world_size,
+    )
     if size == 1:
         options = replace(options, shard=None, shard_group=None)
-    learner = find_backend(backend).learner(spec(), start(recipe), recipe, options, processes)
+    learner = find_backend(backend).learner(spec(), start(recipe), recipe, options, process_group)
     cursor, losses, norms = Cursor(), [], []
     for samples in case.updates:
         batch, cursor = data.update(
@@ -137,8 +142,8 @@ def numbers(backend, case, processes=ALONE, accum=None):
             samples=samples,
             micro_batch=1,
             accum=accum or ROWS // size,
-            rank=processes.place.rank,
-            world=size,
+            rank=process_group.rank_info.rank,
+            world_size=size,
         )
         report = learner.step(batch, case.lr)
         losses.append(float(report.loss))
@@ -152,19 +157,24 @@ def numbers(backend, case, processes=ALONE, accum=None):
 
 
 def main():
-    ended = ends_at_once()
+    ended = exit_without_teardown()
     backend, rank, size, port, folder, *group = sys.argv[1:]
-    place = Place(int(rank), int(size), int(rank), int(size), f"127.0.0.1:{port}", 60, 20)
+    rank_info = RankInfo(int(rank), int(size), int(rank), int(size), f"127.0.0.1:{port}", 60, 20)
     if backend == "mlx":
         os.environ |= {"MLX_RANK": rank, "MLX_HOSTFILE": f"{folder}/hosts.json"}
-    processes = find_backend(backend).join(place, FLOAT32)
-    assert processes.texts("é" * place.rank) == ["é" * r for r in range(place.size)]
-    assert processes.total([place.rank, 1]) == [sum(range(place.size)), place.size]
-    assert processes.largest(-place.rank) == 0
-    processes.settle()
-    for name, case in cases(backend, place.size, *group).items():
-        np.savez(Path(folder) / f"{name}-{rank}.npz", **numbers(backend, case, processes))
-    processes.close()
+    process_group = find_backend(backend).join(rank_info, FLOAT32)
+    assert process_group.all_gather_text("é" * rank_info.rank) == [
+        "é" * r for r in range(rank_info.world_size)
+    ]
+    assert process_group.all_reduce_sum([rank_info.rank, 1]) == [
+        sum(range(rank_info.world_size)),
+        rank_info.world_size,
+    ]
+    assert process_group.all_reduce_max(-rank_info.rank) == 0
+    process_group.mark_first_step_done()
+    for name, case in cases(backend, rank_info.world_size, *group).items():
+        np.savez(Path(folder) / f"{name}-{rank}.npz", **numbers(backend, case, process_group))
+    process_group.close()
     ended(0)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hermes.checkpoint.adapters import ADAPTER, ADAPTER_CONFIG, adapter_files
-from hermes.numerics.lora import fresh_adapters
+from hermes.numerics.lora import init_adapters
 from hermes.recipe import Lora
 from hermes.storage.safetensors import Kind, tensor_chunks
 from hermes_cli.main import run
@@ -76,7 +76,7 @@ def test_a_mistake_is_one_line(tmp_path, weights, capfd):
 def test_merge_says_what_a_conversion_has_to_say(tmp_path, capfd):
     spec = change(LLAMA, dropout=0.1, ffn={"dropout": 0.1})
     base, lora = bare(tmp_path / "bare", spec), Lora(rank=2, alpha=4.0)
-    adapters = fresh_adapters(spec, lora, 0)
+    adapters = init_adapters(spec, lora, 0)
     kinds = {name: Kind("F32", tensor.shape) for name, tensor in adapters.items()}
     config, (tensors, stored) = adapter_files(spec, lora, kinds, adapters)
     (tmp_path / "adapter").mkdir()

@@ -4,7 +4,7 @@ import numpy as np
 
 from hermes.interface import Options, find_backend
 from hermes.interop.convert import convert
-from hermes.numerics.params import fresh_weights
+from hermes.numerics.params import init_weights
 from tests.interop.models import bare, hot_weights
 
 # float32 in another order of operations; the planted differences of the families are 1e-3 and up.
@@ -27,7 +27,7 @@ def logits_of(spec, backend, weights=hot_weights):
 
 def quiet_weights(spec):
     """A run's first weights, as loud as a small eps, which louder ones hide."""
-    return fresh_weights(spec, 0)
+    return init_weights(spec, 0)
 
 
 def distance(ours, theirs):

@@ -8,7 +8,7 @@ import pytest
 from hermes.checkpoint import Progress, save
 from hermes.interface import Options, TrainState, find_backend
 from hermes.interop.companions import companions
-from hermes.numerics.params import fresh_weights, parameters
+from hermes.numerics.params import init_weights, parameters
 from hermes.recipe import Recipe
 from hermes.tokenizer import train_tokenizer
 from tests.interop.models import GEMMA3, LLAMA, MODELS, OLMO2, QWEN3
@@ -34,7 +34,7 @@ def checkpoint(request, tmp_path, tokenizer):
     """A checkpoint as a run leaves it, its vocabulary padded beyond the tokenizer's."""
     spec = dataclasses.replace(SPECS[request.param], vocab_size=320)
     zeros = {name: np.zeros(t.shape, np.float32) for name, t in parameters(spec).items()}
-    state = TrainState(fresh_weights(spec, 0), zeros, zeros, 3)
+    state = TrainState(init_weights(spec, 0), zeros, zeros, 3)
     progress = Progress(run="r", step=3, recipe=Recipe(), tokens=9, sample=3)
     return spec, save(
         tmp_path / "run",
@@ -46,7 +46,7 @@ def checkpoint(request, tmp_path, tokenizer):
 
 
 def our_logits(spec, ids):
-    model = find_backend("numpy").build(spec, fresh_weights(spec, 0), Options(precision="float64"))
+    model = find_backend("numpy").build(spec, init_weights(spec, 0), Options(precision="float64"))
     return model.logits(np.array([ids]))
 
 

@@ -169,12 +169,12 @@ def test_weights_that_are_no_number_are_never_saved(go, tmp_path, monkeypatch):
 def _learner():
     from hermes.interface import TrainState
     from hermes.mal import loads
-    from hermes.numerics.params import fresh_weights
+    from hermes.numerics.params import init_weights
     from hermes.recipe import Recipe
 
     spec = loads(SPEC)
     return find_backend("torch").learner(
-        spec, TrainState(fresh_weights(spec, 0), {}, {}, 0), Recipe()
+        spec, TrainState(init_weights(spec, 0), {}, {}, 0), Recipe()
     )
 
 

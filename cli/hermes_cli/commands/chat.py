@@ -64,14 +64,14 @@ def chat(
 
     Where standard input is no terminal, all of it is one message, and the answer is the output.
     """
-    from hermes.finetuning.base_model import beginning
+    from hermes.finetuning.base_model import open_base_model
     from hermes.inference.chat_session import Chat
     from hermes.inference.sampling import Sampling
     from hermes.interface import Options, choose_backend
     from hermes.interop.hub import load_tokenizer
 
     sampling = Sampling(temperature, top_k, top_p, min_p)
-    begun = beginning(
+    begun = open_base_model(
         checkpoint,
         config=config,
         tokenizer=load_tokenizer(tokenizer) if tokenizer else None,

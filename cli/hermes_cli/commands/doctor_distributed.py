@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hermes.distributed.environment import place_of
+from hermes.distributed.environment import read_rank_info
 from hermes.errors import HermesError
-from hermes_cli.launch.crash_log import Journal
+from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.join import backend_of, joined
 from hermes_cli.launch.launcher import starts
 from hermes_cli.launch.signals import Signals
 
 if TYPE_CHECKING:
-    from hermes.distributed.process_group import Processes
+    from hermes.distributed.process_group import ProcessGroup
     from hermes.interface import Backend
 
 __all__ = ["examine"]
@@ -47,71 +47,77 @@ def examine(context: click.Context) -> None:
     with Signals("") as signals:
         if starts(context, asked, signals):
             return
-        if place_of(os.environ) is None:
+        if read_rank_info(os.environ) is None:
             raise HermesError(
                 "--distributed examines several processes: give --num-gpus N or --num-processes "
                 "N, or start it by torchrun, srun or mlx.launch"
             )
         backend = backend_of(asked["backend"], os.environ)
         options = Options(device=asked["device"])
-        processes, options = joined(context, asked, backend, options, signals)
-        processes.settle()  # nothing here takes long
-        with Journal(processes, None):
-            found = _findings(processes, backend, data, asked["output"])
-            _report(processes, found, as_json=asked["as_json"])
-        processes.close()
+        process_group, options = joined(context, asked, backend, options, signals)
+        process_group.mark_first_step_done()  # nothing here takes long
+        with CrashLog(process_group, None):
+            found = _findings(process_group, backend, data, asked["output"])
+            _report(process_group, found, as_json=asked["as_json"])
+        process_group.close()
 
 
 def _findings(
-    processes: "Processes", backend: "Backend", data: Sequence[str], output: str | None
+    process_group: "ProcessGroup", backend: "Backend", data: Sequence[str], output: str | None
 ) -> list[Finding]:
     """What was looked at, in words, with what is wrong of it; in every process the same."""
-    found = [_hosts(processes), _software(processes, backend.versions()), _clocks(processes)]
-    found.append(_sum(processes))
+    found = [
+        _hosts(process_group),
+        _software(process_group, backend.versions()),
+        _clocks(process_group),
+    ]
+    found.append(_sum(process_group))
     if any(name.startswith("cuda") for name in backend.devices()):
-        found.append(_gpus(processes))
+        found.append(_gpus(process_group))
     if data:
-        found.append(_data(processes, data))
+        found.append(_data(process_group, data))
     if output:
-        found.append(_shared(processes, Path(output)))
+        found.append(_shared(process_group, Path(output)))
     return found
 
 
-def _hosts(processes: "Processes") -> Finding:
-    hosts = processes.texts(socket.gethostname())
-    return f"{processes.place.size} processes, on {', '.join(hosts)}", []
+def _hosts(process_group: "ProcessGroup") -> Finding:
+    hosts = process_group.all_gather_text(socket.gethostname())
+    return f"{process_group.rank_info.world_size} processes, on {', '.join(hosts)}", []
 
 
 def _odd(told: list[str]) -> list[str]:
     return [f"rank {r} has {t}, rank 0 {told[0]}" for r, t in enumerate(told) if t != told[0]]
 
 
-def _software(processes: "Processes", versions: Mapping[str, str]) -> Finding:
+def _software(process_group: "ProcessGroup", versions: Mapping[str, str]) -> Finding:
     here = {"hermes": version("hermes-llm"), "python": sys.version.split()[0], **versions}
-    told = processes.texts(json.dumps(here))
+    told = process_group.all_gather_text(json.dumps(here))
     return f"software {told[0]}", [f"{one}; install the same on all" for one in _odd(told)]
 
 
-def _clocks(processes: "Processes") -> Finding:
-    now = [float(text) for text in processes.texts(repr(time.time()))]
+def _clocks(process_group: "ProcessGroup") -> Finding:
+    now = [float(text) for text in process_group.all_gather_text(repr(time.time()))]
     apart = max(now) - min(now)
     wrong = [] if apart < CLOCKS else [f"clocks are {apart:.0f} s apart; set them by NTP"]
     return f"clocks within {apart:.2f} s", wrong
 
 
-def _data(processes: "Processes", data: Sequence[str]) -> Finding:
+def _data(process_group: "ProcessGroup", data: Sequence[str]) -> Finding:
     """Whether the first process of each machine reads the same bytes."""
     mine, problem = "", ""
     try:
-        if processes.place.local_rank == 0:
+        if process_group.rank_info.local_rank == 0:
             mine = _fingerprint(data)
     except (HermesError, OSError) as error:
         problem = str(error)
-    problems = processes.texts(problem)
+    problems = process_group.all_gather_text(problem)
     blind = [
         f"rank {rank} cannot read the data: {text}" for rank, text in enumerate(problems) if text
     ]
-    machines = [(rank, text) for rank, text in enumerate(processes.texts(mine)) if text]
+    machines = [
+        (rank, text) for rank, text in enumerate(process_group.all_gather_text(mine)) if text
+    ]
     first, theirs = machines[0] if machines else (0, "none")
     wrong = [
         f"rank {rank} reads data {text}, rank {first} {theirs}; copy the same files to all machines"
@@ -133,26 +139,28 @@ def _fingerprint(data: Sequence[str]) -> str:
     return f"{whole.hexdigest()[:12]} ({count} files, {size:,} bytes)"
 
 
-def _gpus(processes: "Processes") -> Finding:
-    said = processes.texts("; ".join(processes.obstacles()))
+def _gpus(process_group: "ProcessGroup") -> Finding:
+    said = process_group.all_gather_text("; ".join(process_group.diagnostics()))
     return "GPUs that read each other's memory", [text for text in said if text]
 
 
-def _sum(processes: "Processes") -> Finding:
-    trials = [processes.timed_sum(COUNT) for _ in range(TIMES)]
-    right = processes.largest(float(not all(ok for _, ok in trials))) == 0
-    seconds = processes.largest(min(seconds for seconds, _ in trials[1:]))  # the first connects
-    size = processes.place.size
+def _sum(process_group: "ProcessGroup") -> Finding:
+    trials = [process_group.timed_sum(COUNT) for _ in range(TIMES)]
+    right = process_group.all_reduce_max(float(not all(ok for _, ok in trials))) == 0
+    seconds = process_group.all_reduce_max(
+        min(seconds for seconds, _ in trials[1:])
+    )  # the first connects
+    size = process_group.rank_info.world_size
     moved = 2 * (size - 1) / size * COUNT * 4  # bytes that each sends in a ring
     rate = moved / max(seconds, 1e-9) / 1e9
     wrong = [] if right else ["a sum over all processes is wrong; set NCCL_DEBUG=INFO and look"]
     return f"sum of {COUNT * 4 >> 20} MiB in {seconds * 1e3:.1f} ms, {rate:.2f} GB/s each", wrong
 
 
-def _shared(processes: "Processes", folder: Path) -> Finding:
+def _shared(process_group: "ProcessGroup", folder: Path) -> Finding:
     """Whether all see what rank 0 writes into the folder."""
-    rank, word = processes.place.rank, secrets.token_hex(8)
-    word = processes.texts(word)[0]
+    rank, word = process_group.rank_info.rank, secrets.token_hex(8)
+    word = process_group.all_gather_text(word)[0]
     path, problem = folder / f".tmp-doctor-{word}", ""
     try:
         if rank == 0:
@@ -160,8 +168,8 @@ def _shared(processes: "Processes", folder: Path) -> Finding:
             path.write_text(word, encoding="utf-8")
     except OSError as error:
         problem = f"rank 0 cannot write into {folder}: {(error.strerror or '').lower()}"
-    problem = processes.texts(problem)[0]
-    seen = processes.texts("" if path.exists() else "missing")
+    problem = process_group.all_gather_text(problem)[0]
+    seen = process_group.all_gather_text("" if path.exists() else "missing")
     if rank == 0:
         path.unlink(missing_ok=True)
     blind = [f"rank {r}" for r, text in enumerate(seen) if text]
@@ -173,12 +181,12 @@ def _shared(processes: "Processes", folder: Path) -> Finding:
     return f"folder {folder} seen by all", [problem] if problem else []
 
 
-def _report(processes: "Processes", found: Sequence[Finding], *, as_json: bool) -> None:
+def _report(process_group: "ProcessGroup", found: Sequence[Finding], *, as_json: bool) -> None:
     failed = sum(bool(problems) for _, problems in found)
-    if processes.place.rank == 0 and as_json:
+    if process_group.rank_info.rank == 0 and as_json:
         checks = [{"looked_at": words, "wrong": problems} for words, problems in found]
         click.echo(json.dumps({"good": not failed, "checks": checks}, indent=2))
-    elif processes.place.rank == 0:
+    elif process_group.rank_info.rank == 0:
         for words, problems in found:
             click.echo("\n".join(f"wrong: {one}" for one in problems) or f"good: {words}")
     if failed:

@@ -9,7 +9,7 @@ from hermes.errors import HermesError
 from hermes_cli.launch.launcher import placed
 from hermes_cli.launch.signals import Signals
 from hermes_cli.options.config_file import COMMAND
-from hermes_cli.options.resolve import Asked
+from hermes_cli.options.resolve import ResolvedOptions
 from hermes_cli.options.training_options import (
     command,
     data_options,
@@ -29,7 +29,7 @@ from hermes_cli.training.finetuning import (
 LONGEST_DEFAULT = 512
 
 
-def _check(options: Asked) -> None:
+def _check(options: ResolvedOptions) -> None:
     """Refuse what the loss has no use for. Raises HermesError."""
     loss = options["loss"]
     given = {name for name in ("gamma", "reference_cache") if options.sources[name] == COMMAND}
@@ -41,11 +41,11 @@ def _check(options: Asked) -> None:
 
 def _dpo(context: click.Context) -> None:
     from hermes.data.preferences import pairs
-    from hermes.finetuning.dpo import Preferences
+    from hermes.finetuning.dpo import DPOData
     from hermes_cli.training.hub_upload import push_of
     from hermes_cli.training.run_training import carry_out
 
-    options = Asked(context, model_config=True)
+    options = ResolvedOptions(context, model_config=True)
     _check(options)
     start = beginning_of(options, chat=not options["no_template"])
     data = files_of(options)
@@ -64,8 +64,8 @@ def _dpo(context: click.Context) -> None:
         share = placed(context, options, request, signals)
         if share is None:
             return
-        request, speaks = share, share.processes.place.rank == 0
-        preferences = Preferences(
+        request, speaks = share, share.process_group.rank_info.rank == 0
+        preferences = DPOData(
             pairs(data, file_format=options["format"]),
             start,
             request.backend,
@@ -74,7 +74,7 @@ def _dpo(context: click.Context) -> None:
             cache=Path(cache) if cache else None,
             use_template=not options["no_template"],
             drop=options["drop_overlong"],
-            processes=request.processes,
+            process_group=request.process_group,
             base=base_of(options, start),
             named=options.goes_on and options.asked("checkpoint"),
             stop=signals.asked,

@@ -54,7 +54,7 @@ def eval_(
     """Loss in nats per token, perplexity and bits per byte on a text."""
     from hermes.data import documents, tokenize
     from hermes.errors import HermesError
-    from hermes.evaluation.perplexity import score, windows
+    from hermes.evaluation.perplexity import evaluate_perplexity, make_windows
     from hermes.model import load
 
     names = (*data, *more) or ("-",)
@@ -64,9 +64,9 @@ def eval_(
     length = seq_len or _seq_len(model)
     texts = documents(names, text_field=text_field, file_format=file_format)
     with tokenize(texts, model.tokenizer) as stream:
-        found = score(
+        found = evaluate_perplexity(
             model.realisation,
-            windows(stream.tokens, length, batch_size),
+            make_windows(stream.tokens, length, batch_size),
             int(model.tokenizer.byte_lengths[stream.tokens[1:]].sum()),
         )
     assert found is not None, "nothing stops it"

@@ -6,7 +6,7 @@ import click
 
 from hermes_cli.launch.launcher import placed
 from hermes_cli.launch.signals import Signals
-from hermes_cli.options.resolve import Asked
+from hermes_cli.options.resolve import ResolvedOptions
 from hermes_cli.options.training_options import command, model_options, option, training_options
 from hermes_cli.training.finetuning import beginning_of, files_of, recipe_of, request_of
 
@@ -18,7 +18,7 @@ def run_finetuning(context: click.Context) -> None:
     from hermes_cli.training.hub_upload import push_of
     from hermes_cli.training.run_training import carry_out
 
-    options = Asked(context, model_config=True)
+    options = ResolvedOptions(context, model_config=True)
     start = beginning_of(options, chat=False)
     data = files_of(options)
     given = recipe_of(options, start.spec.max_seq_len, LONGEST_DEFAULT)

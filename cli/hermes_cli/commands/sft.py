@@ -9,7 +9,7 @@ import click
 from hermes.errors import HermesError
 from hermes_cli.launch.launcher import placed
 from hermes_cli.launch.signals import Signals
-from hermes_cli.options.resolve import Asked
+from hermes_cli.options.resolve import ResolvedOptions
 from hermes_cli.options.training_options import (
     command,
     data_options,
@@ -42,12 +42,12 @@ def shown(tokenizer: "Tokenizer", example: "Example") -> str:
 
 
 def _sft(context: click.Context) -> None:
-    from hermes.data.conversations import conversations
-    from hermes.finetuning.sft import Chats
+    from hermes.data.conversations import read_conversations
+    from hermes.finetuning.sft import SFTData
     from hermes_cli.training.hub_upload import push_of
     from hermes_cli.training.run_training import carry_out
 
-    options = Asked(context, model_config=True)
+    options = ResolvedOptions(context, model_config=True)
     if options["show_samples"] < 0:
         raise HermesError(f"show_samples must be at least 0, got {options['show_samples']}")
     start = beginning_of(options, chat=True)
@@ -60,14 +60,14 @@ def _sft(context: click.Context) -> None:
         share = placed(context, options, request, signals)
         if share is None:
             return
-        samples = options["show_samples"] if share.processes.place.rank == 0 else 0
+        samples = options["show_samples"] if share.process_group.rank_info.rank == 0 else 0
 
         def show(examples: Sequence["Example"]) -> None:
             for example in examples[:samples]:
                 click.echo(shown(start.tokenizer, example), err=True)
 
-        chats = Chats(
-            conversations(data, file_format=options["format"]),
+        chats = SFTData(
+            read_conversations(data, file_format=options["format"]),
             start.encoder,
             whole=options["train_on_prompt"],
             pack=options["pack"],

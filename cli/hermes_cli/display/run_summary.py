@@ -26,7 +26,7 @@ def heading(run: "Run") -> list[str]:
     versions = " ".join(f"{name} {number}" for name, number in request.backend.versions().items())
     where = f"{versions} on {device(request)}, {request.options.precision}"
     accum = f" in {recipe.grad_accum} parts" if recipe.grad_accum > 1 else ""
-    size = request.processes.place.size
+    size = request.process_group.rank_info.world_size
     among = f" on {size} processes" if size > 1 else ""
     lines = [
         f"model {parts.spec.name}: {tensor_count(parts.spec):,} parameters; {where}",
@@ -49,7 +49,7 @@ def _updates(run: "Run") -> str:
     unit = run.parts.material.unit
     recipe, total = run.parts.recipe, run.total_steps
     size = len(run.parts.material.samples.train)
-    each = recipe.batch_size * recipe.grad_accum * run.request.processes.place.size
+    each = recipe.batch_size * recipe.grad_accum * run.request.process_group.rank_info.world_size
     whole = run_samples(size, epochs=recipe.epochs, max_steps=recipe.max_steps, per_update=each)
     if total == 1:
         return f"1 update of {number_of(min(each, whole), unit)}"

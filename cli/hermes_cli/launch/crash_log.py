@@ -14,10 +14,10 @@ from typing import TextIO
 
 import click
 
-from hermes.distributed.process_group import Processes
+from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost, StorageError
 
-__all__ = ["Journal", "logs_of"]
+__all__ = ["CrashLog", "logs_of"]
 
 # Of the time in which a backend may end the process: the stacks are written before.
 BEFORE = 0.9
@@ -43,20 +43,20 @@ def logs_of(output: Path) -> Path:
     return output / "logs"
 
 
-class Journal:
+class CrashLog:
     """A block. A refusal that all know of is told by rank 0 and the rank that has it; others are
     quiet. What one process alone failed of it tells itself, with its rank and host.
 
     output: the run's folder; None where there is none to write into.
     """
 
-    def __init__(self, processes: Processes, output: Path | None):
-        self._processes, self._place = processes, processes.place
-        self._path = output and logs_of(output) / f"rank-{self._place.rank}.txt"
+    def __init__(self, process_group: ProcessGroup, output: Path | None):
+        self._processes, self._rank_info = process_group, process_group.rank_info
+        self._path = output and logs_of(output) / f"rank-{self._rank_info.rank}.txt"
         self._file: TextIO | None = None
         self._begins = 0
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "CrashLog":
         return self
 
     def polling(self, stop: Callable[[], bool]) -> Callable[[], bool]:
@@ -65,7 +65,7 @@ class Journal:
         Where it comes too late the stacks of all threads are written down, by a thread that needs
         no interpreter.
         """
-        if self._place.size == 1 or self._path is None:
+        if self._rank_info.world_size == 1 or self._path is None:
             return stop
         file = self._file = self._opened(self._path)
         self._begins = os.fstat(file.fileno()).st_size
@@ -74,25 +74,25 @@ class Journal:
         def polled() -> bool:
             if os.fstat(file.fileno()).st_size > self._begins:
                 os.ftruncate(file.fileno(), self._begins)  # it was slow, and went on
-            faulthandler.dump_traceback_later(BEFORE * self._place.timeout, file=file)
+            faulthandler.dump_traceback_later(BEFORE * self._rank_info.timeout, file=file)
             return stop()
 
-        faulthandler.dump_traceback_later(BEFORE * self._place.first_timeout, file=file)
+        faulthandler.dump_traceback_later(BEFORE * self._rank_info.first_timeout, file=file)
         return polled
 
     def _opened(self, path: Path) -> TextIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a", encoding="utf-8")
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        place = self._place
+        rank_info = self._rank_info
         host = f"host {socket.gethostname()}, process {os.getpid()}"
-        file.write(f"rank {place.rank} of {place.size}, {host}, {now}\n")
+        file.write(f"rank {rank_info.rank} of {rank_info.world_size}, {host}, {now}\n")
         file.flush()
         return file
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
-            if error is not None and self._place.size > 1:
+            if error is not None and self._rank_info.world_size > 1:
                 self._told(error)
         finally:
             if self._file is not None:
@@ -104,7 +104,7 @@ class Journal:
         """Write down what there is to write, and raise what a user should read."""
         if isinstance(error, (*QUIET, _Failed, _Lost)):
             return
-        rank = self._place.rank
+        rank = self._rank_info.rank
         if isinstance(error, PeerLost):
             where = self._written(error)
             if error.told_by not in (None, rank):
@@ -122,7 +122,7 @@ class Journal:
 
     def _refused(self, error: HermesError, told_by: int | None) -> None:
         """Raise what the user of a process other than rank 0 should read."""
-        rank = self._place.rank
+        rank = self._rank_info.rank
         if told_by is None:
             self._written(error)
             raise _Failed(f"rank {rank} ({socket.gethostname()}): {error}", error.exit_code)

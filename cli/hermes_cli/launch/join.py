@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hermes.distributed.environment import MEANT, OWN, _launcher, place_of
-from hermes.distributed.process_group import ALONE, Processes
+from hermes.distributed.environment import MEANT, OWN, _find_launcher, read_rank_info
+from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import HermesError
 from hermes_cli.launch.crash_log import logs_of
 from hermes_cli.launch.signals import Signals
 
 if TYPE_CHECKING:
     from hermes.interface import Backend, Options
-    from hermes_cli.options.resolve import Asked
+    from hermes_cli.options.resolve import ResolvedOptions
 
 __all__ = [
     "backend_of",
@@ -39,13 +39,13 @@ def backend_of(name: str, environment: Mapping[str, str]) -> "Backend":
     """
     from hermes.interface import choose_backend
 
-    launcher = _launcher(environment) or ""
-    meant, place = MEANT.get(launcher), place_of(environment)
-    if meant is None or place is None or name == meant:
+    launcher = _find_launcher(environment) or ""
+    meant, rank_info = MEANT.get(launcher), read_rank_info(environment)
+    if meant is None or rank_info is None or name == meant:
         return choose_backend(name)
     if name == "auto":
         return choose_backend(meant)
-    if launcher == "mpirun" and place.meeting is None:
+    if launcher == "mpirun" and rank_info.rendezvous is None:
         raise HermesError(
             f"mpirun does not say where processes of {name} meet; set MASTER_ADDR and MASTER_PORT, "
             "or start them by torchrun, srun or --num-gpus"
@@ -68,27 +68,27 @@ def saving(output: str | None) -> Callable[[], bool]:
 
 def joined(
     context: click.Context,
-    asked: "Asked | Mapping[str, Any]",
+    asked: "ResolvedOptions | Mapping[str, Any]",
     backend: "Backend",
     options: "Options",
     signals: Signals,
-) -> tuple[Processes, "Options"]:
+) -> tuple[ProcessGroup, "Options"]:
     """The processes that a launcher started beside this one, and this one's device among them."""
-    place = place_of(os.environ)
-    if place is None:
-        return ALONE, options
+    rank_info = read_rank_info(os.environ)
+    if rank_info is None:
+        return SINGLE_PROCESS, options
     # At first a peer may read, compile and tokenize.
     timeout = asked["peer_timeout"]
-    place = replace(
-        place,
+    rank_info = replace(
+        rank_info,
         timeout=timeout,
         first_timeout=max(timeout, FIRST_TIMEOUT),
-        meeting_timeout=max(timeout, MEETING_TIMEOUT),
+        rendezvous_timeout=max(timeout, MEETING_TIMEOUT),
     )
     tell, stacks = context.find_root().obj.tell, ""
     if asked["output"]:
         stacks = f"; stacks are in {logs_of(Path(asked['output']))}"
-    saves = saving(asked["output"]) if place.rank == 0 else lambda: False
+    saves = saving(asked["output"]) if rank_info.rank == 0 else lambda: False
 
     def last_words(line: str) -> None:
         tell(f"Error: {line}{stacks}")
@@ -96,14 +96,14 @@ def joined(
         while saves() and time.monotonic() < end:
             time.sleep(POLL)
 
-    place = replace(place, last_words=last_words)
+    rank_info = replace(rank_info, last_words=last_words)
     gpus = [name for name in backend.devices() if name.startswith("cuda:")]
     if gpus and options.device in (None, "cuda"):
-        if place.local_rank >= len(gpus):
+        if rank_info.local_rank >= len(gpus):
             raise HermesError(
-                f"{place.local_size} processes on this machine, but {len(gpus)} GPUs; start as "
-                "many processes as GPUs, or give --device cpu"
+                f"{rank_info.local_world_size} processes on this machine, but {len(gpus)} GPUs; "
+                "start as many processes as GPUs, or give --device cpu"
             )
-        options = replace(options, device=gpus[place.local_rank])
-    signals.silent = place.rank > 0 or OWN in os.environ  # another process says so
-    return backend.join(place, options), options
+        options = replace(options, device=gpus[rank_info.local_rank])
+    signals.silent = rank_info.rank > 0 or OWN in os.environ  # another process says so
+    return backend.join(rank_info, options), options

@@ -22,21 +22,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hermes.distributed.environment import OWN, place_of
-from hermes.distributed.process_group import Place, ends_at_once
+from hermes.distributed.environment import OWN, read_rank_info
+from hermes.distributed.process_group import RankInfo, exit_without_teardown
 from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost
 from hermes_cli.display.robust_stderr import lasting_stderr
-from hermes_cli.launch.crash_log import Journal
+from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.join import backend_of, joined, saving
 from hermes_cli.launch.signals import Signals
 from hermes_cli.launch.stderr_filter import sieved, write_through
 from hermes_cli.launch.supervisor import LONGEST_GRACE, POLL, Death, Writing, watched
 from hermes_cli.launch.worker_status import Reporting, read_reports
-from hermes_cli.options.resolve import Asked, require_alike
+from hermes_cli.options.resolve import ResolvedOptions, require_alike
 
 if TYPE_CHECKING:
     from hermes.interface import Backend
-    from hermes.training.run import Request
+    from hermes.training.run import RunRequest
 
 __all__ = ["placed", "starts"]
 
@@ -46,18 +46,20 @@ NO_TRACE = "To enable traceback see"  # torch's word for having none
 
 
 def placed(
-    context: click.Context, asked: Asked, request: "Request", signals: Signals
-) -> "Request | None":
+    context: click.Context, asked: ResolvedOptions, request: "RunRequest", signals: Signals
+) -> "RunRequest | None":
     """The request as this process's share of it; None where others were started and have ended."""
     if starts(context, asked, signals):
         return None
-    processes, options = joined(context, asked, request.backend, request.options, signals)
-    with Journal(processes, request.output):
-        require_alike(context.info_name or "", asked, request.backend, processes)
-    return replace(request, processes=processes, options=options)
+    process_group, options = joined(context, asked, request.backend, request.options, signals)
+    with CrashLog(process_group, request.output):
+        require_alike(context.info_name or "", asked, request.backend, process_group)
+    return replace(request, process_group=process_group, options=options)
 
 
-def starts(context: click.Context, asked: Asked | Mapping[str, Any], signals: Signals) -> bool:
+def starts(
+    context: click.Context, asked: ResolvedOptions | Mapping[str, Any], signals: Signals
+) -> bool:
     """Start the processes that were asked for and see them to their end; False: none were.
 
     Raises the error that their end amounts to.
@@ -75,8 +77,8 @@ def starts(context: click.Context, asked: Asked | Mapping[str, Any], signals: Si
         return False
     if gpus > 1 and processes > 1:
         raise HermesError("give --num-gpus or --num-processes, not both")
-    if place := place_of(os.environ):
-        _check_place(place, f"--num-{'gpus' if gpus > 1 else 'processes'} {number}", number)
+    if rank_info := read_rank_info(os.environ):
+        _check_place(rank_info, f"--num-{'gpus' if gpus > 1 else 'processes'} {number}", number)
         return False
     backend = backend_of(asked["backend"], os.environ)
     _check(asked, backend, gpus, number)
@@ -94,16 +96,19 @@ def starts(context: click.Context, asked: Asked | Mapping[str, Any], signals: Si
     return True
 
 
-def _check_place(place: Place, option: str, number: int) -> None:
+def _check_place(rank_info: RankInfo, option: str, number: int) -> None:
     """Refuse to be one of more processes, or of fewer, than were asked for. Raises HermesError."""
-    if number not in (place.size, place.local_size):
+    if number not in (rank_info.world_size, rank_info.local_world_size):
         raise HermesError(
-            f"{option}, but a launcher started {place.size} processes, {place.local_size} on this "
-            "machine; leave it out, or have the launcher start one"
+            f"{option}, but a launcher started {rank_info.world_size} processes, "
+            f"{rank_info.local_world_size} on this machine; "
+            "leave it out, or have the launcher start one"
         )
 
 
-def _check(asked: Asked | Mapping[str, Any], backend: "Backend", gpus: int, number: int) -> None:
+def _check(
+    asked: ResolvedOptions | Mapping[str, Any], backend: "Backend", gpus: int, number: int
+) -> None:
     here = [name for name in backend.devices() if name.startswith("cuda:")]
     if backend.name not in ("torch", "mlx"):
         raise HermesError(f"backend {backend.name!r} trains in one process")
@@ -124,7 +129,7 @@ def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> 
     """One process: the same command, which finds its place in its environment."""
     from hermes_cli.main import run
 
-    ended = ends_at_once()
+    ended = exit_without_teardown()
     # A signal of the terminal reaches the launcher alone, which hands it on once.
     os.setsid()
     threading.Thread(target=_end_with_launcher, daemon=True).start()

@@ -17,7 +17,7 @@ from hermes.errors import Interrupted, PeerLost
 from hermes_cli.launch.signals import Signals
 from hermes_cli.launch.worker_status import Told, read_reports
 
-__all__ = ["LONGEST_GRACE", "POLL", "Death", "Start", "Writing", "watched"]
+__all__ = ["LONGEST_GRACE", "POLL", "Death", "StartWorkers", "Writing", "watched"]
 
 POLL = 0.1
 # Seconds without an end after which those that remain, once one is lost, hang; and at most. Neither
@@ -50,7 +50,7 @@ class Death:
 
 # Starts processes that report to a folder, and returns when all have ended, with the first death
 # that nobody else told of.
-Start = Callable[[str], Death | None]
+StartWorkers = Callable[[str], Death | None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ NOTHING = Writing()
 
 
 def watched(
-    start: Start, signals: Signals, restarts: int = 0, *, writing: Writing = NOTHING
+    start: StartWorkers, signals: Signals, restarts: int = 0, *, writing: Writing = NOTHING
 ) -> None:
     """Until all have ended; says once what several say. Raises click's Exit with their code."""
     with TemporaryDirectory(prefix="hermes-processes-") as folder:
@@ -86,7 +86,7 @@ def watched(
 class _Watch:
     def __init__(
         self,
-        start: Start,
+        start: StartWorkers,
         folder: str,
         signals: Signals,
         restarts: int,

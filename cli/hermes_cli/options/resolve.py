@@ -20,10 +20,10 @@ from hermes_cli.options.config_file import (
 )
 
 if TYPE_CHECKING:
-    from hermes.distributed.process_group import Processes
+    from hermes.distributed.process_group import ProcessGroup
     from hermes.interface import Backend
 
-__all__ = ["AGAIN", "RECIPE", "Asked", "given_of", "require_alike", "settings_of"]
+__all__ = ["AGAIN", "RECIPE", "ResolvedOptions", "given_of", "require_alike", "settings_of"]
 
 # Options that are fields of the recipe, by the recipe's names.
 RECIPE = {
@@ -65,7 +65,7 @@ AGAIN = (*WHERE, "num_gpus", "num_processes", "max_restarts", "peer_timeout", "p
          "push_every_save")  # fmt: skip
 
 
-class Asked:
+class ResolvedOptions:
     """The command's options after all layers, and which of them a user gave.
 
     model_config: where --config may be a model's, as beside bare weights: that file. goes_on: the
@@ -200,13 +200,13 @@ def _edit(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def given_of(options: Asked) -> dict[str, object]:
+def given_of(options: ResolvedOptions) -> dict[str, object]:
     """Fields of the recipe that the user gave, the edits of `--set` among them."""
-    from hermes.recipe import Recipe, flat
+    from hermes.recipe import Recipe, recipe_fields
 
     own = [name for name in RECIPE if name in options.values]
     given = {RECIPE[name]: options[name] for name in own if options.asked(name)}
-    known = flat(Recipe())
+    known = recipe_fields(Recipe())
     for key, text in options.edits.items():
         if key.startswith("model."):
             continue
@@ -236,7 +236,7 @@ def _typed(key: str, text: str, default: object) -> object:
     raise HermesError(f"--set {key}: not a single value; it has no form on the command line")
 
 
-def settings_of(options: Asked) -> dict[str, object]:
+def settings_of(options: ResolvedOptions) -> dict[str, object]:
     """What run.yaml says beside the recipe; files by their full names, models by their commits."""
     from hermes.interop.hub import pinned
 
@@ -251,11 +251,13 @@ def settings_of(options: Asked) -> dict[str, object]:
     return kept | {f"set.{key}": value for key, value in edits.items()}
 
 
-def require_alike(command: str, options: Asked, backend: "Backend", processes: "Processes") -> None:
+def require_alike(
+    command: str, options: ResolvedOptions, backend: "Backend", processes: "ProcessGroup"
+) -> None:
     """Refuse to go on where the processes were asked for other things. Raises HermesError."""
     from hermes.training import rank_checks
 
-    values = {**rank_checks.software(backend), "the command": f"hermes {command}"}
+    values = {**rank_checks.software_versions(backend), "the command": f"hermes {command}"}
     values["whether --output has a checkpoint to go on from"] = options.goes_on
     for name, value in options.values.items():
         own = options.sources.get(name) == OF_THE_RUN
@@ -263,4 +265,4 @@ def require_alike(command: str, options: Asked, backend: "Backend", processes: "
             values[f"--{name.replace('_', '-')}"] = OF_THE_RUN if own else value
     values |= {f"--set {key}": value for key, value in options.edits.items()}
     advice = "all processes of a run take the same options and run the same versions"
-    rank_checks.require_alike(processes, values, advice)
+    rank_checks.require_same_on_all_ranks(processes, values, advice)

@@ -12,21 +12,21 @@ import click
 from hermes.errors import HermesError
 from hermes_cli.launch.join import backend_of
 from hermes_cli.options.config_file import COMMAND
-from hermes_cli.options.resolve import RECIPE, Asked, given_of
+from hermes_cli.options.resolve import RECIPE, ResolvedOptions, given_of
 from hermes_cli.training.run_training import realised
 
 if TYPE_CHECKING:
-    from hermes.finetuning.base_model import Beginning
+    from hermes.finetuning.base_model import BaseModel
     from hermes.interface import Tensors
     from hermes.recipe import Lora
-    from hermes.training.run import Request
+    from hermes.training.run import RunRequest
 
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
 
 
-def beginning_of(options: Asked, *, chat: bool) -> "Beginning":
+def beginning_of(options: ResolvedOptions, *, chat: bool) -> "BaseModel":
     """The model to tune, the run's own where it goes on. Raises HermesError."""
-    from hermes.finetuning.base_model import beginning
+    from hermes.finetuning.base_model import open_base_model
     from hermes.interop.hub import load_tokenizer
 
     if options.goes_on:
@@ -35,7 +35,7 @@ def beginning_of(options: Asked, *, chat: bool) -> "Beginning":
         raise HermesError("no model to tune: give --checkpoint C")
     if model := [key for key in options.edits if key.startswith("model.")]:
         raise HermesError(f"--set {model[0]}: the architecture is the checkpoint's; leave it out")
-    return beginning(
+    return open_base_model(
         options["checkpoint"],
         config=options.model_config,
         tokenizer=load_tokenizer(options["tokenizer"]) if options["tokenizer"] else None,
@@ -44,32 +44,32 @@ def beginning_of(options: Asked, *, chat: bool) -> "Beginning":
     )
 
 
-def _gone_on(options: Asked, *, chat: bool) -> "Beginning":
+def _gone_on(options: ResolvedOptions, *, chat: bool) -> "BaseModel":
     """The run's newest checkpoint, which has its tokenizer and its template."""
-    from hermes.finetuning.base_model import CHAT_TOKENS, beginning, with_tokens
+    from hermes.finetuning.base_model import CHAT_TOKENS, add_special_tokens, open_base_model
     from hermes.interop.hub import load_tokenizer
 
     template = options["template"] if options.asked("template") else None
-    own = beginning(options["output"], template=template, chat=chat)
+    own = open_base_model(options["output"], template=template, chat=chat)
     if not options.asked("tokenizer"):
         return own
     given = load_tokenizer(options["tokenizer"])
-    same = own.tokenizer.fingerprint == with_tokens(given, CHAT_TOKENS)[0].fingerprint
+    same = own.tokenizer.fingerprint == add_special_tokens(given, CHAT_TOKENS)[0].fingerprint
     return own if same else replace(own, tokenizer=given)
 
 
-def base_of(options: Asked, start: "Beginning") -> "Callable[[], Tensors] | None":
+def base_of(options: ResolvedOptions, start: "BaseModel") -> "Callable[[], Tensors] | None":
     """The weights that a run which goes on began from, opened when called; None for a new run."""
     if not options.goes_on:
         return None
 
     def opened() -> "Tensors":
-        from hermes.finetuning.base_model import beginning
+        from hermes.finetuning.base_model import open_base_model
 
         try:
             if not options["checkpoint"]:
                 raise HermesError("its run.yaml does not say where")
-            return beginning(
+            return open_base_model(
                 options["checkpoint"],
                 config=options.model_config,
                 tokenizer=start.tokenizer,
@@ -85,7 +85,7 @@ def base_of(options: Asked, start: "Beginning") -> "Callable[[], Tensors] | None
     return opened
 
 
-def files_of(options: Asked) -> tuple[str, ...]:
+def files_of(options: ResolvedOptions) -> tuple[str, ...]:
     """The files to learn from; standard input where none is named. Raises HermesError."""
     data = tuple(options["data"]) or ("-",)
     if "-" in data and sys.stdin.isatty():
@@ -93,7 +93,7 @@ def files_of(options: Asked) -> tuple[str, ...]:
     return data
 
 
-def recipe_of(options: Asked, max_seq_len: int, longest: int) -> dict[str, object]:
+def recipe_of(options: ResolvedOptions, max_seq_len: int, longest: int) -> dict[str, object]:
     """Fields of the recipe: all of a new run's, those that were asked for of one that goes on.
 
     longest: the default length of a row, where the model has room for it.
@@ -108,7 +108,7 @@ def recipe_of(options: Asked, max_seq_len: int, longest: int) -> dict[str, objec
     return own | given
 
 
-def lora_of(options: Asked) -> "Lora | None":
+def lora_of(options: ResolvedOptions) -> "Lora | None":
     """The adapters asked for, None for none. Raises HermesError."""
     from hermes.recipe import LORA_TARGETS, Lora
 
@@ -124,16 +124,16 @@ def lora_of(options: Asked) -> "Lora | None":
 
 
 def request_of(
-    options: Asked, start: "Beginning", data: tuple[str, ...], given: dict[str, object]
-) -> "Request":
+    options: ResolvedOptions, start: "BaseModel", data: tuple[str, ...], given: dict[str, object]
+) -> "RunRequest":
     """A run that begins from this model; what it learns from is still to be said."""
-    from hermes.training.run import Request, check_output
+    from hermes.training.run import RunRequest, check_output
     from hermes_cli.options.resolve import settings_of
     from hermes_cli.training.run_training import kept
 
     output = Path(options["output"])
     check_output(output, resume=options["resume"])
-    return Request(
+    return RunRequest(
         output=output,
         data=data,
         backend=backend_of(options["backend"], os.environ),

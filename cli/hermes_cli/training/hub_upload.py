@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes.errors import HermesError
-from hermes_cli.options.resolve import Asked
+from hermes_cli.options.resolve import ResolvedOptions
 
 if TYPE_CHECKING:
     from hermes.training.events import Event
@@ -31,7 +31,7 @@ class Push:
     every_save: bool
 
 
-def push_of(options: Asked) -> Push | None:
+def push_of(options: ResolvedOptions) -> Push | None:
     """Where the model goes. Raises HermesError."""
     repo, every = options["push_to_hub"], options["push_every_save"]
     if every and not repo:

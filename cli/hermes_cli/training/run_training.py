@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hermes.distributed.environment import place_of, started_by
-from hermes.distributed.process_group import Processes
+from hermes.distributed.environment import find_launcher, read_rank_info
+from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError, Interrupted
 from hermes_cli.display.run_summary import heading
-from hermes_cli.launch.crash_log import Journal
+from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.join import backend_of, joined
 from hermes_cli.launch.launcher import starts
 from hermes_cli.launch.signals import Signals
 from hermes_cli.options.config_file import COMMAND
-from hermes_cli.options.resolve import AGAIN, Asked, given_of, require_alike, settings_of
+from hermes_cli.options.resolve import AGAIN, ResolvedOptions, given_of, require_alike, settings_of
 from hermes_cli.training.hub_upload import EverySave, Push, push_at_end, push_of
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from hermes.spec import ModelSpec
     from hermes.tokenizer import Tokenizer
     from hermes.training.events import Event
-    from hermes.training.run import Request, Run
+    from hermes.training.run import Run, RunRequest
 
 
-def _spec(options: Asked, resuming: bool) -> "ModelSpec | None":
+def _spec(options: ResolvedOptions, resuming: bool) -> "ModelSpec | None":
     """The model asked for; None for the run's own."""
     from hermes import mal
 
@@ -45,7 +45,7 @@ def _spec(options: Asked, resuming: bool) -> "ModelSpec | None":
     return mal.edit_all(spec, edits) if edits else spec
 
 
-def data_of(options: Asked, stack: ExitStack) -> tuple[str, ...]:
+def data_of(options: ResolvedOptions, stack: ExitStack) -> tuple[str, ...]:
     """The files to read; standard input is kept in a file where it has to be read twice."""
     data = tuple(options["data"]) or ("-",)
     if "-" not in data:
@@ -62,10 +62,10 @@ def data_of(options: Asked, stack: ExitStack) -> tuple[str, ...]:
 
 
 def _tokenizer(
-    options: Asked, data: tuple[str, ...], resuming: bool, processes: Processes
+    options: ResolvedOptions, data: tuple[str, ...], resuming: bool, process_group: ProcessGroup
 ) -> "Tokenizer | None":
     """The tokenizer asked for; None for the run's own."""
-    from hermes.distributed.agreement import agreed
+    from hermes.distributed.agreement import all_or_none
     from hermes.interop.hub import load_tokenizer
     from hermes.tokenizer import Tokenizer
 
@@ -78,14 +78,14 @@ def _tokenizer(
         if options["resume"]:  # an earlier attempt learnt it, and was stopped before it saved
             return load_tokenizer(path)
         raise HermesError(f"{path} is there already; leave --train-tokenizer out to use it")
-    rank = processes.place.rank
-    learnt = agreed(processes, lambda: None if rank else _learnt(options, data))
-    if processes.place.size == 1:
+    rank = process_group.rank_info.rank
+    learnt = all_or_none(process_group, lambda: None if rank else _learnt(options, data))
+    if process_group.rank_info.world_size == 1:
         return learnt
-    return Tokenizer.from_json(processes.texts(learnt.to_json() if learnt else "")[0])
+    return Tokenizer.from_json(process_group.all_gather_text(learnt.to_json() if learnt else "")[0])
 
 
-def _learnt(options: Asked, data: tuple[str, ...]) -> "Tokenizer":
+def _learnt(options: ResolvedOptions, data: tuple[str, ...]) -> "Tokenizer":
     from hermes.api import train_tokenizer
 
     click.echo("training a tokenizer on the data", err=True)
@@ -102,31 +102,31 @@ def _learnt(options: Asked, data: tuple[str, ...]) -> "Tokenizer":
 
 def run_training(context: click.Context, signals: Signals) -> None:
     """Do what the command line asks."""
-    from hermes.distributed.agreement import agreed
-    from hermes.training.run import Request, check_output
+    from hermes.distributed.agreement import all_or_none
+    from hermes.training.run import RunRequest, check_output
 
-    options = Asked(context)
+    options = ResolvedOptions(context)
     push = push_of(options)
     output = Path(options["output"])
-    if place_of(os.environ) is None:
+    if read_rank_info(os.environ) is None:
         check_output(output, resume=options["resume"])
     if starts(context, options, signals):
         return
     backend = backend_of(options["backend"], os.environ)
-    processes, where = joined(context, options, backend, realised(options), signals)
+    process_group, where = joined(context, options, backend, realised(options), signals)
     with ExitStack() as stack:
-        stack.enter_context(Journal(processes, output))
-        require_alike(context.info_name or "train", options, backend, processes)
-        blank = Request(
+        stack.enter_context(CrashLog(process_group, output))
+        require_alike(context.info_name or "train", options, backend, process_group)
+        blank = RunRequest(
             output,
             (),
             backend,
             options=where,
-            processes=processes,
+            process_group=process_group,
             split_among=options.split_among,
         )
         # The others wait for one that refuses, as rank 0 does a folder of another run.
-        request = agreed(processes, lambda: _request(options, blank, stack))
+        request = all_or_none(process_group, lambda: _request(options, blank, stack))
         tokenizer = request.tokenizer
 
         def begun() -> None:
@@ -137,12 +137,12 @@ def run_training(context: click.Context, signals: Signals) -> None:
         carry_out(context, request, signals, begun=begun, from_stdin=piped, push=push)
 
 
-def _request(options: Asked, blank: "Request", stack: ExitStack) -> "Request":
+def _request(options: ResolvedOptions, blank: "RunRequest", stack: ExitStack) -> "RunRequest":
     """What is asked of a run of which it is known where it is trained and by whom."""
     from hermes.checkpoint import steps
     from hermes.training.run import check_output
 
-    if blank.processes.place.rank == 0:
+    if blank.process_group.rank_info.rank == 0:
         check_output(blank.output, resume=options["resume"])
     resuming = options["resume"] and bool(steps(blank.output))
     spec = _spec(options, resuming)
@@ -151,7 +151,7 @@ def _request(options: Asked, blank: "Request", stack: ExitStack) -> "Request":
         blank,
         data=data,
         spec=spec,
-        tokenizer=_tokenizer(options, data, resuming, blank.processes),
+        tokenizer=_tokenizer(options, data, resuming, blank.process_group),
         given=given_of(options),
         resume=options["resume"],
         allow_batch_change=options["allow_batch_change"],
@@ -164,7 +164,7 @@ def _request(options: Asked, blank: "Request", stack: ExitStack) -> "Request":
     )
 
 
-def realised(options: Asked) -> "Options":
+def realised(options: ResolvedOptions) -> "Options":
     """Where and how fast."""
     from hermes.interface import Options
 
@@ -179,7 +179,7 @@ def realised(options: Asked) -> "Options":
     )
 
 
-def kept(options: Asked) -> "Keep":
+def kept(options: ResolvedOptions) -> "Keep":
     """Which checkpoints stay."""
     from hermes.checkpoint import Keep
 
@@ -188,7 +188,7 @@ def kept(options: Asked) -> "Keep":
 
 def carry_out(
     context: click.Context,
-    request: "Request",
+    request: "RunRequest",
     signals: Signals,
     *,
     begun: Callable[[], None] = lambda: None,
@@ -203,12 +203,12 @@ def carry_out(
         _carry_out(context, request, signals, begun, from_stdin)
         return
     # What could not be pushed after the training is refused before it.
-    from hermes.distributed.agreement import agreed
+    from hermes.distributed.agreement import all_or_none
     from hermes.interop.publish import require_writable
 
-    first = request.processes.place.rank == 0
-    with Journal(request.processes, request.output):
-        agreed(request.processes, lambda: require_writable(push.repo) if first else None)
+    first = request.process_group.rank_info.rank == 0
+    with CrashLog(request.process_group, request.output):
+        all_or_none(request.process_group, lambda: require_writable(push.repo) if first else None)
     with EverySave(push.repo) as saves:
         see = saves.see if push.every_save else lambda event: None
         trained = _carry_out(context, request, signals, begun, from_stdin, see)
@@ -218,7 +218,7 @@ def carry_out(
 
 def _carry_out(
     context: click.Context,
-    request: "Request",
+    request: "RunRequest",
     signals: Signals,
     begun: Callable[[], None],
     from_stdin: bool,
@@ -228,10 +228,10 @@ def _carry_out(
     from hermes.api import collect
     from hermes.training.run import open_run
 
-    processes = request.processes
-    journal = Journal(processes, request.output)
-    with closing(processes), journal, open_run(request) as run:
-        if processes.place.rank > 0:
+    process_group = request.process_group
+    journal = CrashLog(process_group, request.output)
+    with closing(process_group), journal, open_run(request) as run:
+        if process_group.rank_info.rank > 0:
             signals.polled = True
             stop = journal.polling(signals.asked)
             if not run.finished and not collect(run, lambda event: None, stop).finished:
@@ -276,12 +276,12 @@ def _again(context: click.Context, output: Path) -> str:
     words = ["hermes", context.info_name or "train", "--resume", "--output", str(output)]
     for option in context.command.params:
         name = option.name or ""
-        place = context.get_parameter_source(name)
-        if name in AGAIN and place is click.core.ParameterSource.COMMANDLINE:
+        source = context.get_parameter_source(name)
+        if name in AGAIN and source is click.core.ParameterSource.COMMANDLINE:
             value = context.params[name]
             on, off = option.opts[0], [*option.secondary_opts, ""][0]
             words += [on if value else off] if isinstance(value, bool) else [on, str(value)]
-    launcher = started_by(os.environ)
+    launcher = find_launcher(os.environ)
     return shlex.join(words) + (f", started by {launcher} as before" if launcher else "")
 
 

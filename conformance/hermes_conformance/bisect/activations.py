@@ -22,7 +22,7 @@ from hermes.errors import Unsupported
 from hermes_conformance.cases.case import Case
 from hermes_conformance.faults.fault import TABLES, Inside
 from hermes_conformance.laws.semantics import cut
-from hermes_conformance.measure.subject import Side
+from hermes_conformance.measure.subject import BackendUnderTest
 
 TAPPED = (
     "Linear",
@@ -34,7 +34,7 @@ TAPPED = (
     "Stack",
     "Head",
 )
-FUNCTIONS = ("rotate", "attend", "activations")
+FUNCTIONS = ("rotate", "attention", "activations")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Way:
 
     name: str
     during: Callable[[Case], tuple[str, ...]]
-    make: Callable[[Side, Case, str], Any]
+    make: Callable[[BackendUnderTest, Case, str], Any]
     run: Callable[[Any, Case], object]
     head: bool = True
 
@@ -125,7 +125,9 @@ DROPPED = Way(
 )
 
 
-def trace(side: Side, case: Case, precision: str = "float64", way: Way = WHOLE) -> list[Record]:
+def trace(
+    side: BackendUnderTest, case: Case, precision: str = "float64", way: Way = WHOLE
+) -> list[Record]:
     """The records of the way's passes; but for dropout's, of the case's first micro-batch.
 
     Raises Unsupported for a backend that is not laid out as the columns are.
@@ -250,7 +252,7 @@ def _tap_dropout(inside: Inside, tape: _Tape) -> None:
 
         return drop
 
-    inside.method("context", "Context", "drop", make)
+    inside.method("context", "Context", "dropout", make)
 
 
 def _tap_tables(inside: Inside, tape: _Tape) -> None:
@@ -263,7 +265,7 @@ def _tap_tables(inside: Inside, tape: _Tape) -> None:
 
         return call
 
-    def attend(original):
+    def attention(original):
         def call(q, k, v, *rest):
             for what, x in (("q", q), ("k", k), ("v", v)):
                 tape.keep(f"{what} read by attention", x)
@@ -284,7 +286,7 @@ def _tap_tables(inside: Inside, tape: _Tape) -> None:
     def activations(table):
         return {name: activation(function) for name, function in table.items()}
 
-    changes = {"rotate": rotate, "attend": attend, "activations": activations}
+    changes = {"rotate": rotate, "attention": attention, "activations": activations}
     for module, table in _tables(inside.name):
         if not table:
             for name, make in changes.items():

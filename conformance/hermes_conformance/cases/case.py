@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from hermes.interface import IGNORE, Batch, Pairs
-from hermes.numerics.lora import adapter_tensors, merged
+from hermes.numerics.lora import adapter_tensors, merge_adapters
 from hermes.numerics.randomness import bits, normals
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
@@ -67,7 +67,7 @@ class Case:
     def weights(self) -> Weights:
         """What a model is built from: the same, adapters merged in."""
         lora = self.recipe.lora
-        return self.params if lora is None else dict(merged(self.spec, self.params, lora))
+        return self.params if lora is None else dict(merge_adapters(self.spec, self.params, lora))
 
     @cached_property
     def batch(self) -> Batch:

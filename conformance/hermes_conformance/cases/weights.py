@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from hermes.numerics.params import fresh_weights
+from hermes.numerics.params import init_weights
 from hermes.spec import NoNorm
 from hermes_conformance.cases.case import SEED, Case, Weights
 
@@ -20,7 +20,7 @@ HOT_SPREAD = 0.3  # of norm weights around their first values, and of biases
 
 def fresh(case: Case) -> Weights:
     """A run's first weights."""
-    return fresh_weights(case.spec, SEED)
+    return init_weights(case.spec, SEED)
 
 
 def hot(case: Case) -> Weights:

@@ -16,7 +16,7 @@ from typing import Any
 from hermes.errors import HermesError
 from hermes_conformance.golden.vectors import golden_hash
 from hermes_conformance.measure.law import Sides
-from hermes_conformance.measure.subject import Side
+from hermes_conformance.measure.subject import BackendUnderTest
 from hermes_conformance.suite.report import LawReport, by_law
 from hermes_conformance.suite.runner import (
     DECLINED,
@@ -230,7 +230,7 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
     return {**value, "sha256": digest(value)}
 
 
-def device_of(side: Side) -> str:
+def device_of(side: BackendUnderTest) -> str:
     """The device that the side's models are on."""
     return side.device or side.backend.devices()[0]
 

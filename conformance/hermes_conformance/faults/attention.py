@@ -13,10 +13,10 @@ def _attend(change):
 
     def plant(inside: Inside) -> None:
         inside.table(
-            "attend",
-            lambda attend: (
-                lambda q, k, v, spec, slopes, here, site: attend(
-                    *change(q, k, v, spec, slopes), here, site
+            "attention",
+            lambda attention: (
+                lambda q, k, v, spec, slopes, ctx, site: attention(
+                    *change(q, k, v, spec, slopes), ctx, site
                 )
             ),
         )
@@ -25,17 +25,17 @@ def _attend(change):
 
 
 def _tiled(inside: Inside) -> None:
-    def make(attend):
-        def wrong(q, k, v, spec, slopes, here, site):
+    def make(attention):
+        def wrong(q, k, v, spec, slopes, ctx, site):
             B, H, T, D = q.shape
             K = k.shape[1]
             mixed = q.reshape(B, H // K, K, T, D).swapaxes(1, 2).reshape(B, H, T, D)
-            y = attend(mixed, k, v, spec, slopes, here, site)
+            y = attention(mixed, k, v, spec, slopes, ctx, site)
             return y.reshape(B, K, H // K, T, D).swapaxes(1, 2).reshape(B, H, T, D)
 
         return wrong
 
-    inside.table("attend", make)
+    inside.table("attention", make)
 
 
 def _seen(change):
@@ -45,7 +45,7 @@ def _seen(change):
         inside.method(
             "context",
             "Context",
-            "_visible",
+            "_make_mask",
             lambda original: lambda self, T, S, spec: change(original, self, T, S, spec),
         )
 
@@ -53,7 +53,7 @@ def _seen(change):
 
 
 def _sees_next(original, self, T, S, spec):
-    seen = self.ahead(T, S) >= -1
+    seen = self.relative_positions(T, S) >= -1
     return original(self, T, S, spec) if not spec.causal else seen
 
 
@@ -68,12 +68,12 @@ def _wider(original, self, T, S, spec):
 
 def _shared_qk_norm(inside: Inside) -> None:
     def make(original):
-        def wrong(self, x, here):
+        def wrong(self, x, ctx):
             if self.spec.qk_norm != "head":
-                return original(self, x, here)
+                return original(self, x, ctx)
             kept, self.k_norm = self.k_norm, self.q_norm
             try:
-                return original(self, x, here)
+                return original(self, x, ctx)
             finally:
                 self.k_norm = kept
 

@@ -81,15 +81,15 @@ def _statistics(inside: Inside) -> None:
 
 def _keys_detached(inside: Inside) -> None:
     inside.table(
-        "attend",
-        lambda attend: lambda q, k, v, *rest: attend(q, inside.detached(k), v, *rest),
+        "attention",
+        lambda attention: lambda q, k, v, *rest: attention(q, inside.detached(k), v, *rest),
     )
 
 
 def _residual_detached(inside: Inside) -> None:
     def make(original):
-        def wrong(self, x, here):
-            y = original(self, x, here)
+        def wrong(self, x, ctx):
+            y = original(self, x, ctx)
             return y - 1e-6 * (x - inside.detached(x))
 
         return wrong
@@ -133,7 +133,7 @@ def _drop(change):
         inside.method(
             "context",
             "Context",
-            "drop",
+            "dropout",
             lambda original: lambda self, x, rate, site: change(original, self, x, rate, site),
         )
 

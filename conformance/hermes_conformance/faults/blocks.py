@@ -66,11 +66,11 @@ def _last_eps(inside: Inside) -> None:
 
 def _swapped_gate(inside: Inside) -> None:
     def make(original):
-        def wrong(self, x, here):
+        def wrong(self, x, ctx):
             if not self.spec.gated:
-                return original(self, x, here)
+                return original(self, x, ctx)
             h = self.act(self.up_proj(x)) * self.gate_proj(x)
-            return here.drop(self.down_proj(h), self.spec.dropout, self.site)
+            return ctx.dropout(self.down_proj(h), self.spec.dropout, self.site)
 
         return wrong
 
@@ -114,10 +114,10 @@ def _no_final_norm(inside: Inside) -> None:
 
 
 def _without_norm(original):
-    def wrong(self, tokens, here):
+    def wrong(self, tokens, ctx):
         kept, self.norm.norm = self.norm.norm, NoNorm()
         try:
-            return original(self, tokens, here)
+            return original(self, tokens, ctx)
         finally:
             self.norm.norm = kept
 
@@ -152,10 +152,10 @@ def no_bias(part):
 
 def _scaleless(inside: Inside) -> None:
     def make(original):
-        def wrong(self, tokens, here):
+        def wrong(self, tokens, ctx):
             kept, self.spec = self.spec, replace(self.spec, scale=None)
             try:
-                return original(self, tokens, here)
+                return original(self, tokens, ctx)
             finally:
                 self.spec = kept
 

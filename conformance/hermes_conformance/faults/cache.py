@@ -14,8 +14,8 @@ def _extend(change):
     def plant(inside: Inside) -> None:
         inside.method(
             "cache",
-            "Memory",
-            "extend",
+            "KVCache",
+            "update",
             lambda original: lambda self, layer, k, v: change(original, self, layer, k, v),
         )
 
@@ -54,7 +54,7 @@ def _upper_left(inside: Inside) -> None:
     inside.method(
         "context",
         "Context",
-        "ahead",
+        "relative_positions",
         lambda original: lambda self, T, S: original(self, T, S) - self.offset,
     )
 

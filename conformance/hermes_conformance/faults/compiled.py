@@ -64,7 +64,7 @@ def _slope_when_compiling(inside: Inside) -> None:
 
         return wrong
 
-    inside.wrap(inside.module("chunked_loss"), "value_and_slope", make)
+    inside.wrap(inside.module("chunked_loss"), "value_and_derivative", make)
 
 
 def _fault(name, law, case, plant, only=None):

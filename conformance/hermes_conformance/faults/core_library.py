@@ -165,13 +165,13 @@ FAULTS = (
         "the schedule is an update late",
         "schedule",
         "L0/pins",
-        _above(schedule, "learning_rate", _late, hashes),
+        _above(schedule, "compute_lr", _late, hashes),
     ),
     _fault(
         "the schedule ends at zero",
         "schedule",
         "L0/pins",
-        _above(schedule, "learning_rate", _no_floor, hashes),
+        _above(schedule, "compute_lr", _no_floor, hashes),
     ),
     _fault(
         "the tokenizer strips its text",

@@ -67,8 +67,8 @@ def _fast_attend(change):
 
     def plant(inside: Inside) -> None:
         inside.table(
-            "attend",
-            lambda attend: lambda q, k, v, spec, *rest: attend(q, k, v, change(spec), *rest),
+            "attention",
+            lambda attention: lambda q, k, v, spec, *rest: attention(q, k, v, change(spec), *rest),
             FAST,
         )
 
@@ -174,7 +174,7 @@ def _recomputed(inside: Inside) -> None:
 
         return wrong
 
-    inside.method("context", "Context", "through", make)
+    inside.method("context", "Context", "run_block", make)
 
 
 def _reversed(original, self):

@@ -195,9 +195,13 @@ def _step(change):
 
 def _always_clips(inside: Inside) -> None:
     def make(original):
-        def wrong(self, engine, state, recipe, processes):
+        def wrong(self, engine, state, recipe, process_group):
             original(
-                self, engine, state, replace(recipe, grad_clip=recipe.grad_clip or 1.0), processes
+                self,
+                engine,
+                state,
+                replace(recipe, grad_clip=recipe.grad_clip or 1.0),
+                process_group,
             )
 
         return wrong

@@ -115,7 +115,7 @@ def _half_before(inside: Inside) -> None:
 
         return wrong
 
-    inside.method("context", "Context", "through", make)
+    inside.method("context", "Context", "run_block", make)
 
 
 def _fault(name, law, case, plant, only=None):

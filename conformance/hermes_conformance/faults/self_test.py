@@ -91,14 +91,14 @@ def cases() -> dict[tuple[str, str], Case]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FaultSelection:
     """Which faults to plant: of backends and of what stands above them, and of the suite itself."""
 
     faults: tuple[Fault, ...] = FAULTS
     of_suite: tuple[SuiteFault, ...] = SUITE_FAULTS
 
 
-def planned(globs: tuple[str, ...]) -> Plan:
+def planned(globs: tuple[str, ...]) -> FaultSelection:
     """The faults of these names; all without a glob. Raises HermesError for one that fits none."""
     for glob in globs:
         if not any(fnmatchcase(fault.name, glob) for fault in (*FAULTS, *SUITE_FAULTS)):
@@ -106,15 +106,15 @@ def planned(globs: tuple[str, ...]) -> Plan:
                 f"no fault is called {glob!r}; hermes conformance self-test prints their names"
             )
     if not globs:
-        return Plan()
+        return FaultSelection()
 
     def named(fault: Fault | SuiteFault) -> bool:
         return any(fnmatchcase(fault.name, glob) for glob in globs)
 
-    return Plan(tuple(filter(named, FAULTS)), tuple(filter(named, SUITE_FAULTS)))
+    return FaultSelection(tuple(filter(named, FAULTS)), tuple(filter(named, SUITE_FAULTS)))
 
 
-def self_test(sides: Sides, plan: Plan = Plan()) -> Iterator[Row]:
+def self_test(sides: Sides, plan: FaultSelection = FaultSelection()) -> Iterator[Row]:
     """A row for every fault that can be planted in the subject, then for every fault of the suite.
 
     Without a fault, each law must pass on its case: else it would catch anything. Faults whose law

@@ -52,7 +52,7 @@ def products_of(bits: int, precision: str, *, nearest: bool = True):
             return wrong
 
         # Matrices that are laid out for the processor go into products of another name.
-        inside.replace(inside.module("runtime"), "packs", lambda device, dtype: False)
+        inside.replace(inside.module("runtime"), "can_pack", lambda device, dtype: False)
         inside.method("runtime", "Engine", "on", make)
 
     return plant

@@ -14,10 +14,10 @@ import numpy as np
 
 from hermes.data.order import Cursor, sample_order
 from hermes.mal import dumps
-from hermes.numerics.params import fresh_weights
+from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.tokenizer import Tokenizer
-from hermes.training.schedule import learning_rate
+from hermes.training.schedule import compute_lr
 from hermes_conformance.cases.specs import crossed, fields, model
 
 VERSION = "v1"
@@ -60,7 +60,7 @@ def first_weights() -> str:
         f"{name}{value.shape}".encode() + value.astype("<f4").tobytes()
         for spec in specs
         for seed in (0, 20)
-        for name, value in fresh_weights(spec, seed).items()
+        for name, value in init_weights(spec, seed).items()
     )
 
 
@@ -77,7 +77,7 @@ def rate_recipes() -> list[tuple[Recipe, int]]:
 def rates() -> str:
     """Every learning rate of every schedule, as hexadecimal floats."""
     return _digest(
-        f"{learning_rate(recipe, step, total).hex()}\n".encode()
+        f"{compute_lr(recipe, step, total).hex()}\n".encode()
         for recipe, total in rate_recipes()
         for step in range(total)
     )

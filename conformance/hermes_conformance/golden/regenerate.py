@@ -12,7 +12,7 @@ import numpy as np
 
 from hermes.interface import Batch
 from hermes.storage.safetensors import TensorFile, kinds_of, tensor_chunks
-from hermes.training.schedule import learning_rate
+from hermes.training.schedule import compute_lr
 from hermes_conformance.cases.case import Case
 from hermes_conformance.golden import hashes
 from hermes_conformance.golden.vectors import (
@@ -62,7 +62,7 @@ def run(case: Case) -> Arrays:
     found = oracle_train(case, RUN_STEPS)
     updates = [_batch(case.update(step)) for step in range(RUN_STEPS)]
     stacked = {name: np.stack([update[name] for update in updates]) for name in updates[0]}
-    rates = [learning_rate(case.recipe, step, RUN_STEPS) for step in range(RUN_STEPS)]
+    rates = [compute_lr(case.recipe, step, RUN_STEPS) for step in range(RUN_STEPS)]
     return {
         **_named("weights", case.params),
         **_named("batch", stacked),

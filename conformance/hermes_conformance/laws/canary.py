@@ -25,7 +25,7 @@ from hermes.spec import (
     RMSNorm,
 )
 from hermes_conformance.measure import tolerance
-from hermes_conformance.measure.subject import Side
+from hermes_conformance.measure.subject import BackendUnderTest
 
 IDS = np.arange(6)
 PLAIN = NoNorm()
@@ -56,14 +56,14 @@ def _weights(spec: ModelSpec, **given) -> dict[str, np.ndarray]:
     return made
 
 
-def _activation(side: Side, name: str) -> np.ndarray:
+def _activation(side: BackendUnderTest, name: str) -> np.ndarray:
     """The function at INPUTS: each id alone in its row attends to itself only."""
     spec = _spec(name)
     model = side.backend.build(spec, _weights(spec), side.options())
     return model.logits(IDS[:, None].astype(np.int32))[:, 0, 0]
 
 
-def _attended(side: Side) -> np.ndarray:
+def _attended(side: BackendUnderTest) -> np.ndarray:
     """softmax at integer scores, as the mean that two tokens give the second of them."""
     spec = _spec()
     turned = _weights(spec, self_attn__q_proj=np.eye(2), self_attn__k_proj=np.eye(2))
@@ -80,7 +80,7 @@ def _expected_attended() -> np.ndarray:
     return np.array(means)
 
 
-def _logprobs(side: Side) -> np.ndarray:
+def _logprobs(side: BackendUnderTest) -> np.ndarray:
     """log softmax of logits 0, 10, 20, 30, 40, 50 at the first; normed inputs check the norm."""
     spec = _spec(norm=RMSNorm(0.5))
     weights = _weights(spec)
@@ -108,7 +108,7 @@ def _expected_logprobs() -> np.ndarray:
     return np.array(made)
 
 
-def canaries(side: Side) -> dict[str, float]:
+def canaries(side: BackendUnderTest) -> dict[str, float]:
     """Worst relative error of each elementary function of a float64 model that is not declined."""
     silu = [x / (1 + math.exp(-x)) for x in INPUTS]
     gelu = [x * (1 + math.erf(x / math.sqrt(2))) / 2 for x in INPUTS]
@@ -128,7 +128,7 @@ def canaries(side: Side) -> dict[str, float]:
     return errors
 
 
-def refusal(side: Side) -> str | None:
+def refusal(side: BackendUnderTest) -> str | None:
     """Why a float64 level cannot be run on this side, in one sentence; None if it can.
 
     An error far above float32's is a wrong formula, which the laws name better.

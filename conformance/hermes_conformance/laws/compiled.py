@@ -11,12 +11,12 @@ from hermes_conformance.laws.training import SHORT, near
 from hermes_conformance.measure import tolerance
 from hermes_conformance.measure.compare import Measure, absolute, rms, same
 from hermes_conformance.measure.law import Law, Sides
-from hermes_conformance.measure.subject import Side
+from hermes_conformance.measure.subject import BackendUnderTest
 from hermes_conformance.measure.tolerance import EXACT
 from hermes_conformance.oracle.trajectory import Trajectory, train
 
 
-def compiled_run(side: Side, case: Case, precision: str) -> tuple[Trajectory, Measure]:
+def compiled_run(side: BackendUnderTest, case: Case, precision: str) -> tuple[Trajectory, Measure]:
     """A short compiled run, and whether it was one: learners go on where a compiler fails."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -57,7 +57,7 @@ def splits(case: Case, sides: Sides) -> Iterator[Measure]:
             at = cursor
             for update in range(3):
                 batch, at = data.update(
-                    at, samples=64, micro_batch=8, accum=accum, rank=rank, world=world
+                    at, samples=64, micro_batch=8, accum=accum, rank=rank, world_size=world
                 )
                 for row, tokens, targets in zip(
                     batch.rows.ravel(),

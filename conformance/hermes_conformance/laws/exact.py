@@ -118,7 +118,7 @@ def masks(case: Case, sides: Sides) -> Iterator[Measure]:
         keys = dropout_row_keys(case.recipe.seed, 1, rows[0])
         for site, name, gone in _sites(case, grads):
             shape, rate = gone.shape, RATES[case.name]
-            kept = Context(keys=keys).drop(np.ones((1, *shape)), rate, site)[0]
+            kept = Context(dropout_keys=keys).dropout(np.ones((1, *shape)), rate, site)[0]
             yield identical(f"row {row}, site {site} by {name}", gone, kept == 0, EXACT)
 
 

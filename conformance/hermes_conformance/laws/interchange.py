@@ -17,7 +17,7 @@ from hermes_conformance.laws.training import WARM, compared
 from hermes_conformance.measure import tolerance
 from hermes_conformance.measure.compare import Measure, absolute, identical, same
 from hermes_conformance.measure.law import Law, Sides
-from hermes_conformance.measure.subject import Side
+from hermes_conformance.measure.subject import BackendUnderTest
 from hermes_conformance.measure.tolerance import EXACT
 from hermes_conformance.oracle.trajectory import Trajectory, train
 
@@ -68,7 +68,7 @@ def _same_state(got: TrainState, expected: TrainState, note: str = "") -> Iterat
             yield identical(f"{part} of {name}{note}", one[name], other[name], EXACT)
 
 
-def written(side: Side, run: Path, case: Case, state: TrainState) -> Path:
+def written(side: BackendUnderTest, run: Path, case: Case, state: TrainState) -> Path:
     """A checkpoint of the state as that side's learner hands it over."""
     options = side.options("float32")
     learner = side.backend.learner(case.spec, state, case.recipe, options)
@@ -84,7 +84,9 @@ def filed(case: Case, sides: Sides) -> Iterator[Measure]:
         yield from _there_and_back(case, other, one)
 
 
-def _there_and_back(case: Case, one: Side, other: Side) -> Iterator[Measure]:
+def _there_and_back(
+    case: Case, one: BackendUnderTest, other: BackendUnderTest
+) -> Iterator[Measure]:
     """One trains and writes, the other opens and writes, the first opens that and writes again."""
     begun = train(one, case, FIRST, "float32", total=TOTAL)
     with tempfile.TemporaryDirectory() as folder:
@@ -102,7 +104,9 @@ def _there_and_back(case: Case, one: Side, other: Side) -> Iterator[Measure]:
             yield from _continued(case, side, begun, opened.state)
 
 
-def _continued(case: Case, side: Side, begun: Trajectory, state: TrainState) -> Iterator[Measure]:
+def _continued(
+    case: Case, side: BackendUnderTest, begun: Trajectory, state: TrainState
+) -> Iterator[Measure]:
     """From the file or from memory, the same backend goes on alike."""
     direct = train(side, case, TOTAL, "float32", since=begun.state).losses
     filed_losses = train(side, case, TOTAL, "float32", since=state).losses

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hermes_conformance.cases.case import Case
 from hermes_conformance.measure.compare import Measure
-from hermes_conformance.measure.subject import Side
+from hermes_conformance.measure.subject import BackendUnderTest
 from hermes_conformance.measure.tolerance import Bound
 
 
@@ -13,9 +13,9 @@ from hermes_conformance.measure.tolerance import Bound
 class Sides:
     """Who is judged, against whom, and the oracle, which may be that one."""
 
-    subject: Side
-    reference: Side
-    oracle: Side
+    subject: BackendUnderTest
+    reference: BackendUnderTest
+    oracle: BackendUnderTest
 
     @property
     def peers(self) -> bool:

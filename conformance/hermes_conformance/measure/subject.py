@@ -21,7 +21,7 @@ from hermes_conformance.cases.weights import fresh
 T = TypeVar("T")
 
 
-class Side:
+class BackendUnderTest:
     """One backend on one device; `device` None means the backend's own choice.
 
     float64 goes to the CPU where the device has none, as no GPU of Apple's has.

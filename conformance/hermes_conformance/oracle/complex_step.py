@@ -7,7 +7,7 @@ Five-point differences, which keep ten digits at best, check this file in the su
 import numpy as np
 
 from hermes.interface import Batch
-from hermes.numerics.lora import adapted_paths, trained_by
+from hermes.numerics.lora import adapted_paths, trainable_names
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes_conformance.cases.case import Case, Weights
@@ -46,7 +46,7 @@ def loss_and_slope(
 def direction(case: Case, number: int) -> Vectors:
     """A random direction over all trained tensors, each part as large as its tensor is."""
     made = {}
-    for name in trained_by(case.spec, case.recipe):
+    for name in trainable_names(case.spec, case.recipe):
         value = case.params[name]
         noise = case.normals(f"direction {number}/{name}", value.shape)
         made[name] = noise.astype(np.float64) * (rms(value) or 0.02)

@@ -12,7 +12,7 @@ import numpy as np
 from hermes.numerics.randomness import bits
 from hermes_conformance.cases.case import SEED, Case, Weights
 from hermes_conformance.measure.compare import rms
-from hermes_conformance.measure.subject import Side
+from hermes_conformance.measure.subject import BackendUnderTest
 from hermes_conformance.oracle import complex_step
 from hermes_conformance.oracle.tracing_arrays import PRODUCT_UNIT, UNIT, Rule, noisy, wrap
 from hermes_numpy.backend import BACKEND as ORACLE
@@ -30,7 +30,7 @@ class Noise:
     unit: float
 
 
-def noise(oracle: Side, case: Case, precision: str) -> Noise:
+def noise(oracle: BackendUnderTest, case: Case, precision: str) -> Noise:
     """The noise model of the case's first micro-batch, in that format."""
 
     def make() -> Noise:

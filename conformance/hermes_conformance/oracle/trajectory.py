@@ -7,9 +7,9 @@ import numpy as np
 from hermes.interface import StepReport, TrainState
 from hermes.numerics.lora import adapter_tensors
 from hermes.numerics.params import parameters, trained_names
-from hermes.training.schedule import learning_rate
+from hermes.training.schedule import compute_lr
 from hermes_conformance.cases.case import Case, Weights
-from hermes_conformance.measure.subject import Side, start
+from hermes_conformance.measure.subject import BackendUnderTest, start
 from hermes_conformance.oracle import complex_step
 from hermes_numpy.optim import adamw, clip_scale
 
@@ -33,7 +33,7 @@ def kept(state: TrainState) -> TrainState:
 
 
 def train(
-    side: Side,
+    side: BackendUnderTest,
     case: Case,
     steps: int,
     precision: str = "float64",
@@ -48,7 +48,7 @@ def train(
     learner = side.backend.learner(case.spec, begin, case.recipe, options)
     reports: list[StepReport] = []
     for step in range(begin.step, steps):
-        lr = learning_rate(case.recipe, step, total or steps)
+        lr = compute_lr(case.recipe, step, total or steps)
         reports.append(learner.step(case.update(step), lr))
     losses = np.array([float(report.loss) for report in reports])
     norms = np.array([float(report.grad_norm) for report in reports])
@@ -89,7 +89,7 @@ def oracle_train(case: Case, steps: int) -> Trajectory:
         dropout = (case.recipe.seed, step + 1) if case.spec.has_dropout else None
         loss, grads = complex_step.gradient(case.spec, state.params, case.update(step), dropout)
         grads = {name: grads[name] for name in trained}
-        lr = learning_rate(case.recipe, step, steps)
+        lr = compute_lr(case.recipe, step, steps)
         state, norm = oracle_step(case, state, grads, lr)
         losses.append(loss)
         norms.append(norm)

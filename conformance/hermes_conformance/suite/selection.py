@@ -8,9 +8,9 @@ from hermes.errors import HermesError
 from hermes.interface import find_backend
 from hermes_conformance.laws import LEVELS
 from hermes_conformance.measure.law import Law, Sides
-from hermes_conformance.measure.subject import Side
+from hermes_conformance.measure.subject import BackendUnderTest
 from hermes_conformance.suite.runner import DTYPES, PASSED, Outcome, Selection
-from hermes_conformance.suite.xfail import Waiver, excused
+from hermes_conformance.suite.xfail import ExpectedFailure, excused
 
 __all__ = ["chosen", "excused_today", "sides_of"]
 
@@ -21,11 +21,14 @@ def sides_of(backend: str, against: str = "numpy", device: str | None = None) ->
     """Both backends by name, their frameworks loaded now. Raises MissingBackend, HermesError."""
     if backend == against:
         raise HermesError(f"{backend!r} against itself proves nothing; choose another --against")
-    subject, reference = Side(find_backend(backend), device), Side(find_backend(against))
+    subject, reference = (
+        BackendUnderTest(find_backend(backend), device),
+        BackendUnderTest(find_backend(against)),
+    )
     if device is not None and device not in subject.backend.devices():
         here = ", ".join(subject.backend.devices())
         raise HermesError(f"{backend} has no device {device!r} here; it has {here}")
-    oracle = reference if against == "numpy" else Side(find_backend("numpy"))
+    oracle = reference if against == "numpy" else BackendUnderTest(find_backend("numpy"))
     return Sides(subject, reference, oracle)
 
 
@@ -111,7 +114,7 @@ def _require_names(selection: Selection) -> None:
             )
 
 
-def excused_today(outcomes, waivers: tuple[Waiver, ...]):
+def excused_today(outcomes, waivers: tuple[ExpectedFailure, ...]):
     """`waivers.excused` as of today."""
     return excused(outcomes, waivers, date.today())
 

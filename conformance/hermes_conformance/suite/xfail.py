@@ -28,7 +28,7 @@ GREATEST = 4.0
 
 
 @dataclass(frozen=True)
-class Waiver:
+class ExpectedFailure:
     """A known failure. limit: in bounds, None for any size."""
 
     law: str
@@ -48,7 +48,7 @@ class Waiver:
         return outcome.worst is not None and outcome.worst.ratio <= self.limit
 
 
-def read_waivers(path: Path) -> tuple[Waiver, ...]:
+def read_waivers(path: Path) -> tuple[ExpectedFailure, ...]:
     """The entries of an xfail file. Raises HermesError for what is missing or too generous, and for
     a law that no law is called.
     """
@@ -62,7 +62,7 @@ def read_waivers(path: Path) -> tuple[Waiver, ...]:
     return tuple(_entry(path, number, entry) for number, entry in enumerate(found, 1))
 
 
-def _entry(path: Path, number: int, entry: Any) -> Waiver:
+def _entry(path: Path, number: int, entry: Any) -> ExpectedFailure:
     where = f"{path}: entry {number}"
     if not isinstance(entry, dict):
         raise HermesError(f"{where} is {entry!r:.40}; expected [[xfail]] with its keys below")
@@ -76,7 +76,7 @@ def _entry(path: Path, number: int, entry: Any) -> Waiver:
         raise HermesError(f"{where}: limit is {limit!r}; it must be above 1 and at most {GREATEST}")
     if extra := set(entry) - {*wanted, "limit"}:
         raise HermesError(f"{where}: unknown key {min(extra)!r}")
-    made = Waiver(**entry)
+    made = ExpectedFailure(**entry)
     if not any(fnmatchcase(law.id, made.law) for level in LEVELS for law in level.laws):
         raise HermesError(
             f"{where}: no law is called {made.law!r}; see hermes conformance list for the names"
@@ -85,7 +85,7 @@ def _entry(path: Path, number: int, entry: Any) -> Waiver:
 
 
 def excused(
-    outcomes: Iterable[Outcome], waivers: tuple[Waiver, ...], today: date
+    outcomes: Iterable[Outcome], waivers: tuple[ExpectedFailure, ...], today: date
 ) -> tuple[list[Outcome], list[str]]:
     """The outcomes with known failures marked as such, and what is wrong with the file itself."""
     made, failed, met = [], set(), set()
@@ -112,7 +112,7 @@ def excused(
     return made, complaints
 
 
-def strays(waivers: Iterable[Waiver], selection: Selection) -> list[str]:
+def strays(waivers: Iterable[ExpectedFailure], selection: Selection) -> list[str]:
     """A complaint for each entry that no case of its law fits, the long ones included.
 
     None where the run was narrowed; an entry of a level that was not chosen is let be.
@@ -126,7 +126,7 @@ def strays(waivers: Iterable[Waiver], selection: Selection) -> list[str]:
     ]
 
 
-def _levels_of(waiver: Waiver, selection: Selection) -> list[Level]:
+def _levels_of(waiver: ExpectedFailure, selection: Selection) -> list[Level]:
     return [
         level
         for level in selection.of_levels()
@@ -134,7 +134,7 @@ def _levels_of(waiver: Waiver, selection: Selection) -> list[Level]:
     ]
 
 
-def _met(waiver: Waiver, level: Level) -> bool:
+def _met(waiver: ExpectedFailure, level: Level) -> bool:
     if level.canary and fnmatchcase("canary", waiver.case):
         return True
     laws = [law for law in level.laws if fnmatchcase(law.id, waiver.law)]

@@ -1,6 +1,6 @@
 """A backend that declines everything, politely: the shape of one, to be filled in from the top."""
 
-from hermes.distributed.process_group import ALONE
+from hermes.distributed.process_group import SINGLE_PROCESS
 from hermes.errors import Unsupported
 from hermes.interface import Options
 
@@ -18,7 +18,7 @@ class Backend:
         """The devices at hand, the preferred one first."""
         return ("cpu",)
 
-    def build(self, spec, params, options=Options(), processes=ALONE):
+    def build(self, spec, params, options=Options(), process_group=SINGLE_PROCESS):
         """Step 1: a Model with `spec` and `logits`. Take weights one at a time from `params`."""
         if options.precision != "float64":
             raise Unsupported(f"hermes_mine does not compute in {options.precision} yet")
@@ -27,11 +27,11 @@ class Backend:
                 raise Unsupported(f"hermes_mine does not build windows yet (layers.{number})")
         return Model(spec, params)
 
-    def join(self, place, options=Options()):
+    def join(self, rank_info, options=Options()):
         """Step 6: meet the other processes of a run."""
         raise Unsupported("hermes_mine works in one process")
 
-    def learner(self, spec, state, recipe, options=Options(), processes=ALONE):
+    def learner(self, spec, state, recipe, options=Options(), process_group=SINGLE_PROCESS):
         """Steps 4 and 5: a Model with `grads`, `step` and `state`."""
         raise Unsupported("hermes_mine does not train yet")
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hermes.distributed.process_group import ALONE
+from hermes.distributed.process_group import SINGLE_PROCESS
 from hermes.errors import HermesError, Unsupported
 from hermes.interface import IGNORE, LazyTensors, Options, check_tokens
 from hermes.numerics.positions import rotary_table, segment_positions
@@ -38,11 +38,11 @@ class Backend:
             raise Unsupported(f"hermes_jax has no device {options.device!r} here")
         return Model(spec, params, options)
 
-    def join(self, place, options=Options()):
+    def join(self, rank_info, options=Options()):
         """Declined."""
         raise Unsupported("hermes_jax works in one process")
 
-    def learner(self, spec, state, recipe, options=Options(), processes=ALONE):
+    def learner(self, spec, state, recipe, options=Options(), process_group=SINGLE_PROCESS):
         """Declined."""
         raise Unsupported("hermes_jax does not train")
 
