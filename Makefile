@@ -21,7 +21,7 @@ test-long: $(VENV)/.tests
 
 # Other tools as oracles: their own classes compute what hermes says of its folders.
 test-interop: $(VENV)/.interop
-	$(BIN)/pytest -m "long or not long" tests/interop tests/oracles
+	$(BIN)/pytest -m "long or not long" tests/interop tests/against_other_tools
 
 # The example of a third backend earns its levels.
 test-jax: $(VENV)/.jax

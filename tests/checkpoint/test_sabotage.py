@@ -13,8 +13,9 @@ from hermes.checkpoint import Disk, Search, open_checkpoint
 from hermes.checkpoint.manifest import MANIFEST, Manifest
 from hermes.errors import HermesError
 from hermes.storage.durable import delete_folder, write_file
-from tests.checkpoint import test_damage, test_faults, test_hostile, test_retention
+from tests.checkpoint import test_damage, test_faults, test_retention
 from tests.checkpoint.laws import record, survives_kill, survives_power_loss
+from tests.storage import test_hostile_safetensors as test_hostile
 
 STATES = 150
 

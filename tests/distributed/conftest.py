@@ -1,13 +1,10 @@
 """A text and its tokenizer, made once."""
 
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from support import HERMES
+from tests.distributed.support import HERMES
 
 
 @pytest.fixture(scope="session")

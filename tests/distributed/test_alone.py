@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import click
 import pytest
@@ -21,10 +20,18 @@ from hermes_cli.launch.signals import Signals
 from hermes_cli.launch.stderr_filter import sieved
 from hermes_cli.launch.supervisor import Death, _Watch
 from hermes_cli.launch.worker_status import Reporting
-
-sys.path.insert(0, str(Path(__file__).parent))
-from support import COMMON, HERMES, MLX, TORCH, alive, begun, end, free_ports, train
-from test_launchers import together
+from tests.distributed.support import (
+    COMMON,
+    HERMES,
+    MLX,
+    TORCH,
+    alive,
+    begun,
+    end,
+    free_ports,
+    train,
+)
+from tests.distributed.test_launchers import together
 
 BOTH = pytest.mark.parametrize(
     "how", [MLX, pytest.param(TORCH, marks=pytest.mark.long)], ids=["mlx", "torch"]

@@ -3,17 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from hermes.errors import HermesError
 from hermes_cli.commands import doctor_distributed
-
-sys.path.insert(0, str(Path(__file__).parent))
-from support import HERMES, MLX, TORCH, WAIT, Said
+from tests.distributed.support import HERMES, MLX, TORCH, WAIT, Said
 
 
 class InTurn(Said):

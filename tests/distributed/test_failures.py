@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import click
 import pytest
@@ -17,9 +16,7 @@ from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.signals import Signals
 from hermes_cli.launch.supervisor import LONGEST_GRACE, Death, Writing, _Watch
 from hermes_cli.launch.worker_status import Reporting, Told, read_reports
-
-sys.path.insert(0, str(Path(__file__).parent))
-from support import (
+from tests.distributed.support import (
     MLX,
     TORCH,
     WAIT,

@@ -1,12 +1,8 @@
 """A run goes on with more processes, with fewer, and with another share for each."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from support import MLX, TORCH, lines, train
+from tests.distributed.support import MLX, TORCH, lines, train
 
 # Processes, batch size and accumulation until an update: four sequences each time.
 SPLITS = ((1, 1, 4, 2), (2, 1, 2, 4), (1, 2, 2, 6), (2, 2, 1, 8))

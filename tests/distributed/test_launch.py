@@ -3,8 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,9 +10,7 @@ from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, StorageError
 from hermes.interface import Batch
 from hermes.training.coordination import RankCoordinator, average_measures
-
-sys.path.insert(0, str(Path(__file__).parent))
-from support import (
+from tests.distributed.support import (
     COMMON,
     HERMES,
     MLX,

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from hermes_cli.commands.train import train as command
-
-sys.path.insert(0, str(Path(__file__).parent))
-from support import (
+from tests.distributed.support import (
     COMMON,
     HERMES,
     WAIT,

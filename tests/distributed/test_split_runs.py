@@ -12,7 +12,7 @@ from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.training.coordination import gather_for_rank0, serve_gathers
 from tests.distributed.support import hermes, lines
-from tests.tuning_support import (
+from tests.finetuning.support import (
     TEXT,
     small_checkpoint,
     small_spec,

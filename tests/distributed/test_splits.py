@@ -1,16 +1,13 @@
 """The split of an update over processes and micro-batches changes nothing but rounding."""
 
 import functools
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-import worker  # noqa: E402
-from support import run_ranks  # noqa: E402
+from tests.distributed import worker
+from tests.distributed.support import run_ranks
 
 # The largest relative error of losses and norms, and the largest error of weights and moments.
 BOUNDS = {"float64": (1e-11, 1e-11), "float32": (1e-5, 1e-4), "bfloat16": (1e-5, 1e-4)}
@@ -24,7 +21,7 @@ def alone(backend, name):
 
 
 def check(backend, size, folder, group="short"):
-    run_ranks(HERE / "worker.py", backend, size, folder, group)
+    run_ranks(Path(worker.__file__), backend, size, folder, group)
     for case in worker.cases(backend, size, group):
         ranks = [np.load(folder / f"{case}-{rank}.npz") for rank in range(size)]
         relative, absolute = BOUNDS[case.rpartition("-")[2]]

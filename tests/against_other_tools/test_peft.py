@@ -1,0 +1,123 @@
+"""Adapters travel: PEFT opens what hermes trained and hermes opens what PEFT saved, same logits."""
+
+import shutil
+
+import pytest
+
+from hermes.interface import Options, find_backend
+from hermes.interop.convert import convert
+from hermes.interop.open_model import open_source, with_adapter
+from hermes_cli.main import run
+from tests.against_other_tools.support import FLOAT32, TOKENS, distance, folder_of
+from tests.finetuning.support import TEXT, small_tokenizer
+from tests.interop.models import GEMMA3, LLAMA, OLMO2, QWEN2, QWEN3, change
+
+peft = pytest.importorskip("peft", reason="pip install 'hermes-llm[interop-test]'")
+transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+
+FOUR = transformers.__version__.startswith("4.")
+SPECS = {
+    "llama": change(LLAMA, attention={"bias": "all"}, ffn={"bias": True}),
+    "qwen2 tied": QWEN2,
+    "qwen3": QWEN3,
+    "olmo2": OLMO2,
+    "gemma3": GEMMA3,
+}
+TARGETS = ["q_proj", "o_proj", "up_proj"]
+
+
+@pytest.fixture(params=SPECS)
+def base(request, tmp_path):
+    """A folder of Hugging Face's, a tokenizer beside it."""
+    folder = folder_of(SPECS[request.param], tmp_path)
+    (folder / "tokenizer.json").write_text(small_tokenizer().to_json())
+    return folder
+
+
+def their_model(folder):
+    options = {"attn_implementation": "eager", "dtype": torch.float32}
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+
+
+def their_logits(model):
+    with torch.no_grad():
+        return model(torch.tensor(TOKENS)).logits.numpy()
+
+
+def our_logits(source):
+    params = {name: source.params[name] for name in source.params}
+    exact = Options(precision="float64")
+    return find_backend("numpy").build(source.spec, params, exact).logits(TOKENS)
+
+
+def train_adapters(base, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT * 20)
+    arguments = ("finetune", "--checkpoint", base, "--data", tmp_path / "text.txt", "--output",
+                 tmp_path / "run", "--seq-len", 16, "--batch-size", 2, "--max-steps", 4,
+                 "--lora-rank", 3, "--lora-alpha", 12, "--lr", 0.02, "--lora-targets",
+                 ",".join(TARGETS))  # fmt: skip
+    assert run([str(argument) for argument in arguments]) == 0
+    return tmp_path / "run" / "step-00000004"
+
+
+def test_peft_opens_what_hermes_trained(base, tmp_path):
+    checkpoint = train_adapters(base, tmp_path)
+    convert(checkpoint, tmp_path / "merged", to="hf", backend="numpy")
+    ours = our_logits(open_source(checkpoint))
+    if not FOUR:  # 4.57 looks for the base on the Hub, under the name None
+        # With peft installed transformers turns on the adapter that lies beside a model by itself.
+        assert distance(ours, their_logits(their_model(checkpoint))) < FLOAT32
+    (tmp_path / "plain").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(checkpoint / name, tmp_path / "plain" / name)
+    plain = their_model(tmp_path / "plain")
+    assert distance(ours, their_logits(plain)) > 100 * FLOAT32  # so much was learnt
+    adapted = peft.PeftModel.from_pretrained(plain, checkpoint).eval()
+    assert distance(ours, their_logits(adapted)) < FLOAT32
+    assert distance(ours, their_logits(their_model(tmp_path / "merged"))) < FLOAT32
+    assert distance(ours, their_logits(adapted.merge_and_unload())) < FLOAT32
+
+
+def saved_by_peft(base, folder, **options):
+    """An adapter with nothing zero in it, as PEFT writes it, and its logits."""
+    torch.manual_seed(0)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=10, **options)
+    adapted = peft.get_peft_model(their_model(base), config).eval()
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_" in name:
+                weight.copy_(torch.randn_like(weight) * 0.1)
+    adapted.save_pretrained(folder)
+    return their_logits(adapted)
+
+
+@pytest.mark.parametrize("targets", [TARGETS, "all-linear", r".*\.(q_proj|down_proj)"])
+def test_hermes_opens_what_peft_saved(base, tmp_path, targets):
+    theirs = saved_by_peft(base, tmp_path / "adapter", target_modules=targets)
+    source = open_source(base)
+    found = with_adapter(source, tmp_path / "adapter")
+    assert distance(our_logits(source), theirs) > 100 * FLOAT32
+    assert distance(our_logits(found), theirs) < FLOAT32
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layers_to_transform": [1]},
+        {"rank_pattern": {"q_proj": 2}},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"lora_bias": True},
+        {"modules_to_save": ["lm_head"]},
+        {"init_lora_weights": "pissa"},
+        {"alora_invocation_tokens": [5]},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_peft_computes_otherwise_is_refused_by_name(tmp_path, options):
+    base = folder_of(SPECS["llama"], tmp_path)
+    saved_by_peft(base, tmp_path / "adapter", target_modules=TARGETS, **options)
+    (name,) = options
+    with pytest.raises(Exception, match=f"{name} is .*, which hermes does not read"):
+        with_adapter(open_source(base), tmp_path / "adapter")

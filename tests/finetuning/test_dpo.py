@@ -1,0 +1,426 @@
+"""Learning from preferences: pairs, the reference as data, and whole runs on either backend."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hermes.api import collect
+from hermes.chat_templates.encoder import ChatEncoder, Example
+from hermes.chat_templates.template import Template
+from hermes.data import Cursor
+from hermes.data.preference_dataset import PairData, measures
+from hermes.data.preferences import EncodedPair, encoded, fitted_pairs, pair_of, pairs, plain
+from hermes.data.records import Record
+from hermes.errors import CheckpointError, DataError, HermesError, Interrupted
+from hermes.finetuning.base_model import open_base_model
+from hermes.finetuning.dpo import DPOData
+from hermes.finetuning.reference_logprobs import Reference, weights_hash
+from hermes.interface import IGNORE, Batch, Options, Pairs, find_backend
+from hermes.recipe import Lora, Preference
+from hermes.tokenizer import CHAT_TEMPLATE
+from hermes.training.request import RunRequest
+from hermes.training.run import open_run
+from tests.finetuning.support import (
+    small_checkpoint,
+    small_spec,
+    small_tokenizer,
+    some_chats,
+    some_pairs,
+    write_lines,
+)
+
+BACKENDS = ["torch", "mlx"]
+U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+B = {"role": "assistant", "content": "b"}
+HH = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: who?\n\nAssistant:"
+
+
+def pair(value):
+    return pair_of(Record(value, "prefs.jsonl:3"))
+
+
+FORMS = {
+    "strings": {"prompt": "q", "chosen": "a", "rejected": "b"},
+    "messages": {"prompt": [U], "chosen": [A], "rejected": [B]},
+    "mixed": {"prompt": "q", "chosen": [A], "rejected": "b"},
+    "whole dialogues": {"chosen": [U, A], "rejected": [U, B]},
+    "whole dialogues as text": {
+        "chosen": "\n\nHuman: q\n\nAssistant: a",
+        "rejected": "\n\nHuman: q\n\nAssistant: b",
+    },
+    "a prompt as a dialogue": {
+        "prompt": "\n\nHuman: q\n\nAssistant:",
+        "chosen": " a",
+        "rejected": " b",
+    },
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_a_pair_is_the_same_pair(name):
+    found = pair(FORMS[name])
+    assert found.prompt == (U,)
+    assert found.chosen[0]["content"].strip() == "a"
+    assert found.rejected[0]["content"].strip() == "b"
+
+
+@pytest.mark.parametrize("lead", ["", "\n", "\n\n", "\n\n\n", " "])
+def test_a_dialogue_may_begin_with_any_blank_lines_or_none(lead):
+    """Of HH's text, some copies have lost the lines before the first turn."""
+    text = lead + HH.lstrip()
+    whole = pair({"chosen": text + " me", "rejected": text + " mine"})
+    apart = pair({"prompt": text, "chosen": " me", "rejected": " mine"})
+    for found in (whole, apart):
+        assert [m["content"] for m in found.prompt] == ["hi", "hello", "who?"]
+        assert found.texts == (text, " me", " mine")
+    assert pair({"prompt": "A Human: q", "chosen": "a", "rejected": "b"}).prompt == (
+        {"role": "user", "content": "A Human: q"},
+    )
+
+
+def test_the_common_beginning_of_two_dialogues_is_the_prompt():
+    found = pair({"chosen": HH + " me", "rejected": HH + " mine"})
+    assert [m["content"] for m in found.prompt] == ["hi", "hello", "who?"]
+    assert (found.chosen[0]["content"], found.rejected[0]["content"]) == ("me", "mine")
+    assert found.texts == (HH, " me", " mine")
+
+
+BAD = [
+    ({"prompt": "q", "chosen": "a"}, "no field 'rejected', only 'prompt', 'chosen'"),
+    (
+        {"prompt": "q", "Chosen": "a", "rejected": "b"},
+        "no field 'chosen', only 'prompt', 'Chosen', 'rejected'; did you mean it by 'Chosen'?",
+    ),
+    (
+        {"prompt": "q", "chosen": "a", "rejected": "a"},
+        "chosen and rejected are equal, so nothing is preferred",
+    ),
+    ({"prompt": "q", "chosen": " ", "rejected": "b"}, "field 'chosen': an empty completion"),
+    ({"prompt": "q", "chosen": "a", "rejected": []}, "field 'rejected': an empty completion"),
+    (
+        {"prompt": "q", "chosen": [U], "rejected": "b"},
+        "field 'chosen': no message of the assistant, so there is nothing to prefer",
+    ),
+    (
+        {"prompt": 7, "chosen": "a", "rejected": "b"},
+        "field 'prompt': found 7 where a string or a list of messages is needed",
+    ),
+    (
+        {"chosen": "a", "rejected": "b"},
+        "no field 'prompt', only 'chosen', 'rejected'; without it 'chosen' must be a whole "
+        "dialogue, as messages or as text that begins with 'Human:'",
+    ),
+    (
+        {"chosen": [U, A], "rejected": [A, B]},
+        "chosen and rejected have no first message in common, so there is no prompt",
+    ),
+    (
+        {"chosen": [U, A], "rejected": [U]},
+        "field 'rejected': no message of the assistant, so there is nothing to prefer",
+    ),
+    (
+        {"chosen": [U, A], "rejected": [U, A, U, B]},
+        "field 'chosen': an empty completion after the common part",
+    ),
+    ("text", "found a string where an object is needed"),
+]
+
+
+@pytest.mark.parametrize(("value", "message"), BAD)
+def test_what_is_no_pair_is_refused_by_file_line_and_reason(value, message):
+    with pytest.raises(DataError) as refused:
+        pair(value)
+    assert str(refused.value) == f"prefs.jsonl:3: {message}"
+
+
+def encoder():
+    return ChatEncoder(small_tokenizer(), Template(CHAT_TEMPLATE, names={}))
+
+
+def test_only_completions_count_and_each_ends_its_turn():
+    found = encoded(pair(FORMS["strings"]), encoder())
+    tokenizer = small_tokenizer()
+    for side, text in ((found.chosen, "a"), (found.rejected, "b")):
+        assert tokenizer.decode(side.ids[side.learnt], skip_special=False) == f"{text}<|im_end|>"
+    begin = int(found.chosen.learnt.argmax())
+    np.testing.assert_array_equal(found.chosen.ids[:begin], found.rejected.ids[:begin])
+
+
+def test_without_a_template_a_pair_is_its_text_and_an_end():
+    tokenizer = small_tokenizer()
+    found = plain(pair(FORMS["strings"]), tokenizer)
+    assert found.chosen.ids.tolist() == [*tokenizer.encode("qa"), tokenizer.eos_id]
+    assert found.chosen.learnt.tolist() == [False, True, True]
+    with pytest.raises(DataError, match="messages need a chat template; leave --no-template out"):
+        plain(pair(FORMS["messages"]), tokenizer)
+
+
+def side(prompt, completion, first=0):
+    ids = np.arange(first, first + prompt + completion, dtype=np.int32)
+    return Example(ids, np.arange(prompt + completion) >= prompt, "prefs.jsonl:3")
+
+
+def test_a_long_prompt_is_cut_from_the_left_and_the_same_for_both_sides():
+    fitted = fitted_pairs([EncodedPair(side(10, 3), side(10, 5))], 9)
+    assert fitted.cut == 1
+    for one in (fitted.pairs[0].chosen, fitted.pairs[0].rejected):
+        assert one.ids[0] == 6  # 10 - (9 - 5): the longer completion leaves the prompt four
+        assert int(one.learnt.argmax()) == 4
+    assert len(fitted.pairs[0].rejected) == 9
+
+
+def test_a_completion_that_does_not_fit_is_refused_or_dropped_with_a_count():
+    long, short = EncodedPair(side(2, 9), side(2, 1)), EncodedPair(side(2, 3), side(2, 1))
+    with pytest.raises(DataError) as refused:
+        fitted_pairs([long], 9)
+    assert str(refused.value) == (
+        "prefs.jsonl:3: a completion of 9 tokens does not fit --max-len 9; choose a longer one, or "
+        "--drop-overlong"
+    )
+    fitted = fitted_pairs([long, short], 9, drop=True)
+    assert (len(fitted.pairs), fitted.dropped, fitted.cut) == (1, 1, 0)
+    with pytest.raises(DataError, match="no pair is left: all 1 have completions that do not fit"):
+        fitted_pairs([long], 9, drop=True)
+
+
+def made_data(count=8, **settings):
+    some = [encoded(pair(record), encoder()) for record in some_pairs(count)]
+    rule = settings.pop("rule", Preference())
+    return PairData(some, **{"max_len": 64, "vocab_size": 300, "rule": rule, **settings})
+
+
+def test_the_chosen_are_the_first_half_and_only_their_completions_count():
+    data = made_data()
+    data.reference = np.arange(16.0).reshape(8, 2)
+    taken = data.pairs_at(Cursor(), 6)
+    batch, _ = data.update(Cursor(), samples=6, micro_batch=4, accum=2)
+    assert batch.tokens.shape[:2] == (2, 8)
+    assert batch.counted == 6
+    chosen, rejected = 2 * taken, 2 * taken + 1
+    np.testing.assert_array_equal(batch.pairs.reference[0], [*chosen[:4], *rejected[:4]])
+    np.testing.assert_array_equal(
+        batch.pairs.reference[1], [*chosen[4:], 0, 0, *rejected[4:], 0, 0]
+    )
+    assert (batch.targets[1, [2, 3, 6, 7]] == IGNORE).all()
+    some = [encoded(pair(record), encoder()) for record in some_pairs()]
+    counts = (batch.targets[0, :4] != IGNORE).sum(-1)
+    assert counts.tolist() == [int(some[i].chosen.learnt.sum()) for i in taken[:4]]
+
+
+def test_what_is_reported_of_pairs_by_hand():
+    """Two pairs: h = 1 - (-2) = 3 and -1 - 1 = -2, and a place without a pair."""
+    targets = np.zeros((1, 6, 4), np.int32)
+    targets[0, [2, 5]] = IGNORE
+    reference = np.array([[-10.0, -10, 0, -10, -10, 0]])
+    sums = np.array([[-9.0, -11, 0, -12, -9, 0]])
+    tokens, rows = np.zeros_like(targets), np.zeros((1, 6), np.uint32)
+    batch = Batch(tokens, targets, rows, pairs=Pairs(reference, Preference(beta=0.5)))
+    assert measures(batch, sums) == {
+        "reward_margin": 0.25,
+        "accuracy": 0.5,
+        "chosen_reward": 0.0,
+        "rejected_reward": -0.25,
+        "chosen_logprob": -10.0,
+        "rejected_logprob": -10.5,
+        "kl": -0.25,
+    }
+    simpo = replace(batch, pairs=Pairs(0 * reference, Preference("simpo", beta=2.0)))
+    assert measures(simpo, sums)["chosen_reward"] == pytest.approx(2 * -(9 + 11) / 2 / 4)
+    assert "kl" not in measures(simpo, sums)
+
+
+def preferences(tmp_path, backend, *, output="run", resume=False, spec=None, **settings):
+    """A request of a run, and what it learns from."""
+    start = open_base_model(small_checkpoint(tmp_path / "base", spec=spec))
+    file = tmp_path / "prefs.jsonl"
+    if not file.exists():
+        write_lines(file, some_pairs())
+    realised, options = find_backend(backend), Options(device="cpu")
+    given = {"max_steps": 4} if resume else {
+        "objective": "preference",
+        "batch_size": 2,
+        "max_steps": 4,
+        "lr": 1e-4,
+        "seq_len": 64,
+        "val_fraction": 0.2,
+    }  # fmt: skip
+    given |= settings.pop("given", {})
+    folder = tmp_path / output
+    some = DPOData(pairs(file), start, realised, options, folder, **settings)
+    return RunRequest(
+        output=folder,
+        data=(str(file),),
+        backend=realised,
+        tokenizer=start.tokenizer,
+        options=options,
+        given=given,
+        resume=resume,
+        start=start.start,
+        material=some.material,
+        tokenizer_settings=start.settings,
+    )
+
+
+def carried_out(request):
+    with open_run(request) as run:
+        collect(run, lambda event: None, lambda: False)
+        return run.notes
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("beta", [0.01, 0.1, 5.0])
+def test_the_first_loss_is_ln_2_also_with_dropout_in_the_model(backend, beta, tmp_path):
+    """Reference and policy run the same kernels on the same shapes, and neither drops anything."""
+    rule = {"preference.beta": beta, "grad_accum": 2, "max_steps": 1}
+    carried_out(preferences(tmp_path, backend, given=rule, spec=small_spec(dropout=0.3)))
+    first, last = lines(tmp_path / "run")
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert (first["reward_margin"], first["kl"]) == (0.0, 0.0)
+    assert set(last) == {
+        *("step", "val_loss", "val_reward_margin", "val_accuracy", "val_chosen_reward"),
+        *("val_rejected_reward", "val_chosen_logprob", "val_rejected_logprob", "val_kl"),
+    }
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_with_adapters_the_reference_is_the_base_without_them(backend, tmp_path):
+    """So the first loss is ln 2, and a run that goes on reads the same reference."""
+    adapters = {"lora": Lora(rank=2, dropout=0.5), "lr": 1e-2, "max_steps": 2}
+    carried_out(preferences(tmp_path, backend, given=adapters))
+    first, second = (line["loss"] for line in lines(tmp_path / "run") if "loss" in line)
+    assert first == pytest.approx(math.log(2), abs=1e-6)
+    assert second < first - 1e-3
+    base = open_base_model(tmp_path / "base").params
+    kept = Reference.load(tmp_path / "run" / "reference.npz")
+    assert kept.weights == weights_hash(base)
+    carried_out(preferences(tmp_path, backend, resume=True))
+    assert [line["step"] for line in lines(tmp_path / "run") if "loss" in line] == [1, 2, 3, 4]
+    tuned = weights_hash(open_base_model(tmp_path / "run").params)
+    assert tuned != kept.weights
+
+
+def test_a_run_stopped_on_one_backend_goes_on_on_the_other(tmp_path):
+    carried_out(preferences(tmp_path, "torch", output="whole"))
+    carried_out(preferences(tmp_path, "torch", given={"max_steps": 2}))
+    notes = carried_out(preferences(tmp_path, "mlx", resume=True))
+    kept = tmp_path / "run" / "reference.npz"
+    assert notes[1:3] == (
+        f"the reference's log-probabilities are read from {kept}",
+        "they were computed with backend torch, device cpu, precision float32, pairs 2, seed 0: "
+        "equal but for rounding",
+    )
+    whole, parts = lines(tmp_path / "whole"), lines(tmp_path / "run")
+    assert [line["loss"] for line in parts if "loss" in line] == pytest.approx(
+        [line["loss"] for line in whole if "loss" in line], rel=1e-5
+    )
+    assert parts[-1]["val_loss"] == pytest.approx(whole[-1]["val_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("loss", ["ipo", "hinge", "orpo", "simpo"])
+def test_every_loss_trains_and_those_without_a_reference_compute_none(backend, loss, tmp_path):
+    beta = {"ipo": 0.1, "hinge": 0.1, "orpo": 0.1, "simpo": 2.0}[loss]
+    rule = {"preference.loss": loss, "preference.beta": beta, "lr": 3e-3, "max_steps": 12}
+    carried_out(preferences(tmp_path, backend, given=rule))
+    losses = [line["loss"] for line in lines(tmp_path / "run") if "loss" in line]
+    firsts = {"ipo": 25.0, "hinge": 1.0}
+    if loss in firsts:
+        assert losses[0] == pytest.approx(firsts[loss], abs=1e-4)
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    assert (tmp_path / "run" / "reference.npz").exists() is (loss in firsts)
+
+
+def test_a_reference_is_computed_once_and_used_again(tmp_path):
+    cache = tmp_path / "reference.npz"
+    first = carried_out(preferences(tmp_path, "torch", cache=cache))
+    assert first[1] == (
+        f"the reference's log-probabilities were computed; they are kept in {cache}"
+    )
+
+    def computing(done, total):
+        raise AssertionError("it was computed again")
+
+    again = preferences(tmp_path, "torch", output="b", cache=cache, progress=computing)
+    notes = carried_out(again)
+    assert notes[1] == f"the reference's log-probabilities are read from {cache}"
+    assert not (tmp_path / "b" / "reference.npz").exists()
+    assert lines(tmp_path / "b")[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("what", ["weights", "data", "template"])
+def test_a_reference_of_something_else_is_refused(what, tmp_path):
+    cache = tmp_path / "reference.npz"
+    carried_out(preferences(tmp_path, "torch", cache=cache))
+    known = Reference.load(cache)
+    replace(known, **{what: "0" * 64}).save(cache)
+    with pytest.raises(CheckpointError) as refused:
+        open_run(preferences(tmp_path, "torch", output="b", cache=cache))
+    words = {"weights": "other weights", "data": "other data", "template": "another chat template"}
+    assert str(refused.value) == (
+        f"reference cache {cache} is of {words[what]} ({what} 000000000000 there, "
+        f"{getattr(known, what)[:12]} here); remove it, or name another with --reference-cache"
+    )
+    assert not (tmp_path / "b").exists()
+
+
+def test_of_another_template_the_same_file_is_not_called_other_data(tmp_path):
+    cache = tmp_path / "reference.npz"
+    carried_out(preferences(tmp_path, "torch", cache=cache))
+    with pytest.raises(CheckpointError, match=r"is of another chat template .*; remove it, or"):
+        open_run(preferences(tmp_path, "torch", output="b", cache=cache, use_template=False))
+
+
+def test_a_run_that_goes_on_with_other_pairs_is_not_told_to_remove_its_reference(tmp_path):
+    carried_out(preferences(tmp_path, "torch"))
+    write_lines(tmp_path / "prefs.jsonl", some_pairs(9))
+    request = preferences(tmp_path, "torch", resume=True, base=lambda: pytest.fail("not needed"))
+    with pytest.raises(CheckpointError) as refused:
+        open_run(request)
+    assert str(refused.value).startswith(
+        f"reference cache {tmp_path}/run/reference.npz is of other data ("
+    )
+    assert str(refused.value).endswith(
+        "here); a run goes on with the data, the template and the reference that it began with; "
+        "give these, or choose another --output for a new one"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"text"])
+def test_a_file_that_is_no_reference_is_refused(content, tmp_path):
+    cache = tmp_path / "reference.npz"
+    cache.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"reference\.npz is no reference cache") as refused:
+        Reference.load(cache)
+    assert "pickle" not in str(refused.value)
+
+
+def test_the_hash_of_weights_sees_every_bit_and_every_name():
+    weights = {"a": np.ones((2, 3), np.float32), "b": np.zeros(2, np.float32)}
+    changed = {**weights, "a": weights["a"] + np.float32(1e-7) * np.eye(2, 3, dtype=np.float32)}
+    renamed = {"c": weights["a"], "b": weights["b"]}
+    reshaped = {**weights, "a": weights["a"].T}
+    hashes = {weights_hash(w) for w in (weights, changed, renamed, reshaped)}
+    assert len(hashes) == 4
+    assert weights_hash(dict(reversed(weights.items()))) == weights_hash(weights)
+
+
+def test_a_signal_while_the_reference_is_computed_leaves_nothing(tmp_path):
+    with pytest.raises(Interrupted, match="stopped while the reference was computed"):
+        open_run(preferences(tmp_path, "torch", stop=lambda: True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_conversations_are_no_preferences(tmp_path):
+    write_lines(tmp_path / "prefs.jsonl", some_chats())
+    with pytest.raises(HermesError) as refused:
+        open_run(preferences(tmp_path, "torch"))
+    assert str(refused.value) == (
+        f"{tmp_path}/prefs.jsonl:1: no field 'chosen', only 'prompt', 'completion'"
+    )

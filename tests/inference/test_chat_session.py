@@ -1,0 +1,172 @@
+"""Talking with a model: answers, commands, files, and what no longer fits."""
+
+import json
+import warnings
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from hermes.errors import DataError, HermesError, StorageError
+from hermes.finetuning.base_model import open_base_model
+from hermes.inference.chat_session import Chat
+from hermes.inference.sampling import Sampling
+from hermes.interface import Options, find_backend
+from hermes_cli.commands.chat import _answer, chat, command
+from tests.finetuning.support import small_checkpoint
+
+BACKENDS = ["torch", "mlx"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return small_checkpoint(tmp_path_factory.mktemp("chat"))
+
+
+def talk_with(base, backend="torch", **settings):
+    start = open_base_model(base)
+    model = find_backend(backend).build(start.spec, start.params, Options(device="cpu"))
+    return Chat(model, start.encoder, **{"max_tokens": 6, **settings})
+
+
+def said(talk, text):
+    return "".join(talk.say(text))
+
+
+def test_an_answer_is_remembered_and_the_next_one_reads_it(base):
+    talk = talk_with(base)
+    first = said(talk, "the cat")
+    second = said(talk, "the dog")
+    assert [m["content"] for m in talk.messages] == ["the cat", first, "the dog", second]
+    again = talk_with(base)
+    again.messages = [
+        {"role": "user", "content": "the cat"},
+        {"role": "assistant", "content": first + "!"},
+    ]
+    assert said(again, "the dog") != second
+
+
+def test_answers_are_the_same_on_every_backend_and_by_the_seed(base):
+    found = [said(talk_with(base, backend, max_tokens=20), "the cat") for backend in BACKENDS]
+    assert found[0] == found[1]
+    assert said(talk_with(base, max_tokens=20, seed=1), "the cat") != found[0]
+    greedy = talk_with(base, sampling=Sampling(temperature=0.0))
+    assert said(greedy, "a") == said(talk_with(base, sampling=Sampling(temperature=0.0)), "a")
+
+
+def test_the_system_prompt_comes_first(base):
+    talk = talk_with(base, system="be brief")
+    prompt, _ = talk._fitting([{"role": "user", "content": "q"}])
+    text = talk.encoder.tokenizer.decode(prompt, skip_special=False)
+    assert text == (
+        "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nq<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_the_oldest_turns_are_left_out_when_they_no_longer_fit(base):
+    talk = talk_with(base)
+    for _ in range(6):
+        said(talk, "the cat sat on the mat and the dog ran far away")
+    assert talk.forgotten > 0
+    assert talk.forgotten % 2 == 0
+    assert len(talk.messages) == 12
+    with pytest.raises(HermesError, match=r"^the message has \d+ tokens with its template, more"):
+        talk.say("x" * 500)
+    assert len(talk.messages) == 12
+
+
+def test_a_conversation_is_saved_as_a_record_and_read_again(base, tmp_path):
+    talk = talk_with(base, system="be brief")
+    said(talk, "the cat")
+    talk.messages[1]["content"] = ""  # a model may well say nothing
+    talk.save(tmp_path / "a.json")
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert [m["role"] for m in record["messages"]] == ["system", "user", "assistant"]
+    other = talk_with(base)
+    other.load(tmp_path / "a.json")
+    assert (other.system, other.messages) == ("be brief", talk.messages)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", '{"messages": [{"role": "user", "content": "a"}]}', '{"messages": [3]}'],
+)
+def test_what_is_no_conversation_is_not_read(base, tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    talk = talk_with(base)
+    with pytest.raises(DataError, match="no conversation of a user and an assistant"):
+        talk.load(tmp_path / "a.json")
+    with pytest.raises(StorageError, match="cannot read"):
+        talk.load(tmp_path / "b.json")
+    assert talk.messages == []
+
+
+def test_commands_change_what_they_say(base, tmp_path):
+    talk = talk_with(base)
+    assert command(talk, "/set temperature=0.5") == "temperature=0.5"
+    assert command(talk, "/set max_tokens = 3") == "max_tokens=3"
+    assert talk.sampling == Sampling(0.5)
+    both = "temperature=0.0  max_tokens=4"
+    assert command(talk, "/set temperature=0 max_tokens = 4") == both
+    assert (talk.sampling, talk.max_tokens) == (Sampling(0.0), 4)
+    with pytest.raises(HermesError, match=r"^max_tokens must be at least 1, got 0$"):
+        command(talk, "/set temperature=1 max_tokens=0")
+    assert (talk.sampling, talk.max_tokens) == (Sampling(0.0), 4)  # all or none
+    command(talk, "/set temperature=0.5 max_tokens=3")
+    assert command(talk, "/set") == (
+        "temperature=0.5  top_k=0  top_p=1.0  min_p=0.0  max_tokens=3  seed=0"
+    )
+    assert command(talk, "/system") == "there is no system prompt"
+    command(talk, "/system be brief")
+    assert talk.system == "be brief"
+    said(talk, "the cat")
+    assert command(talk, f"/save {tmp_path}/a") == f"2 messages are saved in {tmp_path}/a"
+    before = (tmp_path / "a").read_text()
+    command(talk, "/reset")
+    assert (talk.messages, talk.system) == ([], "be brief")
+    with pytest.raises(StorageError, match=r"a exists; choose another name, or /save! to write"):
+        command(talk, f"/save {tmp_path}/a")
+    assert (tmp_path / "a").read_text() == before
+    assert command(talk, f"/save! {tmp_path}/a") == f"0 messages are saved in {tmp_path}/a"
+    (tmp_path / "a").write_text(before)
+    assert command(talk, f"/load {tmp_path}/a") == f"2 messages are read from {tmp_path}/a"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/rest", "no such command '/rest'; did you mean '/reset'?"),
+        ("/x", "no such command '/x'; try /help"),
+        ("/save", "/save needs the name of a file"),
+        ("/set top_k=x", "top_k needs a whole number, got 'x'"),
+        ("/set top_p=2", "top_p must be above 0 and at most 1, got 2.0"),
+        ("/set max_tokens=0", "max_tokens must be at least 1, got 0"),
+        (
+            "/set heat=1",
+            "there is no setting 'heat'; known are temperature, top_k, top_p, min_p, max_tokens, "
+            "seed",
+        ),
+    ],
+)
+def test_a_command_that_cannot_be_is_refused_in_a_line(base, line, message):
+    with pytest.raises(HermesError) as refused:
+        command(talk_with(base), line)
+    assert str(refused.value) == message
+
+
+def test_a_warning_comes_behind_the_answers_line(base, capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: click.echo(message))
+    talk = talk_with(base, max_tokens=2000, sampling=Sampling(temperature=0.0))
+    _answer(talk, "the cat")
+    answer = talk.messages[1]["content"]
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{answer}\nthe context of 128 tokens is full after ")
+
+
+def test_a_pipe_is_one_message_and_its_answer_the_output(base):
+    settings = ["--checkpoint", str(base), "--max-tokens", "6", "--backend", "torch"]
+    done = CliRunner().invoke(chat, settings, input="the\ncat\n", catch_exceptions=False)
+    assert done.output == said(talk_with(base), "the\ncat") + "\n"
+    empty = CliRunner().invoke(chat, settings, input=" \n")
+    assert str(empty.exception) == "no message: write one to standard input"
