@@ -18,14 +18,15 @@ def blocks(language):
     return [text for name, text in BLOCKS if name == language]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A folder with a book in it: part of the manual that every Python carries."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One folder for all examples, as a reader has; the book is part of Python's own manual."""
     from pydoc_data.topics import topics
 
+    made = tmp_path_factory.mktemp("readme")
     text = "\n\n".join(topics[name] for name in sorted(topics))
-    (tmp_path / "book.txt").write_text(text[:100_000], encoding="utf-8")
-    return tmp_path
+    (made / "book.txt").write_text(text[:100_000], encoding="utf-8")
+    return made
 
 
 def run(command, folder):

@@ -1,0 +1,134 @@
+"""One way down: every package and module has its floor, and imports never run back up."""
+
+import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {
+    "hermes": ROOT / "hermes",
+    "hermes_numpy": ROOT / "backends" / "hermes_numpy",
+    "hermes_torch": ROOT / "backends" / "hermes_torch",
+    "hermes_mlx": ROOT / "backends" / "hermes_mlx",
+    "hermes_conformance": ROOT / "conformance" / "hermes_conformance",
+    "hermes_cli": ROOT / "cli" / "hermes_cli",
+}
+# The rooms of each package, lower floors first. A room imports itself and lower floors, no other.
+FLOORS = {
+    "hermes": [
+        {"errors", "formatting"},
+        {"spec", "recipe", "distributed"},
+        {"mal", "interface"},
+        {"storage", "numerics"},
+        {"checkpoint", "tokenizer", "model_info", "evaluation"},
+        {"chat_templates"},
+        {"data", "inference", "interop"},
+        {"model", "training"},
+        {"finetuning"},
+        {"api"},
+        {"__main__"},
+    ],
+    "hermes_numpy": [
+        {"module", "cache", "preference", "ops"},
+        {"context", "model", "loss"},
+        {"inference"},
+        {"backend"},
+    ],
+    "hermes_torch": [
+        {"cache", "context", "global_state", "optim", "preference", "rendezvous", "sharding"},
+        {"loss", "process_group"},
+        {"chunked_loss", "inference"},
+        {"learner", "ops"},
+        {"model"},
+        {"lora", "weight_layout"},
+        {"runtime"},
+        {"backend"},
+    ],
+    "hermes_mlx": [
+        {"blas", "cache", "context", "erf", "model", "optim", "preference", "process_group"},
+        {"lora", "loss"},
+        {"chunked_loss", "inference"},
+        {"learner", "ops"},
+        {"runtime"},
+        {"backend"},
+    ],
+    "hermes_conformance": [
+        {"cases"},
+        {"measure"},
+        {"oracle"},
+        {"golden"},
+        {"laws"},
+        {"suite"},
+        {"faults", "certificate"},
+        {"bisect", "test_conformance"},
+    ],
+    "hermes_cli": [{"display", "options"}, {"launch"}, {"training"}, {"commands"}, {"main"}],
+}
+ROOMS = [
+    (package, room) for package, floors in FLOORS.items() for room in sorted(set().union(*floors))
+]
+
+
+def room_of(package, path):
+    """The first part of a file's path inside its package, without its ending."""
+    return path.relative_to(PACKAGES[package]).parts[0].removesuffix(".py")
+
+
+@cache
+def modules(package):
+    """Every module of a package by its dotted name; a folder by its __init__."""
+    found = {}
+    for path in sorted(PACKAGES[package].rglob("*.py")):
+        parts = path.relative_to(PACKAGES[package].parent).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+@cache
+def imported(package, path):
+    """The modules of its own package that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.update(
+                inner
+                if (inner := f"{node.module}.{alias.name}") in modules(package)
+                else node.module
+                for alias in node.names
+            )
+    return {name for name in names if name in modules(package)} - {package}
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_room_has_one_floor_and_every_floor_its_rooms(package):
+    named = [room for floor in FLOORS[package] for room in floor]
+    there = {room_of(package, path) for path in modules(package).values()} - {"__init__"}
+    assert len(named) == len(set(named))
+    assert set(named) == there
+
+
+@pytest.mark.parametrize(("package", "room"), ROOMS, ids=[".".join(one) for one in ROOMS])
+def test_a_room_stands_on_lower_floors_only(package, room):
+    floor = {name: number for number, names in enumerate(FLOORS[package]) for name in names}
+    for path in modules(package).values():
+        if room_of(package, path) != room:
+            continue
+        for name in imported(package, path):
+            other = name.split(".")[1]
+            below = other == room or floor[other] < floor[room]
+            assert below, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_no_modules_import_each_other_in_a_circle(package):
+    graph = {name: imported(package, path) - {name} for name, path in modules(package).items()}
+    # A package's __init__ gathers what its modules offer; those never import it back.
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
