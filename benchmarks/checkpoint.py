@@ -22,7 +22,7 @@ import numpy as np
 from hermes import load_spec
 from hermes.checkpoint import Progress, Saver, open_checkpoint, save, snapshot
 from hermes.interface import TrainState, find_backend
-from hermes.numerics.params import parameters
+from hermes.numerics.params import list_parameters
 from hermes.recipe import Recipe
 
 BLOCK = 8 * 2**20
@@ -77,7 +77,7 @@ def random_state(spec, step):
     """Weights and moments that no compression of the disk can shorten."""
     random = np.random.default_rng(0)
     made = [
-        {n: random.standard_normal(t.shape, np.float32) for n, t in parameters(spec).items()}
+        {n: random.standard_normal(t.shape, np.float32) for n, t in list_parameters(spec).items()}
         for _ in range(3)
     ]
     return TrainState(*made, step)

@@ -16,7 +16,7 @@ import torch
 from hermes.inference.decoding import generate
 from hermes.inference.sampling import Sampling
 from hermes.interface import Options, find_backend
-from hermes.numerics.params import init_weights, tensor_count
+from hermes.numerics.params import count_parameters, init_weights
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 
 # layers, width, heads, feed-forward, vocabulary, context
@@ -78,8 +78,8 @@ def main():
             seconds = text_time(model, chosen.tokens if turn else 8)
             if turn:  # the first warms up
                 taken[name].append(seconds)
-    bound = read_speed() / (tensor_count(spec) * BYTES[chosen.precision])
-    print(f"{chosen.shape}: {tensor_count(spec):,} parameters, {chosen.precision}, one row")
+    bound = read_speed() / (count_parameters(spec) * BYTES[chosen.precision])
+    print(f"{chosen.shape}: {count_parameters(spec):,} parameters, {chosen.precision}, one row")
     print(f"{torch.get_num_threads()} threads")
     print(f"  memory {bound:9,.1f} tokens/s    1.00 x memory")
     for name, seconds in taken.items():

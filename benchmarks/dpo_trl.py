@@ -176,8 +176,8 @@ def made_base(shape: str, folder: Path, words: Sequence[str]) -> Path:
     """A model of fresh weights with a tokenizer, as a folder that both open."""
     from hermes.checkpoint import Progress, save
     from hermes.interface import TrainState
-    from hermes.interop.companions import companions
-    from hermes.numerics.params import init_weights, parameters
+    from hermes.interop.companions import make_companions
+    from hermes.numerics.params import init_weights, list_parameters
     from hermes.recipe import Recipe
     from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
     from hermes.tokenizer import train_tokenizer
@@ -188,8 +188,10 @@ def made_base(shape: str, folder: Path, words: Sequence[str]) -> Path:
         name=shape, blocks=(block,), vocab_size=vocabulary, max_seq_len=context,
         hidden_size=width, num_layers=layers,
     )  # fmt: skip
-    zeros = {name: np.zeros(tensor.shape, np.float32) for name, tensor in parameters(spec).items()}
-    own = companions(spec, train_tokenizer([" ".join(words)] * 20, vocab_size=600))
+    zeros = {
+        name: np.zeros(tensor.shape, np.float32) for name, tensor in list_parameters(spec).items()
+    }
+    own = make_companions(spec, train_tokenizer([" ".join(words)] * 20, vocab_size=600))
     progress = Progress(run="a" * 16, step=1, recipe=Recipe())
     state = TrainState(init_weights(spec, 0), zeros, zeros, 1)
     saved = save(folder / "run", state, spec=spec, progress=progress, companions=own)

@@ -56,7 +56,7 @@ def measure(arguments, rank, port):
     import hermes_torch.learner
     from hermes import load_spec
     from hermes.distributed.process_group import RankInfo, exit_without_teardown
-    from hermes.interface import Batch, Counts, Options, TrainState, find_backend
+    from hermes.interface import Batch, LossCounts, Options, TrainState, find_backend
     from hermes.numerics.params import init_weights
     from hermes.recipe import Recipe
 
@@ -76,7 +76,7 @@ def measure(arguments, rank, port):
         ids[..., :-1].astype(np.int32),
         ids[..., 1:].astype(np.int32),
         np.arange(2, dtype=np.uint32)[:, None] * size + rank,
-        whole=Counts(count, count),
+        global_counts=LossCounts(count, count),
     )
     found = {}
 
@@ -129,9 +129,9 @@ def main():
         measure(arguments, *map(int, arguments.rank.split(":")))
         return
     from hermes import load_spec
-    from hermes.numerics.params import tensor_count
+    from hermes.numerics.params import count_parameters
 
-    count = tensor_count(load_spec(arguments.model))
+    count = count_parameters(load_spec(arguments.model))
     print(f"{arguments.model}: {count:,} parameters, {arguments.processes} processes")
     first = None
     for way in WAYS:

@@ -21,8 +21,8 @@ import numpy as np
 from predicted import BUCKET, Cluster, Job, left, report
 
 from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo, exit_without_teardown
-from hermes.interface import Batch, Counts, Options, TrainState, find_backend
-from hermes.numerics.params import init_weights, tensor_count
+from hermes.interface import Batch, LossCounts, Options, TrainState, find_backend
+from hermes.numerics.params import count_parameters, init_weights
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
@@ -49,7 +49,9 @@ def share(spec, rows, rank, size):
     ids = ids.astype(np.int32)[:, rank * rows // size : (rank + 1) * rows // size]
     numbers = np.arange(ids.shape[1], dtype=np.uint32)[None]
     counted = rows * spec.max_seq_len
-    return Batch(ids[..., :-1], ids[..., 1:].copy(), numbers, whole=Counts(counted, counted))
+    return Batch(
+        ids[..., :-1], ids[..., 1:].copy(), numbers, global_counts=LossCounts(counted, counted)
+    )
 
 
 def timed(learner, batch):
@@ -86,7 +88,7 @@ def work(asked):
             taken = process_group.all_reduce_max(timed(one, batch))
             if turn:  # the first warms up
                 seconds[name].append(taken)
-        taken = process_group.all_reduce_max(process_group.timed_sum(tensor_count(spec))[0])
+        taken = process_group.all_reduce_max(process_group.timed_sum(count_parameters(spec))[0])
         seconds["sum"] += [taken] if turn else []
     if rank == 0:
         # What else a machine does only adds, so the fastest is nearest to the truth.
@@ -122,7 +124,7 @@ def run(asked, backend, size, threads):
 def measure(asked):
     """Print what two processes cost beside one."""
     spec, rows = model(asked.shape)
-    tokens, count = rows * spec.max_seq_len, tensor_count(spec)
+    tokens, count = rows * spec.max_seq_len, count_parameters(spec)
     print(f"{asked.shape}: {count:,} parameters, {tokens:,} tokens an update, float32")
     for backend in asked.backend or ("torch", "mlx"):
         # Before and after, as a machine's speed drifts.

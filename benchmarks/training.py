@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hermes.interface import Batch, Options, TrainState, find_backend
-from hermes.numerics.params import init_weights, tensor_count
+from hermes.numerics.params import count_parameters, init_weights
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
@@ -131,7 +131,9 @@ def main():
             if turn:  # the first warms up
                 seconds[name].append(time.perf_counter() - start)
     peer = statistics.median(seconds["peer"])
-    print(f"{chosen.shape}: {tensor_count(spec):,} parameters, {rows} x {context} tokens a step")
+    print(
+        f"{chosen.shape}: {count_parameters(spec):,} parameters, {rows} x {context} tokens a step"
+    )
     how = ", compiled" if chosen.compile else ""
     print(f"{chosen.precision}{how}, {torch.get_num_threads()} threads")
     for name, taken in seconds.items():

@@ -17,8 +17,8 @@ import time
 
 import numpy as np
 
-from hermes.interface import IGNORE, Batch, Options, Pairs, TrainState, find_backend
-from hermes.numerics.params import init_weights, tensor_count
+from hermes.interface import IGNORE, Batch, Options, PreferencePairs, TrainState, find_backend
+from hermes.numerics.params import count_parameters, init_weights
 from hermes.recipe import Preference, Recipe
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
@@ -51,7 +51,7 @@ def batches_of(shape, reference):
     """The same rows as conversations and as pairs."""
     tokens, targets = rows_of(shape)
     keys = np.arange(tokens.shape[1], dtype=np.uint32)[None]
-    pairs = Pairs(reference[None], RULE)
+    pairs = PreferencePairs(reference[None], RULE)
     return {
         "sft": Batch(tokens, targets, keys),
         "dpo": Batch(tokens, targets, keys, pairs=pairs),
@@ -143,7 +143,7 @@ def main():
         return
     *_, context, pairs = shape
     print(
-        f"{asked.shape}: {tensor_count(spec_of(shape)):,} parameters, {pairs} pairs of "
+        f"{asked.shape}: {count_parameters(spec_of(shape)):,} parameters, {pairs} pairs of "
         f"2 x {context} tokens an update, {asked.precision}"
     )
     told = ["--shape", asked.shape, "--precision", asked.precision]

@@ -32,13 +32,13 @@ __all__ = [
     "SpecError",
     "StorageError",
     "Unsupported",
-    "nearest",
+    "suggest_nearest",
 ]
 
 EXCERPT = 100  # characters of a source line that an error shows
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown word: "; did you mean 'num_heads'?", or nothing."""
     close = get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
@@ -47,16 +47,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
 class HermesError(Exception):
     """The base of every error that hermes raises on purpose.
 
-    told_by: where all processes of a run know of it, the rank that says so for all; None where each
+    reported_by: where all processes of a run know of it, the rank that says so for all; None where each
     can only speak for itself.
     """
 
     exit_code = 1
-    told_by: int | None = None
+    reported_by: int | None = None
 
-    def known(self, rank: int = 0) -> Self:
+    def mark_shared(self, rank: int = 0) -> Self:
         """The same, which all processes of the run know, and which `rank` tells."""
-        self.told_by = rank
+        self.reported_by = rank
         return self
 
 
@@ -76,14 +76,14 @@ class MalError(SpecError):
     """A mistake in a MAL file: `file:line:column: sentence`, the source line and a caret."""
 
     def __init__(self, message: str, file: str, line: int, column: int, source: str = ""):
-        super().__init__(f"{file}:{line}:{column}: {message}{_excerpt(source, column)}")
+        super().__init__(f"{file}:{line}:{column}: {message}{_format_excerpt(source, column)}")
         self.sentence = message
         self.file = file
         self.line = line
         self.column = column
 
 
-def _excerpt(source: str, column: int) -> str:
+def _format_excerpt(source: str, column: int) -> str:
     """The source line and, below it, a caret; a long line is cut around the place."""
     start = 0 if column <= EXCERPT else column - EXCERPT // 2
     shown = source[start : start + EXCERPT]
@@ -133,6 +133,6 @@ class PeerLost(HermesError):
 
     exit_code = 76
 
-    def __init__(self, message: str, told_by: int | None = None):
+    def __init__(self, message: str, reported_by: int | None = None):
         super().__init__(message)
-        self.told_by = told_by
+        self.reported_by = reported_by

@@ -4,17 +4,17 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-__all__ = ["columns", "describe_missing", "name_type", "number_of", "with_unit"]
+__all__ = ["describe_missing", "format_columns", "format_count", "format_with_unit", "name_type"]
 
 
-def number_of(count: int, many: str, one: str = "") -> str:
+def format_count(count: int, many: str, one: str = "") -> str:
     """A count and of what: 1 row, 1,200 rows. one: the words where it is one, if an s less is not
     enough.
     """
     return f"{count:,} {(one or many.removesuffix('s')) if count == 1 else many}"
 
 
-def with_unit(count: float, unit: str) -> str:
+def format_with_unit(count: float, unit: str) -> str:
     """A count with three digits and a prefix of thousands: 498 MB, 2.55 GFLOP, 512 B."""
     for prefix in ("", "k", "M", "G", "T", "P", "E", "Z"):
         if abs(count) < 999.5 or prefix == "Z":
@@ -48,10 +48,10 @@ def describe_missing(
     return f"no {'text ' if chosen else ''}field {field!r}, only {shown or 'none'}{end}"
 
 
-def columns(rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
+def format_columns(rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
     """Rows as lines, every column as wide as its widest cell; those in `right` end flush."""
     table = [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in _transposed(table)]
+    widths = [max(map(len, column)) for column in _transpose(table)]
     flush = set(right)
     return [
         "  ".join(
@@ -62,7 +62,7 @@ def columns(rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> list
     ]
 
 
-def _transposed(table: Sequence[Sequence[str]]) -> list[list[str]]:
+def _transpose(table: Sequence[Sequence[str]]) -> list[list[str]]:
     """The columns of rows that may be of different lengths."""
     width = max((len(row) for row in table), default=0)
     return [[row[place] for row in table if place < len(row)] for place in range(width)]

@@ -29,20 +29,20 @@ __all__ = [
     "SHARDS",
     "Backend",
     "Batch",
-    "Counts",
     "Decoder",
     "LazyTensors",
     "Learner",
+    "LossCounts",
     "Model",
     "Options",
-    "Pairs",
+    "PreferencePairs",
     "StepReport",
     "Tensors",
     "TrainState",
-    "backend_names",
     "check_batch",
     "check_tokens",
     "find_backend",
+    "list_backends",
 ]
 
 IGNORE = -1
@@ -96,12 +96,13 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """What makes a batch one of preferences: row b of the first half of B was preferred to row b
-    of the second half.
+class PreferencePairs:
+    """What a batch of preference pairs carries besides its tokens.
 
-    reference (A, B): each row's summed log-probability of its counted targets under the reference
-    model, in nats; zeros where the rule needs none. Dropout is off, as it is in the reference.
+    Row b of the first half of B is the chosen completion, row b of the second half the rejected one.
+    reference (A, B): each row's summed log-probability of its targets under the reference model, in
+    nats; zeros where the loss needs no reference. rule: the preference loss. Dropout is off in such
+    a batch, as it is in the reference.
     """
 
     reference: NDArray[np.float64]
@@ -109,48 +110,52 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Of an update over all processes: what its loss is divided by, and the targets that count."""
+class LossCounts:
+    """Totals of an update over all ranks.
 
-    counted: int
+    terms: the number of losses that are averaged: targets, or pairs under a preference loss.
+    targets: the targets that are not IGNORE, on both sides of a pair.
+    """
+
+    terms: int
     targets: int
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One update's samples, all micro-batches together, or one process's share of them.
+    """All micro-batches of one update, or one rank's share of them.
 
     tokens (A, B, T): input ids. targets (A, B, T): the id that follows each, or IGNORE where it
-    does not count. rows (A, B): each sample's number within the update over all processes, which
-    keys its dropout masks. segments (A, B, T): None, or the document each token belongs to;
-    attention and positions stay inside one. whole: the counts of the update over all processes;
-    None where this batch is all of it.
+    takes no part in the loss. rows (A, B): each sample's index within the update over all ranks,
+    which keys its dropout masks. segments (A, B, T): None, or the document of each token; attention
+    and positions stay inside a document. pairs: None, or what a preference loss needs.
+    global_counts: totals of the update over all ranks; None where this batch is all of it.
     """
 
     tokens: NDArray[np.int32]
     targets: NDArray[np.int32]
     rows: NDArray[np.uint32]
     segments: NDArray[np.int32] | None = None
-    pairs: Pairs | None = None
-    whole: Counts | None = None
+    pairs: PreferencePairs | None = None
+    global_counts: LossCounts | None = None
 
     @property
-    def counts(self) -> Counts:
-        """Of the whole update, over all processes."""
-        return self.whole or Counts(self.counted, self.targets_counted)
+    def counts(self) -> LossCounts:
+        """Totals of the whole update, over all ranks."""
+        return self.global_counts or LossCounts(self.num_terms, self.num_targets)
 
     @property
-    def targets_counted(self) -> int:
-        """Targets that count, of pairs on both sides."""
+    def num_targets(self) -> int:
+        """Targets of this batch that are not IGNORE, on both sides of a pair."""
         return int((self.targets != IGNORE).sum())
 
     @property
-    def counted(self) -> int:
-        """Counted targets here, or pairs that have any; the loss is their mean over the update."""
+    def num_terms(self) -> int:
+        """Losses that this batch adds to the mean: targets, or pairs that have at least one."""
         if self.pairs is None:
-            return self.targets_counted
-        counts = self.targets != IGNORE
-        return int(counts[:, : counts.shape[1] // 2].any(axis=-1).sum())
+            return self.num_targets
+        has_target = (self.targets != IGNORE).any(axis=-1)  # (A, B)
+        return int(has_target[:, : has_target.shape[1] // 2].sum())
 
 
 @dataclass(frozen=True)
@@ -298,7 +303,7 @@ class Backend(Protocol):
         ...
 
 
-def backend_names() -> list[str]:
+def list_backends() -> list[str]:
     """The names under which backends are registered, installed or not."""
     return sorted({point.name for point in entry_points(group="hermes.backends")})
 
@@ -357,7 +362,7 @@ def check_tokens(spec: ModelSpec, tokens: NDArray[np.generic], length: int | Non
 
 def check_batch(batch: Batch, recipe: Recipe) -> None:
     """Refuse a batch that counts nothing, or pairs for another objective or rule than the run's."""
-    if batch.counts.counted == 0:
+    if batch.counts.terms == 0:
         raise HermesError("a batch without a single counted target has no loss")
     if (batch.pairs is not None) != (recipe.objective == "preference"):
         found = "single sequences" if batch.pairs is None else "pairs"
@@ -366,7 +371,7 @@ def check_batch(batch: Batch, recipe: Recipe) -> None:
         raise HermesError(f"the batch's rule is {batch.pairs.rule}, the run's {recipe.preference}")
 
 
-def default_backend() -> str | None:
+def detect_default_backend() -> str | None:
     """What "auto" means here: mlx on Apple silicon, torch elsewhere, else the one installed.
 
     Nothing is imported to find out.
@@ -380,7 +385,7 @@ def choose_backend(name: str = "auto") -> Backend:
     """The backend of that name. Raises MissingBackend, with what to install."""
     if name != "auto":
         return find_backend(name)
-    found = default_backend()
+    found = detect_default_backend()
     if found is None:
         raise MissingBackend(
             "no backend is installed; pip install 'hermes-llm[torch]' or 'hermes-llm[mlx]'"

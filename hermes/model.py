@@ -13,9 +13,9 @@ from hermes.inference.decoding import generate
 from hermes.inference.sampling import Sampling
 from hermes.interface import Model as Realisation
 from hermes.interface import Options, choose_backend
-from hermes.interop.companions import read_object
+from hermes.interop.companions import parse_object
 from hermes.interop.hub import load_tokenizer
-from hermes.interop.open_model import Source, open_source
+from hermes.interop.open_model import StoredModel, open_model
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 
@@ -149,7 +149,7 @@ def load(
     Raises CheckpointError, MissingBackend, Unsupported.
     """
     realiser = choose_backend(backend)
-    source = open_source(Path(checkpoint), config=Path(config) if config else None)
+    source = open_model(Path(checkpoint), config=Path(config) if config else None)
     for note in source.notes:
         warnings.warn(note, stacklevel=2)
     settings = source.files.get("tokenizer_config.json")
@@ -163,7 +163,7 @@ def load(
 
 
 def _tokenizer_of(
-    source: Source, given: str | Path | Tokenizer | None
+    source: StoredModel, given: str | Path | Tokenizer | None
 ) -> Callable[[], Tokenizer] | None:
     held = source.files.get("tokenizer.json")
     own = None if held is None else _reading(held, f"{source.path}/tokenizer.json")
@@ -184,13 +184,13 @@ def _reading(text: bytes, where: str) -> Callable[[], Tokenizer]:
 
 
 def _adds_bos(settings: bytes, where: Path) -> bool:
-    return read_object(settings, f"{where}/tokenizer_config.json").get("add_bos_token") is True
+    return parse_object(settings, f"{where}/tokenizer_config.json").get("add_bos_token") is True
 
 
-def _stops(source: Source) -> frozenset[int]:
+def _stops(source: StoredModel) -> frozenset[int]:
     """The tokens at which other tools end a completion of this model."""
     held = source.files.get("generation_config.json")
     where = f"{source.path}/generation_config.json"
-    found = read_object(held, where).get("eos_token_id") if held else None
+    found = parse_object(held, where).get("eos_token_id") if held else None
     ids = found if isinstance(found, list) else [found]
     return frozenset(number for number in ids if type(number) is int)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hermes.errors import HermesError, nearest
+from hermes.errors import HermesError, suggest_nearest
 
 __all__ = [
     "LORA_TARGETS",
@@ -166,7 +166,7 @@ class Recipe:
         _require(0 <= self.val_fraction < 1, "val_fraction", self.val_fraction, "from 0 to below 1")
 
 
-def recipe_fields(recipe: Recipe) -> dict[str, object]:
+def flatten_recipe(recipe: Recipe) -> dict[str, object]:
     """Every field by name, those of a part behind its name: 'optimizer.beta2'."""
     found: dict[str, object] = {}
     for name, value in dataclasses.asdict(recipe).items():
@@ -179,12 +179,12 @@ def recipe_fields(recipe: Recipe) -> dict[str, object]:
 
 def replace_fields(recipe: Recipe, given: Mapping[str, object]) -> Recipe:
     """The recipe with some fields set, by the names of `recipe_fields`. Raises HermesError."""
-    known = {**recipe_fields(recipe), **vars(recipe)}
+    known = {**flatten_recipe(recipe), **vars(recipe)}
     parts: dict[str, dict[str, object]] = {}
     own: dict[str, object] = {}
     for name, value in given.items():
         if name not in known:
-            raise HermesError(f"the recipe has no {name!r}{nearest(name, known)}")
+            raise HermesError(f"the recipe has no {name!r}{suggest_nearest(name, known)}")
         part, _, inner = name.rpartition(".")
         if part:
             parts.setdefault(part, {})[inner] = value

@@ -173,11 +173,11 @@ def test_auto_is_mlx_on_apple_silicon_and_torch_elsewhere(monkeypatch):
 
     monkeypatch.setattr(interface.sys, "platform", "darwin")
     monkeypatch.setattr(interface.platform, "machine", lambda: "arm64")
-    assert interface.default_backend() == "mlx"
+    assert interface.detect_default_backend() == "mlx"
     monkeypatch.setattr(interface.platform, "machine", lambda: "x86_64")
-    assert interface.default_backend() == "torch"
+    assert interface.detect_default_backend() == "torch"
     monkeypatch.setattr(interface, "find_spec", lambda name: None if name == "torch" else name)
-    assert interface.default_backend() == "mlx"
+    assert interface.detect_default_backend() == "mlx"
     monkeypatch.setattr(interface, "find_spec", lambda name: None)
     with pytest.raises(MissingBackend) as error:
         hermes.backend()

@@ -59,7 +59,7 @@ class Model:
                 found = self._logprobs(batch.tokens[a], batch.targets[a], segments)
                 total = total - found.sum()
                 mx.eval(total)
-            return total.item() / max(batch.counted, 1)
+            return total.item() / max(batch.num_terms, 1)
 
     def preferences(self, batch):
         """Of a batch of pairs: its loss, and each row's log-probability. -> (), (A, B)."""
@@ -74,7 +74,7 @@ class Model:
                 reference = e.tensor(batch.pairs.reference[a], e.master)
                 total = total + preference(sums, targets, reference, batch.pairs.rule)
                 rows.append(e.read(sums))
-            return total.item() / max(batch.counted, 1), np.stack(rows)
+            return total.item() / max(batch.num_terms, 1), np.stack(rows)
 
     def decoder(self, batch_size, capacity):
         """A fresh cache for rows of at most `capacity` tokens."""

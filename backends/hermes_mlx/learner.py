@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from hermes.interface import LazyTensors, StepReport, TrainState, check_batch
-from hermes.numerics.lora import trainable_names
+from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
 from hermes_mlx.inference import Model
 from hermes_mlx.optim import adamw, clip_scale, global_norm
@@ -19,7 +19,7 @@ class Learner(Model):
     def __init__(self, engine, state, recipe, process_group):
         super().__init__(engine)
         self._recipe, self._steps_done, self._processes = recipe, state.step, process_group
-        self._trained = trainable_names(engine.spec, recipe)
+        self._trained = list_trainable(engine.spec, recipe)
         has_dropout = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
         # A reference has no masks, so a policy that is compared with it has none either.
         self._uses_dropout = has_dropout and recipe.objective != "preference"
@@ -92,7 +92,7 @@ class Learner(Model):
     def _accumulated(self, batch):
         """The batch's loss, its gradients and rows' log-probabilities, all still lazy."""
         check_batch(batch, self._recipe)
-        e, count, total, grads, rows = self.engine, batch.counts.counted, None, None, []
+        e, count, total, grads, rows = self.engine, batch.counts.terms, None, None, []
         for a in range(len(batch.tokens)):
             segments, positions_in_document = e.documents(
                 None if batch.segments is None else batch.segments[a]

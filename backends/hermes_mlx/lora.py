@@ -1,6 +1,6 @@
 """Low-rank adapters on a built module: an Adapted in the place of each target, at the same path."""
 
-from hermes.numerics.lora import adapted_paths
+from hermes.numerics.lora import find_adapted_paths
 from hermes_mlx.model import Linear
 
 FIRST_SITE = 1 << 20  # dropout sites of adapters, beyond those of any model's layers
@@ -28,7 +28,7 @@ class Adapted(Linear):
 def adapt(module, spec, lora):
     """Put an Adapted in the place of every target; they are handed back."""
     made = []
-    for number, path in enumerate(adapted_paths(spec, lora)):
+    for number, path in enumerate(find_adapted_paths(spec, lora)):
         parent, *steps, name = module, *path.split(".")
         for step in steps:
             parent = parent[int(step)] if step.isdigit() else getattr(parent, step)

@@ -8,9 +8,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from hermes.errors import CheckpointError, Unsupported
 from hermes.interface import IGNORE
-from hermes.numerics.chunking import pair_tokens
-from hermes.numerics.lora import adapter_tensors
-from hermes.numerics.params import parameters
+from hermes.numerics.chunking import index_pair_targets
+from hermes.numerics.lora import list_adapter_tensors
+from hermes.numerics.params import list_parameters
 from hermes.numerics.positions import segment_positions
 from hermes_mlx.context import Context, Tables
 from hermes_mlx.lora import adapt
@@ -73,7 +73,10 @@ class Engine:
             self.tables = Tables(spec, self.master)
             self.module = Transformer(spec, self.ops)
             self.adapters = adapt(self.module, spec, lora) if lora else []
-            self.table = {**parameters(spec), **(adapter_tensors(spec, lora) if lora else {})}
+            self.table = {
+                **list_parameters(spec),
+                **(list_adapter_tensors(spec, lora) if lora else {}),
+            }
             shapes = {name: x.shape for name, x in tree_flatten(self.module.parameters())}
             self.names = tuple(self.table)
             for name in self.names:
@@ -138,7 +141,7 @@ class Engine:
 
     def pair_layout(self, targets, *, everywhere=False):
         """pair_tokens of a micro-batch of pairs, its places on the device."""
-        positions_in_document, ends = pair_tokens(targets, everywhere=everywhere)
+        positions_in_document, ends = index_pair_targets(targets, everywhere=everywhere)
         return self.tensor(positions_in_document), ends
 
     def documents(self, segments):

@@ -4,7 +4,7 @@ import numpy as np
 
 from hermes.errors import HermesError
 from hermes.interface import check_tokens
-from hermes.numerics.params import parameters
+from hermes.numerics.params import list_parameters
 from hermes.numerics.randomness import dropout_row_keys
 from hermes_numpy import ops
 from hermes_numpy.cache import KVCache
@@ -58,7 +58,7 @@ class Model:
             else:
                 rule, reference = batch.pairs.rule, batch.pairs.reference[a]
                 total = total + preference(logits, batch.targets[a], reference, rule)
-        return total / max(batch.counted, 1)
+        return total / max(batch.num_terms, 1)
 
     def decoder(self, batch_size, capacity):
         """A fresh cache for rows of at most `capacity` tokens."""
@@ -66,7 +66,7 @@ class Model:
 
     def params(self):
         """The weights by name."""
-        return {name: self._params[name] for name in parameters(self.spec)}
+        return {name: self._params[name] for name in list_parameters(self.spec)}
 
 
 class Decoder:

@@ -60,7 +60,7 @@ class Model:
             for a in range(len(batch.tokens)):
                 segments = None if batch.segments is None else batch.segments[a]
                 total = total - self._logprobs(batch.tokens[a], batch.targets[a], segments).sum()
-        return float(total) / max(batch.counted, 1)
+        return float(total) / max(batch.num_terms, 1)
 
     @torch.no_grad()
     def preferences(self, batch):
@@ -76,7 +76,7 @@ class Model:
                 reference = e.tensor(batch.pairs.reference[a], e.master)
                 total = total + preference(sums, targets, reference, batch.pairs.rule)
                 rows.append(e.read(sums))
-        return float(total) / max(batch.counted, 1), np.stack(rows)
+        return float(total) / max(batch.num_terms, 1), np.stack(rows)
 
     def decoder(self, batch_size, capacity):
         """A fresh cache for rows of at most `capacity` tokens."""

@@ -6,7 +6,7 @@ import warnings
 import torch
 
 from hermes.interface import LazyTensors, StepReport, TrainState, check_batch
-from hermes.numerics.lora import trainable_names
+from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
 from hermes_torch.inference import Model
 from hermes_torch.optim import clip_scale, global_norm, update_exact, update_fused
@@ -18,7 +18,7 @@ class Learner(Model):
     def __init__(self, engine, state, recipe, process_group):
         super().__init__(engine)
         self._recipe, self._steps_done, self._processes = recipe, state.step, process_group
-        self._trained = trainable_names(engine.spec, recipe)
+        self._trained = list_trainable(engine.spec, recipe)
         has_dropout = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
         # A reference has no masks, so a policy that is compared with it has none either.
         self._uses_dropout = has_dropout and recipe.objective != "preference"
@@ -73,7 +73,7 @@ class Learner(Model):
         """Gradients of the batch's loss, into .grad; the loss and rows' log-probabilities, lazy."""
         check_batch(batch, self._recipe)
         e, total, rows = self.engine, torch.zeros((), device=self.engine.device), []
-        count = batch.counts.counted
+        count = batch.counts.terms
         for a in range(len(batch.tokens)):
             segments, positions_in_document = e.documents(
                 None if batch.segments is None else batch.segments[a]

@@ -230,7 +230,7 @@ class ProcessGroup:
         sentence = f"{names} died or fell silent {where}, seen by rank {self.rank_info.rank}"
         return PeerLost(
             f"{sentence}: {reason}{said}",
-            told_by=min(set(range(self.rank_info.world_size)) - set(lost)),
+            reported_by=min(set(range(self.rank_info.world_size)) - set(lost)),
         )
 
 

@@ -5,9 +5,9 @@ import torch
 
 from hermes.errors import Unsupported
 from hermes.interface import IGNORE
-from hermes.numerics.chunking import pair_tokens
-from hermes.numerics.lora import adapter_tensors
-from hermes.numerics.params import parameters
+from hermes.numerics.chunking import index_pair_targets
+from hermes.numerics.lora import list_adapter_tensors
+from hermes.numerics.params import list_parameters
 from hermes.numerics.positions import segment_positions
 from hermes_torch.context import Context, Tables
 from hermes_torch.global_state import applied_options, has_tf32
@@ -71,7 +71,7 @@ class Engine:
         self.ops = EXACT if exact else FAST
         self.module = Network(spec, self.ops)
         self.adapters = adapt(self.module, spec, lora) if lora else []
-        self.table = {**parameters(spec), **(adapter_tensors(spec, lora) if lora else {})}
+        self.table = {**list_parameters(spec), **(list_adapter_tensors(spec, lora) if lora else {})}
         self.names = tuple(self.table)
         if shards:
             shards.split(self.module, self.dtype, self.master)
@@ -132,7 +132,7 @@ class Engine:
 
     def pair_layout(self, targets, *, everywhere=False):
         """pair_tokens of a micro-batch of pairs, its places on the device."""
-        positions_in_document, ends = pair_tokens(targets, everywhere=everywhere)
+        positions_in_document, ends = index_pair_targets(targets, everywhere=everywhere)
         return self.tensor(positions_in_document), ends
 
     def documents(self, segments):

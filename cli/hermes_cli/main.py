@@ -17,7 +17,7 @@ from importlib.metadata import version
 import click
 
 from hermes.distributed.process_group import exit_without_teardown
-from hermes.errors import HermesError, Interrupted, StorageError, nearest
+from hermes.errors import HermesError, Interrupted, StorageError, suggest_nearest
 from hermes_cli.display.robust_stderr import lasting_stderr
 
 # name -> (module of hermes_cli.commands, what it does); the command is the attribute of that name.
@@ -59,7 +59,7 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            hint = nearest(cmd_name, COMMANDS)
+            hint = suggest_nearest(cmd_name, COMMANDS)
             raise click.UsageError(f"no such command {cmd_name!r}{hint}", ctx)
         module = import_module(f"hermes_cli.commands.{COMMANDS[cmd_name][0]}")
         name = cmd_name.replace("-", "_")

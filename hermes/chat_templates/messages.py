@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hermes.errors import DataError, nearest
+from hermes.errors import DataError, suggest_nearest
 from hermes.formatting import describe_missing, name_type
 
 __all__ = [
@@ -64,7 +64,7 @@ def check_message(item: Any, where: str) -> Message:
         raise DataError(f"{where}: found {name_type(item)} where an object is needed")
     role = require_field(item, "role", where)
     if role not in ROLES:
-        hint = nearest(role, ROLES) if isinstance(role, str) else ""
+        hint = suggest_nearest(role, ROLES) if isinstance(role, str) else ""
         raise DataError(
             f"{where}: role {role!r} is unknown{hint or '; known are ' + ', '.join(ROLES)}"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from hermes.checkpoint.weights import FLOATS, View
 from hermes.errors import CheckpointError, HermesError
 from hermes.interface import Array, Tensors
-from hermes.numerics.lora import adapter_tensors
+from hermes.numerics.lora import list_adapter_tensors
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
@@ -50,7 +50,7 @@ def adapter_files(
     spec: ModelSpec, lora: Lora, kinds: Mapping[str, Kind], params: Tensors
 ) -> tuple[bytes, tuple[Tensors, dict[str, Kind]]]:
     """The bytes of adapter_config.json, and the tensors of the other file with their kinds."""
-    names = tuple(adapter_tensors(spec, lora))
+    names = tuple(list_adapter_tensors(spec, lora))
     found = {name.split(".")[-3] for name in names}
     config: dict[str, Json] = {
         "peft_type": "LORA",
@@ -128,6 +128,6 @@ def _lora(config: Mapping[str, Json], file: TensorFile, where: str) -> Lora:
 
 def _expected(folder: Path, spec: ModelSpec, lora: Lora) -> dict[str, tuple[int, ...]]:
     try:
-        return {name: tensor.shape for name, tensor in adapter_tensors(spec, lora).items()}
+        return {name: tensor.shape for name, tensor in list_adapter_tensors(spec, lora).items()}
     except HermesError as error:
         raise CheckpointError(f"adapter {folder} is of another model: {error}") from None

@@ -20,8 +20,8 @@ from hermes.checkpoint.weights import View, fit, moments, read_weights
 from hermes.errors import CheckpointError, SpecError
 from hermes.interface import Tensors, TrainState
 from hermes.mal import loads
-from hermes.numerics.lora import adapter_tensors, merge_adapters, trainable_names
-from hermes.numerics.params import parameters
+from hermes.numerics.lora import list_adapter_tensors, list_trainable, merge_adapters
+from hermes.numerics.params import list_parameters
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
@@ -148,12 +148,12 @@ def _contents(
                 f"checkpoint {path} is of step {manifest.step} by its manifest, "
                 f"of step {progress.step} or another run by its {PROGRESS}"
             )
-    table = dict(parameters(spec))
+    table = dict(list_parameters(spec))
     if progress and progress.recipe.lora:
-        table |= adapter_tensors(spec, progress.recipe.lora)
+        table |= list_adapter_tensors(spec, progress.recipe.lora)
         params = _with_adapters(path, spec, params, progress.recipe.lora)
     if progress and OPTIMIZER in manifest.files:
-        trained = {name: table[name] for name in trainable_names(spec, progress.recipe)}
+        trained = {name: table[name] for name in list_trainable(spec, progress.recipe)}
         both = moments(TensorFile(path / OPTIMIZER), trained)
     return spec, params, progress, both
 

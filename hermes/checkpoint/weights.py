@@ -14,7 +14,7 @@ import numpy as np
 from hermes.checkpoint.manifest import FILE_NAME
 from hermes.errors import CheckpointError
 from hermes.interface import Array, Tensors
-from hermes.numerics.params import Tensor, parameters
+from hermes.numerics.params import Tensor, list_parameters
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
 from hermes.storage.safetensors import Kind, TensorFile
@@ -143,7 +143,7 @@ def fit(weights: Weights, spec: ModelSpec, where: str) -> Tensors:
 
     Raises CheckpointError.
     """
-    table = parameters(spec)
+    table = list_parameters(spec)
     for name, tensor in table.items():
         if name not in weights:
             raise CheckpointError(_missing(weights, spec, where, name))

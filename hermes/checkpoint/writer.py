@@ -19,8 +19,8 @@ from hermes.checkpoint.weights import INDEX, MOMENTS, SHARD_LIMIT, View, plan_sh
 from hermes.errors import CheckpointError, StorageError
 from hermes.interface import Array, Tensors, TrainState
 from hermes.mal import dumps
-from hermes.numerics.lora import adapter_tensors, trainable_names
-from hermes.numerics.params import Tensor, parameters
+from hermes.numerics.lora import list_adapter_tensors, list_trainable
+from hermes.numerics.params import Tensor, list_parameters
 from hermes.spec import ModelSpec
 from hermes.storage.durable import (
     Disk,
@@ -65,16 +65,19 @@ def save(
     small[SPEC] = dumps(spec).encode("utf-8")
     small[PROGRESS] = render_progress(progress)
     recipe = progress.recipe
-    table = {**parameters(spec), **(adapter_tensors(spec, recipe.lora) if recipe.lora else {})}
+    table = {
+        **list_parameters(spec),
+        **(list_adapter_tensors(spec, recipe.lora) if recipe.lora else {}),
+    }
     kinds = _kinds(state.params, table)
-    shards = plan_shards({name: kinds[name] for name in parameters(spec)}, shard_limit)
+    shards = plan_shards({name: kinds[name] for name in list_parameters(spec)}, shard_limit)
     if len(shards) > 1:
         small[INDEX] = render_index(shards)
     tensors = [(name, state.params, kinds) for name, kinds in shards.items()]
     if recipe.lora:
         small[ADAPTER_CONFIG], adapter = adapter_files(spec, recipe.lora, kinds, state.params)
         tensors.append((ADAPTER, *adapter))
-    trained = {name: table[name] for name in trainable_names(spec, recipe)}
+    trained = {name: table[name] for name in list_trainable(spec, recipe)}
     tensors.append((OPTIMIZER, *_optimizer(state, trained)))
 
     needed = sum(map(len, small.values())) + sum(file_size(kinds) for _, _, kinds in tensors)

@@ -17,8 +17,8 @@ from hermes.chat_templates.encoder import Example
 from hermes.data.dataset import UpdateLayout
 from hermes.data.order import Cursor, sample_order
 from hermes.errors import DataError
-from hermes.interface import IGNORE, Batch, Counts
-from hermes.numerics.randomness import permuted
+from hermes.interface import IGNORE, Batch, LossCounts
+from hermes.numerics.randomness import permute
 
 __all__ = [
     "ExampleData",
@@ -75,7 +75,7 @@ def held_out(size: int, val_fraction: float, seed: int) -> tuple[list[int], list
         both = "two, one to train on and one to hold out" if count else "one"
         found = "one example" if size else "no examples"
         raise DataError(f"the data has {found}; at least {both} is needed")
-    order = permuted(seed, "held-out", size, np.arange(size))
+    order = permute(seed, "held-out", size, np.arange(size))
     out = set(order[: min(count, size - 1)].tolist())
     return [i for i in range(size) if i not in out], sorted(out)
 
@@ -232,7 +232,7 @@ class ExampleData:
         tokens, targets, segments = (part.reshape(shape) for part in filled(here, width))
         rows = grid.rows.astype(np.uint32)
         kept = segments if self.pack else None
-        return Batch(tokens, targets, rows, segments=kept, whole=Counts(count, count))
+        return Batch(tokens, targets, rows, segments=kept, global_counts=LossCounts(count, count))
 
 
 def check_ids(examples: Iterable[Example], vocab_size: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.errors import DataError
-from hermes.numerics.randomness import permuted
+from hermes.numerics.randomness import permute
 
 __all__ = ["Cursor", "run_samples", "sample_order", "split"]
 
@@ -46,7 +46,7 @@ def sample_order(seed: int, cursor: Cursor, count: int, size: int) -> NDArray[np
     while count > 0:
         here = min(count, size - cursor.sample)
         places = np.arange(cursor.sample, cursor.sample + here)
-        parts.append(permuted(seed, f"order/{cursor.epoch}", size, places))
+        parts.append(permute(seed, f"order/{cursor.epoch}", size, places))
         cursor, count = cursor.after(here, size), count - here
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
 

@@ -12,7 +12,7 @@ from hermes.data.dataset import UpdateLayout
 from hermes.data.example_dataset import check_ids, filled, fingerprint, held_out, width_of
 from hermes.data.order import Cursor, sample_order
 from hermes.data.preferences import EncodedPair
-from hermes.interface import IGNORE, Batch, Counts, Pairs
+from hermes.interface import IGNORE, Batch, LossCounts, PreferencePairs
 from hermes.recipe import Preference
 
 __all__ = ["MEASURES", "PairData", "measures"]
@@ -118,8 +118,11 @@ class PairData:
         reference = np.where(real, self.reference[numbers, side], 0.0)
         # Two rows of a pair, two numbers: the chosen's, then as many for the rejected.
         keys = (2 * places + side).astype(np.uint32)
-        pairs, whole = Pairs(reference, self._rule), Counts(len(taken), targets_counted)
-        return Batch(tokens, targets, keys, pairs=pairs, whole=whole)
+        pairs, whole = (
+            PreferencePairs(reference, self._rule),
+            LossCounts(len(taken), targets_counted),
+        )
+        return Batch(tokens, targets, keys, pairs=pairs, global_counts=whole)
 
 
 def measures(batch: Batch, row_logprobs: ArrayLike) -> Mapping[str, float]:

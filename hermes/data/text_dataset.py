@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from hermes.data.order import Cursor, sample_order, split
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError
-from hermes.interface import IGNORE, Batch, Counts
+from hermes.interface import IGNORE, Batch, LossCounts
 
 __all__ = ["TextData"]
 
@@ -94,4 +94,6 @@ class TextData:
         targets = np.where(real[..., None], windows[..., 1:], IGNORE).astype(np.int32)
         tokens = np.where(real[..., None], windows[..., :-1], 0).astype(np.int32)
         count = len(taken) * self.seq_len
-        return Batch(tokens, targets, rows.astype(np.uint32), whole=Counts(count, count))
+        return Batch(
+            tokens, targets, rows.astype(np.uint32), global_counts=LossCounts(count, count)
+        )

@@ -35,7 +35,7 @@ def all_or_none(
     except PeerLost:
         raise
     except HermesError as error:
-        if error.told_by is not None:
+        if error.reported_by is not None:
             raise
         refused = error
     said = process_group.all_gather_text(f"{refused.exit_code} {refused}" if refused else "")
@@ -43,7 +43,7 @@ def all_or_none(
     if first is None:
         return made[0]
     if refused is not None:
-        raise refused.known(first)
+        raise refused.mark_shared(first)
     undo(made[0])
     code, _, sentence = said[first].partition(" ")
-    raise KINDS.get(int(code), HermesError)(f"rank {first}: {sentence}").known(first)
+    raise KINDS.get(int(code), HermesError)(f"rank {first}: {sentence}").mark_shared(first)

@@ -53,8 +53,8 @@ def evaluate_perplexity(
     for batch in batches:
         if stop():
             return None
-        nats += model.loss(batch) * batch.counted
-        tokens += batch.counted
+        nats += model.loss(batch) * batch.num_terms
+        tokens += batch.num_terms
     nats, counted = process_group.all_reduce_sum([nats, tokens])
     return Perplexity(nats, int(counted), text_bytes)
 

@@ -13,9 +13,9 @@ from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.template import Template, template_of
 from hermes.errors import CheckpointError
 from hermes.interface import Array, LazyTensors, Tensors
-from hermes.interop.companions import read_object
-from hermes.interop.open_model import Source, open_source
-from hermes.numerics.params import parameters
+from hermes.interop.companions import parse_object
+from hermes.interop.open_model import StoredModel, open_model
+from hermes.numerics.params import list_parameters
 from hermes.spec import ModelSpec
 from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer, tokenizer_config
 from hermes.training.request import InitialModel
@@ -76,7 +76,7 @@ def open_base_model(
     where the tokenizer lacks them. Tokens beyond the model's rows get rows at the mean of the
     others. All of that is said in the notes. Raises HermesError.
     """
-    source = open_source(Path(checkpoint), config=Path(config) if config else None)
+    source = open_model(Path(checkpoint), config=Path(config) if config else None)
     notes = list(source.notes)
     if source.adapted:
         notes.append(f"the adapters of {source.path} are merged into the weights")
@@ -107,16 +107,16 @@ def open_base_model(
     return BaseModel(source.path, spec, params, own, found, told, tuple(notes), new)
 
 
-def _settings(source: Source) -> dict[str, Any]:
+def _settings(source: StoredModel) -> dict[str, Any]:
     """The checkpoint's tokenizer_config.json, with the template that may lie beside it."""
     held = source.files.get("tokenizer_config.json")
-    settings = read_object(held, f"{source.path}/tokenizer_config.json") if held else {}
+    settings = parse_object(held, f"{source.path}/tokenizer_config.json") if held else {}
     if template := source.files.get("chat_template.jinja"):
         settings["chat_template"] = template.decode("utf-8", errors="replace")
     return settings
 
 
-def _other_tokens(source: Source, given: Tokenizer) -> list[str]:
+def _other_tokens(source: StoredModel, given: Tokenizer) -> list[str]:
     """What to say where ids no longer mean what the model has learnt."""
     if "tokenizer.json" not in source.files:
         return []
@@ -129,7 +129,7 @@ def _other_tokens(source: Source, given: Tokenizer) -> list[str]:
     ]
 
 
-def _tokenizer(source: Source) -> Tokenizer:
+def _tokenizer(source: StoredModel) -> Tokenizer:
     held = source.files.get("tokenizer.json")
     if held is None:
         raise CheckpointError(f"{source.path} has no tokenizer.json; give one with --tokenizer")
@@ -169,4 +169,4 @@ def resize_embeddings(
         return np.concatenate([tensor, np.repeat(mean, vocab_size - old, axis=0)])
 
     larger = dataclasses.replace(spec, vocab_size=vocab_size)
-    return larger, LazyTensors(parameters(larger), make)
+    return larger, LazyTensors(list_parameters(larger), make)

@@ -17,7 +17,7 @@ from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import CheckpointError, HermesError
 from hermes.finetuning.base_model import BaseModel
 from hermes.finetuning.reference_logprobs import Reference, compute_reference, weights_hash
-from hermes.formatting import number_of
+from hermes.formatting import format_count
 from hermes.interface import Backend, Batch, Model, Options, StepReport, Tensors
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
@@ -72,15 +72,15 @@ class DPOData:
             seed=recipe.seed,
             val_fraction=recipe.val_fraction,
         )
-        count = number_of(len(held.pairs), "pairs")
+        count = format_count(len(held.pairs), "pairs")
         words = [f"{count} of at most {recipe.seq_len} tokens a side"]
         if held.cut:
             cut = ("prompts are cut from the left", "prompt is cut from the left")
-            words.append(number_of(held.cut, *cut))
+            words.append(format_count(held.cut, *cut))
         if held.dropped:
             left = "whose completion does not fit"
             words.append(
-                number_of(held.dropped, f"pairs {left} are left out", f"pair {left} is left out")
+                format_count(held.dropped, f"pairs {left} are left out", f"pair {left} is left out")
             )
         reference = None
         if recipe.preference.needs_reference:
@@ -195,13 +195,13 @@ def _evaluated(
         if stop():
             return None
         loss, sums = model.preferences(batch)
-        if not batch.counted:
+        if not batch.num_terms:
             continue
         found = {"val_loss": loss}
         found |= {f"val_{name}": value for name, value in measures(batch, sums).items()}
-        pairs += batch.counted
+        pairs += batch.num_terms
         for name, value in found.items():
-            total[name] = total.get(name, 0.0) + batch.counted * value
+            total[name] = total.get(name, 0.0) + batch.num_terms * value
     # Who had no pair knows no names either.
     names: list[str] = max(
         map(json.loads, process_group.all_gather_text(json.dumps([*total]))), key=len

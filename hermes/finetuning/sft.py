@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hermes.chat_templates.encoder import ChatEncoder, Example
 from hermes.chat_templates.messages import Conversation
 from hermes.data.example_dataset import ExampleData, fitted
-from hermes.formatting import number_of
+from hermes.formatting import format_count
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
@@ -47,16 +47,16 @@ class SFTData:
         trained = [*data.examples(data.train)]
         learnt = sum(int(example.learnt.sum()) for example in trained)
         words = [
-            f"{number_of(len(trained), 'examples')} in {number_of(len(data.train), 'rows')}; "
+            f"{format_count(len(trained), 'examples')} in {format_count(len(data.train), 'rows')}; "
             f"{learnt:,} of {sum(map(len, trained)):,} tokens are learnt, each with equal weight"
         ]
         if out := len(held.examples) - len(trained):
             one = "example is held out, in a row of its own"
-            words.append(number_of(out, "examples are held out, in rows of their own", one))
+            words.append(format_count(out, "examples are held out, in rows of their own", one))
         if held.dropped:
-            words.append(number_of(held.dropped, *_long(recipe, "left out")))
+            words.append(format_count(held.dropped, *_long(recipe, "left out")))
         if held.cut:
-            words.append(number_of(held.cut, *_long(recipe, "cut at the end")))
+            words.append(format_count(held.cut, *_long(recipe, "cut at the end")))
         return TrainingData(data, data, "rows", tuple(words))
 
 

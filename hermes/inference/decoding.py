@@ -14,7 +14,7 @@ import numpy as np
 from hermes.errors import HermesError
 from hermes.inference.sampling import Sampling, choose
 from hermes.interface import Model
-from hermes.numerics.randomness import uniforms
+from hermes.numerics.randomness import draw_uniforms
 
 __all__ = ["Completion", "complete", "generate"]
 
@@ -74,7 +74,7 @@ def _tokens(
     vocab_size: int | None,
 ) -> Generator[int, None, str]:
     count = min(max_tokens, model.spec.max_seq_len - len(prompt) + 1)
-    draws = uniforms(seed, stream, count, start=len(prompt))
+    draws = draw_uniforms(seed, stream, count, start=len(prompt))
     decoder = model.decoder(1, len(prompt) + count - 1)
     logits = decoder.advance(np.array([prompt], np.int32))
     for made in range(count):

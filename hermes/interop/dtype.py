@@ -6,11 +6,11 @@ from hermes.errors import HermesError
 from hermes.interface import Array
 from hermes.storage.safetensors import DTYPES
 
-__all__ = ["CODES", "WORDS", "cast"]
+__all__ = ["DTYPE_CODES", "DTYPE_NAMES", "cast"]
 
 # What users and config.json call a dtype -> what a tensor file does.
-CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
-WORDS = {code: word for word, code in CODES.items()}
+DTYPE_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
+DTYPE_NAMES = {code: word for word, code in DTYPE_CODES.items()}
 
 
 def cast(array: Array, code: str, name: str) -> Array:
@@ -24,7 +24,7 @@ def cast(array: Array, code: str, name: str) -> Array:
     if infinite.any() and np.isfinite(array[infinite]).any():
         largest = float(np.abs(array[np.isfinite(array)]).max())
         raise HermesError(
-            f"tensor {name!r} reaches {largest:.3g}, beyond what {WORDS[code]} can hold; "
+            f"tensor {name!r} reaches {largest:.3g}, beyond what {DTYPE_NAMES[code]} can hold; "
             "choose bfloat16 or float32"
         )
     return result

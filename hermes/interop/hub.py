@@ -26,14 +26,14 @@ from hermes.storage.reading import hash_file
 from hermes.tokenizer import Tokenizer
 
 __all__ = [
-    "Fetched",
+    "FetchedModel",
     "HubName",
     "fetch",
-    "hub_name",
-    "hub_trouble",
-    "local",
-    "pinned",
+    "parse_hub_name",
+    "pin_commit",
     "require_hub",
+    "resolve_hub_path",
+    "translate_hub_errors",
 ]
 
 # Of a repository that hermes did not write; its index names the shards.
@@ -61,7 +61,7 @@ class HubName:
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchedModel:
     """A whole model on this machine. commit: of 40 hex digits; notes: what its user should know."""
 
     folder: Path
@@ -69,7 +69,7 @@ class Fetched:
     notes: tuple[str, ...] = ()
 
 
-def hub_name(place: str | os.PathLike[str]) -> HubName | None:
+def parse_hub_name(place: str | os.PathLike[str]) -> HubName | None:
     """What a place names on the Hub, None of one on this machine. Raises HermesError."""
     text = os.fspath(place)
     if not text.startswith("hf:/"):
@@ -83,12 +83,12 @@ def hub_name(place: str | os.PathLike[str]) -> HubName | None:
     return HubName(found["repo"], found["revision"] or "main")
 
 
-def local(place: str | os.PathLike[str]) -> tuple[Path, tuple[str, ...]]:
+def resolve_hub_path(place: str | os.PathLike[str]) -> tuple[Path, tuple[str, ...]]:
     """The place on this machine, fetched first where it is on the Hub, and what to say about it.
 
     Raises HermesError, CheckpointError, StorageError.
     """
-    name = hub_name(place)
+    name = parse_hub_name(place)
     if name is None:
         return Path(place), ()
     found = fetch(name)
@@ -100,10 +100,10 @@ def load_tokenizer(place: str | os.PathLike[str]) -> Tokenizer:
 
     Raises DataError, StorageError, and for the Hub HermesError.
     """
-    return Tokenizer.load(local(place)[0])
+    return Tokenizer.load(resolve_hub_path(place)[0])
 
 
-def fetch(name: HubName, *, endpoint: str | None = None, cache: Path | None = None) -> Fetched:
+def fetch(name: HubName, *, endpoint: str | None = None, cache: Path | None = None) -> FetchedModel:
     """Fetch what hermes reads of a repository, all of it or nothing.
 
     endpoint and cache: None for what huggingface_hub's own variables say. Where the Hub cannot be
@@ -111,47 +111,47 @@ def fetch(name: HubName, *, endpoint: str | None = None, cache: Path | None = No
     HermesError, CheckpointError, StorageError.
     """
     hub = require_hub()
-    place = _place(name, cache)
-    known = _Known(place / "revisions", name.revision)
+    place = _find_cache_folder(name, cache)
+    known = _RevisionCache(place / "revisions", name.revision)
     if COMMIT.fullmatch(name.revision) and (place / name.revision).is_dir():
-        return Fetched(place / name.revision, name.revision)
+        return FetchedModel(place / name.revision, name.revision)
     api = hub.HfApi(endpoint=endpoint)
     try:
-        with hub_trouble(str(name), f"hf://{name.repo}"):
+        with translate_hub_errors(str(name), f"hf://{name.repo}"):
             info = api.model_info(name.repo, revision=name.revision, files_metadata=True)
     except StorageError as error:
         commit = known.read()
         if commit is None or not (place / commit).is_dir():
             raise
-        return Fetched(
+        return FetchedModel(
             place / commit, commit, (f"{error}; its copy of commit {commit[:12]} is taken",)
         )
     if not (place / info.sha).is_dir():
         listed = {one.rfilename: one for one in info.siblings or ()}
-        with hub_trouble(str(name), f"hf://{name.repo}"):
+        with translate_hub_errors(str(name), f"hf://{name.repo}"):
             files = _download(hub, name, info.sha, listed, endpoint, cache)
-        _keep(files, listed, place / info.sha, name)
+        _store_verified(files, listed, place / info.sha, name)
     known.write(info.sha)
-    return Fetched(place / info.sha, info.sha)
+    return FetchedModel(place / info.sha, info.sha)
 
 
-def _place(name: HubName, cache: Path | None) -> Path:
+def _find_cache_folder(name: HubName, cache: Path | None) -> Path:
     """Where the whole models of a repository are kept."""
     hub = require_hub()
     own = hub.file_download.repo_folder_name(repo_id=name.repo, repo_type="model")
     return Path(cache or hub.constants.HF_HUB_CACHE, own, "hermes")
 
 
-def pinned(place: str) -> str:
+def pin_commit(place: str) -> str:
     """A place on the Hub with the commit that was last fetched, so that it stays the same."""
-    name = hub_name(place)
+    name = parse_hub_name(place)
     if name is None:
         return place
-    commit = _Known(_place(name, None) / "revisions", name.revision).read()
+    commit = _RevisionCache(_find_cache_folder(name, None) / "revisions", name.revision).read()
     return str(HubName(name.repo, commit)) if commit else place
 
 
-class _Known:
+class _RevisionCache:
     """The commit that a revision was when the Hub was last asked."""
 
     def __init__(self, folder: Path, revision: str):
@@ -199,13 +199,13 @@ def _download(
     files = {}
     if INDEX in listed:
         files = get([INDEX])
-        wanted |= _shards(files[INDEX]) & listed.keys()
+        wanted |= _read_shard_names(files[INDEX]) & listed.keys()
     if not wanted:
         raise CheckpointError(f"{name} is no model hermes reads: it has no config.json")
     return files | get(sorted(wanted))
 
 
-def _shards(index: Path) -> set[str]:
+def _read_shard_names(index: Path) -> set[str]:
     """The files that an index names; what is wrong with it is told when it is read."""
     try:
         places = json.loads(index.read_bytes())["weight_map"].values()
@@ -214,7 +214,7 @@ def _shards(index: Path) -> set[str]:
     return {place for place in places if isinstance(place, str) and "/" not in place}
 
 
-def _keep(
+def _store_verified(
     files: Mapping[str, Path], listed: Mapping[str, Any], target: Path, name: HubName
 ) -> None:
     """A folder of these files, each compared with the Hub's hash, that is whole or not there."""
@@ -223,7 +223,7 @@ def _keep(
     with whole_folder(target, disk) as beside:
         for one, path in files.items():
             _link(path.resolve(), beside / one, disk)
-            if not _as_listed(beside / one, listed[one]):
+            if not _is_as_listed(beside / one, listed[one]):
                 path.resolve().unlink()
                 raise CheckpointError(
                     f"{one} of {name} did not arrive as the Hub has it; try again, and it is "
@@ -241,7 +241,7 @@ def _link(source: Path, target: Path, disk: Disk) -> None:
         disk.sync(file.fileno(), target)
 
 
-def _as_listed(path: Path, listed: Any) -> bool:
+def _is_as_listed(path: Path, listed: Any) -> bool:
     """Whether a file's bytes are those that the Hub lists: by SHA-256, or git's hash of it."""
     if listed.lfs is not None:
         same: bool = hash_file(path) == listed.lfs.sha256
@@ -267,7 +267,7 @@ def require_hub() -> Any:
 
 
 @contextmanager
-def hub_trouble(what: str, repo: str) -> Iterator[None]:
+def translate_hub_errors(what: str, repo: str) -> Iterator[None]:
     """A block whose trouble with the Hub is told in one sentence, of ours alone.
 
     what: it is about; repo: the page where access is asked for. Raises HermesError, StorageError.
@@ -277,10 +277,10 @@ def hub_trouble(what: str, repo: str) -> Iterator[None]:
     except HermesError:
         raise
     except Exception as error:  # of several libraries, and every release has others
-        raise _told(error, what, repo) from None
+        raise _translate_error(error, what, repo) from None
 
 
-def _told(error: Exception, what: str, repo: str) -> HermesError:
+def _translate_error(error: Exception, what: str, repo: str) -> HermesError:
     from huggingface_hub import errors
 
     access = "give a token that may, in HF_TOKEN or by 'hf auth login'"

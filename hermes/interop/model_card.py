@@ -1,44 +1,44 @@
 """The README.md of a model on the Hub: what it is, its architecture, and how to load it."""
 
 from hermes import mal
-from hermes.interop.convert import Converted
-from hermes.interop.huggingface.reader_support import NOT_EXPRESSIBLE, readers
-from hermes.numerics.params import tensor_count
+from hermes.interop.convert import Conversion
+from hermes.interop.huggingface.reader_support import NOT_EXPRESSIBLE, judge_readers
+from hermes.numerics.params import count_parameters
 
-__all__ = ["card"]
+__all__ = ["render_card"]
 
 
-def card(made: Converted, repo: str) -> str:
+def render_card(made: Conversion, repo: str) -> str:
     """The text, with the header that the Hub reads; nothing is said that the folder has not."""
     spec = made.source.spec
-    verdicts = readers(spec, converted=made.to == "hf")
+    verdicts = judge_readers(spec, converted=made.to == "hf")
     known = any(not verdict.startswith(NOT_EXPRESSIBLE) for _, verdict in verdicts)
     header = ["---", "pipeline_tag: text-generation", "tags:", "- hermes"]
     header += ["library_name: transformers"] if known else []
     parts = [
         "\n".join([*header, "---"]),
         f"# {repo.rpartition('/')[2]}",
-        f"A language model of {tensor_count(spec):,} parameters, {spec.num_layers} layers and a "
-        f"context of {spec.max_seq_len:,} tokens, made with hermes. Weights are {made.dtype}, "
+        f"A language model of {count_parameters(spec):,} parameters, {spec.num_layers} layers and "
+        f"a context of {spec.max_seq_len:,} tokens, made with hermes. Weights are {made.dtype}, "
         f"under the names of `{made.architecture}`.",
         " ".join(spec.description.split()),
         "## Use",
-        _code("bash", f'hermes generate --checkpoint hf://{repo} --prompt "..."'),
-        _code("python", f'import hermes\n\nmodel = hermes.load("hf://{repo}")'),
+        _format_code("bash", f'hermes generate --checkpoint hf://{repo} --prompt "..."'),
+        _format_code("python", f'import hermes\n\nmodel = hermes.load("hf://{repo}")'),
     ]
     if known:
         name = "AutoModelForCausalLM"
         lines = f'from transformers import {name}\n\nmodel = {name}.from_pretrained("{repo}")'
-        parts.append(_code("python", lines))
+        parts.append(_format_code("python", lines))
     rows = "\n".join(f"| {reader} | {verdict} |" for reader, verdict in verdicts)
     parts += [
         "Whether other tools compute the same:",
         f"| reader | logits |\n|---|---|\n{rows}",
         "## Architecture",
-        _code("", mal.dumps(spec).strip()),
+        _format_code("", mal.dumps(spec).strip()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _code(language: str, text: str) -> str:
+def _format_code(language: str, text: str) -> str:
     return f"```{language}\n{text}\n```"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hermes.interop.huggingface.families import cycled
+from hermes.interop.huggingface.families import build_pattern
 from hermes.interop.huggingface.fields import Fields
 from hermes.spec import (
     MAX_LAYERS,
@@ -23,21 +23,21 @@ from hermes.spec import (
     Scaling,
 )
 
-__all__ = ["litgpt_spec", "nanogpt_spec"]
+__all__ = ["read_litgpt", "read_nanogpt"]
 
 
-def nanogpt_spec(model_args: Mapping[str, Any]) -> ModelSpec:
+def read_nanogpt(model_args: Mapping[str, Any]) -> ModelSpec:
     """The model of a nanoGPT checkpoint's `model_args`. Raises SpecError.
 
     Its gelu is the exact one, as nanoGPT has it since May 2023; before that it was gelu_tanh, and
     a checkpoint does not say which.
     """
     fields = Fields(model_args, where="model_args")
-    bias, rate = fields.flag("bias", True), fields.number("dropout") or 0.0
-    length, width = fields.size("block_size"), fields.size("n_embd")
+    bias, rate = fields.take_flag("bias", True), fields.take_number("dropout") or 0.0
+    length, width = fields.take_size("block_size"), fields.take_size("n_embd")
     block = BlockSpec(
         attention=AttentionSpec(
-            num_heads=fields.size("n_head"),
+            num_heads=fields.take_size("n_head"),
             bias="all" if bias else "none",
             dropout=rate,
             position_encoding=Learned(),
@@ -49,10 +49,10 @@ def nanogpt_spec(model_args: Mapping[str, Any]) -> ModelSpec:
     spec = ModelSpec(
         name="nanogpt",
         blocks=(block,),
-        vocab_size=fields.size("vocab_size"),
+        vocab_size=fields.take_size("vocab_size"),
         max_seq_len=length,
         hidden_size=width,
-        num_layers=fields.size("n_layer"),
+        num_layers=fields.take_size("n_layer"),
         embeddings=EmbeddingsSpec(tie_weights=True, dropout=rate),
     )
     fields.finish()
@@ -66,76 +66,80 @@ _SIZES = """
 _HARMLESS = frozenset(_SIZES.split())
 
 
-def litgpt_spec(config: Mapping[str, Any], where: str = "model_config.yaml") -> ModelSpec:
+def read_litgpt(config: Mapping[str, Any], where: str = "model_config.yaml") -> ModelSpec:
     """The model of litgpt's model_config.yaml. Raises SpecError."""
     fields = Fields(config, where=where)
-    name = fields.text("name", "")
+    name = fields.take_text("name", "")
     gemma = "Gemma" in name  # litgpt goes by the name, too
     if "OLMo-1B" in name or "OLMo-7B" in name:
         fields.refuse("name", name)  # a LayerNorm without weights
-    layers, width, heads = fields.size("n_layer"), fields.size("n_embd"), fields.size("n_head")
+    layers, width, heads = (
+        fields.take_size("n_layer"),
+        fields.take_size("n_embd"),
+        fields.take_size("n_head"),
+    )
     if layers > MAX_LAYERS:
         fields.refuse("n_layer", layers)
-    size = fields.size("head_size", max(width // heads, 1))
-    everything = fields.flag("bias", True)
+    size = fields.take_size("head_size", max(width // heads, 1))
+    everything = fields.take_flag("bias", True)
     block = BlockSpec(
         attention=AttentionSpec(
             num_heads=heads,
-            num_kv_heads=fields.size("n_query_groups", heads),
+            num_kv_heads=fields.take_size("n_query_groups", heads),
             head_dim=None if size * heads == width else size,
-            bias="all" if everything else "qkv" if fields.flag("attn_bias", False) else "none",
-            qk_norm=_qk_norm(fields),
-            softcap=fields.number("attention_logit_softcapping"),
-            scale=_scale(fields, size),
+            bias="all" if everything else "qkv" if fields.take_flag("attn_bias", False) else "none",
+            qk_norm=_read_qk_norm(fields),
+            softcap=fields.take_number("attention_logit_softcapping"),
+            scale=_read_scale(fields, size),
         ),
-        ffn=_ffn(fields, width, everything),
-        norm=_norm(fields, gemma),
-        norm_position=_norm_position(fields),
-        parallel=fields.flag("parallel_residual", True),
+        ffn=_read_ffn(fields, width, everything),
+        norm=_read_norm(fields, gemma),
+        norm_position=_read_norm_position(fields),
+        parallel=fields.take_flag("parallel_residual", True),
     )
     fields.take("attn_bias")
-    fields.only("shared_attention_norm", False)
-    rows = fields.size("vocab_size", 50_254)
-    several = fields.size("padding_multiple", 512)
+    fields.allow_only("shared_attention_norm", False)
+    rows = fields.take_size("vocab_size", 50_254)
+    several = fields.take_size("padding_multiple", 512)
     spec = ModelSpec(
         name="litgpt",
-        blocks=_blocks(fields, block, layers, size),
-        vocab_size=fields.size("padded_vocab_size", -(-rows // several) * several),
-        max_seq_len=fields.size("block_size", 4096),
+        blocks=_read_blocks(fields, block, layers, size),
+        vocab_size=fields.take_size("padded_vocab_size", -(-rows // several) * several),
+        max_seq_len=fields.take_size("block_size", 4096),
         hidden_size=width,
         num_layers=layers,
         embeddings=EmbeddingsSpec(
-            scale=width**0.5 if fields.flag("scale_embeddings", False) else None
+            scale=width**0.5 if fields.take_flag("scale_embeddings", False) else None
         ),
         output=OutputSpec(
-            bias=fields.flag("lm_head_bias", False),
-            softcap=fields.number("final_logit_softcapping"),
+            bias=fields.take_flag("lm_head_bias", False),
+            softcap=fields.take_number("final_logit_softcapping"),
         ),
     )
-    fields.only("n_expert", 0)
-    fields.only("rope_interleave", False)
+    fields.allow_only("n_expert", 0)
+    fields.allow_only("rope_interleave", False)
     fields.finish(_HARMLESS)
     return spec
 
 
-def _scale(fields: Fields, size: int) -> float | None:
-    scalar = fields.size("attention_scores_scalar", size)
+def _read_scale(fields: Fields, size: int) -> float | None:
+    scalar = fields.take_size("attention_scores_scalar", size)
     return None if scalar == size else float(scalar**-0.5)
 
 
-def _qk_norm(fields: Fields) -> str:
-    kind = fields.text("norm_qk_type", "default")
+def _read_qk_norm(fields: Fields) -> str:
+    kind = fields.take_text("norm_qk_type", "default")
     if kind not in ("default", "olmo2"):
         fields.refuse("norm_qk_type", kind)
-    if not fields.flag("norm_qk", False):
+    if not fields.take_flag("norm_qk", False):
         return "none"
     return "flat" if kind == "olmo2" else "head"
 
 
-def _ffn(fields: Fields, width: int, bias: bool) -> FfnSpec:
-    kind = fields.text("mlp_class_name", "GptNeoxMLP")
-    tanh = fields.text("gelu_approximate", "none") == "tanh"
-    size = fields.size("intermediate_size", 4 * width)
+def _read_ffn(fields: Fields, width: int, bias: bool) -> FfnSpec:
+    kind = fields.take_text("mlp_class_name", "GptNeoxMLP")
+    tanh = fields.take_text("gelu_approximate", "none") == "tanh"
+    size = fields.take_size("intermediate_size", 4 * width)
     match kind:
         case "LLaMAMLP":
             return FfnSpec(size, "swiglu", bias=bias)
@@ -146,8 +150,8 @@ def _ffn(fields: Fields, width: int, bias: bool) -> FfnSpec:
     fields.refuse("mlp_class_name", kind)
 
 
-def _norm(fields: Fields, gemma: bool) -> Norm:
-    kind, eps = fields.text("norm_class_name", "LayerNorm"), fields.number("norm_eps")
+def _read_norm(fields: Fields, gemma: bool) -> Norm:
+    kind, eps = fields.take_text("norm_class_name", "LayerNorm"), fields.take_number("norm_eps")
     eps = 1e-5 if eps is None else eps
     match kind:
         case "RMSNorm":
@@ -157,12 +161,12 @@ def _norm(fields: Fields, gemma: bool) -> Norm:
     fields.refuse("norm_class_name", kind)
 
 
-def _norm_position(fields: Fields) -> str:
+def _read_norm_position(fields: Fields) -> str:
     where = (
-        fields.flag("norm_1", True),
-        fields.flag("post_attention_norm", False),
-        fields.flag("norm_2", True),
-        fields.flag("post_mlp_norm", False),
+        fields.take_flag("norm_1", True),
+        fields.take_flag("post_attention_norm", False),
+        fields.take_flag("norm_2", True),
+        fields.take_flag("post_mlp_norm", False),
     )
     match where:
         case (True, False, True, False):
@@ -174,25 +178,27 @@ def _norm_position(fields: Fields) -> str:
     fields.refuse("post_attention_norm", where[1])
 
 
-def _blocks(fields: Fields, block: BlockSpec, layers: int, size: int) -> tuple[BlockSpec, ...]:
+def _read_blocks(fields: Fields, block: BlockSpec, layers: int, size: int) -> tuple[BlockSpec, ...]:
     """The block with the window and the rope of each layer."""
-    window = fields.size("sliding_window_size") if fields.has("sliding_window_size") else None
-    slides = _chosen(fields, "sliding_window_indices", layers)
+    window = fields.take_size("sliding_window_size") if fields.has("sliding_window_size") else None
+    slides = _read_layer_flags(fields, "sliding_window_indices", layers)
     fields.take("sliding_window_size")
-    share = fields.number("rotary_percentage")
+    share = fields.take_number("rotary_percentage")
     turning = int((0.25 if share is None else share) * size)
     part = None if turning == size else turning
-    condensed = fields.size("rope_condense_ratio", 1)
+    condensed = fields.take_size("rope_condense_ratio", 1)
     plain = LinearScaling(condensed) if condensed > 1 else None
-    full = Rope(fields.number("rope_base") or 10_000.0, _adjusted(fields, plain), part)
-    theta = fields.number("rope_local_base_freq")
+    full = Rope(
+        fields.take_number("rope_base") or 10_000.0, _read_rope_adjustments(fields, plain), part
+    )
+    theta = fields.take_number("rope_local_base_freq")
     local = full if theta is None else Rope(theta, plain, part)
-    near = _chosen(fields, "rope_indices", layers)
+    near = _read_layer_flags(fields, "rope_indices", layers)
     windows = [window if slide else None for slide in slides]
-    return cycled(block, windows, [local if chosen else full for chosen in near])
+    return build_pattern(block, windows, [local if chosen else full for chosen in near])
 
 
-def _chosen(fields: Fields, name: str, layers: int) -> list[bool]:
+def _read_layer_flags(fields: Fields, name: str, layers: int) -> list[bool]:
     """A list of 0 and 1, at least one for each layer; all of them where it is not there."""
     values = fields.take(name)
     if values is None:
@@ -202,8 +208,8 @@ def _chosen(fields: Fields, name: str, layers: int) -> list[bool]:
     return [bool(value) for value in values[:layers]]
 
 
-def _adjusted(fields: Fields, plain: LinearScaling | None) -> Scaling | None:
-    values = fields.inner("rope_adjustments")
+def _read_rope_adjustments(fields: Fields, plain: LinearScaling | None) -> Scaling | None:
+    values = fields.take_object("rope_adjustments")
     if not values:
         return plain
     llama3 = {"factor", "low_freq_factor", "high_freq_factor", "original_max_seq_len"}

@@ -19,18 +19,18 @@ from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.weights import INDEX, MODEL, read_weights
 from hermes.errors import CheckpointError, HermesError
 from hermes.interface import Array, LazyTensors, Tensors
-from hermes.interop.companions import beside, read_object
-from hermes.interop.hub import local
-from hermes.interop.huggingface.config_reader import spec_of
-from hermes.interop.nanogpt_litgpt import litgpt_spec, nanogpt_spec
+from hermes.interop.companions import parse_object, read_companions
+from hermes.interop.hub import resolve_hub_path
+from hermes.interop.huggingface.config_reader import read_config
+from hermes.interop.nanogpt_litgpt import read_litgpt, read_nanogpt
 from hermes.interop.tensor_names import unpack
 from hermes.interop.torch_checkpoint import TorchFile
-from hermes.numerics.lora import adapted_paths, merge_adapters
+from hermes.numerics.lora import find_adapted_paths, merge_adapters
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
 
-__all__ = ["Source", "open_source", "with_adapter"]
+__all__ = ["StoredModel", "merge_adapter", "open_model"]
 
 LITGPT, LITGPT_CONFIG = "lit_model.pth", "model_config.yaml"
 TORCH_ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
@@ -38,7 +38,7 @@ IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
-class Source:
+class StoredModel:
     """A model that was found. params: our tensors, each read when asked for.
 
     dtypes: how each is stored, as F32 or BF16. files: what lies beside the weights for text, by
@@ -57,16 +57,16 @@ class Source:
     adapted: bool = False
 
 
-def with_adapter(source: Source, folder: Path) -> Source:
+def merge_adapter(source: StoredModel, folder: Path) -> StoredModel:
     """The model with a PEFT adapter merged in, in float32 at least.
 
     folder: the adapter's, or a run's, for its newest checkpoint. Raises CheckpointError, also where
     a run of hermes trained it on other weights than these.
     """
-    place, notes = local(folder)
+    place, notes = resolve_hub_path(folder)
     if place.is_dir() and steps(place):
         found, skipped = locate(place)
-        place, notes = found.path, notes + _passed_over(skipped)
+        place, notes = found.path, notes + _note_skipped(skipped)
     lora, adapter = open_adapter(place, source.spec)
     if (place / MANIFEST).exists() and (place / MODEL).exists():
         _require_trained_on(source, place, lora)
@@ -82,10 +82,10 @@ def with_adapter(source: Source, folder: Path) -> Source:
     return replace(source, params=params, adapted=True, notes=source.notes + notes)
 
 
-def _require_trained_on(source: Source, run: Path, lora: Lora) -> None:
+def _require_trained_on(source: StoredModel, run: Path, lora: Lora) -> None:
     """Refuse a base whose adapted matrices are not those in the run's folder, rounded or not."""
     own = read_weights(run)
-    for path in adapted_paths(source.spec, lora):
+    for path in find_adapted_paths(source.spec, lora):
         name = f"{path}.weight"
         weight = source.params[name]
         with np.errstate(over="ignore"):  # beyond float16: it differs
@@ -97,7 +97,7 @@ def _require_trained_on(source: Source, run: Path, lora: Lora) -> None:
             )
 
 
-def open_source(path: Path, *, config: Path | None = None) -> Source:
+def open_model(path: Path, *, config: Path | None = None) -> StoredModel:
     """Open a model, whatever wrote it.
 
     path: a checkpoint or run of hermes, a Hugging Face or litgpt folder, a .safetensors, or a .pt
@@ -105,95 +105,97 @@ def open_source(path: Path, *, config: Path | None = None) -> Source:
     litgpt's .yaml. hf://OWNER/REPO is fetched first. Raises CheckpointError, SpecError,
     StorageError, MissingBackend, and for the Hub HermesError.
     """
-    found, notes = local(path)
+    found, notes = resolve_hub_path(path)
     source = _open(found, config)
     return replace(source, notes=notes + source.notes) if notes else source
 
 
-def _open(path: Path, config: Path | None) -> Source:
+def _open(path: Path, config: Path | None) -> StoredModel:
     if path.is_dir():
         if config is not None:
             raise HermesError(f"{path} is a folder, which has its own config; leave --config out")
         if (path / MANIFEST).exists() or steps(path):
-            return _checkpoint(path)
+            return _open_checkpoint(path)
         if (path / CONFIG).exists():
-            return _folder(path)
+            return _open_folder(path)
         if (path / LITGPT).exists():
-            return _torch(path / LITGPT, config)
+            return _open_torch(path / LITGPT, config)
         raise CheckpointError(
             f"{path} is no model hermes reads: it has no {MANIFEST}, {CONFIG} or {LITGPT}"
         )
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder; check the name")
     if path.suffix == ".safetensors":
-        return _weights(path, config)
+        return _open_weights(path, config)
     if path.suffix in TORCH_ENDINGS:
-        return _torch(path, config)
+        return _open_torch(path, config)
     raise CheckpointError(
         f"{path} is no model hermes reads: a file must end in .safetensors, "
         f"{', '.join(TORCH_ENDINGS)}"
     )
 
 
-def _checkpoint(path: Path) -> Source:
+def _open_checkpoint(path: Path) -> StoredModel:
     found, skipped = locate(path)
     stock = read_weights(found.path)
     stored, dtypes = unpack(stock, found.spec, "hermes", str(found.path))
     params = found.params if found.adapted else stored
-    return Source(
+    return StoredModel(
         found.path,
         "hermes checkpoint",
         found.spec,
         params,
         dtypes,
-        beside(found.path),
-        _ids(found.companions.config),
-        _passed_over(skipped),
+        read_companions(found.path),
+        _read_token_ids(found.companions.config),
+        _note_skipped(skipped),
         found.adapted,
     )
 
 
-def _passed_over(skipped: Iterable[Skipped]) -> tuple[str, ...]:
+def _note_skipped(skipped: Iterable[Skipped]) -> tuple[str, ...]:
     return tuple(f"passed over {skip.path.name}: {skip.reason}" for skip in skipped)
 
 
-def _folder(path: Path) -> Source:
+def _open_folder(path: Path) -> StoredModel:
     if not (path / MODEL).exists() and not (path / INDEX).exists():
         raise CheckpointError(
             f"{path} has no {MODEL} and no {INDEX}; hermes reads weights as safetensors"
         )
     # Where a folder of hermes has lost its manifest, its MAL still says more than config.json.
     own = (path / SPEC).exists()
-    spec, family, ids = _architecture(path / CONFIG)
+    spec, family, ids = _read_architecture(path / CONFIG)
     spec, family = (mal.load(path / SPEC), "hermes") if own else (spec, family)
     params, dtypes = unpack(read_weights(path), spec, family, str(path))
     kind = f"Hugging Face folder, {family}"
-    return Source(path, kind, spec, params, dtypes, beside(path), ids)
+    return StoredModel(path, kind, spec, params, dtypes, read_companions(path), ids)
 
 
-def _weights(path: Path, config: Path | None) -> Source:
+def _open_weights(path: Path, config: Path | None) -> StoredModel:
     near = path.with_name(CONFIG)
     if config is None and not near.exists():
         raise CheckpointError(f"{path} is weights alone; say with --config of which model")
-    spec, family, ids = _architecture(config or near)
+    spec, family, ids = _read_architecture(config or near)
     params, dtypes = unpack(read_weights(path), spec, family, str(path))
-    return Source(path, f"weights, {family}", spec, params, dtypes, beside(path.parent), ids)
+    return StoredModel(
+        path, f"weights, {family}", spec, params, dtypes, read_companions(path.parent), ids
+    )
 
 
-def _torch(path: Path, config: Path | None) -> Source:
+def _open_torch(path: Path, config: Path | None) -> StoredModel:
     file = TorchFile(path)
     args = file.extras.get("model_args")
     near = path.with_name(LITGPT_CONFIG)
     notes: tuple[str, ...] = ()
     ids: Mapping[str, Any] = {}
     if config is None and isinstance(args, dict):
-        spec, family = nanogpt_spec(args), "nanogpt"
+        spec, family = read_nanogpt(args), "nanogpt"
         notes = (
             "nanoGPT's gelu is read as the exact one; a checkpoint from before May 2023 meant "
             "gelu_tanh",
         )
     elif config is not None or near.exists():
-        spec, family, ids = _architecture(config or near)
+        spec, family, ids = _read_architecture(config or near)
     else:
         raise CheckpointError(
             f"{path} says nothing of its architecture: it has no model_args as nanoGPT's and no "
@@ -204,17 +206,17 @@ def _torch(path: Path, config: Path | None) -> Source:
     if family == "litgpt" and any(".attn.attn." in name for name in file):
         family = "litgpt-old"
     params, dtypes = unpack(file, spec, family, str(path))
-    return Source(
-        path, f"{family} checkpoint", spec, params, dtypes, beside(path.parent), ids, notes
+    return StoredModel(
+        path, f"{family} checkpoint", spec, params, dtypes, read_companions(path.parent), ids, notes
     )
 
 
-def _architecture(path: Path) -> tuple[ModelSpec, str, Mapping[str, Any]]:
+def _read_architecture(path: Path) -> tuple[ModelSpec, str, Mapping[str, Any]]:
     """Specification, layout of its tensors, and token ids, from a file of any kind of config."""
     match path.suffix:
         case ".json":
-            values = read_object(read_small(path), str(path))
-            return spec_of(values), values["model_type"], _ids(values)
+            values = parse_object(read_small(path), str(path))
+            return read_config(values), values["model_type"], _read_token_ids(values)
         case ".mal":
             return mal.load(path), "hermes", {}
         case ".yaml" | ".yml":
@@ -224,9 +226,9 @@ def _architecture(path: Path) -> tuple[ModelSpec, str, Mapping[str, Any]]:
                 raise CheckpointError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
             if not isinstance(values, dict):
                 raise CheckpointError(f"{path} must hold an object")
-            return litgpt_spec(values, str(path)), "litgpt", {}
+            return read_litgpt(values, str(path)), "litgpt", {}
     raise HermesError(f"--config {path} must end in .json, .mal or .yaml")
 
 
-def _ids(config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_token_ids(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: config.get(name) for name in IDS}

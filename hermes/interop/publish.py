@@ -9,11 +9,11 @@ from typing import Any
 
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.errors import HermesError
-from hermes.interop.convert import Converted, convert
-from hermes.interop.hub import READ, hub_trouble, require_hub
-from hermes.interop.model_card import card
+from hermes.interop.convert import Conversion, convert
+from hermes.interop.hub import READ, require_hub, translate_hub_errors
+from hermes.interop.model_card import render_card
 
-__all__ = ["Published", "publish", "require_writable"]
+__all__ = ["PublishedModel", "publish", "require_writable"]
 
 CARD = "README.md"
 REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -25,10 +25,10 @@ STALE = re.compile(
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedModel:
     """What was put where. page: its address; commit: of 40 hex digits."""
 
-    converted: Converted
+    converted: Conversion
     page: str
     commit: str
     notes: tuple[str, ...]
@@ -42,7 +42,7 @@ def require_writable(repo: str, *, public: bool = False, endpoint: str | None = 
     if not REPO.fullmatch(repo):
         raise HermesError(f"{repo!r} is no name of a repository, which is OWNER/REPO")
     api = require_hub().HfApi(endpoint=endpoint)
-    with hub_trouble(f"push to {repo}", f"hf://{repo}"):
+    with translate_hub_errors(f"push to {repo}", f"hf://{repo}"):
         api.whoami()
         api.create_repo(repo, private=not public, exist_ok=True)
     return api
@@ -58,8 +58,8 @@ def publish(
     public: bool = False,
     endpoint: str | None = None,
     backend: str | None = None,
-    watch: Callable[[str, float], None] = lambda stage, share: None,
-) -> Published:
+    on_progress: Callable[[str, float], None] = lambda stage, share: None,
+) -> PublishedModel:
     """Convert the model at `source` as `convert` does, and make it what `repo` holds.
 
     No optimizer's state goes along, and adapters are merged in. Files of an earlier model are
@@ -75,20 +75,20 @@ def publish(
             dtype=dtype,
             config=config,
             backend=backend,
-            watch=watch,
+            on_progress=on_progress,
         )
-        with hub_trouble(f"push to {repo}", f"hf://{repo}"):
+        with translate_hub_errors(f"push to {repo}", f"hf://{repo}"):
             there = {one.rfilename for one in api.model_info(repo).siblings or ()}
             done = api.create_commit(
                 repo,
-                operations=_operations(Path(folder, "model"), there, card(made, repo)),
+                operations=_plan_commit(Path(folder, "model"), there, render_card(made, repo)),
                 commit_message=f"{made.source.spec.name}, {made.architecture}, {made.dtype}",
             )
     kept = (f"{CARD} of {repo} stays as it is",) if CARD in there else ()
-    return Published(made, f"{api.endpoint}/{repo}", done.oid, made.notes + kept)
+    return PublishedModel(made, f"{api.endpoint}/{repo}", done.oid, made.notes + kept)
 
 
-def _operations(folder: Path, there: set[str], text: str) -> list[Any]:
+def _plan_commit(folder: Path, there: set[str], text: str) -> list[Any]:
     hub = require_hub()
     new = {path.name: path for path in sorted(folder.iterdir())}
     stale = sorted(name for name in there - new.keys() if STALE.fullmatch(name))

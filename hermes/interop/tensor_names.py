@@ -16,17 +16,17 @@ from hermes.checkpoint import Kind
 from hermes.checkpoint.weights import plain_name
 from hermes.errors import CheckpointError
 from hermes.interface import Array, LazyTensors, Tensors
-from hermes.numerics.params import NORM_NAMES, Tensor, parameters
+from hermes.numerics.params import NORM_NAMES, Tensor, list_parameters
 from hermes.spec import BlockSpec, ModelSpec
 
-__all__ = ["Stock", "Stored", "layout_of", "pack", "unpack"]
+__all__ = ["StoredTensor", "TensorSource", "make_layout", "pack", "unpack"]
 
 EMBEDDING = "model.embed_tokens.weight"
 OPTIONAL = "transformer."  # before GPT-2's names, in some files
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-class Stock(Protocol):
+class TensorSource(Protocol):
     """Tensors by the names of a file, each read when asked for; `kinds` without reading them."""
 
     kinds: dict[str, Kind]
@@ -37,7 +37,7 @@ class Stock(Protocol):
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor of another layout, made of one or more of ours.
 
     parts: our names; their rows follow each other, in each of `groups` equal shares. transposed:
@@ -49,7 +49,7 @@ class Stored:
     groups: int = 1
     transposed: bool = False
 
-    def shape(self, table: Mapping[str, Tensor]) -> tuple[int, ...]:
+    def compute_shape(self, table: Mapping[str, Tensor]) -> tuple[int, ...]:
         """Its shape, from those of its parts."""
         rows = sum(table[part].shape[0] for part in self.parts)
         shape = (rows, *table[self.parts[0]].shape[1:])
@@ -123,7 +123,7 @@ _GPT_NEOX = {
 }
 
 
-def _modules(spec: ModelSpec, family: str) -> Mapping[str, str] | None:
+def _choose_modules(spec: ModelSpec, family: str) -> Mapping[str, str] | None:
     match family:
         case "gpt2" if spec.embeddings.tie_weights:
             return _GPT2
@@ -145,25 +145,27 @@ def _modules(spec: ModelSpec, family: str) -> Mapping[str, str] | None:
     return None
 
 
-def layout_of(spec: ModelSpec, family: str) -> list[Stored]:
+def make_layout(spec: ModelSpec, family: str) -> list[StoredTensor]:
     """How `family` stores the tensors of a spec; every one of ours is in exactly one of them.
 
     family: a model_type of config.json, nanogpt, litgpt, or litgpt-old, whose attention is still
     laid out group by group.
     """
-    table = parameters(spec)
-    modules = _modules(spec, family)
+    table = list_parameters(spec)
+    modules = _choose_modules(spec, family)
     if modules is None:
-        return [Stored(name, (name,)) for name in table]
-    once = [s for name, ours in modules.items() if "{i}" not in name for s in _each(name, [ours])]
+        return [StoredTensor(name, (name,)) for name in table]
+    once = [
+        s for name, ours in modules.items() if "{i}" not in name for s in _make_stored(name, [ours])
+    ]
     layered = [
         stored
         for i, layer in enumerate(spec.layers)
         for name, ours in modules.items()
         if "{i}" in name
-        for stored in _each(
+        for stored in _make_stored(
             name.replace("{i}", str(i)),
-            [f"model.layers.{i}.{part}" for part in _named(ours, layer).split()],
+            [f"model.layers.{i}.{part}" for part in _resolve_norm_name(ours, layer).split()],
             layer.attention.kv_heads,
         )
     ]
@@ -173,17 +175,17 @@ def layout_of(spec: ModelSpec, family: str) -> list[Stored]:
     return layout
 
 
-def _named(ours: str, layer: BlockSpec) -> str:
+def _resolve_norm_name(ours: str, layer: BlockSpec) -> str:
     """Our module, the norm's name at its place filled in; "-" where no norm stands there."""
     place = ours.strip("{}")
     return ours if place == ours else NORM_NAMES[layer.norm_position].get(place, "-")
 
 
-def _each(name: str, parts: list[str], groups: int = 1) -> Iterator[Stored]:
+def _make_stored(name: str, parts: list[str], groups: int = 1) -> Iterator[StoredTensor]:
     plain = name.rstrip("*@")
     grouped = groups if name.endswith("@") else 1
     for kind in ("weight", "bias"):
-        yield Stored(
+        yield StoredTensor(
             f"{plain}.{kind}",
             tuple(f"{part}.{kind}" for part in parts),
             grouped,
@@ -197,21 +199,21 @@ _HEADS = ("lm_head.weight", "embed_out.weight")
 
 
 def unpack(
-    stock: Stock, spec: ModelSpec, family: str, where: str
+    stock: TensorSource, spec: ModelSpec, family: str, where: str
 ) -> tuple[LazyTensors, dict[str, str]]:
     """Our tensors of a spec from a file laid out as `family` does, each made when asked for.
 
     With them each one's dtype in the file, as F32 or BF16. Every stored tensor must be there in its
     shape, and none besides but masks and a head that is the embedding. Raises CheckpointError.
     """
-    table, layout = parameters(spec), layout_of(spec, family)
-    found = _found(stock, where)
-    places: dict[str, tuple[Stored, str]] = {}
+    table, layout = list_parameters(spec), make_layout(spec, family)
+    found = _strip_prefixes(stock, where)
+    places: dict[str, tuple[StoredTensor, str]] = {}
     for stored in layout:
         name = found.pop(stored.name.removeprefix(OPTIONAL), None)
         if name is None:
             raise CheckpointError(f"{where} has no tensor {stored.name!r}, which its config needs")
-        kind, shape = stock.kinds[name], stored.shape(table)
+        kind, shape = stock.kinds[name], stored.compute_shape(table)
         if kind.shape != shape:
             raise CheckpointError(
                 f"{where}: tensor {name!r} has shape {kind.shape}, expected {shape}"
@@ -240,7 +242,7 @@ def unpack(
     return LazyTensors(table, make), dtypes
 
 
-def _found(stock: Stock, where: str) -> dict[str, str]:
+def _strip_prefixes(stock: TensorSource, where: str) -> dict[str, str]:
     """Stored names by what they are without the wrappers' and GPT-2's optional prefixes."""
     found: dict[str, str] = {}
     for name in stock.kinds:
@@ -253,5 +255,5 @@ def _found(stock: Stock, where: str) -> dict[str, str]:
 
 def pack(params: Tensors, spec: ModelSpec, family: str) -> LazyTensors:
     """The tensors that `family` stores, from ours, each made when asked for."""
-    layout = {stored.name: stored for stored in layout_of(spec, family)}
+    layout = {stored.name: stored for stored in make_layout(spec, family)}
     return LazyTensors(layout, lambda name: layout[name].pack(params))

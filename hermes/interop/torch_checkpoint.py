@@ -49,7 +49,7 @@ class TorchFile(Mapping[str, Array]):
             what = f"{odd[0]!r} is no tensor" if odd else "it has none"
             raise CheckpointError(f"{path} is no model of tensors: {what}")
         for name, value in self._tensors.items():
-            if not _plain(value):
+            if not _is_plain(value):
                 raise CheckpointError(f"{path}: {name!r} is no plain tensor; save it as one")
         self.kinds = {
             name: Kind(CODES.get(str(value.dtype), str(value.dtype)), tuple(value.shape))
@@ -72,7 +72,7 @@ class TorchFile(Mapping[str, Array]):
         return len(self._tensors)
 
 
-def _plain(tensor: Any) -> bool:
+def _is_plain(tensor: Any) -> bool:
     """Whether its numbers are all there, in memory's order: not sparse, nested or without data."""
     dense = str(tensor.layout) == "torch.strided" and not tensor.is_nested
     return dense and str(tensor.device) == "cpu"
@@ -88,7 +88,7 @@ def _load(path: Path) -> dict[str, Any]:
         ) from error
     if not read_start(path, len(ZIP)).startswith(ZIP):
         raise CheckpointError(f"{path} is not as torch.save writes since PyTorch 1.6; save it anew")
-    _check_sums(path)
+    _check_crcs(path)
     try:
         whole = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # unpickling raises whatever the bytes make it
@@ -106,7 +106,7 @@ def _load(path: Path) -> dict[str, Any]:
     return whole
 
 
-def _check_sums(path: Path) -> None:
+def _check_crcs(path: Path) -> None:
     """Every entry against the CRC-32 the archive has of it, which torch.load does not look at.
 
     Nothing is unpacked but to be summed. Raises CheckpointError.

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from hermes.errors import CheckpointError, MissingBackend
 from hermes.interface import Array, Backend, LazyTensors, Options, Tensors, find_backend
 from hermes.interop.dtype import cast
-from hermes.interop.open_model import Source
-from hermes.numerics.params import parameters, tensor_count
+from hermes.interop.open_model import StoredModel
+from hermes.numerics.params import count_parameters, list_parameters
 from hermes.spec import ModelSpec
 
-__all__ = ["Proof", "prove"]
+__all__ = ["Verification", "verify_conversion"]
 
 # Above this many parameters the layers are tried one at a time, on part of the vocabulary, so that
 # a model much larger than memory is proved too.
@@ -26,7 +26,7 @@ ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class Proof:
+class Verification:
     """How far the logits of source and result are apart.
 
     difference: the largest, over the root mean square of the logits. backend: what computed them.
@@ -38,56 +38,60 @@ class Proof:
     passes: int
 
 
-def prove(
-    source: Source,
-    result: Source,
+def verify_conversion(
+    source: StoredModel,
+    result: StoredModel,
     backend: str | None = None,
-    watch: Callable[[str, float], None] = lambda stage, share: None,
-) -> Proof:
+    on_progress: Callable[[str, float], None] = lambda stage, share: None,
+) -> Verification:
     """Compare two models: every tensor bit by bit, and the logits of a fixed prompt.
 
     The result's tensors must be the source's, rounded to the result's dtype, and give the logits
     that those give under the source's architecture. backend: its name; None for one that is
-    installed. watch: told what share is done. Raises CheckpointError where they differ,
+    installed. on_progress: told what share is done. Raises CheckpointError where they differ,
     MissingBackend.
     """
-    engine = _engine(backend)
+    engine = _choose_backend(backend)
     kept: dict[str, Pair] = {}
-    passes, found = _passes(source.spec, result.spec), []
+    passes, found = _plan_passes(source.spec, result.spec), []
     for number, (one, other, names) in enumerate(passes):
-        watch("comparing", number / len(passes))
-        pairs = _pairs(source, result, one, names, kept)
-        found.append(_try(engine, one, other, pairs, source))
+        on_progress("comparing", number / len(passes))
+        pairs = _load_pairs(source, result, one, names, kept)
+        found.append(_compare_logits(engine, one, other, pairs, source))
         del pairs  # before those of the next layer are read
-    return Proof(max(found), engine.name, len(found))
+    return Verification(max(found), engine.name, len(found))
 
 
 Pair = tuple[Array, Array]
 
 
-def _try(
-    engine: Backend, one: ModelSpec, other: ModelSpec, pairs: Mapping[str, Pair], source: Source
+def _compare_logits(
+    engine: Backend,
+    one: ModelSpec,
+    other: ModelSpec,
+    pairs: Mapping[str, Pair],
+    source: StoredModel,
 ) -> float:
     """The distance of two models' logits. Raises CheckpointError where rounding is no reason."""
     before = {name: pair[0] for name, pair in pairs.items()}
     after = {name: pair[1] for name, pair in pairs.items()}
-    plain, result = _logits(engine, one, before), _logits(engine, other, after)
+    plain, result = _compute_logits(engine, one, before), _compute_logits(engine, other, after)
     exact = plain
     if any(first is not second for first, second in pairs.values()):
         # Equal tensors under an equal architecture need no third pass.
-        exact = result if one.identity == other.identity else _logits(engine, one, after)
-    error = _distance(result, exact)
+        exact = result if one.identity == other.identity else _compute_logits(engine, one, after)
+    error = _measure_distance(result, exact)
     if error > ROUNDING:
         raise CheckpointError(
             f"what was made of {source.path} gives logits {error:.1e} from its own; nothing was "
             "written"
         )
-    return max(_distance(exact, plain), error)
+    return max(_measure_distance(exact, plain), error)
 
 
-def _pairs(
-    source: Source,
-    result: Source,
+def _load_pairs(
+    source: StoredModel,
+    result: StoredModel,
     one: ModelSpec,
     names: Mapping[str, str],
     kept: dict[str, Pair],
@@ -95,25 +99,25 @@ def _pairs(
     """The tensors of a pass, before and after; `kept`: those that every layer's pass needs."""
     pairs = {}
     for small, name in names.items():
-        rows = parameters(one)[small].shape[0]
-        pairs[small] = kept.get(name) or _cut(_compared(source, result, name), rows)
+        rows = list_parameters(one)[small].shape[0]
+        pairs[small] = kept.get(name) or _cut_rows(_compare_tensor(source, result, name), rows)
         if not name.startswith("model.layers."):
             kept[name] = pairs[small]
     return pairs
 
 
-def _compared(source: Source, result: Source, name: str) -> Pair:
+def _compare_tensor(source: StoredModel, result: StoredModel, name: str) -> Pair:
     """A tensor before and after, twice the same array where no number had to be rounded."""
     before, after = source.params[name], result.params[name]
     rounded = cast(before, result.dtypes[name], name)
-    if rounded.shape != after.shape or not np.array_equal(_bits(rounded), _bits(after)):
+    if rounded.shape != after.shape or not np.array_equal(_view_bits(rounded), _view_bits(after)):
         raise CheckpointError(
             f"tensor {name!r} of {source.path} did not come out as it went in; nothing was written"
         )
     return before, before if rounded is before else after
 
 
-def _cut(pair: Pair, rows: int) -> Pair:
+def _cut_rows(pair: Pair, rows: int) -> Pair:
     """The first rows of both, without holding on to the others."""
     before, after = pair
     if len(before) == rows:
@@ -122,12 +126,12 @@ def _cut(pair: Pair, rows: int) -> Pair:
     return first, first if before is after else after[:rows].copy()
 
 
-def _bits(array: Array) -> NDArray[np.unsignedinteger]:
+def _view_bits(array: Array) -> NDArray[np.unsignedinteger]:
     whole = np.ascontiguousarray(array)
     return whole.reshape(-1).view(f"u{whole.itemsize}")
 
 
-def _engine(name: str | None) -> Backend:
+def _choose_backend(name: str | None) -> Backend:
     """The backend of that name, or the first that is installed."""
     for candidate in (name,) if name else ("torch", "mlx"):
         try:
@@ -138,19 +142,21 @@ def _engine(name: str | None) -> Backend:
     return find_backend("numpy")
 
 
-def _passes(one: ModelSpec, other: ModelSpec) -> list[tuple[ModelSpec, ModelSpec, dict[str, str]]]:
+def _plan_passes(
+    one: ModelSpec, other: ModelSpec
+) -> list[tuple[ModelSpec, ModelSpec, dict[str, str]]]:
     """What is tried, and whose tensors by name: both models whole, or each layer by itself."""
-    if tensor_count(one) <= AT_ONCE:
-        return [(one, other, {name: name for name in parameters(one)})]
+    if count_parameters(one) <= AT_ONCE:
+        return [(one, other, {name: name for name in list_parameters(one)})]
     passes = []
     for i in range(one.num_layers):
-        small, own = _layer(one, i), f"model.layers.{i}."
-        names = {name: name.replace("model.layers.0.", own) for name in parameters(small)}
-        passes.append((small, _layer(other, i), names))
+        small, own = _extract_layer(one, i), f"model.layers.{i}."
+        names = {name: name.replace("model.layers.0.", own) for name in list_parameters(small)}
+        passes.append((small, _extract_layer(other, i), names))
     return passes
 
 
-def _layer(spec: ModelSpec, i: int) -> ModelSpec:
+def _extract_layer(spec: ModelSpec, i: int) -> ModelSpec:
     """A model of one layer and the first rows of the vocabulary."""
     return replace(
         spec,
@@ -161,7 +167,7 @@ def _layer(spec: ModelSpec, i: int) -> ModelSpec:
     )
 
 
-def _logits(engine: Backend, spec: ModelSpec, params: Tensors) -> NDArray[np.floating]:
+def _compute_logits(engine: Backend, spec: ModelSpec, params: Tensors) -> NDArray[np.floating]:
     precision = "float64" if engine.name == "numpy" else "float32"
     wide = LazyTensors(params, lambda name: np.asarray(params[name], np.dtype(precision)))
     device = "cpu" if "cpu" in engine.devices() else None
@@ -170,6 +176,6 @@ def _logits(engine: Backend, spec: ModelSpec, params: Tensors) -> NDArray[np.flo
     return model.logits(np.arange(length)[None, :] * STRIDE % spec.vocab_size)
 
 
-def _distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+def _measure_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     """The largest difference over the root mean square."""
     return float(np.abs(a - b).max() / np.sqrt((b.astype(np.float64) ** 2).mean()))

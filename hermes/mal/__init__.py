@@ -5,15 +5,15 @@ language is written down in `specs/mal.md`.
 """
 
 from hermes.mal.edits import edit, edit_all
-from hermes.mal.files import MalFile, bundled_names, load, loads, open_mal, read_mal
+from hermes.mal.files import MalFile, list_bundled, load, loads, open_mal, read_mal
 from hermes.mal.writer import dumps
 
 __all__ = [
     "MalFile",
-    "bundled_names",
     "dumps",
     "edit",
     "edit_all",
+    "list_bundled",
     "load",
     "loads",
     "open_mal",

@@ -11,8 +11,8 @@ from typing import Any
 from hermes.errors import MalError, SpecError
 from hermes.mal.meaning import read_tree
 from hermes.mal.syntax import Source, parse_value
-from hermes.mal.tree import Body, Definition, Field, List, Tree, Value, Word, shown
-from hermes.mal.words import DEFINED, SYNONYMS, WORDS, keys, unknown_key
+from hermes.mal.tree import Body, Definition, Field, List, Tree, Value, Word, quote
+from hermes.mal.words import DEFINED, SYNONYMS, WORDS, describe_unknown_key, list_keys
 from hermes.mal.writer import write_tree
 from hermes.spec import BlockSpec, ModelSpec
 
@@ -34,14 +34,14 @@ def edit_all(spec: ModelSpec, changes: Mapping[str, str]) -> ModelSpec:
     for path, text in changes.items():
         *_, key = path.split(".")
         try:
-            value = parse_value(Source.of(text), key)
+            value = parse_value(Source.from_data(text), key)
         except MalError as error:
-            raise SpecError(f"{path}={shown(text)}: {error.sentence}") from error
-        tree = _Editor(tree, path, value).edited()
+            raise SpecError(f"{path}={quote(text)}: {error.sentence}") from error
+        tree = _Editor(tree, path, value).apply()
     try:
         (model,) = read_tree(Source(""), tree, unused_allowed=True).values()
     except MalError as error:
-        asked = ", ".join(f"{path}={shown(text)}" for path, text in changes.items())
+        asked = ", ".join(f"{path}={quote(text)}" for path, text in changes.items())
         raise SpecError(f"{asked}: {error.sentence}") from error
     return model
 
@@ -54,23 +54,23 @@ class _Editor:
         self.path = path
         self.new = value
 
-    def edited(self) -> Tree:
+    def apply(self) -> Tree:
         *_, model = self.definitions
-        self.define(model, self.path.split("."))
+        self.edit_definition(model, self.path.split("."))
         return Tree(tuple(self.definitions.values()))
 
-    def define(self, name: tuple[str, str], steps: list[str]) -> None:
+    def edit_definition(self, name: tuple[str, str], steps: list[str]) -> None:
         """Edit within a definition."""
         old: Definition = self.definitions[name]
-        body = self.body(DEFINED[old.kind], old.body, steps)
+        body = self.edit_body(DEFINED[old.kind], old.body, steps)
         self.definitions[name] = replace(old, body=body)
 
-    def body(self, kind: Any, body: Body, steps: list[str]) -> Body:
+    def edit_body(self, kind: Any, body: Body, steps: list[str]) -> Body:
         """A body of this kind with the field changed that the steps lead to."""
         word, *rest = steps
-        key = word if word in keys(kind) else SYNONYMS.get(word, word)
-        if key not in keys(kind):
-            raise SpecError(f"{self.path}: {unknown_key(kind, word)}")
+        key = word if word in list_keys(kind) else SYNONYMS.get(word, word)
+        if key not in list_keys(kind):
+            raise SpecError(f"{self.path}: {describe_unknown_key(kind, word)}")
         # A model has one of the two, and either names its blocks.
         same = ("block", "pattern") if kind is ModelSpec and key in ("block", "pattern") else (key,)
         old = next((field for field in body.fields if field.key in same), None)
@@ -82,29 +82,33 @@ class _Editor:
                 f"change; set {key} as a whole"
             )
         else:
-            changed = Field(old.key, self.value(old.key, keys(kind)[old.key], old.value, rest))
+            changed = Field(
+                old.key, self.edit_value(old.key, list_keys(kind)[old.key], old.value, rest)
+            )
         kept = [changed if field is old else field for field in body.fields]
         return Body((*kept, changed) if old is None else tuple(kept))
 
-    def value(self, key: str, types: tuple[type, ...], value: Value, steps: list[str]) -> Value:
+    def edit_value(
+        self, key: str, types: tuple[type, ...], value: Value, steps: list[str]
+    ) -> Value:
         """A field's value with something changed inside it."""
         kinds = {WORDS[kind]: kind for kind in types if kind in WORDS}
         only = next(iter(kinds), "block" if key == "pattern" else "")
-        if only == "block" and steps[0] not in keys(BlockSpec) and len(steps) > 1:
+        if only == "block" and steps[0] not in list_keys(BlockSpec) and len(steps) > 1:
             name, *steps = steps
             self.require_block(name, value)
-            self.define(("block", name), steps)
+            self.edit_definition(("block", name), steps)
             return value
         match value:
             case List(values):
-                return List(tuple(self.value("block", (BlockSpec,), v, steps) for v in values))
+                return List(tuple(self.edit_value("block", (BlockSpec,), v, steps) for v in values))
             case Word(name, None) if only in DEFINED:
-                self.define((only, name), steps)
+                self.edit_definition((only, name), steps)
                 return value
             case Word(name, inside) if name in kinds:
-                return Word(name, self.body(kinds[name], inside or Body(()), steps))
+                return Word(name, self.edit_body(kinds[name], inside or Body(()), steps))
             case Body() if only:
-                return self.body(kinds[only], value, steps)
+                return self.edit_body(kinds[only], value, steps)
         raise SpecError(f"{self.path}: {key} has no keys of its own, so no {steps[0]!r}")
 
     def require_block(self, name: str, value: Value) -> None:
@@ -113,5 +117,6 @@ class _Editor:
         names = [word.name for word in values if isinstance(word, Word)]
         if name not in names:
             raise SpecError(
-                f"{self.path}: {unknown_key(BlockSpec, name)}, and the model has no such block"
+                f"{self.path}: {describe_unknown_key(BlockSpec, name)}, "
+                "and the model has no such block"
             )

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import hermes_specs
-from hermes.errors import HermesError, StorageError, nearest
+from hermes.errors import HermesError, StorageError, suggest_nearest
 from hermes.mal.meaning import read_tree
 from hermes.mal.syntax import MAX_BYTES, Source, parse
-from hermes.mal.tree import Tree, shown
+from hermes.mal.tree import Tree, quote
 from hermes.spec import ModelSpec
 
-__all__ = ["MalFile", "bundled_names", "load", "loads", "open_mal", "read_mal"]
+__all__ = ["MalFile", "list_bundled", "load", "loads", "open_mal", "read_mal"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class MalFile:
     tree: Tree
     path: str | None = None
 
-    def model(self, name: str | None = None) -> ModelSpec:
+    def get_model(self, name: str | None = None) -> ModelSpec:
         """The model of that name, or the only one. Raises MalError where there are several."""
         if name is None and len(self.models) == 1:
             return next(iter(self.models.values()))
@@ -39,10 +39,10 @@ class MalFile:
             sentence = (
                 f"this file has several models, {names}; name one, as in {file}:{second.name}"
             )
-            raise self.source.error(second.name_at, sentence)
-        raise HermesError(f"{file} has no model {shown(name)}; it has {names}")
+            raise self.source.make_error(second.name_at, sentence)
+        raise HermesError(f"{file} has no model {quote(name)}; it has {names}")
 
-    def code_lines(self) -> list[str]:
+    def list_code_lines(self) -> list[str]:
         """The lines of the text without comments, space at their ends, and blank ones."""
         text = self.source.text
         for at in reversed(self.tree.comments):
@@ -56,7 +56,7 @@ def loads(text: str | bytes, *, file: str = "<text>", model: str | None = None) 
 
     file: what errors call the text.
     """
-    return read_mal(text, file).model(model)
+    return read_mal(text, file).get_model(model)
 
 
 def load(source: str | os.PathLike[str]) -> ModelSpec:
@@ -67,10 +67,10 @@ def load(source: str | os.PathLike[str]) -> ModelSpec:
     and HermesError or StorageError where there is nothing to read.
     """
     file, model = open_mal(source)
-    return file.model(model)
+    return file.get_model(model)
 
 
-def bundled_names() -> tuple[str, ...]:
+def list_bundled() -> tuple[str, ...]:
     """The names of the models that come with hermes."""
     names: tuple[str, ...] = hermes_specs.model_names()
     return names
@@ -78,7 +78,7 @@ def bundled_names() -> tuple[str, ...]:
 
 def read_mal(data: str | bytes, file: str = "<text>") -> MalFile:
     """Every model of a text, checked. Raises MalError, and nothing else whatever the bytes."""
-    source = Source.of(data, file)
+    source = Source.from_data(data, file)
     tree = parse(source)
     return MalFile(read_tree(source, tree), source, tree)
 
@@ -89,7 +89,7 @@ def open_mal(source: str | os.PathLike[str]) -> tuple[MalFile, str | None]:
         if "{" in source:
             return read_mal(source), None
         name = source.removeprefix("well-known/").removesuffix(".mal").replace("_", "-")
-        if name in bundled_names():
+        if name in list_bundled():
             return read_mal(hermes_specs.read_model(name), f"{name}.mal"), None
     path, model = _split(os.fspath(source))
     return replace(read_mal(_read(path), path), path=path), model
@@ -107,11 +107,11 @@ def _split(path: str) -> tuple[str, str | None]:
     file, _, model = path.rpartition(":")
     if re.fullmatch(r"[\w-]+", model) and os.path.isfile(file):
         return file, model
-    hint = nearest(path.removesuffix(".mal").replace("_", "-"), bundled_names())
+    hint = suggest_nearest(path.removesuffix(".mal").replace("_", "-"), list_bundled())
     if os.path.dirname(path) or path.endswith(".mal"):
-        raise HermesError(f"there is no file {shown(path)}{hint}")
-    known = hint or f"; bundled are {', '.join(bundled_names())}"
-    raise HermesError(f"there is no model or file {shown(path)}{known}")
+        raise HermesError(f"there is no file {quote(path)}{hint}")
+    known = hint or f"; bundled are {', '.join(list_bundled())}"
+    raise HermesError(f"there is no model or file {quote(path)}{known}")
 
 
 def _read(path: str) -> bytes:

@@ -9,19 +9,19 @@ from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import TypeVar, cast
 
-from hermes.errors import MalError, SpecError, nearest
+from hermes.errors import MalError, SpecError, suggest_nearest
 from hermes.mal.syntax import Source
-from hermes.mal.tree import Body, Definition, Field, List, Number, String, Tree, Value, Word, shown
+from hermes.mal.tree import Body, Definition, Field, List, Number, String, Tree, Value, Word, quote
 from hermes.mal.words import (
     DEFINED,
     SPELLINGS,
     SYNONYMS,
     TEXTS,
     WORDS,
-    any_of,
-    keys,
-    required,
-    unknown_key,
+    describe_unknown_key,
+    join_alternatives,
+    list_keys,
+    list_required_keys,
 )
 from hermes.spec import BlockSpec, LinearScaling, ModelSpec
 
@@ -30,16 +30,16 @@ __all__ = ["read_tree"]
 T = TypeVar("T")
 
 
-def _found(value: Value) -> str:
+def _describe_value(value: Value) -> str:
     match value:
         case Number(text):
             return text if len(text) <= 40 else f"{text[:37]}..."
         case String(text):
             return "text"
         case Word(name, None):
-            return shown(name)
+            return quote(name)
         case Word(name):
-            return f"{shown(name)} with a body"
+            return f"{quote(name)} with a body"
         case List():
             return "a list"
         case Body():
@@ -52,112 +52,116 @@ class _Reader:
     def __init__(self, source: Source, tree: Tree):
         self.source = source
         self.definitions: dict[tuple[str, str], Definition] = {}
-        self.made: dict[tuple[str, str], object] = {}
+        self.specs: dict[tuple[str, str], object] = {}
         self.used: set[tuple[str, str]] = set()
         for definition in tree.definitions:
             if definition.kind not in DEFINED:
-                hint = nearest(definition.kind, DEFINED) or f"; known are {', '.join(DEFINED)}"
-                raise self.error(definition.at, f"unknown kind {shown(definition.kind)}{hint}")
+                hint = (
+                    suggest_nearest(definition.kind, DEFINED) or f"; known are {', '.join(DEFINED)}"
+                )
+                raise self.make_error(definition.at, f"unknown kind {quote(definition.kind)}{hint}")
             key = (definition.kind, definition.name)
             if key in self.definitions:
-                sentence = f"{definition.kind} {shown(definition.name)} is defined twice"
-                raise self.error(definition.name_at, sentence)
+                sentence = f"{definition.kind} {quote(definition.name)} is defined twice"
+                raise self.make_error(definition.name_at, sentence)
             self.definitions[key] = definition
 
-    def error(self, at: int, sentence: str) -> MalError:
-        return self.source.error(at, sentence)
+    def make_error(self, at: int, sentence: str) -> MalError:
+        return self.source.make_error(at, sentence)
 
-    def defined(self, kind: str, name: str) -> object:
+    def read_definition(self, kind: str, name: str) -> object:
         """The spec of a definition."""
         key = (kind, name)
-        if key not in self.made:
+        if key not in self.specs:
             found = self.definitions[key]
-            self.made[key] = self.body(DEFINED[kind], found.body, found.name_at, name)
-        return self.made[key]
+            self.specs[key] = self.read_body(DEFINED[kind], found.body, found.name_at, name)
+        return self.specs[key]
 
-    def body(self, kind: type[T], body: Body, at: int, name: str = "") -> T:
+    def read_body(self, kind: type[T], body: Body, at: int, name: str = "") -> T:
         """A spec of the body's fields; `at` is where what they lack is reported."""
         given: dict[str, Field] = {}
         for field in body.fields:
             key = SYNONYMS.get(field.key, field.key)
-            key = key if key in keys(kind) else field.key
-            if key not in keys(kind):
-                raise self.error(field.at, unknown_key(kind, field.key))
+            key = key if key in list_keys(kind) else field.key
+            if key not in list_keys(kind):
+                raise self.make_error(field.at, describe_unknown_key(kind, field.key))
             if key in given:
                 other = "" if key == field.key else f" ({field.key!r} is another name of it)"
-                raise self.error(field.at, f"{key!r} is given twice in {WORDS[kind]}{other}")
+                raise self.make_error(field.at, f"{key!r} is given twice in {WORDS[kind]}{other}")
             given[key] = field
         values: dict[str, object] = {}
         for key, field in given.items():
             if key not in ("block", "pattern"):
-                values[key] = self.value(key, keys(kind)[key], field.value)
+                values[key] = self.read_value(key, list_keys(kind)[key], field.value)
         if kind is ModelSpec:
-            values["blocks"] = self.blocks(given, at, name)
-        for key in required(kind):
+            values["blocks"] = self.read_blocks(given, at, name)
+        for key in list_required_keys(kind):
             if key not in given:
-                raise self.error(at, f"{WORDS[kind]} {name or '{ ... }'} needs {key}")
+                raise self.make_error(at, f"{WORDS[kind]} {name or '{ ... }'} needs {key}")
         if name:
             values["name"] = name
         make = cast(Callable[..., T], kind)
         try:
             return make(**values)
         except SpecError as error:
-            raise self.error(self.place(body, at, error.path), str(error)) from error
+            raise self.make_error(self.locate(body, at, error.path), str(error)) from error
 
-    def blocks(self, given: Mapping[str, Field], at: int, name: str) -> tuple[BlockSpec, ...]:
+    def read_blocks(self, given: Mapping[str, Field], at: int, name: str) -> tuple[BlockSpec, ...]:
         """The blocks of a model, from `block` or from `pattern`."""
         block = given["block"].value if "block" in given else None
         if "pattern" not in given:
             if block is None:
-                raise self.error(at, f"model {name} needs block or pattern")
-            return (self.part("block", BlockSpec, block),)
+                raise self.make_error(at, f"model {name} needs block or pattern")
+            return (self.read_part("block", BlockSpec, block),)
         pattern = given["pattern"].value
         if not isinstance(pattern, List):
-            sentence = f"pattern takes a list of blocks, as in [a, a, b], got {_found(pattern)}"
-            raise self.error(pattern.at, sentence)
+            sentence = (
+                f"pattern takes a list of blocks, as in [a, a, b], got {_describe_value(pattern)}"
+            )
+            raise self.make_error(pattern.at, sentence)
         # Older files name a default block beside the pattern: harmless where the pattern has it.
         words = [value.name for value in pattern.values if isinstance(value, Word)]
         if block is not None and not (isinstance(block, Word) and block.name in words):
-            raise self.error(
+            raise self.make_error(
                 given["block"].at, "block and pattern are both given; pattern says it all"
             )
-        return tuple(self.part("block", BlockSpec, value) for value in pattern.values)
+        return tuple(self.read_part("block", BlockSpec, value) for value in pattern.values)
 
-    def part(self, key: str, kind: type[T], value: Value) -> T:
+    def read_part(self, key: str, kind: type[T], value: Value) -> T:
         """An attention, ffn or block: a name, or an inline body."""
         if isinstance(value, Body):
-            return self.body(kind, value, value.at)
+            return self.read_body(kind, value, value.at)
         if not isinstance(value, Word) or value.body is not None:
-            sentence = f"{key} takes the name of one or {{ ... }}, got {_found(value)}"
-            raise self.error(value.at, sentence)
+            sentence = f"{key} takes the name of one or {{ ... }}, got {_describe_value(value)}"
+            raise self.make_error(value.at, sentence)
         name = value.name
         if (key, name) not in self.definitions:
-            raise self.error(
-                value.at, f"{key} {shown(name)} is not defined{self.others(key, name)}"
+            raise self.make_error(
+                value.at, f"{key} {quote(name)} is not defined{self.suggest_name(key, name)}"
             )
         self.used.add((key, name))
-        return cast(T, self.defined(key, name))
+        return cast(T, self.read_definition(key, name))
 
-    def others(self, kind: str, name: str) -> str:
+    def suggest_name(self, kind: str, name: str) -> str:
         """What a name that is not defined may have meant."""
         known = [other for word, other in self.definitions if word == kind]
         same = [word for word, other in self.definitions if other == name]
         if same:
-            return f"; {shown(name)} is the name of a definition of kind {same[0]}"
+            return f"; {quote(name)} is the name of a definition of kind {same[0]}"
         few = f"; defined are {', '.join(known[:8])}" if known else ""
-        return nearest(name, known) or few
+        return suggest_nearest(name, known) or few
 
-    def value(self, key: str, types: tuple[type, ...], value: Value) -> object:
+    def read_value(self, key: str, types: tuple[type, ...], value: Value) -> object:
         """What a field's value means, as its types say."""
         bare = value.name if isinstance(value, Word) and value.body is None else None
         kinds = {WORDS[kind]: kind for kind in types if kind in WORDS}
         if bare == "none" and NoneType in types and "none" not in kinds:
             return None
         if kinds:
-            return self.kind(key, kinds, value)
+            return self.read_kind(key, kinds, value)
         match value:
             case Number(text) if int in types:
-                return self.integer(key, text, value.at)
+                return self.read_integer(key, text, value.at)
             case Number(text) if float in types:
                 return float(text)
             case Word() if bool in types and bare in ("true", "false"):
@@ -169,39 +173,43 @@ class _Reader:
         wanted = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
         what = "text in double quotes" if key in TEXTS else wanted[types[0]]
         none = " or none" if NoneType in types else ""
-        raise self.error(value.at, f"{key} takes {what}{none}, got {_found(value)}")
+        raise self.make_error(value.at, f"{key} takes {what}{none}, got {_describe_value(value)}")
 
-    def integer(self, key: str, text: str, at: int) -> int:
+    def read_integer(self, key: str, text: str, at: int) -> int:
         if re.fullmatch(r"-?[0-9]+", text):
             return int(text)
         number = float(text)
         hint = f"; write {int(number)}" if abs(number) < 2**31 and number.is_integer() else ""
-        raise self.error(at, f"{key} takes an integer, got {text}{hint}")
+        raise self.make_error(at, f"{key} takes an integer, got {text}{hint}")
 
-    def kind(self, key: str, kinds: Mapping[str, type], value: Value) -> object:
+    def read_kind(self, key: str, kinds: Mapping[str, type], value: Value) -> object:
         """A spec of one of several kinds, each with its word; or of the only one."""
         only = next(iter(kinds))
         if only in DEFINED:
-            return self.part(only, kinds[only], value)
+            return self.read_part(only, kinds[only], value)
         if len(kinds) == 1:
             if isinstance(value, Body):
-                return self.body(kinds[only], value, value.at)
-            raise self.error(value.at, f"{key} takes {{ ... }}, got {_found(value)}")
+                return self.read_body(kinds[only], value, value.at)
+            raise self.make_error(value.at, f"{key} takes {{ ... }}, got {_describe_value(value)}")
         if isinstance(value, Word) and value.name in kinds:
             body = value.body or Body((), value.at)
-            return self.body(kinds[value.name], body, value.at)
+            return self.read_body(kinds[value.name], body, value.at)
         if isinstance(value, Number) and LinearScaling in kinds.values():
             # The dialect's rope_scaling: the number that positions are divided by.
             factor = Field("factor", value, value.at)
-            return self.body(LinearScaling, Body((factor,), value.at), value.at)
-        words = any_of(kinds)
+            return self.read_body(LinearScaling, Body((factor,), value.at), value.at)
+        words = join_alternatives(kinds)
         if isinstance(value, Word):
-            sentence = f"{key} takes {words}, got {shown(value.name)}{nearest(value.name, kinds)}"
+            sentence = (
+                f"{key} takes {words}, got {quote(value.name)}{suggest_nearest(value.name, kinds)}"
+            )
         else:
-            sentence = f"{key} takes {words}, got {_found(value)}; write {key}: {only} {{ ... }}"
-        raise self.error(value.at, sentence)
+            sentence = (
+                f"{key} takes {words}, got {_describe_value(value)}; write {key}: {only} {{ ... }}"
+            )
+        raise self.make_error(value.at, sentence)
 
-    def place(self, body: Body, at: int, path: tuple[str | int, ...]) -> int:
+    def locate(self, body: Body, at: int, path: tuple[str | int, ...]) -> int:
         """Where the field that `path` leads to is written, or the last one on the way that is."""
         node: Value = body
         key = ""
@@ -210,7 +218,7 @@ class _Reader:
                 node = node.values[step] if isinstance(node, List) else node
                 at = node.at
                 continue
-            inside = self.inside(node, key)
+            inside = self.find_body(node, key)
             wanted = ("block", "pattern") if step == "blocks" else (step,)
             found = [f for f in inside.fields if SYNONYMS.get(f.key, f.key) in wanted]
             if not found:
@@ -220,7 +228,7 @@ class _Reader:
             key = "block" if step == "blocks" else step
         return at
 
-    def inside(self, node: Value, key: str) -> Body:
+    def find_body(self, node: Value, key: str) -> Body:
         """The fields that a value stands for, in its braces or in the definition it names."""
         if isinstance(node, Body):
             return node
@@ -235,13 +243,13 @@ def read_tree(source: Source, tree: Tree, *, unused_allowed: bool = False) -> di
     reader = _Reader(source, tree)
     models: dict[str, ModelSpec] = {}
     for kind, name in reader.definitions:
-        spec = reader.defined(kind, name)
+        spec = reader.read_definition(kind, name)
         if isinstance(spec, ModelSpec):
             models[name] = spec
     if not models:
-        raise source.error(0, "this file defines no model")
+        raise source.make_error(0, "this file defines no model")
     for key, definition in reader.definitions.items():
         if definition.kind != "model" and key not in reader.used and not unused_allowed:
-            sentence = f"{definition.kind} {shown(definition.name)} is defined and never used"
-            raise source.error(definition.name_at, sentence)
+            sentence = f"{definition.kind} {quote(definition.name)} is defined and never used"
+            raise source.make_error(definition.name_at, sentence)
     return models

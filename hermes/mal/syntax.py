@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 
 from hermes.errors import MalError
-from hermes.mal.tree import Body, Definition, Field, List, Number, String, Tree, Value, Word, shown
+from hermes.mal.tree import Body, Definition, Field, List, Number, String, Tree, Value, Word, quote
 
 __all__ = ["MAX_BYTES", "MAX_NESTING", "Source", "parse", "parse_value"]
 
@@ -39,20 +39,20 @@ class Source:
     file: str = "<text>"
 
     @classmethod
-    def of(cls, data: str | bytes, file: str = "<text>") -> "Source":
+    def from_data(cls, data: str | bytes, file: str = "<text>") -> "Source":
         """The text of a file's bytes, without a byte-order mark. Raises MalError."""
-        if len(data) > MAX_BYTES or (isinstance(data, str) and _too_long(data)):
+        if len(data) > MAX_BYTES or (isinstance(data, str) and _is_too_long(data)):
             raise MalError(f"a file has at most {MAX_BYTES} bytes", file, 1, 1)
         try:
             text = data if isinstance(data, str) else data.decode("utf-8")
         except UnicodeDecodeError as error:
-            before = cls(_newlines(error.object[: error.start].decode("utf-8-sig")), file)
+            before = cls(_normalize_newlines(error.object[: error.start].decode("utf-8-sig")), file)
             byte = error.object[error.start]
             sentence = f"byte 0x{byte:02x} at offset {error.start} is not UTF-8"
-            raise before.error(len(before.text), sentence) from error
-        return cls(_newlines(text.removeprefix("\ufeff")), file)
+            raise before.make_error(len(before.text), sentence) from error
+        return cls(_normalize_newlines(text.removeprefix("\ufeff")), file)
 
-    def error(self, at: int, sentence: str) -> MalError:
+    def make_error(self, at: int, sentence: str) -> MalError:
         """The error that says `sentence` about the text at offset `at`."""
         start = self.text.rfind("\n", 0, at) + 1
         line = self.text.count("\n", 0, at) + 1
@@ -60,11 +60,11 @@ class Source:
         return MalError(sentence, self.file, line, at - start + 1, source)
 
 
-def _too_long(text: str) -> bool:
+def _is_too_long(text: str) -> bool:
     return len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES
 
 
-def _newlines(text: str) -> str:
+def _normalize_newlines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -75,7 +75,7 @@ class _Token:
     at: int
 
     def __str__(self) -> str:
-        return "the end of the file" if self.kind == "end" else shown(self.text)
+        return "the end of the file" if self.kind == "end" else quote(self.text)
 
 
 class _Tokens:
@@ -88,31 +88,33 @@ class _Tokens:
         while at < end:
             match = TOKEN.match(source.text, at)
             if match is None:
-                raise _stray(source, at)
+                raise _explain_stray(source, at)
             kind, text = str(match.lastgroup), match[0]
             if kind != "space":
                 self.list.append(_Token(kind, text, at))
             elif text[0] == "#":
                 self.comments.append(at)
             if len(self.list) + len(self.comments) > MAX_TOKENS:
-                raise source.error(at, f"a file has at most {MAX_TOKENS} words, marks and comments")
+                raise source.make_error(
+                    at, f"a file has at most {MAX_TOKENS} words, marks and comments"
+                )
             if len(text) > MAX_LENGTH.get(kind, MAX_BYTES):
                 sentence = f"a {kind} has at most {MAX_LENGTH[kind]} characters, got {len(text)}"
-                raise source.error(at, sentence)
+                raise source.make_error(at, sentence)
             at = match.end()
         self.list.append(_Token("end", "", end))
 
 
-def _stray(source: Source, at: int) -> MalError:
+def _explain_stray(source: Source, at: int) -> MalError:
     """What is wrong where no token begins."""
     character = source.text[at]
     if character == '"':
-        return source.error(at, "this string is never closed")
+        return source.make_error(at, "this string is never closed")
     if character.isdecimal() or character in "+-.":
         run = re.compile(r"[^\s{}\[\],:#\"]+").match(source.text, at)
-        found = shown(run[0] if run else character)
-        return source.error(at, f"{found} is not a number; write 12, -0.5 or 1e-5")
-    return source.error(at, f"unexpected character {character!r}")
+        found = quote(run[0] if run else character)
+        return source.make_error(at, f"{found} is not a number; write 12, -0.5 or 1e-5")
+    return source.make_error(at, f"unexpected character {character!r}")
 
 
 @dataclass
@@ -121,7 +123,7 @@ class _Parser:
 
     source: Source
     tokens: list[_Token]
-    place: int = 0
+    position: int = 0
     depth: int = 0
     unclosed: bool = field(init=False)
 
@@ -131,117 +133,117 @@ class _Parser:
 
     @property
     def next(self) -> _Token:
-        return self.tokens[self.place]
+        return self.tokens[self.position]
 
     def take(self) -> _Token:
         """The next token, read; the last one, the end, stays where it is."""
-        token = self.tokens[self.place]
-        self.place = min(self.place + 1, len(self.tokens) - 1)
+        token = self.tokens[self.position]
+        self.position = min(self.position + 1, len(self.tokens) - 1)
         return token
 
-    def sees(self, *texts: str) -> bool:
+    def is_next(self, *texts: str) -> bool:
         """Whether the next token is one of these marks."""
         return self.next.kind == "mark" and self.next.text in texts
 
-    def ahead(self, *kinds: str) -> bool:
+    def is_ahead(self, *kinds: str) -> bool:
         """Whether the next tokens are of these kinds, or are these marks."""
-        found = self.tokens[self.place : self.place + len(kinds)]
+        found = self.tokens[self.position : self.position + len(kinds)]
         seen = [token.text if token.kind == "mark" else token.kind for token in found]
         return seen == list(kinds)
 
-    def expected(self, what: str) -> MalError:
+    def make_expected_error(self, what: str) -> MalError:
         """The error that `what` was expected where the next token stands."""
-        return self.source.error(self.next.at, f"expected {what}, found {self.next}")
+        return self.source.make_error(self.next.at, f"expected {what}, found {self.next}")
 
-    def file(self) -> tuple[Definition, ...]:
+    def parse_file(self) -> tuple[Definition, ...]:
         """file = definition+"""
-        definitions = [self.definition()]
+        definitions = [self.parse_definition()]
         while self.next.kind != "end":
-            definitions.append(self.definition())
+            definitions.append(self.parse_definition())
         return tuple(definitions)
 
-    def definition(self) -> Definition:
+    def parse_definition(self) -> Definition:
         """definition = NAME NAME body"""
         if self.next.kind != "name":
-            raise self.expected("a definition, as in model my_model { ... }")
+            raise self.make_expected_error("a definition, as in model my_model { ... }")
         kind = self.take()
         if self.next.kind != "name":
-            raise self.expected(f"a name after {shown(kind.text)}")
+            raise self.make_expected_error(f"a name after {quote(kind.text)}")
         name = self.take()
-        if not self.sees("{"):
-            raise self.expected(f"'{{' after {shown(name.text)}")
-        body = self.body(f"{kind.text} {name.text}")
+        if not self.is_next("{"):
+            raise self.make_expected_error(f"'{{' after {quote(name.text)}")
+        body = self.parse_body(f"{kind.text} {name.text}")
         return Definition(kind.text, name.text, body, kind.at, name.at)
 
-    def body(self, owner: str) -> Body:
+    def parse_body(self, owner: str) -> Body:
         """body = "{" (field ","?)* "}" """
         opening = self.open()
         fields: list[Field] = []
-        while not self.sees("}"):
+        while not self.is_next("}"):
             # Where a brace is missing, another definition (or nothing) follows in its place.
-            missing = self.unclosed and self.ahead("name", "name", "{")
+            missing = self.unclosed and self.is_ahead("name", "name", "{")
             if self.next.kind == "end" or missing:
                 what = owner if len(owner) <= 60 else f"{owner[:57]}..."
-                raise self.source.error(opening.at, f"'{{' opening {what} is never closed")
-            fields.append(self.field(owner))
-            if self.sees(","):
+                raise self.source.make_error(opening.at, f"'{{' opening {what} is never closed")
+            fields.append(self.parse_field(owner))
+            if self.is_next(","):
                 self.take()
         self.close()
         return Body(tuple(fields), opening.at)
 
-    def field(self, owner: str) -> Field:
+    def parse_field(self, owner: str) -> Field:
         """field = NAME ":" value | NAME body"""
         if self.next.kind != "name":
-            raise self.expected(f"a key of {owner}" if len(owner) <= 60 else "a key")
+            raise self.make_expected_error(f"a key of {owner}" if len(owner) <= 60 else "a key")
         key = self.take()
-        if self.sees("{"):
-            return Field(key.text, self.body(key.text), key.at)
-        if not self.sees(":"):
-            raise self.expected(f"':' after {shown(key.text)}")
+        if self.is_next("{"):
+            return Field(key.text, self.parse_body(key.text), key.at)
+        if not self.is_next(":"):
+            raise self.make_expected_error(f"':' after {quote(key.text)}")
         self.take()
-        return Field(key.text, self.value(key.text), key.at)
+        return Field(key.text, self.parse_value(key.text), key.at)
 
-    def value(self, owner: str) -> Value:
+    def parse_value(self, owner: str) -> Value:
         """value = NUMBER | STRING | BOOL | NAME body? | body | list"""
         token = self.next
         match token.kind:
             case "number":
                 return Number(self.take().text, token.at)
             case "string":
-                return String(self.string(self.take()), token.at)
+                return String(self.resolve_escapes(self.take()), token.at)
             case "name":
                 self.take()
-                body = self.body(token.text) if self.sees("{") else None
+                body = self.parse_body(token.text) if self.is_next("{") else None
                 return Word(token.text, body, token.at)
-        if self.sees("{"):
-            return self.body(owner)
-        if self.sees("["):
-            return self.list(owner)
-        raise self.expected(f"a value of {shown(owner)}")
+        if self.is_next("{"):
+            return self.parse_body(owner)
+        if self.is_next("["):
+            return self.parse_list(owner)
+        raise self.make_expected_error(f"a value of {quote(owner)}")
 
-    def list(self, owner: str) -> List:
+    def parse_list(self, owner: str) -> List:
         """list = "[" value ("," value)* ","? "]" """
         opening = self.open()
-        values = [self.value(owner)]
-        while self.sees(","):
+        values = [self.parse_value(owner)]
+        while self.is_next(","):
             self.take()
-            if self.sees("]"):
+            if self.is_next("]"):
                 break
-            values.append(self.value(owner))
+            values.append(self.parse_value(owner))
         if self.next.kind == "end":
-            raise self.source.error(opening.at, f"'[' opening {shown(owner)} is never closed")
-        if not self.sees("]"):
-            raise self.expected("',' or ']'")
+            raise self.source.make_error(opening.at, f"'[' opening {quote(owner)} is never closed")
+        if not self.is_next("]"):
+            raise self.make_expected_error("',' or ']'")
         self.close()
         return List(tuple(values), opening.at)
 
-    def string(self, token: _Token) -> str:
+    def resolve_escapes(self, token: _Token) -> str:
         """The text between the quotes."""
 
         def resolve(match: re.Match[str]) -> str:
             if match[1] not in ESCAPES:
-                sentence = f'unknown escape {shown(match[0])}; known are \\" \\\\ \\n \\t'
-                raise self.source.error(token.at + 1 + match.start(), sentence)
+                sentence = f'unknown escape {quote(match[0])}; known are \\" \\\\ \\n \\t'
+                raise self.source.make_error(token.at + 1 + match.start(), sentence)
             return ESCAPES[match[1]]
 
         return ESCAPE.sub(resolve, token.text[1:-1])
@@ -250,7 +252,7 @@ class _Parser:
         token = self.take()
         self.depth += 1
         if self.depth > MAX_NESTING:
-            raise self.source.error(token.at, f"nesting is deeper than {MAX_NESTING}")
+            raise self.source.make_error(token.at, f"nesting is deeper than {MAX_NESTING}")
         return token
 
     def close(self) -> None:
@@ -261,14 +263,14 @@ class _Parser:
 def parse(source: Source) -> Tree:
     """The tree of a file. Raises MalError at the first mistake."""
     tokens = _Tokens(source)
-    definitions = _Parser(source, tokens.list).file()
+    definitions = _Parser(source, tokens.list).parse_file()
     return Tree(definitions, tuple(tokens.comments))
 
 
 def parse_value(source: Source, owner: str) -> Value:
     """The tree of one value, standing alone. Raises MalError."""
     parser = _Parser(source, _Tokens(source).list)
-    value = parser.value(owner)
+    value = parser.parse_value(owner)
     if parser.next.kind != "end":
-        raise parser.expected("one value")
+        raise parser.make_expected_error("one value")
     return value

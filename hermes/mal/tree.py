@@ -15,7 +15,7 @@ __all__ = [
     "Tree",
     "Value",
     "Word",
-    "shown",
+    "quote",
 ]
 
 
@@ -91,6 +91,6 @@ class Tree:
     comments: tuple[int, ...] = ()
 
 
-def shown(text: str) -> str:
+def quote(text: str) -> str:
     """A word by repr, cut where it would fill the screen."""
     return repr(text if len(text) <= 40 else f"{text[:37]}...")

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from hermes.errors import nearest
-from hermes.mal.tree import shown
+from hermes.errors import suggest_nearest
+from hermes.mal.tree import quote
 from hermes.spec import (
     Alibi,
     AttentionSpec,
@@ -27,7 +27,7 @@ from hermes.spec import (
     RMSNorm,
     Rope,
     YarnScaling,
-    field_types,
+    list_field_types,
 )
 
 __all__ = [
@@ -36,10 +36,10 @@ __all__ = [
     "SYNONYMS",
     "TEXTS",
     "WORDS",
-    "any_of",
-    "keys",
-    "required",
-    "unknown_key",
+    "describe_unknown_key",
+    "join_alternatives",
+    "list_keys",
+    "list_required_keys",
 ]
 
 DEFINED: Mapping[str, type] = {
@@ -89,9 +89,9 @@ SPELLINGS: Mapping[str, Mapping[str, str]] = {
 TEXTS = ("description",)  # keys whose value is text in quotes; that of others is a word
 
 
-def keys(kind: Any) -> Mapping[str, tuple[type, ...]]:
+def list_keys(kind: Any) -> Mapping[str, tuple[type, ...]]:
     """The keys of a body of this kind in canonical order, each with the types it may have."""
-    found = dict(field_types(kind))
+    found = dict(list_field_types(kind))
     found.pop("name", None)  # stands before the brace
     if found.pop("blocks", None):
         blocks: dict[str, tuple[type, ...]] = {"block": (BlockSpec,), "pattern": (tuple,)}
@@ -100,34 +100,38 @@ def keys(kind: Any) -> Mapping[str, tuple[type, ...]]:
     return found
 
 
-def required(kind: Any) -> list[str]:
+def list_required_keys(kind: Any) -> list[str]:
     """The keys without which a body of this kind means nothing."""
     return [
         field.name
         for field in fields(kind)
         if field.default is MISSING
         and field.default_factory is MISSING
-        and field.name in keys(kind)
+        and field.name in list_keys(kind)
     ]
 
 
-def _known(kind: Any) -> list[str]:
+def _list_spellings(kind: Any) -> list[str]:
     """Every word that is a key of this kind, synonyms too."""
-    return [*keys(kind), *(word for word, key in SYNONYMS.items() if key in keys(kind))]
+    return [*list_keys(kind), *(word for word, key in SYNONYMS.items() if key in list_keys(kind))]
 
 
-def any_of(words: Iterable[str]) -> str:
+def join_alternatives(words: Iterable[str]) -> str:
     """Words as a sentence offers them: rope, learned or none."""
     *most, last = words
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def unknown_key(kind: Any, key: str) -> str:
+def describe_unknown_key(kind: Any, key: str) -> str:
     """The sentence about a key that this kind does not have."""
-    hint = nearest(key, _known(kind))
-    owners = dict.fromkeys(word for other, word in WORDS.items() if key in _known(other))
+    hint = suggest_nearest(key, _list_spellings(kind))
+    owners = dict.fromkeys(word for other, word in WORDS.items() if key in _list_spellings(other))
     if not hint and owners:
-        hint = f"; it belongs in {any_of(owners)}"
+        hint = f"; it belongs in {join_alternatives(owners)}"
     elif not hint:
-        hint = f"; known are {', '.join(keys(kind))}" if keys(kind) else ", which has no keys"
-    return f"unknown key {shown(key)} in {WORDS[kind]}{hint}"
+        hint = (
+            f"; known are {', '.join(list_keys(kind))}"
+            if list_keys(kind)
+            else ", which has no keys"
+        )
+    return f"unknown key {quote(key)} in {WORDS[kind]}{hint}"

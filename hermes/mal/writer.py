@@ -9,10 +9,10 @@ from dataclasses import MISSING, fields
 
 from hermes.errors import SpecError
 from hermes.mal.tree import Body, Definition, Field, List, Number, String, Tree, Value, Word
-from hermes.mal.words import DEFINED, SPELLINGS, TEXTS, WORDS, keys
+from hermes.mal.words import DEFINED, SPELLINGS, TEXTS, WORDS, list_keys
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
-__all__ = ["describe", "dumps", "number", "write_tree"]
+__all__ = ["describe", "dumps", "format_number", "write_tree"]
 
 WIDTH = 88  # a value that fits stands on one line
 INDENT = "  "
@@ -25,20 +25,20 @@ def write_tree(*specs: ModelSpec, whole: bool = False) -> Tree:
 
     Raises SpecError where two models mean different things by one name.
     """
-    return _Writer(specs, whole).tree()
+    return _Writer(specs, whole).write_tree()
 
 
 def dumps(spec: ModelSpec, *others: ModelSpec) -> str:
     """Canonical MAL of one model, or of several as one file; `loads` gives the same specs back."""
     definitions = write_tree(spec, *others).definitions
-    return "\n".join(_file(definitions))
+    return "\n".join(_format_file(definitions))
 
 
 def describe(part: object) -> dict[str, str]:
     """Each key of a part and its value as a file would say it, on one line, defaults too."""
-    body = _Writer((), whole=True).body(part)
-    written = {field.key: _value(field.value) for field in body.fields}
-    return {key: written.get(key, "none") for key in keys(part.__class__)}
+    body = _Writer((), whole=True).write_body(part)
+    written = {field.key: _format_value(field.value) for field in body.fields}
+    return {key: written.get(key, "none") for key in list_keys(part.__class__)}
 
 
 class _Writer:
@@ -48,112 +48,112 @@ class _Writer:
         self.parts: dict[tuple[str, str], AttentionSpec | FfnSpec | BlockSpec] = {}
         self.definitions: dict[str, list[Definition]] = {kind: [] for kind in DEFINED}
 
-    def tree(self) -> Tree:
+    def write_tree(self) -> Tree:
         for spec in self.specs:
             if any(spec.name == other.name for other in self.definitions["model"]):
                 raise SpecError(f"two models are both named {spec.name!r}", ("name",))
-            body = self.body(spec)
+            body = self.write_body(spec)
             self.definitions["model"].append(Definition("model", spec.name, body))
         return Tree(tuple(d for kind in self.definitions.values() for d in kind))
 
-    def part(self, kind: str, part: AttentionSpec | FfnSpec | BlockSpec) -> Value:
+    def write_part(self, kind: str, part: AttentionSpec | FfnSpec | BlockSpec) -> Value:
         """The name of a part that has one, which is then defined; its body where it has none."""
         if not part.name:
-            return self.body(part)
+            return self.write_body(part)
         key = (kind, part.name)
         if key not in self.parts:
             self.parts[key] = part
-            self.definitions[kind].append(Definition(kind, part.name, self.body(part)))
+            self.definitions[kind].append(Definition(kind, part.name, self.write_body(part)))
         elif self.parts[key] != part:
             raise SpecError(f"two different {kind} definitions are both named {part.name!r}")
         return Word(part.name)
 
-    def body(self, spec: object) -> Body:
+    def write_body(self, spec: object) -> Body:
         defaults = {f.name: f.default for f in fields(spec)}  # type: ignore[arg-type]
         written: list[Field] = []
-        for key, types in keys(spec.__class__).items():
+        for key, types in list_keys(spec.__class__).items():
             if isinstance(spec, ModelSpec) and key in ("block", "pattern"):
-                written += self.blocks(key, spec.blocks)
+                written += self.write_blocks(key, spec.blocks)
                 continue
             value, default = getattr(spec, key), defaults.get(key, MISSING)
             if value is not None and (value != default or self.whole):
-                written.append(Field(key, self.value(key, types, value)))
+                written.append(Field(key, self.write_value(key, types, value)))
         return Body(tuple(written))
 
-    def blocks(self, key: str, blocks: tuple[BlockSpec, ...]) -> list[Field]:
+    def write_blocks(self, key: str, blocks: tuple[BlockSpec, ...]) -> list[Field]:
         if key == "block" and len(blocks) == 1:
-            return [Field("block", self.part("block", blocks[0]))]
+            return [Field("block", self.write_part("block", blocks[0]))]
         if key == "pattern" and len(blocks) > 1:
-            values = tuple(self.part("block", block) for block in blocks)
+            values = tuple(self.write_part("block", block) for block in blocks)
             return [Field("pattern", List(values))]
         return []
 
-    def value(self, key: str, types: tuple[type, ...], value: object) -> Value:
+    def write_value(self, key: str, types: tuple[type, ...], value: object) -> Value:
         match value:
             case bool():
                 return Word("true" if value else "false")
             case int():
                 return Number(str(value))
             case float():
-                return Number(number(value))
+                return Number(format_number(value))
             case str():
                 if key in TEXTS:
                     return String(value)
                 return Word(WRITTEN.get(value, value) if key == "bias" else value)
             case AttentionSpec() | FfnSpec() | BlockSpec():
-                return self.part(WORDS[value.__class__], value)
-        body = self.body(value)
+                return self.write_part(WORDS[value.__class__], value)
+        body = self.write_body(value)
         if len(types) == 1:
             return body
         return Word(WORDS[value.__class__], body if body.fields else None)
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """The shortest text that reads back as this number: 10000, 0.1, 1e-5."""
     digits, _, exponent = repr(value).removesuffix(".0").partition("e")
     return f"{digits}e{int(exponent)}" if exponent else digits
 
 
-def _file(definitions: tuple[Definition, ...]) -> Iterator[str]:
+def _format_file(definitions: tuple[Definition, ...]) -> Iterator[str]:
     for index, definition in enumerate(definitions):
         if index:
             yield ""
         head = f"{definition.kind} {definition.name}"
         if definition.body.fields:
-            yield from _braces(head, definition.body, "")
+            yield from _format_body(head, definition.body, "")
         else:
             yield f"{head} {{ }}"
     yield ""
 
 
-def _braces(head: str, body: Body, indent: str) -> Iterator[str]:
+def _format_body(head: str, body: Body, indent: str) -> Iterator[str]:
     """A head and its fields, each on a line of its own, or on several where one is too long."""
     yield f"{indent}{head} {{"
     inner = indent + INDENT
     for field in body.fields:
-        line = inner + _field(field)
+        line = inner + _format_field(field)
         if len(line) <= WIDTH:
             yield line
             continue
         match field.value:
             case Body() as value:
-                yield from _braces(field.key, value, inner)
+                yield from _format_body(field.key, value, inner)
             case Word(name, Body() as value):
-                yield from _braces(f"{field.key}: {name}", value, inner)
+                yield from _format_body(f"{field.key}: {name}", value, inner)
             case List(values):
-                yield from _brackets(field.key, values, inner)
+                yield from _format_list(field.key, values, inner)
             case _:
                 yield line
     yield f"{indent}}}"
 
 
-def _brackets(key: str, values: tuple[Value, ...], indent: str) -> Iterator[str]:
+def _format_list(key: str, values: tuple[Value, ...], indent: str) -> Iterator[str]:
     """A list over several lines, as many of its values on each as fit."""
     yield f"{indent}{key}: ["
     inner = indent + INDENT
     line = ""
     for value in values:
-        item = f"{_value(value)},"
+        item = f"{_format_value(value)},"
         if line and len(inner) + len(line) + 1 + len(item) > WIDTH:
             yield inner + line
             line = ""
@@ -162,12 +162,12 @@ def _brackets(key: str, values: tuple[Value, ...], indent: str) -> Iterator[str]
     yield f"{indent}]"
 
 
-def _field(field: Field) -> str:
+def _format_field(field: Field) -> str:
     colon = "" if isinstance(field.value, Body) else ":"
-    return f"{field.key}{colon} {_value(field.value)}"
+    return f"{field.key}{colon} {_format_value(field.value)}"
 
 
-def _value(value: Value) -> str:
+def _format_value(value: Value) -> str:
     """A value on one line."""
     match value:
         case Number(text):
@@ -176,8 +176,8 @@ def _value(value: Value) -> str:
             escaped = text.replace("\\", "\\\\").replace('"', '\\"')
             return '"' + escaped.replace("\n", "\\n").replace("\t", "\\t") + '"'
         case Word(name, body):
-            return f"{name} {_value(body)}" if body else name
+            return f"{name} {_format_value(body)}" if body else name
         case List(values):
-            return f"[{', '.join(map(_value, values))}]"
+            return f"[{', '.join(map(_format_value, values))}]"
         case Body(fields):
-            return f"{{ {'  '.join(map(_field, fields))} }}" if fields else "{ }"
+            return f"{{ {'  '.join(map(_format_field, fields))} }}" if fields else "{ }"

@@ -6,10 +6,10 @@ batch and the backend, and are not counted.
 
 from dataclasses import dataclass
 
-from hermes.numerics.params import parameters
+from hermes.numerics.params import list_parameters
 from hermes.spec import AttentionSpec, ModelSpec
 
-__all__ = ["PARTS", "Cost", "cost_of", "flops", "matmul_weights"]
+__all__ = ["PARTS", "Cost", "compute_cost", "count_flops", "count_matmul_weights"]
 
 PARTS = ("embeddings", "positions", "attention", "ffn", "norms", "head")
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -33,42 +33,45 @@ class Cost:
     memory: dict[str, dict[str, int]]
 
 
-def cost_of(spec: ModelSpec) -> Cost:
+def compute_cost(spec: ModelSpec) -> Cost:
     """Count a model."""
     parts = dict.fromkeys(PARTS, 0)
     matrices = 0
-    for tensor in parameters(spec).values():
+    for tensor in list_parameters(spec).values():
         parts[tensor.part] += tensor.size
         matrices += tensor.size if len(tensor.shape) > 1 else 0
     total = sum(parts.values())
-    kv = {name: size * _kv_elements(spec) for name, size in BYTES.items()}
+    kv = {name: size * _count_kv_elements(spec) for name, size in BYTES.items()}
     memory = {}
     for name, size in BYTES.items():
         weights = size * matrices + MASTER * (total - matrices)
         cache = kv[name] * spec.max_seq_len
         # Masters, gradients and two moments; below float32 also the matrices as they are computed.
-        copies = size * matmul_weights(spec) if size < MASTER else 0
+        copies = size * count_matmul_weights(spec) if size < MASTER else 0
         memory[name] = {
             "weights": weights,
             "kv_cache": cache,
             "decoding": weights + cache,
             "training": 4 * MASTER * total + copies,
         }
-    arithmetic = {"training": flops(spec, training=True), "decoding": flops(spec, training=False)}
+    arithmetic = {
+        "training": count_flops(spec, training=True),
+        "decoding": count_flops(spec, training=False),
+    }
     return Cost(total, parts, arithmetic, kv, memory)
 
 
-def matmul_weights(spec: ModelSpec) -> int:
+def count_matmul_weights(spec: ModelSpec) -> int:
     """Weights that multiply each token: projections of every layer and the head, tied or not."""
     projections = sum(
         tensor.size
-        for tensor in parameters(spec).values()
+        for tensor in list_parameters(spec).values()
         if tensor.part in ("attention", "ffn") and len(tensor.shape) > 1
     )
     return projections + spec.vocab_size * spec.hidden_size
 
 
-def flops(spec: ModelSpec, *, training: bool) -> int:
+def count_flops(spec: ModelSpec, *, training: bool) -> int:
     """Floating-point operations per token, a multiply and an add counted as two.
 
     M weights multiply each token (`matmul_weights`), and in each layer H heads of size D score and
@@ -81,15 +84,19 @@ def flops(spec: ModelSpec, *, training: bool) -> int:
     al. 2020, arXiv:2001.08361, section 2.1; Chowdhery et al. 2022, arXiv:2204.02311, appendix B
     (which counts n = T).
     """
-    total = 2 * matmul_weights(spec) * spec.max_seq_len
+    total = 2 * count_matmul_weights(spec) * spec.max_seq_len
     for block in spec.layers:
         a = block.attention
-        keys = _keys_of_all(a, spec.max_seq_len) if training else _keys_of_last(a, spec)
+        keys = (
+            _count_keys_of_sequence(a, spec.max_seq_len)
+            if training
+            else _count_keys_of_last_token(a, spec)
+        )
         total += 4 * a.num_heads * a.head_size * keys
     return round((3 if training else 1) * total / spec.max_seq_len)
 
 
-def _keys_of_all(attention: AttentionSpec, length: int) -> int:
+def _count_keys_of_sequence(attention: AttentionSpec, length: int) -> int:
     """Keys that the tokens of a sequence see, summed: T n."""
     window = min(attention.window_size or length, length)
     before = window * (window + 1) // 2 + (length - window) * window
@@ -97,11 +104,11 @@ def _keys_of_all(attention: AttentionSpec, length: int) -> int:
     return before if attention.causal else 2 * before - length
 
 
-def _keys_of_last(attention: AttentionSpec, spec: ModelSpec) -> int:
+def _count_keys_of_last_token(attention: AttentionSpec, spec: ModelSpec) -> int:
     """Keys that the last token of a full context sees, times T."""
     return min(attention.window_size or spec.max_seq_len, spec.max_seq_len) * spec.max_seq_len
 
 
-def _kv_elements(spec: ModelSpec) -> int:
+def _count_kv_elements(spec: ModelSpec) -> int:
     """Elements of keys and values that one token leaves in the cache: 2 K D a layer."""
     return sum(2 * b.attention.kv_heads * b.attention.head_size for b in spec.layers)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from hermes.model_info.cost import Cost, cost_of
-from hermes.model_info.shape import layer_keys, model_keys, spans
-from hermes.numerics.params import parameters
+from hermes.model_info.cost import Cost, compute_cost
+from hermes.model_info.shape import describe_layer, describe_model, format_ranges
+from hermes.numerics.params import list_parameters
 from hermes.spec import BlockSpec, ModelSpec
 
 __all__ = ["Change", "Difference", "Reshaped", "compare"]
@@ -50,7 +50,7 @@ class Difference:
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
 
-    def plain(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, object]:
         """As `hermes mal diff --json` prints it."""
         return {
             "a": {"name": self.a.name, **vars(self.cost_a)},
@@ -68,15 +68,15 @@ class Difference:
 
 def compare(a: ModelSpec, b: ModelSpec) -> Difference:
     """What differs from model `a` to model `b`."""
-    left, right = parameters(a), parameters(b)
+    left, right = list_parameters(a), list_parameters(b)
     both = [name for name in left if name in right]
     return Difference(
         a=a,
         b=b,
         same=a.identity == b.identity,
-        structure=(*_model_changes(a, b), *_layer_changes(a, b)),
-        cost_a=cost_of(a),
-        cost_b=cost_of(b),
+        structure=(*_find_model_changes(a, b), *_find_layer_changes(a, b)),
+        cost_a=compute_cost(a),
+        cost_b=compute_cost(b),
         reusable=tuple(name for name in both if left[name].shape == right[name].shape),
         reshaped=tuple(
             Reshaped(name, left[name].shape, right[name].shape)
@@ -88,15 +88,15 @@ def compare(a: ModelSpec, b: ModelSpec) -> Difference:
     )
 
 
-def _changes(where: str, a: Mapping[str, str], b: Mapping[str, str]) -> list[Change]:
+def _find_changes(where: str, a: Mapping[str, str], b: Mapping[str, str]) -> list[Change]:
     return [Change(where, key, a[key], b[key]) for key in a if a[key] != b[key]]
 
 
-def _model_changes(a: ModelSpec, b: ModelSpec) -> list[Change]:
-    return _changes("model", model_keys(a), model_keys(b))
+def _find_model_changes(a: ModelSpec, b: ModelSpec) -> list[Change]:
+    return _find_changes("model", describe_model(a), describe_model(b))
 
 
-def _layer_changes(a: ModelSpec, b: ModelSpec) -> list[Change]:
+def _find_layer_changes(a: ModelSpec, b: ModelSpec) -> list[Change]:
     """Changes of the layers that both have, those of equal pairs said once."""
     pairs: dict[tuple[BlockSpec, BlockSpec], list[int]] = {}
     for index, pair in enumerate(zip(a.layers, b.layers, strict=False)):
@@ -105,5 +105,7 @@ def _layer_changes(a: ModelSpec, b: ModelSpec) -> list[Change]:
         change
         for (left, right), indices in pairs.items()
         if left != right
-        for change in _changes(f"layers {spans(indices)}", layer_keys(left), layer_keys(right))
+        for change in _find_changes(
+            f"layers {format_ranges(indices)}", describe_layer(left), describe_layer(right)
+        )
     ]

@@ -8,12 +8,12 @@ from hermes.mal.writer import describe
 from hermes.numerics.params import Tensor
 from hermes.spec import BlockSpec, ModelSpec
 
-__all__ = ["layer_groups", "layer_keys", "model_keys", "spans", "tensor_groups"]
+__all__ = ["describe_layer", "describe_model", "format_ranges", "group_layers", "group_tensors"]
 
 LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
-def model_keys(spec: ModelSpec) -> dict[str, str]:
+def describe_model(spec: ModelSpec) -> dict[str, str]:
     """Every key of the model itself, the final norm resolved, as MAL says them."""
     own = describe(spec)
     sizes = {key: own[key] for key in ("vocab_size", "max_seq_len", "hidden_size", "num_layers")}
@@ -23,7 +23,7 @@ def model_keys(spec: ModelSpec) -> dict[str, str]:
     return {**sizes, **embeddings, **output}
 
 
-def layer_keys(block: BlockSpec) -> dict[str, str]:
+def describe_layer(block: BlockSpec) -> dict[str, str]:
     """Every key of a resolved layer, as MAL says them: attention.num_heads, ffn.bias, norm, ..."""
     keys: dict[str, str] = {}
     for key, text in describe(block).items():
@@ -38,7 +38,7 @@ def layer_keys(block: BlockSpec) -> dict[str, str]:
     return keys
 
 
-def layer_groups(spec: ModelSpec) -> list[tuple[list[int], BlockSpec]]:
+def group_layers(spec: ModelSpec) -> list[tuple[list[int], BlockSpec]]:
     """The different layers of a model, each with the numbers of those that are so."""
     groups: dict[BlockSpec, list[int]] = {}
     for index, block in enumerate(spec.layers):
@@ -46,7 +46,7 @@ def layer_groups(spec: ModelSpec) -> list[tuple[list[int], BlockSpec]]:
     return [(indices, block) for block, indices in groups.items()]
 
 
-def spans(numbers: Iterable[int]) -> str:
+def format_ranges(numbers: Iterable[int]) -> str:
     """Ascending numbers in few words: 0-3, 5, 7-8; of many spans the first and the last."""
     ends: list[list[int]] = []
     for number in numbers:
@@ -58,7 +58,7 @@ def spans(numbers: Iterable[int]) -> str:
     return ", ".join(words if len(words) <= 8 else [*words[:4], "...", words[-1]])
 
 
-def tensor_groups(names: Iterable[str], table: Mapping[str, Tensor]) -> list[tuple[str, list[str]]]:
+def group_tensors(names: Iterable[str], table: Mapping[str, Tensor]) -> list[tuple[str, list[str]]]:
     """Tensors of one shape that differ by their layer alone, under one label."""
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for name in names:
@@ -67,6 +67,6 @@ def tensor_groups(names: Iterable[str], table: Mapping[str, Tensor]) -> list[tup
     found = []
     for (pattern, _), members in groups.items():
         layers = [int(match[1]) for name in members if (match := LAYER.search(name))]
-        label = pattern.replace("*", f"[{spans(layers)}]") if layers else pattern
+        label = pattern.replace("*", f"[{format_ranges(layers)}]") if layers else pattern
         found.append((label, members))
     return found

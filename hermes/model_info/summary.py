@@ -2,25 +2,31 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from hermes.formatting import columns, with_unit
-from hermes.mal.writer import number
+from hermes.formatting import format_columns, format_with_unit
+from hermes.mal.writer import format_number
 from hermes.model_info.cost import Cost
 from hermes.model_info.diff import Difference
-from hermes.model_info.shape import layer_groups, layer_keys, model_keys, spans, tensor_groups
-from hermes.numerics.params import Tensor, parameters
+from hermes.model_info.shape import (
+    describe_layer,
+    describe_model,
+    format_ranges,
+    group_layers,
+    group_tensors,
+)
+from hermes.numerics.params import Tensor, list_parameters
 from hermes.spec import BlockSpec, LayerNorm, ModelSpec, NoNorm, Norm, RMSNorm
 
-__all__ = ["cost_lines", "diff_lines", "layer_lines", "shape_lines", "title"]
+__all__ = ["format_cost", "format_diff", "format_layers", "format_shape", "format_title"]
 
 TYPES = ("float32", "bfloat16")
 
 
-def title(spec: ModelSpec) -> str:
+def format_title(spec: ModelSpec) -> str:
     """The model's name, and its description in one line."""
     return f"{spec.name}: {' '.join(spec.description.split())}" if spec.description else spec.name
 
 
-def shape_lines(spec: ModelSpec) -> list[str]:
+def format_shape(spec: ModelSpec) -> list[str]:
     """The shape of a model, each kind of layer in a few lines."""
     e, o = spec.embeddings, spec.output
     rows = [
@@ -29,37 +35,39 @@ def shape_lines(spec: ModelSpec) -> list[str]:
         ("vocabulary", f"{spec.vocab_size:,}"),
         ("context", f"{spec.max_seq_len:,} tokens"),
     ]
-    groups = layer_groups(spec)
+    groups = group_layers(spec)
     for indices, block in groups:
         indent = ""
         if len(groups) > 1:
             indent = "  "
-            rows.append((f"layers {spans(indices)}" if indices[1:] else f"layer {indices[0]}", ""))
-        rows += [(f"{indent}{name}", text) for name, text in _block_rows(block)]
+            rows.append(
+                (f"layers {format_ranges(indices)}" if indices[1:] else f"layer {indices[0]}", "")
+            )
+        rows += [(f"{indent}{name}", text) for name, text in _describe_block(block)]
     head = ["tied to the embeddings" if e.tie_weights else "of its own"]
     head += ["bias"] if o.bias else []
     head += [f"soft cap {o.softcap:g}"] if o.softcap else []
-    head += [f"after {_norm(spec.final_norm)}"] if o.norm is not None else []
+    head += [f"after {_describe_norm(spec.final_norm)}"] if o.norm is not None else []
     rows.append(("head", ", ".join(head)))
     scaled = [f"scaled by {e.scale:g}"] if e.scale is not None else []
     scaled += [f"dropout {e.dropout:g}"] if e.dropout else []
     rows += [("embeddings", ", ".join(scaled))] if scaled else []
-    return [f"  {line}" for line in columns(rows)]
+    return [f"  {line}" for line in format_columns(rows)]
 
 
-def _norm(norm: Norm) -> str:
+def _describe_norm(norm: Norm) -> str:
     match norm:
         case RMSNorm(eps, unit_offset):
-            return f"rmsnorm, eps {number(eps)}{', unit offset' * unit_offset}"
+            return f"rmsnorm, eps {format_number(eps)}{', unit offset' * unit_offset}"
         case LayerNorm(eps, bias):
-            return f"layernorm, eps {number(eps)}{', no bias' * (not bias)}"
+            return f"layernorm, eps {format_number(eps)}{', no bias' * (not bias)}"
         case NoNorm():
             return "no norm"
 
 
-def _block_rows(block: BlockSpec) -> Iterator[tuple[str, str]]:
+def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
     """A resolved layer in the words of those who compare models; every key is in `layer_lines`."""
-    a, f, keys = block.attention, block.ffn, layer_keys(block)
+    a, f, keys = block.attention, block.ffn, describe_layer(block)
     both = a.kv_heads == a.num_heads
     heads = f"{a.num_heads}" if both else f"{a.num_heads}, sharing {a.kv_heads} of keys and values"
     yield "heads", f"{heads}, {a.head_size} wide"
@@ -75,7 +83,7 @@ def _block_rows(block: BlockSpec) -> Iterator[tuple[str, str]]:
     bias = ", bias" if f.bias else ""
     yield "feed-forward", f"{f.hidden_size:,} wide, {'gated ' * f.gated}{f.function}{bias}"
     places = {"pre": "before", "post": "after the sum of", "output": "after", "sandwich": "around"}
-    yield "norm", f"{_norm(block.norm)}, {places[block.norm_position]} each sublayer"
+    yield "norm", f"{_describe_norm(block.norm)}, {places[block.norm_position]} each sublayer"
     if block.parallel or not block.residual:
         notes = ["attention and feed-forward in parallel"] if block.parallel else []
         yield "block", ", ".join(notes + ([] if block.residual else ["no residual"]))
@@ -85,21 +93,25 @@ def _block_rows(block: BlockSpec) -> Iterator[tuple[str, str]]:
         yield "dropout", dropout
 
 
-def cost_lines(spec: ModelSpec, cost: Cost) -> Iterator[str]:
+def format_cost(spec: ModelSpec, cost: Cost) -> Iterator[str]:
     """Parameters, arithmetic, cache and memory of a model."""
     rows = [("parameters", f"{cost.parameters:,}", "")]
     for part, count in cost.parameters_by_part.items():
         if count:
             rows.append((f"  {part}", f"{count:,}", f"{100 * count / cost.parameters:.1f} %"))
-    yield from columns(rows, right=(1, 2))
+    yield from format_columns(rows, right=(1, 2))
     yield ""
     yield "FLOPs per token"
     flops = cost.flops_per_token
     rows = [
-        ("training", with_unit(flops["training"], "FLOP"), "mean over a full context"),
-        ("decoding", with_unit(flops["decoding"], "FLOP"), "the last token of a full context"),
+        ("training", format_with_unit(flops["training"], "FLOP"), "mean over a full context"),
+        (
+            "decoding",
+            format_with_unit(flops["decoding"], "FLOP"),
+            "the last token of a full context",
+        ),
     ]
-    yield from (f"  {line}" for line in columns(rows, right=(1,)))
+    yield from (f"  {line}" for line in format_columns(rows, right=(1,)))
     yield ""
     table: list[tuple[str, ...]] = [("memory", *TYPES)]
     kv = (f"{cost.kv_bytes_per_token[name]:,} B" for name in TYPES)
@@ -111,15 +123,16 @@ def cost_lines(spec: ModelSpec, cost: Cost) -> Iterator[str]:
         "training": "training",
     }
     for key, label in labels.items():
-        sizes = (with_unit(cost.memory[name][key], "B") for name in TYPES)
+        sizes = (format_with_unit(cost.memory[name][key], "B") for name in TYPES)
         table.append((f"  {label}", *sizes))
-    yield from columns(table, right=(1, 2))
+    yield from format_columns(table, right=(1, 2))
     yield ""
     yield "  Training keeps weights, gradients and AdamW's moments in float32. Activations, which"
     yield "  grow with the batch, come on top."
     windowed = [i for i, block in enumerate(spec.layers) if _is_windowed(block, spec)]
     if windowed:
-        yield f"  Layers {spans(windowed)} see only their window; the cache keeps every token."
+        layers = format_ranges(windowed)
+        yield f"  Layers {layers} see only their window; the cache keeps every token."
 
 
 def _is_windowed(block: BlockSpec, spec: ModelSpec) -> bool:
@@ -127,30 +140,30 @@ def _is_windowed(block: BlockSpec, spec: ModelSpec) -> bool:
     return window is not None and window < spec.max_seq_len
 
 
-def layer_lines(spec: ModelSpec) -> Iterator[str]:
+def format_layers(spec: ModelSpec) -> Iterator[str]:
     """Every key of a model and of its layers, resolved, equal layers said once."""
-    yield title(spec)
+    yield format_title(spec)
     yield ""
-    yield from (f"  {line}" for line in columns(model_keys(spec).items()))
-    for indices, block in layer_groups(spec):
+    yield from (f"  {line}" for line in format_columns(describe_model(spec).items()))
+    for indices, block in group_layers(spec):
         yield ""
-        yield f"layers {spans(indices)}" if len(indices) > 1 else f"layer {indices[0]}"
-        yield from (f"  {line}" for line in columns(layer_keys(block).items()))
+        yield f"layers {format_ranges(indices)}" if len(indices) > 1 else f"layer {indices[0]}"
+        yield from (f"  {line}" for line in format_columns(describe_layer(block).items()))
 
 
-def diff_lines(difference: Difference, a: str, b: str) -> Iterator[str]:
+def format_diff(difference: Difference, a: str, b: str) -> Iterator[str]:
     """How two models, called `a` and `b`, differ."""
     if difference.same:
         yield f"{a} and {b} are one architecture"
     else:
-        yield from _structure(difference, a, b)
+        yield from _format_structure(difference, a, b)
         yield ""
-        yield from _costs(difference, a, b)
+        yield from _format_costs(difference, a, b)
     yield ""
-    yield from _tensors(difference, a, b)
+    yield from _format_tensors(difference, a, b)
 
 
-def _structure(difference: Difference, a: str, b: str) -> Iterator[str]:
+def _format_structure(difference: Difference, a: str, b: str) -> Iterator[str]:
     rows = [("structure", a, b)]
     where = ""
     for change in difference.structure:
@@ -158,16 +171,16 @@ def _structure(difference: Difference, a: str, b: str) -> Iterator[str]:
             where = change.where
             rows.append((f"  {where}", "", ""))
         rows.append((f"    {change.key}", change.a, change.b))
-    yield from columns(rows)
+    yield from format_columns(rows)
 
 
-def _costs(difference: Difference, a: str, b: str) -> Iterator[str]:
+def _format_costs(difference: Difference, a: str, b: str) -> Iterator[str]:
     left, right = difference.cost_a, difference.cost_b
     rows: list[tuple[str, ...]] = [("cost", a, b, "")]
 
     def add(label: str, x: int, y: int, unit: str = "") -> None:
         if x or y:
-            shown = [with_unit(n, unit) if unit else f"{n:,}" for n in (x, y)]
+            shown = [format_with_unit(n, unit) if unit else f"{n:,}" for n in (x, y)]
             ratio = "" if x == y or not x else f"x {y / x:.3g}"
             rows.append((f"  {label}", *shown, ratio))
 
@@ -183,11 +196,11 @@ def _costs(difference: Difference, a: str, b: str) -> Iterator[str]:
         for kind in ("decoding", "training"):
             x, y = left.memory[name][kind], right.memory[name][kind]
             add(f"memory for {kind}, {name}", x, y, "B")
-    yield from columns(rows, right=(1, 2, 3))
+    yield from format_columns(rows, right=(1, 2, 3))
 
 
-def _tensors(difference: Difference, a: str, b: str) -> Iterator[str]:
-    left, right = parameters(difference.a), parameters(difference.b)
+def _format_tensors(difference: Difference, a: str, b: str) -> Iterator[str]:
+    left, right = list_parameters(difference.a), list_parameters(difference.b)
     reshaped = [r.name for r in difference.reshaped]
     groups = [
         ("same name and shape", difference.reusable, left),
@@ -200,17 +213,17 @@ def _tensors(difference: Difference, a: str, b: str) -> Iterator[str]:
         if names:
             count = sum(table[name].size for name in names)
             rows.append((f"  {label}", f"{len(names):,}", f"{count:,} parameters"))
-    yield from columns(rows, right=(1, 2))
+    yield from format_columns(rows, right=(1, 2))
     share = 100 * sum(left[name].size for name in difference.reusable)
     yield f"  {share / difference.cost_b.parameters:.1f} % of {b} can start from {a}'s weights"
     for label, names, table in groups[1:]:
         if names:
             yield ""
             yield label
-            yield from (f"  {line}" for line in _names(names, table, left, right))
+            yield from (f"  {line}" for line in _format_tensor_names(names, table, left, right))
 
 
-def _names(
+def _format_tensor_names(
     names: Iterable[str],
     table: Mapping[str, Tensor],
     left: Mapping[str, Tensor],
@@ -218,8 +231,8 @@ def _names(
 ) -> list[str]:
     """Tensors by name, layers together, with their shapes."""
     rows = []
-    for label, members in tensor_groups(names, table):
+    for label, members in group_tensors(names, table):
         first = members[0]
         shapes = [str(side[first].shape) for side in (left, right) if first in side]
         rows.append((label, " -> ".join(shapes)))
-    return columns(rows)
+    return format_columns(rows)

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from hermes.interface import IGNORE
 
-__all__ = ["Span", "group_pairs", "make_spans", "pair_tokens"]
+__all__ = ["Span", "group_pairs", "index_pair_targets", "make_spans"]
 
 Span = tuple[int, int]
 
 
-def pair_tokens(
+def index_pair_targets(
     targets: NDArray[np.integer], *, everywhere: bool = False
 ) -> tuple[NDArray[np.int64], tuple[int, ...]]:
     """Where the targets of P pairs count, pair after pair, each chosen before rejected.

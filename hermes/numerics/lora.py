@@ -12,17 +12,25 @@ import numpy as np
 
 from hermes.errors import HermesError
 from hermes.interface import Array, LazyTensors, Tensors
-from hermes.numerics.params import Tensor, parameters, trained_names
-from hermes.numerics.randomness import normals
+from hermes.numerics.params import Tensor, list_parameters, list_unfrozen
+from hermes.numerics.randomness import draw_normals
 from hermes.recipe import Lora, Recipe
 from hermes.spec import ModelSpec
 
-__all__ = ["adapted_paths", "adapter_tensors", "init_adapters", "merge_adapters", "trainable_names"]
+__all__ = [
+    "find_adapted_paths",
+    "init_adapters",
+    "list_adapter_tensors",
+    "list_trainable",
+    "merge_adapters",
+]
 
 
-def adapted_paths(spec: ModelSpec, lora: Lora) -> tuple[str, ...]:
+def find_adapted_paths(spec: ModelSpec, lora: Lora) -> tuple[str, ...]:
     """The matrices that get an adapter, in the order of the forward pass. Raises HermesError."""
-    paths = (name.removesuffix(".weight") for name in parameters(spec) if name.endswith(".weight"))
+    paths = (
+        name.removesuffix(".weight") for name in list_parameters(spec) if name.endswith(".weight")
+    )
     found = tuple(path for path in paths if path.rpartition(".")[2] in lora.targets)
     for target in lora.targets:
         if not any(path.endswith(f".{target}") for path in found) and target != "gate_proj":
@@ -32,10 +40,10 @@ def adapted_paths(spec: ModelSpec, lora: Lora) -> tuple[str, ...]:
     return found
 
 
-def adapter_tensors(spec: ModelSpec, lora: Lora) -> Mapping[str, Tensor]:
+def list_adapter_tensors(spec: ModelSpec, lora: Lora) -> Mapping[str, Tensor]:
     """Every tensor of the adapters by name; both of a pair decay. Raises HermesError."""
-    table = parameters(spec)
-    paths = adapted_paths(spec, lora)
+    table = list_parameters(spec)
+    paths = find_adapted_paths(spec, lora)
     most = max(min(table[f"{path}.weight"].shape) for path in paths)
     if lora.rank > most:
         raise HermesError(
@@ -53,22 +61,22 @@ def adapter_tensors(spec: ModelSpec, lora: Lora) -> Mapping[str, Tensor]:
     return found
 
 
-def trainable_names(spec: ModelSpec, recipe: Recipe) -> tuple[str, ...]:
+def list_trainable(spec: ModelSpec, recipe: Recipe) -> tuple[str, ...]:
     """The tensors that a run changes: the adapters alone, or all that is not frozen."""
     if recipe.lora is not None:
-        return tuple(adapter_tensors(spec, recipe.lora))
-    return trained_names(spec, recipe.freeze_layers, recipe.freeze)
+        return tuple(list_adapter_tensors(spec, recipe.lora))
+    return list_unfrozen(spec, recipe.freeze_layers, recipe.freeze)
 
 
 def init_adapters(spec: ModelSpec, lora: Lora, seed: int) -> Tensors:
     """First values: A normal, from a stream of its own by name, B zero."""
-    table = adapter_tensors(spec, lora)
+    table = list_adapter_tensors(spec, lora)
 
     def make(name: str) -> Array:
         tensor = table[name]
         if tensor.init == "zeros":
             return np.zeros(tensor.shape, np.float32)
-        return normals(seed, f"adapters/{name}", tensor.shape, tensor.std)
+        return draw_normals(seed, f"adapters/{name}", tensor.shape, tensor.std)
 
     return LazyTensors(table, make)
 
@@ -78,7 +86,7 @@ def merge_adapters(spec: ModelSpec, params: Tensors, lora: Lora) -> Tensors:
 
     params: the base's tensors and the adapters', under their names.
     """
-    paths = set(adapted_paths(spec, lora))
+    paths = set(find_adapted_paths(spec, lora))
 
     def make(name: str) -> Array:
         weight = params[name]
@@ -89,4 +97,4 @@ def merge_adapters(spec: ModelSpec, params: Tensors, lora: Lora) -> Tensors:
         added = lora.scale * (b.astype(np.float64) @ a.astype(np.float64))
         return (weight.astype(np.float64) + added).astype(weight.dtype)
 
-    return LazyTensors(parameters(spec), make)
+    return LazyTensors(list_parameters(spec), make)

@@ -20,7 +20,14 @@ if TYPE_CHECKING:  # counting parameters must not wait for NumPy
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["NORM_NAMES", "Tensor", "init_weights", "parameters", "tensor_count", "trained_names"]
+__all__ = [
+    "NORM_NAMES",
+    "Tensor",
+    "count_parameters",
+    "init_weights",
+    "list_parameters",
+    "list_unfrozen",
+]
 
 INIT_STD = 0.02
 
@@ -58,11 +65,13 @@ class Tensor:
         return math.prod(self.shape)
 
 
-def _matrix(part: str, rows: int, columns: int, std: float = INIT_STD) -> Tensor:
+def _make_matrix(part: str, rows: int, columns: int, std: float = INIT_STD) -> Tensor:
     return Tensor((rows, columns), part, "normal", std, decay=True)
 
 
-def _norm(name: str, norm: Norm, size: int, part: str = "norms") -> Iterator[tuple[str, Tensor]]:
+def _walk_norm(
+    name: str, norm: Norm, size: int, part: str = "norms"
+) -> Iterator[tuple[str, Tensor]]:
     match norm:
         case RMSNorm(unit_offset=offset):
             yield f"{name}.weight", Tensor((size,), part, "zeros" if offset else "ones")
@@ -74,39 +83,39 @@ def _norm(name: str, norm: Norm, size: int, part: str = "norms") -> Iterator[tup
             pass
 
 
-def _block(prefix: str, spec: ModelSpec, block: BlockSpec) -> Iterator[tuple[str, Tensor]]:
+def _walk_block(prefix: str, spec: ModelSpec, block: BlockSpec) -> Iterator[tuple[str, Tensor]]:
     width, a, f = spec.hidden_size, block.attention, block.ffn
     queries, keys = a.num_heads * a.head_size, a.kv_heads * a.head_size
     # What is added to the residual stream 2 L times starts smaller (GPT-2, section 2.3).
     last = INIT_STD / math.sqrt(2 * spec.num_layers)
     at = f"{prefix}.self_attn"
     for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
-        yield f"{at}.{name}.weight", _matrix("attention", rows, width)
+        yield f"{at}.{name}.weight", _make_matrix("attention", rows, width)
         if a.bias != "none":
             yield f"{at}.{name}.bias", Tensor((rows,), "attention", "zeros")
-    yield f"{at}.o_proj.weight", _matrix("attention", width, queries, last)
+    yield f"{at}.o_proj.weight", _make_matrix("attention", width, queries, last)
     if a.bias == "all":
         yield f"{at}.o_proj.bias", Tensor((width,), "attention", "zeros")
     if a.qk_norm != "none":
         flat = a.qk_norm == "flat"
-        yield from _norm(f"{at}.q_norm", block.qk_norm, queries if flat else a.head_size)
-        yield from _norm(f"{at}.k_norm", block.qk_norm, keys if flat else a.head_size)
+        yield from _walk_norm(f"{at}.q_norm", block.qk_norm, queries if flat else a.head_size)
+        yield from _walk_norm(f"{at}.k_norm", block.qk_norm, keys if flat else a.head_size)
     if a.position_encoding == Alibi("learned"):
         yield f"{at}.alibi_slopes", Tensor((a.num_heads,), "positions", "slopes")
     for name in ("gate_proj", "up_proj") if f.gated else ("up_proj",):
-        yield f"{prefix}.mlp.{name}.weight", _matrix("ffn", f.hidden_size, width)
+        yield f"{prefix}.mlp.{name}.weight", _make_matrix("ffn", f.hidden_size, width)
         if f.bias:
             yield f"{prefix}.mlp.{name}.bias", Tensor((f.hidden_size,), "ffn", "zeros")
-    yield f"{prefix}.mlp.down_proj.weight", _matrix("ffn", width, f.hidden_size, last)
+    yield f"{prefix}.mlp.down_proj.weight", _make_matrix("ffn", width, f.hidden_size, last)
     if f.bias:
         yield f"{prefix}.mlp.down_proj.bias", Tensor((width,), "ffn", "zeros")
     for name in NORM_NAMES[block.norm_position].values():
-        yield from _norm(f"{prefix}.{name}", block.norm, width)
+        yield from _walk_norm(f"{prefix}.{name}", block.norm, width)
 
 
-def _walk(spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
+def _walk_model(spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
     vocabulary, width = spec.vocab_size, spec.hidden_size
-    yield "model.embed_tokens.weight", _matrix("embeddings", vocabulary, width)
+    yield "model.embed_tokens.weight", _make_matrix("embeddings", vocabulary, width)
     if spec.learned_positions:
         rows = spec.learned_positions
         yield (
@@ -114,26 +123,26 @@ def _walk(spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
             Tensor((rows, width), "positions", "normal", INIT_STD),
         )
     for i, block in enumerate(spec.layers):
-        yield from _block(f"model.layers.{i}", spec, block)
-    yield from _norm("model.norm", spec.final_norm, width)
+        yield from _walk_block(f"model.layers.{i}", spec, block)
+    yield from _walk_norm("model.norm", spec.final_norm, width)
     if not spec.embeddings.tie_weights:
-        yield "lm_head.weight", _matrix("head", vocabulary, width)
+        yield "lm_head.weight", _make_matrix("head", vocabulary, width)
     if spec.output.bias:
         yield "lm_head.bias", Tensor((vocabulary,), "head", "zeros")
 
 
 @lru_cache(maxsize=16)
-def parameters(spec: ModelSpec) -> Mapping[str, Tensor]:
+def list_parameters(spec: ModelSpec) -> Mapping[str, Tensor]:
     """Every tensor of the model by name, in the order of the forward pass."""
-    return dict(_walk(spec))
+    return dict(_walk_model(spec))
 
 
-def tensor_count(spec: ModelSpec) -> int:
+def count_parameters(spec: ModelSpec) -> int:
     """The exact number of parameters, a tied head counted once."""
-    return sum(tensor.size for tensor in parameters(spec).values())
+    return sum(tensor.size for tensor in list_parameters(spec).values())
 
 
-def trained_names(
+def list_unfrozen(
     spec: ModelSpec, freeze_layers: int = 0, freeze: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
     """The tensors that training changes: all but the embeddings and the bottom N blocks, if N > 0,
@@ -144,7 +153,7 @@ def trained_names(
     """
     if freeze_layers > spec.num_layers:
         raise SpecError(f"freeze_layers is {freeze_layers}; the model has {spec.num_layers} layers")
-    table = parameters(spec)
+    table = list_parameters(spec)
     held = ("model.embed_", *(f"model.layers.{i}." for i in range(freeze_layers)))
     frozen = {name for name in table if freeze_layers and name.startswith(held)}
     for pattern in freeze:
@@ -163,23 +172,23 @@ def trained_names(
     return tuple(name for name in table if name not in frozen)
 
 
-class _Fresh(Mapping[str, "NDArray[np.float32]"]):
+class _InitialWeights(Mapping[str, "NDArray[np.float32]"]):
     """First weights, each drawn when asked for from a stream of its own."""
 
     def __init__(self, spec: ModelSpec, seed: int):
-        self._table = parameters(spec)
+        self._table = list_parameters(spec)
         self._seed = seed
 
     def __getitem__(self, name: str) -> "NDArray[np.float32]":
         import numpy as np
 
         from hermes.numerics.positions import alibi_slopes
-        from hermes.numerics.randomness import normals
+        from hermes.numerics.randomness import draw_normals
 
         tensor = self._table[name]
         match tensor.init:
             case "normal":
-                return normals(self._seed, f"weights/{name}", tensor.shape, tensor.std)
+                return draw_normals(self._seed, f"weights/{name}", tensor.shape, tensor.std)
             case "slopes":
                 return alibi_slopes(tensor.shape[0]).astype(np.float32)
             case _:
@@ -199,4 +208,4 @@ def init_weights(spec: ModelSpec, seed: int) -> "Mapping[str, NDArray[np.float32
     0.02 / sqrt(2 L) (Radford et al. 2019); norms 1, biases 0. Each tensor has a stream of its own
     by name, so adding a layer changes no other.
     """
-    return _Fresh(spec, seed)
+    return _InitialWeights(spec, seed)

@@ -43,12 +43,12 @@ def rotary_frequencies(rope: Rope, size: int) -> tuple[Floats, float]:
         case LinearScaling(factor):
             return plain / factor, 1.0
         case Llama3Scaling() as scaling:
-            return _llama3(plain, scaling), 1.0
+            return _scale_llama3(plain, scaling), 1.0
         case YarnScaling() as scaling:
-            return _yarn(plain, scaling, rope.theta, size)
+            return _scale_yarn(plain, scaling, rope.theta, size)
 
 
-def _llama3(plain: Floats, scaling: Llama3Scaling) -> Floats:
+def _scale_llama3(plain: Floats, scaling: Llama3Scaling) -> Floats:
     rotations = scaling.original_max_seq_len * plain / (2 * math.pi)
     ramp = (rotations - scaling.low_freq_factor) / (
         scaling.high_freq_factor - scaling.low_freq_factor
@@ -69,7 +69,9 @@ def yarn_range(scaling: YarnScaling, theta: float, size: int) -> tuple[int, int]
     return low, min(math.ceil(pair(scaling.beta_slow)), size - 1)
 
 
-def _yarn(plain: Floats, scaling: YarnScaling, theta: float, size: int) -> tuple[Floats, float]:
+def _scale_yarn(
+    plain: Floats, scaling: YarnScaling, theta: float, size: int
+) -> tuple[Floats, float]:
     low, high = yarn_range(scaling, theta, size)
     ramp = np.clip((np.arange(size // 2) - low) / (max(high - low, 0) or 1e-3), 0.0, 1.0)
     mixed = plain / scaling.factor * ramp + plain * (1 - ramp)

@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from hermes.errors import HermesError
 
-__all__ = ["bits", "dropout_row_keys", "lowbias32", "normals", "permuted", "uniforms"]
+__all__ = ["draw_bits", "draw_normals", "draw_uniforms", "dropout_row_keys", "lowbias32", "permute"]
 
 CHUNK = 1 << 16  # normals made at a time, in each thread
 FEISTEL_ROUNDS = 8
 WORDS_PER_COUNT = 4  # of Philox4x64
 
 
-def _stream(seed: int, purpose: str) -> int:
+def _derive_key(seed: int, purpose: str) -> int:
     """The 128-bit key of a stream: SHA-256 of the seed's eight bytes and the purpose, its start."""
     if not 0 <= seed < 2**64:
         raise HermesError(f"seed must be at least 0 and below 2^64, got {seed!r}")
@@ -29,7 +29,7 @@ def _stream(seed: int, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(name).digest()[:16], "little")
 
 
-def bits(seed: int, purpose: str, count: int, start: int = 0) -> NDArray[np.uint64]:
+def draw_bits(seed: int, purpose: str, count: int, start: int = 0) -> NDArray[np.uint64]:
     """Words number start .. start + count - 1 of the stream that the purpose names. -> (count,)
 
     Any part of a stream costs the same to reach.
@@ -37,17 +37,19 @@ def bits(seed: int, purpose: str, count: int, start: int = 0) -> NDArray[np.uint
     if count < 0 or start < 0:
         raise HermesError(f"count and start must be at least 0, got {count} and {start}")
     counter, skipped = divmod(start, WORDS_PER_COUNT)
-    generator = np.random.Philox(key=_stream(seed, purpose), counter=counter)
+    generator = np.random.Philox(key=_derive_key(seed, purpose), counter=counter)
     return np.asarray(generator.random_raw(skipped + count)[skipped:], np.uint64)
 
 
-def uniforms(seed: int, purpose: str, count: int, start: int = 0) -> NDArray[np.float64]:
+def draw_uniforms(seed: int, purpose: str, count: int, start: int = 0) -> NDArray[np.float64]:
     """Multiples of 2^-53 in [0, 1), the upper 53 bits of each word. -> (count,)"""
-    words = bits(seed, purpose, count, start) >> np.uint64(11)
+    words = draw_bits(seed, purpose, count, start) >> np.uint64(11)
     return words.astype(np.float64) * 2.0**-53
 
 
-def normals(seed: int, purpose: str, shape: tuple[int, ...], std: float) -> NDArray[np.float32]:
+def draw_normals(
+    seed: int, purpose: str, shape: tuple[int, ...], std: float
+) -> NDArray[np.float32]:
     """Numbers of mean 0 and standard deviation `std`, close to normal, none beyond 6 std. -> shape
 
     x = (u1 + ... + u12 - 6 * 65535) * std / sqrt(2^32 - 1), with u the sixteen-bit lanes of three
@@ -61,7 +63,7 @@ def normals(seed: int, purpose: str, shape: tuple[int, ...], std: float) -> NDAr
 
     def fill(start: int) -> None:
         chunk = made[start : start + CHUNK]
-        sums = _lane_sums(bits(seed, purpose, 3 * len(chunk), 3 * start))
+        sums = _sum_lanes(draw_bits(seed, purpose, 3 * len(chunk), 3 * start))
         chunk[:] = (sums.astype(np.float64) - 6.0 * 65535.0) * scale
 
     with ThreadPoolExecutor() as pool:
@@ -70,7 +72,7 @@ def normals(seed: int, purpose: str, shape: tuple[int, ...], std: float) -> NDAr
     return made.reshape(shape)
 
 
-def _lane_sums(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _sum_lanes(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Sums of the twelve 16-bit lanes of each three words. (3 N,) -> (N,)"""
     lanes = np.uint64(0x0000FFFF0000FFFF)
     # Two sums side by side, in the halves of a word; neither reaches 2^20.
@@ -86,7 +88,7 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def permuted(seed: int, purpose: str, n: int, indices: ArrayLike) -> NDArray[np.int64]:
+def permute(seed: int, purpose: str, n: int, indices: ArrayLike) -> NDArray[np.int64]:
     """Where a shuffle of range(n) puts each index; no table is made. (K,) -> (K,)
 
     A bijection for every n from 1 to 2^62: a balanced Feistel network over the next power of four,
@@ -101,7 +103,7 @@ def permuted(seed: int, purpose: str, n: int, indices: ArrayLike) -> NDArray[np.
             raise HermesError(f"index {index} is outside a permutation of {n}")
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = bits(seed, purpose, FEISTEL_ROUNDS)
+    keys = draw_bits(seed, purpose, FEISTEL_ROUNDS)
     result = given.astype(np.uint64).ravel()
     outside = np.arange(result.size)
     while outside.size:
@@ -130,7 +132,7 @@ def dropout_row_keys(seed: int, step: int, rows: ArrayLike) -> NDArray[np.uint32
     key = lowbias32(lowbias32(row * 0x9E3779B9 + low) + high), modulo 2^32, with low and high the
     halves of word number `step` of the stream "dropout".
     """
-    word = bits(seed, "dropout", 1, start=step)
+    word = draw_bits(seed, "dropout", 1, start=step)
     low, high = word.astype(np.uint32), (word >> np.uint64(32)).astype(np.uint32)
     spread = np.asarray(rows).astype(np.uint32) * np.uint32(0x9E3779B9)
     return lowbias32(lowbias32(spread + low) + high)

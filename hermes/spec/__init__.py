@@ -17,7 +17,7 @@ from hermes.spec.block import (
     BlockSpec,
     FfnSpec,
 )
-from hermes.spec.checks import field_types
+from hermes.spec.checks import list_field_types
 from hermes.spec.model import MAX_LAYERS, EmbeddingsSpec, ModelSpec, OutputSpec
 from hermes.spec.parts import (
     SLOPES,
@@ -62,5 +62,5 @@ __all__ = [
     "Rope",
     "Scaling",
     "YarnScaling",
-    "field_types",
+    "list_field_types",
 ]

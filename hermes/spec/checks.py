@@ -8,7 +8,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from hermes.errors import SpecError, nearest
+from hermes.errors import SpecError, suggest_nearest
 
 MAX_SIZE = 2**31 - 1
 
@@ -19,7 +19,7 @@ _WANTED = {int: "an integer", float: "a number", bool: "true or false", str: "te
 
 
 @cache
-def field_types(cls: Any) -> Mapping[str, tuple[type, ...]]:
+def list_field_types(cls: Any) -> Mapping[str, tuple[type, ...]]:
     """The types that each field of a spec may have, as its annotations say."""
     hints = get_type_hints(cls)
     return {
@@ -31,7 +31,7 @@ def field_types(cls: Any) -> Mapping[str, tuple[type, ...]]:
 
 def check_types(spec: Any) -> None:
     """Refuse what the annotations do not allow; keep numbers as floats, so that 1 is 1.0."""
-    for name, types in field_types(spec.__class__).items():
+    for name, types in list_field_types(spec.__class__).items():
         value = getattr(spec, name)
         if float in types and isinstance(value, int | float) and not isinstance(value, bool):
             try:
@@ -43,19 +43,19 @@ def check_types(spec: Any) -> None:
             object.__setattr__(spec, name, value)
         elif type(value) not in types:
             wanted = " or ".join(_WANTED.get(t, t.__name__) for t in types if t is not NoneType)
-            raise SpecError(f"{name} must be {wanted}, got {shown(value)}", (name,))
+            raise SpecError(f"{name} must be {wanted}, got {shorten_repr(value)}", (name,))
         elif isinstance(value, str) and (found := _UNPRINTABLE.search(value)):
             raise SpecError(f"{name} has the control character {found[0]!r} in it", (name,))
     label = getattr(spec, "name", "")
     if label and not _NAME.fullmatch(label):
         raise SpecError(
-            f"name is {shown(label)}; it must be a letter or _, then letters, digits, _ or -, "
-            "100 at most",
+            f"name is {shorten_repr(label)}; it must be a letter or _, then letters, digits, "
+            "_ or -, 100 at most",
             ("name",),
         )
 
 
-def shown(value: object) -> str:
+def shorten_repr(value: object) -> str:
     """A value by repr, cut where it would fill the screen."""
     try:
         text = repr(value)
@@ -68,7 +68,7 @@ def check_size(spec: object, name: str) -> None:
     """A whole number from 1 to MAX_SIZE, or nothing."""
     value = getattr(spec, name)
     if value is not None and not 1 <= value <= MAX_SIZE:
-        raise SpecError(f"{name} must be from 1 to {MAX_SIZE}, got {shown(value)}", (name,))
+        raise SpecError(f"{name} must be from 1 to {MAX_SIZE}, got {shorten_repr(value)}", (name,))
 
 
 def check_positive(spec: object, name: str) -> None:
@@ -89,5 +89,7 @@ def check_choice(spec: object, name: str, choices: tuple[str, ...]) -> None:
     """One of the words known."""
     value = getattr(spec, name)
     if value not in choices:
-        known, hint = ", ".join(choices), nearest(value, choices)
-        raise SpecError(f"{name} is {shown(value)}; it must be one of {known}{hint}", (name,))
+        known, hint = ", ".join(choices), suggest_nearest(value, choices)
+        raise SpecError(
+            f"{name} is {shorten_repr(value)}; it must be one of {known}{hint}", (name,)
+        )

@@ -195,12 +195,12 @@ class ModelSpec:
         output = dataclasses.replace(self.output, norm=self.final_norm)
         sizes = (self.vocab_size, self.max_seq_len, self.hidden_size)
         layers = tuple(
-            dataclasses.replace(block, attention=self._with_positions(block.attention))
+            dataclasses.replace(block, attention=self._resolve_positions(block.attention))
             for block in self.layers
         )
         return (*sizes, layers, self.embeddings, output)
 
-    def _with_positions(self, attention: AttentionSpec) -> AttentionSpec:
+    def _resolve_positions(self, attention: AttentionSpec) -> AttentionSpec:
         """Resolved attention whose positions are, too, and whose scale is a number."""
         positions = attention.position_encoding
         match positions:

@@ -15,9 +15,9 @@ from hermes.errors import HermesError, PeerLost
 from hermes.interface import (
     Array,
     Batch,
-    Counts,
     LazyTensors,
     Learner,
+    LossCounts,
     StepReport,
     Tensors,
     TrainState,
@@ -38,10 +38,10 @@ COMPARED_EVERY = 100  # updates between two comparisons of all processes' weight
 
 def count_targets(process_group: ProcessGroup, batch: Batch) -> Batch:
     """The batch with the counts of the whole update, asked of the others if it has none."""
-    if process_group.rank_info.world_size == 1 or batch.whole is not None:
+    if process_group.rank_info.world_size == 1 or batch.global_counts is not None:
         return batch
-    mine = (batch.counted, batch.targets_counted)
-    return replace(batch, whole=Counts(*map(int, process_group.all_reduce_sum(mine))))
+    mine = (batch.num_terms, batch.num_targets)
+    return replace(batch, global_counts=LossCounts(*map(int, process_group.all_reduce_sum(mine))))
 
 
 def average_measures(
@@ -53,12 +53,12 @@ def average_measures(
     """What is measured of an update, its mean over all processes by what each had of it."""
     if process_group.rank_info.world_size == 1:
         return measure(batch, report)
-    here = dict(measure(batch, report)) if batch.counted else {}
+    here = dict(measure(batch, report)) if batch.num_terms else {}
     # Who has no pair of this update knows no names either.
     told = process_group.all_gather_text(json.dumps([*here]))
     names: list[str] = max((json.loads(text) for text in told), key=len)
-    weighted = [here.get(name, 0.0) * batch.counted for name in names]
-    *sums, count = process_group.all_reduce_sum([*weighted, batch.counted])
+    weighted = [here.get(name, 0.0) * batch.num_terms for name in names]
+    *sums, count = process_group.all_reduce_sum([*weighted, batch.num_terms])
     return {name: value / count for name, value in zip(names, sums, strict=True)}
 
 
@@ -135,7 +135,7 @@ class RankCoordinator:
                     raise HermesError(
                         f"tensor {name!r} is not the same in rank 0 and rank {rank} after update "
                         f"{self._step}, so the run stopped; {self._before()}"
-                    ).known()
+                    ).mark_shared()
         self._same_at = self._step
 
     def _before(self) -> str:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError
 from hermes.interface import Backend
-from hermes.recipe import recipe_fields
+from hermes.recipe import flatten_recipe
 from hermes.spec import ModelSpec
 from hermes.training.request import RunComponents, RunRequest
 
@@ -34,7 +34,7 @@ def require_same_on_all_ranks(
             if there != here:
                 raise HermesError(
                     f"{name} is {there} in rank 0 and {here} in rank {rank}; {advice}"
-                ).known()
+                ).mark_shared()
 
 
 def software_versions(backend: Backend) -> dict[str, object]:
@@ -57,7 +57,7 @@ def component_values(parts: RunComponents) -> dict[str, object]:
     """What a run is made of."""
     return {
         "the step to go on from": parts.position.step,
-        **recipe_fields(parts.recipe),
+        **flatten_recipe(parts.recipe),
         **_model_values(parts.spec),
         "the tokenizer": parts.tokenizer.fingerprint[:12],
         "the data": parts.material.stream.fingerprint[:12],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hermes.checkpoint import Checkpoint, Progress, Saver
 from hermes.interface import Learner
-from hermes.interop.companions import companions
+from hermes.interop.companions import make_companions
 from hermes.training.coordination import gather_for_rank0
 from hermes.training.events import Evaluation, Position, Update
 from hermes.training.metrics_file import MetricsFile
@@ -39,7 +39,7 @@ class RunRecorder:
 
     def __enter__(self) -> "RunRecorder":
         request, parts = self._request, self._parts
-        beside = companions(parts.spec, parts.tokenizer, request.tokenizer_settings)
+        beside = make_companions(parts.spec, parts.tokenizer, request.tokenizer_settings)
         with ExitStack() as stack:
             self._saver = stack.enter_context(
                 Saver(request.output, spec=parts.spec, companions=beside, keep=request.keep)

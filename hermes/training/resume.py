@@ -12,8 +12,8 @@ from pathlib import Path
 from hermes.checkpoint import Checkpoint, Progress
 from hermes.data.dataset import TokenSource
 from hermes.errors import HermesError
-from hermes.formatting import number_of
-from hermes.recipe import Recipe, recipe_fields
+from hermes.formatting import format_count
+from hermes.recipe import Recipe, flatten_recipe
 from hermes.training.request import RunRequest
 
 __all__ = [
@@ -34,7 +34,7 @@ def require_same_run(
 
     The samples of an update are `find_batch_change`'s matter.
     """
-    before, after = recipe_fields(progress.recipe), recipe_fields(now)
+    before, after = flatten_recipe(progress.recipe), flatten_recipe(now)
     for name in before | after:
         there, here = (held.get(name, ABSENT.get(name)) for held in (before, after))
         if name not in FREE and there != here:
@@ -73,10 +73,10 @@ def find_batch_change(
     there = f"batch_size {was.batch_size} x grad_accum {was.grad_accum}"
     here = f"{now.batch_size} x {now.grad_accum}"
     return Change(
-        f"an update takes {number_of(samples, unit)} in {checkpoint} "
+        f"an update takes {format_count(samples, unit)} in {checkpoint} "
         f"({there}{_times(progress.world_size)}) and {wanted} here ({here}{_times(world_size)})",
-        f"from step {progress.step + 1:,} on an update takes {number_of(wanted, unit)} instead of "
-        f"{samples:,}, at learning rates that are not scaled",
+        f"from step {progress.step + 1:,} on an update takes {format_count(wanted, unit)} instead "
+        f"of {samples:,}, at learning rates that are not scaled",
     )
 
 

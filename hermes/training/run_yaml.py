@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hermes.errors import HermesError, StorageError
-from hermes.recipe import Recipe, recipe_fields
+from hermes.recipe import Recipe, flatten_recipe
 
 __all__ = [
     "FACTS",
@@ -99,7 +99,7 @@ def write_runfile(
     settings: the options beside the recipe, its edits as 'set.KEY'. reference_weights: as
     `TrainingData` has it. processes: that share an update of this recipe.
     """
-    fields = recipe_fields(recipe)
+    fields = flatten_recipe(recipe)
     own = {name.removeprefix("optimizer."): fields[name] for name in OPTIONS}
     if recipe.objective == "preference":
         own |= {name: fields[f"preference.{name}"] for name in PREFERENCE}

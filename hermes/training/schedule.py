@@ -3,7 +3,7 @@
 import math
 
 from hermes.data import Cursor, run_samples
-from hermes.formatting import number_of
+from hermes.formatting import format_count
 from hermes.recipe import Recipe
 from hermes.training.events import Position
 
@@ -64,6 +64,6 @@ def warn_repeated_samples(
     if not room:
         advice = f"choose --batch-size and --grad-accum for at most {size:,} an update"
     return (
-        f"the data has {number_of(size, unit)} and an update takes {taken:,}: every update "
+        f"the data has {format_count(size, unit)} and an update takes {taken:,}: every update "
         f"sees each up to {math.ceil(taken / size):,} times; {advice}"
     )

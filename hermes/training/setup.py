@@ -10,9 +10,9 @@ from hermes.checkpoint import Checkpoint, require_model
 from hermes.data import Cursor, TextData, TokenStream, documents, tokenize
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import ProcessGroup
-from hermes.errors import HermesError, nearest
-from hermes.numerics.lora import trainable_names
-from hermes.numerics.params import parameters
+from hermes.errors import HermesError, suggest_nearest
+from hermes.numerics.lora import list_trainable
+from hermes.numerics.params import list_parameters
 from hermes.recipe import Recipe, replace_fields
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
@@ -145,11 +145,11 @@ def _tokenizer(given: Tokenizer | None, checkpoint: Checkpoint | None) -> Tokeni
 
 def _frozen_notes(spec: ModelSpec, recipe: Recipe) -> list[str]:
     """What a new run should say of tensors that it leaves as they are. Raises SpecError."""
-    trained = trainable_names(spec, recipe)
+    trained = list_trainable(spec, recipe)
     notes = []
     if recipe.freeze_layers or recipe.freeze:
-        held = len(parameters(spec)) - len(trained)
-        notes.append(f"{held} of {len(parameters(spec))} tensors are frozen")
+        held = len(list_parameters(spec)) - len(trained)
+        notes.append(f"{held} of {len(list_parameters(spec))} tensors are frozen")
         if spec.embeddings.tie_weights and EMBEDDINGS not in trained:
             notes.append("the head is tied to the embeddings and frozen with them")
     return notes
@@ -165,7 +165,9 @@ def _best_notes(metric: str | None, material: TrainingData, recipe: Recipe) -> l
         return []
     if metric not in held_out:
         known = (*of_updates, *held_out)
-        raise HermesError(f"--keep-best: there is no metric {metric!r}{nearest(metric, known)}")
+        raise HermesError(
+            f"--keep-best: there is no metric {metric!r}{suggest_nearest(metric, known)}"
+        )
     if not material.samples.held_out:
         raise HermesError(f"--keep-best {metric} needs {material.unit} held out: --val-fraction")
     every = recipe.eval_every

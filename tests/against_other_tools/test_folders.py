@@ -7,8 +7,8 @@ import pytest
 
 from hermes.checkpoint import Progress, save
 from hermes.interface import Options, TrainState, find_backend
-from hermes.interop.companions import companions
-from hermes.numerics.params import init_weights, parameters
+from hermes.interop.companions import make_companions
+from hermes.numerics.params import init_weights, list_parameters
 from hermes.recipe import Recipe
 from hermes.tokenizer import train_tokenizer
 from tests.against_other_tools.support import FLOAT32, distance
@@ -33,7 +33,7 @@ def tokenizer():
 def checkpoint(request, tmp_path, tokenizer):
     """A checkpoint as a run leaves it, its vocabulary padded beyond the tokenizer's."""
     spec = dataclasses.replace(SPECS[request.param], vocab_size=320)
-    zeros = {name: np.zeros(t.shape, np.float32) for name, t in parameters(spec).items()}
+    zeros = {name: np.zeros(t.shape, np.float32) for name, t in list_parameters(spec).items()}
     state = TrainState(init_weights(spec, 0), zeros, zeros, 3)
     progress = Progress(run="r", step=3, recipe=Recipe(), tokens=9, sample=3)
     return spec, save(
@@ -41,7 +41,7 @@ def checkpoint(request, tmp_path, tokenizer):
         state,
         spec=spec,
         progress=progress,
-        companions=companions(spec, tokenizer),
+        companions=make_companions(spec, tokenizer),
     )
 
 

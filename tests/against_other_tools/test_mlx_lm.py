@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hermes.interop.huggingface.reader_support import EXACT, NOT_EXPRESSIBLE, READERS, readers
+from hermes.interop.huggingface.reader_support import EXACT, NOT_EXPRESSIBLE, READERS, judge_readers
 from tests.against_other_tools.support import FLOAT32, TOKENS, distance, folder_of, logits_of
 from tests.interop.models import MODELS
 
@@ -21,7 +21,7 @@ def their_logits(folder):
 
 @pytest.mark.parametrize("spec", CASES)
 def test_the_verdict_on_this_reader_is_what_it_does(tmp_path, spec):
-    verdict = dict(readers(spec, converted=True))[READERS[2]]
+    verdict = dict(judge_readers(spec, converted=True))[READERS[2]]
     folder = folder_of(spec, tmp_path)
     if verdict.startswith(NOT_EXPRESSIBLE):
         with pytest.raises((ValueError, TypeError, IndexError)):

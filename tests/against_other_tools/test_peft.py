@@ -6,7 +6,7 @@ import pytest
 
 from hermes.interface import Options, find_backend
 from hermes.interop.convert import convert
-from hermes.interop.open_model import open_source, with_adapter
+from hermes.interop.open_model import merge_adapter, open_model
 from hermes_cli.main import run
 from tests.against_other_tools.support import FLOAT32, TOKENS, distance, folder_of
 from tests.finetuning.support import TEXT, small_tokenizer
@@ -64,7 +64,7 @@ def train_adapters(base, tmp_path):
 def test_peft_opens_what_hermes_trained(base, tmp_path):
     checkpoint = train_adapters(base, tmp_path)
     convert(checkpoint, tmp_path / "merged", to="hf", backend="numpy")
-    ours = our_logits(open_source(checkpoint))
+    ours = our_logits(open_model(checkpoint))
     if not FOUR:  # 4.57 looks for the base on the Hub, under the name None
         # With peft installed transformers turns on the adapter that lies beside a model by itself.
         assert distance(ours, their_logits(their_model(checkpoint))) < FLOAT32
@@ -95,8 +95,8 @@ def saved_by_peft(base, folder, **options):
 @pytest.mark.parametrize("targets", [TARGETS, "all-linear", r".*\.(q_proj|down_proj)"])
 def test_hermes_opens_what_peft_saved(base, tmp_path, targets):
     theirs = saved_by_peft(base, tmp_path / "adapter", target_modules=targets)
-    source = open_source(base)
-    found = with_adapter(source, tmp_path / "adapter")
+    source = open_model(base)
+    found = merge_adapter(source, tmp_path / "adapter")
     assert distance(our_logits(source), theirs) > 100 * FLOAT32
     assert distance(our_logits(found), theirs) < FLOAT32
 
@@ -120,4 +120,4 @@ def test_what_peft_computes_otherwise_is_refused_by_name(tmp_path, options):
     saved_by_peft(base, tmp_path / "adapter", target_modules=TARGETS, **options)
     (name,) = options
     with pytest.raises(Exception, match=f"{name} is .*, which hermes does not read"):
-        with_adapter(open_source(base), tmp_path / "adapter")
+        merge_adapter(open_model(base), tmp_path / "adapter")

@@ -7,9 +7,9 @@ import pytest
 
 from hermes.interface import Options, find_backend
 from hermes.interop.huggingface.families import ARCHITECTURES
-from hermes.interop.huggingface.reader_support import EXACT, NOT_EXPRESSIBLE, READERS, readers
-from hermes.interop.open_model import open_source
-from hermes.numerics.params import parameters
+from hermes.interop.huggingface.reader_support import EXACT, NOT_EXPRESSIBLE, READERS, judge_readers
+from hermes.interop.open_model import open_model
+from hermes.numerics.params import list_parameters
 from hermes.spec import Llama3Scaling, RMSNorm, Rope, YarnScaling
 from tests.against_other_tools.support import (
     FLOAT32,
@@ -56,7 +56,7 @@ def their_logits(model):
 @pytest.mark.parametrize(("family", "spec"), CASES)
 def test_hugging_faces_class_computes_the_same(tmp_path, family, spec, weights):
     folder = folder_of(spec, tmp_path, weights)
-    if dict(readers(spec, converted=True))[READER].startswith(NOT_EXPRESSIBLE):
+    if dict(judge_readers(spec, converted=True))[READER].startswith(NOT_EXPRESSIBLE):
         with pytest.raises(ValueError, match="rope_scaling"):
             load(folder)
         return
@@ -70,7 +70,7 @@ def test_hugging_faces_class_computes_the_same(tmp_path, family, spec, weights):
 @pytest.mark.parametrize(("family", "spec"), CASES)
 def test_the_verdict_on_this_reader_is_what_it_does(tmp_path, family, spec):
     """As the reader loads a folder by itself: exact, or as far off as the verdict says."""
-    verdict = dict(readers(spec, converted=True))[READER]
+    verdict = dict(judge_readers(spec, converted=True))[READER]
     if verdict.startswith(NOT_EXPRESSIBLE):
         return  # that it refuses is tested above
     error = distance(logits_of(spec, "numpy"), their_logits(load(folder_of(spec, tmp_path))))
@@ -120,7 +120,7 @@ def test_the_oracle_can_fail(tmp_path, spec, wrong):
     for weights in (hot_weights, quiet_weights):
         folder = folder_of(spec, tmp_path, weights)
         theirs = their_logits(load(folder, attn_implementation="eager"))
-        here = dict(zip(parameters(wrong), weights(spec).values(), strict=True))
+        here = dict(zip(list_parameters(wrong), weights(spec).values(), strict=True))
         ours = logits_of(wrong, "numpy", lambda _, here=here: here)
         worst = max(worst, distance(ours, theirs))
         shutil.rmtree(folder)
@@ -136,7 +136,7 @@ def test_what_they_save_is_read(tmp_path):
             for weight in model.parameters():
                 weight.add_(torch.randn_like(weight) * (0.2 if weight.ndim > 1 else 0.3))
         model.save_pretrained(tmp_path / family, max_shard_size="40kB")
-        found = open_source(tmp_path / family)
+        found = open_model(tmp_path / family)
         params = {name: found.params[name] for name in found.params}
         ours = find_backend("numpy").build(found.spec, params, Options(precision="float64"))
         model.set_attn_implementation("eager")

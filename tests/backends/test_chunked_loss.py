@@ -5,8 +5,8 @@ import importlib
 import numpy as np
 import pytest
 
-from hermes.interface import IGNORE, Batch, Options, Pairs, TrainState, find_backend
-from hermes.numerics.chunking import group_pairs, make_spans, pair_tokens
+from hermes.interface import IGNORE, Batch, Options, PreferencePairs, TrainState, find_backend
+from hermes.numerics.chunking import group_pairs, index_pair_targets, make_spans
 from hermes.numerics.lora import init_adapters
 from hermes.numerics.params import init_weights
 from hermes.recipe import Lora, Preference, Recipe
@@ -89,7 +89,7 @@ def test_slices_of_pairs_have_the_same_gradients_and_the_reference_its_numbers(s
     backend = sliced(rows)
     learner = learner_of(backend, head, recipe)
     reference = learner.row_logprobs(batch_of().tokens[0], batch_of().targets[0])
-    batch = batch_of(Pairs(reference[None], rule))
+    batch = batch_of(PreferencePairs(reference[None], rule))
     loss, grads = learner_of(backend, head, recipe, precision="float64").grads(batch)
     found_loss, found = learner.grads(batch)
     assert found_loss == pytest.approx(np.log(2), abs=1e-6)
@@ -101,7 +101,7 @@ def test_slices_of_pairs_have_the_same_gradients_and_the_reference_its_numbers(s
 def test_pairs_of_different_slopes_in_slices_and_their_rows(sliced, rows):
     rule = Preference(loss="simpo", beta=2.0, gamma=0.5, sft_weight=0.3)
     recipe = Recipe(objective="preference", preference=rule)
-    backend, batch = sliced(rows), batch_of(Pairs(np.zeros((1, B)), rule))
+    backend, batch = sliced(rows), batch_of(PreferencePairs(np.zeros((1, B)), rule))
     exact, fast = (learner_of(backend, "own", recipe, precision=p) for p in ("float64", "float32"))
     (loss, grads), (found_loss, found) = exact.grads(batch), fast.grads(batch)
     assert found_loss == pytest.approx(loss, rel=1e-6)
@@ -113,10 +113,10 @@ def test_pairs_of_different_slopes_in_slices_and_their_rows(sliced, rows):
 
 def test_tokens_of_pairs_are_sorted_by_pair_and_grouped_into_slices():
     targets = np.array([[1, IGNORE], [2, 3], [IGNORE, 4], [5, 6]])
-    places, ends = pair_tokens(targets)
+    places, ends = index_pair_targets(targets)
     assert (places.tolist(), ends) == ([0, 5, 2, 3, 6, 7], (2, 6))
-    assert pair_tokens(targets, everywhere=True)[1] == (4, 8)
-    assert pair_tokens(np.full((2, 3), IGNORE))[1] == (6,)
+    assert index_pair_targets(targets, everywhere=True)[1] == (4, 8)
+    assert index_pair_targets(np.full((2, 3), IGNORE))[1] == (6,)
     assert group_pairs((2, 6, 7, 9), 4) == [(0, 1), (1, 2), (2, 4)]
     assert group_pairs((2, 6, 7, 9), 1) == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert group_pairs((2, 6, 7, 9), 9) == [(0, 4)]

@@ -9,7 +9,7 @@ import torch
 
 from hermes.errors import HermesError, SpecError, Unsupported
 from hermes.interface import IGNORE, Batch, Options, TrainState, find_backend
-from hermes.numerics.params import init_weights, parameters
+from hermes.numerics.params import init_weights, list_parameters
 from hermes.recipe import OptimizerRecipe, Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 from hermes_conformance.faults.fault import Inside
@@ -96,7 +96,7 @@ def test_the_update_is_adamw_with_bias_correction_and_decay_of_matrices_only(bac
     model = spec(attention=AttentionSpec(4, 2, bias="all"))
     recipe = Recipe(grad_clip=0, optimizer=OptimizerRecipe(weight_decay=0.3, beta2=0.9))
     update = learner(backend, model, recipe, options)
-    table = parameters(model)
+    table = list_parameters(model)
     mine = {n: torch.tensor(w, dtype=torch.float64) for n, w in weights(model).items()}
     groups = [
         {"params": [mine[n] for n in table if table[n].decay is decay], "weight_decay": rate}
@@ -127,7 +127,7 @@ def test_freezing_holds_the_bottom_layers_and_only_those(backend):
         update.step(batch(seed=step), 1e-2)
     state, before = update.state(), weights(model)
     frozen = ("model.embed_tokens.", "model.layers.0.", "model.layers.1.")
-    for name in parameters(model):
+    for name in list_parameters(model):
         same = np.array_equal(state.params[name], before[name])
         assert same == name.startswith(frozen), name
         assert (name in state.exp_avg) != name.startswith(frozen), name

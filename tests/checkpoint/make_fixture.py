@@ -11,7 +11,7 @@ from pathlib import Path
 from hermes.checkpoint import Companions, Progress, save
 from hermes.interface import TrainState
 from hermes.mal import loads
-from hermes.numerics.params import parameters
+from hermes.numerics.params import list_parameters
 from hermes.recipe import OptimizerRecipe, Recipe
 
 MAL = """
@@ -33,7 +33,7 @@ def values(spec, offset):
     import numpy as np
 
     made = {}
-    for number, (name, tensor) in enumerate(parameters(spec).items()):
+    for number, (name, tensor) in enumerate(list_parameters(spec).items()):
         counted = np.arange(tensor.size, dtype=np.float32).reshape(tensor.shape)
         made[name] = (counted + 1000 * number + offset) / 64
     return made

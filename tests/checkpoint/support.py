@@ -9,7 +9,7 @@ import numpy as np
 
 from hermes.checkpoint import Companions, Disk, Operation, Progress, save
 from hermes.interface import TrainState
-from hermes.numerics.params import parameters
+from hermes.numerics.params import list_parameters
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 from hermes.storage.safetensors import file_size, kinds_of, tensor_chunks
@@ -39,7 +39,7 @@ def numbers(spec, seed, dtype=np.float32):
     random = np.random.default_rng(seed)
     return {
         name: (random.standard_normal(tensor.shape) + 3).astype(dtype)
-        for name, tensor in parameters(spec).items()
+        for name, tensor in list_parameters(spec).items()
     }
 
 
@@ -72,7 +72,7 @@ def require_equal(checkpoint, step, spec=SPEC):
     there, here = checkpoint.state, state_at(step, spec)
     assert there.step == step
     for kind in ("params", "exp_avg", "exp_avg_sq"):
-        assert set(getattr(there, kind)) == set(parameters(spec))
+        assert set(getattr(there, kind)) == set(list_parameters(spec))
         for name, tensor in getattr(here, kind).items():
             read = getattr(there, kind)[name]
             assert read.dtype == tensor.dtype

@@ -23,7 +23,7 @@ from hermes.checkpoint import (
 )
 from hermes.errors import CheckpointError
 from hermes.interface import TrainState
-from hermes.numerics.params import parameters, trained_names
+from hermes.numerics.params import list_parameters, list_unfrozen
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec
 from tests.checkpoint import make_fixture
@@ -87,8 +87,8 @@ def test_masters_keep_their_precision(tmp_path, dtype):
 
 
 def test_a_checkpoint_of_frozen_layers_has_moments_of_the_others(tmp_path):
-    names = trained_names(SPEC, 1)
-    assert 0 < len(names) < len(parameters(SPEC))
+    names = list_unfrozen(SPEC, 1)
+    assert 0 < len(names) < len(list_parameters(SPEC))
     full = state_at(1)
     moments = [{n: source[n] for n in names} for source in (full.exp_avg, full.exp_avg_sq)]
     progress = Progress(run="a", step=1, recipe=Recipe(freeze_layers=1))
@@ -127,7 +127,7 @@ def test_tensors_are_made_one_at_a_time(tmp_path):
     lazy = TrainState(Lazy(state.params), Lazy(state.exp_avg), Lazy(state.exp_avg_sq), 1)
     path = save(tmp_path, lazy, spec=SPEC, progress=progress_at(1), disk=Disk(before))
     require_equal(open_checkpoint(path), 1)
-    assert len(made) > 3 * len(parameters(SPEC))
+    assert len(made) > 3 * len(list_parameters(SPEC))
     assert max(alive) <= 2
 
 

@@ -11,7 +11,7 @@ from safetensors import numpy as public
 from hermes.checkpoint import open_checkpoint, save
 from hermes.checkpoint.weights import fit, read_weights
 from hermes.errors import CheckpointError
-from hermes.numerics.params import parameters
+from hermes.numerics.params import list_parameters
 from tests.checkpoint.support import (
     SPEC,
     TIED,
@@ -38,7 +38,7 @@ def test_large_weights_come_in_shards_that_other_readers_know(tmp_path):
     index = json.loads((path / "model.safetensors.index.json").read_text())
     total = sum(x.nbytes for x in state_at(1).params.values())
     assert index["metadata"] == {"total_size": total}
-    assert set(index["weight_map"]) == set(parameters(SPEC))
+    assert set(index["weight_map"]) == set(list_parameters(SPEC))
     for name, file in index["weight_map"].items():
         assert (public.load_file(path / file)[name] == state_at(1).params[name]).all()
     for shard in shards:
@@ -165,7 +165,7 @@ def test_moments_that_do_not_fit_are_named(tmp_path):
     def refusal(tensors):
         public.save_file(tensors, file)
         with pytest.raises(CheckpointError) as caught:
-            moments(TensorFile(file), parameters(SPEC))
+            moments(TensorFile(file), list_parameters(SPEC))
         return str(caught.value)
 
     name = "exp_avg_sq.model.norm.weight"

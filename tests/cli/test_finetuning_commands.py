@@ -6,7 +6,7 @@ import re
 import pytest
 
 from hermes.checkpoint import verify
-from hermes.numerics.params import parameters
+from hermes.numerics.params import list_parameters
 from hermes_cli.main import run
 from tests.finetuning.support import (
     TEXT,
@@ -185,7 +185,7 @@ def test_finetune_and_train_begin_from_a_checkpoint(name, place, tmp_path, capsy
 
 
 def test_a_run_of_adapters_is_merged(place, tmp_path, capsys):
-    from hermes.interop.open_model import open_source
+    from hermes.interop.open_model import open_model
 
     out, merged = tmp_path / "lora", tmp_path / "merged"
     lora = ["--lora-rank", "2", "--lora-targets", "q_proj,v_proj", "--lr", "0.01"]
@@ -198,11 +198,11 @@ def test_a_run_of_adapters_is_merged(place, tmp_path, capsys):
     assert "logits differ by 0" in capsys.readouterr().out
     apart = ["--checkpoint", str(place / "base"), "--adapter", str(out)]
     assert run(["merge", *apart, "--output", str(tmp_path / "apart")]) == 0, capsys.readouterr().err
-    again = open_source(tmp_path / "apart")
-    found, expected = open_source(merged), open_source(out)
+    again = open_model(tmp_path / "apart")
+    found, expected = open_model(merged), open_model(out)
     assert all((found.params[name] == again.params[name]).all() for name in found.params)
     assert all(
-        (found.params[name] == expected.params[name]).all() for name in parameters(found.spec)
+        (found.params[name] == expected.params[name]).all() for name in list_parameters(found.spec)
     )
     whole = ["merge", "--checkpoint", str(place / "base"), "--output", str(tmp_path / "x")]
     assert run(whole) == 1

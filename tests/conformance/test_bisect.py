@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hermes.errors import Unsupported
-from hermes.numerics.params import parameters
+from hermes.numerics.params import list_parameters
 from hermes_conformance.bisect import first_difference
 from hermes_conformance.bisect.activations import CACHED, DROPPED, WHOLE, trace
 from hermes_conformance.faults.fault import Inside
@@ -187,7 +187,7 @@ def test_what_the_way_back_meets_first_is_named(sides, backend, precision, fault
 
 def test_the_way_back_goes_through_the_forward_pass_in_reverse(sides):
     case = case_named("default/hot")
-    names = first_difference.reached(sides("torch"), case, parameters(case.spec))
+    names = first_difference.reached(sides("torch"), case, list_parameters(case.spec))
     short = [name.removeprefix("model.").removesuffix(".weight") for name in names]
     assert short[:3] == ["lm_head", "norm", "layers.1.mlp.down_proj"]
     assert short[-3:] == ["layers.0.self_attn.q_proj", "layers.0.input_layernorm", "embed_tokens"]

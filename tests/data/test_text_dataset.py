@@ -245,7 +245,7 @@ def test_a_short_last_update_keeps_its_shape_and_counts_only_real_samples():
     data = TextData(stream_of(101), seq_len=10, vocab_size=101)
     batch, cursor = data.update(Cursor(0, 8), samples=2, micro_batch=2, accum=2)
     assert batch.tokens.shape == (2, 2, 10)
-    assert batch.counted == 20
+    assert batch.num_terms == 20
     assert (batch.targets[1] == IGNORE).all()
     assert ((batch.tokens >= 0) & (batch.tokens < 101)).all()
     assert cursor == Cursor(1, 0)

@@ -89,7 +89,7 @@ def test_a_refusal_before_what_all_agree_on_within_is_heard_once(who):
 
     errors = both(work)
     assert [type(error) for error in errors] == [StorageError, StorageError]
-    assert [error.told_by for error in errors] == [who, who]
+    assert [error.reported_by for error in errors] == [who, who]
     assert str(errors[who]) == "full"
     assert str(errors[1 - who]) == f"rank {who}: full"
 

@@ -68,9 +68,9 @@ def test_an_exception_is_a_line_with_its_traceback_in_a_file(tmp_path):
 
 def test_a_lost_process_is_told_of_by_one_of_the_others(tmp_path):
     with pytest.raises(PeerLost, match=r"^gone; stacks are in "), CrashLog(Two(0), tmp_path):
-        raise PeerLost("gone", told_by=0)
+        raise PeerLost("gone", reported_by=0)
     with pytest.raises(click.exceptions.Exit) as caught, CrashLog(Two(1), tmp_path):
-        raise PeerLost("gone", told_by=0)
+        raise PeerLost("gone", reported_by=0)
     assert caught.value.exit_code == 76
     assert "PeerLost: gone" in (tmp_path / "logs" / "rank-1.txt").read_text()
 

@@ -5,7 +5,7 @@ from functools import cache
 
 from hermes.checkpoint import Progress, save
 from hermes.interface import TrainState
-from hermes.interop.companions import companions
+from hermes.interop.companions import make_companions
 from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec, RMSNorm, Rope
@@ -50,7 +50,7 @@ def small_checkpoint(folder, *, seed=0, spec=None, tokenizer=None):
         TrainState(weights, zeros, zeros, 1),
         spec=spec,
         progress=Progress(run="a" * 16, step=1, recipe=Recipe()),
-        companions=companions(spec, tokenizer),
+        companions=make_companions(spec, tokenizer),
     )
 
 

@@ -15,9 +15,9 @@ from hermes.errors import CheckpointError, HermesError, SpecError
 from hermes.finetuning.base_model import add_special_tokens, open_base_model, resize_embeddings
 from hermes.interface import Options, find_backend
 from hermes.interop.convert import convert
-from hermes.interop.open_model import open_source, with_adapter
+from hermes.interop.open_model import merge_adapter, open_model
 from hermes.numerics.lora import init_adapters
-from hermes.numerics.params import init_weights, parameters, trained_names
+from hermes.numerics.params import init_weights, list_parameters, list_unfrozen
 from hermes.recipe import Lora, Recipe
 from hermes.storage.safetensors import TensorFile
 from hermes.tokenizer import Tokenizer
@@ -70,19 +70,21 @@ def test_a_run_begins_from_the_weights_it_is_given(backend, tmp_path):
     _, after = carried_out(asked)
     first = json.loads((asked.output / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(5.7, abs=0.1)
-    assert moved(tmp_path, after) == set(parameters(after.spec))
+    assert moved(tmp_path, after) == set(list_parameters(after.spec))
     assert after.progress.step == 3
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_frozen_layers_keep_their_bits_and_have_no_moments(backend, tmp_path):
     notes, after = carried_out(request(tmp_path, backend, given={"freeze_layers": 1}))
-    frozen = {n for n in parameters(after.spec) if n.startswith(("model.embed", "model.layers.0."))}
-    assert moved(tmp_path, after) == set(parameters(after.spec)) - frozen
+    frozen = {
+        n for n in list_parameters(after.spec) if n.startswith(("model.embed", "model.layers.0."))
+    }
+    assert moved(tmp_path, after) == set(list_parameters(after.spec)) - frozen
     stored = TensorFile(after.path / "optimizer.safetensors")
-    assert {name.split(".", 1)[1] for name in stored} == set(parameters(after.spec)) - frozen
+    assert {name.split(".", 1)[1] for name in stored} == set(list_parameters(after.spec)) - frozen
     assert notes[:2] == (
-        f"{len(frozen)} of {len(parameters(after.spec))} tensors are frozen",
+        f"{len(frozen)} of {len(list_parameters(after.spec))} tensors are frozen",
         "the head is tied to the embeddings and frozen with them",
     )
 
@@ -96,7 +98,7 @@ def test_tensors_are_frozen_by_name_and_stay_so_when_the_run_goes_on(backend, tm
     )  # fmt: skip
     assert after.progress.recipe.freeze == globs
     assert moved(tmp_path, after) == {
-        n for n in parameters(after.spec) if ".mlp." not in n and n != "model.norm.weight"
+        n for n in list_parameters(after.spec) if ".mlp." not in n and n != "model.norm.weight"
     }
 
 
@@ -118,7 +120,7 @@ def test_tensors_are_frozen_by_name_and_stay_so_when_the_run_goes_on(backend, tm
 )
 def test_a_pattern_that_cannot_be_meant_is_refused(freeze, message, tmp_path):
     with pytest.raises(SpecError) as refused:
-        trained_names(small_spec(), 0, freeze)
+        list_unfrozen(small_spec(), 0, freeze)
     assert str(refused.value) == message
     with pytest.raises(SpecError):
         open_run(request(tmp_path, given={"freeze": freeze}))
@@ -224,7 +226,7 @@ LORA = Lora(rank=3, alpha=6.0)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_adapters_are_saved_as_peft_has_them_and_read_merged(backend, tmp_path):
     _, after = carried_out(request(tmp_path, backend, given={"lora": LORA}))
-    assert moved(tmp_path, after) == {n for n in parameters(after.spec) if "_proj" in n}
+    assert moved(tmp_path, after) == {n for n in list_parameters(after.spec) if "_proj" in n}
     stored = TensorFile(after.path / "adapter_model.safetensors")
     name = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
     assert stored.kinds[name].shape == (48, 3)
@@ -235,7 +237,7 @@ def test_adapters_are_saved_as_peft_has_them_and_read_merged(backend, tmp_path):
     a = stored[name.replace("lora_B", "lora_A")].astype(np.float64)
     merged = base + 6.0 / 3 * stored[name].astype(np.float64) @ a
     np.testing.assert_allclose(after.params[weight], merged, atol=1e-7)
-    np.testing.assert_array_equal(open_source(after.path).params[weight], after.params[weight])
+    np.testing.assert_array_equal(open_model(after.path).params[weight], after.params[weight])
 
 
 def test_a_run_of_adapters_goes_on_on_the_other_backend(tmp_path):
@@ -249,8 +251,8 @@ def test_a_run_of_adapters_goes_on_on_the_other_backend(tmp_path):
 
 def test_an_adapter_is_merged_into_the_model_it_belongs_to(tmp_path):
     _, after = carried_out(request(tmp_path, given={"lora": LORA}))
-    base = open_source(tmp_path / "base")
-    merged = with_adapter(base, after.path)
+    base = open_model(tmp_path / "base")
+    merged = merge_adapter(base, after.path)
     for name, tensor in after.params.items():
         np.testing.assert_array_equal(merged.params[name], tensor)
     convert(tmp_path / "base", tmp_path / "out", to="hermes", adapter=after.path, dtype="float32",
@@ -270,7 +272,7 @@ def test_an_adapter_goes_on_the_weights_it_was_trained_on_and_no_others(tmp_path
     convert(tmp_path / "base", tmp_path / "once", to="hermes", adapter=after.path, **whole)
     for base in (other, tmp_path / "once", after.path):
         with pytest.raises(CheckpointError) as refused:
-            with_adapter(open_source(base), after.path)
+            merge_adapter(open_model(base), after.path)
         assert re.fullmatch(
             rf"adapter {after.path} was trained on other weights than those of {base}: '\S+' "
             rf"differs; give the model that it was trained on, or merge --checkpoint {after.path} "
@@ -281,21 +283,21 @@ def test_an_adapter_goes_on_the_weights_it_was_trained_on_and_no_others(tmp_path
     alone.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(after.path / name, alone)
-    assert with_adapter(open_source(other), alone).adapted
+    assert merge_adapter(open_model(other), alone).adapted
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_an_adapter_goes_on_its_weights_rounded(dtype, tmp_path):
     _, after = carried_out(request(tmp_path, given={"lora": LORA}))
     convert(tmp_path / "base", tmp_path / "small", to="hf", dtype=dtype, backend="torch")
-    assert with_adapter(open_source(tmp_path / "small"), after.path).adapted
+    assert merge_adapter(open_model(tmp_path / "small"), after.path).adapted
 
 
 def test_an_adapter_goes_on_the_model_whose_vocabulary_its_run_enlarged(tmp_path):
     larger, _ = add_special_tokens(small_tokenizer(), ["<|new|>"])
     _, after = carried_out(request(tmp_path, tokenizer=larger, given={"lora": LORA}))
     assert after.spec.vocab_size == 301
-    assert with_adapter(open_source(tmp_path / "base"), after.path).adapted
+    assert merge_adapter(open_model(tmp_path / "base"), after.path).adapted
 
 
 def changed_adapter(tmp_path, change):

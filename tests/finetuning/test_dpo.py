@@ -18,7 +18,7 @@ from hermes.errors import CheckpointError, DataError, HermesError, Interrupted
 from hermes.finetuning.base_model import open_base_model
 from hermes.finetuning.dpo import DPOData
 from hermes.finetuning.reference_logprobs import Reference, weights_hash
-from hermes.interface import IGNORE, Batch, Options, Pairs, find_backend
+from hermes.interface import IGNORE, Batch, Options, PreferencePairs, find_backend
 from hermes.recipe import Lora, Preference
 from hermes.tokenizer import CHAT_TEMPLATE
 from hermes.training.request import RunRequest
@@ -198,7 +198,7 @@ def test_the_chosen_are_the_first_half_and_only_their_completions_count():
     taken = data.pairs_at(Cursor(), 6)
     batch, _ = data.update(Cursor(), samples=6, micro_batch=4, accum=2)
     assert batch.tokens.shape[:2] == (2, 8)
-    assert batch.counted == 6
+    assert batch.num_terms == 6
     chosen, rejected = 2 * taken, 2 * taken + 1
     np.testing.assert_array_equal(batch.pairs.reference[0], [*chosen[:4], *rejected[:4]])
     np.testing.assert_array_equal(
@@ -217,7 +217,7 @@ def test_what_is_reported_of_pairs_by_hand():
     reference = np.array([[-10.0, -10, 0, -10, -10, 0]])
     sums = np.array([[-9.0, -11, 0, -12, -9, 0]])
     tokens, rows = np.zeros_like(targets), np.zeros((1, 6), np.uint32)
-    batch = Batch(tokens, targets, rows, pairs=Pairs(reference, Preference(beta=0.5)))
+    batch = Batch(tokens, targets, rows, pairs=PreferencePairs(reference, Preference(beta=0.5)))
     assert measures(batch, sums) == {
         "reward_margin": 0.25,
         "accuracy": 0.5,
@@ -227,7 +227,7 @@ def test_what_is_reported_of_pairs_by_hand():
         "rejected_logprob": -10.5,
         "kl": -0.25,
     }
-    simpo = replace(batch, pairs=Pairs(0 * reference, Preference("simpo", beta=2.0)))
+    simpo = replace(batch, pairs=PreferencePairs(0 * reference, Preference("simpo", beta=2.0)))
     assert measures(simpo, sums)["chosen_reward"] == pytest.approx(2 * -(9 + 11) / 2 / 4)
     assert "kl" not in measures(simpo, sums)
 

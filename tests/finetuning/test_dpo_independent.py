@@ -15,7 +15,7 @@ from hermes.data.preferences import encoded, pair_of
 from hermes.data.records import Record
 from hermes.finetuning.reference_logprobs import compute_reference
 from hermes.interface import Options, TrainState, find_backend
-from hermes.numerics.params import init_weights, parameters
+from hermes.numerics.params import init_weights, list_parameters
 from hermes.recipe import Preference, Recipe
 from hermes.tokenizer import CHAT_TEMPLATE
 from tests.finetuning.support import small_spec, small_tokenizer, some_pairs
@@ -34,7 +34,7 @@ OPTIONS = Options(device="cpu", as_trained=True)
 def plain_losses(engine, second, pairs, order, rule, recipe, steps):
     """Losses of the updates, a pair at a time."""
     policy, reference = engine.module, second.module
-    decay = {name: tensor.decay for name, tensor in parameters(engine.spec).items()}
+    decay = {name: tensor.decay for name, tensor in list_parameters(engine.spec).items()}
     groups = [
         {"params": [p for n, p in policy.named_parameters() if decay[n]], "weight_decay": 0.1},
         {"params": [p for n, p in policy.named_parameters() if not decay[n]], "weight_decay": 0.0},

@@ -19,7 +19,7 @@ from hermes.finetuning.base_model import add_special_tokens, open_base_model
 from hermes.finetuning.sft import SFTData
 from hermes.inference.sampling import Sampling
 from hermes.interface import IGNORE, Batch, Options, TrainState, find_backend
-from hermes.interop.companions import companions
+from hermes.interop.companions import make_companions
 from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.tokenizer import tokenizer_config, train_tokenizer
@@ -76,18 +76,18 @@ def test_packed_losses_are_those_of_the_examples_alone(backend, precision):
         spec, init_weights(spec, 0), Options(device="cpu", precision=precision)
     )
     one_by_one = sum(
-        model.loss(batch) * batch.counted
+        model.loss(batch) * batch.num_terms
         for some in examples()
         for batch in [whole_update(data([some], pack=False))]
     )
     for pack in (True, False):
         batch = whole_update(data(pack=pack))
-        assert batch.counted == sum(int(some.learnt.sum()) for some in examples())
+        assert batch.num_terms == sum(int(some.learnt.sum()) for some in examples())
         bound = 1e-6 if precision == "float32" else 1e-12
-        assert model.loss(batch) * batch.counted == pytest.approx(one_by_one, rel=bound)
+        assert model.loss(batch) * batch.num_terms == pytest.approx(one_by_one, rel=bound)
     mixed = whole_update(data())
     leaking = Batch(mixed.tokens, mixed.targets, mixed.rows)
-    assert abs(model.loss(leaking) * leaking.counted - one_by_one) > 1e-4 * one_by_one
+    assert abs(model.loss(leaking) * leaking.num_terms - one_by_one) > 1e-4 * one_by_one
 
 
 def test_no_token_of_one_example_predicts_anothers():
@@ -117,7 +117,7 @@ def test_what_is_held_out_is_in_no_update():
     made = data(val_fraction=0.3)
     training = whole_update(made)
     out = next(made.validation(len(made.held_out)))
-    assert training.counted + out.counted == sum(int(e.learnt.sum()) for e in examples())
+    assert training.num_terms + out.num_terms == sum(int(e.learnt.sum()) for e in examples())
     assert held_out(10, 0.3, 1) == held_out(10, 0.3, 1)
     assert len(held_out(10, 0.3, 1)[1]) == 3
 
@@ -131,7 +131,7 @@ def test_a_padded_batch_is_no_wider_than_one_of_four_widths():
 def test_a_place_without_an_example_counts_for_nothing():
     batch, _ = data([example(5)]).update(Cursor(), samples=1, micro_batch=3, accum=2)
     assert batch.tokens.shape == (2, 3, 24)
-    assert batch.counted == int(example(5).learnt.sum())
+    assert batch.num_terms == int(example(5).learnt.sum())
 
 
 def test_a_conversation_that_does_not_fit_is_refused_dropped_or_cut():
@@ -252,7 +252,7 @@ def test_the_token_that_ends_a_turn_is_where_other_tools_stop():
     asked = "{% if add_generation_prompt %}[assistant]{% endif %}"
     done = tokenizer.special_id("<|done|>")
     for template, told in ((turn + asked, True), ("{{ messages[9] }}", False)):
-        beside = companions(small_spec(), tokenizer, {"chat_template": template})
+        beside = make_companions(small_spec(), tokenizer, {"chat_template": template})
         assert (done in beside.generation_config["eos_token_id"]) is told
 
 
@@ -271,7 +271,7 @@ def test_the_token_that_ends_a_turn_is_where_other_tools_stop():
 def test_padding_is_no_end_and_every_file_names_the_same(asked, kept):
     tokenizer, _ = add_special_tokens(small_tokenizer(), ["<|filler|>"])
     settings = tokenizer_config(tokenizer) | {"pad_token": asked}
-    beside = companions(small_spec(), tokenizer, settings)
+    beside = make_companions(small_spec(), tokenizer, settings)
     number = tokenizer.special_id(kept)
     assert beside.tokenizer_config["pad_token"] == kept
     assert beside.config["pad_token_id"] == beside.generation_config["pad_token_id"] == number
@@ -280,7 +280,9 @@ def test_padding_is_no_end_and_every_file_names_the_same(asked, kept):
 
 def test_where_no_token_pads_but_an_end_none_is_named():
     tokenizer = train_tokenizer([TEXT] * 9, vocab_size=280, special_tokens=["<|eos|>"])
-    beside = companions(small_spec(), tokenizer, {"eos_token": "<|eos|>", "pad_token": "<|eos|>"})
+    beside = make_companions(
+        small_spec(), tokenizer, {"eos_token": "<|eos|>", "pad_token": "<|eos|>"}
+    )
     assert "pad_token" not in beside.tokenizer_config
     assert "pad_token_id" not in beside.generation_config
     assert beside.config.get("pad_token_id") is None
@@ -291,7 +293,7 @@ def test_text_ends_where_the_checkpoint_says(tmp_path):
 
     spec = small_spec()
     params = dict(init_weights(spec, 0))
-    beside = companions(spec, small_tokenizer())
+    beside = make_companions(spec, small_tokenizer())
 
     def written(name, told):
         return save(

@@ -13,11 +13,11 @@ from safetensors import numpy as public
 from hermes.checkpoint import Disk, locate
 from hermes.errors import CheckpointError, HermesError, NonFinite, StorageError
 from hermes.interop.convert import convert
-from hermes.interop.huggingface.config_writer import config_of, converted_config_of
-from hermes.interop.huggingface.inexpressible import misfit
-from hermes.interop.huggingface.reader_support import readers
-from hermes.interop.open_model import open_source
-from hermes.interop.verify import prove
+from hermes.interop.huggingface.config_writer import make_config, make_converted_config
+from hermes.interop.huggingface.inexpressible import explain_inexpressible
+from hermes.interop.huggingface.reader_support import judge_readers
+from hermes.interop.open_model import open_model
+from hermes.interop.verify import verify_conversion
 from hermes.spec import Alibi
 from tests.interop.models import GEMMA3, GPT2, GPT_NEOX, LLAMA, bare, change, hot_weights
 
@@ -40,7 +40,7 @@ def test_there_and_back_is_the_same_to_the_byte(tmp_path, family, spec):
     assert (tmp_path / "a/model.safetensors").read_bytes() == (
         tmp_path / "b/model.safetensors"
     ).read_bytes()
-    assert [x.proof.difference for x in (first, there, back)] == [0.0, 0.0, 0.0]
+    assert [x.verification.difference for x in (first, there, back)] == [0.0, 0.0, 0.0]
     assert locate(tmp_path / "b")[0].spec.identity == spec.identity
 
 
@@ -80,7 +80,7 @@ def test_a_dtype_rounds_every_number_to_nearest_and_config_says_it(tmp_path, che
     found = locate(tmp_path / "half")[0].params
     for name, array in hot_weights(LLAMA).items():
         np.testing.assert_array_equal(found[name], array.astype(ml_dtypes.bfloat16))
-    assert 1e-4 < done.proof.difference < 0.5
+    assert 1e-4 < done.verification.difference < 0.5
 
 
 def test_tensors_keep_their_own_dtypes_without_one(tmp_path):
@@ -92,7 +92,7 @@ def test_tensors_keep_their_own_dtypes_without_one(tmp_path):
     stored = weights_of(tmp_path / "a")
     assert all(stored[name].dtype == weights[name].dtype for name in weights)
     assert done.dtype == "float16"
-    assert done.proof.difference == 0.0
+    assert done.verification.difference == 0.0
 
 
 def test_a_number_too_large_for_float16_is_refused_by_tensor(tmp_path):
@@ -157,8 +157,8 @@ def test_a_disk_that_refuses_leaves_nothing(tmp_path, checkpoint):
 
 
 def test_a_proof_that_fails_leaves_nothing(tmp_path, checkpoint, monkeypatch):
-    wrong = change_config(config_of, rms_norm_eps=0.5)
-    monkeypatch.setattr("hermes.interop.convert.converted_config_of", wrong)
+    wrong = change_config(make_config, rms_norm_eps=0.5)
+    monkeypatch.setattr("hermes.interop.convert.make_converted_config", wrong)
     with pytest.raises(CheckpointError, match=r"gives logits .* from its own; nothing was written"):
         convert(checkpoint, tmp_path / "hf", to="hf")
     assert not (tmp_path / "hf").exists()
@@ -169,12 +169,12 @@ def change_config(make, **fields):
 
 
 def test_a_proof_sees_one_bit_of_one_tensor(tmp_path, checkpoint):
-    source, other = open_source(checkpoint), open_source(checkpoint)
+    source, other = open_model(checkpoint), open_model(checkpoint)
     params = {name: other.params[name] for name in other.params}
     name = "model.layers.2.mlp.down_proj.weight"
     params[name].view(np.uint32)[0, 0] ^= 1
     with pytest.raises(CheckpointError, match=f"^tensor {name!r} of .* did not come out as it"):
-        prove(source, dataclasses.replace(other, params=params))
+        verify_conversion(source, dataclasses.replace(other, params=params))
 
 
 def test_a_large_model_is_proved_layer_by_layer(tmp_path, checkpoint, monkeypatch):
@@ -182,9 +182,9 @@ def test_a_large_model_is_proved_layer_by_layer(tmp_path, checkpoint, monkeypatc
     monkeypatch.setattr("hermes.interop.verify.ROWS", 50)
     for name, spec in FORMS.items():
         done = convert(**bare(tmp_path / "bare", spec), target=tmp_path / name, to="hf")
-        assert (done.proof.passes, done.proof.difference) == (spec.num_layers, 0.0)
-    wrong = change_config(converted_config_of, rope_theta=9.0, rope_parameters=None)
-    monkeypatch.setattr("hermes.interop.convert.converted_config_of", wrong)
+        assert (done.verification.passes, done.verification.difference) == (spec.num_layers, 0.0)
+    wrong = change_config(make_converted_config, rope_theta=9.0, rope_parameters=None)
+    monkeypatch.setattr("hermes.interop.convert.make_converted_config", wrong)
     with pytest.raises(CheckpointError, match="gives logits"):
         convert(checkpoint, tmp_path / "wrong", to="hf")
 
@@ -194,7 +194,7 @@ def test_any_backend_may_prove(tmp_path, checkpoint, backend):
     if backend != "numpy":
         pytest.importorskip(backend if backend == "torch" else "mlx.core")
     done = convert(checkpoint, tmp_path / "hf", to="hf", backend=backend)
-    assert (done.proof.backend, done.proof.difference) == (backend, 0.0)
+    assert (done.verification.backend, done.verification.difference) == (backend, 0.0)
 
 
 def test_the_tokenizer_travels_with_the_class_that_every_reader_has(tmp_path, checkpoint):
@@ -294,9 +294,11 @@ def test_what_no_class_computes_stays_with_hermes(tmp_path):
     ids=["ffn", "positions", "two", "layers"],
 )
 def test_the_keys_that_no_class_has_are_named(spec, reason):
-    assert misfit(spec) == reason
+    assert explain_inexpressible(spec) == reason
     assert (
-        readers(spec)[0][1] == readers(spec, converted=True)[2][1] == f"not expressible: {reason}"
+        judge_readers(spec)[0][1]
+        == judge_readers(spec, converted=True)[2][1]
+        == f"not expressible: {reason}"
     )
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from hermes.checkpoint import open_checkpoint
 from hermes.errors import CheckpointError, HermesError, StorageError
-from hermes.interop.hub import HubName, fetch, hub_name, require_hub
-from hermes.interop.open_model import open_source
+from hermes.interop.hub import HubName, fetch, parse_hub_name, require_hub
+from hermes.interop.open_model import open_model
 from hermes.interop.publish import publish, require_writable
 from hermes.training.events import Saved
 from hermes_cli.main import run
@@ -77,7 +77,7 @@ def test_of_a_foreign_repository_only_what_hermes_reads_is_fetched(hub, files, t
     names = {path.name for path in found.folder.iterdir()}
     assert names == {"config.json", "generation_config.json", "model.safetensors",
                      "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
-    assert open_source(found.folder).spec.num_layers == 2
+    assert open_model(found.folder).spec.num_layers == 2
 
 
 def test_shards_are_fetched_as_the_index_names_them(hub, files, tmp_path):
@@ -171,7 +171,7 @@ def test_what_the_hub_refuses_is_one_line(hub, files, tmp_path, monkeypatch, nam
     hub.repos["me/private"] = Repo([files], private=True)
     hub.repos["me/gated"] = Repo([files], gated=True)
     with pytest.raises(HermesError) as told:
-        fetched(hub, tmp_path, hub_name(f"hf://{name}"))
+        fetched(hub, tmp_path, parse_hub_name(f"hf://{name}"))
     assert str(told.value) == sentence
     assert told.value.__cause__ is None
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -183,7 +183,7 @@ def test_what_the_hub_refuses_is_one_line(hub, files, tmp_path, monkeypatch, nam
 )
 def test_a_name_that_is_none_is_refused(name):
     with pytest.raises(HermesError, match="is named hf://OWNER/REPO"):
-        hub_name(name)
+        parse_hub_name(name)
 
 
 def test_what_is_named_wrongly_is_told_before_any_network(monkeypatch, capfd):
@@ -201,9 +201,13 @@ def test_what_is_named_wrongly_is_told_before_any_network(monkeypatch, capfd):
 
 
 def test_places_on_this_machine_are_no_names():
-    assert hub_name("run/step-00000001") is None
-    assert hub_name("hf/small") is None
-    assert hub_name("hf:/me/small@v1") == hub_name("hf://me/small@v1") == HubName("me/small", "v1")
+    assert parse_hub_name("run/step-00000001") is None
+    assert parse_hub_name("hf/small") is None
+    assert (
+        parse_hub_name("hf:/me/small@v1")
+        == parse_hub_name("hf://me/small@v1")
+        == HubName("me/small", "v1")
+    )
 
 
 def test_a_model_is_pushed_in_one_commit_and_comes_back_equal(hub, tmp_path):

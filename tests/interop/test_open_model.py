@@ -14,8 +14,8 @@ from safetensors import numpy as public
 from hermes.checkpoint import locate
 from hermes.errors import CheckpointError, HermesError, SpecError
 from hermes.interop.convert import convert
-from hermes.interop.huggingface.config_writer import config_of
-from hermes.interop.open_model import open_source
+from hermes.interop.huggingface.config_writer import make_config
+from hermes.interop.open_model import open_model
 from hermes.interop.tensor_names import pack
 from tests.interop.models import GPT2, LLAMA, MODELS, bare, hot_weights
 
@@ -40,29 +40,29 @@ def test_a_folder_of_hermes_without_its_manifest_is_read_by_its_mal(tmp_path):
     )
     convert(**bare(tmp_path / "bare", dropping), target=tmp_path / "a", to="hermes")
     (tmp_path / "a/manifest.json").unlink()
-    assert open_source(tmp_path / "a").spec == dropping
+    assert open_model(tmp_path / "a").spec == dropping
 
 
 def test_a_source_says_what_it_lacks(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(CheckpointError, match=r"it has no manifest.json, config.json or lit_model"):
-        open_source(empty)
+        open_model(empty)
     with pytest.raises(CheckpointError, match=r"nothing: no such file or folder; check the name$"):
-        open_source(tmp_path / "nothing")
-    (empty / "config.json").write_text(json.dumps(config_of(LLAMA)))
+        open_model(tmp_path / "nothing")
+    (empty / "config.json").write_text(json.dumps(make_config(LLAMA)))
     with pytest.raises(CheckpointError, match="hermes reads weights as safetensors"):
-        open_source(empty)
+        open_model(empty)
     public.save_file(dict(hot_weights(LLAMA)), tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match="is weights alone; say with --config of which model"):
-        open_source(tmp_path / "w.safetensors")
+        open_model(tmp_path / "w.safetensors")
     (tmp_path / "w.gguf").write_text("")
     with pytest.raises(CheckpointError, match=r"a file must end in .safetensors, .pt, "):
-        open_source(tmp_path / "w.gguf")
+        open_model(tmp_path / "w.gguf")
     with pytest.raises(HermesError, match=r"^--config .* must end in .json, .mal or .yaml$"):
-        open_source(tmp_path / "w.safetensors", config=tmp_path / "c.toml")
+        open_model(tmp_path / "w.safetensors", config=tmp_path / "c.toml")
     with pytest.raises(HermesError, match="is a folder, which has its own config"):
-        open_source(empty, config=tmp_path / "c.json")
+        open_model(empty, config=tmp_path / "c.json")
 
 
 class TestTraining:
@@ -141,19 +141,19 @@ class TestTraining:
                 f"{family} checkpoint",
                 "LlamaForCausalLM",
             )
-            found = open_source(tmp_path / family / "out")
+            found = open_model(tmp_path / family / "out")
             assert found.spec.identity == spec.identity
             for name, array in hot_weights(spec).items():
                 np.testing.assert_array_equal(found.params[name], array)
         for field, value in (("rope_interleave", True), ("n_expert", 4), ("new", 1)):
             (tmp_path / "model_config.yaml").write_text(yaml.safe_dump(config | {field: value}))
             with pytest.raises(SpecError, match=f"model_config.yaml: {field!r} is {value}, which"):
-                open_source(tmp_path)
+                open_model(tmp_path)
 
     def test_a_bfloat16_state_dict_with_a_config(self, torch, tmp_path):
         model = {n: torch.tensor(a).bfloat16() for n, a in hot_weights(LLAMA).items()}
         torch.save(model, tmp_path / "pytorch_model.bin")
-        (tmp_path / "c.json").write_text(json.dumps(config_of(LLAMA)))
+        (tmp_path / "c.json").write_text(json.dumps(make_config(LLAMA)))
         done = convert(
             tmp_path / "pytorch_model.bin",
             tmp_path / "a",
@@ -170,7 +170,7 @@ class TestTraining:
 
         torch.save({"model": {}, "trap": Trap()}, tmp_path / "ckpt.pt")
         with pytest.raises(CheckpointError, match="holds more than tensors and plain values, so"):
-            open_source(tmp_path / "ckpt.pt")
+            open_model(tmp_path / "ckpt.pt")
         assert not (tmp_path / "sprung").exists()
 
     @pytest.mark.parametrize("kind", ["sparse", "nested", "meta"])
@@ -182,13 +182,13 @@ class TestTraining:
         }[kind]()
         torch.save({"model": {"a": tensor}}, tmp_path / "ckpt.pt")
         with pytest.raises(CheckpointError, match=r"is no plain tensor|holds more than"):
-            open_source(tmp_path / "ckpt.pt")
+            open_model(tmp_path / "ckpt.pt")
 
     def test_what_torch_did_not_write_is_refused(self, tmp_path):
         for data in (b"", b"garbage", b"\x80\x02]q\x00."):
             (tmp_path / "ckpt.pt").write_bytes(data)
             with pytest.raises(CheckpointError, match=r"is not as torch\.save writes"):
-                open_source(tmp_path / "ckpt.pt")
+                open_model(tmp_path / "ckpt.pt")
 
     @pytest.mark.parametrize(
         ("content", "sentence"),
@@ -201,12 +201,12 @@ class TestTraining:
     def test_a_file_that_is_no_model_is_refused(self, torch, tmp_path, content, sentence):
         torch.save(content, tmp_path / "ckpt.pt")
         with pytest.raises(CheckpointError, match=sentence):
-            open_source(tmp_path / "ckpt.pt")
+            open_model(tmp_path / "ckpt.pt")
 
     def test_a_file_that_says_nothing_of_its_architecture_is_refused(self, torch, tmp_path):
         torch.save({"model": {"a": torch.zeros(2)}}, tmp_path / "ckpt.pt")
         with pytest.raises(CheckpointError, match="says nothing of its architecture"):
-            open_source(tmp_path / "ckpt.pt")
+            open_model(tmp_path / "ckpt.pt")
 
     def test_a_flipped_bit_of_a_weight_is_refused_by_its_entry(self, torch, tmp_path):
         path = tmp_path / "ckpt.pt"
@@ -215,7 +215,7 @@ class TestTraining:
         data[data.index(b"\x00\x00\x20\x40" * 64) + 100] ^= 4
         path.write_bytes(data)
         with pytest.raises(CheckpointError, match=r"ckpt\.pt is damaged: its entry 'ckpt/data/0'"):
-            open_source(path)
+            open_model(path)
 
     def test_a_torn_file_is_refused(self, torch, tmp_path):
         path = tmp_path / "ckpt.pt"
@@ -224,5 +224,5 @@ class TestTraining:
         for size in (0, 10, len(data) // 2, len(data) - 5):
             path.write_bytes(data[:size])
             with pytest.raises(CheckpointError, match=r"is torn, or not PyTorch's|is not as torch"):
-                open_source(path)
+                open_model(path)
         path.unlink()

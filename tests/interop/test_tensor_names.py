@@ -8,8 +8,8 @@ import pytest
 
 from hermes.checkpoint import Kind
 from hermes.errors import CheckpointError
-from hermes.interop.tensor_names import layout_of, pack, unpack
-from hermes.numerics.params import parameters
+from hermes.interop.tensor_names import make_layout, pack, unpack
+from hermes.numerics.params import list_parameters
 from hermes.spec import EmbeddingsSpec
 from tests.interop.models import GPT2, GPT_NEOX, LLAMA, MODELS, QWEN2, hot_weights
 
@@ -48,11 +48,11 @@ def test_every_tensor_comes_back_from_another_layout(family, spec):
     weights = hot_weights(spec)
     shelf = stored(family, spec)
     back, dtypes = unpack(shelf, spec, family, "x")
-    assert list(back) == list(parameters(spec))
+    assert list(back) == list(list_parameters(spec))
     assert set(dtypes.values()) == {"F32"}
     for name, array in weights.items():
         np.testing.assert_array_equal(back[name], array)
-    shapes = {one.name: one.shape(parameters(spec)) for one in layout_of(spec, family)}
+    shapes = {one.name: one.compute_shape(list_parameters(spec)) for one in make_layout(spec, family)}
     assert shapes == {name: array.shape for name, array in shelf.items()}
 
 

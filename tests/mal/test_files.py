@@ -9,7 +9,7 @@ import pytest
 import hermes_specs
 from hermes import mal
 from hermes.errors import HermesError, MalError, SpecError, StorageError
-from hermes.numerics.params import tensor_count
+from hermes.numerics.params import count_parameters
 from hermes.spec import Learned, RMSNorm, Rope
 
 TEXT = "model m { hidden_size: 64  block { attention { num_heads: 4 } } }"
@@ -70,7 +70,7 @@ def test_a_bundled_model_is_what_its_table_says(name):
         spec.embeddings.tie_weights,
         spec.vocab_size,
         spec.max_seq_len,
-        tensor_count(spec),
+        count_parameters(spec),
     ) == TABLE[name]
     assert layer.norm.eps == 1e-5
     assert spec.final_norm == layer.norm
@@ -82,7 +82,7 @@ def test_a_bundled_model_is_what_its_table_says(name):
 
 
 def test_the_table_is_of_all_bundled_models():
-    assert set(mal.bundled_names()) == set(TABLE)
+    assert set(mal.list_bundled()) == set(TABLE)
 
 
 @pytest.mark.parametrize(

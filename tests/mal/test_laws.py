@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import hermes_specs
 from hermes import mal
 from hermes.errors import MalError, SpecError
-from hermes.mal.words import DEFINED, SYNONYMS, WORDS, keys
+from hermes.mal.words import DEFINED, SYNONYMS, WORDS, list_keys
 from tests.strategies import models
 
 QUICK = settings(
@@ -86,7 +86,7 @@ def test_any_bytes_are_read_or_refused(data):
 @given(
     st.lists(
         st.one_of(
-            st.sampled_from([*DEFINED, *WORDS.values(), *(k for w in WORDS for k in keys(w))]),
+            st.sampled_from([*DEFINED, *WORDS.values(), *(k for w in WORDS for k in list_keys(w))]),
             st.sampled_from(["{", "}", "[", "]", ":", ",", "none", "true", "a", '"x"', "1", "2.5"]),
         ),
         max_size=40,
@@ -113,7 +113,12 @@ def test_any_edit_is_made_or_refused(path, value):
     assert not isinstance(error, MalError)  # there is no file to point into
 
 
-EVERY_WORD = [*DEFINED, *SYNONYMS, *WORDS.values(), *(key for kind in WORDS for key in keys(kind))]
+EVERY_WORD = [
+    *DEFINED,
+    *SYNONYMS,
+    *WORDS.values(),
+    *(key for kind in WORDS for key in list_keys(kind)),
+]
 EVERY_WORD += [
     "none",
     "true",

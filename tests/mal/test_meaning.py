@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from hermes import mal
-from hermes.mal.words import SYNONYMS, WORDS, keys
+from hermes.mal.words import SYNONYMS, WORDS, list_keys
 from hermes.spec import (
     Alibi,
     AttentionSpec,
@@ -252,8 +252,8 @@ def test_a_key_of_a_model(text, key, value):
 
 def test_every_synonym_is_a_key_somewhere():
     for word, key in SYNONYMS.items():
-        assert any(key in keys(kind) for kind in WORDS), word
-        assert not any(word in keys(kind) for kind in WORDS), word
+        assert any(key in list_keys(kind) for kind in WORDS), word
+        assert not any(word in list_keys(kind) for kind in WORDS), word
 
 
 def test_definitions_may_be_used_before_they_stand():

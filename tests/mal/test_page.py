@@ -7,8 +7,8 @@ import pytest
 
 from hermes import mal
 from hermes.errors import MalError
-from hermes.mal.words import DEFINED, SPELLINGS, SYNONYMS, WORDS, keys
-from hermes.numerics.params import tensor_count
+from hermes.mal.words import DEFINED, SPELLINGS, SYNONYMS, WORDS, list_keys
+from hermes.numerics.params import count_parameters
 
 PAGE = (Path(__file__).parents[2] / "specs" / "mal.md").read_text(encoding="utf-8")
 EXAMPLE = re.search(r"```\n(# my_model\.mal\n.*?)```", PAGE, re.DOTALL)[1]
@@ -29,13 +29,13 @@ def test_the_example_of_an_error_is_one():
 def test_the_table_of_bundled_models_has_their_counts():
     rows = re.findall(r"^\| ([a-z0-9-]+) \|.*\| ([\d,]+) \|$", PAGE, re.MULTILINE)
     found = {name: int(count.replace(",", "")) for name, count in rows if "," in count}
-    assert found == {name: tensor_count(mal.load(name)) for name in mal.bundled_names()}
+    assert found == {name: count_parameters(mal.load(name)) for name in mal.list_bundled()}
 
 
 @pytest.mark.parametrize("kind", WORDS, ids=lambda kind: kind.__name__)
 def test_every_key_and_word_stands_on_the_page(kind):
     assert re.search(rf"(###|\||`) ?{WORDS[kind]}\b", PAGE)
-    for key in keys(kind):
+    for key in list_keys(kind):
         assert re.search(rf"[|,;(] ?{key}\b", PAGE), key
 
 

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from hermes import mal
-from hermes.formatting import columns, number_of, with_unit
-from hermes.model_info.cost import cost_of, flops
+from hermes.formatting import format_columns, format_count, format_with_unit
+from hermes.model_info.cost import compute_cost, count_flops
 from hermes.model_info.diff import Change, Reshaped, compare
-from hermes.model_info.shape import layer_groups, spans, tensor_groups
-from hermes.numerics.params import parameters, tensor_count
+from hermes.model_info.shape import format_ranges, group_layers, group_tensors
+from hermes.numerics.params import count_parameters, list_parameters
 from tests.strategies import models
 
 V, C, L, T, F = 100, 16, 3, 8, 24
@@ -28,48 +28,52 @@ def test_arithmetic_of_a_causal_model():
     forward = 2 * (PROJECTIONS + HEAD)
     # A token sees (1 + 2 + ... + 8) / 8 = 4.5 keys in the mean, 8 at the end of the context; each
     # costs a multiply and an add in each of 4 heads of 4, once to score and once to mix.
-    assert flops(model(), training=True) == 3 * (forward + L * 4 * 16 * 4.5)
-    assert flops(model(), training=False) == forward + L * 4 * 16 * 8
+    assert count_flops(model(), training=True) == 3 * (forward + L * 4 * 16 * 4.5)
+    assert count_flops(model(), training=False) == forward + L * 4 * 16 * 8
 
 
 def test_arithmetic_within_a_window():
     forward = 2 * (PROJECTIONS + HEAD)
     spec = model(attention="window_size: 3")
     # 1 + 2 + 3 + 3 + 3 + 3 + 3 + 3 keys of 8 tokens.
-    assert flops(spec, training=True) == round(3 * (forward + L * 4 * 16 * 21 / 8))
-    assert flops(spec, training=False) == forward + L * 4 * 16 * 3
-    assert flops(model(attention="window_size: 9"), training=True) == flops(model(), training=True)
+    assert count_flops(spec, training=True) == round(3 * (forward + L * 4 * 16 * 21 / 8))
+    assert count_flops(spec, training=False) == forward + L * 4 * 16 * 3
+    assert count_flops(model(attention="window_size: 9"), training=True) == count_flops(
+        model(), training=True
+    )
 
 
 def test_arithmetic_without_a_causal_mask():
     forward = 2 * (PROJECTIONS + HEAD)
     spec = model(attention="causal: false")
-    assert flops(spec, training=True) == 3 * (forward + L * 4 * 16 * 8)
+    assert count_flops(spec, training=True) == 3 * (forward + L * 4 * 16 * 8)
     # Of 8 tokens, each sees itself and one on either side but for the ends: 2 + 3 * 6 + 2.
     spec = model(attention="causal: false  window_size: 2")
-    assert flops(spec, training=True) == round(3 * (forward + L * 4 * 16 * 22 / 8))
+    assert count_flops(spec, training=True) == round(3 * (forward + L * 4 * 16 * 22 / 8))
 
 
 def test_a_tied_head_multiplies_all_the_same():
     tied = model("embeddings { tie_weights: true }")
-    assert flops(tied, training=True) == flops(model(), training=True)
-    assert tensor_count(tied) == tensor_count(model()) - HEAD
+    assert count_flops(tied, training=True) == count_flops(model(), training=True)
+    assert count_parameters(tied) == count_parameters(model()) - HEAD
 
 
 def test_the_usual_estimate_of_six_per_parameter_is_near():
     spec = mal.load("smol-llama")
     attention = 3 * 4 * 960 * 32 * (2048 + 1) / 2
-    assert flops(spec, training=True) - attention == pytest.approx(6 * tensor_count(spec), rel=1e-3)
+    assert count_flops(spec, training=True) - attention == pytest.approx(
+        6 * count_parameters(spec), rel=1e-3
+    )
 
 
 def test_a_token_leaves_its_keys_and_values_in_every_layer():
-    cost = cost_of(model())
+    cost = compute_cost(model())
     assert cost.kv_bytes_per_token == {"float32": L * 2 * 2 * 4 * 4, "bfloat16": L * 2 * 2 * 4 * 2}
-    assert cost_of(mal.load("mistral-7b")).kv_bytes_per_token["bfloat16"] == 131_072
+    assert compute_cost(mal.load("mistral-7b")).kv_bytes_per_token["bfloat16"] == 131_072
 
 
 def test_memory_is_weights_cache_gradients_and_moments():
-    cost = cost_of(model())
+    cost = compute_cost(model())
     norms = (2 * L + 1) * C
     matrices = PROJECTIONS + 2 * HEAD
     assert cost.parameters == matrices + norms
@@ -84,7 +88,7 @@ def test_memory_is_weights_cache_gradients_and_moments():
 
 
 def test_a_large_models_count_is_exact():
-    cost = cost_of(mal.load("llama-7b"))
+    cost = compute_cost(mal.load("llama-7b"))
     assert cost.parameters == 6_738_415_616
     assert cost.parameters_by_part == {
         "embeddings": 131_072_000,
@@ -99,13 +103,13 @@ def test_a_large_models_count_is_exact():
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(models())
 def test_every_model_can_be_counted_and_is_its_own_twin(spec):
-    cost = cost_of(spec)
-    assert sum(cost.parameters_by_part.values()) == cost.parameters == tensor_count(spec)
+    cost = compute_cost(spec)
+    assert sum(cost.parameters_by_part.values()) == cost.parameters == count_parameters(spec)
     assert all(isinstance(count, int) for count in cost.flops_per_token.values())
     again = compare(spec, mal.loads(mal.dumps(spec)))
     assert again.same
     assert again.structure == ()
-    assert list(again.reusable) == list(parameters(spec))
+    assert list(again.reusable) == list(list_parameters(spec))
 
 
 def test_two_models_are_compared_key_by_key_and_tensor_by_tensor():
@@ -142,7 +146,7 @@ def test_layers_of_a_pattern_differ_where_they_do():
     )
     difference = compare(mal.loads(text.format(8)), mal.loads(text.format(16)))
     assert difference.structure == (Change("layers 0-1, 3-4", "attention.window_size", "8", "16"),)
-    assert [group for group, _ in layer_groups(difference.a)] == [[0, 1, 3, 4], [2, 5]]
+    assert [group for group, _ in group_layers(difference.a)] == [[0, 1, 3, 4], [2, 5]]
 
 
 @pytest.mark.parametrize(
@@ -155,13 +159,13 @@ def test_layers_of_a_pattern_differ_where_they_do():
     ],
 )
 def test_spans_of_numbers(numbers, words):
-    assert spans(numbers) == words
+    assert format_ranges(numbers) == words
 
 
 def test_tensors_are_grouped_over_layers():
-    table = parameters(model())
+    table = list_parameters(model())
     names = [name for name in table if "q_proj" in name or "embed" in name]
-    assert [label for label, _ in tensor_groups(names, table)] == [
+    assert [label for label, _ in group_tensors(names, table)] == [
         "model.embed_tokens.weight",
         "model.layers.[0-2].self_attn.q_proj.weight",
     ]
@@ -182,14 +186,14 @@ def test_tensors_are_grouped_over_layers():
     ],
 )
 def test_a_count_with_its_unit(count, text):
-    assert with_unit(count, "B") == text
+    assert format_with_unit(count, "B") == text
 
 
 def test_one_of_a_thing_is_not_several():
-    assert [number_of(n, "rows") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]
+    assert [format_count(n, "rows") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]
     kept = ("pairs are kept", "pair is kept")
-    assert [number_of(n, *kept) for n in (1, 2)] == ["1 pair is kept", "2 pairs are kept"]
+    assert [format_count(n, *kept) for n in (1, 2)] == ["1 pair is kept", "2 pairs are kept"]
 
 
 def test_columns_are_as_wide_as_their_widest_cell():
-    assert columns([("a", "1"), ("bbb", "22", "c")], right=(1,)) == ["a     1", "bbb  22  c"]
+    assert format_columns([("a", "1"), ("bbb", "22", "c")], right=(1,)) == ["a     1", "bbb  22  c"]

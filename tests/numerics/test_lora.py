@@ -5,8 +5,8 @@ import pytest
 
 from hermes.errors import HermesError
 from hermes.interface import Batch, Options, TrainState, find_backend
-from hermes.numerics.lora import adapter_tensors, init_adapters, merge_adapters, trainable_names
-from hermes.numerics.params import init_weights, parameters
+from hermes.numerics.lora import init_adapters, list_adapter_tensors, list_trainable, merge_adapters
+from hermes.numerics.params import init_weights, list_parameters
 from hermes.recipe import Lora, Recipe
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
@@ -37,7 +37,7 @@ def oracle(params, lora):
     from hermes_numpy.lora import adapted
 
     weights = dict(params)
-    for name in adapter_tensors(SPEC, lora):
+    for name in list_adapter_tensors(SPEC, lora):
         if name.endswith("lora_A.weight"):
             path = name.removesuffix(".lora_A.weight")
             pair = params[name].astype(float), params[f"{path}.lora_B.weight"].astype(float)
@@ -82,12 +82,12 @@ def test_both_backends_train_an_adapter_alike_and_leave_the_base_alone(dropout):
     for name in start.params:
         first, second = (end.params[name] for end in ends)
         np.testing.assert_allclose(first, second, rtol=0, atol=1e-12)
-        if name in parameters(SPEC):
+        if name in list_parameters(SPEC):
             np.testing.assert_array_equal(first.astype("f4"), start.params[name])
     assert (
         set(ends[0].exp_avg)
-        == set(adapter_tensors(SPEC, lora))
-        == set(trainable_names(SPEC, recipe))
+        == set(list_adapter_tensors(SPEC, lora))
+        == set(list_trainable(SPEC, recipe))
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hermes import mal
 from hermes.errors import SpecError
-from hermes.numerics.params import init_weights, parameters, tensor_count, trained_names
+from hermes.numerics.params import count_parameters, init_weights, list_parameters, list_unfrozen
 
 NANO = mal.load("nano")
 V, C, L = 100, 16, 2
@@ -23,7 +23,7 @@ def model(fields="", block="", attention="", ffn="hidden_dim: 24"):
 
 
 def shapes(spec, within=""):
-    return {name: t.shape for name, t in parameters(spec).items() if name.startswith(within)}
+    return {name: t.shape for name, t in list_parameters(spec).items() if name.startswith(within)}
 
 
 def test_a_llama_shaped_model_has_llamas_tensors_in_order():
@@ -88,7 +88,7 @@ def test_matrices_are_out_by_in_and_keys_are_fewer_than_queries():
     ],
 )
 def test_a_field_changes_the_count_by_what_it_adds(fields, difference):
-    assert tensor_count(model(**fields)) - tensor_count(model()) == difference
+    assert count_parameters(model(**fields)) - count_parameters(model()) == difference
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_norms_are_named_by_their_place(place, norms):
 def test_every_tensor_has_a_part_and_the_parts_add_up():
     spec = mal.load("gpt2-small")
     parts = {}
-    for tensor in parameters(spec).values():
+    for tensor in list_parameters(spec).values():
         parts[tensor.part] = parts.get(tensor.part, 0) + tensor.size
     assert parts == {
         "embeddings": 50257 * 768,
@@ -130,7 +130,7 @@ def test_matrices_decay_and_vectors_and_positions_do_not():
     spec = model(
         "output { bias: true }", "norm: layernorm", "bias: true  position_encoding: learned"
     )
-    for name, tensor in parameters(spec).items():
+    for name, tensor in list_parameters(spec).items():
         matrix = len(tensor.shape) == 2 and "positions" not in name
         assert tensor.decay == matrix, name
 
@@ -148,7 +148,7 @@ def test_fresh_matrices_are_normal_and_those_into_the_residual_smaller():
 def test_fresh_norms_are_the_identity_and_biases_zero():
     spec = model("output { bias: true }", "norm: layernorm", "bias: true")
     weights = init_weights(spec, seed=0)
-    for name, tensor in parameters(spec).items():
+    for name, tensor in list_parameters(spec).items():
         if name.endswith("bias"):
             assert not weights[name].any(), name
         elif tensor.part == "norms":
@@ -178,11 +178,11 @@ def test_fresh_weights_depend_on_seed_and_name_alone():
 
 def test_freezing_takes_the_embeddings_and_the_bottom_layers_by_number_not_by_prefix():
     spec = replace(NANO, num_layers=12)
-    trained = trained_names(spec, freeze_layers=2)
+    trained = list_unfrozen(spec, freeze_layers=2)
     assert "model.embed_tokens.weight" not in trained
     assert "lm_head.weight" in trained
     numbers = {int(name.split(".")[2]) for name in trained if name.startswith("model.layers.")}
     assert numbers == set(range(2, 12))
-    assert trained_names(spec) == tuple(parameters(spec))
+    assert list_unfrozen(spec) == tuple(list_parameters(spec))
     with pytest.raises(SpecError, match="freeze_layers is 13; the model has 12 layers"):
-        trained_names(spec, freeze_layers=13)
+        list_unfrozen(spec, freeze_layers=13)

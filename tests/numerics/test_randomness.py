@@ -8,38 +8,43 @@ import pytest
 
 from hermes.errors import HermesError
 from hermes.numerics.randomness import (
-    bits,
+    draw_bits,
+    draw_normals,
+    draw_uniforms,
     dropout_row_keys,
     lowbias32,
-    normals,
-    permuted,
-    uniforms,
+    permute,
 )
 
 
 def test_a_part_of_a_stream_equals_that_part_of_the_whole():
-    whole = bits(7, "weights/a", 50)
+    whole = draw_bits(7, "weights/a", 50)
     for start in range(12):
-        np.testing.assert_array_equal(bits(7, "weights/a", 9, start), whole[start : start + 9])
+        np.testing.assert_array_equal(draw_bits(7, "weights/a", 9, start), whole[start : start + 9])
 
 
 def test_streams_of_other_seeds_and_purposes_differ():
-    streams = [bits(0, "a", 8), bits(1, "a", 8), bits(0, "b", 8), bits(0, "a/", 8)]
+    streams = [
+        draw_bits(0, "a", 8),
+        draw_bits(1, "a", 8),
+        draw_bits(0, "b", 8),
+        draw_bits(0, "a/", 8),
+    ]
     assert len({tuple(s) for s in streams}) == 4
 
 
 def test_the_streams_are_pinned():
     """A change here changes every run ever made: it must not happen."""
-    assert [hex(w) for w in bits(0, "weights/model.norm.weight", 2)] == [
+    assert [hex(w) for w in draw_bits(0, "weights/model.norm.weight", 2)] == [
         "0x53d448b8899728b5",
         "0x2b3f6b271ed1d631",
     ]
-    assert normals(0, "w", (3,), 0.02).tolist() == [
+    assert draw_normals(0, "w", (3,), 0.02).tolist() == [
         -0.02568359300494194,
         -0.009023742750287056,
         -0.03813384845852852,
     ]
-    assert permuted(0, "order/0", 10, range(10)).tolist() == [2, 6, 9, 7, 5, 3, 8, 1, 4, 0]
+    assert permute(0, "order/0", 10, range(10)).tolist() == [2, 6, 9, 7, 5, 3, 8, 1, 4, 0]
     assert dropout_row_keys(0, 1, [0, 1]).tolist() == [1823048346, 2663788105]
 
 
@@ -66,7 +71,7 @@ def stream_words(seed: int, purpose: str, blocks: int) -> list[int]:
 
 @pytest.mark.parametrize(("seed", "purpose"), [(7, "dropout"), (2**64 - 1, "weights/ä")])
 def test_the_page_says_how_a_stream_is_made(seed, purpose):
-    assert bits(seed, purpose, 40).tolist() == stream_words(seed, purpose, 10)
+    assert draw_bits(seed, purpose, 40).tolist() == stream_words(seed, purpose, 10)
 
 
 def test_the_page_says_how_rows_keys_are_made():
@@ -85,7 +90,7 @@ def test_the_page_says_how_rows_keys_are_made():
 
 
 def test_uniforms_fill_the_unit_interval_and_stay_below_one():
-    u = uniforms(3, "u", 100_000)
+    u = draw_uniforms(3, "u", 100_000)
     assert u.min() >= 0
     assert u.max() < 1
     assert abs(u.mean() - 0.5) < 0.005
@@ -93,7 +98,7 @@ def test_uniforms_fill_the_unit_interval_and_stay_below_one():
 
 
 def test_normals_have_the_moments_asked_for():
-    z = normals(5, "w", (400, 500), 0.02).astype(np.float64) / 0.02
+    z = draw_normals(5, "w", (400, 500), 0.02).astype(np.float64) / 0.02
     assert z.shape == (400, 500)
     assert abs(z.mean()) < 0.01
     assert abs(z.std() - 1) < 0.01
@@ -102,24 +107,24 @@ def test_normals_have_the_moments_asked_for():
 
 
 def test_normals_do_not_depend_on_the_chunk(monkeypatch):
-    whole = normals(1, "w", (1000,), 1.0)
+    whole = draw_normals(1, "w", (1000,), 1.0)
     monkeypatch.setattr("hermes.numerics.randomness.CHUNK", 7)
-    np.testing.assert_array_equal(normals(1, "w", (1000,), 1.0), whole)
+    np.testing.assert_array_equal(draw_normals(1, "w", (1000,), 1.0), whole)
 
 
 @pytest.mark.parametrize("n", [*range(1, 40), 64, 65, 255, 256, 257, 1000])
 def test_a_permutation_reaches_every_place_once(n):
-    assert sorted(permuted(2, "order", n, np.arange(n))) == list(range(n))
+    assert sorted(permute(2, "order", n, np.arange(n))) == list(range(n))
 
 
 def test_a_permutation_of_part_equals_that_part():
-    whole = permuted(2, "order/3", 999, np.arange(999))
-    np.testing.assert_array_equal(permuted(2, "order/3", 999, [5, 17, 998]), whole[[5, 17, 998]])
+    whole = permute(2, "order/3", 999, np.arange(999))
+    np.testing.assert_array_equal(permute(2, "order/3", 999, [5, 17, 998]), whole[[5, 17, 998]])
 
 
 def test_permutations_look_random():
     n = 100_000
-    p = permuted(4, "order/0", n, np.arange(n))
+    p = permute(4, "order/0", n, np.arange(n))
     assert abs(np.corrcoef(p, np.arange(n))[0, 1]) < 0.02
     assert abs(np.corrcoef(p[1:], p[:-1])[0, 1]) < 0.02
     assert (p == np.arange(n)).sum() < 10
@@ -131,7 +136,7 @@ def test_small_permutations_send_each_item_everywhere_alike_often(n):
     seeds = 2000
     counts = np.zeros((n, n))
     for seed in range(seeds):
-        counts[np.arange(n), permuted(seed, "order/0", n, np.arange(n))] += 1
+        counts[np.arange(n), permute(seed, "order/0", n, np.arange(n))] += 1
     degrees = (n - 1) ** 2
     bound = degrees * (1 - 2 / (9 * degrees) + 3.72 * np.sqrt(2 / (9 * degrees))) ** 3
     assert ((counts - seeds / n) ** 2 * n / seeds).sum() < bound
@@ -139,7 +144,7 @@ def test_small_permutations_send_each_item_everywhere_alike_often(n):
 
 def test_every_epoch_and_seed_has_an_order_of_its_own():
     orders = {
-        tuple(permuted(seed, f"order/{epoch}", 50, range(50)).tolist())
+        tuple(permute(seed, f"order/{epoch}", 50, range(50)).tolist())
         for seed in range(3)
         for epoch in range(3)
     }
@@ -147,40 +152,40 @@ def test_every_epoch_and_seed_has_an_order_of_its_own():
 
 
 def test_an_order_of_very_many_samples_needs_no_table():
-    places = permuted(0, "order/0", 2**62, [0, 1, 2**62 - 1])
+    places = permute(0, "order/0", 2**62, [0, 1, 2**62 - 1])
     assert len(set(places.tolist())) == 3
 
 
 def test_normals_are_sums_of_twelve_sixteen_bit_lanes():
     """The same numbers in Python's own integers."""
-    words = bits(3, "w", 12).tolist()
+    words = draw_bits(3, "w", 12).tolist()
     sums = [
         sum(word >> shift & 0xFFFF for word in words[i : i + 3] for shift in (0, 16, 32, 48))
         for i in range(0, 12, 3)
     ]
     expected = [np.float32((s - 6 * 65535) * (0.5 / (2**32 - 1) ** 0.5)) for s in sums]
-    assert normals(3, "w", (2, 2), 0.5).ravel().tolist() == expected
+    assert draw_normals(3, "w", (2, 2), 0.5).ravel().tolist() == expected
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
 def test_normals_of_no_or_one_element(shape):
-    assert normals(0, "w", shape, 1.0).shape == shape
+    assert draw_normals(0, "w", shape, 1.0).shape == shape
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_that_is_no_64_bit_number_is_refused(seed):
     with pytest.raises(HermesError, match=f"at least 0 and below 2\\^64, got {seed}$"):
-        bits(seed, "a", 1)
+        draw_bits(seed, "a", 1)
 
 
 def test_a_negative_index_of_a_permutation_is_refused():
     with pytest.raises(HermesError, match=r"^index -1 is outside a permutation of 5$"):
-        permuted(0, "order", 5, [3, -1])
+        permute(0, "order", 5, [3, -1])
 
 
 def test_an_index_outside_the_permutation_is_refused():
     with pytest.raises(HermesError, match=r"^index 5 is outside a permutation of 5$"):
-        permuted(0, "order", 5, [5])
+        permute(0, "order", 5, [5])
 
 
 def test_the_dropout_hash_is_lowbias32():

@@ -20,7 +20,7 @@ from hermes.spec import (
     RMSNorm,
     Rope,
     YarnScaling,
-    field_types,
+    list_field_types,
 )
 
 FOUR = AttentionSpec(num_heads=4)
@@ -237,7 +237,7 @@ def test_names_and_derived_values_do_not_change_the_identity():
 
 
 def test_the_types_of_fields_are_those_of_their_annotations():
-    types = field_types(AttentionSpec)
+    types = list_field_types(AttentionSpec)
     assert types["num_heads"] == (int,)
     assert types["window_size"] == (int, type(None))
     assert Rope in types["position_encoding"]

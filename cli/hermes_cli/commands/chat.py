@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hermes.errors import HermesError, nearest
+from hermes.errors import HermesError, suggest_nearest
 from hermes_cli.display.text_stream import streamed
 from hermes_cli.options import declarations as shared
 
@@ -155,7 +155,7 @@ def command(talk: "Chat", line: str) -> str:
             return "  ".join(f"{key}={value}" for key, value in values.items())
         case "/set":
             return _set(talk, rest)
-    raise HermesError(f"no such command {name!r}{nearest(name, COMMANDS) or '; try /help'}")
+    raise HermesError(f"no such command {name!r}{suggest_nearest(name, COMMANDS) or '; try /help'}")
 
 
 def _set(talk: "Chat", text: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hermes.formatting import with_unit
+from hermes.formatting import format_with_unit
 from hermes_cli.options.declarations import here
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
     from dataclasses import asdict
 
-    from hermes.numerics.params import tensor_count
+    from hermes.numerics.params import count_parameters
 
     facts: dict[str, Any] = {
         "path": str(checkpoint.path),
         "model": checkpoint.spec.name,
-        "parameters": tensor_count(checkpoint.spec),
+        "parameters": count_parameters(checkpoint.spec),
         "resumable": checkpoint.resumable,
     }
     if checkpoint.manifest:
@@ -78,7 +78,7 @@ def list_(run: Path, as_json: bool) -> None:
         metrics = " ".join(f"{k}={v:.4g}" for k, v in sorted(progress.get("metrics", {}).items()))
         backend = f"{progress.get('backend', '')} {progress.get('device', '')}".strip() or "-"
         tokens = progress.get("tokens", "-")
-        size = with_unit(row["bytes"], "B")
+        size = format_with_unit(row["bytes"], "B")
         line = f"{row['step']:>10}  {tokens:>14}  {size:>9}  {backend:<12}  "
         click.echo((line + metrics).rstrip())
     _require_all(run, bad, rows)
@@ -113,13 +113,13 @@ def show(path: Path, as_json: bool) -> None:
         return
     click.echo(f"{found.path}: step {facts['step']} of run {facts['run']}, whole")
     click.echo(f"model      {facts['model']}, {facts['parameters']:,} parameters")
-    click.echo(f"format     {facts['format']}, {with_unit(facts['bytes'], 'B')}")
+    click.echo(f"format     {facts['format']}, {format_with_unit(facts['bytes'], 'B')}")
     if "progress" in facts:
         _show_progress(facts["progress"])
     else:
         click.echo("progress   none: no run can go on from it")
     for name, size in facts["files"].items():
-        click.echo(f"  {name:<36} {with_unit(size, 'B'):>9}")
+        click.echo(f"  {name:<36} {format_with_unit(size, 'B'):>9}")
 
 
 def _show_progress(progress: dict[str, Any]) -> None:
@@ -163,5 +163,5 @@ def verify(path: Path) -> None:
             click.echo(f"{one.path}: {_bad(one.damaged)}: {one.reason}")
         else:
             size = one.manifest.size if one.manifest else 0
-            click.echo(f"{one.path}: whole, {with_unit(size, 'B')}")
+            click.echo(f"{one.path}: whole, {format_with_unit(size, 'B')}")
     _require_all(path, bad, found)

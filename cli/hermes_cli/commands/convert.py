@@ -55,7 +55,7 @@ def convert(
     """
     from hermes.interop.convert import convert as make
 
-    with watching() as watch:
+    with watching() as on_progress:
         done = make(
             src,
             dst,
@@ -63,7 +63,7 @@ def convert(
             dtype=dtype,
             config=config,
             backend=None if backend == "auto" else backend,
-            watch=watch,
+            on_progress=on_progress,
         )
     for note in done.notes:
         click.echo(f"note: {note}", err=True)

@@ -53,7 +53,7 @@ def doctor(context: click.Context, as_json: bool, distributed: bool, **_: Any) -
 
         examine(context)
         return
-    from hermes.interface import backend_names, default_backend
+    from hermes.interface import detect_default_backend, list_backends
 
     found = {
         "hermes": version("hermes-llm"),
@@ -61,8 +61,8 @@ def doctor(context: click.Context, as_json: bool, distributed: bool, **_: Any) -
         "platform": f"{platform.system()} {platform.machine()}",
         "libraries": {name: _version(name) for name in LIBRARIES},
         "compiler": shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"),
-        "backends": {name: _backend(name) for name in backend_names()},
-        "default_backend": default_backend(),
+        "backends": {name: _backend(name) for name in list_backends()},
+        "default_backend": detect_default_backend(),
     }
     if as_json:
         click.echo(json.dumps(found, indent=2))

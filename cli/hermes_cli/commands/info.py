@@ -48,11 +48,11 @@ def _foreign(model: str) -> ModelSpec | None:
         path = path / "config.json"
     if path.suffix != ".json" or not path.is_file():
         return None
-    from hermes.interop.companions import read_object
-    from hermes.interop.huggingface.config_reader import spec_of
+    from hermes.interop.companions import parse_object
+    from hermes.interop.huggingface.config_reader import read_config
     from hermes.storage.reading import read_small
 
-    return spec_of(read_object(read_small(path), str(path)))
+    return read_config(parse_object(read_small(path), str(path)))
 
 
 def _progress(folder: Path) -> dict[str, Any] | None:
@@ -69,7 +69,7 @@ def _progress(folder: Path) -> dict[str, Any] | None:
 
 
 def _progress_lines(progress: dict[str, Any]) -> list[str]:
-    from hermes.formatting import columns
+    from hermes.formatting import format_columns
 
     end = f" of {progress['total_steps']:,}" if progress["total_steps"] else ""
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in progress["metrics"].items())
@@ -81,7 +81,7 @@ def _progress_lines(progress: dict[str, Any]) -> list[str]:
         *([("  metrics", metrics)] if metrics else []),
         *([("  written by", f"{where}, {progress['precision']}")] if where else []),
     ]
-    return ["progress", *columns(rows)]
+    return ["progress", *format_columns(rows)]
 
 
 @click.command()
@@ -96,30 +96,32 @@ def _progress_lines(progress: dict[str, Any]) -> list[str]:
 @AS_JSON
 def info(name: str, as_json: bool) -> None:
     """An architecture's shape, parameters, FLOPs and memory, and which tools compute the same."""
-    from hermes.formatting import columns
-    from hermes.interop.huggingface.reader_support import verdicts
-    from hermes.model_info.cost import cost_of
-    from hermes.model_info.summary import cost_lines, shape_lines, title
+    from hermes.formatting import format_columns
+    from hermes.interop.huggingface.reader_support import judge_all_readers
+    from hermes.model_info.cost import compute_cost
+    from hermes.model_info.summary import format_cost, format_shape, format_title
 
     source = _locate(name)
     foreign = _foreign(source)
     spec = foreign or language.load(source)
-    readers = verdicts(spec, converted=foreign is not None)
+    readers = judge_all_readers(spec, converted=foreign is not None)
     progress = _progress(Path(source)) if Path(source).is_dir() else None
-    cost = cost_of(spec)
+    cost = compute_cost(spec)
     if as_json:
         facts = _facts(spec) | vars(cost) | {"readers": readers}
         _print_json(facts | ({"progress": progress} if progress else {}))
         return
-    _print([title(spec), "", *shape_lines(spec), "", *cost_lines(spec, cost)])
-    _print(["", "readers", *columns([(f"  {name}", word) for name, word in readers.items()])])
+    _print([format_title(spec), "", *format_shape(spec), "", *format_cost(spec, cost)])
+    _print(
+        ["", "readers", *format_columns([(f"  {name}", word) for name, word in readers.items()])]
+    )
     if progress:
         _print(["", *_progress_lines(progress)])
 
 
 def _facts(spec: ModelSpec) -> dict[str, Any]:
     """A model's shape as plain data; values of layers are as MAL says them."""
-    from hermes.model_info.shape import layer_groups, layer_keys
+    from hermes.model_info.shape import describe_layer, group_layers
 
     return {
         "name": spec.name,
@@ -130,7 +132,7 @@ def _facts(spec: ModelSpec) -> dict[str, Any]:
         "num_layers": spec.num_layers,
         "tie_weights": spec.embeddings.tie_weights,
         "layers": [
-            {"indices": indices, **layer_keys(block)} for indices, block in layer_groups(spec)
+            {"indices": indices, **describe_layer(block)} for indices, block in group_layers(spec)
         ],
         "mal": language.dumps(spec),
     }

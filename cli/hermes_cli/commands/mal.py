@@ -31,20 +31,20 @@ def _open(name: str) -> tuple[language.MalFile, str | None]:
 @click.argument("files", nargs=-1, required=True)
 def check(files: tuple[str, ...]) -> None:
     """Check FILES: a line for each model, or the error. Exit code 1 where one has any."""
-    from hermes.numerics.params import tensor_count
+    from hermes.numerics.params import count_parameters
 
     failed = False
     for name in files:
         try:
             file, wanted = _open(name)
-            models = [file.model(wanted)] if wanted else list(file.models.values())
+            models = [file.get_model(wanted)] if wanted else list(file.models.values())
         except HermesError as error:
             failed = True
             click.echo(f"Error: {error}", err=True)
             continue
         for spec in models:
             label = f"{file.source.file}:{spec.name}" if len(models) > 1 else file.source.file
-            click.echo(f"ok  {label}  {tensor_count(spec):,} parameters")
+            click.echo(f"ok  {label}  {count_parameters(spec):,} parameters")
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -63,12 +63,12 @@ def format_(files: tuple[str, ...], write: bool, only_check: bool, drop_comments
     differing = False
     for name in files:
         file, wanted = _open(name)
-        models = [file.model(wanted)] if wanted else list(file.models.values())
+        models = [file.get_model(wanted)] if wanted else list(file.models.values())
         text = language.dumps(*models)
         comments = len(file.tree.comments)
         label = file.source.file
         if only_check:
-            if file.code_lines() != [line for line in text.splitlines() if line]:
+            if file.list_code_lines() != [line for line in text.splitlines() if line]:
                 differing = True
                 click.echo(f"{label} is not in canonical form", err=True)
         elif write:
@@ -111,10 +111,10 @@ def _replace(path: str, text: str) -> None:
 @click.argument("file")
 def show(file: str) -> None:
     """Every key of FILE's model and of its layers, with defaults and derived numbers."""
-    from hermes.model_info.summary import layer_lines
+    from hermes.model_info.summary import format_layers
 
     opened, wanted = _open(file)
-    _print(layer_lines(opened.model(wanted)))
+    _print(format_layers(opened.get_model(wanted)))
 
 
 @mal.command()
@@ -124,15 +124,15 @@ def show(file: str) -> None:
 def diff(a: str, b: str, as_json: bool) -> None:
     """What differs from model A to model B, and which of A's weights B could start from."""
     from hermes.model_info.diff import compare
-    from hermes.model_info.summary import diff_lines
+    from hermes.model_info.summary import format_diff
 
     specs = []
     for name in (a, b):
         file, wanted = _open(name)
-        specs.append(file.model(wanted))
+        specs.append(file.get_model(wanted))
     difference = compare(*specs)
     if as_json:
-        _print_json(difference.plain())
+        _print_json(difference.to_dict())
         return
     names = [spec.name for spec in specs]
-    _print(diff_lines(difference, *(names if names[0] != names[1] else (a, b))))
+    _print(format_diff(difference, *(names if names[0] != names[1] else (a, b))))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from hermes.interop.convert import Converted
+    from hermes.interop.convert import Conversion
 
 
 QUIET_SECONDS = 30.0
@@ -38,42 +38,44 @@ def watching() -> Iterator[Callable[[str, float], None]]:
         yield lambda stage, share: bar.update(tasks[stage], completed=share)
 
 
-def _facts(done: "Converted") -> dict[str, object]:
-    from hermes.interop.huggingface.reader_support import verdicts
-    from hermes.numerics.params import tensor_count
+def _facts(done: "Conversion") -> dict[str, object]:
+    from hermes.interop.huggingface.reader_support import judge_all_readers
+    from hermes.numerics.params import count_parameters
 
     return {
         "source": str(done.source.path),
         "kind": done.source.kind,
         "target": str(done.target),
         "architecture": done.architecture,
-        "parameters": tensor_count(done.source.spec),
+        "parameters": count_parameters(done.source.spec),
         "dtype": done.dtype,
         "tokenizer": sorted(done.source.files),
         "bytes": done.size,
-        "difference": done.proof.difference,
-        "backend": done.proof.backend,
-        "readers": verdicts(done.source.spec, converted=done.to == "hf"),
+        "difference": done.verification.difference,
+        "backend": done.verification.backend,
+        "readers": judge_all_readers(done.source.spec, converted=done.to == "hf"),
     }
 
 
-def _has_a_class(done: "Converted") -> bool:
-    from hermes.interop.huggingface.families import family_of
+def _has_a_class(done: "Conversion") -> bool:
+    from hermes.interop.huggingface.families import find_family
 
-    return family_of(done.source.spec, renamed=True) != "hermes"
+    return find_family(done.source.spec, renamed=True) != "hermes"
 
 
-def lines_of(done: "Converted") -> list[str]:
+def lines_of(done: "Conversion") -> list[str]:
     """What was read and written, the proof, and each reader's verdict."""
     facts = _facts(done)
-    one_by_one = f", layer by layer ({done.proof.passes})" if done.proof.passes > 1 else ""
+    one_by_one = (
+        f", layer by layer ({done.verification.passes})" if done.verification.passes > 1 else ""
+    )
     files = ", ".join(sorted(done.source.files)) or "none beside it"
     lines = [
         f"read       {done.source.path}: {done.source.kind}, {facts['parameters']:,} parameters",
         f"written    {done.target}: {done.architecture}, {done.dtype}, {done.size:,} bytes",
         f"tokenizer  {files}",
-        f"proof      logits differ by {done.proof.difference:.2g} of their root mean square "
-        f"({done.proof.backend}{one_by_one})",
+        f"proof      logits differ by {done.verification.difference:.2g} of their root mean square "
+        f"({done.verification.backend}{one_by_one})",
     ]
     found = facts["readers"]
     assert isinstance(found, dict)

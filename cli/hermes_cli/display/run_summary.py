@@ -13,8 +13,8 @@ __all__ = ["heading"]
 
 def heading(run: "Run") -> list[str]:
     """What is about to be trained, on what, with what."""
-    from hermes.formatting import number_of
-    from hermes.numerics.params import tensor_count
+    from hermes.formatting import format_count
+    from hermes.numerics.params import count_parameters
     from hermes.training.run import device
 
     parts, request = run.parts, run.request
@@ -29,8 +29,9 @@ def heading(run: "Run") -> list[str]:
     size = request.process_group.rank_info.world_size
     among = f" on {size} processes" if size > 1 else ""
     lines = [
-        f"model {parts.spec.name}: {tensor_count(parts.spec):,} parameters; {where}",
-        f"data: {tokens:,} tokens, {number_of(trained + out, unit)} of {recipe.seq_len}{of_these}",
+        f"model {parts.spec.name}: {count_parameters(parts.spec):,} parameters; {where}",
+        f"data: {tokens:,} tokens, {format_count(trained + out, unit)} of {recipe.seq_len}"
+        f"{of_these}",
         f"run {request.output}: {_updates(run)}{accum}{among}",
     ]
     if recipe.lora is not None:
@@ -44,7 +45,7 @@ def heading(run: "Run") -> list[str]:
 def _updates(run: "Run") -> str:
     """How many updates there are, and of how many samples."""
     from hermes.data import run_samples
-    from hermes.formatting import number_of
+    from hermes.formatting import format_count
 
     unit = run.parts.material.unit
     recipe, total = run.parts.recipe, run.total_steps
@@ -52,19 +53,19 @@ def _updates(run: "Run") -> str:
     each = recipe.batch_size * recipe.grad_accum * run.request.process_group.rank_info.world_size
     whole = run_samples(size, epochs=recipe.epochs, max_steps=recipe.max_steps, per_update=each)
     if total == 1:
-        return f"1 update of {number_of(min(each, whole), unit)}"
+        return f"1 update of {format_count(min(each, whole), unit)}"
     short = "at most " if whole != total * each else ""
-    return f"{total:,} updates of {short}{number_of(each, unit)}"
+    return f"{total:,} updates of {short}{format_count(each, unit)}"
 
 
 def _adapters(spec: "ModelSpec", lora: "Lora") -> str:
     """What adapters are trained, and how many numbers they have."""
-    from hermes.numerics.lora import adapted_paths, adapter_tensors
+    from hermes.numerics.lora import find_adapted_paths, list_adapter_tensors
 
-    paths = adapted_paths(spec, lora)
+    paths = find_adapted_paths(spec, lora)
     here = {path.rpartition(".")[2] for path in paths}
     targets = ", ".join(name for name in lora.targets if name in here)
-    count = sum(math.prod(tensor.shape) for tensor in adapter_tensors(spec, lora).values())
+    count = sum(math.prod(tensor.shape) for tensor in list_adapter_tensors(spec, lora).values())
     return (
         f"adapters of rank {lora.rank}, alpha {lora.alpha:g}, on {len(paths)} matrices "
         f"({targets}): {count:,} parameters are trained, no others"

@@ -107,7 +107,7 @@ class CrashLog:
         rank = self._rank_info.rank
         if isinstance(error, PeerLost):
             where = self._written(error)
-            if error.told_by not in (None, rank):
+            if error.reported_by not in (None, rank):
                 raise click.exceptions.Exit(PeerLost.exit_code)
             raise _Lost(f"{error}{where}") from error
         if not isinstance(error, HermesError):
@@ -118,15 +118,15 @@ class CrashLog:
             raise _Failed(f"rank {rank} ({socket.gethostname()}) failed: {sentence}{where}", code)
         self._processes.leave(str(error))
         if rank > 0:
-            self._refused(error, 0 if isinstance(error, COMMON) else error.told_by)
+            self._refused(error, 0 if isinstance(error, COMMON) else error.reported_by)
 
-    def _refused(self, error: HermesError, told_by: int | None) -> None:
+    def _refused(self, error: HermesError, reported_by: int | None) -> None:
         """Raise what the user of a process other than rank 0 should read."""
         rank = self._rank_info.rank
-        if told_by is None:
+        if reported_by is None:
             self._written(error)
             raise _Failed(f"rank {rank} ({socket.gethostname()}): {error}", error.exit_code)
-        if told_by == rank:  # in the words in which rank 0 says it
+        if reported_by == rank:  # in the words in which rank 0 says it
             raise _Failed(f"rank {rank}: {error}", error.exit_code)
         raise click.exceptions.Exit(error.exit_code)
 

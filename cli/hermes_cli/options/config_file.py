@@ -12,7 +12,7 @@ from typing import Any
 import click
 import yaml
 
-from hermes.errors import HermesError, nearest
+from hermes.errors import HermesError, suggest_nearest
 
 __all__ = ["COMMAND", "Layer", "layered", "option_names", "read_yaml"]
 
@@ -115,7 +115,9 @@ def layered(context: click.Context, layers: list[Layer]) -> tuple[dict[str, Any]
         for key, text in layer.values.items():
             name = key.replace("-", "_")
             if name not in options:
-                raise HermesError(f"{layer.source}: unknown key {key!r}{nearest(name, options)}")
+                raise HermesError(
+                    f"{layer.source}: unknown key {key!r}{suggest_nearest(name, options)}"
+                )
             if text is None:  # as if it were left out
                 continue
             found = _read(context, options[name], text, layer.source)

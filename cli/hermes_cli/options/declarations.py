@@ -83,9 +83,9 @@ def options(
 
 def here(place: str | Path) -> Path:
     """A model's place on this machine, fetched first where it is on the Hub; notes to stderr."""
-    from hermes.interop.hub import local
+    from hermes.interop.hub import resolve_hub_path
 
-    found, notes = local(place)
+    found, notes = resolve_hub_path(place)
     for note in notes:
         click.echo(f"note: {note}", err=True)
     return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hermes.errors import HermesError, nearest
+from hermes.errors import HermesError, suggest_nearest
 from hermes_cli.options.config_file import (
     COMMAND,
     Layer,
@@ -202,18 +202,18 @@ def _edit(text: str) -> tuple[str, str]:
 
 def given_of(options: ResolvedOptions) -> dict[str, object]:
     """Fields of the recipe that the user gave, the edits of `--set` among them."""
-    from hermes.recipe import Recipe, recipe_fields
+    from hermes.recipe import Recipe, flatten_recipe
 
     own = [name for name in RECIPE if name in options.values]
     given = {RECIPE[name]: options[name] for name in own if options.asked(name)}
-    known = recipe_fields(Recipe())
+    known = flatten_recipe(Recipe())
     for key, text in options.edits.items():
         if key.startswith("model."):
             continue
         name = RECIPE.get(key, key)
         if name not in known:
             every = [*known, *RECIPE]
-            raise HermesError(f"--set {key}: there is no such setting{nearest(key, every)}")
+            raise HermesError(f"--set {key}: there is no such setting{suggest_nearest(key, every)}")
         if name in given:
             raise HermesError(f"{key} is given twice, as an option and with --set")
         given[name] = _typed(key, text, known[name])
@@ -238,14 +238,14 @@ def _typed(key: str, text: str, default: object) -> object:
 
 def settings_of(options: ResolvedOptions) -> dict[str, object]:
     """What run.yaml says beside the recipe; files by their full names, models by their commits."""
-    from hermes.interop.hub import pinned
+    from hermes.interop.hub import pin_commit
 
     kept = {k: v for k, v in options.values.items() if k not in (*RECIPE, *CALL, "set")}
     data = options["data"] or ("-",)
     kept["data"] = [name if name == "-" else os.path.abspath(name) for name in data]
     for name in PATHS:
         if kept.get(name):
-            found = pinned(str(kept[name]))
+            found = pin_commit(str(kept[name]))
             kept[name] = os.path.abspath(found) if os.path.exists(found) else found
     edits = options.earlier_edits | options.edits
     return kept | {f"set.{key}": value for key, value in edits.items()}

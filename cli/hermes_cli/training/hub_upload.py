@@ -131,9 +131,15 @@ def pushed(
     from hermes.interop.publish import publish
     from hermes_cli.display.conversion import watching
 
-    with watching() as watch:
+    with watching() as on_progress:
         done = publish(
-            checkpoint, repo, to=to, dtype=dtype, public=public, config=config, watch=watch
+            checkpoint,
+            repo,
+            to=to,
+            dtype=dtype,
+            public=public,
+            config=config,
+            on_progress=on_progress,
         )
     for note in done.notes:
         click.echo(f"note: {note}", err=True)

@@ -6,9 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
-from hermes.interface import IGNORE, Batch, Pairs
-from hermes.numerics.lora import adapter_tensors, merge_adapters
-from hermes.numerics.randomness import bits, normals
+from hermes.interface import IGNORE, Batch, PreferencePairs
+from hermes.numerics.lora import list_adapter_tensors, merge_adapters
+from hermes.numerics.randomness import draw_bits, draw_normals
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 
@@ -43,12 +43,12 @@ class Case:
 
     def draw(self, purpose: str, count: int, below: int) -> np.ndarray:
         """Integers from 0 to below - 1, a stream of their own for each purpose. (count,)"""
-        words = bits(SEED, f"conformance/{self.name}/{purpose}", count)
+        words = draw_bits(SEED, f"conformance/{self.name}/{purpose}", count)
         return (words % np.uint64(below)).astype(np.int64)
 
     def normals(self, purpose: str, shape: tuple[int, ...], std: float = 1.0) -> np.ndarray:
         """Normal numbers, a stream of their own for each purpose."""
-        return normals(SEED, f"conformance/{self.name}/{purpose}", shape, std)
+        return draw_normals(SEED, f"conformance/{self.name}/{purpose}", shape, std)
 
     @cached_property
     def params(self) -> Weights:
@@ -59,7 +59,7 @@ class Case:
             head = "model.embed_tokens.weight" if tied else "lm_head.weight"
             made[head] = made[head] * np.float32(self.gain)
         if self.recipe.lora is not None:
-            for name, tensor in adapter_tensors(self.spec, self.recipe.lora).items():
+            for name, tensor in list_adapter_tensors(self.spec, self.recipe.lora).items():
                 made[name] = self.normals(name, tensor.shape, ADAPTER_STD)
         return made
 
@@ -94,7 +94,7 @@ class Case:
         pairs = None
         if self.recipe.objective == "preference":
             targets[..., : T // 3] = IGNORE  # the prompt
-            pairs = Pairs(self._reference(step), self.recipe.preference)
+            pairs = PreferencePairs(self._reference(step), self.recipe.preference)
         return Batch(tokens, targets, rows, segments, pairs)
 
     def _reference(self, step: int) -> np.ndarray:

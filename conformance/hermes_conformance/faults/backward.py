@@ -176,13 +176,13 @@ def _frozen_trained(inside: Inside) -> None:
 def _over_all(original, self, batch):
     """The mean is over padding too."""
     loss, grads = original(self, batch)
-    share = batch.counted / batch.targets.size
+    share = batch.num_terms / batch.targets.size
     return loss * share, {name: share * np.asarray(grads[name]) for name in grads}
 
 
 def _counts_here(original, self, batch):
     """A share's mean is over its own targets."""
-    return original(self, replace(batch, whole=None))
+    return original(self, replace(batch, global_counts=None))
 
 
 def _fault(name, law, case, plant, part="gradient", only=None):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hermes.checkpoint import TensorFile
-from hermes.interface import Batch, Pairs, TrainState
+from hermes.interface import Batch, PreferencePairs, TrainState
 from hermes.mal import dumps, loads
 from hermes.recipe import Lora, OptimizerRecipe, Preference, Recipe
 from hermes.spec import (
@@ -175,7 +175,7 @@ def _batch(arrays: dict[str, np.ndarray], recipe: Recipe, step: int | None) -> B
         return arrays[name] if step is None else arrays[name][step]
 
     reference = at("reference")
-    pairs = None if reference is None else Pairs(reference, recipe.preference)
+    pairs = None if reference is None else PreferencePairs(reference, recipe.preference)
     return Batch(at("tokens"), at("targets"), at("rows"), at("segments"), pairs)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hermes.errors import Unsupported
-from hermes.numerics.params import parameters
+from hermes.numerics.params import list_parameters
 from hermes.spec import (
     AttentionSpec,
     BlockSpec,
@@ -43,7 +43,7 @@ def _spec(activation: str = "relu", norm: Norm = PLAIN, heads: int = 1) -> Model
 
 
 def _weights(spec: ModelSpec, **given) -> dict[str, np.ndarray]:
-    made = {name: np.zeros(t.shape, np.float32) for name, t in parameters(spec).items()}
+    made = {name: np.zeros(t.shape, np.float32) for name, t in list_parameters(spec).items()}
     first = "model.layers.0."
     identity = np.eye(2, dtype=np.float32)
     for name in ("self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"):

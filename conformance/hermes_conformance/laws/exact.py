@@ -9,7 +9,7 @@ import numpy as np
 
 from hermes.errors import HermesError
 from hermes.interface import IGNORE, Batch, TrainState
-from hermes.numerics.params import parameters, trained_names
+from hermes.numerics.params import list_parameters, list_unfrozen
 from hermes.numerics.randomness import dropout_row_keys
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec
 from hermes_conformance.cases.case import Case
@@ -27,7 +27,7 @@ ROWS = range(8)
 def names(case: Case, sides: Sides) -> Iterator[Measure]:
     """Names, order and shapes of all tensors; a tied head is no tensor."""
     held = sides.subject.model(case, "float32").params()
-    table = parameters(case.spec)
+    table = list_parameters(case.spec)
     yield same("names in order", list(held), list(table), EXACT)
     for name in held:
         if name in table:
@@ -73,7 +73,7 @@ def decayed(case: Case, sides: Sides) -> Iterator[Measure]:
         learner = sides.subject.learner(case, recipe=recipe)
         float(learner.step(case.batch, 1e-2).loss)
         after.append(learner.state().params)
-    for name, tensor in parameters(case.spec).items():
+    for name, tensor in list_parameters(case.spec).items():
         moved = np.asarray(after[0][name]) != np.asarray(after[1][name])
         expected = (case.params[name] != 0) & tensor.decay
         yield identical(f"decay of {name}", moved, expected, EXACT)
@@ -86,7 +86,7 @@ def trained(case: Case, sides: Sides) -> Iterator[Measure]:
         learner = sides.subject.learner(case, "float32", recipe)
         float(learner.step(case.batch, 1e-2).loss)
         state = learner.state()
-        allowed = set(trained_names(case.spec, layers))
+        allowed = set(list_unfrozen(case.spec, layers))
         yield same(f"moments, {layers} frozen", set(state.exp_avg), allowed, EXACT)
         for name, value in case.params.items():
             moved = not np.array_equal(state.params[name], value)

@@ -11,8 +11,8 @@ from functools import cache
 
 import numpy as np
 
-from hermes.numerics.params import parameters
-from hermes.numerics.randomness import bits
+from hermes.numerics.params import list_parameters
+from hermes.numerics.randomness import draw_bits
 from hermes.spec import (
     AttentionSpec,
     BlockSpec,
@@ -42,7 +42,7 @@ def exact_in(precision: str) -> Callable[[Case], Weights]:
         for number in range(DRAWS):
             params = {
                 name: _ternary(f"conformance/{case.name}/{number}/{name}", entry.shape)
-                for name, entry in parameters(case.spec).items()
+                for name, entry in list_parameters(case.spec).items()
             }
             true = ORACLE.build(case.spec, params).logits(case.tokens, case.segments)
             narrow = {name: wrap(value, rounded(precision)) for name, value in params.items()}
@@ -56,7 +56,7 @@ def exact_in(precision: str) -> Callable[[Case], Weights]:
 
 def _ternary(purpose: str, shape: tuple[int, ...]) -> np.ndarray:
     """-1, 0, 0, 1 with equal chance; float32."""
-    words = bits(SEED, purpose, int(np.prod(shape))) % np.uint64(4)
+    words = draw_bits(SEED, purpose, int(np.prod(shape))) % np.uint64(4)
     return np.array([-1, 0, 0, 1], np.float32)[words.astype(np.int64)].reshape(shape)
 
 

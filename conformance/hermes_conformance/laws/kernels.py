@@ -115,7 +115,7 @@ def own_scores(case: Case, built: Model) -> list[np.ndarray]:
 
 def own_loss(case: Case, built: Model, scores: list[np.ndarray]) -> Measure:
     """The loss is that of the model's own scores, reckoned in float32 at least."""
-    expected = -sum(float(of.sum()) for of in scores) / case.batch.counted
+    expected = -sum(float(of.sum()) for of in scores) / case.batch.num_terms
     got = built.loss(case.batch)
     return relative("loss", got, expected, tolerance.LOSS_32, max(1.0, abs(expected)))
 

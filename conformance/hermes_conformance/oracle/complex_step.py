@@ -7,7 +7,7 @@ Five-point differences, which keep ten digits at best, check this file in the su
 import numpy as np
 
 from hermes.interface import Batch
-from hermes.numerics.lora import adapted_paths, trainable_names
+from hermes.numerics.lora import find_adapted_paths, list_trainable
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes_conformance.cases.case import Case, Weights
@@ -36,7 +36,7 @@ def loss_and_slope(
     """
     moved = {name: dual(value, toward.get(name), *rules) for name, value in params.items()}
     if recipe is not None and recipe.lora is not None:
-        for path in adapted_paths(spec, recipe.lora):
+        for path in find_adapted_paths(spec, recipe.lora):
             a, b = moved.pop(f"{path}.lora_A.weight"), moved.pop(f"{path}.lora_B.weight")
             moved[f"{path}.weight"] = adapted(moved[f"{path}.weight"], a, b, recipe.lora)
     mean = complex(ORACLE.build(spec, moved).mean(batch, dropout))
@@ -46,7 +46,7 @@ def loss_and_slope(
 def direction(case: Case, number: int) -> Vectors:
     """A random direction over all trained tensors, each part as large as its tensor is."""
     made = {}
-    for name in trainable_names(case.spec, case.recipe):
+    for name in list_trainable(case.spec, case.recipe):
         value = case.params[name]
         noise = case.normals(f"direction {number}/{name}", value.shape)
         made[name] = noise.astype(np.float64) * (rms(value) or 0.02)

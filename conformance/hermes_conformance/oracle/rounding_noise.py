@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hermes.numerics.randomness import bits
+from hermes.numerics.randomness import draw_bits
 from hermes_conformance.cases.case import SEED, Case, Weights
 from hermes_conformance.measure.compare import rms
 from hermes_conformance.measure.subject import BackendUnderTest
@@ -47,7 +47,7 @@ def noise(oracle: BackendUnderTest, case: Case, precision: str) -> Noise:
 
 def _rules(case: Case, precision: str) -> tuple[Rule, Rule | None]:
     """How every result errs in that format, and what goes into products; None: as it came out."""
-    seed = int(bits(SEED, f"conformance/{case.name}/noise/{precision}", 1)[0])
+    seed = int(draw_bits(SEED, f"conformance/{case.name}/noise/{precision}", 1)[0])
     rng = np.random.Generator(np.random.Philox(seed))
     into = PRODUCT_UNIT.get(precision)
     return noisy(rng, UNIT[precision]), None if into is None else noisy(rng, into)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hermes.interface import StepReport, TrainState
-from hermes.numerics.lora import adapter_tensors
-from hermes.numerics.params import parameters, trained_names
+from hermes.numerics.lora import list_adapter_tensors
+from hermes.numerics.params import list_parameters, list_unfrozen
 from hermes.training.schedule import compute_lr
 from hermes_conformance.cases.case import Case, Weights
 from hermes_conformance.measure.subject import BackendUnderTest, start
@@ -59,9 +59,9 @@ def oracle_step(
     case: Case, state: TrainState, grads: Weights, lr: float
 ) -> tuple[TrainState, float]:
     """The oracle's update from those gradients, and their norm. float64."""
-    table = dict(parameters(case.spec))
+    table = dict(list_parameters(case.spec))
     if case.recipe.lora is not None:
-        table |= adapter_tensors(case.spec, case.recipe.lora)
+        table |= list_adapter_tensors(case.spec, case.recipe.lora)
     norm = float(np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in grads.values())))
     scale, step = clip_scale(norm, case.recipe.grad_clip), state.step + 1
     params = {name: np.asarray(p, np.float64) for name, p in state.params.items()}
@@ -84,7 +84,7 @@ def oracle_step(
 def oracle_train(case: Case, steps: int) -> Trajectory:
     """The case's updates by the oracle alone: derivatives by complex steps, its own AdamW."""
     state, losses, norms = start(case), [], []
-    trained = trained_names(case.spec, case.recipe.freeze_layers)
+    trained = list_unfrozen(case.spec, case.recipe.freeze_layers)
     for step in range(steps):
         dropout = (case.recipe.seed, step + 1) if case.spec.has_dropout else None
         loss, grads = complex_step.gradient(case.spec, state.params, case.update(step), dropout)

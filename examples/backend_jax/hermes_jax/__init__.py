@@ -99,7 +99,7 @@ class Model:
         documents = [None] * len(batch.tokens) if batch.segments is None else batch.segments
         parts = zip(batch.tokens, batch.targets, documents, strict=True)
         total = sum(self.logprobs(*part).sum(dtype=np.float64) for part in parts)
-        return -float(total) / batch.counts.counted
+        return -float(total) / batch.counts.terms
 
     def preferences(self, batch):
         """Declined."""

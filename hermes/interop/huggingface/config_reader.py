@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from hermes.errors import SpecError, nearest
-from hermes.interop.huggingface.families import ACTIVATIONS, cycled
+from hermes.errors import SpecError, suggest_nearest
+from hermes.interop.huggingface.families import ACTIVATIONS, build_pattern
 from hermes.interop.huggingface.fields import Fields
 from hermes.interop.huggingface.gpt import read_gpt2, read_gpt_neox
-from hermes.interop.huggingface.rope import read_rope, read_two_ropes
+from hermes.interop.huggingface.rope import read_gemma3_ropes, read_rope
 from hermes.mal import loads
 from hermes.spec import (
     MAX_LAYERS,
@@ -25,7 +25,7 @@ from hermes.spec import (
     RMSNorm,
 )
 
-__all__ = ["spec_of"]
+__all__ = ["read_config"]
 
 GATED = {"silu": "swiglu", "gelu": "geglu"}
 # Heads' size and number of key heads where a file says nothing; None: as the queries have it.
@@ -43,7 +43,7 @@ LENGTH = {
 FAMILIES = (*LENGTH, "gpt2", "gpt_neox", "hermes")
 
 
-def spec_of(config: Mapping[str, Any]) -> ModelSpec:
+def read_config(config: Mapping[str, Any]) -> ModelSpec:
     """The specification of a model from its config.json.
 
     Raises SpecError, naming the field, where the model is more than MAL can say.
@@ -52,42 +52,44 @@ def spec_of(config: Mapping[str, Any]) -> ModelSpec:
     if family not in FAMILIES:
         raise SpecError(
             f"config.json: 'model_type' is {family!r}; hermes reads {', '.join(FAMILIES)}"
-            f"{nearest(str(family), FAMILIES)}",
+            f"{suggest_nearest(str(family), FAMILIES)}",
             ("model_type",),
         )
     fields = Fields(config)
     match family:
         case "hermes":
-            return loads(fields.text("mal"), file="config.json: mal")
+            return loads(fields.take_text("mal"), file="config.json: mal")
         case "gpt2":
             return read_gpt2(fields)
         case "gpt_neox":
             return read_gpt_neox(fields)
-    return _llama_like(fields, family)
+    return _read_llama_like(fields, family)
 
 
-def _llama_like(fields: Fields, family: str) -> ModelSpec:
+def _read_llama_like(fields: Fields, family: str) -> ModelSpec:
     gemma = family in ("gemma2", "gemma3_text")
-    layers, width = fields.size("num_hidden_layers"), fields.size("hidden_size")
-    length = fields.size("max_position_embeddings", LENGTH[family])
-    heads = fields.size("num_attention_heads")
-    size = fields.size("head_dim", HEAD_DIM.get(family, max(width // heads, 1)))
+    layers, width = fields.take_size("num_hidden_layers"), fields.take_size("hidden_size")
+    length = fields.take_size("max_position_embeddings", LENGTH[family])
+    heads = fields.take_size("num_attention_heads")
+    size = fields.take_size("head_dim", HEAD_DIM.get(family, max(width // heads, 1)))
     if layers > MAX_LAYERS:
         fields.refuse("num_hidden_layers", layers)
-    windows = _windows(fields, family, layers)
-    ropes = _ropes(fields, family, length, size, windows)
+    windows = _read_windows(fields, family, layers)
+    ropes = _read_ropes(fields, family, length, size, windows)
     attention = AttentionSpec(
         num_heads=heads,
-        num_kv_heads=_kv_heads(fields, family, heads),
+        num_kv_heads=_read_kv_heads(fields, family, heads),
         head_dim=None if size * heads == width else size,
-        bias=_bias(fields, family),
-        dropout=fields.number("attention_dropout") or 0.0,
+        bias=_read_bias(fields, family),
+        dropout=fields.take_number("attention_dropout") or 0.0,
         qk_norm={"qwen3": "head", "gemma3_text": "head", "olmo2": "flat"}.get(family, "none"),
-        softcap=_softcap(fields, "attn_logit_softcapping", 50.0) if family == "gemma2" else None,
-        scale=_scale(fields, size) if gemma else None,
+        softcap=_read_softcap(fields, "attn_logit_softcapping", 50.0)
+        if family == "gemma2"
+        else None,
+        scale=_read_scale(fields, size) if gemma else None,
     )
-    ffn = _ffn(fields, "hidden_activation" if gemma else "hidden_act", gemma)
-    ffn = dataclasses.replace(ffn, bias=family == "llama" and fields.flag("mlp_bias", False))
+    ffn = _read_ffn(fields, "hidden_activation" if gemma else "hidden_act", gemma)
+    ffn = dataclasses.replace(ffn, bias=family == "llama" and fields.take_flag("mlp_bias", False))
     block = BlockSpec(
         attention=attention,
         ffn=ffn,
@@ -96,69 +98,69 @@ def _llama_like(fields: Fields, family: str) -> ModelSpec:
     )
     spec = ModelSpec(
         name=family,
-        blocks=cycled(block, windows, ropes),
-        vocab_size=fields.size("vocab_size"),
+        blocks=build_pattern(block, windows, ropes),
+        vocab_size=fields.take_size("vocab_size"),
         max_seq_len=length,
         hidden_size=width,
         num_layers=layers,
         embeddings=EmbeddingsSpec(
-            tie_weights=fields.flag("tie_word_embeddings", gemma),
+            tie_weights=fields.take_flag("tie_word_embeddings", gemma),
             scale=width**0.5 if gemma else None,
         ),
-        output=OutputSpec(softcap=_final_softcap(fields, family)),
+        output=OutputSpec(softcap=_read_final_softcap(fields, family)),
     )
     if family != "llama":
-        fields.only("mlp_bias", False)
-    fields.only("attn_logit_softcapping")  # Gemma 3's class takes it and does not use it
+        fields.allow_only("mlp_bias", False)
+    fields.allow_only("attn_logit_softcapping")  # Gemma 3's class takes it and does not use it
     # Qwen 2 has biases by definition; Gemma reads hidden_activation alone.
     fields.finish({"attention_bias"} if family == "qwen2" else {"hidden_act"} if gemma else ())
     return spec
 
 
-def _bias(fields: Fields, family: str) -> str:
+def _read_bias(fields: Fields, family: str) -> str:
     if family == "qwen2":
         return "qkv"
     if family == "mistral":
-        fields.only("attention_bias", False)
+        fields.allow_only("attention_bias", False)
         return "none"
-    return "all" if fields.flag("attention_bias", False) else "none"
+    return "all" if fields.take_flag("attention_bias", False) else "none"
 
 
-def _scale(fields: Fields, size: int) -> float | None:
-    scalar = fields.size("query_pre_attn_scalar", 256)
+def _read_scale(fields: Fields, size: int) -> float | None:
+    scalar = fields.take_size("query_pre_attn_scalar", 256)
     return None if scalar == size else float(scalar**-0.5)
 
 
-def _kv_heads(fields: Fields, family: str, heads: int) -> int:
+def _read_kv_heads(fields: Fields, family: str, heads: int) -> int:
     if "num_key_value_heads" not in fields:
         return KV_HEADS.get(family, heads)
-    return fields.size("num_key_value_heads", heads)
+    return fields.take_size("num_key_value_heads", heads)
 
 
-def _softcap(fields: Fields, name: str, default: float | None) -> float | None:
-    return fields.number(name) if name in fields else default
+def _read_softcap(fields: Fields, name: str, default: float | None) -> float | None:
+    return fields.take_number(name) if name in fields else default
 
 
-def _final_softcap(fields: Fields, family: str) -> float | None:
-    cap = _softcap(fields, "final_logit_softcapping", 30.0 if family == "gemma2" else None)
+def _read_final_softcap(fields: Fields, family: str) -> float | None:
+    cap = _read_softcap(fields, "final_logit_softcapping", 30.0 if family == "gemma2" else None)
     if cap is not None and "gemma" not in family:
         fields.refuse("final_logit_softcapping", cap)
     return cap
 
 
-def _ffn(fields: Fields, name: str, gemma: bool) -> FfnSpec:
-    act = fields.text(name, "gelu_pytorch_tanh" if gemma else "silu")
+def _read_ffn(fields: Fields, name: str, gemma: bool) -> FfnSpec:
+    act = fields.take_text(name, "gelu_pytorch_tanh" if gemma else "silu")
     if act not in ACTIVATIONS:
         fields.refuse(name, act)
     function = ACTIVATIONS[act]
     return FfnSpec(
-        hidden_dim=fields.size("intermediate_size"),
+        hidden_dim=fields.take_size("intermediate_size"),
         activation=GATED.get(function, function),
         gate=None if function in GATED else True,
     )
 
 
-def _windows(fields: Fields, family: str, layers: int) -> list[int | None]:
+def _read_windows(fields: Fields, family: str, layers: int) -> list[int | None]:
     """The window of each layer, from the fields that say so in each family's way."""
     kinds = fields.take("layer_types")
     if kinds is not None and (not isinstance(kinds, list) or len(kinds) != layers):
@@ -168,7 +170,7 @@ def _windows(fields: Fields, family: str, layers: int) -> list[int | None]:
             fields.refuse("layer_types", kind)
     # Absent is the class's default, null is no window.
     given = "sliding_window" not in fields or fields.has("sliding_window")
-    window = fields.size("sliding_window", 4096) if given else None
+    window = fields.take_size("sliding_window", 4096) if given else None
     fields.take("sliding_window")
     sliding = [True] * layers
     match family:
@@ -179,11 +181,11 @@ def _windows(fields: Fields, family: str, layers: int) -> list[int | None]:
             }:
                 fields.refuse("layer_types", kinds)
         case "qwen2" | "qwen3":
-            window = window if fields.flag("use_sliding_window", False) else None
-            first = fields.number("max_window_layers")
+            window = window if fields.take_flag("use_sliding_window", False) else None
+            first = fields.take_number("max_window_layers")
             sliding = [i >= (28 if first is None else first) for i in range(layers)]
         case "gemma2" | "gemma3_text":
-            period = _period(fields, family)
+            period = _read_window_period(fields, family)
             sliding = [(i + 1) % period != 0 for i in range(layers)]
         case _:
             window = None
@@ -194,22 +196,22 @@ def _windows(fields: Fields, family: str, layers: int) -> list[int | None]:
     return [window if slides else None for slides in sliding]
 
 
-def _period(fields: Fields, family: str) -> int:
+def _read_window_period(fields: Fields, family: str) -> int:
     """Every so many-th layer of Gemma sees everything, where layer_types does not say."""
     name = (
         "_sliding_window_pattern"
         if "_sliding_window_pattern" in fields
         else "sliding_window_pattern"
     )
-    period = fields.size(name, 2 if family == "gemma2" else 6)
+    period = fields.take_size(name, 2 if family == "gemma2" else 6)
     fields.take("sliding_window_pattern")
     return period
 
 
-def _ropes(
+def _read_ropes(
     fields: Fields, family: str, length: int, size: int, windows: list[int | None]
 ) -> list[Positions]:
     if family != "gemma3_text":
         return [read_rope(fields, length=length, size=size)] * len(windows)
-    full, sliding = read_two_ropes(fields, length=length, size=size)
+    full, sliding = read_gemma3_ropes(fields, length=length, size=size)
     return [full if window is None else sliding for window in windows]

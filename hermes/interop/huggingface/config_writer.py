@@ -9,27 +9,27 @@ rope_parameters.
 from collections.abc import Sequence
 from typing import Any
 
-from hermes.interop.huggingface.config_reader import spec_of
+from hermes.interop.huggingface.config_reader import read_config
 from hermes.interop.huggingface.families import (
     ARCHITECTURES,
-    attention_scalar,
-    common_block,
-    family_of,
-    hidden_act,
-    window_period,
-    windows_of,
+    find_attention_scalar,
+    find_common_block,
+    find_family,
+    find_window_period,
+    list_windows,
+    name_activation,
 )
 from hermes.interop.huggingface.rope import write_rope
 from hermes.mal import dumps
 from hermes.numerics.params import INIT_STD
 from hermes.spec import BlockSpec, ModelSpec
 
-__all__ = ["config_of", "converted_config_of", "spec_of"]
+__all__ = ["make_config", "make_converted_config", "read_config"]
 
 Config = dict[str, Any]
 
 
-def config_of(
+def make_config(
     spec: ModelSpec,
     *,
     dtype: str = "float32",
@@ -43,11 +43,11 @@ def config_of(
     HermesForCausalLM, whose architecture is the MAL text under `mal`. Of dropout only what the
     class has is written; it does not change the function.
     """
-    ids = _token_ids(bos_token_id, eos_token_id, pad_token_id)
-    return _config(spec, family_of(spec), dtype, ids)
+    ids = _make_token_ids(bos_token_id, eos_token_id, pad_token_id)
+    return _make_family_config(spec, find_family(spec), dtype, ids)
 
 
-def converted_config_of(
+def make_converted_config(
     spec: ModelSpec,
     *,
     dtype: str = "float32",
@@ -56,30 +56,30 @@ def converted_config_of(
     pad_token_id: int | None = None,
 ) -> Config:
     """config.json for a folder in Hugging Face's own tensor names, GPT-2 and GPT-NeoX included."""
-    ids = _token_ids(bos_token_id, eos_token_id, pad_token_id)
-    return _config(spec, family_of(spec, renamed=True), dtype, ids)
+    ids = _make_token_ids(bos_token_id, eos_token_id, pad_token_id)
+    return _make_family_config(spec, find_family(spec, renamed=True), dtype, ids)
 
 
-def _token_ids(bos: int | None, eos: int | Sequence[int] | None, pad: int | None) -> Config:
+def _make_token_ids(bos: int | None, eos: int | Sequence[int] | None, pad: int | None) -> Config:
     whole = eos if eos is None or isinstance(eos, int) else list(eos)
     return {"bos_token_id": bos, "eos_token_id": whole, "pad_token_id": pad}
 
 
-def _config(spec: ModelSpec, family: str, dtype: str, ids: Config) -> Config:
+def _make_family_config(spec: ModelSpec, family: str, dtype: str, ids: Config) -> Config:
     config = {"architectures": [ARCHITECTURES[family]], "model_type": family}
-    block = common_block(spec)
+    block = find_common_block(spec)
     match family:
         case "hermes":
-            config |= _hermes(spec)
+            config |= _make_hermes(spec)
         case "gpt2":
             assert block is not None
-            config |= _gpt2(spec, block)
+            config |= _make_gpt2(spec, block)
         case "gpt_neox":
             assert block is not None
-            config |= _gpt_neox(spec, block)
+            config |= _make_gpt_neox(spec, block)
         case _:
             assert block is not None
-            config |= _llama_like(spec, block, family)
+            config |= _make_llama_like(spec, block, family)
     return {
         **config,
         "vocab_size": spec.vocab_size,
@@ -92,7 +92,7 @@ def _config(spec: ModelSpec, family: str, dtype: str, ids: Config) -> Config:
     }
 
 
-def _hermes(spec: ModelSpec) -> Config:
+def _make_hermes(spec: ModelSpec) -> Config:
     return {
         "hidden_size": spec.hidden_size,
         "num_hidden_layers": spec.num_layers,
@@ -101,7 +101,7 @@ def _hermes(spec: ModelSpec) -> Config:
     }
 
 
-def _llama_like(spec: ModelSpec, block: BlockSpec, family: str) -> Config:
+def _make_llama_like(spec: ModelSpec, block: BlockSpec, family: str) -> Config:
     attention, ffn = block.attention, block.ffn
     config: Config = {
         "hidden_size": spec.hidden_size,
@@ -112,13 +112,13 @@ def _llama_like(spec: ModelSpec, block: BlockSpec, family: str) -> Config:
         "head_dim": attention.head_size,
         "max_position_embeddings": spec.max_seq_len,
         "rms_norm_eps": float(block.norm_eps),
-        "attention_dropout": _rate([layer.attention.dropout for layer in spec.layers]),
+        "attention_dropout": _find_common_rate([layer.attention.dropout for layer in spec.layers]),
         "attention_bias": attention.bias != "none",
         "mlp_bias": ffn.bias,
     }
-    config["hidden_activation" if "gemma" in family else "hidden_act"] = hidden_act(ffn)
+    config["hidden_activation" if "gemma" in family else "hidden_act"] = name_activation(ffn)
     config |= write_rope(spec, family)
-    windows = windows_of(spec)
+    windows = list_windows(spec)
     window = next((w for w in windows if w is not None), None)
     match family:
         case "mistral":
@@ -130,23 +130,23 @@ def _llama_like(spec: ModelSpec, block: BlockSpec, family: str) -> Config:
                 "max_window_layers": next(
                     (i for i, w in enumerate(windows) if w is not None), spec.num_layers
                 ),
-                "layer_types": _layer_types(windows),
+                "layer_types": _name_layer_types(windows),
             }
         case "gemma2" | "gemma3_text":
             config |= {
                 # Gemma's classes make the window's mask even where no layer uses it.
                 "sliding_window": window or spec.max_seq_len,
-                "layer_types": _layer_types(windows),
-                "query_pre_attn_scalar": attention_scalar(attention),
+                "layer_types": _name_layer_types(windows),
+                "query_pre_attn_scalar": find_attention_scalar(attention),
                 "attn_logit_softcapping": attention.softcap,
                 "final_logit_softcapping": spec.output.softcap,
             }
             if family == "gemma3_text":
-                config["sliding_window_pattern"] = window_period(windows)
+                config["sliding_window_pattern"] = find_window_period(windows)
     return config
 
 
-def _gpt2(spec: ModelSpec, block: BlockSpec) -> Config:
+def _make_gpt2(spec: ModelSpec, block: BlockSpec) -> Config:
     return {
         "n_positions": spec.learned_positions,
         "n_ctx": spec.learned_positions,  # transformers has dropped it; mlx-lm asks for it
@@ -154,9 +154,9 @@ def _gpt2(spec: ModelSpec, block: BlockSpec) -> Config:
         "n_layer": spec.num_layers,
         "n_head": block.attention.num_heads,
         "n_inner": block.ffn.hidden_size,
-        "activation_function": hidden_act(block.ffn, "gelu_new"),
-        "attn_pdrop": _rate([layer.attention.dropout for layer in spec.layers]),
-        "resid_pdrop": _rate([layer.dropout for layer in spec.layers]),
+        "activation_function": name_activation(block.ffn, "gelu_new"),
+        "attn_pdrop": _find_common_rate([layer.attention.dropout for layer in spec.layers]),
+        "resid_pdrop": _find_common_rate([layer.dropout for layer in spec.layers]),
         "embd_pdrop": spec.embeddings.dropout,
         "layer_norm_epsilon": float(block.norm_eps),
         "scale_attn_weights": True,
@@ -165,27 +165,27 @@ def _gpt2(spec: ModelSpec, block: BlockSpec) -> Config:
     }
 
 
-def _gpt_neox(spec: ModelSpec, block: BlockSpec) -> Config:
+def _make_gpt_neox(spec: ModelSpec, block: BlockSpec) -> Config:
     return {
         "hidden_size": spec.hidden_size,
         "intermediate_size": block.ffn.hidden_size,
         "num_hidden_layers": spec.num_layers,
         "num_attention_heads": block.attention.num_heads,
-        "hidden_act": hidden_act(block.ffn),
+        "hidden_act": name_activation(block.ffn),
         "max_position_embeddings": spec.max_seq_len,
         **write_rope(spec, "gpt_neox"),
         "attention_bias": block.attention.bias == "all",
-        "attention_dropout": _rate([layer.attention.dropout for layer in spec.layers]),
-        "hidden_dropout": _rate([layer.dropout for layer in spec.layers]),
+        "attention_dropout": _find_common_rate([layer.attention.dropout for layer in spec.layers]),
+        "hidden_dropout": _find_common_rate([layer.dropout for layer in spec.layers]),
         "layer_norm_eps": float(block.norm_eps),
         "use_parallel_residual": block.parallel,
     }
 
 
-def _rate(rates: Sequence[float]) -> float:
+def _find_common_rate(rates: Sequence[float]) -> float:
     """The one dropout of all layers; 0 where they differ, for these classes have one only."""
     return rates[0] if len(set(rates)) == 1 else 0.0
 
 
-def _layer_types(windows: Sequence[int | None]) -> list[str]:
+def _name_layer_types(windows: Sequence[int | None]) -> list[str]:
     return ["full_attention" if w is None else "sliding_attention" for w in windows]

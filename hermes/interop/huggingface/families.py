@@ -26,14 +26,14 @@ from hermes.spec import (
 __all__ = [
     "ACTIVATIONS",
     "ARCHITECTURES",
-    "attention_scalar",
-    "common_block",
-    "cycled",
-    "family_of",
-    "hidden_act",
-    "ropes_of",
-    "window_period",
-    "windows_of",
+    "build_pattern",
+    "find_attention_scalar",
+    "find_common_block",
+    "find_family",
+    "find_window_period",
+    "list_positions",
+    "list_windows",
+    "name_activation",
 ]
 
 # model_type -> class, as in config.json; `hermes` is our own.
@@ -63,7 +63,7 @@ ACTIVATIONS = {
 }
 
 
-def common_block(spec: ModelSpec) -> BlockSpec | None:
+def find_common_block(spec: ModelSpec) -> BlockSpec | None:
     """What every layer is, but for dropout, window and positions; None where layers differ more."""
     shapes = {
         dataclasses.replace(
@@ -79,12 +79,12 @@ def common_block(spec: ModelSpec) -> BlockSpec | None:
     return shapes.pop() if len(shapes) == 1 else None
 
 
-def windows_of(spec: ModelSpec) -> list[int | None]:
+def list_windows(spec: ModelSpec) -> list[int | None]:
     """The window of each layer."""
     return [layer.attention.window_size for layer in spec.layers]
 
 
-def window_period(windows: Sequence[int | None]) -> int | None:
+def find_window_period(windows: Sequence[int | None]) -> int | None:
     """Gemma 3's older way to say which layers slide: all but every n-th; None for other patterns.
 
     A reader that knows no other way then stops, where a wrong number would have it go on wrong.
@@ -94,7 +94,7 @@ def window_period(windows: Sequence[int | None]) -> int | None:
     return period if regular else None
 
 
-def ropes_of(spec: ModelSpec) -> list[Positions]:
+def list_positions(spec: ModelSpec) -> list[Positions]:
     """The positions of each layer, a rotary_dim that is the whole head left out."""
     return [
         dataclasses.replace(position, rotary_dim=None)
@@ -105,7 +105,7 @@ def ropes_of(spec: ModelSpec) -> list[Positions]:
     ]
 
 
-def cycled(
+def build_pattern(
     block: BlockSpec, windows: Sequence[int | None], positions: Sequence[Positions]
 ) -> tuple[BlockSpec, ...]:
     """The shortest run of blocks that, repeated, gives every layer its window and positions."""
@@ -132,23 +132,23 @@ def cycled(
     )
 
 
-def family_of(spec: ModelSpec, *, renamed: bool = False) -> str:
+def find_family(spec: ModelSpec, *, renamed: bool = False) -> str:
     """The `model_type` of the smallest class that computes what the spec does, else 'hermes'.
 
     renamed: whether classes whose tensors have other names than ours count (gpt2, gpt_neox).
     """
-    block = common_block(spec)
-    if block is None or not _ordinary(spec, block):
+    block = find_common_block(spec)
+    if block is None or not _is_ordinary(spec, block):
         return "hermes"
     match block.norm:
         case RMSNorm():
-            return _rms_family(spec, block)
+            return _match_rms_family(spec, block)
         case LayerNorm(bias=True) if renamed:
-            return _layernorm_family(spec, block)
+            return _match_layernorm_family(spec, block)
     return "hermes"
 
 
-def _ordinary(spec: ModelSpec, block: BlockSpec) -> bool:
+def _is_ordinary(spec: ModelSpec, block: BlockSpec) -> bool:
     """Whether the parts that no class of the list varies are as all of them have it."""
     return (
         block.residual
@@ -158,14 +158,18 @@ def _ordinary(spec: ModelSpec, block: BlockSpec) -> bool:
     )
 
 
-def _rms_family(spec: ModelSpec, block: BlockSpec) -> str:
+def _match_rms_family(spec: ModelSpec, block: BlockSpec) -> str:
     attention, ffn = block.attention, block.ffn
-    windows = set(windows_of(spec))
-    plain = _plain_scores(spec, attention) and len(set(ropes_of(spec))) == 1
-    if block.parallel or not ffn.gated or not all(_whole_rope(spec, r) for r in ropes_of(spec)):
+    windows = set(list_windows(spec))
+    plain = _has_plain_scores(spec, attention) and len(set(list_positions(spec))) == 1
+    if (
+        block.parallel
+        or not ffn.gated
+        or not all(_is_whole_rope(spec, r) for r in list_positions(spec))
+    ):
         return "hermes"
     if isinstance(block.norm, RMSNorm) and block.norm.unit_offset:
-        return _gemma_family(spec, block)
+        return _match_gemma_family(spec, block)
     match block.norm_position, attention.qk_norm, attention.bias, ffn.bias:
         case "pre", "none", "none" | "all", _ if plain and windows == {None}:
             if spec.hidden_size % attention.num_heads == 0:
@@ -183,9 +187,9 @@ def _rms_family(spec: ModelSpec, block: BlockSpec) -> str:
     return "hermes"
 
 
-def _gemma_family(spec: ModelSpec, block: BlockSpec) -> str:
+def _match_gemma_family(spec: ModelSpec, block: BlockSpec) -> str:
     attention = block.attention
-    ropes, windows = ropes_of(spec), windows_of(spec)
+    ropes, windows = list_positions(spec), list_windows(spec)
     sliding = {rope for rope, window in zip(ropes, windows, strict=True) if window is not None}
     full = {rope for rope, window in zip(ropes, windows, strict=True) if window is None}
     fits = (
@@ -196,7 +200,7 @@ def _gemma_family(spec: ModelSpec, block: BlockSpec) -> str:
         and len(set(windows) - {None}) <= 1
         and spec.embeddings.scale is not None
         and math.isclose(spec.embeddings.scale, math.sqrt(spec.hidden_size), rel_tol=1e-7)
-        and attention_scalar(attention) is not None
+        and find_attention_scalar(attention) is not None
     )
     if fits and attention.qk_norm == "none" and len(sliding | full) == 1:
         return "gemma2"
@@ -206,29 +210,29 @@ def _gemma_family(spec: ModelSpec, block: BlockSpec) -> str:
     return "hermes"
 
 
-def _layernorm_family(spec: ModelSpec, block: BlockSpec) -> str:
+def _match_layernorm_family(spec: ModelSpec, block: BlockSpec) -> str:
     attention, ffn = block.attention, block.ffn
-    positions = set(ropes_of(spec))
+    positions = set(list_positions(spec))
     fits = (
         block.norm_position == "pre"
         and not ffn.gated
         and ffn.bias
-        and _plain_scores(spec, attention)
+        and _has_plain_scores(spec, attention)
         and attention.qk_norm == "none"
         and attention.kv_heads == attention.num_heads
         and attention.head_size * attention.num_heads == spec.hidden_size
-        and set(windows_of(spec)) == {None}
+        and set(list_windows(spec)) == {None}
         and len(positions) == 1
     )
     match positions.pop():
         case Learned() if fits and attention.bias == "all" and not block.parallel:
             return "gpt2"
-        case Rope() as rope if fits and attention.bias != "qkv" and _no_empty_ramp(spec, rope):
+        case Rope() as rope if fits and attention.bias != "qkv" and _has_valid_ramp(spec, rope):
             return "gpt_neox"
     return "hermes"
 
 
-def _plain_scores(spec: ModelSpec, attention: AttentionSpec) -> bool:
+def _has_plain_scores(spec: ModelSpec, attention: AttentionSpec) -> bool:
     """Whether nothing but 1 / sqrt(D) scales or caps scores, embeddings and logits."""
     usual = math.isclose(attention.score_scale, attention.head_size**-0.5, rel_tol=1e-12)
     return (
@@ -239,15 +243,15 @@ def _plain_scores(spec: ModelSpec, attention: AttentionSpec) -> bool:
     )
 
 
-def _whole_rope(spec: ModelSpec, position: Positions) -> bool:
+def _is_whole_rope(spec: ModelSpec, position: Positions) -> bool:
     return (
         isinstance(position, Rope)
         and position.rotary_dim is None
-        and _no_empty_ramp(spec, position)
+        and _has_valid_ramp(spec, position)
     )
 
 
-def _no_empty_ramp(spec: ModelSpec, rope: Rope) -> bool:
+def _has_valid_ramp(spec: ModelSpec, rope: Rope) -> bool:
     """False for a yarn whose ramp ends before it starts, which readers compute each in its way."""
     if not isinstance(rope.scaling, YarnScaling):
         return True
@@ -256,13 +260,13 @@ def _no_empty_ramp(spec: ModelSpec, rope: Rope) -> bool:
     return low <= high
 
 
-def attention_scalar(attention: AttentionSpec) -> int | None:
+def find_attention_scalar(attention: AttentionSpec) -> int | None:
     """Gemma's query_pre_attn_scalar s, where the scale is 1 / sqrt(s) for a whole s."""
     scalar = round(attention.score_scale**-2)
     fits = scalar >= 1 and math.isclose(scalar**-0.5, attention.score_scale, rel_tol=1e-12)
     return scalar if fits else None
 
 
-def hidden_act(ffn: FfnSpec, gelu_tanh: str = "gelu_pytorch_tanh") -> str:
+def name_activation(ffn: FfnSpec, gelu_tanh: str = "gelu_pytorch_tanh") -> str:
     """Hugging Face's name of the elementwise function; of gelu_tanh it has several."""
     return gelu_tanh if ffn.function == "gelu_tanh" else ffn.function

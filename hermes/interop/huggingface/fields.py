@@ -62,51 +62,52 @@ class Fields:
         """A field's value, null included; the default where the field is not there."""
         return self._left.pop(name, default)
 
-    def size(self, name: str, default: int | None = None) -> int:
+    def take_size(self, name: str, default: int | None = None) -> int:
         """A whole number from 1; it must be there unless there is a default."""
         value = self._left.pop(name, None)
         value = default if value is None else value
         if value is None:
             raise SpecError(f"{self._where} has no {self._inside + name!r}", (name,))
         if type(value) is not int or value < 1:
-            self._wrong(name, "a whole number from 1", value)
+            self._refuse_type(name, "a whole number from 1", value)
         return value
 
-    def number(self, name: str) -> float | None:
+    def take_number(self, name: str) -> float | None:
         """A number, or None."""
         value = self._left.pop(name, None)
         if value is not None and type(value) not in (int, float):
-            self._wrong(name, "a number", value)
+            self._refuse_type(name, "a number", value)
         return None if value is None else float(value)
 
-    def flag(self, name: str, default: bool) -> bool:
+    def take_flag(self, name: str, default: bool) -> bool:
         """A field that is true or false, null meaning the default."""
         value = self._left.pop(name, None)
         if value is not None and type(value) is not bool:
-            self._wrong(name, "true or false", value)
+            self._refuse_type(name, "true or false", value)
         return default if value is None else value
 
-    def text(self, name: str, default: str | None = None) -> str:
+    def take_text(self, name: str, default: str | None = None) -> str:
         """A text; it must be there unless there is a default."""
         value = self._left.pop(name, None)
         value = default if value is None else value
         if not isinstance(value, str):
-            self._wrong(name, "text", value)
+            self._refuse_type(name, "text", value)
         return value
 
-    def inner(self, name: str) -> dict[str, Any]:
+    def take_object(self, name: str) -> dict[str, Any]:
         """An object; empty where it is null or left out."""
         value = self._left.pop(name, None)
         if value is not None and not isinstance(value, dict):
-            self._wrong(name, "an object", value)
+            self._refuse_type(name, "an object", value)
         return value or {}
 
-    def _wrong(self, name: str, wanted: str, value: object) -> NoReturn:
+    def _refuse_type(self, name: str, wanted: str, value: object) -> NoReturn:
         raise SpecError(
-            f"{self._where}: {self._inside + name!r} must be {wanted}, got {_short(value)}", (name,)
+            f"{self._where}: {self._inside + name!r} must be {wanted}, got {_shorten(value)}",
+            (name,),
         )
 
-    def only(self, name: str, *allowed: object) -> None:
+    def allow_only(self, name: str, *allowed: object) -> None:
         """Refuse a field that says anything else; left out or null is well."""
         value = self._left.pop(name, None)
         if value is not None and value not in allowed:
@@ -115,19 +116,19 @@ class Fields:
     def refuse(self, name: str, value: object) -> NoReturn:
         """Raise for a field whose value MAL has no word for."""
         raise SpecError(
-            f"{self._where}: {self._inside + name!r} is {_short(value)}, which MAL cannot say",
+            f"{self._where}: {self._inside + name!r} is {_shorten(value)}, which MAL cannot say",
             (name,),
         )
 
     def finish(self, harmless: Container[str] = ()) -> None:
         """Refuse the first field left that may change the function."""
         for name, allowed in USUAL.items():
-            self.only(name, *allowed)
+            self.allow_only(name, *allowed)
         for name, value in self._left.items():
             if value is not None and name not in HARMLESS and name not in harmless:
                 self.refuse(name, value)
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

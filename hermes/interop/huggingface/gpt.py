@@ -30,53 +30,57 @@ GPT_NEOX_HARMLESS = frozenset(
 
 def read_gpt2(fields: Fields) -> ModelSpec:
     """GPT-2, whose fields have names of their own."""
-    width, heads, layers = fields.size("n_embd"), fields.size("n_head"), fields.size("n_layer")
-    act = fields.text("activation_function", "gelu_new")
+    width, heads, layers = (
+        fields.take_size("n_embd"),
+        fields.take_size("n_head"),
+        fields.take_size("n_layer"),
+    )
+    act = fields.take_text("activation_function", "gelu_new")
     if act not in ACTIVATIONS:
         fields.refuse("activation_function", act)
-    length = fields.size("n_positions", 1024)
-    fields.only("n_ctx", length)
-    scale = None if fields.flag("scale_attn_weights", True) else 1.0
+    length = fields.take_size("n_positions", 1024)
+    fields.allow_only("n_ctx", length)
+    scale = None if fields.take_flag("scale_attn_weights", True) else 1.0
     block = BlockSpec(
         attention=AttentionSpec(
             num_heads=heads,
             bias="all",
-            dropout=_rate(fields, "attn_pdrop"),
+            dropout=_read_rate(fields, "attn_pdrop"),
             position_encoding=Learned(),
             scale=scale,
         ),
         ffn=FfnSpec(
-            hidden_dim=fields.size("n_inner", 4 * width),
+            hidden_dim=fields.take_size("n_inner", 4 * width),
             activation=ACTIVATIONS[act],
             bias=True,
         ),
         norm=LayerNorm(fields.take("layer_norm_epsilon", 1e-5)),
-        dropout=_rate(fields, "resid_pdrop"),
+        dropout=_read_rate(fields, "resid_pdrop"),
     )
     spec = ModelSpec(
         name="gpt2",
         blocks=(block,),
-        vocab_size=fields.size("vocab_size", 50_257),
+        vocab_size=fields.take_size("vocab_size", 50_257),
         max_seq_len=length,
         hidden_size=width,
         num_layers=layers,
         embeddings=EmbeddingsSpec(
-            tie_weights=fields.flag("tie_word_embeddings", True),
-            dropout=_rate(fields, "embd_pdrop"),
+            tie_weights=fields.take_flag("tie_word_embeddings", True),
+            dropout=_read_rate(fields, "embd_pdrop"),
         ),
     )
-    if fields.flag("scale_attn_by_inverse_layer_idx", False):
-        spec = dataclasses.replace(spec, blocks=_scaled_by_layer(spec))
+    if fields.take_flag("scale_attn_by_inverse_layer_idx", False):
+        spec = dataclasses.replace(spec, blocks=_scale_by_layer(spec))
     fields.finish(GPT2_HARMLESS)
     return spec
 
 
-def _rate(fields: Fields, name: str) -> float:
-    rate = fields.number(name)
+def _read_rate(fields: Fields, name: str) -> float:
+    rate = fields.take_number(name)
     return 0.1 if rate is None else rate
 
 
-def _scaled_by_layer(spec: ModelSpec) -> tuple[BlockSpec, ...]:
+def _scale_by_layer(spec: ModelSpec) -> tuple[BlockSpec, ...]:
     return tuple(
         dataclasses.replace(
             spec.blocks[0],
@@ -91,45 +95,45 @@ def _scaled_by_layer(spec: ModelSpec) -> tuple[BlockSpec, ...]:
 
 def read_gpt_neox(fields: Fields) -> ModelSpec:
     """GPT-NeoX and Pythia."""
-    width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    act = fields.text("hidden_act", "gelu")
+    width, heads = fields.take_size("hidden_size"), fields.take_size("num_attention_heads")
+    act = fields.take_text("hidden_act", "gelu")
     if act not in ACTIVATIONS:
         fields.refuse("hidden_act", act)
-    length = fields.size("max_position_embeddings", 2048)
-    rope = _neox_rope(fields, length, max(width // heads, 1))
-    dropout = fields.number("hidden_dropout") or 0.0
+    length = fields.take_size("max_position_embeddings", 2048)
+    rope = _read_neox_rope(fields, length, max(width // heads, 1))
+    dropout = fields.take_number("hidden_dropout") or 0.0
     block = BlockSpec(
         attention=AttentionSpec(
             num_heads=heads,
-            bias="all" if fields.flag("attention_bias", True) else "none",
-            dropout=fields.number("attention_dropout") or 0.0,
+            bias="all" if fields.take_flag("attention_bias", True) else "none",
+            dropout=fields.take_number("attention_dropout") or 0.0,
             position_encoding=rope,
         ),
         ffn=FfnSpec(
-            hidden_dim=fields.size("intermediate_size"), activation=ACTIVATIONS[act], bias=True
+            hidden_dim=fields.take_size("intermediate_size"), activation=ACTIVATIONS[act], bias=True
         ),
         norm=LayerNorm(fields.take("layer_norm_eps", 1e-5)),
         dropout=dropout,
-        parallel=fields.flag("use_parallel_residual", True),
+        parallel=fields.take_flag("use_parallel_residual", True),
     )
     spec = ModelSpec(
         name="gpt_neox",
         blocks=(block,),
-        vocab_size=fields.size("vocab_size"),
+        vocab_size=fields.take_size("vocab_size"),
         max_seq_len=length,
         hidden_size=width,
-        num_layers=fields.size("num_hidden_layers"),
+        num_layers=fields.take_size("num_hidden_layers"),
         embeddings=EmbeddingsSpec(
-            tie_weights=fields.flag("tie_word_embeddings", False), dropout=dropout
+            tie_weights=fields.take_flag("tie_word_embeddings", False), dropout=dropout
         ),
     )
     fields.finish(GPT_NEOX_HARMLESS)
     return spec
 
 
-def _neox_rope(fields: Fields, length: int, size: int) -> Rope:
+def _read_neox_rope(fields: Fields, length: int, size: int) -> Rope:
     """The rope, under NeoX's old names and everybody's new ones, which must agree."""
-    base, share = fields.number("rotary_emb_base"), fields.number("rotary_pct")
+    base, share = fields.take_number("rotary_emb_base"), fields.take_number("rotary_pct")
     if share is not None and not 0 < share <= 1:
         fields.refuse("rotary_pct", share)
     rope = read_rope(

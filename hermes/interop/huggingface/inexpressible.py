@@ -7,11 +7,11 @@ from itertools import combinations
 from typing import Any
 
 from hermes.errors import HermesError
-from hermes.interop.huggingface.families import common_block, family_of
-from hermes.model_info.shape import layer_keys, model_keys
+from hermes.interop.huggingface.families import find_common_block, find_family
+from hermes.model_info.shape import describe_layer, describe_model
 from hermes.spec import BlockSpec, LayerNorm, Learned, ModelSpec, RMSNorm, Rope
 
-__all__ = ["misfit"]
+__all__ = ["explain_inexpressible"]
 
 MOST = 3
 FREE = ("dropout", "attention.dropout", "ffn.dropout", "name", "attention.name", "ffn.name")
@@ -23,73 +23,77 @@ class _Edit:
     """A key of MAL, and the model with another value of it."""
 
     key: str
-    made: Callable[[ModelSpec], ModelSpec]
+    apply: Callable[[ModelSpec], ModelSpec]
 
 
-def misfit(spec: ModelSpec) -> str:
+def explain_inexpressible(spec: ModelSpec) -> str:
     """A clause that names the fewest keys without whose values there would be a class.
 
     spec: a model that has none, for which `family_of(spec, renamed=True)` is 'hermes'.
     """
-    if common_block(spec) is None:
-        odd = [key for key, values in _said(spec).items() if len(values) > 1 and key not in VARIES]
+    if find_common_block(spec) is None:
+        odd = [
+            key
+            for key, values in _describe_keys(spec).items()
+            if len(values) > 1 and key not in VARIES
+        ]
         return f"its layers differ in {', '.join(odd) or 'more than windows and positions'}"
     few = replace(spec, num_layers=min(spec.num_layers, len(spec.blocks)))
     for size in range(1, MOST + 1):
         for edits in combinations(_EDITS, size):
-            if len({edit.key for edit in edits}) == size and _fits(few, edits):
-                said = _said(spec)
+            if len({edit.key for edit in edits}) == size and _has_family(few, edits):
+                said = _describe_keys(spec)
                 named = [f"{edit.key}: {', '.join(said[edit.key])}" for edit in edits]
                 return f"no class has {' with '.join(named)} beside the rest"
     return f"more than {MOST} of its keys keep it from every class"
 
 
-def _fits(spec: ModelSpec, edits: tuple[_Edit, ...]) -> bool:
+def _has_family(spec: ModelSpec, edits: tuple[_Edit, ...]) -> bool:
     try:
         for edit in edits:
-            spec = edit.made(spec)
+            spec = edit.apply(spec)
     except HermesError:
         return False
-    return family_of(spec, renamed=True) != "hermes"
+    return find_family(spec, renamed=True) != "hermes"
 
 
-def _said(spec: ModelSpec) -> dict[str, list[str]]:
+def _describe_keys(spec: ModelSpec) -> dict[str, list[str]]:
     """The values of every key, as MAL says them; those of layers each once."""
-    found: dict[str, list[str]] = {key: [text] for key, text in model_keys(spec).items()}
+    found: dict[str, list[str]] = {key: [text] for key, text in describe_model(spec).items()}
     for layer in spec.layers:
-        for key, text in layer_keys(layer).items():
+        for key, text in describe_layer(layer).items():
             values = found.setdefault(key, [])
             if text not in values:
                 values.append(text)
     return found
 
 
-def _blocks(change: Callable[[BlockSpec], BlockSpec]) -> Callable[[ModelSpec], ModelSpec]:
+def _change_blocks(change: Callable[[BlockSpec], BlockSpec]) -> Callable[[ModelSpec], ModelSpec]:
     return lambda spec: replace(spec, blocks=tuple(change(block) for block in spec.blocks))
 
 
-def _block(key: str, value: object) -> _Edit:
+def _edit_block(key: str, value: object) -> _Edit:
     change: dict[str, Any] = {key: value}
-    return _Edit(key, _blocks(lambda block: replace(block, **change)))
+    return _Edit(key, _change_blocks(lambda block: replace(block, **change)))
 
 
-def _attention(key: str, value: object) -> _Edit:
+def _edit_attention(key: str, value: object) -> _Edit:
     change: dict[str, Any] = {key: value}
     return _Edit(
         f"attention.{key}",
-        _blocks(lambda block: replace(block, attention=replace(block.attention, **change))),
+        _change_blocks(lambda block: replace(block, attention=replace(block.attention, **change))),
     )
 
 
-def _ffn(gate: bool) -> Callable[[BlockSpec], BlockSpec]:
+def _set_gate(gate: bool) -> Callable[[BlockSpec], BlockSpec]:
     return lambda b: replace(b, ffn=replace(b.ffn, activation=b.ffn.function, gate=gate))
 
 
-def _ffn_bias(bias: bool) -> Callable[[BlockSpec], BlockSpec]:
+def _set_ffn_bias(bias: bool) -> Callable[[BlockSpec], BlockSpec]:
     return lambda b: replace(b, ffn=replace(b.ffn, bias=bias))
 
 
-def _whole(block: BlockSpec) -> BlockSpec:
+def _rotate_whole_head(block: BlockSpec) -> BlockSpec:
     """Its rope on the whole head."""
     rope = block.attention.position_encoding
     if not isinstance(rope, Rope):
@@ -98,32 +102,35 @@ def _whole(block: BlockSpec) -> BlockSpec:
     return replace(block, attention=replace(block.attention, position_encoding=turned))
 
 
-def _output(key: str, value: object) -> _Edit:
+def _edit_output(key: str, value: object) -> _Edit:
     change: dict[str, Any] = {key: value}
     return _Edit(f"output.{key}", lambda spec: replace(spec, output=replace(spec.output, **change)))
 
 
-def _scaled(spec: ModelSpec, scale: float | None) -> ModelSpec:
+def _set_embedding_scale(spec: ModelSpec, scale: float | None) -> ModelSpec:
     return replace(spec, embeddings=replace(spec.embeddings, scale=scale))
 
 
 _EDITS = (
-    _Edit("ffn.gate", _blocks(_ffn(True))),
-    _Edit("ffn.gate", _blocks(_ffn(False))),
-    _Edit("ffn.bias", _blocks(_ffn_bias(False))),
-    _Edit("ffn.bias", _blocks(_ffn_bias(True))),
-    _block("parallel", False),
-    _block("residual", True),
-    *(_block("norm_position", place) for place in ("pre", "output", "sandwich")),
-    _attention("causal", True),
-    *(_attention(key, None) for key in ("window_size", "softcap", "scale")),
-    *(_attention("bias", bias) for bias in ("none", "all", "qkv")),
-    *(_attention("qk_norm", kind) for kind in ("none", "head", "flat")),
-    _Edit("attention.position_encoding", _blocks(_whole)),
-    *(_attention("position_encoding", positions) for positions in (Rope(), Learned())),
-    _attention("num_kv_heads", None),
-    *(_block("norm", norm) for norm in (RMSNorm(), LayerNorm())),
-    *(_output(key, value) for key, value in (("norm", None), ("bias", False), ("softcap", None))),
-    _Edit("embeddings.scale", lambda spec: _scaled(spec, None)),
-    _Edit("embeddings.scale", lambda spec: _scaled(spec, math.sqrt(spec.hidden_size))),
+    _Edit("ffn.gate", _change_blocks(_set_gate(True))),
+    _Edit("ffn.gate", _change_blocks(_set_gate(False))),
+    _Edit("ffn.bias", _change_blocks(_set_ffn_bias(False))),
+    _Edit("ffn.bias", _change_blocks(_set_ffn_bias(True))),
+    _edit_block("parallel", False),
+    _edit_block("residual", True),
+    *(_edit_block("norm_position", place) for place in ("pre", "output", "sandwich")),
+    _edit_attention("causal", True),
+    *(_edit_attention(key, None) for key in ("window_size", "softcap", "scale")),
+    *(_edit_attention("bias", bias) for bias in ("none", "all", "qkv")),
+    *(_edit_attention("qk_norm", kind) for kind in ("none", "head", "flat")),
+    _Edit("attention.position_encoding", _change_blocks(_rotate_whole_head)),
+    *(_edit_attention("position_encoding", positions) for positions in (Rope(), Learned())),
+    _edit_attention("num_kv_heads", None),
+    *(_edit_block("norm", norm) for norm in (RMSNorm(), LayerNorm())),
+    *(
+        _edit_output(key, value)
+        for key, value in (("norm", None), ("bias", False), ("softcap", None))
+    ),
+    _Edit("embeddings.scale", lambda spec: _set_embedding_scale(spec, None)),
+    _Edit("embeddings.scale", lambda spec: _set_embedding_scale(spec, math.sqrt(spec.hidden_size))),
 )

@@ -10,75 +10,79 @@ import ml_dtypes
 import numpy as np
 
 from hermes.interop.huggingface.families import (
-    common_block,
-    family_of,
-    ropes_of,
-    window_period,
-    windows_of,
+    find_common_block,
+    find_family,
+    find_window_period,
+    list_positions,
+    list_windows,
 )
-from hermes.interop.huggingface.inexpressible import misfit
+from hermes.interop.huggingface.inexpressible import explain_inexpressible
 from hermes.spec import BlockSpec, LinearScaling, ModelSpec, Rope
 
-__all__ = ["EXACT", "NOT_EXPRESSIBLE", "READERS", "readers", "verdicts"]
+__all__ = ["EXACT", "NOT_EXPRESSIBLE", "READERS", "judge_all_readers", "judge_readers"]
 
 READERS = ("transformers 4.57", "transformers 5", "mlx-lm")
 EXACT, NOT_EXPRESSIBLE = "exact", "not expressible"
 
 
-def readers(spec: ModelSpec, *, converted: bool = False) -> list[tuple[str, str]]:
+def judge_readers(spec: ModelSpec, *, converted: bool = False) -> list[tuple[str, str]]:
     """Each reader with 'exact', 'inexact because ...' or 'not expressible: ...'.
 
     Of a checkpoint as hermes writes it; converted: of what `hermes convert --to hf` makes of it.
     """
-    family = family_of(spec, renamed=converted)
-    block = common_block(spec)
+    family = find_family(spec, renamed=converted)
+    block = find_common_block(spec)
     if family == "hermes" or block is None:
-        verdict = _unsaid(_why_none(spec))
+        verdict = _describe_inexpressible(_explain_no_class(spec))
         return [(reader, verdict) for reader in READERS]
-    verdicts = (_transformers_4(spec, block, family), EXACT, _mlx_lm(spec, block, family))
+    verdicts = (
+        _judge_transformers_4(spec, block, family),
+        EXACT,
+        _judge_mlx_lm(spec, block, family),
+    )
     return list(zip(READERS, verdicts, strict=True))
 
 
-def verdicts(spec: ModelSpec, *, converted: bool = False) -> dict[str, str]:
+def judge_all_readers(spec: ModelSpec, *, converted: bool = False) -> dict[str, str]:
     """The same with hermes at the end, which reads what it writes."""
-    return dict(readers(spec, converted=converted)) | {"hermes": EXACT}
+    return dict(judge_readers(spec, converted=converted)) | {"hermes": EXACT}
 
 
-def _inexact(reason: str) -> str:
+def _describe_inexact(reason: str) -> str:
     return f"inexact because {reason}"
 
 
-def _unsaid(reason: str) -> str:
+def _describe_inexpressible(reason: str) -> str:
     return f"{NOT_EXPRESSIBLE}: {reason}"
 
 
-def _why_none(spec: ModelSpec) -> str:
-    if family_of(spec, renamed=True) != "hermes":
+def _explain_no_class(spec: ModelSpec) -> str:
+    if find_family(spec, renamed=True) != "hermes":
         return "tensors have other names there; convert --to hf gives them"
-    return misfit(spec)
+    return explain_inexpressible(spec)
 
 
-def _transformers_4(spec: ModelSpec, block: BlockSpec, family: str) -> str:
+def _judge_transformers_4(spec: ModelSpec, block: BlockSpec, family: str) -> str:
     if block.attention.softcap is not None:
-        return _inexact(
+        return _describe_inexact(
             "its default attention drops the soft cap; load with attn_implementation='eager'"
         )
-    match ropes_of(spec)[0]:
+    match list_positions(spec)[0]:
         case Rope(scaling=LinearScaling(factor)) if family == "olmo2" and factor > 1:
             return EXACT
         case Rope(scaling=scaling) if family == "olmo2" and scaling is not None:
-            return _unsaid("its olmo2 scales rope only linearly, by more than 1")
+            return _describe_inexpressible("its olmo2 scales rope only linearly, by more than 1")
     return EXACT
 
 
-def _mlx_lm(spec: ModelSpec, block: BlockSpec, family: str) -> str:
-    if lacking := _mlx_lm_lacks(spec, block, family):
-        return _unsaid(lacking)
-    reason = _mlx_lm_ignores(spec, block, family)
-    return _inexact(reason) if reason else EXACT
+def _judge_mlx_lm(spec: ModelSpec, block: BlockSpec, family: str) -> str:
+    if lacking := _find_mlx_lm_gap(spec, block, family):
+        return _describe_inexpressible(lacking)
+    reason = _find_mlx_lm_difference(spec, block, family)
+    return _describe_inexact(reason) if reason else EXACT
 
 
-def _mlx_lm_lacks(spec: ModelSpec, block: BlockSpec, family: str) -> str | None:
+def _find_mlx_lm_gap(spec: ModelSpec, block: BlockSpec, family: str) -> str | None:
     """Why its class of this family has not the tensors at all, or does not start."""
     attention, tied = block.attention, spec.embeddings.tie_weights
     wide = block.ffn.hidden_size == 4 * spec.hidden_size
@@ -90,7 +94,7 @@ def _mlx_lm_lacks(spec: ModelSpec, block: BlockSpec, family: str) -> str | None:
         (family == "gemma2" and None in (attention.softcap, spec.output.softcap),
          "it always has both soft caps"),
         (family == "gemma2" and not tied, "its head is always tied"),
-        (family == "gemma3_text" and not _gemma3_starts(spec),
+        (family == "gemma3_text" and not _can_mlx_lm_start_gemma3(spec),
          "it needs a full layer after every so many with a window"),
         (family == "gpt2" and not tied, "its head is always tied"),
         (family == "gpt_neox" and tied, "its head is never tied"),
@@ -100,17 +104,17 @@ def _mlx_lm_lacks(spec: ModelSpec, block: BlockSpec, family: str) -> str | None:
     return next((reason for lacks, reason in wants if lacks), None)
 
 
-def _gemma3_starts(spec: ModelSpec) -> bool:
+def _can_mlx_lm_start_gemma3(spec: ModelSpec) -> bool:
     # With sliding layers alone it looks for the cache of a layer that is not there.
-    windows = windows_of(spec)
-    return window_period(windows) is not None and None in windows
+    windows = list_windows(spec)
+    return find_window_period(windows) is not None and None in windows
 
 
-def _mlx_lm_ignores(spec: ModelSpec, block: BlockSpec, family: str) -> str | None:
+def _find_mlx_lm_difference(spec: ModelSpec, block: BlockSpec, family: str) -> str | None:
     """What it does not read of config.json, first thing first."""
-    windows = windows_of(spec)
+    windows = list_windows(spec)
     short = any(window is not None and window < spec.max_seq_len for window in windows)
-    rope = ropes_of(spec)[0]
+    rope = list_positions(spec)[0]
     scaled = isinstance(rope, Rope) and rope.scaling is not None
     function = "gelu_tanh" if family.startswith(("gemma", "gpt")) else "silu"
     if block.ffn.function != function:
@@ -120,11 +124,11 @@ def _mlx_lm_ignores(spec: ModelSpec, block: BlockSpec, family: str) -> str | Non
     if family in ("gemma2", "gpt_neox") and scaled:
         return "it ignores the scaling of rope"
     if family == "gemma3_text":
-        return _gemma3_differs(spec)
+        return _find_gemma3_difference(spec)
     return None
 
 
-def _gemma3_differs(spec: ModelSpec) -> str | None:
+def _find_gemma3_difference(spec: ModelSpec) -> str | None:
     if spec.output.softcap is not None:
         return "it ignores the soft cap of the logits"
     root = math.sqrt(spec.hidden_size)

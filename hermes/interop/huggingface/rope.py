@@ -9,11 +9,11 @@ import math
 from typing import Any
 
 from hermes.errors import SpecError
-from hermes.interop.huggingface.families import ropes_of, windows_of
+from hermes.interop.huggingface.families import list_positions, list_windows
 from hermes.interop.huggingface.fields import Fields
 from hermes.spec import LinearScaling, Llama3Scaling, ModelSpec, Rope, Scaling, YarnScaling
 
-__all__ = ["read_rope", "read_two_ropes", "write_rope"]
+__all__ = ["read_gemma3_ropes", "read_rope", "write_rope"]
 
 Config = dict[str, Any]
 
@@ -23,11 +23,11 @@ UNUSED_THETA = 10_000.0
 
 def write_rope(spec: ModelSpec, family: str) -> Config:
     """Both forms: rope_theta with rope_scaling for old readers, rope_parameters for new ones."""
-    layers = list(zip(ropes_of(spec), windows_of(spec), strict=True))
+    layers = list(zip(list_positions(spec), list_windows(spec), strict=True))
     two = family == "gemma3_text"
     full = next((r for r, w in layers if w is None or not two), layers[0][0])
     assert isinstance(full, Rope)
-    scaling = _scaling(full)
+    scaling = _write_scaling(full)
     parameters = {"rope_theta": float(full.theta), **(scaling or {"rope_type": "default"})}
     if family == "olmo2" and isinstance(full.scaling, LinearScaling):
         # OLMo 2's class in transformers 4 takes these two fields under these names and no others.
@@ -38,7 +38,7 @@ def write_rope(spec: ModelSpec, family: str) -> Config:
         "rope_parameters": parameters,
     }
     if family == "gpt_neox":
-        share = _share(full, spec.layers[0].attention.head_size)
+        share = _compute_share(full, spec.layers[0].attention.head_size)
         parameters["partial_rotary_factor"] = share
         names = {"rotary_pct": share, "rotary_emb_base": float(full.theta)}
         fields |= names | {"partial_rotary_factor": share}
@@ -51,14 +51,14 @@ def write_rope(spec: ModelSpec, family: str) -> Config:
     return fields
 
 
-def _share(rope: Rope, size: int) -> float:
+def _compute_share(rope: Rope, size: int) -> float:
     """The part of a head that turns, such that readers' int(size * share) is what it should be."""
     turning = rope.rotary_dim or size
     share = turning / size
     return share if int(size * share) == turning else math.nextafter(share, 2.0)
 
 
-def _scaling(rope: Rope) -> Config | None:
+def _write_scaling(rope: Rope) -> Config | None:
     match rope.scaling:
         case None:
             return None
@@ -90,31 +90,31 @@ def read_rope(
 
     share: the part of a head that turns; None where the class always turns all of it.
     """
-    old_theta, old_scaling = fields.number("rope_theta"), fields.inner("rope_scaling")
-    share = _part(fields, share)
-    new = fields.inner("rope_parameters")
+    old_theta, old_scaling = fields.take_number("rope_theta"), fields.take_object("rope_scaling")
+    share = _read_share(fields, share)
+    new = fields.take_object("rope_parameters")
     base = theta if old_theta is None else old_theta
     old = _read_one(old_scaling, "rope_scaling.", length, size, base, share)
     if not new:
         return old
     rope = _read_one(new, "rope_parameters.", length, size, base, share)
-    _agree(rope.theta, rope.theta if old_theta is None else old_theta)
-    _agree(rope.scaling, old.scaling if old_scaling else rope.scaling)
+    _require_agreement(rope.theta, rope.theta if old_theta is None else old_theta)
+    _require_agreement(rope.scaling, old.scaling if old_scaling else rope.scaling)
     return rope
 
 
-def read_two_ropes(fields: Fields, *, length: int, size: int) -> tuple[Rope, Rope]:
+def read_gemma3_ropes(fields: Fields, *, length: int, size: int) -> tuple[Rope, Rope]:
     """Gemma 3's ropes: of the layers that see everything, and of those that slide."""
-    new = fields.inner("rope_parameters")
+    new = fields.take_object("rope_parameters")
     if new.keys() - {"full_attention", "sliding_attention"}:
         fields.refuse("rope_parameters", new)
     full = {
-        "rope_theta": fields.number("rope_theta"),
-        "rope_scaling": fields.inner("rope_scaling"),
+        "rope_theta": fields.take_number("rope_theta"),
+        "rope_scaling": fields.take_object("rope_scaling"),
         "rope_parameters": new.get("full_attention"),
     }
     sliding = {
-        "rope_theta": fields.number("rope_local_base_freq"),
+        "rope_theta": fields.take_number("rope_local_base_freq"),
         "rope_parameters": new.get("sliding_attention"),
     }
     return (
@@ -123,8 +123,8 @@ def read_two_ropes(fields: Fields, *, length: int, size: int) -> tuple[Rope, Rop
     )
 
 
-def _part(fields: Fields, share: float | None) -> float | None:
-    given = fields.number("partial_rotary_factor")
+def _read_share(fields: Fields, share: float | None) -> float | None:
+    given = fields.take_number("partial_rotary_factor")
     if given is None:
         return share
     if not 0 < given <= 1 or (share is None and given != 1):
@@ -132,7 +132,7 @@ def _part(fields: Fields, share: float | None) -> float | None:
     return None if share is None else given
 
 
-def _agree(new: object, old: object) -> None:
+def _require_agreement(new: object, old: object) -> None:
     if new != old:
         raise SpecError(
             f"config.json: 'rope_parameters' says {new} and the older rope fields say {old}; "
@@ -145,22 +145,22 @@ def _read_one(
     values: Config, name: str, length: int, size: int, theta: float, share: float | None
 ) -> Rope:
     fields = Fields(values, name)
-    own, part = fields.number("rope_theta"), _part(fields, share)
+    own, part = fields.take_number("rope_theta"), _read_share(fields, share)
     turning = size if part is None else int(size * part)
-    kind = fields.text("type", "default")
-    kind = fields.text("rope_type", kind)
+    kind = fields.take_text("type", "default")
+    kind = fields.take_text("rope_type", kind)
     scaling: Scaling | None = None
     match kind:
         case "default":
             pass
         case "linear":
-            scaling = LinearScaling(_factor(fields, "factor"))
+            scaling = LinearScaling(_require_number(fields, "factor"))
         case "llama3":
             scaling = Llama3Scaling(
-                factor=_factor(fields, "factor"),
-                low_freq_factor=_factor(fields, "low_freq_factor"),
-                high_freq_factor=_factor(fields, "high_freq_factor"),
-                original_max_seq_len=fields.size("original_max_position_embeddings", length),
+                factor=_require_number(fields, "factor"),
+                low_freq_factor=_require_number(fields, "low_freq_factor"),
+                high_freq_factor=_require_number(fields, "high_freq_factor"),
+                original_max_seq_len=fields.take_size("original_max_position_embeddings", length),
             )
         case "yarn":
             scaling = _read_yarn(fields, length)
@@ -170,8 +170,8 @@ def _read_one(
     return Rope(theta if own is None else own, scaling, None if turning == size else turning)
 
 
-def _factor(fields: Fields, name: str) -> float:
-    value = fields.number(name)
+def _require_number(fields: Fields, name: str) -> float:
+    value = fields.take_number(name)
     if value is None:
         fields.refuse(name, value)
     return value
@@ -179,23 +179,25 @@ def _factor(fields: Fields, name: str) -> float:
 
 def _read_yarn(fields: Fields, length: int) -> YarnScaling:
     scaling = YarnScaling(
-        factor=_factor(fields, "factor"),
-        original_max_seq_len=fields.size("original_max_position_embeddings", length),
-        beta_fast=fields.number("beta_fast") or 32.0,
-        beta_slow=fields.number("beta_slow") or 1.0,
+        factor=_require_number(fields, "factor"),
+        original_max_seq_len=fields.take_size("original_max_position_embeddings", length),
+        beta_fast=fields.take_number("beta_fast") or 32.0,
+        beta_slow=fields.take_number("beta_slow") or 1.0,
     )
-    fields.only("truncate", True)
-    usual = _magnitude(scaling.factor, 1.0)
-    given = fields.number("attention_factor")
+    fields.allow_only("truncate", True)
+    usual = _compute_magnitude(scaling.factor, 1.0)
+    given = fields.take_number("attention_factor")
     if given is not None and not math.isclose(given, usual, rel_tol=1e-6):
         fields.refuse("attention_factor", given)
-    above, below = fields.number("mscale"), fields.number("mscale_all_dim")
+    above, below = fields.take_number("mscale"), fields.take_number("mscale_all_dim")
     if given is None and above and below:
-        ratio = _magnitude(scaling.factor, above) / _magnitude(scaling.factor, below)
+        ratio = _compute_magnitude(scaling.factor, above) / _compute_magnitude(
+            scaling.factor, below
+        )
         if not math.isclose(ratio, usual, rel_tol=1e-6):
             fields.refuse("mscale_all_dim", below)
     return scaling
 
 
-def _magnitude(factor: float, mscale: float) -> float:
+def _compute_magnitude(factor: float, mscale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from hermes.interop.huggingface.config_writer import config_of, converted_config_of, spec_of
-from hermes.interop.huggingface.families import ARCHITECTURES, family_of
-from hermes.numerics.params import tensor_count
+from hermes.interop.huggingface.config_writer import make_config, make_converted_config, read_config
+from hermes.interop.huggingface.families import ARCHITECTURES, find_family
+from hermes.numerics.params import count_parameters
 from hermes.spec import (
     Alibi,
     EmbeddingsSpec,
@@ -33,29 +33,29 @@ def through_json(config):
 
 @pytest.mark.parametrize(("family", "spec"), CASES)
 def test_a_model_says_the_smallest_class_that_computes_it(family, spec):
-    config = converted_config_of(spec)
+    config = make_converted_config(spec)
     assert config["model_type"] == family
     assert config["architectures"] == [ARCHITECTURES[family]]
 
 
 @pytest.mark.parametrize(("family", "spec"), CASES)
 def test_a_config_reads_back_to_the_same_function(family, spec):
-    config = through_json(converted_config_of(spec))
-    back = spec_of(config)
+    config = through_json(make_converted_config(spec))
+    back = read_config(config)
     assert back.identity == spec.identity
-    assert converted_config_of(back) == config
+    assert make_converted_config(back) == config
 
 
 @pytest.mark.parametrize(("family", "spec"), CASES)
 def test_under_our_own_names_classes_with_other_names_do_not_count(family, spec):
-    config = through_json(config_of(spec))
+    config = through_json(make_config(spec))
     assert config["model_type"] == ("hermes" if family in RENAMED else family)
-    assert spec_of(config).identity == spec.identity
+    assert read_config(config).identity == spec.identity
 
 
 @pytest.mark.parametrize(("family", "spec"), CASES)
 def test_what_readers_have_different_defaults_for_is_always_written(family, spec):
-    config = converted_config_of(
+    config = make_converted_config(
         spec, dtype="bfloat16", bos_token_id=1, eos_token_id=[2, 3], pad_token_id=0
     )
     assert config["torch_dtype"] == config["dtype"] == "bfloat16"
@@ -72,7 +72,7 @@ def test_what_readers_have_different_defaults_for_is_always_written(family, spec
 
 
 def test_both_forms_of_rope_say_the_same():
-    config = config_of(MODELS["llama yarn"][1])
+    config = make_config(MODELS["llama yarn"][1])
     scaling = {
         "rope_type": "yarn",
         "factor": 4.0,
@@ -86,7 +86,7 @@ def test_both_forms_of_rope_say_the_same():
 
 
 def test_two_thetas_are_written_in_both_forms():
-    config = config_of(GEMMA3)
+    config = make_config(GEMMA3)
     assert (config["rope_theta"], config["rope_local_base_freq"]) == (1e6, 1e4)
     assert config["rope_parameters"] == {
         "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
@@ -97,12 +97,12 @@ def test_two_thetas_are_written_in_both_forms():
 
 
 def test_a_pattern_that_older_readers_cannot_know_is_written_as_null():
-    assert config_of(MODELS["gemma3 full first"][1])["sliding_window_pattern"] is None
+    assert make_config(MODELS["gemma3 full first"][1])["sliding_window_pattern"] is None
 
 
 def test_gpt2_with_more_positions_than_it_uses_reads_back_with_all_of_them():
     spec = change(GPT2, attention={"position_encoding": Learned(80)})
-    back = spec_of(converted_config_of(spec))
+    back = read_config(make_converted_config(spec))
     assert back.identity == dataclasses.replace(GPT2, max_seq_len=80).identity
 
 
@@ -190,34 +190,36 @@ BEYOND = {
 
 @pytest.mark.parametrize("spec", BEYOND.values(), ids=BEYOND.keys())
 def test_what_no_class_says_is_our_own_and_carries_its_mal(spec):
-    assert family_of(spec, renamed=True) == "hermes"
-    config = through_json(converted_config_of(spec))
+    assert find_family(spec, renamed=True) == "hermes"
+    config = through_json(make_converted_config(spec))
     assert (config["architectures"], config["model_type"]) == (["HermesForCausalLM"], "hermes")
-    assert spec_of(config).identity == spec.identity
+    assert read_config(config).identity == spec.identity
 
 
 def test_dropout_changes_no_class_and_is_written_where_the_class_has_it():
     dropping = change(GPT2, attention={"dropout": 0.2}, dropout=0.3)
     dropping = dataclasses.replace(dropping, embeddings=EmbeddingsSpec(True, dropout=0.1))
-    config = converted_config_of(dropping)
+    config = make_converted_config(dropping)
     assert (config["attn_pdrop"], config["resid_pdrop"], config["embd_pdrop"]) == (0.2, 0.3, 0.1)
-    assert spec_of(config).identity == dropping.identity
-    config = converted_config_of(change(LLAMA, attention={"dropout": 0.2}, ffn={"dropout": 0.5}))
+    assert read_config(config).identity == dropping.identity
+    config = make_converted_config(change(LLAMA, attention={"dropout": 0.2}, ffn={"dropout": 0.5}))
     assert (config["model_type"], config["attention_dropout"]) == ("llama", 0.2)
 
 
 @pytest.mark.parametrize(("count", "config"), PUBLISHED.values(), ids=PUBLISHED.keys())
 def test_published_models_have_their_published_number_of_parameters(count, config):
-    assert tensor_count(spec_of(config)) == count
+    assert count_parameters(read_config(config)) == count
 
 
 def test_gemma_3_has_a_full_layer_after_every_five_that_slide():
-    windows = [layer.attention.window_size for layer in spec_of(PUBLISHED["gemma-3-1b"][1]).layers]
+    windows = [
+        layer.attention.window_size for layer in read_config(PUBLISHED["gemma-3-1b"][1]).layers
+    ]
     assert [i for i, window in enumerate(windows) if window is None] == [5, 11, 17, 23]
     assert set(windows) == {512, None}
 
 
 def test_gpt2_may_scale_scores_by_the_layer():
     config = PUBLISHED["gpt2"][1] | {"scale_attn_by_inverse_layer_idx": True}
-    scales = [layer.attention.score_scale for layer in spec_of(config).layers]
+    scales = [layer.attention.score_scale for layer in read_config(config).layers]
     assert scales == pytest.approx([1 / 8 / (i + 1) for i in range(12)])

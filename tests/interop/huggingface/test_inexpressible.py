@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from hermes.errors import SpecError
-from hermes.interop.huggingface.config_writer import converted_config_of, spec_of
+from hermes.interop.huggingface.config_writer import make_converted_config, read_config
 from tests.interop.models import MODELS
 
 CASES = [pytest.param(family, spec, id=name) for name, (family, spec) in MODELS.items()]
@@ -100,9 +100,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("name", "changes", "sentence"), REFUSED)
 def test_what_mal_cannot_say_is_refused_by_the_name_of_the_field(name, changes, sentence):
-    config = converted_config_of(MODELS[name][1]) | changes
+    config = make_converted_config(MODELS[name][1]) | changes
     with pytest.raises(SpecError) as refusal:
-        spec_of(config)
+        read_config(config)
     assert sentence in str(refusal.value)
 
 
@@ -111,12 +111,12 @@ ROPE_KEYS = ("factor", "rope_theta", "original_max_position_embeddings", "beta_f
 
 @pytest.mark.parametrize(("family", "spec"), CASES)
 def test_no_unknown_field_is_dropped(family, spec):
-    config = converted_config_of(spec)
-    assert spec_of(config | {"something_new": None}).identity == spec.identity
+    config = make_converted_config(spec)
+    assert read_config(config | {"something_new": None}).identity == spec.identity
     with pytest.raises(
         SpecError, match=r"^config.json: 'something_new' is 1, which MAL cannot say"
     ):
-        spec_of(config | {"something_new": 1})
+        read_config(config | {"something_new": 1})
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_no_unknown_field_is_dropped(family, spec):
 )
 def test_nothing_but_spec_errors_comes_of_any_value(name):
     odd = [None, True, -1, 0, 7, 2.5, -0.5, 1e308, 10**30, "", "x", [], [1], {}, {"factor": "a"}]
-    config = converted_config_of(MODELS[name][1])
+    config = make_converted_config(MODELS[name][1])
     for field in config:
         for value in odd:
             with suppress(SpecError):
-                spec_of(config | {field: value})
+                read_config(config | {field: value})
     for seed in range(200):
         chosen = random.Random(seed)
         scaling = {key: chosen.choice(odd) for key in ROPE_KEYS}
         scaling["rope_type"] = chosen.choice(["linear", "llama3", "yarn", "default", 1])
         with suppress(SpecError):
-            spec_of(config | {"rope_scaling": scaling, "rope_parameters": None})
+            read_config(config | {"rope_scaling": scaling, "rope_parameters": None})
