@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from hermes import load_spec
-from hermes.checkpoint import Progress, Saver, open_checkpoint, save, snapshot
+from hermes.checkpoint import Progress, Saver, copy_state, open_checkpoint, save
 from hermes.interface import TrainState, find_backend
 from hermes.numerics.params import list_parameters
 from hermes.recipe import Recipe
@@ -112,7 +112,7 @@ def blocked(spec, state, folder, backend, rounds):
     progress = Progress("bench", state.step, Recipe())
     run, alone, held = folder / "blocked", [], []
     for turn in range(rounds + 1):
-        copying = timed(snapshot, learner.state())[0]
+        copying = timed(copy_state, learner.state())[0]
         with Saver(run, spec=spec) as saver:
             holding = timed(saver.save, learner.state(), progress)[0]
         shutil.rmtree(run)

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import torch
 
-from hermes.inference.decoding import generate
+from hermes.inference.decoding import generate_tokens
 from hermes.inference.sampling import Sampling
 from hermes.interface import Options, find_backend
 from hermes.numerics.params import count_parameters, init_weights
@@ -51,7 +51,7 @@ def read_speed():
 def text_time(model, count):
     """Seconds that `count` tokens after a prompt take, the prompt's own pass not counted."""
     prompt = np.random.default_rng(0).integers(0, model.spec.vocab_size, PROMPT).tolist()
-    tokens = generate(model, prompt, max_tokens=count + 1, sampling=Sampling(temperature=0))
+    tokens = generate_tokens(model, prompt, max_tokens=count + 1, sampling=Sampling(temperature=0))
     next(tokens)
     start = time.perf_counter()
     assert sum(1 for _ in tokens) == count

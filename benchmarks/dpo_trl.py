@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from hermes.data import Cursor
-from hermes.data.order import sample_order
-from hermes.data.preferences import pairs
+from hermes.data.order import order_samples
+from hermes.data.preferences import read_pairs
 from hermes.finetuning.base_model import open_base_model
 from hermes.finetuning.dpo import DPOData
 from hermes.interface import Options, find_backend
@@ -93,7 +93,7 @@ def ours(setting: Setting, output: Path, backend: str = "torch") -> Trace:
     file.write_text("".join(f"{json.dumps(dict(pair))}\n" for pair in setting.pairs))
     start, engine = open_base_model(setting.base, chat=False), find_backend(backend)
     options = Options(device="cpu")
-    preferences = DPOData(pairs((file,)), start, engine, options, output, use_template=False)
+    preferences = DPOData(read_pairs((file,)), start, engine, options, output, use_template=False)
     given = {
         "objective": "preference", "seq_len": setting.max_len, "lr": setting.lr,
         "batch_size": setting.batch_size, "max_steps": setting.steps, "save_every": 0,
@@ -122,7 +122,7 @@ def theirs(setting: Setting, output: Path, **changed: Any) -> Trace:
 
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
-    order = sample_order(0, Cursor(), setting.steps * setting.batch_size, len(setting.pairs))
+    order = order_samples(0, Cursor(), setting.steps * setting.batch_size, len(setting.pairs))
     rows = datasets.Dataset.from_list([dict(setting.pairs[i]) for i in order])
     trace, watch, before = Trace([], []), Watch(), (0.0, 0.0)
 
@@ -252,7 +252,7 @@ def main() -> None:
 def counted(setting: Setting) -> list[int]:
     """Tokens of each update, both sides, no padding."""
     start = open_base_model(setting.base, chat=False)
-    order = sample_order(0, Cursor(), setting.steps * setting.batch_size, len(setting.pairs))
+    order = order_samples(0, Cursor(), setting.steps * setting.batch_size, len(setting.pairs))
     lengths = []
     for number in order:
         one = setting.pairs[number]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes import mal
-from hermes.checkpoint import Keep
-from hermes.data import documents, sources
+from hermes.checkpoint import RetentionPolicy
+from hermes.data import expand_paths, read_documents
 from hermes.interface import Backend, Options, choose_backend
 from hermes.interop.hub import load_tokenizer
 from hermes.recipe import OptimizerRecipe
@@ -51,7 +51,7 @@ def train_tokenizer(
     preset: how text is split before merging, 'gpt-2', 'llama-bpe' or 'qwen2'. special_tokens: the
     names of all of them.
     """
-    found = documents(sources(inputs), text_field=text_field, file_format=file_format)
+    found = read_documents(expand_paths(inputs), text_field=text_field, file_format=file_format)
     return learn_tokenizer(
         (document.text for document in found),
         vocab_size=vocab_size,
@@ -93,7 +93,7 @@ def train(
     resume: bool = False,
     allow_batch_change: bool = False,
     log_every: int | None = None,
-    keep: Keep | None = None,
+    keep: RetentionPolicy | None = None,
     text_field: str = "text",
     file_format: str | None = None,
     report: Callable[[Event], None] = lambda event: None,
@@ -161,7 +161,7 @@ def train(
         resume=resume,
         allow_batch_change=allow_batch_change,
         log_every=log_every,
-        keep=keep or Keep(),
+        keep=keep or RetentionPolicy(),
         text_field=text_field,
         file_format=file_format,
         settings={"data": names},

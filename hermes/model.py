@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hermes.errors import CheckpointError, HermesError
-from hermes.inference.decoding import generate
+from hermes.inference.decoding import generate_tokens
 from hermes.inference.sampling import Sampling
 from hermes.interface import Model as Realisation
 from hermes.interface import Options, choose_backend
@@ -99,7 +99,7 @@ class Model:
         seed and completion decide the text, on every backend.
         """
         ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        return generate(
+        return generate_tokens(
             self.realisation,
             ids,
             max_tokens=max_tokens,

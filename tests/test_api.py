@@ -56,14 +56,14 @@ def test_what_came_of_training_is_told(trained):
 
 
 def test_the_loss_of_a_run_is_that_of_evaluating_its_checkpoint(trained):
-    from hermes.data import TextData, documents, tokenize
+    from hermes.data import TextDataset, read_documents, tokenize
     from hermes.evaluation.perplexity import evaluate_perplexity
 
     folder, tokenizer, result = trained
     model = hermes.load(folder / "run")
-    with tokenize(documents(folder / "book.txt"), tokenizer) as stream:
-        data = TextData(stream, seq_len=16, vocab_size=280, val_fraction=0.1)
-        found = evaluate_perplexity(model.realisation, data.validation(3), 1)
+    with tokenize(read_documents(folder / "book.txt"), tokenizer) as stream:
+        data = TextDataset(stream, seq_len=16, vocab_size=280, val_fraction=0.1)
+        found = evaluate_perplexity(model.realisation, data.iterate_validation(3), 1)
     assert found.loss == pytest.approx(result.val_loss, rel=1e-6)
 
 

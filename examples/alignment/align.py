@@ -19,7 +19,7 @@ from pathlib import Path
 from data import ANIMALS, KINDS, write
 
 from hermes.finetuning.base_model import open_base_model
-from hermes.inference.chat_session import Chat
+from hermes.inference.chat_session import ChatSession
 from hermes.inference.sampling import Sampling
 from hermes.interface import choose_backend
 
@@ -64,7 +64,7 @@ def measure(checkpoint: Path, questions: Path, backend: str) -> dict[str, float]
     facts = [json.loads(line) for line in questions.read_text().splitlines()]
     for number, fact in enumerate(facts * TIMES_ASKED):
         sampling = Sampling(temperature=1.0)
-        talk = Chat(model, begun.encoder, sampling=sampling, max_tokens=40, seed=number)
+        talk = ChatSession(model, begun.encoder, sampling=sampling, max_tokens=40, seed=number)
         answer = "".join(talk.say(fact["prompt"]))
         found["short"] += len(answer.split()) <= SHORT
         found["well formed"] += answer in well_formed(fact["kind"])

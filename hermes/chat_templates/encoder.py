@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from hermes.chat_templates.messages import Conversation, Message
 from hermes.chat_templates.sandbox import CLOSE, OPEN
-from hermes.chat_templates.template import Template, template_of
+from hermes.chat_templates.template import Template, choose_template
 from hermes.errors import DataError
 from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer
 
-__all__ = ["ChatEncoder", "Example", "turn_end"]
+__all__ = ["ChatEncoder", "Example", "read_end_of_turn"]
 
 # One of these stands for the name of a special token in a message while the template runs.
 STAND_IN = 0xF0000
@@ -34,7 +34,7 @@ class Example:
     """Tokens, and which of them are learnt. ids: (N,); learnt: (N,), never the first."""
 
     ids: NDArray[np.int32]
-    learnt: NDArray[np.bool_]
+    loss_mask: NDArray[np.bool_]
     where: str
 
     def __len__(self) -> int:
@@ -47,16 +47,14 @@ class ChatEncoder:
     def __init__(self, tokenizer: Tokenizer, template: Template):
         self.tokenizer = tokenizer
         self.template = template
-        special = [tokenizer.token_bytes(i).decode() for i in sorted(tokenizer.special_ids)]
+        special = [tokenizer.get_token_bytes(i).decode() for i in sorted(tokenizer.special_ids)]
         longest_first = sorted(special, key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._stand_ins = {name: chr(STAND_IN + i) for i, name in enumerate(special)}
         self._stood_for = {character: name for name, character in self._stand_ins.items()}
         self._known_roles: set[str] = set()
 
-    def example(
-        self, conversation: Conversation, *, first: int = 0, whole: bool = False
-    ) -> Example:
+    def encode(self, conversation: Conversation, *, first: int = 0, whole: bool = False) -> Example:
         """A conversation's tokens up to the last learnt one.
 
         Learnt are the assistant's messages from number `first` on; with `whole` every token is, to
@@ -64,20 +62,20 @@ class ChatEncoder:
         follows. Raises DataError, its message beginning with the conversation's place.
         """
         try:
-            return self._example(conversation, first, whole)
+            return self._encode(conversation, first, whole)
         except DataError as error:
             raise DataError(f"{conversation.where}: {error}") from None
 
-    def _example(self, conversation: Conversation, first: int, whole: bool) -> Example:
+    def _encode(self, conversation: Conversation, first: int, whole: bool) -> Example:
         where = conversation.where
         if conversation.text is not None:
-            return self._text(conversation.text, where)
+            return self._encode_text(conversation.text, where)
         ids: list[int] = []
         learnt: list[bool] = []
-        for text, is_learnt in self._pieces(conversation.messages, first, conversation.tools):
-            tokens = self._tokens(text)
+        for text, is_learnt in self._split_turns(conversation.messages, first, conversation.tools):
+            tokens = self._tokenize(text)
             ids += tokens
-            learnt += self._turn(tokens, text) if is_learnt else [False] * len(tokens)
+            learnt += self._mask_turn(tokens, text) if is_learnt else [False] * len(tokens)
         if not any(learnt):
             raise DataError("the template gives the assistant's messages no token")
         counted = np.array(learnt) | whole
@@ -85,18 +83,20 @@ class ChatEncoder:
         end = int(np.flatnonzero(counted)[-1]) + 1
         return Example(np.array(ids[:end], np.int32), counted[:end], where)
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> list[int]:
+    def encode_prompt(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None = None
+    ) -> list[int]:
         """The tokens after which the assistant speaks, as in training. Raises DataError."""
-        pieces = self._pieces(messages, len(messages), tools, prompt=True)
-        return [token for text, _ in pieces for token in self._tokens(text)]
+        pieces = self._split_turns(messages, len(messages), tools, prompt=True)
+        return [token for text, _ in pieces for token in self._tokenize(text)]
 
-    def end_of_turn(self) -> int:
+    def find_end_of_turn(self) -> int:
         """The token with which the assistant's turn ends. Raises DataError."""
         turn = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "a"})
-        example = self._example(Conversation(turn, self.template.where), 0, False)
-        return int(example.ids[example.learnt][-1])
+        example = self._encode(Conversation(turn, self.template.where), 0, False)
+        return int(example.ids[example.loss_mask][-1])
 
-    def _text(self, text: str, where: str) -> Example:
+    def _encode_text(self, text: str, where: str) -> Example:
         if self.tokenizer.eos_id is None:
             raise DataError(
                 "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>'"
@@ -106,15 +106,15 @@ class ChatEncoder:
         learnt[0] = False
         return Example(np.array(ids, np.int32), learnt, where)
 
-    def _turn(self, tokens: list[int], text: str) -> list[bool]:
+    def _mask_turn(self, tokens: list[int], text: str) -> list[bool]:
         """A turn is learnt up to the special token that ends it; what the template adds is not."""
         special = self.tokenizer.special_ids
         ends = [i for i, token in enumerate(tokens) if token in special]
         if not ends:
-            raise DataError(self._endless(text))
+            raise DataError(self._explain_endless(text))
         return [i <= ends[-1] for i in range(len(tokens))]
 
-    def _endless(self, text: str) -> str:
+    def _explain_endless(self, text: str) -> str:
         """What to say of a turn that no special token ends."""
         begin = f"{self.template.where} ends the assistant's turn with"
         found = NAME_AT_END.search(text)
@@ -125,14 +125,14 @@ class ChatEncoder:
                 "the content, such as eos_token"
             )
         end = self.tokenizer.eos_id
-        own = "" if end is None else f", such as {self.tokenizer.token_bytes(end).decode()!r}"
+        own = "" if end is None else f", such as {self.tokenizer.get_token_bytes(end).decode()!r}"
         return (
             f"{begin} {name!r}, which is no special token of this tokenizer, so a model could not "
             f"learn to stop; write one that it has{own}, or train a tokenizer with --special-token "
             f"{name!r}"
         )
 
-    def _tokens(self, text: str) -> list[int]:
+    def _tokenize(self, text: str) -> list[int]:
         """A rendered text's tokens: the template's special ones, and no others."""
         ids: list[int] = []
         for part in PRIVATE.split(text):
@@ -142,7 +142,7 @@ class ChatEncoder:
                 ids += self.tokenizer.encode(part, special=True)
         return ids
 
-    def _pieces(
+    def _split_turns(
         self,
         messages: Sequence[Message],
         first: int,
@@ -157,16 +157,16 @@ class ChatEncoder:
         self._check_roles(safe, whole, tools, prompt)
         spoken = [i for i, message in enumerate(safe) if message["role"] == "assistant"]
         if self.template.marks:
-            return self._marked(whole, [i >= first for i in spoken])
+            return self._split_at_marks(whole, [i >= first for i in spoken])
         pieces, done = [], 0
         for i in spoken:
-            begin = self._prefix(whole, safe[:i], i, tools, prompt=True)
-            end = self._prefix(whole, safe[: i + 1], i + 1, tools, prompt=False)
+            begin = self._measure_prefix(whole, safe[:i], i, tools, prompt=True)
+            end = self._measure_prefix(whole, safe[: i + 1], i + 1, tools, prompt=False)
             pieces += [(whole[done:begin], False), (whole[begin:end], i >= first)]
             done = end
         return [*pieces, (whole[done:], False)]
 
-    def _prefix(
+    def _measure_prefix(
         self,
         whole: str,
         messages: Sequence[Message],
@@ -186,7 +186,7 @@ class ChatEncoder:
             )
         return len(text)
 
-    def _marked(self, whole: str, learnt: Sequence[bool]) -> list[tuple[str, bool]]:
+    def _split_at_marks(self, whole: str, learnt: Sequence[bool]) -> list[tuple[str, bool]]:
         parts = re.split(f"[{OPEN}{CLOSE}]", whole)
         marks = re.findall(f"[{OPEN}{CLOSE}]", whole)
         if marks != [OPEN, CLOSE] * len(learnt):
@@ -247,12 +247,14 @@ class ChatEncoder:
         return self._names.sub(lambda name: self._stand_ins[name[0]], value)
 
 
-def turn_end(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> int | None:
+def read_end_of_turn(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> int | None:
     """The token with which the assistant's turn ends by the template of a tokenizer_config.json.
 
     None where the template does not tell.
     """
     try:
-        return ChatEncoder(tokenizer, template_of(settings, default=CHAT_TEMPLATE)).end_of_turn()
+        return ChatEncoder(
+            tokenizer, choose_template(settings, default=CHAT_TEMPLATE)
+        ).find_end_of_turn()
     except DataError:
         return None

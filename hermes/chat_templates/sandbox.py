@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import Any
 
-__all__ = ["CLOSE", "OPEN", "Refused", "environment"]
+__all__ = ["CLOSE", "OPEN", "Refused", "make_environment"]
 
 # Characters that stand around what the assistant says; not for interchange, so in no one's text.
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
@@ -35,16 +35,16 @@ def _raise(message: object) -> None:
     raise Refused(str(message))
 
 
-def _now(form: str) -> str:
+def _format_now(form: str) -> str:
     return datetime.datetime.now().strftime(form)
 
 
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
+def _dump_json(value: Any, indent: int | None = None, **_: Any) -> str:
     # As in Hugging Face's, and not Jinja's own, which writes for HTML.
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
-def _together(parts: Iterable[Any]) -> str:
+def _join_bounded(parts: Iterable[Any]) -> str:
     """Parts as one text, if that is not enormous."""
     held, size = [], 0
     for part in parts:
@@ -55,7 +55,7 @@ def _together(parts: Iterable[Any]) -> str:
     return "".join(held)
 
 
-def _product(operator: str, left: Any, right: Any) -> int:
+def _estimate_product(operator: str, left: Any, right: Any) -> int:
     """Characters, items or bits of what * or ** makes, no fewer than there will be."""
     if operator == "*":
         for some, times in ((left, right), (right, left)):
@@ -76,20 +76,22 @@ def _check_operation(operator: str, left: Any, right: Any) -> None:
             _check_call("%", (left, right))
             return
         case "*" | "**":
-            fits = _product(operator, left, right) <= LONGEST
+            fits = _estimate_product(operator, left, right) <= LONGEST
         case _:
             return
     if not fits:
         raise OverflowError(f"{operator!r} makes something too large")
 
 
-def _numbers(given: Iterable[Any], *, inside: bool) -> Iterator[int]:
+def _collect_numbers(given: Iterable[Any], *, inside: bool) -> Iterator[int]:
     """The whole numbers among arguments, and with `inside` those in their lists and objects."""
     for value in given:
         if isinstance(value, int):
             yield abs(value)
         elif inside and isinstance(value, list | tuple | dict):
-            yield from _numbers(value.values() if isinstance(value, dict) else value, inside=False)
+            yield from _collect_numbers(
+                value.values() if isinstance(value, dict) else value, inside=False
+            )
 
 
 def _check_call(name: str, given: tuple[Any, ...]) -> None:
@@ -100,7 +102,7 @@ def _check_call(name: str, given: tuple[Any, ...]) -> None:
     if not given:
         return
     value, *more = given
-    widest = max(_numbers(more, inside=name in FORMS), default=0)
+    widest = max(_collect_numbers(more, inside=name in FORMS), default=0)
     texts = [len(text) for text in more if isinstance(text, str)]
     size = 0
     if isinstance(value, str):
@@ -125,7 +127,7 @@ def _check_call(name: str, given: tuple[Any, ...]) -> None:
         raise OverflowError(f"{name!r} makes something too large")
 
 
-def _bounded(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
+def _limit_filter(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that is refused where it would make something enormous."""
     told = hasattr(made, "jinja_pass_arg")  # Jinja's own first argument, before the value
 
@@ -140,7 +142,7 @@ def _bounded(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def environment() -> Any:
+def make_environment() -> Any:
     """The sandbox, with what Hugging Face's templates are given."""
     from jinja2 import nodes, pass_context
     from jinja2.exceptions import SecurityError
@@ -156,11 +158,11 @@ def environment() -> Any:
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            call = nodes.CallBlock(self.call_method("_marked"), [], [], body)
+            call = nodes.CallBlock(self.call_method("_mark"), [], [], body)
             return call.set_lineno(line)
 
         @staticmethod
-        def _marked(caller: Callable[[], str]) -> str:
+        def _mark(caller: Callable[[], str]) -> str:
             return f"{OPEN}{caller()}{CLOSE}"
 
     class Counting(NodeTransformer):
@@ -168,15 +170,15 @@ def environment() -> Any:
 
         def visit_For(self, node: Any) -> Any:
             node = self.generic_visit(node)
-            node.iter = self._filtered(node.iter, "_turns")
+            node.iter = self._wrap_in_filter(node.iter, "_turns")
             return node
 
         def visit_Concat(self, node: Any) -> Any:
             node = self.generic_visit(node)
-            return self._filtered(nodes.List(node.nodes, lineno=node.lineno), "_together")
+            return self._wrap_in_filter(nodes.List(node.nodes, lineno=node.lineno), "_join_bounded")
 
         @staticmethod
-        def _filtered(node: Any, name: str) -> Any:
+        def _wrap_in_filter(node: Any, name: str) -> Any:
             made = nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
             return made.set_environment(node.environment)
 
@@ -184,7 +186,7 @@ def environment() -> Any:
         """Jinja's, which refuses also to look at what it would only refuse to use."""
 
         intercepted_binops = frozenset({"*", "**", "+", "%"})
-        concat = staticmethod(_together)
+        concat = staticmethod(_join_bounded)
 
         def _parse(self, source: str, name: str | None, filename: str | None) -> Any:
             return Counting().visit(super()._parse(source, name, filename))
@@ -220,10 +222,10 @@ def environment() -> Any:
         lstrip_blocks=True,
         extensions=[Generation, "jinja2.ext.loopcontrols"],
     )
-    made.filters["tojson"] = _tojson
-    made.filters = {name: _bounded(name, found) for name, found in made.filters.items()}
-    made.filters |= {"_turns": turns, "_together": _together}
+    made.filters["tojson"] = _dump_json
+    made.filters = {name: _limit_filter(name, found) for name, found in made.filters.items()}
+    made.filters |= {"_turns": turns, "_join_bounded": _join_bounded}
     made.globals["raise_exception"] = _raise
-    made.globals["strftime_now"] = _now
+    made.globals["strftime_now"] = _format_now
     del made.globals["lipsum"]  # text without end, and without use
     return made

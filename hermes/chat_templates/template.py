@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from hermes.chat_templates.messages import Message
-from hermes.chat_templates.sandbox import Refused, environment
+from hermes.chat_templates.sandbox import Refused, make_environment
 from hermes.errors import DataError, StorageError
 
-__all__ = ["Template", "template_of"]
+__all__ = ["Template", "choose_template"]
 
 
 class Template:
@@ -28,13 +28,13 @@ class Template:
         self.source, self.where, self.names = source, where, dict(names)
         self.marks = bool(re.search(r"{%-?\s*generation\s*-?%}", source))
         try:
-            self._compiled = environment().from_string(source)
+            self._compiled = make_environment().from_string(source)
         except TemplateSyntaxError as error:
             raise DataError(
                 f"{where}:{error.lineno}: not a Jinja template: {error.message}"
             ) from None
         except (TemplateError, RecursionError, MemoryError, OverflowError) as error:
-            raise DataError(f"{where}: not a Jinja template: {_line(error)}") from None
+            raise DataError(f"{where}: not a Jinja template: {_summarize(error)}") from None
 
     def render(
         self, messages: Iterable[Message], *, prompt: bool, tools: Iterable[Any] | None = None
@@ -56,28 +56,30 @@ class Template:
                 )
             )
         except Refused as error:
-            raise DataError(f"{self.where} refuses the conversation: {_line(error)}") from None
+            raise DataError(f"{self.where} refuses the conversation: {_summarize(error)}") from None
         except SecurityError as error:
             raise DataError(
-                f"{self.where} tries to leave its sandbox{_place(error)}: {_line(error)}; do not "
-                "use it"
+                f"{self.where} tries to leave its sandbox{_locate_error(error)}: "
+                f"{_summarize(error)}; do not use it"
             ) from None
         except Exception as error:  # a template may raise whatever Python does
-            raise DataError(f"{self.where} fails{_place(error)}: {_line(error)}") from None
+            raise DataError(
+                f"{self.where} fails{_locate_error(error)}: {_summarize(error)}"
+            ) from None
 
 
-def _line(error: Exception) -> str:
+def _summarize(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _place(error: Exception) -> str:
+def _locate_error(error: Exception) -> str:
     """Which line of the template it was."""
     frames = traceback.walk_tb(error.__traceback__)
     lines = [line for frame, line in frames if frame.f_code.co_filename == "<template>"]
     return f" in line {lines[-1]}" if lines else ""
 
 
-def template_of(
+def choose_template(
     config: Mapping[str, Any] | None,
     *,
     file: str | Path | None = None,
@@ -88,7 +90,7 @@ def template_of(
 
     Raises DataError, StorageError.
     """
-    names = _names(config or {})
+    names = _read_token_names(config or {})
     if file is not None:
         try:
             return Template(Path(file).read_text(encoding="utf-8"), where=str(file), names=names)
@@ -114,7 +116,7 @@ def template_of(
     return Template(held, where=f"the chat template of {where}", names=names)
 
 
-def _names(config: Mapping[str, Any]) -> dict[str, str]:
+def _read_token_names(config: Mapping[str, Any]) -> dict[str, str]:
     """bos_token and its like; Hugging Face writes them as strings or as objects."""
     found = {}
     for key, value in config.items():

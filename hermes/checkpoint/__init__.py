@@ -1,52 +1,52 @@
 """Checkpoints: written whole or not at all, verified when read, the same for every backend."""
 
-from hermes.checkpoint.async_saver import Saver, snapshot
+from hermes.checkpoint.async_saver import Saver, copy_state
 from hermes.checkpoint.compatibility import require_model
 from hermes.checkpoint.find import (
     Search,
-    Skipped,
-    being_written,
-    checkpoints,
+    SkippedCheckpoint,
+    find_newest,
+    has_unfinished,
+    list_steps,
     locate,
-    newest,
-    steps,
+    open_checkpoints,
 )
-from hermes.checkpoint.layout import Companions, step_name
+from hermes.checkpoint.layout import Companions, name_step_folder
 from hermes.checkpoint.manifest import Manifest, NewerFormat
 from hermes.checkpoint.progress import Progress
 from hermes.checkpoint.reader import Checkpoint, open_checkpoint, verify
-from hermes.checkpoint.retention import Keep, prune, sweep
+from hermes.checkpoint.retention import RetentionPolicy, prune, sweep
 from hermes.checkpoint.run_lock import RunLock
 from hermes.checkpoint.writer import save
 from hermes.storage.durable import Disk, Operation
-from hermes.storage.safetensors import Kind, TensorFile
+from hermes.storage.safetensors import TensorFile, TensorInfo
 
 __all__ = [
     "Checkpoint",
     "Companions",
     "Disk",
-    "Keep",
-    "Kind",
     "Manifest",
     "NewerFormat",
     "Operation",
     "Progress",
+    "RetentionPolicy",
     "RunLock",
     "Saver",
     "Search",
-    "Skipped",
+    "SkippedCheckpoint",
     "TensorFile",
-    "being_written",
-    "checkpoints",
+    "TensorInfo",
+    "copy_state",
+    "find_newest",
+    "has_unfinished",
+    "list_steps",
     "locate",
-    "newest",
+    "name_step_folder",
     "open_checkpoint",
+    "open_checkpoints",
     "prune",
     "require_model",
     "save",
-    "snapshot",
-    "step_name",
-    "steps",
     "sweep",
     "verify",
 ]

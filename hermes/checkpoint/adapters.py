@@ -7,17 +7,17 @@ read from the tensors, since the config may say it in several ways.
 from collections.abc import Mapping
 from pathlib import Path
 
-from hermes.checkpoint.weights import FLOATS, View
+from hermes.checkpoint.weights import FLOATS, TensorView
 from hermes.errors import CheckpointError, HermesError
 from hermes.interface import Array, Tensors
 from hermes.numerics.lora import list_adapter_tensors
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
-from hermes.storage.safetensors import Kind, TensorFile
+from hermes.storage.safetensors import TensorFile, TensorInfo
 from hermes.storage.strict_json import Json, parse_json, render_json
 
-__all__ = ["ADAPTER", "ADAPTER_CONFIG", "adapter_files", "open_adapter"]
+__all__ = ["ADAPTER", "ADAPTER_CONFIG", "build_adapter_files", "open_adapter"]
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
@@ -46,10 +46,10 @@ PLAIN: Mapping[str, tuple[Json, ...]] = {
 }
 
 
-def adapter_files(
-    spec: ModelSpec, lora: Lora, kinds: Mapping[str, Kind], params: Tensors
-) -> tuple[bytes, tuple[Tensors, dict[str, Kind]]]:
-    """The bytes of adapter_config.json, and the tensors of the other file with their kinds."""
+def build_adapter_files(
+    spec: ModelSpec, lora: Lora, infos: Mapping[str, TensorInfo], params: Tensors
+) -> tuple[bytes, tuple[Tensors, dict[str, TensorInfo]]]:
+    """The bytes of adapter_config.json, and the tensors of the other file with their infos."""
     names = tuple(list_adapter_tensors(spec, lora))
     found = {name.split(".")[-3] for name in names}
     config: dict[str, Json] = {
@@ -66,12 +66,12 @@ def adapter_files(
         "init_lora_weights": True,
         "modules_to_save": None,
     }
-    stored = {f"{PREFIX}{name}": kinds[name] for name in names}
+    stored = {f"{PREFIX}{name}": infos[name] for name in names}
 
     def read(name: str) -> Array:
         return params[name.removeprefix(PREFIX)]
 
-    return render_json(config), (View(tuple(stored), read), stored)
+    return render_json(config), (TensorView(tuple(stored), read), stored)
 
 
 def open_adapter(folder: Path, spec: ModelSpec) -> tuple[Lora, Tensors]:
@@ -90,16 +90,16 @@ def open_adapter(folder: Path, spec: ModelSpec) -> tuple[Lora, Tensors]:
         if key in config and config[key] not in plain:
             raise CheckpointError(f"{where}: {key} is {config[key]!r}, which hermes does not read")
     file = TensorFile(folder / ADAPTER)
-    lora = _lora(config, file, str(where))
-    expected = _expected(folder, spec, lora)
+    lora = _read_settings(config, file, str(where))
+    expected = _list_shapes(folder, spec, lora)
     by_name = {stored.removeprefix(PREFIX): stored for stored in file}
     for name, shape in expected.items():
         if name not in by_name:
             raise CheckpointError(f"adapter {folder} is of another model: it lacks {name!r}")
-        kind = file.kinds[by_name[name]]
-        if kind.shape != shape or kind.dtype not in FLOATS:
+        info = file.infos[by_name[name]]
+        if info.shape != shape or info.dtype not in FLOATS:
             raise CheckpointError(
-                f"adapter {folder} is of another model: {name!r} is {kind.dtype} {kind.shape} "
+                f"adapter {folder} is of another model: {name!r} is {info.dtype} {info.shape} "
                 f"there, {shape} here"
             )
     for name in by_name:
@@ -107,10 +107,10 @@ def open_adapter(folder: Path, spec: ModelSpec) -> tuple[Lora, Tensors]:
             raise CheckpointError(
                 f"adapter {folder} is of another model: it has {name!r}, this one has not"
             )
-    return lora, View(tuple(expected), lambda name: file[by_name[name]])
+    return lora, TensorView(tuple(expected), lambda name: file[by_name[name]])
 
 
-def _lora(config: Mapping[str, Json], file: TensorFile, where: str) -> Lora:
+def _read_settings(config: Mapping[str, Json], file: TensorFile, where: str) -> Lora:
     last = {name.split(".")[-3] for name in file if name.count(".") >= 3}
     try:
         rank, alpha = config["r"], config["lora_alpha"]
@@ -126,7 +126,7 @@ def _lora(config: Mapping[str, Json], file: TensorFile, where: str) -> Lora:
         raise CheckpointError(f"{where}: {error}") from None
 
 
-def _expected(folder: Path, spec: ModelSpec, lora: Lora) -> dict[str, tuple[int, ...]]:
+def _list_shapes(folder: Path, spec: ModelSpec, lora: Lora) -> dict[str, tuple[int, ...]]:
     try:
         return {name: tensor.shape for name, tensor in list_adapter_tensors(spec, lora).items()}
     except HermesError as error:

@@ -8,28 +8,31 @@ from types import TracebackType
 import numpy as np
 
 from hermes.checkpoint.compatibility import require_vocabulary
-from hermes.checkpoint.layout import TOKENIZER, Companions, step_name
+from hermes.checkpoint.layout import TOKENIZER, Companions, name_step_folder
 from hermes.checkpoint.progress import Progress
-from hermes.checkpoint.retention import Keep, prune, sweep
+from hermes.checkpoint.retention import RetentionPolicy, prune, sweep
 from hermes.checkpoint.writer import save
 from hermes.interface import LazyTensors, Tensors, TrainState
 from hermes.spec import ModelSpec
 from hermes.storage.durable import Disk
 
-__all__ = ["Saver", "snapshot"]
+__all__ = ["Saver", "copy_state"]
 
 
-def _copies(tensors: Tensors) -> Tensors:
+def _copy_tensors(tensors: Tensors) -> Tensors:
     if isinstance(tensors, LazyTensors):
         return dict(tensors)  # copies already, which a second one would make training wait for
     # Others may hold what their owner's next update overwrites.
     return {name: np.array(tensor) for name, tensor in tensors.items()}
 
 
-def snapshot(state: TrainState) -> TrainState:
+def copy_state(state: TrainState) -> TrainState:
     """The state as arrays of its own on the host, which no later update can change."""
     return TrainState(
-        _copies(state.params), _copies(state.exp_avg), _copies(state.exp_avg_sq), state.step
+        _copy_tensors(state.params),
+        _copy_tensors(state.exp_avg),
+        _copy_tensors(state.exp_avg_sq),
+        state.step,
     )
 
 
@@ -38,7 +41,7 @@ class Saver:
 
     `save` waits for the one before, copies the state in the calling thread (frameworks give their
     arrays to no other) and returns; so at most one copy exists. An error of the thread is raised,
-    as it was, by the next call of any method. Whoever makes one holds the run's lock. deleted is
+    as it was, by the next call of any method. Whoever makes one holds the run's lock. on_delete is
     told of each checkpoint that `keep` let go, from the thread. Raises CheckpointError where the
     tokenizer does not fit the model.
     """
@@ -49,12 +52,12 @@ class Saver:
         *,
         spec: ModelSpec,
         companions: Companions | None = None,
-        keep: Keep | None = None,
+        keep: RetentionPolicy | None = None,
         disk: Disk | None = None,
-        deleted: Callable[[Path], None] | None = None,
+        on_delete: Callable[[Path], None] | None = None,
     ):
         self._run, self._spec, self._companions = run, spec, companions
-        self._keep, self._disk, self._deleted = keep or Keep(), disk or Disk(), deleted
+        self._keep, self._disk, self._deleted = keep or RetentionPolicy(), disk or Disk(), on_delete
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         if companions and companions.tokenizer_json is not None:
@@ -71,8 +74,8 @@ class Saver:
         if now:
             self._write(state, progress, workers=1)
         else:
-            self._pending = self._pool.submit(self._write, snapshot(state), progress)
-        return self._run / step_name(progress.step)
+            self._pending = self._pool.submit(self._write, copy_state(state), progress)
+        return self._run / name_step_folder(progress.step)
 
     def _write(self, state: TrainState, progress: Progress, workers: int = 2) -> None:
         path = save(

@@ -17,13 +17,15 @@ def require_model(where: Path, there: ModelSpec, here: ModelSpec, advice: str) -
     """
     if there.identity == here.identity:
         return
-    difference = _difference("", _plain(there), _plain(here)) or "the shape differs"
+    difference = (
+        _find_difference("", _flatten_spec(there), _flatten_spec(here)) or "the shape differs"
+    )
     raise CheckpointError(
         f"checkpoint {where} was written for another model: {difference}; {advice}"
     )
 
 
-def _plain(spec: ModelSpec) -> dict[str, object]:
+def _flatten_spec(spec: ModelSpec) -> dict[str, object]:
     """What decides the model's numbers, by name: every derived field filled in."""
     resolved = dataclasses.replace(
         spec, output=dataclasses.replace(spec.output, norm=spec.final_norm)
@@ -34,14 +36,14 @@ def _plain(spec: ModelSpec) -> dict[str, object]:
     return plain | {"embeddings": resolved.embeddings, "output": resolved.output}
 
 
-def _difference(name: str, there: object, here: object) -> str:
+def _find_difference(name: str, there: object, here: object) -> str:
     if there == here:
         return ""
     if dataclasses.is_dataclass(there) and type(there) is type(here):
         there, here = vars(there), vars(here)
     if isinstance(there, dict) and isinstance(here, dict):
         pairs = ((key, there[key], here.get(key)) for key in there)
-        return next(filter(None, (_difference(f"{name}.{k}", a, b) for k, a, b in pairs)), "")
+        return next(filter(None, (_find_difference(f"{name}.{k}", a, b) for k, a, b in pairs)), "")
     return f"{name.removeprefix('.')} {there} there, {here} here"
 
 

@@ -9,36 +9,44 @@ from hermes.checkpoint.compatibility import require_model
 from hermes.checkpoint.layout import Companions
 from hermes.checkpoint.manifest import MANIFEST, NewerFormat
 from hermes.checkpoint.reader import Checkpoint, open_checkpoint
-from hermes.checkpoint.weights import fit, read_weights
+from hermes.checkpoint.weights import match_to_spec, read_weights
 from hermes.errors import CheckpointError, StorageError
 from hermes.spec import ModelSpec
 from hermes.storage.durable import TEMPORARY
-from hermes.storage.reading import listing
+from hermes.storage.reading import list_folder
 
-__all__ = ["Search", "Skipped", "being_written", "checkpoints", "locate", "newest", "steps"]
+__all__ = [
+    "Search",
+    "SkippedCheckpoint",
+    "find_newest",
+    "has_unfinished",
+    "list_steps",
+    "locate",
+    "open_checkpoints",
+]
 
 STEP = re.compile(r"step-(\d{8,18})\Z")
 LOOKS = 100
 
 
-def steps(run: Path) -> list[tuple[int, Path]]:
+def list_steps(run: Path) -> list[tuple[int, Path]]:
     """The checkpoint folders of a run by step, the highest first; none where there is no run.
 
     By name only: whether they are whole is for `verify` to say. Raises StorageError.
     """
     if not run.exists():
         return []
-    found = [(STEP.match(entry.name), entry) for entry in listing(run)]
+    found = [(STEP.match(entry.name), entry) for entry in list_folder(run)]
     return sorted(((int(m[1]), path) for m, path in found if m), reverse=True)
 
 
-def being_written(run: Path) -> bool:
+def has_unfinished(run: Path) -> bool:
     """Whether a checkpoint is on its way to its name, or was when its process was killed."""
     return any(run.glob(f"{TEMPORARY}step-*"))
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedCheckpoint:
     """A checkpoint that could not be taken, and the sentence that says why."""
 
     path: Path
@@ -56,15 +64,15 @@ class Search:
     """The newest whole checkpoint, None where there is none, and the newer ones passed over."""
 
     checkpoint: Checkpoint | None
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedCheckpoint, ...]
 
 
-def checkpoints(run: Path, *, hashes: bool = True) -> Iterator[Checkpoint | Skipped]:
+def open_checkpoints(run: Path, *, hashes: bool = True) -> Iterator[Checkpoint | SkippedCheckpoint]:
     """Each checkpoint of a run, opened, or why it could not be; the newest first.
 
     Raises StorageError where the run's folder cannot be read.
     """
-    for step, path in steps(run):
+    for step, path in list_steps(run):
         try:
             checkpoint = open_checkpoint(path, hashes=hashes)
             manifest = checkpoint.manifest
@@ -72,20 +80,20 @@ def checkpoints(run: Path, *, hashes: bool = True) -> Iterator[Checkpoint | Skip
                 there = manifest.step if manifest else None
                 raise CheckpointError(f"checkpoint {path} is of step {there}; rename it back")
         except (CheckpointError, StorageError) as error:
-            yield Skipped(path, str(error), error)
+            yield SkippedCheckpoint(path, str(error), error)
         else:
             yield checkpoint
 
 
-def newest(run: Path, *, hashes: bool = True) -> Search:
+def find_newest(run: Path, *, hashes: bool = True) -> Search:
     """Look for the newest checkpoint of a run that is whole.
 
     Raises NewerFormat where a later hermes wrote one, StorageError where one cannot be read: to go
     on from one before it would lose what it has.
     """
     for _ in range(LOOKS):
-        skipped: list[Skipped] = []
-        for found in checkpoints(run, hashes=hashes):
+        skipped: list[SkippedCheckpoint] = []
+        for found in open_checkpoints(run, hashes=hashes):
             if isinstance(found, Checkpoint):
                 return Search(found, tuple(skipped))
             if not found.damaged:
@@ -99,7 +107,7 @@ def newest(run: Path, *, hashes: bool = True) -> Search:
 
 def locate(
     path: Path, *, spec: ModelSpec | None = None, hashes: bool = True
-) -> tuple[Checkpoint, tuple[Skipped, ...]]:
+) -> tuple[Checkpoint, tuple[SkippedCheckpoint, ...]]:
     """What --checkpoint names, and what was passed over on the way to it.
 
     A checkpoint folder; a run, for its newest whole checkpoint; or a bare .safetensors file, whose
@@ -109,17 +117,17 @@ def locate(
     if path.is_file():
         if spec is None:
             raise CheckpointError(f"{path} is weights alone; say with --config of which model")
-        params = fit(read_weights(path), spec, str(path))
+        params = match_to_spec(read_weights(path), spec, str(path))
         return Checkpoint(path, spec, params, companions=Companions()), ()
-    skipped: tuple[Skipped, ...] = ()
-    if (path / MANIFEST).exists() or not steps(path):
+    skipped: tuple[SkippedCheckpoint, ...] = ()
+    if (path / MANIFEST).exists() or not list_steps(path):
         if not path.exists():
             raise CheckpointError(f"there is no checkpoint {path}")
         if not (path / MANIFEST).exists():
             raise CheckpointError(f"{path} is no checkpoint and no run: it has no {MANIFEST}")
         checkpoint = open_checkpoint(path, hashes=hashes)
     else:
-        search = newest(path, hashes=hashes)
+        search = find_newest(path, hashes=hashes)
         skipped = search.skipped
         if search.checkpoint is None:
             raise CheckpointError(f"run {path} has no whole checkpoint; {skipped[0].reason}")

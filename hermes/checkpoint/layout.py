@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from hermes.storage.strict_json import Json, render_json
 
-__all__ = ["Companions", "step_name"]
+__all__ = ["Companions", "name_step_folder"]
 
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -53,6 +53,6 @@ class Companions:
         return files
 
 
-def step_name(step: int) -> str:
+def name_step_folder(step: int) -> str:
     """The folder of a checkpoint in its run."""
     return f"step-{step:08d}"

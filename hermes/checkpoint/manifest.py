@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.errors import CheckpointError
-from hermes.storage.durable import Written
-from hermes.storage.reading import hash_file, read_small, unreadable
+from hermes.storage.durable import FileDigest
+from hermes.storage.reading import hash_file, read_small, translate_read_error
 from hermes.storage.strict_json import Json, parse_json, render_json
 
 __all__ = [
@@ -53,7 +53,7 @@ class Manifest:
 
     run: str
     step: int
-    files: Mapping[str, Written]
+    files: Mapping[str, FileDigest]
     version: int = VERSION
 
     @property
@@ -102,10 +102,12 @@ def read_manifest(folder: Path) -> Manifest:
     run, step, files = body["run"], body["step"], body["files"]
     if not isinstance(run, str) or type(step) is not int or step < 0 or not isinstance(files, dict):
         raise CheckpointError(f"{path} has a run, step or files of the wrong type")
-    return Manifest(run, step, {name: _file(path, name, files[name]) for name in files}, version)
+    return Manifest(
+        run, step, {name: _parse_file(path, name, files[name]) for name in files}, version
+    )
 
 
-def _file(path: Path, name: str, entry: Json) -> Written:
+def _parse_file(path: Path, name: str, entry: Json) -> FileDigest:
     if not FILE_NAME.match(name) or name == MANIFEST:
         raise CheckpointError(f"{path} lists {name!r}, which is no name of a checkpoint's file")
     if (
@@ -117,7 +119,7 @@ def _file(path: Path, name: str, entry: Json) -> Written:
         or not SHA256.match(entry["sha256"])
     ):
         raise CheckpointError(f"{path} must give size and sha256 of {name!r}")
-    return Written(entry["size"], entry["sha256"])
+    return FileDigest(entry["size"], entry["sha256"])
 
 
 def verify_files(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
@@ -129,7 +131,7 @@ def verify_files(folder: Path, manifest: Manifest, *, hashes: bool = True) -> No
     try:
         entries = {e.name: e.stat(follow_symlinks=False) for e in os.scandir(folder)}
     except OSError as error:
-        raise unreadable(folder, error) from error
+        raise translate_read_error(folder, error) from error
     own = {name for name in entries if not name.startswith(".") and name != MANIFEST}
     present = own - (set(FOR_PEOPLE) - manifest.files.keys())
     for name in sorted(manifest.files.keys() - present):

@@ -83,7 +83,7 @@ def _build(wanted: Any, value: Json, where: str) -> Any:
     """The value as the type of a dataclass's field, with int to float and list to tuple at most."""
     if dataclasses.is_dataclass(wanted):
         assert isinstance(wanted, type), "annotations name classes"
-        return _object(wanted, value, where)
+        return _build_dataclass(wanted, value, where)
     arguments = get_args(wanted)
     if get_origin(wanted) in (Union, types.UnionType) and len(arguments) == 2:
         inner = next(a for a in arguments if a is not types.NoneType)
@@ -102,7 +102,7 @@ def _build(wanted: Any, value: Json, where: str) -> Any:
     raise CheckpointError(f"{where} must be {name}, got {value!r}")
 
 
-def _object(wanted: type, value: Json, where: str) -> Any:
+def _build_dataclass(wanted: type, value: Json, where: str) -> Any:
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} must be an object, got {value!r}")
     hints = get_type_hints(wanted)

@@ -16,7 +16,7 @@ from hermes.checkpoint.layout import (
 )
 from hermes.checkpoint.manifest import Manifest, read_manifest, verify_files
 from hermes.checkpoint.progress import Progress, read_progress
-from hermes.checkpoint.weights import View, fit, moments, read_weights
+from hermes.checkpoint.weights import TensorView, match_to_spec, read_moments, read_weights
 from hermes.errors import CheckpointError, SpecError
 from hermes.interface import Tensors, TrainState
 from hermes.mal import loads
@@ -61,7 +61,7 @@ class Checkpoint:
         self._parts = params if parts is None else parts
 
     @property
-    def adapted(self) -> bool:
+    def has_adapters(self) -> bool:
         """Whether params are weights with adapters merged in."""
         return self._parts is not self.params
 
@@ -116,7 +116,7 @@ def open_checkpoint(path: Path, *, hashes: bool = True) -> Checkpoint:
         if name not in files:
             raise CheckpointError(f"checkpoint {path} has no {name}")
     try:
-        spec, parts, progress, both = _contents(path, manifest)
+        spec, parts, progress, both = _read_contents(path, manifest)
     except SpecError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     lora = progress.recipe.lora if progress else None
@@ -125,19 +125,19 @@ def open_checkpoint(path: Path, *, hashes: bool = True) -> Checkpoint:
         spec,
         merge_adapters(spec, parts, lora) if lora else parts,
         parts=parts,
-        companions=_companions(path, manifest),
+        companions=_read_companions(path, manifest),
         manifest=manifest,
         progress=progress,
         moments=both,
     )
 
 
-def _contents(
+def _read_contents(
     path: Path, manifest: Manifest
 ) -> tuple[ModelSpec, Tensors, Progress | None, tuple[Tensors, Tensors] | None]:
     """Architecture, weights and, where a run wrote them, progress and moments."""
     spec = loads(read_small(path / SPEC), file=str(path / SPEC))
-    params = fit(read_weights(path), spec, str(path))
+    params = match_to_spec(read_weights(path), spec, str(path))
     progress, both = None, None
     if PROGRESS in manifest.files:
         progress = read_progress(
@@ -151,14 +151,14 @@ def _contents(
     table = dict(list_parameters(spec))
     if progress and progress.recipe.lora:
         table |= list_adapter_tensors(spec, progress.recipe.lora)
-        params = _with_adapters(path, spec, params, progress.recipe.lora)
+        params = _add_adapters(path, spec, params, progress.recipe.lora)
     if progress and OPTIMIZER in manifest.files:
         trained = {name: table[name] for name in list_trainable(spec, progress.recipe)}
-        both = moments(TensorFile(path / OPTIMIZER), trained)
+        both = read_moments(TensorFile(path / OPTIMIZER), trained)
     return spec, params, progress, both
 
 
-def _with_adapters(path: Path, spec: ModelSpec, params: Tensors, lora: Lora) -> Tensors:
+def _add_adapters(path: Path, spec: ModelSpec, params: Tensors, lora: Lora) -> Tensors:
     """The weights and, under their own names, a run's adapters."""
     found, adapters = open_adapter(path, spec)
     if (found.rank, found.alpha) != (lora.rank, lora.alpha):
@@ -167,10 +167,10 @@ def _with_adapters(path: Path, spec: ModelSpec, params: Tensors, lora: Lora) -> 
             f"rank {lora.rank} and alpha {lora.alpha}"
         )
     names = (*params, *adapters)
-    return View(names, lambda name: adapters[name] if name in adapters else params[name])
+    return TensorView(names, lambda name: adapters[name] if name in adapters else params[name])
 
 
-def _companions(path: Path, manifest: Manifest) -> Companions:
+def _read_companions(path: Path, manifest: Manifest) -> Companions:
     def document(name: str) -> dict[str, Json] | None:
         if name not in manifest.files:
             return None

@@ -4,23 +4,23 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermes.checkpoint.find import steps
+from hermes.checkpoint.find import list_steps
 from hermes.checkpoint.layout import PROGRESS, TRASH
 from hermes.checkpoint.manifest import Manifest
 from hermes.checkpoint.progress import read_progress
 from hermes.checkpoint.reader import verify
 from hermes.errors import CheckpointError, HermesError
 from hermes.storage.durable import TEMPORARY, Disk, delete_folder
-from hermes.storage.reading import listing, read_small
+from hermes.storage.reading import list_folder, read_small
 
-__all__ = ["Keep", "prune", "sweep"]
+__all__ = ["RetentionPolicy", "prune", "sweep"]
 
 # Metrics of which more is better, by the end of their names; of all others less is.
 MORE_IS_BETTER = ("accuracy", "reward_margin", "chosen_reward", "chosen_logprob")
 
 
 @dataclass(frozen=True)
-class Keep:
+class RetentionPolicy:
     """Which checkpoints of a run stay, once a newer one is whole; all of them by default.
 
     last: the newest N. every: those whose step M divides. best: the one with the best value of that
@@ -43,7 +43,9 @@ class Keep:
         return self.last is None and self.every is None and self.best is None
 
 
-def prune(run: Path, keep: Keep, current: Path, *, disk: Disk | None = None) -> list[Path]:
+def prune(
+    run: Path, keep: RetentionPolicy, current: Path, *, disk: Disk | None = None
+) -> list[Path]:
     """Delete the checkpoints of a run that `keep` does not keep, and return them.
 
     Nothing is deleted unless `current`, the one just written, verifies from disk. Only whole
@@ -53,8 +55,8 @@ def prune(run: Path, keep: Keep, current: Path, *, disk: Disk | None = None) -> 
     if keep.everything:
         return []
     disk = disk or Disk()
-    ours = _whole(run, verify(current).run)
-    kept = {current.name, *_kept(keep, ours)}
+    ours = _list_whole(run, verify(current).run)
+    kept = {current.name, *_select_kept(keep, ours)}
     doomed = [path for _, path in reversed(ours) if path.name not in kept]
     for path in doomed:
         trash = run / f"{TRASH}{path.name}-{secrets.token_hex(4)}"
@@ -64,10 +66,10 @@ def prune(run: Path, keep: Keep, current: Path, *, disk: Disk | None = None) -> 
     return doomed
 
 
-def _whole(run: Path, run_id: str) -> list[tuple[Manifest, Path]]:
+def _list_whole(run: Path, run_id: str) -> list[tuple[Manifest, Path]]:
     """The checkpoints of one run id that look whole, the newest first."""
     found = []
-    for step, path in steps(run):
+    for step, path in list_steps(run):
         if path.is_symlink():
             continue  # what it leads to is someone else's
         try:
@@ -79,17 +81,17 @@ def _whole(run: Path, run_id: str) -> list[tuple[Manifest, Path]]:
     return found
 
 
-def _kept(keep: Keep, ours: list[tuple[Manifest, Path]]) -> set[str]:
+def _select_kept(keep: RetentionPolicy, ours: list[tuple[Manifest, Path]]) -> set[str]:
     last = 2 if keep.last is None else keep.last
     kept = {path.name for _, path in ours[:last]}
     if keep.every is not None:
         kept |= {path.name for manifest, path in ours if manifest.step % keep.every == 0}
     if keep.best is not None:
-        kept |= _best(keep.best, ours)
+        kept |= _select_best(keep.best, ours)
     return kept
 
 
-def _best(metric: str, ours: list[tuple[Manifest, Path]]) -> set[str]:
+def _select_best(metric: str, ours: list[tuple[Manifest, Path]]) -> set[str]:
     """The best one, of equals the first. Where none has that metric its name may be a slip: all."""
     scored, unknown = [], set()
     sign = -1 if metric.endswith(MORE_IS_BETTER) else 1
@@ -111,6 +113,6 @@ def sweep(run: Path, *, disk: Disk | None = None) -> None:
     if not run.exists():
         return
     disk = disk or Disk()
-    for path in listing(run):
+    for path in list_folder(run):
         if path.name.startswith((TEMPORARY, TRASH)) and path.is_dir() and not path.is_symlink():
             delete_folder(path, disk)

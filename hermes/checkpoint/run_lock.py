@@ -39,11 +39,11 @@ class RunLock:
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, holder, 0)
         except OSError as error:
-            refusal = self._refusal(run, error)
+            refusal = self._explain_refusal(run, error)
             self.close()
             raise refusal from error
 
-    def _refusal(self, run: Path, error: OSError) -> HermesError:
+    def _explain_refusal(self, run: Path, error: OSError) -> HermesError:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             reason = (error.strerror or str(error)).lower()
             return StorageError(f"cannot lock {self._path}: {reason}")
@@ -60,7 +60,7 @@ class RunLock:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def withdraw(self) -> None:
+    def remove_new_folder(self) -> None:
         """Remove a folder that was made for the lock, unless something else is in it by now."""
         if self._made:
             self._path.unlink(missing_ok=True)

@@ -17,10 +17,19 @@ from hermes.interface import Array, Tensors
 from hermes.numerics.params import Tensor, list_parameters
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
-from hermes.storage.safetensors import Kind, TensorFile
+from hermes.storage.safetensors import TensorFile, TensorInfo
 from hermes.storage.strict_json import parse_json, render_json
 
-__all__ = ["INDEX", "MODEL", "MOMENTS", "View", "fit", "plain_name", "plan_shards", "read_weights"]
+__all__ = [
+    "INDEX",
+    "MODEL",
+    "MOMENTS",
+    "TensorView",
+    "match_to_spec",
+    "plan_shards",
+    "read_weights",
+    "strip_wrappers",
+]
 
 MODEL = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -31,7 +40,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
-class View(Mapping[str, Array]):
+class TensorView(Mapping[str, Array]):
     """Tensors made when asked for: `read(name)` for each of `names`."""
 
     def __init__(self, names: tuple[str, ...], read: Callable[[str], Array]):
@@ -50,33 +59,33 @@ class View(Mapping[str, Array]):
         return len(self._names)
 
 
-def plan_shards(kinds: Mapping[str, Kind], limit: int) -> dict[str, dict[str, Kind]]:
+def plan_shards(infos: Mapping[str, TensorInfo], limit: int) -> dict[str, dict[str, TensorInfo]]:
     """Which tensors go into which file: one file, or numbered ones of at most `limit` bytes.
 
-    Tensors stay in the order of `kinds`; one that is larger than `limit` has a file to itself.
+    Tensors stay in the order of `infos`; one that is larger than `limit` has a file to itself.
     """
-    shards: list[dict[str, Kind]] = [{}]
+    shards: list[dict[str, TensorInfo]] = [{}]
     used = 0
-    for name, kind in kinds.items():
-        if shards[-1] and used + kind.nbytes > limit:
+    for name, info in infos.items():
+        if shards[-1] and used + info.nbytes > limit:
             shards.append({})
             used = 0
-        shards[-1][name] = kind
-        used += kind.nbytes
+        shards[-1][name] = info
+        used += info.nbytes
     if len(shards) == 1:
         return {MODEL: shards[0]}
     total = f"{len(shards):05d}"
     return {f"model-{i:05d}-of-{total}.safetensors": shard for i, shard in enumerate(shards, 1)}
 
 
-def render_index(shards: Mapping[str, Mapping[str, Kind]]) -> bytes:
+def render_index(shards: Mapping[str, Mapping[str, TensorInfo]]) -> bytes:
     """The bytes of model.safetensors.index.json, as other readers expect it."""
-    size = sum(kind.nbytes for shard in shards.values() for kind in shard.values())
+    size = sum(info.nbytes for shard in shards.values() for info in shard.values())
     places = {name: file for file, shard in shards.items() for name in shard}
     return render_json({"metadata": {"total_size": size}, "weight_map": places})
 
 
-def plain_name(name: str) -> str:
+def strip_wrappers(name: str) -> str:
     """The parameter's own name, without what wrappers of modules put before its parts."""
     name = ".".join(part for part in name.split(".") if part != "_orig_mod")
     return re.sub(r"\A(module\.)+", "", name)
@@ -86,14 +95,14 @@ class Weights(Mapping[str, Array]):
     """The tensors of one or several files under their plain names, each read when asked for."""
 
     def __init__(self, files: list[TensorFile], where: str):
-        self.kinds: dict[str, Kind] = {}
+        self.infos: dict[str, TensorInfo] = {}
         self._places: dict[str, tuple[TensorFile, str]] = {}
         for file in files:
-            for stored, kind in file.kinds.items():
-                name = plain_name(stored)
+            for stored, info in file.infos.items():
+                name = strip_wrappers(stored)
                 if name in self._places:
                     raise CheckpointError(f"{where} has two tensors for {name!r}")
-                self.kinds[name], self._places[name] = kind, (file, stored)
+                self.infos[name], self._places[name] = info, (file, stored)
 
     def __getitem__(self, name: str) -> Array:
         file, stored = self._places[name]
@@ -138,7 +147,7 @@ def read_weights(path: Path) -> Weights:
     return Weights(files, str(path))
 
 
-def fit(weights: Weights, spec: ModelSpec, where: str) -> Tensors:
+def match_to_spec(weights: Weights, spec: ModelSpec, where: str) -> Tensors:
     """The weights as `spec` needs them: every tensor there, of its shape, and none besides.
 
     Raises CheckpointError.
@@ -146,15 +155,15 @@ def fit(weights: Weights, spec: ModelSpec, where: str) -> Tensors:
     table = list_parameters(spec)
     for name, tensor in table.items():
         if name not in weights:
-            raise CheckpointError(_missing(weights, spec, where, name))
-        if weights.kinds[name].shape != tensor.shape:
+            raise CheckpointError(_explain_missing(weights, spec, where, name))
+        if weights.infos[name].shape != tensor.shape:
             raise CheckpointError(
-                f"checkpoint {where}: tensor {name!r} has shape {weights.kinds[name].shape}, "
+                f"checkpoint {where}: tensor {name!r} has shape {weights.infos[name].shape}, "
                 f"expected {tensor.shape}"
             )
-        if weights.kinds[name].dtype not in FLOATS:
+        if weights.infos[name].dtype not in FLOATS:
             raise CheckpointError(
-                f"checkpoint {where}: tensor {name!r} is {weights.kinds[name].dtype}, "
+                f"checkpoint {where}: tensor {name!r} is {weights.infos[name].dtype}, "
                 f"expected one of {', '.join(FLOATS)}"
             )
     for name in weights:
@@ -164,10 +173,10 @@ def fit(weights: Weights, spec: ModelSpec, where: str) -> Tensors:
             raise CheckpointError(
                 f"checkpoint {where} has a tensor {name!r}, which its spec does not have"
             )
-    return View(tuple(table), weights.__getitem__)
+    return TensorView(tuple(table), weights.__getitem__)
 
 
-def _missing(weights: Weights, spec: ModelSpec, where: str, name: str) -> str:
+def _explain_missing(weights: Weights, spec: ModelSpec, where: str, name: str) -> str:
     numbers = [re.match(r"model\.layers\.(\d{1,9})\.", other) for other in weights]
     there = 1 + max((int(number[1]) for number in numbers if number), default=-1)
     why = (
@@ -179,7 +188,7 @@ def _missing(weights: Weights, spec: ModelSpec, where: str, name: str) -> str:
 
 
 def _require_tied(weights: Weights, where: str) -> None:
-    same = weights.kinds[HEAD] == weights.kinds[EMBEDDING]
+    same = weights.infos[HEAD] == weights.infos[EMBEDDING]
     if not same or not np.array_equal(weights[HEAD], weights[EMBEDDING]):
         raise CheckpointError(
             f"checkpoint {where} has a {HEAD!r} that differs from {EMBEDDING!r}, "
@@ -187,22 +196,22 @@ def _require_tied(weights: Weights, where: str) -> None:
         )
 
 
-def moments(file: TensorFile, trained: Mapping[str, Tensor]) -> tuple[Tensors, Tensors]:
+def read_moments(file: TensorFile, trained: Mapping[str, Tensor]) -> tuple[Tensors, Tensors]:
     """AdamW's two moments of the trained tensors. Raises CheckpointError."""
     expected = {f"{prefix}.{name}": name for prefix in MOMENTS for name in trained}
     for stored, name in expected.items():
         if stored not in file:
             raise CheckpointError(f"{file.path} has no tensor {stored!r}")
-        if file.kinds[stored].shape != trained[name].shape:
+        if file.infos[stored].shape != trained[name].shape:
             raise CheckpointError(
-                f"{file.path}: tensor {stored!r} has shape {file.kinds[stored].shape}, "
+                f"{file.path}: tensor {stored!r} has shape {file.infos[stored].shape}, "
                 f"expected {trained[name].shape}"
             )
     for stored in file:
         if stored not in expected:
             raise CheckpointError(f"{file.path} has a tensor {stored!r} that no weight has")
     first, second = (
-        View(tuple(trained), lambda name, prefix=prefix: file[f"{prefix}.{name}"])  # type: ignore[misc]
+        TensorView(tuple(trained), lambda name, prefix=prefix: file[f"{prefix}.{name}"])  # type: ignore[misc]
         for prefix in MOMENTS
     )
     return first, second

@@ -10,12 +10,19 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hermes.checkpoint.adapters import ADAPTER, ADAPTER_CONFIG, adapter_files
-from hermes.checkpoint.layout import OPTIMIZER, PROGRESS, SPEC, TRASH, Companions, step_name
+from hermes.checkpoint.adapters import ADAPTER, ADAPTER_CONFIG, build_adapter_files
+from hermes.checkpoint.layout import OPTIMIZER, PROGRESS, SPEC, TRASH, Companions, name_step_folder
 from hermes.checkpoint.manifest import MANIFEST, Manifest, NewerFormat
 from hermes.checkpoint.progress import Progress, render_progress
 from hermes.checkpoint.reader import verify
-from hermes.checkpoint.weights import INDEX, MOMENTS, SHARD_LIMIT, View, plan_shards, render_index
+from hermes.checkpoint.weights import (
+    INDEX,
+    MOMENTS,
+    SHARD_LIMIT,
+    TensorView,
+    plan_shards,
+    render_index,
+)
 from hermes.errors import CheckpointError, StorageError
 from hermes.interface import Array, Tensors, TrainState
 from hermes.mal import dumps
@@ -24,14 +31,14 @@ from hermes.numerics.params import Tensor, list_parameters
 from hermes.spec import ModelSpec
 from hermes.storage.durable import (
     Disk,
-    Written,
+    FileDigest,
     free_bytes,
     is_full,
     require_space,
-    whole_folder,
     write_file,
+    write_folder_atomically,
 )
-from hermes.storage.safetensors import Kind, dtype_code, file_size, tensor_chunks
+from hermes.storage.safetensors import TensorInfo, compute_file_size, encode_dtype, encode_tensors
 
 __all__ = ["save"]
 
@@ -59,7 +66,7 @@ def save(
         raise CheckpointError(
             f"step {progress.step} cannot be saved with the state of step {state.step}"
         )
-    target = run / step_name(progress.step)
+    target = run / name_step_folder(progress.step)
     damaged = _is_damaged(run, target)
     small = (companions or Companions()).render()
     small[SPEC] = dumps(spec).encode("utf-8")
@@ -69,25 +76,27 @@ def save(
         **list_parameters(spec),
         **(list_adapter_tensors(spec, recipe.lora) if recipe.lora else {}),
     }
-    kinds = _kinds(state.params, table)
-    shards = plan_shards({name: kinds[name] for name in list_parameters(spec)}, shard_limit)
+    infos = _infer_infos(state.params, table)
+    shards = plan_shards({name: infos[name] for name in list_parameters(spec)}, shard_limit)
     if len(shards) > 1:
         small[INDEX] = render_index(shards)
-    tensors = [(name, state.params, kinds) for name, kinds in shards.items()]
+    tensors = [(name, state.params, infos) for name, infos in shards.items()]
     if recipe.lora:
-        small[ADAPTER_CONFIG], adapter = adapter_files(spec, recipe.lora, kinds, state.params)
+        small[ADAPTER_CONFIG], adapter = build_adapter_files(spec, recipe.lora, infos, state.params)
         tensors.append((ADAPTER, *adapter))
     trained = {name: table[name] for name in list_trainable(spec, recipe)}
-    tensors.append((OPTIMIZER, *_optimizer(state, trained)))
+    tensors.append((OPTIMIZER, *_gather_moments(state, trained)))
 
-    needed = sum(map(len, small.values())) + sum(file_size(kinds) for _, _, kinds in tensors)
-    files = {name: tensor_chunks(source, kinds) for name, source, kinds in reversed(tensors)}
+    needed = sum(map(len, small.values())) + sum(
+        compute_file_size(infos) for _, _, infos in tensors
+    )
+    files = {name: encode_tensors(source, infos) for name, source, infos in reversed(tensors)}
     files |= {name: iter([memoryview(small[name])]) for name in sorted(small)}
     _make_run(run, disk)
     require_space(run, needed)
     try:
-        with whole_folder(target, disk) as beside:
-            _write(beside, files, progress.run, progress.step, workers, disk)
+        with write_folder_atomically(target, disk) as beside:
+            _write_files(beside, files, progress.run, progress.step, workers, disk)
             if damaged:
                 disk.rename(target, run / f"{TRASH}{target.name}-{secrets.token_hex(4)}")
     except StorageError as error:
@@ -122,7 +131,7 @@ def _is_damaged(run: Path, target: Path) -> bool:
     )
 
 
-def _kinds(tensors: Tensors, table: Mapping[str, Tensor]) -> dict[str, Kind]:
+def _infer_infos(tensors: Tensors, table: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
     """Dtype and shape of each tensor, learned from the smallest: all masters have one dtype."""
     if set(tensors) != set(table):
         odd = min(set(tensors) ^ set(table))
@@ -130,27 +139,29 @@ def _kinds(tensors: Tensors, table: Mapping[str, Tensor]) -> dict[str, Kind]:
     if not table:
         return {}
     smallest = min(table, key=lambda name: (table[name].size, name))
-    dtype = dtype_code(tensors[smallest].dtype)
-    return {name: Kind(dtype, tensor.shape) for name, tensor in table.items()}
+    dtype = encode_dtype(tensors[smallest].dtype)
+    return {name: TensorInfo(dtype, tensor.shape) for name, tensor in table.items()}
 
 
-def _optimizer(state: TrainState, trained: Mapping[str, Tensor]) -> tuple[Tensors, dict[str, Kind]]:
+def _gather_moments(
+    state: TrainState, trained: Mapping[str, Tensor]
+) -> tuple[Tensors, dict[str, TensorInfo]]:
     both = zip(MOMENTS, (state.exp_avg, state.exp_avg_sq), strict=True)
     sources = {prefix: tensors for prefix, tensors in both}
-    kinds = {
-        f"{prefix}.{name}": kind
+    infos = {
+        f"{prefix}.{name}": info
         for prefix, tensors in sources.items()
-        for name, kind in _kinds(tensors, trained).items()
+        for name, info in _infer_infos(tensors, trained).items()
     }
 
     def read(stored: str) -> Array:
         prefix, name = stored.split(".", 1)
         return sources[prefix][name]
 
-    return View(tuple(kinds), read), kinds
+    return TensorView(tuple(infos), read), infos
 
 
-def _write(
+def _write_files(
     folder: Path,
     files: Mapping[str, Iterator[memoryview]],
     run: str,
@@ -163,7 +174,7 @@ def _write(
     # A chunk of a file is hashed while it is written and the next one is made.
     with ThreadPoolExecutor(workers) as hasher:
 
-        def write(name: str) -> Written:
+        def write(name: str) -> FileDigest:
             return write_file(folder / name, files[name], disk, hasher)
 
         if workers == 1:  # the tensors may be ones that only this thread can make

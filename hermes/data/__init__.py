@@ -1,22 +1,22 @@
 """Data: documents read, turned into tokens, put in order and handed out as batches."""
 
-from hermes.data.document_reader import Document, documents
-from hermes.data.files import sources, spool
-from hermes.data.order import Cursor, run_samples, split
-from hermes.data.text_dataset import TextData
+from hermes.data.document_reader import Document, read_documents
+from hermes.data.files import expand_paths, spool
+from hermes.data.order import Cursor, count_run_samples, split_windows
+from hermes.data.text_dataset import TextDataset
 from hermes.data.token_stream import TokenStream, tokenize
-from hermes.tokenizer.training import manifest
+from hermes.tokenizer.training import build_manifest
 
 __all__ = [
     "Cursor",
     "Document",
-    "TextData",
+    "TextDataset",
     "TokenStream",
-    "documents",
-    "manifest",
-    "run_samples",
-    "sources",
-    "split",
+    "build_manifest",
+    "count_run_samples",
+    "expand_paths",
+    "read_documents",
+    "split_windows",
     "spool",
     "tokenize",
 ]

@@ -15,7 +15,7 @@ from hermes.chat_templates.messages import (
     require_field,
 )
 from hermes.data.files import Paths
-from hermes.data.records import Record, records
+from hermes.data.records import Record, read_records
 from hermes.errors import DataError
 from hermes.formatting import describe_missing, name_type
 
@@ -24,7 +24,7 @@ __all__ = ["parse_conversation", "read_conversations"]
 
 def read_conversations(paths: Paths, *, file_format: str | None = None) -> Iterator[Conversation]:
     """Yield the conversations of files; formats as in `records`. Raises DataError, StorageError."""
-    return map(parse_conversation, records(paths, file_format=file_format))
+    return map(parse_conversation, read_records(paths, file_format=file_format))
 
 
 def parse_conversation(record: Record) -> Conversation:

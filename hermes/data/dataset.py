@@ -19,7 +19,7 @@ class Dataset(Protocol):
     train: range
     held_out: range
 
-    def update(
+    def draw_batch(
         self,
         cursor: Cursor,
         *,
@@ -32,13 +32,13 @@ class Dataset(Protocol):
         """The update that takes the next `samples`, and the cursor behind it."""
         ...
 
-    def validation(
+    def iterate_validation(
         self, micro_batch: int, *, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
         """Every sample held out, once."""
         ...
 
-    def validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
+    def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
         """Bytes of text that the held-out targets stand for."""
         ...
 
@@ -66,7 +66,7 @@ class UpdateLayout:
     real: NDArray[np.bool_]
 
     @classmethod
-    def of(
+    def build(
         cls, samples: int, micro_batch: int, accum: int, rank: int, world_size: int
     ) -> "UpdateLayout":
         """Row b of micro-batch a in process `rank` is sample (a * world + rank) * B + b."""

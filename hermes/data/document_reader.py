@@ -8,13 +8,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermes.data.files import FORMATS, STANDARD_INPUT, Paths, endings, items, sources
-from hermes.data.records import RECORDS_OF, Record
+from hermes.data.files import (
+    FORMATS,
+    STANDARD_INPUT,
+    Paths,
+    describe_formats,
+    expand_paths,
+    read_items,
+)
+from hermes.data.records import READERS, Record
 from hermes.errors import DataError
 from hermes.formatting import describe_missing, name_type
-from hermes.tokenizer.bytelevel import pieces
+from hermes.tokenizer.bytelevel import split_text
 
-__all__ = ["Document", "documents"]
+__all__ = ["Document", "read_documents"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Document:
     more: bool = False
 
 
-def documents(
+def read_documents(
     paths: Paths, *, text_field: str = "text", file_format: str | None = None
 ) -> Iterator[Document]:
     """Yield the documents of files, folders and patterns in the order given; '-' is standard input.
@@ -42,28 +49,30 @@ def documents(
     """
     if file_format not in (None, *FORMATS):
         raise DataError(f"format {file_format!r} is unknown; known are {', '.join(FORMATS)}")
-    readers = [(path, _reader(path, file_format, text_field)) for path in sources(paths)]
-    return (document for path, read in readers for document in items(path, read, "text"))
+    readers = [
+        (path, _choose_reader(path, file_format, text_field)) for path in expand_paths(paths)
+    ]
+    return (document for path, read in readers for document in read_items(path, read, "text"))
 
 
-_Read = Callable[[Iterator[str], str], Iterator[Document]]
+_Reader = Callable[[Iterator[str], str], Iterator[Document]]
 
 
-def _reader(path: Path, file_format: str | None, field: str) -> _Read:
+def _choose_reader(path: Path, file_format: str | None, field: str) -> _Reader:
     if file_format is None:
         file_format = "txt" if path == STANDARD_INPUT else path.suffix[1:].lower()
     if file_format == "txt":
-        return _txt
-    if file_format not in RECORDS_OF:
+        return _read_txt
+    if file_format not in READERS:
         raise DataError(
-            f"{path}: unknown ending {path.suffix!r}; known are {endings()}: rename it, or say "
-            "which format it has"
+            f"{path}: unknown ending {path.suffix!r}; known are {describe_formats()}: "
+            "rename it, or say which format it has"
         )
-    records = RECORDS_OF[file_format]
+    records = READERS[file_format]
 
     def read(parts: Iterator[str], name: str) -> Iterator[Document]:
         for record in records(parts, name):
-            yield from _cut([_text(record, field)], name, record.line)
+            yield from _cut([_read_text(record, field)], name, record.line)
 
     return read
 
@@ -71,7 +80,7 @@ def _reader(path: Path, file_format: str | None, field: str) -> _Read:
 def _cut(parts: Iterable[str], name: str, line: int) -> Iterator[Document]:
     """One document in pieces, the last without `more`; nothing if it has no text."""
     held = None
-    for piece in pieces(parts):
+    for piece in split_text(parts):
         if held is not None:
             yield Document(held, name, line, more=True)
             line += held.count("\n")
@@ -80,11 +89,11 @@ def _cut(parts: Iterable[str], name: str, line: int) -> Iterator[Document]:
         yield Document(held, name, line)
 
 
-def _txt(parts: Iterator[str], name: str) -> Iterator[Document]:
+def _read_txt(parts: Iterator[str], name: str) -> Iterator[Document]:
     yield from _cut(parts, name, 1)
 
 
-def _text(record: Record, field: str) -> str:
+def _read_text(record: Record, field: str) -> str:
     text = value = record.value
     where = record.where
     if isinstance(value, dict):

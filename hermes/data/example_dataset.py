@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 
 from hermes.chat_templates.encoder import Example
 from hermes.data.dataset import UpdateLayout
-from hermes.data.order import Cursor, sample_order
+from hermes.data.order import Cursor, order_samples
 from hermes.errors import DataError
 from hermes.interface import IGNORE, Batch, LossCounts
 from hermes.numerics.randomness import permute
 
 __all__ = [
-    "ExampleData",
-    "Fitted",
+    "ExampleDataset",
+    "FittedExamples",
     "check_ids",
-    "filled",
-    "fingerprint",
-    "fitted",
-    "held_out",
-    "packed",
-    "width_of",
+    "fill_rows",
+    "fit_examples",
+    "hash_examples",
+    "pack_rows",
+    "round_width",
+    "split_examples",
 ]
 
 OVERLONG = ("error", "drop", "truncate")
@@ -37,7 +37,7 @@ WIDTHS = 4  # so many widths a run may have at most, as each is compiled anew
 MULTIPLE = 16
 
 
-def packed(lengths: Sequence[int], room: int) -> list[list[int]]:
+def pack_rows(lengths: Sequence[int], room: int) -> list[list[int]]:
     """Which examples share a row of `room` places: best fit, the longest first.
 
     Source: Johnson 1973; fills about 99 % of the rows of usual data.
@@ -65,7 +65,7 @@ def packed(lengths: Sequence[int], room: int) -> list[list[int]]:
     return [sorted(row) for row in rows]
 
 
-def held_out(size: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
+def split_examples(size: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Which of `size` examples are trained on and which held out: at least one of each, if any are.
 
     A function of (seed, size) alone. Raises DataError where there are too few.
@@ -80,14 +80,14 @@ def held_out(size: int, val_fraction: float, seed: int) -> tuple[list[int], list
     return [i for i in range(size) if i not in out], sorted(out)
 
 
-def width_of(longest: int, room: int) -> int:
+def round_width(longest: int, room: int) -> int:
     """The places of a batch whose longest row has `longest`: one of at most four widths."""
     step = -(-room // WIDTHS)
     step = -(-step // MULTIPLE) * MULTIPLE
     return min(room, -(-max(longest, 1) // step) * step)
 
 
-def filled(
+def fill_rows(
     rows: Sequence[Sequence[Example]], width: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
     """Tokens, targets and segments of rows of examples, (rows, width) each.
@@ -102,14 +102,14 @@ def filled(
         for number, example in enumerate(row, 1):
             end = at + len(example) - 1
             tokens[r, at:end] = example.ids[:-1]
-            targets[r, at:end] = np.where(example.learnt[1:], example.ids[1:], IGNORE)
+            targets[r, at:end] = np.where(example.loss_mask[1:], example.ids[1:], IGNORE)
             segments[r, at:end] = number
             at = end
     return tokens, targets, segments
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedExamples:
     """Examples that fit a row, and how many were left out or cut at the end."""
 
     examples: tuple[Example, ...]
@@ -117,7 +117,9 @@ class Fitted:
     cut: int = 0
 
 
-def fitted(examples: Iterable[Example], seq_len: int, overlong: str = "error") -> Fitted:
+def fit_examples(
+    examples: Iterable[Example], seq_len: int, overlong: str = "error"
+) -> FittedExamples:
     """The examples that have at most seq_len + 1 tokens; `overlong` says what of the others.
 
     'error' refuses them, 'drop' leaves them out, 'truncate' keeps their beginning. Raises
@@ -135,7 +137,7 @@ def fitted(examples: Iterable[Example], seq_len: int, overlong: str = "error") -
                 f"{example.where}: {len(example)} tokens, more than --seq-len {seq_len} has room "
                 "for; choose a longer one, or --overlong drop or truncate"
             )
-        learnt = example.learnt[: seq_len + 1]
+        learnt = example.loss_mask[: seq_len + 1]
         if overlong == "truncate" and learnt.any():
             kept.append(Example(example.ids[: seq_len + 1], learnt, example.where))
             cut += 1
@@ -143,10 +145,10 @@ def fitted(examples: Iterable[Example], seq_len: int, overlong: str = "error") -
             dropped += 1
     if not kept:
         raise DataError(f"no example is left: all {dropped} are longer than --seq-len {seq_len}")
-    return Fitted(tuple(kept), dropped, cut)
+    return FittedExamples(tuple(kept), dropped, cut)
 
 
-class ExampleData:
+class ExampleDataset:
     """Batches of examples: a sample is a row, of one example or of several side by side.
 
     train and held_out: the rows' numbers. fingerprint: of the tokens and of what is learnt.
@@ -165,28 +167,30 @@ class ExampleData:
     ):
         check_ids(examples, vocab_size)
         self.seq_len, self.seed, self.pack = seq_len, seed, pack
-        self.fingerprint = fingerprint(examples)
+        self.fingerprint = hash_examples(examples)
         self._tokens = sum(map(len, examples))
-        training, out = held_out(len(examples), val_fraction, seed)
-        rows = self._packed(examples, training)
+        training, out = split_examples(len(examples), val_fraction, seed)
+        rows = self._arrange_rows(examples, training)
         self.train = range(len(rows))
-        self._rows = [*rows, *self._packed(examples, out)]
+        self._rows = [*rows, *self._arrange_rows(examples, out)]
         self.held_out = range(len(rows), len(self._rows))
 
     def __len__(self) -> int:
         return self._tokens
 
-    def examples(self, rows: Iterable[int]) -> Iterator[Example]:
+    def iterate_examples(self, rows: Iterable[int]) -> Iterator[Example]:
         """The examples of these rows, as `train` or `held_out` number them."""
         return (example for row in rows for example in self._rows[row])
 
-    def _packed(self, examples: Sequence[Example], chosen: Sequence[int]) -> list[list[Example]]:
+    def _arrange_rows(
+        self, examples: Sequence[Example], chosen: Sequence[int]
+    ) -> list[list[Example]]:
         if not self.pack:
             return [[examples[i]] for i in chosen]
-        rows = packed([len(examples[i]) - 1 for i in chosen], self.seq_len)
+        rows = pack_rows([len(examples[i]) - 1 for i in chosen], self.seq_len)
         return [[examples[chosen[i]] for i in row] for row in rows]
 
-    def update(
+    def draw_batch(
         self,
         cursor: Cursor,
         *,
@@ -197,39 +201,41 @@ class ExampleData:
         world_size: int = 1,
     ) -> tuple[Batch, Cursor]:
         """This process's share of the update of the next `samples` rows, and what comes after."""
-        taken = sample_order(self.seed, cursor, samples, len(self.train))
-        grid = UpdateLayout.of(samples, micro_batch, accum, rank, world_size)
-        return self._batch(taken, grid), cursor.after(samples, len(self.train))
+        taken = order_samples(self.seed, cursor, samples, len(self.train))
+        grid = UpdateLayout.build(samples, micro_batch, accum, rank, world_size)
+        return self._make_batch(taken, grid), cursor.advance(samples, len(self.train))
 
-    def validation(
+    def iterate_validation(
         self, micro_batch: int, *, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
         """Every row held out, once, in order."""
         numbers = np.array(self.held_out, np.int64)
         for start in range(0, len(numbers), micro_batch * world_size):
             taken = numbers[start : start + micro_batch * world_size]
-            yield self._batch(taken, UpdateLayout.of(len(taken), micro_batch, 1, rank, world_size))
+            yield self._make_batch(
+                taken, UpdateLayout.build(len(taken), micro_batch, 1, rank, world_size)
+            )
 
-    def validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
+    def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
         """Bytes of text that the held-out targets stand for; byte_lengths: of each id."""
-        held_out = self.examples(self.held_out)
-        return sum(int(byte_lengths[example.ids[example.learnt]].sum()) for example in held_out)
+        held_out = self.iterate_examples(self.held_out)
+        return sum(int(byte_lengths[example.ids[example.loss_mask]].sum()) for example in held_out)
 
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _batch(self, taken: NDArray[np.int64], grid: UpdateLayout) -> Batch:
+    def _make_batch(self, taken: NDArray[np.int64], grid: UpdateLayout) -> Batch:
         here = [
             self._rows[taken[row]] if real else []
             for row, real in zip(grid.rows.flat, grid.real.flat, strict=True)
         ]
         # Of all processes' rows, so that every split of an update has the same shapes and masks.
-        every = [self._rows[number] for number in taken]
-        longest = max(sum(len(example) - 1 for example in row) for row in every)
-        count = sum(int(example.learnt[1:].sum()) for row in every for example in row)
-        width = self.seq_len if self.pack else width_of(longest, self.seq_len)
+        all_rows = [self._rows[number] for number in taken]
+        longest = max(sum(len(example) - 1 for example in row) for row in all_rows)
+        count = sum(int(example.loss_mask[1:].sum()) for row in all_rows for example in row)
+        width = self.seq_len if self.pack else round_width(longest, self.seq_len)
         shape = (*grid.rows.shape, width)
-        tokens, targets, segments = (part.reshape(shape) for part in filled(here, width))
+        tokens, targets, segments = (part.reshape(shape) for part in fill_rows(here, width))
         rows = grid.rows.astype(np.uint32)
         kept = segments if self.pack else None
         return Batch(tokens, targets, rows, segments=kept, global_counts=LossCounts(count, count))
@@ -246,11 +252,11 @@ def check_ids(examples: Iterable[Example], vocab_size: int) -> None:
             )
 
 
-def fingerprint(examples: Iterable[Example]) -> str:
+def hash_examples(examples: Iterable[Example]) -> str:
     """SHA-256 over every token and whether it is learnt."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(len(example).to_bytes(8, "little"))
         digest.update(example.ids.astype("<i4").tobytes())
-        digest.update(np.packbits(example.learnt).tobytes())
+        digest.update(np.packbits(example.loss_mask).tobytes())
     return digest.hexdigest()

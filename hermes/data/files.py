@@ -15,11 +15,11 @@ __all__ = [
     "FORMATS",
     "STANDARD_INPUT",
     "Paths",
-    "decoded",
-    "endings",
-    "items",
-    "lines",
-    "sources",
+    "decode_file",
+    "describe_formats",
+    "expand_paths",
+    "read_items",
+    "split_lines",
     "spool",
 ]
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 Paths = str | Path | Iterable[str | Path]
 
 
-def sources(paths: Paths) -> list[Path]:
+def expand_paths(paths: Paths) -> list[Path]:
     """The files that these names mean, '-' kept. Raises DataError where one means none.
 
     A folder stands for all files in and below it that have a known ending, by name; a pattern for
@@ -43,12 +43,12 @@ def sources(paths: Paths) -> list[Path]:
             "no files of text are given; give a file, a folder, or - for standard input"
         )
     try:
-        return [file for name in named for file in _files(Path(name))]
+        return [file for name in named for file in _expand_path(Path(name))]
     except OSError as error:
         raise StorageError(f"cannot look at {error.filename}: {error.strerror}") from error
 
 
-def _files(path: Path) -> list[Path]:
+def _expand_path(path: Path) -> list[Path]:
     if path == STANDARD_INPUT or path.is_file() or path.is_fifo() or path.is_char_device():
         return [path]
     if path.is_dir():
@@ -56,11 +56,13 @@ def _files(path: Path) -> list[Path]:
             f for f in path.rglob("*") if f.suffix[1:].lower() in FORMATS and f.is_file()
         )
         if not found:
-            raise DataError(f"{path}: the folder has no {endings()} file in it; give one that has")
+            raise DataError(
+                f"{path}: the folder has no {describe_formats()} file in it; give one that has"
+            )
         return found
     if glob.has_magic(str(path)):
         if matched := [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]:
-            return [file for match in matched for file in _files(match)]
+            return [file for match in matched for file in _expand_path(match)]
         raise DataError(f"{path}: the pattern matches no file; check the folder and the ending")
     raise DataError(f"{path}: no such file; check the name")
 
@@ -76,12 +78,12 @@ def spool(stream: BinaryIO, directory: str | Path, *, file_format: str = "txt") 
     return path
 
 
-def endings() -> str:
+def describe_formats() -> str:
     """The endings of files that can be read, in words."""
     return ", ".join(f".{name}" for name in FORMATS)
 
 
-def decoded(file: BinaryIO, name: str) -> Iterator[str]:
+def decode_file(file: BinaryIO, name: str) -> Iterator[str]:
     """The file's text in blocks, never a torn character."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     done, line, begun = 0, 1, False
@@ -105,7 +107,7 @@ def decoded(file: BinaryIO, name: str) -> Iterator[str]:
             return
 
 
-def lines(parts: Iterable[str]) -> Iterator[str]:
+def split_lines(parts: Iterable[str]) -> Iterator[str]:
     """Lines with their ends, '\\n' alone or after '\\r'."""
     held: list[str] = []
     for part in parts:
@@ -118,14 +120,16 @@ def lines(parts: Iterable[str]) -> Iterator[str]:
         yield last
 
 
-def items(path: Path, read: Callable[[Iterator[str], str], Iterator[T]], what: str) -> Iterator[T]:
+def read_items(
+    path: Path, read: Callable[[Iterator[str], str], Iterator[T]], what: str
+) -> Iterator[T]:
     """What `read` makes of a file's text and name. Raises DataError where that is nothing."""
     standard = path == STANDARD_INPUT
     name = "standard input" if standard else str(path)
     empty = True
     try:
         with nullcontext(sys.stdin.buffer) if standard else open(path, "rb") as file:
-            for item in read(decoded(file, name), name):
+            for item in read(decode_file(file, name), name):
                 empty = False
                 yield item
     except OSError as error:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hermes.errors import DataError
 from hermes.numerics.randomness import permute
 
-__all__ = ["Cursor", "run_samples", "sample_order", "split"]
+__all__ = ["Cursor", "count_run_samples", "order_samples", "split_windows"]
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class Cursor:
     epoch: int = 0
     sample: int = 0
 
-    def drawn(self, size: int) -> int:
+    def count_samples(self, size: int) -> int:
         """Samples taken so far, of epochs of `size` samples."""
         return self.epoch * size + self.sample
 
-    def after(self, count: int, size: int) -> "Cursor":
+    def advance(self, count: int, size: int) -> "Cursor":
         """The cursor `count` samples on; the one after an epoch's last is the next one's first."""
-        return Cursor(*divmod(self.drawn(size) + count, size))
+        return Cursor(*divmod(self.count_samples(size) + count, size))
 
 
-def sample_order(seed: int, cursor: Cursor, count: int, size: int) -> NDArray[np.int64]:
+def order_samples(seed: int, cursor: Cursor, count: int, size: int) -> NDArray[np.int64]:
     """The samples from range(size) that the next `count` places have, over ends of epochs.
 
     Each epoch is an order of its own, in which every sample comes once. -> (count,)
@@ -47,11 +47,11 @@ def sample_order(seed: int, cursor: Cursor, count: int, size: int) -> NDArray[np
         here = min(count, size - cursor.sample)
         places = np.arange(cursor.sample, cursor.sample + here)
         parts.append(permute(seed, f"order/{cursor.epoch}", size, places))
-        cursor, count = cursor.after(here, size), count - here
+        cursor, count = cursor.advance(here, size), count - here
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
-def split(tokens: int, val_fraction: float, seq_len: int) -> tuple[range, range]:
+def split_windows(tokens: int, val_fraction: float, seq_len: int) -> tuple[range, range]:
     """The samples to train on and those held out: the text's last part, at least one if any.
 
     Raises DataError where the tokens do not suffice.
@@ -70,7 +70,7 @@ def split(tokens: int, val_fraction: float, seq_len: int) -> tuple[range, range]
     return range(samples - held_out), range(samples - held_out, samples)
 
 
-def run_samples(size: int, *, epochs: float, max_steps: int, per_update: int) -> int:
+def count_run_samples(size: int, *, epochs: float, max_steps: int, per_update: int) -> int:
     """Samples that a run takes: max_steps updates, or with 0 as many as the epochs have.
 
     The number of updates is this over per_update, rounded up: the last one may be short.

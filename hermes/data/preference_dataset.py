@@ -9,22 +9,28 @@ from numpy.typing import ArrayLike, NDArray
 
 from hermes.chat_templates.encoder import Example
 from hermes.data.dataset import UpdateLayout
-from hermes.data.example_dataset import check_ids, filled, fingerprint, held_out, width_of
-from hermes.data.order import Cursor, sample_order
+from hermes.data.example_dataset import (
+    check_ids,
+    fill_rows,
+    hash_examples,
+    round_width,
+    split_examples,
+)
+from hermes.data.order import Cursor, order_samples
 from hermes.data.preferences import EncodedPair
 from hermes.interface import IGNORE, Batch, LossCounts, PreferencePairs
 from hermes.recipe import Preference
 
-__all__ = ["MEASURES", "PairData", "measures"]
+__all__ = ["PREFERENCE_METRICS", "PreferenceDataset", "compute_preference_metrics"]
 
 # What `measures` tells, kl only where there is a reference.
-MEASURES = (
+PREFERENCE_METRICS = (
     *("reward_margin", "accuracy", "chosen_reward", "rejected_reward"),
     *("chosen_logprob", "rejected_logprob", "kl"),
 )
 
 
-class PairData:
+class PreferenceDataset:
     """Batches of pairs; a sample is a pair. max_len: the most tokens of a side.
 
     train and held_out: places in the order of training; reference: (N, 2), each pair's summed
@@ -45,9 +51,9 @@ class PairData:
         check_ids(sides, vocab_size)
         self._pairs, self._rule, self._seed = pairs, rule, seed
         self._room = max_len - 1
-        self.fingerprint = fingerprint(sides)
+        self.fingerprint = hash_examples(sides)
         self._tokens = sum(map(len, sides))
-        training, out = held_out(len(pairs), val_fraction, seed)
+        training, out = split_examples(len(pairs), val_fraction, seed)
         self._order = np.array([*training, *out], np.int64)
         self.train = range(len(training))
         self.held_out = range(len(training), len(pairs))
@@ -56,15 +62,15 @@ class PairData:
     def __len__(self) -> int:
         return self._tokens
 
-    def pairs_at(self, cursor: Cursor, samples: int) -> NDArray[np.int64]:
+    def select_pairs(self, cursor: Cursor, samples: int) -> NDArray[np.int64]:
         """The numbers of the next pairs, in the order of the file."""
-        return self._order[sample_order(self._seed, cursor, samples, len(self.train))]
+        return self._order[order_samples(self._seed, cursor, samples, len(self.train))]
 
-    def pairs_held_out(self) -> NDArray[np.int64]:
+    def select_held_out(self) -> NDArray[np.int64]:
         """The numbers of the pairs held out, in the order of the file."""
         return self._order[self.held_out.start :]
 
-    def update(
+    def draw_batch(
         self,
         cursor: Cursor,
         *,
@@ -75,27 +81,29 @@ class PairData:
         world_size: int = 1,
     ) -> tuple[Batch, Cursor]:
         """This process's share of the update of the next `samples` pairs, and what comes after."""
-        grid = UpdateLayout.of(samples, micro_batch, accum, rank, world_size)
-        batch = self.batch(self.pairs_at(cursor, samples), grid)
-        return batch, cursor.after(samples, len(self.train))
+        grid = UpdateLayout.build(samples, micro_batch, accum, rank, world_size)
+        batch = self.make_batch(self.select_pairs(cursor, samples), grid)
+        return batch, cursor.advance(samples, len(self.train))
 
-    def validation(
+    def iterate_validation(
         self, micro_batch: int, *, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
         """Every pair held out, once, in order."""
-        numbers = self.pairs_held_out()
+        numbers = self.select_held_out()
         for start in range(0, len(numbers), micro_batch * world_size):
             taken = numbers[start : start + micro_batch * world_size]
-            yield self.batch(taken, UpdateLayout.of(len(taken), micro_batch, 1, rank, world_size))
+            yield self.make_batch(
+                taken, UpdateLayout.build(len(taken), micro_batch, 1, rank, world_size)
+            )
 
-    def validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
+    def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
         """None: the loss of a pair is no code length of a text."""
         return 0
 
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def batch(self, taken: NDArray[np.int64], grid: UpdateLayout) -> Batch:
+    def make_batch(self, taken: NDArray[np.int64], grid: UpdateLayout) -> Batch:
         """The pairs of these numbers as micro-batches of twice as many rows."""
         places = np.concatenate([grid.rows, grid.rows], axis=1)  # (A, 2 P)
         real = np.concatenate([grid.real, grid.real], axis=1)
@@ -108,12 +116,14 @@ class PairData:
             pair = self._pairs[taken[place]]
             rows.append([pair.rejected if rejected else pair.chosen])
         # Of all processes' rows, so that every split of an update has the same shapes and masks.
-        every = [side for n in taken for side in (self._pairs[n].chosen, self._pairs[n].rejected)]
-        longest = max((len(side) - 1 for side in every), default=0)
-        targets_counted = sum(int(side.learnt[1:].sum()) for side in every)
-        width = width_of(longest, self._room)
+        all_rows = [
+            side for n in taken for side in (self._pairs[n].chosen, self._pairs[n].rejected)
+        ]
+        longest = max((len(side) - 1 for side in all_rows), default=0)
+        targets_counted = sum(int(side.loss_mask[1:].sum()) for side in all_rows)
+        width = round_width(longest, self._room)
         shape = (*places.shape, width)
-        tokens, targets, _ = (part.reshape(shape) for part in filled(rows, width))
+        tokens, targets, _ = (part.reshape(shape) for part in fill_rows(rows, width))
         numbers = taken[np.where(real, places, 0)] if len(taken) else places
         reference = np.where(real, self.reference[numbers, side], 0.0)
         # Two rows of a pair, two numbers: the chosen's, then as many for the rejected.
@@ -125,7 +135,7 @@ class PairData:
         return Batch(tokens, targets, keys, pairs=pairs, global_counts=whole)
 
 
-def measures(batch: Batch, row_logprobs: ArrayLike) -> Mapping[str, float]:
+def compute_preference_metrics(batch: Batch, row_logprobs: ArrayLike) -> Mapping[str, float]:
     """What is reported of pairs beside their loss, means over the pairs, in nats.
 
     A completion's reward is beta (s - r), with s and r its log-probabilities under the policy and

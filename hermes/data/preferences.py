@@ -15,7 +15,7 @@ import numpy as np
 from hermes.chat_templates.encoder import ChatEncoder, Example
 from hermes.chat_templates.messages import Conversation, Message, as_messages
 from hermes.data.files import Paths
-from hermes.data.records import Record, records
+from hermes.data.records import Record, read_records
 from hermes.errors import DataError
 from hermes.formatting import describe_missing, name_type
 from hermes.tokenizer import Tokenizer
@@ -23,12 +23,12 @@ from hermes.tokenizer import Tokenizer
 __all__ = [
     "EncodedPair",
     "FittedPairs",
-    "Pair",
-    "encoded",
-    "fitted_pairs",
-    "pair_of",
-    "pairs",
-    "plain",
+    "PreferencePair",
+    "encode_pair",
+    "encode_plain_pair",
+    "fit_pairs",
+    "parse_pair",
+    "read_pairs",
 ]
 
 TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -37,7 +37,7 @@ FIELDS = ("prompt", "chosen", "rejected")
 
 
 @dataclass(frozen=True)
-class Pair:
+class PreferencePair:
     """A prompt and two completions. texts: the three as plain text, where they were that."""
 
     prompt: tuple[Message, ...]
@@ -55,12 +55,12 @@ class EncodedPair:
     rejected: Example
 
 
-def pairs(paths: Paths, *, file_format: str | None = None) -> Iterator[Pair]:
+def read_pairs(paths: Paths, *, file_format: str | None = None) -> Iterator[PreferencePair]:
     """Yield the preferences of files; formats as in `records`. Raises DataError, StorageError."""
-    return map(pair_of, records(paths, file_format=file_format))
+    return map(parse_pair, read_records(paths, file_format=file_format))
 
 
-def pair_of(record: Record) -> Pair:
+def parse_pair(record: Record) -> PreferencePair:
     """A record as a pair whose completions differ. Raises DataError."""
     value, where = record.value, record.where
     if not isinstance(value, dict):
@@ -75,19 +75,19 @@ def pair_of(record: Record) -> Pair:
     if chosen == rejected:
         raise DataError(f"{where}: chosen and rejected are equal, so nothing is preferred")
     if "prompt" not in value:
-        return _whole_dialogues(chosen, rejected, where, list(value))
+        return _parse_dialogues(chosen, rejected, where, list(value))
     prompt = value["prompt"]
-    sides = _sides(chosen, rejected, where)
+    sides = _read_completions(chosen, rejected, where)
     if isinstance(prompt, str) and DIALOGUE.match(prompt):
-        begun = _dialogue(prompt, f"{where}: field 'prompt'")
+        begun = _parse_dialogue(prompt, f"{where}: field 'prompt'")
     else:
         begun = as_messages(prompt, "user", f"{where}: field 'prompt'")
     texts = (prompt, chosen, rejected)
     plain_text = texts if all(isinstance(text, str) for text in texts) else None
-    return Pair(begun, sides[0], sides[1], where, plain_text)
+    return PreferencePair(begun, sides[0], sides[1], where, plain_text)
 
 
-def _sides(
+def _read_completions(
     chosen: Any, rejected: Any, where: str
 ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
     read = []
@@ -102,7 +102,7 @@ def _require_answer(messages: tuple[Message, ...], where: str) -> None:
         raise DataError(f"{where}: no message of the assistant, so there is nothing to prefer")
 
 
-def _whole_dialogues(chosen: Any, rejected: Any, where: str, found: list[str]) -> Pair:
+def _parse_dialogues(chosen: Any, rejected: Any, where: str, found: list[str]) -> PreferencePair:
     texts = None
     if isinstance(chosen, str) and isinstance(rejected, str):
         for name, text in zip(FIELDS[1:], (chosen, rejected), strict=True):
@@ -111,10 +111,10 @@ def _whole_dialogues(chosen: Any, rejected: Any, where: str, found: list[str]) -
                     f"{where}: {describe_missing('prompt', found)}; without it {name!r} must be a "
                     "whole dialogue, as messages or as text that begins with 'Human:'"
                 )
-        texts = _common_text(chosen, rejected, where)
-        chosen, rejected = _dialogue(chosen, where), _dialogue(rejected, where)
+        texts = _split_common_text(chosen, rejected, where)
+        chosen, rejected = _parse_dialogue(chosen, where), _parse_dialogue(rejected, where)
     else:
-        chosen, rejected = _sides(chosen, rejected, where)
+        chosen, rejected = _read_completions(chosen, rejected, where)
     same = 0
     while same < min(len(chosen), len(rejected)) and chosen[same] == rejected[same]:
         same += 1
@@ -126,10 +126,12 @@ def _whole_dialogues(chosen: Any, rejected: Any, where: str, found: list[str]) -
         if same == len(side):
             raise DataError(f"{where}: field {name!r}: an empty completion after the common part")
         _require_answer(side[same:], f"{where}: field {name!r}, after the common part")
-    return Pair(tuple(chosen[:same]), tuple(chosen[same:]), tuple(rejected[same:]), where, texts)
+    return PreferencePair(
+        tuple(chosen[:same]), tuple(chosen[same:]), tuple(rejected[same:]), where, texts
+    )
 
 
-def _dialogue(text: str, where: str) -> tuple[Message, ...]:
+def _parse_dialogue(text: str, where: str) -> tuple[Message, ...]:
     """Text in HH's form as messages; an empty last turn of the assistant asks for an answer."""
     _, *parts = TURN.split("\n\n" + text.lstrip())
     roles = {"Human": "user", "Assistant": "assistant"}
@@ -144,7 +146,7 @@ def _dialogue(text: str, where: str) -> tuple[Message, ...]:
     return tuple({"role": role, "content": said} for role, said in turns)
 
 
-def _common_text(chosen: str, rejected: str, where: str) -> tuple[str, str, str]:
+def _split_common_text(chosen: str, rejected: str, where: str) -> tuple[str, str, str]:
     """The text up to the last 'Assistant:' that both share, and what each goes on with."""
     shared = 0
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
@@ -156,17 +158,17 @@ def _common_text(chosen: str, rejected: str, where: str) -> tuple[str, str, str]
     return chosen[:end], chosen[end:], rejected[end:]
 
 
-def encoded(pair: Pair, encoder: ChatEncoder) -> EncodedPair:
+def encode_pair(pair: PreferencePair, encoder: ChatEncoder) -> EncodedPair:
     """A pair's tokens by the template; what counts is the assistant's part after the prompt."""
     first = len(pair.prompt)
     sides = (
-        encoder.example(Conversation((*pair.prompt, *side), pair.where), first=first)
+        encoder.encode(Conversation((*pair.prompt, *side), pair.where), first=first)
         for side in (pair.chosen, pair.rejected)
     )
-    return _checked(EncodedPair(*sides))
+    return _require_different(EncodedPair(*sides))
 
 
-def plain(pair: Pair, tokenizer: Tokenizer) -> EncodedPair:
+def encode_plain_pair(pair: PreferencePair, tokenizer: Tokenizer) -> EncodedPair:
     """A pair's tokens without a template: prompt, completion, and the end of a text."""
     if pair.texts is None:
         raise DataError(f"{pair.where}: messages need a chat template; leave --no-template out")
@@ -183,10 +185,10 @@ def plain(pair: Pair, tokenizer: Tokenizer) -> EncodedPair:
         ids = [*prompt, *tokenizer.encode(text), tokenizer.eos_id]
         return Example(np.array(ids, np.int32), np.arange(len(ids)) >= len(prompt), pair.where)
 
-    return _checked(EncodedPair(side(pair.texts[1]), side(pair.texts[2])))
+    return _require_different(EncodedPair(side(pair.texts[1]), side(pair.texts[2])))
 
 
-def _checked(pair: EncodedPair) -> EncodedPair:
+def _require_different(pair: EncodedPair) -> EncodedPair:
     if np.array_equal(pair.chosen.ids, pair.rejected.ids):
         raise DataError(
             f"{pair.chosen.where}: chosen and rejected are equal as tokens, so nothing is preferred"
@@ -203,9 +205,7 @@ class FittedPairs:
     dropped: int
 
 
-def fitted_pairs(
-    all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = False
-) -> FittedPairs:
+def fit_pairs(all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = False) -> FittedPairs:
     """Pairs of at most max_len tokens a side: the prompt loses its beginning, the same for both.
 
     A pair whose longer completion leaves the prompt no token is refused, or with `drop` left out.
@@ -214,7 +214,7 @@ def fitted_pairs(
     kept, cut, dropped = [], 0, 0
     for pair in all_pairs:
         sides = (pair.chosen, pair.rejected)
-        begins = [int(side.learnt.argmax()) for side in sides]
+        begins = [int(side.loss_mask.argmax()) for side in sides]
         longest = max(len(side) - begin for side, begin in zip(sides, begins, strict=True))
         if max(map(len, sides)) <= max_len:
             kept.append(pair)
@@ -223,7 +223,7 @@ def fitted_pairs(
             kept.append(
                 EncodedPair(
                     *(
-                        _without(side, begin - room)
+                        _cut_beginning(side, begin - room)
                         for side, begin in zip(sides, begins, strict=True)
                     )
                 )
@@ -241,8 +241,8 @@ def fitted_pairs(
     return FittedPairs(tuple(kept), cut, dropped)
 
 
-def _without(side: Example, count: int) -> Example:
+def _cut_beginning(side: Example, count: int) -> Example:
     """The example without its first tokens, of which none is learnt."""
     if count <= 0:
         return side
-    return Example(side.ids[count:], side.learnt[count:], side.where)
+    return Example(side.ids[count:], side.loss_mask[count:], side.where)

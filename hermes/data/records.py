@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hermes.data.files import STANDARD_INPUT, Paths, items, lines, sources
+from hermes.data.files import STANDARD_INPUT, Paths, expand_paths, read_items, split_lines
 from hermes.errors import DataError
 from hermes.formatting import name_type
 
-__all__ = ["RECORDS_OF", "Record", "records"]
+__all__ = ["READERS", "Record", "read_records"]
 
 LONGEST_FIELD = 2**31 - 1  # of CSV, in characters; the module's own limit is 128 KiB
 FORMATS = ("csv", "json", "jsonl")
@@ -31,7 +31,7 @@ class Record:
     header: str = ""
 
 
-def records(paths: Paths, *, file_format: str | None = None) -> Iterator[Record]:
+def read_records(paths: Paths, *, file_format: str | None = None) -> Iterator[Record]:
     """Yield the records of files, folders and patterns in the order given; '-' is standard input.
 
     .jsonl: one a line; .json: the items of a list; .csv: a row each, as an object of strings under
@@ -40,45 +40,45 @@ def records(paths: Paths, *, file_format: str | None = None) -> Iterator[Record]
     """
     if file_format not in (None, *FORMATS):
         raise DataError(f"format {file_format!r} is unknown; known are {', '.join(FORMATS)}")
-    readers = [(path, _reader(path, file_format)) for path in sources(paths)]
-    return (record for path, read in readers for record in items(path, read, "record"))
+    readers = [(path, _choose_reader(path, file_format)) for path in expand_paths(paths)]
+    return (record for path, read in readers for record in read_items(path, read, "record"))
 
 
-_Read = Callable[[Iterator[str], str], Iterator[Record]]
+_Reader = Callable[[Iterator[str], str], Iterator[Record]]
 
 
-def _reader(path: Path, file_format: str | None) -> _Read:
+def _choose_reader(path: Path, file_format: str | None) -> _Reader:
     standard = path == STANDARD_INPUT
     chosen = file_format or ("jsonl" if standard else path.suffix[1:].lower())
-    if chosen not in RECORDS_OF:
+    if chosen not in READERS:
         raise DataError(
             f"{path}: unknown ending {path.suffix!r}; records are read from "
             f"{', '.join('.' + name for name in FORMATS)}"
         )
-    return RECORDS_OF[chosen]
+    return READERS[chosen]
 
 
-def _jsonl(parts: Iterator[str], name: str) -> Iterator[Record]:
-    for number, line in enumerate(lines(parts), 1):
+def _read_jsonl(parts: Iterator[str], name: str) -> Iterator[Record]:
+    for number, line in enumerate(split_lines(parts), 1):
         if not line.isspace():
-            value = _parsed(line, name, number, "one JSON value a line is needed")
+            value = _parse_json(line, name, number, "one JSON value a line is needed")
             yield Record(value, f"{name}:{number}", number)
 
 
-def _json(parts: Iterator[str], name: str) -> Iterator[Record]:
+def _read_json(parts: Iterator[str], name: str) -> Iterator[Record]:
     whole = "".join(parts)
     if not whole or whole.isspace():
         return
     hint = "one list is needed; a file of one object a line is called .jsonl"
-    value = _parsed(whole, name, 1, hint)
+    value = _parse_json(whole, name, 1, hint)
     if not isinstance(value, list):
         raise DataError(f"{name}: found {name_type(value)} where a list is needed")
     for number, item in enumerate(value):
         yield Record(item, f"{name}[{number}]")
 
 
-def _csv(parts: Iterator[str], name: str) -> Iterator[Record]:
-    rows = csv.reader(lines(parts), strict=True)
+def _read_csv(parts: Iterator[str], name: str) -> Iterator[Record]:
+    rows = csv.reader(split_lines(parts), strict=True)
     header: list[str] = []
     at = name
     while True:
@@ -105,10 +105,10 @@ def _csv(parts: Iterator[str], name: str) -> Iterator[Record]:
             yield Record(dict(zip(header, row, strict=True)), f"{name}:{line}", line, at)
 
 
-RECORDS_OF: dict[str, _Read] = {"csv": _csv, "json": _json, "jsonl": _jsonl}
+READERS: dict[str, _Reader] = {"csv": _read_csv, "json": _read_json, "jsonl": _read_jsonl}
 
 
-def _parsed(text: str, name: str, line: int, hint: str) -> Any:
+def _parse_json(text: str, name: str, line: int, hint: str) -> Any:
     """The JSON value of a text that begins at `line` of a file. Raises DataError."""
     try:
         return json.loads(text)

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.data.order import Cursor, sample_order, split
+from hermes.data.order import Cursor, order_samples, split_windows
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError
 from hermes.interface import IGNORE, Batch, LossCounts
 
-__all__ = ["TextData"]
+__all__ = ["TextDataset"]
 
 
-class TextData:
+class TextDataset:
     """Samples of seq_len tokens from a stream: `train` and `held_out` are their numbers.
 
     Raises DataError where the stream is too short, or has an id that the model has no row for:
@@ -37,9 +37,9 @@ class TextData:
         self.stream = stream
         self.seq_len = seq_len
         self.seed = seed
-        self.train, self.held_out = split(len(stream), val_fraction, seq_len)
+        self.train, self.held_out = split_windows(len(stream), val_fraction, seq_len)
 
-    def update(
+    def draw_batch(
         self,
         cursor: Cursor,
         *,
@@ -59,20 +59,20 @@ class TextData:
             raise DataError(
                 f"{samples} samples do not fit an update of {micro_batch * accum * world_size} rows"
             )
-        taken = sample_order(self.seed, cursor, samples, len(self.train))
-        batch = self._batch(taken, micro_batch, accum, rank, world_size)
-        return batch, cursor.after(samples, len(self.train))
+        taken = order_samples(self.seed, cursor, samples, len(self.train))
+        batch = self._make_batch(taken, micro_batch, accum, rank, world_size)
+        return batch, cursor.advance(samples, len(self.train))
 
-    def validation(
+    def iterate_validation(
         self, micro_batch: int, *, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
         """Every sample held out, once, in order; as many batches on every rank."""
         held_out = np.array(self.held_out, np.int64)
         for start in range(0, len(held_out), micro_batch * world_size):
             taken = held_out[start : start + micro_batch * world_size]
-            yield self._batch(taken, micro_batch, 1, rank, world_size)
+            yield self._make_batch(taken, micro_batch, 1, rank, world_size)
 
-    def validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
+    def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
         """Bytes of text that the held-out targets stand for; byte_lengths: of each id.
 
         Bits per byte are the nats of all these targets / (ln 2 * bytes).
@@ -82,7 +82,7 @@ class TextData:
         counts = np.bincount(targets, minlength=len(byte_lengths))
         return int(counts @ np.asarray(byte_lengths, np.int64))
 
-    def _batch(
+    def _make_batch(
         self, taken: NDArray[np.int64], micro_batch: int, accum: int, rank: int, world_size: int
     ) -> Batch:
         micro = np.arange(accum)[:, None] * world_size + rank

@@ -44,7 +44,9 @@ class TokenStream:
     )
 
     @classmethod
-    def of(cls, ids: Iterable[int], *, documents: int = 1, text_bytes: int = 0) -> "TokenStream":
+    def from_ids(
+        cls, ids: Iterable[int], *, documents: int = 1, text_bytes: int = 0
+    ) -> "TokenStream":
         """A stream in memory, of ids that are already there. Raises DataError if there are none."""
         tokens = np.fromiter(ids, "<u4")
         if not len(tokens):
@@ -127,7 +129,7 @@ def _write(
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     tokens = ended = text_bytes = largest = 0
-    for batch in _batches(documents):
+    for batch in _group_documents(documents):
         encoded = tokenizer.encode_batch([document.text for document in batch])
         for document, ids in zip(batch, encoded, strict=True):
             if not document.more:
@@ -151,7 +153,7 @@ def _write(
     }
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def _group_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
     batch: list[Document] = []
     size = 0
     for document in documents:

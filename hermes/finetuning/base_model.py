@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from hermes.chat_templates.encoder import ChatEncoder
-from hermes.chat_templates.template import Template, template_of
+from hermes.chat_templates.template import Template, choose_template
 from hermes.errors import CheckpointError
 from hermes.interface import Array, LazyTensors, Tensors
 from hermes.interop.companions import parse_object
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.numerics.params import list_parameters
 from hermes.spec import ModelSpec
-from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer, tokenizer_config
+from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer, build_tokenizer_config
 from hermes.training.request import InitialModel
 
 __all__ = ["CHAT_TOKENS", "BaseModel", "add_special_tokens", "open_base_model", "resize_embeddings"]
@@ -100,8 +100,8 @@ def open_base_model(
             f"the vocabulary grows from {source.spec.vocab_size} to {spec.vocab_size} tokens; new "
             "rows are the mean of the others"
         )
-    names = tokenizer_config(own, max_seq_len=spec.max_seq_len) | settings
-    found = template_of(names, file=template, default=CHAT_TEMPLATE)
+    names = build_tokenizer_config(own, max_seq_len=spec.max_seq_len) | settings
+    found = choose_template(names, file=template, default=CHAT_TEMPLATE)
     told = names | ({"chat_template": found.source} if chat or template else {})
     new = spec.vocab_size - source.spec.vocab_size
     return BaseModel(source.path, spec, params, own, found, told, tuple(notes), new)
@@ -121,7 +121,7 @@ def _other_tokens(source: StoredModel, given: Tokenizer) -> list[str]:
     if "tokenizer.json" not in source.files:
         return []
     own = _tokenizer(source)
-    if not (others := own.other_meanings(given)):
+    if not (others := own.count_differing_ids(given)):
         return []
     return [
         f"the tokenizer given is not the checkpoint's: {others:,} of {own.vocab_size:,} ids mean "
@@ -138,7 +138,7 @@ def _tokenizer(source: StoredModel) -> Tokenizer:
 
 def add_special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> tuple[Tokenizer, list[str]]:
     """The tokenizer with these special tokens, behind all others, and those it did not have."""
-    lacking = [name for name in names if tokenizer.special_id(name) is None]
+    lacking = [name for name in names if tokenizer.find_special_id(name) is None]
     if not lacking:
         return tokenizer, []
     whole = json.loads(tokenizer.to_json())

@@ -10,8 +10,12 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
-from hermes.data.preference_dataset import MEASURES, PairData, measures
-from hermes.data.preferences import Pair, encoded, fitted_pairs, plain
+from hermes.data.preference_dataset import (
+    PREFERENCE_METRICS,
+    PreferenceDataset,
+    compute_preference_metrics,
+)
+from hermes.data.preferences import PreferencePair, encode_pair, encode_plain_pair, fit_pairs
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import CheckpointError, HermesError
@@ -42,7 +46,7 @@ class DPOData:
     computing the reference.
     """
 
-    pairs: Iterable[Pair]
+    pairs: Iterable[PreferencePair]
     start: BaseModel
     backend: Backend
     options: Options
@@ -60,11 +64,11 @@ class DPOData:
         """What a run learns from, the reference with it. Raises HermesError of every kind."""
         encoder = self.start.encoder
         made = (
-            encoded(pair, encoder) if self.use_template else plain(pair, tokenizer)
+            encode_pair(pair, encoder) if self.use_template else encode_plain_pair(pair, tokenizer)
             for pair in self.pairs
         )
-        held = fitted_pairs(made, recipe.seq_len, drop=self.drop)
-        data = PairData(
+        held = fit_pairs(made, recipe.seq_len, drop=self.drop)
+        data = PreferenceDataset(
             held.pairs,
             max_len=recipe.seq_len,
             vocab_size=spec.vocab_size,
@@ -94,17 +98,17 @@ class DPOData:
 
         def measure(batch: Batch, report: StepReport) -> Mapping[str, float]:
             assert report.row_logprobs is not None, "of pairs a backend tells each row's"
-            return measures(batch, report.row_logprobs)
+            return compute_preference_metrics(batch, report.row_logprobs)
 
         def evaluate(model: Model, stop: Callable[[], bool]) -> Mapping[str, float] | None:
             return _evaluated(model, data, recipe.batch_size, stop, self.process_group)
 
         weights = reference.weights if reference else None
         return TrainingData(
-            data, data, "pairs", tuple(words), MEASURES, measure, evaluate, begin, weights
+            data, data, "pairs", tuple(words), PREFERENCE_METRICS, measure, evaluate, begin, weights
         )
 
-    def _reference(self, data: PairData, recipe: Recipe) -> tuple[Reference, list[str]]:
+    def _reference(self, data: PreferenceDataset, recipe: Recipe) -> tuple[Reference, list[str]]:
         path = self.cache or self.output / REFERENCE
         there = self._there(path)
         weights = self._weights(path, there)
@@ -183,7 +187,7 @@ def _words(how: Mapping[str, str | int]) -> str:
 
 def _evaluated(
     model: Model,
-    data: PairData,
+    data: PreferenceDataset,
     micro_batch: int,
     stop: Callable[[], bool],
     process_group: ProcessGroup = SINGLE_PROCESS,
@@ -191,14 +195,18 @@ def _evaluated(
     """The loss per held-out pair and what is reported beside it; None where `stop` said so."""
     total: dict[str, float] = {}
     pairs, rank_info = 0, process_group.rank_info
-    for batch in data.validation(micro_batch, rank=rank_info.rank, world_size=rank_info.world_size):
+    for batch in data.iterate_validation(
+        micro_batch, rank=rank_info.rank, world_size=rank_info.world_size
+    ):
         if stop():
             return None
         loss, sums = model.preferences(batch)
         if not batch.num_terms:
             continue
         found = {"val_loss": loss}
-        found |= {f"val_{name}": value for name, value in measures(batch, sums).items()}
+        found |= {
+            f"val_{name}": value for name, value in compute_preference_metrics(batch, sums).items()
+        }
         pairs += batch.num_terms
         for name, value in found.items():
             total[name] = total.get(name, 0.0) + batch.num_terms * value

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hermes.data import Cursor
 from hermes.data.dataset import UpdateLayout
-from hermes.data.preference_dataset import PairData
+from hermes.data.preference_dataset import PreferenceDataset
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import CheckpointError, Interrupted, NonFinite, StorageError
 from hermes.interface import Model, Tensors
@@ -106,7 +106,7 @@ def weights_hash(params: Tensors) -> str:
 
 def compute_reference(
     model: Model,
-    data: PairData,
+    data: PreferenceDataset,
     recipe: Recipe,
     *,
     process_group: ProcessGroup = SINGLE_PROCESS,
@@ -122,16 +122,16 @@ def compute_reference(
     rank_info, half = process_group.rank_info, recipe.batch_size
     per_update = half * recipe.grad_accum * rank_info.world_size
     size, total, done = len(data.train), len(found), 0
-    held_out = data.pairs_held_out()
+    held_out = data.select_held_out()
     parts = [
-        (data.pairs_at(Cursor(0, start), min(per_update, size - start)), recipe.grad_accum)
+        (data.select_pairs(Cursor(0, start), min(per_update, size - start)), recipe.grad_accum)
         for start in range(0, size, per_update)
     ]
     step = half * rank_info.world_size
     parts += [(held_out[at : at + step], 1) for at in range(0, len(held_out), step)]
     for taken, accum in parts:
-        grid = UpdateLayout.of(len(taken), half, accum, rank_info.rank, rank_info.world_size)
-        batch = data.batch(taken, grid)
+        grid = UpdateLayout.build(len(taken), half, accum, rank_info.rank, rank_info.world_size)
+        batch = data.make_batch(taken, grid)
         for a in range(accum):
             if process_group.all_reduce_max(float(stop())):
                 raise Interrupted("stopped while the reference was computed; nothing was saved")

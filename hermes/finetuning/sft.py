@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hermes.chat_templates.encoder import ChatEncoder, Example
 from hermes.chat_templates.messages import Conversation
-from hermes.data.example_dataset import ExampleData, fitted
+from hermes.data.example_dataset import ExampleDataset, fit_examples
 from hermes.formatting import format_count
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
@@ -33,10 +33,10 @@ class SFTData:
 
     def material(self, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> TrainingData:
         """What a run learns from. Raises DataError."""
-        made = (self.encoder.example(one, whole=self.whole) for one in self.conversations)
-        held = fitted(made, recipe.seq_len, self.overlong)
+        made = (self.encoder.encode(one, whole=self.whole) for one in self.conversations)
+        held = fit_examples(made, recipe.seq_len, self.overlong)
         self.show(held.examples)
-        data = ExampleData(
+        data = ExampleDataset(
             held.examples,
             seq_len=recipe.seq_len,
             vocab_size=spec.vocab_size,
@@ -44,8 +44,8 @@ class SFTData:
             seed=recipe.seed,
             val_fraction=recipe.val_fraction,
         )
-        trained = [*data.examples(data.train)]
-        learnt = sum(int(example.learnt.sum()) for example in trained)
+        trained = [*data.iterate_examples(data.train)]
+        learnt = sum(int(example.loss_mask.sum()) for example in trained)
         words = [
             f"{format_count(len(trained), 'examples')} in {format_count(len(data.train), 'rows')}; "
             f"{learnt:,} of {sum(map(len, trained)):,} tokens are learnt, each with equal weight"

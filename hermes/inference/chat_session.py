@@ -9,18 +9,18 @@ from pathlib import Path
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.messages import Message
 from hermes.errors import DataError, HermesError, StorageError
-from hermes.inference.decoding import generate
+from hermes.inference.decoding import generate_tokens
 from hermes.inference.sampling import Sampling
 from hermes.interface import Model
 
-__all__ = ["Chat"]
+__all__ = ["ChatSession"]
 
 
 @dataclass
-class Chat:
+class ChatSession:
     """A conversation. seed and the number of the answer decide each answer, on every backend.
 
-    forgotten: messages that no longer fit the model's context, the oldest first, and are not read.
+    num_dropped: how many of the oldest messages no longer fit the model's context and are not read.
     """
 
     model: Model
@@ -30,7 +30,7 @@ class Chat:
     max_tokens: int = 512
     seed: int = 0
     messages: list[Message] = field(default_factory=list)
-    forgotten: int = 0
+    num_dropped: int = 0
 
     def say(self, text: str) -> Iterator[str]:
         """Say something; the answer comes in pieces, and is remembered when it is whole.
@@ -39,21 +39,23 @@ class Chat:
         the conversation then as it was.
         """
         said = [*self.messages, {"role": "user", "content": text}]
-        prompt, forgotten = self._fitting(said)
+        prompt, num_dropped = self._fit_prompt(said)
         tokenizer = self.encoder.tokenizer
-        tokens = generate(
+        tokens = generate_tokens(
             self.model,
             prompt,
             max_tokens=self.max_tokens,
             sampling=self.sampling,
             seed=self.seed,
             completion=len(said) // 2,
-            stop=tokenizer.stop_ids | {self.encoder.end_of_turn()},
+            stop=tokenizer.stop_ids | {self.encoder.find_end_of_turn()},
             vocab_size=tokenizer.vocab_size,
         )
-        return self._answer(said, forgotten, tokens)
+        return self._answer(said, num_dropped, tokens)
 
-    def _answer(self, said: list[Message], forgotten: int, tokens: Iterator[int]) -> Iterator[str]:
+    def _answer(
+        self, said: list[Message], num_dropped: int, tokens: Iterator[int]
+    ) -> Iterator[str]:
         stream, answer = self.encoder.tokenizer.stream(), ""
         for token in tokens:
             piece = stream.push(token)
@@ -62,14 +64,14 @@ class Chat:
         rest = stream.flush()
         yield rest
         self.messages = [*said, {"role": "assistant", "content": answer + rest}]
-        self.forgotten = forgotten
+        self.num_dropped = num_dropped
 
-    def _fitting(self, said: list[Message]) -> tuple[list[int], int]:
+    def _fit_prompt(self, said: list[Message]) -> tuple[list[int], int]:
         """The prompt's tokens, without the oldest turns where the whole does not fit."""
         head: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         room = self.model.spec.max_seq_len - min(self.max_tokens, self._answer_room())
         for first in range(0, len(said), 2):
-            prompt = self.encoder.prompt([*head, *said[first:]])
+            prompt = self.encoder.encode_prompt([*head, *said[first:]])
             if len(prompt) <= room:
                 return prompt, first
         raise HermesError(
@@ -83,7 +85,7 @@ class Chat:
 
     def reset(self) -> None:
         """Forget the conversation; the system prompt stays."""
-        self.messages, self.forgotten = [], 0
+        self.messages, self.num_dropped = [], 0
 
     def save(self, path: Path, *, over: bool = False) -> None:
         """Write the conversation as a record that `hermes sft` reads, over another if `over`.
@@ -122,4 +124,4 @@ class Chat:
                 "one that /save wrote"
             )
         messages: list[Message] = [{"role": role, "content": said} for role, said in turns]
-        self.system, self.messages, self.forgotten = system, messages, 0
+        self.system, self.messages, self.num_dropped = system, messages, 0

@@ -16,7 +16,7 @@ from hermes.inference.sampling import Sampling, choose
 from hermes.interface import Model
 from hermes.numerics.randomness import draw_uniforms
 
-__all__ = ["Completion", "complete", "generate"]
+__all__ = ["Completion", "collect_completion", "generate_tokens"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Completion:
     finish_reason: str
 
 
-def generate(
+def generate_tokens(
     model: Model,
     prompt: Sequence[int],
     *,
@@ -58,12 +58,12 @@ def generate(
         raise HermesError(
             "the prompt is empty and the tokenizer has no token that begins a text; give a prompt"
         )
-    return _tokens(
+    return _decode_tokens(
         model, prompt, max_tokens, sampling, seed, f"sampling/{completion}", stop, vocab_size
     )
 
 
-def _tokens(
+def _decode_tokens(
     model: Model,
     prompt: Sequence[int],
     max_tokens: int,
@@ -93,7 +93,7 @@ def _tokens(
     return "length"
 
 
-def complete(tokens: Generator[int, None, str]) -> Completion:
+def collect_completion(tokens: Generator[int, None, str]) -> Completion:
     """Run `generate` to its end."""
     ids = []
     while True:

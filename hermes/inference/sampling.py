@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hermes.errors import HermesError, NonFinite
 
-__all__ = ["GREEDY", "Sampling", "choose", "probabilities"]
+__all__ = ["GREEDY", "Sampling", "choose", "compute_probabilities"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Sampling:
 GREEDY = Sampling(temperature=0.0)
 
 
-def probabilities(logits: NDArray[np.floating], sampling: Sampling) -> NDArray[np.float64]:
+def compute_probabilities(logits: NDArray[np.floating], sampling: Sampling) -> NDArray[np.float64]:
     """What each token's chance is after all filters; sums to 1. (V,) -> (V,).
 
     Equal logits rank by id, the lower first. Raises NonFinite where the logits are not numbers.
@@ -82,8 +82,8 @@ def choose(logits: NDArray[np.floating], sampling: Sampling, uniform: float) -> 
     within that rounding of an edge.
     """
     if sampling.temperature == 0:
-        return int(probabilities(logits, sampling).argmax())
-    p = probabilities(logits, sampling)
+        return int(compute_probabilities(logits, sampling).argmax())
+    p = compute_probabilities(logits, sampling)
     edges = np.cumsum(p)
     chosen = int(np.searchsorted(edges, uniform * edges[-1], side="right"))
     # Rounding may carry the last edge past a uniform next to 1.

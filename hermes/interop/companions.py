@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hermes.chat_templates.encoder import turn_end
+from hermes.chat_templates.encoder import read_end_of_turn
 from hermes.checkpoint import Companions
 from hermes.checkpoint.layout import GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from hermes.errors import CheckpointError
@@ -12,7 +12,7 @@ from hermes.interop.huggingface.config_writer import make_config
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
 from hermes.storage.strict_json import parse_json, render_json
-from hermes.tokenizer import Tokenizer, tokenizer_config
+from hermes.tokenizer import Tokenizer, build_tokenizer_config
 
 __all__ = ["adapt_companions", "parse_object", "read_companions"]
 
@@ -66,13 +66,13 @@ def make_companions(
     that ends a text or a turn gives way to the tokenizer's own, or to none.
     """
     t = tokenizer
-    settings = dict(settings or tokenizer_config(t, max_seq_len=spec.max_seq_len))
-    ends = t.stop_ids | ({turn_end(t, settings)} if "chat_template" in settings else set())
+    settings = dict(settings or build_tokenizer_config(t, max_seq_len=spec.max_seq_len))
+    ends = t.stop_ids | ({read_end_of_turn(t, settings)} if "chat_template" in settings else set())
     stops = sorted(ends - {None}, key=lambda number: (number != t.eos_id, number))
     told = _find_token_id(t, settings.pop("pad_token", None))
     pad = t.pad_id if told in ends | {None, _find_token_id(t, settings.get("eos_token"))} else told
     if pad is not None:
-        settings["pad_token"] = t.token_bytes(pad).decode()
+        settings["pad_token"] = t.get_token_bytes(pad).decode()
     ids = {"bos_token_id": t.bos_id, "eos_token_id": stops, "pad_token_id": pad}
     return Companions(
         tokenizer_json=t.to_json(),
@@ -85,4 +85,4 @@ def make_companions(
 def _find_token_id(tokenizer: Tokenizer, token: object) -> int | None:
     """The id of a token as tokenizer_config.json tells it: a name, or an object with `content`."""
     name = token.get("content") if isinstance(token, Mapping) else token
-    return tokenizer.special_id(name) if isinstance(name, str) else None
+    return tokenizer.find_special_id(name) if isinstance(name, str) else None

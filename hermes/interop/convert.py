@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes import mal
-from hermes.checkpoint import Disk, Kind
+from hermes.checkpoint import Disk, TensorInfo
 from hermes.checkpoint.compatibility import require_vocabulary
 from hermes.checkpoint.layout import CONFIG, SPEC, TOKENIZER
 from hermes.checkpoint.weights import SHARD_LIMIT
@@ -115,7 +115,7 @@ def _note_lost_dropout(spec: ModelSpec) -> tuple[str, ...]:
 
 
 def _report_progress(
-    tensors: Tensors, kinds: Mapping[str, Kind], on_progress: Callable[[str, float], None]
+    tensors: Tensors, kinds: Mapping[str, TensorInfo], on_progress: Callable[[str, float], None]
 ) -> Tensors:
     """The tensors, each telling when its turn has come."""
     total, done = sum(kind.nbytes for kind in kinds.values()), 0
@@ -129,7 +129,7 @@ def _report_progress(
     return LazyTensors(tensors, made)
 
 
-def _plan_kinds(spec: ModelSpec, family: str, codes: Mapping[str, str]) -> dict[str, Kind]:
+def _plan_kinds(spec: ModelSpec, family: str, codes: Mapping[str, str]) -> dict[str, TensorInfo]:
     """Dtype and shape of every tensor to be stored. Raises HermesError where parts disagree."""
     kinds = {}
     for stored in make_layout(spec, family):
@@ -139,11 +139,11 @@ def _plan_kinds(spec: ModelSpec, family: str, codes: Mapping[str, str]) -> dict[
                 f"{', '.join(stored.parts)} make one tensor and are stored as "
                 f"{', '.join(sorted(DTYPE_NAMES[code] for code in parts))}; choose a --dtype"
             )
-        kinds[stored.name] = Kind(parts.pop(), stored.compute_shape(list_parameters(spec)))
+        kinds[stored.name] = TensorInfo(parts.pop(), stored.compute_shape(list_parameters(spec)))
     return kinds
 
 
-def _find_main_dtype(kinds: Mapping[str, Kind]) -> str:
+def _find_main_dtype(kinds: Mapping[str, TensorInfo]) -> str:
     """The dtype of most of the bytes, as config.json calls it."""
     sizes: dict[str, int] = {}
     for kind in kinds.values():

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from hermes.checkpoint.manifest import MANIFEST, read_manifest
 from hermes.errors import CheckpointError, HermesError, StorageError
-from hermes.storage.durable import Disk, whole_folder
+from hermes.storage.durable import Disk, write_folder_atomically
 from hermes.storage.reading import hash_file
 from hermes.tokenizer import Tokenizer
 
@@ -220,7 +220,7 @@ def _store_verified(
     """A folder of these files, each compared with the Hub's hash, that is whole or not there."""
     disk = Disk()
     target.parent.mkdir(exist_ok=True)
-    with whole_folder(target, disk) as beside:
+    with write_folder_atomically(target, disk) as beside:
         for one, path in files.items():
             _link(path.resolve(), beside / one, disk)
             if not _is_as_listed(beside / one, listed[one]):

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from hermes.checkpoint import Disk, Kind, Manifest
+from hermes.checkpoint import Disk, Manifest, TensorInfo
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.weights import INDEX, plan_shards, render_index
 from hermes.errors import HermesError
 from hermes.interface import Tensors
-from hermes.storage.durable import require_space, whole_folder, write_file
-from hermes.storage.safetensors import file_size, tensor_chunks
+from hermes.storage.durable import require_space, write_file, write_folder_atomically
+from hermes.storage.safetensors import compute_file_size, encode_tensors
 
 __all__ = ["write_folder"]
 
@@ -17,7 +17,7 @@ __all__ = ["write_folder"]
 def write_folder(
     target: Path,
     tensors: Tensors,
-    kinds: Mapping[str, Kind],
+    kinds: Mapping[str, TensorInfo],
     files: Mapping[str, bytes],
     *,
     shard_limit: int,
@@ -36,13 +36,13 @@ def write_folder(
         raise HermesError(f"{target} already exists; choose another name or remove it")
     shards = plan_shards(kinds, shard_limit)
     small = dict(files) | ({INDEX: render_index(shards)} if len(shards) > 1 else {})
-    needed = sum(map(len, small.values())) + sum(map(file_size, shards.values()))
+    needed = sum(map(len, small.values())) + sum(map(compute_file_size, shards.values()))
     place = target.resolve()
     place.parent.mkdir(parents=True, exist_ok=True)
     require_space(place.parent, needed)
     chunks: dict[str, Iterable[bytes | memoryview]] = {n: [small[n]] for n in sorted(small)}
-    chunks |= {name: tensor_chunks(tensors, shard) for name, shard in shards.items()}
-    with whole_folder(place, disk) as unfinished:
+    chunks |= {name: encode_tensors(tensors, shard) for name, shard in shards.items()}
+    with write_folder_atomically(place, disk) as unfinished:
         _write(unfinished, chunks, run, disk)
         disk.sync_folder(unfinished)
         check(unfinished)

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from hermes import mal
-from hermes.checkpoint import Skipped, locate, steps
+from hermes.checkpoint import SkippedCheckpoint, list_steps, locate
 from hermes.checkpoint.adapters import open_adapter
 from hermes.checkpoint.layout import CONFIG, SPEC
 from hermes.checkpoint.manifest import MANIFEST
@@ -64,7 +64,7 @@ def merge_adapter(source: StoredModel, folder: Path) -> StoredModel:
     a run of hermes trained it on other weights than these.
     """
     place, notes = resolve_hub_path(folder)
-    if place.is_dir() and steps(place):
+    if place.is_dir() and list_steps(place):
         found, skipped = locate(place)
         place, notes = found.path, notes + _note_skipped(skipped)
     lora, adapter = open_adapter(place, source.spec)
@@ -114,7 +114,7 @@ def _open(path: Path, config: Path | None) -> StoredModel:
     if path.is_dir():
         if config is not None:
             raise HermesError(f"{path} is a folder, which has its own config; leave --config out")
-        if (path / MANIFEST).exists() or steps(path):
+        if (path / MANIFEST).exists() or list_steps(path):
             return _open_checkpoint(path)
         if (path / CONFIG).exists():
             return _open_folder(path)
@@ -139,7 +139,7 @@ def _open_checkpoint(path: Path) -> StoredModel:
     found, skipped = locate(path)
     stock = read_weights(found.path)
     stored, dtypes = unpack(stock, found.spec, "hermes", str(found.path))
-    params = found.params if found.adapted else stored
+    params = found.params if found.has_adapters else stored
     return StoredModel(
         found.path,
         "hermes checkpoint",
@@ -149,11 +149,11 @@ def _open_checkpoint(path: Path) -> StoredModel:
         read_companions(found.path),
         _read_token_ids(found.companions.config),
         _note_skipped(skipped),
-        found.adapted,
+        found.has_adapters,
     )
 
 
-def _note_skipped(skipped: Iterable[Skipped]) -> tuple[str, ...]:
+def _note_skipped(skipped: Iterable[SkippedCheckpoint]) -> tuple[str, ...]:
     return tuple(f"passed over {skip.path.name}: {skip.reason}" for skip in skipped)
 
 

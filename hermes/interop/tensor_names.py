@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from hermes.checkpoint import Kind
-from hermes.checkpoint.weights import plain_name
+from hermes.checkpoint import TensorInfo
+from hermes.checkpoint.weights import strip_wrappers
 from hermes.errors import CheckpointError
 from hermes.interface import Array, LazyTensors, Tensors
 from hermes.numerics.params import NORM_NAMES, Tensor, list_parameters
@@ -27,9 +27,9 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class TensorSource(Protocol):
-    """Tensors by the names of a file, each read when asked for; `kinds` without reading them."""
+    """Tensors by the names of a file, each read when asked for; `infos` without reading them."""
 
-    kinds: dict[str, Kind]
+    infos: dict[str, TensorInfo]
 
     def __getitem__(self, name: str) -> Array:
         """The numbers of one tensor."""
@@ -213,7 +213,7 @@ def unpack(
         name = found.pop(stored.name.removeprefix(OPTIONAL), None)
         if name is None:
             raise CheckpointError(f"{where} has no tensor {stored.name!r}, which its config needs")
-        kind, shape = stock.kinds[name], stored.compute_shape(table)
+        kind, shape = stock.infos[name], stored.compute_shape(table)
         if kind.shape != shape:
             raise CheckpointError(
                 f"{where}: tensor {name!r} has shape {kind.shape}, expected {shape}"
@@ -238,15 +238,15 @@ def unpack(
         stored, name = places[part]
         return stored.unpack(stock[name], part, table)
 
-    dtypes = {part: stock.kinds[name].dtype for part, (_, name) in places.items()}
+    dtypes = {part: stock.infos[name].dtype for part, (_, name) in places.items()}
     return LazyTensors(table, make), dtypes
 
 
 def _strip_prefixes(stock: TensorSource, where: str) -> dict[str, str]:
     """Stored names by what they are without the wrappers' and GPT-2's optional prefixes."""
     found: dict[str, str] = {}
-    for name in stock.kinds:
-        plain = plain_name(name).removeprefix(OPTIONAL)
+    for name in stock.infos:
+        plain = strip_wrappers(name).removeprefix(OPTIONAL)
         if plain in found:
             raise CheckpointError(f"{where} has two tensors for {plain!r}")
         found[plain] = name

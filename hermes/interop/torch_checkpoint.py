@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from hermes.checkpoint import Kind
+from hermes.checkpoint import TensorInfo
 from hermes.errors import CheckpointError, MissingBackend, StorageError
 from hermes.interface import Array
 from hermes.storage.reading import read_start
@@ -32,7 +32,7 @@ class TorchFile(Mapping[str, Array]):
     """The model of a training checkpoint, each tensor read when asked for.
 
     It is the dict under `model`, `state_dict` or `model_state_dict`, or the file's own. extras:
-    what else the file has, tensors included. kinds: dtype and shape by name; a dtype that is no
+    what else the file has, tensors included. infos: dtype and shape by name; a dtype that is no
     float of ours is told by torch's name.
     """
 
@@ -51,8 +51,8 @@ class TorchFile(Mapping[str, Array]):
         for name, value in self._tensors.items():
             if not _is_plain(value):
                 raise CheckpointError(f"{path}: {name!r} is no plain tensor; save it as one")
-        self.kinds = {
-            name: Kind(CODES.get(str(value.dtype), str(value.dtype)), tuple(value.shape))
+        self.infos = {
+            name: TensorInfo(CODES.get(str(value.dtype), str(value.dtype)), tuple(value.shape))
             for name, value in self._tensors.items()
         }
 

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from hermes.errors import HermesError, StorageError
-from hermes.storage.reading import listing
+from hermes.storage.reading import list_folder
 
 __all__ = [
     "Disk",
+    "FileDigest",
     "Operation",
-    "Written",
     "delete_folder",
     "require_space",
-    "whole_folder",
     "write_file",
+    "write_folder_atomically",
 ]
 
 BLOCK = 64 * 2**20
@@ -57,7 +57,7 @@ class Disk:
     def __init__(self, before: Callable[[Operation], None] | None = None):
         self._before = before
 
-    def _do(self, operation: Operation, act: Callable[[], T]) -> T:
+    def _run(self, operation: Operation, act: Callable[[], T]) -> T:
         try:
             if self._before:
                 self._before(operation)
@@ -68,23 +68,23 @@ class Disk:
 
     def make_folder(self, path: Path) -> None:
         """Make a folder that is not there yet."""
-        self._do(Operation("make folder", path), lambda: os.mkdir(path))
+        self._run(Operation("make folder", path), lambda: os.mkdir(path))
 
     def create(self, path: Path) -> int:
         """Open a file that is not there yet, mode 0666 less the umask; the descriptor."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return self._do(Operation("create", path), lambda: os.open(path, flags, 0o666))
+        return self._run(Operation("create", path), lambda: os.open(path, flags, 0o666))
 
     def write(self, descriptor: int, path: Path, data: memoryview) -> None:
         """Append all of `data`, at most BLOCK bytes at a time."""
         while data:
             block = data[:BLOCK]
             operation = Operation("write", path, data=block)
-            data = data[self._do(operation, partial(os.write, descriptor, block)) :]
+            data = data[self._run(operation, partial(os.write, descriptor, block)) :]
 
     def sync(self, descriptor: int, path: Path) -> None:
         """Wait until the file's bytes would survive a power failure."""
-        self._do(Operation("sync", path), lambda: _flush(descriptor))
+        self._run(Operation("sync", path), lambda: _flush(descriptor))
 
     def sync_folder(self, path: Path) -> None:
         """Wait until the names in a folder would survive a power failure."""
@@ -96,19 +96,19 @@ class Disk:
             finally:
                 os.close(descriptor)
 
-        self._do(Operation("sync folder", path), act)
+        self._run(Operation("sync folder", path), act)
 
     def rename(self, path: Path, target: Path) -> None:
         """Give a file or folder another name, in one instant."""
-        self._do(Operation("rename", path, target), lambda: os.rename(path, target))
+        self._run(Operation("rename", path, target), lambda: os.rename(path, target))
 
     def delete(self, path: Path) -> None:
         """Remove a file."""
-        self._do(Operation("delete", path), lambda: os.unlink(path))
+        self._run(Operation("delete", path), lambda: os.unlink(path))
 
     def delete_folder(self, path: Path) -> None:
         """Remove an empty folder."""
-        self._do(Operation("delete folder", path), lambda: os.rmdir(path))
+        self._run(Operation("delete folder", path), lambda: os.rmdir(path))
 
 
 def _flush(descriptor: int) -> None:
@@ -122,7 +122,7 @@ def _flush(descriptor: int) -> None:
 
 
 @dataclass(frozen=True)
-class Written:
+class FileDigest:
     """What a file holds: its size in bytes and the SHA-256 of them, in lower-case hex."""
 
     size: int
@@ -134,7 +134,7 @@ def write_file(
     chunks: Iterable[bytes | memoryview],
     disk: Disk,
     hasher: ThreadPoolExecutor | None = None,
-) -> Written:
+) -> FileDigest:
     """Write a new file, hash it on the way and sync it; its name is not synced yet.
 
     With `hasher`, its thread hashes a chunk while this one writes it and makes the next. Raises
@@ -159,12 +159,12 @@ def write_file(
         if pending:
             pending.result()
         os.close(descriptor)
-    return Written(size, digest.hexdigest())
+    return FileDigest(size, digest.hexdigest())
 
 
 def delete_folder(path: Path, disk: Disk) -> None:
     """Remove a folder and what is in it; of links, themselves and not what they lead to."""
-    for entry in listing(path):
+    for entry in list_folder(path):
         if stat.S_ISDIR(entry.lstat().st_mode):
             delete_folder(entry, disk)
         else:
@@ -173,7 +173,7 @@ def delete_folder(path: Path, disk: Disk) -> None:
 
 
 @contextmanager
-def whole_folder(target: Path, disk: Disk) -> Iterator[Path]:
+def write_folder_atomically(target: Path, disk: Disk) -> Iterator[Path]:
     """A new folder beside `target` to fill and sync, which gets that name when the block ends.
 
     Where the block raises, nothing of it is left. Raises StorageError.

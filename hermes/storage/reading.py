@@ -10,12 +10,12 @@ from hermes.errors import CheckpointError, StorageError
 
 __all__ = [
     "hash_file",
-    "listing",
+    "list_folder",
     "open_file",
     "read_into",
     "read_small",
     "read_start",
-    "unreadable",
+    "translate_read_error",
 ]
 
 SMALL = 256 * 2**20
@@ -24,19 +24,19 @@ BLOCK = 8 * 2**20
 TORN = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EIO)
 
 
-def unreadable(path: Path, error: OSError) -> CheckpointError | StorageError:
+def translate_read_error(path: Path, error: OSError) -> CheckpointError | StorageError:
     """What a refusal to read becomes: damage, where the file is not there or not whole."""
     reason = (error.strerror or str(error)).lower()
     kind = CheckpointError if error.errno in TORN else StorageError
     return kind(f"cannot read {path}: {reason}")
 
 
-def listing(folder: Path) -> list[Path]:
+def list_folder(folder: Path) -> list[Path]:
     """What is in a folder, by name. Raises CheckpointError, StorageError."""
     try:
         return sorted(folder.iterdir())
     except OSError as error:
-        raise unreadable(folder, error) from error
+        raise translate_read_error(folder, error) from error
 
 
 def open_file(path: Path) -> tuple[int, int]:
@@ -48,7 +48,7 @@ def open_file(path: Path) -> tuple[int, int]:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         status = os.fstat(descriptor)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise translate_read_error(path, error) from error
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise CheckpointError(f"cannot read {path}: it is not a file")
@@ -61,7 +61,7 @@ def read_into(descriptor: int, view: memoryview, offset: int, path: Path) -> Non
         try:
             count = os.preadv(descriptor, [view[:BLOCK]], offset)
         except OSError as error:
-            raise unreadable(path, error) from error
+            raise translate_read_error(path, error) from error
         if count == 0:
             raise CheckpointError(f"{path} was cut short while it was being read")
         view, offset = view[count:], offset + count

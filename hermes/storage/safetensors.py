@@ -24,7 +24,7 @@ from hermes.interface import Array, Tensors
 from hermes.storage.reading import open_file, read_into
 from hermes.storage.strict_json import Json, parse_json
 
-__all__ = ["Kind", "TensorFile", "file_size", "kinds_of", "tensor_chunks"]
+__all__ = ["TensorFile", "TensorInfo", "compute_file_size", "describe_tensors", "encode_tensors"]
 
 MAX_HEADER = 16 * 2**20
 MAX_TENSORS = 100_000
@@ -54,7 +54,7 @@ RANK = {code: rank for rank, code in enumerate(DTYPES)}
 
 
 @dataclass(frozen=True)
-class Kind:
+class TensorInfo:
     """A tensor without its numbers: dtype by its code in the file (F32, BF16, ...) and shape."""
 
     dtype: str
@@ -66,7 +66,7 @@ class Kind:
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
-def dtype_code(dtype: DTypeLike) -> str:
+def encode_dtype(dtype: DTypeLike) -> str:
     """The file's word for a dtype. Raises CheckpointError for one that cannot be saved."""
     little = np.dtype(dtype).newbyteorder("<") if np.dtype(dtype).kind in "iuf" else np.dtype(dtype)
     if little not in CODES:
@@ -76,25 +76,25 @@ def dtype_code(dtype: DTypeLike) -> str:
     return CODES[little]
 
 
-def kinds_of(tensors: Tensors) -> dict[str, Kind]:
+def describe_tensors(tensors: Tensors) -> dict[str, TensorInfo]:
     """Dtype and shape of each tensor, which makes each one once."""
-    return {name: Kind(dtype_code(x.dtype), x.shape) for name, x in tensors.items()}
+    return {name: TensorInfo(encode_dtype(x.dtype), x.shape) for name, x in tensors.items()}
 
 
-def _header(kinds: Mapping[str, Kind]) -> tuple[list[str], bytes]:
-    for name in kinds:
+def _render_header(infos: Mapping[str, TensorInfo]) -> tuple[list[str], bytes]:
+    for name in infos:
         if not NAME.match(name):
             raise CheckpointError(
                 f"tensor name {name[:80]!r} cannot be saved; it must be 1 to 256 of A-Za-z0-9._-"
             )
-    order = sorted(kinds, key=lambda name: (RANK[kinds[name].dtype], name))
+    order = sorted(infos, key=lambda name: (RANK[infos[name].dtype], name))
     entries: dict[str, Json] = {"__metadata__": METADATA}
     start = 0
     for name in order:
-        end = start + kinds[name].nbytes
+        end = start + infos[name].nbytes
         entries[name] = {
-            "dtype": kinds[name].dtype,
-            "shape": list(kinds[name].shape),
+            "dtype": infos[name].dtype,
+            "shape": list(infos[name].shape),
             "data_offsets": [start, end],
         }
         start = end
@@ -102,39 +102,39 @@ def _header(kinds: Mapping[str, Kind]) -> tuple[list[str], bytes]:
     return order, text + b" " * (-len(text) % 8)
 
 
-def file_size(kinds: Mapping[str, Kind]) -> int:
+def compute_file_size(infos: Mapping[str, TensorInfo]) -> int:
     """Bytes of the file that these tensors make."""
-    return 8 + len(_header(kinds)[1]) + sum(kind.nbytes for kind in kinds.values())
+    return 8 + len(_render_header(infos)[1]) + sum(info.nbytes for info in infos.values())
 
 
-def _finite(values: NDArray[np.generic]) -> bool:
+def _is_finite(values: NDArray[np.generic]) -> bool:
     if values.dtype == ml_dtypes.bfloat16:
         exponent = values.view(np.uint16) & np.uint16(0x7F80)
         return bool((exponent != 0x7F80).all())
     return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
-def tensor_chunks(tensors: Tensors, kinds: Mapping[str, Kind]) -> Iterator[memoryview]:
+def encode_tensors(tensors: Tensors, infos: Mapping[str, TensorInfo]) -> Iterator[memoryview]:
     """The bytes of a tensor file, each tensor made once, when its turn comes.
 
     Raises NonFinite where one holds NaN or an infinity, CheckpointError where it is not what
-    `kinds` says.
+    `infos` says.
     """
-    order, header = _header(kinds)
+    order, header = _render_header(infos)
     yield memoryview(len(header).to_bytes(8, "little") + header)
     for name in order:
-        kind, array = kinds[name], tensors[name]
-        if array.shape != kind.shape:
-            raise CheckpointError(f"tensor {name!r} has shape {array.shape}, expected {kind.shape}")
-        if dtype_code(array.dtype) != kind.dtype:
+        info, array = infos[name], tensors[name]
+        if array.shape != info.shape:
+            raise CheckpointError(f"tensor {name!r} has shape {array.shape}, expected {info.shape}")
+        if encode_dtype(array.dtype) != info.dtype:
             raise CheckpointError(
-                f"tensor {name!r} is {dtype_code(array.dtype)}, expected {kind.dtype}"
+                f"tensor {name!r} is {encode_dtype(array.dtype)}, expected {info.dtype}"
             )
-        flat = np.ascontiguousarray(array).astype(DTYPES[kind.dtype], copy=False).reshape(-1)
+        flat = np.ascontiguousarray(array).astype(DTYPES[info.dtype], copy=False).reshape(-1)
         step = CHUNK // flat.dtype.itemsize
         for start in range(0, flat.size, step):
             part = flat[start : start + step]
-            if not _finite(part):
+            if not _is_finite(part):
                 raise NonFinite(f"tensor {name!r} holds NaN or an infinity and was not saved")
             yield part.view(np.uint8).data
 
@@ -143,7 +143,7 @@ class TensorFile(Mapping[str, Array]):
     """A tensor file, checked to the last byte of its header; each tensor is read when asked for.
 
     The file stays open, so renaming or deleting it changes nothing; arrays are copies, never
-    views of the file, so neither does writing to them. kinds: dtype and shape by name.
+    views of the file, so neither does writing to them. infos: dtype and shape by name.
     """
 
     def __init__(self, path: Path, *, max_header: int = MAX_HEADER):
@@ -151,8 +151,8 @@ class TensorFile(Mapping[str, Array]):
         self._descriptor, size = open_file(path)
         weakref.finalize(self, os.close, self._descriptor)
         self._start, entries = _read_header(self._descriptor, path, size, max_header)
-        self.metadata: dict[str, str] = _metadata(path, entries.pop("__metadata__", {}))
-        self.kinds: dict[str, Kind] = {}
+        self.metadata: dict[str, str] = _check_metadata(path, entries.pop("__metadata__", {}))
+        self.infos: dict[str, TensorInfo] = {}
         self._offsets: dict[str, int] = {}
         self._check(entries, size - self._start)
 
@@ -161,13 +161,13 @@ class TensorFile(Mapping[str, Array]):
             raise CheckpointError(f"{self.path} has more than {MAX_TENSORS} tensors")
         ranges = []
         for name, entry in entries.items():
-            kind, start, end = _entry(self.path, name, entry)
-            if end - start != kind.nbytes:
+            info, start, end = _parse_entry(self.path, name, entry)
+            if end - start != info.nbytes:
                 raise CheckpointError(
-                    f"{self.path}: tensor {name!r} of {kind.dtype} and shape {kind.shape} takes "
-                    f"{kind.nbytes} bytes, its data_offsets span {end - start}"
+                    f"{self.path}: tensor {name!r} of {info.dtype} and shape {info.shape} takes "
+                    f"{info.nbytes} bytes, its data_offsets span {end - start}"
                 )
-            self.kinds[name], self._offsets[name] = kind, start
+            self.infos[name], self._offsets[name] = info, start
             ranges.append((start, end, name))
         expected = 0
         for start, end, name in sorted(ranges):
@@ -182,20 +182,20 @@ class TensorFile(Mapping[str, Array]):
             )
 
     def __getitem__(self, name: str) -> Array:
-        kind = self.kinds[name]
-        array = np.empty(math.prod(kind.shape), DTYPES[kind.dtype])
+        info = self.infos[name]
+        array = np.empty(math.prod(info.shape), DTYPES[info.dtype])
         if array.size:
             view = array.view(np.uint8).data
             read_into(self._descriptor, view, self._start + self._offsets[name], self.path)
-            if kind.dtype == "BOOL" and array.view(np.uint8).max() > 1:
+            if info.dtype == "BOOL" and array.view(np.uint8).max() > 1:
                 raise CheckpointError(f"{self.path}: tensor {name!r} has a BOOL above 1")
-        return array.reshape(kind.shape)
+        return array.reshape(info.shape)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.kinds)
+        return iter(self.infos)
 
     def __len__(self) -> int:
-        return len(self.kinds)
+        return len(self.infos)
 
 
 def _read_header(
@@ -226,18 +226,18 @@ def _read_header(
     return 8 + length, entries
 
 
-def _metadata(path: Path, metadata: Json) -> dict[str, str]:
+def _check_metadata(path: Path, metadata: Json) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{path}: __metadata__ must map strings to strings")
     return metadata
 
 
-def _count(value: Json) -> bool:
+def _is_count(value: Json) -> bool:
     return type(value) is int and value >= 0
 
 
-def _entry(path: Path, name: str, entry: Json) -> tuple[Kind, int, int]:
-    """A tensor's kind and where its bytes begin and end, each field of the type it must have."""
+def _parse_entry(path: Path, name: str, entry: Json) -> tuple[TensorInfo, int, int]:
+    """A tensor's info and where its bytes begin and end, each field of the type it must have."""
     if not NAME.match(name):
         raise CheckpointError(f"{path}: tensor name {name[:80]!r} must be 1 to 256 of A-Za-z0-9._-")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
@@ -249,12 +249,12 @@ def _entry(path: Path, name: str, entry: Json) -> tuple[Kind, int, int]:
         raise CheckpointError(
             f"{path}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}"
         )
-    if not isinstance(shape, list) or not all(map(_count, shape)) or len(shape) > MAX_DIMENSIONS:
+    if not isinstance(shape, list) or not all(map(_is_count, shape)) or len(shape) > MAX_DIMENSIONS:
         raise CheckpointError(
             f"{path}: tensor {name!r} has shape {shape!r}; it must be a list of sizes"
         )
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_count, offsets)):
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
         raise CheckpointError(
             f"{path}: tensor {name!r} has data_offsets {offsets!r}; they must be two offsets"
         )
-    return Kind(dtype, tuple(shape)), offsets[0], offsets[1]
+    return TensorInfo(dtype, tuple(shape)), offsets[0], offsets[1]

@@ -19,7 +19,7 @@ class _Refused(Exception):
     """Why a text is not taken; becomes part of a CheckpointError's sentence."""
 
 
-def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+def _build_object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     seen: dict[str, Json] = {}
     for key, value in pairs:
         if key in seen:
@@ -28,19 +28,19 @@ def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     return seen
 
 
-def _integer(digits: str) -> int:
+def _parse_integer(digits: str) -> int:
     if digits == "-0" or len(digits) > MAX_DIGITS:
         raise _Refused(f"the number {digits[:24]} is no integer hermes reads")
     return int(digits)
 
 
-def _number(digits: str) -> float:
+def _parse_float(digits: str) -> float:
     if len(digits) > MAX_DIGITS or abs(value := float(digits)) == float("inf"):
         raise _Refused(f"the number {digits[:24]} is out of range")
     return value
 
 
-def _constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise _Refused(f"{name} is not JSON")
 
 
@@ -52,10 +52,10 @@ def parse_json(data: bytes, where: str) -> Json:
     try:
         value = json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_once,
-            parse_int=_integer,
-            parse_float=_number,
-            parse_constant=_constant,
+            object_pairs_hook=_build_object,
+            parse_int=_parse_integer,
+            parse_float=_parse_float,
+            parse_constant=_refuse_constant,
         )
         # Escapes may spell halves of characters, which no UTF-8 text can hold.
         json.dumps(value, ensure_ascii=False).encode("utf-8")

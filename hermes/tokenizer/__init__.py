@@ -5,7 +5,7 @@ from hermes.tokenizer.tokenizer import (
     SPECIAL_TOKENS,
     TextDecoder,
     Tokenizer,
-    tokenizer_config,
+    build_tokenizer_config,
     train_tokenizer,
 )
 
@@ -14,6 +14,6 @@ __all__ = [
     "SPECIAL_TOKENS",
     "TextDecoder",
     "Tokenizer",
-    "tokenizer_config",
+    "build_tokenizer_config",
     "train_tokenizer",
 ]

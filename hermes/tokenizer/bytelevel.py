@@ -15,10 +15,10 @@ from hermes.errors import DataError
 __all__ = [
     "BYTE_CHARACTERS",
     "PRESETS",
-    "normalizer",
-    "pieces",
-    "pre_tokenizer",
+    "make_normalizer",
+    "make_pre_tokenizer",
     "read_byte_level",
+    "split_text",
 ]
 
 PIECE = 1 << 16  # characters
@@ -47,7 +47,7 @@ FOLDS = {
 }  # fmt: skip
 
 
-def _byte_characters() -> tuple[str, ...]:
+def _build_byte_characters() -> tuple[str, ...]:
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in shown]
     by_byte = {byte: chr(byte) for byte in shown}
@@ -55,14 +55,14 @@ def _byte_characters() -> tuple[str, ...]:
     return tuple(by_byte[byte] for byte in range(256))
 
 
-BYTE_CHARACTERS = _byte_characters()
+BYTE_CHARACTERS = _build_byte_characters()
 """The character that stands for each byte in a byte-level vocabulary. Source: GPT-2's encoder.py.
 
 Printable bytes of Latin-1 stand for themselves, the others for the characters from U+0100 on.
 """
 
 
-def pre_tokenizer(preset: str) -> Any:
+def make_pre_tokenizer(preset: str) -> Any:
     """The pre-tokenizer of a preset, an object of Hugging Face tokenizers."""
     from tokenizers import Regex, pre_tokenizers
 
@@ -76,7 +76,7 @@ def pre_tokenizer(preset: str) -> Any:
     )
 
 
-def normalizer(nfc: bool, fold_ascii: bool) -> Any:
+def make_normalizer(nfc: bool, fold_ascii: bool) -> Any:
     """The normaliser for these settings, an object of Hugging Face tokenizers; None for neither.
 
     Folding takes the marks off Latin letters and writes Latin ligatures, quotes, dashes and spaces
@@ -106,7 +106,7 @@ def read_byte_level(text: str, source: str) -> Any:
     model = whole.get("model") if isinstance(whole, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
         raise DataError(f"{source}: not a tokenizer.json: it has no model with a vocabulary")
-    stages = {stage: _types(whole.get(stage)) for stage in ("pre_tokenizer", "decoder")}
+    stages = {stage: _collect_types(whole.get(stage)) for stage in ("pre_tokenizer", "decoder")}
     if model.get("type", "BPE") != "BPE" or not all("ByteLevel" in s for s in stages.values()):
         found = [model.get("type"), *sorted(stages["pre_tokenizer"])]
         raise DataError(
@@ -119,10 +119,10 @@ def read_byte_level(text: str, source: str) -> Any:
             f"{source}: {lacking} of the 256 bytes have no token, so some text would be lost; use "
             "a tokenizer that has them all"
         )
-    return _parsed(text, source)
+    return _parse_tokenizer(text, source)
 
 
-def _parsed(text: str, source: str) -> Any:
+def _parse_tokenizer(text: str, source: str) -> Any:
     from tokenizers import Tokenizer
 
     try:
@@ -136,18 +136,18 @@ def _parsed(text: str, source: str) -> Any:
     return inner
 
 
-def _types(stage: Any) -> set[str]:
+def _collect_types(stage: Any) -> set[str]:
     """The types of a stage of the pipeline and of all stages inside it."""
     if not isinstance(stage, dict):
         return set()
     inside = [*stage.get("pretokenizers", ()), *stage.get("decoders", ())]
-    return {str(stage.get("type"))}.union(*map(_types, inside))
+    return {str(stage.get("type"))}.union(*map(_collect_types, inside))
 
 
-_SEAMS = (re.compile(r"(?<=\S)(?= \S)"), re.compile(r"(?<=\S\n)(?=[^\W\d_])"))
+_CUTS = (re.compile(r"(?<=\S)(?= \S)"), re.compile(r"(?<=\S\n)(?=[^\W\d_])"))
 
 
-def pieces(parts: Iterable[str], size: int = PIECE) -> Iterator[str]:
+def split_text(parts: Iterable[str], size: int = PIECE) -> Iterator[str]:
     """The text of all parts in pieces of `size` to twice as many characters, the last one shorter.
 
     Cut before a single space between words, or else after a single newline before a letter: all
@@ -159,7 +159,7 @@ def pieces(parts: Iterable[str], size: int = PIECE) -> Iterator[str]:
         held += part
         start = 0
         while len(held) - start > 2 * size:
-            end = _seam(held, start + size, start + 2 * size)
+            end = _find_cut(held, start + size, start + 2 * size)
             yield held[start:end]
             start = end
         held = held[start:]
@@ -167,8 +167,8 @@ def pieces(parts: Iterable[str], size: int = PIECE) -> Iterator[str]:
         yield held
 
 
-def _seam(text: str, low: int, high: int) -> int:
-    for seam in _SEAMS:
+def _find_cut(text: str, low: int, high: int) -> int:
+    for seam in _CUTS:
         if found := seam.search(text, low, high):
             return found.start()
     return high

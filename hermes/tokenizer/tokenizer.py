@@ -19,14 +19,20 @@ from numpy.typing import NDArray
 
 from hermes.errors import DataError, StorageError
 from hermes.tokenizer.bytelevel import BYTE_CHARACTERS, read_byte_level
-from hermes.tokenizer.training import SAMPLE_BYTES, SPECIAL_TOKENS, Settings, Training, trained
+from hermes.tokenizer.training import (
+    SAMPLE_BYTES,
+    SPECIAL_TOKENS,
+    Settings,
+    TrainingReport,
+    train_vocabulary,
+)
 
 __all__ = [
     "CHAT_TEMPLATE",
     "SPECIAL_TOKENS",
     "TextDecoder",
     "Tokenizer",
-    "tokenizer_config",
+    "build_tokenizer_config",
     "train_tokenizer",
 ]
 
@@ -73,7 +79,9 @@ class Tokenizer:
     training: how it was trained, where it was trained just now.
     """
 
-    def __init__(self, text: str, source: str = "tokenizer", training: Training | None = None):
+    def __init__(
+        self, text: str, source: str = "tokenizer", training: TrainingReport | None = None
+    ):
         """Read tokenizer.json's text; `source` is what errors call it. Raises DataError."""
         self._inner = read_byte_level(text, source)
         # Special tokens are for those who build a sequence, not for text that spells their names.
@@ -169,9 +177,9 @@ class Tokenizer:
     def join(self, ids: Iterable[int], skip_special: bool = True) -> bytes:
         """The bytes of the ids. Raises DataError."""
         skipped = self.special_ids if skip_special else frozenset()
-        return b"".join(self.token_bytes(int(i)) for i in ids if int(i) not in skipped)
+        return b"".join(self.get_token_bytes(int(i)) for i in ids if int(i) not in skipped)
 
-    def token_bytes(self, token: int) -> bytes:
+    def get_token_bytes(self, token: int) -> bytes:
         """What a token spells; a special one its name. Raises DataError."""
         found = self._bytes[token] if 0 <= token < len(self._bytes) else None
         if found is None:
@@ -185,7 +193,7 @@ class Tokenizer:
         lengths[list(self.special_ids)] = 0
         return lengths
 
-    def other_meanings(self, other: "Tokenizer") -> int:
+    def count_differing_ids(self, other: "Tokenizer") -> int:
         """How many of its ids stand for something else, or for nothing, in another tokenizer."""
         there = [*other._bytes, *[None] * len(self._bytes)]
         pairs = zip(self._bytes, there, strict=False)
@@ -204,25 +212,25 @@ class Tokenizer:
     @property
     def bos_id(self) -> int | None:
         """The token that begins a text."""
-        return self.special_id(*BOS)
+        return self.find_special_id(*BOS)
 
     @property
     def eos_id(self) -> int | None:
         """The token that ends a text."""
-        return self.special_id(*EOS)
+        return self.find_special_id(*EOS)
 
     @property
     def pad_id(self) -> int | None:
         """The token that fills a row, never the one that ends a text."""
-        return self.special_id(*PAD)
+        return self.find_special_id(*PAD)
 
     @property
     def stop_ids(self) -> frozenset[int]:
         """The tokens at which a completion ends: of text, and of a turn of a chat."""
-        found = (self.eos_id, *(self.special_id(name) for name in END_OF_TURN))
+        found = (self.eos_id, *(self.find_special_id(name) for name in END_OF_TURN))
         return frozenset(number for number in found if number is not None)
 
-    def special_id(self, *names: str) -> int | None:
+    def find_special_id(self, *names: str) -> int | None:
         """The id of the first of these names that is an added token."""
         return next((self._added[name][0] for name in names if name in self._added), None)
 
@@ -269,10 +277,10 @@ def train_tokenizer(
         special_tokens=tuple(special_tokens),
         sample_bytes=sample_bytes,
     )
-    text, training = trained(texts, settings)
+    text, training = train_vocabulary(texts, settings)
     tokenizer = Tokenizer(text, training=training)
     for name in settings.special_tokens:
-        if tokenizer.special_id(name) in tokenizer.encode(name):
+        if tokenizer.find_special_id(name) in tokenizer.encode(name):
             raise DataError(
                 f"special token {name!r} is also a word of the text; choose a name with marks in "
                 f"it, such as '<|{name}|>'"
@@ -280,7 +288,9 @@ def train_tokenizer(
     return tokenizer
 
 
-def tokenizer_config(tokenizer: Tokenizer, *, max_seq_len: int | None = None) -> dict[str, Any]:
+def build_tokenizer_config(
+    tokenizer: Tokenizer, *, max_seq_len: int | None = None
+) -> dict[str, Any]:
     """The contents of tokenizer_config.json, which Hugging Face reads beside tokenizer.json."""
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -292,7 +302,10 @@ def tokenizer_config(tokenizer: Tokenizer, *, max_seq_len: int | None = None) ->
     ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
     for role, number in ids.items():
         if number is not None:
-            config[f"{role}_token"] = tokenizer.token_bytes(number).decode()
-    if None not in (tokenizer.special_id("<|im_start|>"), tokenizer.special_id("<|im_end|>")):
+            config[f"{role}_token"] = tokenizer.get_token_bytes(number).decode()
+    if None not in (
+        tokenizer.find_special_id("<|im_start|>"),
+        tokenizer.find_special_id("<|im_end|>"),
+    ):
         config["chat_template"] = CHAT_TEMPLATE
     return config

@@ -13,12 +13,19 @@ from hermes.tokenizer.bytelevel import (
     BYTE_CHARACTERS,
     PIECE,
     PRESETS,
-    normalizer,
-    pieces,
-    pre_tokenizer,
+    make_normalizer,
+    make_pre_tokenizer,
+    split_text,
 )
 
-__all__ = ["SAMPLE_BYTES", "SPECIAL_TOKENS", "Settings", "Training", "manifest", "trained"]
+__all__ = [
+    "SAMPLE_BYTES",
+    "SPECIAL_TOKENS",
+    "Settings",
+    "TrainingReport",
+    "build_manifest",
+    "train_vocabulary",
+]
 
 SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
 
@@ -67,7 +74,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingReport:
     """What came of training. text_bytes: read, in UTF-8; cut: there was more; made: tokens."""
 
     settings: Settings
@@ -92,7 +99,7 @@ class Training:
         return tuple(said)
 
 
-class _Sample:
+class _TextSample:
     """The beginning of the texts, in pieces, up to a number of bytes."""
 
     def __init__(self, texts: Iterable[str], limit: int):
@@ -103,8 +110,8 @@ class _Sample:
         # Twice as many characters of four bytes each still fit.
         length = max(1, min(PIECE, self._limit // 8))
         for text in self._texts:
-            for piece in pieces([text], length):
-                size = _utf8_size(piece)
+            for piece in split_text([text], length):
+                size = _count_bytes(piece)
                 if self.bytes + size > self._limit:
                     self.cut = True
                     return
@@ -112,7 +119,7 @@ class _Sample:
                 yield piece
 
 
-def _utf8_size(text: str) -> int:
+def _count_bytes(text: str) -> int:
     try:
         return len(text.encode())
     except UnicodeEncodeError as error:
@@ -122,7 +129,7 @@ def _utf8_size(text: str) -> int:
         ) from None
 
 
-def trained(texts: Iterable[str], settings: Settings) -> tuple[str, Training]:
+def train_vocabulary(texts: Iterable[str], settings: Settings) -> tuple[str, TrainingReport]:
     """Learn a vocabulary: the text of tokenizer.json, and the record. Raises DataError.
 
     Special tokens have the first ids, then the 256 bytes, then merges in the order learnt.
@@ -131,9 +138,9 @@ def trained(texts: Iterable[str], settings: Settings) -> tuple[str, Training]:
 
     # As llama.cpp and Llama 3 have it: a pre-token that is in the vocabulary is not merged anew.
     inner = Tokenizer(models.BPE(ignore_merges=settings.preset == "llama-bpe"))
-    inner.pre_tokenizer = pre_tokenizer(settings.preset)
+    inner.pre_tokenizer = make_pre_tokenizer(settings.preset)
     inner.decoder = decoders.ByteLevel()
-    stage = normalizer(settings.normalize_nfc, settings.fold_ascii)
+    stage = make_normalizer(settings.normalize_nfc, settings.fold_ascii)
     if stage is not None:  # an object of the library, whose truth varies between its versions
         inner.normalizer = stage
     trainer = trainers.BpeTrainer(
@@ -143,18 +150,20 @@ def trained(texts: Iterable[str], settings: Settings) -> tuple[str, Training]:
         initial_alphabet=list(BYTE_CHARACTERS),
         show_progress=False,
     )
-    sample = _Sample(texts, settings.sample_bytes)
+    sample = _TextSample(texts, settings.sample_bytes)
     inner.train_from_iterator(iter(sample), trainer)
     if sample.bytes == 0:
         raise DataError("there is no text to train a tokenizer on; give files that have some")
     made = inner.get_vocab_size(with_added_tokens=True)
-    return inner.to_str(pretty=True), Training(settings, sample.bytes, sample.cut, made)
+    return inner.to_str(pretty=True), TrainingReport(settings, sample.bytes, sample.cut, made)
 
 
-def manifest(training: Training, fingerprint: str, inputs: Iterable[str | Path]) -> dict[str, Any]:
+def build_manifest(
+    training: TrainingReport, fingerprint: str, inputs: Iterable[str | Path]
+) -> dict[str, Any]:
     """How a tokenizer was made, for the JSON file beside it: inputs, settings, result, versions."""
     return {
-        "inputs": [_file_record(Path(path)) for path in inputs],
+        "inputs": [_record_file(Path(path)) for path in inputs],
         "settings": asdict(training.settings),
         "text_bytes": training.text_bytes,
         "text_cut": training.cut,
@@ -162,21 +171,21 @@ def manifest(training: Training, fingerprint: str, inputs: Iterable[str | Path])
         "warnings": list(training.warnings),
         "fingerprint": fingerprint,
         "versions": {
-            "hermes-llm": _version("hermes-llm"),
-            "tokenizers": _version("tokenizers"),
+            "hermes-llm": _find_version("hermes-llm"),
+            "tokenizers": _find_version("tokenizers"),
             "python": platform.python_version(),
         },
     }
 
 
-def _version(distribution: str) -> str:
+def _find_version(distribution: str) -> str:
     try:
         return version(distribution)
     except PackageNotFoundError:
         return "not installed"
 
 
-def _file_record(path: Path) -> dict[str, Any]:
+def _record_file(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hermes.checkpoint import step_name
+from hermes.checkpoint import name_step_folder
 from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError, PeerLost
 from hermes.interface import (
@@ -209,7 +209,7 @@ class NullRecorder:
         """Where rank 0 saves."""
         if self.split is not None:
             serve_gathers(self.process_group, self.split.state())
-        return self.output / step_name(at.step)
+        return self.output / name_step_folder(at.step)
 
     def is_saved(self) -> bool:
         """Rank 0 knows."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hermes.checkpoint import Keep
+from hermes.checkpoint import RetentionPolicy
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.interface import Backend, Options, Tensors
 from hermes.recipe import Recipe
@@ -50,7 +50,7 @@ class RunRequest:
     resume: bool = False
     allow_batch_change: bool = False
     log_every: int | None = None
-    keep: Keep = field(default_factory=Keep)
+    keep: RetentionPolicy = field(default_factory=RetentionPolicy)
     text_field: str = "text"
     file_format: str | None = None
     settings: Mapping[str, object] = field(default_factory=dict)

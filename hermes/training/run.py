@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from hermes.checkpoint import Checkpoint, RunLock, newest, steps
+from hermes.checkpoint import Checkpoint, RunLock, find_newest, list_steps
 from hermes.data import Cursor
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import CheckpointError, HermesError
@@ -108,8 +108,8 @@ class Run:
                     numbers = parts.material.evaluate(learner, asked)
                     others = {k: v for k, v in (numbers or {}).items() if k != "val_loss"}
                     return Evaluation(step, numbers["val_loss"], None, others) if numbers else None
-                text_bytes = data.validation_bytes(parts.tokenizer.byte_lengths)
-                batches = data.validation(
+                text_bytes = data.count_validation_bytes(parts.tokenizer.byte_lengths)
+                batches = data.iterate_validation(
                     parts.recipe.batch_size, rank=rank_info.rank, world_size=rank_info.world_size
                 )
                 found = evaluate_perplexity(learner, batches, text_bytes, asked, process_group)
@@ -122,7 +122,9 @@ class Run:
                     total_steps=self.total_steps,
                     log_every=request.log_every or default_log_every(self.total_steps),
                     batches=self._batch,
-                    epochs_done=lambda cursor: cursor.drawn(len(data.train)) / len(data.train),
+                    epochs_done=lambda cursor: (
+                        cursor.count_samples(len(data.train)) / len(data.train)
+                    ),
                     record=keeper.record,
                     save=asked.saves(keeper.save),
                     is_saved=keeper.is_saved,
@@ -143,7 +145,7 @@ class Run:
         """This process's share of the next update."""
         recipe, process_group = self.parts.recipe, self.request.process_group
         data, rank_info = self.parts.material.samples, process_group.rank_info
-        batch, after = data.update(
+        batch, after = data.draw_batch(
             cursor,
             samples=samples_per_update(recipe, cursor, len(data.train), rank_info.world_size),
             micro_batch=recipe.batch_size,
@@ -168,7 +170,7 @@ class Run:
         """Close a run that cannot begin; a folder that was made for it goes."""
         self.close()
         if self._lock is not None:
-            self._lock.withdraw()
+            self._lock.remove_new_folder()
 
     def __enter__(self) -> "Run":
         return self
@@ -192,7 +194,7 @@ def _find(request: RunRequest) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """The checkpoint to go on from, and what to say about it."""
     if not request.resume:
         return None, ()
-    search = newest(request.output)
+    search = find_newest(request.output)
     notes = tuple(f"passed over {skip.path}: {skip.reason}" for skip in search.skipped)
     if search.checkpoint is None and search.skipped:
         raise CheckpointError(
@@ -234,7 +236,7 @@ def _open(request: RunRequest) -> Run:
         return Run(request, lock)
     except BaseException:
         lock.close()
-        lock.withdraw()
+        lock.remove_new_folder()
         raise
 
 
@@ -249,7 +251,7 @@ def check_output(output: Path, *, resume: bool) -> None:
         raise HermesError(f"output {str(output)!r} is a file; choose a folder")
     if resume:
         return
-    if done := steps(output):
+    if done := list_steps(output):
         raise HermesError(
             f"run {str(output)!r} already has step {done[0][0]}; choose another directory or pass "
             "--resume"

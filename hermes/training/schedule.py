@@ -2,7 +2,7 @@
 
 import math
 
-from hermes.data import Cursor, run_samples
+from hermes.data import Cursor, count_run_samples
 from hermes.formatting import format_count
 from hermes.recipe import Recipe
 from hermes.training.events import Position
@@ -38,8 +38,8 @@ def count_steps(recipe: Recipe, position: Position, size: int, world_size: int =
     if recipe.max_steps:
         return recipe.max_steps
     per_update = recipe.batch_size * recipe.grad_accum * world_size
-    wanted = run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
-    left = max(wanted - position.cursor.drawn(size), 0)
+    wanted = count_run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
+    left = max(wanted - position.cursor.count_samples(size), 0)
     return position.step + math.ceil(left / per_update)
 
 
@@ -48,8 +48,8 @@ def samples_per_update(recipe: Recipe, cursor: Cursor, size: int, world_size: in
     per_update = recipe.batch_size * recipe.grad_accum * world_size
     if recipe.max_steps:
         return per_update
-    wanted = run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
-    return min(per_update, wanted - cursor.drawn(size))
+    wanted = count_run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
+    return min(per_update, wanted - cursor.count_samples(size))
 
 
 def warn_repeated_samples(

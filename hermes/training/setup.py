@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from hermes.checkpoint import Checkpoint, require_model
-from hermes.data import Cursor, TextData, TokenStream, documents, tokenize
+from hermes.data import Cursor, TextDataset, TokenStream, read_documents, tokenize
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError, suggest_nearest
@@ -84,10 +84,12 @@ def _text(
     request: RunRequest, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe
 ) -> TrainingData:
     """The request's data as windows of text."""
-    texts = documents(request.data, text_field=request.text_field, file_format=request.file_format)
+    texts = read_documents(
+        request.data, text_field=request.text_field, file_format=request.file_format
+    )
     stream = shared_stream(request.process_group, lambda: tokenize(texts, tokenizer))
     try:
-        samples = TextData(
+        samples = TextDataset(
             stream,
             seq_len=recipe.seq_len,
             vocab_size=spec.vocab_size,

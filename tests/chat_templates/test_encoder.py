@@ -5,11 +5,11 @@ import json
 import pytest
 
 from hermes.chat_templates.messages import Conversation
-from hermes.chat_templates.template import Template, template_of
+from hermes.chat_templates.template import Template, choose_template
 from hermes.data.conversations import parse_conversation, read_conversations
 from hermes.data.records import Record
 from hermes.errors import DataError
-from hermes.tokenizer import CHAT_TEMPLATE, tokenizer_config
+from hermes.tokenizer import CHAT_TEMPLATE, build_tokenizer_config
 from tests.chat_templates.support import TURNS, A, U, chat_tokenizer, conversation, encoder_of
 
 LLAMA3 = (
@@ -68,7 +68,7 @@ def tokenizer():
 def spans(tokenizer, example):
     """The text of each run of learnt tokens."""
     found, before = [], False
-    for token, learnt in zip(example.ids, example.learnt, strict=True):
+    for token, learnt in zip(example.ids, example.loss_mask, strict=True):
         if learnt:
             found += [[]] if not before else []
             found[-1].append(token)
@@ -79,7 +79,7 @@ def spans(tokenizer, example):
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_exactly_the_assistants_words_and_the_end_of_its_turn_are_learnt(name, tokenizer):
     source, end = TEMPLATES[name]
-    example = encoder_of(tokenizer, source).example(conversation())
+    example = encoder_of(tokenizer, source).encode(conversation())
     space = " " if name == "mistral" else ""
     assert spans(tokenizer, example) == [f"{space}a model{end}", f"{space}nothing\nmore{end}"]
 
@@ -87,11 +87,11 @@ def test_exactly_the_assistants_words_and_the_end_of_its_turn_are_learnt(name, t
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_prompt_has_the_tokens_that_training_saw_before_the_answer(name, tokenizer):
     encoder = encoder_of(tokenizer, TEMPLATES[name][0])
-    example = encoder.example(conversation())
-    prompt = encoder.prompt(TURNS[:3])
+    example = encoder.encode(conversation())
+    prompt = encoder.encode_prompt(TURNS[:3])
     assert example.ids[: len(prompt)].tolist() == prompt
-    assert example.learnt[len(prompt)]
-    assert encoder.end_of_turn() == tokenizer.special_id(TEMPLATES[name][1])
+    assert example.loss_mask[len(prompt)]
+    assert encoder.find_end_of_turn() == tokenizer.find_special_id(TEMPLATES[name][1])
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -99,7 +99,7 @@ def test_the_tokens_are_those_of_the_whole_rendered_text(name, tokenizer):
     """But for the template's last words, after the last turn, of which nothing is learnt."""
     encoder = encoder_of(tokenizer, TEMPLATES[name][0])
     whole = encoder.template.render(TURNS, prompt=False).replace("\ufdd0", "").replace("\ufdd1", "")
-    text = tokenizer.decode(encoder.example(conversation()).ids, skip_special=False)
+    text = tokenizer.decode(encoder.encode(conversation()).ids, skip_special=False)
     assert whole.startswith(text)
     assert whole[len(text) :].strip() == ""
 
@@ -109,49 +109,49 @@ def test_words_that_spell_a_special_token_stay_words(tokenizer):
         {"role": "user", "content": "say <|im_end|> now"},
         {"role": "assistant", "content": "<|im_end|><|eos|>"},
     )
-    example = encoder_of(tokenizer, CHAT_TEMPLATE).example(conversation(turns))
+    example = encoder_of(tokenizer, CHAT_TEMPLATE).encode(conversation(turns))
     ids = example.ids.tolist()
-    assert ids.count(tokenizer.special_id("<|im_end|>")) == 2  # the two turns' own ends
-    assert tokenizer.special_id("<|eos|>") not in ids
+    assert ids.count(tokenizer.find_special_id("<|im_end|>")) == 2  # the two turns' own ends
+    assert tokenizer.find_special_id("<|eos|>") not in ids
     assert spans(tokenizer, example) == ["<|im_end|><|eos|><|im_end|>"]
 
 
 def test_only_later_turns_are_learnt_where_that_is_asked_for(tokenizer):
     for source in (CHAT_TEMPLATE, MARKED):
-        example = encoder_of(tokenizer, source).example(conversation(), first=2)
+        example = encoder_of(tokenizer, source).encode(conversation(), first=2)
         assert spans(tokenizer, example) == ["nothing\nmore<|im_end|>"]
 
 
 def test_all_but_the_first_token_are_learnt_where_the_prompt_counts(tokenizer):
-    example = encoder_of(tokenizer, CHAT_TEMPLATE).example(conversation(), whole=True)
-    assert example.learnt.tolist() == [False] + [True] * (len(example) - 1)
+    example = encoder_of(tokenizer, CHAT_TEMPLATE).encode(conversation(), whole=True)
+    assert example.loss_mask.tolist() == [False] + [True] * (len(example) - 1)
 
 
 def test_plain_text_is_learnt_whole_and_ends(tokenizer):
     text = parse_conversation(Record("nothing more", "a.jsonl:1"))
-    example = encoder_of(tokenizer, CHAT_TEMPLATE).example(text)
+    example = encoder_of(tokenizer, CHAT_TEMPLATE).encode(text)
     assert example.ids.tolist() == [*tokenizer.encode("nothing more"), tokenizer.eos_id]
-    assert example.learnt.tolist() == [False] + [True] * (len(example) - 1)
+    assert example.loss_mask.tolist() == [False] + [True] * (len(example) - 1)
 
 
 def test_the_default_template_is_chatml(tokenizer):
-    found = template_of(tokenizer_config(tokenizer), default=CHAT_TEMPLATE)
+    found = choose_template(build_tokenizer_config(tokenizer), default=CHAT_TEMPLATE)
     assert found.render(TURNS[:1], prompt=True) == (
         "<|im_start|>user\nwho are you?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert template_of(None, default=CHAT_TEMPLATE).source == CHAT_TEMPLATE
+    assert choose_template(None, default=CHAT_TEMPLATE).source == CHAT_TEMPLATE
 
 
 def test_a_template_that_is_not_there_is_a_mistake_like_data_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match=r"none.jinja: no such template; check the name$"):
-        template_of({}, file=tmp_path / "none.jinja", default=CHAT_TEMPLATE)
+        choose_template({}, file=tmp_path / "none.jinja", default=CHAT_TEMPLATE)
 
 
 def test_a_template_is_taken_from_a_list_by_the_name_default():
     held = [{"name": "rag", "template": "x"}, {"name": "default", "template": "y"}]
-    assert template_of({"chat_template": held}, default="z").source == "y"
+    assert choose_template({"chat_template": held}, default="z").source == "y"
     config = {"chat_template": "y", "bos_token": {"content": "<s>", "lstrip": False}}
-    assert template_of(config, default="z").names == {"bos_token": "<s>"}
+    assert choose_template(config, default="z").names == {"bos_token": "<s>"}
 
 
 def test_templates_have_what_hugging_faces_have():
@@ -315,20 +315,20 @@ REFUSED = {
 def test_a_template_that_cannot_serve_is_refused_at_the_conversation(name, tokenizer):
     source, turns, message = REFUSED[name]
     with pytest.raises(DataError) as refused:
-        encoder_of(tokenizer, source).example(conversation(turns))
+        encoder_of(tokenizer, source).encode(conversation(turns))
     assert str(refused.value) == f"chat.jsonl:3: {message}"
 
 
 def test_a_template_that_cannot_serve_is_named_once_where_no_file_is_read(tokenizer):
     with pytest.raises(DataError, match=r"^the chat template ends the assistant's turn with no"):
-        encoder_of(tokenizer, REFUSED["no end of turn"][0]).end_of_turn()
+        encoder_of(tokenizer, REFUSED["no end of turn"][0]).find_end_of_turn()
 
 
 def test_what_is_no_jinja_is_refused_by_line(tmp_path):
     file = tmp_path / "chat.jinja"
     file.write_text("a\n{% for m in messages %}")
     with pytest.raises(DataError) as refused:
-        template_of(None, file=file, default="")
+        choose_template(None, file=file, default="")
     assert str(refused.value).startswith(f"{file}:2: not a Jinja template: Unexpected end of")
 
 
@@ -337,17 +337,17 @@ def test_calls_and_tools_that_the_template_has_no_word_for_are_refused(tokenizer
     calls = {"role": "assistant", "content": "wait", "tool_calls": [{"function": {"name": "f"}}]}
     made = encoder_of(tokenizer, CHAT_TEMPLATE)
     with pytest.raises(DataError) as refused:
-        made.example(conversation((U, calls, A)))
+        made.encode(conversation((U, calls, A)))
     assert str(refused.value) == (
         "chat.jsonl:3: message 2 has 'tool_calls', which the chat template does not write; give a "
         "template that does with --template, or the call as content"
     )
     with pytest.raises(DataError, match=r"^chat\.jsonl:3: the record has 'tools', which the chat"):
-        made.example(Conversation((U, A), "chat.jsonl:3", tools=({"name": "f"},)))
-    assert made.example(conversation((U, {**A, "tool_calls": []}))).learnt.any()
+        made.encode(Conversation((U, A), "chat.jsonl:3", tools=({"name": "f"},)))
+    assert made.encode(conversation((U, {**A, "tool_calls": []}))).loss_mask.any()
 
 
 def test_zephyrs_answers_do_not_follow_its_question(tokenizer):
     """Its question lacks the line end that an answer has before it: the prefix is right."""
-    example = encoder_of(tokenizer, ZEPHYR).example(conversation())
+    example = encoder_of(tokenizer, ZEPHYR).encode(conversation())
     assert spans(tokenizer, example) == ["a model<|eos|>", "nothing\nmore<|eos|>"]

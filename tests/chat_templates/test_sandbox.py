@@ -31,13 +31,13 @@ ESCAPES = (
 @pytest.mark.parametrize("source", ESCAPES)
 def test_even_to_look_outside_the_sandbox_is_refused(source, tokenizer):
     with pytest.raises(DataError, match=r"^chat\.jsonl:3: the chat template tries to leave its"):
-        encoder_of(tokenizer, source).example(conversation((U, A)))
+        encoder_of(tokenizer, source).encode(conversation((U, A)))
 
 
 @pytest.mark.parametrize("source", ["{% include 'a' %}", "{% import 'os' as os %}{{ os }}"])
 def test_a_template_reads_no_other_file(source, tokenizer):
     with pytest.raises(DataError, match="fails in line 1: no loader for this environment"):
-        encoder_of(tokenizer, source).example(conversation((U, A)))
+        encoder_of(tokenizer, source).encode(conversation((U, A)))
 
 
 GROWING = "{% set n = namespace(x='x') %}{% for i in range(99) %}{% set n.x = GROWN %}{% endfor %}"
@@ -76,7 +76,7 @@ def test_a_template_makes_nothing_enormous(source, what, tokenizer):
     """Neither when it is compiled, where constants are computed, nor when it is rendered."""
     made = encoder_of(tokenizer, source)
     with pytest.raises(DataError) as refused:
-        made.example(conversation((U, A)))
+        made.encode(conversation((U, A)))
     assert f"fails in line 1: {what} makes something too large" in str(refused.value)
 
 
@@ -97,7 +97,7 @@ def test_a_template_makes_nothing_enormous(source, what, tokenizer):
 )  # fmt: skip
 def test_a_template_neither_grows_nor_turns_without_end(source, why, tokenizer):
     with pytest.raises(DataError, match=f"fails in line 1: {why}"):
-        encoder_of(tokenizer, source).example(conversation((U, A)))
+        encoder_of(tokenizer, source).encode(conversation((U, A)))
 
 
 @pytest.mark.parametrize(

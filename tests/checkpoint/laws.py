@@ -7,7 +7,7 @@ import random
 from itertools import count
 from pathlib import Path
 
-from hermes.checkpoint import Disk, Keep, Skipped, checkpoints
+from hermes.checkpoint import Disk, RetentionPolicy, SkippedCheckpoint, open_checkpoints
 from hermes.checkpoint.retention import prune, sweep
 from tests.checkpoint.powerloss import after_power_loss, read_tree, write_tree
 from tests.checkpoint.support import (
@@ -24,7 +24,7 @@ def go_on(run, disk, workers=1):
     """What a run does between two saves at step 1 and step 3, with all but the newest deleted."""
     for step in (2, 3):
         path = save_at(run, step, disk=disk, workers=workers)
-        prune(run, Keep(last=1), path, disk=disk)
+        prune(run, RetentionPolicy(last=1), path, disk=disk)
 
 
 def record(workers=1):
@@ -38,7 +38,7 @@ def record(workers=1):
         for step in (2, 3):
             path = save_at(run, step, disk=disk, workers=workers)
             returned.append((len(operations), step))
-            prune(run, Keep(last=1), path, disk=disk)
+            prune(run, RetentionPolicy(last=1), path, disk=disk)
         return operations, before, run, returned
 
 
@@ -46,9 +46,9 @@ def require_found(run, least):
     """A whole checkpoint of step `least` or later is there, it is what was saved, and whatever
     bears a checkpoint's name is one.
     """
-    found = list(checkpoints(run))
+    found = list(open_checkpoints(run))
     assert found, "no checkpoint is left"
-    assert not [skip.reason for skip in found if isinstance(skip, Skipped)]
+    assert not [skip.reason for skip in found if isinstance(skip, SkippedCheckpoint)]
     step = found[0].progress.step
     assert step >= least, f"step {step} was found, step {least} was saved"
     require_equal(found[0], step)

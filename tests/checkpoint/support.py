@@ -12,7 +12,7 @@ from hermes.interface import TrainState
 from hermes.numerics.params import list_parameters
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
-from hermes.storage.safetensors import file_size, kinds_of, tensor_chunks
+from hermes.storage.safetensors import compute_file_size, describe_tensors, encode_tensors
 
 SPEC = ModelSpec(
     blocks=(BlockSpec(AttentionSpec(num_heads=2), FfnSpec(hidden_dim=6)),),
@@ -102,9 +102,9 @@ def logged_disk():
 
 
 def write_tensors(path, tensors):
-    kinds = kinds_of(tensors)
-    data = b"".join(bytes(chunk) for chunk in tensor_chunks(tensors, kinds))
-    assert len(data) == file_size(kinds)
+    kinds = describe_tensors(tensors)
+    data = b"".join(bytes(chunk) for chunk in encode_tensors(tensors, kinds))
+    assert len(data) == compute_file_size(kinds)
     path.write_bytes(data)
     return path
 

@@ -10,13 +10,13 @@ import pytest
 from hermes.checkpoint import (
     Companions,
     Disk,
-    Keep,
+    RetentionPolicy,
     RunLock,
     Saver,
-    newest,
+    copy_state,
+    find_newest,
+    list_steps,
     open_checkpoint,
-    snapshot,
-    steps,
 )
 from hermes.errors import CheckpointError, HermesError, NonFinite, StorageError
 from hermes.interface import LazyTensors
@@ -107,7 +107,7 @@ def test_one_save_is_in_flight_at_most(tmp_path):
         gate.opened.set()
         second.join(10)
         assert copied.is_set()
-    assert [step for step, _ in steps(tmp_path)] == [2, 1]
+    assert [step for step, _ in list_steps(tmp_path)] == [2, 1]
 
 
 def refuse(operation):
@@ -147,19 +147,19 @@ def test_a_state_that_is_no_number_is_told_and_deletes_nothing(tmp_path):
     save_at(tmp_path, 1)
     state = state_at(2)
     state.params["lm_head.weight"][0, 0] = float("nan")
-    background = saver(tmp_path, keep=Keep(last=1))
+    background = saver(tmp_path, keep=RetentionPolicy(last=1))
     background.save(state, progress_at(2))
     with pytest.raises(NonFinite):
         background.close()
-    require_equal(newest(tmp_path).checkpoint, 1)
+    require_equal(find_newest(tmp_path).checkpoint, 1)
 
 
 def test_old_checkpoints_go_when_the_new_one_is_whole(tmp_path):
     gone = []
-    with saver(tmp_path, keep=Keep(last=2), deleted=gone.append) as background:
+    with saver(tmp_path, keep=RetentionPolicy(last=2), on_delete=gone.append) as background:
         for step in (1, 2, 3, 4):
             background.save(state_at(step), progress_at(step))
-    assert [step for step, _ in steps(tmp_path)] == [4, 3]
+    assert [step for step, _ in list_steps(tmp_path)] == [4, 3]
     assert [path.name for path in gone] == ["step-00000001", "step-00000002"]
 
 
@@ -177,7 +177,7 @@ def test_a_tokenizer_that_does_not_fit_is_told_before_training(tmp_path):
 
 def test_a_snapshot_shares_nothing():
     state = state_at(1)
-    copy = snapshot(state)
+    copy = copy_state(state)
     for name, tensor in state.params.items():
         tensor += 1
         assert (copy.params[name] != tensor).all()
@@ -189,7 +189,7 @@ def test_a_reader_never_sees_a_part(tmp_path):
     seen, done = [1], threading.Event()
 
     def write():
-        with saver(tmp_path, keep=Keep(last=1)) as background:
+        with saver(tmp_path, keep=RetentionPolicy(last=1)) as background:
             for step in range(2, 25):
                 background.save(state_at(step), progress_at(step))
         done.set()
@@ -197,12 +197,12 @@ def test_a_reader_never_sees_a_part(tmp_path):
     writer = threading.Thread(target=write)
     writer.start()
     while not done.is_set():
-        found = newest(tmp_path)
+        found = find_newest(tmp_path)
         require_equal(found.checkpoint, found.checkpoint.progress.step)
         seen.append(found.checkpoint.progress.step)
     writer.join()
     assert seen == sorted(seen)
-    require_equal(newest(tmp_path).checkpoint, 24)
+    require_equal(find_newest(tmp_path).checkpoint, 24)
 
 
 def test_a_second_process_in_one_run_is_refused_with_the_first_ones_name(tmp_path):

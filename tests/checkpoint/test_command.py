@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hermes.checkpoint import NewerFormat, newest, open_checkpoint
+from hermes.checkpoint import NewerFormat, find_newest, open_checkpoint
 from hermes.errors import StorageError
 from hermes_cli.main import run as command
 from tests.checkpoint.support import save_at
@@ -64,9 +64,9 @@ def test_list_and_verify_go_on_after_one_that_cannot_be_read(run, capsys, monkey
     rows = json.loads(capsys.readouterr().out)
     assert [row.get("damaged") for row in rows] == [False, None, False]
     with pytest.raises(NewerFormat):
-        newest(run)
+        find_newest(run)
     resealed(run / "step-00000003", version=1)
-    assert newest(run).checkpoint.progress.step == 3
+    assert find_newest(run).checkpoint.progress.step == 3
 
 
 def test_list_and_show_speak_json(run, capsys):

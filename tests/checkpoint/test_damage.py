@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import pytest
 
-from hermes.checkpoint import NewerFormat, locate, newest, open_checkpoint, verify
+from hermes.checkpoint import NewerFormat, find_newest, locate, open_checkpoint, verify
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.progress import read_progress, render_progress
 from hermes.errors import CheckpointError, HermesError
@@ -237,7 +237,11 @@ def test_a_newer_format_is_refused_with_both_numbers_and_never_passed_over(tmp_p
     path = save_at(tmp_path, 2)
     resealed(path, version=7)
     message = rf"checkpoint {path} has format version 7; this hermes reads up to 1, so update it"
-    for refuse in (open_checkpoint, lambda p: newest(p.parent), lambda p: save_at(p.parent, 2)):
+    for refuse in (
+        open_checkpoint,
+        lambda p: find_newest(p.parent),
+        lambda p: save_at(p.parent, 2),
+    ):
         with pytest.raises(NewerFormat, match=message):
             refuse(path)
 
@@ -247,7 +251,7 @@ def test_a_damaged_newest_is_passed_over_with_the_reason(tmp_path):
     (paths[2] / "model.mal").write_bytes(b"")
     shutil.rmtree(paths[1])
     paths[1].mkdir()
-    found = newest(tmp_path)
+    found = find_newest(tmp_path)
     require_equal(found.checkpoint, 1)
     assert [skip.path for skip in found.skipped] == [paths[2], paths[1]]
     assert "is torn: it has 0 bytes" in found.skipped[0].reason
@@ -260,7 +264,7 @@ def test_a_damaged_newest_is_passed_over_with_the_reason(tmp_path):
 def test_a_checkpoint_under_another_steps_name_is_passed_over(tmp_path):
     save_at(tmp_path, 1)
     save_at(tmp_path, 2).rename(tmp_path / "step-00000009")
-    found = newest(tmp_path)
+    found = find_newest(tmp_path)
     require_equal(found.checkpoint, 1)
     assert "step-00000009 is of step 2; rename it back" in found.skipped[0].reason
     require_equal(open_checkpoint(tmp_path / "step-00000009"), 2)
@@ -270,14 +274,14 @@ def test_what_is_no_checkpoint_is_not_looked_at(tmp_path):
     save_at(tmp_path, 1)
     for name in ("step-2", "step-0000000x", "step-00000003.bak", ".tmp-step-00000004-00"):
         (tmp_path / name).mkdir()
-    found = newest(tmp_path)
+    found = find_newest(tmp_path)
     assert found.skipped == ()
     require_equal(found.checkpoint, 1)
 
 
 def test_there_is_no_newest_where_there_is_no_run(tmp_path):
-    assert newest(tmp_path).checkpoint is None
-    assert newest(tmp_path / "nowhere").checkpoint is None
+    assert find_newest(tmp_path).checkpoint is None
+    assert find_newest(tmp_path / "nowhere").checkpoint is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hermes.checkpoint import Disk, Keep, newest, open_checkpoint, save
+from hermes.checkpoint import Disk, RetentionPolicy, find_newest, open_checkpoint, save
 from hermes.errors import NonFinite, StorageError
 from tests.checkpoint.laws import (
     go_on,
@@ -85,7 +85,7 @@ def fails_cleanly(point, code):
         if code in (errno.ENOSPC, errno.EDQUOT):
             assert "the checkpoint needs" in str(caught.value)
         assert not [p for p in run.iterdir() if p.name.startswith(".tmp-")]
-        found = newest(run)
+        found = find_newest(run)
         # Only the last operation, the sync of the run's folder, comes after the new name is there.
         step = 2 if (run / "step-00000002").exists() else 1
         assert found.checkpoint.progress.step == step
@@ -183,7 +183,7 @@ def test_a_save_of_a_saved_step_is_refused_and_a_damaged_one_is_replaced(tmp_pat
     data = bytearray((path / "optimizer.safetensors").read_bytes())
     data[-1] ^= 1
     (path / "optimizer.safetensors").write_bytes(data)
-    assert newest(tmp_path).checkpoint is None
+    assert find_newest(tmp_path).checkpoint is None
     save_at(tmp_path, 1)
     require_found(tmp_path, 1)
 
@@ -224,4 +224,4 @@ def test_going_on_deletes_only_after_the_new_one_is_named(tmp_path):
     assert named[0] == "step-00000002"
     assert named[1].startswith(".trash-step-00000001")
     assert open_checkpoint(tmp_path / "step-00000003").progress.step == 3
-    assert Keep(last=1).everything is False
+    assert RetentionPolicy(last=1).everything is False

@@ -15,8 +15,8 @@ from hermes.checkpoint import (
     Companions,
     Disk,
     Progress,
+    find_newest,
     locate,
-    newest,
     open_checkpoint,
     require_model,
     save,
@@ -230,7 +230,7 @@ def test_a_run_behind_a_link_stays_behind_it(tmp_path):
     (tmp_path / "run").symlink_to(tmp_path / "disk")
     save_at(tmp_path / "run", 1)
     assert (tmp_path / "run").is_symlink()
-    require_equal(newest(tmp_path / "disk").checkpoint, 1)
+    require_equal(find_newest(tmp_path / "disk").checkpoint, 1)
 
 
 def test_lazy_tensors_outlive_the_folder(tmp_path):
@@ -243,7 +243,7 @@ def test_lazy_tensors_outlive_the_folder(tmp_path):
 
 
 def test_the_first_format_is_read_for_ever():
-    checkpoint = newest(V1).checkpoint
+    checkpoint = find_newest(V1).checkpoint
     spec, state = make_fixture.state()
     assert checkpoint.manifest.version == 1
     assert checkpoint.spec == spec

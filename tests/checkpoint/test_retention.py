@@ -4,29 +4,29 @@ import shutil
 
 import pytest
 
-from hermes.checkpoint import Disk, Keep, newest, prune, steps, sweep
+from hermes.checkpoint import Disk, RetentionPolicy, find_newest, list_steps, prune, sweep
 from hermes.errors import CheckpointError, HermesError, StorageError
 from tests.checkpoint.support import require_equal, save_at
 
 
 def kept(run):
-    return sorted(step for step, _ in steps(run))
+    return sorted(step for step, _ in list_steps(run))
 
 
 @pytest.mark.parametrize(
     ("keep", "left"),
     [
-        (Keep(), [1, 2, 3, 4, 5, 6]),
-        (Keep(last=1), [6]),
-        (Keep(last=3), [4, 5, 6]),
-        (Keep(last=9), [1, 2, 3, 4, 5, 6]),
-        (Keep(every=2), [2, 4, 5, 6]),
-        (Keep(last=1, every=3), [3, 6]),
-        (Keep(last=1, best="val_loss"), [2, 6]),
-        (Keep(best="val_loss"), [2, 5, 6]),
-        (Keep(last=1, best="accuracy"), [1, 2, 3, 4, 5, 6]),
-        (Keep(last=1, every=4, best="val_loss"), [2, 4, 6]),
-        (Keep(last=1, best="val_accuracy"), [3, 6]),
+        (RetentionPolicy(), [1, 2, 3, 4, 5, 6]),
+        (RetentionPolicy(last=1), [6]),
+        (RetentionPolicy(last=3), [4, 5, 6]),
+        (RetentionPolicy(last=9), [1, 2, 3, 4, 5, 6]),
+        (RetentionPolicy(every=2), [2, 4, 5, 6]),
+        (RetentionPolicy(last=1, every=3), [3, 6]),
+        (RetentionPolicy(last=1, best="val_loss"), [2, 6]),
+        (RetentionPolicy(best="val_loss"), [2, 5, 6]),
+        (RetentionPolicy(last=1, best="accuracy"), [1, 2, 3, 4, 5, 6]),
+        (RetentionPolicy(last=1, every=4, best="val_loss"), [2, 4, 6]),
+        (RetentionPolicy(last=1, best="val_accuracy"), [3, 6]),
     ],
 )
 def test_retention_keeps_what_any_rule_keeps(tmp_path, keep, left):
@@ -38,14 +38,14 @@ def test_retention_keeps_what_any_rule_keeps(tmp_path, keep, left):
     assert kept(tmp_path) == left
     assert [int(p.name[5:]) for p in gone] == sorted(losses.keys() - set(left))
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
-    require_equal(newest(tmp_path).checkpoint, 6)
+    require_equal(find_newest(tmp_path).checkpoint, 6)
 
 
 @pytest.mark.parametrize("name", ["last", "every"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_keeping_nothing_is_refused(name, value):
     with pytest.raises(HermesError, match=f"--keep-{name} must be at least 1, got {value}"):
-        Keep(**{name: value})
+        RetentionPolicy(**{name: value})
 
 
 def test_nothing_is_deleted_for_a_damaged_newest(tmp_path):
@@ -55,9 +55,9 @@ def test_nothing_is_deleted_for_a_damaged_newest(tmp_path):
     data[-1] ^= 1
     (path / "model.safetensors").write_bytes(data)
     with pytest.raises(CheckpointError, match="was altered"):
-        prune(tmp_path, Keep(last=1), path)
+        prune(tmp_path, RetentionPolicy(last=1), path)
     assert kept(tmp_path) == [1, 2]
-    require_equal(newest(tmp_path).checkpoint, 1)
+    require_equal(find_newest(tmp_path).checkpoint, 1)
 
 
 def test_a_torn_one_does_not_count_and_stays(tmp_path):
@@ -66,7 +66,7 @@ def test_a_torn_one_does_not_count_and_stays(tmp_path):
     torn = save_at(tmp_path, 3)
     (torn / "model.safetensors").write_bytes(b"")
     path = save_at(tmp_path, 4)
-    prune(tmp_path, Keep(last=2), path)
+    prune(tmp_path, RetentionPolicy(last=2), path)
     assert kept(tmp_path) == [2, 3, 4]
 
 
@@ -77,7 +77,7 @@ def test_one_whose_metrics_cannot_be_read_stays(tmp_path):
     (altered / "progress.json").write_bytes(data.replace(b'"val_loss"', b'"val_loss '))
     for step in (2, 3, 4):
         path = save_at(tmp_path, step, metrics={"val_loss": float(step)})
-    prune(tmp_path, Keep(last=1, best="val_loss"), path)
+    prune(tmp_path, RetentionPolicy(last=1, best="val_loss"), path)
     assert kept(tmp_path) == [1, 2, 4]
 
 
@@ -86,14 +86,14 @@ def test_checkpoints_of_another_run_stay(tmp_path):
     save_at(tmp_path, 1)
     save_at(tmp_path, 9, run_id="run-b")
     path = save_at(tmp_path, 2)
-    prune(tmp_path, Keep(last=1), path)
+    prune(tmp_path, RetentionPolicy(last=1), path)
     assert kept(tmp_path) == [2, 9]
 
 
 def test_a_stale_higher_step_of_the_run_does_not_delete_the_one_just_written(tmp_path):
     save_at(tmp_path, 9)
     path = save_at(tmp_path, 2)
-    prune(tmp_path, Keep(last=1), path)
+    prune(tmp_path, RetentionPolicy(last=1), path)
     assert kept(tmp_path) == [2, 9]
 
 
@@ -104,7 +104,7 @@ def test_nothing_else_is_touched(tmp_path):
     shutil.copytree(tmp_path / "step-00000001", tmp_path / "step-00000001.bak")
     (tmp_path / "metrics.jsonl").write_text("")
     path = save_at(tmp_path, 2)
-    prune(tmp_path, Keep(last=1), path)
+    prune(tmp_path, RetentionPolicy(last=1), path)
     names = {"best", "metrics.jsonl", "step-00000001.bak", "step-00000002"}
     assert {p.name for p in tmp_path.iterdir()} == names
 
@@ -117,9 +117,9 @@ def test_a_checkpoint_that_is_a_link_loses_no_files(tmp_path):
     run.mkdir()
     (run / "step-00000001").symlink_to(other / "step-00000001")
     path = save_at(run, 2)
-    prune(run, Keep(last=1), path)
+    prune(run, RetentionPolicy(last=1), path)
     assert kept(run) == [1, 2]
-    require_equal(newest(other).checkpoint, 1)
+    require_equal(find_newest(other).checkpoint, 1)
 
 
 def test_an_error_while_deleting_leaves_the_newest_whole(tmp_path):
@@ -131,8 +131,8 @@ def test_an_error_while_deleting_leaves_the_newest_whole(tmp_path):
             raise OSError(30, "Read-only file system")
 
     with pytest.raises(StorageError, match=r"cannot delete .*: read-only file system"):
-        prune(tmp_path, Keep(last=1), path, disk=Disk(before))
-    require_equal(newest(tmp_path).checkpoint, 2)
+        prune(tmp_path, RetentionPolicy(last=1), path, disk=Disk(before))
+    require_equal(find_newest(tmp_path).checkpoint, 2)
     sweep(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
 

@@ -63,7 +63,7 @@ def test_a_name_that_is_not_synced_after_the_rename(monkeypatch):
 
 
 def plant_write(monkeypatch, between):
-    """`_write` as it is, with `between(folder, disk)` called before the manifest is written."""
+    """`_write_files` as it is, calling `between(folder, disk)` before it writes the manifest."""
 
     def write(folder, files, run, step, workers, disk):
         written = {name: write_file(folder / name, files[name], disk) for name in files}
@@ -71,7 +71,7 @@ def plant_write(monkeypatch, between):
         write_file(at / MANIFEST, [Manifest(run, step, written).render()], disk)
         disk.sync_folder(at)
 
-    monkeypatch.setattr(writing, "_write", write)
+    monkeypatch.setattr(writing, "_write_files", write)
 
 
 def test_the_plant_alone_breaks_nothing(monkeypatch):
@@ -111,7 +111,7 @@ def test_a_manifest_written_after_the_rename(monkeypatch):
 
 
 def test_numbers_that_are_not_looked_at(monkeypatch, tmp_path):
-    monkeypatch.setattr(tensors, "_finite", lambda values: True)
+    monkeypatch.setattr(tensors, "_is_finite", lambda values: True)
     breaks(test_faults.test_what_is_no_number_is_never_saved, tmp_path, "params", float("nan"))
 
 
@@ -131,7 +131,7 @@ def test_a_manifest_that_is_not_hashed(monkeypatch, tmp_path):
 
 
 def test_keys_given_twice(monkeypatch, tmp_path):
-    monkeypatch.setattr(jsontext, "_once", dict)
+    monkeypatch.setattr(jsontext, "_build_object", dict)
     breaks(test_hostile.every_hostile_header_is_refused, tmp_path)
 
 
@@ -153,7 +153,7 @@ def test_the_newest_taken_by_its_name(monkeypatch, tmp_path):
     def newest(run, **_):
         return Search(open_checkpoint(max(run.glob("step-*"))), ())
 
-    monkeypatch.setattr(test_damage, "newest", newest)
+    monkeypatch.setattr(test_damage, "find_newest", newest)
     breaks(test_damage.test_a_damaged_newest_is_passed_over_with_the_reason, tmp_path)
 
 
@@ -166,12 +166,12 @@ def test_rotation_that_does_not_verify(monkeypatch, tmp_path):
 
 
 def test_a_save_onto_the_final_name(monkeypatch):
-    honest = writing._write
+    honest = writing._write_files
 
     def write(folder, files, run, step, workers, disk):
-        honest(folder.with_name(writing.step_name(step)), files, run, step, workers, disk)
+        honest(folder.with_name(writing.name_step_folder(step)), files, run, step, workers, disk)
 
-    monkeypatch.setattr(writing, "_write", write)
+    monkeypatch.setattr(writing, "_write_files", write)
     breaks(any_kill)
 
 

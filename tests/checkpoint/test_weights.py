@@ -9,7 +9,7 @@ import pytest
 from safetensors import numpy as public
 
 from hermes.checkpoint import open_checkpoint, save
-from hermes.checkpoint.weights import fit, read_weights
+from hermes.checkpoint.weights import match_to_spec, read_weights
 from hermes.errors import CheckpointError
 from hermes.numerics.params import list_parameters
 from tests.checkpoint.support import (
@@ -25,7 +25,7 @@ from tests.checkpoint.support import (
 
 def one_file(tmp_path, tensors, spec=SPEC):
     public.save_file(tensors, tmp_path / "m.safetensors", metadata={"format": "pt"})
-    return fit(read_weights(tmp_path / "m.safetensors"), spec, "m.safetensors")
+    return match_to_spec(read_weights(tmp_path / "m.safetensors"), spec, "m.safetensors")
 
 
 def test_large_weights_come_in_shards_that_other_readers_know(tmp_path):
@@ -159,13 +159,13 @@ def test_moments_that_do_not_fit_are_named(tmp_path):
     path = save_at(tmp_path, 1)
     file = path / "optimizer.safetensors"
     whole = public.load_file(file)
-    from hermes.checkpoint.weights import moments
+    from hermes.checkpoint.weights import read_moments
     from hermes.storage.safetensors import TensorFile
 
     def refusal(tensors):
         public.save_file(tensors, file)
         with pytest.raises(CheckpointError) as caught:
-            moments(TensorFile(file), list_parameters(SPEC))
+            read_moments(TensorFile(file), list_parameters(SPEC))
         return str(caught.value)
 
     name = "exp_avg_sq.model.norm.weight"

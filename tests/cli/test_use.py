@@ -192,7 +192,7 @@ def test_train_tokenizer_takes_special_tokens_of_ones_own(call, tmp_path):
                         "--vocab-size", 290, *own)  # fmt: skip
     assert code == 0, err
     made = Tokenizer.load(tmp_path / "t.json")
-    assert [made.token_bytes(i).decode() for i in sorted(made.special_ids)] == [
+    assert [made.get_token_bytes(i).decode() for i in sorted(made.special_ids)] == [
         *SPECIAL_TOKENS,
         "<|eot_id|>",
     ]

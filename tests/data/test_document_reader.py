@@ -6,10 +6,10 @@ import tracemalloc
 
 import pytest
 
-from hermes.data.document_reader import Document, documents
-from hermes.data.files import BLOCK, sources, spool
+from hermes.data.document_reader import Document, read_documents
+from hermes.data.files import BLOCK, expand_paths, spool
 from hermes.errors import DataError, StorageError
-from hermes.tokenizer.bytelevel import PIECE, pieces
+from hermes.tokenizer.bytelevel import PIECE, split_text
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def write(tmp_path):
 
 
 def texts(*paths, **options):
-    return [document.text for document in documents(list(paths), **options)]
+    return [document.text for document in read_documents(list(paths), **options)]
 
 
 def message(*paths, **options):
@@ -37,7 +37,7 @@ def message(*paths, **options):
 def test_a_text_file_is_one_document_as_it_stands(write):
     content = "\n two \r\nlines\r\n\x00\u2028\ufeff end"
     path = write("a.txt", content)
-    assert list(documents(path)) == [Document(content, str(path), 1)]
+    assert list(read_documents(path)) == [Document(content, str(path), 1)]
 
 
 def test_a_byte_order_mark_is_not_text(write):
@@ -49,7 +49,7 @@ def test_a_byte_order_mark_is_not_text(write):
 
 def test_lines_of_json_are_documents_and_know_their_line(write):
     path = write("a.jsonl", '{"text": "one\\ntwo"}\r\n\n"three"\n{"id": 4, "text": "\u2028x"}')
-    found = list(documents(path))
+    found = list(read_documents(path))
     assert [(d.text, d.line) for d in found] == [("one\ntwo", 1), ("three", 3), ("\u2028x", 4)]
 
 
@@ -59,7 +59,7 @@ def test_a_list_of_json_is_documents(write):
 
 def test_rows_of_csv_are_documents_and_may_hold_lines_and_quotes(write):
     path = write("a.csv", 'id,text\r\n1,"one, ""1""\r\nstill one"\r\n\r\n2,two\r\n')
-    assert [(d.text, d.line) for d in documents(path)] == [
+    assert [(d.text, d.line) for d in read_documents(path)] == [
         ('one, "1"\r\nstill one', 2),
         ("two", 5),
     ]
@@ -105,7 +105,9 @@ def test_standard_input_is_text_or_the_format_named(monkeypatch):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
     given(b'{"text": "a"}\n')
-    assert [(d.text, d.path) for d in documents("-")] == [('{"text": "a"}\n', "standard input")]
+    assert [(d.text, d.path) for d in read_documents("-")] == [
+        ('{"text": "a"}\n', "standard input")
+    ]
     given(b'{"text": "a"}\n"b"')
     assert texts("-", file_format="jsonl") == ["a", "b"]
     given(b"")
@@ -124,7 +126,7 @@ def test_spooling_to_no_folder_is_a_storage_error(tmp_path):
 
 def test_missing_files_are_named_before_anything_is_read(write, tmp_path):
     with pytest.raises(DataError, match=r"none.txt: no such file; check the name$"):
-        documents([write("a.txt", "a"), tmp_path / "none.txt"])
+        read_documents([write("a.txt", "a"), tmp_path / "none.txt"])
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_a_file_that_may_not_be_read_is_a_storage_error(write, monkeypatch):
 
     monkeypatch.setattr("builtins.open", refused)
     with pytest.raises(StorageError, match=r"^cannot read .*a.txt: Permission denied$"):
-        list(documents(path))
+        list(read_documents(path))
 
 
 WORDS = "Ein Wort, zwei  Wörter.\n\n  Drei!\nvier fünf\r\nsechs 日本語 "
@@ -260,14 +262,14 @@ WORDS = "Ein Wort, zwei  Wörter.\n\n  Drei!\nvier fünf\r\nsechs 日本語 "
 def test_pieces_make_up_the_text_and_are_bounded(size):
     text = WORDS * 20
     blocks = [text[i : i + 13] for i in range(0, len(text), 13)]
-    cut = list(pieces(blocks, size))
+    cut = list(split_text(blocks, size))
     assert "".join(cut) == text
     assert max(map(len, cut)) <= 2 * size
     assert min(map(len, cut[:-1]), default=size) >= size
 
 
 def test_a_text_without_a_seam_is_cut_all_the_same():
-    assert [len(piece) for piece in pieces(["x" * 100], 10)] == [20, 20, 20, 20, 20]
+    assert [len(piece) for piece in split_text(["x" * 100], 10)] == [20, 20, 20, 20, 20]
 
 
 def test_a_long_document_comes_in_pieces_that_say_so(write):
@@ -278,19 +280,19 @@ def test_a_long_document_comes_in_pieces_that_say_so(write):
         write("a.json", json.dumps([text])),
         write("a.csv", f'text\n"{text}"\n'),
     ):
-        found = list(documents(path))
+        found = list(read_documents(path))
         assert "".join(d.text for d in found) == text
         assert len(found) > 1
         assert [d.more for d in found] == [True] * (len(found) - 1) + [False]
-    lines = [d.line for d in documents(write("a.txt", text))]
+    lines = [d.line for d in read_documents(write("a.txt", text))]
     assert lines[0] == 1
-    assert lines[-1] == 1 + sum(d.text.count("\n") for d in list(documents(path))[:-1])
+    assert lines[-1] == 1 + sum(d.text.count("\n") for d in list(read_documents(path))[:-1])
 
 
 def test_a_large_file_is_not_held_whole(write):
     path = write("a.txt", ("some words on a line\n" * 50_000) * 20)
     tracemalloc.start()
-    size = sum(len(document.text) for document in documents(path))
+    size = sum(len(document.text) for document in read_documents(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert size == 21_000_000
@@ -299,4 +301,4 @@ def test_a_large_file_is_not_held_whole(write):
 
 def test_sources_are_the_files_themselves(write, tmp_path):
     a = write("d/a.txt", "a")
-    assert sources([tmp_path / "d", "-"]) == [a, type(a)("-")]
+    assert expand_paths([tmp_path / "d", "-"]) == [a, type(a)("-")]

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from hermes.chat_templates.encoder import Example
-from hermes.data import Cursor, TextData, TokenStream
-from hermes.data.example_dataset import ExampleData
+from hermes.data import Cursor, TextDataset, TokenStream
+from hermes.data.example_dataset import ExampleDataset
 from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo, exit_without_teardown
 from hermes.interface import Options, TrainState, find_backend
 from hermes.numerics.params import init_weights
@@ -40,7 +40,7 @@ def spec(dropout=0.1):
 
 def text():
     ids = np.random.default_rng(1).integers(0, VOCABULARY, 400)
-    return TextData(TokenStream.of(ids), seq_len=12, vocab_size=VOCABULARY, seed=3)
+    return TextDataset(TokenStream.from_ids(ids), seq_len=12, vocab_size=VOCABULARY, seed=3)
 
 
 def examples(pack):
@@ -51,7 +51,7 @@ def examples(pack):
         ids = draw.integers(0, VOCABULARY, draw.integers(5, 31)).astype(np.int32)
         learnt = np.arange(len(ids)) >= len(ids) - 1 - number % 3
         found.append(Example(ids, learnt, str(number)))
-    return ExampleData(found, seq_len=32, vocab_size=VOCABULARY, pack=pack, seed=3)
+    return ExampleDataset(found, seq_len=32, vocab_size=VOCABULARY, pack=pack, seed=3)
 
 
 PLAIN = Recipe()
@@ -137,7 +137,7 @@ def numbers(backend, case, process_group=SINGLE_PROCESS, accum=None):
     learner = find_backend(backend).learner(spec(), start(recipe), recipe, options, process_group)
     cursor, losses, norms = Cursor(), [], []
     for samples in case.updates:
-        batch, cursor = data.update(
+        batch, cursor = data.draw_batch(
             cursor,
             samples=samples,
             micro_batch=1,

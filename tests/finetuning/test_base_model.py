@@ -149,7 +149,7 @@ def test_special_tokens_are_added_behind_all_others():
     plain = small_tokenizer()
     larger, added = add_special_tokens(plain, ["<|im_end|>", "<|tool|>"])
     assert added == ["<|tool|>"]
-    assert larger.special_id("<|tool|>") == plain.vocab_size
+    assert larger.find_special_id("<|tool|>") == plain.vocab_size
     assert larger.encode("a<|tool|>") == plain.encode("a<|tool|>")  # text stays text
     assert larger.encode("<|tool|>", special=True) == [300]
     assert add_special_tokens(larger, ["<|tool|>"]) == (larger, [])
@@ -162,7 +162,7 @@ def test_a_vocabulary_that_grows_says_so_and_trains(tmp_path):
         "the vocabulary grows from 300 to 301 tokens; new rows are the mean of the others"
     )
     assert after.spec.vocab_size == 301
-    assert Tokenizer.from_json(after.tokenizer_json).special_id("<|tool|>") == 300
+    assert Tokenizer.from_json(after.tokenizer_json).find_special_id("<|tool|>") == 300
 
 
 def test_a_tokenizer_whose_ids_mean_other_tokens_is_told(tmp_path):
@@ -172,7 +172,8 @@ def test_a_tokenizer_whose_ids_mean_other_tokens_is_told(tmp_path):
     other = train_tokenizer(["some other words altogether, of which no one learns"], vocab_size=280)
     own = [small_tokenizer(), other]
     differ = sum(
-        number >= other.vocab_size or own[0].token_bytes(number) != own[1].token_bytes(number)
+        number >= other.vocab_size
+        or own[0].get_token_bytes(number) != own[1].get_token_bytes(number)
         for number in range(own[0].vocab_size)
     )
     assert open_base_model(base, chat=False, tokenizer=other).notes == (
@@ -203,7 +204,7 @@ def test_a_model_without_chat_tokens_gets_them(tmp_path):
         "the tokenizer gets the tokens <|im_start|>, <|im_end|>",
         "the vocabulary grows from 280 to 282 tokens; new rows are the mean of the others",
     )
-    assert start.encoder.end_of_turn() == 281
+    assert start.encoder.find_end_of_turn() == 281
     assert start.adapted_start.notes == (
         *start.notes,
         "adapters train no embeddings, so the new tokens stay alike; tune without them first",
@@ -229,7 +230,7 @@ def test_adapters_are_saved_as_peft_has_them_and_read_merged(backend, tmp_path):
     assert moved(tmp_path, after) == {n for n in list_parameters(after.spec) if "_proj" in n}
     stored = TensorFile(after.path / "adapter_model.safetensors")
     name = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
-    assert stored.kinds[name].shape == (48, 3)
+    assert stored.infos[name].shape == (48, 3)
     config = json.loads((after.path / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 3, 6.0)
     weight = "model.layers.1.mlp.up_proj.weight"
@@ -258,7 +259,7 @@ def test_an_adapter_is_merged_into_the_model_it_belongs_to(tmp_path):
     convert(tmp_path / "base", tmp_path / "out", to="hermes", adapter=after.path, dtype="float32",
             backend="torch")  # fmt: skip
     written = open_checkpoint(tmp_path / "out")
-    assert not written.adapted
+    assert not written.has_adapters
     np.testing.assert_array_equal(
         written.params["model.layers.0.mlp.up_proj.weight"],
         after.params["model.layers.0.mlp.up_proj.weight"],

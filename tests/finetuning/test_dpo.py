@@ -11,8 +11,15 @@ from hermes.api import collect
 from hermes.chat_templates.encoder import ChatEncoder, Example
 from hermes.chat_templates.template import Template
 from hermes.data import Cursor
-from hermes.data.preference_dataset import PairData, measures
-from hermes.data.preferences import EncodedPair, encoded, fitted_pairs, pair_of, pairs, plain
+from hermes.data.preference_dataset import PreferenceDataset, compute_preference_metrics
+from hermes.data.preferences import (
+    EncodedPair,
+    encode_pair,
+    encode_plain_pair,
+    fit_pairs,
+    parse_pair,
+    read_pairs,
+)
 from hermes.data.records import Record
 from hermes.errors import CheckpointError, DataError, HermesError, Interrupted
 from hermes.finetuning.base_model import open_base_model
@@ -39,7 +46,7 @@ HH = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: who?\n\nAssistant:"
 
 
 def pair(value):
-    return pair_of(Record(value, "prefs.jsonl:3"))
+    return parse_pair(Record(value, "prefs.jsonl:3"))
 
 
 FORMS = {
@@ -141,21 +148,21 @@ def encoder():
 
 
 def test_only_completions_count_and_each_ends_its_turn():
-    found = encoded(pair(FORMS["strings"]), encoder())
+    found = encode_pair(pair(FORMS["strings"]), encoder())
     tokenizer = small_tokenizer()
     for side, text in ((found.chosen, "a"), (found.rejected, "b")):
-        assert tokenizer.decode(side.ids[side.learnt], skip_special=False) == f"{text}<|im_end|>"
-    begin = int(found.chosen.learnt.argmax())
+        assert tokenizer.decode(side.ids[side.loss_mask], skip_special=False) == f"{text}<|im_end|>"
+    begin = int(found.chosen.loss_mask.argmax())
     np.testing.assert_array_equal(found.chosen.ids[:begin], found.rejected.ids[:begin])
 
 
 def test_without_a_template_a_pair_is_its_text_and_an_end():
     tokenizer = small_tokenizer()
-    found = plain(pair(FORMS["strings"]), tokenizer)
+    found = encode_plain_pair(pair(FORMS["strings"]), tokenizer)
     assert found.chosen.ids.tolist() == [*tokenizer.encode("qa"), tokenizer.eos_id]
-    assert found.chosen.learnt.tolist() == [False, True, True]
+    assert found.chosen.loss_mask.tolist() == [False, True, True]
     with pytest.raises(DataError, match="messages need a chat template; leave --no-template out"):
-        plain(pair(FORMS["messages"]), tokenizer)
+        encode_plain_pair(pair(FORMS["messages"]), tokenizer)
 
 
 def side(prompt, completion, first=0):
@@ -164,39 +171,39 @@ def side(prompt, completion, first=0):
 
 
 def test_a_long_prompt_is_cut_from_the_left_and_the_same_for_both_sides():
-    fitted = fitted_pairs([EncodedPair(side(10, 3), side(10, 5))], 9)
+    fitted = fit_pairs([EncodedPair(side(10, 3), side(10, 5))], 9)
     assert fitted.cut == 1
     for one in (fitted.pairs[0].chosen, fitted.pairs[0].rejected):
         assert one.ids[0] == 6  # 10 - (9 - 5): the longer completion leaves the prompt four
-        assert int(one.learnt.argmax()) == 4
+        assert int(one.loss_mask.argmax()) == 4
     assert len(fitted.pairs[0].rejected) == 9
 
 
 def test_a_completion_that_does_not_fit_is_refused_or_dropped_with_a_count():
     long, short = EncodedPair(side(2, 9), side(2, 1)), EncodedPair(side(2, 3), side(2, 1))
     with pytest.raises(DataError) as refused:
-        fitted_pairs([long], 9)
+        fit_pairs([long], 9)
     assert str(refused.value) == (
         "prefs.jsonl:3: a completion of 9 tokens does not fit --max-len 9; choose a longer one, or "
         "--drop-overlong"
     )
-    fitted = fitted_pairs([long, short], 9, drop=True)
+    fitted = fit_pairs([long, short], 9, drop=True)
     assert (len(fitted.pairs), fitted.dropped, fitted.cut) == (1, 1, 0)
     with pytest.raises(DataError, match="no pair is left: all 1 have completions that do not fit"):
-        fitted_pairs([long], 9, drop=True)
+        fit_pairs([long], 9, drop=True)
 
 
 def made_data(count=8, **settings):
-    some = [encoded(pair(record), encoder()) for record in some_pairs(count)]
+    some = [encode_pair(pair(record), encoder()) for record in some_pairs(count)]
     rule = settings.pop("rule", Preference())
-    return PairData(some, **{"max_len": 64, "vocab_size": 300, "rule": rule, **settings})
+    return PreferenceDataset(some, **{"max_len": 64, "vocab_size": 300, "rule": rule, **settings})
 
 
 def test_the_chosen_are_the_first_half_and_only_their_completions_count():
     data = made_data()
     data.reference = np.arange(16.0).reshape(8, 2)
-    taken = data.pairs_at(Cursor(), 6)
-    batch, _ = data.update(Cursor(), samples=6, micro_batch=4, accum=2)
+    taken = data.select_pairs(Cursor(), 6)
+    batch, _ = data.draw_batch(Cursor(), samples=6, micro_batch=4, accum=2)
     assert batch.tokens.shape[:2] == (2, 8)
     assert batch.num_terms == 6
     chosen, rejected = 2 * taken, 2 * taken + 1
@@ -205,9 +212,9 @@ def test_the_chosen_are_the_first_half_and_only_their_completions_count():
         batch.pairs.reference[1], [*chosen[4:], 0, 0, *rejected[4:], 0, 0]
     )
     assert (batch.targets[1, [2, 3, 6, 7]] == IGNORE).all()
-    some = [encoded(pair(record), encoder()) for record in some_pairs()]
+    some = [encode_pair(pair(record), encoder()) for record in some_pairs()]
     counts = (batch.targets[0, :4] != IGNORE).sum(-1)
-    assert counts.tolist() == [int(some[i].chosen.learnt.sum()) for i in taken[:4]]
+    assert counts.tolist() == [int(some[i].chosen.loss_mask.sum()) for i in taken[:4]]
 
 
 def test_what_is_reported_of_pairs_by_hand():
@@ -218,7 +225,7 @@ def test_what_is_reported_of_pairs_by_hand():
     sums = np.array([[-9.0, -11, 0, -12, -9, 0]])
     tokens, rows = np.zeros_like(targets), np.zeros((1, 6), np.uint32)
     batch = Batch(tokens, targets, rows, pairs=PreferencePairs(reference, Preference(beta=0.5)))
-    assert measures(batch, sums) == {
+    assert compute_preference_metrics(batch, sums) == {
         "reward_margin": 0.25,
         "accuracy": 0.5,
         "chosen_reward": 0.0,
@@ -228,8 +235,10 @@ def test_what_is_reported_of_pairs_by_hand():
         "kl": -0.25,
     }
     simpo = replace(batch, pairs=PreferencePairs(0 * reference, Preference("simpo", beta=2.0)))
-    assert measures(simpo, sums)["chosen_reward"] == pytest.approx(2 * -(9 + 11) / 2 / 4)
-    assert "kl" not in measures(simpo, sums)
+    assert compute_preference_metrics(simpo, sums)["chosen_reward"] == pytest.approx(
+        2 * -(9 + 11) / 2 / 4
+    )
+    assert "kl" not in compute_preference_metrics(simpo, sums)
 
 
 def preferences(tmp_path, backend, *, output="run", resume=False, spec=None, **settings):
@@ -249,7 +258,7 @@ def preferences(tmp_path, backend, *, output="run", resume=False, spec=None, **s
     }  # fmt: skip
     given |= settings.pop("given", {})
     folder = tmp_path / output
-    some = DPOData(pairs(file), start, realised, options, folder, **settings)
+    some = DPOData(read_pairs(file), start, realised, options, folder, **settings)
     return RunRequest(
         output=folder,
         data=(str(file),),

@@ -10,8 +10,8 @@ import pytest
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.template import Template
 from hermes.data import Cursor
-from hermes.data.preference_dataset import PairData
-from hermes.data.preferences import encoded, pair_of
+from hermes.data.preference_dataset import PreferenceDataset
+from hermes.data.preferences import encode_pair, parse_pair
 from hermes.data.records import Record
 from hermes.finetuning.reference_logprobs import compute_reference
 from hermes.interface import Options, TrainState, find_backend
@@ -47,7 +47,7 @@ def plain_losses(engine, second, pairs, order, rule, recipe, steps):
         ids = torch.tensor(side.ids.tolist())[None]
         scores = module(ids[:, :-1], engine.context()).log_softmax(-1)
         found = scores[0, torch.arange(ids.shape[1] - 1), ids[0, 1:]]
-        return found[torch.tensor(side.learnt[1:].tolist())]
+        return found[torch.tensor(side.loss_mask[1:].tolist())]
 
     losses = []
     for step in range(steps):
@@ -87,19 +87,19 @@ def one_loss(margin, chosen_mean, rule):
 def test_ten_updates_are_those_of_a_plain_implementation(backend, name):
     rule, spec = RULES[name], small_spec()
     encoder = ChatEncoder(small_tokenizer(), Template(CHAT_TEMPLATE, names={}))
-    pairs = [encoded(pair_of(Record(r, "f:1")), encoder) for r in some_pairs()]
+    pairs = [encode_pair(parse_pair(Record(r, "f:1")), encoder) for r in some_pairs()]
     recipe = Recipe(
         objective="preference", preference=rule, lr=1e-3, batch_size=2, grad_accum=2, seq_len=64
     )
-    data = PairData(pairs, max_len=64, vocab_size=300, rule=rule)
+    data = PreferenceDataset(pairs, max_len=64, vocab_size=300, rule=rule)
     weights = init_weights(spec, 0)
     model = find_backend(backend).build(spec, weights, OPTIONS)
     data.reference = compute_reference(model, data, recipe)
     learner = find_backend(backend).learner(spec, TrainState(weights, {}, {}, 0), recipe, OPTIONS)
     cursor, losses, order = Cursor(), [], []
     for _ in range(10):
-        order.append(data.pairs_at(cursor, 4).tolist())
-        batch, cursor = data.update(cursor, samples=4, micro_batch=2, accum=2)
+        order.append(data.select_pairs(cursor, 4).tolist())
+        batch, cursor = data.draw_batch(cursor, samples=4, micro_batch=2, accum=2)
         losses.append(float(learner.step(batch, recipe.lr).loss))
     twice = [find_backend("torch").build(spec, weights, OPTIONS).engine for _ in range(2)]
     expected = plain_losses(*twice, pairs, order, rule, recipe, 10)

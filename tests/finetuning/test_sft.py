@@ -12,7 +12,13 @@ from hermes.chat_templates.encoder import Example
 from hermes.checkpoint import Progress, save
 from hermes.data import Cursor
 from hermes.data.conversations import parse_conversation, read_conversations
-from hermes.data.example_dataset import ExampleData, fitted, held_out, packed, width_of
+from hermes.data.example_dataset import (
+    ExampleDataset,
+    fit_examples,
+    pack_rows,
+    round_width,
+    split_examples,
+)
 from hermes.data.records import Record
 from hermes.errors import DataError, HermesError
 from hermes.finetuning.base_model import add_special_tokens, open_base_model
@@ -22,7 +28,7 @@ from hermes.interface import IGNORE, Batch, Options, TrainState, find_backend
 from hermes.interop.companions import make_companions
 from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
-from hermes.tokenizer import tokenizer_config, train_tokenizer
+from hermes.tokenizer import build_tokenizer_config, train_tokenizer
 from hermes.training.request import RunRequest
 from hermes.training.run import open_run
 from tests.finetuning.support import (
@@ -50,18 +56,18 @@ def examples(count=9):
 
 def data(some=None, **settings):
     some = examples() if some is None else some
-    return ExampleData(some, **{"seq_len": 24, "vocab_size": 300, **settings})
+    return ExampleDataset(some, **{"seq_len": 24, "vocab_size": 300, **settings})
 
 
 def whole_update(made, micro_batch=8):
     rows = len(made.train)
-    return made.update(Cursor(), samples=rows, micro_batch=rows, accum=1)[0]
+    return made.draw_batch(Cursor(), samples=rows, micro_batch=rows, accum=1)[0]
 
 
 def test_rows_are_filled_by_best_fit_and_hold_every_example_once():
-    assert packed([5, 3, 8, 2, 2], 10) == [[2, 4], [0, 1, 3]]
+    assert pack_rows([5, 3, 8, 2, 2], 10) == [[2, 4], [0, 1, 3]]
     lengths = [1 + (13 * i) % 17 for i in range(100)]
-    rows = packed(lengths, 20)
+    rows = pack_rows(lengths, 20)
     assert sorted(i for row in rows for i in row) == list(range(100))
     assert max(sum(lengths[i] for i in row) for row in rows) <= 20
     assert len(rows) <= 1.05 * sum(lengths) / 20 + 1
@@ -82,7 +88,7 @@ def test_packed_losses_are_those_of_the_examples_alone(backend, precision):
     )
     for pack in (True, False):
         batch = whole_update(data(pack=pack))
-        assert batch.num_terms == sum(int(some.learnt.sum()) for some in examples())
+        assert batch.num_terms == sum(int(some.loss_mask.sum()) for some in examples())
         bound = 1e-6 if precision == "float32" else 1e-12
         assert model.loss(batch) * batch.num_terms == pytest.approx(one_by_one, rel=bound)
     mixed = whole_update(data())
@@ -105,51 +111,51 @@ def test_no_token_of_one_example_predicts_anothers():
 def test_the_order_is_a_function_of_the_seed_and_of_no_split():
     made = data(seed=3)
     samples = len(made.train)
-    whole, after = made.update(Cursor(), samples=samples, micro_batch=samples, accum=1)
-    parts, _ = made.update(Cursor(), samples=samples, micro_batch=1, accum=samples)
+    whole, after = made.draw_batch(Cursor(), samples=samples, micro_batch=samples, accum=1)
+    parts, _ = made.draw_batch(Cursor(), samples=samples, micro_batch=1, accum=samples)
     np.testing.assert_array_equal(whole.tokens[0], parts.tokens[:, 0])
     assert after == Cursor(1, 0)
-    other = data(seed=4).update(Cursor(), samples=samples, micro_batch=samples, accum=1)[0]
+    other = data(seed=4).draw_batch(Cursor(), samples=samples, micro_batch=samples, accum=1)[0]
     assert not np.array_equal(other.tokens, whole.tokens)
 
 
 def test_what_is_held_out_is_in_no_update():
     made = data(val_fraction=0.3)
     training = whole_update(made)
-    out = next(made.validation(len(made.held_out)))
-    assert training.num_terms + out.num_terms == sum(int(e.learnt.sum()) for e in examples())
-    assert held_out(10, 0.3, 1) == held_out(10, 0.3, 1)
-    assert len(held_out(10, 0.3, 1)[1]) == 3
+    out = next(made.iterate_validation(len(made.held_out)))
+    assert training.num_terms + out.num_terms == sum(int(e.loss_mask.sum()) for e in examples())
+    assert split_examples(10, 0.3, 1) == split_examples(10, 0.3, 1)
+    assert len(split_examples(10, 0.3, 1)[1]) == 3
 
 
 def test_a_padded_batch_is_no_wider_than_one_of_four_widths():
-    assert [width_of(n, 512) for n in (1, 128, 129, 500)] == [128, 128, 256, 512]
-    assert width_of(3, 10) == 10
+    assert [round_width(n, 512) for n in (1, 128, 129, 500)] == [128, 128, 256, 512]
+    assert round_width(3, 10) == 10
     assert whole_update(data([example(5)], pack=False, seq_len=128)).tokens.shape[-1] == 32
 
 
 def test_a_place_without_an_example_counts_for_nothing():
-    batch, _ = data([example(5)]).update(Cursor(), samples=1, micro_batch=3, accum=2)
+    batch, _ = data([example(5)]).draw_batch(Cursor(), samples=1, micro_batch=3, accum=2)
     assert batch.tokens.shape == (2, 3, 24)
-    assert batch.num_terms == int(example(5).learnt.sum())
+    assert batch.num_terms == int(example(5).loss_mask.sum())
 
 
 def test_a_conversation_that_does_not_fit_is_refused_dropped_or_cut():
     some = [example(30, 1), example(9, 2)]
     with pytest.raises(DataError) as refused:
-        fitted(some, 24)
+        fit_examples(some, 24)
     assert str(refused.value) == (
         "f:1: 30 tokens, more than --seq-len 24 has room for; choose a longer one, or --overlong "
         "drop or truncate"
     )
-    dropped = fitted(some, 24, "drop")
+    dropped = fit_examples(some, 24, "drop")
     assert ([len(e) for e in dropped.examples], dropped.dropped, dropped.cut) == ([9], 1, 0)
-    cut = fitted(some, 24, "truncate")
+    cut = fit_examples(some, 24, "truncate")
     assert ([len(e) for e in cut.examples], cut.dropped, cut.cut) == ([25, 9], 0, 1)
     with pytest.raises(DataError, match="no example is left: all 1 are longer than --seq-len 24"):
-        fitted(some[:1], 24, "drop")
+        fit_examples(some[:1], 24, "drop")
     with pytest.raises(DataError, match="overlong is 'cut'; it must be one of error, drop, trunc"):
-        fitted(some, 24, "cut")
+        fit_examples(some, 24, "cut")
 
 
 def test_a_token_that_the_model_has_no_row_for_is_refused():
@@ -236,7 +242,7 @@ def test_a_rendered_sample_shows_what_is_learnt(tmp_path):
 
     encoder = open_base_model(small_checkpoint(tmp_path)).encoder
     record = Record({"prompt": "the cat", "completion": "sat"}, "chat.jsonl:1")
-    text = shown(small_tokenizer(), encoder.example(parse_conversation(record)))
+    text = shown(small_tokenizer(), encoder.encode(parse_conversation(record)))
     green = "\x1b[32m\x1b[1m[sat<|im_end|>]\x1b[0m"
     assert text.splitlines()[1:] == [
         "<|im_start|>user",
@@ -250,7 +256,7 @@ def test_the_token_that_ends_a_turn_is_where_other_tools_stop():
     tokenizer, _ = add_special_tokens(small_tokenizer(), ["<|done|>"])
     turn = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|done|>{% endfor %}"
     asked = "{% if add_generation_prompt %}[assistant]{% endif %}"
-    done = tokenizer.special_id("<|done|>")
+    done = tokenizer.find_special_id("<|done|>")
     for template, told in ((turn + asked, True), ("{{ messages[9] }}", False)):
         beside = make_companions(small_spec(), tokenizer, {"chat_template": template})
         assert (done in beside.generation_config["eos_token_id"]) is told
@@ -270,9 +276,9 @@ def test_the_token_that_ends_a_turn_is_where_other_tools_stop():
 )
 def test_padding_is_no_end_and_every_file_names_the_same(asked, kept):
     tokenizer, _ = add_special_tokens(small_tokenizer(), ["<|filler|>"])
-    settings = tokenizer_config(tokenizer) | {"pad_token": asked}
+    settings = build_tokenizer_config(tokenizer) | {"pad_token": asked}
     beside = make_companions(small_spec(), tokenizer, settings)
-    number = tokenizer.special_id(kept)
+    number = tokenizer.find_special_id(kept)
     assert beside.tokenizer_config["pad_token"] == kept
     assert beside.config["pad_token_id"] == beside.generation_config["pad_token_id"] == number
     assert number not in beside.generation_config["eos_token_id"]

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from hermes.errors import DataError, HermesError, StorageError
 from hermes.finetuning.base_model import open_base_model
-from hermes.inference.chat_session import Chat
+from hermes.inference.chat_session import ChatSession
 from hermes.inference.sampling import Sampling
 from hermes.interface import Options, find_backend
 from hermes_cli.commands.chat import _answer, chat, command
@@ -26,7 +26,7 @@ def base(tmp_path_factory):
 def talk_with(base, backend="torch", **settings):
     start = open_base_model(base)
     model = find_backend(backend).build(start.spec, start.params, Options(device="cpu"))
-    return Chat(model, start.encoder, **{"max_tokens": 6, **settings})
+    return ChatSession(model, start.encoder, **{"max_tokens": 6, **settings})
 
 
 def said(talk, text):
@@ -56,7 +56,7 @@ def test_answers_are_the_same_on_every_backend_and_by_the_seed(base):
 
 def test_the_system_prompt_comes_first(base):
     talk = talk_with(base, system="be brief")
-    prompt, _ = talk._fitting([{"role": "user", "content": "q"}])
+    prompt, _ = talk._fit_prompt([{"role": "user", "content": "q"}])
     text = talk.encoder.tokenizer.decode(prompt, skip_special=False)
     assert text == (
         "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nq<|im_end|>\n"
@@ -68,8 +68,8 @@ def test_the_oldest_turns_are_left_out_when_they_no_longer_fit(base):
     talk = talk_with(base)
     for _ in range(6):
         said(talk, "the cat sat on the mat and the dog ran far away")
-    assert talk.forgotten > 0
-    assert talk.forgotten % 2 == 0
+    assert talk.num_dropped > 0
+    assert talk.num_dropped % 2 == 0
     assert len(talk.messages) == 12
     with pytest.raises(HermesError, match=r"^the message has \d+ tokens with its template, more"):
         talk.say("x" * 500)

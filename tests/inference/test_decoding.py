@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hermes.errors import HermesError
-from hermes.inference.decoding import Completion, complete, generate
+from hermes.inference.decoding import Completion, collect_completion, generate_tokens
 from hermes.inference.sampling import GREEDY, Sampling
 from hermes.interface import find_backend
 from hermes.numerics.params import init_weights
@@ -50,7 +50,7 @@ def model():
 
 def run(model, prompt, **options):
     options = {"max_tokens": 8, "sampling": Sampling(temperature=1.0), **options}
-    return complete(generate(model, prompt, **options))
+    return collect_completion(generate_tokens(model, prompt, **options))
 
 
 def test_greedy_counts_on():
@@ -124,5 +124,5 @@ def test_rows_that_no_token_uses_are_never_chosen(model):
 
 
 def test_it_speaks_before_it_is_done():
-    tokens = generate(Counter(), [0], max_tokens=9, sampling=GREEDY)
+    tokens = generate_tokens(Counter(), [0], max_tokens=9, sampling=GREEDY)
     assert next(tokens) == 1

@@ -4,49 +4,55 @@ import numpy as np
 import pytest
 
 from hermes.errors import HermesError, NonFinite
-from hermes.inference.sampling import GREEDY, Sampling, choose, probabilities
+from hermes.inference.sampling import GREEDY, Sampling, choose, compute_probabilities
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.25, 0.05]))
 
 
 def test_temperature_one_without_filters_is_the_softmax():
-    p = probabilities(LOGITS, Sampling(temperature=1.0))
+    p = compute_probabilities(LOGITS, Sampling(temperature=1.0))
     np.testing.assert_allclose(p, [0.1, 0.4, 0.2, 0.25, 0.05], rtol=1e-14)
 
 
 def test_temperature_divides_the_logits():
-    p = probabilities(LOGITS, Sampling(temperature=0.5))
+    p = compute_probabilities(LOGITS, Sampling(temperature=0.5))
     squares = np.array([0.1, 0.4, 0.2, 0.25, 0.05]) ** 2
     np.testing.assert_allclose(p, squares / squares.sum(), rtol=1e-13)
 
 
 def test_top_k_keeps_the_k_likeliest():
-    p = probabilities(LOGITS, Sampling(temperature=1.0, top_k=2))
+    p = compute_probabilities(LOGITS, Sampling(temperature=1.0, top_k=2))
     np.testing.assert_allclose(p, [0, 0.4 / 0.65, 0, 0.25 / 0.65, 0], rtol=1e-13)
 
 
 def test_top_k_beyond_the_vocabulary_keeps_all():
-    p = probabilities(LOGITS, Sampling(temperature=1.0, top_k=99))
+    p = compute_probabilities(LOGITS, Sampling(temperature=1.0, top_k=99))
     assert (p > 0).all()
 
 
 def test_top_p_keeps_the_fewest_that_reach_it():
-    p = probabilities(LOGITS, Sampling(temperature=1.0, top_p=0.7))
+    p = compute_probabilities(LOGITS, Sampling(temperature=1.0, top_p=0.7))
     np.testing.assert_allclose(p, [0, 0.4 / 0.85, 0.2 / 0.85, 0.25 / 0.85, 0], rtol=1e-13)
 
 
 def test_a_tiny_top_p_keeps_the_likeliest():
-    assert probabilities(LOGITS, Sampling(temperature=1.0, top_p=1e-9)).tolist() == [0, 1, 0, 0, 0]
+    assert compute_probabilities(LOGITS, Sampling(temperature=1.0, top_p=1e-9)).tolist() == [
+        0,
+        1,
+        0,
+        0,
+        0,
+    ]
 
 
 def test_top_p_works_on_what_top_k_left():
     """Of 0.4 and 0.25 the first is 61.5 %, so 0.6 needs it alone; over all five it would not."""
-    p = probabilities(LOGITS, Sampling(temperature=1.0, top_k=2, top_p=0.6))
+    p = compute_probabilities(LOGITS, Sampling(temperature=1.0, top_k=2, top_p=0.6))
     assert p.tolist() == [0, 1, 0, 0, 0]
 
 
 def test_min_p_is_relative_to_the_likeliest():
-    p = probabilities(LOGITS, Sampling(temperature=1.0, min_p=0.5))
+    p = compute_probabilities(LOGITS, Sampling(temperature=1.0, min_p=0.5))
     assert np.flatnonzero(p).tolist() == [1, 2, 3]
 
 
@@ -55,7 +61,7 @@ def test_greedy_takes_the_lowest_id_of_equals():
 
 
 def test_equal_logits_rank_by_id_under_top_k():
-    p = probabilities(np.array([2.0, 2.0, 2.0, 1.0]), Sampling(temperature=1.0, top_k=2))
+    p = compute_probabilities(np.array([2.0, 2.0, 2.0, 1.0]), Sampling(temperature=1.0, top_k=2))
     assert p.tolist() == [0.5, 0.5, 0, 0]
 
 
@@ -77,7 +83,7 @@ def test_frequencies_follow_the_probabilities():
     uniforms = (np.arange(20_000) + 0.5) / 20_000
     sampling = Sampling(temperature=0.7, top_k=4)
     counts = np.bincount([choose(LOGITS, sampling, u) for u in uniforms], minlength=5)
-    np.testing.assert_allclose(counts / 20_000, probabilities(LOGITS, sampling), atol=1e-4)
+    np.testing.assert_allclose(counts / 20_000, compute_probabilities(LOGITS, sampling), atol=1e-4)
 
 
 def test_logits_that_differ_by_rounding_give_the_same_choices():
@@ -107,7 +113,7 @@ def test_a_temperature_next_to_zero_is_greedy_and_does_not_warn():
 
 def test_minus_infinity_forbids_a_token():
     logits = np.array([0.0, -np.inf, 0.0])
-    assert probabilities(logits, Sampling(temperature=1.0)).tolist() == [0.5, 0, 0.5]
+    assert compute_probabilities(logits, Sampling(temperature=1.0)).tolist() == [0.5, 0, 0.5]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

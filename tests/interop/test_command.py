@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from hermes.checkpoint.adapters import ADAPTER, ADAPTER_CONFIG, adapter_files
+from hermes.checkpoint.adapters import ADAPTER, ADAPTER_CONFIG, build_adapter_files
 from hermes.numerics.lora import init_adapters
 from hermes.recipe import Lora
-from hermes.storage.safetensors import Kind, tensor_chunks
+from hermes.storage.safetensors import TensorInfo, encode_tensors
 from hermes_cli.main import run
 from tests.interop.models import GPT2, LLAMA, bare, change
 
@@ -77,11 +77,11 @@ def test_merge_says_what_a_conversion_has_to_say(tmp_path, capfd):
     spec = change(LLAMA, dropout=0.1, ffn={"dropout": 0.1})
     base, lora = bare(tmp_path / "bare", spec), Lora(rank=2, alpha=4.0)
     adapters = init_adapters(spec, lora, 0)
-    kinds = {name: Kind("F32", tensor.shape) for name, tensor in adapters.items()}
-    config, (tensors, stored) = adapter_files(spec, lora, kinds, adapters)
+    kinds = {name: TensorInfo("F32", tensor.shape) for name, tensor in adapters.items()}
+    config, (tensors, stored) = build_adapter_files(spec, lora, kinds, adapters)
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / ADAPTER_CONFIG).write_bytes(config)
-    (tmp_path / "adapter" / ADAPTER).write_bytes(b"".join(tensor_chunks(tensors, stored)))
+    (tmp_path / "adapter" / ADAPTER).write_bytes(b"".join(encode_tensors(tensors, stored)))
     arguments = ["--checkpoint", base["source"], "--config", base["config"], "--to", "hf",
                  "--adapter", tmp_path / "adapter", "--output", tmp_path / "out"]  # fmt: skip
     assert run(["merge", *map(str, arguments)]) == 0

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from hermes.checkpoint import Kind
+from hermes.checkpoint import TensorInfo
 from hermes.errors import CheckpointError
 from hermes.interop.tensor_names import make_layout, pack, unpack
 from hermes.numerics.params import list_parameters
@@ -32,8 +32,10 @@ class Shelf(dict):
     """A file of tensors in memory."""
 
     @property
-    def kinds(self):
-        return {n: Kind(CODES.get(str(a.dtype), str(a.dtype)), a.shape) for n, a in self.items()}
+    def infos(self):
+        return {
+            n: TensorInfo(CODES.get(str(a.dtype), str(a.dtype)), a.shape) for n, a in self.items()
+        }
 
 
 CODES = {"float32": "F32", "float64": "F64", "int64": "I64"}
@@ -52,7 +54,9 @@ def test_every_tensor_comes_back_from_another_layout(family, spec):
     assert set(dtypes.values()) == {"F32"}
     for name, array in weights.items():
         np.testing.assert_array_equal(back[name], array)
-    shapes = {one.name: one.compute_shape(list_parameters(spec)) for one in make_layout(spec, family)}
+    shapes = {
+        one.name: one.compute_shape(list_parameters(spec)) for one in make_layout(spec, family)
+    }
     assert shapes == {name: array.shape for name, array in shelf.items()}
 
 

@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hermes.checkpoint import steps
+from hermes.checkpoint import list_steps
 from tests.distributed.support import MLX, TORCH, alive, end, lines, workers
 from tests.scenarios.kill_runs import Told, facts, judge, material
 
@@ -58,7 +58,7 @@ def started(folder, run, backend, *more):
 
 def newest(run):
     """The step of the newest checkpoint that has its name."""
-    found = steps(run)
+    found = list_steps(run)
     return found[0][0] if found else 0
 
 
@@ -88,7 +88,7 @@ def kill_all(folder, backend, wanted, seed):
     said = process.communicate()[1]
     if process.returncode:
         raise SystemExit(said)
-    expected = {step: facts(path) for step, path in steps(whole)}
+    expected = {step: facts(path) for step, path in list_steps(whole)}
     while told.kills < wanted and not told.faults:
         told.runs += 1
         run = folder / f"run-{told.runs}"

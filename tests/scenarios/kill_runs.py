@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 
 from hermes.api import train_tokenizer
-from hermes.checkpoint import open_checkpoint, steps, verify
+from hermes.checkpoint import list_steps, open_checkpoint, verify
 from hermes_cli.main import run as hermes
 
 SPEC = """model little { max_seq_len: 32 hidden_size: 32 num_layers: 2 vocab_size: 300
@@ -115,7 +115,7 @@ def point(run: Path) -> str:
 
 def judge(run: Path, newest_before: int, expected: dict[int, dict[str, object]], told: Told) -> int:
     """Look at every checkpoint of a run that was just killed; the newest step."""
-    found = steps(run)
+    found = list_steps(run)
     for step, path in found:
         try:
             open_checkpoint(path)
@@ -140,7 +140,7 @@ def kill_all(folder: Path, backend: str, kills: int, seed: int) -> Told:
     if finish(life(command(folder, whole, backend), said)):
         raise SystemExit(said.read_text())
     longest = (time.monotonic() - began) / 3
-    expected = {step: facts(path) for step, path in steps(whole)}
+    expected = {step: facts(path) for step, path in list_steps(whole)}
     while told.kills < kills and not told.faults:
         told.runs += 1
         run = folder / f"run-{told.runs}"
@@ -149,7 +149,7 @@ def kill_all(folder: Path, backend: str, kills: int, seed: int) -> Told:
         while told.kills < kills:
             pid = life(arguments, said)
             time.sleep(choose.uniform(0, longest))
-            newest = max([newest, *(step for step, _ in steps(run))])
+            newest = max([newest, *(step for step, _ in list_steps(run))])
             os.kill(pid, signal.SIGKILL)
             if finish(pid) != -signal.SIGKILL:
                 break

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from hermes.checkpoint import newest, steps
+from hermes.checkpoint import find_newest, list_steps
 from hermes_cli.main import run as hermes
 from tests.checkpoint.support import save_at
 from tests.scenarios.kill_runs import command, material
@@ -34,20 +34,20 @@ def test_a_full_disk_ends_the_run_and_leaves_its_checkpoints_whole(tmp_path, sma
     assert len(said) == 1
     assert str(run) in said[0]
     assert "bytes free and the checkpoint needs" in said[0] or "are free" in said[0]
-    found = steps(run)
+    found = list_steps(run)
     assert 1 <= len(found) < 12
-    search = newest(run)
+    search = find_newest(run)
     assert (search.checkpoint.progress.step, search.skipped) == (found[0][0], ())
     assert not list(run.glob(".tmp-step*"))
     subprocess.run(["mount", "-o", f"remount,size={2 * SIZE}", small_disk], check=True)
     assert hermes([*arguments, "--keep-last", "1"], said.append) == 0, said
-    assert steps(run)[0][0] == 12
+    assert list_steps(run)[0][0] == 12
 
 
 def test_a_disk_that_is_read_only_is_named_and_its_checkpoint_stays_readable(tmp_path, small_disk):
     material(tmp_path, 0)
     save_at(small_disk / "run", 1)
-    before = newest(small_disk / "run").checkpoint.manifest
+    before = find_newest(small_disk / "run").checkpoint.manifest
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     said = []
     for name in ("run", "new"):
@@ -56,4 +56,4 @@ def test_a_disk_that_is_read_only_is_named_and_its_checkpoint_stays_readable(tmp
         f"Error: cannot write to {small_disk / name}: read-only file system"
         for name in ("run", "new")
     ]
-    assert newest(small_disk / "run").checkpoint.manifest == before
+    assert find_newest(small_disk / "run").checkpoint.manifest == before

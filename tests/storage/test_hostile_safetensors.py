@@ -12,7 +12,7 @@ from safetensors import numpy as public
 
 from hermes.checkpoint import TensorFile
 from hermes.errors import CheckpointError
-from hermes.storage.safetensors import kinds_of, tensor_chunks
+from hermes.storage.safetensors import describe_tensors, encode_tensors
 from tests.checkpoint.support import equal_tensors, write_tensors
 
 
@@ -144,7 +144,7 @@ def test_a_large_header_is_read_where_it_is_asked_for(tmp_path):
 
 
 def header_of(tensors):
-    return next(iter(tensor_chunks(tensors, kinds_of(tensors))))[8:].tobytes().rstrip(b" ")
+    return next(iter(encode_tensors(tensors, describe_tensors(tensors))))[8:].tobytes().rstrip(b" ")
 
 
 def mutated(header, chance):

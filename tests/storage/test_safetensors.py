@@ -7,7 +7,7 @@ from safetensors import numpy as public
 
 from hermes.checkpoint import TensorFile
 from hermes.errors import CheckpointError, NonFinite
-from hermes.storage.safetensors import DTYPES, dtype_code, kinds_of, tensor_chunks
+from hermes.storage.safetensors import DTYPES, describe_tensors, encode_dtype, encode_tensors
 from tests.checkpoint.support import equal_tensors, write_tensors
 
 
@@ -63,8 +63,8 @@ def test_each_tensor_is_made_once_and_in_its_turn(tmp_path):
             return super().__getitem__(name)
 
     tensors = Lazy({"b": np.ones(2, np.float32), "a": np.ones(3, np.float32)})
-    kinds = kinds_of(dict(tensors))
-    chunks = tensor_chunks(tensors, kinds)
+    kinds = describe_tensors(dict(tensors))
+    chunks = encode_tensors(tensors, kinds)
     next(chunks)
     assert made == []
     list(chunks)
@@ -90,30 +90,30 @@ def test_no_numbers_are_refused_wherever_they_stand(dtype, value):
     tensors = {"x": np.zeros(2**22 + 5, dtype)}
     tensors["x"][-1] = value
     with pytest.raises(NonFinite, match="tensor 'x' holds NaN or an infinity and was not saved"):
-        list(tensor_chunks(tensors, kinds_of(tensors)))
+        list(encode_tensors(tensors, describe_tensors(tensors)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
 def test_the_largest_numbers_are_numbers(dtype):
     largest = ml_dtypes.finfo(dtype).max
-    list(tensor_chunks({"x": np.array([largest, -largest])}, {"x": kinds_of_one(dtype)}))
+    list(encode_tensors({"x": np.array([largest, -largest])}, {"x": kinds_of_one(dtype)}))
 
 
 def kinds_of_one(dtype):
-    return kinds_of({"x": np.zeros(2, dtype)})["x"]
+    return describe_tensors({"x": np.zeros(2, dtype)})["x"]
 
 
 def test_what_cannot_be_said_in_the_format_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="dtype complex64 cannot be saved; known are U64"):
-        kinds_of({"x": np.zeros(1, np.complex64)})
+        describe_tensors({"x": np.zeros(1, np.complex64)})
     with pytest.raises(CheckpointError, match="tensor name 'a b' cannot be saved"):
         write_tensors(tmp_path / "f", {"a b": np.zeros(1, np.float32)})
-    kinds = kinds_of({"x": np.zeros(2, np.float32)})
+    kinds = describe_tensors({"x": np.zeros(2, np.float32)})
     with pytest.raises(CheckpointError, match=r"'x' has shape \(3,\), expected \(2,\)"):
-        list(tensor_chunks({"x": np.zeros(3, np.float32)}, kinds))
+        list(encode_tensors({"x": np.zeros(3, np.float32)}, kinds))
     with pytest.raises(CheckpointError, match="'x' is F64, expected F32"):
-        list(tensor_chunks({"x": np.zeros(2)}, kinds))
-    assert dtype_code(np.dtype(">i4")) == "I32"
+        list(encode_tensors({"x": np.zeros(2)}, kinds))
+    assert encode_dtype(np.dtype(">i4")) == "I32"
 
 
 def test_a_file_cut_short_under_its_reader_is_seen(tmp_path):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from hermes.errors import DataError, StorageError
-from hermes.tokenizer import Tokenizer, tokenizer_config, train_tokenizer
+from hermes.tokenizer import Tokenizer, build_tokenizer_config, train_tokenizer
 from hermes.tokenizer.bytelevel import BYTE_CHARACTERS
 from tests.tokenizer.support import TEXT
 
@@ -132,7 +132,7 @@ def test_the_tokens_of_other_tokenizers_are_found_by_name(names, bos, eos, pad):
 
 
 def test_the_configuration_for_hugging_face(tokenizer):
-    config = tokenizer_config(tokenizer, max_seq_len=512)
+    config = build_tokenizer_config(tokenizer, max_seq_len=512)
     chat = config.pop("chat_template")
     assert config == {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -152,4 +152,4 @@ def test_the_configuration_for_hugging_face(tokenizer):
 
 def test_a_tokenizer_without_chat_markers_has_no_chat_template():
     plain = train_tokenizer([TEXT], vocab_size=300, special_tokens=["<|eos|>"])
-    assert set(tokenizer_config(plain)) & {"chat_template", "bos_token", "pad_token"} == set()
+    assert set(build_tokenizer_config(plain)) & {"chat_template", "bos_token", "pad_token"} == set()

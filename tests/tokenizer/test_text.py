@@ -43,7 +43,7 @@ def test_every_character_of_the_first_planes_comes_back(tokenizer):
 
 
 def test_all_bytes_have_a_token_even_if_the_text_has_none_of_them(tokenizer):
-    assert {tokenizer.token_bytes(i) for i in range(5, 261)} == {bytes([b]) for b in range(256)}
+    assert {tokenizer.get_token_bytes(i) for i in range(5, 261)} == {bytes([b]) for b in range(256)}
 
 
 PUBLISHED = {
@@ -87,12 +87,12 @@ def test_a_preset_splits_as_its_models_do(name, expected):
     text = "I'M don't 12345\n\n\nx .\n  y"
     trained = train_tokenizer([text] * 3, vocab_size=380, preset=name)
     ids = trained.encode(text)
-    assert [trained.token_bytes(i).decode() for i in ids] == expected
+    assert [trained.get_token_bytes(i).decode() for i in ids] == expected
 
 
 def test_special_tokens_have_names_and_ids_of_their_own(tokenizer):
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (0, 1, 2)
-    assert tokenizer.special_id("<|im_start|>") == 3
+    assert tokenizer.find_special_id("<|im_start|>") == 3
     assert tokenizer.stop_ids == {1, 4}
     assert tokenizer.special_ids == {0, 1, 2, 3, 4}
     assert tokenizer.vocab_size == 380

@@ -9,8 +9,8 @@ import pytest
 
 from hermes.errors import DataError
 from hermes.tokenizer import train_tokenizer
-from hermes.tokenizer.bytelevel import pieces
-from hermes.tokenizer.training import MOST_SAMPLE_BYTES, manifest
+from hermes.tokenizer.bytelevel import split_text
+from hermes.tokenizer.training import MOST_SAMPLE_BYTES, build_manifest
 from tests.tokenizer.support import TEXT
 
 
@@ -37,7 +37,7 @@ def test_training_twice_gives_the_same_file_in_another_process(preset):
 
 def test_how_the_text_is_cut_does_not_change_the_tokenizer(preset):
     cut = train_tokenizer(
-        pieces([TEXT], 20), vocab_size=380, preset=preset.training.settings.preset
+        split_text([TEXT], 20), vocab_size=380, preset=preset.training.settings.preset
     )
     assert cut.to_json() == preset.to_json()
 
@@ -106,7 +106,9 @@ def test_an_error_while_reading_the_text_ends_training():
 def test_the_manifest_names_inputs_settings_and_versions(tmp_path, tokenizer):
     file = tmp_path / "a.txt"
     file.write_bytes(b"abc")
-    record = json.loads(json.dumps(manifest(tokenizer.training, tokenizer.fingerprint, [file])))
+    record = json.loads(
+        json.dumps(build_manifest(tokenizer.training, tokenizer.fingerprint, [file]))
+    )
     assert record["inputs"] == [
         {
             "path": str(file),

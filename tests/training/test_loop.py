@@ -48,7 +48,7 @@ class World:
     def batches(self, cursor):
         targets = np.ones((1, 2, 4), np.int32)
         rows = np.zeros((1, 2), np.uint32)
-        return Batch(targets, targets, rows), cursor.after(2, 10)
+        return Batch(targets, targets, rows), cursor.advance(2, 10)
 
     def save(self, at):
         self.time += 50.0
@@ -74,7 +74,7 @@ class World:
             total_steps=total,
             log_every=log_every,
             batches=self.batches,
-            epochs_done=lambda cursor: cursor.drawn(10) / 10,
+            epochs_done=lambda cursor: cursor.count_samples(10) / 10,
             record=lambda event: self.log.append(f"record {type(event).__name__} {event.step}"),
             save=self.save,
             is_saved=lambda: self.is_saved,

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from hermes.checkpoint import async_saver, open_checkpoint, save
-from hermes.data.preference_dataset import MEASURES
+from hermes.data.preference_dataset import PREFERENCE_METRICS
 from hermes.errors import HermesError, NonFinite, StorageError
 from hermes.interface import find_backend
 from hermes.training.events import Evaluation, Saved, Update
@@ -73,7 +73,7 @@ def test_every_key_of_a_line_is_in_the_page_on_runs():
     section = page[page.index("## metrics.jsonl") : page.index("## run.yaml")]
     told = set(re.findall(r"`(\w+)`", section))
     keys = {f.name for event in (Update, Evaluation) for f in dataclasses.fields(event)}
-    assert (keys - {"others"}) | set(MEASURES) <= told
+    assert (keys - {"others"}) | set(PREFERENCE_METRICS) <= told
 
 
 def test_the_end_of_an_epoch_may_be_a_short_update(go, tmp_path):

@@ -14,7 +14,7 @@ from hermes_cli.display.text_stream import streamed
 from hermes_cli.options import declarations as shared
 
 if TYPE_CHECKING:
-    from hermes.inference.chat_session import Chat
+    from hermes.inference.chat_session import ChatSession
 
 HELP = """\
 /reset          forget the conversation
@@ -65,7 +65,7 @@ def chat(
     Where standard input is no terminal, all of it is one message, and the answer is the output.
     """
     from hermes.finetuning.base_model import open_base_model
-    from hermes.inference.chat_session import Chat
+    from hermes.inference.chat_session import ChatSession
     from hermes.inference.sampling import Sampling
     from hermes.interface import Options, choose_backend
     from hermes.interop.hub import load_tokenizer
@@ -81,7 +81,7 @@ def chat(
         click.echo(f"Warning: {note}", err=True)
     options = Options(device=device, precision=precision)
     model = choose_backend(backend).build(begun.spec, begun.params, options)
-    talk = Chat(model, begun.encoder, system, sampling, max_tokens, seed)
+    talk = ChatSession(model, begun.encoder, system, sampling, max_tokens, seed)
     if sys.stdin.isatty():
         _converse(talk)
     else:
@@ -91,7 +91,7 @@ def chat(
         _answer(talk, message)
 
 
-def _converse(talk: "Chat") -> None:
+def _converse(talk: "ChatSession") -> None:
     """Read lines and answer them until the input ends."""
     with suppress(ImportError):
         import_module("readline")  # history and editing for input(), where there is one
@@ -118,14 +118,14 @@ def _converse(talk: "Chat") -> None:
             click.echo(f"Error: {error}", err=True)
 
 
-def _answer(talk: "Chat", message: str) -> None:
-    before = talk.forgotten
+def _answer(talk: "ChatSession", message: str) -> None:
+    before = talk.num_dropped
     streamed(talk.say(message))
-    if talk.forgotten > before:
-        click.echo(f"({talk.forgotten} messages no longer fit and are not read)", err=True)
+    if talk.num_dropped > before:
+        click.echo(f"({talk.num_dropped} messages no longer fit and are not read)", err=True)
 
 
-def command(talk: "Chat", line: str) -> str:
+def command(talk: "ChatSession", line: str) -> str:
     """Do what a line that begins with '/' says; what to show. Raises HermesError."""
     name, _, rest = line.partition(" ")
     rest = rest.strip()
@@ -158,7 +158,7 @@ def command(talk: "Chat", line: str) -> str:
     raise HermesError(f"no such command {name!r}{suggest_nearest(name, COMMANDS) or '; try /help'}")
 
 
-def _set(talk: "Chat", text: str) -> str:
+def _set(talk: "ChatSession", text: str) -> str:
     from dataclasses import replace
 
     given = dict(_setting(part) for part in re.sub(r"\s*=\s*", "=", text).split())

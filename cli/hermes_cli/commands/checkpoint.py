@@ -50,15 +50,15 @@ def list_(run: Path, as_json: bool) -> None:
 
     Exit code 1 where one is damaged or cannot be read.
     """
-    from hermes.checkpoint import Skipped, checkpoints
+    from hermes.checkpoint import SkippedCheckpoint, open_checkpoints
     from hermes.errors import CheckpointError
 
     run = here(run)
     rows = [
         {"path": str(found.path), "problem": found.reason, "damaged": found.damaged}
-        if isinstance(found, Skipped)
+        if isinstance(found, SkippedCheckpoint)
         else _facts(found)
-        for found in checkpoints(run, hashes=False)
+        for found in open_checkpoints(run, hashes=False)
     ][::-1]
     bad = sum("problem" in row for row in rows)
     if as_json:
@@ -149,16 +149,16 @@ def verify(path: Path) -> None:
 
     Exit code 1 where one is damaged or cannot be read.
     """
-    from hermes.checkpoint import Skipped, checkpoints, open_checkpoint, steps
+    from hermes.checkpoint import SkippedCheckpoint, list_steps, open_checkpoint, open_checkpoints
     from hermes.errors import CheckpointError
 
     path = here(path)
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint {path}")
     bad = 0
-    found = list(checkpoints(path))[::-1] if steps(path) else [open_checkpoint(path)]
+    found = list(open_checkpoints(path))[::-1] if list_steps(path) else [open_checkpoint(path)]
     for one in found:
-        if isinstance(one, Skipped):
+        if isinstance(one, SkippedCheckpoint):
             bad += 1
             click.echo(f"{one.path}: {_bad(one.damaged)}: {one.reason}")
         else:

@@ -129,10 +129,10 @@ def _data(process_group: "ProcessGroup", data: Sequence[str]) -> Finding:
 
 def _fingerprint(data: Sequence[str]) -> str:
     """The files' number, bytes and SHA-256."""
-    from hermes.data import sources
+    from hermes.data import expand_paths
 
     whole, count, size = hashlib.sha256(), 0, 0
-    for path in sources(data):
+    for path in expand_paths(data):
         with open(path, "rb") as file:
             whole.update(hashlib.file_digest(file, "sha256").digest())
         count, size = count + 1, size + os.path.getsize(path)

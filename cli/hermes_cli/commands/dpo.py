@@ -40,7 +40,7 @@ def _check(options: ResolvedOptions) -> None:
 
 
 def _dpo(context: click.Context) -> None:
-    from hermes.data.preferences import pairs
+    from hermes.data.preferences import read_pairs
     from hermes.finetuning.dpo import DPOData
     from hermes_cli.training.hub_upload import push_of
     from hermes_cli.training.run_training import carry_out
@@ -66,7 +66,7 @@ def _dpo(context: click.Context) -> None:
             return
         request, speaks = share, share.process_group.rank_info.rank == 0
         preferences = DPOData(
-            pairs(data, file_format=options["format"]),
+            read_pairs(data, file_format=options["format"]),
             start,
             request.backend,
             request.options,

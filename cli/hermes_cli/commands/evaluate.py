@@ -52,7 +52,7 @@ def eval_(
     precision: str,
 ) -> None:
     """Loss in nats per token, perplexity and bits per byte on a text."""
-    from hermes.data import documents, tokenize
+    from hermes.data import read_documents, tokenize
     from hermes.errors import HermesError
     from hermes.evaluation.perplexity import evaluate_perplexity, make_windows
     from hermes.model import load
@@ -62,7 +62,7 @@ def eval_(
         raise HermesError("no data: give --data F, or text on standard input")
     model = load(checkpoint, backend, device, precision, config=config, tokenizer=tokenizer)
     length = seq_len or _seq_len(model)
-    texts = documents(names, text_field=text_field, file_format=file_format)
+    texts = read_documents(names, text_field=text_field, file_format=file_format)
     with tokenize(texts, model.tokenizer) as stream:
         found = evaluate_perplexity(
             model.realisation,

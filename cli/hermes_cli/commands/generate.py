@@ -70,9 +70,9 @@ def generate(
 
 
 def _whole(model: "Model", tokens: Iterator[int]) -> dict[str, object]:
-    from hermes.inference.decoding import complete
+    from hermes.inference.decoding import collect_completion
 
-    done = complete(tokens)
+    done = collect_completion(tokens)
     text = model.tokenizer.decode(done.tokens)
     return {"text": text, "tokens": len(done.tokens), "finish_reason": done.finish_reason}
 

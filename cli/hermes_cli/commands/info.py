@@ -34,9 +34,9 @@ def _locate(model: str) -> str:
     folder = here(model)
     model = str(folder) if model.startswith("hf:/") else model
     if folder.is_dir() and not (folder / "model.mal").is_file():
-        from hermes.checkpoint import steps
+        from hermes.checkpoint import list_steps
 
-        found = steps(folder)
+        found = list_steps(folder)
         return str(found[0][1]) if found else model
     return model
 

@@ -204,15 +204,15 @@ def _show_proof(output: Path, text: Path, backends: list[str]) -> None:
     """The validation loss beside what letters' frequencies alone give, and the three distances."""
     import numpy as np
 
-    from hermes.data import TextData, documents, tokenize
+    from hermes.data import TextDataset, read_documents, tokenize
     from hermes.model import load
 
     names = [*dict.fromkeys(backends), "numpy"]
     precision = {"numpy": "float64"}
     models = {name: load(output, name, precision=precision.get(name, "float32")) for name in names}
     model: Model = models["numpy"]
-    with tokenize(documents(text), model.tokenizer) as stream:
-        data = TextData(stream, seq_len=128, vocab_size=model.spec.vocab_size, val_fraction=0.05)
+    with tokenize(read_documents(text), model.tokenizer) as stream:
+        data = TextDataset(stream, seq_len=128, vocab_size=model.spec.vocab_size, val_fraction=0.05)
         first = data.held_out.start * 128
         held_out = np.array(stream.tokens[first + 1 : first + 1 + len(data.held_out) * 128])
     counts = np.bincount(held_out)

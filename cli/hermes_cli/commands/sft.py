@@ -30,7 +30,7 @@ def shown(tokenizer: "Tokenizer", example: "Example") -> str:
     """An example as text: what is learnt in green, in brackets where there are no colours."""
     text, before = "", False
     runs: list[tuple[bool, list[int]]] = []
-    for token, learnt in zip(example.ids.tolist(), example.learnt.tolist(), strict=True):
+    for token, learnt in zip(example.ids.tolist(), example.loss_mask.tolist(), strict=True):
         if not runs or learnt is not before:
             runs.append((learnt, []))
         runs[-1][1].append(token)

@@ -58,7 +58,7 @@ def train_tokenizer(
     Beside the tokenizer goes a manifest: the inputs' hashes, the settings, the versions.
     """
     from hermes.api import train_tokenizer as learn
-    from hermes.data import manifest, sources, spool
+    from hermes.data import build_manifest, expand_paths, spool
     from hermes.tokenizer import SPECIAL_TOKENS
 
     names = (*inputs, *more) or ("-",)
@@ -69,7 +69,7 @@ def train_tokenizer(
             f"cannot write {output}: there is no folder {output.parent}; make it first"
         )
     with ExitStack() as stack:
-        files = list(sources(names))
+        files = list(expand_paths(names))
         for place, file in enumerate(files):
             if str(file) == "-":
                 folder = stack.enter_context(TemporaryDirectory(prefix="hermes-"))
@@ -85,7 +85,7 @@ def train_tokenizer(
             file_format=file_format,
         )
         assert learnt.training is not None, "it was trained just now"
-        record = manifest(learnt.training, learnt.fingerprint, files)
+        record = build_manifest(learnt.training, learnt.fingerprint, files)
     _save(learnt, output, record)
     for warning in learnt.training.warnings:
         click.echo(f"Warning: {warning}", err=True)

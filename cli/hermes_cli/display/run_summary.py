@@ -44,14 +44,16 @@ def heading(run: "Run") -> list[str]:
 
 def _updates(run: "Run") -> str:
     """How many updates there are, and of how many samples."""
-    from hermes.data import run_samples
+    from hermes.data import count_run_samples
     from hermes.formatting import format_count
 
     unit = run.parts.material.unit
     recipe, total = run.parts.recipe, run.total_steps
     size = len(run.parts.material.samples.train)
     each = recipe.batch_size * recipe.grad_accum * run.request.process_group.rank_info.world_size
-    whole = run_samples(size, epochs=recipe.epochs, max_steps=recipe.max_steps, per_update=each)
+    whole = count_run_samples(
+        size, epochs=recipe.epochs, max_steps=recipe.max_steps, per_update=each
+    )
     if total == 1:
         return f"1 update of {format_count(min(each, whole), unit)}"
     short = "at most " if whole != total * each else ""

@@ -61,9 +61,9 @@ def backend_of(name: str, environment: Mapping[str, str]) -> "Backend":
 
 def saving(output: str | None) -> Callable[[], bool]:
     """Says whether a checkpoint of the run in that folder is being written."""
-    from hermes.checkpoint import being_written
+    from hermes.checkpoint import has_unfinished
 
-    return lambda: output is not None and being_written(Path(output))
+    return lambda: output is not None and has_unfinished(Path(output))
 
 
 def joined(

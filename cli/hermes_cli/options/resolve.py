@@ -148,9 +148,9 @@ def _same_place(there: str | None, here: str) -> bool:
 
 
 def _has_saved(run: Path) -> bool:
-    from hermes.checkpoint import steps
+    from hermes.checkpoint import list_steps
 
-    return bool(steps(run))
+    return bool(list_steps(run))
 
 
 def _require_command(context: click.Context, run: Path) -> None:

@@ -26,7 +26,7 @@ from hermes_cli.training.hub_upload import EverySave, Push, push_at_end, push_of
 
 if TYPE_CHECKING:
     from hermes.api import Result
-    from hermes.checkpoint import Keep
+    from hermes.checkpoint import RetentionPolicy
     from hermes.interface import Options
     from hermes.spec import ModelSpec
     from hermes.tokenizer import Tokenizer
@@ -139,12 +139,12 @@ def run_training(context: click.Context, signals: Signals) -> None:
 
 def _request(options: ResolvedOptions, blank: "RunRequest", stack: ExitStack) -> "RunRequest":
     """What is asked of a run of which it is known where it is trained and by whom."""
-    from hermes.checkpoint import steps
+    from hermes.checkpoint import list_steps
     from hermes.training.run import check_output
 
     if blank.process_group.rank_info.rank == 0:
         check_output(blank.output, resume=options["resume"])
-    resuming = options["resume"] and bool(steps(blank.output))
+    resuming = options["resume"] and bool(list_steps(blank.output))
     spec = _spec(options, resuming)
     data = data_of(options, stack)
     return replace(
@@ -179,11 +179,13 @@ def realised(options: ResolvedOptions) -> "Options":
     )
 
 
-def kept(options: ResolvedOptions) -> "Keep":
+def kept(options: ResolvedOptions) -> "RetentionPolicy":
     """Which checkpoints stay."""
-    from hermes.checkpoint import Keep
+    from hermes.checkpoint import RetentionPolicy
 
-    return Keep(last=options["keep_last"], every=options["keep_every"], best=options["keep_best"])
+    return RetentionPolicy(
+        last=options["keep_last"], every=options["keep_every"], best=options["keep_best"]
+    )
 
 
 def carry_out(

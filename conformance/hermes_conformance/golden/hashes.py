@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hermes.data.order import Cursor, sample_order
+from hermes.data.order import Cursor, order_samples
 from hermes.mal import dumps
 from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
@@ -85,7 +85,7 @@ def rates() -> str:
 
 def order() -> str:
     """The first samples of a run that sees its data three times and a bit."""
-    return _digest([sample_order(20, Cursor(), SAMPLES, EPOCH).astype("<i8").tobytes()])
+    return _digest([order_samples(20, Cursor(), SAMPLES, EPOCH).astype("<i8").tobytes()])
 
 
 def texts() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hermes.interface import Batch
-from hermes.storage.safetensors import TensorFile, kinds_of, tensor_chunks
+from hermes.storage.safetensors import TensorFile, describe_tensors, encode_tensors
 from hermes.training.schedule import compute_lr
 from hermes_conformance.cases.case import Case
 from hermes_conformance.golden import hashes
@@ -78,7 +78,7 @@ def run(case: Case) -> Arrays:
 def write(path: Path, arrays: Arrays) -> None:
     """One file, in the bytes that hermes's own writer gives it."""
     with path.open("wb") as file:
-        for chunk in tensor_chunks(arrays, kinds_of(arrays)):
+        for chunk in encode_tensors(arrays, describe_tensors(arrays)):
             file.write(chunk)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hermes.data import Cursor, TextData, TokenStream
-from hermes.data.order import sample_order
+from hermes.data import Cursor, TextDataset, TokenStream
+from hermes.data.order import order_samples
 from hermes.mal import dumps, loads
 from hermes_conformance.cases.case import Case
 from hermes_conformance.golden import hashes, vectors
@@ -36,19 +36,19 @@ def pinned(case: Case, sides: Sides) -> Iterator[Measure]:
 
 def order(case: Case, sides: Sides) -> Iterator[Measure]:
     """Every sample once an epoch, each epoch otherwise, and any part of the order by itself."""
-    samples = sample_order(20, Cursor(), hashes.SAMPLES, hashes.EPOCH)
+    samples = order_samples(20, Cursor(), hashes.SAMPLES, hashes.EPOCH)
     yield same("each epoch is whole and its own", hashes.whole_epochs(samples), True, EXACT)
     cursor, parts = Cursor(), []
     for count in (1, 2_999, 1, 3_500, 3_499):
-        parts.append(sample_order(20, cursor, count, hashes.EPOCH))
-        cursor = cursor.after(count, hashes.EPOCH)
+        parts.append(order_samples(20, cursor, count, hashes.EPOCH))
+        cursor = cursor.advance(count, hashes.EPOCH)
     yield identical("the order in pieces", np.concatenate(parts), samples, EXACT)
 
 
 def splits(case: Case, sides: Sides) -> Iterator[Measure]:
     """An update's samples do not depend on how processes and micro-batches share them."""
-    stream = TokenStream.of(np.arange(6_001) % 997)
-    data = TextData(stream, seq_len=5, vocab_size=997, seed=20)
+    stream = TokenStream.from_ids(np.arange(6_001) % 997)
+    data = TextDataset(stream, seq_len=5, vocab_size=997, seed=20)
     cursor = Cursor(0, 1_190)  # the second update crosses the end of the epoch
     whole = None
     for world, accum in SPLITS:
@@ -56,7 +56,7 @@ def splits(case: Case, sides: Sides) -> Iterator[Measure]:
         for rank in range(world):
             at = cursor
             for update in range(3):
-                batch, at = data.update(
+                batch, at = data.draw_batch(
                     at, samples=64, micro_batch=8, accum=accum, rank=rank, world_size=world
                 )
                 for row, tokens, targets in zip(
