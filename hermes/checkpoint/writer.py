@@ -32,7 +32,7 @@ from hermes.spec import ModelSpec
 from hermes.storage.durable import (
     Disk,
     FileDigest,
-    free_bytes,
+    count_free_bytes,
     is_full,
     require_space,
     write_file,
@@ -103,7 +103,7 @@ def save(
         if not is_full(error):
             raise
         raise StorageError(
-            f"{error}; the checkpoint needs {needed} bytes and {free_bytes(run)} are free"
+            f"{error}; the checkpoint needs {needed} bytes and {count_free_bytes(run)} are free"
         ) from error.__cause__
     return target
 

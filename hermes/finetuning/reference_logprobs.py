@@ -5,8 +5,8 @@ epoch, so that the first loss is exactly that of equal models; then it is data, 
 """
 
 import hashlib
+import io
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import CheckpointError, Interrupted, NonFinite, StorageError
 from hermes.interface import Model, Tensors
 from hermes.recipe import Recipe
+from hermes.storage.durable import write_atomically
 
 __all__ = ["Reference", "compute_reference", "weights_hash"]
 
@@ -44,15 +45,9 @@ class Reference:
         """Write it, whole or not at all. Raises StorageError."""
         about = {"weights": self.weights, "data": self.data, "template": self.template}
         text = json.dumps(about | {"how": dict(self.how)}).encode()
-        beside = path.with_name(f".tmp-{path.name}")
-        try:
-            with open(beside, "wb") as file:
-                np.savez(file, logprobs=self.logprobs, about=np.frombuffer(text, np.uint8))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        archive = io.BytesIO()
+        np.savez(archive, logprobs=self.logprobs, about=np.frombuffer(text, np.uint8))
+        write_atomically(path, archive.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "Reference":

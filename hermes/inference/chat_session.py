@@ -1,7 +1,6 @@
 """A conversation with a model: its turns so far, and the next answer as it is made."""
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from hermes.errors import DataError, HermesError, StorageError
 from hermes.inference.decoding import generate_tokens
 from hermes.inference.sampling import Sampling
 from hermes.interface import Model
+from hermes.storage.durable import write_atomically
 
 __all__ = ["ChatSession"]
 
@@ -96,12 +96,7 @@ class ChatSession:
             raise StorageError(f"{path} exists; choose another name, or /save! to write over it")
         head: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         text = json.dumps({"messages": [*head, *self.messages]}, ensure_ascii=False)
-        beside = path.with_name(f".tmp-{path.name}")
-        try:
-            beside.write_text(text + "\n", encoding="utf-8")
-            os.replace(beside, path)
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        write_atomically(path, (text + "\n").encode("utf-8"))
 
     def load(self, path: Path) -> None:
         """Go on with a conversation that was saved. Raises DataError, StorageError."""

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from urllib.parse import quote
 
 from hermes.checkpoint.manifest import MANIFEST, read_manifest
 from hermes.errors import CheckpointError, HermesError, StorageError
-from hermes.storage.durable import Disk, write_folder_atomically
+from hermes.storage.durable import Disk, link_or_copy, write_atomically, write_folder_atomically
 from hermes.storage.reading import hash_file
 from hermes.tokenizer import Tokenizer
 
@@ -164,11 +163,9 @@ class _RevisionCache:
         return None
 
     def write(self, commit: str) -> None:
-        beside = self._file.with_name(f"{self._file.name}.{os.getpid()}")
-        with suppress(OSError):  # a cache that others filled may be read-only
+        with suppress(OSError, StorageError):  # a cache that others filled may be read-only
             self._file.parent.mkdir(exist_ok=True)
-            beside.write_text(commit, encoding="ascii")
-            os.replace(beside, self._file)
+            write_atomically(self._file, commit.encode("ascii"))
 
 
 def _download(
@@ -222,7 +219,7 @@ def _store_verified(
     target.parent.mkdir(exist_ok=True)
     with write_folder_atomically(target, disk) as beside:
         for one, path in files.items():
-            _link(path.resolve(), beside / one, disk)
+            link_or_copy(path.resolve(), beside / one, disk)
             if not _is_as_listed(beside / one, listed[one]):
                 path.resolve().unlink()
                 raise CheckpointError(
@@ -230,15 +227,6 @@ def _store_verified(
                     "fetched anew"
                 )
         disk.sync_folder(beside)
-
-
-def _link(source: Path, target: Path, disk: Disk) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a cache on another disk, or on one without links
-        shutil.copyfile(source, target)
-    with open(target, "rb") as file:
-        disk.sync(file.fileno(), target)
 
 
 def _is_as_listed(path: Path, listed: Any) -> bool:

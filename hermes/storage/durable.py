@@ -1,7 +1,8 @@
-"""The one place that changes the disk: files and folders that survive a crash whole, or not at all.
+"""Durable writes: files and folders that survive a crash whole, or not at all.
 
-Every operation passes through a Disk that the caller hands in, so that a test can count, refuse
-or stop before the n-th. What the operating system refuses becomes StorageError here.
+The one place where hermes changes files of value. Every operation goes through a Disk, which tests
+use to count operations, refuse one or stop before the n-th. Errors of the operating system become
+StorageError here.
 """
 
 import errno
@@ -9,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,14 +24,23 @@ from hermes.errors import HermesError, StorageError
 from hermes.storage.reading import list_folder
 
 __all__ = [
+    "TEMPORARY",
+    "AppendOnlyFile",
     "Disk",
     "FileDigest",
     "Operation",
+    "count_free_bytes",
     "delete_folder",
+    "is_full",
+    "link_or_copy",
     "require_space",
+    "write_atomically",
     "write_file",
     "write_folder_atomically",
 ]
+
+TEMPORARY = ".tmp-"
+"""What the name of an unfinished file or folder begins with."""
 
 BLOCK = 64 * 2**20
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -39,10 +50,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Operation:
-    """What is about to happen to the disk.
+    """One change of the disk, announced before it happens.
 
     kind: make folder, create, write, sync, sync folder, rename, delete or delete folder. target:
-    the new name of a rename. data: the bytes of a write, which go to the end of `path`.
+    the new name of a rename. data: the bytes of a write, appended to `path`.
     """
 
     kind: str
@@ -52,7 +63,7 @@ class Operation:
 
 
 class Disk:
-    """The operations of the operating system, each announced to `before`, which may raise."""
+    """The operating system's file operations, each announced to `before`, which may raise."""
 
     def __init__(self, before: Callable[[Operation], None] | None = None):
         self._before = before
@@ -63,27 +74,28 @@ class Disk:
                 self._before(operation)
             return act()
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = _explain(error)
             raise StorageError(f"cannot {operation.kind} {operation.path}: {reason}") from error
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder that is not there yet."""
+        """Make a folder that does not exist yet."""
         self._run(Operation("make folder", path), lambda: os.mkdir(path))
 
     def create(self, path: Path) -> int:
-        """Open a file that is not there yet, mode 0666 less the umask; the descriptor."""
+        """Create a file that does not exist yet, mode 0666 less the umask. -> its descriptor"""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return self._run(Operation("create", path), lambda: os.open(path, flags, 0o666))
 
     def write(self, descriptor: int, path: Path, data: memoryview) -> None:
-        """Append all of `data`, at most BLOCK bytes at a time."""
+        """Append all of `data`, at most BLOCK bytes per system call."""
         while data:
             block = data[:BLOCK]
             operation = Operation("write", path, data=block)
+            # os.write may write less than it was given; the rest follows in the next turn.
             data = data[self._run(operation, partial(os.write, descriptor, block)) :]
 
     def sync(self, descriptor: int, path: Path) -> None:
-        """Wait until the file's bytes would survive a power failure."""
+        """Wait until a file's contents would survive a power failure."""
         self._run(Operation("sync", path), lambda: _flush(descriptor))
 
     def sync_folder(self, path: Path) -> None:
@@ -99,20 +111,25 @@ class Disk:
         self._run(Operation("sync folder", path), act)
 
     def rename(self, path: Path, target: Path) -> None:
-        """Give a file or folder another name, in one instant."""
+        """Rename a file or folder atomically."""
         self._run(Operation("rename", path, target), lambda: os.rename(path, target))
 
     def delete(self, path: Path) -> None:
-        """Remove a file."""
+        """Delete a file."""
         self._run(Operation("delete", path), lambda: os.unlink(path))
 
     def delete_folder(self, path: Path) -> None:
-        """Remove an empty folder."""
+        """Delete an empty folder."""
         self._run(Operation("delete folder", path), lambda: os.rmdir(path))
 
 
+def _explain(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
 def _flush(descriptor: int) -> None:
-    # fsync on macOS leaves the bytes in the drive's own cache; this is what empties it.
+    # On macOS fsync leaves the bytes in the drive's own cache; F_FULLFSYNC empties it. File
+    # systems that do not know F_FULLFSYNC fall back to fsync.
     full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is not None:
         with suppress(OSError):
@@ -123,7 +140,7 @@ def _flush(descriptor: int) -> None:
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What a file holds: its size in bytes and the SHA-256 of them, in lower-case hex."""
+    """A file's size in bytes and the SHA-256 of its contents, in lower-case hex."""
 
     size: int
     sha256: str
@@ -135,10 +152,10 @@ def write_file(
     disk: Disk,
     hasher: ThreadPoolExecutor | None = None,
 ) -> FileDigest:
-    """Write a new file, hash it on the way and sync it; its name is not synced yet.
+    """Create a file, hash it while writing and sync its contents; the caller syncs its name.
 
-    With `hasher`, its thread hashes a chunk while this one writes it and makes the next. Raises
-    StorageError.
+    With `hasher`, its thread hashes a chunk while this thread writes it and makes the next one.
+    Raises StorageError.
     """
     digest, size = hashlib.sha256(), 0
     pending: Future[None] | None = None
@@ -162,8 +179,107 @@ def write_file(
     return FileDigest(size, digest.hexdigest())
 
 
+def write_atomically(path: Path, data: bytes, *, disk: Disk | None = None) -> None:
+    """Write a file whole or not at all, replacing the one of that name. Raises StorageError.
+
+    A replaced file keeps its permissions, and a symbolic link stays a link. A device or pipe, such
+    as /dev/stdout, is written to directly.
+    """
+    disk = disk or Disk()
+    try:
+        mode = path.stat().st_mode if path.exists() else None
+        if mode is not None and not stat.S_ISREG(mode):
+            path.write_bytes(data)
+            return
+        _replace_file(Path(os.path.realpath(path)), data, mode, disk)
+    except (OSError, StorageError) as error:
+        # The temporary file means nothing to a user, so the error names the file asked for.
+        cause = error if isinstance(error, OSError) else error.__cause__
+        reason = _explain(cause) if isinstance(cause, OSError) else str(error)
+        raise StorageError(f"cannot write {path}: {reason}") from cause
+
+
+def _replace_file(path: Path, data: bytes, mode: int | None, disk: Disk) -> None:
+    beside = path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}")
+    try:
+        # The contents are synced before the rename: otherwise a power failure could leave the
+        # new name with an empty file.
+        write_file(beside, [data], disk)
+        if mode is not None:
+            os.chmod(beside, stat.S_IMODE(mode))
+        disk.rename(beside, path)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+    disk.sync_folder(path.parent)
+
+
+class AppendOnlyFile:
+    """A file of lines that only grows, such as metrics.jsonl.
+
+    Readers see a line as soon as it is appended; it survives a power failure after `sync`. A crash
+    may tear the last line. All methods raise StorageError.
+    """
+
+    def __init__(self, path: Path, keep_line: Callable[[bytes], bool]):
+        """Open or create a file and cut it before the first line that `keep_line` rejects."""
+        self._path = path
+        with self._translate_errors():
+            self._file = open(path, "ab+")  # noqa: SIM115  # closed by `close`
+            self._file.seek(0)
+            kept = 0
+            for line in self._file:
+                if not keep_line(line):
+                    break
+                kept += len(line)
+            self._file.truncate(kept)
+            self._file.seek(kept)
+
+    def append(self, line: bytes) -> None:
+        """Append a line, for readers to see at once."""
+        with self._translate_errors():
+            self._file.write(line + b"\n")
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Wait until all lines would survive a power failure."""
+        with self._translate_errors():
+            _flush(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(f"cannot write {self._path}: {_explain(error)}") from error
+
+
+def link_or_copy(source: Path, target: Path, disk: Disk) -> None:
+    """Give a file a second name, or copy it where hard links are not possible; sync its contents.
+
+    Raises StorageError.
+    """
+    try:
+        try:
+            os.link(source, target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, target)
+        descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {_explain(error)}") from error
+    try:
+        disk.sync(descriptor, target)
+    finally:
+        os.close(descriptor)
+
+
 def delete_folder(path: Path, disk: Disk) -> None:
-    """Remove a folder and what is in it; of links, themselves and not what they lead to."""
+    """Delete a folder and its contents; symbolic links are deleted, not followed."""
     for entry in list_folder(path):
         if stat.S_ISDIR(entry.lstat().st_mode):
             delete_folder(entry, disk)
@@ -174,9 +290,9 @@ def delete_folder(path: Path, disk: Disk) -> None:
 
 @contextmanager
 def write_folder_atomically(target: Path, disk: Disk) -> Iterator[Path]:
-    """A new folder beside `target` to fill and sync, which gets that name when the block ends.
+    """Yield a new folder beside `target` to fill and sync; rename it to `target` at the end.
 
-    Where the block raises, nothing of it is left. Raises StorageError.
+    Where the block raises, nothing is left of it. Raises StorageError.
     """
     parent = target.parent
     beside = parent / f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}"
@@ -191,18 +307,18 @@ def write_folder_atomically(target: Path, disk: Disk) -> Iterator[Path]:
         raise
 
 
-def free_bytes(path: Path) -> int:
-    """Bytes that may still be written to the file system of `path`."""
+def count_free_bytes(path: Path) -> int:
+    """Bytes that can still be written to the file system of `path`. Raises StorageError."""
     try:
         space = os.statvfs(path)
     except OSError as error:
-        raise StorageError(f"cannot look at {path}: {str(error.strerror).lower()}") from error
+        raise StorageError(f"cannot look at {path}: {_explain(error)}") from error
     return space.f_bavail * space.f_frsize
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Refuse before the first byte where `needed` bytes do not fit. Raises StorageError."""
-    free = free_bytes(folder)
+    """Raise StorageError, before anything is written, where `needed` bytes do not fit."""
+    free = count_free_bytes(folder)
     if free < needed:
         raise StorageError(
             f"{folder} has {free} bytes free and the checkpoint needs {needed}; "
@@ -211,8 +327,5 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def is_full(error: StorageError) -> bool:
-    """Whether it was space, or the right to more of it, that was missing."""
+    """Whether the disk was full or a quota or file size limit was reached."""
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
-
-
-TEMPORARY = ".tmp-"

@@ -8,7 +8,6 @@ Face's own format.
 import codecs
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.errors import DataError, StorageError
+from hermes.storage.durable import write_atomically
 from hermes.tokenizer.bytelevel import BYTE_CHARACTERS, read_byte_level
 from hermes.tokenizer.training import (
     SAMPLE_BYTES,
@@ -128,14 +128,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write tokenizer.json, whole or not at all. Raises StorageError."""
-        file = Path(path)
-        unfinished = file.with_name(f".tmp-{file.name}")
-        try:
-            unfinished.write_text(self.to_json(), encoding="utf-8")
-            os.replace(unfinished, file)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise StorageError(f"cannot write {file}: {error.strerror}") from error
+        write_atomically(Path(path), self.to_json().encode("utf-8"))
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """The ids of a text; nothing is added to it.

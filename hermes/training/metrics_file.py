@@ -6,12 +6,11 @@ run was stopped.
 """
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-from hermes.errors import DataError, StorageError
+from hermes.errors import DataError
+from hermes.storage.durable import AppendOnlyFile
 
 __all__ = ["MetricsFile", "read_metrics"]
 
@@ -27,45 +26,27 @@ class MetricsFile:
         Only what was flushed is sure to be there after a crash; what follows the last flush may be
         torn, lies after the last checkpoint, and is cut too.
         """
-        self._path = run / NAME
-        with _storage(self._path):
-            self._file = open(self._path, "ab+")  # noqa: SIM115  # closed by __exit__
-            self._file.seek(0)
-            kept = 0
-            for line in self._file:
-                record = _parse(line)
-                if record is None or record.get("step", 0) > after:
-                    break
-                kept += len(line)
-            self._file.truncate(kept)
-            self._file.seek(kept)
+
+        def keep_line(line: bytes) -> bool:
+            record = _parse(line)
+            return record is not None and record.get("step", 0) <= after
+
+        self._file = AppendOnlyFile(run / NAME, keep_line)
 
     def write(self, record: Mapping[str, float]) -> None:
         """Append one line, for whoever watches the file; every value must be finite."""
         line = json.dumps(dict(record), allow_nan=False, separators=(", ", ": "))
-        with _storage(self._path):
-            self._file.write(line.encode() + b"\n")
-            self._file.flush()
+        self._file.append(line.encode())
 
     def flush(self) -> None:
         """Bring every line so far to the disk."""
-        with _storage(self._path):
-            os.fsync(self._file.fileno())
+        self._file.sync()
 
     def __enter__(self) -> "MetricsFile":
         return self
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
-
-
-@contextmanager
-def _storage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StorageError(f"cannot write {path}: {reason}") from error
 
 
 def _parse(line: bytes) -> dict[str, float] | None:

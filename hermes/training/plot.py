@@ -1,11 +1,13 @@
 """Curves of loss, as a PNG (matplotlib) and as text for a terminal. Imports both only when used."""
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hermes.errors import HermesError
+from hermes.storage.durable import write_atomically
 from hermes.training.metrics_file import read_metrics
 
 __all__ = ["Curve", "curve", "draw_png", "draw_text"]
@@ -84,7 +86,9 @@ def draw_png(curves: Sequence[Curve], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    image = io.BytesIO()
+    figure.savefig(image, format=path.suffix[1:] or "png")
+    write_atomically(path, image.getvalue())
 
 
 class _Grid:

@@ -6,7 +6,6 @@ each checkpoint for other tools.
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,8 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hermes.errors import HermesError, StorageError
+from hermes.errors import HermesError
 from hermes.recipe import Recipe, flatten_recipe
+from hermes.storage.durable import write_atomically
 
 __all__ = [
     "FACTS",
@@ -119,13 +119,7 @@ def write_runfile(
     for session in sessions:
         items = ", ".join(f"{k}: {_scalar(v)}" for k, v in dataclasses.asdict(session).items())
         lines.append(f"  - {{{items}}}")
-    path, beside = run / NAME, run / f".tmp-{NAME}"
-    try:
-        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StorageError(f"cannot write {path}: {reason}") from error
+    write_atomically(run / NAME, ("\n".join(lines) + "\n").encode("utf-8"))
 
 
 def read_sessions(run: Path) -> list[Session]:

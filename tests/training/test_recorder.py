@@ -199,7 +199,7 @@ def test_a_full_disk_is_a_storage_error_and_the_checkpoint_before_it_stays(
     go, tmp_path, monkeypatch
 ):
     go(max_steps=2)
-    monkeypatch.setattr("hermes.storage.durable.free_bytes", lambda path: 10)
+    monkeypatch.setattr("hermes.storage.durable.count_free_bytes", lambda path: 10)
     with pytest.raises(StorageError, match="10"):
         go(max_steps=4, resume=True)
     monkeypatch.undo()

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from hermes.errors import HermesError
+from hermes.storage.durable import write_atomically
 
 BACKEND = click.option("--backend", default="torch", help="Who is judged.")
 AGAINST = click.option("--against", default="numpy", help="The reference; numpy is the oracle.")
@@ -137,7 +138,7 @@ def run(
     if json_file:
         stored.write(made, json_file)
     if html_file:
-        html_file.write_text(page(made), encoding="utf-8")
+        write_atomically(html_file, page(made).encode("utf-8"))
     counts = verdict(outcomes)
     expected = f"{counts['expected']:,} failed as expected, " if counts["expected"] else ""
     click.echo(
@@ -218,7 +219,8 @@ def self_test(
         f"\n{len(rows) - missed} of {len(rows)} caught in {time.perf_counter() - began:.0f} s"
     )
     if json_file:
-        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        text = json.dumps([asdict(row) for row in rows], indent=1) + "\n"
+        write_atomically(json_file, text.encode("utf-8"))
     if missed:
         raise click.exceptions.Exit(1)
 

@@ -1,12 +1,13 @@
 """`hermes mal`: check, format, show and compare architecture files."""
 
-import os
 import sys
+from pathlib import Path
 
 import click
 
 from hermes import mal as language
-from hermes.errors import HermesError, StorageError
+from hermes.errors import HermesError
+from hermes.storage.durable import write_atomically
 from hermes_cli.commands.info import AS_JSON, _locate, _print, _print_json
 
 __all__ = ["mal"]
@@ -79,7 +80,7 @@ def format_(files: tuple[str, ...], write: bool, only_check: bool, drop_comments
                     f"{label} has {comments} comment{'s' * (comments > 1)}, which would be lost; "
                     "--drop-comments to write it without"
                 )
-            _replace(file.path, text)
+            write_atomically(Path(file.path), text.encode("utf-8"))
         else:
             if comments:
                 what = "1 comment is" if comments == 1 else f"{comments} comments are"
@@ -87,24 +88,6 @@ def format_(files: tuple[str, ...], write: bool, only_check: bool, drop_comments
             click.echo(text, nl=False)
     if differing:
         raise click.exceptions.Exit(1)
-
-
-def _replace(path: str, text: str) -> None:
-    """Replace a file's text at once, keeping its permissions; links stay links."""
-    import tempfile
-
-    target = os.path.realpath(path)
-    try:
-        mode = os.stat(target).st_mode
-        with tempfile.NamedTemporaryFile(
-            "wb", dir=os.path.dirname(target), prefix=".tmp-", delete=False
-        ) as file:
-            file.write(text.encode("utf-8"))
-        os.chmod(file.name, mode)
-        os.replace(file.name, target)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StorageError(f"cannot write {path}: {reason}") from error
 
 
 @mal.command()

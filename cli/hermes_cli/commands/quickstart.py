@@ -5,7 +5,6 @@ checkpoint; text; the curve; and proof that both backends compute what the oracl
 """
 
 import json
-import shutil
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes.errors import HermesError, StorageError
+from hermes.storage.durable import Disk, delete_folder, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ def quickstart(output: Path) -> None:
     _say(f"text: Python's reference manual, {text.stat().st_size:,} bytes")
     tokenizer = train_tokenizer(text, vocab_size=VOCABULARY)
     spec = mal.loads(ARCHITECTURE)
-    (output / "model.mal").write_text(ARCHITECTURE, encoding="utf-8")
+    write_atomically(output / "model.mal", ARCHITECTURE.encode("utf-8"))
     _say(f"tokenizer: {tokenizer.vocab_size:,} tokens, byte-level BPE")
     if first != second:
         _say(f"{STEPS // 2} updates on {first}, the other {STEPS - STEPS // 2} on {second}")
@@ -109,7 +109,7 @@ def _clear(output: Path) -> None:
                 f"output {str(output)!r} has {entry.name!r} in it, which is not of an earlier "
                 "quickstart; choose another with --output"
             )
-    shutil.rmtree(output)
+    delete_folder(output, Disk())
 
 
 def _write_text(output: Path) -> Path:
@@ -124,12 +124,11 @@ def _write_text(output: Path) -> Path:
     path = output / "text.jsonl"
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            for name in sorted(topics):
-                file.write(json.dumps({"text": topics[name]}) + "\n")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise StorageError(f"cannot write {path}: {reason}") from error
+    lines = [json.dumps({"text": topics[name]}) + "\n" for name in sorted(topics)]
+    write_atomically(path, "".join(lines).encode("utf-8"))
     return path
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes.errors import HermesError, StorageError
+from hermes.storage.durable import write_atomically
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
@@ -96,8 +97,4 @@ def train_tokenizer(
 def _save(learnt: "Tokenizer", output: Path, record: dict[str, object]) -> None:
     learnt.save(output)
     beside = output.with_name(f"{output.stem}.manifest.json")
-    try:
-        beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StorageError(f"cannot write {beside}: {reason}") from error
+    write_atomically(beside, (json.dumps(record, indent=2) + "\n").encode("utf-8"))

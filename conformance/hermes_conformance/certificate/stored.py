@@ -7,6 +7,7 @@ from typing import Any
 from hermes.checkpoint import Checkpoint, locate
 from hermes.errors import HermesError
 from hermes.interface import Backend
+from hermes.storage.durable import write_atomically
 from hermes.storage.reading import hash_file
 from hermes_conformance.certificate.issue import sealed
 
@@ -32,7 +33,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def write(made: dict[str, Any], path: Path) -> None:
     """A certificate as a file."""
-    path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps(made, indent=1) + "\n").encode("utf-8"))
 
 
 def keep(made: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
