@@ -23,7 +23,7 @@ FRAMEWORKS = {"torch", "mlx", "tokenizers"}
 FLOORS = [
     {"errors", "formatting"},
     {"spec", "recipe", "distributed"},
-    {"mal", "interface"},
+    {"mal", "interface", "options"},
     {"storage", "numerics"},
     {"checkpoint", "tokenizer", "model_info", "evaluation"},
     {"chat_templates"},

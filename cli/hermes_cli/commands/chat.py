@@ -11,7 +11,7 @@ import click
 
 from hermes.errors import HermesError, suggest_nearest
 from hermes_cli.display.text_stream import streamed
-from hermes_cli.options import declarations as shared
+from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
     from hermes.inference.chat_session import ChatSession
@@ -29,21 +29,7 @@ SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float}
 OWN = {"max_tokens": int, "seed": int}
 
 
-@click.command()
-@shared.CHECKPOINT
-@shared.CONFIG
-@shared.TOKENIZER
-@click.option("--template", metavar="F.jinja", help="A chat template.  [default: its own]")
-@click.option("--system", default="", metavar="TEXT", help="The system prompt.")
-@click.option("--max-tokens", type=int, default=512, help="Of an answer.")
-@shared.TEMPERATURE
-@shared.TOP_K
-@shared.TOP_P
-@shared.MIN_P
-@click.option("--seed", type=int, default=0, help="Decides the answers, on every backend.")
-@shared.BACKEND
-@shared.DEVICE
-@shared.PRECISION
+@declare_command("chat")
 def chat(
     checkpoint: Path,
     config: Path | None,

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.formatting import format_with_unit
-from hermes_cli.options.declarations import here
+from hermes_cli.options.declarations import declare_command
+from hermes_cli.options.model_paths import fetch_model
 
 if TYPE_CHECKING:
     from hermes.checkpoint import Checkpoint
-
-JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 
 
 def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
@@ -42,9 +41,7 @@ def checkpoint() -> None:
     """List, show or verify checkpoints."""
 
 
-@checkpoint.command("list")
-@click.argument("run", type=click.Path(path_type=Path))
-@JSON
+@declare_command("checkpoint list", checkpoint)
 def list_(run: Path, as_json: bool) -> None:
     """The checkpoints of RUN, oldest first; names and sizes are checked, hashes are not.
 
@@ -53,7 +50,7 @@ def list_(run: Path, as_json: bool) -> None:
     from hermes.checkpoint import SkippedCheckpoint, open_checkpoints
     from hermes.errors import CheckpointError
 
-    run = here(run)
+    run = fetch_model(run)
     rows = [
         {"path": str(found.path), "problem": found.reason, "damaged": found.damaged}
         if isinstance(found, SkippedCheckpoint)
@@ -97,14 +94,12 @@ def _require_all(run: Path, bad: int, found: Sequence[object]) -> None:
         )
 
 
-@checkpoint.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@JSON
+@declare_command("checkpoint show", checkpoint)
 def show(path: Path, as_json: bool) -> None:
     """What is in the checkpoint PATH, or in the newest whole one of a run; verified first."""
     from hermes.checkpoint import locate
 
-    found, skipped = locate(here(path))
+    found, skipped = locate(fetch_model(path))
     for skip in skipped:
         click.echo(f"passed over {skip.path.name}: {skip.reason}", err=True)
     facts = _facts(found)
@@ -142,8 +137,7 @@ def _show_progress(progress: dict[str, Any]) -> None:
         click.echo(f"  {name} {value}")
 
 
-@checkpoint.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@declare_command("checkpoint verify", checkpoint)
 def verify(path: Path) -> None:
     """Check every byte of the checkpoint PATH, or of each one in a run.
 
@@ -152,7 +146,7 @@ def verify(path: Path) -> None:
     from hermes.checkpoint import SkippedCheckpoint, list_steps, open_checkpoint, open_checkpoints
     from hermes.errors import CheckpointError
 
-    path = here(path)
+    path = fetch_model(path)
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint {path}")
     bad = 0

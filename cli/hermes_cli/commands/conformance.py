@@ -10,10 +10,7 @@ import click
 
 from hermes.errors import HermesError
 from hermes.storage.durable import write_atomically
-
-BACKEND = click.option("--backend", default="torch", help="Who is judged.")
-AGAINST = click.option("--against", default="numpy", help="The reference; numpy is the oracle.")
-DEVICE = click.option("--device", help="Of the backend under judgement; its own choice otherwise.")
+from hermes_cli.options.declarations import declare_command
 
 
 @click.group()
@@ -48,28 +45,7 @@ def _require_writable(*files: Path | None) -> None:
             file.unlink()
 
 
-@conformance.command()
-@BACKEND
-@AGAINST
-@click.option("--level", "levels", multiple=True, help="L0 .. L5 or L0-L2; repeatable.")
-@click.option("--law", "laws", multiple=True, metavar="GLOB", help="Laws such as 'L1/log*'.")
-@click.option("--case", "cases", multiple=True, metavar="GLOB", help="Cases such as '*rope*'.")
-@DEVICE
-@click.option(
-    "--dtype",
-    "dtypes",
-    multiple=True,
-    help="Only laws that compute in it, such as tf32; repeatable.",
-)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write a certificate.")
-@click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write it as a page.")
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="Keep it with this checkpoint, or with the newest of this run.",
-)
-@click.option("--xfail", type=click.Path(path_type=Path), help="Known failures, in TOML.")
-@click.option("--long", is_flag=True, help="Also the bigger models and the slower variants.")
+@declare_command("conformance run", conformance)
 def run(
     backend: str,
     against: str,
@@ -151,10 +127,7 @@ def run(
         raise click.exceptions.Exit(1)
 
 
-@conformance.command(name="list")
-@click.option("--level", "levels", multiple=True, help="L0 .. L5 or L0-L2; repeatable.")
-@click.option("--cases", "names", is_flag=True, help="Also the name of every case.")
-@click.option("--long", is_flag=True, help="With the bigger models and the slower variants.")
+@declare_command("conformance list", conformance)
 def list_laws(levels: tuple[str, ...], names: bool, long: bool) -> None:
     """The laws: what each says, its bound, why it is that, and what was measured."""
     from hermes_conformance.suite.report import number
@@ -176,12 +149,7 @@ def list_laws(levels: tuple[str, ...], names: bool, long: bool) -> None:
                 click.echo(f"    {case.name}")
 
 
-@conformance.command(name="self-test")
-@BACKEND
-@AGAINST
-@DEVICE
-@click.option("--fault", "faults", multiple=True, metavar="GLOB", help="Faults such as 'rope*'.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table.")
+@declare_command("conformance self-test", conformance)
 def self_test(
     backend: str,
     against: str,
@@ -225,8 +193,7 @@ def self_test(
         raise click.exceptions.Exit(1)
 
 
-@conformance.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@declare_command("conformance verify", conformance)
 def verify(file: Path) -> None:
     """Check a certificate: unaltered, passed, and made with what is installed here.
 
@@ -255,12 +222,7 @@ def verify(file: Path) -> None:
         click.echo(f"expected to fail: {known['law']} on {known['case']}: {known['reason']}")
 
 
-@conformance.command()
-@BACKEND
-@AGAINST
-@click.option("--case", "name", required=True, help="A case of L1; see list --level L1 --cases.")
-@click.option("--dtype", default="float64", help="What the backend under judgement computes in.")
-@DEVICE
+@declare_command("conformance bisect", conformance)
 def bisect(backend: str, against: str, name: str, dtype: str, device: str | None) -> None:
     """Name the first tensor in which two backends part: a pass, dropout, a cache, gradients."""
     from hermes_conformance.bisect import first_difference

@@ -7,37 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes_cli.display.conversion import _facts, lines_of, watching
+from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
     pass
 
 
-@click.command()
-@click.argument("src", type=click.Path(path_type=Path))
-@click.argument("dst", type=click.Path(path_type=Path))
-@click.option(
-    "--to",
-    required=True,
-    type=click.Choice(["hermes", "hf"]),
-    help="hermes: a checkpoint. hf: a folder under Hugging Face's own names.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Of the weights.  [default: as they are stored]",
-)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    help="The architecture of a file that does not carry it: config.json, .mal or litgpt's .yaml.",
-)
-@click.option(
-    "--backend",
-    default="auto",
-    metavar="auto|torch|mlx|numpy",
-    help="What computes the proof; auto: one that is installed.",
-)
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@declare_command("convert")
 def convert(
     src: Path,
     dst: Path,

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hermes_cli.options.declarations import BACKEND, DEVICE
+from hermes_cli.options.declarations import declare_command
 
 LIBRARIES = ("numpy", "safetensors", "tokenizers", "ml-dtypes", "rich", "matplotlib")
 
@@ -31,16 +31,7 @@ def _backend(name: str) -> dict[str, object]:
     return {"installed": True, "versions": found.versions(), "devices": list(found.devices())}
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-@click.option("--distributed", is_flag=True, help="Whether several processes work together.")
-@click.option("--num-gpus", type=int, default=1, help="Of --distributed: one process each.")
-@click.option("--num-processes", type=int, default=1, help="The same where there is no GPU each.")
-@click.option("--data", "-d", multiple=True, metavar="F", help="Of --distributed: equal for all?")
-@click.option("--output", "-o", metavar="DIR", help="Of --distributed: a folder all must see.")
-@click.option("--peer-timeout", type=float, default=45, help="Seconds until a silent one is lost.")
-@BACKEND
-@DEVICE
+@declare_command("doctor")
 @click.pass_context
 def doctor(context: click.Context, as_json: bool, distributed: bool, **_: Any) -> None:
     """What is installed, and which devices are at hand.

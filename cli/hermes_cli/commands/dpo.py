@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -9,14 +10,8 @@ from hermes.errors import HermesError
 from hermes_cli.launch.launcher import placed
 from hermes_cli.launch.signals import Signals
 from hermes_cli.options.config_file import COMMAND
+from hermes_cli.options.declarations import declare_command
 from hermes_cli.options.resolve import ResolvedOptions
-from hermes_cli.options.training_options import (
-    command,
-    data_options,
-    model_options,
-    option,
-    training_options,
-)
 from hermes_cli.training.finetuning import (
     base_of,
     beginning_of,
@@ -39,7 +34,18 @@ def _check(options: ResolvedOptions) -> None:
         raise HermesError(f"--reference-cache has no meaning with loss {loss}, which has none")
 
 
-def _dpo(context: click.Context) -> None:
+@declare_command("dpo")
+@click.pass_context
+def dpo(context: click.Context, **_: Any) -> None:
+    """Align a model with preference pairs (DPO and its relatives).
+
+    A record has `prompt`, `chosen` and `rejected`, or `chosen` and `rejected` alone: whole
+    conversations that begin with the same messages. The reference model is the model before
+    training; its log-probabilities are computed once and cached.
+
+    Ctrl-C finishes the current step, saves a checkpoint and exits; the same command with --resume
+    continues, on either backend.
+    """
     from hermes.data.preferences import read_pairs
     from hermes.finetuning.dpo import DPOData
     from hermes_cli.training.hub_upload import push_of
@@ -87,39 +93,3 @@ def _dpo(context: click.Context) -> None:
             from_stdin="-" in data,
             push=push_of(options),
         )
-
-
-dpo = command(
-    "dpo",
-    _dpo,
-    short_help="Prefer one completion to another, as pairs say",
-    help="""Prefer one completion to another, as pairs say: DPO and its relatives.
-
-    A record has `prompt`, `chosen` and `rejected`, as strings or lists of messages; or `chosen` and
-    `rejected` as whole dialogues with a common beginning. The checkpoint's own log-probabilities
-    are computed once and kept in a file. Ctrl-C finishes the update, saves and ends; --resume goes
-    on, on either backend.""",
-    params=[
-        *model_options(),
-        *data_options("Preferences: .jsonl, .json or .csv.  [default: standard input]"),
-        option("--no-template", is_flag=True, help="Take strings as plain text."),
-        option("--beta", type=float, default=0.1, help="Strength of the pull to the reference."),
-        option("--max-len", type=int,
-               help="Tokens per side; prompts are cut from the left.  [default: 512, or the "
-               "model's max_seq_len]"),
-        option("--drop-overlong", is_flag=True,
-               help="Leave out pairs whose completion does not fit."),
-        option("--loss", default="sigmoid", metavar="sigmoid|ipo|hinge|orpo|simpo",
-               help="sigmoid is DPO; orpo and simpo need no reference."),
-        option("--label-smoothing", type=float, default=0.0,
-               help="Of sigmoid: the share of labels taken to be flipped (cDPO)."),
-        option("--gamma", type=float, default=0.5, help="simpo's target margin."),
-        option("--sft-weight", type=float, default=0.0,
-               help="Of the chosen completion's mean token loss, added."),
-        option("--reference-cache", metavar="F",
-               help="Log-probabilities to use or to make.  [default: OUTPUT/reference.npz]"),
-        *training_options(lr=5e-7, batch_size=4, samples="Pairs"),
-    ],
-)  # fmt: skip
-# The README's folder.
-next(p for p in dpo.params if p.name == "output").default = "checkpoints-dpo"

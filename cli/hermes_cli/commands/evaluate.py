@@ -7,35 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hermes_cli.options.declarations import (
-    BACKEND,
-    CHECKPOINT,
-    CONFIG,
-    DEVICE,
-    PRECISION,
-    TOKENIZER,
-)
+from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
     from hermes.model import Model
 
 
-@click.command()
-@click.argument("more", metavar="[F]...", nargs=-1)
-@CHECKPOINT
-@CONFIG
-@TOKENIZER
-@click.option(
-    "--data", "-d", multiple=True, metavar="F", help="As for train.  [default: standard input]"
-)
-@click.option("--text-field", default="text", help="The field of JSON or CSV that holds the text.")
-@click.option("--format", "file_format", metavar="txt|jsonl|json|csv", help="Not by the ending.")
-@click.option("--seq-len", type=int, help="[default: the run's, else 256 or max_seq_len]")
-@click.option("--batch-size", "-b", type=int, default=32, help="Sequences at a time.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@BACKEND
-@DEVICE
-@PRECISION
+@declare_command("eval")
 def eval_(
     more: tuple[str, ...],
     checkpoint: Path,

@@ -1,13 +1,14 @@
 """`hermes finetune`: go on training a model that exists, on other text."""
 
 from dataclasses import replace
+from typing import Any
 
 import click
 
 from hermes_cli.launch.launcher import placed
 from hermes_cli.launch.signals import Signals
+from hermes_cli.options.declarations import declare_command
 from hermes_cli.options.resolve import ResolvedOptions
-from hermes_cli.options.training_options import command, model_options, option, training_options
 from hermes_cli.training.finetuning import beginning_of, files_of, recipe_of, request_of
 
 LONGEST_DEFAULT = 256
@@ -29,22 +30,15 @@ def run_finetuning(context: click.Context) -> None:
             carry_out(context, share, signals, from_stdin="-" in data, push=to)
 
 
-finetune = command(
-    "finetune",
-    run_finetuning,
-    short_help="Go on training a model that exists, on other text",
-    help="""Go on training a model that exists, on other text.
+@declare_command("finetune")
+@click.pass_context
+def finetune(context: click.Context, **_: Any) -> None:
+    """Continue training an existing model on plain text.
 
-    The model may be ours or Hugging Face's. Tokens that it has no rows for get some. Ctrl-C
-    finishes the update, saves and ends; --resume goes on, on either backend.""",
-    params=[
-        *model_options(),
-        option("--data", "-d", multiple=True, metavar="F",
-               help="Text: .txt, .jsonl, .json or .csv.  [default: standard input]"),
-        option("--text-field", default="text", help="The field that holds the text."),
-        option("--format", metavar="txt|jsonl|json|csv", help="Instead of the file's ending."),
-        option("--seq-len", type=int,
-               help="Tokens per sequence.  [default: 256, or the model's max_seq_len]"),
-        *training_options(lr=3e-4, batch_size=32, samples="Sequences"),
-    ],
-)  # fmt: skip
+    The model may be one of hermes or of Hugging Face, in full or with LoRA adapters. Tokens that
+    the tokenizer has and the model lacks get new embedding rows.
+
+    Ctrl-C finishes the current step, saves a checkpoint and exits; the same command with --resume
+    continues, on either backend.
+    """
+    run_finetuning(context)

@@ -9,28 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes_cli.display.text_stream import streamed
-from hermes_cli.options import declarations as shared
+from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
     from hermes.model import Model
 
 
-@click.command()
-@shared.CHECKPOINT
-@shared.CONFIG
-@shared.TOKENIZER
-@click.option("--prompt", "-p", default="", help="What the text begins with; - for standard input.")
-@click.option("--max-tokens", type=int, default=100, help="Of the continuation.")
-@shared.TEMPERATURE
-@shared.TOP_K
-@shared.TOP_P
-@shared.MIN_P
-@click.option("--seed", type=int, default=0, help="Decides the text, on every backend.")
-@click.option("--num-samples", type=int, default=1, help="Texts, of seeds from --seed on.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object per text.")
-@shared.BACKEND
-@shared.DEVICE
-@shared.PRECISION
+@declare_command("generate")
 def generate(
     checkpoint: Path,
     config: Path | None,

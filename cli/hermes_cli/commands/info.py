@@ -9,13 +9,12 @@ import click
 
 from hermes import mal as language
 from hermes.spec import ModelSpec
-from hermes_cli.options.declarations import here
+from hermes_cli.options.declarations import declare_command
+from hermes_cli.options.model_paths import fetch_model
 
 __all__ = [
     "info",
 ]
-
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -31,7 +30,7 @@ def _print_json(value: object) -> None:
 def _locate(model: str) -> str:
     """The model as `mal.load` reads it: of a run's folder, its newest checkpoint; of the Hub's,
     the folder here."""
-    folder = here(model)
+    folder = fetch_model(model)
     model = str(folder) if model.startswith("hf:/") else model
     if folder.is_dir() and not (folder / "model.mal").is_file():
         from hermes.checkpoint import list_steps
@@ -84,16 +83,7 @@ def _progress_lines(progress: dict[str, Any]) -> list[str]:
     return ["progress", *format_columns(rows)]
 
 
-@click.command()
-@click.option(
-    "--model",
-    "name",
-    required=True,
-    metavar="NAME|FILE|FOLDER",
-    help="A bundled model, a MAL file (FILE:NAME for one of several), a checkpoint, a run, a "
-    "Hugging Face folder or hf://OWNER/REPO.",
-)
-@AS_JSON
+@declare_command("info")
 def info(name: str, as_json: bool) -> None:
     """An architecture's shape, parameters, FLOPs and memory, and which tools compute the same."""
     from hermes.formatting import format_columns

@@ -8,7 +8,8 @@ import click
 from hermes import mal as language
 from hermes.errors import HermesError
 from hermes.storage.durable import write_atomically
-from hermes_cli.commands.info import AS_JSON, _locate, _print, _print_json
+from hermes_cli.commands.info import _locate, _print, _print_json
+from hermes_cli.options.declarations import declare_command
 
 __all__ = ["mal"]
 
@@ -28,8 +29,7 @@ def _open(name: str) -> tuple[language.MalFile, str | None]:
     return language.open_mal(_locate(name))
 
 
-@mal.command()
-@click.argument("files", nargs=-1, required=True)
+@declare_command("mal check", mal)
 def check(files: tuple[str, ...]) -> None:
     """Check FILES: a line for each model, or the error. Exit code 1 where one has any."""
     from hermes.numerics.params import count_parameters
@@ -50,11 +50,7 @@ def check(files: tuple[str, ...]) -> None:
         raise click.exceptions.Exit(1)
 
 
-@mal.command("format")
-@click.argument("files", nargs=-1, required=True)
-@click.option("--write", is_flag=True, help="Write the files instead of stdout.")
-@click.option("--check", "only_check", is_flag=True, help="Write nothing; exit 1 if one differs.")
-@click.option("--drop-comments", is_flag=True, help="Let --write drop a file's comments.")
+@declare_command("mal format", mal)
 def format_(files: tuple[str, ...], write: bool, only_check: bool, drop_comments: bool) -> None:
     """Write FILES in canonical MAL: one spelling, fixed order, defaults left out.
 
@@ -90,8 +86,7 @@ def format_(files: tuple[str, ...], write: bool, only_check: bool, drop_comments
         raise click.exceptions.Exit(1)
 
 
-@mal.command()
-@click.argument("file")
+@declare_command("mal show", mal)
 def show(file: str) -> None:
     """Every key of FILE's model and of its layers, with defaults and derived numbers."""
     from hermes.model_info.summary import format_layers
@@ -100,10 +95,7 @@ def show(file: str) -> None:
     _print(format_layers(opened.get_model(wanted)))
 
 
-@mal.command()
-@click.argument("a")
-@click.argument("b")
-@AS_JSON
+@declare_command("mal diff", mal)
 def diff(a: str, b: str, as_json: bool) -> None:
     """What differs from model A to model B, and which of A's weights B could start from."""
     from hermes.model_info.diff import compare

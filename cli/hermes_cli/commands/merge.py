@@ -4,40 +4,10 @@ from pathlib import Path
 
 import click
 
-from hermes_cli.options.declarations import CONFIG, TO
+from hermes_cli.options.declarations import declare_command
 
 
-@click.command()
-@click.option(
-    "--checkpoint",
-    "-c",
-    required=True,
-    metavar="C",
-    type=click.Path(path_type=Path),
-    help="A run of adapters, or the model that --adapter belongs to.",
-)
-@click.option(
-    "--adapter",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="A run of adapters, or a folder in PEFT's layout.",
-)
-@click.option(
-    "--output",
-    "-o",
-    required=True,
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="The new folder.",
-)
-@TO
-@click.option(
-    "--dtype",
-    default="float32",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Of what is written; it is added in float32 at least.",
-)
-@CONFIG
+@declare_command("merge")
 def merge(
     checkpoint: Path, adapter: Path | None, output: Path, to: str, dtype: str, config: Path | None
 ) -> None:

@@ -6,20 +6,15 @@ from pathlib import Path
 
 import click
 
+from hermes_cli.options.declarations import declare_command
+
 
 def braille() -> bool:
     """Whether stdout can show braille patterns, which draw eight dots to the character."""
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
-@click.command()
-@click.argument("runs", metavar="OUTPUT...", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "--png",
-    type=click.Path(),
-    help="Where to write the picture.  [default: OUTPUT/plots/loss.png, of the first]",
-)
-@click.option("--no-png", is_flag=True, help="Draw in the terminal only.")
+@declare_command("plot")
 def plot(runs: tuple[str, ...], png: str | None, no_png: bool) -> None:
     """Draw the loss of one run or several, from the metrics in their folders."""
     from hermes.training.plot import curve, draw_png, draw_text

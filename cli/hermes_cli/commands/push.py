@@ -2,23 +2,11 @@
 
 from pathlib import Path
 
-import click
-
-from hermes_cli.options.declarations import CONFIG, TO
+from hermes_cli.options.declarations import declare_command
 from hermes_cli.training.hub_upload import pushed
 
 
-@click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("repo", metavar="OWNER/REPO")
-@TO
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Of the weights.  [default: as they are stored]",
-)
-@click.option("--public", is_flag=True, help="A repository that is made is private without this.")
-@CONFIG
+@declare_command("push")
 def push(
     checkpoint: Path, repo: str, to: str, dtype: str | None, public: bool, config: Path | None
 ) -> None:

@@ -13,6 +13,7 @@ import click
 
 from hermes.errors import HermesError, StorageError
 from hermes.storage.durable import Disk, delete_folder, write_atomically
+from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,14 +43,7 @@ STEPS = 300
 OWN = ("text.jsonl", "model.mal", "tokenizer.json", "run.yaml", "metrics.jsonl", "plots", ".lock")
 
 
-@click.command()
-@click.option(
-    "--output",
-    "-o",
-    default="quickstart",
-    type=click.Path(path_type=Path),
-    help="A folder; what an earlier quickstart left there is replaced.",
-)
+@declare_command("quickstart")
 def quickstart(output: Path) -> None:
     """Tokenizer, training on both backends, text and plot, in a few minutes on a CPU."""
     from hermes import mal

@@ -2,21 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hermes.errors import HermesError
 from hermes_cli.launch.launcher import placed
 from hermes_cli.launch.signals import Signals
+from hermes_cli.options.declarations import declare_command
 from hermes_cli.options.resolve import ResolvedOptions
-from hermes_cli.options.training_options import (
-    command,
-    data_options,
-    model_options,
-    option,
-    training_options,
-)
 from hermes_cli.training.finetuning import beginning_of, files_of, recipe_of, request_of
 
 if TYPE_CHECKING:
@@ -41,7 +35,18 @@ def shown(tokenizer: "Tokenizer", example: "Example") -> str:
     return f"{example.where}, {len(example)} tokens:\n{text}\n"
 
 
-def _sft(context: click.Context) -> None:
+@declare_command("sft")
+@click.pass_context
+def sft(context: click.Context, **_: Any) -> None:
+    """Fine-tune a model on conversations (supervised fine-tuning).
+
+    A record has `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`,
+    or is plain text. Only what the assistant says is trained on, including the end of each turn;
+    every such token has the same weight.
+
+    Ctrl-C finishes the current step, saves a checkpoint and exits; the same command with --resume
+    continues, on either backend.
+    """
     from hermes.data.conversations import read_conversations
     from hermes.finetuning.sft import SFTData
     from hermes_cli.training.hub_upload import push_of
@@ -76,29 +81,3 @@ def _sft(context: click.Context) -> None:
         )
         made = replace(share, material=chats.material)
         carry_out(context, made, signals, from_stdin="-" in data, push=push_of(options))
-
-
-sft = command(
-    "sft",
-    _sft,
-    short_help="Learn what the assistant says in conversations",
-    help="""Learn what the assistant says in conversations.
-
-    A record has `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`,
-    or is plain text. Only the assistant's tokens and the ends of its turns are learnt, each with
-    equal weight. Ctrl-C finishes the update, saves and ends; --resume goes on.""",
-    params=[
-        *model_options(),
-        *data_options("Conversations: .jsonl, .json or .csv.  [default: standard input]"),
-        option("--seq-len", type=int,
-               help="Tokens per row.  [default: 1024, or the model's max_seq_len]"),
-        option("--train-on-prompt", is_flag=True, help="Learn every token."),
-        option("--pack/--no-pack", default=True,
-               help="Several conversations a row, none of which sees another."),
-        option("--overlong", default="error", metavar="error|drop|truncate",
-               help="What is done with a conversation longer than a row."),
-        option("--show-samples", type=int, default=0, metavar="N",
-               help="Show the first N, what is learnt in green brackets."),
-        *training_options(lr=3e-4, batch_size=32, samples="Rows"),
-    ],
-)  # fmt: skip

@@ -11,37 +11,13 @@ import click
 
 from hermes.errors import HermesError, StorageError
 from hermes.storage.durable import write_atomically
+from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
 
-@click.command()
-@click.argument("more", metavar="[F]...", nargs=-1)
-@click.option(
-    "--input",
-    "-i",
-    "inputs",
-    multiple=True,
-    metavar="F",
-    help="Text: .txt, .jsonl, .json or .csv; files, folders, patterns.  [default: standard input]",
-)
-@click.option(
-    "--output", "-o", default="tokenizer.json", type=click.Path(path_type=Path), metavar="F"
-)
-@click.option("--vocab-size", "-v", type=int, default=32_000, help="Special tokens included.")
-@click.option("--preset", default="gpt-2", metavar="gpt-2|llama-bpe|qwen2", help="How text is cut.")
-@click.option("--nfc", is_flag=True, help="Normalise text to NFC.")
-@click.option("--fold-ascii", is_flag=True, help="Replace letters by their ASCII neighbours.")
-@click.option(
-    "--special-token",
-    "special_tokens",
-    multiple=True,
-    metavar="NAME",
-    help="One more, such as '<|eot_id|>' of a chat template; may be given again.",
-)
-@click.option("--text-field", default="text", help="The field of JSON or CSV that holds the text.")
-@click.option("--format", "file_format", metavar="txt|jsonl|json|csv", help="Not by the ending.")
+@declare_command("train-tokenizer")
 def train_tokenizer(
     more: tuple[str, ...],
     inputs: tuple[str, ...],

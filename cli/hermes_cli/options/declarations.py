@@ -1,91 +1,163 @@
-"""Options that several commands share, and how their values become the library's."""
+"""Click commands whose parameters come from the table of options, `hermes.options`."""
 
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from hermes.interface import Options
+from hermes.options import COMMANDS, GROUPS, Argument, Option, get_options
+from hermes.options.option import GROUP_OF_REST
 
-BACKEND = click.option(
-    "--backend",
-    default="auto",
-    metavar="auto|torch|mlx",
-    help="auto: mlx on Apple silicon, else torch.",
-)
-DEVICE = click.option("--device", help="One that `hermes doctor` lists.  [default: the fastest]")
-PRECISION = click.option(
-    "--precision",
-    default="float32",
-    metavar="float32|tf32|bfloat16|float16|float64",
-    help="Of matrix products and activations; weights and optimizer stay float32.",
-)
-TEMPERATURE = click.option(
-    "--temperature", type=float, default=0.8, help="0: the likeliest token, always."
-)
-TOP_K = click.option("--top-k", type=int, default=0, help="Only the k likeliest tokens; 0: all.")
-TOP_P = click.option(
-    "--top-p", type=float, default=1.0, help="Only the likeliest that reach this share."
-)
-MIN_P = click.option(
-    "--min-p", type=float, default=0.0, help="Only those this likely beside the best."
-)
-TO = click.option(
-    "--to",
-    default="hermes",
-    type=click.Choice(["hermes", "hf"]),
-    help="A checkpoint, or a folder under Hugging Face's own names.",
-)
-SEED = click.option("--seed", type=int, default=0, help="Decides every random number.")
-CHECKPOINT = click.option(
-    "--checkpoint",
-    "-c",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="A checkpoint, a run (its newest checkpoint), a bare .safetensors with --config, or "
-    "hf://OWNER/REPO[@REVISION].",
-)
-CONFIG = click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    help="Beside a bare .safetensors: its config.json or .mal.",
-)
-TOKENIZER = click.option(
-    "--tokenizer",
-    "-t",
-    type=click.Path(path_type=Path),
-    help="A tokenizer.json.  [default: the checkpoint's own]",
-)
+__all__ = ["TableArgument", "TableCommand", "TableOption", "declare_command", "write_sections"]
+
+TERM_WIDTH = 30
+METAVARS = {int: "N", float: "FLOAT", str: "TEXT", Path: "PATH"}
+# Stands for a space at which a line must not be broken.
+NO_BREAK = "\xa0"
+LONGEST_UNBROKEN = 30
+
+Row = tuple[str, str]
 
 
-def options(
-    device: str | None,
-    precision: str,
-    *,
-    compile: bool | None = None,
-    grad_checkpoint: bool = False,
-    shard: str | None = None,
-    shard_group: int | None = None,
-) -> "Options":
-    """The library's Options."""
-    from hermes.interface import Options
+class TableOption(click.Option):
+    """A click option as an entry of the table declares it."""
 
-    return Options(
-        device=device,
-        precision=precision,
-        compile=compile,
-        grad_checkpoint=grad_checkpoint,
-        shard=shard,
-        shard_group=shard_group,
-    )
+    def __init__(self, entry: Option):
+        self.entry = entry
+        settings: dict[str, Any] = {"type": _get_click_type(entry)}
+        if entry.is_flag:
+            settings = {"is_flag": True, "default": entry.default}
+        elif entry.default is not None:
+            settings["default"] = entry.default
+        metavar = entry.metavar or METAVARS.get(entry.type, "")
+        if entry.choices:
+            metavar = f"[{'|'.join(entry.choices)}]"
+        super().__init__(
+            [entry.keyword, *entry.flags],
+            help=entry.help,
+            multiple=entry.multiple,
+            required=entry.required,
+            metavar=None if entry.is_flag else metavar,
+            show_default=False,  # get_help_record shows it
+            **settings,
+        )
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Its flags, and its help followed by what it is when it is left out."""
+        record = super().get_help_record(ctx)
+        default = _describe_default(self.entry)
+        if record is None or not default:
+            return record
+        shown = f"[default: {default}]"
+        if len(shown) <= LONGEST_UNBROKEN:
+            shown = shown.replace(" ", NO_BREAK)
+        return record[0], f"{record[1]}  {shown}"
 
 
-def here(place: str | Path) -> Path:
-    """A model's place on this machine, fetched first where it is on the Hub; notes to stderr."""
-    from hermes.interop.hub import resolve_hub_path
+class TableArgument(click.Argument):
+    """A click argument as an entry of the table declares it."""
 
-    found, notes = resolve_hub_path(place)
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
-    return found
+    def __init__(self, entry: Argument):
+        self.entry = entry
+        super().__init__(
+            [entry.name],
+            metavar=entry.metavar,
+            type=click.Path(path_type=Path) if entry.type is Path else entry.type,
+            nargs=-1 if entry.repeated else 1,
+            required=entry.required,
+        )
+
+
+class TableCommand(click.Command):
+    """A command whose --help shows its arguments, and its options under headings.
+
+    grouped: whether the options stand under the headings of their groups.
+    """
+
+    def __init__(self, name: str, *, grouped: bool, **settings: Any):
+        super().__init__(name, **settings)
+        self.grouped = grouped
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write usage, text, arguments and options, all descriptions in one column."""
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        write_sections(formatter, self._list_sections(ctx))
+        self.format_epilog(ctx, formatter)
+
+    def _list_sections(self, ctx: click.Context) -> dict[str, list[Row]]:
+        """The rows of each section by its heading."""
+        arguments = [p.entry for p in self.params if isinstance(p, TableArgument)]
+        rows: dict[str, list[Row]] = {
+            "Arguments": [(entry.metavar, entry.help) for entry in arguments]
+        }
+        rows |= {group: [] for group in GROUPS}
+        for param in self.get_params(ctx):
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+                is_grouped = self.grouped and isinstance(param, TableOption)
+                rows[param.entry.group if is_grouped else GROUP_OF_REST].append(record)
+        if self.grouped:
+            rows["Other options"] = rows.pop(GROUP_OF_REST)
+        return {heading: found for heading, found in rows.items() if found}
+
+
+def write_sections(formatter: click.HelpFormatter, sections: Mapping[str, list[Row]]) -> None:
+    """Write definition lists under headings, all descriptions in one column."""
+    terms = [term for rows in sections.values() for term, _ in rows]
+    column = max((len(term) for term in terms if len(term) <= TERM_WIDTH), default=0)
+    for heading, rows in sections.items():
+        with formatter.section(heading):
+            # write_dl aligns one list; padded terms make it the same column in all of them.
+            formatter.write_dl([(f"{term:<{column}}", text) for term, text in rows], col_max=column)
+    formatter.buffer = [text.replace(NO_BREAK, " ") for text in formatter.buffer]
+
+
+def declare_command(
+    path: str, group: click.Group | None = None
+) -> Callable[[Callable[..., None]], TableCommand]:
+    """Make a function the command of that path, with the parameters that the table says.
+
+    path: as it is typed after `hermes`, such as "checkpoint list". group: where it belongs, None
+    for hermes itself. The function's docstring is the command's help.
+    """
+    entries = COMMANDS[path]
+
+    def decorate(function: Callable[..., None]) -> TableCommand:
+        made = TableCommand(
+            path.rpartition(" ")[2],
+            grouped=entries.grouped,
+            callback=function,
+            help=inspect.cleandoc(function.__doc__ or ""),
+            params=[
+                *map(TableArgument, entries.arguments),
+                *map(TableOption, get_options(path).values()),
+            ],
+        )
+        if group is not None:
+            group.add_command(made)
+        return made
+
+    return decorate
+
+
+def _get_click_type(entry: Option) -> Any:
+    if entry.closed_choices:
+        return click.Choice(entry.choices)
+    return click.Path(path_type=Path) if entry.type is Path else entry.type
+
+
+def _describe_default(entry: Option) -> str:
+    """What help says of an option that is left out; nothing where its help says it."""
+    if entry.default_text:
+        return entry.default_text
+    match entry.default:
+        case bool() as is_on:
+            flag = entry.name.replace("_", "-")
+            return (flag if is_on else f"no-{flag}") if entry.negatable else ""
+        case float() as number:
+            return f"{number:g}"
+        case None | "":
+            return ""
+    return str(entry.default)

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.errors import HermesError, suggest_nearest
+from hermes.options import OPTIONS
 from hermes_cli.options.config_file import (
     COMMAND,
     Layer,
@@ -23,46 +24,15 @@ if TYPE_CHECKING:
     from hermes.distributed.process_group import ProcessGroup
     from hermes.interface import Backend
 
-__all__ = ["AGAIN", "RECIPE", "ResolvedOptions", "given_of", "require_alike", "settings_of"]
+__all__ = ["RECIPE", "ResolvedOptions", "given_of", "require_alike", "settings_of"]
 
-# Options that are fields of the recipe, by the recipe's names.
-RECIPE = {
-    name: name
-    for name in (
-        *("lr", "batch_size", "grad_accum", "epochs", "max_steps", "seq_len", "schedule"),
-        *("warmup_steps", "grad_clip", "seed", "val_fraction", "eval_every", "save_every"),
-        *("freeze_layers", "freeze"),
-    )
-} | {"weight_decay": "optimizer.weight_decay", "max_len": "seq_len"}
-RECIPE |= {
-    name: f"preference.{name}"
-    for name in ("loss", "beta", "label_smoothing", "gamma", "sft_weight")
-}
-# About one call and not about the run: neither in its run.yaml nor taken from there.
-CALL = (
-    *("resume", "allow_batch_change", "config", "output"),
-    *("push_to_hub", "push_every_save"),
-    *("num_gpus", "num_processes", "max_restarts", "peer_timeout"),
-)
-# Names that may be files, which run.yaml has in full.
-PATHS = ("tokenizer", "model", "checkpoint", "template", "reference_cache")
-# The commands that begin runs.
-BEGINNERS = ("train", "finetune", "sft", "dpo")
+# The field of the recipe that each option sets.
+RECIPE = {option.name: option.recipe_field for option in OPTIONS.values() if option.recipe_field}
 MODEL_CONFIGS = (".json", ".mal")
-# What set a value of the recipe that a run goes on with: its checkpoint has them all.
+# The commands that train, in the order in which a run's run.yaml is tried for them.
+TRAINING_COMMANDS = ("train", "finetune", "sft", "dpo")
+# The source of a recipe's field that a resumed run takes from its checkpoint.
 OF_THE_RUN = "the run's"
-# What makes a run that run, though no recipe holds it.
-FIXED = ("pack", "train_on_prompt", "no_template", "checkpoint")
-# What each process of a run may say in its own way; of files their contents are compared.
-OWN = (*PATHS, "data", "output", "config", "set", "more", "edits", "backend", "device", "num_gpus",
-       "num_processes", "max_restarts")  # fmt: skip
-# About where, which may differ each time: not taken from there.
-WHERE = ("backend", "device", "compile", "shard", "shard_group")
-
-
-# What a call that goes on has to say again.
-AGAIN = (*WHERE, "num_gpus", "num_processes", "max_restarts", "peer_timeout", "push_to_hub",
-         "push_every_save")  # fmt: skip
 
 
 class ResolvedOptions:
@@ -84,10 +54,10 @@ class ResolvedOptions:
         saved = values["resume"] and _has_saved(run.parent)
         if values["resume"] and run.is_file():
             # A checkpoint holds its run's recipe; of a run without one, this file does.
-            others = (*CALL, *WHERE, *(RECIPE if saved else ()))
             _require_command(context, run)
             own = _options_of(run)
-            kept = {k: v for k, v in own.values.items() if k not in others}
+            scopes = ("run",) if saved else ("run", "recipe")
+            kept = {k: v for k, v in own.values.items() if _is_kept(k, scopes)}
             layers.insert(0, replace(own, values=kept))
         self.values, self.sources = layered(context, layers)
         self.goes_on = saved
@@ -111,9 +81,10 @@ class ResolvedOptions:
 
     def _require_same(self, context: click.Context, earlier: Layer) -> None:
         """Refuse what would make it another run. Raises HermesError."""
-        for name in filter(self.asked, FIXED):
+        fixed = [name for name, option in OPTIONS.items() if option.fixed]
+        for name in filter(self.asked, fixed):
             there, here = value_in(context, earlier, name), self.values[name]
-            same = _same_place(there, here) if name in PATHS else there == here
+            same = _same_place(there, here) if OPTIONS[name].is_path else there == here
             if name == "checkpoint" and self._may_have_moved(there):
                 continue
             if not same:
@@ -134,6 +105,12 @@ class ResolvedOptions:
     def asked(self, name: str) -> bool:
         """Whether the user gave it now, on the command line or with --config."""
         return name in self.values and self.sources[name] not in self.unasked
+
+
+def _is_kept(key: str, scopes: Sequence[str]) -> bool:
+    """Whether a resumed run takes this key of its run.yaml; unknown ones are refused later."""
+    option = OPTIONS.get(key)
+    return option is None or option.scope in scopes
 
 
 def _plain(value: object) -> str:
@@ -160,7 +137,7 @@ def _require_command(context: click.Context, run: Path) -> None:
         return
     root = context.find_root()
     assert isinstance(root.command, click.Group), "the root has the commands"
-    for name in BEGINNERS:
+    for name in TRAINING_COMMANDS:
         command = root.command.get_command(root, name)
         if command is not None and keys <= {*option_names(command)}:
             output = shlex.quote(str(run.parent))
@@ -240,12 +217,16 @@ def settings_of(options: ResolvedOptions) -> dict[str, object]:
     """What run.yaml says beside the recipe; files by their full names, models by their commits."""
     from hermes.interop.hub import pin_commit
 
-    kept = {k: v for k, v in options.values.items() if k not in (*RECIPE, *CALL, "set")}
+    kept = {
+        name: value
+        for name, value in options.values.items()
+        if OPTIONS[name].scope in ("run", "machine") and name != "set"
+    }
     data = options["data"] or ("-",)
     kept["data"] = [name if name == "-" else os.path.abspath(name) for name in data]
-    for name in PATHS:
-        if kept.get(name):
-            found = pin_commit(str(kept[name]))
+    for name, value in kept.items():
+        if OPTIONS[name].is_path and value:
+            found = pin_commit(str(value))
             kept[name] = os.path.abspath(found) if os.path.exists(found) else found
     edits = options.earlier_edits | options.edits
     return kept | {f"set.{key}": value for key, value in edits.items()}
@@ -261,7 +242,7 @@ def require_alike(
     values["whether --output has a checkpoint to go on from"] = options.goes_on
     for name, value in options.values.items():
         own = options.sources.get(name) == OF_THE_RUN
-        if name not in OWN:
+        if not OPTIONS[name].per_rank:
             values[f"--{name.replace('_', '-')}"] = OF_THE_RUN if own else value
     values |= {f"--set {key}": value for key, value in options.edits.items()}
     advice = "all processes of a run take the same options and run the same versions"

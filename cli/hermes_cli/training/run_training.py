@@ -21,7 +21,8 @@ from hermes_cli.launch.join import backend_of, joined
 from hermes_cli.launch.launcher import starts
 from hermes_cli.launch.signals import Signals
 from hermes_cli.options.config_file import COMMAND
-from hermes_cli.options.resolve import AGAIN, ResolvedOptions, given_of, require_alike, settings_of
+from hermes_cli.options.declarations import TableOption
+from hermes_cli.options.resolve import ResolvedOptions, given_of, require_alike, settings_of
 from hermes_cli.training.hub_upload import EverySave, Push, push_at_end, push_of
 
 if TYPE_CHECKING:
@@ -279,7 +280,8 @@ def _again(context: click.Context, output: Path) -> str:
     for option in context.command.params:
         name = option.name or ""
         source = context.get_parameter_source(name)
-        if name in AGAIN and source is click.core.ParameterSource.COMMANDLINE:
+        repeated = isinstance(option, TableOption) and option.entry.repeated
+        if repeated and source is click.core.ParameterSource.COMMANDLINE:
             value = context.params[name]
             on, off = option.opts[0], [*option.secondary_opts, ""][0]
             words += [on if value else off] if isinstance(value, bool) else [on, str(value)]

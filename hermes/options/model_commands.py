@@ -1,0 +1,122 @@
+"""The options of the commands that use or convert a trained model."""
+
+from pathlib import Path
+
+from hermes.options.option import Argument, CommandOptions, Overrides
+from hermes.options.training_commands import TEXT_FILES
+
+__all__ = ["MODEL_COMMANDS"]
+
+# What all that use a trained model share.
+_LOADED = ("checkpoint", "config", "tokenizer")
+_DEVICE = ("backend", "device", "precision")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
+_CONFIG: Overrides = {
+    "config": {
+        "type": Path,
+        "group": "Model",
+        "help": "Architecture of a bare .safetensors file: its config.json or a .mal file",
+    },
+}
+_LOADING: Overrides = _CONFIG | {
+    "checkpoint": {
+        "type": Path,
+        "required": True,
+        "help": "Model to load: a checkpoint, a run (its newest checkpoint), a Hugging Face "
+        "folder, a .safetensors file with --config, or hf://OWNER/REPO[@REVISION]",
+    },
+    "tokenizer": {"type": Path, "group": "Model", "default_text": "the checkpoint's own"},
+    "precision": {"help": "Precision of matrix products and activations"},
+}
+_GENERATION: Overrides = _LOADING | {
+    "seed": {"group": "Sampling", "help": "Sampling seed; gives the same text on every backend"},
+}
+
+MODEL_COMMANDS: dict[str, CommandOptions] = {
+    "generate": CommandOptions(
+        (*_LOADED, "prompt", "max_tokens", *_SAMPLING, "num_samples", "json", *_DEVICE),
+        overrides=_GENERATION | {"json": {"help": "Print each text as a JSON object"}},
+        grouped=True,
+    ),
+    "chat": CommandOptions(
+        (*_LOADED, "template", "system", "max_tokens", *_SAMPLING, *_DEVICE),
+        overrides=_GENERATION
+        | {
+            "max_tokens": {"default": 512, "help": "Maximum number of tokens in an answer"},
+            "template": {"group": "Model"},
+            "seed": {
+                "group": "Sampling",
+                "help": "Sampling seed; gives the same answers on every backend",
+            },
+        },
+        grouped=True,
+    ),
+    "eval": CommandOptions(
+        (*_LOADED, "data", "text_field", "format", "seq_len", "batch_size", "json", *_DEVICE),
+        (TEXT_FILES,),
+        overrides=_LOADING
+        | {
+            "data": {
+                "help": "Text to evaluate on: .txt, .jsonl, .json or .csv files, folders or glob "
+                "patterns; repeatable",
+            },
+            "format": {"parameter": "file_format"},
+            "seq_len": {
+                "group": "Data",
+                "default_text": "as in training, else 256 or the model's max_seq_len",
+            },
+            "batch_size": {"group": "Data", "help": "Sequences per forward pass"},
+        },
+        grouped=True,
+    ),
+    "convert": CommandOptions(
+        ("to", "dtype", "config", "backend", "json"),
+        (
+            Argument("src", "Model to read", "SRC", type=Path),
+            Argument("dst", "Folder to write, which must not exist", "DST", type=Path),
+        ),
+        overrides={
+            "to": {"required": True, "default": None},
+            "config": {
+                "type": Path,
+                "help": "Architecture of a file that does not carry it: config.json, .mal, or "
+                "model_config.yaml of litgpt",
+            },
+            "backend": {
+                "choices": ("auto", "torch", "mlx", "numpy"),
+                "help": "Backend that compares the logits of source and result; auto is one that "
+                "is installed",
+            },
+        },
+    ),
+    "merge": CommandOptions(
+        ("checkpoint", "adapter", "output", "to", "dtype", "config"),
+        overrides=_CONFIG
+        | {
+            "checkpoint": {
+                "type": Path,
+                "required": True,
+                "help": "Run that trained LoRA adapters, or the base model of --adapter",
+            },
+            "output": {
+                "type": Path,
+                "required": True,
+                "default": None,
+                "help": "Folder to write, which must not exist",
+            },
+            "dtype": {
+                "default": "float32",
+                "default_text": "",
+                "help": "Data type of the weights written; they are added in float32 at least",
+            },
+        },
+    ),
+    "push": CommandOptions(
+        ("to", "dtype", "public", "config"),
+        (
+            Argument("checkpoint", "Checkpoint or run to push", "CHECKPOINT", type=Path),
+            Argument("repo", "Repository on the Hugging Face Hub", "OWNER/REPO"),
+        ),
+        overrides=_CONFIG,
+    ),
+}

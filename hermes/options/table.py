@@ -1,0 +1,89 @@
+"""Every option by name. What one command has otherwise stands in `hermes.options.commands`."""
+
+from pathlib import Path
+
+from hermes.options.option import Option
+from hermes.options.training_options import TRAINING_OPTIONS
+
+__all__ = ["OPTIONS"]
+
+FLOAT_TYPES = ("float32", "bfloat16", "float16")
+
+# Of the commands that use, convert, inspect or judge what was trained.
+OTHER_OPTIONS = (
+    Option("input", short="-i", multiple=True, metavar="FILE", parameter="inputs",
+           default_text="standard input",
+           help="Training text: .txt, .jsonl, .json or .csv files, folders or glob patterns; "
+           "repeatable"),
+    Option("preset", default="gpt-2", choices=("gpt-2", "llama-bpe", "qwen2"),
+           help="Pre-tokenization: the pattern that splits text before merges are learned"),
+    Option("nfc", type=bool, default=False, help="Normalize text to Unicode NFC"),
+    Option("fold_ascii", type=bool, default=False,
+           help="Replace accented Latin letters, ligatures and typographic punctuation by ASCII"),
+    Option("special_token", multiple=True, metavar="NAME", parameter="special_tokens",
+           help="Additional special token, such as '<|eot_id|>' of a chat template; repeatable"),
+
+    Option("prompt", short="-p", default="", metavar="TEXT", group="Sampling",
+           help="Text to continue; - reads it from standard input"),
+    Option("system", default="", metavar="TEXT", group="Sampling", help="System prompt"),
+    Option("max_tokens", type=int, default=100, group="Sampling",
+           help="Maximum number of tokens to generate"),
+    Option("temperature", type=float, default=0.8, group="Sampling",
+           help="Sampling temperature; 0 always takes the most likely token"),
+    Option("top_k", type=int, default=0, group="Sampling",
+           help="Sample from the K most likely tokens only; 0 disables the limit"),
+    Option("top_p", type=float, default=1.0, group="Sampling",
+           help="Sample from the most likely tokens whose probabilities add up to P; 1 disables "
+           "the limit"),
+    Option("min_p", type=float, default=0.0, group="Sampling",
+           help="Sample only from tokens at least P times as likely as the most likely one; 0 "
+           "disables the limit"),
+    Option("num_samples", type=int, default=1, group="Sampling",
+           help="Number of texts to generate, with consecutive seeds"),
+    Option("json", type=bool, default=False, parameter="as_json",
+           help="Print JSON to standard output"),
+
+    Option("to", default="hermes", choices=("hermes", "hf"), closed_choices=True,
+           help="Target format: a hermes checkpoint, or a folder that other tools read as a "
+           "Hugging Face model"),
+    Option("dtype", choices=FLOAT_TYPES, closed_choices=True,
+           default_text="as stored", help="Data type of the weights written"),
+    Option("public", type=bool, default=False,
+           help="Make a newly created repository public; without it, it is private"),
+    Option("adapter", type=Path, metavar="DIR",
+           help="LoRA adapters to merge: a run that trained some, or a folder in PEFT format"),
+
+    Option("png", type=Path, metavar="FILE", default_text="plots/loss.png in the first OUTPUT",
+           help="Picture to write"),
+    Option("no_png", type=bool, default=False, help="Draw in the terminal only"),
+    Option("write", type=bool, default=False,
+           help="Rewrite the files instead of printing to standard output"),
+    Option("check", type=bool, default=False, parameter="only_check",
+           help="Change nothing; exit with 1 if a file is not in canonical form"),
+    Option("drop_comments", type=bool, default=False,
+           help="Allow --write to drop the comments of a file"),
+
+    Option("distributed", type=bool, default=False, group="Distributed",
+           help="Check that several processes can work together"),
+
+    Option("against", default="numpy", metavar="NAME", group="Backends",
+           help="Reference backend; numpy is the float64 oracle"),
+    Option("level", multiple=True, metavar="LEVEL", group="Selection", parameter="levels",
+           help="Run only this level, such as L1, or range of levels, such as L0-L2; repeatable"),
+    Option("law", multiple=True, metavar="GLOB", group="Selection", parameter="laws",
+           help="Run only the laws that match, such as 'L1/log*'; repeatable"),
+    Option("case", multiple=True, metavar="GLOB", group="Selection", parameter="cases",
+           help="Run only the cases that match, such as '*rope*'; repeatable"),
+    Option("long", type=bool, default=False, group="Selection",
+           help="Include the bigger models and the slower variants"),
+    Option("fault", multiple=True, metavar="GLOB", group="Selection", parameter="faults",
+           help="Plant only the faults that match, such as 'rope*'; repeatable"),
+    Option("html", type=Path, metavar="FILE", group="Reports", parameter="html_file",
+           help="Write the certificate as an HTML page"),
+    Option("xfail", type=Path, metavar="FILE", group="Reports",
+           help="Known failures in TOML, each with its reason and expiry date"),
+    Option("cases", type=bool, default=False, group="Selection", parameter="names",
+           help="List the name of every case, too"),
+)  # fmt: skip
+
+OPTIONS = {option.name: option for option in (*TRAINING_OPTIONS, *OTHER_OPTIONS)}

@@ -1,0 +1,234 @@
+"""The options of the commands that prepare, inspect and prove."""
+
+import dataclasses
+from pathlib import Path
+
+from hermes.options.option import Argument, CommandOptions, Overrides
+from hermes.options.training_commands import TEXT_FILES
+
+__all__ = ["TOOL_COMMANDS"]
+
+_JUDGED: Overrides = {
+    "backend": {
+        "default": "torch",
+        "choices": (),
+        "metavar": "NAME",
+        "group": "Backends",
+        "help": "Backend under test",
+    },
+    "device": {
+        "group": "Backends",
+        "default_text": "the backend's own choice",
+        "help": "Device of the backend under test",
+    },
+}
+_RUN_OR_CHECKPOINT = Argument("path", "A checkpoint, or a run", "PATH", type=Path)
+
+TOOL_COMMANDS: dict[str, CommandOptions] = {
+    "quickstart": CommandOptions(
+        ("output",),
+        overrides={
+            "output": {
+                "type": Path,
+                "default": "quickstart",
+                "help": "Folder to write to; what an earlier quickstart left there is replaced",
+            },
+        },
+    ),
+    "train-tokenizer": CommandOptions(
+        (
+            "input",
+            "output",
+            "vocab_size",
+            "preset",
+            "nfc",
+            "fold_ascii",
+            "special_token",
+            "text_field",
+            "format",
+        ),
+        (dataclasses.replace(TEXT_FILES, help="More files, as with --input"),),
+        overrides={
+            "output": {
+                "type": Path,
+                "default": "tokenizer.json",
+                "metavar": "FILE",
+                "help": "Tokenizer file to write",
+            },
+            "vocab_size": {"help": "Vocabulary size, special tokens included"},
+            "format": {"parameter": "file_format"},
+        },
+    ),
+    "plot": CommandOptions(
+        ("png", "no_png"),
+        (Argument("runs", "Folders of the runs", "OUTPUT...", type=Path, repeated=True),),
+    ),
+    "info": CommandOptions(
+        ("model", "json"),
+        overrides={
+            "model": {
+                "short": "",
+                "default": None,
+                "required": True,
+                "metavar": "MODEL",
+                "parameter": "name",
+                "help": "A bundled model, a .mal file (FILE:NAME for one of several models in "
+                "it), a checkpoint, a run, a Hugging Face folder or hf://OWNER/REPO",
+            },
+        },
+    ),
+    "mal check": CommandOptions(
+        arguments=(
+            Argument(
+                "files",
+                "MAL files, bundled names, or - for standard input",
+                "FILES...",
+                repeated=True,
+            ),
+        ),
+    ),
+    "mal format": CommandOptions(
+        ("write", "check", "drop_comments"),
+        (
+            Argument(
+                "files",
+                "MAL files, bundled names, or - for standard input",
+                "FILES...",
+                repeated=True,
+            ),
+        ),
+    ),
+    "mal show": CommandOptions(
+        arguments=(
+            Argument("file", "A MAL file, a bundled name, or - for standard input", "FILE"),
+        ),
+    ),
+    "mal diff": CommandOptions(
+        ("json",),
+        (
+            Argument("a", "The model to start from: a MAL file or a bundled name", "A"),
+            Argument("b", "The model to compare it with", "B"),
+        ),
+    ),
+    "checkpoint list": CommandOptions(
+        ("json",), (Argument("run", "Folder of a run, or hf://OWNER/REPO", "RUN", type=Path),)
+    ),
+    "checkpoint show": CommandOptions(("json",), (_RUN_OR_CHECKPOINT,)),
+    "checkpoint verify": CommandOptions(arguments=(_RUN_OR_CHECKPOINT,)),
+    "conformance run": CommandOptions(
+        (
+            "backend",
+            "against",
+            "level",
+            "law",
+            "case",
+            "device",
+            "dtype",
+            "json",
+            "html",
+            "checkpoint",
+            "xfail",
+            "long",
+        ),
+        overrides=_JUDGED
+        | {
+            "dtype": {
+                "choices": (),
+                "closed_choices": False,
+                "default_text": "",
+                "multiple": True,
+                "metavar": "TYPE",
+                "group": "Selection",
+                "parameter": "dtypes",
+                "help": "Run only the laws that compute in this type, such as tf32; repeatable",
+            },
+            "json": {
+                "type": Path,
+                "default": None,
+                "metavar": "FILE",
+                "group": "Reports",
+                "parameter": "json_file",
+                "help": "Write the certificate as JSON",
+            },
+            "checkpoint": {
+                "type": Path,
+                "short": "",
+                "metavar": "PATH",
+                "group": "Reports",
+                "help": "Store the certificate in this checkpoint, or in the newest one of this "
+                "run",
+            },
+        },
+        grouped=True,
+    ),
+    "conformance list": CommandOptions(("level", "cases", "long")),
+    "conformance self-test": CommandOptions(
+        ("backend", "against", "device", "fault", "json"),
+        overrides=_JUDGED
+        | {
+            "json": {
+                "type": Path,
+                "default": None,
+                "metavar": "FILE",
+                "parameter": "json_file",
+                "help": "Write the results as JSON",
+            },
+        },
+    ),
+    "conformance verify": CommandOptions(
+        arguments=(
+            Argument(
+                "file", "A certificate, or a checkpoint or run that has one", "FILE", type=Path
+            ),
+        ),
+    ),
+    "conformance bisect": CommandOptions(
+        ("backend", "against", "case", "dtype", "device"),
+        overrides=_JUDGED
+        | {
+            "case": {
+                "multiple": False,
+                "required": True,
+                "metavar": "NAME",
+                "parameter": "name",
+                "help": "Case of level L1 to bisect; hermes conformance list --level L1 --cases "
+                "shows them",
+            },
+            "dtype": {
+                "choices": (),
+                "closed_choices": False,
+                "default": "float64",
+                "default_text": "",
+                "metavar": "TYPE",
+                "help": "Type in which the backend under test computes",
+            },
+        },
+    ),
+    "doctor": CommandOptions(
+        (
+            "json",
+            "distributed",
+            "num_gpus",
+            "num_processes",
+            "data",
+            "output",
+            "peer_timeout",
+            "backend",
+            "device",
+        ),
+        overrides={
+            "data": {
+                "group": "Distributed",
+                "default_text": "",
+                "help": "Check that every machine reads the same bytes from these files; "
+                "repeatable",
+            },
+            "output": {
+                "group": "Distributed",
+                "default": None,
+                "help": "Check that all processes see what one of them writes into this folder",
+            },
+        },
+        grouped=True,
+    ),
+}

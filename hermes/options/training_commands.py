@@ -1,0 +1,99 @@
+"""The options of train, finetune, sft and dpo, in the order of run.yaml."""
+
+from hermes.options.option import Argument, CommandOptions, Overrides
+
+__all__ = ["TEXT_FILES", "TRAINING_COMMANDS"]
+
+# What several of them share. Each command lists its options in the order of its run.yaml.
+_SAVING = ("output", "resume", "push_to_hub", "push_every_save", "allow_batch_change")
+_MODEL = ("checkpoint", "tokenizer", "config", *_SAVING)
+_STEPS = ("lr", "batch_size", "grad_accum", "epochs", "max_steps")
+_RECIPE = (
+    *("schedule", "warmup_steps", "grad_clip", "weight_decay", "seed", "val_fraction"),
+    *("eval_every", "save_every", "log_every", "keep_last", "keep_every", "keep_best"),
+    *("freeze_layers", "freeze"),
+)
+_LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
+_MACHINE = (
+    *("num_gpus", "num_processes", "max_restarts", "shard", "shard_group", "peer_timeout"),
+    *("backend", "device", "precision", "deterministic", "grad_checkpoint", "compile"),
+)
+_TUNING: Overrides = {
+    "tokenizer": {"default_text": "the checkpoint's own"},
+    "config": {
+        "help": "YAML file with options, such as the run.yaml of another run, or with bare "
+        "weights their config.json or .mal; the command line takes precedence",
+    },
+}
+_CHAT_TUNING: Overrides = _TUNING | {"format": {"choices": ("jsonl", "json", "csv")}}
+TEXT_FILES = Argument(
+    "more", "More files, as with --data", "[FILE]...", repeated=True, required=False
+)
+
+TRAINING_COMMANDS: dict[str, CommandOptions] = {
+    "train": CommandOptions(
+        (
+            *("data", "text_field", "format", "tokenizer", "train_tokenizer", "vocab_size"),
+            *("model", "checkpoint", *_SAVING, *_STEPS, "seq_len", *_RECIPE),
+            *(*_MACHINE, "config", "set"),
+        ),
+        (TEXT_FILES,),
+        overrides={
+            "checkpoint": {
+                "help": "Start from the weights of this model instead of from scratch, as hermes "
+                "finetune does",
+            },
+            "set": {
+                "help": "Set a key of the architecture, such as model.num_layers=2, or a field of "
+                "the recipe, such as optimizer.beta2=0.98; repeatable",
+            },
+        },
+        grouped=True,
+    ),
+    "finetune": CommandOptions(
+        (
+            *(*_MODEL, "data", "text_field", "format", "seq_len"),
+            *(*_STEPS, *_RECIPE, *_LORA, *_MACHINE, "set"),
+        ),
+        overrides=_TUNING,
+        grouped=True,
+    ),
+    "sft": CommandOptions(
+        (
+            *(*_MODEL, "data", "format", "template", "seq_len"),
+            *("train_on_prompt", "pack", "overlong", "show_samples"),
+            *(*_STEPS, *_RECIPE, *_LORA, *_MACHINE, "set"),
+        ),
+        overrides=_CHAT_TUNING
+        | {
+            "data": {
+                "help": "Conversations: .jsonl, .json or .csv files, folders or glob patterns; "
+                "repeatable",
+            },
+            "seq_len": {"default_text": "1024, or the model's max_seq_len if that is less"},
+        },
+        grouped=True,
+    ),
+    "dpo": CommandOptions(
+        (
+            *(*_MODEL, "data", "format", "template", "no_template"),
+            *("beta", "max_len", "drop_overlong", "loss", "label_smoothing", "gamma"),
+            *("sft_weight", "reference_cache"),
+            *(*_STEPS, *_RECIPE, *_LORA, *_MACHINE, "set"),
+        ),
+        overrides=_CHAT_TUNING
+        | {
+            "data": {
+                "help": "Preference pairs: .jsonl, .json or .csv files, folders or glob patterns; "
+                "repeatable",
+            },
+            "output": {"default": "checkpoints-dpo"},
+            "lr": {"default": 5e-7},
+            "batch_size": {"default": 4, "help": "Preference pairs per micro-batch and process"},
+            "allow_batch_change": {
+                "help": "Allow --resume to change the number of pairs per optimizer step",
+            },
+        },
+        grouped=True,
+    ),
+}

@@ -1,0 +1,242 @@
+"""The options of the commands that train: train, finetune, sft and dpo.
+
+Those of the recipe have its defaults.
+"""
+
+from hermes.options.option import Option
+from hermes.recipe import PREFERENCES, SCHEDULES, Lora, Preference, Recipe
+
+__all__ = ["TRAINING_OPTIONS"]
+
+RECIPE, PREFERENCE, LORA = Recipe(), Preference(), Lora()
+
+
+def _make_data_options() -> tuple[Option, ...]:
+    group = "Data"
+    return (
+        Option("data", short="-d", multiple=True, metavar="FILE", group=group, per_rank=True,
+               default_text="standard input",
+               help="Training text: .txt, .jsonl, .json or .csv files, folders or glob patterns; "
+               "repeatable"),
+        Option("text_field", default="text", metavar="NAME", group=group,
+               help="JSON field or CSV column that holds the text"),
+        Option("format", choices=("txt", "jsonl", "json", "csv"), group=group,
+               default_text="by file extension", help="File format of the data"),
+        Option("tokenizer", short="-t", metavar="FILE", group=group, is_path=True, per_rank=True,
+               help="Tokenizer: a tokenizer.json, a folder that has one, or hf://OWNER/REPO"),
+        Option("train_tokenizer", type=bool, default=False, group=group,
+               help="Train a tokenizer on the data first, and save it as --tokenizer if given"),
+        Option("vocab_size", short="-v", type=int, default=32_000, group=group,
+               help="Vocabulary size of the tokenizer that --train-tokenizer trains"),
+        Option("template", metavar="FILE", group=group, is_path=True, per_rank=True,
+               default_text="the checkpoint's own, else ChatML",
+               help="Chat template, as a Jinja file"),
+        Option("val_fraction", type=float, default=RECIPE.val_fraction, group=group,
+               scope="recipe", recipe_field="val_fraction",
+               help="Fraction of the data held out for validation"),
+
+        Option("train_on_prompt", type=bool, default=False, group="Conversations", fixed=True,
+               help="Train on every token, not only on what the assistant says"),
+        Option("pack", type=bool, default=True, negatable=True, group="Conversations", fixed=True,
+               help="Pack several conversations into one sequence; attention does not cross their "
+               "boundaries"),
+        Option("overlong", default="error", choices=("error", "drop", "truncate"),
+               group="Conversations",
+               help="What to do with conversations longer than --seq-len: stop with an error, "
+               "leave them out, or keep their beginning"),
+        Option("show_samples", type=int, default=0, group="Conversations",
+               help="Print the first N conversations with the trained tokens highlighted"),
+
+        Option("no_template", type=bool, default=False, group="Preferences", fixed=True,
+               help="Take prompts and completions as plain text, without a chat template"),
+        Option("loss", default=PREFERENCE.loss, choices=PREFERENCES, group="Preferences",
+               scope="recipe", recipe_field="preference.loss",
+               help="Preference loss; sigmoid is DPO, and orpo and simpo need no reference model"),
+        Option("beta", type=float, default=PREFERENCE.beta, group="Preferences",
+               scope="recipe", recipe_field="preference.beta",
+               help="Strength of the pull towards the reference model (orpo: weight of the odds "
+               "ratio; simpo: scale of the margin)"),
+        Option("label_smoothing", type=float, default=PREFERENCE.label_smoothing,
+               group="Preferences", scope="recipe", recipe_field="preference.label_smoothing",
+               help="Fraction of preference labels assumed to be flipped (cDPO; sigmoid only)"),
+        Option("gamma", type=float, default=PREFERENCE.gamma, group="Preferences",
+               scope="recipe", recipe_field="preference.gamma",
+               help="Target reward margin (simpo only)"),
+        Option("sft_weight", type=float, default=PREFERENCE.sft_weight, group="Preferences",
+               scope="recipe", recipe_field="preference.sft_weight",
+               help="Weight of the chosen completion's mean token loss, added to the preference "
+               "loss"),
+        Option("max_len", type=int, group="Preferences", scope="recipe", recipe_field="seq_len",
+               default_text="512, or the model's max_seq_len if that is less",
+               help="Maximum tokens of a prompt with one completion; longer prompts lose their "
+               "beginning"),
+        Option("drop_overlong", type=bool, default=False, group="Preferences",
+               help="Leave out pairs whose completions alone exceed --max-len, instead of "
+               "stopping with an error"),
+        Option("reference_cache", metavar="FILE", group="Preferences", is_path=True,
+               per_rank=True, default_text="reference.npz in --output",
+               help="Log-probabilities under the reference model, read if the file exists and "
+               "written otherwise"),
+    )  # fmt: skip
+
+
+def _make_model_options() -> tuple[Option, ...]:
+    group, lora = "Model", "LoRA adapters"
+    return (
+        Option("model", short="-m", default="tiny", metavar="NAME|FILE", group=group,
+               is_path=True, per_rank=True,
+               help="Architecture to train: the name of a bundled model, or a .mal file"),
+        Option("checkpoint", short="-c", metavar="MODEL", group=group, fixed=True, is_path=True,
+               per_rank=True,
+               help="Model to start from: a checkpoint, a run (its newest checkpoint), a Hugging "
+               "Face folder, a .safetensors file with --config, or hf://OWNER/REPO[@REVISION]"),
+        Option("freeze_layers", type=int, default=RECIPE.freeze_layers, group=group,
+               scope="recipe", recipe_field="freeze_layers",
+               help="Freeze the embeddings and the first N layers; 0 freezes nothing"),
+        Option("freeze", multiple=True, metavar="GLOB", group=group,
+               scope="recipe", recipe_field="freeze",
+               help="Freeze the tensors whose names match; repeatable"),
+        Option("lora_rank", type=int, default=0, group=lora,
+               help="Train low-rank adapters of this rank and freeze everything else; 0 trains "
+               "the model itself"),
+        Option("lora_alpha", type=float, default=LORA.alpha, group=lora,
+               help="Scale of the adapters: their output is multiplied by alpha / rank"),
+        Option("lora_dropout", type=float, default=LORA.dropout, group=lora,
+               help="Dropout probability of the adapters' inputs"),
+        Option("lora_targets", default="all", metavar="NAMES", group=lora,
+               help="Matrices that get adapters, as a list such as q_proj,v_proj"),
+    )  # fmt: skip
+
+
+def _make_optimization_options() -> tuple[Option, ...]:
+    group, schedule = "Optimization", "Schedule"
+    return (
+        Option("lr", type=float, default=RECIPE.lr, group=group,
+               scope="recipe", recipe_field="lr", help="Peak learning rate"),
+        Option("batch_size", short="-b", type=int, default=RECIPE.batch_size, group=group,
+               scope="recipe", recipe_field="batch_size",
+               help="Sequences per micro-batch and process"),
+        Option("grad_accum", type=int, default=RECIPE.grad_accum, group=group,
+               scope="recipe", recipe_field="grad_accum",
+               help="Micro-batches per optimizer step (gradient accumulation)"),
+        Option("seq_len", type=int, group=group, scope="recipe", recipe_field="seq_len",
+               default_text="256, or the model's max_seq_len if that is less",
+               help="Sequence length in tokens"),
+        Option("grad_clip", type=float, default=RECIPE.grad_clip, group=group,
+               scope="recipe", recipe_field="grad_clip",
+               help="Maximum gradient norm; 0 disables clipping"),
+        Option("weight_decay", type=float, default=RECIPE.optimizer.weight_decay, group=group,
+               scope="recipe", recipe_field="optimizer.weight_decay",
+               help="AdamW weight decay, applied to matrices only"),
+        Option("seed", type=int, default=RECIPE.seed, group=group,
+               scope="recipe", recipe_field="seed",
+               help="Seed of initialization, data order and dropout"),
+
+        Option("epochs", short="-e", type=float, default=RECIPE.epochs, group=schedule,
+               scope="recipe", recipe_field="epochs", help="Number of passes over the data"),
+        Option("max_steps", type=int, default=RECIPE.max_steps, group=schedule,
+               scope="recipe", recipe_field="max_steps",
+               help="Total number of optimizer steps, overriding --epochs; 0 follows --epochs"),
+        Option("schedule", default=RECIPE.schedule, choices=SCHEDULES, group=schedule,
+               scope="recipe", recipe_field="schedule",
+               help="Learning rate after warmup: constant, cosine decay, or constant with a "
+               "decay at the end (warmup-stable-decay)"),
+        Option("warmup_steps", type=int, default=RECIPE.warmup_steps, group=schedule,
+               scope="recipe", recipe_field="warmup_steps",
+               help="Optimizer steps of linear learning-rate warmup"),
+
+        Option("eval_every", type=int, default=RECIPE.eval_every, group="Evaluation and logging",
+               scope="recipe", recipe_field="eval_every",
+               help="Evaluate every N optimizer steps; 0 evaluates at the end only"),
+        Option("log_every", type=int, group="Evaluation and logging",
+               default_text="1, or 10 for runs of 10,000 steps or more",
+               help="Log metrics every N optimizer steps"),
+    )  # fmt: skip
+
+
+def _make_checkpoint_options() -> tuple[Option, ...]:
+    group = "Checkpoints"
+    return (
+        Option("output", short="-o", default="checkpoints", metavar="DIR", group=group,
+               scope="call", per_rank=True,
+               help="Folder of the run: checkpoints, metrics.jsonl and run.yaml"),
+        Option("resume", type=bool, default=False, alias="--auto-resume", group=group,
+               scope="call",
+               help="Resume training from the newest checkpoint in --output, or start a new run "
+               "if there is none"),
+        Option("allow_batch_change", type=bool, default=False, group=group, scope="call",
+               help="Allow --resume to change the number of sequences per optimizer step"),
+        Option("save_every", type=int, default=RECIPE.save_every, group=group,
+               scope="recipe", recipe_field="save_every",
+               help="Save a checkpoint every N optimizer steps; 0 saves at the end only"),
+        Option("keep_last", type=int, group=group, default_text="all",
+               help="Keep the newest N checkpoints and delete older ones"),
+        Option("keep_every", type=int, group=group,
+               help="Also keep the checkpoints whose step is a multiple of N"),
+        Option("keep_best", metavar="METRIC", group=group,
+               help="Also keep the checkpoint with the best value of this metric, such as "
+               "val_loss"),
+        Option("push_to_hub", metavar="OWNER/REPO", group=group, scope="call", repeated=True,
+               help="Push the model to this Hugging Face Hub repository at the end"),
+        Option("push_every_save", type=bool, default=False, group=group, scope="call",
+               repeated=True, help="Push every checkpoint that is saved, too; needs --push-to-hub"),
+    )  # fmt: skip
+
+
+def _make_machine_options() -> tuple[Option, ...]:
+    group, device = "Distributed", "Device"
+    return (
+        Option("num_gpus", type=int, default=1, group=group, scope="call", per_rank=True,
+               repeated=True, help="Number of processes on this machine, one per GPU"),
+        Option("num_processes", type=int, default=1, group=group, scope="call", per_rank=True,
+               repeated=True,
+               help="Number of processes on this machine, where there is not one GPU for each"),
+        Option("max_restarts", type=int, default=0, group=group, scope="call", per_rank=True,
+               repeated=True,
+               help="Restart all processes up to N times when one is lost"),
+        Option("shard", choices=("full", "optimizer"), group=group, scope="machine",
+               repeated=True,
+               help="Shard the model across processes: weights, gradients and optimizer state "
+               "(full), or master weights and optimizer state only (optimizer)"),
+        Option("shard_group", type=int, group=group, scope="machine", repeated=True,
+               default_text="all processes",
+               help="Shard across groups of N neighboring processes, with a full copy in each "
+               "group"),
+        Option("peer_timeout", type=float, default=45, metavar="SECONDS", group=group,
+               scope="call", repeated=True,
+               help="Give up on a process that has been silent for this long"),
+
+        Option("backend", default="auto", choices=("auto", "torch", "mlx"), group=device,
+               scope="machine", per_rank=True, repeated=True,
+               help="Backend; auto is mlx on Apple silicon and torch elsewhere"),
+        Option("device", metavar="NAME", group=device, scope="machine", per_rank=True,
+               repeated=True, default_text="the fastest available",
+               help="Device, one of those that hermes doctor lists"),
+        Option("precision", default="float32",
+               choices=("float32", "tf32", "bfloat16", "float16", "float64"), group=device,
+               help="Precision of matrix products and activations; master weights and optimizer "
+               "state stay in float32 (float64 under float64)"),
+        Option("deterministic", type=bool, default=False, negatable=True, group=device,
+               help="Produce the same bits on every run; refused where the device cannot"),
+        Option("grad_checkpoint", type=bool, default=False, group=device,
+               help="Recompute activations in the backward pass to save memory (activation "
+               "checkpointing)"),
+        Option("compile", type=bool, negatable=True, group=device, scope="machine",
+               repeated=True, default_text="where it pays off", help="Compile the model"),
+
+        Option("config", metavar="FILE", scope="call", per_rank=True,
+               help="YAML file with options, such as the run.yaml of another run; the command "
+               "line takes precedence"),
+        Option("set", multiple=True, metavar="KEY=VALUE", parameter="edits", per_rank=True,
+               help="Set a field of the recipe that has no option of its own, such as "
+               "optimizer.beta2=0.98; repeatable"),
+    )  # fmt: skip
+
+
+TRAINING_OPTIONS = (
+    *_make_data_options(),
+    *_make_model_options(),
+    *_make_optimization_options(),
+    *_make_checkpoint_options(),
+    *_make_machine_options(),
+)
