@@ -9,7 +9,7 @@ import re
 import select
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -18,29 +18,41 @@ import click
 
 from hermes.distributed.process_group import exit_without_teardown
 from hermes.errors import HermesError, Interrupted, StorageError, suggest_nearest
+from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
 from hermes_cli.display.robust_stderr import lasting_stderr
 
-# name -> (module of hermes_cli.commands, what it does); the command is the attribute of that name.
-COMMANDS = {
-    "quickstart": ("quickstart", "Tokenizer, training, text and plot in a few minutes"),
-    "train-tokenizer": ("train_tokenizer", "Train a byte-level BPE tokenizer"),
-    "train": ("train", "Train a model from scratch, or go on with a run"),
-    "finetune": ("finetune", "Go on training a model that exists, on other text"),
-    "sft": ("sft", "Learn what the assistant says in conversations"),
-    "dpo": ("dpo", "Prefer one completion to another, as pairs say"),
-    "convert": ("convert", "A model from one form into another, with a proof"),
-    "push": ("push", "A model to the Hugging Face Hub"),
-    "merge": ("merge", "A model with its low-rank adapters added in"),
-    "chat": ("chat", "Talk with a model"),
-    "generate": ("generate", "Continue a prompt"),
-    "eval": ("evaluate", "Validation loss, perplexity and bits per byte"),
-    "plot": ("plot", "Draw the loss of one run or several"),
-    "info": ("info", "An architecture's shape, parameters, FLOPs and memory"),
-    "mal": ("mal", "Check, format, show or compare architecture files"),
-    "checkpoint": ("checkpoint", "List, show or verify checkpoints"),
-    "conformance": ("conformance", "Prove that a backend computes the same numbers"),
-    "doctor": ("doctor", "What is installed, and which devices are at hand"),
+# The commands under their headings: name, module of hermes_cli.commands, what it does. The command
+# is the module's attribute of that name.
+SECTIONS = {
+    "Train": (
+        ("quickstart", "quickstart", "Go from text to a trained model in a few minutes"),
+        ("train-tokenizer", "train_tokenizer", "Train a byte-level BPE tokenizer"),
+        ("train", "train", "Train a model from scratch, or resume a run"),
+        ("finetune", "finetune", "Continue training an existing model on plain text"),
+        ("sft", "sft", "Fine-tune a model on conversations (supervised fine-tuning)"),
+        ("dpo", "dpo", "Align a model with preference pairs (DPO and its relatives)"),
+    ),
+    "Use": (
+        ("generate", "generate", "Generate text from a prompt"),
+        ("chat", "chat", "Chat with a model"),
+        ("eval", "evaluate", "Measure loss, perplexity and bits per byte on a text"),
+    ),
+    "Convert": (
+        ("convert", "convert", "Convert a model to another format and verify the result"),
+        ("merge", "merge", "Merge LoRA adapters into the weights"),
+        ("push", "push", "Push a model to the Hugging Face Hub"),
+    ),
+    "Inspect": (
+        ("info", "info", "Show an architecture's shape, parameters, FLOPs and memory"),
+        ("mal", "mal", "Check, format, show or compare architecture files"),
+        ("checkpoint", "checkpoint", "List, show or verify checkpoints"),
+        ("plot", "plot", "Plot the loss of one or more runs"),
+        ("doctor", "doctor", "Show what is installed and which devices are available"),
+    ),
+    "Prove": (("conformance", "conformance", "Prove that a backend computes the same numbers"),),
 }
+# name -> (module of hermes_cli.commands, what the command does)
+COMMANDS = {name: (module, text) for rows in SECTIONS.values() for name, module, text in rows}
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ class Call:
     tell: Callable[[str], None]
 
 
-class _Commands(click.Group):
+class _Commands(SectionedGroup):
     """The table above as click's group; click's own way to import a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -67,21 +79,23 @@ class _Commands(click.Group):
         command: click.Command = getattr(module, name, None) or getattr(module, f"{name}_")
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+    def list_sections(self, ctx: click.Context) -> Mapping[str, Sequence[Row]]:
+        return {
+            heading: [(name, text) for name, _, text in rows] for heading, rows in SECTIONS.items()
+        }
 
 
 @click.group(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST_HELP},
     no_args_is_help=True,
 )
 @click.version_option(version("hermes-llm"), "-V", "--version", message="hermes %(version)s")
 def hermes() -> None:
     """Train language models on PyTorch or MLX from one architecture file.
 
-    `hermes COMMAND --help` shows a command's options; `hermes quickstart` is the place to begin.
+    `hermes COMMAND --help` shows the options of a command. `hermes quickstart` is the place to
+    start.
     """
 
 

@@ -33,6 +33,7 @@ GROUPS = (
     "Reports",
     "Distributed",
     "Device",
+    "Configuration",
     GROUP_OF_REST,
 )
 

@@ -30,12 +30,12 @@ OTHER_OPTIONS = (
            help="Maximum number of tokens to generate"),
     Option("temperature", type=float, default=0.8, group="Sampling",
            help="Sampling temperature; 0 always takes the most likely token"),
-    Option("top_k", type=int, default=0, group="Sampling",
+    Option("top_k", type=int, default=0, metavar="K", group="Sampling",
            help="Sample from the K most likely tokens only; 0 disables the limit"),
-    Option("top_p", type=float, default=1.0, group="Sampling",
+    Option("top_p", type=float, default=1.0, metavar="P", group="Sampling",
            help="Sample from the most likely tokens whose probabilities add up to P; 1 disables "
            "the limit"),
-    Option("min_p", type=float, default=0.0, group="Sampling",
+    Option("min_p", type=float, default=0.0, metavar="P", group="Sampling",
            help="Sample only from tokens at least P times as likely as the most likely one; 0 "
            "disables the limit"),
     Option("num_samples", type=int, default=1, group="Sampling",
@@ -53,8 +53,8 @@ OTHER_OPTIONS = (
     Option("adapter", type=Path, metavar="DIR",
            help="LoRA adapters to merge: a run that trained some, or a folder in PEFT format"),
 
-    Option("png", type=Path, metavar="FILE", default_text="plots/loss.png in the first OUTPUT",
-           help="Picture to write"),
+    Option("png", type=Path, metavar="FILE", default_text="OUTPUT/plots/loss.png",
+           help="Picture to write; the default for several runs is plots/compare.png in the first"),
     Option("no_png", type=bool, default=False, help="Draw in the terminal only"),
     Option("write", type=bool, default=False,
            help="Rewrite the files instead of printing to standard output"),

@@ -22,7 +22,7 @@ _JUDGED: Overrides = {
         "help": "Device of the backend under test",
     },
 }
-_RUN_OR_CHECKPOINT = Argument("path", "A checkpoint, or a run", "PATH", type=Path)
+_RUN_OR_CHECKPOINT = Argument("path", "Checkpoint, or run with checkpoints", "PATH", type=Path)
 
 TOOL_COMMANDS: dict[str, CommandOptions] = {
     "quickstart": CommandOptions(
@@ -72,8 +72,8 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
                 "required": True,
                 "metavar": "MODEL",
                 "parameter": "name",
-                "help": "A bundled model, a .mal file (FILE:NAME for one of several models in "
-                "it), a checkpoint, a run, a Hugging Face folder or hf://OWNER/REPO",
+                "help": "Bundled model, .mal file (FILE:NAME for one of several models in it), "
+                "checkpoint, run, Hugging Face folder or hf://OWNER/REPO",
             },
         },
     ),
@@ -99,15 +99,13 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
         ),
     ),
     "mal show": CommandOptions(
-        arguments=(
-            Argument("file", "A MAL file, a bundled name, or - for standard input", "FILE"),
-        ),
+        arguments=(Argument("file", "MAL file, bundled name, or - for standard input", "FILE"),),
     ),
     "mal diff": CommandOptions(
         ("json",),
         (
-            Argument("a", "The model to start from: a MAL file or a bundled name", "A"),
-            Argument("b", "The model to compare it with", "B"),
+            Argument("a", "Model to start from: a MAL file or a bundled name", "A"),
+            Argument("b", "Model to compare it with", "B"),
         ),
     ),
     "checkpoint list": CommandOptions(
@@ -177,9 +175,7 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
     ),
     "conformance verify": CommandOptions(
         arguments=(
-            Argument(
-                "file", "A certificate, or a checkpoint or run that has one", "FILE", type=Path
-            ),
+            Argument("file", "Certificate, or a checkpoint or run that has one", "FILE", type=Path),
         ),
     ),
     "conformance bisect": CommandOptions(

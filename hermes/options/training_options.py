@@ -224,10 +224,11 @@ def _make_machine_options() -> tuple[Option, ...]:
         Option("compile", type=bool, negatable=True, group=device, scope="machine",
                repeated=True, default_text="where it pays off", help="Compile the model"),
 
-        Option("config", metavar="FILE", scope="call", per_rank=True,
+        Option("config", metavar="FILE", group="Configuration", scope="call", per_rank=True,
                help="YAML file with options, such as the run.yaml of another run; the command "
                "line takes precedence"),
-        Option("set", multiple=True, metavar="KEY=VALUE", parameter="edits", per_rank=True,
+        Option("set", multiple=True, metavar="KEY=VALUE", group="Configuration",
+               parameter="edits", per_rank=True,
                help="Set a field of the recipe that has no option of its own, such as "
                "optimizer.beta2=0.98; repeatable"),
     )  # fmt: skip

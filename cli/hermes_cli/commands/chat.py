@@ -46,9 +46,10 @@ def chat(
     device: str | None,
     precision: str,
 ) -> None:
-    """Talk with a model; /help shows the commands.
+    """Chat with a model.
 
-    Where standard input is no terminal, all of it is one message, and the answer is the output.
+    In a terminal, /help lists the commands of the conversation. If standard input is not a
+    terminal, all of it is one message, and the answer is printed to standard output.
     """
     from hermes.finetuning.base_model import open_base_model
     from hermes.inference.chat_session import ChatSession

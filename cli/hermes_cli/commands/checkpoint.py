@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.formatting import format_with_unit
+from hermes_cli.display.help_sections import SectionedGroup
 from hermes_cli.options.declarations import declare_command
 from hermes_cli.options.model_paths import fetch_model
 
@@ -36,16 +37,17 @@ def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
     return facts
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=SectionedGroup, no_args_is_help=True)
 def checkpoint() -> None:
     """List, show or verify checkpoints."""
 
 
 @declare_command("checkpoint list", checkpoint)
 def list_(run: Path, as_json: bool) -> None:
-    """The checkpoints of RUN, oldest first; names and sizes are checked, hashes are not.
+    """List the checkpoints of a run, oldest first.
 
-    Exit code 1 where one is damaged or cannot be read.
+    Checks the names and sizes of their files, but not the hashes. Exits with 1 if a checkpoint is
+    damaged or cannot be read.
     """
     from hermes.checkpoint import SkippedCheckpoint, open_checkpoints
     from hermes.errors import CheckpointError
@@ -96,7 +98,10 @@ def _require_all(run: Path, bad: int, found: Sequence[object]) -> None:
 
 @declare_command("checkpoint show", checkpoint)
 def show(path: Path, as_json: bool) -> None:
-    """What is in the checkpoint PATH, or in the newest whole one of a run; verified first."""
+    """Show what is in a checkpoint, or in the newest complete one of a run.
+
+    The checkpoint is verified first.
+    """
     from hermes.checkpoint import locate
 
     found, skipped = locate(fetch_model(path))
@@ -139,9 +144,9 @@ def _show_progress(progress: dict[str, Any]) -> None:
 
 @declare_command("checkpoint verify", checkpoint)
 def verify(path: Path) -> None:
-    """Check every byte of the checkpoint PATH, or of each one in a run.
+    """Verify every byte of a checkpoint, or of all checkpoints of a run.
 
-    Exit code 1 where one is damaged or cannot be read.
+    Exits with 1 if a checkpoint is damaged or cannot be read.
     """
     from hermes.checkpoint import SkippedCheckpoint, list_steps, open_checkpoint, open_checkpoints
     from hermes.errors import CheckpointError

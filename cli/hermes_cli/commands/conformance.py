@@ -10,12 +10,16 @@ import click
 
 from hermes.errors import HermesError
 from hermes.storage.durable import write_atomically
+from hermes_cli.display.help_sections import SectionedGroup
 from hermes_cli.options.declarations import declare_command
 
 
-@click.group()
+@click.group(cls=SectionedGroup, no_args_is_help=True)
 def conformance() -> None:
-    """Prove that a backend computes the same numbers, and say how far apart two are."""
+    """Prove that a backend computes the same numbers.
+
+    Compares a backend with a reference backend law by law, and says how far apart they are.
+    """
     # Read by MLX when it is first loaded: float32 means float32 on every device.
     os.environ["MLX_ENABLE_TF32"] = "0"
 
@@ -60,7 +64,10 @@ def run(
     xfail: Path | None,
     long: bool,
 ) -> None:
-    """Run the levels and print one line per law; exit 1 if any fails."""
+    """Run the suite and print one line per law.
+
+    Exits with 1 if a law fails.
+    """
     from hermes.checkpoint import locate
     from hermes_conformance.certificate import stored
     from hermes_conformance.certificate.html import page
@@ -129,7 +136,7 @@ def run(
 
 @declare_command("conformance list", conformance)
 def list_laws(levels: tuple[str, ...], names: bool, long: bool) -> None:
-    """The laws: what each says, its bound, why it is that, and what was measured."""
+    """List the laws: what each says, its bound, the reason for it, and what was measured."""
     from hermes_conformance.suite.report import number
     from hermes_conformance.suite.selection import chosen
 
@@ -157,7 +164,10 @@ def self_test(
     faults: tuple[str, ...],
     json_file: Path | None,
 ) -> None:
-    """Plant every known fault in a backend and in the suite; each must be caught."""
+    """Plant every known fault in a backend and in the suite; each must be caught.
+
+    Exits with 1 if a fault goes unnoticed.
+    """
     from dataclasses import asdict
 
     from hermes_conformance.certificate.issue import require_float32
@@ -195,10 +205,11 @@ def self_test(
 
 @declare_command("conformance verify", conformance)
 def verify(file: Path) -> None:
-    """Check a certificate: unaltered, passed, and made with what is installed here.
+    """Verify a certificate.
 
-    FILE is a certificate, or a checkpoint or run that one is kept with; then it must also speak
-    of these very bytes and of the backend that wrote them.
+    It must be unaltered, have passed, and have been made with the versions that are installed here.
+    The certificate of a checkpoint must also be about exactly these bytes and the backend that
+    wrote them.
     """
     from hermes.checkpoint import locate
     from hermes_conformance.certificate import stored
@@ -224,7 +235,10 @@ def verify(file: Path) -> None:
 
 @declare_command("conformance bisect", conformance)
 def bisect(backend: str, against: str, name: str, dtype: str, device: str | None) -> None:
-    """Name the first tensor in which two backends part: a pass, dropout, a cache, gradients."""
+    """Find the first tensor in which two backends differ.
+
+    Compares, in this order, the forward pass, dropout, the KV cache and the gradients of one case.
+    """
     from hermes_conformance.bisect import first_difference
     from hermes_conformance.certificate.issue import require_float32
     from hermes_conformance.measure import tolerance

@@ -23,11 +23,11 @@ def convert(
     backend: str,
     as_json: bool,
 ) -> None:
-    """Write the model at SRC as the new folder DST.
+    """Convert a model to another format and verify the result.
 
-    SRC is a checkpoint or run of hermes, a Hugging Face or litgpt folder, a .safetensors with its
-    config, or a .pt that nanoGPT trained. At the end every tensor and the logits of source and
-    result are compared.
+    SRC is a checkpoint or run of hermes, a Hugging Face or litgpt folder, a .safetensors file with
+    its config, or a .pt file written by nanoGPT; hf://OWNER/REPO is downloaded first. At the end,
+    every tensor and the logits of source and result are compared.
     """
     from hermes.interop.convert import convert as make
 

@@ -1,4 +1,4 @@
-"""`hermes doctor`: what is installed and which devices are at hand."""
+"""`hermes doctor`: show what is installed and which devices are available."""
 
 import json
 import platform
@@ -34,10 +34,10 @@ def _backend(name: str) -> dict[str, object]:
 @declare_command("doctor")
 @click.pass_context
 def doctor(context: click.Context, as_json: bool, distributed: bool, **_: Any) -> None:
-    """What is installed, and which devices are at hand.
+    """Show what is installed and which devices are available.
 
-    --distributed starts processes, or is started by torchrun, srun or mlx.launch, and looks at what
-    they need of each other before a run does.
+    With --distributed, starts several processes, or is itself started by torchrun, srun or
+    mlx.launch, and checks what they need of each other before a run depends on it.
     """
     if distributed:
         from hermes_cli.commands.doctor_distributed import examine

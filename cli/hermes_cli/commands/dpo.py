@@ -1,4 +1,4 @@
-"""`hermes dpo`: prefer one completion to another, as pairs say."""
+"""`hermes dpo`: align a model with preference pairs."""
 
 from dataclasses import replace
 from pathlib import Path

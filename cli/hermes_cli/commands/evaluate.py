@@ -29,7 +29,10 @@ def eval_(
     device: str | None,
     precision: str,
 ) -> None:
-    """Loss in nats per token, perplexity and bits per byte on a text."""
+    """Measure loss, perplexity and bits per byte on a text.
+
+    The loss is in nats per token.
+    """
     from hermes.data import read_documents, tokenize
     from hermes.errors import HermesError
     from hermes.evaluation.perplexity import evaluate_perplexity, make_windows

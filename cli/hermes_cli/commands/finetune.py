@@ -1,4 +1,4 @@
-"""`hermes finetune`: go on training a model that exists, on other text."""
+"""`hermes finetune`: continue training an existing model on plain text."""
 
 from dataclasses import replace
 from typing import Any

@@ -33,7 +33,10 @@ def generate(
     device: str | None,
     precision: str,
 ) -> None:
-    """Continue a prompt; the continuation goes to standard output."""
+    """Generate text from a prompt.
+
+    The text is streamed to standard output, without the prompt.
+    """
     from hermes.errors import HermesError
     from hermes.inference.sampling import Sampling
     from hermes.model import load

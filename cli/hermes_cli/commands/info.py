@@ -85,7 +85,10 @@ def _progress_lines(progress: dict[str, Any]) -> list[str]:
 
 @declare_command("info")
 def info(name: str, as_json: bool) -> None:
-    """An architecture's shape, parameters, FLOPs and memory, and which tools compute the same."""
+    """Show an architecture's shape, parameters, FLOPs and memory.
+
+    Also says which other tools read the model and compute the same numbers.
+    """
     from hermes.formatting import format_columns
     from hermes.interop.huggingface.reader_support import judge_all_readers
     from hermes.model_info.cost import compute_cost

@@ -9,16 +9,17 @@ from hermes import mal as language
 from hermes.errors import HermesError
 from hermes.storage.durable import write_atomically
 from hermes_cli.commands.info import _locate, _print, _print_json
+from hermes_cli.display.help_sections import SectionedGroup
 from hermes_cli.options.declarations import declare_command
 
 __all__ = ["mal"]
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=SectionedGroup, no_args_is_help=True)
 def mal() -> None:
     """Check, format, show or compare architecture files.
 
-    Each takes files, and bundled names too; `-` is standard input.
+    All commands take .mal files, names of bundled models, and `-` for standard input.
     """
 
 
@@ -31,7 +32,10 @@ def _open(name: str) -> tuple[language.MalFile, str | None]:
 
 @declare_command("mal check", mal)
 def check(files: tuple[str, ...]) -> None:
-    """Check FILES: a line for each model, or the error. Exit code 1 where one has any."""
+    """Check architecture files.
+
+    Prints one line per model, or the error with its position. Exits with 1 if there are errors.
+    """
     from hermes.numerics.params import count_parameters
 
     failed = False
@@ -52,10 +56,11 @@ def check(files: tuple[str, ...]) -> None:
 
 @declare_command("mal format", mal)
 def format_(files: tuple[str, ...], write: bool, only_check: bool, drop_comments: bool) -> None:
-    """Write FILES in canonical MAL: one spelling, fixed order, defaults left out.
+    """Format architecture files canonically.
 
-    Comments are not kept: --write refuses a file that has any, unless --drop-comments. --check
-    passes over comments and blank lines.
+    Canonical MAL has one spelling, a fixed order of keys, and no defaults. Comments are not
+    preserved: --write refuses files that have any, unless --drop-comments is given. --check ignores
+    comments and blank lines.
     """
     differing = False
     for name in files:
@@ -88,7 +93,7 @@ def format_(files: tuple[str, ...], write: bool, only_check: bool, drop_comments
 
 @declare_command("mal show", mal)
 def show(file: str) -> None:
-    """Every key of FILE's model and of its layers, with defaults and derived numbers."""
+    """Show every key of a model and its layers, with defaults and derived numbers."""
     from hermes.model_info.summary import format_layers
 
     opened, wanted = _open(file)
@@ -97,7 +102,10 @@ def show(file: str) -> None:
 
 @declare_command("mal diff", mal)
 def diff(a: str, b: str, as_json: bool) -> None:
-    """What differs from model A to model B, and which of A's weights B could start from."""
+    """Show what differs between two models.
+
+    Also says which of the weights of A could initialize B.
+    """
     from hermes.model_info.diff import compare
     from hermes.model_info.summary import format_diff
 

@@ -11,9 +11,10 @@ from hermes_cli.options.declarations import declare_command
 def merge(
     checkpoint: Path, adapter: Path | None, output: Path, to: str, dtype: str, config: Path | None
 ) -> None:
-    """Write a model with its adapters added in: W + alpha / rank B A.
+    """Merge LoRA adapters into the weights.
 
-    Adapters come from the checkpoint itself, if a run trained them, or from --adapter.
+    Each adapted matrix W becomes W + alpha / rank * B A. The adapters are those of the checkpoint
+    itself, if its run trained any, or those of --adapter.
     """
     from hermes.errors import HermesError
     from hermes.interop.convert import convert

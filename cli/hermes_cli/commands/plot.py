@@ -16,7 +16,10 @@ def braille() -> bool:
 
 @declare_command("plot")
 def plot(runs: tuple[str, ...], png: str | None, no_png: bool) -> None:
-    """Draw the loss of one run or several, from the metrics in their folders."""
+    """Plot the loss of one or more runs.
+
+    The curves are read from the runs' metrics.jsonl, drawn in the terminal and written as a PNG.
+    """
     from hermes.training.plot import curve, draw_png, draw_text
     from hermes.training.run_yaml import handovers
 

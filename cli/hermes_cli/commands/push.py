@@ -10,10 +10,10 @@ from hermes_cli.training.hub_upload import pushed
 def push(
     checkpoint: Path, repo: str, to: str, dtype: str | None, public: bool, config: Path | None
 ) -> None:
-    """Put the model at CHECKPOINT on the Hub, in one commit, as what OWNER/REPO holds.
+    """Push a model to the Hugging Face Hub.
 
-    It is what `hermes convert` makes of it: weights, architecture and tokenizer, adapters merged
-    in, no optimizer state. A repository that is not there is made. The token is HF_TOKEN or that of
-    `hf auth login`.
+    One commit replaces the content of the repository by what `hermes convert` writes: weights,
+    architecture and tokenizer, with LoRA adapters merged and without optimizer state. The
+    repository is created if it does not exist. Authentication is by HF_TOKEN or `hf auth login`.
     """
     pushed(checkpoint, repo, to=to, dtype=dtype, public=public, config=config)

@@ -45,7 +45,12 @@ OWN = ("text.jsonl", "model.mal", "tokenizer.json", "run.yaml", "metrics.jsonl",
 
 @declare_command("quickstart")
 def quickstart(output: Path) -> None:
-    """Tokenizer, training on both backends, text and plot, in a few minutes on a CPU."""
+    """Go from text to a trained model in a few minutes.
+
+    Trains a tokenizer and a small model on Python's reference manual, half of the steps on each
+    backend that is installed, then generates text, plots the loss, and compares the logits of the
+    backends with those of a float64 reference. A CPU is enough.
+    """
     from hermes import mal
     from hermes.api import train_tokenizer
 

@@ -1,4 +1,4 @@
-"""`hermes sft`: learn what the assistant says in conversations."""
+"""`hermes sft`: fine-tune a model on conversations."""
 
 from collections.abc import Sequence
 from dataclasses import replace

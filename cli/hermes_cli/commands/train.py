@@ -1,4 +1,4 @@
-"""`hermes train`: train a model from scratch, or go on with a run."""
+"""`hermes train`: train a model from scratch, or resume a run."""
 
 from typing import Any
 
@@ -11,10 +11,12 @@ from hermes_cli.options.declarations import declare_command
 @declare_command("train")
 @click.pass_context
 def train(context: click.Context, **_: Any) -> None:
-    """Train a model from scratch, or go on with a run.
+    """Train a model from scratch, or resume a run.
 
-    Checkpoints, metrics.jsonl and run.yaml go to --output. Ctrl-C finishes the update, saves and
-    ends; the same command with --resume goes on, on either backend.
+    Checkpoints, metrics.jsonl and run.yaml are written to --output.
+
+    Ctrl-C finishes the current step, saves a checkpoint and exits; the same command with --resume
+    continues, on either backend.
     """
     from hermes_cli.training.run_training import run_training
 

@@ -1,4 +1,4 @@
-"""`hermes train-tokenizer`: learn a byte-level BPE from text."""
+"""`hermes train-tokenizer`: train a byte-level BPE tokenizer."""
 
 import json
 import sys
@@ -30,9 +30,10 @@ def train_tokenizer(
     text_field: str,
     file_format: str | None,
 ) -> None:
-    """Learn a byte-level BPE tokenizer from text.
+    """Train a byte-level BPE tokenizer.
 
-    Beside the tokenizer goes a manifest: the inputs' hashes, the settings, the versions.
+    A manifest is written beside the tokenizer, with the hashes of the input files, the settings and
+    the versions of the software.
     """
     from hermes.api import train_tokenizer as learn
     from hermes.data import build_manifest, expand_paths, spool

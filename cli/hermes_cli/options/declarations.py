@@ -1,7 +1,7 @@
 """Click commands whose parameters come from the table of options, `hermes.options`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,12 @@ import click
 
 from hermes.options import COMMANDS, GROUPS, Argument, Option, get_options
 from hermes.options.option import GROUP_OF_REST
+from hermes_cli.display.help_sections import NO_BREAK, Row, strip_period, write_sections
 
-__all__ = ["TableArgument", "TableCommand", "TableOption", "declare_command", "write_sections"]
+__all__ = ["TableArgument", "TableCommand", "TableOption", "declare_command"]
 
-TERM_WIDTH = 30
 METAVARS = {int: "N", float: "FLOAT", str: "TEXT", Path: "PATH"}
-# Stands for a space at which a line must not be broken.
-NO_BREAK = "\xa0"
-LONGEST_UNBROKEN = 30
-
-Row = tuple[str, str]
+LONGEST_UNBROKEN = 40
 
 
 class TableOption(click.Option):
@@ -95,23 +91,15 @@ class TableCommand(click.Command):
         }
         rows |= {group: [] for group in GROUPS}
         for param in self.get_params(ctx):
-            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
-                is_grouped = self.grouped and isinstance(param, TableOption)
-                rows[param.entry.group if is_grouped else GROUP_OF_REST].append(record)
+            if isinstance(param, click.Argument) or not (record := param.get_help_record(ctx)):
+                continue
+            if isinstance(param, TableOption):
+                rows[param.entry.group if self.grouped else GROUP_OF_REST].append(record)
+            else:
+                rows[GROUP_OF_REST].append(strip_period(record))
         if self.grouped:
             rows["Other options"] = rows.pop(GROUP_OF_REST)
         return {heading: found for heading, found in rows.items() if found}
-
-
-def write_sections(formatter: click.HelpFormatter, sections: Mapping[str, list[Row]]) -> None:
-    """Write definition lists under headings, all descriptions in one column."""
-    terms = [term for rows in sections.values() for term, _ in rows]
-    column = max((len(term) for term in terms if len(term) <= TERM_WIDTH), default=0)
-    for heading, rows in sections.items():
-        with formatter.section(heading):
-            # write_dl aligns one list; padded terms make it the same column in all of them.
-            formatter.write_dl([(f"{term:<{column}}", text) for term, text in rows], col_max=column)
-    formatter.buffer = [text.replace(NO_BREAK, " ") for text in formatter.buffer]
 
 
 def declare_command(
@@ -125,11 +113,13 @@ def declare_command(
     entries = COMMANDS[path]
 
     def decorate(function: Callable[..., None]) -> TableCommand:
+        text = inspect.cleandoc(function.__doc__ or "")
         made = TableCommand(
             path.rpartition(" ")[2],
             grouped=entries.grouped,
             callback=function,
-            help=inspect.cleandoc(function.__doc__ or ""),
+            help=text,
+            short_help=text.partition("\n")[0].rstrip("."),
             params=[
                 *map(TableArgument, entries.arguments),
                 *map(TableOption, get_options(path).values()),
@@ -154,8 +144,7 @@ def _describe_default(entry: Option) -> str:
         return entry.default_text
     match entry.default:
         case bool() as is_on:
-            flag = entry.name.replace("_", "-")
-            return (flag if is_on else f"no-{flag}") if entry.negatable else ""
+            return ("on" if is_on else "off") if entry.negatable else ""
         case float() as number:
             return f"{number:g}"
         case None | "":
