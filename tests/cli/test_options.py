@@ -9,7 +9,7 @@ from hermes.data.example_dataset import OVERLONG
 from hermes.interface import PRECISIONS, SHARDS
 from hermes.options import COMMANDS, GROUPS, OPTIONS, get_options
 from hermes.options.option import GROUP_OF_REST
-from hermes.recipe import LORA_TARGETS, PREFERENCES, SCHEDULES, Recipe, recipe_fields
+from hermes.recipe import LORA_TARGETS, PREFERENCES, SCHEDULES, Recipe, flatten_recipe
 from hermes.tokenizer.bytelevel import PRESETS
 from hermes_cli.main import SECTIONS, hermes, run
 from hermes_cli.options.config_file import option_names
@@ -92,7 +92,7 @@ def test_choices_are_those_of_the_library():
 
 
 def test_defaults_of_the_recipe_are_the_recipes():
-    fields = recipe_fields(Recipe())
+    fields = flatten_recipe(Recipe())
     of_recipe = [option for option in OPTIONS.values() if option.scope == "recipe"]
     assert len(of_recipe) >= 20
     for option in of_recipe:
