@@ -1,7 +1,7 @@
 """A model with its tokenizer: found wherever it lies, built on a backend, ready to speak."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -93,7 +93,7 @@ class Model:
         sampling: Sampling | None = None,
         seed: int = 0,
         completion: int = 0,
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, str]:
         """The ids that follow a prompt, as they are made; the iterator's value is why it ended.
 
         seed and completion decide the text, on every backend.

@@ -1,6 +1,7 @@
-"""`hermes`: finds the command, runs it, and turns every refusal into one line and an exit code.
+"""`hermes`: finds the command, runs it, and turns every error into one line and an exit code.
 
-A command's module is imported only when it is called, so that --help and --version answer at once.
+The module of a command is imported only when the command is called, so that --help and --version
+answer at once.
 """
 
 import errno
@@ -13,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
+from typing import TextIO
 
 import click
 
 from hermes.distributed.process_group import exit_without_teardown
 from hermes.errors import HermesError, Interrupted, StorageError, suggest_nearest
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
-from hermes_cli.display.robust_stderr import lasting_stderr
+from hermes_cli.display.robust_stderr import make_stderr_robust
 
 # The commands under their headings: name, module of hermes_cli.commands, what it does. The command
 # is the module's attribute of that name.
@@ -57,14 +59,17 @@ COMMANDS = {name: (module, text) for rows in SECTIONS.values() for name, module,
 
 @dataclass(frozen=True)
 class Call:
-    """What a command finds at the root of its context. tell: is given lines for the user."""
+    """One call of the command line, in the root context's obj.
+
+    arguments: those of the call. tell: prints a line for the user.
+    """
 
     arguments: tuple[str, ...]
     tell: Callable[[str], None]
 
 
 class _Commands(SectionedGroup):
-    """The table above as click's group; click's own way to import a command when it is called."""
+    """The commands of SECTIONS, each imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -75,7 +80,7 @@ class _Commands(SectionedGroup):
             raise click.UsageError(f"no such command {cmd_name!r}{hint}", ctx)
         module = import_module(f"hermes_cli.commands.{COMMANDS[cmd_name][0]}")
         name = cmd_name.replace("-", "_")
-        # A command whose name Python keeps for itself has an underscore behind it.
+        # eval_ has an underscore, as eval is a builtin of Python.
         command: click.Command = getattr(module, name, None) or getattr(module, f"{name}_")
         return command
 
@@ -99,56 +104,64 @@ def hermes() -> None:
     """
 
 
-def _tell(line: str) -> None:
+def _print_error(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _usage(error: click.UsageError) -> str:
+def _format_usage_error(error: click.UsageError) -> str:
+    """Click's message in one line, with the command whose --help to read."""
     path = error.ctx.command_path if error.ctx else "hermes"
     message = re.sub(r"\s*\n\s*", " ", error.format_message()).rstrip(".")
     message = message.replace(". Choose from:", "; choose from:")
     return f"{path}: {message[:1].lower()}{message[1:]} (see {path} --help)"
 
 
-def _storage(error: OSError) -> str:
+def _format_os_error(error: OSError) -> str:
     reason = (error.strerror or str(error)).lower()
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
-def _reader_left() -> bool:
-    """Whether nobody reads standard output any more."""
+def _has_lost_reader() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
         return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
-    except (OSError, ValueError):  # it is no file, or closed
+    except (OSError, ValueError):  # not a file, or closed
         return False
 
 
-def _colours() -> bool | None:
-    """False where the user or the terminal wants none; None: wherever the output is a terminal.
+def _choose_color() -> bool | None:
+    """False if the user or the terminal wants no color; None to let click look at the output.
 
     Source: no-color.org.
     """
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return False if plain else None
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return False if is_plain else None
 
 
-def run(arguments: list[str], tell: Callable[[str], None] = _tell) -> int:
-    """Run one command line; the exit code. tell: is given the one line of what went wrong."""
+def run(arguments: list[str], tell: Callable[[str], None] = _print_error) -> int:
+    """Run one command line and return its exit code. tell: prints warnings and the error."""
 
     def fail(message: str, code: int) -> int:
         tell(f"Error: {message}")  # MAL errors add the source line and a caret
         return code
 
-    def warn(message: Warning | str, *_: object) -> None:
+    def warn(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         tell(f"Warning: {message}")
 
     try:
         with warnings.catch_warnings():
             warnings.showwarning = warn
             with hermes.make_context(
-                "hermes", list(arguments), obj=Call((*arguments,), tell), color=_colours()
+                "hermes", list(arguments), obj=Call((*arguments,), tell), color=_choose_color()
             ) as context:
                 hermes.invoke(context)
             sys.stdout.flush()
@@ -158,7 +171,7 @@ def run(arguments: list[str], tell: Callable[[str], None] = _tell) -> int:
         tell(error.format_message())
         return 2
     except click.UsageError as error:
-        return fail(_usage(error), 2)
+        return fail(_format_usage_error(error), 2)
     except (click.Abort, KeyboardInterrupt):
         return fail("interrupted", 130)
     except click.ClickException as error:
@@ -169,31 +182,32 @@ def run(arguments: list[str], tell: Callable[[str], None] = _tell) -> int:
     except HermesError as error:
         return fail(str(error), error.exit_code)
     except OSError as error:
-        if error.errno != errno.EPIPE or not _reader_left():
-            return fail(_storage(error), StorageError.exit_code)
-        # The reader went away, as `head` does; Python would complain again when it flushes at exit.
+        if error.errno != errno.EPIPE or not _has_lost_reader():
+            return fail(_format_os_error(error), StorageError.exit_code)
+        # The reader is gone, as with `| head`. Python would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def main() -> None:
-    """The entry point of `hermes` and `hermes-llm`."""
-    lasting_stderr()
-    ended = exit_without_teardown()
+    """Run the command line of this process: the entry point of `hermes` and `hermes-llm`."""
+    make_stderr_robust()
+    end_without_teardown = exit_without_teardown()
     code = run(sys.argv[1:])
     if code == Interrupted.exit_code and "TORCHELASTIC_RUN_ID" in os.environ:
-        code = 0  # torchrun would start again whatever ended with another
-    if _started_by_launcher():
-        ended(code)
+        code = 0  # torchrun restarts what ends with any other code
+    if _is_launched():
+        end_without_teardown(code)
     sys.exit(code)
 
 
-def _started_by_launcher() -> bool:
+def _is_launched() -> bool:
+    """Whether a launcher started this process as one of several."""
     from hermes.distributed.environment import read_rank_info
 
     try:
         return read_rank_info(os.environ) is not None
-    except HermesError:  # it was refused, and is told
+    except HermesError:  # the command has already said what is wrong with the variables
         return False
 
 

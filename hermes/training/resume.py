@@ -39,8 +39,8 @@ def require_same_run(
         there, here = (held.get(name, ABSENT.get(name)) for held in (before, after))
         if name not in FREE and there != here:
             raise HermesError(
-                f"{name} is {there!r} in {checkpoint} and {here!r} here; leave it out to go on "
-                "with the run, or choose another --output for a new one"
+                f"{name} is {there!r} in {checkpoint} and {here!r} here; leave it out to resume "
+                "the run, or choose another --output for a new one"
             )
     if progress.data and progress.data != stream.fingerprint:
         raise HermesError(

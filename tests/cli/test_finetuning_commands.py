@@ -314,7 +314,7 @@ def test_what_would_make_it_another_run_is_refused_with_both_values(name, place,
     assert run(["sft", "--resume", "--output", str(out), "--max-steps", "3", *now]) == 1
     found = {"step": out / "step-00000002", "yaml": out / "run.yaml", "base": place / "base"}
     assert capsys.readouterr().err == (
-        f"Error: {message.format(**found)}; leave it out to go on with the run, or choose another "
+        f"Error: {message.format(**found)}; leave it out to resume the run, or choose another "
         "--output for a new one\n"
     )
     assert (out / "run.yaml").read_text() == kept
@@ -400,6 +400,6 @@ def test_a_run_goes_on_by_the_command_that_began_it(place, tmp_path, capsys, nam
         capsys.readouterr()
         assert run([other, "--resume", "--output", str(out)]) == 1
         assert capsys.readouterr().err == (
-            f"Error: {out} was begun by hermes {name}; go on with: hermes {name} --resume "
+            f"Error: {out} was started by hermes {name}; resume it with: hermes {name} --resume "
             f"--output {out}\n"
         )

@@ -24,14 +24,18 @@ def test_every_command_has_help_that_shows_its_defaults(call):
 def test_the_options_of_train_have_the_recipes_defaults(call):
     from hermes.recipe import Recipe, flatten_recipe
     from hermes_cli.commands.train import train
-    from hermes_cli.options.config_file import option_names
-    from hermes_cli.options.resolve import RECIPE
+    from hermes_cli.options.config_file import get_click_options
+    from hermes_cli.options.resolve import RECIPE_FIELDS
 
     fields = flatten_recipe(Recipe())
     checked = 0
-    for name, option in option_names(train).items():
-        if name in RECIPE and name != "seq_len" and isinstance(option.default, int | float | str):
-            assert option.default == fields[RECIPE[name]], name
+    for name, option in get_click_options(train).items():
+        if (
+            name in RECIPE_FIELDS
+            and name != "seq_len"
+            and isinstance(option.default, int | float | str)
+        ):
+            assert option.default == fields[RECIPE_FIELDS[name]], name
             checked += 1
     assert checked >= 14
 

@@ -12,7 +12,7 @@ from hermes.options.option import GROUP_OF_REST
 from hermes.recipe import LORA_TARGETS, PREFERENCES, SCHEDULES, Recipe, flatten_recipe
 from hermes.tokenizer.bytelevel import PRESETS
 from hermes_cli.main import SECTIONS, hermes, run
-from hermes_cli.options.config_file import option_names
+from hermes_cli.options.config_file import get_click_options
 from hermes_cli.options.declarations import TableArgument, TableCommand, TableOption
 from tests.cli.test_command_lines import iter_commands
 
@@ -105,7 +105,7 @@ def test_defaults_of_the_recipe_are_the_recipes():
 
 def test_names_are_those_of_files_and_flags():
     for name, command in FOUND.items():
-        assert option_names(command).keys() == get_options(name).keys()
+        assert get_click_options(command).keys() == get_options(name).keys()
 
 
 def test_the_list_of_commands_says_what_each_command_says():

@@ -213,9 +213,9 @@ def test_a_refusal_on_the_way_is_noticed_long_before_the_limit(corpus, tmp_path,
 CRASHES = """
 import os, sys
 from hermes_cli.launch.stderr_filter import write_through
-from hermes_cli.display.robust_stderr import lasting_stderr
+from hermes_cli.display.robust_stderr import make_stderr_robust
 write_through(sys.argv[1])
-lasting_stderr()
+make_stderr_robust()
 with open(os.devnull) as another:
     print("a line", file=sys.stderr)
 os.write(2, b"[ring] Socket 9 was closed by the peer\\nlast words")

@@ -53,7 +53,7 @@ def list_(run: Path, as_json: bool) -> None:
     from hermes.errors import CheckpointError
 
     run = fetch_model(run)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"path": str(found.path), "problem": found.reason, "damaged": found.damaged}
         if isinstance(found, SkippedCheckpoint)
         else _facts(found)

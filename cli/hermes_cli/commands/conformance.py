@@ -87,7 +87,7 @@ def run(
     if dtypes == ("tf32",):
         os.environ["MLX_ENABLE_TF32"] = "1"  # MLX computes in float32 or in tf32, not in both
     kept_with = locate(checkpoint)[0] if checkpoint else None
-    _require_writable(json_file, html_file, kept_with and kept_with.path / stored.NAME)
+    _require_writable(json_file, html_file, kept_with.path / stored.NAME if kept_with else None)
     waivers = read_waivers(xfail) if xfail else ()
     sides = sides_of(backend, against, device)
     require_float32(sides, dtypes)

@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -13,14 +14,14 @@ from hermes_cli.options.declarations import declare_command
 LIBRARIES = ("numpy", "safetensors", "tokenizers", "ml-dtypes", "rich", "matplotlib")
 
 
-def _version(name: str) -> str | None:
+def _get_version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
         return None
 
 
-def _backend(name: str) -> dict[str, object]:
+def _examine_backend(name: str) -> dict[str, Any]:
     from hermes.errors import MissingBackend
     from hermes.interface import find_backend
 
@@ -33,7 +34,7 @@ def _backend(name: str) -> dict[str, object]:
 
 @declare_command("doctor")
 @click.pass_context
-def doctor(context: click.Context, as_json: bool, distributed: bool, **_: Any) -> None:
+def doctor(context: click.Context, /, as_json: bool, distributed: bool, **_: Any) -> None:
     """Show what is installed and which devices are available.
 
     With --distributed, starts several processes, or is itself started by torchrun, srun or
@@ -46,27 +47,33 @@ def doctor(context: click.Context, as_json: bool, distributed: bool, **_: Any) -
         return
     from hermes.interface import detect_default_backend, list_backends
 
-    found = {
+    found: dict[str, Any] = {
         "hermes": version("hermes-llm"),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: _get_version(name) for name in LIBRARIES},
         "compiler": shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"),
-        "backends": {name: _backend(name) for name in list_backends()},
+        "backends": {name: _examine_backend(name) for name in list_backends()},
         "default_backend": detect_default_backend(),
     }
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    click.echo(f"hermes {found['hermes']}, Python {found['python']}, {found['platform']}")
-    held = {name: number or "not installed" for name, number in found["libraries"].items()}
-    click.echo("libraries: " + ", ".join(f"{name} {number}" for name, number in held.items()))
-    compiler = found["compiler"] or "none found; torch.compile will be left out on the CPU"
-    click.echo(f"C++ compiler: {compiler}")
+    for line in _format_lines(found):
+        click.echo(line)
+
+
+def _format_lines(found: dict[str, Any]) -> Iterator[str]:
+    yield f"hermes {found['hermes']}, Python {found['python']}, {found['platform']}"
+    libraries = (
+        f"{name} {number or 'not installed'}" for name, number in found["libraries"].items()
+    )
+    yield f"libraries: {', '.join(libraries)}"
+    yield f"C++ compiler: {found['compiler'] or 'none found, so torch does not compile on the CPU'}"
     for name, state in found["backends"].items():
         if state["installed"]:
             numbers = ", ".join(f"{key} {value}" for key, value in state["versions"].items())
-            click.echo(f"backend {name}: {numbers}; devices {', '.join(state['devices'])}")
+            yield f"backend {name}: {numbers}; devices {', '.join(state['devices'])}"
         else:
-            click.echo(f"backend {name}: {state['reason']}")
-    click.echo(f"--backend auto is {found['default_backend'] or 'none: install one of them'}")
+            yield f"backend {name}: {state['reason']}"
+    yield f"--backend auto is {found['default_backend'] or 'none: install one of them'}"

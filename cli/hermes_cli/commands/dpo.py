@@ -9,7 +9,7 @@ import click
 from hermes.errors import HermesError
 from hermes_cli.launch.launcher import placed
 from hermes_cli.launch.signals import Signals
-from hermes_cli.options.config_file import COMMAND
+from hermes_cli.options.config_file import COMMAND_LINE
 from hermes_cli.options.declarations import declare_command
 from hermes_cli.options.resolve import ResolvedOptions
 from hermes_cli.training.finetuning import (
@@ -27,7 +27,7 @@ LONGEST_DEFAULT = 512
 def _check(options: ResolvedOptions) -> None:
     """Refuse what the loss has no use for. Raises HermesError."""
     loss = options["loss"]
-    given = {name for name in ("gamma", "reference_cache") if options.sources[name] == COMMAND}
+    given = {name for name in ("gamma", "reference_cache") if options.sources[name] == COMMAND_LINE}
     if "gamma" in given and loss != "simpo":
         raise HermesError(f"gamma belongs to loss simpo, not to {loss}")
     if "reference_cache" in given and loss in ("orpo", "simpo"):
@@ -36,7 +36,7 @@ def _check(options: ResolvedOptions) -> None:
 
 @declare_command("dpo")
 @click.pass_context
-def dpo(context: click.Context, **_: Any) -> None:
+def dpo(context: click.Context, /, **_: Any) -> None:
     """Align a model with preference pairs (DPO and its relatives).
 
     A record has `prompt`, `chosen` and `rejected`, or `chosen` and `rejected` alone: whole
@@ -82,7 +82,7 @@ def dpo(context: click.Context, **_: Any) -> None:
             drop=options["drop_overlong"],
             process_group=request.process_group,
             base=base_of(options, start),
-            named=options.goes_on and options.asked("checkpoint"),
+            named=options.is_resumed and options.is_given("checkpoint"),
             stop=signals.asked,
             progress=counter("reference") if speaks else lambda done, total: None,
         )

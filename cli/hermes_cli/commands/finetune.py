@@ -32,7 +32,7 @@ def run_finetuning(context: click.Context) -> None:
 
 @declare_command("finetune")
 @click.pass_context
-def finetune(context: click.Context, **_: Any) -> None:
+def finetune(context: click.Context, /, **_: Any) -> None:
     """Continue training an existing model on plain text.
 
     The model may be one of hermes or of Hugging Face, in full or with LoRA adapters. Tokens that

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ def generate(
             _stream(model, prompt, tokens)
 
 
-def _whole(model: "Model", tokens: Iterator[int]) -> dict[str, object]:
+def _whole(model: "Model", tokens: Generator[int, None, str]) -> dict[str, object]:
     from hermes.inference.decoding import collect_completion
 
     done = collect_completion(tokens)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hermes.model import Model
+    from hermes.spec import ModelSpec
     from hermes.tokenizer import Tokenizer
     from hermes.training.events import Event
 
@@ -132,7 +133,7 @@ def _write_text(output: Path) -> Path:
 
 
 def _train(
-    output: Path, text: Path, spec: object, tokenizer: "Tokenizer", backend: str, *, half: bool
+    output: Path, text: Path, spec: "ModelSpec", tokenizer: "Tokenizer", backend: str, *, half: bool
 ) -> None:
     from hermes.api import train
     from hermes.training.events import Update

@@ -37,7 +37,7 @@ def shown(tokenizer: "Tokenizer", example: "Example") -> str:
 
 @declare_command("sft")
 @click.pass_context
-def sft(context: click.Context, **_: Any) -> None:
+def sft(context: click.Context, /, **_: Any) -> None:
     """Fine-tune a model on conversations (supervised fine-tuning).
 
     A record has `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`,

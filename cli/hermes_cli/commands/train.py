@@ -10,7 +10,7 @@ from hermes_cli.options.declarations import declare_command
 
 @declare_command("train")
 @click.pass_context
-def train(context: click.Context, **_: Any) -> None:
+def train(context: click.Context, /, **_: Any) -> None:
     """Train a model from scratch, or resume a run.
 
     Checkpoints, metrics.jsonl and run.yaml are written to --output.

@@ -5,7 +5,7 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["lasting_stderr"]
+__all__ = ["make_stderr_robust"]
 
 
 class _Lasting(io.FileIO):
@@ -21,7 +21,7 @@ class _Lasting(io.FileIO):
             return super().write(data)
 
 
-def lasting_stderr() -> None:
+def make_stderr_robust() -> None:
     """Let the process go on, without its lines, where the pipe or terminal behind them is gone."""
     plain = sys.stderr
     if plain is None:  # closed by whoever started the process

@@ -25,14 +25,14 @@ import click
 from hermes.distributed.environment import OWN, read_rank_info
 from hermes.distributed.process_group import RankInfo, exit_without_teardown
 from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost
-from hermes_cli.display.robust_stderr import lasting_stderr
+from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.join import backend_of, joined, saving
 from hermes_cli.launch.signals import Signals
 from hermes_cli.launch.stderr_filter import sieved, write_through
 from hermes_cli.launch.supervisor import LONGEST_GRACE, POLL, Death, Writing, watched
 from hermes_cli.launch.worker_status import Reporting, read_reports
-from hermes_cli.options.resolve import ResolvedOptions, require_alike
+from hermes_cli.options.resolve import ResolvedOptions, require_same_options
 
 if TYPE_CHECKING:
     from hermes.interface import Backend
@@ -53,7 +53,7 @@ def placed(
         return None
     process_group, options = joined(context, asked, request.backend, request.options, signals)
     with CrashLog(process_group, request.output):
-        require_alike(context.info_name or "", asked, request.backend, process_group)
+        require_same_options(context.info_name or "", asked, request.backend, process_group)
     return replace(request, process_group=process_group, options=options)
 
 
@@ -134,7 +134,7 @@ def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> 
     os.setsid()
     threading.Thread(target=_end_with_launcher, daemon=True).start()
     write_through(folder)
-    lasting_stderr()
+    make_stderr_robust()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.pop("MLX_RANK", None)  # of mlx.launch, which started the one that starts these
     os.environ |= {**environment, OWN: "1"}

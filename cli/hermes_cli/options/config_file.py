@@ -1,7 +1,8 @@
-"""Where an option's value comes from: the command line, a YAML file, or the default.
+"""Values of options from YAML files, and their precedence: command line, file, default.
 
-YAML is read for its shape only, so that nothing in it is guessed: every scalar stays text until
-the option's own type reads it. `1e-4` is then a number and `no` is what its option takes it for.
+Only the structure of YAML is used, so that nothing is guessed: every scalar stays text until the
+option's own type converts it. `1e-4` is then a number, which YAML 1.1 takes for text, and `no` is
+whatever its option takes it for.
 """
 
 from collections.abc import Mapping
@@ -14,20 +15,27 @@ import yaml
 
 from hermes.errors import HermesError, suggest_nearest
 
-__all__ = ["COMMAND", "Layer", "layered", "option_names", "read_yaml"]
+__all__ = [
+    "COMMAND_LINE",
+    "OptionFile",
+    "get_click_options",
+    "merge_values",
+    "read_value",
+    "read_yaml",
+]
 
-COMMAND = "command line"
-LARGEST = 1 << 20
-DEEPEST = 8
+COMMAND_LINE = "command line"
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 8
 
 Text = str | None | list["Text"] | dict[str, "Text"]
 
 
 @dataclass(frozen=True)
-class Layer:
-    """Values by option name, and what to call the place they are from.
+class OptionFile:
+    """Values by option name, and the name of the file they are from.
 
-    processes: how many its batch options are of, where it says so.
+    processes: how many processes its batch_size and grad_accum are for, where it says so.
     """
 
     source: str
@@ -36,10 +44,13 @@ class Layer:
 
 
 def read_yaml(path: Path) -> dict[str, Text]:
-    """A YAML file's mapping, scalars as text. Aliases, tags and repeated keys are refused."""
+    """Read a YAML file's mapping, its scalars as text.
+
+    Aliases, tags and repeated keys are refused. Raises HermesError.
+    """
     data = path.read_bytes()
-    if len(data) > LARGEST:
-        raise HermesError(f"{path}: {len(data)} bytes; a run's options take at most {LARGEST}")
+    if len(data) > MAX_BYTES:
+        raise HermesError(f"{path}: {len(data)} bytes; a file of options has at most {MAX_BYTES}")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -54,97 +65,109 @@ def read_yaml(path: Path) -> dict[str, Text]:
         raise HermesError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
     if node is None:
         return {}
-    value = _value(path, node)
+    value = _read_node(path, node)
     if not isinstance(value, dict):
-        raise HermesError(f"{path}: expected options as 'key: value', found a {node.id}")
+        kind = "scalar" if isinstance(node, yaml.ScalarNode) else "sequence"
+        raise HermesError(f"{path}: expected options as 'key: value', found a {kind}")
     return value
 
 
 def _check_events(path: Path, text: str) -> None:
+    """Refuse aliases, tags and deep nesting, before they are expanded. Raises HermesError."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
+        where = f"{path}:{event.start_mark.line + 1}" if event.start_mark else f"{path}"
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise HermesError(f"{path}:{line}: aliases are not read; write the value out")
-        if getattr(event, "tag", None):
-            raise HermesError(f"{path}:{line}: tags are not read; remove {event.tag!r}")
+            raise HermesError(f"{where}: aliases are not supported; write the value out")
+        if tag := getattr(event, "tag", None):
+            raise HermesError(f"{where}: tags are not supported; remove {tag!r}")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        if depth > DEEPEST:
-            raise HermesError(f"{path}:{line}: nested more than {DEEPEST} deep")
+        if depth > MAX_DEPTH:
+            raise HermesError(f"{where}: nested more than {MAX_DEPTH} deep")
 
 
-def _value(path: Path, node: yaml.Node) -> Text:
+def _read_node(path: Path, node: yaml.Node) -> Text:
     match node:
         case yaml.ScalarNode(value=value, style=style):
-            null = style is None and value in ("", "~", "null")
-            return None if null else str(value)
+            is_null = style is None and value in ("", "~", "null")
+            return None if is_null else str(value)
         case yaml.SequenceNode(value=items):
-            return [_value(path, item) for item in items]
+            return [_read_node(path, item) for item in items]
     found: dict[str, Text] = {}
     for key_node, value_node in node.value:
-        key = _value(path, key_node)
+        key = _read_node(path, key_node)
         line = key_node.start_mark.line + 1
         if not isinstance(key, str):
             raise HermesError(f"{path}:{line}: a key must be a word")
         if key in found:
             raise HermesError(f"{path}:{line}: key {key!r} is given twice")
-        found[key] = _value(path, value_node)
+        found[key] = _read_node(path, value_node)
     return found
 
 
-def option_names(command: click.Command) -> dict[str, click.Option]:
-    """A command's options by what stands behind their dashes: '--batch-size' is batch_size."""
+def get_click_options(command: click.Command) -> dict[str, click.Option]:
+    """A command's options by name: '--batch-size' is batch_size."""
     options = [p for p in command.params if isinstance(p, click.Option)]
-    return {option.opts[0].lstrip("-").replace("-", "_"): option for option in options}
+    return {_get_name(option): option for option in options}
 
 
-def layered(context: click.Context, layers: list[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Every option's value and what set it: the command line, else the last layer that has it."""
-    options = option_names(context.command)
+def _get_name(option: click.Option) -> str:
+    return option.opts[0].lstrip("-").replace("-", "_")
+
+
+def merge_values(
+    context: click.Context, files: list[OptionFile]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Every option's value and its source: the command line, else the last file that has it.
+
+    Raises HermesError for a key that is no option of the command, and for a value that the option
+    cannot have.
+    """
+    options = get_click_options(context.command)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for name, option in options.items():
         assert option.name is not None, "click names every option"
-        place = context.get_parameter_source(option.name)
-        given = place is click.core.ParameterSource.COMMANDLINE
-        values[name], sources[name] = context.params[option.name], COMMAND if given else "default"
-    for layer in layers:
-        for key, text in layer.values.items():
+        source = context.get_parameter_source(option.name)
+        is_typed = source is click.core.ParameterSource.COMMANDLINE
+        values[name] = context.params[option.name]
+        sources[name] = COMMAND_LINE if is_typed else "default"
+    for file in files:
+        for key, text in file.values.items():
             name = key.replace("-", "_")
             if name not in options:
-                raise HermesError(
-                    f"{layer.source}: unknown key {key!r}{suggest_nearest(name, options)}"
-                )
-            if text is None:  # as if it were left out
+                hint = suggest_nearest(name, options)
+                raise HermesError(f"{file.source}: unknown key {key!r}{hint}")
+            if text is None:  # null in YAML is the same as leaving the option out
                 continue
-            found = _read(context, options[name], text, layer.source)
-            if sources[name] != COMMAND:
-                values[name], sources[name] = found, layer.source
+            found = _convert(context, options[name], text, file.source)
+            if sources[name] != COMMAND_LINE:
+                values[name], sources[name] = found, file.source
     return values, sources
 
 
-def value_in(context: click.Context, layer: Layer, name: str) -> Any:
-    """What a layer says of an option, None for nothing."""
-    text = layer.values.get(name)
-    options = option_names(context.command)
-    return None if text is None else _read(context, options[name], text, layer.source)
+def read_value(context: click.Context, file: OptionFile, name: str) -> Any:
+    """An option's value in a file, None if the file does not have it. Raises HermesError."""
+    text = file.values.get(name)
+    options = get_click_options(context.command)
+    return None if text is None else _convert(context, options[name], text, file.source)
 
 
-def _read(context: click.Context, option: click.Option, text: Text, source: str) -> object:
-    """A layer's value through the option's own type."""
+def _convert(context: click.Context, option: click.Option, text: Text, source: str) -> object:
+    """A value of a file, converted by the option's own type. Raises HermesError."""
     items = text if option.multiple and isinstance(text, list) else [text]
     if option.multiple and isinstance(text, dict):
         items = [f"{key}={value}" for key, value in text.items()]
-    key = option.opts[0].lstrip("-").replace("-", "_")
+    name = _get_name(option)
     for item in items:
         if not isinstance(item, str):
-            raise HermesError(f"{source}: {key} takes a value, not a list or a mapping")
+            raise HermesError(f"{source}: {name} takes a value, not a list or a mapping")
     try:
-        read = [option.type.convert(item, option, context) for item in items]
+        converted = [option.type.convert(item, option, context) for item in items]
     except click.BadParameter as error:
         reason = error.message.rstrip(".")
-        raise HermesError(f"{source}: {key}: {reason[:1].lower()}{reason[1:]}") from None
-    return tuple(read) if option.multiple else read[0]
+        raise HermesError(f"{source}: {name}: {reason[:1].lower()}{reason[1:]}") from None
+    return tuple(converted) if option.multiple else converted[0]

@@ -1,8 +1,12 @@
-"""What a user asked of a command that trains: the command line over a file over the defaults."""
+"""The options of a training command, resolved, and what the library needs to know of them.
+
+The command line takes precedence over --config, that over the run.yaml of a resumed run, and that
+over the defaults.
+"""
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,193 +16,217 @@ import click
 from hermes.errors import HermesError, suggest_nearest
 from hermes.options import OPTIONS
 from hermes_cli.options.config_file import (
-    COMMAND,
-    Layer,
-    layered,
-    option_names,
+    COMMAND_LINE,
+    OptionFile,
+    get_click_options,
+    merge_values,
+    read_value,
     read_yaml,
-    value_in,
 )
 
 if TYPE_CHECKING:
     from hermes.distributed.process_group import ProcessGroup
     from hermes.interface import Backend
 
-__all__ = ["RECIPE", "ResolvedOptions", "given_of", "require_alike", "settings_of"]
+__all__ = [
+    "RECIPE_FIELDS",
+    "ResolvedOptions",
+    "collect_recipe_fields",
+    "collect_settings",
+    "require_same_options",
+]
 
 # The field of the recipe that each option sets.
-RECIPE = {option.name: option.recipe_field for option in OPTIONS.values() if option.recipe_field}
+RECIPE_FIELDS = {name: entry.recipe_field for name, entry in OPTIONS.items() if entry.recipe_field}
 MODEL_CONFIGS = (".json", ".mal")
-# The commands that train, in the order in which a run's run.yaml is tried for them.
 TRAINING_COMMANDS = ("train", "finetune", "sft", "dpo")
-# The source of a recipe's field that a resumed run takes from its checkpoint.
+# The source of those values of a resumed run that are its checkpoint's.
 OF_THE_RUN = "the run's"
 
 
 class ResolvedOptions:
-    """The command's options after all layers, and which of them a user gave.
+    """A training command's options by name: options["batch_size"].
 
-    model_config: where --config may be a model's, as beside bare weights: that file. goes_on: the
-    run has saved a checkpoint. split_among: how many processes the batch options are of, where a
-    file has both.
+    values, sources: each option's value and what set it. is_resumed: whether --resume was given and
+    the run has a checkpoint. edits: what --set changes, given now; earlier_edits: what it changed
+    when the run was started. split_among: how many processes batch_size and grad_accum are for,
+    where both come from a file that says so. model_config: the value of --config, where the command
+    takes a model's config there and it is one.
     """
 
     def __init__(self, context: click.Context, *, model_config: bool = False):
+        """Resolve them. Raises HermesError where the run in --output is another one."""
         config = context.params["config"]
         self.model_config = None
         if model_config and config and Path(config).suffix in MODEL_CONFIGS:
             self.model_config, config = Path(config), None
-        layers = [] if config is None else [_config(Path(config))]
-        values, _ = layered(context, layers)
+        files = [] if config is None else [_read_config(Path(config))]
+        values, _ = merge_values(context, files)
         run = Path(values["output"]) / "run.yaml"
-        saved = values["resume"] and _has_saved(run.parent)
+        self.is_resumed = values["resume"] and _has_checkpoint(run.parent)
         if values["resume"] and run.is_file():
-            # A checkpoint holds its run's recipe; of a run without one, this file does.
             _require_command(context, run)
-            own = _options_of(run)
-            scopes = ("run",) if saved else ("run", "recipe")
-            kept = {k: v for k, v in own.values.items() if _is_kept(k, scopes)}
-            layers.insert(0, replace(own, values=kept))
-        self.values, self.sources = layered(context, layers)
-        self.goes_on = saved
+            files.insert(0, _read_run(run, has_checkpoint=self.is_resumed))
+        self.values, self.sources = merge_values(context, files)
         batch = {self.sources[name] for name in ("batch_size", "grad_accum")}
-        among = {layer.source: layer.processes for layer in layers}
-        self.split_among = among.get(batch.pop()) if len(batch) == 1 else None
-        self.unasked = ("default", OF_THE_RUN, *([str(run)] if saved else []))
-        asked = [layer for layer in layers if layer.source not in self.unasked]
-        self.edits = {key: value for layer in asked for key, value in _mapping(layer)}
-        self.edits |= dict(_edit(edit) for edit in context.params["edits"])
+        processes = {file.source: file.processes for file in files}
+        self.split_among = processes.get(batch.pop()) if len(batch) == 1 else None
+        self._not_given = {"default", OF_THE_RUN, *([str(run)] if self.is_resumed else [])}
+        given = [file for file in files if file.source not in self._not_given]
+        self.edits = {key: value for file in given for key, value in _list_edits(file)}
+        self.edits |= dict(_parse_edit(edit) for edit in context.params["edits"])
         self.earlier_edits: dict[str, str] = {}
-        if saved and run.is_file():
-            self._require_same(context, layers[0])
-            self.earlier_edits = dict(_mapping(layers[0]))
-            for name in RECIPE:
+        if self.is_resumed and run.is_file():
+            self._require_same_run(context, files[0])
+            self.earlier_edits = dict(_list_edits(files[0]))
+            for name in RECIPE_FIELDS:
                 if self.sources.get(name) == "default":
                     self.sources[name] = OF_THE_RUN
         if more := context.params.get("more"):
             self.values["data"] = (*self.values["data"], *more)
-            self.sources["data"] = COMMAND
-
-    def _require_same(self, context: click.Context, earlier: Layer) -> None:
-        """Refuse what would make it another run. Raises HermesError."""
-        fixed = [name for name, option in OPTIONS.items() if option.fixed]
-        for name in filter(self.asked, fixed):
-            there, here = value_in(context, earlier, name), self.values[name]
-            same = _same_place(there, here) if OPTIONS[name].is_path else there == here
-            if name == "checkpoint" and self._may_have_moved(there):
-                continue
-            if not same:
-                option = f"--{name.replace('_', '-')}"
-                raise HermesError(
-                    f"{option} is {_plain(there)} in {earlier.source} and {_plain(here)} here; "
-                    "leave it out to go on with the run, or choose another --output for a new one"
-                )
-
-    def _may_have_moved(self, checkpoint: str | None) -> bool:
-        """Whether another name may stand for it, as its weights will tell by their hash."""
-        compared = self.values.get("loss") in ("sigmoid", "ipo", "hinge")
-        return compared and checkpoint is not None and not os.path.exists(checkpoint)
+            self.sources["data"] = COMMAND_LINE
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
-    def asked(self, name: str) -> bool:
-        """Whether the user gave it now, on the command line or with --config."""
-        return name in self.values and self.sources[name] not in self.unasked
+    def is_given(self, name: str) -> bool:
+        """Whether the user gave it in this call, on the command line or with --config."""
+        return name in self.values and self.sources[name] not in self._not_given
+
+    def _require_same_run(self, context: click.Context, earlier: OptionFile) -> None:
+        """Refuse a value that would make it another run. Raises HermesError."""
+        for name, entry in OPTIONS.items():
+            if not entry.fixed or not self.is_given(name):
+                continue
+            there, here = read_value(context, earlier, name), self.values[name]
+            is_same = _is_same_path(there, here) if entry.is_path else there == here
+            if is_same or (name == "checkpoint" and self._may_have_moved(there)):
+                continue
+            raise HermesError(
+                f"{_get_flag(name)} is {_format(there)} in {earlier.source} and {_format(here)} "
+                "here; leave it out to resume the run, or choose another --output for a new one"
+            )
+
+    def _may_have_moved(self, checkpoint: str | None) -> bool:
+        """Whether the reference model may be elsewhere now; the hash of its weights will tell."""
+        has_reference = self.values.get("loss") in ("sigmoid", "ipo", "hinge")
+        return has_reference and checkpoint is not None and not os.path.exists(checkpoint)
 
 
-def _is_kept(key: str, scopes: Sequence[str]) -> bool:
-    """Whether a resumed run takes this key of its run.yaml; unknown ones are refused later."""
-    option = OPTIONS.get(key)
-    return option is None or option.scope in scopes
+def _get_flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def _plain(value: object) -> str:
-    return {None: "none", True: "on", False: "off"}.get(value, str(value))  # type: ignore[call-overload]
+def _format(value: object) -> str:
+    """A value as a message shows it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
-def _same_place(there: str | None, here: str) -> bool:
-    """Whether both name the same file, folder or repository; a commit may be left out here."""
+def _is_same_path(there: str | None, here: str) -> bool:
+    """Whether both are the same file, folder or repository; `here` may leave out the commit."""
     if there is None:
         return False
     return there in (here, os.path.abspath(here)) or there.startswith(f"{here}@")
 
 
-def _has_saved(run: Path) -> bool:
+def _has_checkpoint(run: Path) -> bool:
     from hermes.checkpoint import list_steps
 
     return bool(list_steps(run))
 
 
 def _require_command(context: click.Context, run: Path) -> None:
-    """Refuse a run of another command, by the options that it has. Raises HermesError."""
-    keys = {key.replace("-", "_") for key in _options_of(run).values}
-    if keys <= {*option_names(context.command)}:
+    """Refuse to resume a run of another command, told by its options. Raises HermesError."""
+    names = {key.replace("-", "_") for key in _read_options(run).values}
+    if names <= {*get_click_options(context.command)}:
         return
     root = context.find_root()
     assert isinstance(root.command, click.Group), "the root has the commands"
     for name in TRAINING_COMMANDS:
         command = root.command.get_command(root, name)
-        if command is not None and keys <= {*option_names(command)}:
+        if command is not None and names <= {*get_click_options(command)}:
             output = shlex.quote(str(run.parent))
             raise HermesError(
-                f"{run.parent} was begun by hermes {name}; go on with: hermes {name} --resume "
-                f"--output {output}"
+                f"{run.parent} was started by hermes {name}; resume it with: hermes {name} "
+                f"--resume --output {output}"
             )
 
 
-def _config(path: Path) -> Layer:
+def _read_config(path: Path) -> OptionFile:
     if path.suffix not in (".yaml", ".yml"):
         why = "a .json is a model's config; an architecture to train goes to --model"
         raise HermesError(f"{path}: --config takes a run's options as .yaml ({why})")
-    return _options_of(path)
+    return _read_options(path)
 
 
-def _options_of(path: Path) -> Layer:
+def _read_options(path: Path) -> OptionFile:
     from hermes.training.run_yaml import FACTS, PROCESSES
 
     values = read_yaml(path)
     said = values.get(PROCESSES)
     if said is not None and not (isinstance(said, str) and said.isdecimal() and int(said) > 0):
-        raise HermesError(f"{path}: {PROCESSES} is {said!r}; expected a number from 1 on")
-    number = None if said is None else int(said)
-    return Layer(str(path), {k: v for k, v in values.items() if k not in FACTS}, number)
+        raise HermesError(f"{path}: {PROCESSES} is {said!r}; expected a whole number above 0")
+    processes = None if said is None else int(said)
+    own = {key: value for key, value in values.items() if key not in FACTS}
+    return OptionFile(str(path), own, processes)
 
 
-def _mapping(layer: Layer) -> list[tuple[str, str]]:
-    held = layer.values.get("set")
-    return [(key, str(value)) for key, value in held.items()] if isinstance(held, Mapping) else []
+def _read_run(path: Path, *, has_checkpoint: bool) -> OptionFile:
+    """What a resumed run takes from its run.yaml: the recipe only if no checkpoint has it yet.
+
+    Keys that are no options are left in, and are refused when they are merged.
+    """
+    scopes = ("run",) if has_checkpoint else ("run", "recipe")
+    file = _read_options(path)
+    kept = {
+        key: value
+        for key, value in file.values.items()
+        if key not in OPTIONS or OPTIONS[key].scope in scopes
+    }
+    return replace(file, values=kept)
 
 
-def _edit(text: str) -> tuple[str, str]:
+def _list_edits(file: OptionFile) -> list[tuple[str, str]]:
+    edits = file.values.get("set")
+    return [(key, str(value)) for key, value in edits.items()] if isinstance(edits, Mapping) else []
+
+
+def _parse_edit(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise HermesError(f"--set {text}: expected KEY=VALUE, as in model.num_layers=2")
     return key.strip(), value.strip()
 
 
-def given_of(options: ResolvedOptions) -> dict[str, object]:
-    """Fields of the recipe that the user gave, the edits of `--set` among them."""
+def collect_recipe_fields(options: ResolvedOptions) -> dict[str, object]:
+    """Collect the fields of the recipe that the user gave, by options and by --set.
+
+    Raises HermesError for a field that does not exist, is given twice, or has another type.
+    """
     from hermes.recipe import Recipe, flatten_recipe
 
-    own = [name for name in RECIPE if name in options.values]
-    given = {RECIPE[name]: options[name] for name in own if options.asked(name)}
+    own = [name for name in RECIPE_FIELDS if options.is_given(name)]
+    given = {RECIPE_FIELDS[name]: options[name] for name in own}
     known = flatten_recipe(Recipe())
     for key, text in options.edits.items():
         if key.startswith("model."):
             continue
-        name = RECIPE.get(key, key)
-        if name not in known:
-            every = [*known, *RECIPE]
-            raise HermesError(f"--set {key}: there is no such setting{suggest_nearest(key, every)}")
-        if name in given:
+        field = RECIPE_FIELDS.get(key, key)
+        if field not in known:
+            hint = suggest_nearest(key, [*known, *RECIPE_FIELDS])
+            raise HermesError(f"--set {key}: there is no such setting{hint}")
+        if field in given:
             raise HermesError(f"{key} is given twice, as an option and with --set")
-        given[name] = _typed(key, text, known[name])
+        given[field] = _convert_edit(key, text, known[field])
     return given
 
 
-def _typed(key: str, text: str, default: object) -> object:
-    """An edit's text as the type that the recipe has there."""
+def _convert_edit(key: str, text: str, default: object) -> object:
+    """The text of an edit as the type of the field's default. Raises HermesError."""
     try:
         match default:
             case int():
@@ -210,40 +238,43 @@ def _typed(key: str, text: str, default: object) -> object:
     except ValueError:
         wanted = "a whole number" if isinstance(default, int) else "a number"
         raise HermesError(f"--set {key}: expected {wanted}, got {text!r}") from None
-    raise HermesError(f"--set {key}: not a single value; it has no form on the command line")
+    raise HermesError(f"--set {key}: not a single value, so it cannot be set on the command line")
 
 
-def settings_of(options: ResolvedOptions) -> dict[str, object]:
-    """What run.yaml says beside the recipe; files by their full names, models by their commits."""
+def collect_settings(options: ResolvedOptions) -> dict[str, object]:
+    """Collect what run.yaml has besides the recipe.
+
+    Files are there by their absolute paths, and models on the Hub by their commits.
+    """
     from hermes.interop.hub import pin_commit
 
-    kept = {
+    settings = {
         name: value
         for name, value in options.values.items()
         if OPTIONS[name].scope in ("run", "machine") and name != "set"
     }
     data = options["data"] or ("-",)
-    kept["data"] = [name if name == "-" else os.path.abspath(name) for name in data]
-    for name, value in kept.items():
+    settings["data"] = [name if name == "-" else os.path.abspath(name) for name in data]
+    for name, value in settings.items():
         if OPTIONS[name].is_path and value:
-            found = pin_commit(str(value))
-            kept[name] = os.path.abspath(found) if os.path.exists(found) else found
+            pinned = pin_commit(str(value))
+            settings[name] = os.path.abspath(pinned) if os.path.exists(pinned) else pinned
     edits = options.earlier_edits | options.edits
-    return kept | {f"set.{key}": value for key, value in edits.items()}
+    return settings | {f"set.{key}": value for key, value in edits.items()}
 
 
-def require_alike(
-    command: str, options: ResolvedOptions, backend: "Backend", processes: "ProcessGroup"
+def require_same_options(
+    command: str, options: ResolvedOptions, backend: "Backend", process_group: "ProcessGroup"
 ) -> None:
-    """Refuse to go on where the processes were asked for other things. Raises HermesError."""
+    """Refuse ranks of one run that were given different options. Raises HermesError."""
     from hermes.training import rank_checks
 
     values = {**rank_checks.software_versions(backend), "the command": f"hermes {command}"}
-    values["whether --output has a checkpoint to go on from"] = options.goes_on
+    values["whether --output has a checkpoint to resume from"] = options.is_resumed
     for name, value in options.values.items():
-        own = options.sources.get(name) == OF_THE_RUN
+        is_of_the_run = options.sources.get(name) == OF_THE_RUN
         if not OPTIONS[name].per_rank:
-            values[f"--{name.replace('_', '-')}"] = OF_THE_RUN if own else value
+            values[_get_flag(name)] = OF_THE_RUN if is_of_the_run else value
     values |= {f"--set {key}": value for key, value in options.edits.items()}
     advice = "all processes of a run take the same options and run the same versions"
-    rank_checks.require_same_on_all_ranks(processes, values, advice)
+    rank_checks.require_same_on_all_ranks(process_group, values, advice)

@@ -11,8 +11,8 @@ import click
 
 from hermes.errors import HermesError
 from hermes_cli.launch.join import backend_of
-from hermes_cli.options.config_file import COMMAND
-from hermes_cli.options.resolve import RECIPE, ResolvedOptions, given_of
+from hermes_cli.options.config_file import COMMAND_LINE
+from hermes_cli.options.resolve import RECIPE_FIELDS, ResolvedOptions, collect_recipe_fields
 from hermes_cli.training.run_training import realised
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def beginning_of(options: ResolvedOptions, *, chat: bool) -> "BaseModel":
     from hermes.finetuning.base_model import open_base_model
     from hermes.interop.hub import load_tokenizer
 
-    if options.goes_on:
+    if options.is_resumed:
         return _gone_on(options, chat=chat)
     if not options["checkpoint"]:
         raise HermesError("no model to tune: give --checkpoint C")
@@ -49,9 +49,9 @@ def _gone_on(options: ResolvedOptions, *, chat: bool) -> "BaseModel":
     from hermes.finetuning.base_model import CHAT_TOKENS, add_special_tokens, open_base_model
     from hermes.interop.hub import load_tokenizer
 
-    template = options["template"] if options.asked("template") else None
+    template = options["template"] if options.is_given("template") else None
     own = open_base_model(options["output"], template=template, chat=chat)
-    if not options.asked("tokenizer"):
+    if not options.is_given("tokenizer"):
         return own
     given = load_tokenizer(options["tokenizer"])
     same = own.tokenizer.fingerprint == add_special_tokens(given, CHAT_TOKENS)[0].fingerprint
@@ -60,7 +60,7 @@ def _gone_on(options: ResolvedOptions, *, chat: bool) -> "BaseModel":
 
 def base_of(options: ResolvedOptions, start: "BaseModel") -> "Callable[[], Tensors] | None":
     """The weights that a run which goes on began from, opened when called; None for a new run."""
-    if not options.goes_on:
+    if not options.is_resumed:
         return None
 
     def opened() -> "Tensors":
@@ -76,7 +76,7 @@ def base_of(options: ResolvedOptions, start: "BaseModel") -> "Callable[[], Tenso
                 chat=False,
             ).params
         except HermesError as error:
-            missing = "" if options.asked("checkpoint") else "has lost its reference.npz and "
+            missing = "" if options.is_given("checkpoint") else "has lost its reference.npz and "
             raise type(error)(
                 f"run {options['output']} {missing}needs the model that it began from ({error}); "
                 "say with --checkpoint C where it is now"
@@ -98,10 +98,10 @@ def recipe_of(options: ResolvedOptions, max_seq_len: int, longest: int) -> dict[
 
     longest: the default length of a row, where the model has room for it.
     """
-    given = given_of(options)
-    if options.goes_on:
-        return given | ({"lora": lora_of(options)} if any(map(options.asked, LORA)) else {})
-    own = {RECIPE[name]: options[name] for name in RECIPE if name in options.values}
+    given = collect_recipe_fields(options)
+    if options.is_resumed:
+        return given | ({"lora": lora_of(options)} if any(map(options.is_given, LORA)) else {})
+    own = {RECIPE_FIELDS[name]: options[name] for name in RECIPE_FIELDS if name in options.values}
     if own.get("seq_len") is None:
         own["seq_len"] = min(longest, max_seq_len)
     own["lora"] = lora_of(options)
@@ -114,7 +114,7 @@ def lora_of(options: ResolvedOptions) -> "Lora | None":
 
     if not options.values.get("lora_rank"):
         for name in LORA[1:]:
-            if options.sources.get(name) == COMMAND:
+            if options.sources.get(name) == COMMAND_LINE:
                 option = name.replace("_", "-")
                 raise HermesError(f"--{option} belongs to adapters; give --lora-rank with it")
         return None
@@ -128,7 +128,7 @@ def request_of(
 ) -> "RunRequest":
     """A run that begins from this model; what it learns from is still to be said."""
     from hermes.training.run import RunRequest, check_output
-    from hermes_cli.options.resolve import settings_of
+    from hermes_cli.options.resolve import collect_settings
     from hermes_cli.training.run_training import kept
 
     output = Path(options["output"])
@@ -145,7 +145,7 @@ def request_of(
         log_every=options["log_every"],
         keep=kept(options),
         file_format=options["format"],
-        settings=settings_of(options),
+        settings=collect_settings(options),
         sources=options.sources,
         start=start.adapted_start if given.get("lora") else start.start,
         tokenizer_settings=start.settings,

@@ -20,9 +20,14 @@ from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.join import backend_of, joined
 from hermes_cli.launch.launcher import starts
 from hermes_cli.launch.signals import Signals
-from hermes_cli.options.config_file import COMMAND
+from hermes_cli.options.config_file import COMMAND_LINE
 from hermes_cli.options.declarations import TableOption
-from hermes_cli.options.resolve import ResolvedOptions, given_of, require_alike, settings_of
+from hermes_cli.options.resolve import (
+    ResolvedOptions,
+    collect_recipe_fields,
+    collect_settings,
+    require_same_options,
+)
 from hermes_cli.training.hub_upload import EverySave, Push, push_at_end, push_of
 
 if TYPE_CHECKING:
@@ -40,7 +45,7 @@ def _spec(options: ResolvedOptions, resuming: bool) -> "ModelSpec | None":
     from hermes import mal
 
     edits = {k.removeprefix("model."): v for k, v in options.edits.items() if k[:6] == "model."}
-    if resuming and not options.asked("model") and not edits:
+    if resuming and not options.is_given("model") and not edits:
         return None
     spec = mal.load(options["model"])
     return mal.edit_all(spec, edits) if edits else spec
@@ -72,7 +77,9 @@ def _tokenizer(
 
     path = options["tokenizer"]
     if resuming:
-        return load_tokenizer(path) if path and options.sources["tokenizer"] == COMMAND else None
+        return (
+            load_tokenizer(path) if path and options.sources["tokenizer"] == COMMAND_LINE else None
+        )
     if not options["train_tokenizer"]:
         return load_tokenizer(path) if path else None
     if path and Path(path).exists():
@@ -117,7 +124,7 @@ def run_training(context: click.Context, signals: Signals) -> None:
     process_group, where = joined(context, options, backend, realised(options), signals)
     with ExitStack() as stack:
         stack.enter_context(CrashLog(process_group, output))
-        require_alike(context.info_name or "train", options, backend, process_group)
+        require_same_options(context.info_name or "train", options, backend, process_group)
         blank = RunRequest(
             output,
             (),
@@ -153,14 +160,14 @@ def _request(options: ResolvedOptions, blank: "RunRequest", stack: ExitStack) ->
         data=data,
         spec=spec,
         tokenizer=_tokenizer(options, data, resuming, blank.process_group),
-        given=given_of(options),
+        given=collect_recipe_fields(options),
         resume=options["resume"],
         allow_batch_change=options["allow_batch_change"],
         log_every=options["log_every"],
         keep=kept(options),
         text_field=options["text_field"],
         file_format=options["format"],
-        settings=settings_of(options),
+        settings=collect_settings(options),
         sources=options.sources,
     )
 
