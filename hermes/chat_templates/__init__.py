@@ -1,1 +1,1 @@
-"""Chat templates: messages rendered by a template, tokenized, with a loss mask."""
+"""Chat templates: conversations rendered, tokenized and given a loss mask."""

@@ -1,8 +1,8 @@
-"""Conversations as tokens, and which of these are learnt: what the assistant says, and no more.
+"""Encodes conversations as token ids with a loss mask over what the assistant says.
 
-Which tokens are the assistant's follows from how the text was made, never from looking for words
-in it: from the template's own marks, or from what the template adds when one more message is
-there. Text that spells the name of a special token stays text.
+Which text is the assistant's follows from how it was rendered, never from searching for words in
+it: either the template marks it with `{% generation %}`, or it is what the rendering gains when
+the assistant's message is added. Text that spells the name of a special token stays text.
 """
 
 import re
@@ -21,17 +21,21 @@ from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer
 
 __all__ = ["ChatEncoder", "Example", "read_end_of_turn"]
 
-# One of these stands for the name of a special token in a message while the template runs.
+# While a template runs, names of special tokens in messages are replaced by private-use characters
+# from this one on, so that they can be told from special tokens that the template itself writes.
 STAND_IN = 0xF0000
 PRIVATE = re.compile("([\U000f0000-\U000fffff])")
 FORBIDDEN = re.compile(f"[{OPEN}{CLOSE}\U000f0000-\U000fffff]")
-# What looks like the name of a special token at the end of a text: <|eot_id|>, </s>, [END].
+# Text that ends with what looks like a special token's name: <|eot_id|>, </s>, [END].
 NAME_AT_END = re.compile(r"(<[^<>\s]+>|\[[^\[\]\s]+\])\s*\Z")
 
 
 @dataclass(frozen=True)
 class Example:
-    """Tokens, and which of them are learnt. ids: (N,); learnt: (N,), never the first."""
+    """A tokenized training example. ids: (N,). loss_mask: (N,), True for targets; never the first.
+
+    where: its place in a file, for error messages.
+    """
 
     ids: NDArray[np.int32]
     loss_mask: NDArray[np.bool_]
@@ -42,7 +46,7 @@ class Example:
 
 
 class ChatEncoder:
-    """Conversations to tokens with one tokenizer and one template."""
+    """Encodes conversations with one tokenizer and one template."""
 
     def __init__(self, tokenizer: Tokenizer, template: Template):
         self.tokenizer = tokenizer
@@ -51,15 +55,15 @@ class ChatEncoder:
         longest_first = sorted(special, key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._stand_ins = {name: chr(STAND_IN + i) for i, name in enumerate(special)}
-        self._stood_for = {character: name for name, character in self._stand_ins.items()}
+        self._names_by_stand_in = {character: name for name, character in self._stand_ins.items()}
         self._known_roles: set[str] = set()
 
     def encode(self, conversation: Conversation, *, first: int = 0, whole: bool = False) -> Example:
-        """A conversation's tokens up to the last learnt one.
+        """Encode a conversation, up to the last token in the loss mask.
 
-        Learnt are the assistant's messages from number `first` on; with `whole` every token is, to
-        the end. Of plain text every token is, and an end-of-text token
-        follows. Raises DataError, its message beginning with the conversation's place.
+        The loss mask covers the assistant's messages from number `first` on; with `whole`, all
+        tokens. Plain text is covered whole and followed by an end-of-text token. Raises DataError,
+        its message beginning with the conversation's place.
         """
         try:
             return self._encode(conversation, first, whole)
@@ -71,27 +75,27 @@ class ChatEncoder:
         if conversation.text is not None:
             return self._encode_text(conversation.text, where)
         ids: list[int] = []
-        learnt: list[bool] = []
-        for text, is_learnt in self._split_turns(conversation.messages, first, conversation.tools):
+        mask: list[bool] = []
+        for text, is_target in self._split_turns(conversation.messages, first, conversation.tools):
             tokens = self._tokenize(text)
             ids += tokens
-            learnt += self._mask_turn(tokens, text) if is_learnt else [False] * len(tokens)
-        if not any(learnt):
+            mask += self._mask_turn(tokens, text) if is_target else [False] * len(tokens)
+        if not any(mask):
             raise DataError("the template gives the assistant's messages no token")
-        counted = np.array(learnt) | whole
-        counted[0] = False
-        end = int(np.flatnonzero(counted)[-1]) + 1
-        return Example(np.array(ids[:end], np.int32), counted[:end], where)
+        loss_mask = np.array(mask) | whole
+        loss_mask[0] = False  # the first token is predicted from nothing
+        end = int(np.flatnonzero(loss_mask)[-1]) + 1
+        return Example(np.array(ids[:end], np.int32), loss_mask[:end], where)
 
     def encode_prompt(
         self, messages: Sequence[Message], tools: Sequence[Any] | None = None
     ) -> list[int]:
-        """The tokens after which the assistant speaks, as in training. Raises DataError."""
+        """Encode messages up to where the assistant answers, as in training. Raises DataError."""
         pieces = self._split_turns(messages, len(messages), tools, prompt=True)
         return [token for text, _ in pieces for token in self._tokenize(text)]
 
     def find_end_of_turn(self) -> int:
-        """The token with which the assistant's turn ends. Raises DataError."""
+        """Find the token that ends the assistant's turn. Raises DataError."""
         turn = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "a"})
         example = self._encode(Conversation(turn, self.template.where), 0, False)
         return int(example.ids[example.loss_mask][-1])
@@ -102,12 +106,12 @@ class ChatEncoder:
                 "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>'"
             )
         ids = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
-        learnt = np.ones(len(ids), np.bool_)
-        learnt[0] = False
-        return Example(np.array(ids, np.int32), learnt, where)
+        loss_mask = np.ones(len(ids), np.bool_)
+        loss_mask[0] = False
+        return Example(np.array(ids, np.int32), loss_mask, where)
 
     def _mask_turn(self, tokens: list[int], text: str) -> list[bool]:
-        """A turn is learnt up to the special token that ends it; what the template adds is not."""
+        """Mask a turn up to the special token that ends it, and nothing that follows it."""
         special = self.tokenizer.special_ids
         ends = [i for i, token in enumerate(tokens) if token in special]
         if not ends:
@@ -115,7 +119,7 @@ class ChatEncoder:
         return [i <= ends[-1] for i in range(len(tokens))]
 
     def _explain_endless(self, text: str) -> str:
-        """What to say of a turn that no special token ends."""
+        """Explain that no special token ends a turn, and how to mend it."""
         begin = f"{self.template.where} ends the assistant's turn with"
         found = NAME_AT_END.search(text)
         name = found[1] if found else ""
@@ -127,16 +131,16 @@ class ChatEncoder:
         end = self.tokenizer.eos_id
         own = "" if end is None else f", such as {self.tokenizer.get_token_bytes(end).decode()!r}"
         return (
-            f"{begin} {name!r}, which is no special token of this tokenizer, so a model could not "
-            f"learn to stop; write one that it has{own}, or train a tokenizer with --special-token "
-            f"{name!r}"
+            f"{begin} {name!r}, which is not a special token of this tokenizer, so a model could "
+            f"not learn to stop; write one that it has{own}, or train a tokenizer with "
+            f"--special-token {name!r}"
         )
 
     def _tokenize(self, text: str) -> list[int]:
-        """A rendered text's tokens: the template's special ones, and no others."""
+        """Tokenize rendered text; only special tokens that the template wrote become special."""
         ids: list[int] = []
         for part in PRIVATE.split(text):
-            if name := self._stood_for.get(part):
+            if name := self._names_by_stand_in.get(part):
                 ids += self.tokenizer.encode(name)
             elif part:
                 ids += self.tokenizer.encode(part, special=True)
@@ -150,7 +154,7 @@ class ChatEncoder:
         *,
         prompt: bool = False,
     ) -> list[tuple[str, bool]]:
-        """The text in order, cut where the assistant's turns begin and end, and what is learnt."""
+        """Render messages and cut the text at the assistant's turns. -> [(text, is target)]"""
         self._check_tools(messages, tools)
         safe: list[Message] = [self._guard(dict(message)) for message in messages]
         whole = self.template.render(safe, prompt=prompt, tools=tools)
@@ -175,30 +179,30 @@ class ChatEncoder:
         *,
         prompt: bool,
     ) -> int:
-        """The length of the first messages' text, which the whole must begin with."""
+        """Measure the rendering of the first messages, which must be a prefix of the whole."""
         text = self.template.render(messages, prompt=prompt, tools=tools)
         if not whole.startswith(text):
-            asked = " and the question for an answer" if prompt else ""
+            asked = " and the generation prompt" if prompt else ""
             raise DataError(
-                f"{self.template.where} writes the text up to message {count}{asked} otherwise "
-                "when more follow, so the assistant's part cannot be told; mark it with "
+                f"{self.template.where} renders the text up to message {count}{asked} differently "
+                "when more messages follow, so the assistant's part cannot be found; mark it with "
                 "{% generation %} in the template"
             )
         return len(text)
 
-    def _split_at_marks(self, whole: str, learnt: Sequence[bool]) -> list[tuple[str, bool]]:
+    def _split_at_marks(self, whole: str, targets: Sequence[bool]) -> list[tuple[str, bool]]:
         parts = re.split(f"[{OPEN}{CLOSE}]", whole)
         marks = re.findall(f"[{OPEN}{CLOSE}]", whole)
-        if marks != [OPEN, CLOSE] * len(learnt):
+        if marks != [OPEN, CLOSE] * len(targets):
             raise DataError(
-                f"{self.template.where} marks {len(marks) // 2} generations for {len(learnt)} "
+                f"{self.template.where} marks {len(marks) // 2} generations for {len(targets)} "
                 "messages of the assistant; each needs one"
             )
-        flags = [flag for one in learnt for flag in (False, one)]
+        flags = [flag for one in targets for flag in (False, one)]
         return list(zip(parts, [*flags, False], strict=True))
 
     def _check_tools(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> None:
-        """Refuse calls and descriptions of tools that the template has no word for."""
+        """Raise DataError for tools and tool calls that the template does not write."""
         calling = [i for i, message in enumerate(messages, 1) if message.get("tool_calls")]
         if calling and "tool_calls" not in self.template.source:
             raise DataError(
@@ -214,7 +218,7 @@ class ChatEncoder:
     def _check_roles(
         self, messages: Sequence[Message], whole: str, tools: Sequence[Any] | None, prompt: bool
     ) -> None:
-        """Refuse a role whose message leaves no trace in the text. Each role is tried once."""
+        """Raise DataError for a role whose messages the template leaves out; try each role once."""
         for i, message in enumerate(messages):
             role = message["role"]
             if role in self._known_roles or not message.get("content"):
@@ -222,7 +226,7 @@ class ChatEncoder:
             others = [*messages[:i], *messages[i + 1 :]]
             try:
                 same = self.template.render(others, prompt=prompt, tools=tools) == whole
-            except DataError:  # it insists on the message, so it knows the role
+            except DataError:  # it needs the message, so it knows the role
                 same = False
             if same:
                 raise DataError(
@@ -232,7 +236,7 @@ class ChatEncoder:
             self._known_roles.add(role)
 
     def _guard(self, value: Any) -> Any:
-        """The value with a stand-in for each name of a special token in its texts."""
+        """Replace names of special tokens in all texts of a value by their stand-ins."""
         if isinstance(value, dict):
             return {key: self._guard(inner) for key, inner in value.items()}
         if isinstance(value, list):
@@ -248,7 +252,7 @@ class ChatEncoder:
 
 
 def read_end_of_turn(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> int | None:
-    """The token with which the assistant's turn ends by the template of a tokenizer_config.json.
+    """Find the token that ends the assistant's turn by the template in tokenizer_config.json.
 
     None where the template does not tell.
     """

@@ -1,8 +1,4 @@
-"""Conversations: what files of instructions and dialogues hold, in one form.
-
-A record is a conversation if it has `messages`, or `prompt` and `completion`, or `instruction` and
-`output` (and perhaps `input`, as Alpaca's have); it is plain text if it is a string or has `text`.
-"""
+"""Conversations and messages, and the checks of what files give for them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,20 +12,27 @@ __all__ = [
     "Conversation",
     "Message",
     "as_messages",
+    "check_message",
+    "make_message",
+    "read_answer",
+    "read_content",
+    "read_messages",
+    "read_text",
+    "require_field",
 ]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-"""The roles that templates of the Hugging Face kind know; each template may know fewer."""
+"""The roles of Hugging Face chat templates; a template may know fewer."""
 
 Message = Mapping[str, Any]
-"""One turn: `role` and `content`, and whatever else the template reads (tool calls, reasoning)."""
+"""One turn: `role`, `content`, and what else the template reads (tool calls, reasoning)."""
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages in order, or plain text; where: the file and line it stands at, for errors.
+    """Messages in order, or plain text.
 
-    tools: what the template is told of tools.
+    where: its file and line, for error messages. tools: descriptions of tools for the template.
     """
 
     messages: tuple[Message, ...]
@@ -39,7 +42,7 @@ class Conversation:
 
 
 def as_messages(value: Any, role: str, where: str) -> tuple[Message, ...]:
-    """A string as one message of `role`, or a list of messages. Raises DataError."""
+    """Take a string as one message of `role`, or check a list of messages. Raises DataError."""
     if isinstance(value, str):
         read = read_answer if role == "assistant" else read_content
         return (make_message(role, read(value, where)),)
@@ -51,15 +54,16 @@ def as_messages(value: Any, role: str, where: str) -> tuple[Message, ...]:
 
 
 def read_messages(value: Any, where: str) -> tuple[Message, ...]:
-    """A list of messages, each checked. Raises DataError."""
+    """Check a list of messages. Raises DataError."""
     if not isinstance(value, list):
         raise DataError(f"{where}: found {name_type(value)} where a list of messages is needed")
     if not value:
-        raise DataError(f"{where}: an empty list, there is no message in it")
+        raise DataError(f"{where}: an empty list of messages")
     return tuple(check_message(item, f"{where}[{i}]") for i, item in enumerate(value))
 
 
 def check_message(item: Any, where: str) -> Message:
+    """Check the role and content of one message. Raises DataError."""
     if not isinstance(item, dict):
         raise DataError(f"{where}: found {name_type(item)} where an object is needed")
     role = require_field(item, "role", where)
@@ -78,23 +82,26 @@ def check_message(item: Any, where: str) -> Message:
 
 
 def require_field(value: Mapping[str, Any], name: str, where: str) -> Any:
+    """Get a field. Raises DataError where it is missing."""
     if name not in value:
         raise DataError(f"{where}: {describe_missing(name, value)}")
     return value[name]
 
 
 def make_message(role: str, content: str) -> Message:
+    """Make a message of a role and its content."""
     return {"role": role, "content": content}
 
 
 def read_text(value: Any, where: str) -> str:
+    """Check that a value is a string with more than white space. Raises DataError."""
     if isinstance(value, str) and not value.strip():
         raise DataError(f"{where}: an empty text; there is nothing to learn from it")
     return read_content(value, where)
 
 
 def read_content(value: Any, where: str) -> str:
-    """A string of whole characters. Raises DataError."""
+    """Check that a value is a string without lone surrogates. Raises DataError."""
     if not isinstance(value, str):
         raise DataError(f"{where}: found {name_type(value)} where a string is needed")
     if not value.isascii():
@@ -103,13 +110,13 @@ def read_content(value: Any, where: str) -> str:
         except UnicodeEncodeError as error:
             raise DataError(
                 f"{where}: half of a surrogate pair, \\u{ord(value[error.start]):04x}, which is "
-                "no character; write the text as UTF-8"
+                "not a character; write the text as UTF-8"
             ) from None
     return value
 
 
 def read_answer(value: Any, where: str) -> str:
-    """A string that has something to learn from. Raises DataError."""
+    """Check that an answer has more than white space. Raises DataError."""
     if isinstance(value, str) and not value.strip():
         raise DataError(f"{where}: an empty completion; there is nothing to learn from it")
     return read_content(value, where)

@@ -1,7 +1,8 @@
-"""Where chat templates run: Jinja's sandbox, in which they make nothing enormous.
+"""The sandbox of chat templates: Jinja's own, with limits on memory and time.
 
-Jinja's own keeps a template from what lies outside. This one also bounds what is made inside: by
-one operator, filter or method, by putting texts together, and by the turns of loops.
+Chat templates come with checkpoints from strangers. Jinja's sandbox keeps a template from Python's
+internals; this one also limits what a single operator, filter or method may produce, the length of
+concatenated text, and the total number of loop iterations.
 """
 
 import datetime
@@ -14,13 +15,14 @@ from typing import Any
 
 __all__ = ["CLOSE", "OPEN", "Refused", "make_environment"]
 
-# Characters that stand around what the assistant says; not for interchange, so in no one's text.
+# Characters that enclose what the assistant says. Unicode noncharacters, so no text contains them.
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
-# Numbers, and characters, items or bits that one multiplication may make.
+# The largest number passed to a filter or method, and the most characters, items or bits that one
+# multiplication may produce.
 LONGEST = 1_000_000
-# Characters of texts put together; a conversation may hold long ones.
+# The most characters of concatenated text; conversations may be long.
 LARGEST = 100_000_000
-# Turns of all loops while a conversation is written.
+# The most iterations of all loops together while one conversation is rendered.
 TURNS = 10_000_000
 
 FORMS = ("format", "format_map", "%")
@@ -28,7 +30,7 @@ LONG_NUMBER = re.compile(r"\d{7,}")
 
 
 class Refused(Exception):
-    """The template's own refusal, by raise_exception."""
+    """The template called raise_exception."""
 
 
 def _raise(message: object) -> None:
@@ -40,12 +42,12 @@ def _format_now(form: str) -> str:
 
 
 def _dump_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    # As in Hugging Face's, and not Jinja's own, which writes for HTML.
+    # As in Hugging Face's templates; Jinja's own filter escapes HTML.
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _join_bounded(parts: Iterable[Any]) -> str:
-    """Parts as one text, if that is not enormous."""
+    """Join parts to one text. Raises OverflowError where it becomes too long."""
     held, size = [], 0
     for part in parts:
         held.append(str(part))
@@ -56,7 +58,7 @@ def _join_bounded(parts: Iterable[Any]) -> str:
 
 
 def _estimate_product(operator: str, left: Any, right: Any) -> int:
-    """Characters, items or bits of what * or ** makes, no fewer than there will be."""
+    """Estimate, from above, the characters, items or bits that * or ** produces."""
     if operator == "*":
         for some, times in ((left, right), (right, left)):
             if isinstance(some, str | list | tuple) and isinstance(times, int):
@@ -68,7 +70,7 @@ def _estimate_product(operator: str, left: Any, right: Any) -> int:
 
 
 def _check_operation(operator: str, left: Any, right: Any) -> None:
-    """Raises OverflowError where an operator would make something enormous."""
+    """Raise OverflowError where an operator would produce something too large."""
     match operator:
         case "+" if isinstance(left, str | list | tuple) and isinstance(right, type(left)):
             fits = len(left) + len(right) <= LARGEST
@@ -84,7 +86,7 @@ def _check_operation(operator: str, left: Any, right: Any) -> None:
 
 
 def _collect_numbers(given: Iterable[Any], *, inside: bool) -> Iterator[int]:
-    """The whole numbers among arguments, and with `inside` those in their lists and objects."""
+    """Yield the absolute values of integer arguments, with `inside` also those one level deeper."""
     for value in given:
         if isinstance(value, int):
             yield abs(value)
@@ -95,9 +97,10 @@ def _collect_numbers(given: Iterable[Any], *, inside: bool) -> Iterator[int]:
 
 
 def _check_call(name: str, given: tuple[Any, ...]) -> None:
-    """Raises OverflowError where a filter or a method of `given[0]` would make something enormous.
+    """Raise OverflowError where a filter or method of `given[0]` would produce something too large.
 
-    What pads is told a number; what repeats does so for each place that it finds.
+    Padding is bounded by the numbers among the arguments, repetition by the number of places where
+    it happens.
     """
     if not given:
         return
@@ -128,8 +131,9 @@ def _check_call(name: str, given: tuple[Any, ...]) -> None:
 
 
 def _limit_filter(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that is refused where it would make something enormous."""
-    told = hasattr(made, "jinja_pass_arg")  # Jinja's own first argument, before the value
+    """Wrap a filter so that it is refused where it would produce something too large."""
+    # Filters with this attribute get a context or environment before the value.
+    told = hasattr(made, "jinja_pass_arg")
 
     @wraps(made)
     def run(*given: Any, **named: Any) -> Any:
@@ -143,7 +147,7 @@ def _limit_filter(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def make_environment() -> Any:
-    """The sandbox, with what Hugging Face's templates are given."""
+    """Make the sandbox, with the functions and tags that Hugging Face gives its templates."""
     from jinja2 import nodes, pass_context
     from jinja2.exceptions import SecurityError
     from jinja2.ext import Extension
@@ -151,9 +155,9 @@ def make_environment() -> Any:
     from jinja2.visitor import NodeTransformer
 
     class Generation(Extension):
-        """`{% generation %} ... {% endgeneration %}`: what the assistant says, between marks."""
+        """`{% generation %} ... {% endgeneration %}`, rendered between OPEN and CLOSE."""
 
-        tags = {"generation"}  # noqa: RUF012  # the base class has it so
+        tags = {"generation"}  # noqa: RUF012  # declared so by the base class
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
@@ -166,7 +170,7 @@ def make_environment() -> Any:
             return f"{OPEN}{caller()}{CLOSE}"
 
     class Counting(NodeTransformer):
-        """Loops whose turns are counted, and `~` as a filter that knows how much it makes."""
+        """Counts iterations of loops, and makes `~` a filter that checks the result's length."""
 
         def visit_For(self, node: Any) -> Any:
             node = self.generic_visit(node)
@@ -183,7 +187,7 @@ def make_environment() -> Any:
             return made.set_environment(node.environment)
 
     class Sandbox(ImmutableSandboxedEnvironment):
-        """Jinja's, which refuses also to look at what it would only refuse to use."""
+        """Jinja's sandbox, which also refuses to look up what it would only refuse to use."""
 
         intercepted_binops = frozenset({"*", "**", "+", "%"})
         concat = staticmethod(_join_bounded)
@@ -192,13 +196,13 @@ def make_environment() -> Any:
             return Counting().visit(super()._parse(source, name, filename))
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            """Such an operation, if its result is no larger than a template has use for."""
+            """Apply an intercepted operator, if its result is not too large."""
             _check_operation(operator, left, right)
             return super().call_binop(context, operator, left, right)
 
         def call(self, context: Any, called: Any, /, *given: Any, **named: Any) -> Any:
-            """Such a call, under the same condition."""
-            method = getattr(called, "__wrapped__", called)  # of str.format, Jinja's own stands in
+            """Call a function or method, if its result is not too large."""
+            method = getattr(called, "__wrapped__", called)  # Jinja wraps str.format
             if isinstance(of := getattr(method, "__self__", None), str):
                 given = tuple(list(one) if isinstance(one, Iterator) else one for one in given)
                 _check_call(method.__name__, (of, *given, *named.values()))
@@ -227,5 +231,5 @@ def make_environment() -> Any:
     made.filters |= {"_turns": turns, "_join_bounded": _join_bounded}
     made.globals["raise_exception"] = _raise
     made.globals["strftime_now"] = _format_now
-    del made.globals["lipsum"]  # text without end, and without use
+    del made.globals["lipsum"]  # produces text of any length
     return made

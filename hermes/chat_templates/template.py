@@ -1,7 +1,7 @@
-"""Chat templates: Jinja in the sense of Hugging Face, in a sandbox.
+"""Chat templates: Jinja as Hugging Face uses it, in a sandbox.
 
-A template gets `messages`, `tools`, `add_generation_prompt` and the names of the special tokens
-(`bos_token` ...), may call `raise_exception` and `strftime_now`, and may mark what the assistant
+A template gets `messages`, `tools`, `add_generation_prompt` and the names of special tokens
+(`bos_token`, ...), may call `raise_exception` and `strftime_now`, and may mark what the assistant
 says with `{% generation %}`. Jinja2 is imported when a template is made.
 """
 
@@ -19,10 +19,14 @@ __all__ = ["Template", "choose_template"]
 
 
 class Template:
-    """A chat template; source: its text; where: what errors call it; names: of special tokens."""
+    """A chat template.
+
+    source: its text. where: what error messages call it. names: special tokens by role, such as
+    eos_token. marks: whether it marks what the assistant says.
+    """
 
     def __init__(self, source: str, *, where: str = "the chat template", names: Mapping[str, str]):
-        """Compile it. Raises DataError where it is not Jinja."""
+        """Compile the template. Raises DataError where it is not Jinja."""
         from jinja2 import TemplateError, TemplateSyntaxError
 
         self.source, self.where, self.names = source, where, dict(names)
@@ -39,9 +43,9 @@ class Template:
     def render(
         self, messages: Iterable[Message], *, prompt: bool, tools: Iterable[Any] | None = None
     ) -> str:
-        """The text of a conversation; with `prompt` also what asks the assistant to go on.
+        """Render a conversation; with `prompt`, followed by what makes the assistant answer.
 
-        Where the template marks generations, they stand between OPEN and CLOSE. Raises DataError.
+        What the template marks as generation is between OPEN and CLOSE. Raises DataError.
         """
         from jinja2.exceptions import SecurityError
 
@@ -62,7 +66,7 @@ class Template:
                 f"{self.where} tries to leave its sandbox{_locate_error(error)}: "
                 f"{_summarize(error)}; do not use it"
             ) from None
-        except Exception as error:  # a template may raise whatever Python does
+        except Exception as error:  # a template can raise anything that Python raises
             raise DataError(
                 f"{self.where} fails{_locate_error(error)}: {_summarize(error)}"
             ) from None
@@ -73,7 +77,7 @@ def _summarize(error: Exception) -> str:
 
 
 def _locate_error(error: Exception) -> str:
-    """Which line of the template it was."""
+    """Name the line of the template at which an error was raised, if known."""
     frames = traceback.walk_tb(error.__traceback__)
     lines = [line for frame, line in frames if frame.f_code.co_filename == "<template>"]
     return f" in line {lines[-1]}" if lines else ""
@@ -86,22 +90,24 @@ def choose_template(
     default: str,
     where: str = "tokenizer_config.json",
 ) -> Template:
-    """The template of a file, else of a tokenizer_config.json's contents, else the default.
+    """Choose the template of a file, else of a tokenizer_config.json, else the default.
 
-    Raises DataError, StorageError.
+    config: the contents of tokenizer_config.json. Raises DataError, StorageError.
     """
     names = _read_token_names(config or {})
     if file is not None:
         try:
             return Template(Path(file).read_text(encoding="utf-8"), where=str(file), names=names)
         except UnicodeDecodeError as error:
-            raise DataError(f"{file}: not UTF-8 at byte {error.start}, so no template") from None
+            raise DataError(
+                f"{file}: not UTF-8 at byte {error.start}, so it is not a template"
+            ) from None
         except FileNotFoundError:
             raise DataError(f"{file}: no such template; check the name") from None
         except OSError as error:
             raise StorageError(f"cannot read {file}: {error.strerror}") from error
     held = (config or {}).get("chat_template")
-    if isinstance(held, list):  # several by name
+    if isinstance(held, list):  # several templates by name
         named = {i.get("name"): i.get("template") for i in held if isinstance(i, dict)}
         if "default" not in named:
             shown = ", ".join(repr(name) for name in named)
@@ -117,7 +123,7 @@ def choose_template(
 
 
 def _read_token_names(config: Mapping[str, Any]) -> dict[str, str]:
-    """bos_token and its like; Hugging Face writes them as strings or as objects."""
+    """Read bos_token and its like, which Hugging Face writes as strings or as objects."""
     found = {}
     for key, value in config.items():
         content = value.get("content") if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, verified when read, the same for every backend."""
+"""Checkpoints: written whole or not at all, verified when read, the same for all backends."""
 
 from hermes.checkpoint.async_saver import Saver, copy_state
 from hermes.checkpoint.compatibility import require_model

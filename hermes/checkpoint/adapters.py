@@ -1,7 +1,7 @@
-"""Low-rank adapters on disk, in PEFT's layout: adapter_model.safetensors and adapter_config.json.
+"""LoRA adapters in PEFT's layout: adapter_model.safetensors and adapter_config.json.
 
-PEFT puts `base_model.model.` before the names; else they are ours. Which matrices have adapters is
-read from the tensors, since the config may say it in several ways.
+PEFT prefixes the tensor names with `base_model.model.`. Which matrices have adapters is read from
+the tensors, because the config can say it in several ways (names, regular expressions, "all").
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,8 @@ __all__ = ["ADAPTER", "ADAPTER_CONFIG", "build_adapter_files", "open_adapter"]
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
-# What else PEFT may do, and the values with which it does not. Some ways to begin alter the base.
+# PEFT features that hermes does not implement, and the values that switch each off. Of the ways to
+# initialize adapters, those not listed (PiSSA, OLoRA, ...) change the base weights.
 PLAIN: Mapping[str, tuple[Json, ...]] = {
     "bias": ("none",),
     "use_dora": (False, None),
@@ -49,7 +50,7 @@ PLAIN: Mapping[str, tuple[Json, ...]] = {
 def build_adapter_files(
     spec: ModelSpec, lora: Lora, infos: Mapping[str, TensorInfo], params: Tensors
 ) -> tuple[bytes, tuple[Tensors, dict[str, TensorInfo]]]:
-    """The bytes of adapter_config.json, and the tensors of the other file with their infos."""
+    """Build adapter_config.json, and the tensors of adapter_model.safetensors with their infos."""
     names = tuple(list_adapter_tensors(spec, lora))
     found = {name.split(".")[-3] for name in names}
     config: dict[str, Json] = {
@@ -75,17 +76,18 @@ def build_adapter_files(
 
 
 def open_adapter(folder: Path, spec: ModelSpec) -> tuple[Lora, Tensors]:
-    """An adapter for a model of this architecture, its tensors read when asked for.
+    """Open an adapter of a model of this architecture; its tensors are read when accessed.
 
-    Raises CheckpointError where it is of another model, or does what hermes has no formula for.
+    Raises CheckpointError where the adapter is of another model or uses a feature of PEFT that
+    hermes does not implement.
     """
     for name in (ADAPTER, ADAPTER_CONFIG):
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} is no adapter: it has no {name}")
+            raise CheckpointError(f"{folder} is not an adapter: it has no {name}")
     where = folder / ADAPTER_CONFIG
     config = parse_json(read_small(where), str(where))
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise CheckpointError(f"{where} is of no LoRA adapter")
+        raise CheckpointError(f"{where} is not the config of a LoRA adapter")
     for key, plain in PLAIN.items():
         if key in config and config[key] not in plain:
             raise CheckpointError(f"{where}: {key} is {config[key]!r}, which hermes does not read")
@@ -105,7 +107,7 @@ def open_adapter(folder: Path, spec: ModelSpec) -> tuple[Lora, Tensors]:
     for name in by_name:
         if name not in expected:
             raise CheckpointError(
-                f"adapter {folder} is of another model: it has {name!r}, this one has not"
+                f"adapter {folder} is of another model: it has {name!r}, this one does not"
             )
     return lora, TensorView(tuple(expected), lambda name: file[by_name[name]])
 

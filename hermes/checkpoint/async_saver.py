@@ -1,4 +1,4 @@
-"""Saves in the background: training waits for the copy of its state, not for the disk."""
+"""Background saves: training waits until its state is copied, not until it is on disk."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,13 +21,13 @@ __all__ = ["Saver", "copy_state"]
 
 def _copy_tensors(tensors: Tensors) -> Tensors:
     if isinstance(tensors, LazyTensors):
-        return dict(tensors)  # copies already, which a second one would make training wait for
-    # Others may hold what their owner's next update overwrites.
+        return dict(tensors)  # each access makes a new array, so there is no need to copy it again
+    # Other mappings may hold the learner's own buffers, which its next step overwrites.
     return {name: np.array(tensor) for name, tensor in tensors.items()}
 
 
 def copy_state(state: TrainState) -> TrainState:
-    """The state as arrays of its own on the host, which no later update can change."""
+    """Copy the state into host arrays that no later optimizer step can change."""
     return TrainState(
         _copy_tensors(state.params),
         _copy_tensors(state.exp_avg),
@@ -37,13 +37,13 @@ def copy_state(state: TrainState) -> TrainState:
 
 
 class Saver:
-    """Writes the checkpoints of one run, one at a time, in a thread of its own.
+    """Writes the checkpoints of one run, one at a time, in a background thread.
 
-    `save` waits for the one before, copies the state in the calling thread (frameworks give their
-    arrays to no other) and returns; so at most one copy exists. An error of the thread is raised,
-    as it was, by the next call of any method. Whoever makes one holds the run's lock. on_delete is
-    told of each checkpoint that `keep` let go, from the thread. Raises CheckpointError where the
-    tokenizer does not fit the model.
+    `save` waits for the previous save, copies the state in the calling thread (frameworks do not
+    allow other threads to read their arrays) and returns, so at most one copy exists. An error in
+    the thread is raised by the next call of any method. The caller holds the run's lock. on_delete
+    is called from the thread with each checkpoint that the retention policy deletes. Raises
+    CheckpointError where the tokenizer does not fit the model.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Saver:
         sweep(run, disk=self._disk)
 
     def save(self, state: TrainState, progress: Progress, *, now: bool = False) -> Path:
-        """Begin to save; the folder will be whole once `wait` or the next call has returned.
+        """Start a save; the folder is whole once `wait` or the next `save` has returned.
 
-        now: save in this thread instead, tensor by tensor and without a copy of them all. Raises
-        what went wrong with the one before.
+        now: save in this thread, tensor by tensor and without a copy of the whole state. Raises the
+        error of the previous save, if it failed.
         """
         self.wait()
         if now:
@@ -84,7 +84,7 @@ class Saver:
             spec=self._spec,
             progress=progress,
             companions=self._companions,
-            workers=workers,  # weights and moments
+            workers=workers,  # by default two: one writes weights, one the moments
             disk=self._disk,
         )
         for gone in prune(self._run, self._keep, path, disk=self._disk):
@@ -92,19 +92,19 @@ class Saver:
                 self._deleted(gone)
 
     def check(self) -> bool:
-        """Whether all that was saved is whole on disk; never waits, raises what went wrong."""
+        """Tell without waiting whether all saves are on disk. Raises the error of a failed one."""
         if self._pending and self._pending.done():
             self.wait()
         return self._pending is None
 
     def wait(self) -> None:
-        """Wait until the save in flight is whole on disk; raise what went wrong."""
+        """Wait until the pending save is whole on disk; raise its error if it failed."""
         pending, self._pending = self._pending, None
         if pending:
             pending.result()
 
     def close(self) -> None:
-        """Wait for the last save and end the thread; raise what went wrong."""
+        """Wait for the pending save and end the thread; raise the error of a failed save."""
         try:
             self.wait()
         finally:
@@ -122,5 +122,5 @@ class Saver:
         if error is None:
             self.close()
         else:
-            # What ends the block is told; a second error would hide it.
+            # An error of the save would hide the one that ends the block.
             self._pool.shutdown()

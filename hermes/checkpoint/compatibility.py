@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of the model at hand, and where not, the first difference."""
+"""Checks that a checkpoint belongs to a given model and tokenizer."""
 
 import dataclasses
 from pathlib import Path
@@ -11,9 +11,9 @@ __all__ = ["require_model", "require_vocabulary"]
 
 
 def require_model(where: Path, there: ModelSpec, here: ModelSpec, advice: str) -> None:
-    """Refuse weights of another model, naming the first difference.
+    """Raise CheckpointError where two models differ, naming the first difference.
 
-    where: the checkpoint. advice: the end of the sentence, what to do. Raises CheckpointError.
+    where: the checkpoint, whose model is `there`. advice: what to do, the end of the message.
     """
     if there.identity == here.identity:
         return
@@ -26,7 +26,7 @@ def require_model(where: Path, there: ModelSpec, here: ModelSpec, advice: str) -
 
 
 def _flatten_spec(spec: ModelSpec) -> dict[str, object]:
-    """What decides the model's numbers, by name: every derived field filled in."""
+    """List the fields that decide a model's numbers by name, with derived ones filled in."""
     resolved = dataclasses.replace(
         spec, output=dataclasses.replace(spec.output, norm=spec.final_norm)
     )
@@ -48,7 +48,7 @@ def _find_difference(name: str, there: object, here: object) -> str:
 
 
 def require_vocabulary(tokenizer: bytes, spec: ModelSpec, where: str) -> None:
-    """Refuse a tokenizer.json with tokens that the model has no row for. Raises CheckpointError."""
+    """Raise CheckpointError where a tokenizer.json has ids beyond the model's embedding."""
     body = parse_json(tokenizer, where)
     try:
         words, added = body["model"].get("vocab", {}), body.get("added_tokens") or []
@@ -56,7 +56,7 @@ def require_vocabulary(tokenizer: bytes, spec: ModelSpec, where: str) -> None:
         ids += words.values() if isinstance(words, dict) else [len(words) - 1]
         tokens = 1 + max(ids, default=-1)
     except (AttributeError, LookupError, TypeError):
-        raise CheckpointError(f"{where} is no tokenizer.json") from None
+        raise CheckpointError(f"{where} is not a tokenizer.json") from None
     if tokens > spec.vocab_size:
         raise CheckpointError(
             f"{where} has {tokens} tokens, but the model's vocab_size is {spec.vocab_size}; "

@@ -1,4 +1,4 @@
-"""Which checkpoints a run has, and which is the newest whole one."""
+"""Finds a run's checkpoints and the newest one that is whole."""
 
 import re
 from collections.abc import Iterator
@@ -26,13 +26,14 @@ __all__ = [
 ]
 
 STEP = re.compile(r"step-(\d{8,18})\Z")
-LOOKS = 100
+# Another process may delete checkpoints while this one looks, so a search may have to start anew.
+ATTEMPTS = 100
 
 
 def list_steps(run: Path) -> list[tuple[int, Path]]:
-    """The checkpoint folders of a run by step, the highest first; none where there is no run.
+    """List a run's checkpoint folders with their steps, highest first; [] where there is no run.
 
-    By name only: whether they are whole is for `verify` to say. Raises StorageError.
+    Goes by names only; `verify` says whether they are whole. Raises StorageError.
     """
     if not run.exists():
         return []
@@ -41,13 +42,13 @@ def list_steps(run: Path) -> list[tuple[int, Path]]:
 
 
 def has_unfinished(run: Path) -> bool:
-    """Whether a checkpoint is on its way to its name, or was when its process was killed."""
+    """Whether a checkpoint is being written, or was when its process was killed."""
     return any(run.glob(f"{TEMPORARY}step-*"))
 
 
 @dataclass(frozen=True)
 class SkippedCheckpoint:
-    """A checkpoint that could not be taken, and the sentence that says why."""
+    """A checkpoint that could not be opened, and why."""
 
     path: Path
     reason: str
@@ -55,20 +56,20 @@ class SkippedCheckpoint:
 
     @property
     def damaged(self) -> bool:
-        """Whether it is lost; what a later hermes wrote, or the system refuses to read, is not."""
+        """Whether its contents are lost, unlike those of a newer format or that may not be read."""
         return not isinstance(self.error, NewerFormat | StorageError)
 
 
 @dataclass(frozen=True)
 class Search:
-    """The newest whole checkpoint, None where there is none, and the newer ones passed over."""
+    """The newest whole checkpoint or None, and the newer ones that were skipped."""
 
     checkpoint: Checkpoint | None
     skipped: tuple[SkippedCheckpoint, ...]
 
 
 def open_checkpoints(run: Path, *, hashes: bool = True) -> Iterator[Checkpoint | SkippedCheckpoint]:
-    """Each checkpoint of a run, opened, or why it could not be; the newest first.
+    """Open each checkpoint of a run, newest first, or say why it could not be opened.
 
     Raises StorageError where the run's folder cannot be read.
     """
@@ -86,12 +87,12 @@ def open_checkpoints(run: Path, *, hashes: bool = True) -> Iterator[Checkpoint |
 
 
 def find_newest(run: Path, *, hashes: bool = True) -> Search:
-    """Look for the newest checkpoint of a run that is whole.
+    """Find the newest checkpoint of a run that is whole.
 
-    Raises NewerFormat where a later hermes wrote one, StorageError where one cannot be read: to go
-    on from one before it would lose what it has.
+    Raises NewerFormat where a later hermes wrote a newer one and StorageError where one cannot be
+    read: resuming from an older one would lose its progress.
     """
-    for _ in range(LOOKS):
+    for _ in range(ATTEMPTS):
         skipped: list[SkippedCheckpoint] = []
         for found in open_checkpoints(run, hashes=hashes):
             if isinstance(found, Checkpoint):
@@ -99,7 +100,7 @@ def find_newest(run: Path, *, hashes: bool = True) -> Search:
             if not found.damaged:
                 raise found.error
             skipped.append(found)
-        # One that another process deleted meanwhile is no loss: it had a newer one.
+        # One that vanished was deleted by another process, which has a newer one: look again.
         if all(skip.path.exists() for skip in skipped):
             break
     return Search(None, tuple(skipped))
@@ -108,15 +109,15 @@ def find_newest(run: Path, *, hashes: bool = True) -> Search:
 def locate(
     path: Path, *, spec: ModelSpec | None = None, hashes: bool = True
 ) -> tuple[Checkpoint, tuple[SkippedCheckpoint, ...]]:
-    """What --checkpoint names, and what was passed over on the way to it.
+    """Open the checkpoint that --checkpoint names; return it and the ones that were skipped.
 
-    A checkpoint folder; a run, for its newest whole checkpoint; or a bare .safetensors file, whose
-    architecture `spec` must tell. Where a checkpoint has its own, `spec` must be the same model.
-    Raises CheckpointError, StorageError.
+    path: a checkpoint folder; a run, for its newest whole checkpoint; or a bare .safetensors file,
+    whose architecture is `spec`. A checkpoint with an architecture of its own must agree with
+    `spec`, if that is given. Raises CheckpointError, StorageError.
     """
     if path.is_file():
         if spec is None:
-            raise CheckpointError(f"{path} is weights alone; say with --config of which model")
+            raise CheckpointError(f"{path} holds weights only; name their model with --config")
         params = match_to_spec(read_weights(path), spec, str(path))
         return Checkpoint(path, spec, params, companions=Companions()), ()
     skipped: tuple[SkippedCheckpoint, ...] = ()
@@ -124,7 +125,7 @@ def locate(
         if not path.exists():
             raise CheckpointError(f"there is no checkpoint {path}")
         if not (path / MANIFEST).exists():
-            raise CheckpointError(f"{path} is no checkpoint and no run: it has no {MANIFEST}")
+            raise CheckpointError(f"{path} is neither a checkpoint nor a run: it has no {MANIFEST}")
         checkpoint = open_checkpoint(path, hashes=hashes)
     else:
         search = find_newest(path, hashes=hashes)

@@ -1,10 +1,10 @@
-"""The names of a checkpoint folder, and what travels in it beside weights and progress.
+"""The files of a checkpoint folder, and the companions of the weights.
 
     config.json  generation_config.json  tokenizer.json  tokenizer_config.json    for other tools
     model.safetensors, or shards and an index                                     the weights
     model.mal                                                                     the architecture
-    optimizer.safetensors  progress.json                                          what a run needs
-    manifest.json                                                                 the proof
+    optimizer.safetensors  progress.json                                          to resume a run
+    manifest.json                                                                 their hashes
 
 The layout is in `specs/checkpoint.md`.
 """
@@ -28,10 +28,10 @@ TRASH = ".trash-"
 
 @dataclass(frozen=True)
 class Companions:
-    """What travels beside the weights and stays the same for a whole run.
+    """The files beside the weights that stay the same for a whole run.
 
-    tokenizer_json: the text of tokenizer.json, None where there is no tokenizer; the others are
-    the objects of the files that other tools read.
+    tokenizer_json: the text of tokenizer.json, None where there is no tokenizer. The others are the
+    contents of the files that other tools read.
     """
 
     tokenizer_json: str | None = None
@@ -42,7 +42,7 @@ class Companions:
     generation_config: Mapping[str, Json] | None = None
 
     def render(self) -> dict[str, bytes]:
-        """The bytes of each file by name."""
+        """Render each file. -> contents by file name"""
         files = {CONFIG: render_json(self.config)}
         if self.generation_config is not None:
             files[GENERATION_CONFIG] = render_json(self.generation_config)
@@ -54,5 +54,5 @@ class Companions:
 
 
 def name_step_folder(step: int) -> str:
-    """The folder of a checkpoint in its run."""
+    """Name the folder of a step's checkpoint: step-00000200."""
     return f"step-{step:08d}"

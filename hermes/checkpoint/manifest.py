@@ -1,7 +1,7 @@
-"""manifest.json: what a checkpoint consists of, and the proof that it is all there.
+"""manifest.json: the files of a checkpoint with their sizes and hashes.
 
-It lists every file with size and SHA-256, and ends with the SHA-256 of its own bytes up to that
-last line, so that nothing in it can change unseen either. It is written last.
+It ends with the SHA-256 of its own bytes up to that last line, so that no byte of it can change
+unnoticed either. It is written last: a folder without it was never finished.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-# What a repository of models has for people; no reader takes it for a part.
+# Files that model repositories have for people; no reader takes them for part of a checkpoint.
 FOR_PEOPLE = ("README.md", "LICENSE")
 FORMAT = "hermes-checkpoint"
 VERSION = 1
@@ -41,14 +41,15 @@ LAST_LINES = re.compile(rb'  "sha256": "([0-9a-f]{64})"\n}\n\Z')
 
 
 class NewerFormat(CheckpointError):
-    """A whole checkpoint that a later hermes wrote: never passed over, never replaced."""
+    """A checkpoint of a later format version: never skipped, never replaced."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checkpoint's contents. run: an id shared by all checkpoints of a run; step: updates made.
+    """A checkpoint's contents.
 
-    files: size and SHA-256 by name, manifest.json itself left out.
+    run: an id shared by all checkpoints of a run. step: optimizer steps made. files: size and
+    SHA-256 by name, without manifest.json itself.
     """
 
     run: str
@@ -58,11 +59,11 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Bytes of all files but the manifest."""
+        """The size of all files but the manifest, in bytes."""
         return sum(file.size for file in self.files.values())
 
     def render(self) -> bytes:
-        """The bytes of manifest.json."""
+        """Render manifest.json, ending with its own hash."""
         files = {
             name: {"sha256": file.sha256, "size": file.size}
             for name, file in sorted(self.files.items())
@@ -77,7 +78,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint, itself checked.
+    """Read a checkpoint's manifest and check its own hash.
 
     Raises CheckpointError, NewerFormat where a later hermes wrote it, StorageError.
     """
@@ -109,7 +110,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _parse_file(path: Path, name: str, entry: Json) -> FileDigest:
     if not FILE_NAME.match(name) or name == MANIFEST:
-        raise CheckpointError(f"{path} lists {name!r}, which is no name of a checkpoint's file")
+        raise CheckpointError(
+            f"{path} lists {name!r}, which is not a name for a file of a checkpoint"
+        )
     if (
         not isinstance(entry, dict)
         or set(entry) != {"sha256", "size"}
@@ -125,8 +128,8 @@ def _parse_file(path: Path, name: str, entry: Json) -> FileDigest:
 def verify_files(folder: Path, manifest: Manifest, *, hashes: bool = True) -> None:
     """Check that a folder holds exactly the manifest's files, each as it was written.
 
-    Names that begin with a dot, README.md and LICENSE are passed over. Without `hashes`
-    only names and sizes are compared. Raises CheckpointError, StorageError.
+    Names that begin with a dot, README.md and LICENSE are ignored. Without `hashes` only names and
+    sizes are compared. Raises CheckpointError, StorageError.
     """
     try:
         entries = {e.name: e.stat(follow_symlinks=False) for e in os.scandir(folder)}
@@ -150,7 +153,7 @@ def verify_files(folder: Path, manifest: Manifest, *, hashes: bool = True) -> No
             )
     if not hashes:
         return
-    # The largest first, so that no thread is left alone with it at the end.
+    # Largest first, so that the threads finish at about the same time.
     names = sorted(manifest.files, key=lambda name: -manifest.files[name].size)
     with ThreadPoolExecutor(READERS) as pool:
         digests = pool.map(hash_file, [folder / name for name in names])

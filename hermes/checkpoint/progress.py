@@ -1,4 +1,4 @@
-"""progress.json: where a run is and how it trains, in plain numbers and words."""
+"""progress.json: how far a run is, and its recipe."""
 
 import dataclasses
 import math
@@ -14,20 +14,20 @@ from hermes.storage.strict_json import Json, parse_json, render_json
 
 __all__ = ["MIGRATIONS", "Progress", "read_progress", "render_progress"]
 
-# From a format version to the next: what is said of a run in the older one, said in the newer.
-# Version 1 is the first, so nothing needs it yet.
+# For each old format version, a function that turns its progress.json into the next version's.
+# Version 1 is the first, so there are none yet.
 MIGRATIONS: Mapping[int, Callable[[dict[str, Json]], dict[str, Json]]] = {}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """All that a run needs, beside its tensors, to go on.
+    """All that resuming a run needs besides its tensors.
 
-    run: an id made when it began. step: updates made; tokens: targets counted in them; (epoch,
-    sample): the next sample; total_steps: where it ends. world_size: processes, which with the
-    recipe's batch_size and grad_accum makes the samples of one update. metrics: the latest by
-    name; data: fingerprint of the training data. backend, device, precision and versions say who
-    wrote it and bind no one.
+    run: an id made when the run began. step: optimizer steps made; tokens: targets trained on in
+    them; (epoch, sample): the next sample; total_steps: where the run ends, 0 if unknown.
+    world_size: processes; times the recipe's batch_size and grad_accum, the samples of one step.
+    metrics: the latest ones by name. data: fingerprint of the training data. backend, device,
+    precision and versions record what wrote it; a run may be resumed with others.
     """
 
     run: str
@@ -47,7 +47,7 @@ class Progress:
 
 
 def render_progress(progress: Progress) -> bytes:
-    """The bytes of progress.json. Raises NonFinite where a metric is no number."""
+    """Render progress.json. Raises NonFinite where a metric is not finite."""
     for name, value in progress.metrics.items():
         if not math.isfinite(value):
             raise NonFinite(f"step {progress.step}: {name} is {float(value)}, so it was not saved")
@@ -62,9 +62,9 @@ def read_progress(
     version: int = VERSION,
     migrations: Mapping[int, Callable[[dict[str, Json]], dict[str, Json]]] = MIGRATIONS,
 ) -> Progress:
-    """Progress from the bytes of progress.json, brought up from an older `version` of the format.
+    """Parse progress.json of any format version up to this one.
 
-    A key left out takes its default; one that is not known is refused. Raises CheckpointError.
+    A missing key takes its default; an unknown key is refused. Raises CheckpointError.
     """
     value = parse_json(data, where)
     for old in range(version, VERSION):
@@ -80,7 +80,7 @@ def read_progress(
 
 
 def _build(wanted: Any, value: Json, where: str) -> Any:
-    """The value as the type of a dataclass's field, with int to float and list to tuple at most."""
+    """Convert JSON to the type of a field; of other types only int to float and list to tuple."""
     if dataclasses.is_dataclass(wanted):
         assert isinstance(wanted, type), "annotations name classes"
         return _build_dataclass(wanted, value, where)

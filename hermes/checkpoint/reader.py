@@ -1,4 +1,4 @@
-"""Opens a checkpoint folder, only when it is whole: what is read was verified before."""
+"""Opens checkpoint folders, verifying them before anything in them is used."""
 
 from pathlib import Path
 
@@ -32,11 +32,11 @@ __all__ = ["Checkpoint", "open_checkpoint", "verify"]
 
 
 class Checkpoint:
-    """A checkpoint that was found whole; its tensors are read when they are asked for.
+    """An opened checkpoint; its tensors are read when they are accessed.
 
     spec, params and companions are always there; progress and state only where a run wrote it.
-    manifest: None for a bare file of weights. params are those of the model as it computes: where
-    a run trains adapters they are merged in, and `state` has the two apart.
+    manifest: None for a bare file of weights. params: the weights with adapters, if any, merged in;
+    `state` has base weights and adapters apart.
     """
 
     def __init__(
@@ -62,18 +62,19 @@ class Checkpoint:
 
     @property
     def has_adapters(self) -> bool:
-        """Whether params are weights with adapters merged in."""
+        """Whether params have adapters merged in."""
         return self._parts is not self.params
 
     @property
     def resumable(self) -> bool:
-        """Whether a run can go on from here: progress and moments are there."""
+        """Whether a run can be resumed from it: it has progress and moments."""
         return self._progress is not None and self._moments is not None
 
     @property
     def tokenizer_json(self) -> str | None:
-        """The text of tokenizer.json, None where there is none. Raises CheckpointError where it
-        has more tokens than the model has rows.
+        """The text of tokenizer.json or None.
+
+        Raises CheckpointError where it has more tokens than the model has embedding rows.
         """
         text = self.companions.tokenizer_json
         if text is not None:
@@ -82,21 +83,25 @@ class Checkpoint:
 
     @property
     def progress(self) -> Progress:
-        """Where the run was. Raises CheckpointError where no run wrote this."""
+        """How far the run was. Raises CheckpointError where no run wrote the checkpoint."""
         if self._progress is None:
-            raise CheckpointError(f"{self.path} has no {PROGRESS}, so no run can go on from it")
+            raise CheckpointError(
+                f"{self.path} has no {PROGRESS}, so no run can be resumed from it"
+            )
         return self._progress
 
     @property
     def state(self) -> TrainState:
-        """Weights and moments, lazily. Raises CheckpointError where no run wrote this."""
+        """Weights and moments, read lazily. Raises CheckpointError where there are no moments."""
         if self._moments is None:
-            raise CheckpointError(f"{self.path} has no {OPTIMIZER}, so no run can go on from it")
+            raise CheckpointError(
+                f"{self.path} has no {OPTIMIZER}, so no run can be resumed from it"
+            )
         return TrainState(self._parts, *self._moments, self.progress.step)
 
 
 def verify(path: Path, *, hashes: bool = True) -> Manifest:
-    """Check a checkpoint folder against its manifest: names, sizes and every byte's hash.
+    """Check a checkpoint folder against its manifest: names, sizes and, with `hashes`, contents.
 
     Raises CheckpointError, StorageError.
     """
@@ -106,7 +111,7 @@ def verify(path: Path, *, hashes: bool = True) -> Manifest:
 
 
 def open_checkpoint(path: Path, *, hashes: bool = True) -> Checkpoint:
-    """Open a checkpoint folder after verifying it; `hashes` False trusts the bytes of its files.
+    """Verify and open a checkpoint folder; without `hashes` the contents of files are trusted.
 
     Raises CheckpointError, StorageError.
     """
@@ -135,7 +140,7 @@ def open_checkpoint(path: Path, *, hashes: bool = True) -> Checkpoint:
 def _read_contents(
     path: Path, manifest: Manifest
 ) -> tuple[ModelSpec, Tensors, Progress | None, tuple[Tensors, Tensors] | None]:
-    """Architecture, weights and, where a run wrote them, progress and moments."""
+    """Read architecture, weights and, where a run wrote them, progress and moments."""
     spec = loads(read_small(path / SPEC), file=str(path / SPEC))
     params = match_to_spec(read_weights(path), spec, str(path))
     progress, both = None, None
@@ -159,7 +164,7 @@ def _read_contents(
 
 
 def _add_adapters(path: Path, spec: ModelSpec, params: Tensors, lora: Lora) -> Tensors:
-    """The weights and, under their own names, a run's adapters."""
+    """Add a run's adapters, under their own names, to the base weights."""
     found, adapters = open_adapter(path, spec)
     if (found.rank, found.alpha) != (lora.rank, lora.alpha):
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay, and what becomes of the others and of leftovers."""
+"""Deletes old checkpoints of a run, and what interrupted saves left behind."""
 
 import secrets
 from dataclasses import dataclass
@@ -15,17 +15,18 @@ from hermes.storage.reading import list_folder, read_small
 
 __all__ = ["RetentionPolicy", "prune", "sweep"]
 
-# Metrics of which more is better, by the end of their names; of all others less is.
+# Metrics whose names end so are better when higher; all others when lower.
 MORE_IS_BETTER = ("accuracy", "reward_margin", "chosen_reward", "chosen_logprob")
 
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """Which checkpoints of a run stay, once a newer one is whole; all of them by default.
+    """Which checkpoints of a run are kept; all of them by default.
 
-    last: the newest N. every: those whose step M divides. best: the one with the best value of that
-    metric, the lowest but for MORE_IS_BETTER, and all of them as long as none has it. What any of
-    them keeps stays; with `every` or `best` alone the newest 2 do too.
+    last: the newest `last`. every: those whose step is a multiple of `every`. best: the one with
+    the best value of that metric (the lowest, except for MORE_IS_BETTER); while no checkpoint has
+    the metric, all. A checkpoint is kept if any of the three keeps it. With `every` or `best`
+    alone, the newest 2 are kept as well.
     """
 
     last: int | None = None
@@ -39,18 +40,17 @@ class RetentionPolicy:
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is ever deleted."""
+        """Whether no checkpoint is ever deleted."""
         return self.last is None and self.every is None and self.best is None
 
 
 def prune(
     run: Path, keep: RetentionPolicy, current: Path, *, disk: Disk | None = None
 ) -> list[Path]:
-    """Delete the checkpoints of a run that `keep` does not keep, and return them.
+    """Delete the checkpoints of a run that `keep` does not keep; return them.
 
-    Nothing is deleted unless `current`, the one just written, verifies from disk. Only whole
-    checkpoints of the same run id count, and only they are deleted, oldest first. Raises
-    CheckpointError, StorageError.
+    First verifies `current`, the one just written, from disk. Only whole checkpoints of the same
+    run id are considered and deleted, oldest first. Raises CheckpointError, StorageError.
     """
     if keep.everything:
         return []
@@ -59,6 +59,7 @@ def prune(
     kept = {current.name, *_select_kept(keep, ours)}
     doomed = [path for _, path in reversed(ours) if path.name not in kept]
     for path in doomed:
+        # Renamed first: half a deletion must not leave a damaged folder under a step's name.
         trash = run / f"{TRASH}{path.name}-{secrets.token_hex(4)}"
         disk.rename(path, trash)
         disk.sync_folder(run)
@@ -67,11 +68,11 @@ def prune(
 
 
 def _list_whole(run: Path, run_id: str) -> list[tuple[Manifest, Path]]:
-    """The checkpoints of one run id that look whole, the newest first."""
+    """List the checkpoints of one run id that are whole by names and sizes, newest first."""
     found = []
     for step, path in list_steps(run):
         if path.is_symlink():
-            continue  # what it leads to is someone else's
+            continue  # its target belongs to someone else
         try:
             manifest = verify(path, hashes=False)
         except CheckpointError:
@@ -92,7 +93,10 @@ def _select_kept(keep: RetentionPolicy, ours: list[tuple[Manifest, Path]]) -> se
 
 
 def _select_best(metric: str, ours: list[tuple[Manifest, Path]]) -> set[str]:
-    """The best one, of equals the first. Where none has that metric its name may be a slip: all."""
+    """Select the earliest of the best checkpoints, and those whose metrics cannot be read.
+
+    Where no checkpoint has the metric, its name may be a typo, so all are selected.
+    """
     scored, unknown = [], set()
     sign = -1 if metric.endswith(MORE_IS_BETTER) else 1
     for manifest, path in ours:
@@ -109,7 +113,7 @@ def _select_best(metric: str, ours: list[tuple[Manifest, Path]]) -> set[str]:
 
 
 def sweep(run: Path, *, disk: Disk | None = None) -> None:
-    """Delete what an interrupted save or deletion left. Only for the holder of the run's lock."""
+    """Delete what interrupted saves and deletions left. The caller holds the run's lock."""
     if not run.exists():
         return
     disk = disk or Disk()

@@ -1,4 +1,4 @@
-"""One process per run: a lock that the operating system lets go of when its holder dies."""
+"""A lock on a run's folder, which the operating system releases when its holder dies."""
 
 import errno
 import fcntl
@@ -17,10 +17,11 @@ NAME = ".lock"
 
 
 class RunLock:
-    """Holds a run's folder for this process, from construction until `close` or its end.
+    """Locks a run's folder for this process, from construction until `close` or its exit.
 
-    The file `.lock` says who: process and host. It stays when the lock is gone and means nothing
-    then. Raises HermesError where another process holds it, StorageError where it cannot be taken.
+    The file `.lock` names the holder's process and host. It remains after the lock is released and
+    means nothing then: only the flock on it counts. Raises HermesError where another process holds
+    the lock, StorageError where it cannot be taken.
     """
 
     def __init__(self, run: Path):
@@ -35,6 +36,7 @@ class RunLock:
             ) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Written in place: an atomic replacement would be another file, which nobody locked.
             holder = render_json({"host": socket.gethostname(), "process": os.getpid()})
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, holder, 0)
@@ -55,13 +57,13 @@ class RunLock:
         return HermesError(f"run {str(run)!r} is in use by {who}; wait for it or stop it")
 
     def close(self) -> None:
-        """Let go of the run."""
+        """Release the lock."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def remove_new_folder(self) -> None:
-        """Remove a folder that was made for the lock, unless something else is in it by now."""
+        """Remove the run's folder if this lock created it and nothing else is in it."""
         if self._made:
             self._path.unlink(missing_ok=True)
             with suppress(OSError):

@@ -1,8 +1,7 @@
-"""A model's tensors in one file or in shards: which file holds what, and what must be there.
+"""A model's tensors in one safetensors file or several shards.
 
-Weights are under the parameters' names; AdamW's moments under `exp_avg.` and `exp_avg_sq.` before
-those names. A tied head has no tensor of its own; a file that has one anyway is read if it equals
-the embeddings.
+Weights have the parameters' names; AdamW's moments have them after `exp_avg.` and `exp_avg_sq.`. A
+tied head is not stored; a file that holds one anyway is accepted if it equals the embedding.
 """
 
 import re
@@ -41,7 +40,7 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 class TensorView(Mapping[str, Array]):
-    """Tensors made when asked for: `read(name)` for each of `names`."""
+    """A mapping of `names` to tensors, each made by `read(name)` when it is accessed."""
 
     def __init__(self, names: tuple[str, ...], read: Callable[[str], Array]):
         self._names = dict.fromkeys(names)
@@ -60,9 +59,9 @@ class TensorView(Mapping[str, Array]):
 
 
 def plan_shards(infos: Mapping[str, TensorInfo], limit: int) -> dict[str, dict[str, TensorInfo]]:
-    """Which tensors go into which file: one file, or numbered ones of at most `limit` bytes.
+    """Distribute tensors over one file, or numbered files of at most `limit` bytes of data.
 
-    Tensors stay in the order of `infos`; one that is larger than `limit` has a file to itself.
+    Tensors stay in the order of `infos`; one larger than `limit` has a file to itself.
     """
     shards: list[dict[str, TensorInfo]] = [{}]
     used = 0
@@ -79,20 +78,20 @@ def plan_shards(infos: Mapping[str, TensorInfo], limit: int) -> dict[str, dict[s
 
 
 def render_index(shards: Mapping[str, Mapping[str, TensorInfo]]) -> bytes:
-    """The bytes of model.safetensors.index.json, as other readers expect it."""
+    """Render model.safetensors.index.json, as other readers expect it."""
     size = sum(info.nbytes for shard in shards.values() for info in shard.values())
     places = {name: file for file, shard in shards.items() for name in shard}
     return render_json({"metadata": {"total_size": size}, "weight_map": places})
 
 
 def strip_wrappers(name: str) -> str:
-    """The parameter's own name, without what wrappers of modules put before its parts."""
+    """Remove what torch.compile (`_orig_mod.`) and DDP (`module.`) add to a parameter's name."""
     name = ".".join(part for part in name.split(".") if part != "_orig_mod")
     return re.sub(r"\A(module\.)+", "", name)
 
 
 class Weights(Mapping[str, Array]):
-    """The tensors of one or several files under their plain names, each read when asked for."""
+    """The tensors of one or several files, by name without wrappers, each read when accessed."""
 
     def __init__(self, files: list[TensorFile], where: str):
         self.infos: dict[str, TensorInfo] = {}
@@ -116,7 +115,7 @@ class Weights(Mapping[str, Array]):
 
 
 def read_weights(path: Path) -> Weights:
-    """The tensors of a .safetensors file, or of a folder that has one or an index of several.
+    """Open the tensors of a .safetensors file, or of a folder with one or with shards and index.
 
     Raises CheckpointError, StorageError.
     """
@@ -134,7 +133,7 @@ def read_weights(path: Path) -> Weights:
     for name, file in places.items():
         if not isinstance(file, str) or not FILE_NAME.match(file):
             raise CheckpointError(
-                f"{index} puts {name!r} into {file!r}, which is no file beside it"
+                f"{index} puts {name!r} into {file!r}, which is not a file beside it"
             )
     files = [TensorFile(path / file) for file in sorted(set(places.values()))]
     for file in files:
@@ -148,9 +147,9 @@ def read_weights(path: Path) -> Weights:
 
 
 def match_to_spec(weights: Weights, spec: ModelSpec, where: str) -> Tensors:
-    """The weights as `spec` needs them: every tensor there, of its shape, and none besides.
+    """Check that the weights are exactly the tensors of `spec`, and return those.
 
-    Raises CheckpointError.
+    Raises CheckpointError where one is missing, left over or of another shape.
     """
     table = list_parameters(spec)
     for name, tensor in table.items():
@@ -197,7 +196,7 @@ def _require_tied(weights: Weights, where: str) -> None:
 
 
 def read_moments(file: TensorFile, trained: Mapping[str, Tensor]) -> tuple[Tensors, Tensors]:
-    """AdamW's two moments of the trained tensors. Raises CheckpointError."""
+    """Read AdamW's two moments of the trained tensors, lazily. Raises CheckpointError."""
     expected = {f"{prefix}.{name}": name for prefix in MOMENTS for name in trained}
     for stored, name in expected.items():
         if stored not in file:

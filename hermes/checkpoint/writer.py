@@ -1,7 +1,8 @@
-"""Writes a checkpoint folder: whole, or not at all.
+"""Writes a checkpoint folder whole or not at all.
 
-It is written under another name beside its place, every file synced and hashed on the way and the
-manifest last; then the folder is synced, renamed, and its new name synced.
+The order makes it so: the files are written, hashed and synced under a temporary name beside the
+final one; then the manifest, since only a folder with a manifest counts; then the folder is synced,
+renamed, and its new name synced.
 """
 
 import os
@@ -54,12 +55,12 @@ def save(
     workers: int = 1,
     disk: Disk | None = None,
 ) -> Path:
-    """Write a checkpoint of `run` at progress.step and return its folder, now whole on disk.
+    """Write a checkpoint of `run` at progress.step; return its folder, now whole on disk.
 
-    Tensors are made one at a time, in this thread; with more `workers`, each in a thread that
-    writes a file of its own. A whole checkpoint of that step is never
-    replaced; a damaged one is, once the new one is complete. Raises NonFinite where a tensor is no
-    number, StorageError where the disk refuses, CheckpointError; the run is then as it was.
+    Tensors are materialized one at a time in this thread, or with several `workers` one in each of
+    so many threads, each of which writes its own files. A whole checkpoint of the same step is
+    never replaced; a damaged one is, once the new one is complete. Raises NonFinite where a tensor
+    is not finite, StorageError and CheckpointError; the run is then as it was.
     """
     disk = disk or Disk()
     if progress.step != state.step:
@@ -116,7 +117,7 @@ def _make_run(run: Path, disk: Disk) -> None:
 
 
 def _is_damaged(run: Path, target: Path) -> bool:
-    """Whether a damaged checkpoint is in the way; a whole one is an error."""
+    """Whether `target` is a damaged checkpoint. Raises CheckpointError where it is whole."""
     if not os.path.lexists(target):
         return False
     try:
@@ -132,7 +133,7 @@ def _is_damaged(run: Path, target: Path) -> bool:
 
 
 def _infer_infos(tensors: Tensors, table: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
-    """Dtype and shape of each tensor, learned from the smallest: all masters have one dtype."""
+    """Infer dtype and shape of each tensor from the smallest: all master weights share a dtype."""
     if set(tensors) != set(table):
         odd = min(set(tensors) ^ set(table))
         raise CheckpointError(f"the state to save and its spec differ in tensor {odd!r}")
@@ -169,15 +170,15 @@ def _write_files(
     workers: int,
     disk: Disk,
 ) -> None:
-    """Fill a folder with these files and their manifest, and sync it."""
+    """Write the files, then their manifest, into `folder` and sync it."""
 
-    # A chunk of a file is hashed while it is written and the next one is made.
+    # A chunk is hashed in the background while it is written and the next one is made.
     with ThreadPoolExecutor(workers) as hasher:
 
         def write(name: str) -> FileDigest:
             return write_file(folder / name, files[name], disk, hasher)
 
-        if workers == 1:  # the tensors may be ones that only this thread can make
+        if workers == 1:  # only the calling thread may be allowed to read the framework's arrays
             written = list(map(write, files))
         else:
             pool = ThreadPoolExecutor(workers)

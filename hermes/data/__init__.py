@@ -1,4 +1,4 @@
-"""Data: documents read, turned into tokens, put in order and handed out as batches."""
+"""Data: files are read, tokenized, ordered by the seed and drawn as batches."""
 
 from hermes.data.document_reader import Document, read_documents
 from hermes.data.files import expand_paths, spool

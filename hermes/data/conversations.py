@@ -1,4 +1,8 @@
-"""Conversations read from files of instructions and dialogues, in one form."""
+"""Reads conversations from files of instructions and dialogues.
+
+A record is a conversation if it has `messages`, or `prompt` and `completion`, or `instruction` and
+`output` (and perhaps `input`, as Alpaca's have); it is plain text if it is a string or has `text`.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,7 +32,7 @@ def read_conversations(paths: Paths, *, file_format: str | None = None) -> Itera
 
 
 def parse_conversation(record: Record) -> Conversation:
-    """A record as a conversation that has something to learn. Raises DataError."""
+    """Parse a record as a conversation with at least one answer. Raises DataError."""
     value, where = record.value, record.where
     if isinstance(value, str):
         return Conversation((), where, text=read_text(value, where))
@@ -41,12 +45,14 @@ def parse_conversation(record: Record) -> Conversation:
     if "messages" in value:
         if value.get("completion") is not None:
             raise DataError(
-                f"{where}: both 'messages' and 'completion', so what is to be learnt is said "
+                f"{where}: both 'messages' and 'completion', so the answer to train on is given "
                 "twice; keep one"
             )
         messages = read_messages(value["messages"], f"{where}: field 'messages'")
         if not any(message["role"] == "assistant" for message in messages):
-            raise DataError(f"{where}: no message of the assistant, so there is nothing to learn")
+            raise DataError(
+                f"{where}: no message of the assistant, so there is nothing to train on"
+            )
         return Conversation(messages, where, tools=held)
     if "prompt" in value:
         completion = require_field(value, "completion", where)
@@ -62,7 +68,7 @@ def parse_conversation(record: Record) -> Conversation:
 
 
 def parse_alpaca(value: Mapping[str, Any], where: str) -> tuple[Message, ...]:
-    """Stanford Alpaca's three fields: the input, if any, follows the instruction."""
+    """Parse Stanford Alpaca's instruction, input and output; the input follows the instruction."""
     output = read_answer(require_field(value, "output", where), f"{where}: field 'output'")
     user = read_content(value["instruction"], f"{where}: field 'instruction'")
     if value.get("input"):

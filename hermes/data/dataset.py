@@ -1,4 +1,4 @@
-"""What every dataset offers the loop: numbered samples, laid out into the updates of a run."""
+"""The dataset protocol: numbered samples, drawn as the batches of optimizer steps."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ __all__ = ["Dataset", "TokenSource"]
 
 
 class Dataset(Protocol):
-    """Where batches come from: numbered samples to train on, and some held out."""
+    """Samples to train on and samples held out for validation, numbered from 0."""
 
     train: range
     held_out: range
@@ -29,38 +29,46 @@ class Dataset(Protocol):
         rank: int = 0,
         world_size: int = 1,
     ) -> tuple[Batch, Cursor]:
-        """The update that takes the next `samples`, and the cursor behind it."""
+        """Draw this rank's share of a step's `samples`; return its batch and the next cursor.
+
+        Row b of micro-batch a on `rank` is sample (a * world_size + rank) * micro_batch + b of the
+        step, so that any split of a step over ranks and micro-batches has the same samples.
+        """
         ...
 
     def iterate_validation(
         self, micro_batch: int, *, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        """Every sample held out, once."""
+        """Yield every held-out sample once, as batches of this rank."""
         ...
 
     def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
-        """Bytes of text that the held-out targets stand for."""
+        """Count the bytes of text in the held-out targets; byte_lengths (V,): bytes of each id."""
         ...
 
 
 class TokenSource(Protocol):
-    """The tokens that samples are made of."""
+    """The tokens that a dataset's samples are made of."""
 
     @property
     def fingerprint(self) -> str:
-        """Equal ones mean equal data."""
+        """A hash of the tokens: equal fingerprints mean equal data."""
         ...
 
     def __len__(self) -> int: ...
 
     def close(self) -> None:
-        """Let go of them."""
+        """Release the tokens, deleting temporary files."""
         ...
 
 
 @dataclass(frozen=True)
 class UpdateLayout:
-    """Where an update's samples go: numbers (A, B) within the update, and which are there."""
+    """Which sample of a step each row of a rank's batch holds.
+
+    rows (A, B): the sample's number within the step. real (A, B): whether there is such a sample;
+    the last step of a run may have fewer samples than rows.
+    """
 
     rows: NDArray[np.int64]
     real: NDArray[np.bool_]
@@ -69,7 +77,7 @@ class UpdateLayout:
     def build(
         cls, samples: int, micro_batch: int, accum: int, rank: int, world_size: int
     ) -> "UpdateLayout":
-        """Row b of micro-batch a in process `rank` is sample (a * world + rank) * B + b."""
+        """Lay out a step of `samples` for one rank: see `Dataset.draw_batch`."""
         micro = np.arange(accum)[:, None] * world_size + rank
         rows = micro * micro_batch + np.arange(micro_batch)[None, :]
         return cls(rows, rows < samples)

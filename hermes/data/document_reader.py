@@ -1,7 +1,7 @@
-"""Documents from files and standard input, in bounded memory, with errors that name a line.
+"""Reads documents from files and standard input in bounded memory; errors name the line.
 
-Text is taken as it stands: line ends, spaces and control characters are kept; only a byte-order
-mark at the start of a file is not text. Everything is UTF-8.
+Text is UTF-8 and kept as it is, line ends, spaces and control characters included; only a
+byte-order mark at the start of a file is dropped.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,10 @@ __all__ = ["Document", "read_documents"]
 
 @dataclass(frozen=True)
 class Document:
-    """A document, or a piece of a long one. line: where it begins, from 1; more: it goes on."""
+    """A document or a piece of a long one.
+
+    line: where it begins, counted from 1. more: whether another piece of the same document follows.
+    """
 
     text: str
     path: str
@@ -39,13 +42,13 @@ def read_documents(
 ) -> Iterator[Document]:
     """Yield the documents of files, folders and patterns in the order given; '-' is standard input.
 
-    .txt: one document a file. .jsonl: one a line, .json: a list; of strings, or of objects with a
-    `text_field`. .csv: one a row, with a header that has a `text_field`. file_format ('txt' ...)
-    stands for every file's ending; standard input is txt without it. Long documents come in pieces
-    with `more` set, cut where tokens do not change; empty ones are left out. A .json file is read
-    whole, the others need memory for one line or row.
+    .txt: one document per file. .jsonl: one per line; .json: a list; each item a string, or an
+    object with a `text_field`. .csv: one per row, with a header that has a `text_field`.
+    file_format ('txt', ...) overrides the file names' endings; standard input is txt by default.
+    Long documents come in pieces with `more` set, cut where that does not change tokens; empty ones
+    are skipped. A .json file is read whole; the others need memory for one line or row.
 
-    Raises DataError at once for files that are missing, StorageError for those that cannot be read.
+    Raises DataError, at once for missing files, and StorageError for files that cannot be read.
     """
     if file_format not in (None, *FORMATS):
         raise DataError(f"format {file_format!r} is unknown; known are {', '.join(FORMATS)}")
@@ -78,7 +81,7 @@ def _choose_reader(path: Path, file_format: str | None, field: str) -> _Reader:
 
 
 def _cut(parts: Iterable[str], name: str, line: int) -> Iterator[Document]:
-    """One document in pieces, the last without `more`; nothing if it has no text."""
+    """Cut one document into pieces, the last without `more`; none if it has no text."""
     held = None
     for piece in split_text(parts):
         if held is not None:
@@ -111,7 +114,7 @@ def _read_text(record: Record, field: str) -> str:
             text.encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"{where}: half of a surrogate pair, \\u{ord(text[error.start]):04x}, which is no "
-                "character; write the text as UTF-8"
+                f"{where}: half of a surrogate pair, \\u{ord(text[error.start]):04x}, which is not "
+                "a character; write the text as UTF-8"
             ) from None
     return text

@@ -1,8 +1,8 @@
-"""Examples in rows: packed side by side or one a row, and the batches that are made of them.
+"""The dataset of examples for finetuning: packed several to a row, or one per row.
 
-An example of N tokens takes N - 1 places: each but the last is read, each but the first is
-predicted. So no example's last token predicts another's first. In a packed row every example has
-a segment of its own, inside which attention and positions stay.
+An example of N tokens takes N - 1 positions of a row: all but the last token are inputs, all but
+the first are targets, so no example's last token predicts another's first. In a packed row every
+example is a segment; attention and positions do not cross segments.
 """
 
 import hashlib
@@ -33,18 +33,19 @@ __all__ = [
 ]
 
 OVERLONG = ("error", "drop", "truncate")
-WIDTHS = 4  # so many widths a run may have at most, as each is compiled anew
+# Rows are padded to one of at most four widths, because frameworks compile each width anew.
+WIDTHS = 4
 MULTIPLE = 16
 
 
 def pack_rows(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Which examples share a row of `room` places: best fit, the longest first.
+    """Group examples into rows of `room` positions: best fit decreasing. -> numbers per row
 
-    Source: Johnson 1973; fills about 99 % of the rows of usual data.
+    Fills about 99 % of the positions for typical data. Source: Johnson 1973.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     rows: list[list[int]] = []
-    space: dict[int, list[int]] = {}  # rows by the places they have left
+    space: dict[int, list[int]] = {}  # rows by the number of positions left
     known: list[int] = []  # the keys of `space`, sorted
     for i in order:
         at = bisect_left(known, lengths[i])
@@ -66,9 +67,10 @@ def pack_rows(lengths: Sequence[int], room: int) -> list[list[int]]:
 
 
 def split_examples(size: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Which of `size` examples are trained on and which held out: at least one of each, if any are.
+    """Split the numbers of `size` examples into those to train on and those held out.
 
-    A function of (seed, size) alone. Raises DataError where there are too few.
+    A function of (seed, size) alone; with val_fraction above 0 at least one example is held out.
+    Raises DataError where there are too few.
     """
     count = max(1, round(size * val_fraction)) if val_fraction > 0 else 0
     if size < 1 + (count > 0):
@@ -81,7 +83,7 @@ def split_examples(size: int, val_fraction: float, seed: int) -> tuple[list[int]
 
 
 def round_width(longest: int, room: int) -> int:
-    """The places of a batch whose longest row has `longest`: one of at most four widths."""
+    """Round the width of a batch's longest row up to one of at most four widths up to `room`."""
     step = -(-room // WIDTHS)
     step = -(-step // MULTIPLE) * MULTIPLE
     return min(room, -(-max(longest, 1) // step) * step)
@@ -90,9 +92,9 @@ def round_width(longest: int, room: int) -> int:
 def fill_rows(
     rows: Sequence[Sequence[Example]], width: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Tokens, targets and segments of rows of examples, (rows, width) each.
+    """Lay examples out in rows. -> tokens, targets and segments, each (rows, width)
 
-    Places that are left have token 0, no target, and a segment of their own.
+    Unused positions have token 0, target IGNORE and segment 0; examples are segments from 1 on.
     """
     shape = (len(rows), width)
     tokens, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
@@ -110,7 +112,7 @@ def fill_rows(
 
 @dataclass(frozen=True)
 class FittedExamples:
-    """Examples that fit a row, and how many were left out or cut at the end."""
+    """Examples that fit a row, and how many were dropped or truncated."""
 
     examples: tuple[Example, ...]
     dropped: int = 0
@@ -120,10 +122,10 @@ class FittedExamples:
 def fit_examples(
     examples: Iterable[Example], seq_len: int, overlong: str = "error"
 ) -> FittedExamples:
-    """The examples that have at most seq_len + 1 tokens; `overlong` says what of the others.
+    """Keep the examples of at most seq_len + 1 tokens; `overlong` says what to do with others.
 
-    'error' refuses them, 'drop' leaves them out, 'truncate' keeps their beginning. Raises
-    DataError, also where nothing is left.
+    'error' refuses them, 'drop' drops them, 'truncate' keeps their beginning if that has a target.
+    Raises DataError, also where no example is left.
     """
     if overlong not in OVERLONG:
         raise DataError(f"overlong is {overlong!r}; it must be one of {', '.join(OVERLONG)}")
@@ -137,9 +139,9 @@ def fit_examples(
                 f"{example.where}: {len(example)} tokens, more than --seq-len {seq_len} has room "
                 "for; choose a longer one, or --overlong drop or truncate"
             )
-        learnt = example.loss_mask[: seq_len + 1]
-        if overlong == "truncate" and learnt.any():
-            kept.append(Example(example.ids[: seq_len + 1], learnt, example.where))
+        mask = example.loss_mask[: seq_len + 1]
+        if overlong == "truncate" and mask.any():
+            kept.append(Example(example.ids[: seq_len + 1], mask, example.where))
             cut += 1
         else:
             dropped += 1
@@ -149,10 +151,10 @@ def fit_examples(
 
 
 class ExampleDataset:
-    """Batches of examples: a sample is a row, of one example or of several side by side.
+    """Batches of examples; a sample is a row of one example or, packed, of several.
 
-    train and held_out: the rows' numbers. fingerprint: of the tokens and of what is learnt.
-    Raises DataError where the model has no row for an id.
+    train and held_out: the rows' numbers. fingerprint: of tokens and loss masks. Raises DataError
+    where a token id is outside the model's vocabulary.
     """
 
     def __init__(
@@ -179,7 +181,7 @@ class ExampleDataset:
         return self._tokens
 
     def iterate_examples(self, rows: Iterable[int]) -> Iterator[Example]:
-        """The examples of these rows, as `train` or `held_out` number them."""
+        """Yield the examples of rows by the numbers in `train` and `held_out`."""
         return (example for row in rows for example in self._rows[row])
 
     def _arrange_rows(
@@ -200,15 +202,15 @@ class ExampleDataset:
         rank: int = 0,
         world_size: int = 1,
     ) -> tuple[Batch, Cursor]:
-        """This process's share of the update of the next `samples` rows, and what comes after."""
+        """Draw this rank's share of the next `samples` rows; return it and the next cursor."""
         taken = order_samples(self.seed, cursor, samples, len(self.train))
-        grid = UpdateLayout.build(samples, micro_batch, accum, rank, world_size)
-        return self._make_batch(taken, grid), cursor.advance(samples, len(self.train))
+        layout = UpdateLayout.build(samples, micro_batch, accum, rank, world_size)
+        return self._make_batch(taken, layout), cursor.advance(samples, len(self.train))
 
     def iterate_validation(
         self, micro_batch: int, *, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        """Every row held out, once, in order."""
+        """Yield every held-out row once, in order."""
         numbers = np.array(self.held_out, np.int64)
         for start in range(0, len(numbers), micro_batch * world_size):
             taken = numbers[start : start + micro_batch * world_size]
@@ -217,32 +219,33 @@ class ExampleDataset:
             )
 
     def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
-        """Bytes of text that the held-out targets stand for; byte_lengths: of each id."""
+        """Count the bytes of text in the held-out targets; byte_lengths (V,): bytes of each id."""
         held_out = self.iterate_examples(self.held_out)
         return sum(int(byte_lengths[example.ids[example.loss_mask]].sum()) for example in held_out)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: the examples are in memory."""
 
-    def _make_batch(self, taken: NDArray[np.int64], grid: UpdateLayout) -> Batch:
-        here = [
+    def _make_batch(self, taken: NDArray[np.int64], layout: UpdateLayout) -> Batch:
+        own_rows = [
             self._rows[taken[row]] if real else []
-            for row, real in zip(grid.rows.flat, grid.real.flat, strict=True)
+            for row, real in zip(layout.rows.flat, layout.real.flat, strict=True)
         ]
-        # Of all processes' rows, so that every split of an update has the same shapes and masks.
+        # Over the rows of all ranks, so that any split of a step has the same shapes, and therefore
+        # the same dropout masks.
         all_rows = [self._rows[number] for number in taken]
         longest = max(sum(len(example) - 1 for example in row) for row in all_rows)
         count = sum(int(example.loss_mask[1:].sum()) for row in all_rows for example in row)
         width = self.seq_len if self.pack else round_width(longest, self.seq_len)
-        shape = (*grid.rows.shape, width)
-        tokens, targets, segments = (part.reshape(shape) for part in fill_rows(here, width))
-        rows = grid.rows.astype(np.uint32)
+        shape = (*layout.rows.shape, width)
+        tokens, targets, segments = (part.reshape(shape) for part in fill_rows(own_rows, width))
+        rows = layout.rows.astype(np.uint32)
         kept = segments if self.pack else None
         return Batch(tokens, targets, rows, segments=kept, global_counts=LossCounts(count, count))
 
 
 def check_ids(examples: Iterable[Example], vocab_size: int) -> None:
-    """Refuse an id that the model has no row for. Raises DataError."""
+    """Raise DataError where a token id is outside the model's vocabulary."""
     for example in examples:
         largest = int(example.ids.max())
         if largest >= vocab_size:
@@ -253,7 +256,7 @@ def check_ids(examples: Iterable[Example], vocab_size: int) -> None:
 
 
 def hash_examples(examples: Iterable[Example]) -> str:
-    """SHA-256 over every token and whether it is learnt."""
+    """Compute a SHA-256 over tokens and loss masks."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(len(example).to_bytes(8, "little"))

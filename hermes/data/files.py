@@ -1,4 +1,4 @@
-"""Files by name: which ones a user means, and their bytes as text."""
+"""Finds input files by name, folder or pattern, and decodes them."""
 
 import codecs
 import glob
@@ -32,10 +32,10 @@ Paths = str | Path | Iterable[str | Path]
 
 
 def expand_paths(paths: Paths) -> list[Path]:
-    """The files that these names mean, '-' kept. Raises DataError where one means none.
+    """List the files that names, folders and patterns stand for; '-' stays as it is.
 
-    A folder stands for all files in and below it that have a known ending, by name; a pattern for
-    the files it matches, by name.
+    A folder stands for all files in and below it with a known ending, a pattern for the files it
+    matches, both sorted by name. Raises DataError where one stands for no file.
     """
     named = [paths] if isinstance(paths, str | Path) else list(paths)
     if not named:
@@ -68,7 +68,10 @@ def _expand_path(path: Path) -> list[Path]:
 
 
 def spool(stream: BinaryIO, directory: str | Path, *, file_format: str = "txt") -> Path:
-    """Copy a stream that can be read once to a file that can be read again. Raises StorageError."""
+    """Copy a stream that can be read only once to a file in a temporary folder.
+
+    The file is not synced: it is of use to this command only. Raises StorageError.
+    """
     path = Path(directory) / f"standard-input.{file_format}"
     try:
         with open(path, "wb") as file:
@@ -79,12 +82,12 @@ def spool(stream: BinaryIO, directory: str | Path, *, file_format: str = "txt") 
 
 
 def describe_formats() -> str:
-    """The endings of files that can be read, in words."""
+    """List the endings of files that can be read: '.csv, .json, ...'."""
     return ", ".join(f".{name}" for name in FORMATS)
 
 
 def decode_file(file: BinaryIO, name: str) -> Iterator[str]:
-    """The file's text in blocks, never a torn character."""
+    """Yield a file's text in blocks of whole characters. Raises DataError where it is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     done, line, begun = 0, 1, False
     while True:
@@ -108,7 +111,7 @@ def decode_file(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def split_lines(parts: Iterable[str]) -> Iterator[str]:
-    """Lines with their ends, '\\n' alone or after '\\r'."""
+    """Yield lines with their line ends, which are '\\n' or '\\r\\n'."""
     held: list[str] = []
     for part in parts:
         first, *rest = part.split("\n")
@@ -123,7 +126,7 @@ def split_lines(parts: Iterable[str]) -> Iterator[str]:
 def read_items(
     path: Path, read: Callable[[Iterator[str], str], Iterator[T]], what: str
 ) -> Iterator[T]:
-    """What `read` makes of a file's text and name. Raises DataError where that is nothing."""
+    """Yield what `read` makes of a file's text and name. Raises DataError where that is nothing."""
     standard = path == STANDARD_INPUT
     name = "standard input" if standard else str(path)
     empty = True

@@ -1,8 +1,4 @@
-"""The order of the data: which samples an update takes, as a function of (seed, epoch, number).
-
-A sample is a window of seq_len + 1 tokens that starts seq_len after the one before, so every token
-but the first is a target once an epoch. Tokens after the last whole window are left out.
-"""
+"""The data order: which samples a step takes, as a function of (seed, epoch, number) alone."""
 
 import math
 from dataclasses import dataclass
@@ -18,29 +14,30 @@ __all__ = ["Cursor", "count_run_samples", "order_samples", "split_windows"]
 
 @dataclass(frozen=True)
 class Cursor:
-    """The next sample of a run: number `sample` of epoch `epoch`, both from 0."""
+    """The position of a run's next sample: number `sample` of epoch `epoch`, both from 0."""
 
     epoch: int = 0
     sample: int = 0
 
     def count_samples(self, size: int) -> int:
-        """Samples taken so far, of epochs of `size` samples."""
+        """Count the samples before this position, in epochs of `size` samples."""
         return self.epoch * size + self.sample
 
     def advance(self, count: int, size: int) -> "Cursor":
-        """The cursor `count` samples on; the one after an epoch's last is the next one's first."""
+        """Move `count` samples on, into later epochs where this one ends."""
         return Cursor(*divmod(self.count_samples(size) + count, size))
 
 
 def order_samples(seed: int, cursor: Cursor, count: int, size: int) -> NDArray[np.int64]:
-    """The samples from range(size) that the next `count` places have, over ends of epochs.
+    """Order the next `count` samples of range(size), across ends of epochs. -> (count,)
 
-    Each epoch is an order of its own, in which every sample comes once. -> (count,)
+    Each epoch is a permutation of its own, in which every sample comes once. Raises DataError
+    where the cursor is outside the data.
     """
     if not 0 <= cursor.sample < size or cursor.epoch < 0:
         raise DataError(
             f"sample {cursor.sample} of epoch {cursor.epoch} is not in data of {size} samples an "
-            "epoch; go on with the data that the run began with"
+            "epoch; resume with the data that the run began with"
         )
     parts = []
     while count > 0:
@@ -52,9 +49,11 @@ def order_samples(seed: int, cursor: Cursor, count: int, size: int) -> NDArray[n
 
 
 def split_windows(tokens: int, val_fraction: float, seq_len: int) -> tuple[range, range]:
-    """The samples to train on and those held out: the text's last part, at least one if any.
+    """Split a text of `tokens` into windows to train on and windows held out, its last part.
 
-    Raises DataError where the tokens do not suffice.
+    A window is seq_len + 1 tokens long and starts seq_len after the one before, so every token but
+    the first is a target once per epoch; tokens after the last whole window are unused. With
+    val_fraction above 0 at least one window is held out. Raises DataError where there are too few.
     """
     samples = max(0, (tokens - 1) // seq_len)
     held_out = max(1, round(samples * val_fraction)) if val_fraction > 0 else 0
@@ -71,8 +70,8 @@ def split_windows(tokens: int, val_fraction: float, seq_len: int) -> tuple[range
 
 
 def count_run_samples(size: int, *, epochs: float, max_steps: int, per_update: int) -> int:
-    """Samples that a run takes: max_steps updates, or with 0 as many as the epochs have.
+    """Count the samples of a run: those of max_steps steps, or where it is 0 of the epochs.
 
-    The number of updates is this over per_update, rounded up: the last one may be short.
+    The run has this over per_update steps, rounded up: the last step may have fewer samples.
     """
     return max_steps * per_update if max_steps else max(1, math.floor(size * epochs + 0.5))

@@ -1,5 +1,7 @@
-"""Batches of preferences: the chosen in the first half of a micro-batch, the rejected in the
-second, each row with what the reference model gave it.
+"""The dataset of preference pairs for DPO and its variants.
+
+A micro-batch holds the chosen completions in its first half and the rejected ones in its second,
+each row with its log-probability under the reference model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +25,7 @@ from hermes.recipe import Preference
 
 __all__ = ["PREFERENCE_METRICS", "PreferenceDataset", "compute_preference_metrics"]
 
-# What `measures` tells, kl only where there is a reference.
+# The names that `compute_preference_metrics` reports; kl only where there is a reference model.
 PREFERENCE_METRICS = (
     *("reward_margin", "accuracy", "chosen_reward", "rejected_reward"),
     *("chosen_logprob", "rejected_logprob", "kl"),
@@ -31,10 +33,11 @@ PREFERENCE_METRICS = (
 
 
 class PreferenceDataset:
-    """Batches of pairs; a sample is a pair. max_len: the most tokens of a side.
+    """Batches of preference pairs; a sample is a pair.
 
-    train and held_out: places in the order of training; reference: (N, 2), each pair's summed
-    log-probabilities, chosen and rejected, zeros until they are set.
+    max_len: the most tokens of a prompt with a completion. train and held_out: samples in the order
+    of training. reference (N, 2): each pair's summed log-probabilities under the reference model,
+    chosen and rejected, in the order of the file; zeros until they are set.
     """
 
     def __init__(
@@ -63,11 +66,11 @@ class PreferenceDataset:
         return self._tokens
 
     def select_pairs(self, cursor: Cursor, samples: int) -> NDArray[np.int64]:
-        """The numbers of the next pairs, in the order of the file."""
+        """Find the next pairs at a cursor. -> (samples,), numbers in the order of the file"""
         return self._order[order_samples(self._seed, cursor, samples, len(self.train))]
 
     def select_held_out(self) -> NDArray[np.int64]:
-        """The numbers of the pairs held out, in the order of the file."""
+        """Find the held-out pairs. -> numbers in the order of the file"""
         return self._order[self.held_out.start :]
 
     def draw_batch(
@@ -80,15 +83,15 @@ class PreferenceDataset:
         rank: int = 0,
         world_size: int = 1,
     ) -> tuple[Batch, Cursor]:
-        """This process's share of the update of the next `samples` pairs, and what comes after."""
-        grid = UpdateLayout.build(samples, micro_batch, accum, rank, world_size)
-        batch = self.make_batch(self.select_pairs(cursor, samples), grid)
+        """Draw this rank's share of the next `samples` pairs; return it and the next cursor."""
+        layout = UpdateLayout.build(samples, micro_batch, accum, rank, world_size)
+        batch = self.make_batch(self.select_pairs(cursor, samples), layout)
         return batch, cursor.advance(samples, len(self.train))
 
     def iterate_validation(
         self, micro_batch: int, *, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        """Every pair held out, once, in order."""
+        """Yield every held-out pair once, in order."""
         numbers = self.select_held_out()
         for start in range(0, len(numbers), micro_batch * world_size):
             taken = numbers[start : start + micro_batch * world_size]
@@ -97,17 +100,17 @@ class PreferenceDataset:
             )
 
     def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
-        """None: the loss of a pair is no code length of a text."""
+        """Return 0: the loss of a pair is no code length of text, so there are no bits per byte."""
         return 0
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: the pairs are in memory."""
 
-    def make_batch(self, taken: NDArray[np.int64], grid: UpdateLayout) -> Batch:
-        """The pairs of these numbers as micro-batches of twice as many rows."""
-        places = np.concatenate([grid.rows, grid.rows], axis=1)  # (A, 2 P)
-        real = np.concatenate([grid.real, grid.real], axis=1)
-        side = np.repeat([0, 1], grid.rows.shape[1])[None, :] + np.zeros_like(places)
+    def make_batch(self, taken: NDArray[np.int64], layout: UpdateLayout) -> Batch:
+        """Make a batch of pairs, by their numbers in the file; it has two rows for each pair."""
+        places = np.concatenate([layout.rows, layout.rows], axis=1)  # (A, 2 P)
+        real = np.concatenate([layout.real, layout.real], axis=1)
+        side = np.repeat([0, 1], layout.rows.shape[1])[None, :] + np.zeros_like(places)
         rows: list[list[Example]] = []
         for place, there, rejected in zip(places.flat, real.flat, side.flat, strict=True):
             if not there:
@@ -115,7 +118,8 @@ class PreferenceDataset:
                 continue
             pair = self._pairs[taken[place]]
             rows.append([pair.rejected if rejected else pair.chosen])
-        # Of all processes' rows, so that every split of an update has the same shapes and masks.
+        # Over the rows of all ranks, so that any split of a step has the same shapes, and therefore
+        # the same dropout masks.
         all_rows = [
             side for n in taken for side in (self._pairs[n].chosen, self._pairs[n].rejected)
         ]
@@ -126,7 +130,7 @@ class PreferenceDataset:
         tokens, targets, _ = (part.reshape(shape) for part in fill_rows(rows, width))
         numbers = taken[np.where(real, places, 0)] if len(taken) else places
         reference = np.where(real, self.reference[numbers, side], 0.0)
-        # Two rows of a pair, two numbers: the chosen's, then as many for the rejected.
+        # Each of a pair's two rows has a number of its own, which keys its dropout mask.
         keys = (2 * places + side).astype(np.uint32)
         pairs, whole = (
             PreferencePairs(reference, self._rule),
@@ -136,14 +140,15 @@ class PreferenceDataset:
 
 
 def compute_preference_metrics(batch: Batch, row_logprobs: ArrayLike) -> Mapping[str, float]:
-    """What is reported of pairs beside their loss, means over the pairs, in nats.
+    """Compute the metrics of a batch of pairs besides its loss: means over the pairs, in nats.
 
-    A completion's reward is beta (s - r), with s and r its log-probabilities under the policy and
-    the reference (without a reference: beta times its mean per token). accuracy: the share of pairs
-    whose chosen has the higher reward. kl: the mean of s - r over all completions, an estimate of
-    the policy's divergence as far as these are like its own.
+    row_logprobs (A, B): summed log-probability of each row. A completion's reward is beta (s - r)
+    with s and r its log-probabilities under the policy and the reference model; without a reference
+    it is beta times the mean log-probability per token. accuracy: the share of pairs whose chosen
+    completion has the higher reward. kl: the mean of s - r over all completions, which estimates
+    the policy's divergence insofar as the completions are likely under the policy.
     """
-    assert batch.pairs is not None, "asked only of pairs"
+    assert batch.pairs is not None, "only called with pairs"
     rule, half = batch.pairs.rule, batch.targets.shape[1] // 2
     counts = (batch.targets != IGNORE).sum(axis=-1)  # (A, 2 P)
     there = counts[:, :half] > 0

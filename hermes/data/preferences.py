@@ -1,8 +1,8 @@
-"""Preferences: a prompt, a completion that was chosen and one that was rejected.
+"""Reads preference pairs: a prompt, a chosen completion and a rejected one.
 
-A record has `prompt`, `chosen` and `rejected`, each a string or a list of messages; or `chosen` and
-`rejected` alone, whole dialogues whose common beginning is the prompt, as lists of messages or as
-text in the form of Anthropic's HH data ("\\n\\nHuman: ... \\n\\nAssistant: ...").
+A record has `prompt`, `chosen` and `rejected`, each a string or a list of messages; or only
+`chosen` and `rejected`, whole dialogues whose common beginning is the prompt, as lists of messages
+or as text in the form of Anthropic's HH data ("\\n\\nHuman: ... \\n\\nAssistant: ...").
 """
 
 import re
@@ -38,7 +38,7 @@ FIELDS = ("prompt", "chosen", "rejected")
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """A prompt and two completions. texts: the three as plain text, where they were that."""
+    """A prompt and two completions. texts: the three as they were, where all were plain text."""
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
@@ -49,19 +49,19 @@ class PreferencePair:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """Both completions behind the same prompt, as tokens."""
+    """Both completions, each after the same prompt, as tokens; loss masks cover the completions."""
 
     chosen: Example
     rejected: Example
 
 
 def read_pairs(paths: Paths, *, file_format: str | None = None) -> Iterator[PreferencePair]:
-    """Yield the preferences of files; formats as in `records`. Raises DataError, StorageError."""
+    """Yield the pairs of files; formats as in `read_records`. Raises DataError, StorageError."""
     return map(parse_pair, read_records(paths, file_format=file_format))
 
 
 def parse_pair(record: Record) -> PreferencePair:
-    """A record as a pair whose completions differ. Raises DataError."""
+    """Parse a record as a pair. Raises DataError, also where both completions are equal."""
     value, where = record.value, record.where
     if not isinstance(value, dict):
         raise DataError(f"{where}: found {name_type(value)} where an object is needed")
@@ -132,7 +132,7 @@ def _parse_dialogues(chosen: Any, rejected: Any, where: str, found: list[str]) -
 
 
 def _parse_dialogue(text: str, where: str) -> tuple[Message, ...]:
-    """Text in HH's form as messages; an empty last turn of the assistant asks for an answer."""
+    """Parse text in HH's form; an empty last turn of the assistant, which asks, is dropped."""
     _, *parts = TURN.split("\n\n" + text.lstrip())
     roles = {"Human": "user", "Assistant": "assistant"}
     turns = [
@@ -147,7 +147,7 @@ def _parse_dialogue(text: str, where: str) -> tuple[Message, ...]:
 
 
 def _split_common_text(chosen: str, rejected: str, where: str) -> tuple[str, str, str]:
-    """The text up to the last 'Assistant:' that both share, and what each goes on with."""
+    """Split after the last 'Assistant:' that both share. -> prompt, chosen, rejected"""
     shared = 0
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
         shared += 1
@@ -159,7 +159,7 @@ def _split_common_text(chosen: str, rejected: str, where: str) -> tuple[str, str
 
 
 def encode_pair(pair: PreferencePair, encoder: ChatEncoder) -> EncodedPair:
-    """A pair's tokens by the template; what counts is the assistant's part after the prompt."""
+    """Encode a pair by the chat template; targets are the assistant's tokens after the prompt."""
     first = len(pair.prompt)
     sides = (
         encoder.encode(Conversation((*pair.prompt, *side), pair.where), first=first)
@@ -169,7 +169,7 @@ def encode_pair(pair: PreferencePair, encoder: ChatEncoder) -> EncodedPair:
 
 
 def encode_plain_pair(pair: PreferencePair, tokenizer: Tokenizer) -> EncodedPair:
-    """A pair's tokens without a template: prompt, completion, and the end of a text."""
+    """Encode a pair without a template: prompt, completion and end-of-text token."""
     if pair.texts is None:
         raise DataError(f"{pair.where}: messages need a chat template; leave --no-template out")
     if tokenizer.eos_id is None:
@@ -198,7 +198,7 @@ def _require_different(pair: EncodedPair) -> EncodedPair:
 
 @dataclass(frozen=True)
 class FittedPairs:
-    """Pairs that fit; cut: with a prompt cut from the left; dropped: whose completion did not."""
+    """Pairs that fit. cut: how many lost the start of their prompt; dropped: how many are gone."""
 
     pairs: tuple[EncodedPair, ...]
     cut: int
@@ -206,10 +206,10 @@ class FittedPairs:
 
 
 def fit_pairs(all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = False) -> FittedPairs:
-    """Pairs of at most max_len tokens a side: the prompt loses its beginning, the same for both.
+    """Fit pairs to max_len tokens by cutting the beginning of the prompt, equally on both sides.
 
-    A pair whose longer completion leaves the prompt no token is refused, or with `drop` left out.
-    Raises DataError, also where nothing is left.
+    A pair whose longer completion leaves no room for a token of the prompt is refused, or with
+    `drop` dropped. Raises DataError, also where no pair is left.
     """
     kept, cut, dropped = [], 0, 0
     for pair in all_pairs:
@@ -242,7 +242,7 @@ def fit_pairs(all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = Fa
 
 
 def _cut_beginning(side: Example, count: int) -> Example:
-    """The example without its first tokens, of which none is learnt."""
+    """Cut an example's first `count` tokens, none of which are targets."""
     if count <= 0:
         return side
     return Example(side.ids[count:], side.loss_mask[count:], side.where)

@@ -1,4 +1,4 @@
-"""Records from files: one JSON value or one row of CSV each, and the place each stands at."""
+"""Reads records from files: JSON values or rows of CSV, each with its place for error messages."""
 
 import csv
 import json
@@ -19,10 +19,10 @@ FORMATS = ("csv", "json", "jsonl")
 
 @dataclass(frozen=True)
 class Record:
-    """A value, and where it stands: `file:line`, or `file[number]` in a JSON list.
+    """A value and its place: `file:line`, or `file[number]` in a JSON list.
 
-    line: where it begins, from 1; 1 in a JSON list. header: where its fields are named, if that is
-    elsewhere.
+    line: where it begins, from 1; always 1 in a JSON list. header: the place of a CSV's header,
+    which names its fields.
     """
 
     value: Any
@@ -34,9 +34,10 @@ class Record:
 def read_records(paths: Paths, *, file_format: str | None = None) -> Iterator[Record]:
     """Yield the records of files, folders and patterns in the order given; '-' is standard input.
 
-    .jsonl: one a line; .json: the items of a list; .csv: a row each, as an object of strings under
-    the header's names. Standard input is jsonl unless file_format says otherwise. Raises DataError
-    for what is missing, empty or not of its format; StorageError for what cannot be read.
+    .jsonl: one per line. .json: the items of a list. .csv: one per row, an object of strings under
+    the header's names. file_format overrides the file names' endings; standard input is jsonl by
+    default. Raises DataError for files that are missing, empty or malformed, StorageError for files
+    that cannot be read.
     """
     if file_format not in (None, *FORMATS):
         raise DataError(f"format {file_format!r} is unknown; known are {', '.join(FORMATS)}")
@@ -83,7 +84,8 @@ def _read_csv(parts: Iterator[str], name: str) -> Iterator[Record]:
     at = name
     while True:
         line = rows.line_num + 1
-        allowed = csv.field_size_limit(LONGEST_FIELD)  # one for the process, so put back at once
+        # The limit is global to the process, so it is restored at once.
+        allowed = csv.field_size_limit(LONGEST_FIELD)
         try:
             row = next(rows, None)
         except csv.Error as error:
@@ -109,14 +111,14 @@ READERS: dict[str, _Reader] = {"csv": _read_csv, "json": _read_json, "jsonl": _r
 
 
 def _parse_json(text: str, name: str, line: int, hint: str) -> Any:
-    """The JSON value of a text that begins at `line` of a file. Raises DataError."""
+    """Parse a JSON text that begins at `line` of a file. Raises DataError."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        # Where it breaks off, the decoder stands behind the line's end.
+        # For a text that breaks off, error.pos is after its line end: report the last character.
         before = text[: min(error.pos, len(text.rstrip()))]
         row, column = before.count("\n"), len(before) - before.rfind("\n")
         at = f"{name}:{line + row}:{column}"
         raise DataError(f"{at}: not JSON ({error.msg}); {hint}") from None
-    except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
+    except (ValueError, RecursionError) as error:  # a number too long, nesting too deep
         raise DataError(f"{name}:{line}: JSON that cannot be read ({error}); {hint}") from None

@@ -1,10 +1,11 @@
-"""A run's batches: the samples of an update, shaped for a backend, and those held out."""
+"""The dataset of text for pretraining: windows of a token stream."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.data.dataset import UpdateLayout
 from hermes.data.order import Cursor, order_samples, split_windows
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError
@@ -14,10 +15,10 @@ __all__ = ["TextDataset"]
 
 
 class TextDataset:
-    """Samples of seq_len tokens from a stream: `train` and `held_out` are their numbers.
+    """Batches of windows of a token stream; a sample is a window of seq_len targets.
 
-    Raises DataError where the stream is too short, or has an id that the model has no row for:
-    frameworks do not check that on every device.
+    train and held_out: the windows' numbers. Raises DataError where the stream is too short, or has
+    a token id outside the model's vocabulary, which not every device checks.
     """
 
     def __init__(
@@ -49,11 +50,10 @@ class TextDataset:
         rank: int = 0,
         world_size: int = 1,
     ) -> tuple[Batch, Cursor]:
-        """This process's share of the update that takes the next `samples`, and what comes after.
+        """Draw this rank's share of the next `samples` windows; return it and the next cursor.
 
-        Row b of micro-batch a in process `rank` is sample (a * world + rank) * micro_batch + b of
-        the update, however it is split. The last update of a run may have fewer samples than rows;
-        rows without one count for nothing, so that shapes never change.
+        The last step of a run may have fewer samples than rows: rows without one have no targets,
+        so that shapes never change. Raises DataError where there are more samples than rows.
         """
         if not 1 <= samples <= micro_batch * accum * world_size:
             raise DataError(
@@ -66,16 +66,16 @@ class TextDataset:
     def iterate_validation(
         self, micro_batch: int, *, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        """Every sample held out, once, in order; as many batches on every rank."""
+        """Yield every held-out window once, in order; as many batches on every rank."""
         held_out = np.array(self.held_out, np.int64)
         for start in range(0, len(held_out), micro_batch * world_size):
             taken = held_out[start : start + micro_batch * world_size]
             yield self._make_batch(taken, micro_batch, 1, rank, world_size)
 
     def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
-        """Bytes of text that the held-out targets stand for; byte_lengths: of each id.
+        """Count the bytes of text in the held-out targets; byte_lengths (V,): bytes of each id.
 
-        Bits per byte are the nats of all these targets / (ln 2 * bytes).
+        Bits per byte are the targets' nats / (ln 2 * bytes).
         """
         first = self.held_out.start * self.seq_len + 1
         targets = self.stream.tokens[first : first + len(self.held_out) * self.seq_len]
@@ -85,9 +85,8 @@ class TextDataset:
     def _make_batch(
         self, taken: NDArray[np.int64], micro_batch: int, accum: int, rank: int, world_size: int
     ) -> Batch:
-        micro = np.arange(accum)[:, None] * world_size + rank
-        rows = micro * micro_batch + np.arange(micro_batch)[None, :]  # (A, B)
-        real = rows < len(taken)
+        layout = UpdateLayout.build(len(taken), micro_batch, accum, rank, world_size)
+        rows, real = layout.rows, layout.real  # (A, B)
         starts = taken[np.where(real, rows, 0)] * self.seq_len
         windows = self.stream.tokens[starts[..., None] + np.arange(self.seq_len + 1)]
         windows = windows.astype(np.int32)  # (A, B, T + 1)

@@ -1,4 +1,4 @@
-"""A corpus as one row of token ids, in a file that is mapped into memory and not read into it."""
+"""A tokenized corpus: one sequence of token ids in a memory-mapped file."""
 
 import hashlib
 import json
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenStream", "tokenize"]
 
-BATCH = 1 << 21  # characters encoded at a time, pieces enough for every core
+BATCH = 1 << 21  # characters encoded at a time, enough pieces for all cores
 TOKENS, FACTS = "tokens.bin", "tokens.json"
 
 
 @dataclass(frozen=True)
 class TokenStream:
-    """The tokens of all documents in order, an end-of-text token after each. tokens: (N,)
+    """The tokens of all documents in order, with an end-of-text token after each. tokens: (N,)
 
-    text_bytes: in UTF-8. largest: the largest id. fingerprint: SHA-256 over the tokenizer's
-    fingerprint and the ids; equal fingerprints mean equal data. folder: where other processes can
-    `open` it; a temporary one goes with `close`, or with the object.
+    text_bytes: of the text in UTF-8. largest: the largest id. fingerprint: SHA-256 over the
+    tokenizer's fingerprint and the ids; equal fingerprints mean equal data. folder: where other
+    processes can `open` the stream; a temporary folder is deleted by `close`, or with the object.
     """
 
     tokens: NDArray[np.unsignedinteger]
@@ -47,7 +47,7 @@ class TokenStream:
     def from_ids(
         cls, ids: Iterable[int], *, documents: int = 1, text_bytes: int = 0
     ) -> "TokenStream":
-        """A stream in memory, of ids that are already there. Raises DataError if there are none."""
+        """Make a stream in memory. Raises DataError where there are no ids."""
         tokens = np.fromiter(ids, "<u4")
         if not len(tokens):
             raise DataError("there are no tokens; give text that has some")
@@ -56,7 +56,7 @@ class TokenStream:
 
     @classmethod
     def open(cls, folder: str | Path) -> "TokenStream":
-        """The stream that another process keeps in a folder. Raises DataError or StorageError."""
+        """Open the stream that another process wrote. Raises DataError, StorageError."""
         where = Path(folder)
         try:
             facts = json.loads((where / FACTS).read_text(encoding="utf-8"))
@@ -64,16 +64,19 @@ class TokenStream:
         except OSError as error:
             raise StorageError(f"cannot read tokens in {where}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{where}: not a folder of tokens ({error}); make it anew") from None
+            raise DataError(
+                f"{where}: not a folder of tokens ({error}); tokenize the text again"
+            ) from None
         if len(tokens) != facts["tokens"]:
             raise DataError(
-                f"{where}: {len(tokens)} tokens where {facts['tokens']} were written; make it anew"
+                f"{where}: {len(tokens)} tokens where {facts['tokens']} were written; "
+                "tokenize the text again"
             )
         counts = (facts["documents"], facts["text_bytes"], facts["largest"])
         return cls(tokens, *counts, facts["fingerprint"], where)
 
     def close(self) -> None:
-        """Remove the files, if they are temporary; the stream is of no use afterwards."""
+        """Delete the files, if they are temporary; the stream must not be used afterwards."""
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -93,12 +96,12 @@ def tokenize(
     *,
     directory: str | Path | None = None,
 ) -> TokenStream:
-    """Encode documents to a temporary file, two bytes a token (four above 65,536 ids).
+    """Encode documents into a temporary file, 2 bytes per token (4 with more than 65,536 ids).
 
-    Names of special tokens in the text stay text. The pieces of a long document are encoded one by
-    one; `hermes.tokenizer.bytelevel.pieces` cuts them where that makes no difference. directory:
-    where the file is put (None: where the system puts temporary files). Needs memory for some
-    megabytes of text. Raises DataError or StorageError.
+    Names of special tokens in the text are encoded as text. The pieces of a long document are
+    encoded separately; `hermes.tokenizer.bytelevel.split_text` cuts them where that does not change
+    tokens. directory: where the file is put; None for the system's temporary folder. Holds some
+    megabytes of text in memory. Raises DataError, StorageError.
     """
     if tokenizer.eos_id is None:
         raise DataError(
@@ -142,7 +145,7 @@ def _write(
         digest.update(ids_of_batch.tobytes())
         file.write(ids_of_batch.tobytes())
     if not tokens:
-        raise DataError("there is no text to make tokens of; give files that have some")
+        raise DataError("there is no text to tokenize; give files that have some")
     return {
         "dtype": dtype,
         "tokens": tokens,

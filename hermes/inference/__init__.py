@@ -1,1 +1,1 @@
-"""Inference: sampling, decoding and conversations with a model."""
+"""Inference: sampling, decoding and chat sessions."""

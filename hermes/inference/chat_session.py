@@ -1,4 +1,4 @@
-"""A conversation with a model: its turns so far, and the next answer as it is made."""
+"""A chat session: a conversation with a model, whose answers are streamed."""
 
 import json
 from collections.abc import Iterator
@@ -18,9 +18,10 @@ __all__ = ["ChatSession"]
 
 @dataclass
 class ChatSession:
-    """A conversation. seed and the number of the answer decide each answer, on every backend.
+    """A conversation with a model.
 
-    num_dropped: how many of the oldest messages no longer fit the model's context and are not read.
+    Each answer is a function of the conversation, the seed and the number of the answer, on any
+    backend. num_dropped: how many of the oldest messages no longer fit the model's context.
     """
 
     model: Model
@@ -33,10 +34,10 @@ class ChatSession:
     num_dropped: int = 0
 
     def say(self, text: str) -> Iterator[str]:
-        """Say something; the answer comes in pieces, and is remembered when it is whole.
+        """Send a message; yield the answer in pieces, and add both to the conversation at its end.
 
-        Where nothing but a first word would fit, the oldest turns are left out. Raises HermesError,
-        the conversation then as it was.
+        Drops the oldest turns where the context has no room for an answer. Raises HermesError,
+        which leaves the conversation as it was.
         """
         said = [*self.messages, {"role": "user", "content": text}]
         prompt, num_dropped = self._fit_prompt(said)
@@ -67,9 +68,9 @@ class ChatSession:
         self.num_dropped = num_dropped
 
     def _fit_prompt(self, said: list[Message]) -> tuple[list[int], int]:
-        """The prompt's tokens, without the oldest turns where the whole does not fit."""
+        """Encode the prompt, without the oldest turns if the whole does not fit. -> ids, dropped"""
         head: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
-        room = self.model.spec.max_seq_len - min(self.max_tokens, self._answer_room())
+        room = self.model.spec.max_seq_len - min(self.max_tokens, self._reserve_room())
         for first in range(0, len(said), 2):
             prompt = self.encoder.encode_prompt([*head, *said[first:]])
             if len(prompt) <= room:
@@ -79,16 +80,16 @@ class ChatSession:
             f"context of {self.model.spec.max_seq_len} has room for beside an answer; shorten it"
         )
 
-    def _answer_room(self) -> int:
-        """What is kept for an answer, at the least: a quarter of the context."""
+    def _reserve_room(self) -> int:
+        """Reserve a quarter of the context, at least one token, for the answer."""
         return max(self.model.spec.max_seq_len // 4, 1)
 
     def reset(self) -> None:
-        """Forget the conversation; the system prompt stays."""
+        """Clear the conversation but keep the system prompt."""
         self.messages, self.num_dropped = [], 0
 
     def save(self, path: Path, *, over: bool = False) -> None:
-        """Write the conversation as a record that `hermes sft` reads, over another if `over`.
+        """Write the conversation as a record that `hermes sft` reads; `over`: replace a file.
 
         Raises StorageError.
         """
@@ -99,13 +100,13 @@ class ChatSession:
         write_atomically(path, (text + "\n").encode("utf-8"))
 
     def load(self, path: Path) -> None:
-        """Go on with a conversation that was saved. Raises DataError, StorageError."""
+        """Load a saved conversation, replacing this one. Raises DataError, StorageError."""
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
         except ValueError as error:
-            raise DataError(f"{path}: no conversation: {error}") from None
+            raise DataError(f"{path}: not a conversation: {error}") from None
         found = value.get("messages") if isinstance(value, dict) else None
         items = [m if isinstance(m, dict) else {} for m in found or ()]
         turns = [(item.get("role"), item.get("content")) for item in items]
@@ -115,7 +116,7 @@ class ChatSession:
         plain = isinstance(found, list) and all(isinstance(said, str) for _, said in turns)
         if not plain or [role for role, _ in turns] != ["user", "assistant"] * (len(turns) // 2):
             raise DataError(
-                f"{path}: no conversation of a user and an assistant, one after the other; give "
+                f"{path}: not a conversation of alternating user and assistant messages; give "
                 "one that /save wrote"
             )
         messages: list[Message] = [{"role": role, "content": said} for role, said in turns]

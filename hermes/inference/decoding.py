@@ -1,8 +1,8 @@
-"""From a prompt to a text: one prefill, then a token at a time over the model's KV cache.
+"""Decoding: one prefill of the prompt, then one token at a time over the KV cache.
 
-The token at position t of completion c is drawn with uniform number t of a stream named by c, so a
-text depends on (seed, completion, positions) alone: not on the backend, and not on how it is cut
-into calls.
+The token at position t of completion c is sampled with uniform number t of a stream named by c, so
+randomness depends on (seed, completion, position) alone: neither on the backend nor on how the
+text is split over calls.
 """
 
 import warnings
@@ -21,7 +21,7 @@ __all__ = ["Completion", "collect_completion", "generate_tokens"]
 
 @dataclass(frozen=True)
 class Completion:
-    """What followed a prompt, without the token that ended it.
+    """The tokens that followed a prompt, without the one that ended them.
 
     finish_reason: 'stop' at a stop token, 'length' at max_tokens or at the end of the context.
     """
@@ -41,10 +41,11 @@ def generate_tokens(
     stop: Collection[int] = (),
     vocab_size: int | None = None,
 ) -> Generator[int, None, str]:
-    """Yield the ids that follow `prompt`; the generator's value is the finish reason.
+    """Yield the ids that follow `prompt`; the generator returns the finish reason.
 
-    Each token is predicted from all before it, so at most max_seq_len are read. vocab_size: how
-    many ids may be chosen, where the model has rows that no token uses (None: all).
+    Stops at a token of `stop`, after max_tokens, or where the context of max_seq_len is full, which
+    warns. completion: the number of the completion, which names its random stream. vocab_size:
+    sample only ids below this, where the model has padding rows (None: all). Raises HermesError.
     """
     longest = model.spec.max_seq_len
     if max_tokens < 1:
@@ -94,7 +95,7 @@ def _decode_tokens(
 
 
 def collect_completion(tokens: Generator[int, None, str]) -> Completion:
-    """Run `generate` to its end."""
+    """Run `generate_tokens` to its end."""
     ids = []
     while True:
         try:

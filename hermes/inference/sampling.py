@@ -1,7 +1,7 @@
-"""From the logits of the next token to the token: temperature, top-k, top-p, min-p.
+"""Sampling of the next token from its logits: temperature, top-k, top-p, min-p.
 
-Float64 on the host, one row at a time, the same for every backend. The one random number a choice
-needs is handed in, so that a text depends on its seed and positions alone.
+In float64 on the host, one row at a time, the same for all backends. The caller passes the one
+uniform random number a sample needs.
 """
 
 import math
@@ -17,13 +17,13 @@ __all__ = ["GREEDY", "Sampling", "choose", "compute_probabilities"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn.
+    """How the next token is sampled.
 
-    temperature divides the logits (0: the likeliest token, always). Then only those tokens stay
-    that are among the top_k likeliest (0: all), the fewest likeliest whose probabilities reach
-    top_p (1: all), and at least min_p as likely as the likeliest (0: all), in this order, each on
-    what the one before left. Sources: Holtzman et al. 2020, arXiv:1904.09751 (top-p); Nguyen et al.
-    2024, arXiv:2407.01082 (min-p).
+    temperature divides the logits; 0 is greedy. Then filters apply in this order, each to what the
+    one before left: the top_k most probable tokens (0: all); the fewest most probable tokens whose
+    probabilities sum to top_p (1: all); tokens at least min_p times as probable as the most
+    probable one (0: all). Raises HermesError. Sources: Holtzman et al. 2020, arXiv:1904.09751
+    (top-p); Nguyen et al. 2024, arXiv:2407.01082 (min-p).
     """
 
     temperature: float = 0.8
@@ -46,9 +46,10 @@ GREEDY = Sampling(temperature=0.0)
 
 
 def compute_probabilities(logits: NDArray[np.floating], sampling: Sampling) -> NDArray[np.float64]:
-    """What each token's chance is after all filters; sums to 1. (V,) -> (V,).
+    """Compute each token's probability after all filters. (V,) -> (V,), sums to 1.
 
-    Equal logits rank by id, the lower first. Raises NonFinite where the logits are not numbers.
+    Equal logits rank by id, the lower first. Raises NonFinite where a logit is NaN or the
+    largest is infinite.
     """
     x = logits.astype(np.float64)
     top = x.max()
@@ -58,7 +59,7 @@ def compute_probabilities(logits: NDArray[np.floating], sampling: Sampling) -> N
         p = np.zeros_like(x)
         p[int(x.argmax())] = 1.0
         return p
-    # A temperature near 0 overflows the quotient to -inf, whose exponential is the right 0.
+    # A temperature near 0 overflows the quotient to -inf, whose exponential, 0, is right.
     with np.errstate(over="ignore"):
         p = np.exp((x - top) / sampling.temperature)
     if sampling.top_k or sampling.top_p < 1:
@@ -75,16 +76,16 @@ def compute_probabilities(logits: NDArray[np.floating], sampling: Sampling) -> N
 
 
 def choose(logits: NDArray[np.floating], sampling: Sampling, uniform: float) -> int:
-    """The next token's id: where `uniform`, from [0, 1), falls among the probabilities. (V,) -> id.
+    """Sample the next token by inverting the cumulative distribution at `uniform`. (V,) -> id
 
-    Tokens are laid side by side by id, not by likelihood: two tokens of nearly equal logits then
-    keep their places, and backends whose logits differ by rounding choose alike but for a uniform
-    within that rounding of an edge.
+    uniform: from [0, 1). The distribution is cumulated in order of ids, not of probabilities:
+    tokens with nearly equal logits then keep their order, and backends whose logits differ by
+    rounding choose the same token, unless `uniform` is within that rounding of a boundary.
     """
     if sampling.temperature == 0:
         return int(compute_probabilities(logits, sampling).argmax())
     p = compute_probabilities(logits, sampling)
     edges = np.cumsum(p)
     chosen = int(np.searchsorted(edges, uniform * edges[-1], side="right"))
-    # Rounding may carry the last edge past a uniform next to 1.
+    # For a uniform just below 1, rounding may give an index past the end, or one of probability 0.
     return chosen if chosen < len(p) and p[chosen] > 0 else int(np.flatnonzero(p)[-1])

@@ -174,7 +174,7 @@ def _open_folder(path: Path) -> StoredModel:
 def _open_weights(path: Path, config: Path | None) -> StoredModel:
     near = path.with_name(CONFIG)
     if config is None and not near.exists():
-        raise CheckpointError(f"{path} is weights alone; say with --config of which model")
+        raise CheckpointError(f"{path} holds weights only; name their model with --config")
     spec, family, ids = _read_architecture(config or near)
     params, dtypes = unpack(read_weights(path), spec, family, str(path))
     return StoredModel(

@@ -1,1 +1,1 @@
-"""Files: written durably, and read as if a stranger had written them."""
+"""Files: durable writes, and reads that trust nothing in them."""

@@ -1,4 +1,4 @@
-"""Reading files that may be torn, foreign or not files at all."""
+"""Reads files that may be truncated, damaged, hostile or not regular files at all."""
 
 import errno
 import hashlib
@@ -20,19 +20,20 @@ __all__ = [
 
 SMALL = 256 * 2**20
 BLOCK = 8 * 2**20
-# A file of these is missing, no file or on a bad sector; whatever else is refused may be in order.
+# With these errors the file is missing, not a file or damaged. Any other error (no permission, too
+# many open files, ...) says nothing about the file.
 TORN = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EIO)
 
 
 def translate_read_error(path: Path, error: OSError) -> CheckpointError | StorageError:
-    """What a refusal to read becomes: damage, where the file is not there or not whole."""
+    """Make a CheckpointError where the error means a damaged file, else a StorageError."""
     reason = (error.strerror or str(error)).lower()
     kind = CheckpointError if error.errno in TORN else StorageError
     return kind(f"cannot read {path}: {reason}")
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """What is in a folder, by name. Raises CheckpointError, StorageError."""
+    """List a folder in the order of names. Raises CheckpointError, StorageError."""
     try:
         return sorted(folder.iterdir())
     except OSError as error:
@@ -40,11 +41,12 @@ def list_folder(folder: Path) -> list[Path]:
 
 
 def open_file(path: Path) -> tuple[int, int]:
-    """The descriptor and size of a regular file; a pipe or device is refused without waiting.
+    """Open a regular file; return its descriptor and its size in bytes.
 
-    Raises CheckpointError, StorageError.
+    Raises CheckpointError, also for a pipe or device, and StorageError.
     """
     try:
+        # O_NONBLOCK: opening a pipe would otherwise wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         status = os.fstat(descriptor)
     except OSError as error:
@@ -56,7 +58,7 @@ def open_file(path: Path) -> tuple[int, int]:
 
 
 def read_into(descriptor: int, view: memoryview, offset: int, path: Path) -> None:
-    """Fill `view` with the bytes from `offset`. Raises CheckpointError, StorageError."""
+    """Fill `view` with a file's bytes from `offset` on. Raises CheckpointError, StorageError."""
     while view:
         try:
             count = os.preadv(descriptor, [view[:BLOCK]], offset)
@@ -68,7 +70,7 @@ def read_into(descriptor: int, view: memoryview, offset: int, path: Path) -> Non
 
 
 def read_small(path: Path) -> bytes:
-    """A whole file of at most 256 MiB. Raises CheckpointError, StorageError."""
+    """Read a whole file of at most 256 MiB. Raises CheckpointError, StorageError."""
     descriptor, size = open_file(path)
     try:
         if size > SMALL:
@@ -81,7 +83,7 @@ def read_small(path: Path) -> bytes:
 
 
 def read_start(path: Path, count: int) -> bytes:
-    """A file's first bytes, fewer where it has fewer. Raises CheckpointError, StorageError."""
+    """Read up to the first `count` bytes of a file. Raises CheckpointError, StorageError."""
     descriptor, size = open_file(path)
     try:
         data = bytearray(min(count, size))
@@ -92,7 +94,7 @@ def read_start(path: Path, count: int) -> bytes:
 
 
 def hash_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in lower-case hex. Raises CheckpointError, StorageError."""
+    """Compute a file's SHA-256, in lower-case hex. Raises CheckpointError, StorageError."""
     descriptor, size = open_file(path)
     try:
         digest, buffer = hashlib.sha256(), memoryview(bytearray(min(BLOCK, size)))

@@ -1,9 +1,8 @@
-"""Tensor files in the safetensors format: hermes's own strict reader and canonical writer.
+"""A strict reader and a canonical writer of the safetensors format.
 
-A file is 8 bytes of little-endian header size, a JSON header, and the tensors' bytes, one after
-the other without gap or overlap to the last byte. Other readers differ on files that stray from
-this, so here they are refused. The same tensors always make the same bytes. The format as hermes
-writes it is in `specs/checkpoint.md`.
+A file is 8 bytes of little-endian header size, a JSON header, and the tensors' bytes without gaps
+or overlaps up to the last byte. Other readers disagree about files that deviate from this, so
+hermes refuses them. Equal tensors always make equal bytes. Details: `specs/checkpoint.md`.
 """
 
 import json
@@ -24,7 +23,14 @@ from hermes.interface import Array, Tensors
 from hermes.storage.reading import open_file, read_into
 from hermes.storage.strict_json import Json, parse_json
 
-__all__ = ["TensorFile", "TensorInfo", "compute_file_size", "describe_tensors", "encode_tensors"]
+__all__ = [
+    "TensorFile",
+    "TensorInfo",
+    "compute_file_size",
+    "describe_tensors",
+    "encode_dtype",
+    "encode_tensors",
+]
 
 MAX_HEADER = 16 * 2**20
 MAX_TENSORS = 100_000
@@ -33,7 +39,7 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,256}\Z")
 METADATA = {"format": "pt"}
 CHUNK = 8 * 2**20
 
-# In the order in which the public writer lays tensors out, so that equal tensors are equal files.
+# In the order in which the safetensors library lays tensors out, so that both write equal files.
 DTYPES: Mapping[str, np.dtype[np.generic]] = {
     "U64": np.dtype("<u8"),
     "I64": np.dtype("<i8"),
@@ -55,19 +61,19 @@ RANK = {code: rank for rank, code in enumerate(DTYPES)}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor without its numbers: dtype by its code in the file (F32, BF16, ...) and shape."""
+    """A tensor's dtype, as the file spells it (F32, BF16, ...), and shape."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file."""
+        """Its size in the file, in bytes."""
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 def encode_dtype(dtype: DTypeLike) -> str:
-    """The file's word for a dtype. Raises CheckpointError for one that cannot be saved."""
+    """Spell a dtype as the file does. Raises CheckpointError for one that cannot be saved."""
     little = np.dtype(dtype).newbyteorder("<") if np.dtype(dtype).kind in "iuf" else np.dtype(dtype)
     if little not in CODES:
         raise CheckpointError(
@@ -77,7 +83,7 @@ def encode_dtype(dtype: DTypeLike) -> str:
 
 
 def describe_tensors(tensors: Tensors) -> dict[str, TensorInfo]:
-    """Dtype and shape of each tensor, which makes each one once."""
+    """Find dtype and shape of each tensor, materializing one at a time."""
     return {name: TensorInfo(encode_dtype(x.dtype), x.shape) for name, x in tensors.items()}
 
 
@@ -103,7 +109,7 @@ def _render_header(infos: Mapping[str, TensorInfo]) -> tuple[list[str], bytes]:
 
 
 def compute_file_size(infos: Mapping[str, TensorInfo]) -> int:
-    """Bytes of the file that these tensors make."""
+    """Compute the size in bytes of the file that holds these tensors."""
     return 8 + len(_render_header(infos)[1]) + sum(info.nbytes for info in infos.values())
 
 
@@ -115,10 +121,10 @@ def _is_finite(values: NDArray[np.generic]) -> bool:
 
 
 def encode_tensors(tensors: Tensors, infos: Mapping[str, TensorInfo]) -> Iterator[memoryview]:
-    """The bytes of a tensor file, each tensor made once, when its turn comes.
+    """Yield the bytes of a tensor file, materializing one tensor at a time.
 
-    Raises NonFinite where one holds NaN or an infinity, CheckpointError where it is not what
-    `infos` says.
+    Raises NonFinite where a tensor holds NaN or an infinity, CheckpointError where it differs from
+    `infos`.
     """
     order, header = _render_header(infos)
     yield memoryview(len(header).to_bytes(8, "little") + header)
@@ -140,10 +146,10 @@ def encode_tensors(tensors: Tensors, infos: Mapping[str, TensorInfo]) -> Iterato
 
 
 class TensorFile(Mapping[str, Array]):
-    """A tensor file, checked to the last byte of its header; each tensor is read when asked for.
+    """A tensor file whose header was checked; each tensor is read when it is accessed.
 
-    The file stays open, so renaming or deleting it changes nothing; arrays are copies, never
-    views of the file, so neither does writing to them. infos: dtype and shape by name.
+    The file stays open, so it may be renamed or deleted meanwhile. Arrays are copies, never views
+    of the file. infos: dtype and shape by name.
     """
 
     def __init__(self, path: Path, *, max_header: int = MAX_HEADER):
@@ -201,15 +207,15 @@ class TensorFile(Mapping[str, Array]):
 def _read_header(
     descriptor: int, path: Path, size: int, max_header: int
 ) -> tuple[int, dict[str, Json]]:
-    """Where the data begins, and the header's entries."""
+    """Read the offset at which the data begins, and the entries of the header."""
     if size < 8:
-        raise CheckpointError(f"{path} is no tensor file: it has {size} bytes, fewer than 8")
+        raise CheckpointError(f"{path} is not a tensor file: it has {size} bytes, fewer than 8")
     first = bytearray(8)
     read_into(descriptor, memoryview(first), 0, path)
     length = int.from_bytes(first, "little")
     if length > max_header:
         raise CheckpointError(
-            f"{path} is no tensor file hermes reads: its header would have {length} bytes, "
+            f"{path} is not a tensor file that hermes reads: its header would have {length} bytes, "
             f"more than {max_header}"
         )
     if 8 + length > size:
@@ -220,7 +226,7 @@ def _read_header(
     read_into(descriptor, memoryview(buffer), 8, path)
     text = bytes(buffer)
     if not text.startswith(b"{") or not text.rstrip(b" ").endswith(b"}"):
-        raise CheckpointError(f"{path} is no tensor file: its header is no JSON object")
+        raise CheckpointError(f"{path} is not a tensor file: its header is not a JSON object")
     entries = parse_json(text, f"the header of {path}")
     assert isinstance(entries, dict), "JSON that begins with { is an object"
     return 8 + length, entries
@@ -237,7 +243,7 @@ def _is_count(value: Json) -> bool:
 
 
 def _parse_entry(path: Path, name: str, entry: Json) -> tuple[TensorInfo, int, int]:
-    """A tensor's info and where its bytes begin and end, each field of the type it must have."""
+    """Check the types of a header entry; return the tensor's info and its first and last offset."""
     if not NAME.match(name):
         raise CheckpointError(f"{path}: tensor name {name[:80]!r} must be 1 to 256 of A-Za-z0-9._-")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:

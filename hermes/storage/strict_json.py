@@ -1,7 +1,7 @@
-"""JSON as hermes reads and writes it: one meaning per text, or none.
+"""Strict JSON: texts that two readers could understand differently are refused.
 
-A key given twice, NaN, a number too long to be meant, a lone surrogate or a depth beyond need is
-refused, since two readers could see two things in it.
+Refused: duplicate keys, NaN and infinities, -0, numbers of more than 40 digits, lone surrogates and
+nesting beyond Python's recursion limit.
 """
 
 import json
@@ -16,7 +16,7 @@ MAX_DIGITS = 40  # tokenizer settings carry 10^30 for "no limit"
 
 
 class _Refused(Exception):
-    """Why a text is not taken; becomes part of a CheckpointError's sentence."""
+    """Why a text is refused; becomes the end of a CheckpointError's message."""
 
 
 def _build_object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
@@ -30,7 +30,7 @@ def _build_object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 
 def _parse_integer(digits: str) -> int:
     if digits == "-0" or len(digits) > MAX_DIGITS:
-        raise _Refused(f"the number {digits[:24]} is no integer hermes reads")
+        raise _Refused(f"the number {digits[:24]} is not an integer that hermes reads")
     return int(digits)
 
 
@@ -45,10 +45,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def parse_json(data: bytes, where: str) -> Json:
-    """Read UTF-8 JSON strictly. `where` begins the sentence of a refusal.
-
-    Raises CheckpointError.
-    """
+    """Parse UTF-8 JSON strictly. Raises CheckpointError, its message beginning with `where`."""
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -57,7 +54,7 @@ def parse_json(data: bytes, where: str) -> Json:
             parse_float=_parse_float,
             parse_constant=_refuse_constant,
         )
-        # Escapes may spell halves of characters, which no UTF-8 text can hold.
+        # \ud800 escapes can spell half a surrogate pair, which cannot be encoded as UTF-8.
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{where} is not UTF-8 at byte {error.start}") from None
@@ -75,7 +72,7 @@ def parse_json(data: bytes, where: str) -> Json:
 
 
 def render_json(value: Json) -> bytes:
-    """The bytes hermes writes for a value: sorted keys, two spaces, ASCII, one newline at the end.
+    """Render canonical JSON: sorted keys, two spaces of indentation, ASCII, a newline at the end.
 
     Raises ValueError for NaN and infinities, which JSON does not have.
     """

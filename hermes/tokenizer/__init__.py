@@ -1,4 +1,4 @@
-"""Tokenizers: read from tokenizer.json, used to encode and decode, and trained on text."""
+"""Byte-level BPE tokenizers: read from tokenizer.json, or trained on text."""
 
 from hermes.tokenizer.tokenizer import (
     CHAT_TEMPLATE,

@@ -1,7 +1,7 @@
-"""Byte-level BPE: its alphabet, the pre-tokenizers by name, normalisers, and where text may be cut.
+"""Byte-level BPE: alphabet, pre-tokenizers and normalizers, and where text may be cut.
 
-What hermes needs to know about the format of Hugging Face tokenizers, none of which is imported
-before a function needs it.
+All that hermes knows about the format of Hugging Face tokenizers, a library that is imported only
+when a function needs it.
 """
 
 import json
@@ -21,7 +21,7 @@ __all__ = [
     "split_text",
 ]
 
-PIECE = 1 << 16  # characters
+PIECE = 1 << 16  # characters that are encoded at once
 
 # The published expressions, as llama.cpp's `tokenizer.ggml.pre` and tokenizer.json of GPT-2,
 # Llama 3 and Qwen 2 have them. ByteLevel(use_regex=True) has GPT-2's built in.
@@ -37,7 +37,7 @@ PRESETS = {
     ),
 }
 
-# What folding writes for characters that do not decompose to an ASCII letter and marks.
+# ASCII folding of characters that do not decompose into an ASCII letter and combining marks.
 FOLDS = {
     "AE": "Æ", "ae": "æ", "OE": "Œ", "oe": "œ", "SS": "ẞ", "ss": "ß", "TH": "Þ", "th": "þ",
     "IJ": "Ĳ", "ij": "ĳ", "O": "Ø", "o": "øº", "D": "ÐĐ", "d": "ðđ", "L": "Ł", "l": "ł", "H": "Ħ",
@@ -58,12 +58,12 @@ def _build_byte_characters() -> tuple[str, ...]:
 BYTE_CHARACTERS = _build_byte_characters()
 """The character that stands for each byte in a byte-level vocabulary. Source: GPT-2's encoder.py.
 
-Printable bytes of Latin-1 stand for themselves, the others for the characters from U+0100 on.
+Printable Latin-1 bytes stand for themselves; the others are the characters from U+0100 on.
 """
 
 
 def make_pre_tokenizer(preset: str) -> Any:
-    """The pre-tokenizer of a preset, an object of Hugging Face tokenizers."""
+    """Make the pre-tokenizer of a preset, an object of Hugging Face tokenizers."""
     from tokenizers import Regex, pre_tokenizers
 
     if preset == "gpt-2":
@@ -77,10 +77,10 @@ def make_pre_tokenizer(preset: str) -> Any:
 
 
 def make_normalizer(nfc: bool, fold_ascii: bool) -> Any:
-    """The normaliser for these settings, an object of Hugging Face tokenizers; None for neither.
+    """Make a normalizer, an object of Hugging Face tokenizers; None where nothing is asked for.
 
-    Folding takes the marks off Latin letters and writes Latin ligatures, quotes, dashes and spaces
-    in ASCII; every other script and symbol is only composed (NFC).
+    fold_ascii removes marks from Latin letters and writes Latin ligatures, quotes, dashes and
+    spaces in ASCII; other scripts and symbols are only composed (NFC).
     """
     from tokenizers import Regex, normalizers
 
@@ -92,9 +92,10 @@ def make_normalizer(nfc: bool, fold_ascii: bool) -> Any:
 
 
 def read_byte_level(text: str, source: str) -> Any:
-    """A tokenizer.json as an object of Hugging Face tokenizers, without truncation and padding.
+    """Parse a tokenizer.json, without truncation and padding, as a Hugging Face tokenizer.
 
-    Raises DataError, its message beginning with `source`, where text could be lost.
+    Raises DataError, its message beginning with `source`, where the tokenizer is not byte-level BPE
+    over all 256 bytes, since some text would then not survive encoding and decoding.
     """
     try:
         whole = json.loads(text)
@@ -137,7 +138,7 @@ def _parse_tokenizer(text: str, source: str) -> Any:
 
 
 def _collect_types(stage: Any) -> set[str]:
-    """The types of a stage of the pipeline and of all stages inside it."""
+    """Collect the types of a stage of the pipeline and of the stages nested in it."""
     if not isinstance(stage, dict):
         return set()
     inside = [*stage.get("pretokenizers", ()), *stage.get("decoders", ())]
@@ -148,11 +149,11 @@ _CUTS = (re.compile(r"(?<=\S)(?= \S)"), re.compile(r"(?<=\S\n)(?=[^\W\d_])"))
 
 
 def split_text(parts: Iterable[str], size: int = PIECE) -> Iterator[str]:
-    """The text of all parts in pieces of `size` to twice as many characters, the last one shorter.
+    """Split the concatenated parts into pieces of `size` to 2 `size` characters (the last: fewer).
 
-    Cut before a single space between words, or else after a single newline before a letter: all
-    presets begin a pre-token there, so the pieces have the tokens of the whole. A text that has
-    neither for `size` characters is cut where it stands, which may change the tokens at the cut.
+    Cuts are before a single space between words or, failing that, after a single newline before a
+    letter: all presets begin a pre-token there, so cutting does not change the tokens. Text with
+    neither for `size` characters is cut anywhere, which may change the tokens at the cut.
     """
     held = ""
     for part in parts:

@@ -1,8 +1,7 @@
 """The tokenizer: byte-level BPE by Hugging Face tokenizers, which is imported when first needed.
 
-Every byte has a token, so every text has ids and comes back from them unchanged, unless a
-normaliser was asked for; that is written in the tokenizer itself. `tokenizer.json` is Hugging
-Face's own format.
+Every byte has a token, so every text can be encoded, and decodes to itself unless the tokenizer
+has a normalizer. `tokenizer.json` is Hugging Face's own format.
 """
 
 import codecs
@@ -36,7 +35,8 @@ __all__ = [
     "train_tokenizer",
 ]
 
-# What hermes makes, then what tokenizers of others call it; the first one found counts.
+# The names of special tokens, hermes's own first, then those of other tokenizers; the first found
+# counts.
 BOS = ("<|bos|>", "<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "<|endoftext|>")
 EOS = ("<|eos|>", "</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
 PAD = ("<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>")
@@ -50,12 +50,12 @@ CHAT_TEMPLATE = (
 )
 """ChatML, in Jinja as Hugging Face reads it."""
 
-# Hugging Face's number for a tokenizer that knows no longest text.
+# Hugging Face's model_max_length of a tokenizer without a limit.
 NO_LIMIT = int(1e30)
 
 
 class TextDecoder:
-    """Text as its tokens arrive, always in whole characters; the pieces make up `decode`."""
+    """Decodes tokens one at a time into whole characters, which join to `Tokenizer.decode`."""
 
     def __init__(self, tokenizer: "Tokenizer", skip_special: bool):
         self._tokenizer = tokenizer
@@ -63,28 +63,29 @@ class TextDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
-        """The characters that this token completes, '' in the middle of one."""
+        """Decode the characters that this token completes; '' in the middle of one."""
         return self._decoder.decode(self._tokenizer.join([token], self._skip_special))
 
     def flush(self) -> str:
-        """What is left of a torn character, as U+FFFD; the decoder may be used again."""
+        """Return an incomplete character as U+FFFD, else ''; the decoder can be used again."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
 
 
 class Tokenizer:
-    """Text to token ids and back. Made by `load`, `from_json` or `train_tokenizer`.
+    """Encodes text as token ids and decodes it. Made by `load`, `from_json` or `train_tokenizer`.
 
-    training: how it was trained, where it was trained just now.
+    training: the report of `train_tokenizer`; None where the tokenizer was loaded.
     """
 
     def __init__(
         self, text: str, source: str = "tokenizer", training: TrainingReport | None = None
     ):
-        """Read tokenizer.json's text; `source` is what errors call it. Raises DataError."""
+        """Parse the text of a tokenizer.json; `source` names it in errors. Raises DataError."""
         self._inner = read_byte_level(text, source)
-        # Special tokens are for those who build a sequence, not for text that spells their names.
+        # Text that spells the name of a special token is encoded as text. (In the library, this
+        # flag means: encode special tokens as if they were ordinary text.)
         self._inner.encode_special_tokens = True
         self.training = training
         vocabulary: dict[str, int] = self._inner.get_vocab(with_added_tokens=True)
@@ -113,17 +114,19 @@ class Tokenizer:
                 "training with --train-tokenizer"
             ) from None
         except UnicodeDecodeError as error:
-            raise DataError(f"{file}: not UTF-8 at byte {error.start}, so no tokenizer") from None
+            raise DataError(
+                f"{file}: not UTF-8 at byte {error.start}, so it is not a tokenizer"
+            ) from None
         except OSError as error:
             raise StorageError(f"cannot read {file}: {error.strerror}") from error
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
-        """Read the text of a tokenizer.json. Raises DataError."""
+        """Parse the text of a tokenizer.json. Raises DataError."""
         return cls(text)
 
     def to_json(self) -> str:
-        """The text of its tokenizer.json."""
+        """Render tokenizer.json."""
         return str(self._inner.to_str(pretty=True))
 
     def save(self, path: str | Path) -> None:
@@ -131,15 +134,16 @@ class Tokenizer:
         write_atomically(Path(path), self.to_json().encode("utf-8"))
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """The ids of a text; nothing is added to it.
+        """Encode a text, adding nothing to it. -> ids
 
-        The name of a special token, such as '<|eos|>', is ordinary text unless `special`. Tokens
-        that a foreign tokenizer adds without calling them special are found either way.
+        The name of a special token, such as '<|eos|>', is encoded as text unless `special`. Added
+        tokens that a foreign tokenizer does not call special are found either way. Raises DataError
+        where the text has half a surrogate pair.
         """
         return self.encode_batch([text], special=special)[0]
 
     def encode_batch(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
-        """The ids of each text, on all cores."""
+        """Encode each text, using all cores."""
         inner = self._with_special if special else self._inner
         try:
             encodings = inner.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -147,8 +151,8 @@ class Tokenizer:
             for text in texts:
                 if found := next((c for c in text if "\ud800" <= c <= "\udfff"), None):
                     raise DataError(
-                        f"the text has U+{ord(found):04X}, half of a surrogate pair, which is no "
-                        "character; read it as UTF-8"
+                        f"the text has U+{ord(found):04X}, half of a surrogate pair, which is not "
+                        "a character; read it as UTF-8"
                     ) from None
             raise
         return [encoding.ids for encoding in encodings]
@@ -160,20 +164,20 @@ class Tokenizer:
         return Inner.from_str(self._inner.to_str())
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of the ids; bytes that are no UTF-8 become U+FFFD. Raises DataError."""
+        """Decode ids; bytes that are not UTF-8 become U+FFFD. Raises DataError for unknown ids."""
         return self.join(ids, skip_special).decode("utf-8", errors="replace")
 
     def stream(self, *, skip_special: bool = True) -> TextDecoder:
-        """A decoder for ids that arrive one at a time."""
+        """Make a decoder for ids that arrive one at a time."""
         return TextDecoder(self, skip_special)
 
     def join(self, ids: Iterable[int], skip_special: bool = True) -> bytes:
-        """The bytes of the ids. Raises DataError."""
+        """Join the bytes of ids. Raises DataError for unknown ids."""
         skipped = self.special_ids if skip_special else frozenset()
         return b"".join(self.get_token_bytes(int(i)) for i in ids if int(i) not in skipped)
 
     def get_token_bytes(self, token: int) -> bytes:
-        """What a token spells; a special one its name. Raises DataError."""
+        """Get the bytes of a token, a special one's name. Raises DataError for unknown ids."""
         found = self._bytes[token] if 0 <= token < len(self._bytes) else None
         if found is None:
             raise DataError(f"token id {token} is not in the tokenizer's vocabulary")
@@ -181,13 +185,13 @@ class Tokenizer:
 
     @cached_property
     def byte_lengths(self) -> NDArray[np.int32]:
-        """Bytes of text that each id stands for, 0 for special ones. (V,)"""
+        """The number of bytes of text of each id, 0 for special tokens. (V,)"""
         lengths = np.array([len(spelt or b"") for spelt in self._bytes], np.int32)
         lengths[list(self.special_ids)] = 0
         return lengths
 
     def count_differing_ids(self, other: "Tokenizer") -> int:
-        """How many of its ids stand for something else, or for nothing, in another tokenizer."""
+        """Count the ids that have another meaning, or none, in another tokenizer."""
         there = [*other._bytes, *[None] * len(self._bytes)]
         pairs = zip(self._bytes, there, strict=False)
         return sum(spelt is not None and spelt != found for spelt, found in pairs)
@@ -199,7 +203,7 @@ class Tokenizer:
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """The ids that stand for no text."""
+        """The ids of special tokens, which stand for no text."""
         return frozenset(number for number, special in self._added.values() if special)
 
     @property
@@ -214,22 +218,22 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int | None:
-        """The token that fills a row, never the one that ends a text."""
+        """The token that pads a row, never the one that ends a text."""
         return self.find_special_id(*PAD)
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """The tokens at which a completion ends: of text, and of a turn of a chat."""
+        """The tokens at which a completion ends: end of text and end of a chat turn."""
         found = (self.eos_id, *(self.find_special_id(name) for name in END_OF_TURN))
         return frozenset(number for number in found if number is not None)
 
     def find_special_id(self, *names: str) -> int | None:
-        """The id of the first of these names that is an added token."""
+        """Find the id of the first of these names that is an added token."""
         return next((self._added[name][0] for name in names if name in self._added), None)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what decides the ids: vocabulary, merges, added tokens, what comes before."""
+        """SHA-256 of all that decides ids: vocabulary, merges, added tokens, normalizer, splits."""
         whole = json.loads(self._inner.to_str())
         model = whole["model"]
         deciding = {
@@ -254,12 +258,12 @@ def train_tokenizer(
     special_tokens: Sequence[str] = SPECIAL_TOKENS,
     sample_bytes: int = SAMPLE_BYTES,
 ) -> Tokenizer:
-    """Learn a byte-level BPE of `vocab_size` tokens, special ones and the 256 bytes included.
+    """Train a byte-level BPE of `vocab_size` tokens, including special tokens and the 256 bytes.
 
-    The same texts and settings give the same tokenizer. texts: read once, in pieces, up to
-    sample_bytes of UTF-8. preset: how text is split before merging, 'gpt-2', 'llama-bpe' or
-    'qwen2'. Where the text yields less, or was cut, tokenizer.training.warnings says so.
-    Raises DataError. Source: Sennrich et al. 2016, arXiv:1508.07909; Radford et al. 2019 (bytes).
+    Deterministic in texts and settings. texts: read once, in pieces, up to sample_bytes of UTF-8.
+    preset: how text is split before merging: 'gpt-2', 'llama-bpe' or 'qwen2'. If the text was cut
+    or yields fewer tokens, tokenizer.training.warnings says so. Raises DataError. Source: Sennrich
+    et al. 2016, arXiv:1508.07909; Radford et al. 2019 (bytes).
     """
     settings = Settings(
         vocab_size=vocab_size,
@@ -284,7 +288,7 @@ def train_tokenizer(
 def build_tokenizer_config(
     tokenizer: Tokenizer, *, max_seq_len: int | None = None
 ) -> dict[str, Any]:
-    """The contents of tokenizer_config.json, which Hugging Face reads beside tokenizer.json."""
+    """Build tokenizer_config.json, which Hugging Face reads beside tokenizer.json."""
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": NO_LIMIT if max_seq_len is None else max_seq_len,

@@ -1,4 +1,4 @@
-"""Learning a byte-level BPE vocabulary from text, and the record of how it was learnt."""
+"""Trains a byte-level BPE vocabulary on text, and reports how it was trained."""
 
 import hashlib
 import platform
@@ -30,15 +30,16 @@ __all__ = [
 SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
 
 SAMPLE_BYTES = 10**9
-# The trainer counts pairs in 32 bits with a sign: no more bytes than this can overflow them.
+# The trainer of Hugging Face tokenizers counts pairs in 32-bit signed integers, which this many
+# bytes cannot overflow.
 MOST_SAMPLE_BYTES = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a tokenizer, besides the text. Raises DataError.
+    """The settings of a training. Raises DataError where one is out of range.
 
-    vocab_size counts everything; sample_bytes is how much text is read at most, in UTF-8.
+    vocab_size includes special tokens and bytes; sample_bytes: the most text read, in UTF-8.
     """
 
     vocab_size: int
@@ -75,7 +76,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What came of training. text_bytes: read, in UTF-8; cut: there was more; made: tokens."""
+    """How a tokenizer was trained.
+
+    text_bytes: how much text was read, in UTF-8. cut: whether there was more. made: tokens.
+    """
 
     settings: Settings
     text_bytes: int
@@ -84,7 +88,7 @@ class TrainingReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user should hear about, a sentence each."""
+        """What a user should know, a sentence each."""
         said = []
         if self.cut:
             said.append(
@@ -100,14 +104,14 @@ class TrainingReport:
 
 
 class _TextSample:
-    """The beginning of the texts, in pieces, up to a number of bytes."""
+    """The beginning of the texts, in pieces, up to `limit` bytes of UTF-8."""
 
     def __init__(self, texts: Iterable[str], limit: int):
         self._texts, self._limit = texts, limit
         self.bytes, self.cut = 0, False
 
     def __iter__(self) -> Iterator[str]:
-        # Twice as many characters of four bytes each still fit.
+        # A piece has up to 2 `length` characters of up to 4 bytes, so at least one piece fits.
         length = max(1, min(PIECE, self._limit // 8))
         for text in self._texts:
             for piece in split_text([text], length):
@@ -124,24 +128,24 @@ def _count_bytes(text: str) -> int:
         return len(text.encode())
     except UnicodeEncodeError as error:
         raise DataError(
-            f"the text has U+{ord(text[error.start]):04X}, half of a surrogate pair, which is no "
-            "character; read it as UTF-8"
+            f"the text has U+{ord(text[error.start]):04X}, half of a surrogate pair, which is not "
+            "a character; read it as UTF-8"
         ) from None
 
 
 def train_vocabulary(texts: Iterable[str], settings: Settings) -> tuple[str, TrainingReport]:
-    """Learn a vocabulary: the text of tokenizer.json, and the record. Raises DataError.
+    """Train a vocabulary. -> the text of tokenizer.json, the report. Raises DataError.
 
-    Special tokens have the first ids, then the 256 bytes, then merges in the order learnt.
+    Special tokens have the first ids, then come the 256 bytes, then merges in order of training.
     """
     from tokenizers import Tokenizer, decoders, models, trainers
 
-    # As llama.cpp and Llama 3 have it: a pre-token that is in the vocabulary is not merged anew.
+    # As in llama.cpp and Llama 3: a pre-token that is itself in the vocabulary skips the merges.
     inner = Tokenizer(models.BPE(ignore_merges=settings.preset == "llama-bpe"))
     inner.pre_tokenizer = make_pre_tokenizer(settings.preset)
     inner.decoder = decoders.ByteLevel()
     stage = make_normalizer(settings.normalize_nfc, settings.fold_ascii)
-    if stage is not None:  # an object of the library, whose truth varies between its versions
+    if stage is not None:  # not `if stage`: its truth value differs between versions of the library
         inner.normalizer = stage
     trainer = trainers.BpeTrainer(
         vocab_size=settings.vocab_size,
@@ -161,7 +165,7 @@ def train_vocabulary(texts: Iterable[str], settings: Settings) -> tuple[str, Tra
 def build_manifest(
     training: TrainingReport, fingerprint: str, inputs: Iterable[str | Path]
 ) -> dict[str, Any]:
-    """How a tokenizer was made, for the JSON file beside it: inputs, settings, result, versions."""
+    """Build the JSON record of a training: inputs with hashes, settings, result and versions."""
     return {
         "inputs": [_record_file(Path(path)) for path in inputs],
         "settings": asdict(training.settings),

@@ -201,8 +201,8 @@ def test_conversations_come_from_jsonl_json_and_csv(tmp_path):
 
 
 BAD = [
-    ({"messages": [U]}, "no message of the assistant, so there is nothing to learn"),
-    ({"messages": []}, "field 'messages': an empty list, there is no message in it"),
+    ({"messages": [U]}, "no message of the assistant, so there is nothing to train on"),
+    ({"messages": []}, "field 'messages': an empty list of messages"),
     ({"messages": "q"}, "field 'messages': found a string where a list of messages is needed"),
     ({"messages": ["q"]}, "field 'messages'[0]: found a string where an object is needed"),
     ({"messages": [{"role": "asistant", "content": "a"}]},
@@ -226,7 +226,7 @@ BAD = [
     ({"prompt": "q", "completion": None},
      "field 'completion': found null where a string or a list of messages is needed"),
     ({"messages": [U, A], "prompt": "q", "completion": "b"},
-     "both 'messages' and 'completion', so what is to be learnt is said twice; keep one"),
+     "both 'messages' and 'completion', so the answer to train on is given twice; keep one"),
     ({"prompt": "q", "completion": ""},
      "field 'completion': an empty completion; there is nothing to learn from it"),
     ({"instruction": "q", "answer": "a"}, "no field 'output', only 'instruction', 'answer'"),
@@ -235,7 +235,8 @@ BAD = [
      "'instruction' and 'output', or 'text'"),
     (" ", "an empty text; there is nothing to learn from it"),
     (7, "found 7 where an object or a string is needed"),
-    ("\ud800", "half of a surrogate pair, \\ud800, which is no character; write the text as UTF-8"),
+    ("\ud800",
+     "half of a surrogate pair, \\ud800, which is not a character; write the text as UTF-8"),
 ]  # fmt: skip
 
 
@@ -278,9 +279,9 @@ REFUSED = {
     "turns that change": (
         "{% for m in messages %}{{ m.content if loop.last else '' }}<|eos|>{% endfor %}",
         (U, A, U, A),
-        "the chat template writes the text up to message 1 and the question for an answer "
-        "otherwise when more follow, so the assistant's part cannot be told; mark it with "
-        "{% generation %} in the template",
+        "the chat template renders the text up to message 1 and the generation prompt "
+        "differently when more messages follow, so the assistant's part cannot be found; mark it "
+        "with {% generation %} in the template",
     ),
     "no end of turn": (
         "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
@@ -292,8 +293,8 @@ REFUSED = {
     "an end of no token": (
         LLAMA3.replace("eot_id", "eot"),
         (U, A),
-        "the chat template ends the assistant's turn with '<|eot|>', which is no special token of "
-        "this tokenizer, so a model could not learn to stop; write one that it has, such as "
+        "the chat template ends the assistant's turn with '<|eot|>', which is not a special token "
+        "of this tokenizer, so a model could not learn to stop; write one that it has, such as "
         "'<|eos|>', or train a tokenizer with --special-token '<|eot|>'",
     ),
     "a name of one's own at the end": (

@@ -174,7 +174,7 @@ def test_what_is_no_regular_file_is_refused_without_opening_it(tmp_path, kind):
 def test_a_manifest_may_not_lead_out_of_its_folder(tmp_path, name):
     path = save_at(tmp_path, 1)
     resealed(path, files={name: {"size": 1, "sha256": "0" * 64}})
-    assert "which is no name of a checkpoint's file" in refused(path)
+    assert "which is not a name for a file of a checkpoint" in refused(path)
 
 
 @pytest.mark.parametrize(

@@ -141,9 +141,9 @@ def test_locate_takes_a_checkpoint_a_run_or_bare_weights(tmp_path):
     assert skipped == ()
     assert not bare.resumable
     assert bare.params["lm_head.weight"].tobytes() == state_at(2).params["lm_head.weight"].tobytes()
-    with pytest.raises(CheckpointError, match=r"has no optimizer.safetensors, so no run can go on"):
+    with pytest.raises(CheckpointError, match=r"has no optimizer.safetensors, so no run can be"):
         bare.state  # noqa: B018
-    with pytest.raises(CheckpointError, match=r"has no progress.json, so no run can go on from it"):
+    with pytest.raises(CheckpointError, match=r"has no progress.json, so no run can be resumed"):
         bare.progress  # noqa: B018
 
 
@@ -155,10 +155,12 @@ def test_what_locate_cannot_take_is_said(tmp_path):
 
     path = save_at(tmp_path / "run", 1)
     weights = path / "model.safetensors"
-    assert refusal(weights) == f"{weights} is weights alone; say with --config of which model"
+    assert refusal(weights) == f"{weights} holds weights only; name their model with --config"
     nowhere = tmp_path / "nowhere"
     assert refusal(nowhere) == f"there is no checkpoint {nowhere}"
-    assert refusal(tmp_path).startswith(f"{tmp_path} is no checkpoint and no run: it has no mani")
+    assert refusal(tmp_path).startswith(
+        f"{tmp_path} is neither a checkpoint nor a run: it has no mani"
+    )
     (path / "model.mal").write_text("")
     assert refusal(tmp_path / "run").startswith(f"run {tmp_path / 'run'} has no whole checkpoint; ")
 
@@ -209,7 +211,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused_with_both_sizes(tmp_path, toke
 def test_a_tokenizer_that_is_none_is_refused(tmp_path, text):
     companions = Companions(tokenizer_json=text)
     path = save(tmp_path, state_at(1), spec=SPEC, progress=progress_at(1), companions=companions)
-    with pytest.raises(CheckpointError, match=r"tokenizer.json is no tokenizer.json"):
+    with pytest.raises(CheckpointError, match=r"tokenizer.json is not a tokenizer.json"):
         open_checkpoint(path).tokenizer_json  # noqa: B018
 
 

@@ -51,9 +51,9 @@ def test_large_weights_come_in_shards_that_other_readers_know(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m: m.update(x="../x.safetensors"), "which is no file beside it"),
-        (lambda m: m.update(x="/etc/passwd"), "which is no file beside it"),
-        (lambda m: m.update(x=5), "which is no file beside it"),
+        (lambda m: m.update(x="../x.safetensors"), "which is not a file beside it"),
+        (lambda m: m.update(x="/etc/passwd"), "which is not a file beside it"),
+        (lambda m: m.update(x=5), "which is not a file beside it"),
         (lambda m: m.update(x="nowhere.safetensors"), "nowhere.safetensors: no such file"),
         (lambda m: m.update(x="model-00001-of-00005.safetensors"), "which lacks it"),
         (lambda m: m.pop("model.norm.weight"), "holds 'model.norm.weight', which"),

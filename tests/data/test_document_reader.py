@@ -193,7 +193,8 @@ def test_the_offset_of_a_wrong_byte_counts_from_the_start_of_the_file(write):
         (
             "a.jsonl",
             '"a"\n"\\ud83d"',
-            ":2: half of a surrogate pair, \\ud83d, which is no character; write the text as UTF-8",
+            ":2: half of a surrogate pair, \\ud83d, which is not a character; write the text as "
+            "UTF-8",
         ),
         (
             "a.json",

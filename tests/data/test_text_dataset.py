@@ -119,7 +119,7 @@ def test_a_failure_half_way_leaves_no_file(tokenizer, tmp_path):
 
 
 def test_no_text_and_no_folder_are_refused(tokenizer, tmp_path):
-    with pytest.raises(DataError, match=r"^there is no text to make tokens of"):
+    with pytest.raises(DataError, match=r"^there is no text to tokenize"):
         tokenize([], tokenizer)
     with pytest.raises(StorageError, match=r"^cannot write tokens to .*none: No such file"):
         tokenize(corpus("a"), tokenizer, directory=tmp_path / "none")
@@ -155,7 +155,9 @@ def test_a_torn_stream_is_refused(tokenizer, tmp_path):
         file = stream.folder / "tokens.bin"
         whole = file.read_bytes()
         file.write_bytes(whole[:-2])
-        with pytest.raises(DataError, match=r"tokens where .* were written; make it anew$"):
+        with pytest.raises(
+            DataError, match=r"tokens where .* were written; tokenize the text again$"
+        ):
             TokenStream.open(stream.folder)
         file.write_bytes(whole[:-1])
         with pytest.raises(DataError, match=r"not a folder of tokens"):

@@ -322,7 +322,7 @@ FOREIGN = {
     ),
     "kind": (
         lambda config: config.update(peft_type="IA3"),
-        "{path}/adapter_config.json is of no LoRA adapter",
+        "{path}/adapter_config.json is not the config of a LoRA adapter",
     ),
     "no alpha": (
         lambda config: config.pop("lora_alpha"),
@@ -349,7 +349,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
         "'model.layers.2.self_attn.q_proj.lora_A.weight'"
     )
     with pytest.raises(
-        CheckpointError, match=r"is no adapter: it has no adapter_model\.safetensors"
+        CheckpointError, match=r"is not an adapter: it has no adapter_model\.safetensors"
     ):
         open_adapter(tmp_path / "base", small_spec())
 

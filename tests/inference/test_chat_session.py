@@ -95,7 +95,9 @@ def test_a_conversation_is_saved_as_a_record_and_read_again(base, tmp_path):
 def test_what_is_no_conversation_is_not_read(base, tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     talk = talk_with(base)
-    with pytest.raises(DataError, match="no conversation of a user and an assistant"):
+    with pytest.raises(
+        DataError, match="not a conversation of alternating user and assistant messages"
+    ):
         talk.load(tmp_path / "a.json")
     with pytest.raises(StorageError, match="cannot read"):
         talk.load(tmp_path / "b.json")

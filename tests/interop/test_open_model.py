@@ -54,7 +54,7 @@ def test_a_source_says_what_it_lacks(tmp_path):
     with pytest.raises(CheckpointError, match="hermes reads weights as safetensors"):
         open_model(empty)
     public.save_file(dict(hot_weights(LLAMA)), tmp_path / "w.safetensors")
-    with pytest.raises(CheckpointError, match="is weights alone; say with --config of which model"):
+    with pytest.raises(CheckpointError, match="holds weights only; name their model with --config"):
         open_model(tmp_path / "w.safetensors")
     (tmp_path / "w.gguf").write_text("")
     with pytest.raises(CheckpointError, match=r"a file must end in .safetensors, .pt, "):

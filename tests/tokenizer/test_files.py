@@ -96,7 +96,7 @@ def test_a_damaged_model_is_refused_in_one_line(tokenizer):
 
 def test_a_file_that_is_not_utf8_is_refused(tmp_path):
     (tmp_path / "t.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(DataError, match=r"t.json: not UTF-8 at byte 7, so no tokenizer$"):
+    with pytest.raises(DataError, match=r"t.json: not UTF-8 at byte 7, so it is not a tokenizer$"):
         Tokenizer.load(tmp_path / "t.json")
 
 
