@@ -1,10 +1,10 @@
-"""hermes in MLX: Apple Silicon, and MLX's CPU build on Linux.
+"""hermes in MLX: Apple silicon, and MLX's CPU build on Linux.
 
-On Linux the MLX wheel carries the reference BLAS, some fifty times slower than an optimised one.
-Where torch is installed its library has one, and `hermes_mlx.blas` makes it visible before MLX is
-loaded; that is why this package must be imported before `mlx.core`.
+MLX's wheel for Linux has the reference BLAS, some fifty times slower than an optimised one. Where
+torch is installed, its library has one, and `hermes_mlx.blas` loads it. It must be loaded before
+MLX is, so import this package before `mlx.core`.
 """
 
 from hermes_mlx import blas
 
-FAST_BLAS = blas.lend()
+FAST_BLAS = blas.preload()

@@ -1,40 +1,56 @@
-"""hermes_mlx behind the seam."""
+"""hermes.interface.Backend on MLX."""
 
 from importlib.metadata import version
 
-from hermes.distributed.process_group import SINGLE_PROCESS
-from hermes.interface import Options
+from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo
+from hermes.distributed.process_group import ProcessGroup as AnyProcessGroup
+from hermes.interface import Options, Tensors, TrainState
+from hermes.recipe import Recipe
+from hermes.spec import ModelSpec
 from hermes_mlx.inference import Model
 from hermes_mlx.learner import Learner
-from hermes_mlx.process_group import join
-from hermes_mlx.runtime import Engine, devices
+from hermes_mlx.process_group import ProcessGroup, join
+from hermes_mlx.runtime import Runtime, list_devices
 
 
 class Backend:
-    """hermes_mlx: Apple Silicon, and MLX on CPUs."""
+    """hermes_mlx: Apple silicon, and MLX on CPUs."""
 
     name = "mlx"
 
-    def versions(self):
+    def versions(self) -> dict[str, str]:
         """Version by library."""
         return {"mlx": version("mlx")}
 
-    def devices(self):
-        """The devices at hand, the preferred one first."""
-        return devices()
+    def devices(self) -> tuple[str, ...]:
+        """The devices of this machine, the preferred one first."""
+        return list_devices()
 
-    def build(self, spec, params, options=Options(), process_group=SINGLE_PROCESS):
-        """A model for evaluation and decoding."""
-        return Model(Engine(spec, params, options, training=False))
+    def build(
+        self,
+        spec: ModelSpec,
+        params: Tensors,
+        options: Options = Options(),
+        process_group: AnyProcessGroup = SINGLE_PROCESS,
+    ) -> Model:
+        """Build a model for evaluation and decoding."""
+        return Model(Runtime(spec, params, options, training=False))
 
-    def join(self, rank_info, options=Options()):
-        """Meet the other processes of the run."""
+    def join(self, rank_info: RankInfo, options: Options = Options()) -> ProcessGroup:
+        """Join the other processes of the run."""
         return join(rank_info)
 
-    def learner(self, spec, state, recipe, options=Options(), process_group=SINGLE_PROCESS):
-        """A model for training, going on from `state`."""
-        engine = Engine(spec, state.params, options, training=True, lora=recipe.lora)
-        return Learner(engine, state, recipe, process_group)
+    def learner(
+        self,
+        spec: ModelSpec,
+        state: TrainState,
+        recipe: Recipe,
+        options: Options = Options(),
+        process_group: AnyProcessGroup = SINGLE_PROCESS,
+    ) -> Learner:
+        """Build a model for training that continues from `state`."""
+        runtime = Runtime(spec, state.params, options, training=True, lora=recipe.lora)
+        return Learner(runtime, state, recipe, process_group)
 
 
 BACKEND = Backend()

@@ -1,7 +1,8 @@
-"""An optimised BLAS for MLX on Linux, lent by an installed torch; without one MLX is only slower.
+"""An optimised BLAS for MLX on Linux, borrowed from an installed torch.
 
-MLX's wheel calls `sgemm_` and `dgemm_` through the dynamic linker, so a library that exports both
-and is loaded globally first takes their place. torch itself is not imported.
+MLX's wheel for Linux calls `sgemm_` and `dgemm_` through the dynamic linker, so a library that
+exports both and is loaded globally before it takes their place. torch itself is not imported.
+Without one MLX computes the same, more slowly.
 """
 
 import ctypes
@@ -11,16 +12,16 @@ import sys
 from pathlib import Path
 
 
-def lend():
-    """Load torch's library globally, if that helps here; whether it was."""
+def preload() -> bool:
+    """Load torch's library with global symbols, where that helps; return whether it was loaded."""
     if sys.platform != "linux" or platform.machine() != "x86_64" or "mlx.core" in sys.modules:
         return False
-    found = importlib.util.find_spec("torch")
-    if found is None or not found.submodule_search_locations:
+    torch = importlib.util.find_spec("torch")
+    if torch is None or not torch.submodule_search_locations:
         return False
-    library = Path(found.submodule_search_locations[0]) / "lib" / "libtorch_cpu.so"
+    path = Path(torch.submodule_search_locations[0]) / "lib" / "libtorch_cpu.so"
     try:
-        loaded = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     except OSError:
         return False
-    return hasattr(loaded, "sgemm_") and hasattr(loaded, "dgemm_")
+    return hasattr(library, "sgemm_") and hasattr(library, "dgemm_")

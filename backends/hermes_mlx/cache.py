@@ -1,22 +1,25 @@
 """The KV cache of a decoder."""
 
 import mlx.core as mx
+from mlx.core import array as Array
 
 
 class KVCache:
-    """Keys and values of the tokens already read, in room for `capacity` of them."""
+    """Keys and values of every layer, in buffers for `capacity` tokens that are allocated once."""
 
-    def __init__(self, layers, capacity):
-        self.length, self._capacity = 0, capacity
-        self._kept = [None] * layers
+    def __init__(self, num_layers: int, capacity: int):
+        self.length = 0  # tokens of whole passes; the decoder adds to it after each
+        self._capacity = capacity
+        self._layers: list[tuple[Array, Array] | None] = [None] * num_layers
 
-    def update(self, layer, k, v):
-        """Add (B, K, T, D) keys and values; all those so far, (B, K, S, D)."""
-        if self._kept[layer] is None:
+    def update(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Append keys and values, (B, K, T, D); return all so far, (B, K, S, D)."""
+        buffers = self._layers[layer]
+        if buffers is None:
             B, K, _, D = k.shape
-            room = (B, K, self._capacity, D)
-            self._kept[layer] = mx.zeros(room, k.dtype), mx.zeros(room, v.dtype)
-        (keys, values), end = self._kept[layer], self.length + k.shape[2]
+            shape = (B, K, self._capacity, D)
+            buffers = self._layers[layer] = mx.zeros(shape, k.dtype), mx.zeros(shape, v.dtype)
+        (keys, values), end = buffers, self.length + k.shape[2]
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]

@@ -1,188 +1,249 @@
-"""The objectives of loss.py in slices, where the logits of a few tokens exist at a time.
+"""The objectives of loss.py in chunks: the logits of a few tokens exist at a time.
 
-With large vocabularies logits would be most of a step's memory, and of its memory traffic. The
-gradient of a token's logits is known once the loss of what it belongs to is: the token's own, or
-its pair's. So it is made in the same pass, and no logits are kept.
+With a large vocabulary the logits of a micro-batch are the largest tensor of a step, and moving
+them through memory a good part of its time. The gradient of a token's logits needs nothing beyond
+the loss that the token belongs to: its own, or its pair's. So the forward pass computes the
+gradients of x, W and b chunk by chunk, keeps those, and lets go of the logits.
+
+Letters: N tokens to score, n those of one chunk or group, C hidden size, V vocabulary, P pairs, k
+those of one group.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
 import mlx.core as mx
+from mlx.core import array as Array
 
 from hermes.interface import IGNORE
-from hermes.numerics.chunking import group_pairs, make_spans
-from hermes_mlx.loss import preference, target_logprobs, wide
+from hermes.numerics.chunking import Span, group_pairs, make_spans
+from hermes.recipe import Preference
+from hermes_mlx.loss import preference_loss, target_logprobs, upcast
 
-CHUNK = 1 << 23  # logits of a slice where there is no GPU: 32 MB
-LARGE_CHUNK = 1 << 27  # where matrix products want many rows
+if TYPE_CHECKING:
+    from hermes_mlx.model import Head, Transformer
+
+CHUNK_LOGITS = 1 << 23  # 32 MB of float32
+GPU_CHUNK_LOGITS = 1 << 27  # GPUs need many rows per matrix product to be busy
+
+PairLayout = tuple[Array, tuple[int, ...]]
+"""Where the targets of pairs are, (N,) on the device, and the end of each pair's share of them."""
+
+ScoreGroup = Callable[[int, Array], tuple[Array, Array | None, Array]]
+"""(group, its tokens' log p(target) (n,)) to (loss, gradient of that (n,), auxiliary result).
+
+None for the gradient stands for -1. Auxiliary results are concatenated along their last axis.
+"""
 
 
-def tokens_per_chunk(module):
-    """How many tokens' logits may exist at once."""
+def choose_chunk_size(module: "Transformer") -> int:
+    """How many tokens' logits exist at a time."""
     vocabulary = len(module.model.embed_tokens.weight)
-    return max(1, (LARGE_CHUNK if mx.is_available(mx.gpu) else CHUNK) // vocabulary)
+    logits = GPU_CHUNK_LOGITS if mx.is_available(mx.gpu) else CHUNK_LOGITS
+    return max(1, logits // vocabulary)
 
 
-def select_targets(x, targets, at):
-    """The tokens at `at`, or all for None: no others need logits. -> (N, C), (N,)."""
-    flat, wanted = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
-    return (flat, wanted) if at is None else (flat[at], wanted[at])
+def select_targets(x: Array, targets: Array, indices: Array | None) -> tuple[Array, Array]:
+    """The tokens at `indices` of the flattened batch, all for None. -> (N, C), (N,)."""
+    x, targets = x.reshape(-1, x.shape[-1]), targets.reshape(-1)
+    return (x, targets) if indices is None else (x[indices], targets[indices])
 
 
-def token_logprobs(head, x, targets, weight, bias):
-    """A slice's log p(target), 0 where IGNORE, and its logits. -> (n,), (n, V).
-
-    (n, C), (n,), (V, C), (V,) or None
-    """
-    logits = wide(head.scores(x, weight, bias))
+def score_chunk(
+    head: "Head", x: Array, targets: Array, weight: Array, bias: Array | None
+) -> tuple[Array, Array]:
+    """log p(target), 0 where IGNORE; and the logits. (n, C), (n,), (V, C), (V,) -> (n,), (n, V)."""
+    logits = upcast(head.project(x, weight, bias))
     return target_logprobs(logits, targets, head.ops), logits
 
 
-def chunked_logprobs(module, x, targets, at):
-    """whole_logprobs, to evaluate. at: where targets count, (N,); None for everywhere."""
-    flat, wanted = select_targets(x, targets, at)
-    groups = [[part] for part in make_spans(0, len(wanted), tokens_per_chunk(module))]
-    found = mx.concatenate([*logprobs_of_groups(module, flat, wanted, groups)])
-    if at is not None:
-        found = mx.zeros(targets.size, found.dtype).at[at].add(found)
-    return found.reshape(targets.shape)
+def logprobs(
+    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
+) -> Array:
+    """loss.logprobs, to evaluate. target_indices: where targets count, (N,); None for all."""
+    flat_x, flat_targets = select_targets(x, targets, target_indices)
+    spans = make_spans(0, len(flat_targets), choose_chunk_size(module))
+    groups = [[span] for span in spans]
+    result = mx.concatenate([*score_groups(module, flat_x, flat_targets, groups)])
+    if target_indices is not None:
+        result = mx.zeros(targets.size, result.dtype).at[target_indices].add(result)
+    return result.reshape(targets.shape)
 
 
-def chunked_next_token(module, x, targets, at):
-    """whole_next_token. at: where targets count, (N,); None for everywhere."""
-    flat, wanted = select_targets(x, targets, at)
-    groups = [[part] for part in make_spans(0, len(wanted), tokens_per_chunk(module))]
+def next_token(
+    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
+) -> Array:
+    """loss.next_token. target_indices: where targets count, (N,); None for all."""
+    flat_x, flat_targets = select_targets(x, targets, target_indices)
+    spans = make_spans(0, len(flat_targets), choose_chunk_size(module))
 
-    def judge(number, logp):
+    def score_group(index: int, logp: Array) -> tuple[Array, None, Array]:
         return -logp.sum(), None, logp
 
-    return chunked_loss(module, flat, wanted, groups, judge)[0]
+    return compute_loss(module, flat_x, flat_targets, [[span] for span in spans], score_group)[0]
 
 
-def chunked_row_logprobs(module, x, targets, pair_layout):
-    """whole_row_logprobs of pairs, from the same slices as sliced_preference, to evaluate."""
-    pairs = Pairs(module, x, targets, pair_layout)
-    flat, wanted = select_targets(x, targets, pairs.at)
-    found = logprobs_of_groups(module, flat, wanted, pairs.groups)
-    return mx.concatenate([pairs.sums(*one) for one in enumerate(found)], axis=-1).flatten()
+def row_logprobs(module: "Transformer", x: Array, targets: Array, pair_layout: PairLayout) -> Array:
+    """loss.row_logprobs, to evaluate, from the same chunks as preference.
+
+    The same chunks give the same bits: policy and reference must agree where their weights do.
+    """
+    pairs = PairGroups(module, targets, pair_layout)
+    flat_x, flat_targets = select_targets(x, targets, pairs.indices)
+    scores = score_groups(module, flat_x, flat_targets, pairs.groups)
+    sums = [pairs.sum_rows(index, logp) for index, logp in enumerate(scores)]
+    return mx.concatenate(sums, axis=-1).flatten()
 
 
-def chunked_preference(module, x, targets, pair_layout, reference, rule):
-    """whole_preference. by_pair: pair_tokens' word, its places on the device."""
-    pairs = Pairs(module, x, targets, pair_layout)
-    flat, wanted = select_targets(x, targets, pairs.at)
+def preference(
+    module: "Transformer",
+    x: Array,
+    targets: Array,
+    pair_layout: PairLayout,
+    reference: Array,
+    rule: Preference,
+) -> tuple[Array, Array]:
+    """loss.preference. -> (), (2 P,)."""
+    pairs = PairGroups(module, targets, pair_layout)
+    flat_x, flat_targets = select_targets(x, targets, pairs.indices)
 
-    def judge(number, logp):
-        sums = pairs.sums(number, logp)  # (2, k)
-        here = pairs.rows(number, targets), pairs.rows(number, reference), rule
-        loss, derivative = mx.value_and_grad(preference)(sums.flatten(), *here)
-        return loss, pairs.of_tokens(number, derivative), sums
+    def score_group(index: int, logp: Array) -> tuple[Array, Array, Array]:
+        sums = pairs.sum_rows(index, logp)  # (2, k)
+        group_targets, group_reference = (
+            pairs.select_rows(index, targets),
+            pairs.select_rows(index, reference),
+        )
+        loss, grad = mx.value_and_grad(preference_loss)(
+            sums.flatten(), group_targets, group_reference, rule
+        )
+        return loss, pairs.expand_to_tokens(index, grad), sums
 
-    loss, sums = chunked_loss(module, flat, wanted, pairs.groups, judge)
+    loss, sums = compute_loss(module, flat_x, flat_targets, pairs.groups, score_group)
     return loss, sums.flatten()
 
 
-class Pairs:
-    """A micro-batch's P pairs in groups: what a slice holds, or one pair that takes several.
+class PairGroups:
+    """A micro-batch's P pairs in groups: as many as fit in a chunk, or one that takes several.
 
-    at: where targets count, pair after pair, (N,). groups: of each its slices of these.
+    indices: where targets count in the flattened batch, pair after pair, (N,). groups: of each
+    group the spans of `indices` that are its chunks.
     """
 
-    def __init__(self, module, x, targets, pair_layout):
-        self.at, ends = pair_layout
-        self._shape, tokens = targets.shape, tokens_per_chunk(module)
-        self._bounds = group_pairs(ends, tokens)
-        starts = [ends[first - 1] if first else 0 for first, _ in self._bounds]
-        ends = [ends[last - 1] for _, last in self._bounds]
-        self.groups = [make_spans(*of, tokens) for of in zip(starts, ends, strict=True)]
+    def __init__(self, module: "Transformer", targets: Array, pair_layout: PairLayout):
+        self.indices, ends = pair_layout
+        self._shape, chunk_size = targets.shape, choose_chunk_size(module)
+        self._bounds = group_pairs(ends, chunk_size)  # (first pair, after the last) of each group
+        begins = [ends[first - 1] if first else 0 for first, _ in self._bounds]
+        ends = tuple(ends[last - 1] for _, last in self._bounds)
+        self.groups = [
+            make_spans(begin, end, chunk_size) for begin, end in zip(begins, ends, strict=True)
+        ]
 
-    def _places(self, number):
-        spans = self.groups[number]
-        return self.at[spans[0][0] : spans[-1][1]]
+    def _get_token_indices(self, index: int) -> Array:
+        spans = self.groups[index]
+        return self.indices[spans[0][0] : spans[-1][1]]
 
-    def rows(self, number, held):
-        """What a group has of something that every row has. (2 P, ...) -> (2 k, ...)."""
-        first, last = self._bounds[number]
-        return held.reshape(2, -1, *held.shape[1:])[:, first:last].flatten(0, 1)
+    def select_rows(self, index: int, values: Array) -> Array:
+        """The values of the group's rows, chosen then rejected. (2 P, ...) -> (2 k, ...)."""
+        first, last = self._bounds[index]
+        return values.reshape(2, -1, *values.shape[1:])[:, first:last].flatten(0, 1)
 
-    def sums(self, number, logp):
-        """The sum of each row of a group. (n,) -> (2, k)."""
+    def sum_rows(self, index: int, logp: Array) -> Array:
+        """Sum the group's tokens over each of its rows. (n,) -> (2, k)."""
         B, T = self._shape
-        spread = mx.zeros(B * T, logp.dtype).at[self._places(number)].add(logp)
-        return self.rows(number, spread.reshape(B, T)).sum(axis=-1).reshape(2, -1)
+        flat = mx.zeros(B * T, logp.dtype).at[self._get_token_indices(index)].add(logp)
+        return self.select_rows(index, flat.reshape(B, T)).sum(axis=-1).reshape(2, -1)
 
-    def of_tokens(self, number, held):
-        """What each token of a group has of its row's. (2 k,) -> (n,)."""
-        first, last = self._bounds[number]
-        whole = mx.zeros((2, self._shape[0] // 2), held.dtype)
-        whole[:, first:last] = held.reshape(2, -1)
-        return whole.flatten()[self._places(number) // self._shape[1]]
+    def expand_to_tokens(self, index: int, values: Array) -> Array:
+        """Give each token of the group the value of its row. (2 k,) -> (n,)."""
+        first, last = self._bounds[index]
+        by_row = mx.zeros((2, self._shape[0] // 2), values.dtype)
+        by_row[:, first:last] = values.reshape(2, -1)
+        return by_row.flatten()[self._get_token_indices(index) // self._shape[1]]
 
 
-def logprobs_of_groups(module, x, targets, groups):
-    """The log-probabilities of each group's targets, one slice after another. (N, C), (N,)."""
-    head, found = module.lm_head, []
-    weight, bias = head.weights(module.model.embed_tokens.weight)
+def score_groups(
+    module: "Transformer", x: Array, targets: Array, groups: Sequence[Sequence[Span]]
+) -> Iterator[Array]:
+    """log p(target) of each group's tokens, one chunk after another. (N, C), (N,) -> (n,) each."""
+    head = module.lm_head
+    weight, bias = head.get_weights(module.model.embed_tokens.weight)
+    previous: list[Array] = []
     for spans in groups:
-        found.append([])
-        for a, b in spans:
-            some = mx.depends([x[a:b]], [logp for group in found for logp in group][-1:])[0]
-            found[-1].append(token_logprobs(head, some, targets[a:b], weight, bias)[0])
-        yield mx.concatenate(found[-1])
+        logps = []
+        for begin, end in spans:
+            # MLX runs a lazy graph in an order of its own, and might keep every chunk's logits at
+            # once: each chunk is made to depend on the one before.
+            chunk = mx.depends([x[begin:end]], previous)[0]
+            logps.append(score_chunk(head, chunk, targets[begin:end], weight, bias)[0])
+            previous = logps[-1:]
+        yield mx.concatenate(logps)
 
 
-def chunked_loss(module, x, targets, groups, judge):
-    """The summed loss of groups of tokens, and what `judge` tells of them. (N, C), (N,).
+def compute_loss(
+    module: "Transformer",
+    x: Array,
+    targets: Array,
+    groups: Sequence[Sequence[Span]],
+    score_group: ScoreGroup,
+) -> tuple[Array, Array]:
+    """The summed loss of groups of tokens, and their auxiliary results. (N, C), (N,) -> (), ...
 
-    groups: of each group its slices, (begin, end). judge(number, logp (n,)) gives a group's loss,
-    its derivative for each logp, (n,) or None for -1, and what to tell, joined along its last axis.
-    What arrives in the backward pass is one number, which the gradients of x, W and b, made with
-    the loss, are scaled with.
+    groups: of each group the (begin, end) of its chunks. The gradients of x, W and b are computed
+    with the loss: it is a scalar, so the backward pass only has to scale them.
     """
     head = module.lm_head
-    given, shift = head.weights(module.model.embed_tokens.weight)
+    head_weight, head_bias = head.get_weights(module.model.embed_tokens.weight)
 
     @mx.custom_function
-    def forward(x, weight, *bias):
-        matrix, shift = weight.astype(x.dtype), bias[0] if bias else None
-        total, told, dx = mx.zeros((), wide(x).dtype), [], []
-        dw, db = mx.zeros_like(weight), 0
-        for number, spans in enumerate(groups):
-            found, before = [], [dw]  # one slice after the other
-            for a, b in spans:
-                some = mx.depends([x[a:b]], before)[0]
-                made = token_logprobs(head, some, targets[a:b], matrix, shift)
-                found.append(made[0])
-                before = found[-1:]
-            loss, derivative, word = judge(number, mx.concatenate(found))
+    def forward(x: Array, weight: Array, *biases: Array) -> tuple[Array, ...]:
+        matrix, bias = weight.astype(x.dtype), biases[0] if biases else None
+        total, aux, dx = mx.zeros((), upcast(x).dtype), [], []
+        dw: Array = mx.zeros_like(weight)
+        db: Any = 0
+        for index, spans in enumerate(groups):
+            logps, previous = [], [dw]
+            for begin, end in spans:
+                # As in score_groups: one chunk after another, or all logits exist at once.
+                chunk = mx.depends([x[begin:end]], previous)[0]
+                logp, logits = score_chunk(head, chunk, targets[begin:end], matrix, bias)
+                logps.append(logp)
+                previous = [logp]
+            loss, logp_grad, group_aux = score_group(index, mx.concatenate(logps))
             total = total + loss
-            told.append(word)
-            for a, b in spans:
-                some = x[a:b]
-                if len(spans) > 1:  # made again, as they do not fit together
-                    some = mx.depends([some], [loss, dw])[0]
-                    made = token_logprobs(head, some, targets[a:b], matrix, shift)
-                begin = spans[0][0]
-                steep = None if derivative is None else derivative[a - begin : b - begin]
-                d = logits_gradient(made[1], targets[a:b], steep, head).astype(x.dtype)
+            aux.append(group_aux)
+            first = spans[0][0]
+            for begin, end in spans:
+                chunk = x[begin:end]
+                if len(spans) > 1:
+                    # A pair's loss needs all of its chunks, whose logits do not fit in memory
+                    # together: they are computed a second time, chunk by chunk.
+                    chunk = mx.depends([chunk], [loss, dw])[0]
+                    _, logits = score_chunk(head, chunk, targets[begin:end], matrix, bias)
+                chunk_grad = None if logp_grad is None else logp_grad[begin - first : end - first]
+                d = logits_gradient(logits, targets[begin:end], chunk_grad, head).astype(x.dtype)
                 dx.append(d @ matrix)
-                dw, db = dw + d.T @ some, db + d.sum(axis=0)
-        told = mx.concatenate(told, axis=-1)
-        return total, told, mx.concatenate(dx), dw, *(db.astype(b.dtype) for b in bias)
+                dw, db = dw + d.T @ chunk, db + d.sum(axis=0)
+        all_aux = mx.concatenate(aux, axis=-1)
+        return total, all_aux, mx.concatenate(dx), dw, *(db.astype(b.dtype) for b in biases)
 
     @forward.vjp
-    def scaled(primals, cotangents, outputs):
-        return tuple((wide(d) * cotangents[0]).astype(d.dtype) for d in outputs[2:])
+    def scale(primals: object, cotangents: Sequence[Array], outputs: Sequence[Array]) -> tuple:
+        return tuple((upcast(d) * cotangents[0]).astype(d.dtype) for d in outputs[2:])
 
-    total, told, *_ = forward(x, given, *([] if shift is None else [shift]))
-    return total, mx.stop_gradient(told)
+    outputs: Any = forward(x, head_weight, *([] if head_bias is None else [head_bias]))
+    loss, aux = outputs[:2]
+    return loss, mx.stop_gradient(aux)
 
 
-def logits_gradient(logits, targets, derivative, head):
-    """The gradient of a slice's logits before their cap. -> (n, V).
+def logits_gradient(logits: Array, targets: Array, logp_grad: Array | None, head: "Head") -> Array:
+    """The gradient of a chunk's loss with respect to its logits before their cap. -> (n, V).
 
-    slope: the loss's derivative for each log p(target), (n,); None for -1.
+    -logp_grad (softmax(z) - onehot(target)), and for z = cap tanh(y / cap) times 1 - (z / cap)^2.
+    logp_grad: (n,), None for -1.
     """
     counted = (targets != IGNORE)[:, None]
-    d = mx.where(mx.arange(logits.shape[-1]) == targets[:, None], -1.0, 0.0)
-    d = mx.where(counted, d + head.ops.softmax(logits), 0.0)  # p - [v = target]
-    d = d if derivative is None else d * -derivative[:, None]
+    d = mx.where(mx.arange(logits.shape[-1]) == targets[:, None], -1.0, 0.0)  # -onehot(target)
+    d = mx.where(counted, d + head.ops.softmax(logits), 0.0)
+    d = d if logp_grad is None else d * -logp_grad[:, None]
     return d if head.softcap is None else d * (1 - mx.square(logits / head.softcap))

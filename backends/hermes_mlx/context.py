@@ -1,32 +1,40 @@
-"""What the layers of one forward pass share: where it stands, what it remembers, its dropout."""
+"""State shared by the layers of one forward pass: positions, KV cache, masks and dropout."""
 
 import mlx.core as mx
+from mlx.core import array as Array
+from mlx.nn import Module
 
 from hermes.numerics import positions
-from hermes.spec import Rope
+from hermes.spec import AttentionSpec, ModelSpec, Rope
+from hermes.spec.parts import Positions
+from hermes_mlx.cache import KVCache
 
 
-def lowbias32(x):
-    """The hash of hermes.numerics.randomness.lowbias32, on uint32."""
+def lowbias32(x: Array) -> Array:
+    """The hash hermes.numerics.randomness.lowbias32, on uint32. (...) -> (...)."""
     x = (x ^ (x >> 16)) * mx.array(0x7FEB352D, mx.uint32)
     x = (x ^ (x >> 15)) * mx.array(0x846CA68B, mx.uint32)
     return x ^ (x >> 16)
 
 
-class Tables:
-    """Rope's cosines and sines and ALiBi's slopes, one for each distinct rope."""
+class PositionTables:
+    """RoPE's cosines and sines, once per distinct rope, and ALiBi's slopes.
 
-    def __init__(self, spec, dtype):
-        self.angles, self.slopes = {}, {}
+    Both are computed in float64 on the host, then cast: float32 angles are wrong at long contexts.
+    """
+
+    def __init__(self, spec: ModelSpec, dtype: mx.Dtype):
+        self.angles: dict[tuple[Positions, int], tuple[Array, ...]] = {}
+        self.slopes: dict[int, Array] = {}
         for block in spec.layers:
-            a = block.attention
-            if isinstance(a.position_encoding, Rope):
-                key = a.position_encoding, a.rotary_size
+            attention = block.attention
+            if isinstance(attention.position_encoding, Rope):
+                key = attention.position_encoding, attention.rotary_size
                 if key not in self.angles:
-                    pair = positions.rotary_table(*key, spec.max_seq_len)
-                    self.angles[key] = tuple(mx.array(table, dtype) for table in pair)
-            slopes = positions.alibi_slopes(a.num_heads)
-            self.slopes[a.num_heads] = mx.array(slopes, dtype)
+                    cos_sin = positions.rotary_table(*key, spec.max_seq_len)
+                    self.angles[key] = tuple(mx.array(table, dtype) for table in cos_sin)
+            slopes = positions.alibi_slopes(attention.num_heads)
+            self.slopes[attention.num_heads] = mx.array(slopes, dtype)
 
 
 class Context:
@@ -39,102 +47,110 @@ class Context:
 
     def __init__(
         self,
-        tables,
-        dtype,
-        cache=None,
-        segments=None,
-        positions_in_document=None,
-        dropout_keys=None,
-        recompute=False,
+        tables: PositionTables,
+        dtype: mx.Dtype,
+        cache: KVCache | None = None,
+        segments: Array | None = None,
+        positions_in_document: Array | None = None,
+        dropout_keys: Array | None = None,
+        recompute: bool = False,
     ):
         self.tables, self.dtype, self.cache = tables, dtype, cache
         self.segments, self.positions_in_document = segments, positions_in_document
         self.dropout_keys, self.recompute = dropout_keys, recompute
-        self._seen = {}
+        self._masks: dict[tuple[int, int, bool, int | None], Array | None] = {}
 
     @property
-    def offset(self):
-        """Tokens read before this pass."""
+    def offset(self) -> int:
+        """Tokens in the KV cache before this pass."""
         return self.cache.length if self.cache else 0
 
-    def positions(self, T):
+    def positions(self, T: int) -> Array:
         """Position of each token in its document. (T,) or (B, T)"""
         if self.positions_in_document is not None:
             return self.positions_in_document
         return mx.arange(self.offset, self.offset + T)
 
-    def angles(self, spec, T):
-        """Cosines and sines of rope for each token. (T, R/2) or (B, T, R/2)"""
+    def angles(self, spec: AttentionSpec, T: int) -> tuple[Array, Array]:
+        """Cosine and sine of RoPE's angles for each token and pair. (T, R/2) or (B, T, R/2)"""
         cos, sin = self.tables.angles[spec.position_encoding, spec.rotary_size]
         if self.positions_in_document is not None:
             return cos[self.positions_in_document], sin[self.positions_in_document]
         return cos[self.offset : self.offset + T], sin[self.offset : self.offset + T]
 
-    def alibi_slopes(self, heads):
+    def alibi_slopes(self, heads: int) -> Array:
         """ALiBi's fixed slopes. (H,)"""
         return self.tables.slopes[heads]
 
-    def run_block(self, layer, x):
-        """A block on x, run again in the backward pass where memory is short."""
+    def run_block(self, block: Module, x: Array) -> Array:
+        """Apply a block. With `recompute` its activations are computed again in the backward pass.
+
+        mx.checkpoint sees only the arguments of what it recomputes, so parameters are among them:
+        those that the block holds would get no gradient.
+        """
         if not self.recompute:
-            return layer(x, self)
+            return block(x, self)
 
-        def run(params, x):
-            layer.update(params)
-            return layer(x, self)
+        def run(params: dict, x: Array) -> Array:
+            block.update(params)
+            return block(x, self)
 
-        return mx.checkpoint(run)(layer.parameters(), x)
+        return mx.checkpoint(run)(block.parameters(), x)
 
-    def cast(self, x):
-        """To the type of activations."""
+    def cast(self, x: Array) -> Array:
+        """Cast to the dtype of activations."""
         return x.astype(self.dtype)
 
-    def update(self, layer, k, v):
-        """The keys and values that this layer's queries read."""
+    def update(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Append to the KV cache, if any; return the keys and values to attend to."""
         return self.cache.update(layer, k, v) if self.cache else (k, v)
 
-    def relative_positions(self, T, S):
-        """How many places each key stands before each query. (T, S)"""
+    def relative_positions(self, T: int, S: int) -> Array:
+        """Position of each query minus position of each key. (T, S)"""
         return mx.arange(self.offset, self.offset + T)[:, None] - mx.arange(S)[None, :]
 
-    def alibi_bias(self, T, S, slopes):
-        """ALiBi's penalty of each head, query and key. (H, T, S)"""
+    def alibi_bias(self, T: int, S: int, slopes: Array) -> Array:
+        """ALiBi's penalty, slope times distance, for each head, query and key. (H, T, S)"""
         return slopes[:, None, None] * mx.abs(self.relative_positions(T, S)).astype(slopes.dtype)
 
-    def is_plain_causal(self, T, S, spec):
-        """Whether every query sees all keys up to its own, and T = S."""
-        wide = spec.window_size is None or spec.window_size >= S
-        return spec.causal and T == S and T > 1 and wide and self.segments is None
+    def is_plain_causal(self, T: int, S: int, spec: AttentionSpec) -> bool:
+        """Whether the mask is the plain causal triangle, for which kernels have a flag."""
+        unlimited = spec.window_size is None or spec.window_size >= S
+        return spec.causal and T == S and T > 1 and unlimited and self.segments is None
 
-    def attention_mask(self, T, S, spec):
-        """Which keys a query sees: (T, S) or (B, 1, T, S) of bool; None where it sees all."""
+    def attention_mask(self, T: int, S: int, spec: AttentionSpec) -> Array | None:
+        """True where a query attends to a key, (T, S) or (B, 1, T, S); None for everywhere."""
         key = T, S, spec.causal, spec.window_size
-        if key not in self._seen:
-            self._seen[key] = self._make_mask(T, S, spec)
-        return self._seen[key]
+        if key not in self._masks:  # layers mostly share one mask
+            self._masks[key] = self._make_mask(T, S, spec)
+        return self._masks[key]
 
-    def _make_mask(self, T, S, spec):
-        seen = None
-        if spec.causal and T > 1:
-            seen = self.relative_positions(T, S) >= 0
+    def _make_mask(self, T: int, S: int, spec: AttentionSpec) -> Array | None:
+        mask = None
+        if spec.causal and T > 1:  # a single query is the last token: no key comes after it
+            mask = self.relative_positions(T, S) >= 0
         if spec.window_size is not None and spec.window_size < S:
             near = mx.abs(self.relative_positions(T, S)) < spec.window_size
-            seen = near if seen is None else seen & near
+            mask = near if mask is None else mask & near
         if self.segments is not None:
             same = (self.segments[:, :, None] == self.segments[:, None, :])[:, None]
-            seen = same if seen is None else seen & same
-        return seen
+            mask = same if mask is None else mask & same
+        return mask
 
-    def has_dropout(self, rate):
-        """Whether this pass drops anything at a site of this rate."""
+    def has_dropout(self, rate: float) -> bool:
+        """Whether dropout at this rate does anything in this pass."""
         return self.dropout_keys is not None and rate > 0
 
-    def dropout(self, x, rate, site):
-        """Zero a share `rate` of x and divide the rest by 1 - rate, by the design's hash."""
-        if not self.has_dropout(rate):
+    def dropout(self, x: Array, rate: float, site: int) -> Array:
+        """Zero a share `rate` of x and divide the rest by 1 - rate. (B, ...) -> same.
+
+        The mask is a hash of (key of the row, site, element), so every backend drops the same
+        elements and recomputation repeats them: specs/numerics.md.
+        """
+        if self.dropout_keys is None or rate <= 0:
             return x
         key = lowbias32(self.dropout_keys + mx.array(site * 0x85EBCA6B % 2**32, mx.uint32))  # (B,)
         element = mx.arange(x[0].size, dtype=mx.uint32) * mx.array(0x9E3779B9, mx.uint32)
         bits = lowbias32(element ^ key[:, None]).reshape(x.shape)
-        kept = bits >= mx.array(int(rate * 2**32), mx.uint32)
-        return mx.where(kept, x / (1 - rate), 0.0)
+        keep = bits >= mx.array(int(rate * 2**32), mx.uint32)
+        return mx.where(keep, x / (1 - rate), 0.0)

@@ -1,112 +1,128 @@
-"""A model that computes logits, and the decoder that generates with it."""
+"""A model that computes logits, log-probabilities and losses, and the decoder that generates."""
+
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.core import array as Array
+from numpy.typing import NDArray
 
 from hermes.errors import HermesError
-from hermes.interface import LazyTensors, check_tokens
+from hermes.interface import Batch, LazyTensors, check_tokens
 from hermes_mlx.cache import KVCache
-from hermes_mlx.loss import preference
+from hermes_mlx.context import Context
+from hermes_mlx.loss import preference_loss
+from hermes_mlx.runtime import Runtime
+
+Ids = NDArray[np.integer]
 
 
 class Model:
     """A model for evaluation and decoding."""
 
-    def __init__(self, engine):
-        self.spec = engine.spec
-        self.engine = engine
+    def __init__(self, runtime: Runtime):
+        self.spec = runtime.spec
+        self.runtime = runtime
 
-    def _given(self, tokens, segments=None):
+    def _prepare(self, tokens: Ids, segments: Ids | None = None) -> tuple[Array, Context]:
         tokens = np.asarray(tokens)
         check_tokens(self.spec, tokens)
-        e = self.engine
-        return e.tensor(tokens), e.context(None, *e.documents(segments))
+        runtime = self.runtime
+        ctx = runtime.make_context(None, *runtime.load_segments(segments))
+        return runtime.to_device(tokens), ctx
 
-    def _scored(self, score, tokens, targets, at, segments=None):
-        """What `score` makes of the module and the stack's output."""
-        e = self.engine
-        x = e.module.model(*self._given(tokens, segments))
-        return score(e.module, x, e.tensor(targets), at)
+    def _score(
+        self, score: Any, tokens: Ids, targets: Ids, layout: Any, segments: Ids | None = None
+    ) -> Array:
+        """Call an objective of the ops table on the stack's output; layout: its third argument."""
+        module = self.runtime.module
+        x = module.model(*self._prepare(tokens, segments))
+        return score(module, x, self.runtime.to_device(targets), layout)
 
-    def _logprobs(self, tokens, targets, segments=None):
-        e = self.engine
-        return self._scored(e.ops.logprobs, tokens, targets, e.target_indices(targets), segments)
+    def _compute_logprobs(self, tokens: Ids, targets: Ids, segments: Ids | None = None) -> Array:
+        target_indices = self.runtime.find_targets(targets)
+        return self._score(self.runtime.ops.logprobs, tokens, targets, target_indices, segments)
 
-    def logits(self, tokens, segments=None):
+    def logits(self, tokens: Ids, segments: Ids | None = None) -> NDArray[np.floating]:
         """Scores of the next token at every position. (B, T) -> (B, T, V)."""
-        with self.engine.on():
-            return self.engine.read(self.engine.module(*self._given(tokens, segments)))
+        with self.runtime.apply_options():
+            return self.runtime.to_numpy(self.runtime.module(*self._prepare(tokens, segments)))
 
-    def logprobs(self, tokens, targets):
-        """Log-probability of each target, 0 where IGNORE. (B, T) -> (B, T)."""
-        with self.engine.on():
-            return self.engine.read(self._logprobs(tokens, targets))
+    def logprobs(self, tokens: Ids, targets: Ids) -> NDArray[np.floating]:
+        """Log-probability of each target in nats, 0 where IGNORE. (B, T) -> (B, T)."""
+        with self.runtime.apply_options():
+            return self.runtime.to_numpy(self._compute_logprobs(tokens, targets))
 
-    def row_logprobs(self, tokens, targets):
+    def row_logprobs(self, tokens: Ids, targets: Ids) -> NDArray[np.floating]:
         """Each row's summed log-probability of its targets, summed as in training. -> (B,)."""
-        e = self.engine
-        with e.on():
-            return e.read(self._scored(e.ops.row_logprobs, tokens, targets, e.pair_layout(targets)))
+        runtime = self.runtime
+        with runtime.apply_options():
+            pair_layout = runtime.make_pair_layout(targets)
+            return runtime.to_numpy(
+                self._score(runtime.ops.row_logprobs, tokens, targets, pair_layout)
+            )
 
-    def loss(self, batch):
+    def loss(self, batch: Batch) -> float:
         """The batch's loss over all micro-batches, without dropout."""
         if batch.pairs is not None:
             return self.preferences(batch)[0]
-        e, total = self.engine, 0.0
-        with e.on():
+        total: Any = 0.0
+        with self.runtime.apply_options():
             for a in range(len(batch.tokens)):
                 segments = None if batch.segments is None else batch.segments[a]
-                found = self._logprobs(batch.tokens[a], batch.targets[a], segments)
-                total = total - found.sum()
-                mx.eval(total)
+                logprobs = self._compute_logprobs(batch.tokens[a], batch.targets[a], segments)
+                total = total - logprobs.sum()
+                mx.eval(total)  # or the passes of all micro-batches are pending at once
             return total.item() / max(batch.num_terms, 1)
 
-    def preferences(self, batch):
-        """Of a batch of pairs: its loss, and each row's log-probability. -> (), (A, B)."""
-        e, total, rows = self.engine, 0.0, []
-        with e.on():
+    def preferences(self, batch: Batch) -> tuple[float, NDArray[np.floating]]:
+        """A batch of pairs' loss, and each row's log-probability from the same pass. (A, B)"""
+        assert batch.pairs is not None
+        total: Any = 0.0
+        runtime, rows = self.runtime, []
+        with runtime.apply_options():
             for a in range(len(batch.tokens)):
-                pair_layout = e.pair_layout(batch.targets[a])
-                sums = self._scored(
-                    e.ops.row_logprobs, batch.tokens[a], batch.targets[a], pair_layout
+                pair_layout = runtime.make_pair_layout(batch.targets[a])
+                sums = self._score(
+                    runtime.ops.row_logprobs, batch.tokens[a], batch.targets[a], pair_layout
                 )
-                targets = e.tensor(batch.targets[a])
-                reference = e.tensor(batch.pairs.reference[a], e.master)
-                total = total + preference(sums, targets, reference, batch.pairs.rule)
-                rows.append(e.read(sums))
+                targets = runtime.to_device(batch.targets[a])
+                reference = runtime.to_device(batch.pairs.reference[a], runtime.master)
+                total = total + preference_loss(sums, targets, reference, batch.pairs.rule)
+                rows.append(runtime.to_numpy(sums))
             return total.item() / max(batch.num_terms, 1), np.stack(rows)
 
-    def decoder(self, batch_size, capacity):
-        """A fresh cache for rows of at most `capacity` tokens."""
-        return Decoder(self.engine, batch_size, capacity)
+    def decoder(self, batch_size: int, capacity: int) -> "Decoder":
+        """An empty KV cache for rows of at most `capacity` tokens."""
+        return Decoder(self.runtime, batch_size, capacity)
 
-    def params(self):
+    def params(self) -> LazyTensors:
         """The weights, one at a time."""
-        tensors = self.engine.tensors()
-        return LazyTensors(self.engine.names, lambda name: self.engine.read(tensors[name]))
+        tensors = self.runtime.get_parameters()
+        return LazyTensors(self.runtime.names, lambda name: self.runtime.to_numpy(tensors[name]))
 
 
 class Decoder:
     """A KV cache over rows that advance together."""
 
-    def __init__(self, engine, batch_size, capacity):
-        self._engine, self._rows, self._capacity = engine, batch_size, capacity
-        self._memory = KVCache(engine.spec.num_layers, capacity)
+    def __init__(self, runtime: Runtime, batch_size: int, capacity: int):
+        self._runtime, self._rows, self._capacity = runtime, batch_size, capacity
+        self._cache = KVCache(runtime.spec.num_layers, capacity)
 
-    def advance(self, tokens):
-        """Read (B, T) more tokens; the last position's logits, (B, V)."""
+    def advance(self, tokens: Ids) -> NDArray[np.floating]:
+        """Read (B, T) more tokens; return the logits after the last, (B, V)."""
         tokens = np.asarray(tokens)
         rows, T = tokens.shape
-        length = self._memory.length + T
+        length = self._cache.length + T
         if rows != self._rows or length > self._capacity:
             raise HermesError(
                 f"a decoder of {self._rows} rows and {self._capacity} tokens cannot hold "
                 f"{rows} rows of {length}"
             )
-        check_tokens(self._engine.spec, tokens, length)
-        e, ctx = self._engine, self._engine.context(self._memory)
-        with e.on():
-            x = e.module.model(e.tensor(tokens), ctx)[:, -1]
-            logits = e.read(e.module.logits(x))
-        self._memory.length = length
+        check_tokens(self._runtime.spec, tokens, length)
+        runtime, ctx = self._runtime, self._runtime.make_context(self._cache)
+        with runtime.apply_options():
+            x = runtime.module.model(runtime.to_device(tokens), ctx)[:, -1]
+            logits = runtime.to_numpy(runtime.module.compute_logits(x))
+        self._cache.length = length
         return logits

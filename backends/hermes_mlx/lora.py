@@ -1,37 +1,49 @@
-"""Low-rank adapters on a built module: an Adapted in the place of each target, at the same path."""
+"""Low-rank adapters: linear layers of a model replaced by LoraLinear, at the same paths."""
+
+from typing import Any
+
+from mlx.core import array as Array
+from mlx.nn import Module
 
 from hermes.numerics.lora import find_adapted_paths
+from hermes.recipe import Lora
+from hermes.spec import ModelSpec
+from hermes_mlx.context import Context
 from hermes_mlx.model import Linear
 
 FIRST_SITE = 1 << 20  # dropout sites of adapters, beyond those of any model's layers
 
 
-class Adapted(Linear):
-    """W x + b + scale B A drop(x). (..., in) -> (..., out)."""
+class LoraLinear(Linear):
+    """x W^T + b + scale B A dropout(x). (..., in) -> (..., out).
 
-    def __init__(self, base, lora, site):
+    Source: Hu et al. 2021, LoRA, arXiv:2106.09685, eq. 3; scale = alpha / rank.
+    """
+
+    ctx: Context  # of the pass under way: a Linear's call has no argument for it
+
+    def __init__(self, base: Linear, lora: Lora, site: int):
         outputs, inputs = base.weight.shape
         super().__init__(inputs, outputs, False)
         self.weight, self.bias = base.weight, base.bias
-        self.lora_A, self.lora_B = (
-            Linear(inputs, lora.rank, False),
-            Linear(lora.rank, outputs, False),
-        )
-        self.lora, self.site, self.ctx = lora, site, None
+        self.lora_A = Linear(inputs, lora.rank, False)
+        self.lora_B = Linear(lora.rank, outputs, False)
+        self.lora, self.site = lora, site
 
-    def __call__(self, x):
-        """The base's product and the adapter's."""
+    def __call__(self, x: Array) -> Array:
+        """The product of the base and of the adapter, summed."""
         low = self.lora_A(self.ctx.dropout(x, self.lora.dropout, self.site))
         return super().__call__(x) + self.lora.scale * self.lora_B(low)
 
 
-def adapt(module, spec, lora):
-    """Put an Adapted in the place of every target; they are handed back."""
-    made = []
-    for number, path in enumerate(find_adapted_paths(spec, lora)):
-        parent, *steps, name = module, *path.split(".")
+def adapt(module: Module, spec: ModelSpec, lora: Lora) -> list[LoraLinear]:
+    """Replace every target of `lora` in the module by a LoraLinear, and return those."""
+    adapters = []
+    for index, path in enumerate(find_adapted_paths(spec, lora)):
+        *steps, name = path.split(".")
+        parent: Any = module
         for step in steps:
             parent = parent[int(step)] if step.isdigit() else getattr(parent, step)
-        made.append(Adapted(getattr(parent, name), lora, FIRST_SITE + number))
-        setattr(parent, name, made[-1])
-    return made
+        adapters.append(LoraLinear(getattr(parent, name), lora, FIRST_SITE + index))
+        setattr(parent, name, adapters[-1])
+    return adapters

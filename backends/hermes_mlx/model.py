@@ -1,20 +1,26 @@
-"""The Transformer, as the specification says it. One text in three dialects; this one is MLX.
+"""The Transformer, as the specification defines it. One text in three dialects: this is MLX.
 
 Read beside hermes_numpy/model.py and hermes_torch/model.py: same classes, names and order.
-Attribute paths are tensor names. The formulas are in ops.py; what the layers of one
-pass share (positions, cache, dropout) is `ctx`, in context.py.
+Attribute paths are tensor names. The formulas are in ops.py; what the layers of one forward pass
+share (positions, KV cache, masks, dropout) is `ctx`, in context.py.
 
-Letters: B batch, T positions, C hidden size, H query heads, K key/value heads, D head size.
+Letters: B batch, T positions, S keys (those of the KV cache and the T new ones), C hidden size,
+H query heads, K key/value heads, D head size, R rotated size, F feed-forward size, V vocabulary.
+A site numbers a place of dropout, so that each has a mask of its own: specs/numerics.md.
 """
 
 import mlx.core as mx
+from mlx.core import array as Array
 from mlx.nn import Module
 
 from hermes.numerics.params import NORM_NAMES
-from hermes.spec import Alibi, LayerNorm, NoNorm
+from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, NoNorm
+from hermes.spec.parts import Norm as NormSpec
+from hermes_mlx.context import Context
+from hermes_mlx.ops import Ops, linear
 
 
-def Tensor(*shape):
+def Tensor(*shape: int) -> Array:
     """A parameter that is not loaded yet."""
     return mx.zeros(shape)
 
@@ -22,44 +28,43 @@ def Tensor(*shape):
 class Linear(Module):
     """x W^T + b. (..., in) -> (..., out)."""
 
-    def __init__(self, inputs, outputs, bias):
+    def __init__(self, inputs: int, outputs: int, bias: bool):
         super().__init__()
         self.weight = Tensor(outputs, inputs)
         self.bias = Tensor(outputs) if bias else None
 
-    def __call__(self, x):
-        y = x @ self.weight.astype(x.dtype).T
-        return y if self.bias is None else y + self.bias.astype(x.dtype)
+    def __call__(self, x: Array) -> Array:
+        return linear(x, self.weight, self.bias)
 
 
 class Embedding(Module):
     """The row of each id. (...) -> (..., C)."""
 
-    def __init__(self, rows, C):
+    def __init__(self, rows: int, C: int):
         super().__init__()
         self.weight = Tensor(rows, C)
 
-    def __call__(self, ids):
+    def __call__(self, ids: Array) -> Array:
         return self.weight[ids]
 
 
 class Norm(Module):
     """rmsnorm, layernorm or nothing, over the last axis. (..., C) -> (..., C)."""
 
-    def __init__(self, norm, C, ops):
+    def __init__(self, norm: NormSpec, C: int, ops: Ops):
         super().__init__()
         self.norm, self.ops = norm, ops
         self.weight = None if norm == NoNorm() else Tensor(C)
         self.bias = Tensor(C) if isinstance(norm, LayerNorm) and norm.bias else None
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         return self.ops.normalize(x, self.norm, self.weight, self.bias)
 
 
 class Attention(Module):
     """Grouped-query attention with its positions. (B, T, C) -> (B, T, C)."""
 
-    def __init__(self, block, C, layer, ops):
+    def __init__(self, block: BlockSpec, C: int, layer: int, ops: Ops):
         super().__init__()
         spec = block.attention
         self.spec, self.layer, self.site, self.ops = spec, layer, 1 + 4 * layer, ops
@@ -75,7 +80,7 @@ class Attention(Module):
         if spec.position_encoding == Alibi("learned"):
             self.alibi_slopes = Tensor(self.H)
 
-    def __call__(self, x, ctx):
+    def __call__(self, x: Array, ctx: Context) -> Array:
         B, T, C = x.shape
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         if self.spec.qk_norm == "flat":
@@ -89,10 +94,11 @@ class Attention(Module):
             cos, sin = ctx.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
             q, k = self.ops.rotate(q, cos, sin), self.ops.rotate(k, cos, sin)
         k, v = ctx.update(self.layer, k, v)  # (B, K, S, D)
-        y = self.ops.attention(q, k, v, self.spec, self.slopes(ctx), ctx, self.site)  # (B, H, T, D)
-        return self.o_proj(y.swapaxes(1, 2).reshape(B, T, self.H * self.D))
+        slopes = self.get_slopes(ctx)  # (H,) or None
+        y = self.ops.attention(q, k, v, self.spec, slopes, ctx, self.site)  # (B, H, T, D)
+        return self.o_proj(y.swapaxes(1, 2).reshape(B, T, self.H * self.D))  # (B, T, C)
 
-    def slopes(self, ctx):
+    def get_slopes(self, ctx: Context) -> Array | None:
         """ALiBi's slope of each head, (H,); None without ALiBi."""
         match self.spec.position_encoding:
             case Alibi("learned"):
@@ -105,7 +111,7 @@ class Attention(Module):
 class FeedForward(Module):
     """down(act(up(x))), or gated: down(act(gate(x)) * up(x)). (B, T, C) -> (B, T, C)."""
 
-    def __init__(self, block, C, layer, ops):
+    def __init__(self, block: BlockSpec, C: int, layer: int, ops: Ops):
         super().__init__()
         spec = block.ffn
         self.spec, self.site, self.act = spec, 2 + 4 * layer, ops.activations[spec.function]
@@ -113,16 +119,16 @@ class FeedForward(Module):
         self.up_proj = Linear(C, spec.hidden_size, spec.bias)
         self.down_proj = Linear(spec.hidden_size, C, spec.bias)
 
-    def __call__(self, x, ctx):
+    def __call__(self, x: Array, ctx: Context) -> Array:
         up = self.up_proj(x)  # (B, T, F)
-        h = self.act(self.gate_proj(x)) * up if self.spec.gated else self.act(up)
-        return ctx.dropout(self.down_proj(h), self.spec.dropout, self.site)
+        h = self.act(self.gate_proj(x)) * up if self.gate_proj is not None else self.act(up)
+        return ctx.dropout(self.down_proj(h), self.spec.dropout, self.site)  # (B, T, C)
 
 
 class Block(Module):
     """Attention and feed-forward, each with its norms and residual. (B, T, C) -> (B, T, C)."""
 
-    def __init__(self, block, C, layer, ops):
+    def __init__(self, block: BlockSpec, C: int, layer: int, ops: Ops):
         super().__init__()
         self.block, self.site = block, 3 + 4 * layer
         self.self_attn = Attention(block, C, layer, ops)
@@ -131,24 +137,24 @@ class Block(Module):
         for name in self.norms.values():
             setattr(self, name, Norm(block.norm, C, ops))
 
-    def __call__(self, x, ctx):
+    def __call__(self, x: Array, ctx: Context) -> Array:
         residual, parallel, rate = self.block.residual, self.block.parallel, self.block.dropout
-        a = self.normed("attention_out", self.self_attn(self.normed("attention_in", x), ctx))
-        a = ctx.dropout(a, rate, self.site)
-        h = self.normed("attention_sum", x + a if residual else a)
-        f = self.mlp(self.normed("ffn_in", x if parallel else h), ctx)
-        f = ctx.dropout(self.normed("ffn_out", f), rate, self.site + 1)
-        return self.normed("ffn_sum", h + f if residual or parallel else f)
+        a = self.self_attn(self.apply_norm("attention_in", x), ctx)
+        a = ctx.dropout(self.apply_norm("attention_out", a), rate, self.site)
+        h = self.apply_norm("attention_sum", x + a if residual else a)
+        f = self.mlp(self.apply_norm("ffn_in", x if parallel else h), ctx)
+        f = ctx.dropout(self.apply_norm("ffn_out", f), rate, self.site + 1)
+        return self.apply_norm("ffn_sum", h + f if residual or parallel else f)
 
-    def normed(self, place, x):
-        """x through the norm that norm_position has at this place, if any."""
-        return getattr(self, self.norms[place])(x) if place in self.norms else x
+    def apply_norm(self, where: str, x: Array) -> Array:
+        """Apply the norm that norm_position puts there, if any. (B, T, C) -> (B, T, C)."""
+        return getattr(self, self.norms[where])(x) if where in self.norms else x
 
 
 class Stack(Module):
     """Embeddings, the blocks and the final norm. (B, T) ids -> (B, T, C)."""
 
-    def __init__(self, spec, ops):
+    def __init__(self, spec: ModelSpec, ops: Ops):
         super().__init__()
         C, positions = spec.hidden_size, spec.learned_positions
         self.spec = spec.embeddings
@@ -157,7 +163,7 @@ class Stack(Module):
         self.layers = [Block(block, C, i, ops) for i, block in enumerate(spec.layers)]
         self.norm = Norm(spec.final_norm, C, ops)
 
-    def __call__(self, tokens, ctx):
+    def __call__(self, tokens: Array, ctx: Context) -> Array:
         x = ctx.cast(self.embed_tokens(tokens))  # (B, T, C)
         if self.spec.scale is not None:
             x = x * self.spec.scale
@@ -172,38 +178,37 @@ class Stack(Module):
 class Head(Module):
     """Logits: x W^T + b, capped; W is the token embedding's where tied. (..., C) -> (..., V)."""
 
-    def __init__(self, spec, ops):
+    def __init__(self, spec: ModelSpec, ops: Ops):
         super().__init__()
         self.softcap, self.ops = spec.output.softcap, ops
         tied = spec.embeddings.tie_weights
         self.weight = None if tied else Tensor(spec.vocab_size, spec.hidden_size)
         self.bias = Tensor(spec.vocab_size) if spec.output.bias else None
 
-    def __call__(self, x, embedding):
-        return self.scores(x, *self.weights(embedding))
+    def __call__(self, x: Array, embedding: Array) -> Array:
+        return self.project(x, *self.get_weights(embedding))
 
-    def weights(self, embedding):
-        """W (V, C), and b (V,) or None."""
+    def get_weights(self, embedding: Array) -> tuple[Array, Array | None]:
+        """W, (V, C), and b, (V,) or None."""
         return embedding if self.weight is None else self.weight, self.bias
 
-    def scores(self, x, weight, bias):
-        """softcap(x W^T + b), in x's type. (..., C) -> (..., V)."""
-        y = x @ weight.astype(x.dtype).T  # (..., V)
-        y = y if bias is None else y + bias.astype(x.dtype)
+    def project(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        """softcap(x W^T + b), in x's dtype. (..., C) -> (..., V)."""
+        y = linear(x, weight, bias)  # (..., V)
         return y if self.softcap is None else self.ops.soft_cap(y, self.softcap)
 
 
 class Transformer(Module):
     """A language model: the stack and its head. (B, T) ids -> (B, T, V) logits."""
 
-    def __init__(self, spec, ops):
+    def __init__(self, spec: ModelSpec, ops: Ops):
         super().__init__()
         self.model = Stack(spec, ops)
         self.lm_head = Head(spec, ops)
 
-    def __call__(self, tokens, ctx):
-        return self.logits(self.model(tokens, ctx))
+    def __call__(self, tokens: Array, ctx: Context) -> Array:
+        return self.compute_logits(self.model(tokens, ctx))
 
-    def logits(self, x):
-        """The head on the stack's output, tied where the spec ties. (..., C) -> (..., V)."""
+    def compute_logits(self, x: Array) -> Array:
+        """Apply the head to the stack's output, tied where the spec ties. (..., C) -> (..., V)."""
         return self.lm_head(x, self.model.embed_tokens.weight)

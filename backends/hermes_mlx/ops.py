@@ -1,9 +1,12 @@
 """The elementary functions of the model, formula for formula those of hermes_numpy/ops.py.
 
-FAST uses MLX's fused kernels. EXACT uses only operations that are right to the last bits in
-float64, where MLX computes exp, sigmoid, softmax, erf and everything in mx.fast in float32:
-power(e, x) is a true exp there. Nothing else differs between the tables. PLAIN is FAST with
-power(e, x) for exp, which is the faster of the two on CPUs that are not Apple's.
+FAST uses MLX's fused kernels. EXACT is what float64 uses, written in operations that are right to
+the last bits there. On float64 arrays, which only the CPU has, MLX computes exp, sigmoid, softmax,
+logsumexp, erf, sin, cos and all of mx.fast to float32's accuracy, though it returns float64; what
+remains (arithmetic, sqrt, tanh, log, matmul, power) is double precision. So power(e, x) stands for
+exp(x). PLAIN is FAST with power(e, x) as well: the faster of the two on CPUs that are not Apple's.
+
+Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, R rotated size.
 """
 
 import math
@@ -12,165 +15,202 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import mlx.core as mx
+from mlx.core import array as Array
 
-from hermes.spec import LayerNorm, NoNorm, RMSNorm
-from hermes_mlx.chunked_loss import (
-    chunked_logprobs,
-    chunked_next_token,
-    chunked_preference,
-    chunked_row_logprobs,
-)
+from hermes.spec import AttentionSpec, LayerNorm, NoNorm, RMSNorm
+from hermes.spec.parts import Norm
+from hermes_mlx import chunked_loss, loss
+from hermes_mlx.context import Context
 from hermes_mlx.erf import erf
-from hermes_mlx.loss import whole_logprobs, whole_next_token, whole_preference, whole_row_logprobs
+from hermes_mlx.loss import upcast
 
 
-def exp(x):
-    """e^x, right in float64 too, where mx.exp is not."""
+def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    """x W^T + b, in x's dtype. (..., in), (out, in), (out,) -> (..., out)."""
+    y = x @ weight.astype(x.dtype).T
+    return y if bias is None else y + bias.astype(x.dtype)
+
+
+def exp(x: Array) -> Array:
+    """e^x, exact in float64 too, where mx.exp is not."""
     return mx.power(math.e, x)
 
 
-def silu(x):
-    """x / (1 + exp(-x))."""
+def silu(x: Array) -> Array:
+    """x / (1 + exp(-x)). Source: Elfwing et al. 2017, arXiv:1702.03118."""
     return x * mx.sigmoid(x)
 
 
-def silu_exact(x):
-    """x / (1 + exp(-x)); the bound keeps the gradient of a very negative x from inf / inf."""
+def silu_exact(x: Array) -> Array:
+    """silu, written out."""
+    # Without the bound exp(-x) of a very negative x is inf, and the gradient inf / inf.
     return x / (1 + exp(mx.minimum(-x, 80)))
 
 
-def gelu(x):
-    """x (1 + erf(x / sqrt 2)) / 2."""
+def gelu(x: Array) -> Array:
+    """x (1 + erf(x / sqrt 2)) / 2. Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, eq. 1."""
     return x * (1 + mx.erf(x / math.sqrt(2))) / 2
 
 
-def gelu_exact(x):
-    """x (1 + erf(x / sqrt 2)) / 2."""
+def gelu_exact(x: Array) -> Array:
+    """gelu, by an erf that is exact in float64."""
     return x * (1 + erf(x / math.sqrt(2))) / 2
 
 
-def gelu_tanh(x):
-    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
+def gelu_tanh(x: Array) -> Array:
+    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2. Source: as gelu, section 2."""
     return x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))) / 2
 
 
-def relu(x):
+def relu(x: Array) -> Array:
     """max(x, 0)."""
     return mx.maximum(x, 0)
 
 
-def relu2(x):
-    """max(x, 0)^2."""
+def relu2(x: Array) -> Array:
+    """max(x, 0)^2. Source: So et al. 2021, Primer, arXiv:2109.08668."""
     return mx.square(mx.maximum(x, 0))
 
 
-def soft_cap(x, cap):
-    """cap tanh(x / cap)."""
+def soft_cap(x: Array, cap: float) -> Array:
+    """cap tanh(x / cap). Source: Bello et al. 2016, arXiv:1611.09940, eq. 16; Gemma 2."""
     return cap * mx.tanh(x / cap)
 
 
-def softmax(x):
+def softmax(x: Array) -> Array:
     """exp(x) / sum(exp(x)) over the last axis."""
     return mx.softmax(x, axis=-1, precise=True)
 
 
-def softmax_exact(x):
-    """exp(x) / sum(exp(x)) over the last axis, shifted by the maximum."""
+def softmax_exact(x: Array) -> Array:
+    """softmax, written out, shifted by the maximum."""
+    # The shift cancels, so it has no gradient: stop_gradient spares computing one.
     e = exp(x - mx.stop_gradient(x.max(axis=-1, keepdims=True)))
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def log_sum_exp(x):
+def log_sum_exp(x: Array) -> Array:
     """log(sum(exp(x))) over the last axis. (..., V) -> (...)."""
     return mx.logsumexp(x, axis=-1)
 
 
-def log_sum_exp_exact(x):
-    """log(sum(exp(x))) over the last axis, shifted by the maximum. (..., V) -> (...)."""
+def log_sum_exp_exact(x: Array) -> Array:
+    """log_sum_exp, written out, shifted by the maximum. (..., V) -> (...)."""
     m = mx.stop_gradient(x.max(axis=-1, keepdims=True))
     return (m + mx.log(exp(x - m).sum(axis=-1, keepdims=True)))[..., 0]
 
 
-def normalize(x, norm, weight, bias):
-    """The norm of the spec over the last axis, its statistics in float32 at least."""
+def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
+    """Normalize the last axis, in float32 at least. (..., C), (C,), (C,) -> (..., C).
+
+    The absent norm (NoNorm) has no weight.
+    Sources: Zhang and Sennrich 2019, RMSNorm, arXiv:1910.07467, eq. 4; Ba et al. 2016, LayerNorm,
+    arXiv:1607.06450, eq. 4.
+    """
     if isinstance(norm, NoNorm):
         return x
-    wide = x if x.dtype == mx.float64 else x.astype(mx.float32)
+    assert weight is not None
+    wide = upcast(x)
     match norm:
         case RMSNorm(eps, unit_offset):
-            y = mx.fast.rms_norm(wide, 1 + weight if unit_offset else weight, eps)
+            scale = 1 + weight if unit_offset else weight
+            y = mx.fast.rms_norm(wide, scale, eps)
         case LayerNorm(eps, _):
             y = mx.fast.layer_norm(wide, weight, bias, eps)
     return y.astype(x.dtype)
 
 
-def normalize_exact(x, norm, weight, bias):
-    """The norm written out."""
+def normalize_exact(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
+    """normalize, written out."""
     if isinstance(norm, NoNorm):
         return x
-    wide = x if x.dtype == mx.float64 else x.astype(mx.float32)
+    assert weight is not None
+    wide = upcast(x)
     match norm:
         case RMSNorm(eps, unit_offset):
             scale = 1 + weight if unit_offset else weight
             y = wide / mx.sqrt((wide * wide).mean(axis=-1, keepdims=True) + eps) * scale
-        case LayerNorm(eps, has_bias):
+        case LayerNorm(eps, _):
             d = wide - wide.mean(axis=-1, keepdims=True)
             y = d / mx.sqrt((d * d).mean(axis=-1, keepdims=True) + eps) * weight
-            y = y + bias if has_bias else y
+            y = y if bias is None else y + bias
     return y.astype(x.dtype)
 
 
-def rotate(x, cos, sin):
-    """Turn pairs (x[i], x[i + R/2]) of the leading R elements. (B, H, T, D) -> same."""
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotate pairs (x[i], x[i + R/2]) of the first R elements. (B, H, T, D) -> same.
+
+    cos, sin: (T, R/2) or (B, T, R/2). Half-split pairs, as in Llama; others interleave.
+    Source: Su et al. 2021, RoFormer, arXiv:2104.09864, eq. 34.
+    """
     half = cos.shape[-1]
     cos, sin = cos[..., None, :, :], sin[..., None, :, :]
     wide = x.astype(cos.dtype)
     a, b, rest = wide[..., :half], wide[..., half : 2 * half], wide[..., 2 * half :]
-    turned = [a * cos - b * sin, b * cos + a * sin]
-    turned = [*turned, rest] if rest.shape[-1] else turned
-    return mx.concatenate(turned, axis=-1).astype(x.dtype)
+    rotated = [a * cos - b * sin, b * cos + a * sin]
+    rotated = [*rotated, rest] if rest.shape[-1] else rotated  # mostly R = D
+    return mx.concatenate(rotated, axis=-1).astype(x.dtype)
 
 
-def attention_from_scores(q, k, v, spec, slopes, ctx, site, softmax):
-    """Attention written out. q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D)."""
+def attention_from_scores(
+    q: Array,
+    k: Array,
+    v: Array,
+    spec: AttentionSpec,
+    slopes: Array | None,
+    ctx: Context,
+    site: int,
+    softmax: Callable[[Array], Array],
+) -> Array:
+    """Attention, written out. q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D).
+
+    softmax(cap(scale q k^T) - slope distance) v over the keys that the mask allows; query head h
+    reads key head h K / H. Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al.
+    2023, GQA, arXiv:2305.13245; Press et al. 2021, ALiBi, arXiv:2108.12409.
+    """
     B, H, T, D = q.shape
     K, S = k.shape[1], k.shape[2]
-    q = q.reshape(B, K, H // K, T, D)  # a key head with the queries that read it
+    q = q.reshape(B, K, H // K, T, D)  # beside the key head that they read, which is not copied
     scores = spec.score_scale * (q @ k[:, :, None].swapaxes(-1, -2))  # (B, K, H/K, T, S)
-    scores = scores.reshape(B, H, T, S)
-    scores = scores if scores.dtype == mx.float64 else scores.astype(mx.float32)
+    scores = upcast(scores.reshape(B, H, T, S))
     if spec.softcap is not None:
         scores = soft_cap(scores, spec.softcap)
     if slopes is not None:
         scores = scores - ctx.alibi_bias(T, S, slopes)
-    seen = ctx.attention_mask(T, S, spec)
-    if seen is not None:
-        scores = mx.where(seen, scores, -math.inf)
+    mask = ctx.attention_mask(T, S, spec)
+    if mask is not None:
+        scores = mx.where(mask, scores, -math.inf)
     p = ctx.dropout(softmax(scores), spec.dropout, site).astype(v.dtype)  # (B, H, T, S)
     return (p.reshape(B, K, H // K, T, S) @ v[:, :, None]).reshape(B, H, T, D)
 
 
-def attention_exact(q, k, v, spec, slopes, ctx, site):
-    """Attention written out, exact in float64."""
+def attention_exact(
+    q: Array, k: Array, v: Array, spec: AttentionSpec, slopes: Array | None, ctx: Context, site: int
+) -> Array:
+    """attention_from_scores, exact in float64."""
     return attention_from_scores(q, k, v, spec, slopes, ctx, site, softmax_exact)
 
 
-def attention(q, k, v, spec, slopes, ctx, site):
-    """Attention by the fused kernel, where it can say what the spec asks for."""
+def attention(
+    q: Array, k: Array, v: Array, spec: AttentionSpec, slopes: Array | None, ctx: Context, site: int
+) -> Array:
+    """attention_exact by the fused kernel, which has neither a soft cap nor our dropout masks."""
     if spec.softcap is not None or ctx.has_dropout(spec.dropout):
         return attention_from_scores(q, k, v, spec, slopes, ctx, site, softmax)
     T, S = q.shape[2], k.shape[2]
-    mask = "causal" if ctx.is_plain_causal(T, S, spec) else ctx.attention_mask(T, S, spec)
+    is_causal = slopes is None and ctx.is_plain_causal(T, S, spec)
+    mask = None if is_causal else ctx.attention_mask(T, S, spec)
     if slopes is not None:
-        seen = ctx.attention_mask(T, S, spec)
-        mask = -ctx.alibi_bias(T, S, slopes)
-        mask = (mask if seen is None else mx.where(seen, mask, -math.inf)).astype(q.dtype)
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=spec.score_scale, mask=mask)
+        bias = -ctx.alibi_bias(T, S, slopes)
+        mask = (bias if mask is None else mx.where(mask, bias, -math.inf)).astype(q.dtype)
+    return mx.fast.scaled_dot_product_attention(
+        q, k, v, scale=spec.score_scale, mask="causal" if is_causal else mask
+    )
 
 
 @dataclass(frozen=True)
 class Ops:
-    """The table: what a faster or a more exact way may stand in for."""
+    """The functions of which a faster and an exact variant exist."""
 
     activations: Mapping[str, Callable]
     normalize: Callable
@@ -195,10 +235,10 @@ FAST = Ops(
     soft_cap=soft_cap,
     softmax=softmax,
     log_sum_exp=log_sum_exp,
-    logprobs=chunked_logprobs,
-    next_token=chunked_next_token,
-    row_logprobs=chunked_row_logprobs,
-    preference=chunked_preference,
+    logprobs=chunked_loss.logprobs,
+    next_token=chunked_loss.next_token,
+    row_logprobs=chunked_loss.row_logprobs,
+    preference=chunked_loss.preference,
 )
 EXACT = replace(
     FAST,
@@ -207,10 +247,10 @@ EXACT = replace(
     attention=attention_exact,
     softmax=softmax_exact,
     log_sum_exp=log_sum_exp_exact,
-    logprobs=whole_logprobs,
-    next_token=whole_next_token,
-    row_logprobs=whole_row_logprobs,
-    preference=whole_preference,
+    logprobs=loss.logprobs,
+    next_token=loss.next_token,
+    row_logprobs=loss.row_logprobs,
+    preference=loss.preference,
 )
 PLAIN = replace(
     FAST,

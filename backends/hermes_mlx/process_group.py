@@ -1,4 +1,4 @@
-"""Processes that meet through mlx.distributed: a ring of sockets, MPI, JACCL or NCCL."""
+"""hermes.distributed.ProcessGroup on mlx.distributed: a ring of sockets, MPI, JACCL or NCCL."""
 
 import contextlib
 import errno
@@ -7,151 +7,165 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn
 import numpy as np
+from mlx.core import array as Array
+from numpy.typing import NDArray
 
+from hermes.distributed.process_group import RankInfo
 from hermes.errors import PeerLost, Unsupported
 
-SYSTEM = "(error: "  # in what a ring says where the system refused, or was interrupted
-WORDS = ("[ring]", "[jaccl]", "[mpi]", "[nccl]", "connection")
+# MLX raises RuntimeError for all; only its message tells what happened.
+SYSTEM_ERROR = "(error: "  # a call to the system failed or was interrupted; errno follows
+LOST_PEER_WORDS = ("[ring]", "[jaccl]", "[mpi]", "[nccl]", "connection")
 
 
 class ProcessGroup:
-    """MLX's global group; what is asked goes over the CPU, in float64."""
+    """MLX's global group. What hermes itself asks the others goes over the CPU, in float64."""
 
-    def __init__(self, rank_info, group):
+    def __init__(self, rank_info: RankInfo, group: mx.distributed.Group):
         self.rank_info, self._group = rank_info, group
-        self._limit = rank_info.first_timeout
-        self._begun, self._own = time.perf_counter(), 0.0
-        self._doing, self._names = "the start", ["unknown"] * rank_info.world_size
+        self._timeout = rank_info.first_timeout
+        self._begun, self._busy = time.perf_counter(), 0.0
+        self._activity = "the start"  # what a message about a lost peer says was going on
+        self._names = ["unknown"] * rank_info.world_size
         self._names = self.all_gather_text(f"host {socket.gethostname()}, process {os.getpid()}")
 
-    def all_reduce_sum(self, numbers):
-        """The sum of each number over all processes, in float64."""
-        rows = self._rows(np.array(list(numbers), np.float64))
+    def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
+        """Sum each number over all processes, in float64."""
+        rows = self._gather_rows(np.array(list(numbers), np.float64))
         return rows.sum(axis=0).tolist()
 
-    def all_reduce_max(self, number):
+    def all_reduce_max(self, number: float) -> float:
         """The largest of every process's number."""
-        return float(self._rows(np.array([number], np.float64)).max())
+        return float(self._gather_rows(np.array([number], np.float64)).max())
 
-    def all_gather_text(self, text):
+    def all_gather_text(self, text: str) -> list[str]:
         """Every process's text, by rank."""
+        # A collective wants one size from all, so sizes go first and texts are padded.
         raw = np.frombuffer(text.encode(), np.uint8)
-        sizes = self._rows(np.array([len(raw)], np.int32))[:, 0]
-        held = np.zeros(max(1, sizes.max()), np.uint8)
-        held[: len(raw)] = raw
-        rows = self._rows(held)
+        sizes = self._gather_rows(np.array([len(raw)], np.int32))[:, 0]
+        padded = np.zeros(max(1, sizes.max()), np.uint8)
+        padded[: len(raw)] = raw
+        rows = self._gather_rows(padded)
         return [row[:n].tobytes().decode() for row, n in zip(rows, sizes, strict=True)]
 
-    def timed_sum(self, count):
-        """Seconds to sum `count` float32 over all processes on their devices; was it right?"""
-        held = mx.full((count,), float(self.rank_info.rank + 1), mx.float32)
-        mx.eval(held)
-        self.all_reduce_max(0)  # all begin together
-        with self.watched("a sum that is timed"):
+    def timed_sum(self, count: int) -> tuple[float, bool]:
+        """Sum `count` float32 over all processes on their devices: seconds, and if it was right."""
+        values = mx.full((count,), float(self.rank_info.rank + 1), mx.float32)
+        mx.eval(values)
+        self.all_reduce_max(0)  # a barrier, so that nobody's start is timed
+        with self.watch("a sum that is timed"):
             begun = time.perf_counter()
-            found = mx.distributed.all_sum(held, group=self._group)
-            mx.eval(found)
+            sums = mx.distributed.all_sum(values, group=self._group)
+            mx.eval(sums)
             seconds = time.perf_counter() - begun
-        wanted = self.rank_info.world_size * (self.rank_info.world_size + 1) // 2
-        return seconds, mx.all(found == wanted).item()
+        expected = self.rank_info.world_size * (self.rank_info.world_size + 1) // 2
+        return seconds, bool(mx.all(sums == expected).item())
 
-    def diagnostics(self):
-        """None that can be seen from here."""
+    def diagnostics(self) -> list[str]:
+        """Nothing: MLX does not say how its processes are connected."""
         return []
 
-    def mark_first_step_done(self):
-        """From now on a silence of place.timeout is too long."""
-        self._limit = self.rank_info.timeout
+    def mark_first_step_done(self) -> None:
+        """From now on a peer is lost after `timeout` seconds of silence, not `first_timeout`."""
+        self._timeout = self.rank_info.timeout
 
-    def begin(self):
-        """All begin their share of an update."""
+    def begin(self) -> None:
+        """Note the time at which every process begins its share of a step."""
         self._begun = time.perf_counter()
 
-    def ready(self):
-        """This process's share is computed."""
-        self._own += time.perf_counter() - self._begun
+    def ready(self) -> None:
+        """Note that this process's share is computed."""
+        self._busy += time.perf_counter() - self._begun
 
-    def busy_seconds(self):
-        """Seconds of its own since it was last asked."""
-        own, self._own = self._own, 0.0
-        return own
+    def busy_seconds(self) -> float:
+        """Seconds from begin to ready since the last call, without waiting for other ranks."""
+        busy, self._busy = self._busy, 0.0
+        return busy
 
-    def history(self):
-        """MLX keeps no record; what was waited for last."""
-        return self._doing
+    def history(self) -> str:
+        """What was waited for last; MLX keeps no record of collectives."""
+        return self._activity
 
-    def leave(self, sentence):
-        """A ring has no place where it could be left."""
+    def leave(self, sentence: str) -> None:
+        """Do nothing: MLX has no store beside its group, where a reason could be left."""
 
-    def close(self):
-        """Part, without waiting for anyone; the group goes with the process."""
+    def close(self) -> None:
+        """Do nothing: MLX cannot take its group apart, which ends with the process."""
 
-    def summed(self, tensors, count):
-        """Gradients summed over all processes and divided by `count`, in few large messages."""
-        # The library groups small tensors and gives their mean; a list, as it splits names at dots.
-        means = mlx.nn.average_gradients(list(tensors.values()), self._group)
+    def sum_gradients(self, grads: dict[str, Array], count: int) -> dict[str, Array]:
+        """Sum gradients over all processes and divide by `count`, in few large messages."""
+        # average_gradients packs small arrays into messages of 32 MB, and takes the mean over
+        # processes. It is given a list: a dict it would unflatten at the dots of the names.
+        means = mlx.nn.average_gradients(list(grads.values()), self._group)
         share = count / self.rank_info.world_size
-        return {name: g / share for name, g in zip(tensors, means, strict=True)}
+        return {name: g / share for name, g in zip(grads, means, strict=True)}
 
-    def summed_number(self, array):
-        """A scalar's sum over all processes, still lazy."""
+    def sum_array(self, array: Array) -> Array:
+        """Sum an array over all processes; lazy, so the result must be evaluated in a watch."""
         return mx.distributed.all_sum(array, group=self._group)
 
     @contextlib.contextmanager
-    def watched(self, doing=None):
-        """In its block a peer that died becomes PeerLost; one that hangs ends this process.
+    def watch(self, activity: str | None = None) -> Iterator[None]:
+        """A context in which a dead peer raises PeerLost, and one that hangs ends this process.
 
-        A ring waits for ever, and nothing can call its thread back.
+        A ring waits for ever: it has no timeout, and its thread cannot be called back. So after
+        ours the only way out is to exit.
         """
-        self._doing = doing or self._doing
-        alarm = threading.Timer(self._limit, self._give_up)
-        alarm.daemon = True
-        alarm.start()
+        self._activity = activity or self._activity
+        timer = threading.Timer(self._timeout, self._exit_after_timeout)
+        timer.daemon = True
+        timer.start()
         try:
             yield
         except RuntimeError as error:
-            if not any(word in str(error) for word in WORDS):
+            if not any(word in str(error) for word in LOST_PEER_WORDS):
                 raise
             reason = str(error).strip().splitlines()[0]
             raise PeerLost(
-                f"rank {self.rank_info.rank} lost another process in {self._doing}: {reason}"
+                f"rank {self.rank_info.rank} lost another process in {self._activity}: {reason}"
             ) from error
         finally:
-            alarm.cancel()
+            timer.cancel()
 
-    def _give_up(self):
-        others = [f"rank {r} ({w})" for r, w in enumerate(self._names) if r != self.rank_info.rank]
+    def _exit_after_timeout(self) -> None:
+        others = [
+            f"rank {r} ({name})" for r, name in enumerate(self._names) if r != self.rank_info.rank
+        ]
         self.rank_info.last_words(
-            f"rank {self.rank_info.rank} waited {self._limit:g} s in {self._doing} for "
+            f"rank {self.rank_info.rank} waited {self._timeout:g} s in {self._activity} for "
             f"{', '.join(others)}; a process hangs, so all end"
         )
         os._exit(PeerLost.exit_code)
 
-    def _rows(self, array):
-        """Every process's array, (size, N), carried as bytes so that no type is cast."""
+    def _gather_rows(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Every process's array of N numbers. (N,) -> (world size, N)."""
+        # As bytes, so that no dtype is cast or refused on the way.
         raw = np.frombuffer(array.tobytes(), np.uint8)
-        with self.watched(), mx.stream(mx.cpu):
+        with self.watch(), mx.stream(mx.cpu):
             gathered = mx.distributed.all_gather(mx.array(raw), group=self._group)
-            mx.eval(gathered)  # which lets other threads run meanwhile
-            found = np.array(gathered)
-        return np.frombuffer(found.tobytes(), array.dtype).reshape(self.rank_info.world_size, -1)
+            mx.eval(gathered)  # waits without the interpreter's lock; np.array would hold it
+            rows = np.array(gathered)
+        return np.frombuffer(rows.tobytes(), array.dtype).reshape(self.rank_info.world_size, -1)
 
 
 @contextlib.contextmanager
-def _interrupted_after(seconds):
-    """In its block a call to the system that takes so long is interrupted by a signal.
+def _interrupt_after(seconds: float) -> Iterator[None]:
+    """A context in which a system call that blocks for so long is interrupted by a signal.
 
-    A ring that waits for a neighbour holds the interpreter, so that no thread can end it.
+    A ring that waits for a neighbour holds the interpreter's lock, so no thread could end it; but a
+    signal makes its accept or connect fail with EINTR, which MLX raises as a RuntimeError.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield  # only the main thread can have a handler
         return
     before = signal.signal(signal.SIGALRM, lambda *_: None)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # and each second after: calls follow
     try:
         yield
     finally:
@@ -159,15 +173,15 @@ def _interrupted_after(seconds):
         signal.signal(signal.SIGALRM, before)
 
 
-def join(rank_info):
-    """Meet the others."""
+def join(rank_info: RankInfo) -> ProcessGroup:
+    """Join the other processes. Raises PeerLost and Unsupported."""
     try:
-        with _interrupted_after(rank_info.rendezvous_timeout):
+        with _interrupt_after(rank_info.rendezvous_timeout):
             group = mx.distributed.init(strict=True)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
-        if SYSTEM in reason:
-            if f"{SYSTEM}{errno.EINTR})" in reason:
+        if SYSTEM_ERROR in reason:
+            if f"{SYSTEM_ERROR}{errno.EINTR})" in reason:
                 reason = f"nobody came in {rank_info.rendezvous_timeout:g} s"
             raise PeerLost(
                 f"rank {rank_info.rank} did not meet the other {rank_info.world_size - 1} "

@@ -1,20 +1,28 @@
-"""A built model: module, tables, device and type; evaluation and decoding with it."""
+"""A built model and how it runs: module, position tables, device, dtypes, moving of arrays."""
 
 import os
+from contextlib import AbstractContextManager
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.core import array as Array
 from mlx.utils import tree_flatten, tree_unflatten
+from numpy.typing import ArrayLike, NDArray
 
 from hermes.errors import CheckpointError, Unsupported
-from hermes.interface import IGNORE
+from hermes.interface import IGNORE, Options, Tensors
 from hermes.numerics.chunking import index_pair_targets
 from hermes.numerics.lora import list_adapter_tensors
 from hermes.numerics.params import list_parameters
 from hermes.numerics.positions import segment_positions
-from hermes_mlx.context import Context, Tables
+from hermes.recipe import Lora
+from hermes.spec import ModelSpec
+from hermes_mlx.cache import KVCache
+from hermes_mlx.chunked_loss import PairLayout
+from hermes_mlx.context import Context, PositionTables
 from hermes_mlx.lora import adapt
-from hermes_mlx.loss import wide
+from hermes_mlx.loss import upcast
 from hermes_mlx.model import Transformer
 from hermes_mlx.ops import EXACT, FAST, PLAIN
 
@@ -24,21 +32,30 @@ DTYPES = {
     "float64": mx.float64,
     "tf32": mx.float32,
 }
-TF32 = "MLX_ENABLE_TF32"  # read by MLX once; where it is not 0, float32 is tf32 on GPUs that can
+# Read by MLX once. Unless it is 0, GPUs that can multiply float32 in TF32 do.
+TF32 = "MLX_ENABLE_TF32"
 
 
-def devices():
-    """The devices at hand, the preferred one first."""
+def list_devices() -> tuple[str, ...]:
+    """The devices of this machine, the preferred one first."""
     return ("gpu", "cpu") if mx.is_available(mx.gpu) else ("cpu",)
 
 
-class Engine:
-    """What evaluation and training share: the module and how to run it.
+class Runtime:
+    """The module and how to run it; what evaluation and training share.
 
-    master: the type of weights and moments; dtype: of activations and matrix products.
+    master: the dtype of weights and moments; dtype: of activations and matrix products.
     """
 
-    def __init__(self, spec, params, options, *, training, lora=None):
+    def __init__(
+        self,
+        spec: ModelSpec,
+        params: Tensors,
+        options: Options,
+        *,
+        training: bool,
+        lora: Lora | None = None,
+    ):
         if options.precision not in DTYPES:
             raise Unsupported(
                 f"hermes_mlx does not compute in {options.precision}; "
@@ -48,10 +65,10 @@ class Engine:
             raise Unsupported(
                 "hermes_mlx holds the model whole in every process; shard is hermes_torch's"
             )
-        name = options.device or devices()[0]
-        if name not in devices():
+        name = options.device or list_devices()[0]
+        if name not in list_devices():
             raise Unsupported(
-                f"hermes_mlx has no device {name!r} here; it has {', '.join(devices())}"
+                f"hermes_mlx has no device {name!r} here; it has {', '.join(list_devices())}"
             )
         self.dtype = DTYPES[options.precision]
         if self.dtype == mx.float64:
@@ -69,15 +86,15 @@ class Engine:
         self.master = mx.float64 if self.dtype == mx.float64 else mx.float32
         exact = options.exact or self.dtype == mx.float64
         self.ops = EXACT if exact else FAST if name == "gpu" else PLAIN
-        with self.on():
-            self.tables = Tables(spec, self.master)
+        with self.apply_options():
+            self.tables = PositionTables(spec, self.master)
             self.module = Transformer(spec, self.ops)
             self.adapters = adapt(self.module, spec, lora) if lora else []
             self.table = {
                 **list_parameters(spec),
                 **(list_adapter_tensors(spec, lora) if lora else {}),
             }
-            shapes = {name: x.shape for name, x in tree_flatten(self.module.parameters())}
+            shapes = {name: x.shape for name, x in self.get_parameters().items()}
             self.names = tuple(self.table)
             for name in self.names:
                 array = params[name]
@@ -85,45 +102,48 @@ class Engine:
                     raise CheckpointError(
                         f"tensor {name!r} has shape {array.shape}, expected {shapes[name]}"
                     )
-                self.put({name: self._placed(array, training)})
+                self.set_parameters({name: self._load_parameter(array, training)})
 
-    def on(self):
-        """A context in which new arrays belong to this model's device."""
+    def apply_options(self) -> AbstractContextManager:
+        """A context in which new arrays and operations are the device's of the options."""
         return mx.stream(self.device)
 
-    def _placed(self, array, training):
-        """A parameter: in master precision to train, else matrices in the type of products."""
+    def _load_parameter(self, array: NDArray[Any], training: bool) -> Array:
+        """Copy a parameter: in master precision to train, else matrices in that of products."""
         dtype = self.dtype if array.ndim > 1 and not training else self.master
+        # By way of float32: weights may come in bfloat16, which MLX does not take from NumPy.
         host = np.asarray(array, np.float64 if dtype == mx.float64 else np.float32)
-        # A CPU multiplies one row faster by a matrix whose columns lie together.
+        # A decoding step multiplies one row by each matrix, which BLAS does faster where columns
+        # lie together. The products' sums are then in another order, so not where the model must
+        # compute as a learner does, to the bit.
         as_trained = training or self.options.as_trained
-        across = self.ops is PLAIN and array.ndim == 2 and not as_trained
-        placed = mx.contiguous(mx.array(host, dtype).T).T if across else mx.array(host, dtype)
-        mx.eval(placed)
-        return placed
+        by_columns = self.ops is PLAIN and array.ndim == 2 and not as_trained
+        tensor = mx.contiguous(mx.array(host, dtype).T).T if by_columns else mx.array(host, dtype)
+        mx.eval(tensor)  # now, or all host copies live until the first pass
+        return tensor
 
-    def put(self, tensors):
+    def set_parameters(self, tensors: dict[str, Array]) -> None:
         """Make the named arrays the module's parameters."""
         self.module.update(tree_unflatten(list(tensors.items())))
 
-    def tensors(self):
+    def get_parameters(self) -> dict[str, Array]:
         """The module's parameters by name."""
         return dict(tree_flatten(self.module.parameters()))
 
-    def tensor(self, array, dtype=mx.int32):
+    def to_device(self, array: ArrayLike, dtype: mx.Dtype = mx.int32) -> Array:
         """A NumPy array as MLX's."""
         return mx.array(np.asarray(array), dtype)
 
-    def context(
+    def make_context(
         self,
-        cache=None,
-        segments=None,
-        positions_in_document=None,
-        dropout_keys=None,
+        cache: KVCache | None = None,
+        segments: Array | None = None,
+        positions_in_document: Array | None = None,
+        dropout_keys: Array | None = None,
         *,
-        recompute=False,
-    ):
-        """A pass of this module."""
+        recompute: bool = False,
+    ) -> Context:
+        """The context of a new forward pass."""
         ctx = Context(
             self.tables, self.dtype, cache, segments, positions_in_document, dropout_keys, recompute
         )
@@ -131,25 +151,30 @@ class Engine:
             adapter.ctx = ctx
         return ctx
 
-    def target_indices(self, targets):
-        """Where targets count among a micro-batch's tokens, (N,); None where all or none do.
+    def find_targets(self, targets: NDArray[np.integer]) -> Array | None:
+        """Indices of a flattened micro-batch's targets that are not IGNORE, (N,).
 
-        Known to the host, so nothing waits; but each number of them is another shape to compile.
+        None where all of them are, or none is. Found on the host, so that the device need not be
+        waited for; but each number of them is another shape to compile.
         """
-        at = np.flatnonzero(targets != IGNORE)
-        return None if at.size in (0, targets.size) else self.tensor(at)
+        indices = np.flatnonzero(targets != IGNORE)
+        return None if indices.size in (0, targets.size) else self.to_device(indices)
 
-    def pair_layout(self, targets, *, everywhere=False):
-        """pair_tokens of a micro-batch of pairs, its places on the device."""
-        positions_in_document, ends = index_pair_targets(targets, everywhere=everywhere)
-        return self.tensor(positions_in_document), ends
+    def make_pair_layout(
+        self, targets: NDArray[np.integer], *, everywhere: bool = False
+    ) -> PairLayout:
+        """index_pair_targets of a micro-batch of pairs, its indices on the device."""
+        indices, ends = index_pair_targets(targets, everywhere=everywhere)
+        return self.to_device(indices), ends
 
-    def documents(self, segments):
-        """Segments and the positions inside them; None, None for None."""
+    def load_segments(
+        self, segments: NDArray[np.integer] | None
+    ) -> tuple[Array | None, Array | None]:
+        """Segments and each token's position in its own, on the device; None, None for None."""
         if segments is None:
             return None, None
-        return self.tensor(segments), self.tensor(segment_positions(segments))
+        return self.to_device(segments), self.to_device(segment_positions(segments))
 
-    def read(self, array):
+    def to_numpy(self, array: Array) -> NDArray[Any]:
         """A NumPy copy, float32 unless it is float64."""
-        return np.array(wide(array))
+        return np.array(upcast(array))

@@ -1,10 +1,14 @@
-"""The oracle behind the seam: forward, loss and decoding. It has no derivatives."""
+"""hermes.interface.Backend on NumPy: forward, loss and decoding. The oracle has no derivatives."""
+
+from typing import NoReturn
 
 import numpy as np
 
-from hermes.distributed.process_group import SINGLE_PROCESS
+from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup, RankInfo
 from hermes.errors import Unsupported
-from hermes.interface import Options
+from hermes.interface import Options, Tensors, TrainState
+from hermes.recipe import Recipe
+from hermes.spec import ModelSpec
 from hermes_numpy.inference import Model
 
 
@@ -13,18 +17,22 @@ class Backend:
 
     name = "numpy"
 
-    def versions(self):
+    def versions(self) -> dict[str, str]:
         """Version by library."""
         return {"numpy": np.__version__}
 
-    def devices(self):
-        """The one there is."""
+    def devices(self) -> tuple[str, ...]:
+        """The CPU alone."""
         return ("cpu",)
 
     def build(
-        self, spec, params, options=Options(precision="float64"), process_group=SINGLE_PROCESS
-    ):
-        """A model in float64, whatever the options ask for."""
+        self,
+        spec: ModelSpec,
+        params: Tensors,
+        options: Options = Options(precision="float64"),
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ) -> Model:
+        """Build a model in float64; raises Unsupported for any other precision or device."""
         if options.device not in (None, "cpu"):
             raise Unsupported(f"the oracle runs on 'cpu', not on {options.device!r}")
         if options.precision != "float64":
@@ -34,19 +42,21 @@ class Backend:
             )
         return Model(spec, params)
 
-    def join(self, rank_info, options=Options(precision="float64")):
-        """Declined: the oracle trains nothing."""
+    def join(
+        self, rank_info: RankInfo, options: Options = Options(precision="float64")
+    ) -> NoReturn:
+        """Decline: the oracle trains nothing."""
         raise Unsupported("the oracle works in one process")
 
     def learner(
         self,
-        spec,
-        state,
-        recipe,
-        options=Options(precision="float64"),
-        process_group=SINGLE_PROCESS,
-    ):
-        """Declined: derivatives of the oracle are taken by differences of its loss."""
+        spec: ModelSpec,
+        state: TrainState,
+        recipe: Recipe,
+        options: Options = Options(precision="float64"),
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ) -> NoReturn:
+        """Decline: derivatives of the oracle are complex steps of its loss."""
         raise Unsupported("the oracle has no derivatives, so it trains nothing")
 
 

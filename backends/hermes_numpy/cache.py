@@ -1,19 +1,21 @@
 """The KV cache of a decoder."""
 
 import numpy as np
+from numpy import ndarray as Array
 
 
 class KVCache:
-    """Keys and values of the tokens already read, layer by layer."""
+    """Keys and values of every layer."""
 
-    def __init__(self, layers):
-        self.length = 0
-        self._kept = [None] * layers
+    def __init__(self, num_layers: int):
+        self.length = 0  # tokens of whole passes; the decoder adds to it after each
+        self._layers: list[tuple[Array, Array] | None] = [None] * num_layers
 
-    def update(self, layer, k, v):
-        """Add (B, K, T, D) keys and values; all those so far, (B, K, S, D)."""
-        if self._kept[layer] is not None:
-            k = np.concatenate([self._kept[layer][0], k], axis=2)
-            v = np.concatenate([self._kept[layer][1], v], axis=2)
-        self._kept[layer] = k, v
+    def update(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Append keys and values, (B, K, T, D); return all so far, (B, K, S, D)."""
+        before = self._layers[layer]
+        if before is not None:
+            k = np.concatenate([before[0], k], axis=2)
+            v = np.concatenate([before[1], v], axis=2)
+        self._layers[layer] = k, v
         return k, v

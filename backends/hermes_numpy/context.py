@@ -1,73 +1,90 @@
-"""What the layers of one forward pass share: where it stands, what it remembers, its dropout."""
+"""State shared by the layers of one forward pass: positions, KV cache, masks and dropout."""
+
+from collections.abc import Callable
 
 import numpy as np
+from numpy import ndarray as Array
 
 from hermes.numerics.randomness import lowbias32
+from hermes.spec import AttentionSpec, Rope
+from hermes_numpy.cache import KVCache
 from hermes_numpy.ops import alibi_slopes, rotary_angles
 
 
 class Context:
-    """One forward pass. segments: (B, T) documents; dropout_keys: (B,), None for no dropout."""
+    """One forward pass.
 
-    def __init__(self, cache=None, segments=None, dropout_keys=None):
+    segments: (B, T) integers, the document of each token, or None where every row is one document.
+    dropout_keys: (B,) uint32, or None for no dropout.
+    """
+
+    def __init__(
+        self,
+        cache: KVCache | None = None,
+        segments: Array | None = None,
+        dropout_keys: Array | None = None,
+    ):
         self.cache = cache
         self.segments = segments
         self.dropout_keys = dropout_keys
 
     @property
-    def offset(self):
-        """Tokens read before this pass."""
+    def offset(self) -> int:
+        """Tokens in the KV cache before this pass."""
         return self.cache.length if self.cache else 0
 
-    def indices(self, T):
-        """Place of each query among the keys. (T,)"""
-        return self.offset + np.arange(T)
-
-    def positions(self, T):
+    def positions(self, T: int) -> Array:
         """Position of each token in its document. (T,) or (B, T)"""
         if self.segments is None:
-            return self.indices(T)
+            return self.offset + np.arange(T)
         positions = np.zeros(self.segments.shape, np.int64)
         for b, row in enumerate(self.segments):
             for t in range(1, T):
                 positions[b, t] = positions[b, t - 1] + 1 if row[t] == row[t - 1] else 0
         return positions
 
-    def angles(self, spec, T):
-        """Cosines and sines of rope for each token. (T, R/2) or (B, T, R/2)"""
-        return rotary_angles(spec.position_encoding, spec.rotary_size, self.positions(T))
+    def angles(self, spec: AttentionSpec, T: int) -> tuple[Array, Array]:
+        """Cosine and sine of RoPE's angles for each token and pair. (T, R/2) or (B, T, R/2)"""
+        rope = spec.position_encoding
+        assert isinstance(rope, Rope)
+        return rotary_angles(rope, spec.rotary_size, self.positions(T))
 
-    def alibi_slopes(self, heads):
+    def alibi_slopes(self, heads: int) -> Array:
         """ALiBi's fixed slopes. (H,)"""
         return np.array(alibi_slopes(heads))
 
-    def run_block(self, layer, x):
-        """A block on x; where a backend recomputes in its backward pass, it does so here."""
-        return layer(x, self)
+    def run_block(self, block: Callable, x: Array) -> Array:
+        """Apply a block; a backend with gradients may recompute its activations here."""
+        return block(x, self)
 
-    def cast(self, x):
-        """To the type that a backend computes in; float64 here, always."""
+    def cast(self, x: Array) -> Array:
+        """Cast to the dtype of activations: always float64 here, so nothing to do."""
         return x
 
-    def update(self, layer, k, v):
-        """The keys and values that this layer's queries read."""
+    def update(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Append to the KV cache, if any; return the keys and values to attend to."""
         return self.cache.update(layer, k, v) if self.cache else (k, v)
 
-    def attention_mask(self, relative_positions, spec):
-        """Whether a query sees a key so far before it. (T, S) -> (T, S) or (B, 1, T, S)."""
-        seen = relative_positions >= 0 if spec.causal else np.full(relative_positions.shape, True)
+    def relative_positions(self, T: int, S: int) -> Array:
+        """Position of each query minus position of each key. (T, S)"""
+        return (self.offset + np.arange(T))[:, None] - np.arange(S)[None, :]
+
+    def attention_mask(self, T: int, S: int, spec: AttentionSpec) -> Array:
+        """True where a query attends to a key: (T, S) or (B, 1, T, S)."""
+        relative = self.relative_positions(T, S)
+        mask = relative >= 0 if spec.causal else np.full(relative.shape, True)
         if spec.window_size is not None:
-            seen = seen & (abs(relative_positions) < spec.window_size)
+            mask = mask & (abs(relative) < spec.window_size)
         if self.segments is None:
-            return seen
+            return mask
         same = self.segments[:, :, None] == self.segments[:, None, :]  # (B, T, T)
-        return (seen & same)[:, None]
+        return (mask & same)[:, None]
 
-    def dropout(self, x, rate, site):
-        """Zero a share `rate` of x and divide the rest by 1 - rate; the mask is the design's hash.
+    def dropout(self, x: Array, rate: float, site: int) -> Array:
+        """Zero a share `rate` of x and divide the rest by 1 - rate. (B, ...) -> same.
 
-        Element e of row b goes where hash(e * 0x9E3779B9 xor hash(key_b + site * 0x85EBCA6B)) is
-        below rate * 2^32. Source of the hash: hermes.numerics.randomness.lowbias32.
+        Element e of row b is zeroed where hash(e * 0x9E3779B9 xor hash(key_b + site * 0x85EBCA6B))
+        is below rate * 2^32, all modulo 2^32; hash is hermes.numerics.randomness.lowbias32.
         """
         if self.dropout_keys is None or rate == 0:
             return x

@@ -1,31 +1,40 @@
-"""The little that modules need: tensors by attribute path, as the frameworks' own modules have."""
+"""Module and Tensor, which frameworks bring along and NumPy does not, so that model.py is the same.
+
+As theirs, parameters are named by the attributes that lead to them.
+"""
+
+from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
+from numpy import ndarray as Array
 
 from hermes.errors import CheckpointError
 
 
-class Tensor:
-    """A parameter that is not loaded yet."""
+class Unloaded(Array):
+    """An array that stands for a parameter until it is loaded."""
 
-    def __init__(self, *shape):
-        self.shape = shape
+
+def Tensor(*shape: int) -> Array:
+    """A parameter that is not loaded yet: NaN everywhere, in no memory."""
+    return np.broadcast_to(np.nan, shape).view(Unloaded)
 
 
 class Module:
-    """A node whose tensors are named by the attributes that lead to them."""
+    """A node of a model."""
 
-    def load(self, tensors, prefix=""):
-        """Put float64 copies of the named tensors in their places. Raises CheckpointError."""
+    def load(self, tensors: Mapping[str, Array], prefix: str = "") -> Self:
+        """Load a float64 copy of each parameter, by its path. Raises CheckpointError."""
         for name, value in list(vars(self).items()):
             path = f"{prefix}{name}"
-            if isinstance(value, Tensor):
-                found = tensors[path]
-                if found.shape != value.shape:
+            if isinstance(value, Unloaded):
+                array = tensors[path]
+                if array.shape != value.shape:
                     raise CheckpointError(
-                        f"tensor {path!r} has shape {found.shape}, expected {value.shape}"
+                        f"tensor {path!r} has shape {array.shape}, expected {value.shape}"
                     )
-                setattr(self, name, found.astype(np.float64))
+                setattr(self, name, array.astype(np.float64))
             elif isinstance(value, Module):
                 value.load(tensors, f"{path}.")
             elif isinstance(value, list):

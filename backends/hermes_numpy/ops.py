@@ -1,44 +1,65 @@
 """The elementary functions of the model, each docstring its formula. NumPy, float64.
 
-Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size.
+Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, R rotated size.
 """
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy import ndarray as Array
 
-from hermes.spec import LayerNorm, LinearScaling, Llama3Scaling, NoNorm, RMSNorm, YarnScaling
+from hermes.spec import (
+    AttentionSpec,
+    LayerNorm,
+    LinearScaling,
+    Llama3Scaling,
+    NoNorm,
+    RMSNorm,
+    Rope,
+    YarnScaling,
+)
+from hermes.spec.parts import Norm
 
-_erf = np.frompyfunc(math.erf, 1, 1)
+if TYPE_CHECKING:
+    from hermes_numpy.context import Context
+
+_erf: Any = np.frompyfunc(math.erf, 1, 1)  # NumPy has no erf
 
 
-def sigmoid(x):
+def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    """x W^T + b. (..., in), (out, in), (out,) -> (..., out)."""
+    y = x @ weight.T
+    return y if bias is None else y + bias
+
+
+def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x))."""
-    with np.errstate(over="ignore"):  # exp(-x) = inf gives 0, as it should
+    with np.errstate(over="ignore"):  # where exp(-x) is inf, the quotient is 0 as it should be
         return 1 / (1 + np.exp(-x))
 
 
-def silu(x):
-    """x sigmoid(x). Source: Elfwing et al. 2017, arXiv:1702.03118."""
+def silu(x: Array) -> Array:
+    """x / (1 + exp(-x)). Source: Elfwing et al. 2017, arXiv:1702.03118."""
     return x * sigmoid(x)
 
 
-def gelu(x):
-    """x Phi(x) = x (1 + erf(x / sqrt 2)) / 2. Source: Hendrycks and Gimpel, arXiv:1606.08415."""
+def gelu(x: Array) -> Array:
+    """x (1 + erf(x / sqrt 2)) / 2. Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, eq. 1."""
     return x * (1 + _erf(x / math.sqrt(2)).astype(x.dtype)) / 2
 
 
-def gelu_tanh(x):
-    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, GPT-2's approximation of gelu."""
+def gelu_tanh(x: Array) -> Array:
+    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2. Source: as gelu, section 2."""
     return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))) / 2
 
 
-def relu(x):
+def relu(x: Array) -> Array:
     """max(x, 0)."""
     return np.maximum(x, 0)
 
 
-def relu2(x):
+def relu2(x: Array) -> Array:
     """max(x, 0)^2. Source: So et al. 2021, Primer, arXiv:2109.08668."""
     return relu(x) * relu(x)
 
@@ -46,47 +67,51 @@ def relu2(x):
 activations = {"gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu, "relu": relu, "relu2": relu2}
 
 
-def softmax(x):
+def softmax(x: Array) -> Array:
     """exp(x) / sum(exp(x)) over the last axis, shifted by the maximum."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def log_sum_exp(x):
+def log_sum_exp(x: Array) -> Array:
     """log(sum(exp(x))) over the last axis, shifted by the maximum. (..., V) -> (...)."""
     m = x.max(axis=-1, keepdims=True)
     return (m + np.log(np.exp(x - m).sum(axis=-1, keepdims=True)))[..., 0]
 
 
-def soft_cap(x, cap):
-    """cap tanh(x / cap). Source: Bello et al. 2016, arXiv:1611.09940; Gemma 2."""
+def soft_cap(x: Array, cap: float) -> Array:
+    """cap tanh(x / cap). Source: Bello et al. 2016, arXiv:1611.09940, eq. 16; Gemma 2."""
     return cap * np.tanh(x / cap)
 
 
-def normalize(x, norm, weight, bias):
-    """The norm of the spec over the last axis. (..., C) -> (..., C).
+def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
+    """Normalize the last axis; no norm has no weight. (..., C), (C,), (C,) -> (..., C).
 
     rmsnorm x / sqrt(mean(x^2) + eps) * w, with 1 + w for w where unit_offset;
     layernorm (x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b.
+    Sources: Zhang and Sennrich 2019, RMSNorm, arXiv:1910.07467, eq. 4; Ba et al. 2016, LayerNorm,
+    arXiv:1607.06450, eq. 4.
     """
+    if isinstance(norm, NoNorm):
+        return x
+    assert weight is not None
     match norm:
         case RMSNorm(eps, unit_offset):
             scale = 1 + weight if unit_offset else weight
             return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * scale
-        case LayerNorm(eps, has_bias):
+        case LayerNorm(eps, _):
             d = x - x.mean(axis=-1, keepdims=True)
             y = d / np.sqrt((d * d).mean(axis=-1, keepdims=True) + eps) * weight
-            return y + bias if has_bias else y
-        case NoNorm():
-            return x
+            return y if bias is None else y + bias
 
 
-def rotary_angles(rope, size, positions):
-    """Cosines and sines of each position and pair. (..., T) -> (..., T, R/2) each.
+def rotary_angles(rope: Rope, size: int, positions: Array) -> tuple[Array, Array]:
+    """Cosine and sine of the angle of each position and pair. (..., T) -> (..., T, R/2) each.
 
-    Pair i turns by theta^(-2 i / R) radians a position; the scalings slow the turning, and yarn
-    also multiplies both by 0.1 ln(factor) + 1.
-    Sources: Su et al. 2021, arXiv:2104.09864, section 3.4.2; the scalings in hermes.spec.
+    Pair i of R / 2 rotates by theta^(-2 i / R) radians per position. Scalings lower that frequency,
+    and yarn also multiplies cosines and sines by 0.1 ln(factor) + 1.
+    Sources: Su et al. 2021, RoFormer, arXiv:2104.09864, section 3.4.2; of the scalings in
+    hermes.spec.parts.
     """
     frequency, magnitude = np.empty(size // 2), 1.0
     for i in range(size // 2):
@@ -118,11 +143,11 @@ def rotary_angles(rope, size, positions):
     return magnitude * np.cos(angle), magnitude * np.sin(angle)
 
 
-def rotate(x, cos, sin):
-    """Turn pairs (x[i], x[i + R/2]) of the leading R elements by their position's angle.
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotate pairs (x[i], x[i + R/2]) of the first R elements. (B, H, T, D) -> same.
 
-    (B, H, T, D) -> same. cos, sin: (T, R/2) or (B, T, R/2). Half-split pairs, as in Llama.
-    Source: Su et al. 2021, arXiv:2104.09864, eq. 34.
+    cos, sin: (T, R/2) or (B, T, R/2). Half-split pairs, as in Llama; others interleave.
+    Source: Su et al. 2021, RoFormer, arXiv:2104.09864, eq. 34.
     """
     half = cos.shape[-1]
     cos, sin = cos[..., None, :, :], sin[..., None, :, :]
@@ -130,29 +155,44 @@ def rotate(x, cos, sin):
     return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
-def alibi_slopes(heads):
-    """Slope of head h of H: 2^(-8 (h + 1) / H); Press et al. 2021 for H that is no power of two."""
+def alibi_slopes(heads: int) -> list[float]:
+    """Slope of head h of H: 2^(-8 (h + 1) / H).
+
+    Where H is no power of two: those of the next lower power P, then of 2 P heads every other one.
+    Source: Press et al. 2021, ALiBi, arXiv:2108.12409, section 3, and the authors' code.
+    """
     if heads & (heads - 1) == 0:
         return [2.0 ** (-8.0 * (h + 1) / heads) for h in range(heads)]
     power = 1 << (heads.bit_length() - 1)
     return alibi_slopes(power) + alibi_slopes(2 * power)[0::2][: heads - power]
 
 
-def attention(q, k, v, spec, slopes, ctx, site):
-    """Attention of every query to the keys it may see. q (B, H, T, D), k, v (B, K, S, D) -> q's.
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    spec: AttentionSpec,
+    slopes: Array | None,
+    ctx: "Context",
+    site: int,
+) -> Array:
+    """Attention of every query to the keys that its mask allows.
 
-    softmax(cap(scale q.k) - slope distance) v, where a query sees no later key if causal, only its
-    own document's, and of those the last window_size. Query head h reads key head h K / H.
+    q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D).
+    softmax(cap(scale q k^T) - slope distance) v; query head h reads key head h K / H. The mask
+    allows the query's own document, no later keys if causal, and of those the last window_size.
+    Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al. 2023, GQA,
+    arXiv:2305.13245; Press et al. 2021, ALiBi, arXiv:2108.12409.
     """
     B, H, T, D = q.shape
+    S = k.shape[2]
     k = k.repeat(H // k.shape[1], axis=1)  # (B, H, S, D)
     v = v.repeat(H // v.shape[1], axis=1)  # (B, H, S, D)
     scores = spec.score_scale * (q @ k.swapaxes(2, 3))  # (B, H, T, S)
     if spec.softcap is not None:
         scores = soft_cap(scores, spec.softcap)
-    relative_positions = ctx.indices(T)[:, None] - np.arange(k.shape[2])[None, :]  # (T, S)
     if slopes is not None:
-        scores = scores - np.asarray(slopes)[:, None, None] * abs(relative_positions)
-    scores = np.where(ctx.attention_mask(relative_positions, spec), scores, -np.inf)
+        scores = scores - np.asarray(slopes)[:, None, None] * abs(ctx.relative_positions(T, S))
+    scores = np.where(ctx.attention_mask(T, S, spec), scores, -np.inf)
     p = ctx.dropout(softmax(scores), spec.dropout, site)
     return p @ v

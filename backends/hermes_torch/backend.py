@@ -1,13 +1,21 @@
-"""hermes_torch behind the seam."""
+"""hermes.interface.Backend on PyTorch."""
+
+from typing import TYPE_CHECKING
 
 import torch
 
-from hermes.distributed.process_group import SINGLE_PROCESS
-from hermes.interface import Options
+from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo
+from hermes.distributed.process_group import ProcessGroup as AnyProcessGroup
+from hermes.interface import Options, Tensors, TrainState
+from hermes.recipe import Recipe
+from hermes.spec import ModelSpec
 from hermes_torch.inference import Model
 from hermes_torch.learner import Learner
-from hermes_torch.process_group import join
-from hermes_torch.runtime import Engine, devices
+from hermes_torch.process_group import ProcessGroup, join
+from hermes_torch.runtime import Runtime, list_devices
+
+if TYPE_CHECKING:
+    from hermes_torch.sharding import Shards
 
 
 class Backend:
@@ -15,36 +23,51 @@ class Backend:
 
     name = "torch"
 
-    def versions(self):
+    def versions(self) -> dict[str, str]:
         """Version by library."""
         cuda = {"cuda": torch.version.cuda} if torch.version.cuda else {}
         return {"torch": torch.__version__, **cuda}
 
-    def devices(self):
-        """The devices at hand, the preferred one first."""
-        return devices()
+    def devices(self) -> tuple[str, ...]:
+        """The devices of this machine, the preferred one first."""
+        return list_devices()
 
-    def build(self, spec, params, options=Options(), process_group=SINGLE_PROCESS):
-        """A model for evaluation and decoding."""
-        shards = _shards(options, process_group)
-        return Model(Engine(spec, params, options, training=bool(shards), shards=shards))
+    def build(
+        self,
+        spec: ModelSpec,
+        params: Tensors,
+        options: Options = Options(),
+        process_group: AnyProcessGroup = SINGLE_PROCESS,
+    ) -> Model:
+        """Build a model for evaluation and decoding."""
+        shards = make_shards(options, process_group)
+        return Model(Runtime(spec, params, options, training=bool(shards), shards=shards))
 
-    def join(self, rank_info, options=Options()):
-        """Meet the other processes of the run."""
+    def join(self, rank_info: RankInfo, options: Options = Options()) -> ProcessGroup:
+        """Join the other processes of the run."""
         return join(rank_info, options.device or self.devices()[0])
 
-    def learner(self, spec, state, recipe, options=Options(), process_group=SINGLE_PROCESS):
-        """A model for training, going on from `state`."""
-        shards = _shards(options, process_group)
-        engine = Engine(spec, state.params, options, training=True, lora=recipe.lora, shards=shards)
-        return Learner(engine, state, recipe, process_group)
+    def learner(
+        self,
+        spec: ModelSpec,
+        state: TrainState,
+        recipe: Recipe,
+        options: Options = Options(),
+        process_group: AnyProcessGroup = SINGLE_PROCESS,
+    ) -> Learner:
+        """Build a model for training that continues from `state`."""
+        shards = make_shards(options, process_group)
+        runtime = Runtime(
+            spec, state.params, options, training=True, lora=recipe.lora, shards=shards
+        )
+        return Learner(runtime, state, recipe, process_group)
 
 
-def _shards(options, process_group):
-    """How options.shard splits a module; None where it says nothing."""
+def make_shards(options: Options, process_group: AnyProcessGroup) -> "Shards | None":
+    """How the options split a module over the processes; None for whole in each."""
     if not options.shard:
         return None
-    from hermes_torch.sharding import Shards  # its library takes a second to import
+    from hermes_torch.sharding import Shards  # FSDP takes a second to import
 
     return Shards(process_group, options)
 

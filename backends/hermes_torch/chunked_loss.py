@@ -1,218 +1,298 @@
-"""The objectives of loss.py in slices, where the logits of a few tokens exist at a time.
+"""The objectives of loss.py in chunks: the logits of a few tokens exist at a time.
 
-With large vocabularies logits would be most of a step's memory, and of its memory traffic. The
-gradient of a token's logits is known once the loss of what it belongs to is: the token's own, or
-its pair's. So it is made in the same pass, and no logits are kept.
+With a large vocabulary the logits of a micro-batch are the largest tensor of a step, and moving
+them through memory a good part of its time. The gradient of a token's logits needs nothing beyond
+the loss that the token belongs to: its own, or its pair's. So the forward pass computes the
+gradients of x, W and b chunk by chunk, keeps those, and lets go of the logits.
+
+Letters: N tokens to score, n those of one chunk or group, C hidden size, V vocabulary, P pairs, k
+those of one group.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
+from torch import Tensor as Array
 from torch.autograd.function import once_differentiable
 
 from hermes.interface import IGNORE
-from hermes.numerics.chunking import group_pairs, make_spans
-from hermes_torch.loss import preference, wide
+from hermes.numerics.chunking import Span, group_pairs, make_spans
+from hermes.recipe import Preference
+from hermes_torch.loss import preference_loss, upcast
 
-CHUNK = {"cpu": 1 << 23}  # logits of a slice: on CPUs 32 MB, which the allocator keeps
-LARGE_CHUNK = 1 << 28  # where matrix products want many rows
+if TYPE_CHECKING:
+    from hermes_torch.model import Head, Transformer
+
+CHUNK_LOGITS = {"cpu": 1 << 23}  # 32 MB of float32, which the CPU allocator reuses
+GPU_CHUNK_LOGITS = 1 << 28  # GPUs need many rows per matrix product to be busy
+
+PairLayout = tuple[Array, tuple[int, ...]]
+"""Where the targets of pairs are, (N,) on the device, and the end of each pair's share of them."""
+
+ScoreGroup = Callable[[int, Array], tuple[Array, Array | None, Array]]
+"""(group, its tokens' log p(target) (n,)) to (loss, gradient of that (n,), auxiliary result).
+
+None for the gradient stands for -1. Auxiliary results are concatenated along their last axis.
+"""
 
 
-def tokens_per_chunk(module, x):
-    """How many tokens' logits may exist at once."""
+def choose_chunk_size(module: "Transformer", x: Array) -> int:
+    """How many tokens' logits exist at a time."""
     vocabulary = len(module.model.embed_tokens.weight)
-    return max(1, CHUNK.get(x.device.type, LARGE_CHUNK) // vocabulary)
+    return max(1, CHUNK_LOGITS.get(x.device.type, GPU_CHUNK_LOGITS) // vocabulary)
 
 
-def select_targets(x, targets, at):
-    """The tokens at `at`, or all for None: no others need logits. -> (N, C), (N,)."""
-    flat, wanted = x.flatten(0, 1), targets.flatten()
-    return (flat, wanted) if at is None else (flat.index_select(0, at), wanted[at])
+def select_targets(x: Array, targets: Array, indices: Array | None) -> tuple[Array, Array]:
+    """The tokens at `indices` of the flattened batch, all for None. -> (N, C), (N,)."""
+    x, targets = x.flatten(0, 1), targets.flatten()
+    return (x, targets) if indices is None else (x.index_select(0, indices), targets[indices])
 
 
-def token_logprobs(head, x, targets, weight, bias):
-    """A slice's log p(target), 0 where IGNORE; its logits, log p and places of the targets.
+def score_chunk(
+    head: "Head", x: Array, targets: Array, weight: Array, bias: Array | None
+) -> tuple[Array, Array, Array, Array]:
+    """log p(target), 0 where IGNORE; then logits, log-softmax, and each target's column.
 
-    (n, C), (n,), (V, C), (V,) or None -> (n,), (n, V), (n, V), (n, 1).
+    (n, C), (n,), (V, C), (V,) -> (n,), (n, V), (n, V), (n, 1).
     """
-    logits = wide(head.scores(x, weight, bias))
-    logp = torch.log_softmax(logits, -1)
+    logits = upcast(head.project(x, weight, bias))
+    log_softmax = torch.log_softmax(logits, -1)
     counted = targets != IGNORE
-    at = targets.where(counted, 0)[:, None]
-    return logp.gather(1, at)[:, 0].where(counted, 0), logits, logp, at
+    columns = targets.where(counted, 0)[:, None]
+    return log_softmax.gather(1, columns)[:, 0].where(counted, 0), logits, log_softmax, columns
 
 
-def chunked_logprobs(module, x, targets, at):
-    """whole_logprobs, to evaluate. at: where targets count, (N,); None for everywhere."""
-    flat, wanted = select_targets(x, targets, at)
-    groups = [[part] for part in make_spans(0, len(wanted), tokens_per_chunk(module, x))]
+def logprobs(
+    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
+) -> Array:
+    """loss.logprobs, without gradients. target_indices: where targets count, (N,); None for all."""
+    flat_x, flat_targets = select_targets(x, targets, target_indices)
+    spans = make_spans(0, len(flat_targets), choose_chunk_size(module, x))
+    groups = [[span] for span in spans]
     with torch.no_grad():
-        found = torch.cat([*logprobs_of_groups(module, flat, wanted, groups)])
-    if at is not None:
-        found = found.new_zeros(targets.numel()).index_copy(0, at, found)
-    return found.reshape(targets.shape)
+        result = torch.cat([*score_groups(module, flat_x, flat_targets, groups)])
+    if target_indices is not None:
+        result = result.new_zeros(targets.numel()).index_copy(0, target_indices, result)
+    return result.reshape(targets.shape)
 
 
-def chunked_next_token(module, x, targets, at):
-    """whole_next_token. at: where targets count, (N,); None for everywhere."""
-    flat, wanted = select_targets(x, targets, at)
-    groups = [[part] for part in make_spans(0, len(wanted), tokens_per_chunk(module, x))]
+def next_token(
+    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
+) -> Array:
+    """loss.next_token. target_indices: where targets count, (N,); None for all."""
+    flat_x, flat_targets = select_targets(x, targets, target_indices)
+    spans = make_spans(0, len(flat_targets), choose_chunk_size(module, x))
 
-    def judge(number, logp):
+    def score_group(index: int, logp: Array) -> tuple[Array, None, Array]:
         return -logp.sum(), None, logp
 
-    return chunked_loss(module, flat, wanted, groups, judge)[0]
+    return compute_loss(module, flat_x, flat_targets, [[span] for span in spans], score_group)[0]
 
 
-def chunked_row_logprobs(module, x, targets, pair_layout):
-    """whole_row_logprobs of pairs, from the same slices as sliced_preference, to evaluate."""
-    pairs = Pairs(module, x, targets, pair_layout)
-    flat, wanted = select_targets(x, targets, pairs.at)
+def row_logprobs(module: "Transformer", x: Array, targets: Array, pair_layout: PairLayout) -> Array:
+    """loss.row_logprobs, without gradients, from the same chunks as preference.
+
+    The same chunks give the same bits: policy and reference must agree where their weights do.
+    """
+    pairs = PairGroups(module, x, targets, pair_layout)
+    flat_x, flat_targets = select_targets(x, targets, pairs.indices)
     with torch.no_grad():
-        found = logprobs_of_groups(module, flat, wanted, pairs.groups)
-        return torch.cat([pairs.sums(*one) for one in enumerate(found)], -1).flatten()
+        scores = score_groups(module, flat_x, flat_targets, pairs.groups)
+        sums = [pairs.sum_rows(index, logp) for index, logp in enumerate(scores)]
+        return torch.cat(sums, -1).flatten()
 
 
-def chunked_preference(module, x, targets, pair_layout, reference, rule):
-    """whole_preference. by_pair: pair_tokens' word, its places on the device."""
-    pairs = Pairs(module, x, targets, pair_layout)
-    flat, wanted = select_targets(x, targets, pairs.at)
+def preference(
+    module: "Transformer",
+    x: Array,
+    targets: Array,
+    pair_layout: PairLayout,
+    reference: Array,
+    rule: Preference,
+) -> tuple[Array, Array]:
+    """loss.preference. -> (), (2 P,)."""
+    pairs = PairGroups(module, x, targets, pair_layout)
+    flat_x, flat_targets = select_targets(x, targets, pairs.indices)
 
-    def judge(number, logp):
-        sums = pairs.sums(number, logp)  # (2, k)
-        here = pairs.rows(number, targets), pairs.rows(number, reference), rule
-        loss, derivative = value_and_derivative(preference, sums.flatten(), *here)
-        return loss, pairs.of_tokens(number, derivative), sums
+    def score_group(index: int, logp: Array) -> tuple[Array, Array, Array]:
+        sums = pairs.sum_rows(index, logp)  # (2, k)
+        group_targets, group_reference = (
+            pairs.select_rows(index, targets),
+            pairs.select_rows(index, reference),
+        )
+        loss, grad = value_and_grad(
+            preference_loss, sums.flatten(), group_targets, group_reference, rule
+        )
+        return loss, pairs.expand_to_tokens(index, grad), sums
 
-    loss, sums = chunked_loss(module, flat, wanted, pairs.groups, judge)
+    loss, sums = compute_loss(module, flat_x, flat_targets, pairs.groups, score_group)
     return loss, sums.flatten()
 
 
-def value_and_derivative(function, x, *more):
-    """What function(x, *more) is, and its derivative for x."""
-    if torch.compiler.is_compiling():  # elsewhere it would load the compiler: 70 MB
-        derivative, value = torch.func.grad_and_value(function)(x, *more)
-        return value, derivative
+def value_and_grad(function: Callable[..., Array], x: Array, *args: Any) -> tuple[Array, Array]:
+    """function(x, *args), a scalar, and its gradient with respect to x."""
+    # torch.compile cannot trace autograd.grad; outside of it, torch.func loads the compiler: 70 MB.
+    if torch.compiler.is_compiling():
+        grad, value = torch.func.grad_and_value(function)(x, *args)
+        return value, grad
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        value = function(x, *more)
-        (derivative,) = torch.autograd.grad(value, x)
-    return value.detach(), derivative
+        value = function(x, *args)
+        (grad,) = torch.autograd.grad(value, x)
+    return value.detach(), grad
 
 
-class Pairs:
-    """A micro-batch's P pairs in groups: what a slice holds, or one pair that takes several.
+class PairGroups:
+    """A micro-batch's P pairs in groups: as many as fit in a chunk, or one that takes several.
 
-    at: where targets count, pair after pair, (N,). groups: of each its slices of these.
+    indices: where targets count in the flattened batch, pair after pair, (N,). groups: of each
+    group the spans of `indices` that are its chunks.
     """
 
-    def __init__(self, module, x, targets, pair_layout):
-        self.at, ends = pair_layout
-        self._shape, tokens = targets.shape, tokens_per_chunk(module, x)
-        self._bounds = group_pairs(ends, tokens)
-        starts = [ends[first - 1] if first else 0 for first, _ in self._bounds]
-        ends = [ends[last - 1] for _, last in self._bounds]
-        self.groups = [make_spans(*of, tokens) for of in zip(starts, ends, strict=True)]
+    def __init__(self, module: "Transformer", x: Array, targets: Array, pair_layout: PairLayout):
+        self.indices, ends = pair_layout
+        self._shape, chunk_size = targets.shape, choose_chunk_size(module, x)
+        self._bounds = group_pairs(ends, chunk_size)  # (first pair, after the last) of each group
+        begins = [ends[first - 1] if first else 0 for first, _ in self._bounds]
+        ends = tuple(ends[last - 1] for _, last in self._bounds)
+        self.groups = [
+            make_spans(begin, end, chunk_size) for begin, end in zip(begins, ends, strict=True)
+        ]
 
-    def _places(self, number):
-        spans = self.groups[number]
-        return self.at[spans[0][0] : spans[-1][1]]
+    def _get_token_indices(self, index: int) -> Array:
+        spans = self.groups[index]
+        return self.indices[spans[0][0] : spans[-1][1]]
 
-    def rows(self, number, held):
-        """What a group has of something that every row has. (2 P, ...) -> (2 k, ...)."""
-        first, last = self._bounds[number]
-        return held.unflatten(0, (2, -1))[:, first:last].flatten(0, 1)
+    def select_rows(self, index: int, values: Array) -> Array:
+        """The values of the group's rows, chosen then rejected. (2 P, ...) -> (2 k, ...)."""
+        first, last = self._bounds[index]
+        return values.unflatten(0, (2, -1))[:, first:last].flatten(0, 1)
 
-    def sums(self, number, logp):
-        """The sum of each row of a group. (n,) -> (2, k)."""
-        spread = logp.new_zeros(self._shape).flatten().index_copy(0, self._places(number), logp)
-        return self.rows(number, spread.reshape(self._shape)).sum(-1).reshape(2, -1)
+    def sum_rows(self, index: int, logp: Array) -> Array:
+        """Sum the group's tokens over each of its rows. (n,) -> (2, k)."""
+        flat = logp.new_zeros(self._shape).flatten()
+        batch = flat.index_copy(0, self._get_token_indices(index), logp).reshape(self._shape)
+        return self.select_rows(index, batch).sum(-1).reshape(2, -1)
 
-    def of_tokens(self, number, held):
-        """What each token of a group has of its row's. (2 k,) -> (n,)."""
-        first, last = self._bounds[number]
-        whole = held.new_zeros(2, self._shape[0] // 2)
-        whole[:, first:last] = held.reshape(2, -1)
-        return whole.flatten()[self._places(number) // self._shape[1]]
+    def expand_to_tokens(self, index: int, values: Array) -> Array:
+        """Give each token of the group the value of its row. (2 k,) -> (n,)."""
+        first, last = self._bounds[index]
+        by_row = values.new_zeros(2, self._shape[0] // 2)
+        by_row[:, first:last] = values.reshape(2, -1)
+        return by_row.flatten()[self._get_token_indices(index) // self._shape[1]]
 
 
-def logprobs_of_groups(module, x, targets, groups):
-    """The log-probabilities of each group's targets, one slice after another. (N, C), (N,)."""
+def score_groups(
+    module: "Transformer", x: Array, targets: Array, groups: Sequence[Sequence[Span]]
+) -> Iterator[Array]:
+    """log p(target) of each group's tokens, one chunk after another. (N, C), (N,) -> (n,) each."""
     head = module.lm_head
-    weight, bias = head.weights(module.model.embed_tokens.weight)
+    weight, bias = head.get_weights(module.model.embed_tokens.weight)
     for spans in groups:
-        make_spans = [(x[a:b], targets[a:b]) for a, b in spans]
-        yield torch.cat([token_logprobs(head, *some, weight, bias)[0] for some in make_spans])
+        chunks = [(x[begin:end], targets[begin:end]) for begin, end in spans]
+        yield torch.cat([score_chunk(head, *chunk, weight, bias)[0] for chunk in chunks])
 
 
-def chunked_loss(module, x, targets, groups, judge):
-    """The summed loss of groups of tokens, and what `judge` tells of them. (N, C), (N,).
+def compute_loss(
+    module: "Transformer",
+    x: Array,
+    targets: Array,
+    groups: Sequence[Sequence[Span]],
+    score_group: ScoreGroup,
+) -> tuple[Array, Array]:
+    """The summed loss of groups of tokens, and their auxiliary results. (N, C), (N,) -> (), ...
 
-    groups: of each group its slices, (begin, end). judge(number, logp (n,)) gives a group's loss,
-    its derivative for each logp, (n,) or None for -1, and what to tell, joined along its last axis.
+    groups: of each group the (begin, end) of its chunks.
     """
     head = module.lm_head
-    weight, bias = head.weights(module.model.embed_tokens.weight)
-    return ChunkedLoss.apply(x, weight, bias, targets, head, groups, judge)
+    weight, bias = head.get_weights(module.model.embed_tokens.weight)
+    return ChunkedLoss.apply(x, weight, bias, targets, head, groups, score_group)
 
 
 class ChunkedLoss(torch.autograd.Function):
-    """The summed loss of groups, with the gradients of x, W and b; and what was told of groups.
+    """compute_loss, which computes the gradients of x, W and b in the forward pass.
 
-    What arrives in the backward pass is one number, which those are scaled with.
+    The loss is a scalar, so the backward pass only has to scale them with the gradient it is given.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, targets, head, groups, judge):
-        """(N, C), (V, C), (V,) or None, (N,) -> (), and what is told."""
+    def forward(
+        ctx: Any,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        targets: Array,
+        head: "Head",
+        groups: Sequence[Sequence[Span]],
+        score_group: ScoreGroup,
+    ) -> tuple[Array, Array]:
+        """(N, C), (V, C), (V,) or None, (N,) -> (), auxiliary results."""
         matrix = weight.to(x.dtype)
-        for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
-        total, told = wide(x.new_zeros(())), []
-        dx = torch.empty_like(x) if for_x else None
-        dw = torch.zeros_like(wide(weight)) if for_weight else None
-        db = torch.zeros_like(wide(bias)) if for_bias else None
-        for number, spans in enumerate(groups):
-            found = []
-            for a, b in spans:
-                made = token_logprobs(head, x[a:b], targets[a:b], matrix, bias)
-                found.append(made[0])
-            loss, derivative, word = judge(number, torch.cat(found))
+        x_needs_grad, weight_needs_grad, bias_needs_grad = ctx.needs_input_grad[:3]
+        total, aux = upcast(x.new_zeros(())), []
+        dx = torch.empty_like(x) if x_needs_grad else None
+        # Summed over chunks, so in float32 at least: bfloat16 would lose small terms.
+        dw = torch.zeros_like(upcast(weight)) if weight_needs_grad else None
+        db = torch.zeros_like(upcast(bias)) if bias is not None and bias_needs_grad else None
+        for index, spans in enumerate(groups):
+            logps = []
+            for begin, end in spans:
+                scores = score_chunk(head, x[begin:end], targets[begin:end], matrix, bias)
+                logps.append(scores[0])
+            loss, logp_grad, group_aux = score_group(index, torch.cat(logps))
             total = total + loss
-            told.append(word)
-            for a, b in spans:
-                if len(spans) > 1:  # made again, as they do not fit together
-                    made = token_logprobs(head, x[a:b], targets[a:b], matrix, bias)
-                begin = spans[0][0]
-                some = None if derivative is None else derivative[a - begin : b - begin]
-                d = logits_gradient(*made[1:], targets[a:b], some, head.softcap).to(x.dtype)
-                if for_x:
-                    dx[a:b] = d @ matrix
-                if for_weight:
-                    dw += d.T @ x[a:b]
-                if for_bias:
+            aux.append(group_aux)
+            first = spans[0][0]
+            for begin, end in spans:
+                if len(spans) > 1:
+                    # A pair's loss needs all of its chunks, whose logits do not fit in memory
+                    # together: they are computed a second time, chunk by chunk.
+                    scores = score_chunk(head, x[begin:end], targets[begin:end], matrix, bias)
+                chunk_grad = None if logp_grad is None else logp_grad[begin - first : end - first]
+                d = logits_gradient(*scores[1:], targets[begin:end], chunk_grad, head.softcap).to(
+                    x.dtype
+                )
+                if dx is not None:
+                    dx[begin:end] = d @ matrix
+                if dw is not None:
+                    dw += d.T @ x[begin:end]
+                if db is not None:
                     db += d.sum(0)
-        told = torch.cat(told, -1)
+        all_aux = torch.cat(aux, -1)
         ctx.dtypes = x.dtype, weight.dtype, bias is not None and bias.dtype
         ctx.save_for_backward(dx, dw, db)
-        ctx.mark_non_differentiable(told)
-        return total, told
+        ctx.mark_non_differentiable(all_aux)
+        return total, all_aux
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, scale, _):
-        """The gradients of x, W and b."""
-        # A short type's product with 0-dimensional `scale` would round that, too.
-        made = [
-            None if d is None else (wide(d) * scale).to(dtype)
+    def backward(ctx: Any, scale: Array, _: Array) -> tuple[Array | None, ...]:
+        """Scale the gradients of x, W and b with that of the loss, (). The rest have none."""
+        # In float32: bfloat16 times a tensor without axes would round `scale` to bfloat16.
+        grads = [
+            None if d is None else (upcast(d) * scale).to(dtype)
             for d, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return (*made, None, None, None, None)
+        return (*grads, None, None, None, None)
 
 
-def logits_gradient(logits, logp, at, targets, derivative, cap):
-    """The gradient of a slice's logits before their cap, in the memory of `logp`. -> (n, V).
+def logits_gradient(
+    logits: Array,
+    log_softmax: Array,
+    columns: Array,
+    targets: Array,
+    logp_grad: Array | None,
+    cap: float | None,
+) -> Array:
+    """The gradient of a chunk's loss with respect to its logits before their cap. -> (n, V).
 
-    slope: the loss's derivative for each log p(target), (n,); None for -1.
+    -logp_grad (softmax(z) - onehot(target)), and for z = cap tanh(y / cap) times 1 - (z / cap)^2.
+    logp_grad: (n,), None for -1. Overwrites log_softmax, to have no third tensor of that size.
     """
-    d = logp.exp_().scatter_add_(1, at, torch.full_like(at, -1, dtype=logp.dtype))
+    d = log_softmax.exp_().scatter_add_(
+        1, columns, torch.full_like(columns, -1, dtype=logits.dtype)
+    )
     counted = (targets != IGNORE)[:, None]
-    d = d.mul_(counted if derivative is None else -derivative[:, None].where(counted, 0))
+    d = d.mul_(counted if logp_grad is None else -logp_grad[:, None].where(counted, 0))
     return d if cap is None else d.mul_(1 - (logits / cap).square())

@@ -1,40 +1,44 @@
-"""What torch keeps for the whole process: asked for in a block, and after it as it was before."""
+"""Settings that torch keeps for the whole process: set in a context, and restored after it."""
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 
+from hermes.interface import Options
 
-def applied_options(options):
-    """A block that computes as the options ask."""
+
+def apply_options(options: Options) -> contextlib.ExitStack:
+    """A context in which torch's settings are those of the options."""
     stack = contextlib.ExitStack()
     if options.deterministic:
-        stack.enter_context(deterministic())
+        stack.enter_context(use_deterministic())
     if options.precision == "tf32":
-        stack.enter_context(tf32())
+        stack.enter_context(use_tf32())
     return stack
 
 
 @contextlib.contextmanager
-def deterministic():
-    """Operations give the same bits each time, or fail."""
-    # cuBLAS repeats itself only with this; it is read when CUDA begins.
+def use_deterministic() -> Iterator[None]:
+    """A context in which operations give the same bits each time, or raise."""
+    # cuBLAS is deterministic only with this workspace, read once, when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warns)
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
 @contextlib.contextmanager
-def tf32():
-    """CUDA rounds the inputs of float32 products to TF32's ten bits, and sums in float32.
+def use_tf32() -> Iterator[None]:
+    """A context in which CUDA rounds inputs of float32 products to TF32's 10 bits.
 
-    By torch's older setting: its compiler reads that one, which fails once the newer one is set.
+    By torch's older setting: torch.compile reads that one, and fails once the newer one
+    (torch.backends.cuda.matmul.fp32_precision) has been set.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
@@ -44,6 +48,6 @@ def tf32():
         torch.set_float32_matmul_precision(before)
 
 
-def has_tf32(device):
-    """Whether the device has units that multiply in TF32, as CUDA's have since Ampere."""
+def has_tf32(device: torch.device) -> bool:
+    """Whether the device multiplies in TF32: CUDA's do since Ampere (compute capability 8)."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8

@@ -1,230 +1,293 @@
-"""Gradients and updates: everything of one optimizer step, with one wait for the device at most."""
+"""A model with gradients and AdamW's state: one optimizer step, of one wait for the device at most.
+
+Of several processes each computes its share of a batch. They must issue the same collectives in
+the same order, or they wait for each other for ever: gradients (by DDP or FSDP, during the backward
+pass of the last micro-batch), then the vectors of a sharded module, then the loss, then the norm of
+sharded gradients.
+"""
 
 import contextlib
 import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor as Array
 
-from hermes.interface import LazyTensors, StepReport, TrainState, check_batch
+from hermes.interface import Batch, LazyTensors, StepReport, Tensors, TrainState, check_batch
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
+from hermes.recipe import Recipe
 from hermes_torch.inference import Model
 from hermes_torch.optim import clip_scale, global_norm, update_exact, update_fused
+from hermes_torch.runtime import Runtime
 
 
 class Learner(Model):
-    """A model with gradients and AdamW's state."""
+    """A model that trains; see hermes.interface.Learner."""
 
-    def __init__(self, engine, state, recipe, process_group):
-        super().__init__(engine)
-        self._recipe, self._steps_done, self._processes = recipe, state.step, process_group
-        self._trained = list_trainable(engine.spec, recipe)
-        has_dropout = engine.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
-        # A reference has no masks, so a policy that is compared with it has none either.
+    # process_group: hermes_torch's own, or SINGLE_PROCESS, of which only rank_info is read.
+    def __init__(self, runtime: Runtime, state: TrainState, recipe: Recipe, process_group: Any):
+        super().__init__(runtime)
+        self._recipe, self._steps_done, self._process_group = recipe, state.step, process_group
+        self._distributed = process_group.rank_info.world_size > 1
+        self._trained = list_trainable(runtime.spec, recipe)
+        has_dropout = runtime.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
+        # The reference of preferences has no dropout, so the policy compared with it has none.
         self._uses_dropout = has_dropout and recipe.objective != "preference"
-        # Kept, as a module that is split has others while it is used.
-        self._tensors = tensors = dict(engine.module.named_parameters())
+        # The parameters themselves: FSDP registers others on the module while it is used.
+        self._tensors = tensors = dict(runtime.module.named_parameters())
         for name, p in tensors.items():
             p.requires_grad_(name in self._trained)
-        self._groups = {True: [], False: []}  # by decay: (p, m, v) and its name
+        self._groups: dict[bool, list[tuple[Array, Array, Array]]] = {True: [], False: []}
         self._moments = {}
         for name in self._trained:
-            m = self._moment(state.exp_avg, name, tensors[name])
-            v = self._moment(state.exp_avg_sq, name, tensors[name])
+            m = self._load_moment(state.exp_avg, name, tensors[name])
+            v = self._load_moment(state.exp_avg_sq, name, tensors[name])
             self._moments[name] = m, v
-            self._groups[engine.table[name].decay].append((tensors[name], m, v))
-        exact = engine.options.exact or engine.dtype == torch.float64
+            self._groups[runtime.table[name].decay].append((tensors[name], m, v))
+        exact = runtime.options.exact or runtime.dtype == torch.float64
         self._update = update_exact if exact else update_fused
-        self._norm = engine.shards.norm if engine.shards else global_norm
-        self._objective = Objective(engine, recipe)
-        if process_group.rank_info.world_size > 1 and not engine.shards:
-            self._objective = process_group.wrapped(self._objective)
-        self._summed_loss = self._compiled() if self._compiles() else self._objective
+        self._norm = runtime.shards.global_norm if runtime.shards else global_norm
+        self._objective: Any = Objective(runtime, recipe)
+        if self._distributed and not runtime.shards:
+            self._objective = process_group.wrap(self._objective)
+        self._summed_loss = self._compile_loss() if self._uses_compile() else self._objective
 
-    def _moment(self, held, name, p):
-        if name not in held:
+    def _load_moment(self, moments: Tensors, name: str, p: Array) -> Array:
+        if name not in moments:
             return torch.zeros_like(p, requires_grad=False)
-        return self.engine.placed(held[name], training=True)
+        return self.runtime.load_parameter(moments[name], training=True)
 
-    def _compiles(self):
-        if self.engine.shards:
+    def _uses_compile(self) -> bool:
+        if self.runtime.shards:
             return False
-        wanted = self.engine.options.compile
-        return self.engine.device.type == "cuda" if wanted is None else wanted
+        wanted = self.runtime.options.compile
+        return self.runtime.device.type == "cuda" if wanted is None else wanted
 
-    def _compiled(self):
-        """The loss compiled; where the compiler is missing or fails, a warning and no more."""
+    def _compile_loss(self) -> Callable:
+        """Compile the loss; where the compiler is missing or fails, warn and run without it."""
         compiled = torch.compile(self._objective, dynamic=False)
 
-        def first(*batch):
+        def try_first(*batch: Any) -> Any:
+            # torch compiles at the first call, so this is where a failure shows.
             try:
                 result = compiled(*batch)
                 self._summed_loss = compiled
             except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
+                # No public name: the root of all that Dynamo and Inductor raise.
                 reason = str(error).strip().splitlines()[0]
                 warnings.warn(f"torch.compile failed, so the run goes on without it: {reason}")
                 self._summed_loss = self._objective
                 result = self._objective(*batch)
             return result
 
-        return first
+        return try_first
 
-    def _accumulate(self, batch):
-        """Gradients of the batch's loss, into .grad; the loss and rows' log-probabilities, lazy."""
+    def _accumulate(self, batch: Batch) -> tuple[Array, "LazyRows | None"]:
+        """Add the gradients of the batch's loss to .grad; return the loss, and rows of pairs."""
         check_batch(batch, self._recipe)
-        e, total, rows = self.engine, torch.zeros((), device=self.engine.device), []
-        count = batch.counts.terms
+        runtime, count = self.runtime, batch.counts.terms
+        total, rows = torch.zeros((), device=runtime.device), []
         for a in range(len(batch.tokens)):
-            segments, positions_in_document = e.documents(
+            is_last = a == len(batch.tokens) - 1
+            segments, positions_in_document = runtime.load_segments(
                 None if batch.segments is None else batch.segments[a]
             )
             dropout_keys = None
             if self._uses_dropout:
                 row_keys = dropout_row_keys(self._recipe.seed, self._steps_done + 1, batch.rows[a])
-                dropout_keys = e.tensor(row_keys.view("int32"), torch.int32)
-            reference = batch.pairs and e.tensor(batch.pairs.reference[a], e.master)
-            tokens, targets = e.tensor(batch.tokens[a]), e.tensor(batch.targets[a])
-            at = self._wanted(batch.targets[a], batch.pairs is not None)
-            with self._unshared(a < len(batch.tokens) - 1):
+                dropout_keys = runtime.to_device(row_keys.view("int32"), torch.int32)
+            reference = batch.pairs and runtime.to_device(batch.pairs.reference[a], runtime.master)
+            tokens, targets = (
+                runtime.to_device(batch.tokens[a]),
+                runtime.to_device(batch.targets[a]),
+            )
+            layout = self._choose_layout(batch.targets[a], batch.pairs is not None)
+            with self._sync_gradients(is_last):
                 loss, sums = self._summed_loss(
-                    tokens, targets, at, segments, positions_in_document, dropout_keys, reference
+                    tokens,
+                    targets,
+                    layout,
+                    segments,
+                    positions_in_document,
+                    dropout_keys,
+                    reference,
                 )
+                # `count` is of all micro-batches and processes, so sums over those are the mean.
                 loss = loss / count
-                if a == len(batch.tokens) - 1:
-                    self._processes.ready()
+                if is_last:
+                    # Its backward pass waits for the other processes: what a rank needs for its
+                    # own share is measured up to here.
+                    self._process_group.ready()
                 loss.backward()
             total = total + loss.detach()
             rows.append(sums)
-        self._fill()
-        if e.shards:
-            e.shards.sum_vectors(self._tensors.values())
-        if self._processes.rank_info.world_size > 1:
-            self._processes.summed(total)
-        return total, None if batch.pairs is None else Rows(rows)
+        self._fill_missing_grads()
+        if runtime.shards:
+            runtime.shards.sum_vectors(self._tensors.values())
+        if self._distributed:
+            self._process_group.sum_in_place(total)
+        return total, None if batch.pairs is None else LazyRows(rows)
 
-    def _fill(self):
-        """Zeros for a tensor that the loss does not depend on, as MLX has them: torch has none."""
+    def _fill_missing_grads(self) -> None:
+        """Give zeros to tensors that the loss does not depend on; torch leaves their .grad None.
+
+        MLX has zeros there, and AdamW still decays such a weight and its moments.
+        """
         for name in self._trained:
             p = self._tensors[name]
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
 
-    def _wanted(self, targets, pairs):
-        """Which tokens' logits are made: a compiled loss makes all, to keep its shape."""
-        if pairs:
-            return self.engine.pair_layout(targets, everywhere=self._compiles())
-        return None if self._compiles() else self.engine.target_indices(targets)
+    def _choose_layout(self, targets: NDArray[np.integer], has_pairs: bool) -> Any:
+        """Which tokens get logits: a compiled loss computes all, so that no shape changes."""
+        if has_pairs:
+            return self.runtime.make_pair_layout(targets, everywhere=self._uses_compile())
+        return None if self._uses_compile() else self.runtime.find_targets(targets)
 
-    def _unshared(self, holds):
-        """A block whose gradients stay in this process: the last micro-batch's are summed."""
-        if self.engine.shards:
-            self.engine.shards.before(last=not holds)
+    def _sync_gradients(self, is_last: bool) -> contextlib.AbstractContextManager:
+        """A context in which backward() sums gradients over processes, if it is the last one."""
+        if self.runtime.shards:
+            self.runtime.shards.prepare_micro_batch(is_last=is_last)
             return contextlib.nullcontext()
-        several = self._processes.rank_info.world_size > 1
-        return self._objective.no_sync() if several and holds else contextlib.nullcontext()
+        if self._distributed and not is_last:
+            return self._objective.no_sync()
+        return contextlib.nullcontext()
 
-    def _watched(self, doing=None):
-        """A block that fails with PeerLost where another process is lost."""
-        if self._processes.rank_info.world_size == 1:
+    def _watch(self, activity: str | None = None) -> contextlib.AbstractContextManager:
+        """A context that raises PeerLost where another process is lost."""
+        if not self._distributed:
             return contextlib.nullcontext()
-        return self._processes.watched(doing or f"the gradients of step {self._steps_done + 1}")
+        return self._process_group.watch(
+            activity or f"the gradients of step {self._steps_done + 1}"
+        )
 
-    def loss(self, batch):
+    def loss(self, batch: Batch) -> float:
         """The batch's loss over all micro-batches, without dropout."""
-        with self._watched(f"the evaluation of step {self._steps_done}"):
+        with self._watch(f"the evaluation of step {self._steps_done}"):
             return super().loss(batch)
 
-    def preferences(self, batch):
-        """Of a batch of pairs: its loss, and each row's log-probability. -> (), (A, B)."""
-        with self._watched(f"the evaluation of step {self._steps_done}"):
+    def preferences(self, batch: Batch) -> tuple[float, NDArray[np.floating]]:
+        """A batch of pairs' loss, and each row's log-probability from the same pass. (A, B)"""
+        with self._watch(f"the evaluation of step {self._steps_done}"):
             return super().preferences(batch)
 
-    def _clear(self):
+    def _clear_grads(self) -> None:
         for p in self._tensors.values():
             p.grad = None
 
-    def grads(self, batch):
-        """Loss with dropout as of the next update, and the gradient of every trained tensor."""
-        self._clear()
-        with self.engine.on(), self._watched():
+    def grads(self, batch: Batch) -> tuple[float, Tensors]:
+        """The loss with the next step's dropout, and the gradient of every trained tensor."""
+        self._clear_grads()
+        with self.runtime.apply_options(), self._watch():
             loss = float(self._accumulate(batch)[0])
-        found = {name: self.engine.read(self._tensors[name].grad) for name in self._trained}
-        self._clear()
-        return loss, found
+        grads = {
+            name: self.runtime.to_numpy(get_grad(self._tensors[name])) for name in self._trained
+        }
+        self._clear_grads()
+        return loss, grads
 
-    def step(self, batch, lr):
-        """One update from all micro-batches: gradients, clipping, AdamW."""
-        with self.engine.on(), self._watched():
+    def step(self, batch: Batch, lr: float) -> StepReport:
+        """Take one optimizer step: gradients of all micro-batches, clipping, AdamW."""
+        with self.runtime.apply_options(), self._watch():
             loss, rows = self._accumulate(batch)
-            grads = [p.grad for group in self._groups.values() for p, _, _ in group]
+            grads = [get_grad(p) for group in self._groups.values() for p, _, _ in group]
             norm = self._norm(grads)
-        with self.engine.on(), torch.no_grad():
+        # From here on no process waits for another, and nothing is read from the device: the norm
+        # clips, and skips the step where it is not finite, without the host knowing it.
+        with self.runtime.apply_options(), torch.no_grad():
             if self._recipe.grad_clip:
-                local_grads = [self.engine.local(g) for g in grads]
+                local_grads = [self.runtime.to_local(g) for g in grads]
+                # Private, but what clip_grad_norm_ calls: one kernel for all tensors. The fused
+                # AdamW could take the scale as its grad_scale, but divides by that, and gradients
+                # over 1 / scale are not, to the last bit, gradients times scale.
                 torch._foreach_mul_(local_grads, clip_scale(norm, self._recipe.grad_clip))
             finite = torch.isfinite(norm) & torch.isfinite(loss)
             self._steps_done += 1
+            to_local = self.runtime.to_local
             for decay, group in self._groups.items():
                 self._update(
-                    [tuple(map(self.engine.local, (p, p.grad, m, v))) for p, m, v in group],
+                    [
+                        (to_local(p), to_local(get_grad(p)), to_local(m), to_local(v))
+                        for p, m, v in group
+                    ],
                     lr=lr,
                     step=self._steps_done,
                     decay=float(decay),
                     rule=self._recipe.optimizer,
                     finite=finite,
                 )
-        self._clear()
+        self._clear_grads()
         return StepReport(step=self._steps_done, loss=loss, grad_norm=norm, row_logprobs=rows)
 
     @torch.no_grad()
-    def digests(self):
-        """A number of the bits of each tensor and its moments: the sum of its 32-bit words."""
-        found = {name: [p, *self._moments.get(name, ())] for name, p in self._tensors.items()}
-        words = [
+    def digests(self) -> Mapping[str, int]:
+        """The sum of the 32-bit words of each tensor and, times 2 and 3, of its moments."""
+        tensors = {name: [p, *self._moments.get(name, ())] for name, p in self._tensors.items()}
+        sums: list[Any] = [
             sum(
-                self.engine.local(x).view(torch.int32).sum(dtype=torch.int64) * k
-                for k, x in enumerate(held, 1)
+                self.runtime.to_local(x).view(torch.int32).sum(dtype=torch.int64) * k
+                for k, x in enumerate(group, 1)
             )
-            for held in found.values()
+            for group in tensors.values()
         ]
-        if self.engine.shards:
-            words = self.engine.shards.digests(words, self._tensors.values())
-        return {name: int(word) for name, word in zip(found, words, strict=True)}
+        if self.runtime.shards:
+            sums = self.runtime.shards.sum_digests(sums, self._tensors.values())
+        return {name: int(word) for name, word in zip(tensors, sums, strict=True)}
 
-    def state(self):
-        """Weights, moments and the number of updates made."""
-        copied = self.engine.copied
-        first = LazyTensors(self._trained, lambda name: copied(self._moments[name][0]))
-        second = LazyTensors(self._trained, lambda name: copied(self._moments[name][1]))
-        return TrainState(self.params(), first, second, self._steps_done)
+    def state(self) -> TrainState:
+        """Weights, moments and the number of steps taken."""
+        copy = self.runtime.copy_to_numpy
+        exp_avg = LazyTensors(self._trained, lambda name: copy(self._moments[name][0]))
+        exp_avg_sq = LazyTensors(self._trained, lambda name: copy(self._moments[name][1]))
+        return TrainState(self.params(), exp_avg, exp_avg_sq, self._steps_done)
+
+
+def get_grad(p: Array) -> Array:
+    """The gradient of a tensor, which _fill_missing_grads has made sure of."""
+    assert p.grad is not None
+    return p.grad
 
 
 class Objective(torch.nn.Module):
-    """A micro-batch's summed loss as a function of the module's parameters."""
+    """A micro-batch's summed loss, as one module for DDP and torch.compile to wrap."""
 
-    def __init__(self, engine, recipe):
+    def __init__(self, runtime: Runtime, recipe: Recipe):
         super().__init__()
-        self.module = engine.module
-        self._engine, self._rule = engine, recipe.preference
+        self.module = runtime.module
+        self._runtime, self._rule = runtime, recipe.preference
 
     def forward(
-        self, tokens, targets, at, segments, positions_in_document, dropout_keys, reference
-    ):
-        """The loss, and of pairs also each row's log-probability. -> (), (B,)."""
-        e = self._engine
-        ctx = e.context(
-            None, segments, positions_in_document, dropout_keys, recompute=e.options.grad_checkpoint
+        self,
+        tokens: Array,
+        targets: Array,
+        layout: Any,
+        segments: Array | None,
+        positions_in_document: Array | None,
+        dropout_keys: Array | None,
+        reference: Array | None,
+    ) -> tuple[Array, Array | None]:
+        """The loss, and of pairs each row's log-probability. (B, T) -> (), (B,) or None."""
+        runtime = self._runtime
+        recompute = runtime.options.grad_checkpoint
+        ctx = runtime.make_context(
+            None, segments, positions_in_document, dropout_keys, recompute=recompute
         )
         if reference is None:
-            return self.module(tokens, ctx, e.ops.next_token, targets, at), None
-        return self.module(tokens, ctx, e.ops.preference, targets, at, reference, self._rule)
+            return self.module(tokens, ctx, runtime.ops.next_token, targets, layout), None
+        return self.module(
+            tokens, ctx, runtime.ops.preference, targets, layout, reference, self._rule
+        )
 
 
-class Rows:
-    """Numbers of each micro-batch's rows that wait for the device only when they are read."""
+class LazyRows:
+    """A number for each row of each micro-batch; np.asarray waits for the device and reads them."""
 
-    def __init__(self, rows):
+    def __init__(self, rows: list[Array]):
         self._rows = [row.detach() for row in rows]
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """(A, B)"""
         return torch.stack(self._rows).cpu().numpy().astype(dtype or "float64")

@@ -1,58 +1,126 @@
-"""The objectives, as sums over counted targets, in float32 at least.
+"""The objectives, as sums over a micro-batch, in float32 at least.
 
-They are defined on logits that exist all at once. The tables of ops.py choose between these and the
-same in slices (sliced.py).
+The last four functions are the exact table's entries (ops.EXACT): they compute the logits of all
+tokens at once. chunked_loss.py has the same four for ops.FAST, with a few tokens' logits at a time.
+
+Letters: P pairs, whose rows 0 to P - 1 were chosen and rows P to 2 P - 1 rejected; s a row's summed
+log-probability, n its number of targets, r its s under the reference model; c the chosen row of a
+pair and r the rejected one; sigma(x) = 1 / (1 + exp(-x)).
 """
+
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor as Array
 
 from hermes.interface import IGNORE
-from hermes_torch.preference import pair_losses
+from hermes.recipe import Preference
+
+if TYPE_CHECKING:
+    from hermes_torch.model import Transformer
 
 
-def wide(logits):
-    """Logits in the type that losses are computed in."""
-    return logits if logits.dtype == torch.float64 else logits.float()
+def upcast(x: Array) -> Array:
+    """Cast to float32, unless it is float64."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
-def target_logprobs(logits, targets):
-    """log p(target), 0 where IGNORE. (..., V), (...) -> (...)."""
-    flat = F.cross_entropy(
-        wide(logits).flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="none"
+def target_logprobs(logits: Array, targets: Array) -> Array:
+    """log p(target) in nats, 0 where IGNORE. (..., V), (...) -> (...)."""
+    losses = F.cross_entropy(
+        upcast(logits).flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="none"
     )
-    return -flat.reshape(targets.shape)
+    return -losses.reshape(targets.shape)
 
 
-def next_token(logits, targets):
-    """The summed negative log-probability of the counted targets, in nats. -> ()."""
+def next_token_loss(logits: Array, targets: Array) -> Array:
+    """Cross-entropy of the next token, -log p(target), summed over targets, in nats. -> ()."""
     return F.cross_entropy(
-        wide(logits).flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum"
+        upcast(logits).flatten(0, -2), targets.flatten(), ignore_index=IGNORE, reduction="sum"
     )
 
 
-def preference(sums, targets, reference, rule):
-    """The summed loss of a micro-batch's pairs, of each row's log-probability. -> ()."""
+def log_sigmoid(x: Array) -> Array:
+    """log(1 / (1 + exp(-x))), without overflow."""
+    return F.logsigmoid(x)
+
+
+def log_one_minus_exp(m: Array, counts: Array) -> Array:
+    """log(1 - exp(m)) for m < 0; 0 for a row without targets."""
+    return torch.log(torch.where(counts > 0, -torch.expm1(m), 1.0))
+
+
+def pair_losses(sums: Array, counts: Array, reference: Array, rule: Preference) -> Array:
+    """The loss of each pair. s, n, r: (2 P,) -> (P,).
+
+    With h = (s_c - r_c) - (s_r - r_r), m = s / n and w the label smoothing:
+    sigmoid  -(1 - w) log sigma(beta h) - w log sigma(-beta h)   Rafailov et al. 2023,
+             arXiv:2305.18290, eq. 7; with w > 0 Mitchell 2023, cDPO
+    ipo      (h - 1 / (2 beta))^2                                Azar et al. 2023, arXiv:2310.12036,
+             eq. 17 (sums over tokens, as there; some libraries take means)
+    hinge    max(0, 1 - beta h)                                  Zhao et al. 2023, arXiv:2305.10425
+    orpo     -m_c - beta log sigma(odds(m_c) - odds(m_r)),       Hong et al. 2024, arXiv:2403.07691,
+             odds(m) = m - log(1 - exp(m))                       eqs. 4 to 7
+    simpo    -log sigma(beta (m_c - m_r) - gamma)                Meng et al. 2024, arXiv:2405.14734,
+             eq. 6
+    each plus sft_weight times -m_c. A pair without a target in its chosen row has loss 0.
+    """
+    P = sums.shape[0] // 2
+    has_targets = counts[:P] > 0
+    means = sums / counts.clamp(min=1)
+    ratio = sums - reference
+    h = ratio[:P] - ratio[P:]
+    match rule.loss:
+        case "sigmoid":
+            w = rule.label_smoothing
+            losses = -(1 - w) * log_sigmoid(rule.beta * h) - w * log_sigmoid(-rule.beta * h)
+        case "ipo":
+            losses = (h - 1 / (2 * rule.beta)) * (h - 1 / (2 * rule.beta))
+        case "hinge":
+            losses = (1 - rule.beta * h).clamp(min=0)
+        case "orpo":
+            odds = means - log_one_minus_exp(means, counts)
+            losses = -means[:P] - rule.beta * log_sigmoid(odds[:P] - odds[P:])
+        case "simpo":
+            losses = -log_sigmoid(rule.beta * (means[:P] - means[P:]) - rule.gamma)
+    losses = losses - rule.sft_weight * means[:P]
+    return torch.where(has_targets, losses, 0.0)
+
+
+def preference_loss(sums: Array, targets: Array, reference: Array, rule: Preference) -> Array:
+    """pair_losses, summed over pairs, from each row's log-probability. (2 P,), (2 P, T) -> ()."""
     counts = (targets != IGNORE).sum(-1)
     return pair_losses(sums, counts, reference, rule).sum()
 
 
-def whole_logprobs(module, x, targets, at):
-    """target_logprobs of the stack's output, `at` or not. (B, T, C), (B, T) -> (B, T)."""
-    return target_logprobs(module.logits(x), targets)
+def logprobs(
+    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
+) -> Array:
+    """target_logprobs of the stack's output x. (B, T, C), (B, T) -> (B, T)."""
+    return target_logprobs(module.compute_logits(x), targets)
 
 
-def whole_next_token(module, x, targets, at):
-    """next_token of the stack's output, `at` or not. (B, T, C), (B, T) -> ()."""
-    return next_token(module.logits(x), targets)
+def next_token(
+    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
+) -> Array:
+    """next_token_loss of the stack's output x. (B, T, C), (B, T) -> ()."""
+    return next_token_loss(module.compute_logits(x), targets)
 
 
-def whole_row_logprobs(module, x, targets, pair_layout):
-    """Each row's summed target_logprobs. (B, T, C), (B, T) -> (B,)."""
-    return whole_logprobs(module, x, targets, None).sum(-1)
+def row_logprobs(module: "Transformer", x: Array, targets: Array, pair_layout: object) -> Array:
+    """target_logprobs of the stack's output x, summed over each row. (B, T, C), (B, T) -> (B,)."""
+    return logprobs(module, x, targets, None).sum(-1)
 
 
-def whole_preference(module, x, targets, pair_layout, reference, rule):
-    """preference of the stack's output, and each row's log-probability. -> (), (B,)."""
-    sums = whole_row_logprobs(module, x, targets, pair_layout)
-    return preference(sums, targets, reference, rule), sums
+def preference(
+    module: "Transformer",
+    x: Array,
+    targets: Array,
+    pair_layout: object,
+    reference: Array,
+    rule: Preference,
+) -> tuple[Array, Array]:
+    """preference_loss of the stack's output x, and row_logprobs. (B, T, C), (B, T) -> (), (B,)."""
+    sums = row_logprobs(module, x, targets, pair_layout)
+    return preference_loss(sums, targets, reference, rule), sums

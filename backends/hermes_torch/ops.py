@@ -2,6 +2,8 @@
 
 FAST uses the library's fused kernels; EXACT writes everything out, and is what float64 uses.
 Nothing else differs between the two.
+
+Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, R rotated size.
 """
 
 import math
@@ -11,60 +13,66 @@ from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor as Array
 
-from hermes.spec import LayerNorm, NoNorm, RMSNorm
-from hermes_torch.chunked_loss import (
-    chunked_logprobs,
-    chunked_next_token,
-    chunked_preference,
-    chunked_row_logprobs,
-)
-from hermes_torch.loss import whole_logprobs, whole_next_token, whole_preference, whole_row_logprobs
+from hermes.spec import AttentionSpec, LayerNorm, NoNorm, RMSNorm
+from hermes.spec.parts import Norm
+from hermes_torch import chunked_loss, loss
+from hermes_torch.context import Context
+from hermes_torch.loss import upcast
 
 
-def linear(x, weight, bias):
-    """x W^T + b, W plain or packed (packing.py). (..., in), (out, in), (out,) -> (..., out)."""
+def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    """x W^T + b, in x's dtype. (..., in), (out, in), (out,) -> (..., out)."""
     bias = None if bias is None else bias.to(x.dtype)
-    if weight.is_mkldnn:
+    if weight.is_mkldnn:  # packed by weight_layout.py
+        # A private operator, the one that torch.compile emits for a packed weight: F.linear takes
+        # no such weight beside a plain x.
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight.to(x.dtype), bias)
 
 
-def silu(x):
-    """x / (1 + exp(-x))."""
+def silu(x: Array) -> Array:
+    """x / (1 + exp(-x)). Source: Elfwing et al. 2017, arXiv:1702.03118."""
     return F.silu(x)
 
 
-def gelu(x):
-    """x (1 + erf(x / sqrt 2)) / 2."""
+def gelu(x: Array) -> Array:
+    """x (1 + erf(x / sqrt 2)) / 2. Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, eq. 1."""
     return F.gelu(x)
 
 
-def gelu_tanh(x):
-    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
+def gelu_tanh(x: Array) -> Array:
+    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2. Source: as gelu, section 2."""
     return F.gelu(x, approximate="tanh")
 
 
-def relu(x):
+def relu(x: Array) -> Array:
     """max(x, 0)."""
     return F.relu(x)
 
 
-def relu2(x):
-    """max(x, 0)^2."""
+def relu2(x: Array) -> Array:
+    """max(x, 0)^2. Source: So et al. 2021, Primer, arXiv:2109.08668."""
     return F.relu(x).square()
 
 
-def soft_cap(x, cap):
-    """cap tanh(x / cap)."""
+def soft_cap(x: Array, cap: float) -> Array:
+    """cap tanh(x / cap). Source: Bello et al. 2016, arXiv:1611.09940, eq. 16; Gemma 2."""
     return cap * torch.tanh(x / cap)
 
 
-def normalize(x, norm, weight, bias):
-    """The norm of the spec over the last axis, its statistics in float32 at least."""
+def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
+    """Normalize the last axis, in float32 at least. (..., C), (C,), (C,) -> (..., C).
+
+    The absent norm (NoNorm) has no weight.
+    Sources: Zhang and Sennrich 2019, RMSNorm, arXiv:1910.07467, eq. 4; Ba et al. 2016, LayerNorm,
+    arXiv:1607.06450, eq. 4.
+    """
     if isinstance(norm, NoNorm):
         return x
-    wide = x if x.dtype == torch.float64 else x.float()
+    assert weight is not None
+    wide = upcast(x)
     match norm:
         case RMSNorm(eps, unit_offset):
             scale = 1 + weight if unit_offset else weight
@@ -74,24 +82,29 @@ def normalize(x, norm, weight, bias):
     return y.to(x.dtype)
 
 
-def normalize_exact(x, norm, weight, bias):
-    """The norm written out."""
+def normalize_exact(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
+    """normalize, written out."""
     if isinstance(norm, NoNorm):
         return x
-    wide = x if x.dtype == torch.float64 else x.float()
+    assert weight is not None
+    wide = upcast(x)
     match norm:
         case RMSNorm(eps, unit_offset):
             scale = 1 + weight if unit_offset else weight
             y = wide / torch.sqrt((wide * wide).mean(-1, keepdim=True) + eps) * scale
-        case LayerNorm(eps, has_bias):
+        case LayerNorm(eps, _):
             d = wide - wide.mean(-1, keepdim=True)
             y = d / torch.sqrt((d * d).mean(-1, keepdim=True) + eps) * weight
-            y = y + bias if has_bias else y
+            y = y if bias is None else y + bias
     return y.to(x.dtype)
 
 
-def rotate(x, cos, sin):
-    """Turn pairs (x[i], x[i + R/2]) of the leading R elements. (B, H, T, D) -> same."""
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotate pairs (x[i], x[i + R/2]) of the first R elements. (B, H, T, D) -> same.
+
+    cos, sin: (T, R/2) or (B, T, R/2). Half-split pairs, as in Llama; others interleave.
+    Source: Su et al. 2021, RoFormer, arXiv:2104.09864, eq. 34.
+    """
     half = cos.shape[-1]
     cos, sin = cos[..., None, :, :], sin[..., None, :, :]
     wide = x.to(cos.dtype)
@@ -99,42 +112,47 @@ def rotate(x, cos, sin):
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1).to(x.dtype)
 
 
-def attention_exact(q, k, v, spec, slopes, ctx, site):
-    """Attention written out. q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D)."""
+def attention_exact(
+    q: Array, k: Array, v: Array, spec: AttentionSpec, slopes: Array | None, ctx: Context, site: int
+) -> Array:
+    """Attention, written out. q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D).
+
+    softmax(cap(scale q k^T) - slope distance) v over the keys that the mask allows; query head h
+    reads key head h K / H. Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al.
+    2023, GQA, arXiv:2305.13245; Press et al. 2021, ALiBi, arXiv:2108.12409.
+    """
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, S, D)
-    scores = spec.score_scale * (q @ k.mT)  # (B, H, T, S)
-    scores = scores if scores.dtype == torch.float64 else scores.float()
+    scores = upcast(spec.score_scale * (q @ k.mT))  # (B, H, T, S)
     if spec.softcap is not None:
         scores = soft_cap(scores, spec.softcap)
     if slopes is not None:
         scores = scores - ctx.alibi_bias(q.shape[2], k.shape[2], slopes)
-    seen = ctx.attention_mask(q.shape[2], k.shape[2], spec)
-    if seen is not None:
-        scores = scores.masked_fill(~seen, -math.inf)
+    mask = ctx.attention_mask(q.shape[2], k.shape[2], spec)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
     p = ctx.dropout(torch.softmax(scores, -1), spec.dropout, site)
     return p.to(v.dtype) @ v
 
 
-def attention(q, k, v, spec, slopes, ctx, site):
-    """Attention by the fused kernel, where it can say what the spec asks for."""
+def attention(
+    q: Array, k: Array, v: Array, spec: AttentionSpec, slopes: Array | None, ctx: Context, site: int
+) -> Array:
+    """attention_exact by the fused kernel, which has neither a soft cap nor our dropout masks."""
     if spec.softcap is not None or ctx.has_dropout(spec.dropout):
         return attention_exact(q, k, v, spec, slopes, ctx, site)
     T, S = q.shape[2], k.shape[2]
-    mask, triangle = None, ctx.is_plain_causal(T, S, spec)
+    is_causal = slopes is None and ctx.is_plain_causal(T, S, spec)
+    mask = None if is_causal else ctx.attention_mask(T, S, spec)
     if slopes is not None:
-        mask = -ctx.alibi_bias(T, S, slopes)
-        seen = ctx.attention_mask(T, S, spec)
-        mask = (mask if seen is None else mask.masked_fill(~seen, -math.inf)).to(q.dtype)
-        triangle = False
-    elif not triangle:
-        mask = ctx.attention_mask(T, S, spec)
+        bias = -ctx.alibi_bias(T, S, slopes)
+        mask = (bias if mask is None else bias.masked_fill(~mask, -math.inf)).to(q.dtype)
     return F.scaled_dot_product_attention(
         q,
         k,
         v,
         attn_mask=mask,
-        is_causal=triangle,
+        is_causal=is_causal,
         scale=spec.score_scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
@@ -142,7 +160,7 @@ def attention(q, k, v, spec, slopes, ctx, site):
 
 @dataclass(frozen=True)
 class Ops:
-    """The table: what a faster or a more exact way may stand in for."""
+    """The functions of which a faster and an exact variant exist."""
 
     activations: Mapping[str, Callable]
     normalize: Callable
@@ -163,17 +181,17 @@ FAST = Ops(
     rotate=rotate,
     attention=attention,
     soft_cap=soft_cap,
-    logprobs=chunked_logprobs,
-    next_token=chunked_next_token,
-    row_logprobs=chunked_row_logprobs,
-    preference=chunked_preference,
+    logprobs=chunked_loss.logprobs,
+    next_token=chunked_loss.next_token,
+    row_logprobs=chunked_loss.row_logprobs,
+    preference=chunked_loss.preference,
 )
 EXACT = replace(
     FAST,
     normalize=normalize_exact,
     attention=attention_exact,
-    logprobs=whole_logprobs,
-    next_token=whole_next_token,
-    row_logprobs=whole_row_logprobs,
-    preference=whole_preference,
+    logprobs=loss.logprobs,
+    next_token=loss.next_token,
+    row_logprobs=loss.row_logprobs,
+    preference=loss.preference,
 )

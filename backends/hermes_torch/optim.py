@@ -1,45 +1,88 @@
-"""The update rule: written out as in hermes_numpy/optim.py, and as one fused kernel."""
+"""AdamW, written out as in hermes_numpy/optim.py and as one fused kernel, and clipping."""
+
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch.optim.adamw import adamw as fused_adamw
+from torch import Tensor as Array
+from torch.optim.adamw import adamw as torch_adamw
+
+from hermes.recipe import OptimizerRecipe
+
+Parameter = tuple[Array, Array, Array, Array]  # a tensor, its gradient and its two moments
 
 
-def global_norm(grads):
-    """sqrt of the sum of the squares of every element of every gradient. -> ()."""
+def global_norm(grads: Iterable[Array]) -> Array:
+    """The L2 norm of all gradients as one vector. -> ()."""
     return torch.nn.utils.get_total_norm(grads)
 
 
-def clip_scale(norm, bound):
-    """What multiplies every gradient: min(1, bound / (norm + 1e-6))."""
+def clip_scale(norm: Array, bound: float) -> Array:
+    """The factor of every gradient: min(1, bound / (norm + 1e-6)). () -> ().
+
+    A tensor on the device, so that clipping does not wait for the norm to reach the host.
+    Source: Pascanu et al. 2013, arXiv:1211.5063, algorithm 1; 1e-6 as torch.nn.utils has it.
+    """
     return (bound / (norm + 1e-6)).clamp(max=1.0)
 
 
-def adamw(p, g, m, v, *, lr, step, decay, rule):
-    """One update of one tensor; p, m and v after it. `step` counts from 1, `decay` is 0 or 1."""
+def adamw(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    lr: float,
+    step: int,
+    decay: float,
+    rule: OptimizerRecipe,
+) -> tuple[Array, Array, Array]:
+    """One step of AdamW on one tensor; returns the new p, m and v. `step` counts from 1.
+
+    decay: 1 where weight decay applies, else 0. Formula and source: hermes_numpy/optim.py.
+    """
     m = rule.beta1 * m + (1 - rule.beta1) * g
     v = rule.beta2 * v + (1 - rule.beta2) * g * g
-    first = lr / (1 - rule.beta1**step)
+    step_size = lr / (1 - rule.beta1**step)
     root = v.sqrt() / (1 - rule.beta2**step) ** 0.5
-    p = p * (1 - lr * rule.weight_decay * decay) - first * m / (root + rule.eps)
+    p = p * (1 - lr * rule.weight_decay * decay) - step_size * m / (root + rule.eps)
     return p, m, v
 
 
-def update_exact(group, *, lr, step, decay, rule, finite):
-    """adamw on (p, g, m, v) of a group, in place; nothing changes unless `finite`."""
+def update_exact(
+    group: Sequence[Parameter],
+    *,
+    lr: float,
+    step: int,
+    decay: float,
+    rule: OptimizerRecipe,
+    finite: Array,
+) -> None:
+    """Apply adamw to each parameter in place; unless `finite`, a bool (), nothing changes."""
     for p, g, m, v in group:
-        for old, new in zip(
-            (p, m, v), adamw(p, g, m, v, lr=lr, step=step, decay=decay, rule=rule), strict=True
-        ):
+        new_values = adamw(p, g, m, v, lr=lr, step=step, decay=decay, rule=rule)
+        for old, new in zip((p, m, v), new_values, strict=True):
             old.copy_(torch.where(finite, new, old))
 
 
-def update_fused(group, *, lr, step, decay, rule, finite):
-    """The same by torch's fused kernel."""
+def update_fused(
+    group: Sequence[Parameter],
+    *,
+    lr: float,
+    step: int,
+    decay: float,
+    rule: OptimizerRecipe,
+    finite: Array,
+) -> None:
+    """update_exact by torch's fused kernel.
+
+    The functional form behind torch.optim.AdamW, which would hold moments and step counts itself.
+    """
     if not group:
         return
     p, g, m, v = map(list, zip(*group, strict=True))
+    # The kernel adds 1 to each step count in place, so it gets counts of its own.
     steps = torch.full((len(p),), float(step - 1), device=p[0].device).unbind()
-    fused_adamw(
+    torch_adamw(
         p,
         g,
         m,
@@ -47,7 +90,7 @@ def update_fused(group, *, lr, step, decay, rule, finite):
         [],
         list(steps),
         fused=True,
-        found_inf=(~finite).float(),
+        found_inf=(~finite).float(),  # what a gradient scaler passes: 1 makes the step a no-op
         amsgrad=False,
         beta1=rule.beta1,
         beta2=rule.beta2,

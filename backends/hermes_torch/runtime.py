@@ -1,21 +1,33 @@
-"""A built model: module, tables, device and type; evaluation and decoding with it."""
+"""A built model and how it runs: module, position tables, device, dtypes, moving of arrays."""
+
+import contextlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor as Array
 
 from hermes.errors import Unsupported
-from hermes.interface import IGNORE
+from hermes.interface import IGNORE, Options, Tensors
 from hermes.numerics.chunking import index_pair_targets
 from hermes.numerics.lora import list_adapter_tensors
 from hermes.numerics.params import list_parameters
 from hermes.numerics.positions import segment_positions
-from hermes_torch.context import Context, Tables
-from hermes_torch.global_state import applied_options, has_tf32
+from hermes.recipe import Lora
+from hermes.spec import ModelSpec
+from hermes_torch.cache import KVCache
+from hermes_torch.chunked_loss import PairLayout
+from hermes_torch.context import Context, PositionTables
+from hermes_torch.global_state import apply_options, has_tf32
 from hermes_torch.lora import adapt
-from hermes_torch.loss import wide
+from hermes_torch.loss import upcast
 from hermes_torch.model import Transformer
 from hermes_torch.ops import EXACT, FAST
 from hermes_torch.weight_layout import can_pack, pack_weights
+
+if TYPE_CHECKING:
+    from hermes_torch.sharding import Shards
 
 DTYPES = {
     "float32": torch.float32,
@@ -25,38 +37,51 @@ DTYPES = {
 }
 
 
-def devices():
-    """The devices at hand, the preferred one first."""
+def list_devices() -> tuple[str, ...]:
+    """The devices of this machine, the preferred one first."""
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return (*(["cuda"] if cuda else []), "cpu", *cuda)
 
 
 class Network(Transformer):
-    """The Transformer, which what shards it sees as one call, whatever is made of its stack."""
+    """A Transformer whose loss is computed inside one call of the module.
 
-    def forward(self, tokens, ctx, score=None, *wanted):
-        """Logits, or what `score` makes of the module and the stack's output (B, T, C)."""
-        if score is None:
-            return super().forward(tokens, ctx)
-        return score(self, self.model(tokens, ctx), *wanted)
-
-
-class Engine:
-    """What evaluation and training share: the module and how to run it.
-
-    master: the type of weights and moments; dtype: of activations and matrix products.
+    FSDP and DDP hook into calls of modules: parameters that a loss reads outside of one (the
+    head's) would not be gathered.
     """
 
-    def __init__(self, spec, params, options, *, training, lora=None, shards=None):
+    def forward(self, tokens: Array, ctx: Context, score: Any = None, *args: Any) -> Any:
+        """Logits, or score(self, the stack's output (B, T, C), *args)."""
+        if score is None:
+            return super().forward(tokens, ctx)
+        return score(self, self.model(tokens, ctx), *args)
+
+
+class Runtime:
+    """The module and how to run it; what evaluation and training share.
+
+    master: the dtype of weights and moments; dtype: of activations and matrix products.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        params: Tensors,
+        options: Options,
+        *,
+        training: bool,
+        lora: Lora | None = None,
+        shards: "Shards | None" = None,
+    ):
         if options.precision not in DTYPES:
             raise Unsupported(
                 f"hermes_torch does not compute in {options.precision}; "
                 f"it does in {', '.join(DTYPES)}"
             )
-        name = options.device or devices()[0]
-        if name not in devices():
+        name = options.device or list_devices()[0]
+        if name not in list_devices():
             raise Unsupported(
-                f"hermes_torch has no device {name!r} here; it has {', '.join(devices())}"
+                f"hermes_torch has no device {name!r} here; it has {', '.join(list_devices())}"
             )
         self.spec, self.options, self.shards = spec, options, shards
         self.device = torch.device(name)
@@ -66,7 +91,7 @@ class Engine:
             )
         self.dtype = DTYPES[options.precision]
         self.master = torch.float64 if self.dtype == torch.float64 else torch.float32
-        self.tables = Tables(spec, self.device, self.master)
+        self.tables = PositionTables(spec, self.device, self.master)
         exact = options.exact or self.dtype == torch.float64
         self.ops = EXACT if exact else FAST
         self.module = Network(spec, self.ops)
@@ -75,46 +100,46 @@ class Engine:
         self.names = tuple(self.table)
         if shards:
             shards.split(self.module, self.dtype, self.master)
-        loaded = {name: self.placed(params[name], training) for name in self.names}
+        loaded = {name: self.load_parameter(params[name], training) for name in self.names}
         self.module.load_state_dict(loaded, assign=True)
         as_trained = training or exact or options.as_trained
         if not as_trained and can_pack(self.device, self.dtype):
             pack_weights(self.module)
 
-    def on(self):
-        """A block that computes as the options ask."""
-        return applied_options(self.options)
+    def apply_options(self) -> contextlib.ExitStack:
+        """A context in which torch's process-wide settings are those of the options."""
+        return apply_options(self.options)
 
-    def placed(self, array, training):
-        """A parameter on the device: in master precision to train, else matrices as computed.
+    def load_parameter(self, array: NDArray[Any], training: bool) -> Array:
+        """Copy a parameter to the device; of a sharded matrix, this process's rows.
 
-        Of a module that is split, this process's part.
+        In master precision to train; else matrices are in the dtype of products.
         """
-        matrix = array.ndim > 1 and not training
-        dtype = self.dtype if matrix else self.master
-        # Through float32: weights may come in bfloat16, which torch does not take from NumPy.
+        is_matrix = array.ndim > 1 and not training
+        dtype = self.dtype if is_matrix else self.master
+        # By way of float32: weights may come in bfloat16, which torch does not take from NumPy.
         host = np.array(array, np.float64 if dtype == torch.float64 else np.float32)
         tensor = torch.from_numpy(host).to(device=self.device, dtype=dtype)
-        return self.shards.part(tensor) if self.shards else tensor
+        return self.shards.take_shard(tensor) if self.shards else tensor
 
-    def local(self, tensor):
-        """What this process holds of a tensor: all of it, unless the module is split."""
-        return self.shards.local(tensor) if self.shards else tensor
+    def to_local(self, tensor: Array) -> Array:
+        """The part of a tensor that this process holds: all of it, unless it is sharded."""
+        return self.shards.to_local(tensor) if self.shards else tensor
 
-    def tensor(self, array, dtype=torch.long):
-        """A NumPy array on the device."""
+    def to_device(self, array: ArrayLike, dtype: torch.dtype = torch.long) -> Array:
+        """Copy a NumPy array to the device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(device=self.device, dtype=dtype)
 
-    def context(
+    def make_context(
         self,
-        cache=None,
-        segments=None,
-        positions_in_document=None,
-        dropout_keys=None,
+        cache: KVCache | None = None,
+        segments: Array | None = None,
+        positions_in_document: Array | None = None,
+        dropout_keys: Array | None = None,
         *,
-        recompute=False,
-    ):
-        """A pass of this module."""
+        recompute: bool = False,
+    ) -> Context:
+        """The context of a new forward pass."""
         ctx = Context(
             self.tables, self.dtype, cache, segments, positions_in_document, dropout_keys, recompute
         )
@@ -122,33 +147,38 @@ class Engine:
             adapter.ctx = ctx
         return ctx
 
-    def target_indices(self, targets):
-        """Where targets count among a micro-batch's tokens, (N,); None where all or none do.
+    def find_targets(self, targets: NDArray[np.integer]) -> Array | None:
+        """Indices of a flattened micro-batch's targets that are not IGNORE, (N,).
 
-        Known to the host, so nothing waits; but each number of them is another shape to compile.
+        None where all of them are, or none is. Found on the host, so that the device need not be
+        waited for; but each number of them is another shape to compile.
         """
-        at = np.flatnonzero(targets != IGNORE)
-        return None if at.size in (0, targets.size) else self.tensor(at)
+        indices = np.flatnonzero(targets != IGNORE)
+        return None if indices.size in (0, targets.size) else self.to_device(indices)
 
-    def pair_layout(self, targets, *, everywhere=False):
-        """pair_tokens of a micro-batch of pairs, its places on the device."""
-        positions_in_document, ends = index_pair_targets(targets, everywhere=everywhere)
-        return self.tensor(positions_in_document), ends
+    def make_pair_layout(
+        self, targets: NDArray[np.integer], *, everywhere: bool = False
+    ) -> PairLayout:
+        """index_pair_targets of a micro-batch of pairs, its indices on the device."""
+        indices, ends = index_pair_targets(targets, everywhere=everywhere)
+        return self.to_device(indices), ends
 
-    def documents(self, segments):
-        """Segments and the positions inside them, on the device; None, None for None."""
+    def load_segments(
+        self, segments: NDArray[np.integer] | None
+    ) -> tuple[Array | None, Array | None]:
+        """Segments and each token's position in its own, on the device; None, None for None."""
         if segments is None:
             return None, None
-        return self.tensor(segments), self.tensor(segment_positions(segments))
+        return self.to_device(segments), self.to_device(segment_positions(segments))
 
-    def read(self, tensor):
-        """As NumPy, float32 unless it is float64; on a CPU it may be the tensor's own memory."""
-        return self._whole(tensor).cpu().numpy()
+    def to_numpy(self, tensor: Array) -> NDArray[Any]:
+        """As NumPy, float32 unless it is float64. On a CPU it may share the tensor's memory."""
+        return self._gather(tensor).cpu().numpy()
 
-    def copied(self, tensor):
-        """The same in memory of its own, which no later update changes."""
-        return self._whole(tensor).to("cpu", copy=True).numpy()
+    def copy_to_numpy(self, tensor: Array) -> NDArray[Any]:
+        """As to_numpy, in memory of its own, which no later step changes."""
+        return self._gather(tensor).to("cpu", copy=True).numpy()
 
-    def _whole(self, tensor):
-        whole = self.shards.whole(tensor.detach()) if self.shards else tensor.detach()
-        return wide(whole.to_dense() if whole.is_mkldnn else whole)
+    def _gather(self, tensor: Array) -> Array:
+        tensor = self.shards.gather(tensor.detach()) if self.shards else tensor.detach()
+        return upcast(tensor.to_dense() if tensor.is_mkldnn else tensor)

@@ -1,25 +1,36 @@
-"""A model split over processes by FSDP2: each holds a part of every matrix.
+"""A model sharded over processes by FSDP2: each process holds some rows of every matrix.
 
 Vectors (norms, biases, slopes: under a thousandth of a model) are whole in every process, in
-master precision, as they are used; their gradients are summed once an update.
+master precision, as the forward pass uses them; their gradients are summed once per step.
 """
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor as Array
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn import Parameter
 
 from hermes.errors import Unsupported
+from hermes.interface import Options
+
+if TYPE_CHECKING:
+    from hermes_torch.runtime import Network
 
 
 class Shards:
-    """How a module is split. full: gradients too, and matrices are gathered block by block.
+    """How a module is sharded, by options.shard.
 
-    Else only what the optimizer needs is split: matrices are gathered once an update, for all of
+    'full': parameters, gradients and moments; each block's matrices are gathered when it runs, and
+    freed after. 'optimizer': masters and moments; matrices are gathered once per step, for all of
     its micro-batches, and gradients are whole until the last of them.
     """
 
-    def __init__(self, process_group, options):
+    # process_group: hermes_torch's own, or SINGLE_PROCESS, which is refused.
+    def __init__(self, process_group: Any, options: Options):
         size, group = process_group.rank_info.world_size, options.shard_group
         if size == 1:
             raise Unsupported(
@@ -32,11 +43,11 @@ class Shards:
             raise Unsupported(
                 f"shard_group is {group}; it must be at least 2 and divide the {size} processes"
             )
-        self._full, self._processes = options.shard == "full", process_group
-        self._mesh = process_group.mesh(group or size)
+        self._full, self._process_group = options.shard == "full", process_group
+        self._mesh = process_group.get_mesh(group or size)
 
-    def split(self, module, dtype, master):
-        """Split a module that is not loaded yet, in place. dtype: of blocks' matrices in use."""
+    def split(self, module: "Network", dtype: torch.dtype, master: torch.dtype) -> None:
+        """Shard a module whose parameters are not loaded yet. dtype: of matrices when gathered."""
         vectors = {p for p in module.parameters() if p.ndim < 2}
         policy = MixedPrecisionPolicy()
         if dtype != master:
@@ -49,61 +60,74 @@ class Shards:
                 mp_policy=policy,
                 ignored_params=vectors,
             )
-        # Embeddings and head, which may be one: in use from the first to the last of a pass.
+        # What is left: embeddings and head, one matrix if tied, so in use throughout a pass. They
+        # stay in master precision: the loss and the embedding cast them where they use them.
         fully_shard(module, mesh=self._mesh, reshard_after_forward=False, ignored_params=vectors)
         for part in module.modules():
             if isinstance(part, FSDPModule):
-                # The loss is divided by the whole update, so gradients are sums.
+                # FSDP averages over processes; the loss is divided by the update's targets already.
                 part.set_gradient_divide_factor(1.0)
+                # A factor of one's own is applied by NCCL's PreMulSum, which gloo does not have.
                 part.set_force_sum_reduction_for_comms(True)
-        self._module = module
+        self._module: Any = module
 
-    def part(self, tensor):
-        """This process's part of a whole tensor: of a matrix some rows, of a vector all."""
+    def take_shard(self, tensor: Array) -> Array:
+        """This process's shard of a whole tensor: some rows of a matrix, all of a vector."""
         if tensor.ndim < 2:
             return tensor
         placements = self._module.model.embed_tokens.weight.placements
+        # Every process has the whole tensor, so none has to send it (src_data_rank=None). The
+        # shard is a view: the copy lets go of the rest.
         return distribute_tensor(tensor, self._mesh, placements, src_data_rank=None).clone()
 
-    def local(self, tensor):
-        """What this process holds of a tensor; nothing is sent."""
+    def to_local(self, tensor: Array) -> Array:
+        """The part of a tensor that this process holds; nothing is communicated."""
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
-    def whole(self, tensor):
-        """A tensor gathered in every process, which all ask for at once."""
-        with self._processes.watched("the gathering of a tensor"):
+    def gather(self, tensor: Array) -> Array:
+        """The whole of a tensor, in every process; a collective, so all call it together."""
+        with self._process_group.watch("the gathering of a tensor"):
             return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
-    def before(self, last):
-        """Called before each micro-batch; last: the update's last one."""
+    def prepare_micro_batch(self, *, is_last: bool) -> None:
+        """Set what the next backward pass communicates; is_last: whether it is the step's last."""
         if self._full:
-            self._module.set_requires_all_reduce(last)
+            # Gradients are reduced to shards each time, to free the whole ones; the sum over
+            # groups (where shard_group makes several) waits for the last.
+            self._module.set_requires_all_reduce(is_last)
             return
-        self._module.set_requires_gradient_sync(last)
-        self._module.set_reshard_after_backward(last)
+        self._module.set_requires_gradient_sync(is_last)
+        self._module.set_reshard_after_backward(is_last)
 
-    def sum_vectors(self, tensors):
-        """Sum the vectors' gradients over all processes, in place, in one message."""
-        vectors = [p.grad for p in tensors if p.ndim < 2 and p.requires_grad]
+    def sum_vectors(self, tensors: Iterable[Parameter]) -> None:
+        """Sum the gradients of vectors over all processes, in place, in one message."""
+        vectors = [p.grad for p in tensors if p.ndim < 2 and p.grad is not None]
         if vectors:
-            held = torch.cat(vectors)
-            dist.all_reduce(held)
-            torch._foreach_copy_(vectors, list(held.split([len(g) for g in vectors])))
+            flat = torch.cat(vectors)
+            dist.all_reduce(flat)
+            # Private, as are all of torch's functions of many tensors: one kernel for all copies.
+            torch._foreach_copy_(vectors, list(flat.split([len(g) for g in vectors])))
 
-    def norm(self, grads):
-        """The global norm of gradients of which some are split. -> ()."""
+    def global_norm(self, grads: Iterable[Array]) -> Array:
+        """The L2 norm of all gradients as one vector, of which some are sharded. -> ()."""
+        grads = list(grads)
         whole = [g for g in grads if not isinstance(g, DTensor)]
         split = [g for g in grads if isinstance(g, DTensor)]
         norms = [torch.nn.utils.get_total_norm(whole)] if whole else []
         if split:
-            norms.append(torch.nn.utils.get_total_norm(split).full_tensor())
+            norm: Any = torch.nn.utils.get_total_norm(split)  # a DTensor
+            norms.append(norm.full_tensor())
         return torch.linalg.vector_norm(torch.stack(norms))
 
-    def digests(self, words, tensors):
-        """Numbers of this process's bits, those of matrices summed over all of their parts."""
-        split = [word for word, p in zip(words, tensors, strict=True) if p.ndim > 1]
-        with self._processes.watched("the comparison of weights"):
-            held = torch.stack(split)
-            dist.all_reduce(held, group=self._mesh.get_group(self._mesh.ndim - 1))
-        sums = iter(held)
-        return [next(sums) if p.ndim > 1 else word for word, p in zip(words, tensors, strict=True)]
+    def sum_digests(self, digests: Sequence[Array], tensors: Iterable[Array]) -> list[Array]:
+        """Sum the digests of shards over the processes that share a matrix; vectors' stay."""
+        tensors = list(tensors)
+        split = [digest for digest, p in zip(digests, tensors, strict=True) if p.ndim > 1]
+        with self._process_group.watch("the comparison of weights"):
+            sums = torch.stack(split)
+            dist.all_reduce(sums, group=self._mesh.get_group(self._mesh.ndim - 1))
+        summed: Iterator[Array] = iter(sums)
+        return [
+            next(summed) if p.ndim > 1 else digest
+            for digest, p in zip(digests, tensors, strict=True)
+        ]

@@ -52,7 +52,7 @@ def sliced(request, monkeypatch):
 
     def into(rows):
         size = {"cpu": rows * V} if request.param == "torch" else rows * V
-        monkeypatch.setattr(module, "CHUNK", size)
+        monkeypatch.setattr(module, "CHUNK_LOGITS", size)
         return request.param
 
     return into
@@ -147,13 +147,13 @@ def test_gradients_of_slices_in_bfloat16_are_summed_wide(sliced):
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_what_is_not_counted_has_no_logits_made(monkeypatch, backend):
     sliced = importlib.import_module(f"hermes_{backend}.chunked_loss")
-    batch, made, honest = batch_of(), [], sliced.token_logprobs
+    batch, made, honest = batch_of(), [], sliced.score_chunk
 
     def watched(head, x, *more):
         made.append(len(x))
         return honest(head, x, *more)
 
-    monkeypatch.setattr(sliced, "token_logprobs", watched)
+    monkeypatch.setattr(sliced, "score_chunk", watched)
     found = learner_of(backend, "own", device="cpu").logprobs(batch.tokens[0], batch.targets[0])
     assert sum(made) == (batch.targets != IGNORE).sum() == np.count_nonzero(found)
     nothing = np.full((B, T), IGNORE, np.int32)

@@ -44,14 +44,14 @@ BY_HAND = {
 def losses_of(backend, rule, sums=SUMS, counts=COUNTS, reference=REFERENCE):
     match backend:
         case "numpy":
-            from hermes_numpy.preference import pair_losses
+            from hermes_numpy.loss import pair_losses
 
             arrays = map(np.array, (sums, counts, reference))
             return pair_losses(*arrays, rule)
         case "torch":
             import torch
 
-            from hermes_torch.preference import pair_losses
+            from hermes_torch.loss import pair_losses
 
             s, r = (torch.tensor(x, dtype=torch.float64) for x in (sums, reference))
             return pair_losses(s, torch.tensor(counts), r, rule).numpy()
@@ -59,7 +59,7 @@ def losses_of(backend, rule, sums=SUMS, counts=COUNTS, reference=REFERENCE):
             import mlx.core as mx
 
             import hermes_mlx  # noqa: F401  before mlx.core, for its BLAS
-            from hermes_mlx.preference import pair_losses
+            from hermes_mlx.loss import pair_losses
 
             with mx.stream(mx.cpu):
                 s, r = (mx.array(x, mx.float64) for x in (sums, reference))
@@ -88,7 +88,7 @@ def test_the_derivative_of_dpo_is_right_also_where_policy_and_reference_are_equa
     if backend == "torch":
         import torch
 
-        from hermes_torch.preference import pair_losses
+        from hermes_torch.loss import pair_losses
 
         sums = torch.tensor([h, 0.0], dtype=torch.float64, requires_grad=True)
         pair_losses(sums, torch.tensor([4, 2]), torch.zeros(2), rule).sum().backward()
@@ -97,7 +97,7 @@ def test_the_derivative_of_dpo_is_right_also_where_policy_and_reference_are_equa
         import mlx.core as mx
 
         import hermes_mlx  # noqa: F401  before mlx.core, for its BLAS
-        from hermes_mlx.preference import pair_losses
+        from hermes_mlx.loss import pair_losses
 
         def loss(sums):
             return pair_losses(sums, mx.array([4, 2]), mx.zeros(2), rule).sum()

@@ -12,7 +12,7 @@ from hermes_conformance.measure.subject import start
 from hermes_conformance.oracle.tracing_arrays import TINY, UNIT, dual
 from hermes_conformance.oracle.trajectory import kept, train
 from hermes_numpy.backend import BACKEND as ORACLE
-from hermes_numpy.preference import log_sigmoid
+from hermes_numpy.loss import log_sigmoid
 
 UNDECIDED = [case for case in objectives() if case.name.startswith("undecided.")]
 

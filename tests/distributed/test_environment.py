@@ -12,7 +12,7 @@ from hermes_cli.launch import launcher
 from hermes_cli.launch.join import backend_of
 from hermes_cli.launch.signals import Signals
 from hermes_cli.main import Call
-from hermes_torch.process_group import cores
+from hermes_torch.process_group import count_cores
 from tests.distributed.support import MLX, TORCH
 
 
@@ -157,4 +157,4 @@ def test_all_processors_count_where_the_system_knows_no_fewer(monkeypatch):
     """As on macOS."""
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 12)
-    assert cores() == 12
+    assert count_cores() == 12

@@ -192,7 +192,7 @@ def test_the_slowest_rank_is_named(corpus, tmp_path, planted, how):
 
 
 FLIPS = {
-    "torch": "import torch; p = self._learner.engine.module.get_parameter('model.norm.weight'); "
+    "torch": "import torch; p = self._learner.runtime.module.get_parameter('model.norm.weight'); "
     "p.data.view(torch.int64)[0] ^= 1",
     "mlx": "import mlx.core as mx; n, held = 'model.norm.weight', self._learner._params; "
     "bits = held[n].view(mx.int64); bits[0] = bits[0] ^ 1; held[n] = bits.view(mx.float64)",

@@ -31,10 +31,10 @@ RULES = {
 OPTIONS = Options(device="cpu", as_trained=True)
 
 
-def plain_losses(engine, second, pairs, order, rule, recipe, steps):
+def plain_losses(runtime, second, pairs, order, rule, recipe, steps):
     """Losses of the updates, a pair at a time."""
-    policy, reference = engine.module, second.module
-    decay = {name: tensor.decay for name, tensor in list_parameters(engine.spec).items()}
+    policy, reference = runtime.module, second.module
+    decay = {name: tensor.decay for name, tensor in list_parameters(runtime.spec).items()}
     groups = [
         {"params": [p for n, p in policy.named_parameters() if decay[n]], "weight_decay": 0.1},
         {"params": [p for n, p in policy.named_parameters() if not decay[n]], "weight_decay": 0.0},
@@ -45,7 +45,7 @@ def plain_losses(engine, second, pairs, order, rule, recipe, steps):
 
     def logprob(module, side):
         ids = torch.tensor(side.ids.tolist())[None]
-        scores = module(ids[:, :-1], engine.context()).log_softmax(-1)
+        scores = module(ids[:, :-1], runtime.make_context()).log_softmax(-1)
         found = scores[0, torch.arange(ids.shape[1] - 1), ids[0, 1:]]
         return found[torch.tensor(side.loss_mask[1:].tolist())]
 
@@ -101,7 +101,7 @@ def test_ten_updates_are_those_of_a_plain_implementation(backend, name):
         order.append(data.select_pairs(cursor, 4).tolist())
         batch, cursor = data.draw_batch(cursor, samples=4, micro_batch=2, accum=2)
         losses.append(float(learner.step(batch, recipe.lr).loss))
-    twice = [find_backend("torch").build(spec, weights, OPTIONS).engine for _ in range(2)]
+    twice = [find_backend("torch").build(spec, weights, OPTIONS).runtime for _ in range(2)]
     expected = plain_losses(*twice, pairs, order, rule, recipe, 10)
     assert abs(expected[-1] - expected[0]) > 0.02 * expected[0]
     np.testing.assert_allclose(losses, expected, rtol=2e-5)

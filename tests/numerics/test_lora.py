@@ -34,14 +34,16 @@ def state(lora, *, loud=True):
 
 
 def oracle(params, lora):
-    from hermes_numpy.lora import adapted
+    from hermes_numpy.lora import merge_adapter
 
     weights = dict(params)
     for name in list_adapter_tensors(SPEC, lora):
         if name.endswith("lora_A.weight"):
             path = name.removesuffix(".lora_A.weight")
             pair = params[name].astype(float), params[f"{path}.lora_B.weight"].astype(float)
-            weights[f"{path}.weight"] = adapted(params[f"{path}.weight"].astype(float), *pair, lora)
+            weights[f"{path}.weight"] = merge_adapter(
+                params[f"{path}.weight"].astype(float), *pair, lora
+            )
     return find_backend("numpy").build(SPEC, weights)
 
 

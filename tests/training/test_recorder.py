@@ -157,7 +157,7 @@ def test_weights_that_are_no_number_are_never_saved(go, tmp_path, monkeypatch):
         report = plain(self, batch, lr)
         made.append(lr)
         if len(made) == 5:
-            next(self.engine.module.parameters()).data[0] = float("nan")
+            next(self.runtime.module.parameters()).data[0] = float("nan")
         return report
 
     monkeypatch.setattr(learner_type, "step", poisoned)

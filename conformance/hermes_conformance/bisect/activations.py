@@ -195,14 +195,14 @@ def _full(table: Any) -> bool:
 
 
 def _transformer(name: str, model: Any) -> Any:
-    """The Transformer that a model, or its engine, holds. Raises Unsupported."""
+    """The Transformer that a model, or its runtime, holds. Raises Unsupported."""
     cls = import_module(f"hermes_{name}.model").Transformer
-    for holder in (model, getattr(model, "engine", None)):
+    for holder in (model, getattr(model, "runtime", None)):
         for value in getattr(holder, "__dict__", {}).values():
             if isinstance(value, cls):
                 return value
     raise Unsupported(
-        f"bisect reads models from inside: neither what hermes_{name} builds nor its engine holds "
+        f"bisect reads models from inside: neither what hermes_{name} builds nor its runtime holds "
         "a Transformer; see specs/backend.md"
     )
 

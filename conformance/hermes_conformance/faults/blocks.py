@@ -88,7 +88,7 @@ def _normed(change):
 
             return wrong
 
-        inside.method("model", "Block", "normed", make)
+        inside.method("model", "Block", "apply_norm", make)
 
     return plant
 

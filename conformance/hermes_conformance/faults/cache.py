@@ -65,8 +65,8 @@ def _documents(change):
     def plant(inside: Inside) -> None:
         inside.method(
             "runtime",
-            "Engine",
-            "documents",
+            "Runtime",
+            "load_segments",
             lambda original: lambda self, segments: change(original, self, segments),
         )
 

@@ -10,14 +10,14 @@ SHORT = "L4/compiled-bfloat16"
 
 
 def _compiled(change, precision="bfloat16"):
-    """change(inside, engine) in compiled learners of that precision, and in no other."""
+    """change(inside, runtime) in compiled learners of that precision, and in no other."""
 
     def plant(inside: Inside) -> None:
         def make(original):
-            def wrong(self, engine, *given):
-                original(self, engine, *given)
-                if self._compiles() and engine.options.precision == precision:
-                    change(inside, engine)
+            def wrong(self, runtime, *given):
+                original(self, runtime, *given)
+                if self._uses_compile() and runtime.options.precision == precision:
+                    change(inside, runtime)
 
             return wrong
 
@@ -29,32 +29,32 @@ def _compiled(change, precision="bfloat16"):
 def _next_token(change):
     """change(inside, loss) of the next token."""
 
-    def turn(inside, engine):
-        score = engine.ops.next_token
-        engine.ops = replace(engine.ops, next_token=lambda *x: change(inside, score(*x)))
+    def turn(inside, runtime):
+        score = runtime.ops.next_token
+        runtime.ops = replace(runtime.ops, next_token=lambda *x: change(inside, score(*x)))
 
     return turn
 
 
-def _no_cap(inside, engine):
-    engine.module.lm_head.softcap = None
+def _no_cap(inside, runtime):
+    runtime.module.lm_head.softcap = None
 
 
-def _no_documents(inside, engine):
-    engine.documents = lambda segments: (None, None)
+def _no_documents(inside, runtime):
+    runtime.load_segments = lambda segments: (None, None)
 
 
-def _steeper_pairs(inside, engine):
+def _steeper_pairs(inside, runtime):
     def twice(*given):
         loss, sums = score(*given)
         return sloped(inside, 2.0, loss), sums
 
-    score = engine.ops.preference
-    engine.ops = replace(engine.ops, preference=twice)
+    score = runtime.ops.preference
+    runtime.ops = replace(runtime.ops, preference=twice)
 
 
 def _slope_when_compiling(inside: Inside) -> None:
-    """The branch of value_and_slope that only a compiler takes."""
+    """The branch of value_and_grad that only a compiler takes."""
 
     def make(original):
         def wrong(*given):
@@ -64,7 +64,7 @@ def _slope_when_compiling(inside: Inside) -> None:
 
         return wrong
 
-    inside.wrap(inside.module("chunked_loss"), "value_and_derivative", make)
+    inside.wrap(inside.module("chunked_loss"), "value_and_grad", make)
 
 
 def _fault(name, law, case, plant, only=None):

@@ -62,12 +62,12 @@ class Inside:
 
     def table(self, entry: str, make: Make, only: tuple[str, ...] = TABLES) -> None:
         """Wrap one entry of the tables of elementary functions."""
-        engine = self.module("runtime")
+        runtime = self.module("runtime")
         for name in only:
-            if hasattr(engine, name):
-                table = getattr(engine, name)
+            if hasattr(runtime, name):
+                table = getattr(runtime, name)
                 changed = replace(table, **{entry: make(getattr(table, entry))})
-                self.replace(engine, name, changed)
+                self.replace(runtime, name, changed)
 
     def activation(self, name: str, make: Make) -> None:
         """Put make(activations) in the place of one activation of every table."""

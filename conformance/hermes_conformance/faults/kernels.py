@@ -30,28 +30,28 @@ def _models_weights(inside: Inside) -> None:
     """The last bit of what is not trained is another one."""
 
     def made(original):
-        def engine(self, spec, params, options, *rest, training, **more):
+        def wrong(self, spec, params, options, *rest, training, **more):
             if not training:
                 params = {name: np.nextafter(params[name], np.float32(9)) for name in params}
             return original(self, spec, params, options, *rest, training=training, **more)
 
-        return engine
+        return wrong
 
-    inside.method("runtime", "Engine", "__init__", made)
+    inside.method("runtime", "Runtime", "__init__", made)
 
 
 def _misread_weights(inside: Inside) -> None:
     """Those of a file in bfloat16 or float16 are doubled, as where their bits are misread."""
 
     def made(original):
-        def engine(self, spec, params, options, *rest, **more):
+        def wrong(self, spec, params, options, *rest, **more):
             if any(value.dtype.itemsize == 2 for value in params.values()):
                 params = {name: 2 * value for name, value in params.items()}
             return original(self, spec, params, options, *rest, **more)
 
-        return engine
+        return wrong
 
-    inside.method("runtime", "Engine", "__init__", made)
+    inside.method("runtime", "Runtime", "__init__", made)
 
 
 def _rounded_rotation(inside: Inside) -> None:
@@ -186,7 +186,7 @@ def _gradients_in_bfloat16(inside: Inside) -> None:
     def make(original):
         def wrong(self, batch):
             loss, grads = original(self, batch)
-            if self.engine.options.precision == "float64":
+            if self.runtime.options.precision == "float64":
                 return loss, grads
             return loss, {name: rounded("bfloat16")(np.asarray(grads[name])) for name in grads}
 
@@ -209,13 +209,13 @@ def _learner(change):
 
 def _short_loss(inside: Inside) -> None:
     for name in ("loss", "chunked_loss"):
-        inside.wrap(inside.module(name), "wide", lambda original: lambda logits: logits)
+        inside.wrap(inside.module(name), "upcast", lambda original: lambda logits: logits)
 
 
 def _short_weights(original, self, batch, lr):
     """Weights are bfloat16, so that small changes of large weights are lost."""
     report = original(self, batch, lr)
-    if self.engine.options.precision == "bfloat16":
+    if self.runtime.options.precision == "bfloat16":
         _shorten(self)
     return report
 
@@ -228,7 +228,7 @@ def _shorten(learner):
         return
     from mlx import core, utils
 
-    module = learner.engine.module
+    module = learner.runtime.module
     short = [
         (name, x.astype(core.bfloat16).astype(x.dtype))
         for name, x in utils.tree_flatten(module.parameters())
@@ -382,7 +382,7 @@ FAULTS = (
         "train.gpt2/fresh",
         _learner(
             lambda original, self, batch, lr: original(
-                self, batch, lr * (1.001 if self.engine.options.precision == "float32" else 1)
+                self, batch, lr * (1.001 if self.runtime.options.precision == "float32" else 1)
             )
         ),
     ),

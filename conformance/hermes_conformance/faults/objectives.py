@@ -21,7 +21,7 @@ def _target_logprobs(change):
             return change(original, logits, targets, *more)
 
         inside.function(original, lambda _: wrong)
-        inside.function(loss.next_token, lambda _: lambda *given: -wrong(*given).sum())
+        inside.function(loss.next_token_loss, lambda _: lambda *given: -wrong(*given).sum())
 
     return plant
 
@@ -61,7 +61,7 @@ def _pairs(change):
 
     def plant(inside: Inside) -> None:
         inside.function(
-            inside.module("preference").pair_losses,
+            inside.module("loss").pair_losses,
             lambda original: lambda *given: change(original, *given),
         )
 
@@ -85,7 +85,7 @@ def _no_slope(inside: Inside) -> None:
 
         return wrong
 
-    inside.wrap(inside.module("preference"), "log_sigmoid", make)
+    inside.wrap(inside.module("loss"), "log_sigmoid", make)
 
 
 def _without_last(inside: Inside) -> None:
@@ -106,7 +106,7 @@ def _lora(change):
 
             return wrong
 
-        inside.method("lora", "Adapted", "__init__", make)
+        inside.method("lora", "LoraLinear", "__init__", make)
 
     return plant
 

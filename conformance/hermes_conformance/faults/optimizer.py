@@ -195,10 +195,10 @@ def _step(change):
 
 def _always_clips(inside: Inside) -> None:
     def make(original):
-        def wrong(self, engine, state, recipe, process_group):
+        def wrong(self, runtime, state, recipe, process_group):
             original(
                 self,
-                engine,
+                runtime,
                 state,
                 replace(recipe, grad_clip=recipe.grad_clip or 1.0),
                 process_group,

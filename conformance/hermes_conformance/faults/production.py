@@ -19,7 +19,7 @@ def _early_in_bfloat16(inside: Inside) -> None:
 
     def make(original):
         def wrong(self, spec, T):
-            if not (_short(self.dtype) and self.memory and self.offset):
+            if not (_short(self.dtype) and self.cache and self.offset):
                 return original(self, spec, T)
             tables = self.tables.angles[spec.position_encoding, spec.rotary_size]
             return tuple(table[self.offset - 1 : self.offset - 1 + T] for table in tables)
@@ -32,13 +32,11 @@ def _early_in_bfloat16(inside: Inside) -> None:
 def _slices_reversed(inside: Inside) -> None:
     """Of what is evaluated in several slices, the last come first."""
     sliced = inside.module("chunked_loss")
-    original = sliced.logprobs_of_groups
+    original = sliced.score_groups
 
     def make(score):
         def wrong(*given):
-            with mock.patch.object(
-                sliced, "logprobs_of_groups", lambda *of: reversed([*original(*of)])
-            ):
+            with mock.patch.object(sliced, "score_groups", lambda *of: reversed([*original(*of)])):
                 return score(*given)
 
         return wrong
@@ -72,7 +70,7 @@ def _second_slice_steeper(inside: Inside) -> None:
 
         return wrong
 
-    inside.method("chunked_loss", "Pairs", "of_tokens", make)
+    inside.method("chunked_loss", "PairGroups", "expand_to_tokens", make)
 
 
 def _linear(change):

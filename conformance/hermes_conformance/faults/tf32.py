@@ -53,7 +53,7 @@ def products_of(bits: int, precision: str, *, nearest: bool = True):
 
         # Matrices that are laid out for the processor go into products of another name.
         inside.replace(inside.module("runtime"), "can_pack", lambda device, dtype: False)
-        inside.method("runtime", "Engine", "on", make)
+        inside.method("runtime", "Runtime", "apply_options", make)
 
     return plant
 

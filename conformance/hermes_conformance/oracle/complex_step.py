@@ -14,7 +14,7 @@ from hermes_conformance.cases.case import Case, Weights
 from hermes_conformance.measure.compare import rms
 from hermes_conformance.oracle.tracing_arrays import TINY, Rule, dual
 from hermes_numpy.backend import BACKEND as ORACLE
-from hermes_numpy.lora import adapted
+from hermes_numpy.lora import merge_adapter
 
 Vectors = dict[str, np.ndarray]
 Dropout = tuple[int, int] | None
@@ -38,8 +38,8 @@ def loss_and_slope(
     if recipe is not None and recipe.lora is not None:
         for path in find_adapted_paths(spec, recipe.lora):
             a, b = moved.pop(f"{path}.lora_A.weight"), moved.pop(f"{path}.lora_B.weight")
-            moved[f"{path}.weight"] = adapted(moved[f"{path}.weight"], a, b, recipe.lora)
-    mean = complex(ORACLE.build(spec, moved).mean(batch, dropout))
+            moved[f"{path}.weight"] = merge_adapter(moved[f"{path}.weight"], a, b, recipe.lora)
+    mean = complex(ORACLE.build(spec, moved).compute_loss(batch, dropout))
     return mean.real, mean.imag / TINY
 
 

@@ -25,7 +25,7 @@ REPEATED = Options(device="cpu", deterministic=True)
 def watched(model, seen):
     """The model, noting at each forward pass whether torch is deterministic."""
     now = torch.are_deterministic_algorithms_enabled
-    model.engine.module.model.register_forward_hook(lambda *_: seen.append(now()))
+    model.runtime.module.model.register_forward_hook(lambda *_: seen.append(now()))
     return model
 
 
@@ -74,10 +74,10 @@ def test_a_deterministic_learner_leaves_torch_as_it_was(before):
 
 
 def test_tf32_is_on_in_its_block_alone():
-    with global_state.applied_options(Options(precision="tf32")):
+    with global_state.apply_options(Options(precision="tf32")):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == "highest"
-    with global_state.applied_options(Options()):
+    with global_state.apply_options(Options()):
         assert torch.get_float32_matmul_precision() == "highest"
 
 

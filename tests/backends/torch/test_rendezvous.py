@@ -58,7 +58,7 @@ def test_who_meets_a_stranger_says_that_it_waits_and_ends(join, other):
     script = (
         "from hermes_torch import process_group, rendezvous\n"
         "from hermes.distributed.process_group import RankInfo\n"
-        "rendezvous.SAID_AFTER = rendezvous.LATER = 0.1\n"
+        "rendezvous.WARN_AFTER = rendezvous.GIVE_UP_AFTER = 0.1\n"
         f"rank_info = RankInfo(1, 2, rendezvous={other!r}, rendezvous_timeout=1.0)\n"
         "process_group.join(rank_info, 'cpu')\n"
     )

@@ -36,7 +36,7 @@ def built(tied, **options):
 
 
 def packed(model):
-    return [name for name, p in model.engine.module.named_parameters() if p.is_mkldnn]
+    return [name for name, p in model.runtime.module.named_parameters() if p.is_mkldnn]
 
 
 @pytest.mark.parametrize("tied", [True, False])
