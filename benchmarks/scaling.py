@@ -88,7 +88,7 @@ def work(asked):
             taken = process_group.all_reduce_max(timed(one, batch))
             if turn:  # the first warms up
                 seconds[name].append(taken)
-        taken = process_group.all_reduce_max(process_group.timed_sum(count_parameters(spec))[0])
+        taken = process_group.all_reduce_max(process_group.time_all_reduce(count_parameters(spec))[0])
         seconds["sum"] += [taken] if turn else []
     if rank == 0:
         # What else a machine does only adds, so the fastest is nearest to the truth.

@@ -54,7 +54,7 @@ class ProcessGroup:
         rows = self._gather_rows(padded)
         return [row[:n].tobytes().decode() for row, n in zip(rows, sizes, strict=True)]
 
-    def timed_sum(self, count: int) -> tuple[float, bool]:
+    def time_all_reduce(self, count: int) -> tuple[float, bool]:
         """Sum `count` float32 over all processes on their devices: seconds, and if it was right."""
         values = mx.full((count,), float(self.rank_info.rank + 1), mx.float32)
         mx.eval(values)

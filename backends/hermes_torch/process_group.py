@@ -105,7 +105,7 @@ class ProcessGroup:
             dist.all_gather(texts, padded)
         return [bytes(one[: int(n)].tolist()).decode() for one, n in zip(texts, sizes, strict=True)]
 
-    def timed_sum(self, count: int) -> tuple[float, bool]:
+    def time_all_reduce(self, count: int) -> tuple[float, bool]:
         """Sum `count` float32 over all processes on their devices: seconds, and if it was right."""
         values = torch.full((count,), float(self.rank_info.rank + 1), device=self._device)
         with self.watch("a sum that is timed"):

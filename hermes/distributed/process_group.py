@@ -75,7 +75,7 @@ class ProcessGroup(Protocol):
         """Every process's text, by rank; returns when all have come."""
         ...
 
-    def timed_sum(self, count: int) -> tuple[float, bool]:
+    def time_all_reduce(self, count: int) -> tuple[float, bool]:
         """Seconds to sum `count` float32 over all processes on their devices; was it right?"""
         ...
 
@@ -132,7 +132,7 @@ class SingleProcess:
         """The text."""
         return [text]
 
-    def timed_sum(self, count: int) -> tuple[float, bool]:
+    def time_all_reduce(self, count: int) -> tuple[float, bool]:
         """Nothing to sum."""
         return 0.0, True
 

@@ -44,7 +44,7 @@ def test_clocks_that_are_apart_are_named():
 
 def test_a_wrong_sum_is_named():
     class Wrong(Said):
-        def timed_sum(self, count):
+        def time_all_reduce(self, count):
             return 0.1, False
 
     assert doctor_distributed._sum(Said("0"))[1] == []

@@ -145,7 +145,7 @@ def _gpus(process_group: "ProcessGroup") -> Finding:
 
 
 def _sum(process_group: "ProcessGroup") -> Finding:
-    trials = [process_group.timed_sum(COUNT) for _ in range(TIMES)]
+    trials = [process_group.time_all_reduce(COUNT) for _ in range(TIMES)]
     right = process_group.all_reduce_max(float(not all(ok for _, ok in trials))) == 0
     seconds = process_group.all_reduce_max(
         min(seconds for seconds, _ in trials[1:])
