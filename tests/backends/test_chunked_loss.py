@@ -1,4 +1,4 @@
-"""The loss in slices is the loss, and so are its gradients, wherever the slices end."""
+"""Chunked cross-entropy is cross-entropy, and so are its gradients, wherever the chunks end."""
 
 import importlib
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from hermes.interface import IGNORE, Batch, Options, PreferencePairs, TrainState, find_backend
-from hermes.numerics.chunking import group_pairs, index_pair_targets, make_spans
 from hermes.numerics.lora import init_adapters
 from hermes.numerics.params import init_weights
 from hermes.recipe import Lora, Preference, Recipe
@@ -23,11 +22,11 @@ HEADS = {
 }
 
 
-def spec_of(head):
-    return ModelSpec((BLOCK,), "sliced", "", V, 16, 8, 2, *HEADS[head])
+def make_spec(head):
+    return ModelSpec((BLOCK,), "chunked", "", V, 16, 8, 2, *HEADS[head])
 
 
-def batch_of(pairs=None):
+def make_batch(pairs=None):
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, V, (1, B, T)).astype(np.int32)
     targets = rng.integers(0, V, (1, B, T)).astype(np.int32)
@@ -36,8 +35,8 @@ def batch_of(pairs=None):
     return Batch(tokens, targets, np.arange(B, dtype=np.uint32)[None], pairs=pairs)
 
 
-def learner_of(backend, head, recipe=PLAIN, **options):
-    spec = spec_of(head)
+def make_learner(backend, head, recipe=PLAIN, **options):
+    spec = make_spec(head)
     weights = {name: 3 * np.asarray(x) for name, x in init_weights(spec, 0).items()}
     if recipe.lora is not None:
         weights |= dict(init_adapters(spec, recipe.lora, 0).items())
@@ -46,36 +45,36 @@ def learner_of(backend, head, recipe=PLAIN, **options):
 
 
 @pytest.fixture(params=["torch", "mlx"])
-def sliced(request, monkeypatch):
-    """Makes a backend's slices hold so many tokens."""
+def use_chunks(request, monkeypatch):
+    """Make a backend's chunks hold so many tokens; returns its name."""
     module = importlib.import_module(f"hermes_{request.param}.chunked_loss")
 
-    def into(rows):
+    def set_rows(rows):
         size = {"cpu": rows * V} if request.param == "torch" else rows * V
         monkeypatch.setattr(module, "CHUNK_LOGITS", size)
         return request.param
 
-    return into
+    return set_rows
 
 
-def worst(found, wanted):
+def worst_error(found, wanted):
     return max(np.abs(found[n] - wanted[n]).max() / np.abs(wanted[n]).max() for n in wanted)
 
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("rows", [1, 5, B * T - 1, B * T, 1000])
-def test_slices_change_neither_loss_nor_gradients(sliced, head, rows):
-    backend, batch = sliced(rows), batch_of()
-    loss, grads = learner_of(backend, head, precision="float64").grads(batch)
-    found_loss, found = learner_of(backend, head).grads(batch)
+def test_chunks_change_neither_loss_nor_gradients(use_chunks, head, rows):
+    backend, batch = use_chunks(rows), make_batch()
+    loss, grads = make_learner(backend, head, precision="float64").grads(batch)
+    found_loss, found = make_learner(backend, head).grads(batch)
     assert found_loss == pytest.approx(loss, rel=1e-6)
-    assert worst(found, grads) < 5e-6
+    assert worst_error(found, grads) < 5e-6
 
 
 @pytest.mark.parametrize("rows", [5, 1000])
-def test_slices_change_no_log_probability(sliced, rows):
-    backend, batch = sliced(rows), batch_of()
-    exact, fast = (learner_of(backend, "capped", precision=p) for p in ("float64", "float32"))
+def test_chunks_change_no_log_probability(use_chunks, rows):
+    backend, batch = use_chunks(rows), make_batch()
+    exact, fast = (make_learner(backend, "capped", precision=p) for p in ("float64", "float32"))
     given = batch.tokens[0], batch.targets[0]
     np.testing.assert_allclose(fast.logprobs(*given), exact.logprobs(*given), atol=2e-6)
     assert fast.loss(batch) == pytest.approx(exact.loss(batch), rel=1e-6)
@@ -83,78 +82,70 @@ def test_slices_change_no_log_probability(sliced, rows):
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("rows", [5, 30, 1000])  # a pair in several, one in each, both in one
-def test_slices_of_pairs_have_the_same_gradients_and_the_reference_its_numbers(sliced, head, rows):
+def test_chunked_pairs_have_the_same_gradients_and_a_loss_of_ln_2_at_the_reference(
+    use_chunks, head, rows
+):
     rule = Preference(beta=0.5)
     recipe = Recipe(objective="preference", preference=rule)
-    backend = sliced(rows)
-    learner = learner_of(backend, head, recipe)
-    reference = learner.row_logprobs(batch_of().tokens[0], batch_of().targets[0])
-    batch = batch_of(PreferencePairs(reference[None], rule))
-    loss, grads = learner_of(backend, head, recipe, precision="float64").grads(batch)
+    backend = use_chunks(rows)
+    learner = make_learner(backend, head, recipe)
+    reference = learner.row_logprobs(make_batch().tokens[0], make_batch().targets[0])
+    batch = make_batch(PreferencePairs(reference[None], rule))
+    loss, grads = make_learner(backend, head, recipe, precision="float64").grads(batch)
     found_loss, found = learner.grads(batch)
     assert found_loss == pytest.approx(np.log(2), abs=1e-6)
     assert found_loss == pytest.approx(loss, abs=5e-6)  # the reference's sums are float32's
-    assert worst(found, grads) < 5e-6
+    assert worst_error(found, grads) < 5e-6
 
 
 @pytest.mark.parametrize("rows", [5, 30, 1000])
-def test_pairs_of_different_slopes_in_slices_and_their_rows(sliced, rows):
+def test_chunked_pairs_of_different_gradients_have_the_same_rows(use_chunks, rows):
     rule = Preference(loss="simpo", beta=2.0, gamma=0.5, sft_weight=0.3)
     recipe = Recipe(objective="preference", preference=rule)
-    backend, batch = sliced(rows), batch_of(PreferencePairs(np.zeros((1, B)), rule))
-    exact, fast = (learner_of(backend, "own", recipe, precision=p) for p in ("float64", "float32"))
+    backend, batch = use_chunks(rows), make_batch(PreferencePairs(np.zeros((1, B)), rule))
+    exact, fast = (
+        make_learner(backend, "own", recipe, precision=p) for p in ("float64", "float32")
+    )
     (loss, grads), (found_loss, found) = exact.grads(batch), fast.grads(batch)
     assert found_loss == pytest.approx(loss, rel=1e-6)
-    assert worst(found, grads) < 5e-6
+    assert worst_error(found, grads) < 5e-6
     given = batch.tokens[0], batch.targets[0]
-    told = np.asarray(fast.step(batch, 1e-3).row_logprobs)[0]
-    np.testing.assert_allclose(told, exact.row_logprobs(*given), rtol=1e-6)
+    rows_of_step = np.asarray(fast.step(batch, 1e-3).row_logprobs)[0]
+    np.testing.assert_allclose(rows_of_step, exact.row_logprobs(*given), rtol=1e-6)
 
 
-def test_tokens_of_pairs_are_sorted_by_pair_and_grouped_into_slices():
-    targets = np.array([[1, IGNORE], [2, 3], [IGNORE, 4], [5, 6]])
-    places, ends = index_pair_targets(targets)
-    assert (places.tolist(), ends) == ([0, 5, 2, 3, 6, 7], (2, 6))
-    assert index_pair_targets(targets, everywhere=True)[1] == (4, 8)
-    assert index_pair_targets(np.full((2, 3), IGNORE))[1] == (6,)
-    assert group_pairs((2, 6, 7, 9), 4) == [(0, 1), (1, 2), (2, 4)]
-    assert group_pairs((2, 6, 7, 9), 1) == [(0, 1), (1, 2), (2, 3), (3, 4)]
-    assert group_pairs((2, 6, 7, 9), 9) == [(0, 4)]
-    assert make_spans(2, 7, 2) == [(2, 4), (4, 6), (6, 7)]
-
-
-def test_a_frozen_head_gets_no_gradient_and_adapters_get_theirs(sliced):
+def test_a_frozen_head_gets_no_gradient_and_adapters_get_theirs(use_chunks):
     recipe = Recipe(lora=Lora(rank=2, targets=("q_proj",)))
-    backend, batch = sliced(5), batch_of()
-    exact = learner_of(backend, "own", recipe, precision="float64").grads(batch)[1]
-    found = learner_of(backend, "own", recipe).grads(batch)[1]
+    backend, batch = use_chunks(5), make_batch()
+    exact = make_learner(backend, "own", recipe, precision="float64").grads(batch)[1]
+    found = make_learner(backend, "own", recipe).grads(batch)[1]
     assert set(found) == set(exact)
     assert all("lora" in name for name in found)
     moved = {name: grad for name, grad in exact.items() if np.abs(grad).max() > 0}
     assert moved
-    assert worst(found, moved) < 5e-6
+    assert worst_error(found, moved) < 5e-6
 
 
-def test_gradients_of_slices_in_bfloat16_are_summed_wide(sliced):
-    batch = batch_of()
-    whole = learner_of(sliced(1000), "own", precision="bfloat16").grads(batch)[1]
-    cut = learner_of(sliced(1), "own", precision="bfloat16").grads(batch)[1]
-    exact = learner_of(sliced(1), "own", precision="float64").grads(batch)[1]
+def test_gradients_of_bfloat16_chunks_are_summed_in_float32(use_chunks):
+    batch = make_batch()
+    whole = make_learner(use_chunks(1000), "own", precision="bfloat16").grads(batch)[1]
+    cut = make_learner(use_chunks(1), "own", precision="bfloat16").grads(batch)[1]
+    exact = make_learner(use_chunks(1), "own", precision="float64").grads(batch)[1]
     one = {"lm_head.weight": exact["lm_head.weight"]}
-    assert worst(cut, one) < 2 * worst(whole, one)
+    assert worst_error(cut, one) < 2 * worst_error(whole, one)
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
-def test_what_is_not_counted_has_no_logits_made(monkeypatch, backend):
-    sliced = importlib.import_module(f"hermes_{backend}.chunked_loss")
-    batch, made, honest = batch_of(), [], sliced.score_chunk
+def test_tokens_without_targets_get_no_logits(monkeypatch, backend):
+    chunked_loss = importlib.import_module(f"hermes_{backend}.chunked_loss")
+    batch, rows, score_chunk = make_batch(), [], chunked_loss.score_chunk
 
-    def watched(head, x, *more):
-        made.append(len(x))
-        return honest(head, x, *more)
+    def count_rows(head, x, *more):
+        rows.append(len(x))
+        return score_chunk(head, x, *more)
 
-    monkeypatch.setattr(sliced, "score_chunk", watched)
-    found = learner_of(backend, "own", device="cpu").logprobs(batch.tokens[0], batch.targets[0])
-    assert sum(made) == (batch.targets != IGNORE).sum() == np.count_nonzero(found)
+    monkeypatch.setattr(chunked_loss, "score_chunk", count_rows)
+    found = make_learner(backend, "own", device="cpu").logprobs(batch.tokens[0], batch.targets[0])
+    assert sum(rows) == (batch.targets != IGNORE).sum() == np.count_nonzero(found)
     nothing = np.full((B, T), IGNORE, np.int32)
-    assert not learner_of(backend, "own", device="cpu").logprobs(batch.tokens[0], nothing).any()
+    assert not make_learner(backend, "own", device="cpu").logprobs(batch.tokens[0], nothing).any()

@@ -1,10 +1,9 @@
-"""What torch keeps for the whole process is set while a model computes, and then put back."""
+"""Settings that torch keeps for the whole process are set while a model computes, then restored."""
 
 import numpy as np
 import pytest
 import torch
 
-from hermes.errors import Unsupported
 from hermes.interface import Batch, Options, TrainState, find_backend
 from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
@@ -22,8 +21,8 @@ IDS = np.arange(8, dtype=np.int32).reshape(2, 4)
 REPEATED = Options(device="cpu", deterministic=True)
 
 
-def watched(model, seen):
-    """The model, noting at each forward pass whether torch is deterministic."""
+def record_mode(model, seen):
+    """Note at each forward pass of the model whether torch is deterministic."""
     now = torch.are_deterministic_algorithms_enabled
     model.runtime.module.model.register_forward_hook(lambda *_: seen.append(now()))
     return model
@@ -46,16 +45,16 @@ def is_set():
 def test_a_deterministic_model_leaves_torch_as_it_was(before):
     seen = []
     weights = init_weights(SPEC, 0)
-    model = watched(find_backend("torch").build(SPEC, weights, REPEATED), seen)
+    model = record_mode(find_backend("torch").build(SPEC, weights, REPEATED), seen)
     batch = Batch(IDS[None], IDS[None], np.arange(2, dtype=np.uint32)[None])
-    for ask in (
+    for call in (
         lambda: model.logits(IDS),
         lambda: model.logprobs(IDS, IDS),
         lambda: model.row_logprobs(IDS, IDS),
         lambda: model.loss(batch),
         lambda: model.decoder(2, 8).advance(IDS),
     ):
-        ask()
+        call()
         assert is_set() == before
     assert seen == [True] * 5
 
@@ -64,7 +63,7 @@ def test_a_deterministic_learner_leaves_torch_as_it_was(before):
     seen = []
     state = TrainState(init_weights(SPEC, 0), {}, {}, 0)
     recipe = Recipe(batch_size=2, seq_len=4)
-    learner = watched(find_backend("torch").learner(SPEC, state, recipe, REPEATED), seen)
+    learner = record_mode(find_backend("torch").learner(SPEC, state, recipe, REPEATED), seen)
     batch = Batch(IDS[None], IDS[None], np.arange(2, dtype=np.uint32)[None])
     learner.grads(batch)
     assert is_set() == before
@@ -73,27 +72,9 @@ def test_a_deterministic_learner_leaves_torch_as_it_was(before):
     assert seen == [True, True]
 
 
-def test_tf32_is_on_in_its_block_alone():
+def test_tf32_is_on_in_its_context_alone():
     with global_state.apply_options(Options(precision="tf32")):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == "highest"
     with global_state.apply_options(Options()):
         assert torch.get_float32_matmul_precision() == "highest"
-
-
-@pytest.mark.parametrize(
-    ("backend", "message"),
-    [
-        ("torch", "hermes_torch computes in tf32 on CUDA's devices that do, not on 'cpu'"),
-        (
-            "mlx",
-            "hermes_mlx computes in tf32 on 'gpu' only, where MLX_ENABLE_TF32 was not 0 at the "
-            "start",
-        ),
-    ],
-)
-def test_a_cpu_has_no_tf32(backend, message):
-    options = Options(device="cpu", precision="tf32")
-    with pytest.raises(Unsupported) as error:
-        find_backend(backend).build(SPEC, init_weights(SPEC, 0), options)
-    assert str(error.value) == message

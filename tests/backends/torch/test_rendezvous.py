@@ -1,4 +1,4 @@
-"""Processes of torch that cannot meet say where, and what to do."""
+"""Processes of torch that do not find each other say where they looked, and what to do."""
 
 import socket
 import subprocess
@@ -16,14 +16,14 @@ def join():
     return pytest.importorskip("hermes_torch.process_group").join
 
 
-def test_a_host_that_is_not_known_is_named_with_what_to_do(join, monkeypatch):
-    asked = []
+def test_an_unknown_host_is_named_with_what_to_do(join, monkeypatch):
+    lookups = []
 
-    def unknown(host, port):
-        asked.append(host)
+    def fail(host, port):
+        lookups.append(host)
         raise socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
     with pytest.raises(HermesError) as refusal:
         join(RankInfo(1, 2, rendezvous="rack1:2024", rendezvous_timeout=0.1), "cpu")
     assert str(refusal.value) == (
@@ -31,44 +31,46 @@ def test_a_host_that_is_not_known_is_named_with_what_to_do(join, monkeypatch):
         "host (Name or service not known); set MASTER_ADDR to an address of rank 0's machine, the "
         "same for all"
     )
-    assert set(asked) == {"rack1"}
-    assert len(asked) > 1  # a name may be about to come
+    assert set(lookups) == {"rack1"}
+    assert len(lookups) > 1  # the name may be known a moment later
 
 
 @pytest.fixture
-def other():
-    """Somebody else who listens at the place where processes are to meet."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        held.listen()
-        yield f"127.0.0.1:{held.getsockname()[1]}"
+def stranger():
+    """The address of another program that listens and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_port_in_use_is_named_with_what_to_do(join, other):
+def test_a_port_in_use_is_named_with_what_to_do(join, stranger):
     with pytest.raises(PeerLost) as refusal:
-        join(RankInfo(0, 2, rendezvous=other, rendezvous_timeout=2.0), "cpu")
+        join(RankInfo(0, 2, rendezvous=stranger, rendezvous_timeout=2.0), "cpu")
     assert str(refusal.value) == (
-        f"rank 0 did not meet the other 1 processes: {other} is in use; set MASTER_PORT to a free "
-        "port, the same for all"
+        f"rank 0 did not meet the other 1 processes: {stranger} is in use; set MASTER_PORT to a "
+        "free port, the same for all"
     )
 
 
-def test_who_meets_a_stranger_says_that_it_waits_and_ends(join, other):
-    """torch would ask the stranger for ever."""
+def test_a_process_that_finds_another_program_warns_and_then_ends(join, stranger):
+    """torch alone would ask it for ever."""
     script = (
         "from hermes_torch import process_group, rendezvous\n"
         "from hermes.distributed.process_group import RankInfo\n"
         "rendezvous.WARN_AFTER = rendezvous.GIVE_UP_AFTER = 0.1\n"
-        f"rank_info = RankInfo(1, 2, rendezvous={other!r}, rendezvous_timeout=1.0)\n"
+        f"rank_info = RankInfo(1, 2, rendezvous={stranger!r}, rendezvous_timeout=1.0)\n"
         "process_group.join(rank_info, 'cpu')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT
     )
     assert done.returncode == 76, done.stderr
-    waits = f"UserWarning: rank 1 of 2 still waits for the others at {other}; it gives up after 1 s"
+    waits = (
+        f"UserWarning: rank 1 of 2 still waits for the others at {stranger}; it gives up after 1 s"
+    )
     assert waits in done.stderr
     assert done.stderr.endswith(
-        f"Error: rank 1 did not meet the other 1 processes: what listens at {other} is none of "
+        f"Error: rank 1 did not meet the other 1 processes: what listens at {stranger} is none of "
         "them; set MASTER_PORT to a free port there, the same for all\n"
     )

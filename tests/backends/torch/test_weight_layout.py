@@ -1,4 +1,4 @@
-"""Matrices in the processor's own layout: whose they are, and that they change nothing but time."""
+"""Matrices packed in oneDNN's layout: which models have them, and that they change only speed."""
 
 import numpy as np
 import pytest
@@ -25,26 +25,26 @@ PRECISIONS = [
 ]
 
 
-def spec(tied):
+def make_spec(tied):
     block = BlockSpec(AttentionSpec(2, bias="all"), FfnSpec(hidden_dim=24))
     return ModelSpec((block,), "m", "", 23, 16, 16, 2, EmbeddingsSpec(tie_weights=tied))
 
 
-def built(tied, **options):
-    weights = init_weights(spec(tied), 5)
-    return weights, find_backend("torch").build(spec(tied), weights, Options("cpu", **options))
+def build_model(tied, **options):
+    weights = init_weights(make_spec(tied), 5)
+    return weights, find_backend("torch").build(make_spec(tied), weights, Options("cpu", **options))
 
 
-def packed(model):
+def list_packed(model):
     return [name for name, p in model.runtime.module.named_parameters() if p.is_mkldnn]
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_matrix_that_multiplies_is_packed_and_comes_back_whole(tied, precision):
-    weights, model = built(tied, precision=precision)
+    weights, model = build_model(tied, precision=precision)
     matrices = {name for name, array in weights.items() if array.ndim == 2}
-    assert set(packed(model)) == matrices - {"model.embed_tokens.weight"} | {"lm_head.weight"}
+    assert set(list_packed(model)) == matrices - {"model.embed_tokens.weight"} | {"lm_head.weight"}
     kept = torch.float32 if precision == "float32" else torch.bfloat16
     for name, array in model.params().items():
         rounded = torch.from_numpy(weights[name]).to(kept if name in matrices else torch.float32)
@@ -55,18 +55,18 @@ def test_every_matrix_that_multiplies_is_packed_and_comes_back_whole(tied, preci
 @pytest.mark.parametrize("rows", [1, 5])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_packed_products_are_the_same_up_to_rounding(rows, precision):
-    _, model = built(False, precision=precision)
-    _, plain = built(False, precision=precision, exact=True)
-    assert not packed(plain)
+    _, model = build_model(False, precision=precision)
+    _, plain = build_model(False, precision=precision, exact=True)
+    assert not list_packed(plain)
     tokens = np.arange(rows * 12).reshape(rows, 12) % 23
     expected, found = plain.logits(tokens), model.logits(tokens)
     bound = {"float32": 1e-5, "bfloat16": 3e-2}[precision]
     assert np.abs(found - expected).max() < bound * np.abs(expected).max()
 
 
-def test_what_is_trained_or_exact_or_asked_for_as_trained_stays_plain():
-    state = TrainState(init_weights(spec(True), 5), {}, {}, 0)
-    learner = find_backend("torch").learner(spec(True), state, Recipe(), Options("cpu"))
-    assert not packed(learner)
-    assert not packed(built(True, precision="float64")[1])
-    assert not packed(built(True, as_trained=True)[1])
+def test_learners_and_exact_models_and_those_built_as_trained_are_not_packed():
+    state = TrainState(init_weights(make_spec(True), 5), {}, {}, 0)
+    learner = find_backend("torch").learner(make_spec(True), state, Recipe(), Options("cpu"))
+    assert not list_packed(learner)
+    assert not list_packed(build_model(True, precision="float64")[1])
+    assert not list_packed(build_model(True, as_trained=True)[1])

@@ -41,7 +41,7 @@ BY_HAND = {
 }
 
 
-def losses_of(backend, rule, sums=SUMS, counts=COUNTS, reference=REFERENCE):
+def compute_losses(backend, rule, sums=SUMS, counts=COUNTS, reference=REFERENCE):
     match backend:
         case "numpy":
             from hermes_numpy.loss import pair_losses
@@ -70,19 +70,19 @@ def losses_of(backend, rule, sums=SUMS, counts=COUNTS, reference=REFERENCE):
 @pytest.mark.parametrize("name", BY_HAND)
 def test_a_loss_has_its_hand_worked_value(name, backend):
     rule, expected = BY_HAND[name]
-    np.testing.assert_allclose(losses_of(backend, rule), [expected], rtol=1e-13)
+    np.testing.assert_allclose(compute_losses(backend, rule), [expected], rtol=1e-13)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "mlx"])
 @pytest.mark.parametrize("beta", [0.01, 0.1, 1.0, 10.0])
 def test_dpo_starts_at_ln_2_for_every_beta(beta, backend):
-    found = losses_of(backend, Preference(beta=beta), reference=SUMS)
+    found = compute_losses(backend, Preference(beta=beta), reference=SUMS)
     np.testing.assert_allclose(found, [math.log(2)], rtol=1e-14)
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
 @pytest.mark.parametrize("h", [-2.0, -1e-3, 0.0, 1e-3, 2.0])
-def test_the_derivative_of_dpo_is_right_also_where_policy_and_reference_are_equal(backend, h):
+def test_dpo_has_its_derivative_also_where_policy_and_reference_are_equal(backend, h):
     """Every run begins at h = 0, where minimum and abs have no derivative of their own."""
     rule = Preference(beta=0.5)
     if backend == "torch":
@@ -111,13 +111,13 @@ def test_the_derivative_of_dpo_is_right_also_where_policy_and_reference_are_equa
 @pytest.mark.parametrize("backend", ["numpy", "torch", "mlx"])
 @pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge", "orpo", "simpo"])
 def test_a_pair_of_padding_has_no_loss(loss, backend):
-    found = losses_of(backend, Preference(loss), sums=[0, 0], counts=[0, 0], reference=[0, 0])
+    found = compute_losses(backend, Preference(loss), sums=[0, 0], counts=[0, 0], reference=[0, 0])
     assert found.tolist() == [0]
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch", "mlx"])
-def test_a_hopeless_pair_has_a_large_and_finite_loss(backend):
-    found = losses_of(backend, Preference(beta=1.0), sums=[-5000.0, 0.0], reference=[0.0, 0.0])
+def test_a_pair_of_extreme_odds_has_a_large_and_finite_loss(backend):
+    found = compute_losses(backend, Preference(beta=1.0), sums=[-5000.0, 0.0], reference=[0.0, 0.0])
     np.testing.assert_allclose(found, [5000.0])
 
 
@@ -132,7 +132,7 @@ def test_a_hopeless_pair_has_a_large_and_finite_loss(backend):
         ),
     ],
 )
-def test_a_rule_that_cannot_be_is_refused(settings, message):
+def test_a_contradictory_rule_is_refused(settings, message):
     with pytest.raises(HermesError) as refused:
         Preference(**settings)
     assert str(refused.value) == message

@@ -1,0 +1,38 @@
+"""Options that a backend cannot meet are declined in one sentence."""
+
+import pytest
+
+from hermes.errors import Unsupported
+from hermes.interface import Options, find_backend
+from tests.backends.support import (
+    TRAINING_BACKENDS,
+    make_learner,
+    make_spec,
+    make_weights,
+)
+
+
+@pytest.mark.parametrize("backend", TRAINING_BACKENDS)
+def test_a_precision_or_device_that_is_not_there_is_declined_in_one_sentence(backend):
+    with pytest.raises(Unsupported, match=rf"^hermes_{backend} does not compute in float16; "):
+        make_learner(backend, make_spec(), None, Options(device="cpu", precision="float16"))
+    with pytest.raises(Unsupported, match=rf"^hermes_{backend} has no device 'tpu' here; it has "):
+        make_learner(backend, make_spec(), None, Options(device="tpu"))
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("torch", "hermes_torch computes in tf32 on CUDA's devices that do, not on 'cpu'"),
+        (
+            "mlx",
+            "hermes_mlx computes in tf32 on 'gpu' only, where MLX_ENABLE_TF32 was not 0 at the "
+            "start",
+        ),
+    ],
+)
+def test_tf32_is_declined_on_a_cpu(backend, message):
+    options = Options(device="cpu", precision="tf32")
+    with pytest.raises(Unsupported) as error:
+        find_backend(backend).build(make_spec(), make_weights(make_spec()), options)
+    assert str(error.value) == message
