@@ -53,11 +53,9 @@ def test_ids_and_lengths_out_of_range_are_refused_before_the_device_sees_them(ba
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_model_built_as_trained_scores_as_its_learner_does_to_the_bit(backend, precision):
     """The reference of preferences is such a model's, and the policy a learner."""
-    model, options = (
-        make_spec(tied=True),
-        Options(device="cpu", precision=precision, as_trained=True),
-    )
-    made = find_backend(backend).build(model, make_weights(model), options)
+    model = make_spec(tied=True)
+    options = Options(device="cpu", precision=precision, as_trained=True)
+    built = find_backend(backend).build(model, make_weights(model), options)
     trained = make_learner(backend, model, options=options)
     tokens = make_batch(B=6, T=24).tokens[0]
     sums = np.asarray(trained.row_logprobs(tokens, tokens))

@@ -189,13 +189,13 @@ FAULTS = (
         "every tensor draws from one stream",
         "first weights",
         "L0/pins",
-        _above(randomness, "normals", _streams_shared),
+        _above(randomness, "draw_normals", _streams_shared),
     ),
     _fault(
         "the residual's matrices start as the others",
         "first weights",
         "L0/pins",
-        _above(randomness, "normals", lambda o, seed, name, shape, std: o(seed, name, shape, 0.02)),
+        _above(randomness, "draw_normals", lambda o, seed, name, shape, std: o(seed, name, shape, 0.02)),
     ),
     _fault(
         "files hold float16",
