@@ -146,13 +146,13 @@ FAULTS = (
         "processes share an update rank by rank",
         "data order",
         "L0/shares",
-        _method(text_dataset.TextDataset, "_batch", _rank_first),
+        _method(text_dataset.TextDataset, "_make_batch", _rank_first),
     ),
     _fault(
         "targets are two ahead of their tokens",
         "data order",
         "L0/shares",
-        _method(text_dataset.TextDataset, "_batch", _two_ahead),
+        _method(text_dataset.TextDataset, "_make_batch", _two_ahead),
     ),
     _fault(
         "MAL forgets an eps",
