@@ -1,19 +1,20 @@
-"""Everything hermes raises on purpose, and the exit code each one ends a command with.
+"""The exceptions that hermes raises on purpose, and the exit code of each on the command line.
 
-    HermesError                  1   a user's mistake; the base of all
-      SpecError                      an architecture that cannot be
-        MalError                     the same, at a line and column of a file
-      DataError                      text, tokens or tokenizer that do not fit
-      CheckpointError                a folder or file that is torn, foreign or of another model
-      Unsupported                    a backend declines; part of its contract, never a failure
+    HermesError                  1   a user's mistake; the base of all others
+      SpecError                      an inconsistent architecture
+        MalError                     the same, at a line and column of a MAL file
+      DataError                      text, tokens or a tokenizer that are broken or do not match
+      CheckpointError                a folder or file that is incomplete, altered, foreign or holds
+                                     another model
+      Unsupported                    a backend declines; part of its contract, not a failure
       MissingBackend                 a backend that is not installed
-      NonFinite                 70   training met a loss or gradient that is no number
+      NonFinite                 70   training met a loss or gradient that is not finite
       StorageError              74   the operating system refused to read or write
-      Interrupted               75   a signal came; the run was saved
+      Interrupted               75   a signal arrived and the run was saved
       PeerLost                  76   another process of the run died or hung
 
-A message is one sentence: where, what, what was found, what to do. It carries no traceback to the
-user; `assert` is for what cannot happen.
+A message is one sentence: where, what was expected, what was found, what to do. Users see no
+traceback; `assert` is for what cannot happen.
 """
 
 from collections.abc import Iterable
@@ -35,11 +36,11 @@ __all__ = [
     "suggest_nearest",
 ]
 
-EXCERPT = 100  # characters of a source line that an error shows
+EXCERPT = 100  # most characters of a source line that an error shows
 
 
 def suggest_nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word: "; did you mean 'num_heads'?", or nothing."""
+    """Suggest a known word close to an unknown one: "; did you mean 'num_heads'?", or ""."""
     close = get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -47,23 +48,23 @@ def suggest_nearest(word: str, known: Iterable[str]) -> str:
 class HermesError(Exception):
     """The base of every error that hermes raises on purpose.
 
-    reported_by: where all processes of a run know of it, the rank that says so for all; None where each
-    can only speak for itself.
+    reported_by: the rank that prints the error where all ranks know of it; None where each rank
+    knows only of its own errors.
     """
 
     exit_code = 1
     reported_by: int | None = None
 
     def mark_shared(self, rank: int = 0) -> Self:
-        """The same, which all processes of the run know, and which `rank` tells."""
+        """Return this error, marked as known on all ranks and printed by `rank` alone."""
         self.reported_by = rank
         return self
 
 
 class SpecError(HermesError):
-    """An architecture that cannot be; `path` leads to the field at fault, outermost first.
+    """An inconsistent architecture; `path` leads to the wrong field, outermost first.
 
-    A path is made of field names and, under `blocks`, of indices:
+    A path consists of field names and, below `blocks`, of indices:
     ("blocks", 0, "attention", "num_kv_heads").
     """
 
@@ -84,52 +85,52 @@ class MalError(SpecError):
 
 
 def _format_excerpt(source: str, column: int) -> str:
-    """The source line and, below it, a caret; a long line is cut around the place."""
+    """Format the source line with a caret below it; a long line is cut around the column."""
     start = 0 if column <= EXCERPT else column - EXCERPT // 2
     shown = source[start : start + EXCERPT]
-    # Tabs stay tabs in both lines, so that the caret stands right at any width of theirs; what
-    # could move a terminal's cursor does not reach it.
+    # Tabs stay tabs in both lines, so that the caret is aligned whatever their width; control
+    # characters, which could move a terminal's cursor, are replaced.
     shown = "".join(c if c.isprintable() or c == "\t" else "?" for c in shown)
     indent = "".join(c if c == "\t" else " " for c in shown[: column - 1 - start])
     return f"\n{shown}\n{indent}^" if source else ""
 
 
 class DataError(HermesError):
-    """Text, tokens or a tokenizer that cannot be read or do not fit together."""
+    """Text, tokens or a tokenizer that cannot be read or do not match each other."""
 
 
 class CheckpointError(HermesError):
-    """A checkpoint that is torn, altered, foreign, or of another model."""
+    """A checkpoint that is incomplete, altered, foreign, or holds another model."""
 
 
 class Unsupported(HermesError):
-    """A backend declines what it cannot realise, in one sentence."""
+    """A backend declines what it does not implement, in one sentence."""
 
 
 class MissingBackend(HermesError):
-    """A backend that is not installed, or that no one has heard of."""
+    """A backend that is not installed, or whose name is unknown."""
 
 
 class NonFinite(HermesError):
-    """Training met a loss or a gradient that is not a number; nothing was updated with it."""
+    """Training met a loss or gradient that is not finite; the update was not applied."""
 
     exit_code = 70
 
 
 class StorageError(HermesError):
-    """The operating system refused to read or write: full, read-only, no permission."""
+    """The operating system refused to read or write: disk full, read-only, no permission."""
 
     exit_code = 74
 
 
 class Interrupted(HermesError):
-    """A signal came; the step was finished and the run saved."""
+    """A signal arrived; the step was finished and the run saved."""
 
     exit_code = 75
 
 
 class PeerLost(HermesError):
-    """Another process of the run died, hung or fell silent."""
+    """Another process of the run died, hung or stopped responding."""
 
     exit_code = 76
 

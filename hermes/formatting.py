@@ -1,4 +1,4 @@
-"""Values as people read them: numbers with units, tables in columns, JSON's types and fields."""
+"""Text for people: numbers with units, aligned columns, JSON types and missing fields."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -8,14 +8,15 @@ __all__ = ["describe_missing", "format_columns", "format_count", "format_with_un
 
 
 def format_count(count: int, many: str, one: str = "") -> str:
-    """A count and of what: 1 row, 1,200 rows. one: the words where it is one, if an s less is not
-    enough.
+    """Format a count with its noun: 1 row, 1,200 rows.
+
+    one: the singular, where dropping the s of `many` does not give it.
     """
     return f"{count:,} {(one or many.removesuffix('s')) if count == 1 else many}"
 
 
 def format_with_unit(count: float, unit: str) -> str:
-    """A count with three digits and a prefix of thousands: 498 MB, 2.55 GFLOP, 512 B."""
+    """Format a count with three digits and an SI prefix: 498 MB, 2.55 GFLOP, 512 B."""
     for prefix in ("", "k", "M", "G", "T", "P", "E", "Z"):
         if abs(count) < 999.5 or prefix == "Z":
             break
@@ -27,7 +28,7 @@ def format_with_unit(count: float, unit: str) -> str:
 
 
 def name_type(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """Name the type of a JSON value in words; of numbers and booleans, show the value."""
     kinds = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
     return kinds.get(type(value), repr(value)[:40])
 
@@ -35,9 +36,9 @@ def name_type(value: Any) -> str:
 def describe_missing(
     field: str, found: Iterable[str], advice: str = "", *, chosen: bool = False
 ) -> str:
-    """The sentence about a field that is not there: the fields found, and the nearest name.
+    """Describe a missing field: its name, the fields found, and the nearest of them or advice.
 
-    chosen: the field holds text, under a name that the user may choose.
+    chosen: the field holds text and its name is an option that the user can change.
     """
     names = [str(name) for name in found]
     shown = ", ".join(repr(name[:40]) for name in names[:8]) + (", ..." * (len(names) > 8))
@@ -49,20 +50,20 @@ def describe_missing(
 
 
 def format_columns(rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
-    """Rows as lines, every column as wide as its widest cell; those in `right` end flush."""
+    """Format rows as lines of aligned columns; those whose index is in `right` align right."""
     table = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in _transpose(table)]
-    flush = set(right)
+    right_aligned = set(right)
     return [
         "  ".join(
-            cell.rjust(width) if place in flush else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=False))
+            cell.rjust(width) if index in right_aligned else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=False))
         ).rstrip()
         for row in table
     ]
 
 
 def _transpose(table: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The columns of rows that may be of different lengths."""
+    """Turn rows into columns; rows may differ in length."""
     width = max((len(row) for row in table), default=0)
-    return [[row[place] for row in table if place < len(row)] for place in range(width)]
+    return [[row[index] for row in table if index < len(row)] for index in range(width)]

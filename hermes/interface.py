@@ -1,8 +1,8 @@
-"""The seam: what crosses between hermes and a backend, and nothing else does.
+"""The interface between hermes and a backend; nothing else is shared.
 
-A backend is handed NumPy arrays, Python numbers and frozen dataclasses, and hands the same back.
-Backends are values, found through the entry-point group `hermes.backends` and passed in; there is
-no current backend, and two in one process is normal. How to write one: `specs/backend.md`.
+A backend takes NumPy arrays, Python numbers and frozen dataclasses, and returns the same. Backends
+are values, found through the entry-point group `hermes.backends` and passed as arguments: there is
+no current backend, and one process may use two. How to write one: `specs/backend.md`.
 
 Letters: A micro-batches of one update, B sequences, T positions, V vocabulary.
 """
@@ -27,6 +27,7 @@ __all__ = [
     "IGNORE",
     "PRECISIONS",
     "SHARDS",
+    "Array",
     "Backend",
     "Batch",
     "Decoder",
@@ -41,6 +42,8 @@ __all__ = [
     "TrainState",
     "check_batch",
     "check_tokens",
+    "choose_backend",
+    "detect_default_backend",
     "find_backend",
     "list_backends",
 ]
@@ -51,27 +54,28 @@ SHARDS = ("full", "optimizer")
 
 Array = NDArray[np.generic]
 Tensors = Mapping[str, Array]
-"""Tensors by name, each made when it is asked for, so that a large model never exists twice.
+"""Tensors by name, each made when it is read, so that a large model is never in memory twice.
 
-float32, or as a file has them: bfloat16 (of ml_dtypes), float16, float64.
+float32, or the dtype of the file they come from: bfloat16 (of ml_dtypes), float16, float64.
 """
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where and how fast, never what: no field changes a number beyond rounding.
+    """Where and how fast a model runs; no field changes a result beyond rounding.
 
-    device: None for the backend's own choice, or one of Backend.devices(). precision: of matrix
-    products and activations; masters and moments stay float32 (float64 under float64). 'tf32' is
-    float32, but products may round their inputs to 10 bits, and is refused where none do. compile:
-    None where it pays. deterministic: the same bits each time, refused where the device has no way.
-    exact: the slower elementwise forms that are right to the last bits in float64; always on there.
-    as_trained: a built model computes as a learner does, to the bit, though models that are not
-    trained may have faster ways; the reference of preferences is built so.
-    shard: how a learner's tensors are split over the processes, 'full' or 'optimizer', None for
-    whole ones in each; reading a tensor of its state, and evaluating with it, is then what all
-    processes do at once. shard_group: over so many neighbours, each such group holding all; None
-    for one group.
+    device: one of Backend.devices(), or None for the backend's choice. precision: dtype of matrix
+    products and activations; master weights and moments are float32 (float64 under float64). 'tf32'
+    is float32 whose products may round their inputs to 10 bits of mantissa; refused on devices
+    without it. compile: None compiles where it pays. grad_checkpoint: activation checkpointing.
+    deterministic: bitwise equal results in every run; refused where the device cannot. exact:
+    slower elementwise functions, accurate to the last bits of float64; always on under float64.
+    as_trained: a built model computes bit for bit what a learner does, where inference would have a
+    faster way; the reference model of a preference loss is built so.
+    shard: how tensors are split over ranks: 'full' (weights, gradients and optimizer state),
+    'optimizer' (its state alone) or None. Evaluating a sharded model and reading its tensors are
+    collective operations. shard_group: number of neighbouring ranks that hold one copy; None for
+    all ranks.
     """
 
     device: str | None = None
@@ -88,7 +92,7 @@ class Options:
         if self.shard not in (None, *SHARDS):
             raise HermesError(f"shard is {self.shard!r}; it must be one of {', '.join(SHARDS)}")
         if self.shard_group is not None and self.shard is None:
-            raise HermesError(f"shard_group is {self.shard_group}, but shard says nothing")
+            raise HermesError(f"shard_group is {self.shard_group}, but shard is not set")
         if self.precision not in PRECISIONS:
             raise HermesError(
                 f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}"
@@ -99,7 +103,7 @@ class Options:
 class PreferencePairs:
     """What a batch of preference pairs carries besides its tokens.
 
-    Row b of the first half of B is the chosen completion, row b of the second half the rejected one.
+    Row b of the first half of B is a chosen completion, row b of the second half its rejected one.
     reference (A, B): each row's summed log-probability of its targets under the reference model, in
     nats; zeros where the loss needs no reference. rule: the preference loss. Dropout is off in such
     a batch, as it is in the reference.
@@ -151,7 +155,7 @@ class Batch:
 
     @property
     def num_terms(self) -> int:
-        """Losses that this batch adds to the mean: targets, or pairs that have at least one."""
+        """Terms of the loss in this batch: targets, or pairs whose chosen row has one."""
         if self.pairs is None:
             return self.num_targets
         has_target = (self.targets != IGNORE).any(axis=-1)  # (A, B)
@@ -160,11 +164,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one update did; loss and norm are lazy, and reading one waits for the device.
+    """The outcome of an optimizer step. Loss and norm are lazy: reading one waits for the device.
 
-    loss: nats per counted token (or the loss per pair), of the batch, before the update. grad_norm:
-    global, before clipping. Where either is not finite the update was not applied.
-    row_logprobs: of a batch of pairs, np.asarray gives each row's summed log-probability, (A, B).
+    loss: mean over the batch before the update, in nats per target (or the loss per pair).
+    grad_norm: global, before clipping. If either is not finite, the update was not applied.
+    row_logprobs: of a batch of pairs, each row's summed log-probability, (A, B), by np.asarray.
     """
 
     step: int
@@ -175,7 +179,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Weights and AdamW's moments under the parameters' names, and the updates made so far."""
+    """Weights and AdamW's moments, both by parameter name, and the number of steps done."""
 
     params: Tensors
     exp_avg: Tensors
@@ -187,22 +191,22 @@ class Decoder(Protocol):
     """A KV cache over `batch_size` rows that advance together."""
 
     def advance(self, tokens: NDArray[np.integer]) -> NDArray[np.floating]:
-        """Read (B, T) tokens after those already read; the last position's logits, (B, V).
+        """Append (B, T) tokens and return the last position's logits, (B, V).
 
-        Prefill and single steps are the same call. Raises HermesError beyond the capacity.
+        Prefill and decoding steps are the same call. Raises HermesError beyond the capacity.
         """
         ...
 
 
 class Model(Protocol):
-    """A built model: spec, weights, device. Logits are float32, or float64 under float64."""
+    """A model built for inference. Logits are float32, or float64 under float64."""
 
     spec: ModelSpec
 
     def logits(
         self, tokens: NDArray[np.integer], segments: NDArray[np.integer] | None = None
     ) -> NDArray[np.floating]:
-        """Scores of the next token at every position. (B, T) -> (B, T, V)."""
+        """Logits of the next token at every position. (B, T) -> (B, T, V)."""
         ...
 
     def logprobs(
@@ -214,22 +218,22 @@ class Model(Protocol):
     def row_logprobs(
         self, tokens: NDArray[np.integer], targets: NDArray[np.integer]
     ) -> NDArray[np.floating]:
-        """Each row's summed log-probability of its targets, summed as training does. -> (B,).
+        """Summed log-probability of each row's targets, in training's order of sums. -> (B,).
 
-        The rows are those of pairs, so B is even: the first half was preferred to the second.
+        The rows are preference pairs, so B is even: chosen rows first, then the rejected ones.
         """
         ...
 
     def loss(self, batch: Batch) -> float:
-        """The batch's loss over all micro-batches, without dropout."""
+        """Mean loss over all micro-batches, without dropout."""
         ...
 
     def preferences(self, batch: Batch) -> tuple[float, NDArray[np.floating]]:
-        """Of a batch of pairs: its loss, and from the same pass what row_logprobs gives. (A, B)"""
+        """Loss and row_logprobs of a batch of pairs, from one forward pass. -> (), (A, B)."""
         ...
 
     def decoder(self, batch_size: int, capacity: int) -> Decoder:
-        """A fresh cache for rows of at most `capacity` tokens."""
+        """An empty KV cache for `batch_size` rows of at most `capacity` tokens."""
         ...
 
     def params(self) -> Tensors:
@@ -240,42 +244,42 @@ class Model(Protocol):
 class Learner(Model, Protocol):
     """A model with gradients and optimizer state.
 
-    Where several processes train it, each is given its share of every batch: loss and gradients
-    are the whole update's, in all of them the same.
+    In a distributed run each rank is given its share of a batch; loss and gradients are those of
+    the whole update, equal on all ranks.
     """
 
     def grads(self, batch: Batch) -> tuple[float, Tensors]:
-        """Loss with dropout as of the next update, and the gradient of every trained tensor."""
+        """Loss and gradient of every trained tensor, with the dropout masks of the next step."""
         ...
 
     def step(self, batch: Batch, lr: float) -> StepReport:
-        """One update from all micro-batches: gradients, clipping, AdamW."""
+        """Take one optimizer step from all micro-batches: gradients, clipping, AdamW."""
         ...
 
     def digests(self) -> Mapping[str, int]:
-        """A number of the bits of each tensor and its moments, to compare processes with."""
+        """A hash of each tensor and its moments, by name, to compare ranks."""
         ...
 
     def state(self) -> TrainState:
-        """All that a checkpoint needs to go on from here, on any backend."""
+        """All that a checkpoint needs to resume from here, on any backend."""
         ...
 
 
 class Backend(Protocol):
-    """One realisation of the specification."""
+    """An implementation of the specification on one framework."""
 
     name: str
 
     def versions(self) -> dict[str, str]:
-        """Version by library, for records and certificates."""
+        """Versions by library, for run records and certificates."""
         ...
 
     def devices(self) -> tuple[str, ...]:
-        """The devices at hand, the preferred one first."""
+        """Available devices, the preferred one first."""
         ...
 
     def join(self, rank_info: RankInfo, options: Options = ...) -> ProcessGroup:
-        """Meet the other processes of the run. Raises Unsupported and PeerLost."""
+        """Join the process group of the run. Raises Unsupported, PeerLost."""
         ...
 
     def build(
@@ -285,9 +289,9 @@ class Backend(Protocol):
         options: Options = ...,
         process_group: ProcessGroup = ...,
     ) -> Model:
-        """A model for evaluation and decoding. Raises Unsupported, in one sentence.
+        """Build a model for evaluation and decoding. Raises Unsupported, in one sentence.
 
-        processes: over which options.shard splits it; whole in each where it says nothing.
+        process_group: the ranks over which options.shard splits it; without shard, each has all.
         """
         ...
 
@@ -299,17 +303,17 @@ class Backend(Protocol):
         options: Options = ...,
         process_group: ProcessGroup = ...,
     ) -> Learner:
-        """A model for training, going on from `state`. Raises Unsupported, in one sentence."""
+        """Build a model for training, resumed at `state`. Raises Unsupported, in one sentence."""
         ...
 
 
 def list_backends() -> list[str]:
-    """The names under which backends are registered, installed or not."""
+    """List the names of all registered backends, whether their framework is installed or not."""
     return sorted({point.name for point in entry_points(group="hermes.backends")})
 
 
 def find_backend(name: str) -> Backend:
-    """The backend of that name, its framework imported now. Raises MissingBackend."""
+    """Load a backend by name and import its framework. Raises MissingBackend."""
     points = {point.name: point for point in entry_points(group="hermes.backends")}
     if name not in points:
         raise MissingBackend(f"backend {name!r} is unknown; known are {', '.join(sorted(points))}")
@@ -322,9 +326,9 @@ def find_backend(name: str) -> Backend:
 
 
 class LazyTensors(Mapping[str, Array]):
-    """Tensors by name, each made by `make(name)` when asked for and not kept.
+    """Tensors by name, each made by `make(name)` when it is read, and not cached.
 
-    No later update changes what was made, so that who saves it need not copy it again.
+    Later updates must not change a tensor once made, so that it can be saved without a copy.
     """
 
     def __init__(self, names: Iterable[str], make: Callable[[str], Array]):
@@ -344,9 +348,10 @@ class LazyTensors(Mapping[str, Array]):
 
 
 def check_tokens(spec: ModelSpec, tokens: NDArray[np.generic], length: int | None = None) -> None:
-    """Refuse ids outside the vocabulary and rows longer than the model (gathers do not check).
+    """Refuse ids outside the vocabulary and sequences beyond max_seq_len.
 
-    length: tokens of a row counting those read before, where that is more than tokens.shape[-1].
+    Frameworks do not check everywhere: an index out of range is undefined behaviour in MLX.
+    length: the sequence's length including tokens already in the cache; None for tokens.shape[-1].
     """
     total = tokens.shape[-1] if length is None else length
     if tokens.ndim < 1 or not np.issubdtype(tokens.dtype, np.integer):
@@ -361,7 +366,7 @@ def check_tokens(spec: ModelSpec, tokens: NDArray[np.generic], length: int | Non
 
 
 def check_batch(batch: Batch, recipe: Recipe) -> None:
-    """Refuse a batch that counts nothing, or pairs for another objective or rule than the run's."""
+    """Refuse a batch without targets, or one that does not match the run's objective and rule."""
     if batch.counts.terms == 0:
         raise HermesError("a batch without a single counted target has no loss")
     if (batch.pairs is not None) != (recipe.objective == "preference"):
@@ -372,9 +377,9 @@ def check_batch(batch: Batch, recipe: Recipe) -> None:
 
 
 def detect_default_backend() -> str | None:
-    """What "auto" means here: mlx on Apple silicon, torch elsewhere, else the one installed.
+    """Detect what "auto" means here: mlx on Apple silicon, torch elsewhere, else the installed one.
 
-    Nothing is imported to find out.
+    Imports no framework. None where neither is installed.
     """
     apple = sys.platform == "darwin" and platform.machine() == "arm64"
     order = ("mlx", "torch") if apple else ("torch", "mlx")
@@ -382,7 +387,7 @@ def detect_default_backend() -> str | None:
 
 
 def choose_backend(name: str = "auto") -> Backend:
-    """The backend of that name. Raises MissingBackend, with what to install."""
+    """Load a backend by name, or the default one for "auto". Raises MissingBackend."""
     if name != "auto":
         return find_backend(name)
     found = detect_default_backend()

@@ -1,8 +1,8 @@
-"""How a run trains: everything but the architecture and the machine.
+"""How a run trains: every setting except the architecture and the machine.
 
-A recipe is saved with every checkpoint and decides, with the data, every number of a run. What
-only decides where and how fast (device, compilation, sharding) is `hermes.interface.Options`.
-Imports nothing but errors.
+A recipe is saved with every checkpoint. Together with the architecture and the data it determines
+every number of a run. Settings that only affect where and how fast it runs (device, compilation,
+sharding) are `hermes.interface.Options`. Imports nothing but errors.
 """
 
 import dataclasses
@@ -36,9 +36,10 @@ def _require(holds: bool, name: str, value: object, wanted: str) -> None:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW with decoupled decay of matrices. Source: Loshchilov and Hutter 2019, arXiv:1711.05101.
+    """AdamW; weight decay is decoupled and applies to matrices only.
 
-    eps stands outside the root; bias correction is on.
+    eps is outside the square root; bias correction is on. Source: Loshchilov and Hutter 2019,
+    arXiv:1711.05101.
     """
 
     name: str = "adamw"
@@ -57,11 +58,12 @@ class OptimizerRecipe:
 
 @dataclass(frozen=True)
 class Preference:
-    """How a chosen completion is preferred to a rejected one; formulas in specs/numerics.md.
+    """A preference loss over pairs of a chosen and a rejected completion.
 
-    loss: sigmoid (DPO; with label_smoothing cDPO), ipo, hinge (SLiC), orpo, simpo. beta: the
-    strength of the pull to the reference (orpo: the weight of the odds ratio; simpo: the scale of
-    the margin); gamma: simpo's target margin; sft_weight: of the chosen's mean token loss, added.
+    loss: sigmoid (DPO; cDPO with label_smoothing), ipo, hinge (SLiC), orpo or simpo. beta: how
+    strongly the model is kept near the reference (orpo: weight of the odds ratio; simpo: scale of
+    the margin). gamma: simpo's target margin. sft_weight: weight of the chosen completion's mean
+    token loss, which is added. Formulas: specs/numerics.md.
     """
 
     loss: str = "sigmoid"
@@ -82,7 +84,7 @@ class Preference:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the loss compares with a reference model."""
+        """Whether the loss needs log-probabilities of a reference model."""
         return self.loss not in ("orpo", "simpo")
 
 
@@ -90,7 +92,8 @@ class Preference:
 class Lora:
     """Low-rank adapters: W x becomes W x + alpha / rank B A drop(x), and only A and B are trained.
 
-    targets: last parts of the matrices' names. Source: Hu et al. 2021, arXiv:2106.09685, section 4.
+    targets: the last parts of the adapted matrices' names. Source: Hu et al. 2021,
+    arXiv:2106.09685, section 4.
     """
 
     rank: int = 8
@@ -108,7 +111,7 @@ class Lora:
 
     @property
     def scale(self) -> float:
-        """What multiplies B A."""
+        """The factor of B A, alpha / rank."""
         return self.alpha / self.rank
 
 
@@ -116,12 +119,12 @@ class Lora:
 class Recipe:
     """The settings of a run.
 
-    lr per update; batch_size in sequences per micro-batch and process; grad_accum in micro-batches
-    per update; seq_len in tokens; warmup_steps and max_steps in updates (0 of the latter: as many
-    as the epochs need); grad_clip bounds the global norm of the gradients (0: off); min_lr_ratio is
-    where cosine and wsd end, as a share of lr; decay_ratio is wsd's last share of the updates;
-    eval_every and save_every in updates (0: only at the end); freeze_layers and freeze say which
-    tensors stay as they are (`hermes.numerics.params.trained_names`).
+    lr: peak learning rate. batch_size: sequences per micro-batch and rank. grad_accum:
+    micro-batches per step. seq_len: tokens. warmup_steps, max_steps: steps (max_steps 0: as many as
+    the epochs need). grad_clip: bound of the gradients' global norm (0: off). min_lr_ratio: final
+    learning rate of cosine and wsd, as a fraction of lr. decay_ratio: fraction of the steps in
+    which wsd decays. eval_every, save_every: steps (0: only at the end). freeze_layers, freeze:
+    tensors that are not trained, see `hermes.numerics.params.list_unfrozen`.
     """
 
     objective: str = "next-token"
@@ -167,7 +170,7 @@ class Recipe:
 
 
 def flatten_recipe(recipe: Recipe) -> dict[str, object]:
-    """Every field by name, those of a part behind its name: 'optimizer.beta2'."""
+    """Flatten a recipe to a dict by field name; nested fields are dotted: 'optimizer.beta2'."""
     found: dict[str, object] = {}
     for name, value in dataclasses.asdict(recipe).items():
         if isinstance(value, dict):
@@ -178,7 +181,7 @@ def flatten_recipe(recipe: Recipe) -> dict[str, object]:
 
 
 def replace_fields(recipe: Recipe, given: Mapping[str, object]) -> Recipe:
-    """The recipe with some fields set, by the names of `recipe_fields`. Raises HermesError."""
+    """Replace fields of a recipe by their names in `flatten_recipe`. Raises HermesError."""
     known = {**flatten_recipe(recipe), **vars(recipe)}
     parts: dict[str, dict[str, object]] = {}
     own: dict[str, object] = {}

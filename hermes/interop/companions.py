@@ -1,4 +1,4 @@
-"""The files of text that travel with a model."""
+"""The small files beside a model's weights: tokenizer, chat template, generation config."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,17 +27,17 @@ FILES = (
     "chat_template.jinja",
     GENERATION_CONFIG,
 )
-# The name that transformers 5 gives to any tokenizer of tokenizers; 4 knows only the other one.
+# transformers 5 writes the first as tokenizer_class; transformers 4 knows only the second.
 NEW_CLASS, CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
 def read_companions(folder: Path) -> dict[str, bytes]:
-    """Those of a folder's files that travel with a model. Raises CheckpointError, StorageError."""
+    """Read a folder's companion files, by name. Raises CheckpointError, StorageError."""
     return {name: read_small(folder / name) for name in FILES if (folder / name).is_file()}
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError."""
+    """Parse a JSON object; where: the file's name in errors. Raises CheckpointError."""
     value = parse_json(data, where)
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} must hold an object")
@@ -45,32 +45,37 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
 
 
 def adapt_companions(files: Mapping[str, bytes], ids: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files as every reader takes them, with a generation_config.json of the token ids."""
-    done = dict(files)
+    """Adapt companion files so that every reader accepts them.
+
+    ids: special token ids, for a generation_config.json if there is none.
+    """
+    adapted = dict(files)
     known = {name: value for name, value in ids.items() if value is not None}
-    if GENERATION_CONFIG not in done and known:
-        done[GENERATION_CONFIG] = render_json(known)
-    if TOKENIZER_CONFIG in done:
-        config = parse_object(done[TOKENIZER_CONFIG], TOKENIZER_CONFIG)
+    if GENERATION_CONFIG not in adapted and known:
+        adapted[GENERATION_CONFIG] = render_json(known)
+    if TOKENIZER_CONFIG in adapted:
+        config = parse_object(adapted[TOKENIZER_CONFIG], TOKENIZER_CONFIG)
         if config.get("tokenizer_class") == NEW_CLASS:
-            done[TOKENIZER_CONFIG] = render_json(config | {"tokenizer_class": CLASS})
-    return done
+            adapted[TOKENIZER_CONFIG] = render_json(config | {"tokenizer_class": CLASS})
+    return adapted
 
 
 def make_companions(
     spec: ModelSpec, tokenizer: Tokenizer, settings: Mapping[str, Any] | None = None
 ) -> Companions:
-    """What each checkpoint of a run carries for other tools.
+    """Make the companion files of a run's checkpoints.
 
-    settings: the contents of tokenizer_config.json, None for the usual. A padding token in them
-    that ends a text or a turn gives way to the tokenizer's own, or to none.
+    settings: contents of tokenizer_config.json; None for the default. A padding token that also
+    ends texts or turns is replaced by the tokenizer's own, or removed: trainers that ignore padding
+    would never learn to end.
     """
     t = tokenizer
     settings = dict(settings or build_tokenizer_config(t, max_seq_len=spec.max_seq_len))
     ends = t.stop_ids | ({read_end_of_turn(t, settings)} if "chat_template" in settings else set())
     stops = sorted(ends - {None}, key=lambda number: (number != t.eos_id, number))
-    told = _find_token_id(t, settings.pop("pad_token", None))
-    pad = t.pad_id if told in ends | {None, _find_token_id(t, settings.get("eos_token"))} else told
+    given = _find_token_id(t, settings.pop("pad_token", None))
+    not_padding = ends | {None, _find_token_id(t, settings.get("eos_token"))}
+    pad = t.pad_id if given in not_padding else given
     if pad is not None:
         settings["pad_token"] = t.get_token_bytes(pad).decode()
     ids = {"bos_token_id": t.bos_id, "eos_token_id": stops, "pad_token_id": pad}
@@ -83,6 +88,6 @@ def make_companions(
 
 
 def _find_token_id(tokenizer: Tokenizer, token: object) -> int | None:
-    """The id of a token as tokenizer_config.json tells it: a name, or an object with `content`."""
+    """Find the id of a token of tokenizer_config.json: a name, or an object with `content`."""
     name = token.get("content") if isinstance(token, Mapping) else token
     return tokenizer.find_special_id(name) if isinstance(name, str) else None

@@ -1,4 +1,4 @@
-"""`convert`: a model from any place it can be read from, as a folder for hermes or for others."""
+"""Converts any model that hermes can open into a folder for hermes or for other tools."""
 
 import secrets
 from collections.abc import Callable, Mapping
@@ -15,7 +15,8 @@ from hermes.errors import HermesError
 from hermes.interface import Array, LazyTensors, Tensors
 from hermes.interop.companions import adapt_companions
 from hermes.interop.dtype import DTYPE_CODES, DTYPE_NAMES, cast
-from hermes.interop.huggingface.config_writer import make_config, make_converted_config, read_config
+from hermes.interop.huggingface.config_reader import read_config
+from hermes.interop.huggingface.config_writer import make_config, make_converted_config
 from hermes.interop.huggingface.families import ARCHITECTURES, find_family
 from hermes.interop.huggingface.inexpressible import explain_inexpressible
 from hermes.interop.model_folder import write_folder
@@ -33,10 +34,10 @@ TARGETS = ("hermes", "hf")
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion read and wrote. to: whose names the tensors have; architecture: the class
-    that config.json names.
+    """The result of a conversion.
 
-    dtype: of most of the bytes; size: bytes written; notes: what the user should know.
+    to: whose tensor names were written, 'hermes' or 'hf'. architecture: the class in config.json.
+    dtype: of most bytes. size: in bytes. notes: for the user.
     """
 
     source: StoredModel
@@ -62,81 +63,82 @@ def convert(
     on_progress: Callable[[str, float], None] = lambda stage, share: None,
     disk: Disk | None = None,
 ) -> Conversion:
-    """Write the model at `source` as the folder `target`, whole or not at all, with a proof.
+    """Convert the model at `source` to the folder `target`, which is written whole or not at all.
 
-    to: 'hermes', a checkpoint of hermes; or 'hf', a folder under Hugging Face's own names. dtype:
-    float32, bfloat16 or float16; None as stored. config: see `open_source`. adapter: a PEFT folder
-    to merge in. on_progress: told of each stage, "writing" and "comparing", and what share of it is done.
-    Tensors pass one at a time. Raises HermesError and what it is the base of.
+    The result is read back and verified, see `verify_conversion`. Tensors are converted one at a
+    time. to: 'hermes' for a checkpoint of hermes, 'hf' for Hugging Face's own tensor names. dtype:
+    float32, bfloat16, float16 or float64; None keeps the stored one. config: see `open_model`.
+    adapter: a PEFT folder to merge. on_progress: called with the stage, "writing" or "comparing",
+    and the fraction of it that is done. Raises HermesError and its subclasses.
     """
     if to not in TARGETS:
         raise HermesError(f"to is {to!r}; it must be one of {', '.join(TARGETS)}")
     if dtype is not None and dtype not in DTYPE_CODES:
         raise HermesError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_CODES)}")
-    found = open_model(source, config=config)
-    found = merge_adapter(found, adapter) if adapter else found
-    if TOKENIZER in found.files:
-        where = f"{TOKENIZER} of {found.path}"
-        require_vocabulary(found.files[TOKENIZER], found.spec, where)
-    family = find_family(found.spec, renamed=True) if to == "hf" else "hermes"
+    model = open_model(source, config=config)
+    model = merge_adapter(model, adapter) if adapter else model
+    if TOKENIZER in model.files:
+        where = f"{TOKENIZER} of {model.path}"
+        require_vocabulary(model.files[TOKENIZER], model.spec, where)
+    family = find_family(model.spec, renamed=True) if to == "hf" else "hermes"
     if to == "hf" and family == "hermes":
         raise HermesError(
-            f"no class of Hugging Face's computes the model of {found.path}: "
-            f"{explain_inexpressible(found.spec)}; use --to hermes"
+            f"no class of Hugging Face computes the model of {model.path}: "
+            f"{explain_inexpressible(model.spec)}; use --to hermes"
         )
-    codes = {name: DTYPE_CODES[dtype] if dtype else code for name, code in found.dtypes.items()}
-    params = LazyTensors(codes, lambda name: cast(found.params[name], codes[name], name))
-    kinds = _plan_kinds(found.spec, family, codes)
-    most = _find_main_dtype(kinds)
-    files = _render_files(found, to, most)
-    proof: list[Verification] = []
+    codes = {name: DTYPE_CODES[dtype] if dtype else code for name, code in model.dtypes.items()}
+    params = LazyTensors(codes, lambda name: cast(model.params[name], codes[name], name))
+    kinds = _plan_kinds(model.spec, family, codes)
+    main_dtype = _find_main_dtype(kinds)
+    files = _render_files(model, to, main_dtype)
+    results: list[Verification] = []
     size = write_folder(
         target,
-        _report_progress(pack(params, found.spec, family), kinds, on_progress),
+        _report_progress(pack(params, model.spec, family), kinds, on_progress),
         kinds,
         files,
         shard_limit=shard_limit,
         run=secrets.token_hex(16) if to == "hermes" else None,
-        check=lambda folder: proof.append(
-            verify_conversion(found, open_model(folder), backend, on_progress)
+        check=lambda folder: results.append(
+            verify_conversion(model, open_model(folder), backend, on_progress)
         ),
         disk=disk,
     )
-    architecture = ARCHITECTURES[family if to == "hf" else find_family(found.spec)]
-    notes = found.notes + (_note_lost_dropout(found.spec) if to == "hf" else ())
-    return Conversion(found, target, to, architecture, most, size, proof[0], notes)
+    architecture = ARCHITECTURES[family if to == "hf" else find_family(model.spec)]
+    notes = model.notes + (_note_lost_dropout(model.spec) if to == "hf" else ())
+    return Conversion(model, target, to, architecture, main_dtype, size, results[0], notes)
 
 
 def _note_lost_dropout(spec: ModelSpec) -> tuple[str, ...]:
-    """A note where config.json has no word for some of the dropout, which no proof can show."""
+    """Note dropout that config.json cannot express, which the verification cannot notice."""
     if not spec.has_dropout or read_config(make_converted_config(spec)).identity == spec.identity:
         return ()
-    return ("Hugging Face's class has no place for all of the model's dropout, which is left out",)
+    return ("some of the model's dropout is left out, as Hugging Face's class has no field for it",)
 
 
 def _report_progress(
     tensors: Tensors, kinds: Mapping[str, TensorInfo], on_progress: Callable[[str, float], None]
 ) -> Tensors:
-    """The tensors, each telling when its turn has come."""
+    """Wrap tensors so that reading one reports the progress in bytes."""
     total, done = sum(kind.nbytes for kind in kinds.values()), 0
 
-    def made(name: str) -> Array:
+    def make(name: str) -> Array:
         nonlocal done
         on_progress("writing", done / total)
         done += kinds[name].nbytes
         return tensors[name]
 
-    return LazyTensors(tensors, made)
+    return LazyTensors(tensors, make)
 
 
 def _plan_kinds(spec: ModelSpec, family: str, codes: Mapping[str, str]) -> dict[str, TensorInfo]:
-    """Dtype and shape of every tensor to be stored. Raises HermesError where parts disagree."""
+    """Plan dtype and shape of every stored tensor. Raises HermesError where its parts differ."""
     kinds = {}
     for stored in make_layout(spec, family):
         parts = {codes[part] for part in stored.parts}
         if len(parts) > 1:
             raise HermesError(
-                f"{', '.join(stored.parts)} make one tensor and are stored as "
+                f"{', '.join(stored.parts)} become one tensor and are stored as "
                 f"{', '.join(sorted(DTYPE_NAMES[code] for code in parts))}; choose a --dtype"
             )
         kinds[stored.name] = TensorInfo(parts.pop(), stored.compute_shape(list_parameters(spec)))
@@ -144,7 +146,7 @@ def _plan_kinds(spec: ModelSpec, family: str, codes: Mapping[str, str]) -> dict[
 
 
 def _find_main_dtype(kinds: Mapping[str, TensorInfo]) -> str:
-    """The dtype of most of the bytes, as config.json calls it."""
+    """Find the dtype of most bytes, by its name in config.json."""
     sizes: dict[str, int] = {}
     for kind in kinds.values():
         sizes[kind.dtype] = sizes.get(kind.dtype, 0) + kind.nbytes
@@ -152,7 +154,7 @@ def _find_main_dtype(kinds: Mapping[str, TensorInfo]) -> str:
 
 
 def _render_files(source: StoredModel, to: str, dtype: str) -> dict[str, bytes]:
-    """Everything of the folder that is not weights."""
+    """Render all files of the folder except weights."""
     ids: dict[str, Any] = {name: value for name, value in source.ids.items() if value is not None}
     files = adapt_companions(source.files, ids)
     if to == "hf":

@@ -1,4 +1,4 @@
-"""Tensors in another dtype, each rounded to nearest when it is asked for."""
+"""Dtypes of tensor files, and casting between them."""
 
 import numpy as np
 
@@ -8,17 +8,17 @@ from hermes.storage.safetensors import DTYPES
 
 __all__ = ["DTYPE_CODES", "DTYPE_NAMES", "cast"]
 
-# What users and config.json call a dtype -> what a tensor file does.
+# Names of dtypes in config.json and options -> their codes in safetensors.
 DTYPE_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
 DTYPE_NAMES = {code: word for word, code in DTYPE_CODES.items()}
 
 
 def cast(array: Array, code: str, name: str) -> Array:
-    """A tensor as F32, BF16, F16 or F64. Raises HermesError where a number is beyond that dtype."""
+    """Cast a tensor to a dtype code, rounding to nearest. Raises HermesError on overflow."""
     wanted = DTYPES[code]
     if array.dtype == wanted:
         return array
-    with np.errstate(over="ignore"):  # told below
+    with np.errstate(over="ignore"):  # refused below, by tensor name
         result = array.astype(wanted)
     infinite = ~np.isfinite(result)
     if infinite.any() and np.isfinite(array[infinite]).any():

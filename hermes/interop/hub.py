@@ -1,9 +1,9 @@
-"""Models on the Hugging Face Hub: `hf://owner/repo@revision` becomes a folder on this machine.
+"""Downloads models from the Hugging Face Hub: `hf://owner/repo@revision` becomes a local folder.
 
-What is fetched lies in huggingface_hub's own cache. Beside it, `hermes/COMMIT` holds the files that
-hermes reads, linked: each was compared with the Hub's hash of it, and the folder got its name when
-all were there, so a name that is there is a whole model. Tokens are huggingface_hub's affair: they
-are never read here, and no text of the Hub's errors is passed on.
+Files are downloaded into huggingface_hub's own cache. Next to its snapshots, the folder
+`hermes/COMMIT` holds links to the files that hermes reads. It gets that name only when all of them
+are there and match the Hub's hashes, so a folder with such a name is a complete model. Access
+tokens are left to huggingface_hub and never read here.
 """
 
 import hashlib
@@ -11,8 +11,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from hermes.checkpoint.manifest import MANIFEST, read_manifest
 from hermes.errors import CheckpointError, HermesError, StorageError
+from hermes.interop.hub_client import require_hub, translate_hub_errors
 from hermes.storage.durable import Disk, link_or_copy, write_atomically, write_folder_atomically
 from hermes.storage.reading import hash_file
 from hermes.tokenizer import Tokenizer
@@ -28,14 +29,13 @@ __all__ = [
     "FetchedModel",
     "HubName",
     "fetch",
+    "load_tokenizer",
     "parse_hub_name",
     "pin_commit",
-    "require_hub",
     "resolve_hub_path",
-    "translate_hub_errors",
 ]
 
-# Of a repository that hermes did not write; its index names the shards.
+# Files read from a repository that hermes did not write; shards are found by the index.
 READ = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab"
     r"|adapter_config)\.json|merges\.txt|tokenizer\.model|chat_template\.jinja|model\.mal"
@@ -43,9 +43,8 @@ READ = re.compile(
 )
 INDEX = "model.safetensors.index.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# A Path makes one slash of two.
+# One slash is accepted too, because a Path collapses two.
 NAME = re.compile(r"hf:/{1,2}(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?")
-DENIED = (401, 403)
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class HubName:
 
 @dataclass(frozen=True)
 class FetchedModel:
-    """A whole model on this machine. commit: of 40 hex digits; notes: what its user should know."""
+    """A complete local copy of a model. commit: 40 hex digits; notes: for the user."""
 
     folder: Path
     commit: str
@@ -69,7 +68,7 @@ class FetchedModel:
 
 
 def parse_hub_name(place: str | os.PathLike[str]) -> HubName | None:
-    """What a place names on the Hub, None of one on this machine. Raises HermesError."""
+    """Parse an hf:// name; None for a local path. Raises HermesError if it is malformed."""
     text = os.fspath(place)
     if not text.startswith("hf:/"):
         return None
@@ -83,7 +82,7 @@ def parse_hub_name(place: str | os.PathLike[str]) -> HubName | None:
 
 
 def resolve_hub_path(place: str | os.PathLike[str]) -> tuple[Path, tuple[str, ...]]:
-    """The place on this machine, fetched first where it is on the Hub, and what to say about it.
+    """Resolve a local path or an hf:// name, which is downloaded first, with notes for the user.
 
     Raises HermesError, CheckpointError, StorageError.
     """
@@ -95,7 +94,7 @@ def resolve_hub_path(place: str | os.PathLike[str]) -> tuple[Path, tuple[str, ..
 
 
 def load_tokenizer(place: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer of a tokenizer.json, of a folder that has one, or of a model on the Hub.
+    """Load the tokenizer of a tokenizer.json, of a folder that has one, or of a model on the Hub.
 
     Raises DataError, StorageError, and for the Hub HermesError.
     """
@@ -103,46 +102,46 @@ def load_tokenizer(place: str | os.PathLike[str]) -> Tokenizer:
 
 
 def fetch(name: HubName, *, endpoint: str | None = None, cache: Path | None = None) -> FetchedModel:
-    """Fetch what hermes reads of a repository, all of it or nothing.
+    """Download the files of a repository that hermes reads, all of them or none.
 
-    endpoint and cache: None for what huggingface_hub's own variables say. Where the Hub cannot be
-    reached, a whole copy of that revision is taken if there is one, and a note says so. Raises
-    HermesError, CheckpointError, StorageError.
+    endpoint, cache: None for huggingface_hub's own settings. If the Hub cannot be reached, the
+    latest complete copy of that revision is used, with a note. Raises HermesError, CheckpointError,
+    StorageError.
     """
     hub = require_hub()
-    place = _find_cache_folder(name, cache)
-    known = _RevisionCache(place / "revisions", name.revision)
-    if COMMIT.fullmatch(name.revision) and (place / name.revision).is_dir():
-        return FetchedModel(place / name.revision, name.revision)
+    folder = _find_cache_folder(name, cache)
+    cached = _RevisionCache(folder / "revisions", name.revision)
+    if COMMIT.fullmatch(name.revision) and (folder / name.revision).is_dir():
+        return FetchedModel(folder / name.revision, name.revision)
     api = hub.HfApi(endpoint=endpoint)
     try:
         with translate_hub_errors(str(name), f"hf://{name.repo}"):
             info = api.model_info(name.repo, revision=name.revision, files_metadata=True)
     except StorageError as error:
-        commit = known.read()
-        if commit is None or not (place / commit).is_dir():
+        commit = cached.read()
+        if commit is None or not (folder / commit).is_dir():
             raise
         return FetchedModel(
-            place / commit, commit, (f"{error}; its copy of commit {commit[:12]} is taken",)
+            folder / commit, commit, (f"{error}; using the copy of commit {commit[:12]}",)
         )
-    if not (place / info.sha).is_dir():
+    if not (folder / info.sha).is_dir():
         listed = {one.rfilename: one for one in info.siblings or ()}
         with translate_hub_errors(str(name), f"hf://{name.repo}"):
             files = _download(hub, name, info.sha, listed, endpoint, cache)
-        _store_verified(files, listed, place / info.sha, name)
-    known.write(info.sha)
-    return FetchedModel(place / info.sha, info.sha)
+        _store_verified(files, listed, folder / info.sha, name)
+    cached.write(info.sha)
+    return FetchedModel(folder / info.sha, info.sha)
 
 
 def _find_cache_folder(name: HubName, cache: Path | None) -> Path:
-    """Where the whole models of a repository are kept."""
+    """Find the folder in which complete copies of a repository are kept."""
     hub = require_hub()
-    own = hub.file_download.repo_folder_name(repo_id=name.repo, repo_type="model")
-    return Path(cache or hub.constants.HF_HUB_CACHE, own, "hermes")
+    repo = hub.file_download.repo_folder_name(repo_id=name.repo, repo_type="model")
+    return Path(cache or hub.constants.HF_HUB_CACHE, repo, "hermes")
 
 
 def pin_commit(place: str) -> str:
-    """A place on the Hub with the commit that was last fetched, so that it stays the same."""
+    """Replace the revision of an hf:// name by the commit last fetched; keep a local path."""
     name = parse_hub_name(place)
     if name is None:
         return place
@@ -151,7 +150,7 @@ def pin_commit(place: str) -> str:
 
 
 class _RevisionCache:
-    """The commit that a revision was when the Hub was last asked."""
+    """Remembers which commit a revision was when the Hub was last reached."""
 
     def __init__(self, folder: Path, revision: str):
         self._file = folder / quote(revision, safe="")
@@ -163,7 +162,7 @@ class _RevisionCache:
         return None
 
     def write(self, commit: str) -> None:
-        with suppress(OSError, StorageError):  # a cache that others filled may be read-only
+        with suppress(OSError, StorageError):  # a shared cache may be read-only
             self._file.parent.mkdir(exist_ok=True)
             write_atomically(self._file, commit.encode("ascii"))
 
@@ -176,7 +175,7 @@ def _download(
     endpoint: str | None,
     cache: Path | None,
 ) -> dict[str, Path]:
-    """The files that hermes reads, in huggingface_hub's cache."""
+    """Download the files that hermes reads into huggingface_hub's cache."""
     if not sys.stderr.isatty():
         hub.utils.disable_progress_bars()
 
@@ -190,7 +189,7 @@ def _download(
         files = get([MANIFEST])
         wanted = set(read_manifest(files[MANIFEST].parent).files)
         if lacking := sorted(wanted - listed.keys()):
-            raise CheckpointError(f"{name} is torn: {lacking[0]} is missing")
+            raise CheckpointError(f"{name} is incomplete: {lacking[0]} is missing")
         return files | get(sorted(wanted))
     wanted = {one for one in listed if READ.fullmatch(one)}
     files = {}
@@ -203,7 +202,7 @@ def _download(
 
 
 def _read_shard_names(index: Path) -> set[str]:
-    """The files that an index names; what is wrong with it is told when it is read."""
+    """Read the names of an index's shards; a broken index is reported when it is opened."""
     try:
         places = json.loads(index.read_bytes())["weight_map"].values()
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -214,84 +213,26 @@ def _read_shard_names(index: Path) -> set[str]:
 def _store_verified(
     files: Mapping[str, Path], listed: Mapping[str, Any], target: Path, name: HubName
 ) -> None:
-    """A folder of these files, each compared with the Hub's hash, that is whole or not there."""
+    """Link the files into `target`, each verified by the Hub's hash, all of them or none."""
     disk = Disk()
     target.parent.mkdir(exist_ok=True)
-    with write_folder_atomically(target, disk) as beside:
+    with write_folder_atomically(target, disk) as unfinished:
         for one, path in files.items():
-            link_or_copy(path.resolve(), beside / one, disk)
-            if not _is_as_listed(beside / one, listed[one]):
+            link_or_copy(path.resolve(), unfinished / one, disk)
+            if not _is_as_listed(unfinished / one, listed[one]):
                 path.resolve().unlink()
                 raise CheckpointError(
-                    f"{one} of {name} did not arrive as the Hub has it; try again, and it is "
-                    "fetched anew"
+                    f"{one} of {name} does not match the Hub's hash of it and was removed; try "
+                    "again to download it anew"
                 )
-        disk.sync_folder(beside)
+        disk.sync_folder(unfinished)
 
 
 def _is_as_listed(path: Path, listed: Any) -> bool:
-    """Whether a file's bytes are those that the Hub lists: by SHA-256, or git's hash of it."""
+    """Whether a file matches the Hub's hash: SHA-256 for LFS files, else git's blob hash."""
     if listed.lfs is not None:
         same: bool = hash_file(path) == listed.lfs.sha256
         return same
     data = path.read_bytes()
     git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     return bool(git == listed.blob_id)
-
-
-def require_hub() -> Any:
-    """huggingface_hub. Raises HermesError where it is not installed."""
-    try:
-        import huggingface_hub
-        import huggingface_hub.constants
-        import huggingface_hub.file_download
-        import huggingface_hub.utils
-    except ImportError as error:
-        raise HermesError(
-            f"models on the Hub need huggingface_hub, which is not installed ({error}); "
-            "pip install 'hermes-llm[hub]'"
-        ) from None
-    return huggingface_hub
-
-
-@contextmanager
-def translate_hub_errors(what: str, repo: str) -> Iterator[None]:
-    """A block whose trouble with the Hub is told in one sentence, of ours alone.
-
-    what: it is about; repo: the page where access is asked for. Raises HermesError, StorageError.
-    """
-    try:
-        yield
-    except HermesError:
-        raise
-    except Exception as error:  # of several libraries, and every release has others
-        raise _translate_error(error, what, repo) from None
-
-
-def _translate_error(error: Exception, what: str, repo: str) -> HermesError:
-    from huggingface_hub import errors
-
-    access = "give a token that may, in HF_TOKEN or by 'hf auth login'"
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    match error:
-        case errors.GatedRepoError():
-            return HermesError(f"{what} is gated; ask for access to {repo}, and {access}")
-        case errors.RevisionNotFoundError():
-            return HermesError(f"{what}: {repo} has no such revision")
-        case errors.RepositoryNotFoundError():
-            return HermesError(
-                f"{what}: no such model, or a private one; check the name, or {access}"
-            )
-        case errors.LocalTokenNotFoundError():
-            return HermesError(f"{what}: no token; {access}")
-        case errors.HFValidationError():
-            return HermesError(f"{what}: no name of a repository, which is OWNER/REPO")
-        case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
-            return StorageError(f"{what}: the Hub is out of reach")
-        case errors.HfHubHTTPError() if status in DENIED:
-            return HermesError(f"{what}: the Hub does not permit it; {access}")
-        case errors.HfHubHTTPError():
-            return StorageError(f"{what}: the Hub answered {status}")
-        case OSError() if error.errno is not None and error.strerror:
-            return StorageError(f"{what}: {error.strerror.lower()}")
-    return StorageError(f"{what}: the connection to the Hub failed ({type(error).__name__})")

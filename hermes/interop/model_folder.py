@@ -1,4 +1,4 @@
-"""Writes a model's folder, whole or not at all, its tensors made one at a time."""
+"""Writes the folder of a model, whole or not at all, one tensor at a time."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,11 +25,12 @@ def write_folder(
     check: Callable[[Path], None] = lambda _: None,
     disk: Disk | None = None,
 ) -> int:
-    """Write weights and small files as the folder `target`, which must not be there; its bytes.
+    """Write weights and small files as the folder `target`, and return its size in bytes.
 
-    run: with a manifest, as a checkpoint of that run at step 0; None without one. check: looks at
-    the folder when it is complete, before it has its name; where it raises, nothing is left.
-    Raises StorageError, NonFinite, HermesError.
+    target must not exist or be empty. run: id of a run, to add a manifest that makes the folder a
+    checkpoint of that run at step 0; None for no manifest. check: called with the complete folder
+    before it gets its name; if it raises, nothing is left. Raises StorageError, NonFinite,
+    HermesError.
     """
     disk = disk or Disk()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

@@ -1,4 +1,4 @@
-"""Architectures that training programs keep in words of their own: nanoGPT's and litgpt's."""
+"""Reads the configurations of nanoGPT and litgpt into specifications."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,10 +27,10 @@ __all__ = ["read_litgpt", "read_nanogpt"]
 
 
 def read_nanogpt(model_args: Mapping[str, Any]) -> ModelSpec:
-    """The model of a nanoGPT checkpoint's `model_args`. Raises SpecError.
+    """Read the `model_args` of a nanoGPT checkpoint. Raises SpecError.
 
-    Its gelu is the exact one, as nanoGPT has it since May 2023; before that it was gelu_tanh, and
-    a checkpoint does not say which.
+    The activation is the exact gelu, which nanoGPT has used since May 2023. Before that it was
+    gelu_tanh, and a checkpoint does not tell which.
     """
     fields = Fields(model_args, where="model_args")
     bias, rate = fields.take_flag("bias", True), fields.take_number("dropout") or 0.0
@@ -59,20 +59,22 @@ def read_nanogpt(model_args: Mapping[str, Any]) -> ModelSpec:
     return spec
 
 
-_SIZES = """
+# Fields that change nothing here: sizes that are read elsewhere, and settings of experts, which a
+# model with n_expert 0 does not have.
+_IGNORED = """
     name hf_config scale_embeddings vocab_size padded_vocab_size padding_multiple
     moe_intermediate_size norm_topk_prob routed_scaling_factor n_expert_per_token
 """
-_HARMLESS = frozenset(_SIZES.split())
+_HARMLESS = frozenset(_IGNORED.split())
 
 
 def read_litgpt(config: Mapping[str, Any], where: str = "model_config.yaml") -> ModelSpec:
-    """The model of litgpt's model_config.yaml. Raises SpecError."""
+    """Read litgpt's model_config.yaml. Raises SpecError."""
     fields = Fields(config, where=where)
     name = fields.take_text("name", "")
-    gemma = "Gemma" in name  # litgpt goes by the name, too
+    gemma = "Gemma" in name  # litgpt decides the unit offset of norms by the name, too
     if "OLMo-1B" in name or "OLMo-7B" in name:
-        fields.refuse("name", name)  # a LayerNorm without weights
+        fields.refuse("name", name)  # their LayerNorm has no weights
     layers, width, heads = (
         fields.take_size("n_layer"),
         fields.take_size("n_embd"),
@@ -100,11 +102,11 @@ def read_litgpt(config: Mapping[str, Any], where: str = "model_config.yaml") -> 
     fields.take("attn_bias")
     fields.allow_only("shared_attention_norm", False)
     rows = fields.take_size("vocab_size", 50_254)
-    several = fields.take_size("padding_multiple", 512)
+    multiple = fields.take_size("padding_multiple", 512)
     spec = ModelSpec(
         name="litgpt",
         blocks=_read_blocks(fields, block, layers, size),
-        vocab_size=fields.take_size("padded_vocab_size", -(-rows // several) * several),
+        vocab_size=fields.take_size("padded_vocab_size", -(-rows // multiple) * multiple),
         max_seq_len=fields.take_size("block_size", 4096),
         hidden_size=width,
         num_layers=layers,
@@ -179,7 +181,7 @@ def _read_norm_position(fields: Fields) -> str:
 
 
 def _read_blocks(fields: Fields, block: BlockSpec, layers: int, size: int) -> tuple[BlockSpec, ...]:
-    """The block with the window and the rope of each layer."""
+    """Read the pattern of blocks: the block with each layer's window and RoPE."""
     window = fields.take_size("sliding_window_size") if fields.has("sliding_window_size") else None
     slides = _read_layer_flags(fields, "sliding_window_indices", layers)
     fields.take("sliding_window_size")
@@ -199,7 +201,7 @@ def _read_blocks(fields: Fields, block: BlockSpec, layers: int, size: int) -> tu
 
 
 def _read_layer_flags(fields: Fields, name: str, layers: int) -> list[bool]:
-    """A list of 0 and 1, at least one for each layer; all of them where it is not there."""
+    """Read a list of 0 and 1 with at least an entry for each layer; missing means all 1."""
     values = fields.take(name)
     if values is None:
         return [True] * layers
@@ -213,7 +215,7 @@ def _read_rope_adjustments(fields: Fields, plain: LinearScaling | None) -> Scali
     if not values:
         return plain
     llama3 = {"factor", "low_freq_factor", "high_freq_factor", "original_max_seq_len"}
-    # With condensed positions too, or as litgpt's own yarn, it is no scaling that MAL has.
+    # MAL has neither litgpt's variant of YaRN nor two scalings at once.
     if plain is None and values.keys() == {"factor"}:
         return LinearScaling(values["factor"])
     if plain is None and values.keys() == llama3:

@@ -1,6 +1,7 @@
-"""A model wherever it is: a checkpoint of hermes, a Hugging Face folder, weights with a config, or
-a training checkpoint of nanoGPT or litgpt. All become a specification and our tensors, read one at
-a time.
+"""Opens any model as a specification and our tensors, which are read one at a time.
+
+Sources are checkpoints of hermes, Hugging Face folders, weights with a configuration, and training
+checkpoints of nanoGPT and litgpt.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,11 +40,11 @@ IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model that was found. params: our tensors, each read when asked for.
+    """A model in files.
 
-    dtypes: how each is stored, as F32 or BF16. files: what lies beside the weights for text, by
-    name. ids: begin, end and padding token of its config. notes: what its reader should know.
-    adapted: params are weights with adapters merged in.
+    kind: what the files are, in words. params: our tensors, each read on access. dtypes: the code
+    in which each is stored, like F32 or BF16. files: companion files by name. ids: special tokens
+    of its config. notes: for the user. adapted: whether adapters are merged into params.
     """
 
     path: Path
@@ -58,37 +59,37 @@ class StoredModel:
 
 
 def merge_adapter(source: StoredModel, folder: Path) -> StoredModel:
-    """The model with a PEFT adapter merged in, in float32 at least.
+    """Merge a PEFT adapter into a model, in float32 at least.
 
-    folder: the adapter's, or a run's, for its newest checkpoint. Raises CheckpointError, also where
-    a run of hermes trained it on other weights than these.
+    folder: the adapter's, or a run's, whose newest checkpoint is taken. Raises CheckpointError,
+    also if a run of hermes trained the adapter on other weights.
     """
-    place, notes = resolve_hub_path(folder)
-    if place.is_dir() and list_steps(place):
-        found, skipped = locate(place)
-        place, notes = found.path, notes + _note_skipped(skipped)
-    lora, adapter = open_adapter(place, source.spec)
-    if (place / MANIFEST).exists() and (place / MODEL).exists():
-        _require_trained_on(source, place, lora)
+    path, notes = resolve_hub_path(folder)
+    if path.is_dir() and list_steps(path):
+        found, skipped = locate(path)
+        path, notes = found.path, notes + _note_skipped(skipped)
+    lora, adapter = open_adapter(path, source.spec)
+    if (path / MANIFEST).exists() and (path / MODEL).exists():
+        _require_trained_on(source, path, lora)
 
-    def part(name: str) -> Array:
+    def read_part(name: str) -> Array:
         if name in adapter:
             return adapter[name]
         weight = source.params[name]
         return weight if weight.dtype == np.float64 else weight.astype(np.float32)
 
-    parts = LazyTensors((*source.params, *adapter), part)
+    parts = LazyTensors((*source.params, *adapter), read_part)
     params = merge_adapters(source.spec, parts, lora)
     return replace(source, params=params, adapted=True, notes=source.notes + notes)
 
 
 def _require_trained_on(source: StoredModel, run: Path, lora: Lora) -> None:
-    """Refuse a base whose adapted matrices are not those in the run's folder, rounded or not."""
+    """Refuse a base model whose adapted matrices differ from those stored with the adapter."""
     own = read_weights(run)
     for path in find_adapted_paths(source.spec, lora):
         name = f"{path}.weight"
         weight = source.params[name]
-        with np.errstate(over="ignore"):  # beyond float16: it differs
+        with np.errstate(over="ignore"):  # a number beyond float16 becomes inf and so differs
             same = name in own and np.array_equal(own[name].astype(weight.dtype), weight)
         if not same:
             raise CheckpointError(
@@ -98,15 +99,15 @@ def _require_trained_on(source: StoredModel, run: Path, lora: Lora) -> None:
 
 
 def open_model(path: Path, *, config: Path | None = None) -> StoredModel:
-    """Open a model, whatever wrote it.
+    """Open a model of any supported kind.
 
-    path: a checkpoint or run of hermes, a Hugging Face or litgpt folder, a .safetensors, or a .pt
-    of training. config: its architecture where the file does not carry it, as config.json, .mal or
-    litgpt's .yaml. hf://OWNER/REPO is fetched first. Raises CheckpointError, SpecError,
-    StorageError, MissingBackend, and for the Hub HermesError.
+    path: a checkpoint or run of hermes, a Hugging Face or litgpt folder, a .safetensors file, a
+    file of torch.save, or hf://OWNER/REPO, which is downloaded first. config: the architecture,
+    where the files do not have it, as config.json, .mal or litgpt's .yaml. Raises CheckpointError,
+    SpecError, StorageError, MissingBackend, and for the Hub HermesError.
     """
-    found, notes = resolve_hub_path(path)
-    source = _open(found, config)
+    local, notes = resolve_hub_path(path)
+    source = _open(local, config)
     return replace(source, notes=notes + source.notes) if notes else source
 
 
@@ -137,8 +138,8 @@ def _open(path: Path, config: Path | None) -> StoredModel:
 
 def _open_checkpoint(path: Path) -> StoredModel:
     found, skipped = locate(path)
-    stock = read_weights(found.path)
-    stored, dtypes = unpack(stock, found.spec, "hermes", str(found.path))
+    weights = read_weights(found.path)
+    stored, dtypes = unpack(weights, found.spec, "hermes", str(found.path))
     params = found.params if found.has_adapters else stored
     return StoredModel(
         found.path,
@@ -162,7 +163,7 @@ def _open_folder(path: Path) -> StoredModel:
         raise CheckpointError(
             f"{path} has no {MODEL} and no {INDEX}; hermes reads weights as safetensors"
         )
-    # Where a folder of hermes has lost its manifest, its MAL still says more than config.json.
+    # A checkpoint of hermes that lost its manifest: model.mal is more exact than config.json.
     own = (path / SPEC).exists()
     spec, family, ids = _read_architecture(path / CONFIG)
     spec, family = (mal.load(path / SPEC), "hermes") if own else (spec, family)
@@ -191,18 +192,18 @@ def _open_torch(path: Path, config: Path | None) -> StoredModel:
     if config is None and isinstance(args, dict):
         spec, family = read_nanogpt(args), "nanogpt"
         notes = (
-            "nanoGPT's gelu is read as the exact one; a checkpoint from before May 2023 meant "
+            "nanoGPT's gelu is read as the exact one; checkpoints from before May 2023 used "
             "gelu_tanh",
         )
     elif config is not None or near.exists():
         spec, family, ids = _read_architecture(config or near)
     else:
         raise CheckpointError(
-            f"{path} says nothing of its architecture: it has no model_args as nanoGPT's and no "
-            f"{LITGPT_CONFIG} beside it; say with --config of which model"
+            f"{path} does not tell its architecture: it has no model_args like nanoGPT's and no "
+            f"{LITGPT_CONFIG} beside it; name the architecture with --config"
         )
     if "optimizer" in file.extras:
-        notes += ("the optimizer's state is left behind: it is under names of its own",)
+        notes += ("the optimizer state is not converted, as it has names of its own",)
     if family == "litgpt" and any(".attn.attn." in name for name in file):
         family = "litgpt-old"
     params, dtypes = unpack(file, spec, family, str(path))
@@ -212,7 +213,7 @@ def _open_torch(path: Path, config: Path | None) -> StoredModel:
 
 
 def _read_architecture(path: Path) -> tuple[ModelSpec, str, Mapping[str, Any]]:
-    """Specification, layout of its tensors, and token ids, from a file of any kind of config."""
+    """Read any kind of configuration: the spec, the family of its tensor layout, and token ids."""
     match path.suffix:
         case ".json":
             values = parse_object(read_small(path), str(path))
@@ -223,7 +224,9 @@ def _read_architecture(path: Path) -> tuple[ModelSpec, str, Mapping[str, Any]]:
             try:
                 values = yaml.safe_load(read_small(path))
             except yaml.YAMLError as error:
-                raise CheckpointError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
+                raise CheckpointError(
+                    f"{path} is not YAML: {str(error).splitlines()[0]}"
+                ) from error
             if not isinstance(values, dict):
                 raise CheckpointError(f"{path} must hold an object")
             return read_litgpt(values, str(path)), "litgpt", {}

@@ -1,4 +1,4 @@
-"""Puts a model on the Hugging Face Hub: converted, proven, and in one commit or not at all."""
+"""Uploads a model to the Hugging Face Hub: converted, verified, and in a single commit."""
 
 import re
 from collections.abc import Callable
@@ -10,14 +10,15 @@ from typing import Any
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.errors import HermesError
 from hermes.interop.convert import Conversion, convert
-from hermes.interop.hub import READ, require_hub, translate_hub_errors
+from hermes.interop.hub import READ
+from hermes.interop.hub_client import require_hub, translate_hub_errors
 from hermes.interop.model_card import render_card
 
 __all__ = ["PublishedModel", "publish", "require_writable"]
 
 CARD = "README.md"
 REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-# What an earlier push may have left, and would be read beside or instead of the new files.
+# Files of an earlier push, which readers would take instead of the new ones.
 STALE = re.compile(
     rf"{READ.pattern}|{re.escape(MANIFEST)}|progress\.json|optimizer\.safetensors"
     r"|model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json"
@@ -26,7 +27,7 @@ STALE = re.compile(
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """What was put where. page: its address; commit: of 40 hex digits."""
+    """An uploaded model. page: its URL; commit: 40 hex digits; notes: for the user."""
 
     converted: Conversion
     page: str
@@ -35,12 +36,12 @@ class PublishedModel:
 
 
 def require_writable(repo: str, *, public: bool = False, endpoint: str | None = None) -> Any:
-    """The Hub's interface, once `repo` is there and may be written to; it is made where it is not.
+    """Create `repo` if it does not exist, check write access, and return the Hub's API client.
 
-    public: of a repository that is made; else it is private. Raises HermesError, StorageError.
+    public: visibility of a new repository; private by default. Raises HermesError, StorageError.
     """
     if not REPO.fullmatch(repo):
-        raise HermesError(f"{repo!r} is no name of a repository, which is OWNER/REPO")
+        raise HermesError(f"{repo!r} is not the name of a repository, OWNER/REPO")
     api = require_hub().HfApi(endpoint=endpoint)
     with translate_hub_errors(f"push to {repo}", f"hf://{repo}"):
         api.whoami()
@@ -60,11 +61,11 @@ def publish(
     backend: str | None = None,
     on_progress: Callable[[str, float], None] = lambda stage, share: None,
 ) -> PublishedModel:
-    """Convert the model at `source` as `convert` does, and make it what `repo` holds.
+    """Convert the model at `source` as `convert` does and upload it as the content of `repo`.
 
-    No optimizer's state goes along, and adapters are merged in. Files of an earlier model are
-    removed in the same commit; a README.md that is there stays. backend: of the proof. Raises
-    HermesError and what it is the base of.
+    Adapters are merged; optimizer state is not uploaded. The same commit removes the files of an
+    earlier model; an existing README.md stays. backend: for the verification. Raises HermesError
+    and its subclasses.
     """
     api = require_writable(repo, public=public, endpoint=endpoint)
     with TemporaryDirectory(prefix="hermes-push-") as folder:
@@ -88,7 +89,11 @@ def publish(
     return PublishedModel(made, f"{api.endpoint}/{repo}", done.oid, made.notes + kept)
 
 
-def _plan_commit(folder: Path, there: set[str], text: str) -> list[Any]:
+def _plan_commit(folder: Path, there: set[str], card: str) -> list[Any]:
+    """Plan a commit that makes `folder` the content of a repository.
+
+    there: the files that it has; card: its README.md if it has none.
+    """
     hub = require_hub()
     new = {path.name: path for path in sorted(folder.iterdir())}
     stale = sorted(name for name in there - new.keys() if STALE.fullmatch(name))
@@ -96,6 +101,6 @@ def _plan_commit(folder: Path, there: set[str], text: str) -> list[Any]:
     for name, path in new.items():
         operations.append(hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=path))
     if CARD not in there:
-        data = text.encode("utf-8")
+        data = card.encode("utf-8")
         operations.append(hub.CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=data))
     return operations

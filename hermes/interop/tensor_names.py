@@ -1,8 +1,8 @@
-"""Where our tensors are in files that name or lay them out otherwise, in both directions.
+"""Names and layouts of tensors in other tools' files, converted in both directions.
 
-A layout is a list of stored tensors, each made of one or several of ours: GPT-2 keeps query, key
-and value in one transposed matrix, GPT-NeoX and older litgpt head by head. Llama's relatives have
-our own names, so their layout is one to one.
+A layout is a list of stored tensors, each made of one or several of ours. GPT-2 stores query, key
+and value as one transposed matrix, GPT-NeoX and older litgpt interleave them head by head. Llama
+and its relatives have our own names, so their layout is one to one.
 """
 
 import re
@@ -22,17 +22,17 @@ from hermes.spec import BlockSpec, ModelSpec
 __all__ = ["StoredTensor", "TensorSource", "make_layout", "pack", "unpack"]
 
 EMBEDDING = "model.embed_tokens.weight"
-OPTIONAL = "transformer."  # before GPT-2's names, in some files
+OPTIONAL = "transformer."  # prefix of GPT-2's names in some files
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 class TensorSource(Protocol):
-    """Tensors by the names of a file, each read when asked for; `infos` without reading them."""
+    """Tensors by their names in a file, each read on access; infos: their dtypes and shapes."""
 
     infos: dict[str, TensorInfo]
 
     def __getitem__(self, name: str) -> Array:
-        """The numbers of one tensor."""
+        """Read one tensor."""
         ...
 
 
@@ -40,8 +40,8 @@ class TensorSource(Protocol):
 class StoredTensor:
     """A tensor of another layout, made of one or more of ours.
 
-    parts: our names; their rows follow each other, in each of `groups` equal shares. transposed:
-    stored as (in, out).
+    parts: our names. groups: each part's rows are cut into so many equal groups, and the tensor is
+    group 0 of every part, then group 1 of every part, and so on. transposed: stored as (in, out).
     """
 
     name: str
@@ -50,13 +50,13 @@ class StoredTensor:
     transposed: bool = False
 
     def compute_shape(self, table: Mapping[str, Tensor]) -> tuple[int, ...]:
-        """Its shape, from those of its parts."""
+        """Compute its shape from those of its parts."""
         rows = sum(table[part].shape[0] for part in self.parts)
         shape = (rows, *table[self.parts[0]].shape[1:])
         return shape[::-1] if self.transposed else shape
 
     def pack(self, params: Tensors) -> Array:
-        """The stored tensor, from ours."""
+        """Assemble the stored tensor from ours."""
         arrays = [params[part] for part in self.parts]
         if len(arrays) > 1:
             shares = [a.reshape(self.groups, -1, *a.shape[1:]) for a in arrays]
@@ -67,7 +67,7 @@ class StoredTensor:
         return whole.T if self.transposed else whole
 
     def unpack(self, stored: Array, part: str, table: Mapping[str, Tensor]) -> Array:
-        """One of our tensors, from the stored one."""
+        """Extract one of our tensors from the stored one."""
         whole = stored.T if self.transposed else stored
         if len(self.parts) > 1:
             sizes = [table[p].shape[0] // self.groups for p in self.parts]
@@ -78,9 +78,9 @@ class StoredTensor:
         return np.ascontiguousarray(whole.reshape(table[part].shape))
 
 
-# Their module -> ours: {i} is the layer, {attention_in} and the like the norm at that place. `*`
-# marks a matrix stored as (in, out), `@` rows laid out group by group. A tensor is its module's
-# name with .weight or .bias.
+# Their module -> ours. {i} is the layer; {attention_in} and the like are keys of NORM_NAMES and
+# stand for the norm at that position. `*` marks a matrix stored as (in, out), `@` rows interleaved
+# by groups. A tensor's name is its module's with .weight or .bias.
 _QKV = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"
 _GPT2 = {
     "wte": "model.embed_tokens",
@@ -127,7 +127,7 @@ def _choose_modules(spec: ModelSpec, family: str) -> Mapping[str, str] | None:
     match family:
         case "gpt2" if spec.embeddings.tie_weights:
             return _GPT2
-        case "gpt2":  # without the prefix, transformers 4 takes the head for part of the stack
+        case "gpt2":  # untied: without the prefix, transformers 4 takes the head for a layer
             return {n if n == "lm_head" else OPTIONAL + n: ours for n, ours in _GPT2.items()}
         case "nanogpt":  # GPT-2's names over ordinary matrices
             return {name.removesuffix("*"): ours for name, ours in _GPT2.items()}
@@ -146,10 +146,10 @@ def _choose_modules(spec: ModelSpec, family: str) -> Mapping[str, str] | None:
 
 
 def make_layout(spec: ModelSpec, family: str) -> list[StoredTensor]:
-    """How `family` stores the tensors of a spec; every one of ours is in exactly one of them.
+    """Make the list of tensors that `family` stores; each of ours is part of exactly one.
 
-    family: a model_type of config.json, nanogpt, litgpt, or litgpt-old, whose attention is still
-    laid out group by group.
+    family: a model_type of config.json, nanogpt, litgpt, or litgpt-old, which interleaves query,
+    key and value.
     """
     table = list_parameters(spec)
     modules = _choose_modules(spec, family)
@@ -170,13 +170,13 @@ def make_layout(spec: ModelSpec, family: str) -> list[StoredTensor]:
         )
     ]
     layout = [stored for stored in once + layered if stored.parts[0] in table]
-    held = [part for stored in layout for part in stored.parts]
-    assert sorted(held) == sorted(table), f"{family} has no place for {set(table) - set(held)}"
+    parts = [part for stored in layout for part in stored.parts]
+    assert sorted(parts) == sorted(table), f"{family} does not store {set(table) - set(parts)}"
     return layout
 
 
 def _resolve_norm_name(ours: str, layer: BlockSpec) -> str:
-    """Our module, the norm's name at its place filled in; "-" where no norm stands there."""
+    """Resolve a position in braces to the norm's name there, or "-"; keep any other module."""
     place = ours.strip("{}")
     return ours if place == ours else NORM_NAMES[layer.norm_position].get(place, "-")
 
@@ -193,27 +193,28 @@ def _make_stored(name: str, parts: list[str], groups: int = 1) -> Iterator[Store
         )
 
 
-# Buffers that older files carry: causal masks and rotary frequencies.
+# Buffers in older files, which are not parameters: causal masks and RoPE frequencies.
 _BUFFERS = re.compile(r"(h\.\d+\.attn|.*\.attention)\.(masked_)?bias|.*rotary_emb\.inv_freq")
 _HEADS = ("lm_head.weight", "embed_out.weight")
 
 
 def unpack(
-    stock: TensorSource, spec: ModelSpec, family: str, where: str
+    source: TensorSource, spec: ModelSpec, family: str, where: str
 ) -> tuple[LazyTensors, dict[str, str]]:
-    """Our tensors of a spec from a file laid out as `family` does, each made when asked for.
+    """Extract our tensors from a file in the layout of `family`, each on access.
 
-    With them each one's dtype in the file, as F32 or BF16. Every stored tensor must be there in its
-    shape, and none besides but masks and a head that is the embedding. Raises CheckpointError.
+    Also returns the dtype code of each in the file. The file must have every tensor of the layout
+    in its shape, and no other besides buffers and a tied head that equals the embedding. Raises
+    CheckpointError.
     """
     table, layout = list_parameters(spec), make_layout(spec, family)
-    found = _strip_prefixes(stock, where)
-    places: dict[str, tuple[StoredTensor, str]] = {}
+    found = _strip_prefixes(source, where)
+    origins: dict[str, tuple[StoredTensor, str]] = {}
     for stored in layout:
         name = found.pop(stored.name.removeprefix(OPTIONAL), None)
         if name is None:
             raise CheckpointError(f"{where} has no tensor {stored.name!r}, which its config needs")
-        kind, shape = stock.infos[name], stored.compute_shape(table)
+        kind, shape = source.infos[name], stored.compute_shape(table)
         if kind.shape != shape:
             raise CheckpointError(
                 f"{where}: tensor {name!r} has shape {kind.shape}, expected {shape}"
@@ -222,11 +223,11 @@ def unpack(
             raise CheckpointError(
                 f"{where}: tensor {name!r} is {kind.dtype}, expected one of {', '.join(FLOATS)}"
             )
-        places |= {part: (stored, name) for part in stored.parts}
-    embedding = places[EMBEDDING][1]
+        origins |= {part: (stored, name) for part in stored.parts}
+    embedding = origins[EMBEDDING][1]
     for plain, name in found.items():
         if plain in _HEADS and spec.embeddings.tie_weights:
-            if not np.array_equal(stock[name], stock[embedding]):
+            if not np.array_equal(source[name], source[embedding]):
                 raise CheckpointError(
                     f"{where} has a {name!r} that differs from {embedding!r}, "
                     "but its config ties the two"
@@ -235,17 +236,17 @@ def unpack(
             raise CheckpointError(f"{where} has a tensor {name!r}, which its config does not have")
 
     def make(part: str) -> Array:
-        stored, name = places[part]
-        return stored.unpack(stock[name], part, table)
+        stored, name = origins[part]
+        return stored.unpack(source[name], part, table)
 
-    dtypes = {part: stock.infos[name].dtype for part, (_, name) in places.items()}
+    dtypes = {part: source.infos[name].dtype for part, (_, name) in origins.items()}
     return LazyTensors(table, make), dtypes
 
 
-def _strip_prefixes(stock: TensorSource, where: str) -> dict[str, str]:
-    """Stored names by what they are without the wrappers' and GPT-2's optional prefixes."""
+def _strip_prefixes(source: TensorSource, where: str) -> dict[str, str]:
+    """Map names without the prefixes of wrappers and of GPT-2 to the names in the file."""
     found: dict[str, str] = {}
-    for name in stock.infos:
+    for name in source.infos:
         plain = strip_wrappers(name).removeprefix(OPTIONAL)
         if plain in found:
             raise CheckpointError(f"{where} has two tensors for {plain!r}")
@@ -254,6 +255,6 @@ def _strip_prefixes(stock: TensorSource, where: str) -> dict[str, str]:
 
 
 def pack(params: Tensors, spec: ModelSpec, family: str) -> LazyTensors:
-    """The tensors that `family` stores, from ours, each made when asked for."""
+    """Assemble the tensors that `family` stores from ours, each on access."""
     layout = {stored.name: stored for stored in make_layout(spec, family)}
     return LazyTensors(layout, lambda name: layout[name].pack(params))

@@ -1,7 +1,6 @@
-"""Training checkpoints in torch's own format: the one place that opens them, and never a pickle's
-code.
+"""Opens files written by torch.save; the only module that does, and it never runs their code.
 
-Tensors stay on disk until they are asked for. PyTorch is imported when a file is opened.
+Tensors stay on disk until they are read. PyTorch is imported when a file is opened.
 """
 
 import zipfile
@@ -29,28 +28,30 @@ CODES = {
 
 
 class TorchFile(Mapping[str, Array]):
-    """The model of a training checkpoint, each tensor read when asked for.
+    """The model of a training checkpoint, each tensor read on access.
 
-    It is the dict under `model`, `state_dict` or `model_state_dict`, or the file's own. extras:
-    what else the file has, tensors included. infos: dtype and shape by name; a dtype that is no
-    float of ours is told by torch's name.
+    The model is the dict under `model`, `state_dict` or `model_state_dict`, or the whole file.
+    extras: everything else in the file, tensors included. infos: dtype and shape by name; a dtype
+    that hermes does not use keeps torch's name.
     """
 
     def __init__(self, path: Path):
-        whole = _load(path)
+        content = _load(path)
         self.path = path
-        inner = next((k for k in ("model", "state_dict", "model_state_dict") if k in whole), None)
-        self._tensors: dict[str, Any] = whole if inner is None else whole[inner]
-        self.extras = {name: value for name, value in whole.items() if name != inner}
+        inner = next((k for k in ("model", "state_dict", "model_state_dict") if k in content), None)
+        self._tensors: dict[str, Any] = content if inner is None else content[inner]
+        self.extras = {name: value for name, value in content.items() if name != inner}
         if inner is None:
             self.extras = {}
         odd = [name for name, value in self._tensors.items() if not hasattr(value, "dtype")]
         if odd or not self._tensors:
-            what = f"{odd[0]!r} is no tensor" if odd else "it has none"
-            raise CheckpointError(f"{path} is no model of tensors: {what}")
+            what = f"{odd[0]!r} is not a tensor" if odd else "it is empty"
+            raise CheckpointError(f"{path} is not a dict of tensors: {what}")
         for name, value in self._tensors.items():
             if not _is_plain(value):
-                raise CheckpointError(f"{path}: {name!r} is no plain tensor; save it as one")
+                raise CheckpointError(
+                    f"{path}: {name!r} is not a plain dense tensor; save it as one"
+                )
         self.infos = {
             name: TensorInfo(CODES.get(str(value.dtype), str(value.dtype)), tuple(value.shape))
             for name, value in self._tensors.items()
@@ -73,7 +74,7 @@ class TorchFile(Mapping[str, Array]):
 
 
 def _is_plain(tensor: Any) -> bool:
-    """Whether its numbers are all there, in memory's order: not sparse, nested or without data."""
+    """Whether a tensor is dense and has its data: not sparse, nested or on the meta device."""
     dense = str(tensor.layout) == "torch.strided" and not tensor.is_nested
     return dense and str(tensor.device) == "cpu"
 
@@ -83,33 +84,35 @@ def _load(path: Path) -> dict[str, Any]:
         import torch
     except ImportError as error:
         raise MissingBackend(
-            f"{path} is a file of PyTorch's, which is not installed ({error}); "
+            f"{path} is a file of PyTorch, which is not installed ({error}); "
             "pip install 'hermes-llm[torch]'"
         ) from error
     if not read_start(path, len(ZIP)).startswith(ZIP):
-        raise CheckpointError(f"{path} is not as torch.save writes since PyTorch 1.6; save it anew")
+        raise CheckpointError(
+            f"{path} is not in the format of torch.save since PyTorch 1.6; save it again"
+        )
     _check_crcs(path)
     try:
-        whole = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # unpickling raises whatever the bytes make it
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # broken bytes make unpickling raise any type of error
         if type(error).__name__ != "UnpicklingError":
             raise CheckpointError(
-                f"cannot read {path}: it is torn, or not PyTorch's ({type(error).__name__})"
+                f"cannot read {path}: it is incomplete, or not PyTorch's ({type(error).__name__})"
             ) from error
-        # PyTorch's own sentence advises to run what is in it.
+        # PyTorch's own message advises weights_only=False, which would run code from the file.
         raise CheckpointError(
-            f"{path} holds more than tensors and plain values, so what it holds may be code; save "
-            "its model's state_dict by itself, or as .safetensors"
+            f"{path} holds more than tensors and plain values, which could run code when loaded; "
+            "save the model's state_dict by itself, or as .safetensors"
         ) from None
-    if not isinstance(whole, dict) or not all(isinstance(name, str) for name in whole):
-        raise CheckpointError(f"{path} holds no dict of names, so no model hermes reads")
-    return whole
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise CheckpointError(f"{path} does not hold a dict by name, so no model that hermes reads")
+    return content
 
 
 def _check_crcs(path: Path) -> None:
-    """Every entry against the CRC-32 the archive has of it, which torch.load does not look at.
+    """Check every entry of the archive by its CRC-32, which torch.load does not.
 
-    Nothing is unpacked but to be summed. Raises CheckpointError.
+    Entries are read, not extracted or unpickled. Raises CheckpointError, StorageError.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -117,11 +120,11 @@ def _check_crcs(path: Path) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise StorageError(f"cannot read {path}: {reason}") from error
-    except Exception as error:  # of the archive's own fields, as the bytes make it
+    except Exception as error:  # broken bytes make zipfile raise any type of error
         raise CheckpointError(
-            f"cannot read {path}: it is torn, or not PyTorch's ({type(error).__name__})"
+            f"cannot read {path}: it is incomplete, or not PyTorch's ({type(error).__name__})"
         ) from error
     if wrong is not None:
         raise CheckpointError(
-            f"{path} is damaged: its entry {wrong!r} is not what its CRC-32 says; copy it anew"
+            f"{path} is damaged: its entry {wrong!r} does not match its CRC-32; copy it again"
         )

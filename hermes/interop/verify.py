@@ -1,4 +1,4 @@
-"""The proof at the end of a conversion: what was written, read back, computes what was read."""
+"""Verifies a conversion: what was written, read back, must compute what the source computes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,22 +15,22 @@ from hermes.spec import ModelSpec
 
 __all__ = ["Verification", "verify_conversion"]
 
-# Above this many parameters the layers are tried one at a time, on part of the vocabulary, so that
-# a model much larger than memory is proved too.
-AT_ONCE = 300_000_000
-ROWS = 1024
-LENGTH = 32
-STRIDE = 7919  # token ids of the prompt are multiples of this prime
-# Equal weights in equal operations: nothing but the order of sums on several threads may differ.
+# Above this many parameters, layers are compared one at a time on part of the vocabulary, so that a
+# model larger than memory can be verified.
+MAX_AT_ONCE = 300_000_000
+VOCABULARY_ROWS = 1024
+PROMPT_LENGTH = 32
+PROMPT_STRIDE = 7919  # token ids of the prompt are multiples of this prime
+# Equal weights in equal operations: only the order of sums over several threads may differ.
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How far the logits of source and result are apart.
+    """How far the logits of source and result differ.
 
-    difference: the largest, over the root mean square of the logits. backend: what computed them.
-    passes: 1, or how many layers were tried one by one.
+    difference: the largest, relative to the root mean square of the logits. backend: the one that
+    computed them. passes: 1, or the number of layers if they were compared one by one.
     """
 
     difference: float
@@ -46,60 +46,69 @@ def verify_conversion(
 ) -> Verification:
     """Compare two models: every tensor bit by bit, and the logits of a fixed prompt.
 
-    The result's tensors must be the source's, rounded to the result's dtype, and give the logits
-    that those give under the source's architecture. backend: its name; None for one that is
-    installed. on_progress: told what share is done. Raises CheckpointError where they differ,
-    MissingBackend.
+    The result's tensors must equal the source's, rounded to the result's dtype. Its architecture
+    must compute from them the same logits as the source's architecture does. backend: a name; None
+    for an installed one. on_progress: called with "comparing" and the fraction done. Raises
+    CheckpointError where they differ, MissingBackend.
     """
-    engine = _choose_backend(backend)
+    chosen = _choose_backend(backend)
     kept: dict[str, Pair] = {}
-    passes, found = _plan_passes(source.spec, result.spec), []
-    for number, (one, other, names) in enumerate(passes):
+    passes, distances = _plan_passes(source.spec, result.spec), []
+    for number, (source_spec, result_spec, names) in enumerate(passes):
         on_progress("comparing", number / len(passes))
-        pairs = _load_pairs(source, result, one, names, kept)
-        found.append(_compare_logits(engine, one, other, pairs, source))
-        del pairs  # before those of the next layer are read
-    return Verification(max(found), engine.name, len(found))
+        pairs = _load_pairs(source, result, source_spec, names, kept)
+        distances.append(_compare_logits(chosen, source_spec, result_spec, pairs, source))
+        del pairs  # frees this layer's tensors before the next one's are read
+    return Verification(max(distances), chosen.name, len(distances))
 
 
 Pair = tuple[Array, Array]
 
 
 def _compare_logits(
-    engine: Backend,
-    one: ModelSpec,
-    other: ModelSpec,
+    backend: Backend,
+    source_spec: ModelSpec,
+    result_spec: ModelSpec,
     pairs: Mapping[str, Pair],
     source: StoredModel,
 ) -> float:
-    """The distance of two models' logits. Raises CheckpointError where rounding is no reason."""
+    """Compare the logits of two models, and return their distance.
+
+    Raises CheckpointError if they differ by more than the rounding of the weights explains.
+    """
     before = {name: pair[0] for name, pair in pairs.items()}
     after = {name: pair[1] for name, pair in pairs.items()}
-    plain, result = _compute_logits(engine, one, before), _compute_logits(engine, other, after)
-    exact = plain
+    original = _compute_logits(backend, source_spec, before)
+    converted = _compute_logits(backend, result_spec, after)
+    # The logits that the source's architecture gives from the result's tensors. A third forward
+    # pass is needed only if both the tensors and the architecture changed.
+    expected = original
     if any(first is not second for first, second in pairs.values()):
-        # Equal tensors under an equal architecture need no third pass.
-        exact = result if one.identity == other.identity else _compute_logits(engine, one, after)
-    error = _measure_distance(result, exact)
+        same = source_spec.identity == result_spec.identity
+        expected = converted if same else _compute_logits(backend, source_spec, after)
+    error = _measure_distance(converted, expected)
     if error > ROUNDING:
         raise CheckpointError(
-            f"what was made of {source.path} gives logits {error:.1e} from its own; nothing was "
+            f"the conversion of {source.path} would change its logits by {error:.1e}; nothing was "
             "written"
         )
-    return max(_measure_distance(exact, plain), error)
+    return max(_measure_distance(expected, original), error)
 
 
 def _load_pairs(
     source: StoredModel,
     result: StoredModel,
-    one: ModelSpec,
+    spec: ModelSpec,
     names: Mapping[str, str],
     kept: dict[str, Pair],
 ) -> dict[str, Pair]:
-    """The tensors of a pass, before and after; `kept`: those that every layer's pass needs."""
+    """Load the tensors of a pass, before and after.
+
+    names: of the pass's tensors, to those in the models. kept: a cache of what every pass needs.
+    """
     pairs = {}
     for small, name in names.items():
-        rows = list_parameters(one)[small].shape[0]
+        rows = list_parameters(spec)[small].shape[0]
         pairs[small] = kept.get(name) or _cut_rows(_compare_tensor(source, result, name), rows)
         if not name.startswith("model.layers."):
             kept[name] = pairs[small]
@@ -107,18 +116,22 @@ def _load_pairs(
 
 
 def _compare_tensor(source: StoredModel, result: StoredModel, name: str) -> Pair:
-    """A tensor before and after, twice the same array where no number had to be rounded."""
+    """Read a tensor before and after, and check that only rounding changed it.
+
+    Returns the same array twice where nothing was rounded.
+    """
     before, after = source.params[name], result.params[name]
     rounded = cast(before, result.dtypes[name], name)
     if rounded.shape != after.shape or not np.array_equal(_view_bits(rounded), _view_bits(after)):
         raise CheckpointError(
-            f"tensor {name!r} of {source.path} did not come out as it went in; nothing was written"
+            f"tensor {name!r} of {source.path} would be changed by the conversion; nothing was "
+            "written"
         )
     return before, before if rounded is before else after
 
 
 def _cut_rows(pair: Pair, rows: int) -> Pair:
-    """The first rows of both, without holding on to the others."""
+    """Cut both to their first rows, as copies, so that the rest can be freed."""
     before, after = pair
     if len(before) == rows:
         return pair
@@ -127,12 +140,13 @@ def _cut_rows(pair: Pair, rows: int) -> Pair:
 
 
 def _view_bits(array: Array) -> NDArray[np.unsignedinteger]:
-    whole = np.ascontiguousarray(array)
-    return whole.reshape(-1).view(f"u{whole.itemsize}")
+    """View a tensor as unsigned integers, so that equal means equal bits, also of NaN and -0."""
+    contiguous = np.ascontiguousarray(array)
+    return contiguous.reshape(-1).view(f"u{contiguous.itemsize}")
 
 
 def _choose_backend(name: str | None) -> Backend:
-    """The backend of that name, or the first that is installed."""
+    """Find the backend by name, or the first that is installed."""
     for candidate in (name,) if name else ("torch", "mlx"):
         try:
             return find_backend(candidate)
@@ -143,39 +157,43 @@ def _choose_backend(name: str | None) -> Backend:
 
 
 def _plan_passes(
-    one: ModelSpec, other: ModelSpec
+    source: ModelSpec, result: ModelSpec
 ) -> list[tuple[ModelSpec, ModelSpec, dict[str, str]]]:
-    """What is tried, and whose tensors by name: both models whole, or each layer by itself."""
-    if count_parameters(one) <= AT_ONCE:
-        return [(one, other, {name: name for name in list_parameters(one)})]
+    """Plan the passes: both models as a whole, or each layer by itself.
+
+    A pass is the specs before and after, and its tensors' names to those in the models.
+    """
+    if count_parameters(source) <= MAX_AT_ONCE:
+        return [(source, result, {name: name for name in list_parameters(source)})]
     passes = []
-    for i in range(one.num_layers):
-        small, own = _extract_layer(one, i), f"model.layers.{i}."
+    for i in range(source.num_layers):
+        small, own = _extract_layer(source, i), f"model.layers.{i}."
         names = {name: name.replace("model.layers.0.", own) for name in list_parameters(small)}
-        passes.append((small, _extract_layer(other, i), names))
+        passes.append((small, _extract_layer(result, i), names))
     return passes
 
 
 def _extract_layer(spec: ModelSpec, i: int) -> ModelSpec:
-    """A model of one layer and the first rows of the vocabulary."""
+    """Extract layer i as a model of one layer with the first rows of the vocabulary."""
     return replace(
         spec,
         blocks=(spec.layers[i],),
         num_layers=1,
-        vocab_size=min(spec.vocab_size, ROWS),
+        vocab_size=min(spec.vocab_size, VOCABULARY_ROWS),
         output=replace(spec.output, norm=spec.final_norm),
     )
 
 
-def _compute_logits(engine: Backend, spec: ModelSpec, params: Tensors) -> NDArray[np.floating]:
-    precision = "float64" if engine.name == "numpy" else "float32"
+def _compute_logits(backend: Backend, spec: ModelSpec, params: Tensors) -> NDArray[np.floating]:
+    """Compute the logits of the fixed prompt on a CPU if there is one. -> (1, T, V)."""
+    precision = "float64" if backend.name == "numpy" else "float32"
     wide = LazyTensors(params, lambda name: np.asarray(params[name], np.dtype(precision)))
-    device = "cpu" if "cpu" in engine.devices() else None
-    model = engine.build(spec, wide, Options(device=device, precision=precision))
-    length = min(spec.max_seq_len, LENGTH)
-    return model.logits(np.arange(length)[None, :] * STRIDE % spec.vocab_size)
+    device = "cpu" if "cpu" in backend.devices() else None
+    model = backend.build(spec, wide, Options(device=device, precision=precision))
+    length = min(spec.max_seq_len, PROMPT_LENGTH)
+    return model.logits(np.arange(length)[None, :] * PROMPT_STRIDE % spec.vocab_size)
 
 
 def _measure_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """The largest difference over the root mean square."""
+    """Measure the largest difference, relative to the root mean square of b."""
     return float(np.abs(a - b).max() / np.sqrt((b.astype(np.float64) ** 2).mean()))

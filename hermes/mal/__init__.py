@@ -1,7 +1,15 @@
-"""MAL, the Model Architecture Language: files of architecture to specs and back.
+"""MAL, the Model Architecture Language: text files to specifications and back.
 
-`load` a bundled name, a file or a text; `dumps` a spec in canonical form; `edit` one field. The
-language is written down in `specs/mal.md`.
+`load` reads a bundled model, a file or a text; `dumps` writes a spec in canonical form; `edit`
+changes a field. The language is specified in `specs/mal.md`. In reading order:
+
+    tree     the nodes of a parsed file
+    syntax   text -> tree; knows the grammar and no keyword
+    words    keywords: kinds, keys, synonyms
+    meaning  tree -> spec
+    writer   spec -> tree -> text
+    files    where a model is looked for
+    edits    changes of single fields, for --set
 """
 
 from hermes.mal.edits import edit, edit_all

@@ -1,7 +1,8 @@
-"""Edits of single fields from outside a file, as `--set model.block.attention.num_heads=4` asks.
+"""Changes of single fields, as in `--set model.block.attention.num_heads=4`.
 
-A spec is written as a tree with its defaults, fields are replaced there, and the tree is read
-again: an edit means what the same change of the file would mean, wherever its part is used.
+The spec is written as a tree that includes defaults, fields are replaced in it, and the tree is
+read again. So an edit means exactly what the same change of a file would mean, and a change of a
+named part applies wherever the part is used.
 """
 
 from collections.abc import Mapping
@@ -20,16 +21,16 @@ __all__ = ["edit", "edit_all"]
 
 
 def edit(spec: ModelSpec, path: str, value: str) -> ModelSpec:
-    """The model with one field changed: edit(spec, "block.attention.num_heads", "4").
+    """Change one field of a model: edit(spec, "block.attention.num_heads", "4").
 
-    The path is keys joined by dots, the value what stands after the colon in a file. `block` is
-    every block of a pattern, `block.NAME` the one of that name. Raises SpecError.
+    path: keys joined by dots; `block` means every block of a pattern, `block.NAME` the one of that
+    name. value: MAL text, as after the colon in a file. Raises SpecError.
     """
     return edit_all(spec, {path: value})
 
 
 def edit_all(spec: ModelSpec, changes: Mapping[str, str]) -> ModelSpec:
-    """The model with several fields changed at once; only the result has to hold together."""
+    """Change several fields of a model at once; only the result has to be valid."""
     tree = write_tree(spec, whole=True)
     for path, text in changes.items():
         *_, key = path.split(".")
@@ -41,13 +42,13 @@ def edit_all(spec: ModelSpec, changes: Mapping[str, str]) -> ModelSpec:
     try:
         (model,) = read_tree(Source(""), tree, unused_allowed=True).values()
     except MalError as error:
-        asked = ", ".join(f"{path}={quote(text)}" for path, text in changes.items())
-        raise SpecError(f"{asked}: {error.sentence}") from error
+        edits = ", ".join(f"{path}={quote(text)}" for path, text in changes.items())
+        raise SpecError(f"{edits}: {error.sentence}") from error
     return model
 
 
 class _Editor:
-    """Replaces the value that a path leads to, in the model or in a definition that it names."""
+    """Replaces the value that a path leads to, in the model or in a definition named on the way."""
 
     def __init__(self, tree: Tree, path: str, value: Value):
         self.definitions = {(d.kind, d.name): d for d in tree.definitions}
@@ -55,23 +56,24 @@ class _Editor:
         self.new = value
 
     def apply(self) -> Tree:
+        """Return the edited tree."""
         *_, model = self.definitions
         self.edit_definition(model, self.path.split("."))
         return Tree(tuple(self.definitions.values()))
 
     def edit_definition(self, name: tuple[str, str], steps: list[str]) -> None:
-        """Edit within a definition."""
+        """Edit the definition with this kind and name."""
         old: Definition = self.definitions[name]
         body = self.edit_body(DEFINED[old.kind], old.body, steps)
         self.definitions[name] = replace(old, body=body)
 
     def edit_body(self, kind: Any, body: Body, steps: list[str]) -> Body:
-        """A body of this kind with the field changed that the steps lead to."""
+        """Change the field of a body that `steps` leads to; kind: the dataclass of the body."""
         word, *rest = steps
         key = word if word in list_keys(kind) else SYNONYMS.get(word, word)
         if key not in list_keys(kind):
             raise SpecError(f"{self.path}: {describe_unknown_key(kind, word)}")
-        # A model has one of the two, and either names its blocks.
+        # block and pattern are two forms of one field, so setting one replaces the other.
         same = ("block", "pattern") if kind is ModelSpec and key in ("block", "pattern") else (key,)
         old = next((field for field in body.fields if field.key in same), None)
         if not rest:
@@ -91,7 +93,7 @@ class _Editor:
     def edit_value(
         self, key: str, types: tuple[type, ...], value: Value, steps: list[str]
     ) -> Value:
-        """A field's value with something changed inside it."""
+        """Change something inside the value of a field."""
         kinds = {WORDS[kind]: kind for kind in types if kind in WORDS}
         only = next(iter(kinds), "block" if key == "pattern" else "")
         if only == "block" and steps[0] not in list_keys(BlockSpec) and len(steps) > 1:
@@ -112,7 +114,7 @@ class _Editor:
         raise SpecError(f"{self.path}: {key} has no keys of its own, so no {steps[0]!r}")
 
     def require_block(self, name: str, value: Value) -> None:
-        """Refuse a step that is neither a key of a block nor the name of one."""
+        """Refuse a step that is neither a key of blocks nor the name of one in the model."""
         values = value.values if isinstance(value, List) else (value,)
         names = [word.name for word in values if isinstance(word, Word)]
         if name not in names:

@@ -1,4 +1,4 @@
-"""From a name, a path or a text to specs: where MAL is looked for, and which model is meant."""
+"""Finds the MAL that a name, path or text refers to, and the model in it."""
 
 import os
 import re
@@ -17,9 +17,9 @@ __all__ = ["MalFile", "list_bundled", "load", "loads", "open_mal", "read_mal"]
 
 @dataclass(frozen=True)
 class MalFile:
-    """A file that was read: its models by name, its source and tree.
+    """A parsed file: its models by name, its source and its tree.
 
-    path: where it lies, None for a text and for a bundled model.
+    path: of the file; None for a text or a bundled model.
     """
 
     models: Mapping[str, ModelSpec]
@@ -28,7 +28,7 @@ class MalFile:
     path: str | None = None
 
     def get_model(self, name: str | None = None) -> ModelSpec:
-        """The model of that name, or the only one. Raises MalError where there are several."""
+        """Get a model by name, or the only one. Raises MalError if there are several."""
         if name is None and len(self.models) == 1:
             return next(iter(self.models.values()))
         if name is not None and name in self.models:
@@ -43,7 +43,7 @@ class MalFile:
         raise HermesError(f"{file} has no model {quote(name)}; it has {names}")
 
     def list_code_lines(self) -> list[str]:
-        """The lines of the text without comments, space at their ends, and blank ones."""
+        """List the lines of code: without comments, trailing space and blank lines."""
         text = self.source.text
         for at in reversed(self.tree.comments):
             end = text.find("\n", at)
@@ -52,39 +52,39 @@ class MalFile:
 
 
 def loads(text: str | bytes, *, file: str = "<text>", model: str | None = None) -> ModelSpec:
-    """The model that a text defines; of several, the one named. Raises MalError.
+    """Read a model from a text; model: its name, where the text has several. Raises MalError.
 
-    file: what errors call the text.
+    file: the name of the text in errors.
     """
     return read_mal(text, file).get_model(model)
 
 
 def load(source: str | os.PathLike[str]) -> ModelSpec:
-    """A model by bundled name, file, folder with a model.mal in it, or text.
+    """Read a model by bundled name, file, folder with a model.mal, or text.
 
-    "nano", "my.mal", "my.mal:small" (one of several), "run/step-00000200", "model m { ... }". A
-    bundled name wins over a file of that name; "./nano" and every Path are files. Raises MalError,
-    and HermesError or StorageError where there is nothing to read.
+    Examples: "nano", "my.mal", "my.mal:small" (one of several), "run/step-00000200",
+    "model m { ... }". A bundled name wins over a file of that name; "./nano" and any Path are
+    files. Raises MalError, and HermesError or StorageError if there is nothing to read.
     """
     file, model = open_mal(source)
     return file.get_model(model)
 
 
 def list_bundled() -> tuple[str, ...]:
-    """The names of the models that come with hermes."""
+    """List the names of the models that come with hermes."""
     names: tuple[str, ...] = hermes_specs.model_names()
     return names
 
 
 def read_mal(data: str | bytes, file: str = "<text>") -> MalFile:
-    """Every model of a text, checked. Raises MalError, and nothing else whatever the bytes."""
+    """Read all models of a text. Raises MalError, and nothing else whatever the bytes."""
     source = Source.from_data(data, file)
     tree = parse(source)
     return MalFile(read_tree(source, tree), source, tree)
 
 
 def open_mal(source: str | os.PathLike[str]) -> tuple[MalFile, str | None]:
-    """The file that `load` would read from, and the model that the source asks for, if it does."""
+    """Open what `load` would read, and return the name of the model asked for, if any."""
     if isinstance(source, str):
         if "{" in source:
             return read_mal(source), None
@@ -96,7 +96,7 @@ def open_mal(source: str | os.PathLike[str]) -> tuple[MalFile, str | None]:
 
 
 def _split(path: str) -> tuple[str, str | None]:
-    """A path that exists, and the model named after its colon. Raises HermesError."""
+    """Split FILE:MODEL into an existing path and the model's name. Raises HermesError."""
     if os.path.isdir(path):
         inside = os.path.join(path, "model.mal")
         if not os.path.isfile(inside):

@@ -1,7 +1,7 @@
-"""What a MAL file means: its tree read into the dataclasses of `hermes.spec`.
+"""Reads the tree of a MAL file into the dataclasses of `hermes.spec`.
 
-Keys, types and defaults are those of the dataclasses; what they cannot say is in `words.py`. Each
-definition is read once, whatever their order in the file, and the first mistake is the error.
+Keys, types and defaults are those of the dataclasses; keywords that they do not have are in
+`words.py`. Definitions may come in any order, and the first mistake is reported.
 """
 
 import re
@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 
 def _describe_value(value: Value) -> str:
+    """Describe a value for an error: "'relu'", "a list"."""
     match value:
         case Number(text):
             return text if len(text) <= 40 else f"{text[:37]}..."
@@ -47,7 +48,7 @@ def _describe_value(value: Value) -> str:
 
 
 class _Reader:
-    """Reads the definitions of one file, each once, whatever their order."""
+    """Reads the definitions of one file, each once, in whatever order they refer to each other."""
 
     def __init__(self, source: Source, tree: Tree):
         self.source = source
@@ -70,7 +71,7 @@ class _Reader:
         return self.source.make_error(at, sentence)
 
     def read_definition(self, kind: str, name: str) -> object:
-        """The spec of a definition."""
+        """Read a definition into its spec; cached."""
         key = (kind, name)
         if key not in self.specs:
             found = self.definitions[key]
@@ -78,7 +79,7 @@ class _Reader:
         return self.specs[key]
 
     def read_body(self, kind: type[T], body: Body, at: int, name: str = "") -> T:
-        """A spec of the body's fields; `at` is where what they lack is reported."""
+        """Read a body into a spec; at: where missing fields are reported."""
         given: dict[str, Field] = {}
         for field in body.fields:
             key = SYNONYMS.get(field.key, field.key)
@@ -107,7 +108,7 @@ class _Reader:
             raise self.make_error(self.locate(body, at, error.path), str(error)) from error
 
     def read_blocks(self, given: Mapping[str, Field], at: int, name: str) -> tuple[BlockSpec, ...]:
-        """The blocks of a model, from `block` or from `pattern`."""
+        """Read the blocks of a model from `block` or `pattern`."""
         block = given["block"].value if "block" in given else None
         if "pattern" not in given:
             if block is None:
@@ -119,7 +120,7 @@ class _Reader:
                 f"pattern takes a list of blocks, as in [a, a, b], got {_describe_value(pattern)}"
             )
             raise self.make_error(pattern.at, sentence)
-        # Older files name a default block beside the pattern: harmless where the pattern has it.
+        # Older files name a default block besides the pattern: harmless if the pattern contains it.
         words = [value.name for value in pattern.values if isinstance(value, Word)]
         if block is not None and not (isinstance(block, Word) and block.name in words):
             raise self.make_error(
@@ -128,7 +129,7 @@ class _Reader:
         return tuple(self.read_part("block", BlockSpec, value) for value in pattern.values)
 
     def read_part(self, key: str, kind: type[T], value: Value) -> T:
-        """An attention, ffn or block: a name, or an inline body."""
+        """Read an attention, ffn or block: the name of a definition, or an inline body."""
         if isinstance(value, Body):
             return self.read_body(kind, value, value.at)
         if not isinstance(value, Word) or value.body is not None:
@@ -143,7 +144,7 @@ class _Reader:
         return cast(T, self.read_definition(key, name))
 
     def suggest_name(self, kind: str, name: str) -> str:
-        """What a name that is not defined may have meant."""
+        """Suggest what an undefined name may have meant."""
         known = [other for word, other in self.definitions if word == kind]
         same = [word for word, other in self.definitions if other == name]
         if same:
@@ -152,7 +153,7 @@ class _Reader:
         return suggest_nearest(name, known) or few
 
     def read_value(self, key: str, types: tuple[type, ...], value: Value) -> object:
-        """What a field's value means, as its types say."""
+        """Read the value of a field by the types of its dataclass field."""
         bare = value.name if isinstance(value, Word) and value.body is None else None
         kinds = {WORDS[kind]: kind for kind in types if kind in WORDS}
         if bare == "none" and NoneType in types and "none" not in kinds:
@@ -176,6 +177,7 @@ class _Reader:
         raise self.make_error(value.at, f"{key} takes {what}{none}, got {_describe_value(value)}")
 
     def read_integer(self, key: str, text: str, at: int) -> int:
+        """Read an integer; of 4.0 or 1e3, suggest the integer."""
         if re.fullmatch(r"-?[0-9]+", text):
             return int(text)
         number = float(text)
@@ -183,7 +185,7 @@ class _Reader:
         raise self.make_error(at, f"{key} takes an integer, got {text}{hint}")
 
     def read_kind(self, key: str, kinds: Mapping[str, type], value: Value) -> object:
-        """A spec of one of several kinds, each with its word; or of the only one."""
+        """Read a value that is a spec: of the kind whose word it names, or of the only kind."""
         only = next(iter(kinds))
         if only in DEFINED:
             return self.read_part(only, kinds[only], value)
@@ -195,7 +197,7 @@ class _Reader:
             body = value.body or Body((), value.at)
             return self.read_body(kinds[value.name], body, value.at)
         if isinstance(value, Number) and LinearScaling in kinds.values():
-            # The dialect's rope_scaling: the number that positions are divided by.
+            # Older files write rope_scaling as a bare number, the factor of linear scaling.
             factor = Field("factor", value, value.at)
             return self.read_body(LinearScaling, Body((factor,), value.at), value.at)
         words = join_alternatives(kinds)
@@ -210,7 +212,7 @@ class _Reader:
         raise self.make_error(value.at, sentence)
 
     def locate(self, body: Body, at: int, path: tuple[str | int, ...]) -> int:
-        """Where the field that `path` leads to is written, or the last one on the way that is."""
+        """Locate the field that `path` leads to, or the last one on the way that is in the file."""
         node: Value = body
         key = ""
         for step in path:
@@ -229,7 +231,7 @@ class _Reader:
         return at
 
     def find_body(self, node: Value, key: str) -> Body:
-        """The fields that a value stands for, in its braces or in the definition it names."""
+        """Find the fields of a value: in its braces, or in the definition that it names."""
         if isinstance(node, Body):
             return node
         if isinstance(node, Word):
@@ -239,7 +241,10 @@ class _Reader:
 
 
 def read_tree(source: Source, tree: Tree, *, unused_allowed: bool = False) -> dict[str, ModelSpec]:
-    """The models of a file by name, in its order. Raises MalError at the first mistake."""
+    """Read the models of a file by name, in its order. Raises MalError at the first mistake.
+
+    unused_allowed: whether a definition may be unused, which in a file is a likely typo.
+    """
     reader = _Reader(source, tree)
     models: dict[str, ModelSpec] = {}
     for kind, name in reader.definitions:

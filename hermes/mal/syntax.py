@@ -1,8 +1,8 @@
-"""The shape of a MAL file: characters to tokens, tokens to a tree. It knows no keyword.
+"""The parser of MAL: characters to tokens, tokens to a tree. It knows no keyword.
 
-Every node of the tree has its place, an offset into the text, and `Source.error` makes a MalError
-of a place and a sentence. Whatever the bytes, nothing but MalError escapes: nesting, tokens and
-digits are bounded. What the words mean is in `meaning.py`; the grammar is in `specs/mal.md`.
+Each node of the tree carries its offset in the text, from which `Source.make_error` makes an error
+with line, column and caret. Nothing but MalError is raised, whatever the bytes: nesting, tokens and
+digits are bounded. Keywords are read in `meaning.py`; the grammar is specified in `specs/mal.md`.
 """
 
 import re
@@ -18,7 +18,7 @@ MAX_NESTING = 64
 MAX_TOKENS = 50_000
 MAX_LENGTH = {"number": 32, "name": 100}  # characters; a float64 needs 24 at most
 
-# No alternative can give back what it took (*+, ++), so that no text takes more than linear time.
+# Possessive quantifiers (*+, ++) never backtrack, so that tokenizing takes linear time.
 TOKEN = re.compile(
     r"""(?P<space> [ \t\n]++ | \#[^\n]*+ )
       | (?P<name> [A-Za-z_][A-Za-z0-9_-]*+ )
@@ -33,14 +33,14 @@ ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "t": "\t"}
 
 @dataclass(frozen=True)
 class Source:
-    """A file's name and text, lines ended by newlines; turns a place into an error."""
+    """The name and text of a file, lines ended by newlines; makes errors from offsets."""
 
     text: str
     file: str = "<text>"
 
     @classmethod
     def from_data(cls, data: str | bytes, file: str = "<text>") -> "Source":
-        """The text of a file's bytes, without a byte-order mark. Raises MalError."""
+        """Decode a file's bytes, without a byte-order mark. Raises MalError."""
         if len(data) > MAX_BYTES or (isinstance(data, str) and _is_too_long(data)):
             raise MalError(f"a file has at most {MAX_BYTES} bytes", file, 1, 1)
         try:
@@ -53,7 +53,7 @@ class Source:
         return cls(_normalize_newlines(text.removeprefix("\ufeff")), file)
 
     def make_error(self, at: int, sentence: str) -> MalError:
-        """The error that says `sentence` about the text at offset `at`."""
+        """Make the error that says `sentence` about the text at offset `at`."""
         start = self.text.rfind("\n", 0, at) + 1
         line = self.text.count("\n", 0, at) + 1
         source = self.text[start:].split("\n", 1)[0]
@@ -79,7 +79,7 @@ class _Token:
 
 
 class _Tokens:
-    """A file's tokens without space, and the comments that were among it."""
+    """The tokens of a file, and where its comments begin."""
 
     def __init__(self, source: Source):
         self.comments: list[int] = []
@@ -106,7 +106,7 @@ class _Tokens:
 
 
 def _explain_stray(source: Source, at: int) -> MalError:
-    """What is wrong where no token begins."""
+    """Explain why no token begins at an offset."""
     character = source.text[at]
     if character == '"':
         return source.make_error(at, "this string is never closed")
@@ -119,7 +119,11 @@ def _explain_stray(source: Source, at: int) -> MalError:
 
 @dataclass
 class _Parser:
-    """The grammar, a method for each rule; `depth` counts open braces and brackets."""
+    """Recursive descent, a method for each rule of the grammar.
+
+    position: index of the next token. depth: open braces and brackets. unclosed: whether the file
+    has more opening braces than closing ones.
+    """
 
     source: Source
     tokens: list[_Token]
@@ -136,7 +140,7 @@ class _Parser:
         return self.tokens[self.position]
 
     def take(self) -> _Token:
-        """The next token, read; the last one, the end, stays where it is."""
+        """Consume and return the next token; the last one, the end, is never consumed."""
         token = self.tokens[self.position]
         self.position = min(self.position + 1, len(self.tokens) - 1)
         return token
@@ -146,13 +150,13 @@ class _Parser:
         return self.next.kind == "mark" and self.next.text in texts
 
     def is_ahead(self, *kinds: str) -> bool:
-        """Whether the next tokens are of these kinds, or are these marks."""
+        """Whether the next tokens are of these kinds; a mark is its own kind."""
         found = self.tokens[self.position : self.position + len(kinds)]
         seen = [token.text if token.kind == "mark" else token.kind for token in found]
         return seen == list(kinds)
 
     def make_expected_error(self, what: str) -> MalError:
-        """The error that `what` was expected where the next token stands."""
+        """Make the error that `what` was expected in place of the next token."""
         return self.source.make_error(self.next.at, f"expected {what}, found {self.next}")
 
     def parse_file(self) -> tuple[Definition, ...]:
@@ -180,7 +184,7 @@ class _Parser:
         opening = self.open()
         fields: list[Field] = []
         while not self.is_next("}"):
-            # Where a brace is missing, another definition (or nothing) follows in its place.
+            # After a missing closing brace comes the next definition, NAME NAME {, or the end.
             missing = self.unclosed and self.is_ahead("name", "name", "{")
             if self.next.kind == "end" or missing:
                 what = owner if len(owner) <= 60 else f"{owner[:57]}..."
@@ -238,7 +242,7 @@ class _Parser:
         return List(tuple(values), opening.at)
 
     def resolve_escapes(self, token: _Token) -> str:
-        """The text between the quotes."""
+        """Resolve the escapes of a string token and remove its quotes."""
 
         def resolve(match: re.Match[str]) -> str:
             if match[1] not in ESCAPES:
@@ -261,14 +265,14 @@ class _Parser:
 
 
 def parse(source: Source) -> Tree:
-    """The tree of a file. Raises MalError at the first mistake."""
+    """Parse a file. Raises MalError at the first mistake."""
     tokens = _Tokens(source)
     definitions = _Parser(source, tokens.list).parse_file()
     return Tree(definitions, tuple(tokens.comments))
 
 
 def parse_value(source: Source, owner: str) -> Value:
-    """The tree of one value, standing alone. Raises MalError."""
+    """Parse a text that is one value; owner: its key, for errors. Raises MalError."""
     parser = _Parser(source, _Tokens(source).list)
     value = parser.parse_value(owner)
     if parser.next.kind != "end":

@@ -1,6 +1,6 @@
-"""The nodes of a MAL file: what the parser makes of a text, and the writer of a spec.
+"""The nodes of a MAL file, made by the parser from a text or by the writer from a spec.
 
-`at` is the place in the text, an offset; 0 where a tree was not read from one.
+`at` is a node's offset in the text; 0 if it was not parsed.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number as it was written."""
+    """A number, as it was written."""
 
     text: str
     at: int = 0
@@ -37,7 +37,7 @@ class String:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A name standing as a value: none, true, my_block, or rope with a body."""
+    """A name as a value, with or without a body: none, true, my_block, rope { theta: 5e5 }."""
 
     name: str
     body: "Body | None" = None
@@ -46,7 +46,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """Values between brackets."""
+    """Values in brackets."""
 
     values: "tuple[Value, ...]"
     at: int = 0
@@ -54,7 +54,7 @@ class List:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A key and its value; `key { ... }` has a Body."""
+    """A key and its value; the value of `key { ... }` is a Body."""
 
     key: str
     value: "Value"
@@ -63,7 +63,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """Fields between braces."""
+    """Fields in braces."""
 
     fields: tuple[Field, ...]
     at: int = 0
@@ -74,7 +74,7 @@ Value = Number | String | Word | Body | List
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """`attention local { ... }`: kind, name and body."""
+    """A named part, `attention local { ... }`: its kind, name and body."""
 
     kind: str
     name: str
@@ -85,12 +85,12 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A file's definitions, and where its comments begin."""
+    """The definitions of a file, and where its comments begin."""
 
     definitions: tuple[Definition, ...]
     comments: tuple[int, ...] = ()
 
 
 def quote(text: str) -> str:
-    """A word by repr, cut where it would fill the screen."""
+    """Quote a word for an error, cut to 40 characters."""
     return repr(text if len(text) <= 40 else f"{text[:37]}...")

@@ -1,7 +1,7 @@
-"""The words of MAL: kinds, other spellings, and the keys that each kind's dataclass gives it.
+"""The vocabulary of MAL: kinds, keys and synonyms.
 
-A field added to a dataclass of `hermes.spec` is a key here with no line in this file; a new kind
-of norm or position needs its word in WORDS.
+Keys are the fields of the dataclasses in `hermes.spec`, so that a new field needs no line here; a
+new kind of norm or position encoding needs its word in WORDS.
 """
 
 from collections.abc import Iterable, Mapping
@@ -42,6 +42,7 @@ __all__ = [
     "list_required_keys",
 ]
 
+# Kinds that can be defined by name.
 DEFINED: Mapping[str, type] = {
     "attention": AttentionSpec,
     "ffn": FfnSpec,
@@ -63,7 +64,7 @@ WORDS: Mapping[type, str] = {
     LayerNorm: "layernorm",
     NoNorm: "none",
 }
-# Other names of a key, where the class has the key.
+# Other names of a key, for the kinds that have the key.
 SYNONYMS: Mapping[str, str] = {
     "n_heads": "num_heads",
     "attention_heads": "num_heads",
@@ -80,19 +81,19 @@ SYNONYMS: Mapping[str, str] = {
     "n_layers": "num_layers",
     "depth": "num_layers",
 }
-# Words of a file for the words of a spec, by key.
+# Per key, values in a file that are spelt differently in a spec.
 SPELLINGS: Mapping[str, Mapping[str, str]] = {
     "bias": {"true": "all", "false": "none"},
     "qk_norm": {"true": "head", "false": "none"},
     "activation": {"gelu_new": "gelu_tanh"},
 }
-TEXTS = ("description",)  # keys whose value is text in quotes; that of others is a word
+TEXTS = ("description",)  # keys whose string is written in quotes; others are written as a word
 
 
 def list_keys(kind: Any) -> Mapping[str, tuple[type, ...]]:
-    """The keys of a body of this kind in canonical order, each with the types it may have."""
+    """List the keys of a kind in canonical order, each with the types of its value."""
     found = dict(list_field_types(kind))
-    found.pop("name", None)  # stands before the brace
+    found.pop("name", None)  # written before the brace
     if found.pop("blocks", None):
         blocks: dict[str, tuple[type, ...]] = {"block": (BlockSpec,), "pattern": (tuple,)}
         parts = {name: found.pop(name) for name in ("embeddings", "output")}
@@ -101,7 +102,7 @@ def list_keys(kind: Any) -> Mapping[str, tuple[type, ...]]:
 
 
 def list_required_keys(kind: Any) -> list[str]:
-    """The keys without which a body of this kind means nothing."""
+    """List the keys that a body of this kind must have."""
     return [
         field.name
         for field in fields(kind)
@@ -112,18 +113,18 @@ def list_required_keys(kind: Any) -> list[str]:
 
 
 def _list_spellings(kind: Any) -> list[str]:
-    """Every word that is a key of this kind, synonyms too."""
+    """List the keys of a kind with their synonyms."""
     return [*list_keys(kind), *(word for word, key in SYNONYMS.items() if key in list_keys(kind))]
 
 
 def join_alternatives(words: Iterable[str]) -> str:
-    """Words as a sentence offers them: rope, learned or none."""
+    """Join words into alternatives: rope, learned or none."""
     *most, last = words
     return f"{', '.join(most)} or {last}" if most else last
 
 
 def describe_unknown_key(kind: Any, key: str) -> str:
-    """The sentence about a key that this kind does not have."""
+    """Describe a key that a kind does not have, with the nearest key or the kinds that have it."""
     hint = suggest_nearest(key, _list_spellings(kind))
     owners = dict.fromkeys(word for other, word in WORDS.items() if key in _list_spellings(other))
     if not hint and owners:

@@ -1,7 +1,7 @@
-"""Specs written as MAL: to a tree, and the tree to text. The inverse of `meaning.py`.
+"""Writes specs as MAL: spec to tree, tree to text. The inverse of `meaning.py`.
 
-Canonical: one spelling of each key and number, the order of the dataclasses, defaults left out,
-parts with a name defined before what uses them.
+The form is canonical: one spelling of each key and number, keys in the order of the dataclasses,
+defaults left out, named parts defined before they are used.
 """
 
 from collections.abc import Iterator
@@ -14,34 +14,37 @@ from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
 __all__ = ["describe", "dumps", "format_number", "write_tree"]
 
-WIDTH = 88  # a value that fits stands on one line
+WIDTH = 88  # most characters of a line; longer values are split
 INDENT = "  "
-# `bias: true` is written, not `bias: all`; elsewhere a spec's own word is the canonical one.
+# The canonical form is `bias: true`, not `bias: all`; elsewhere it is the spec's own word.
 WRITTEN = {word: spelling for spelling, word in SPELLINGS["bias"].items()}
 
 
 def write_tree(*specs: ModelSpec, whole: bool = False) -> Tree:
-    """The tree of one model or several; `whole` writes defaults too, so that each can be edited.
+    """Write one or more models as a tree.
 
-    Raises SpecError where two models mean different things by one name.
+    whole: write defaults too, so that every field can be edited. Raises SpecError if two models use
+    one name for different parts.
     """
     return _Writer(specs, whole).write_tree()
 
 
 def dumps(spec: ModelSpec, *others: ModelSpec) -> str:
-    """Canonical MAL of one model, or of several as one file; `loads` gives the same specs back."""
+    """Write one or more models as canonical MAL, which `loads` reads back as equal specs."""
     definitions = write_tree(spec, *others).definitions
     return "\n".join(_format_file(definitions))
 
 
 def describe(part: object) -> dict[str, str]:
-    """Each key of a part and its value as a file would say it, on one line, defaults too."""
+    """Describe a part: each key with its value as one line of MAL, including defaults."""
     body = _Writer((), whole=True).write_body(part)
     written = {field.key: _format_value(field.value) for field in body.fields}
     return {key: written.get(key, "none") for key in list_keys(part.__class__)}
 
 
 class _Writer:
+    """Writes the models of one file, each named part once."""
+
     def __init__(self, specs: tuple[ModelSpec, ...], whole: bool):
         self.specs = specs
         self.whole = whole
@@ -57,7 +60,7 @@ class _Writer:
         return Tree(tuple(d for kind in self.definitions.values() for d in kind))
 
     def write_part(self, kind: str, part: AttentionSpec | FfnSpec | BlockSpec) -> Value:
-        """The name of a part that has one, which is then defined; its body where it has none."""
+        """Write a named part as its name and define it once; write an unnamed one inline."""
         if not part.name:
             return self.write_body(part)
         key = (kind, part.name)
@@ -109,7 +112,7 @@ class _Writer:
 
 
 def format_number(value: float) -> str:
-    """The shortest text that reads back as this number: 10000, 0.1, 1e-5."""
+    """Format a number as the shortest text that reads back as equal: 10000, 0.1, 1e-5."""
     digits, _, exponent = repr(value).removesuffix(".0").partition("e")
     return f"{digits}e{int(exponent)}" if exponent else digits
 
@@ -127,7 +130,7 @@ def _format_file(definitions: tuple[Definition, ...]) -> Iterator[str]:
 
 
 def _format_body(head: str, body: Body, indent: str) -> Iterator[str]:
-    """A head and its fields, each on a line of its own, or on several where one is too long."""
+    """Format `head { ... }` with a line for each field, and several lines for a long one."""
     yield f"{indent}{head} {{"
     inner = indent + INDENT
     for field in body.fields:
@@ -148,7 +151,7 @@ def _format_body(head: str, body: Body, indent: str) -> Iterator[str]:
 
 
 def _format_list(key: str, values: tuple[Value, ...], indent: str) -> Iterator[str]:
-    """A list over several lines, as many of its values on each as fit."""
+    """Format a list over several lines, as many values on each as fit."""
     yield f"{indent}{key}: ["
     inner = indent + INDENT
     line = ""
@@ -168,7 +171,7 @@ def _format_field(field: Field) -> str:
 
 
 def _format_value(value: Value) -> str:
-    """A value on one line."""
+    """Format a value on one line."""
     match value:
         case Number(text):
             return text

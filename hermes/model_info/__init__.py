@@ -1,1 +1,7 @@
-"""What an architecture is and costs: its shape, parameters, FLOPs and memory."""
+"""What can be said about a model from its spec alone: its shape, cost and differences.
+
+shape    every key of a model and its layers, in MAL's words
+cost     parameters, FLOPs, KV cache and memory
+diff     how two models differ
+summary  all of that as lines of text
+"""

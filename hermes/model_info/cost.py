@@ -1,7 +1,7 @@
-"""What a model costs before anyone builds it: parameters, arithmetic, cache and memory.
+"""The cost of a model, from its spec alone: parameters, FLOPs, KV cache and memory.
 
-Counted from the spec alone, exactly where the docstrings give a formula; activations depend on the
-batch and the backend, and are not counted.
+Counts are exact, up to what a docstring says is left out. Activations depend on the batch and the
+backend and are not counted.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ __all__ = ["PARTS", "Cost", "compute_cost", "count_flops", "count_matmul_weights
 
 PARTS = ("embeddings", "positions", "attention", "ffn", "norms", "head")
 BYTES = {"float32": 4, "bfloat16": 2}
-MASTER = 4  # bytes of a master weight, a gradient and each of AdamW's two moments: all float32
+MASTER = 4  # bytes of each master weight, gradient and moment, which are all float32
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A model's counts; the fields are the keys of `hermes info --json`.
+    """The cost of a model; the fields are keys of `hermes info --json`.
 
-    parameters: exact, a tied head counted once. flops_per_token: training and decoding, see
-    `flops`. kv_bytes_per_token: what one more token adds to the cache of one sequence, by type.
-    memory: bytes by type, of weights as they are held to decode; kv_cache of one sequence of
-    max_seq_len; decoding, the two together; training, without activations.
+    parameters: exact, a tied head counted once. flops_per_token: 'training' and 'decoding', see
+    `count_flops`. kv_bytes_per_token: bytes that a token adds to the KV cache of a sequence, by
+    dtype. memory: bytes by dtype: 'weights' when decoding; 'kv_cache' of one sequence of
+    max_seq_len; 'decoding', the sum of both; 'training', without activations.
     """
 
     parameters: int
@@ -34,7 +34,7 @@ class Cost:
 
 
 def compute_cost(spec: ModelSpec) -> Cost:
-    """Count a model."""
+    """Compute the cost of a model."""
     parts = dict.fromkeys(PARTS, 0)
     matrices = 0
     for tensor in list_parameters(spec).values():
@@ -46,7 +46,7 @@ def compute_cost(spec: ModelSpec) -> Cost:
     for name, size in BYTES.items():
         weights = size * matrices + MASTER * (total - matrices)
         cache = kv[name] * spec.max_seq_len
-        # Masters, gradients and two moments; below float32 also the matrices as they are computed.
+        # Master weights, gradients and two moments; below float32 also the matrices in that dtype.
         copies = size * count_matmul_weights(spec) if size < MASTER else 0
         memory[name] = {
             "weights": weights,
@@ -62,7 +62,7 @@ def compute_cost(spec: ModelSpec) -> Cost:
 
 
 def count_matmul_weights(spec: ModelSpec) -> int:
-    """Weights that multiply each token: projections of every layer and the head, tied or not."""
+    """Count the weights that multiply each token: all projections, and the head, tied or not."""
     projections = sum(
         tensor.size
         for tensor in list_parameters(spec).values()
@@ -72,43 +72,40 @@ def count_matmul_weights(spec: ModelSpec) -> int:
 
 
 def count_flops(spec: ModelSpec, *, training: bool) -> int:
-    """Floating-point operations per token, a multiply and an add counted as two.
+    """Count floating-point operations per token, a multiply and an add as two.
 
-    M weights multiply each token (`matmul_weights`), and in each layer H heads of size D score and
-    mix the n keys that a token sees:
+    M weights multiply each token (`count_matmul_weights`), and in each layer H heads of size D
+    compute scores with n keys and the weighted sum of n values:
         forward  = 2 M + sum over layers of 4 H D n
         decoding = forward, n = min(T, W): the last token of a full context
         training = 3 forward, n = mean over a sequence of T = max_seq_len: (T + 1) / 2 if causal
-    where W is the layer's window. The backward pass is twice the forward one; norms, softmax,
-    activations and biases, below a hundredth, and recomputation are left out. Sources: Kaplan et
-    al. 2020, arXiv:2001.08361, section 2.1; Chowdhery et al. 2022, arXiv:2204.02311, appendix B
+    where W is the layer's window. The backward pass costs twice the forward pass. Left out are
+    norms, softmax, activations and biases, together below 1 %, and recomputation. Sources: Kaplan
+    et al. 2020, arXiv:2001.08361, section 2.1; Chowdhery et al. 2022, arXiv:2204.02311, appendix B
     (which counts n = T).
     """
     total = 2 * count_matmul_weights(spec) * spec.max_seq_len
     for block in spec.layers:
         a = block.attention
-        keys = (
-            _count_keys_of_sequence(a, spec.max_seq_len)
-            if training
-            else _count_keys_of_last_token(a, spec)
-        )
+        count = _count_keys_of_sequence if training else _count_keys_of_last_token
+        keys = count(a, spec.max_seq_len)
         total += 4 * a.num_heads * a.head_size * keys
     return round((3 if training else 1) * total / spec.max_seq_len)
 
 
 def _count_keys_of_sequence(attention: AttentionSpec, length: int) -> int:
-    """Keys that the tokens of a sequence see, summed: T n."""
+    """Count the keys that all tokens of a sequence attend to: T n, summed over tokens."""
     window = min(attention.window_size or length, length)
     before = window * (window + 1) // 2 + (length - window) * window
-    # Without a causal mask a token sees as many after it as before, itself counted once.
+    # Without a causal mask the keys after a token mirror those before; its own counts once.
     return before if attention.causal else 2 * before - length
 
 
-def _count_keys_of_last_token(attention: AttentionSpec, spec: ModelSpec) -> int:
-    """Keys that the last token of a full context sees, times T."""
-    return min(attention.window_size or spec.max_seq_len, spec.max_seq_len) * spec.max_seq_len
+def _count_keys_of_last_token(attention: AttentionSpec, length: int) -> int:
+    """Count the keys that the last token of a full context attends to, times T."""
+    return min(attention.window_size or length, length) * length
 
 
 def _count_kv_elements(spec: ModelSpec) -> int:
-    """Elements of keys and values that one token leaves in the cache: 2 K D a layer."""
+    """Count the elements that a token adds to the KV cache: 2 K D for each layer."""
     return sum(2 * b.attention.kv_heads * b.attention.head_size for b in spec.layers)

@@ -1,4 +1,4 @@
-"""How two architectures differ: in structure, cost, and which of one's weights fit the other."""
+"""How two architectures differ: in structure, in cost, and in which tensors fit both."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ __all__ = ["Change", "Difference", "Reshaped", "compare"]
 
 @dataclass(frozen=True)
 class Change:
-    """A key that differs: where ("model", "layers 0-11"), and both values as MAL says them."""
+    """A key that differs: where ("model", "layers 0-11"), and both values in MAL."""
 
     where: str
     key: str
@@ -23,7 +23,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Reshaped:
-    """A tensor of one name and two shapes."""
+    """A tensor that has different shapes in the two models."""
 
     name: str
     a: tuple[int, ...]
@@ -32,11 +32,11 @@ class Reshaped:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two models beside each other.
+    """The differences between models a and b.
 
-    same: whether both compute the same function of the same tensors; the names of models and parts
-    do not count. reusable: tensors of one name and shape, whose values fit the other model;
-    reshaped: of one name and two shapes.
+    same: whether both compute the same function of the same tensors; names of models and parts do
+    not matter. reusable: tensors with the same name and shape in both, which can be copied.
+    reshaped: with the same name and different shapes. only_a, only_b: in one model alone.
     """
 
     a: ModelSpec
@@ -51,7 +51,7 @@ class Difference:
     only_b: tuple[str, ...]
 
     def to_dict(self) -> dict[str, object]:
-        """As `hermes mal diff --json` prints it."""
+        """Convert to what `hermes mal diff --json` prints."""
         return {
             "a": {"name": self.a.name, **vars(self.cost_a)},
             "b": {"name": self.b.name, **vars(self.cost_b)},
@@ -67,7 +67,7 @@ class Difference:
 
 
 def compare(a: ModelSpec, b: ModelSpec) -> Difference:
-    """What differs from model `a` to model `b`."""
+    """Compare two models."""
     left, right = list_parameters(a), list_parameters(b)
     both = [name for name in left if name in right]
     return Difference(
@@ -97,7 +97,7 @@ def _find_model_changes(a: ModelSpec, b: ModelSpec) -> list[Change]:
 
 
 def _find_layer_changes(a: ModelSpec, b: ModelSpec) -> list[Change]:
-    """Changes of the layers that both have, those of equal pairs said once."""
+    """Find the changes in layers that both models have; equal changes are listed once."""
     pairs: dict[tuple[BlockSpec, BlockSpec], list[int]] = {}
     for index, pair in enumerate(zip(a.layers, b.layers, strict=False)):
         pairs.setdefault(pair, []).append(index)

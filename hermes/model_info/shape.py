@@ -1,4 +1,4 @@
-"""The shape of a model in words: every key resolved, equal layers said once."""
+"""The shape of a model in words: every key resolved, equal layers grouped."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 def describe_model(spec: ModelSpec) -> dict[str, str]:
-    """Every key of the model itself, the final norm resolved, as MAL says them."""
+    """Describe the keys of the model itself in MAL, with the final norm resolved."""
     own = describe(spec)
     sizes = {key: own[key] for key in ("vocab_size", "max_seq_len", "hidden_size", "num_layers")}
     embeddings = {f"embeddings.{key}": text for key, text in describe(spec.embeddings).items()}
@@ -24,7 +24,7 @@ def describe_model(spec: ModelSpec) -> dict[str, str]:
 
 
 def describe_layer(block: BlockSpec) -> dict[str, str]:
-    """Every key of a resolved layer, as MAL says them: attention.num_heads, ffn.bias, norm, ..."""
+    """Describe the keys of a resolved layer in MAL: attention.num_heads, ffn.bias, norm, ..."""
     keys: dict[str, str] = {}
     for key, text in describe(block).items():
         match key:
@@ -39,7 +39,7 @@ def describe_layer(block: BlockSpec) -> dict[str, str]:
 
 
 def group_layers(spec: ModelSpec) -> list[tuple[list[int], BlockSpec]]:
-    """The different layers of a model, each with the numbers of those that are so."""
+    """Group equal layers of a model, with their indices."""
     groups: dict[BlockSpec, list[int]] = {}
     for index, block in enumerate(spec.layers):
         groups.setdefault(block, []).append(index)
@@ -47,7 +47,7 @@ def group_layers(spec: ModelSpec) -> list[tuple[list[int], BlockSpec]]:
 
 
 def format_ranges(numbers: Iterable[int]) -> str:
-    """Ascending numbers in few words: 0-3, 5, 7-8; of many spans the first and the last."""
+    """Format ascending numbers as ranges: 0-3, 5, 7-8; more than eight are abridged."""
     ends: list[list[int]] = []
     for number in numbers:
         if ends and ends[-1][1] == number - 1:
@@ -59,7 +59,7 @@ def format_ranges(numbers: Iterable[int]) -> str:
 
 
 def group_tensors(names: Iterable[str], table: Mapping[str, Tensor]) -> list[tuple[str, list[str]]]:
-    """Tensors of one shape that differ by their layer alone, under one label."""
+    """Group tensors that have the same shape and differ only in their layer, with a label."""
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for name in names:
         key = LAYER.sub(".layers.*.", name), table[name].shape

@@ -1,4 +1,4 @@
-"""What `hermes info`, `hermes mal show` and `hermes mal diff` print, as lines of plain text."""
+"""The lines that `hermes info`, `hermes mal show` and `hermes mal diff` print."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -22,12 +22,12 @@ TYPES = ("float32", "bfloat16")
 
 
 def format_title(spec: ModelSpec) -> str:
-    """The model's name, and its description in one line."""
+    """Format the model's name and description as one line."""
     return f"{spec.name}: {' '.join(spec.description.split())}" if spec.description else spec.name
 
 
 def format_shape(spec: ModelSpec) -> list[str]:
-    """The shape of a model, each kind of layer in a few lines."""
+    """Format the shape of a model, with a few lines for each kind of layer."""
     e, o = spec.embeddings, spec.output
     rows = [
         ("layers", f"{spec.num_layers:,}"),
@@ -66,7 +66,7 @@ def _describe_norm(norm: Norm) -> str:
 
 
 def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
-    """A resolved layer in the words of those who compare models; every key is in `layer_lines`."""
+    """Describe a resolved layer in the words of model cards; `format_layers` has every key."""
     a, f, keys = block.attention, block.ffn, describe_layer(block)
     both = a.kv_heads == a.num_heads
     heads = f"{a.num_heads}" if both else f"{a.num_heads}, sharing {a.kv_heads} of keys and values"
@@ -94,7 +94,7 @@ def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
 
 
 def format_cost(spec: ModelSpec, cost: Cost) -> Iterator[str]:
-    """Parameters, arithmetic, cache and memory of a model."""
+    """Format the parameters, FLOPs, KV cache and memory of a model."""
     rows = [("parameters", f"{cost.parameters:,}", "")]
     for part, count in cost.parameters_by_part.items():
         if count:
@@ -141,7 +141,7 @@ def _is_windowed(block: BlockSpec, spec: ModelSpec) -> bool:
 
 
 def format_layers(spec: ModelSpec) -> Iterator[str]:
-    """Every key of a model and of its layers, resolved, equal layers said once."""
+    """Format every key of a model and of its layers, resolved; equal layers once."""
     yield format_title(spec)
     yield ""
     yield from (f"  {line}" for line in format_columns(describe_model(spec).items()))
@@ -152,7 +152,7 @@ def format_layers(spec: ModelSpec) -> Iterator[str]:
 
 
 def format_diff(difference: Difference, a: str, b: str) -> Iterator[str]:
-    """How two models, called `a` and `b`, differ."""
+    """Format the differences of two models, called `a` and `b`."""
     if difference.same:
         yield f"{a} and {b} are one architecture"
     else:
@@ -229,7 +229,7 @@ def _format_tensor_names(
     left: Mapping[str, Tensor],
     right: Mapping[str, Tensor],
 ) -> list[str]:
-    """Tensors by name, layers together, with their shapes."""
+    """Format tensors by name with their shapes, one line for all layers."""
     rows = []
     for label, members in group_tensors(names, table):
         first = members[0]

@@ -1,7 +1,8 @@
-"""Slices of a micro-batch's tokens, whose logits exist one slice at a time; on the host.
+"""How the chunked cross-entropy cuts a micro-batch, so that one chunk's logits exist at a time.
 
-The loss of a pair is known once all of its tokens are scored, and no earlier: a slice of whole
-pairs is scored once, and a pair that fills more than a slice twice.
+Under a preference loss the derivative of a token's log-probability depends on its whole pair.
+Chunks of whole pairs are therefore scored once; a pair that is longer than a chunk is scored twice,
+first for its loss and then for its gradient.
 """
 
 import numpy as np
@@ -12,27 +13,32 @@ from hermes.interface import IGNORE
 __all__ = ["Span", "group_pairs", "index_pair_targets", "make_spans"]
 
 Span = tuple[int, int]
+"""First index, and one past the last."""
 
 
 def index_pair_targets(
     targets: NDArray[np.integer], *, everywhere: bool = False
 ) -> tuple[NDArray[np.int64], tuple[int, ...]]:
-    """Where the targets of P pairs count, pair after pair, each chosen before rejected.
+    """Find the targets of P pairs, pair by pair, each chosen completion before its rejected one.
 
-    targets (2 P, T): rows 0 to P - 1 were chosen. The places in the flattened rows, (N,), all of
-    them if `everywhere` or if none counts; and how many there are up to each pair's end, P numbers.
+    targets (2 P, T): rows 0 to P - 1 are the chosen completions. Returns the indices of targets
+    that are not IGNORE in the flattened rows, (N,), and P cumulative counts: how many of them lie
+    before each pair's end. With `everywhere`, or if all targets are IGNORE: every index.
     """
     pairs, width = len(targets) // 2, targets.shape[1]
     by_pair = targets.reshape(2, pairs, width).swapaxes(0, 1)  # (P, 2, T)
-    counted = by_pair != IGNORE
-    counted |= everywhere or not counted.any()
-    places = np.arange(targets.size).reshape(2, pairs, width).swapaxes(0, 1)
-    return places[counted], tuple(np.cumsum(counted.sum((1, 2))).tolist())
+    kept = by_pair != IGNORE
+    kept |= everywhere or not kept.any()
+    indices = np.arange(targets.size).reshape(2, pairs, width).swapaxes(0, 1)
+    return indices[kept], tuple(np.cumsum(kept.sum((1, 2))).tolist())
 
 
 def group_pairs(ends: tuple[int, ...], tokens: int) -> list[Span]:
-    """The (first, after the last) of runs of pairs with at most so many tokens, or of one pair."""
-    groups, first, begin = [], 0, 0
+    """Group consecutive pairs so that a group has at most `tokens` tokens, or is a single pair.
+
+    ends: the cumulative counts of `index_pair_targets`.
+    """
+    groups, first, begin = [], 0, 0  # the group's first pair, and that pair's first token
     for pair, end in enumerate(ends):
         if pair > first and end - begin > tokens:
             groups.append((first, pair))
@@ -41,6 +47,6 @@ def group_pairs(ends: tuple[int, ...], tokens: int) -> list[Span]:
 
 
 def make_spans(begin: int, end: int, tokens: int) -> list[Span]:
-    """The (begin, end) of each slice of so many tokens, at least one."""
+    """Cut begin .. end into spans of at most `tokens`; an empty range gives one empty span."""
     starts = range(begin, max(end, begin + 1), tokens)
     return [(start, min(start + tokens, end)) for start in starts]

@@ -1,8 +1,8 @@
-"""Low-rank adapters: which tensors they are, what they start from, and merging them.
+"""LoRA adapters: their tensors and initial values, and merging them into the weights.
 
-For a matrix `PATH.weight` of shape (out, in): `PATH.lora_A.weight` (rank, in) and
-`PATH.lora_B.weight` (out, rank), PEFT's names without its prefix. The formula is in
-`hermes.recipe.Lora`; with B = 0 at first, a fresh adapter changes nothing.
+A matrix `PATH.weight` of shape (out, in) gets `PATH.lora_A.weight` (rank, in) and
+`PATH.lora_B.weight` (out, rank): PEFT's names without its prefix. The formula is in
+`hermes.recipe.Lora`; B starts at 0, so a fresh adapter leaves the model unchanged.
 """
 
 import math
@@ -27,7 +27,11 @@ __all__ = [
 
 
 def find_adapted_paths(spec: ModelSpec, lora: Lora) -> tuple[str, ...]:
-    """The matrices that get an adapter, in the order of the forward pass. Raises HermesError."""
+    """Find the matrices that get an adapter, in the order of the forward pass.
+
+    Raises HermesError where a target is not in the model; gate_proj, which only gated models have,
+    may be missing.
+    """
     paths = (
         name.removesuffix(".weight") for name in list_parameters(spec) if name.endswith(".weight")
     )
@@ -41,35 +45,37 @@ def find_adapted_paths(spec: ModelSpec, lora: Lora) -> tuple[str, ...]:
 
 
 def list_adapter_tensors(spec: ModelSpec, lora: Lora) -> Mapping[str, Tensor]:
-    """Every tensor of the adapters by name; both of a pair decay. Raises HermesError."""
+    """List the adapters' tensors by name; weight decay applies to A and B. Raises HermesError."""
     table = list_parameters(spec)
     paths = find_adapted_paths(spec, lora)
-    most = max(min(table[f"{path}.weight"].shape) for path in paths)
-    if lora.rank > most:
+    max_rank = max(min(table[f"{path}.weight"].shape) for path in paths)
+    if lora.rank > max_rank:
         raise HermesError(
-            f"lora.rank is {lora.rank}, and no matrix that it adapts has a rank above {most}; 8 is "
-            "usual"
+            f"lora.rank is {lora.rank}, and no matrix that it adapts has a rank above {max_rank}; "
+            "8 is usual"
         )
-    found = {}
+    tensors = {}
     for path in paths:
         rows, columns = table[f"{path}.weight"].shape
         std = 1 / math.sqrt(3 * columns)  # that of PEFT's uniform(-1 / sqrt(in), 1 / sqrt(in))
-        found[f"{path}.lora_A.weight"] = Tensor(
+        tensors[f"{path}.lora_A.weight"] = Tensor(
             (lora.rank, columns), "adapters", "normal", std, decay=True
         )
-        found[f"{path}.lora_B.weight"] = Tensor((rows, lora.rank), "adapters", "zeros", decay=True)
-    return found
+        tensors[f"{path}.lora_B.weight"] = Tensor(
+            (rows, lora.rank), "adapters", "zeros", decay=True
+        )
+    return tensors
 
 
 def list_trainable(spec: ModelSpec, recipe: Recipe) -> tuple[str, ...]:
-    """The tensors that a run changes: the adapters alone, or all that is not frozen."""
+    """List the tensors that a run trains: under LoRA the adapters, else all not frozen."""
     if recipe.lora is not None:
         return tuple(list_adapter_tensors(spec, recipe.lora))
     return list_unfrozen(spec, recipe.freeze_layers, recipe.freeze)
 
 
 def init_adapters(spec: ModelSpec, lora: Lora, seed: int) -> Tensors:
-    """First values: A normal, from a stream of its own by name, B zero."""
+    """Make the initial values: A normal, each from its own random stream, and B zero."""
     table = list_adapter_tensors(spec, lora)
 
     def make(name: str) -> Array:
@@ -82,9 +88,9 @@ def init_adapters(spec: ModelSpec, lora: Lora, seed: int) -> Tensors:
 
 
 def merge_adapters(spec: ModelSpec, params: Tensors, lora: Lora) -> Tensors:
-    """The model's weights with the adapters added in, W + alpha / rank B A, made one at a time.
+    """Merge the adapters into the weights, W + alpha / rank B A in float64, one tensor at a time.
 
-    params: the base's tensors and the adapters', under their names.
+    params: the base model's tensors and the adapters', by name.
     """
     paths = set(find_adapted_paths(spec, lora))
 
@@ -94,7 +100,7 @@ def merge_adapters(spec: ModelSpec, params: Tensors, lora: Lora) -> Tensors:
         if path not in paths:
             return weight
         a, b = params[f"{path}.lora_A.weight"], params[f"{path}.lora_B.weight"]
-        added = lora.scale * (b.astype(np.float64) @ a.astype(np.float64))
-        return (weight.astype(np.float64) + added).astype(weight.dtype)
+        update = lora.scale * (b.astype(np.float64) @ a.astype(np.float64))
+        return (weight.astype(np.float64) + update).astype(weight.dtype)
 
     return LazyTensors(list_parameters(spec), make)

@@ -1,9 +1,9 @@
-"""Every tensor of a model: its name, shape, part, decay and first values. The one table.
+"""The one table of a model's tensors: name, shape, part, weight decay and initial values.
 
-Names are Hugging Face's Llama names, and that library's own names for what Llama lacks; the
-modules of every backend have these names as their attribute paths. Where Llama's names mislead:
-`post_attention_layernorm` is the norm before the feed-forward network in a pre-norm block, and the
-norm of the attention's output elsewhere.
+Names are those of Hugging Face's Llama, and of its other models for what Llama lacks; they are the
+attribute paths of the modules in every backend. One of them misleads: `post_attention_layernorm`
+is the norm before the feed-forward network in a pre-norm block, and the norm of the attention's
+output elsewhere.
 """
 
 import math
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hermes.errors import SpecError
 from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, NoNorm, Norm, RMSNorm
 
-if TYPE_CHECKING:  # counting parameters must not wait for NumPy
+if TYPE_CHECKING:  # importing NumPy would slow down `hermes info`, which only counts parameters
     import numpy as np
     from numpy.typing import NDArray
 
@@ -31,8 +31,8 @@ __all__ = [
 
 INIT_STD = 0.02
 
-# norm_position -> (into attention, out of attention, into ffn, out of ffn) or, for post, after the
-# sums; None where there is no norm.
+# norm_position -> where a norm applies -> its name. `attention_in` is the input of the sublayer,
+# `attention_out` its output before the residual is added, `attention_sum` the sum of both.
 NORM_NAMES: Mapping[str, Mapping[str, str]] = {
     "pre": {"attention_in": "input_layernorm", "ffn_in": "post_attention_layernorm"},
     "post": {"attention_sum": "post_attention_layernorm", "ffn_sum": "post_feedforward_layernorm"},
@@ -51,7 +51,11 @@ NORM_NAMES: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A parameter. init: 'normal' with `std`, 'ones', 'zeros' or 'slopes'; decay: under AdamW."""
+    """A parameter.
+
+    part: the row it is counted under in `hermes info`. init: 'normal' with standard deviation
+    `std`, 'ones', 'zeros', or 'slopes' (of ALiBi). decay: whether AdamW's weight decay applies.
+    """
 
     shape: tuple[int, ...]
     part: str
@@ -61,7 +65,7 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """The number of elements."""
         return math.prod(self.shape)
 
 
@@ -86,7 +90,7 @@ def _walk_norm(
 def _walk_block(prefix: str, spec: ModelSpec, block: BlockSpec) -> Iterator[tuple[str, Tensor]]:
     width, a, f = spec.hidden_size, block.attention, block.ffn
     queries, keys = a.num_heads * a.head_size, a.kv_heads * a.head_size
-    # What is added to the residual stream 2 L times starts smaller (GPT-2, section 2.3).
+    # The 2 L matrices that write to the residual stream start smaller (GPT-2, section 2.3).
     last = INIT_STD / math.sqrt(2 * spec.num_layers)
     at = f"{prefix}.self_attn"
     for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
@@ -133,29 +137,29 @@ def _walk_model(spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
 
 @lru_cache(maxsize=16)
 def list_parameters(spec: ModelSpec) -> Mapping[str, Tensor]:
-    """Every tensor of the model by name, in the order of the forward pass."""
+    """List every tensor of the model by name, in the order of the forward pass."""
     return dict(_walk_model(spec))
 
 
 def count_parameters(spec: ModelSpec) -> int:
-    """The exact number of parameters, a tied head counted once."""
+    """Count the parameters exactly; a tied head is counted once."""
     return sum(tensor.size for tensor in list_parameters(spec).values())
 
 
 def list_unfrozen(
     spec: ModelSpec, freeze_layers: int = 0, freeze: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
-    """The tensors that training changes: all but the embeddings and the bottom N blocks, if N > 0,
-    and but those whose names match a pattern of `freeze` (*, ? and [] as in file names).
+    """List the tensors that are trained when some are frozen.
 
-    With a tied head the head is frozen with the embeddings. Raises SpecError if N is too many, a
-    pattern matches nothing, or nothing is left to train.
+    freeze_layers: N > 0 freezes the embeddings (and so a tied head) and the first N blocks. freeze:
+    patterns of tensor names (*, ? and [] as in file names). Raises SpecError if there are fewer
+    layers, a pattern matches nothing, or nothing is left to train.
     """
     if freeze_layers > spec.num_layers:
         raise SpecError(f"freeze_layers is {freeze_layers}; the model has {spec.num_layers} layers")
     table = list_parameters(spec)
-    held = ("model.embed_", *(f"model.layers.{i}." for i in range(freeze_layers)))
-    frozen = {name for name in table if freeze_layers and name.startswith(held)}
+    prefixes = ("model.embed_", *(f"model.layers.{i}." for i in range(freeze_layers)))
+    frozen = {name for name in table if freeze_layers and name.startswith(prefixes)}
     for pattern in freeze:
         matched = [name for name in table if fnmatchcase(name, pattern)]
         if not matched:
@@ -173,7 +177,7 @@ def list_unfrozen(
 
 
 class _InitialWeights(Mapping[str, "NDArray[np.float32]"]):
-    """First weights, each drawn when asked for from a stream of its own."""
+    """Initial weights, each drawn from its own random stream when it is read."""
 
     def __init__(self, spec: ModelSpec, seed: int):
         self._table = list_parameters(spec)
@@ -202,10 +206,10 @@ class _InitialWeights(Mapping[str, "NDArray[np.float32]"]):
 
 
 def init_weights(spec: ModelSpec, seed: int) -> "Mapping[str, NDArray[np.float32]]":
-    """The first weights of a run, equal to the bit on every backend and machine.
+    """Make the initial weights of a run, bitwise equal on every backend and machine.
 
-    Matrices are normal with standard deviation 0.02, those that write to the residual stream
-    0.02 / sqrt(2 L) (Radford et al. 2019); norms 1, biases 0. Each tensor has a stream of its own
-    by name, so adding a layer changes no other.
+    Matrices are normal with standard deviation 0.02, or 0.02 / sqrt(2 L) if they write to the
+    residual stream (Radford et al. 2019); norms are 1, biases 0. Each tensor is drawn from a random
+    stream of its own name, so adding a layer changes no other tensor.
     """
     return _InitialWeights(spec, seed)

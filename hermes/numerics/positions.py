@@ -1,7 +1,7 @@
-"""Tables of positions that depend on the spec alone, in float64 on the host.
+"""Position tables that depend on the spec alone, in float64 on the host.
 
-Shared by the backends that train, because frameworks compute angles in float32 (and MLX cosines
-even of float64 so), which is off by 1e-2 at position 100,000. The oracle has its own.
+Shared by the backends that train, because frameworks compute angles in float32 (MLX also the cosine
+of a float64), which is off by 1e-2 at position 100,000. The oracle has its own implementation.
 """
 
 import math
@@ -23,9 +23,10 @@ Floats = NDArray[np.float64]
 
 
 def alibi_slopes(heads: int) -> Floats:
-    """Slope per head: 2^(-8 h / H) for a power of two, else every other one of the next filled in.
+    """ALiBi's slope of each head, 2^(-8 h / H) for h = 1 .. H. -> (H,).
 
-    Source: Press et al. 2021, arXiv:2108.12409, section 3, and the authors' code. (H,)
+    Where H is no power of two: the slopes for the power P below it, then every other slope for 2 P.
+    Source: Press et al. 2021, arXiv:2108.12409, section 3, and the authors' code.
     """
     power = 2 ** math.floor(math.log2(heads))
     slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
@@ -34,7 +35,7 @@ def alibi_slopes(heads: int) -> Floats:
 
 
 def rotary_frequencies(rope: Rope, size: int) -> tuple[Floats, float]:
-    """Radians per position of each pair, (size / 2,), and what multiplies cosines and sines."""
+    """RoPE's radians per position of each pair, (size / 2,); and the factor of cosine and sine."""
     pairs = np.arange(0, size, 2) / size
     plain = 1.0 / rope.theta**pairs
     match rope.scaling:
@@ -58,10 +59,13 @@ def _scale_llama3(plain: Floats, scaling: Llama3Scaling) -> Floats:
 
 
 def yarn_range(scaling: YarnScaling, theta: float, size: int) -> tuple[int, int]:
-    """The pairs between which the ramp runs; low is above high for odd lengths and thetas."""
+    """First and last pair of YaRN's ramp (eq. 22).
+
+    Unusual lengths and thetas give low > high, an empty ramp.
+    """
 
     def pair(rotations: float) -> float:
-        """The pair that makes so many rotations over the original length (eq. 22)."""
+        """The pair that makes so many rotations over the original length."""
         turns = scaling.original_max_seq_len / (rotations * 2 * math.pi)
         return size * math.log(turns) / (2 * math.log(theta))
 
@@ -79,15 +83,15 @@ def _scale_yarn(
 
 
 def rotary_table(rope: Rope, size: int, length: int) -> tuple[Floats, Floats]:
-    """Cosines and sines of every position, (length, size / 2) each."""
+    """RoPE's cosines and sines of every position, each (length, size / 2)."""
     frequencies, magnitude = rotary_frequencies(rope, size)
     angles = np.arange(length)[:, None] * frequencies[None, :]
     return magnitude * np.cos(angles), magnitude * np.sin(angles)
 
 
 def segment_positions(segments: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Each token's place in its document: 0 where a row's segment changes. (..., T) -> same."""
+    """Positions of tokens in their documents, 0 where a new segment begins. (..., T) -> same."""
     starts = np.ones(segments.shape, bool)
     starts[..., 1:] = segments[..., 1:] != segments[..., :-1]
-    place = np.arange(segments.shape[-1], dtype=np.int32)
-    return (place - np.maximum.accumulate(np.where(starts, place, 0), axis=-1)).astype(np.int32)
+    index = np.arange(segments.shape[-1], dtype=np.int32)
+    return (index - np.maximum.accumulate(np.where(starts, index, 0), axis=-1)).astype(np.int32)

@@ -1,8 +1,9 @@
-"""Every random number hermes uses, as a function of (seed, purpose, index) and nothing else.
+"""All random numbers of hermes, as functions of (seed, purpose, index) and nothing else.
 
-Raw bits of the counter-based generator Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers:
-as easy as 1, 2, 3") and exactly rounded arithmetic only, so the numbers are equal to the bit on
-every platform, with every release of NumPy, and whatever was drawn before. Imports errors only.
+Made from raw bits of the counter-based generator Philox4x64-10 (Salmon et al. 2011, "Parallel
+random numbers: as easy as 1, 2, 3") with exactly rounded arithmetic only. They are therefore
+bitwise equal on every platform, with every release of NumPy, and whatever was drawn before.
+Imports errors only.
 """
 
 import hashlib
@@ -16,13 +17,13 @@ from hermes.errors import HermesError
 
 __all__ = ["draw_bits", "draw_normals", "draw_uniforms", "dropout_row_keys", "lowbias32", "permute"]
 
-CHUNK = 1 << 16  # normals made at a time, in each thread
+CHUNK = 1 << 16  # normals that a thread makes at a time
 FEISTEL_ROUNDS = 8
-WORDS_PER_COUNT = 4  # of Philox4x64
+WORDS_PER_COUNT = 4  # Philox4x64 makes four words for each value of its counter
 
 
 def _derive_key(seed: int, purpose: str) -> int:
-    """The 128-bit key of a stream: SHA-256 of the seed's eight bytes and the purpose, its start."""
+    """Derive a stream's 128-bit key: the start of SHA-256 of the seed's 8 bytes and the purpose."""
     if not 0 <= seed < 2**64:
         raise HermesError(f"seed must be at least 0 and below 2^64, got {seed!r}")
     name = int(seed).to_bytes(8, "little") + purpose.encode()
@@ -30,9 +31,9 @@ def _derive_key(seed: int, purpose: str) -> int:
 
 
 def draw_bits(seed: int, purpose: str, count: int, start: int = 0) -> NDArray[np.uint64]:
-    """Words number start .. start + count - 1 of the stream that the purpose names. -> (count,)
+    """Draw words start .. start + count - 1 of the stream for a purpose. -> (count,).
 
-    Any part of a stream costs the same to reach.
+    The cost does not depend on `start`.
     """
     if count < 0 or start < 0:
         raise HermesError(f"count and start must be at least 0, got {count} and {start}")
@@ -42,7 +43,7 @@ def draw_bits(seed: int, purpose: str, count: int, start: int = 0) -> NDArray[np
 
 
 def draw_uniforms(seed: int, purpose: str, count: int, start: int = 0) -> NDArray[np.float64]:
-    """Multiples of 2^-53 in [0, 1), the upper 53 bits of each word. -> (count,)"""
+    """Draw uniforms: multiples of 2^-53 in [0, 1), the upper 53 bits of a word. -> (count,)."""
     words = draw_bits(seed, purpose, count, start) >> np.uint64(11)
     return words.astype(np.float64) * 2.0**-53
 
@@ -50,12 +51,12 @@ def draw_uniforms(seed: int, purpose: str, count: int, start: int = 0) -> NDArra
 def draw_normals(
     seed: int, purpose: str, shape: tuple[int, ...], std: float
 ) -> NDArray[np.float32]:
-    """Numbers of mean 0 and standard deviation `std`, close to normal, none beyond 6 std. -> shape
+    """Draw nearly normal numbers with mean 0 and standard deviation `std`, within 6 std. -> shape.
 
-    x = (u1 + ... + u12 - 6 * 65535) * std / sqrt(2^32 - 1), with u the sixteen-bit lanes of three
-    words: a sum of twelve uniforms (Irwin-Hall) has excess kurtosis -0.1 and needs no logarithm,
-    whose last bit differs between platforms. The sum's variance is 2^32 - 1 exactly. Made in
-    chunks, on all cores: beyond the result it needs a few megabytes.
+    x = (u1 + ... + u12 - 6 * 65535) * std / sqrt(2^32 - 1), where u are the 16-bit lanes of three
+    words. A sum of twelve uniforms (Irwin-Hall) has an excess kurtosis of -0.1 and needs no
+    logarithm, whose last bit differs between platforms. Its variance is 2^32 - 1 exactly. Chunks
+    are made on all cores; besides the result this takes a few megabytes.
     """
     size = math.prod(shape)
     made = np.empty(size, np.float32)
@@ -73,27 +74,27 @@ def draw_normals(
 
 
 def _sum_lanes(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Sums of the twelve 16-bit lanes of each three words. (3 N,) -> (N,)"""
+    """Sum the twelve 16-bit lanes of each three words. (3 N,) -> (N,)."""
     lanes = np.uint64(0x0000FFFF0000FFFF)
-    # Two sums side by side, in the halves of a word; neither reaches 2^20.
+    # Each half of a word holds a sum of its own; neither reaches 2^20, so no carry crosses over.
     pairs = (words & lanes) + ((words >> np.uint64(16)) & lanes)
     halves = pairs[0::3] + pairs[1::3] + pairs[2::3]
     return (halves & np.uint64(0xFFFFFFFF)) + (halves >> np.uint64(32))
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64 bits. Source: Steele et al. 2014, SplitMix (mix13 of Stafford)."""
+    """Hash 64 bits. Source: Steele et al. 2014, SplitMix (Stafford's mix13)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def permute(seed: int, purpose: str, n: int, indices: ArrayLike) -> NDArray[np.int64]:
-    """Where a shuffle of range(n) puts each index; no table is made. (K,) -> (K,)
+    """Map indices through a pseudorandom permutation of range(n), without a table. (K,) -> (K,).
 
     A bijection for every n from 1 to 2^62: a balanced Feistel network over the next power of four,
-    applied until the result falls below n (cycle walking, at most 4 times on average). Sources:
-    Luby and Rackoff 1988; Black and Rogaway 2002, "Ciphers with arbitrary finite domains".
+    applied until the result is below n (cycle walking, at most 4 times on average). Sources: Luby
+    and Rackoff 1988; Black and Rogaway 2002, "Ciphers with arbitrary finite domains".
     """
     if not 1 <= n <= 2**62:
         raise HermesError(f"a permutation needs from 1 to 2^62 items, got {n}")
@@ -118,7 +119,7 @@ def permute(seed: int, purpose: str, n: int, indices: ArrayLike) -> NDArray[np.i
 
 
 def lowbias32(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Scramble 32 bits, one to one. Source: Wellons 2018, "Prospecting for hash functions"."""
+    """Hash 32 bits, a bijection. Source: Wellons 2018, "Prospecting for hash functions"."""
     x = np.asarray(x, np.uint32)
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
@@ -126,9 +127,9 @@ def lowbias32(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def dropout_row_keys(seed: int, step: int, rows: ArrayLike) -> NDArray[np.uint32]:
-    """The dropout key of each sample row of an update; distinct within the update. (B,) -> (B,)
+    """Dropout key of each row of an update; distinct within the update. (B,) -> (B,).
 
-    step: 1-based number of the update; rows: each sample's number within it, over all processes.
+    step: number of the update, from 1. rows: each sample's index in the update, over all ranks.
     key = lowbias32(lowbias32(row * 0x9E3779B9 + low) + high), modulo 2^32, with low and high the
     halves of word number `step` of the stream "dropout".
     """

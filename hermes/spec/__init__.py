@@ -1,8 +1,8 @@
-"""The architecture as plain data: what a MAL file means, and all that a backend is told.
+"""The architecture of a model as plain data: what a MAL file means and what a backend builds.
 
-Frozen dataclasses, validated where they are made; a field left at None is derived from its
-surroundings. Backends read `ModelSpec.layers`, where every number is filled in. Imports nothing
-but errors; the language itself is in `hermes.mal`, the truth about each field in `specs/mal.md`.
+Frozen dataclasses that validate themselves; a field left at None is derived from the others.
+Backends read `ModelSpec.layers`, in which every value is filled in. Imports nothing but errors. The
+language is `hermes.mal`; what each field means is specified in `specs/mal.md`.
 
 Letters: V vocabulary, C hidden size, L layers, H query heads, K key/value heads, D head size,
 F feed-forward size, T positions.

@@ -1,4 +1,4 @@
-"""A layer: attention, the feed-forward network, and how norms and residuals join them."""
+"""One layer: attention, the feed-forward network, and the norms and residuals around them."""
 
 import math
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ ACTIVATIONS = ("swiglu", "geglu", "gelu", "gelu_tanh", "silu", "relu", "relu2")
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """Grouped-query attention. Sources: Vaswani et al. 2017; Ainslie et al. 2023, arXiv:2305.13245.
+    """Grouped-query attention.
 
-    num_heads H and num_kv_heads K in heads; head_dim D; window_size W in keys, a query's own
-    included (None: all); softcap c: scores become c tanh(scores / c); scale multiplies q.k.
-    name: the definition's name in a MAL file, "" where it stands inline.
+    num_heads H; num_kv_heads K (None: H); head_dim D (None: C / H); window_size W in keys,
+    including the query's own (None: no window); softcap c: scores become c tanh(scores / c);
+    scale: factor of q.k (None: 1 / sqrt(D)). name: of the definition in a MAL file, "" if inline.
+    Sources: Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245.
     """
 
     num_heads: int
@@ -55,7 +56,7 @@ class AttentionSpec:
 
     @property
     def kv_heads(self) -> int:
-        """K, where num_kv_heads left out means one per query head."""
+        """K; equal to H where num_kv_heads is None."""
         return self.num_kv_heads or self.num_heads
 
     @property
@@ -66,12 +67,12 @@ class AttentionSpec:
 
     @property
     def score_scale(self) -> float:
-        """What multiplies q.k; 1 / sqrt(D) unless the spec says otherwise."""
+        """The factor of q.k: `scale`, or 1 / sqrt(D)."""
         return self.scale if self.scale is not None else 1 / math.sqrt(self.head_size)
 
     @property
     def rotary_size(self) -> int:
-        """How many leading elements of a head turn; 0 without rope."""
+        """How many leading elements of a head are rotated; 0 without RoPE."""
         if not isinstance(self.position_encoding, Rope):
             return 0
         return self.position_encoding.rotary_dim or self.head_size
@@ -79,10 +80,10 @@ class AttentionSpec:
 
 @dataclass(frozen=True)
 class FfnSpec:
-    """down(act(up(x))), or down(act(gate(x)) * up(x)) where gated. Source: Shazeer 2020,
-    arXiv:2002.05202.
+    """The feed-forward network: down(act(up(x))), or down(act(gate(x)) * up(x)) if gated.
 
-    hidden_dim F (None: 4 C); gate None: true for swiglu and geglu, false for the others.
+    hidden_dim F (None: 4 C); gate (None: true for swiglu and geglu, false for the others). Source:
+    Shazeer 2020, arXiv:2002.05202.
     """
 
     hidden_dim: int | None = None
@@ -118,7 +119,7 @@ class FfnSpec:
 
     @property
     def function(self) -> str:
-        """The elementwise function: gelu, gelu_tanh, silu, relu or relu2."""
+        """The elementwise activation: gelu, gelu_tanh, silu, relu or relu2."""
         return {"swiglu": "silu", "geglu": "gelu"}.get(self.activation, self.activation)
 
 
@@ -126,8 +127,9 @@ class FfnSpec:
 class BlockSpec:
     """One layer: attention, then the feed-forward network, each with its norms and residual.
 
-    norm_position: pre x + f(norm(x)); post norm(x + f(x)); output x + norm(f(x));
-    sandwich x + norm(f(norm(x))). parallel: both read the same x, each through its own norm.
+    norm_position, for a sublayer f: pre x + f(norm(x)); post norm(x + f(x)); output
+    x + norm(f(x)); sandwich x + norm(f(norm(x))). parallel: both sublayers read the same x, each
+    through its own norm.
     """
 
     attention: AttentionSpec
@@ -152,11 +154,11 @@ class BlockSpec:
 
     @property
     def norm_eps(self) -> float:
-        """The eps that qk_norm shares with the block's norm."""
+        """The eps of the block's norm, which qk_norm shares."""
         return 1e-5 if isinstance(self.norm, NoNorm) else self.norm.eps
 
     @property
     def qk_norm(self) -> RMSNorm:
-        """The norm of queries and keys, where the attention asks for one."""
+        """The norm of queries and keys, where attention.qk_norm is not none."""
         offset = isinstance(self.norm, RMSNorm) and self.norm.unit_offset
         return RMSNorm(eps=self.norm_eps, unit_offset=offset)

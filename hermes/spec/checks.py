@@ -1,4 +1,4 @@
-"""What every dataclass of a spec is held to: the types of its annotations, and ranges."""
+"""Validation shared by the dataclasses of a spec: types as annotated, and ranges."""
 
 import dataclasses
 import math
@@ -13,14 +13,14 @@ from hermes.errors import SpecError, suggest_nearest
 MAX_SIZE = 2**31 - 1
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}")
-# Control characters and halves of surrogate pairs, which no file of text should carry.
+# Control characters and lone surrogates, which have no place in a text file.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _WANTED = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
 @cache
 def list_field_types(cls: Any) -> Mapping[str, tuple[type, ...]]:
-    """The types that each field of a spec may have, as its annotations say."""
+    """List the types that each field of a dataclass may have, from its annotations."""
     hints = get_type_hints(cls)
     return {
         field.name: get_args(hint) if isinstance(hint, UnionType) else (get_origin(hint) or hint,)
@@ -30,7 +30,7 @@ def list_field_types(cls: Any) -> Mapping[str, tuple[type, ...]]:
 
 
 def check_types(spec: Any) -> None:
-    """Refuse what the annotations do not allow; keep numbers as floats, so that 1 is 1.0."""
+    """Refuse values that the annotations do not allow; store integers of float fields as floats."""
     for name, types in list_field_types(spec.__class__).items():
         value = getattr(spec, name)
         if float in types and isinstance(value, int | float) and not isinstance(value, bool):
@@ -56,37 +56,37 @@ def check_types(spec: Any) -> None:
 
 
 def shorten_repr(value: object) -> str:
-    """A value by repr, cut where it would fill the screen."""
+    """Show a value by repr, cut to 60 characters or fewer."""
     try:
         text = repr(value)
-    except ValueError:  # Python prints no integer of more than 4300 digits
+    except ValueError:  # Python refuses to print an integer of more than 4300 digits
         return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:40]}..."
 
 
 def check_size(spec: object, name: str) -> None:
-    """A whole number from 1 to MAX_SIZE, or nothing."""
+    """Refuse a size outside 1 .. MAX_SIZE; None is allowed."""
     value = getattr(spec, name)
     if value is not None and not 1 <= value <= MAX_SIZE:
         raise SpecError(f"{name} must be from 1 to {MAX_SIZE}, got {shorten_repr(value)}", (name,))
 
 
 def check_positive(spec: object, name: str) -> None:
-    """Above 0, or nothing."""
+    """Refuse a number that is not above 0; None is allowed."""
     value = getattr(spec, name)
     if value is not None and value <= 0:
         raise SpecError(f"{name} must be above 0, got {value!r}", (name,))
 
 
 def check_rate(spec: object, name: str = "dropout") -> None:
-    """At least 0 and below 1."""
+    """Refuse a dropout rate outside [0, 1)."""
     value = getattr(spec, name)
     if not 0 <= value < 1:
         raise SpecError(f"{name} must be at least 0 and below 1, got {value!r}", (name,))
 
 
 def check_choice(spec: object, name: str, choices: tuple[str, ...]) -> None:
-    """One of the words known."""
+    """Refuse a word that is not one of `choices`."""
     value = getattr(spec, name)
     if value not in choices:
         known, hint = ", ".join(choices), suggest_nearest(value, choices)

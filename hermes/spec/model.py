@@ -1,4 +1,4 @@
-"""A whole model: its blocks, embeddings and output, checked together and resolved into layers."""
+"""A whole model: blocks, embeddings and output, validated together and resolved into layers."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ MAX_LAYERS = 10_000
 
 @dataclass(frozen=True)
 class EmbeddingsSpec:
-    """Token embeddings; `scale` multiplies them (Gemma: sqrt(C))."""
+    """Token embeddings; `scale` is a factor of them (Gemma: sqrt(C))."""
 
     tie_weights: bool = False
     dropout: float = 0.0
@@ -27,7 +27,7 @@ class EmbeddingsSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """The final norm (None: the last block's) and the head; softcap c: c tanh(logits / c)."""
+    """The final norm (None: as the last block's) and the head; softcap c: c tanh(logits / c)."""
 
     bias: bool = False
     norm: Norm | None = None
@@ -40,7 +40,7 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A whole model. `blocks` is the pattern, cycled over num_layers; usually one block."""
+    """A whole model. `blocks` is the pattern that the layers repeat; usually a single block."""
 
     blocks: tuple[BlockSpec, ...]
     name: str = "model"
@@ -108,7 +108,7 @@ class ModelSpec:
             )
 
     def _check_names(self) -> None:
-        """One name, one definition: else no file could say which is meant."""
+        """Refuse two different definitions of one name, which a MAL file could not tell apart."""
         known: dict[tuple[str, str], object] = {}
         for index, block in enumerate(self.blocks):
             parts = (("block", block), ("attention", block.attention), ("ffn", block.ffn))
@@ -142,7 +142,7 @@ class ModelSpec:
 
     @cached_property
     def layers(self) -> tuple[BlockSpec, ...]:
-        """The L blocks in order, every derived field filled in: what a backend builds from."""
+        """The L blocks in order, with derived fields filled in: what a backend builds."""
         resolved = [
             dataclasses.replace(
                 block,
@@ -181,7 +181,7 @@ class ModelSpec:
 
     @property
     def has_dropout(self) -> bool:
-        """Whether any site drops anything in training."""
+        """Whether any dropout rate is above 0."""
         rates = (
             rate
             for block in self.blocks
@@ -191,7 +191,7 @@ class ModelSpec:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What decides the numbers a model computes; equal for two spellings of one model."""
+        """All that determines what a model computes; equal for two spellings of one model."""
         output = dataclasses.replace(self.output, norm=self.final_norm)
         sizes = (self.vocab_size, self.max_seq_len, self.hidden_size)
         layers = tuple(
@@ -201,7 +201,7 @@ class ModelSpec:
         return (*sizes, layers, self.embeddings, output)
 
     def _resolve_positions(self, attention: AttentionSpec) -> AttentionSpec:
-        """Resolved attention whose positions are, too, and whose scale is a number."""
+        """Resolve what `layers` leaves: rotary_dim, max_positions and the scale of the scores."""
         positions = attention.position_encoding
         match positions:
             case Rope():

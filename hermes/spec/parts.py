@@ -1,4 +1,4 @@
-"""The small parts of a block: kinds of positions, their scaling, and norms."""
+"""The small parts of a block: position encodings, RoPE scaling, and norms."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,11 @@ class LinearScaling:
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """Low frequencies divided by `factor`, high ones kept, a ramp between (Llama 3.1)."""
+    """Low frequencies divided by `factor`, high ones kept, a linear ramp between.
+
+    low_freq_factor, high_freq_factor: rotations over the original length between which the ramp
+    runs. Source: Llama 3.1's reference code; Grattafiori et al. 2024, arXiv:2407.21783.
+    """
 
     factor: float
     low_freq_factor: float
@@ -46,7 +50,7 @@ class Llama3Scaling:
 class YarnScaling:
     """NTK-by-parts, with attention scaled by 0.1 ln(factor) + 1.
 
-    beta_fast, beta_slow: rotations over the original length between which the ramp runs.
+    beta_fast, beta_slow: rotations over the original length between which the linear ramp runs.
     Source: Peng et al. 2023, YaRN, arXiv:2309.00071, eqs. 17 to 23.
     """
 
@@ -73,9 +77,10 @@ Scaling = LinearScaling | Llama3Scaling | YarnScaling
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions, half-split pairs, as in Llama. Source: Su et al. 2021, arXiv:2104.09864.
+    """Rotary positions with half-split pairs, as in Llama.
 
-    rotary_dim: how many of a head's leading elements turn; None for all.
+    rotary_dim: how many leading elements of a head are rotated; None for all. Source: Su et al.
+    2021, arXiv:2104.09864.
     """
 
     theta: float = 10_000.0
@@ -92,7 +97,10 @@ class Rope:
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained vector per position, added to the embeddings; None for max_seq_len of them."""
+    """A trained vector per position, added to the token embeddings.
+
+    max_positions: how many; None for max_seq_len.
+    """
 
     max_positions: int | None = None
 
@@ -103,7 +111,11 @@ class Learned:
 
 @dataclass(frozen=True)
 class Alibi:
-    """A penalty per head that grows with distance. Source: Press et al. 2021, arXiv:2108.12409."""
+    """A bias of the scores that falls linearly with distance, with a slope per head.
+
+    slopes: 'fixed', or 'learned' from the same initial values. Source: Press et al. 2021,
+    arXiv:2108.12409.
+    """
 
     slopes: str = "fixed"
 
@@ -114,7 +126,7 @@ class Alibi:
 
 @dataclass(frozen=True)
 class NoPositions:
-    """No positions at all (NoPE)."""
+    """No position encoding (NoPE)."""
 
 
 Positions = Rope | Learned | Alibi | NoPositions

@@ -92,7 +92,7 @@ def test_splitting_is_refused_where_it_cannot_be():
         learner("mlx", shard="optimizer")
     with pytest.raises(HermesError, match=r"^shard is 'half'; it must be one of full, optimizer$"):
         Options(shard="half")
-    with pytest.raises(HermesError, match=r"^shard_group is 2, but shard says nothing$"):
+    with pytest.raises(HermesError, match=r"^shard_group is 2, but shard is not set$"):
         Options(shard_group=2)
 
 

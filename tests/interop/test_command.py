@@ -86,6 +86,6 @@ def test_merge_says_what_a_conversion_has_to_say(tmp_path, capfd):
                  "--adapter", tmp_path / "adapter", "--output", tmp_path / "out"]  # fmt: skip
     assert run(["merge", *map(str, arguments)]) == 0
     assert capfd.readouterr().err == (
-        "note: Hugging Face's class has no place for all of the model's dropout, which is left "
-        "out\n"
+        "note: some of the model's dropout is left out, as Hugging Face's class has no field for "
+        "it\n"
     )

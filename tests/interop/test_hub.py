@@ -14,7 +14,8 @@ import pytest
 
 from hermes.checkpoint import open_checkpoint
 from hermes.errors import CheckpointError, HermesError, StorageError
-from hermes.interop.hub import HubName, fetch, parse_hub_name, require_hub
+from hermes.interop.hub import HubName, fetch, parse_hub_name
+from hermes.interop.hub_client import require_hub
 from hermes.interop.open_model import open_model
 from hermes.interop.publish import publish, require_writable
 from hermes.training.events import Saved
@@ -106,7 +107,7 @@ def test_without_the_hub_a_whole_copy_is_taken_and_said(hub, files, tmp_path):
     again = fetched(hub, tmp_path)
     assert again.folder == found.folder
     assert again.notes == (
-        f"hf://me/small: the Hub answered 503; its copy of commit {found.commit[:12]} is taken",
+        f"hf://me/small: the Hub answered 503; using the copy of commit {found.commit[:12]}",
     )
     with pytest.raises(StorageError, match=r"^hf://me/other: the Hub answered 503$"):
         fetched(hub, tmp_path, HubName("me/other"))
@@ -127,8 +128,8 @@ def test_a_half_download_is_never_a_model(hub, files, tmp_path, fault, file):
         str(told.value)
         == {
             "cut": "hf://me/small: the connection to the Hub failed (RemoteProtocolError)",
-            "altered": f"{file} of hf://me/small did not arrive as the Hub has it; try again, "
-            "and it is fetched anew",
+            "altered": f"{file} of hf://me/small does not match the Hub's hash of it and was "
+            "removed; try again to download it anew",
         }[fault]
     )
     hub.down = 503
@@ -143,7 +144,8 @@ def test_a_half_download_is_never_a_model(hub, files, tmp_path, fault, file):
 def test_a_torn_repository_is_refused(hub, files, tmp_path):
     del files["tokenizer.json"]
     hub.repos["me/small"] = Repo([files])
-    with pytest.raises(CheckpointError, match=r"^hf://me/small is torn: tokenizer.json is missing"):
+    missing = r"^hf://me/small is incomplete: tokenizer.json is missing"
+    with pytest.raises(CheckpointError, match=missing):
         fetched(hub, tmp_path)
     hub.repos["me/small"] = Repo([{"README.md": b"words"}])
     with pytest.raises(CheckpointError, match=r"no model hermes reads: it has no config\.json"):
@@ -254,7 +256,7 @@ def test_a_push_replaces_the_model_before_it_and_leaves_the_rest(hub, tmp_path):
     [
         (TOKEN, "others/small", f"push to others/small: the Hub does not permit it; {MAY}"),
         ("hf_wrong", "me/small", f"push to me/small: the Hub does not permit it; {MAY}"),
-        (TOKEN, "small", "'small' is no name of a repository, which is OWNER/REPO"),
+        (TOKEN, "small", "'small' is not the name of a repository, OWNER/REPO"),
     ],
 )
 def test_a_push_that_is_not_permitted_is_refused_before(hub, monkeypatch, token, repo, sentence):

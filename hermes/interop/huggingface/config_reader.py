@@ -1,6 +1,6 @@
-"""A specification from somebody else's config.json, refused by the field that MAL cannot say.
+"""Reads a config.json into a specification, or refuses it with the field that MAL cannot express.
 
-Defaults are those of Hugging Face's configuration classes, for files that leave a field out.
+Where a file leaves a field out, the default of Hugging Face's configuration class applies.
 """
 
 import dataclasses
@@ -28,10 +28,11 @@ from hermes.spec import (
 __all__ = ["read_config"]
 
 GATED = {"silu": "swiglu", "gelu": "geglu"}
-# Heads' size and number of key heads where a file says nothing; None: as the queries have it.
+# Defaults of the classes. A family that is not listed has hidden_size / num_attention_heads, and as
+# many key/value heads as query heads.
 HEAD_DIM = {"qwen3": 128, "gemma2": 256, "gemma3_text": 256}
 KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "gemma2": 4, "gemma3_text": 4}
-LENGTH = {
+MAX_LENGTH = {
     "llama": 2048,
     "mistral": 131_072,
     "qwen2": 32_768,
@@ -40,13 +41,13 @@ LENGTH = {
     "gemma3_text": 131_072,
     "olmo2": 2048,
 }
-FAMILIES = (*LENGTH, "gpt2", "gpt_neox", "hermes")
+FAMILIES = (*MAX_LENGTH, "gpt2", "gpt_neox", "hermes")
 
 
 def read_config(config: Mapping[str, Any]) -> ModelSpec:
-    """The specification of a model from its config.json.
+    """Read a config.json into a specification.
 
-    Raises SpecError, naming the field, where the model is more than MAL can say.
+    Raises SpecError, naming the field, where MAL cannot express the model.
     """
     family = config.get("model_type")
     if family not in FAMILIES:
@@ -69,7 +70,7 @@ def read_config(config: Mapping[str, Any]) -> ModelSpec:
 def _read_llama_like(fields: Fields, family: str) -> ModelSpec:
     gemma = family in ("gemma2", "gemma3_text")
     layers, width = fields.take_size("num_hidden_layers"), fields.take_size("hidden_size")
-    length = fields.take_size("max_position_embeddings", LENGTH[family])
+    length = fields.take_size("max_position_embeddings", MAX_LENGTH[family])
     heads = fields.take_size("num_attention_heads")
     size = fields.take_size("head_dim", HEAD_DIM.get(family, max(width // heads, 1)))
     if layers > MAX_LAYERS:
@@ -111,8 +112,8 @@ def _read_llama_like(fields: Fields, family: str) -> ModelSpec:
     )
     if family != "llama":
         fields.allow_only("mlp_bias", False)
-    fields.allow_only("attn_logit_softcapping")  # Gemma 3's class takes it and does not use it
-    # Qwen 2 has biases by definition; Gemma reads hidden_activation alone.
+    fields.allow_only("attn_logit_softcapping")  # Gemma 3's class has this field and ignores it
+    # Qwen2's class ignores attention_bias and always has biases; Gemma's ignores hidden_act.
     fields.finish({"attention_bias"} if family == "qwen2" else {"hidden_act"} if gemma else ())
     return spec
 
@@ -161,21 +162,21 @@ def _read_ffn(fields: Fields, name: str, gemma: bool) -> FfnSpec:
 
 
 def _read_windows(fields: Fields, family: str, layers: int) -> list[int | None]:
-    """The window of each layer, from the fields that say so in each family's way."""
+    """Read the window of each layer, which every family writes in fields of its own."""
     kinds = fields.take("layer_types")
     if kinds is not None and (not isinstance(kinds, list) or len(kinds) != layers):
         fields.refuse("layer_types", kinds)
     for kind in kinds or []:
         if kind not in ("full_attention", "sliding_attention"):
             fields.refuse("layer_types", kind)
-    # Absent is the class's default, null is no window.
+    # A missing field means the class's default, null means no window.
     given = "sliding_window" not in fields or fields.has("sliding_window")
     window = fields.take_size("sliding_window", 4096) if given else None
     fields.take("sliding_window")
     sliding = [True] * layers
     match family:
         case "mistral":
-            # Mistral's class reads sliding_window alone, so layer_types may only agree with it.
+            # Mistral's class ignores layer_types, so it must not contradict sliding_window.
             if kinds and set(kinds) != {
                 "full_attention" if window is None else "sliding_attention"
             }:
@@ -197,7 +198,7 @@ def _read_windows(fields: Fields, family: str, layers: int) -> list[int | None]:
 
 
 def _read_window_period(fields: Fields, family: str) -> int:
-    """Every so many-th layer of Gemma sees everything, where layer_types does not say."""
+    """Read the n of Gemma's older form, in which every n-th layer has full attention."""
     name = (
         "_sliding_window_pattern"
         if "_sliding_window_pattern" in fields

@@ -1,15 +1,13 @@
-"""config.json of a model: what transformers, mlx-lm, vLLM and others read beside the weights.
+"""Makes the config.json that transformers, mlx-lm, vLLM and others read beside the weights.
 
-`config_of` is for folders with our own tensor names, `converted_config_of` for what `hermes
-convert --to hf` writes; `spec_of` reads such a file back. Fields that old and new readers call
-differently are written in both forms: torch_dtype and dtype, rope_theta with rope_scaling and
-rope_parameters.
+`make_config` is for folders with our own tensor names, `make_converted_config` for what `hermes
+convert --to hf` writes. Fields that were renamed between releases of transformers are written under
+both names: torch_dtype and dtype, rope_theta with rope_scaling and rope_parameters.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from hermes.interop.huggingface.config_reader import read_config
 from hermes.interop.huggingface.families import (
     ARCHITECTURES,
     find_attention_scalar,
@@ -24,7 +22,7 @@ from hermes.mal import dumps
 from hermes.numerics.params import INIT_STD
 from hermes.spec import BlockSpec, ModelSpec
 
-__all__ = ["make_config", "make_converted_config", "read_config"]
+__all__ = ["make_config", "make_converted_config"]
 
 Config = dict[str, Any]
 
@@ -37,11 +35,11 @@ def make_config(
     eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int | None = None,
 ) -> Config:
-    """config.json for a folder whose tensors have our names.
+    """Make the config.json of a folder whose tensors have our names.
 
-    The class is the smallest one of Hugging Face's that computes the same function, else
-    HermesForCausalLM, whose architecture is the MAL text under `mal`. Of dropout only what the
-    class has is written; it does not change the function.
+    Its class is the smallest one of Hugging Face that computes the same function, else
+    HermesForCausalLM with the architecture as MAL text under `mal`. Dropout is written as far as
+    the class supports it; it does not change the function.
     """
     ids = _make_token_ids(bos_token_id, eos_token_id, pad_token_id)
     return _make_family_config(spec, find_family(spec), dtype, ids)
@@ -55,7 +53,7 @@ def make_converted_config(
     eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int | None = None,
 ) -> Config:
-    """config.json for a folder in Hugging Face's own tensor names, GPT-2 and GPT-NeoX included."""
+    """Make the config.json of a folder with Hugging Face's tensor names, GPT-2's included."""
     ids = _make_token_ids(bos_token_id, eos_token_id, pad_token_id)
     return _make_family_config(spec, find_family(spec, renamed=True), dtype, ids)
 
@@ -134,7 +132,7 @@ def _make_llama_like(spec: ModelSpec, block: BlockSpec, family: str) -> Config:
             }
         case "gemma2" | "gemma3_text":
             config |= {
-                # Gemma's classes make the window's mask even where no layer uses it.
+                # Gemma's classes build the sliding mask even if no layer uses it.
                 "sliding_window": window or spec.max_seq_len,
                 "layer_types": _name_layer_types(windows),
                 "query_pre_attn_scalar": find_attention_scalar(attention),
@@ -149,7 +147,7 @@ def _make_llama_like(spec: ModelSpec, block: BlockSpec, family: str) -> Config:
 def _make_gpt2(spec: ModelSpec, block: BlockSpec) -> Config:
     return {
         "n_positions": spec.learned_positions,
-        "n_ctx": spec.learned_positions,  # transformers has dropped it; mlx-lm asks for it
+        "n_ctx": spec.learned_positions,  # dropped by transformers, required by mlx-lm
         "n_embd": spec.hidden_size,
         "n_layer": spec.num_layers,
         "n_head": block.attention.num_heads,
@@ -183,7 +181,7 @@ def _make_gpt_neox(spec: ModelSpec, block: BlockSpec) -> Config:
 
 
 def _find_common_rate(rates: Sequence[float]) -> float:
-    """The one dropout of all layers; 0 where they differ, for these classes have one only."""
+    """Find the dropout rate of all layers; 0 if they differ, as the classes have only one."""
     return rates[0] if len(set(rates)) == 1 else 0.0
 
 

@@ -1,7 +1,7 @@
 """Which Hugging Face class computes the same function as a specification.
 
-`family_of` is one decision: the shape of the block names the family, and what that family's class
-cannot say makes it `hermes`. Dropout does not enter: it changes training, not the function.
+`find_family` decides: the form of the block selects a family, and anything that this family's class
+cannot express makes it `hermes`. Dropout is ignored: it changes training, not the function.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ __all__ = [
     "name_activation",
 ]
 
-# model_type -> class, as in config.json; `hermes` is our own.
+# model_type -> class, as in config.json. No release of transformers has the class of `hermes`.
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -50,7 +50,7 @@ ARCHITECTURES = {
     "hermes": "HermesForCausalLM",
 }
 
-# Hugging Face's names of activations -> MAL's of the plain function.
+# Hugging Face's names of activation functions -> MAL's.
 ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -64,7 +64,10 @@ ACTIVATIONS = {
 
 
 def find_common_block(spec: ModelSpec) -> BlockSpec | None:
-    """What every layer is, but for dropout, window and positions; None where layers differ more."""
+    """Find the block that all layers share, apart from dropout, window and positions.
+
+    None where layers differ in more than these.
+    """
     shapes = {
         dataclasses.replace(
             layer,
@@ -80,14 +83,15 @@ def find_common_block(spec: ModelSpec) -> BlockSpec | None:
 
 
 def list_windows(spec: ModelSpec) -> list[int | None]:
-    """The window of each layer."""
+    """List the window of each layer; None where it has full attention."""
     return [layer.attention.window_size for layer in spec.layers]
 
 
 def find_window_period(windows: Sequence[int | None]) -> int | None:
-    """Gemma 3's older way to say which layers slide: all but every n-th; None for other patterns.
+    """Find n such that all layers but every n-th have a window; None for other patterns.
 
-    A reader that knows no other way then stops, where a wrong number would have it go on wrong.
+    This is Gemma 3's older form, sliding_window_pattern. For other patterns it is written as null:
+    a reader that knows only this form then fails, instead of computing something else.
     """
     period = next((i for i, window in enumerate(windows) if window is None), len(windows)) + 1
     regular = all((w is None) == ((i + 1) % period == 0) for i, w in enumerate(windows))
@@ -95,7 +99,7 @@ def find_window_period(windows: Sequence[int | None]) -> int | None:
 
 
 def list_positions(spec: ModelSpec) -> list[Positions]:
-    """The positions of each layer, a rotary_dim that is the whole head left out."""
+    """List the positions of each layer; a rotary_dim of the whole head becomes None."""
     return [
         dataclasses.replace(position, rotary_dim=None)
         if isinstance(position, Rope) and position.rotary_dim == layer.attention.head_size
@@ -108,7 +112,7 @@ def list_positions(spec: ModelSpec) -> list[Positions]:
 def build_pattern(
     block: BlockSpec, windows: Sequence[int | None], positions: Sequence[Positions]
 ) -> tuple[BlockSpec, ...]:
-    """The shortest run of blocks that, repeated, gives every layer its window and positions."""
+    """Build the shortest pattern of blocks that gives every layer its window and positions."""
     layers = list(zip(windows, positions, strict=True))
     period = next(
         p
@@ -133,9 +137,9 @@ def build_pattern(
 
 
 def find_family(spec: ModelSpec, *, renamed: bool = False) -> str:
-    """The `model_type` of the smallest class that computes what the spec does, else 'hermes'.
+    """Find the `model_type` of the smallest class that computes what the spec does, or 'hermes'.
 
-    renamed: whether classes whose tensors have other names than ours count (gpt2, gpt_neox).
+    renamed: whether to consider classes whose tensor names differ from ours (gpt2, gpt_neox).
     """
     block = find_common_block(spec)
     if block is None or not _is_ordinary(spec, block):
@@ -149,7 +153,7 @@ def find_family(spec: ModelSpec, *, renamed: bool = False) -> str:
 
 
 def _is_ordinary(spec: ModelSpec, block: BlockSpec) -> bool:
-    """Whether the parts that no class of the list varies are as all of them have it."""
+    """Whether the parts that are the same in all supported classes are so in the spec."""
     return (
         block.residual
         and block.attention.causal
@@ -174,7 +178,7 @@ def _match_rms_family(spec: ModelSpec, block: BlockSpec) -> str:
         case "pre", "none", "none" | "all", _ if plain and windows == {None}:
             if spec.hidden_size % attention.num_heads == 0:
                 return "llama"
-            # LlamaConfig refuses such sizes, and Mistral without a window computes the same.
+            # LlamaConfig refuses such sizes; Mistral without a window computes the same.
             return "hermes" if attention.bias == "all" or ffn.bias else "mistral"
         case "pre", "none", "none", False if plain and len(windows) == 1:
             return "mistral"
@@ -233,7 +237,7 @@ def _match_layernorm_family(spec: ModelSpec, block: BlockSpec) -> str:
 
 
 def _has_plain_scores(spec: ModelSpec, attention: AttentionSpec) -> bool:
-    """Whether nothing but 1 / sqrt(D) scales or caps scores, embeddings and logits."""
+    """Whether only 1 / sqrt(D) scales scores, and nothing scales or caps embeddings or logits."""
     usual = math.isclose(attention.score_scale, attention.head_size**-0.5, rel_tol=1e-12)
     return (
         usual
@@ -252,7 +256,7 @@ def _is_whole_rope(spec: ModelSpec, position: Positions) -> bool:
 
 
 def _has_valid_ramp(spec: ModelSpec, rope: Rope) -> bool:
-    """False for a yarn whose ramp ends before it starts, which readers compute each in its way."""
+    """False for a YaRN whose ramp is empty, which readers compute differently."""
     if not isinstance(rope.scaling, YarnScaling):
         return True
     size = rope.rotary_dim or spec.layers[0].attention.head_size
@@ -261,12 +265,12 @@ def _has_valid_ramp(spec: ModelSpec, rope: Rope) -> bool:
 
 
 def find_attention_scalar(attention: AttentionSpec) -> int | None:
-    """Gemma's query_pre_attn_scalar s, where the scale is 1 / sqrt(s) for a whole s."""
+    """Find Gemma's query_pre_attn_scalar s: the scale is 1 / sqrt(s); None if s is no integer."""
     scalar = round(attention.score_scale**-2)
     fits = scalar >= 1 and math.isclose(scalar**-0.5, attention.score_scale, rel_tol=1e-12)
     return scalar if fits else None
 
 
 def name_activation(ffn: FfnSpec, gelu_tanh: str = "gelu_pytorch_tanh") -> str:
-    """Hugging Face's name of the elementwise function; of gelu_tanh it has several."""
+    """Name the activation as Hugging Face does; gelu_tanh has several names."""
     return gelu_tanh if ffn.function == "gelu_tanh" else ffn.function

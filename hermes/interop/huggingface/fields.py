@@ -1,7 +1,7 @@
-"""A config.json read field by field, so that nothing in it that changes the function is dropped.
+"""Reads a config.json field by field, so that no field that changes the function is ignored.
 
-What a family's reader does not take must be null or on the list of fields known to change nothing;
-anything else is refused by its name.
+A field that a family's reader does not take must be null or on the list of those known to be
+harmless; any other is refused by name.
 """
 
 from collections.abc import Container, Mapping
@@ -11,7 +11,7 @@ from hermes.errors import SpecError
 
 __all__ = ["Fields"]
 
-# Bookkeeping, training, text generation and numerics of any Hugging Face configuration.
+# Fields of any configuration that concern bookkeeping, training, text generation or dtype.
 _HARMLESS = """
     architectures model_type transformers_version torch_dtype dtype use_cache initializer_range
     _name_or_path name_or_path tokenizer_class prefix finetuning_task task_specific_params
@@ -28,7 +28,7 @@ _HARMLESS = """
     unsloth_version
 """
 HARMLESS = frozenset(_HARMLESS.split())
-# What every class takes for granted, with the values that mean so.
+# Fields that must have their usual value, which every class here assumes.
 USUAL: Mapping[str, tuple[object, ...]] = {
     "add_cross_attention": (False,),
     "is_encoder_decoder": (False,),
@@ -41,9 +41,10 @@ USUAL: Mapping[str, tuple[object, ...]] = {
 
 
 class Fields:
-    """The fields of one configuration that are still to be accounted for.
+    """The fields of a configuration that have not been taken yet.
 
-    inside: the object within it, as "rope_scaling."; where: what errors call the file.
+    inside: prefix of a nested object's fields, like "rope_scaling."; where: the file's name in
+    errors.
     """
 
     def __init__(self, values: Mapping[str, Any], inside: str = "", where: str = "config.json"):
@@ -55,15 +56,15 @@ class Fields:
         return name in self._left
 
     def has(self, name: str) -> bool:
-        """Whether a field is there and not null."""
+        """Whether a field is present and not null."""
         return self._left.get(name) is not None
 
     def take(self, name: str, default: Any = None) -> Any:
-        """A field's value, null included; the default where the field is not there."""
+        """Take a field's value, which may be null; the default if the field is missing."""
         return self._left.pop(name, default)
 
     def take_size(self, name: str, default: int | None = None) -> int:
-        """A whole number from 1; it must be there unless there is a default."""
+        """Take an integer from 1; missing or null gives the default, or is refused without one."""
         value = self._left.pop(name, None)
         value = default if value is None else value
         if value is None:
@@ -73,21 +74,21 @@ class Fields:
         return value
 
     def take_number(self, name: str) -> float | None:
-        """A number, or None."""
+        """Take a number; None if missing or null."""
         value = self._left.pop(name, None)
         if value is not None and type(value) not in (int, float):
             self._refuse_type(name, "a number", value)
         return None if value is None else float(value)
 
     def take_flag(self, name: str, default: bool) -> bool:
-        """A field that is true or false, null meaning the default."""
+        """Take a boolean; missing or null gives the default."""
         value = self._left.pop(name, None)
         if value is not None and type(value) is not bool:
             self._refuse_type(name, "true or false", value)
         return default if value is None else value
 
     def take_text(self, name: str, default: str | None = None) -> str:
-        """A text; it must be there unless there is a default."""
+        """Take a string; missing or null gives the default, or is refused without one."""
         value = self._left.pop(name, None)
         value = default if value is None else value
         if not isinstance(value, str):
@@ -95,7 +96,7 @@ class Fields:
         return value
 
     def take_object(self, name: str) -> dict[str, Any]:
-        """An object; empty where it is null or left out."""
+        """Take an object; empty if missing or null."""
         value = self._left.pop(name, None)
         if value is not None and not isinstance(value, dict):
             self._refuse_type(name, "an object", value)
@@ -108,20 +109,20 @@ class Fields:
         )
 
     def allow_only(self, name: str, *allowed: object) -> None:
-        """Refuse a field that says anything else; left out or null is well."""
+        """Take a field and refuse any value but these; missing or null is allowed."""
         value = self._left.pop(name, None)
         if value is not None and value not in allowed:
             self.refuse(name, value)
 
     def refuse(self, name: str, value: object) -> NoReturn:
-        """Raise for a field whose value MAL has no word for."""
+        """Refuse a field whose value MAL cannot express."""
         raise SpecError(
             f"{self._where}: {self._inside + name!r} is {_shorten(value)}, which MAL cannot say",
             (name,),
         )
 
     def finish(self, harmless: Container[str] = ()) -> None:
-        """Refuse the first field left that may change the function."""
+        """Refuse the first remaining field that may change the function."""
         for name, allowed in USUAL.items():
             self.allow_only(name, *allowed)
         for name, value in self._left.items():

@@ -1,4 +1,4 @@
-"""The configurations of GPT-2 and GPT-NeoX, whose classes are no relatives of Llama's."""
+"""Reads the configurations of GPT-2 and GPT-NeoX, whose fields differ from Llama's."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ GPT_NEOX_HARMLESS = frozenset(
 
 
 def read_gpt2(fields: Fields) -> ModelSpec:
-    """GPT-2, whose fields have names of their own."""
+    """Read GPT-2's configuration."""
     width, heads, layers = (
         fields.take_size("n_embd"),
         fields.take_size("n_head"),
@@ -76,11 +76,13 @@ def read_gpt2(fields: Fields) -> ModelSpec:
 
 
 def _read_rate(fields: Fields, name: str) -> float:
+    """Read a dropout rate, whose default in GPT-2 is 0.1."""
     rate = fields.take_number(name)
     return 0.1 if rate is None else rate
 
 
 def _scale_by_layer(spec: ModelSpec) -> tuple[BlockSpec, ...]:
+    """Divide the scale of layer i by i + 1, for scale_attn_by_inverse_layer_idx."""
     return tuple(
         dataclasses.replace(
             spec.blocks[0],
@@ -94,7 +96,7 @@ def _scale_by_layer(spec: ModelSpec) -> tuple[BlockSpec, ...]:
 
 
 def read_gpt_neox(fields: Fields) -> ModelSpec:
-    """GPT-NeoX and Pythia."""
+    """Read GPT-NeoX's configuration, which is also Pythia's."""
     width, heads = fields.take_size("hidden_size"), fields.take_size("num_attention_heads")
     act = fields.take_text("hidden_act", "gelu")
     if act not in ACTIVATIONS:
@@ -132,7 +134,7 @@ def read_gpt_neox(fields: Fields) -> ModelSpec:
 
 
 def _read_neox_rope(fields: Fields, length: int, size: int) -> Rope:
-    """The rope, under NeoX's old names and everybody's new ones, which must agree."""
+    """Read RoPE from NeoX's old fields and from the common ones, which must agree."""
     base, share = fields.take_number("rotary_emb_base"), fields.take_number("rotary_pct")
     if share is not None and not 0 < share <= 1:
         fields.refuse("rotary_pct", share)

@@ -1,4 +1,7 @@
-"""Why no Hugging Face class computes a model: the keys of MAL that stand in the way."""
+"""Explains why no Hugging Face class computes a model, by the keys of MAL that prevent it.
+
+A search: change one key, two, then three to values that classes have, until one fits.
+"""
 
 import math
 from collections.abc import Callable
@@ -13,23 +16,24 @@ from hermes.spec import BlockSpec, LayerNorm, Learned, ModelSpec, RMSNorm, Rope
 
 __all__ = ["explain_inexpressible"]
 
-MOST = 3
+MAX_CHANGES = 3
+# Keys that do not matter to a class, and those in which the layers of a class may differ.
 FREE = ("dropout", "attention.dropout", "ffn.dropout", "name", "attention.name", "ffn.name")
 VARIES = (*FREE, "attention.window_size", "attention.position_encoding")
 
 
 @dataclass(frozen=True)
 class _Edit:
-    """A key of MAL, and the model with another value of it."""
+    """A change of one key of MAL; apply: makes the model with it."""
 
     key: str
     apply: Callable[[ModelSpec], ModelSpec]
 
 
 def explain_inexpressible(spec: ModelSpec) -> str:
-    """A clause that names the fewest keys without whose values there would be a class.
+    """Explain with the fewest keys why no class computes a model, as a clause.
 
-    spec: a model that has none, for which `family_of(spec, renamed=True)` is 'hermes'.
+    spec: a model for which `find_family(spec, renamed=True)` is 'hermes'.
     """
     if find_common_block(spec) is None:
         odd = [
@@ -38,14 +42,15 @@ def explain_inexpressible(spec: ModelSpec) -> str:
             if len(values) > 1 and key not in VARIES
         ]
         return f"its layers differ in {', '.join(odd) or 'more than windows and positions'}"
+    # One period of the pattern decides, and makes the search fast.
     few = replace(spec, num_layers=min(spec.num_layers, len(spec.blocks)))
-    for size in range(1, MOST + 1):
+    for size in range(1, MAX_CHANGES + 1):
         for edits in combinations(_EDITS, size):
             if len({edit.key for edit in edits}) == size and _has_family(few, edits):
                 said = _describe_keys(spec)
                 named = [f"{edit.key}: {', '.join(said[edit.key])}" for edit in edits]
                 return f"no class has {' with '.join(named)} beside the rest"
-    return f"more than {MOST} of its keys keep it from every class"
+    return f"more than {MAX_CHANGES} of its keys keep it from every class"
 
 
 def _has_family(spec: ModelSpec, edits: tuple[_Edit, ...]) -> bool:
@@ -58,7 +63,7 @@ def _has_family(spec: ModelSpec, edits: tuple[_Edit, ...]) -> bool:
 
 
 def _describe_keys(spec: ModelSpec) -> dict[str, list[str]]:
-    """The values of every key, as MAL says them; those of layers each once."""
+    """Describe the values of every key in MAL; a key of layers has each different value once."""
     found: dict[str, list[str]] = {key: [text] for key, text in describe_model(spec).items()}
     for layer in spec.layers:
         for key, text in describe_layer(layer).items():
@@ -94,7 +99,7 @@ def _set_ffn_bias(bias: bool) -> Callable[[BlockSpec], BlockSpec]:
 
 
 def _rotate_whole_head(block: BlockSpec) -> BlockSpec:
-    """Its rope on the whole head."""
+    """Let RoPE rotate the whole head."""
     rope = block.attention.position_encoding
     if not isinstance(rope, Rope):
         return block

@@ -1,7 +1,7 @@
-"""Which other tools open a model's folder, and whether they compute what hermes does.
+"""Which other tools load a model's folder, and whether they compute the same logits as hermes.
 
-What each reader does was found by running it on small random models; the tests run them again.
-Measured with transformers 4.57.6 and 5.23.0, mlx-lm 0.32.2.
+Measured by running each on small random models, which the tests repeat: transformers 4.57.6 and
+5.23.0, mlx-lm 0.32.2.
 """
 
 import math
@@ -26,9 +26,9 @@ EXACT, NOT_EXPRESSIBLE = "exact", "not expressible"
 
 
 def judge_readers(spec: ModelSpec, *, converted: bool = False) -> list[tuple[str, str]]:
-    """Each reader with 'exact', 'inexact because ...' or 'not expressible: ...'.
+    """Judge every other reader: 'exact', 'inexact because ...' or 'not expressible: ...'.
 
-    Of a checkpoint as hermes writes it; converted: of what `hermes convert --to hf` makes of it.
+    converted: of the folder that `hermes convert --to hf` writes, instead of a checkpoint.
     """
     family = find_family(spec, renamed=converted)
     block = find_common_block(spec)
@@ -44,7 +44,7 @@ def judge_readers(spec: ModelSpec, *, converted: bool = False) -> list[tuple[str
 
 
 def judge_all_readers(spec: ModelSpec, *, converted: bool = False) -> dict[str, str]:
-    """The same with hermes at the end, which reads what it writes."""
+    """Judge every reader, hermes included, which reads what it writes."""
     return dict(judge_readers(spec, converted=converted)) | {"hermes": EXACT}
 
 
@@ -83,7 +83,7 @@ def _judge_mlx_lm(spec: ModelSpec, block: BlockSpec, family: str) -> str:
 
 
 def _find_mlx_lm_gap(spec: ModelSpec, block: BlockSpec, family: str) -> str | None:
-    """Why its class of this family has not the tensors at all, or does not start."""
+    """Find why mlx-lm's class of this family lacks tensors of the model or does not start."""
     attention, tied = block.attention, spec.embeddings.tie_weights
     wide = block.ffn.hidden_size == 4 * spec.hidden_size
     own = family in ("qwen3", "gemma2", "gemma3_text") and attention.bias != "none"
@@ -105,13 +105,13 @@ def _find_mlx_lm_gap(spec: ModelSpec, block: BlockSpec, family: str) -> str | No
 
 
 def _can_mlx_lm_start_gemma3(spec: ModelSpec) -> bool:
-    # With sliding layers alone it looks for the cache of a layer that is not there.
+    # Without a full layer, mlx-lm looks up the cache of a layer that does not exist.
     windows = list_windows(spec)
     return find_window_period(windows) is not None and None in windows
 
 
 def _find_mlx_lm_difference(spec: ModelSpec, block: BlockSpec, family: str) -> str | None:
-    """What it does not read of config.json, first thing first."""
+    """Find the first field of config.json that mlx-lm ignores and that changes the function."""
     windows = list_windows(spec)
     short = any(window is not None and window < spec.max_seq_len for window in windows)
     rope = list_positions(spec)[0]

@@ -1,8 +1,8 @@
-"""Rotary positions in config.json, in the old form and the new one, written and read.
+"""RoPE in config.json, read and written in the old form and the new one.
 
-Old: rope_theta, rope_scaling, for Gemma 3 rope_local_base_freq. New: rope_parameters, which holds
-all of that, one dict per kind of layer where kinds differ. Both are written; where both are read
-they must agree.
+Old: rope_theta and rope_scaling, for Gemma 3 also rope_local_base_freq. New, from transformers 5:
+rope_parameters, which holds all of it, with a dict for each type of layer where types differ. Both
+are written; a file that has both must not contradict itself.
 """
 
 import math
@@ -17,12 +17,12 @@ __all__ = ["read_gemma3_ropes", "read_rope", "write_rope"]
 
 Config = dict[str, Any]
 
-# Gemma 3's local rope where no layer slides, so that nothing reads it.
+# Gemma 3's rope_local_base_freq where no layer has a window, so that no layer uses it.
 UNUSED_THETA = 10_000.0
 
 
 def write_rope(spec: ModelSpec, family: str) -> Config:
-    """Both forms: rope_theta with rope_scaling for old readers, rope_parameters for new ones."""
+    """Write both forms: rope_theta with rope_scaling for old readers, rope_parameters for new."""
     layers = list(zip(list_positions(spec), list_windows(spec), strict=True))
     two = family == "gemma3_text"
     full = next((r for r, w in layers if w is None or not two), layers[0][0])
@@ -30,7 +30,7 @@ def write_rope(spec: ModelSpec, family: str) -> Config:
     scaling = _write_scaling(full)
     parameters = {"rope_theta": float(full.theta), **(scaling or {"rope_type": "default"})}
     if family == "olmo2" and isinstance(full.scaling, LinearScaling):
-        # OLMo 2's class in transformers 4 takes these two fields under these names and no others.
+        # OLMo 2's class in transformers 4 accepts exactly these two fields.
         scaling = {"type": "linear", "factor": float(full.scaling.factor)}
     fields: Config = {
         "rope_theta": float(full.theta),
@@ -52,7 +52,7 @@ def write_rope(spec: ModelSpec, family: str) -> Config:
 
 
 def _compute_share(rope: Rope, size: int) -> float:
-    """The part of a head that turns, such that readers' int(size * share) is what it should be."""
+    """Compute the rotated share of a head, such that readers' int(size * share) is exact."""
     turning = rope.rotary_dim or size
     share = turning / size
     return share if int(size * share) == turning else math.nextafter(share, 2.0)
@@ -73,7 +73,7 @@ def _write_scaling(rope: Rope) -> Config | None:
                 "original_max_position_embeddings": original,
             }
         case YarnScaling(factor, original, fast, slow):
-            # No attention_factor: readers agree on the usual one only while it is left out.
+            # attention_factor is left out: only then do all readers use the usual one.
             return {
                 "rope_type": "yarn",
                 "factor": float(factor),
@@ -86,9 +86,9 @@ def _write_scaling(rope: Rope) -> Config | None:
 def read_rope(
     fields: Fields, *, length: int, size: int, theta: float = 10_000.0, share: float | None = None
 ) -> Rope:
-    """The one rope of all layers. theta, share: what is meant where the file says nothing.
+    """Read the RoPE that all layers share. theta, share: defaults.
 
-    share: the part of a head that turns; None where the class always turns all of it.
+    share: the share of a head that is rotated; None where the class always rotates all of it.
     """
     old_theta, old_scaling = fields.take_number("rope_theta"), fields.take_object("rope_scaling")
     share = _read_share(fields, share)
@@ -104,7 +104,7 @@ def read_rope(
 
 
 def read_gemma3_ropes(fields: Fields, *, length: int, size: int) -> tuple[Rope, Rope]:
-    """Gemma 3's ropes: of the layers that see everything, and of those that slide."""
+    """Read Gemma 3's two: of layers with full attention, and of those with a window."""
     new = fields.take_object("rope_parameters")
     if new.keys() - {"full_attention", "sliding_attention"}:
         fields.refuse("rope_parameters", new)

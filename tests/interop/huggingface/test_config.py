@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from hermes.interop.huggingface.config_writer import make_config, make_converted_config, read_config
+from hermes.interop.huggingface.config_reader import read_config
+from hermes.interop.huggingface.config_writer import make_config, make_converted_config
 from hermes.interop.huggingface.families import ARCHITECTURES, find_family
 from hermes.numerics.params import count_parameters
 from hermes.spec import (

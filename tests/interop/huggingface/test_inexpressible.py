@@ -6,7 +6,8 @@ from contextlib import suppress
 import pytest
 
 from hermes.errors import SpecError
-from hermes.interop.huggingface.config_writer import make_converted_config, read_config
+from hermes.interop.huggingface.config_reader import read_config
+from hermes.interop.huggingface.config_writer import make_converted_config
 from tests.interop.models import MODELS
 
 CASES = [pytest.param(family, spec, id=name) for name, (family, spec) in MODELS.items()]
