@@ -56,7 +56,7 @@ def test_weights_that_differ_stop_the_run_and_name_the_first_tensor():
 
 def test_measurements_are_means_over_all_processes_by_what_each_had():
     class Share(Batch):
-        counted = 3
+        num_terms = 3
 
     share = Share(None, None, None)
     told = Said('["accuracy"]', totals=[1.0, 1])

@@ -187,7 +187,7 @@ def test_a_large_model_is_proved_layer_by_layer(tmp_path, checkpoint, monkeypatc
         assert (done.verification.passes, done.verification.difference) == (spec.num_layers, 0.0)
     wrong = change_config(make_converted_config, rope_theta=9.0, rope_parameters=None)
     monkeypatch.setattr("hermes.interop.convert.make_converted_config", wrong)
-    with pytest.raises(CheckpointError, match="gives logits"):
+    with pytest.raises(CheckpointError, match="would change its logits"):
         convert(checkpoint, tmp_path / "wrong", to="hf")
 
 

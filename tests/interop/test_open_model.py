@@ -96,7 +96,7 @@ class TestTraining:
         done = convert(path, tmp_path / "a", to="hermes")
         assert locate(tmp_path / "a")[0].spec.identity == spec.identity
         assert done.source.notes == (
-            "nanoGPT's gelu is read as the exact one; a checkpoint from before May 2023 meant "
+            "nanoGPT's gelu is read as the exact one; checkpoints from before May 2023 used "
             "gelu_tanh",
             "the optimizer state is not converted, as it has names of its own",
         )
@@ -169,7 +169,7 @@ class TestTraining:
                 return (Path.touch, (tmp_path / "sprung",))
 
         torch.save({"model": {}, "trap": Trap()}, tmp_path / "ckpt.pt")
-        with pytest.raises(CheckpointError, match="holds more than tensors and plain values, so"):
+        with pytest.raises(CheckpointError, match="holds more than tensors and plain values, which"):
             open_model(tmp_path / "ckpt.pt")
         assert not (tmp_path / "sprung").exists()
 
@@ -187,7 +187,7 @@ class TestTraining:
     def test_what_torch_did_not_write_is_refused(self, tmp_path):
         for data in (b"", b"garbage", b"\x80\x02]q\x00."):
             (tmp_path / "ckpt.pt").write_bytes(data)
-            with pytest.raises(CheckpointError, match=r"is not as torch\.save writes"):
+            with pytest.raises(CheckpointError, match=r"is not in the format of torch\.save"):
                 open_model(tmp_path / "ckpt.pt")
 
     @pytest.mark.parametrize(
