@@ -64,7 +64,7 @@ class Model:
         raise Unsupported("hermes_mine has no loss of pairs yet")
 
     def params(self):
-        """Step 2: the weights by name, in the order of hermes.numerics.params.list_parameters(spec)."""
+        """Step 2: the weights by name, in the order of `list_parameters(spec)`."""
         return self._params
 
     def decoder(self, batch_size, capacity):
