@@ -1,12 +1,12 @@
-"""Saving and loading a checkpoint beside a plain copy of the same bytes, on one disk in one run.
+"""Saving and loading a checkpoint, compared with copying the same bytes on the same disk.
 
     python benchmarks/checkpoint.py [--model gpt2-small] [--rounds 3] [--folder DIR]
 
-The state is a model's weights and both moments in float32. copy: its files written again, each
-synced, and their folder. read: its files read once. Before each of these the page cache lets go of
-what is read. save: hashed, written, synced and named. load: every byte verified, every tensor made.
-blocked: how long training waits for a save in the background, beside the copy of the state alone.
-Figures travel between machines only as ratios.
+The state is a model's weights and both moments in float32. copy: writes the files again and syncs
+each, and their folder. read: reads the files once. save: hashes, writes, syncs and renames. load:
+verifies every byte and makes every tensor. Files are dropped from the page cache before they are
+read. blocked: how long training waits for a save in the background, compared with copying the
+state. Only ratios can be compared between machines.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from hermes.recipe import Recipe
 BLOCK = 8 * 2**20
 
 
-def timed(act, *arguments, **options):
-    """Seconds that it takes, and what it gives."""
+def time_call(act, *arguments, **options):
+    """Call a function; the seconds it took, and its result."""
     began = time.perf_counter()
     made = act(*arguments, **options)
     return time.perf_counter() - began, made
 
 
-def forget(folder):
-    """Let the page cache go of a folder's files, which are synced."""
+def drop_from_cache(folder):
+    """Drop a folder's synced files from the page cache."""
     for path in folder.iterdir():
         descriptor = os.open(path, os.O_RDONLY)
         if hasattr(os, "posix_fadvise"):
@@ -44,8 +44,8 @@ def forget(folder):
         os.close(descriptor)
 
 
-def copy(source, target):
-    """A folder's files again, on disk."""
+def copy_folder(source, target):
+    """Copy a folder's files and sync them."""
     target.mkdir()
     for path in sorted(source.iterdir()):
         with open(path, "rb") as read, open(target / path.name, "wb") as written:
@@ -57,8 +57,8 @@ def copy(source, target):
     os.close(descriptor)
 
 
-def read(source):
-    """A folder's files, once, into one buffer."""
+def read_folder(source):
+    """Read a folder's files once, into one buffer."""
     buffer = memoryview(bytearray(BLOCK))
     for path in sorted(source.iterdir()):
         with open(path, "rb", buffering=0) as file:
@@ -66,15 +66,15 @@ def read(source):
                 pass
 
 
-def load(path):
-    """Every tensor of a checkpoint, verified."""
+def load_checkpoint(path):
+    """Load and verify every tensor of a checkpoint."""
     state = open_checkpoint(path).state
     parts = (state.params, state.exp_avg, state.exp_avg_sq)
     return [{name: part[name] for name in part} for part in parts]
 
 
-def random_state(spec, step):
-    """Weights and moments that no compression of the disk can shorten."""
+def make_state(spec, step):
+    """Make weights and moments of random numbers, which a compressing disk cannot shrink."""
     random = np.random.default_rng(0)
     made = [
         {n: random.standard_normal(t.shape, np.float32) for n, t in list_parameters(spec).items()}
@@ -83,21 +83,21 @@ def random_state(spec, step):
     return TrainState(*made, step)
 
 
-def disk_rounds(spec, state, folder, rounds):
-    """Seconds of each act in each round, and the bytes of a checkpoint."""
+def measure_disk(spec, state, folder, rounds):
+    """Measure the seconds of each operation in each round, and the bytes of a checkpoint."""
     seconds = {"copy": [], "read": [], "save": [], "load": []}
     run, again, size = folder / "run", folder / "copy", 0
     progress = Progress("bench", state.step, Recipe())
     for turn in range(rounds + 1):
-        saving, path = timed(save, run, state, spec=spec, progress=progress, workers=2)
+        saving, path = time_call(save, run, state, spec=spec, progress=progress, workers=2)
         size = sum(file.stat().st_size for file in path.iterdir())
-        forget(path)
-        copying, _ = timed(copy, path, again)
+        drop_from_cache(path)
+        copying, _ = time_call(copy_folder, path, again)
         shutil.rmtree(again)
-        forget(path)
-        reading, _ = timed(read, path)
-        forget(path)
-        loading, _ = timed(load, path)
+        drop_from_cache(path)
+        reading, _ = time_call(read_folder, path)
+        drop_from_cache(path)
+        loading, _ = time_call(load_checkpoint, path)
         shutil.rmtree(run)
         os.sync()
         if turn:  # the first warms up
@@ -106,15 +106,15 @@ def disk_rounds(spec, state, folder, rounds):
     return seconds, size
 
 
-def blocked(spec, state, folder, backend, rounds):
-    """Seconds of the copy of a learner's state alone, and for which a save holds training up."""
+def measure_blocking(spec, state, folder, backend, rounds):
+    """Measure the seconds of copying a learner's state, and for which a save blocks training."""
     learner = find_backend(backend).learner(spec, state, Recipe())
     progress = Progress("bench", state.step, Recipe())
     run, alone, held = folder / "blocked", [], []
     for turn in range(rounds + 1):
-        copying = timed(copy_state, learner.state())[0]
+        copying = time_call(copy_state, learner.state())[0]
         with Saver(run, spec=spec) as saver:
-            holding = timed(saver.save, learner.state(), progress)[0]
+            holding = time_call(saver.save, learner.state(), progress)[0]
         shutil.rmtree(run)
         if turn:
             alone.append(copying)
@@ -131,10 +131,10 @@ def main():
     parser.add_argument("--backend", action="append", choices=("torch", "mlx"))
     chosen = parser.parse_args()
     spec = load_spec(chosen.model)
-    state = random_state(spec, 1)
+    state = make_state(spec, 1)
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
         folder = Path(name)
-        seconds, size = disk_rounds(spec, state, folder, chosen.rounds)
+        seconds, size = measure_disk(spec, state, folder, chosen.rounds)
         print(f"{chosen.model}: {size / 1e9:.2f} GB, {os.cpu_count()} processors")
         rate = {act: size / 1e9 / statistics.median(taken) for act, taken in seconds.items()}
         for act, one in rate.items():
@@ -142,7 +142,7 @@ def main():
             line = f"  {act:5} {one:6.2f} GB/s  {one / rate['copy']:5.2f} x copy"
             print(f"{line}  {one / rate['read']:5.2f} x read   ({spread})")
         for backend in chosen.backend or ("torch", "mlx"):
-            alone, held = blocked(spec, state, folder, backend, chosen.rounds)
+            alone, held = measure_blocking(spec, state, folder, backend, chosen.rounds)
             ratio = held / alone
             print(
                 f"  {backend:5} blocked {held:.3f} s, the copy alone {alone:.3f} s, {ratio:.2f} x"

@@ -1,9 +1,9 @@
-"""Decoding speed of each backend beside what memory allows, in one run on one machine.
+"""Decoding speed of each backend, compared with the bound of memory bandwidth.
 
     python benchmarks/decoding.py [--shape tiny|22m|gpt2] [--precision float32] [--backend torch]
 
-One row, a KV cache, the likeliest token each time. A token reads every weight once, so the bound is
-the bytes of the weights over the speed at which a large array is read, measured here too.
+Greedy decoding of one row with a KV cache. Each token reads every weight once, so the bound is the
+speed at which a large array is read, measured in the same run, divided by the bytes of the weights.
 """
 
 import argparse
@@ -29,16 +29,16 @@ BYTES = {"float32": 4, "bfloat16": 2}
 PROMPT = 64
 
 
-def spec_of(shape):
-    """A Llama of this shape, its head tied, so that what is stored is what a token reads."""
+def make_spec(shape):
+    """Make a Llama of this shape with a tied head, so that a token reads all that is stored."""
     layers, width, heads, hidden, vocabulary, context = shape
     block = BlockSpec(AttentionSpec(heads), FfnSpec(hidden_dim=hidden))
     tied = EmbeddingsSpec(tie_weights=True)
     return ModelSpec((block,), "bench", "", vocabulary, context, width, layers, tied)
 
 
-def read_speed():
-    """Bytes a second at which this machine reads a large array."""
+def measure_read_speed():
+    """Measure how many bytes per second this machine reads from a large array."""
     array = torch.ones(1 << 27)
     seconds = []
     for _ in range(5):
@@ -48,8 +48,8 @@ def read_speed():
     return array.numel() * 4 / min(seconds)
 
 
-def text_time(model, count):
-    """Seconds that `count` tokens after a prompt take, the prompt's own pass not counted."""
+def time_text(model, count):
+    """Time `count` tokens after a prompt, in seconds, without the prefill."""
     prompt = np.random.default_rng(0).integers(0, model.spec.vocab_size, PROMPT).tolist()
     tokens = generate_tokens(model, prompt, max_tokens=count + 1, sampling=Sampling(temperature=0))
     next(tokens)
@@ -67,7 +67,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
-    spec = spec_of(SHAPES[chosen.shape])
+    spec = make_spec(SHAPES[chosen.shape])
     weights = init_weights(spec, 0)
     options = Options(precision=chosen.precision)
     names = chosen.backend or ("torch", "mlx")
@@ -75,10 +75,10 @@ def main():
     taken = {name: [] for name in models}
     for turn in range(chosen.rounds + 1):
         for name, model in models.items():
-            seconds = text_time(model, chosen.tokens if turn else 8)
+            seconds = time_text(model, chosen.tokens if turn else 8)
             if turn:  # the first warms up
                 taken[name].append(seconds)
-    bound = read_speed() / (count_parameters(spec) * BYTES[chosen.precision])
+    bound = measure_read_speed() / (count_parameters(spec) * BYTES[chosen.precision])
     print(f"{chosen.shape}: {count_parameters(spec):,} parameters, {chosen.precision}, one row")
     print(f"{torch.get_num_threads()} threads")
     print(f"  memory {bound:9,.1f} tokens/s    1.00 x memory")

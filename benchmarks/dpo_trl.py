@@ -1,15 +1,15 @@
-"""DPO beside TRL's DPOTrainer: the same model, pairs, order and batch, in one run on one machine.
+"""DPO compared with TRL's DPOTrainer: the same model, pairs, order and batch, in the same run.
 
     pip install 'hermes-llm[trl]'
     python benchmarks/dpo_trl.py [--shape tiny|22m] [--steps 12] [--batch-size 4] [--threads N]
 
-TRL runs three times: with its reference model beside the policy, as it comes; with its
-precompute_ref_log_probs; and as it comes with its default activation checkpointing. The first two
-have it off, as hermes has. Printed are the ten first losses of both, and tokens per second: of the
-updates alone, the first two left out, and of the whole training with what it costs to begin (the
-reference's log-probabilities; no imports, no reading of data); by the clock, and by the seconds of
-the processor, which other work on the machine disturbs less. The best of the rounds counts. Tokens
-are those of prompts and completions on both sides; padding is none. A ratio is hermes over it.
+TRL runs three times: with its reference model in memory, its default; with
+precompute_ref_log_probs; and with the reference in memory and its default activation checkpointing,
+which is off in the first two, as in hermes. Printed are the first ten losses of each, and tokens
+per second of steps alone, without the first two, and of the whole training including the reference
+log-probabilities (but not imports or reading data); by wall clock, and by CPU time, which other
+work on the machine disturbs less. The best round counts. Tokens are those of prompts and
+completions on both sides, without padding. The ratio is hermes over the other.
 """
 
 import argparse
@@ -51,8 +51,10 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What both are told. pairs: prompt, chosen and rejected, as plain text; rule: hermes' other
-    fields of the preference, whose like TRL is told by itself.
+    """The settings of both runs.
+
+    pairs: prompt, chosen and rejected, as plain text. rule: other fields of hermes' preference
+    loss; the corresponding fields of TRL are given to it separately.
     """
 
     base: Path
@@ -68,8 +70,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trace:
-    """What a run did. measures: of each update, by hermes' names, `loss` among them; ends: when
-    each update had ended, in seconds since the run began, by the clock and of the processor.
+    """What a run computed, and when.
+
+    measures: metrics of each step by hermes' names, including `loss`. ends: when each step ended,
+    in seconds since the run began, by wall clock and CPU time.
     """
 
     measures: list[dict[str, float]]
@@ -77,18 +81,18 @@ class Trace:
 
 
 class Watch:
-    """Seconds since it was made, by the clock and of the processor."""
+    """Measures seconds since it was made, by wall clock and CPU time."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter(), time.process_time()
 
     def read(self) -> tuple[float, float]:
-        """Both."""
+        """Read both."""
         return time.perf_counter() - self._began[0], time.process_time() - self._began[1]
 
 
-def ours(setting: Setting, output: Path, backend: str = "torch") -> Trace:
-    """The run by hermes."""
+def train_with_hermes(setting: Setting, output: Path, backend: str = "torch") -> Trace:
+    """Train with hermes."""
     file = output.with_name(f"{output.name}.jsonl")
     file.write_text("".join(f"{json.dumps(dict(pair))}\n" for pair in setting.pairs))
     start, engine = open_base_model(setting.base, chat=False), find_backend(backend)
@@ -114,8 +118,8 @@ def ours(setting: Setting, output: Path, backend: str = "torch") -> Trace:
     return trace
 
 
-def theirs(setting: Setting, output: Path, **changed: Any) -> Trace:
-    """The run by TRL; changed: fields of its DPOConfig."""
+def train_with_trl(setting: Setting, output: Path, **changed: Any) -> Trace:
+    """Train with TRL; changed: fields of its DPOConfig."""
     import datasets
     import transformers
     from trl import DPOConfig, DPOTrainer
@@ -172,8 +176,8 @@ def theirs(setting: Setting, output: Path, **changed: Any) -> Trace:
     return trace
 
 
-def made_base(shape: str, folder: Path, words: Sequence[str]) -> Path:
-    """A model of fresh weights with a tokenizer, as a folder that both open."""
+def make_base(shape: str, folder: Path, words: Sequence[str]) -> Path:
+    """Make a model of initial weights with a tokenizer, as a folder that both can load."""
     from hermes.checkpoint import Progress, save
     from hermes.interface import TrainState
     from hermes.interop.companions import make_companions
@@ -199,8 +203,8 @@ def made_base(shape: str, folder: Path, words: Sequence[str]) -> Path:
     return folder / "base"
 
 
-def made_pairs(count: int, words: Sequence[str], longest: int) -> list[dict[str, str]]:
-    """Pairs of very different lengths, as real ones are: a side has up to `longest` words."""
+def make_pairs(count: int, words: Sequence[str], longest: int) -> list[dict[str, str]]:
+    """Make pairs of very different lengths, as real ones have: up to `longest` words a side."""
     rng = np.random.default_rng(0)
 
     def text(least: int, most: int) -> str:
@@ -228,17 +232,17 @@ def main() -> None:
     longest = SHAPES[asked.shape][5]
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        found = made_pairs(asked.steps * asked.batch_size, words, longest // 2)
-        base = made_base(asked.shape, place, words)
+        found = make_pairs(asked.steps * asked.batch_size, words, longest // 2)
+        base = make_base(asked.shape, place, words)
         setting = Setting(base, found, asked.steps, asked.batch_size, longest)
-        tokens = counted(setting)
+        tokens = count_tokens(setting)
         runs = {
-            "hermes": lambda to: ours(setting, to),
-            "TRL": lambda to: theirs(setting, to),
-            "TRL, reference precomputed": lambda to: theirs(
+            "hermes": lambda to: train_with_hermes(setting, to),
+            "TRL": lambda to: train_with_trl(setting, to),
+            "TRL, reference precomputed": lambda to: train_with_trl(
                 setting, to, precompute_ref_log_probs=True
             ),
-            "TRL, activation checkpointing": lambda to: theirs(
+            "TRL, activation checkpointing": lambda to: train_with_trl(
                 setting, to, gradient_checkpointing=True
             ),
         }
@@ -249,8 +253,8 @@ def main() -> None:
     report(asked, tokens, traces)
 
 
-def counted(setting: Setting) -> list[int]:
-    """Tokens of each update, both sides, no padding."""
+def count_tokens(setting: Setting) -> list[int]:
+    """Count the tokens of each step on both sides, without padding."""
     start = open_base_model(setting.base, chat=False)
     order = order_samples(0, Cursor(), setting.steps * setting.batch_size, len(setting.pairs))
     lengths = []

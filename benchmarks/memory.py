@@ -1,12 +1,12 @@
-"""Memory of each process of a run: the model whole in each, and split over them by FSDP2.
+"""Memory of each rank of a run: with DDP, and sharded by FSDP2.
 
     python benchmarks/memory.py [--model gpt2-small] [--processes 4] [--precision float32]
 
-Each way makes two updates of two micro-batches on the CPU, over gloo. `held` are the bytes of all
-tensors that live between the gradients and the update: parameters, gradients and moments, and
-nothing of a pass. `resident` is what the process grew by since before the model was made, at that
-moment; `peak` at any moment, with the passes and the filling of the model. Of all processes the
-largest is printed, with its ratio to DDP's.
+Each way takes two steps of two micro-batches on the CPU, over gloo. `held`: bytes of all live
+tensors between the backward pass and the optimizer step, which are parameters, gradients and
+moments. `resident`: growth of the process since before the model was made, at the same moment.
+`peak`: the largest growth at any moment, including passes and building the model. The maximum over
+ranks is printed, with its ratio to DDP.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from unittest import mock
 import numpy as np
 
 WAYS = {"ddp": None, "optimizer": "optimizer", "full": "full"}
-LENGTH = 16  # tokens of a row: as few as show all but activations
-# Or the allocator of Linux keeps what was let go of, and a process seems to hold it still.
-GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+LENGTH = 16  # tokens of a row: few, as activations are not the subject
+# Otherwise the allocator of glibc keeps freed memory, which then counts as resident.
+RETURN_FREED = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def tensor_bytes():
-    """Bytes of the storages of all tensors that live."""
+def count_tensor_bytes():
+    """Count the bytes of the storages of all live tensors."""
     import torch
 
     storages = {}
@@ -40,19 +40,19 @@ def tensor_bytes():
     return sum(storages.values())
 
 
-def resident():
-    """Bytes of this process in memory now."""
+def read_resident():
+    """Read the resident bytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
-def peak():
-    """Bytes of this process in memory when they were most."""
+def read_peak():
+    """Read the peak of this process's resident bytes."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def measure(arguments, rank, port):
-    """One process: what it held when all gradients were there."""
+    """Train as one rank, and print what it held when all gradients were computed."""
     import hermes_torch.learner
     from hermes import load_spec
     from hermes.distributed.process_group import RankInfo, exit_without_teardown
@@ -67,7 +67,7 @@ def measure(arguments, rank, port):
     )  # fmt: skip
     rank_info = RankInfo(rank, size, rank, size, f"127.0.0.1:{port}", 600, 600)
     process_group, spec = backend.join(rank_info, options), load_spec(arguments.model)
-    before = resident()
+    before = read_resident()
     state = TrainState(init_weights(spec, 0), {}, {}, 0)
     learner = backend.learner(spec, state, Recipe(), options, process_group)
     ids = np.random.default_rng(rank).integers(0, spec.vocab_size, (2, 1, LENGTH + 1))
@@ -82,20 +82,20 @@ def measure(arguments, rank, port):
 
     def between(norm, bound):
         gc.collect()
-        found["held"], found["resident"] = tensor_bytes(), resident() - before
+        found["held"], found["resident"] = count_tensor_bytes(), read_resident() - before
         return scale(norm, bound)
 
     scale = hermes_torch.learner.clip_scale
     with mock.patch.object(hermes_torch.learner, "clip_scale", between):
         for _ in range(2):
             loss = float(learner.step(batch, 1e-4).loss)
-    print(json.dumps(found | {"peak": peak() - before, "loss": loss}))
+    print(json.dumps(found | {"peak": read_peak() - before, "loss": loss}))
     process_group.close()
     ended(0)
 
 
-def started(arguments, way):
-    """The largest of each number over all processes that train so."""
+def run_processes(arguments, way):
+    """Run all ranks; the maximum of each number over them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -104,7 +104,7 @@ def started(arguments, way):
             [sys.executable, __file__, *sys.argv[1:], "--way", way, "--rank", f"{rank}:{port}"],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | GIVES_BACK,
+            env=os.environ | RETURN_FREED,
         )
         for rank in range(arguments.processes)
     ]
@@ -135,7 +135,7 @@ def main():
     print(f"{arguments.model}: {count:,} parameters, {arguments.processes} processes")
     first = None
     for way in WAYS:
-        found = started(arguments, way)
+        found = run_processes(arguments, way)
         first = first or found
         columns = "  ".join(
             f"{name} {found[name] / 2**20:7,.0f} MiB ({found[name] / first[name]:.2f})"

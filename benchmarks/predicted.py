@@ -1,25 +1,25 @@
-"""How long an update takes on many GPUs, from what one of them and its networks do.
+"""Predicts the time of a step on many GPUs from the speed of one GPU and its networks.
 
-The model of docs/scaling.md, term by term. Units: seconds, bytes, GB/s = 1e9 bytes a second per
-GPU and direction.
+The performance model of docs/scaling.md, term by term. Units: seconds, bytes, GB/s = 1e9 bytes per
+second, per GPU and direction.
 """
 
 import math
 from dataclasses import dataclass
 
 SIZES = (8, 64, 512)
-BUCKET = 25e6  # bytes of gradients that DDP sums at once
+BUCKET = 25e6  # bytes of gradients that DDP reduces at once
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a GPU and its networks do; as measured, or as assumed.
+    """The speed of a GPU and its networks, measured or assumed.
 
-    flops: operations a second that a GPU reaches in training this model by itself. memory: GB/s
-    of its own memory. intra, inter: GB/s that a GPU sends inside its machine and between machines
-    in a sum of many megabytes. latency: seconds of a step of a ring between machines. per_machine:
-    GPUs that share the faster network. hidden: share of the time of computing in which sending
-    goes on beside it. jitter: standard deviation of one GPU's time, as a share of it.
+    flops: FLOP/s that a GPU achieves in training this model by itself. memory: GB/s of its memory.
+    intra, inter: GB/s that a GPU sends within its machine and between machines in an all-reduce of
+    many megabytes. latency: seconds of one hop of a ring between machines. per_machine: GPUs that
+    share the faster network. hidden: fraction of the computing time that communication can overlap.
+    jitter: relative standard deviation of a GPU's computing time.
     """
 
     flops: float = 4e14
@@ -34,9 +34,9 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained: parameters, layers, width, row length, and each GPU's rows of an update.
+    """What is trained: parameters, layers, width, row length, and rows per GPU and micro-batch.
 
-    grad_bytes, param_bytes: of one number as it is sent.
+    accum: micro-batches per step. grad_bytes, param_bytes: bytes per number as it is sent.
     """
 
     params: float = 7e9
@@ -49,83 +49,83 @@ class Job:
     param_bytes: int = 2
 
 
-def computing(cluster, job):
-    """Seconds of forward and backward passes: 6 operations a parameter and token, and attention."""
+def time_computing(cluster, job):
+    """Seconds of forward and backward passes: 6 FLOPs per parameter and token, and attention."""
     tokens = job.rows * job.accum * job.seq_len
     attention = 6 * job.layers * job.width * job.seq_len  # causal: half of 12
     return tokens * (6 * job.params + attention) / cluster.flops
 
 
-def updating(cluster, job, split):
-    """AdamW reads weight, gradient and moments and writes three of them: 28 bytes a parameter."""
+def time_optimizer(cluster, job, split):
+    """Seconds of AdamW: it reads 16 bytes and writes 12 per parameter."""
     return 28 * job.params / split / (cluster.memory * 1e9)
 
 
-def ring(cluster, size, data):
+def time_ring(cluster, size, data):
     """Seconds of a reduce-scatter (or all-gather) of `data` bytes over `size` GPUs."""
     inside = min(size, cluster.per_machine)
     machines = max(1, size // cluster.per_machine)
     seconds = (inside - 1) / inside * data / (cluster.intra * 1e9)
-    # Inside a machine each GPU ends with its share, which alone goes between the machines.
+    # After the ring within a machine, each GPU only sends its own share between machines.
     seconds += (machines - 1) / machines * data / inside / (cluster.inter * 1e9)
     return seconds + (machines - 1) * cluster.latency
 
 
-def waiting(cluster, size, compute):
-    """Seconds that all wait for the slowest: about the largest of `size` normal numbers."""
+def time_waiting(cluster, size, compute):
+    """Seconds spent waiting for the slowest: about the maximum of `size` normal numbers."""
     return compute * cluster.jitter * math.sqrt(2 * math.log(size))
 
 
-def left(send, cover, tail):
-    """Seconds of sending that computing does not hide: `tail` never, the rest beyond `cover`."""
+def time_exposed(send, cover, tail):
+    """Seconds of communication that is not hidden: `tail` never is, the rest beyond `cover`."""
     return max(tail, send - cover)
 
 
-def ddp(cluster, job, size):
-    """Seconds computing, sending, left exposed, and of the update in all."""
-    compute, data = computing(cluster, job), job.grad_bytes * job.params
-    send = 2 * ring(cluster, size, data)
-    # Sums run beside the backward pass of the last micro-batch; the last bucket has nothing beside.
+def predict_ddp(cluster, job, size):
+    """Seconds of computing, of communication, of its exposed part, and of the whole step."""
+    compute, data = time_computing(cluster, job), job.grad_bytes * job.params
+    send = 2 * time_ring(cluster, size, data)
+    # Only the last micro-batch's backward pass overlaps; its last bucket overlaps nothing.
     cover = cluster.hidden * compute / job.accum * 2 / 3
-    exposed = left(send, cover, send * min(1.0, BUCKET / data))
-    exposed += waiting(cluster, size, compute)
-    return compute, send, exposed, compute + exposed + updating(cluster, job, 1)
+    exposed = time_exposed(send, cover, send * min(1.0, BUCKET / data))
+    exposed += time_waiting(cluster, size, compute)
+    return compute, send, exposed, compute + exposed + time_optimizer(cluster, job, 1)
 
 
-def fsdp(cluster, job, size):
-    """The same where every GPU keeps its share: two gathers and a scatter a micro-batch."""
-    compute = computing(cluster, job)
-    # A ring's steps are paid for every layer.
+def predict_fsdp(cluster, job, size):
+    """The same with sharded tensors: two gathers and a scatter per micro-batch."""
+    compute = time_computing(cluster, job)
+    # The latency of the ring is paid for every layer.
     steps = (max(1, size // cluster.per_machine) - 1) * cluster.latency * (job.layers - 1)
-    gather = ring(cluster, size, job.param_bytes * job.params) + steps
-    scatter = ring(cluster, size, job.grad_bytes * job.params) + steps
+    gather = time_ring(cluster, size, job.param_bytes * job.params) + steps
+    scatter = time_ring(cluster, size, job.grad_bytes * job.params) + steps
     forward, backward = compute / job.accum / 3, compute / job.accum * 2 / 3
-    # The first layer's weights and the last one's gradients have nothing beside them.
-    exposed = left(gather, cluster.hidden * forward, gather / job.layers)
-    exposed += left(gather + scatter, cluster.hidden * backward, scatter / job.layers)
-    exposed = job.accum * exposed + waiting(cluster, size, compute)
+    # The first layer's gather and the last one's scatter overlap nothing.
+    exposed = time_exposed(gather, cluster.hidden * forward, gather / job.layers)
+    exposed += time_exposed(gather + scatter, cluster.hidden * backward, scatter / job.layers)
+    exposed = job.accum * exposed + time_waiting(cluster, size, compute)
     send = job.accum * (2 * gather + scatter)
-    return compute, send, exposed, compute + exposed + updating(cluster, job, size)
+    return compute, send, exposed, compute + exposed + time_optimizer(cluster, job, size)
 
 
-def held(job, split):
+def count_state_gb(job, split):
     """GB of weights, gradients and two moments in float32, without activations."""
     return 16 * job.params / split / 1e9
 
 
-def report(cluster, job):
-    """A table in words."""
+def format_table(cluster, job):
+    """Format the table of predictions."""
     tokens = job.rows * job.accum * job.seq_len
     lines = [
         f"{job.params:.3g} parameters, {tokens:,} tokens a GPU and update",
         "GPUs  how    state GB  compute s  send s  exposed s  update s    tokens/s  efficiency",
     ]
     for size in SIZES:
-        for name, formula, split in (("DDP", ddp, 1), ("FSDP2", fsdp, size)):
+        for name, formula, split in (("DDP", predict_ddp, 1), ("FSDP2", predict_fsdp, size)):
             compute, send, exposed, whole = formula(cluster, job, size)
-            alone = compute + updating(cluster, job, split)
+            alone = compute + time_optimizer(cluster, job, split)
             lines.append(
-                f"{size:4}  {name:5} {held(job, split):9.1f} {compute:10.3f} {send:7.3f} "
+                f"{size:4}  {name:5} {count_state_gb(job, split):9.1f} {compute:10.3f} {send:7.3f} "
                 f"{exposed:10.3f} {whole:9.3f} {size * tokens / whole:11,.0f} {alone / whole:10.2f}"
             )
     return "\n".join(lines)

@@ -1,10 +1,10 @@
-"""Communication against computation: what is measured here, and what that predicts for many GPUs.
+"""Communication and computation of distributed training: measured here, predicted for many GPUs.
 
     python benchmarks/scaling.py [--shape mini|tiny|22m|gpt2] [--backend torch] [--backend mlx]
     python benchmarks/scaling.py predict [--params 7e9] [--flops 4e14] [--intra 300] [--inter 40]
 
-Measuring runs the same global batch in one process with two threads and in two processes with one
-thread each. The model behind `predict` is written out in docs/scaling.md.
+Measuring trains on the same global batch in one process with two threads, and in two processes with
+one thread each. docs/scaling.md explains the performance model of `predict`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from predicted import BUCKET, Cluster, Job, left, report
+from predicted import BUCKET, Cluster, Job, format_table, time_exposed
 
 from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo, exit_without_teardown
 from hermes.interface import Batch, LossCounts, Options, TrainState, find_backend
@@ -36,15 +36,15 @@ SHAPES = {
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def model(shape):
-    """The architecture and the rows of a global batch."""
+def make_model(shape):
+    """Make the architecture; with it, the rows of a global batch."""
     layers, width, heads, hidden, vocabulary, context, rows = SHAPES[shape]
     block = BlockSpec(AttentionSpec(heads), FfnSpec(hidden_dim=hidden))
     return ModelSpec((block,), "bench", "", vocabulary, context, width, layers), rows
 
 
-def share(spec, rows, rank, size):
-    """A process's rows of the global batch, which counts all of them."""
+def make_share(spec, rows, rank, size):
+    """Make a rank's share of the global batch."""
     ids = np.random.default_rng(0).integers(0, spec.vocab_size, (1, rows, spec.max_seq_len + 1))
     ids = ids.astype(np.int32)[:, rank * rows // size : (rank + 1) * rows // size]
     numbers = np.arange(ids.shape[1], dtype=np.uint32)[None]
@@ -54,8 +54,8 @@ def share(spec, rows, rank, size):
     )
 
 
-def timed(learner, batch):
-    """Seconds of one update, until its last tensor is there: MLX knows the loss long before."""
+def time_step(learner, batch):
+    """Time one step until its last tensor is computed; MLX has the loss long before."""
     begun = time.perf_counter()
     learner.step(batch, 3e-4)
     last = learner.state().exp_avg_sq
@@ -63,16 +63,16 @@ def timed(learner, batch):
     return time.perf_counter() - begun
 
 
-def work(asked):
-    """One process: updates with the others, updates apart at the same time, and sums."""
+def run_worker(asked):
+    """Measure as one rank: steps with the others, steps without them, and bare all-reduces."""
     ended = exit_without_teardown()
-    spec, rows = model(asked.shape)
+    spec, rows = make_model(asked.shape)
     backend, rank, size = find_backend(asked.backend[0]), asked.rank, asked.size
     rank_info = RankInfo(rank, size, rank, size, f"127.0.0.1:{asked.port}")
     if asked.backend[0] == "mlx":
         os.environ |= {"MLX_RANK": str(rank), "MLX_HOSTFILE": f"{asked.folder}/hosts.json"}
     process_group = backend.join(rank_info, Options(device="cpu")) if size > 1 else SINGLE_PROCESS
-    batch, weights = share(spec, rows, rank, size), init_weights(spec, 0)
+    batch, weights = make_share(spec, rows, rank, size), init_weights(spec, 0)
 
     def learner(among):
         state = TrainState(weights, {}, {}, 0)
@@ -85,21 +85,21 @@ def work(asked):
     for turn in range(asked.rounds + 1):
         for name, one in learners.items():
             process_group.all_reduce_max(0)
-            taken = process_group.all_reduce_max(timed(one, batch))
+            taken = process_group.all_reduce_max(time_step(one, batch))
             if turn:  # the first warms up
                 seconds[name].append(taken)
         taken = process_group.all_reduce_max(process_group.time_all_reduce(count_parameters(spec))[0])
         seconds["sum"] += [taken] if turn else []
     if rank == 0:
-        # What else a machine does only adds, so the fastest is nearest to the truth.
+        # Other work on the machine only adds time, so the fastest step is the best estimate.
         fastest = {name: min(taken) for name, taken in seconds.items()}
         Path(asked.folder, "seconds.json").write_text(json.dumps(fastest))
     process_group.close()
     ended(0)
 
 
-def run(asked, backend, size, threads):
-    """The fastest updates of `size` processes with `threads` threads each."""
+def run_processes(asked, backend, size, threads):
+    """Run `size` processes with `threads` threads each; the seconds of their fastest steps."""
     with tempfile.TemporaryDirectory() as folder:
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(size)]
         ports = [one.getsockname()[1] for one in sockets]
@@ -122,15 +122,15 @@ def run(asked, backend, size, threads):
 
 
 def measure(asked):
-    """Print what two processes cost beside one."""
-    spec, rows = model(asked.shape)
+    """Measure two processes against one, and print the result."""
+    spec, rows = make_model(asked.shape)
     tokens, count = rows * spec.max_seq_len, count_parameters(spec)
     print(f"{asked.shape}: {count:,} parameters, {tokens:,} tokens an update, float32")
     for backend in asked.backend or ("torch", "mlx"):
-        # Before and after, as a machine's speed drifts.
-        one = [run(asked, backend, 1, 2)["together"]]
-        two = run(asked, backend, 2, 1)
-        one.append(run(asked, backend, 1, 2)["together"])
+        # One process is measured before and after the two, as the machine's speed drifts.
+        one = [run_processes(asked, backend, 1, 2)["together"]]
+        two = run_processes(asked, backend, 2, 1)
+        one.append(run_processes(asked, backend, 1, 2)["together"])
         alone = min(one)
         print(f"{backend}: one process, two threads   {tokens / alone:9,.0f} tokens/s")
         print(f"{backend}: two processes, one thread  {tokens / two['together']:9,.0f} tokens/s")
@@ -145,7 +145,7 @@ def measure(asked):
         )
         cover = Cluster.hidden * two["apart"] * 2 / 3
         tail = two["sum"] * min(1.0, BUCKET / (4 * count))
-        says = two["apart"] + left(two["sum"], cover, tail)
+        says = two["apart"] + time_exposed(two["sum"], cover, tail)
         print(f"{backend}: the model says {says:.3f} s")
 
 
@@ -167,13 +167,13 @@ def main(arguments=None):
             parser.add_argument(word, type=type(default), default=default)
     asked = parser.parse_args(arguments)
     if asked.what == "work":
-        work(asked)
+        run_worker(asked)
     elif asked.what == "measure":
         measure(asked)
     else:
         given = vars(asked)
         cluster, job = (kind(**{n: given[n] for n in vars(kind())}) for kind in (Cluster, Job))
-        print(report(cluster, job))
+        print(format_table(cluster, job))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Training speed of each backend beside a plain PyTorch loop, in one run on one machine.
+"""Training speed of each backend, compared with a plain PyTorch loop in the same run.
 
     python benchmarks/training.py [--shape tiny|22m|gpt2] [--precision float32] [--compile]
 
 The peer is the same architecture as most people write it: nn.Module, F.cross_entropy,
-torch.optim.AdamW(fused=True). Rounds alternate, and medians are printed with the ratio to the peer;
-figures travel between machines only as ratios.
+torch.optim.AdamW(fused=True). Rounds alternate; medians are printed with the ratio to the peer.
+Only ratios can be compared between machines.
 """
 
 import argparse
@@ -77,8 +77,8 @@ class Peer(nn.Module):
         return F.cross_entropy(self.head(self.norm(x)).float().flatten(0, 1), targets.flatten())
 
 
-def peer_step(shape, batch, precision, compiled, device):
-    """A function that makes one update of the peer."""
+def make_peer_step(shape, batch, precision, compiled, device):
+    """Make a function that takes one optimizer step of the peer."""
     model = Peer(*shape[:6]).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), fused=True)
     loss_of = torch.compile(model) if compiled else model
@@ -113,7 +113,7 @@ def main():
     ids = np.random.default_rng(0).integers(0, vocabulary, (1, rows, context + 1)).astype(np.int32)
     batch = Batch(ids[..., :-1], ids[..., 1:].copy(), np.arange(rows, dtype=np.uint32)[None])
     device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    steps = {"peer": peer_step(shape, batch, chosen.precision, chosen.compile, device)}
+    steps = {"peer": make_peer_step(shape, batch, chosen.precision, chosen.compile, device)}
     for name in chosen.backend or ("torch", "mlx"):
         state = TrainState(init_weights(spec, 0), {}, {}, 0)
         options = Options(

@@ -1,12 +1,12 @@
-"""From text to a model that answers briefly: train, sft, dpo, and what each has changed.
+"""From text to a model that answers briefly: train, sft, dpo, and what each changes.
 
     python align.py OUTPUT [torch|mlx ...]
 
-Every step is a command of hermes, printed before it runs. After sft and after dpo the model is
-asked the held-out questions, and three rates are measured: how often its answer is short, which is
-the rule that the preferences follow; how often it is well formed, that is, word for word one of the
-two answers that such a question has, whatever it names; and how often it names what the world says.
-results.json and alignment.svg say what came of it on each backend.
+Every step is a command of hermes, printed before it runs. After sft and after dpo, the model is
+asked the held-out questions, and three rates are measured: how often an answer is short, which is
+what the preferences prefer; how often it is well formed, which means word for word one of the two
+answers to such a question, whatever it names; and how often it names what the text says.
+results.json and alignment.svg have the results for each backend.
 """
 
 import json
@@ -44,20 +44,20 @@ STEPS = {
 }
 
 
-def hermes(command: str) -> None:
+def run_hermes(command: str) -> None:
     """Run a command of hermes, as a user would."""
     print(f"$ hermes {command}", flush=True)
     subprocess.run(["hermes", *shlex.split(command)], check=True)
 
 
-def well_formed(kind: str) -> set[str]:
-    """Every answer that a question of this kind has, right or wrong."""
+def list_well_formed(kind: str) -> set[str]:
+    """List all answers to questions of this kind, right or wrong."""
     values, _, _, *forms = KINDS[kind]
     return {form.format(a=a, v=value) for form in forms for a in ANIMALS for value in values}
 
 
 def measure(checkpoint: Path, questions: Path, backend: str) -> dict[str, float]:
-    """Ask every question five times, at temperature 1: the share of answers that each rate has."""
+    """Ask every question five times at temperature 1, and measure the three rates."""
     begun = open_base_model(checkpoint)
     model = choose_backend(backend).build(begun.spec, begun.params)
     found = dict.fromkeys(RATES, 0)
@@ -67,17 +67,17 @@ def measure(checkpoint: Path, questions: Path, backend: str) -> dict[str, float]
         talk = ChatSession(model, begun.encoder, sampling=sampling, max_tokens=40, seed=number)
         answer = "".join(talk.say(fact["prompt"]))
         found["short"] += len(answer.split()) <= SHORT
-        found["well formed"] += answer in well_formed(fact["kind"])
+        found["well formed"] += answer in list_well_formed(fact["kind"])
         found["right"] += fact["answer"] in answer
     return {name: count / (TIMES_ASKED * len(facts)) for name, count in found.items()}
 
 
 def align(out: Path, data: Path, backend: str) -> dict[str, object]:
-    """All steps on one backend; what was measured."""
+    """Run all steps on one backend; the measurements."""
     here, seconds, rates = Path(__file__).parent, {}, {}
     for name, command in STEPS.items():
         began = time.perf_counter()
-        hermes(command.format(out=out, data=data, here=here) + f" --backend {backend}")
+        run_hermes(command.format(out=out, data=data, here=here) + f" --backend {backend}")
         seconds[name] = round(time.perf_counter() - began)
         if name != "base":
             rates[name] = measure(out / name, data / "held-out.jsonl", backend)
@@ -95,7 +95,7 @@ def align(out: Path, data: Path, backend: str) -> dict[str, object]:
 
 
 def plot(results: dict[str, dict], path: Path) -> None:
-    """The held-out margin over the updates of dpo, and the rates before and after."""
+    """Plot the held-out margin over the steps of dpo, and the rates before and after."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
@@ -121,11 +121,11 @@ def plot(results: dict[str, dict], path: Path) -> None:
 
 
 def main(output: Path, backends: list[str]) -> None:
-    """The example, on each backend."""
+    """Run the example on each backend."""
     data = output / "data"
     data.mkdir(parents=True)
     write(data)
-    hermes(
+    run_hermes(
         f"train-tokenizer --input {data}/words.txt --output {data}/tokenizer.json --vocab-size 600"
     )
     results = {backend: align(output / backend, data, backend) for backend in backends}

@@ -1,8 +1,8 @@
 """A small world to learn: animals, what they do, and questions with a short and a long answer.
 
-world.txt says every fact many times over, words.txt everything once; chat.jsonl asks about most
-facts and answers in a few words or in many, as it happens; prefs.jsonl prefers the few words;
-held-out.jsonl has the facts that no question of the others asks about.
+world.txt states every fact many times, words.txt everything once. chat.jsonl asks about most facts
+and answers each in both a short and a long form; prefs.jsonl prefers the short form; held-out.jsonl
+has the facts that the other files do not ask about.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def words(text: str) -> list[str]:
-    """The words of a text."""
+    """Split a text into words."""
     return text.split()
 
 
@@ -29,7 +29,7 @@ TIMES = words("dawn noon dusk midnight winter spring summer autumn rain snow")
 
 FORMS = ("prompt", "short", "long")
 
-# kind -> the values, a sentence of the world, a question, and both answers.
+# kind -> its values, two sentences of the text, a question, and both answers.
 KINDS = {
     "home": (
         PLACES,
@@ -62,8 +62,8 @@ KINDS = {
 }
 
 
-def facts(chance: random.Random) -> list[dict[str, str]]:
-    """Every animal's four facts, each with its question and both answers."""
+def make_facts(chance: random.Random) -> list[dict[str, str]]:
+    """Make four facts for each animal, with their question and both answers."""
     found = []
     for animal, (kind, parts) in product(ANIMALS, KINDS.items()):
         values, sentences, question, short, long = parts
@@ -85,7 +85,7 @@ def facts(chance: random.Random) -> list[dict[str, str]]:
 def write(folder: Path, *, seed: int = 0, repeats: int = 60) -> None:
     """Write the files."""
     chance = random.Random(seed)
-    world = facts(chance)
+    world = make_facts(chance)
     lines = [line for fact in world for line in fact["sentences"].split("\n")] * repeats
     chance.shuffle(lines)
     (folder / "world.txt").write_text("\n".join(lines) + "\n")

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Several Macs, from one of them; hosts.json names them:
+# Run on one of several Macs, which hosts.json lists:
 #   ./mlx.sh hosts.json --data corpus --output /Volumes/shared/run ...
-# Each needs the same Python, hermes, folder and files. What follows goes to hermes train.
+# All need the same Python, hermes, folder and files. Further arguments are passed to hermes train.
 set -eu
 hosts=$1
 shift

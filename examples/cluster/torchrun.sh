@@ -1,7 +1,8 @@
 #!/bin/bash
-# One of two machines with eight GPUs each; the same command on both:
+# Two machines with eight GPUs each; run the same command on both:
 #   NODES=2 GPUS=8 MEET=10.0.0.1:29500 ./torchrun.sh --data corpus --output /shared/run ...
-# MEET is an address of one of them that the other reaches. What follows goes to hermes train.
+# MEET is an address of one of them that the other can reach. Further arguments are passed to hermes
+# train.
 set -eu
 
 exec torchrun \

@@ -9,7 +9,7 @@ from tests.against_other_tools.support import FLOAT32
 from tests.finetuning.support import small_checkpoint, some_pairs
 
 pytest.importorskip("trl", reason="pip install 'hermes-llm[trl]'")
-from benchmarks.dpo_trl import Setting, ours, theirs
+from benchmarks.dpo_trl import Setting, train_with_hermes, train_with_trl
 
 STEPS = 10
 
@@ -43,15 +43,15 @@ RULES = {
 
 @pytest.mark.parametrize(("rule", "options"), RULES.values(), ids=RULES)
 def test_losses_rewards_and_margins_are_trls(setting, tmp_path, rule, options):
-    expected = theirs(setting, tmp_path / "theirs", **options)
+    expected = train_with_trl(setting, tmp_path / "theirs", **options)
     assert expected.measures[-1]["reward_margin"] > 0.1  # so much was learnt
     for backend in ("torch", "mlx"):
-        found = ours(replace(setting, rule=rule), tmp_path / backend, backend)
+        found = train_with_hermes(replace(setting, rule=rule), tmp_path / backend, backend)
         assert apart(found, expected) < FLOAT32
 
 
 @pytest.mark.parametrize("field", [{"beta2": 0.999}, {"weight_decay": 0.0}], ids=str)
 def test_the_comparison_can_fail(setting, tmp_path, field):
-    expected = theirs(setting, tmp_path / "theirs")
+    expected = train_with_trl(setting, tmp_path / "theirs")
     other = replace(setting, optimizer=OptimizerRecipe(**field))
-    assert apart(ours(other, tmp_path / "ours"), expected) > 5 * FLOAT32
+    assert apart(train_with_hermes(other, tmp_path / "ours"), expected) > 5 * FLOAT32

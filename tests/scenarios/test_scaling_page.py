@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import scaling  # noqa: E402
-from predicted import Cluster, Job, computing, ddp, fsdp, ring  # noqa: E402
+from predicted import Cluster, Job, predict_ddp, predict_fsdp, time_computing, time_ring  # noqa: E402
 
 PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"`python benchmarks/scaling.py (predict.*?)`:\n\n((?:    .*\n)+)", PAGE)
@@ -27,14 +27,14 @@ def test_the_page_has_tables():
 
 
 def test_one_machine_sends_over_its_own_network_alone():
-    assert ring(Cluster(intra=100, inter=1e-9), 8, 8e9) == pytest.approx(7 / 8 * 8e9 / 1e11)
+    assert time_ring(Cluster(intra=100, inter=1e-9), 8, 8e9) == pytest.approx(7 / 8 * 8e9 / 1e11)
 
 
 def test_networks_without_limit_leave_computing_and_waiting():
     free = Cluster(intra=1e12, inter=1e12, latency=0, jitter=0)
-    for formula in (ddp, fsdp):
+    for formula in (predict_ddp, predict_fsdp):
         compute, send, exposed, whole = formula(free, Job(), 512)
-        assert compute == computing(free, Job())
+        assert compute == time_computing(free, Job())
         assert send == pytest.approx(0, abs=1e-6)
         assert exposed == pytest.approx(0, abs=1e-6)
         assert whole > compute
@@ -42,5 +42,7 @@ def test_networks_without_limit_leave_computing_and_waiting():
 
 def test_more_micro_batches_send_no_more_with_ddp_and_more_with_fsdp():
     one, four = Job(), Job(accum=4)
-    assert ddp(Cluster(), four, 64)[1] == ddp(Cluster(), one, 64)[1]
-    assert fsdp(Cluster(), four, 64)[1] == pytest.approx(4 * fsdp(Cluster(), one, 64)[1])
+    assert predict_ddp(Cluster(), four, 64)[1] == predict_ddp(Cluster(), one, 64)[1]
+    assert predict_fsdp(Cluster(), four, 64)[1] == pytest.approx(
+        4 * predict_fsdp(Cluster(), one, 64)[1]
+    )
