@@ -10,8 +10,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
+from hermes.interop.hub import HubName, fetch
+
 TOKEN = "hf_thisIsASecretNobodyMayRead"
 LARGE = (".safetensors",)
+
+NAME = HubName("me/small")
+# The advice in errors about missing permissions.
+MAY = "give a token that may, in HF_TOKEN or by 'hf auth login'"
+
+
+def fetch_to(hub, tmp_path, name=NAME):
+    """Fetch a model into a cache of the test's own."""
+    return fetch(name, endpoint=hub.url, cache=tmp_path / "cache")
 
 
 def git_hash(data):

@@ -14,11 +14,8 @@ from hermes.checkpoint import Disk, locate
 from hermes.errors import CheckpointError, HermesError, NonFinite, StorageError
 from hermes.interop.convert import convert
 from hermes.interop.huggingface.config_writer import make_config, make_converted_config
-from hermes.interop.huggingface.inexpressible import explain_inexpressible
-from hermes.interop.huggingface.reader_support import judge_readers
 from hermes.interop.open_model import open_model
 from hermes.interop.verify import verify_conversion
-from hermes.spec import Alibi
 from tests.interop.models import GEMMA3, GPT2, GPT_NEOX, LLAMA, bare, change, hot_weights
 
 FORMS = {"llama": LLAMA, "gemma3_text": GEMMA3, "gpt2": GPT2, "gpt_neox": GPT_NEOX}
@@ -269,39 +266,6 @@ def test_what_no_class_computes_stays_with_hermes(tmp_path):
     assert str(no.value).endswith(": no class has parallel: true beside the rest; use --to hermes")
     convert(**source, target=tmp_path / "a", to="hermes")
     assert json.loads((tmp_path / "a/config.json").read_text())["model_type"] == "hermes"
-
-
-@pytest.mark.parametrize(
-    ("spec", "reason"),
-    [
-        (
-            change(LLAMA, ffn={"activation": "gelu", "gate": False}),
-            "no class has ffn.gate: false beside the rest",
-        ),
-        (
-            change(LLAMA, attention={"position_encoding": Alibi()}),
-            "no class has attention.position_encoding: alibi { slopes: fixed } beside the rest",
-        ),
-        (
-            change(LLAMA, attention={"causal": False}, residual=False),
-            "no class has residual: false with attention.causal: false beside the rest",
-        ),
-        (
-            dataclasses.replace(
-                LLAMA, blocks=(LLAMA.blocks[0], *change(LLAMA, ffn={"hidden_dim": 40}).blocks)
-            ),
-            "its layers differ in ffn.hidden_dim",
-        ),
-    ],
-    ids=["ffn", "positions", "two", "layers"],
-)
-def test_the_keys_that_no_class_has_are_named(spec, reason):
-    assert explain_inexpressible(spec) == reason
-    assert (
-        judge_readers(spec)[0][1]
-        == judge_readers(spec, converted=True)[2][1]
-        == f"not expressible: {reason}"
-    )
 
 
 def test_a_conversion_is_told_what_it_may_be(tmp_path, checkpoint):

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -163,67 +162,7 @@ class TestTraining:
         assert done.dtype == "bfloat16"
         assert all(a.dtype == ml_dtypes.bfloat16 for a in map(done.source.params.get, model))
 
-    def test_code_in_a_file_is_never_run(self, torch, tmp_path):
-        class Trap:
-            def __reduce__(self):
-                return (Path.touch, (tmp_path / "sprung",))
-
-        torch.save({"model": {}, "trap": Trap()}, tmp_path / "ckpt.pt")
-        with pytest.raises(CheckpointError, match="holds more than tensors and plain values,"):
-            open_model(tmp_path / "ckpt.pt")
-        assert not (tmp_path / "sprung").exists()
-
-    @pytest.mark.parametrize("kind", ["sparse", "nested", "meta"])
-    def test_a_tensor_that_is_not_plainly_there_is_refused(self, torch, tmp_path, kind):
-        tensor = {
-            "sparse": lambda: torch.eye(3).to_sparse(),
-            "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
-            "meta": lambda: torch.ones(3, device="meta"),
-        }[kind]()
-        torch.save({"model": {"a": tensor}}, tmp_path / "ckpt.pt")
-        with pytest.raises(CheckpointError, match=r"is not a plain dense tensor|holds more than"):
-            open_model(tmp_path / "ckpt.pt")
-
-    def test_what_torch_did_not_write_is_refused(self, tmp_path):
-        for data in (b"", b"garbage", b"\x80\x02]q\x00."):
-            (tmp_path / "ckpt.pt").write_bytes(data)
-            with pytest.raises(CheckpointError, match=r"is not in the format of torch\.save"):
-                open_model(tmp_path / "ckpt.pt")
-
-    @pytest.mark.parametrize(
-        ("content", "sentence"),
-        [
-            ([1], "does not hold a dict by name, so no model that hermes reads"),
-            ({"model": {"a": 1}}, "is not a dict of tensors: 'a' is not a tensor"),
-            ({"model": {}}, "is not a dict of tensors: it is empty"),
-        ],
-    )
-    def test_a_file_that_is_no_model_is_refused(self, torch, tmp_path, content, sentence):
-        torch.save(content, tmp_path / "ckpt.pt")
-        with pytest.raises(CheckpointError, match=sentence):
-            open_model(tmp_path / "ckpt.pt")
-
     def test_a_file_that_says_nothing_of_its_architecture_is_refused(self, torch, tmp_path):
         torch.save({"model": {"a": torch.zeros(2)}}, tmp_path / "ckpt.pt")
         with pytest.raises(CheckpointError, match="does not tell its architecture"):
             open_model(tmp_path / "ckpt.pt")
-
-    def test_a_flipped_bit_of_a_weight_is_refused_by_its_entry(self, torch, tmp_path):
-        path = tmp_path / "ckpt.pt"
-        torch.save({"model": {"a": torch.full((64,), 2.5)}}, path)
-        data = bytearray(path.read_bytes())
-        data[data.index(b"\x00\x00\x20\x40" * 64) + 100] ^= 4
-        path.write_bytes(data)
-        with pytest.raises(CheckpointError, match=r"ckpt\.pt is damaged: its entry 'ckpt/data/0'"):
-            open_model(path)
-
-    def test_a_torn_file_is_refused(self, torch, tmp_path):
-        path = tmp_path / "ckpt.pt"
-        self.nanogpt(torch, path, GPT2)
-        data = path.read_bytes()
-        for size in (0, 10, len(data) // 2, len(data) - 5):
-            path.write_bytes(data[:size])
-            wrong = r"is incomplete, or not PyTorch's|is not in the format of torch"
-            with pytest.raises(CheckpointError, match=wrong):
-                open_model(path)
-        path.unlink()

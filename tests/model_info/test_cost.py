@@ -4,24 +4,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from hermes import mal
-from hermes.formatting import format_columns, format_count, format_with_unit
 from hermes.model_info.cost import compute_cost, count_flops
-from hermes.model_info.diff import Change, Reshaped, compare
-from hermes.model_info.shape import format_ranges, group_layers, group_tensors
+from hermes.model_info.diff import compare
 from hermes.numerics.params import count_parameters, list_parameters
+from tests.model_info.models import HEAD, PROJECTIONS, C, L, T, model
 from tests.strategies import models
-
-V, C, L, T, F = 100, 16, 3, 8, 24
-PROJECTIONS = L * (16 * C + 8 * C + 8 * C + C * 16 + 3 * F * C)
-HEAD = V * C
-
-
-def model(fields="", attention="", block=""):
-    return mal.loads(
-        f"model m {{ vocab_size: {V}  max_seq_len: {T}  hidden_size: {C}  num_layers: {L} {fields} "
-        f"block {{ attention {{ num_heads: 4  num_kv_heads: 2 {attention} }} "
-        f"ffn {{ hidden_dim: {F} }} {block} }} }}"
-    )
 
 
 def test_arithmetic_of_a_causal_model():
@@ -110,90 +97,3 @@ def test_every_model_can_be_counted_and_is_its_own_twin(spec):
     assert again.same
     assert again.structure == ()
     assert list(again.reusable) == list(list_parameters(spec))
-
-
-def test_two_models_are_compared_key_by_key_and_tensor_by_tensor():
-    a = model()
-    b = model("embeddings { tie_weights: true }", "bias: qkv", "norm: layernorm { bias: false }")
-    difference = compare(a, b)
-    assert not difference.same
-    norm = "rmsnorm { eps: 1e-5  unit_offset: false }", "layernorm { eps: 1e-5  bias: false }"
-    assert difference.structure == (
-        Change("model", "embeddings.tie_weights", "false", "true"),
-        Change("model", "output.norm", *norm),
-        Change("layers 0-2", "attention.bias", "false", "qkv"),
-        Change("layers 0-2", "norm", *norm),
-    )
-    assert difference.only_a == ("lm_head.weight",)
-    assert len(difference.only_b) == 3 * L
-    assert difference.reshaped == ()
-    assert "model.layers.0.input_layernorm.weight" in difference.reusable
-
-
-def test_tensors_of_another_shape_are_named_with_both():
-    a, b = model(), mal.edit(model(), "vocab_size", "50")
-    assert compare(a, b).reshaped == (
-        Reshaped("model.embed_tokens.weight", (V, C), (50, C)),
-        Reshaped("lm_head.weight", (V, C), (50, C)),
-    )
-
-
-def test_layers_of_a_pattern_differ_where_they_do():
-    text = (
-        "attention a {{ num_heads: 4 }} attention w {{ num_heads: 4 window_size: {} }} "
-        "block a {{ attention: a }} block w {{ attention: w }} "
-        "model m {{ hidden_size: 16 num_layers: 6 pattern: [w, w, a] }}"
-    )
-    difference = compare(mal.loads(text.format(8)), mal.loads(text.format(16)))
-    assert difference.structure == (Change("layers 0-1, 3-4", "attention.window_size", "8", "16"),)
-    assert [group for group, _ in group_layers(difference.a)] == [[0, 1, 3, 4], [2, 5]]
-
-
-@pytest.mark.parametrize(
-    ("numbers", "words"),
-    [
-        ([], ""),
-        ([3], "3"),
-        ([0, 1, 2, 5, 7, 8], "0-2, 5, 7-8"),
-        (range(0, 40, 2), "0, 2, 4, 6, ..., 38"),
-    ],
-)
-def test_spans_of_numbers(numbers, words):
-    assert format_ranges(numbers) == words
-
-
-def test_tensors_are_grouped_over_layers():
-    table = list_parameters(model())
-    names = [name for name in table if "q_proj" in name or "embed" in name]
-    assert [label for label, _ in group_tensors(names, table)] == [
-        "model.embed_tokens.weight",
-        "model.layers.[0-2].self_attn.q_proj.weight",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.00 kB"),
-        (9994, "9.99 kB"),
-        (9996, "10.0 kB"),
-        (99_960, "100 kB"),
-        (999_499, "999 kB"),
-        (999_500, "1.00 MB"),
-        (28_966_928_384, "29.0 GB"),
-    ],
-)
-def test_a_count_with_its_unit(count, text):
-    assert format_with_unit(count, "B") == text
-
-
-def test_one_of_a_thing_is_not_several():
-    assert [format_count(n, "rows") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]
-    kept = ("pairs are kept", "pair is kept")
-    assert [format_count(n, *kept) for n in (1, 2)] == ["1 pair is kept", "2 pairs are kept"]
-
-
-def test_columns_are_as_wide_as_their_widest_cell():
-    assert format_columns([("a", "1"), ("bbb", "22", "c")], right=(1,)) == ["a     1", "bbb  22  c"]
