@@ -67,9 +67,9 @@ class FetchedModel:
     notes: tuple[str, ...] = ()
 
 
-def parse_hub_name(place: str | os.PathLike[str]) -> HubName | None:
+def parse_hub_name(path: str | os.PathLike[str]) -> HubName | None:
     """Parse an hf:// name; None for a local path. Raises HermesError if it is malformed."""
-    text = os.fspath(place)
+    text = os.fspath(path)
     if not text.startswith("hf:/"):
         return None
     found = NAME.fullmatch(text)
@@ -81,24 +81,24 @@ def parse_hub_name(place: str | os.PathLike[str]) -> HubName | None:
     return HubName(found["repo"], found["revision"] or "main")
 
 
-def resolve_hub_path(place: str | os.PathLike[str]) -> tuple[Path, tuple[str, ...]]:
+def resolve_hub_path(path: str | os.PathLike[str]) -> tuple[Path, tuple[str, ...]]:
     """Resolve a local path or an hf:// name, which is downloaded first, with notes for the user.
 
     Raises HermesError, CheckpointError, StorageError.
     """
-    name = parse_hub_name(place)
+    name = parse_hub_name(path)
     if name is None:
-        return Path(place), ()
+        return Path(path), ()
     found = fetch(name)
     return found.folder, found.notes
 
 
-def load_tokenizer(place: str | os.PathLike[str]) -> Tokenizer:
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """Load the tokenizer of a tokenizer.json, of a folder that has one, or of a model on the Hub.
 
     Raises DataError, StorageError, and for the Hub HermesError.
     """
-    return Tokenizer.load(resolve_hub_path(place)[0])
+    return Tokenizer.load(resolve_hub_path(path)[0])
 
 
 def fetch(name: HubName, *, endpoint: str | None = None, cache: Path | None = None) -> FetchedModel:
@@ -140,13 +140,13 @@ def _find_cache_folder(name: HubName, cache: Path | None) -> Path:
     return Path(cache or hub.constants.HF_HUB_CACHE, repo, "hermes")
 
 
-def pin_commit(place: str) -> str:
+def pin_commit(path: str) -> str:
     """Replace the revision of an hf:// name by the commit last fetched; keep a local path."""
-    name = parse_hub_name(place)
+    name = parse_hub_name(path)
     if name is None:
-        return place
+        return path
     commit = _RevisionCache(_find_cache_folder(name, None) / "revisions", name.revision).read()
-    return str(HubName(name.repo, commit)) if commit else place
+    return str(HubName(name.repo, commit)) if commit else path
 
 
 class _RevisionCache:
@@ -204,10 +204,10 @@ def _download(
 def _read_shard_names(index: Path) -> set[str]:
     """Read the names of an index's shards; a broken index is reported when it is opened."""
     try:
-        places = json.loads(index.read_bytes())["weight_map"].values()
+        names = json.loads(index.read_bytes())["weight_map"].values()
     except (ValueError, KeyError, TypeError, AttributeError):
         return set()
-    return {place for place in places if isinstance(place, str) and "/" not in place}
+    return {name for name in names if isinstance(name, str) and "/" not in name}
 
 
 def _store_verified(

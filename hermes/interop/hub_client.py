@@ -1,4 +1,4 @@
-"""huggingface_hub, imported when it is needed, with its errors told as hermes' own."""
+"""huggingface_hub, imported when it is needed, with its errors translated to ours."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

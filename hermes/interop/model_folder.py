@@ -27,7 +27,7 @@ def write_folder(
 ) -> int:
     """Write weights and small files as the folder `target`, and return its size in bytes.
 
-    target must not exist or be empty. run: id of a run, to add a manifest that makes the folder a
+    target must be new or an empty folder. run: id of a run, to add a manifest that makes the folder a
     checkpoint of that run at step 0; None for no manifest. check: called with the complete folder
     before it gets its name; if it raises, nothing is left. Raises StorageError, NonFinite,
     HermesError.
@@ -38,12 +38,12 @@ def write_folder(
     shards = plan_shards(kinds, shard_limit)
     small = dict(files) | ({INDEX: render_index(shards)} if len(shards) > 1 else {})
     needed = sum(map(len, small.values())) + sum(map(compute_file_size, shards.values()))
-    place = target.resolve()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    require_space(place.parent, needed)
+    folder = target.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    require_space(folder.parent, needed)
     chunks: dict[str, Iterable[bytes | memoryview]] = {n: [small[n]] for n in sorted(small)}
     chunks |= {name: encode_tensors(tensors, shard) for name, shard in shards.items()}
-    with write_folder_atomically(place, disk) as unfinished:
+    with write_folder_atomically(folder, disk) as unfinished:
         _write(unfinished, chunks, run, disk)
         disk.sync_folder(unfinished)
         check(unfinished)

@@ -177,8 +177,8 @@ def make_layout(spec: ModelSpec, family: str) -> list[StoredTensor]:
 
 def _resolve_norm_name(ours: str, layer: BlockSpec) -> str:
     """Resolve a position in braces to the norm's name there, or "-"; keep any other module."""
-    place = ours.strip("{}")
-    return ours if place == ours else NORM_NAMES[layer.norm_position].get(place, "-")
+    position = ours.strip("{}")
+    return ours if position == ours else NORM_NAMES[layer.norm_position].get(position, "-")
 
 
 def _make_stored(name: str, parts: list[str], groups: int = 1) -> Iterator[StoredTensor]:

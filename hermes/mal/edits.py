@@ -31,7 +31,7 @@ def edit(spec: ModelSpec, path: str, value: str) -> ModelSpec:
 
 def edit_all(spec: ModelSpec, changes: Mapping[str, str]) -> ModelSpec:
     """Change several fields of a model at once; only the result has to be valid."""
-    tree = write_tree(spec, whole=True)
+    tree = write_tree(spec, with_defaults=True)
     for path, text in changes.items():
         *_, key = path.split(".")
         try:

@@ -20,13 +20,13 @@ INDENT = "  "
 WRITTEN = {word: spelling for spelling, word in SPELLINGS["bias"].items()}
 
 
-def write_tree(*specs: ModelSpec, whole: bool = False) -> Tree:
+def write_tree(*specs: ModelSpec, with_defaults: bool = False) -> Tree:
     """Write one or more models as a tree.
 
-    whole: write defaults too, so that every field can be edited. Raises SpecError if two models use
-    one name for different parts.
+    with_defaults: write defaults too, so that every field can be edited. Raises SpecError if two
+    models use one name for different parts.
     """
-    return _Writer(specs, whole).write_tree()
+    return _Writer(specs, with_defaults).write_tree()
 
 
 def dumps(spec: ModelSpec, *others: ModelSpec) -> str:
@@ -37,7 +37,7 @@ def dumps(spec: ModelSpec, *others: ModelSpec) -> str:
 
 def describe(part: object) -> dict[str, str]:
     """Describe a part: each key with its value as one line of MAL, including defaults."""
-    body = _Writer((), whole=True).write_body(part)
+    body = _Writer((), with_defaults=True).write_body(part)
     written = {field.key: _format_value(field.value) for field in body.fields}
     return {key: written.get(key, "none") for key in list_keys(part.__class__)}
 
@@ -45,9 +45,9 @@ def describe(part: object) -> dict[str, str]:
 class _Writer:
     """Writes the models of one file, each named part once."""
 
-    def __init__(self, specs: tuple[ModelSpec, ...], whole: bool):
+    def __init__(self, specs: tuple[ModelSpec, ...], with_defaults: bool):
         self.specs = specs
-        self.whole = whole
+        self.with_defaults = with_defaults
         self.parts: dict[tuple[str, str], AttentionSpec | FfnSpec | BlockSpec] = {}
         self.definitions: dict[str, list[Definition]] = {kind: [] for kind in DEFINED}
 
@@ -79,7 +79,7 @@ class _Writer:
                 written += self.write_blocks(key, spec.blocks)
                 continue
             value, default = getattr(spec, key), defaults.get(key, MISSING)
-            if value is not None and (value != default or self.whole):
+            if value is not None and (value != default or self.with_defaults):
                 written.append(Field(key, self.write_value(key, types, value)))
         return Body(tuple(written))
 

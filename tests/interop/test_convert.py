@@ -263,7 +263,9 @@ def test_what_no_class_computes_stays_with_hermes(tmp_path):
         HermesError, match=r"^no class of Hugging Face computes the model of "
     ) as no:
         convert(**source, target=tmp_path / "a", to="hf")
-    assert str(no.value).endswith(": no class has parallel: true beside the rest; use --to hermes")
+    assert str(no.value).endswith(
+        ": no class has parallel: true with the rest of the model; use --to hermes"
+    )
     convert(**source, target=tmp_path / "a", to="hermes")
     assert json.loads((tmp_path / "a/config.json").read_text())["model_type"] == "hermes"
 

@@ -59,8 +59,8 @@ def make_converted_config(
 
 
 def _make_token_ids(bos: int | None, eos: int | Sequence[int] | None, pad: int | None) -> Config:
-    whole = eos if eos is None or isinstance(eos, int) else list(eos)
-    return {"bos_token_id": bos, "eos_token_id": whole, "pad_token_id": pad}
+    eos_ids = eos if eos is None or isinstance(eos, int) else list(eos)
+    return {"bos_token_id": bos, "eos_token_id": eos_ids, "pad_token_id": pad}
 
 
 def _make_family_config(spec: ModelSpec, family: str, dtype: str, ids: Config) -> Config:

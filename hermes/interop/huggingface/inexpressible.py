@@ -47,9 +47,9 @@ def explain_inexpressible(spec: ModelSpec) -> str:
     for size in range(1, MAX_CHANGES + 1):
         for edits in combinations(_EDITS, size):
             if len({edit.key for edit in edits}) == size and _has_family(few, edits):
-                said = _describe_keys(spec)
-                named = [f"{edit.key}: {', '.join(said[edit.key])}" for edit in edits]
-                return f"no class has {' with '.join(named)} beside the rest"
+                described = _describe_keys(spec)
+                changed = [f"{edit.key}: {', '.join(described[edit.key])}" for edit in edits]
+                return f"no class has {' with '.join(changed)} with the rest of the model"
     return f"more than {MAX_CHANGES} of its keys keep it from every class"
 
 

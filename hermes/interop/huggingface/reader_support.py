@@ -95,7 +95,7 @@ def _find_mlx_lm_gap(spec: ModelSpec, block: BlockSpec, family: str) -> str | No
          "it always has both soft caps"),
         (family == "gemma2" and not tied, "its head is always tied"),
         (family == "gemma3_text" and not _can_mlx_lm_start_gemma3(spec),
-         "it needs a full layer after every so many with a window"),
+         "it needs a layer without a window after every n with one"),
         (family == "gpt2" and not tied, "its head is always tied"),
         (family == "gpt_neox" and tied, "its head is never tied"),
         (family in ("gpt2", "gpt_neox") and not wide, "its ffn.hidden_dim is 4 hidden sizes"),

@@ -15,15 +15,16 @@ from tests.interop.models import LLAMA, change
     [
         (
             change(LLAMA, ffn={"activation": "gelu", "gate": False}),
-            "no class has ffn.gate: false beside the rest",
+            "no class has ffn.gate: false with the rest of the model",
         ),
         (
             change(LLAMA, attention={"position_encoding": Alibi()}),
-            "no class has attention.position_encoding: alibi { slopes: fixed } beside the rest",
+            "no class has attention.position_encoding: alibi { slopes: fixed } with the rest of the "
+            "model",
         ),
         (
             change(LLAMA, attention={"causal": False}, residual=False),
-            "no class has residual: false with attention.causal: false beside the rest",
+            "no class has residual: false with attention.causal: false with the rest of the model",
         ),
         (
             dataclasses.replace(
