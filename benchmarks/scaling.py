@@ -88,7 +88,9 @@ def run_worker(asked):
             taken = process_group.all_reduce_max(time_step(one, batch))
             if turn:  # the first warms up
                 seconds[name].append(taken)
-        taken = process_group.all_reduce_max(process_group.time_all_reduce(count_parameters(spec))[0])
+        taken = process_group.all_reduce_max(
+            process_group.time_all_reduce(count_parameters(spec))[0]
+        )
         seconds["sum"] += [taken] if turn else []
     if rank == 0:
         # Other work on the machine only adds time, so the fastest step is the best estimate.

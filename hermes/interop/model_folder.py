@@ -27,8 +27,8 @@ def write_folder(
 ) -> int:
     """Write weights and small files as the folder `target`, and return its size in bytes.
 
-    target must be new or an empty folder. run: id of a run, to add a manifest that makes the folder a
-    checkpoint of that run at step 0; None for no manifest. check: called with the complete folder
+    target must be new or an empty folder. run: id of a run, to add a manifest that makes the folder
+    a checkpoint of that run at step 0; None for no manifest. check: called with the complete folder
     before it gets its name; if it raises, nothing is left. Raises StorageError, NonFinite,
     HermesError.
     """

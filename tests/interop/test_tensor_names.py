@@ -54,7 +54,9 @@ def test_every_tensor_comes_back_from_another_layout(family, spec):
     assert set(dtypes.values()) == {"F32"}
     for name, array in weights.items():
         np.testing.assert_array_equal(back[name], array)
-    shapes = {one.name: one.compute_shape(list_parameters(spec)) for one in make_layout(spec, family)}
+    shapes = {
+        one.name: one.compute_shape(list_parameters(spec)) for one in make_layout(spec, family)
+    }
     assert shapes == {name: array.shape for name, array in shelf.items()}
 
 

@@ -195,7 +195,9 @@ FAULTS = (
         "the residual's matrices start as the others",
         "first weights",
         "L0/pins",
-        _above(randomness, "draw_normals", lambda o, seed, name, shape, std: o(seed, name, shape, 0.02)),
+        _above(
+            randomness, "draw_normals", lambda o, seed, name, shape, std: o(seed, name, shape, 0.02)
+        ),
     ),
     _fault(
         "files hold float16",

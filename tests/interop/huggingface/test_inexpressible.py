@@ -19,8 +19,8 @@ from tests.interop.models import LLAMA, change
         ),
         (
             change(LLAMA, attention={"position_encoding": Alibi()}),
-            "no class has attention.position_encoding: alibi { slopes: fixed } with the rest of the "
-            "model",
+            "no class has attention.position_encoding: alibi { slopes: fixed } with the rest of "
+            "the model",
         ),
         (
             change(LLAMA, attention={"causal": False}, residual=False),
