@@ -1,7 +1,7 @@
-"""The forward pass, as functions of a dictionary of weights; the names are those of the files.
+"""The forward pass, as functions of a dictionary of weights by tensor name.
 
 Read beside `backends/hermes_numpy/model.py` and `ops.py`. Letters: B batch, T positions, C hidden
-size, H query heads, K key/value heads, D head size, S keys.
+size, H query heads, K key/value heads, D head size, R rotated size, S keys.
 """
 
 from functools import partial
@@ -23,13 +23,13 @@ ACTIVATIONS = {
 }
 
 
-class Pass(NamedTuple):
-    """What the layers share: rope's tables, positions (T,) or (B, T), documents, the cache."""
+class Context(NamedTuple):
+    """What layers share: rope's tables, positions (T,) or (B, T), documents, the KV cache."""
 
     tables: dict
-    places: jax.Array
+    positions: jax.Array
     segments: jax.Array | None
-    memory: dict
+    cache: dict[int, tuple[jax.Array, jax.Array]]
 
 
 def linear(p, name, x):
@@ -53,54 +53,54 @@ def normalize(p, name, norm, x):
 
 
 def rotate(x, cos, sin):
-    """Turn pairs (x[i], x[i + R/2]) of the leading R elements. (B, H, T, D) -> same."""
+    """Rotate pairs (x[i], x[i + R/2]) of the first R elements. (B, H, T, D) -> same."""
     half = cos.shape[-1]
     cos, sin = cos[..., None, :, :], sin[..., None, :, :]
     a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
-def attend(p, name, spec, q, k, v, segments):
-    """Softmax over the keys that are seen. q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D)."""
+def attention(q, k, v, spec, slopes, segments):
+    """Attention of queries to the keys they may see. q (B, H, T, D), k, v (B, K, S, D) -> q's."""
     H, T, S = q.shape[1], q.shape[2], k.shape[2]
     k, v = k.repeat(H // k.shape[1], 1), v.repeat(H // v.shape[1], 1)  # (B, H, S, D)
     scores = spec.score_scale * (q @ k.mT)  # (B, H, T, S)
     if spec.softcap is not None:
         scores = spec.softcap * jnp.tanh(scores / spec.softcap)
-    ahead = S - T + jnp.arange(T)[:, None] - jnp.arange(S)  # places from a key to a query
+    relative = S - T + jnp.arange(T)[:, None] - jnp.arange(S)  # position of query minus of key
     if isinstance(spec.position_encoding, Alibi):
-        slopes = p.get(f"{name}.alibi_slopes", alibi_slopes(H).astype(q.dtype))
-        scores = scores - slopes[:, None, None] * abs(ahead).astype(q.dtype)
-    seen = ahead >= 0 if spec.causal else ahead < S
+        scores = scores - slopes[:, None, None] * abs(relative).astype(q.dtype)
+    mask = relative >= 0 if spec.causal else relative < S
     if spec.window_size is not None:
-        seen = seen & (abs(ahead) < spec.window_size)
+        mask = mask & (abs(relative) < spec.window_size)
     if segments is not None:
-        seen = seen & (segments[:, :, None] == segments[:, None, :])[:, None]
-    return jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1) @ v
+        mask = mask & (segments[:, :, None] == segments[:, None, :])[:, None]
+    return jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1) @ v
 
 
-def attention(p, name, block, layer, x, here):
+def attend(p, name, block, layer, x, ctx):
     """Grouped-query attention with its positions. (B, T, C) -> (B, T, C)."""
     spec, (B, T, _) = block.attention, x.shape
 
-    def heads(part, number):
+    def heads(part, count):
         y = linear(p, f"{name}.{part}_proj", x)
         norm = spec.qk_norm if part != "v" else "none"
         if norm == "flat":
             y = normalize(p, f"{name}.{part}_norm", block.qk_norm, y)
-        y = y.reshape(B, T, number, spec.head_size).swapaxes(1, 2)  # (B, number, T, D)
+        y = y.reshape(B, T, count, spec.head_size).swapaxes(1, 2)  # (B, count, T, D)
         if norm == "head":
             y = normalize(p, f"{name}.{part}_norm", block.qk_norm, y)
         if spec.rotary_size and part != "v":
-            cos, sin = here.tables[spec.position_encoding, spec.rotary_size]
-            y = rotate(y, cos[here.places], sin[here.places])
+            cos, sin = ctx.tables[spec.position_encoding, spec.rotary_size]
+            y = rotate(y, cos[ctx.positions], sin[ctx.positions])
         return y
 
     q, k, v = heads("q", spec.num_heads), heads("k", spec.kv_heads), heads("v", spec.kv_heads)
-    if layer in here.memory:
-        k, v = (jnp.concatenate(two, 2) for two in zip(here.memory[layer], (k, v), strict=True))
-    here.memory[layer] = k, v
-    y = attend(p, name, spec, q, k, v, here.segments)
+    if layer in ctx.cache:
+        k, v = (jnp.concatenate(pair, 2) for pair in zip(ctx.cache[layer], (k, v), strict=True))
+    ctx.cache[layer] = k, v
+    slopes = p.get(f"{name}.alibi_slopes", alibi_slopes(spec.num_heads).astype(q.dtype))
+    y = attention(q, k, v, spec, slopes, ctx.segments)
     return linear(p, f"{name}.o_proj", y.swapaxes(1, 2).reshape(B, T, -1))
 
 
@@ -111,31 +111,31 @@ def feed_forward(p, name, spec, x):
     return linear(p, f"{name}.down_proj", h)
 
 
-def run_block(p, layer, block, x, here):
+def run_block(p, layer, block, x, ctx):
     """Attention and feed-forward, each with its norms and residual. (B, T, C) -> (B, T, C)."""
-    at, norms = f"model.layers.{layer}", NORM_NAMES[block.norm_position]
+    path, norms = f"model.layers.{layer}", NORM_NAMES[block.norm_position]
 
-    def normed(place, y):
-        return normalize(p, f"{at}.{norms[place]}", block.norm, y) if place in norms else y
+    def apply_norm(where, y):
+        return normalize(p, f"{path}.{norms[where]}", block.norm, y) if where in norms else y
 
-    a = attention(p, f"{at}.self_attn", block, layer, normed("attention_in", x), here)
-    a = normed("attention_out", a)
-    h = normed("attention_sum", x + a if block.residual else a)
-    f = feed_forward(p, f"{at}.mlp", block.ffn, normed("ffn_in", x if block.parallel else h))
-    f = normed("ffn_out", f)
-    return normed("ffn_sum", h + f if block.residual or block.parallel else f)
+    a = attend(p, f"{path}.self_attn", block, layer, apply_norm("attention_in", x), ctx)
+    a = apply_norm("attention_out", a)
+    h = apply_norm("attention_sum", x + a if block.residual else a)
+    f = feed_forward(p, f"{path}.mlp", block.ffn, apply_norm("ffn_in", x if block.parallel else h))
+    f = apply_norm("ffn_out", f)
+    return apply_norm("ffn_sum", h + f if block.residual or block.parallel else f)
 
 
-def transformer(spec, p, tokens, here):
+def forward(spec, p, tokens, ctx):
     """Logits of every position. (B, T) ids -> (B, T, V)."""
     embedding = p["model.embed_tokens.weight"]
     x = embedding[tokens]  # (B, T, C)
     if spec.embeddings.scale is not None:
         x = x * spec.embeddings.scale
     if spec.learned_positions:
-        x = x + p["model.embed_positions.weight"][here.places]
+        x = x + p["model.embed_positions.weight"][ctx.positions]
     for layer, block in enumerate(spec.layers):
-        x = run_block(p, layer, block, x, here)
+        x = run_block(p, layer, block, x, ctx)
     x = normalize(p, "model.norm", spec.final_norm, x)
     y = x @ (embedding if spec.embeddings.tie_weights else p["lm_head.weight"]).T
     y = y + p["lm_head.bias"] if spec.output.bias else y
