@@ -21,7 +21,7 @@ train --data book.txt --tokenizer tokenizer.json --model nano --output run --max
 train --data book.txt --output run --max-steps 6 --resume --backend mlx
 checkpoint verify run
 generate --checkpoint run --prompt The --max-tokens 8
-convert run exported --to hf
+convert run exported --to hermes --dtype bfloat16
 conformance run --backend mlx --level L0
 """
 

@@ -138,8 +138,8 @@ def walk_commands(
     command: click.Command, name: str, parent: click.Context | None = None
 ) -> Iterator[tuple[str, str]]:
     """Every command's path and help, a group before what is in it."""
-    settings = {"parent": parent, "terminal_width": 88, "max_content_width": 88}
-    context = click.Context(command, info_name=name, **settings, **command.context_settings)
+    settings = {**command.context_settings, "terminal_width": 88, "max_content_width": 88}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
     yield context.command_path, command.get_help(context)
     if isinstance(command, click.Group):
         for child in command.list_commands(context):
