@@ -134,6 +134,24 @@ def test_what_a_module_exports_exists(package, path):
         assert set(exported) <= names
 
 
+INITS = [path for _, path in FILES if path.name == "__init__.py"]
+
+
+@pytest.mark.parametrize("path", INITS, ids=[str(p.relative_to(ROOT)) for p in INITS])
+def test_no_module_has_the_name_of_an_export_of_its_package(path):
+    """Importing `hermes.train` as a module would put it in the place of `hermes.train`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    exported = {
+        name
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        for name in ast.literal_eval(node.value)
+    }
+    modules = {file.stem for file in path.parent.glob("*.py")}
+    modules |= {file.parent.name for file in path.parent.glob("*/__init__.py")}
+    assert not exported & modules
+
+
 @pytest.mark.parametrize("statement", ["import hermes", "import hermes.interface, hermes.mal"])
 def test_importing_hermes_loads_no_framework(statement):
     code = f"{statement}\nimport sys\nprint(*set(sys.modules) & {FRAMEWORKS})"

@@ -8,12 +8,14 @@ from hermes.tokenizer.tokenizer import (
     build_tokenizer_config,
     train_tokenizer,
 )
+from hermes.tokenizer.training import build_manifest
 
 __all__ = [
     "CHAT_TEMPLATE",
     "SPECIAL_TOKENS",
     "TextDecoder",
     "Tokenizer",
+    "build_manifest",
     "build_tokenizer_config",
     "train_tokenizer",
 ]

@@ -1,16 +1,13 @@
-"""Conversations: what is read, what is refused, and which tokens are learnt."""
-
-import json
+"""Encoding conversations: the loss mask, prompts, and templates that cannot serve."""
 
 import pytest
 
 from hermes.chat_templates.messages import Conversation
-from hermes.chat_templates.template import Template, choose_template
-from hermes.data.conversations import parse_conversation, read_conversations
+from hermes.data.conversations import parse_conversation
 from hermes.data.records import Record
 from hermes.errors import DataError
-from hermes.tokenizer import CHAT_TEMPLATE, build_tokenizer_config
-from tests.chat_templates.support import TURNS, A, U, chat_tokenizer, conversation, encoder_of
+from hermes.tokenizer import CHAT_TEMPLATE
+from tests.chat_templates.support import TURNS, A, U, conversation, encoder_of
 
 LLAMA3 = (
     "{{ bos_token }}{% for message in messages %}"
@@ -58,11 +55,6 @@ TEMPLATES = {
     "gemma": (GEMMA, "<end_of_turn>"),
     "marked": (MARKED, "<|im_end|>"),
 }
-
-
-@pytest.fixture
-def tokenizer():
-    return chat_tokenizer()
 
 
 def spans(tokenizer, example):
@@ -132,119 +124,6 @@ def test_plain_text_is_learnt_whole_and_ends(tokenizer):
     example = encoder_of(tokenizer, CHAT_TEMPLATE).encode(text)
     assert example.ids.tolist() == [*tokenizer.encode("nothing more"), tokenizer.eos_id]
     assert example.loss_mask.tolist() == [False] + [True] * (len(example) - 1)
-
-
-def test_the_default_template_is_chatml(tokenizer):
-    found = choose_template(build_tokenizer_config(tokenizer), default=CHAT_TEMPLATE)
-    assert found.render(TURNS[:1], prompt=True) == (
-        "<|im_start|>user\nwho are you?<|im_end|>\n<|im_start|>assistant\n"
-    )
-    assert choose_template(None, default=CHAT_TEMPLATE).source == CHAT_TEMPLATE
-
-
-def test_a_template_that_is_not_there_is_a_mistake_like_data_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match=r"none.jinja: no such template; check the name$"):
-        choose_template({}, file=tmp_path / "none.jinja", default=CHAT_TEMPLATE)
-
-
-def test_a_template_is_taken_from_a_list_by_the_name_default():
-    held = [{"name": "rag", "template": "x"}, {"name": "default", "template": "y"}]
-    assert choose_template({"chat_template": held}, default="z").source == "y"
-    config = {"chat_template": "y", "bos_token": {"content": "<s>", "lstrip": False}}
-    assert choose_template(config, default="z").names == {"bos_token": "<s>"}
-
-
-def test_templates_have_what_hugging_faces_have():
-    source = (
-        "{% for m in messages %}\n    {% if loop.index > 1 %}\n{% break %}\n    {% endif %}\n"
-        "{{ {'ä': m.content} | tojson }}{{ strftime_now('%%') }}\n{% endfor %}"
-    )
-    made = Template(source, names={}).render([{"role": "user", "content": "<b>"}] * 2, prompt=False)
-    assert made == '{"ä": "<b>"}%\n'
-
-
-FORMATS = {
-    "messages": {"messages": [{"role": "user", "content": "q"},
-                              {"role": "assistant", "content": "a"}]},
-    "prompt and completion": {"prompt": "q", "completion": "a"},
-    "prompt and completion as messages": {
-        "prompt": [{"role": "user", "content": "q"}],
-        "completion": [{"role": "assistant", "content": "a"}],
-    },
-    "alpaca": {"instruction": "q", "input": "", "output": "a"},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_every_form_of_a_conversation_is_the_same_conversation(name):
-    expected = ({"role": "user", "content": "q"}, {"role": "assistant", "content": "a"})
-    assert parse_conversation(Record(FORMATS[name], "f:1")).messages == expected
-
-
-def test_an_alpaca_input_follows_the_instruction():
-    found = parse_conversation(Record({"instruction": "q", "input": "x", "output": "a"}, "f:1"))
-    assert found.messages[0]["content"] == "q\n\nx"
-
-
-def test_conversations_come_from_jsonl_json_and_csv(tmp_path):
-    lines = tmp_path / "a.jsonl"
-    lines.write_text(json.dumps(FORMATS["alpaca"]) + "\n\n" + json.dumps("text") + "\n")
-    listed = tmp_path / "b.json"
-    listed.write_text(json.dumps(["one", "two"]))
-    table = tmp_path / "c.csv"
-    table.write_text('prompt,completion\n"q,\nr",a\n')
-    found = list(read_conversations([lines, listed, table]))
-    assert [c.text for c in found] == [None, "text", "one", "two", None]
-    assert found[4].messages[0]["content"] == "q,\nr"
-    places = [f"{lines}:1", f"{lines}:3", f"{listed}[0]", f"{listed}[1]", f"{table}:2"]
-    assert [c.where for c in found] == places
-
-
-BAD = [
-    ({"messages": [U]}, "no message of the assistant, so there is nothing to train on"),
-    ({"messages": []}, "field 'messages': an empty list of messages"),
-    ({"messages": "q"}, "field 'messages': found a string where a list of messages is needed"),
-    ({"messages": ["q"]}, "field 'messages'[0]: found a string where an object is needed"),
-    ({"messages": [{"role": "asistant", "content": "a"}]},
-     "field 'messages'[0]: role 'asistant' is unknown; did you mean 'assistant'?"),
-    ({"messages": [{"role": "bot", "content": "a"}]},
-     "field 'messages'[0]: role 'bot' is unknown; known are system, developer, user, assistant, "
-     "tool"),
-    ({"messages": [U, {"role": "assistant", "text": "a"}]},
-     "field 'messages'[1]: no field 'content', only 'role', 'text'"),
-    ({"messages": [U, {"role": "assistant", "content": " \n"}]},
-     "field 'messages'[1]: field 'content': an empty completion; there is nothing to learn from "
-     "it"),
-    ({"messages": [{"role": "user", "content": 3}, A]},
-     "field 'messages'[0]: field 'content': found 3 where a string is needed"),
-    ({"prompt": "q", "Completion": "a"},
-     "no field 'completion', only 'prompt', 'Completion'; did you mean it by 'Completion'?"),
-    ({"prompt": "q", "Completio": "a"},
-     "no field 'completion', only 'prompt', 'Completio'; did you mean it by 'Completio'?"),
-    ({"prompt": 5, "completion": "a"},
-     "field 'prompt': found 5 where a string or a list of messages is needed"),
-    ({"prompt": "q", "completion": None},
-     "field 'completion': found null where a string or a list of messages is needed"),
-    ({"messages": [U, A], "prompt": "q", "completion": "b"},
-     "both 'messages' and 'completion', so the answer to train on is given twice; keep one"),
-    ({"prompt": "q", "completion": ""},
-     "field 'completion': an empty completion; there is nothing to learn from it"),
-    ({"instruction": "q", "answer": "a"}, "no field 'output', only 'instruction', 'answer'"),
-    ({"question": "q"},
-     "no field 'messages', only 'question'; give 'messages', 'prompt' and 'completion', "
-     "'instruction' and 'output', or 'text'"),
-    (" ", "an empty text; there is nothing to learn from it"),
-    (7, "found 7 where an object or a string is needed"),
-    ("\ud800",
-     "half of a surrogate pair, \\ud800, which is not a character; write the text as UTF-8"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("value", "message"), BAD)
-def test_what_is_no_conversation_is_refused_by_file_line_and_reason(value, message):
-    with pytest.raises(DataError) as refused:
-        parse_conversation(Record(value, "chat.jsonl:3"))
-    assert str(refused.value) == f"chat.jsonl:3: {message}"
 
 
 WITHOUT_SYSTEM = MISTRAL.replace("{{ raise_exception(", "{{ '' if true else raise_exception(")
@@ -323,14 +202,6 @@ def test_a_template_that_cannot_serve_is_refused_at_the_conversation(name, token
 def test_a_template_that_cannot_serve_is_named_once_where_no_file_is_read(tokenizer):
     with pytest.raises(DataError, match=r"^the chat template ends the assistant's turn with no"):
         encoder_of(tokenizer, REFUSED["no end of turn"][0]).find_end_of_turn()
-
-
-def test_what_is_no_jinja_is_refused_by_line(tmp_path):
-    file = tmp_path / "chat.jinja"
-    file.write_text("a\n{% for m in messages %}")
-    with pytest.raises(DataError) as refused:
-        choose_template(None, file=file, default="")
-    assert str(refused.value).startswith(f"{file}:2: not a Jinja template: Unexpected end of")
 
 
 def test_calls_and_tools_that_the_template_has_no_word_for_are_refused(tokenizer):

@@ -1,13 +1,22 @@
 """A tiny model's run, and disks that count, refuse, die or are pulled from the wall."""
 
+import json
 import os
 import tempfile
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from hermes.checkpoint import Companions, Disk, Operation, Progress, save
+from hermes.checkpoint import (
+    Companions,
+    Disk,
+    Operation,
+    Progress,
+    save,
+)
+from hermes.checkpoint.manifest import MANIFEST
 from hermes.interface import TrainState
 from hermes.numerics.params import list_parameters
 from hermes.recipe import Recipe
@@ -115,3 +124,12 @@ def equal_tensors(left, right):
         assert left[name].dtype == right[name].dtype
         assert left[name].shape == right[name].shape
         assert left[name].tobytes() == right[name].tobytes()
+
+
+def resealed(path, **changes):
+    """Give the manifest other values, and the right hash for them."""
+    body = json.loads((path / MANIFEST).read_bytes())
+    del body["sha256"]
+    text = json.dumps(body | changes, indent=2)[: -len("\n}")] + ",\n"
+    digest = sha256(text.encode()).hexdigest()
+    (path / MANIFEST).write_text(f'{text}  "sha256": "{digest}"\n}}\n')

@@ -7,8 +7,7 @@ import pytest
 from hermes.checkpoint import NewerFormat, find_newest, open_checkpoint
 from hermes.errors import StorageError
 from hermes_cli.main import run as command
-from tests.checkpoint.support import save_at
-from tests.checkpoint.test_damage import resealed
+from tests.checkpoint.support import resealed, save_at
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from hermes.checkpoint import Disk, Search, open_checkpoint
 from hermes.checkpoint.manifest import MANIFEST, Manifest
 from hermes.errors import HermesError
 from hermes.storage.durable import delete_folder, write_file
-from tests.checkpoint import test_damage, test_faults, test_retention
+from tests.checkpoint import test_faults, test_find, test_manifest, test_retention
 from tests.checkpoint.laws import record, survives_kill, survives_power_loss
-from tests.storage import test_hostile_safetensors as test_hostile
+from tests.storage import test_safetensors_hostile as test_hostile
 
 STATES = 150
 
@@ -127,7 +127,7 @@ def test_a_manifest_that_is_not_hashed(monkeypatch, tmp_path):
             return Match({1: sha256(b"").hexdigest().encode()})
 
     monkeypatch.setattr(manifest, "LAST_LINES", Blind())
-    breaks(test_damage.every_bit_of_the_manifest_counts, tmp_path, 1)
+    breaks(test_manifest.every_bit_of_the_manifest_counts, tmp_path, 1)
 
 
 def test_keys_given_twice(monkeypatch, tmp_path):
@@ -141,20 +141,20 @@ def test_hashes_that_are_not_compared(monkeypatch, tmp_path):
         "hermes.checkpoint.reader.verify_files",
         lambda folder, found, hashes: honest(folder, found, hashes=False),
     )
-    breaks(test_damage.flipped_bits_are_seen, tmp_path, 50)
+    breaks(test_manifest.flipped_bits_are_seen, tmp_path, 50)
 
 
 def test_sizes_and_hashes_that_are_not_compared(monkeypatch, tmp_path):
     monkeypatch.setattr("hermes.checkpoint.reader.verify_files", lambda *_, **__: None)
-    breaks(test_damage.truncation_is_seen, tmp_path, 20)
+    breaks(test_manifest.truncation_is_seen, tmp_path, 20)
 
 
 def test_the_newest_taken_by_its_name(monkeypatch, tmp_path):
     def newest(run, **_):
         return Search(open_checkpoint(max(run.glob("step-*"))), ())
 
-    monkeypatch.setattr(test_damage, "find_newest", newest)
-    breaks(test_damage.test_a_damaged_newest_is_passed_over_with_the_reason, tmp_path)
+    monkeypatch.setattr(test_find, "find_newest", newest)
+    breaks(test_find.test_a_damaged_newest_is_passed_over_with_the_reason, tmp_path)
 
 
 def test_rotation_that_does_not_verify(monkeypatch, tmp_path):

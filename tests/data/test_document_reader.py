@@ -7,31 +7,9 @@ import tracemalloc
 import pytest
 
 from hermes.data.document_reader import Document, read_documents
-from hermes.data.files import BLOCK, expand_paths, spool
-from hermes.errors import DataError, StorageError
-from hermes.tokenizer.bytelevel import PIECE, split_text
-
-
-@pytest.fixture
-def write(tmp_path):
-    def written(name, content):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return written
-
-
-def texts(*paths, **options):
-    return [document.text for document in read_documents(list(paths), **options)]
-
-
-def message(*paths, **options):
-    with pytest.raises(DataError) as error:
-        texts(*paths, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+from hermes.errors import StorageError
+from hermes.tokenizer.bytelevel import PIECE
+from tests.data.support import message, texts
 
 
 def test_a_text_file_is_one_document_as_it_stands(write):
@@ -65,14 +43,6 @@ def test_rows_of_csv_are_documents_and_may_hold_lines_and_quotes(write):
     ]
 
 
-def test_a_field_of_csv_may_be_long_and_the_module_s_limit_stays(write):
-    import csv
-
-    before = csv.field_size_limit()
-    assert "".join(texts(write("a.csv", "text\n" + "x" * 200_000))) == "x" * 200_000
-    assert csv.field_size_limit() == before
-
-
 def test_another_field_can_hold_the_text(write):
     assert texts(write("a.jsonl", '{"body": "abc"}'), text_field="body") == ["abc"]
 
@@ -84,20 +54,6 @@ def test_empty_documents_are_left_out(write):
 def test_files_come_in_the_order_given(write):
     a, b = write("a.txt", "a"), write("b.txt", "b")
     assert texts(b, a, b) == ["b", "a", "b"]
-
-
-def test_a_folder_stands_for_its_known_files_by_name(write, tmp_path):
-    write("d/b.txt", "b")
-    write("d/a/z.JSONL", '"z"')
-    write("d/picture.png", b"\x89PNG")
-    assert texts(tmp_path / "d") == ["z", "b"]
-
-
-def test_a_pattern_stands_for_what_it_matches(write, tmp_path):
-    for name in "ba":
-        write(f"{name}.txt", name)
-    assert texts(f"{tmp_path}/*.txt") == ["a", "b"]
-    assert texts(write("[x].txt", "a file of that name comes first")) != []
 
 
 def test_standard_input_is_text_or_the_format_named(monkeypatch):
@@ -112,55 +68,6 @@ def test_standard_input_is_text_or_the_format_named(monkeypatch):
     assert texts("-", file_format="jsonl") == ["a", "b"]
     given(b"")
     assert message("-").startswith("standard input: empty, there is no text in it")
-
-
-def test_what_is_spooled_can_be_read_again(tmp_path):
-    path = spool(io.BytesIO(b'"a"\n"b"'), tmp_path, file_format="jsonl")
-    assert texts(path) == texts(path) == ["a", "b"]
-
-
-def test_spooling_to_no_folder_is_a_storage_error(tmp_path):
-    with pytest.raises(StorageError, match=r"^cannot spool standard input to .*: No such file"):
-        spool(io.BytesIO(b"a"), tmp_path / "none")
-
-
-def test_missing_files_are_named_before_anything_is_read(write, tmp_path):
-    with pytest.raises(DataError, match=r"none.txt: no such file; check the name$"):
-        read_documents([write("a.txt", "a"), tmp_path / "none.txt"])
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("a.txt", b"", "empty, there is no text in it; leave it out or fill it"),
-        ("a.jsonl", b"\n\n", "empty, there is no text in it; leave it out or fill it"),
-        ("a.csv", b"text\n", "empty, there is no text in it; leave it out or fill it"),
-        ("a.json", b"[]", "empty, there is no text in it; leave it out or fill it"),
-    ],
-)
-def test_empty_files_are_refused(write, name, content, expected):
-    path = write(name, content)
-    assert message(path) == f"{path}: {expected}"
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "place"),
-    [
-        ("a.txt", b"abc\xffd", "1: not UTF-8 at byte 3 (0xff)"),
-        ("a.txt", b"abc\xe2\x82", "1: not UTF-8 at byte 3 (0xe2)"),
-        ("a.jsonl", b'"a"\n"\xe9"', "2: not UTF-8 at byte 5 (0xe9)"),
-        ("a.txt", "über".encode("utf-16"), "1: not UTF-8 at byte 0 (0xff)"),
-    ],
-)
-def test_files_that_are_not_utf_8_are_refused_by_line_and_byte(write, name, content, place):
-    path = write(name, content)
-    assert message(path) == f"{path}:{place}; convert it to UTF-8"
-
-
-def test_the_offset_of_a_wrong_byte_counts_from_the_start_of_the_file(write):
-    content = b"\n" * (BLOCK - 1) + "é".encode() + b"\n" * 10 + b"\xff"
-    expected = f":{BLOCK + 10}: not UTF-8 at byte {BLOCK + 11} (0xff)"
-    assert expected in message(write("a.txt", content))
 
 
 @pytest.mark.parametrize(
@@ -230,11 +137,6 @@ def test_a_mistake_is_named_with_its_place(write, name, content, expected):
     assert message(path) == f"{path}{expected}"
 
 
-def test_a_number_too_long_and_brackets_too_deep_are_one_line(write):
-    assert ":1: JSON that cannot be read" in message(write("a.jsonl", "9" * 5000))
-    assert ":1: JSON that cannot be read" in message(write("b.jsonl", "[" * 100_000))
-
-
 def test_unknown_formats_and_no_files_are_refused(write, tmp_path):
     assert message(write("a.txt", "a"), file_format="xml") == (
         "format 'xml' is unknown; known are csv, json, jsonl, txt"
@@ -254,23 +156,6 @@ def test_a_file_that_may_not_be_read_is_a_storage_error(write, monkeypatch):
     monkeypatch.setattr("builtins.open", refused)
     with pytest.raises(StorageError, match=r"^cannot read .*a.txt: Permission denied$"):
         list(read_documents(path))
-
-
-WORDS = "Ein Wort, zwei  Wörter.\n\n  Drei!\nvier fünf\r\nsechs 日本語 "
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 30, 10_000])
-def test_pieces_make_up_the_text_and_are_bounded(size):
-    text = WORDS * 20
-    blocks = [text[i : i + 13] for i in range(0, len(text), 13)]
-    cut = list(split_text(blocks, size))
-    assert "".join(cut) == text
-    assert max(map(len, cut)) <= 2 * size
-    assert min(map(len, cut[:-1]), default=size) >= size
-
-
-def test_a_text_without_a_seam_is_cut_all_the_same():
-    assert [len(piece) for piece in split_text(["x" * 100], 10)] == [20, 20, 20, 20, 20]
 
 
 def test_a_long_document_comes_in_pieces_that_say_so(write):
@@ -298,8 +183,3 @@ def test_a_large_file_is_not_held_whole(write):
     tracemalloc.stop()
     assert size == 21_000_000
     assert peak < 10_000_000
-
-
-def test_sources_are_the_files_themselves(write, tmp_path):
-    a = write("d/a.txt", "a")
-    assert expand_paths([tmp_path / "d", "-"]) == [a, type(a)("-")]

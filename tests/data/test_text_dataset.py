@@ -1,8 +1,4 @@
-"""Tokens, their order and batches: bounded, complete, and the same however an update is split."""
-
-import json
-import math
-from dataclasses import asdict
+"""Text datasets: every target once an epoch, and the same however a step is split."""
 
 import numpy as np
 import pytest
@@ -10,160 +6,12 @@ import pytest
 from hermes.data import (
     Cursor,
     TextDataset,
-    TokenStream,
-    count_run_samples,
-    read_documents,
-    split_windows,
     tokenize,
 )
-from hermes.data.document_reader import Document
 from hermes.data.order import order_samples
-from hermes.errors import DataError, HermesError, StorageError
+from hermes.errors import DataError, HermesError
 from hermes.interface import IGNORE
-from hermes.tokenizer import train_tokenizer
-from hermes.tokenizer.bytelevel import PIECE, split_text
-
-TEXT = "the cat sat on the mat.\n\nThe dog didn't; 3 naïve dogs did!\n" * 5
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train_tokenizer([TEXT], vocab_size=300)
-
-
-def corpus(*texts):
-    return [Document(text, "a.jsonl", line) for line, text in enumerate(texts, 1)]
-
-
-def stream_of(count):
-    return TokenStream.from_ids(range(count))
-
-
-def test_an_end_of_text_follows_each_document(tokenizer):
-    with tokenize(corpus("the cat", "a dog"), tokenizer) as stream:
-        expected = [*tokenizer.encode("the cat"), 1, *tokenizer.encode("a dog"), 1]
-        assert stream.tokens.tolist() == expected
-        assert (stream.documents, stream.text_bytes, len(stream)) == (2, 12, len(expected))
-        assert stream.largest == max(expected)
-
-
-def test_the_name_of_a_special_token_in_a_document_does_not_end_it(tokenizer):
-    with tokenize(corpus("the <|eos|> cat"), tokenizer) as stream:
-        assert stream.tokens.tolist().count(1) == 1
-
-
-SEAMS = "a b  c\n\n  d.\ne\n/f\n g\t h 1 2 'll 've\r\ni - 日本 語\n\nk ?! x\n...\n\u00a0l \u0301m "
-
-
-@pytest.mark.parametrize("preset", ["gpt-2", "llama-bpe", "qwen2"])
-@pytest.mark.parametrize("size", [20, 33, 50])
-def test_the_pieces_of_a_text_have_the_tokens_of_the_whole(preset, size):
-    text = (SEAMS + TEXT) * 10
-    tokenizer = train_tokenizer([text], vocab_size=330, preset=preset)
-    parts = [Document(piece, "a.txt", 1, more=True) for piece in split_text([text], size)]
-    with tokenize([*parts, Document(" end", "a.txt", 9)], tokenizer) as stream:
-        assert stream.tokens.tolist() == [*tokenizer.encode(text + " end"), 1]
-
-
-def test_a_long_file_is_one_document(tmp_path, tokenizer):
-    text = TEXT * (3 * PIECE // len(TEXT))
-    path = tmp_path / "a.txt"
-    path.write_text(text, encoding="utf-8", newline="")
-    assert len(list(read_documents(path))) > 1
-    with tokenize(read_documents(path), tokenizer) as stream:
-        assert (stream.documents, stream.text_bytes) == (1, len(text.encode()))
-        assert np.flatnonzero(stream.tokens == 1).tolist() == [len(stream) - 1]
-
-
-def test_the_fingerprint_is_of_ids_and_tokenizer(tokenizer):
-    other = train_tokenizer([TEXT], vocab_size=300, preset="qwen2")
-    same = [tokenize(corpus("a", "b"), tokenizer).fingerprint for _ in range(2)]
-    differ = {
-        tokenize(corpus("a", "c"), tokenizer).fingerprint,
-        tokenize(corpus("ab"), tokenizer).fingerprint,
-        tokenize(corpus("a", "b"), other).fingerprint,
-    }
-    assert same[0] == same[1]
-    assert len(differ - set(same)) == 3
-
-
-def test_ids_beyond_two_bytes_are_kept(tokenizer):
-    class Wide:
-        vocab_size, eos_id, fingerprint = 100_000, 99_999, "w"
-
-        def encode_batch(self, texts):
-            return [[70_000] for _ in texts]
-
-    with tokenize(corpus("a"), Wide()) as stream:
-        assert stream.tokens.tolist() == [70_000, 99_999]
-
-
-def test_the_temporary_file_goes_with_the_stream(tokenizer, tmp_path):
-    stream = tokenize(corpus("the cat"), tokenizer, directory=tmp_path)
-    assert stream.folder.parent == tmp_path
-    stream.close()
-    assert list(tmp_path.iterdir()) == []
-    stream = tokenize(corpus("the cat"), tokenizer, directory=tmp_path)
-    del stream
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failure_half_way_leaves_no_file(tokenizer, tmp_path):
-    def failing():
-        yield from corpus("the cat")
-        raise DataError("a.txt:2: broken")
-
-    with pytest.raises(DataError, match=r"^a.txt:2: broken$"):
-        tokenize(failing(), tokenizer, directory=tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_no_text_and_no_folder_are_refused(tokenizer, tmp_path):
-    with pytest.raises(DataError, match=r"^there is no text to tokenize"):
-        tokenize([], tokenizer)
-    with pytest.raises(StorageError, match=r"^cannot write tokens to .*none: No such file"):
-        tokenize(corpus("a"), tokenizer, directory=tmp_path / "none")
-
-
-def test_a_full_disk_is_a_storage_error_and_leaves_nothing(tokenizer, tmp_path, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("hermes.data.token_stream._write", full)
-    with pytest.raises(StorageError, match=r"^cannot write tokens to .*: No space left on device$"):
-        tokenize(corpus("a"), tokenizer, directory=tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_tokenizer_that_ends_no_text_is_refused():
-    endless = train_tokenizer([TEXT], vocab_size=300, special_tokens=["<unk>"])
-    with pytest.raises(DataError, match=r"^the tokenizer has no token that ends a text"):
-        tokenize(corpus("a"), endless)
-
-
-def test_another_process_opens_the_same_stream(tokenizer):
-    with tokenize(corpus("the cat"), tokenizer) as stream:
-        again = TokenStream.open(stream.folder)
-        assert again.tokens.tolist() == stream.tokens.tolist()
-        assert again.fingerprint == stream.fingerprint
-        del again
-        assert stream.folder.exists()
-
-
-def test_a_torn_stream_is_refused(tokenizer, tmp_path):
-    with tokenize(corpus("the cat"), tokenizer, directory=tmp_path) as stream:
-        file = stream.folder / "tokens.bin"
-        whole = file.read_bytes()
-        file.write_bytes(whole[:-2])
-        with pytest.raises(
-            DataError, match=r"tokens where .* were written; tokenize the text again$"
-        ):
-            TokenStream.open(stream.folder)
-        file.write_bytes(whole[:-1])
-        with pytest.raises(DataError, match=r"not a folder of tokens"):
-            TokenStream.open(stream.folder)
-    with pytest.raises(StorageError, match=r"^cannot read tokens in .*: No such file"):
-        TokenStream.open(tmp_path)
+from tests.data.support import TEXT, corpus, stream_of
 
 
 def test_every_token_but_the_first_is_a_target_once_an_epoch():
@@ -187,11 +35,6 @@ def test_an_epoch_takes_every_sample_once_in_an_order_of_its_own():
     orders = [order_samples(0, Cursor(epoch), 57, 57).tolist() for epoch in range(3)]
     assert all(sorted(order) == list(range(57)) for order in orders)
     assert len(set(map(tuple, orders))) == 3
-
-
-def test_the_order_is_pinned():
-    """A change here changes what every resumed run sees next: it must not happen."""
-    assert order_samples(7, Cursor(1, 2), 6, 10).tolist() == [4, 3, 1, 8, 5, 9]
 
 
 def test_an_update_runs_on_over_the_end_of_an_epoch():
@@ -316,51 +159,6 @@ def test_nothing_is_held_out_unless_asked():
     assert (len(data.train), len(data.held_out)) == (10, 0)
 
 
-def test_a_fraction_holds_out_at_least_one_sample_and_leaves_one():
-    assert split_windows(101, 0.001, 10) == (range(9), range(9, 10))
-    assert split_windows(21, 0.99, 10) == (range(1), range(1, 2))
-    assert split_windows(1001, 0.25, 10) == (range(75), range(75, 100))
-
-
-@pytest.mark.parametrize(
-    ("tokens", "fraction", "expected"),
-    [
-        (
-            10,
-            0.0,
-            "the text has 10 tokens; 1 sequence of 10 needs 11: give more text or a shorter "
-            "--seq-len",
-        ),
-        (
-            20,
-            0.1,
-            "the text has 20 tokens; 2 sequences of 10 need 21 (one to train on, one to hold out): "
-            "give more text or a shorter --seq-len",
-        ),
-    ],
-)
-def test_too_small_a_text_is_refused_with_both_numbers(tokens, fraction, expected):
-    with pytest.raises(DataError) as error:
-        TextDataset(stream_of(tokens), seq_len=10, vocab_size=100, val_fraction=fraction)
-    assert str(error.value) == expected
-    TextDataset(stream_of(tokens + 1), seq_len=10, vocab_size=100, val_fraction=fraction)
-
-
 def test_an_id_that_the_model_has_no_row_for_is_refused():
     with pytest.raises(HermesError, match=r"^the data has token id 100, outside the model's voc"):
         TextDataset(stream_of(101), seq_len=10, vocab_size=100)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "max_steps", "expected"),
-    [(1, 0, 100), (2.5, 0, 250), (0.001, 0, 1), (1, 3, 24), (1, 1000, 8000)],
-)
-def test_how_many_samples_a_run_takes(epochs, max_steps, expected):
-    taken = count_run_samples(100, epochs=epochs, max_steps=max_steps, per_update=8)
-    assert taken == expected
-    assert math.ceil(taken / 8) >= 1
-
-
-def test_a_cursor_can_be_written_down():
-    assert Cursor(**json.loads(json.dumps(asdict(Cursor(2, 3))))) == Cursor(2, 3)
-    assert Cursor(2, 3).count_samples(10) == 23

@@ -1,4 +1,4 @@
-"""Learning from preferences: pairs, the reference as data, and whole runs on either backend."""
+"""Learning from preferences: the reference as data, and whole runs on either backend."""
 
 import json
 import math
@@ -8,237 +8,26 @@ import numpy as np
 import pytest
 
 from hermes.api import collect
-from hermes.chat_templates.encoder import ChatEncoder, Example
-from hermes.chat_templates.template import Template
-from hermes.data import Cursor
-from hermes.data.preference_dataset import PreferenceDataset, compute_preference_metrics
 from hermes.data.preferences import (
-    EncodedPair,
-    encode_pair,
-    encode_plain_pair,
-    fit_pairs,
-    parse_pair,
     read_pairs,
 )
-from hermes.data.records import Record
-from hermes.errors import CheckpointError, DataError, HermesError, Interrupted
+from hermes.errors import CheckpointError, HermesError, Interrupted
 from hermes.finetuning.base_model import open_base_model
 from hermes.finetuning.dpo import DPOData
 from hermes.finetuning.reference_logprobs import Reference, weights_hash
-from hermes.interface import IGNORE, Batch, Options, PreferencePairs, find_backend
-from hermes.recipe import Lora, Preference
-from hermes.tokenizer import CHAT_TEMPLATE
+from hermes.interface import Options, find_backend
+from hermes.recipe import Lora
 from hermes.training.request import RunRequest
 from hermes.training.run import open_run
 from tests.finetuning.support import (
     small_checkpoint,
     small_spec,
-    small_tokenizer,
     some_chats,
     some_pairs,
     write_lines,
 )
 
 BACKENDS = ["torch", "mlx"]
-U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
-B = {"role": "assistant", "content": "b"}
-HH = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: who?\n\nAssistant:"
-
-
-def pair(value):
-    return parse_pair(Record(value, "prefs.jsonl:3"))
-
-
-FORMS = {
-    "strings": {"prompt": "q", "chosen": "a", "rejected": "b"},
-    "messages": {"prompt": [U], "chosen": [A], "rejected": [B]},
-    "mixed": {"prompt": "q", "chosen": [A], "rejected": "b"},
-    "whole dialogues": {"chosen": [U, A], "rejected": [U, B]},
-    "whole dialogues as text": {
-        "chosen": "\n\nHuman: q\n\nAssistant: a",
-        "rejected": "\n\nHuman: q\n\nAssistant: b",
-    },
-    "a prompt as a dialogue": {
-        "prompt": "\n\nHuman: q\n\nAssistant:",
-        "chosen": " a",
-        "rejected": " b",
-    },
-}
-
-
-@pytest.mark.parametrize("name", FORMS)
-def test_every_form_of_a_pair_is_the_same_pair(name):
-    found = pair(FORMS[name])
-    assert found.prompt == (U,)
-    assert found.chosen[0]["content"].strip() == "a"
-    assert found.rejected[0]["content"].strip() == "b"
-
-
-@pytest.mark.parametrize("lead", ["", "\n", "\n\n", "\n\n\n", " "])
-def test_a_dialogue_may_begin_with_any_blank_lines_or_none(lead):
-    """Of HH's text, some copies have lost the lines before the first turn."""
-    text = lead + HH.lstrip()
-    whole = pair({"chosen": text + " me", "rejected": text + " mine"})
-    apart = pair({"prompt": text, "chosen": " me", "rejected": " mine"})
-    for found in (whole, apart):
-        assert [m["content"] for m in found.prompt] == ["hi", "hello", "who?"]
-        assert found.texts == (text, " me", " mine")
-    assert pair({"prompt": "A Human: q", "chosen": "a", "rejected": "b"}).prompt == (
-        {"role": "user", "content": "A Human: q"},
-    )
-
-
-def test_the_common_beginning_of_two_dialogues_is_the_prompt():
-    found = pair({"chosen": HH + " me", "rejected": HH + " mine"})
-    assert [m["content"] for m in found.prompt] == ["hi", "hello", "who?"]
-    assert (found.chosen[0]["content"], found.rejected[0]["content"]) == ("me", "mine")
-    assert found.texts == (HH, " me", " mine")
-
-
-BAD = [
-    ({"prompt": "q", "chosen": "a"}, "no field 'rejected', only 'prompt', 'chosen'"),
-    (
-        {"prompt": "q", "Chosen": "a", "rejected": "b"},
-        "no field 'chosen', only 'prompt', 'Chosen', 'rejected'; did you mean it by 'Chosen'?",
-    ),
-    (
-        {"prompt": "q", "chosen": "a", "rejected": "a"},
-        "chosen and rejected are equal, so nothing is preferred",
-    ),
-    ({"prompt": "q", "chosen": " ", "rejected": "b"}, "field 'chosen': an empty completion"),
-    ({"prompt": "q", "chosen": "a", "rejected": []}, "field 'rejected': an empty completion"),
-    (
-        {"prompt": "q", "chosen": [U], "rejected": "b"},
-        "field 'chosen': no message of the assistant, so there is nothing to prefer",
-    ),
-    (
-        {"prompt": 7, "chosen": "a", "rejected": "b"},
-        "field 'prompt': found 7 where a string or a list of messages is needed",
-    ),
-    (
-        {"chosen": "a", "rejected": "b"},
-        "no field 'prompt', only 'chosen', 'rejected'; without it 'chosen' must be a whole "
-        "dialogue, as messages or as text that begins with 'Human:'",
-    ),
-    (
-        {"chosen": [U, A], "rejected": [A, B]},
-        "chosen and rejected have no first message in common, so there is no prompt",
-    ),
-    (
-        {"chosen": [U, A], "rejected": [U]},
-        "field 'rejected': no message of the assistant, so there is nothing to prefer",
-    ),
-    (
-        {"chosen": [U, A], "rejected": [U, A, U, B]},
-        "field 'chosen': an empty completion after the common part",
-    ),
-    ("text", "found a string where an object is needed"),
-]
-
-
-@pytest.mark.parametrize(("value", "message"), BAD)
-def test_what_is_no_pair_is_refused_by_file_line_and_reason(value, message):
-    with pytest.raises(DataError) as refused:
-        pair(value)
-    assert str(refused.value) == f"prefs.jsonl:3: {message}"
-
-
-def encoder():
-    return ChatEncoder(small_tokenizer(), Template(CHAT_TEMPLATE, names={}))
-
-
-def test_only_completions_count_and_each_ends_its_turn():
-    found = encode_pair(pair(FORMS["strings"]), encoder())
-    tokenizer = small_tokenizer()
-    for side, text in ((found.chosen, "a"), (found.rejected, "b")):
-        assert tokenizer.decode(side.ids[side.loss_mask], skip_special=False) == f"{text}<|im_end|>"
-    begin = int(found.chosen.loss_mask.argmax())
-    np.testing.assert_array_equal(found.chosen.ids[:begin], found.rejected.ids[:begin])
-
-
-def test_without_a_template_a_pair_is_its_text_and_an_end():
-    tokenizer = small_tokenizer()
-    found = encode_plain_pair(pair(FORMS["strings"]), tokenizer)
-    assert found.chosen.ids.tolist() == [*tokenizer.encode("qa"), tokenizer.eos_id]
-    assert found.chosen.loss_mask.tolist() == [False, True, True]
-    with pytest.raises(DataError, match="messages need a chat template; leave --no-template out"):
-        encode_plain_pair(pair(FORMS["messages"]), tokenizer)
-
-
-def side(prompt, completion, first=0):
-    ids = np.arange(first, first + prompt + completion, dtype=np.int32)
-    return Example(ids, np.arange(prompt + completion) >= prompt, "prefs.jsonl:3")
-
-
-def test_a_long_prompt_is_cut_from_the_left_and_the_same_for_both_sides():
-    fitted = fit_pairs([EncodedPair(side(10, 3), side(10, 5))], 9)
-    assert fitted.cut == 1
-    for one in (fitted.pairs[0].chosen, fitted.pairs[0].rejected):
-        assert one.ids[0] == 6  # 10 - (9 - 5): the longer completion leaves the prompt four
-        assert int(one.loss_mask.argmax()) == 4
-    assert len(fitted.pairs[0].rejected) == 9
-
-
-def test_a_completion_that_does_not_fit_is_refused_or_dropped_with_a_count():
-    long, short = EncodedPair(side(2, 9), side(2, 1)), EncodedPair(side(2, 3), side(2, 1))
-    with pytest.raises(DataError) as refused:
-        fit_pairs([long], 9)
-    assert str(refused.value) == (
-        "prefs.jsonl:3: a completion of 9 tokens does not fit --max-len 9; choose a longer one, or "
-        "--drop-overlong"
-    )
-    fitted = fit_pairs([long, short], 9, drop=True)
-    assert (len(fitted.pairs), fitted.dropped, fitted.cut) == (1, 1, 0)
-    with pytest.raises(DataError, match="no pair is left: all 1 have completions that do not fit"):
-        fit_pairs([long], 9, drop=True)
-
-
-def made_data(count=8, **settings):
-    some = [encode_pair(pair(record), encoder()) for record in some_pairs(count)]
-    rule = settings.pop("rule", Preference())
-    return PreferenceDataset(some, **{"max_len": 64, "vocab_size": 300, "rule": rule, **settings})
-
-
-def test_the_chosen_are_the_first_half_and_only_their_completions_count():
-    data = made_data()
-    data.reference = np.arange(16.0).reshape(8, 2)
-    taken = data.select_pairs(Cursor(), 6)
-    batch, _ = data.draw_batch(Cursor(), samples=6, micro_batch=4, accum=2)
-    assert batch.tokens.shape[:2] == (2, 8)
-    assert batch.num_terms == 6
-    chosen, rejected = 2 * taken, 2 * taken + 1
-    np.testing.assert_array_equal(batch.pairs.reference[0], [*chosen[:4], *rejected[:4]])
-    np.testing.assert_array_equal(
-        batch.pairs.reference[1], [*chosen[4:], 0, 0, *rejected[4:], 0, 0]
-    )
-    assert (batch.targets[1, [2, 3, 6, 7]] == IGNORE).all()
-    some = [encode_pair(pair(record), encoder()) for record in some_pairs()]
-    counts = (batch.targets[0, :4] != IGNORE).sum(-1)
-    assert counts.tolist() == [int(some[i].chosen.loss_mask.sum()) for i in taken[:4]]
-
-
-def test_what_is_reported_of_pairs_by_hand():
-    """Two pairs: h = 1 - (-2) = 3 and -1 - 1 = -2, and a place without a pair."""
-    targets = np.zeros((1, 6, 4), np.int32)
-    targets[0, [2, 5]] = IGNORE
-    reference = np.array([[-10.0, -10, 0, -10, -10, 0]])
-    sums = np.array([[-9.0, -11, 0, -12, -9, 0]])
-    tokens, rows = np.zeros_like(targets), np.zeros((1, 6), np.uint32)
-    batch = Batch(tokens, targets, rows, pairs=PreferencePairs(reference, Preference(beta=0.5)))
-    assert compute_preference_metrics(batch, sums) == {
-        "reward_margin": 0.25,
-        "accuracy": 0.5,
-        "chosen_reward": 0.0,
-        "rejected_reward": -0.25,
-        "chosen_logprob": -10.0,
-        "rejected_logprob": -10.5,
-        "kl": -0.25,
-    }
-    simpo = replace(batch, pairs=PreferencePairs(0 * reference, Preference("simpo", beta=2.0)))
-    assert compute_preference_metrics(simpo, sums)["chosen_reward"] == pytest.approx(
-        2 * -(9 + 11) / 2 / 4
-    )
-    assert "kl" not in compute_preference_metrics(simpo, sums)
 
 
 def preferences(tmp_path, backend, *, output="run", resume=False, spec=None, **settings):

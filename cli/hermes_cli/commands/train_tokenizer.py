@@ -36,8 +36,8 @@ def train_tokenizer(
     the versions of the software.
     """
     from hermes.api import train_tokenizer as learn
-    from hermes.data import build_manifest, expand_paths, spool
-    from hermes.tokenizer import SPECIAL_TOKENS
+    from hermes.data import expand_paths, spool
+    from hermes.tokenizer import SPECIAL_TOKENS, build_manifest
 
     names = (*inputs, *more) or ("-",)
     if "-" in names and sys.stdin.isatty():

@@ -1,18 +1,15 @@
 """A checkpoint that is torn, altered or foreign is named before a tensor of it is used."""
 
-import json
 import os
 import random
-import shutil
 from hashlib import sha256
 
 import pytest
 
-from hermes.checkpoint import NewerFormat, find_newest, locate, open_checkpoint, verify
+from hermes.checkpoint import open_checkpoint, verify
 from hermes.checkpoint.manifest import MANIFEST
-from hermes.checkpoint.progress import read_progress, render_progress
-from hermes.errors import CheckpointError, HermesError
-from tests.checkpoint.support import progress_at, require_equal, save_at
+from hermes.errors import CheckpointError
+from tests.checkpoint.support import require_equal, resealed, save_at
 
 
 def refused(path):
@@ -23,15 +20,6 @@ def refused(path):
     assert str(path) in message
     assert "\n" not in message
     return message
-
-
-def resealed(path, **changes):
-    """Give the manifest other values, and the right hash for them."""
-    body = json.loads((path / MANIFEST).read_bytes())
-    del body["sha256"]
-    text = json.dumps(body | changes, indent=2)[: -len("\n}")] + ",\n"
-    digest = sha256(text.encode()).hexdigest()
-    (path / MANIFEST).write_text(f'{text}  "sha256": "{digest}"\n}}\n')
 
 
 def every_bit_of_the_manifest_counts(folder, bits=8, share=1):
@@ -230,103 +218,3 @@ def test_a_manifest_of_another_kind_is_refused(tmp_path, changes, reason):
     path = save_at(tmp_path, 1)
     resealed(path, **changes)
     assert reason in refused(path)
-
-
-def test_a_newer_format_is_refused_with_both_numbers_and_never_passed_over(tmp_path):
-    save_at(tmp_path, 1)
-    path = save_at(tmp_path, 2)
-    resealed(path, version=7)
-    message = rf"checkpoint {path} has format version 7; this hermes reads up to 1, so update it"
-    for refuse in (
-        open_checkpoint,
-        lambda p: find_newest(p.parent),
-        lambda p: save_at(p.parent, 2),
-    ):
-        with pytest.raises(NewerFormat, match=message):
-            refuse(path)
-
-
-def test_a_damaged_newest_is_passed_over_with_the_reason(tmp_path):
-    paths = [save_at(tmp_path, step) for step in (1, 2, 3)]
-    (paths[2] / "model.mal").write_bytes(b"")
-    shutil.rmtree(paths[1])
-    paths[1].mkdir()
-    found = find_newest(tmp_path)
-    require_equal(found.checkpoint, 1)
-    assert [skip.path for skip in found.skipped] == [paths[2], paths[1]]
-    assert "is torn: it has 0 bytes" in found.skipped[0].reason
-    assert "manifest.json: no such file" in found.skipped[1].reason
-    checkpoint, skipped = locate(tmp_path)
-    assert checkpoint.path == paths[0]
-    assert skipped == found.skipped
-
-
-def test_a_checkpoint_under_another_steps_name_is_passed_over(tmp_path):
-    save_at(tmp_path, 1)
-    save_at(tmp_path, 2).rename(tmp_path / "step-00000009")
-    found = find_newest(tmp_path)
-    require_equal(found.checkpoint, 1)
-    assert "step-00000009 is of step 2; rename it back" in found.skipped[0].reason
-    require_equal(open_checkpoint(tmp_path / "step-00000009"), 2)
-
-
-def test_what_is_no_checkpoint_is_not_looked_at(tmp_path):
-    save_at(tmp_path, 1)
-    for name in ("step-2", "step-0000000x", "step-00000003.bak", ".tmp-step-00000004-00"):
-        (tmp_path / name).mkdir()
-    found = find_newest(tmp_path)
-    assert found.skipped == ()
-    require_equal(found.checkpoint, 1)
-
-
-def test_there_is_no_newest_where_there_is_no_run(tmp_path):
-    assert find_newest(tmp_path).checkpoint is None
-    assert find_newest(tmp_path / "nowhere").checkpoint is None
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda p: p.update(steps=1), "has the unknown key 'steps'"),
-        (lambda p: p.pop("run"), "lacks 'run'"),
-        (lambda p: p.update(step="1"), "step must be int, got '1'"),
-        (lambda p: p.update(step=True), "step must be int, got True"),
-        (lambda p: p.update(metrics=[]), "metrics must be Mapping, got []"),
-        (lambda p: p.update(metrics={"a": "b"}), "metrics: a must be float, got 'b'"),
-        (lambda p: p["recipe"].update(lr=-1.0), "lr must be above 0, got -1.0"),
-        (lambda p: p["recipe"].update(speed=1), "recipe has the unknown key 'speed'"),
-        (lambda p: p["recipe"].update(optimizer=5), "optimizer must be an object, got 5"),
-    ],
-)
-def test_progress_that_does_not_fit_is_refused(change, reason):
-    value = json.loads(render_progress(progress_at(1)))
-    change(value)
-    with pytest.raises(CheckpointError) as caught:
-        read_progress(json.dumps(value).encode(), "progress.json")
-    assert reason in str(caught.value)
-
-
-def test_progress_survives_writing_and_reading():
-    progress = progress_at(3, metrics={"val_loss": 0.1 + 0.2}, versions={"torch": "2"}, epoch=1)
-    assert read_progress(render_progress(progress), "p") == progress
-
-
-def test_a_metric_that_is_no_number_is_not_saved():
-    with pytest.raises(HermesError, match="step 3: val_loss is nan, so it was not saved"):
-        render_progress(progress_at(3, metrics={"val_loss": float("nan")}))
-
-
-def test_progress_of_an_older_format_is_brought_up(monkeypatch):
-    """Each version's step is taken in turn, up to the one of today."""
-    monkeypatch.setattr("hermes.checkpoint.progress.VERSION", 3)
-    old = json.loads(render_progress(progress_at(5)))
-    old["steps_made"] = old.pop("step")
-
-    def first(value):
-        return {k: v for k, v in value.items() if k != "steps_made"} | {"made": value["steps_made"]}
-
-    def second(value):
-        return {k: v for k, v in value.items() if k != "made"} | {"step": value["made"]}
-
-    data = json.dumps(old).encode()
-    assert read_progress(data, "p", 1, {1: first, 2: second}) == progress_at(5)

@@ -1,0 +1,45 @@
+"""Templates: which one is chosen, what it is given, and what is no template."""
+
+import pytest
+
+from hermes.chat_templates.template import Template, choose_template
+from hermes.errors import DataError
+from hermes.tokenizer import CHAT_TEMPLATE, build_tokenizer_config
+from tests.chat_templates.support import TURNS
+
+
+def test_the_default_template_is_chatml(tokenizer):
+    found = choose_template(build_tokenizer_config(tokenizer), default=CHAT_TEMPLATE)
+    assert found.render(TURNS[:1], prompt=True) == (
+        "<|im_start|>user\nwho are you?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert choose_template(None, default=CHAT_TEMPLATE).source == CHAT_TEMPLATE
+
+
+def test_a_template_that_is_not_there_is_a_mistake_like_data_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"none.jinja: no such template; check the name$"):
+        choose_template({}, file=tmp_path / "none.jinja", default=CHAT_TEMPLATE)
+
+
+def test_a_template_is_taken_from_a_list_by_the_name_default():
+    held = [{"name": "rag", "template": "x"}, {"name": "default", "template": "y"}]
+    assert choose_template({"chat_template": held}, default="z").source == "y"
+    config = {"chat_template": "y", "bos_token": {"content": "<s>", "lstrip": False}}
+    assert choose_template(config, default="z").names == {"bos_token": "<s>"}
+
+
+def test_templates_have_what_hugging_faces_have():
+    source = (
+        "{% for m in messages %}\n    {% if loop.index > 1 %}\n{% break %}\n    {% endif %}\n"
+        "{{ {'ä': m.content} | tojson }}{{ strftime_now('%%') }}\n{% endfor %}"
+    )
+    made = Template(source, names={}).render([{"role": "user", "content": "<b>"}] * 2, prompt=False)
+    assert made == '{"ä": "<b>"}%\n'
+
+
+def test_what_is_no_jinja_is_refused_by_line(tmp_path):
+    file = tmp_path / "chat.jinja"
+    file.write_text("a\n{% for m in messages %}")
+    with pytest.raises(DataError) as refused:
+        choose_template(None, file=file, default="")
+    assert str(refused.value).startswith(f"{file}:2: not a Jinja template: Unexpected end of")

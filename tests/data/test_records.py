@@ -1,0 +1,16 @@
+"""Records of JSON and CSV at their limits."""
+
+from tests.data.support import message, texts
+
+
+def test_a_field_of_csv_may_be_long_and_the_module_s_limit_stays(write):
+    import csv
+
+    before = csv.field_size_limit()
+    assert "".join(texts(write("a.csv", "text\n" + "x" * 200_000))) == "x" * 200_000
+    assert csv.field_size_limit() == before
+
+
+def test_a_number_too_long_and_brackets_too_deep_are_one_line(write):
+    assert ":1: JSON that cannot be read" in message(write("a.jsonl", "9" * 5000))
+    assert ":1: JSON that cannot be read" in message(write("b.jsonl", "[" * 100_000))
