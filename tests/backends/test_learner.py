@@ -12,7 +12,7 @@ from hermes.interface import Options, TrainState, find_backend
 from hermes.numerics.params import list_parameters
 from hermes.recipe import OptimizerRecipe, Recipe
 from hermes.spec import AttentionSpec
-from hermes_conformance.faults.fault import Inside
+from hermes_conformance.faults.patcher import Patcher
 from tests.backends.support import (
     EXACT,
     FLOAT32,
@@ -219,12 +219,12 @@ def test_a_state_that_was_read_is_changed_by_no_later_step(backend):
 @pytest.mark.parametrize("backend", TRAINING_BACKENDS)
 def test_a_tensor_that_the_loss_does_not_depend_on_has_zeros_for_a_gradient(backend):
     with ExitStack() as stack:
-        inside = Inside(backend, stack)
+        patcher = Patcher(backend, stack)
 
         def unused(attention):
-            return lambda q, k, v, *rest: attention(q, k, inside.detached(v), *rest)
+            return lambda q, k, v, *rest: attention(q, k, patcher.detach(v), *rest)
 
-        inside.table("attention", unused)
+        patcher.wrap_table("attention", unused)
         made = make_learner(backend, make_spec())
         _, grads = made.grads(make_batch())
         assert not np.asarray(grads["model.layers.1.self_attn.v_proj.weight"]).any()

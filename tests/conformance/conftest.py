@@ -1,24 +1,24 @@
-"""The sides that the laws are tried on."""
+"""The backends that the laws are tried on."""
 
 from functools import cache
 
 import pytest
 
-from hermes_conformance.suite.selection import sides_of
+from hermes_conformance.suite.selection import load_backends
 
 
 @cache
-def made(subject, reference):
-    return sides_of(subject, reference, "cpu")
+def load(subject, reference):
+    return load_backends(subject, reference, "cpu")
 
 
 @pytest.fixture
-def sides():
-    """Sides by name: sides("mlx") against the oracle, sides("mlx", "torch") against another."""
+def backends():
+    """backends("mlx") are mlx against the oracle, backends("mlx", "torch") against torch."""
 
-    def make(subject, reference="numpy"):
-        found = made(subject, reference)
+    def get(subject, reference="numpy"):
+        found = load(subject, reference)
         found.subject.forget()
         return found
 
-    return make
+    return get

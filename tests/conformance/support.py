@@ -1,18 +1,41 @@
-"""The command in this process, and an outcome that passed."""
+"""What tests of the suite share: the command in this process, cases, laws, planted faults."""
+
+from contextlib import ExitStack, contextmanager
 
 from hermes_cli import main
+from hermes_conformance.cases.standard import make_standard_cases
+from hermes_conformance.faults.patcher import Patcher
+from hermes_conformance.faults.self_test import FAULTS
+from hermes_conformance.laws import list_laws
 from hermes_conformance.suite import runner
-from hermes_conformance.suite.selection import every_law
 
 SMALL = ["--case", "default/*"]
+LAWS = {law.id: law for law in list_laws()}
 
 
-def hermes(capsys, *words):
+def run_hermes(capsys, *words):
+    """The exit code, stdout and stderr of `hermes conformance` in this process."""
     code = main.run(["conformance", *words])
     out, err = capsys.readouterr()
     return code, out, err
 
 
-def passed(status=runner.PASSED):
-    law = next(law for law in every_law() if law.id == "L1/logits")
-    return runner.Outcome(law, "default/hot", status)
+def make_outcome(status=runner.PASSED):
+    return runner.Outcome(LAWS["L1/logits"], "default/hot", status)
+
+
+def find_case(name):
+    return next(case for case in make_standard_cases() if case.name == name)
+
+
+def find_fault(name):
+    return next(fault for fault in FAULTS if fault.name == name)
+
+
+@contextmanager
+def plant(name, backend="torch"):
+    """The fault, planted in a backend."""
+    fault = find_fault(name)
+    with ExitStack() as stack:
+        fault.plant(Patcher(backend, stack))
+        yield fault

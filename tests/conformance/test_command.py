@@ -1,33 +1,15 @@
-"""`hermes conformance`, its certificate and the pytest plugin."""
+"""`hermes conformance` from beginning to end."""
 
 import json
-import subprocess
-import sys
-from contextlib import ExitStack
 
-import pytest
-
-from hermes_conformance.certificate import html, verify
-from hermes_conformance.faults.fault import Inside
-from hermes_conformance.faults.self_test import FAULTS
+from hermes_conformance.certificate import verify
 from hermes_conformance.suite import runner
-from tests.conformance.support import SMALL, hermes, passed
-
-
-def under_pytest(*words, start=("-m", "pytest")):
-    suite = ("-p", "no:cacheprovider", "--pyargs", "hermes_conformance")
-    command = [sys.executable, *start, *suite, *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
-
-
-def plant(stack, name, backend="torch"):
-    fault = next(fault for fault in FAULTS if fault.name == name)
-    fault.plant(Inside(backend, stack))
+from tests.conformance.support import SMALL, make_outcome, plant, run_hermes
 
 
 def test_a_good_backend_gets_a_line_per_law_and_a_certificate(capsys, tmp_path):
     file, page = tmp_path / "c.json", tmp_path / "c.html"
-    code, out, _ = hermes(
+    code, out, _ = run_hermes(
         capsys, "run", "--backend", "mlx", *SMALL, "--json", str(file), "--html", str(page)
     )
     assert code == 0
@@ -56,7 +38,7 @@ def test_a_good_backend_gets_a_line_per_law_and_a_certificate(capsys, tmp_path):
         "float16": 2,
     }  # no failure
     assert made["conditions"]["environment"]["MLX_ENABLE_TF32"] == "0"
-    assert verify.check(made, verify.versions_here(made)) == []
+    assert verify.check_certificate(made, verify.read_installed_versions(made)) == []
     text = page.read_text()
     assert "mlx against numpy" in text
     assert made["sha256"] in text
@@ -65,18 +47,17 @@ def test_a_good_backend_gets_a_line_per_law_and_a_certificate(capsys, tmp_path):
     assert '<td class="n">inf' not in text
     assert "partial: " in text
     assert "by --case default/*" in text.replace("&#39;", "")
-    code, out, _ = hermes(capsys, "verify", str(file))
+    code, out, _ = run_hermes(capsys, "verify", str(file))
     assert code == 0
     assert out.startswith("mlx against numpy on cpu passed L0, L1, L2, L3 (")
     assert "\npartial: " in out
     assert out.endswith("\njudged in float32, float64, bfloat16\n")
 
 
-def test_a_failure_says_what_where_and_how_to_see_it_again(capsys, tmp_path):
+def test_a_failure_says_what_failed_where_and_how_to_run_it_again(capsys, tmp_path):
     file, page = tmp_path / "c.json", tmp_path / "c.html"
-    with ExitStack() as stack:
-        plant(stack, "rope turns backwards")
-        code, out, _ = hermes(
+    with plant("rope turns backwards"):
+        code, out, _ = run_hermes(
             capsys, "run", "--law", "L1/logits", *SMALL, "--json", str(file), "--html", str(page)
         )
     assert code == 1
@@ -90,15 +71,14 @@ def test_a_failure_says_what_where_and_how_to_see_it_again(capsys, tmp_path):
     assert made["passed"] is False
     assert made["failures"][0]["measures"][0]["tensor"] == "logits"
     assert 'class="bad"' in page.read_text()
-    code, _, err = hermes(capsys, "verify", str(file))
+    code, _, err = run_hermes(capsys, "verify", str(file))
     assert code == 1
     assert "did not pass" in err
 
 
-def test_a_float64_that_is_none_refuses_the_level(capsys):
-    with ExitStack() as stack:
-        plant(stack, "float32 inside float64's silu", "mlx")
-        code, out, _ = hermes(capsys, "run", "--backend", "mlx", "--level", "L1", *SMALL)
+def test_a_float64_that_is_not_one_refuses_the_level(capsys):
+    with plant("float32 inside float64's silu", "mlx"):
+        code, out, _ = run_hermes(capsys, "run", "--backend", "mlx", "--level", "L1", *SMALL)
     assert code == 1
     assert "the float64 of mlx is not one: exp in silu is off by 3e-08" in out
 
@@ -109,18 +89,16 @@ def test_an_xfail_file_excuses_and_grows_stale(capsys, tmp_path):
         "[[xfail]]\nlaw = 'L1/logits'\ncase = '*'\nreason = 'known'\nexpires = 2999-01-01\n"
     )
     words = ["run", "--law", "L1/logits", *SMALL, "--xfail", str(file)]
-    with ExitStack() as stack:
-        plant(stack, "rope turns backwards")
-        code, out, _ = hermes(capsys, *words)
+    with plant("rope turns backwards"):
+        code, out, _ = run_hermes(capsys, *words)
     assert "2 failed as expected" in out
     assert "FAILED" not in out
     assert code == 1  # nothing passed, so nothing is certified
-    with ExitStack() as stack:
-        plant(stack, "rope turns backwards")
-        code, out, _ = hermes(capsys, *words, "--law", "L1/packing")
+    with plant("rope turns backwards"):
+        code, out, _ = run_hermes(capsys, *words, "--law", "L1/packing")
     assert "2 failed as expected" in out
     assert code == 0
-    code, out, _ = hermes(capsys, *words)
+    code, out, _ = run_hermes(capsys, *words)
     assert code == 1
     assert "was expected to fail and passes" in out
 
@@ -130,19 +108,21 @@ def test_an_entry_that_fits_no_case_fails_the_run(capsys, tmp_path, monkeypatch)
     file.write_text(
         "[[xfail]]\nlaw = 'L1/logits'\ncase = 'defalt/*'\nreason = 'known'\nexpires = 2999-01-01\n"
     )
-    monkeypatch.setattr(runner, "judge_level", lambda level, sides, selection: iter([passed()]))
-    code, out, _ = hermes(capsys, "run", "--level", "L1", "--xfail", str(file))
+    monkeypatch.setattr(
+        runner, "judge_level", lambda level, backends, selection: iter([make_outcome()])
+    )
+    code, out, _ = run_hermes(capsys, "run", "--level", "L1", "--xfail", str(file))
     assert code == 1
     assert "FAILED L1/logits on defalt/* fits no case" in out
-    assert hermes(capsys, "run", "--level", "L1")[0] == 0
+    assert run_hermes(capsys, "run", "--level", "L1")[0] == 0
 
 
-def test_the_command_of_a_failure_of_a_long_run_is_a_long_run(capsys, monkeypatch):
-    failed = passed(runner.FAILED)
-    monkeypatch.setattr(runner, "judge_level", lambda level, sides, selection: iter([failed]))
-    _, out, _ = hermes(capsys, "run", "--level", "L1", "--long")
+def test_the_command_to_run_a_failure_again_has_the_options_of_the_run(capsys, monkeypatch):
+    failed = make_outcome(runner.FAILED)
+    monkeypatch.setattr(runner, "judge_level", lambda level, backends, selection: iter([failed]))
+    _, out, _ = run_hermes(capsys, "run", "--level", "L1", "--long")
     assert "--against numpy --long --law L1/logits --case default/hot" in out
-    _, out, _ = hermes(capsys, "run", "--dtype", "float32", "--device", "cpu")
+    _, out, _ = run_hermes(capsys, "run", "--dtype", "float32", "--device", "cpu")
     assert "--device cpu --dtype float32 --law L1/logits --case default/hot" in out
 
 
@@ -152,7 +132,7 @@ def test_what_is_unknown_is_refused(capsys):
         (["run", "--level", "L1", "--law", "L2/*"], "no law of L1 is called 'L2/*'"),
         (["run", "--level", "L1", "--dtype", "float16"], "no chosen law has a chosen case"),
         (["run", "--level", "L0-"], "level 'L0-' is unknown; write one of L0"),
-        (["run", "--law", "L1/gradients"], "L1/gradients asks a reference that trains too"),
+        (["run", "--law", "L1/gradients"], "L1/gradients needs a reference that trains too"),
         (["run", "--law", "L1/derivatives", "--against", "mlx"], "choose --against numpy"),
         (["run", "--law", "L1/gradients", "--backend", "numpy", "--against", "mlx"], "that trains"),
         (["run", "--json", "/tmp/s", "--html", "/tmp/../tmp/s"], "would be written twice; name"),
@@ -172,13 +152,13 @@ def test_what_is_unknown_is_refused(capsys):
         (["run", "--backend", "jax"], "backend 'jax' is unknown"),
         (["bisect", "--case", "nothing"], "no case 'nothing' in L1"),
     ):
-        code, _, err = hermes(capsys, *words)
+        code, _, err = run_hermes(capsys, *words)
         assert code == 1, words
         assert message in err
 
 
 def test_list_says_each_law_its_bound_and_why(capsys):
-    code, out, _ = hermes(capsys, "list", "--level", "L1", "--cases")
+    code, out, _ = run_hermes(capsys, "list", "--level", "L1", "--cases")
     assert code == 0
     assert "logits: logits agree (" in out
     assert "within 1.0e-11 rms; measured" in out
@@ -186,135 +166,37 @@ def test_list_says_each_law_its_bound_and_why(capsys):
     assert "\n    attention.mask=window/hot\n" in out
 
 
-def test_a_part_of_the_self_test_plants_the_named_faults_alone(capsys, tmp_path):
+def test_the_self_test_plants_only_the_faults_that_are_named(capsys, tmp_path):
     file = tmp_path / "rows.json"
     words = ["--fault", "rope turns b*", "--fault", "rope turns no keys", "--json", str(file)]
-    code, out, _ = hermes(capsys, "self-test", *words)
+    code, out, _ = run_hermes(capsys, "self-test", *words)
     assert code == 0
     rows = json.loads(file.read_text())
     assert {row["fault"] for row in rows} == {"rope turns backwards", "rope turns no keys"}
     assert out.splitlines()[-1].startswith("2 of 2 caught in ")
     assert "Not planted" not in out
     words = ["--against", "mlx", "--fault", "keys have no gradient"]  # its law is the oracle's
-    code, _, err = hermes(capsys, "self-test", *words)
+    code, _, err = run_hermes(capsys, "self-test", *words)
     assert (code, "no such fault can be planted in torch against mlx" in err) == (1, True)
-    code, _, err = hermes(capsys, "self-test", "--fault", "nothing")
+    code, _, err = run_hermes(capsys, "self-test", "--fault", "nothing")
     assert (code, "no fault is called 'nothing'" in err) == (1, True)
 
 
 def test_bisect_names_the_tensor(capsys):
-    code, out, _ = hermes(capsys, "bisect", "--case", "default/hot")
+    code, out, _ = run_hermes(capsys, "bisect", "--case", "default/hot")
     assert code == 0
     assert out.endswith(
         "agree on default/hot to the last tensor, within 1.0e-11 rms, the loss within 1.0e-12 "
         "nats, gradients within 1.0e-10 rms\n"
     )
-    code, out, _ = hermes(capsys, "bisect", "--case", "default/hot", "--dtype", "bfloat16")
+    code, out, _ = run_hermes(capsys, "bisect", "--case", "default/hot", "--dtype", "bfloat16")
     assert (code, "agree on default/hot" in out) == (0, True)
     assert out.endswith("the loss and gradients are not compared in bfloat16\n")
-    code, out, _ = hermes(capsys, "bisect", "--case", "lora.dropout/hot")  # no oracle has its masks
+    code, out, _ = run_hermes(
+        capsys, "bisect", "--case", "lora.dropout/hot"
+    )  # no oracle has its masks
     assert (code, "as L1/derivatives has no such case" in out) == (0, True)
-    with ExitStack() as stack:
-        plant(stack, "rope turns no keys")
-        code, out, _ = hermes(capsys, "bisect", "--case", "default/hot")
+    with plant("rope turns no keys"):
+        code, out, _ = run_hermes(capsys, "bisect", "--case", "default/hot")
     assert code == 1
     assert out.startswith("layers.0.self_attn: k after rope, row 0, head 0, position 3")
-
-
-def test_numbers_of_the_page():
-    assert html.number(None) == "inf"
-    assert html.number(0) == "0"
-    assert (html.share(0), html.share(1e-6), html.share(1.0), html.share(None)) == (0, 2, 100, 100)
-
-
-@pytest.mark.parametrize("option", [["--level", "L1"], ["--law", "L0/names"]])
-def test_the_suite_runs_under_pytest(option):
-    done = under_pytest("--backend", "mlx", *option, *SMALL, "-q")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
-
-
-STALE = "[[xfail]]\nlaw = '{law}'\ncase = '{case}'\nreason = 'known'\nexpires = {day}\n"
-
-
-@pytest.mark.parametrize(
-    ("entries", "chosen", "messages"),
-    [
-        (
-            [("L0/names", "*", "2999-01-01"), ("L0/nam*", "*", "2001-01-01")],
-            ["--law", "L0/names", *SMALL],
-            [
-                "L0/names on * was expected to fail and passes; remove it from the xfail file",
-                "L0/nam* on * was expected to fail until 2001-01-01 only",
-            ],
-        ),
-        (
-            [("L5/*", "nowhere", "2999-01-01")],
-            ["--level", "L5", "--collect-only"],
-            ["L5/* on nowhere fits no case; see hermes conformance list --cases --long"],
-        ),
-    ],
-    ids=["passes", "fits nothing"],
-)
-def test_an_xfail_file_that_is_out_of_date_fails_under_pytest(tmp_path, entries, chosen, messages):
-    """No test fails, and yet the run ends with 1 and says why."""
-    file = tmp_path / "xfail.toml"
-    file.write_text(
-        "".join(STALE.format(law=law, case=case, day=day) for law, case, day in entries)
-    )
-    done = under_pytest(*chosen, "--xfail", str(file), "-q")
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert " failed" not in done.stdout
-    for message in messages:
-        assert f"FAILED {message}" in done.stdout
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        (["--backend", "nobody"], "ERROR: backend 'nobody' is unknown; known are "),
-        (["--device", "tpu"], "ERROR: torch has no device 'tpu' here; it has cpu"),
-        (["--case", "nothing"], "ERROR: no case is called 'nothing'"),
-        (["--law", "L1/gradients"], "ERROR: L1/gradients asks a reference that trains too"),
-        (["--xfail", "/nowhere/x.toml"], "No such file or directory: '/nowhere/x.toml'"),
-    ],
-)
-def test_pytest_says_in_a_line_what_is_not_there(option, message):
-    done = under_pytest(*option)
-    assert done.returncode == 4
-    assert message in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-
-
-def test_a_run_under_pytest_that_certifies_nothing_fails_as_the_command_does(capsys):
-    words = ["--law", "L3/float16", "--case", "default/hot"]
-    code, out, _ = hermes(capsys, "run", *words)
-    assert (code, "nothing that asks the backend passed" in out) == (1, True)
-    done = under_pytest(*words)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "1 skipped" in done.stdout
-    assert "FAILED nothing that asks the backend passed: nothing is certified" in done.stdout
-
-
-PLANTED = """
-import sys
-from contextlib import ExitStack
-
-import pytest
-
-from hermes_conformance.faults.fault import Inside
-
-stack = ExitStack()
-Inside("torch", stack).forward("Head", lambda f: lambda self, x, e: f(self, x, e) * 1.01)
-sys.exit(pytest.main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.long
-def test_what_pytest_says_to_run_again_is_the_run_it_was():
-    words = ["--long", "--device", "cpu", "--law", "L1/logits", "--case", "default/hot"]
-    done = under_pytest("--dtype", "float64", *words, start=("-c", PLANTED))
-    assert done.returncode == 1, done.stdout + done.stderr
-    again = "--device cpu --dtype float64 --long --law L1/logits --case default/hot"
-    assert f"hermes conformance run --backend torch --against numpy {again}" in done.stdout

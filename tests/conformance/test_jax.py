@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hermes_conformance.measure.law import Sides
-from hermes_conformance.measure.subject import BackendUnderTest
-from hermes_conformance.suite.runner import DECLINED, PASSED, Selection, judge
+from hermes_conformance.measure.subject import Backends, BackendUnderTest
+from hermes_conformance.suite.runner import DECLINED, PASSED, judge
+from hermes_conformance.suite.selection import Selection
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "backend_jax"
 LINES = 300
@@ -24,10 +24,10 @@ def backend():
         sys.path.remove(str(EXAMPLE))
 
 
-def judged(sides, backend, *cases):
-    oracle = sides("torch").oracle
+def judge_example(backends, backend, *cases):
+    oracle = backends("torch").oracle
     selection = Selection(levels=("L0", "L1", "L2"), cases=cases)
-    return list(judge(Sides(BackendUnderTest(backend), oracle, oracle), selection))
+    return list(judge(Backends(BackendUnderTest(backend), oracle, oracle), selection))
 
 
 def test_the_example_is_small():
@@ -36,16 +36,16 @@ def test_the_example_is_small():
 
 
 @pytest.mark.long
-def test_it_earns_the_forward_laws(sides, backend):
-    outcomes = judged(sides, backend, "default/*", "golden.bloom/*", "crossed.003/*")
+def test_it_earns_the_forward_laws(backends, backend):
+    outcomes = judge_example(backends, backend, "default/*", "golden.bloom/*", "crossed.003/*")
     assert {outcome.status for outcome in outcomes} == {PASSED}
     laws = {outcome.law.id for outcome in outcomes}
     assert {"L0/refusals", "L1/float32", "L1/decoding", "L1/golden", "L2/logits"} <= laws
 
 
 @pytest.mark.long
-def test_it_declines_what_it_does_not_do(sides, backend):
-    outcomes = judged(sides, backend, "preference.sigmoid/hot", "integer.biases/bfloat16")
+def test_it_declines_what_it_does_not_do(backends, backend):
+    outcomes = judge_example(backends, backend, "preference.sigmoid/hot", "integer.biases/bfloat16")
     declined = {outcome.message for outcome in outcomes if outcome.status == DECLINED}
     assert declined == {
         "hermes_jax has no losses of preferences",

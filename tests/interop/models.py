@@ -22,7 +22,7 @@ from hermes.spec import (
     YarnScaling,
 )
 from hermes_conformance.cases.case import Case
-from hermes_conformance.cases.weights import hot
+from hermes_conformance.cases.weights import draw_hot
 
 # With heads of 16 and theta 100 the ramp runs from pair 1 to pair 5 of 8.
 YARN = YarnScaling(factor=4.0, original_max_seq_len=64, beta_fast=4.0, beta_slow=1.0)
@@ -221,7 +221,7 @@ MODELS = {
 
 def hot_weights(spec):
     """Weights loud enough that every part of the model shows in its logits."""
-    return hot(Case("interop", spec, hot))
+    return draw_hot(Case("interop", spec, draw_hot))
 
 
 def bare(folder, spec, weights=None):

@@ -69,86 +69,93 @@ def run(
     Exits with 1 if a law fails.
     """
     from hermes.checkpoint import locate
-    from hermes_conformance.certificate import stored
-    from hermes_conformance.certificate.html import page
-    from hermes_conformance.certificate.issue import certificate, require_float32
-    from hermes_conformance.suite.report import by_law, failure_lines, law_line, verdict
+    from hermes_conformance.certificate import storage
+    from hermes_conformance.certificate.html import make_page
+    from hermes_conformance.certificate.issue import issue_certificate
+    from hermes_conformance.suite.precision import require_float32
+    from hermes_conformance.suite.report import (
+        count_outcomes,
+        format_failure,
+        format_law,
+        group_by_law,
+        make_run_command,
+    )
     from hermes_conformance.suite.runner import FAILED, judge_level
     from hermes_conformance.suite.selection import (
-        chosen,
-        excused_today,
-        nothing_to_judge,
-        sides_of,
-        started_with,
+        explain_empty_run,
+        load_backends,
+        make_selection,
     )
-    from hermes_conformance.suite.xfail import read_waivers, strays
+    from hermes_conformance.suite.xfail import excuse, find_unmatched, read_expected_failures
 
-    selection = chosen(levels, laws, cases, dtypes, long)
+    selection = make_selection(levels, laws, cases, dtypes, long)
     if dtypes == ("tf32",):
         os.environ["MLX_ENABLE_TF32"] = "1"  # MLX computes in float32 or in tf32, not in both
     kept_with = locate(checkpoint)[0] if checkpoint else None
-    _require_writable(json_file, html_file, kept_with.path / stored.NAME if kept_with else None)
-    waivers = read_waivers(xfail) if xfail else ()
-    sides = sides_of(backend, against, device)
-    require_float32(sides, dtypes)
+    _require_writable(json_file, html_file, kept_with.path / storage.NAME if kept_with else None)
+    expected_failures = read_expected_failures(xfail) if xfail else ()
+    backends = load_backends(backend, against, device)
+    require_float32(backends, dtypes)
     if kept_with is not None:
-        stored.require_writer(sides.subject.backend, kept_with)
+        storage.require_writer(backends.subject.backend, kept_with)
     began, judged = time.perf_counter(), []
-    for level in selection.of_levels():
-        found = []
-        for outcome in judge_level(level, sides, selection):
-            found.append(outcome)
-            _progress(f"{level.name} {len(found)} checks, now {outcome.law.name}")
+    for level in selection.list_levels():
+        level_outcomes = []
+        for outcome in judge_level(level, backends, selection):
+            level_outcomes.append(outcome)
+            _progress(f"{level.name} {len(level_outcomes)} checks, now {outcome.law.name}")
         _progress("")
-        judged += found
-        if found:
+        judged += level_outcomes
+        if level_outcomes:
             click.echo(f"{level.name}  {level.title}")
-        for report in by_law(excused_today(found, waivers)[0]):
-            click.echo(law_line(report))
-    outcomes, complaints = excused_today(judged, waivers)
-    complaints += strays(waivers, selection)
+        for report in group_by_law(excuse(level_outcomes, expected_failures)[0]):
+            click.echo(format_law(report))
+    outcomes, complaints = excuse(judged, expected_failures)
+    complaints += find_unmatched(expected_failures, selection)
     if not outcomes:
-        raise HermesError(nothing_to_judge(selection, sides))
-    rerun = started_with((backend, against, device), dtypes, long)
+        raise HermesError(explain_empty_run(selection, backends))
+    rerun = make_run_command((backend, against, device), dtypes, long)
     for outcome in outcomes:
         if outcome.status == FAILED:
-            click.echo("\n" + "\n".join(failure_lines(outcome, rerun)))
+            click.echo("\n" + "\n".join(format_failure(outcome, rerun)))
     for complaint in complaints:
         click.echo(f"\nFAILED {complaint}")
-    made = certificate(sides, selection, outcomes, complaints)
+    certificate = issue_certificate(backends, selection, outcomes, complaints)
     if kept_with is not None:
-        made = stored.keep(made, kept_with)
+        certificate = storage.keep_certificate(certificate, kept_with)
     if json_file:
-        stored.write(made, json_file)
+        storage.write_certificate(certificate, json_file)
     if html_file:
-        write_atomically(html_file, page(made).encode("utf-8"))
-    counts = verdict(outcomes)
+        write_atomically(html_file, make_page(certificate).encode("utf-8"))
+    counts = count_outcomes(outcomes)
     expected = f"{counts['expected']:,} failed as expected, " if counts["expected"] else ""
     click.echo(
         f"\n{backend} against {against}: {counts['passed']:,} passed, {counts['failed']:,} failed, "
         f"{expected}{counts['declined']:,} declined, in {time.perf_counter() - began:.0f} s"
     )
-    if not made["passed"] and not counts["failed"] and not complaints:
-        click.echo("nothing that asks the backend passed, so nothing is certified")
-    if not made["passed"]:
+    if not certificate["passed"] and not counts["failed"] and not complaints:
+        click.echo("no law that needs the backend passed, so nothing is certified")
+    if not certificate["passed"]:
         raise click.exceptions.Exit(1)
 
 
 @declare_command("conformance list", conformance)
 def list_laws(levels: tuple[str, ...], names: bool, long: bool) -> None:
     """List the laws: what each says, its bound, the reason for it, and what was measured."""
-    from hermes_conformance.suite.report import number
-    from hermes_conformance.suite.selection import chosen
+    from hermes_conformance.suite.report import format_number
+    from hermes_conformance.suite.selection import make_selection
 
-    for level in chosen(levels, long=long).of_levels():
-        cases = level.cases(long)
+    for level in make_selection(levels, long=long).list_levels():
+        cases = level.make_cases(long)
         click.echo(f"{level.name}  {level.title}")
         for law in level.laws:
-            count = sum(law.applies(case) for case in cases)
+            count = sum(law.applies_to(case) for case in cases)
             bound = law.bound
-            click.echo(f"  {law.name}: {law.says} ({count} cases, {law.precision or 'any type'})")
             click.echo(
-                f"      within {number(bound.limit)} {bound.unit}; measured {bound.measured}"
+                f"  {law.name}: {law.statement} ({count} cases, {law.precision or 'any type'})"
+            )
+            click.echo(
+                f"      within {format_number(bound.limit)} {bound.unit}; measured {bound.measured}"
             )
             click.echo(f"      {bound.why}")
         if names:
@@ -170,34 +177,33 @@ def self_test(
     """
     from dataclasses import asdict
 
-    from hermes_conformance.certificate.issue import require_float32
-    from hermes_conformance.faults.self_test import EQUIVALENTS, planned
-    from hermes_conformance.faults.self_test import self_test as plant
-    from hermes_conformance.suite.selection import sides_of
+    from hermes_conformance.faults.self_test import EQUIVALENTS, run_self_test, select_faults
+    from hermes_conformance.suite.precision import require_float32
+    from hermes_conformance.suite.selection import load_backends
 
     _require_writable(json_file)
-    plan = planned(faults)
-    sides = sides_of(backend, against, device)
-    require_float32(sides)
-    began, rows = time.perf_counter(), []
-    for row in plant(sides, plan):
-        rows.append(row)
+    selection = select_faults(faults)
+    backends = load_backends(backend, against, device)
+    require_float32(backends)
+    began, results = time.perf_counter(), []
+    for result in run_self_test(backends, selection):
+        results.append(result)
         _progress("")
-        mark = "caught" if row.caught else "MISSED"
-        click.echo(f"{mark}  {row.part:<12} {row.fault}")
-        click.echo(f"        {row.law} {row.case}  {row.how}".rstrip())
-    if not rows:
+        mark = "caught" if result.caught else "MISSED"
+        click.echo(f"{mark}  {result.part:<12} {result.fault}")
+        click.echo(f"        {result.law} {result.case}  {result.how}".rstrip())
+    if not results:
         raise HermesError(f"no such fault can be planted in {backend} against {against}")
     if not faults:
         click.echo("\nNot planted, since nothing could tell them apart:")
         for what, why in EQUIVALENTS.items():
             click.echo(f"  {what}: {why}")
-    missed = sum(not row.caught for row in rows)
+    missed = sum(not result.caught for result in results)
     click.echo(
-        f"\n{len(rows) - missed} of {len(rows)} caught in {time.perf_counter() - began:.0f} s"
+        f"\n{len(results) - missed} of {len(results)} caught in {time.perf_counter() - began:.0f} s"
     )
     if json_file:
-        text = json.dumps([asdict(row) for row in rows], indent=1) + "\n"
+        text = json.dumps([asdict(result) for result in results], indent=1) + "\n"
         write_atomically(json_file, text.encode("utf-8"))
     if missed:
         raise click.exceptions.Exit(1)
@@ -212,24 +218,24 @@ def verify(file: Path) -> None:
     wrote them.
     """
     from hermes.checkpoint import locate
-    from hermes_conformance.certificate import stored
-    from hermes_conformance.certificate.issue import scope
-    from hermes_conformance.certificate.verify import check, versions_here
+    from hermes_conformance.certificate import storage
+    from hermes_conformance.certificate.issue import describe_scope
+    from hermes_conformance.certificate.verify import check_certificate, read_installed_versions
 
-    made = stored.read(file)
-    wrong = check(made, versions_here(made))
+    certificate = storage.read_certificate(file)
+    wrong = check_certificate(certificate, read_installed_versions(certificate))
     if file.is_dir() and not wrong:
-        wrong = stored.strangers(made, locate(file)[0])
+        wrong = storage.find_mismatches(certificate, locate(file)[0])
     if wrong:
         raise HermesError(f"{file}: {'; '.join(wrong)}")
-    levels = ", ".join(level["level"] for level in made["levels"])
+    levels = ", ".join(level["level"] for level in certificate["levels"])
     click.echo(
-        f"{made['backend']} against {made['against']} on {made['device']} passed {levels} "
-        f"({made['conditions']['date']})"
+        f"{certificate['backend']} against {certificate['against']} on {certificate['device']} "
+        f"passed {levels} ({certificate['conditions']['date']})"
     )
-    click.echo(scope(made))
-    click.echo(f"judged in {', '.join(made['precisions']) or 'no precision'}")
-    for known in made["expected"]:
+    click.echo(describe_scope(certificate))
+    click.echo(f"judged in {', '.join(certificate['precisions']) or 'no precision'}")
+    for known in certificate["expected"]:
         click.echo(f"expected to fail: {known['law']} on {known['case']}: {known['reason']}")
 
 
@@ -240,28 +246,31 @@ def bisect(backend: str, against: str, name: str, dtype: str, device: str | None
     Compares, in this order, the forward pass, dropout, the KV cache and the gradients of one case.
     """
     from hermes_conformance.bisect import first_difference
-    from hermes_conformance.certificate.issue import require_float32
     from hermes_conformance.measure import tolerance
-    from hermes_conformance.suite.selection import chosen, sides_of
+    from hermes_conformance.suite.precision import require_float32
+    from hermes_conformance.suite.selection import load_backends, make_selection
 
-    selection = chosen(("L1",), dtypes=(dtype,))
-    sides = sides_of(backend, against, device)
-    require_float32(sides)
-    found = [case for level in selection.of_levels() for case in level.cases(True)]
-    case = next((case for case in found if case.name == name), None)
+    selection = make_selection(("L1",), dtypes=(dtype,))
+    backends = load_backends(backend, against, device)
+    require_float32(backends)
+    cases = [case for level in selection.list_levels() for case in level.make_cases(True)]
+    case = next((case for case in cases if case.name == name), None)
     if case is None:
         raise HermesError(f"no case {name!r} in L1; see hermes conformance list --level L1 --cases")
-    bounds, parting = first_difference.within(sides, case, dtype), None
-    for way in first_difference.ways(sides, case):
-        parting = first_difference.forward(sides, case, tolerance.PARTS[dtype], dtype, way)
-        if parting is not None:
+    bounds, difference = first_difference.describe_bounds(backends, case, dtype), None
+    for computation in first_difference.list_computations(backends, case):
+        difference = first_difference.compare_forward(
+            backends, case, tolerance.BISECT_BOUNDS[dtype], dtype, computation
+        )
+        if difference is not None:
             break
-        click.echo(f"{way.name}: every intermediate tensor agrees")
-    if parting is None and not first_difference.withheld(sides, case, dtype):
-        parting = first_difference.backward(sides, case, dtype)
-    if parting is None:
+        click.echo(f"{computation.name}: every intermediate tensor agrees")
+    if difference is None and not first_difference.explain_no_backward(backends, case, dtype):
+        difference = first_difference.compare_backward(backends, case, dtype)
+    if difference is None:
         click.echo(f"{backend} and {against} agree on {name} to the last tensor, {bounds}")
         return
-    click.echo(str(parting))
-    click.echo(f"the {parting.compared - 1} of {parting.of} tensors before it agree", err=True)
+    click.echo(str(difference))
+    agree = f"the {difference.compared - 1} of {difference.total} tensors before it agree"
+    click.echo(agree, err=True)
     raise click.exceptions.Exit(1)

@@ -1,1 +1,1 @@
-"""Bisect: where two backends part for the first time."""
+"""Bisection: the first tensor in which two backends differ."""

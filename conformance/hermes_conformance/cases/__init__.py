@@ -1,1 +1,1 @@
-"""Cases: specifications, weights and inputs that the laws are tried on."""
+"""Cases: the specifications, weights and inputs that laws are checked on."""

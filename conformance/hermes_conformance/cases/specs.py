@@ -1,11 +1,12 @@
 """The architectures that every backend is judged on.
 
-FIELDS changes one field of MAL at a time, by the path it has in a file; `crossed` lets every two
-values of any two fields meet. All are small enough to run in milliseconds.
+`make_field_specs` changes one field of MAL at a time and names it by its path in a file;
+`make_crossed_specs` combines every two values of any two fields. All run in milliseconds.
 """
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from hermes.spec import (
     ACTIVATIONS,
@@ -22,15 +23,17 @@ from hermes.spec import (
     ModelSpec,
     NoNorm,
     NoPositions,
+    Norm,
     OutputSpec,
+    Positions,
     RMSNorm,
     Rope,
     YarnScaling,
 )
-from hermes_conformance.cases.covering_array import cover
+from hermes_conformance.cases.covering_array import Row, make_covering_array
 
 ATTENTION, FFN = AttentionSpec(4, 2), FfnSpec(40)
-POSITIONS = {
+POSITIONS: dict[str, Positions] = {
     "rope": Rope(),
     "rope-theta": Rope(500.0),
     "rope-linear": Rope(scaling=LinearScaling(4.0)),
@@ -43,7 +46,7 @@ POSITIONS = {
     "alibi-learned": Alibi("learned"),
     "none": NoPositions(),
 }
-NORMS = {
+NORMS: dict[str, Norm] = {
     "rmsnorm": RMSNorm(),
     "rmsnorm-offset": RMSNorm(1e-6, unit_offset=True),
     "layernorm": LayerNorm(),
@@ -102,108 +105,117 @@ FACTORS = {
 }
 
 
-def model(
+def make_spec(
     attention: AttentionSpec = ATTENTION,
     ffn: FfnSpec = FFN,
     block: BlockSpec | None = None,
-    **fields,
+    **fields: Any,
 ) -> ModelSpec:
-    """A small model with these parts; other fields are those of ModelSpec."""
-    made = replace(block or BlockSpec(attention), attention=attention, ffn=ffn)
-    usual = {"vocab_size": 37, "max_seq_len": 32, "hidden_size": 24, "num_layers": 2}
-    return ModelSpec(blocks=(made,), **{**usual, **fields})
+    """A small model with these parts. fields: other fields of ModelSpec."""
+    block = replace(block or BlockSpec(attention), attention=attention, ffn=ffn)
+    defaults = {"vocab_size": 37, "max_seq_len": 32, "hidden_size": 24, "num_layers": 2}
+    return ModelSpec(blocks=(block,), **{**defaults, **fields})
 
 
-def _attention(**fields) -> ModelSpec:
-    return model(replace(AttentionSpec(4, 2), **fields))
+def _change_attention(**fields: Any) -> ModelSpec:
+    return make_spec(replace(AttentionSpec(4, 2), **fields))
 
 
-def _block(**fields) -> ModelSpec:
-    return model(block=replace(BlockSpec(AttentionSpec(4, 2)), **fields))
+def _change_block(**fields: Any) -> ModelSpec:
+    return make_spec(block=replace(BlockSpec(AttentionSpec(4, 2)), **fields))
 
 
 @cache
-def fields() -> dict[str, ModelSpec]:
-    """One architecture for every value of every field, all else at its default."""
-    made = {"default": model()}
+def make_field_specs() -> dict[str, ModelSpec]:
+    """One architecture for every value of every field, the other fields at their defaults."""
+    specs = {"default": make_spec()}
     for label, (heads, keys, size) in HEADS.items():
-        made[f"attention.heads={label}"] = _attention(
+        specs[f"attention.heads={label}"] = _change_attention(
             num_heads=heads, num_kv_heads=keys, head_dim=size
         )
-    made["attention.num_kv_heads=default"] = _attention(num_kv_heads=None)
+    specs["attention.num_kv_heads=default"] = _change_attention(num_kv_heads=None)
     for label, positions in POSITIONS.items():
-        made[f"attention.position_encoding={label}"] = _attention(position_encoding=positions)
-    made["attention.position_encoding=alibi/6"] = _attention(num_heads=6, position_encoding=Alibi())
+        specs[f"attention.position_encoding={label}"] = _change_attention(
+            position_encoding=positions
+        )
+    specs["attention.position_encoding=alibi/6"] = _change_attention(
+        num_heads=6, position_encoding=Alibi()
+    )
     for label, (causal, window) in MASKS.items():
-        made[f"attention.mask={label}"] = _attention(causal=causal, window_size=window)
+        specs[f"attention.mask={label}"] = _change_attention(causal=causal, window_size=window)
     for bias in ("qkv", "all"):
-        made[f"attention.bias={bias}"] = _attention(bias=bias)
-    made["attention.bias=all/none"] = _attention(bias="all", position_encoding=NoPositions())
+        specs[f"attention.bias={bias}"] = _change_attention(bias=bias)
+    specs["attention.bias=all/none"] = _change_attention(
+        bias="all", position_encoding=NoPositions()
+    )
     for kind in ("head", "flat"):
-        made[f"attention.qk_norm={kind}"] = _attention(qk_norm=kind)
-    made["attention.qk_norm=offset"] = model(
+        specs[f"attention.qk_norm={kind}"] = _change_attention(qk_norm=kind)
+    specs["attention.qk_norm=offset"] = make_spec(
         AttentionSpec(4, 2, qk_norm="head"), block=replace(OTHER, norm=RMSNorm(1e-4, True))
     )
-    made["attention.softcap=2"] = _attention(softcap=2.0)
-    made["attention.scale=0.3"] = _attention(scale=0.3)
-    made["attention.dropout=0.2"] = _attention(dropout=0.2)
+    specs["attention.softcap=2"] = _change_attention(softcap=2.0)
+    specs["attention.scale=0.3"] = _change_attention(scale=0.3)
+    specs["attention.dropout=0.2"] = _change_attention(dropout=0.2)
     for name in ACTIVATIONS:
-        made[f"ffn.activation={name}"] = model(ffn=FfnSpec(40, name))
+        specs[f"ffn.activation={name}"] = make_spec(ffn=FfnSpec(40, name))
     for name in GATED:
-        made[f"ffn.activation={name}"] = model(
+        specs[f"ffn.activation={name}"] = make_spec(
             ffn=FfnSpec(40, name.removesuffix("-gated"), gate=True)
         )
-    made["ffn.bias=true"] = model(ffn=FfnSpec(40, "gelu", bias=True))
-    made["ffn.bias=true/gated"] = model(ffn=FfnSpec(40, bias=True))
-    made["ffn.hidden_dim=default"] = model(ffn=FfnSpec())
-    made["ffn.dropout=0.3"] = model(ffn=FfnSpec(40, dropout=0.3))
+    specs["ffn.bias=true"] = make_spec(ffn=FfnSpec(40, "gelu", bias=True))
+    specs["ffn.bias=true/gated"] = make_spec(ffn=FfnSpec(40, bias=True))
+    specs["ffn.hidden_dim=default"] = make_spec(ffn=FfnSpec())
+    specs["ffn.dropout=0.3"] = make_spec(ffn=FfnSpec(40, dropout=0.3))
     for position in NORM_POSITIONS:
         for label, norm in NORMS.items():
-            made[f"block.norm={label}/{position}"] = _block(norm=norm, norm_position=position)
-    made["block.residual=false"] = _block(residual=False)
-    made["block.dropout=0.1"] = _block(dropout=0.1)
-    made["block.parallel=true"] = _block(parallel=True)
-    made["block.parallel=true/no residual"] = _block(parallel=True, residual=False)
-    made["block.parallel=true/sandwich"] = _block(parallel=True, norm_position="sandwich")
-    made["model.pattern"] = replace(model(), blocks=(*model().blocks, OTHER), num_layers=3)
-    made["model.num_layers=5"] = model(num_layers=5)
-    made["model.vocab_size=2"] = model(vocab_size=2)
-    made["model.vocab_size=101"] = model(vocab_size=101)
-    made["embeddings.tie_weights=true"] = model(embeddings=EmbeddingsSpec(tie_weights=True))
-    made["embeddings.dropout=0.15"] = model(embeddings=EmbeddingsSpec(dropout=0.15))
-    made["embeddings.scale=4.9"] = model(embeddings=EmbeddingsSpec(scale=24**0.5))
-    made["output.bias=true"] = model(output=OutputSpec(bias=True))
-    made["output.bias=true/tied"] = model(
+            specs[f"block.norm={label}/{position}"] = _change_block(
+                norm=norm, norm_position=position
+            )
+    specs["block.residual=false"] = _change_block(residual=False)
+    specs["block.dropout=0.1"] = _change_block(dropout=0.1)
+    specs["block.parallel=true"] = _change_block(parallel=True)
+    specs["block.parallel=true/no residual"] = _change_block(parallel=True, residual=False)
+    specs["block.parallel=true/sandwich"] = _change_block(parallel=True, norm_position="sandwich")
+    specs["model.pattern"] = replace(make_spec(), blocks=(*make_spec().blocks, OTHER), num_layers=3)
+    specs["model.num_layers=5"] = make_spec(num_layers=5)
+    specs["model.vocab_size=2"] = make_spec(vocab_size=2)
+    specs["model.vocab_size=101"] = make_spec(vocab_size=101)
+    specs["embeddings.tie_weights=true"] = make_spec(embeddings=EmbeddingsSpec(tie_weights=True))
+    specs["embeddings.dropout=0.15"] = make_spec(embeddings=EmbeddingsSpec(dropout=0.15))
+    specs["embeddings.scale=4.9"] = make_spec(embeddings=EmbeddingsSpec(scale=24**0.5))
+    specs["output.bias=true"] = make_spec(output=OutputSpec(bias=True))
+    specs["output.bias=true/tied"] = make_spec(
         output=OutputSpec(bias=True), embeddings=EmbeddingsSpec(tie_weights=True)
     )
-    made["output.norm=none"] = model(output=OutputSpec(norm=NoNorm()))
-    made["output.norm=layernorm"] = model(output=OutputSpec(norm=LayerNorm(1e-4)))
-    made["output.softcap=5"] = model(output=OutputSpec(softcap=5.0))
-    made["every dropout"] = model(
+    specs["output.norm=none"] = make_spec(output=OutputSpec(norm=NoNorm()))
+    specs["output.norm=layernorm"] = make_spec(output=OutputSpec(norm=LayerNorm(1e-4)))
+    specs["output.softcap=5"] = make_spec(output=OutputSpec(softcap=5.0))
+    specs["every dropout"] = make_spec(
         AttentionSpec(4, 2, dropout=0.2),
         FfnSpec(40, dropout=0.3),
         BlockSpec(AttentionSpec(4), dropout=0.1),
         embeddings=EmbeddingsSpec(dropout=0.15),
     )
-    return made
+    return specs
 
 
-def _allowed(row: dict[str, str]) -> bool:
+def is_allowed(row: Row) -> bool:
+    """Whether MAL accepts such a block: a parallel one cannot have norms after its parts."""
     return not (row.get("parallel") == "yes" and row.get("norm_position") == "post")
 
 
 @cache
-def crossed() -> dict[str, ModelSpec]:
-    """Architectures in which every two values of any two factors meet, by the row's number."""
-    rows = cover(FACTORS, _allowed)
-    return {f"crossed.{n:03d}": _crossed(row) for n, row in enumerate(rows)}
+def make_crossed_specs() -> dict[str, ModelSpec]:
+    """Architectures that combine every two values of any two factors, by the row's number."""
+    rows = make_covering_array(FACTORS, is_allowed)
+    return {f"crossed.{n:03d}": _make_crossed_spec(row) for n, row in enumerate(rows)}
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     return None if text == "none" else float(text)
 
 
-def _crossed(row: dict[str, str]) -> ModelSpec:
+def _make_crossed_spec(row: Row) -> ModelSpec:
     heads, keys, size = HEADS[row["heads"]]
     causal, window = MASKS[row["mask"]]
     attention = AttentionSpec(
@@ -216,8 +228,8 @@ def _crossed(row: dict[str, str]) -> ModelSpec:
         window_size=window,
         position_encoding=POSITIONS[row["positions"]],
         qk_norm=row["qk_norm"],
-        softcap=_number(row["softcap"]),
-        scale=_number(row["scale"]),
+        softcap=_parse_number(row["softcap"]),
+        scale=_parse_number(row["scale"]),
     )
     activation, _, gated = row["activation"].partition("-")
     ffn = FfnSpec(
@@ -246,11 +258,11 @@ def _crossed(row: dict[str, str]) -> ModelSpec:
         embeddings=EmbeddingsSpec(
             tie_weights=row["tied"] == "yes",
             dropout=float(row["embedding_dropout"]),
-            scale=_number(row["embedding_scale"]),
+            scale=_parse_number(row["embedding_scale"]),
         ),
         output=OutputSpec(
             bias=row["output_bias"] == "yes",
             norm=output_norms[row["output_norm"]],
-            softcap=_number(row["output_softcap"]),
+            softcap=_parse_number(row["output_softcap"]),
         ),
     )

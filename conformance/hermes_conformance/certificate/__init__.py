@@ -1,1 +1,1 @@
-"""Certificates: issued, shown as a page, and verified."""
+"""Certificates: what a run proved, issued, shown as a page, kept, and verified."""

@@ -1,11 +1,11 @@
-"""A certificate as one page that needs nothing beside it."""
+"""A certificate as an HTML page that needs no other file."""
 
 import math
 from typing import Any
 
 from jinja2 import Environment
 
-from hermes_conformance.certificate.issue import scope
+from hermes_conformance.certificate.issue import describe_scope
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8">
@@ -38,7 +38,7 @@ A bar is the worst error of a law beside its bound, in powers of ten: full is th
 <table><tr><th>law<th>cases<th>failed<th>expected<th>declined<th>worst<th>bound<th><th>where</tr>
 {% for law in level.laws %}
 <tr{% if law.failed %} class="bad"{% endif %}>
-<td><b>{{ law.law }}</b><br><small>{{ law.says }}</small>
+<td><b>{{ law.law }}</b><br><small>{{ law.statement }}</small>
 <td class="n">{{ law.cases }}<td class="n">{{ law.failed or "" }}
 <td class="n">{{ law.expected or "" }}<td class="n">{{ law.declined or "" }}
 {% if law.declined == law.cases %}
@@ -67,22 +67,27 @@ A bar is the worst error of a law beside its bound, in powers of ten: full is th
 """
 
 
-def number(value: float | None) -> str:
-    """Two digits; `inf` where JSON has no number for it."""
+def format_number(value: float | None) -> str:
+    """Two digits; `inf` for None, which stands for infinity in JSON."""
     if value is None:
         return "inf"
     return "0" if value == 0 else f"{value:.1e}"
 
 
-def share(ratio: float | None) -> int:
-    """How much of the bar an error fills: nothing at 1e-6 of the bound, all of it at the bound."""
+def compute_bar_width(ratio: float | None) -> int:
+    """The width of a law's bar in percent: 0 for no error, 2 at 1e-6 of the bound, 100 at it."""
     if ratio is None or ratio >= 1:
         return 100
     return 0 if ratio <= 0 else max(2, round(100 * (1 + math.log10(max(ratio, 1e-6)) / 6)))
 
 
-def page(certificate: dict[str, Any]) -> str:
-    """The page."""
+def make_page(certificate: dict[str, Any]) -> str:
+    """The page of a certificate."""
     environment = Environment(autoescape=True, trim_blocks=True)
-    words = {"c": certificate, "scope": scope(certificate), "number": number, "share": share}
+    words = {
+        "c": certificate,
+        "scope": describe_scope(certificate),
+        "number": format_number,
+        "share": compute_bar_width,
+    }
     return environment.from_string(PAGE).render(**words)

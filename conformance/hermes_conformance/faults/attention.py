@@ -4,15 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from hermes_conformance.faults.blocks import no_bias
-from hermes_conformance.faults.fault import Fault, Inside
+from hermes_conformance.faults.blocks import drop_bias
+from hermes_conformance.faults.fault import Fault, Plant
+from hermes_conformance.faults.patcher import Function, Patcher
 
 
-def _attend(change):
-    """change(q, k, v, spec, slopes) gives other arguments to attention."""
+def _change_arguments(change: Function) -> Plant:
+    """Call attention with the arguments that change(q, k, v, spec, slopes) gives."""
 
-    def plant(inside: Inside) -> None:
-        inside.table(
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_table(
             "attention",
             lambda attention: (
                 lambda q, k, v, spec, slopes, ctx, site: attention(
@@ -24,25 +25,25 @@ def _attend(change):
     return plant
 
 
-def _tiled(inside: Inside) -> None:
-    def make(attention):
-        def wrong(q, k, v, spec, slopes, ctx, site):
+def _tile_key_heads(patcher: Patcher) -> None:
+    def wrap(attention):
+        def faulty(q, k, v, spec, slopes, ctx, site):
             B, H, T, D = q.shape
             K = k.shape[1]
             mixed = q.reshape(B, H // K, K, T, D).swapaxes(1, 2).reshape(B, H, T, D)
             y = attention(mixed, k, v, spec, slopes, ctx, site)
             return y.reshape(B, K, H // K, T, D).swapaxes(1, 2).reshape(B, H, T, D)
 
-        return wrong
+        return faulty
 
-    inside.table("attention", make)
+    patcher.wrap_table("attention", wrap)
 
 
-def _seen(change):
-    """change(visible, self, T, S, spec) in the place of the mask."""
+def _change_mask(change: Function) -> Plant:
+    """Make the attention mask by change(original, self, T, S, spec)."""
 
-    def plant(inside: Inside) -> None:
-        inside.method(
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_method(
             "context",
             "Context",
             "_make_mask",
@@ -52,91 +53,93 @@ def _seen(change):
     return plant
 
 
-def _sees_next(original, self, T, S, spec):
-    seen = self.relative_positions(T, S) >= -1
-    return original(self, T, S, spec) if not spec.causal else seen
+def _show_next_key(original, self, T, S, spec):
+    mask = self.relative_positions(T, S) >= -1
+    return original(self, T, S, spec) if not spec.causal else mask
 
 
-def _not_causal(original, self, T, S, spec):
+def _ignore_causality(original, self, T, S, spec):
     return original(self, T, S, replace(spec, causal=False))
 
 
-def _wider(original, self, T, S, spec):
+def _widen_window(original, self, T, S, spec):
     wide = spec.window_size and spec.window_size + 1
     return original(self, T, S, replace(spec, window_size=wide))
 
 
-def _shared_qk_norm(inside: Inside) -> None:
-    def make(original):
-        def wrong(self, x, ctx):
+def _share_qk_norm(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(self, x, ctx):
             if self.spec.qk_norm != "head":
                 return original(self, x, ctx)
-            kept, self.k_norm = self.k_norm, self.q_norm
+            saved, self.k_norm = self.k_norm, self.q_norm
             try:
                 return original(self, x, ctx)
             finally:
-                self.k_norm = kept
+                self.k_norm = saved
 
-        return wrong
+        return faulty
 
-    inside.forward("Attention", make)
+    patcher.wrap_forward("Attention", wrap)
 
 
-def _finite_mask(inside: Inside) -> None:
-    """-inf is spelt math.inf in both backends' attention."""
-    ops = inside.module("ops")
+def _use_finite_mask(patcher: Patcher) -> None:
+    """Both backends' attention writes -inf as -math.inf, so another `math` changes the mask."""
+    ops = patcher.load_module("ops")
 
-    class Small:
+    class SmallInfinity:
         inf, pi, e = 1e4, np.pi, np.e
         sqrt = staticmethod(np.sqrt)
 
-    inside.replace(ops, "math", Small)
+    patcher.replace(ops, "math", SmallInfinity)
 
 
-def _field(name, case, plant, law="L1/logits"):
+def _make_fault(name: str, case: str, plant: Plant, law: str = "L1/logits") -> Fault:
     return Fault(name, "forward", law, case, plant)
 
 
 DEFAULT = "default/hot"
 
 FAULTS = (
-    _field("a query sees the next key", DEFAULT, _seen(_sees_next)),
-    _field("nothing is causal", DEFAULT, _seen(_not_causal)),
-    _field("the window is one wider", "attention.mask=window/hot", _seen(_wider)),
-    _field(
+    _make_fault("a query sees the next key", DEFAULT, _change_mask(_show_next_key)),
+    _make_fault("nothing is causal", DEFAULT, _change_mask(_ignore_causality)),
+    _make_fault(
+        "the window is one wider", "attention.mask=window/hot", _change_mask(_widen_window)
+    ),
+    _make_fault(
         "the window is ignored",
         "attention.mask=window/hot",
-        _seen(
+        _change_mask(
             lambda original, self, T, S, spec: original(self, T, S, replace(spec, window_size=None))
         ),
     ),
-    _field("key heads are tiled, not repeated", "attention.heads=4/2/hot", _tiled),
-    _field(
+    _make_fault("key heads are tiled, not repeated", "attention.heads=4/2/hot", _tile_key_heads),
+    _make_fault(
         "key heads are tiled, in whole numbers",
         "integer.grouped heads/float32",
-        _tiled,
+        _tile_key_heads,
         "L0/integers",
     ),
-    _field(
+    _make_fault(
         "scores are scaled by the model's width",
         DEFAULT,
-        _attend(lambda q, k, v, spec, s: (q, k, v, replace(spec, scale=24**-0.5), s)),
+        _change_arguments(lambda q, k, v, spec, s: (q, k, v, replace(spec, scale=24**-0.5), s)),
     ),
-    _field(
+    _make_fault(
         "scale is ignored",
         "attention.scale=0.3/hot",
-        _attend(lambda q, k, v, spec, s: (q, k, v, replace(spec, scale=None), s)),
+        _change_arguments(lambda q, k, v, spec, s: (q, k, v, replace(spec, scale=None), s)),
     ),
-    _field(
+    _make_fault(
         "attention's softcap is ignored",
         "attention.softcap=2/hot",
-        _attend(lambda q, k, v, spec, s: (q, k, v, replace(spec, softcap=None), s)),
+        _change_arguments(lambda q, k, v, spec, s: (q, k, v, replace(spec, softcap=None), s)),
     ),
-    _field("the values' bias is ignored", "attention.bias=qkv/hot", no_bias("v_proj")),
-    _field("queries and keys share a norm", "attention.qk_norm=head/hot", _shared_qk_norm),
-    _field(
+    _make_fault("the values' bias is ignored", "attention.bias=qkv/hot", drop_bias("v_proj")),
+    _make_fault("queries and keys share a norm", "attention.qk_norm=head/hot", _share_qk_norm),
+    _make_fault(
         "masked scores are -1e4, not -inf",
         "edge.saturated attention/hot",
-        _finite_mask,
+        _use_finite_mask,
     ),
 )

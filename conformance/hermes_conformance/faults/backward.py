@@ -1,4 +1,4 @@
-"""Faults of gradients, of accumulation and of dropout."""
+"""Faults of gradients, gradient accumulation and dropout."""
 
 from dataclasses import replace
 from itertools import count
@@ -7,14 +7,15 @@ import numpy as np
 
 from hermes.interface import Batch
 from hermes.numerics import randomness
-from hermes_conformance.faults.fault import Fault, Inside
+from hermes_conformance.faults.fault import Fault, Plant
+from hermes_conformance.faults.patcher import Function, Patcher
 
 DEFAULT = "default/hot"
 DROPS = "every dropout/hot"
 
 
-def _part(batch: Batch, a: slice) -> Batch:
-    """Only those micro-batches."""
+def _select_micro_batches(batch: Batch, a: slice) -> Batch:
+    """The micro-batches of the slice, as a batch of their own."""
     return Batch(
         batch.tokens[a],
         batch.targets[a],
@@ -24,11 +25,11 @@ def _part(batch: Batch, a: slice) -> Batch:
     )
 
 
-def _grads(change):
-    """change(original, self, batch) in the place of Learner.grads."""
+def _change_grads(change: Function) -> Plant:
+    """Compute a learner's gradients by change(original, self, batch)."""
 
-    def plant(inside: Inside) -> None:
-        inside.method(
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_method(
             "learner",
             "Learner",
             "grads",
@@ -38,99 +39,102 @@ def _grads(change):
     return plant
 
 
-def _last_only(original, self, batch):
-    return original(self, _part(batch, slice(-1, None)))
+def _keep_last_micro_batch(original, self, batch):
+    return original(self, _select_micro_batches(batch, slice(-1, None)))
 
 
-def _mean_of_means(original, self, batch):
-    found = [original(self, _part(batch, slice(a, a + 1))) for a in range(len(batch.tokens))]
+def _average_means(original, self, batch):
+    found = [
+        original(self, _select_micro_batches(batch, slice(a, a + 1)))
+        for a in range(len(batch.tokens))
+    ]
     names = found[0][1]
     grads = {name: np.mean([np.asarray(g[name]) for _, g in found], axis=0) for name in names}
     return float(np.mean([loss for loss, _ in found])), grads
 
 
-def _lookup_only(inside: Inside) -> None:
-    """Of a tied embedding, the part that comes from looking rows up is lost."""
-    inside.forward(
-        "Embedding", lambda original: lambda self, ids: inside.detached(original(self, ids))
+def _drop_lookup_gradient(patcher: Patcher) -> None:
+    """A tied embedding has only the part of its gradient that comes from the head."""
+    patcher.wrap_forward(
+        "Embedding", lambda original: lambda self, ids: patcher.detach(original(self, ids))
     )
 
 
-def _head_only(inside: Inside) -> None:
-    inside.forward(
+def _drop_head_gradient(patcher: Patcher) -> None:
+    patcher.wrap_forward(
         "Head",
-        lambda original: lambda self, x, embedding: original(self, x, inside.detached(embedding)),
+        lambda original: lambda self, x, embedding: original(self, x, patcher.detach(embedding)),
     )
 
 
-def _statistics(inside: Inside) -> None:
-    """The norm's root is taken for a constant."""
+def _detach_statistics(patcher: Patcher) -> None:
+    """The backward pass takes the norm's root for a constant."""
 
-    def make(normalize):
-        def wrong(x, norm, weight, bias):
+    def wrap(normalize):
+        def faulty(x, norm, weight, bias):
             if not hasattr(norm, "unit_offset"):
                 return normalize(x, norm, weight, bias)
             scale = 1 + weight if norm.unit_offset else weight
             root = ((x * x).mean(-1)[..., None] + norm.eps) ** 0.5
-            return x / inside.detached(root) * scale
+            return x / patcher.detach(root) * scale
 
-        return wrong
+        return faulty
 
-    inside.table("normalize", make)
+    patcher.wrap_table("normalize", wrap)
 
 
-def _keys_detached(inside: Inside) -> None:
-    inside.table(
+def _detach_keys(patcher: Patcher) -> None:
+    patcher.wrap_table(
         "attention",
-        lambda attention: lambda q, k, v, *rest: attention(q, inside.detached(k), v, *rest),
+        lambda attention: lambda q, k, v, *rest: attention(q, patcher.detach(k), v, *rest),
     )
 
 
-def _residual_detached(inside: Inside) -> None:
-    def make(original):
-        def wrong(self, x, ctx):
+def _scale_residual_gradient(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(self, x, ctx):
             y = original(self, x, ctx)
-            return y - 1e-6 * (x - inside.detached(x))
+            return y - 1e-6 * (x - patcher.detach(x))
 
-        return wrong
+        return faulty
 
-    inside.forward("Block", make)
+    patcher.wrap_forward("Block", wrap)
 
 
-def _wrong_erf(inside: Inside) -> None:
-    """The value of gelu is right, its derivative is the tanh form's."""
+def _swap_gelu_derivative(patcher: Patcher) -> None:
+    """gelu has its own value and the derivative of its tanh approximation."""
 
-    def make(found):
-        def wrong(x):
+    def wrap(found):
+        def faulty(x):
             smooth = found["gelu_tanh"](x)
-            return smooth + inside.detached(found["gelu"](x) - smooth)
+            return smooth + patcher.detach(found["gelu"](x) - smooth)
 
-        return wrong
+        return faulty
 
-    inside.activation("gelu", make)
+    patcher.wrap_activation("gelu", wrap)
 
 
-def _any_order(inside: Inside) -> None:
-    """Gradients of rows are added in an order that is another at every call, as by a race."""
+def _reorder_embedding_gradients(patcher: Patcher) -> None:
+    """Gradients of rows are summed in another order at each call, as in a race of threads."""
     calls = count(1)
 
-    def make(original):
-        def wrong(self, ids):
+    def wrap(original):
+        def faulty(self, ids):
             flat = ids.reshape(-1)
             order = np.roll(np.arange(len(flat)), next(calls))
-            back = inside.taken(original(self, inside.taken(flat, order)), np.argsort(order))
+            back = patcher.gather(original(self, patcher.gather(flat, order)), np.argsort(order))
             return back.reshape(*ids.shape, -1)
 
-        return wrong
+        return faulty
 
-    inside.forward("Embedding", make)
+    patcher.wrap_forward("Embedding", wrap)
 
 
-def _drop(change):
-    """change(original, self, x, rate, site) in the place of dropout."""
+def _change_dropout(change: Function) -> Plant:
+    """Drop by change(original, self, x, rate, site)."""
 
-    def plant(inside: Inside) -> None:
-        inside.method(
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_method(
             "context",
             "Context",
             "dropout",
@@ -140,23 +144,23 @@ def _drop(change):
     return plant
 
 
-def _unscaled(original, self, x, rate, site):
+def _skip_scaling(original, self, x, rate, site):
     return original(self, x, rate, site) * (1 - rate)
 
 
-def _one_site(original, self, x, rate, site):
+def _share_masks(original, self, x, rate, site):
     return original(self, x, rate, site % 4)
 
 
-def _never(original, self, x, rate, site):
+def _drop_nothing(original, self, x, rate, site):
     return x
 
 
-def _keys(change):
-    """change(original, seed, step, rows) in the place of the dropout keys."""
+def _change_dropout_keys(change: Function) -> Plant:
+    """Make the keys of dropout by change(original, seed, step, rows)."""
 
-    def plant(inside: Inside) -> None:
-        inside.function(
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_function(
             randomness.dropout_row_keys,
             lambda original: lambda seed, step, rows: change(original, seed, step, rows),
         )
@@ -164,83 +168,122 @@ def _keys(change):
     return plant
 
 
-def _frozen_trained(inside: Inside) -> None:
-    def make(original):
+def _train_frozen_layers(patcher: Patcher) -> None:
+    def wrap(original):
         return lambda self, spec, state, recipe, *rest, **more: original(
             self, spec, state, replace(recipe, freeze_layers=0), *rest, **more
         )
 
-    inside.method("backend", "Backend", "learner", make)
+    patcher.wrap_method("backend", "Backend", "learner", wrap)
 
 
-def _over_all(original, self, batch):
-    """The mean is over padding too."""
+def _average_over_padding(original, self, batch):
+    """The loss is a mean over all positions, padding included."""
     loss, grads = original(self, batch)
     share = batch.num_terms / batch.targets.size
     return loss * share, {name: share * np.asarray(grads[name]) for name in grads}
 
 
-def _counts_here(original, self, batch):
-    """A share's mean is over its own targets."""
+def _average_over_share(original, self, batch):
+    """The loss of a rank's share is the mean over its own targets, not the whole step's."""
     return original(self, replace(batch, global_counts=None))
 
 
-def _fault(name, law, case, plant, part="gradient", only=None):
+def _make_fault(
+    name: str, law: str, case: str, plant: Plant, part: str = "gradient", only: str | None = None
+) -> Fault:
     return Fault(name, part, law, case, plant, only)
 
 
 GRADIENT = "L1/derivatives"
-LAST, RESIDUAL = _grads(_last_only), _residual_detached
+LAST, RESIDUAL = _change_grads(_keep_last_micro_batch), _scale_residual_gradient
 
 FAULTS = (
-    _fault("only the last micro-batch counts", GRADIENT, DEFAULT, _grads(_last_only)),
-    _fault("the mean of the micro-batches' means", GRADIENT, DEFAULT, _grads(_mean_of_means)),
-    _fault("the same, by splitting", "L1/micro-batches", DEFAULT, _grads(_mean_of_means)),
-    _fault(
+    _make_fault(
+        "only the last micro-batch counts", GRADIENT, DEFAULT, _change_grads(_keep_last_micro_batch)
+    ),
+    _make_fault(
+        "the mean of the micro-batches' means", GRADIENT, DEFAULT, _change_grads(_average_means)
+    ),
+    _make_fault(
+        "the same, by splitting", "L1/micro-batches", DEFAULT, _change_grads(_average_means)
+    ),
+    _make_fault(
         "a tied embedding's lookup has no gradient",
         GRADIENT,
         "embeddings.tie_weights=true/hot",
-        _lookup_only,
+        _drop_lookup_gradient,
     ),
-    _fault("a tied head has no gradient", GRADIENT, "embeddings.tie_weights=true/hot", _head_only),
-    _fault("the norm's statistics have no gradient", GRADIENT, DEFAULT, _statistics),
-    _fault("keys have no gradient", GRADIENT, DEFAULT, _keys_detached),
-    _fault("a residual's gradient is off by 1e-6", GRADIENT, DEFAULT, _residual_detached),
-    _fault("gelu has tanh gelu's derivative", GRADIENT, "ffn.activation=gelu/hot", _wrong_erf),
-    _fault("frozen layers are trained", "L0/frozen", "default/hot", _frozen_trained),
-    _fault("a share's mean is over its own targets", "L1/shares", DEFAULT, _grads(_counts_here)),
-    _fault(
+    _make_fault(
+        "a tied head has no gradient",
+        GRADIENT,
+        "embeddings.tie_weights=true/hot",
+        _drop_head_gradient,
+    ),
+    _make_fault("the norm's statistics have no gradient", GRADIENT, DEFAULT, _detach_statistics),
+    _make_fault("keys have no gradient", GRADIENT, DEFAULT, _detach_keys),
+    _make_fault(
+        "a residual's gradient is off by 1e-6", GRADIENT, DEFAULT, _scale_residual_gradient
+    ),
+    _make_fault(
+        "gelu has tanh gelu's derivative",
+        GRADIENT,
+        "ffn.activation=gelu/hot",
+        _swap_gelu_derivative,
+    ),
+    _make_fault("frozen layers are trained", "L0/frozen", "default/hot", _train_frozen_layers),
+    _make_fault(
+        "a share's mean is over its own targets",
+        "L1/shares",
+        DEFAULT,
+        _change_grads(_average_over_share),
+    ),
+    _make_fault(
         "embeddings' gradients are added in any order",
         "L4/repeat",
         "train.preference/fresh",
-        _any_order,
+        _reorder_embedding_gradients,
     ),
-    _fault("the mean is over all positions", GRADIENT, DEFAULT, _grads(_over_all)),
-    _fault("dropout does not scale", "L1/dropout", DROPS, _drop(_unscaled), "dropout"),
-    _fault("layers share their masks", "L1/dropout", DROPS, _drop(_one_site), "dropout"),
-    _fault(
-        "layers share their masks, seen", "L0/masks", "dropout.ffn/hot", _drop(_one_site), "dropout"
+    _make_fault(
+        "the mean is over all positions", GRADIENT, DEFAULT, _change_grads(_average_over_padding)
     ),
-    _fault("dropout drops nothing", "L1/dropout", DROPS, _drop(_never), "dropout"),
-    _fault(
+    _make_fault(
+        "dropout does not scale", "L1/dropout", DROPS, _change_dropout(_skip_scaling), "dropout"
+    ),
+    _make_fault(
+        "layers share their masks", "L1/dropout", DROPS, _change_dropout(_share_masks), "dropout"
+    ),
+    _make_fault(
+        "layers share their masks, seen",
+        "L0/masks",
+        "dropout.ffn/hot",
+        _change_dropout(_share_masks),
+        "dropout",
+    ),
+    _make_fault(
+        "dropout drops nothing", "L1/dropout", DROPS, _change_dropout(_drop_nothing), "dropout"
+    ),
+    _make_fault(
         "masks are those of the update before",
         "L1/dropout",
         DROPS,
-        _keys(lambda original, seed, step, rows: original(seed, step - 1, rows)),
+        _change_dropout_keys(lambda original, seed, step, rows: original(seed, step - 1, rows)),
         "dropout",
     ),
-    _fault(
+    _make_fault(
         "masks begin anew in each micro-batch",
         "L1/dropout",
         DROPS,
-        _keys(lambda original, seed, step, rows: original(seed, step, rows % len(rows))),
+        _change_dropout_keys(
+            lambda original, seed, step, rows: original(seed, step, rows % len(rows))
+        ),
         "dropout",
     ),
-    _fault(
+    _make_fault(
         "masks do not depend on the seed",
         "L0/masks",
         "dropout.embeddings/hot",
-        _keys(lambda original, seed, step, rows: original(0, step, rows)),
+        _change_dropout_keys(lambda original, seed, step, rows: original(0, step, rows)),
         "dropout",
     ),
 )

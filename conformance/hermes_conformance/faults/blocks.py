@@ -3,20 +3,21 @@
 from dataclasses import replace
 
 from hermes.spec import LayerNorm, NoNorm, RMSNorm
-from hermes_conformance.faults.fault import Fault, Inside
+from hermes_conformance.faults.fault import Fault, Plant
+from hermes_conformance.faults.patcher import Function, Patcher
 
 
-def _norm(change):
-    """change(x, norm, weight, bias) gives other arguments to the norm."""
+def _change_norm(change: Function) -> Plant:
+    """Call the norm with the arguments that change(x, norm, weight, bias) gives."""
 
-    def plant(inside: Inside) -> None:
-        inside.table("normalize", lambda normalize: lambda *given: normalize(*change(*given)))
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_table("normalize", lambda normalize: lambda *given: normalize(*change(*given)))
 
     return plant
 
 
-def _eps(factor):
-    return _norm(
+def _scale_eps(factor):
+    return _change_norm(
         lambda x, norm, w, b: (
             x,
             replace(norm, eps=factor * norm.eps) if hasattr(norm, "eps") else norm,
@@ -26,149 +27,152 @@ def _eps(factor):
     )
 
 
-def _eps_outside(inside: Inside) -> None:
-    def make(normalize):
-        def wrong(x, norm, weight, bias):
+def _move_eps_outside(patcher: Patcher) -> None:
+    def wrap(normalize):
+        def faulty(x, norm, weight, bias):
             if not isinstance(norm, RMSNorm):
                 return normalize(x, norm, weight, bias)
             scale = 1 + weight if norm.unit_offset else weight
             return x / ((x * x).mean(-1)[..., None] ** 0.5 + norm.eps) * scale
 
-        return wrong
+        return faulty
 
-    inside.table("normalize", make)
+    patcher.wrap_table("normalize", wrap)
 
 
-def _unbiased(inside: Inside) -> None:
-    def make(normalize):
-        def wrong(x, norm, weight, bias):
+def _use_unbiased_variance(patcher: Patcher) -> None:
+    def wrap(normalize):
+        def faulty(x, norm, weight, bias):
             if not isinstance(norm, LayerNorm):
                 return normalize(x, norm, weight, bias)
             y = normalize(x, replace(norm, bias=False), weight, None)
             y = y * ((x.shape[-1] - 1) / x.shape[-1]) ** 0.5
             return y + bias if norm.bias else y
 
-        return wrong
+        return faulty
 
-    inside.table("normalize", make)
+    patcher.wrap_table("normalize", wrap)
 
 
-def _last_eps(inside: Inside) -> None:
-    def make(original):
-        def wrong(self, *arguments):
+def _change_final_eps(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(self, *arguments):
             original(self, *arguments)
             self.norm.norm = replace(self.norm.norm, eps=1e-6)
 
-        return wrong
+        return faulty
 
-    inside.method("model", "Stack", "__init__", make)
+    patcher.wrap_method("model", "Stack", "__init__", wrap)
 
 
-def _swapped_gate(inside: Inside) -> None:
-    def make(original):
-        def wrong(self, x, ctx):
+def _swap_gate(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(self, x, ctx):
             if not self.spec.gated:
                 return original(self, x, ctx)
             h = self.act(self.up_proj(x)) * self.gate_proj(x)
             return ctx.dropout(self.down_proj(h), self.spec.dropout, self.site)
 
-        return wrong
+        return faulty
 
-    inside.forward("FeedForward", make)
+    patcher.wrap_forward("FeedForward", wrap)
 
 
-def _normed(change):
-    """change(place) is where the norm is taken from; None for no norm."""
+def _change_norm_position(change: Function) -> Plant:
+    """Take the norm of another position, change(position); None for no norm."""
 
-    def plant(inside: Inside) -> None:
-        def make(original):
-            def wrong(self, place, x):
-                other = change(place)
+    def plant(patcher: Patcher) -> None:
+        def wrap(original):
+            def faulty(self, position, x):
+                other = change(position)
                 return x if other is None else original(self, other, x)
 
-            return wrong
+            return faulty
 
-        inside.method("model", "Block", "apply_norm", make)
+        patcher.wrap_method("model", "Block", "apply_norm", wrap)
 
     return plant
 
 
-def _block(change):
-    """Build every block from change(block spec) instead."""
+def _change_block(change: Function) -> Plant:
+    """Build every block from change(block spec)."""
 
-    def plant(inside: Inside) -> None:
-        def make(original):
-            def wrong(self, block, *arguments):
+    def plant(patcher: Patcher) -> None:
+        def wrap(original):
+            def faulty(self, block, *arguments):
                 original(self, block, *arguments)
                 self.block = change(block)
 
-            return wrong
+            return faulty
 
-        inside.method("model", "Block", "__init__", make)
+        patcher.wrap_method("model", "Block", "__init__", wrap)
 
     return plant
 
 
-def _no_final_norm(inside: Inside) -> None:
-    inside.forward("Stack", _without_norm)
+def _skip_final_norm(patcher: Patcher) -> None:
+    patcher.wrap_forward("Stack", _call_without_norm)
 
 
-def _without_norm(original):
-    def wrong(self, tokens, ctx):
-        kept, self.norm.norm = self.norm.norm, NoNorm()
+def _call_without_norm(original):
+    def faulty(self, tokens, ctx):
+        saved, self.norm.norm = self.norm.norm, NoNorm()
         try:
             return original(self, tokens, ctx)
         finally:
-            self.norm.norm = kept
+            self.norm.norm = saved
 
-    return wrong
+    return faulty
 
 
-def _shorter_head(inside: Inside) -> None:
-    inside.forward(
-        "Head", lambda original: lambda self, x, w: inside.shorter(original(self, x, w), "float32")
+def _round_head(patcher: Patcher) -> None:
+    patcher.wrap_forward(
+        "Head",
+        lambda original: lambda self, x, w: patcher.round_to(original(self, x, w), "float32"),
     )
 
 
-def no_bias(part):
-    """The head's bias is ignored, or that of a part of attention."""
+def drop_bias(part: str | None) -> Plant:
+    """Ignore the bias of a part of attention, or the head's for None."""
 
-    def plant(inside: Inside) -> None:
-        def make(original):
-            def wrong(self, *arguments):
+    def plant(patcher: Patcher) -> None:
+        def wrap(original):
+            def faulty(self, *arguments):
                 owner = self if part is None else getattr(self, part)
-                kept, owner.bias = owner.bias, None
+                saved, owner.bias = owner.bias, None
                 try:
                     return original(self, *arguments)
                 finally:
-                    owner.bias = kept
+                    owner.bias = saved
 
-            return wrong
+            return faulty
 
-        inside.forward("Head" if part is None else "Attention", make)
+        patcher.wrap_forward("Head" if part is None else "Attention", wrap)
 
     return plant
 
 
-def _scaleless(inside: Inside) -> None:
-    def make(original):
-        def wrong(self, tokens, ctx):
-            kept, self.spec = self.spec, replace(self.spec, scale=None)
+def _ignore_embedding_scale(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(self, tokens, ctx):
+            saved, self.spec = self.spec, replace(self.spec, scale=None)
             try:
                 return original(self, tokens, ctx)
             finally:
-                self.spec = kept
+                self.spec = saved
 
-        return wrong
+        return faulty
 
-    inside.forward("Stack", make)
-
-
-def _float32_inside(inside: Inside) -> None:
-    inside.activation("silu", lambda found: lambda x: inside.shorter(found["silu"](x), "float32"))
+    patcher.wrap_forward("Stack", wrap)
 
 
-def _field(name, case, plant, law="L1/logits"):
+def _compute_silu_in_float32(patcher: Patcher) -> None:
+    patcher.wrap_activation(
+        "silu", lambda found: lambda x: patcher.round_to(found["silu"](x), "float32")
+    )
+
+
+def _make_fault(name: str, case: str, plant: Plant, law: str = "L1/logits") -> Fault:
     return Fault(name, "forward", law, case, plant)
 
 
@@ -176,71 +180,79 @@ DEFAULT = "default/hot"
 QUIET = "default/fresh"
 
 FAULTS = (
-    _field("norm eps is 1e-6 for 1e-5", QUIET, _eps(0.1)),
-    _field("norm eps is 1e-6, by vectors", "golden.llama/hot", _eps(0.1), "L1/golden"),
-    _field("norm eps is 1e-6 for 1e-5, loud", DEFAULT, _eps(0.1)),
-    _field("norm eps stands outside the root", QUIET, _eps_outside),
-    _field("the final norm alone has another eps", DEFAULT, _last_eps),
-    _field(
+    _make_fault("norm eps is 1e-6 for 1e-5", QUIET, _scale_eps(0.1)),
+    _make_fault("norm eps is 1e-6, by vectors", "golden.llama/hot", _scale_eps(0.1), "L1/golden"),
+    _make_fault("norm eps is 1e-6 for 1e-5, loud", DEFAULT, _scale_eps(0.1)),
+    _make_fault("norm eps stands outside the root", QUIET, _move_eps_outside),
+    _make_fault("the final norm alone has another eps", DEFAULT, _change_final_eps),
+    _make_fault(
         "unit_offset is ignored",
         "block.norm=rmsnorm-offset/pre/hot",
-        _norm(
+        _change_norm(
             lambda x, n, w, b: (
                 (x, replace(n, unit_offset=False), w, b) if isinstance(n, RMSNorm) else (x, n, w, b)
             )
         ),
     ),
-    _field("the norm's weight is ignored", DEFAULT, _norm(lambda x, n, w, b: (x, n, w * 0 + 1, b))),
-    _field(
+    _make_fault(
+        "the norm's weight is ignored",
+        DEFAULT,
+        _change_norm(lambda x, n, w, b: (x, n, w * 0 + 1, b)),
+    ),
+    _make_fault(
         "layernorm for rmsnorm",
         DEFAULT,
-        _norm(lambda x, n, w, b: (x - x.mean(-1)[..., None], n, w, b)),
+        _change_norm(lambda x, n, w, b: (x - x.mean(-1)[..., None], n, w, b)),
     ),
-    _field("layernorm divides by n - 1", "block.norm=layernorm/pre/hot", _unbiased),
-    _field(
+    _make_fault(
+        "layernorm divides by n - 1", "block.norm=layernorm/pre/hot", _use_unbiased_variance
+    ),
+    _make_fault(
         "output's softcap is ignored",
         "output.softcap=5/hot",
-        lambda inside: inside.table("soft_cap", lambda original: lambda x, cap: x),
+        lambda patcher: patcher.wrap_table("soft_cap", lambda original: lambda x, cap: x),
     ),
-    _field("gate and up are swapped", DEFAULT, _swapped_gate),
-    _field(
+    _make_fault("gate and up are swapped", DEFAULT, _swap_gate),
+    _make_fault(
         "gelu is the tanh approximation",
         "ffn.activation=gelu/hot",
-        lambda inside: inside.activation("gelu", lambda found: found["gelu_tanh"]),
+        lambda patcher: patcher.wrap_activation("gelu", lambda found: found["gelu_tanh"]),
     ),
-    _field(
+    _make_fault(
         "silu is gelu",
         DEFAULT,
-        lambda inside: inside.activation("silu", lambda found: found["gelu_tanh"]),
+        lambda patcher: patcher.wrap_activation("silu", lambda found: found["gelu_tanh"]),
     ),
-    _field(
+    _make_fault(
         "relu2 is relu",
         "ffn.activation=relu2/hot",
-        lambda inside: inside.activation("relu2", lambda found: found["relu"]),
+        lambda patcher: patcher.wrap_activation("relu2", lambda found: found["relu"]),
     ),
-    _field(
+    _make_fault(
         "the second norm is the first one again",
         DEFAULT,
-        _normed(lambda place: "attention_in" if place == "ffn_in" else place),
+        _change_norm_position(lambda place: "attention_in" if place == "ffn_in" else place),
     ),
-    _field(
+    _make_fault(
         "a sandwich without its last norm",
         "block.norm=rmsnorm/sandwich/hot",
-        _normed(lambda place: None if place == "ffn_out" else place),
+        _change_norm_position(lambda place: None if place == "ffn_out" else place),
     ),
-    _field("no final norm", DEFAULT, _no_final_norm),
-    _field("the head computes in float32", DEFAULT, _shorter_head),
-    _field("float32 inside float64's silu", QUIET, _float32_inside, "L1/canary"),
-    _field("the head's bias is ignored", "output.bias=true/hot", no_bias(None)),
-    _field("the embeddings' scale is ignored", "embeddings.scale=4.9/hot", _scaleless),
-    _field(
+    _make_fault("no final norm", DEFAULT, _skip_final_norm),
+    _make_fault("the head computes in float32", DEFAULT, _round_head),
+    _make_fault("float32 inside float64's silu", QUIET, _compute_silu_in_float32, "L1/canary"),
+    _make_fault("the head's bias is ignored", "output.bias=true/hot", drop_bias(None)),
+    _make_fault(
+        "the embeddings' scale is ignored", "embeddings.scale=4.9/hot", _ignore_embedding_scale
+    ),
+    _make_fault(
         "a parallel block runs in series",
         "block.parallel=true/hot",
-        _block(lambda block: replace(block, parallel=False)),
+        _change_block(lambda block: replace(block, parallel=False)),
     ),
-    _field(
+    _make_fault(
         "residual: false is ignored",
         "block.residual=false/hot",
-        _block(lambda block: replace(block, residual=True)),
+        _change_block(lambda block: replace(block, residual=True)),
     ),
 )

@@ -1,18 +1,19 @@
-"""Faults of the cache and of packed documents."""
+"""Faults of the KV cache and of packed documents."""
 
 from hermes import interface
-from hermes_conformance.faults.fault import Fault, Inside
+from hermes_conformance.faults.fault import Fault, Plant
+from hermes_conformance.faults.patcher import Function, Patcher
 
 DECODING, PACKING = "L1/decoding", "L1/packing"
 DEFAULT, PACKED = "default/fresh", "default/hot"
 LEARNED = "attention.position_encoding=learned"
 
 
-def _extend(change):
-    """change(original, self, layer, k, v) in the place of what a cache keeps and hands back."""
+def _change_cache_update(change: Function) -> Plant:
+    """Update the KV cache by change(original, self, layer, k, v)."""
 
-    def plant(inside: Inside) -> None:
-        inside.method(
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_method(
             "cache",
             "KVCache",
             "update",
@@ -22,36 +23,38 @@ def _extend(change):
     return plant
 
 
-def _first_row(original, self, layer, k, v):
-    """What a kernel once did to every row but the first."""
+def _write_first_row(original, self, layer, k, v):
+    """All rows get the first row's keys, as a kernel once did."""
     if k.shape[2] == 1:
         k = k * 0 + k[:1]
     return original(self, layer, k, v)
 
 
-def _short(original, self, layer, k, v):
+def _keep_six_tokens(original, self, layer, k, v):
     k, v = original(self, layer, k, v)
     return k[:, :, -6:], v[:, :, -6:]
 
 
-def _one_layer(original, self, layer, k, v):
+def _share_layers(original, self, layer, k, v):
     return original(self, 0, k, v)
 
 
-def _context(name, change):
-    def plant(inside: Inside) -> None:
-        inside.wrap(inside.module("context").Context, name, change)
+def _change_context(name: str, change: Function) -> Plant:
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap(patcher.load_module("context").Context, name, change)
 
     return plant
 
 
-def _offset(change):
-    """change(tokens read so far) in the place of where a pass begins."""
-    return _context("offset", lambda original: property(lambda self: change(original.fget(self))))
+def _change_offset(change: Function) -> Plant:
+    """Begin a pass at position change(tokens read so far)."""
+    return _change_context(
+        "offset", lambda original: property(lambda self: change(original.fget(self)))
+    )
 
 
-def _upper_left(inside: Inside) -> None:
-    inside.method(
+def _mask_from_own_start(patcher: Patcher) -> None:
+    patcher.wrap_method(
         "context",
         "Context",
         "relative_positions",
@@ -59,11 +62,11 @@ def _upper_left(inside: Inside) -> None:
     )
 
 
-def _documents(change):
-    """change(segments and positions) in the place of both."""
+def _change_documents(change: Function) -> Plant:
+    """Make documents and positions by change(original, self, segments)."""
 
-    def plant(inside: Inside) -> None:
-        inside.method(
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_method(
             "runtime",
             "Runtime",
             "load_segments",
@@ -73,7 +76,7 @@ def _documents(change):
     return plant
 
 
-def _shifted(original, self, segments):
+def _delay_documents(original, self, segments):
     if segments is None:
         return original(self, None)
     late = segments.copy()
@@ -81,71 +84,96 @@ def _shifted(original, self, segments):
     return original(self, late)
 
 
-def _row_of_first(original, self, segments):
+def _copy_first_row(original, self, segments):
     return original(self, None if segments is None else segments * 0 + segments[:1])
 
 
-def _running(original, self, segments):
-    found, places = original(self, segments)
-    if found is None:
+def _continue_positions(original, self, segments):
+    documents, positions = original(self, segments)
+    if documents is None:
         return None, None
-    return found, places * 0 + original(self, segments * 0)[1]
+    return documents, positions * 0 + original(self, segments * 0)[1]
 
 
-def _uncounted(inside: Inside) -> None:
-    inside.function(interface.check_tokens, lambda original: lambda *arguments: None)
+def _skip_token_check(patcher: Patcher) -> None:
+    patcher.wrap_function(interface.check_tokens, lambda original: lambda *arguments: None)
 
 
-def _capacity(inside: Inside) -> None:
-    def make(original):
-        def wrong(self, *arguments):
+def _raise_capacity(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(self, *arguments):
             original(self, *arguments)
             self._capacity = 10**6
 
-        return wrong
+        return faulty
 
-    inside.method("inference", "Decoder", "__init__", make)
+    patcher.wrap_method("inference", "Decoder", "__init__", wrap)
 
 
-def _fault(name, law, case, plant, part="cache"):
+def _make_fault(name: str, law: str, case: str, plant: Plant, part: str = "cache") -> Fault:
     return Fault(name, part, law, case, plant)
 
 
 FAULTS = (
-    _fault("single steps write the first row's keys", DECODING, DEFAULT, _extend(_first_row)),
-    _fault("the cache keeps six tokens", DECODING, DEFAULT, _extend(_short)),
-    _fault(
+    _make_fault(
+        "single steps write the first row's keys",
+        DECODING,
+        DEFAULT,
+        _change_cache_update(_write_first_row),
+    ),
+    _make_fault(
+        "the cache keeps six tokens", DECODING, DEFAULT, _change_cache_update(_keep_six_tokens)
+    ),
+    _make_fault(
         "the cache hands keys back as values",
         DECODING,
         DEFAULT,
-        _extend(lambda original, self, layer, k, v: original(self, layer, k, v)[::-1]),
+        _change_cache_update(lambda original, self, layer, k, v: original(self, layer, k, v)[::-1]),
     ),
-    _fault("layers share a cache", DECODING, DEFAULT, _extend(_one_layer)),
-    _fault("positions begin anew in each read", DECODING, f"{LEARNED}/fresh", _offset(lambda n: 0)),
-    _fault("positions lag by one", DECODING, f"{LEARNED}/fresh", _offset(lambda n: max(n - 1, 0))),
-    _fault("a second read is masked from its own start", DECODING, DEFAULT, _upper_left),
-    _fault("a cache takes more than its capacity", "L0/refusals", DEFAULT, _capacity),
-    _fault("ids are not checked", "L0/refusals", DEFAULT, _uncounted, "refusals"),
-    _fault(
+    _make_fault("layers share a cache", DECODING, DEFAULT, _change_cache_update(_share_layers)),
+    _make_fault(
+        "positions begin anew in each read",
+        DECODING,
+        f"{LEARNED}/fresh",
+        _change_offset(lambda n: 0),
+    ),
+    _make_fault(
+        "positions lag by one",
+        DECODING,
+        f"{LEARNED}/fresh",
+        _change_offset(lambda n: max(n - 1, 0)),
+    ),
+    _make_fault(
+        "a second read is masked from its own start", DECODING, DEFAULT, _mask_from_own_start
+    ),
+    _make_fault("a cache takes more than its capacity", "L0/refusals", DEFAULT, _raise_capacity),
+    _make_fault("ids are not checked", "L0/refusals", DEFAULT, _skip_token_check, "refusals"),
+    _make_fault(
         "documents see each other",
         PACKING,
         PACKED,
-        _documents(lambda original, self, segments: (None, None)),
+        _change_documents(lambda original, self, segments: (None, None)),
         "packing",
     ),
-    _fault(
+    _make_fault(
         "a document's first token belongs to the last",
         PACKING,
         PACKED,
-        _documents(_shifted),
+        _change_documents(_delay_documents),
         "packing",
     ),
-    _fault("all rows are cut as the first", PACKING, PACKED, _documents(_row_of_first), "packing"),
-    _fault(
+    _make_fault(
+        "all rows are cut as the first",
+        PACKING,
+        PACKED,
+        _change_documents(_copy_first_row),
+        "packing",
+    ),
+    _make_fault(
         "positions run on across documents",
         PACKING,
         f"{LEARNED}/hot",
-        _documents(_running),
+        _change_documents(_continue_positions),
         "packing",
     ),
 )

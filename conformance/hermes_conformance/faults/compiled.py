@@ -1,103 +1,112 @@
-"""Faults of compiled learners alone."""
+"""Faults that only compiled learners have."""
 
 from dataclasses import replace
 from importlib import import_module
 
-from hermes_conformance.faults.fault import Fault, Inside
-from hermes_conformance.faults.kernels import sloped
+from hermes_conformance.faults.fault import Fault, Plant
+from hermes_conformance.faults.kernels import scale_gradient
+from hermes_conformance.faults.patcher import Function, Patcher
 
 SHORT = "L4/compiled-bfloat16"
 
 
-def _compiled(change, precision="bfloat16"):
-    """change(inside, runtime) in compiled learners of that precision, and in no other."""
+def _change_compiled(change, precision="bfloat16"):
+    """Call change(patcher, runtime) for compiled learners of this precision only."""
 
-    def plant(inside: Inside) -> None:
-        def make(original):
-            def wrong(self, runtime, *given):
+    def plant(patcher: Patcher) -> None:
+        def wrap(original):
+            def faulty(self, runtime, *given):
                 original(self, runtime, *given)
                 if self._uses_compile() and runtime.options.precision == precision:
-                    change(inside, runtime)
+                    change(patcher, runtime)
 
-            return wrong
+            return faulty
 
-        inside.method("learner", "Learner", "__init__", make)
+        patcher.wrap_method("learner", "Learner", "__init__", wrap)
 
     return plant
 
 
-def _next_token(change):
-    """change(inside, loss) of the next token."""
+def _change_loss(change: Function) -> Function:
+    """Change the runtime's next-token loss to change(patcher, loss)."""
 
-    def turn(inside, runtime):
-        score = runtime.ops.next_token
-        runtime.ops = replace(runtime.ops, next_token=lambda *x: change(inside, score(*x)))
+    def change_runtime(patcher, runtime):
+        original = runtime.ops.next_token
+        runtime.ops = replace(runtime.ops, next_token=lambda *x: change(patcher, original(*x)))
 
-    return turn
+    return change_runtime
 
 
-def _no_cap(inside, runtime):
+def _drop_softcap(patcher, runtime):
     runtime.module.lm_head.softcap = None
 
 
-def _no_documents(inside, runtime):
+def _drop_documents(patcher, runtime):
     runtime.load_segments = lambda segments: (None, None)
 
 
-def _steeper_pairs(inside, runtime):
-    def twice(*given):
-        loss, sums = score(*given)
-        return sloped(inside, 2.0, loss), sums
+def _double_pair_gradients(patcher, runtime):
+    original = runtime.ops.preference
 
-    score = runtime.ops.preference
-    runtime.ops = replace(runtime.ops, preference=twice)
+    def faulty(*given):
+        loss, sums = original(*given)
+        return scale_gradient(patcher, 2.0, loss), sums
+
+    runtime.ops = replace(runtime.ops, preference=faulty)
 
 
-def _slope_when_compiling(inside: Inside) -> None:
-    """The branch of value_and_grad that only a compiler takes."""
+def _double_slopes_when_compiling(patcher: Patcher) -> None:
+    """Change value_and_grad only while a compiler traces it."""
 
-    def make(original):
-        def wrong(*given):
+    def wrap(original):
+        def faulty(*given):
             value, slope = original(*given)
             compiling = import_module("torch").compiler.is_compiling()
             return value, 2 * slope if compiling else slope
 
-        return wrong
+        return faulty
 
-    inside.wrap(inside.module("chunked_loss"), "value_and_grad", make)
+    patcher.wrap(patcher.load_module("chunked_loss"), "value_and_grad", wrap)
 
 
-def _fault(name, law, case, plant, only=None):
+def _make_fault(name: str, law: str, case: str, plant: Plant, only: str | None = None) -> Fault:
     return Fault(name, "compiled", law, case, plant, only)
 
 
 FAULTS = (
-    _fault(
+    _make_fault(
         "a compiled loss is off by a thousandth",
         "L4/compiled",
         "compiled.dropout/hot",
-        _compiled(_next_token(lambda inside, loss: 1.001 * loss), "float32"),
+        _change_compiled(_change_loss(lambda patcher, loss: 1.001 * loss), "float32"),
     ),
-    _fault(
+    _make_fault(
         "compiled bfloat16 has half as much gradient again",
         SHORT,
         "compiled.packed/hot",
-        _compiled(_next_token(lambda inside, loss: sloped(inside, 1.5, loss))),
+        _change_compiled(_change_loss(lambda patcher, loss: scale_gradient(patcher, 1.5, loss))),
     ),
-    _fault("compiling loses the cap", SHORT, "compiled.packed/hot", _compiled(_no_cap)),
-    _fault("compiling loses the documents", SHORT, "compiled.packed/hot", _compiled(_no_documents)),
-    _fault(
+    _make_fault(
+        "compiling loses the cap", SHORT, "compiled.packed/hot", _change_compiled(_drop_softcap)
+    ),
+    _make_fault(
+        "compiling loses the documents",
+        SHORT,
+        "compiled.packed/hot",
+        _change_compiled(_drop_documents),
+    ),
+    _make_fault(
         "compiled pairs have twice their gradient",
         SHORT,
         "compiled.pairs/hot",
-        _compiled(_steeper_pairs),
+        _change_compiled(_double_pair_gradients),
         "mlx",
     ),
-    _fault(
+    _make_fault(
         "slopes are doubled where a compiler looks",
         SHORT,
         "compiled.pairs/hot",
-        _slope_when_compiling,
+        _double_slopes_when_compiling,
         "torch",
     ),
 )

@@ -1,4 +1,4 @@
-"""Faults of what stands above the backends: language, tokens, order, schedule, files."""
+"""Faults of the core library: MAL, tokens, data order, schedule, initial weights, files."""
 
 from dataclasses import replace
 
@@ -11,34 +11,35 @@ from hermes.numerics import randomness
 from hermes.storage import safetensors
 from hermes.tokenizer import Tokenizer
 from hermes.training import schedule
-from hermes_conformance.faults.fault import Fault, Inside
+from hermes_conformance.faults.fault import Fault, Plant
+from hermes_conformance.faults.patcher import Patcher
 from hermes_conformance.golden import hashes
-from hermes_conformance.laws import core
+from hermes_conformance.laws import core_library
 
 ONCE = "default/fresh"
 
 
-def _above(module, name, change, *holders):
-    """change(original, ...) in the place of module.name, in every holder that imported it."""
+def _change_function(module, name, change, *holders):
+    """Replace module.name by change(original, ...) in hermes, the backend and `holders`."""
 
-    def plant(inside: Inside) -> None:
+    def plant(patcher: Patcher) -> None:
         original = getattr(module, name)
 
-        def wrong(*given, **more):
+        def faulty(*given, **more):
             return change(original, *given, **more)
 
-        inside.function(original, lambda _: wrong)
+        patcher.wrap_function(original, lambda _: faulty)
         for holder in holders:
             for attribute, value in list(vars(holder).items()):
                 if value is original:
-                    inside.replace(holder, attribute, wrong)
+                    patcher.replace(holder, attribute, faulty)
 
     return plant
 
 
-def _method(cls, name, change):
-    def plant(inside: Inside) -> None:
-        inside.wrap(
+def _change_method(cls, name, change):
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap(
             cls,
             name,
             lambda original: lambda self, *given, **more: change(original, self, *given, **more),
@@ -47,22 +48,22 @@ def _method(cls, name, change):
     return plant
 
 
-def _same_epoch(original, seed, cursor, count, size):
+def _repeat_epoch(original, seed, cursor, count, size):
     epoch = original(seed, order.Cursor(), size, size)
     return epoch[(cursor.sample + np.arange(count)) % size]
 
 
-def _one_twice(original, seed, cursor, count, size):
+def _repeat_sample(original, seed, cursor, count, size):
     found = original(seed, cursor, count, size)
     return np.where(found == size - 1, 0, found)
 
 
-def _from_its_start(original, seed, cursor, count, size):
-    """Every part of an order begins with its first sample."""
+def _restart_epoch(original, seed, cursor, count, size):
+    """Each part of an order begins with the order's first sample."""
     return original(seed, replace(cursor, sample=0), count, size)
 
 
-def _rank_first(original, self, taken, micro_batch, accum, rank, world):
+def _order_by_rank(original, self, taken, micro_batch, accum, rank, world):
     right = original(self, taken, micro_batch, accum, rank, world)
     first = rank * micro_batch * accum
     return replace(
@@ -70,12 +71,12 @@ def _rank_first(original, self, taken, micro_batch, accum, rank, world):
     )
 
 
-def _two_ahead(original, self, *given):
+def _shift_targets(original, self, *given):
     batch = original(self, *given)
     return replace(batch, targets=np.roll(batch.targets, -1, axis=-1))
 
 
-def _without_eps(original, spec, *others):
+def _forget_eps(original, spec, *others):
     return (
         original(spec, *others)
         .replace("eps: 1e-06", "eps: 1e-05")
@@ -83,134 +84,136 @@ def _without_eps(original, spec, *others):
     )
 
 
-def _late(original, recipe, step, total):
+def _delay_schedule(original, recipe, step, total):
     return original(recipe, max(step - 1, 0), total)
 
 
-def _no_floor(original, recipe, step, total):
+def _drop_floor(original, recipe, step, total):
     return original(replace(recipe, min_lr_ratio=0.0), step, total)
 
 
-def _stripped(original, self, text, **more):
+def _strip_text(original, self, text, **more):
     return original(self, text.strip(), **more)
 
 
-def _special(original, self, text, **more):
+def _encode_special(original, self, text, **more):
     return [self.eos_id if text.startswith("<|eos|>") else t for t in original(self, text, **more)]
 
 
-def _short(original, given, kinds):
+def _write_float16(original, given, kinds):
     rounded = {n: np.asarray(given[n]).astype(np.float16).astype(np.float32) for n in given}
     return original(rounded, kinds)
 
 
-def _swapped(original, *given):
+def _swap_moments(original, *given):
     first, second = original(*given)
     return second, first
 
 
-def _streams_shared(original, seed, purpose, shape, std):
+def _share_stream(original, seed, purpose, shape, std):
     return original(seed, "weights", shape, std)
 
 
-def _fault(name, part, law, plant, case=ONCE):
+def _make_fault(name: str, part: str, law: str, plant: Plant, case: str = ONCE) -> Fault:
     return Fault(name, part, law, case, plant)
 
 
 FAULTS = (
-    _fault(
+    _make_fault(
         "the order ignores the epoch",
         "data order",
         "L0/order",
-        _above(order, "order_samples", _same_epoch, core, hashes),
+        _change_function(order, "order_samples", _repeat_epoch, core_library, hashes),
     ),
-    _fault(
+    _make_fault(
         "one sample comes twice",
         "data order",
         "L0/order",
-        _above(order, "order_samples", _one_twice, core, hashes),
+        _change_function(order, "order_samples", _repeat_sample, core_library, hashes),
     ),
-    _fault(
+    _make_fault(
         "every read begins the epoch anew",
         "data order",
         "L0/order",
-        _above(order, "order_samples", _from_its_start, core, hashes),
+        _change_function(order, "order_samples", _restart_epoch, core_library, hashes),
     ),
-    _fault(
+    _make_fault(
         "the order is another's",
         "data order",
         "L0/pins",
-        _above(order, "order_samples", lambda o, seed, *rest: o(seed + 1, *rest), core, hashes),
+        _change_function(
+            order, "order_samples", lambda o, seed, *rest: o(seed + 1, *rest), core_library, hashes
+        ),
     ),
-    _fault(
+    _make_fault(
         "processes share an update rank by rank",
         "data order",
         "L0/shares",
-        _method(text_dataset.TextDataset, "_make_batch", _rank_first),
+        _change_method(text_dataset.TextDataset, "_make_batch", _order_by_rank),
     ),
-    _fault(
+    _make_fault(
         "targets are two ahead of their tokens",
         "data order",
         "L0/shares",
-        _method(text_dataset.TextDataset, "_make_batch", _two_ahead),
+        _change_method(text_dataset.TextDataset, "_make_batch", _shift_targets),
     ),
-    _fault(
+    _make_fault(
         "MAL forgets an eps",
         "language",
         "L0/language",
-        _above(writer, "dumps", _without_eps, core, hashes),
+        _change_function(writer, "dumps", _forget_eps, core_library, hashes),
         "block.norm=rmsnorm-offset/pre/fresh",
     ),
-    _fault(
+    _make_fault(
         "the schedule is an update late",
         "schedule",
         "L0/pins",
-        _above(schedule, "compute_lr", _late, hashes),
+        _change_function(schedule, "compute_lr", _delay_schedule, hashes),
     ),
-    _fault(
+    _make_fault(
         "the schedule ends at zero",
         "schedule",
         "L0/pins",
-        _above(schedule, "compute_lr", _no_floor, hashes),
+        _change_function(schedule, "compute_lr", _drop_floor, hashes),
     ),
-    _fault(
+    _make_fault(
         "the tokenizer strips its text",
         "tokenizer",
         "L0/tokens",
-        _method(Tokenizer, "encode", _stripped),
+        _change_method(Tokenizer, "encode", _strip_text),
     ),
-    _fault(
+    _make_fault(
         "names of special tokens in text become special",
         "tokenizer",
         "L0/tokens",
-        _method(Tokenizer, "encode", _special),
+        _change_method(Tokenizer, "encode", _encode_special),
     ),
-    _fault(
+    _make_fault(
         "every tensor draws from one stream",
         "first weights",
         "L0/pins",
-        _above(randomness, "draw_normals", _streams_shared),
+        _change_function(randomness, "draw_normals", _share_stream),
     ),
-    _fault(
+    _make_fault(
         "the residual's matrices start as the others",
         "first weights",
         "L0/pins",
-        _above(
+        _change_function(
             randomness, "draw_normals", lambda o, seed, name, shape, std: o(seed, name, shape, 0.02)
         ),
     ),
-    _fault(
+    _make_fault(
         "files hold float16",
         "checkpoint",
         "L5/file",
-        _above(safetensors, "encode_tensors", _short),
+        _change_function(safetensors, "encode_tensors", _write_float16),
         "move.tied/fresh",
     ),
-    _fault(
-        "moments are read the wrong way round",
+    _make_fault(
+        "moments are read the faulty way round",
         "checkpoint",
         "L5/file",
-        _above(weights, "read_moments", _swapped, reader),
+        _change_function(weights, "read_moments", _swap_moments, reader),
         "move.tied/fresh",
     ),
 )

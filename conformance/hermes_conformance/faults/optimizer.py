@@ -1,11 +1,12 @@
-"""Faults of the update rule, of clipping and of a learner's state."""
+"""Faults of AdamW, of gradient clipping and of a learner's state."""
 
 from dataclasses import replace
 
 import numpy as np
 
 from hermes.interface import TrainState
-from hermes_conformance.faults.fault import Fault, Inside
+from hermes_conformance.faults.fault import Fault, Plant
+from hermes_conformance.faults.patcher import Function, Patcher
 
 UPDATE = "L4/update"
 RUN = "L4/oracle"
@@ -13,12 +14,12 @@ CASE = "train.dropout/fresh"
 TOY = "run.gpt2/hot"
 
 
-def _rule(**changes):
-    """The update with other numbers in its rule."""
+def _change_rule(**changes):
+    """Call AdamW with other numbers in its recipe."""
 
-    def plant(inside: Inside) -> None:
-        inside.function(
-            inside.module("optim").adamw,
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_function(
+            patcher.load_module("optim").adamw,
             lambda original: (
                 lambda *tensors, rule, **more: original(
                     *tensors, rule=replace(rule, **changes), **more
@@ -29,20 +30,20 @@ def _rule(**changes):
     return plant
 
 
-def _adamw(change):
-    """change(original, p, g, m, v, **numbers) in the place of the update."""
+def _change_adamw(change: Function) -> Plant:
+    """Compute AdamW by change(original, p, g, m, v, **numbers)."""
 
-    def plant(inside: Inside) -> None:
-        inside.function(
-            inside.module("optim").adamw,
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_function(
+            patcher.load_module("optim").adamw,
             lambda original: lambda *tensors, **numbers: change(original, *tensors, **numbers),
         )
 
     return plant
 
 
-def _corrections(numbers):
-    """(lr / (1 - b1^t), 1 / sqrt(1 - b2^t)) as either backend is told of them."""
+def _read_corrections(numbers):
+    """(lr / (1 - b1^t), 1 / sqrt(1 - b2^t)), which one backend passes on and the other computes."""
     rule = numbers["rule"]
     if "first" in numbers:
         return numbers["first"], numbers["second"]
@@ -50,7 +51,7 @@ def _corrections(numbers):
     return numbers["lr"] / (1 - rule.beta1**step), (1 - rule.beta2**step) ** -0.5
 
 
-def _uncorrected(original, p, g, m, v, **numbers):
+def _skip_bias_correction(original, p, g, m, v, **numbers):
     if "first" in numbers:
         numbers = {**numbers, "first": numbers["lr"], "second": 1.0}
     else:
@@ -58,85 +59,85 @@ def _uncorrected(original, p, g, m, v, **numbers):
     return original(p, g, m, v, **numbers)
 
 
-def _coupled(original, p, g, m, v, **numbers):
+def _couple_decay(original, p, g, m, v, **numbers):
     rule = numbers["rule"]
     numbers = {**numbers, "rule": replace(rule, weight_decay=0.0)}
     return original(p, g + rule.weight_decay * numbers["decay"] * p, m, v, **numbers)
 
 
-def _eps_inside(original, p, g, m, v, **numbers):
-    rule, (first, second) = numbers["rule"], _corrections(numbers)
+def _move_eps_inside(original, p, g, m, v, **numbers):
+    rule, (first, second) = numbers["rule"], _read_corrections(numbers)
     m = rule.beta1 * m + (1 - rule.beta1) * g
     v = rule.beta2 * v + (1 - rule.beta2) * g * g
     root = (v * second * second + rule.eps) ** 0.5
-    kept = 1 - numbers["lr"] * (rule.weight_decay * numbers["decay"])
-    return p * kept - first * m / root, m, v
+    factor = 1 - numbers["lr"] * (rule.weight_decay * numbers["decay"])
+    return p * factor - first * m / root, m, v
 
 
-def _decay_without_lr(original, p, g, m, v, **numbers):
+def _decay_without_rate(original, p, g, m, v, **numbers):
     rule = numbers["rule"]
     bare = replace(rule, weight_decay=0.0)
     moved, m, v = original(p, g, m, v, **{**numbers, "rule": bare})
     return moved - 1e-3 * rule.weight_decay * numbers["decay"] * p, m, v
 
 
-def _decay_all(original, p, g, m, v, **numbers):
+def _decay_all_tensors(original, p, g, m, v, **numbers):
     return original(p, g, m, v, **{**numbers, "decay": 1.0})
 
 
-def _square_of_mean(original, p, g, m, v, **numbers):
+def _square_first_moment(original, p, g, m, v, **numbers):
     moved, m_new, v_new = original(p, g, m, v, **numbers)
     rule = numbers["rule"]
     return moved, m_new, rule.beta2 * v + (1 - rule.beta2) * m_new * m_new
 
 
-def _short_moments(inside: Inside) -> None:
+def _round_moments(patcher: Patcher) -> None:
     def change(original, p, g, m, v, **numbers):
         p, m, v = original(p, g, m, v, **numbers)
-        return p, inside.shorter(m), inside.shorter(v)
+        return p, patcher.round_to(m), patcher.round_to(v)
 
-    _adamw(change)(inside)
+    _change_adamw(change)(patcher)
 
 
-def _late(original, p, g, m, v, **numbers):
+def _delay_bias_correction(original, p, g, m, v, **numbers):
     if "first" in numbers:
         return original(p, g, m, v, **{**numbers, "first": numbers["first"] * 1.01})
     return original(p, g, m, v, **{**numbers, "step": numbers["step"] + 1})
 
 
-def _clip(change):
-    """change(norm, bound) in the place of the clipping factor."""
+def _change_clipping(change: Function) -> Plant:
+    """Compute the clipping factor by change(original, norm, bound)."""
 
-    def plant(inside: Inside) -> None:
-        inside.function(
-            inside.module("optim").clip_scale,
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_function(
+            patcher.load_module("optim").clip_scale,
             lambda original: lambda norm, bound: change(original, norm, bound),
         )
 
     return plant
 
 
-def _no_epsilon(original, norm, bound):
+def _skip_epsilon(original, norm, bound):
     return original(norm - 1e-6, bound)
 
 
-def _norm(change):
-    """change(original, grads) in the place of the norm of all gradients."""
+def _change_norm(change: Function) -> Plant:
+    """Compute the norm of all gradients by change(original, grads)."""
 
-    def plant(inside: Inside) -> None:
-        inside.function(
-            inside.module("optim").global_norm,
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_function(
+            patcher.load_module("optim").global_norm,
             lambda original: lambda grads, *more: change(original, list(grads), *more),
         )
 
     return plant
 
 
-def state(change):
-    """change(state) in the place of what a learner hands over."""
+def change_state(change: Function) -> Plant:
+    """A learner hands over change(state)."""
 
-    def plant(inside: Inside) -> None:
-        inside.method(
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_method(
             "learner",
             "Learner",
             "state",
@@ -146,44 +147,44 @@ def state(change):
     return plant
 
 
-def taken(change):
-    """change(state) in the place of what a learner is given."""
+def change_initial_state(change: Function) -> Plant:
+    """A learner is made from change(state)."""
 
-    def plant(inside: Inside) -> None:
-        def make(original):
+    def plant(patcher: Patcher) -> None:
+        def wrap(original):
             return lambda self, spec, state, *rest, **more: original(
                 self, spec, change(state), *rest, **more
             )
 
-        inside.method("backend", "Backend", "learner", make)
+        patcher.wrap_method("backend", "Backend", "learner", wrap)
 
     return plant
 
 
-def _rounded(state: TrainState) -> TrainState:
+def _round_params(state: TrainState) -> TrainState:
     def short(tensors):
         return {n: np.array(t).astype(np.float16).astype(t.dtype) for n, t in tensors.items()}
 
     return replace(state, params=short(state.params))
 
 
-def _applied_anyway(inside: Inside) -> None:
-    """isfinite says yes to everything."""
-    optim, learner = inside.module("optim"), inside.module("learner")
+def _apply_non_finite_step(patcher: Patcher) -> None:
+    """isfinite is true of everything, so that no step is skipped."""
+    optim, learner = patcher.load_module("optim"), patcher.load_module("learner")
     for module in (optim, learner):
         for name in ("torch", "mx"):
             if hasattr(module, name):
                 library = getattr(module, name)
-                inside.wrap(
+                patcher.wrap(
                     library, "isfinite", lambda original: lambda x: original(x * 0 + 1) | True
                 )
 
 
-def _step(change):
-    """change(original, self, batch, lr) in the place of a learner's update."""
+def _change_step(change: Function) -> Plant:
+    """Take a learner's step by change(original, self, batch, lr)."""
 
-    def plant(inside: Inside) -> None:
-        inside.method(
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_method(
             "learner",
             "Learner",
             "step",
@@ -193,9 +194,9 @@ def _step(change):
     return plant
 
 
-def _always_clips(inside: Inside) -> None:
-    def make(original):
-        def wrong(self, runtime, state, recipe, process_group):
+def _clip_always(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(self, runtime, state, recipe, process_group):
             original(
                 self,
                 runtime,
@@ -204,93 +205,125 @@ def _always_clips(inside: Inside) -> None:
                 process_group,
             )
 
-        return wrong
+        return faulty
 
-    inside.method("learner", "Learner", "__init__", make)
+    patcher.wrap_method("learner", "Learner", "__init__", wrap)
 
 
-def _fault(name, law, case, plant, part="optimizer", only=None):
+def _make_fault(
+    name: str, law: str, case: str, plant: Plant, part: str = "optimizer", only: str | None = None
+) -> Fault:
     return Fault(name, part, law, case, plant, only)
 
 
-DECAY, EPS, CLIP = _rule(weight_decay=0.101), _rule(eps=1e-6), _clip(_no_epsilon)
+DECAY, EPS, CLIP = (
+    _change_rule(weight_decay=0.101),
+    _change_rule(eps=1e-6),
+    _change_clipping(_skip_epsilon),
+)
 
 FAULTS = (
-    _fault("no bias correction", UPDATE, CASE, _adamw(_uncorrected)),
-    _fault("no bias correction, in a run", RUN, TOY, _adamw(_uncorrected)),
-    _fault("decay is added to the gradient", UPDATE, CASE, _adamw(_coupled)),
-    _fault("eps stands inside the root", UPDATE, CASE, _adamw(_eps_inside)),
-    _fault("eps is 1e-6", UPDATE, CASE, _rule(eps=1e-6)),
-    _fault("beta1 is 0.901", UPDATE, CASE, _rule(beta1=0.901)),
-    _fault("beta2 is 0.951", UPDATE, CASE, _rule(beta2=0.951)),
-    _fault("weight decay is 0.101", UPDATE, CASE, _rule(weight_decay=0.101)),
-    _fault("weight decay is 0.101, in a run", RUN, TOY, _rule(weight_decay=0.101)),
-    _fault("decay is not times the rate", UPDATE, CASE, _adamw(_decay_without_lr)),
-    _fault("norms decay too", "L0/decay", "default/hot", _adamw(_decay_all)),
-    _fault("norms decay too, in an update", UPDATE, CASE, _adamw(_decay_all)),
-    _fault("the second moment is the first one's square", UPDATE, CASE, _adamw(_square_of_mean)),
-    _fault("moments are bfloat16", UPDATE, CASE, _short_moments),
-    _fault("bias correction is an update late", UPDATE, CASE, _adamw(_late)),
-    _fault("a clip of 0 clips at 1", UPDATE, "train.unclipped/fresh", _always_clips, "clipping"),
-    _fault("nothing is clipped", UPDATE, CASE, _clip(lambda original, n, b: n * 0 + 1), "clipping"),
-    _fault("the clipping rule has no 1e-6", UPDATE, CASE, _clip(_no_epsilon), "clipping"),
-    _fault("the clipping rule has no 1e-6, in a run", RUN, TOY, _clip(_no_epsilon), "clipping"),
-    _fault(
+    _make_fault("no bias correction", UPDATE, CASE, _change_adamw(_skip_bias_correction)),
+    _make_fault("no bias correction, in a run", RUN, TOY, _change_adamw(_skip_bias_correction)),
+    _make_fault("decay is added to the gradient", UPDATE, CASE, _change_adamw(_couple_decay)),
+    _make_fault("eps stands inside the root", UPDATE, CASE, _change_adamw(_move_eps_inside)),
+    _make_fault("eps is 1e-6", UPDATE, CASE, _change_rule(eps=1e-6)),
+    _make_fault("beta1 is 0.901", UPDATE, CASE, _change_rule(beta1=0.901)),
+    _make_fault("beta2 is 0.951", UPDATE, CASE, _change_rule(beta2=0.951)),
+    _make_fault("weight decay is 0.101", UPDATE, CASE, _change_rule(weight_decay=0.101)),
+    _make_fault("weight decay is 0.101, in a run", RUN, TOY, _change_rule(weight_decay=0.101)),
+    _make_fault("decay is not times the rate", UPDATE, CASE, _change_adamw(_decay_without_rate)),
+    _make_fault("norms decay too", "L0/decay", "default/hot", _change_adamw(_decay_all_tensors)),
+    _make_fault("norms decay too, in an update", UPDATE, CASE, _change_adamw(_decay_all_tensors)),
+    _make_fault(
+        "the second moment is the first one's square",
+        UPDATE,
+        CASE,
+        _change_adamw(_square_first_moment),
+    ),
+    _make_fault("moments are bfloat16", UPDATE, CASE, _round_moments),
+    _make_fault(
+        "bias correction is an update late", UPDATE, CASE, _change_adamw(_delay_bias_correction)
+    ),
+    _make_fault(
+        "a clip of 0 clips at 1", UPDATE, "train.unclipped/fresh", _clip_always, "clipping"
+    ),
+    _make_fault(
+        "nothing is clipped",
+        UPDATE,
+        CASE,
+        _change_clipping(lambda original, n, b: n * 0 + 1),
+        "clipping",
+    ),
+    _make_fault(
+        "the clipping rule has no 1e-6", UPDATE, CASE, _change_clipping(_skip_epsilon), "clipping"
+    ),
+    _make_fault(
+        "the clipping rule has no 1e-6, in a run",
+        RUN,
+        TOY,
+        _change_clipping(_skip_epsilon),
+        "clipping",
+    ),
+    _make_fault(
         "the norm leaves out a tensor",
         UPDATE,
         CASE,
-        _norm(lambda original, grads, *more: original(grads[1:], *more)),
+        _change_norm(lambda original, grads, *more: original(grads[1:], *more)),
         "clipping",
     ),
-    _fault(
+    _make_fault(
         "small norms are clipped up",
         UPDATE,
         "train.rarely clipped/fresh",
-        _clip(lambda original, norm, bound: bound / (norm + 1e-6)),
+        _change_clipping(lambda original, norm, bound: bound / (norm + 1e-6)),
         "clipping",
     ),
-    _fault(
+    _make_fault(
         "the rate is that of the update before",
         UPDATE,
         CASE,
-        _step(lambda original, self, batch, lr: original(self, batch, 0.9 * lr)),
+        _change_step(lambda original, self, batch, lr: original(self, batch, 0.9 * lr)),
     ),
-    _fault(
-        "an update that is no number is made", "L4/non-finite", "train.hot/hot", _applied_anyway
+    _make_fault(
+        "an update that is no number is made",
+        "L4/non-finite",
+        "train.hot/hot",
+        _apply_non_finite_step,
     ),
-    _fault(
+    _make_fault(
         "a state has its moments swapped",
         "L5/resume",
         "move.dropout/fresh",
-        state(lambda s: replace(s, exp_avg=s.exp_avg_sq, exp_avg_sq=s.exp_avg)),
+        change_state(lambda s: replace(s, exp_avg=s.exp_avg_sq, exp_avg_sq=s.exp_avg)),
         "state",
     ),
-    _fault(
+    _make_fault(
         "a state forgets its step",
         "L0/resume",
         "default/hot",
-        state(lambda s: replace(s, step=s.step - 1)),
+        change_state(lambda s: replace(s, step=s.step - 1)),
         "state",
     ),
-    _fault(
+    _make_fault(
         "a learner forgets its moments",
         "L5/resume",
         "move.dropout/fresh",
-        taken(lambda s: replace(s, exp_avg={}, exp_avg_sq={})),
+        change_initial_state(lambda s: replace(s, exp_avg={}, exp_avg_sq={})),
         "state",
     ),
-    _fault(
+    _make_fault(
         "bias correction begins anew after a resume",
         "L5/resume",
         "move.tied/fresh",
-        taken(lambda s: replace(s, step=0)),
+        change_initial_state(lambda s: replace(s, step=0)),
         "state",
     ),
-    _fault(
+    _make_fault(
         "weights pass through float16",
         "L0/weights",
         "default/hot",
-        state(_rounded),
+        change_state(_round_params),
         "state",
     ),
 )

@@ -1,4 +1,4 @@
-"""Faults of the forward pass: positions, by rope and by ALiBi."""
+"""Faults of the forward pass: positions by rope and by ALiBi."""
 
 from dataclasses import replace
 
@@ -6,34 +6,35 @@ import numpy as np
 
 from hermes.numerics import positions
 from hermes.spec import Rope
-from hermes_conformance.faults.fault import Fault, Inside
+from hermes_conformance.faults.fault import Fault, Plant
+from hermes_conformance.faults.patcher import Function, Patcher
 
 
-def _interleaved(inside: Inside) -> None:
-    def make(rotate):
-        def wrong(x, cos, sin):
+def _interleave_pairs(patcher: Patcher) -> None:
+    def wrap(rotate):
+        def faulty(x, cos, sin):
             B, H, T, D = x.shape
             half = x.reshape(B, H, T, D // 2, 2).swapaxes(3, 4).reshape(B, H, T, D)
             turned = rotate(half, cos, sin)
             return turned.reshape(B, H, T, 2, D // 2).swapaxes(3, 4).reshape(B, H, T, D)
 
-        return wrong
+        return faulty
 
-    inside.table("rotate", make)
+    patcher.wrap_table("rotate", wrap)
 
 
-def _rotate(change):
-    def plant(inside: Inside) -> None:
-        inside.table("rotate", lambda rotate: lambda x, cos, sin: change(rotate, x, cos, sin))
+def _change_rotation(change: Function) -> Plant:
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_table("rotate", lambda rotate: lambda x, cos, sin: change(rotate, x, cos, sin))
 
     return plant
 
 
-def _rope(change):
-    """change(rope) in the place of the rope that tables are made of."""
+def _change_rope(change: Function) -> Plant:
+    """Make rope's frequencies from change(rope)."""
 
-    def plant(inside: Inside) -> None:
-        inside.function(
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_function(
             positions.rotary_frequencies,
             lambda original: lambda rope, size: original(change(rope), size),
         )
@@ -41,11 +42,11 @@ def _rope(change):
     return plant
 
 
-def _angles(change):
-    """change(cosines and sines) in the place of the tables."""
+def _change_angles(change: Function) -> Plant:
+    """Change rope's tables of cosines and of sines to change(table)."""
 
-    def plant(inside: Inside) -> None:
-        inside.function(
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_function(
             positions.rotary_table,
             lambda original: lambda *arguments: tuple(map(change, original(*arguments))),
         )
@@ -53,80 +54,86 @@ def _angles(change):
     return plant
 
 
-def _angles_in_float32(inside: Inside) -> None:
-    def make(original):
-        def wrong(rope, size, length):
+def _compute_angles_in_float32(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(rope, size, length):
             frequencies, magnitude = positions.rotary_frequencies(rope, size)
             places = np.arange(length, dtype=np.float32)[:, None]
             angles = (places * frequencies.astype(np.float32)[None, :]).astype(np.float32)
             return magnitude * np.cos(angles, dtype=float), magnitude * np.sin(angles, dtype=float)
 
-        return wrong
+        return faulty
 
-    inside.function(positions.rotary_table, make)
+    patcher.wrap_function(positions.rotary_table, wrap)
 
 
-def _keys_not_turned(inside: Inside) -> None:
+def _skip_key_rotation(patcher: Patcher) -> None:
     turn = [0]
 
     def change(rotate, x, cos, sin):
         turn[0] += 1
         return rotate(x, cos, sin) if turn[0] % 2 else x
 
-    _rotate(change)(inside)
+    _change_rotation(change)(patcher)
 
 
-def _slopes(change):
-    def plant(inside: Inside) -> None:
-        inside.function(positions.alibi_slopes, lambda original: lambda H: change(original, H))
+def _change_slopes(change: Function) -> Plant:
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_function(
+            positions.alibi_slopes, lambda original: lambda H: change(original, H)
+        )
 
     return plant
 
 
-def _plain_slopes(original, H):
+def _compute_plain_slopes(original, H):
     return 2.0 ** (-8.0 * (np.arange(H) + 1) / H)
 
 
-def _field(name, case, plant, law="L1/logits"):
+def _make_fault(name: str, case: str, plant: Plant, law: str = "L1/logits") -> Fault:
     return Fault(name, "forward", law, case, plant)
 
 
 DEFAULT = "default/hot"
 
 FAULTS = (
-    _field("rope interleaves its pairs", DEFAULT, _interleaved),
-    _field("rope turns backwards", DEFAULT, _rotate(lambda r, x, c, s: r(x, c, -s))),
-    _field("rope's base is 10,001", DEFAULT, _rope(lambda rope: replace(rope, theta=10_001.0))),
-    _field("rope turns no keys", DEFAULT, _keys_not_turned),
-    _field(
+    _make_fault("rope interleaves its pairs", DEFAULT, _interleave_pairs),
+    _make_fault("rope turns backwards", DEFAULT, _change_rotation(lambda r, x, c, s: r(x, c, -s))),
+    _make_fault(
+        "rope's base is 10,001", DEFAULT, _change_rope(lambda rope: replace(rope, theta=10_001.0))
+    ),
+    _make_fault("rope turns no keys", DEFAULT, _skip_key_rotation),
+    _make_fault(
         "rope's tables are bfloat16",
         DEFAULT,
-        _angles(lambda table: (table * 256).round() / 256),
+        _change_angles(lambda table: (table * 256).round() / 256),
     ),
-    _field("rope's angles are float32", "edge.position 100,000/hot", _angles_in_float32),
-    _field(
+    _make_fault(
+        "rope's angles are float32", "edge.position 100,000/hot", _compute_angles_in_float32
+    ),
+    _make_fault(
         "rope's scaling is dropped",
         "attention.position_encoding=rope-linear/hot",
-        _rope(lambda rope: replace(rope, scaling=None)),
+        _change_rope(lambda rope: replace(rope, scaling=None)),
     ),
-    _field(
+    _make_fault(
         "llama3's high and low ends are plain linear",
         "attention.position_encoding=rope-llama3/hot",
-        _rope(lambda rope: Rope(rope.theta / 8, rotary_dim=rope.rotary_dim)),
+        _change_rope(lambda rope: Rope(rope.theta / 8, rotary_dim=rope.rotary_dim)),
     ),
-    _field(
+    _make_fault(
         "yarn's attention factor is left out",
         "attention.position_encoding=rope-yarn/hot",
-        _angles(lambda table: table / (0.1 * np.log(4.0) + 1.0)),
+        _change_angles(lambda table: table / (0.1 * np.log(4.0) + 1.0)),
     ),
-    _field(
+    _make_fault(
         "slopes of six heads as of eight",
         "attention.position_encoding=alibi/6/hot",
-        _slopes(_plain_slopes),
+        _change_slopes(_compute_plain_slopes),
     ),
-    _field(
+    _make_fault(
         "slopes in the wrong order",
         "attention.position_encoding=alibi/hot",
-        _slopes(lambda original, H: original(H)[::-1].copy()),
+        _change_slopes(lambda original, H: original(H)[::-1].copy()),
     ),
 )

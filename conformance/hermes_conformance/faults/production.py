@@ -1,172 +1,171 @@
-"""Faults of paths that only production takes: caches in bfloat16, slices, compiled learners."""
+"""Faults of paths that only production takes: KV caches in bfloat16, chunked losses, row counts."""
 
 from unittest import mock
 
 import numpy as np
 
-from hermes_conformance.faults.fault import Fault, Inside
-from hermes_conformance.faults.kernels import sloped
+from hermes_conformance.faults.fault import Fault, Plant
+from hermes_conformance.faults.kernels import scale_gradient
+from hermes_conformance.faults.patcher import FAST_TABLES, Function, Patcher
 
-FAST = ("FAST", "PLAIN")
 
-
-def _short(dtype) -> bool:
+def _is_bfloat16(dtype) -> bool:
     return str(dtype).endswith("bfloat16")
 
 
-def _early_in_bfloat16(inside: Inside) -> None:
-    """What is read after the first read of a bfloat16 cache is turned as one place before."""
+def _rotate_early_in_bfloat16(patcher: Patcher) -> None:
+    """With a bfloat16 cache, rope rotates all reads after the first by one position too few."""
 
-    def make(original):
-        def wrong(self, spec, T):
-            if not (_short(self.dtype) and self.cache and self.offset):
+    def wrap(original):
+        def faulty(self, spec, T):
+            if not (_is_bfloat16(self.dtype) and self.cache and self.offset):
                 return original(self, spec, T)
             tables = self.tables.angles[spec.position_encoding, spec.rotary_size]
             return tuple(table[self.offset - 1 : self.offset - 1 + T] for table in tables)
 
-        return wrong
+        return faulty
 
-    inside.method("context", "Context", "angles", make)
+    patcher.wrap_method("context", "Context", "angles", wrap)
 
 
-def _slices_reversed(inside: Inside) -> None:
-    """Of what is evaluated in several slices, the last come first."""
-    sliced = inside.module("chunked_loss")
+def _reverse_chunks(patcher: Patcher) -> None:
+    """Log-probabilities evaluated in several chunks come in the reverse order of chunks."""
+    sliced = patcher.load_module("chunked_loss")
     original = sliced.score_groups
 
-    def make(score):
-        def wrong(*given):
+    def wrap(score):
+        def faulty(*given):
             with mock.patch.object(sliced, "score_groups", lambda *of: reversed([*original(*of)])):
                 return score(*given)
 
-        return wrong
+        return faulty
 
-    inside.table("logprobs", make, FAST)
+    patcher.wrap_table("logprobs", wrap, FAST_TABLES)
 
 
-def _late_where_some_count(inside: Inside) -> None:
-    def make(original):
-        def wrong(module, x, targets, at):
+def _delay_logprobs(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(module, x, targets, at):
             found = original(module, x, targets, at)
             if at is None:
                 return found
             late = np.roll(np.arange(targets.shape[1]), 1)
-            return inside.taken(found.swapaxes(0, 1), late).swapaxes(0, 1)
+            return patcher.gather(found.swapaxes(0, 1), late).swapaxes(0, 1)
 
-        return wrong
+        return faulty
 
-    inside.table("logprobs", make, FAST)
+    patcher.wrap_table("logprobs", wrap, FAST_TABLES)
 
 
-def _second_slice_steeper(inside: Inside) -> None:
-    """Of a pair that takes several slices, all but the first have twice their slopes."""
+def _double_later_chunks(patcher: Patcher) -> None:
+    """A pair's loss in several chunks has twice its derivative in all chunks but the first."""
 
-    def make(original):
-        def wrong(self, number, held):
+    def wrap(original):
+        def faulty(self, number, held):
             found = original(self, number, held)
             begin, end = self.groups[number][0]
             found[end - begin :] = 2 * found[end - begin :]
             return found
 
-        return wrong
+        return faulty
 
-    inside.method("chunked_loss", "PairGroups", "expand_to_tokens", make)
+    patcher.wrap_method("chunked_loss", "PairGroups", "expand_to_tokens", wrap)
 
 
-def _linear(change):
-    """change(original, self, x, rows) in the place of a product of so many rows."""
+def _change_linear(change: Function) -> Plant:
+    """Compute matrix products by change(original, self, x, rows), rows being those of x."""
 
-    def plant(inside: Inside) -> None:
-        def make(original):
-            def wrong(self, x):
+    def plant(patcher: Patcher) -> None:
+        def wrap(original):
+            def faulty(self, x):
                 return change(original, self, x, int(np.prod(x.shape[:-1])))
 
-            return wrong
+            return faulty
 
-        inside.forward("Linear", make)
+        patcher.wrap_forward("Linear", wrap)
 
     return plant
 
 
-def _biasless_row(original, self, x, rows):
-    kept = self.bias
+def _drop_bias_of_single_row(original, self, x, rows):
+    saved = self.bias
     try:
-        self.bias = None if rows == 1 else kept
+        self.bias = None if rows == 1 else saved
         return original(self, x)
     finally:
-        self.bias = kept
+        self.bias = saved
 
 
-def _wrong_when_tall(original, self, x, rows):
+def _change_tall_products(original, self, x, rows):
     found = original(self, x)
     return found * 1.01 if rows > 64 else found
 
 
-def _half_before(inside: Inside) -> None:
-    """In float32, what lies before a block that is recomputed has half its gradient through it."""
+def _halve_gradient_before_block(patcher: Patcher) -> None:
+    """In float32, only half the gradient passes back through a block that is recomputed."""
 
-    def make(original):
-        def wrong(self, layer, x):
+    def wrap(original):
+        def faulty(self, layer, x):
             if not self.recompute or str(self.dtype).endswith("float64"):
                 return original(self, layer, x)
-            return layer(sloped(inside, 0.5, x), self)
+            return layer(scale_gradient(patcher, 0.5, x), self)
 
-        return wrong
+        return faulty
 
-    inside.method("context", "Context", "run_block", make)
+    patcher.wrap_method("context", "Context", "run_block", wrap)
 
 
-def _fault(name, law, case, plant, only=None):
+def _make_fault(name: str, law: str, case: str, plant: Plant, only: str | None = None) -> Fault:
     return Fault(name, "production", law, case, plant, only)
 
 
 FAULTS = (
-    _fault(
+    _make_fault(
         "rope in a bfloat16 cache is a place early",
         "L3/decoding",
         "default/hot",
-        _early_in_bfloat16,
+        _rotate_early_in_bfloat16,
     ),
-    _fault(
+    _make_fault(
         "the second slice of a pair has twice its slopes",
         "L2/gradients",
         "slices.pairs/hot",
-        _second_slice_steeper,
+        _double_later_chunks,
     ),
-    _fault(
+    _make_fault(
         "evaluated slices come last first",
         "L2/logprobs",
         "slices.next token/hot",
-        _slices_reversed,
+        _reverse_chunks,
     ),
-    _fault(
+    _make_fault(
         "log-probabilities are a place late where some targets do not count",
         "L2/logprobs",
         "default/hot",
-        _late_where_some_count,
+        _delay_logprobs,
     ),
-    _fault(
+    _make_fault(
         "a product of one row has no bias",
         "L2/decoding",
         "decoding.one row/hot",
-        _linear(_biasless_row),
+        _change_linear(_drop_bias_of_single_row),
     ),
-    _fault(
+    _make_fault(
         "a product of one row has no bias, in bfloat16",
         "L3/decoding",
         "decoding.one row/hot",
-        _linear(_biasless_row),
+        _change_linear(_drop_bias_of_single_row),
     ),
-    _fault(
+    _make_fault(
         "a product of more than 64 rows is a hundredth off",
         "L2/decoding",
         "decoding.one row/hot",
-        _linear(_wrong_when_tall),
+        _change_linear(_change_tall_products),
     ),
-    _fault(
+    _make_fault(
         "recomputing in float32 halves the gradient of what lies before",
         "L4/checkpointing-float32",
         "train.dropout/fresh",
-        _half_before,
+        _halve_gradient_before_block,
     ),
 )

@@ -1,11 +1,12 @@
-"""Plants every fault in turn, and says which law caught it."""
+"""Plant every fault in turn, and report which law caught it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from typing import TypeVar
 
 from hermes.errors import HermesError, Unsupported
 from hermes_conformance.cases.case import Case
@@ -23,12 +24,16 @@ from hermes_conformance.faults import (
     positions,
     production,
 )
-from hermes_conformance.faults.fault import Fault, Inside, laid_out
-from hermes_conformance.faults.suite_faults import SUITE_FAULTS, SuiteFault, controls
-from hermes_conformance.laws import LEVELS
-from hermes_conformance.laws.canary import refusal
-from hermes_conformance.measure.law import Law, Sides
-from hermes_conformance.suite.runner import FAILED, PASSED, Outcome, run
+from hermes_conformance.faults.fault import Fault
+from hermes_conformance.faults.patcher import Patcher, has_known_layout
+from hermes_conformance.faults.suite_faults import SUITE_FAULTS, SuiteFault, run_controls
+from hermes_conformance.laws import LEVELS, list_laws
+from hermes_conformance.laws.canary import explain_refusal
+from hermes_conformance.measure.law import Law
+from hermes_conformance.measure.subject import Backends
+from hermes_conformance.suite.runner import FAILED, PASSED, Outcome, judge_case
+
+T = TypeVar("T")
 
 FAULTS = (
     *positions.FAULTS,
@@ -45,13 +50,14 @@ FAULTS = (
     *compiled.FAULTS,
 )
 
+# Changes that no suite could tell from the right model, each with the reason.
 EQUIVALENTS = {
-    "positions that begin at 1": "rope sees differences of positions only; learned positions, "
-    "which see them themselves, have a fault of their own",
+    "positions that begin at 1": "rope depends on differences of positions only; learned "
+    "positions, which depend on positions themselves, have a fault of their own",
     "positions that run on across packed documents, with rope": "the same: only differences "
     "inside a document count; the fault is planted with learned positions",
-    "a softmax shifted by another constant than the maximum": "the shift cancels; what it guards "
-    "from, overflow, has a fault of its own",
+    "a softmax shifted by another constant than the maximum": "the shift cancels; what it "
+    "prevents, overflow, has a fault of its own",
     "a gate multiplied from the left": "products commute",
     "a key bias left out, without rope": "it adds the same to every score of a query",
     "a decay of exactly zero weights": "zero times anything is zero",
@@ -60,10 +66,11 @@ EQUIVALENTS = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """A fault and how it fared. caught: by the law that had to; how: the error, or what went wrong.
+class FaultResult:
+    """A planted fault and whether its law caught it.
 
-    part, law and case as in Fault; of a suite fault, the control that noticed.
+    part, law and case as in Fault; of a fault of the suite, law is 'control'. how: the error by
+    which it was caught, or what happened instead.
     """
 
     fault: str
@@ -75,105 +82,120 @@ class Row:
     seconds: float
 
 
-def laws() -> dict[str, Law]:
-    """Every law by its id."""
-    return {law.id: law for level in LEVELS for law in level.laws}
+@dataclass(frozen=True)
+class FaultSelection:
+    """The faults to plant: of backends and the core library, and of the suite itself."""
+
+    faults: tuple[Fault, ...] = FAULTS
+    suite_faults: tuple[SuiteFault, ...] = SUITE_FAULTS
 
 
-def cases() -> dict[tuple[str, str], Case]:
-    """Every case by level and name: of short runs, and what only long ones have."""
+EVERY_FAULT = FaultSelection()
+
+
+def index_laws() -> dict[str, Law]:
+    """All laws by their ids."""
+    return {law.id: law for law in list_laws()}
+
+
+def index_cases() -> dict[tuple[str, str], Case]:
+    """All cases by level and name, those of long runs included."""
     return {
         (level.name, case.name): case
         for long in (True, False)
         for level in LEVELS
-        for case in level.cases(long)
+        for case in level.make_cases(long)
     }
 
 
-@dataclass(frozen=True)
-class FaultSelection:
-    """Which faults to plant: of backends and of what stands above them, and of the suite itself."""
+def select_faults(globs: tuple[str, ...]) -> FaultSelection:
+    """The faults whose names match a glob; all without a glob.
 
-    faults: tuple[Fault, ...] = FAULTS
-    of_suite: tuple[SuiteFault, ...] = SUITE_FAULTS
-
-
-def planned(globs: tuple[str, ...]) -> FaultSelection:
-    """The faults of these names; all without a glob. Raises HermesError for one that fits none."""
+    Raises HermesError for a glob that matches none.
+    """
     for glob in globs:
         if not any(fnmatchcase(fault.name, glob) for fault in (*FAULTS, *SUITE_FAULTS)):
             raise HermesError(
                 f"no fault is called {glob!r}; hermes conformance self-test prints their names"
             )
     if not globs:
-        return FaultSelection()
+        return EVERY_FAULT
 
-    def named(fault: Fault | SuiteFault) -> bool:
+    def matches(fault: Fault | SuiteFault) -> bool:
         return any(fnmatchcase(fault.name, glob) for glob in globs)
 
-    return FaultSelection(tuple(filter(named, FAULTS)), tuple(filter(named, SUITE_FAULTS)))
+    return FaultSelection(tuple(filter(matches, FAULTS)), tuple(filter(matches, SUITE_FAULTS)))
 
 
-def self_test(sides: Sides, plan: FaultSelection = FaultSelection()) -> Iterator[Row]:
-    """A row for every fault that can be planted in the subject, then for every fault of the suite.
+def run_self_test(
+    backends: Backends, selection: FaultSelection = EVERY_FAULT
+) -> Iterator[FaultResult]:
+    """Plant each fault that the subject can have, then each fault of the suite.
 
-    Without a fault, each law must pass on its case: else it would catch anything. Faults whose law
-    needs another backend that trains are planted where the reference is one.
+    Without the fault, its law must pass on its case: a law that fails anyway would catch anything.
+    Faults whose law needs two learners are planted if the reference trains. Raises Unsupported for
+    a subject that does not train or has another layout than our backends.
     """
-    by_law, by_case = laws(), cases()
+    laws, cases = index_laws(), index_cases()
     sound: dict[tuple[object, ...], Outcome] = {}
-    if not sides.subject.trains or not laid_out(sides.subject.name):
+    if not backends.subject.trains or not has_known_layout(backends.subject.name):
         raise Unsupported(
             f"faults are planted in a backend that trains and is laid out as the columns are; "
-            f"hermes_{sides.subject.name} is not"
+            f"hermes_{backends.subject.name} is not"
         )
-    for fault in plan.faults:
-        if fault.only not in (None, sides.subject.name):
+    for fault in selection.faults:
+        if fault.only not in (None, backends.subject.name):
             continue
-        if fault.law in by_law and not by_law[fault.law].possible(sides):
+        if fault.law in laws and not laws[fault.law].can_run(backends):
             continue
         began = time.perf_counter()
         if fault.law == "L1/canary":
-            caught, how = _refused(sides, fault)
+            caught, how = _check_canary(backends, fault)
         else:
-            law = by_law[fault.law]
-            case = by_case[law.level, fault.case]
+            law = laws[fault.law]
+            case = cases[law.level, fault.case]
             key = (fault.law, fault.case, fault.under)
             if key not in sound:
-                plain = replace(fault, plant=lambda inside: None)
-                sound[key] = _planted(sides, plain, partial(run, law, case, sides))
-            caught, how = _caught(sides, fault, law, case, sound[key])
+                no_fault = replace(fault, plant=lambda patcher: None)
+                judge = partial(judge_case, law, case, backends)
+                sound[key] = _run_with_fault(backends, no_fault, judge)
+            caught, how = _check_law(backends, fault, law, case, sound[key])
         seconds = time.perf_counter() - began
-        yield Row(fault.name, fault.part, fault.law, fault.case, caught, how, seconds)
-    sides.subject.forget()
-    if plan.of_suite:
-        yield from suite_rows(sides, plan.of_suite)
+        yield FaultResult(fault.name, fault.part, fault.law, fault.case, caught, how, seconds)
+    backends.subject.forget()
+    if selection.suite_faults:
+        yield from plant_suite_faults(backends, selection.suite_faults)
 
 
-def _planted(sides: Sides, fault: Fault, then):
+def _run_with_fault(backends: Backends, fault: Fault, run: Callable[[], T]) -> T:
+    """The result of run() while the fault is planted in the subject."""
     with ExitStack() as stack:
-        inside = Inside(sides.subject.name, stack)
+        patcher = Patcher(backends.subject.name, stack)
         if fault.under:
-            fault.under(inside)
-        fault.plant(inside)
-        sides.subject.forget()
+            fault.under(patcher)
+        fault.plant(patcher)
+        backends.subject.forget()
         try:
-            return then()
+            return run()
         finally:
-            sides.subject.forget()
+            backends.subject.forget()
 
 
-def _refused(sides: Sides, fault: Fault) -> tuple[bool, str]:
-    if (before := refusal(sides.subject)) is not None:
+def _check_canary(backends: Backends, fault: Fault) -> tuple[bool, str]:
+    """Whether the canary caught the fault, and how."""
+    if (before := explain_refusal(backends.subject)) is not None:
         return False, f"refused without the fault: {before}"
-    why = _planted(sides, fault, lambda: refusal(sides.subject))
+    why = _run_with_fault(backends, fault, lambda: explain_refusal(backends.subject))
     return why is not None, why or "not refused"
 
 
-def _caught(sides: Sides, fault: Fault, law: Law, case: Case, sound: Outcome) -> tuple[bool, str]:
+def _check_law(
+    backends: Backends, fault: Fault, law: Law, case: Case, sound: Outcome
+) -> tuple[bool, str]:
+    """Whether the law caught the fault, and how. sound: its outcome without the fault."""
     if sound.status != PASSED:
         return False, f"the law fails without the fault: {sound.message or sound.status}"
-    outcome = _planted(sides, fault, lambda: run(law, case, sides))
+    outcome = _run_with_fault(backends, fault, lambda: judge_case(law, case, backends))
     if outcome.status != FAILED:
         return False, f"{outcome.status}: {outcome.message or 'every measure within its bound'}"
     if outcome.worst is None:
@@ -182,21 +204,26 @@ def _caught(sides: Sides, fault: Fault, law: Law, case: Case, sound: Outcome) ->
     return True, f"{worst.where}: {worst.error:.1e}, bound {worst.bound.limit:.0e}"
 
 
-def suite_rows(sides: Sides, faults: tuple[SuiteFault, ...]) -> Iterator[Row]:
-    """A row for each of these faults of the suite, after one for the controls themselves."""
+def plant_suite_faults(backends: Backends, faults: tuple[SuiteFault, ...]) -> Iterator[FaultResult]:
+    """Check the controls without a fault, then plant each of these faults of the suite."""
     began = time.perf_counter()
-    unmet = [name for name, met in controls(sides).items() if not met]
+    unmet = _find_unmet_controls(backends)
     how = f"not met: {'; '.join(unmet)}" if unmet else "all met"
     seconds = time.perf_counter() - began
-    yield Row("(no fault: every control is met)", "suite", "", "", not unmet, how, seconds)
+    name = "(no fault: every control is met)"
+    yield FaultResult(name, "suite", "", "", not unmet, how, seconds)
     for fault in faults:
         began = time.perf_counter()
         with ExitStack() as stack:
             fault.plant(stack)
             try:
-                unmet = [name for name, met in controls(sides).items() if not met]
+                unmet = _find_unmet_controls(backends)
             except Exception as error:
                 unmet = [f"{type(error).__name__}: {error}"]
         seconds = time.perf_counter() - began
-        noticed = unmet[0] if unmet else "every control was still met"
-        yield Row(fault.name, "suite", "control", "", bool(unmet), noticed, seconds)
+        how = unmet[0] if unmet else "every control was still met"
+        yield FaultResult(fault.name, "suite", "control", "", bool(unmet), how, seconds)
+
+
+def _find_unmet_controls(backends: Backends) -> list[str]:
+    return [name for name, is_met in run_controls(backends).items() if not is_met]

@@ -1,7 +1,7 @@
-"""What hermes must do alike everywhere, in numbers small enough to keep: hashes and token ids.
+"""Hashes of what the core library computes: weights, learning rates, data order, MAL, token ids.
 
-The pinned values are in golden/v1/pins.json, beside the vectors. They change only with a new
-version of the golden folder and its reason.
+They are the same on every machine. The pinned values are in golden/v1/pins.json; they change only
+with a new version of the golden folder, and for a stated reason.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.tokenizer import Tokenizer
 from hermes.training.schedule import compute_lr
-from hermes_conformance.cases.specs import crossed, fields, model
+from hermes_conformance.cases.specs import make_crossed_specs, make_field_specs, make_spec
 
 VERSION = "v1"
 SAMPLES, EPOCH = 10_000, 3_001
@@ -31,32 +31,35 @@ TEXTS = (
 )
 
 
-def golden_folder() -> Path:
-    """The golden vectors of this version."""
+def find_golden_folder() -> Path:
+    """The folder of this version's golden vectors."""
     return Path(str(files("hermes_conformance") / "golden" / VERSION))
 
 
-def pinned() -> dict[str, object]:
-    """What was pinned."""
-    return json.loads((golden_folder() / "pins.json").read_text(encoding="utf-8"))
+def read_pins() -> dict[str, object]:
+    """The pinned values, as `compute_pins` gives them."""
+    pins: dict[str, object] = json.loads(
+        (find_golden_folder() / "pins.json").read_text(encoding="utf-8")
+    )
+    return pins
 
 
-def tokenizer() -> Tokenizer:
-    """A small tokenizer, trained once on a page of the project's own prose."""
-    return Tokenizer.load(golden_folder() / "tokenizer.json")
+def load_tokenizer() -> Tokenizer:
+    """The golden folder's small tokenizer, trained once on a page of the project's own prose."""
+    return Tokenizer.load(find_golden_folder() / "tokenizer.json")
 
 
-def _digest(parts: Iterable[bytes]) -> str:
+def _hash_parts(parts: Iterable[bytes]) -> str:
     found = hashlib.sha256()
     for part in parts:
         found.update(part)
     return found.hexdigest()
 
 
-def first_weights() -> str:
-    """Every tensor of two models' first weights, seeds 0 and 20: names, shapes, bits."""
-    specs = [model(), fields()["attention.position_encoding=alibi-learned"]]
-    return _digest(
+def hash_first_weights() -> str:
+    """Initial weights of two models with seeds 0 and 20: names, shapes and bits."""
+    specs = [make_spec(), make_field_specs()["attention.position_encoding=alibi-learned"]]
+    return _hash_parts(
         f"{name}{value.shape}".encode() + value.astype("<f4").tobytes()
         for spec in specs
         for seed in (0, 20)
@@ -64,8 +67,8 @@ def first_weights() -> str:
     )
 
 
-def rate_recipes() -> list[tuple[Recipe, int]]:
-    """Schedules and the updates of their runs."""
+def make_rate_recipes() -> list[tuple[Recipe, int]]:
+    """Recipes with all schedules, each with the number of steps of its run."""
     return [
         (Recipe(schedule=schedule, warmup_steps=warmup, decay_ratio=0.3), total)
         for schedule in ("constant", "cosine", "wsd")
@@ -74,43 +77,46 @@ def rate_recipes() -> list[tuple[Recipe, int]]:
     ]
 
 
-def rates() -> str:
-    """Every learning rate of every schedule, as hexadecimal floats."""
-    return _digest(
+def hash_rates() -> str:
+    """All learning rates of these runs, as hexadecimal floats."""
+    return _hash_parts(
         f"{compute_lr(recipe, step, total).hex()}\n".encode()
-        for recipe, total in rate_recipes()
+        for recipe, total in make_rate_recipes()
         for step in range(total)
     )
 
 
-def order() -> str:
-    """The first samples of a run that sees its data three times and a bit."""
-    return _digest([order_samples(20, Cursor(), SAMPLES, EPOCH).astype("<i8").tobytes()])
+def hash_order() -> str:
+    """The order of the first samples of a run, for a little more than three epochs."""
+    return _hash_parts([order_samples(20, Cursor(), SAMPLES, EPOCH).astype("<i8").tobytes()])
 
 
-def texts() -> str:
-    """The canonical MAL of every architecture of the fixtures."""
-    return _digest(dumps(spec).encode() for spec in (*fields().values(), *crossed().values()))
+def hash_texts() -> str:
+    """The canonical MAL of every architecture in cases/specs.py."""
+    return _hash_parts(
+        dumps(spec).encode()
+        for spec in (*make_field_specs().values(), *make_crossed_specs().values())
+    )
 
 
-def ids() -> list[list[int]]:
+def encode_texts() -> list[list[int]]:
     """The token ids of TEXTS."""
-    return [tokenizer().encode(text) for text in TEXTS]
+    return [load_tokenizer().encode(text) for text in TEXTS]
 
 
-def pins() -> dict[str, object]:
-    """All of them as they are now."""
+def compute_pins() -> dict[str, object]:
+    """The values that this installation computes, by the names of pins.json."""
     return {
-        "first_weights": first_weights(),
-        "rates": rates(),
-        "order": order(),
-        "mal": texts(),
-        "ids": ids(),
+        "first_weights": hash_first_weights(),
+        "rates": hash_rates(),
+        "order": hash_order(),
+        "mal": hash_texts(),
+        "ids": encode_texts(),
     }
 
 
-def whole_epochs(samples: np.ndarray) -> bool:
-    """Whether each epoch has every sample once, and no two epochs the same order."""
-    cut = [samples[i : i + EPOCH] for i in range(0, len(samples) - EPOCH + 1, EPOCH)]
-    once = all(np.array_equal(np.sort(epoch), np.arange(EPOCH)) for epoch in cut)
-    return once and not any(np.array_equal(a, b) for i, a in enumerate(cut) for b in cut[:i])
+def has_whole_epochs(samples: np.ndarray) -> bool:
+    """Whether each epoch has every sample once, and no two epochs have the same order."""
+    epochs = [samples[i : i + EPOCH] for i in range(0, len(samples) - EPOCH + 1, EPOCH)]
+    once = all(np.array_equal(np.sort(epoch), np.arange(EPOCH)) for epoch in epochs)
+    return once and not any(np.array_equal(a, b) for i, a in enumerate(epochs) for b in epochs[:i])

@@ -1,10 +1,11 @@
-"""The cases that golden vectors are made of, and reading them back."""
+"""The cases that golden vectors are made of, and reading the vectors back."""
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,15 +29,22 @@ from hermes.spec import (
     YarnScaling,
 )
 from hermes_conformance.cases.case import RECIPE, Case
-from hermes_conformance.cases.weights import hot
-from hermes_conformance.golden.hashes import golden_folder
+from hermes_conformance.cases.weights import draw_hot
+from hermes_conformance.golden.hashes import find_golden_folder
 from hermes_conformance.oracle.trajectory import Trajectory
 
 RUN = replace(RECIPE, schedule="cosine", warmup_steps=3, lr=1e-2, grad_clip=0.5, min_lr_ratio=0.05)
 RUN_STEPS = 30
 
 
-def _spec(attention, ffn, layers=2, embeddings=None, output=None, **block) -> ModelSpec:
+def _make_spec(
+    attention: AttentionSpec,
+    ffn: FfnSpec,
+    layers: int = 2,
+    embeddings: EmbeddingsSpec | None = None,
+    output: OutputSpec | None = None,
+    **block: Any,
+) -> ModelSpec:
     return ModelSpec(
         blocks=(BlockSpec(attention, ffn, **block),),
         name="golden",
@@ -50,24 +58,24 @@ def _spec(attention, ffn, layers=2, embeddings=None, output=None, **block) -> Mo
 
 
 @cache
-def vector_cases() -> tuple[Case, ...]:
-    """One for each family of architectures, one with dropout, one of preferences."""
+def make_vector_cases() -> tuple[Case, ...]:
+    """A case for each family of architectures, one with dropout, and one of preferences."""
     tied = EmbeddingsSpec(tie_weights=True)
-    llama = _spec(AttentionSpec(4, 2), FfnSpec(12))
+    llama = _make_spec(AttentionSpec(4, 2), FfnSpec(12))
     specs = {
         "llama": llama,
-        "llama3": _spec(
+        "llama3": _make_spec(
             AttentionSpec(2, 1, position_encoding=Rope(scaling=Llama3Scaling(8.0, 1.0, 4.0, 16))),
             FfnSpec(12),
         ),
-        "yarn": _spec(
+        "yarn": _make_spec(
             AttentionSpec(2, 2, position_encoding=Rope(scaling=YarnScaling(4.0, 16))), FfnSpec(12)
         ),
-        "qwen": _spec(
+        "qwen": _make_spec(
             AttentionSpec(2, 1, bias="qkv", qk_norm="head"), FfnSpec(12), embeddings=tied
         ),
-        "olmo": _spec(AttentionSpec(2, qk_norm="flat"), FfnSpec(12), norm_position="output"),
-        "gemma": _spec(
+        "olmo": _make_spec(AttentionSpec(2, qk_norm="flat"), FfnSpec(12), norm_position="output"),
+        "gemma": _make_spec(
             AttentionSpec(2, 1, softcap=5.0, scale=0.4, window_size=4),
             FfnSpec(12, "geglu"),
             embeddings=replace(tied, scale=8**0.5),
@@ -75,43 +83,43 @@ def vector_cases() -> tuple[Case, ...]:
             norm=RMSNorm(1e-6, unit_offset=True),
             norm_position="sandwich",
         ),
-        "gpt2": _spec(
+        "gpt2": _make_spec(
             AttentionSpec(2, bias="all", position_encoding=Learned()),
             FfnSpec(12, "gelu_tanh", bias=True),
             embeddings=tied,
             norm=LayerNorm(),
         ),
-        "bloom": _spec(
+        "bloom": _make_spec(
             AttentionSpec(3, head_dim=4, position_encoding=Alibi()),
             FfnSpec(12, "gelu"),
             norm=LayerNorm(bias=False),
             parallel=True,
             output=OutputSpec(bias=True),
         ),
-        "first": _spec(
+        "first": _make_spec(
             AttentionSpec(2, causal=False, position_encoding=Learned()),
             FfnSpec(12, "relu2"),
             norm_position="post",
         ),
-        "dropout": _spec(
+        "dropout": _make_spec(
             AttentionSpec(2, dropout=0.2),
             FfnSpec(12, dropout=0.3),
             dropout=0.1,
             embeddings=EmbeddingsSpec(dropout=0.15),
         ),
     }
-    made = [
-        Case(f"golden.{name}/hot", spec, hot, T=8, packed=name in ("llama3", "gpt2"))
+    plain = [
+        Case(f"golden.{name}/hot", spec, draw_hot, T=8, packed=name in ("llama3", "gpt2"))
         for name, spec in specs.items()
     ]
     pairs = replace(RECIPE, objective="preference", preference=Preference(beta=0.5))
-    return (*made, Case("golden.preference/hot", llama, hot, B=4, T=8, recipe=pairs))
+    return (*plain, Case("golden.preference/hot", llama, draw_hot, B=4, T=8, recipe=pairs))
 
 
 @cache
-def run_cases() -> tuple[Case, ...]:
-    """Models small enough that the oracle trains them: one layer, about 150 weights."""
-    gpt2 = _spec(
+def make_run_cases() -> tuple[Case, ...]:
+    """Models small enough for the oracle to train: one layer, about 150 weights."""
+    gpt2 = _make_spec(
         AttentionSpec(2, bias="all", position_encoding=Learned(), dropout=0.2),
         FfnSpec(6, "gelu", bias=True),
         1,
@@ -119,114 +127,114 @@ def run_cases() -> tuple[Case, ...]:
         OutputSpec(bias=True),
         norm=LayerNorm(),
     )
-    llama = _spec(AttentionSpec(2, 1), FfnSpec(6, dropout=0.1), 1)
-    made = []
+    llama = _make_spec(AttentionSpec(2, 1), FfnSpec(6, dropout=0.1), 1)
+    cases = []
     for name, spec in (("gpt2", gpt2), ("llama", llama)):
         small = replace(spec, vocab_size=7, max_seq_len=8, hidden_size=4)
-        made.append(Case(f"run.{name}/hot", small, hot, T=6, recipe=RUN))
-    return tuple(made)
+        cases.append(Case(f"run.{name}/hot", small, draw_hot, T=6, recipe=RUN))
+    return tuple(cases)
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """A case as its file holds it, and the oracle's answers. A run has a trajectory instead."""
+class GoldenVectors:
+    """A case as its file holds it, with the oracle's logits, loss and gradient.
+
+    Where the file is of a training run: its batches, learning rates and trajectory instead.
+    """
 
     case: Case
     logits: np.ndarray | None
     loss: float
     gradient: dict[str, np.ndarray]
     run: Trajectory | None
-    updates: tuple[Batch, ...]
+    batches: tuple[Batch, ...]
     rates: np.ndarray
 
 
-def file_name(case: Case) -> str:
+def get_file_name(case: Case) -> str:
     """`llama.safetensors` of `golden.llama/hot`, `run-llama.safetensors` of `run.llama/hot`."""
     return case.name.removesuffix("/hot").removeprefix("golden.").replace(".", "-") + ".safetensors"
 
 
-def described(case: Case) -> dict[str, object]:
-    """What cases.json says of a case."""
+def describe_case(case: Case) -> dict[str, object]:
+    """The case's entry in cases.json."""
     return {
-        "file": file_name(case),
+        "file": get_file_name(case),
         "mal": dumps(case.spec),
         "recipe": asdict(case.recipe),
         "dropout": list(case.dropout) if case.dropout else None,
     }
 
 
-def read_recipe(value: dict) -> Recipe:
-    """The recipe of cases.json."""
-    parts = {"optimizer": OptimizerRecipe, "preference": Preference}
-    made = {name: cls(**value[name]) for name, cls in parts.items()}
-    lora = None if value["lora"] is None else Lora(**value["lora"])
-    rest = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items() if k not in made}
-    return Recipe(**{**rest, **made, "lora": lora})
+def read_recipe(value: dict[str, Any]) -> Recipe:
+    """The recipe of an entry of cases.json."""
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    fields["optimizer"] = OptimizerRecipe(**value["optimizer"])
+    fields["preference"] = Preference(**value["preference"])
+    fields["lora"] = None if value["lora"] is None else Lora(**value["lora"])
+    return Recipe(**fields)
 
 
-def _under(file, prefix: str) -> dict[str, np.ndarray]:
+def _select_tensors(file: TensorFile, prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): file[name] for name in file if name.startswith(prefix)}
 
 
-def _batch(arrays: dict[str, np.ndarray], recipe: Recipe, step: int | None) -> Batch:
-    def at(name):
-        if name not in arrays:
-            return None
-        return arrays[name] if step is None else arrays[name][step]
-
-    reference = at("reference")
+def _make_batch(arrays: dict[str, np.ndarray], recipe: Recipe, step: int | None) -> Batch:
+    """The batch of a step, counted from 0, of a run; step None: the batch of the whole file."""
+    parts = arrays if step is None else {name: value[step] for name, value in arrays.items()}
+    reference = parts.get("reference")
     pairs = None if reference is None else PreferencePairs(reference, recipe.preference)
-    return Batch(at("tokens"), at("targets"), at("rows"), at("segments"), pairs)
+    return Batch(parts["tokens"], parts["targets"], parts["rows"], parts.get("segments"), pairs)
 
 
 @cache
-def read(name: str, folder: Path | None = None) -> Vectors:
-    """The vectors of a case from its file. Raises CheckpointError for a file that is damaged."""
-    folder = folder or golden_folder()
+def read_vectors(name: str, folder: Path | None = None) -> GoldenVectors:
+    """The vectors of a case from its file. Raises CheckpointError for a damaged file."""
+    folder = folder or find_golden_folder()
     entry = json.loads((folder / "cases.json").read_text(encoding="utf-8"))[name]
     recipe, file = read_recipe(entry["recipe"]), TensorFile(folder / entry["file"])
-    weights, arrays = _under(file, "weights."), _under(file, "batch.")
-    runs = "losses" in file
-    steps = len(file["losses"]) if runs else 0
-    updates = tuple(_batch(arrays, recipe, step) for step in range(steps))
-    batch = updates[0] if runs else _batch(arrays, recipe, None)
+    weights, arrays = _select_tensors(file, "weights."), _select_tensors(file, "batch.")
+    is_run = "losses" in file
+    steps = len(file["losses"]) if is_run else 0
+    batches = tuple(_make_batch(arrays, recipe, step) for step in range(steps))
+    batch = batches[0] if is_run else _make_batch(arrays, recipe, None)
     A, B, T = batch.tokens.shape
     packed = batch.segments is not None
     spec = loads(entry["mal"])
-    case = Case(name, spec, lambda _: weights, A, B, T, packed, recipe=recipe, fixed=batch)
+    case = Case(name, spec, lambda _: weights, A, B, T, packed, recipe=recipe, fixed_batch=batch)
     run = None
-    if runs:
-        moments = (_under(file, "exp_avg."), _under(file, "exp_avg_sq."))
-        state = TrainState(_under(file, "after."), *moments, steps)
+    if is_run:
+        moments = (_select_tensors(file, "exp_avg."), _select_tensors(file, "exp_avg_sq."))
+        state = TrainState(_select_tensors(file, "after."), *moments, steps)
         run = Trajectory(file["losses"], file["norms"], state)
-    return Vectors(
+    return GoldenVectors(
         case,
-        None if runs else file["logits"],
-        0.0 if runs else float(file["loss"][0]),
-        _under(file, "gradient."),
+        None if is_run else file["logits"],
+        0.0 if is_run else float(file["loss"][0]),
+        _select_tensors(file, "gradient."),
         run,
-        updates,
-        file["rates"] if runs else np.empty(0),
+        batches,
+        file["rates"] if is_run else np.empty(0),
     )
 
 
-def stored_cases() -> tuple[Case, ...]:
-    """Every case, with weights and tokens from the files."""
-    return tuple(read(case.name).case for case in (*vector_cases(), *run_cases()))
+def read_stored_cases() -> tuple[Case, ...]:
+    """All cases, with weights and tokens from their files."""
+    return tuple(read_vectors(case.name).case for case in (*make_vector_cases(), *make_run_cases()))
 
 
-def sums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of the folder but SHA256SUMS itself."""
+def hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of the folder except SHA256SUMS."""
     names = sorted(path.name for path in folder.iterdir() if path.name != "SHA256SUMS")
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
-def written_sums(folder: Path) -> dict[str, str]:
-    """What SHA256SUMS says, in the words of sha256sum."""
+def read_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file according to SHA256SUMS, which has the format of sha256sum."""
     lines = (folder / "SHA256SUMS").read_text(encoding="ascii").splitlines()
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
-def golden_hash() -> str:
-    """SHA-256 of SHA256SUMS, which names the whole folder in a certificate."""
-    return hashlib.sha256((golden_folder() / "SHA256SUMS").read_bytes()).hexdigest()
+def hash_golden_folder() -> str:
+    """SHA-256 of SHA256SUMS, by which a certificate identifies the whole folder."""
+    return hashlib.sha256((find_golden_folder() / "SHA256SUMS").read_bytes()).hexdigest()

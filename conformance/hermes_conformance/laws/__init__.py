@@ -1,4 +1,4 @@
-"""The levels: what they are called, their laws and their cases."""
+"""The levels of the suite, with their laws and cases."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,34 +6,45 @@ from dataclasses import dataclass
 from hermes_conformance.cases.case import Case
 from hermes_conformance.laws import (
     compiled,
-    core,
+    core_library,
     exact,
     interchange,
     kernels,
     semantics,
-    short,
+    short_formats,
     training,
+    training_cases,
 )
-from hermes_conformance.laws.cases import semantics as semantics_cases
 from hermes_conformance.measure.law import Law
 
 
 @dataclass(frozen=True)
 class Level:
-    """A level of the certificate. canary: a float64 that is not one refuses the level."""
+    """A level of the certificate. make_cases(long): its cases. canary: it needs a true float64."""
 
     name: str
     title: str
     laws: tuple[Law, ...]
-    cases: Callable[[bool], tuple[Case, ...]]
+    make_cases: Callable[[bool], tuple[Case, ...]]
     canary: bool = False
 
 
 LEVELS = (
-    Level("L0", "exact", (*core.LAWS, *exact.LAWS), exact.cases),
-    Level("L1", "float64 semantics", semantics.LAWS, semantics_cases, canary=True),
-    Level("L2", "float32 kernels", kernels.LAWS, kernels.cases),
-    Level("L3", "kernels of shorter formats", short.LAWS, short.cases),
-    Level("L4", "training", (*training.LAWS, *compiled.LAWS), training.cases, canary=True),
-    Level("L5", "interchange", interchange.LAWS, interchange.cases),
+    Level("L0", "exact", (*core_library.LAWS, *exact.LAWS), exact.make_cases),
+    Level("L1", "float64 semantics", semantics.LAWS, semantics.make_cases, canary=True),
+    Level("L2", "float32 kernels", kernels.LAWS, kernels.make_cases),
+    Level("L3", "kernels of shorter formats", short_formats.LAWS, short_formats.make_cases),
+    Level(
+        "L4",
+        "training",
+        (*training.LAWS, *compiled.LAWS),
+        training_cases.make_cases,
+        canary=True,
+    ),
+    Level("L5", "interchange", interchange.LAWS, interchange.make_cases),
 )
+
+
+def list_laws() -> tuple[Law, ...]:
+    """The laws of all levels, in order."""
+    return tuple(law for level in LEVELS for law in level.laws)

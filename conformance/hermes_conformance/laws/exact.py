@@ -1,6 +1,6 @@
-"""L0: what must be equal to the last bit, because nothing is rounded or everything is agreed on."""
+"""L0 of backends: what is equal to the last bit, since nothing in it is rounded."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 
@@ -8,122 +8,123 @@ import ml_dtypes
 import numpy as np
 
 from hermes.errors import HermesError
-from hermes.interface import IGNORE, Batch, TrainState
+from hermes.interface import IGNORE, Batch, Tensors, TrainState
 from hermes.numerics.params import list_parameters, list_unfrozen
 from hermes.numerics.randomness import dropout_row_keys
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec
 from hermes_conformance.cases.case import Case
-from hermes_conformance.cases.specs import fields, model
-from hermes_conformance.cases.weights import fresh, hot
-from hermes_conformance.laws.exact_integers import integer_cases
-from hermes_conformance.measure.compare import Measure, identical, same
-from hermes_conformance.measure.law import Law, Sides
+from hermes_conformance.cases.specs import make_field_specs, make_spec
+from hermes_conformance.cases.weights import draw_fresh, draw_hot
+from hermes_conformance.laws.exact_integers import make_integer_cases
+from hermes_conformance.measure.compare import Measurement, compare_bits, compare_values
+from hermes_conformance.measure.law import CasePredicate, Check, Law, Needs, match_names
+from hermes_conformance.measure.subject import Backends
 from hermes_conformance.measure.tolerance import EXACT
 from hermes_numpy.context import Context
 
 ROWS = range(8)
 
 
-def names(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Names, order and shapes of all tensors; a tied head is no tensor."""
-    held = sides.subject.model(case, "float32").params()
+def names(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Tensors have the names, order and shapes of the parameter table; a tied head is no tensor."""
+    params = backends.subject.build_model(case, "float32").params()
     table = list_parameters(case.spec)
-    yield same("names in order", list(held), list(table), EXACT)
-    for name in held:
+    yield compare_values("names in order", list(params), list(table), EXACT)
+    for name in params:
         if name in table:
-            yield same(f"shape of {name}", held[name].shape, table[name].shape, EXACT)
+            yield compare_values(f"shape of {name}", params[name].shape, table[name].shape, EXACT)
 
 
-def carried(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Weights handed in come back with the same bits, from a model and from a learner.
+def weight_bits(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Models and learners give back the weights they were given, with the same bits.
 
-    Those of a file in a short type, too, as float32.
+    Weights in a file's short type come back as float32.
     """
-    held = sides.subject.model(case, "float32").params()
+    params = backends.subject.build_model(case, "float32").params()
     for name, value in case.params.items():
-        yield identical(name, held[name], value, EXACT)
-    if sides.subject.trains:
-        state = sides.subject.learner(case, "float32").state()
-        yield same("step", state.step, 0, EXACT)
+        yield compare_bits(name, params[name], value, EXACT)
+    if backends.subject.trains:
+        state = backends.subject.make_learner(case, "float32").state()
+        yield compare_values("step", state.step, 0, EXACT)
         for name, value in case.params.items():
-            yield identical(f"learner's {name}", state.params[name], value, EXACT)
+            yield compare_bits(f"learner's {name}", state.params[name], value, EXACT)
         for name in state.exp_avg:
             moments = np.stack([state.exp_avg[name], state.exp_avg_sq[name]])
-            yield identical(f"moments of {name}", moments, np.zeros_like(moments), EXACT)
+            yield compare_bits(f"moments of {name}", moments, np.zeros_like(moments), EXACT)
     for dtype in (ml_dtypes.bfloat16, np.float16):
         short = {name: value.astype(dtype) for name, value in case.params.items()}
-        options, what = sides.subject.options("float32"), np.dtype(dtype).name
-        held = sides.subject.backend.build(case.spec, short, options).params()
+        options, what = backends.subject.make_options("float32"), np.dtype(dtype).name
+        params = backends.subject.backend.build(case.spec, short, options).params()
         for name, value in short.items():
-            yield identical(f"{name} from {what}", held[name], value.astype(np.float32), EXACT)
-        if sides.subject.trains:
-            begun = TrainState(short, {}, {}, 0)
-            learner = sides.subject.backend.learner(case.spec, begun, case.recipe, options)
-            held = learner.state().params
+            yield compare_bits(f"{name} from {what}", params[name], value.astype(np.float32), EXACT)
+        if backends.subject.trains:
+            state = TrainState(short, {}, {}, 0)
+            learner = backends.subject.backend.learner(case.spec, state, case.recipe, options)
+            params = learner.state().params
             for name, value in short.items():
                 what = f"learner's {name} from {np.dtype(dtype).name}"
-                yield identical(what, held[name], value.astype(np.float32), EXACT)
+                yield compare_bits(what, params[name], value.astype(np.float32), EXACT)
 
 
-def decayed(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Weight decay moves exactly the tensors that the table marks, every element of them."""
+def weight_decay(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Weight decay changes every nonzero element of the tensors that the table marks, no other."""
     after = []
     for decay in (0.0, 0.5):
         recipe = replace(case.recipe, optimizer=replace(case.recipe.optimizer, weight_decay=decay))
-        learner = sides.subject.learner(case, recipe=recipe)
+        learner = backends.subject.make_learner(case, recipe=recipe)
         float(learner.step(case.batch, 1e-2).loss)
         after.append(learner.state().params)
     for name, tensor in list_parameters(case.spec).items():
         moved = np.asarray(after[0][name]) != np.asarray(after[1][name])
         expected = (case.params[name] != 0) & tensor.decay
-        yield identical(f"decay of {name}", moved, expected, EXACT)
+        yield compare_bits(f"decay of {name}", moved, expected, EXACT)
 
 
-def trained(case: Case, sides: Sides) -> Iterator[Measure]:
-    """freeze_layers leaves the bits of the frozen tensors, and moves the others."""
+def freezing(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """freeze_layers keeps the bits of the frozen tensors, and the others change."""
     for layers in (0, 1, case.spec.num_layers):
         recipe = replace(case.recipe, freeze_layers=layers)
-        learner = sides.subject.learner(case, "float32", recipe)
+        learner = backends.subject.make_learner(case, "float32", recipe)
         float(learner.step(case.batch, 1e-2).loss)
         state = learner.state()
         allowed = set(list_unfrozen(case.spec, layers))
-        yield same(f"moments, {layers} frozen", set(state.exp_avg), allowed, EXACT)
+        yield compare_values(f"moments, {layers} frozen", set(state.exp_avg), allowed, EXACT)
         for name, value in case.params.items():
             moved = not np.array_equal(state.params[name], value)
-            yield same(f"{name} moves, {layers} frozen", moved, name in allowed, EXACT)
+            yield compare_values(f"{name} moves, {layers} frozen", moved, name in allowed, EXACT)
 
 
-def integers(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Logits of small-integer weights, by the fast and by the exact table, whole and decoded."""
+def integers(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Logits of small-integer weights are the oracle's: fast, exact, whole and decoded."""
     precision = case.name.rpartition("/")[2]
-    expected = sides.oracle.logits(case).astype(np.float32)
+    expected = backends.oracle.compute_logits(case).astype(np.float32)
     for exact in (False, True):
-        table = "exact" if exact else "fast"
-        got = sides.subject.logits(case, precision, exact=exact)
-        yield identical(f"logits, {table} table", got, expected, EXACT)
-        if case.decodes and not case.packed:
-            pieces = sides.subject.decoded(case, (2, 3, 5), precision, exact=exact)
+        functions = "exact" if exact else "fast"
+        got = backends.subject.compute_logits(case, precision, exact=exact)
+        yield compare_bits(f"logits, {functions} functions", got, expected, EXACT)
+        if case.can_decode and not case.packed:
+            pieces = backends.subject.decode(case, (2, 3, 5), precision, exact=exact)
             for end, piece in zip((2, 3, 5, case.T), pieces, strict=True):
-                what = f"logits after {end} tokens, {table} table"
-                yield identical(what, piece, expected[:, end - 1], EXACT)
+                what = f"logits after {end} tokens, {functions} functions"
+                yield compare_bits(what, piece, expected[:, end - 1], EXACT)
 
 
-def masks(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Which elements dropout drops, seen from outside: those whose gradient is exactly zero."""
-    learner = sides.subject.learner(case, "float32")
+def dropout_masks(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Dropout drops the oracle's elements: those are where a gradient is exactly zero."""
+    learner = backends.subject.make_learner(case, "float32")
     for row in ROWS:
         rows = np.array([[row]], np.uint32)
         batch = replace(case.batch, rows=rows)
         _, grads = learner.grads(batch)
         keys = dropout_row_keys(case.recipe.seed, 1, rows[0])
-        for site, name, gone in _sites(case, grads):
-            shape, rate = gone.shape, RATES[case.name]
-            kept = Context(dropout_keys=keys).dropout(np.ones((1, *shape)), rate, site)[0]
-            yield identical(f"row {row}, site {site} by {name}", gone, kept == 0, EXACT)
+        for site, name, dropped in _find_dropped_elements(case, grads):
+            ones, rate = np.ones((1, *dropped.shape)), RATES[case.name]
+            expected = Context(dropout_keys=keys).dropout(ones, rate, site)[0] == 0
+            yield compare_bits(f"row {row}, site {site} by {name}", dropped, expected, EXACT)
 
 
-def _sites(case: Case, grads) -> Iterator[tuple[int, str, np.ndarray]]:
-    """(site, tensor, which elements the mask dropped) for the one kind of dropout of the case."""
+def _find_dropped_elements(case: Case, grads: Tensors) -> Iterator[tuple[int, str, np.ndarray]]:
+    """(site, tensor, boolean array of the dropped elements) for the case's one kind of dropout."""
     kind = case.name.split("/")[0]
     if kind == "dropout.embeddings":
         rows = grads["model.embed_tokens.weight"][case.tokens[0]]
@@ -155,74 +156,81 @@ RATES = {
 
 
 @cache
-def dropout_cases() -> tuple[Case, ...]:
-    """One kind of dropout each. One token, so that a bias's gradient is that of one element."""
+def make_dropout_cases() -> tuple[Case, ...]:
+    """Cases with one kind of dropout each.
+
+    They have one token, so that an element of a bias's gradient is that of one dropped element.
+    """
     attention, ffn = AttentionSpec(4, bias="all"), FfnSpec(40, "gelu", bias=True)
     specs = {
-        "embeddings": model(embeddings=EmbeddingsSpec(dropout=0.15)),
-        "attention": model(replace(attention, dropout=0.4), ffn),
-        "ffn": model(attention, replace(ffn, dropout=0.3)),
-        "block": model(attention, ffn, BlockSpec(attention, dropout=0.1)),
+        "embeddings": make_spec(embeddings=EmbeddingsSpec(dropout=0.15)),
+        "attention": make_spec(replace(attention, dropout=0.4), ffn),
+        "ffn": make_spec(attention, replace(ffn, dropout=0.3)),
+        "block": make_spec(attention, ffn, BlockSpec(attention, dropout=0.1)),
     }
     return tuple(
         Case(
             f"dropout.{kind}/hot",
             spec,
-            hot,
+            draw_hot,
             1,
             1,
-            fixed=_distinct(9 if kind == "embeddings" else 1),
+            fixed_batch=_make_distinct_batch(9 if kind == "embeddings" else 1),
         )
         for kind, spec in specs.items()
     )
 
 
-def _distinct(T: int) -> Batch:
-    """One row of T tokens, every one another, all targets counted."""
+def _make_distinct_batch(T: int) -> Batch:
+    """One row of T different tokens, all of whose targets count."""
     tokens = np.arange(3, 3 + T, dtype=np.int32)[None, None]
     return Batch(tokens, tokens + 1, np.zeros((1, 1), np.uint32))
 
 
-def refusals(case: Case, sides: Sides) -> Iterator[Measure]:
-    """What a gather would not check is refused: ids, lengths, capacities, batches of nothing."""
-    side, V = sides.subject, case.spec.vocab_size
-    built, longest = side.model(case, "float32"), case.spec.max_seq_len
-    row = np.zeros((1, longest + 1), np.int32)
-    yield _refused("an id of V", lambda: built.logits(np.full((1, 2), V, np.int32)))
-    yield _refused("an id of -1", lambda: built.logits(np.full((1, 2), -1, np.int32)))
-    yield _refused("a row longer than max_seq_len", lambda: built.logits(row))
-    decoder = built.decoder(2, 4)
-    yield _refused("more tokens than capacity", lambda: decoder.advance(np.zeros((2, 5), int)))
-    yield _refused("other rows than announced", lambda: decoder.advance(np.zeros((1, 2), int)))
-    yield _refused("an id of V when decoding", lambda: decoder.advance(np.full((2, 2), V)))
-    if side.trains:
-        nothing = replace(case.batch, targets=np.full_like(case.batch.targets, IGNORE))
-        learner = side.learner(case, "float32")
-        yield _refused("a batch of no targets", lambda: learner.grads(nothing))
+def refusals(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Bad ids, lengths, capacities and empty batches are refused; frameworks would accept some."""
+    subject, V = backends.subject, case.spec.vocab_size
+    model = subject.build_model(case, "float32")
+    row = np.zeros((1, case.spec.max_seq_len + 1), np.int32)
+    yield _expect_refusal("an id of V", lambda: model.logits(np.full((1, 2), V, np.int32)))
+    yield _expect_refusal("an id of -1", lambda: model.logits(np.full((1, 2), -1, np.int32)))
+    yield _expect_refusal("a row longer than max_seq_len", lambda: model.logits(row))
+    decoder = model.decoder(2, 4)
+    yield _expect_refusal(
+        "more tokens than capacity", lambda: decoder.advance(np.zeros((2, 5), int))
+    )
+    yield _expect_refusal(
+        "fewer rows than the decoder has", lambda: decoder.advance(np.zeros((1, 2), int))
+    )
+    yield _expect_refusal("an id of V when decoding", lambda: decoder.advance(np.full((2, 2), V)))
+    if subject.trains:
+        empty = replace(case.batch, targets=np.full_like(case.batch.targets, IGNORE))
+        learner = subject.make_learner(case, "float32")
+        yield _expect_refusal("a batch of no targets", lambda: learner.grads(empty))
 
 
-def _refused(what, call) -> Measure:
+def _expect_refusal(what: str, call: Callable[[], object]) -> Measurement:
     try:
         call()
     except HermesError:
-        return Measure(0.0, EXACT, what)
-    return Measure(1.0, EXACT, f"{what} was accepted")
+        return Measurement(0.0, EXACT, what)
+    return Measurement(1.0, EXACT, f"{what} was accepted")
 
 
-def resumed(case: Case, sides: Sides) -> Iterator[Measure]:
-    """A state handed to a new learner of the same backend comes back with the same bits."""
-    first = sides.subject.learner(case, "float32")
+def state_bits(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """A learner given another's state hands over the same state, bit for bit."""
+    first = backends.subject.make_learner(case, "float32")
     float(first.step(case.batch, 1e-2).loss)
     before = first.state()
-    options = sides.subject.options("float32")
-    second = sides.subject.backend.learner(case.spec, before, case.recipe, options).state()
-    yield same("step", second.step, before.step, EXACT)
+    options = backends.subject.make_options("float32")
+    second = backends.subject.backend.learner(case.spec, before, case.recipe, options).state()
+    yield compare_values("step", second.step, before.step, EXACT)
     for part in ("params", "exp_avg", "exp_avg_sq"):
         for name, value in getattr(before, part).items():
-            yield identical(f"{part} of {name}", getattr(second, part)[name], value, EXACT)
+            yield compare_bits(f"{part} of {name}", getattr(second, part)[name], value, EXACT)
 
 
-KINDS_OF_TENSOR = (
+TENSOR_KINDS = (  # architectures that have all kinds of tensors between them
     "default",
     "attention.bias=all",
     "attention.qk_norm=head",
@@ -237,50 +245,59 @@ KINDS_OF_TENSOR = (
 
 
 @cache
-def cases(long: bool = False) -> tuple[Case, ...]:
-    """Of L0."""
-    named = tuple(Case(f"{name}/fresh", spec, fresh) for name, spec in fields().items())
-    loud = tuple(Case(f"{name}/hot", fields()[name], hot) for name in KINDS_OF_TENSOR)
+def make_cases(long: bool = False) -> tuple[Case, ...]:
+    """The cases of L0."""
+    specs = make_field_specs()
     return (
-        *named,
-        *loud,
-        *dropout_cases(),
-        *integer_cases(),
-        *integer_cases("bfloat16"),
+        *(Case(f"{name}/fresh", spec, draw_fresh) for name, spec in specs.items()),
+        *(Case(f"{name}/hot", specs[name], draw_hot) for name in TENSOR_KINDS),
+        *make_dropout_cases(),
+        *make_integer_cases(),
+        *make_integer_cases("bfloat16"),
     )
 
 
-def _law(name, says, check, applies, needs="forward"):
-    return Law("L0", name, says, EXACT, check, applies, needs, precision=None)
+def _make_law(
+    name: str, statement: str, check: Check, applies_to: CasePredicate, needs: Needs = "forward"
+) -> Law:
+    return Law("L0", name, statement, EXACT, check, applies_to, needs, precision=None)
 
 
-def _is(*prefixes):
-    return lambda case: case.name.startswith(prefixes)
-
-
-def _fresh(case: Case) -> bool:
+def _is_fresh(case: Case) -> bool:
     return case.name.endswith("/fresh")
 
 
-def _loud(case: Case) -> bool:
+def _is_hot(case: Case) -> bool:
     return case.name.endswith("/hot") and not case.name.startswith("dropout.")
 
 
-FREEZING = ("default/hot", "model.pattern/hot", "embeddings.tie")
-
 LAWS = (
-    _law("names", "tensors have the table's names, order and shapes", names, _fresh),
-    _law("weights", "weights handed in come back with the same bits", carried, _loud),
-    _law("integers", "integer weights give the oracle's bits", integers, _is("integer.")),
-    _law("masks", "dropout drops the same elements", masks, _is("dropout."), "learner"),
-    _law("decay", "weight decay touches what the table marks", decayed, _loud, "learner"),
-    _law(
-        "frozen",
-        "frozen tensors keep their bits",
-        trained,
-        _is(*FREEZING),
+    _make_law("names", "tensors have the table's names, order and shapes", names, _is_fresh),
+    _make_law("weights", "weights come back with the same bits", weight_bits, _is_hot),
+    _make_law(
+        "integers", "integer weights give the oracle's bits", integers, match_names("integer.")
+    ),
+    _make_law(
+        "masks",
+        "dropout drops the same elements",
+        dropout_masks,
+        match_names("dropout."),
         "learner",
     ),
-    _law("resume", "a state handed on is the same state", resumed, _loud, "learner"),
-    _law("refusals", "what cannot be is refused", refusals, _is("default/fresh")),
+    _make_law(
+        "decay",
+        "weight decay changes the tensors that the table marks",
+        weight_decay,
+        _is_hot,
+        "learner",
+    ),
+    _make_law(
+        "frozen",
+        "frozen tensors keep their bits",
+        freezing,
+        match_names("default/hot", "model.pattern/hot", "embeddings.tie"),
+        "learner",
+    ),
+    _make_law("resume", "a state passed on is the same state", state_bits, _is_hot, "learner"),
+    _make_law("refusals", "bad input is refused", refusals, match_names("default/fresh")),
 )

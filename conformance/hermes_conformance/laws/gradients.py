@@ -1,97 +1,117 @@
-"""L1 of gradients: against another backend's, the oracle's derivatives, and themselves."""
+"""L1 of gradients: against another backend, the oracle's derivatives, and their own parts."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from hermes.interface import Batch
-from hermes_conformance.cases.case import Case
+from hermes.interface import Batch, Tensors
+from hermes_conformance.cases.case import Case, Weights
 from hermes_conformance.measure import tolerance
-from hermes_conformance.measure.compare import Measure, absolute, relative, rms
-from hermes_conformance.measure.law import Sides
+from hermes_conformance.measure.compare import Measurement, compare_absolute, compare_relative, rms
+from hermes_conformance.measure.subject import Backends
 from hermes_conformance.oracle import complex_step
 
 
-def vanishing(case: Case, name: str) -> str | None:
-    """Why a tensor's gradient is mathematically zero, so that all one could compare is rounding."""
+def has_gradient(case: Case, name: str) -> bool:
+    """Whether a tensor's gradient is not mathematically zero; if it is, all of it is rounding.
+
+    Without rope, a key bias adds the same to all scores of a query, which softmax cancels.
+    """
     parts = name.split(".")
-    if parts[-2:] == ["k_proj", "bias"]:
-        block = case.spec.layers[int(parts[2])]
-        a = block.attention
-        if not a.rotary_size and a.qk_norm == "none" and a.softcap is None:
-            return "without rope a key bias adds the same to every score of a query"
-    return None
+    if parts[-2:] != ["k_proj", "bias"]:
+        return True
+    attention = case.spec.layers[int(parts[2])].attention
+    return bool(
+        attention.rotary_size or attention.qk_norm != "none" or attention.softcap is not None
+    )
 
 
-def size_of(grads: complex_step.Weights, name: str) -> float:
-    """What a gradient's rounding is measured beside: its own rms.
+def choose_scale(grads: Tensors, name: str) -> float:
+    """The size that a gradient's error is measured relative to: its rms.
 
-    A key bias's is a sum over keys that cancels where they are alike, so its terms are as large as
-    those of the query's bias, and so is their rounding.
+    A key bias's gradient is a sum over keys that nearly cancels where the keys are alike. Its terms
+    are as large as those of the query bias's gradient, and so is their rounding.
     """
     query = name.replace("k_proj.bias", "q_proj.bias")
     return max(rms(np.asarray(grads[name])), rms(np.asarray(grads.get(query, grads[name]))))
 
 
-def gradients(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Every tensor's gradient, against another backend's."""
-    _, got = sides.subject.grads(case)
-    _, expected = sides.reference.grads(case)
+def compare_gradient(
+    what: str, got: ArrayLike, expected: ArrayLike, scale: float | None = None
+) -> Measurement:
+    """A gradient in float64 against another, relative to `scale`."""
+    return compare_relative(what, got, expected, tolerance.GRADIENT_64, scale=scale)
+
+
+def gradients(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Gradients of all tensors agree with another backend's."""
+    _, got = backends.subject.compute_grads(case)
+    _, expected = backends.reference.compute_grads(case)
     for name in expected:
-        if vanishing(case, name) is None:
-            size = size_of(expected, name)
-            what = f"gradient of {name}"
-            yield relative(what, got[name], expected[name], tolerance.GRADIENT_64, scale=size)
+        if has_gradient(case, name):
+            scale = choose_scale(expected, name)
+            yield compare_gradient(f"gradient of {name}", got[name], expected[name], scale)
 
 
-def derivatives(case: Case, sides: Sides) -> Iterator[Measure]:
-    """<gradient, v> against the oracle's derivative along v; tensor by tensor if they part."""
-    loss, got = sides.subject.grads(case)
-    toward = complex_step.direction(case, 0)
-    expected, whole = _derivative("all gradients", case, got, toward)
-    yield absolute("training loss", loss, expected, tolerance.LOSS_64.scaled(expected))
+def derivatives(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """<gradient, v> is the oracle's derivative along v; tensor by tensor where it is not."""
+    loss, got = backends.subject.compute_grads(case)
+    direction = complex_step.draw_direction(case, 0)
+    expected, whole = _compare_derivative("all gradients", case, got, direction)
+    yield compare_absolute("training loss", loss, expected, tolerance.LOSS_64.scale_to(expected))
     yield whole
     if whole.ratio > 1:
-        for name in toward:
-            yield _derivative(f"gradient of {name}", case, got, {name: toward[name]})[1]
+        for name, part in direction.items():
+            yield _compare_derivative(f"gradient of {name}", case, got, {name: part})[1]
 
 
-def _derivative(what, case, grads, toward):
-    loss, expected = complex_step.loss_and_slope(
-        case.spec, case.params, toward, case.batch, case.dropout, case.recipe
+def _compare_derivative(
+    what: str, case: Case, grads: Weights, direction: complex_step.Arrays
+) -> tuple[float, Measurement]:
+    """The oracle's loss, and the gradients along a direction against the oracle's derivative."""
+    loss, expected = complex_step.compute_loss_and_slope(
+        case.spec, case.params, direction, case.batch, case.dropout, case.recipe
     )
-    got = sum(float((grads[name] * toward[name]).sum()) for name in toward)
-    size = max(complex_step.natural_size(grads, toward), abs(expected))
-    return loss, relative(what, got, expected, tolerance.DERIVATIVE_64, scale=size or 1.0)
+    return loss, compare_slope(what, grads, direction, expected)
 
 
-def splits(case: Case, sides: Sides) -> Iterator[Measure]:
-    """The same samples as one micro-batch or as several: same loss, same gradients."""
-    loss_a, grads_a = sides.subject.grads(case)
-    loss_b, grads_b = sides.subject.learner(case).grads(joined(case.batch))
-    yield absolute("loss", loss_a, loss_b, tolerance.LOSS_64.scaled(loss_b))
+def compare_slope(
+    what: str, grads: Weights, direction: complex_step.Arrays, expected: float
+) -> Measurement:
+    """<grads, direction> against the exact slope."""
+    got = sum(float((grads[name] * direction[name]).sum()) for name in direction)
+    size = max(complex_step.estimate_slope_size(grads, direction), abs(expected))
+    return compare_relative(what, got, expected, tolerance.DERIVATIVE_64, scale=size or 1.0)
+
+
+def micro_batches(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """The same samples in one micro-batch or in several have the same loss and gradients."""
+    loss_a, grads_a = backends.subject.compute_grads(case)
+    loss_b, grads_b = backends.subject.make_learner(case).grads(join_batch(case.batch))
+    yield compare_absolute("loss", loss_a, loss_b, tolerance.LOSS_64.scale_to(loss_b))
     for name, value in grads_a.items():
-        if vanishing(case, name) is None:
-            other, size = np.asarray(grads_b[name]), size_of(grads_b, name)
-            yield relative(f"gradient of {name}", value, other, tolerance.GRADIENT_64, scale=size)
+        if has_gradient(case, name):
+            scale = choose_scale(grads_b, name)
+            yield compare_gradient(f"gradient of {name}", value, grads_b[name], scale)
 
 
-def shares(case: Case, sides: Sides) -> Iterator[Measure]:
-    """An update cut in two as processes cut it: losses and gradients of the shares add up to it."""
-    loss, whole = sides.subject.grads(case)
-    parts = [sides.subject.learner(case).grads(share) for share in _shares(case.batch)]
-    got = sum(part for part, _ in parts)
-    yield absolute("sum of the losses", got, loss, tolerance.LOSS_64.scaled(loss))
+def shares(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Losses and gradients of the shares that ranks have of a step add up to the whole step's."""
+    loss, whole = backends.subject.compute_grads(case)
+    parts = [backends.subject.make_learner(case).grads(share) for share in _split_batch(case.batch)]
+    total_loss = sum(part for part, _ in parts)
+    yield compare_absolute("sum of the losses", total_loss, loss, tolerance.LOSS_64.scale_to(loss))
     for name, value in whole.items():
-        if vanishing(case, name) is None:
+        if has_gradient(case, name):
             total = sum(np.asarray(grads[name]) for _, grads in parts)
             what = f"sum of the gradients of {name}"
-            yield relative(what, total, value, tolerance.GRADIENT_64, scale=size_of(whole, name))
+            yield compare_gradient(what, total, value, choose_scale(whole, name))
 
 
-def _shares(batch: Batch) -> Iterator[Batch]:
-    """Each micro-batch as a process's share of the update."""
+def _split_batch(batch: Batch) -> Iterator[Batch]:
+    """Each micro-batch as the share that one rank has of the step."""
     for a in range(len(batch.tokens)):
         at = slice(a, a + 1)
         segments = None if batch.segments is None else batch.segments[at]
@@ -100,31 +120,28 @@ def _shares(batch: Batch) -> Iterator[Batch]:
         yield Batch(batch.tokens[at], batch.targets[at], rows, segments, pairs, batch.counts)
 
 
-def joined(batch: Batch) -> Batch:
-    """The update as one micro-batch; of pairs, all chosen rows before all rejected ones."""
+def join_batch(batch: Batch) -> Batch:
+    """The batch as one micro-batch; of pairs, all chosen rows come before all rejected ones."""
     halves = 1 if batch.pairs is None else 2
 
-    def flat(x):
-        if x is None:
-            return None
+    def join(x: np.ndarray) -> np.ndarray:
         A, B = x.shape[:2]
         split = x.reshape(A, halves, B // halves, *x.shape[2:])
         return split.swapaxes(0, 1).reshape(1, A * B, *x.shape[2:])
 
-    pairs = batch.pairs and replace(batch.pairs, reference=flat(batch.pairs.reference))
-    return Batch(
-        flat(batch.tokens), flat(batch.targets), flat(batch.rows), flat(batch.segments), pairs
-    )
+    segments = None if batch.segments is None else join(batch.segments)
+    pairs = batch.pairs and replace(batch.pairs, reference=join(batch.pairs.reference))
+    return Batch(join(batch.tokens), join(batch.targets), join(batch.rows), segments, pairs)
 
 
-def frozen(case: Case, sides: Sides) -> Iterator[Measure]:
-    """With freeze_layers, the same gradients of the tensors that are left, and no others."""
+def freezing(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """freeze_layers leaves out the gradients of frozen tensors and does not change the others."""
     recipe = replace(case.recipe, freeze_layers=1)
-    _, every = sides.subject.grads(case)
-    _, some = sides.subject.learner(case, recipe=recipe).grads(case.batch)
-    frozen_names = {n for n in every if n.startswith(("model.embed_", "model.layers.0."))}
-    extra = len(set(some) ^ (set(every) - frozen_names))
-    yield Measure(float(extra), tolerance.EXACT, "tensors with a gradient")
+    _, every = backends.subject.compute_grads(case)
+    _, some = backends.subject.make_learner(case, recipe=recipe).grads(case.batch)
+    frozen = {name for name in every if name.startswith(("model.embed_", "model.layers.0."))}
+    extra = len(set(some) ^ (set(every) - frozen))
+    yield Measurement(float(extra), tolerance.EXACT, "tensors with a gradient")
     for name in some:
-        if vanishing(case, name) is None:
-            yield relative(f"gradient of {name}", some[name], every[name], tolerance.GRADIENT_64)
+        if has_gradient(case, name):
+            yield compare_gradient(f"gradient of {name}", some[name], every[name])

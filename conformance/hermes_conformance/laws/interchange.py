@@ -1,4 +1,4 @@
-"""L5: stop on one backend, go on with another, and nothing is lost on the way."""
+"""L5: a run stopped on one backend is resumed on another, and nothing is lost in between."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,152 +11,187 @@ import numpy as np
 from hermes.checkpoint import Progress, open_checkpoint, save
 from hermes.interface import TrainState
 from hermes_conformance.cases.case import Case
-from hermes_conformance.cases.specs import fields, model
-from hermes_conformance.cases.weights import fresh
-from hermes_conformance.laws.training import WARM, compared
+from hermes_conformance.cases.specs import make_field_specs, make_spec
+from hermes_conformance.cases.weights import draw_fresh
+from hermes_conformance.laws.training import compare_trajectories
+from hermes_conformance.laws.training_cases import TRAINING_RECIPE
 from hermes_conformance.measure import tolerance
-from hermes_conformance.measure.compare import Measure, absolute, identical, same
-from hermes_conformance.measure.law import Law, Sides
-from hermes_conformance.measure.subject import BackendUnderTest
-from hermes_conformance.measure.tolerance import EXACT
+from hermes_conformance.measure.compare import (
+    Measurement,
+    compare_absolute,
+    compare_bits,
+    compare_values,
+)
+from hermes_conformance.measure.law import CasePredicate, Check, Law, Needs, match_all, match_names
+from hermes_conformance.measure.subject import Backends, BackendUnderTest
+from hermes_conformance.measure.tolerance import EXACT, Bound
 from hermes_conformance.oracle.trajectory import Trajectory, train
 
-FIRST, TOTAL, FAR = 6, 12, 30
+HANDOVER_STEP, TOTAL_STEPS, TOTAL_STEPS_32 = 6, 12, 30
 STOPS = (2, 5, 9)
+FILES = ("model.safetensors", "optimizer.safetensors", "model.mal")
 
 
-def handed_over(case: Case, sides: Sides) -> Iterator[Measure]:
-    """One backend's state, the other's next updates, in float64 and in both directions."""
-    for one, other in ((sides.subject, sides.reference), (sides.reference, sides.subject)):
-        begun = train(one, case, FIRST, total=TOTAL).state
-        expected = train(one, case, TOTAL, since=begun)
-        got = train(other, case, TOTAL, since=begun)
-        for measure in compared(case, got, expected):
-            yield replace(measure, tensor=f"{one.name} to {other.name}: {measure.tensor}")
+def _list_directions(backends: Backends) -> tuple[tuple[BackendUnderTest, BackendUnderTest], ...]:
+    """(from, to), both ways."""
+    one, other = backends.subject, backends.reference
+    return (one, other), (other, one)
 
 
-def handed_over_32(case: Case, sides: Sides) -> Iterator[Measure]:
-    """The same in float32: the next update's loss, and those after it."""
-    for one, other in ((sides.subject, sides.reference), (sides.reference, sides.subject)):
-        way = f"{one.name} to {other.name}"
-        begun = train(one, case, FIRST, "float32", total=FAR).state
-        expected = train(one, case, FAR, "float32", since=begun).losses
-        got = train(other, case, FAR, "float32", since=begun).losses
-        yield absolute(f"{way}: next loss", got[0], expected[0], tolerance.NEXT_32)
-        yield absolute(f"{way}: losses", got, expected, tolerance.TRAIN_32)
+def handover(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """A run continued from another backend's state is the other's own run, in float64."""
+    for one, other in _list_directions(backends):
+        state = train(one, case, HANDOVER_STEP, total=TOTAL_STEPS).state
+        expected = train(one, case, TOTAL_STEPS, since=state)
+        got = train(other, case, TOTAL_STEPS, since=state)
+        for measurement in compare_trajectories(case, got, expected):
+            tensor = f"{one.name} to {other.name}: {measurement.tensor}"
+            yield replace(measurement, tensor=tensor)
 
 
-def resumed(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Stopped and resumed three times, the run is the uninterrupted one, bit for bit."""
-    whole = train(sides.subject, case, TOTAL, "float32")
+def handover_float32(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """The same in float32, by the losses: the next one, and those after it."""
+    for one, other in _list_directions(backends):
+        names = f"{one.name} to {other.name}"
+        state = train(one, case, HANDOVER_STEP, "float32", total=TOTAL_STEPS_32).state
+        expected = train(one, case, TOTAL_STEPS_32, "float32", since=state).losses
+        got = train(other, case, TOTAL_STEPS_32, "float32", since=state).losses
+        yield compare_absolute(f"{names}: next loss", got[0], expected[0], tolerance.NEXT_32)
+        yield compare_absolute(f"{names}: losses", got, expected, tolerance.TRAIN_32)
+
+
+def resume(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """A run stopped and resumed three times is the uninterrupted one, bit for bit."""
+    whole = train(backends.subject, case, TOTAL_STEPS, "float32")
     state, losses = None, []
-    for stop in (*STOPS, TOTAL):
-        part = train(sides.subject, case, stop, "float32", since=state, total=TOTAL)
+    for stop in (*STOPS, TOTAL_STEPS):
+        part = train(backends.subject, case, stop, "float32", since=state, total=TOTAL_STEPS)
         state = part.state
         losses.append(part.losses)
-    yield identical("losses", np.concatenate(losses), whole.losses, EXACT)
+    yield compare_bits("losses", np.concatenate(losses), whole.losses, EXACT)
     assert state is not None, "there is more than one stop"
-    yield from _same_state(state, whole.state)
+    yield from _compare_states(state, whole.state)
 
 
-def _same_state(got: TrainState, expected: TrainState, note: str = "") -> Iterator[Measure]:
-    yield same(f"step{note}", got.step, expected.step, EXACT)
+def _compare_states(got: TrainState, expected: TrainState, note: str = "") -> Iterator[Measurement]:
+    yield compare_values(f"step{note}", got.step, expected.step, EXACT)
     for part in ("params", "exp_avg", "exp_avg_sq"):
         one, other = getattr(got, part), getattr(expected, part)
-        yield same(f"names of {part}{note}", set(one), set(other), EXACT)
+        yield compare_values(f"names of {part}{note}", set(one), set(other), EXACT)
         for name in other:
-            yield identical(f"{part} of {name}{note}", one[name], other[name], EXACT)
+            yield compare_bits(f"{part} of {name}{note}", one[name], other[name], EXACT)
 
 
-def written(side: BackendUnderTest, run: Path, case: Case, state: TrainState) -> Path:
-    """A checkpoint of the state as that side's learner hands it over."""
-    options = side.options("float32")
-    learner = side.backend.learner(case.spec, state, case.recipe, options)
-    progress = Progress("conformance", state.step, case.recipe, total_steps=TOTAL)
-    return save(run, learner.state(), spec=case.spec, progress=progress)
+def write_checkpoint(
+    subject: BackendUnderTest, folder: Path, case: Case, state: TrainState
+) -> Path:
+    """Write a checkpoint of the state that the backend's learner hands over."""
+    options = subject.make_options("float32")
+    learner = subject.backend.learner(case.spec, state, case.recipe, options)
+    progress = Progress("conformance", state.step, case.recipe, total_steps=TOTAL_STEPS)
+    return save(folder, learner.state(), spec=case.spec, progress=progress)
 
 
-def filed(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Through checkpoints, to the other backend and back, from either side: the same bits."""
-    one, other = sides.subject, sides.reference if sides.peers else sides.subject
-    yield from _there_and_back(case, one, other)
-    if sides.peers:
-        yield from _there_and_back(case, other, one)
+def checkpoint_files(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """A checkpoint is the same to the byte whichever backend has read and written it."""
+    one, other = backends.subject, backends.reference if backends.both_train else backends.subject
+    yield from _compare_files(case, one, other)
+    if backends.both_train:
+        yield from _compare_files(case, other, one)
 
 
-def _there_and_back(
+def _compare_files(
     case: Case, one: BackendUnderTest, other: BackendUnderTest
-) -> Iterator[Measure]:
-    """One trains and writes, the other opens and writes, the first opens that and writes again."""
-    begun = train(one, case, FIRST, "float32", total=TOTAL)
+) -> Iterator[Measurement]:
+    """One trains and writes; the other reads that and writes; the first reads that and writes."""
+    run = train(one, case, HANDOVER_STEP, "float32", total=TOTAL_STEPS)
     with tempfile.TemporaryDirectory() as folder:
-        first = written(one, Path(folder, "first"), case, begun.state)
-        opened = open_checkpoint(first)
-        yield same("the spec read back", opened.spec, case.spec, EXACT)
-        yield from _same_state(opened.state, begun.state, " in the file")
-        for place, side in (("there", other), ("back", one)):
-            again = written(side, Path(folder, place), case, opened.state)
-            for file in ("model.safetensors", "optimizer.safetensors", "model.mal"):
+        first = write_checkpoint(one, Path(folder, "first"), case, run.state)
+        checkpoint = open_checkpoint(first)
+        yield compare_values("the spec read back", checkpoint.spec, case.spec, EXACT)
+        yield from _compare_states(checkpoint.state, run.state, " in the file")
+        for leg, writer in (("there", other), ("back", one)):
+            again = write_checkpoint(writer, Path(folder, leg), case, checkpoint.state)
+            for file in FILES:
                 equal = (again / file).read_bytes() == (first / file).read_bytes()
-                what = f"{file}, {one.name} to {other.name}, {place}, is the same to the byte"
-                yield same(what, equal, True, EXACT)
-            opened = open_checkpoint(again)
-            yield from _continued(case, side, begun, opened.state)
+                what = f"{file}, {one.name} to {other.name}, {leg}, is the same to the byte"
+                yield compare_values(what, equal, True, EXACT)
+            checkpoint = open_checkpoint(again)
+            yield _compare_continuations(case, writer, run, checkpoint.state)
 
 
-def _continued(
-    case: Case, side: BackendUnderTest, begun: Trajectory, state: TrainState
-) -> Iterator[Measure]:
-    """From the file or from memory, the same backend goes on alike."""
-    direct = train(side, case, TOTAL, "float32", since=begun.state).losses
-    filed_losses = train(side, case, TOTAL, "float32", since=state).losses
-    yield identical(f"losses of {side.name} after the file", filed_losses, direct, EXACT)
+def _compare_continuations(
+    case: Case, subject: BackendUnderTest, run: Trajectory, state: TrainState
+) -> Measurement:
+    """A run continued with a state from a file against the run continued in memory."""
+    expected = train(subject, case, TOTAL_STEPS, "float32", since=run.state).losses
+    got = train(subject, case, TOTAL_STEPS, "float32", since=state).losses
+    return compare_bits(f"losses of {subject.name} after the file", got, expected, EXACT)
 
 
 @cache
-def cases(long: bool = False) -> tuple[Case, ...]:
-    """Of L5."""
+def make_cases(long: bool = False) -> tuple[Case, ...]:
+    """The cases of L5."""
     specs = {
-        "dropout": fields()["every dropout"],
-        "tied": fields()["output.bias=true/tied"],
-        "learned": fields()["attention.position_encoding=learned"],
+        "dropout": make_field_specs()["every dropout"],
+        "tied": make_field_specs()["output.bias=true/tied"],
+        "learned": make_field_specs()["attention.position_encoding=learned"],
     }
-    made = [Case(f"move.{name}/fresh", spec, fresh, recipe=WARM) for name, spec in specs.items()]
-    frozen = replace(WARM, freeze_layers=1)
-    return (*made, Case("move.frozen/fresh", model(), fresh, recipe=frozen))
+    cases = [
+        Case(f"move.{name}/fresh", spec, draw_fresh, recipe=TRAINING_RECIPE)
+        for name, spec in specs.items()
+    ]
+    frozen = replace(TRAINING_RECIPE, freeze_layers=1)
+    return (*cases, Case("move.frozen/fresh", make_spec(), draw_fresh, recipe=frozen))
 
 
-def _law(name, says, check, bound, applies, needs, precision):
-    return Law("L5", name, says, bound, check, applies, needs, precision)
-
-
-def _all(case: Case) -> bool:
-    return True
-
-
-def _two(case: Case) -> bool:
-    return case.name in ("move.dropout/fresh", "move.frozen/fresh")
+def _make_law(
+    name: str,
+    statement: str,
+    check: Check,
+    bound: Bound,
+    applies_to: CasePredicate,
+    needs: Needs,
+    precision: str | None,
+) -> Law:
+    return Law("L5", name, statement, bound, check, applies_to, needs, precision)
 
 
 LAWS = (
-    _law(
+    _make_law(
         "handover",
-        "the other backend goes on with the run",
-        handed_over,
+        "another backend continues the run",
+        handover,
         tolerance.TRAIN_64,
-        _all,
-        "peer",
+        match_all,
+        "two learners",
         "float64",
     ),
-    _law(
+    _make_law(
         "handover-float32",
-        "so does it in float32",
-        handed_over_32,
+        "another backend continues the run in float32",
+        handover_float32,
         tolerance.NEXT_32,
-        _two,
-        "peer",
+        match_names("move.dropout/fresh", "move.frozen/fresh"),
+        "two learners",
         "float32",
     ),
-    _law("resume", "three resumes change no bit", resumed, EXACT, _all, "learner", "float32"),
-    _law("file", "a checkpoint is the same whoever writes it", filed, EXACT, _all, "learner", None),
+    _make_law(
+        "resume",
+        "three resumes change no bit",
+        resume,
+        EXACT,
+        match_all,
+        "learner",
+        "float32",
+    ),
+    _make_law(
+        "file",
+        "a checkpoint is the same whichever backend writes it",
+        checkpoint_files,
+        EXACT,
+        match_all,
+        "learner",
+        None,
+    ),
 )

@@ -1,226 +1,277 @@
-"""L1: the meaning of the model, in float64, where rounding cannot hide a mistake."""
+"""L1: what a model means, in float64, where no mistake can hide in rounding."""
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
 from hermes.interface import IGNORE
 from hermes_conformance.cases.case import Case
+from hermes_conformance.cases.standard import (
+    make_edge_cases,
+    make_objective_cases,
+    make_standard_cases,
+)
 from hermes_conformance.golden import vectors
 from hermes_conformance.laws.gradients import (
+    compare_gradient,
     derivatives,
-    frozen,
+    freezing,
     gradients,
+    has_gradient,
+    micro_batches,
     shares,
-    splits,
-    vanishing,
 )
-from hermes_conformance.laws.pairs import own_reference, rows
+from hermes_conformance.laws.preferences import own_reference, row_logprobs
 from hermes_conformance.measure import tolerance
-from hermes_conformance.measure.compare import Measure, absolute, relative, rms
-from hermes_conformance.measure.law import Law, Sides
+from hermes_conformance.measure.compare import Measurement, compare_absolute, compare_relative, rms
+from hermes_conformance.measure.law import CasePredicate, Check, Law, Needs, match_all, match_names
+from hermes_conformance.measure.subject import Backends
+from hermes_conformance.measure.tolerance import Bound
+from hermes_numpy.inference import Model as OracleModel
 
 
-def logits(case: Case, sides: Sides) -> Iterator[Measure]:
-    """The scores themselves."""
-    got, expected = sides.subject.logits(case), sides.reference.logits(case)
-    yield relative("logits", got, expected, tolerance.LOGITS_64)
+def logits(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Logits agree with the reference's."""
+    got, expected = backends.subject.compute_logits(case), backends.reference.compute_logits(case)
+    yield compare_relative("logits", got, expected, tolerance.LOGITS_64)
 
 
-def rounded(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Float32 roundings, bit for bit, but for values next to a midpoint between two floats."""
-    got, expected = sides.subject.logits(case), sides.reference.logits(case)
+def float32_rounding(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Logits round to the same float32, except next to a midpoint between two float32 numbers."""
+    got, expected = backends.subject.compute_logits(case), backends.reference.compute_logits(case)
     narrow, wanted = got.astype(np.float32), expected.astype(np.float32)
     other = np.nextafter(wanted, np.where(wanted < expected, np.inf, -np.inf).astype(np.float32))
     midpoint = (wanted.astype(np.float64) + other.astype(np.float64)) / 2
     near = np.abs(expected - midpoint) <= tolerance.MIDPOINT.limit * rms(expected)
     differ = (narrow != wanted) & ~near
     index = tuple(int(i) for i in np.argwhere(differ)[0]) if differ.any() else ()
-    yield Measure(float(differ.sum()), tolerance.EXACT, "float32(logits)", got.shape, index)
-    share = tolerance.MIDPOINT_SHARE  # of a small tensor, one element may be more than the share
+    count = float(differ.sum())
+    yield Measurement(count, tolerance.EXACT, "float32(logits)", got.shape, index)
+    # In a small tensor a single element may be more than the allowed share.
+    share = tolerance.MIDPOINT_SHARE
     share = replace(share, limit=max(share.limit, 1 / got.size))
     exempt = (narrow != wanted) & near
-    yield Measure(float(exempt.mean()), share, "logits exempt at a midpoint", got.shape)
+    yield Measurement(float(exempt.mean()), share, "logits exempt at a midpoint", got.shape)
 
 
-def loss(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Nats per counted token of all micro-batches, without dropout."""
-    got = sides.subject.model(case).loss(case.batch)
-    expected = sides.reference.model(case).loss(case.batch)
-    yield absolute("loss", got, expected, tolerance.LOSS_64.scaled(expected))
+def loss(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Losses without dropout agree: nats per counted token of all micro-batches."""
+    got = backends.subject.build_model(case).loss(case.batch)
+    expected = backends.reference.build_model(case).loss(case.batch)
+    yield compare_absolute("loss", got, expected, tolerance.LOSS_64.scale_to(expected))
 
 
-def logprobs(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Each target's log-probability; exactly 0 where it does not count."""
+def logprobs(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Log-probabilities of targets agree, and are exactly 0 where a target does not count."""
     targets = case.batch.targets[0]
-    got = sides.subject.model(case).logprobs(case.tokens, targets)
-    expected = sides.reference.model(case).logprobs(case.tokens, targets)
-    yield relative("logprobs", got, expected, tolerance.LOGITS_64)
-    yield Measure(
-        float(np.abs(got[targets == IGNORE]).sum()), tolerance.EXACT, "logprobs of no target"
+    got = backends.subject.build_model(case).logprobs(case.tokens, targets)
+    expected = backends.reference.build_model(case).logprobs(case.tokens, targets)
+    yield compare_relative("logprobs", got, expected, tolerance.LOGITS_64)
+    ignored = float(np.abs(got[targets == IGNORE]).sum())
+    yield Measurement(ignored, tolerance.EXACT, "logprobs of no target")
+
+
+def dropout(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """The training loss with the dropout masks of the first step is the oracle's."""
+    got, _ = backends.subject.compute_grads(case)
+    oracle = cast(OracleModel, backends.oracle.build_model(case))  # only its loss takes dropout
+    expected = oracle.loss(case.batch, dropout=case.dropout)
+    yield compare_absolute("loss with dropout", got, expected, tolerance.LOSS_64.scale_to(expected))
+
+
+def decoding(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """A KV cache, read in pieces, gives the logits of the reference's full pass."""
+    reference = backends.reference
+    whole = reference.compute_once(
+        case, "unpacked", lambda: reference.build_model(case).logits(case.tokens)
     )
+    cuts = choose_cuts(case)
+    for end, got in zip((*cuts, case.T), backends.subject.decode(case, cuts), strict=True):
+        what = f"logits after {end} tokens"
+        yield compare_relative(what, got, whole[:, end - 1], tolerance.LOGITS_64)
 
 
-def dropped(case: Case, sides: Sides) -> Iterator[Measure]:
-    """The training loss, with the dropout masks of the first update."""
-    got, _ = sides.subject.grads(case)
-    expected = sides.oracle.model(case).loss(case.batch, dropout=case.dropout)
-    yield absolute("loss with dropout", got, expected, tolerance.LOSS_64.scaled(expected))
+def choose_cuts(case: Case) -> tuple[int, ...]:
+    """Where the decoder's reads end: a prefill, a read of two tokens, another, single tokens."""
+    ends = {case.T // 2, case.T // 2 + 2, *range(case.T - 2, case.T)}
+    return tuple(sorted(end for end in ends if 0 < end < case.T))
 
 
-def decoding(case: Case, sides: Sides) -> Iterator[Measure]:
-    """A cache read in pieces gives what the reference's full pass gives at the same place."""
-    plain = sides.reference.once(
-        case, "unpacked", lambda: sides.reference.model(case).logits(case.tokens)
-    )
-    cuts = cut(case)
-    for end, got in zip((*cuts, case.T), sides.subject.decoded(case, cuts), strict=True):
-        yield relative(f"logits after {end} tokens", got, plain[:, end - 1], tolerance.LOGITS_64)
-
-
-def cut(case: Case) -> tuple[int, ...]:
-    """Where the decoder's reads end: a prefill, a second one, then single tokens."""
-    pieces = {case.T // 2, case.T // 2 + 2, *range(case.T - 2, case.T)}
-    return tuple(sorted(at for at in pieces if 0 < at < case.T))
-
-
-def alone(case: Case, sides: Sides) -> Iterator[Measure]:
-    """A document packed among others, or after padding, as if it stood alone."""
-    subject, whole = sides.subject.model(case), sides.subject.logits(case)
+def packing(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """A document packed with others has the logits that it has alone."""
+    assert case.segments is not None, "the case is packed"
+    model, whole = backends.subject.build_model(case), backends.subject.compute_logits(case)
     for b, row in enumerate(case.segments):
         for document in np.unique(row):
             at = np.flatnonzero(row == document)
-            got = whole[b, at]
-            expected = subject.logits(case.tokens[b : b + 1, at])[0]
-            yield relative(f"row {b}, document {document}", got, expected, tolerance.SPLIT_64)
+            alone = model.logits(case.tokens[b : b + 1, at])[0]
+            what = f"row {b}, document {document}"
+            yield compare_relative(what, whole[b, at], alone, tolerance.REORDER_64)
 
 
-def prefix(case: Case, sides: Sides) -> Iterator[Measure]:
-    """A row alone and cut short scores as it does in the batch: no row and no later token leaks."""
-    subject, whole = sides.subject.model(case), sides.subject.logits(case)
-    short = case.T // 2 + 1 if case.decodes else case.T
-    segments = None if case.segments is None else case.segments[-1:, :short]
-    got = subject.logits(case.tokens[-1:, :short], segments)
-    yield relative("last row, cut short", got, whole[-1:, :short], tolerance.SPLIT_64)
+def batching(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """A row alone and cut short has its logits in the batch: no other row, no later token leaks."""
+    model, whole = backends.subject.build_model(case), backends.subject.compute_logits(case)
+    length = case.T // 2 + 1 if case.can_decode else case.T
+    segments = None if case.segments is None else case.segments[-1:, :length]
+    got = model.logits(case.tokens[-1:, :length], segments)
+    expected = whole[-1:, :length]
+    yield compare_relative("last row, cut short", got, expected, tolerance.REORDER_64)
 
 
-def golden(case: Case, sides: Sides) -> Iterator[Measure]:
-    """The committed vectors: logits, loss and, where the subject trains, every gradient."""
-    stored = vectors.read(case.name)
-    yield relative("logits", sides.subject.logits(case), stored.logits, tolerance.LOGITS_64)
-    if sides.subject.trains:
-        loss, grads = sides.subject.grads(case)
-        yield absolute("loss", loss, stored.loss, tolerance.LOSS_64.scaled(stored.loss))
+def golden(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Logits, loss and, if the subject trains, all gradients are those of the golden vectors."""
+    stored = vectors.read_vectors(case.name)
+    assert stored.logits is not None, "only training runs have no logits"
+    got = backends.subject.compute_logits(case)
+    yield compare_relative("logits", got, stored.logits, tolerance.LOGITS_64)
+    if backends.subject.trains:
+        loss, grads = backends.subject.compute_grads(case)
+        yield compare_absolute("loss", loss, stored.loss, tolerance.LOSS_64.scale_to(stored.loss))
         for name, value in stored.gradient.items():
-            if vanishing(case, name) is None:
-                yield relative(f"gradient of {name}", grads[name], value, tolerance.GRADIENT_64)
+            if has_gradient(case, name):
+                yield compare_gradient(f"gradient of {name}", grads[name], value)
 
 
-def _packed(case: Case) -> bool:
+def _is_packed(case: Case) -> bool:
     return case.packed
 
 
-def _is(*prefixes):
-    return lambda case: case.name.startswith(prefixes)
+_is_golden = match_names("golden.")
 
 
-_golden = _is("golden.")
-
-
-def _steady(case: Case) -> bool:
-    """All but the case whose angles of 100,000 radians are themselves known to 1e-11 only."""
+def _is_steady(case: Case) -> bool:
+    """All cases but the one whose angles of 100,000 radians are themselves known to 1e-11 only."""
     return "100,000" not in case.name
 
 
-def _learns(case: Case) -> bool:
-    """Cases that measure gradients: all but those made to saturate."""
-    return case.gain == 1.0 and "saturated" not in case.name
+def _compares_gradients(case: Case) -> bool:
+    """All cases but those that saturate, whose gradients vanish."""
+    return case.head_gain == 1.0 and "saturated" not in case.name
 
 
-def _law(name, says, check, bound=tolerance.LOGITS_64, applies=None, needs="forward"):
-    """A law of L1; of the committed vectors, only `golden` and `decoding` ask anything more."""
+def make_cases(long: bool = False) -> tuple[Case, ...]:
+    """The cases of L1."""
+    stored = tuple(case for case in vectors.read_stored_cases() if _is_golden(case))
+    return (*make_standard_cases(long), *make_edge_cases(), *make_objective_cases(), *stored)
 
-    def takes(case: Case) -> bool:
-        wanted = name in ("golden", "decoding") or not _golden(case)
-        return wanted and (applies is None or applies(case))
 
-    return Law("L1", name, says, bound, check, takes, needs)
+def _make_law(
+    name: str,
+    statement: str,
+    check: Check,
+    bound: Bound = tolerance.LOGITS_64,
+    applies_to: CasePredicate = match_all,
+    needs: Needs = "forward",
+) -> Law:
+    """A law of L1. Of the golden cases, only `golden` and `decoding` check anything more."""
+
+    def applies(case: Case) -> bool:
+        return (name in ("golden", "decoding") or not _is_golden(case)) and applies_to(case)
+
+    return Law("L1", name, statement, bound, check, applies, needs)
 
 
 LAWS = (
-    _law("golden", "the committed vectors are met", golden, applies=_golden),
-    _law("logits", "logits agree", logits),
-    _law(
+    _make_law("golden", "results are those of the golden vectors", golden, applies_to=_is_golden),
+    _make_law("logits", "logits agree", logits),
+    _make_law(
         "float32",
         "logits round to the same float32, bit for bit",
-        rounded,
+        float32_rounding,
         tolerance.EXACT,
-        _steady,
+        _is_steady,
     ),
-    _law("loss", "losses agree", loss, tolerance.LOSS_64),
-    _law(
+    _make_law("loss", "losses agree", loss, tolerance.LOSS_64),
+    _make_law(
         "logprobs",
         "log-probabilities of targets agree",
         logprobs,
-        applies=lambda case: not case.packed,
+        applies_to=lambda case: not case.packed,
     ),
-    _law(
+    _make_law(
         "row-logprobs",
         "summed log-probabilities of rows agree",
-        rows,
-        applies=lambda case: case.recipe.objective == "preference",
+        row_logprobs,
+        applies_to=lambda case: case.recipe.objective == "preference",
     ),
-    _law(
+    _make_law(
         "own-reference",
         "a policy that is its own reference starts at h = 0",
         own_reference,
         tolerance.LOSS_64,
-        _is("preference."),
+        match_names("preference."),
         "learner",
     ),
-    _law("decoding", "a KV cache changes nothing", decoding, applies=lambda case: case.decodes),
-    _law("packing", "packed documents do not meet", alone, tolerance.SPLIT_64, _packed),
-    _law("batching", "no other row and no later token is seen", prefix, tolerance.SPLIT_64),
-    _law(
+    _make_law(
+        "decoding",
+        "a KV cache changes nothing",
+        decoding,
+        applies_to=lambda case: case.can_decode,
+    ),
+    _make_law(
+        "packing",
+        "packed documents do not see each other",
+        packing,
+        tolerance.REORDER_64,
+        _is_packed,
+    ),
+    _make_law(
+        "batching",
+        "no other row and no later token is seen",
+        batching,
+        tolerance.REORDER_64,
+    ),
+    _make_law(
         "dropout",
-        "the loss with dropout agrees, so the masks do",
-        dropped,
+        "losses with dropout agree, so the masks do",
+        dropout,
         tolerance.LOSS_64,
         lambda case: case.spec.has_dropout,
         "learner",
     ),
-    _law("gradients", "gradients agree", gradients, tolerance.GRADIENT_64, _learns, "peer"),
-    _law(
+    _make_law(
+        "gradients",
+        "gradients agree",
+        gradients,
+        tolerance.GRADIENT_64,
+        _compares_gradients,
+        "two learners",
+    ),
+    _make_law(
         "derivatives",
         "gradients agree with the oracle's derivatives",
         derivatives,
         tolerance.DERIVATIVE_64,
-        lambda case: _learns(case) and not (case.recipe.lora and case.recipe.lora.dropout),
-        "alone",
+        lambda case: (
+            _compares_gradients(case) and not (case.recipe.lora and case.recipe.lora.dropout)
+        ),
+        "one learner",
     ),
-    _law(
+    _make_law(
         "micro-batches",
         "how samples are split into micro-batches changes nothing",
-        splits,
+        micro_batches,
         tolerance.GRADIENT_64,
-        _learns,
+        _compares_gradients,
         "learner",
     ),
-    _law(
+    _make_law(
         "shares",
-        "the shares of an update add up to it",
+        "the ranks' shares of a step add up to it",
         shares,
         tolerance.GRADIENT_64,
-        _is("default/", "every dropout/", "preference.", "edge.no target"),
+        match_names("default/", "every dropout/", "preference.", "edge.no target"),
         "learner",
     ),
-    _law(
+    _make_law(
         "freezing",
         "frozen layers leave the other gradients as they were",
-        frozen,
+        freezing,
         tolerance.GRADIENT_64,
-        _is("default/", "model.pattern/", "embeddings.tie"),
+        match_names("default/", "model.pattern/", "embeddings.tie"),
         "learner",
     ),
 )

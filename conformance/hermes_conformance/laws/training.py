@@ -1,317 +1,302 @@
-"""L4: training, where a small mistake of the update rule, the clipping or the schedule grows."""
+"""L4: training, where small errors of the optimizer, the clipping or the schedule grow."""
 
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from hermes.interface import TrainState
-from hermes.recipe import Lora, OptimizerRecipe, Preference
-from hermes.spec import AttentionSpec, EmbeddingsSpec, FfnSpec, Learned, OutputSpec
-from hermes_conformance.cases.case import RECIPE, Case
-from hermes_conformance.cases.specs import crossed, fields, model
-from hermes_conformance.cases.weights import fresh, hot
+from hermes.interface import Learner, TrainState
+from hermes_conformance.cases.case import Case, Weights
 from hermes_conformance.golden import vectors
-from hermes_conformance.golden.vectors import stored_cases
-from hermes_conformance.laws.gradients import vanishing
+from hermes_conformance.laws.gradients import has_gradient
+from hermes_conformance.laws.training_cases import (
+    LONG_STEPS,
+    SHORT_STEPS,
+    TRAINING_RECIPE,
+    count_steps,
+)
 from hermes_conformance.measure import tolerance
-from hermes_conformance.measure.compare import Measure, absolute, identical, relative, rms, same
-from hermes_conformance.measure.law import Law, Sides
-from hermes_conformance.measure.tolerance import EXACT
-from hermes_conformance.oracle.trajectory import Trajectory, kept, oracle_step, train
+from hermes_conformance.measure.compare import (
+    Measurement,
+    compare_absolute,
+    compare_bits,
+    compare_relative,
+    compare_values,
+    rms,
+)
+from hermes_conformance.measure.law import CasePredicate, Check, Law, Needs, match_names
+from hermes_conformance.measure.subject import Backends
+from hermes_conformance.measure.tolerance import EXACT, Bound
+from hermes_conformance.oracle.trajectory import Trajectory, apply_oracle_update, copy_state, train
 
-STEPS, LONG_STEPS, SHORT, FEW = 30, 100, 6, 12
-WHOLE = ("train.dropout", "train.gpt2", "train.other rule", "train.hot")
+PARTS = ("params", "exp_avg", "exp_avg_sq")
 
 
-def steps_of(case: Case) -> int:
-    """How many updates a float64 run of the case makes."""
-    if case.name.startswith("train.long"):
-        return LONG_STEPS
-    return STEPS if case.name.startswith(WHOLE) else FEW
-
-
-def compared(case: Case, got: Trajectory, expected: Trajectory) -> Iterator[Measure]:
-    """Losses, norms, weights and moments of two float64 runs."""
+def compare_trajectories(
+    case: Case, got: Trajectory, expected: Trajectory
+) -> Iterator[Measurement]:
+    """Losses, gradient norms, weights and moments of two float64 runs."""
     bound = tolerance.TRAIN_64
-    yield absolute("loss of each update", got.losses, expected.losses, bound)
-    apart = got.norms / np.where(expected.norms > 0, expected.norms, 1.0)
-    yield absolute("gradient norm of each update", apart, expected.norms > 0, bound)
-    yield from states(case, got.state, expected.state, bound)
+    yield compare_absolute("loss of each step", got.losses, expected.losses, bound)
+    ratios = got.norms / np.where(expected.norms > 0, expected.norms, 1.0)
+    yield compare_absolute("gradient norm of each step", ratios, expected.norms > 0, bound)
+    yield from compare_states(case, got.state, expected.state, bound)
 
 
-def states(case: Case, got: TrainState, expected: TrainState, bound) -> Iterator[Measure]:
-    """Weights and moments of every tensor, in units of its own rms."""
-    yield same("step", got.step, expected.step, EXACT)
-    for part in ("params", "exp_avg", "exp_avg_sq"):
+def compare_states(
+    case: Case, got: TrainState, expected: TrainState, bound: Bound
+) -> Iterator[Measurement]:
+    """Weights and moments of all tensors, relative to each tensor's rms."""
+    yield compare_values("step", got.step, expected.step, EXACT)
+    for part in PARTS:
         one, other = getattr(got, part), getattr(expected, part)
-        yield same(f"names of {part}", set(one), set(other), EXACT)
+        yield compare_values(f"names of {part}", set(one), set(other), EXACT)
         for name in other:
-            if vanishing(case, name) is None:
-                yield _rms_apart(f"{part} of {name}", one[name], other[name], bound)
+            if has_gradient(case, name):
+                yield _compare_rms(f"{part} of {name}", one[name], other[name], bound)
 
 
-def _rms_apart(what, got, expected, bound) -> Measure:
+def _compare_rms(what: str, got: ArrayLike, expected: ArrayLike, bound: Bound) -> Measurement:
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     size, apart = rms(expected), rms(got - expected)
-    return Measure(apart / size if size else apart, bound, what, expected.shape)
+    return Measurement(apart / size if size else apart, bound, what, expected.shape)
 
 
-def trajectory(case: Case, sides: Sides) -> Iterator[Measure]:
-    """The whole run, update by update, against another backend's."""
-    steps = steps_of(case)
-    got = train(sides.subject, case, steps)
-    expected = train(sides.reference, case, steps)
-    if case.recipe.grad_clip == WARM.grad_clip and case.recipe.lora is None:
-        clips = float(np.mean(expected.norms <= case.recipe.grad_clip))
-        yield Measure(clips, CLIPPING, "share of updates that do not clip")
-    yield from compared(case, got, expected)
+def compare_float32_runs(
+    case: Case, got: Trajectory, expected: Trajectory
+) -> Iterator[Measurement]:
+    """Losses, gradient norms and weights of two runs that differ by float32's rounding."""
+    yield compare_absolute("loss of each step", got.losses, expected.losses, tolerance.TRAIN_32)
+    ratios = got.norms / expected.norms
+    ones = np.ones_like(ratios)
+    yield compare_absolute("gradient norm of each step", ratios, ones, tolerance.NORM_32)
+    names = [name for name in expected.state.params if has_gradient(case, name)]
+    one, other = (
+        np.concatenate([np.ravel(run.state.params[name]) for name in names])
+        for run in (got, expected)
+    )
+    yield _compare_rms("all weights", one, other, tolerance.WEIGHTS_32)
 
 
-CLIPPING = tolerance.Bound(
-    0.5, "of updates", "a run that never clips says nothing of clipping", "0 to 0.2"
-)
+def trajectory(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """A run agrees with another backend's, step by step."""
+    steps = count_steps(case)
+    got = train(backends.subject, case, steps)
+    expected = train(backends.reference, case, steps)
+    if case.recipe.grad_clip == TRAINING_RECIPE.grad_clip and case.recipe.lora is None:
+        share = float(np.mean(expected.norms <= case.recipe.grad_clip))
+        yield Measurement(share, tolerance.CLIPPING, "share of steps that do not clip")
+    yield from compare_trajectories(case, got, expected)
 
 
-def by_oracle(case: Case, sides: Sides) -> Iterator[Measure]:
-    """The committed run, which the oracle made alone: complex steps, and its own AdamW."""
-    stored = vectors.read(case.name)
+def oracle_run(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """A run agrees with the golden one, which the oracle made with its own gradients and AdamW."""
+    stored = vectors.read_vectors(case.name)
     assert stored.run is not None, "only runs have this law"
-    learner, reports = sides.subject.learner(case), []
-    for batch, lr in zip(stored.updates, stored.rates, strict=True):
+    learner, reports = backends.subject.make_learner(case), []
+    for batch, lr in zip(stored.batches, stored.rates, strict=True):
         reports.append(learner.step(batch, float(lr)))
     losses = np.array([float(report.loss) for report in reports])
     norms = np.array([float(report.grad_norm) for report in reports])
-    yield from compared(case, Trajectory(losses, norms, kept(learner.state())), stored.run)
+    got = Trajectory(losses, norms, copy_state(learner.state()))
+    yield from compare_trajectories(case, got, stored.run)
 
 
-def update(case: Case, sides: Sides) -> Iterator[Measure]:
-    """The second update is the oracle's rule applied to the learner's own gradients."""
-    learner = sides.subject.learner(case)
-    float(learner.step(case.update(0), 3e-3).loss)
-    before = kept(learner.state())
-    loss, grads = learner.grads(case.update(1))
-    expected, norm = oracle_step(
-        case, before, {name: np.array(grads[name]) for name in grads}, 7e-3
-    )
-    report = learner.step(case.update(1), 7e-3)
-    yield same("step", report.step, 2, EXACT)
-    yield absolute("loss of the report", float(report.loss), loss, tolerance.LOSS_64)
-    yield relative("norm of the report", float(report.grad_norm), norm, tolerance.TRAIN_64)
-    after = learner.state()
-    for name in grads:
-        if vanishing(case, name) is None:
-            moved = rms(expected.params[name] - before.params[name]) or 1.0
-            for part in ("params", "exp_avg", "exp_avg_sq"):
+def update(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """The second step is the oracle's AdamW with the learner's own gradients."""
+    learner = backends.subject.make_learner(case)
+    before = _take_first_step(case, learner)
+    loss, grads = learner.grads(case.make_batch(1))
+    copies = {name: np.array(grads[name]) for name in grads}
+    expected, norm = apply_oracle_update(case, before, copies, 7e-3)
+    report = learner.step(case.make_batch(1), 7e-3)
+    yield compare_values("step", report.step, 2, EXACT)
+    yield compare_absolute("loss of the report", float(report.loss), loss, tolerance.LOSS_64)
+    yield compare_relative("norm of the report", float(report.grad_norm), norm, tolerance.TRAIN_64)
+    yield from _compare_update(case, before, learner.state(), expected, tolerance.UPDATE_64)
+
+
+def _take_first_step(case: Case, learner: Learner) -> TrainState:
+    """The learner's state after one step."""
+    float(learner.step(case.make_batch(0), 3e-3).loss)
+    return copy_state(learner.state())
+
+
+def _compare_update(
+    case: Case, before: TrainState, after: TrainState, expected: TrainState, bound: Bound
+) -> Iterator[Measurement]:
+    """Weights relative to the size of their change, and moments relative to their rms."""
+    for name in expected.exp_avg:
+        if has_gradient(case, name):
+            change = rms(np.subtract(expected.params[name], before.params[name])) or 1.0
+            for part in PARTS:
                 one, other = getattr(after, part)[name], getattr(expected, part)[name]
-                scale = moved if part == "params" else None
-                yield relative(f"{part} of {name}", one, other, tolerance.UPDATE_64, scale)
+                scale = change if part == "params" else None
+                yield compare_relative(f"{part} of {name}", one, other, bound, scale)
 
 
-def _production(precision: str):
-    def law(case: Case, sides: Sides) -> Iterator[Measure]:
-        """The fast update, from the learner's own gradients: weights and moments are float32."""
-        learner = sides.subject.learner(case, precision)
-        float(learner.step(case.update(0), 3e-3).loss)
-        before = kept(learner.state())
-        _, grads = learner.grads(case.update(1))
-        mine = {name: np.array(grads[name]) for name in grads}
-        expected, norm = oracle_step(case, before, mine, 7e-3)
-        report = learner.step(case.update(1), 7e-3)
-        yield relative("norm of the report", float(report.grad_norm), norm, tolerance.NORM_32)
-        after = learner.state()
-        for name in (name for name in grads if vanishing(case, name) is None):
-            moved = rms(expected.params[name] - before.params[name]) or 1.0
-            for part in ("params", "exp_avg", "exp_avg_sq"):
-                one, other = getattr(after, part)[name], getattr(expected, part)[name]
-                scale = moved if part == "params" else None
-                yield relative(f"{part} of {name}", one, other, tolerance.UPDATE_32, scale)
+def _make_update_check(precision: str) -> Check:
+    def check(case: Case, backends: Backends) -> Iterator[Measurement]:
+        """The same of production's step in this precision: weights and moments are float32."""
+        learner = backends.subject.make_learner(case, precision)
+        before = _take_first_step(case, learner)
+        _, grads = learner.grads(case.make_batch(1))
+        copies = {name: np.array(grads[name]) for name in grads}
+        expected, norm = apply_oracle_update(case, before, copies, 7e-3)
+        report = learner.step(case.make_batch(1), 7e-3)
+        got = float(report.grad_norm)
+        yield compare_relative("norm of the report", got, norm, tolerance.NORM_32)
+        yield from _compare_update(case, before, learner.state(), expected, tolerance.UPDATE_32)
 
-    return law
+    return check
 
 
-def float32(case: Case, sides: Sides) -> Iterator[Measure]:
-    """A hundred updates in float32 stay beside the same backend's float64."""
-    got = train(sides.subject, case, LONG_STEPS, "float32")
-    expected = train(sides.subject, case, LONG_STEPS)
-    yield from near(case, got, expected)
+def float32_run(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """A hundred steps in float32 stay close to the same backend's in float64."""
+    got = train(backends.subject, case, LONG_STEPS, "float32")
+    expected = train(backends.subject, case, LONG_STEPS)
+    yield from compare_float32_runs(case, got, expected)
 
 
-def near(case: Case, got: Trajectory, expected: Trajectory) -> Iterator[Measure]:
-    """Two runs that differ by float32's rounding."""
-    yield absolute("loss of each update", got.losses, expected.losses, tolerance.TRAIN_32)
-    apart = got.norms / expected.norms
-    yield absolute("gradient norm of each update", apart, apart * 0 + 1, tolerance.NORM_32)
-    names = [name for name in expected.state.params if vanishing(case, name) is None]
-    flat = [np.concatenate([np.ravel(r.state.params[n]) for n in names]) for r in (got, expected)]
-    yield _rms_apart("all weights", *flat, tolerance.WEIGHTS_32)
+def checkpointing(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """A run with activation checkpointing has the same numbers up to rounding."""
+    expected = train(backends.subject, case, SHORT_STEPS)
+    got = train(backends.subject, case, SHORT_STEPS, grad_checkpoint=True)
+    yield from compare_trajectories(case, got, expected)
 
 
-def recomputed(case: Case, sides: Sides) -> Iterator[Measure]:
-    """Gradient checkpointing changes memory, and no number beyond rounding."""
-    plain = train(sides.subject, case, SHORT)
-    yield from compared(case, train(sides.subject, case, SHORT, grad_checkpoint=True), plain)
-
-
-def recomputed_short(case: Case, sides: Sides) -> Iterator[Measure]:
-    """The same of one update's gradients in float32."""
-    loss, plain = sides.subject.grads(case, "float32")
-    again_loss, again = sides.subject.grads(case, "float32", grad_checkpoint=True)
-    yield relative("loss", again_loss, loss, tolerance.LOSS_32, max(1.0, abs(loss)))
-    for name in plain:
-        if vanishing(case, name) is None:
+def checkpointing_float32(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """The same of the gradients of one step in float32."""
+    loss, expected = backends.subject.compute_grads(case, "float32")
+    got_loss, got = backends.subject.compute_grads(case, "float32", grad_checkpoint=True)
+    yield compare_relative("loss", got_loss, loss, tolerance.LOSS_32, max(1.0, abs(loss)))
+    for name in expected:
+        if has_gradient(case, name):
             what = f"gradient of {name}"
-            yield relative(what, again[name], plain[name], tolerance.GRADIENT_32)
+            yield compare_relative(what, got[name], expected[name], tolerance.GRADIENT_32)
 
 
-def repeated(case: Case, sides: Sides) -> Iterator[Measure]:
-    """The same run twice, bit for bit."""
-    first, second = (train(sides.subject, case, SHORT, "float32") for _ in range(2))
-    yield identical("losses", second.losses, first.losses, EXACT)
-    yield identical("norms", second.norms, first.norms, EXACT)
+def repeatability(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """The same run twice is the same, bit for bit."""
+    first, second = (train(backends.subject, case, SHORT_STEPS, "float32") for _ in range(2))
+    yield compare_bits("losses", second.losses, first.losses, EXACT)
+    yield compare_bits("norms", second.norms, first.norms, EXACT)
     for name, value in first.state.params.items():
-        yield identical(name, second.state.params[name], value, EXACT)
+        yield compare_bits(name, second.state.params[name], value, EXACT)
 
 
-def nonfinite(case: Case, sides: Sides) -> Iterator[Measure]:
-    """An update whose loss or norm is no number changes no weight and no moment, and says so."""
+def non_finite_steps(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """A step whose loss or norm is not finite reports that, and changes no weight and no moment."""
     head, last = "lm_head.weight", "model.norm.weight"
     nan = case.params[head].copy()
     nan[0, 0] = np.nan
-    yield from _unmoved(case, sides, {**case.params, head: nan}, "loss")
-    # Logits as they were, while the square of the last norm's gradient is beyond float32.
-    far = np.float32(1e25)
-    moved = {head: case.params[head] * far, last: case.params[last] / far}
-    yield from _unmoved(case, sides, {**case.params, **moved}, "norm")
+    yield from _expect_no_change(case, backends, {**case.params, head: nan}, "loss")
+    # The logits stay as they are, but the square of the last norm's gradient overflows float32.
+    factor = np.float32(1e25)
+    scaled: Weights = {head: case.params[head] * factor, last: case.params[last] / factor}
+    yield from _expect_no_change(case, backends, {**case.params, **scaled}, "norm")
 
 
-def _unmoved(case: Case, sides: Sides, damaged, what: str) -> Iterator[Measure]:
-    state = TrainState(damaged, {}, {}, 0)
-    options = sides.subject.options("float32")
-    learner = sides.subject.backend.learner(case.spec, state, case.recipe, options)
+def _expect_no_change(
+    case: Case, backends: Backends, params: Weights, what: str
+) -> Iterator[Measurement]:
+    """A step from `params`, whose `what` ('loss' or 'norm') is not finite, changes nothing."""
+    state = TrainState(params, {}, {}, 0)
+    options = backends.subject.make_options("float32")
+    learner = backends.subject.backend.learner(case.spec, state, case.recipe, options)
     report = learner.step(case.batch, 1e-2)
     finite = {"loss": np.isfinite(float(report.loss)), "norm": np.isfinite(float(report.grad_norm))}
     if what == "norm" and finite["norm"]:
-        return  # a norm reckoned in a wider type, of which nothing is asked
-    yield same(f"the {what} is finite", bool(finite[what]), False, EXACT)
-    yield same("the loss is, too", bool(finite["loss"]), what == "norm", EXACT)
+        return  # a backend may sum the norm in a wider type, in which it does not overflow
+    yield compare_values(f"the {what} is finite", bool(finite[what]), False, EXACT)
+    yield compare_values("the loss is, too", bool(finite["loss"]), what == "norm", EXACT)
     after = learner.state()
-    for key, value in damaged.items():
-        yield identical(key, after.params[key], value, EXACT)
-        yield identical(f"exp_avg of {key}", after.exp_avg[key], np.zeros_like(value), EXACT)
-        yield identical(f"exp_avg_sq of {key}", after.exp_avg_sq[key], np.zeros_like(value), EXACT)
+    for name, value in params.items():
+        zeros = np.zeros_like(value)
+        yield compare_bits(name, after.params[name], value, EXACT)
+        yield compare_bits(f"exp_avg of {name}", after.exp_avg[name], zeros, EXACT)
+        yield compare_bits(f"exp_avg_sq of {name}", after.exp_avg_sq[name], zeros, EXACT)
 
 
-WARM = replace(RECIPE, schedule="cosine", warmup_steps=5, lr=3e-3, grad_clip=0.5, min_lr_ratio=0.05)
+def _make_law(
+    name: str,
+    statement: str,
+    check: Check,
+    bound: Bound,
+    applies_to: CasePredicate,
+    needs: Needs = "learner",
+    precision: str = "float64",
+) -> Law:
+    return Law("L4", name, statement, bound, check, applies_to, needs, precision)
 
 
-@cache
-def cases(long: bool = False) -> tuple[Case, ...]:
-    """Of L4: the runs of `train.`, which cross warm-up and clip, and tiny ones for the oracle."""
-    dropping = fields()["every dropout"]
-    gpt2 = model(
-        AttentionSpec(4, bias="all", position_encoding=Learned()),
-        FfnSpec(40, "gelu_tanh", bias=True),
-        embeddings=EmbeddingsSpec(tie_weights=True),
-    )
-    other_rule = OptimizerRecipe(beta1=0.8, beta2=0.99, eps=1e-4, weight_decay=0.3)
-    recipes = {
-        "dropout": (dropping, WARM, {}),
-        "gpt2": (gpt2, replace(WARM, schedule="wsd", decay_ratio=0.3), {}),
-        "frozen": (model(num_layers=3), replace(WARM, freeze_layers=1), {}),
-        "other rule": (model(), replace(WARM, optimizer=other_rule), {"packed": True}),
-        "rarely clipped": (model(), replace(WARM, grad_clip=4.0, schedule="constant"), {}),
-        "unclipped": (model(), replace(WARM, grad_clip=0.0, schedule="constant"), {}),
-        "a tensor without gradient": (fields()["attention.mask=self"], WARM, {}),
-        "blank": (model(), WARM, {"blank": True}),
-        "lora": (model(), replace(WARM, lora=Lora(rank=3, dropout=0.1), lr=1e-3), {}),
-        "preference": (
-            model(),
-            replace(WARM, objective="preference", preference=Preference(beta=0.3), lr=3e-3),
-            {"B": 4},
-        ),
-        "crossed": (crossed()["crossed.003"], WARM, {}),
-    }
-    made = [
-        Case(f"train.{name}/fresh", spec, fresh, recipe=recipe, **more)
-        for name, (spec, recipe, more) in recipes.items()
-    ]
-    made += [Case("train.hot/hot", model(), hot, recipe=WARM)]
-    # What a compiled loss can be asked for at once: documents, a cap, and then pairs besides.
-    capped = model(num_layers=1, output=OutputSpec(softcap=5.0))
-    made += [Case("compiled.packed/hot", capped, hot, packed=True, recipe=WARM)]
-    made += [case for case in stored_cases() if case.name.startswith("run.")]
-    if long:
-        made.append(Case("train.long/fresh", dropping, fresh, recipe=WARM))
-        pairs = recipes["preference"][1]
-        made.append(Case("compiled.pairs/hot", capped, hot, B=4, packed=True, recipe=pairs))
-        made.append(Case("compiled.dropout/hot", replace(dropping, num_layers=1), hot, recipe=WARM))
-    return tuple(made)
-
-
-def _law(name, says, check, bound, applies, needs="learner", precision="float64"):
-    return Law("L4", name, says, bound, check, applies, needs, precision)
-
-
-def _is(*prefixes):
-    return lambda case: case.name.startswith(prefixes)
-
-
-_run = _is("train.")
+_is_run = match_names("train.")
 
 LAWS = (
-    _law("trajectory", "whole runs agree", trajectory, tolerance.TRAIN_64, _run, "peer"),
-    _law("oracle", "the oracle's own run agrees", by_oracle, tolerance.TRAIN_64, _is("run.")),
-    _law("update", "an update is the oracle's rule", update, tolerance.UPDATE_64, _run),
+    _make_law(
+        "trajectory",
+        "whole runs agree",
+        trajectory,
+        tolerance.TRAIN_64,
+        _is_run,
+        "two learners",
+    ),
+    _make_law(
+        "oracle",
+        "runs agree with the oracle's own",
+        oracle_run,
+        tolerance.TRAIN_64,
+        match_names("run."),
+    ),
+    _make_law("update", "a step is the oracle's AdamW", update, tolerance.UPDATE_64, _is_run),
     *(
-        _law(
+        _make_law(
             f"update-{precision}",
-            f"so is the fast one, in {precision}",
-            _production(precision),
+            f"a step in {precision} is the oracle's AdamW",
+            _make_update_check(precision),
             tolerance.UPDATE_32,
-            _is("train.hot", "train.lora", "train.frozen"),
+            match_names("train.hot", "train.lora", "train.frozen"),
             precision=precision,
         )
         for precision in ("float32", "bfloat16")
     ),
-    _law(
+    _make_law(
         "checkpointing",
-        "recomputing activations changes nothing",
-        recomputed,
+        "activation checkpointing changes nothing",
+        checkpointing,
         tolerance.TRAIN_64,
-        _is("train.dropout", "train.frozen", "train.lora"),
+        match_names("train.dropout", "train.frozen", "train.lora"),
     ),
-    _law(
+    _make_law(
         "checkpointing-float32",
-        "nor of float32 gradients",
-        recomputed_short,
+        "activation checkpointing changes no float32 gradient",
+        checkpointing_float32,
         tolerance.GRADIENT_32,
-        _is("train.dropout"),
+        match_names("train.dropout"),
         precision="float32",
     ),
-    _law(
+    _make_law(
         "float32",
-        "a hundred float32 updates stay beside float64",
-        float32,
+        "a hundred float32 steps stay close to float64",
+        float32_run,
         tolerance.TRAIN_32,
-        _is("train.dropout", "train.gpt2"),
+        match_names("train.dropout", "train.gpt2"),
         precision="float32",
     ),
-    _law(
+    _make_law(
         "repeat",
         "the same run twice is the same to the bit",
-        repeated,
+        repeatability,
         EXACT,
-        _is("train.dropout", "train.gpt2", "train.preference"),
+        match_names("train.dropout", "train.gpt2", "train.preference"),
         precision="float32",
     ),
-    _law(
+    _make_law(
         "non-finite",
-        "an update whose loss or norm is no number is not made",
-        nonfinite,
+        "a step whose loss or norm is not finite changes nothing",
+        non_finite_steps,
         EXACT,
-        _is("train.hot"),
+        match_names("train.hot"),
         precision="float32",
     ),
 )

@@ -1,16 +1,17 @@
-"""What a law measures: how far apart two arrays are, where, and what was allowed."""
+"""What laws yield: how far apart two arrays are, where, and how far they may be."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hermes_conformance.measure.tolerance import Bound
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One comparison. error and bound in the bound's unit; tensor, shape and index say where."""
+class Measurement:
+    """One comparison: error and bound in the bound's unit; tensor, shape and index say where."""
 
     error: float
     bound: Bound
@@ -29,22 +30,27 @@ class Measure:
 
     @property
     def where(self) -> str:
-        """The tensor and the element of the greatest error."""
+        """The tensor and the index of the largest error."""
         return f"{self.tensor}{list(self.index)}" if self.index else self.tensor
 
 
-def rms(x) -> float:
-    """Root mean square of all elements; 0 of none."""
+def rms(x: ArrayLike) -> float:
+    """Root mean square of all elements; 0 of an empty array."""
     return float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if np.size(x) else 0.0
 
 
-def relative(tensor: str, got, expected, bound: Bound, scale: float | None = None) -> Measure:
-    """The greatest |got - expected| over the rms of what was expected, or over `scale`."""
+def compare_relative(
+    tensor: str, got: ArrayLike, expected: ArrayLike, bound: Bound, scale: float | None = None
+) -> Measurement:
+    """Largest |got - expected| over rms(expected), or over `scale`.
+
+    NaN, and a shape that differs, are infinitely far apart.
+    """
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     if got.shape != expected.shape:
-        return Measure(math.inf, bound, f"{tensor} of shape {got.shape}", expected.shape)
+        return Measurement(math.inf, bound, f"{tensor} of shape {got.shape}", expected.shape)
     if not expected.size:
-        return Measure(0.0, bound, tensor, expected.shape)
+        return Measurement(0.0, bound, tensor, expected.shape)
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.abs(got - expected)
     apart = np.where(np.isnan(apart), np.inf, apart)
@@ -52,33 +58,33 @@ def relative(tensor: str, got, expected, bound: Bound, scale: float | None = Non
     worst = float(apart[index])
     size = rms(expected) if scale is None else scale
     error = worst / size if size > 0 else (0.0 if worst == 0 else math.inf)
-    return Measure(error, bound, tensor, expected.shape, tuple(int(i) for i in index))
+    return Measurement(error, bound, tensor, expected.shape, tuple(int(i) for i in index))
 
 
-def absolute(tensor: str, got, expected, bound: Bound) -> Measure:
-    """The greatest |got - expected|."""
-    return relative(tensor, got, expected, bound, scale=1.0)
+def compare_absolute(tensor: str, got: ArrayLike, expected: ArrayLike, bound: Bound) -> Measurement:
+    """Largest |got - expected|."""
+    return compare_relative(tensor, got, expected, bound, scale=1.0)
 
 
-def identical(tensor: str, got, expected, bound: Bound) -> Measure:
-    """How many elements differ in their bits."""
+def compare_bits(tensor: str, got: ArrayLike, expected: ArrayLike, bound: Bound) -> Measurement:
+    """Number of elements that differ. Two NaN are equal; other dtypes or shapes are not."""
     got, expected = np.asarray(got), np.asarray(expected)
     if got.shape != expected.shape or got.dtype != expected.dtype:
-        return Measure(math.inf, bound, f"{tensor}: {got.dtype} {got.shape}", expected.shape)
+        return Measurement(math.inf, bound, f"{tensor}: {got.dtype} {got.shape}", expected.shape)
     differ = got != expected
     if got.dtype.kind == "f":
         differ = differ & ~(np.isnan(got) & np.isnan(expected))
     index = tuple(int(i) for i in np.argwhere(differ)[0]) if differ.any() else ()
-    return Measure(float(differ.sum()), bound, tensor, expected.shape, index)
+    return Measurement(float(differ.sum()), bound, tensor, expected.shape, index)
 
 
-def same(what: str, got: object, expected: object, bound: Bound) -> Measure:
-    """0 where the two are equal, else 1 and both in the name."""
+def compare_values(what: str, got: object, expected: object, bound: Bound) -> Measurement:
+    """0 where the two are equal; else 1, with both in its name."""
     if got == expected:
-        return Measure(0.0, bound, what)
-    return Measure(1.0, bound, f"{what}: {_short(got)}, expected {_short(expected)}")
+        return Measurement(0.0, bound, what)
+    return Measurement(1.0, bound, f"{what}: {_shorten(got)}, expected {_shorten(expected)}")
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:117]}..."

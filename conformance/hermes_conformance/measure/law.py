@@ -1,54 +1,45 @@
-"""A law: one sentence that must hold for every case it applies to, and how to measure it."""
+"""A law: a statement that must hold for every case it applies to, and how to measure it."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from hermes_conformance.cases.case import Case
-from hermes_conformance.measure.compare import Measure
-from hermes_conformance.measure.subject import BackendUnderTest
+from hermes_conformance.measure.compare import Measurement
+from hermes_conformance.measure.subject import Backends
 from hermes_conformance.measure.tolerance import Bound
 
-
-@dataclass(frozen=True)
-class Sides:
-    """Who is judged, against whom, and the oracle, which may be that one."""
-
-    subject: BackendUnderTest
-    reference: BackendUnderTest
-    oracle: BackendUnderTest
-
-    @property
-    def peers(self) -> bool:
-        """Whether the reference trains too, so that gradients can be compared whole."""
-        return self.subject.trains and self.reference.trains
+Check = Callable[[Case, Backends], Iterable[Measurement]]
+CasePredicate = Callable[[Case], bool]
+Needs = Literal["no backend", "forward", "learner", "two learners", "one learner"]
 
 
-Check = Callable[[Case, Sides], Iterable[Measure]]
+def match_names(*prefixes: str) -> CasePredicate:
+    """A predicate of cases whose names begin with one of the prefixes."""
+    return lambda case: case.name.startswith(prefixes)
 
 
-def always(case: Case) -> bool:
-    """Every case of the level."""
-    return True
+match_all = match_names("")
 
 
 @dataclass(frozen=True)
 class Law:
-    """name: unique in its level. says: the law in a sentence. bound: of its usual measure.
+    """name: unique in its level. bound: of the measurement that the law is named after.
 
-    applies: to which of the level's cases. needs: 'forward', 'learner' (the subject trains),
-    'peer' (the reference trains too), 'alone' (the subject trains, the reference does not), or
-    'nothing' of any backend: it judges what stands above them.
-    precision: what the law computes in, for --dtype; None for neither here nor there. long: the
-    law has no case in a short run.
+    applies_to: which of the level's cases. needs: what the backends must have: 'forward', 'learner'
+    (the subject trains), 'two learners' (the reference trains too), 'one learner' (the subject
+    trains and the reference does not), or 'no backend' for laws of the core library. precision:
+    the format it computes in, for --dtype; None for laws that compute in none or in several. long:
+    its cases are run by --long only.
     """
 
     level: str
     name: str
-    says: str
+    statement: str
     bound: Bound
     check: Check
-    applies: Callable[[Case], bool] = always
-    needs: str = "forward"
+    applies_to: CasePredicate = match_all
+    needs: Needs = "forward"
     precision: str | None = "float64"
     long: bool = False
 
@@ -57,13 +48,13 @@ class Law:
         """`L1/logits`."""
         return f"{self.level}/{self.name}"
 
-    def possible(self, sides: Sides) -> bool:
-        """Whether these two sides have what the law needs."""
+    def can_run(self, backends: Backends) -> bool:
+        """Whether these backends have what the law needs."""
         match self.needs:
-            case "peer":
-                return sides.peers
-            case "alone":
-                return sides.subject.trains and not sides.reference.trains
+            case "two learners":
+                return backends.both_train
+            case "one learner":
+                return backends.subject.trains and not backends.reference.trains
             case "learner":
-                return sides.subject.trains
+                return backends.subject.trains
         return True

@@ -1,13 +1,14 @@
-"""A backend under judgement, and what it has computed for the case at hand.
+"""The backends of a run, and what each has computed for the case at hand.
 
-Laws ask a Side; what several laws need (a built model, its logits, its gradients) is computed once
-and forgotten with the case, so that laws stay independent and cheap.
+What several laws need (a built model, its logits, its gradients) is computed once and dropped with
+the case, so that laws stay independent of each other and cheap.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,37 +16,37 @@ from hermes.errors import Unsupported
 from hermes.interface import Backend, Learner, Model, Options, TrainState
 from hermes.recipe import Recipe
 from hermes_conformance.cases.case import RECIPE, Case
-from hermes_conformance.cases.specs import model
-from hermes_conformance.cases.weights import fresh
+from hermes_conformance.cases.specs import make_spec
+from hermes_conformance.cases.weights import draw_fresh
 
 T = TypeVar("T")
 
 
 class BackendUnderTest:
-    """One backend on one device; `device` None means the backend's own choice.
+    """One backend on one device; `device` None is the backend's own choice.
 
-    float64 goes to the CPU where the device has none, as no GPU of Apple's has.
+    float64 is computed on the CPU where the device has none, as no GPU of Apple's has.
     """
 
     def __init__(self, backend: Backend, device: str | None = None):
         self.backend, self.device = backend, device
         self.name = backend.name
         self._case: Case | None = None
-        self._kept: dict[object, object] = {}
+        self._results: dict[object, Any] = {}
         self._trains: bool | None = None
 
-    def options(self, precision: str = "float64", **fields) -> Options:
-        """Uncompiled and deterministic on this side's device, unless `fields` say otherwise."""
+    def make_options(self, precision: str = "float64", **fields: Any) -> Options:
+        """Options on this device, uncompiled and deterministic unless `fields` say otherwise."""
         device = self.float64_device if precision == "float64" else self.device
-        usual = {"device": device, "compile": False, "deterministic": True}
-        return Options(precision=precision, **{**usual, **fields})
+        defaults = {"device": device, "compile": False, "deterministic": True}
+        return Options(precision=precision, **{**defaults, **fields})
 
     @cached_property
     def float64_device(self) -> str | None:
-        """Where float64 is computed: here, or on the CPU if it is declined here."""
+        """Where float64 is computed: on the backend's device, or on the CPU if it declines it."""
         if self.device in (None, "cpu"):
             return self.device
-        case = Case("probe", model(num_layers=1), fresh)
+        case = Case("probe", make_spec(num_layers=1), draw_fresh)
         options = Options(device=self.device, precision="float64", compile=False)
         try:
             self.backend.build(case.spec, case.weights, options)
@@ -54,69 +55,96 @@ class BackendUnderTest:
         return self.device
 
     @property
+    def device_name(self) -> str:
+        """The device that its models are on."""
+        return self.device or self.backend.devices()[0]
+
+    @property
     def trains(self) -> bool:
-        """Whether the backend has learners at all; the oracle has not."""
+        """Whether the backend has learners; the oracle has none."""
         if self._trains is None:
-            case = Case("probe", model(num_layers=1), fresh)
+            case = Case("probe", make_spec(num_layers=1), draw_fresh)
+            options = self.make_options("float32")
             try:
-                self.backend.learner(case.spec, start(case), RECIPE, self.options("float32"))
+                self.backend.learner(case.spec, make_initial_state(case), RECIPE, options)
                 self._trains = True
             except Unsupported:
                 self._trains = False
         return self._trains
 
     def forget(self) -> None:
-        """Compute everything anew from here on."""
-        self._case, self._kept = None, {}
+        """Drop all results, so that everything is computed again."""
+        self._case, self._results = None, {}
 
-    def once(self, case: Case, what: object, make: Callable[[], T]) -> T:
-        """make(), remembered under `what` until another case comes."""
+    def compute_once(self, case: Case, key: object, compute: Callable[[], T]) -> T:
+        """The result of compute(), kept under `key` until another case comes."""
         if self._case is not case:
-            self._case, self._kept = case, {}
-        if what not in self._kept:
-            self._kept[what] = make()
-        return self._kept[what]  # type: ignore[return-value]
+            self._case, self._results = case, {}
+        if key not in self._results:
+            self._results[key] = compute()
+        result: T = self._results[key]
+        return result
 
-    def model(self, case: Case, precision: str = "float64", **fields) -> Model:
+    def build_model(self, case: Case, precision: str = "float64", **fields: Any) -> Model:
         """The case's model for evaluation."""
-        options = self.options(precision, **fields)
-        return self.once(
+        options = self.make_options(precision, **fields)
+        return self.compute_once(
             case, ("model", options), lambda: self.backend.build(case.spec, case.weights, options)
         )
 
-    def logits(self, case: Case, precision: str = "float64", **fields) -> np.ndarray:
-        """Logits of the case's first micro-batch, documents kept apart. (B, T, V)"""
-        return self.once(
+    def compute_logits(self, case: Case, precision: str = "float64", **fields: Any) -> np.ndarray:
+        """Logits of the case's first micro-batch, with its documents apart. (B, T, V)"""
+        return self.compute_once(
             case,
             ("logits", precision, tuple(fields.items())),
-            lambda: self.model(case, precision, **fields).logits(case.tokens, case.segments),
+            lambda: self.build_model(case, precision, **fields).logits(case.tokens, case.segments),
         )
 
-    def learner(
-        self, case: Case, precision: str = "float64", recipe: Recipe | None = None, **fields
+    def make_learner(
+        self, case: Case, precision: str = "float64", recipe: Recipe | None = None, **fields: Any
     ) -> Learner:
-        """A new learner from the case's weights, no update made yet."""
-        options = self.options(precision, **fields)
-        return self.backend.learner(case.spec, start(case), recipe or case.recipe, options)
+        """A new learner with the case's weights, before its first step."""
+        options = self.make_options(precision, **fields)
+        state = make_initial_state(case)
+        return self.backend.learner(case.spec, state, recipe or case.recipe, options)
 
-    def grads(
-        self, case: Case, precision: str = "float64", **fields
+    def compute_grads(
+        self, case: Case, precision: str = "float64", **fields: Any
     ) -> tuple[float, dict[str, np.ndarray]]:
-        """Loss of the case's batch with dropout as in the first update, and all its gradients."""
+        """Loss and gradients of the case's batch, with the dropout masks of the first step."""
 
-        def make() -> tuple[float, dict[str, np.ndarray]]:
-            loss, found = self.learner(case, precision, **fields).grads(case.batch)
-            return loss, {name: np.array(found[name]) for name in found}
+        def compute() -> tuple[float, dict[str, np.ndarray]]:
+            loss, grads = self.make_learner(case, precision, **fields).grads(case.batch)
+            return loss, {name: np.array(grads[name]) for name in grads}
 
-        return self.once(case, ("grads", precision, tuple(fields.items())), make)
+        return self.compute_once(case, ("grads", precision, tuple(fields.items())), compute)
 
-    def decoded(self, case: Case, cuts: tuple[int, ...], precision: str = "float64", **fields):
-        """Logits after each piece of the first micro-batch, read piece by piece. [(B, V)]"""
-        decoder = self.model(case, precision, **fields).decoder(case.B, case.T)
-        places = (0, *cuts, case.T)
-        return [decoder.advance(case.tokens[:, a:b]) for a, b in pairwise(places) if b > a]
+    def decode(
+        self, case: Case, cuts: tuple[int, ...], precision: str = "float64", **fields: Any
+    ) -> list[np.ndarray]:
+        """Logits after each piece of the first micro-batch, read through a KV cache. [(B, V)]"""
+        decoder = self.build_model(case, precision, **fields).decoder(case.B, case.T)
+        ends = (0, *cuts, case.T)
+        return [decoder.advance(case.tokens[:, a:b]) for a, b in pairwise(ends) if b > a]
 
 
-def start(case: Case) -> TrainState:
-    """The case's weights before the first update."""
+@dataclass(frozen=True)
+class Backends:
+    """The backend under test, the reference it is compared with, and the oracle.
+
+    The oracle may be the reference.
+    """
+
+    subject: BackendUnderTest
+    reference: BackendUnderTest
+    oracle: BackendUnderTest
+
+    @property
+    def both_train(self) -> bool:
+        """Whether both train, so that gradients can be compared element by element."""
+        return self.subject.trains and self.reference.trains
+
+
+def make_initial_state(case: Case) -> TrainState:
+    """The case's weights before the first step."""
     return TrainState(case.params, {}, {}, 0)

@@ -1,1 +1,1 @@
-"""The oracle's instruments: derivatives, rounding noise, trajectories."""
+"""The oracle's derivatives, its training runs, and how much rounding disturbs its results."""

@@ -1,7 +1,8 @@
 """Derivatives of the oracle, which has none of its own: one complex step per direction.
 
-The step is so small (2^-300) that nothing is lost to it: derivatives come out as exact as the loss.
-Five-point differences, which keep ten digits at best, check this file in the suite's own tests.
+The step is so small (2^-300) that no digit is lost to it: a derivative is as exact as the loss.
+The suite's own tests check this file with five-point differences, which keep ten digits at best.
+Source: Squire and Trapp 1998, "Using complex variables to estimate derivatives of real functions".
 """
 
 import numpy as np
@@ -12,29 +13,31 @@ from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes_conformance.cases.case import Case, Weights
 from hermes_conformance.measure.compare import rms
-from hermes_conformance.oracle.tracing_arrays import TINY, Rule, dual
+from hermes_conformance.oracle.tracing_arrays import TINY, Rule, make_dual
 from hermes_numpy.backend import BACKEND as ORACLE
 from hermes_numpy.lora import merge_adapter
 
-Vectors = dict[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 Dropout = tuple[int, int] | None
 
 
-def loss_and_slope(
+def compute_loss_and_slope(
     spec: ModelSpec,
     params: Weights,
-    toward: Weights,
+    direction: Weights,
     batch: Batch,
     dropout: Dropout = None,
     recipe: Recipe | None = None,
     rules: tuple[Rule | None, ...] = (),
 ) -> tuple[float, float]:
-    """The oracle's loss at `params`, and d loss(params + s toward) / ds at s = 0.
+    """The oracle's loss at `params`, and d loss(params + s direction) / ds at s = 0.
 
-    dropout: (seed, update) or None. recipe: whose adapters are among the params. rules: how a
-    shorter format errs, of every result and of what goes into products.
+    dropout: (seed, step) or None. recipe: of the adapters that are among the params. rules: how a
+    shorter format rounds results and the inputs of matrix products.
     """
-    moved = {name: dual(value, toward.get(name), *rules) for name, value in params.items()}
+    moved: Arrays = {
+        name: make_dual(value, direction.get(name), *rules) for name, value in params.items()
+    }
     if recipe is not None and recipe.lora is not None:
         for path in find_adapted_paths(spec, recipe.lora):
             a, b = moved.pop(f"{path}.lora_A.weight"), moved.pop(f"{path}.lora_B.weight")
@@ -43,30 +46,32 @@ def loss_and_slope(
     return mean.real, mean.imag / TINY
 
 
-def direction(case: Case, number: int) -> Vectors:
-    """A random direction over all trained tensors, each part as large as its tensor is."""
-    made = {}
+def draw_direction(case: Case, number: int) -> Arrays:
+    """A random direction over all trained tensors; its rms in each is that of the tensor."""
+    direction = {}
     for name in list_trainable(case.spec, case.recipe):
         value = case.params[name]
-        noise = case.normals(f"direction {number}/{name}", value.shape)
-        made[name] = noise.astype(np.float64) * (rms(value) or 0.02)
-    return made
+        noise = case.draw_normals(f"direction {number}/{name}", value.shape)
+        direction[name] = noise.astype(np.float64) * (rms(value) or 0.02)
+    return direction
 
 
-def gradient(
+def compute_gradient(
     spec: ModelSpec, params: Weights, batch: Batch, dropout: Dropout = None
-) -> tuple[float, Vectors]:
-    """The oracle's loss and whole gradient, an element at a time: for the smallest models only."""
-    loss, made = 0.0, {}
+) -> tuple[float, Arrays]:
+    """The oracle's loss and its gradient, an element at a time: for the smallest models only."""
+    loss, gradient = 0.0, {}
     for name, value in params.items():
-        made[name] = np.zeros(value.shape)
+        gradient[name] = np.zeros(value.shape)
         for index in np.ndindex(value.shape):
-            along = np.zeros(value.shape)
-            along[index] = 1.0
-            loss, made[name][index] = loss_and_slope(spec, params, {name: along}, batch, dropout)
-    return loss, made
+            unit = np.zeros(value.shape)
+            unit[index] = 1.0
+            loss, gradient[name][index] = compute_loss_and_slope(
+                spec, params, {name: unit}, batch, dropout
+            )
+    return loss, gradient
 
 
-def natural_size(grads: Weights, toward: Weights) -> float:
-    """How large <grads, toward> is when its terms have random signs."""
-    return float(np.sqrt(sum(np.square(grads[name] * toward[name]).sum() for name in toward)))
+def estimate_slope_size(grads: Weights, direction: Weights) -> float:
+    """The standard deviation of <grads, direction> if the signs of its terms were random."""
+    return float(np.sqrt(sum(np.square(grads[name] * direction[name]).sum() for name in direction)))

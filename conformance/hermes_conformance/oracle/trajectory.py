@@ -1,6 +1,7 @@
-"""Training runs of a few dozen updates: one learner's, and the oracle's own."""
+"""Training runs of a few dozen steps, by a learner and by the oracle."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -9,22 +10,22 @@ from hermes.numerics.lora import list_adapter_tensors
 from hermes.numerics.params import list_parameters, list_unfrozen
 from hermes.training.schedule import compute_lr
 from hermes_conformance.cases.case import Case, Weights
-from hermes_conformance.measure.subject import BackendUnderTest, start
+from hermes_conformance.measure.subject import BackendUnderTest, make_initial_state
 from hermes_conformance.oracle import complex_step
 from hermes_numpy.optim import adamw, clip_scale
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Losses and gradient norms of every update, and the state after the last."""
+    """Loss and gradient norm of every step, and the state after the last."""
 
     losses: np.ndarray
     norms: np.ndarray
     state: TrainState
 
 
-def kept(state: TrainState) -> TrainState:
-    """The state as arrays that later updates do not change."""
+def copy_state(state: TrainState) -> TrainState:
+    """The state as arrays that later steps of the learner do not change."""
 
     def copy(tensors: Weights) -> dict[str, np.ndarray]:
         return {name: np.array(tensors[name]) for name in tensors}
@@ -33,32 +34,35 @@ def kept(state: TrainState) -> TrainState:
 
 
 def train(
-    side: BackendUnderTest,
+    subject: BackendUnderTest,
     case: Case,
     steps: int,
     precision: str = "float64",
     *,
     since: TrainState | None = None,
     total: int | None = None,
-    **fields,
+    **fields: Any,
 ) -> Trajectory:
-    """The case's updates from number since.step to `steps`, of a run of `total` in its schedule."""
-    begin = since or start(case)
-    options = side.options(precision, **fields)
-    learner = side.backend.learner(case.spec, begin, case.recipe, options)
+    """Train the case from `since`, or from its weights, until step `steps`.
+
+    total: the length of the run in its schedule, `steps` by default. fields: of Options.
+    """
+    state = since or make_initial_state(case)
+    options = subject.make_options(precision, **fields)
+    learner = subject.backend.learner(case.spec, state, case.recipe, options)
     reports: list[StepReport] = []
-    for step in range(begin.step, steps):
+    for step in range(state.step, steps):
         lr = compute_lr(case.recipe, step, total or steps)
-        reports.append(learner.step(case.update(step), lr))
+        reports.append(learner.step(case.make_batch(step), lr))
     losses = np.array([float(report.loss) for report in reports])
     norms = np.array([float(report.grad_norm) for report in reports])
-    return Trajectory(losses, norms, kept(learner.state()))
+    return Trajectory(losses, norms, copy_state(learner.state()))
 
 
-def oracle_step(
+def apply_oracle_update(
     case: Case, state: TrainState, grads: Weights, lr: float
 ) -> tuple[TrainState, float]:
-    """The oracle's update from those gradients, and their norm. float64."""
+    """The state after one AdamW step with these gradients, and their norm. float64."""
     table = dict(list_parameters(case.spec))
     if case.recipe.lora is not None:
         table |= list_adapter_tensors(case.spec, case.recipe.lora)
@@ -81,16 +85,18 @@ def oracle_step(
     return TrainState(params, first, second, step), norm
 
 
-def oracle_train(case: Case, steps: int) -> Trajectory:
-    """The case's updates by the oracle alone: derivatives by complex steps, its own AdamW."""
-    state, losses, norms = start(case), [], []
+def train_oracle(case: Case, steps: int) -> Trajectory:
+    """Train the case with the oracle alone: derivatives by complex steps, and its own AdamW."""
+    state, losses, norms = make_initial_state(case), [], []
     trained = list_unfrozen(case.spec, case.recipe.freeze_layers)
     for step in range(steps):
         dropout = (case.recipe.seed, step + 1) if case.spec.has_dropout else None
-        loss, grads = complex_step.gradient(case.spec, state.params, case.update(step), dropout)
+        loss, grads = complex_step.compute_gradient(
+            case.spec, state.params, case.make_batch(step), dropout
+        )
         grads = {name: grads[name] for name in trained}
         lr = compute_lr(case.recipe, step, steps)
-        state, norm = oracle_step(case, state, grads, lr)
+        state, norm = apply_oracle_update(case, state, grads, lr)
         losses.append(loss)
         norms.append(norm)
     return Trajectory(np.array(losses), np.array(norms), state)

@@ -1,1 +1,1 @@
-"""The suite: which laws and cases run, how, and what is reported."""
+"""Running the suite: which laws and cases, how they are judged, and what is reported."""

@@ -1,30 +1,30 @@
-"""What a run says: one line per law, and of every failure all that is needed to look at it."""
+"""What a run prints: a line for each law, and what it takes to look into each failure."""
 
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from hermes_conformance.measure.compare import Measure
+from hermes_conformance.measure.compare import Measurement
 from hermes_conformance.measure.law import Law
 from hermes_conformance.suite.runner import DECLINED, EXPECTED, FAILED, PASSED, Outcome
 
-KINDS = (PASSED, FAILED, DECLINED, EXPECTED)
+STATUSES = (PASSED, FAILED, DECLINED, EXPECTED)
 
 
 @dataclass(frozen=True)
 class LawReport:
-    """A law over all its cases. worst: the measure nearest to its bound, and its case."""
+    """A law's outcomes on all its cases."""
 
     law: Law
     outcomes: tuple[Outcome, ...]
 
     def count(self, status: str) -> int:
-        """How many cases ended so."""
+        """The number of cases with this status."""
         return sum(outcome.status == status for outcome in self.outcomes)
 
     @property
-    def worst(self) -> tuple[Measure, str] | None:
-        """The measure nearest to its bound, or furthest beyond, and the case it was in."""
+    def worst(self) -> tuple[Measurement, str] | None:
+        """The measurement nearest to its bound, or furthest beyond, and its case."""
         found = [(o.worst, o.case) for o in self.outcomes if o.worst is not None]
         return max(found, key=lambda pair: pair[0].ratio, default=None)
 
@@ -34,21 +34,21 @@ class LawReport:
         return sum(outcome.seconds for outcome in self.outcomes)
 
 
-def by_law(outcomes: Iterable[Outcome]) -> list[LawReport]:
-    """Outcomes gathered law by law, in the order the laws first appear."""
-    gathered: dict[str, list[Outcome]] = {}
+def group_by_law(outcomes: Iterable[Outcome]) -> list[LawReport]:
+    """A report for each law, in the order in which the laws first appear."""
+    groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        gathered.setdefault(outcome.law.id, []).append(outcome)
-    return [LawReport(found[0].law, tuple(found)) for found in gathered.values()]
+        groups.setdefault(outcome.law.id, []).append(outcome)
+    return [LawReport(group[0].law, tuple(group)) for group in groups.values()]
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Two digits: 3.1e-14, 0, inf."""
     return "0" if value == 0 else f"{value:.2g}" if value >= 0.01 else f"{value:.1e}"
 
 
-def law_line(report: LawReport) -> str:
-    """`logits  342 cases  worst 1.3e-14, bound 1e-11 rms  in crossed.125/hot at logits[1, 7]`."""
+def format_law(report: LawReport) -> str:
+    """`logits  342 cases  worst 1.3e-14, bound 1e-11 rms  (crossed.125/hot: logits[1, 7])`."""
     cases = len(report.outcomes)
     words = [f"  {report.law.name:<14}{cases:>5} case{'s' if cases != 1 else ' '}"]
     if failed := report.count(FAILED):
@@ -58,44 +58,60 @@ def law_line(report: LawReport) -> str:
     if expected := report.count(EXPECTED):
         words.append(f"  {expected} expected")
     if report.worst is not None:
-        measure, case = report.worst
+        measurement, case = report.worst
+        bound = measurement.bound
         words.append(
-            f"  worst {number(measure.error)}, bound {number(measure.bound.limit)} "
-            f"{measure.bound.unit}"
+            f"  worst {format_number(measurement.error)}, bound {format_number(bound.limit)} "
+            f"{bound.unit}"
         )
-        if measure.error > 0:
-            words.append(f"  ({case}: {measure.where})")
+        if measurement.error > 0:
+            words.append(f"  ({case}: {measurement.where})")
     return "".join(words)
 
 
-def failure_lines(outcome: Outcome, rerun: list[str]) -> Iterator[str]:
-    """A failed outcome in full. rerun: the command line that the run was started with, bare."""
-    yield f"FAILED {outcome.law.id}: {outcome.law.says}"
+def format_failure(outcome: Outcome, rerun: list[str]) -> Iterator[str]:
+    """The lines about a failed outcome. rerun: the run's command line, without laws and cases."""
+    yield f"FAILED {outcome.law.id}: {outcome.law.statement}"
     yield f"  case   {outcome.case}"
-    for measure in outcome.failures[:3]:
-        shape = f" {measure.shape}" if measure.shape else ""
-        at = f" at {list(measure.index)}" if measure.index else ""
-        yield f"  tensor {measure.tensor}{shape}{at}"
+    for measurement in outcome.failures[:3]:
+        shape = f" {measurement.shape}" if measurement.shape else ""
+        at = f" at {list(measurement.index)}" if measurement.index else ""
+        yield f"  tensor {measurement.tensor}{shape}{at}"
+        bound = measurement.bound
         yield (
-            f"  error  {number(measure.error)}, bound {number(measure.bound.limit)} "
-            f"{measure.bound.unit}"
+            f"  error  {format_number(measurement.error)}, bound {format_number(bound.limit)} "
+            f"{bound.unit}"
         )
     if len(outcome.failures) > 3:
         yield f"  and {len(outcome.failures) - 3} more"
     if outcome.message:
         yield f"  reason {outcome.message}"
-    yield f"  again  {rerun_command(outcome, rerun)}"
+    yield f"  again  {make_rerun_command(outcome, rerun)}"
 
 
-def rerun_command(outcome: Outcome, rerun: list[str]) -> str:
-    """The one command that runs this law on this case alone."""
+def make_run_command(
+    names: tuple[str, str, str | None], dtypes: tuple[str, ...] = (), long: bool = False
+) -> list[str]:
+    """The words of a run's command line, without its laws and cases.
+
+    names: of the subject, of the reference, and of the device or None.
+    """
+    backend, against, device = names
+    words = ["hermes", "conformance", "run", "--backend", backend, "--against", against]
+    words += ["--device", device] if device else []
+    words += [word for dtype in dtypes for word in ("--dtype", dtype)]
+    return words + (["--long"] if long else [])
+
+
+def make_rerun_command(outcome: Outcome, rerun: list[str]) -> str:
+    """The command that runs only this law on this case."""
     words = [*rerun, "--law", outcome.law.id]
     if outcome.worst is not None or outcome.case not in ("", "canary"):
         words += ["--case", outcome.case]
     return shlex.join(words)
 
 
-def verdict(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    """How many outcomes of each kind."""
-    found = list(outcomes)
-    return {kind: sum(o.status == kind for o in found) for kind in KINDS}
+def count_outcomes(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """The number of outcomes of each status."""
+    every = list(outcomes)
+    return {status: sum(o.status == status for o in every) for status in STATUSES}

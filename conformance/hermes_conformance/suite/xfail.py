@@ -1,4 +1,4 @@
-"""Failures that are known: a file of reasons, each with an end.
+"""Expected failures: a file of known ones, each with its reason and an end.
 
     [[xfail]]
     law = "L2/gradients"          # a glob
@@ -8,8 +8,8 @@
     limit = 3.0                   # optional: only while within so many times the bound, at most 4
 
 An entry whose cases all pass is stale, and one past its day counts for nothing: both fail the run,
-so that the file cannot outlive its reasons. So does one that no case of the suite could ever meet,
-unless the run was narrowed.
+so that the file cannot outlive its reasons. So does an entry that matches no case of the suite,
+unless the run is narrowed.
 """
 
 import tomllib
@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from hermes.errors import HermesError
-from hermes_conformance.laws import LEVELS, Level
-from hermes_conformance.suite.runner import EXPECTED, FAILED, Outcome, Selection
+from hermes_conformance.laws import Level, list_laws
+from hermes_conformance.suite.runner import EXPECTED, FAILED, Outcome
+from hermes_conformance.suite.selection import Selection
 
-GREATEST = 4.0
+MAX_LIMIT = 4.0
 
 
 @dataclass(frozen=True)
 class ExpectedFailure:
-    """A known failure. limit: in bounds, None for any size."""
+    """An entry. limit: the largest error it excuses, in bounds; None for any size."""
 
     law: str
     case: str
@@ -37,106 +38,124 @@ class ExpectedFailure:
     expires: date
     limit: float | None = None
 
-    def covers(self, outcome: Outcome) -> bool:
-        """Whether it speaks of this law and case."""
+    @property
+    def name(self) -> str:
+        """`L2/gradients on attention.softcap*`."""
+        return f"{self.law} on {self.case}"
+
+    def is_about(self, outcome: Outcome) -> bool:
+        """Whether the entry's globs match the outcome's law and case."""
         return fnmatchcase(outcome.law.id, self.law) and fnmatchcase(outcome.case, self.case)
 
-    def excuses(self, outcome: Outcome) -> bool:
-        """Whether a failure is within what was foreseen."""
+    def can_excuse(self, outcome: Outcome) -> bool:
+        """Whether a failure is within the entry's limit."""
         if self.limit is None:
             return True
         return outcome.worst is not None and outcome.worst.ratio <= self.limit
 
 
-def read_waivers(path: Path) -> tuple[ExpectedFailure, ...]:
-    """The entries of an xfail file. Raises HermesError for what is missing or too generous, and for
-    a law that no law is called.
+def read_expected_failures(path: Path) -> tuple[ExpectedFailure, ...]:
+    """The entries of an xfail file.
+
+    Raises HermesError for a missing or unknown key, a limit that is too large, and an unknown law.
     """
     try:
         value = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise HermesError(f"{path}: not TOML: {error}") from None
-    found = value.get("xfail", [])
-    if set(value) - {"xfail"} or not isinstance(found, list):
+    entries = value.get("xfail", [])
+    if set(value) - {"xfail"} or not isinstance(entries, list):
         raise HermesError(f"{path}: expected [[xfail]] entries only")
-    return tuple(_entry(path, number, entry) for number, entry in enumerate(found, 1))
+    return tuple(_parse_entry(path, number, entry) for number, entry in enumerate(entries, 1))
 
 
-def _entry(path: Path, number: int, entry: Any) -> ExpectedFailure:
+def _parse_entry(path: Path, number: int, entry: Any) -> ExpectedFailure:
     where = f"{path}: entry {number}"
     if not isinstance(entry, dict):
         raise HermesError(f"{where} is {entry!r:.40}; expected [[xfail]] with its keys below")
-    wanted = {"law": str, "case": str, "reason": str, "expires": date}
-    for name, kind in wanted.items():
+    required = {"law": str, "case": str, "reason": str, "expires": date}
+    for name, kind in required.items():
         value = entry.get(name)
         if not isinstance(value, kind) or isinstance(value, datetime) or value == "":
             raise HermesError(f"{where} needs {name}, which is a {kind.__name__}")
     limit = entry.get("limit")
-    if limit is not None and not (isinstance(limit, int | float) and 1 < limit <= GREATEST):
-        raise HermesError(f"{where}: limit is {limit!r}; it must be above 1 and at most {GREATEST}")
-    if extra := set(entry) - {*wanted, "limit"}:
-        raise HermesError(f"{where}: unknown key {min(extra)!r}")
-    made = ExpectedFailure(**entry)
-    if not any(fnmatchcase(law.id, made.law) for level in LEVELS for law in level.laws):
+    if limit is not None and not (isinstance(limit, int | float) and 1 < limit <= MAX_LIMIT):
         raise HermesError(
-            f"{where}: no law is called {made.law!r}; see hermes conformance list for the names"
+            f"{where}: limit is {limit!r}; it must be above 1 and at most {MAX_LIMIT}"
         )
-    return made
+    if extra := set(entry) - {*required, "limit"}:
+        raise HermesError(f"{where}: unknown key {min(extra)!r}")
+    failure = ExpectedFailure(**entry)
+    if not any(fnmatchcase(law.id, failure.law) for law in list_laws()):
+        raise HermesError(
+            f"{where}: no law is called {failure.law!r}; see hermes conformance list for the names"
+        )
+    return failure
 
 
-def excused(
-    outcomes: Iterable[Outcome], waivers: tuple[ExpectedFailure, ...], today: date
+def excuse(
+    outcomes: Iterable[Outcome],
+    expected: tuple[ExpectedFailure, ...],
+    today: date | None = None,
 ) -> tuple[list[Outcome], list[str]]:
-    """The outcomes with known failures marked as such, and what is wrong with the file itself."""
-    made, failed, met = [], set(), set()
-    current = [waiver for waiver in waivers if waiver.expires >= today]
+    """The outcomes with expected failures marked, and complaints about entries out of date.
+
+    today: the date to judge entries by; None for the present one.
+    """
+    now = today or date.today()
+    marked, failed, met = [], set(), set()
+    current = [entry for entry in expected if entry.expires >= now]
     for outcome in outcomes:
-        for waiver in current:
-            if waiver.covers(outcome):
-                met.add(waiver)
+        for entry in current:
+            if entry.is_about(outcome):
+                met.add(entry)
                 if outcome.status == FAILED:
-                    failed.add(waiver)
-                    if waiver.excuses(outcome):
-                        outcome = replace(outcome, status=EXPECTED, message=waiver.reason)
-        made.append(outcome)
+                    failed.add(entry)
+                    if entry.can_excuse(outcome):
+                        outcome = replace(outcome, status=EXPECTED, message=entry.reason)
+        marked.append(outcome)
     complaints = [
-        f"{w.law} on {w.case} was expected to fail and passes; remove it from the xfail file"
-        for w in current
-        if w in met and w not in failed
+        f"{entry.name} was expected to fail and passes; remove it from the xfail file"
+        for entry in current
+        if entry in met and entry not in failed
     ]
     complaints += [
-        f"{w.law} on {w.case} was expected to fail until {w.expires} only"
-        for w in waivers
-        if w.expires < today
+        f"{entry.name} was expected to fail until {entry.expires} only"
+        for entry in expected
+        if entry.expires < now
     ]
-    return made, complaints
+    return marked, complaints
 
 
-def strays(waivers: Iterable[ExpectedFailure], selection: Selection) -> list[str]:
-    """A complaint for each entry that no case of its law fits, the long ones included.
+def find_unmatched(expected: Iterable[ExpectedFailure], selection: Selection) -> list[str]:
+    """A complaint for each entry that matches no case of its law, long ones included.
 
-    None where the run was narrowed; an entry of a level that was not chosen is let be.
+    None if the run is narrowed. Entries of levels that are not selected are left alone.
     """
     if not selection.whole:
         return []
-    return [
-        f"{w.law} on {w.case} fits no case; see hermes conformance list --cases --long"
-        for w in waivers
-        if (levels := _levels_of(w, selection)) and not any(_met(w, level) for level in levels)
-    ]
+    complaints = []
+    for entry in expected:
+        levels = _select_levels(entry, selection)
+        if levels and not any(_has_match(entry, level) for level in levels):
+            complaints.append(
+                f"{entry.name} fits no case; see hermes conformance list --cases --long"
+            )
+    return complaints
 
 
-def _levels_of(waiver: ExpectedFailure, selection: Selection) -> list[Level]:
+def _select_levels(entry: ExpectedFailure, selection: Selection) -> list[Level]:
+    """The selected levels that have a law the entry is about."""
     return [
         level
-        for level in selection.of_levels()
-        if any(fnmatchcase(law.id, waiver.law) for law in level.laws)
+        for level in selection.list_levels()
+        if any(fnmatchcase(law.id, entry.law) for law in level.laws)
     ]
 
 
-def _met(waiver: ExpectedFailure, level: Level) -> bool:
-    if level.canary and fnmatchcase("canary", waiver.case):
+def _has_match(entry: ExpectedFailure, level: Level) -> bool:
+    if level.canary and fnmatchcase("canary", entry.case):
         return True
-    laws = [law for law in level.laws if fnmatchcase(law.id, waiver.law)]
-    named = [case for case in level.cases(True) if fnmatchcase(case.name, waiver.case)]
-    return any(law.applies(case) for law in laws for case in named)
+    laws = [law for law in level.laws if fnmatchcase(law.id, entry.law)]
+    cases = [case for case in level.make_cases(True) if fnmatchcase(case.name, entry.case)]
+    return any(law.applies_to(case) for law in laws for case in cases)

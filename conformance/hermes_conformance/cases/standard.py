@@ -1,0 +1,125 @@
+"""The cases that levels share: every field of MAL, extreme sizes, and the other objectives."""
+
+from dataclasses import replace
+from functools import cache, partial
+
+import numpy as np
+
+from hermes.interface import IGNORE
+from hermes.recipe import Lora, Preference, Recipe
+from hermes.spec import Alibi, AttentionSpec, FfnSpec, LinearScaling, ModelSpec, Rope
+from hermes_conformance.cases.case import RECIPE, Case
+from hermes_conformance.cases.specs import make_crossed_specs, make_field_specs, make_spec
+from hermes_conformance.cases.weights import draw_fresh, draw_hot, draw_level
+
+
+@cache
+def make_standard_cases(long: bool = False) -> tuple[Case, ...]:
+    """Every field with fresh and with hot weights, and every pair of fields with hot ones.
+
+    Hot cases of single fields are packed and fresh ones are not; of the pairs, every other one is.
+    `long` adds the pairs with fresh weights.
+    """
+    cases = []
+    for name, spec in make_field_specs().items():
+        cases.append(Case(f"{name}/fresh", spec, draw_fresh))
+        cases.append(Case(f"{name}/hot", spec, draw_hot, packed=True))
+    for n, (name, spec) in enumerate(make_crossed_specs().items()):
+        cases.append(Case(f"{name}/hot", spec, draw_hot, packed=n % 2 == 0))
+        if long:
+            cases.append(Case(f"{name}/fresh", spec, draw_fresh, packed=n % 2 == 1))
+    return tuple(cases)
+
+
+@cache
+def make_edge_cases() -> tuple[Case, ...]:
+    """Extreme lengths, sizes and numbers."""
+    plain, attention = make_spec(), AttentionSpec(4, 2)
+    odd = make_spec(AttentionSpec(3, 1, position_encoding=Alibi()), hidden_size=15)
+    window = make_spec(replace(attention, window_size=10))
+    fast = make_spec(replace(attention, position_encoding=Rope(scaling=LinearScaling(1e-4))))
+    bare = ModelSpec(
+        blocks=make_spec(AttentionSpec(1), FfnSpec(1)).blocks,
+        vocab_size=1,
+        max_seq_len=32,
+        hidden_size=2,
+        num_layers=1,
+    )
+    learned = make_field_specs()["attention.position_encoding=learned"]
+    saturated = make_spec(replace(attention, scale=3e4))
+    hot = [
+        Case("edge.one token/hot", plain, draw_hot, T=1),
+        Case("edge.one token learned/hot", learned, draw_hot, T=1),
+        Case("edge.full length/hot", plain, draw_hot, T=32),
+        Case("edge.full length learned/hot", learned, draw_hot, T=32, packed=True),
+        Case("edge.three rows/hot", plain, draw_hot, A=1, B=3, T=6),
+        Case("edge.one row/hot", plain, draw_hot, A=3, B=1),
+        Case("edge.no target in a micro-batch/hot", plain, draw_hot, blank_micro_batch=True),
+        Case("edge.window as long as the text/hot", window, draw_hot),
+        Case("edge.position 100,000/hot", fast, draw_hot),
+        Case("edge.odd sizes/hot", odd, draw_hot, packed=True),
+        Case("edge.least sizes/hot", bare, draw_hot),
+        Case("edge.loud logits/hot", plain, draw_hot, head_gain=1e4),
+        Case("edge.loud logits tied/hot", _make_tied_spec(), draw_hot, head_gain=1e3),
+        Case("edge.saturated attention/hot", saturated, draw_hot),
+        Case("edge.saturated attention packed/hot", saturated, draw_hot, packed=True),
+    ]
+    return (*hot, Case("edge.one token/fresh", plain, draw_fresh, T=1))
+
+
+def _make_tied_spec() -> ModelSpec:
+    return make_field_specs()["embeddings.tie_weights=true"]
+
+
+@cache
+def make_objective_cases() -> tuple[Case, ...]:
+    """Training that is not next-token prediction with all weights: preferences and adapters."""
+    rules = {
+        "sigmoid": Preference(beta=0.5),
+        "sigmoid smoothed": Preference(beta=0.5, label_smoothing=0.2, sft_weight=0.3),
+        "ipo": Preference("ipo", beta=0.5),
+        "hinge": Preference("hinge", beta=0.1),
+        "orpo": Preference("orpo", beta=0.7),
+        "simpo": Preference("simpo", beta=2.0, gamma=0.4),
+    }
+    adapters = {
+        "every matrix": Lora(rank=3, alpha=6.0),
+        "queries and values": Lora(rank=2, alpha=8.0, targets=("q_proj", "v_proj")),
+        "dropout": Lora(rank=3, dropout=0.2),
+    }
+    plain = {name: replace(RECIPE, lora=lora) for name, lora in adapters.items()}
+    pairs = {
+        name: replace(RECIPE, objective="preference", preference=rule)
+        for name, rule in rules.items()
+    }
+    both = replace(pairs["sigmoid"], lora=adapters["every matrix"])
+    no_margin = replace(pairs["simpo"], preference=Preference("simpo", beta=2.0, gamma=0.0))
+    make_case = partial(Case, spec=make_spec(), make_weights=draw_hot, B=4)
+    return (
+        *(make_case(f"preference.{name}/hot", recipe=r) for name, r in pairs.items()),
+        *(
+            _make_undecided_case(name, pairs[name])
+            for name in ("sigmoid", "sigmoid smoothed", "orpo")
+        ),
+        _make_undecided_case("simpo", no_margin),
+        make_case("preference.one side empty/hot", recipe=pairs["sigmoid"], blank_micro_batch=True),
+        *(make_case(f"lora.{name}/hot", recipe=r) for name, r in plain.items()),
+        make_case("lora.preference/hot", recipe=both),
+        Case(
+            "lora.biases/hot",
+            make_field_specs()["attention.bias=all"],
+            draw_hot,
+            recipe=plain["every matrix"],
+        ),
+    )
+
+
+def _make_undecided_case(name: str, recipe: Recipe) -> Case:
+    """Pairs whose rows are equally likely to the last bit: h is 0, as at the start of a run."""
+    drawn = Case(f"undecided.{name}/level", make_spec(), draw_level, B=4, recipe=recipe)
+    batch, P = drawn.make_batch(0), drawn.B // 2
+    assert batch.pairs is not None, "the objective is preferences"
+    targets = batch.targets.copy()
+    targets[:, P:][targets[:, :P] == IGNORE] = IGNORE
+    pairs = replace(batch.pairs, reference=np.tile(batch.pairs.reference[:, :P], 2))
+    return replace(drawn, fixed_batch=replace(batch, targets=targets, pairs=pairs))

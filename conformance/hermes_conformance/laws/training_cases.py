@@ -1,0 +1,83 @@
+"""The training runs of L4, and how long they are."""
+
+from dataclasses import replace
+from functools import cache
+
+from hermes.recipe import Lora, OptimizerRecipe, Preference, Recipe
+from hermes.spec import AttentionSpec, EmbeddingsSpec, FfnSpec, Learned, ModelSpec, OutputSpec
+from hermes_conformance.cases.case import RECIPE, Case
+from hermes_conformance.cases.specs import make_crossed_specs, make_field_specs, make_spec
+from hermes_conformance.cases.weights import draw_fresh, draw_hot
+from hermes_conformance.golden.vectors import read_stored_cases
+
+STEPS, LONG_STEPS, SHORT_STEPS, FEW_STEPS = 30, 100, 6, 12
+FULL_LENGTH = ("train.dropout", "train.gpt2", "train.other rule", "train.hot")
+TRAINING_RECIPE = replace(
+    RECIPE,
+    schedule="cosine",
+    warmup_steps=5,
+    lr=3e-3,
+    grad_clip=0.5,
+    min_lr_ratio=0.05,
+)
+
+
+def count_steps(case: Case) -> int:
+    """The steps of a float64 run of the case."""
+    if case.name.startswith("train.long"):
+        return LONG_STEPS
+    return STEPS if case.name.startswith(FULL_LENGTH) else FEW_STEPS
+
+
+def _make_case(name: str, spec: ModelSpec, recipe: Recipe = TRAINING_RECIPE, *, B: int = 2) -> Case:
+    return Case(f"train.{name}/fresh", spec, draw_fresh, B=B, recipe=recipe)
+
+
+@cache
+def make_cases(long: bool = False) -> tuple[Case, ...]:
+    """The cases of L4: runs that warm up and clip, and tiny ones that the oracle has trained."""
+    every_dropout = make_field_specs()["every dropout"]
+    gpt2 = make_spec(
+        AttentionSpec(4, bias="all", position_encoding=Learned()),
+        FfnSpec(40, "gelu_tanh", bias=True),
+        embeddings=EmbeddingsSpec(tie_weights=True),
+    )
+    other_rule = OptimizerRecipe(beta1=0.8, beta2=0.99, eps=1e-4, weight_decay=0.3)
+    preference = replace(TRAINING_RECIPE, objective="preference", preference=Preference(beta=0.3))
+    cases = [
+        _make_case("dropout", every_dropout),
+        _make_case("gpt2", gpt2, replace(TRAINING_RECIPE, schedule="wsd", decay_ratio=0.3)),
+        _make_case("frozen", make_spec(num_layers=3), replace(TRAINING_RECIPE, freeze_layers=1)),
+        replace(
+            _make_case("other rule", make_spec(), replace(TRAINING_RECIPE, optimizer=other_rule)),
+            packed=True,
+        ),
+        _make_case(
+            "rarely clipped",
+            make_spec(),
+            replace(TRAINING_RECIPE, grad_clip=4.0, schedule="constant"),
+        ),
+        _make_case(
+            "unclipped", make_spec(), replace(TRAINING_RECIPE, grad_clip=0.0, schedule="constant")
+        ),
+        _make_case("a tensor without gradient", make_field_specs()["attention.mask=self"]),
+        replace(_make_case("blank", make_spec()), blank_micro_batch=True),
+        _make_case(
+            "lora", make_spec(), replace(TRAINING_RECIPE, lora=Lora(rank=3, dropout=0.1), lr=1e-3)
+        ),
+        _make_case("preference", make_spec(), preference, B=4),
+        _make_case("crossed", make_crossed_specs()["crossed.003"]),
+        Case("train.hot/hot", make_spec(), draw_hot, recipe=TRAINING_RECIPE),
+    ]
+    # Documents and a softcap in one compiled loss, and below the same with pairs.
+    capped = make_spec(num_layers=1, output=OutputSpec(softcap=5.0))
+    cases.append(Case("compiled.packed/hot", capped, draw_hot, packed=True, recipe=TRAINING_RECIPE))
+    cases += [case for case in read_stored_cases() if case.name.startswith("run.")]
+    if long:
+        one_layer = replace(every_dropout, num_layers=1)
+        cases += [
+            _make_case("long", every_dropout),
+            Case("compiled.pairs/hot", capped, draw_hot, B=4, packed=True, recipe=preference),
+            Case("compiled.dropout/hot", one_layer, draw_hot, recipe=TRAINING_RECIPE),
+        ]
+    return tuple(cases)

@@ -1,0 +1,27 @@
+"""Bounds: each has a reason and a measurement, and there are none elsewhere."""
+
+import ast
+from pathlib import Path
+
+import hermes_conformance.laws as laws
+from hermes_conformance.measure import tolerance
+
+
+def test_every_bound_has_a_reason_and_a_measurement():
+    bounds = [value for value in vars(tolerance).values() if isinstance(value, tolerance.Bound)]
+    assert len(bounds) > 20
+    for bound in bounds:
+        assert all(len(text) > 1 for text in (bound.unit, bound.why, bound.measured))
+        assert bound.limit >= 0
+
+
+def test_no_bound_stands_anywhere_but_in_tolerance():
+    """A number such as 1e-7 in a law would be one, and so would a Bound of its own."""
+    for path in Path(laws.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, float):
+                small = 0 < abs(node.value) < 1e-4
+                assert not small, f"{path.name}:{node.lineno} has {node.value}"
+            if isinstance(node, ast.Call):
+                made = ast.unparse(node.func) in ("Bound", "tolerance.Bound")
+                assert not made, f"{path.name}:{node.lineno} makes a bound"
