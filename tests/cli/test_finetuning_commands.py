@@ -54,9 +54,9 @@ def test_sft_shows_samples_and_goes_on_from_its_folder_alone(place, tmp_path, ca
 @pytest.mark.parametrize(
     ("name", "data", "more", "found", "updates"),
     [
-        ("sft", "few.jsonl", ["--no-pack"], "4 rows", "1 update of 12 rows"),
-        ("dpo", "pairs.jsonl", [], "4 pairs", "1 update of 12 pairs"),
-        ("finetune", "short.txt", ["--seq-len", "8"], "4 sequences", "1 update of 12 sequences"),
+        ("sft", "few.jsonl", ["--no-pack"], "4 rows", "1 step of 12 rows"),
+        ("dpo", "pairs.jsonl", [], "4 pairs", "1 step of 12 pairs"),
+        ("finetune", "short.txt", ["--seq-len", "8"], "4 sequences", "1 step of 12 sequences"),
     ],
 )
 def test_data_of_less_than_an_update_is_told_before_training(
@@ -80,7 +80,7 @@ def test_data_of_less_than_an_update_is_told_before_training(
     assert run([*begin, "1", "--output", str(tmp_path / "one")]) == 0
     said = capsys.readouterr().err
     assert "sees each" not in said
-    assert f"run {tmp_path}/one: 1 update of {found}\n" in said
+    assert f"run {tmp_path}/one: 1 step of {found}\n" in said
 
 
 def test_what_is_held_out_counts_neither_as_trained_nor_as_learnt(place, tmp_path, capsys):
@@ -107,8 +107,8 @@ def test_one_of_anything_is_not_several(place, tmp_path, capsys):
     go_on = ["--resume", "--output", str(tmp_path / "sft"), "--max-steps", "2", "--batch-size", "2"]
     assert run(["sft", *go_on]) == 1
     assert "an update takes 1 row in " in capsys.readouterr().err
-    for line in ("1 example in 1 row; ", "1 row of 128\n", "1 update of 1 row\n",
-                 "1 pair of at most ", "1 pair of 128\n", "1 update of 1 pair\n"):  # fmt: skip
+    for line in ("1 example in 1 row; ", "1 row of 128\n", "1 step of 1 row\n",
+                 "1 pair of at most ", "1 pair of 128\n", "1 step of 1 pair\n"):  # fmt: skip
         assert line in shown
 
 

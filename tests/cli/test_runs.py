@@ -40,7 +40,7 @@ def test_auto_resume_is_one_command_that_begins_a_run_and_goes_on_with_it(here, 
         assert code == 0, err
         assert words in err
     code, _, err = call(*arguments[:-2], 3, "--auto-resume")
-    assert "going on from step 2, written by torch\n" in err
+    assert "resuming from step 2, written by torch\n" in err
 
 
 def test_a_run_without_its_metrics_says_so_when_it_goes_on(here, call):
@@ -100,7 +100,7 @@ def test_a_run_goes_on_with_its_own_options(trained, call):
                         "mlx")  # fmt: skip
     assert code == 0
     assert "the run ends at step 6, where it would have ended at 4\n" in err
-    assert "going on from step 4, written by torch\n" in err
+    assert "resuming from step 4, written by torch\n" in err
     lines = read_metrics(Path("run"))
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert {line["lr"] for line in lines if "lr" in line} == {1e-2}

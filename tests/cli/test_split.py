@@ -51,7 +51,7 @@ def test_a_run_file_of_several_processes_is_the_same_run_on_one(here, call):
     assert plain[0] == plain[1]
     code, _, err = call("train", "--config", "two.yaml", "--output", "b", "--batch-size", 2)
     assert code == 0, err
-    assert "2 updates of 2 sequences" in err
+    assert "2 steps of 2 sequences" in err
     Path("two.yaml").write_text(two.replace("processes: 1", "processes: none"))
     refuses(call, 1, "two.yaml: processes is 'none'; expected a whole number above 0",
             "train", "--config", "two.yaml", "--output", "c")  # fmt: skip

@@ -80,9 +80,9 @@ def test_a_terminal_gets_colours_unless_they_are_not_wanted(here, environment, b
 def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(progress_bar.reporter(10, 0), progress_bar._Lines)
+    assert isinstance(progress_bar.make_reporter(10, 0), progress_bar._Lines)
     monkeypatch.setenv("TERM", "xterm")
-    assert isinstance(progress_bar.reporter(10, 0), progress_bar._Bar)
+    assert isinstance(progress_bar.make_reporter(10, 0), progress_bar._Bar)
 
 
 def test_a_bar_shows_loss_rate_and_time_on_a_terminal():
@@ -90,9 +90,9 @@ def test_a_bar_shows_loss_rate_and_time_on_a_terminal():
 
     parent, child = pty.openpty()
     code = (
-        "from hermes_cli.display.progress_bar import reporter\n"
+        "from hermes_cli.display.progress_bar import make_reporter\n"
         "from hermes.training.events import *\n"
-        "bar = reporter(10, 0)\n"
+        "bar = make_reporter(10, 0)\n"
         "bar.show(Update(4, 0.1, 32, 3.21, 1e-3, 1.0, 1234.5))\n"
         "bar.show(Evaluation(4, 3.0, 1.25))\nbar.close()\n"
     )

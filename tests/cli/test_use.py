@@ -279,7 +279,7 @@ def test_quickstart_goes_from_text_to_proof_and_hands_over_half_way(call, tmp_pa
     code, _, err = call("quickstart")
     assert (code, err) == (
         1,
-        "Error: output 'quickstart' has 'thesis.txt' in it, which is not of an earlier quickstart; "
+        "Error: output 'quickstart' has 'thesis.txt' in it, which no earlier quickstart wrote; "
         "choose another with --output\n",
     )
     assert Path("quickstart/step-00000012").exists()

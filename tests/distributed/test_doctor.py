@@ -25,20 +25,22 @@ class InTurn(Said):
 
 def test_other_versions_are_named():
     mine = json.loads(
-        doctor_distributed._software(Said("{}"), {"torch": "2.13"})[0].removeprefix("software ")
+        doctor_distributed._check_software(Said("{}"), {"torch": "2.13"})[0].removeprefix(
+            "software "
+        )
     )
     assert mine.keys() == {"hermes", "python", "torch"}
     other = json.dumps(mine | {"torch": "2.12"})
-    assert doctor_distributed._software(Said(json.dumps(mine)), {"torch": "2.13"})[1] == []
-    assert doctor_distributed._software(Said(other), {"torch": "2.13"})[1] == [
-        f"rank 1 has {other}, rank 0 {json.dumps(mine)}; install the same on all"
+    assert doctor_distributed._check_software(Said(json.dumps(mine)), {"torch": "2.13"})[1] == []
+    assert doctor_distributed._check_software(Said(other), {"torch": "2.13"})[1] == [
+        f"rank 1 has {other}, rank 0 {json.dumps(mine)}; install the same versions on all"
     ]
 
 
 def test_clocks_that_are_apart_are_named():
-    assert doctor_distributed._clocks(Said(repr(time.time())))[1] == []
-    assert doctor_distributed._clocks(Said(repr(time.time() + 100)))[1] == [
-        "clocks are 100 s apart; set them by NTP"
+    assert doctor_distributed._check_clocks(Said(repr(time.time())))[1] == []
+    assert doctor_distributed._check_clocks(Said(repr(time.time() + 100)))[1] == [
+        "clocks are 100 s apart; synchronize them with NTP"
     ]
 
 
@@ -47,19 +49,19 @@ def test_a_wrong_sum_is_named():
         def time_all_reduce(self, count):
             return 0.1, False
 
-    assert doctor_distributed._sum(Said("0"))[1] == []
+    assert doctor_distributed._check_sum(Said("0"))[1] == []
     wanted = ["a sum over all processes is wrong; set NCCL_DEBUG=INFO and look"]
-    assert doctor_distributed._sum(Wrong("0"))[1] == wanted
+    assert doctor_distributed._check_sum(Wrong("0"))[1] == wanted
 
 
 def test_other_data_is_named(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("abc")
-    mine = doctor_distributed._fingerprint([str(path)])
+    mine = doctor_distributed._hash_files([str(path)])
     assert mine.endswith(" (1 files, 3 bytes)")
-    whole = doctor_distributed._data(InTurn(["", "", ""], ["", mine, ""]), [str(path)])
+    whole = doctor_distributed._check_data(InTurn(["", "", ""], ["", mine, ""]), [str(path)])
     assert whole == (f"data {mine} on 2 machines", [])
-    assert doctor_distributed._data(InTurn(["", ""], ["", "x"]), [str(path)])[1] == [
+    assert doctor_distributed._check_data(InTurn(["", ""], ["", "x"]), [str(path)])[1] == [
         f"rank 1 reads data x, rank 0 {mine}; copy the same files to all machines"
     ]
 
@@ -67,11 +69,11 @@ def test_other_data_is_named(tmp_path):
 def test_data_that_is_missing_is_said_once_for_each_rank_that_misses_it(tmp_path):
     missing = str(tmp_path / "gone.txt")
     why = f"{missing}: no such file; check the name"
-    assert doctor_distributed._data(InTurn(["", why], ["", ""]), [missing])[1] == [
+    assert doctor_distributed._check_data(InTurn(["", why], ["", ""]), [missing])[1] == [
         f"rank 0 cannot read the data: {why}",
         f"rank 1 cannot read the data: {why}",
     ]
-    assert doctor_distributed._data(InTurn(["", ""], ["", "x"]), [missing])[1] == [
+    assert doctor_distributed._check_data(InTurn(["", ""], ["", "x"]), [missing])[1] == [
         f"rank 0 cannot read the data: {why}"
     ]
 
@@ -100,14 +102,14 @@ def test_gpus_that_cannot_read_each_other_are_named_with_what_to_do(monkeypatch)
     (said,) = two.diagnostics()
     assert said.startswith("GPU 0 cannot read the memory of GPU 1; ")
     assert "NCCL_P2P_DISABLE=1" in said
-    assert doctor_distributed._gpus(Said(said))[1] == [said]
+    assert doctor_distributed._check_gpus(Said(said))[1] == [said]
 
 
 def test_a_folder_that_others_do_not_see_is_named_with_what_to_do(tmp_path):
-    _, problems = doctor_distributed._shared(Said("missing"), tmp_path / "run")
+    _, problems = doctor_distributed._check_shared_folder(Said("missing"), tmp_path / "run")
     assert len(problems) == 1
     assert problems[0].startswith("rank 1 does not see what rank 0 writes into ")
-    assert doctor_distributed._shared(Said(""), tmp_path / "run")[1] == []
+    assert doctor_distributed._check_shared_folder(Said(""), tmp_path / "run")[1] == []
     assert list((tmp_path / "run").iterdir()) == []
 
 
@@ -133,8 +135,8 @@ def test_what_one_rank_finds_wrong_all_end_with_and_one_says(tmp_path, monkeypat
         "plain, mine = time.time, lambda: os.environ.get('RANK', os.environ.get('MLX_RANK'))\n"
         "time.time = lambda: plain() - (120 if mine() == '1' else 0)\n"
         "from hermes_cli.commands import doctor_distributed\n"
-        "real = doctor_distributed._fingerprint\n"
-        "doctor_distributed._fingerprint = lambda data: 'other' if mine() == '1' else real(data)\n"
+        "real = doctor_distributed._hash_files\n"
+        "doctor_distributed._hash_files = lambda data: 'other' if mine() == '1' else real(data)\n"
         "import hermes_cli.launch.join as join\n"
         "found = join.read_rank_info\n"
         "import dataclasses\n"
@@ -151,7 +153,7 @@ def test_what_one_rank_finds_wrong_all_end_with_and_one_says(tmp_path, monkeypat
         timeout=WAIT,
     )
     assert done.returncode == 1, done.stderr
-    assert "wrong: clocks are 120 s apart; set them by NTP\n" in done.stdout
+    assert "wrong: clocks are 120 s apart; synchronize them with NTP\n" in done.stdout
     assert "wrong: rank 1 reads data other, rank 0 " in done.stdout
     assert done.stderr.endswith("Error: 2 of 5 checks failed\n")
     assert done.stderr.count("Error: ") == 1

@@ -93,7 +93,7 @@ def test_two_processes_make_the_run_of_one_which_goes_on_with_it(
     said = train(corpus, "--output", run, "--grad-accum", 2, "--max-steps", 4, *how)
     assert said.count("done: ") == 1
     assert said.count("run ") == 1
-    assert "updates of 4 sequences in 2 parts on 2 processes" in said
+    assert "steps of 4 sequences in 2 parts on 2 processes" in said
     assert [x.name for x in run.glob("step-*")] == ["step-00000004"]
     on = [*HERMES, "train", "--resume", "--output", run, "--max-steps", 6, "--device", "cpu"]
     said = spoken(corpus, [*on, *how[:2]])
@@ -140,7 +140,7 @@ def test_a_signal_to_any_saves_once_and_stops_all(corpus, tmp_path, how, whom):
     again = said.rpartition("; go on with: hermes ")[2].split()
     said = spoken(corpus, [*HERMES, *again, "--max-steps", step + 1])
     assert "on 2 processes" in said
-    assert f"going on from step {step}, written by {how[1]}" in said
+    assert f"resuming from step {step}, written by {how[1]}" in said
 
 
 @pytest.mark.long

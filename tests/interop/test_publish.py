@@ -172,7 +172,7 @@ def test_commands_push_and_read_and_no_token_is_ever_written(hub, tmp_path):
     )
     codes = [line for line in done.stdout.splitlines() if line.startswith("= ") and line[2:]]
     assert [line for line in codes if line != "= 0"] == ["= 1"], done.stdout + done.stderr
-    assert "progress   none: no run can go on from it" in done.stdout
+    assert "progress   none: training cannot be resumed from it" in done.stdout
     assert f"/hermes/{hub.repos['me/m'].sha()}: whole, " in done.stdout
     assert "\nreaders\n" in done.stdout
     assert not (tmp_path / "four").exists()

@@ -150,7 +150,9 @@ def test_format_writes_in_place_and_keeps_permissions_and_links(file, tmp_path, 
 def test_format_drops_comments_only_when_told_to(file, tmp_path, capsys):
     file("# kept\n" + SMALL)
     assert run(["mal", "format", "--write", "my.mal"]) == 1
-    assert "my.mal has 1 comment, which would be lost; --drop-comments" in capsys.readouterr().err
+    assert (
+        "my.mal has 1 comment, which would be lost; give --drop-comments" in capsys.readouterr().err
+    )
     assert (tmp_path / "my.mal").read_text() == "# kept\n" + SMALL
     assert run(["mal", "format", "--write", "--drop-comments", "my.mal"]) == 0
     assert (tmp_path / "my.mal").read_text() == CANONICAL

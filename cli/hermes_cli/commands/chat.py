@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.errors import HermesError, suggest_nearest
-from hermes_cli.display.text_stream import streamed
+from hermes_cli.display.text_stream import stream_text
 from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _converse(talk: "ChatSession") -> None:
 
 def _answer(talk: "ChatSession", message: str) -> None:
     before = talk.num_dropped
-    streamed(talk.say(message))
+    stream_text(talk.say(message))
     if talk.num_dropped > before:
         click.echo(f"({talk.num_dropped} messages no longer fit and are not read)", err=True)
 

@@ -1,4 +1,4 @@
-"""`hermes checkpoint`: what a run has, what is in a checkpoint, and whether it is whole."""
+"""`hermes checkpoint`: list, show or verify checkpoints."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from hermes.checkpoint import Checkpoint
 
 
-def _facts(checkpoint: "Checkpoint") -> dict[str, Any]:
+def _describe(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """What a checkpoint has, as plain data; of bare weights only what they have."""
     from dataclasses import asdict
 
     from hermes.numerics.params import count_parameters
@@ -56,7 +57,7 @@ def list_(run: Path, as_json: bool) -> None:
     rows: list[dict[str, Any]] = [
         {"path": str(found.path), "problem": found.reason, "damaged": found.damaged}
         if isinstance(found, SkippedCheckpoint)
-        else _facts(found)
+        else _describe(found)
         for found in open_checkpoints(run, hashes=False)
     ][::-1]
     bad = sum("problem" in row for row in rows)
@@ -71,7 +72,7 @@ def list_(run: Path, as_json: bool) -> None:
     for row in rows:
         if "problem" in row:
             step = int(Path(row["path"]).name.removeprefix("step-"))
-            click.echo(f"{step:>10}  {_bad(row['damaged'])}: {row['problem']}")
+            click.echo(f"{step:>10}  {_name_problem(row['damaged'])}: {row['problem']}")
             continue
         progress = row.get("progress", {})
         metrics = " ".join(f"{k}={v:.4g}" for k, v in sorted(progress.get("metrics", {}).items()))
@@ -83,7 +84,7 @@ def list_(run: Path, as_json: bool) -> None:
     _require_all(run, bad, rows)
 
 
-def _bad(damaged: bool) -> str:
+def _name_problem(damaged: bool) -> str:
     return "damaged" if damaged else "not read"
 
 
@@ -107,7 +108,7 @@ def show(path: Path, as_json: bool) -> None:
     found, skipped = locate(fetch_model(path))
     for skip in skipped:
         click.echo(f"passed over {skip.path.name}: {skip.reason}", err=True)
-    facts = _facts(found)
+    facts = _describe(found)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
@@ -117,7 +118,7 @@ def show(path: Path, as_json: bool) -> None:
     if "progress" in facts:
         _show_progress(facts["progress"])
     else:
-        click.echo("progress   none: no run can go on from it")
+        click.echo("progress   none: training cannot be resumed from it")
     for name, size in facts["files"].items():
         click.echo(f"  {name:<36} {format_with_unit(size, 'B'):>9}")
 
@@ -159,7 +160,7 @@ def verify(path: Path) -> None:
     for one in found:
         if isinstance(one, SkippedCheckpoint):
             bad += 1
-            click.echo(f"{one.path}: {_bad(one.damaged)}: {one.reason}")
+            click.echo(f"{one.path}: {_name_problem(one.damaged)}: {one.reason}")
         else:
             size = one.manifest.size if one.manifest else 0
             click.echo(f"{one.path}: whole, {format_with_unit(size, 'B')}")

@@ -1,4 +1,4 @@
-"""`hermes conformance`: does this backend compute what hermes says?"""
+"""`hermes conformance`: prove that a backend computes the same numbers."""
 
 import json
 import os
@@ -24,14 +24,15 @@ def conformance() -> None:
     os.environ["MLX_ENABLE_TF32"] = "0"
 
 
-def _progress(text: str) -> None:
-    """One line on a terminal's stderr, which the next one overwrites."""
+def _show_progress(text: str) -> None:
+    """Show a line on standard error, if it is a terminal; the next call overwrites it."""
     if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{text}", err=True, nl=False, color=True)  # it is no colour
+        # color=True keeps the escape code, which erases the line.
+        click.echo(f"\r\x1b[K{text}", err=True, nl=False, color=True)
 
 
 def _require_writable(*files: Path | None) -> None:
-    """Refuse, before anything is judged, what could not be written after it. Raises HermesError."""
+    """Refuse files that cannot be written before the suite runs for them. Raises HermesError."""
     found = [file for file in files if file is not None]
     if len({file.resolve() for file in found}) < len(found):
         raise HermesError(f"{found[-1]} would be written twice; name another file for one of both")
@@ -103,8 +104,8 @@ def run(
         level_outcomes = []
         for outcome in judge_level(level, backends, selection):
             level_outcomes.append(outcome)
-            _progress(f"{level.name} {len(level_outcomes)} checks, now {outcome.law.name}")
-        _progress("")
+            _show_progress(f"{level.name} {len(level_outcomes)} checks, now {outcome.law.name}")
+        _show_progress("")
         judged += level_outcomes
         if level_outcomes:
             click.echo(f"{level.name}  {level.title}")
@@ -188,7 +189,7 @@ def self_test(
     began, results = time.perf_counter(), []
     for result in run_self_test(backends, selection):
         results.append(result)
-        _progress("")
+        _show_progress("")
         mark = "caught" if result.caught else "MISSED"
         click.echo(f"{mark}  {result.part:<12} {result.fault}")
         click.echo(f"        {result.law} {result.case}  {result.how}".rstrip())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hermes_cli.display.conversion import _facts, lines_of, watching
+from hermes_cli.display.conversion import describe_conversion, format_conversion, show_conversion
 from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def convert(
     """
     from hermes.interop.convert import convert as make
 
-    with watching() as on_progress:
+    with show_conversion() as on_progress:
         done = make(
             src,
             dst,
@@ -44,7 +44,7 @@ def convert(
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
-        click.echo(json.dumps(_facts(done), indent=2))
+        click.echo(json.dumps(describe_conversion(done), indent=2))
         return
-    for line in lines_of(done):
+    for line in format_conversion(done):
         click.echo(line)

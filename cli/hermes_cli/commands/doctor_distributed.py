@@ -1,4 +1,4 @@
-"""`hermes doctor --distributed`: whether processes can work together, before a run does."""
+"""`hermes doctor --distributed`: check that several processes can train together."""
 
 import hashlib
 import json
@@ -27,88 +27,92 @@ if TYPE_CHECKING:
 
 __all__ = ["examine"]
 
-COUNT = 1 << 22  # float32: 16 MiB
-TIMES = 4
-CLOCKS = 2.0  # seconds that clocks may differ
+SUMMED_FLOATS = 1 << 22  # 16 MiB of float32
+SUMS = 4
+MAX_CLOCK_SKEW = 2.0  # seconds
 
-# What was looked at, in words, and what is wrong of it.
+# What was checked, in words, and the problems that were found.
 Finding = tuple[str, list[str]]
 
 
 def examine(context: click.Context) -> None:
-    """Start or find the processes, look at what they need of each other, and say what is wrong.
+    """Start the processes or join those of a launcher, and check what they need of each other.
 
-    Raises HermesError where something is.
+    Raises HermesError if a check fails.
     """
     from hermes.interface import Options
 
     data = context.params["data"]
-    asked = {**context.params, "max_restarts": 0, "data": data or ("none",)}
+    given = {**context.params, "max_restarts": 0, "data": data or ("none",)}
     with Signals("") as signals:
-        if starts(context, asked, signals):
+        if starts(context, given, signals):
             return
         if read_rank_info(os.environ) is None:
             raise HermesError(
                 "--distributed examines several processes: give --num-gpus N or --num-processes "
                 "N, or start it by torchrun, srun or mlx.launch"
             )
-        backend = backend_of(asked["backend"], os.environ)
-        options = Options(device=asked["device"])
-        process_group, options = joined(context, asked, backend, options, signals)
-        process_group.mark_first_step_done()  # nothing here takes long
+        backend = backend_of(given["backend"], os.environ)
+        options = Options(device=given["device"])
+        process_group, options = joined(context, given, backend, options, signals)
+        # No check compiles or tokenizes, so no rank needs the long timeout of a run's first step.
+        process_group.mark_first_step_done()
         with CrashLog(process_group, None):
-            found = _findings(process_group, backend, data, asked["output"])
-            _report(process_group, found, as_json=asked["as_json"])
+            found = _check_all(process_group, backend, data, given["output"])
+            _report(process_group, found, as_json=given["as_json"])
         process_group.close()
 
 
-def _findings(
+def _check_all(
     process_group: "ProcessGroup", backend: "Backend", data: Sequence[str], output: str | None
 ) -> list[Finding]:
-    """What was looked at, in words, with what is wrong of it; in every process the same."""
+    """Run every check; all ranks get the same findings."""
     found = [
-        _hosts(process_group),
-        _software(process_group, backend.versions()),
-        _clocks(process_group),
+        _check_hosts(process_group),
+        _check_software(process_group, backend.versions()),
+        _check_clocks(process_group),
     ]
-    found.append(_sum(process_group))
+    found.append(_check_sum(process_group))
     if any(name.startswith("cuda") for name in backend.devices()):
-        found.append(_gpus(process_group))
+        found.append(_check_gpus(process_group))
     if data:
-        found.append(_data(process_group, data))
+        found.append(_check_data(process_group, data))
     if output:
-        found.append(_shared(process_group, Path(output)))
+        found.append(_check_shared_folder(process_group, Path(output)))
     return found
 
 
-def _hosts(process_group: "ProcessGroup") -> Finding:
+def _check_hosts(process_group: "ProcessGroup") -> Finding:
     hosts = process_group.all_gather_text(socket.gethostname())
     return f"{process_group.rank_info.world_size} processes, on {', '.join(hosts)}", []
 
 
-def _odd(told: list[str]) -> list[str]:
+def _list_differences(told: list[str]) -> list[str]:
+    """A sentence for each rank that differs from rank 0."""
     return [f"rank {r} has {t}, rank 0 {told[0]}" for r, t in enumerate(told) if t != told[0]]
 
 
-def _software(process_group: "ProcessGroup", versions: Mapping[str, str]) -> Finding:
+def _check_software(process_group: "ProcessGroup", versions: Mapping[str, str]) -> Finding:
     here = {"hermes": version("hermes-llm"), "python": sys.version.split()[0], **versions}
     told = process_group.all_gather_text(json.dumps(here))
-    return f"software {told[0]}", [f"{one}; install the same on all" for one in _odd(told)]
+    wrong = [f"{one}; install the same versions on all" for one in _list_differences(told)]
+    return f"software {told[0]}", wrong
 
 
-def _clocks(process_group: "ProcessGroup") -> Finding:
+def _check_clocks(process_group: "ProcessGroup") -> Finding:
     now = [float(text) for text in process_group.all_gather_text(repr(time.time()))]
-    apart = max(now) - min(now)
-    wrong = [] if apart < CLOCKS else [f"clocks are {apart:.0f} s apart; set them by NTP"]
-    return f"clocks within {apart:.2f} s", wrong
+    skew = max(now) - min(now)
+    problem = f"clocks are {skew:.0f} s apart; synchronize them with NTP"
+    wrong = [] if skew < MAX_CLOCK_SKEW else [problem]
+    return f"clocks within {skew:.2f} s", wrong
 
 
-def _data(process_group: "ProcessGroup", data: Sequence[str]) -> Finding:
-    """Whether the first process of each machine reads the same bytes."""
+def _check_data(process_group: "ProcessGroup", data: Sequence[str]) -> Finding:
+    """Check that the first process of each machine reads the same bytes."""
     mine, problem = "", ""
     try:
         if process_group.rank_info.local_rank == 0:
-            mine = _fingerprint(data)
+            mine = _hash_files(data)
     except (HermesError, OSError) as error:
         problem = str(error)
     problems = process_group.all_gather_text(problem)
@@ -127,8 +131,8 @@ def _data(process_group: "ProcessGroup", data: Sequence[str]) -> Finding:
     return f"data {theirs} on {len(machines)} machines", blind + wrong
 
 
-def _fingerprint(data: Sequence[str]) -> str:
-    """The files' number, bytes and SHA-256."""
+def _hash_files(data: Sequence[str]) -> str:
+    """A short SHA-256 of the files, with their number and size."""
     from hermes.data import expand_paths
 
     whole, count, size = hashlib.sha256(), 0, 0
@@ -139,26 +143,27 @@ def _fingerprint(data: Sequence[str]) -> str:
     return f"{whole.hexdigest()[:12]} ({count} files, {size:,} bytes)"
 
 
-def _gpus(process_group: "ProcessGroup") -> Finding:
+def _check_gpus(process_group: "ProcessGroup") -> Finding:
     said = process_group.all_gather_text("; ".join(process_group.diagnostics()))
     return "GPUs that read each other's memory", [text for text in said if text]
 
 
-def _sum(process_group: "ProcessGroup") -> Finding:
-    trials = [process_group.time_all_reduce(COUNT) for _ in range(TIMES)]
+def _check_sum(process_group: "ProcessGroup") -> Finding:
+    trials = [process_group.time_all_reduce(SUMMED_FLOATS) for _ in range(SUMS)]
     right = process_group.all_reduce_max(float(not all(ok for _, ok in trials))) == 0
-    seconds = process_group.all_reduce_max(
-        min(seconds for seconds, _ in trials[1:])
-    )  # the first connects
+    # The first sum also opens the connections, so its time does not count.
+    seconds = process_group.all_reduce_max(min(seconds for seconds, _ in trials[1:]))
     size = process_group.rank_info.world_size
-    moved = 2 * (size - 1) / size * COUNT * 4  # bytes that each sends in a ring
-    rate = moved / max(seconds, 1e-9) / 1e9
+    # What each rank sends in a ring all-reduce, in bytes.
+    sent = 2 * (size - 1) / size * SUMMED_FLOATS * 4
+    rate = sent / max(seconds, 1e-9) / 1e9
     wrong = [] if right else ["a sum over all processes is wrong; set NCCL_DEBUG=INFO and look"]
-    return f"sum of {COUNT * 4 >> 20} MiB in {seconds * 1e3:.1f} ms, {rate:.2f} GB/s each", wrong
+    mebibytes = SUMMED_FLOATS * 4 >> 20
+    return f"sum of {mebibytes} MiB in {seconds * 1e3:.1f} ms, {rate:.2f} GB/s each", wrong
 
 
-def _shared(process_group: "ProcessGroup", folder: Path) -> Finding:
-    """Whether all see what rank 0 writes into the folder."""
+def _check_shared_folder(process_group: "ProcessGroup", folder: Path) -> Finding:
+    """Check that all ranks see what rank 0 writes into the folder."""
     rank, word = process_group.rank_info.rank, secrets.token_hex(8)
     word = process_group.all_gather_text(word)[0]
     path, problem = folder / f".tmp-doctor-{word}", ""
@@ -176,7 +181,7 @@ def _shared(process_group: "ProcessGroup", folder: Path) -> Finding:
     if not problem and blind:
         problem = (
             f"{', '.join(blind)} does not see what rank 0 writes into {folder}; --output must be "
-            "on a file system that all machines share, or none can go on from a checkpoint"
+            "on a file system that all machines share, or a run cannot be resumed on them"
         )
     return f"folder {folder} seen by all", [problem] if problem else []
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hermes_cli.display.text_stream import streamed
+from hermes_cli.display.text_stream import stream_text
 from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def generate(
 ) -> None:
     """Generate text from a prompt.
 
-    The text is streamed to standard output, without the prompt.
+    The text is stream_text to standard output, without the prompt.
     """
     from hermes.errors import HermesError
     from hermes.inference.sampling import Sampling
@@ -69,7 +69,7 @@ def _stream(model: "Model", prompt: str, tokens: Iterator[int]) -> None:
     """Show the text as it comes; on a terminal behind its prompt."""
     if sys.stdout.isatty():
         click.echo(click.style(prompt, bold=True), nl=False)
-    streamed(_pieces(model, tokens))
+    stream_text(_pieces(model, tokens))
 
 
 def _pieces(model: "Model", tokens: Iterator[int]) -> Iterator[str]:

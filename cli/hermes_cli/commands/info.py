@@ -1,4 +1,4 @@
-"""`hermes info` and `hermes mal`: what an architecture is, what it costs, how two differ."""
+"""`hermes info`: show an architecture's shape, parameters, FLOPs and memory."""
 
 import json
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ __all__ = [
 
 
 def _print(lines: Iterable[str]) -> None:
-    """Lines on stdout; on a terminal, those at the margin are headings."""
+    """Print lines; those that are not indented are headings, bold on a terminal."""
     for line in lines:
         click.echo(line if line.startswith(" ") else click.style(line, bold=True))
 
@@ -28,8 +28,10 @@ def _print_json(value: object) -> None:
 
 
 def _locate(model: str) -> str:
-    """The model as `mal.load` reads it: of a run's folder, its newest checkpoint; of the Hub's,
-    the folder here."""
+    """The model's path or name as `mal.load` takes it.
+
+    Of a run this is its newest checkpoint, of a model on the Hub the local copy.
+    """
     folder = fetch_model(model)
     model = str(folder) if model.startswith("hf:/") else model
     if folder.is_dir() and not (folder / "model.mal").is_file():
@@ -40,8 +42,8 @@ def _locate(model: str) -> str:
     return model
 
 
-def _foreign(model: str) -> ModelSpec | None:
-    """The model of a Hugging Face folder or config.json; None where that is not one."""
+def _read_foreign(model: str) -> ModelSpec | None:
+    """The model of a Hugging Face folder or config.json; None if the path is neither."""
     path = Path(model)
     if path.is_dir() and not (path / "model.mal").is_file():
         path = path / "config.json"
@@ -54,8 +56,8 @@ def _foreign(model: str) -> ModelSpec | None:
     return read_config(parse_object(read_small(path), str(path)))
 
 
-def _progress(folder: Path) -> dict[str, Any] | None:
-    """What progress.json says of a checkpoint, or None."""
+def _read_progress(folder: Path) -> dict[str, Any] | None:
+    """The content of a checkpoint's progress.json, None if it has none."""
     path = folder / "progress.json"
     if not path.is_file():
         return None
@@ -67,7 +69,7 @@ def _progress(folder: Path) -> dict[str, Any] | None:
     return asdict(read_progress(read_small(path), str(path)))
 
 
-def _progress_lines(progress: dict[str, Any]) -> list[str]:
+def _format_progress(progress: dict[str, Any]) -> list[str]:
     from hermes.formatting import format_columns
 
     end = f" of {progress['total_steps']:,}" if progress["total_steps"] else ""
@@ -95,13 +97,13 @@ def info(name: str, as_json: bool) -> None:
     from hermes.model_info.summary import format_cost, format_shape, format_title
 
     source = _locate(name)
-    foreign = _foreign(source)
+    foreign = _read_foreign(source)
     spec = foreign or language.load(source)
     readers = judge_all_readers(spec, converted=foreign is not None)
-    progress = _progress(Path(source)) if Path(source).is_dir() else None
+    progress = _read_progress(Path(source)) if Path(source).is_dir() else None
     cost = compute_cost(spec)
     if as_json:
-        facts = _facts(spec) | vars(cost) | {"readers": readers}
+        facts = _describe(spec) | vars(cost) | {"readers": readers}
         _print_json(facts | ({"progress": progress} if progress else {}))
         return
     _print([format_title(spec), "", *format_shape(spec), "", *format_cost(spec, cost)])
@@ -109,11 +111,11 @@ def info(name: str, as_json: bool) -> None:
         ["", "readers", *format_columns([(f"  {name}", word) for name, word in readers.items()])]
     )
     if progress:
-        _print(["", *_progress_lines(progress)])
+        _print(["", *_format_progress(progress)])
 
 
-def _facts(spec: ModelSpec) -> dict[str, Any]:
-    """A model's shape as plain data; values of layers are as MAL says them."""
+def _describe(spec: ModelSpec) -> dict[str, Any]:
+    """A model's shape as plain data; the values of layers are in the notation of MAL."""
     from hermes.model_info.shape import describe_layer, group_layers
 
     return {

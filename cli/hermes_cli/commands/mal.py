@@ -1,4 +1,4 @@
-"""`hermes mal`: check, format, show and compare architecture files."""
+"""`hermes mal`: check, format, show or compare architecture files."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ def mal() -> None:
 
 
 def _open(name: str) -> tuple[language.MalFile, str | None]:
-    """The file of that name, or standard input, and the model that is asked for in it."""
+    """Open the file of that name, or standard input; with the model named after a colon, if any."""
     if name == "-":
         return language.read_mal(sys.stdin.buffer.read(), "<stdin>"), None
     return language.open_mal(_locate(name))
@@ -79,7 +79,7 @@ def format_(files: tuple[str, ...], write: bool, only_check: bool, drop_comments
             if comments and not drop_comments:
                 raise HermesError(
                     f"{label} has {comments} comment{'s' * (comments > 1)}, which would be lost; "
-                    "--drop-comments to write it without"
+                    "give --drop-comments to write it without them"
                 )
             write_atomically(Path(file.path), text.encode("utf-8"))
         else:

@@ -19,12 +19,12 @@ def merge(
     from hermes.errors import HermesError
     from hermes.interop.convert import convert
     from hermes.interop.open_model import open_model
-    from hermes_cli.display.conversion import lines_of
+    from hermes_cli.display.conversion import format_conversion
 
     if adapter is None and not open_model(checkpoint, config=config).adapted:
         raise HermesError(f"{checkpoint} has no adapters to merge; give them with --adapter DIR")
     done = convert(checkpoint, output, to=to, dtype=dtype, config=config, adapter=adapter)
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
-    for line in lines_of(done):
+    for line in format_conversion(done):
         click.echo(line)

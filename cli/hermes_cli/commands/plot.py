@@ -9,8 +9,8 @@ import click
 from hermes_cli.options.declarations import declare_command
 
 
-def braille() -> bool:
-    """Whether stdout can show braille patterns, which draw eight dots to the character."""
+def can_show_braille() -> bool:
+    """Whether stdout can show braille patterns, which draw eight dots per character."""
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
@@ -28,7 +28,7 @@ def plot(runs: tuple[str, ...], png: str | None, no_png: bool) -> None:
     for one in curves:
         if len(curves) > 1:
             click.echo(one.name)
-        click.echo(draw_text(one, width=width, braille=braille()))
+        click.echo(draw_text(one, width=width, braille=can_show_braille()))
     if no_png:
         return
     name = "loss.png" if len(curves) == 1 else "compare.png"

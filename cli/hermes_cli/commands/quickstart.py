@@ -1,7 +1,7 @@
-"""`hermes quickstart`: the main job from end to end, on a text that every Python carries.
+"""`hermes quickstart`: from text to a trained model, on a text that comes with Python.
 
-A tokenizer; half a training run on one backend; the other half on the other one, from the
-checkpoint; text; the curve; and proof that both backends compute what the oracle does.
+Trains a tokenizer, the first half of a run on one backend and the second half on the other, from
+its checkpoint; then generates text, plots the loss, and compares both backends with the oracle.
 """
 
 import json
@@ -40,7 +40,7 @@ model quickstart {
 """
 VOCABULARY = 1024
 STEPS = 300
-# Names of what quickstart writes: all that it may take away again.
+# What quickstart writes, and all that it deletes when it is run again.
 OWN = ("text.jsonl", "model.mal", "tokenizer.json", "run.yaml", "metrics.jsonl", "plots", ".lock")
 
 
@@ -55,7 +55,7 @@ def quickstart(output: Path) -> None:
     from hermes import mal
     from hermes.api import train_tokenizer
 
-    first, second = _backends()
+    first, second = _choose_backends()
     _clear(output)
     text = _write_text(output)
     _say(f"text: Python's reference manual, {text.stat().st_size:,} bytes")
@@ -64,11 +64,11 @@ def quickstart(output: Path) -> None:
     write_atomically(output / "model.mal", ARCHITECTURE.encode("utf-8"))
     _say(f"tokenizer: {tokenizer.vocab_size:,} tokens, byte-level BPE")
     if first != second:
-        _say(f"{STEPS // 2} updates on {first}, the other {STEPS - STEPS // 2} on {second}")
+        _say(f"{STEPS // 2} steps on {first}, the other {STEPS - STEPS // 2} on {second}")
     else:
         other = "mlx" if first == "torch" else "torch"
-        _say(f"{STEPS} updates on {first}, stopped half way; pip install 'hermes-llm[{other}]' to")
-        _say(f"see the other half go to {other}")
+        _say(f"{STEPS} steps on {first}, stopped and resumed half way; to see {other} take over")
+        _say(f"the second half: pip install 'hermes-llm[{other}]'")
     _train(output, text, spec, tokenizer, first, half=True)
     _train(output, text, spec, tokenizer, second, half=False)
     _show_loss(output)
@@ -82,8 +82,8 @@ def _say(words: str) -> None:
     click.echo(words, err=True)
 
 
-def _backends() -> tuple[str, str]:
-    """The backend for each half: the platform's own, and the other one if it is installed."""
+def _choose_backends() -> tuple[str, str]:
+    """The backend of each half: the default one, then the other one if it is installed."""
     from hermes.errors import MissingBackend
     from hermes.interface import choose_backend
 
@@ -96,7 +96,7 @@ def _backends() -> tuple[str, str]:
 
 
 def _clear(output: Path) -> None:
-    """Take away what an earlier quickstart left, and nothing else."""
+    """Delete what an earlier quickstart left. Raises HermesError if there is anything else."""
     if not output.exists():
         return
     if not output.is_dir():
@@ -106,14 +106,14 @@ def _clear(output: Path) -> None:
         mine = entry.name in OWN or entry.name.startswith(("step-", ".tmp-"))
         if not ours or not mine:
             raise HermesError(
-                f"output {str(output)!r} has {entry.name!r} in it, which is not of an earlier "
-                "quickstart; choose another with --output"
+                f"output {str(output)!r} has {entry.name!r} in it, which no earlier "
+                "quickstart wrote; choose another with --output"
             )
     delete_folder(output, Disk())
 
 
 def _write_text(output: Path) -> Path:
-    """Python's reference manual, a document for each topic, in the order of their names."""
+    """Write Python's reference manual as one document per topic, sorted by name."""
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
@@ -137,16 +137,16 @@ def _train(
 ) -> None:
     from hermes.api import train
     from hermes.training.events import Update
-    from hermes_cli.display.progress_bar import reporter
+    from hermes_cli.display.progress_bar import make_reporter
 
-    shown = reporter(STEPS, 0 if half else STEPS // 2)
+    progress = make_reporter(STEPS, 0 if half else STEPS // 2)
     latest = 0
 
     def report(event: "Event") -> None:
         nonlocal latest
         if isinstance(event, Update):
             latest = event.step
-        shown.show(event)
+        progress.show(event)
 
     try:
         train(
@@ -155,10 +155,10 @@ def _train(
             tokenizer=tokenizer,
             output=output,
             backend=backend,
-            # A folder with a text in it and no checkpoint is where this run begins.
+            # The folder already has the text in it, which only a run that may resume accepts.
             resume=True,
             report=report,
-            # Asked after each update, before its report.
+            # Polled after each step, before the step is reported.
             stop=lambda: half and latest == STEPS // 2 - 1,
             max_steps=STEPS,
             seq_len=128,
@@ -170,17 +170,17 @@ def _train(
             eval_every=STEPS // 6,
         )
     finally:
-        shown.close()
+        progress.close()
 
 
 def _show_loss(output: Path) -> None:
     from hermes.training.plot import curve, draw_png, draw_text
     from hermes.training.run_yaml import handovers
-    from hermes_cli.commands.plot import braille
+    from hermes_cli.commands.plot import can_show_braille
 
     one = curve(output, handovers(output))
     click.echo()
-    click.echo(draw_text(one, width=76, braille=braille()))
+    click.echo(draw_text(one, width=76, braille=can_show_braille()))
     click.echo()
     try:
         draw_png([one], output / "plots" / "loss.png")
@@ -200,7 +200,7 @@ def _show_text(output: Path, backends: list[str]) -> None:
 
 
 def _show_proof(output: Path, text: Path, backends: list[str]) -> None:
-    """The validation loss beside what letters' frequencies alone give, and the three distances."""
+    """Print the validation loss beside the unigram entropy, and how far the backends are apart."""
     import numpy as np
 
     from hermes.data import TextDataset, read_documents, tokenize
@@ -216,7 +216,7 @@ def _show_proof(output: Path, text: Path, backends: list[str]) -> None:
         held_out = np.array(stream.tokens[first + 1 : first + 1 + len(data.held_out) * 128])
     counts = np.bincount(held_out)
     shares = counts[counts > 0] / len(held_out)
-    loss = _last_loss(output)
+    loss = _read_last_loss(output)
     click.echo(
         f"validation loss {loss:.3f} nats per token; the unigram entropy of the same tokens is "
         f"{-(shares * np.log(shares)).sum():.3f}"
@@ -231,7 +231,7 @@ def _show_proof(output: Path, text: Path, backends: list[str]) -> None:
         click.echo(f"  {a} and {labels.get(b, b)}: {distance:.1e}")
 
 
-def _last_loss(output: Path) -> float:
+def _read_last_loss(output: Path) -> float:
     from hermes.training.metrics_file import read_metrics
 
     return next(r["val_loss"] for r in reversed(read_metrics(output)) if "val_loss" in r)

@@ -35,24 +35,24 @@ def train_tokenizer(
     A manifest is written beside the tokenizer, with the hashes of the input files, the settings and
     the versions of the software.
     """
-    from hermes.api import train_tokenizer as learn
+    from hermes.api import train_tokenizer as train
     from hermes.data import expand_paths, spool
     from hermes.tokenizer import SPECIAL_TOKENS, build_manifest
 
     names = (*inputs, *more) or ("-",)
     if "-" in names and sys.stdin.isatty():
-        raise HermesError("no text: give --input F, or text on standard input")
+        raise HermesError("no text: give --input FILE, or text on standard input")
     if not output.parent.is_dir():
         raise StorageError(
             f"cannot write {output}: there is no folder {output.parent}; make it first"
         )
     with ExitStack() as stack:
         files = list(expand_paths(names))
-        for place, file in enumerate(files):
+        for index, file in enumerate(files):
             if str(file) == "-":
                 folder = stack.enter_context(TemporaryDirectory(prefix="hermes-"))
-                files[place] = spool(sys.stdin.buffer, folder, file_format=file_format or "txt")
-        learnt = learn(
+                files[index] = spool(sys.stdin.buffer, folder, file_format=file_format or "txt")
+        tokenizer = train(
             files,
             vocab_size=vocab_size,
             preset=preset,
@@ -62,16 +62,16 @@ def train_tokenizer(
             text_field=text_field,
             file_format=file_format,
         )
-        assert learnt.training is not None, "it was trained just now"
-        record = build_manifest(learnt.training, learnt.fingerprint, files)
-    _save(learnt, output, record)
-    for warning in learnt.training.warnings:
+        assert tokenizer.training is not None, "it has just been trained"
+        record = build_manifest(tokenizer.training, tokenizer.fingerprint, files)
+    _save(tokenizer, output, record)
+    for warning in tokenizer.training.warnings:
         click.echo(f"Warning: {warning}", err=True)
-    size = learnt.training.text_bytes
-    click.echo(f"{output}: {learnt.vocab_size:,} tokens, from {size:,} bytes of text", err=True)
+    size = tokenizer.training.text_bytes
+    click.echo(f"{output}: {tokenizer.vocab_size:,} tokens, from {size:,} bytes of text", err=True)
 
 
-def _save(learnt: "Tokenizer", output: Path, record: dict[str, object]) -> None:
-    learnt.save(output)
+def _save(tokenizer: "Tokenizer", output: Path, record: dict[str, object]) -> None:
+    tokenizer.save(output)
     beside = output.with_name(f"{output.stem}.manifest.json")
     write_atomically(beside, (json.dumps(record, indent=2) + "\n").encode("utf-8"))

@@ -1,1 +1,1 @@
-"""What a terminal shows: progress, summaries, streamed text."""
+"""What the terminal shows: progress, summaries, streamed text, help."""

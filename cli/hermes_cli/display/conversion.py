@@ -1,4 +1,4 @@
-"""How a conversion goes and what came of it, for the terminal."""
+"""The progress and the result of a conversion, as the terminal shows them."""
 
 import sys
 import time
@@ -11,13 +11,17 @@ import click
 if TYPE_CHECKING:
     from hermes.interop.convert import Conversion
 
+__all__ = ["describe_conversion", "format_conversion", "show_conversion"]
 
 QUIET_SECONDS = 30.0
 
 
 @contextmanager
-def watching() -> Iterator[Callable[[str, float], None]]:
-    """A bar on a terminal, that leaves nothing behind; elsewhere a line each half minute."""
+def show_conversion() -> Iterator[Callable[[str, float], None]]:
+    """A block that shows the progress it is told: the stage and the fraction of it that is done.
+
+    On a terminal it is a bar, which disappears at the end; elsewhere a line every half minute.
+    """
     if not sys.stderr.isatty():
         last = time.monotonic()
 
@@ -38,7 +42,8 @@ def watching() -> Iterator[Callable[[str, float], None]]:
         yield lambda stage, share: bar.update(tasks[stage], completed=share)
 
 
-def _facts(done: "Conversion") -> dict[str, object]:
+def describe_conversion(done: "Conversion") -> dict[str, object]:
+    """What was read and written, as plain data."""
     from hermes.interop.huggingface.reader_support import judge_all_readers
     from hermes.numerics.params import count_parameters
 
@@ -57,15 +62,15 @@ def _facts(done: "Conversion") -> dict[str, object]:
     }
 
 
-def _has_a_class(done: "Conversion") -> bool:
+def _has_known_class(done: "Conversion") -> bool:
     from hermes.interop.huggingface.families import find_family
 
     return find_family(done.source.spec, renamed=True) != "hermes"
 
 
-def lines_of(done: "Conversion") -> list[str]:
-    """What was read and written, the proof, and each reader's verdict."""
-    facts = _facts(done)
+def format_conversion(done: "Conversion") -> list[str]:
+    """Lines with what was read and written, the proof, and the verdict of each reader."""
+    facts = describe_conversion(done)
     one_by_one = (
         f", layer by layer ({done.verification.passes})" if done.verification.passes > 1 else ""
     )
@@ -80,6 +85,6 @@ def lines_of(done: "Conversion") -> list[str]:
     found = facts["readers"]
     assert isinstance(found, dict)
     lines += [f"{reader:<18} {verdict}" for reader, verdict in found.items()]
-    if done.architecture == "HermesForCausalLM" and _has_a_class(done):
+    if done.architecture == "HermesForCausalLM" and _has_known_class(done):
         lines.append("note       --to hf makes it a model that those tools know")
     return lines

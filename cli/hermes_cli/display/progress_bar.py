@@ -1,4 +1,4 @@
-"""What training shows on stderr: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of training on standard error: a bar on a terminal, lines elsewhere."""
 
 import os
 import sys
@@ -11,13 +11,15 @@ from hermes.training.events import Evaluation, Event, Saved, Stopped, Update
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
-__all__ = ["Reporter", "reporter"]
+__all__ = ["Reporter", "make_reporter"]
 
+# About as many lines are printed for a whole run.
 LINES = 20
-# What is shown of an update of pairs beside its loss, and its word.
-OF_PAIRS = (("reward_margin", "margin"), ("accuracy", "accuracy"))
+# Metrics of preference pairs that are shown beside the loss, and the words for them.
+PAIR_METRICS = (("reward_margin", "margin"), ("accuracy", "accuracy"))
 QUIET_SECONDS = 30.0
-BEHIND = 1.1  # times the mean, from which on a slow process is worth a word
+# The slowest rank is named from this multiple of the ranks' mean time on.
+SLOW_RATIO = 1.1
 
 
 class Reporter(Protocol):
@@ -28,40 +30,40 @@ class Reporter(Protocol):
         ...
 
     def say(self, text: str) -> None:
-        """Show a line of words."""
+        """Show a line of text."""
         ...
 
     def close(self) -> None:
-        """Leave the terminal as it was found."""
+        """Restore the terminal."""
         ...
 
 
-def reporter(total_steps: int, done: int) -> Reporter:
-    """A bar where standard error is a terminal that can draw one, else lines."""
+def make_reporter(total_steps: int, done: int) -> Reporter:
+    """Make a bar if standard error is a terminal that can draw one, else a printer of lines."""
     stream = sys.stderr
     draws = stream.isatty() and os.environ.get("TERM") != "dumb"
     return _Bar(total_steps, done) if draws else _Lines(total_steps, done, stream)
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, seconds = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
 
 
-def _rate(event: Update) -> str:
+def _format_rate(event: Update) -> str:
     slow = event.slowest_over_mean or 0.0
-    behind = f", rank {event.slowest_rank} slowest, {slow:.2f} x mean" if slow >= BEHIND else ""
+    behind = f", rank {event.slowest_rank} slowest, {slow:.2f} x mean" if slow >= SLOW_RATIO else ""
     return f"{event.tokens_per_second:,.0f} tokens/s{behind}"
 
 
-def _loss(event: Update) -> str:
+def _format_loss(event: Update) -> str:
     known = event.others
-    shown = "".join(f", {word} {known[name]:.4g}" for name, word in OF_PAIRS if name in known)
+    shown = "".join(f", {word} {known[name]:.4g}" for name, word in PAIR_METRICS if name in known)
     return f"loss {event.loss:.4f}{shown}"
 
 
-def _words(event: Evaluation | Saved | Stopped) -> str:
+def _format_event(event: Evaluation | Saved | Stopped) -> str:
     match event:
         case Evaluation(step, loss, bits, others):
             end = "" if bits is None else f", {bits:.4f} bits per byte"
@@ -74,7 +76,7 @@ def _words(event: Evaluation | Saved | Stopped) -> str:
 
 
 class _Lines:
-    """About twenty lines for a run, and never half a minute of training without one."""
+    """Prints about LINES lines for a run, and at least one in QUIET_SECONDS of training."""
 
     def __init__(
         self,
@@ -85,24 +87,24 @@ class _Lines:
     ):
         self._total, self._stream, self._clock = total, stream, clock
         self._every = max(total // LINES, 1)
-        self._begun, self._begun_at = done, clock()
+        self._first, self._started_at = done, clock()
         self._shown, self._shown_at = done, clock()
 
     def show(self, event: Event) -> None:
         if not isinstance(event, Update):
-            self.say(_words(event))
+            self.say(_format_event(event))
             return
         now = self._clock()
-        first = self._shown == self._begun
-        due = event.step // self._every > self._shown // self._every or event.step == self._total
-        if not (first or due or now - self._shown_at > QUIET_SECONDS):
+        is_first = self._shown == self._first
+        is_due = event.step // self._every > self._shown // self._every or event.step == self._total
+        if not (is_first or is_due or now - self._shown_at > QUIET_SECONDS):
             return
         self._shown, self._shown_at = event.step, now
-        made = max(event.step - self._begun, 1)
-        left = (now - self._begun_at) / made * (self._total - event.step)
+        steps = max(event.step - self._first, 1)
+        left = (now - self._started_at) / steps * (self._total - event.step)
         self.say(
-            f"step {event.step:,}/{self._total:,}  {_loss(event)}  "
-            f"{_rate(event)}  {_duration(left)} left"
+            f"step {event.step:,}/{self._total:,}  {_format_loss(event)}  "
+            f"{_format_rate(event)}  {_format_duration(left)} left"
         )
 
     def say(self, text: str) -> None:
@@ -113,10 +115,10 @@ class _Lines:
 
 
 class _Bar:
-    """rich's progress bar: step, loss, tokens per second and time left; events above it."""
+    """A progress bar with step, loss, tokens per second and time left; other events above it."""
 
     def __init__(self, total: int, done: int):
-        self._progress = _progress()
+        self._progress = _make_bar()
         self._task = self._progress.add_task(
             "training", total=total, completed=done, loss="", rate=""
         )
@@ -127,11 +129,11 @@ class _Bar:
             self._progress.update(
                 self._task,
                 completed=event.step,
-                loss=_loss(event),
-                rate=_rate(event),
+                loss=_format_loss(event),
+                rate=_format_rate(event),
             )
         else:
-            self.say(_words(event))
+            self.say(_format_event(event))
 
     def say(self, text: str) -> None:
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -140,7 +142,7 @@ class _Bar:
         self._progress.stop()
 
 
-def _progress() -> "Progress":
+def _make_bar() -> "Progress":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Left

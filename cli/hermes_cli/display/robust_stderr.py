@@ -1,4 +1,4 @@
-"""A standard error that outlives its reader: what nobody can read any more ends no training."""
+"""A standard error that survives the loss of its reader, so that this does not end training."""
 
 import io
 import os
@@ -8,8 +8,8 @@ from typing import Any
 __all__ = ["make_stderr_robust"]
 
 
-class _Lasting(io.FileIO):
-    """A descriptor that leads nowhere once it cannot be written to."""
+class _RobustFile(io.FileIO):
+    """A file descriptor that is replaced by /dev/null once it cannot be written to."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -22,13 +22,13 @@ class _Lasting(io.FileIO):
 
 
 def make_stderr_robust() -> None:
-    """Let the process go on, without its lines, where the pipe or terminal behind them is gone."""
+    """Replace sys.stderr, so that a closed pipe or terminal drops its lines and raises nothing."""
     plain = sys.stderr
     if plain is None:  # closed by whoever started the process
         return
     plain.flush()
     sys.stderr = io.TextIOWrapper(
-        io.BufferedWriter(_Lasting(plain.fileno(), "w", closefd=False)),
+        io.BufferedWriter(_RobustFile(plain.fileno(), "w", closefd=False)),
         encoding=plain.encoding,
         errors=plain.errors,
         line_buffering=True,

@@ -1,4 +1,4 @@
-"""What a run says of itself before it trains."""
+"""The lines that describe a run before it trains."""
 
 import math
 from typing import TYPE_CHECKING
@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from hermes.spec import ModelSpec
     from hermes.training.run import Run
 
-__all__ = ["heading"]
+__all__ = ["summarize_run"]
 
 
-def heading(run: "Run") -> list[str]:
-    """What is about to be trained, on what, with what."""
+def summarize_run(run: "Run") -> list[str]:
+    """Lines with the model, the data, the run and, of a resumed one, where it continues."""
     from hermes.formatting import format_count
     from hermes.numerics.params import count_parameters
     from hermes.training.run import device
@@ -32,18 +32,18 @@ def heading(run: "Run") -> list[str]:
         f"model {parts.spec.name}: {count_parameters(parts.spec):,} parameters; {where}",
         f"data: {tokens:,} tokens, {format_count(trained + out, unit)} of {recipe.seq_len}"
         f"{of_these}",
-        f"run {request.output}: {_updates(run)}{accum}{among}",
+        f"run {request.output}: {_summarize_steps(run)}{accum}{among}",
     ]
     if recipe.lora is not None:
-        lines.insert(1, _adapters(parts.spec, recipe.lora))
+        lines.insert(1, _summarize_adapters(parts.spec, recipe.lora))
     if run.checkpoint is not None:
         writer = run.checkpoint.progress.backend
-        lines.append(f"going on from step {run.position.step:,}, written by {writer}")
+        lines.append(f"resuming from step {run.position.step:,}, written by {writer}")
     return lines
 
 
-def _updates(run: "Run") -> str:
-    """How many updates there are, and of how many samples."""
+def _summarize_steps(run: "Run") -> str:
+    """The number of optimizer steps, and of samples in each."""
     from hermes.data import count_run_samples
     from hermes.formatting import format_count
 
@@ -55,13 +55,13 @@ def _updates(run: "Run") -> str:
         size, epochs=recipe.epochs, max_steps=recipe.max_steps, per_update=each
     )
     if total == 1:
-        return f"1 update of {format_count(min(each, whole), unit)}"
+        return f"1 step of {format_count(min(each, whole), unit)}"
     short = "at most " if whole != total * each else ""
-    return f"{total:,} updates of {short}{format_count(each, unit)}"
+    return f"{total:,} steps of {short}{format_count(each, unit)}"
 
 
-def _adapters(spec: "ModelSpec", lora: "Lora") -> str:
-    """What adapters are trained, and how many numbers they have."""
+def _summarize_adapters(spec: "ModelSpec", lora: "Lora") -> str:
+    """The adapters that are trained, and how many parameters they have."""
     from hermes.numerics.lora import find_adapted_paths, list_adapter_tensors
 
     paths = find_adapted_paths(spec, lora)

@@ -1,4 +1,4 @@
-"""A text on standard output as a model makes it."""
+"""Generated text on standard output, as it comes."""
 
 import sys
 import warnings
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import click
 
-__all__ = ["streamed"]
+__all__ = ["stream_text"]
 
 
-def streamed(pieces: Iterable[str]) -> None:
-    """Show a text piece by piece; what is warned of meanwhile comes behind the end of its line."""
+def stream_text(pieces: Iterable[str]) -> None:
+    """Print text piece by piece; warnings raised meanwhile are shown after the end of the line."""
     with warnings.catch_warnings(record=True) as held:
         warnings.simplefilter("always")
         for piece in pieces:

@@ -1,1 +1,1 @@
-"""Options: declared once, read from the command line and from files, resolved."""
+"""Options: built from the table, read from the command line and from files, resolved."""

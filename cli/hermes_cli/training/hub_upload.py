@@ -129,9 +129,9 @@ def pushed(
 ) -> None:
     """Put a model on the Hub and say where it is. Raises HermesError."""
     from hermes.interop.publish import publish
-    from hermes_cli.display.conversion import watching
+    from hermes_cli.display.conversion import show_conversion
 
-    with watching() as on_progress:
+    with show_conversion() as on_progress:
         done = publish(
             checkpoint,
             repo,

@@ -15,7 +15,7 @@ import click
 from hermes.distributed.environment import find_launcher, read_rank_info
 from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError, Interrupted
-from hermes_cli.display.run_summary import heading
+from hermes_cli.display.run_summary import summarize_run
 from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.join import backend_of, joined
 from hermes_cli.launch.launcher import starts
@@ -265,11 +265,11 @@ def _carry_out(
 def _show(run: "Run", stop: Callable[[], bool], see: "Callable[[Event], None]") -> "Result":
     """Train with a bar or with lines; see: called with each event, too."""
     from hermes.api import collect
-    from hermes_cli.display.progress_bar import reporter
+    from hermes_cli.display.progress_bar import make_reporter
 
-    for line in heading(run):
+    for line in summarize_run(run):
         click.echo(line, err=True)
-    shown = reporter(run.total_steps, run.position.step)
+    shown = make_reporter(run.total_steps, run.position.step)
 
     def report(event: "Event") -> None:
         shown.show(event)
