@@ -25,7 +25,7 @@ LOST_PEER_WORDS = ("[ring]", "[jaccl]", "[mpi]", "[nccl]", "connection")
 
 
 class ProcessGroup:
-    """MLX's global group. What hermes itself asks the others goes over the CPU, in float64."""
+    """MLX's global group. Collectives of numbers and texts run on the CPU, in float64 or bytes."""
 
     def __init__(self, rank_info: RankInfo, group: mx.distributed.Group):
         self.rank_info, self._group = rank_info, group
@@ -184,7 +184,7 @@ def join(rank_info: RankInfo) -> ProcessGroup:
             if f"{SYSTEM_ERROR}{errno.EINTR})" in reason:
                 reason = f"nobody came in {rank_info.rendezvous_timeout:g} s"
             raise PeerLost(
-                f"rank {rank_info.rank} did not meet the other {rank_info.world_size - 1} "
+                f"rank {rank_info.rank} of {rank_info.world_size} did not find the other "
                 f"processes: {reason}"
             ) from error
         raise Unsupported(

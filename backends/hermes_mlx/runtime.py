@@ -114,8 +114,8 @@ class Runtime:
         # By way of float32: weights may come in bfloat16, which MLX does not take from NumPy.
         host = np.asarray(array, np.float64 if dtype == mx.float64 else np.float32)
         # A decoding step multiplies one row by each matrix, which BLAS does faster where columns
-        # lie together. The products' sums are then in another order, so not where the model must
-        # compute as a learner does, to the bit.
+        # are contiguous. The sums are then in another order, so not where the model must equal a
+        # learner to the bit.
         as_trained = training or self.options.as_trained
         by_columns = self.ops is PLAIN and array.ndim == 2 and not as_trained
         tensor = mx.contiguous(mx.array(host, dtype).T).T if by_columns else mx.array(host, dtype)

@@ -101,10 +101,8 @@ class Learner(Model):
                 row_keys = dropout_row_keys(self._recipe.seed, self._steps_done + 1, batch.rows[a])
                 dropout_keys = runtime.to_device(row_keys.view("int32"), torch.int32)
             reference = batch.pairs and runtime.to_device(batch.pairs.reference[a], runtime.master)
-            tokens, targets = (
-                runtime.to_device(batch.tokens[a]),
-                runtime.to_device(batch.targets[a]),
-            )
+            tokens = runtime.to_device(batch.tokens[a])
+            targets = runtime.to_device(batch.targets[a])
             layout = self._choose_layout(batch.targets[a], batch.pairs is not None)
             with self._sync_gradients(is_last):
                 loss, sums = self._summed_loss(

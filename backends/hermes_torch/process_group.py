@@ -64,7 +64,7 @@ class ProcessGroup:
             if "EADDRINUSE" in reason:
                 reason = f"{address} is in use; set MASTER_PORT to a free port, the same for all"
             raise PeerLost(
-                f"rank {rank_info.rank} did not meet the other {rank_info.world_size - 1} "
+                f"rank {rank_info.rank} of {rank_info.world_size} did not find the other "
                 f"processes: {reason}"
             ) from error
         self._activity = "the start"  # what a message about a lost peer says was going on

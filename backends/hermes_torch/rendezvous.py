@@ -41,9 +41,9 @@ def check_host(address: str, rank_info: RankInfo) -> None:
         except socket.gaierror as error:
             if time.monotonic() > end:
                 raise HermesError(
-                    f"rank {rank_info.rank} is to meet the others at {host!r}, port {port}, and "
-                    f"this machine does not know that host ({error.strerror}); set MASTER_ADDR to "
-                    "an address of rank 0's machine, the same for all"
+                    f"rank {rank_info.rank} cannot resolve {host!r} (port {port}), where the "
+                    f"processes of this run meet: {error.strerror}; set MASTER_ADDR to an address "
+                    "of rank 0's machine, the same for all"
                 ) from error
         time.sleep(POLL)
 
@@ -69,7 +69,7 @@ def give_up(address: str, rank_info: RankInfo) -> Iterator[None]:
 
     def end() -> None:
         rank_info.last_words(
-            f"rank {rank_info.rank} did not meet the other {rank_info.world_size - 1} processes: "
+            f"rank {rank_info.rank} of {rank_info.world_size} did not find the other processes: "
             f"what listens at {address} is none of them; set MASTER_PORT to a free port there, "
             "the same for all"
         )
@@ -105,7 +105,7 @@ class Rendezvous:
             self._gather(store, name, timeout)
         else:
             # Only a rank 0 of this attempt can answer to a name that was made in it.
-            name = store.get(f"hermes/meeting/{own}").decode()
+            name = store.get(f"hermes/rendezvous/{own}").decode()
             store.set(f"hermes/{name}/came/{rank_info.rank}", "1")
         self.store = dist.PrefixStore(f"hermes/{name}", store)
 
@@ -122,7 +122,7 @@ class Rendezvous:
                     missing.discard(rank)
                 elif store.check([f"hermes/hello/{rank}"]):
                     other = store.get(f"hermes/hello/{rank}").decode()
-                    store.set(f"hermes/meeting/{other}", name)
+                    store.set(f"hermes/rendezvous/{other}", name)
             if time.monotonic() > end:
                 absent = ", ".join(f"rank {rank}" for rank in sorted(missing))
                 raise dist.DistStoreError(f"{absent} did not come in {timeout:g} s")

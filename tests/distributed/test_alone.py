@@ -288,7 +288,7 @@ def test_who_meets_nobody_gives_up(tmp_path, backend, reason):
         text=True,
         timeout=SOON,
     )
-    begin = "rank 0 did not meet the other 1 processes: "
+    begin = "rank 0 of 2 did not find the other processes: "
     assert done.stdout.startswith(begin + reason), done.stderr
 
 

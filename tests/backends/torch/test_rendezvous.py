@@ -27,9 +27,8 @@ def test_an_unknown_host_is_named_with_what_to_do(join, monkeypatch):
     with pytest.raises(HermesError) as refusal:
         join(RankInfo(1, 2, rendezvous="rack1:2024", rendezvous_timeout=0.1), "cpu")
     assert str(refusal.value) == (
-        "rank 1 is to meet the others at 'rack1', port 2024, and this machine does not know that "
-        "host (Name or service not known); set MASTER_ADDR to an address of rank 0's machine, the "
-        "same for all"
+        "rank 1 cannot resolve 'rack1' (port 2024), where the processes of this run meet: Name or "
+        "service not known; set MASTER_ADDR to an address of rank 0's machine, the same for all"
     )
     assert set(lookups) == {"rack1"}
     assert len(lookups) > 1  # the name may be known a moment later
@@ -48,7 +47,7 @@ def test_a_port_in_use_is_named_with_what_to_do(join, stranger):
     with pytest.raises(PeerLost) as refusal:
         join(RankInfo(0, 2, rendezvous=stranger, rendezvous_timeout=2.0), "cpu")
     assert str(refusal.value) == (
-        f"rank 0 did not meet the other 1 processes: {stranger} is in use; set MASTER_PORT to a "
+        f"rank 0 of 2 did not find the other processes: {stranger} is in use; set MASTER_PORT to a "
         "free port, the same for all"
     )
 
@@ -71,6 +70,6 @@ def test_a_process_that_finds_another_program_warns_and_then_ends(join, stranger
     )
     assert waits in done.stderr
     assert done.stderr.endswith(
-        f"Error: rank 1 did not meet the other 1 processes: what listens at {stranger} is none of "
-        "them; set MASTER_PORT to a free port there, the same for all\n"
+        f"Error: rank 1 of 2 did not find the other processes: what listens at {stranger} is "
+        "none of them; set MASTER_PORT to a free port there, the same for all\n"
     )
