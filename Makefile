@@ -69,10 +69,11 @@ lint-workflows: $(VENV)/.workflows
 	$(BIN)/yamllint --strict --config-file .github/yamllint.yml .github .pre-commit-config.yaml mkdocs.yml
 	$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml .github
 
-# A site that needs no network, from pages of docs/ and specs/ and from docstrings.
+# A site that needs no network, from pages of docs/ and specs/ and from docstrings. (Not --quiet, under which
+# MkDocs counts no warnings.)
 docs: $(VENV)/.docs
 	$(BIN)/python docs/prepare.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-serve: $(VENV)/.docs
 	$(BIN)/python docs/prepare.py
