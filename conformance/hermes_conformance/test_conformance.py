@@ -28,14 +28,14 @@ def plugin(request: pytest.FixtureRequest) -> ConformancePlugin:
 @pytest.fixture(scope="session")
 def refusal(plugin: ConformancePlugin) -> Refusal:
     """Why a level that needs a true float64 is refused; found out once."""
-    known: list[str | None] = []
+    answers: list[str | None] = []
 
     def find(level: Level) -> str | None:
         if not level.canary:
             return None
-        if not known:
-            known.append(find_refusal(plugin.backends))
-        return known[0]
+        if not answers:
+            answers.append(find_refusal(plugin.backends))
+        return answers[0]
 
     return find
 

@@ -116,10 +116,10 @@ def make_objective_cases() -> tuple[Case, ...]:
 
 def _make_undecided_case(name: str, recipe: Recipe) -> Case:
     """Pairs whose rows are equally likely to the last bit: h is 0, as at the start of a run."""
-    drawn = Case(f"undecided.{name}/level", make_spec(), draw_level, B=4, recipe=recipe)
-    batch, P = drawn.make_batch(0), drawn.B // 2
+    case = Case(f"undecided.{name}/level", make_spec(), draw_level, B=4, recipe=recipe)
+    batch, P = case.make_batch(0), case.B // 2
     assert batch.pairs is not None, "the objective is preferences"
     targets = batch.targets.copy()
     targets[:, P:][targets[:, :P] == IGNORE] = IGNORE
     pairs = replace(batch.pairs, reference=np.tile(batch.pairs.reference[:, :P], 2))
-    return replace(drawn, fixed_batch=replace(batch, targets=targets, pairs=pairs))
+    return replace(case, fixed_batch=replace(batch, targets=targets, pairs=pairs))

@@ -44,13 +44,13 @@ def _keep_last_micro_batch(original, self, batch):
 
 
 def _average_means(original, self, batch):
-    found = [
+    parts = [
         original(self, _select_micro_batches(batch, slice(a, a + 1)))
         for a in range(len(batch.tokens))
     ]
-    names = found[0][1]
-    grads = {name: np.mean([np.asarray(g[name]) for _, g in found], axis=0) for name in names}
-    return float(np.mean([loss for loss, _ in found])), grads
+    names = parts[0][1]
+    grads = {name: np.mean([np.asarray(g[name]) for _, g in parts], axis=0) for name in names}
+    return float(np.mean([loss for loss, _ in parts])), grads
 
 
 def _drop_lookup_gradient(patcher: Patcher) -> None:
@@ -104,14 +104,14 @@ def _scale_residual_gradient(patcher: Patcher) -> None:
 def _swap_gelu_derivative(patcher: Patcher) -> None:
     """gelu has its own value and the derivative of its tanh approximation."""
 
-    def wrap(found):
+    def make(functions):
         def faulty(x):
-            smooth = found["gelu_tanh"](x)
-            return smooth + patcher.detach(found["gelu"](x) - smooth)
+            smooth = functions["gelu_tanh"](x)
+            return smooth + patcher.detach(functions["gelu"](x) - smooth)
 
         return faulty
 
-    patcher.wrap_activation("gelu", wrap)
+    patcher.wrap_activation("gelu", make)
 
 
 def _reorder_embedding_gradients(patcher: Patcher) -> None:
@@ -170,8 +170,8 @@ def _change_dropout_keys(change: Function) -> Plant:
 
 def _train_frozen_layers(patcher: Patcher) -> None:
     def wrap(original):
-        return lambda self, spec, state, recipe, *rest, **more: original(
-            self, spec, state, replace(recipe, freeze_layers=0), *rest, **more
+        return lambda self, spec, state, recipe, *rest, **kwargs: original(
+            self, spec, state, replace(recipe, freeze_layers=0), *rest, **kwargs
         )
 
     patcher.wrap_method("backend", "Backend", "learner", wrap)

@@ -11,7 +11,7 @@ def _change_norm(change: Function) -> Plant:
     """Call the norm with the arguments that change(x, norm, weight, bias) gives."""
 
     def plant(patcher: Patcher) -> None:
-        patcher.wrap_table("normalize", lambda normalize: lambda *given: normalize(*change(*given)))
+        patcher.wrap_table("normalize", lambda normalize: lambda *args: normalize(*change(*args)))
 
     return plant
 
@@ -168,7 +168,7 @@ def _ignore_embedding_scale(patcher: Patcher) -> None:
 
 def _compute_silu_in_float32(patcher: Patcher) -> None:
     patcher.wrap_activation(
-        "silu", lambda found: lambda x: patcher.round_to(found["silu"](x), "float32")
+        "silu", lambda functions: lambda x: patcher.round_to(functions["silu"](x), "float32")
     )
 
 
@@ -216,17 +216,17 @@ FAULTS = (
     _make_fault(
         "gelu is the tanh approximation",
         "ffn.activation=gelu/hot",
-        lambda patcher: patcher.wrap_activation("gelu", lambda found: found["gelu_tanh"]),
+        lambda patcher: patcher.wrap_activation("gelu", lambda functions: functions["gelu_tanh"]),
     ),
     _make_fault(
         "silu is gelu",
         DEFAULT,
-        lambda patcher: patcher.wrap_activation("silu", lambda found: found["gelu_tanh"]),
+        lambda patcher: patcher.wrap_activation("silu", lambda functions: functions["gelu_tanh"]),
     ),
     _make_fault(
         "relu2 is relu",
         "ffn.activation=relu2/hot",
-        lambda patcher: patcher.wrap_activation("relu2", lambda found: found["relu"]),
+        lambda patcher: patcher.wrap_activation("relu2", lambda functions: functions["relu"]),
     ),
     _make_fault(
         "the second norm is the first one again",

@@ -15,8 +15,8 @@ def _change_compiled(change, precision="bfloat16"):
 
     def plant(patcher: Patcher) -> None:
         def wrap(original):
-            def faulty(self, runtime, *given):
-                original(self, runtime, *given)
+            def faulty(self, runtime, *args):
+                original(self, runtime, *args)
                 if self._uses_compile() and runtime.options.precision == precision:
                     change(patcher, runtime)
 
@@ -48,8 +48,8 @@ def _drop_documents(patcher, runtime):
 def _double_pair_gradients(patcher, runtime):
     original = runtime.ops.preference
 
-    def faulty(*given):
-        loss, sums = original(*given)
+    def faulty(*args):
+        loss, sums = original(*args)
         return scale_gradient(patcher, 2.0, loss), sums
 
     runtime.ops = replace(runtime.ops, preference=faulty)
@@ -59,8 +59,8 @@ def _double_slopes_when_compiling(patcher: Patcher) -> None:
     """Change value_and_grad only while a compiler traces it."""
 
     def wrap(original):
-        def faulty(*given):
-            value, slope = original(*given)
+        def faulty(*args):
+            value, slope = original(*args)
             compiling = import_module("torch").compiler.is_compiling()
             return value, 2 * slope if compiling else slope
 

@@ -25,8 +25,8 @@ def _change_function(module, name, change, *holders):
     def plant(patcher: Patcher) -> None:
         original = getattr(module, name)
 
-        def faulty(*given, **more):
-            return change(original, *given, **more)
+        def faulty(*args, **kwargs):
+            return change(original, *args, **kwargs)
 
         patcher.wrap_function(original, lambda _: faulty)
         for holder in holders:
@@ -42,7 +42,7 @@ def _change_method(cls, name, change):
         patcher.wrap(
             cls,
             name,
-            lambda original: lambda self, *given, **more: change(original, self, *given, **more),
+            lambda original: lambda self, *args, **kwargs: change(original, self, *args, **kwargs),
         )
 
     return plant
@@ -54,8 +54,8 @@ def _repeat_epoch(original, seed, cursor, count, size):
 
 
 def _repeat_sample(original, seed, cursor, count, size):
-    found = original(seed, cursor, count, size)
-    return np.where(found == size - 1, 0, found)
+    result = original(seed, cursor, count, size)
+    return np.where(result == size - 1, 0, result)
 
 
 def _restart_epoch(original, seed, cursor, count, size):
@@ -63,16 +63,16 @@ def _restart_epoch(original, seed, cursor, count, size):
     return original(seed, replace(cursor, sample=0), count, size)
 
 
-def _order_by_rank(original, self, taken, micro_batch, accum, rank, world):
-    right = original(self, taken, micro_batch, accum, rank, world)
+def _order_by_rank(original, self, samples, micro_batch, accum, rank, world):
+    right = original(self, samples, micro_batch, accum, rank, world)
     first = rank * micro_batch * accum
     return replace(
-        original(self, np.roll(taken, -first), micro_batch, accum, 0, 1), rows=right.rows
+        original(self, np.roll(samples, -first), micro_batch, accum, 0, 1), rows=right.rows
     )
 
 
-def _shift_targets(original, self, *given):
-    batch = original(self, *given)
+def _shift_targets(original, self, *args):
+    batch = original(self, *args)
     return replace(batch, targets=np.roll(batch.targets, -1, axis=-1))
 
 
@@ -92,21 +92,23 @@ def _drop_floor(original, recipe, step, total):
     return original(replace(recipe, min_lr_ratio=0.0), step, total)
 
 
-def _strip_text(original, self, text, **more):
-    return original(self, text.strip(), **more)
+def _strip_text(original, self, text, **kwargs):
+    return original(self, text.strip(), **kwargs)
 
 
-def _encode_special(original, self, text, **more):
-    return [self.eos_id if text.startswith("<|eos|>") else t for t in original(self, text, **more)]
+def _encode_special(original, self, text, **kwargs):
+    return [
+        self.eos_id if text.startswith("<|eos|>") else t for t in original(self, text, **kwargs)
+    ]
 
 
-def _write_float16(original, given, kinds):
-    rounded = {n: np.asarray(given[n]).astype(np.float16).astype(np.float32) for n in given}
-    return original(rounded, kinds)
+def _write_float16(original, tensors, descriptions):
+    rounded = {n: np.asarray(t).astype(np.float16).astype(np.float32) for n, t in tensors.items()}
+    return original(rounded, descriptions)
 
 
-def _swap_moments(original, *given):
-    first, second = original(*given)
+def _swap_moments(original, *args):
+    first, second = original(*args)
     return second, first
 
 

@@ -12,33 +12,33 @@ DEFAULT = "default/fresh"
 
 
 def _change_target_logprobs(change: Function) -> Plant:
-    """Compute log-probabilities and the loss by change(original, logits, targets, *more)."""
+    """Compute log-probabilities and the loss by change(original, logits, targets, *args)."""
 
     def plant(patcher: Patcher) -> None:
         loss = patcher.load_module("loss")
         original = loss.target_logprobs
 
-        def faulty(logits, targets, *more):
-            return change(original, logits, targets, *more)
+        def faulty(logits, targets, *args):
+            return change(original, logits, targets, *args)
 
         patcher.wrap_function(original, lambda _: faulty)
-        patcher.wrap_function(loss.next_token_loss, lambda _: lambda *given: -faulty(*given).sum())
+        patcher.wrap_function(loss.next_token_loss, lambda _: lambda *args: -faulty(*args).sum())
 
     return plant
 
 
-def _shift_targets(original, logits, targets, *more):
-    return original(logits[:, :-1], targets[:, 1:], *more)
+def _shift_targets(original, logits, targets, *args):
+    return original(logits[:, :-1], targets[:, 1:], *args)
 
 
-def _count_every_target(original, logits, targets, *more):
-    return original(logits, targets * (targets != IGNORE), *more)
+def _count_every_target(original, logits, targets, *args):
+    return original(logits, targets * (targets != IGNORE), *args)
 
 
 def _skip_maximum(patcher: Patcher) -> None:
     """log(sum(exp(z))) without the maximum subtracted, which overflows for large z."""
 
-    def change(original, logits, targets, *more):
+    def change(original, logits, targets, *args):
         loss = patcher.load_module("loss")
         if patcher.name == "torch":
             exp, log, top = loss.torch.exp, loss.torch.log, logits.amax(-1)
@@ -46,15 +46,15 @@ def _skip_maximum(patcher: Patcher) -> None:
             exp, log, top = patcher.load_module("ops").exp, loss.mx.log, logits.max(-1)
         right = top + log(exp(logits - top[..., None]).sum(-1))
         naive = log(exp(logits).sum(-1))
-        return original(logits, targets, *more) + (targets != IGNORE) * (right - naive)
+        return original(logits, targets, *args) + (targets != IGNORE) * (right - naive)
 
     _change_target_logprobs(change)(patcher)
 
 
-def _add_vocabulary_row(original, logits, targets, *more):
+def _add_vocabulary_row(original, logits, targets, *args):
     """Log-probabilities are lower, as if the vocabulary had one more token."""
-    found = original(logits, targets, *more)
-    return found - (targets != IGNORE) * 1e-4
+    result = original(logits, targets, *args)
+    return result - (targets != IGNORE) * 1e-4
 
 
 def _change_pair_losses(change: Function) -> Plant:
@@ -63,7 +63,7 @@ def _change_pair_losses(change: Function) -> Plant:
     def plant(patcher: Patcher) -> None:
         patcher.wrap_function(
             patcher.load_module("loss").pair_losses,
-            lambda original: lambda *given: change(original, *given),
+            lambda original: lambda *args: change(original, *args),
         )
 
     return plant

@@ -1,10 +1,7 @@
-"""Faults of AdamW, of gradient clipping and of a learner's state."""
+"""Faults of AdamW and of gradient clipping."""
 
 from dataclasses import replace
 
-import numpy as np
-
-from hermes.interface import TrainState
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
 
@@ -21,8 +18,8 @@ def _change_rule(**changes):
         patcher.wrap_function(
             patcher.load_module("optim").adamw,
             lambda original: (
-                lambda *tensors, rule, **more: original(
-                    *tensors, rule=replace(rule, **changes), **more
+                lambda *tensors, rule, **kwargs: original(
+                    *tensors, rule=replace(rule, **changes), **kwargs
                 )
             ),
         )
@@ -127,45 +124,10 @@ def _change_norm(change: Function) -> Plant:
     def plant(patcher: Patcher) -> None:
         patcher.wrap_function(
             patcher.load_module("optim").global_norm,
-            lambda original: lambda grads, *more: change(original, list(grads), *more),
+            lambda original: lambda grads, *args: change(original, list(grads), *args),
         )
 
     return plant
-
-
-def change_state(change: Function) -> Plant:
-    """A learner hands over change(state)."""
-
-    def plant(patcher: Patcher) -> None:
-        patcher.wrap_method(
-            "learner",
-            "Learner",
-            "state",
-            lambda original: lambda self: change(original(self)),
-        )
-
-    return plant
-
-
-def change_initial_state(change: Function) -> Plant:
-    """A learner is made from change(state)."""
-
-    def plant(patcher: Patcher) -> None:
-        def wrap(original):
-            return lambda self, spec, state, *rest, **more: original(
-                self, spec, change(state), *rest, **more
-            )
-
-        patcher.wrap_method("backend", "Backend", "learner", wrap)
-
-    return plant
-
-
-def _round_params(state: TrainState) -> TrainState:
-    def short(tensors):
-        return {n: np.array(t).astype(np.float16).astype(t.dtype) for n, t in tensors.items()}
-
-    return replace(state, params=short(state.params))
 
 
 def _apply_non_finite_step(patcher: Patcher) -> None:
@@ -269,7 +231,7 @@ FAULTS = (
         "the norm leaves out a tensor",
         UPDATE,
         CASE,
-        _change_norm(lambda original, grads, *more: original(grads[1:], *more)),
+        _change_norm(lambda original, grads, *args: original(grads[1:], *args)),
         "clipping",
     ),
     _make_fault(
@@ -290,40 +252,5 @@ FAULTS = (
         "L4/non-finite",
         "train.hot/hot",
         _apply_non_finite_step,
-    ),
-    _make_fault(
-        "a state has its moments swapped",
-        "L5/resume",
-        "move.dropout/fresh",
-        change_state(lambda s: replace(s, exp_avg=s.exp_avg_sq, exp_avg_sq=s.exp_avg)),
-        "state",
-    ),
-    _make_fault(
-        "a state forgets its step",
-        "L0/resume",
-        "default/hot",
-        change_state(lambda s: replace(s, step=s.step - 1)),
-        "state",
-    ),
-    _make_fault(
-        "a learner forgets its moments",
-        "L5/resume",
-        "move.dropout/fresh",
-        change_initial_state(lambda s: replace(s, exp_avg={}, exp_avg_sq={})),
-        "state",
-    ),
-    _make_fault(
-        "bias correction begins anew after a resume",
-        "L5/resume",
-        "move.tied/fresh",
-        change_initial_state(lambda s: replace(s, step=0)),
-        "state",
-    ),
-    _make_fault(
-        "weights pass through float16",
-        "L0/weights",
-        "default/hot",
-        change_state(_round_params),
-        "state",
     ),
 )

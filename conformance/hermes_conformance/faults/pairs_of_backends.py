@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hermes_conformance.faults import backward, kernels, optimizer
+from hermes_conformance.faults import backward, kernels, optimizer, state
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Patcher
 
@@ -47,19 +47,19 @@ FAULTS = (
         "moments swapped, handed over",
         "L5/handover",
         "move.tied/fresh",
-        optimizer.change_state(lambda s: replace(s, exp_avg=s.exp_avg_sq, exp_avg_sq=s.exp_avg)),
+        state.change_state(lambda s: replace(s, exp_avg=s.exp_avg_sq, exp_avg_sq=s.exp_avg)),
     ),
     _make_fault(
         "the step begins anew, handed over",
         "L5/handover",
         "move.tied/fresh",
-        optimizer.change_initial_state(lambda s: replace(s, step=0)),
+        state.change_initial_state(lambda s: replace(s, step=0)),
     ),
     _make_fault(
         "moments forgotten, handed over in float32",
         "L5/handover-float32",
         "move.dropout/fresh",
-        optimizer.change_initial_state(lambda s: replace(s, exp_avg={}, exp_avg_sq={})),
+        state.change_initial_state(lambda s: replace(s, exp_avg={}, exp_avg_sq={})),
     ),
     _make_fault("one backend is sloppy", "L2/peers", "default/hot", kernels.FLOAT16),
 )

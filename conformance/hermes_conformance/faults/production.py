@@ -34,9 +34,9 @@ def _reverse_chunks(patcher: Patcher) -> None:
     original = sliced.score_groups
 
     def wrap(score):
-        def faulty(*given):
+        def faulty(*args):
             with mock.patch.object(sliced, "score_groups", lambda *of: reversed([*original(*of)])):
-                return score(*given)
+                return score(*args)
 
         return faulty
 
@@ -46,11 +46,11 @@ def _reverse_chunks(patcher: Patcher) -> None:
 def _delay_logprobs(patcher: Patcher) -> None:
     def wrap(original):
         def faulty(module, x, targets, at):
-            found = original(module, x, targets, at)
+            result = original(module, x, targets, at)
             if at is None:
-                return found
+                return result
             late = np.roll(np.arange(targets.shape[1]), 1)
-            return patcher.gather(found.swapaxes(0, 1), late).swapaxes(0, 1)
+            return patcher.gather(result.swapaxes(0, 1), late).swapaxes(0, 1)
 
         return faulty
 
@@ -62,10 +62,10 @@ def _double_later_chunks(patcher: Patcher) -> None:
 
     def wrap(original):
         def faulty(self, number, held):
-            found = original(self, number, held)
+            result = original(self, number, held)
             begin, end = self.groups[number][0]
-            found[end - begin :] = 2 * found[end - begin :]
-            return found
+            result[end - begin :] = 2 * result[end - begin :]
+            return result
 
         return faulty
 
@@ -97,8 +97,8 @@ def _drop_bias_of_single_row(original, self, x, rows):
 
 
 def _change_tall_products(original, self, x, rows):
-    found = original(self, x)
-    return found * 1.01 if rows > 64 else found
+    result = original(self, x)
+    return result * 1.01 if rows > 64 else result
 
 
 def _halve_gradient_before_block(patcher: Patcher) -> None:

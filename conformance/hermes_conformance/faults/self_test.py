@@ -20,9 +20,11 @@ from hermes_conformance.faults import (
     kernels,
     objectives,
     optimizer,
+    outputs,
     pairs_of_backends,
     positions,
     production,
+    state,
 )
 from hermes_conformance.faults.fault import Fault
 from hermes_conformance.faults.patcher import Patcher, has_known_layout
@@ -42,9 +44,11 @@ FAULTS = (
     *backward.FAULTS,
     *objectives.FAULTS,
     *optimizer.FAULTS,
+    *state.FAULTS,
     *cache.FAULTS,
     *core_library.FAULTS,
     *kernels.FAULTS,
+    *outputs.FAULTS,
     *pairs_of_backends.FAULTS,
     *production.FAULTS,
     *compiled.FAULTS,
@@ -140,7 +144,7 @@ def run_self_test(
     sound: dict[tuple[object, ...], Outcome] = {}
     if not backends.subject.trains or not has_known_layout(backends.subject.name):
         raise Unsupported(
-            f"faults are planted in a backend that trains and is laid out as the columns are; "
+            "faults are planted in a backend that trains and is laid out as hermes_torch is; "
             f"hermes_{backends.subject.name} is not"
         )
     for fault in selection.faults:

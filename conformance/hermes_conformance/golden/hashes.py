@@ -50,10 +50,10 @@ def load_tokenizer() -> Tokenizer:
 
 
 def _hash_parts(parts: Iterable[bytes]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in parts:
-        found.update(part)
-    return found.hexdigest()
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def hash_first_weights() -> str:

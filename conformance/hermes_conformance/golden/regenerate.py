@@ -61,7 +61,7 @@ def make_vectors(case: Case) -> Arrays:
 
 def make_run(case: Case) -> Arrays:
     """A case's weights, the batches and learning rates of a run, and the oracle's run with them."""
-    found = train_oracle(case, RUN_STEPS)
+    trajectory = train_oracle(case, RUN_STEPS)
     batches = [_collect_batch(case.make_batch(step)) for step in range(RUN_STEPS)]
     stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
     rates = [compute_lr(case.recipe, step, RUN_STEPS) for step in range(RUN_STEPS)]
@@ -69,11 +69,11 @@ def make_run(case: Case) -> Arrays:
         **_name_arrays("weights", case.params),
         **_name_arrays("batch", stacked),
         "rates": np.array(rates),
-        "losses": found.losses,
-        "norms": found.norms,
-        **_name_arrays("after", found.state.params),
-        **_name_arrays("exp_avg", found.state.exp_avg),
-        **_name_arrays("exp_avg_sq", found.state.exp_avg_sq),
+        "losses": trajectory.losses,
+        "norms": trajectory.norms,
+        **_name_arrays("after", trajectory.state.params),
+        **_name_arrays("exp_avg", trajectory.state.exp_avg),
+        **_name_arrays("exp_avg_sq", trajectory.state.exp_avg_sq),
     }
 
 

@@ -55,7 +55,7 @@ def splits(case: Case, backends: Backends) -> Iterator[Measurement]:
     start = Cursor(0, 1_190)  # the second step crosses the end of the epoch
     whole = None
     for world_size, accum in SPLITS:
-        found = {}
+        samples = {}
         for rank in range(world_size):
             cursor = start
             for step in range(3):
@@ -73,9 +73,9 @@ def splits(case: Case, backends: Backends) -> Iterator[Measurement]:
                     batch.targets.reshape(-1, 5),
                     strict=True,
                 ):
-                    found[step, int(row)] = (tokens.tolist(), targets.tolist())
-        whole = found if whole is None else whole
-        yield compare_values(f"samples on {world_size} ranks", found, whole, EXACT)
+                    samples[step, int(row)] = (tokens.tolist(), targets.tolist())
+        whole = samples if whole is None else whole
+        yield compare_values(f"samples on {world_size} ranks", samples, whole, EXACT)
     assert whole is not None, "there is more than one split"
     for tokens, targets in whole.values():
         yield compare_values("targets follow their tokens", targets[:-1], tokens[1:], EXACT)

@@ -1,0 +1,82 @@
+"""Faults of the state that a learner is made from and hands over."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from hermes.interface import TrainState
+from hermes_conformance.faults.fault import Fault, Plant
+from hermes_conformance.faults.patcher import Function, Patcher
+
+
+def change_state(change: Function) -> Plant:
+    """A learner hands over change(state)."""
+
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_method(
+            "learner",
+            "Learner",
+            "state",
+            lambda original: lambda self: change(original(self)),
+        )
+
+    return plant
+
+
+def change_initial_state(change: Function) -> Plant:
+    """A learner is made from change(state)."""
+
+    def plant(patcher: Patcher) -> None:
+        def wrap(original):
+            return lambda self, spec, state, *rest, **kwargs: original(
+                self, spec, change(state), *rest, **kwargs
+            )
+
+        patcher.wrap_method("backend", "Backend", "learner", wrap)
+
+    return plant
+
+
+def _round_params(state: TrainState) -> TrainState:
+    def short(tensors):
+        return {n: np.array(t).astype(np.float16).astype(t.dtype) for n, t in tensors.items()}
+
+    return replace(state, params=short(state.params))
+
+
+def _make_fault(name: str, law: str, case: str, plant: Plant) -> Fault:
+    return Fault(name, "state", law, case, plant)
+
+
+FAULTS = (
+    _make_fault(
+        "a state has its moments swapped",
+        "L5/resume",
+        "move.dropout/fresh",
+        change_state(lambda s: replace(s, exp_avg=s.exp_avg_sq, exp_avg_sq=s.exp_avg)),
+    ),
+    _make_fault(
+        "a state forgets its step",
+        "L0/resume",
+        "default/hot",
+        change_state(lambda s: replace(s, step=s.step - 1)),
+    ),
+    _make_fault(
+        "a learner forgets its moments",
+        "L5/resume",
+        "move.dropout/fresh",
+        change_initial_state(lambda s: replace(s, exp_avg={}, exp_avg_sq={})),
+    ),
+    _make_fault(
+        "bias correction begins anew after a resume",
+        "L5/resume",
+        "move.tied/fresh",
+        change_initial_state(lambda s: replace(s, step=0)),
+    ),
+    _make_fault(
+        "weights pass through float16",
+        "L0/weights",
+        "default/hot",
+        change_state(_round_params),
+    ),
+)
