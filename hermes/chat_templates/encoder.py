@@ -156,16 +156,16 @@ class ChatEncoder:
     ) -> list[tuple[str, bool]]:
         """Render messages and cut the text at the assistant's turns. -> [(text, is target)]"""
         self._check_tools(messages, tools)
-        safe: list[Message] = [self._guard(dict(message)) for message in messages]
-        whole = self.template.render(safe, prompt=prompt, tools=tools)
-        self._check_roles(safe, whole, tools, prompt)
-        spoken = [i for i, message in enumerate(safe) if message["role"] == "assistant"]
+        guarded: list[Message] = [self._guard(dict(message)) for message in messages]
+        whole = self.template.render(guarded, prompt=prompt, tools=tools)
+        self._check_roles(guarded, whole, tools, prompt)
+        answers = [i for i, message in enumerate(guarded) if message["role"] == "assistant"]
         if self.template.marks:
-            return self._split_at_marks(whole, [i >= first for i in spoken])
+            return self._split_at_marks(whole, [i >= first for i in answers])
         pieces, done = [], 0
-        for i in spoken:
-            begin = self._measure_prefix(whole, safe[:i], i, tools, prompt=True)
-            end = self._measure_prefix(whole, safe[: i + 1], i + 1, tools, prompt=False)
+        for i in answers:
+            begin = self._measure_prefix(whole, guarded[:i], i, tools, prompt=True)
+            end = self._measure_prefix(whole, guarded[: i + 1], i + 1, tools, prompt=False)
             pieces += [(whole[done:begin], False), (whole[begin:end], i >= first)]
             done = end
         return [*pieces, (whole[done:], False)]
@@ -182,9 +182,9 @@ class ChatEncoder:
         """Measure the rendering of the first messages, which must be a prefix of the whole."""
         text = self.template.render(messages, prompt=prompt, tools=tools)
         if not whole.startswith(text):
-            asked = " and the generation prompt" if prompt else ""
+            what = " and the generation prompt" if prompt else ""
             raise DataError(
-                f"{self.template.where} renders the text up to message {count}{asked} differently "
+                f"{self.template.where} renders the text up to message {count}{what} differently "
                 "when more messages follow, so the assistant's part cannot be found; mark it with "
                 "{% generation %} in the template"
             )

@@ -48,13 +48,13 @@ def _dump_json(value: Any, indent: int | None = None, **_: Any) -> str:
 
 def _join_bounded(parts: Iterable[Any]) -> str:
     """Join parts to one text. Raises OverflowError where it becomes too long."""
-    held, size = [], 0
+    texts, size = [], 0
     for part in parts:
-        held.append(str(part))
-        size += len(held[-1])
+        texts.append(str(part))
+        size += len(texts[-1])
         if size > LARGEST:
             raise OverflowError("the text becomes too large")
-    return "".join(held)
+    return "".join(texts)
 
 
 def _estimate_product(operator: str, left: Any, right: Any) -> int:
@@ -85,9 +85,9 @@ def _check_operation(operator: str, left: Any, right: Any) -> None:
         raise OverflowError(f"{operator!r} makes something too large")
 
 
-def _collect_numbers(given: Iterable[Any], *, inside: bool) -> Iterator[int]:
+def _collect_numbers(arguments: Iterable[Any], *, inside: bool) -> Iterator[int]:
     """Yield the absolute values of integer arguments, with `inside` also those one level deeper."""
-    for value in given:
+    for value in arguments:
         if isinstance(value, int):
             yield abs(value)
         elif inside and isinstance(value, list | tuple | dict):
@@ -96,24 +96,24 @@ def _collect_numbers(given: Iterable[Any], *, inside: bool) -> Iterator[int]:
             )
 
 
-def _check_call(name: str, given: tuple[Any, ...]) -> None:
+def _check_call(name: str, arguments: tuple[Any, ...]) -> None:
     """Raise OverflowError where a filter or method of `given[0]` would produce something too large.
 
     Padding is bounded by the numbers among the arguments, repetition by the number of places where
     it happens.
     """
-    if not given:
+    if not arguments:
         return
-    value, *more = given
-    widest = max(_collect_numbers(more, inside=name in FORMS), default=0)
-    texts = [len(text) for text in more if isinstance(text, str)]
+    value, *others = arguments
+    widest = max(_collect_numbers(others, inside=name in FORMS), default=0)
+    texts = [len(text) for text in others if isinstance(text, str)]
     size = 0
     if isinstance(value, str):
         match name:
             case "format" | "format_map" | "%" if LONG_NUMBER.search(value):
                 widest = LONGEST + 1
-            case "replace" if len(more) > 1 and isinstance(more[0], str):
-                size = value.count(more[0]) * len(str(more[1]))
+            case "replace" if len(others) > 1 and isinstance(others[0], str):
+                size = value.count(others[0]) * len(str(others[1]))
             case "indent":
                 size = (value.count("\n") + 1) * max([widest, *texts, 4])
             case "expandtabs":
@@ -121,7 +121,7 @@ def _check_call(name: str, given: tuple[Any, ...]) -> None:
             case "wordwrap":
                 size = len(value) * max([*texts, 1])
             case "join":
-                size = len(value) * sum(len(str(item)) for item in more[0])
+                size = len(value) * sum(len(str(item)) for item in others[0])
     elif name == "join":
         size = len(value) * max([*texts, 0]) + sum(len(item) for item in value if item is str(item))
     elif name == "tojson":
@@ -130,18 +130,18 @@ def _check_call(name: str, given: tuple[Any, ...]) -> None:
         raise OverflowError(f"{name!r} makes something too large")
 
 
-def _limit_filter(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
+def _limit_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a filter so that it is refused where it would produce something too large."""
     # Filters with this attribute get a context or environment before the value.
-    told = hasattr(made, "jinja_pass_arg")
+    takes_context = hasattr(function, "jinja_pass_arg")
 
-    @wraps(made)
-    def run(*given: Any, **named: Any) -> Any:
-        own, rest = given[:told], list(given[told:])
+    @wraps(function)
+    def run(*arguments: Any, **named: Any) -> Any:
+        own, rest = arguments[:takes_context], list(arguments[takes_context:])
         if name == "join" and rest and not isinstance(rest[0], str):
             rest[0] = list(rest[0])
         _check_call(name, (*rest, *named.values()))
-        return made(*own, *rest, **named)
+        return function(*own, *rest, **named)
 
     return run
 
@@ -183,8 +183,8 @@ def make_environment() -> Any:
 
         @staticmethod
         def _wrap_in_filter(node: Any, name: str) -> Any:
-            made = nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
-            return made.set_environment(node.environment)
+            call = nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+            return call.set_environment(node.environment)
 
     class Sandbox(ImmutableSandboxedEnvironment):
         """Jinja's sandbox, which also refuses to look up what it would only refuse to use."""
@@ -221,15 +221,17 @@ def make_environment() -> Any:
                 raise OverflowError(f"more than {TURNS:,} turns of loops")
             yield item
 
-    made = Sandbox(
+    environment = Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[Generation, "jinja2.ext.loopcontrols"],
     )
-    made.filters["tojson"] = _dump_json
-    made.filters = {name: _limit_filter(name, found) for name, found in made.filters.items()}
-    made.filters |= {"_turns": turns, "_join_bounded": _join_bounded}
-    made.globals["raise_exception"] = _raise
-    made.globals["strftime_now"] = _format_now
-    del made.globals["lipsum"]  # produces text of any length
-    return made
+    environment.filters["tojson"] = _dump_json
+    environment.filters = {
+        name: _limit_filter(name, found) for name, found in environment.filters.items()
+    }
+    environment.filters |= {"_turns": turns, "_join_bounded": _join_bounded}
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = _format_now
+    del environment.globals["lipsum"]  # produces text of any length
+    return environment

@@ -106,20 +106,20 @@ def choose_template(
             raise DataError(f"{file}: no such template; check the name") from None
         except OSError as error:
             raise StorageError(f"cannot read {file}: {error.strerror}") from error
-    held = (config or {}).get("chat_template")
-    if isinstance(held, list):  # several templates by name
-        named = {i.get("name"): i.get("template") for i in held if isinstance(i, dict)}
+    source = (config or {}).get("chat_template")
+    if isinstance(source, list):  # several templates by name
+        named = {i.get("name"): i.get("template") for i in source if isinstance(i, dict)}
         if "default" not in named:
             shown = ", ".join(repr(name) for name in named)
             raise DataError(
                 f"{where}: chat_template has no 'default', only {shown}; give one with --template"
             )
-        held = named["default"]
-    if held is None:
+        source = named["default"]
+    if source is None:
         return Template(default, where="the ChatML template", names=names)
-    if not isinstance(held, str):
-        raise DataError(f"{where}: chat_template must be a string, got {held!r:.40}")
-    return Template(held, where=f"the chat template of {where}", names=names)
+    if not isinstance(source, str):
+        raise DataError(f"{where}: chat_template must be a string, got {source!r:.40}")
+    return Template(source, where=f"the chat template of {where}", names=names)
 
 
 def _read_token_names(config: Mapping[str, Any]) -> dict[str, str]:

@@ -42,8 +42,8 @@ def _find_difference(name: str, there: object, here: object) -> str:
     if dataclasses.is_dataclass(there) and type(there) is type(here):
         there, here = vars(there), vars(here)
     if isinstance(there, dict) and isinstance(here, dict):
-        pairs = ((key, there[key], here.get(key)) for key in there)
-        return next(filter(None, (_find_difference(f"{name}.{k}", a, b) for k, a, b in pairs)), "")
+        fields = ((key, there[key], here.get(key)) for key in there)
+        return next(filter(None, (_find_difference(f"{name}.{k}", a, b) for k, a, b in fields)), "")
     return f"{name.removeprefix('.')} {there} there, {here} here"
 
 

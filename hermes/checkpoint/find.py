@@ -78,8 +78,8 @@ def open_checkpoints(run: Path, *, hashes: bool = True) -> Iterator[Checkpoint |
             checkpoint = open_checkpoint(path, hashes=hashes)
             manifest = checkpoint.manifest
             if manifest is None or manifest.step != step:
-                there = manifest.step if manifest else None
-                raise CheckpointError(f"checkpoint {path} is of step {there}; rename it back")
+                found = manifest.step if manifest else None
+                raise CheckpointError(f"checkpoint {path} is of step {found}; rename it back")
         except (CheckpointError, StorageError) as error:
             yield SkippedCheckpoint(path, str(error), error)
         else:

@@ -121,7 +121,7 @@ def open_checkpoint(path: Path, *, hashes: bool = True) -> Checkpoint:
         if name not in files:
             raise CheckpointError(f"checkpoint {path} has no {name}")
     try:
-        spec, parts, progress, both = _read_contents(path, manifest)
+        spec, parts, progress, moments = _read_contents(path, manifest)
     except SpecError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     lora = progress.recipe.lora if progress else None
@@ -133,7 +133,7 @@ def open_checkpoint(path: Path, *, hashes: bool = True) -> Checkpoint:
         companions=_read_companions(path, manifest),
         manifest=manifest,
         progress=progress,
-        moments=both,
+        moments=moments,
     )
 
 
@@ -143,7 +143,7 @@ def _read_contents(
     """Read architecture, weights and, where a run wrote them, progress and moments."""
     spec = loads(read_small(path / SPEC), file=str(path / SPEC))
     params = match_to_spec(read_weights(path), spec, str(path))
-    progress, both = None, None
+    progress, moments = None, None
     if PROGRESS in manifest.files:
         progress = read_progress(
             read_small(path / PROGRESS), str(path / PROGRESS), manifest.version
@@ -159,8 +159,8 @@ def _read_contents(
         params = _add_adapters(path, spec, params, progress.recipe.lora)
     if progress and OPTIMIZER in manifest.files:
         trained = {name: table[name] for name in list_trainable(spec, progress.recipe)}
-        both = read_moments(TensorFile(path / OPTIMIZER), trained)
-    return spec, params, progress, both
+        moments = read_moments(TensorFile(path / OPTIMIZER), trained)
+    return spec, params, progress, moments
 
 
 def _add_adapters(path: Path, spec: ModelSpec, params: Tensors, lora: Lora) -> Tensors:

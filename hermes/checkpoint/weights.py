@@ -80,8 +80,8 @@ def plan_shards(infos: Mapping[str, TensorInfo], limit: int) -> dict[str, dict[s
 def render_index(shards: Mapping[str, Mapping[str, TensorInfo]]) -> bytes:
     """Render model.safetensors.index.json, as other readers expect it."""
     size = sum(info.nbytes for shard in shards.values() for info in shard.values())
-    places = {name: file for file, shard in shards.items() for name in shard}
-    return render_json({"metadata": {"total_size": size}, "weight_map": places})
+    weight_map = {name: file for file, shard in shards.items() for name in shard}
+    return render_json({"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
 def strip_wrappers(name: str) -> str:
@@ -95,23 +95,23 @@ class Weights(Mapping[str, Array]):
 
     def __init__(self, files: list[TensorFile], where: str):
         self.infos: dict[str, TensorInfo] = {}
-        self._places: dict[str, tuple[TensorFile, str]] = {}
+        self._stored: dict[str, tuple[TensorFile, str]] = {}
         for file in files:
             for stored, info in file.infos.items():
                 name = strip_wrappers(stored)
-                if name in self._places:
+                if name in self._stored:
                     raise CheckpointError(f"{where} has two tensors for {name!r}")
-                self.infos[name], self._places[name] = info, (file, stored)
+                self.infos[name], self._stored[name] = info, (file, stored)
 
     def __getitem__(self, name: str) -> Array:
-        file, stored = self._places[name]
+        file, stored = self._stored[name]
         return file[stored]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._stored)
 
 
 def read_weights(path: Path) -> Weights:
@@ -127,20 +127,20 @@ def read_weights(path: Path) -> Weights:
     if (path / MODEL).exists():
         raise CheckpointError(f"{path} has both {MODEL} and {INDEX}; remove the one that is stale")
     body = parse_json(read_small(index), str(index))
-    places = body.get("weight_map") if isinstance(body, dict) else None
-    if not isinstance(places, dict) or not places:
+    weight_map = body.get("weight_map") if isinstance(body, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map")
-    for name, file in places.items():
+    for name, file in weight_map.items():
         if not isinstance(file, str) or not FILE_NAME.match(file):
             raise CheckpointError(
                 f"{index} puts {name!r} into {file!r}, which is not a file beside it"
             )
-    files = [TensorFile(path / file) for file in sorted(set(places.values()))]
+    files = [TensorFile(path / file) for file in sorted(set(weight_map.values()))]
     for file in files:
         for name in file:
-            if places.get(name) != file.path.name:
+            if weight_map.get(name) != file.path.name:
                 raise CheckpointError(f"{file.path} holds {name!r}, which {index} does not say")
-    for name, file_name in places.items():
+    for name, file_name in weight_map.items():
         if not any(name in file for file in files if file.path.name == file_name):
             raise CheckpointError(f"{index} puts {name!r} into {file_name}, which lacks it")
     return Weights(files, str(path))
@@ -177,10 +177,10 @@ def match_to_spec(weights: Weights, spec: ModelSpec, where: str) -> Tensors:
 
 def _explain_missing(weights: Weights, spec: ModelSpec, where: str, name: str) -> str:
     numbers = [re.match(r"model\.layers\.(\d{1,9})\.", other) for other in weights]
-    there = 1 + max((int(number[1]) for number in numbers if number), default=-1)
+    stored_layers = 1 + max((int(number[1]) for number in numbers if number), default=-1)
     why = (
-        f"its spec has {spec.num_layers} layers, this one {there}"
-        if there != spec.num_layers
+        f"its spec has {spec.num_layers} layers, this one {stored_layers}"
+        if stored_layers != spec.num_layers
         else f"its spec {spec.name!r} needs it"
     )
     return f"checkpoint {where} has no tensor {name!r}; {why}"

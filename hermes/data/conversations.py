@@ -41,7 +41,7 @@ def parse_conversation(record: Record) -> Conversation:
     tools = value.get("tools")
     if tools is not None and not isinstance(tools, list):
         raise DataError(f"{where}: field 'tools': found {name_type(tools)} where a list is needed")
-    held = None if tools is None else tuple(tools)
+    described_tools = None if tools is None else tuple(tools)
     if "messages" in value:
         if value.get("completion") is not None:
             raise DataError(
@@ -53,12 +53,12 @@ def parse_conversation(record: Record) -> Conversation:
             raise DataError(
                 f"{where}: no message of the assistant, so there is nothing to train on"
             )
-        return Conversation(messages, where, tools=held)
+        return Conversation(messages, where, tools=described_tools)
     if "prompt" in value:
         completion = require_field(value, "completion", where)
         prompt = as_messages(value["prompt"], "user", f"{where}: field 'prompt'")
         answer = as_messages(completion, "assistant", f"{where}: field 'completion'")
-        return Conversation((*prompt, *answer), where, tools=held)
+        return Conversation((*prompt, *answer), where, tools=described_tools)
     if "instruction" in value:
         return Conversation(parse_alpaca(value, where), where)
     if "text" in value:

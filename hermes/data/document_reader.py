@@ -82,14 +82,14 @@ def _choose_reader(path: Path, file_format: str | None, field: str) -> _Reader:
 
 def _cut(parts: Iterable[str], name: str, line: int) -> Iterator[Document]:
     """Cut one document into pieces, the last without `more`; none if it has no text."""
-    held = None
+    previous = None
     for piece in split_text(parts):
-        if held is not None:
-            yield Document(held, name, line, more=True)
-            line += held.count("\n")
-        held = piece
-    if held is not None:
-        yield Document(held, name, line)
+        if previous is not None:
+            yield Document(previous, name, line, more=True)
+            line += previous.count("\n")
+        previous = piece
+    if previous is not None:
+        yield Document(previous, name, line)
 
 
 def _read_txt(parts: Iterator[str], name: str) -> Iterator[Document]:

@@ -78,8 +78,8 @@ def split_examples(size: int, val_fraction: float, seed: int) -> tuple[list[int]
         found = "one example" if size else "no examples"
         raise DataError(f"the data has {found}; at least {both} is needed")
     order = permute(seed, "held-out", size, np.arange(size))
-    out = set(order[: min(count, size - 1)].tolist())
-    return [i for i in range(size) if i not in out], sorted(out)
+    held_out = set(order[: min(count, size - 1)].tolist())
+    return [i for i in range(size) if i not in held_out], sorted(held_out)
 
 
 def round_width(longest: int, room: int) -> int:

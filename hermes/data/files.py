@@ -89,37 +89,37 @@ def describe_formats() -> str:
 def decode_file(file: BinaryIO, name: str) -> Iterator[str]:
     """Yield a file's text in blocks of whole characters. Raises DataError where it is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    done, line, begun = 0, 1, False
+    done, line, started = 0, 1, False
     while True:
         block = file.read(BLOCK)
-        torn = len(decoder.getstate()[0])
+        incomplete = len(decoder.getstate()[0])
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             line += error.object[: error.start].count(b"\n")
             raise DataError(
-                f"{name}:{line}: not UTF-8 at byte {done - torn + error.start} "
+                f"{name}:{line}: not UTF-8 at byte {done - incomplete + error.start} "
                 f"(0x{error.object[error.start]:02x}); convert it to UTF-8"
             ) from None
         done += len(block)
         line += text.count("\n")
         if text:
-            yield text if begun else text.removeprefix("\ufeff")
-            begun = True
+            yield text if started else text.removeprefix("\ufeff")
+            started = True
         if not block:
             return
 
 
 def split_lines(parts: Iterable[str]) -> Iterator[str]:
     """Yield lines with their line ends, which are '\\n' or '\\r\\n'."""
-    held: list[str] = []
+    unfinished: list[str] = []
     for part in parts:
         first, *rest = part.split("\n")
-        held.append(first)
+        unfinished.append(first)
         for line in rest:
-            yield "".join(held) + "\n"
-            held = [line]
-    if last := "".join(held):
+            yield "".join(unfinished) + "\n"
+            unfinished = [line]
+    if last := "".join(unfinished):
         yield last
 
 
@@ -127,16 +127,16 @@ def read_items(
     path: Path, read: Callable[[Iterator[str], str], Iterator[T]], what: str
 ) -> Iterator[T]:
     """Yield what `read` makes of a file's text and name. Raises DataError where that is nothing."""
-    standard = path == STANDARD_INPUT
-    name = "standard input" if standard else str(path)
+    is_stdin = path == STANDARD_INPUT
+    name = "standard input" if is_stdin else str(path)
     empty = True
     try:
-        with nullcontext(sys.stdin.buffer) if standard else open(path, "rb") as file:
+        with nullcontext(sys.stdin.buffer) if is_stdin else open(path, "rb") as file:
             for item in read(decode_file(file, name), name):
                 empty = False
                 yield item
     except OSError as error:
         raise StorageError(f"cannot read {name}: {error.strerror}") from error
     if empty:
-        advice = "pipe some in, or name a file" if standard else "leave it out or fill it"
+        advice = "pipe some in, or name a file" if is_stdin else "leave it out or fill it"
         raise DataError(f"{name}: empty, there is no {what} in it; {advice}")

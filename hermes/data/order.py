@@ -41,10 +41,10 @@ def order_samples(seed: int, cursor: Cursor, count: int, size: int) -> NDArray[n
         )
     parts = []
     while count > 0:
-        here = min(count, size - cursor.sample)
-        places = np.arange(cursor.sample, cursor.sample + here)
-        parts.append(permute(seed, f"order/{cursor.epoch}", size, places))
-        cursor, count = cursor.advance(here, size), count - here
+        taken = min(count, size - cursor.sample)
+        positions = np.arange(cursor.sample, cursor.sample + taken)
+        parts.append(permute(seed, f"order/{cursor.epoch}", size, positions))
+        cursor, count = cursor.advance(taken, size), count - taken
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 

@@ -106,37 +106,39 @@ class PreferenceDataset:
     def close(self) -> None:
         """Do nothing: the pairs are in memory."""
 
-    def make_batch(self, taken: NDArray[np.int64], layout: UpdateLayout) -> Batch:
+    def make_batch(self, pairs: NDArray[np.int64], layout: UpdateLayout) -> Batch:
         """Make a batch of pairs, by their numbers in the file; it has two rows for each pair."""
-        places = np.concatenate([layout.rows, layout.rows], axis=1)  # (A, 2 P)
+        numbers = np.concatenate([layout.rows, layout.rows], axis=1)  # (A, 2 P)
         real = np.concatenate([layout.real, layout.real], axis=1)
-        side = np.repeat([0, 1], layout.rows.shape[1])[None, :] + np.zeros_like(places)
+        is_rejected = np.repeat([0, 1], layout.rows.shape[1])[None, :] + np.zeros_like(numbers)
         rows: list[list[Example]] = []
-        for place, there, rejected in zip(places.flat, real.flat, side.flat, strict=True):
-            if not there:
+        for number, exists, rejected in zip(numbers.flat, real.flat, is_rejected.flat, strict=True):
+            if not exists:
                 rows.append([])
                 continue
-            pair = self._pairs[taken[place]]
+            pair = self._pairs[pairs[number]]
             rows.append([pair.rejected if rejected else pair.chosen])
         # Over the rows of all ranks, so that any split of a step has the same shapes, and therefore
         # the same dropout masks.
         all_rows = [
-            side for n in taken for side in (self._pairs[n].chosen, self._pairs[n].rejected)
+            side for n in pairs for side in (self._pairs[n].chosen, self._pairs[n].rejected)
         ]
         longest = max((len(side) - 1 for side in all_rows), default=0)
-        targets_counted = sum(int(side.loss_mask[1:].sum()) for side in all_rows)
+        num_targets = sum(int(side.loss_mask[1:].sum()) for side in all_rows)
         width = round_width(longest, self._room)
-        shape = (*places.shape, width)
+        shape = (*numbers.shape, width)
         tokens, targets, _ = (part.reshape(shape) for part in fill_rows(rows, width))
-        numbers = taken[np.where(real, places, 0)] if len(taken) else places
-        reference = np.where(real, self.reference[numbers, side], 0.0)
+        pair_numbers = pairs[np.where(real, numbers, 0)] if len(pairs) else numbers
+        reference = np.where(real, self.reference[pair_numbers, is_rejected], 0.0)
         # Each of a pair's two rows has a number of its own, which keys its dropout mask.
-        keys = (2 * places + side).astype(np.uint32)
-        pairs, whole = (
-            PreferencePairs(reference, self._rule),
-            LossCounts(len(taken), targets_counted),
+        keys = (2 * numbers + is_rejected).astype(np.uint32)
+        return Batch(
+            tokens,
+            targets,
+            keys,
+            pairs=PreferencePairs(reference, self._rule),
+            global_counts=LossCounts(len(pairs), num_targets),
         )
-        return Batch(tokens, targets, keys, pairs=pairs, global_counts=whole)
 
 
 def compute_preference_metrics(batch: Batch, row_logprobs: ArrayLike) -> Mapping[str, float]:
@@ -149,20 +151,20 @@ def compute_preference_metrics(batch: Batch, row_logprobs: ArrayLike) -> Mapping
     the policy's divergence insofar as the completions are likely under the policy.
     """
     assert batch.pairs is not None, "only called with pairs"
-    rule, half = batch.pairs.rule, batch.targets.shape[1] // 2
+    rule, num_pairs = batch.pairs.rule, batch.targets.shape[1] // 2
     counts = (batch.targets != IGNORE).sum(axis=-1)  # (A, 2 P)
-    there = counts[:, :half] > 0
+    real = counts[:, :num_pairs] > 0
     sums = np.asarray(row_logprobs, np.float64)
     ratio = sums - batch.pairs.reference if rule.needs_reference else sums / np.maximum(counts, 1)
-    chosen, rejected = ratio[:, :half][there], ratio[:, half:][there]
-    found = {
+    chosen, rejected = ratio[:, :num_pairs][real], ratio[:, num_pairs:][real]
+    metrics = {
         "reward_margin": rule.beta * float((chosen - rejected).mean()),
         "accuracy": float((chosen > rejected).mean()),
         "chosen_reward": rule.beta * float(chosen.mean()),
         "rejected_reward": rule.beta * float(rejected.mean()),
-        "chosen_logprob": float(sums[:, :half][there].mean()),
-        "rejected_logprob": float(sums[:, half:][there].mean()),
+        "chosen_logprob": float(sums[:, :num_pairs][real].mean()),
+        "rejected_logprob": float(sums[:, num_pairs:][real].mean()),
     }
     if rule.needs_reference:
-        found["kl"] = float((chosen.sum() + rejected.sum()) / (2 * len(chosen)))
-    return found
+        metrics["kl"] = float((chosen.sum() + rejected.sum()) / (2 * len(chosen)))
+    return metrics

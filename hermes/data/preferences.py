@@ -79,12 +79,12 @@ def parse_pair(record: Record) -> PreferencePair:
     prompt = value["prompt"]
     sides = _read_completions(chosen, rejected, where)
     if isinstance(prompt, str) and DIALOGUE.match(prompt):
-        begun = _parse_dialogue(prompt, f"{where}: field 'prompt'")
+        messages = _parse_dialogue(prompt, f"{where}: field 'prompt'")
     else:
-        begun = as_messages(prompt, "user", f"{where}: field 'prompt'")
+        messages = as_messages(prompt, "user", f"{where}: field 'prompt'")
     texts = (prompt, chosen, rejected)
     plain_text = texts if all(isinstance(text, str) for text in texts) else None
-    return PreferencePair(begun, sides[0], sides[1], where, plain_text)
+    return PreferencePair(messages, sides[0], sides[1], where, plain_text)
 
 
 def _read_completions(
@@ -115,19 +115,19 @@ def _parse_dialogues(chosen: Any, rejected: Any, where: str, found: list[str]) -
         chosen, rejected = _parse_dialogue(chosen, where), _parse_dialogue(rejected, where)
     else:
         chosen, rejected = _read_completions(chosen, rejected, where)
-    same = 0
-    while same < min(len(chosen), len(rejected)) and chosen[same] == rejected[same]:
-        same += 1
-    if same == 0:
+    common = 0
+    while common < min(len(chosen), len(rejected)) and chosen[common] == rejected[common]:
+        common += 1
+    if common == 0:
         raise DataError(
             f"{where}: chosen and rejected have no first message in common, so there is no prompt"
         )
     for name, side in zip(FIELDS[1:], (chosen, rejected), strict=True):
-        if same == len(side):
+        if common == len(side):
             raise DataError(f"{where}: field {name!r}: an empty completion after the common part")
-        _require_answer(side[same:], f"{where}: field {name!r}, after the common part")
+        _require_answer(side[common:], f"{where}: field {name!r}, after the common part")
     return PreferencePair(
-        tuple(chosen[:same]), tuple(chosen[same:]), tuple(rejected[same:]), where, texts
+        tuple(chosen[:common]), tuple(chosen[common:]), tuple(rejected[common:]), where, texts
     )
 
 

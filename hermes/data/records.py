@@ -49,8 +49,8 @@ _Reader = Callable[[Iterator[str], str], Iterator[Record]]
 
 
 def _choose_reader(path: Path, file_format: str | None) -> _Reader:
-    standard = path == STANDARD_INPUT
-    chosen = file_format or ("jsonl" if standard else path.suffix[1:].lower())
+    is_stdin = path == STANDARD_INPUT
+    chosen = file_format or ("jsonl" if is_stdin else path.suffix[1:].lower())
     if chosen not in READERS:
         raise DataError(
             f"{path}: unknown ending {path.suffix!r}; records are read from "

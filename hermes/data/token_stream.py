@@ -131,13 +131,13 @@ def _write(
 ) -> dict[str, Any]:
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
-    tokens = ended = text_bytes = largest = 0
+    tokens = num_documents = text_bytes = largest = 0
     for batch in _group_documents(documents):
         encoded = tokenizer.encode_batch([document.text for document in batch])
         for document, ids in zip(batch, encoded, strict=True):
             if not document.more:
                 ids.append(eos)
-                ended += 1
+                num_documents += 1
             text_bytes += len(document.text.encode())
         ids_of_batch = np.fromiter(chain.from_iterable(encoded), dtype)
         tokens += len(ids_of_batch)
@@ -149,7 +149,7 @@ def _write(
     return {
         "dtype": dtype,
         "tokens": tokens,
-        "documents": ended,
+        "documents": num_documents,
         "text_bytes": text_bytes,
         "largest": largest,
         "fingerprint": digest.hexdigest(),

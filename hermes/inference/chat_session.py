@@ -39,8 +39,8 @@ class ChatSession:
         Drops the oldest turns where the context has no room for an answer. Raises HermesError,
         which leaves the conversation as it was.
         """
-        said = [*self.messages, {"role": "user", "content": text}]
-        prompt, num_dropped = self._fit_prompt(said)
+        messages = [*self.messages, {"role": "user", "content": text}]
+        prompt, num_dropped = self._fit_prompt(messages)
         tokenizer = self.encoder.tokenizer
         tokens = generate_tokens(
             self.model,
@@ -48,14 +48,14 @@ class ChatSession:
             max_tokens=self.max_tokens,
             sampling=self.sampling,
             seed=self.seed,
-            completion=len(said) // 2,
+            completion=len(messages) // 2,
             stop=tokenizer.stop_ids | {self.encoder.find_end_of_turn()},
             vocab_size=tokenizer.vocab_size,
         )
-        return self._answer(said, num_dropped, tokens)
+        return self._answer(messages, num_dropped, tokens)
 
     def _answer(
-        self, said: list[Message], num_dropped: int, tokens: Iterator[int]
+        self, messages: list[Message], num_dropped: int, tokens: Iterator[int]
     ) -> Iterator[str]:
         stream, answer = self.encoder.tokenizer.stream(), ""
         for token in tokens:
@@ -64,15 +64,15 @@ class ChatSession:
             yield piece
         rest = stream.flush()
         yield rest
-        self.messages = [*said, {"role": "assistant", "content": answer + rest}]
+        self.messages = [*messages, {"role": "assistant", "content": answer + rest}]
         self.num_dropped = num_dropped
 
-    def _fit_prompt(self, said: list[Message]) -> tuple[list[int], int]:
+    def _fit_prompt(self, messages: list[Message]) -> tuple[list[int], int]:
         """Encode the prompt, without the oldest turns if the whole does not fit. -> ids, dropped"""
         head: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
         room = self.model.spec.max_seq_len - min(self.max_tokens, self._reserve_room())
-        for first in range(0, len(said), 2):
-            prompt = self.encoder.encode_prompt([*head, *said[first:]])
+        for first in range(0, len(messages), 2):
+            prompt = self.encoder.encode_prompt([*head, *messages[first:]])
             if len(prompt) <= room:
                 return prompt, first
         raise HermesError(

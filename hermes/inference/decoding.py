@@ -78,12 +78,12 @@ def _decode_tokens(
     draws = draw_uniforms(seed, stream, count, start=len(prompt))
     decoder = model.decoder(1, len(prompt) + count - 1)
     logits = decoder.advance(np.array([prompt], np.int32))
-    for made in range(count):
-        token = choose(logits[0, :vocab_size], sampling, float(draws[made]))
+    for index in range(count):
+        token = choose(logits[0, :vocab_size], sampling, float(draws[index]))
         if token in stop:
             return "stop"
         yield token
-        if made + 1 < count:
+        if index + 1 < count:
             logits = decoder.advance(np.array([[token]], np.int32))
     if count < max_tokens:
         warnings.warn(

@@ -19,9 +19,9 @@ class _Refused(Exception):
     """Why a text is refused; becomes the end of a CheckpointError's message."""
 
 
-def _build_object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+def _build_object(items: list[tuple[str, Json]]) -> dict[str, Json]:
     seen: dict[str, Json] = {}
-    for key, value in pairs:
+    for key, value in items:
         if key in seen:
             raise _Refused(f"the key {key!r} is given twice")
         seen[key] = value

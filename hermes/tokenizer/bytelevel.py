@@ -51,7 +51,7 @@ def _build_byte_characters() -> tuple[str, ...]:
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in shown]
     by_byte = {byte: chr(byte) for byte in shown}
-    by_byte |= {byte: chr(256 + place) for place, byte in enumerate(hidden)}
+    by_byte |= {byte: chr(256 + offset) for offset, byte in enumerate(hidden)}
     return tuple(by_byte[byte] for byte in range(256))
 
 
@@ -98,16 +98,16 @@ def read_byte_level(text: str, source: str) -> Any:
     over all 256 bytes, since some text would then not survive encoding and decoding.
     """
     try:
-        whole = json.loads(text)
+        config = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{source}:{error.lineno}:{error.colno}: not JSON ({error.msg}); a tokenizer.json of "
             "Hugging Face tokenizers is needed"
         ) from None
-    model = whole.get("model") if isinstance(whole, dict) else None
+    model = config.get("model") if isinstance(config, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
         raise DataError(f"{source}: not a tokenizer.json: it has no model with a vocabulary")
-    stages = {stage: _collect_types(whole.get(stage)) for stage in ("pre_tokenizer", "decoder")}
+    stages = {stage: _collect_types(config.get(stage)) for stage in ("pre_tokenizer", "decoder")}
     if model.get("type", "BPE") != "BPE" or not all("ByteLevel" in s for s in stages.values()):
         found = [model.get("type"), *sorted(stages["pre_tokenizer"])]
         raise DataError(
@@ -155,17 +155,17 @@ def split_text(parts: Iterable[str], size: int = PIECE) -> Iterator[str]:
     letter: all presets begin a pre-token there, so cutting does not change the tokens. Text with
     neither for `size` characters is cut anywhere, which may change the tokens at the cut.
     """
-    held = ""
+    pending = ""
     for part in parts:
-        held += part
+        pending += part
         start = 0
-        while len(held) - start > 2 * size:
-            end = _find_cut(held, start + size, start + 2 * size)
-            yield held[start:end]
+        while len(pending) - start > 2 * size:
+            end = _find_cut(pending, start + size, start + 2 * size)
+            yield pending[start:end]
             start = end
-        held = held[start:]
-    if held:
-        yield held
+        pending = pending[start:]
+    if pending:
+        yield pending
 
 
 def _find_cut(text: str, low: int, high: int) -> int:

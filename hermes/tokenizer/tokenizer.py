@@ -192,9 +192,9 @@ class Tokenizer:
 
     def count_differing_ids(self, other: "Tokenizer") -> int:
         """Count the ids that have another meaning, or none, in another tokenizer."""
-        there = [*other._bytes, *[None] * len(self._bytes)]
-        pairs = zip(self._bytes, there, strict=False)
-        return sum(spelt is not None and spelt != found for spelt, found in pairs)
+        others = [*other._bytes, *[None] * len(self._bytes)]
+        both = zip(self._bytes, others, strict=False)
+        return sum(own is not None and own != theirs for own, theirs in both)
 
     @property
     def vocab_size(self) -> int:
@@ -234,15 +234,15 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides ids: vocabulary, merges, added tokens, normalizer, splits."""
-        whole = json.loads(self._inner.to_str())
-        model = whole["model"]
+        config = json.loads(self._inner.to_str())
+        model = config["model"]
         deciding = {
             "vocab": model["vocab"],
             "merges": [m.split(" ") if isinstance(m, str) else m for m in model["merges"]],
             "ignore_merges": model.get("ignore_merges", False),
-            "added_tokens": whole["added_tokens"],
-            "normalizer": whole["normalizer"],
-            "pre_tokenizer": whole["pre_tokenizer"],
+            "added_tokens": config["added_tokens"],
+            "normalizer": config["normalizer"],
+            "pre_tokenizer": config["pre_tokenizer"],
         }
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 

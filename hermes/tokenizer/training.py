@@ -89,18 +89,18 @@ class TrainingReport:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should know, a sentence each."""
-        said = []
+        sentences = []
         if self.cut:
-            said.append(
+            sentences.append(
                 f"the tokenizer was trained on the first {self.text_bytes:,} bytes of the text, "
                 f"within the limit of {self.settings.sample_bytes:,} that keeps memory bounded"
             )
         if self.made < self.settings.vocab_size:
-            said.append(
+            sentences.append(
                 f"the text yields {self.made} tokens, fewer than the {self.settings.vocab_size} "
                 f"asked for: no other pair occurs {self.settings.min_frequency} times"
             )
-        return tuple(said)
+        return tuple(sentences)
 
 
 class _TextSample:
