@@ -106,12 +106,12 @@ def train_with_hermes(setting: Setting, output: Path, backend: str = "torch") ->
     given |= {f"preference.{name}": value for name, value in setting.rule.items()}
     request = RunRequest(
         output=output, data=(str(file),), backend=engine, tokenizer=start.tokenizer,
-        options=options, given=given, log_every=1, start=start.start,
-        material=preferences.material,
+        options=options, given=given, log_every=1, initial_model=start.start,
+        make_data=preferences.make_training_data,
     )  # fmt: skip
     trace, watch = Trace([], []), Watch()
     with open_run(request) as run:
-        for event in run.events(lambda: False):
+        for event in run.train():
             if isinstance(event, Update):
                 trace.measures.append({"loss": event.loss, **event.others})
                 trace.ends.append(watch.read())

@@ -12,15 +12,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hermes.api import Result, backend, load_spec, train, train_tokenizer
+    from hermes.api import backend, load_spec, train, train_tokenizer
+    from hermes.api_finetuning import dpo, finetune, sft
+    from hermes.api_models import (
+        ConvertResult,
+        EvalResult,
+        chat,
+        convert,
+        evaluate,
+        generate,
+        merge,
+    )
     from hermes.errors import HermesError
     from hermes.inference.sampling import Sampling
-    from hermes.model import Model, load
+    from hermes.model import GeneratedText, Model, load
     from hermes.recipe import OptimizerRecipe, Recipe
     from hermes.spec import ModelSpec
     from hermes.tokenizer import Tokenizer
+    from hermes.training.result import Result, TrainResult
 
 __all__ = [
+    "ConvertResult",
+    "EvalResult",
+    "GeneratedText",
     "HermesError",
     "Model",
     "ModelSpec",
@@ -29,22 +43,36 @@ __all__ = [
     "Result",
     "Sampling",
     "Tokenizer",
+    "TrainResult",
     "__version__",
     "backend",
+    "chat",
+    "convert",
+    "dpo",
+    "evaluate",
+    "finetune",
+    "generate",
     "load",
     "load_spec",
+    "merge",
+    "sft",
     "train",
     "train_tokenizer",
 ]
 
 _HOMES = {
     "errors": ("HermesError",),
-    "api": ("Result", "backend", "load_spec", "train", "train_tokenizer"),
-    "model": ("Model", "load"),
+    "api": ("backend", "load_spec", "train", "train_tokenizer"),
+    "api_finetuning": ("dpo", "finetune", "sft"),
+    "api_models": (
+        *("ConvertResult", "EvalResult", "chat", "convert", "evaluate", "generate", "merge"),
+    ),
+    "model": ("GeneratedText", "Model", "load"),
     "recipe": ("OptimizerRecipe", "Recipe"),
     "inference.sampling": ("Sampling",),
     "spec": ("ModelSpec",),
     "tokenizer": ("Tokenizer",),
+    "training.result": ("Result", "TrainResult"),
 }
 
 

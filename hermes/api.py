@@ -1,22 +1,72 @@
-"""The public face: what `import hermes` offers, over the parts that do the work."""
+"""The public functions that make a run, an architecture or a tokenizer.
 
+The command line calls them. Arguments have the names and defaults of the command's options. They
+are checked and converted before anything is read, and NumPy's numbers are taken as Python's.
+"""
+
+import functools
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from hermes import mal
-from hermes.checkpoint import RetentionPolicy
+from hermes.arguments import Call, convert_arguments
 from hermes.data import expand_paths, read_documents
-from hermes.interface import Backend, Options, choose_backend
-from hermes.interop.hub import load_tokenizer
+from hermes.distributed.agreement import all_or_none
+from hermes.errors import HermesError
+from hermes.finetuning.options import make_text_request
+from hermes.interface import Backend, choose_backend
 from hermes.recipe import OptimizerRecipe
 from hermes.spec import ModelSpec
 from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
 from hermes.tokenizer import train_tokenizer as learn_tokenizer
-from hermes.training.events import Evaluation, Event, Saved, Stopped, Update
-from hermes.training.run import Run, RunRequest, open_run
+from hermes.training.events import Event
+from hermes.training.host import RunHost, join_host
+from hermes.training.interrupts import DeferredInterrupt
+from hermes.training.new_tokenizer import choose_tokenizer, save_new_tokenizer
+from hermes.training.options import make_request, read_recipe_fields
+from hermes.training.progress_bar import open_progress
+from hermes.training.request import RunRequest
+from hermes.training.result import ResultCollector, TrainResult
+from hermes.training.run import check_output, has_checkpoint, open_run
 
-__all__ = ["Result", "backend", "collect", "load_spec", "train", "train_tokenizer"]
+__all__ = ["backend", "load_spec", "run_to_end", "takes_call", "train", "train_tokenizer"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _ignore(event: Event) -> None:
+    pass
+
+
+def _never() -> bool:
+    return False
+
+
+def takes_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
+    """Hand a public function its arguments as a Call, checked, converted, and which were given.
+
+    The public signature has all parameters but that first one.
+    """
+    signature = inspect.signature(function)
+    public = signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            bound = public.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{function.__name__}() {error}") from None
+        given = frozenset(bound.arguments)
+        bound.apply_defaults()
+        values = convert_arguments(function, bound.arguments)
+        return function(Call(values, given), *args, **kwargs)
+
+    call.__signature__ = public  # type: ignore[attr-defined]  # read by inspect and help()
+    return call
 
 
 def load_spec(source: str | Path) -> ModelSpec:
@@ -28,7 +78,7 @@ def load_spec(source: str | Path) -> ModelSpec:
 
 
 def backend(name: str = "auto") -> Backend:
-    """A backend by name; "auto" is mlx on Apple silicon, torch elsewhere, else the one there is.
+    """A backend by name; "auto" is mlx on Apple silicon, torch elsewhere, else the one installed.
 
     Raises MissingBackend, with what to install.
     """
@@ -46,155 +96,168 @@ def train_tokenizer(
     file_format: str | None = None,
     special_tokens: Sequence[str] = SPECIAL_TOKENS,
 ) -> Tokenizer:
-    """Learn a byte-level BPE from files of text (.txt, .jsonl, .json, .csv). Raises DataError.
+    """Train a byte-level BPE tokenizer on files of text (.txt, .jsonl, .json, .csv).
 
     preset: how text is split before merging, 'gpt-2', 'llama-bpe' or 'qwen2'. special_tokens: the
-    names of all of them.
+    names of all of them. Raises DataError.
     """
+    values = convert_arguments(train_tokenizer, locals())
     found = read_documents(expand_paths(inputs), text_field=text_field, file_format=file_format)
     return learn_tokenizer(
         (document.text for document in found),
-        vocab_size=vocab_size,
+        vocab_size=values["vocab_size"],
         preset=preset,
-        normalize_nfc=normalize_nfc,
-        fold_ascii=fold_ascii,
+        normalize_nfc=values["normalize_nfc"],
+        fold_ascii=values["fold_ascii"],
         special_tokens=special_tokens,
     )
 
 
-@dataclass(frozen=True)
-class Result:
-    """What came of `train`. Losses are of the last update and evaluation, in nats per token.
-
-    finished: False where it was stopped; the run is saved and goes on with resume=True.
-    """
-
-    output: Path
-    checkpoint: Path
-    steps: int
-    finished: bool
-    loss: float | None = None
-    val_loss: float | None = None
-    val_bits_per_byte: float | None = None
-
-
+@takes_call
 def train(
-    spec: ModelSpec | str | Path,
-    data: str | Path | Sequence[str | Path],
+    call: Call,
+    model: ModelSpec | str | Path = "tiny",
+    data: str | Path | Sequence[str | Path] = (),
     *,
-    tokenizer: Tokenizer | str | Path,
-    output: str | Path,
+    text_field: str = "text",
+    format: str | None = None,
+    tokenizer: Tokenizer | str | Path | None = None,
+    train_tokenizer: bool = False,
+    vocab_size: int = 32_000,
+    checkpoint: str | Path | None = None,
+    output: str | Path = "checkpoints",
+    resume: bool = False,
+    allow_batch_change: bool = False,
+    lr: float = 3e-4,
+    batch_size: int = 32,
+    grad_accum: int = 1,
+    epochs: float = 1,
+    max_steps: int = 0,
+    seq_len: int | None = None,
+    schedule: str = "constant",
+    warmup_steps: int = 0,
+    min_lr_ratio: float = 0.1,
+    decay_ratio: float = 0.1,
+    grad_clip: float = 1.0,
+    weight_decay: float = 0.1,
+    optimizer: OptimizerRecipe | None = None,
+    seed: int = 0,
+    val_fraction: float = 0.0,
+    eval_every: int = 0,
+    save_every: int = 1000,
+    log_every: int | None = None,
+    keep_last: int | None = None,
+    keep_every: int | None = None,
+    keep_best: str | None = None,
+    freeze_layers: int = 0,
+    freeze: Sequence[str] = (),
+    shard: str | None = None,
+    shard_group: int | None = None,
+    peer_timeout: float = 45,
     backend: str = "auto",
     device: str | None = None,
     precision: str = "float32",
-    compile: bool | None = None,
-    grad_checkpoint: bool = False,
     deterministic: bool = False,
-    resume: bool = False,
-    allow_batch_change: bool = False,
-    log_every: int | None = None,
-    keep: RetentionPolicy | None = None,
-    text_field: str = "text",
-    file_format: str | None = None,
-    report: Callable[[Event], None] = lambda event: None,
-    stop: Callable[[], bool] = lambda: False,
-    lr: float | None = None,
-    batch_size: int | None = None,
-    grad_accum: int | None = None,
-    epochs: float | None = None,
-    max_steps: int | None = None,
-    seq_len: int | None = None,
-    schedule: str | None = None,
-    warmup_steps: int | None = None,
-    min_lr_ratio: float | None = None,
-    decay_ratio: float | None = None,
-    grad_clip: float | None = None,
-    seed: int | None = None,
-    val_fraction: float | None = None,
-    eval_every: int | None = None,
-    save_every: int | None = None,
-    freeze_layers: int | None = None,
-    optimizer: OptimizerRecipe | None = None,
-) -> Result:
-    """Train from scratch, or with `resume` go on with the run in `output`.
+    grad_checkpoint: bool = False,
+    compile: bool | None = None,
+    push_to_hub: str | None = None,
+    push_every_save: bool = False,
+    progress: bool | None = None,
+    report: Callable[[Event], object] = _ignore,
+    stop: Callable[[], bool] = _never,
+    host: RunHost | None = None,
+) -> TrainResult:
+    """Train a model from scratch, or resume the run in `output`.
 
-    Everything from `lr` on is a field of `hermes.Recipe`; None takes its default, or when resuming
-    what the run has; allow_batch_change lets updates take more samples or fewer. report is given
-    every event; stop is polled after every update. Raises HermesError of every kind; what was
-    saved stays.
+    model: a bundled name, a MAL file or text, or a ModelSpec. data: files, folders or patterns of
+    text (.txt, .jsonl, .json, .csv), `format` instead of a file's ending, `text_field` the field
+    that holds the text. tokenizer: a Tokenizer, a tokenizer.json, a folder or hf://OWNER/REPO;
+    train_tokenizer: train one of vocab_size on the data first, and save it where `tokenizer` says.
+    checkpoint: start from it as `finetune` does.
+
+    resume: continue the run in `output`, or start it. Arguments that are left out are then the
+    run's own; others must not make it another run. allow_batch_change lets steps take another
+    number of samples.
+
+    lr to freeze: fields of `hermes.Recipe`; optimizer: all of AdamW's settings at once. log_every:
+    None for every step, or every tenth of a run of 10,000 and more. keep_last, keep_every,
+    keep_best: which checkpoints stay, all by default. shard to compile: see `hermes.Options`;
+    peer_timeout: seconds until a silent rank counts as lost. push_to_hub: OWNER/REPO that gets the
+    model at the end, and with push_every_save each checkpoint.
+
+    progress: True shows a bar in a terminal or notebook and lines elsewhere, False nothing; None a
+    bar where one can be drawn. report: called with every event. stop: polled after every step; the
+    run is saved where it says True. host: the program that shows the run itself.
+
+    Under torchrun, srun, mpirun or mlx.launch all processes make one run together. Ctrl-C finishes
+    the step and saves, and then raises KeyboardInterrupt; a second one raises at once. Raises
+    HermesError of every kind; what was saved stays.
     """
-    given = {
-        "lr": lr,
-        "batch_size": batch_size,
-        "grad_accum": grad_accum,
-        "epochs": epochs,
-        "max_steps": max_steps,
-        "seq_len": seq_len,
-        "schedule": schedule,
-        "warmup_steps": warmup_steps,
-        "min_lr_ratio": min_lr_ratio,
-        "decay_ratio": decay_ratio,
-        "grad_clip": grad_clip,
-        "seed": seed,
-        "val_fraction": val_fraction,
-        "eval_every": eval_every,
-        "save_every": save_every,
-        "freeze_layers": freeze_layers,
-    }
-    if optimizer is not None:
-        given |= {f"optimizer.{name}": value for name, value in vars(optimizer).items()}
-    names = [data] if isinstance(data, str | Path) else list(data)
-    request = RunRequest(
-        output=Path(output),
-        data=tuple(map(str, names)),
-        backend=choose_backend(backend),
-        spec=spec if isinstance(spec, ModelSpec) else load_spec(spec),
-        tokenizer=tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer),
-        options=Options(
-            device=device,
-            precision=precision,
-            compile=compile,
-            grad_checkpoint=grad_checkpoint,
-            deterministic=deterministic,
-        ),
-        given={name: value for name, value in given.items() if value is not None},
-        resume=resume,
-        allow_batch_change=allow_batch_change,
-        log_every=log_every,
-        keep=keep or RetentionPolicy(),
-        text_field=text_field,
-        file_format=file_format,
-        settings={"data": names},
-    )
-    with open_run(request) as run:
-        return collect(run, report, stop)
+    with join_host(call) as host:
+        request = all_or_none(host.process_group, lambda: _make_train_request(call, host))
+        return run_to_end(request, call, host, lambda: save_new_tokenizer(call, request.tokenizer))
 
 
-def collect(run: Run, report: Callable[[Event], None], stop: Callable[[], bool]) -> Result:
-    """Train a run to its end, or until `stop`, handing each event on."""
-    progress = run.checkpoint.progress if run.checkpoint else None
-    step, path = run.position.step, run.checkpoint.path if run.checkpoint else run.request.output
-    known = dict(progress.metrics) if progress else {}
-    finished = True
-    for event in run.events(stop):
-        report(event)
-        match event:
-            case Update():
-                known["loss"] = event.loss
-            case Evaluation():
-                known["val_loss"] = event.val_loss
-                if event.val_bits_per_byte is not None:
-                    known["val_bits_per_byte"] = event.val_bits_per_byte
-            case Saved():
-                step, path = event.step, event.path
-            case Stopped():
-                finished = False
-    return Result(
-        run.request.output,
-        path,
-        step,
-        finished,
-        known.get("loss"),
-        known.get("val_loss"),
-        known.get("val_bits_per_byte"),
+def _make_train_request(call: Call, host: RunHost) -> RunRequest:
+    if call["checkpoint"] is not None:
+        for name in ("model", "train_tokenizer", "vocab_size"):
+            if call.has_given(name):
+                raise HermesError(f"{name} belongs to a new model; leave checkpoint out")
+        return make_text_request(call, host)
+    if host.leads:
+        check_output(Path(call["output"]), resume=call["resume"])
+    resuming = call["resume"] and has_checkpoint(call["output"])
+    model, spec = call["model"], None
+    if not resuming or call.has_given("model"):
+        spec = model if isinstance(model, ModelSpec) else load_spec(model)
+    return make_request(
+        call,
+        host,
+        read_recipe_fields(call),
+        spec=spec,
+        tokenizer=choose_tokenizer(call, host, resuming),
+        text_field=call["text_field"],
     )
+
+
+def run_to_end(
+    request: RunRequest,
+    call: Call,
+    host: RunHost,
+    on_start: Callable[[], object] = lambda: None,
+) -> TrainResult:
+    """Train what is requested to its end, or until it is asked to stop.
+
+    on_start: called in rank 0 once nothing can refuse the run. Raises KeyboardInterrupt after
+    Ctrl-C, once the run is saved.
+    """
+    report, uploads = call["report"], host.uploads
+    with open_run(request) as run, DeferredInterrupt() as interrupt:
+        if host.leads:
+            for note in run.notes:
+                host.tell(note)
+            if not run.finished:
+                on_start()
+        host.on_open(run)
+
+        def stop() -> bool:
+            return interrupt.came or host.stop() or call["stop"]()
+
+        collector = ResultCollector(run)
+        progress = call["progress"] if host.leads and not run.finished else False
+        with closing(open_progress(run.total_steps, run.position.step, progress)) as shown:
+            for event in run.train(stop):
+                collector.add(event)
+                shown.show(event)
+                report(event)
+                if uploads is not None and host.leads:
+                    uploads.see(event)
+        result = collector.result()
+    if interrupt.came and not result.finished:
+        raise KeyboardInterrupt(
+            f"stopped at step {result.steps:,} of {run.total_steps:,} and saved in "
+            f"{result.checkpoint}; resume=True continues the run"
+        )
+    if uploads is not None and host.leads:
+        uploads.last = result.checkpoint
+    return result

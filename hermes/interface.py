@@ -18,6 +18,7 @@ from typing import Protocol, SupportsFloat, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hermes.arguments import convert_fields
 from hermes.distributed.process_group import ProcessGroup, RankInfo
 from hermes.errors import HermesError, MissingBackend
 from hermes.recipe import Preference, Recipe
@@ -89,6 +90,7 @@ class Options:
     shard_group: int | None = None
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         if self.shard not in (None, *SHARDS):
             raise HermesError(f"shard is {self.shard!r}; it must be one of {', '.join(SHARDS)}")
         if self.shard_group is not None and self.shard is None:

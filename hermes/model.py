@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -9,42 +10,55 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hermes.errors import CheckpointError, HermesError
+from hermes.formatting import format_count, format_with_unit
 from hermes.inference.decoding import generate_tokens
 from hermes.inference.sampling import Sampling
-from hermes.interface import Model as Realisation
+from hermes.interface import Model as BackendModel
 from hermes.interface import Options, choose_backend
 from hermes.interop.companions import parse_object
 from hermes.interop.hub import load_tokenizer
 from hermes.interop.open_model import StoredModel, open_model
+from hermes.numerics.params import count_parameters
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 
-__all__ = ["Model", "load"]
+__all__ = ["GeneratedText", "Model", "load"]
 
 
 class Model:
     """Weights on a backend with the tokenizer beside them; made by `load`.
 
-    realisation: the backend's model. read_tokenizer: called when a tokenizer is first needed; None
-    where the checkpoint has none. begins_with_bos: texts begin with that token. stops: tokens at
-    which a completion ends, beside those that the tokenizer names.
+    backend_model: the model as the backend built it. read_tokenizer: called when a tokenizer is
+    first needed; None where the checkpoint has none. begins_with_bos: texts begin with that token.
+    stops: tokens at which a completion ends, besides those that the tokenizer names. backend,
+    device: their names, for the repr.
     """
 
     def __init__(
         self,
-        realisation: Realisation,
+        backend_model: BackendModel,
         read_tokenizer: Callable[[], Tokenizer] | None,
         *,
         begins_with_bos: bool = False,
         stops: frozenset[int] = frozenset(),
         path: Path | None = None,
+        backend: str = "",
+        device: str = "",
     ):
-        self.realisation = realisation
-        self.spec: ModelSpec = realisation.spec
+        self.backend_model = backend_model
+        self.spec: ModelSpec = backend_model.spec
         self.path = path
+        self._backend, self._device = backend, device
         self._read_tokenizer = read_tokenizer
         self._begins_with_bos = begins_with_bos
         self._stops = stops
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        count = format_with_unit(count_parameters(spec), "parameters")
+        where = " on ".join(filter(None, (self._backend, self._device)))
+        facts = [count, format_count(spec.num_layers, "layers"), where]
+        return f"Model({', '.join([spec.name, *filter(None, facts)])})"
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -72,7 +86,7 @@ class Model:
             raise HermesError(f"tokens must be (B, T) with at least one token, got {ids.shape}")
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
             raise HermesError(f"tokens must be integers (B, T), got {ids.dtype} {ids.shape}")
-        return self.realisation.logits(ids)
+        return self.backend_model.logits(ids)
 
     def encode(self, prompt: str) -> list[int]:
         """A prompt's ids, with the token that begins a text where the model expects one.
@@ -100,7 +114,7 @@ class Model:
         """
         ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
         return generate_tokens(
-            self.realisation,
+            self.backend_model,
             ids,
             max_tokens=max_tokens,
             sampling=sampling or Sampling(),
@@ -126,6 +140,46 @@ class Model:
         ids = self.tokens(prompt, max_tokens=max_tokens, sampling=sampling, seed=seed)
         return self.tokenizer.decode(ids)
 
+    def complete(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int = 100,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        show: Callable[[str], object] = lambda piece: None,
+    ) -> "GeneratedText":
+        """The text that follows a prompt, and why it ended. show: called with each piece of it."""
+        stream = self.tokenizer.stream()
+        tokens: list[int] = []
+        made = self.tokens(prompt, max_tokens=max_tokens, sampling=sampling, seed=seed)
+        while True:
+            try:
+                token = next(made)
+            except StopIteration as end:
+                reason: str = end.value
+                break
+            tokens.append(token)
+            show(stream.push(token))
+        show(stream.flush())
+        return GeneratedText(self.tokenizer.decode(tokens), len(tokens), reason, seed)
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """The text that followed a prompt. tokens: their number, without one that ended it.
+
+    finish_reason: 'stop' at a stop token, 'length' at max_tokens or at the end of the context.
+    """
+
+    text: str
+    tokens: int
+    finish_reason: str
+    seed: int
+
+    def __str__(self) -> str:
+        return self.text
+
 
 def _fits(tokens: int, rows: int) -> bool:
     """Whether a model has a row for every token, and no more besides than padding makes."""
@@ -142,23 +196,25 @@ def load(
     config: str | Path | None = None,
     tokenizer: str | Path | Tokenizer | None = None,
 ) -> Model:
-    """A model to evaluate and to generate with.
+    """Load a model to evaluate and to generate with.
 
     checkpoint: a checkpoint, a run (its newest whole one), a Hugging Face folder, or a file of
     weights with `config` telling the architecture. tokenizer: another than the one beside it.
     Raises CheckpointError, MissingBackend, Unsupported.
     """
-    realiser = choose_backend(backend)
+    found = choose_backend(backend)
     source = open_model(Path(checkpoint), config=Path(config) if config else None)
     for note in source.notes:
         warnings.warn(note, stacklevel=2)
     settings = source.files.get("tokenizer_config.json")
     return Model(
-        realiser.build(source.spec, source.params, Options(device=device, precision=precision)),
+        found.build(source.spec, source.params, Options(device=device, precision=precision)),
         _tokenizer_of(source, tokenizer),
         begins_with_bos=settings is not None and _adds_bos(settings, source.path),
         stops=_stops(source),
         path=source.path,
+        backend=found.name,
+        device=device or found.devices()[0],
     )
 
 

@@ -2,7 +2,7 @@
 
 A recipe is saved with every checkpoint. Together with the architecture and the data it determines
 every number of a run. Settings that only affect where and how fast it runs (device, compilation,
-sharding) are `hermes.interface.Options`. Imports nothing but errors.
+sharding) are `hermes.interface.Options`. Imports nothing but errors and arguments.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hermes.arguments import convert_fields
 from hermes.errors import HermesError, suggest_nearest
 
 __all__ = [
@@ -49,6 +50,7 @@ class OptimizerRecipe:
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
+        convert_fields(self, "optimizer.")
         _require(self.name == "adamw", "optimizer.name", self.name, "adamw")
         _require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "at least 0 and below 1")
         _require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "at least 0 and below 1")
@@ -73,6 +75,7 @@ class Preference:
     sft_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         _require(self.loss in PREFERENCES, "loss", self.loss, f"one of {', '.join(PREFERENCES)}")
         _require(0 < self.beta < math.inf, "beta", self.beta, "above 0")
         smooth = self.label_smoothing
@@ -102,6 +105,7 @@ class Lora:
     targets: tuple[str, ...] = LORA_TARGETS
 
     def __post_init__(self) -> None:
+        convert_fields(self, "lora.")
         _require(self.rank >= 1, "lora.rank", self.rank, "at least 1")
         _require(0 < self.alpha < math.inf, "lora.alpha", self.alpha, "above 0")
         _require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "at least 0 and below 1")
@@ -150,6 +154,7 @@ class Recipe:
     lora: Lora | None = None
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         choices = ", ".join
         _require(self.objective in OBJECTIVES, "objective", self.objective, choices(OBJECTIVES))
         _require(self.schedule in SCHEDULES, "schedule", self.schedule, choices(SCHEDULES))

@@ -63,7 +63,7 @@ def test_the_loss_of_a_run_is_that_of_evaluating_its_checkpoint(trained):
     model = hermes.load(folder / "run")
     with tokenize(read_documents(folder / "book.txt"), tokenizer) as stream:
         data = TextDataset(stream, seq_len=16, vocab_size=280, val_fraction=0.1)
-        found = evaluate_perplexity(model.realisation, data.iterate_validation(3), 1)
+        found = evaluate_perplexity(model.backend_model, data.iterate_validation(3), 1)
     assert found.loss == pytest.approx(result.val_loss, rel=1e-6)
 
 
@@ -137,7 +137,7 @@ def test_texts_of_a_model_that_expects_it_begin_with_bos(trained):
     tokenizer = trained[1]
     model = hermes.load(trained[0] / "run")
     assert model.encode("the") == tokenizer.encode("the")
-    begun = hermes.Model(model.realisation, lambda: tokenizer, begins_with_bos=True)
+    begun = hermes.Model(model.backend_model, lambda: tokenizer, begins_with_bos=True)
     assert begun.encode("the") == [tokenizer.bos_id, *tokenizer.encode("the")]
     assert begun.encode("") == [tokenizer.bos_id]
 

@@ -20,8 +20,9 @@ PACKAGES = {
 FLOORS = {
     "hermes": [
         {"errors", "formatting"},
+        {"arguments"},
         {"spec", "recipe", "distributed"},
-        {"mal", "interface"},
+        {"mal", "interface", "options"},
         {"storage", "numerics"},
         {"checkpoint", "tokenizer", "model_info", "evaluation"},
         {"chat_templates"},
@@ -29,6 +30,7 @@ FLOORS = {
         {"model", "training"},
         {"finetuning"},
         {"api"},
+        {"api_finetuning", "api_models"},
         {"__main__"},
     ],
     "hermes_numpy": [

@@ -22,6 +22,7 @@ FRAMEWORKS = {"torch", "mlx", "tokenizers"}
 # Lower floors first; a module imports only its own floor and those below.
 FLOORS = [
     {"errors", "formatting"},
+    {"arguments"},
     {"spec", "recipe", "distributed"},
     {"mal", "interface", "options"},
     {"storage", "numerics"},
@@ -31,6 +32,7 @@ FLOORS = [
     {"model", "training"},
     {"finetuning"},
     {"api"},
+    {"api_finetuning", "api_models"},
 ]
 FILES = [(name, path) for name, folder in PACKAGES.items() for path in sorted(folder.rglob("*.py"))]
 IDS = [f"{name}/{path.relative_to(PACKAGES[name])}" for name, path in FILES]

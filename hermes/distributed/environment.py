@@ -5,35 +5,24 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hermes.distributed.process_group import RankInfo
 from hermes.errors import HermesError
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["OWN", "find_launcher", "read_rank_info"]
+__all__ = ["OWN", "detect_launcher", "find_launcher", "read_rank_info"]
 
 
 OWN = "HERMES_LAUNCHED"  # in the environment of the processes that hermes itself started
-
-
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-
-
 MPIRUN = tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))
-
-
 # Whose processes a launcher starts.
 MEANT = {"mlx.launch": "mlx", "mpirun": "mlx", "torchrun": "torch"}
-
-
 BRACKETS = re.compile(r"\[([^\],-]+)[^\]]*\]")  # [01-04,07]
 
 
 def read_rank_info(environment: Mapping[str, str]) -> RankInfo | None:
-    """Where a launcher put this process among others; None where it started no others.
+    """This process's rank, as its launcher set it; None where it started no other processes.
 
     Raises HermesError.
     """
@@ -45,12 +34,13 @@ def read_rank_info(environment: Mapping[str, str]) -> RankInfo | None:
 
 
 def find_launcher(environment: Mapping[str, str]) -> str | None:
-    """The launcher that started this process among others, unless that was hermes itself."""
+    """The launcher that started this process and others, unless that was hermes itself."""
     alone = OWN in environment or read_rank_info(environment) is None
-    return None if alone else _find_launcher(environment)
+    return None if alone else detect_launcher(environment)
 
 
-def _find_launcher(e: Mapping[str, str]) -> str | None:
+def detect_launcher(e: Mapping[str, str]) -> str | None:
+    """The launcher that started this process, hermes itself included; None for none."""
     if "MLX_RANK" in e:
         return "mlx.launch"
     if all(name in e for name in TORCHRUN):
@@ -62,7 +52,7 @@ def _find_launcher(e: Mapping[str, str]) -> str | None:
 
 
 def _read_rank_info(e: Mapping[str, str]) -> RankInfo | None:
-    match _find_launcher(e):
+    match detect_launcher(e):
         case "mlx.launch":
             return _read_mlx(e)
         case "torchrun":

@@ -108,9 +108,9 @@ def open_base_model(
 
 
 def _settings(source: StoredModel) -> dict[str, Any]:
-    """The checkpoint's tokenizer_config.json, with the template that may lie beside it."""
+    """The checkpoint's build_tokenizer_config.json, with the template that may lie beside it."""
     held = source.files.get("tokenizer_config.json")
-    settings = parse_object(held, f"{source.path}/tokenizer_config.json") if held else {}
+    settings = parse_object(held, f"{source.path}/build_tokenizer_config.json") if held else {}
     if template := source.files.get("chat_template.jinja"):
         settings["chat_template"] = template.decode("utf-8", errors="replace")
     return settings
@@ -155,7 +155,7 @@ def resize_embeddings(
     """The model with rows for `vocab_size` tokens: itself where it has them, else with new rows at
     the mean of the old ones, which leaves the old tokens' scores as they were.
 
-    Source: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
+    StoredModel: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
     """
     old = spec.vocab_size
     if vocab_size <= old:

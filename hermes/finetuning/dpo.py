@@ -54,14 +54,19 @@ class DPOData:
     cache: Path | None = None
     use_template: bool = True
     drop: bool = False
-    process_group: ProcessGroup = SINGLE_PROCESS
     base: Callable[[], Tensors] | None = None
     named: bool = False
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[int, int], None] = field(default=lambda done, total: None)
 
-    def material(self, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> TrainingData:
-        """What a run learns from, the reference with it. Raises HermesError of every kind."""
+    def make_training_data(
+        self,
+        spec: ModelSpec,
+        tokenizer: Tokenizer,
+        recipe: Recipe,
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ) -> TrainingData:
+        """Encode the pairs, and read or compute the reference. Raises HermesError of every kind."""
         encoder = self.start.encoder
         made = (
             encode_pair(pair, encoder) if self.use_template else encode_plain_pair(pair, tokenizer)
@@ -88,11 +93,11 @@ class DPOData:
             )
         reference = None
         if recipe.preference.needs_reference:
-            reference, said = self._reference(data, recipe)
+            reference, said = self._find_reference(data, recipe, process_group)
             data.reference = reference.logprobs
             words += said
 
-        def begin(output: Path) -> None:
+        def write_files(output: Path) -> None:
             if reference is not None and self.cache is None:
                 reference.save(output / REFERENCE)
 
@@ -101,17 +106,28 @@ class DPOData:
             return compute_preference_metrics(batch, report.row_logprobs)
 
         def evaluate(model: Model, stop: Callable[[], bool]) -> Mapping[str, float] | None:
-            return _evaluated(model, data, recipe.batch_size, stop, self.process_group)
+            return _evaluate_preferences(model, data, recipe.batch_size, stop, process_group)
 
         weights = reference.weights if reference else None
         return TrainingData(
-            data, data, "pairs", tuple(words), PREFERENCE_METRICS, measure, evaluate, begin, weights
+            data,
+            data,
+            evaluate,
+            "pairs",
+            tuple(words),
+            PREFERENCE_METRICS,
+            measure,
+            write_files,
+            weights,
         )
 
-    def _reference(self, data: PreferenceDataset, recipe: Recipe) -> tuple[Reference, list[str]]:
+    def _find_reference(
+        self, data: PreferenceDataset, recipe: Recipe, process_group: ProcessGroup
+    ) -> tuple[Reference, list[str]]:
+        """The reference, read from its file or computed, and what to tell the user about it."""
         path = self.cache or self.output / REFERENCE
-        there = self._there(path)
-        weights = self._weights(path, there)
+        there = _exists_for_all(path, process_group)
+        weights = self._find_weights_hash(path, there)
         text = self.start.template.source if self.use_template else ""
         template = sha256(text.encode()).hexdigest()
         how: dict[str, str | int] = {
@@ -135,31 +151,31 @@ class DPOData:
                 said.append(f"they were computed with {_words(known.how)}: equal but for rounding")
             return known, said
         options = replace(self.options, as_trained=True)
-        model = self.backend.build(self.start.spec, self._base(), options, self.process_group)
+        model = self.backend.build(self.start.spec, self._open_base(), options, process_group)
         logprobs = compute_reference(
             model,
             data,
             recipe,
-            process_group=self.process_group,
+            process_group=process_group,
             stop=self.stop,
             progress=self.progress,
         )
         made = Reference(logprobs, weights, data.fingerprint, template, how)
-        if self.cache is not None and self.process_group.rank_info.rank == 0:
+        if self.cache is not None and process_group.rank_info.rank == 0:
             made.save(self.cache)
         return made, [f"the reference's log-probabilities were computed; they are kept in {path}"]
 
-    def _base(self) -> Tensors:
+    def _open_base(self) -> Tensors:
         return self.base() if self.base else self.start.params
 
-    def _weights(self, path: Path, there: bool) -> str:
+    def _find_weights_hash(self, path: Path, there: bool) -> str:
         """SHA-256 of the reference's weights. Raises CheckpointError for others than the run's."""
         known = read_reference_weights(self.output)
         if known is None and there and self.base is not None:
             known = Reference.load(path).weights  # of a run whose run.yaml does not say it
         if known is not None and there and self.base is not None and not self.named:
             return known
-        found = weights_hash(self._base())
+        found = weights_hash(self._open_base())
         if known not in (None, found):
             raise CheckpointError(
                 f"the reference of run {self.output} has weights {known[:12]}, the checkpoint here "
@@ -168,24 +184,25 @@ class DPOData:
             )
         return found
 
-    def _there(self, path: Path) -> bool:
-        """Whether the file is there, for all processes alike. Raises HermesError."""
-        size = self.process_group.rank_info.world_size
-        seen = all_or_none(self.process_group, path.exists)
-        count = int(self.process_group.all_reduce_sum([seen])[0])
-        if 0 < count < size:
-            raise HermesError(
-                f"reference cache {path} is there for {count} of {size} processes; all must see "
-                "the same folder"
-            )
-        return seen
+
+def _exists_for_all(path: Path, process_group: ProcessGroup) -> bool:
+    """Whether the file exists, the same for all ranks. Raises HermesError where they differ."""
+    size = process_group.rank_info.world_size
+    seen = all_or_none(process_group, path.exists)
+    count = int(process_group.all_reduce_sum([seen])[0])
+    if 0 < count < size:
+        raise HermesError(
+            f"reference cache {path} is there for {count} of {size} processes; all must see "
+            "the same folder"
+        )
+    return seen
 
 
 def _words(how: Mapping[str, str | int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in how.items())
 
 
-def _evaluated(
+def _evaluate_preferences(
     model: Model,
     data: PreferenceDataset,
     micro_batch: int,
@@ -204,9 +221,8 @@ def _evaluated(
         if not batch.num_terms:
             continue
         found = {"val_loss": loss}
-        found |= {
-            f"val_{name}": value for name, value in compute_preference_metrics(batch, sums).items()
-        }
+        measured = compute_preference_metrics(batch, sums)
+        found |= {f"val_{name}": value for name, value in measured.items()}
         pairs += batch.num_terms
         for name, value in found.items():
             total[name] = total.get(name, 0.0) + batch.num_terms * value

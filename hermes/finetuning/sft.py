@@ -6,22 +6,24 @@ from dataclasses import dataclass
 from hermes.chat_templates.encoder import ChatEncoder, Example
 from hermes.chat_templates.messages import Conversation
 from hermes.data.example_dataset import ExampleDataset, fit_examples
+from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.formatting import format_count
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
-from hermes.training.training_data import TrainingData
+from hermes.training.host import RunHost
+from hermes.training.training_data import TrainingData, make_perplexity_evaluation
 
-__all__ = ["SFTData"]
+__all__ = ["SFTData", "mark_trained_tokens", "show_examples"]
 
 
 @dataclass(frozen=True)
 class SFTData:
-    """Conversations to learn from; `material` makes a run's.
+    """The conversations of a run.
 
-    whole: learn every token, not the assistant's alone. pack: examples share rows, each in a
-    segment of its own; else one a row. overlong: 'error', 'drop' or 'truncate'. samples: shown the
-    first examples, as they are learnt.
+    whole: train on every token, not on the assistant's alone. pack: several examples share a row,
+    each in its own segment; otherwise one example per row. overlong: 'error', 'drop' or 'truncate'.
+    show: called with the examples once they are encode_pair.
     """
 
     conversations: Iterable[Conversation]
@@ -31,8 +33,14 @@ class SFTData:
     overlong: str = "error"
     show: Callable[[Sequence[Example]], None] = lambda examples: None
 
-    def material(self, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe) -> TrainingData:
-        """What a run learns from. Raises DataError."""
+    def make_training_data(
+        self,
+        spec: ModelSpec,
+        tokenizer: Tokenizer,
+        recipe: Recipe,
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ) -> TrainingData:
+        """Encode the conversations and lay them out in rows. Raises DataError."""
         made = (self.encoder.encode(one, whole=self.whole) for one in self.conversations)
         held = fit_examples(made, recipe.seq_len, self.overlong)
         self.show(held.examples)
@@ -54,13 +62,42 @@ class SFTData:
             one = "example is held out, in a row of its own"
             words.append(format_count(out, "examples are held out, in rows of their own", one))
         if held.dropped:
-            words.append(format_count(held.dropped, *_long(recipe, "left out")))
+            words.append(format_count(held.dropped, *_describe_overlong(recipe, "left out")))
         if held.cut:
-            words.append(format_count(held.cut, *_long(recipe, "cut at the end")))
-        return TrainingData(data, data, "rows", tuple(words))
+            words.append(format_count(held.cut, *_describe_overlong(recipe, "cut at the end")))
+        evaluate = make_perplexity_evaluation(data, tokenizer, recipe.batch_size, process_group)
+        return TrainingData(data, data, evaluate, "rows", tuple(words))
 
 
-def _long(recipe: Recipe, done: str) -> tuple[str, str]:
-    """What is done with examples longer than a row, with one of them."""
+def _describe_overlong(recipe: Recipe, done: str) -> tuple[str, str]:
+    """The words for examples longer than a row, in the plural and in the singular."""
     longer = f"longer than {recipe.seq_len}"
     return f"examples {longer} are {done}", f"example {longer} is {done}"
+
+
+def show_examples(host: RunHost, tokenizer: Tokenizer, examples: Sequence[Example]) -> None:
+    """Show the user conversations as they are trained on, in rank 0 alone."""
+    for example in examples if host.leads else ():
+        if host.show_example is not None:
+            host.show_example(tokenizer, example)
+        else:
+            host.tell(mark_trained_tokens(tokenizer, example, "[{}]".format))
+
+
+def mark_trained_tokens(tokenizer: Tokenizer, example: Example, mark: Callable[[str], str]) -> str:
+    """An example as text, with `mark` around each stretch of tokens that is trained on."""
+    text, trained, stretch = "", False, list[int]()
+
+    def end_stretch() -> str:
+        words = tokenizer.decode(stretch, skip_special=False)
+        return mark(words) if trained else words
+
+    for token, counts in zip(example.ids.tolist(), example.loss_mask.tolist(), strict=True):
+        if stretch and counts is not trained:
+            text += end_stretch()
+            stretch.clear()
+        trained = counts
+        stretch.append(token)
+    if stretch:
+        text += end_stretch()
+    return f"{example.where}, {len(example)} tokens:\n{text}\n"

@@ -60,7 +60,6 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
                 "help": "Text to evaluate on: .txt, .jsonl, .json or .csv files, folders or glob "
                 "patterns; repeatable",
             },
-            "format": {"parameter": "file_format"},
             "seq_len": {
                 "group": "Data",
                 "default_text": "as in training, else 256 or the model's max_seq_len",

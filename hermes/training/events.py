@@ -1,8 +1,9 @@
-"""What a run tells while it trains: updates, evaluations, checkpoints, and where it is."""
+"""What a run reports while it trains: logged steps, evaluations, checkpoints, and its position."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from hermes.data import Cursor
 
@@ -11,7 +12,7 @@ __all__ = ["Evaluation", "Event", "Pace", "Position", "Saved", "Stopped", "Updat
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run is: updates made, targets counted so far, and the next sample."""
+    """How far a run is: optimizer steps done, targets counted so far, and the next sample."""
 
     step: int = 0
     tokens: int = 0
@@ -20,9 +21,10 @@ class Position:
 
 @dataclass(frozen=True)
 class Pace:
-    """Of several processes: whose own share took longest since the last line, by how much.
+    """The slowest rank since the last logged step.
 
-    over_mean: its seconds over the mean of all; what is waited for is nobody's own.
+    over_mean: its busy seconds over the mean of all ranks; time spent waiting for other ranks is
+    not counted.
     """
 
     slowest: int
@@ -31,9 +33,11 @@ class Pace:
 
 @dataclass(frozen=True)
 class Update:
-    """A logged update. loss: nats per counted token (or per pair), before it; epoch: epochs done
-    after it. tokens_per_second: of all processes. others: what else is measured of such an update,
-    by name.
+    """A logged optimizer step.
+
+    epoch: epochs done after the step. loss: nats per counted token (or per pair), before the step.
+    grad_norm: global, before clipping. tokens_per_second: of all ranks together. others: what the
+    objective measures besides, by name.
     """
 
     step: int
@@ -50,8 +54,9 @@ class Update:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss on what is held out after update `step`, in nats per token and, of text, bits per byte;
-    of pairs per pair. others: what else is measured, by name.
+    """The loss on held-out data after `step`, in nats per token, or per pair.
+
+    val_bits_per_byte: of text alone. others: what the objective measures besides, by name.
     """
 
     step: int
@@ -59,10 +64,17 @@ class Evaluation:
     val_bits_per_byte: float | None = None
     others: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def from_numbers(cls, step: int, numbers: Mapping[str, float]) -> Self:
+        """The evaluation of `step` from its numbers by name, 'val_loss' among them."""
+        own = ("val_loss", "val_bits_per_byte")
+        others = {name: value for name, value in numbers.items() if name not in own}
+        return cls(step, numbers["val_loss"], numbers.get("val_bits_per_byte"), others)
+
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint is whole on disk; told at the first turn after that, so it may come later."""
+    """The checkpoint of `step` is whole on disk; later steps may have been reported before it."""
 
     step: int
     path: Path
@@ -70,7 +82,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The run was asked to stop and is saved; it is not finished."""
+    """The run was stopped and saved before its end."""
 
     step: int
 

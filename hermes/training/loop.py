@@ -1,87 +1,69 @@
-"""The training loop: updates, and what is logged, saved and evaluated between them.
+"""The training loop: optimizer steps, and what is logged, evaluated and saved between them.
 
-It knows a learner, a source of batches and three things it may be asked to do; files, backends and
-terminals are its callers' matter. It yields what happened and prints nothing. A loss stays on the
-device until a line of it is due, so that the device never waits for the host.
+It knows no files, backends or terminals: a `Recorder` writes, a `RankCoordinator` keeps the ranks
+together, and what happens is yielded as events. A loss stays on the device until a line of metrics
+is due, so that the device never waits for the host.
 """
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol, Self
 
 from hermes.data import Cursor
 from hermes.errors import NonFinite
 from hermes.interface import Batch, Learner, StepReport
 from hermes.recipe import Recipe
-from hermes.training.events import Evaluation, Event, Pace, Position, Saved, Stopped, Update
-from hermes.training.schedule import compute_lr
+from hermes.training.coordination import RankCoordinator
+from hermes.training.events import Evaluation, Event, Position, Saved, Stopped, Update
+from hermes.training.schedule import compute_lr, samples_per_update
+from hermes.training.training_data import TrainingData
 
-__all__ = [
-    "LoopConfig",
-    "default_log_every",
-    "due",
-    "updates",
-]
+__all__ = ["Recorder", "TrainingLoop", "default_log_every", "is_due"]
 
 
-@dataclass(frozen=True)
-class LoopConfig:
-    """All that the loop needs.
+class Recorder(Protocol):
+    """Writes a run's metrics and checkpoints, in a `with` block that ends when all is on disk."""
 
-    batches(cursor): one update's batch and the cursor behind it. epochs_done(cursor): a number of
-    epochs. record(event): write its line. save(position): begin to write a checkpoint, after every
-    line so far; whole(): whether it is on disk; settle(): wait until it is. evaluate(step): the
-    loss on the held-out text, or None if stop() said so half way; left at None where nothing is
-    held out. stop(): polled after every update. measure(batch, report): what else a logged update's
-    line says. pace(): whose share takes longest, of several processes. saved: the checkpoint of
-    `position`, if there is one; evaluated: `position` has its evaluation, if one is due there.
-    """
+    def __enter__(self) -> Self: ...
 
-    learner: Learner
-    recipe: Recipe
-    total_steps: int
-    log_every: int
-    batches: Callable[[Cursor], tuple[Batch, Cursor]]
-    epochs_done: Callable[[Cursor], float]
-    record: Callable[[Update | Evaluation], None]
-    save: Callable[[Position], Path]
-    is_saved: Callable[[], bool]
-    wait: Callable[[], None]
-    evaluate: Callable[[int], Evaluation | None] | None = None
-    measure: Callable[[Batch, StepReport], Mapping[str, float]] = lambda batch, report: {}
-    pace: Callable[[], Pace | None] = lambda: None
-    position: Position = field(default_factory=Position)
-    saved: Path | None = None
-    evaluated: bool = False
-    stop: Callable[[], bool] = lambda: False
-    clock: Callable[[], float] = time.perf_counter
+    def __exit__(self, *error: object) -> None: ...
+
+    def record(self, event: Update | Evaluation) -> None:
+        """Write the event's line of metrics."""
+        ...
+
+    def save(self, position: Position) -> Path:
+        """Start to write a checkpoint, once every line so far is on disk. Returns its path."""
+        ...
+
+    def is_saved(self) -> bool:
+        """Whether the last checkpoint is whole on disk. Raises the error of a save that failed."""
+        ...
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is whole on disk. Raises the error of a failed save."""
+        ...
 
 
 def default_log_every(total_steps: int) -> int:
-    """Every update of a run of fewer than 10,000, else every tenth."""
+    """Every step of a run of fewer than 10,000, else every tenth."""
     return 1 if total_steps < 10_000 else 10
 
 
-def due(step: int, every: int, total_steps: int) -> bool:
-    """Whether what is done `every` so many updates, and at the end, is done after update `step`."""
-    return step > 0 and (step == total_steps or (every > 0 and step % every == 0))
+def is_due(step: int, every: int, total_steps: int) -> bool:
+    """Whether something done every `every` steps, and at the end of the run, is due after `step`.
 
-
-def updates(plan: LoopConfig) -> Iterator[Event]:
-    """Train from plan.position to plan.total_steps, yielding what happens.
-
-    Ends with Stopped where it was stopped before the end. Raises NonFinite at the first loss or
-    gradient that is not a number: the backend did not apply that update, nothing is saved after it,
-    and the last checkpoint stays.
+    every 0: at the end alone.
     """
-    return TrainingLoop(plan).events()
+    return step > 0 and (step == total_steps or (every > 0 and step % every == 0))
 
 
 @dataclass(frozen=True)
 class PendingStep:
-    """An update whose numbers may still be on the device."""
+    """A step whose loss and gradient norm may still be on the device."""
 
     report: StepReport
     position: Position
@@ -89,85 +71,126 @@ class PendingStep:
     batch: Batch
 
 
+@dataclass
 class TrainingLoop:
-    """The state of one call of `updates`."""
+    """Trains from `position` to `total_steps`.
 
-    def __init__(self, plan: LoopConfig):
-        self.plan = plan
-        self.at = plan.position
-        self.saved = plan.saved
-        self.saved_step = plan.position.step if plan.saved else -1
-        self.untold: Saved | None = None
-        self.evaluated_step = plan.position.step if plan.evaluated else -1
-        self.pending: list[PendingStep] = []
-        self.clock_tokens, self.clock_start = self.at.tokens, plan.clock()
+    saved: the checkpoint of `position`, None where there is none. evaluated: the evaluation due at
+    `position`, if any, has been recorded. clock: seconds, for the throughput.
+    """
 
-    def events(self) -> Iterator[Event]:
-        plan, stopping = self.plan, False
-        if self._owes():
-            # Stopped after saving this step and before evaluating it.
-            stopping = yield from self._evaluate()
-        while self.at.step < plan.total_steps and not stopping:
-            self._step()
-            yield from self._tell()
-            step, stopping = self.at.step, plan.stop()
-            saves, evaluates = self._due(plan.recipe.save_every), self._evaluates()
-            if step == 1 or stopping or saves or evaluates or self._due(plan.log_every):
-                yield from self._read()
-            # A checkpoint carries its own evaluation; only the last is safe on disk before it.
-            if step == plan.total_steps:
-                yield from self._save()
-            if evaluates and not stopping:
+    learner: Learner
+    recipe: Recipe
+    data: TrainingData
+    recorder: Recorder
+    coordinator: RankCoordinator
+    total_steps: int
+    log_every: int
+    position: Position = field(default_factory=Position)
+    saved: Path | None = None
+    evaluated: bool = False
+    clock: Callable[[], float] = time.perf_counter
+
+    def __post_init__(self) -> None:
+        step = self.position.step
+        self._saved_step = step if self.saved else -1
+        self._evaluated_step = step if self.evaluated else -1
+        self._unannounced: Saved | None = None
+        self._pending: list[PendingStep] = []
+        self._timed_tokens, self._timed_from = self.position.tokens, self.clock()
+
+    def run(self) -> Iterator[Event]:
+        """Train, yielding what happens; ends with Stopped where it was stopped before the end.
+
+        Raises NonFinite at the first loss or gradient that is not finite: the backend did not apply
+        that step, nothing is saved after it, and the last checkpoint stays.
+        """
+        with self.recorder:
+            stopping = False
+            if self._owes_evaluation():
+                # The run was stopped after saving this step and before evaluating it.
                 stopping = yield from self._evaluate()
-            if (saves or stopping) and self.saved_step != step:
-                yield from self._save()
-        plan.wait()
-        yield from self._tell()
-        if stopping and (self.at.step < plan.total_steps or self._owes()):
-            yield Stopped(self.at.step)
+            while self.position.step < self.total_steps and not stopping:
+                batch, cursor = self._next_batch()
+                lr = compute_lr(self.recipe, self.position.step, self.total_steps)
+                report = self.learner.step(batch, lr)
+                self._advance(report, lr, batch, cursor)
+                yield from self._announce_saved()
+                stopping = self.coordinator.should_stop_after_step()
+                step = self.position.step
+                saves, evaluates = self._is_due(self.recipe.save_every), self._evaluation_is_due()
+                if step == 1 or stopping or saves or evaluates or self._is_due(self.log_every):
+                    yield from self._read_pending()
+                # A checkpoint includes its step's evaluation, so the evaluation comes first. After
+                # the last step the order is reversed: a long evaluation must not risk the weights.
+                if step == self.total_steps:
+                    yield from self._save()
+                if evaluates and not stopping:
+                    stopping = yield from self._evaluate()
+                if (saves or stopping) and self._saved_step != step:
+                    yield from self._save()
+            self.recorder.wait()
+            yield from self._announce_saved()
+        if stopping and (self.position.step < self.total_steps or self._owes_evaluation()):
+            yield Stopped(self.position.step)
 
-    def _due(self, every: int) -> bool:
-        return due(self.at.step, every, self.plan.total_steps)
+    def _is_due(self, every: int) -> bool:
+        return is_due(self.position.step, every, self.total_steps)
 
-    def _evaluates(self) -> bool:
-        return self.plan.evaluate is not None and self._due(self.plan.recipe.eval_every)
+    def _evaluation_is_due(self) -> bool:
+        return bool(self.data.dataset.held_out) and self._is_due(self.recipe.eval_every)
 
-    def _owes(self) -> bool:
-        return self._evaluates() and self.evaluated_step != self.at.step
+    def _owes_evaluation(self) -> bool:
+        return self._evaluation_is_due() and self._evaluated_step != self.position.step
 
-    def _step(self) -> None:
-        plan, at = self.plan, self.at
-        batch, cursor = plan.batches(at.cursor)
-        lr = compute_lr(plan.recipe, at.step, plan.total_steps)
-        report = plan.learner.step(batch, lr)
-        self.at = Position(at.step + 1, at.tokens + batch.counts.targets, cursor)
-        self.pending.append(PendingStep(report, self.at, lr, batch))
+    def _next_batch(self) -> tuple[Batch, Cursor]:
+        """This rank's share of the next step's samples, and the cursor behind them."""
+        recipe, dataset, cursor = self.recipe, self.data.dataset, self.position.cursor
+        rank_info = self.coordinator.rank_info
+        batch, after = dataset.draw_batch(
+            cursor,
+            samples=samples_per_update(recipe, cursor, len(dataset.train), rank_info.world_size),
+            micro_batch=recipe.batch_size,
+            accum=recipe.grad_accum,
+            rank=rank_info.rank,
+            world_size=rank_info.world_size,
+        )
+        return self.coordinator.count_targets(batch), after
 
-    def _read(self) -> Iterator[Update]:
-        """Bring the pending numbers to the host; yield and record those whose line is due."""
-        plan = self.plan
-        made, self.pending = self.pending, []
-        read = [(one, float(one.report.loss), float(one.report.grad_norm)) for one in made]
-        rate = self._rate()
+    def _advance(self, report: StepReport, lr: float, batch: Batch, cursor: Cursor) -> None:
+        at = self.position
+        self.position = Position(at.step + 1, at.tokens + batch.counts.targets, cursor)
+        self._pending.append(PendingStep(report, self.position, lr, batch))
+
+    def _read_pending(self) -> Iterator[Update]:
+        """Read the pending losses from the device; record and yield those whose line is due."""
+        pending, self._pending = self._pending, []
+        read = [(one, float(one.report.loss), float(one.report.grad_norm)) for one in pending]
+        rate = round(self._measure_throughput(), 1)
         for one, loss, norm in read:
             step = one.position.step
-            self._check(step, loss, norm, one.lr)
-            if step in (1, plan.total_steps) or step % plan.log_every == 0:
-                epoch = round(plan.epochs_done(one.position.cursor), 6)
-                tokens = one.position.tokens
-                others = plan.measure(one.batch, one.report)
-                update = Update(step, epoch, tokens, loss, one.lr, norm, round(rate, 1), others)
-                if pace := plan.pace():
-                    update = replace(
-                        update, slowest_rank=pace.slowest, slowest_over_mean=pace.over_mean
-                    )
-                plan.record(update)
+            self._require_finite(step, loss, norm, one.lr)
+            if step in (1, self.total_steps) or step % self.log_every == 0:
+                update = self._make_update(one, loss, norm, rate)
+                self.recorder.record(update)
                 yield update
 
-    def _check(self, step: int, loss: float, norm: float, lr: float) -> None:
+    def _make_update(self, one: PendingStep, loss: float, norm: float, rate: float) -> Update:
+        at, size, batch = one.position, len(self.data.dataset.train), one.batch
+        epoch = round(at.cursor.count_samples(size) / size, 6)
+        # A rank without samples has nothing to measure; it takes part in the mean with weight 0.
+        own = self.data.measure(batch, one.report) if batch.num_terms else {}
+        others = self.coordinator.average_measures(own, batch.num_terms)
+        update = Update(at.step, epoch, at.tokens, loss, one.lr, norm, rate, others)
+        pace = self.coordinator.pace()
+        if pace is None:
+            return update
+        return replace(update, slowest_rank=pace.slowest, slowest_over_mean=pace.over_mean)
+
+    def _require_finite(self, step: int, loss: float, norm: float, lr: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        self.plan.wait()
+        self.recorder.wait()
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
         kept = f"the last good checkpoint is {self.saved}" if self.saved else "nothing was saved"
         raise NonFinite(
@@ -175,41 +198,44 @@ class TrainingLoop:
             "try a lower --lr or a longer --warmup-steps"
         )
 
-    def _rate(self) -> float:
+    def _measure_throughput(self) -> float:
         """Targets per second since the last call, without the time of saving and evaluating."""
-        now = self.plan.clock()
-        made, spent = self.at.tokens - self.clock_tokens, now - self.clock_start
-        self.clock_tokens, self.clock_start = self.at.tokens, now
-        return made / spent if spent > 0 else 0.0
+        now = self.clock()
+        tokens, seconds = self.position.tokens - self._timed_tokens, now - self._timed_from
+        self._timed_tokens, self._timed_from = self.position.tokens, now
+        return tokens / seconds if seconds > 0 else 0.0
 
     def _save(self) -> Iterator[Event]:
-        began = self.plan.clock()
-        path, earlier = self.plan.save(self.at), self.untold
-        self.saved, self.saved_step = path, self.at.step
-        self.untold = Saved(self.at.step, path)
-        self.clock_start += self.plan.clock() - began
+        started = self.clock()
+        # Ranks whose weights differ must not save: the checkpoint would be of one of them alone.
+        self.coordinator.require_same_weights()
+        path, earlier = self.recorder.save(self.position), self._unannounced
+        self.saved = self.coordinator.last_saved = path
+        self._saved_step = self.position.step
+        self._unannounced = Saved(self.position.step, path)
+        self._timed_from += self.clock() - started
         if earlier:
-            yield earlier  # a save waits for the one before
-        yield from self._tell()
+            yield earlier  # a save waits for the one before it
+        yield from self._announce_saved()
 
-    def _tell(self) -> Iterator[Event]:
-        """Say that the last checkpoint is on disk, once it is."""
-        if self.untold and self.plan.is_saved():
-            told, self.untold = self.untold, None
-            yield told
+    def _announce_saved(self) -> Iterator[Event]:
+        """Yield that the last checkpoint is on disk, once, as soon as it is."""
+        if self._unannounced and self.recorder.is_saved():
+            saved, self._unannounced = self._unannounced, None
+            yield saved
 
     def _evaluate(self) -> Generator[Event, None, bool]:
-        """Yield the evaluation of this step; the value says whether it was stopped half way."""
-        assert self.plan.evaluate is not None, "asked only where something is held out"
-        began = self.plan.clock()
-        done = self.plan.evaluate(self.at.step)
-        self.clock_start += self.plan.clock() - began
-        if done is None:
+        """Evaluate, record and yield it; returns whether the run was asked to stop."""
+        started, step = self.clock(), self.position.step
+        numbers = self.data.evaluate(self.learner, self.coordinator.should_stop)
+        self._timed_from += self.clock() - started
+        if numbers is None:
             return True
-        if not math.isfinite(done.val_loss):
-            self.plan.wait()
-            raise NonFinite(f"step {done.step}: the validation loss is {done.val_loss}")
-        self.evaluated_step = self.at.step
-        self.plan.record(done)
-        yield done
-        return self.plan.stop()
+        evaluation = Evaluation.from_numbers(step, numbers)
+        if not math.isfinite(evaluation.val_loss):
+            self.recorder.wait()
+            raise NonFinite(f"step {step}: the validation loss is {evaluation.val_loss}")
+        self._evaluated_step = step
+        self.recorder.record(evaluation)
+        yield evaluation
+        return self.coordinator.should_stop()

@@ -1,4 +1,4 @@
-"""What all processes of a run must have alike; looked at before they compute anything together."""
+"""Refuses a run whose ranks differ in request, data or software, before they compute anything."""
 
 import dataclasses
 import json
@@ -20,9 +20,9 @@ FILES = "all must see the same files and run the same versions"
 def require_same_on_all_ranks(
     process_group: ProcessGroup, values: Mapping[str, object], advice: str = FILES
 ) -> None:
-    """Refuse to go on where the processes differ in a value, naming the first and both.
+    """Refuse a run whose ranks differ in a value, naming the first such value and both sides.
 
-    advice: the end of the sentence, what to do. Raises HermesError, in every process the same.
+    advice: the end of the sentence, what to do. Raises HermesError, the same one in every rank.
     """
     if process_group.rank_info.world_size == 1:
         return
@@ -38,15 +38,15 @@ def require_same_on_all_ranks(
 
 
 def software_versions(backend: Backend) -> dict[str, object]:
-    """Versions by library, hermes among them."""
+    """Versions by library, hermes included."""
     return {"hermes": version("hermes-llm"), **backend.versions()}
 
 
 def request_values(request: RunRequest) -> dict[str, object]:
-    """What a run is asked to be, as far as its processes have it before they look at files."""
+    """What a run is asked to be, as far as it is known before files are read, by name."""
     options = dataclasses.asdict(request.options)
     del options["device"]
-    spec = request.start.spec if request.start else request.spec
+    spec = request.initial_model.spec if request.initial_model else request.spec
     found = {**software_versions(request.backend), **options, "resume": request.resume}
     if request.tokenizer is not None:
         found["the tokenizer"] = request.tokenizer.fingerprint[:12]
@@ -54,13 +54,13 @@ def request_values(request: RunRequest) -> dict[str, object]:
 
 
 def component_values(parts: RunComponents) -> dict[str, object]:
-    """What a run is made of."""
+    """What a run is made of, by name."""
     return {
         "the step to go on from": parts.position.step,
         **flatten_recipe(parts.recipe),
         **_model_values(parts.spec),
         "the tokenizer": parts.tokenizer.fingerprint[:12],
-        "the data": parts.material.stream.fingerprint[:12],
+        "the data": parts.training_data.tokens.fingerprint[:12],
     }
 
 
@@ -69,7 +69,7 @@ def _model_values(spec: ModelSpec) -> dict[str, object]:
 
 
 def _leaves(name: str, value: object) -> dict[str, object]:
-    """Every value inside by its name: 'model.blocks.0.ffn.hidden_dim'."""
+    """Every value inside, by its path: 'model.blocks.0.ffn.hidden_dim'."""
     if isinstance(value, list | tuple):
         value = dict(enumerate(value))
     if not isinstance(value, dict):

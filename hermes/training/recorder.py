@@ -1,9 +1,10 @@
-"""What a run writes while it trains: its first files, its lines, its checkpoints."""
+"""Writes a run's files while it trains: run.yaml, tokenizer.json, metrics and checkpoints."""
 
 import dataclasses
 import secrets
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 from hermes.checkpoint import Checkpoint, Progress, Saver
 from hermes.interface import Learner
@@ -11,34 +12,33 @@ from hermes.interop.companions import make_companions
 from hermes.training.coordination import gather_for_rank0
 from hermes.training.events import Evaluation, Position, Update
 from hermes.training.metrics_file import MetricsFile
-from hermes.training.request import RunComponents, RunRequest, device
+from hermes.training.request import RunComponents, RunRequest
 from hermes.training.run_yaml import Session, read_sessions, write_runfile
 
 __all__ = ["RunRecorder"]
 
 
 class RunRecorder:
-    """Writes a run's files, in a `with` block; what is being saved at its end is waited for.
+    """Rank 0's recorder, a `with` block that opens the files and waits for the last save.
 
-    begun_by: the checkpoint that the run goes on from, None for a new one. Raises StorageError.
+    checkpoint: what the run resumes from, None for a new one. Raises StorageError.
     """
 
     def __init__(
         self,
         request: RunRequest,
-        parts: RunComponents,
+        components: RunComponents,
         learner: Learner,
-        *,
-        begun_by: Checkpoint | None,
+        checkpoint: Checkpoint | None,
     ):
-        self._request, self._parts, self._learner = request, parts, learner
-        self._id = begun_by.progress.run if begun_by else secrets.token_hex(8)
+        self._request, self._components, self._learner = request, components, learner
+        self._id = checkpoint.progress.run if checkpoint else secrets.token_hex(8)
         self._latest: dict[str, float] = {}
         self._evaluation: Evaluation | None = None
         self._stack = ExitStack()
 
-    def __enter__(self) -> "RunRecorder":
-        request, parts = self._request, self._parts
+    def __enter__(self) -> Self:
+        request, parts = self._request, self._components
         beside = make_companions(parts.spec, parts.tokenizer, request.tokenizer_settings)
         with ExitStack() as stack:
             self._saver = stack.enter_context(
@@ -47,18 +47,19 @@ class RunRecorder:
             self._metrics = stack.enter_context(
                 MetricsFile(request.output, after=parts.position.step)
             )
-            self._write_head()
+            self._write_first_files()
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.__exit__(*error)  # type: ignore[arg-type]  # handed on as they came
 
-    def _write_head(self) -> None:
-        request, parts, step = self._request, self._parts, self._parts.position.step
+    def _write_first_files(self) -> None:
+        request, parts = self._request, self._components
+        step = parts.position.step
         parts.tokenizer.save(request.output / "tokenizer.json")
-        parts.material.begin(request.output)
-        session = Session(step, request.backend.name, device(request), request.options.precision)
+        parts.training_data.write_files(request.output)
+        session = Session(step, request.backend.name, request.device, request.options.precision)
         earlier = [one for one in read_sessions(request.output) if one.step < step]
         write_runfile(
             request.output,
@@ -66,12 +67,12 @@ class RunRecorder:
             request.settings,
             request.sources,
             [*earlier, session],
-            parts.material.reference_weights,
-            request.process_group.rank_info.world_size,
+            parts.training_data.reference_weights,
+            request.world_size,
         )
 
     def record(self, event: Update | Evaluation) -> None:
-        """Write the line of an event. Raises what went wrong with a save meanwhile."""
+        """Write the event's line of metrics. Raises the error of a save that failed meanwhile."""
         self._saver.check()
         known = {k: v for k, v in dataclasses.asdict(event).items() if v is not None}
         others = known.pop("others")
@@ -83,25 +84,25 @@ class RunRecorder:
             self._latest |= event.others
 
     def is_saved(self) -> bool:
-        """Whether nothing is being saved any more. Raises what went wrong."""
+        """Whether the last checkpoint is whole on disk. Raises the error of a save that failed."""
         return self._saver.check()
 
     def wait(self) -> None:
-        """Wait until what is being saved is whole."""
+        """Wait until the last checkpoint is whole on disk. Raises the error of a failed save."""
         self._saver.wait()
 
-    def save(self, at: Position) -> Path:
-        """Begin to write a checkpoint, after every line so far is on disk."""
+    def save(self, position: Position) -> Path:
+        """Start to write a checkpoint, once every line so far is on disk. Returns its path."""
         self._metrics.flush()
         request, state = self._request, self._learner.state()
-        progress = self._progress(at)
+        progress = self._make_progress(position)
         if not request.options.shard:
             return self._saver.save(state, progress)
         with gather_for_rank0(request.process_group, state) as read:
             return self._saver.save(read, progress, now=True)
 
-    def _progress(self, at: Position) -> Progress:
-        request, parts = self._request, self._parts
+    def _make_progress(self, at: Position) -> Progress:
+        request, parts = self._request, self._components
         return Progress(
             run=self._id,
             step=at.step,
@@ -110,17 +111,17 @@ class RunRecorder:
             epoch=at.cursor.epoch,
             sample=at.cursor.sample,
             total_steps=parts.total_steps,
-            metrics=self._numbers(at.step),
-            data=parts.material.stream.fingerprint,
+            metrics=self._collect_metrics(at.step),
+            data=parts.training_data.tokens.fingerprint,
             backend=request.backend.name,
-            device=device(request),
+            device=request.device,
             precision=request.options.precision,
             versions=request.backend.versions(),
-            world_size=request.process_group.rank_info.world_size,
+            world_size=request.world_size,
         )
 
-    def _numbers(self, step: int) -> dict[str, float]:
-        """The latest of an update, and those of the evaluation of this step if there was one."""
+    def _collect_metrics(self, step: int) -> dict[str, float]:
+        """The numbers of the latest logged step, and those of this step's evaluation, if any."""
         metrics, evaluation = dict(self._latest), self._evaluation
         if evaluation is not None and evaluation.step == step:
             metrics["val_loss"] = evaluation.val_loss

@@ -1,4 +1,4 @@
-"""What a run is asked to be, and what it is made of."""
+"""What a run is asked to be, and the components it is made of."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,12 +14,14 @@ from hermes.tokenizer import Tokenizer
 from hermes.training.events import Position
 from hermes.training.training_data import TrainingData
 
-__all__ = ["InitialModel", "RunComponents", "RunRequest", "device"]
+__all__ = ["InitialModel", "MakeData", "RunComponents", "RunRequest"]
+
+MakeData = Callable[[ModelSpec, Tokenizer, Recipe, ProcessGroup], TrainingData]
 
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A model to begin from instead of fresh weights. notes: what its user should hear."""
+    """A model to start from instead of fresh weights. notes: sentences for the user."""
 
     spec: ModelSpec
     params: Tensors
@@ -30,14 +32,14 @@ class InitialModel:
 class RunRequest:
     """What a run is asked to be.
 
-    spec, tokenizer: None for the run's own, where it goes on. given: fields of the recipe by name
-    ("lr", "optimizer.beta2"); the others are the checkpoint's, or the defaults. log_every None: as
-    `default_log_every` says. settings and sources: what run.yaml says beside the recipe, and what
-    set each value. start: what a new run begins from, its spec in place of `spec`. material: makes
-    what is learnt from, where that is not the text of `data`. tokenizer_settings: what other tools
-    read as tokenizer_config.json, where it is not the usual. allow_batch_change: an update may take
-    other samples than before. processes: all that make this run. split_among: how many processes
-    the batch_size and grad_accum given are of; None for these.
+    spec, tokenizer: None for the run's own, when resuming. initial_model: what a new run starts
+    from, its spec in place of `spec`. given: recipe fields that were asked for, by name ("lr",
+    "optimizer.beta2"); the others are the checkpoint's, or the defaults. log_every: None for
+    `default_log_every`. settings, sources: what run.yaml says besides the recipe, and what set each
+    value. make_data: makes the training data where it is not the text of `data`.
+    tokenizer_settings: the tokenizer_config.json written for other tools; None for the usual one.
+    allow_batch_change: a resumed run may take another number of samples per step. split_among: the
+    number of ranks that the given batch_size and grad_accum are meant for; None for these.
     """
 
     output: Path
@@ -55,26 +57,31 @@ class RunRequest:
     file_format: str | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
-    start: InitialModel | None = None
-    material: Callable[[ModelSpec, Tokenizer, Recipe], TrainingData] | None = None
+    initial_model: InitialModel | None = None
+    make_data: MakeData | None = None
     tokenizer_settings: Mapping[str, Any] | None = None
     process_group: ProcessGroup = SINGLE_PROCESS
     split_among: int | None = None
 
+    @property
+    def device(self) -> str:
+        """The device that the run trains on."""
+        return self.options.device or self.backend.devices()[0]
 
-def device(request: RunRequest) -> str:
-    """The device that the run trains on."""
-    return request.options.device or request.backend.devices()[0]
+    @property
+    def world_size(self) -> int:
+        """The number of ranks."""
+        return self.process_group.rank_info.world_size
 
 
 @dataclass(frozen=True)
 class RunComponents:
-    """What a run is made of. notes: sentences that its user should hear."""
+    """What a run is made of. notes: sentences for the user."""
 
     spec: ModelSpec
     tokenizer: Tokenizer
     recipe: Recipe
-    material: TrainingData
+    training_data: TrainingData
     position: Position
     total_steps: int
     notes: tuple[str, ...]

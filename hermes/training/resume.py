@@ -1,144 +1,136 @@
-"""What makes a run the same run: which settings may change when it goes on, and which may not.
+"""Prepares a resumed run: which settings may change, and which would make it another run.
 
-A run may move to another backend, device, precision or split of its batch, may end later or
-sooner, and may log, save and evaluate as it likes; where it is told to, its updates may take more
-samples or fewer. All else would make it another run.
+A resumed run may move to another backend, device, precision or split of its batch, may end later or
+sooner, and may log, save and evaluate as it likes. With `allow_batch_change` its steps may take
+another number of samples. All else would make it another run, and is refused.
 """
 
-import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 
-from hermes.checkpoint import Checkpoint, Progress
+from hermes.checkpoint import Checkpoint, Progress, require_model
+from hermes.data import Cursor
 from hermes.data.dataset import TokenSource
 from hermes.errors import HermesError
-from hermes.formatting import format_count
-from hermes.recipe import Recipe, flatten_recipe
-from hermes.training.request import RunRequest
+from hermes.recipe import Recipe, flatten_recipe, replace_fields
+from hermes.spec import ModelSpec
+from hermes.tokenizer import Tokenizer
+from hermes.training.batch_split import find_batch_change, split_batch
+from hermes.training.events import Position
+from hermes.training.request import RunComponents, RunRequest
+from hermes.training.schedule import count_steps, warn_repeated_samples
+from hermes.training.setup import (
+    check_best_metric,
+    check_seq_len,
+    fit_vocabulary,
+    make_training_data,
+    require_tokenizer,
+)
 
-__all__ = [
-    "find_batch_change",
-    "redistribute_batch",
-    "require_same_run",
-]
+__all__ = ["prepare_resumed", "require_same_run"]
 
 # What a field is said to be in a recipe that lacks the part it belongs to.
 ABSENT = {"lora.rank": 0}
 FREE = ("batch_size", "grad_accum", "epochs", "max_steps", "save_every", "eval_every")
 
 
-def require_same_run(
-    checkpoint: Path, progress: Progress, now: Recipe, stream: TokenSource
-) -> None:
-    """Refuse to go on with another recipe or other data, naming both values. Raises HermesError.
+def prepare_resumed(request: RunRequest, checkpoint: Checkpoint) -> RunComponents:
+    """The components of a run that resumes from `checkpoint`.
 
-    The samples of an update are `find_batch_change`'s matter.
+    Raises HermesError where they do not fit together, or where the run would become another one.
     """
-    before, after = flatten_recipe(progress.recipe), flatten_recipe(now)
+    progress, world_size = checkpoint.progress, request.world_size
+    tokenizer = _choose_tokenizer(request, checkpoint)
+    spec = _choose_spec(request, checkpoint, tokenizer)
+    recipe, notes = split_batch(
+        replace_fields(progress.recipe, request.given),
+        _find_split(request, progress),
+        world_size,
+    )
+    check_seq_len(recipe, spec)
+    with make_training_data(request, spec, tokenizer, recipe) as data:
+        notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
+        cursor = Cursor(progress.epoch, progress.sample)
+        position, size = Position(progress.step, progress.tokens, cursor), len(data.dataset.train)
+        total = count_steps(recipe, position, size, world_size)
+        if position.step < total:
+            notes += warn_repeated_samples(recipe, cursor, size, data.unit, world_size)
+        require_same_run(checkpoint.path, progress, recipe, data.tokens)
+        notes += _describe_changes(request, checkpoint, recipe, data.unit, total)
+    return RunComponents(spec, tokenizer, recipe, data, position, total, tuple(notes))
+
+
+def _choose_tokenizer(request: RunRequest, checkpoint: Checkpoint) -> Tokenizer:
+    """The run's tokenizer. Raises HermesError where another one was given."""
+    if checkpoint.tokenizer_json is None:
+        return require_tokenizer(request)
+    own, given = Tokenizer.from_json(checkpoint.tokenizer_json), request.tokenizer
+    if given is not None and given.fingerprint != own.fingerprint:
+        raise HermesError(
+            f"the run's tokenizer has {own.vocab_size} tokens and fingerprint "
+            f"{own.fingerprint[:12]}, the one given {given.vocab_size} and "
+            f"{given.fingerprint[:12]}; leave --tokenizer out to go on with the run's"
+        )
+    return own
+
+
+def _choose_spec(request: RunRequest, checkpoint: Checkpoint, tokenizer: Tokenizer) -> ModelSpec:
+    """The run's model. Raises CheckpointError where another one was given."""
+    if request.initial_model is not None:
+        begun = "give the model that the run began with, or another --output"
+        require_model(checkpoint.path, checkpoint.spec, request.initial_model.spec, begun)
+        return request.initial_model.spec
+    if request.spec is not None:
+        advice = "leave --model out to go on with it, or give another --output"
+        given = fit_vocabulary(request.spec, tokenizer)
+        require_model(checkpoint.path, checkpoint.spec, given, advice)
+    return checkpoint.spec
+
+
+def _find_split(request: RunRequest, progress: Progress) -> int | None:
+    """The number of ranks that the batch options are meant for, None for these.
+
+    Without batch options the run's own are taken, and a step takes as many samples as before.
+    """
+    keeps_batch = request.given.keys().isdisjoint(("batch_size", "grad_accum"))
+    if request.split_among is None and keeps_batch and not request.allow_batch_change:
+        return progress.world_size
+    return request.split_among
+
+
+def require_same_run(
+    checkpoint: Path, progress: Progress, recipe: Recipe, tokens: TokenSource
+) -> None:
+    """Refuse to resume with another recipe or other data, naming both values. Raises HermesError.
+
+    Fields in FREE may change; the samples of a step are `find_batch_change`'s matter.
+    """
+    before, after = flatten_recipe(progress.recipe), flatten_recipe(recipe)
     for name in before | after:
-        there, here = (held.get(name, ABSENT.get(name)) for held in (before, after))
+        there, here = (fields.get(name, ABSENT.get(name)) for fields in (before, after))
         if name not in FREE and there != here:
             raise HermesError(
                 f"{name} is {there!r} in {checkpoint} and {here!r} here; leave it out to resume "
                 "the run, or choose another --output for a new one"
             )
-    if progress.data and progress.data != stream.fingerprint:
+    if progress.data and progress.data != tokens.fingerprint:
         raise HermesError(
             f"the data has fingerprint {progress.data[:12]} in {checkpoint} and "
-            f"{stream.fingerprint[:12]} here ({len(stream):,} tokens); go on with the data that "
+            f"{tokens.fingerprint[:12]} here ({len(tokens):,} tokens); go on with the data that "
             "the run began with"
         )
 
 
-@dataclass(frozen=True)
-class Change:
-    """Updates that take another number of samples than before: as found, and what that means."""
-
-    found: str
-    meaning: str
-
-
-def find_batch_change(
-    checkpoint: Path, progress: Progress, now: Recipe, unit: str, world_size: int
-) -> Change | None:
-    """What changes where an update takes other samples than in the checkpoint; None where not.
-
-    unit: what a sample is called. world: the processes that go on, which share an update.
-    """
-    was = progress.recipe
-    samples = was.batch_size * was.grad_accum * progress.world_size
-    wanted = now.batch_size * now.grad_accum * world_size
-    if samples == wanted:
-        return None
-    there = f"batch_size {was.batch_size} x grad_accum {was.grad_accum}"
-    here = f"{now.batch_size} x {now.grad_accum}"
-    return Change(
-        f"an update takes {format_count(samples, unit)} in {checkpoint} "
-        f"({there}{_times(progress.world_size)}) and {wanted} here ({here}{_times(world_size)})",
-        f"from step {progress.step + 1:,} on an update takes {format_count(wanted, unit)} instead "
-        f"of {samples:,}, at learning rates that are not scaled",
-    )
-
-
-def redistribute_batch(recipe: Recipe, before: int, now: int) -> Recipe:
-    """The recipe that takes as many samples an update among `now` processes as among `before`.
-
-    The samples at once in a process stay. Raises HermesError where there is no such recipe.
-    """
-    batch, parts = recipe.batch_size, recipe.grad_accum * before
-    if parts % now == 0:
-        return dataclasses.replace(recipe, grad_accum=parts // now)
-    samples = batch * parts
-    found = f"batch_size {batch} x grad_accum {recipe.grad_accum}{_times(before)}"
-    advice = f"start a number of processes that divides {samples}"
-    if samples % now == 0:
-        advice = f"give --batch-size and --grad-accum whose product is {samples // now}"
-    raise HermesError(
-        f"an update takes {samples} samples ({found}), which {now} processes cannot share in parts "
-        f"of {batch}; {advice}"
-    )
-
-
-def _times(world_size: int) -> str:
-    return f" x {world_size} processes" if world_size > 1 else ""
-
-
-def _split(
-    request: RunRequest, progress: Progress | None, recipe: Recipe
-) -> tuple[Recipe, list[str]]:
-    """The recipe whose updates take as many samples among these processes as it does among others.
-
-    With it, what to say of that. Raises HermesError where they cannot.
-    """
-    before, now = request.split_among, request.process_group.rank_info.world_size
-    kept = request.given.keys().isdisjoint(("batch_size", "grad_accum"))
-    if before is None and progress and kept and not request.allow_batch_change:
-        before = progress.world_size
-    if before is None or before == now:
-        return recipe, []
-    here = redistribute_batch(recipe, before, now)
-    return here, [
-        f"grad_accum is {here.grad_accum} on {now} {_processes(now)}, where it was "
-        f"{recipe.grad_accum} on {before}: an update takes "
-        f"{here.batch_size * here.grad_accum * now} samples as before"
-    ]
-
-
-def _processes(number: int) -> str:
-    return "process" if number == 1 else "processes"
-
-
-def _changes(
+def _describe_changes(
     request: RunRequest, checkpoint: Checkpoint, recipe: Recipe, unit: str, total: int
 ) -> list[str]:
-    """What is another from here on, of what may be. Raises HermesError where it must be allowed."""
-    progress, world_size = checkpoint.progress, request.process_group.rank_info.world_size
+    """What changes from here on. Raises HermesError for a change that must be allowed first."""
+    progress = checkpoint.progress
     changes = []
-    batch = find_batch_change(checkpoint.path, progress, recipe, unit, world_size)
+    batch = find_batch_change(checkpoint.path, progress, recipe, unit, request.world_size)
     if batch:
         changes.append(batch.meaning)
     if total != progress.total_steps and progress.step < total:
-        changes.append(_length_note(recipe, progress.total_steps, total))
+        changes.append(_describe_length(recipe, progress.total_steps, total))
     if batch and not request.allow_batch_change:
         raise HermesError(
             f"{batch.found}; keep the product, or pass --allow-batch-change: {'; '.join(changes)}"
@@ -146,7 +138,7 @@ def _changes(
     return changes
 
 
-def _length_note(recipe: Recipe, before: int, now: int) -> str:
+def _describe_length(recipe: Recipe, before: int, now: int) -> str:
     words = f"the run ends at step {now:,}, where it would have ended at {before:,}"
     if recipe.schedule != "constant":
         words += f"; the rest of its {recipe.schedule} schedule changes with that"

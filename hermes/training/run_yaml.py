@@ -24,6 +24,7 @@ __all__ = [
     "handovers",
     "read_reference_weights",
     "read_sessions",
+    "read_setting",
     "write_runfile",
 ]
 
@@ -130,6 +131,11 @@ def read_sessions(run: Path) -> list[Session]:
 def read_reference_weights(run: Path) -> str | None:
     """SHA-256 of the weights that a run compares with, from its run.yaml; None for nothing."""
     return _fact(run, REFERENCE, lambda found: None if found is None else str(found))
+
+
+def read_setting(run: Path, name: str) -> Any:
+    """What a run.yaml says of an option beside the recipe; None where it says nothing."""
+    return _fact(run, name, lambda found: found)
 
 
 def _fact(run: Path, name: str, read: Callable[[Any], T]) -> T:

@@ -1,4 +1,4 @@
-"""The learning rate of each update, as a Python float: backends receive the number."""
+"""The learning rate of each step, as a Python float, and how many steps and samples a run takes."""
 
 import math
 
@@ -7,16 +7,16 @@ from hermes.formatting import format_count
 from hermes.recipe import Recipe
 from hermes.training.events import Position
 
-__all__ = ["compute_lr"]
+__all__ = ["compute_lr", "count_steps", "samples_per_update", "warn_repeated_samples"]
 
 
 def compute_lr(recipe: Recipe, step: int, total_steps: int) -> float:
-    """The rate of update `step`, counted from 0, in a run of `total_steps`.
+    """The learning rate of `step`, counted from 0, in a run of `total_steps`.
 
-    Warm-up is linear, lr * (step + 1) / warmup_steps, and reaches lr with its last update. Then
-    constant; or cosine, from lr to min_lr_ratio * lr at the end; or wsd (warm-up, stable, decay;
-    Hu et al. 2024, arXiv:2404.06395), constant but for a linear fall over the last decay_ratio of
-    the run.
+    Warm-up is linear, lr * (step + 1) / warmup_steps, and reaches lr in its last step. Then the
+    rate is constant; or falls as a cosine from lr to min_lr_ratio * lr at the end; or, under wsd
+    (warm-up, stable, decay), is constant but for a linear fall over the last decay_ratio of the
+    run. StoredModel: Hu et al. 2024, MiniCPM, arXiv:2404.06395.
     """
     if step < recipe.warmup_steps:
         return recipe.lr * (step + 1) / recipe.warmup_steps
@@ -34,7 +34,7 @@ def compute_lr(recipe: Recipe, step: int, total_steps: int) -> float:
 
 
 def count_steps(recipe: Recipe, position: Position, size: int, world_size: int = 1) -> int:
-    """Updates of the whole run, where an epoch has `size` samples and `position` is done."""
+    """Steps of the whole run, of which `position` is done; size: samples of an epoch."""
     if recipe.max_steps:
         return recipe.max_steps
     per_update = recipe.batch_size * recipe.grad_accum * world_size
@@ -44,7 +44,7 @@ def count_steps(recipe: Recipe, position: Position, size: int, world_size: int =
 
 
 def samples_per_update(recipe: Recipe, cursor: Cursor, size: int, world_size: int = 1) -> int:
-    """How many samples the next update takes: the last one of a run by epochs may be short."""
+    """How many samples the next step takes; the last step of a run by epochs may take fewer."""
     per_update = recipe.batch_size * recipe.grad_accum * world_size
     if recipe.max_steps:
         return per_update
@@ -54,16 +54,19 @@ def samples_per_update(recipe: Recipe, cursor: Cursor, size: int, world_size: in
 
 def warn_repeated_samples(
     recipe: Recipe, cursor: Cursor, size: int, unit: str = "samples", world_size: int = 1
-) -> str | None:
-    """What to say where an update has more samples than the data, so that it sees some again."""
+) -> list[str]:
+    """What to tell the user where one step takes more samples than the data has.
+
+    size: samples of an epoch. unit: what a sample is called, in the plural.
+    """
     taken = samples_per_update(recipe, cursor, size, world_size)
     if taken <= size:
-        return None
+        return []
     room = size // (recipe.grad_accum * world_size)
     advice = f"choose --batch-size {room} or less"
     if not room:
         advice = f"choose --batch-size and --grad-accum for at most {size:,} an update"
-    return (
+    return [
         f"the data has {format_count(size, unit)} and an update takes {taken:,}: every update "
         f"sees each up to {math.ceil(taken / size):,} times; {advice}"
-    )
+    ]

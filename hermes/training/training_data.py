@@ -1,34 +1,57 @@
-"""What a run learns from: numbered samples of anything that becomes batches."""
+"""The data of a run: a dataset, and how it is measured and evaluated."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.data.dataset import Dataset, TokenSource
+from hermes.distributed.process_group import ProcessGroup
+from hermes.evaluation.perplexity import evaluate_perplexity
 from hermes.interface import Batch, Model, StepReport
+from hermes.tokenizer import Tokenizer
 
-__all__ = [
-    "TrainingData",
-]
+__all__ = ["Evaluate", "TrainingData", "make_perplexity_evaluation"]
+
+# Numbers by name, 'val_loss' among them; None where the second argument said to stop.
+Evaluate = Callable[[Model, Callable[[], bool]], Mapping[str, float] | None]
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run learns from. unit: what a sample is called. notes: what its user should hear.
+    """The dataset of a run, with what belongs to its kind.
 
-    measure: what a line of metrics says of an update beside its loss, of the names in `measures`.
-    evaluate: the loss on what
-    is held out and other numbers by name, or None where `stop` said so; None for the usual one.
-    begin: called with the run's folder when its first files are written. reference_weights: SHA-256
-    of the weights that it is compared with, None for nothing.
+    tokens: what the dataset's samples are made of. evaluate: computes the loss on held-out samples.
+    unit: what a sample is called, in the plural. notes: sentences for the user. measures: names of
+    what `measure` finds of a step besides its loss. write_files: writes further files into the
+    run's folder when its first files are written. reference_weights: SHA-256 of the weights that
+    the loss compares with, None without a reference.
     """
 
-    stream: TokenSource
-    samples: Dataset
+    tokens: TokenSource
+    dataset: Dataset
+    evaluate: Evaluate
     unit: str = "sequences"
     notes: tuple[str, ...] = ()
     measures: tuple[str, ...] = ()
     measure: Callable[[Batch, StepReport], Mapping[str, float]] = lambda batch, report: {}
-    evaluate: Callable[[Model, Callable[[], bool]], Mapping[str, float] | None] | None = None
-    begin: Callable[[Path], None] = lambda output: None
+    write_files: Callable[[Path], None] = lambda output: None
     reference_weights: str | None = None
+
+
+def make_perplexity_evaluation(
+    dataset: Dataset, tokenizer: Tokenizer, batch_size: int, process_group: ProcessGroup
+) -> Evaluate:
+    """The evaluation of next-token prediction: nats per token and bits per byte."""
+
+    def evaluate(model: Model, stop: Callable[[], bool]) -> Mapping[str, float] | None:
+        rank_info = process_group.rank_info
+        batches = dataset.iterate_validation(
+            batch_size, rank=rank_info.rank, world_size=rank_info.world_size
+        )
+        text_bytes = dataset.count_validation_bytes(tokenizer.byte_lengths)
+        found = evaluate_perplexity(model, batches, text_bytes, stop, process_group)
+        if found is None:
+            return None
+        return {"val_loss": found.loss, "val_bits_per_byte": found.bits_per_byte}
+
+    return evaluate

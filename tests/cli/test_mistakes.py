@@ -163,15 +163,15 @@ def test_a_warning_is_a_line_too(here, call, monkeypatch):
     """Of a backend that goes on without its compiler, as of any other."""
     import warnings
 
-    from hermes.training import setup
+    from hermes.training import run
 
-    plain = setup.prepare
+    plain = run.prepare_new
 
     def warned(*arguments):
         warnings.warn("torch.compile failed, so the run goes on without it: no compiler")
         return plain(*arguments)
 
-    monkeypatch.setattr("hermes.training.run.prepare", warned)
+    monkeypatch.setattr("hermes.training.run.prepare_new", warned)
     code, _, err = call(*TRAIN, "--max-steps", 1)
     assert code == 0
     assert "Warning: torch.compile failed, so the run goes on without it: no compiler\n" in err

@@ -8,8 +8,8 @@ import pytest
 
 from hermes.errors import HermesError
 from hermes.recipe import Recipe
+from hermes.training.batch_split import redistribute_batch
 from hermes.training.metrics_file import read_metrics
-from hermes.training.resume import redistribute_batch
 from hermes_cli.commands.train import train
 from hermes_cli.main import Call
 from hermes_cli.training.run_training import _again

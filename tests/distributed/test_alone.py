@@ -162,13 +162,13 @@ def test_an_output_that_cannot_be_made_ends_all(corpus, tmp_path, how):
 
 
 PLANTED = """
-import hermes.training.run
-plain = hermes.training.run.Run._batch
-def batch(self, cursor):
-    if self.request.process_group.rank_info.rank == 1 and cursor.sample >= AT:
+from hermes.training.loop import TrainingLoop
+plain = TrainingLoop._next_batch
+def next_batch(self):
+    if self.coordinator.rank_info.rank == 1 and self.position.cursor.sample >= AT:
         raise MISTAKE
-    return plain(self, cursor)
-hermes.training.run.Run._batch = batch
+    return plain(self)
+TrainingLoop._next_batch = next_batch
 """
 
 

@@ -137,7 +137,7 @@ def test_what_one_rank_finds_wrong_all_end_with_and_one_says(tmp_path, monkeypat
         "from hermes_cli.commands import doctor_distributed\n"
         "real = doctor_distributed._hash_files\n"
         "doctor_distributed._hash_files = lambda data: 'other' if mine() == '1' else real(data)\n"
-        "import hermes_cli.launch.join as join\n"
+        "import hermes.distributed.join as join\n"
         "found = join.read_rank_info\n"
         "import dataclasses\n"
         "join.read_rank_info = doctor_distributed.read_rank_info = lambda e: found(e) and "

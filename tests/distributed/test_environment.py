@@ -9,7 +9,7 @@ from hermes.distributed.process_group import RankInfo
 from hermes.errors import HermesError
 from hermes_cli.commands.train import train as command
 from hermes_cli.launch import launcher
-from hermes_cli.launch.join import backend_of
+from hermes_cli.launch.join import find_launched_backend
 from hermes_cli.launch.signals import Signals
 from hermes_cli.main import Call
 from hermes_torch.process_group import count_cores
@@ -94,23 +94,24 @@ MLX_LAUNCH = {"MLX_RANK": "0", "MLX_WORLD_SIZE": "2"}
 
 
 def test_a_launcher_says_which_backend_is_meant():
-    assert backend_of("auto", MLX_LAUNCH).name == "mlx"
-    assert backend_of("auto", TORCHRUN).name == "torch"
-    assert backend_of("torch", {**MLX_LAUNCH, "MLX_WORLD_SIZE": "1"}).name == "torch"
+    assert find_launched_backend("auto", MLX_LAUNCH).name == "mlx"
+    assert find_launched_backend("auto", TORCHRUN).name == "torch"
+    assert find_launched_backend("torch", {**MLX_LAUNCH, "MLX_WORLD_SIZE": "1"}).name == "torch"
     with pytest.raises(HermesError, match=r"^mlx.launch starts processes of mlx, and --backend is"):
-        backend_of("torch", MLX_LAUNCH)
+        find_launched_backend("torch", MLX_LAUNCH)
     with pytest.raises(HermesError, match=r"^torchrun starts processes of torch, and --backend is"):
-        backend_of("mlx", TORCHRUN)
+        find_launched_backend("mlx", TORCHRUN)
     mpirun = {
         f"OMPI_COMM_WORLD_{name[6:] if 'WORLD_S' in name else name}": number
         for name, number in TORCHRUN.items()
         if name != "LOCAL_WORLD_SIZE"
     }
     mpirun["OMPI_COMM_WORLD_LOCAL_SIZE"] = "2"
-    assert backend_of("auto", mpirun).name == "mlx"
+    assert find_launched_backend("auto", mpirun).name == "mlx"
     with pytest.raises(HermesError, match=r"; set MASTER_ADDR and MASTER_PORT, or start"):
-        backend_of("torch", mpirun)
-    assert backend_of("torch", {**mpirun, "MASTER_ADDR": "a", "MASTER_PORT": "5"}).name == "torch"
+        find_launched_backend("torch", mpirun)
+    met = {**mpirun, "MASTER_ADDR": "a", "MASTER_PORT": "5"}
+    assert find_launched_backend("torch", met).name == "torch"
 
 
 SLURM = {"SLURM_STEP_NODELIST": "a", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
@@ -134,7 +135,7 @@ def test_a_shell_in_a_step_of_slurm_may_start_processes(monkeypatch, how):
         for name, value in {**SLURM, "SLURM_STEP_NUM_TASKS": str(tasks),
                             "SLURM_STEP_TASKS_PER_NODE": str(tasks), **others}.items():  # fmt: skip
             monkeypatch.setenv(name, value)
-        return launcher.starts(context, asked, signals)
+        return launcher.start_workers(context, asked, signals)
 
     assert starts(1)
     assert started == ["them"]
@@ -150,7 +151,7 @@ def test_a_shell_in_a_step_of_slurm_may_start_processes(monkeypatch, how):
 def test_a_patience_that_no_clock_knows_is_refused_before_anything_starts(seconds):
     asked = {"num_gpus": 2, "num_processes": 1, "max_restarts": 0, "peer_timeout": seconds}
     with pytest.raises(HermesError, match=r"--peer-timeout above 0 and at most 1,000,000 seconds"):
-        launcher.starts(None, asked, None)
+        launcher.start_workers(None, asked, None)
 
 
 def test_all_processors_count_where_the_system_knows_no_fewer(monkeypatch):

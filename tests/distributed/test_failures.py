@@ -127,18 +127,19 @@ def test_a_program_that_said_its_code_ends_whole_but_is_not_taken_apart(told, co
 PLANTED = """
 import atexit, os, sys, time
 import hermes.training.coordination as coordination, hermes.training.loop as loop
-plain, step = coordination.RankCoordinator.after_update, loop.TrainingLoop._step
+plain, step = coordination.RankCoordinator.should_stop_after_step, loop.TrainingLoop._next_batch
 def mine(self):
-    return self._processes.rank_info.rank == 1
-def after_update(self):
-    if mine(self) and self._updates == 3:
+    return self.rank_info.rank == 1
+def after_step(self):
+    if mine(self) and self._steps_here == 3:
         FAULT
     return plain(self)
 def slow(self):
     if os.environ.get("RANK", os.environ.get("MLX_RANK")) == "1":
         time.sleep(SLEEP)
     return step(self)
-coordination.RankCoordinator.after_update, loop.TrainingLoop._step = after_update, slow
+coordination.RankCoordinator.should_stop_after_step = after_step
+loop.TrainingLoop._next_batch = slow
 if any("spawn_main" in word for word in sys.orig_argv):
     # The last exit function, after which the interpreter would be taken apart.
     atexit.register(print, "taken apart", file=sys.stderr)
@@ -207,9 +208,9 @@ def test_one_bit_that_differs_stops_the_run_and_names_the_tensor(corpus, tmp_pat
     said = train(corpus, "--output", run, "--max-steps", 9, "--save-every", 3, *how, code=1)
     assert said.count("Error: ") == 1
     assert (
-        "Error: tensor 'model.norm.weight' is not the same in rank 0 and rank 1 after update 6, so "
-        "the run stopped; all were the same after update 3, and step-00000003 is from before; a "
-        "device or its memory may be at fault: go on with --resume\n"
+        "Error: tensor 'model.norm.weight' is not the same in rank 0 and rank 1 after step 6, so "
+        "the run stopped; all were the same after step 3, and step-00000003 is from before; a "
+        "device or its memory may be at fault: resume with --resume\n"
     ) in said
     assert last_saved(run) == 3
 

@@ -8,8 +8,7 @@ import pytest
 
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, StorageError
-from hermes.interface import Batch
-from hermes.training.coordination import RankCoordinator, average_measures
+from hermes.training.coordination import RankCoordinator
 from tests.distributed.support import (
     COMMON,
     HERMES,
@@ -40,8 +39,8 @@ def test_a_signal_to_any_process_stops_all():
         def digests(self):
             return {}
 
-    assert RankCoordinator(Said("0", "1"), Learner(), lambda: False)()
-    assert not RankCoordinator(Said("0", "0"), Learner(), lambda: False)()
+    assert RankCoordinator(Said("0", "1"), Learner(), lambda: False).should_stop()
+    assert not RankCoordinator(Said("0", "0"), Learner(), lambda: False).should_stop()
 
 
 def test_weights_that_differ_stop_the_run_and_name_the_first_tensor():
@@ -49,20 +48,16 @@ def test_weights_that_differ_stop_the_run_and_name_the_first_tensor():
         def digests(self):
             return {"a": 1, "b": 2, "c": 3}
 
-    asked = RankCoordinator(Said('{"a": 1, "b": 9, "c": 9}'), Learner(), lambda: False)
+    coordinator = RankCoordinator(Said('{"a": 1, "b": 9, "c": 9}'), Learner(), lambda: False)
     with pytest.raises(HermesError, match=r"^tensor 'b' is not the same in rank 0 and rank 1"):
-        asked.after_update()
+        coordinator.should_stop_after_step()
 
 
 def test_measurements_are_means_over_all_processes_by_what_each_had():
-    class Share(Batch):
-        num_terms = 3
-
-    share = Share(None, None, None)
-    told = Said('["accuracy"]', totals=[1.0, 1])
-    assert average_measures(told, lambda *_: {"accuracy": 1.0}, share, None) == {"accuracy": 1.0}
-    told = Said('["accuracy"]', totals=[0.0, 1])
-    assert average_measures(told, lambda *_: {"accuracy": 1.0}, share, None) == {"accuracy": 0.75}
+    for other, mean in ((1.0, 1.0), (0.0, 0.75)):
+        group = Said('["accuracy"]', totals=[other, 1])
+        coordinator = RankCoordinator(group, None, lambda: False)
+        assert coordinator.average_measures({"accuracy": 1.0}, 3) == {"accuracy": mean}
 
 
 def spoken(folder, command):

@@ -78,8 +78,8 @@ def parts(**changes):
 
     values = {
         "spec": load("nano"), "tokenizer": train_tokenizer(["a b"], vocab_size=262),
-        "recipe": Recipe(), "material": TrainingData(Stream, None), "position": Position(),
-        "total_steps": 4, "notes": (), **changes,
+        "recipe": Recipe(), "position": Position(),
+        "training_data": TrainingData(Stream, None, None), "total_steps": 4, "notes": (), **changes,
     }  # fmt: skip
     return RunComponents(**values)
 

@@ -10,6 +10,7 @@ from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec, RMSNorm, Rope
 from hermes.tokenizer import train_tokenizer
+from hermes.training.result import ResultCollector
 
 TEXT = "the cat sat on the mat and the dog ran far away from the big red house of the old man\n"
 
@@ -81,3 +82,11 @@ def some_pairs(count=12):
         }
         for i in range(count)
     ]
+
+
+def train_to_end(run):
+    """Train an open run; its result."""
+    collector = ResultCollector(run)
+    for event in run.train():
+        collector.add(event)
+    return collector.result()

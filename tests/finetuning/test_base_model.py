@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hermes.api import collect
 from hermes.checkpoint import open_checkpoint
 from hermes.checkpoint.adapters import open_adapter
 from hermes.errors import CheckpointError, HermesError, SpecError
@@ -23,7 +22,13 @@ from hermes.storage.safetensors import TensorFile
 from hermes.tokenizer import Tokenizer
 from hermes.training.request import RunRequest
 from hermes.training.run import open_run
-from tests.finetuning.support import TEXT, small_checkpoint, small_spec, small_tokenizer
+from tests.finetuning.support import (
+    TEXT,
+    small_checkpoint,
+    small_spec,
+    small_tokenizer,
+    train_to_end,
+)
 
 BACKENDS = ["torch", "mlx"]
 
@@ -45,7 +50,7 @@ def request(tmp_path, backend="torch", *, output="run", spec=None, **settings):
         tokenizer=start.tokenizer,
         options=Options(device="cpu"),
         given=given,
-        start=start.start,
+        initial_model=start.start,
         tokenizer_settings=start.settings,
         **settings,
     )
@@ -54,7 +59,7 @@ def request(tmp_path, backend="torch", *, output="run", spec=None, **settings):
 def carried_out(asked):
     """The run's notes and its last checkpoint."""
     with open_run(asked) as run:
-        done = collect(run, lambda event: None, lambda: False)
+        done = train_to_end(run)
         return run.notes, open_checkpoint(done.checkpoint)
 
 

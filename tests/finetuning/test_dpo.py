@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hermes.api import collect
 from hermes.data.preferences import (
     read_pairs,
 )
@@ -24,6 +23,7 @@ from tests.finetuning.support import (
     small_spec,
     some_chats,
     some_pairs,
+    train_to_end,
     write_lines,
 )
 
@@ -56,15 +56,15 @@ def preferences(tmp_path, backend, *, output="run", resume=False, spec=None, **s
         options=options,
         given=given,
         resume=resume,
-        start=start.start,
-        material=some.material,
+        initial_model=start.start,
+        make_data=some.make_training_data,
         tokenizer_settings=start.settings,
     )
 
 
 def carried_out(request):
     with open_run(request) as run:
-        collect(run, lambda event: None, lambda: False)
+        train_to_end(run)
         return run.notes
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from hermes.api import collect
 from hermes.checkpoint import Progress, save
 from hermes.data.conversations import parse_conversation, read_conversations
 from hermes.data.records import Record
@@ -27,6 +26,7 @@ from tests.finetuning.support import (
     small_spec,
     small_tokenizer,
     some_chats,
+    train_to_end,
     write_lines,
 )
 
@@ -44,8 +44,8 @@ def request(tmp_path, backend, *, output="run", **settings):
         backend=find_backend(backend),
         tokenizer=start.tokenizer,
         options=Options(device="cpu"),
-        start=start.start,
-        material=chats.material,
+        initial_model=start.start,
+        make_data=chats.make_training_data,
         tokenizer_settings=start.settings,
         **{"given": given, **settings},
     )
@@ -62,7 +62,7 @@ def test_a_run_learns_conversations_and_leaves_a_checkpoint_that_says_how(backen
     asked = request(tmp_path, backend)
     with open_run(asked) as run:
         said, out = run.notes
-        done = collect(run, lambda event: None, lambda: False)
+        done = train_to_end(run)
     assert done.finished
     assert done.val_loss is not None
     assert re.fullmatch(
@@ -80,13 +80,13 @@ def test_a_run_learns_conversations_and_leaves_a_checkpoint_that_says_how(backen
 def test_a_run_stopped_on_one_backend_goes_on_on_the_other(tmp_path):
     """Its losses are those of the run that was never stopped, to rounding."""
     with open_run(request(tmp_path, "torch", output="whole")) as run:
-        collect(run, lambda event: None, lambda: False)
+        train_to_end(run)
     half = {"batch_size": 2, "max_steps": 2, "lr": 1e-3, "seq_len": 48, "val_fraction": 0.2}
     with open_run(request(tmp_path, "torch", given=half)) as run:
-        collect(run, lambda event: None, lambda: False)
+        train_to_end(run)
     on = request(tmp_path, "mlx", given={"max_steps": 4}, resume=True)
     with open_run(on) as run:
-        collect(run, lambda event: None, lambda: False)
+        train_to_end(run)
     whole = [line["loss"] for line in lines(tmp_path / "whole") if "loss" in line]
     parts = [line["loss"] for line in lines(tmp_path / "run") if "loss" in line]
     assert parts == pytest.approx(whole, rel=1e-5)
@@ -94,7 +94,7 @@ def test_a_run_stopped_on_one_backend_goes_on_on_the_other(tmp_path):
 
 def test_other_conversations_are_another_run(tmp_path):
     with open_run(request(tmp_path, "torch")) as run:
-        collect(run, lambda event: None, lambda: False)
+        train_to_end(run)
     write = some_chats(13)
     asked = request(tmp_path, "torch", given={"max_steps": 6}, resume=True)
     file = write_lines(tmp_path / "chat.jsonl", write)
@@ -104,11 +104,11 @@ def test_other_conversations_are_another_run(tmp_path):
 
 
 def test_a_rendered_sample_shows_what_is_learnt(tmp_path):
-    from hermes_cli.commands.sft import shown
+    from hermes_cli.training.run_training import style_example
 
     encoder = open_base_model(small_checkpoint(tmp_path)).encoder
     record = Record({"prompt": "the cat", "completion": "sat"}, "chat.jsonl:1")
-    text = shown(small_tokenizer(), encoder.encode(parse_conversation(record)))
+    text = style_example(small_tokenizer(), encoder.encode(parse_conversation(record)))
     green = "\x1b[32m\x1b[1m[sat<|im_end|>]\x1b[0m"
     assert text.splitlines()[1:] == [
         "<|im_start|>user",

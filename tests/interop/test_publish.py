@@ -17,8 +17,8 @@ from hermes.interop.hub import HubName
 from hermes.interop.hub_client import require_hub
 from hermes.interop.publish import publish, require_writable
 from hermes.training.events import Saved
+from hermes.training.hub_upload import HubUploads, Push
 from hermes_cli.main import run
-from hermes_cli.training.hub_upload import EverySave
 from tests.finetuning.support import TEXT, small_checkpoint, small_tokenizer
 from tests.interop.hub_server import MAY, TOKEN, Repo, fetch_to
 
@@ -101,19 +101,20 @@ def test_saves_are_pushed_in_order_one_at_a_time_and_a_failure_is_a_warning(
             raise StorageError("push to me/m: the Hub is out of reach")
         return SimpleNamespace(page="P", commit="c" * 40)
 
-    monkeypatch.setattr("hermes.interop.publish.publish", published)
+    monkeypatch.setattr("hermes.training.hub_upload.publish", published)
     folders = [tmp_path / f"step-{n}" for n in (1, 2, 3)]
-    with EverySave("me/m") as saves:
+    told = []
+    with HubUploads(Push("me/m", every_save=True), told.append) as uploads:
         for number, folder in enumerate(folders, 1):
             folder.mkdir()
             (folder / "a").write_text(folder.name)
-            saves.see(Saved(number, folder))
+            uploads.see(Saved(number, folder))
             shutil.rmtree(folder)  # as retention does
     assert seen == [(folder.name, folder.name, "me/m", "numpy") for folder in folders]
-    assert saves.pushed == {folders[0], folders[2]}
+    assert uploads.pushed == {folders[0], folders[2]}
     assert list(tmp_path.iterdir()) == []
     warning = "Warning: step-2 is not pushed: push to me/m: the Hub is out of reach"
-    assert capfd.readouterr().err.splitlines() == [
+    assert told == [
         "pushed: step-1 to P, commit cccccccccccc",
         warning,
         "pushed: step-3 to P, commit cccccccccccc",

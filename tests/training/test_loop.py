@@ -1,17 +1,20 @@
 """The loop alone, over a learner that only counts: when it logs, saves, evaluates and stops."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hermes.data import Cursor
+from hermes.distributed.process_group import SINGLE_PROCESS
 from hermes.errors import NonFinite, StorageError
 from hermes.interface import Batch, StepReport
 from hermes.recipe import Recipe
-from hermes.training.events import Evaluation, Position, Saved, Stopped, Update
-from hermes.training.loop import LoopConfig, default_log_every, updates
+from hermes.training.coordination import RankCoordinator
+from hermes.training.events import Position, Saved, Stopped, Update
+from hermes.training.loop import TrainingLoop, default_log_every
+from hermes.training.training_data import TrainingData
 
 
 class Lazy:
@@ -27,7 +30,7 @@ class Lazy:
 
 @dataclass
 class World:
-    """A learner and everything else that a plan asks for, writing down what it is asked."""
+    """A learner, a dataset and a recorder at once, writing down what the loop asks of it."""
 
     losses: dict = field(default_factory=dict)
     norms: dict = field(default_factory=dict)
@@ -36,7 +39,10 @@ class World:
     made: int = 0
     time: float = 0.0
     stop_after: int = 10**9
-    is_saved: bool = True
+    saved: bool = True
+    val_loss: float | None = 2.5
+    failure: Exception | None = None
+    train, held_out = range(10), range(2)
 
     def step(self, batch, lr):
         self.made += 1
@@ -45,46 +51,56 @@ class World:
         loss = Lazy(self.losses.get(self.made, 100 + self.made), self.read)
         return StepReport(self.made, loss, Lazy(self.norms.get(self.made, 1.0), []))
 
-    def batches(self, cursor):
+    def draw_batch(self, cursor, **layout):
         targets = np.ones((1, 2, 4), np.int32)
         rows = np.zeros((1, 2), np.uint32)
         return Batch(targets, targets, rows), cursor.advance(2, 10)
 
-    def save(self, at):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.log.append("close")
+
+    def record(self, event):
+        self.log.append(f"record {type(event).__name__} {event.step}")
+
+    def save(self, position):
         self.time += 50.0
-        self.log.append(f"save {at.step}")
-        return Path(f"step-{at.step}")
+        self.log.append(f"save {position.step}")
+        return Path(f"step-{position.step}")
+
+    def is_saved(self):
+        return self.saved
 
     def wait(self):
-        self.log.append("settle")
-        self.is_saved = True
+        if self.failure:
+            raise self.failure
+        self.log.append("wait")
+        self.saved = True
 
-    def evaluate(self, step):
+    def evaluate(self, model, stop):
         self.time += 70.0
-        self.log.append(f"evaluate {step}")
-        return Evaluation(step, 2.5, 1.5)
+        self.log.append(f"evaluate {self.made}")
+        return None if self.val_loss is None else {"val_loss": self.val_loss}
 
-    def plan(self, total, *, position=None, log_every=1, evaluates=True, **options):
-        recipe = Recipe(**{"save_every": 0, **options.pop("recipe", {})})
-        at = position or Position()
-        self.made = at.step
-        return LoopConfig(
+    def run(self, total, *, log_every=1, evaluates=True, recipe=(), **position):
+        """The events of a run to `total` steps."""
+        self.held_out = range(2) if evaluates else range(0)
+        coordinator = RankCoordinator(SINGLE_PROCESS, self, lambda: self.made >= self.stop_after)
+        loop = TrainingLoop(
             learner=self,
-            recipe=recipe,
+            recipe=Recipe(**{"save_every": 0, **dict(recipe)}),
+            data=TrainingData(self, self, self.evaluate),
+            recorder=self,
+            coordinator=coordinator,
             total_steps=total,
             log_every=log_every,
-            batches=self.batches,
-            epochs_done=lambda cursor: cursor.count_samples(10) / 10,
-            record=lambda event: self.log.append(f"record {type(event).__name__} {event.step}"),
-            save=self.save,
-            is_saved=lambda: self.is_saved,
-            wait=self.wait,
-            evaluate=self.evaluate if evaluates else None,
-            position=at,
-            stop=lambda: self.made >= self.stop_after,
             clock=lambda: self.time,
-            **options,
+            **position,
         )
+        self.made = loop.position.step
+        return loop.run()
 
 
 def kinds(events):
@@ -92,7 +108,7 @@ def kinds(events):
 
 
 def test_a_run_logs_every_update_then_saves_and_evaluates_at_its_end():
-    events = list(updates(World().plan(3)))
+    events = list(World().run(3))
     assert kinds(events) == [
         ("Update", 1),
         ("Update", 2),
@@ -104,7 +120,7 @@ def test_a_run_logs_every_update_then_saves_and_evaluates_at_its_end():
 
 def test_every_line_is_recorded_before_the_checkpoint_that_follows_it():
     world = World()
-    list(updates(world.plan(4, recipe={"save_every": 2, "eval_every": 2})))
+    list(world.run(4, recipe={"save_every": 2, "eval_every": 2}))
     log = [line for line in world.log if not line.startswith("step")]
     assert log == [
         "record Update 1",
@@ -117,19 +133,20 @@ def test_every_line_is_recorded_before_the_checkpoint_that_follows_it():
         "save 4",
         "evaluate 4",
         "record Evaluation 4",
-        "settle",
+        "wait",
+        "close",
     ]
 
 
 def test_a_checkpoint_is_told_of_when_it_is_on_disk_and_not_before():
-    world = World(is_saved=False)
+    world = World(saved=False)
     seen = []
-    for event in updates(world.plan(6, recipe={"save_every": 2}, evaluates=False)):
+    for event in world.run(6, recipe={"save_every": 2}, evaluates=False):
         seen.append((type(event).__name__, event.step))
         if event.step == 5:
-            world.is_saved = True
+            world.saved = True
         if event == Saved(4, Path("step-4")):
-            world.is_saved = False
+            world.saved = False
     assert seen == [
         ("Update", 1), ("Update", 2), ("Update", 3), ("Update", 4),
         ("Saved", 2),  # the next save has waited for it
@@ -138,20 +155,16 @@ def test_a_checkpoint_is_told_of_when_it_is_on_disk_and_not_before():
 
 
 def test_a_save_that_fails_is_never_told_of():
-    world = World(is_saved=False)
-
-    def fails():
-        raise StorageError("the disk is full")
-
+    world = World(saved=False, failure=StorageError("the disk is full"))
     seen = []
     with pytest.raises(StorageError, match="the disk is full"):
-        seen.extend(type(event) for event in updates(replace(world.plan(2), wait=fails)))
+        seen.extend(type(event) for event in world.run(2))
     assert Saved not in seen
 
 
 def test_an_update_carries_tokens_epochs_and_the_rate_of_the_schedule():
-    plan = World().plan(2, evaluates=False, recipe={"schedule": "cosine"})
-    first, second = [event for event in updates(plan) if isinstance(event, Update)]
+    events = World().run(2, evaluates=False, recipe={"schedule": "cosine"})
+    first, second = [event for event in events if isinstance(event, Update)]
     assert (first.tokens, second.tokens) == (8, 16)
     assert (first.epoch, second.epoch) == (0.2, 0.4)
     assert first.lr == pytest.approx(3e-4)
@@ -161,17 +174,17 @@ def test_an_update_carries_tokens_epochs_and_the_rate_of_the_schedule():
 
 def test_numbers_stay_on_the_device_until_a_line_is_due():
     world = World()
-    for event in updates(world.plan(10, log_every=5, evaluates=False)):
+    for event in world.run(10, log_every=5, evaluates=False):
         if isinstance(event, Update) and event.step == 5:
             break
     assert world.read == [101, 102, 103, 104, 105]  # step 1 by itself, the others together
-    steps = [e.step for e in updates(World().plan(12, log_every=5)) if isinstance(e, Update)]
+    steps = [e.step for e in World().run(12, log_every=5) if isinstance(e, Update)]
     assert steps == [1, 5, 10, 12]
 
 
 def test_saving_reads_what_is_pending_without_logging_more():
     world = World()
-    events = list(updates(world.plan(10, log_every=10, recipe={"save_every": 4})))
+    events = list(world.run(10, log_every=10, recipe={"save_every": 4}))
     steps = [e.step for e in events if isinstance(e, Update)]
     assert steps == [1, 10]
     assert sorted(world.read) == [100 + s for s in range(1, 11)]
@@ -184,8 +197,8 @@ def test_logging_is_thinner_in_long_runs():
 
 def test_tokens_per_second_leaves_out_saving_and_evaluating():
     """A step takes a second and has 8 targets; a save takes 50 seconds, an evaluation 70."""
-    plan = World().plan(6, recipe={"save_every": 2, "eval_every": 2})
-    rates = [e.tokens_per_second for e in updates(plan) if isinstance(e, Update)]
+    events = World().run(6, recipe={"save_every": 2, "eval_every": 2})
+    rates = [e.tokens_per_second for e in events if isinstance(e, Update)]
     assert rates == [8.0] * 6
 
 
@@ -193,26 +206,26 @@ def test_tokens_per_second_leaves_out_saving_and_evaluating():
 def test_a_loss_that_is_no_number_ends_the_run_by_the_name_of_its_step(bad):
     world = World(losses={7: bad})
     with pytest.raises(NonFinite) as error:
-        list(updates(world.plan(20, log_every=5, recipe={"save_every": 4})))
+        list(world.run(20, log_every=5, recipe={"save_every": 4}))
     assert str(error.value) == (
         f"step 7: the loss is {bad} at learning rate 0.0003, so training stopped; the last good "
         "checkpoint is step-4; try a lower --lr or a longer --warmup-steps"
     )
     assert "save 8" not in world.log
-    assert "settle" in world.log
+    assert "wait" in world.log
 
 
 def test_a_gradient_that_is_no_number_ends_the_run_too():
     world = World(norms={2: float("inf")})
     with pytest.raises(NonFinite, match=r"step 2: the gradient norm is inf .* nothing was saved"):
-        list(updates(world.plan(5)))
+        list(world.run(5))
     assert not any(line.startswith("save") for line in world.log)
 
 
 def test_lines_before_the_bad_update_are_recorded():
     world = World(losses={3: float("nan")})
     with pytest.raises(NonFinite):
-        list(updates(world.plan(5, log_every=1)))
+        list(world.run(5, log_every=1))
     assert [line for line in world.log if line.startswith("record")] == [
         "record Update 1",
         "record Update 2",
@@ -222,66 +235,59 @@ def test_lines_before_the_bad_update_are_recorded():
 def test_a_bad_update_is_found_before_a_checkpoint_is_written():
     world = World(losses={4: float("nan")})
     with pytest.raises(NonFinite, match="step 4"):
-        list(updates(world.plan(100, log_every=50, recipe={"save_every": 5})))
+        list(world.run(100, log_every=50, recipe={"save_every": 5}))
     assert "save 5" not in world.log
 
 
 def test_a_stop_finishes_the_update_saves_and_says_that_there_is_more():
     world = World(stop_after=3)
-    events = list(updates(world.plan(10)))
+    events = list(world.run(10))
     assert events[-2:] == [Saved(3, Path("step-3")), Stopped(3)]
-    assert world.log[-2:] == ["save 3", "settle"]
+    assert world.log[-3:] == ["save 3", "wait", "close"]
 
 
 def test_a_stop_where_a_save_was_due_saves_once():
     world = World(stop_after=4)
-    list(updates(world.plan(10, recipe={"save_every": 2})))
+    list(world.run(10, recipe={"save_every": 2}))
     assert [line for line in world.log if line.startswith("save")] == ["save 2", "save 4"]
 
 
 def test_a_stop_within_an_evaluation_saves_and_leaves_the_evaluation_for_later():
-    world = World()
-    plan = world.plan(10, recipe={"eval_every": 4})
-    stopped = LoopConfig(**{**vars(plan), "evaluate": lambda step: None})
-    events = list(updates(stopped))
+    events = list(World(val_loss=None).run(10, recipe={"eval_every": 4}))
     assert events[-2:] == [Saved(4, Path("step-4")), Stopped(4)]
 
 
 def test_an_evaluation_that_was_left_out_comes_first_when_the_run_goes_on():
-    world = World()
-    at = Position(4, 32, Cursor(0, 8))
-    plan = world.plan(6, position=at, saved=Path("step-4"), recipe={"eval_every": 4})
-    assert kinds(updates(plan))[:2] == [("Evaluation", 4), ("Update", 5)]
-    done = LoopConfig(**{**vars(plan), "evaluated": True})
-    world.made = 4
-    assert kinds(updates(done))[0] == ("Update", 5)
+    resumed = {"position": Position(4, 32, Cursor(0, 8)), "saved": Path("step-4")}
+    recipe = {"eval_every": 4}
+    assert kinds(World().run(6, recipe=recipe, **resumed))[:2] == [("Evaluation", 4), ("Update", 5)]
+    events = kinds(World().run(6, recipe=recipe, evaluated=True, **resumed))
+    assert events[0] == ("Update", 5)
 
 
 def test_a_stop_in_the_last_update_leaves_only_the_evaluation():
     world = World(stop_after=3)
-    assert kinds(updates(world.plan(3)))[-2:] == [("Saved", 3), ("Stopped", 3)]
+    assert kinds(world.run(3))[-2:] == [("Saved", 3), ("Stopped", 3)]
     again = World()
-    plan = again.plan(3, position=Position(3, 24, Cursor(0, 6)), saved=Path("step-3"))
-    assert kinds(updates(plan)) == [("Evaluation", 3)]
+    events = again.run(3, position=Position(3, 24, Cursor(0, 6)), saved=Path("step-3"))
+    assert kinds(events) == [("Evaluation", 3)]
     assert not any(line.startswith(("step", "save")) for line in again.log)
 
 
 def test_a_stop_in_the_last_update_without_evaluation_is_the_end():
-    events = list(updates(World(stop_after=3).plan(3, evaluates=False)))
+    events = list(World(stop_after=3).run(3, evaluates=False))
     assert kinds(events)[-1] == ("Saved", 3)
 
 
 def test_a_run_goes_on_from_its_position():
     world = World()
-    plan = world.plan(6, position=Position(4, 32, Cursor(0, 8)), saved=Path("step-4"))
-    done = [event for event in updates(plan) if isinstance(event, Update)]
+    events = world.run(6, position=Position(4, 32, Cursor(0, 8)), saved=Path("step-4"))
+    done = [event for event in events if isinstance(event, Update)]
     assert [(u.step, u.tokens, u.epoch) for u in done] == [(5, 40, 1.0), (6, 48, 1.2)]
 
 
 def test_a_validation_loss_that_is_no_number_ends_the_run():
-    world = World()
-    plan = world.plan(4, recipe={"eval_every": 2})
-    bad = LoopConfig(**{**vars(plan), "evaluate": lambda step: Evaluation(step, float("nan"), 0.0)})
+    world = World(val_loss=float("nan"))
     with pytest.raises(NonFinite, match="step 2: the validation loss is nan"):
-        list(updates(bad))
+        list(world.run(4, recipe={"eval_every": 2}))
     assert "save 2" not in world.log

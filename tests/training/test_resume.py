@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from hermes.checkpoint import Disk, RetentionPolicy, list_steps
+from hermes.checkpoint import Disk, list_steps
 from hermes.errors import CheckpointError, HermesError, StorageError
 from hermes.interface import IGNORE
 from hermes.tokenizer import train_tokenizer
@@ -214,8 +214,8 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(go):
 
 def test_the_best_checkpoint_stays(go):
     """A rate so high that the loss goes up and down."""
-    keep = RetentionPolicy(last=1, best="val_loss")
-    go(keep=keep, save_every=1, eval_every=1, lr=1.0, warmup_steps=0, schedule="constant")
+    keep = {"keep_last": 1, "keep_best": "val_loss"}
+    go(**keep, save_every=1, eval_every=1, lr=1.0, warmup_steps=0, schedule="constant")
     found = [r for r in read_metrics(go.folder / "run") if "val_loss" in r and r["step"] < 12]
     best = min(found, key=lambda line: line["val_loss"])["step"]
     assert {step for step, _ in list_steps(go.folder / "run")} == {best, 12}
@@ -232,7 +232,7 @@ def test_the_best_checkpoint_stays(go):
 )  # fmt: skip
 def test_a_metric_that_no_checkpoint_would_have_is_refused(go, metric, options, message):
     with pytest.raises(HermesError) as error:
-        go(keep=RetentionPolicy(best=metric), **options)
+        go(keep_best=metric, **options)
     assert str(error.value) == message
     assert not (go.folder / "run").exists()
 

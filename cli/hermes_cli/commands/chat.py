@@ -51,24 +51,24 @@ def chat(
     In a terminal, /help lists the commands of the conversation. If standard input is not a
     terminal, all of it is one message, and the answer is printed to standard output.
     """
-    from hermes.finetuning.base_model import open_base_model
-    from hermes.inference.chat_session import ChatSession
-    from hermes.inference.sampling import Sampling
-    from hermes.interface import Options, choose_backend
-    from hermes.interop.hub import load_tokenizer
+    import hermes
 
-    sampling = Sampling(temperature, top_k, top_p, min_p)
-    begun = open_base_model(
+    talk = hermes.chat(
         checkpoint,
         config=config,
-        tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
+        tokenizer=tokenizer,
         template=template,
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        backend=backend,
+        device=device,
+        precision=precision,
     )
-    for note in begun.notes:
-        click.echo(f"Warning: {note}", err=True)
-    options = Options(device=device, precision=precision)
-    model = choose_backend(backend).build(begun.spec, begun.params, options)
-    talk = ChatSession(model, begun.encoder, system, sampling, max_tokens, seed)
     if sys.stdin.isatty():
         _converse(talk)
     else:
@@ -107,7 +107,9 @@ def _converse(talk: "ChatSession") -> None:
 
 def _answer(talk: "ChatSession", message: str) -> None:
     before = talk.num_dropped
-    stream_text(talk.say(message))
+    with stream_text() as show:
+        for piece in talk.say(message):
+            show(piece)
     if talk.num_dropped > before:
         click.echo(f"({talk.num_dropped} messages no longer fit and are not read)", err=True)
 

@@ -2,15 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from hermes_cli.display.conversion import describe_conversion, format_conversion, show_conversion
 from hermes_cli.options.declarations import declare_command
-
-if TYPE_CHECKING:
-    pass
 
 
 @declare_command("convert")
@@ -29,22 +25,16 @@ def convert(
     its config, or a .pt file written by nanoGPT; hf://OWNER/REPO is downloaded first. At the end,
     every tensor and the logits of source and result are compared.
     """
-    from hermes.interop.convert import convert as make
+    import hermes
 
     with show_conversion() as on_progress:
-        done = make(
-            src,
-            dst,
-            to=to,
-            dtype=dtype,
-            config=config,
-            backend=None if backend == "auto" else backend,
-            on_progress=on_progress,
+        done = hermes.convert(
+            src, dst, to=to, dtype=dtype, config=config, backend=backend, on_progress=on_progress
         )
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
-        click.echo(json.dumps(describe_conversion(done), indent=2))
+        click.echo(json.dumps(describe_conversion(done.conversion), indent=2))
         return
-    for line in format_conversion(done):
+    for line in format_conversion(done.conversion):
         click.echo(line)

@@ -17,8 +17,8 @@ import click
 from hermes.distributed.environment import read_rank_info
 from hermes.errors import HermesError
 from hermes_cli.launch.crash_log import CrashLog
-from hermes_cli.launch.join import backend_of, joined
-from hermes_cli.launch.launcher import starts
+from hermes_cli.launch.join import find_launched_backend, join
+from hermes_cli.launch.launcher import start_workers
 from hermes_cli.launch.signals import Signals
 
 if TYPE_CHECKING:
@@ -45,16 +45,16 @@ def examine(context: click.Context) -> None:
     data = context.params["data"]
     given = {**context.params, "max_restarts": 0, "data": data or ("none",)}
     with Signals("") as signals:
-        if starts(context, given, signals):
+        if start_workers(context, given, signals):
             return
         if read_rank_info(os.environ) is None:
             raise HermesError(
                 "--distributed examines several processes: give --num-gpus N or --num-processes "
                 "N, or start it by torchrun, srun or mlx.launch"
             )
-        backend = backend_of(given["backend"], os.environ)
+        backend = find_launched_backend(given["backend"], os.environ)
         options = Options(device=given["device"])
-        process_group, options = joined(context, given, backend, options, signals)
+        process_group, options = join(context, given, backend, options, signals)
         # No check compiles or tokenizes, so no rank needs the long timeout of a run's first step.
         process_group.mark_first_step_done()
         with CrashLog(process_group, None):

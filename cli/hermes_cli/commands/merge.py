@@ -16,15 +16,11 @@ def merge(
     Each adapted matrix W becomes W + alpha / rank * B A. The adapters are those of the checkpoint
     itself, if its run trained any, or those of --adapter.
     """
-    from hermes.errors import HermesError
-    from hermes.interop.convert import convert
-    from hermes.interop.open_model import open_model
+    import hermes
     from hermes_cli.display.conversion import format_conversion
 
-    if adapter is None and not open_model(checkpoint, config=config).adapted:
-        raise HermesError(f"{checkpoint} has no adapters to merge; give them with --adapter DIR")
-    done = convert(checkpoint, output, to=to, dtype=dtype, config=config, adapter=adapter)
+    done = hermes.merge(checkpoint, output, adapter=adapter, to=to, dtype=dtype, config=config)
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
-    for line in format_conversion(done):
+    for line in format_conversion(done.conversion):
         click.echo(line)

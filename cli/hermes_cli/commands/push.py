@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hermes_cli.options.declarations import declare_command
-from hermes_cli.training.hub_upload import pushed
+from hermes_cli.training.hub_upload import push_model
 
 
 @declare_command("push")
@@ -16,4 +16,4 @@ def push(
     architecture and tokenizer, with LoRA adapters merged and without optimizer state. The
     repository is created if it does not exist. Authentication is by HF_TOKEN or `hf auth login`.
     """
-    pushed(checkpoint, repo, to=to, dtype=dtype, public=public, config=config)
+    push_model(checkpoint, repo, to=to, dtype=dtype, public=public, config=config)

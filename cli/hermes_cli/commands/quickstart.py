@@ -137,9 +137,9 @@ def _train(
 ) -> None:
     from hermes.api import train
     from hermes.training.events import Update
-    from hermes_cli.display.progress_bar import make_reporter
+    from hermes.training.progress_bar import open_progress
 
-    progress = make_reporter(STEPS, 0 if half else STEPS // 2)
+    progress = open_progress(STEPS, 0 if half else STEPS // 2)
     latest = 0
 
     def report(event: "Event") -> None:

@@ -4,7 +4,6 @@ from typing import Any
 
 import click
 
-from hermes_cli.launch.signals import Signals
 from hermes_cli.options.declarations import declare_command
 
 
@@ -18,12 +17,7 @@ def train(context: click.Context, /, **_: Any) -> None:
     Ctrl-C finishes the current step, saves a checkpoint and exits; the same command with --resume
     continues, on either backend.
     """
-    from hermes_cli.training.run_training import run_training
+    from hermes_cli.training.run_training import train_run
 
-    if context.params["checkpoint"]:
-        from hermes_cli.commands.finetune import run_finetuning
-
-        run_finetuning(context)
-        return
-    with Signals("stopping after this update; again to end at once") as signals:
-        run_training(context, signals)
+    # A checkpoint to start from makes it what `hermes finetune` does.
+    train_run(context, "finetune" if context.params["checkpoint"] else "train")

@@ -15,18 +15,17 @@ def summarize_run(run: "Run") -> list[str]:
     """Lines with the model, the data, the run and, of a resumed one, where it continues."""
     from hermes.formatting import format_count
     from hermes.numerics.params import count_parameters
-    from hermes.training.run import device
 
-    parts, request = run.parts, run.request
-    recipe, data = parts.recipe, parts.material.samples
-    tokens = len(parts.material.stream)
-    unit = parts.material.unit
+    parts, request = run.components, run.request
+    recipe, data = parts.recipe, parts.training_data.dataset
+    tokens = len(parts.training_data.tokens)
+    unit = parts.training_data.unit
     trained, out = len(data.train), len(data.held_out)
     of_these = f": {trained:,} to train on, {out:,} held out" if out else ""
     versions = " ".join(f"{name} {number}" for name, number in request.backend.versions().items())
-    where = f"{versions} on {device(request)}, {request.options.precision}"
+    where = f"{versions} on {request.device}, {request.options.precision}"
     accum = f" in {recipe.grad_accum} parts" if recipe.grad_accum > 1 else ""
-    size = request.process_group.rank_info.world_size
+    size = request.world_size
     among = f" on {size} processes" if size > 1 else ""
     lines = [
         f"model {parts.spec.name}: {count_parameters(parts.spec):,} parameters; {where}",
@@ -47,10 +46,10 @@ def _summarize_steps(run: "Run") -> str:
     from hermes.data import count_run_samples
     from hermes.formatting import format_count
 
-    unit = run.parts.material.unit
-    recipe, total = run.parts.recipe, run.total_steps
-    size = len(run.parts.material.samples.train)
-    each = recipe.batch_size * recipe.grad_accum * run.request.process_group.rank_info.world_size
+    unit = run.components.training_data.unit
+    recipe, total = run.components.recipe, run.total_steps
+    size = len(run.components.training_data.dataset.train)
+    each = recipe.batch_size * recipe.grad_accum * run.request.world_size
     whole = count_run_samples(
         size, epochs=recipe.epochs, max_steps=recipe.max_steps, per_update=each
     )

@@ -1,21 +1,26 @@
-"""Generated text on standard output, as it comes."""
+"""A text on standard output as a model generates it."""
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 
 __all__ = ["stream_text"]
 
 
-def stream_text(pieces: Iterable[str]) -> None:
-    """Print text piece by piece; warnings raised meanwhile are shown after the end of the line."""
+@contextmanager
+def stream_text() -> Iterator[Callable[[str], None]]:
+    """A block in which pieces of a text are shown; its warnings come after the end of the line."""
+
+    def show(piece: str) -> None:
+        click.echo(piece, nl=False)
+        sys.stdout.flush()
+
     with warnings.catch_warnings(record=True) as held:
         warnings.simplefilter("always")
-        for piece in pieces:
-            click.echo(piece, nl=False)
-            sys.stdout.flush()
+        yield show
     click.echo()
     for one in held:
         warnings.showwarning(one.message, one.category, one.filename, one.lineno)

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,38 +25,24 @@ from hermes.distributed.environment import OWN, read_rank_info
 from hermes.distributed.process_group import RankInfo, exit_without_teardown
 from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost
 from hermes_cli.display.robust_stderr import make_stderr_robust
-from hermes_cli.launch.crash_log import CrashLog
-from hermes_cli.launch.join import backend_of, joined, saving
+from hermes_cli.launch.join import find_launched_backend, is_saving
 from hermes_cli.launch.signals import Signals
 from hermes_cli.launch.stderr_filter import sieved, write_through
 from hermes_cli.launch.supervisor import LONGEST_GRACE, POLL, Death, Writing, watched
 from hermes_cli.launch.worker_status import Reporting, read_reports
-from hermes_cli.options.resolve import ResolvedOptions, require_same_options
+from hermes_cli.options.resolve import ResolvedOptions
 
 if TYPE_CHECKING:
     from hermes.interface import Backend
-    from hermes.training.run import RunRequest
 
-__all__ = ["placed", "starts"]
+__all__ = ["start_workers"]
 
 LONGEST_TIMEOUT = 1_000_000
 REFUSALS = {HermesError.exit_code, click.UsageError.exit_code, NonFinite.exit_code}
 NO_TRACE = "To enable traceback see"  # torch's word for having none
 
 
-def placed(
-    context: click.Context, asked: ResolvedOptions, request: "RunRequest", signals: Signals
-) -> "RunRequest | None":
-    """The request as this process's share of it; None where others were started and have ended."""
-    if starts(context, asked, signals):
-        return None
-    process_group, options = joined(context, asked, request.backend, request.options, signals)
-    with CrashLog(process_group, request.output):
-        require_same_options(context.info_name or "", asked, request.backend, process_group)
-    return replace(request, process_group=process_group, options=options)
-
-
-def starts(
+def start_workers(
     context: click.Context, asked: ResolvedOptions | Mapping[str, Any], signals: Signals
 ) -> bool:
     """Start the processes that were asked for and see them to their end; False: none were.
@@ -80,12 +65,12 @@ def starts(
     if rank_info := read_rank_info(os.environ):
         _check_place(rank_info, f"--num-{'gpus' if gpus > 1 else 'processes'} {number}", number)
         return False
-    backend = backend_of(asked["backend"], os.environ)
+    backend = find_launched_backend(asked["backend"], os.environ)
     _check(asked, backend, gpus, number)
     signals.polled = True
     arguments, restarts = list(context.find_root().obj.arguments), asked["max_restarts"]
     patience = asked["peer_timeout"]
-    writing = Writing(saving(asked["output"]), patience)
+    writing = Writing(is_saving(asked["output"]), patience)
 
     def start(folder: str) -> Death | None:
         if backend.name == "mlx":

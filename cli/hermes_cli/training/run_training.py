@@ -1,179 +1,120 @@
-"""What `hermes train` does: options to a request, a request to a run, a run to the terminal."""
+"""What `hermes train`, `finetune`, `sft` and `dpo` do: options to a call of the library."""
 
+import inspect
 import os
 import shlex
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+import hermes
+from hermes.distributed.agreement import all_or_none
 from hermes.distributed.environment import find_launcher, read_rank_info
-from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError, Interrupted
 from hermes_cli.display.run_summary import summarize_run
 from hermes_cli.launch.crash_log import CrashLog
-from hermes_cli.launch.join import backend_of, joined
-from hermes_cli.launch.launcher import starts
+from hermes_cli.launch.join import find_launched_backend, join
+from hermes_cli.launch.launcher import start_workers
 from hermes_cli.launch.signals import Signals
 from hermes_cli.options.config_file import COMMAND_LINE
 from hermes_cli.options.declarations import TableOption
 from hermes_cli.options.resolve import (
+    RECIPE_FIELDS,
     ResolvedOptions,
     collect_recipe_fields,
     collect_settings,
     require_same_options,
 )
-from hermes_cli.training.hub_upload import EverySave, Push, push_at_end, push_of
 
 if TYPE_CHECKING:
-    from hermes.api import Result
-    from hermes.checkpoint import RetentionPolicy
+    from hermes.chat_templates.encoder import Example
     from hermes.interface import Options
-    from hermes.spec import ModelSpec
     from hermes.tokenizer import Tokenizer
-    from hermes.training.events import Event
-    from hermes.training.run import Run, RunRequest
+    from hermes.training.result import TrainResult
+    from hermes.training.run import Run
+
+__all__ = ["train_run"]
+
+LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
+# Of a resumed run these are its own where they are not given.
+RESUMED = (*RECIPE_FIELDS, *LORA, "model", "tokenizer", "template", "checkpoint")
 
 
-def _spec(options: ResolvedOptions, resuming: bool) -> "ModelSpec | None":
-    """The model asked for; None for the run's own."""
-    from hermes import mal
+def train_run(context: click.Context, command: str) -> None:
+    """Train as the options of `command` say, in this process or in workers that are started.
 
-    edits = {k.removeprefix("model."): v for k, v in options.edits.items() if k[:6] == "model."}
-    if resuming and not options.is_given("model") and not edits:
-        return None
-    spec = mal.load(options["model"])
-    return mal.edit_all(spec, edits) if edits else spec
+    Raises Interrupted where the run was stopped and saved, and HermesError of every kind.
+    """
+    from hermes.training.host import RunHost
+    from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
+    from hermes_cli.training.hub_upload import push_model
 
-
-def data_of(options: ResolvedOptions, stack: ExitStack) -> tuple[str, ...]:
-    """The files to read; standard input is kept in a file where it has to be read twice."""
-    data = tuple(options["data"]) or ("-",)
-    if "-" not in data:
-        return data
-    if sys.stdin.isatty():
-        raise HermesError("no data: give --data F, or text on standard input")
-    if not options.values.get("train_tokenizer"):
-        return data
-    from hermes.data import spool
-
-    folder = stack.enter_context(TemporaryDirectory(prefix="hermes-"))
-    kept = str(spool(sys.stdin.buffer, folder, file_format=options["format"] or "txt"))
-    return tuple(kept if name == "-" else name for name in data)
-
-
-def _tokenizer(
-    options: ResolvedOptions, data: tuple[str, ...], resuming: bool, process_group: ProcessGroup
-) -> "Tokenizer | None":
-    """The tokenizer asked for; None for the run's own."""
-    from hermes.distributed.agreement import all_or_none
-    from hermes.interop.hub import load_tokenizer
-    from hermes.tokenizer import Tokenizer
-
-    path = options["tokenizer"]
-    if resuming:
-        return (
-            load_tokenizer(path) if path and options.sources["tokenizer"] == COMMAND_LINE else None
-        )
-    if not options["train_tokenizer"]:
-        return load_tokenizer(path) if path else None
-    if path and Path(path).exists():
-        if options["resume"]:  # an earlier attempt learnt it, and was stopped before it saved
-            return load_tokenizer(path)
-        raise HermesError(f"{path} is there already; leave --train-tokenizer out to use it")
-    rank = process_group.rank_info.rank
-    learnt = all_or_none(process_group, lambda: None if rank else _learnt(options, data))
-    if process_group.rank_info.world_size == 1:
-        return learnt
-    return Tokenizer.from_json(process_group.all_gather_text(learnt.to_json() if learnt else "")[0])
-
-
-def _learnt(options: ResolvedOptions, data: tuple[str, ...]) -> "Tokenizer":
-    from hermes.api import train_tokenizer
-
-    click.echo("training a tokenizer on the data", err=True)
-    learnt = train_tokenizer(
-        data,
-        vocab_size=options["vocab_size"],
-        text_field=options["text_field"],
-        file_format=options["format"],
-    )
-    for warning in learnt.training.warnings if learnt.training else ():
-        click.echo(f"Warning: {warning}", err=True)
-    return learnt
-
-
-def run_training(context: click.Context, signals: Signals) -> None:
-    """Do what the command line asks."""
-    from hermes.distributed.agreement import all_or_none
-    from hermes.training.run import RunRequest, check_output
-
-    options = ResolvedOptions(context)
-    push = push_of(options)
+    options = ResolvedOptions(context, model_config=command != "train")
     output = Path(options["output"])
-    if read_rank_info(os.environ) is None:
-        check_output(output, resume=options["resume"])
-    if starts(context, options, signals):
-        return
-    backend = backend_of(options["backend"], os.environ)
-    process_group, where = joined(context, options, backend, realised(options), signals)
-    with ExitStack() as stack:
-        stack.enter_context(CrashLog(process_group, output))
-        require_same_options(context.info_name or "train", options, backend, process_group)
-        blank = RunRequest(
-            output,
-            (),
-            backend,
-            options=where,
-            process_group=process_group,
-            split_among=options.split_among,
-        )
-        # The others wait for one that refuses, as rank 0 does a folder of another run.
-        request = all_or_none(process_group, lambda: _request(options, blank, stack))
-        tokenizer = request.tokenizer
+    push = read_push(options["push_to_hub"], options["push_every_save"])
+    _check(options, command, output)
+    function: Callable[..., TrainResult] = getattr(hermes, command)
+    with Signals("stopping after this update; again to end at once") as signals:
+        if start_workers(context, options, signals):
+            return
+        backend = find_launched_backend(options["backend"], os.environ)
+        process_group, where = join(context, options, backend, _read_where(options), signals)
+        crash_log = CrashLog(process_group, output)
+        leads = process_group.rank_info.rank == 0
+        with HubUploads(push, _tell, push_model) as uploads, closing(process_group), crash_log:
+            require_same_options(context.info_name or command, options, backend, process_group)
+            require_writable_repo(push, process_group)
+            progress = RunProgress(context, options, signals, crash_log, leads)
+            host = RunHost(
+                backend,
+                where,
+                process_group,
+                make_settings=lambda call: (collect_settings(options), options.sources),
+                edits=collect_recipe_fields(options),
+                split_among=options.split_among,
+                tell=_tell if leads else lambda line: None,
+                on_open=progress.open,
+                show_example=_show_example,
+                count=Counter("reference").show,
+                stop=progress.should_stop,
+                uploads=uploads,
+            )
+            with ExitStack() as stack:
+                # A refusal of one rank must reach the others, which wait for it.
+                arguments = all_or_none(
+                    process_group, lambda: _read_arguments(options, command, function, stack)
+                )
+                result = function(**arguments, host=host, progress=leads)
+            progress.conclude(result)
 
-        def begun() -> None:
-            if tokenizer is not None and options["train_tokenizer"] and options["tokenizer"]:
-                tokenizer.save(options["tokenizer"])
 
-        piped = "-" in (options["data"] or ("-",))
-        carry_out(context, request, signals, begun=begun, from_stdin=piped, push=push)
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
 
 
-def _request(options: ResolvedOptions, blank: "RunRequest", stack: ExitStack) -> "RunRequest":
-    """What is asked of a run of which it is known where it is trained and by whom."""
-    from hermes.checkpoint import list_steps
+def _check(options: ResolvedOptions, command: str, output: Path) -> None:
+    """Refuse what needs no model and no data to be refused. Raises HermesError."""
     from hermes.training.run import check_output
 
-    if blank.process_group.rank_info.rank == 0:
-        check_output(blank.output, resume=options["resume"])
-    resuming = options["resume"] and bool(list_steps(blank.output))
-    spec = _spec(options, resuming)
-    data = data_of(options, stack)
-    return replace(
-        blank,
-        data=data,
-        spec=spec,
-        tokenizer=_tokenizer(options, data, resuming, blank.process_group),
-        given=collect_recipe_fields(options),
-        resume=options["resume"],
-        allow_batch_change=options["allow_batch_change"],
-        log_every=options["log_every"],
-        keep=kept(options),
-        text_field=options["text_field"],
-        file_format=options["format"],
-        settings=collect_settings(options),
-        sources=options.sources,
-    )
+    if read_rank_info(os.environ) is None:
+        check_output(output, resume=options["resume"])
+    edits = [key for key in options.edits if key.startswith("model.")]
+    if command != "train" and edits and not options.is_resumed:
+        raise HermesError(f"--set {edits[0]}: the architecture is the checkpoint's; leave it out")
+    collect_recipe_fields(options)
+    if "-" in (options["data"] or ("-",)) and sys.stdin.isatty():
+        what = "text" if command == "train" else "records"
+        raise HermesError(f"no data: give --data F, or {what} on standard input")
 
 
-def realised(options: ResolvedOptions) -> "Options":
-    """Where and how fast."""
+def _read_where(options: ResolvedOptions) -> "Options":
+    """Where and how fast the run trains."""
     from hermes.interface import Options
 
     return Options(
@@ -187,102 +128,123 @@ def realised(options: ResolvedOptions) -> "Options":
     )
 
 
-def kept(options: ResolvedOptions) -> "RetentionPolicy":
-    """Which checkpoints stay."""
-    from hermes.checkpoint import RetentionPolicy
-
-    return RetentionPolicy(
-        last=options["keep_last"], every=options["keep_every"], best=options["keep_best"]
-    )
-
-
-def carry_out(
-    context: click.Context,
-    request: "RunRequest",
-    signals: Signals,
-    *,
-    begun: Callable[[], None] = lambda: None,
-    from_stdin: bool = False,
-    push: Push | None = None,
-) -> None:
-    """Train what is requested, showing how it goes.
-
-    begun: called when nothing can refuse it. push: which repository gets the model.
-    """
-    if push is None:
-        _carry_out(context, request, signals, begun, from_stdin)
-        return
-    # What could not be pushed after the training is refused before it.
-    from hermes.distributed.agreement import all_or_none
-    from hermes.interop.publish import require_writable
-
-    first = request.process_group.rank_info.rank == 0
-    with CrashLog(request.process_group, request.output):
-        all_or_none(request.process_group, lambda: require_writable(push.repo) if first else None)
-    with EverySave(push.repo) as saves:
-        see = saves.see if push.every_save else lambda event: None
-        trained = _carry_out(context, request, signals, begun, from_stdin, see)
-    if trained is not None and trained not in saves.pushed:
-        push_at_end(trained, push.repo)
+def _read_arguments(
+    options: ResolvedOptions,
+    command: str,
+    function: "Callable[..., TrainResult]",
+    stack: ExitStack,
+) -> dict[str, Any]:
+    """The arguments of the library's function; what it is not given is a resumed run's own."""
+    known = inspect.signature(function).parameters
+    names = [name for name in options.values if name in known and name not in ("config", "data")]
+    given = {
+        name: options[name]
+        for name in names
+        if _has_meaning(options, name) and (name not in RESUMED or options.is_given(name))
+    }
+    if any(name in given for name in LORA):
+        given |= {name: options[name] for name in LORA if _has_meaning(options, name)}
+    if command == "train":
+        given |= _read_model(options)
+    else:
+        given["config"] = options.model_config
+    for name in ("push_to_hub", "push_every_save"):  # this command's own uploads do it
+        given.pop(name, None)
+    return given | {"data": _collect_files(options, stack)}
 
 
-def _carry_out(
-    context: click.Context,
-    request: "RunRequest",
-    signals: Signals,
-    begun: Callable[[], None],
-    from_stdin: bool,
-    see: "Callable[[Event], None]" = lambda event: None,
-) -> Path | None:
-    """The checkpoint at the run's end, None in a process that only helps."""
-    from hermes.api import collect
-    from hermes.training.run import open_run
-
-    process_group = request.process_group
-    journal = CrashLog(process_group, request.output)
-    with closing(process_group), journal, open_run(request) as run:
-        if process_group.rank_info.rank > 0:
-            signals.polled = True
-            stop = journal.polling(signals.asked)
-            if not run.finished and not collect(run, lambda event: None, stop).finished:
-                raise Interrupted("rank 0 says where")
-            return None
-        for note in run.notes:
-            click.echo(note, err=True)
-        if run.finished:
-            words = f"run {request.output} is finished at step {run.position.step:,}"
-            if run.position.step > run.total_steps:
-                words += f", past the {run.total_steps:,} asked for"
-            click.echo(f"{words}; nothing is left to do", err=True)
-            return run.checkpoint.path if run.checkpoint else None
-        begun()
-        signals.polled = True
-        result = _show(run, journal.polling(signals.asked), see)
-        _finish(run, result, _again(context, result.output), from_stdin)
-        return result.checkpoint
+def _has_meaning(options: ResolvedOptions, name: str) -> bool:
+    """Whether a given option has one beside the others; from the command line it is refused."""
+    if options.sources.get(name) == COMMAND_LINE:
+        return True
+    if name == "gamma":
+        return bool(options["loss"] == "simpo")
+    if name == "reference_cache":
+        return options["loss"] not in ("orpo", "simpo")
+    return name not in LORA or bool(options["lora_rank"])
 
 
-def _show(run: "Run", stop: Callable[[], bool], see: "Callable[[Event], None]") -> "Result":
-    """Train with a bar or with lines; see: called with each event, too."""
-    from hermes.api import collect
-    from hermes_cli.display.progress_bar import make_reporter
+def _read_model(options: ResolvedOptions) -> dict[str, Any]:
+    """The model asked for, edited by --set model.KEY; nothing for a resumed run's own."""
+    from hermes import mal
 
-    for line in summarize_run(run):
-        click.echo(line, err=True)
-    shown = make_reporter(run.total_steps, run.position.step)
+    edits = {k.removeprefix("model."): v for k, v in options.edits.items() if k[:6] == "model."}
+    if options.is_resumed and not options.is_given("model") and not edits:
+        return {}
+    spec = mal.load(options["model"])
+    return {"model": mal.edit_all(spec, edits) if edits else spec}
 
-    def report(event: "Event") -> None:
-        shown.show(event)
-        see(event)
 
-    try:
-        return collect(run, report, stop)
-    finally:
-        shown.close()
+def _collect_files(options: ResolvedOptions, stack: ExitStack) -> tuple[str, ...]:
+    """The files to read; standard input is kept in a file where it has to be read twice."""
+    data = tuple(options["data"]) or ("-",)
+    if "-" not in data or not options.values.get("train_tokenizer"):
+        return data
+    from hermes.data import spool
+
+    folder = stack.enter_context(TemporaryDirectory(prefix="hermes-"))
+    kept = str(spool(sys.stdin.buffer, folder, file_format=options["format"] or "txt"))
+    return tuple(kept if name == "-" else name for name in data)
+
+
+@dataclass
+class RunProgress:
+    """What this rank says at a run's start and end, and whether it was asked to stop."""
+
+    context: click.Context
+    options: ResolvedOptions
+    signals: Signals
+    crash_log: CrashLog
+    leads: bool
+    run: "Run | None" = None
+    stop: Callable[[], bool] | None = field(default=None)
+
+    def open(self, run: "Run") -> None:
+        """Say what is about to be trained, or that nothing is left to do."""
+        self.run = run
+        if not run.finished:
+            self.signals.polled = True
+            self.stop = self.crash_log.polling(self.signals.asked)
+        if not self.leads:
+            return
+        if not run.finished:
+            for line in summarize_run(run):
+                _tell(line)
+            return
+        words = f"run {run.request.output} is finished at step {run.position.step:,}"
+        if run.position.step > run.total_steps:
+            words += f", past the {run.total_steps:,} asked for"
+        _tell(f"{words}; nothing is left to do")
+
+    def should_stop(self) -> bool:
+        """Whether a signal came."""
+        return self.stop() if self.stop else self.signals.asked()
+
+    def conclude(self, result: "TrainResult") -> None:
+        """Say how the run ended. Raises Interrupted where it was stopped."""
+        if self.run is None or self.run.finished:
+            return
+        if not result.finished and not self.leads:
+            raise Interrupted("rank 0 says where")
+        if not result.finished:
+            piped = "-" in (self.options["data"] or ("-",))
+            more = " and the same text on standard input" if piped else ""
+            raise Interrupted(
+                f"stopped at step {result.steps:,} of {self.run.total_steps:,} and saved; go on "
+                f"with: {_again(self.context, result.output)}{more}"
+            )
+        if not self.leads:
+            return
+        losses = [] if result.loss is None else [f"loss {result.loss:.4f}"]
+        if result.val_loss is not None:
+            losses.append(f"validation loss {result.val_loss:.4f}")
+        if result.val_bits_per_byte is not None:
+            losses.append(f"{result.val_bits_per_byte:.4f} bits per byte")
+        _tell(f"done: {', '.join(losses)}; {result.checkpoint}")
 
 
 def _again(context: click.Context, output: Path) -> str:
-    """The command that goes on: what no run.yaml keeps stands in it as it was typed."""
+    """The command that resumes the run: what no run.yaml keeps stands in it as it was typed."""
     words = ["hermes", context.info_name or "train", "--resume", "--output", str(output)]
     for option in context.command.params:
         name = option.name or ""
@@ -296,16 +258,32 @@ def _again(context: click.Context, output: Path) -> str:
     return shlex.join(words) + (f", started by {launcher} as before" if launcher else "")
 
 
-def _finish(run: "Run", result: "Result", again: str, from_stdin: bool) -> None:
-    if not result.finished:
-        more = " and the same text on standard input" if from_stdin else ""
-        raise Interrupted(
-            f"stopped at step {result.steps:,} of {run.total_steps:,} and saved; go on with: "
-            f"{again}{more}"
-        )
-    losses = [] if result.loss is None else [f"loss {result.loss:.4f}"]
-    if result.val_loss is not None:
-        losses.append(f"validation loss {result.val_loss:.4f}")
-    if result.val_bits_per_byte is not None:
-        losses.append(f"{result.val_bits_per_byte:.4f} bits per byte")
-    click.echo(f"done: {', '.join(losses)}; {result.checkpoint}", err=True)
+def _show_example(tokenizer: "Tokenizer", example: "Example") -> None:
+    click.echo(style_example(tokenizer, example), err=True)
+
+
+def style_example(tokenizer: "Tokenizer", example: "Example") -> str:
+    """A conversation as text, what is trained on in green brackets."""
+    from hermes.finetuning.sft import mark_trained_tokens
+
+    def mark(words: str) -> str:
+        return click.style(f"[{words}]", fg="green", bold=True)
+
+    return mark_trained_tokens(tokenizer, example, mark)
+
+
+class Counter:
+    """Shows how far something is: in place on a terminal, else in tenths."""
+
+    def __init__(self, what: str):
+        self._what, self._tenth = what, -1
+
+    def show(self, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        tenth = 10 * done // max(total, 1)
+        line = f"{self._what}: {done:,} of {total:,}"
+        if sys.stderr.isatty():
+            click.echo(f"\r{line}", err=True, nl=done >= total)
+        elif tenth > self._tenth:
+            self._tenth = tenth
+            click.echo(line, err=True)

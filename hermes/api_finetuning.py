@@ -1,0 +1,306 @@
+"""The public functions that train an existing model further: finetune, sft and dpo."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hermes.api import _ignore, _never, run_to_end, takes_call
+from hermes.arguments import Call
+from hermes.data.conversations import read_conversations
+from hermes.data.preferences import read_pairs
+from hermes.distributed.agreement import all_or_none
+from hermes.errors import HermesError
+from hermes.finetuning.dpo import DPOData
+from hermes.finetuning.options import (
+    check_preference_options,
+    choose_base_model,
+    choose_reference_weights,
+    make_finetuning_fields,
+    make_finetuning_request,
+    make_text_request,
+    prefer_run_settings,
+)
+from hermes.finetuning.sft import SFTData, show_examples
+from hermes.recipe import OptimizerRecipe
+from hermes.tokenizer import Tokenizer
+from hermes.training.events import Event
+from hermes.training.host import RunHost, join_host
+from hermes.training.options import list_files
+from hermes.training.result import TrainResult
+
+__all__ = ["dpo", "finetune", "sft"]
+
+LONGEST_ROW, LONGEST_SIDE = 1024, 512  # default tokens per sample
+
+
+@takes_call
+def finetune(
+    call: Call,
+    checkpoint: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] = (),
+    *,
+    text_field: str = "text",
+    format: str | None = None,
+    tokenizer: Tokenizer | str | Path | None = None,
+    config: str | Path | None = None,
+    output: str | Path = "checkpoints",
+    resume: bool = False,
+    allow_batch_change: bool = False,
+    lr: float = 3e-4,
+    batch_size: int = 32,
+    grad_accum: int = 1,
+    epochs: float = 1,
+    max_steps: int = 0,
+    seq_len: int | None = None,
+    schedule: str = "constant",
+    warmup_steps: int = 0,
+    min_lr_ratio: float = 0.1,
+    decay_ratio: float = 0.1,
+    grad_clip: float = 1.0,
+    weight_decay: float = 0.1,
+    optimizer: OptimizerRecipe | None = None,
+    seed: int = 0,
+    val_fraction: float = 0.0,
+    eval_every: int = 0,
+    save_every: int = 1000,
+    log_every: int | None = None,
+    keep_last: int | None = None,
+    keep_every: int | None = None,
+    keep_best: str | None = None,
+    freeze_layers: int = 0,
+    freeze: Sequence[str] = (),
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
+    lora_dropout: float = 0.0,
+    lora_targets: str = "all",
+    shard: str | None = None,
+    shard_group: int | None = None,
+    peer_timeout: float = 45,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: str = "float32",
+    deterministic: bool = False,
+    grad_checkpoint: bool = False,
+    compile: bool | None = None,
+    push_to_hub: str | None = None,
+    push_every_save: bool = False,
+    progress: bool | None = None,
+    report: Callable[[Event], object] = _ignore,
+    stop: Callable[[], bool] = _never,
+    host: RunHost | None = None,
+) -> TrainResult:
+    """Train an existing model further on text.
+
+    checkpoint: a checkpoint or run of hermes, a Hugging Face folder, a bare .safetensors with
+    `config` for its architecture, or hf://OWNER/REPO. tokenizer: another than the checkpoint's own;
+    tokens that the model has no rows for get some. seq_len: None for 256, or the model's
+    max_seq_len. lora_rank: above 0, train low-rank adapters on lora_targets ("all", or names with
+    commas between) and nothing else. All other arguments are those of `train`, which also says how
+    a run is resumed, interrupted and distributed. Raises HermesError of every kind.
+    """
+    with join_host(call) as host:
+        request = all_or_none(host.process_group, lambda: make_text_request(call, host))
+        return run_to_end(request, call, host)
+
+
+@takes_call
+def sft(
+    call: Call,
+    checkpoint: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] = (),
+    *,
+    format: str | None = None,
+    template: str | Path | None = None,
+    tokenizer: Tokenizer | str | Path | None = None,
+    config: str | Path | None = None,
+    output: str | Path = "checkpoints",
+    resume: bool = False,
+    allow_batch_change: bool = False,
+    train_on_prompt: bool = False,
+    pack: bool = True,
+    overlong: str = "error",
+    show_samples: int = 0,
+    lr: float = 3e-4,
+    batch_size: int = 32,
+    grad_accum: int = 1,
+    epochs: float = 1,
+    max_steps: int = 0,
+    seq_len: int | None = None,
+    schedule: str = "constant",
+    warmup_steps: int = 0,
+    min_lr_ratio: float = 0.1,
+    decay_ratio: float = 0.1,
+    grad_clip: float = 1.0,
+    weight_decay: float = 0.1,
+    optimizer: OptimizerRecipe | None = None,
+    seed: int = 0,
+    val_fraction: float = 0.0,
+    eval_every: int = 0,
+    save_every: int = 1000,
+    log_every: int | None = None,
+    keep_last: int | None = None,
+    keep_every: int | None = None,
+    keep_best: str | None = None,
+    freeze_layers: int = 0,
+    freeze: Sequence[str] = (),
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
+    lora_dropout: float = 0.0,
+    lora_targets: str = "all",
+    shard: str | None = None,
+    shard_group: int | None = None,
+    peer_timeout: float = 45,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: str = "float32",
+    deterministic: bool = False,
+    grad_checkpoint: bool = False,
+    compile: bool | None = None,
+    push_to_hub: str | None = None,
+    push_every_save: bool = False,
+    progress: bool | None = None,
+    report: Callable[[Event], object] = _ignore,
+    stop: Callable[[], bool] = _never,
+    host: RunHost | None = None,
+) -> TrainResult:
+    """Supervised finetuning: train on what the assistant says in conversations.
+
+    data: .jsonl, .json or .csv whose records have `messages`, or `prompt` and `completion`, or
+    `instruction`, `input` and `output`, or are plain text. Only the assistant's tokens and the ends
+    of its turns are trained on, each with equal weight; train_on_prompt: every token. template: a
+    Jinja file instead of the checkpoint's chat template. seq_len: tokens per row, None for 1024 or
+    the model's max_seq_len. pack: several conversations share a row, none of which attends to
+    another. overlong: 'error', 'drop' or 'truncate', for a conversation longer than a row.
+    show_samples: show the first ones as they are trained on.
+
+    checkpoint and adapters are as in `finetune`, all other arguments as in `train`, which also says
+    how a run is resumed, interrupted and distributed. Raises HermesError of every kind.
+    """
+    if call["show_samples"] < 0:
+        raise HermesError(f"show_samples must be at least 0, got {call['show_samples']}")
+    call = prefer_run_settings(call, "pack", "train_on_prompt")
+    with join_host(call) as host:
+        base = all_or_none(host.process_group, lambda: choose_base_model(call, chat=True))
+        fields = make_finetuning_fields(call, base.spec.max_seq_len, LONGEST_ROW)
+        samples = SFTData(
+            read_conversations(list_files(call), file_format=call["format"]),
+            base.encoder,
+            whole=call["train_on_prompt"],
+            pack=call["pack"],
+            overlong=call["overlong"],
+            show=lambda examples: show_examples(
+                host, base.tokenizer, examples[: call["show_samples"]]
+            ),
+        )
+        request = make_finetuning_request(
+            call, host, base, fields, make_data=samples.make_training_data
+        )
+        return run_to_end(request, call, host)
+
+
+@takes_call
+def dpo(
+    call: Call,
+    checkpoint: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] = (),
+    *,
+    format: str | None = None,
+    template: str | Path | None = None,
+    no_template: bool = False,
+    tokenizer: Tokenizer | str | Path | None = None,
+    config: str | Path | None = None,
+    output: str | Path = "checkpoints-dpo",
+    resume: bool = False,
+    allow_batch_change: bool = False,
+    beta: float = 0.1,
+    max_len: int | None = None,
+    drop_overlong: bool = False,
+    loss: str = "sigmoid",
+    label_smoothing: float = 0.0,
+    gamma: float = 0.5,
+    sft_weight: float = 0.0,
+    reference_cache: str | Path | None = None,
+    lr: float = 5e-7,
+    batch_size: int = 4,
+    grad_accum: int = 1,
+    epochs: float = 1,
+    max_steps: int = 0,
+    schedule: str = "constant",
+    warmup_steps: int = 0,
+    min_lr_ratio: float = 0.1,
+    decay_ratio: float = 0.1,
+    grad_clip: float = 1.0,
+    weight_decay: float = 0.1,
+    optimizer: OptimizerRecipe | None = None,
+    seed: int = 0,
+    val_fraction: float = 0.0,
+    eval_every: int = 0,
+    save_every: int = 1000,
+    log_every: int | None = None,
+    keep_last: int | None = None,
+    keep_every: int | None = None,
+    keep_best: str | None = None,
+    freeze_layers: int = 0,
+    freeze: Sequence[str] = (),
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
+    lora_dropout: float = 0.0,
+    lora_targets: str = "all",
+    shard: str | None = None,
+    shard_group: int | None = None,
+    peer_timeout: float = 45,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: str = "float32",
+    deterministic: bool = False,
+    grad_checkpoint: bool = False,
+    compile: bool | None = None,
+    push_to_hub: str | None = None,
+    push_every_save: bool = False,
+    progress: bool | None = None,
+    report: Callable[[Event], object] = _ignore,
+    stop: Callable[[], bool] = _never,
+    host: RunHost | None = None,
+) -> TrainResult:
+    """Preference optimization: DPO and its relatives.
+
+    data: .jsonl, .json or .csv whose records have `prompt`, `chosen` and `rejected`, as strings or
+    lists of messages, or `chosen` and `rejected` as whole dialogues with a common beginning.
+    no_template: strings are plain text. loss: 'sigmoid' (DPO; with label_smoothing cDPO), 'ipo',
+    'hinge', 'orpo' or 'simpo'; beta: strength of the pull to the reference; gamma: SimPO's target
+    margin; sft_weight: weight of the chosen completion's mean token loss, added. max_len: tokens
+    per side, None for 512 or the model's max_seq_len; prompts are cut from the left, and a pair
+    whose completion does not fit is refused, or left out with drop_overlong. The checkpoint's own
+    log-probabilities are computed once and kept in reference_cache, by default in the run's folder.
+
+    checkpoint and adapters are as in `finetune`, all other arguments as in `train`, which also says
+    how a run is resumed, interrupted and distributed. Raises HermesError of every kind.
+    """
+    check_preference_options(call)
+    call = prefer_run_settings(call, "no_template")
+    with join_host(call) as host:
+        chat = not call["no_template"]
+        base = all_or_none(host.process_group, lambda: choose_base_model(call, chat=chat))
+        fields = make_finetuning_fields(call, base.spec.max_seq_len, LONGEST_SIDE)
+        cache = call["reference_cache"]
+        samples = DPOData(
+            read_pairs(list_files(call), file_format=call["format"]),
+            base,
+            host.backend,
+            host.options,
+            Path(call["output"]),
+            cache=Path(cache) if cache else None,
+            use_template=chat,
+            drop=call["drop_overlong"],
+            base=choose_reference_weights(call, base),
+            named=call["resume"] and call.has_given("checkpoint"),
+            stop=lambda: host.stop() or call["stop"](),
+            progress=host.count if host.leads else lambda done, total: None,
+        )
+        request = make_finetuning_request(
+            call,
+            host,
+            base,
+            fields | {"objective": "preference"},
+            make_data=samples.make_training_data,
+        )
+        return run_to_end(request, call, host)

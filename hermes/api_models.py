@@ -1,0 +1,262 @@
+"""The public functions that use a trained model: evaluate, generate, chat, convert and merge."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermes.arguments import convert_arguments
+from hermes.data import read_documents, tokenize
+from hermes.errors import HermesError
+from hermes.evaluation.perplexity import evaluate_perplexity, make_windows
+from hermes.finetuning.base_model import open_base_model
+from hermes.inference.chat_session import ChatSession
+from hermes.inference.sampling import Sampling
+from hermes.interface import Options, choose_backend
+from hermes.interop.convert import Conversion
+from hermes.interop.convert import convert as write_converted
+from hermes.interop.hub import load_tokenizer
+from hermes.interop.open_model import open_model
+from hermes.model import GeneratedText, Model, load
+from hermes.tokenizer import Tokenizer
+
+__all__ = ["ConvertResult", "EvalResult", "chat", "convert", "evaluate", "generate", "merge"]
+
+Watch = Callable[[str, float], None]
+
+
+def _watch_nothing(stage: str, share: float) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """How well a model predicts a text. val_loss: nats per token."""
+
+    val_loss: float
+    perplexity: float
+    bits_per_byte: float
+    tokens: int
+
+    def __repr__(self) -> str:
+        return (
+            f"EvalResult(loss {self.val_loss:.4f} nats per token, perplexity "
+            f"{self.perplexity:,.2f}, {self.bits_per_byte:.4f} bits per byte, {self.tokens:,} "
+            "tokens)"
+        )
+
+
+def evaluate(
+    checkpoint: str | Path,
+    data: str | Path | Sequence[str | Path] = (),
+    *,
+    config: str | Path | None = None,
+    tokenizer: str | Path | Tokenizer | None = None,
+    text_field: str = "text",
+    format: str | None = None,
+    seq_len: int | None = None,
+    batch_size: int = 32,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: str = "float32",
+) -> EvalResult:
+    """The loss, perplexity and bits per byte of a model on a text.
+
+    checkpoint, config, tokenizer: as in `load`. data: files, folders or patterns of text. seq_len:
+    tokens per row, None for the run's, else 256 or the model's max_seq_len. Raises HermesError of
+    every kind.
+    """
+    a = convert_arguments(evaluate, locals())
+    names = [data] if isinstance(data, str | Path) else list(data)
+    if not names:
+        raise HermesError("no data: give data=FILE, a folder or a list of files")
+    model = load(checkpoint, backend, device, precision, config=config, tokenizer=tokenizer)
+    texts = read_documents(names, text_field=text_field, file_format=format)
+    with tokenize(texts, model.tokenizer) as stream:
+        found = evaluate_perplexity(
+            model.backend_model,
+            make_windows(stream.tokens, a["seq_len"] or _find_seq_len(model), a["batch_size"]),
+            int(model.tokenizer.byte_lengths[stream.tokens[1:]].sum()),
+        )
+    assert found is not None, "nothing stops it"
+    return EvalResult(found.loss, found.perplexity, found.bits_per_byte, found.tokens)
+
+
+def _find_seq_len(model: Model) -> int:
+    """The length that the model was trained with, where a run of hermes wrote it."""
+    from hermes.checkpoint import open_checkpoint
+
+    folder = model.path
+    if folder is not None and (folder / "progress.json").is_file():
+        return open_checkpoint(folder, hashes=False).progress.recipe.seq_len
+    return min(256, model.spec.max_seq_len)
+
+
+def generate(
+    checkpoint: str | Path,
+    prompt: str = "",
+    *,
+    config: str | Path | None = None,
+    tokenizer: str | Path | Tokenizer | None = None,
+    max_tokens: int = 100,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    seed: int = 0,
+    num_samples: int = 1,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: str = "float32",
+) -> list[GeneratedText]:
+    """Continue a prompt, num_samples times, with the seeds from `seed` on.
+
+    checkpoint, config, tokenizer: as in `load`. temperature 0 takes the likeliest token, always.
+    A seed gives the same text on every backend. For many prompts use `load` once, and then
+    `Model.complete`. Raises HermesError of every kind.
+    """
+    a = convert_arguments(generate, locals())
+    sampling = Sampling(a["temperature"], a["top_k"], a["top_p"], a["min_p"])
+    if a["num_samples"] < 1:
+        raise HermesError(f"num_samples must be at least 1, got {num_samples}")
+    model = load(checkpoint, backend, device, precision, config=config, tokenizer=tokenizer)
+    return [
+        model.complete(prompt, max_tokens=a["max_tokens"], sampling=sampling, seed=a["seed"] + k)
+        for k in range(a["num_samples"])
+    ]
+
+
+def chat(
+    checkpoint: str | Path,
+    *,
+    config: str | Path | None = None,
+    tokenizer: str | Path | Tokenizer | None = None,
+    template: str | Path | None = None,
+    system: str = "",
+    max_tokens: int = 512,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    seed: int = 0,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: str = "float32",
+) -> ChatSession:
+    """Start a conversation: `say` gives the answer to a message in pieces, and remembers both.
+
+        talk = hermes.chat("run")
+        print("".join(talk.say("Hello!")))
+
+    checkpoint, config, tokenizer: as in `load`. template: a Jinja file instead of the checkpoint's
+    chat template. max_tokens: of an answer. Raises HermesError of every kind.
+    """
+    a = convert_arguments(chat, locals())
+    sampling = Sampling(a["temperature"], a["top_k"], a["top_p"], a["min_p"])
+    given = (
+        tokenizer
+        if tokenizer is None or isinstance(tokenizer, Tokenizer)
+        else load_tokenizer(tokenizer)
+    )
+    base = open_base_model(checkpoint, config=config, tokenizer=given, template=template)
+    for note in base.notes:
+        warnings.warn(note, stacklevel=2)
+    options = Options(device=device, precision=precision)
+    model = choose_backend(backend).build(base.spec, base.params, options)
+    return ChatSession(model, base.encoder, system, sampling, a["max_tokens"], a["seed"])
+
+
+@dataclass(frozen=True, repr=False)
+class ConvertResult:
+    """A model that was written in another form, with the proof that it is the same.
+
+    difference: of the logits, relative to their root mean square. conversion: all that is known.
+    """
+
+    path: Path
+    architecture: str
+    parameters: int
+    dtype: str
+    bytes: int
+    difference: float
+    notes: tuple[str, ...]
+    conversion: Conversion
+
+    def __repr__(self) -> str:
+        return (
+            f"ConvertResult({self.path}: {self.architecture}, {self.parameters:,} parameters, "
+            f"{self.dtype}, logits differ by {self.difference:.2g})"
+        )
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    to: str,
+    dtype: str | None = None,
+    config: str | Path | None = None,
+    backend: str = "auto",
+    on_progress: Watch = _watch_nothing,
+) -> ConvertResult:
+    """Write the model at `src` as the new folder `dst`, and compare the logits of both.
+
+    src: a checkpoint or run of hermes, a Hugging Face or litgpt folder, a .safetensors with its
+    `config`, a .pt that nanoGPT trained, or hf://OWNER/REPO. to: 'hermes' for a checkpoint, 'hf'
+    for a folder under Hugging Face's own names. dtype: 'float32', 'bfloat16' or 'float16'; None as
+    stored. backend: what computes the comparison. on_progress: called with the stage, 'writing' or
+    'comparing', and the share of it that is done. Raises HermesError of every kind.
+    """
+    a = convert_arguments(convert, locals())
+    return _write(src, dst, None, a)
+
+
+def merge(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    to: str = "hermes",
+    dtype: str | None = "float32",
+    config: str | Path | None = None,
+    on_progress: Watch = _watch_nothing,
+) -> ConvertResult:
+    """Write a model with its low-rank adapters added in, W + alpha / rank B A, as a new folder.
+
+    checkpoint: a run of adapters, or the model that `adapter` belongs to: a run of adapters or a
+    folder in PEFT's layout. dtype: of what is written; the sum is computed in float32 at least.
+    Otherwise as `convert`. Raises HermesError of every kind.
+    """
+    a = convert_arguments(merge, locals())
+    where = Path(config) if config else None
+    if adapter is None and not open_model(Path(checkpoint), config=where).adapted:
+        raise HermesError(f"{checkpoint} has no adapters to merge; give them with --adapter DIR")
+    return _write(checkpoint, output, adapter, a | {"backend": "auto"})
+
+
+def _write(
+    source: str | Path, target: str | Path, adapter: str | Path | None, a: dict[str, object]
+) -> ConvertResult:
+    from hermes.numerics.params import count_parameters
+
+    backend, config = str(a["backend"]), a["config"]
+    done = write_converted(
+        Path(source),
+        Path(target),
+        to=str(a["to"]),
+        dtype=None if a["dtype"] is None else str(a["dtype"]),
+        config=Path(str(config)) if config else None,
+        adapter=Path(adapter) if adapter else None,
+        backend=None if backend == "auto" else backend,
+        on_progress=a["on_progress"],  # type: ignore[arg-type]  # converted by its annotation
+    )
+    return ConvertResult(
+        done.target,
+        done.architecture,
+        count_parameters(done.source.spec),
+        done.dtype,
+        done.size,
+        done.verification.difference,
+        done.notes,
+        done,
+    )

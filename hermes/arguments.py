@@ -1,0 +1,168 @@
+"""Checks and converts the values that users hand over, by the types they are declared with.
+
+NumPy's numbers are taken as Python's, since files and backends know Python's alone. Nothing is
+guessed: a float is no whole number, and a string no number. Imports nothing but errors.
+"""
+
+import dataclasses
+import os
+import types
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from hermes.errors import HermesError
+
+__all__ = ["Call", "convert_arguments", "convert_fields", "convert_value"]
+
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a string",
+    Path: "a path",
+    type(None): "None",
+}
+
+
+class _Mismatch(Exception):
+    """The value is not of the type."""
+
+
+def convert_value(name: str, value: object, hint: Any) -> Any:
+    """The value as the type that `hint` declares. Raises HermesError, naming the argument."""
+    try:
+        return _convert(value, hint)
+    except _Mismatch:
+        raise HermesError(f"{name} must be {_describe(hint)}, got {_show(value)}") from None
+
+
+def convert_arguments(
+    function: Callable[..., object], values: Mapping[str, object]
+) -> dict[str, Any]:
+    """A call's arguments, each as `function` annotates it. Raises HermesError."""
+    hints = _read_hints(function)
+    return {
+        name: convert_value(name, value, hints[name]) if name in hints else value
+        for name, value in values.items()
+    }
+
+
+def convert_fields(instance: Any, prefix: str = "") -> None:
+    """Convert the fields of a frozen dataclass in place, for its __post_init__.
+
+    prefix: stands before a field's name in a message, as in 'optimizer.beta2'. Raises HermesError.
+    """
+    hints = _read_hints(type(instance))  # type: ignore[arg-type]  # classes are hashable
+    for one in dataclasses.fields(instance):
+        value = getattr(instance, one.name)
+        converted = convert_value(prefix + one.name, value, hints[one.name])
+        if converted is not value:
+            object.__setattr__(instance, one.name, converted)
+
+
+@cache
+def _read_hints(of: Any) -> dict[str, Any]:
+    return {name: hint for name, hint in get_type_hints(of).items() if name != "return"}
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    if hint is Any or hint is object:
+        return value
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, get_args(hint))
+    if origin is tuple or origin is Sequence:
+        return _convert_items(value, get_args(hint)[0])
+    if origin is not None:
+        hint = origin
+    if hint is Callable:
+        if not callable(value):
+            raise _Mismatch
+        return value
+    if hint in (bool, int, float):
+        return _convert_number(value, hint)
+    if hint is type(None):
+        if value is not None:
+            raise _Mismatch
+        return value
+    if hint is Path and isinstance(value, os.PathLike):
+        return Path(value)
+    checkable = isinstance(hint, type) and not getattr(hint, "_is_protocol", False)
+    if checkable and not isinstance(value, hint):
+        raise _Mismatch
+    return value
+
+
+def _convert_union(value: Any, hints: Sequence[Any]) -> Any:
+    for hint in hints:
+        try:
+            return _convert(value, hint)
+        except _Mismatch:
+            continue
+    raise _Mismatch
+
+
+def _convert_items(value: Any, hint: Any) -> tuple[Any, ...]:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise _Mismatch
+    return tuple(_convert(item, hint) for item in value)
+
+
+def _convert_number(value: Any, hint: Any) -> bool | int | float:
+    """A Python number; an int stays one where a float is declared, as files then say it."""
+    kind = type(value)
+    # NumPy's bool_ is neither of Python's numeric classes, and known by its name.
+    if kind is bool or (kind.__name__ in ("bool", "bool_") and kind.__module__ == "numpy"):
+        if hint is not bool:
+            raise _Mismatch
+        return bool(value)
+    if hint is bool:
+        raise _Mismatch
+    if isinstance(value, Integral):
+        return int(value)
+    if hint is float and isinstance(value, Real):
+        return float(value)
+    raise _Mismatch
+
+
+def _describe(hint: Any) -> str:
+    """What a declared type is called in a sentence."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        words = list(dict.fromkeys(_describe(one) for one in get_args(hint)))
+        return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    if origin is tuple or origin is Sequence:
+        return f"a list, each item {_describe(get_args(hint)[0])}"
+    if hint in WORDS:
+        return WORDS[hint]
+    if hint is Callable or origin is Callable or getattr(origin, "__name__", "") == "Callable":
+        return "a function"
+    return f"of type {getattr(hint, '__name__', hint)}"
+
+
+def _show(value: object) -> str:
+    """The value, and its type where that says more."""
+    text = repr(value)
+    shown = text if len(text) <= 60 else f"{text[:57]}..."
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return shown if plain else f"{shown} ({type(value).__name__})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call of a public function. values: all its arguments, converted; given: the names of those
+    that the caller passed, as the others are a resumed run's own.
+    """
+
+    values: Mapping[str, Any]
+    given: frozenset[str]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def has_given(self, name: str) -> bool:
+        """Whether the caller passed the argument."""
+        return name in self.given

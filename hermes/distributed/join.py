@@ -1,0 +1,100 @@
+"""Joins this process to the ranks that a launcher started with it.
+
+Knows torchrun, srun, mpirun and mlx.launch by the variables that they set. Both the library and the
+command line train through here, so that no rank ever trains alone by accident.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from hermes.distributed.environment import MEANT, detect_launcher, read_rank_info
+from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup, RankInfo
+from hermes.errors import HermesError
+
+__all__ = ["choose_backend_name", "find_rank_info", "join_ranks"]
+
+# Seconds, at least: until the first step is done a rank may read, tokenize and compile.
+FIRST_TIMEOUT, RENDEZVOUS_TIMEOUT = 600.0, 60.0
+
+
+class _Options(Protocol):
+    """What is known here of hermes.interface.Options, which stands above this package."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def device(self) -> str | None: ...
+
+
+OptionsT = TypeVar("OptionsT", bound=_Options)
+OptionsT_contra = TypeVar("OptionsT_contra", bound=_Options, contravariant=True)
+
+
+class _Backend(Protocol[OptionsT_contra]):
+    """What is known here of hermes.interface.Backend."""
+
+    def devices(self) -> tuple[str, ...]: ...
+
+    def join(self, rank_info: RankInfo, options: OptionsT_contra = ...) -> ProcessGroup: ...
+
+
+def choose_backend_name(name: str, environment: Mapping[str, str]) -> str:
+    """The backend's name; "auto" becomes the one whose processes a launcher started, if any did.
+
+    Raises HermesError where the launcher's processes cannot be this backend's.
+    """
+    launcher = detect_launcher(environment) or ""
+    meant, rank_info = MEANT.get(launcher), read_rank_info(environment)
+    if meant is None or rank_info is None or name == meant:
+        return name
+    if name == "auto":
+        return meant
+    if launcher == "mpirun" and rank_info.rendezvous is None:
+        raise HermesError(
+            f"mpirun does not say where processes of {name} meet; set MASTER_ADDR and MASTER_PORT, "
+            "or start them by torchrun, srun or --num-gpus"
+        )
+    if launcher != "mpirun":
+        others = {"torch": "torchrun, srun or --num-gpus", "mlx": "mlx.launch or --num-processes"}
+        raise HermesError(
+            f"{launcher} starts processes of {meant}, and --backend is {name}; leave it out, or "
+            f"start {name} by {others.get(name, 'itself, in one process')}"
+        )
+    return name
+
+
+def find_rank_info(environment: Mapping[str, str], timeout: float) -> RankInfo | None:
+    """This process's rank, None where no launcher started others. Raises HermesError.
+
+    timeout: seconds of silence after which a rank counts as lost.
+    """
+    rank_info = read_rank_info(environment)
+    if rank_info is None:
+        return None
+    return replace(
+        rank_info,
+        timeout=timeout,
+        first_timeout=max(timeout, FIRST_TIMEOUT),
+        rendezvous_timeout=max(timeout, RENDEZVOUS_TIMEOUT),
+    )
+
+
+def join_ranks(
+    rank_info: RankInfo | None, backend: _Backend[OptionsT], options: OptionsT
+) -> tuple[ProcessGroup, OptionsT]:
+    """Meet the other ranks; the process group, and the options with this rank's device.
+
+    rank_info None: a single process. Raises HermesError, PeerLost, and Unsupported.
+    """
+    if rank_info is None:
+        return SINGLE_PROCESS, options
+    gpus = [name for name in backend.devices() if name.startswith("cuda:")]
+    if gpus and options.device in (None, "cuda"):
+        if rank_info.local_rank >= len(gpus):
+            raise HermesError(
+                f"{rank_info.local_world_size} processes on this machine, but {len(gpus)} GPUs; "
+                "start as many processes as GPUs, or give --device cpu"
+            )
+        options = replace(options, device=gpus[rank_info.local_rank])
+    return backend.join(rank_info, options), options

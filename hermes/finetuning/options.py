@@ -1,0 +1,187 @@
+"""From the arguments of finetune, sft and dpo to the base model, the recipe and the request."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hermes.arguments import Call
+from hermes.errors import HermesError
+from hermes.finetuning.base_model import (
+    CHAT_TOKENS,
+    BaseModel,
+    add_special_tokens,
+    open_base_model,
+)
+from hermes.interface import Tensors
+from hermes.interop.hub import load_tokenizer
+from hermes.recipe import LORA_TARGETS, Lora
+from hermes.tokenizer import Tokenizer
+from hermes.training.host import RunHost
+from hermes.training.options import make_request, read_recipe_fields
+from hermes.training.request import RunRequest
+from hermes.training.run import check_output, has_checkpoint
+from hermes.training.run_yaml import read_setting
+
+__all__ = [
+    "check_preference_options",
+    "choose_base_model",
+    "choose_reference_weights",
+    "make_finetuning_fields",
+    "make_finetuning_request",
+    "make_text_request",
+    "prefer_run_settings",
+]
+
+LONGEST_TEXT = 256  # default tokens per sequence
+LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
+
+
+def is_resuming(call: Call) -> bool:
+    """Whether the call resumes a run that has saved a checkpoint."""
+    return call["resume"] and has_checkpoint(call["output"])
+
+
+def prefer_run_settings(call: Call, *names: str) -> Call:
+    """The call with a resumed run's own values of what makes it that run.
+
+    Raises HermesError where the caller gave another value.
+    """
+    if not is_resuming(call):
+        return call
+    output, own = Path(call["output"]), {}
+    for name in names:
+        there = read_setting(output, name)
+        if there is None or there == call[name]:
+            continue
+        if call.has_given(name):
+            raise HermesError(
+                f"{name} is {there!r} in {output / 'run.yaml'} and {call[name]!r} here; leave it "
+                "out to go on with the run, or choose another --output for a new one"
+            )
+        own[name] = there
+    return replace(call, values={**call.values, **own})
+
+
+def choose_base_model(call: Call, *, chat: bool) -> BaseModel:
+    """The model that a run starts from, or a resumed run's own. Raises HermesError."""
+    check_output(Path(call["output"]), resume=call["resume"])
+    template = call.values.get("template")
+    if is_resuming(call):
+        return _open_run_model(call, template if call.has_given("template") else None, chat=chat)
+    if not call["checkpoint"]:
+        raise HermesError("no model to tune: give --checkpoint C")
+    return open_base_model(
+        call["checkpoint"],
+        config=call.values.get("config"),
+        tokenizer=_load_tokenizer(call["tokenizer"]),
+        template=template,
+        chat=chat,
+    )
+
+
+def _load_tokenizer(given: Tokenizer | str | Path | None) -> Tokenizer | None:
+    return given if given is None or isinstance(given, Tokenizer) else load_tokenizer(given)
+
+
+def _open_run_model(call: Call, template: str | Path | None, *, chat: bool) -> BaseModel:
+    """The run's find_newest checkpoint, which has its tokenizer and its template."""
+    own = open_base_model(call["output"], template=template, chat=chat)
+    given = _load_tokenizer(call["tokenizer"]) if call.has_given("tokenizer") else None
+    if given is None:
+        return own
+    same = own.tokenizer.fingerprint == add_special_tokens(given, CHAT_TOKENS)[0].fingerprint
+    return own if same else replace(own, tokenizer=given)
+
+
+def choose_reference_weights(call: Call, base: BaseModel) -> Callable[[], Tensors] | None:
+    """Opens the weights that a resumed run started from; None for a new run, which has them."""
+    if not is_resuming(call):
+        return None
+    output = Path(call["output"])
+    given = call["checkpoint"] if call.has_given("checkpoint") else None
+
+    def open_weights() -> Tensors:
+        checkpoint = given or read_setting(output, "checkpoint")
+        try:
+            if not checkpoint:
+                raise HermesError("its run.yaml does not say where")
+            return open_base_model(
+                checkpoint, config=call.values.get("config"), tokenizer=base.tokenizer, chat=False
+            ).params
+        except HermesError as error:
+            missing = "" if given else "has lost its reference.npz and "
+            raise type(error)(
+                f"run {output} {missing}needs the model that it began from ({error}); "
+                "say with --checkpoint C where it is now"
+            ) from None
+
+    return open_weights
+
+
+def check_preference_options(call: Call) -> None:
+    """Refuse arguments that the loss has no use for. Raises HermesError."""
+    loss = call["loss"]
+    if call.has_given("gamma") and loss != "simpo":
+        raise HermesError(f"gamma belongs to loss simpo, not to {loss}")
+    if call["reference_cache"] is not None and loss in ("orpo", "simpo"):
+        raise HermesError(f"--reference-cache has no meaning with loss {loss}, which has none")
+
+
+def make_finetuning_fields(call: Call, max_seq_len: int, longest: int) -> dict[str, object]:
+    """Recipe fields: all of a new run's, and those that were given of a resumed one.
+
+    longest: the default length of a sample, where the model has room for it. Raises HermesError.
+    """
+    if is_resuming(call):
+        fields = read_recipe_fields(call)
+        if any(map(call.has_given, LORA)):
+            fields["lora"] = _make_lora(call)
+    else:
+        fields = read_recipe_fields(call, defaults=True)
+        if fields["seq_len"] is None:
+            fields["seq_len"] = min(longest, max_seq_len)
+        fields["lora"] = _make_lora(call)
+    length = fields.get("seq_len")
+    if "max_len" in call.values and isinstance(length, int) and length > max_seq_len:
+        raise HermesError(
+            f"max_len is {length}, more than the model's max_seq_len {max_seq_len}; "
+            "choose a shorter --max-len"
+        )
+    return fields
+
+
+def _make_lora(call: Call) -> Lora | None:
+    """The adapters asked for, None for none. Raises HermesError."""
+    if not call.values.get("lora_rank"):
+        for name in LORA[1:]:
+            if call.has_given(name):
+                option = name.replace("_", "-")
+                raise HermesError(f"--{option} belongs to adapters; give --lora-rank with it")
+        return None
+    named = call["lora_targets"]
+    targets = LORA_TARGETS if named == "all" else tuple(t.strip() for t in named.split(","))
+    return Lora(call["lora_rank"], call["lora_alpha"], call["lora_dropout"], targets)
+
+
+def make_finetuning_request(
+    call: Call, host: RunHost, base: BaseModel, fields: Mapping[str, object], **more: Any
+) -> RunRequest:
+    """The request of a run that starts from `base`. more: fields of RunRequest."""
+    lora = fields.get("lora")
+    return make_request(
+        call,
+        host,
+        fields,
+        tokenizer=base.tokenizer,
+        initial_model=base.adapted_start if lora else base.start,
+        tokenizer_settings=base.settings,
+        **more,
+    )
+
+
+def make_text_request(call: Call, host: RunHost) -> RunRequest:
+    """The request of a run that trains an existing model further on text. Raises HermesError."""
+    base = choose_base_model(call, chat=False)
+    fields = make_finetuning_fields(call, base.spec.max_seq_len, LONGEST_TEXT)
+    return make_finetuning_request(call, host, base, fields, text_field=call["text_field"])

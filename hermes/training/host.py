@@ -1,0 +1,97 @@
+"""The program around a run: it joins the ranks, tells its user what happens, and may stop it."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from hermes.arguments import Call
+from hermes.chat_templates.encoder import Example
+from hermes.distributed.join import choose_backend_name, find_rank_info, join_ranks
+from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from hermes.interface import Backend, Options, choose_backend
+from hermes.tokenizer import Tokenizer
+from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
+
+if TYPE_CHECKING:
+    from hermes.training.run import Run
+
+__all__ = ["RunHost", "join_host"]
+
+MakeSettings = Callable[[Call], tuple[Mapping[str, object], Mapping[str, str]]]
+
+
+def _tell_nothing(line: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class RunHost:
+    """What a program such as the command line brings to a run that it shows by itself.
+
+    options: with this rank's device. make_settings: makes RunRequest's settings and sources, None
+    for those of the call. edits: recipe fields set by other means than arguments. tell: given lines
+    for the user. on_open: called with the run once nothing can refuse it. show_example: shows a
+    conversation as it is trained on, None for the usual way. count: told how far a computation
+    before the training is. stop: polled after every step, besides the caller's own. uploads: pushes
+    the model to the Hub.
+    """
+
+    backend: Backend
+    options: Options
+    process_group: ProcessGroup = SINGLE_PROCESS
+    make_settings: MakeSettings | None = None
+    edits: Mapping[str, object] = field(default_factory=dict)
+    split_among: int | None = None
+    tell: Callable[[str], None] = _tell_nothing
+    on_open: "Callable[[Run], None]" = lambda run: None
+    show_example: Callable[[Tokenizer, Example], None] | None = None
+    count: Callable[[int, int], None] = lambda done, total: None
+    stop: Callable[[], bool] = lambda: False
+    uploads: HubUploads | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which writes the run's folder and speaks for all."""
+        return self.process_group.rank_info.rank == 0
+
+
+@contextmanager
+def join_host(call: Call) -> Iterator[RunHost]:
+    """The host of a call: the one it was given, or that of a script or notebook.
+
+    The latter joins the ranks that a launcher started, and parts from them at the block's end.
+    Raises HermesError, PeerLost, and Unsupported.
+    """
+    if call["host"] is not None:
+        yield call["host"]
+        return
+    push = read_push(call["push_to_hub"], call["push_every_save"])
+    options = Options(
+        device=call["device"],
+        precision=call["precision"],
+        compile=call["compile"],
+        grad_checkpoint=call["grad_checkpoint"],
+        deterministic=call["deterministic"],
+        shard=call["shard"],
+        shard_group=call["shard_group"],
+    )
+    backend = choose_backend(choose_backend_name(call["backend"], os.environ))
+    rank_info = find_rank_info(os.environ, call["peer_timeout"])
+    process_group, options = join_ranks(rank_info, backend, options)
+    tell = _choose_tell(call["progress"], process_group)
+    host = RunHost(backend, options, process_group, tell=tell)
+    with HubUploads(push, tell) as uploads, closing(process_group):
+        require_writable_repo(push, process_group)
+        yield replace(host, uploads=uploads)
+
+
+def _choose_tell(progress: bool | None, process_group: ProcessGroup) -> Callable[[str], None]:
+    """What shows a line to the user: standard error, where progress is shown, of rank 0."""
+    from hermes.training.progress_bar import can_draw_bar
+
+    if process_group.rank_info.rank or not (can_draw_bar() if progress is None else progress):
+        return _tell_nothing
+    return lambda line: print(line, file=sys.stderr, flush=True)

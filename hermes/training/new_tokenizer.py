@@ -1,0 +1,52 @@
+"""The tokenizer of a run from scratch: a given one, or one trained on the run's data."""
+
+from pathlib import Path
+
+from hermes.arguments import Call
+from hermes.data import expand_paths, read_documents
+from hermes.distributed.agreement import all_or_none
+from hermes.errors import HermesError
+from hermes.interop.hub import load_tokenizer
+from hermes.tokenizer import Tokenizer, train_tokenizer
+from hermes.training.host import RunHost
+from hermes.training.options import list_files
+
+__all__ = ["choose_tokenizer", "save_new_tokenizer"]
+
+
+def choose_tokenizer(call: Call, host: RunHost, resuming: bool) -> Tokenizer | None:
+    """The tokenizer that a call of `train` asks for; None for the run's own. Raises HermesError."""
+    given = call["tokenizer"]
+    if isinstance(given, Tokenizer):
+        return given
+    if resuming:
+        return load_tokenizer(given) if given and call.has_given("tokenizer") else None
+    if not call["train_tokenizer"]:
+        return load_tokenizer(given) if given else None
+    if given and Path(given).exists():
+        if call["resume"]:  # an earlier attempt trained it, and was stopped before it saved
+            return load_tokenizer(given)
+        raise HermesError(f"{given} is there already; leave --train-tokenizer out to use it")
+    group = host.process_group
+    made = all_or_none(group, lambda: _train(call, host) if host.leads else None)
+    if group.rank_info.world_size == 1:
+        return made
+    return Tokenizer.from_json(group.all_gather_text(made.to_json() if made else "")[0])
+
+
+def _train(call: Call, host: RunHost) -> Tokenizer:
+    host.tell("training a tokenizer on the data")
+    found = read_documents(
+        expand_paths(list_files(call)), text_field=call["text_field"], file_format=call["format"]
+    )
+    made = train_tokenizer((document.text for document in found), vocab_size=call["vocab_size"])
+    for warning in made.training.warnings if made.training else ():
+        host.tell(f"Warning: {warning}")
+    return made
+
+
+def save_new_tokenizer(call: Call, tokenizer: Tokenizer | None) -> None:
+    """Save a tokenizer that was trained for the run, where the call names a file for it."""
+    path = call["tokenizer"]
+    if tokenizer is not None and call["train_tokenizer"] and isinstance(path, str | Path):
+        tokenizer.save(path)

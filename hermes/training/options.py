@@ -1,0 +1,93 @@
+"""From the arguments of a public training function to the request of a run."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hermes.arguments import Call
+from hermes.checkpoint import RetentionPolicy
+from hermes.errors import HermesError
+from hermes.interop.hub import pin_commit
+from hermes.options import OPTIONS
+from hermes.recipe import OptimizerRecipe
+from hermes.training.host import RunHost
+from hermes.training.request import RunRequest
+
+__all__ = ["list_files", "make_request", "make_settings", "read_recipe_fields"]
+
+# Fields of the recipe that are arguments in Python and edits by --set on the command line.
+RECIPE_ARGUMENTS = ("min_lr_ratio", "decay_ratio")
+RECIPE_FIELDS = {name: entry.recipe_field for name, entry in OPTIONS.items() if entry.recipe_field}
+RECIPE_FIELDS |= {name: name for name in RECIPE_ARGUMENTS}
+
+
+def list_files(call: Call) -> tuple[str, ...]:
+    """The names of the files to train on. Raises HermesError where there is none."""
+    data = call["data"]
+    names = (data,) if isinstance(data, str | Path) else tuple(data)
+    if not names:
+        raise HermesError("no data: give data=FILE, a folder or a list of files")
+    return tuple(map(str, names))
+
+
+def read_recipe_fields(call: Call, *, defaults: bool = False) -> dict[str, object]:
+    """Recipe fields that the caller gave, by the recipe's names; with `defaults` all of them."""
+    own = {
+        field: call[name]
+        for name, field in RECIPE_FIELDS.items()
+        if name in call.values and (defaults or call.has_given(name))
+    }
+    optimizer: OptimizerRecipe | None = call["optimizer"]
+    if optimizer is not None:
+        if call.has_given("weight_decay"):
+            raise HermesError("weight_decay is given twice, by itself and in optimizer")
+        own |= {f"optimizer.{name}": value for name, value in vars(optimizer).items()}
+    return own
+
+
+def make_settings(call: Call) -> tuple[dict[str, object], dict[str, str]]:
+    """What run.yaml has besides the recipe, and what set each value.
+
+    Files are there by their absolute paths, and models on the Hub by their commits.
+    """
+    settings: dict[str, object] = {
+        name: value
+        for name, value in call.values.items()
+        if name in OPTIONS and OPTIONS[name].scope in ("run", "machine")
+    }
+    names = list_files(call)
+    settings["data"] = [name if name == "-" else os.path.abspath(name) for name in names]
+    for name, value in list(settings.items()):
+        if not OPTIONS[name].is_path or value is None:
+            continue
+        if isinstance(value, str | Path):
+            pinned = pin_commit(str(value))
+            settings[name] = os.path.abspath(pinned) if os.path.exists(pinned) else pinned
+        else:  # a Tokenizer or a ModelSpec, which the checkpoint has
+            del settings[name]
+    sources = {name: "argument" if call.has_given(name) else "default" for name in call.values}
+    return settings, sources
+
+
+def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more: Any) -> RunRequest:
+    """The request of a run. given: recipe fields; more: further fields of RunRequest."""
+    settings, sources = host.make_settings(call) if host.make_settings else make_settings(call)
+    keep = RetentionPolicy(call["keep_last"], call["keep_every"], call["keep_best"])
+    return RunRequest(
+        output=Path(call["output"]),
+        data=list_files(call),
+        backend=host.backend,
+        options=host.options,
+        given={**given, **host.edits},
+        resume=call["resume"],
+        allow_batch_change=call["allow_batch_change"],
+        log_every=call["log_every"],
+        keep=keep,
+        file_format=call["format"],
+        settings=settings,
+        sources=sources,
+        process_group=host.process_group,
+        split_among=host.split_among,
+        **more,
+    )

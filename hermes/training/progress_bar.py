@@ -1,0 +1,261 @@
+"""Shows a run while it trains: a bar in a terminal or notebook, a line now and then elsewhere.
+
+Everything goes to standard error or into the notebook's cell. rich and IPython are imported only
+where they draw.
+"""
+
+import html
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from hermes.training.events import Evaluation, Event, Saved, Stopped, Update
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+__all__ = [
+    "BarProgress",
+    "LineProgress",
+    "NoProgress",
+    "NotebookProgress",
+    "ProgressDisplay",
+    "can_draw_bar",
+    "open_progress",
+]
+
+LINES = 20
+# What is shown of a step on pairs besides its loss, and the word for it.
+PAIR_MEASURES = (("reward_margin", "margin"), ("accuracy", "accuracy"))
+QUIET_SECONDS = 30.0
+REDRAW_SECONDS = 0.2  # of a notebook, whose every update is a message to the browser
+BEHIND = 1.1  # times the mean busy time, from which on the slowest rank is shown
+
+
+class ProgressDisplay(Protocol):
+    """Shows a run's events as they come."""
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Show a line of text."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+        ...
+
+
+def open_progress(total_steps: int, done: int, progress: bool | None = True) -> ProgressDisplay:
+    """The display of a run of `total_steps`, of which `done` are done.
+
+    progress: True for a bar in a notebook or terminal and lines elsewhere; False for nothing; None
+    for a bar where one can be drawn, and nothing elsewhere.
+    """
+    if progress is False:
+        return NoProgress()
+    if _in_notebook():
+        return NotebookProgress(total_steps, done)
+    if can_draw_bar():
+        return BarProgress(total_steps, done)
+    return LineProgress(total_steps, done, sys.stderr) if progress else NoProgress()
+
+
+def can_draw_bar() -> bool:
+    """Whether this is a notebook, or standard error a terminal that can draw."""
+    stream = sys.stderr
+    draws = stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+    return draws or _in_notebook()
+
+
+def _in_notebook() -> bool:
+    """Whether this is the kernel of a notebook; nothing is imported to find out."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    # A kernel's shell is ipykernel's or Colab's; that of a terminal has no kernel.
+    return shell is not None and getattr(shell, "kernel", None) is not None
+
+
+def _format_duration(seconds: float) -> str:
+    minutes, seconds = divmod(max(round(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _format_rate(event: Update) -> str:
+    slow = event.slowest_over_mean or 0.0
+    behind = f", rank {event.slowest_rank} slowest, {slow:.2f} x mean" if slow >= BEHIND else ""
+    return f"{event.tokens_per_second:,.0f} tokens/s{behind}"
+
+
+def _format_loss(event: Update) -> str:
+    known = event.others
+    shown = "".join(f", {word} {known[name]:.4g}" for name, word in PAIR_MEASURES if name in known)
+    return f"loss {event.loss:.4f}{shown}"
+
+
+def _describe(event: Evaluation | Saved | Stopped) -> str:
+    match event:
+        case Evaluation(step, loss, bits, others):
+            end = "" if bits is None else f", {bits:.4f} bits per byte"
+            end += "".join(f", {name} {value:.4g}" for name, value in others.items())
+            return f"step {step:,}: validation loss {loss:.4f}{end}"
+        case Saved(step, path):
+            return f"step {step:,}: saved {path}"
+        case Stopped(step):
+            return f"step {step:,}: stopped"
+
+
+class LineProgress:
+    """About twenty lines for a run, and never half a minute of training without one."""
+
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        stream: TextIO,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._total, self._stream, self._clock = total, stream, clock
+        self._every = max(total // LINES, 1)
+        self._first, self._started_at = done, clock()
+        self._shown, self._shown_at = done, clock()
+
+    def show(self, event: Event) -> None:
+        """Print the event; of logged steps only some."""
+        if not isinstance(event, Update):
+            self.say(_describe(event))
+            return
+        now = self._clock()
+        first = self._shown == self._first
+        due = event.step // self._every > self._shown // self._every or event.step == self._total
+        if not (first or due or now - self._shown_at > QUIET_SECONDS):
+            return
+        self._shown, self._shown_at = event.step, now
+        made = max(event.step - self._first, 1)
+        left = (now - self._started_at) / made * (self._total - event.step)
+        self.say(
+            f"step {event.step:,}/{self._total:,}  {_format_loss(event)}  "
+            f"{_format_rate(event)}  {_format_duration(left)} left"
+        )
+
+    def say(self, text: str) -> None:
+        """Print the text."""
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing to restore."""
+
+
+class BarProgress:
+    """rich's progress bar: step, loss, tokens per second and time left; events above it."""
+
+    def __init__(self, total: int, done: int):
+        self._progress = _make_bar()
+        self._task = self._progress.add_task(
+            "training", total=total, completed=done, loss="", rate=""
+        )
+        self._progress.start()
+
+    def show(self, event: Event) -> None:
+        """Move the bar, or print the event above it."""
+        if isinstance(event, Update):
+            self._progress.update(
+                self._task,
+                completed=event.step,
+                loss=_format_loss(event),
+                rate=_format_rate(event),
+            )
+        else:
+            self.say(_describe(event))
+
+    def say(self, text: str) -> None:
+        """Print the text above the bar."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """End the bar and show the cursor again."""
+        self._progress.stop()
+
+
+class NotebookProgress:
+    """A bar in a notebook's cell, with the events below it; needs no widgets."""
+
+    def __init__(self, total: int, done: int, clock: Callable[[], float] = time.monotonic):
+        from IPython.display import display
+
+        self._total, self._done, self._first, self._clock = total, done, done, clock
+        self._started_at, self._drawn_at = clock(), clock()
+        self._loss, self._rate, self._said = "", "", list[str]()
+        self._handle: Any = display(self, display_id=True)
+
+    def show(self, event: Event) -> None:
+        """Move the bar, or add the event below it."""
+        if not isinstance(event, Update):
+            self.say(_describe(event))
+            return
+        self._done, self._loss, self._rate = event.step, _format_loss(event), _format_rate(event)
+        if self._clock() - self._drawn_at > REDRAW_SECONDS or event.step == self._total:
+            self._draw()
+
+    def say(self, text: str) -> None:
+        """Add the text below the bar."""
+        self._said.append(text)
+        self._draw()
+
+    def close(self) -> None:
+        """Draw the bar as it is at last."""
+        self._draw()
+
+    def _draw(self) -> None:
+        self._drawn_at = self._clock()
+        self._handle.update(self)
+
+    def _summarize(self) -> str:
+        steps = max(self._done - self._first, 1)
+        left = (self._clock() - self._started_at) / steps * (self._total - self._done)
+        words = [f"{self._done:,}/{self._total:,}", self._loss, self._rate]
+        return "  ".join([*filter(None, words), f"{_format_duration(left)} left"])
+
+    def __repr__(self) -> str:
+        return "\n".join([self._summarize(), *self._said])
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<br>{html.escape(text)}" for text in self._said)
+        return (
+            f'<progress value="{self._done}" max="{self._total}" style="width: 30%"></progress> '
+            f"<code>{html.escape(self._summarize())}</code>{lines}"
+        )
+
+
+class NoProgress:
+    """Shows nothing."""
+
+    def show(self, event: Event) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing to restore."""
+
+
+def _make_bar() -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    columns: list[ProgressColumn] = [
+        MofNCompleteColumn(),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[loss]}", style="bold"),
+        TextColumn("{task.fields[rate]}"),
+        Left(),
+        TextColumn("left", style="dim"),
+    ]
+    return Progress(*columns, console=Console(stderr=True), expand=True)
