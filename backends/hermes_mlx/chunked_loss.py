@@ -10,7 +10,7 @@ those of one group.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 from mlx.core import array as Array
@@ -18,13 +18,12 @@ from mlx.core import array as Array
 from hermes.interface import IGNORE
 from hermes.numerics.chunking import Span, group_pairs, make_spans
 from hermes.recipe import Preference
-from hermes_mlx.loss import preference_loss, target_logprobs, upcast
-
-if TYPE_CHECKING:
-    from hermes_mlx.model import Head, Transformer
+from hermes_mlx.loss import Transformer, preference_loss, target_logprobs, upcast
 
 CHUNK_LOGITS = 1 << 23  # 32 MB of float32
 GPU_CHUNK_LOGITS = 1 << 27  # GPUs need many rows per matrix product to be busy
+
+Head = Any  # Transformer.lm_head
 
 PairLayout = tuple[Array, tuple[int, ...]]
 """Where the targets of pairs are, (N,) on the device, and the end of each pair's share of them."""
@@ -36,7 +35,7 @@ None for the gradient stands for -1. Auxiliary results are concatenated along th
 """
 
 
-def choose_chunk_size(module: "Transformer") -> int:
+def choose_chunk_size(module: Transformer) -> int:
     """How many tokens' logits exist at a time."""
     vocabulary = len(module.model.embed_tokens.weight)
     logits = GPU_CHUNK_LOGITS if mx.is_available(mx.gpu) else CHUNK_LOGITS
@@ -50,16 +49,14 @@ def select_targets(x: Array, targets: Array, indices: Array | None) -> tuple[Arr
 
 
 def score_chunk(
-    head: "Head", x: Array, targets: Array, weight: Array, bias: Array | None
+    head: Head, x: Array, targets: Array, weight: Array, bias: Array | None
 ) -> tuple[Array, Array]:
     """log p(target), 0 where IGNORE; and the logits. (n, C), (n,), (V, C), (V,) -> (n,), (n, V)."""
     logits = upcast(head.project(x, weight, bias))
     return target_logprobs(logits, targets, head.ops), logits
 
 
-def logprobs(
-    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
-) -> Array:
+def logprobs(module: Transformer, x: Array, targets: Array, target_indices: Array | None) -> Array:
     """loss.logprobs, to evaluate. target_indices: where targets count, (N,); None for all."""
     flat_x, flat_targets = select_targets(x, targets, target_indices)
     spans = make_spans(0, len(flat_targets), choose_chunk_size(module))
@@ -71,7 +68,7 @@ def logprobs(
 
 
 def next_token(
-    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
+    module: Transformer, x: Array, targets: Array, target_indices: Array | None
 ) -> Array:
     """loss.next_token. target_indices: where targets count, (N,); None for all."""
     flat_x, flat_targets = select_targets(x, targets, target_indices)
@@ -83,7 +80,7 @@ def next_token(
     return compute_loss(module, flat_x, flat_targets, [[span] for span in spans], score_group)[0]
 
 
-def row_logprobs(module: "Transformer", x: Array, targets: Array, pair_layout: PairLayout) -> Array:
+def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: PairLayout) -> Array:
     """loss.row_logprobs, to evaluate, from the same chunks as preference.
 
     The same chunks give the same bits: policy and reference must agree where their weights do.
@@ -96,7 +93,7 @@ def row_logprobs(module: "Transformer", x: Array, targets: Array, pair_layout: P
 
 
 def preference(
-    module: "Transformer",
+    module: Transformer,
     x: Array,
     targets: Array,
     pair_layout: PairLayout,
@@ -129,7 +126,7 @@ class PairGroups:
     group the spans of `indices` that are its chunks.
     """
 
-    def __init__(self, module: "Transformer", targets: Array, pair_layout: PairLayout):
+    def __init__(self, module: Transformer, targets: Array, pair_layout: PairLayout):
         self.indices, ends = pair_layout
         self._shape, chunk_size = targets.shape, choose_chunk_size(module)
         self._bounds = group_pairs(ends, chunk_size)  # (first pair, after the last) of each group
@@ -163,7 +160,7 @@ class PairGroups:
 
 
 def score_groups(
-    module: "Transformer", x: Array, targets: Array, groups: Sequence[Sequence[Span]]
+    module: Transformer, x: Array, targets: Array, groups: Sequence[Sequence[Span]]
 ) -> Iterator[Array]:
     """log p(target) of each group's tokens, one chunk after another. (N, C), (N,) -> (n,) each."""
     head = module.lm_head
@@ -181,7 +178,7 @@ def score_groups(
 
 
 def compute_loss(
-    module: "Transformer",
+    module: Transformer,
     x: Array,
     targets: Array,
     groups: Sequence[Sequence[Span]],
@@ -236,7 +233,7 @@ def compute_loss(
     return loss, mx.stop_gradient(aux)
 
 
-def logits_gradient(logits: Array, targets: Array, logp_grad: Array | None, head: "Head") -> Array:
+def logits_gradient(logits: Array, targets: Array, logp_grad: Array | None, head: Head) -> Array:
     """The gradient of a chunk's loss with respect to its logits before their cap. -> (n, V).
 
     -logp_grad (softmax(z) - onehot(target)), and for z = cap tanh(y / cap) times 1 - (z / cap)^2.

@@ -9,7 +9,7 @@ pair and r the rejected one; sigma(x) = 1 / (1 + exp(-x)).
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import mlx.core as mx
 from mlx.core import array as Array
@@ -17,9 +17,9 @@ from mlx.core import array as Array
 from hermes.interface import IGNORE
 from hermes.recipe import Preference
 
-if TYPE_CHECKING:
-    from hermes_mlx.model import Transformer
-    from hermes_mlx.ops import Ops
+# A Transformer of model.py, which imports ops.py, which imports this module.
+Transformer = Any
+Ops = Any  # of ops.py, likewise
 
 
 def upcast(x: Array) -> Array:
@@ -27,7 +27,7 @@ def upcast(x: Array) -> Array:
     return x if x.dtype == mx.float64 else x.astype(mx.float32)
 
 
-def target_logprobs(logits: Array, targets: Array, ops: "Ops") -> Array:
+def target_logprobs(logits: Array, targets: Array, ops: Ops) -> Array:
     """log p(target) = z_target - log(sum(exp(z))), 0 where IGNORE. (..., V), (...) -> (...)."""
     logits, counted = upcast(logits), targets != IGNORE
     columns = mx.where(counted, targets, 0)[..., None]
@@ -35,7 +35,7 @@ def target_logprobs(logits: Array, targets: Array, ops: "Ops") -> Array:
     return mx.where(counted, chosen - ops.log_sum_exp(logits), 0.0)
 
 
-def next_token_loss(logits: Array, targets: Array, ops: "Ops") -> Array:
+def next_token_loss(logits: Array, targets: Array, ops: Ops) -> Array:
     """Cross-entropy of the next token, -log p(target), summed over targets, in nats. -> ()."""
     return -target_logprobs(logits, targets, ops).sum()
 
@@ -96,27 +96,25 @@ def preference_loss(sums: Array, targets: Array, reference: Array, rule: Prefere
     return pair_losses(sums, counts, reference, rule).sum()
 
 
-def logprobs(
-    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
-) -> Array:
+def logprobs(module: Transformer, x: Array, targets: Array, target_indices: Array | None) -> Array:
     """target_logprobs of the stack's output x. (B, T, C), (B, T) -> (B, T)."""
     return target_logprobs(module.compute_logits(x), targets, module.lm_head.ops)
 
 
 def next_token(
-    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
+    module: Transformer, x: Array, targets: Array, target_indices: Array | None
 ) -> Array:
     """next_token_loss of the stack's output x. (B, T, C), (B, T) -> ()."""
     return next_token_loss(module.compute_logits(x), targets, module.lm_head.ops)
 
 
-def row_logprobs(module: "Transformer", x: Array, targets: Array, pair_layout: object) -> Array:
+def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: object) -> Array:
     """target_logprobs of the stack's output x, summed over each row. (B, T, C), (B, T) -> (B,)."""
     return logprobs(module, x, targets, None).sum(axis=-1)
 
 
 def preference(
-    module: "Transformer",
+    module: Transformer,
     x: Array,
     targets: Array,
     pair_layout: object,

@@ -8,7 +8,7 @@ from numpy import ndarray as Array
 from hermes.numerics.randomness import lowbias32
 from hermes.spec import AttentionSpec, Rope
 from hermes_numpy.cache import KVCache
-from hermes_numpy.ops import alibi_slopes, rotary_angles
+from hermes_numpy.positions import alibi_slopes, rotary_angles
 
 
 class Context:

@@ -10,7 +10,7 @@ those of one group.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor as Array
@@ -19,13 +19,12 @@ from torch.autograd.function import once_differentiable
 from hermes.interface import IGNORE
 from hermes.numerics.chunking import Span, group_pairs, make_spans
 from hermes.recipe import Preference
-from hermes_torch.loss import preference_loss, upcast
-
-if TYPE_CHECKING:
-    from hermes_torch.model import Head, Transformer
+from hermes_torch.loss import Transformer, preference_loss, upcast
 
 CHUNK_LOGITS = {"cpu": 1 << 23}  # 32 MB of float32, which the CPU allocator reuses
 GPU_CHUNK_LOGITS = 1 << 28  # GPUs need many rows per matrix product to be busy
+
+Head = Any  # Transformer.lm_head
 
 PairLayout = tuple[Array, tuple[int, ...]]
 """Where the targets of pairs are, (N,) on the device, and the end of each pair's share of them."""
@@ -37,7 +36,7 @@ None for the gradient stands for -1. Auxiliary results are concatenated along th
 """
 
 
-def choose_chunk_size(module: "Transformer", x: Array) -> int:
+def choose_chunk_size(module: Transformer, x: Array) -> int:
     """How many tokens' logits exist at a time."""
     vocabulary = len(module.model.embed_tokens.weight)
     return max(1, CHUNK_LOGITS.get(x.device.type, GPU_CHUNK_LOGITS) // vocabulary)
@@ -50,7 +49,7 @@ def select_targets(x: Array, targets: Array, indices: Array | None) -> tuple[Arr
 
 
 def score_chunk(
-    head: "Head", x: Array, targets: Array, weight: Array, bias: Array | None
+    head: Head, x: Array, targets: Array, weight: Array, bias: Array | None
 ) -> tuple[Array, Array, Array, Array]:
     """log p(target), 0 where IGNORE; then logits, log-softmax, and each target's column.
 
@@ -63,9 +62,7 @@ def score_chunk(
     return log_softmax.gather(1, columns)[:, 0].where(counted, 0), logits, log_softmax, columns
 
 
-def logprobs(
-    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
-) -> Array:
+def logprobs(module: Transformer, x: Array, targets: Array, target_indices: Array | None) -> Array:
     """loss.logprobs, without gradients. target_indices: where targets count, (N,); None for all."""
     flat_x, flat_targets = select_targets(x, targets, target_indices)
     spans = make_spans(0, len(flat_targets), choose_chunk_size(module, x))
@@ -78,7 +75,7 @@ def logprobs(
 
 
 def next_token(
-    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
+    module: Transformer, x: Array, targets: Array, target_indices: Array | None
 ) -> Array:
     """loss.next_token. target_indices: where targets count, (N,); None for all."""
     flat_x, flat_targets = select_targets(x, targets, target_indices)
@@ -90,7 +87,7 @@ def next_token(
     return compute_loss(module, flat_x, flat_targets, [[span] for span in spans], score_group)[0]
 
 
-def row_logprobs(module: "Transformer", x: Array, targets: Array, pair_layout: PairLayout) -> Array:
+def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: PairLayout) -> Array:
     """loss.row_logprobs, without gradients, from the same chunks as preference.
 
     The same chunks give the same bits: policy and reference must agree where their weights do.
@@ -104,7 +101,7 @@ def row_logprobs(module: "Transformer", x: Array, targets: Array, pair_layout: P
 
 
 def preference(
-    module: "Transformer",
+    module: Transformer,
     x: Array,
     targets: Array,
     pair_layout: PairLayout,
@@ -150,7 +147,7 @@ class PairGroups:
     group the spans of `indices` that are its chunks.
     """
 
-    def __init__(self, module: "Transformer", x: Array, targets: Array, pair_layout: PairLayout):
+    def __init__(self, module: Transformer, x: Array, targets: Array, pair_layout: PairLayout):
         self.indices, ends = pair_layout
         self._shape, chunk_size = targets.shape, choose_chunk_size(module, x)
         self._bounds = group_pairs(ends, chunk_size)  # (first pair, after the last) of each group
@@ -184,7 +181,7 @@ class PairGroups:
 
 
 def score_groups(
-    module: "Transformer", x: Array, targets: Array, groups: Sequence[Sequence[Span]]
+    module: Transformer, x: Array, targets: Array, groups: Sequence[Sequence[Span]]
 ) -> Iterator[Array]:
     """log p(target) of each group's tokens, one chunk after another. (N, C), (N,) -> (n,) each."""
     head = module.lm_head
@@ -195,7 +192,7 @@ def score_groups(
 
 
 def compute_loss(
-    module: "Transformer",
+    module: Transformer,
     x: Array,
     targets: Array,
     groups: Sequence[Sequence[Span]],
@@ -223,7 +220,7 @@ class ChunkedLoss(torch.autograd.Function):
         weight: Array,
         bias: Array | None,
         targets: Array,
-        head: "Head",
+        head: Head,
         groups: Sequence[Sequence[Span]],
         score_group: ScoreGroup,
     ) -> tuple[Array, Array]:

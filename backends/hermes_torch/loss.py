@@ -8,7 +8,7 @@ log-probability, n its number of targets, r its s under the reference model; c t
 pair and r the rejected one; sigma(x) = 1 / (1 + exp(-x)).
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,8 @@ from torch import Tensor as Array
 from hermes.interface import IGNORE
 from hermes.recipe import Preference
 
-if TYPE_CHECKING:
-    from hermes_torch.model import Transformer
+# A Transformer of model.py, which imports ops.py, which imports this module.
+Transformer = Any
 
 
 def upcast(x: Array) -> Array:
@@ -94,27 +94,25 @@ def preference_loss(sums: Array, targets: Array, reference: Array, rule: Prefere
     return pair_losses(sums, counts, reference, rule).sum()
 
 
-def logprobs(
-    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
-) -> Array:
+def logprobs(module: Transformer, x: Array, targets: Array, target_indices: Array | None) -> Array:
     """target_logprobs of the stack's output x. (B, T, C), (B, T) -> (B, T)."""
     return target_logprobs(module.compute_logits(x), targets)
 
 
 def next_token(
-    module: "Transformer", x: Array, targets: Array, target_indices: Array | None
+    module: Transformer, x: Array, targets: Array, target_indices: Array | None
 ) -> Array:
     """next_token_loss of the stack's output x. (B, T, C), (B, T) -> ()."""
     return next_token_loss(module.compute_logits(x), targets)
 
 
-def row_logprobs(module: "Transformer", x: Array, targets: Array, pair_layout: object) -> Array:
+def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: object) -> Array:
     """target_logprobs of the stack's output x, summed over each row. (B, T, C), (B, T) -> (B,)."""
     return logprobs(module, x, targets, None).sum(-1)
 
 
 def preference(
-    module: "Transformer",
+    module: Transformer,
     x: Array,
     targets: Array,
     pair_layout: object,

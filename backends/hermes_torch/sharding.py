@@ -5,7 +5,7 @@ master precision, as the forward pass uses them; their gradients are summed once
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,9 +16,7 @@ from torch.nn import Parameter
 
 from hermes.errors import Unsupported
 from hermes.interface import Options
-
-if TYPE_CHECKING:
-    from hermes_torch.runtime import Network
+from hermes_torch.model import Transformer
 
 
 class Shards:
@@ -46,7 +44,7 @@ class Shards:
         self._full, self._process_group = options.shard == "full", process_group
         self._mesh = process_group.get_mesh(group or size)
 
-    def split(self, module: "Network", dtype: torch.dtype, master: torch.dtype) -> None:
+    def split(self, module: Transformer, dtype: torch.dtype, master: torch.dtype) -> None:
         """Shard a module whose parameters are not loaded yet. dtype: of matrices when gathered."""
         vectors = {p for p in module.parameters() if p.ndim < 2}
         policy = MixedPrecisionPolicy()
