@@ -57,7 +57,7 @@ class TextDataset:
         """
         if not 1 <= samples <= micro_batch * accum * world_size:
             raise DataError(
-                f"{samples} samples do not fit an update of {micro_batch * accum * world_size} rows"
+                f"{samples} samples do not fit a step of {micro_batch * accum * world_size} rows"
             )
         taken = order_samples(self.seed, cursor, samples, len(self.train))
         batch = self._make_batch(taken, micro_batch, accum, rank, world_size)

@@ -107,7 +107,7 @@ def test_a_short_last_update_keeps_its_shape_and_counts_only_real_samples():
 def test_an_update_of_impossible_size_is_refused():
     data = TextDataset(stream_of(101), seq_len=10, vocab_size=101)
     for samples in (0, 5):
-        with pytest.raises(DataError, match=f"^{samples} samples do not fit an update of 4 rows$"):
+        with pytest.raises(DataError, match=f"^{samples} samples do not fit a step of 4 rows$"):
             data.draw_batch(Cursor(), samples=samples, micro_batch=2, accum=2)
 
 
