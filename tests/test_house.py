@@ -179,3 +179,8 @@ def test_every_public_name_of_hermes_can_be_had():
 
     for name in hermes.__all__:
         assert getattr(hermes, name) is not None
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_each_package_tells_type_checkers_that_it_is_typed(package):
+    assert (PACKAGES[package] / "py.typed").is_file()
