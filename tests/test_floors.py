@@ -73,7 +73,7 @@ FLOORS = {
         {"faults", "certificate"},
         {"bisect", "test_conformance"},
     ],
-    "hermes_cli": [{"display", "options"}, {"launch"}, {"training"}, {"commands"}, {"main"}],
+    "hermes_cli": [{"display"}, {"options"}, {"launch"}, {"training"}, {"commands"}, {"main"}],
 }
 ROOMS = [
     (package, room) for package, floors in FLOORS.items() for room in sorted(set().union(*floors))

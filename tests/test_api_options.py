@@ -1,0 +1,62 @@
+"""The library's functions take what the commands' options take, with the same defaults."""
+
+import inspect
+
+import pytest
+
+import hermes
+from hermes.options import get_options
+
+COMMANDS = {
+    "train": "train",
+    "finetune": "finetune",
+    "sft": "sft",
+    "dpo": "dpo",
+    "evaluate": "eval",
+    "convert": "convert",
+    "generate": "generate",
+    "chat": "chat",
+    "merge": "merge",
+}
+# Options without a meaning in Python: starting processes, options from files, edits as text, JSON.
+OF_THE_COMMAND = {"num_gpus", "num_processes", "max_restarts", "config", "set", "json"}
+# Arguments without a form on the command line: objects, callbacks, and what --set reaches there.
+OF_THE_LIBRARY = {
+    *("src", "dst"),  # the command's arguments, which are no options
+    *("optimizer", "min_lr_ratio", "decay_ratio"),
+    *("progress", "on_progress", "report", "stop", "host"),
+}
+
+
+@pytest.fixture(params=COMMANDS)
+def pair(request):
+    """A function's parameters and its command's options, by name."""
+    function = getattr(hermes, request.param)
+    return inspect.signature(function).parameters, get_options(COMMANDS[request.param])
+
+
+def test_every_option_is_an_argument_and_every_argument_an_option(pair):
+    parameters, options = pair
+    assert set(options) - set(parameters) <= OF_THE_COMMAND
+    assert set(parameters) - set(options) <= OF_THE_LIBRARY
+
+
+def test_defaults_are_the_options(pair):
+    parameters, options = pair
+    for name in set(parameters) & set(options):
+        found = parameters[name].default
+        if found is inspect.Parameter.empty:
+            assert options[name].default is None, name  # the command asks for it, too
+        elif options[name].multiple:
+            assert not found, name
+            assert not options[name].default, name
+        else:
+            assert (found, type(found)) == (options[name].default, type(options[name].default)), (
+                name
+            )
+
+
+def test_every_argument_is_typed(pair):
+    parameters, _ = pair
+    for name, parameter in parameters.items():
+        assert parameter.annotation is not inspect.Parameter.empty, name
