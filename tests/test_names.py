@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,8 @@ def functions(path):
             if not isinstance(node, ast.FunctionDef) or node.name.startswith("__"):
                 continue
             decorators = [ast.unparse(one) for one in node.decorator_list]
-            # A property is a noun; a command has the name that the user types.
-            nouns = ("property", "setter", "command", "group")
+            # Properties and fixtures are nouns; a command has the name that the user types.
+            nouns = ("property", "setter", "command", "group", "fixture")
             if not any(word in one for word in nouns for one in decorators):
                 yield node.name, node.lineno
 
@@ -77,6 +78,8 @@ def test_no_function_is_named_by_a_participle(path):
 
 # What others script against and backends implement: these names stand whatever they are.
 STABLE = {
+    *("sft", "dpo", "all_or_none", "all_reduce_sum", "all_reduce_max", "all_gather_text"),
+    *("diagnostics", "ready", "busy_seconds", "history"),
     *("backend", "loads", "dumps", "logits", "logprobs", "row_logprobs", "loss", "preferences"),
     *("decoder", "params", "grads", "step", "digests", "versions", "devices", "learner", "tokens"),
 }
@@ -95,3 +98,55 @@ def test_functions_are_verbs(path):
         if first_word(name) not in known and name not in STABLE and not IMPOSED.match(name)
     ]
     assert wrong == []
+
+
+# Words that this project once had for what the field has a word for.
+FIELDS_WORD = {
+    "seam": "interface",
+    "learnt": "trained, or loss mask",
+    "sliced": "chunked",
+    "meeting": "rendezvous",
+    "realisation": "backend, or backend model",
+    "waiver": "expected failure",
+    "keeper": "recorder",
+    "gone on": "resumed",
+    "go on with": "resume",
+    "goes on with": "resumes",
+    "going on with": "resuming",
+    "the update is made": "a step is done",
+}
+BANNED = re.compile(rf"(?<![a-z])({'|'.join(FIELDS_WORD)})s?(?![a-z])", re.IGNORECASE)
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(ROOT / "specs").glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "examples").rglob("*.md"),
+]
+
+
+def words(path):
+    """Each text of a file that people read, with its line: names, docstrings, comments, messages."""
+    if path.suffix == ".md":
+        yield from enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        return
+    with tokenize.open(path) as file:
+        for token in tokenize.generate_tokens(file.readline):
+            if token.type == tokenize.NAME:
+                yield token.start[0], re.sub(r"([a-z])([A-Z])|_", r"\1 \2", token.string)
+            elif token.type == tokenize.COMMENT or (
+                token.type == tokenize.STRING and " " in token.string
+            ):
+                yield token.start[0], " ".join(token.string.split())
+
+
+@pytest.mark.parametrize(
+    "path", [*FILES, *PAGES], ids=[str(path.relative_to(ROOT)) for path in [*FILES, *PAGES]]
+)
+def test_one_word_the_fields_own_stands_for_each_thing(path):
+    found = [
+        f"line {line}: {match[1]!r}; the field says {FIELDS_WORD[match[1].lower()]!r}"
+        for line, text in words(path)
+        for match in BANNED.finditer(text)
+    ]
+    assert found == []

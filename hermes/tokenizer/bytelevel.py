@@ -169,7 +169,7 @@ def split_text(parts: Iterable[str], size: int = PIECE) -> Iterator[str]:
 
 
 def _find_cut(text: str, low: int, high: int) -> int:
-    for seam in _CUTS:
-        if found := seam.search(text, low, high):
+    for boundary in _CUTS:
+        if found := boundary.search(text, low, high):
             return found.start()
     return high

@@ -223,11 +223,11 @@ def _show_proof(output: Path, text: Path, backends: list[str]) -> None:
     )
     rows = held_out[: 2 * 128].reshape(2, 128).astype(np.int32)
     logits = {name: models[name].logits(rows).astype(np.float64) for name in names}
-    scale = _rms(logits["numpy"])
+    scale = _compute_rms(logits["numpy"])
     click.echo("logits on the trained weights in float32, differences as a share of their rms:")
     labels = {"numpy": "the float64 oracle"}
     for a, b in sorted(combinations(names, 2), key=lambda pair: "numpy" not in pair):
-        distance = _rms(logits[a] - logits[b]) / scale
+        distance = _compute_rms(logits[a] - logits[b]) / scale
         click.echo(f"  {a} and {labels.get(b, b)}: {distance:.1e}")
 
 
@@ -237,5 +237,5 @@ def _read_last_loss(output: Path) -> float:
     return next(r["val_loss"] for r in reversed(read_metrics(output)) if "val_loss" in r)
 
 
-def _rms(values: "NDArray[np.float64]") -> float:
+def _compute_rms(values: "NDArray[np.float64]") -> float:
     return float((values**2).mean() ** 0.5)

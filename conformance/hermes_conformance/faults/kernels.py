@@ -168,7 +168,7 @@ FAULTS = (
         _change_fast_attention(_multiply_scale(1.5)),
     ),
     _make_fault(
-        "the sliced loss counts targets that do not count",
+        "the chunked loss counts targets that do not count",
         "L2/gradients",
         DEFAULT,
         _change_fast_loss(
@@ -176,7 +176,7 @@ FAULTS = (
         ),
     ),
     _make_fault(
-        "the sliced loss's gradient is off by a thousandth",
+        "the chunked loss's gradient is off by a thousandth",
         "L2/gradients",
         DEFAULT,
         _change_fast_loss(lambda original, *args: 1.001 * original(*args, None)),

@@ -30,12 +30,15 @@ def _rotate_early_in_bfloat16(patcher: Patcher) -> None:
 
 def _reverse_chunks(patcher: Patcher) -> None:
     """Log-probabilities evaluated in several chunks come in the reverse order of chunks."""
-    sliced = patcher.load_module("chunked_loss")
-    original = sliced.score_groups
+    chunked_loss = patcher.load_module("chunked_loss")
+    original = chunked_loss.score_groups
+
+    def reverse(*args):
+        return reversed([*original(*args)])
 
     def wrap(score):
         def faulty(*args):
-            with mock.patch.object(sliced, "score_groups", lambda *of: reversed([*original(*of)])):
+            with mock.patch.object(chunked_loss, "score_groups", reverse):
                 return score(*args)
 
         return faulty
