@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hermes.errors import CheckpointError, HermesError
-from hermes.formatting import format_count, format_with_unit
+from hermes.formatting import format_count
 from hermes.inference.decoding import generate_tokens
 from hermes.inference.sampling import Sampling
 from hermes.interface import Model as BackendModel
@@ -55,7 +55,7 @@ class Model:
 
     def __repr__(self) -> str:
         spec = self.spec
-        count = format_with_unit(count_parameters(spec), "parameters")
+        count = f"{count_parameters(spec):,} parameters"
         where = " on ".join(filter(None, (self._backend, self._device)))
         facts = [count, format_count(spec.num_layers, "layers"), where]
         return f"Model({', '.join([spec.name, *filter(None, facts)])})"

@@ -78,6 +78,12 @@ class ModelSpec:
         self._check_names()
         self._check_learned_positions()
 
+    def __repr__(self) -> str:
+        return (
+            f"ModelSpec({self.name}, {self.num_layers} layers, hidden_size {self.hidden_size}, "
+            f"vocab_size {self.vocab_size:,}, max_seq_len {self.max_seq_len:,})"
+        )
+
     def _check_head_size(self, attention: AttentionSpec, path: tuple[str | int, ...]) -> None:
         if attention.head_dim is None and self.hidden_size % attention.num_heads:
             raise SpecError(

@@ -101,6 +101,9 @@ class Tokenizer:
                 bytes(map(byte_of.__getitem__, token)) if spelt else token.encode()
             )
 
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.vocab_size:,} tokens, fingerprint {self.fingerprint[:12]})"
+
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read a tokenizer.json, or the one in a folder. Raises DataError, StorageError."""
