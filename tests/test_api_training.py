@@ -1,4 +1,4 @@
-"""Training from Python: what a command does is one call, with its names, defaults and safeguards."""
+"""Training from Python: what a command does is one call, with its names and its safeguards."""
 
 import inspect
 import json

@@ -126,7 +126,7 @@ PAGES = [
 
 
 def words(path):
-    """Each text of a file that people read, with its line: names, docstrings, comments, messages."""
+    """The texts of a file, each with its line: names, docstrings, comments, messages."""
     if path.suffix == ".md":
         yield from enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         return
