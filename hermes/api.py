@@ -32,7 +32,7 @@ from hermes.training.request import RunRequest
 from hermes.training.result import ResultCollector, TrainResult
 from hermes.training.run import check_output, has_checkpoint, open_run
 
-__all__ = ["backend", "load_spec", "run_to_end", "takes_call", "train", "train_tokenizer"]
+__all__ = ["backend", "bind_call", "load_spec", "run_to_end", "train", "train_tokenizer"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,11 +42,11 @@ def _ignore(event: Event) -> None:
     pass
 
 
-def _never() -> bool:
+def _return_false() -> bool:
     return False
 
 
-def takes_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
+def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
     """Hand a public function its arguments as a Call, checked, converted, and which were given.
 
     The public signature has all parameters but that first one.
@@ -113,7 +113,7 @@ def train_tokenizer(
     )
 
 
-@takes_call
+@bind_call
 def train(
     call: Call,
     model: ModelSpec | str | Path = "tiny",
@@ -164,7 +164,7 @@ def train(
     push_every_save: bool = False,
     progress: bool | None = None,
     report: Callable[[Event], object] = _ignore,
-    stop: Callable[[], bool] = _never,
+    stop: Callable[[], bool] = _return_false,
     host: RunHost | None = None,
 ) -> TrainResult:
     """Train a model from scratch, or resume the run in `output`.
@@ -251,8 +251,8 @@ def run_to_end(
                 shown.show(event)
                 report(event)
                 if uploads is not None and host.leads:
-                    uploads.see(event)
-        result = collector.result()
+                    uploads.push_saved(event)
+        result = collector.result
     if interrupt.came and not result.finished:
         raise KeyboardInterrupt(
             f"stopped at step {result.steps:,} of {run.total_steps:,} and saved in "

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hermes.api import _ignore, _never, run_to_end, takes_call
+from hermes.api import _ignore, _return_false, bind_call, run_to_end
 from hermes.arguments import Call
 from hermes.data.conversations import read_conversations
 from hermes.data.preferences import read_pairs
@@ -11,13 +11,13 @@ from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError
 from hermes.finetuning.dpo import DPOData
 from hermes.finetuning.options import (
+    apply_run_settings,
     check_preference_options,
     choose_base_model,
     choose_reference_weights,
     make_finetuning_fields,
     make_finetuning_request,
     make_text_request,
-    prefer_run_settings,
 )
 from hermes.finetuning.sft import SFTData, show_examples
 from hermes.recipe import OptimizerRecipe
@@ -32,7 +32,7 @@ __all__ = ["dpo", "finetune", "sft"]
 LONGEST_ROW, LONGEST_SIDE = 1024, 512  # default tokens per sample
 
 
-@takes_call
+@bind_call
 def finetune(
     call: Call,
     checkpoint: str | Path | None = None,
@@ -85,7 +85,7 @@ def finetune(
     push_every_save: bool = False,
     progress: bool | None = None,
     report: Callable[[Event], object] = _ignore,
-    stop: Callable[[], bool] = _never,
+    stop: Callable[[], bool] = _return_false,
     host: RunHost | None = None,
 ) -> TrainResult:
     """Train an existing model further on text.
@@ -102,7 +102,7 @@ def finetune(
         return run_to_end(request, call, host)
 
 
-@takes_call
+@bind_call
 def sft(
     call: Call,
     checkpoint: str | Path | None = None,
@@ -159,7 +159,7 @@ def sft(
     push_every_save: bool = False,
     progress: bool | None = None,
     report: Callable[[Event], object] = _ignore,
-    stop: Callable[[], bool] = _never,
+    stop: Callable[[], bool] = _return_false,
     host: RunHost | None = None,
 ) -> TrainResult:
     """Supervised finetuning: train on what the assistant says in conversations.
@@ -177,7 +177,7 @@ def sft(
     """
     if call["show_samples"] < 0:
         raise HermesError(f"show_samples must be at least 0, got {call['show_samples']}")
-    call = prefer_run_settings(call, "pack", "train_on_prompt")
+    call = apply_run_settings(call, "pack", "train_on_prompt")
     with join_host(call) as host:
         base = all_or_none(host.process_group, lambda: choose_base_model(call, chat=True))
         fields = make_finetuning_fields(call, base.spec.max_seq_len, LONGEST_ROW)
@@ -197,7 +197,7 @@ def sft(
         return run_to_end(request, call, host)
 
 
-@takes_call
+@bind_call
 def dpo(
     call: Call,
     checkpoint: str | Path | None = None,
@@ -258,7 +258,7 @@ def dpo(
     push_every_save: bool = False,
     progress: bool | None = None,
     report: Callable[[Event], object] = _ignore,
-    stop: Callable[[], bool] = _never,
+    stop: Callable[[], bool] = _return_false,
     host: RunHost | None = None,
 ) -> TrainResult:
     """Preference optimization: DPO and its relatives.
@@ -276,7 +276,7 @@ def dpo(
     how a run is resumed, interrupted and distributed. Raises HermesError of every kind.
     """
     check_preference_options(call)
-    call = prefer_run_settings(call, "no_template")
+    call = apply_run_settings(call, "no_template")
     with join_host(call) as host:
         chat = not call["no_template"]
         base = all_or_none(host.process_group, lambda: choose_base_model(call, chat=chat))

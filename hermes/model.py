@@ -69,7 +69,7 @@ class Model:
                 "load(..., tokenizer=...)"
             )
         found = self._read_tokenizer()
-        if not _fits(found.vocab_size, self.spec.vocab_size):
+        if not _has_fitting_vocabulary(found.vocab_size, self.spec.vocab_size):
             raise CheckpointError(
                 f"the tokenizer has {found.vocab_size} tokens and the model {self.spec.vocab_size}"
                 "; use the tokenizer that the model was trained with"
@@ -181,7 +181,7 @@ class GeneratedText:
         return self.text
 
 
-def _fits(tokens: int, rows: int) -> bool:
+def _has_fitting_vocabulary(tokens: int, rows: int) -> bool:
     """Whether a model has a row for every token, and no more besides than padding makes."""
     padding = rows - tokens
     return 0 <= padding <= rows // 50 or (0 <= padding < 128 and rows % 64 == 0)
@@ -209,20 +209,20 @@ def load(
     settings = source.files.get("tokenizer_config.json")
     return Model(
         found.build(source.spec, source.params, Options(device=device, precision=precision)),
-        _tokenizer_of(source, tokenizer),
-        begins_with_bos=settings is not None and _adds_bos(settings, source.path),
-        stops=_stops(source),
+        _choose_tokenizer(source, tokenizer),
+        begins_with_bos=settings is not None and _needs_bos(settings, source.path),
+        stops=_read_stop_ids(source),
         path=source.path,
         backend=found.name,
         device=device or found.devices()[0],
     )
 
 
-def _tokenizer_of(
+def _choose_tokenizer(
     source: StoredModel, given: str | Path | Tokenizer | None
 ) -> Callable[[], Tokenizer] | None:
     held = source.files.get("tokenizer.json")
-    own = None if held is None else _reading(held, f"{source.path}/tokenizer.json")
+    own = None if held is None else _defer_tokenizer(held, f"{source.path}/tokenizer.json")
     if given is None:
         return own
     # What the user gave is looked at now.
@@ -235,15 +235,15 @@ def _tokenizer_of(
     return lambda: found
 
 
-def _reading(text: bytes, where: str) -> Callable[[], Tokenizer]:
+def _defer_tokenizer(text: bytes, where: str) -> Callable[[], Tokenizer]:
     return cache(lambda: Tokenizer(text.decode("utf-8"), where))
 
 
-def _adds_bos(settings: bytes, where: Path) -> bool:
+def _needs_bos(settings: bytes, where: Path) -> bool:
     return parse_object(settings, f"{where}/tokenizer_config.json").get("add_bos_token") is True
 
 
-def _stops(source: StoredModel) -> frozenset[int]:
+def _read_stop_ids(source: StoredModel) -> frozenset[int]:
     """The tokens at which other tools end a completion of this model."""
     held = source.files.get("generation_config.json")
     where = f"{source.path}/generation_config.json"

@@ -192,9 +192,9 @@ def test_auto_is_mlx_on_apple_silicon_and_torch_elsewhere(monkeypatch):
      (50295, 51200, True), (1000, 1024, True), (300, 1000, False)],
 )  # fmt: skip
 def test_rows_without_a_token_are_padding_or_another_tokenizer(tokens, rows, fits):
-    from hermes.model import _fits
+    from hermes.model import _has_fitting_vocabulary
 
-    assert _fits(tokens, rows) is fits
+    assert _has_fitting_vocabulary(tokens, rows) is fits
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])

@@ -71,10 +71,12 @@ def make_windows(
             raise HermesError(f"{name} must be at least 1, got {value}")
     if len(tokens) < 2:
         raise DataError(f"the text has {len(tokens)} token; there is nothing to predict")
-    return _windows(tokens, seq_len, batch_size)
+    return _iterate_windows(tokens, seq_len, batch_size)
 
 
-def _windows(tokens: NDArray[np.unsignedinteger], seq_len: int, batch_size: int) -> Iterator[Batch]:
+def _iterate_windows(
+    tokens: NDArray[np.unsignedinteger], seq_len: int, batch_size: int
+) -> Iterator[Batch]:
     step = seq_len * batch_size
     for start in range(0, len(tokens) - 1, step):
         part = tokens[start : start + step + 1].astype(np.int32)

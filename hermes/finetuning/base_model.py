@@ -81,14 +81,14 @@ def open_base_model(
     if source.adapted:
         notes.append(f"the adapters of {source.path} are merged into the weights")
     if tokenizer is not None:
-        notes += _other_tokens(source, tokenizer)
+        notes += _compare_tokenizers(source, tokenizer)
         if (spare := source.spec.vocab_size - tokenizer.vocab_size) > 0:
             notes.append(
                 f"the tokenizer given has {tokenizer.vocab_size:,} tokens, and the model rows for "
                 f"{spare:,} more, which stay as they are and which no text uses"
             )
-    settings = _settings(source)
-    own = tokenizer or _tokenizer(source)
+    settings = _read_settings(source)
+    own = tokenizer or _read_tokenizer(source)
     if template is None and "chat_template" not in settings and chat:
         own, added = add_special_tokens(own, CHAT_TOKENS)
         notes.append(f"{source.path} has no chat template; conversations are written as ChatML")
@@ -107,7 +107,7 @@ def open_base_model(
     return BaseModel(source.path, spec, params, own, found, told, tuple(notes), new)
 
 
-def _settings(source: StoredModel) -> dict[str, Any]:
+def _read_settings(source: StoredModel) -> dict[str, Any]:
     """The checkpoint's build_tokenizer_config.json, with the template that may lie beside it."""
     held = source.files.get("tokenizer_config.json")
     settings = parse_object(held, f"{source.path}/build_tokenizer_config.json") if held else {}
@@ -116,11 +116,11 @@ def _settings(source: StoredModel) -> dict[str, Any]:
     return settings
 
 
-def _other_tokens(source: StoredModel, given: Tokenizer) -> list[str]:
+def _compare_tokenizers(source: StoredModel, given: Tokenizer) -> list[str]:
     """What to say where ids no longer mean what the model has learnt."""
     if "tokenizer.json" not in source.files:
         return []
-    own = _tokenizer(source)
+    own = _read_tokenizer(source)
     if not (others := own.count_differing_ids(given)):
         return []
     return [
@@ -129,7 +129,7 @@ def _other_tokens(source: StoredModel, given: Tokenizer) -> list[str]:
     ]
 
 
-def _tokenizer(source: StoredModel) -> Tokenizer:
+def _read_tokenizer(source: StoredModel) -> Tokenizer:
     held = source.files.get("tokenizer.json")
     if held is None:
         raise CheckpointError(f"{source.path} has no tokenizer.json; give one with --tokenizer")

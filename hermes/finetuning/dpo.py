@@ -20,7 +20,7 @@ from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import CheckpointError, HermesError
 from hermes.finetuning.base_model import BaseModel
-from hermes.finetuning.reference_logprobs import Reference, compute_reference, weights_hash
+from hermes.finetuning.reference_logprobs import Reference, compute_reference, hash_weights
 from hermes.formatting import format_count
 from hermes.interface import Backend, Batch, Model, Options, StepReport, Tensors
 from hermes.recipe import Recipe
@@ -126,8 +126,8 @@ class DPOData:
     ) -> tuple[Reference, list[str]]:
         """The reference, read from its file or computed, and what to tell the user about it."""
         path = self.cache or self.output / REFERENCE
-        there = _exists_for_all(path, process_group)
-        weights = self._find_weights_hash(path, there)
+        there = _check_exists(path, process_group)
+        weights = self._hash_reference(path, there)
         text = self.start.template.source if self.use_template else ""
         template = sha256(text.encode()).hexdigest()
         how: dict[str, str | int] = {
@@ -148,7 +148,8 @@ class DPOData:
             )
             said = [f"the reference's log-probabilities are read from {path}"]
             if dict(known.how) != how:
-                said.append(f"they were computed with {_words(known.how)}: equal but for rounding")
+                conditions = _format_conditions(known.how)
+                said.append(f"they were computed with {conditions}: equal but for rounding")
             return known, said
         options = replace(self.options, as_trained=True)
         model = self.backend.build(self.start.spec, self._open_base(), options, process_group)
@@ -168,14 +169,14 @@ class DPOData:
     def _open_base(self) -> Tensors:
         return self.base() if self.base else self.start.params
 
-    def _find_weights_hash(self, path: Path, there: bool) -> str:
+    def _hash_reference(self, path: Path, there: bool) -> str:
         """SHA-256 of the reference's weights. Raises CheckpointError for others than the run's."""
         known = read_reference_weights(self.output)
         if known is None and there and self.base is not None:
             known = Reference.load(path).weights  # of a run whose run.yaml does not say it
         if known is not None and there and self.base is not None and not self.named:
             return known
-        found = weights_hash(self._open_base())
+        found = hash_weights(self._open_base())
         if known not in (None, found):
             raise CheckpointError(
                 f"the reference of run {self.output} has weights {known[:12]}, the checkpoint here "
@@ -185,7 +186,7 @@ class DPOData:
         return found
 
 
-def _exists_for_all(path: Path, process_group: ProcessGroup) -> bool:
+def _check_exists(path: Path, process_group: ProcessGroup) -> bool:
     """Whether the file exists, the same for all ranks. Raises HermesError where they differ."""
     size = process_group.rank_info.world_size
     seen = all_or_none(process_group, path.exists)
@@ -198,7 +199,7 @@ def _exists_for_all(path: Path, process_group: ProcessGroup) -> bool:
     return seen
 
 
-def _words(how: Mapping[str, str | int]) -> str:
+def _format_conditions(how: Mapping[str, str | int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in how.items())
 
 

@@ -24,13 +24,13 @@ from hermes.training.run import check_output, has_checkpoint
 from hermes.training.run_yaml import read_setting
 
 __all__ = [
+    "apply_run_settings",
     "check_preference_options",
     "choose_base_model",
     "choose_reference_weights",
     "make_finetuning_fields",
     "make_finetuning_request",
     "make_text_request",
-    "prefer_run_settings",
 ]
 
 LONGEST_TEXT = 256  # default tokens per sequence
@@ -42,7 +42,7 @@ def is_resuming(call: Call) -> bool:
     return call["resume"] and has_checkpoint(call["output"])
 
 
-def prefer_run_settings(call: Call, *names: str) -> Call:
+def apply_run_settings(call: Call, *names: str) -> Call:
     """The call with a resumed run's own values of what makes it that run.
 
     Raises HermesError where the caller gave another value.

@@ -23,7 +23,7 @@ from hermes.interface import Model, Tensors
 from hermes.recipe import Recipe
 from hermes.storage.durable import write_atomically
 
-__all__ = ["Reference", "compute_reference", "weights_hash"]
+__all__ = ["Reference", "compute_reference", "hash_weights"]
 
 # Another template also makes other data of the same file, so it is looked at first.
 NAMES = {"weights": "other weights", "template": "another chat template", "data": "other data"}
@@ -89,7 +89,7 @@ class Reference:
                 )
 
 
-def weights_hash(params: Tensors) -> str:
+def hash_weights(params: Tensors) -> str:
     """SHA-256 over every tensor's name, shape and float32 values."""
     digest = hashlib.sha256()
     for name in sorted(params):

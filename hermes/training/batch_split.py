@@ -33,10 +33,11 @@ def find_batch_change(
     if before == now:
         return None
     there = f"batch_size {was.batch_size} x grad_accum {was.grad_accum}"
-    here = f"{recipe.batch_size} x {recipe.grad_accum}"
+    there += _format_ranks(progress.world_size)
+    here = f"{recipe.batch_size} x {recipe.grad_accum}{_format_ranks(world_size)}"
     return BatchChange(
         f"an update takes {format_count(before, unit)} in {checkpoint} "
-        f"({there}{_times(progress.world_size)}) and {now} here ({here}{_times(world_size)})",
+        f"({there}) and {now} here ({here})",
         f"from step {progress.step + 1:,} on an update takes {format_count(now, unit)} instead of "
         f"{before:,}, at learning rates that are not scaled",
     )
@@ -51,7 +52,7 @@ def redistribute_batch(recipe: Recipe, before: int, now: int) -> Recipe:
     if parts % now == 0:
         return dataclasses.replace(recipe, grad_accum=parts // now)
     samples = batch * parts
-    found = f"batch_size {batch} x grad_accum {recipe.grad_accum}{_times(before)}"
+    found = f"batch_size {batch} x grad_accum {recipe.grad_accum}{_format_ranks(before)}"
     advice = f"start a number of processes that divides {samples}"
     if samples % now == 0:
         advice = f"give --batch-size and --grad-accum whose product is {samples // now}"
@@ -76,5 +77,5 @@ def split_batch(recipe: Recipe, before: int | None, now: int) -> tuple[Recipe, l
     ]
 
 
-def _times(world_size: int) -> str:
+def _format_ranks(world_size: int) -> str:
     return f" x {world_size} processes" if world_size > 1 else ""

@@ -93,7 +93,7 @@ class RankCoordinator:
         self._process_group.begin()
         return stops > 0
 
-    def pace(self) -> Pace | None:
+    def measure_pace(self) -> Pace | None:
         """The slowest rank since the last call; None of one process."""
         busy, self._busy = self._busy, [0.0] * len(self._busy)
         if len(busy) == 1 or not any(busy):

@@ -93,7 +93,7 @@ class HubUploads:
         done = publish(checkpoint, repo)
         self._tell(f"pushed: {done.page}, commit {done.commit[:12]}")
 
-    def see(self, event: Event) -> None:
+    def push_saved(self, event: Event) -> None:
         """Push a checkpoint that is whole on disk, where each is wanted."""
         if not isinstance(event, Saved) or self._push is None or not self._push.every_save:
             return

@@ -18,10 +18,10 @@ from hermes.interface import Batch, Learner, StepReport
 from hermes.recipe import Recipe
 from hermes.training.coordination import RankCoordinator
 from hermes.training.events import Evaluation, Event, Position, Saved, Stopped, Update
-from hermes.training.schedule import compute_lr, samples_per_update
+from hermes.training.schedule import compute_lr, count_step_samples
 from hermes.training.training_data import TrainingData
 
-__all__ = ["Recorder", "TrainingLoop", "default_log_every", "is_due"]
+__all__ = ["Recorder", "TrainingLoop", "choose_log_every", "is_due"]
 
 
 class Recorder(Protocol):
@@ -48,7 +48,7 @@ class Recorder(Protocol):
         ...
 
 
-def default_log_every(total_steps: int) -> int:
+def choose_log_every(total_steps: int) -> int:
     """Every step of a run of fewer than 10,000, else every tenth."""
     return 1 if total_steps < 10_000 else 10
 
@@ -107,18 +107,18 @@ class TrainingLoop:
         """
         with self.recorder:
             stopping = False
-            if self._owes_evaluation():
+            if self._is_evaluation_missing():
                 # The run was stopped after saving this step and before evaluating it.
                 stopping = yield from self._evaluate()
             while self.position.step < self.total_steps and not stopping:
-                batch, cursor = self._next_batch()
+                batch, cursor = self._draw_batch()
                 lr = compute_lr(self.recipe, self.position.step, self.total_steps)
                 report = self.learner.step(batch, lr)
                 self._advance(report, lr, batch, cursor)
                 yield from self._announce_saved()
                 stopping = self.coordinator.should_stop_after_step()
                 step = self.position.step
-                saves, evaluates = self._is_due(self.recipe.save_every), self._evaluation_is_due()
+                saves, evaluates = self._is_due(self.recipe.save_every), self._is_evaluation_due()
                 if step == 1 or stopping or saves or evaluates or self._is_due(self.log_every):
                     yield from self._read_pending()
                 # A checkpoint includes its step's evaluation, so the evaluation comes first. After
@@ -131,25 +131,25 @@ class TrainingLoop:
                     yield from self._save()
             self.recorder.wait()
             yield from self._announce_saved()
-        if stopping and (self.position.step < self.total_steps or self._owes_evaluation()):
+        if stopping and (self.position.step < self.total_steps or self._is_evaluation_missing()):
             yield Stopped(self.position.step)
 
     def _is_due(self, every: int) -> bool:
         return is_due(self.position.step, every, self.total_steps)
 
-    def _evaluation_is_due(self) -> bool:
+    def _is_evaluation_due(self) -> bool:
         return bool(self.data.dataset.held_out) and self._is_due(self.recipe.eval_every)
 
-    def _owes_evaluation(self) -> bool:
-        return self._evaluation_is_due() and self._evaluated_step != self.position.step
+    def _is_evaluation_missing(self) -> bool:
+        return self._is_evaluation_due() and self._evaluated_step != self.position.step
 
-    def _next_batch(self) -> tuple[Batch, Cursor]:
+    def _draw_batch(self) -> tuple[Batch, Cursor]:
         """This rank's share of the next step's samples, and the cursor behind them."""
         recipe, dataset, cursor = self.recipe, self.data.dataset, self.position.cursor
         rank_info = self.coordinator.rank_info
         batch, after = dataset.draw_batch(
             cursor,
-            samples=samples_per_update(recipe, cursor, len(dataset.train), rank_info.world_size),
+            samples=count_step_samples(recipe, cursor, len(dataset.train), rank_info.world_size),
             micro_batch=recipe.batch_size,
             accum=recipe.grad_accum,
             rank=rank_info.rank,
@@ -182,7 +182,7 @@ class TrainingLoop:
         own = self.data.measure(batch, one.report) if batch.num_terms else {}
         others = self.coordinator.average_measures(own, batch.num_terms)
         update = Update(at.step, epoch, at.tokens, loss, one.lr, norm, rate, others)
-        pace = self.coordinator.pace()
+        pace = self.coordinator.measure_pace()
         if pace is None:
             return update
         return replace(update, slowest_rank=pace.slowest, slowest_over_mean=pace.over_mean)

@@ -58,7 +58,7 @@ def open_progress(total_steps: int, done: int, progress: bool | None = True) -> 
     """
     if progress is False:
         return NoProgress()
-    if _in_notebook():
+    if _is_notebook():
         return NotebookProgress(total_steps, done)
     if can_draw_bar():
         return BarProgress(total_steps, done)
@@ -69,10 +69,10 @@ def can_draw_bar() -> bool:
     """Whether this is a notebook, or standard error a terminal that can draw."""
     stream = sys.stderr
     draws = stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
-    return draws or _in_notebook()
+    return draws or _is_notebook()
 
 
-def _in_notebook() -> bool:
+def _is_notebook() -> bool:
     """Whether this is the kernel of a notebook; nothing is imported to find out."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None

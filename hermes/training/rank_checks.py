@@ -12,7 +12,12 @@ from hermes.recipe import flatten_recipe
 from hermes.spec import ModelSpec
 from hermes.training.request import RunComponents, RunRequest
 
-__all__ = ["component_values", "request_values", "require_same_on_all_ranks", "software_versions"]
+__all__ = [
+    "collect_component_values",
+    "collect_request_values",
+    "collect_versions",
+    "require_same_on_all_ranks",
+]
 
 FILES = "all must see the same files and run the same versions"
 
@@ -37,43 +42,43 @@ def require_same_on_all_ranks(
                 ).mark_shared()
 
 
-def software_versions(backend: Backend) -> dict[str, object]:
+def collect_versions(backend: Backend) -> dict[str, object]:
     """Versions by library, hermes included."""
     return {"hermes": version("hermes-llm"), **backend.versions()}
 
 
-def request_values(request: RunRequest) -> dict[str, object]:
+def collect_request_values(request: RunRequest) -> dict[str, object]:
     """What a run is asked to be, as far as it is known before files are read, by name."""
     options = dataclasses.asdict(request.options)
     del options["device"]
     spec = request.initial_model.spec if request.initial_model else request.spec
-    found = {**software_versions(request.backend), **options, "resume": request.resume}
+    found = {**collect_versions(request.backend), **options, "resume": request.resume}
     if request.tokenizer is not None:
         found["the tokenizer"] = request.tokenizer.fingerprint[:12]
-    return found | ({} if spec is None else _model_values(spec))
+    return found | ({} if spec is None else _flatten_model(spec))
 
 
-def component_values(parts: RunComponents) -> dict[str, object]:
+def collect_component_values(parts: RunComponents) -> dict[str, object]:
     """What a run is made of, by name."""
     return {
         "the step to go on from": parts.position.step,
         **flatten_recipe(parts.recipe),
-        **_model_values(parts.spec),
+        **_flatten_model(parts.spec),
         "the tokenizer": parts.tokenizer.fingerprint[:12],
         "the data": parts.training_data.tokens.fingerprint[:12],
     }
 
 
-def _model_values(spec: ModelSpec) -> dict[str, object]:
-    return {"the model": spec.name, **_leaves("model", dataclasses.asdict(spec))}
+def _flatten_model(spec: ModelSpec) -> dict[str, object]:
+    return {"the model": spec.name, **_flatten("model", dataclasses.asdict(spec))}
 
 
-def _leaves(name: str, value: object) -> dict[str, object]:
+def _flatten(name: str, value: object) -> dict[str, object]:
     """Every value inside, by its path: 'model.blocks.0.ffn.hidden_dim'."""
     if isinstance(value, list | tuple):
         value = dict(enumerate(value))
     if not isinstance(value, dict):
         return {name: value}
     return {
-        k: v for key, inner in value.items() for k, v in _leaves(f"{name}.{key}", inner).items()
+        k: v for key, inner in value.items() for k, v in _flatten(f"{name}.{key}", inner).items()
     }

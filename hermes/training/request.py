@@ -35,7 +35,7 @@ class RunRequest:
     spec, tokenizer: None for the run's own, when resuming. initial_model: what a new run starts
     from, its spec in place of `spec`. given: recipe fields that were asked for, by name ("lr",
     "optimizer.beta2"); the others are the checkpoint's, or the defaults. log_every: None for
-    `default_log_every`. settings, sources: what run.yaml says besides the recipe, and what set each
+    `choose_log_every`. settings, sources: what run.yaml says besides the recipe, and what set each
     value. make_data: makes the training data where it is not the text of `data`.
     tokenizer_settings: the tokenizer_config.json written for other tools; None for the usual one.
     allow_batch_change: a resumed run may take another number of samples per step. split_among: the

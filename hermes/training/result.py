@@ -61,6 +61,7 @@ class ResultCollector:
             case Stopped():
                 self._finished = False
 
+    @property
     def result(self) -> TrainResult:
         """The result so far."""
         known = self._metrics

@@ -18,9 +18,13 @@ from hermes.numerics.lora import init_adapters
 from hermes.numerics.params import init_weights
 from hermes.training.coordination import NullRecorder, RankCoordinator
 from hermes.training.events import Event
-from hermes.training.loop import Recorder, TrainingLoop, default_log_every, is_due
+from hermes.training.loop import Recorder, TrainingLoop, choose_log_every, is_due
 from hermes.training.metrics_file import read_metrics
-from hermes.training.rank_checks import component_values, request_values, require_same_on_all_ranks
+from hermes.training.rank_checks import (
+    collect_component_values,
+    collect_request_values,
+    require_same_on_all_ranks,
+)
 from hermes.training.recorder import RunRecorder
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.resume import prepare_resumed
@@ -43,8 +47,8 @@ class Run:
             prepare_resumed(request, self.checkpoint) if self.checkpoint else prepare_new(request)
         )
         self.position, self.total_steps = self.components.position, self.components.total_steps
-        self._owes_evaluation = self._lacks_evaluation()
-        self.finished = self.position.step >= self.total_steps and not self._owes_evaluation
+        self._is_evaluation_missing = self._find_missing_evaluation()
+        self.finished = self.position.step >= self.total_steps and not self._is_evaluation_missing
         self.notes = (*notes, *self.components.notes, *self._warn_lost_metrics())
         self._learner: Learner | None = None
 
@@ -68,7 +72,7 @@ class Run:
             return ()
         return (f"{path} is gone, and with it the lines up to step {step:,}; a new one begins",)
 
-    def _lacks_evaluation(self) -> bool:
+    def _find_missing_evaluation(self) -> bool:
         """Whether an evaluation is due at the step that the run resumes from, and is missing."""
         step, every = self.position.step, self.components.recipe.eval_every
         held_out = self.components.training_data.dataset.held_out
@@ -98,10 +102,10 @@ class Run:
                 request.process_group, self._learner, stop, self.position.step, saved
             ),
             total_steps=self.total_steps,
-            log_every=request.log_every or default_log_every(self.total_steps),
+            log_every=request.log_every or choose_log_every(self.total_steps),
             position=self.position,
             saved=saved,
-            evaluated=not self._owes_evaluation,
+            evaluated=not self._is_evaluation_missing,
         ).run()
 
     def _make_recorder(self, learner: Learner) -> Recorder:
@@ -117,7 +121,7 @@ class Run:
         if self._lock is not None:
             self._lock.close()
 
-    def withdraw(self) -> None:
+    def discard(self) -> None:
         """Close a run that cannot start, and remove a folder that was made for it."""
         self.close()
         if self._lock is not None:
@@ -167,13 +171,13 @@ def open_run(request: RunRequest) -> Run:
     All ranks open the run or none. Raises HermesError of every kind.
     """
     process_group = request.process_group
-    require_same_on_all_ranks(process_group, request_values(request))
-    run = all_or_none(process_group, lambda: _open_on_rank(request), Run.withdraw)
+    require_same_on_all_ranks(process_group, collect_request_values(request))
+    run = all_or_none(process_group, lambda: _open_on_rank(request), Run.discard)
     try:
-        require_same_on_all_ranks(process_group, component_values(run.components))
+        require_same_on_all_ranks(process_group, collect_component_values(run.components))
         all_or_none(process_group, run.build)
     except BaseException:
-        run.withdraw()
+        run.discard()
         raise
     return run
 

@@ -21,7 +21,7 @@ __all__ = [
     "FACTS",
     "PROCESSES",
     "Session",
-    "handovers",
+    "list_handovers",
     "read_reference_weights",
     "read_sessions",
     "read_setting",
@@ -69,7 +69,7 @@ class Session:
     precision: str
 
 
-def _scalar(value: object) -> str:
+def _format_scalar(value: object) -> str:
     """A YAML scalar that every reader takes for what it is."""
     if value is None:
         return "null"
@@ -82,7 +82,7 @@ def _scalar(value: object) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_scalar, value)) + "]"
+        return "[" + ", ".join(map(_format_scalar, value)) + "]"
     return json.dumps(str(value))
 
 
@@ -111,34 +111,36 @@ def write_runfile(
     for key, value in {**settings, **own}.items():
         if value is not None and not key.startswith("set."):
             source = sources.get(key)
-            lines.append(f"{key}: {_scalar(value)}" + (f"  # {source}" if source else ""))
-    lines += ["set:", *(f"  {key}: {_scalar(value)}" for key, value in edits.items())]
+            lines.append(f"{key}: {_format_scalar(value)}" + (f"  # {source}" if source else ""))
+    lines += ["set:", *(f"  {key}: {_format_scalar(value)}" for key, value in edits.items())]
     lines.append(f"{PROCESSES}: {processes}  # each takes batch_size x grad_accum; not an option")
     if reference_weights is not None:
-        lines.append(f"{REFERENCE}: {_scalar(reference_weights)}  # SHA-256; not an option")
+        lines.append(f"{REFERENCE}: {_format_scalar(reference_weights)}  # SHA-256; not an option")
     lines.append("sessions:  # who trained from which step on; not an option")
     for session in sessions:
-        items = ", ".join(f"{k}: {_scalar(v)}" for k, v in dataclasses.asdict(session).items())
+        items = ", ".join(
+            f"{k}: {_format_scalar(v)}" for k, v in dataclasses.asdict(session).items()
+        )
         lines.append(f"  - {{{items}}}")
     write_atomically(run / NAME, ("\n".join(lines) + "\n").encode("utf-8"))
 
 
 def read_sessions(run: Path) -> list[Session]:
     """Who trained a run and when, from its run.yaml; nothing where there is none."""
-    return _fact(run, "sessions", lambda found: [Session(**entry) for entry in found or []])
+    return _read_fact(run, "sessions", lambda found: [Session(**entry) for entry in found or []])
 
 
 def read_reference_weights(run: Path) -> str | None:
     """SHA-256 of the weights that a run compares with, from its run.yaml; None for nothing."""
-    return _fact(run, REFERENCE, lambda found: None if found is None else str(found))
+    return _read_fact(run, REFERENCE, lambda found: None if found is None else str(found))
 
 
 def read_setting(run: Path, name: str) -> Any:
     """What a run.yaml says of an option beside the recipe; None where it says nothing."""
-    return _fact(run, name, lambda found: found)
+    return _read_fact(run, name, lambda found: found)
 
 
-def _fact(run: Path, name: str, read: Callable[[Any], T]) -> T:
+def _read_fact(run: Path, name: str, read: Callable[[Any], T]) -> T:
     """What run.yaml has under a name, read; that of None where it has nothing."""
     import yaml
 
@@ -153,7 +155,7 @@ def _fact(run: Path, name: str, read: Callable[[Any], T]) -> T:
         raise HermesError(f"{path}: {name!r} cannot be read ({reason}); remove it") from None
 
 
-def handovers(run: Path) -> list[tuple[int, str]]:
+def list_handovers(run: Path) -> list[tuple[int, str]]:
     """The steps after which another backend went on: (step, 'torch -> mlx')."""
     sessions = read_sessions(run)
     return [

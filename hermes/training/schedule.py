@@ -7,7 +7,7 @@ from hermes.formatting import format_count
 from hermes.recipe import Recipe
 from hermes.training.events import Position
 
-__all__ = ["compute_lr", "count_steps", "samples_per_update", "warn_repeated_samples"]
+__all__ = ["compute_lr", "count_step_samples", "count_steps", "warn_repeated_samples"]
 
 
 def compute_lr(recipe: Recipe, step: int, total_steps: int) -> float:
@@ -43,7 +43,7 @@ def count_steps(recipe: Recipe, position: Position, size: int, world_size: int =
     return position.step + math.ceil(left / per_update)
 
 
-def samples_per_update(recipe: Recipe, cursor: Cursor, size: int, world_size: int = 1) -> int:
+def count_step_samples(recipe: Recipe, cursor: Cursor, size: int, world_size: int = 1) -> int:
     """How many samples the next step takes; the last step of a run by epochs may take fewer."""
     per_update = recipe.batch_size * recipe.grad_accum * world_size
     if recipe.max_steps:
@@ -59,7 +59,7 @@ def warn_repeated_samples(
 
     size: samples of an epoch. unit: what a sample is called, in the plural.
     """
-    taken = samples_per_update(recipe, cursor, size, world_size)
+    taken = count_step_samples(recipe, cursor, size, world_size)
     if taken <= size:
         return []
     room = size // (recipe.grad_accum * world_size)

@@ -12,7 +12,7 @@ from hermes.training.batch_split import redistribute_batch
 from hermes.training.metrics_file import read_metrics
 from hermes_cli.commands.train import train
 from hermes_cli.main import Call
-from hermes_cli.training.run_training import _again
+from hermes_cli.training.run_training import format_resume_command
 from tests.cli.support import TRAIN, refuses
 
 RECIPE = replace(Recipe(), batch_size=6, grad_accum=2)
@@ -61,7 +61,7 @@ def test_the_command_that_goes_on_repeats_what_no_run_file_keeps(monkeypatch):
     given = ["--num-processes", "2", "--backend", "mlx", "--no-compile", "--lr", "0.1", "--device",
              "cpu", "--push-every-save"]  # fmt: skip
     context = train.make_context("train", given, obj=Call((), click.echo))
-    assert _again(context, Path("a b")) == (
+    assert format_resume_command(context, Path("a b")) == (
         "hermes train --resume --output 'a b' --push-every-save --num-processes 2 --backend mlx "
         "--device cpu --no-compile"
     )
@@ -69,6 +69,8 @@ def test_the_command_that_goes_on_repeats_what_no_run_file_keeps(monkeypatch):
     for name, value in {"MLX_RANK": "0", "MLX_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     plain = "hermes train --resume --output run"
-    assert _again(context, Path("run")) == f"{plain}, started by mlx.launch as before"
+    assert (
+        format_resume_command(context, Path("run")) == f"{plain}, started by mlx.launch as before"
+    )
     monkeypatch.setenv("HERMES_LAUNCHED", "1")
-    assert _again(context, Path("run")) == plain
+    assert format_resume_command(context, Path("run")) == plain

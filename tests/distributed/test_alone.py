@@ -15,11 +15,11 @@ from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import RankInfo, SingleProcess
 from hermes.errors import DataError, HermesError, NonFinite, StorageError
 from hermes_cli.launch.crash_log import CrashLog
-from hermes_cli.launch.launcher import _refused
+from hermes_cli.launch.launcher import _has_refused
 from hermes_cli.launch.signals import Signals
-from hermes_cli.launch.stderr_filter import sieved
-from hermes_cli.launch.supervisor import Death, _Watch
-from hermes_cli.launch.worker_status import Reporting
+from hermes_cli.launch.stderr_filter import filter_stderr
+from hermes_cli.launch.supervisor import Death, _Supervisor
+from hermes_cli.launch.worker_status import StatusFile
 from tests.distributed.support import (
     COMMON,
     HERMES,
@@ -131,8 +131,8 @@ def test_a_refusal_that_the_others_do_not_know_of_is_told_with_its_rank(tmp_path
 def test_what_all_refused_is_not_started_again(tmp_path):
     def told(attempt, *codes):
         for rank, code in enumerate(codes):
-            Reporting(tmp_path, rank, attempt).end(code)
-        return _refused(tmp_path, attempt)
+            StatusFile(tmp_path, rank, attempt).write_exit_code(code)
+        return _has_refused(tmp_path, attempt)
 
     assert told(0, 1, 1)
     assert not told(1, 1, 76)
@@ -140,14 +140,14 @@ def test_what_all_refused_is_not_started_again(tmp_path):
 
 
 def test_who_the_agent_interrupted_hides_no_error(tmp_path, capsys):
-    watch = _Watch(lambda folder: None, str(tmp_path), Signals(""), 0)
+    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(""), 0)
     for rank, (line, code) in enumerate([("Error: interrupted", 130), ("Error: full", 74)]):
-        report = Reporting(tmp_path, rank, 0)
-        report.line(line)
-        report.end(code)
+        report = StatusFile(tmp_path, rank, 0)
+        report.write_line(line)
+        report.write_exit_code(code)
     watch._start = lambda folder: Death(1, os.getpid(), 74)
-    watch.see()
-    assert watch.conclude() == 74
+    watch.run()
+    assert watch.report() == 74
     assert capsys.readouterr().err == "Error: full\n"
 
 
@@ -163,12 +163,12 @@ def test_an_output_that_cannot_be_made_ends_all(corpus, tmp_path, how):
 
 PLANTED = """
 from hermes.training.loop import TrainingLoop
-plain = TrainingLoop._next_batch
+plain = TrainingLoop._draw_batch
 def next_batch(self):
     if self.coordinator.rank_info.rank == 1 and self.position.cursor.sample >= AT:
         raise MISTAKE
     return plain(self)
-TrainingLoop._next_batch = next_batch
+TrainingLoop._draw_batch = next_batch
 """
 
 
@@ -212,9 +212,9 @@ def test_a_refusal_on_the_way_is_noticed_long_before_the_limit(corpus, tmp_path,
 
 CRASHES = """
 import os, sys
-from hermes_cli.launch.stderr_filter import write_through
+from hermes_cli.launch.stderr_filter import redirect_stderr
 from hermes_cli.display.robust_stderr import make_stderr_robust
-write_through(sys.argv[1])
+redirect_stderr(sys.argv[1])
 make_stderr_robust()
 with open(os.devnull) as another:
     print("a line", file=sys.stderr)
@@ -223,7 +223,7 @@ os.write(2, b"[ring] Socket 9 was closed by the peer\\nlast words")
 
 
 def test_the_noise_of_a_ring_is_dropped_and_last_words_are_not(tmp_path, capfd):
-    with sieved(tmp_path):
+    with filter_stderr(tmp_path):
         subprocess.run([sys.executable, "-c", CRASHES, tmp_path], check=True)
     assert capfd.readouterr().err == "a line\nlast words"
 

@@ -127,7 +127,7 @@ def test_a_shell_in_a_step_of_slurm_may_start_processes(monkeypatch, how):
         how[2].lstrip("-").replace("-", "_"): 2,
     }  # fmt: skip
     started = []
-    monkeypatch.setattr(launcher, "watched", lambda *_, **__: started.append("them"))
+    monkeypatch.setattr(launcher, "supervise", lambda *_, **__: started.append("them"))
     context = command.make_context("train", [], obj=Call((), print))
     signals = Signals("")
 

@@ -14,8 +14,8 @@ from hermes.distributed.process_group import RankInfo, SingleProcess
 from hermes.errors import HermesError, PeerLost, StorageError
 from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.signals import Signals
-from hermes_cli.launch.supervisor import LONGEST_GRACE, Death, Writing, _Watch
-from hermes_cli.launch.worker_status import Reporting, Told, read_reports
+from hermes_cli.launch.supervisor import LONGEST_GRACE, Death, Writing, _Supervisor
+from hermes_cli.launch.worker_status import StatusFile, WorkerStatus, read_statuses
 from tests.distributed.support import (
     MLX,
     TORCH,
@@ -44,11 +44,11 @@ class Two(SingleProcess):
 
 
 def test_what_a_process_told_is_read_but_for_half_a_line(tmp_path):
-    report = Reporting(tmp_path, 1, 2)
-    report.line("Error: no")
+    report = StatusFile(tmp_path, 1, 2)
+    report.write_line("Error: no")
     with (tmp_path / "000002-000001.jsonl").open("a") as file:
         file.write('{"code": 7')
-    assert read_reports(tmp_path) == [Told(1, 2, os.getpid(), ("Error: no",), None)]
+    assert read_statuses(tmp_path) == [WorkerStatus(1, 2, os.getpid(), ("Error: no",), None)]
 
 
 def test_an_exception_is_a_line_with_its_traceback_in_a_file(tmp_path):
@@ -78,7 +78,7 @@ def test_a_lost_process_is_told_of_by_one_of_the_others(tmp_path):
 def test_a_full_disk_of_one_machine_is_told_by_its_process(tmp_path):
     def fill():
         with CrashLog(Two(1), tmp_path) as journal:
-            journal.polling(lambda: False)
+            journal.watch(lambda: False)
             raise StorageError("full")
 
     with pytest.raises(HermesError, match=r"^rank 1 \(.*\): full$") as caught:
@@ -90,7 +90,7 @@ def test_the_stack_of_a_stuck_process_is_written_and_removed_when_it_goes_on(tmp
     two = Two(0)
     two.rank_info = RankInfo(0, 2, timeout=0.2)
     with CrashLog(two, tmp_path) as journal:
-        polled = journal.polling(lambda: False)
+        polled = journal.watch(lambda: False)
         path = tmp_path / "logs" / "rank-0.txt"
         assert not polled()
         end_at = time.monotonic() + WAIT
@@ -127,7 +127,7 @@ def test_a_program_that_said_its_code_ends_whole_but_is_not_taken_apart(told, co
 PLANTED = """
 import atexit, os, sys, time
 import hermes.training.coordination as coordination, hermes.training.loop as loop
-plain, step = coordination.RankCoordinator.should_stop_after_step, loop.TrainingLoop._next_batch
+plain, step = coordination.RankCoordinator.should_stop_after_step, loop.TrainingLoop._draw_batch
 def mine(self):
     return self.rank_info.rank == 1
 def after_step(self):
@@ -139,7 +139,7 @@ def slow(self):
         time.sleep(SLEEP)
     return step(self)
 coordination.RankCoordinator.should_stop_after_step = after_step
-loop.TrainingLoop._next_batch = slow
+loop.TrainingLoop._draw_batch = slow
 if any("spawn_main" in word for word in sys.orig_argv):
     # The last exit function, after which the interpreter would be taken apart.
     atexit.register(print, "taken apart", file=sys.stderr)
@@ -282,21 +282,21 @@ def test_torch_starts_all_anew_from_the_last_checkpoint(corpus, tmp_path):
 
 
 def test_who_died_is_named_before_who_then_hung(tmp_path, capsys):
-    watch = _Watch(lambda folder: None, str(tmp_path), Signals(""), 0)
-    watch._hung = {11: Told(1, 0, 11)}
+    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(""), 0)
+    watch._hung = {11: WorkerStatus(1, 0, 11)}
     watch._deaths = [Death(0, 10, -9)]
-    assert watch.conclude() == 76
+    assert watch.report() == 76
     said = capsys.readouterr().err
     assert said.startswith("Error: rank 0 (process 10) was ended by SIGKILL, so all ended\n")
     watch._deaths = [Death(1, 11, -9)]
-    assert watch.conclude() == 76
+    assert watch.report() == 76
     said = capsys.readouterr().err
     assert said.startswith("Error: rank 1 (process 11) hung and was killed\n")
     watch._told = [
-        Told(0, 0, 11, ("Error: the processes lost each other",), 76),
-        Told(1, 0, 12, ("Error: rank 0 fell silent",), 76),
+        WorkerStatus(0, 0, 11, ("Error: the processes lost each other",), 76),
+        WorkerStatus(1, 0, 12, ("Error: rank 0 fell silent",), 76),
     ]
-    assert watch.conclude() == 76
+    assert watch.report() == 76
     assert "\n  rank 0 fell silent\n" in capsys.readouterr().err
 
 
@@ -306,8 +306,8 @@ def test_who_died_is_named_before_who_then_hung(tmp_path, capsys):
 )
 def test_who_writes_a_checkpoint_is_spared_for_a_while(tmp_path, written, patience, sent):
     writing = Writing(lambda: written, patience)
-    watch = _Watch(lambda folder: None, str(tmp_path), Signals(""), 0, writing)
-    watch._told = [Told(0, 0, os.getpid()), Told(1, 0, 11, ("Error: gone",), 76)]
+    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(""), 0, writing)
+    watch._told = [WorkerStatus(0, 0, os.getpid()), WorkerStatus(1, 0, 11, ("Error: gone",), 76)]
     watch._lost_since = time.monotonic() - LONGEST_GRACE - 1
     seen = set()
     watch._send = lambda number, to: seen.update({number} if [*to] else ())
@@ -319,8 +319,8 @@ def test_who_was_interrupted_while_starting_is_asked_again_once(tmp_path):
     """torch's agent waits for it half a minute, and it waits for the others."""
     asked = []
     for signals, wanted in ((Signals(""), [(signal.SIGTERM, [11])]), (AskedToStop(""), [])):
-        watch = _Watch(lambda folder: None, str(tmp_path), signals, 0)
-        watch._told = [Told(1, 0, 11, ("Error: interrupted",), 130)]
+        watch = _Supervisor(lambda folder: None, str(tmp_path), signals, 0)
+        watch._told = [WorkerStatus(1, 0, 11, ("Error: interrupted",), 130)]
         watch._quiet_since = time.monotonic()
         watch._send = lambda number, to: asked.append((number, [one.pid for one in to]))
         watch._look()
@@ -332,7 +332,7 @@ def test_who_was_interrupted_while_starting_is_asked_again_once(tmp_path):
 class AskedToStop(Signals):
     """A signal came."""
 
-    def asked(self):
+    def has_come(self):
         return True
 
 
@@ -378,10 +378,10 @@ def test_a_checkpoint_that_is_being_written_is_finished(
 
 
 def test_an_error_of_one_is_told_and_not_that_it_was_missed(tmp_path, capsys):
-    watch = _Watch(lambda folder: None, str(tmp_path), Signals(""), 0)
+    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(""), 0)
     watch._told = [
-        Told(0, 0, 10, ("Error: rank 1 died",), 76),
-        Told(1, 0, 11, ("Warning: slow", "Error: full"), 74),
+        WorkerStatus(0, 0, 10, ("Error: rank 1 died",), 76),
+        WorkerStatus(1, 0, 11, ("Warning: slow", "Error: full"), 74),
     ]
-    assert watch.conclude() == 74
+    assert watch.report() == 74
     assert capsys.readouterr().err == "Error: full\n"

@@ -12,7 +12,11 @@ from hermes.mal import load
 from hermes.recipe import Recipe
 from hermes.tokenizer import train_tokenizer
 from hermes.training.events import Position
-from hermes.training.rank_checks import component_values, request_values, require_same_on_all_ranks
+from hermes.training.rank_checks import (
+    collect_component_values,
+    collect_request_values,
+    require_same_on_all_ranks,
+)
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.training_data import TrainingData
 from tests.distributed.support import COMMON, Said, ranks, train
@@ -61,15 +65,17 @@ def request(number="2.13", **changes):
 def test_what_a_run_is_asked_to_be_is_compared(other, sentence):
     sentence = sentence.replace("1024", str(load("nano").max_seq_len))
     with pytest.raises(HermesError, match=f"^{sentence}; all must see the same"):
-        require_same_on_all_ranks(Said(told(request_values(other))), request_values(request()))
+        require_same_on_all_ranks(
+            Said(told(collect_request_values(other))), collect_request_values(request())
+        )
 
 
 def test_the_hermes_and_the_device_of_each_process(monkeypatch):
-    mine = request_values(request())
-    assert mine == request_values(request(options=Options(device="cuda:1")))
+    mine = collect_request_values(request())
+    assert mine == collect_request_values(request(options=Options(device="cuda:1")))
     monkeypatch.setattr("hermes.training.rank_checks.version", lambda name: "0.0.9")
     with pytest.raises(HermesError, match=r"^hermes is '.*' in rank 0 and '0\.0\.9' in rank 1; "):
-        require_same_on_all_ranks(Said(told(request_values(request()))), mine)
+        require_same_on_all_ranks(Said(told(collect_request_values(request()))), mine)
 
 
 def parts(**changes):
@@ -85,7 +91,7 @@ def parts(**changes):
 
 
 def test_what_a_run_is_made_of_is_compared():
-    mine = component_values(parts())
+    mine = collect_component_values(parts())
     for other, name in (
         (parts(recipe=replace(Recipe(), batch_size=2)), "batch_size is 32 in rank 0 and 2"),
         (parts(position=Position(7)), "the step to go on from is 0 in rank 0 and 7"),
@@ -93,7 +99,7 @@ def test_what_a_run_is_made_of_is_compared():
         (parts(tokenizer=train_tokenizer(["bab bab bab"], vocab_size=264)), "the tokenizer is '"),
     ):
         with pytest.raises(HermesError, match=f"^{name}"):
-            require_same_on_all_ranks(Said(told(component_values(other))), mine)
+            require_same_on_all_ranks(Said(told(collect_component_values(other))), mine)
 
 
 @pytest.mark.parametrize("backend", ["mlx", pytest.param("torch", marks=pytest.mark.long)])

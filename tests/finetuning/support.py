@@ -89,4 +89,4 @@ def train_to_end(run):
     collector = ResultCollector(run)
     for event in run.train():
         collector.add(event)
-    return collector.result()
+    return collector.result

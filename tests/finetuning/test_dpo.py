@@ -13,7 +13,7 @@ from hermes.data.preferences import (
 from hermes.errors import CheckpointError, HermesError, Interrupted
 from hermes.finetuning.base_model import open_base_model
 from hermes.finetuning.dpo import DPOData
-from hermes.finetuning.reference_logprobs import Reference, weights_hash
+from hermes.finetuning.reference_logprobs import Reference, hash_weights
 from hermes.interface import Options, find_backend
 from hermes.recipe import Lora
 from hermes.training.request import RunRequest
@@ -97,10 +97,10 @@ def test_with_adapters_the_reference_is_the_base_without_them(backend, tmp_path)
     assert second < first - 1e-3
     base = open_base_model(tmp_path / "base").params
     kept = Reference.load(tmp_path / "run" / "reference.npz")
-    assert kept.weights == weights_hash(base)
+    assert kept.weights == hash_weights(base)
     carried_out(preferences(tmp_path, backend, resume=True))
     assert [line["step"] for line in lines(tmp_path / "run") if "loss" in line] == [1, 2, 3, 4]
-    tuned = weights_hash(open_base_model(tmp_path / "run").params)
+    tuned = hash_weights(open_base_model(tmp_path / "run").params)
     assert tuned != kept.weights
 
 
@@ -204,9 +204,9 @@ def test_the_hash_of_weights_sees_every_bit_and_every_name():
     changed = {**weights, "a": weights["a"] + np.float32(1e-7) * np.eye(2, 3, dtype=np.float32)}
     renamed = {"c": weights["a"], "b": weights["b"]}
     reshaped = {**weights, "a": weights["a"].T}
-    hashes = {weights_hash(w) for w in (weights, changed, renamed, reshaped)}
+    hashes = {hash_weights(w) for w in (weights, changed, renamed, reshaped)}
     assert len(hashes) == 4
-    assert weights_hash(dict(reversed(weights.items()))) == weights_hash(weights)
+    assert hash_weights(dict(reversed(weights.items()))) == hash_weights(weights)
 
 
 def test_a_signal_while_the_reference_is_computed_leaves_nothing(tmp_path):

@@ -12,7 +12,7 @@ from hermes.finetuning.base_model import open_base_model
 from hermes.inference.chat_session import ChatSession
 from hermes.inference.sampling import Sampling
 from hermes.interface import Options, find_backend
-from hermes_cli.commands.chat import _answer, chat, command
+from hermes_cli.commands.chat import _answer, chat, run_command
 from tests.finetuning.support import small_checkpoint
 
 BACKENDS = ["torch", "mlx"]
@@ -106,33 +106,33 @@ def test_what_is_no_conversation_is_not_read(base, tmp_path, text):
 
 def test_commands_change_what_they_say(base, tmp_path):
     talk = talk_with(base)
-    assert command(talk, "/set temperature=0.5") == "temperature=0.5"
-    assert command(talk, "/set max_tokens = 3") == "max_tokens=3"
+    assert run_command(talk, "/set temperature=0.5") == "temperature=0.5"
+    assert run_command(talk, "/set max_tokens = 3") == "max_tokens=3"
     assert talk.sampling == Sampling(0.5)
     both = "temperature=0.0  max_tokens=4"
-    assert command(talk, "/set temperature=0 max_tokens = 4") == both
+    assert run_command(talk, "/set temperature=0 max_tokens = 4") == both
     assert (talk.sampling, talk.max_tokens) == (Sampling(0.0), 4)
     with pytest.raises(HermesError, match=r"^max_tokens must be at least 1, got 0$"):
-        command(talk, "/set temperature=1 max_tokens=0")
+        run_command(talk, "/set temperature=1 max_tokens=0")
     assert (talk.sampling, talk.max_tokens) == (Sampling(0.0), 4)  # all or none
-    command(talk, "/set temperature=0.5 max_tokens=3")
-    assert command(talk, "/set") == (
+    run_command(talk, "/set temperature=0.5 max_tokens=3")
+    assert run_command(talk, "/set") == (
         "temperature=0.5  top_k=0  top_p=1.0  min_p=0.0  max_tokens=3  seed=0"
     )
-    assert command(talk, "/system") == "there is no system prompt"
-    command(talk, "/system be brief")
+    assert run_command(talk, "/system") == "there is no system prompt"
+    run_command(talk, "/system be brief")
     assert talk.system == "be brief"
     said(talk, "the cat")
-    assert command(talk, f"/save {tmp_path}/a") == f"2 messages are saved in {tmp_path}/a"
+    assert run_command(talk, f"/save {tmp_path}/a") == f"2 messages are saved in {tmp_path}/a"
     before = (tmp_path / "a").read_text()
-    command(talk, "/reset")
+    run_command(talk, "/reset")
     assert (talk.messages, talk.system) == ([], "be brief")
     with pytest.raises(StorageError, match=r"a exists; choose another name, or /save! to write"):
-        command(talk, f"/save {tmp_path}/a")
+        run_command(talk, f"/save {tmp_path}/a")
     assert (tmp_path / "a").read_text() == before
-    assert command(talk, f"/save! {tmp_path}/a") == f"0 messages are saved in {tmp_path}/a"
+    assert run_command(talk, f"/save! {tmp_path}/a") == f"0 messages are saved in {tmp_path}/a"
     (tmp_path / "a").write_text(before)
-    assert command(talk, f"/load {tmp_path}/a") == f"2 messages are read from {tmp_path}/a"
+    assert run_command(talk, f"/load {tmp_path}/a") == f"2 messages are read from {tmp_path}/a"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_commands_change_what_they_say(base, tmp_path):
 )
 def test_a_command_that_cannot_be_is_refused_in_a_line(base, line, message):
     with pytest.raises(HermesError) as refused:
-        command(talk_with(base), line)
+        run_command(talk_with(base), line)
     assert str(refused.value) == message
 
 

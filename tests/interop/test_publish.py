@@ -108,7 +108,7 @@ def test_saves_are_pushed_in_order_one_at_a_time_and_a_failure_is_a_warning(
         for number, folder in enumerate(folders, 1):
             folder.mkdir()
             (folder / "a").write_text(folder.name)
-            uploads.see(Saved(number, folder))
+            uploads.push_saved(Saved(number, folder))
             shutil.rmtree(folder)  # as retention does
     assert seen == [(folder.name, folder.name, "me/m", "numpy") for folder in folders]
     assert uploads.pushed == {folders[0], folders[2]}

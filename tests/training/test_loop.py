@@ -13,7 +13,7 @@ from hermes.interface import Batch, StepReport
 from hermes.recipe import Recipe
 from hermes.training.coordination import RankCoordinator
 from hermes.training.events import Position, Saved, Stopped, Update
-from hermes.training.loop import TrainingLoop, default_log_every
+from hermes.training.loop import TrainingLoop, choose_log_every
 from hermes.training.training_data import TrainingData
 
 
@@ -192,7 +192,7 @@ def test_saving_reads_what_is_pending_without_logging_more():
 
 
 def test_logging_is_thinner_in_long_runs():
-    assert (default_log_every(9_999), default_log_every(10_000)) == (1, 10)
+    assert (choose_log_every(9_999), choose_log_every(10_000)) == (1, 10)
 
 
 def test_tokens_per_second_leaves_out_saving_and_evaluating():

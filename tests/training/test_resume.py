@@ -10,7 +10,7 @@ from hermes.errors import CheckpointError, HermesError, StorageError
 from hermes.interface import IGNORE
 from hermes.tokenizer import train_tokenizer
 from hermes.training.metrics_file import read_metrics
-from hermes.training.run_yaml import handovers
+from hermes.training.run_yaml import list_handovers
 from tests.scenarios.handover import Handover
 from tests.training.support import SENTENCE, SPEC, losses, tensors
 
@@ -53,7 +53,7 @@ def test_a_run_goes_on_on_the_other_backend(go, tmp_path, first, second):
     ):
         for name in there:
             np.testing.assert_allclose(here[name], there[name], atol=1e-4, err_msg=name)
-    assert handovers(tmp_path / "parts") == [(6, f"{first} -> {second}")]
+    assert list_handovers(tmp_path / "parts") == [(6, f"{first} -> {second}")]
 
 
 def test_a_split_of_the_batch_is_the_same_update(go, tmp_path):

@@ -96,7 +96,7 @@ def _converse(talk: "ChatSession") -> None:
             return
         try:
             if line.startswith("/"):
-                click.echo(command(talk, line), err=True)
+                click.echo(run_command(talk, line), err=True)
             elif line:
                 _answer(talk, line)
         except KeyboardInterrupt:
@@ -114,7 +114,7 @@ def _answer(talk: "ChatSession", message: str) -> None:
         click.echo(f"({talk.num_dropped} messages no longer fit and are not read)", err=True)
 
 
-def command(talk: "ChatSession", line: str) -> str:
+def run_command(talk: "ChatSession", line: str) -> str:
     """Do what a line that begins with '/' says; what to show. Raises HermesError."""
     name, _, rest = line.partition(" ")
     rest = rest.strip()
@@ -150,7 +150,7 @@ def command(talk: "ChatSession", line: str) -> str:
 def _set(talk: "ChatSession", text: str) -> str:
     from dataclasses import replace
 
-    given = dict(_setting(part) for part in re.sub(r"\s*=\s*", "=", text).split())
+    given = dict(_parse_setting(part) for part in re.sub(r"\s*=\s*", "=", text).split())
     if given.get("max_tokens", 1) < 1:
         raise HermesError(f"max_tokens must be at least 1, got {given['max_tokens']}")
     sampling = {key: value for key, value in given.items() if key in SAMPLING}
@@ -160,7 +160,7 @@ def _set(talk: "ChatSession", text: str) -> str:
     return "  ".join(f"{key}={value}" for key, value in given.items())
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def _parse_setting(text: str) -> tuple[str, Any]:
     """The name and the number of KEY=VALUE. Raises HermesError."""
     key, _, value = text.partition("=")
     kinds = SAMPLING | OWN

@@ -17,7 +17,7 @@ import click
 from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost, StorageError
 
-__all__ = ["CrashLog", "logs_of"]
+__all__ = ["CrashLog", "get_logs_folder"]
 
 # Of the time in which a backend may end the process: the stacks are written before.
 BEFORE = 0.9
@@ -38,7 +38,7 @@ class _Lost(PeerLost):
     """What a journal has written down already."""
 
 
-def logs_of(output: Path) -> Path:
+def get_logs_folder(output: Path) -> Path:
     """Where the processes of a run leave their stacks."""
     return output / "logs"
 
@@ -52,14 +52,14 @@ class CrashLog:
 
     def __init__(self, process_group: ProcessGroup, output: Path | None):
         self._processes, self._rank_info = process_group, process_group.rank_info
-        self._path = output and logs_of(output) / f"rank-{self._rank_info.rank}.txt"
+        self._path = output and get_logs_folder(output) / f"rank-{self._rank_info.rank}.txt"
         self._file: TextIO | None = None
         self._begins = 0
 
     def __enter__(self) -> "CrashLog":
         return self
 
-    def polling(self, stop: Callable[[], bool]) -> Callable[[], bool]:
+    def watch(self, stop: Callable[[], bool]) -> Callable[[], bool]:
         """`stop`, each call of which says that this process is not stuck.
 
         Where it comes too late the stacks of all threads are written down, by a thread that needs
@@ -67,7 +67,7 @@ class CrashLog:
         """
         if self._rank_info.world_size == 1 or self._path is None:
             return stop
-        file = self._file = self._opened(self._path)
+        file = self._file = self._open_file(self._path)
         self._begins = os.fstat(file.fileno()).st_size
         faulthandler.enable(file)
 
@@ -80,7 +80,7 @@ class CrashLog:
         faulthandler.dump_traceback_later(BEFORE * self._rank_info.first_timeout, file=file)
         return polled
 
-    def _opened(self, path: Path) -> TextIO:
+    def _open_file(self, path: Path) -> TextIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a", encoding="utf-8")
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
@@ -93,20 +93,20 @@ class CrashLog:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             if error is not None and self._rank_info.world_size > 1:
-                self._told(error)
+                self._report(error)
         finally:
             if self._file is not None:
                 faulthandler.cancel_dump_traceback_later()
                 faulthandler.disable()
                 self._file.close()
 
-    def _told(self, error: BaseException) -> None:
+    def _report(self, error: BaseException) -> None:
         """Write down what there is to write, and raise what a user should read."""
         if isinstance(error, (*QUIET, _Failed, _Lost)):
             return
         rank = self._rank_info.rank
         if isinstance(error, PeerLost):
-            where = self._written(error)
+            where = self._write_report(error)
             if error.reported_by not in (None, rank):
                 raise click.exceptions.Exit(PeerLost.exit_code)
             raise _Lost(f"{error}{where}") from error
@@ -114,28 +114,28 @@ class CrashLog:
             code = StorageError.exit_code if isinstance(error, OSError) else HermesError.exit_code
             sentence = f"{type(error).__name__}: {error}"
             self._processes.leave(sentence)
-            where = self._written(error)
+            where = self._write_report(error)
             raise _Failed(f"rank {rank} ({socket.gethostname()}) failed: {sentence}{where}", code)
         self._processes.leave(str(error))
         if rank > 0:
-            self._refused(error, 0 if isinstance(error, COMMON) else error.reported_by)
+            self._raise_refusal(error, 0 if isinstance(error, COMMON) else error.reported_by)
 
-    def _refused(self, error: HermesError, reported_by: int | None) -> None:
+    def _raise_refusal(self, error: HermesError, reported_by: int | None) -> None:
         """Raise what the user of a process other than rank 0 should read."""
         rank = self._rank_info.rank
         if reported_by is None:
-            self._written(error)
+            self._write_report(error)
             raise _Failed(f"rank {rank} ({socket.gethostname()}): {error}", error.exit_code)
         if reported_by == rank:  # in the words in which rank 0 says it
             raise _Failed(f"rank {rank}: {error}", error.exit_code)
         raise click.exceptions.Exit(error.exit_code)
 
-    def _written(self, error: BaseException) -> str:
+    def _write_report(self, error: BaseException) -> str:
         """Write the traceback, all threads' stacks and the last collectives; where they are."""
         if self._path is None:
             return ""
         try:
-            file = self._file = self._file or self._opened(self._path)
+            file = self._file = self._file or self._open_file(self._path)
             file.write("".join(traceback.format_exception(error)))
             file.write(f"asked of the others last:\n{self._processes.history()}\n")
             file.flush()

@@ -12,7 +12,7 @@ import click
 from hermes.distributed.environment import OWN
 from hermes.distributed.join import choose_backend_name, find_rank_info, join_ranks
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from hermes_cli.launch.crash_log import logs_of
+from hermes_cli.launch.crash_log import get_logs_folder
 from hermes_cli.launch.signals import Signals
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def join(
         return SINGLE_PROCESS, options
     tell, stacks = context.find_root().obj.tell, ""
     if asked["output"]:
-        stacks = f"; stacks are in {logs_of(Path(asked['output']))}"
+        stacks = f"; stacks are in {get_logs_folder(Path(asked['output']))}"
     saves = is_saving(asked["output"]) if rank_info.rank == 0 else lambda: False
 
     def last_words(line: str) -> None:

@@ -27,9 +27,9 @@ from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost
 from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.launch.join import find_launched_backend, is_saving
 from hermes_cli.launch.signals import Signals
-from hermes_cli.launch.stderr_filter import sieved, write_through
-from hermes_cli.launch.supervisor import LONGEST_GRACE, POLL, Death, Writing, watched
-from hermes_cli.launch.worker_status import Reporting, read_reports
+from hermes_cli.launch.stderr_filter import filter_stderr, redirect_stderr
+from hermes_cli.launch.supervisor import LONGEST_GRACE, POLL, Death, Writing, supervise
+from hermes_cli.launch.worker_status import StatusFile, read_statuses
 from hermes_cli.options.resolve import ResolvedOptions
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def start_workers(
     if gpus > 1 and processes > 1:
         raise HermesError("give --num-gpus or --num-processes, not both")
     if rank_info := read_rank_info(os.environ):
-        _check_place(rank_info, f"--num-{'gpus' if gpus > 1 else 'processes'} {number}", number)
+        _check_launcher(rank_info, f"--num-{'gpus' if gpus > 1 else 'processes'} {number}", number)
         return False
     backend = find_launched_backend(asked["backend"], os.environ)
-    _check(asked, backend, gpus, number)
+    _check_request(asked, backend, gpus, number)
     signals.polled = True
     arguments, restarts = list(context.find_root().obj.arguments), asked["max_restarts"]
     patience = asked["peer_timeout"]
@@ -74,14 +74,14 @@ def start_workers(
 
     def start(folder: str) -> Death | None:
         if backend.name == "mlx":
-            return _ring(arguments, number, folder, writing)
-        return _elastic(arguments, number, folder, restarts)
+            return _start_ring(arguments, number, folder, writing)
+        return _start_elastic(arguments, number, folder, restarts)
 
-    watched(start, signals, restarts, writing=writing)
+    supervise(start, signals, restarts, writing=writing)
     return True
 
 
-def _check_place(rank_info: RankInfo, option: str, number: int) -> None:
+def _check_launcher(rank_info: RankInfo, option: str, number: int) -> None:
     """Refuse to be one of more processes, or of fewer, than were asked for. Raises HermesError."""
     if number not in (rank_info.world_size, rank_info.local_world_size):
         raise HermesError(
@@ -91,7 +91,7 @@ def _check_place(rank_info: RankInfo, option: str, number: int) -> None:
         )
 
 
-def _check(
+def _check_request(
     asked: ResolvedOptions | Mapping[str, Any], backend: "Backend", gpus: int, number: int
 ) -> None:
     here = [name for name in backend.devices() if name.startswith("cuda:")]
@@ -110,7 +110,7 @@ def _check(
         raise HermesError("several processes cannot share standard input; give --data F")
 
 
-def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> int:
+def _run_worker(arguments: list[str], folder: str, environment: Mapping[str, str]) -> int:
     """One process: the same command, which finds its place in its environment."""
     from hermes_cli.main import run
 
@@ -118,20 +118,20 @@ def _work(arguments: list[str], folder: str, environment: Mapping[str, str]) -> 
     # A signal of the terminal reaches the launcher alone, which hands it on once.
     os.setsid()
     threading.Thread(target=_end_with_launcher, daemon=True).start()
-    write_through(folder)
+    redirect_stderr(folder)
     make_stderr_robust()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.pop("MLX_RANK", None)  # of mlx.launch, which started the one that starts these
     os.environ |= {**environment, OWN: "1"}
     rank = int(os.environ.get("MLX_RANK", os.environ.get("RANK", "0")))
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if attempt and _refused(folder, attempt - 1):
+    if attempt and _has_refused(folder, attempt - 1):
         return 0
-    report = Reporting(folder, rank, attempt)
+    report = StatusFile(folder, rank, attempt)
     if attempt and not {"--resume", "--auto-resume"} & {*arguments}:
         arguments = [*arguments, "--resume"]
-    code = run(arguments, report.line)
-    report.end(code)
+    code = run(arguments, report.write_line)
+    report.write_exit_code(code)
     if code in (0, Interrupted.exit_code):  # all come here; what there is to say is in the report
         ended(0)
         return code
@@ -147,12 +147,12 @@ def _end_with_launcher() -> None:
         os._exit(PeerLost.exit_code)
 
 
-def _refused(folder: str, attempt: int) -> bool:
+def _has_refused(folder: str, attempt: int) -> bool:
     """Whether all of an attempt refused to do what they were asked, and would again."""
-    return {told.code for told in read_reports(folder) if told.attempt == attempt} <= REFUSALS
+    return {told.code for told in read_statuses(folder) if told.attempt == attempt} <= REFUSALS
 
 
-def _elastic(arguments: list[str], number: int, folder: str, restarts: int) -> Death | None:
+def _start_elastic(arguments: list[str], number: int, folder: str, restarts: int) -> Death | None:
     """Start them by torch's elastic agent."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -173,7 +173,7 @@ def _elastic(arguments: list[str], number: int, folder: str, restarts: int) -> D
         logs_specs=DefaultLogsSpecs(log_dir=str(Path(folder, "torch"))),
     )
     try:
-        elastic_launch(config, _work)(arguments, folder, {})
+        elastic_launch(config, _run_worker)(arguments, folder, {})
     except ChildFailedError as error:
         for rank, failure in error.failures.items():
             if failure.exitcode != PeerLost.exit_code:
@@ -183,19 +183,21 @@ def _elastic(arguments: list[str], number: int, folder: str, restarts: int) -> D
     return None
 
 
-def _ring(arguments: list[str], number: int, folder: str, writing: Writing) -> Death | None:
+def _start_ring(arguments: list[str], number: int, folder: str, writing: Writing) -> Death | None:
     """Start them as a ring of MLX on the loopback."""
     spawn = get_context("spawn")
     hosts = Path(folder, "hosts.json")
     hosts.write_text(json.dumps(_free_addresses(number)), encoding="utf-8")
     started: list[BaseProcess] = []
-    with sieved(folder):
+    with filter_stderr(folder):
         for rank in range(number):
             environment = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)}
-            worker = spawn.Process(target=_work, args=(arguments, folder, environment), daemon=True)
+            worker = spawn.Process(
+                target=_run_worker, args=(arguments, folder, environment), daemon=True
+            )
             worker.start()
             started.append(worker)
-        return _ends_of(started, writing)
+        return _await_workers(started, writing)
 
 
 def _free_addresses(number: int) -> list[list[str]]:
@@ -206,12 +208,12 @@ def _free_addresses(number: int) -> list[list[str]]:
         return [[f"127.0.0.1:{one.getsockname()[1]}"] for one in free]
 
 
-def _ends_of(started: list[BaseProcess], writing: Writing) -> Death | None:
+def _await_workers(started: list[BaseProcess], writing: Writing) -> Death | None:
     """The first death that the dead told nobody of, once all have ended."""
     running, death, since, wrote = dict(enumerate(started)), None, 0.0, 0.0
     while running:
         time.sleep(POLL)
-        if death is not None and writing.may_go_on(since):
+        if death is not None and writing.may_continue(since):
             wrote = time.monotonic()
         for rank, worker in tuple(running.items()):
             code = worker.exitcode

@@ -27,14 +27,14 @@ class Signals:
         self._words = words
         self._came = False
 
-    def asked(self) -> bool:
+    def has_come(self) -> bool:
         """Whether a signal came."""
         return self._came
 
     def __enter__(self) -> "Signals":
         ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         caught = [one for one in CAUGHT if not (ignored and one == signal.SIGHUP)]
-        self._before = {number: signal.signal(number, self._caught) for number in caught}
+        self._before = {number: signal.signal(number, self._handle_first) for number in caught}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -42,14 +42,14 @@ class Signals:
             last = self._came and number == signal.SIGHUP
             signal.signal(number, signal.SIG_IGN if last else handler)
 
-    def _caught(self, number: int, frame: FrameType | None) -> None:
+    def _handle_first(self, number: int, frame: FrameType | None) -> None:
         if not self.polled:
             raise KeyboardInterrupt
         if self._came:
             return
         self._came = True
         for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, self._ended if self.ends else signal.SIG_DFL)
+            signal.signal(one, self._handle_second if self.ends else signal.SIG_DFL)
         if self.silent:
             return
         print(self._words, file=sys.stderr, flush=True)
@@ -58,7 +58,7 @@ class Signals:
             # would show it again.
             os.write(2, b"\x1b[?25h")
 
-    def _ended(self, number: int, frame: FrameType | None) -> None:
+    def _handle_second(self, number: int, frame: FrameType | None) -> None:
         if self.ends:
             self.ends()
         signal.signal(number, signal.SIG_DFL)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["sieved", "write_through"]
+__all__ = ["filter_stderr", "redirect_stderr"]
 
 NAME = "stderr"
 # Written in pieces, between which other processes write theirs.
@@ -24,8 +24,8 @@ LAST = 1.0  # seconds for the last words of those that have ended
 
 
 @contextmanager
-def sieved(folder: str) -> Iterator[None]:
-    """In its block what others `write_through` the folder comes to standard error; no noise."""
+def filter_stderr(folder: str) -> Iterator[None]:
+    """In its block what others `redirect_stderr` the folder comes to standard error; no noise."""
     path = Path(folder, NAME)
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -48,7 +48,7 @@ def _hand_on(reader: int) -> None:
                 sys.stderr.flush()
 
 
-def write_through(folder: str) -> None:
+def redirect_stderr(folder: str) -> None:
     """Let this process's descriptor 2 lead through the sieve; Python's own lines pass beside it."""
     path = Path(folder, NAME)
     if not path.exists() or sys.stderr is None:

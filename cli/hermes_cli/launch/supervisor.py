@@ -15,9 +15,9 @@ import click
 
 from hermes.errors import Interrupted, PeerLost
 from hermes_cli.launch.signals import Signals
-from hermes_cli.launch.worker_status import Told, read_reports
+from hermes_cli.launch.worker_status import WorkerStatus, read_statuses
 
-__all__ = ["LONGEST_GRACE", "POLL", "Death", "StartWorkers", "Writing", "watched"]
+__all__ = ["LONGEST_GRACE", "POLL", "Death", "StartWorkers", "Writing", "supervise"]
 
 POLL = 0.1
 # Seconds without an end after which those that remain, once one is lost, hang; and at most. Neither
@@ -39,7 +39,7 @@ class Death:
     code: int
     trace: str = ""
 
-    def line(self) -> str:
+    def describe(self) -> str:
         """What a user should read."""
         if self.code >= 0:
             trace = f":\n{self.trace}" if self.trace else " without a word"
@@ -62,7 +62,7 @@ class Writing:
     now: Callable[[], bool] = lambda: False
     patience: float = 0.0
 
-    def may_go_on(self, lost: float) -> bool:
+    def may_continue(self, lost: float) -> bool:
         """Whether one is being written and may be: another was lost at that moment."""
         return time.monotonic() - lost < self.patience and self.now()
 
@@ -70,20 +70,20 @@ class Writing:
 NOTHING = Writing()
 
 
-def watched(
+def supervise(
     start: StartWorkers, signals: Signals, restarts: int = 0, *, writing: Writing = NOTHING
 ) -> None:
     """Until all have ended; says once what several say. Raises click's Exit with their code."""
     with TemporaryDirectory(prefix="hermes-processes-") as folder:
         signals.ends = lambda: _end_all(folder)
-        watch = _Watch(start, folder, signals, restarts, writing)
-        watch.see()
-        code = watch.conclude()
+        supervisor = _Supervisor(start, folder, signals, restarts, writing)
+        supervisor.run()
+        code = supervisor.report()
     if code:
         raise click.exceptions.Exit(code)
 
 
-class _Watch:
+class _Supervisor:
     def __init__(
         self,
         start: StartWorkers,
@@ -94,26 +94,26 @@ class _Watch:
     ):
         self._start, self._folder, self._signals = start, folder, signals
         self._restarts, self._writing = restarts, writing
-        self._told: list[Told] = []
+        self._told: list[WorkerStatus] = []
         self._deaths: list[Death] = []
         self._crashed: list[BaseException] = []
         self._asked: set[int] = set()  # pids that were handed the signal
-        self._hung: dict[int, Told] = {}
+        self._hung: dict[int, WorkerStatus] = {}
         self._warned: set[str] = set()
         self._attempt, self._ends, self._quiet_since = 0, 0, 0.0
         self._lost_since: float | None = None
         self._woken_at = self._wrote_at = 0.0
 
-    def see(self) -> None:
+    def run(self) -> None:
         """Until all have ended."""
         # torch's agent puts handlers on signals where it runs in the main thread.
         thread = threading.Thread(target=self._run, daemon=True)
         thread.start()
         while thread.is_alive():
             thread.join(POLL)
-            self._told = read_reports(self._folder)
+            self._told = read_statuses(self._folder)
             self._look()
-        self._told = read_reports(self._folder)
+        self._told = read_statuses(self._folder)
         if self._crashed:
             raise self._crashed[0]
 
@@ -130,8 +130,8 @@ class _Watch:
         self._warn(here)
         if attempt > self._attempt:
             self._begin_again(attempt)
-        running = [one for one in here if one.code is None and _lives(one.pid)]
-        if self._signals.asked():
+        running = [one for one in here if one.code is None and _is_alive(one.pid)]
+        if self._signals.has_come():
             # One that has just begun is asked as soon as it is known.
             self._send(signal.SIGTERM, (one for one in running if one.pid not in self._asked))
             self._asked |= {one.pid for one in running}
@@ -150,7 +150,7 @@ class _Watch:
             self._lost_since = now
         if self._lost_since is None:
             return
-        if any(one.rank == 0 for one in running) and self._writing.may_go_on(self._lost_since):
+        if any(one.rank == 0 for one in running) and self._writing.may_continue(self._lost_since):
             self._wrote_at = now
         quiet = now - max(self._quiet_since, self._wrote_at)
         if quiet > GRACE or now - max(self._lost_since, self._wrote_at) > LONGEST_GRACE:
@@ -159,10 +159,10 @@ class _Watch:
                 self._send(signal.SIGCONT, running)
             elif now - self._woken_at > LAST_WORD:
                 # Who has said how it ended has nothing left to do either.
-                self._send(signal.SIGKILL, (one for one in here if _lives(one.pid)))
+                self._send(signal.SIGKILL, (one for one in here if _is_alive(one.pid)))
 
-    def _warn(self, told: Iterable[Told]) -> None:
-        for line in _lines(told, warnings=True):
+    def _warn(self, told: Iterable[WorkerStatus]) -> None:
+        for line in _collect_lines(told, warnings=True):
             if line not in self._warned:
                 self._warned.add(line)
                 click.echo(line, err=True)
@@ -170,7 +170,7 @@ class _Watch:
     def _begin_again(self, attempt: int) -> None:
         """The agent has started all anew; say what for, as nobody else will."""
         ended = [one for one in self._told if one.attempt == attempt - 1]
-        for line in _lines(ended)[:1]:
+        for line in _collect_lines(ended)[:1]:
             click.echo(line, err=True)
         click.echo(
             f"start {attempt + 1} of at most {self._restarts + 1}, from the last checkpoint",
@@ -180,17 +180,17 @@ class _Watch:
         self._hung, self._woken_at, self._wrote_at = {}, 0.0, 0.0
 
     @staticmethod
-    def _send(number: signal.Signals, to: Iterable[Told]) -> None:
+    def _send(number: signal.Signals, to: Iterable[WorkerStatus]) -> None:
         for one in to:
             with suppress(ProcessLookupError, PermissionError):  # its number may be another's
                 os.kill(one.pid, number)
 
-    def conclude(self) -> int:
+    def report(self) -> int:
         """Say once what several say; the exit code that it amounts to."""
         last = [one for one in self._told if one.attempt == self._attempt]
         told = {one.pid for one in last if one.code is not None}
         self._deaths = [death for death in self._deaths if death.pid not in told]
-        if not self._signals.asked() and (
+        if not self._signals.has_come() and (
             self._deaths or any(one.code not in (*WELL, INTERRUPTED) for one in last)
         ):
             # torch's agent interrupts those that remain: that is no end of their own.
@@ -199,16 +199,20 @@ class _Watch:
         codes = sorted({one.code or 0 for one in bad} - {LOST}, key=STOPS.__contains__)
         worst = codes[0] if codes else None
         if worst is not None:
-            lines = _lines(one for one in bad if one.code == worst) or _lines(bad)[:1]
+            lines = (
+                _collect_lines(one for one in bad if one.code == worst) or _collect_lines(bad)[:1]
+            )
             for line in lines[:1] if worst == Interrupted.exit_code else lines:
                 click.echo(line, err=True)
             return worst
         # Who was killed here because it hung is told of so; who died before made it hang.
-        deaths = [death.line() for death in self._deaths if death.pid not in self._hung]
+        deaths = [death.describe() for death in self._deaths if death.pid not in self._hung]
         for one in self._hung.values():
             deaths.append(f"Error: rank {one.rank} (process {one.pid}) hung and was killed")
         # One that hung and was woken knows less of it than those that waited.
-        waited = _lines(one for one in last if one.pid not in self._hung) or _lines(last)
+        waited = _collect_lines(one for one in last if one.pid not in self._hung) or _collect_lines(
+            last
+        )
         seen = [line.removeprefix("Error: ") for line in waited[:1]]
         if deaths:
             click.echo(deaths[0], err=True)
@@ -224,7 +228,7 @@ class _Watch:
         return 1 if failed and not bad else LOST
 
 
-def _lines(told: Iterable[Told], *, warnings: bool = False) -> list[str]:
+def _collect_lines(told: Iterable[WorkerStatus], *, warnings: bool = False) -> list[str]:
     """Each line once, in the order of ranks: the warnings, or all else."""
     said = dict.fromkeys(line for one in told for line in one.lines)
     return [line for line in said if line.startswith("Warning: ") == warnings]
@@ -237,7 +241,7 @@ def _end_all(folder: str) -> None:
     rmtree(folder, ignore_errors=True)
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, PermissionError):  # gone, or its number is another's

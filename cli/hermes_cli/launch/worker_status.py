@@ -8,11 +8,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Reporting", "Told", "read_reports"]
+__all__ = ["StatusFile", "WorkerStatus", "read_statuses"]
 
 
 @dataclass(frozen=True)
-class Told:
+class WorkerStatus:
     """A process in its own words. code: with what it ended; None while it has not said."""
 
     rank: int
@@ -22,7 +22,7 @@ class Told:
     code: int | None = None
 
 
-class Reporting:
+class StatusFile:
     """A process's own file."""
 
     def __init__(self, folder: str, rank: int, attempt: int):
@@ -30,11 +30,11 @@ class Reporting:
         self._file = path.open("a", encoding="utf-8")
         self._write({"rank": rank, "attempt": attempt, "pid": os.getpid()})
 
-    def line(self, line: str) -> None:
+    def write_line(self, line: str) -> None:
         """A line that its user should read."""
         self._write({"line": line})
 
-    def end(self, code: int) -> None:
+    def write_exit_code(self, code: int) -> None:
         """Its exit code."""
         self._write({"code": code})
 
@@ -43,16 +43,16 @@ class Reporting:
         self._file.flush()
 
 
-def read_reports(folder: str) -> list[Told]:
+def read_statuses(folder: str) -> list[WorkerStatus]:
     """What all have told so far, by attempt and rank."""
     return [told for path in sorted(Path(folder).glob("*.jsonl")) if (told := _read(path))]
 
 
-def _read(path: Path) -> Told | None:
+def _read(path: Path) -> WorkerStatus | None:
     whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
     if not whole:
         return None
     first, *facts = (json.loads(line) for line in whole.split("\n"))
     lines = tuple(fact["line"] for fact in facts if "line" in fact)
     code = next((fact["code"] for fact in facts if "code" in fact), None)
-    return Told(first["rank"], first["attempt"], first["pid"], lines, code)
+    return WorkerStatus(first["rank"], first["attempt"], first["pid"], lines, code)

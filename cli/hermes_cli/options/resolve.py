@@ -269,7 +269,7 @@ def require_same_options(
     """Refuse ranks of one run that were given different options. Raises HermesError."""
     from hermes.training import rank_checks
 
-    values = {**rank_checks.software_versions(backend), "the command": f"hermes {command}"}
+    values = {**rank_checks.collect_versions(backend), "the command": f"hermes {command}"}
     values["whether --output has a checkpoint to resume from"] = options.is_resumed
     for name, value in options.values.items():
         is_of_the_run = options.sources.get(name) == OF_THE_RUN

@@ -91,7 +91,7 @@ def train_run(context: click.Context, command: str) -> None:
                     process_group, lambda: _read_arguments(options, command, function, stack)
                 )
                 result = function(**arguments, host=host, progress=leads)
-            progress.conclude(result)
+            progress.report_end(result)
 
 
 def _tell(line: str) -> None:
@@ -204,7 +204,7 @@ class RunProgress:
         self.run = run
         if not run.finished:
             self.signals.polled = True
-            self.stop = self.crash_log.polling(self.signals.asked)
+            self.stop = self.crash_log.watch(self.signals.has_come)
         if not self.leads:
             return
         if not run.finished:
@@ -218,9 +218,9 @@ class RunProgress:
 
     def should_stop(self) -> bool:
         """Whether a signal came."""
-        return self.stop() if self.stop else self.signals.asked()
+        return self.stop() if self.stop else self.signals.has_come()
 
-    def conclude(self, result: "TrainResult") -> None:
+    def report_end(self, result: "TrainResult") -> None:
         """Say how the run ended. Raises Interrupted where it was stopped."""
         if self.run is None or self.run.finished:
             return
@@ -231,7 +231,7 @@ class RunProgress:
             more = " and the same text on standard input" if piped else ""
             raise Interrupted(
                 f"stopped at step {result.steps:,} of {self.run.total_steps:,} and saved; go on "
-                f"with: {_again(self.context, result.output)}{more}"
+                f"with: {format_resume_command(self.context, result.output)}{more}"
             )
         if not self.leads:
             return
@@ -243,7 +243,7 @@ class RunProgress:
         _tell(f"done: {', '.join(losses)}; {result.checkpoint}")
 
 
-def _again(context: click.Context, output: Path) -> str:
+def format_resume_command(context: click.Context, output: Path) -> str:
     """The command that resumes the run: what no run.yaml keeps stands in it as it was typed."""
     words = ["hermes", context.info_name or "train", "--resume", "--output", str(output)]
     for option in context.command.params:
