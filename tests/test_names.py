@@ -83,8 +83,8 @@ STABLE = {
     *("backend", "loads", "dumps", "logits", "logprobs", "row_logprobs", "loss", "preferences"),
     *("decoder", "params", "grads", "step", "digests", "versions", "devices", "learner", "tokens"),
 }
-# Names that others call: the sandbox's, pytest's, the entry point's.
-IMPOSED = re.compile(r"^(pytest_|unsafe_undefined$|callback$|visit_|test_|main$)")
+# Names that others call: the sandbox's, pytest's, the entry point's, a notebook's.
+IMPOSED = re.compile(r"^(pytest_|unsafe_undefined$|callback$|visit_|test_|main$|_repr_html_$)")
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)

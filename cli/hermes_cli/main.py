@@ -61,11 +61,13 @@ COMMANDS = {name: (module, text) for rows in SECTIONS.values() for name, module,
 class Call:
     """One call of the command line, in the root context's obj.
 
-    arguments: those of the call. tell: prints a line for the user.
+    arguments: those of the call. tell: prints a line for the user. run: runs a command line, for
+    the worker processes that a launcher starts.
     """
 
     arguments: tuple[str, ...]
     tell: Callable[[str], None]
+    run: Callable[[list[str], Callable[[str], None]], int]
 
 
 class _Commands(SectionedGroup):
@@ -161,7 +163,7 @@ def run(arguments: list[str], tell: Callable[[str], None] = _print_error) -> int
         with warnings.catch_warnings():
             warnings.showwarning = warn
             with hermes.make_context(
-                "hermes", list(arguments), obj=Call((*arguments,), tell), color=_choose_color()
+                "hermes", list(arguments), obj=Call((*arguments,), tell, run), color=_choose_color()
             ) as context:
                 hermes.invoke(context)
             sys.stdout.flush()

@@ -117,7 +117,7 @@ def _read_settings(source: StoredModel) -> dict[str, Any]:
 
 
 def _compare_tokenizers(source: StoredModel, given: Tokenizer) -> list[str]:
-    """What to say where ids no longer mean what the model has learnt."""
+    """What to say where ids no longer mean the tokens that the model was trained on."""
     if "tokenizer.json" not in source.files:
         return []
     own = _read_tokenizer(source)
@@ -125,7 +125,7 @@ def _compare_tokenizers(source: StoredModel, given: Tokenizer) -> list[str]:
         return []
     return [
         f"the tokenizer given is not the checkpoint's: {others:,} of {own.vocab_size:,} ids mean "
-        "other tokens now than those that the model has learnt"
+        "other tokens now than those that the model was trained on"
     ]
 
 

@@ -57,7 +57,7 @@ def apply_run_settings(call: Call, *names: str) -> Call:
         if call.has_given(name):
             raise HermesError(
                 f"{name} is {there!r} in {output / 'run.yaml'} and {call[name]!r} here; leave it "
-                "out to go on with the run, or choose another --output for a new one"
+                "out to resume the run, or choose another --output for a new one"
             )
         own[name] = there
     return replace(call, values={**call.values, **own})

@@ -76,8 +76,8 @@ class Reference:
         advice = "remove it, or name another with --reference-cache"
         if goes_on:
             advice = (
-                "a run goes on with the data, the template and the reference that it began with; "
-                "give these, or choose another --output for a new one"
+                "a run is resumed with the data, the template and the reference that it began "
+                "with; give these, or choose another --output for a new one"
             )
         here = {"weights": weights, "data": data, "template": template}
         for name, words in NAMES.items():

@@ -53,10 +53,11 @@ class SFTData:
             val_fraction=recipe.val_fraction,
         )
         trained = [*data.iterate_examples(data.train)]
-        learnt = sum(int(example.loss_mask.sum()) for example in trained)
+        trained_tokens = sum(int(example.loss_mask.sum()) for example in trained)
         words = [
             f"{format_count(len(trained), 'examples')} in {format_count(len(data.train), 'rows')}; "
-            f"{learnt:,} of {sum(map(len, trained)):,} tokens are learnt, each with equal weight"
+            f"{trained_tokens:,} of {sum(map(len, trained)):,} tokens are "
+            "trained on, each with equal weight"
         ]
         if out := len(held.examples) - len(trained):
             one = "example is held out, in a row of its own"

@@ -10,7 +10,7 @@ from hermes.errors import HermesError
 from hermes.storage.durable import write_atomically
 from hermes.training.metrics_file import read_metrics
 
-__all__ = ["Curve", "curve", "draw_png", "draw_text"]
+__all__ = ["Curve", "draw_png", "draw_text", "read_curve"]
 
 Point = tuple[float, float]
 
@@ -25,7 +25,7 @@ class Curve:
     marks: list[tuple[float, str]] = field(default_factory=list)
 
 
-def curve(run: Path, marks: Sequence[tuple[float, str]] = ()) -> Curve:
+def read_curve(run: Path, marks: Sequence[tuple[float, str]] = ()) -> Curve:
     """What OUTPUT/metrics.jsonl says of the loss."""
     records = read_metrics(run)
     train = [(r["step"], r["loss"]) for r in records if "loss" in r]
@@ -99,7 +99,7 @@ class _Grid:
         self._dots = [[0] * width for _ in range(height)]
         self._over = [[""] * width for _ in range(height)]
 
-    def dot(self, x: float, y: float) -> None:
+    def set_dot(self, x: float, y: float) -> None:
         """Set the dot at (x, y), each from 0 at the lower left to 1."""
         column = round(x * (2 * self.width - 1))
         row = round((1 - y) * (4 * self.height - 1))
@@ -112,14 +112,14 @@ class _Grid:
         column, row = round(x * (self.width - 1)), round((1 - y) * (self.height - 1))
         self._over[row][column] = character
 
-    def column(self, x: float, character: str) -> None:
+    def draw_column(self, x: float, character: str) -> None:
         """Set a character from top to bottom where nothing is drawn."""
         place = round(x * (self.width - 1))
         for row in range(self.height):
             if not self._dots[row][place] and not self._over[row][place]:
                 self._over[row][place] = character
 
-    def rows(self, *, braille: bool) -> list[str]:
+    def render_rows(self, *, braille: bool) -> list[str]:
         """The drawing, top first; without braille each dotted character is an asterisk."""
 
         def cell(dots: int, over: str) -> str:
@@ -155,21 +155,21 @@ def draw_text(one: Curve, *, width: int = 72, height: int = 16, braille: bool = 
             parts = max(math.ceil(max(wide, tall)), 1)
             for part in range(parts):
                 share = part / parts
-                grid.dot(
+                grid.set_dot(
                     previous[0] + (x - previous[0]) * share,
                     previous[1] + (y - previous[1]) * share,
                 )
-        grid.dot(x, y)
+        grid.set_dot(x, y)
         previous = (x, y)
     for point in one.val:
         grid.put(*place(*point), "o")
     labels = [" "] * (grid.width + 1)
     for step, text in one.marks:
         x, _ = place(step, low)
-        grid.column(x, ":")
+        grid.draw_column(x, ":")
         start = max(min(round(x * (grid.width - 1)) - len(text) // 2, grid.width - len(text)), 0)
         labels[start : start + len(text)] = text
-    rows = grid.rows(braille=braille)
+    rows = grid.render_rows(braille=braille)
     ticks = {
         round(share * (len(rows) - 1)): high - share * rise for share in (0, 0.25, 0.5, 0.75, 1)
     }

@@ -68,7 +68,7 @@ def _choose_tokenizer(request: RunRequest, checkpoint: Checkpoint) -> Tokenizer:
         raise HermesError(
             f"the run's tokenizer has {own.vocab_size} tokens and fingerprint "
             f"{own.fingerprint[:12]}, the one given {given.vocab_size} and "
-            f"{given.fingerprint[:12]}; leave --tokenizer out to go on with the run's"
+            f"{given.fingerprint[:12]}; leave --tokenizer out to resume with the run's"
         )
     return own
 
@@ -80,7 +80,7 @@ def _choose_spec(request: RunRequest, checkpoint: Checkpoint, tokenizer: Tokeniz
         require_model(checkpoint.path, checkpoint.spec, request.initial_model.spec, begun)
         return request.initial_model.spec
     if request.spec is not None:
-        advice = "leave --model out to go on with it, or give another --output"
+        advice = "leave --model out to resume it, or give another --output"
         given = fit_vocabulary(request.spec, tokenizer)
         require_model(checkpoint.path, checkpoint.spec, given, advice)
     return checkpoint.spec
@@ -115,7 +115,7 @@ def require_same_run(
     if progress.data and progress.data != tokens.fingerprint:
         raise HermesError(
             f"the data has fingerprint {progress.data[:12]} in {checkpoint} and "
-            f"{tokens.fingerprint[:12]} here ({len(tokens):,} tokens); go on with the data that "
+            f"{tokens.fingerprint[:12]} here ({len(tokens):,} tokens); resume with the data that "
             "the run began with"
         )
 

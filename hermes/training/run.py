@@ -220,5 +220,5 @@ def check_output(output: Path, *, resume: bool) -> None:
     if any(entry.name not in (".lock", "logs") for entry in output.iterdir()):
         raise HermesError(
             f"output {str(output)!r} is not empty; choose another directory, or pass --resume to "
-            "go on with a run in it"
+            "resume the run in it"
         )

@@ -22,7 +22,7 @@ def test_a_signal_finishes_the_update_saves_and_says_how_to_go_on(here, call, nu
     last = err.splitlines()[-1]
     step = max(int(path.name[5:]) for path in Path("run").glob("step-*"))
     assert last == (
-        f"stopped at step {step:,} of 100,000 and saved; go on with: "
+        f"stopped at step {step:,} of 100,000 and saved; resume with: "
         "hermes train --resume --output run"
     )
     code, _, _ = call("train", "--resume", "--output", "run", "--max-steps", step + 1)

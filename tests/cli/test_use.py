@@ -219,7 +219,7 @@ def test_text_may_come_on_standard_input(trained, tmp_path):
     assert (tmp_path / "run/step-00000003").is_dir()
     other = piped(TEXT[9:], "train", "--resume", "--output", tmp_path / "run", "--max-steps", 4)
     assert other.returncode == 1
-    assert "go on with the data that the run began with" in other.stderr
+    assert "resume with the data that the run began with" in other.stderr
 
 
 def test_a_trained_tokenizer_is_kept_where_it_was_asked_for(trained, call, tmp_path):

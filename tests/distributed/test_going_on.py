@@ -1,4 +1,4 @@
-"""A run goes on with more processes, with fewer, and with another share for each."""
+"""A run is resumed by more processes, by fewer, and with another share for each."""
 
 import pytest
 

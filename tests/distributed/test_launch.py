@@ -127,12 +127,12 @@ def test_a_signal_to_any_saves_once_and_stops_all(corpus, tmp_path, how, whom):
         os.kill(target, signal.SIGTERM)
         _, said = process.communicate(timeout=60)
         assert process.returncode == 75, said
-        assert said.count("and saved; go on with: hermes train --resume") == 1
+        assert said.count("and saved; resume with: hermes train --resume") == 1
         step = last_saved(run)
         assert f"stopped at step {step} of" in said
     finally:
         end(process, pids)
-    again = said.rpartition("; go on with: hermes ")[2].split()
+    again = said.rpartition("; resume with: hermes ")[2].split()
     said = spoken(corpus, [*HERMES, *again, "--max-steps", step + 1])
     assert "on 2 processes" in said
     assert f"resuming from step {step}, written by {how[1]}" in said

@@ -163,7 +163,7 @@ def test_a_signal_to_one_rank_stops_the_run_for_good(corpus, tmp_path, name):
         os.kill(pids[1], signal.SIGTERM)
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 0, said
-        assert said.count("and saved; go on with: hermes train --resume") == 1, said
+        assert said.count("and saved; resume with: hermes train --resume") == 1, said
         assert f"stopped at step {last_saved(run)} of" in said
     finally:
         if process.poll() is None:

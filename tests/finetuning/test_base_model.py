@@ -183,7 +183,7 @@ def test_a_tokenizer_whose_ids_mean_other_tokens_is_told(tmp_path):
     )
     assert open_base_model(base, chat=False, tokenizer=other).notes == (
         f"the tokenizer given is not the checkpoint's: {differ} of 300 ids mean other tokens now "
-        "than those that the model has learnt",
+        "than those that the model was trained on",
         f"the tokenizer given has {other.vocab_size} tokens, and the model rows for "
         f"{300 - other.vocab_size} more, which stay as they are and which no text uses",
     )

@@ -185,7 +185,7 @@ def test_a_run_that_goes_on_with_other_pairs_is_not_told_to_remove_its_reference
         f"reference cache {tmp_path}/run/reference.npz is of other data ("
     )
     assert str(refused.value).endswith(
-        "here); a run goes on with the data, the template and the reference that it began with; "
+        "here); a run is resumed with the data, the template and the reference that it began with; "
         "give these, or choose another --output for a new one"
     )
 

@@ -66,7 +66,7 @@ def test_a_run_learns_conversations_and_leaves_a_checkpoint_that_says_how(backen
     assert done.finished
     assert done.val_loss is not None
     assert re.fullmatch(
-        r"10 examples in \d+ rows; \d+ of \d+ tokens are learnt, each with equal weight", said
+        r"10 examples in \d+ rows; \d+ of \d+ tokens are trained on, each with equal weight", said
     )
     assert out == "2 examples are held out, in rows of their own"
     first, last = lines(asked.output)[0], lines(asked.output)[-1]

@@ -43,7 +43,7 @@ class Kills:
 
 
 def started(folder, run, backend, *more):
-    """The one command that begins the run and goes on with it, in a process."""
+    """The one command that begins the run and resumes it, in a process."""
     files = {"--data": "text.txt", "--tokenizer": "tokenizer.json", "--model": "model.mal"}
     given = [word for name, file in files.items() for word in (name, str(folder / file))]
     command = [*given, *OPTIONS, *HOW[backend], "--output", str(run), "--auto-resume", *more]

@@ -53,7 +53,7 @@ def material(folder: Path, seed: int) -> None:
 
 
 def command(folder: Path, run: Path, backend: str) -> list[str]:
-    """The one command line that begins the run and goes on with it."""
+    """The one command line that begins the run and resumes it."""
     files = {"--data": "text.txt", "--tokenizer": "tokenizer.json", "--model": "model.mal"}
     given = [word for name, file in files.items() for word in (name, str(folder / file))]
     return ["train", *given, *OPTIONS, "--backend", backend, "--output", str(run), "--auto-resume"]

@@ -107,7 +107,7 @@ def test_nothing_to_resume_starts_fresh(go):
         (
             {"spec": SPEC.replace("num_layers: 2", "num_layers: 3")},
             "checkpoint {0} was written for another model: num_layers 2 there, 3 here; "
-            "leave --model out to go on with it, or give another --output",
+            "leave --model out to resume it, or give another --output",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -129,7 +129,7 @@ def test_a_run_does_not_go_on_with_other_data(go, tmp_path):
     go(max_steps=2)
     other = tmp_path / "other.txt"
     other.write_text(SENTENCE * 90, encoding="utf-8")
-    with pytest.raises(HermesError, match="go on with the data that the run began with"):
+    with pytest.raises(HermesError, match="resume with the data that the run began with"):
         go(max_steps=4, resume=True, data=other)
 
 

@@ -20,7 +20,7 @@ HELP = """\
 /reset          forget the conversation
 /system TEXT    set the system prompt and forget the conversation; without TEXT, show it
 /save F         write the conversation to a new file; /save! F also over another
-/load F         go on with one that was saved
+/load F         continue one that was saved
 /set            show the settings
 /set KEY=VALUE  change one or more: temperature, top_k, top_p, min_p, max_tokens, seed
 /quit           end (as Ctrl-D does; Ctrl-C ends an answer)"""

@@ -20,10 +20,10 @@ def plot(runs: tuple[str, ...], png: str | None, no_png: bool) -> None:
 
     The curves are read from the runs' metrics.jsonl, drawn in the terminal and written as a PNG.
     """
-    from hermes.training.plot import curve, draw_png, draw_text
+    from hermes.training.plot import draw_png, draw_text, read_curve
     from hermes.training.run_yaml import list_handovers
 
-    curves = [curve(Path(run), list_handovers(Path(run))) for run in runs]
+    curves = [read_curve(Path(run), list_handovers(Path(run))) for run in runs]
     width = min(shutil.get_terminal_size().columns, 100)
     for one in curves:
         if len(curves) > 1:

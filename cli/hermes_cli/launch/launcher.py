@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from hermes.interface import Backend
 
 __all__ = ["start_workers"]
+
+# What runs a command line, and its arguments; worker processes are handed both.
+Command = tuple[Callable[[list[str], Callable[[str], None]], int], list[str]]
 
 LONGEST_TIMEOUT = 1_000_000
 REFUSALS = {HermesError.exit_code, click.UsageError.exit_code, NonFinite.exit_code}
@@ -68,14 +71,15 @@ def start_workers(
     backend = find_launched_backend(asked["backend"], os.environ)
     _check_request(asked, backend, gpus, number)
     signals.polled = True
-    arguments, restarts = list(context.find_root().obj.arguments), asked["max_restarts"]
+    call, restarts = context.find_root().obj, asked["max_restarts"]
+    command = (call.run, list(call.arguments))
     patience = asked["peer_timeout"]
     writing = Writing(is_saving(asked["output"]), patience)
 
     def start(folder: str) -> Death | None:
         if backend.name == "mlx":
-            return _start_ring(arguments, number, folder, writing)
-        return _start_elastic(arguments, number, folder, restarts)
+            return _start_ring(command, number, folder, writing)
+        return _start_elastic(command, number, folder, restarts)
 
     supervise(start, signals, restarts, writing=writing)
     return True
@@ -110,10 +114,9 @@ def _check_request(
         raise HermesError("several processes cannot share standard input; give --data F")
 
 
-def _run_worker(arguments: list[str], folder: str, environment: Mapping[str, str]) -> int:
-    """One process: the same command, which finds its place in its environment."""
-    from hermes_cli.main import run
-
+def _run_worker(command: Command, folder: str, environment: Mapping[str, str]) -> int:
+    """One rank: the same command, which reads its rank from its environment."""
+    run, arguments = command
     ended = exit_without_teardown()
     # A signal of the terminal reaches the launcher alone, which hands it on once.
     os.setsid()
@@ -152,7 +155,7 @@ def _has_refused(folder: str, attempt: int) -> bool:
     return {told.code for told in read_statuses(folder) if told.attempt == attempt} <= REFUSALS
 
 
-def _start_elastic(arguments: list[str], number: int, folder: str, restarts: int) -> Death | None:
+def _start_elastic(command: Command, number: int, folder: str, restarts: int) -> Death | None:
     """Start them by torch's elastic agent."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -173,7 +176,7 @@ def _start_elastic(arguments: list[str], number: int, folder: str, restarts: int
         logs_specs=DefaultLogsSpecs(log_dir=str(Path(folder, "torch"))),
     )
     try:
-        elastic_launch(config, _run_worker)(arguments, folder, {})
+        elastic_launch(config, _run_worker)(command, folder, {})
     except ChildFailedError as error:
         for rank, failure in error.failures.items():
             if failure.exitcode != PeerLost.exit_code:
@@ -183,7 +186,7 @@ def _start_elastic(arguments: list[str], number: int, folder: str, restarts: int
     return None
 
 
-def _start_ring(arguments: list[str], number: int, folder: str, writing: Writing) -> Death | None:
+def _start_ring(command: Command, number: int, folder: str, writing: Writing) -> Death | None:
     """Start them as a ring of MLX on the loopback."""
     spawn = get_context("spawn")
     hosts = Path(folder, "hosts.json")
@@ -193,7 +196,7 @@ def _start_ring(arguments: list[str], number: int, folder: str, writing: Writing
         for rank in range(number):
             environment = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)}
             worker = spawn.Process(
-                target=_run_worker, args=(arguments, folder, environment), daemon=True
+                target=_run_worker, args=(command, folder, environment), daemon=True
             )
             worker.start()
             started.append(worker)

@@ -223,7 +223,7 @@ class _Supervisor:
                 click.echo(f"Error: {line}", err=True)
         if not (bad or deaths):
             return 0
-        click.echo("  go on with --resume", err=True)
+        click.echo("  resume with --resume", err=True)
         failed = [death for death in self._deaths if death.code > 0]
         return 1 if failed and not bad else LOST
 
