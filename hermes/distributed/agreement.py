@@ -20,11 +20,11 @@ def all_or_none(
     make: Callable[[], T],
     undo: Callable[[T], object] = lambda made: None,
 ) -> T:
-    """What `make` gives here, once it gave something in every process.
+    """Call `make` on every rank; its result, once it succeeded on all of them.
 
-    Where it was refused in any, `undo` is called on what was made here and all raise: each its own
-    error, the others that of the first rank that has one. `make` may ask the others too: a refusal
-    that they know of is not told to them again, as they wait for nothing more.
+    If it raises HermesError on any rank, `undo` is called with the results of the others and all
+    ranks raise: a rank with an error its own, the others that of the first such rank. `make` may
+    use collectives itself: an error that all ranks know of already is not exchanged again.
     """
     if process_group.rank_info.world_size == 1:
         return make()

@@ -1,7 +1,7 @@
-"""Several processes that train one model: where each stands, and what they ask each other.
+"""The ranks of a run: which one this process is, and the collectives they agree by.
 
-What carries the words is the backend's matter (torch.distributed, mlx.distributed); who starts the
-processes is the launcher's. All processes make the same calls in the same order.
+A backend implements ProcessGroup over torch.distributed or mlx.distributed; a launcher starts the
+processes. All ranks make the same calls in the same order.
 """
 
 import atexit
@@ -23,13 +23,13 @@ def _to_stderr(line: str) -> None:
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Where a process stands among those of its run, as the launcher said.
+    """The rank of a process in its run, as the launcher set it.
 
-    local_rank and local_world_size count those of this machine. rendezvous: "host:port" where they
-    meet; None where the framework's launcher told the framework. first_timeout: seconds after which
-    a silent process is lost, before the first update is made (compilation, reading); timeout:
-    after. rendezvous_timeout: seconds in which all come.
-    last_words: is given the sentence with which a backend ends a process that nothing else can end.
+    local_rank, local_world_size: among the processes of this machine. rendezvous: "host:port" where
+    the ranks meet; None where the launcher has told the framework itself. first_timeout: seconds of
+    silence after which a rank counts as lost until the first step is done, as it may read, tokenize
+    and compile; timeout: the same afterwards. rendezvous_timeout: seconds within which all ranks
+    must arrive. last_words: called with a sentence before a backend ends a process that hangs.
     """
 
     rank: int = 0
@@ -56,80 +56,80 @@ class RankInfo:
 
 
 class ProcessGroup(Protocol):
-    """The processes of a run, seen from one of them; every method is called by all of them.
+    """The ranks of a run; every method is a collective, called by all of them.
 
-    Each raises PeerLost where one of them died, or was silent for too long.
+    Each raises PeerLost where a rank died or was silent for too long.
     """
 
     rank_info: RankInfo
 
     def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
-        """The sum of each number over all processes, in float64."""
+        """The sum of each number over all ranks, in float64."""
         ...
 
     def all_reduce_max(self, number: float) -> float:
-        """The largest of every process's number."""
+        """The largest number of any rank."""
         ...
 
     def all_gather_text(self, text: str) -> list[str]:
-        """Every process's text, by rank; returns when all have come."""
+        """The text of every rank, in order; a barrier, too."""
         ...
 
     def time_all_reduce(self, count: int) -> tuple[float, bool]:
-        """Seconds to sum `count` float32 over all processes on their devices; was it right?"""
+        """Seconds to sum `count` float32 values over all devices, and whether the sum was right."""
         ...
 
     def diagnostics(self) -> list[str]:
-        """What will slow these processes or stop them, each with what to do about it."""
+        """Sentences about what will slow or stop these ranks, each with what to do about it."""
         ...
 
     def mark_first_step_done(self) -> None:
-        """The first update is made: from now on a silence of place.timeout is too long."""
+        """Switch from rank_info.first_timeout to rank_info.timeout."""
         ...
 
     def begin(self) -> None:
-        """All have answered each other, and each begins its own share of an update."""
+        """Start the clock of busy_seconds: this rank begins its share of a step."""
         ...
 
     def ready(self) -> None:
-        """This process's own share of the update is computed; what comes waits for the others."""
+        """Stop the clock of busy_seconds: what follows waits for the other ranks."""
         ...
 
     def busy_seconds(self) -> float:
-        """Seconds from `begin` to `ready`, on the device, of the updates since it was last asked.
+        """Seconds on the device between `begin` and `ready`, summed since the last call.
 
-        Of a device that is ahead of this process, those updates that it has finished.
+        Time spent waiting for other ranks is not counted; neither are steps still queued.
         """
         ...
 
     def history(self) -> str:
-        """What was asked of the others last, as the framework wrote it down."""
+        """The last collectives, as the framework recorded them."""
         ...
 
     def leave(self, sentence: str) -> None:
-        """Tell the others why this process ends before them, where the framework can."""
+        """Tell the other ranks why this one ends before them, where the framework can."""
         ...
 
     def close(self) -> None:
-        """Part, without waiting for anyone."""
+        """Leave the group without waiting for anyone."""
         ...
 
 
 class SingleProcess:
-    """One process."""
+    """The process group of a run in one process."""
 
     rank_info = RankInfo()
 
     def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
-        """The numbers."""
+        """The numbers themselves."""
         return [float(number) for number in numbers]
 
     def all_reduce_max(self, number: float) -> float:
-        """The number."""
+        """The number itself."""
         return float(number)
 
     def all_gather_text(self, text: str) -> list[str]:
-        """The text."""
+        """The text itself."""
         return [text]
 
     def time_all_reduce(self, count: int) -> tuple[float, bool]:
@@ -144,37 +144,38 @@ class SingleProcess:
         """Nobody to wait for."""
 
     def begin(self) -> None:
-        """Nobody else begins."""
+        """Nothing is timed."""
 
     def ready(self) -> None:
-        """Nobody waits."""
+        """Nothing is timed."""
 
     def busy_seconds(self) -> float:
-        """Nobody to compare with."""
+        """0: there is no other rank to compare with."""
         return 0.0
 
     def history(self) -> str:
-        """Nothing was asked."""
+        """Empty: there are no collectives."""
         return ""
 
     def leave(self, sentence: str) -> None:
         """Nobody to tell."""
 
     def close(self) -> None:
-        """Nothing to part from."""
+        """Nothing to leave."""
 
 
 SINGLE_PROCESS = SingleProcess()
 
 
 def exit_without_teardown() -> Callable[[int], None]:
-    """Called where a program of several processes begins; what it gives is told the exit code.
+    """Make the process exit without tearing down its interpreter, with a code given later.
 
-    Once told, the process ends with that code when its exit functions have run, and its interpreter
-    is not taken apart. That would happen beside the framework's threads: one of gloo's that lets go
-    of a tensor meanwhile ends the process with SIGABRT, "terminate called without an active
-    exception". Before Python 3.14 a thread that wants an interpreter which is being taken apart is
-    unwound, and C++ allows none of that in a destructor (pytorch/pytorch#190489).
+    Call this at the start of a program of several ranks, and the returned function with the exit
+    code. The process then ends after its exit functions have run. Teardown would race with the
+    framework's threads: a thread of gloo that releases a tensor meanwhile aborts the process with
+    SIGABRT, "terminate called without an active exception". Before Python 3.14 a thread that asks
+    for an interpreter in teardown is unwound, and C++ does not allow that in a destructor
+    (pytorch/pytorch#190489).
     """
     codes: list[int] = []
 

@@ -16,7 +16,7 @@ __all__ = ["Perplexity", "evaluate_perplexity", "make_windows"]
 
 @dataclass(frozen=True)
 class Perplexity:
-    """nats: of all targets together; bytes: of the text they stand for."""
+    """The loss on a text. nats: summed over all targets; bytes: of the text they encode."""
 
     nats: float
     tokens: int
@@ -45,9 +45,9 @@ def evaluate_perplexity(
     stop: Callable[[], bool] = lambda: False,
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Perplexity | None:
-    """The model's loss over all batches, without dropout; None where `stop` said so half way.
+    """The model's loss over all batches, without dropout; None where `stop` said to end early.
 
-    Of several processes each has its share of the batches, and all the same score.
+    batches: this rank's share of them. All ranks return the same result.
     """
     nats, tokens = 0.0, 0
     for batch in batches:
@@ -62,9 +62,9 @@ def evaluate_perplexity(
 def make_windows(
     tokens: NDArray[np.unsignedinteger], seq_len: int, batch_size: int
 ) -> Iterator[Batch]:
-    """A text's every token but the first as a target, once, in rows of seq_len. Raises DataError.
+    """Batches in which every token but the first is a target once, in rows of seq_len.
 
-    The last row is filled up with what does not count.
+    The last row is padded with targets that are ignored. Raises DataError.
     """
     for name, value in (("seq_len", seq_len), ("batch_size", batch_size)):
         if value < 1:

@@ -1,4 +1,4 @@
-"""What tuning begins from: a model that exists, with its tokenizer and its template."""
+"""The model that finetuning starts from, with its tokenizer and its chat template."""
 
 import dataclasses
 import json
@@ -28,9 +28,10 @@ ROWS = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A model to tune, with its tokenizer, its template and what to tell other tools.
+    """A model to finetune.
 
-    new_rows: of tokens that the checkpoint has none for.
+    settings: its tokenizer_config.json, for other tools. notes: sentences for the user. new_rows:
+    the number of embedding rows that were added for new tokens.
     """
 
     path: Path
@@ -44,12 +45,12 @@ class BaseModel:
 
     @property
     def start(self) -> InitialModel:
-        """What a run is handed."""
+        """The initial model of a run."""
         return InitialModel(self.spec, self.params, self.notes)
 
     @property
     def adapted_start(self) -> InitialModel:
-        """The same for a run of adapters, which learns nothing about new tokens, and says so."""
+        """The initial model of a run that trains adapters alone, and so no new embedding rows."""
         said = (
             "adapters train no embeddings, so the new tokens stay alike; tune without them first",
         )
@@ -57,7 +58,7 @@ class BaseModel:
 
     @property
     def encoder(self) -> ChatEncoder:
-        """Conversations to tokens, as this model reads them."""
+        """Encodes conversations by this model's tokenizer and template."""
         return ChatEncoder(self.tokenizer, self.template)
 
 
@@ -69,12 +70,12 @@ def open_base_model(
     template: str | Path | None = None,
     chat: bool = True,
 ) -> BaseModel:
-    """Open what tuning begins from: a checkpoint or run of hermes, a Hugging Face folder, weights.
+    """Open a checkpoint or run of hermes, a Hugging Face folder, or bare weights with `config`.
 
-    tokenizer: another than the one beside it. template: a file of Jinja instead of the checkpoint's
-    own. With `chat`, where the checkpoint has neither, ChatML is taken, and its tokens are added
-    where the tokenizer lacks them. Tokens beyond the model's rows get rows at the mean of the
-    others. All of that is said in the notes. Raises HermesError.
+    tokenizer: another than the checkpoint's. template: a Jinja file instead of the checkpoint's
+    template. chat: a checkpoint without a template gets ChatML, and its tokens where the tokenizer
+    lacks them. Tokens beyond the model's embedding rows get rows at the mean of the others. The
+    notes tell the user of all this. Raises HermesError.
     """
     source = open_model(Path(checkpoint), config=Path(config) if config else None)
     notes = list(source.notes)
@@ -117,7 +118,7 @@ def _read_settings(source: StoredModel) -> dict[str, Any]:
 
 
 def _compare_tokenizers(source: StoredModel, given: Tokenizer) -> list[str]:
-    """What to say where ids no longer mean the tokens that the model was trained on."""
+    """What to tell the user where token ids mean other tokens than in the model's training."""
     if "tokenizer.json" not in source.files:
         return []
     own = _read_tokenizer(source)
@@ -137,7 +138,7 @@ def _read_tokenizer(source: StoredModel) -> Tokenizer:
 
 
 def add_special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> tuple[Tokenizer, list[str]]:
-    """The tokenizer with these special tokens, behind all others, and those it did not have."""
+    """The tokenizer with these special tokens appended, and the names of those it lacked."""
     lacking = [name for name in names if tokenizer.find_special_id(name) is None]
     if not lacking:
         return tokenizer, []
@@ -152,8 +153,9 @@ def add_special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> tuple[Toke
 def resize_embeddings(
     spec: ModelSpec, params: Tensors, vocab_size: int
 ) -> tuple[ModelSpec, Tensors]:
-    """The model with rows for `vocab_size` tokens: itself where it has them, else with new rows at
-    the mean of the old ones, which leaves the old tokens' scores as they were.
+    """The model with at least `vocab_size` rows in its embeddings and its head.
+
+    New rows are the mean of the old ones, so that new tokens start at an average score.
 
     StoredModel: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
     """

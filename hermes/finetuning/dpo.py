@@ -1,7 +1,7 @@
-"""What tuning learns: batches of conversations or of preferences.
+"""Preference optimization (DPO and its relatives): the training data and its reference.
 
-A tuned run is a run like any other: the same loop, folder and resuming. It begins from a model
-that exists (`hermes.finetuning.base_model`), and what it learns from is made here.
+Such a run is a run like any other, with the same loop, folder and resuming. It starts from an
+existing model (`hermes.finetuning.base_model`), whose log-probabilities are the reference.
 """
 
 import json
@@ -36,14 +36,14 @@ REFERENCE = "reference.npz"
 
 @dataclass(frozen=True)
 class DPOData:
-    """Pairs to learn from, and the reference they are compared with.
+    """The preference pairs of a run.
 
-    start: the model that the run begins from, which is the reference; or the run's own, where it
-    goes on. base: the reference's weights in that case, opened where they are needed; named: they
-    are to be compared with what the run remembers, needed or not. cache: a file of the
-    reference's log-probabilities, read if it is there; None for the run's own. use_template: False
-    for plain text. drop: leave out pairs whose completion does not fit. stop and progress: of
-    computing the reference.
+    start: the model that the run starts from, which is the reference; of a resumed run its own.
+    base: opens the reference's weights in a resumed run, where they are needed; named: compare
+    them with those in run.yaml even if they are not needed. cache: a file of the reference's
+    log-probabilities, read if it exists; None for the run's own. use_template: False for plain
+    text. drop: leave out pairs whose completion does not fit. stop, progress: of computing the
+    reference.
     """
 
     pairs: Iterable[PreferencePair]
@@ -170,7 +170,7 @@ class DPOData:
         return self.base() if self.base else self.start.params
 
     def _hash_reference(self, path: Path, there: bool) -> str:
-        """SHA-256 of the reference's weights. Raises CheckpointError for others than the run's."""
+        """SHA-256 of the reference's weights. Raises CheckpointError if they are not the run's."""
         known = read_reference_weights(self.output)
         if known is None and there and self.base is not None:
             known = Reference.load(path).weights  # of a run whose run.yaml does not say it

@@ -1,7 +1,7 @@
-"""The reference of preferences: what the model that a run starts from gives each completion.
+"""The reference's log-probabilities: what the model before training gives each completion.
 
-It is computed once, before training, by the kernels, batch shapes and padding of the run's first
-epoch, so that the first loss is exactly that of equal models; then it is data, in a file.
+They are computed once, with the kernels, batch shapes and padding of the run's first epoch, so that
+the first loss is exactly that of two equal models, and kept in a file.
 """
 
 import hashlib
@@ -31,8 +31,10 @@ NAMES = {"weights": "other weights", "template": "another chat template", "data"
 
 @dataclass(frozen=True)
 class Reference:
-    """logprobs: (N, 2), of each pair's chosen and rejected. weights, data, template: SHA-256 of
-    what decided them; how: backend, precision and shapes, which decide no more than rounding.
+    """The log-probabilities of a data set's pairs, and what they were computed from.
+
+    logprobs: (N, 2), of the chosen and the rejected completion. weights, data, template: SHA-256 of
+    what determines them. how: backend, precision and shapes, which affect rounding alone.
     """
 
     logprobs: NDArray[np.float64]
@@ -69,7 +71,7 @@ class Reference:
     def require(
         self, path: Path, *, weights: str, data: str, template: str, goes_on: bool = False
     ) -> None:
-        """Refuse a cache of something else. goes_on: a run's, which has begun with it.
+        """Refuse a cache of another reference. goes_on: it is a resumed run's own.
 
         Raises CheckpointError.
         """
@@ -108,10 +110,10 @@ def compute_reference(
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float64]:
-    """Each pair's log-probabilities under `model`, in the batches of the first epoch. (N, 2)
+    """Each pair's log-probabilities under `model`, in the batches of the first epoch. -> (N, 2).
 
-    Of several processes each computes what it will train on. Raises Interrupted where `stop` said
-    so in any of them, NonFinite where the model gives no numbers.
+    Each rank computes the pairs that it trains on in that epoch. Raises Interrupted where any rank
+    was asked to stop, and NonFinite.
     """
     found = np.zeros_like(data.reference)
     rank_info, half = process_group.rank_info, recipe.batch_size

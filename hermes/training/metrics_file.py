@@ -1,8 +1,7 @@
-"""OUTPUT/metrics.jsonl: a line per logged update and per evaluation, the record others read.
+"""OUTPUT/metrics.jsonl: a line per logged step and per evaluation, for other programs to read.
 
-Lines are in the order of their steps. Whoever commits a checkpoint flushes first, and whoever goes
-on from one cuts what lies after it, so that a file has neither gaps nor repeats however often its
-run was stopped.
+Lines are in the order of their steps. They are flushed before a checkpoint commits, and a resumed
+run cuts the lines after its checkpoint, so that the file has neither gaps nor repeats.
 """
 
 import json

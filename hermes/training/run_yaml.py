@@ -1,7 +1,6 @@
-"""OUTPUT/run.yaml: every option of a run as it was resolved, what set it, and who trained when.
+"""OUTPUT/run.yaml: a run's options, what set each of them, and which backend trained when.
 
-It is read back as options with `hermes train --config run.yaml`. Beside it: what a run puts into
-each checkpoint for other tools.
+`hermes train --config run.yaml` reads it back as options.
 """
 
 import dataclasses
@@ -61,7 +60,7 @@ EDITS = ("min_lr_ratio", "decay_ratio", "optimizer.beta1", "optimizer.beta2", "o
 
 @dataclass(frozen=True)
 class Session:
-    """A stretch of training by one process, from after update `step`."""
+    """A stretch of training in one process or group, which started after `step`."""
 
     step: int
     backend: str
@@ -70,7 +69,7 @@ class Session:
 
 
 def _format_scalar(value: object) -> str:
-    """A YAML scalar that every reader takes for what it is."""
+    """The value as a YAML scalar of the same type for every YAML reader."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -126,22 +125,22 @@ def write_runfile(
 
 
 def read_sessions(run: Path) -> list[Session]:
-    """Who trained a run and when, from its run.yaml; nothing where there is none."""
+    """The sessions of a run by its run.yaml; empty where there is none."""
     return _read_fact(run, "sessions", lambda found: [Session(**entry) for entry in found or []])
 
 
 def read_reference_weights(run: Path) -> str | None:
-    """SHA-256 of the weights that a run compares with, from its run.yaml; None for nothing."""
+    """SHA-256 of the reference's weights, by run.yaml; None for a run without a reference."""
     return _read_fact(run, REFERENCE, lambda found: None if found is None else str(found))
 
 
 def read_setting(run: Path, name: str) -> Any:
-    """What a run.yaml says of an option beside the recipe; None where it says nothing."""
+    """The value of an option in run.yaml, None where it has none."""
     return _read_fact(run, name, lambda found: found)
 
 
 def _read_fact(run: Path, name: str, read: Callable[[Any], T]) -> T:
-    """What run.yaml has under a name, read; that of None where it has nothing."""
+    """The value of a key in run.yaml, None where it has none, through `read`."""
     import yaml
 
     path = run / NAME
@@ -156,7 +155,7 @@ def _read_fact(run: Path, name: str, read: Callable[[Any], T]) -> T:
 
 
 def list_handovers(run: Path) -> list[tuple[int, str]]:
-    """The steps after which another backend went on: (step, 'torch -> mlx')."""
+    """The steps after which another backend took over: (step, 'torch -> mlx')."""
     sessions = read_sessions(run)
     return [
         (after.step, f"{before.backend} -> {after.backend}")

@@ -1,6 +1,6 @@
-"""What a process of several leaves behind where the run fails: its stacks and its traceback.
+"""The stacks and the traceback that a rank leaves behind when a distributed run fails.
 
-OUTPUT/logs/rank-3.txt is rank 3's; what its user reads at once is a line, told by one of them.
+They are in OUTPUT/logs/rank-3.txt for rank 3. The user sees one line, from one of the ranks.
 """
 
 import datetime
@@ -27,7 +27,7 @@ QUIET = (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInter
 
 
 class _Failed(HermesError):
-    """What one process tells with its name; a journal is done with it."""
+    """An error that this rank has reported under its own name; it is not reported again."""
 
     def __init__(self, message: str, code: int):
         super().__init__(message)
@@ -35,19 +35,20 @@ class _Failed(HermesError):
 
 
 class _Lost(PeerLost):
-    """What a journal has written down already."""
+    """A lost peer whose stacks are in the log already."""
 
 
 def get_logs_folder(output: Path) -> Path:
-    """Where the processes of a run leave their stacks."""
+    """The folder of a run's crash logs."""
     return output / "logs"
 
 
 class CrashLog:
-    """A block. A refusal that all know of is told by rank 0 and the rank that has it; others are
-    quiet. What one process alone failed of it tells itself, with its rank and host.
+    """A block whose error is reported once, though every rank may raise it.
 
-    output: the run's folder; None where there is none to write into.
+    An error that all ranks know of is reported by rank 0 and by the rank that caused it. An error
+    of one rank alone is reported by that rank, with its rank and host. output: the run's folder,
+    None where nothing can be written.
     """
 
     def __init__(self, process_group: ProcessGroup, output: Path | None):
@@ -60,10 +61,10 @@ class CrashLog:
         return self
 
     def watch(self, stop: Callable[[], bool]) -> Callable[[], bool]:
-        """`stop`, each call of which says that this process is not stuck.
+        """Wrap `stop`, so that each call of it shows that this process is not stuck.
 
-        Where it comes too late the stacks of all threads are written down, by a thread that needs
-        no interpreter.
+        If no call comes in time, faulthandler writes the stacks of all threads, from a thread that
+        does not need the interpreter.
         """
         if self._rank_info.world_size == 1 or self._path is None:
             return stop
@@ -101,7 +102,7 @@ class CrashLog:
                 self._file.close()
 
     def _report(self, error: BaseException) -> None:
-        """Write down what there is to write, and raise what a user should read."""
+        """Write the log, and raise what the user should read."""
         if isinstance(error, (*QUIET, _Failed, _Lost)):
             return
         rank = self._rank_info.rank
@@ -121,7 +122,7 @@ class CrashLog:
             self._raise_refusal(error, 0 if isinstance(error, COMMON) else error.reported_by)
 
     def _raise_refusal(self, error: HermesError, reported_by: int | None) -> None:
-        """Raise what the user of a process other than rank 0 should read."""
+        """Raise what the user of a rank other than 0 should read."""
         rank = self._rank_info.rank
         if reported_by is None:
             self._write_report(error)
@@ -131,7 +132,7 @@ class CrashLog:
         raise click.exceptions.Exit(error.exit_code)
 
     def _write_report(self, error: BaseException) -> str:
-        """Write the traceback, all threads' stacks and the last collectives; where they are."""
+        """Write the traceback, all stacks and the last collectives; returns words for where."""
         if self._path is None:
             return ""
         try:

@@ -1,7 +1,7 @@
-"""Starting several processes of this machine for one command.
+"""Starts several processes on this machine for one command.
 
-Torch's elastic agent starts them, or for MLX a ring on the loopback. Those of other machines are
-started by torchrun, srun, mpirun or mlx.launch, and find their place in the variables of these.
+Torch's elastic agent starts them, or for MLX a ring on the loopback interface. Across machines
+torchrun, srun, mpirun or mlx.launch start them, and they find their rank in those variables.
 """
 
 import json
@@ -48,9 +48,9 @@ NO_TRACE = "To enable traceback see"  # torch's word for having none
 def start_workers(
     context: click.Context, asked: ResolvedOptions | Mapping[str, Any], signals: Signals
 ) -> bool:
-    """Start the processes that were asked for and see them to their end; False: none were.
+    """Start the workers that were asked for and wait for them; False where none were.
 
-    Raises the error that their end amounts to.
+    Raises click's Exit with their exit code.
     """
     gpus, processes = asked["num_gpus"], asked["num_processes"]
     number = processes if gpus == 1 else gpus
@@ -86,7 +86,7 @@ def start_workers(
 
 
 def _check_launcher(rank_info: RankInfo, option: str, number: int) -> None:
-    """Refuse to be one of more processes, or of fewer, than were asked for. Raises HermesError."""
+    """Refuse a launcher that started another number of processes. Raises HermesError."""
     if number not in (rank_info.world_size, rank_info.local_world_size):
         raise HermesError(
             f"{option}, but a launcher started {rank_info.world_size} processes, "
@@ -115,7 +115,7 @@ def _check_request(
 
 
 def _run_worker(command: Command, folder: str, environment: Mapping[str, str]) -> int:
-    """One rank: the same command, which reads its rank from its environment."""
+    """Run the same command in a worker, which finds its rank in its environment."""
     run, arguments = command
     ended = exit_without_teardown()
     # A signal of the terminal reaches the launcher alone, which hands it on once.
@@ -144,19 +144,19 @@ def _run_worker(command: Command, folder: str, environment: Mapping[str, str]) -
 
 
 def _end_with_launcher() -> None:
-    """A launcher that was killed ends its processes as one process would have ended."""
+    """End this worker when the launcher was killed, as its single process would have ended."""
     if launcher := parent_process():
         launcher.join()
         os._exit(PeerLost.exit_code)
 
 
 def _has_refused(folder: str, attempt: int) -> bool:
-    """Whether all of an attempt refused to do what they were asked, and would again."""
+    """Whether every worker of an attempt refused its task, and would again."""
     return {told.code for told in read_statuses(folder) if told.attempt == attempt} <= REFUSALS
 
 
 def _start_elastic(command: Command, number: int, folder: str, restarts: int) -> Death | None:
-    """Start them by torch's elastic agent."""
+    """Start workers by torch's elastic agent and wait for them."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -187,7 +187,7 @@ def _start_elastic(command: Command, number: int, folder: str, restarts: int) ->
 
 
 def _start_ring(command: Command, number: int, folder: str, writing: Writing) -> Death | None:
-    """Start them as a ring of MLX on the loopback."""
+    """Start workers as a ring of MLX on the loopback interface and wait for them."""
     spawn = get_context("spawn")
     hosts = Path(folder, "hosts.json")
     hosts.write_text(json.dumps(_free_addresses(number)), encoding="utf-8")
@@ -212,7 +212,7 @@ def _free_addresses(number: int) -> list[list[str]]:
 
 
 def _await_workers(started: list[BaseProcess], writing: Writing) -> Death | None:
-    """The first death that the dead told nobody of, once all have ended."""
+    """Wait for all workers; the first death that its worker did not report, if any."""
     running, death, since, wrote = dict(enumerate(started)), None, 0.0, 0.0
     while running:
         time.sleep(POLL)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: the first asks, the second ends at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first asks to stop, the second ends the process at once."""
 
 import os
 import signal
@@ -12,12 +12,13 @@ CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """In its `with` block a first signal is kept for whoever polls `asked`.
+    """A block in which a first signal is kept for whoever polls `has_come`.
 
-    Until `polled` is set nobody does, and it raises KeyboardInterrupt instead. After the first the
-    system's own handling is back, so that a second ends the process even inside a long call; but a
-    terminal that closes says so more than once, which ends nothing, and where SIGHUP was ignored,
-    as under nohup, it still is. silent: another process says so. ends: called by the second.
+    Until `polled` is set nobody does, and the signal raises KeyboardInterrupt instead. After the
+    first signal the default handlers are back, so that a second one ends the process even inside a
+    long call. A closing terminal sends SIGHUP more than once, so a second SIGHUP ends nothing;
+    where it was ignored before, as under nohup, it stays ignored. silent: another process prints
+    the words. ends: called by the second signal.
     """
 
     def __init__(self, words: str):

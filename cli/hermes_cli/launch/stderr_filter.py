@@ -1,7 +1,7 @@
-"""What a framework writes to standard error beside the error that it raises, kept from the user.
+"""Drops what a framework prints to standard error besides the exception that it raises.
 
-A ring of MLX says up to ten times over that a socket was closed. All else that started processes
-write to descriptor 2, such as the last words of one that crashes, is handed on.
+A ring of MLX prints up to ten times that a socket was closed. Everything else that workers write to
+file descriptor 2, such as the last words of a crash, is passed on.
 """
 
 import io
@@ -25,7 +25,7 @@ LAST = 1.0  # seconds for the last words of those that have ended
 
 @contextmanager
 def filter_stderr(folder: str) -> Iterator[None]:
-    """In its block what others `redirect_stderr` the folder comes to standard error; no noise."""
+    """A block in which the output of workers that `redirect_stderr` is filtered and printed."""
     path = Path(folder, NAME)
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -49,7 +49,7 @@ def _hand_on(reader: int) -> None:
 
 
 def redirect_stderr(folder: str) -> None:
-    """Let this process's descriptor 2 lead through the sieve; Python's own lines pass beside it."""
+    """Send this process's descriptor 2 through the filter; sys.stderr keeps the original one."""
     path = Path(folder, NAME)
     if not path.exists() or sys.stderr is None:
         return

@@ -1,4 +1,4 @@
-"""Sees started processes to their end: hands signals on, ends who outlives a lost one, sums up."""
+"""Supervises workers: forwards signals, ends those that outlive a lost one, reports the outcome."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ WELL = (0, Interrupted.exit_code)  # what all of them end with, if any does
 
 @dataclass(frozen=True)
 class Death:
-    """The end of a process that could not speak for itself. trace: what else is known of it."""
+    """The end of a worker that could not report it. trace: what else is known of it."""
 
     rank: int
     pid: int
@@ -40,7 +40,7 @@ class Death:
     trace: str = ""
 
     def describe(self) -> str:
-        """What a user should read."""
+        """The line for the user."""
         if self.code >= 0:
             trace = f":\n{self.trace}" if self.trace else " without a word"
             return f"Error: rank {self.rank} (process {self.pid}) failed{trace}"
@@ -55,15 +55,16 @@ StartWorkers = Callable[[str], Death | None]
 
 @dataclass(frozen=True)
 class Writing:
-    """Whether rank 0 may be writing a checkpoint now, and for how many seconds after the loss of
-    another process it may go on.
+    """Whether rank 0 is writing a checkpoint, and for how long it may after another rank is lost.
+
+    patience: seconds.
     """
 
     now: Callable[[], bool] = lambda: False
     patience: float = 0.0
 
     def may_continue(self, lost: float) -> bool:
-        """Whether one is being written and may be: another was lost at that moment."""
+        """Whether one is being written and may be finished; lost: when another rank was lost."""
         return time.monotonic() - lost < self.patience and self.now()
 
 
@@ -73,7 +74,7 @@ NOTHING = Writing()
 def supervise(
     start: StartWorkers, signals: Signals, restarts: int = 0, *, writing: Writing = NOTHING
 ) -> None:
-    """Until all have ended; says once what several say. Raises click's Exit with their code."""
+    """Run workers until all have ended; report once what several report. Raises click's Exit."""
     with TemporaryDirectory(prefix="hermes-processes-") as folder:
         signals.ends = lambda: _end_all(folder)
         supervisor = _Supervisor(start, folder, signals, restarts, writing)
@@ -105,7 +106,7 @@ class _Supervisor:
         self._woken_at = self._wrote_at = 0.0
 
     def run(self) -> None:
-        """Until all have ended."""
+        """Wait until all workers have ended."""
         # torch's agent puts handlers on signals where it runs in the main thread.
         thread = threading.Thread(target=self._run, daemon=True)
         thread.start()
@@ -168,7 +169,7 @@ class _Supervisor:
                 click.echo(line, err=True)
 
     def _begin_again(self, attempt: int) -> None:
-        """The agent has started all anew; say what for, as nobody else will."""
+        """Report why the agent has restarted all workers, as nobody else does."""
         ended = [one for one in self._told if one.attempt == attempt - 1]
         for line in _collect_lines(ended)[:1]:
             click.echo(line, err=True)
@@ -186,7 +187,7 @@ class _Supervisor:
                 os.kill(one.pid, number)
 
     def report(self) -> int:
-        """Say once what several say; the exit code that it amounts to."""
+        """Report once what several workers reported; the exit code."""
         last = [one for one in self._told if one.attempt == self._attempt]
         told = {one.pid for one in last if one.code is not None}
         self._deaths = [death for death in self._deaths if death.pid not in told]
@@ -229,13 +230,13 @@ class _Supervisor:
 
 
 def _collect_lines(told: Iterable[WorkerStatus], *, warnings: bool = False) -> list[str]:
-    """Each line once, in the order of ranks: the warnings, or all else."""
+    """Each distinct line, in the order of ranks: the warnings, or everything else."""
     said = dict.fromkeys(line for one in told for line in one.lines)
     return [line for line in said if line.startswith("Warning: ") == warnings]
 
 
 def _end_all(folder: str) -> None:
-    """Kill all started processes; nothing of theirs is left."""
+    """Kill all workers and delete their folder."""
     for one in active_children():
         one.kill()
     rmtree(folder, ignore_errors=True)

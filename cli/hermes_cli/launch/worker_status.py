@@ -1,6 +1,6 @@
-"""What started processes tell whoever started them: one file each, one line of JSON a fact.
+"""What workers report to their launcher: one file per worker, one line of JSON per fact.
 
-A process that is killed leaves no lock behind, and at worst half a line, which is not read.
+A worker that is killed leaves no lock behind, and at worst half a line, which is not read.
 """
 
 import json
@@ -13,7 +13,7 @@ __all__ = ["StatusFile", "WorkerStatus", "read_statuses"]
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """A process in its own words. code: with what it ended; None while it has not said."""
+    """What a worker has reported. code: its exit code, None while it has not ended."""
 
     rank: int
     attempt: int
@@ -23,7 +23,7 @@ class WorkerStatus:
 
 
 class StatusFile:
-    """A process's own file."""
+    """The file that a worker reports to."""
 
     def __init__(self, folder: str, rank: int, attempt: int):
         path = Path(folder, f"{attempt:06}-{rank:06}.jsonl")
@@ -31,11 +31,11 @@ class StatusFile:
         self._write({"rank": rank, "attempt": attempt, "pid": os.getpid()})
 
     def write_line(self, line: str) -> None:
-        """A line that its user should read."""
+        """Report a line for the user."""
         self._write({"line": line})
 
     def write_exit_code(self, code: int) -> None:
-        """Its exit code."""
+        """Report the exit code."""
         self._write({"code": code})
 
     def _write(self, fact: dict[str, object]) -> None:
@@ -44,7 +44,7 @@ class StatusFile:
 
 
 def read_statuses(folder: str) -> list[WorkerStatus]:
-    """What all have told so far, by attempt and rank."""
+    """What all workers have reported so far, by attempt and rank."""
     return [told for path in sorted(Path(folder).glob("*.jsonl")) if (told := _read(path))]
 
 
