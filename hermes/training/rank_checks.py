@@ -61,7 +61,7 @@ def collect_request_values(request: RunRequest) -> dict[str, object]:
 def collect_component_values(parts: RunComponents) -> dict[str, object]:
     """What a run is made of, by name."""
     return {
-        "the step to go on from": parts.position.step,
+        "the step to resume from": parts.position.step,
         **flatten_recipe(parts.recipe),
         **_flatten_model(parts.spec),
         "the tokenizer": parts.tokenizer.fingerprint[:12],

@@ -153,14 +153,14 @@ def _find_checkpoint(request: RunRequest) -> tuple[Checkpoint | None, tuple[str,
     notes = tuple(f"passed over {skip.path}: {skip.reason}" for skip in search.skipped)
     if search.checkpoint is None and search.skipped:
         raise CheckpointError(
-            f"run {str(request.output)!r} has no whole checkpoint to go on from: "
+            f"run {str(request.output)!r} has no whole checkpoint to resume from: "
             f"{search.skipped[0].reason}; choose another --output to start anew"
         )
     if search.checkpoint is None:
         return None, (*notes, f"nothing to resume in {request.output}; the run starts fresh")
     if not search.checkpoint.resumable:
         raise CheckpointError(
-            f"{search.checkpoint.path} has no optimizer state, so no run can go on from it"
+            f"{search.checkpoint.path} has no optimizer state, so no run can resume from it"
         )
     return search.checkpoint, notes
 

@@ -11,7 +11,7 @@ from hermes.recipe import Recipe
 from hermes.training.batch_split import redistribute_batch
 from hermes.training.metrics_file import read_metrics
 from hermes_cli.commands.train import train
-from hermes_cli.main import Call
+from hermes_cli.main import Call, run
 from hermes_cli.training.run_training import format_resume_command
 from tests.cli.support import TRAIN, refuses
 
@@ -60,12 +60,12 @@ def test_a_run_file_of_several_processes_is_the_same_run_on_one(here, call):
 def test_the_command_that_goes_on_repeats_what_no_run_file_keeps(monkeypatch):
     given = ["--num-processes", "2", "--backend", "mlx", "--no-compile", "--lr", "0.1", "--device",
              "cpu", "--push-every-save"]  # fmt: skip
-    context = train.make_context("train", given, obj=Call((), click.echo))
+    context = train.make_context("train", given, obj=Call((), click.echo, run))
     assert format_resume_command(context, Path("a b")) == (
         "hermes train --resume --output 'a b' --push-every-save --num-processes 2 --backend mlx "
         "--device cpu --no-compile"
     )
-    context = train.make_context("train", [], obj=Call((), click.echo))
+    context = train.make_context("train", [], obj=Call((), click.echo, run))
     for name, value in {"MLX_RANK": "0", "MLX_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     plain = "hermes train --resume --output run"

@@ -94,7 +94,7 @@ def test_what_a_run_is_made_of_is_compared():
     mine = collect_component_values(parts())
     for other, name in (
         (parts(recipe=replace(Recipe(), batch_size=2)), "batch_size is 32 in rank 0 and 2"),
-        (parts(position=Position(7)), "the step to go on from is 0 in rank 0 and 7"),
+        (parts(position=Position(7)), "the step to resume from is 0 in rank 0 and 7"),
         (parts(spec=load("tiny")), "the model is 'nano' in rank 0 and 'tiny'"),
         (parts(tokenizer=train_tokenizer(["bab bab bab"], vocab_size=264)), "the tokenizer is '"),
     ):

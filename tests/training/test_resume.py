@@ -207,7 +207,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(go):
     weights = go.folder / "run/step-00000002/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     record = (go.folder / "run/metrics.jsonl").read_bytes()
-    with pytest.raises(CheckpointError, match=r"has no whole checkpoint to go on from: .* is torn"):
+    with pytest.raises(
+        CheckpointError, match=r"has no whole checkpoint to resume from: .* is torn"
+    ):
         go(max_steps=4, resume=True)
     assert (go.folder / "run/metrics.jsonl").read_bytes() == record
 

@@ -230,8 +230,8 @@ class RunProgress:
             piped = "-" in (self.options["data"] or ("-",))
             more = " and the same text on standard input" if piped else ""
             raise Interrupted(
-                f"stopped at step {result.steps:,} of {self.run.total_steps:,} and saved; go on "
-                f"with: {format_resume_command(self.context, result.output)}{more}"
+                f"stopped at step {result.steps:,} of {self.run.total_steps:,} and saved; "
+                f"resume with: {format_resume_command(self.context, result.output)}{more}"
             )
         if not self.leads:
             return
