@@ -10,7 +10,7 @@
 #   make lint             ruff and mypy, the checks of .pre-commit-config.yaml
 #   make lint-workflows   the workflows and templates in .github
 #   make docs             execute the notebooks and build the site in site/; any warning is an error
-#   make docs-serve       the same site on the loopback interface, rebuilt whenever a page changes
+#   make docs-serve       the same site on the loopback interface
 #   make wheel            build sdist and wheel in dist/, install the wheel elsewhere and try it
 #   make check-version    whether TAG=v1.2.3 is the version in pyproject.toml and in CHANGELOG.md
 #   make bench            measure training, decoding and checkpoints on this machine
@@ -136,5 +136,3 @@ $(VENV)/.build: pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache
-	rm -rf docs/notebooks docs/specs docs/reference/commands.md
-	rm -f docs/changelog.md docs/contributing.md docs/security.md

@@ -1,12 +1,15 @@
-"""Make the pages of the site that are computed: notebooks, commands, and copies of other pages.
+"""Write the pages that the site is built from: those of the repository, notebooks and commands.
 
-Run by `make docs`. The pages are written under docs/ and ignored by git, and notebooks in the
-repository have no outputs. A cell that fails ends the build, and so does an output of many lines.
+Run by `make docs`, into build/pages. Pages link to files of the repository, so that they can be
+read there too; here the links become links between pages. A cell that fails ends the build, and so
+does an output of many lines.
 """
 
 import base64
 import os
+import posixpath
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +24,8 @@ from hermes_cli.main import hermes
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 NOTEBOOKS = ROOT / "examples" / "notebooks"
+PAGES = ROOT / "build" / "pages"
+PROJECT_PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 LONGEST = 60  # lines of one output; what is longer belongs behind a `| tail`
 
 
@@ -54,17 +59,45 @@ def separate_blocks(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def find_page(source: Path) -> str | None:
+    """The page of the site that a file of the repository becomes; None where it becomes none."""
+    path = source.relative_to(ROOT).as_posix()
+    if path in PROJECT_PAGES:
+        return path.lower()
+    match source.suffix, path.split("/"):
+        case ".md", ["docs", *rest]:
+            return "/".join(rest)
+        case ".md", ["specs", _]:
+            return path
+        case ".ipynb", ["examples", "notebooks", _]:
+            return f"notebooks/{source.stem}.md"
+    return None
+
+
+def move_links(text: str, source: Path, page: str) -> str:
+    """The text with links between files of the repository made links between pages."""
+
+    def move(match: re.Match[str]) -> str:
+        target = find_page((source.parent / match[1]).resolve())
+        if target is None:
+            raise ValueError(f"{source}: the link to {match[1]} leads to no page of the site")
+        return f"]({posixpath.relpath(target, posixpath.dirname(page))}{match[2]})"
+
+    return re.sub(r"\]\((?![a-z]+:|#)([^)#\s]+)((?:#[^)\s]*)?)\)", move, text)
+
+
 def copy_pages() -> None:
-    """Write the pages that are Markdown elsewhere in the repository."""
-    pages = {f"specs/{path.name}": path for path in sorted((ROOT / "specs").glob("*.md"))}
-    pages |= {
-        f"{name.lower()}.md": ROOT / f"{name}.md"
-        for name in ("CONTRIBUTING", "SECURITY", "CHANGELOG")
-    }
-    (DOCS / "specs").mkdir(exist_ok=True)
-    for name, source in pages.items():
+    """Write the pages that are Markdown in the repository, and the files beside them."""
+    shutil.copytree(DOCS / "assets", PAGES / "assets")
+    sources = [*DOCS.rglob("*.md"), *(ROOT / "specs").glob("*.md")]
+    for source in [*sources, *(ROOT / name for name in PROJECT_PAGES)]:
+        page = find_page(source)
+        assert page is not None
         text = separate_blocks(source.read_text(encoding="utf-8"))
-        (DOCS / name).write_text(text, encoding="utf-8")
+        if page == "reference/commands.md":
+            text += write_commands()
+        (PAGES / page).parent.mkdir(parents=True, exist_ok=True)
+        (PAGES / page).write_text(move_links(text, source, page), encoding="utf-8")
 
 
 def execute_notebook(source: Path, folder: Path) -> float:
@@ -148,18 +181,12 @@ def walk_commands(
                 yield from walk_commands(found, child, context)
 
 
-def write_commands(page: Path) -> None:
-    """The reference of the command line, from the commands themselves."""
-    parts = [
-        "# Commands",
-        "What `--help` says, of every command. Progress goes to standard error and results to "
-        "standard output. Exit codes: 0 done; 1 a mistake of the user's; 70 a loss or gradient "
-        "that is not finite; 74 the system refused to read or write; 75 stopped by a signal, and "
-        "saved; 76 another process was lost.",
-    ]
+def write_commands() -> str:
+    """A heading and the help of every command."""
+    parts = []
     for path, text in walk_commands(hermes, "hermes"):
-        parts.append(f"{'#' * min(len(path.split()) + 1, 3)} {path}\n\n```text\n{text}\n```")
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        parts.append(f"\n{'#' * min(len(path.split()) + 1, 3)} {path}\n\n```text\n{text}\n```\n")
+    return "".join(parts)
 
 
 def prepare() -> None:
@@ -169,10 +196,10 @@ def prepare() -> None:
     os.environ["PATH"] = bin_folder + os.pathsep + os.environ["PATH"]
     # Models this small gain nothing from more threads, and lose much where the CPU is shared.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    shutil.rmtree(PAGES, ignore_errors=True)
     copy_pages()
-    write_commands(DOCS / "reference" / "commands.md")
-    folder = DOCS / "notebooks"
-    folder.mkdir(exist_ok=True)
+    folder = PAGES / "notebooks"
+    folder.mkdir()
     for source in sorted(NOTEBOOKS.glob("*.ipynb")):
         print(f"{source.name}: {execute_notebook(source, folder):.0f} s", file=sys.stderr)
 
