@@ -1,16 +1,11 @@
 """`hermes dpo`: align a model with preference pairs."""
 
-from typing import Any
-
-import click
-
 from hermes_cli.options.declarations import declare_command
+from hermes_cli.training.run_training import train_run
 
-
-@declare_command("dpo")
-@click.pass_context
-def dpo(context: click.Context, /, **_: Any) -> None:
-    """Align a model with preference pairs (DPO and its relatives).
+dpo = declare_command(
+    "dpo",
+    text="""Align a model with preference pairs (DPO and its relatives).
 
     A record has `prompt`, `chosen` and `rejected`, or `chosen` and `rejected` alone: whole
     conversations that begin with the same messages. The reference model is the model before
@@ -18,7 +13,5 @@ def dpo(context: click.Context, /, **_: Any) -> None:
 
     Ctrl-C finishes the current step, saves a checkpoint and exits; the same command with --resume
     continues, on either backend.
-    """
-    from hermes_cli.training.run_training import train_run
-
-    train_run(context, "dpo")
+    """,
+)(train_run)

@@ -1,23 +1,16 @@
 """`hermes finetune`: continue training an existing model on text."""
 
-from typing import Any
-
-import click
-
 from hermes_cli.options.declarations import declare_command
+from hermes_cli.training.run_training import train_run
 
-
-@declare_command("finetune")
-@click.pass_context
-def finetune(context: click.Context, /, **_: Any) -> None:
-    """Continue training an existing model on plain text.
+finetune = declare_command(
+    "finetune",
+    text="""Continue training an existing model on plain text.
 
     The model may be one of hermes or of Hugging Face, in full or with LoRA adapters. Tokens that
     the tokenizer has and the model lacks get new embedding rows.
 
     Ctrl-C finishes the current step, saves a checkpoint and exits; the same command with --resume
     continues, on either backend.
-    """
-    from hermes_cli.training.run_training import train_run
-
-    train_run(context, "finetune")
+    """,
+)(train_run)

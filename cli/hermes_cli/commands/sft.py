@@ -1,16 +1,11 @@
 """`hermes sft`: fine-tune a model on conversations."""
 
-from typing import Any
-
-import click
-
 from hermes_cli.options.declarations import declare_command
+from hermes_cli.training.run_training import train_run
 
-
-@declare_command("sft")
-@click.pass_context
-def sft(context: click.Context, /, **_: Any) -> None:
-    """Fine-tune a model on conversations (supervised fine-tuning).
+sft = declare_command(
+    "sft",
+    text="""Fine-tune a model on conversations (supervised fine-tuning).
 
     A record has `messages`, or `prompt` and `completion`, or `instruction`, `input` and `output`,
     or is plain text. Only what the assistant says is trained on, including the end of each turn;
@@ -18,7 +13,5 @@ def sft(context: click.Context, /, **_: Any) -> None:
 
     Ctrl-C finishes the current step, saves a checkpoint and exits; the same command with --resume
     continues, on either backend.
-    """
-    from hermes_cli.training.run_training import train_run
-
-    train_run(context, "sft")
+    """,
+)(train_run)

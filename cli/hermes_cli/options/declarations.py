@@ -103,23 +103,23 @@ class TableCommand(click.Command):
 
 
 def declare_command(
-    path: str, group: click.Group | None = None
+    path: str, group: click.Group | None = None, *, text: str | None = None
 ) -> Callable[[Callable[..., None]], TableCommand]:
     """Make a function the command of that path, with the parameters that the table says.
 
     path: as it is typed after `hermes`, such as "checkpoint list". group: where it belongs, None
-    for hermes itself. The function's docstring is the command's help.
+    for hermes itself. text: the command's help, the function's docstring if None.
     """
     entries = COMMANDS[path]
 
     def decorate(function: Callable[..., None]) -> TableCommand:
-        text = inspect.cleandoc(function.__doc__ or "")
+        help = inspect.cleandoc(text or function.__doc__ or "")
         made = TableCommand(
             path.rpartition(" ")[2],
             grouped=entries.grouped,
             callback=function,
-            help=text,
-            short_help=text.partition("\n")[0].rstrip("."),
+            help=help,
+            short_help=help.partition("\n")[0].rstrip("."),
             params=[
                 *map(TableArgument, entries.arguments),
                 *map(TableOption, get_options(path).values()),

@@ -46,15 +46,20 @@ LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
 RESUMED = (*RECIPE_FIELDS, *LORA, "model", "tokenizer", "template", "checkpoint")
 
 
-def train_run(context: click.Context, command: str) -> None:
-    """Train as the options of `command` say, in this process or in workers that are started.
+@click.pass_context
+def train_run(context: click.Context, /, **_: Any) -> None:
+    """Train as the options of the command say, in this process or in workers that are started.
 
-    Raises Interrupted where the run was stopped and saved, and HermesError of every kind.
+    The body of `hermes train`, `finetune`, `sft` and `dpo`. Raises Interrupted where the run was
+    stopped and saved, and HermesError of every kind.
     """
     from hermes.training.host import RunHost
     from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
     from hermes_cli.training.hub_upload import push_model
 
+    command = context.command.name or "train"
+    if command == "train" and context.params["checkpoint"]:
+        command = "finetune"  # a model to start from makes it what `hermes finetune` does
     options = ResolvedOptions(context, model_config=command != "train")
     output = Path(options["output"])
     push = read_push(options["push_to_hub"], options["push_every_save"])
