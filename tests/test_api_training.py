@@ -118,6 +118,15 @@ def test_numpys_numbers_are_numbers(folder):
     assert hermes.Recipe(batch_size=np.int64(2), lr=np.float32(0.5)).batch_size == 2
 
 
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as Python handles it; a shell that starts tests in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_finishes_the_step_and_saves_and_the_run_resumes_to_the_same_weights(folder):
     def interrupt(event):
         if isinstance(event, Update) and event.step == 2:
@@ -136,6 +145,7 @@ def test_ctrl_c_finishes_the_step_and_saves_and_the_run_resumes_to_the_same_weig
         np.testing.assert_array_equal(array, whole[name], err_msg=name)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_ends_at_once(folder):
     def interrupt(event):
         if isinstance(event, Update) and event.step == 2:

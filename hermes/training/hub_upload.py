@@ -1,6 +1,5 @@
 """A run's model to the Hub: at its end, or each checkpoint behind the training."""
 
-import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError
 from hermes.interop.publish import publish, require_writable
+from hermes.storage.durable import Disk, link_or_copy
 from hermes.training.events import Event, Saved
 
 __all__ = ["HubUploads", "Push", "read_push", "require_writable_repo"]
@@ -126,7 +126,4 @@ class HubUploads:
 
 
 def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a disk without links
-        shutil.copyfile(source, target)
+    link_or_copy(Path(source), Path(target), Disk())

@@ -11,7 +11,7 @@ from hermes_cli.commands.train import train as command
 from hermes_cli.launch import launcher
 from hermes_cli.launch.join import find_launched_backend
 from hermes_cli.launch.signals import Signals
-from hermes_cli.main import Call
+from hermes_cli.main import Call, run
 from hermes_torch.process_group import count_cores
 from tests.distributed.support import MLX, TORCH
 
@@ -128,7 +128,7 @@ def test_a_shell_in_a_step_of_slurm_may_start_processes(monkeypatch, how):
     }  # fmt: skip
     started = []
     monkeypatch.setattr(launcher, "supervise", lambda *_, **__: started.append("them"))
-    context = command.make_context("train", [], obj=Call((), print))
+    context = command.make_context("train", [], obj=Call((), print, run))
     signals = Signals("")
 
     def starts(tasks, **others):
