@@ -181,9 +181,10 @@ def train(
 
     lr to freeze: fields of `hermes.Recipe`; optimizer: all of AdamW's settings at once. log_every:
     None for every step, or every tenth of a run of 10,000 and more. keep_last, keep_every,
-    keep_best: which checkpoints stay, all by default. shard to compile: see `hermes.interface.Options`;
-    peer_timeout: seconds until a silent rank counts as lost. push_to_hub: OWNER/REPO that gets the
-    model at the end, and with push_every_save each checkpoint.
+    keep_best: which checkpoints stay, all by default. shard to compile: fields of
+    `hermes.interface.Options`. peer_timeout: seconds until a silent rank counts as lost.
+    push_to_hub: OWNER/REPO that gets the model at the end, and with push_every_save each
+    checkpoint.
 
     progress: True shows a bar in a terminal or notebook and lines elsewhere, False nothing; None a
     bar where one can be drawn. report: called with every event. stop: polled after every step; the
