@@ -9,13 +9,14 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from signal import SIGINT
 from typing import Concatenate, ParamSpec, TypeVar
 
 from hermes import mal
 from hermes.arguments import Call, convert_arguments
 from hermes.data import expand_paths, read_documents
 from hermes.distributed.agreement import all_or_none
-from hermes.errors import HermesError
+from hermes.errors import HermesError, Interrupted
 from hermes.finetuning.options import make_text_request
 from hermes.interface import Backend, choose_backend
 from hermes.recipe import OptimizerRecipe
@@ -191,8 +192,9 @@ def train(
     run is saved where it says True. host: the program that shows the run itself.
 
     Under torchrun, srun, mpirun or mlx.launch all processes make one run together. Ctrl-C finishes
-    the step and saves, and then raises KeyboardInterrupt; a second one raises at once. Raises
-    HermesError of every kind; what was saved stays.
+    the step and saves, and then raises KeyboardInterrupt; SIGTERM does so too and raises
+    Interrupted; a second signal raises at once. Only rank 0 writes: another rank may return before
+    the last checkpoint is whole. Raises HermesError of every kind; what was saved stays.
     """
     with join_host(call) as host:
         request = all_or_none(host.process_group, lambda: _make_train_request(call, host))
@@ -255,10 +257,11 @@ def run_to_end(
                     uploads.push_saved(event)
         result = collector.result
     if interrupt.came and not result.finished:
-        raise KeyboardInterrupt(
+        stopped = (
             f"stopped at step {result.steps:,} of {run.total_steps:,} and saved in "
             f"{result.checkpoint}; resume=True continues the run"
         )
+        raise (KeyboardInterrupt if interrupt.number == SIGINT else Interrupted)(stopped)
     if uploads is not None and host.leads:
         uploads.last = result.checkpoint
     return result

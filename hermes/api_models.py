@@ -75,7 +75,11 @@ def evaluate(
     with tokenize(texts, model.tokenizer) as stream:
         found = evaluate_perplexity(
             model.backend_model,
-            make_windows(stream.tokens, a["seq_len"] or _find_seq_len(model), a["batch_size"]),
+            make_windows(
+                stream.tokens,
+                _find_seq_len(model) if a["seq_len"] is None else a["seq_len"],
+                a["batch_size"],
+            ),
             int(model.tokenizer.byte_lengths[stream.tokens[1:]].sum()),
         )
     assert found is not None, "nothing stops it"

@@ -10,7 +10,7 @@ import pytest
 
 import hermes
 from hermes.checkpoint import open_checkpoint
-from hermes.errors import HermesError
+from hermes.errors import HermesError, Interrupted
 from hermes.options import get_options
 from hermes.training.events import Update
 from hermes.training.metrics_file import read_metrics
@@ -143,6 +143,24 @@ def test_ctrl_c_finishes_the_step_and_saves_and_the_run_resumes_to_the_same_weig
     whole = open_checkpoint(folder / "run/step-00000004").params
     for name, array in open_checkpoint(resumed.checkpoint).params.items():
         np.testing.assert_array_equal(array, whole[name], err_msg=name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_saves_too(folder, number):
+    """As a batch system and a closed terminal send it."""
+
+    def interrupt(event):
+        if isinstance(event, Update) and event.step == 2:
+            signal.raise_signal(number)
+
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(Interrupted, match=r"^stopped at step 3 of 4 and saved in"):
+            train(folder, f"signal-{number}", report=interrupt)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert train(folder, f"signal-{number}", resume=True).steps == 4
 
 
 @pytest.mark.usefixtures("ctrl_c")

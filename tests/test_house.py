@@ -19,21 +19,6 @@ PACKAGES = {
 }
 CRC_CHECKED = PACKAGES["hermes"] / "interop" / "torch_checkpoint.py"
 FRAMEWORKS = {"torch", "mlx", "tokenizers"}
-# Lower floors first; a module imports only its own floor and those below.
-FLOORS = [
-    {"errors", "formatting"},
-    {"arguments"},
-    {"spec", "recipe", "distributed"},
-    {"mal", "interface", "options"},
-    {"storage", "numerics"},
-    {"checkpoint", "tokenizer", "model_info", "evaluation"},
-    {"chat_templates"},
-    {"data", "inference", "interop"},
-    {"model", "training"},
-    {"finetuning"},
-    {"api"},
-    {"api_finetuning", "api_models"},
-]
 FILES = [(name, path) for name, folder in PACKAGES.items() for path in sorted(folder.rglob("*.py"))]
 IDS = [f"{name}/{path.relative_to(PACKAGES[name])}" for name, path in FILES]
 
@@ -59,11 +44,6 @@ def imports(path, *, anywhere=False):
     return found
 
 
-def floor_of(module):
-    """Its number, counted from below; what stands on none of them stands above all."""
-    return next((n for n, names in enumerate(FLOORS) if module in names), len(FLOORS))
-
-
 @pytest.mark.parametrize(("package", "path"), FILES, ids=IDS)
 def test_a_file_imports_only_what_its_floor_allows(package, path):
     roots = {name.split(".")[0] for name in imports(path, anywhere=True)}
@@ -74,19 +54,6 @@ def test_a_file_imports_only_what_its_floor_allows(package, path):
         "hermes_cli": set(PACKAGES),
     }.get(package, {"hermes", package})
     assert not (roots & set(PACKAGES)) - allowed
-
-
-CORE = [path for name, path in FILES if name == "hermes"]
-
-
-@pytest.mark.parametrize("path", CORE, ids=[str(p.relative_to(ROOT)) for p in CORE])
-def test_a_floor_of_the_core_stands_on_lower_floors_only(path):
-    own = path.relative_to(PACKAGES["hermes"]).parts[0].removesuffix(".py")
-    for name in imports(path, anywhere=True):
-        package, _, rest = name.partition(".")
-        module = rest.partition(".")[0]
-        if package == "hermes" and module and own != "__init__" and module != own:
-            assert floor_of(module) <= floor_of(own), f"{own} imports {name}"
 
 
 @pytest.mark.parametrize(("package", "path"), FILES, ids=IDS)

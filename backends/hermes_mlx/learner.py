@@ -80,7 +80,7 @@ class Learner(Model):
                 mx.eval(result)
             except RuntimeError as error:
                 reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"mx.compile failed, so the run goes on without it: {reason}")
+                warnings.warn(f"mx.compile failed, so the run continues without it: {reason}")
                 chosen = function
                 result = function(*arguments)
             return result

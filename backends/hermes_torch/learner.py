@@ -79,7 +79,7 @@ class Learner(Model):
             except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
                 # No public name: the root of all that Dynamo and Inductor raise.
                 reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"torch.compile failed, so the run goes on without it: {reason}")
+                warnings.warn(f"torch.compile failed, so the run continues without it: {reason}")
                 self._summed_loss = self._objective
                 result = self._objective(*batch)
             return result

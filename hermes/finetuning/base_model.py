@@ -157,7 +157,7 @@ def resize_embeddings(
 
     New rows are the mean of the old ones, so that new tokens start at an average score.
 
-    StoredModel: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
+    Source: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
     """
     old = spec.vocab_size
     if vocab_size <= old:

@@ -23,7 +23,7 @@ class SFTData:
 
     whole: train on every token, not on the assistant's alone. pack: several examples share a row,
     each in its own segment; otherwise one example per row. overlong: 'error', 'drop' or 'truncate'.
-    show: called with the examples once they are encode_pair.
+    show: called with the examples once they are encoded.
     """
 
     conversations: Iterable[Conversation]

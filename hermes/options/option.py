@@ -1,4 +1,4 @@
-"""What there is to say about an option."""
+"""The declaration of a command's option and of its Python argument."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -56,7 +56,7 @@ class RankCoordinator:
         """This process's rank."""
         return self._process_group.rank_info
 
-    def count_targets(self, batch: Batch) -> Batch:
+    def add_global_counts(self, batch: Batch) -> Batch:
         """The batch with the counts of all ranks, which its loss is divided by."""
         if self.rank_info.world_size == 1 or batch.global_counts is not None:
             return batch

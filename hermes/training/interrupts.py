@@ -1,4 +1,4 @@
-"""Ctrl-C while the library trains: it takes effect once the step is finished and saved."""
+"""Ctrl-C and SIGTERM while the library trains: they take effect once the step is saved."""
 
 import signal
 import threading
@@ -7,28 +7,42 @@ from typing import Any, Self
 
 __all__ = ["DeferredInterrupt"]
 
+# What each signal does to a program that does not handle it itself.
+UNHANDLED = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+
 
 class DeferredInterrupt:
-    """A block in which the first Ctrl-C is kept for whoever polls `came`; a second one raises.
+    """A block in which the first signal is kept for whoever polls `came`; a second one raises.
 
-    Where the program handles SIGINT itself, or outside the main thread, it changes nothing.
+    number: the signal, None while none came. A signal that the program handles itself, or ignores,
+    is left to it; outside the main thread nothing changes.
     """
 
     def __init__(self) -> None:
-        self.came = False
-        self._before: Any = None
+        self.number: int | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def came(self) -> bool:
+        """Whether a signal arrived."""
+        return self.number is not None
 
     def __enter__(self) -> Self:
-        own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if own and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
+        if threading.current_thread() is threading.main_thread():
+            for number, default in UNHANDLED.items():
+                if signal.getsignal(number) is default:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.came:
-            raise KeyboardInterrupt
-        self.came = True
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        self.number = number

@@ -75,8 +75,8 @@ class PendingStep:
 class TrainingLoop:
     """Trains from `position` to `total_steps`.
 
-    saved: the checkpoint of `position`, None where there is none. evaluated: the evaluation due at
-    `position`, if any, has been recorded. clock: seconds, for the throughput.
+    saved: the checkpoint of `position`, None where there is none. evaluated: whether the
+    evaluation due at `position` is already in the metrics. clock: seconds, for the throughput.
     """
 
     learner: Learner
@@ -155,7 +155,7 @@ class TrainingLoop:
             rank=rank_info.rank,
             world_size=rank_info.world_size,
         )
-        return self.coordinator.count_targets(batch), after
+        return self.coordinator.add_global_counts(batch), after
 
     def _advance(self, report: StepReport, lr: float, batch: Batch, cursor: Cursor) -> None:
         at = self.position

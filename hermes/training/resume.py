@@ -87,7 +87,7 @@ def _choose_spec(request: RunRequest, checkpoint: Checkpoint, tokenizer: Tokeniz
 
 
 def _find_split(request: RunRequest, progress: Progress) -> int | None:
-    """The number of ranks that the batch options are meant for, None for these.
+    """The number of ranks that the batch options are meant for, None for the current ranks.
 
     Without batch options the run's own are taken, and a step takes as many samples as before.
     """

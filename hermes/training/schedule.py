@@ -16,7 +16,7 @@ def compute_lr(recipe: Recipe, step: int, total_steps: int) -> float:
     Warm-up is linear, lr * (step + 1) / warmup_steps, and reaches lr in its last step. Then the
     rate is constant; or falls as a cosine from lr to min_lr_ratio * lr at the end; or, under wsd
     (warm-up, stable, decay), is constant but for a linear fall over the last decay_ratio of the
-    run. StoredModel: Hu et al. 2024, MiniCPM, arXiv:2404.06395.
+    run. Source: Hu et al. 2024, MiniCPM, arXiv:2404.06395.
     """
     if step < recipe.warmup_steps:
         return recipe.lr * (step + 1) / recipe.warmup_steps

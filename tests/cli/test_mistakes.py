@@ -168,10 +168,10 @@ def test_a_warning_is_a_line_too(here, call, monkeypatch):
     plain = run.prepare_new
 
     def warned(*arguments):
-        warnings.warn("torch.compile failed, so the run goes on without it: no compiler")
+        warnings.warn("torch.compile failed, so the run continues without it: no compiler")
         return plain(*arguments)
 
     monkeypatch.setattr("hermes.training.run.prepare_new", warned)
     code, _, err = call(*TRAIN, "--max-steps", 1)
     assert code == 0
-    assert "Warning: torch.compile failed, so the run goes on without it: no compiler\n" in err
+    assert "Warning: torch.compile failed, so the run continues without it: no compiler\n" in err

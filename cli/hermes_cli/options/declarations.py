@@ -41,7 +41,7 @@ class TableOption(click.Option):
         )
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Its flags, and its help followed by what it is when it is left out."""
+        """The flags, and the help with its default."""
         record = super().get_help_record(ctx)
         default = _describe_default(self.entry)
         if record is None or not default:
