@@ -121,33 +121,33 @@ class SingleProcess:
     rank_info = RankInfo()
 
     def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
-        """The numbers themselves."""
+        """Return the numbers: there is one rank."""
         return [float(number) for number in numbers]
 
     def all_reduce_max(self, number: float) -> float:
-        """The number itself."""
+        """Return the number: there is one rank."""
         return float(number)
 
     def all_gather_text(self, text: str) -> list[str]:
-        """The text itself."""
+        """Return the text alone: there is one rank."""
         return [text]
 
     def time_all_reduce(self, count: int) -> tuple[float, bool]:
-        """Nothing to sum."""
+        """Take no time: there is nothing to sum."""
         return 0.0, True
 
     def diagnostics(self) -> list[str]:
-        """None."""
+        """Find nothing: no other rank can be slow or lost."""
         return []
 
     def mark_first_step_done(self) -> None:
-        """Nobody to wait for."""
+        """Do nothing: no other rank can be silent."""
 
     def begin(self) -> None:
-        """Nothing is timed."""
+        """Do nothing: there is no other rank to compare with."""
 
     def ready(self) -> None:
-        """Nothing is timed."""
+        """Do nothing: there is no other rank to compare with."""
 
     def busy_seconds(self) -> float:
         """0: there is no other rank to compare with."""
@@ -158,10 +158,10 @@ class SingleProcess:
         return ""
 
     def leave(self, sentence: str) -> None:
-        """Nobody to tell."""
+        """Do nothing: no other rank has to know."""
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """Do nothing: no connections are open."""
 
 
 SINGLE_PROCESS = SingleProcess()

@@ -50,7 +50,7 @@ class BaseModel:
 
     @property
     def adapted_start(self) -> InitialModel:
-        """The initial model of a run that trains adapters alone, and so no new embedding rows."""
+        """The initial model of a LoRA run, in which new embedding rows are not trained."""
         said = (
             "adapters train no embeddings, so the new tokens stay alike; tune without them first",
         )

@@ -38,12 +38,12 @@ REFERENCE = "reference.npz"
 class DPOData:
     """The preference pairs of a run.
 
-    start: the model that the run starts from, which is the reference; of a resumed run its own.
-    base: opens the reference's weights in a resumed run, where they are needed; named: compare
-    them with those in run.yaml even if they are not needed. cache: a file of the reference's
-    log-probabilities, read if it exists; None for the run's own. use_template: False for plain
-    text. drop: leave out pairs whose completion does not fit. stop, progress: of computing the
-    reference.
+    start: the model that the run starts from, which is the reference; in a resumed run, the run's
+    newest checkpoint. base: opens the reference's weights in a resumed run, called only if they are
+    needed; named: compare them with those in run.yaml even if they are not. cache: a file of the
+    reference's log-probabilities, read if it exists; None for the run's own. use_template: False
+    for plain text. drop: leave out pairs whose completion does not fit. stop, progress: of
+    computing the reference.
     """
 
     pairs: Iterable[PreferencePair]

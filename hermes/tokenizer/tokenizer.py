@@ -180,7 +180,7 @@ class Tokenizer:
         return b"".join(self.get_token_bytes(int(i)) for i in ids if int(i) not in skipped)
 
     def get_token_bytes(self, token: int) -> bytes:
-        """Get the bytes of a token, a special one's name. Raises DataError for unknown ids."""
+        """Get a token's bytes; a special token's are its name. Raises DataError for unknown ids."""
         found = self._bytes[token] if 0 <= token < len(self._bytes) else None
         if found is None:
             raise DataError(f"token id {token} is not in the tokenizer's vocabulary")

@@ -29,14 +29,15 @@ def _tell_nothing(line: str) -> None:
 
 @dataclass(frozen=True)
 class RunHost:
-    """What a program such as the command line brings to a run that it shows by itself.
+    """How a program such as the command line takes part in a run: its ranks and its callbacks.
 
     options: with this rank's device. make_settings: makes RunRequest's settings and sources, None
     for those of the call. edits: recipe fields set by other means than arguments. tell: given lines
     for the user. on_open: called with the run once nothing can refuse it. show_example: shows a
     conversation as it is trained on, None for the usual way. count: told how far a computation
-    before the training is. stop: polled after every step, besides the caller's own. uploads: pushes
-    the model to the Hub.
+    before the training is. split_among: the ranks that batch_size and grad_accum are meant for,
+    None for the current ones. stop: polled after every step, besides the caller's own. uploads:
+    pushes the model to the Hub.
     """
 
     backend: Backend

@@ -64,7 +64,7 @@ class Writing:
     patience: float = 0.0
 
     def may_continue(self, lost: float) -> bool:
-        """Whether one is being written and may be finished; lost: when another rank was lost."""
+        """Whether rank 0 may finish the checkpoint it is writing. lost: when a rank was lost."""
         return time.monotonic() - lost < self.patience and self.now()
 
 
@@ -169,7 +169,7 @@ class _Supervisor:
                 click.echo(line, err=True)
 
     def _begin_again(self, attempt: int) -> None:
-        """Report why the agent has restarted all workers, as nobody else does."""
+        """Report why the agent restarted all workers; the workers that it ended cannot."""
         ended = [one for one in self._told if one.attempt == attempt - 1]
         for line in _collect_lines(ended)[:1]:
             click.echo(line, err=True)
