@@ -153,8 +153,10 @@ def _show(value: object) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A call of a public function. values: all its arguments, converted; given: the names of those
-    that the caller passed, as the others are a resumed run's own.
+    """A call of a public function.
+
+    values: all its arguments, converted. given: the names that the caller passed; on resume, the
+    run's own values replace the rest.
     """
 
     values: Mapping[str, Any]

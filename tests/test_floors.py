@@ -3,19 +3,11 @@
 import ast
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {
-    "hermes": ROOT / "hermes",
-    "hermes_numpy": ROOT / "backends" / "hermes_numpy",
-    "hermes_torch": ROOT / "backends" / "hermes_torch",
-    "hermes_mlx": ROOT / "backends" / "hermes_mlx",
-    "hermes_conformance": ROOT / "conformance" / "hermes_conformance",
-    "hermes_cli": ROOT / "cli" / "hermes_cli",
-}
+from tests.packages import PACKAGES, ROOT
+
 # The rooms of each package, lower floors first. A room imports itself and lower floors, no other.
 FLOORS = {
     "hermes": [

@@ -3,20 +3,11 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {
-    "hermes": ROOT / "hermes",
-    "hermes_numpy": ROOT / "backends" / "hermes_numpy",
-    "hermes_torch": ROOT / "backends" / "hermes_torch",
-    "hermes_mlx": ROOT / "backends" / "hermes_mlx",
-    "hermes_specs": ROOT / "specs" / "hermes_specs",
-    "hermes_conformance": ROOT / "conformance" / "hermes_conformance",
-    "hermes_cli": ROOT / "cli" / "hermes_cli",
-}
+from tests.packages import PACKAGES, ROOT
+
 CRC_CHECKED = PACKAGES["hermes"] / "interop" / "torch_checkpoint.py"
 FRAMEWORKS = {"torch", "mlx", "tokenizers"}
 FILES = [(name, path) for name, folder in PACKAGES.items() for path in sorted(folder.rglob("*.py"))]

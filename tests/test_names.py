@@ -7,15 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {
-    "hermes": ROOT / "hermes",
-    "hermes_numpy": ROOT / "backends" / "hermes_numpy",
-    "hermes_torch": ROOT / "backends" / "hermes_torch",
-    "hermes_mlx": ROOT / "backends" / "hermes_mlx",
-    "hermes_conformance": ROOT / "conformance" / "hermes_conformance",
-    "hermes_cli": ROOT / "cli" / "hermes_cli",
-}
+from tests.packages import PACKAGES, ROOT
+
 FILES = [path for folder in PACKAGES.values() for path in sorted(folder.rglob("*.py"))]
 IDS = [str(path.relative_to(ROOT)) for path in FILES]
 

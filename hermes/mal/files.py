@@ -72,7 +72,7 @@ def load(source: str | os.PathLike[str]) -> ModelSpec:
 
 def list_bundled() -> tuple[str, ...]:
     """List the names of the models that come with hermes."""
-    names: tuple[str, ...] = hermes_specs.model_names()
+    names: tuple[str, ...] = hermes_specs.list_models()
     return names
 
 

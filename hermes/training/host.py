@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hermes.arguments import Call
 from hermes.chat_templates.encoder import Example
@@ -18,7 +18,7 @@ from hermes.training.hub_upload import HubUploads, read_push, require_writable_r
 if TYPE_CHECKING:
     from hermes.training.run import Run
 
-__all__ = ["RunHost", "join_host"]
+__all__ = ["RunHost", "join_host", "make_options"]
 
 MakeSettings = Callable[[Call], tuple[Mapping[str, object], Mapping[str, str]]]
 
@@ -70,15 +70,7 @@ def join_host(call: Call) -> Iterator[RunHost]:
         yield call["host"]
         return
     push = read_push(call["push_to_hub"], call["push_every_save"])
-    options = Options(
-        device=call["device"],
-        precision=call["precision"],
-        compile=call["compile"],
-        grad_checkpoint=call["grad_checkpoint"],
-        deterministic=call["deterministic"],
-        shard=call["shard"],
-        shard_group=call["shard_group"],
-    )
+    options = make_options(call.values)
     backend = choose_backend(choose_backend_name(call["backend"], os.environ))
     rank_info = find_rank_info(os.environ, call["peer_timeout"])
     process_group, options = join_ranks(rank_info, backend, options)
@@ -87,6 +79,19 @@ def join_host(call: Call) -> Iterator[RunHost]:
     with HubUploads(push, tell) as uploads, closing(process_group):
         require_writable_repo(push, process_group)
         yield replace(host, uploads=uploads)
+
+
+def make_options(values: Mapping[str, Any]) -> Options:
+    """How a run computes, from the values of a call's arguments or of a command's options."""
+    return Options(
+        device=values["device"],
+        precision=values["precision"],
+        compile=values["compile"],
+        grad_checkpoint=values["grad_checkpoint"],
+        deterministic=values["deterministic"],
+        shard=values["shard"],
+        shard_group=values["shard_group"],
+    )
 
 
 def _choose_tell(progress: bool | None, process_group: ProcessGroup) -> Callable[[str], None]:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-__all__ = ["model_names", "read_model"]
+__all__ = ["list_models", "read_model"]
 
 MODELS = Path(__file__).parent / "models"
 
 
-def model_names() -> tuple[str, ...]:
+def list_models() -> tuple[str, ...]:
     """The names of the bundled models, in alphabetical order."""
     return tuple(sorted(path.stem for path in MODELS.glob("*.mal")))
 

@@ -141,7 +141,7 @@ def test_an_error_names_the_file_as_it_was_asked_for(tmp_path, monkeypatch):
         ("llama7b", "there is no model or file 'llama7b'; did you mean 'llama-7b'?"),
         ("lama_7b.mal", "there is no file 'lama_7b.mal'; did you mean 'llama-7b'?"),
         ("nowhere/my.mal", "there is no file 'nowhere/my.mal'"),
-        ("", f"there is no model or file ''; bundled are {', '.join(hermes_specs.model_names())}"),
+        ("", f"there is no model or file ''; bundled are {', '.join(hermes_specs.list_models())}"),
         ("x" * 300, "there is no model or file 'xxxx"),
         ("a\0b", "there is no model or file 'a\\x00b'"),
     ],

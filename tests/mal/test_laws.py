@@ -21,7 +21,7 @@ QUICK = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-BUNDLED = {name: hermes_specs.read_model(name) for name in hermes_specs.model_names()}
+BUNDLED = {name: hermes_specs.read_model(name) for name in hermes_specs.list_models()}
 
 
 @QUICK

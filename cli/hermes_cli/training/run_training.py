@@ -34,7 +34,6 @@ from hermes_cli.options.resolve import (
 
 if TYPE_CHECKING:
     from hermes.chat_templates.encoder import Example
-    from hermes.interface import Options
     from hermes.tokenizer import Tokenizer
     from hermes.training.result import TrainResult
     from hermes.training.run import Run
@@ -53,7 +52,7 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     The body of `hermes train`, `finetune`, `sft` and `dpo`. Raises Interrupted where the run was
     stopped and saved, and HermesError of every kind.
     """
-    from hermes.training.host import RunHost
+    from hermes.training.host import RunHost, make_options
     from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
     from hermes_cli.training.hub_upload import push_model
 
@@ -69,7 +68,9 @@ def train_run(context: click.Context, /, **_: Any) -> None:
         if start_workers(context, options, signals):
             return
         backend = find_launched_backend(options["backend"], os.environ)
-        process_group, where = join(context, options, backend, _read_where(options), signals)
+        process_group, where = join(
+            context, options, backend, make_options(options.values), signals
+        )
         crash_log = CrashLog(process_group, output)
         leads = process_group.rank_info.rank == 0
         with HubUploads(push, _tell, push_model) as uploads, closing(process_group), crash_log:
@@ -116,21 +117,6 @@ def _check(options: ResolvedOptions, command: str, output: Path) -> None:
     if "-" in (options["data"] or ("-",)) and sys.stdin.isatty():
         what = "text" if command == "train" else "records"
         raise HermesError(f"no data: give --data F, or {what} on standard input")
-
-
-def _read_where(options: ResolvedOptions) -> "Options":
-    """Where and how fast the run trains."""
-    from hermes.interface import Options
-
-    return Options(
-        device=options["device"],
-        precision=options["precision"],
-        compile=options["compile"],
-        grad_checkpoint=options["grad_checkpoint"],
-        deterministic=options["deterministic"],
-        shard=options["shard"],
-        shard_group=options["shard_group"],
-    )
 
 
 def _read_arguments(
