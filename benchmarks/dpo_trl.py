@@ -277,7 +277,7 @@ def report(asked: Any, tokens: list[int], traces: list[dict[str, Trace]]) -> Non
           f"datasets {datasets.__version__}")  # fmt: skip
     for name, trace in traces[0].items():
         print(f"{name:30}", *(f"{one['loss']:.6f}" for one in trace.measures[:10]))
-    head = "".join(f"{name:>12} ratio" for name in ("updates", "whole", "updates cpu", "whole cpu"))
+    head = "".join(f"{name:>12} ratio" for name in ("steps", "whole", "steps cpu", "whole cpu"))
     print(f"{'tokens per second':30}{head}")
     speeds = {}
     for name in traces[0]:

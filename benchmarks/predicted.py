@@ -117,8 +117,8 @@ def format_table(cluster, job):
     """Format the table of predictions."""
     tokens = job.rows * job.accum * job.seq_len
     lines = [
-        f"{job.params:.3g} parameters, {tokens:,} tokens a GPU and update",
-        "GPUs  how    state GB  compute s  send s  exposed s  update s    tokens/s  efficiency",
+        f"{job.params:.3g} parameters, {tokens:,} tokens a GPU and step",
+        "GPUs  how    state GB  compute s  send s  exposed s    step s    tokens/s  efficiency",
     ]
     for size in SIZES:
         for name, formula, split in (("DDP", predict_ddp, 1), ("FSDP2", predict_fsdp, size)):

@@ -127,7 +127,7 @@ def measure(asked):
     """Measure two processes against one, and print the result."""
     spec, rows = make_model(asked.shape)
     tokens, count = rows * spec.max_seq_len, count_parameters(spec)
-    print(f"{asked.shape}: {count:,} parameters, {tokens:,} tokens an update, float32")
+    print(f"{asked.shape}: {count:,} parameters, {tokens:,} tokens a step, float32")
     for backend in asked.backend or ("torch", "mlx"):
         # One process is measured before and after the two, as the machine's speed drifts.
         one = [run_processes(asked, backend, 1, 2)["together"]]
@@ -140,7 +140,7 @@ def measure(asked):
         exposed = two["together"] - two["apart"]
         rate = count * 4 / two["sum"] / 1e9  # of two, each sends its whole gradient once
         hidden = max(0.0, 1 - exposed / two["sum"])
-        print(f"{backend}: update {two['together']:.3f} s, without sums {two['apart']:.3f} s")
+        print(f"{backend}: step {two['together']:.3f} s, without sums {two['apart']:.3f} s")
         print(
             f"{backend}: a sum of {count * 4 / 1e6:.0f} MB alone {two['sum'] * 1e3:.0f} ms, "
             f"{rate:.2f} GB/s each; {hidden:.0%} of it hidden"

@@ -144,7 +144,7 @@ def main():
     *_, context, pairs = shape
     print(
         f"{asked.shape}: {count_parameters(make_spec(shape)):,} parameters, {pairs} pairs of "
-        f"2 x {context} tokens an update, {asked.precision}"
+        f"2 x {context} tokens a step, {asked.precision}"
     )
     told = ["--shape", asked.shape, "--precision", asked.precision]
     told += ["--device", asked.device] if asked.device else []

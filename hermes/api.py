@@ -33,17 +33,27 @@ from hermes.training.request import RunRequest
 from hermes.training.result import ResultCollector, TrainResult
 from hermes.training.run import check_output, has_checkpoint, open_run
 
-__all__ = ["backend", "bind_call", "load_spec", "run_to_end", "train", "train_tokenizer"]
+__all__ = [
+    "backend",
+    "bind_call",
+    "ignore_event",
+    "load_spec",
+    "return_false",
+    "run_to_end",
+    "train",
+    "train_tokenizer",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _ignore(event: Event) -> None:
-    pass
+def ignore_event(event: Event) -> None:
+    """Do nothing: the default of `report`."""
 
 
-def _return_false() -> bool:
+def return_false() -> bool:
+    """Return False: the default of `stop`."""
     return False
 
 
@@ -164,8 +174,8 @@ def train(
     push_to_hub: str | None = None,
     push_every_save: bool = False,
     progress: bool | None = None,
-    report: Callable[[Event], object] = _ignore,
-    stop: Callable[[], bool] = _return_false,
+    report: Callable[[Event], object] = ignore_event,
+    stop: Callable[[], bool] = return_false,
     host: RunHost | None = None,
 ) -> TrainResult:
     """Train a model from scratch, or resume the run in `output`.
@@ -207,6 +217,10 @@ def _make_train_request(call: Call, host: RunHost) -> RunRequest:
             if call.has_given(name):
                 raise HermesError(f"{name} belongs to a new model; leave checkpoint out")
         return make_text_request(call, host)
+    elif call["host"] is None and call.has_given("vocab_size") and not call["train_tokenizer"]:
+        raise HermesError(
+            "--vocab-size is that of a tokenizer to train; give --train-tokenizer with it"
+        )
     if host.leads:
         check_output(Path(call["output"]), resume=call["resume"])
     resuming = call["resume"] and has_checkpoint(call["output"])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hermes.api import _ignore, _return_false, bind_call, run_to_end
+from hermes.api import bind_call, ignore_event, return_false, run_to_end
 from hermes.arguments import Call
 from hermes.data.conversations import read_conversations
 from hermes.data.preferences import read_pairs
@@ -84,8 +84,8 @@ def finetune(
     push_to_hub: str | None = None,
     push_every_save: bool = False,
     progress: bool | None = None,
-    report: Callable[[Event], object] = _ignore,
-    stop: Callable[[], bool] = _return_false,
+    report: Callable[[Event], object] = ignore_event,
+    stop: Callable[[], bool] = return_false,
     host: RunHost | None = None,
 ) -> TrainResult:
     """Train an existing model further on text.
@@ -158,8 +158,8 @@ def sft(
     push_to_hub: str | None = None,
     push_every_save: bool = False,
     progress: bool | None = None,
-    report: Callable[[Event], object] = _ignore,
-    stop: Callable[[], bool] = _return_false,
+    report: Callable[[Event], object] = ignore_event,
+    stop: Callable[[], bool] = return_false,
     host: RunHost | None = None,
 ) -> TrainResult:
     """Supervised finetuning: train on what the assistant says in conversations.
@@ -257,8 +257,8 @@ def dpo(
     push_to_hub: str | None = None,
     push_every_save: bool = False,
     progress: bool | None = None,
-    report: Callable[[Event], object] = _ignore,
-    stop: Callable[[], bool] = _return_false,
+    report: Callable[[Event], object] = ignore_event,
+    stop: Callable[[], bool] = return_false,
     host: RunHost | None = None,
 ) -> TrainResult:
     """Preference optimization: DPO and its relatives.

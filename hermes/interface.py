@@ -4,7 +4,7 @@ A backend takes NumPy arrays, Python numbers and frozen dataclasses, and returns
 are values, found through the entry-point group `hermes.backends` and passed as arguments: there is
 no current backend, and one process may use two. How to write one: `specs/backend.md`.
 
-Letters: A micro-batches of one update, B sequences, T positions, V vocabulary.
+Letters: A micro-batches of one step, B sequences, T positions, V vocabulary.
 """
 
 import platform
@@ -117,7 +117,7 @@ class PreferencePairs:
 
 @dataclass(frozen=True)
 class LossCounts:
-    """Totals of an update over all ranks.
+    """Totals of a step over all ranks.
 
     terms: the number of losses that are averaged: targets, or pairs under a preference loss.
     targets: the targets that are not IGNORE, on both sides of a pair.
@@ -129,13 +129,13 @@ class LossCounts:
 
 @dataclass(frozen=True)
 class Batch:
-    """All micro-batches of one update, or one rank's share of them.
+    """All micro-batches of one optimizer step, or one rank's share of them.
 
     tokens (A, B, T): input ids. targets (A, B, T): the id that follows each, or IGNORE where it
-    takes no part in the loss. rows (A, B): each sample's index within the update over all ranks,
+    takes no part in the loss. rows (A, B): each sample's index within the step over all ranks,
     which keys its dropout masks. segments (A, B, T): None, or the document of each token; attention
     and positions stay inside a document. pairs: None, or what a preference loss needs.
-    global_counts: totals of the update over all ranks; None where this batch is all of it.
+    global_counts: totals of the step over all ranks; None where this batch is all of it.
     """
 
     tokens: NDArray[np.int32]
@@ -147,7 +147,7 @@ class Batch:
 
     @property
     def counts(self) -> LossCounts:
-        """Totals of the whole update, over all ranks."""
+        """Totals of the whole step, over all ranks."""
         return self.global_counts or LossCounts(self.num_terms, self.num_targets)
 
     @property
@@ -247,7 +247,7 @@ class Learner(Model, Protocol):
     """A model with gradients and optimizer state.
 
     In a distributed run each rank is given its share of a batch; loss and gradients are those of
-    the whole update, equal on all ranks.
+    the whole step, equal on all ranks.
     """
 
     def grads(self, batch: Batch) -> tuple[float, Tensors]:
@@ -330,7 +330,7 @@ def find_backend(name: str) -> Backend:
 class LazyTensors(Mapping[str, Array]):
     """Tensors by name, each made by `make(name)` when it is read, and not cached.
 
-    Later updates must not change a tensor once made, so that it can be saved without a copy.
+    Later steps must not change a tensor once made, so that it can be saved without a copy.
     """
 
     def __init__(self, names: Iterable[str], make: Callable[[str], Array]):

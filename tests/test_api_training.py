@@ -84,6 +84,10 @@ def test_arguments_have_the_names_and_defaults_of_the_commands_options(command):
         ({"resume": "yes"}, "resume must be True or False, got 'yes'"),
         ({"max_steps": True}, "max_steps must be a whole number, got True"),
         ({"device": 0}, "device must be a string or None, got 0"),
+        ({"peer_timeout": -1},
+         "peer_timeout must be above 0 and at most 1,000,000 seconds, got -1"),
+        ({"vocab_size": 300},
+         "--vocab-size is that of a tokenizer to train; give --train-tokenizer with it"),
         ({"freeze": "model.*"}, "freeze must be a list, each item a string, got 'model.*'"),
         ({"data": 7}, "data must be a string, a path or a list, each item a string or a path, "
          "got 7"),

@@ -63,7 +63,7 @@ class Shards:
         fully_shard(module, mesh=self._mesh, reshard_after_forward=False, ignored_params=vectors)
         for part in module.modules():
             if isinstance(part, FSDPModule):
-                # FSDP averages over processes; the loss is divided by the update's targets already.
+                # FSDP averages over processes; the loss is divided by the step's targets already.
                 part.set_gradient_divide_factor(1.0)
                 # A factor of one's own is applied by NCCL's PreMulSum, which gloo does not have.
                 part.set_force_sum_reduction_for_comms(True)

@@ -12,10 +12,11 @@ from hermes.distributed.environment import MEANT, detect_launcher, read_rank_inf
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup, RankInfo
 from hermes.errors import HermesError
 
-__all__ = ["choose_backend_name", "find_rank_info", "join_ranks"]
+__all__ = ["check_peer_timeout", "choose_backend_name", "find_rank_info", "join_ranks"]
 
 # Seconds, at least: until the first step is done a rank may read, tokenize and compile.
 FIRST_TIMEOUT, RENDEZVOUS_TIMEOUT = 600.0, 60.0
+LONGEST_TIMEOUT = 1_000_000
 
 
 class _Options(Protocol):
@@ -64,11 +65,20 @@ def choose_backend_name(name: str, environment: Mapping[str, str]) -> str:
     return name
 
 
+def check_peer_timeout(seconds: float, name: str = "peer_timeout") -> None:
+    """Refuse a timeout that no wait could have. Raises HermesError."""
+    if not 0 < seconds <= LONGEST_TIMEOUT:
+        raise HermesError(
+            f"{name} must be above 0 and at most {LONGEST_TIMEOUT:,} seconds, got {seconds:g}"
+        )
+
+
 def find_rank_info(environment: Mapping[str, str], timeout: float) -> RankInfo | None:
     """This process's rank, None where no launcher started others. Raises HermesError.
 
     timeout: seconds of silence after which a rank counts as lost.
     """
+    check_peer_timeout(timeout)
     rank_info = read_rank_info(environment)
     if rank_info is None:
         return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hermes.arguments import convert_value
 from hermes.errors import HermesError
 from hermes.inference.sampling import Sampling, choose
 from hermes.interface import Model
@@ -48,6 +49,8 @@ def generate_tokens(
     sample only ids below this, where the model has padding rows (None: all). Raises HermesError.
     """
     longest = model.spec.max_seq_len
+    max_tokens = convert_value("max_tokens", max_tokens, int)
+    seed = convert_value("seed", seed, int)
     if max_tokens < 1:
         raise HermesError(f"max_tokens must be at least 1, got {max_tokens}")
     if len(prompt) > longest:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.arguments import convert_fields
 from hermes.errors import HermesError, NonFinite
 
 __all__ = ["GREEDY", "Sampling", "choose", "compute_probabilities"]
@@ -32,6 +33,7 @@ class Sampling:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         if not 0 <= self.temperature < math.inf:
             raise HermesError(f"temperature must be at least 0, got {self.temperature!r}")
         if self.top_k < 0:

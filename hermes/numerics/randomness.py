@@ -127,9 +127,9 @@ def lowbias32(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def dropout_row_keys(seed: int, step: int, rows: ArrayLike) -> NDArray[np.uint32]:
-    """Dropout key of each row of an update; distinct within the update. (B,) -> (B,).
+    """Dropout key of each row of a step; distinct within the step. (B,) -> (B,).
 
-    step: number of the update, from 1. rows: each sample's index in the update, over all ranks.
+    step: number of the step, from 1. rows: each sample's index in the step, over all ranks.
     key = lowbias32(lowbias32(row * 0x9E3779B9 + low) + high), modulo 2^32, with low and high the
     halves of word number `step` of the stream "dropout".
     """

@@ -36,9 +36,9 @@ def find_batch_change(
     there += _format_ranks(progress.world_size)
     here = f"{recipe.batch_size} x {recipe.grad_accum}{_format_ranks(world_size)}"
     return BatchChange(
-        f"an update takes {format_count(before, unit)} in {checkpoint} "
+        f"a step takes {format_count(before, unit)} in {checkpoint} "
         f"({there}) and {now} here ({here})",
-        f"from step {progress.step + 1:,} on an update takes {format_count(now, unit)} instead of "
+        f"from step {progress.step + 1:,} on a step takes {format_count(now, unit)} instead of "
         f"{before:,}, at learning rates that are not scaled",
     )
 
@@ -57,7 +57,7 @@ def redistribute_batch(recipe: Recipe, before: int, now: int) -> Recipe:
     if samples % now == 0:
         advice = f"give --batch-size and --grad-accum whose product is {samples // now}"
     raise HermesError(
-        f"an update takes {samples} samples ({found}), which {now} processes cannot share in parts "
+        f"a step takes {samples} samples ({found}), which {now} processes cannot share in parts "
         f"of {batch}; {advice}"
     )
 
@@ -72,7 +72,7 @@ def split_batch(recipe: Recipe, before: int | None, now: int) -> tuple[Recipe, l
     here = redistribute_batch(recipe, before, now)
     return here, [
         f"grad_accum is {here.grad_accum} on {format_count(now, 'processes', 'process')}, where it "
-        f"was {recipe.grad_accum} on {before}: an update takes "
+        f"was {recipe.grad_accum} on {before}: a step takes "
         f"{here.batch_size * here.grad_accum * now} samples as before"
     ]
 

@@ -31,7 +31,7 @@ def read_curve(run: Path, marks: Sequence[tuple[float, str]] = ()) -> Curve:
     train = [(r["step"], r["loss"]) for r in records if "loss" in r]
     val = [(r["step"], r["val_loss"]) for r in records if "val_loss" in r]
     if not train:
-        raise HermesError(f"{run}: metrics.jsonl has no update yet, so there is nothing to plot")
+        raise HermesError(f"{run}: metrics.jsonl has no step yet, so there is nothing to plot")
     return Curve(run.name, train, val, list(marks))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from hermes.checkpoint import RetentionPolicy
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from hermes.errors import HermesError
 from hermes.interface import Backend, Options, Tensors
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
@@ -62,6 +63,10 @@ class RunRequest:
     tokenizer_settings: Mapping[str, Any] | None = None
     process_group: ProcessGroup = SINGLE_PROCESS
     split_among: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.log_every is not None and self.log_every < 1:
+            raise HermesError(f"--log-every must be at least 1, got {self.log_every}")
 
     @property
     def device(self) -> str:

@@ -97,7 +97,7 @@ def write_runfile(
     """Write run.yaml, whole or not at all.
 
     settings: the options beside the recipe, its edits as 'set.KEY'. reference_weights: as
-    `TrainingData` has it. processes: that share an update of this recipe.
+    `TrainingData` has it. processes: that share a step of this recipe.
     """
     fields = flatten_recipe(recipe)
     own = {name.removeprefix("optimizer."): fields[name] for name in OPTIONS}

@@ -65,8 +65,8 @@ def warn_repeated_samples(
     room = size // (recipe.grad_accum * world_size)
     advice = f"choose --batch-size {room} or less"
     if not room:
-        advice = f"choose --batch-size and --grad-accum for at most {size:,} an update"
+        advice = f"choose --batch-size and --grad-accum for at most {size:,} a step"
     return [
-        f"the data has {format_count(size, unit)} and an update takes {taken:,}: every update "
+        f"the data has {format_count(size, unit)} and a step takes {taken:,}: every step "
         f"sees each up to {math.ceil(taken / size):,} times; {advice}"
     ]

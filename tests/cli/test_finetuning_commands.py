@@ -73,7 +73,7 @@ def test_data_of_less_than_an_update_is_told_before_training(
     assert run([*begin, "3", "--output", str(tmp_path / "three")]) == 0
     said = capsys.readouterr().err
     assert (
-        f"the data has {found} and an update takes 12: every update sees each up to 3 times; "
+        f"the data has {found} and a step takes 12: every step sees each up to 3 times; "
         "choose --batch-size 4 or less\n"
     ) in said
     assert f"run {tmp_path}/three: {updates}\n" in said
@@ -106,7 +106,7 @@ def test_one_of_anything_is_not_several(place, tmp_path, capsys):
     shown = capsys.readouterr().err
     go_on = ["--resume", "--output", str(tmp_path / "sft"), "--max-steps", "2", "--batch-size", "2"]
     assert run(["sft", *go_on]) == 1
-    assert "an update takes 1 row in " in capsys.readouterr().err
+    assert "a step takes 1 row in " in capsys.readouterr().err
     for line in ("1 example in 1 row; ", "1 row of 128\n", "1 step of 1 row\n",
                  "1 pair of at most ", "1 pair of 128\n", "1 step of 1 pair\n"):  # fmt: skip
         assert line in shown

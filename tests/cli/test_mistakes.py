@@ -35,8 +35,11 @@ from tests.cli.support import TRAIN, refuses
         (["--set", "lr"], 1, "--set lr: expected KEY=VALUE, as in model.num_layers=2"),
         (["--lr", "1", "--set", "lr=2"], 1, "lr is given twice, as an option and with --set"),
         (["--num-gpus", "0"], 1,
-         "--num-gpus and --num-processes must be at least 1, --max-restarts at least 0, "
-         "--peer-timeout above 0 and at most 1,000,000 seconds; got 0, 1, 0 and 45"),
+         "--num-gpus must be at least 1, got 0"),
+        (["--peer-timeout", "-1"], 1,
+         "--peer-timeout must be above 0 and at most 1,000,000 seconds, got -1"),
+        (["--max-restarts", "-1"], 1, "--max-restarts must be at least 0, got -1"),
+        (["--log-every", "0"], 1, "--log-every must be at least 1, got 0"),
         (["--config", "config.json"], 1,
          "config.json: --config takes a run's options as .yaml (a .json is a model's config; an "
          "architecture to train goes to --model)"),
@@ -48,7 +51,7 @@ from tests.cli.support import TRAIN, refuses
 )  # fmt: skip
 def test_a_mistake_in_an_option_is_one_line(here, call, changes, code, message):
     if changes[0] in ("--data", "--set", "--config", "--lr", "--keep-last", "--keep-best",
-                      "--num-gpus"):  # fmt: skip
+                      "--num-gpus", "--peer-timeout", "--max-restarts", "--log-every"):  # fmt: skip
         base = [a for a in TRAIN if changes[0] != "--data" or a not in ("--data", "text.txt")]
     else:
         place = TRAIN.index(changes[0]) if changes[0] in TRAIN else None

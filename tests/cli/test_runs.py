@@ -78,7 +78,7 @@ def test_another_batch_is_allowed_by_a_flag_and_said(trained, call):
     assert "keep the product, or pass --allow-batch-change: from step 5 on" in err
     code, _, err = call(*resume, "--allow-batch-change")
     assert code == 0, err
-    assert "from step 5 on an update takes 8 sequences instead of 4, at learning rates" in err
+    assert "from step 5 on a step takes 8 sequences instead of 4, at learning rates" in err
     assert [line["tokens"] for line in read_metrics(Path("run")) if "loss" in line] == [
         64, 128, 192, 256, 384, 512,
     ]  # fmt: skip

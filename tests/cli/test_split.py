@@ -29,7 +29,7 @@ def test_what_cannot_be_shared_is_refused_with_what_can():
     with pytest.raises(HermesError) as refusal:
         redistribute_batch(RECIPE, 1, 3)
     assert str(refusal.value) == (
-        "an update takes 12 samples (batch_size 6 x grad_accum 2), which 3 processes cannot share "
+        "a step takes 12 samples (batch_size 6 x grad_accum 2), which 3 processes cannot share "
         "in parts of 6; give --batch-size and --grad-accum whose product is 4"
     )
     with pytest.raises(HermesError, match=r"start a number of processes that divides 12$"):
@@ -45,7 +45,7 @@ def test_a_run_file_of_several_processes_is_the_same_run_on_one(here, call):
     Path("two.yaml").write_text(two.replace("processes: 1", "processes: 2"))
     code, _, err = call("train", "--config", "two.yaml", "--output", "again")
     assert code == 0, err
-    assert "grad_accum is 2 on 1 process, where it was 1 on 2: an update takes 8 samples" in err
+    assert "grad_accum is 2 on 1 process, where it was 1 on 2: a step takes 8 samples" in err
     plain = [[line | {"tokens_per_second": 0} for line in read_metrics(Path(run))]
              for run in ("run", "again")]  # fmt: skip
     assert plain[0] == plain[1]

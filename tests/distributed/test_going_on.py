@@ -4,7 +4,7 @@ import pytest
 
 from tests.distributed.support import MLX, TORCH, lines, train
 
-# Processes, batch size and accumulation until an update: four sequences each time.
+# Processes, batch size and accumulation until a step: four sequences each time.
 SPLITS = ((1, 1, 4, 2), (2, 1, 2, 4), (1, 2, 2, 6), (2, 2, 1, 8))
 
 
@@ -26,5 +26,5 @@ def test_a_run_goes_on_on_any_number_of_processes(corpus, tmp_path, how):
     said = train(corpus, "--output", run, *more, code=1)
     assert "(batch_size 2 x grad_accum 1 x 2 processes) and 8 here (1 x 4 x 2 processes)" in said
     said = train(corpus, "--output", run, "--allow-batch-change", *more)
-    assert "from step 9 on an update takes 8 sequences instead of 4" in said
+    assert "from step 9 on a step takes 8 sequences instead of 4" in said
     assert [line["tokens"] // 16 for line in lines(run)][-3:] == [32, 40, 48]

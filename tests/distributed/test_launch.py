@@ -93,14 +93,14 @@ def test_two_processes_make_the_run_of_one_which_goes_on_with_it(
     on = [*HERMES, "train", "--resume", "--output", run, "--max-steps", 6, "--device", "cpu"]
     said = spoken(corpus, [*on, *how[:2]])
     assert (
-        "grad_accum is 4 on 1 process, where it was 2 on 2: an update takes 4 samples as before\n"
+        "grad_accum is 4 on 1 process, where it was 2 on 2: a step takes 4 samples as before\n"
     ) in said
     held = [line for line in lines(run) if not (line["step"] == 4 and "val_loss" in line)]
     assert_same_run(lines(alone), held)
     again = [*HERMES, "train", "--config", run / "run.yaml", "--output", tmp_path / "again"]
     said = spoken(corpus, [*again, *how[2:]])
     assert (
-        "grad_accum is 2 on 2 processes, where it was 4 on 1: an update takes 4 samples as before\n"
+        "grad_accum is 2 on 2 processes, where it was 4 on 1: a step takes 4 samples as before\n"
     ) in said
     assert_same_run(lines(alone), lines(tmp_path / "again"))
     # torch keeps what it compiles there.

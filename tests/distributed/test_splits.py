@@ -1,4 +1,4 @@
-"""The split of an update over processes and micro-batches changes nothing but rounding."""
+"""The split of a step over processes and micro-batches changes nothing but rounding."""
 
 import functools
 from pathlib import Path

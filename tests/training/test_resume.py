@@ -57,7 +57,7 @@ def test_a_run_goes_on_on_the_other_backend(go, tmp_path, first, second):
 
 
 def test_a_split_of_the_batch_is_the_same_update(go, tmp_path):
-    """The loss is the mean over all targets of an update, not the mean of its parts' means."""
+    """The loss is the mean over all targets of a step, not the mean of its parts' means."""
     go("one", batch_size=6, spec=SPEC, val_fraction=0)
     go("three", batch_size=2, grad_accum=3, spec=SPEC, val_fraction=0)
     one, three = losses(tmp_path / "one"), losses(tmp_path / "three")
@@ -102,7 +102,7 @@ def test_nothing_to_resume_starts_fresh(go):
         ({"val_fraction": 0.1}, "val_fraction is 0.05 in {0} and 0.1 here"),
         (
             {"batch_size": 8},
-            "an update takes 4 sequences in {0} (batch_size 4 x grad_accum 1) and 8 here (8 x 1)",
+            "a step takes 4 sequences in {0} (batch_size 4 x grad_accum 1) and 8 here (8 x 1)",
         ),
         (
             {"spec": SPEC.replace("num_layers: 2", "num_layers: 3")},
@@ -194,9 +194,9 @@ def test_another_batch_is_refused_with_both_numbers_and_what_it_changes(go):
     with pytest.raises(HermesError) as error:
         go(**options, batch_size=6, resume=True)
     assert str(error.value) == (
-        f"an update takes 4 sequences in {go.folder / 'run/step-00000005'} (batch_size 4 x "
+        f"a step takes 4 sequences in {go.folder / 'run/step-00000005'} (batch_size 4 x "
         "grad_accum 1) and 6 here (6 x 1); keep the product, or pass --allow-batch-change: from "
-        "step 6 on an update takes 6 sequences instead of 4, at learning rates that are not "
+        "step 6 on a step takes 6 sequences instead of 4, at learning rates that are not "
         "scaled; the run ends at step 44, where it would have ended at 64; the rest of its cosine "
         "schedule changes with that"
     )

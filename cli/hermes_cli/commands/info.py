@@ -1,45 +1,17 @@
 """`hermes info`: show an architecture's shape, parameters, FLOPs and memory."""
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import click
-
 from hermes import mal as language
 from hermes.spec import ModelSpec
+from hermes_cli.display.printing import print_json, print_lines
 from hermes_cli.options.declarations import declare_command
-from hermes_cli.options.model_paths import fetch_model
+from hermes_cli.options.model_paths import locate_model
 
 __all__ = [
     "info",
 ]
-
-
-def _print(lines: Iterable[str]) -> None:
-    """Print lines; those that are not indented are headings, bold on a terminal."""
-    for line in lines:
-        click.echo(line if line.startswith(" ") else click.style(line, bold=True))
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _locate(model: str) -> str:
-    """The model's path or name as `mal.load` takes it.
-
-    Of a run this is its newest checkpoint, of a model on the Hub the local copy.
-    """
-    folder = fetch_model(model)
-    model = str(folder) if model.startswith("hf:/") else model
-    if folder.is_dir() and not (folder / "model.mal").is_file():
-        from hermes.checkpoint import list_steps
-
-        found = list_steps(folder)
-        return str(found[0][1]) if found else model
-    return model
 
 
 def _read_foreign(model: str) -> ModelSpec | None:
@@ -96,7 +68,7 @@ def info(name: str, as_json: bool) -> None:
     from hermes.model_info.cost import compute_cost
     from hermes.model_info.summary import format_cost, format_shape, format_title
 
-    source = _locate(name)
+    source = locate_model(name)
     foreign = _read_foreign(source)
     spec = foreign or language.load(source)
     readers = judge_all_readers(spec, converted=foreign is not None)
@@ -104,14 +76,14 @@ def info(name: str, as_json: bool) -> None:
     cost = compute_cost(spec)
     if as_json:
         facts = _describe(spec) | vars(cost) | {"readers": readers}
-        _print_json(facts | ({"progress": progress} if progress else {}))
+        print_json(facts | ({"progress": progress} if progress else {}))
         return
-    _print([format_title(spec), "", *format_shape(spec), "", *format_cost(spec, cost)])
-    _print(
+    print_lines([format_title(spec), "", *format_shape(spec), "", *format_cost(spec, cost)])
+    print_lines(
         ["", "readers", *format_columns([(f"  {name}", word) for name, word in readers.items()])]
     )
     if progress:
-        _print(["", *_format_progress(progress)])
+        print_lines(["", *_format_progress(progress)])
 
 
 def _describe(spec: ModelSpec) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import click
 from hermes import mal as language
 from hermes.errors import HermesError
 from hermes.storage.durable import write_atomically
-from hermes_cli.commands.info import _locate, _print, _print_json
 from hermes_cli.display.help_sections import SectionedGroup
+from hermes_cli.display.printing import print_json, print_lines
 from hermes_cli.options.declarations import declare_command
+from hermes_cli.options.model_paths import locate_model
 
 __all__ = ["mal"]
 
@@ -27,7 +28,7 @@ def _open(name: str) -> tuple[language.MalFile, str | None]:
     """Open the file of that name, or standard input; with the model named after a colon, if any."""
     if name == "-":
         return language.read_mal(sys.stdin.buffer.read(), "<stdin>"), None
-    return language.open_mal(_locate(name))
+    return language.open_mal(locate_model(name))
 
 
 @declare_command("mal check", mal)
@@ -97,7 +98,7 @@ def show(file: str) -> None:
     from hermes.model_info.summary import format_layers
 
     opened, wanted = _open(file)
-    _print(format_layers(opened.get_model(wanted)))
+    print_lines(format_layers(opened.get_model(wanted)))
 
 
 @declare_command("mal diff", mal)
@@ -115,7 +116,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
         specs.append(file.get_model(wanted))
     difference = compare(*specs)
     if as_json:
-        _print_json(difference.to_dict())
+        print_json(difference.to_dict())
         return
     names = [spec.name for spec in specs]
-    _print(format_diff(difference, *(names if names[0] != names[1] else (a, b))))
+    print_lines(format_diff(difference, *(names if names[0] != names[1] else (a, b))))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.distributed.environment import OWN, read_rank_info
+from hermes.distributed.join import check_peer_timeout
 from hermes.distributed.process_group import RankInfo, exit_without_teardown
 from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost
 from hermes_cli.display.robust_stderr import make_stderr_robust
@@ -40,7 +41,6 @@ __all__ = ["start_workers"]
 # What runs a command line, and its arguments; worker processes are handed both.
 Command = tuple[Callable[[list[str], Callable[[str], None]], int], list[str]]
 
-LONGEST_TIMEOUT = 1_000_000
 REFUSALS = {HermesError.exit_code, click.UsageError.exit_code, NonFinite.exit_code}
 NO_TRACE = "To enable traceback see"  # torch's word for having none
 
@@ -55,12 +55,14 @@ def start_workers(
     gpus, processes = asked["num_gpus"], asked["num_processes"]
     number = processes if gpus == 1 else gpus
     patience = asked["peer_timeout"]
-    if number < 1 or asked["max_restarts"] < 0 or not 0 < patience <= LONGEST_TIMEOUT:
-        raise HermesError(
-            "--num-gpus and --num-processes must be at least 1, --max-restarts at least 0, "
-            f"--peer-timeout above 0 and at most {LONGEST_TIMEOUT:,} seconds; got {gpus}, "
-            f"{processes}, {asked['max_restarts']} and {patience:g}"
-        )
+    for option in ("num_gpus", "num_processes"):
+        if asked[option] < 1:
+            raise HermesError(
+                f"--{option.replace('_', '-')} must be at least 1, got {asked[option]}"
+            )
+    if asked["max_restarts"] < 0:
+        raise HermesError(f"--max-restarts must be at least 0, got {asked['max_restarts']}")
+    check_peer_timeout(patience, "--peer-timeout")
     if number == 1 or OWN in os.environ:
         return False
     if gpus > 1 and processes > 1:

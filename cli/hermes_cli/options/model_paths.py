@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["fetch_model"]
+__all__ = ["fetch_model", "locate_model"]
 
 
 def fetch_model(place: str | Path) -> Path:
@@ -15,3 +15,18 @@ def fetch_model(place: str | Path) -> Path:
     for note in notes:
         click.echo(f"note: {note}", err=True)
     return found
+
+
+def locate_model(model: str) -> str:
+    """The model's path or name as `mal.load` takes it.
+
+    Of a run this is its newest checkpoint, of a model on the Hub the local copy.
+    """
+    folder = fetch_model(model)
+    model = str(folder) if model.startswith("hf:/") else model
+    if folder.is_dir() and not (folder / "model.mal").is_file():
+        from hermes.checkpoint import list_steps
+
+        found = list_steps(folder)
+        return str(found[0][1]) if found else model
+    return model

@@ -64,7 +64,7 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     push = read_push(options["push_to_hub"], options["push_every_save"])
     _check(options, command, output)
     function: Callable[..., TrainResult] = getattr(hermes, command)
-    with Signals("stopping after this update; again to end at once") as signals:
+    with Signals("stopping after this step; again to end at once") as signals:
         if start_workers(context, options, signals):
             return
         backend = find_launched_backend(options["backend"], os.environ)

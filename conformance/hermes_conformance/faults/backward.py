@@ -264,7 +264,7 @@ FAULTS = (
         "dropout drops nothing", "L1/dropout", DROPS, _change_dropout(_drop_nothing), "dropout"
     ),
     _make_fault(
-        "masks are those of the update before",
+        "masks are those of the step before",
         "L1/dropout",
         DROPS,
         _change_dropout_keys(lambda original, seed, step, rows: original(seed, step - 1, rows)),

@@ -148,7 +148,7 @@ FAULTS = (
         ),
     ),
     _make_fault(
-        "processes share an update rank by rank",
+        "processes share a step rank by rank",
         "data order",
         "L0/shares",
         _change_method(text_dataset.TextDataset, "_make_batch", _order_by_rank),
@@ -167,7 +167,7 @@ FAULTS = (
         "block.norm=rmsnorm-offset/pre/fresh",
     ),
     _make_fault(
-        "the schedule is an update late",
+        "the schedule is a step late",
         "schedule",
         "L0/pins",
         _change_function(schedule, "compute_lr", _delay_schedule, hashes),

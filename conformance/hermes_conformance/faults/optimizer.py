@@ -196,7 +196,7 @@ FAULTS = (
     _make_fault("weight decay is 0.101, in a run", RUN, TOY, _change_rule(weight_decay=0.101)),
     _make_fault("decay is not times the rate", UPDATE, CASE, _change_adamw(_decay_without_rate)),
     _make_fault("norms decay too", "L0/decay", "default/hot", _change_adamw(_decay_all_tensors)),
-    _make_fault("norms decay too, in an update", UPDATE, CASE, _change_adamw(_decay_all_tensors)),
+    _make_fault("norms decay too, in a step", UPDATE, CASE, _change_adamw(_decay_all_tensors)),
     _make_fault(
         "the second moment is the first one's square",
         UPDATE,
@@ -205,7 +205,7 @@ FAULTS = (
     ),
     _make_fault("moments are bfloat16", UPDATE, CASE, _round_moments),
     _make_fault(
-        "bias correction is an update late", UPDATE, CASE, _change_adamw(_delay_bias_correction)
+        "bias correction is a step late", UPDATE, CASE, _change_adamw(_delay_bias_correction)
     ),
     _make_fault(
         "a clip of 0 clips at 1", UPDATE, "train.unclipped/fresh", _clip_always, "clipping"
@@ -242,7 +242,7 @@ FAULTS = (
         "clipping",
     ),
     _make_fault(
-        "the rate is that of the update before",
+        "the rate is that of the step before",
         UPDATE,
         CASE,
         _change_step(lambda original, self, batch, lr: original(self, batch, 0.9 * lr)),

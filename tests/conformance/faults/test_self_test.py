@@ -32,7 +32,7 @@ QUICK = (
     "single steps write the first row's keys",
     "a document's first token belongs to the last",
     "one sample comes twice",
-    "the schedule is an update late",
+    "the schedule is a step late",
     "MAL forgets an eps",
     "the tokenizer strips its text",
     "files hold float16",
