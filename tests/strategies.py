@@ -131,6 +131,7 @@ def blocks(draw, hidden_size=None, max_positions=None):
         residual=draw(st.booleans()),
         dropout=draw(RATES),
         parallel=parallel,
+        residual_scale=draw(optional(POSITIVE)),
         name=draw(st.one_of(st.just(""), NAMES)),
     )
 
@@ -164,5 +165,10 @@ def models(draw):
         hidden_size=hidden_size,
         num_layers=draw(st.integers(len(pattern), 8)),
         embeddings=EmbeddingsSpec(draw(st.booleans()), draw(RATES), draw(optional(NUMBERS))),
-        output=OutputSpec(draw(st.booleans()), draw(optional(NORMS)), draw(optional(POSITIVE))),
+        output=OutputSpec(
+            draw(st.booleans()),
+            draw(optional(NORMS)),
+            draw(optional(POSITIVE)),
+            draw(optional(POSITIVE)),
+        ),
     )

@@ -234,13 +234,15 @@ def compute_loss(
 
 
 def logits_gradient(logits: Array, targets: Array, logp_grad: Array | None, head: Head) -> Array:
-    """The gradient of a chunk's loss with respect to its logits before their cap. -> (n, V).
+    """The gradient of a chunk's loss with respect to x W^T + b. -> (n, V).
 
-    -logp_grad (softmax(z) - onehot(target)), and for z = cap tanh(y / cap) times 1 - (z / cap)^2.
+    -logp_grad (softmax(z) - onehot(target)), and for z = cap tanh(scale y / cap) times
+    scale (1 - (z / cap)^2).
     logp_grad: (n,), None for -1.
     """
     counted = (targets != IGNORE)[:, None]
     d = mx.where(mx.arange(logits.shape[-1]) == targets[:, None], -1.0, 0.0)  # -onehot(target)
     d = mx.where(counted, d + head.ops.softmax(logits), 0.0)
     d = d if logp_grad is None else d * -logp_grad[:, None]
-    return d if head.softcap is None else d * (1 - mx.square(logits / head.softcap))
+    d = d if head.softcap is None else d * (1 - mx.square(logits / head.softcap))
+    return d if head.scale is None else d * head.scale

@@ -31,6 +31,12 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     return y if bias is None else y + bias.astype(x.dtype)
 
 
+def multiply(x: Array, factor: float | None) -> Array:
+    """x times a number, or x for None."""
+    # MLX would round the number to x's dtype: in bfloat16, to three digits.
+    return x if factor is None else (factor * upcast(x)).astype(x.dtype)
+
+
 def exp(x: Array) -> Array:
     """e^x, exact in float64 too, where mx.exp is not."""
     return mx.power(math.e, x)

@@ -18,7 +18,7 @@ from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, NoNorm
 from hermes.spec.parts import Norm as NormSpec
 from hermes_numpy.context import Context
 from hermes_numpy.module import Module, Tensor
-from hermes_numpy.ops import linear
+from hermes_numpy.ops import linear, multiply
 
 
 class Linear(Module):
@@ -128,13 +128,18 @@ class Block(Module):
             setattr(self, name, Norm(block.norm, C, ops))
 
     def __call__(self, x: Array, ctx: Context) -> Array:
-        residual, parallel, rate = self.block.residual, self.block.parallel, self.block.dropout
         a = self.self_attn(self.apply_norm("attention_in", x), ctx)
-        a = ctx.dropout(self.apply_norm("attention_out", a), rate, self.site)
-        h = self.apply_norm("attention_sum", x + a if residual else a)
-        f = self.mlp(self.apply_norm("ffn_in", x if parallel else h), ctx)
-        f = ctx.dropout(self.apply_norm("ffn_out", f), rate, self.site + 1)
-        return self.apply_norm("ffn_sum", h + f if residual or parallel else f)
+        h = self.add_output("attention", x, a, ctx)
+        f = self.mlp(self.apply_norm("ffn_in", x if self.block.parallel else h), ctx)
+        return self.add_output("ffn", h, f, ctx)
+
+    def add_output(self, part: str, x: Array, y: Array, ctx: Context) -> Array:
+        """Add a sublayer's output y, normed, dropped and scaled, to x. (B, T, C) -> (B, T, C)."""
+        block, is_ffn = self.block, part == "ffn"
+        y = ctx.dropout(self.apply_norm(f"{part}_out", y), block.dropout, self.site + is_ffn)
+        y = multiply(y, block.residual_scale)
+        is_sum = block.residual or (is_ffn and block.parallel)
+        return self.apply_norm(f"{part}_sum", x + y if is_sum else y)
 
     def apply_norm(self, where: str, x: Array) -> Array:
         """Apply the norm that norm_position puts there, if any. (B, T, C) -> (B, T, C)."""
@@ -154,8 +159,7 @@ class Stack(Module):
 
     def __call__(self, tokens: Array, ctx: Context) -> Array:
         x = ctx.cast(self.embed_tokens(tokens))  # (B, T, C)
-        if self.spec.scale is not None:
-            x = x * self.spec.scale
+        x = multiply(x, self.spec.scale)
         if self.embed_positions is not None:
             x = x + ctx.cast(self.embed_positions(ctx.positions(tokens.shape[1])))
         x = ctx.dropout(x, self.spec.dropout, 0)
@@ -165,10 +169,10 @@ class Stack(Module):
 
 
 class Head(Module):
-    """Logits: x W^T + b, capped; W is the token embedding's where tied. (..., C) -> (..., V)."""
+    """Logits: x W^T + b, scaled and capped; W is the embedding's if tied. (..., C) -> (..., V)."""
 
     def __init__(self, spec: ModelSpec, ops: Ops):
-        self.softcap, self.ops = spec.output.softcap, ops
+        self.scale, self.softcap, self.ops = spec.output.scale, spec.output.softcap, ops
         tied = spec.embeddings.tie_weights
         self.weight = None if tied else Tensor(spec.vocab_size, spec.hidden_size)
         self.bias = Tensor(spec.vocab_size) if spec.output.bias else None
@@ -181,8 +185,8 @@ class Head(Module):
         return embedding if self.weight is None else self.weight, self.bias
 
     def project(self, x: Array, weight: Array, bias: Array | None) -> Array:
-        """softcap(x W^T + b), in x's dtype. (..., C) -> (..., V)."""
-        y = linear(x, weight, bias)  # (..., V)
+        """softcap(scale (x W^T + b)), in x's dtype. (..., C) -> (..., V)."""
+        y = multiply(linear(x, weight, bias), self.scale)  # (..., V)
         return y if self.softcap is None else self.ops.soft_cap(y, self.softcap)
 
 

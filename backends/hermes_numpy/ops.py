@@ -22,6 +22,11 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     return y if bias is None else y + bias
 
 
+def multiply(x: Array, factor: float | None) -> Array:
+    """x times a number, or x for None."""
+    return x if factor is None else factor * x
+
+
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x))."""
     with np.errstate(over="ignore"):  # where exp(-x) is inf, the quotient is 0 as it should be

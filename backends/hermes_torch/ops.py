@@ -32,6 +32,11 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     return F.linear(x, weight.to(x.dtype), bias)
 
 
+def multiply(x: Array, factor: float | None) -> Array:
+    """x times a number, or x for None."""
+    return x if factor is None else factor * x
+
+
 def silu(x: Array) -> Array:
     """x / (1 + exp(-x)). Source: Elfwing et al. 2017, arXiv:1702.03118."""
     return F.silu(x)

@@ -46,6 +46,7 @@ def format_shape(spec: ModelSpec) -> list[str]:
         rows += [(f"{indent}{name}", text) for name, text in _describe_block(block)]
     head = ["tied to the embeddings" if e.tie_weights else "of its own"]
     head += ["bias"] if o.bias else []
+    head += [f"logits scaled by {o.scale:g}"] if o.scale else []
     head += [f"soft cap {o.softcap:g}"] if o.softcap else []
     head += [f"after {_describe_norm(spec.final_norm)}"] if o.norm is not None else []
     rows.append(("head", ", ".join(head)))
@@ -84,9 +85,11 @@ def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
     yield "feed-forward", f"{f.hidden_size:,} wide, {'gated ' * f.gated}{f.function}{bias}"
     places = {"pre": "before", "post": "after the sum of", "output": "after", "sandwich": "around"}
     yield "norm", f"{_describe_norm(block.norm)}, {places[block.norm_position]} each sublayer"
-    if block.parallel or not block.residual:
-        notes = ["attention and feed-forward in parallel"] if block.parallel else []
-        yield "block", ", ".join(notes + ([] if block.residual else ["no residual"]))
+    notes = ["attention and feed-forward in parallel"] if block.parallel else []
+    notes += [] if block.residual else ["no residual"]
+    notes += [f"residual scale {block.residual_scale:g}"] if block.residual_scale else []
+    if notes:
+        yield "block", ", ".join(notes)
     rates = (("attention", a.dropout), ("feed-forward", f.dropout), ("residual", block.dropout))
     dropout = ", ".join(f"{name} {rate:g}" for name, rate in rates if rate)
     if dropout:

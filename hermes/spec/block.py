@@ -129,7 +129,7 @@ class BlockSpec:
 
     norm_position, for a sublayer f: pre x + f(norm(x)); post norm(x + f(x)); output
     x + norm(f(x)); sandwich x + norm(f(norm(x))). parallel: both sublayers read the same x, each
-    through its own norm.
+    through its own norm. residual_scale s: what a sublayer adds is multiplied by s (None: 1).
     """
 
     attention: AttentionSpec
@@ -139,12 +139,14 @@ class BlockSpec:
     residual: bool = True
     dropout: float = 0.0
     parallel: bool = False
+    residual_scale: float | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_choice(self, "norm_position", NORM_POSITIONS)
         check_rate(self)
+        check_positive(self, "residual_scale")
         if self.parallel and self.norm_position == "post":
             raise SpecError(
                 "a parallel block has no place for norm_position post, which norms the sum after "

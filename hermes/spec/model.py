@@ -27,14 +27,19 @@ class EmbeddingsSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """The final norm (None: as the last block's) and the head; softcap c: c tanh(logits / c)."""
+    """The final norm (None: as the last block's) and the head.
+
+    scale s: logits are multiplied by s (None: 1); softcap c: they become c tanh(logits / c), after.
+    """
 
     bias: bool = False
     norm: Norm | None = None
     softcap: float | None = None
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_positive(self, "scale")
         check_positive(self, "softcap")
 
 

@@ -171,6 +171,10 @@ def layer(weights, at, block, xs):
     def normed(name, rows):
         return [norm(weights, f"{at}.{name}", block.norm, row) for row in rows]
 
+    def scaled(rows):
+        scale = mpf(1 if block.residual_scale is None else block.residual_scale)
+        return [[scale * value for value in row] for row in rows]
+
     def added(rows, more):
         kept = block.residual
         return [plus(a, b) if kept else b for a, b in zip(rows, more, strict=True)]
@@ -180,6 +184,7 @@ def layer(weights, at, block, xs):
     a = attention(weights, f"{at}.self_attn", block, into)
     if position in ("output", "sandwich"):
         a = normed("post_attention_layernorm", a)
+    a = scaled(a)
     middle = added(xs, a)
     if position == "post":
         middle = normed("post_attention_layernorm", middle)
@@ -191,6 +196,7 @@ def layer(weights, at, block, xs):
     f = [feed_forward(weights, f"{at}.mlp", block, row) for row in read]
     if position in ("output", "sandwich"):
         f = normed("post_feedforward_layernorm", f)
+    f = scaled(f)
     if block.parallel and not block.residual:
         return [plus(a_row, f_row) for a_row, f_row in zip(a, f, strict=True)]
     out = added(middle, f)
@@ -211,7 +217,8 @@ def logits(spec, tensors, tokens):
     head = dict(weights)
     if spec.embeddings.tie_weights:
         head["lm_head.weight"] = embedding
-    out = [linear(head, "lm_head", x) for x in xs]
+    scale = mpf(1 if spec.output.scale is None else spec.output.scale)
+    out = [[scale * y for y in linear(head, "lm_head", x)] for x in xs]
     cap = spec.output.softcap
     return out if cap is None else [[mpf(cap) * mp.tanh(y / mpf(cap)) for y in row] for row in out]
 

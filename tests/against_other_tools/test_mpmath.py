@@ -65,6 +65,9 @@ CASES = {
     ),
     "layernorm": change(SMALL, norm=LayerNorm()),
     "layernorm without bias": change(SMALL, norm=LayerNorm(bias=False)),
+    "logits scale": dataclasses.replace(SMALL, output=OutputSpec(scale=0.3, softcap=2.0)),
+    "residual scale": change(SMALL, residual_scale=0.22),
+    "residual scale post": change(SMALL, residual_scale=3.0, norm_position="post"),
     "no norm": change(SMALL, norm=NoNorm()),
     "tied and scaled": dataclasses.replace(
         SMALL, embeddings=EmbeddingsSpec(tie_weights=True, scale=2.0)

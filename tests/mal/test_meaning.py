@@ -212,6 +212,8 @@ def test_a_place_of_norms(place):
 
 
 def test_the_other_keys_of_a_block():
+    assert block("residual_scale: 0.22").residual_scale == 0.22
+    assert block("residual_scale: none").residual_scale is None
     spec = block("residual: false  dropout: 0.25  parallel: true")
     assert (spec.residual, spec.dropout, spec.parallel) == (False, 0.25, True)
 
@@ -244,6 +246,7 @@ def test_the_final_norm_is_the_last_blocks_unless_said():
         ("embeddings { scale: none }", "embeddings", EmbeddingsSpec()),
         ("output { bias: true softcap: 30 }", "output", OutputSpec(bias=True, softcap=30.0)),
         ("output { softcap: none }", "output", OutputSpec()),
+        ("output { scale: 0.0625 }", "output", OutputSpec(scale=0.0625)),
     ],
 )
 def test_a_key_of_a_model(text, key, value):

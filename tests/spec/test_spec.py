@@ -107,6 +107,12 @@ def model(attention=FOUR, **fields):
             "norm_position",
         ),
         (
+            lambda: BlockSpec(FOUR, residual_scale=-1),
+            "residual_scale must be above 0, got -1.0",
+            "residual_scale",
+        ),
+        (lambda: OutputSpec(scale=0), "scale must be above 0, got 0.0", "scale"),
+        (
             lambda: EmbeddingsSpec(scale=float("inf")),
             "scale must be finite, got inf",
             "scale",

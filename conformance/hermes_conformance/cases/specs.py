@@ -94,6 +94,7 @@ FACTORS = {
     "ffn_dropout": ("0", "0.3"),
     "hidden_dim": ("40", "default"),
     "residual": ("yes", "no"),
+    "residual_scale": ("none", "0.22"),
     "parallel": ("no", "yes"),
     "block_dropout": ("0", "0.1"),
     "tied": ("no", "yes"),
@@ -101,6 +102,7 @@ FACTORS = {
     "embedding_scale": ("none", "3"),
     "output_bias": ("no", "yes"),
     "output_softcap": ("none", "5"),
+    "output_scale": ("none", "0.3"),
     "vocab_size": ("37", "64"),
 }
 
@@ -172,6 +174,14 @@ def make_field_specs() -> dict[str, ModelSpec]:
                 norm=norm, norm_position=position
             )
     specs["block.residual=false"] = _change_block(residual=False)
+    specs["block.residual_scale=0.22"] = _change_block(residual_scale=0.22)
+    for position in ("post", "sandwich"):
+        specs[f"block.residual_scale=0.22/{position}"] = _change_block(
+            residual_scale=0.22, norm_position=position, dropout=0.1
+        )
+    specs["block.residual_scale=3/parallel"] = _change_block(
+        residual_scale=3.0, parallel=True, residual=False
+    )
     specs["block.dropout=0.1"] = _change_block(dropout=0.1)
     specs["block.parallel=true"] = _change_block(parallel=True)
     specs["block.parallel=true/no residual"] = _change_block(parallel=True, residual=False)
@@ -190,6 +200,11 @@ def make_field_specs() -> dict[str, ModelSpec]:
     specs["output.norm=none"] = make_spec(output=OutputSpec(norm=NoNorm()))
     specs["output.norm=layernorm"] = make_spec(output=OutputSpec(norm=LayerNorm(1e-4)))
     specs["output.softcap=5"] = make_spec(output=OutputSpec(softcap=5.0))
+    specs["output.scale=0.3"] = make_spec(output=OutputSpec(scale=0.3))
+    specs["output.scale=3/capped"] = make_spec(
+        output=OutputSpec(bias=True, softcap=5.0, scale=3.0),
+        embeddings=EmbeddingsSpec(tie_weights=True),
+    )
     specs["every dropout"] = make_spec(
         AttentionSpec(4, 2, dropout=0.2),
         FfnSpec(40, dropout=0.3),
@@ -247,6 +262,7 @@ def _make_crossed_spec(row: Row) -> ModelSpec:
         residual=row["residual"] == "yes",
         dropout=float(row["block_dropout"]),
         parallel=row["parallel"] == "yes",
+        residual_scale=_parse_number(row["residual_scale"]),
     )
     output_norms = {"last": None, "none": NoNorm(), "layernorm": LayerNorm()}
     return ModelSpec(
@@ -264,5 +280,6 @@ def _make_crossed_spec(row: Row) -> ModelSpec:
             bias=row["output_bias"] == "yes",
             norm=output_norms[row["output_norm"]],
             softcap=_parse_number(row["output_softcap"]),
+            scale=_parse_number(row["output_scale"]),
         ),
     )

@@ -110,6 +110,19 @@ def _change_block(change: Function) -> Plant:
     return plant
 
 
+def _scale_sum(patcher: Patcher) -> None:
+    """Sublayers scale what they add to, not what they add alone."""
+
+    def wrap(original):
+        def faulty(self, part, x, y, ctx):
+            scale = self.block.residual_scale or 1
+            return original(self, part, scale * x, y, ctx)
+
+        return faulty
+
+    patcher.wrap_method("model", "Block", "add_output", wrap)
+
+
 def _skip_final_norm(patcher: Patcher) -> None:
     patcher.wrap_forward("Stack", _call_without_norm)
 
@@ -123,6 +136,40 @@ def _call_without_norm(original):
             self.norm.norm = saved
 
     return faulty
+
+
+def _change_head(change: Function) -> Plant:
+    """Build the head, and change(head) it."""
+
+    def plant(patcher: Patcher) -> None:
+        def wrap(original):
+            def faulty(self, *arguments):
+                original(self, *arguments)
+                change(self)
+
+            return faulty
+
+        patcher.wrap_method("model", "Head", "__init__", wrap)
+
+    return plant
+
+
+def _forget_scale(head):
+    head.scale = None
+
+
+def _scale_after_cap(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(self, x, weight, bias):
+            scale, self.scale = self.scale, None
+            try:
+                return original(self, x, weight, bias) * scale
+            finally:
+                self.scale = scale
+
+        return faulty
+
+    patcher.wrap_method("model", "Head", "project", wrap)
 
 
 def _round_head(patcher: Patcher) -> None:
@@ -212,6 +259,10 @@ FAULTS = (
         "output.softcap=5/hot",
         lambda patcher: patcher.wrap_table("soft_cap", lambda original: lambda x, cap: x),
     ),
+    _make_fault("output's scale is ignored", "output.scale=0.3/hot", _change_head(_forget_scale)),
+    _make_fault(
+        "output's scale comes after its cap", "output.scale=3/capped/hot", _scale_after_cap
+    ),
     _make_fault("gate and up are swapped", DEFAULT, _swap_gate),
     _make_fault(
         "gelu is the tanh approximation",
@@ -254,5 +305,20 @@ FAULTS = (
         "residual: false is ignored",
         "block.residual=false/hot",
         _change_block(lambda block: replace(block, residual=True)),
+    ),
+    _make_fault(
+        "residual_scale is ignored",
+        "block.residual_scale=0.22/hot",
+        _change_block(lambda block: replace(block, residual_scale=None)),
+    ),
+    _make_fault(
+        "residual_scale is applied to x, too",
+        "block.residual_scale=0.22/hot",
+        _scale_sum,
+    ),
+    _make_fault(
+        "residual_scale is rounded to bfloat16",
+        "block.residual_scale=0.22/fresh",
+        _change_block(lambda block: replace(block, residual_scale=0.2197265625)),
     ),
 )

@@ -155,6 +155,7 @@ KERNELS = (
     "ffn.activation=",
     "ffn.bias=true",
     "block.norm=",
+    "block.residual_scale=",
     "model.pattern",
     "model.num_layers",
     "embeddings.",

@@ -119,10 +119,11 @@ def run_block(p, layer, block, x, ctx):
         return normalize(p, f"{path}.{norms[where]}", block.norm, y) if where in norms else y
 
     a = attend(p, f"{path}.self_attn", block, layer, apply_norm("attention_in", x), ctx)
-    a = apply_norm("attention_out", a)
+    scale = 1 if block.residual_scale is None else block.residual_scale
+    a = scale * apply_norm("attention_out", a)
     h = apply_norm("attention_sum", x + a if block.residual else a)
     f = feed_forward(p, f"{path}.mlp", block.ffn, apply_norm("ffn_in", x if block.parallel else h))
-    f = apply_norm("ffn_out", f)
+    f = scale * apply_norm("ffn_out", f)
     return apply_norm("ffn_sum", h + f if block.residual or block.parallel else f)
 
 
@@ -139,5 +140,6 @@ def forward(spec, p, tokens, ctx):
     x = normalize(p, "model.norm", spec.final_norm, x)
     y = x @ (embedding if spec.embeddings.tie_weights else p["lm_head.weight"]).T
     y = y + p["lm_head.bias"] if spec.output.bias else y
+    y = y if spec.output.scale is None else spec.output.scale * y
     cap = spec.output.softcap
     return y if cap is None else cap * jnp.tanh(y / cap)

@@ -156,9 +156,11 @@ def _is_ordinary(spec: ModelSpec, block: BlockSpec) -> bool:
     """Whether the parts that are the same in all supported classes are so in the spec."""
     return (
         block.residual
+        and block.residual_scale is None
         and block.attention.causal
         and spec.final_norm == block.norm
         and not spec.output.bias
+        and spec.output.scale is None
     )
 
 

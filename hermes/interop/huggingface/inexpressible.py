@@ -123,6 +123,7 @@ _EDITS = (
     _Edit("ffn.bias", _change_blocks(_set_ffn_bias(True))),
     _edit_block("parallel", False),
     _edit_block("residual", True),
+    _edit_block("residual_scale", None),
     *(_edit_block("norm_position", place) for place in ("pre", "output", "sandwich")),
     _edit_attention("causal", True),
     *(_edit_attention(key, None) for key in ("window_size", "softcap", "scale")),
@@ -134,7 +135,7 @@ _EDITS = (
     *(_edit_block("norm", norm) for norm in (RMSNorm(), LayerNorm())),
     *(
         _edit_output(key, value)
-        for key, value in (("norm", None), ("bias", False), ("softcap", None))
+        for key, value in (("norm", None), ("bias", False), ("softcap", None), ("scale", None))
     ),
     _Edit("embeddings.scale", lambda spec: _set_embedding_scale(spec, None)),
     _Edit("embeddings.scale", lambda spec: _set_embedding_scale(spec, math.sqrt(spec.hidden_size))),
