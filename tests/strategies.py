@@ -122,7 +122,9 @@ def ffns(draw):
 @st.composite
 def blocks(draw, hidden_size=None, max_positions=None):
     parallel = draw(st.booleans())
+    shared_norm = parallel and draw(st.booleans())
     places = [place for place in NORM_POSITIONS if not (parallel and place == "post")]
+    places = ["pre"] if shared_norm else places
     return BlockSpec(
         attention=draw(attentions(hidden_size, max_positions)),
         ffn=draw(ffns()),
@@ -132,6 +134,7 @@ def blocks(draw, hidden_size=None, max_positions=None):
         dropout=draw(RATES),
         parallel=parallel,
         residual_scale=draw(optional(POSITIVE)),
+        shared_norm=shared_norm,
         name=draw(st.one_of(st.just(""), NAMES)),
     )
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor as Array
 from torch.nn import Module, ModuleList, Parameter
 
-from hermes.numerics.params import NORM_NAMES
+from hermes.numerics.params import list_norms
 from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, NoNorm
 from hermes.spec.parts import Norm as NormSpec
 from hermes_torch.context import Context
@@ -134,15 +134,16 @@ class Block(Module):
         self.block, self.site = block, 3 + 4 * layer
         self.self_attn = Attention(block, C, layer, ops)
         self.mlp = FeedForward(block, C, layer, ops)
-        self.norms = NORM_NAMES[block.norm_position]
+        self.norms = list_norms(block)
         for name in self.norms.values():
             setattr(self, name, Norm(block.norm, C, ops))
 
     def forward(self, x: Array, ctx: Context) -> Array:
-        a = self.self_attn(self.apply_norm("attention_in", x), ctx)
-        h = self.add_output("attention", x, a, ctx)
-        f = self.mlp(self.apply_norm("ffn_in", x if self.block.parallel else h), ctx)
-        return self.add_output("ffn", h, f, ctx)
+        block, n = self.block, self.apply_norm("attention_in", x)
+        h = self.add_output("attention", x, self.self_attn(n, ctx), ctx)
+        if not block.shared_norm:
+            n = self.apply_norm("ffn_in", x if block.parallel else h)
+        return self.add_output("ffn", h, self.mlp(n, ctx), ctx)
 
     def add_output(self, part: str, x: Array, y: Array, ctx: Context) -> Array:
         """Add a sublayer's output y, normed, dropped and scaled, to x. (B, T, C) -> (B, T, C)."""

@@ -86,6 +86,7 @@ def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
     places = {"pre": "before", "post": "after the sum of", "output": "after", "sandwich": "around"}
     yield "norm", f"{_describe_norm(block.norm)}, {places[block.norm_position]} each sublayer"
     notes = ["attention and feed-forward in parallel"] if block.parallel else []
+    notes += ["which share their norm"] if block.shared_norm else []
     notes += [] if block.residual else ["no residual"]
     notes += [f"residual scale {block.residual_scale:g}"] if block.residual_scale else []
     if notes:

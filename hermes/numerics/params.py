@@ -25,6 +25,7 @@ __all__ = [
     "Tensor",
     "count_parameters",
     "init_weights",
+    "list_norms",
     "list_parameters",
     "list_unfrozen",
 ]
@@ -47,6 +48,12 @@ NORM_NAMES: Mapping[str, Mapping[str, str]] = {
         "ffn_out": "post_feedforward_layernorm",
     },
 }
+
+
+def list_norms(block: BlockSpec) -> Mapping[str, str]:
+    """List the norms of a block: where each applies, as in NORM_NAMES, and its name."""
+    names = NORM_NAMES[block.norm_position]
+    return {at: name for at, name in names.items() if not (block.shared_norm and at == "ffn_in")}
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ def _walk_block(prefix: str, spec: ModelSpec, block: BlockSpec) -> Iterator[tupl
     yield f"{prefix}.mlp.down_proj.weight", _make_matrix("ffn", width, f.hidden_size, last)
     if f.bias:
         yield f"{prefix}.mlp.down_proj.bias", Tensor((width,), "ffn", "zeros")
-    for name in NORM_NAMES[block.norm_position].values():
+    for name in list_norms(block).values():
         yield from _walk_norm(f"{prefix}.{name}", block.norm, width)
 
 

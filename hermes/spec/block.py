@@ -129,7 +129,8 @@ class BlockSpec:
 
     norm_position, for a sublayer f: pre x + f(norm(x)); post norm(x + f(x)); output
     x + norm(f(x)); sandwich x + norm(f(norm(x))). parallel: both sublayers read the same x, each
-    through its own norm. residual_scale s: what a sublayer adds is multiplied by s (None: 1).
+    through its own norm; shared_norm: both through one. residual_scale s: what a sublayer adds is
+    multiplied by s (None: 1).
     """
 
     attention: AttentionSpec
@@ -140,6 +141,7 @@ class BlockSpec:
     dropout: float = 0.0
     parallel: bool = False
     residual_scale: float | None = None
+    shared_norm: bool = False
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -152,6 +154,12 @@ class BlockSpec:
                 "a parallel block has no place for norm_position post, which norms the sum after "
                 "each sublayer; use pre, output or sandwich",
                 ("norm_position",),
+            )
+        if self.shared_norm and not (self.parallel and self.norm_position == "pre"):
+            raise SpecError(
+                "shared_norm needs parallel: true and norm_position pre, where attention and ffn "
+                "read the same x",
+                ("shared_norm",),
             )
 
     @property

@@ -190,7 +190,8 @@ def layer(weights, at, block, xs):
         middle = normed("post_attention_layernorm", middle)
     read = xs if block.parallel else middle
     if position == "pre":
-        read = normed("post_attention_layernorm", read)
+        own = "input_layernorm" if block.shared_norm else "post_attention_layernorm"
+        read = normed(own, read)
     if position == "sandwich":
         read = normed("pre_feedforward_layernorm", read)
     f = [feed_forward(weights, f"{at}.mlp", block, row) for row in read]

@@ -66,6 +66,7 @@ CASES = {
     "layernorm": change(SMALL, norm=LayerNorm()),
     "layernorm without bias": change(SMALL, norm=LayerNorm(bias=False)),
     "logits scale": dataclasses.replace(SMALL, output=OutputSpec(scale=0.3, softcap=2.0)),
+    "shared norm": change(SMALL, parallel=True, shared_norm=True, norm=LayerNorm()),
     "residual scale": change(SMALL, residual_scale=0.22),
     "residual scale post": change(SMALL, residual_scale=3.0, norm_position="post"),
     "no norm": change(SMALL, norm=NoNorm()),

@@ -213,6 +213,7 @@ def test_a_place_of_norms(place):
 
 def test_the_other_keys_of_a_block():
     assert block("residual_scale: 0.22").residual_scale == 0.22
+    assert block("parallel: true  shared_norm: true").shared_norm
     assert block("residual_scale: none").residual_scale is None
     spec = block("residual: false  dropout: 0.25  parallel: true")
     assert (spec.residual, spec.dropout, spec.parallel) == (False, 0.25, True)

@@ -95,6 +95,7 @@ def test_a_field_changes_the_count_by_what_it_adds(fields, difference):
     ("place", "norms"),
     [
         ("pre", ["input_layernorm", "post_attention_layernorm"]),
+        ("pre  parallel: true  shared_norm: true", ["input_layernorm"]),
         ("post", ["post_attention_layernorm", "post_feedforward_layernorm"]),
         ("output", ["post_attention_layernorm", "post_feedforward_layernorm"]),
         (

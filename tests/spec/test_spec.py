@@ -107,6 +107,18 @@ def model(attention=FOUR, **fields):
             "norm_position",
         ),
         (
+            lambda: BlockSpec(FOUR, shared_norm=True),
+            "shared_norm needs parallel: true and norm_position pre, where attention and ffn read "
+            "the same x",
+            "shared_norm",
+        ),
+        (
+            lambda: BlockSpec(FOUR, parallel=True, norm_position="sandwich", shared_norm=True),
+            "shared_norm needs parallel: true and norm_position pre, where attention and ffn read "
+            "the same x",
+            "shared_norm",
+        ),
+        (
             lambda: BlockSpec(FOUR, residual_scale=-1),
             "residual_scale must be above 0, got -1.0",
             "residual_scale",

@@ -96,6 +96,7 @@ FACTORS = {
     "residual": ("yes", "no"),
     "residual_scale": ("none", "0.22"),
     "parallel": ("no", "yes"),
+    "shared_norm": ("no", "yes"),
     "block_dropout": ("0", "0.1"),
     "tied": ("no", "yes"),
     "embedding_dropout": ("0", "0.15"),
@@ -186,6 +187,13 @@ def make_field_specs() -> dict[str, ModelSpec]:
     specs["block.parallel=true"] = _change_block(parallel=True)
     specs["block.parallel=true/no residual"] = _change_block(parallel=True, residual=False)
     specs["block.parallel=true/sandwich"] = _change_block(parallel=True, norm_position="sandwich")
+    for label in ("layernorm", "rmsnorm-offset"):
+        specs[f"block.shared_norm=true/{label}"] = _change_block(
+            norm=NORMS[label], parallel=True, shared_norm=True
+        )
+    specs["block.shared_norm=true/no residual"] = _change_block(
+        residual=False, parallel=True, shared_norm=True, residual_scale=0.5
+    )
     specs["model.pattern"] = replace(make_spec(), blocks=(*make_spec().blocks, OTHER), num_layers=3)
     specs["model.num_layers=5"] = make_spec(num_layers=5)
     specs["model.vocab_size=2"] = make_spec(vocab_size=2)
@@ -215,8 +223,11 @@ def make_field_specs() -> dict[str, ModelSpec]:
 
 
 def is_allowed(row: Row) -> bool:
-    """Whether MAL accepts such a block: a parallel one cannot have norms after its parts."""
-    return not (row.get("parallel") == "yes" and row.get("norm_position") == "post")
+    """Whether MAL accepts such a block: what it refuses are fields that others leave no place."""
+    parallel, position = row.get("parallel", "yes"), row.get("norm_position", "pre")
+    if row.get("shared_norm") == "yes":
+        return parallel == "yes" and position == "pre"
+    return not (row.get("parallel") == "yes" and position == "post")
 
 
 @cache
@@ -263,6 +274,7 @@ def _make_crossed_spec(row: Row) -> ModelSpec:
         dropout=float(row["block_dropout"]),
         parallel=row["parallel"] == "yes",
         residual_scale=_parse_number(row["residual_scale"]),
+        shared_norm=row["shared_norm"] == "yes",
     )
     output_norms = {"last": None, "none": NoNorm(), "layernorm": LayerNorm()}
     return ModelSpec(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hermes_conformance.faults.blocks import drop_bias
+from hermes_conformance.faults.embeddings_and_head import drop_bias
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
 

@@ -1,8 +1,8 @@
-"""Faults of the forward pass: norms, activations, blocks, embeddings and the head."""
+"""Faults of the forward pass: norms, activations and blocks."""
 
 from dataclasses import replace
 
-from hermes.spec import LayerNorm, NoNorm, RMSNorm
+from hermes.spec import LayerNorm, RMSNorm
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
 
@@ -123,94 +123,20 @@ def _scale_sum(patcher: Patcher) -> None:
     patcher.wrap_method("model", "Block", "add_output", wrap)
 
 
-def _skip_final_norm(patcher: Patcher) -> None:
-    patcher.wrap_forward("Stack", _call_without_norm)
+def _norm_sum_again(patcher: Patcher) -> None:
+    """With a shared norm the ffn reads the norm of x + attention, as a block in series would."""
 
-
-def _call_without_norm(original):
-    def faulty(self, tokens, ctx):
-        saved, self.norm.norm = self.norm.norm, NoNorm()
-        try:
-            return original(self, tokens, ctx)
-        finally:
-            self.norm.norm = saved
-
-    return faulty
-
-
-def _change_head(change: Function) -> Plant:
-    """Build the head, and change(head) it."""
-
-    def plant(patcher: Patcher) -> None:
-        def wrap(original):
-            def faulty(self, *arguments):
-                original(self, *arguments)
-                change(self)
-
-            return faulty
-
-        patcher.wrap_method("model", "Head", "__init__", wrap)
-
-    return plant
-
-
-def _forget_scale(head):
-    head.scale = None
-
-
-def _scale_after_cap(patcher: Patcher) -> None:
     def wrap(original):
-        def faulty(self, x, weight, bias):
-            scale, self.scale = self.scale, None
-            try:
-                return original(self, x, weight, bias) * scale
-            finally:
-                self.scale = scale
+        def faulty(self, x, ctx):
+            if not self.block.shared_norm:
+                return original(self, x, ctx)
+            a = self.self_attn(self.apply_norm("attention_in", x), ctx)
+            h = self.add_output("attention", x, a, ctx)
+            return self.add_output("ffn", h, self.mlp(self.apply_norm("attention_in", h), ctx), ctx)
 
         return faulty
 
-    patcher.wrap_method("model", "Head", "project", wrap)
-
-
-def _round_head(patcher: Patcher) -> None:
-    patcher.wrap_forward(
-        "Head",
-        lambda original: lambda self, x, w: patcher.round_to(original(self, x, w), "float32"),
-    )
-
-
-def drop_bias(part: str | None) -> Plant:
-    """Ignore the bias of a part of attention, or the head's for None."""
-
-    def plant(patcher: Patcher) -> None:
-        def wrap(original):
-            def faulty(self, *arguments):
-                owner = self if part is None else getattr(self, part)
-                saved, owner.bias = owner.bias, None
-                try:
-                    return original(self, *arguments)
-                finally:
-                    owner.bias = saved
-
-            return faulty
-
-        patcher.wrap_forward("Head" if part is None else "Attention", wrap)
-
-    return plant
-
-
-def _ignore_embedding_scale(patcher: Patcher) -> None:
-    def wrap(original):
-        def faulty(self, tokens, ctx):
-            saved, self.spec = self.spec, replace(self.spec, scale=None)
-            try:
-                return original(self, tokens, ctx)
-            finally:
-                self.spec = saved
-
-        return faulty
-
-    patcher.wrap_forward("Stack", wrap)
+    patcher.wrap_forward("Block", wrap)
 
 
 def _compute_silu_in_float32(patcher: Patcher) -> None:
@@ -254,15 +180,6 @@ FAULTS = (
     _make_fault(
         "layernorm divides by n - 1", "block.norm=layernorm/pre/hot", _use_unbiased_variance
     ),
-    _make_fault(
-        "output's softcap is ignored",
-        "output.softcap=5/hot",
-        lambda patcher: patcher.wrap_table("soft_cap", lambda original: lambda x, cap: x),
-    ),
-    _make_fault("output's scale is ignored", "output.scale=0.3/hot", _change_head(_forget_scale)),
-    _make_fault(
-        "output's scale comes after its cap", "output.scale=3/capped/hot", _scale_after_cap
-    ),
     _make_fault("gate and up are swapped", DEFAULT, _swap_gate),
     _make_fault(
         "gelu is the tanh approximation",
@@ -289,13 +206,7 @@ FAULTS = (
         "block.norm=rmsnorm/sandwich/hot",
         _change_norm_position(lambda place: None if place == "ffn_out" else place),
     ),
-    _make_fault("no final norm", DEFAULT, _skip_final_norm),
-    _make_fault("the head computes in float32", DEFAULT, _round_head),
     _make_fault("float32 inside float64's silu", QUIET, _compute_silu_in_float32, "L1/canary"),
-    _make_fault("the head's bias is ignored", "output.bias=true/hot", drop_bias(None)),
-    _make_fault(
-        "the embeddings' scale is ignored", "embeddings.scale=4.9/hot", _ignore_embedding_scale
-    ),
     _make_fault(
         "a parallel block runs in series",
         "block.parallel=true/hot",
@@ -305,6 +216,16 @@ FAULTS = (
         "residual: false is ignored",
         "block.residual=false/hot",
         _change_block(lambda block: replace(block, residual=True)),
+    ),
+    _make_fault(
+        "a shared norm is that of the layer's sum",
+        "block.shared_norm=true/layernorm/hot",
+        _norm_sum_again,
+    ),
+    _make_fault(
+        "the ffn reads x without the shared norm",
+        "block.shared_norm=true/rmsnorm-offset/hot",
+        _change_block(lambda block: replace(block, shared_norm=False)),
     ),
     _make_fault(
         "residual_scale is ignored",

@@ -156,6 +156,7 @@ KERNELS = (
     "ffn.bias=true",
     "block.norm=",
     "block.residual_scale=",
+    "block.shared_norm=",
     "model.pattern",
     "model.num_layers",
     "embeddings.",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hermes.numerics.params import NORM_NAMES
+from hermes.numerics.params import list_norms
 from hermes.numerics.positions import alibi_slopes
 from hermes.spec import Alibi, LayerNorm, NoNorm, RMSNorm
 
@@ -113,17 +113,17 @@ def feed_forward(p, name, spec, x):
 
 def run_block(p, layer, block, x, ctx):
     """Attention and feed-forward, each with its norms and residual. (B, T, C) -> (B, T, C)."""
-    path, norms = f"model.layers.{layer}", NORM_NAMES[block.norm_position]
+    path, norms = f"model.layers.{layer}", list_norms(block)
 
     def apply_norm(where, y):
         return normalize(p, f"{path}.{norms[where]}", block.norm, y) if where in norms else y
 
-    a = attend(p, f"{path}.self_attn", block, layer, apply_norm("attention_in", x), ctx)
     scale = 1 if block.residual_scale is None else block.residual_scale
-    a = scale * apply_norm("attention_out", a)
+    n = apply_norm("attention_in", x)
+    a = scale * apply_norm("attention_out", attend(p, f"{path}.self_attn", block, layer, n, ctx))
     h = apply_norm("attention_sum", x + a if block.residual else a)
-    f = feed_forward(p, f"{path}.mlp", block.ffn, apply_norm("ffn_in", x if block.parallel else h))
-    f = scale * apply_norm("ffn_out", f)
+    n = n if block.shared_norm else apply_norm("ffn_in", x if block.parallel else h)
+    f = scale * apply_norm("ffn_out", feed_forward(p, f"{path}.mlp", block.ffn, n))
     return apply_norm("ffn_sum", h + f if block.residual or block.parallel else f)
 
 

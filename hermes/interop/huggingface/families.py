@@ -157,6 +157,7 @@ def _is_ordinary(spec: ModelSpec, block: BlockSpec) -> bool:
     return (
         block.residual
         and block.residual_scale is None
+        and not block.shared_norm
         and block.attention.causal
         and spec.final_norm == block.norm
         and not spec.output.bias

@@ -124,6 +124,7 @@ _EDITS = (
     _edit_block("parallel", False),
     _edit_block("residual", True),
     _edit_block("residual_scale", None),
+    _edit_block("shared_norm", False),
     *(_edit_block("norm_position", place) for place in ("pre", "output", "sandwich")),
     _edit_attention("causal", True),
     *(_edit_attention(key, None) for key in ("window_size", "softcap", "scale")),
