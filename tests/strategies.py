@@ -60,7 +60,9 @@ def yarn_scalings(draw):
 SCALINGS = st.one_of(st.builds(LinearScaling, POSITIVE), llama3_scalings(), yarn_scalings())
 NORMS = st.one_of(
     st.builds(RMSNorm, POSITIVE, st.booleans()),
+    st.builds(RMSNorm, POSITIVE, weight=st.just(False)),
     st.builds(LayerNorm, POSITIVE, st.booleans()),
+    st.builds(LayerNorm, POSITIVE, weight=st.just(False)),
     st.builds(NoNorm),
 )
 

@@ -14,7 +14,7 @@ from mlx.core import array as Array
 from mlx.nn import Module
 
 from hermes.numerics.params import list_norms
-from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, NoNorm
+from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec
 from hermes.spec.parts import Norm as NormSpec
 from hermes_mlx.context import Context
 from hermes_mlx.ops import Ops, linear, multiply
@@ -54,7 +54,7 @@ class Norm(Module):
     def __init__(self, norm: NormSpec, C: int, ops: Ops):
         super().__init__()
         self.norm, self.ops = norm, ops
-        self.weight = None if norm == NoNorm() else Tensor(C)
+        self.weight = Tensor(C) if norm.weight else None
         self.bias = Tensor(C) if isinstance(norm, LayerNorm) and norm.bias else None
 
     def __call__(self, x: Array) -> Array:

@@ -106,40 +106,43 @@ def log_sum_exp_exact(x: Array) -> Array:
     return (m + mx.log(exp(x - m).sum(axis=-1, keepdims=True)))[..., 0]
 
 
+def add_offset(norm: RMSNorm, weight: Array | None) -> Array | None:
+    """What an rmsnorm multiplies by: w, 1 + w with unit_offset, or None for 1. (C,) -> (C,)."""
+    return 1 + weight if norm.unit_offset and weight is not None else weight
+
+
 def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
     """Normalize the last axis, in float32 at least. (..., C), (C,), (C,) -> (..., C).
 
-    The absent norm (NoNorm) has no weight.
+    w is 1 and b is 0 where None.
     Sources: Zhang and Sennrich 2019, RMSNorm, arXiv:1910.07467, eq. 4; Ba et al. 2016, LayerNorm,
     arXiv:1607.06450, eq. 4.
     """
-    if isinstance(norm, NoNorm):
-        return x
-    assert weight is not None
     wide = upcast(x)
     match norm:
-        case RMSNorm(eps, unit_offset):
-            scale = 1 + weight if unit_offset else weight
-            y = mx.fast.rms_norm(wide, scale, eps)
-        case LayerNorm(eps, _):
+        case NoNorm():
+            return x
+        case RMSNorm(eps):
+            y = mx.fast.rms_norm(wide, add_offset(norm, weight), eps)
+        case LayerNorm(eps):
             y = mx.fast.layer_norm(wide, weight, bias, eps)
     return y.astype(x.dtype)
 
 
 def normalize_exact(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
     """normalize, written out."""
-    if isinstance(norm, NoNorm):
-        return x
-    assert weight is not None
     wide = upcast(x)
     match norm:
-        case RMSNorm(eps, unit_offset):
-            scale = 1 + weight if unit_offset else weight
-            y = wide / mx.sqrt((wide * wide).mean(axis=-1, keepdims=True) + eps) * scale
-        case LayerNorm(eps, _):
+        case NoNorm():
+            return x
+        case RMSNorm(eps):
+            weight = add_offset(norm, weight)
+            y = wide / mx.sqrt((wide * wide).mean(axis=-1, keepdims=True) + eps)
+        case LayerNorm(eps):
             d = wide - wide.mean(axis=-1, keepdims=True)
-            y = d / mx.sqrt((d * d).mean(axis=-1, keepdims=True) + eps) * weight
-            y = y if bias is None else y + bias
+            y = d / mx.sqrt((d * d).mean(axis=-1, keepdims=True) + eps)
+    y = y if weight is None else y * weight
+    y = y if bias is None else y + bias
     return y.astype(x.dtype)
 
 

@@ -14,7 +14,7 @@ from types import ModuleType as Ops
 from numpy import ndarray as Array
 
 from hermes.numerics.params import list_norms
-from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, NoNorm
+from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec
 from hermes.spec.parts import Norm as NormSpec
 from hermes_numpy.context import Context
 from hermes_numpy.module import Module, Tensor
@@ -47,7 +47,7 @@ class Norm(Module):
 
     def __init__(self, norm: NormSpec, C: int, ops: Ops):
         self.norm, self.ops = norm, ops
-        self.weight = None if norm == NoNorm() else Tensor(C)
+        self.weight = Tensor(C) if norm.weight else None
         self.bias = Tensor(C) if isinstance(norm, LayerNorm) and norm.bias else None
 
     def __call__(self, x: Array) -> Array:

@@ -79,24 +79,24 @@ def soft_cap(x: Array, cap: float) -> Array:
 
 
 def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
-    """Normalize the last axis; no norm has no weight. (..., C), (C,), (C,) -> (..., C).
+    """Normalize the last axis. (..., C), (C,) or None, (C,) or None -> (..., C).
 
     rmsnorm x / sqrt(mean(x^2) + eps) * w, with 1 + w for w where unit_offset;
-    layernorm (x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b.
+    layernorm (x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b; w is 1 and b is 0 where None.
     Sources: Zhang and Sennrich 2019, RMSNorm, arXiv:1910.07467, eq. 4; Ba et al. 2016, LayerNorm,
     arXiv:1607.06450, eq. 4.
     """
-    if isinstance(norm, NoNorm):
-        return x
-    assert weight is not None
     match norm:
+        case NoNorm():
+            return x
         case RMSNorm(eps, unit_offset):
-            scale = 1 + weight if unit_offset else weight
-            return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * scale
-        case LayerNorm(eps, _):
+            weight = 1 + weight if unit_offset and weight is not None else weight
+            y = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
+        case LayerNorm(eps):
             d = x - x.mean(axis=-1, keepdims=True)
-            y = d / np.sqrt((d * d).mean(axis=-1, keepdims=True) + eps) * weight
-            return y if bias is None else y + bias
+            y = d / np.sqrt((d * d).mean(axis=-1, keepdims=True) + eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:

@@ -15,7 +15,7 @@ from torch import Tensor as Array
 from torch.nn import Module, ModuleList, Parameter
 
 from hermes.numerics.params import list_norms
-from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, NoNorm
+from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec
 from hermes.spec.parts import Norm as NormSpec
 from hermes_torch.context import Context
 from hermes_torch.ops import Ops, linear, multiply
@@ -55,7 +55,7 @@ class Norm(Module):
     def __init__(self, norm: NormSpec, C: int, ops: Ops):
         super().__init__()
         self.norm, self.ops = norm, ops
-        self.weight = None if norm == NoNorm() else Tensor(C)
+        self.weight = Tensor(C) if norm.weight else None
         self.bias = Tensor(C) if isinstance(norm, LayerNorm) and norm.bias else None
 
     def forward(self, x: Array) -> Array:

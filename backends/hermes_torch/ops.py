@@ -67,40 +67,43 @@ def soft_cap(x: Array, cap: float) -> Array:
     return cap * torch.tanh(x / cap)
 
 
+def add_offset(norm: RMSNorm, weight: Array | None) -> Array | None:
+    """What an rmsnorm multiplies by: w, 1 + w with unit_offset, or None for 1. (C,) -> (C,)."""
+    return 1 + weight if norm.unit_offset and weight is not None else weight
+
+
 def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
     """Normalize the last axis, in float32 at least. (..., C), (C,), (C,) -> (..., C).
 
-    The absent norm (NoNorm) has no weight.
+    w is 1 and b is 0 where None.
     Sources: Zhang and Sennrich 2019, RMSNorm, arXiv:1910.07467, eq. 4; Ba et al. 2016, LayerNorm,
     arXiv:1607.06450, eq. 4.
     """
-    if isinstance(norm, NoNorm):
-        return x
-    assert weight is not None
     wide = upcast(x)
     match norm:
-        case RMSNorm(eps, unit_offset):
-            scale = 1 + weight if unit_offset else weight
-            y = F.rms_norm(wide, scale.shape, scale, eps)
-        case LayerNorm(eps, _):
-            y = F.layer_norm(wide, weight.shape, weight, bias, eps)
+        case NoNorm():
+            return x
+        case RMSNorm(eps):
+            y = F.rms_norm(wide, wide.shape[-1:], add_offset(norm, weight), eps)
+        case LayerNorm(eps):
+            y = F.layer_norm(wide, wide.shape[-1:], weight, bias, eps)
     return y.to(x.dtype)
 
 
 def normalize_exact(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
     """normalize, written out."""
-    if isinstance(norm, NoNorm):
-        return x
-    assert weight is not None
     wide = upcast(x)
     match norm:
-        case RMSNorm(eps, unit_offset):
-            scale = 1 + weight if unit_offset else weight
-            y = wide / torch.sqrt((wide * wide).mean(-1, keepdim=True) + eps) * scale
-        case LayerNorm(eps, _):
+        case NoNorm():
+            return x
+        case RMSNorm(eps):
+            weight = add_offset(norm, weight)
+            y = wide / torch.sqrt((wide * wide).mean(-1, keepdim=True) + eps)
+        case LayerNorm(eps):
             d = wide - wide.mean(-1, keepdim=True)
-            y = d / torch.sqrt((d * d).mean(-1, keepdim=True) + eps) * weight
-            y = y if bias is None else y + bias
+            y = d / torch.sqrt((d * d).mean(-1, keepdim=True) + eps)
+    y = y if weight is None else y * weight
+    y = y if bias is None else y + bias
     return y.to(x.dtype)
 
 

@@ -5,7 +5,8 @@ defaults left out, named parts defined before they are used.
 """
 
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
+from typing import Any
 
 from hermes.errors import SpecError
 from hermes.mal.tree import Body, Definition, Field, List, Number, String, Tree, Value, Word
@@ -79,7 +80,8 @@ class _Writer:
                 written += self.write_blocks(key, spec.blocks)
                 continue
             value, default = getattr(spec, key), defaults.get(key, MISSING)
-            if value is not None and (value != default or self.with_defaults):
+            is_default = value == default or (default is None and _can_leave_out(spec, key))
+            if value is not None and (not is_default or self.with_defaults):
                 written.append(Field(key, self.write_value(key, types, value)))
         return Body(tuple(written))
 
@@ -109,6 +111,14 @@ class _Writer:
         if len(types) == 1:
             return body
         return Word(WORDS[value.__class__], body if body.fields else None)
+
+
+def _can_leave_out(spec: Any, key: str) -> bool:
+    """Whether a spec without this key would be the same, as the key follows from others."""
+    try:
+        return bool(replace(spec, **{key: None}) == spec)
+    except SpecError:
+        return False
 
 
 def format_number(value: float) -> str:

@@ -58,10 +58,12 @@ def format_shape(spec: ModelSpec) -> list[str]:
 
 def _describe_norm(norm: Norm) -> str:
     match norm:
-        case RMSNorm(eps, unit_offset):
-            return f"rmsnorm, eps {format_number(eps)}{', unit offset' * unit_offset}"
-        case LayerNorm(eps, bias):
-            return f"layernorm, eps {format_number(eps)}{', no bias' * (not bias)}"
+        case RMSNorm(eps, unit_offset, weight):
+            note = ", unit offset" if unit_offset else "" if weight else ", no weight"
+            return f"rmsnorm, eps {format_number(eps)}{note}"
+        case LayerNorm(eps, bias, weight):
+            note = "" if bias else ", no bias" if weight else ", no weight or bias"
+            return f"layernorm, eps {format_number(eps)}{note}"
         case NoNorm():
             return "no norm"
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hermes.errors import SpecError
-from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, NoNorm, Norm, RMSNorm
+from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, Norm, RMSNorm
 
 if TYPE_CHECKING:  # importing NumPy would slow down `hermes info`, which only counts parameters
     import numpy as np
@@ -84,14 +84,12 @@ def _walk_norm(
     name: str, norm: Norm, size: int, part: str = "norms"
 ) -> Iterator[tuple[str, Tensor]]:
     match norm:
-        case RMSNorm(unit_offset=offset):
+        case RMSNorm(unit_offset=offset, weight=True):
             yield f"{name}.weight", Tensor((size,), part, "zeros" if offset else "ones")
-        case LayerNorm(bias=bias):
+        case LayerNorm(bias=bias, weight=True):
             yield f"{name}.weight", Tensor((size,), part, "ones")
             if bias:
                 yield f"{name}.bias", Tensor((size,), part, "zeros")
-        case NoNorm():
-            pass
 
 
 def _walk_block(prefix: str, spec: ModelSpec, block: BlockSpec) -> Iterator[tuple[str, Tensor]]:

@@ -1,6 +1,7 @@
 """The small parts of a block: position encodings, RoPE scaling, and norms."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hermes.errors import SpecError
 from hermes.spec.checks import check_choice, check_positive, check_size, check_types
@@ -134,34 +135,51 @@ Positions = Rope | Learned | Alibi | NoPositions
 
 @dataclass(frozen=True)
 class RMSNorm:
-    """x / sqrt(mean(x^2) + eps) * w, or * (1 + w) with unit_offset.
+    """x / sqrt(mean(x^2) + eps) * w, or * (1 + w) with unit_offset; weight: whether there is w.
 
     Source: Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4.
     """
 
     eps: float = 1e-5
     unit_offset: bool = False
+    weight: bool = True
 
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "eps")
+        if self.unit_offset and not self.weight:
+            raise SpecError(
+                "unit_offset adds 1 to a weight, which a norm with weight: false does not have",
+                ("unit_offset",),
+            )
 
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """(x - mean) / sqrt(var + eps) * w + b. Source: Ba et al. 2016, arXiv:1607.06450."""
+    """(x - mean) / sqrt(var + eps) * w + b.
+
+    weight: whether there is w; bias: whether there is b (None becomes true with w, false without).
+    Source: Ba et al. 2016, arXiv:1607.06450.
+    """
 
     eps: float = 1e-5
-    bias: bool = True
+    bias: bool | None = None
+    weight: bool = True
 
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "eps")
+        if self.bias is None:
+            object.__setattr__(self, "bias", self.weight)
+        elif self.bias and not self.weight:
+            raise SpecError("a layernorm with weight: false has no bias; leave bias out", ("bias",))
 
 
 @dataclass(frozen=True)
 class NoNorm:
     """The identity."""
+
+    weight: ClassVar[bool] = False
 
 
 Norm = RMSNorm | LayerNorm | NoNorm

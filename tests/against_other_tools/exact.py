@@ -41,20 +41,19 @@ def linear(weights, name, x):
 
 
 def norm(weights, name, kind, x):
+    factors = weights.get(f"{name}.weight", [mpf(1)] * len(x))
     match kind:
         case NoNorm():
             return x
         case RMSNorm(eps, unit_offset):
             root = mp.sqrt(dot(x, x) / len(x) + mpf(eps))
             offset = 1 if unit_offset else 0
-            return [
-                v / root * (w + offset) for v, w in zip(x, weights[f"{name}.weight"], strict=True)
-            ]
+            return [v / root * (w + offset) for v, w in zip(x, factors, strict=True)]
         case LayerNorm(eps, bias):
             mean = mp.fsum(x) / len(x)
             centred = [v - mean for v in x]
             root = mp.sqrt(dot(centred, centred) / len(x) + mpf(eps))
-            y = [v / root * w for v, w in zip(centred, weights[f"{name}.weight"], strict=True)]
+            y = [v / root * w for v, w in zip(centred, factors, strict=True)]
             return plus(y, weights[f"{name}.bias"]) if bias else y
 
 

@@ -69,6 +69,8 @@ CASES = {
     "shared norm": change(SMALL, parallel=True, shared_norm=True, norm=LayerNorm()),
     "residual scale": change(SMALL, residual_scale=0.22),
     "residual scale post": change(SMALL, residual_scale=3.0, norm_position="post"),
+    "layernorm without weight": change(SMALL, norm=LayerNorm(weight=False)),
+    "rmsnorm without weight": change(SMALL, norm=RMSNorm(weight=False)),
     "no norm": change(SMALL, norm=NoNorm()),
     "tied and scaled": dataclasses.replace(
         SMALL, embeddings=EmbeddingsSpec(tie_weights=True, scale=2.0)

@@ -198,6 +198,9 @@ def test_a_key_of_ffn(text, expected):
         ("rmsnorm { eps: 1e-6, unit_offset: true }", RMSNorm(1e-6, unit_offset=True)),
         ("layernorm", LayerNorm()),
         ("layernorm { eps: 1e-12  bias: false }", LayerNorm(1e-12, bias=False)),
+        ("layernorm { weight: false }", LayerNorm(bias=False, weight=False)),
+        ("layernorm { weight: false  bias: false }", LayerNorm(weight=False)),
+        ("rmsnorm { weight: false }", RMSNorm(weight=False)),
         ("none", NoNorm()),
     ],
 )

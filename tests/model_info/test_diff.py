@@ -11,7 +11,10 @@ def test_two_models_are_compared_key_by_key_and_tensor_by_tensor():
     b = model("embeddings { tie_weights: true }", "bias: qkv", "norm: layernorm { bias: false }")
     difference = compare(a, b)
     assert not difference.same
-    norm = "rmsnorm { eps: 1e-5  unit_offset: false }", "layernorm { eps: 1e-5  bias: false }"
+    norm = (
+        "rmsnorm { eps: 1e-5  unit_offset: false  weight: true }",
+        "layernorm { eps: 1e-5  bias: false  weight: true }",
+    )
     assert difference.structure == (
         Change("model", "embeddings.tie_weights", "false", "true"),
         Change("model", "output.norm", *norm),

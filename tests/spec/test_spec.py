@@ -85,6 +85,16 @@ def model(attention=FOUR, **fields):
         (lambda: RMSNorm(eps=0), "eps must be above 0, got 0.0", "eps"),
         (lambda: LayerNorm(eps="small"), "eps must be a number, got 'small'", "eps"),
         (
+            lambda: RMSNorm(unit_offset=True, weight=False),
+            "unit_offset adds 1 to a weight, which a norm with weight: false does not have",
+            "unit_offset",
+        ),
+        (
+            lambda: LayerNorm(bias=True, weight=False),
+            "a layernorm with weight: false has no bias; leave bias out",
+            "bias",
+        ),
+        (
             lambda: FfnSpec(dropout=1),
             "dropout must be at least 0 and below 1, got 1.0",
             "dropout",

@@ -51,6 +51,8 @@ NORMS: dict[str, Norm] = {
     "rmsnorm-offset": RMSNorm(1e-6, unit_offset=True),
     "layernorm": LayerNorm(),
     "layernorm-nobias": LayerNorm(1e-3, bias=False),
+    "rmsnorm-noweight": RMSNorm(weight=False),
+    "layernorm-noweight": LayerNorm(weight=False),
     "none": NoNorm(),
 }
 HEADS = {  # label -> heads, key heads, head size
@@ -86,7 +88,7 @@ FACTORS = {
     "layers": ("1", "2", "3 of pattern"),
     "bias": ("none", "qkv", "all"),
     "qk_norm": ("none", "head", "flat"),
-    "output_norm": ("last", "none", "layernorm"),
+    "output_norm": ("last", "none", "layernorm", "noweight"),
     "attention_dropout": ("0", "0.2"),
     "softcap": ("none", "2"),
     "scale": ("none", "0.3"),
@@ -276,7 +278,12 @@ def _make_crossed_spec(row: Row) -> ModelSpec:
         residual_scale=_parse_number(row["residual_scale"]),
         shared_norm=row["shared_norm"] == "yes",
     )
-    output_norms = {"last": None, "none": NoNorm(), "layernorm": LayerNorm()}
+    output_norms: dict[str, Norm | None] = {
+        "last": None,
+        "none": NoNorm(),
+        "layernorm": LayerNorm(),
+        "noweight": RMSNorm(weight=False),
+    }
     return ModelSpec(
         blocks=(block, OTHER) if "pattern" in row["layers"] else (block,),
         vocab_size=int(row["vocab_size"]),

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hermes.spec import LayerNorm, RMSNorm
+from hermes.spec import LayerNorm, NoNorm, RMSNorm
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
 
@@ -166,6 +166,16 @@ FAULTS = (
                 (x, replace(n, unit_offset=False), w, b) if isinstance(n, RMSNorm) else (x, n, w, b)
             )
         ),
+    ),
+    _make_fault(
+        "a norm without weight is no norm",
+        "block.norm=rmsnorm-noweight/pre/hot",
+        _change_norm(lambda x, n, w, b: (x, n if w is not None else NoNorm(), w, b)),
+    ),
+    _make_fault(
+        "a layernorm without weight is an rmsnorm",
+        "block.norm=layernorm-noweight/pre/hot",
+        _change_norm(lambda x, n, w, b: (x, n if w is not None else RMSNorm(n.eps), w, b)),
     ),
     _make_fault(
         "the norm's weight is ignored",

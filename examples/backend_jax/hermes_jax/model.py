@@ -44,12 +44,12 @@ def normalize(p, name, norm, x):
         case NoNorm():
             return x
         case RMSNorm(eps, unit_offset):
-            scale = p[f"{name}.weight"] + int(unit_offset)
+            scale = p.get(f"{name}.weight", 1) + int(unit_offset)
             return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + eps) * scale
-        case LayerNorm(eps, bias):
+        case LayerNorm(eps):
             d = x - x.mean(-1, keepdims=True)
-            y = d / jnp.sqrt((d * d).mean(-1, keepdims=True) + eps) * p[f"{name}.weight"]
-            return y + p[f"{name}.bias"] if bias else y
+            y = d / jnp.sqrt((d * d).mean(-1, keepdims=True) + eps) * p.get(f"{name}.weight", 1)
+            return y + p.get(f"{name}.bias", 0)
 
 
 def rotate(x, cos, sin):

@@ -145,7 +145,7 @@ def find_family(spec: ModelSpec, *, renamed: bool = False) -> str:
     if block is None or not _is_ordinary(spec, block):
         return "hermes"
     match block.norm:
-        case RMSNorm():
+        case RMSNorm(weight=True):
             return _match_rms_family(spec, block)
         case LayerNorm(bias=True) if renamed:
             return _match_layernorm_family(spec, block)
