@@ -169,7 +169,12 @@ def models(draw):
         max_seq_len=max_seq_len,
         hidden_size=hidden_size,
         num_layers=draw(st.integers(len(pattern), 8)),
-        embeddings=EmbeddingsSpec(draw(st.booleans()), draw(RATES), draw(optional(NUMBERS))),
+        embeddings=EmbeddingsSpec(
+            draw(st.booleans()),
+            draw(RATES),
+            draw(optional(NUMBERS)),
+            draw(optional(NORMS.filter(lambda norm: norm != NoNorm()))),
+        ),
         output=OutputSpec(
             draw(st.booleans()),
             draw(optional(NORMS)),

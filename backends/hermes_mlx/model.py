@@ -165,6 +165,7 @@ class Stack(Module):
         C, positions = spec.hidden_size, spec.learned_positions
         self.spec = spec.embeddings
         self.embed_tokens = Embedding(spec.vocab_size, C)
+        self.embed_norm = Norm(self.spec.norm, C, ops) if self.spec.norm else None
         self.embed_positions = Embedding(positions, C) if positions else None
         self.layers = [Block(block, C, i, ops) for i, block in enumerate(spec.layers)]
         self.norm = Norm(spec.final_norm, C, ops)
@@ -172,6 +173,8 @@ class Stack(Module):
     def __call__(self, tokens: Array, ctx: Context) -> Array:
         x = ctx.cast(self.embed_tokens(tokens))  # (B, T, C)
         x = multiply(x, self.spec.scale)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
         if self.embed_positions is not None:
             x = x + ctx.cast(self.embed_positions(ctx.positions(tokens.shape[1])))
         x = ctx.dropout(x, self.spec.dropout, 0)

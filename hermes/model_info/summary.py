@@ -51,6 +51,7 @@ def format_shape(spec: ModelSpec) -> list[str]:
     head += [f"after {_describe_norm(spec.final_norm)}"] if o.norm is not None else []
     rows.append(("head", ", ".join(head)))
     scaled = [f"scaled by {e.scale:g}"] if e.scale is not None else []
+    scaled += [_describe_norm(e.norm)] if e.norm is not None else []
     scaled += [f"dropout {e.dropout:g}"] if e.dropout else []
     rows += [("embeddings", ", ".join(scaled))] if scaled else []
     return [f"  {line}" for line in format_columns(rows)]

@@ -125,6 +125,8 @@ def _walk_block(prefix: str, spec: ModelSpec, block: BlockSpec) -> Iterator[tupl
 def _walk_model(spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
     vocabulary, width = spec.vocab_size, spec.hidden_size
     yield "model.embed_tokens.weight", _make_matrix("embeddings", vocabulary, width)
+    if spec.embeddings.norm is not None:
+        yield from _walk_norm("model.embed_norm", spec.embeddings.norm, width)
     if spec.learned_positions:
         rows = spec.learned_positions
         yield (

@@ -7,18 +7,22 @@ from functools import cached_property
 from hermes.errors import SpecError
 from hermes.spec.block import AttentionSpec, BlockSpec, FfnSpec
 from hermes.spec.checks import MAX_SIZE, check_positive, check_rate, check_size, check_types
-from hermes.spec.parts import Learned, Norm, Rope
+from hermes.spec.parts import LayerNorm, Learned, Norm, RMSNorm, Rope
 
 MAX_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
 class EmbeddingsSpec:
-    """Token embeddings; `scale` is a factor of them (Gemma: sqrt(C))."""
+    """Token embeddings; `scale` is a factor of them (Gemma: sqrt(C)).
+
+    norm: applied to them after scale, before learned positions are added (Bloom); None for no norm.
+    """
 
     tie_weights: bool = False
     dropout: float = 0.0
     scale: float | None = None
+    norm: RMSNorm | LayerNorm | None = None
 
     def __post_init__(self) -> None:
         check_types(self)

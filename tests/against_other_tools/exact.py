@@ -209,6 +209,7 @@ def logits(spec, tensors, tokens):
     embedding = weights["model.embed_tokens.weight"]
     scale = mpf(1 if spec.embeddings.scale is None else spec.embeddings.scale)
     xs = [[scale * v for v in embedding[int(token)]] for token in tokens]
+    xs = [norm(weights, "model.embed_norm", spec.embeddings.norm or NoNorm(), x) for x in xs]
     if spec.learned_positions:
         xs = [plus(x, weights["model.embed_positions.weight"][t]) for t, x in enumerate(xs)]
     for i, block in enumerate(spec.layers):

@@ -67,6 +67,10 @@ CASES = {
     "layernorm without bias": change(SMALL, norm=LayerNorm(bias=False)),
     "logits scale": dataclasses.replace(SMALL, output=OutputSpec(scale=0.3, softcap=2.0)),
     "shared norm": change(SMALL, parallel=True, shared_norm=True, norm=LayerNorm()),
+    "norm of embeddings": dataclasses.replace(
+        change(SMALL, attention={"position_encoding": Learned()}),
+        embeddings=EmbeddingsSpec(scale=0.5, norm=LayerNorm(1e-3)),
+    ),
     "residual scale": change(SMALL, residual_scale=0.22),
     "residual scale post": change(SMALL, residual_scale=3.0, norm_position="post"),
     "layernorm without weight": change(SMALL, norm=LayerNorm(weight=False)),

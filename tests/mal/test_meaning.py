@@ -250,6 +250,13 @@ def test_the_final_norm_is_the_last_blocks_unless_said():
         ("embeddings { scale: none }", "embeddings", EmbeddingsSpec()),
         ("output { bias: true softcap: 30 }", "output", OutputSpec(bias=True, softcap=30.0)),
         ("output { softcap: none }", "output", OutputSpec()),
+        (
+            "embeddings { norm: layernorm { eps: 1e-6 } }",
+            "embeddings",
+            EmbeddingsSpec(norm=LayerNorm(1e-6)),
+        ),
+        ("embeddings { norm: rmsnorm }", "embeddings", EmbeddingsSpec(norm=RMSNorm())),
+        ("embeddings { norm: none }", "embeddings", EmbeddingsSpec()),
         ("output { scale: 0.0625 }", "output", OutputSpec(scale=0.0625)),
     ],
 )

@@ -85,6 +85,8 @@ def test_matrices_are_out_by_in_and_keys_are_fewer_than_queries():
         ({"fields": "embeddings { tie_weights: true }  output { bias: true }"}, V - V * C),
         ({"fields": "output { norm: none }"}, -C),
         ({"fields": "output { norm: layernorm }"}, C),
+        ({"fields": "embeddings { norm: layernorm }"}, 2 * C),
+        ({"fields": "embeddings { norm: rmsnorm }"}, C),
         ({"fields": "output { norm: layernorm { weight: false } }"}, -C),
         ({"fields": "output { norm: rmsnorm { weight: false } }"}, -C),
         ({"block": "norm: layernorm { weight: false }"}, -(2 * L + 1) * C),

@@ -133,6 +133,11 @@ def model(attention=FOUR, **fields):
             "residual_scale must be above 0, got -1.0",
             "residual_scale",
         ),
+        (
+            lambda: EmbeddingsSpec(norm=NoNorm()),
+            "norm must be RMSNorm or LayerNorm, got NoNorm()",
+            "norm",
+        ),
         (lambda: OutputSpec(scale=0), "scale must be above 0, got 0.0", "scale"),
         (
             lambda: EmbeddingsSpec(scale=float("inf")),

@@ -103,6 +103,7 @@ FACTORS = {
     "tied": ("no", "yes"),
     "embedding_dropout": ("0", "0.15"),
     "embedding_scale": ("none", "3"),
+    "embedding_norm": ("none", "rmsnorm", "layernorm"),
     "output_bias": ("no", "yes"),
     "output_softcap": ("none", "5"),
     "output_scale": ("none", "0.3"),
@@ -203,6 +204,16 @@ def make_field_specs() -> dict[str, ModelSpec]:
     specs["embeddings.tie_weights=true"] = make_spec(embeddings=EmbeddingsSpec(tie_weights=True))
     specs["embeddings.dropout=0.15"] = make_spec(embeddings=EmbeddingsSpec(dropout=0.15))
     specs["embeddings.scale=4.9"] = make_spec(embeddings=EmbeddingsSpec(scale=24**0.5))
+    specs["embeddings.norm=layernorm"] = make_spec(
+        replace(ATTENTION, position_encoding=Learned()),
+        embeddings=EmbeddingsSpec(tie_weights=True, dropout=0.1, scale=0.7, norm=LayerNorm(1e-3)),
+    )
+    specs["embeddings.norm=rmsnorm"] = make_spec(
+        embeddings=EmbeddingsSpec(scale=0.1, norm=RMSNorm(1e-2, unit_offset=True))
+    )
+    specs["embeddings.norm=rmsnorm-noweight"] = make_spec(
+        embeddings=EmbeddingsSpec(norm=RMSNorm(weight=False))
+    )
     specs["output.bias=true"] = make_spec(output=OutputSpec(bias=True))
     specs["output.bias=true/tied"] = make_spec(
         output=OutputSpec(bias=True), embeddings=EmbeddingsSpec(tie_weights=True)
@@ -284,6 +295,11 @@ def _make_crossed_spec(row: Row) -> ModelSpec:
         "layernorm": LayerNorm(),
         "noweight": RMSNorm(weight=False),
     }
+    embedding_norms: dict[str, RMSNorm | LayerNorm | None] = {
+        "none": None,
+        "rmsnorm": RMSNorm(),
+        "layernorm": LayerNorm(),
+    }
     return ModelSpec(
         blocks=(block, OTHER) if "pattern" in row["layers"] else (block,),
         vocab_size=int(row["vocab_size"]),
@@ -294,6 +310,7 @@ def _make_crossed_spec(row: Row) -> ModelSpec:
             tie_weights=row["tied"] == "yes",
             dropout=float(row["embedding_dropout"]),
             scale=_parse_number(row["embedding_scale"]),
+            norm=embedding_norms[row["embedding_norm"]],
         ),
         output=OutputSpec(
             bias=row["output_bias"] == "yes",

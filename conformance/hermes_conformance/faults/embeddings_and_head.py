@@ -97,6 +97,42 @@ def _ignore_embedding_scale(patcher: Patcher) -> None:
     patcher.wrap_forward("Stack", wrap)
 
 
+def _ignore_embedding_norm(patcher: Patcher) -> None:
+    patcher.wrap_forward("Stack", _call_without_embedding_norm)
+
+
+def _call_without_embedding_norm(original):
+    def faulty(self, tokens, ctx):
+        saved, self.embed_norm = self.embed_norm, None
+        try:
+            return original(self, tokens, ctx)
+        finally:
+            self.embed_norm = saved
+
+    return faulty
+
+
+def _norm_after_positions(patcher: Patcher) -> None:
+    """The norm of embeddings applies to their sum with learned positions."""
+
+    def wrap_stack(original):
+        def faulty(self, tokens, ctx):
+            saved, self.embed_norm = self.embed_norm, None
+            dropout, type(ctx).dropout = type(ctx).dropout, _norm_first(type(ctx).dropout, saved)
+            try:
+                return original(self, tokens, ctx)
+            finally:
+                type(ctx).dropout, self.embed_norm = dropout, saved
+
+        return faulty
+
+    patcher.wrap_forward("Stack", wrap_stack)
+
+
+def _norm_first(dropout, norm):
+    return lambda self, x, rate, site: dropout(self, x if site else norm(x), rate, site)
+
+
 def _make_fault(name: str, case: str, plant: Plant, law: str = "L1/logits") -> Fault:
     return Fault(name, "forward", law, case, plant)
 
@@ -112,6 +148,14 @@ FAULTS = (
     _make_fault("output's scale is ignored", "output.scale=0.3/hot", _change_head(_forget_scale)),
     _make_fault(
         "output's scale comes after its cap", "output.scale=3/capped/hot", _scale_after_cap
+    ),
+    _make_fault(
+        "the embeddings' norm is ignored", "embeddings.norm=rmsnorm/hot", _ignore_embedding_norm
+    ),
+    _make_fault(
+        "the embeddings' norm comes after positions",
+        "embeddings.norm=layernorm/hot",
+        _norm_after_positions,
     ),
     _make_fault("no final norm", DEFAULT, _skip_final_norm),
     _make_fault("the head computes in float32", DEFAULT, _round_head),

@@ -176,7 +176,8 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
     specs = [
         (name, spec)
         for name, spec in make_field_specs().items()
-        if name.startswith(KERNELS) and (long or name.endswith("/pre") or "norm=" not in name)
+        if name.startswith(KERNELS)
+        and (long or name.endswith("/pre") or not name.startswith("block.norm="))
     ]
     cases = [
         Case(f"{name}/hot", s, draw_hot, packed=n % 3 == 2) for n, (name, s) in enumerate(specs)

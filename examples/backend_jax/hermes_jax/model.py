@@ -41,7 +41,7 @@ def linear(p, name, x):
 def normalize(p, name, norm, x):
     """rmsnorm, layernorm or nothing, over the last axis. (..., C) -> (..., C)."""
     match norm:
-        case NoNorm():
+        case NoNorm() | None:
             return x
         case RMSNorm(eps, unit_offset):
             scale = p.get(f"{name}.weight", 1) + int(unit_offset)
@@ -133,6 +133,7 @@ def forward(spec, p, tokens, ctx):
     x = embedding[tokens]  # (B, T, C)
     if spec.embeddings.scale is not None:
         x = x * spec.embeddings.scale
+    x = normalize(p, "model.embed_norm", spec.embeddings.norm, x)
     if spec.learned_positions:
         x = x + p["model.embed_positions.weight"][ctx.positions]
     for layer, block in enumerate(spec.layers):

@@ -162,6 +162,7 @@ def _is_ordinary(spec: ModelSpec, block: BlockSpec) -> bool:
         and spec.final_norm == block.norm
         and not spec.output.bias
         and spec.output.scale is None
+        and spec.embeddings.norm is None
     )
 
 

@@ -112,8 +112,8 @@ def _edit_output(key: str, value: object) -> _Edit:
     return _Edit(f"output.{key}", lambda spec: replace(spec, output=replace(spec.output, **change)))
 
 
-def _set_embedding_scale(spec: ModelSpec, scale: float | None) -> ModelSpec:
-    return replace(spec, embeddings=replace(spec.embeddings, scale=scale))
+def _set_embeddings(spec: ModelSpec, **fields: Any) -> ModelSpec:
+    return replace(spec, embeddings=replace(spec.embeddings, **fields))
 
 
 _EDITS = (
@@ -138,6 +138,9 @@ _EDITS = (
         _edit_output(key, value)
         for key, value in (("norm", None), ("bias", False), ("softcap", None), ("scale", None))
     ),
-    _Edit("embeddings.scale", lambda spec: _set_embedding_scale(spec, None)),
-    _Edit("embeddings.scale", lambda spec: _set_embedding_scale(spec, math.sqrt(spec.hidden_size))),
+    _Edit("embeddings.norm", lambda spec: _set_embeddings(spec, norm=None)),
+    _Edit("embeddings.scale", lambda spec: _set_embeddings(spec, scale=None)),
+    _Edit(
+        "embeddings.scale", lambda spec: _set_embeddings(spec, scale=math.sqrt(spec.hidden_size))
+    ),
 )
