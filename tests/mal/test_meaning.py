@@ -296,6 +296,30 @@ model m { num_layers: 7  %s }
 """
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    ["[3 x local, global]", "[ 2 x local  , local, 1 x global, ]", "[03 x local, global]"],
+)
+def test_a_repeated_block_of_a_pattern_is_written_out(pattern):
+    spec = mal.loads(PATTERN % f"pattern: {pattern}")
+    assert spec == mal.loads(PATTERN % "pattern: [local, local, local, global]")
+    assert "pattern: [local, local, local, global]" in mal.dumps(spec)
+    assert mal.edit(spec, "pattern", "[global, 2 x local]").blocks == (
+        spec.blocks[3],
+        *spec.blocks[:2],
+    )
+
+
+def test_a_block_may_be_called_x():
+    text = "block x { attention { num_heads: 4 } } model m { num_layers: 3  pattern: [%s] }"
+    assert mal.loads(text % "2 x x, x") == mal.loads(text % "x, x, x")
+
+
+def test_an_inline_block_may_be_repeated():
+    spec = mal.loads("model m { pattern: [2 x { attention { num_heads: 4 } }] }")
+    assert spec.blocks == 2 * (BlockSpec(AttentionSpec(4)),)
+
+
 def test_a_pattern_is_cycled_over_the_layers():
     spec = mal.loads(PATTERN % "pattern: [local, local, global]")
     windows = [layer.attention.window_size for layer in spec.layers]
