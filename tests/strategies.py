@@ -6,6 +6,7 @@ from hermes.spec import (
     ACTIVATIONS,
     BIASES,
     NORM_POSITIONS,
+    QK_NORM_KINDS,
     QK_NORMS,
     SLOPES,
     Alibi,
@@ -21,6 +22,7 @@ from hermes.spec import (
     NoNorm,
     NoPositions,
     OutputSpec,
+    QkNorm,
     RMSNorm,
     Rope,
     YarnScaling,
@@ -84,6 +86,16 @@ def positions(draw, max_positions=None, head_dim=8):
     return draw(st.one_of(*([ropes] if head_dim > 1 else []), *others))
 
 
+def qk_norms():
+    """Any norm of queries and keys; that of each head has a weight."""
+    return st.one_of(
+        st.builds(QkNorm, st.just("each_head"), st.sampled_from(QK_NORM_KINDS)),
+        st.builds(
+            QkNorm, st.sampled_from(["head", "flat"]), st.sampled_from(QK_NORM_KINDS), st.booleans()
+        ),
+    )
+
+
 @st.composite
 def attentions(draw, hidden_size=None, max_positions=None):
     """Any attention that fits a model of this hidden size."""
@@ -100,7 +112,7 @@ def attentions(draw, hidden_size=None, max_positions=None):
         causal=draw(st.booleans()),
         window_size=draw(optional(LENGTHS)),
         position_encoding=draw(positions(max_positions, head_dim or hidden_size // heads)),
-        qk_norm=draw(st.sampled_from(QK_NORMS)),
+        qk_norm=draw(st.one_of(st.sampled_from(QK_NORMS), qk_norms())),
         softcap=draw(optional(POSITIVE)),
         scale=draw(optional(POSITIVE)),
         name=draw(st.one_of(st.just(""), NAMES)),

@@ -61,6 +61,27 @@ class Norm(Module):
         return self.ops.normalize(x, self.norm, self.weight, self.bias)
 
 
+class HeadNorm(Module):
+    """The norm of queries or of keys, whose heads are H here. (B, T, H, D) -> (B, T, H, D)."""
+
+    def __init__(self, block: BlockSpec, H: int, ops: Ops):
+        super().__init__()
+        self.norm, self.ops = block.qk_norm, ops
+        form, D = block.attention.query_key_norm, block.attention.head_size
+        self.over = form.over if form else "head"
+        self.weight = Tensor(D if self.over == "head" else H * D) if form and form.weight else None
+
+    def __call__(self, x: Array) -> Array:
+        B, T, H, D = x.shape
+        if self.over == "flat":
+            y = self.ops.normalize(x.reshape(B, T, H * D), self.norm, self.weight, None)
+            return y.reshape(B, T, H, D)
+        weight: Array | None = self.weight
+        if weight is not None and self.over == "each_head":
+            weight = weight.reshape(H, D)
+        return self.ops.normalize(x, self.norm, weight, None)
+
+
 class Attention(Module):
     """Grouped-query attention with its positions. (B, T, C) -> (B, T, C)."""
 
@@ -74,22 +95,19 @@ class Attention(Module):
         self.v_proj = Linear(C, self.K * self.D, spec.bias != "none")
         self.o_proj = Linear(self.H * self.D, C, spec.bias == "all")
         if spec.qk_norm != "none":
-            flat = spec.qk_norm == "flat"
-            self.q_norm = Norm(block.qk_norm, self.H * self.D if flat else self.D, ops)
-            self.k_norm = Norm(block.qk_norm, self.K * self.D if flat else self.D, ops)
+            self.q_norm = HeadNorm(block, self.H, ops)
+            self.k_norm = HeadNorm(block, self.K, ops)
         if spec.position_encoding == Alibi("learned"):
             self.alibi_slopes = Tensor(self.H)
 
     def __call__(self, x: Array, ctx: Context) -> Array:
         B, T, C = x.shape
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        if self.spec.qk_norm == "flat":
+        q = self.q_proj(x).reshape(B, T, self.H, self.D)
+        k = self.k_proj(x).reshape(B, T, self.K, self.D)
+        v = self.v_proj(x).reshape(B, T, self.K, self.D)
+        if self.spec.qk_norm != "none":
             q, k = self.q_norm(q), self.k_norm(k)
-        q = q.reshape(B, T, self.H, self.D).swapaxes(1, 2)  # (B, H, T, D)
-        k = k.reshape(B, T, self.K, self.D).swapaxes(1, 2)  # (B, K, T, D)
-        v = v.reshape(B, T, self.K, self.D).swapaxes(1, 2)  # (B, K, T, D)
-        if self.spec.qk_norm == "head":
-            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (y.swapaxes(1, 2) for y in (q, k, v))  # (B, H, T, D), (B, K, T, D) twice
         if self.spec.rotary_size:
             cos, sin = ctx.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
             q, k = self.ops.rotate(q, cos, sin), self.ops.rotate(k, cos, sin)

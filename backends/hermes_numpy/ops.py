@@ -84,7 +84,7 @@ def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) ->
     rmsnorm x / sqrt(mean(x^2) + eps) * w, with 1 + w for w where unit_offset;
     layernorm (x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b; w is 1 and b is 0 where None.
     Sources: Zhang and Sennrich 2019, RMSNorm, arXiv:1910.07467, eq. 4; Ba et al. 2016, LayerNorm,
-    arXiv:1607.06450, eq. 4.
+    arXiv:1607.06450, eq. 4. A weight may be (H, C), one for each head of (..., H, C).
     """
     match norm:
         case NoNorm():

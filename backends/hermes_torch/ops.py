@@ -75,10 +75,13 @@ def add_offset(norm: RMSNorm, weight: Array | None) -> Array | None:
 def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
     """Normalize the last axis, in float32 at least. (..., C), (C,), (C,) -> (..., C).
 
-    w is 1 and b is 0 where None.
+    w is 1 and b is 0 where None; w may be (H, C), one for each head of (..., H, C), which the
+    library's kernels do not have.
     Sources: Zhang and Sennrich 2019, RMSNorm, arXiv:1910.07467, eq. 4; Ba et al. 2016, LayerNorm,
     arXiv:1607.06450, eq. 4.
     """
+    if weight is not None and weight.ndim > 1:
+        return normalize_exact(x, norm, weight, bias)
     wide = upcast(x)
     match norm:
         case NoNorm():

@@ -158,8 +158,8 @@ class _Reader:
         kinds = {WORDS[kind]: kind for kind in types if kind in WORDS}
         if bare == "none" and NoneType in types and "none" not in kinds:
             return None
-        if kinds:
-            return self.read_kind(key, kinds, value)
+        if kinds and (bare is None or str not in types):
+            return self.read_kind(key, kinds, value, word=str in types)
         match value:
             case Number(text) if int in types:
                 return self.read_integer(key, text, value.at)
@@ -184,15 +184,21 @@ class _Reader:
         hint = f"; write {int(number)}" if abs(number) < 2**31 and number.is_integer() else ""
         raise self.make_error(at, f"{key} takes an integer, got {text}{hint}")
 
-    def read_kind(self, key: str, kinds: Mapping[str, type], value: Value) -> object:
-        """Read a value that is a spec: of the kind whose word it names, or of the only kind."""
+    def read_kind(
+        self, key: str, kinds: Mapping[str, type], value: Value, *, word: bool = False
+    ) -> object:
+        """Read a value that is a spec: of the kind whose word it names, or of the only kind.
+
+        word: whether a word alone was possible too, for errors.
+        """
         only = next(iter(kinds))
         if only in DEFINED:
             return self.read_part(only, kinds[only], value)
         if len(kinds) == 1:
             if isinstance(value, Body):
                 return self.read_body(kinds[only], value, value.at)
-            raise self.make_error(value.at, f"{key} takes {{ ... }}, got {_describe_value(value)}")
+            forms = "a word or { ... }" if word else "{ ... }"
+            raise self.make_error(value.at, f"{key} takes {forms}, got {_describe_value(value)}")
         if isinstance(value, Word) and value.name in kinds:
             body = value.body or Body((), value.at)
             return self.read_body(kinds[value.name], body, value.at)

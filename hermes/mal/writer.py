@@ -108,7 +108,7 @@ class _Writer:
             case AttentionSpec() | FfnSpec() | BlockSpec():
                 return self.write_part(WORDS[value.__class__], value)
         body = self.write_body(value)
-        if len(types) == 1:
+        if len(types) == 1 or str in types:
             return body
         return Word(WORDS[value.__class__], body if body.fields else None)
 

@@ -14,7 +14,7 @@ from hermes.model_info.shape import (
     group_tensors,
 )
 from hermes.numerics.params import Tensor, list_parameters
-from hermes.spec import BlockSpec, LayerNorm, ModelSpec, NoNorm, Norm, RMSNorm
+from hermes.spec import BlockSpec, LayerNorm, ModelSpec, NoNorm, Norm, QkNorm, RMSNorm
 
 __all__ = ["format_cost", "format_diff", "format_layers", "format_shape", "format_title"]
 
@@ -77,7 +77,7 @@ def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
     yield "heads", f"{heads}, {a.head_size} wide"
     notes = [] if a.causal else ["not causal"]
     notes += [f"the last {a.window_size:,} tokens"] if a.window_size else []
-    notes += [f"{a.qk_norm} norm of queries and keys"] if a.qk_norm != "none" else []
+    notes += [_describe_qk_norm(norm)] if (norm := a.query_key_norm) is not None else []
     notes += [f"soft cap {a.softcap:g}"] if a.softcap else []
     notes += [f"scale {a.scale:g}"] if a.scale else []
     notes += [{"all": "bias", "qkv": "bias of q, k and v"}[a.bias]] if a.bias != "none" else []
@@ -98,6 +98,12 @@ def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
     dropout = ", ".join(f"{name} {rate:g}" for name, rate in rates if rate)
     if dropout:
         yield "dropout", dropout
+
+
+def _describe_qk_norm(norm: QkNorm) -> str:
+    over = norm.over.replace("_", " ")
+    kind = "layernorm" if norm.norm == "layernorm" else "norm"
+    return f"{over} {kind} of queries and keys{', without weights' * (not norm.weight)}"
 
 
 def format_cost(spec: ModelSpec, cost: Cost) -> Iterator[str]:

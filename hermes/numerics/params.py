@@ -105,10 +105,11 @@ def _walk_block(prefix: str, spec: ModelSpec, block: BlockSpec) -> Iterator[tupl
     yield f"{at}.o_proj.weight", _make_matrix("attention", width, queries, last)
     if a.bias == "all":
         yield f"{at}.o_proj.bias", Tensor((width,), "attention", "zeros")
-    if a.qk_norm != "none":
-        flat = a.qk_norm == "flat"
-        yield from _walk_norm(f"{at}.q_norm", block.qk_norm, queries if flat else a.head_size)
-        yield from _walk_norm(f"{at}.k_norm", block.qk_norm, keys if flat else a.head_size)
+    if (form := a.query_key_norm) is not None and form.weight:
+        # The weights of each_head are stored one after another, a vector as those of flat.
+        shared = form.over == "head"
+        yield from _walk_norm(f"{at}.q_norm", block.qk_norm, a.head_size if shared else queries)
+        yield from _walk_norm(f"{at}.k_norm", block.qk_norm, a.head_size if shared else keys)
     if a.position_encoding == Alibi("learned"):
         yield f"{at}.alibi_slopes", Tensor((a.num_heads,), "positions", "slopes")
     for name in ("gate_proj", "up_proj") if f.gated else ("up_proj",):

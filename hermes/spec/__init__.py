@@ -8,15 +8,15 @@ Letters: V vocabulary, C hidden size, L layers, H query heads, K key/value heads
 F feed-forward size, T positions.
 """
 
-from hermes.spec.block import (
-    ACTIVATIONS,
+from hermes.spec.attention import (
     BIASES,
-    NORM_POSITIONS,
+    QK_NORM_KINDS,
+    QK_NORM_RANGES,
     QK_NORMS,
     AttentionSpec,
-    BlockSpec,
-    FfnSpec,
+    QkNorm,
 )
+from hermes.spec.block import ACTIVATIONS, NORM_POSITIONS, BlockSpec, FfnSpec
 from hermes.spec.checks import list_field_types
 from hermes.spec.model import MAX_LAYERS, EmbeddingsSpec, ModelSpec, OutputSpec
 from hermes.spec.parts import (
@@ -24,17 +24,13 @@ from hermes.spec.parts import (
     Alibi,
     LayerNorm,
     Learned,
-    LinearScaling,
-    Llama3Scaling,
     NoNorm,
     NoPositions,
     Norm,
     Positions,
     RMSNorm,
-    Rope,
-    Scaling,
-    YarnScaling,
 )
+from hermes.spec.rope import LinearScaling, Llama3Scaling, Rope, Scaling, YarnScaling
 
 __all__ = [
     "ACTIVATIONS",
@@ -42,6 +38,8 @@ __all__ = [
     "MAX_LAYERS",
     "NORM_POSITIONS",
     "QK_NORMS",
+    "QK_NORM_KINDS",
+    "QK_NORM_RANGES",
     "SLOPES",
     "Alibi",
     "AttentionSpec",
@@ -58,6 +56,7 @@ __all__ = [
     "Norm",
     "OutputSpec",
     "Positions",
+    "QkNorm",
     "RMSNorm",
     "Rope",
     "Scaling",

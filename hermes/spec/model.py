@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hermes.errors import SpecError
-from hermes.spec.block import AttentionSpec, BlockSpec, FfnSpec
+from hermes.spec.attention import AttentionSpec
+from hermes.spec.block import BlockSpec, FfnSpec
 from hermes.spec.checks import MAX_SIZE, check_positive, check_rate, check_size, check_types
-from hermes.spec.parts import LayerNorm, Learned, Norm, RMSNorm, Rope
+from hermes.spec.parts import LayerNorm, Learned, Norm, RMSNorm
+from hermes.spec.rope import Rope
 
 MAX_LAYERS = 10_000
 

@@ -26,10 +26,12 @@ from hermes.spec import (
     Norm,
     OutputSpec,
     Positions,
+    QkNorm,
     RMSNorm,
     Rope,
     YarnScaling,
 )
+from hermes_conformance.cases.attention_specs import make_attentions
 from hermes_conformance.cases.covering_array import Row, make_covering_array
 
 ATTENTION, FFN = AttentionSpec(4, 2), FfnSpec(40)
@@ -134,6 +136,17 @@ def _change_block(**fields: Any) -> ModelSpec:
 @cache
 def make_field_specs() -> dict[str, ModelSpec]:
     """One architecture for every value of every field, the other fields at their defaults."""
+    later = {name: make_spec(attention) for name, attention in make_attentions().items()}
+    offset = replace(OTHER, norm=RMSNorm(1e-4, True))
+    later["attention.qk_norm=each_head offset"] = make_spec(
+        AttentionSpec(4, 2, qk_norm=QkNorm("each_head")), block=offset
+    )
+    return make_pinned_specs() | later
+
+
+@cache
+def make_pinned_specs() -> dict[str, ModelSpec]:
+    """The architectures of make_field_specs whose MAL the golden folder pins."""
     specs = {"default": make_spec()}
     for label, (heads, keys, size) in HEADS.items():
         specs[f"attention.heads={label}"] = _change_attention(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from hermes.spec import RMSNorm
 from hermes_conformance.faults.embeddings_and_head import drop_bias
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
@@ -83,6 +84,42 @@ def _share_qk_norm(patcher: Patcher) -> None:
     patcher.wrap_forward("Attention", wrap)
 
 
+def _skip_plain_norm(patcher: Patcher) -> None:
+    def wrap(normalize):
+        def faulty(x, norm, weight, bias):
+            return x if weight is None else normalize(x, norm, weight, bias)
+
+        return faulty
+
+    patcher.wrap_table("normalize", wrap)
+
+
+def _share_weights_of_heads(patcher: Patcher) -> None:
+    """All heads get the first one's weight, as if there were one for all."""
+
+    def wrap(normalize):
+        def faulty(x, norm, weight, bias):
+            first = weight[:1] if weight is not None and weight.ndim > 1 else weight
+            return normalize(x, norm, first, bias)
+
+        return faulty
+
+    patcher.wrap_table("normalize", wrap)
+
+
+def _keep_mean_of_heads(patcher: Patcher) -> None:
+    """The layernorm of queries and keys is an rmsnorm."""
+
+    def wrap(original):
+        def faulty(self, *arguments):
+            original(self, *arguments)
+            self.norm = RMSNorm(self.norm.eps)
+
+        return faulty
+
+    patcher.wrap_method("model", "HeadNorm", "__init__", wrap)
+
+
 def _use_finite_mask(patcher: Patcher) -> None:
     """Both backends' attention writes -inf as -math.inf, so another `math` changes the mask."""
     ops = patcher.load_module("ops")
@@ -137,6 +174,21 @@ FAULTS = (
     ),
     _make_fault("the values' bias is ignored", "attention.bias=qkv/hot", drop_bias("v_proj")),
     _make_fault("queries and keys share a norm", "attention.qk_norm=head/hot", _share_qk_norm),
+    _make_fault(
+        "each head's norm has the first head's weight",
+        "attention.qk_norm=each_head/hot",
+        _share_weights_of_heads,
+    ),
+    _make_fault(
+        "queries and keys keep their mean",
+        "attention.qk_norm=head layernorm/hot",
+        _keep_mean_of_heads,
+    ),
+    _make_fault(
+        "a norm without weight is left out",
+        "attention.qk_norm=head plain/hot",
+        _skip_plain_norm,
+    ),
     _make_fault(
         "masked scores are -1e4, not -inf",
         "edge.saturated attention/hot",

@@ -1,4 +1,4 @@
-"""A forward-only backend in JAX: the whole language, and no training."""
+"""A forward-only backend in JAX: the language of version 0.1, and no training."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from hermes.distributed.process_group import SINGLE_PROCESS
 from hermes.errors import HermesError, Unsupported
 from hermes.interface import IGNORE, LazyTensors, Options, check_tokens
 from hermes.numerics.positions import rotary_table, segment_positions
-from hermes.spec import Rope
+from hermes.spec import QkNorm, Rope
 from hermes_jax.model import Context, forward
 
 # A setting of the whole process, so every array below is given its dtype.
@@ -36,6 +36,9 @@ class Backend:
             raise Unsupported(f"hermes_jax does not compute in {options.precision}")
         if options.device not in (None, *self.devices()):
             raise Unsupported(f"hermes_jax has no device {options.device!r} here")
+        for block in spec.layers:
+            if isinstance(block.attention.qk_norm, QkNorm):
+                raise Unsupported("hermes_jax has qk_norm none, head and flat only")
         return Model(spec, params, options)
 
     def join(self, rank_info, options=Options()):

@@ -1,0 +1,32 @@
+"""Fields of attention that the classes lack make a model hermes's own, named in the reason."""
+
+import pytest
+
+from hermes.interop.huggingface.families import find_family
+from hermes.interop.huggingface.inexpressible import explain_inexpressible
+from hermes.spec import QkNorm
+from tests.interop.models import GEMMA3, GPT2, GPT_NEOX, LLAMA, OLMO2, QWEN3, change
+
+FIELDS = {
+    "qk_norm each_head": {"qk_norm": QkNorm("each_head")},
+    "qk_norm layernorm": {"qk_norm": QkNorm("head", "layernorm")},
+    "qk_norm flat plain": {"qk_norm": QkNorm("flat", weight=False)},
+}
+FAMILIES = {
+    "llama": LLAMA,
+    "qwen3": QWEN3,
+    "olmo2": OLMO2,
+    "gemma3_text": GEMMA3,
+    "gpt2": GPT2,
+    "gpt_neox": GPT_NEOX,
+}
+
+
+@pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_class_is_given_a_model_with_a_field_that_it_lacks(family, fields):
+    assert find_family(FAMILIES[family], renamed=True) == family
+    spec = change(FAMILIES[family], attention=fields)
+    assert find_family(spec, renamed=True) == "hermes"
+    (key,) = fields
+    assert f"attention.{key}: " in explain_inexpressible(spec)
