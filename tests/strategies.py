@@ -12,12 +12,14 @@ from hermes.spec import (
     Alibi,
     AttentionSpec,
     BlockSpec,
+    DynamicScaling,
     EmbeddingsSpec,
     FfnSpec,
     LayerNorm,
     Learned,
     LinearScaling,
     Llama3Scaling,
+    LongRopeScaling,
     ModelSpec,
     NoNorm,
     NoPositions,
@@ -56,10 +58,33 @@ def llama3_scalings(draw):
 @st.composite
 def yarn_scalings(draw):
     slow, fast = sorted(draw(st.lists(POSITIVE, min_size=2, max_size=2, unique=True)))
-    return YarnScaling(draw(POSITIVE), draw(LENGTHS), fast, slow)
+    factor = draw(optional(POSITIVE))
+    return YarnScaling(draw(POSITIVE), draw(LENGTHS), fast, slow, factor, draw(st.booleans()))
 
 
-SCALINGS = st.one_of(st.builds(LinearScaling, POSITIVE), llama3_scalings(), yarn_scalings())
+@st.composite
+def longrope_scalings(draw, size):
+    factors = st.lists(POSITIVE, min_size=size // 2, max_size=size // 2).map(tuple)
+    length = draw(st.integers(2, 2**31 - 1))
+    return LongRopeScaling(draw(factors), draw(factors), length, draw(optional(POSITIVE)))
+
+
+@st.composite
+def ropes(draw, head_dim):
+    """Any rope for a head of this size."""
+    half = draw(optional(st.integers(1, max(head_dim // 2, 1))))
+    size = 2 * half if half else head_dim
+    scalings = [
+        st.none(),
+        st.builds(LinearScaling, POSITIVE),
+        llama3_scalings(),
+        yarn_scalings(),
+        longrope_scalings(size),
+        *([st.builds(DynamicScaling, POSITIVE, LENGTHS)] if size > 2 else []),
+    ]
+    return Rope(draw(POSITIVE), draw(st.one_of(*scalings)), 2 * half if half else None)
+
+
 NORMS = st.one_of(
     st.builds(RMSNorm, POSITIVE, st.booleans()),
     st.builds(RMSNorm, POSITIVE, weight=st.just(False)),
@@ -72,18 +97,12 @@ NORMS = st.one_of(
 @st.composite
 def positions(draw, max_positions=None, head_dim=8):
     """Any positions that fit: rotary_dim within head_dim, learned ones as many as asked."""
-    ropes = st.builds(
-        Rope,
-        POSITIVE,
-        optional(SCALINGS),
-        optional(st.integers(1, max(head_dim // 2, 1)).map(lambda half: 2 * half)),
-    )
     others = [
         st.builds(Learned, st.just(max_positions)),
         st.builds(Alibi, st.sampled_from(SLOPES)),
         st.builds(NoPositions),
     ]
-    return draw(st.one_of(*([ropes] if head_dim > 1 else []), *others))
+    return draw(st.one_of(*([ropes(head_dim)] if head_dim > 1 else []), *others))
 
 
 def qk_norms():

@@ -9,7 +9,7 @@ class KVCache:
 
     def __init__(self, num_layers: int, capacity: int):
         self.length = 0  # tokens of whole passes; the decoder adds to it after each
-        self._capacity = capacity
+        self.capacity = capacity
         self._layers: list[tuple[Array, Array] | None] = [None] * num_layers
 
     def update(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
@@ -17,7 +17,7 @@ class KVCache:
         buffers = self._layers[layer]
         if buffers is None:
             B, K, _, D = k.shape
-            shape = (B, K, self._capacity, D)
+            shape = (B, K, self.capacity, D)
             buffers = self._layers[layer] = mx.zeros(shape, k.dtype), mx.zeros(shape, v.dtype)
         (keys, values), end = buffers, self.length + k.shape[2]
         keys[:, :, self.length : end] = k

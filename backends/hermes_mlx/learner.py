@@ -121,6 +121,7 @@ class Learner(Model):
         """The batch's loss, its gradients, and rows' log-probabilities, none of them read yet."""
         check_batch(batch, self._recipe)
         runtime, count = self.runtime, batch.counts.terms
+        runtime.tables.prepare(batch.tokens.shape[-1])
         total: Any = None
         grads: Any = None
         rows = []

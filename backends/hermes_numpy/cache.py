@@ -5,9 +5,10 @@ from numpy import ndarray as Array
 
 
 class KVCache:
-    """Keys and values of every layer."""
+    """Keys and values of every layer, of at most `capacity` tokens."""
 
-    def __init__(self, num_layers: int):
+    def __init__(self, num_layers: int, capacity: int):
+        self.capacity = capacity
         self.length = 0  # tokens of whole passes; the decoder adds to it after each
         self._layers: list[tuple[Array, Array] | None] = [None] * num_layers
 

@@ -77,7 +77,7 @@ class Decoder:
 
     def __init__(self, module: Transformer, batch_size: int, capacity: int, num_layers: int):
         self._module, self._rows, self._capacity = module, batch_size, capacity
-        self._cache = KVCache(num_layers)
+        self._cache = KVCache(num_layers, capacity)
 
     def advance(self, tokens: Array) -> Array:
         """Read (B, T) more tokens; return the logits after the last, (B, V)."""

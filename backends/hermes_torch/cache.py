@@ -8,7 +8,7 @@ class KVCache:
 
     def __init__(self, num_layers: int, capacity: int):
         self.length = 0  # tokens of whole passes; the decoder adds to it after each
-        self._capacity = capacity
+        self.capacity = capacity
         self._layers: list[Array | None] = [None] * num_layers
 
     def update(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
@@ -16,7 +16,7 @@ class KVCache:
         buffer = self._layers[layer]
         if buffer is None:
             B, K, _, D = k.shape
-            buffer = self._layers[layer] = k.new_empty((2, B, K, self._capacity, D))
+            buffer = self._layers[layer] = k.new_empty((2, B, K, self.capacity, D))
         end = self.length + k.shape[2]
         buffer[0, :, :, self.length : end] = k
         buffer[1, :, :, self.length : end] = v

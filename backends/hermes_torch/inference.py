@@ -28,6 +28,7 @@ class Model:
         tokens = np.asarray(tokens)
         check_tokens(self.spec, tokens)
         runtime = self.runtime
+        runtime.tables.prepare(tokens.shape[1])
         ctx = runtime.make_context(None, *runtime.load_segments(segments))
         return runtime.to_device(tokens), ctx
 
@@ -128,6 +129,7 @@ class Decoder:
         check_tokens(self._runtime.spec, tokens, length)
         runtime, ctx = self._runtime, self._runtime.make_context(self._cache)
         with runtime.apply_options():
+            runtime.tables.prepare(self._capacity)
             x = runtime.module.model(runtime.to_device(tokens), ctx)[:, -1]
             logits = runtime.module.compute_logits(x)
         self._cache.length = length

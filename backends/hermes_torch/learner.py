@@ -90,6 +90,7 @@ class Learner(Model):
         """Add the gradients of the batch's loss to .grad; return the loss, and rows of pairs."""
         check_batch(batch, self._recipe)
         runtime, count = self.runtime, batch.counts.terms
+        runtime.tables.prepare(batch.tokens.shape[-1])
         total, rows = torch.zeros((), device=runtime.device), []
         for a in range(len(batch.tokens)):
             is_last = a == len(batch.tokens) - 1

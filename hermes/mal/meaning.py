@@ -171,7 +171,15 @@ class _Reader:
                 return SPELLINGS.get(key, {}).get(bare, bare)
             case String(text) if str in types and key in TEXTS:
                 return text
-        wanted = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
+            case List(values) if tuple in types:
+                return tuple(self.read_value(key, (float,), number) for number in values)
+        wanted = {
+            int: "an integer",
+            float: "a number",
+            bool: "true or false",
+            str: "a word",
+            tuple: "a list of numbers",
+        }
         what = "text in double quotes" if key in TEXTS else wanted[types[0]]
         none = " or none" if NoneType in types else ""
         raise self.make_error(value.at, f"{key} takes {what}{none}, got {_describe_value(value)}")

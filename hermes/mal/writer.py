@@ -105,6 +105,8 @@ class _Writer:
                 if key in TEXTS:
                     return String(value)
                 return Word(WRITTEN.get(value, value) if key == "bias" else value)
+            case tuple():
+                return List(tuple(Number(format_number(number)) for number in value))
             case AttentionSpec() | FfnSpec() | BlockSpec():
                 return self.write_part(WORDS[value.__class__], value)
         body = self.write_body(value)

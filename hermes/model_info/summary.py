@@ -1,5 +1,6 @@
 """The lines that `hermes info`, `hermes mal show` and `hermes mal diff` print."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from hermes.formatting import format_columns, format_with_unit
@@ -83,7 +84,7 @@ def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
     notes += [{"all": "bias", "qkv": "bias of q, k and v"}[a.bias]] if a.bias != "none" else []
     if notes:
         yield "attention", ", ".join(notes)
-    yield "positions", keys["attention.position_encoding"]
+    yield "positions", _shorten_lists(keys["attention.position_encoding"])
     bias = ", bias" if f.bias else ""
     yield "feed-forward", f"{f.hidden_size:,} wide, {'gated ' * f.gated}{f.function}{bias}"
     places = {"pre": "before", "post": "after the sum of", "output": "after", "sandwich": "around"}
@@ -98,6 +99,11 @@ def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
     dropout = ", ".join(f"{name} {rate:g}" for name, rate in rates if rate)
     if dropout:
         yield "dropout", dropout
+
+
+def _shorten_lists(text: str) -> str:
+    """Shorten lists of numbers to their lengths: longrope has one for each pair."""
+    return re.sub(r"\[[^\]]*\]", lambda found: f"[{found[0].count(',') + 1} numbers]", text)
 
 
 def _describe_qk_norm(norm: QkNorm) -> str:

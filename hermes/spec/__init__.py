@@ -30,7 +30,15 @@ from hermes.spec.parts import (
     Positions,
     RMSNorm,
 )
-from hermes.spec.rope import LinearScaling, Llama3Scaling, Rope, Scaling, YarnScaling
+from hermes.spec.rope import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Rope,
+    Scaling,
+    YarnScaling,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -44,12 +52,14 @@ __all__ = [
     "Alibi",
     "AttentionSpec",
     "BlockSpec",
+    "DynamicScaling",
     "EmbeddingsSpec",
     "FfnSpec",
     "LayerNorm",
     "Learned",
     "LinearScaling",
     "Llama3Scaling",
+    "LongRopeScaling",
     "ModelSpec",
     "NoNorm",
     "NoPositions",

@@ -8,8 +8,8 @@ from hermes.errors import SpecError
 from hermes.spec.attention import AttentionSpec
 from hermes.spec.block import BlockSpec, FfnSpec
 from hermes.spec.checks import MAX_SIZE, check_positive, check_rate, check_size, check_types
-from hermes.spec.parts import LayerNorm, Learned, Norm, RMSNorm
-from hermes.spec.rope import Rope
+from hermes.spec.parts import LayerNorm, Learned, Norm, Positions, RMSNorm
+from hermes.spec.rope import LongRopeScaling, Rope, YarnScaling
 
 MAX_LAYERS = 10_000
 
@@ -115,6 +115,11 @@ class ModelSpec:
                     f"rotary_dim is {turning}, more than head_dim {size}",
                     (*path, "position_encoding", "rotary_dim"),
                 )
+            try:
+                attention.position_encoding.check_rotated(turning or size)
+            except SpecError as error:
+                place = (*path, "position_encoding", *error.path)
+                raise SpecError(str(error), place) from error
 
     def _check_ffn_size(self, ffn: FfnSpec, path: tuple[str | int, ...]) -> None:
         if ffn.hidden_dim is None and 4 * self.hidden_size > MAX_SIZE:
@@ -168,6 +173,7 @@ class ModelSpec:
                     num_kv_heads=block.attention.kv_heads,
                     head_dim=block.attention.head_dim
                     or self.hidden_size // block.attention.num_heads,
+                    position_encoding=self._resolve_rope(block.attention.position_encoding),
                     name="",
                 ),
                 ffn=dataclasses.replace(
@@ -182,6 +188,13 @@ class ModelSpec:
             for block in self.blocks
         ]
         return tuple(resolved[i % len(resolved)] for i in range(self.num_layers))
+
+    def _resolve_rope(self, positions: Positions) -> Positions:
+        """Fill in what max_seq_len decides."""
+        match positions:
+            case Rope(scaling=LongRopeScaling() as scaling):
+                return dataclasses.replace(positions, scaling=scaling.resolve(self.max_seq_len))
+        return positions
 
     @property
     def final_norm(self) -> Norm:
@@ -218,11 +231,14 @@ class ModelSpec:
         return (*sizes, layers, self.embeddings, output)
 
     def _resolve_positions(self, attention: AttentionSpec) -> AttentionSpec:
-        """Resolve what `layers` leaves: rotary_dim, max_positions and the scale of the scores."""
+        """Resolve what `layers` leaves: of positions, and the scale of the scores."""
         positions = attention.position_encoding
         match positions:
-            case Rope():
-                positions = dataclasses.replace(positions, rotary_dim=attention.rotary_size)
+            case Rope(scaling=scaling):
+                if isinstance(scaling, YarnScaling):
+                    scaling = dataclasses.replace(scaling, attention_factor=scaling.magnitude)
+                size = attention.rotary_size
+                positions = dataclasses.replace(positions, scaling=scaling, rotary_dim=size)
             case Learned():
                 positions = Learned(self.learned_positions)
         scale = attention.score_scale

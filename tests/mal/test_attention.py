@@ -4,7 +4,7 @@ import pytest
 
 from hermes import mal
 from hermes.errors import MalError
-from hermes.spec import QkNorm
+from hermes.spec import DynamicScaling, LongRopeScaling, QkNorm, Rope, YarnScaling
 
 
 def model(attention):
@@ -13,7 +13,12 @@ def model(attention):
     )
 
 
-# Each text, the value it gives, and how it is written.
+ONES = "[1, 1, 1, 1, 1, 1, 1, 1]"
+LONGROPE = (
+    "position_encoding: rope { scaling: longrope { short_factor: %s  long_factor: %s "
+    "original_max_seq_len: 16 } }"
+)
+# Each text, the value it gives, and how it is written where that is one line.
 MEANINGS = [
     ("qk_norm { over: each_head }", "qk_norm", QkNorm("each_head"), "qk_norm { over: each_head }"),
     (
@@ -30,6 +35,26 @@ MEANINGS = [
     ),
     ("qk_norm { over: head }", "qk_norm", "head", "qk_norm: head"),
     ("qk_norm { over: flat }", "qk_norm", "flat", "qk_norm: flat"),
+    (
+        "position_encoding: rope { scaling: yarn { truncate: false  attention_factor: 1.5 "
+        "original_max_seq_len: 4096  factor: 4 } }",
+        "position_encoding",
+        Rope(scaling=YarnScaling(4.0, 4096, attention_factor=1.5, truncate=False)),
+        None,
+    ),
+    (
+        "position_encoding: rope { rotary_dim: 4  scaling: longrope { short_factor: [1, 1.25] "
+        "long_factor: [2, 3e1,]  original_max_seq_len: 16 } }",
+        "position_encoding",
+        Rope(scaling=LongRopeScaling((1.0, 1.25), (2.0, 30.0), 16), rotary_dim=4),
+        None,
+    ),
+    (
+        "position_encoding: rope { scaling: dynamic { factor: 2  original_max_seq_len: 16 } }",
+        "position_encoding",
+        Rope(scaling=DynamicScaling(2.0, 16)),
+        None,
+    ),
 ]
 
 
@@ -38,7 +63,7 @@ def test_a_later_key_means_this_and_is_written_so(text, key, value, written):
     spec = model(text)
     assert getattr(spec.blocks[0].attention, key) == value
     form = mal.dumps(spec)
-    assert f"num_heads: 4  {written} }}" in form
+    assert written is None or f"num_heads: 4  {written} }}" in form
     assert mal.loads(form) == spec
 
 
@@ -50,6 +75,20 @@ def test_a_later_key_means_this_and_is_written_so(text, key, value, written):
         ("qk_norm { over: all }", "over is 'all'; it must be one of head, flat, each_head"),
         ("qk_norm { norm: none }", "norm is 'none'; it must be one of rmsnorm, layernorm"),
         ("qk_norm { over: each_head  weight: false }", "leaves nothing of it; write over: head"),
+        (LONGROPE % ("[1, 2]", "[1, 2]"), "have 2 numbers; 16 rotated elements of a head make 8"),
+        (LONGROPE % (ONES, "[1]"), "long_factor has 1 numbers and short_factor 8"),
+        (LONGROPE % (ONES, ONES.replace("1]", "0]")), "must have finite numbers above 0, got 0.0"),
+        (LONGROPE % ("2", ONES), "short_factor takes a list of numbers, got 2"),
+        (LONGROPE % ("[a]", ONES), "short_factor takes a number, got 'a'"),
+        (
+            (LONGROPE % (ONES, ONES)).replace("16", "1"),
+            "original_max_seq_len must be above 1",
+        ),
+        (
+            "position_encoding: rope { rotary_dim: 2  scaling: dynamic { factor: 2 "
+            "original_max_seq_len: 16 } }",
+            "dynamic scaling needs more than one pair",
+        ),
     ],
 )
 def test_what_a_later_key_cannot_mean(text, message):

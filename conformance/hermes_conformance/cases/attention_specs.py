@@ -3,7 +3,17 @@
 `make_attentions` changes one field of attention at a time and names it by its path in a file.
 """
 
-from hermes.spec import AttentionSpec, QkNorm
+from typing import Any
+
+from hermes.spec import (
+    AttentionSpec,
+    DynamicScaling,
+    LongRopeScaling,
+    Positions,
+    QkNorm,
+    Rope,
+    YarnScaling,
+)
 
 QK_NORMS = {
     "each_head": QkNorm("each_head"),
@@ -13,11 +23,27 @@ QK_NORMS = {
     "head plain": QkNorm("head", weight=False),
     "flat layernorm plain": QkNorm("flat", "layernorm", weight=False),
 }
+# Heads have three pairs; rows have ten tokens, more than 8 and fewer than 16.
+SHORT, LONG = (1.0, 1.5, 3.0), (2.0, 5.0, 11.0)
+POSITIONS: dict[str, Positions] = {
+    "rope-yarn-factor": Rope(scaling=YarnScaling(4.0, 16, attention_factor=1.3)),
+    "rope-yarn-smooth": Rope(100.0, YarnScaling(4.0, 64, 4.0, 1.0, truncate=False)),
+    "rope-longrope": Rope(scaling=LongRopeScaling(SHORT, LONG, 8)),
+    "rope-longrope-short": Rope(scaling=LongRopeScaling(SHORT, LONG, 16)),
+    "rope-longrope-factor": Rope(
+        scaling=LongRopeScaling(SHORT[:2], LONG[:2], 8, attention_factor=1.2), rotary_dim=4
+    ),
+    "rope-dynamic": Rope(scaling=DynamicScaling(4.0, 8)),
+    "rope-dynamic-short": Rope(scaling=DynamicScaling(4.0, 16)),
+}
 
 
 def make_attentions() -> dict[str, AttentionSpec]:
     """One attention for every value of each of these fields, the others at their defaults."""
-    return {
-        f"attention.qk_norm={label}": AttentionSpec(4, 2, qk_norm=norm)
-        for label, norm in QK_NORMS.items()
+    norms = {f"qk_norm={label}": {"qk_norm": norm} for label, norm in QK_NORMS.items()}
+    positions = {
+        f"position_encoding={label}": {"position_encoding": position}
+        for label, position in POSITIONS.items()
     }
+    fields: dict[str, dict[str, Any]] = norms | positions
+    return {f"attention.{name}": AttentionSpec(4, 2, **field) for name, field in fields.items()}

@@ -10,7 +10,7 @@ from hermes.interface import IGNORE, Batch, PreferencePairs
 from hermes.numerics.lora import list_adapter_tensors, merge_adapters
 from hermes.numerics.randomness import draw_bits, draw_normals
 from hermes.recipe import Recipe
-from hermes.spec import ModelSpec
+from hermes.spec import DynamicScaling, LongRopeScaling, ModelSpec, Rope
 
 SEED = 20
 RECIPE = Recipe(batch_size=2, grad_accum=2, seq_len=10, lr=1e-2, seed=7)
@@ -131,3 +131,10 @@ class Case:
     def can_decode(self) -> bool:
         """Whether decoding gives the full pass's logits: not if tokens attend to later ones."""
         return all(block.attention.causal for block in self.spec.layers)
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the length of a row changes its logits: it chooses some tables of rope."""
+        ropes = (block.attention.position_encoding for block in self.spec.layers)
+        chosen = LongRopeScaling | DynamicScaling
+        return any(isinstance(rope, Rope) and isinstance(rope.scaling, chosen) for rope in ropes)

@@ -266,7 +266,7 @@ LAWS = (
         "logits of a row alone err as float32 does",
         batching,
         tolerance.TOKEN_32,
-        is_ordinary,
+        lambda case: is_ordinary(case) and not case.depends_on_length,
     ),
     _make_law(
         "logprobs",

@@ -8,7 +8,7 @@ from hermes.distributed.process_group import SINGLE_PROCESS
 from hermes.errors import HermesError, Unsupported
 from hermes.interface import IGNORE, LazyTensors, Options, check_tokens
 from hermes.numerics.positions import rotary_table, segment_positions
-from hermes.spec import QkNorm, Rope
+from hermes.spec import DynamicScaling, LongRopeScaling, QkNorm, Rope
 from hermes_jax.model import Context, forward
 
 # A setting of the whole process, so every array below is given its dtype.
@@ -37,8 +37,11 @@ class Backend:
         if options.device not in (None, *self.devices()):
             raise Unsupported(f"hermes_jax has no device {options.device!r} here")
         for block in spec.layers:
-            if isinstance(block.attention.qk_norm, QkNorm):
-                raise Unsupported("hermes_jax has qk_norm none, head and flat only")
+            attention = block.attention
+            scaling = getattr(attention.position_encoding, "scaling", None)
+            for part in (attention.qk_norm, scaling):
+                if isinstance(part, QkNorm | LongRopeScaling | DynamicScaling):
+                    raise Unsupported(f"hermes_jax does not have {part}")
         return Model(spec, params, options)
 
     def join(self, rank_info, options=Options()):

@@ -12,9 +12,11 @@ from hermes.numerics.positions import yarn_range
 from hermes.spec import (
     AttentionSpec,
     BlockSpec,
+    DynamicScaling,
     FfnSpec,
     LayerNorm,
     Learned,
+    LongRopeScaling,
     ModelSpec,
     NoPositions,
     Positions,
@@ -260,12 +262,18 @@ def _is_whole_rope(spec: ModelSpec, position: Positions) -> bool:
 
 
 def _has_valid_ramp(spec: ModelSpec, rope: Rope) -> bool:
-    """False for a YaRN whose ramp is empty, which readers compute differently."""
-    if not isinstance(rope.scaling, YarnScaling):
-        return True
-    size = rope.rotary_dim or spec.layers[0].attention.head_size
-    low, high = yarn_range(rope.scaling, rope.theta, size)
-    return low <= high
+    """False for scalings that no class here is given, and for a YaRN whose ramp is empty.
+
+    Readers compute an empty ramp differently.
+    """
+    match rope.scaling:
+        case LongRopeScaling() | DynamicScaling():
+            return False
+        case YarnScaling() as yarn:
+            size = rope.rotary_dim or spec.layers[0].attention.head_size
+            low, high = yarn_range(yarn, rope.theta, size)
+            return low <= high and yarn.attention_factor is None and yarn.truncate
+    return True
 
 
 def find_attention_scalar(attention: AttentionSpec) -> int | None:

@@ -11,7 +11,16 @@ from typing import Any
 from hermes.errors import SpecError
 from hermes.interop.huggingface.families import list_positions, list_windows
 from hermes.interop.huggingface.fields import Fields
-from hermes.spec import LinearScaling, Llama3Scaling, ModelSpec, Rope, Scaling, YarnScaling
+from hermes.spec import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    ModelSpec,
+    Rope,
+    Scaling,
+    YarnScaling,
+)
 
 __all__ = ["read_gemma3_ropes", "read_rope", "write_rope"]
 
@@ -81,6 +90,8 @@ def _write_scaling(rope: Rope) -> Config | None:
                 "beta_fast": float(fast),
                 "beta_slow": float(slow),
             }
+        case LongRopeScaling() | DynamicScaling():
+            raise AssertionError("find_family gives no class to a model that scales rope so")
 
 
 def read_rope(

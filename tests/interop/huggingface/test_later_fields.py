@@ -4,13 +4,17 @@ import pytest
 
 from hermes.interop.huggingface.families import find_family
 from hermes.interop.huggingface.inexpressible import explain_inexpressible
-from hermes.spec import QkNorm
-from tests.interop.models import GEMMA3, GPT2, GPT_NEOX, LLAMA, OLMO2, QWEN3, change
+from hermes.spec import DynamicScaling, LongRopeScaling, QkNorm, YarnScaling
+from tests.interop.models import GEMMA3, GPT2, GPT_NEOX, LLAMA, OLMO2, QWEN3, change, rope
 
 FIELDS = {
     "qk_norm each_head": {"qk_norm": QkNorm("each_head")},
     "qk_norm layernorm": {"qk_norm": QkNorm("head", "layernorm")},
     "qk_norm flat plain": {"qk_norm": QkNorm("flat", weight=False)},
+    "yarn attention_factor": rope(YarnScaling(4.0, 64, 4.0, 1.0, attention_factor=1.0)),
+    "yarn truncate": rope(YarnScaling(4.0, 64, 4.0, 1.0, truncate=False)),
+    "longrope": {**rope(LongRopeScaling((1.0,), (2.0,), 16), rotary_dim=2)},
+    "dynamic": rope(DynamicScaling(2.0, 16)),
 }
 FAMILIES = {
     "llama": LLAMA,
