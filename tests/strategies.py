@@ -134,6 +134,10 @@ def attentions(draw, hidden_size=None, max_positions=None):
         qk_norm=draw(st.one_of(st.sampled_from(QK_NORMS), qk_norms())),
         softcap=draw(optional(POSITIVE)),
         scale=draw(optional(POSITIVE)),
+        v_head_dim=draw(optional(st.sampled_from([1, 2, 4, 16]))),
+        clip_qkv=draw(optional(POSITIVE)),
+        sinks=draw(st.booleans()),
+        output_gate=draw(st.booleans()),
         name=draw(st.one_of(st.just(""), NAMES)),
     )
 

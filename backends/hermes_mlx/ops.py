@@ -6,7 +6,8 @@ logsumexp, erf, sin, cos and all of mx.fast to float32's accuracy, though it ret
 remains (arithmetic, sqrt, tanh, log, matmul, power) is double precision. So power(e, x) stands for
 exp(x). PLAIN is FAST with power(e, x) as well: the faster of the two on CPUs that are not Apple's.
 
-Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, R rotated size.
+Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, E that of
+values, R rotated size.
 """
 
 import math
@@ -40,6 +41,12 @@ def multiply(x: Array, factor: float | None) -> Array:
 def exp(x: Array) -> Array:
     """e^x, exact in float64 too, where mx.exp is not."""
     return mx.power(math.e, x)
+
+
+def sigmoid_exact(x: Array) -> Array:
+    """1 / (1 + exp(-x)), written out."""
+    # Without the bound exp(-x) of a very negative x is inf, and the gradient inf / inf.
+    return 1 / (1 + exp(mx.minimum(-x, 80)))
 
 
 def silu(x: Array) -> Array:
@@ -111,6 +118,11 @@ def add_offset(norm: RMSNorm, weight: Array | None) -> Array | None:
     return 1 + weight if norm.unit_offset and weight is not None else weight
 
 
+def clip(x: Array, bound: float) -> Array:
+    """min(max(x, -bound), bound)."""
+    return mx.minimum(mx.maximum(x, -bound), bound)
+
+
 def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
     """Normalize the last axis, in float32 at least. (..., C), (C,), (C,) -> (..., C).
 
@@ -170,14 +182,16 @@ def attention_from_scores(
     v: Array,
     spec: AttentionSpec,
     slopes: Array | None,
+    sinks: Array | None,
     ctx: Context,
     site: int,
     softmax: Callable[[Array], Array],
 ) -> Array:
-    """Attention, written out. q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D).
+    """Attention, written out. q (B, H, T, D), k (B, K, S, D), v (B, K, S, E) -> (B, H, T, E).
 
     softmax(cap(scale q k^T) - slope distance) v over the keys that the mask allows; query head h
-    reads key head h K / H. Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al.
+    reads key head h K / H. A sink, one score per head, (H,), is one more term of the softmax's sum,
+    and has no value. Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al.
     2023, GQA, arXiv:2305.13245; Press et al. 2021, ALiBi, arXiv:2108.12409.
     """
     B, H, T, D = q.shape
@@ -192,23 +206,40 @@ def attention_from_scores(
     mask = ctx.attention_mask(T, S, spec)
     if mask is not None:
         scores = mx.where(mask, scores, -math.inf)
-    p = ctx.dropout(softmax(scores), spec.dropout, site).astype(v.dtype)  # (B, H, T, S)
-    return (p.reshape(B, K, H // K, T, S) @ v[:, :, None]).reshape(B, H, T, D)
+    if sinks is not None:
+        column = mx.broadcast_to(sinks.astype(scores.dtype)[:, None, None], (B, H, T, 1))
+        scores = mx.concatenate([scores, column], axis=-1)  # (B, H, T, S + 1)
+    p = ctx.dropout(softmax(scores)[..., :S], spec.dropout, site).astype(v.dtype)  # (B, H, T, S)
+    return (p.reshape(B, K, H // K, T, S) @ v[:, :, None]).reshape(B, H, T, v.shape[-1])
 
 
 def attention_exact(
-    q: Array, k: Array, v: Array, spec: AttentionSpec, slopes: Array | None, ctx: Context, site: int
+    q: Array,
+    k: Array,
+    v: Array,
+    spec: AttentionSpec,
+    slopes: Array | None,
+    sinks: Array | None,
+    ctx: Context,
+    site: int,
 ) -> Array:
     """attention_from_scores, exact in float64."""
-    return attention_from_scores(q, k, v, spec, slopes, ctx, site, softmax_exact)
+    return attention_from_scores(q, k, v, spec, slopes, sinks, ctx, site, softmax_exact)
 
 
 def attention(
-    q: Array, k: Array, v: Array, spec: AttentionSpec, slopes: Array | None, ctx: Context, site: int
+    q: Array,
+    k: Array,
+    v: Array,
+    spec: AttentionSpec,
+    slopes: Array | None,
+    sinks: Array | None,
+    ctx: Context,
+    site: int,
 ) -> Array:
     """attention_exact by the fused kernel, which has neither a soft cap nor our dropout masks."""
     if spec.softcap is not None or ctx.has_dropout(spec.dropout):
-        return attention_from_scores(q, k, v, spec, slopes, ctx, site, softmax)
+        return attention_from_scores(q, k, v, spec, slopes, sinks, ctx, site, softmax)
     T, S = q.shape[2], k.shape[2]
     is_causal = slopes is None and ctx.is_plain_causal(T, S, spec)
     mask = None if is_causal else ctx.attention_mask(T, S, spec)
@@ -216,7 +247,12 @@ def attention(
         bias = -ctx.alibi_bias(T, S, slopes)
         mask = (bias if mask is None else mx.where(mask, bias, -math.inf)).astype(q.dtype)
     return mx.fast.scaled_dot_product_attention(
-        q, k, v, scale=spec.score_scale, mask="causal" if is_causal else mask
+        q,
+        k,
+        v,
+        scale=spec.score_scale,
+        mask="causal" if is_causal else mask,
+        sinks=None if sinks is None else sinks.astype(q.dtype),
     )
 
 
@@ -229,6 +265,8 @@ class Ops:
     rotate: Callable
     attention: Callable
     soft_cap: Callable
+    clip: Callable
+    sigmoid: Callable
     softmax: Callable
     log_sum_exp: Callable
     logprobs: Callable
@@ -245,6 +283,8 @@ FAST = Ops(
     rotate=rotate,
     attention=attention,
     soft_cap=soft_cap,
+    clip=clip,
+    sigmoid=mx.sigmoid,
     softmax=softmax,
     log_sum_exp=log_sum_exp,
     logprobs=chunked_loss.logprobs,
@@ -257,6 +297,7 @@ EXACT = replace(
     activations=MappingProxyType({**FAST.activations, "gelu": gelu_exact, "silu": silu_exact}),
     normalize=normalize_exact,
     attention=attention_exact,
+    sigmoid=sigmoid_exact,
     softmax=softmax_exact,
     log_sum_exp=log_sum_exp_exact,
     logprobs=loss.logprobs,
@@ -268,6 +309,7 @@ PLAIN = replace(
     FAST,
     activations=MappingProxyType({**FAST.activations, "silu": silu_exact}),
     attention=attention_exact,
+    sigmoid=sigmoid_exact,
     softmax=softmax_exact,
     log_sum_exp=log_sum_exp_exact,
 )

@@ -13,7 +13,7 @@ class KVCache:
         self._layers: list[tuple[Array, Array] | None] = [None] * num_layers
 
     def update(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Append keys and values, (B, K, T, D); return all so far, (B, K, S, D)."""
+        """Append keys, (B, K, T, D), and values, (B, K, T, E); return all so far."""
         before = self._layers[layer]
         if before is not None:
             k = np.concatenate([before[0], k], axis=2)

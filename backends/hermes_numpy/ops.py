@@ -1,6 +1,7 @@
 """The elementary functions of the model, each docstring its formula. NumPy, float64.
 
-Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, R rotated size.
+Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, E that of
+values, R rotated size.
 """
 
 import math
@@ -78,6 +79,11 @@ def soft_cap(x: Array, cap: float) -> Array:
     return cap * np.tanh(x / cap)
 
 
+def clip(x: Array, bound: float) -> Array:
+    """min(max(x, -bound), bound)."""
+    return np.minimum(np.maximum(x, -bound), bound)
+
+
 def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
     """Normalize the last axis. (..., C), (C,) or None, (C,) or None -> (..., C).
 
@@ -117,26 +123,31 @@ def attention(
     v: Array,
     spec: AttentionSpec,
     slopes: Array | None,
+    sinks: Array | None,
     ctx: Context,
     site: int,
 ) -> Array:
     """Attention of every query to the keys that its mask allows.
 
-    q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D).
+    q (B, H, T, D), k (B, K, S, D), v (B, K, S, E) -> (B, H, T, E).
     softmax(cap(scale q k^T) - slope distance) v; query head h reads key head h K / H. The mask
     allows the query's own document, no later keys if causal, and of those the last window_size.
+    A sink, one score per head, (H,), is one more term of the softmax's sum, and has no value.
     Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al. 2023, GQA,
-    arXiv:2305.13245; Press et al. 2021, ALiBi, arXiv:2108.12409.
+    arXiv:2305.13245; Press et al. 2021, ALiBi, arXiv:2108.12409; OpenAI 2025, gpt-oss (sinks).
     """
     B, H, T, D = q.shape
     S = k.shape[2]
     k = k.repeat(H // k.shape[1], axis=1)  # (B, H, S, D)
-    v = v.repeat(H // v.shape[1], axis=1)  # (B, H, S, D)
+    v = v.repeat(H // v.shape[1], axis=1)  # (B, H, S, E)
     scores = spec.score_scale * (q @ k.swapaxes(2, 3))  # (B, H, T, S)
     if spec.softcap is not None:
         scores = soft_cap(scores, spec.softcap)
     if slopes is not None:
         scores = scores - np.asarray(slopes)[:, None, None] * abs(ctx.relative_positions(T, S))
     scores = np.where(ctx.attention_mask(T, S, spec), scores, -np.inf)
-    p = ctx.dropout(softmax(scores), spec.dropout, site)
+    if sinks is not None:
+        column = sinks[:, None, None] + np.zeros((B, H, T, 1))
+        scores = np.concatenate([scores, column], axis=-1)  # (B, H, T, S + 1)
+    p = ctx.dropout(softmax(scores)[..., :S], spec.dropout, site)
     return p @ v

@@ -5,7 +5,8 @@ Attribute paths are tensor names. The formulas are in ops.py; what the layers of
 share (positions, KV cache, masks, dropout) is `ctx`, in context.py.
 
 Letters: B batch, T positions, S keys (those of the KV cache and the T new ones), C hidden size,
-H query heads, K key/value heads, D head size, R rotated size, F feed-forward size, V vocabulary.
+H query heads, K key/value heads, D head size, E that of values, R rotated size, F feed-forward
+size, V vocabulary.
 A site numbers a place of dropout, so that each has a mask of its own: specs/numerics.md.
 """
 
@@ -90,11 +91,15 @@ class Attention(Module):
         super().__init__()
         spec = block.attention
         self.spec, self.layer, self.site, self.ops = spec, layer, 1 + 4 * layer, ops
-        self.H, self.K, self.D = spec.num_heads, spec.kv_heads, spec.head_size
-        self.q_proj = Linear(C, self.H * self.D, spec.bias != "none")
-        self.k_proj = Linear(C, self.K * self.D, spec.bias != "none")
-        self.v_proj = Linear(C, self.K * self.D, spec.bias != "none")
-        self.o_proj = Linear(self.H * self.D, C, spec.bias == "all")
+        self.H, self.K = spec.num_heads, spec.kv_heads
+        self.D, self.E = spec.head_size, spec.value_size
+        self.q_proj = Linear(C, self.H * self.D, spec.has_qkv_bias)
+        self.k_proj = Linear(C, self.K * self.D, spec.has_qkv_bias)
+        self.v_proj = Linear(C, self.K * self.E, spec.has_qkv_bias)
+        gated = spec.output_gate
+        self.gate_proj = Linear(C, self.H * self.E, spec.has_qkv_bias) if gated else None
+        self.o_proj = Linear(self.H * self.E, C, spec.has_output_bias)
+        self.sinks = Tensor(self.H) if spec.sinks else None
         if spec.qk_norm != "none":
             self.q_norm = HeadNorm(block, self.H, ops)
             self.k_norm = HeadNorm(block, self.K, ops)
@@ -103,19 +108,25 @@ class Attention(Module):
 
     def forward(self, x: Array, ctx: Context) -> Array:
         B, T, C = x.shape
-        q = self.q_proj(x).reshape(B, T, self.H, self.D)
-        k = self.k_proj(x).reshape(B, T, self.K, self.D)
-        v = self.v_proj(x).reshape(B, T, self.K, self.D)
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if self.spec.clip_qkv is not None:
+            q, k, v = (self.ops.clip(y, self.spec.clip_qkv) for y in (q, k, v))
+        q = q.reshape(B, T, self.H, self.D)  # and after swapaxes (B, H, T, D)
+        k = k.reshape(B, T, self.K, self.D)  # (B, K, T, D)
+        v = v.reshape(B, T, self.K, self.E)  # (B, K, T, E)
         if self.spec.qk_norm != "none":
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (y.swapaxes(1, 2) for y in (q, k, v))  # (B, H, T, D), (B, K, T, D) twice
+        q, k, v = (y.swapaxes(1, 2) for y in (q, k, v))
         if self.spec.rotary_size:
             cos, sin = ctx.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
             q, k = self.ops.rotate(q, cos, sin), self.ops.rotate(k, cos, sin)
-        k, v = ctx.update(self.layer, k, v)  # (B, K, S, D)
+        k, v = ctx.update(self.layer, k, v)  # (B, K, S, D), (B, K, S, E)
         slopes = self.get_slopes(ctx)  # (H,) or None
-        y = self.ops.attention(q, k, v, self.spec, slopes, ctx, self.site)  # (B, H, T, D)
-        return self.o_proj(y.swapaxes(1, 2).reshape(B, T, self.H * self.D))  # (B, T, C)
+        y = self.ops.attention(q, k, v, self.spec, slopes, self.sinks, ctx, self.site)
+        y = y.swapaxes(1, 2).reshape(B, T, self.H * self.E)
+        if self.gate_proj is not None:
+            y = y * self.ops.sigmoid(self.gate_proj(x))
+        return self.o_proj(y)  # (B, T, C)
 
     def get_slopes(self, ctx: Context) -> Array | None:
         """ALiBi's slope of each head, (H,); None without ALiBi."""

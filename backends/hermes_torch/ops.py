@@ -3,7 +3,8 @@
 FAST uses the library's fused kernels; EXACT writes everything out, and is what float64 uses.
 Nothing else differs between the two.
 
-Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, R rotated size.
+Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, E that of
+values, R rotated size.
 """
 
 import math
@@ -72,6 +73,11 @@ def add_offset(norm: RMSNorm, weight: Array | None) -> Array | None:
     return 1 + weight if norm.unit_offset and weight is not None else weight
 
 
+def clip(x: Array, bound: float) -> Array:
+    """min(max(x, -bound), bound)."""
+    return x.clamp(-bound, bound)
+
+
 def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
     """Normalize the last axis, in float32 at least. (..., C), (C,), (C,) -> (..., C).
 
@@ -124,12 +130,20 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 
 
 def attention_exact(
-    q: Array, k: Array, v: Array, spec: AttentionSpec, slopes: Array | None, ctx: Context, site: int
+    q: Array,
+    k: Array,
+    v: Array,
+    spec: AttentionSpec,
+    slopes: Array | None,
+    sinks: Array | None,
+    ctx: Context,
+    site: int,
 ) -> Array:
-    """Attention, written out. q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D).
+    """Attention, written out. q (B, H, T, D), k (B, K, S, D), v (B, K, S, E) -> (B, H, T, E).
 
     softmax(cap(scale q k^T) - slope distance) v over the keys that the mask allows; query head h
-    reads key head h K / H. Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al.
+    reads key head h K / H. A sink, one score per head, (H,), is one more term of the softmax's sum,
+    and has no value. Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al.
     2023, GQA, arXiv:2305.13245; Press et al. 2021, ALiBi, arXiv:2108.12409.
     """
     groups = q.shape[1] // k.shape[1]
@@ -142,16 +156,26 @@ def attention_exact(
     mask = ctx.attention_mask(q.shape[2], k.shape[2], spec)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
-    p = ctx.dropout(torch.softmax(scores, -1), spec.dropout, site)
+    if sinks is not None:
+        column = sinks.to(scores.dtype)[:, None, None].expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, column], -1)  # (B, H, T, S + 1)
+    p = ctx.dropout(torch.softmax(scores, -1)[..., : k.shape[2]], spec.dropout, site)
     return p.to(v.dtype) @ v
 
 
 def attention(
-    q: Array, k: Array, v: Array, spec: AttentionSpec, slopes: Array | None, ctx: Context, site: int
+    q: Array,
+    k: Array,
+    v: Array,
+    spec: AttentionSpec,
+    slopes: Array | None,
+    sinks: Array | None,
+    ctx: Context,
+    site: int,
 ) -> Array:
-    """attention_exact by the fused kernel, which has neither a soft cap nor our dropout masks."""
-    if spec.softcap is not None or ctx.has_dropout(spec.dropout):
-        return attention_exact(q, k, v, spec, slopes, ctx, site)
+    """attention_exact by the fused kernel, which has no soft cap, sinks or masks of dropout."""
+    if spec.softcap is not None or sinks is not None or ctx.has_dropout(spec.dropout):
+        return attention_exact(q, k, v, spec, slopes, sinks, ctx, site)
     T, S = q.shape[2], k.shape[2]
     is_causal = slopes is None and ctx.is_plain_causal(T, S, spec)
     mask = None if is_causal else ctx.attention_mask(T, S, spec)
@@ -178,6 +202,8 @@ class Ops:
     rotate: Callable
     attention: Callable
     soft_cap: Callable
+    clip: Callable
+    sigmoid: Callable
     logprobs: Callable
     next_token: Callable
     row_logprobs: Callable
@@ -192,6 +218,8 @@ FAST = Ops(
     rotate=rotate,
     attention=attention,
     soft_cap=soft_cap,
+    clip=clip,
+    sigmoid=torch.sigmoid,
     logprobs=chunked_loss.logprobs,
     next_token=chunked_loss.next_token,
     row_logprobs=chunked_loss.row_logprobs,

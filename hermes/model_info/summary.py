@@ -75,13 +75,18 @@ def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
     a, f, keys = block.attention, block.ffn, describe_layer(block)
     both = a.kv_heads == a.num_heads
     heads = f"{a.num_heads}" if both else f"{a.num_heads}, sharing {a.kv_heads} of keys and values"
-    yield "heads", f"{heads}, {a.head_size} wide"
+    values = f", values {a.value_size}" if a.value_size != a.head_size else ""
+    yield "heads", f"{heads}, {a.head_size} wide{values}"
     notes = [] if a.causal else ["not causal"]
     notes += [f"the last {a.window_size:,} tokens"] if a.window_size else []
     notes += [_describe_qk_norm(norm)] if (norm := a.query_key_norm) is not None else []
     notes += [f"soft cap {a.softcap:g}"] if a.softcap else []
     notes += [f"scale {a.scale:g}"] if a.scale else []
-    notes += [{"all": "bias", "qkv": "bias of q, k and v"}[a.bias]] if a.bias != "none" else []
+    notes += [f"q, k and v clipped to {a.clip_qkv:g}"] if a.clip_qkv else []
+    notes += ["sinks"] if a.sinks else []
+    notes += ["output gate"] if a.output_gate else []
+    biases = {"all": "bias", "qkv": "bias of q, k and v", "o": "bias of the output"}
+    notes += [biases[a.bias]] if a.bias != "none" else []
     if notes:
         yield "attention", ", ".join(notes)
     yield "positions", _shorten_lists(keys["attention.position_encoding"])

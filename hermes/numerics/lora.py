@@ -29,13 +29,17 @@ __all__ = [
 def find_adapted_paths(spec: ModelSpec, lora: Lora) -> tuple[str, ...]:
     """Find the matrices that get an adapter, in the order of the forward pass.
 
-    Raises HermesError where a target is not in the model; gate_proj, which only gated models have,
-    may be missing.
+    gate_proj is the feed-forward's: an attention's output gate gets no adapter. Raises HermesError
+    where a target is not in the model; gate_proj, which only gated models have, may be missing.
     """
     paths = (
         name.removesuffix(".weight") for name in list_parameters(spec) if name.endswith(".weight")
     )
-    found = tuple(path for path in paths if path.rpartition(".")[2] in lora.targets)
+    found = tuple(
+        path
+        for path in paths
+        if path.rpartition(".")[2] in lora.targets and not path.endswith(".self_attn.gate_proj")
+    )
     for target in lora.targets:
         if not any(path.endswith(f".{target}") for path in found) and target != "gate_proj":
             raise HermesError(f"lora.targets names {target!r}, which this model does not have")

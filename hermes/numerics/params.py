@@ -95,16 +95,21 @@ def _walk_norm(
 def _walk_block(prefix: str, spec: ModelSpec, block: BlockSpec) -> Iterator[tuple[str, Tensor]]:
     width, a, f = spec.hidden_size, block.attention, block.ffn
     queries, keys = a.num_heads * a.head_size, a.kv_heads * a.head_size
+    mixed, values = a.num_heads * a.value_size, a.kv_heads * a.value_size
     # The 2 L matrices that write to the residual stream start smaller (GPT-2, section 2.3).
     last = INIT_STD / math.sqrt(2 * spec.num_layers)
     at = f"{prefix}.self_attn"
-    for name, rows in (("q_proj", queries), ("k_proj", keys), ("v_proj", keys)):
+    projections = [("q_proj", queries), ("k_proj", keys), ("v_proj", values)]
+    projections += [("gate_proj", mixed)] if a.output_gate else []
+    for name, rows in projections:
         yield f"{at}.{name}.weight", _make_matrix("attention", rows, width)
-        if a.bias != "none":
+        if a.has_qkv_bias:
             yield f"{at}.{name}.bias", Tensor((rows,), "attention", "zeros")
-    yield f"{at}.o_proj.weight", _make_matrix("attention", width, queries, last)
-    if a.bias == "all":
+    yield f"{at}.o_proj.weight", _make_matrix("attention", width, mixed, last)
+    if a.has_output_bias:
         yield f"{at}.o_proj.bias", Tensor((width,), "attention", "zeros")
+    if a.sinks:
+        yield f"{at}.sinks", Tensor((a.num_heads,), "attention", "zeros")
     if (form := a.query_key_norm) is not None and form.weight:
         # The weights of each_head are stored one after another, a vector as those of flat.
         shared = form.over == "head"

@@ -8,7 +8,7 @@ from hermes.spec.checks import check_choice, check_positive, check_rate, check_s
 from hermes.spec.parts import Positions
 from hermes.spec.rope import Rope
 
-BIASES = ("none", "qkv", "all")
+BIASES = ("none", "qkv", "all", "o")
 QK_NORMS = ("none", "head", "flat")
 QK_NORM_RANGES = ("head", "flat", "each_head")
 QK_NORM_KINDS = ("rmsnorm", "layernorm")
@@ -47,9 +47,13 @@ class AttentionSpec:
     num_heads H; num_kv_heads K (None: H); head_dim D (None: C / H); window_size W in keys,
     including the query's own (None: no window); softcap c: scores become c tanh(scores / c);
     scale: factor of q.k (None: 1 / sqrt(D)). qk_norm: 'none', 'head', 'flat' or a QkNorm, which
-    becomes the word that means the same, if one does. name: of the definition in a MAL file, ""
-    if inline. Sources: Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023,
-    arXiv:2305.13245.
+    becomes the word that means the same, if one does. v_head_dim: of values (None: D). clip_qkv c:
+    q, k and v are clipped to -c .. c after their projections. sinks: a trained score per head that
+    joins the softmax and has no value. output_gate: heads are multiplied by sigmoid(gate(x)) before
+    the output projection; the gate has a bias where q has one. name: of the definition in a MAL
+    file, "" if inline. Sources: Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023,
+    arXiv:2305.13245; Xiao et al. 2023, arXiv:2309.17453 (sinks); Qiu et al. 2025, arXiv:2505.06708
+    (gates).
     """
 
     num_heads: int
@@ -63,6 +67,10 @@ class AttentionSpec:
     qk_norm: str | QkNorm = "none"
     softcap: float | None = None
     scale: float | None = None
+    v_head_dim: int | None = None
+    clip_qkv: float | None = None
+    sinks: bool = False
+    output_gate: bool = False
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -84,6 +92,8 @@ class AttentionSpec:
             check_choice(self, "qk_norm", QK_NORMS)
         check_positive(self, "softcap")
         check_positive(self, "scale")
+        check_size(self, "v_head_dim")
+        check_positive(self, "clip_qkv")
         if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
             raise SpecError(
                 f"num_kv_heads is {self.num_kv_heads}, "
@@ -101,6 +111,21 @@ class AttentionSpec:
         """D of a resolved spec."""
         assert self.head_dim is not None, "only specs in ModelSpec.layers are resolved"
         return self.head_dim
+
+    @property
+    def value_size(self) -> int:
+        """The head size of values of a resolved spec."""
+        return self.v_head_dim or self.head_size
+
+    @property
+    def has_qkv_bias(self) -> bool:
+        """Whether the projections of queries, keys and values, and of a gate, have a bias."""
+        return self.bias in ("qkv", "all")
+
+    @property
+    def has_output_bias(self) -> bool:
+        """Whether the output projection has a bias."""
+        return self.bias in ("all", "o")
 
     @property
     def query_key_norm(self) -> QkNorm | None:

@@ -168,14 +168,7 @@ class ModelSpec:
         resolved = [
             dataclasses.replace(
                 block,
-                attention=dataclasses.replace(
-                    block.attention,
-                    num_kv_heads=block.attention.kv_heads,
-                    head_dim=block.attention.head_dim
-                    or self.hidden_size // block.attention.num_heads,
-                    position_encoding=self._resolve_rope(block.attention.position_encoding),
-                    name="",
-                ),
+                attention=self._resolve_attention(block.attention),
                 ffn=dataclasses.replace(
                     block.ffn,
                     hidden_dim=block.ffn.hidden_dim or 4 * self.hidden_size,
@@ -188,6 +181,17 @@ class ModelSpec:
             for block in self.blocks
         ]
         return tuple(resolved[i % len(resolved)] for i in range(self.num_layers))
+
+    def _resolve_attention(self, attention: AttentionSpec) -> AttentionSpec:
+        size = attention.head_dim or self.hidden_size // attention.num_heads
+        return dataclasses.replace(
+            attention,
+            num_kv_heads=attention.kv_heads,
+            head_dim=size,
+            v_head_dim=attention.v_head_dim or size,
+            position_encoding=self._resolve_rope(attention.position_encoding),
+            name="",
+        )
 
     def _resolve_rope(self, positions: Positions) -> Positions:
         """Fill in what max_seq_len decides."""

@@ -55,6 +55,13 @@ MEANINGS = [
         Rope(scaling=DynamicScaling(2.0, 16)),
         None,
     ),
+    ("clip_qkv: 8", "clip_qkv", 8.0, "clip_qkv: 8"),
+    ("clip_qkv: none", "clip_qkv", None, None),
+    ("bias: o", "bias", "o", "bias: o"),
+    ("v_head_dim: 24", "v_head_dim", 24, "v_head_dim: 24"),
+    ("v_head_dim: none", "v_head_dim", None, None),
+    ("sinks: true", "sinks", True, "sinks: true"),
+    ("output_gate: true", "output_gate", True, "output_gate: true"),
 ]
 
 
@@ -80,6 +87,10 @@ def test_a_later_key_means_this_and_is_written_so(text, key, value, written):
         (LONGROPE % (ONES, ONES.replace("1]", "0]")), "must have finite numbers above 0, got 0.0"),
         (LONGROPE % ("2", ONES), "short_factor takes a list of numbers, got 2"),
         (LONGROPE % ("[a]", ONES), "short_factor takes a number, got 'a'"),
+        ("clip_qkv: 0", "clip_qkv must be above 0, got 0.0"),
+        ("v_head_dim: 0", "v_head_dim must be from 1 to"),
+        ("bias: k", "bias is 'k'; it must be one of none, qkv, all, o"),
+        ("sinks: 2", "sinks takes true or false, got 2"),
         (
             (LONGROPE % (ONES, ONES)).replace("16", "1"),
             "original_max_seq_len must be above 1",

@@ -97,3 +97,13 @@ def test_every_model_can_be_counted_and_is_its_own_twin(spec):
     assert again.same
     assert again.structure == ()
     assert list(again.reusable) == list(list_parameters(spec))
+
+
+def test_values_of_another_size_cost_what_they_take():
+    wide, plain = model(attention="v_head_dim: 6"), model()
+    weights = 2 * L * (2 * 2 + 4 * 2) * 16
+    scores = L * 2 * 4 * 2 * 8  # of each of 8 keys, two more products in each of 4 heads
+    assert count_flops(wide, training=False) - count_flops(plain, training=False) == (
+        weights + scores
+    )
+    assert compute_cost(wide).kv_bytes_per_token["float32"] == L * 2 * (4 + 6) * 4

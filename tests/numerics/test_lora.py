@@ -1,5 +1,7 @@
 """Low-rank adapters: what they add, what they leave alone, and both backends train them alike."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -109,3 +111,13 @@ def test_settings_that_cannot_be_are_refused():
         Lora(targets=("wq",))
     with pytest.raises(HermesError, match=r"^freeze_layers has no meaning with lora"):
         Recipe(lora=Lora(), freeze_layers=1)
+
+
+def test_the_gate_of_attention_gets_no_adapter():
+    (block,) = SPEC.blocks
+    gated = replace(block, attention=replace(block.attention, output_gate=True))
+    spec = replace(SPEC, blocks=(gated,))
+    assert "model.layers.0.self_attn.gate_proj.weight" in list_parameters(spec)
+    assert list_adapter_tensors(spec, Lora()) == list_adapter_tensors(SPEC, Lora())
+    only = list_adapter_tensors(spec, Lora(targets=("gate_proj",)))
+    assert [name for name in only if "mlp" not in name] == []

@@ -50,7 +50,7 @@ def model(attention=FOUR, **fields):
         (lambda: AttentionSpec(8, causal=1), "causal must be true or false, got 1", "causal"),
         (
             lambda: AttentionSpec(8, bias="both"),
-            "bias is 'both'; it must be one of none, qkv, all",
+            "bias is 'both'; it must be one of none, qkv, all, o",
             "bias",
         ),
         (

@@ -6,9 +6,11 @@
 from typing import Any
 
 from hermes.spec import (
+    Alibi,
     AttentionSpec,
     DynamicScaling,
     LongRopeScaling,
+    NoPositions,
     Positions,
     QkNorm,
     Rope,
@@ -36,6 +38,20 @@ POSITIONS: dict[str, Positions] = {
     "rope-dynamic": Rope(scaling=DynamicScaling(4.0, 8)),
     "rope-dynamic-short": Rope(scaling=DynamicScaling(4.0, 16)),
 }
+OTHER_FIELDS: dict[str, dict[str, Any]] = {
+    "clip_qkv=0.8": {"clip_qkv": 0.8},
+    "clip_qkv=0.8 qk_norm": {"clip_qkv": 0.8, "qk_norm": "head", "bias": "all"},
+    "bias=o": {"bias": "o"},
+    "v_head_dim=4": {"v_head_dim": 4},
+    "v_head_dim=10": {"num_kv_heads": 1, "v_head_dim": 10, "softcap": 3.0},
+    "v_head_dim=1": {"num_kv_heads": None, "v_head_dim": 1, "position_encoding": Alibi()},
+    "output_gate=true": {"output_gate": True},
+    "output_gate=true biased": {"output_gate": True, "bias": "qkv", "v_head_dim": 8},
+    "sinks=true": {"sinks": True},
+    "sinks=true window": {"sinks": True, "window_size": 3, "dropout": 0.2, "bias": "all"},
+    "sinks=true none": {"sinks": True, "bias": "qkv", "position_encoding": NoPositions()},
+    "sinks=true both": {"sinks": True, "causal": False, "softcap": 2.0},
+}
 
 
 def make_attentions() -> dict[str, AttentionSpec]:
@@ -45,5 +61,8 @@ def make_attentions() -> dict[str, AttentionSpec]:
         f"position_encoding={label}": {"position_encoding": position}
         for label, position in POSITIONS.items()
     }
-    fields: dict[str, dict[str, Any]] = norms | positions
-    return {f"attention.{name}": AttentionSpec(4, 2, **field) for name, field in fields.items()}
+    fields: dict[str, dict[str, Any]] = norms | positions | OTHER_FIELDS
+    return {
+        f"attention.{name}": AttentionSpec(**{"num_heads": 4, "num_kv_heads": 2, **field})
+        for name, field in fields.items()
+    }

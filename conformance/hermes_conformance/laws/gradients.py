@@ -17,14 +17,19 @@ from hermes_conformance.oracle import complex_step
 def has_gradient(case: Case, name: str) -> bool:
     """Whether a tensor's gradient is not mathematically zero; if it is, all of it is rounding.
 
-    Without rope, a key bias adds the same to all scores of a query, which softmax cancels.
+    Without rope, a key bias adds the same to all scores of a query, which softmax cancels unless a
+    sink, whose score is its own, is among them.
     """
     parts = name.split(".")
     if parts[-2:] != ["k_proj", "bias"]:
         return True
     attention = case.spec.layers[int(parts[2])].attention
     return bool(
-        attention.rotary_size or attention.qk_norm != "none" or attention.softcap is not None
+        attention.rotary_size
+        or attention.qk_norm != "none"
+        or attention.softcap is not None
+        or attention.clip_qkv is not None
+        or attention.sinks
     )
 
 

@@ -42,6 +42,11 @@ class Backend:
             for part in (attention.qk_norm, scaling):
                 if isinstance(part, QkNorm | LongRopeScaling | DynamicScaling):
                     raise Unsupported(f"hermes_jax does not have {part}")
+            for key in ("clip_qkv", "sinks", "output_gate"):
+                if getattr(attention, key):
+                    raise Unsupported(f"hermes_jax does not have attention.{key}")
+            if attention.value_size != attention.head_size:
+                raise Unsupported("hermes_jax does not have attention.v_head_dim")
         return Model(spec, params, options)
 
     def join(self, rank_info, options=Options()):

@@ -20,6 +20,7 @@ from hermes.spec import (
     ModelSpec,
     NoPositions,
     Positions,
+    QkNorm,
     RMSNorm,
     Rope,
     YarnScaling,
@@ -161,10 +162,23 @@ def _is_ordinary(spec: ModelSpec, block: BlockSpec) -> bool:
         and block.residual_scale is None
         and not block.shared_norm
         and block.attention.causal
+        and _has_common_attention(block.attention)
         and spec.final_norm == block.norm
         and not spec.output.bias
         and spec.output.scale is None
         and spec.embeddings.norm is None
+    )
+
+
+def _has_common_attention(attention: AttentionSpec) -> bool:
+    """Whether attention has none of the fields that no class here has."""
+    return (
+        attention.value_size == attention.head_size
+        and attention.clip_qkv is None
+        and not attention.sinks
+        and not attention.output_gate
+        and attention.bias in ("none", "qkv", "all")
+        and not isinstance(attention.qk_norm, QkNorm)
     )
 
 

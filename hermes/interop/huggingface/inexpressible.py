@@ -127,7 +127,11 @@ _EDITS = (
     _edit_block("shared_norm", False),
     *(_edit_block("norm_position", place) for place in ("pre", "output", "sandwich")),
     _edit_attention("causal", True),
-    *(_edit_attention(key, None) for key in ("window_size", "softcap", "scale")),
+    *(
+        _edit_attention(key, None)
+        for key in ("window_size", "softcap", "scale", "v_head_dim", "clip_qkv")
+    ),
+    *(_edit_attention(key, False) for key in ("sinks", "output_gate")),
     *(_edit_attention("bias", bias) for bias in ("none", "all", "qkv")),
     *(_edit_attention("qk_norm", kind) for kind in ("none", "head", "flat")),
     _Edit("attention.position_encoding", _change_blocks(_rotate_whole_head)),

@@ -14,6 +14,11 @@ FIELDS = {
     "yarn attention_factor": rope(YarnScaling(4.0, 64, 4.0, 1.0, attention_factor=1.0)),
     "yarn truncate": rope(YarnScaling(4.0, 64, 4.0, 1.0, truncate=False)),
     "longrope": {**rope(LongRopeScaling((1.0,), (2.0,), 16), rotary_dim=2)},
+    "clip_qkv": {"clip_qkv": 8.0},
+    "v_head_dim": {"v_head_dim": 6},
+    "sinks": {"sinks": True},
+    "output_gate": {"output_gate": True},
+    "bias o": {"bias": "o"},
     "dynamic": rope(DynamicScaling(2.0, 16)),
 }
 FAMILIES = {
