@@ -1,11 +1,15 @@
 """Attentions with the fields that came after the first version of the golden folder.
 
-`make_attentions` changes one field of attention at a time and names it by its path in a file.
+`make_attentions` changes one field of attention at a time and names it by its path in a file;
+`make_crossed_attentions` combines every two values of these fields and of those that they meet.
 """
 
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from hermes.spec import (
+    BIASES,
     Alibi,
     AttentionSpec,
     DynamicScaling,
@@ -16,6 +20,7 @@ from hermes.spec import (
     Rope,
     YarnScaling,
 )
+from hermes_conformance.cases.covering_array import Row, make_covering_array
 
 QK_NORMS = {
     "each_head": QkNorm("each_head"),
@@ -52,6 +57,59 @@ OTHER_FIELDS: dict[str, dict[str, Any]] = {
     "sinks=true none": {"sinks": True, "bias": "qkv", "position_encoding": NoPositions()},
     "sinks=true both": {"sinks": True, "causal": False, "softcap": 2.0},
 }
+
+POSITION_FACTOR: dict[str, Positions] = {
+    **POSITIONS,
+    "rope": Rope(),
+    "rope-partial": Rope(rotary_dim=2),
+    "alibi-learned": Alibi("learned"),
+    "none": NoPositions(),
+}
+# Three rotated pairs, as the lists of longrope have, need heads of 6 or more.
+CROSSED_HEADS = {"4/2": (4, 2, 6), "3/3x10": (3, 3, 10), "4/1": (4, 1, 6)}
+FACTORS = {
+    "qk_norm": ("none", "head", "flat", *QK_NORMS),
+    "positions": tuple(POSITION_FACTOR),
+    "heads": tuple(CROSSED_HEADS),
+    "v_head_dim": ("none", "4", "8"),
+    "bias": BIASES,
+    "clip_qkv": ("none", "0.8"),
+    "sinks": ("no", "yes"),
+    "output_gate": ("no", "yes"),
+    "mask": ("causal", "window", "both"),
+    "softcap": ("none", "2"),
+    "dropout": ("0", "0.2"),
+}
+
+
+@cache
+def make_crossed_attentions() -> dict[str, AttentionSpec]:
+    """Attentions that combine every two values of any two factors, by the row's number."""
+    rows = make_covering_array(FACTORS)
+    return {f"crossed.attention {n:02d}": _make_crossed(row) for n, row in enumerate(rows)}
+
+
+def _make_crossed(row: Row) -> AttentionSpec:
+    heads, keys, size = CROSSED_HEADS[row["heads"]]
+    positions = POSITION_FACTOR[row["positions"]]
+    if isinstance(positions, Rope) and positions.rotary_dim is None:
+        positions = replace(positions, rotary_dim=6)
+    return AttentionSpec(
+        heads,
+        keys,
+        size,
+        bias=row["bias"],
+        dropout=float(row["dropout"]),
+        causal=row["mask"] != "both",
+        window_size=3 if row["mask"] == "window" else None,
+        position_encoding=positions,
+        qk_norm=QK_NORMS.get(row["qk_norm"], row["qk_norm"]),
+        softcap=None if row["softcap"] == "none" else float(row["softcap"]),
+        v_head_dim=None if row["v_head_dim"] == "none" else int(row["v_head_dim"]),
+        clip_qkv=None if row["clip_qkv"] == "none" else float(row["clip_qkv"]),
+        sinks=row["sinks"] == "yes",
+        output_gate=row["output_gate"] == "yes",
+    )
 
 
 def make_attentions() -> dict[str, AttentionSpec]:

@@ -31,7 +31,7 @@ from hermes.spec import (
     Rope,
     YarnScaling,
 )
-from hermes_conformance.cases.attention_specs import make_attentions
+from hermes_conformance.cases.attention_specs import make_attentions, make_crossed_attentions
 from hermes_conformance.cases.covering_array import Row, make_covering_array
 
 ATTENTION, FFN = AttentionSpec(4, 2), FfnSpec(40)
@@ -259,6 +259,13 @@ def is_allowed(row: Row) -> bool:
 @cache
 def make_crossed_specs() -> dict[str, ModelSpec]:
     """Architectures that combine every two values of any two factors, by the row's number."""
+    later = {name: make_spec(attention) for name, attention in make_crossed_attentions().items()}
+    return make_pinned_crossed_specs() | later
+
+
+@cache
+def make_pinned_crossed_specs() -> dict[str, ModelSpec]:
+    """The architectures of make_crossed_specs whose MAL the golden folder pins."""
     rows = make_covering_array(FACTORS, is_allowed)
     return {f"crossed.{n:03d}": _make_crossed_spec(row) for n, row in enumerate(rows)}
 

@@ -18,7 +18,7 @@ from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.tokenizer import Tokenizer
 from hermes.training.schedule import compute_lr
-from hermes_conformance.cases.specs import make_crossed_specs, make_pinned_specs, make_spec
+from hermes_conformance.cases.specs import make_pinned_crossed_specs, make_pinned_specs, make_spec
 
 VERSION = "v1"
 SAMPLES, EPOCH = 10_000, 3_001
@@ -95,7 +95,7 @@ def hash_texts() -> str:
     """The canonical MAL of the architectures that the folder was made with."""
     return _hash_parts(
         dumps(spec).encode()
-        for spec in (*make_pinned_specs().values(), *make_crossed_specs().values())
+        for spec in (*make_pinned_specs().values(), *make_pinned_crossed_specs().values())
     )
 
 
