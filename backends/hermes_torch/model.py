@@ -71,7 +71,8 @@ class HeadNorm(Module):
         self.norm, self.ops = block.qk_norm, ops
         form, D = block.attention.query_key_norm, block.attention.head_size
         self.over = form.over if form else "head"
-        self.weight = Tensor(D if self.over == "head" else H * D) if form and form.weight else None
+        size = D if self.over == "head" else H * D
+        self.weight = Tensor(size) if self.norm.weight else None
 
     def forward(self, x: Array) -> Array:
         B, T, H, D = x.shape

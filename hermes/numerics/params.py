@@ -110,7 +110,7 @@ def _walk_block(prefix: str, spec: ModelSpec, block: BlockSpec) -> Iterator[tupl
         yield f"{at}.o_proj.bias", Tensor((width,), "attention", "zeros")
     if a.sinks:
         yield f"{at}.sinks", Tensor((a.num_heads,), "attention", "zeros")
-    if (form := a.query_key_norm) is not None and form.weight:
+    if (form := a.query_key_norm) is not None:
         # The weights of each_head are stored one after another, a vector as those of flat.
         shared = form.over == "head"
         yield from _walk_norm(f"{at}.q_norm", block.qk_norm, a.head_size if shared else queries)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from hermes.errors import SpecError
-from hermes.spec.attention import AttentionSpec
+from hermes.spec.attention import AttentionSpec, QkNorm
 from hermes.spec.checks import check_choice, check_positive, check_rate, check_size, check_types
 from hermes.spec.parts import LayerNorm, NoNorm, Norm, RMSNorm
 
@@ -103,8 +103,8 @@ class BlockSpec:
     @property
     def qk_norm(self) -> RMSNorm | LayerNorm:
         """The norm of queries and keys, where attention.qk_norm is not none."""
-        form = self.attention.query_key_norm
-        if form is not None and form.norm == "layernorm":
-            return LayerNorm(eps=self.norm_eps, bias=False)
-        offset = isinstance(self.norm, RMSNorm) and self.norm.unit_offset
-        return RMSNorm(eps=self.norm_eps, unit_offset=offset)
+        form = self.attention.query_key_norm or QkNorm()
+        if form.norm == "layernorm":
+            return LayerNorm(eps=self.norm_eps, bias=False, weight=form.weight)
+        offset = isinstance(self.norm, RMSNorm) and self.norm.unit_offset and form.weight
+        return RMSNorm(eps=self.norm_eps, unit_offset=offset, weight=form.weight)
