@@ -1,4 +1,4 @@
-"""Attentions with the fields that came after the first version of the golden folder.
+"""Attentions: what is done to queries, keys and values beyond the plain form.
 
 `make_attentions` changes one field of attention at a time and names it by its path in a file;
 `make_crossed_attentions` combines every two values of these fields and of those that they meet.

@@ -136,17 +136,6 @@ def _change_block(**fields: Any) -> ModelSpec:
 @cache
 def make_field_specs() -> dict[str, ModelSpec]:
     """One architecture for every value of every field, the other fields at their defaults."""
-    later = {name: make_spec(attention) for name, attention in make_attentions().items()}
-    offset = replace(OTHER, norm=RMSNorm(1e-4, True))
-    later["attention.qk_norm=each_head offset"] = make_spec(
-        AttentionSpec(4, 2, qk_norm=QkNorm("each_head")), block=offset
-    )
-    return make_pinned_specs() | later
-
-
-@cache
-def make_pinned_specs() -> dict[str, ModelSpec]:
-    """The architectures of make_field_specs whose MAL the golden folder pins."""
     specs = {"default": make_spec()}
     for label, (heads, keys, size) in HEADS.items():
         specs[f"attention.heads={label}"] = _change_attention(
@@ -245,6 +234,11 @@ def make_pinned_specs() -> dict[str, ModelSpec]:
         BlockSpec(AttentionSpec(4), dropout=0.1),
         embeddings=EmbeddingsSpec(dropout=0.15),
     )
+    specs |= {name: make_spec(attention) for name, attention in make_attentions().items()}
+    specs["attention.qk_norm=each_head offset"] = make_spec(
+        AttentionSpec(4, 2, qk_norm=QkNorm("each_head")),
+        block=replace(OTHER, norm=RMSNorm(1e-4, True)),
+    )
     return specs
 
 
@@ -259,15 +253,10 @@ def is_allowed(row: Row) -> bool:
 @cache
 def make_crossed_specs() -> dict[str, ModelSpec]:
     """Architectures that combine every two values of any two factors, by the row's number."""
-    later = {name: make_spec(attention) for name, attention in make_crossed_attentions().items()}
-    return make_pinned_crossed_specs() | later
-
-
-@cache
-def make_pinned_crossed_specs() -> dict[str, ModelSpec]:
-    """The architectures of make_crossed_specs whose MAL the golden folder pins."""
     rows = make_covering_array(FACTORS, is_allowed)
-    return {f"crossed.{n:03d}": _make_crossed_spec(row) for n, row in enumerate(rows)}
+    specs = {f"crossed.{n:03d}": _make_crossed_spec(row) for n, row in enumerate(rows)}
+    attentions = make_crossed_attentions()
+    return specs | {name: make_spec(attention) for name, attention in attentions.items()}
 
 
 def _parse_number(text: str) -> float | None:

@@ -18,7 +18,7 @@ from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.tokenizer import Tokenizer
 from hermes.training.schedule import compute_lr
-from hermes_conformance.cases.specs import make_pinned_crossed_specs, make_pinned_specs, make_spec
+from hermes_conformance.cases.specs import make_crossed_specs, make_field_specs, make_spec
 
 VERSION = "v1"
 SAMPLES, EPOCH = 10_000, 3_001
@@ -58,7 +58,7 @@ def _hash_parts(parts: Iterable[bytes]) -> str:
 
 def hash_first_weights() -> str:
     """Initial weights of two models with seeds 0 and 20: names, shapes and bits."""
-    specs = [make_spec(), make_pinned_specs()["attention.position_encoding=alibi-learned"]]
+    specs = [make_spec(), make_field_specs()["attention.position_encoding=alibi-learned"]]
     return _hash_parts(
         f"{name}{value.shape}".encode() + value.astype("<f4").tobytes()
         for spec in specs
@@ -92,10 +92,10 @@ def hash_order() -> str:
 
 
 def hash_texts() -> str:
-    """The canonical MAL of the architectures that the folder was made with."""
+    """The canonical MAL of every architecture in cases/specs.py."""
     return _hash_parts(
         dumps(spec).encode()
-        for spec in (*make_pinned_specs().values(), *make_pinned_crossed_specs().values())
+        for spec in (*make_field_specs().values(), *make_crossed_specs().values())
     )
 
 
