@@ -146,12 +146,15 @@ def attentions(draw, hidden_size=None, max_positions=None):
 def ffns(draw):
     activation = draw(st.sampled_from(ACTIVATIONS))
     gated = activation in ("swiglu", "geglu")
+    clamped = activation == "swiglu" and draw(st.booleans())
     return FfnSpec(
         hidden_dim=draw(optional(st.integers(1, 64))),
         activation=activation,
         gate=draw(st.sampled_from([None, True] if gated else [None, True, False])),
         bias=draw(st.booleans()),
         dropout=draw(RATES),
+        limit=draw(POSITIVE) if clamped else None,
+        alpha=draw(POSITIVE) if clamped else None,
         name=draw(st.one_of(st.just(""), NAMES)),
     )
 

@@ -144,15 +144,23 @@ class FeedForward(Module):
     def __init__(self, block: BlockSpec, C: int, layer: int, ops: Ops):
         super().__init__()
         spec = block.ffn
-        self.spec, self.site, self.act = spec, 2 + 4 * layer, ops.activations[spec.function]
+        self.spec, self.site, self.ops = spec, 2 + 4 * layer, ops
+        self.act = ops.activations[spec.function]
         self.gate_proj = Linear(C, spec.hidden_size, spec.bias) if spec.gated else None
         self.up_proj = Linear(C, spec.hidden_size, spec.bias)
         self.down_proj = Linear(spec.hidden_size, C, spec.bias)
 
     def __call__(self, x: Array, ctx: Context) -> Array:
         up = self.up_proj(x)  # (B, T, F)
-        h = self.act(self.gate_proj(x)) * up if self.gate_proj is not None else self.act(up)
+        h = self.act(up) if self.gate_proj is None else self.open_gate(self.gate_proj(x), up)
         return ctx.dropout(self.down_proj(h), self.spec.dropout, self.site)  # (B, T, C)
+
+    def open_gate(self, gate: Array, up: Array) -> Array:
+        """act(gate) * up, or the clamped swiglu. (B, T, F), (B, T, F) -> (B, T, F)."""
+        limit, alpha = self.spec.limit, self.spec.alpha
+        if limit is None or alpha is None:
+            return self.act(gate) * up
+        return self.ops.clamp_swiglu(gate, up, limit, alpha)
 
 
 class Block(Module):

@@ -85,6 +85,23 @@ def relu2(x: Array) -> Array:
     return mx.square(mx.maximum(x, 0))
 
 
+def clamp_swiglu(gate: Array, up: Array, limit: float, alpha: float) -> Array:
+    """min(gate, limit) sigmoid(alpha min(gate, limit)) (clip(up, -limit, limit) + 1).
+
+    Source: OpenAI 2025, gpt-oss model card, arXiv:2508.10925, and its reference code.
+    """
+    gate = mx.minimum(gate, limit)
+    return gate * mx.sigmoid(multiply(gate, alpha)) * (mx.clip(up, -limit, limit) + 1)
+
+
+def clamp_swiglu_exact(gate: Array, up: Array, limit: float, alpha: float) -> Array:
+    """clamp_swiglu, written out."""
+    gate = mx.minimum(gate, limit)
+    # The bound as in silu_exact.
+    opened = gate / (1 + exp(mx.minimum(-multiply(gate, alpha), 80)))
+    return opened * (mx.clip(up, -limit, limit) + 1)
+
+
 def soft_cap(x: Array, cap: float) -> Array:
     """cap tanh(x / cap). Source: Bello et al. 2016, arXiv:1611.09940, eq. 16; Gemma 2."""
     return cap * mx.tanh(x / cap)
@@ -264,6 +281,7 @@ class Ops:
     normalize: Callable
     rotate: Callable
     attention: Callable
+    clamp_swiglu: Callable
     soft_cap: Callable
     clip: Callable
     sigmoid: Callable
@@ -282,6 +300,7 @@ FAST = Ops(
     normalize=normalize,
     rotate=rotate,
     attention=attention,
+    clamp_swiglu=clamp_swiglu,
     soft_cap=soft_cap,
     clip=clip,
     sigmoid=mx.sigmoid,
@@ -295,6 +314,7 @@ FAST = Ops(
 EXACT = replace(
     FAST,
     activations=MappingProxyType({**FAST.activations, "gelu": gelu_exact, "silu": silu_exact}),
+    clamp_swiglu=clamp_swiglu_exact,
     normalize=normalize_exact,
     attention=attention_exact,
     sigmoid=sigmoid_exact,
@@ -308,6 +328,7 @@ EXACT = replace(
 PLAIN = replace(
     FAST,
     activations=MappingProxyType({**FAST.activations, "silu": silu_exact}),
+    clamp_swiglu=clamp_swiglu_exact,
     attention=attention_exact,
     sigmoid=sigmoid_exact,
     softmax=softmax_exact,

@@ -90,8 +90,10 @@ def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
     if notes:
         yield "attention", ", ".join(notes)
     yield "positions", _shorten_lists(keys["attention.position_encoding"])
-    bias = ", bias" if f.bias else ""
-    yield "feed-forward", f"{f.hidden_size:,} wide, {'gated ' * f.gated}{f.function}{bias}"
+    notes = [] if f.limit is None else [f"clamped to {f.limit:g}, alpha {f.alpha:g}"]
+    notes += ["bias"] if f.bias else []
+    gate = "gated " if f.gated else ""
+    yield "feed-forward", f"{f.hidden_size:,} wide, {', '.join([gate + f.function, *notes])}"
     places = {"pre": "before", "post": "after the sum of", "output": "after", "sandwich": "around"}
     yield "norm", f"{_describe_norm(block.norm)}, {places[block.norm_position]} each sublayer"
     notes = ["attention and feed-forward in parallel"] if block.parallel else []

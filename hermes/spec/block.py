@@ -16,7 +16,9 @@ class FfnSpec:
     """The feed-forward network: down(act(up(x))), or down(act(gate(x)) * up(x)) if gated.
 
     hidden_dim F (None: 4 C); gate (None: true for swiglu and geglu, false for the others). Source:
-    Shazeer 2020, arXiv:2002.05202.
+    Shazeer 2020, arXiv:2002.05202. limit c and alpha a, of swiglu: with g the gate and u the up
+    projection, min(g, c) sigmoid(a min(g, c)) (clip(u, -c, c) + 1). Source: OpenAI 2025,
+    gpt-oss model card, arXiv:2508.10925, and its reference code.
     """
 
     hidden_dim: int | None = None
@@ -24,11 +26,15 @@ class FfnSpec:
     gate: bool | None = None
     bias: bool = False
     dropout: float = 0.0
+    limit: float | None = None
+    alpha: float | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_size(self, "hidden_dim")
+        check_positive(self, "limit")
+        check_positive(self, "alpha")
         check_choice(self, "activation", ACTIVATIONS)
         check_rate(self)
         if self.activation in ("swiglu", "geglu") and self.gate is False:
@@ -37,6 +43,24 @@ class FfnSpec:
                 f"{self.activation} is gated by definition; write activation: {plain} "
                 "for the form without a gate",
                 ("gate",),
+            )
+        self._check_limit()
+
+    def _check_limit(self) -> None:
+        given = [key for key in ("limit", "alpha") if getattr(self, key) is not None]
+        if not given:
+            return
+        if self.function != "silu" or not self.gated:
+            raise SpecError(
+                f"{given[0]} is of the clamped swiglu; it has no meaning with activation "
+                f"{self.activation}",
+                (given[0],),
+            )
+        if len(given) == 1:
+            raise SpecError(
+                "the clamped swiglu takes limit and alpha together; gpt-oss has limit: 7.0 and "
+                "alpha: 1.702",
+                (given[0],),
             )
 
     @property

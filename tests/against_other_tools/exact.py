@@ -158,6 +158,12 @@ def attention(weights, at, block, xs):
 def feed_forward(weights, at, block, x):
     act = ACTIVATIONS[block.ffn.function]
     up = linear(weights, f"{at}.up_proj", x)
+    if block.ffn.limit is not None:
+        c, a = mpf(block.ffn.limit), mpf(block.ffn.alpha)
+        gate = [min(g, c) for g in linear(weights, f"{at}.gate_proj", x)]
+        opened = [g / (1 + mp.exp(-a * g)) for g in gate]
+        inner = [g * (max(min(u, c), -c) + 1) for g, u in zip(opened, up, strict=True)]
+        return linear(weights, f"{at}.down_proj", inner)
     if block.ffn.gated:
         gate = linear(weights, f"{at}.gate_proj", x)
         return linear(

@@ -186,6 +186,12 @@ def test_an_activation_can_be_gated(name):
         ("gate: true", FfnSpec(gate=True)),
         ("bias: true", FfnSpec(bias=True)),
         ("dropout: 1e-1", FfnSpec(dropout=0.1)),
+        ("limit: 7  alpha: 1.702", FfnSpec(limit=7.0, alpha=1.702)),
+        (
+            "activation: silu  gate: true  limit: 7  alpha: 1",
+            FfnSpec(None, "silu", True, limit=7.0, alpha=1.0),
+        ),
+        ("limit: none  alpha: none", FfnSpec()),
     ],
 )
 def test_a_key_of_ffn(text, expected):

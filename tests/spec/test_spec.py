@@ -111,6 +111,23 @@ def model(attention=FOUR, **fields):
             "gate",
         ),
         (
+            lambda: FfnSpec(activation="geglu", limit=7, alpha=1.702),
+            "limit is of the clamped swiglu; it has no meaning with activation geglu",
+            "limit",
+        ),
+        (
+            lambda: FfnSpec(activation="silu", alpha=1.702),
+            "alpha is of the clamped swiglu; it has no meaning with activation silu",
+            "alpha",
+        ),
+        (
+            lambda: FfnSpec(limit=7),
+            "the clamped swiglu takes limit and alpha together; gpt-oss has limit: 7.0 and "
+            "alpha: 1.702",
+            "limit",
+        ),
+        (lambda: FfnSpec(limit=0, alpha=1), "limit must be above 0, got 0.0", "limit"),
+        (
             lambda: BlockSpec(FOUR, parallel=True, norm_position="post"),
             "a parallel block has no place for norm_position post, which norms the sum after each "
             "sublayer; use pre, output or sandwich",

@@ -97,6 +97,7 @@ FACTORS = {
     "ffn_bias": ("no", "yes"),
     "ffn_dropout": ("0", "0.3"),
     "hidden_dim": ("40", "default"),
+    "limit": ("none", "1.5"),
     "residual": ("yes", "no"),
     "residual_scale": ("none", "0.22"),
     "parallel": ("no", "yes"),
@@ -170,6 +171,9 @@ def make_field_specs() -> dict[str, ModelSpec]:
         specs[f"ffn.activation={name}"] = make_spec(
             ffn=FfnSpec(40, name.removesuffix("-gated"), gate=True)
         )
+    clamped = FfnSpec(40, limit=1.5, alpha=1.702)
+    specs["ffn.limit=1.5"] = make_spec(ffn=clamped)
+    specs["ffn.limit=0.5/bias"] = make_spec(ffn=replace(clamped, limit=0.5, alpha=3.0, bias=True))
     specs["ffn.bias=true"] = make_spec(ffn=FfnSpec(40, "gelu", bias=True))
     specs["ffn.bias=true/gated"] = make_spec(ffn=FfnSpec(40, bias=True))
     specs["ffn.hidden_dim=default"] = make_spec(ffn=FfnSpec())
@@ -245,6 +249,9 @@ def make_field_specs() -> dict[str, ModelSpec]:
 def is_allowed(row: Row) -> bool:
     """Whether MAL accepts such a block: what it refuses are fields that others leave no place."""
     parallel, position = row.get("parallel", "yes"), row.get("norm_position", "pre")
+    clamped = row.get("limit", "none") != "none"
+    if clamped and row.get("activation", "swiglu") not in ("swiglu", "silu-gated"):
+        return False
     if row.get("shared_norm") == "yes":
         return parallel == "yes" and position == "pre"
     return not (row.get("parallel") == "yes" and position == "post")
@@ -286,6 +293,8 @@ def _make_crossed_spec(row: Row) -> ModelSpec:
         True if gated else None,
         bias=row["ffn_bias"] == "yes",
         dropout=float(row["ffn_dropout"]),
+        limit=_parse_number(row["limit"]),
+        alpha=None if row["limit"] == "none" else 1.702,
     )
     block = BlockSpec(
         attention,

@@ -123,6 +123,15 @@ def _scale_sum(patcher: Patcher) -> None:
     patcher.wrap_method("model", "Block", "add_output", wrap)
 
 
+def _change_clamp(change: Function) -> Plant:
+    """Compute the clamped swiglu by change(original, gate, up, limit, alpha)."""
+
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_table("clamp_swiglu", lambda original: lambda *args: change(original, *args))
+
+    return plant
+
+
 def _norm_sum_again(patcher: Patcher) -> None:
     """With a shared norm the ffn reads the norm of x + attention, as a block in series would."""
 
@@ -143,6 +152,11 @@ def _compute_silu_in_float32(patcher: Patcher) -> None:
     patcher.wrap_activation(
         "silu", lambda functions: lambda x: patcher.round_to(functions["silu"](x), "float32")
     )
+
+
+def _clip(x, limit):
+    """x within +-limit, in operations that torch and MLX share: (|x + c| - |x - c|) / 2."""
+    return (abs(x + limit) - abs(x - limit)) / 2
 
 
 def _make_fault(name: str, case: str, plant: Plant, law: str = "L1/logits") -> Fault:
@@ -205,6 +219,30 @@ FAULTS = (
         "relu2 is relu",
         "ffn.activation=relu2/hot",
         lambda patcher: patcher.wrap_activation("relu2", lambda functions: functions["relu"]),
+    ),
+    _make_fault(
+        "the clamped swiglu is not clamped",
+        "ffn.limit=1.5/hot",
+        _change_clamp(lambda original, g, u, limit, alpha: original(g, u, 1e9, alpha)),
+    ),
+    _make_fault(
+        "the clamped swiglu lacks its 1",
+        "ffn.limit=1.5/hot",
+        _change_clamp(
+            lambda original, g, u, limit, alpha: original(g, 0 * u, limit, alpha) * _clip(u, limit)
+        ),
+    ),
+    _make_fault(
+        "the clamped swiglu has silu's alpha",
+        "ffn.limit=0.5/bias/fresh",
+        _change_clamp(lambda original, g, u, limit, alpha: original(g, u, limit, 1.0)),
+    ),
+    _make_fault(
+        "the gate is clamped from below, too",
+        "ffn.limit=0.5/bias/hot",
+        _change_clamp(
+            lambda original, g, u, limit, alpha: original(_clip(g, limit), u, limit, alpha)
+        ),
     ),
     _make_fault(
         "the second norm is the first one again",

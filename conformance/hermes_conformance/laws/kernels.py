@@ -153,6 +153,7 @@ KERNELS = (
     "default",
     "attention.",
     "ffn.activation=",
+    "ffn.limit=",
     "ffn.bias=true",
     "block.norm=",
     "block.residual_scale=",

@@ -107,7 +107,11 @@ def attend(p, name, block, layer, x, ctx):
 def feed_forward(p, name, spec, x):
     """down(act(up(x))), or gated: down(act(gate(x)) * up(x)). (B, T, C) -> (B, T, C)."""
     act, up = ACTIVATIONS[spec.function], linear(p, f"{name}.up_proj", x)
-    h = act(linear(p, f"{name}.gate_proj", x)) * up if spec.gated else act(up)
+    gate = linear(p, f"{name}.gate_proj", x) if spec.gated else None
+    h = act(up) if gate is None else act(gate) * up
+    if spec.limit is not None:  # the clamped swiglu
+        gate, up = jnp.minimum(gate, spec.limit), jnp.clip(up, -spec.limit, spec.limit)
+        h = gate * jax.nn.sigmoid(spec.alpha * gate) * (up + 1)
     return linear(p, f"{name}.down_proj", h)
 
 

@@ -161,6 +161,7 @@ def _is_ordinary(spec: ModelSpec, block: BlockSpec) -> bool:
         block.residual
         and block.residual_scale is None
         and not block.shared_norm
+        and block.ffn.limit is None
         and block.attention.causal
         and _has_common_attention(block.attention)
         and spec.final_norm == block.norm

@@ -94,6 +94,10 @@ def _set_gate(gate: bool) -> Callable[[BlockSpec], BlockSpec]:
     return lambda b: replace(b, ffn=replace(b.ffn, activation=b.ffn.function, gate=gate))
 
 
+def _remove_limit(block: BlockSpec) -> BlockSpec:
+    return replace(block, ffn=replace(block.ffn, limit=None, alpha=None))
+
+
 def _set_ffn_bias(bias: bool) -> Callable[[BlockSpec], BlockSpec]:
     return lambda b: replace(b, ffn=replace(b.ffn, bias=bias))
 
@@ -119,6 +123,7 @@ def _set_embeddings(spec: ModelSpec, **fields: Any) -> ModelSpec:
 _EDITS = (
     _Edit("ffn.gate", _change_blocks(_set_gate(True))),
     _Edit("ffn.gate", _change_blocks(_set_gate(False))),
+    _Edit("ffn.limit", _change_blocks(_remove_limit)),
     _Edit("ffn.bias", _change_blocks(_set_ffn_bias(False))),
     _Edit("ffn.bias", _change_blocks(_set_ffn_bias(True))),
     _edit_block("parallel", False),
