@@ -91,15 +91,13 @@ def clamp_swiglu(gate: Array, up: Array, limit: float, alpha: float) -> Array:
     Source: OpenAI 2025, gpt-oss model card, arXiv:2508.10925, and its reference code.
     """
     gate = mx.minimum(gate, limit)
-    return gate * mx.sigmoid(multiply(gate, alpha)) * (mx.clip(up, -limit, limit) + 1)
+    return gate * mx.sigmoid(multiply(gate, alpha)) * (clip(up, limit) + 1)
 
 
 def clamp_swiglu_exact(gate: Array, up: Array, limit: float, alpha: float) -> Array:
     """clamp_swiglu, written out."""
     gate = mx.minimum(gate, limit)
-    # The bound as in silu_exact.
-    opened = gate / (1 + exp(mx.minimum(-multiply(gate, alpha), 80)))
-    return opened * (mx.clip(up, -limit, limit) + 1)
+    return gate * sigmoid_exact(multiply(gate, alpha)) * (clip(up, limit) + 1)
 
 
 def soft_cap(x: Array, cap: float) -> Array:

@@ -68,8 +68,7 @@ def clamp_swiglu(gate: Array, up: Array, limit: float, alpha: float) -> Array:
     Source: OpenAI 2025, gpt-oss model card, arXiv:2508.10925, and its reference code.
     """
     gate = np.minimum(gate, limit)
-    up = np.maximum(np.minimum(up, limit), -limit)
-    return gate * sigmoid(alpha * gate) * (up + 1)
+    return gate * sigmoid(alpha * gate) * (clip(up, limit) + 1)
 
 
 def softmax(x: Array) -> Array:

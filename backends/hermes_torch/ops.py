@@ -69,7 +69,7 @@ def clamp_swiglu(gate: Array, up: Array, limit: float, alpha: float) -> Array:
     Source: OpenAI 2025, gpt-oss model card, arXiv:2508.10925, and its reference code.
     """
     gate = gate.clamp(max=limit)
-    return gate * torch.sigmoid(alpha * gate) * (up.clamp(-limit, limit) + 1)
+    return gate * torch.sigmoid(alpha * gate) * (clip(up, limit) + 1)
 
 
 def soft_cap(x: Array, cap: float) -> Array:

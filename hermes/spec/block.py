@@ -1,6 +1,7 @@
 """One layer: attention, the feed-forward network, and the norms and residuals around them."""
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from hermes.errors import SpecError
 from hermes.spec.attention import AttentionSpec, QkNorm
@@ -84,14 +85,15 @@ class FfnSpec:
 class BlockSpec:
     """One layer: attention, then the feed-forward network, each with its norms and residual.
 
+    Either may be None: a layer without it, which has none of its norms either.
     norm_position, for a sublayer f: pre x + f(norm(x)); post norm(x + f(x)); output
     x + norm(f(x)); sandwich x + norm(f(norm(x))). parallel: both sublayers read the same x, each
     through its own norm; shared_norm: both through one. residual_scale s: what a sublayer adds is
     multiplied by s (None: 1).
     """
 
-    attention: AttentionSpec
-    ffn: FfnSpec = FfnSpec()
+    attention: AttentionSpec | None
+    ffn: FfnSpec | None = FfnSpec()
     norm: Norm = RMSNorm()
     norm_position: str = "pre"
     residual: bool = True
@@ -106,6 +108,14 @@ class BlockSpec:
         check_choice(self, "norm_position", NORM_POSITIONS)
         check_rate(self)
         check_positive(self, "residual_scale")
+        if self.attention is None and self.ffn is None:
+            raise SpecError("a block needs attention, ffn or both; both are none", ("attention",))
+        if self.parallel and (self.attention is None or self.ffn is None):
+            missing = "attention" if self.attention is None else "ffn"
+            raise SpecError(
+                f"a parallel block has attention and ffn, and here {missing} is none",
+                ("parallel",),
+            )
         if self.parallel and self.norm_position == "post":
             raise SpecError(
                 "a parallel block has no place for norm_position post, which norms the sum after "
@@ -127,8 +137,20 @@ class BlockSpec:
     @property
     def qk_norm(self) -> RMSNorm | LayerNorm:
         """The norm of queries and keys, where attention.qk_norm is not none."""
-        form = self.attention.query_key_norm or QkNorm()
+        form = (self.attention and self.attention.query_key_norm) or QkNorm()
         if form.norm == "layernorm":
             return LayerNorm(eps=self.norm_eps, bias=False, weight=form.weight)
         offset = isinstance(self.norm, RMSNorm) and self.norm.unit_offset and form.weight
         return RMSNorm(eps=self.norm_eps, unit_offset=offset, weight=form.weight)
+
+
+class WholeBlock(BlockSpec):
+    """A block that has both sublayers: a type for checkers, of blocks that pass `is_whole`."""
+
+    attention: AttentionSpec
+    ffn: FfnSpec
+
+
+def is_whole(block: BlockSpec) -> TypeGuard[WholeBlock]:
+    """Whether a block has attention and a feed-forward network."""
+    return block.attention is not None and block.ffn is not None

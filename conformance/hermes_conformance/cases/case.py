@@ -130,11 +130,11 @@ class Case:
     @property
     def can_decode(self) -> bool:
         """Whether decoding gives the full pass's logits: not if tokens attend to later ones."""
-        return all(block.attention.causal for block in self.spec.layers)
+        return all(attention.causal for attention in self.spec.attentions)
 
     @property
     def depends_on_length(self) -> bool:
         """Whether the length of a row changes its logits: it chooses some tables of rope."""
-        ropes = (block.attention.position_encoding for block in self.spec.layers)
+        ropes = (attention.position_encoding for attention in self.spec.attentions)
         chosen = LongRopeScaling | DynamicScaling
         return any(isinstance(rope, Rope) and isinstance(rope.scaling, chosen) for rope in ropes)

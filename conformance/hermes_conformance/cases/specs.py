@@ -80,6 +80,8 @@ OTHER = BlockSpec(
     name="other",
 )
 
+ALONE: dict[str, Any] = {"parallel": False, "shared_norm": False}  # of a layer of one sublayer
+
 FACTORS = {
     "positions": tuple(POSITIONS),
     "activation": (*ACTIVATIONS, *GATED),
@@ -87,7 +89,7 @@ FACTORS = {
     "norm": tuple(NORMS),
     "mask": tuple(MASKS),
     "norm_position": NORM_POSITIONS,
-    "layers": ("1", "2", "3 of pattern"),
+    "layers": ("1", "2", "3 of pattern", "2, one without attention", "2, one without ffn"),
     "bias": ("none", "qkv", "all"),
     "qk_norm": ("none", "head", "flat"),
     "output_norm": ("last", "none", "layernorm", "noweight"),
@@ -202,6 +204,19 @@ def make_field_specs() -> dict[str, ModelSpec]:
         )
     specs["block.shared_norm=true/no residual"] = _change_block(
         residual=False, parallel=True, shared_norm=True, residual_scale=0.5
+    )
+    whole = make_spec().blocks[0]
+    without_attention, without_ffn = replace(whole, attention=None), replace(whole, ffn=None)
+    for part, block in (("attention", without_attention), ("ffn", without_ffn)):
+        specs[f"block.{part}=none"] = replace(make_spec(), blocks=(block, whole))
+        specs[f"block.{part}=none/everywhere"] = replace(make_spec(), blocks=(block,))
+        for position in ("post", "sandwich"):
+            specs[f"block.{part}=none/{position}"] = replace(
+                make_spec(),
+                blocks=(whole, replace(block, norm_position=position, residual_scale=0.5)),
+            )
+    specs["block.attention=none/ffn=none"] = replace(
+        make_spec(num_layers=4), blocks=(without_ffn, without_attention)
     )
     specs["model.pattern"] = replace(make_spec(), blocks=(*make_spec().blocks, OTHER), num_layers=3)
     specs["model.num_layers=5"] = make_spec(num_layers=5)
@@ -318,8 +333,13 @@ def _make_crossed_spec(row: Row) -> ModelSpec:
         "rmsnorm": RMSNorm(),
         "layernorm": LayerNorm(),
     }
+    parts = {
+        "3 of pattern": (block, OTHER),
+        "2, one without attention": (block, replace(block, attention=None, **ALONE)),
+        "2, one without ffn": (replace(block, ffn=None, **ALONE), block),
+    }
     return ModelSpec(
-        blocks=(block, OTHER) if "pattern" in row["layers"] else (block,),
+        blocks=parts.get(row["layers"], (block,)),
         vocab_size=int(row["vocab_size"]),
         max_seq_len=32,
         hidden_size=24,

@@ -132,6 +132,32 @@ def _change_clamp(change: Function) -> Plant:
     return plant
 
 
+def _skip_layers(part: str) -> Plant:
+    """Layers that lack this part do nothing."""
+
+    def plant(patcher: Patcher) -> None:
+        def wrap(original):
+            def faulty(self, x, ctx):
+                return x if getattr(self, part) is None else original(self, x, ctx)
+
+            return faulty
+
+        patcher.wrap_forward("Block", wrap)
+
+    return plant
+
+
+def _norm_lonely_sum(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(self, x, ctx):
+            y = original(self, x, ctx)
+            return y if self.mlp is not None else self.apply_norm("attention_out", y)
+
+        return faulty
+
+    patcher.wrap_forward("Block", wrap)
+
+
 def _norm_sum_again(patcher: Patcher) -> None:
     """With a shared norm the ffn reads the norm of x + attention, as a block in series would."""
 
@@ -264,6 +290,17 @@ FAULTS = (
         "residual: false is ignored",
         "block.residual=false/hot",
         _change_block(lambda block: replace(block, residual=True)),
+    ),
+    _make_fault(
+        "a layer without attention is left out",
+        "block.attention=none/hot",
+        _skip_layers("self_attn"),
+    ),
+    _make_fault("a layer without ffn is left out", "block.ffn=none/hot", _skip_layers("mlp")),
+    _make_fault(
+        "a layer without ffn is normed after its sum",
+        "block.ffn=none/sandwich/hot",
+        _norm_lonely_sum,
     ),
     _make_fault(
         "a shared norm is that of the layer's sum",

@@ -24,6 +24,7 @@ def has_gradient(case: Case, name: str) -> bool:
     if parts[-2:] != ["k_proj", "bias"]:
         return True
     attention = case.spec.layers[int(parts[2])].attention
+    assert attention is not None, "the layer has a key projection"
     return bool(
         attention.rotary_size
         or attention.qk_norm != "none"

@@ -158,6 +158,8 @@ KERNELS = (
     "block.norm=",
     "block.residual_scale=",
     "block.shared_norm=",
+    "block.attention=none",
+    "block.ffn=none",
     "model.pattern",
     "model.num_layers",
     "embeddings.",
@@ -207,8 +209,8 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
 
 
 def _make_alibi_spec() -> ModelSpec:
-    attention = make_field_specs()["attention.position_encoding=alibi"].layers[0].attention
-    return make_spec(attention, max_seq_len=300)
+    spec = make_field_specs()["attention.position_encoding=alibi"]
+    return make_spec(spec.attentions[0], max_seq_len=300)
 
 
 def _make_law(

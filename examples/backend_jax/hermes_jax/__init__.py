@@ -66,8 +66,8 @@ class Model:
         self._device = jax.devices(options.device)[0]
         self._params = {name: self._to_device(params[name]) for name in params}
         self._tables = {}
-        for block in spec.layers:
-            rope = block.attention.position_encoding, block.attention.rotary_size
+        for attention in spec.attentions:
+            rope = attention.position_encoding, attention.rotary_size
             if isinstance(rope[0], Rope):
                 cos_sin = rotary_table(*rope, spec.max_seq_len)  # in float64, on the host
                 self._tables[rope] = tuple(self._to_device(table) for table in cos_sin)

@@ -53,6 +53,17 @@ from tests.interop.models import GPT_NEOX, LLAMA, change
             "rest of the model",
         ),
         (
+            dataclasses.replace(LLAMA, blocks=(dataclasses.replace(LLAMA.blocks[0], ffn=None),)),
+            "no class has layers without ffn",
+        ),
+        (
+            dataclasses.replace(
+                LLAMA,
+                blocks=(*LLAMA.blocks, dataclasses.replace(LLAMA.blocks[0], attention=None)),
+            ),
+            "no class has layers without attention",
+        ),
+        (
             dataclasses.replace(
                 LLAMA, blocks=(LLAMA.blocks[0], *change(LLAMA, ffn={"hidden_dim": 40}).blocks)
             ),
@@ -61,7 +72,7 @@ from tests.interop.models import GPT_NEOX, LLAMA, change
     ],
     ids=[
         *("ffn", "positions", "two", "residual scale", "logits scale", "embeddings' norm"),
-        *("shared norm", "clamped swiglu", "no weight", "layers"),
+        *("shared norm", "clamped swiglu", "no weight", "no ffn", "no attention", "layers"),
     ],
 )
 def test_the_keys_that_no_class_has_are_named(spec, reason):
