@@ -1,4 +1,4 @@
-"""A forward-only backend in JAX: the language of version 0.1, and no training."""
+"""A forward-only backend in JAX: nearly the whole language, and no training."""
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +36,7 @@ class Backend:
             raise Unsupported(f"hermes_jax does not compute in {options.precision}")
         if options.device not in (None, *self.devices()):
             raise Unsupported(f"hermes_jax has no device {options.device!r} here")
-        for block in spec.layers:
-            attention = block.attention
+        for attention in spec.attentions:
             scaling = getattr(attention.position_encoding, "scaling", None)
             for part in (attention.qk_norm, scaling):
                 if isinstance(part, QkNorm | LongRopeScaling | DynamicScaling):
