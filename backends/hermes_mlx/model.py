@@ -18,7 +18,8 @@ from hermes.numerics.params import list_norms
 from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec
 from hermes.spec.parts import Norm as NormSpec
 from hermes_mlx.context import Context
-from hermes_mlx.ops import Ops, linear, multiply
+from hermes_mlx.elementary import multiply
+from hermes_mlx.ops import Ops, linear
 
 
 def Tensor(*shape: int) -> Array:

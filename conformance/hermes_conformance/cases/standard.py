@@ -9,7 +9,8 @@ from hermes.interface import IGNORE
 from hermes.recipe import Lora, Preference, Recipe
 from hermes.spec import Alibi, AttentionSpec, FfnSpec, LinearScaling, ModelSpec, Rope
 from hermes_conformance.cases.case import RECIPE, Case
-from hermes_conformance.cases.specs import make_crossed_specs, make_field_specs, make_spec
+from hermes_conformance.cases.crossed_specs import make_crossed_specs
+from hermes_conformance.cases.specs import make_field_specs, make_spec
 from hermes_conformance.cases.weights import draw_fresh, draw_hot, draw_level
 
 
