@@ -77,7 +77,7 @@ class ChatEncoder:
         ids: list[int] = []
         mask: list[bool] = []
         for text, is_target in self._split_turns(conversation.messages, first, conversation.tools):
-            tokens = self._tokenize(text)
+            tokens = self._tokenize(text, ids[-1] if ids else None)
             ids += tokens
             mask += self._mask_turn(tokens, text) if is_target else [False] * len(tokens)
         if not any(mask):
@@ -92,7 +92,10 @@ class ChatEncoder:
     ) -> list[int]:
         """Encode messages up to where the assistant answers, as in training. Raises DataError."""
         pieces = self._split_turns(messages, len(messages), tools, prompt=True)
-        return [token for text, _ in pieces for token in self._tokenize(text)]
+        ids: list[int] = []
+        for text, _ in pieces:
+            ids += self._tokenize(text, ids[-1] if ids else None)
+        return ids
 
     def find_end_of_turn(self) -> int:
         """Find the token that ends the assistant's turn. Raises DataError."""
@@ -105,7 +108,8 @@ class ChatEncoder:
             raise DataError(
                 "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>'"
             )
-        ids = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
+        begin = self.tokenizer.beginning
+        ids = [*begin, *self.tokenizer.encode(text), self.tokenizer.eos_id]
         loss_mask = np.ones(len(ids), np.bool_)
         loss_mask[0] = False
         return Example(np.array(ids, np.int32), loss_mask, where)
@@ -136,15 +140,16 @@ class ChatEncoder:
             f"--special-token {name!r}"
         )
 
-    def _tokenize(self, text: str) -> list[int]:
-        """Tokenize rendered text; only special tokens that the template wrote become special."""
-        ids: list[int] = []
-        for part in PRIVATE.split(text):
-            if name := self._names_by_stand_in.get(part):
-                ids += self.tokenizer.encode(name)
-            elif part:
-                ids += self.tokenizer.encode(part, special=True)
-        return ids
+    def _tokenize(self, text: str, before: int | None) -> list[int]:
+        """Tokenize rendered text; only special tokens that the template wrote become special.
+
+        before: the token that precedes the text, None at the beginning.
+        """
+        parts = [part for part in PRIVATE.split(text) if part]
+        names = [self._names_by_stand_in.get(part) for part in parts]
+        texts = [name or part for name, part in zip(names, parts, strict=True)]
+        encoded = self.tokenizer.encode_parts(texts, [name is None for name in names], before)
+        return [token for ids in encoded for token in ids]
 
     def _split_turns(
         self,

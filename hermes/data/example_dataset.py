@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.chat_templates.encoder import Example
-from hermes.data.dataset import UpdateLayout
+from hermes.data.dataset import CountBytes, UpdateLayout
 from hermes.data.order import Cursor, order_samples
 from hermes.errors import DataError
 from hermes.interface import IGNORE, Batch, LossCounts
@@ -218,10 +218,10 @@ class ExampleDataset:
                 taken, UpdateLayout.build(len(taken), micro_batch, 1, rank, world_size)
             )
 
-    def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
-        """Count the bytes of text in the held-out targets; byte_lengths (V,): bytes of each id."""
+    def count_validation_bytes(self, count_bytes: CountBytes) -> int:
+        """Count the bytes of text in the held-out targets."""
         held_out = self.iterate_examples(self.held_out)
-        return sum(int(byte_lengths[example.ids[example.loss_mask]].sum()) for example in held_out)
+        return sum(count_bytes(example.ids, example.loss_mask) for example in held_out)
 
     def close(self) -> None:
         """Do nothing: the examples are in memory."""

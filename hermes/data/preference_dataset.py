@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hermes.chat_templates.encoder import Example
-from hermes.data.dataset import UpdateLayout
+from hermes.data.dataset import CountBytes, UpdateLayout
 from hermes.data.example_dataset import (
     check_ids,
     fill_rows,
@@ -99,7 +99,7 @@ class PreferenceDataset:
                 taken, UpdateLayout.build(len(taken), micro_batch, 1, rank, world_size)
             )
 
-    def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
+    def count_validation_bytes(self, count_bytes: CountBytes) -> int:
         """Return 0: the loss of a pair is no code length of text, so there are no bits per byte."""
         return 0
 

@@ -177,12 +177,14 @@ def encode_plain_pair(pair: PreferencePair, tokenizer: Tokenizer) -> EncodedPair
             "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>'; use one "
             "that has"
         )
-    prompt = tokenizer.encode(pair.texts[0])
+    prompt = tokenizer.beginning + tokenizer.encode(pair.texts[0])
     if not prompt:
         prompt = [tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id]
 
+    has_text = bool(pair.texts[0])
+
     def side(text: str) -> Example:
-        ids = [*prompt, *tokenizer.encode(text), tokenizer.eos_id]
+        ids = [*prompt, *tokenizer.encode(text, continued=has_text), tokenizer.eos_id]
         return Example(np.array(ids, np.int32), np.arange(len(ids)) >= len(prompt), pair.where)
 
     return _require_different(EncodedPair(side(pair.texts[1]), side(pair.texts[2])))

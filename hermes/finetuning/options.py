@@ -22,6 +22,7 @@ from hermes.training.options import make_request, read_recipe_fields
 from hermes.training.request import RunRequest
 from hermes.training.run import check_output, has_checkpoint
 from hermes.training.run_yaml import read_setting
+from hermes.training.text_boundaries import restore_boundaries
 
 __all__ = [
     "apply_run_settings",
@@ -77,6 +78,8 @@ def choose_base_model(call: Call, *, chat: bool) -> BaseModel:
         tokenizer=_load_tokenizer(call["tokenizer"]),
         template=template,
         chat=chat,
+        eos=call["eos"],
+        bos=call["bos"],
     )
 
 
@@ -86,7 +89,9 @@ def _load_tokenizer(given: Tokenizer | str | Path | None) -> Tokenizer | None:
 
 def _open_run_model(call: Call, template: str | Path | None, *, chat: bool) -> BaseModel:
     """The run's find_newest checkpoint, which has its tokenizer and its template."""
-    own = open_base_model(call["output"], template=template, chat=chat)
+    opened = open_base_model(call["output"], template=template, chat=chat)
+    boundaries = restore_boundaries(opened.tokenizer, Path(call["output"]), call.values)
+    own = replace(opened, tokenizer=boundaries)
     given = _load_tokenizer(call["tokenizer"]) if call.has_given("tokenizer") else None
     if given is None:
         return own

@@ -26,6 +26,8 @@ _LOADING: Overrides = _CONFIG | {
         "folder, a .safetensors file with --config, or hf://OWNER/REPO[@REVISION]",
     },
     "tokenizer": {"type": Path, "group": "Model", "default_text": "the checkpoint's own"},
+    "eos": {"group": "Model"},
+    "bos": {"group": "Model", "help": "Begin the text with the tokenizer's BOS token"},
     "precision": {"help": "Precision of matrix products and activations"},
 }
 _GENERATION: Overrides = _LOADING | {
@@ -34,12 +36,22 @@ _GENERATION: Overrides = _LOADING | {
 
 MODEL_COMMANDS: dict[str, CommandOptions] = {
     "generate": CommandOptions(
-        (*_LOADED, "prompt", "max_tokens", *_SAMPLING, "num_samples", "json", *_DEVICE),
+        (
+            *_LOADED,
+            "eos",
+            "bos",
+            "prompt",
+            "max_tokens",
+            *_SAMPLING,
+            "num_samples",
+            "json",
+            *_DEVICE,
+        ),
         overrides=_GENERATION | {"json": {"help": "Print each text as a JSON object"}},
         grouped=True,
     ),
     "chat": CommandOptions(
-        (*_LOADED, "template", "system", "max_tokens", *_SAMPLING, *_DEVICE),
+        (*_LOADED, "eos", "template", "system", "max_tokens", *_SAMPLING, *_DEVICE),
         overrides=_GENERATION
         | {
             "max_tokens": {"default": 512, "help": "Maximum number of tokens in an answer"},
@@ -52,7 +64,18 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         grouped=True,
     ),
     "eval": CommandOptions(
-        (*_LOADED, "data", "text_field", "format", "seq_len", "batch_size", "json", *_DEVICE),
+        (
+            *_LOADED,
+            "eos",
+            "bos",
+            "data",
+            "text_field",
+            "format",
+            "seq_len",
+            "batch_size",
+            "json",
+            *_DEVICE,
+        ),
         (TEXT_FILES,),
         overrides=_LOADING
         | {

@@ -15,8 +15,15 @@ OTHER_OPTIONS = (
            default_text="standard input",
            help="Training text: .txt, .jsonl, .json or .csv files, folders or glob patterns; "
            "repeatable"),
-    Option("preset", default="gpt-2", choices=("gpt-2", "llama-bpe", "qwen2"),
-           help="Pre-tokenization: the pattern that splits text before merges are learned"),
+    Option("model_type", default="bpe", choices=("bpe", "unigram"),
+           help="Algorithm that chooses the vocabulary: bpe merges bytes, or with --byte-fallback "
+           "characters; unigram is SentencePiece's model of characters"),
+    Option("byte_fallback", type=bool, default=False,
+           help="A vocabulary of characters in SentencePiece's style, which spells rare ones in "
+           "bytes"),
+    Option("preset", choices=("gpt-2", "llama-bpe", "qwen2"), default_text="llama-bpe",
+           help="Pre-tokenization of byte-level BPE: the pattern that splits text before merges "
+           "are learned"),
     Option("nfc", type=bool, default=False, help="Normalize text to Unicode NFC"),
     Option("fold_ascii", type=bool, default=False,
            help="Replace accented Latin letters, ligatures and typographic punctuation by ASCII"),

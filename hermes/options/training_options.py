@@ -28,6 +28,13 @@ def _make_data_options() -> tuple[Option, ...]:
                help="Train a tokenizer on the data first, and save it as --tokenizer if given"),
         Option("vocab_size", short="-v", type=int, default=32_000, group=group,
                help="Vocabulary size of the tokenizer that --train-tokenizer trains"),
+        Option("eos", metavar="TOKEN", group=group, fixed=True,
+               default_text="as the files beside the tokenizer say",
+               help="Token that ends a text, such as '<|endoftext|>'"),
+        Option("bos", type=bool, negatable=True, group=group, fixed=True,
+               default_text="as the files beside the tokenizer say",
+               help="Begin every text with the tokenizer's BOS token; where a chat template is "
+               "used, it alone decides"),
         Option("template", metavar="FILE", group=group, is_path=True, per_rank=True,
                default_text="the checkpoint's own, else ChatML",
                help="Chat template, as a Jinja file"),

@@ -17,6 +17,8 @@ def generate(
     checkpoint: Path,
     config: Path | None,
     tokenizer: Path | None,
+    eos: str | None,
+    bos: bool | None,
     prompt: str,
     max_tokens: int,
     temperature: float,
@@ -43,7 +45,9 @@ def generate(
         raise HermesError(f"num_samples must be at least 1, got {num_samples}")
     if prompt == "-":
         prompt = sys.stdin.read()
-    model = load(checkpoint, backend, device, precision, config=config, tokenizer=tokenizer)
+    model = load(
+        checkpoint, backend, device, precision, config=config, tokenizer=tokenizer, eos=eos, bos=bos
+    )
     for index in range(num_samples):
         complete = partial(
             model.complete, prompt, max_tokens=max_tokens, sampling=sampling, seed=seed + index
