@@ -14,7 +14,7 @@ from hermes.tokenizer.tokenizer_json import (
 
 __all__ = ["Pipelines"]
 
-NEAR = 256  # characters on each side by which a cut is judged
+NEAR = 128  # characters on each side by which a cut is judged
 
 
 class Pipelines:
@@ -74,10 +74,14 @@ class Pipelines:
         return [encoded[i] for i in range(len(texts))]
 
     def can_cut(self, left: str, right: str) -> bool:
-        """Whether the tokens near a cut are those of both sides, the right one continuing."""
+        """Whether the tokens near a cut are those of both sides, the right one continuing.
+
+        Where a side has too few characters to judge by, it is not.
+        """
+        if min(len(left), len(right)) < NEAR:
+            return False
         near, after = left[-NEAR:], right[:NEAR]
-        begun = len(left) > NEAR
-        whole, one, two = self.encode([near + after, near, after], [begun, begun, True], False)
+        whole, one, two = self.encode([near + after, near, after], [True] * 3, False)
         return whole == one + two
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import cache
 
 from tests.tokenizer.support import TEXT
 
@@ -9,6 +10,7 @@ WORDS = TEXT + "A model reads  tokens, not   words;\nwords are made of tokens.\n
 SPACE = "▁"
 
 
+@cache
 def train_sentencepiece_file(model_type, **settings):
     """The bytes of a tokenizer.model."""
     import sentencepiece
@@ -64,6 +66,7 @@ def sequence(name, *stages):
     return {"type": "Sequence", name: list(stages)}
 
 
+@cache
 def make_kinds():
     """tokenizer.json by the models that have such a one."""
     stripping = sequence("decoders", *GIVE_BACK, STRIP)
