@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_pieces_are_encoded_by_themselves_where_they_can_be(kind):
     """Or a large document would be held in memory as a whole."""
     own = load(kind)
     pieces = cut(WORDS * 20, 300)
-    pairs = [(a.text, b.text) for a, b in zip(pieces, pieces[1:], strict=False)]
+    pairs = [(a.text, b.text) for a, b in pairwise(pieces)]
     assert len(pairs) > 20
     assert sum(own.can_cut(left, right) for left, right in pairs) >= len(pairs) - 1
     assert not own.can_cut(f"{WORDS} tok", f"ens {WORDS}")
