@@ -27,8 +27,10 @@ _LOADING: Overrides = _CONFIG | {
     },
     "tokenizer": {"type": Path, "group": "Model", "default_text": "the checkpoint's own"},
     "eos": {"group": "Model"},
-    "bos": {"group": "Model", "help": "Begin the text with the tokenizer's BOS token"},
     "precision": {"help": "Precision of matrix products and activations"},
+}
+_BOS: Overrides = {
+    "bos": {"group": "Model", "help": "Begin the text with the tokenizer's BOS token"},
 }
 _GENERATION: Overrides = _LOADING | {
     "seed": {"group": "Sampling", "help": "Sampling seed; gives the same text on every backend"},
@@ -47,7 +49,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
             "json",
             *_DEVICE,
         ),
-        overrides=_GENERATION | {"json": {"help": "Print each text as a JSON object"}},
+        overrides=_GENERATION | _BOS | {"json": {"help": "Print each text as a JSON object"}},
         grouped=True,
     ),
     "chat": CommandOptions(
@@ -78,6 +80,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         ),
         (TEXT_FILES,),
         overrides=_LOADING
+        | _BOS
         | {
             "data": {
                 "help": "Text to evaluate on: .txt, .jsonl, .json or .csv files, folders or glob "

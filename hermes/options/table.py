@@ -19,8 +19,8 @@ OTHER_OPTIONS = (
            help="Algorithm that chooses the vocabulary: bpe merges bytes, or with --byte-fallback "
            "characters; unigram is SentencePiece's model of characters"),
     Option("byte_fallback", type=bool, default=False,
-           help="A vocabulary of characters in SentencePiece's style, which spells rare ones in "
-           "bytes"),
+           help="Make a vocabulary of characters in SentencePiece's style, which spells rare "
+           "ones in bytes"),
     Option("preset", choices=("gpt-2", "llama-bpe", "qwen2"), default_text="llama-bpe",
            help="Pre-tokenization of byte-level BPE: the pattern that splits text before merges "
            "are learned"),

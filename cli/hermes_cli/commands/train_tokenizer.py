@@ -32,7 +32,7 @@ def train_tokenizer(
     text_field: str,
     file_format: str | None,
 ) -> None:
-    """Train a tokenizer: byte-level BPE, or in SentencePiece's style.
+    """Train a tokenizer.
 
     A manifest is written beside the tokenizer, with the hashes of the input files, the settings and
     the versions of the software.
