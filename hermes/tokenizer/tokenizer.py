@@ -3,7 +3,6 @@
 `tokenizer.json` is Hugging Face's own format; other files are converted to it when they are read.
 """
 
-import codecs
 import copy
 import hashlib
 import json
@@ -22,35 +21,12 @@ from hermes.tokenizer.pipelines import Pipelines
 from hermes.tokenizer.roles import Roles, read_roles
 from hermes.tokenizer.round_trip import describe_losses
 from hermes.tokenizer.spelling import list_pieces, read_spelling
+from hermes.tokenizer.text_decoder import TextDecoder
 from hermes.tokenizer.tokenizer_json import parse_tokenizer_json, read_beginning, set_template
 from hermes.tokenizer.training import TrainingReport
+from hermes.tokenizer.vocabulary import Vocabulary
 
-__all__ = ["TextDecoder", "Tokenizer"]
-
-
-class TextDecoder:
-    """Decodes tokens one at a time into whole characters, which join to `Tokenizer.decode`."""
-
-    def __init__(self, tokenizer: "Tokenizer", skip_special: bool, continued: bool):
-        self._tokenizer = tokenizer
-        self._skip_special = skip_special
-        self._continued = self._begun = continued
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, token: int) -> str:
-        """Decode the characters that this token completes; '' in the middle of one."""
-        if self._skip_special and token in self._tokenizer.special_ids:
-            return ""
-        spelt = self._tokenizer.join([token], False, continued=self._begun)
-        self._begun = True
-        return self._decoder.decode(spelt)
-
-    def flush(self) -> str:
-        """Return an incomplete character as U+FFFD, else ''; the decoder can be used again."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        self._begun = self._continued
-        return rest
+__all__ = ["Tokenizer"]
 
 
 class Tokenizer:
@@ -73,33 +49,22 @@ class Tokenizer:
         `hermes.tokenizer.roles`.
         """
         config = parse_tokenizer_json(text, source)
-        self._spelling = read_spelling(config, source)
+        spelling = read_spelling(config, source)
+        pieces = list_pieces(config["model"])
+        if not pieces:
+            raise DataError(f"{source}: not a tokenizer.json: its vocabulary is empty")
         self._pipelines = Pipelines(text, config, source)
-        self.kind = self._spelling.kind
-        self.training = training
-        inner = self._pipelines.original
-        self._pieces: dict[str, int] = inner.get_vocab(with_added_tokens=True)
-        self._added = {
-            token.content: (number, bool(token.special))
-            for number, token in inner.get_added_tokens_decoder().items()
-        }
-        self._bytes: list[bytes | None] = [None] * (max(self._pieces.values()) + 1)
-        for token, number in self._pieces.items():
-            self._bytes[number] = self._spell(token)
-        self._lacking = self._spelling.find_lacking_bytes(list_pieces(config["model"]))
+        self._vocabulary = Vocabulary(self._pipelines.original, spelling)
+        self._lacking = spelling.find_lacking_bytes(pieces)
         self._beginning = read_beginning(config)
+        self.kind = spelling.kind
+        self.training = training
         self._settings = dict(settings or {})
         self._chosen: dict[str, Any] = {}
         self.roles: Roles = self._read_roles()
 
     def _read_roles(self) -> Roles:
         return read_roles(self._settings, self.find_id, self.find_name, self._beginning)
-
-    def _spell(self, token: str) -> bytes:
-        number, special = self._added.get(token, (None, False))
-        if special:
-            return token.encode()
-        return self._spelling.spell(token) if number is None else self._spelling.spell_added(token)
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.vocab_size:,} tokens, fingerprint {self.fingerprint[:12]})"
@@ -204,7 +169,7 @@ class Tokenizer:
         continuation, one that follows an added token as after that.
         """
         encoded: list[list[int]] = []
-        added = {number for number, _ in self._added.values()}
+        added = self._vocabulary.added_ids
         for part, is_special in zip(parts, special, strict=True):
             after_special = before in added if before is not None else False
             (ids,) = self._pipelines.encode(
@@ -219,7 +184,8 @@ class Tokenizer:
 
         Judged by what is near the cut; for byte-level BPE the places of `split_text` are taken.
         """
-        return self._spelling.is_byte_level or self._pipelines.can_cut(left, right)
+        is_byte_level = self._vocabulary.spelling.is_byte_level
+        return is_byte_level or self._pipelines.can_cut(left, right)
 
     def decode(
         self, ids: Iterable[int], *, skip_special: bool = True, continued: bool = False
@@ -232,49 +198,31 @@ class Tokenizer:
 
     def stream(self, *, skip_special: bool = True, continued: bool = False) -> TextDecoder:
         """Make a decoder for ids that arrive one at a time; continued: as for `decode`."""
-        return TextDecoder(self, skip_special, continued)
+        return TextDecoder(self._vocabulary, skip_special, continued)
 
     def join(
         self, ids: Iterable[int], skip_special: bool = True, *, continued: bool = False
     ) -> bytes:
-        """Join the bytes of ids. Raises DataError for unknown ids."""
-        skipped = self.special_ids if skip_special else frozenset()
-        kept = [int(i) for i in ids if int(i) not in skipped]
-        spelt = [self.get_token_bytes(i) for i in kept]
-        if kept and not continued:
-            spelt[0] = self._begin_text(kept[0], spelt[0])
-        return b"".join(spelt)
-
-    def _begin_text(self, token: int, spelt: bytes) -> bytes:
-        """The bytes of a token at the beginning of a text, which SentencePiece's mark."""
-        strip = self._spelling.strip
-        if strip == "nothing" or token in self.special_ids:
-            return spelt
-        return spelt.removeprefix(b" ") if strip == "one space" else spelt.replace(b" ", b"")
+        """Join the bytes of ids; continued: as for `decode`. Raises DataError for unknown ids."""
+        return self._vocabulary.join(ids, skip_special, continued)
 
     def get_token_bytes(self, token: int) -> bytes:
         """Get a token's bytes; a special token's are its name. Raises DataError for unknown ids."""
-        found = self._bytes[token] if 0 <= token < len(self._bytes) else None
-        if found is None:
-            raise DataError(f"token id {token} is not in the tokenizer's vocabulary")
-        return found
+        return self._vocabulary.get_bytes(token)
 
     def get_name(self, token: int) -> str:
         """Get a token as tokenizer.json has it. Raises DataError for unknown ids."""
-        self.get_token_bytes(token)
-        return str(self._pipelines.original.id_to_token(token))
+        self.get_token_bytes(token)  # raises for an unknown id
+        return str(self.find_name(token))
 
     def find_name(self, token: int) -> str | None:
         """Find a token as tokenizer.json has it; None for unknown ids."""
-        known = 0 <= token < len(self._bytes) and self._bytes[token] is not None
-        return self.get_name(token) if known else None
+        return self._vocabulary.find_name(token)
 
-    @cached_property
+    @property
     def byte_lengths(self) -> NDArray[np.int32]:
         """The number of bytes of text of each id, 0 for special tokens. (V,)"""
-        lengths = np.array([len(spelt or b"") for spelt in self._bytes], np.int32)
-        lengths[list(self.special_ids)] = 0
-        return lengths
+        return self._vocabulary.byte_lengths
 
     def count_bytes(
         self, ids: NDArray[np.integer], counted: NDArray[np.bool_] | None = None
@@ -283,28 +231,11 @@ class Tokenizer:
 
         A space that marks the beginning of a text, and that decoding takes away, does not count.
         """
-        every = np.asarray(ids)
-        chosen = every if counted is None else every[counted]
-        counts = np.bincount(chosen, minlength=len(self._bytes))
-        total = int(counts @ self.byte_lengths.astype(np.int64))
-        if self._spelling.strip == "nothing":
-            return total
-        begins = np.concatenate([[True], np.isin(every, list(self.special_ids))[:-1]])
-        begins &= True if counted is None else counted
-        return total - int(self._mark_lengths[every[begins]].sum())
-
-    @cached_property
-    def _mark_lengths(self) -> NDArray[np.int64]:
-        """How many bytes of each id are taken away at the beginning of a text. (V,)"""
-        spelt = [one or b"" for one in self._bytes]
-        kept = [len(self._begin_text(number, one)) for number, one in enumerate(spelt)]
-        return np.array([*map(len, spelt)], np.int64) - np.array(kept, np.int64)
+        return self._vocabulary.count_bytes(ids, counted)
 
     def count_differing_ids(self, other: "Tokenizer") -> int:
         """Count the ids that have another meaning, or none, in another tokenizer."""
-        others = [*other._bytes, *[None] * len(self._bytes)]
-        both = zip(self._bytes, others, strict=False)
-        return sum(own is not None and own != theirs for own, theirs in both)
+        return self._vocabulary.count_differing(other._vocabulary)
 
     @cached_property
     def losses(self) -> tuple[str, ...]:
@@ -314,12 +245,12 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """The largest id + 1."""
-        return len(self._bytes)
+        return self._vocabulary.size
 
-    @cached_property
+    @property
     def special_ids(self) -> frozenset[int]:
         """The ids of special tokens, which stand for no text."""
-        return frozenset(number for number, special in self._added.values() if special)
+        return self._vocabulary.special_ids
 
     @property
     def bos_id(self) -> int | None:
@@ -353,12 +284,11 @@ class Tokenizer:
 
     def find_special_id(self, *names: str) -> int | None:
         """Find the id of the first of these names that is an added token."""
-        return next((self._added[name][0] for name in names if name in self._added), None)
+        return self._vocabulary.find_added(*names)
 
     def find_id(self, name: str) -> int | None:
         """Find the id of a token by its name in tokenizer.json."""
-        found = self.find_special_id(name)
-        return self._pieces.get(name) if found is None else found
+        return self._vocabulary.find_id(name)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -373,6 +303,6 @@ class Tokenizer:
             "normalizer": config["normalizer"],
             "pre_tokenizer": config["pre_tokenizer"],
         }
-        if not self._spelling.is_byte_level:
+        if not self._vocabulary.spelling.is_byte_level:
             deciding |= {"byte_fallback": model["byte_fallback"], "unk_id": model.get("unk_id")}
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
