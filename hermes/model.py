@@ -1,10 +1,11 @@
 """A model with its tokenizer: found wherever it lies, built on a backend, ready to speak."""
 
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,9 +14,10 @@ from hermes.errors import CheckpointError, HermesError
 from hermes.formatting import format_count
 from hermes.inference.decoding import generate_tokens
 from hermes.inference.sampling import Sampling
+from hermes.inference.sampling_defaults import choose_sampling
 from hermes.interface import Model as BackendModel
 from hermes.interface import Options, choose_backend
-from hermes.interop.companions import open_tokenizer
+from hermes.interop.companions import open_tokenizer, read_generation_config
 from hermes.interop.hub import load_tokenizer
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.numerics.params import count_parameters
@@ -30,7 +32,8 @@ class Model:
     """Weights on a backend with the tokenizer beside them; made by `load`.
 
     backend_model: the model as the backend built it. read_tokenizer: called when a tokenizer is
-    first needed; None where the checkpoint has none. backend, device: their names, for the repr.
+    first needed; None where the checkpoint has none. generation_config: the checkpoint's, whose
+    sampling is the default. backend, device: their names, for the repr.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Model:
         backend_model: BackendModel,
         read_tokenizer: Callable[[], Tokenizer] | None,
         *,
+        generation_config: Mapping[str, Any] | None = None,
         path: Path | None = None,
         backend: str = "",
         device: str = "",
@@ -47,6 +51,7 @@ class Model:
         self.path = path
         self._backend, self._device = backend, device
         self._read_tokenizer = read_tokenizer
+        self._generation_config = generation_config or {}
 
     def __repr__(self) -> str:
         spec = self.spec
@@ -70,6 +75,20 @@ class Model:
                 "; use the tokenizer that the model was trained with"
             )
         return found
+
+    def choose_sampling(
+        self,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+    ) -> Sampling:
+        """The sampling given, where None the checkpoint's own; warns where the latter decides."""
+        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        sampling, said = choose_sampling(self._generation_config, given)
+        if said:
+            warnings.warn(said, stacklevel=3)
+        return sampling
 
     def logits(self, tokens: ArrayLike) -> NDArray[np.floating]:
         """Scores of the next token at every position. (B, T) integers -> (B, T, V) float32."""
@@ -111,7 +130,7 @@ class Model:
             self.backend_model,
             ids,
             max_tokens=max_tokens,
-            sampling=sampling or Sampling(),
+            sampling=sampling or self.choose_sampling(),
             seed=seed,
             completion=completion,
             stop=self.tokenizer.stop_ids,
@@ -123,14 +142,17 @@ class Model:
         prompt: str,
         *,
         max_tokens: int = 100,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
         seed: int = 0,
     ) -> str:
-        """The text that follows a prompt. temperature 0 takes the likeliest token, always."""
-        sampling = Sampling(temperature, top_k, top_p, min_p)
+        """The text that follows a prompt. temperature 0 takes the likeliest token, always.
+
+        None: as the checkpoint's generation_config.json has it, else 0.8, 0, 1 and 0.
+        """
+        sampling = self.choose_sampling(temperature, top_k, top_p, min_p)
         ids = self.tokens(prompt, max_tokens=max_tokens, sampling=sampling, seed=seed)
         return self.tokenizer.decode(ids, continued=bool(prompt))
 
@@ -207,6 +229,7 @@ def load(
     return Model(
         found.build(source.spec, source.params, Options(device=device, precision=precision)),
         _choose_tokenizer(source, tokenizer, eos, bos),
+        generation_config=read_generation_config(source.files, source.path),
         path=source.path,
         backend=found.name,
         device=device or found.devices()[0],

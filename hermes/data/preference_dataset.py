@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hermes.chat_templates.encoder import Example
 from hermes.data.dataset import CountBytes, UpdateLayout
+from hermes.data.encoded_pairs import EncodedPair
 from hermes.data.example_dataset import (
     check_ids,
     fill_rows,
@@ -19,7 +20,6 @@ from hermes.data.example_dataset import (
     split_examples,
 )
 from hermes.data.order import Cursor, order_samples
-from hermes.data.preferences import EncodedPair
 from hermes.interface import IGNORE, Batch, LossCounts, PreferencePairs
 from hermes.recipe import Preference
 

@@ -13,7 +13,7 @@ from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.template import Template, choose_template
 from hermes.errors import CheckpointError
 from hermes.interface import Array, LazyTensors, Tensors
-from hermes.interop.companions import open_tokenizer, parse_object
+from hermes.interop.companions import open_tokenizer, parse_object, read_generation_config
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.numerics.params import list_parameters
 from hermes.spec import ModelSpec
@@ -32,7 +32,8 @@ class BaseModel:
     """A model to finetune.
 
     settings: its tokenizer_config.json, for other tools. notes: sentences for the user. new_rows:
-    the number of embedding rows that were added for new tokens.
+    the number of embedding rows that were added for new tokens. message_tokens: special tokens that
+    messages may contain. generation_config: the model's generation_config.json.
     """
 
     path: Path
@@ -43,6 +44,8 @@ class BaseModel:
     settings: Mapping[str, Any]
     notes: tuple[str, ...]
     new_rows: int = 0
+    message_tokens: tuple[str, ...] = ()
+    generation_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def start(self) -> InitialModel:
@@ -60,7 +63,7 @@ class BaseModel:
     @property
     def encoder(self) -> ChatEncoder:
         """Encodes conversations by this model's tokenizer and template."""
-        return ChatEncoder(self.tokenizer, self.template)
+        return ChatEncoder(self.tokenizer, self.template, self.message_tokens)
 
 
 def open_base_model(
@@ -69,6 +72,8 @@ def open_base_model(
     config: str | Path | None = None,
     tokenizer: Tokenizer | None = None,
     template: str | Path | None = None,
+    template_args: Mapping[str, Any] | None = None,
+    message_tokens: Sequence[str] = (),
     chat: bool = True,
     eos: str | None = None,
     bos: bool | None = None,
@@ -76,9 +81,10 @@ def open_base_model(
     """Open a checkpoint or run of hermes, a Hugging Face folder, or bare weights with `config`.
 
     tokenizer: another than the checkpoint's. template: a Jinja file instead of the checkpoint's
-    template. eos, bos: as in `hermes.load`. chat: a checkpoint without a template gets ChatML, and
-    its tokens where the tokenizer lacks them. Tokens beyond the model's embedding rows get rows at
-    the mean of the others. The notes tell the user of all this. Raises HermesError.
+    template; template_args: its arguments; message_tokens: as of ChatEncoder. eos, bos: as in
+    `hermes.load`. chat: a checkpoint without a template gets ChatML, and its tokens where the
+    tokenizer lacks them. Tokens beyond the model's embedding rows get rows at the mean of the
+    others. The notes tell the user of all this. Raises HermesError.
     """
     source = open_model(Path(checkpoint), config=Path(config) if config else None)
     notes = list(source.notes)
@@ -110,10 +116,14 @@ def open_base_model(
     if eos is not None and own.eos_id is not None:
         names["eos_token"] = own.get_name(own.eos_id)
     names["add_bos_token"] = own.adds_bos
-    found = choose_template(names, file=template, default=CHAT_TEMPLATE)
+    found = choose_template(names, file=template, default=CHAT_TEMPLATE, arguments=template_args)
     told = names | ({"chat_template": found.source} if chat or template else {})
     new = spec.vocab_size - source.spec.vocab_size
-    return BaseModel(source.path, spec, params, own, found, told, tuple(notes), new)
+    return BaseModel(
+        *(source.path, spec, params, own, found, told, tuple(notes), new),
+        message_tokens=tuple(message_tokens),
+        generation_config=read_generation_config(source.files, source.path),
+    )
 
 
 def _choose_tokenizer(source: StoredModel, given: Tokenizer | None) -> Tokenizer:

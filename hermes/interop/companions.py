@@ -16,7 +16,13 @@ from hermes.storage.strict_json import parse_json, render_json
 from hermes.tokenizer import Tokenizer, build_tokenizer_config
 from hermes.tokenizer.files import has_tokenizer, is_tokenizer_file
 
-__all__ = ["adapt_companions", "open_tokenizer", "parse_object", "read_companions"]
+__all__ = [
+    "adapt_companions",
+    "open_tokenizer",
+    "parse_object",
+    "read_companions",
+    "read_generation_config",
+]
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 # transformers 5 writes the first as tokenizer_class; transformers 4 knows only the second.
@@ -52,6 +58,15 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} must hold an object")
     return value
+
+
+def read_generation_config(files: Mapping[str, bytes], where: str | Path) -> dict[str, Any]:
+    """Read the generation_config.json among a model's files, {} without one.
+
+    where: the model's folder. Raises CheckpointError.
+    """
+    held = files.get(GENERATION_CONFIG)
+    return parse_object(held, f"{where}/{GENERATION_CONFIG}") if held else {}
 
 
 def adapt_companions(files: Mapping[str, bytes], ids: Mapping[str, Any]) -> dict[str, bytes]:

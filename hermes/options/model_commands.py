@@ -53,11 +53,15 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         grouped=True,
     ),
     "chat": CommandOptions(
-        (*_LOADED, "eos", "template", "system", "max_tokens", *_SAMPLING, *_DEVICE),
+        (
+            *(*_LOADED, "eos", "template", "template_arg", "system", "max_tokens"),
+            *(*_SAMPLING, *_DEVICE),
+        ),
         overrides=_GENERATION
         | {
             "max_tokens": {"default": 512, "help": "Maximum number of tokens in an answer"},
             "template": {"group": "Model"},
+            "template_arg": {"group": "Model"},
             "seed": {
                 "group": "Sampling",
                 "help": "Sampling seed; gives the same answers on every backend",

@@ -9,6 +9,8 @@ __all__ = ["OPTIONS"]
 
 FLOAT_TYPES = ("float32", "bfloat16", "float16")
 
+OF_CHECKPOINT = "the checkpoint's generation_config.json, else {}"
+
 # Of the commands that use, convert, inspect or judge what was trained.
 OTHER_OPTIONS = (
     Option("input", short="-i", multiple=True, metavar="FILE", parameter="inputs",
@@ -35,14 +37,18 @@ OTHER_OPTIONS = (
     Option("system", default="", metavar="TEXT", group="Sampling", help="System prompt"),
     Option("max_tokens", type=int, default=100, group="Sampling",
            help="Maximum number of tokens to generate"),
-    Option("temperature", type=float, default=0.8, group="Sampling",
+    Option("temperature", type=float, default_text=OF_CHECKPOINT.format(0.8),
+           group="Sampling",
            help="Sampling temperature; 0 always takes the most likely token"),
-    Option("top_k", type=int, default=0, metavar="K", group="Sampling",
+    Option("top_k", type=int, default_text=OF_CHECKPOINT.format(0),
+           metavar="K", group="Sampling",
            help="Sample from the K most likely tokens only; 0 disables the limit"),
-    Option("top_p", type=float, default=1.0, metavar="P", group="Sampling",
+    Option("top_p", type=float, default_text=OF_CHECKPOINT.format(1),
+           metavar="P", group="Sampling",
            help="Sample from the most likely tokens whose probabilities add up to P; 1 disables "
            "the limit"),
-    Option("min_p", type=float, default=0.0, metavar="P", group="Sampling",
+    Option("min_p", type=float, default_text=OF_CHECKPOINT.format(0),
+           metavar="P", group="Sampling",
            help="Sample only from tokens at least P times as likely as the most likely one; 0 "
            "disables the limit"),
     Option("num_samples", type=int, default=1, group="Sampling",

@@ -61,8 +61,8 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     ),
     "sft": CommandOptions(
         (
-            *(*_MODEL, "data", "format", "template", "seq_len"),
-            *("train_on_prompt", "pack", "overlong", "show_samples"),
+            *(*_MODEL, "data", "format", "template", "template_arg", "seq_len"),
+            *("message_token", "train_on_prompt", "pack", "overlong", "show_samples"),
             *(*_STEPS, *_RECIPE, *_LORA, *_MACHINE, "set"),
         ),
         overrides=_CHAT_TUNING
@@ -77,7 +77,8 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     ),
     "dpo": CommandOptions(
         (
-            *(*_MODEL, "data", "format", "template", "no_template"),
+            *(*_MODEL, "data", "format", "template", "template_arg", "no_template"),
+            "message_token",
             *("beta", "max_len", "drop_overlong", "loss", "label_smoothing", "gamma"),
             *("sft_weight", "reference_cache"),
             *(*_STEPS, *_RECIPE, *_LORA, *_MACHINE, "set"),

@@ -38,6 +38,12 @@ def _make_data_options() -> tuple[Option, ...]:
         Option("template", metavar="FILE", group=group, is_path=True, per_rank=True,
                default_text="the checkpoint's own, else ChatML",
                help="Chat template, as a Jinja file"),
+        Option("template_arg", multiple=True, metavar="KEY=VALUE", group=group, fixed=True,
+               help="Argument of the chat template, with a value in JSON, such as "
+               "enable_thinking=false; repeatable"),
+        Option("message_token", multiple=True, metavar="NAME", group="Conversations", fixed=True,
+               help="Special token that messages may contain, such as '<think>'; in all other "
+               "cases such a name in a message stays text; repeatable"),
         Option("val_fraction", type=float, default=RECIPE.val_fraction, group=group,
                scope="recipe", recipe_field="val_fraction",
                help="Fraction of the data held out for validation"),

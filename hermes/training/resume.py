@@ -18,7 +18,7 @@ from hermes.tokenizer import Tokenizer
 from hermes.training.batch_split import find_batch_change, split_batch
 from hermes.training.events import Position
 from hermes.training.request import RunComponents, RunRequest
-from hermes.training.schedule import count_steps, warn_repeated_samples
+from hermes.training.schedule import count_steps, warn_long_warmup, warn_repeated_samples
 from hermes.training.setup import (
     check_best_metric,
     check_seq_len,
@@ -55,6 +55,7 @@ def prepare_resumed(request: RunRequest, checkpoint: Checkpoint) -> RunComponent
         position, size = Position(progress.step, progress.tokens, cursor), len(data.dataset.train)
         total = count_steps(recipe, position, size, world_size)
         if position.step < total:
+            notes += warn_long_warmup(recipe, total)
             notes += warn_repeated_samples(recipe, cursor, size, data.unit, world_size)
         require_same_run(checkpoint.path, progress, recipe, data.tokens)
         notes += _describe_changes(request, checkpoint, recipe, data.unit, total)

@@ -12,7 +12,7 @@ from hermes.chat_templates.messages import Conversation
 from hermes.chat_templates.template import Template
 from hermes.data import tokenize
 from hermes.data.document_reader import Document
-from hermes.data.preferences import encode_plain_pair
+from hermes.data.encoded_pairs import encode_plain_pair
 from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer
 from hermes.tokenizer.bytelevel import split_text
 from tests.data.support import corpus, pair

@@ -109,8 +109,8 @@ class Model:
             self.preferences(batch)
         documents = [None] * len(batch.tokens) if batch.segments is None else batch.segments
         parts = zip(batch.tokens, batch.targets, documents, strict=True)
-        total = sum(self.logprobs(*part).sum(dtype=np.float64) for part in parts)
-        return -float(total) / batch.counts.terms
+        weighted = np.stack([self.logprobs(*part) for part in parts]) * batch.get_weights()
+        return -float(weighted.sum(dtype=np.float64)) / batch.counts.divisor
 
     def preferences(self, batch):
         """Decline."""
