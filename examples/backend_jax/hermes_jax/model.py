@@ -25,7 +25,7 @@ ACTIVATIONS = {
 
 
 class Context(NamedTuple):
-    """What layers share: finding rope's tables, positions (T,) or (B, T), documents, the KV cache."""
+    """What layers share: rope's tables, positions (T,) or (B, T), documents, the KV cache."""
 
     angles: Callable
     positions: jax.Array
