@@ -62,7 +62,10 @@ class Model:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises CheckpointError where there is none, or one that does not fit."""
+        """The tokenizer. Raises CheckpointError where there is none, or one that does not fit.
+
+        Warns where the files beside it contradict each other about its tokens.
+        """
         if self._read_tokenizer is None:
             raise CheckpointError(
                 f"{self.path} has no tokenizer.json beside it; give one with --tokenizer, or "
@@ -74,6 +77,8 @@ class Model:
                 f"the tokenizer has {found.vocab_size} tokens and the model {self.spec.vocab_size}"
                 "; use the tokenizer that the model was trained with"
             )
+        for note in found.roles.notes:
+            warnings.warn(note, stacklevel=3)
         return found
 
     def choose_sampling(

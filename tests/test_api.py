@@ -215,3 +215,17 @@ def test_weights_in_a_short_type_load_and_are_tuned_on_each_backend(
     assert run(["finetune", "--checkpoint", str(short), "--data", str(folder / "book.txt"),
                 "--output", str(tmp_path / "run"), "--max-steps", "1", "--batch-size", "2",
                 "--seq-len", "16", "--backend", backend]) == 0  # fmt: skip
+
+
+def test_files_that_contradict_each_other_about_bos_are_named_once(trained, tmp_path):
+    """By the file that counts; a choice leaves nothing to name."""
+    import shutil
+
+    folder = shutil.copytree(next((trained[0] / "run").glob("step-*")), tmp_path / "model")
+    (folder / "manifest.json").unlink()
+    begun = hermes.load(folder).tokenizer.replace_roles(bos=True)
+    begun.save(folder / "tokenizer.json")
+    with pytest.warns(UserWarning, match=r"^tokenizer_config.json says add_bos_token false, ") as w:
+        assert hermes.load(folder).encode("the") == begun.encode("the")
+    assert len(w) == 1
+    assert hermes.load(folder, bos=True).encode("the") == [begun.bos_id, *begun.encode("the")]

@@ -47,7 +47,8 @@ def prepare_new(request: RunRequest) -> RunComponents:
         replace_fields(default, request.given), request.split_among, request.world_size
     )
     check_seq_len(recipe, spec)
-    notes += [*describe_tokenizer(tokenizer), *split_notes, *_describe_frozen(spec, recipe)]
+    notes += describe_tokenizer(tokenizer, is_text=request.make_data is None)
+    notes += [*split_notes, *_describe_frozen(spec, recipe)]
     with make_training_data(request, spec, tokenizer, recipe) as data:
         notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
         position, size = Position(), len(data.dataset.train)

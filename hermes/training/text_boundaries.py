@@ -42,10 +42,11 @@ def describe_boundaries(tokenizer: Tokenizer) -> dict[str, object]:
     return {"eos": eos, "bos": tokenizer.adds_bos}
 
 
-def describe_tokenizer(tokenizer: Tokenizer) -> list[str]:
-    """What to tell the user of a tokenizer, a sentence each."""
+def describe_tokenizer(tokenizer: Tokenizer, *, is_text: bool = True) -> list[str]:
+    """What to tell the user of a tokenizer, a sentence each. is_text: of a run on plain text."""
     said = [*tokenizer.losses, *tokenizer.roles.notes]
     if tokenizer.adds_bos and tokenizer.bos_id is not None:
         name = tokenizer.get_name(tokenizer.bos_id)
-        said.append(f"every text begins with {name!r} (--no-bos leaves it out)")
+        text = "every text" if is_text else "text without a chat template"
+        said.append(f"{text} begins with {name!r} (--no-bos leaves it out)")
     return said
