@@ -186,6 +186,7 @@ def chat(
         template=template,
         eos=eos,
         template_args=parse_template_args(a["template_arg"]),
+        train=False,
     )
     for note in base.notes:
         warnings.warn(note, stacklevel=2)

@@ -101,7 +101,7 @@ def _load_tokenizer(given: Tokenizer | str | Path | None) -> Tokenizer | None:
 def _open_run_model(call: Call, template: str | Path | None, *, chat: bool) -> BaseModel:
     """The run's find_newest checkpoint, which has its tokenizer and its template."""
     opened = open_base_model(
-        call["output"], template=template, chat=chat, **_read_template_options(call)
+        call["output"], template=template, chat=chat, train=False, **_read_template_options(call)
     )
     boundaries = restore_boundaries(opened.tokenizer, Path(call["output"]), call.values)
     own = replace(opened, tokenizer=boundaries)
@@ -125,7 +125,11 @@ def choose_reference_weights(call: Call, base: BaseModel) -> Callable[[], Tensor
             if not checkpoint:
                 raise HermesError("its run.yaml does not say where")
             return open_base_model(
-                checkpoint, config=call.values.get("config"), tokenizer=base.tokenizer, chat=False
+                checkpoint,
+                config=call.values.get("config"),
+                tokenizer=base.tokenizer,
+                template=None if call.values.get("no_template") else base.template,
+                chat=False,
             ).params
         except HermesError as error:
             missing = "" if given else "has lost its reference.npz and "
