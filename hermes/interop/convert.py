@@ -13,6 +13,7 @@ from hermes.checkpoint.layout import CONFIG, SPEC, TOKENIZER
 from hermes.checkpoint.weights import SHARD_LIMIT
 from hermes.errors import HermesError
 from hermes.interface import Array, LazyTensors, Tensors
+from hermes.interop.adapters import merge_adapter
 from hermes.interop.companions import adapt_companions
 from hermes.interop.dtype import DTYPE_CODES, DTYPE_NAMES, cast
 from hermes.interop.huggingface.config_reader import read_config
@@ -20,7 +21,7 @@ from hermes.interop.huggingface.config_writer import make_config, make_converted
 from hermes.interop.huggingface.families import ARCHITECTURES, find_family
 from hermes.interop.huggingface.inexpressible import explain_inexpressible
 from hermes.interop.model_folder import write_folder
-from hermes.interop.open_model import StoredModel, merge_adapter, open_model
+from hermes.interop.open_model import StoredModel, open_model
 from hermes.interop.tensor_names import make_layout, pack
 from hermes.interop.verify import Verification, verify_conversion
 from hermes.numerics.params import list_parameters

@@ -41,7 +41,7 @@ def make_learner(backend, head, recipe=PLAIN, **options):
     spec = make_spec(head)
     weights = {name: 3 * np.asarray(x) for name, x in init_weights(spec, 0).items()}
     if recipe.lora is not None:
-        weights |= dict(init_adapters(spec, recipe.lora, 0).items())
+        weights |= dict(init_adapters(spec, recipe.lora, 0, weights).items())
     state = TrainState(weights, {}, {}, 0)
     return find_backend(backend).learner(spec, state, recipe, Options(**options))
 

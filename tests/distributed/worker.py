@@ -120,7 +120,7 @@ def start(recipe):
     if recipe.lora is not None:
         from hermes.numerics.lora import init_adapters
 
-        hot |= init_adapters(spec(), recipe.lora, 0)
+        hot |= init_adapters(spec(), recipe.lora, 0, weights)
     return TrainState(hot, {}, {}, 0)
 
 

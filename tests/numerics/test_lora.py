@@ -30,7 +30,7 @@ def batch(seed=0):
 def state(lora, *, loud=True, spec=SPEC):
     rng = np.random.default_rng(1)
     params = {n: w * 10 if w.ndim > 1 else w for n, w in init_weights(spec, 0).items()}
-    for name, tensor in init_adapters(spec, lora, 0).items():
+    for name, tensor in init_adapters(spec, lora, 0, params).items():
         params[name] = tensor + (rng.normal(0, 0.3, tensor.shape).astype("f4") if loud else 0)
     return TrainState(params, {}, {}, 0)
 
