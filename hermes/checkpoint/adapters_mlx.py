@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hermes.checkpoint.weights import EMBEDDING, FLOATS, HEAD, TensorView
 from hermes.errors import CheckpointError
 from hermes.interface import Array, Tensors
@@ -51,7 +53,7 @@ def read_mlx_adapter(
 
     def read(name: str) -> Array:
         stored, transposed = sources[name]
-        return file[stored].T if transposed else file[stored]
+        return np.ascontiguousarray(file[stored].T) if transposed else file[stored]
 
     return Adapter(TensorView(tuple(sources), read), dict.fromkeys(paths, scale))
 
@@ -144,6 +146,6 @@ def build_mlx_files(
 
     def read(name: str) -> Array:
         ours, transposed = sources[name]
-        return params[ours].T if transposed else params[ours]
+        return np.ascontiguousarray(params[ours].T) if transposed else params[ours]
 
     return render_json(config), (TensorView(tuple(stored), read), stored)

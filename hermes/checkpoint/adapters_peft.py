@@ -78,7 +78,7 @@ def read_peft_adapter(
     if missing:
         raise CheckpointError(f"adapter {folder} is of another model: it lacks '{missing}.{DOWN}'")
     _check_tensors(folder, infos, expected)
-    ties_head = not spec.embeddings.tie_weights or not _separates_head(file, stored, scales)
+    ties_head = not spec.embeddings.tie_weights or not _has_own_head(file, stored, scales)
     if spec.embeddings.tie_weights and not ties_head and HEAD not in stored:
         base = f"{PREFIX}{EMBEDDING.replace('.weight', '.base_layer.weight')}"
         if base in file:  # PEFT loads it into the one matrix that both are
@@ -88,9 +88,7 @@ def read_peft_adapter(
     return Adapter(tensors, scales, settings.token_ids, ties_head)
 
 
-def _separates_head(
-    file: TensorFile, stored: Mapping[str, str], scales: Mapping[str, float]
-) -> bool:
+def _has_own_head(file: TensorFile, stored: Mapping[str, str], scales: Mapping[str, float]) -> bool:
     """Whether a tied head and its embeddings are no longer the same once they are adapted."""
     embedding, head = EMBEDDING.removesuffix(".weight"), HEAD.removesuffix(".weight")
 
