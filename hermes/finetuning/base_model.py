@@ -60,13 +60,19 @@ class BaseModel:
         """The initial model of a run."""
         return InitialModel(self.spec, self.params, self.notes)
 
-    @property
-    def adapted_start(self) -> InitialModel:
-        """The initial model of a LoRA run, in which new embedding rows are not trained."""
-        said = (
-            "adapters train no embeddings, so the new tokens stay alike; tune without them first",
-        )
-        return InitialModel(self.spec, self.params, self.notes + (said if self.new_ids else ()))
+    def make_adapted_start(self, trained_ids: Collection[int]) -> InitialModel:
+        """The initial model of a LoRA run, which trains the rows of these tokens beside."""
+        said: tuple[str, ...] = ()
+        if trained_ids:
+            words = name_tokens(self.tokenizer, trained_ids)
+            said = (f"the rows of {words} are trained beside the adapters",)
+        elif self.new_ids:
+            words = name_tokens(self.tokenizer, self.new_ids)
+            said = (
+                f"adapters train no embeddings, so {words} stay alike, and an answer that ends "
+                "with one of them may never end; --train-new-tokens trains their rows",
+            )
+        return InitialModel(self.spec, self.params, self.notes + said)
 
     @property
     def encoder(self) -> ChatEncoder:

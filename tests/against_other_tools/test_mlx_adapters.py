@@ -104,13 +104,14 @@ def train_adapters(base, tmp_path, *more):
     arguments = ("finetune", "--checkpoint", base, "--data", tmp_path / "text.txt", "--output",
                  tmp_path / "run", "--seq-len", 16, "--batch-size", 2, "--max-steps", 4,
                  "--lora-rank", 3, "--lora-alpha", 12, "--lr", 0.02, "--lora-targets",
-                 "q_proj,o_proj,up_proj", *more)  # fmt: skip
+                 "q_proj,o_proj,up_proj", "--no-train-new-tokens", *more)  # fmt: skip
     assert run([str(argument) for argument in arguments]) == 0
     return tmp_path / "run" / "step-00000004"
 
 
-def test_mlx_lm_opens_what_hermes_trained(base, tmp_path):
-    checkpoint = train_adapters(base, tmp_path)
+@pytest.mark.parametrize("more", [(), ("--dora", "--lora-rslora")], ids=str)
+def test_mlx_lm_opens_what_hermes_trained(base, tmp_path, more):
+    checkpoint = train_adapters(base, tmp_path, *more)
     out = tmp_path / "adapter"
     assert run(["convert", str(checkpoint), str(out), "--to", "mlx-adapter"]) == 0
     ours = our_logits(open_model(checkpoint))
@@ -126,4 +127,8 @@ def test_what_cannot_be_an_adapter_of_mlx_lm_is_refused(tmp_path):
     base = folder_of(SPECS["llama"], tmp_path)
     with pytest.raises(HermesError, match="has no adapters; give a run that trained some"):
         convert(base, tmp_path / "out", to="mlx-adapter")
+    (base / "tokenizer.json").write_text(small_tokenizer().to_json())
+    run_of_rows = train_adapters(base, tmp_path, "--train-new-tokens")
+    with pytest.raises(HermesError, match="has trained rows of 204 tokens, which mlx-lm's adapte"):
+        convert(run_of_rows, tmp_path / "out", to="mlx-adapter")
     assert not (tmp_path / "out").exists()

@@ -211,9 +211,15 @@ def test_a_model_without_chat_tokens_gets_them(tmp_path):
         "the vocabulary grows from 280 to 282 tokens; new rows are the mean of the others",
     )
     assert start.encoder.find_end_of_turn() == 281
-    assert start.adapted_start.notes == (
+    assert start.new_ids == (280, 281)
+    assert start.make_adapted_start(start.new_ids).notes == (
         *start.notes,
-        "adapters train no embeddings, so the new tokens stay alike; tune without them first",
+        "the rows of <|im_start|>, <|im_end|> are trained beside the adapters",
+    )
+    assert start.make_adapted_start(()).notes == (
+        *start.notes,
+        "adapters train no embeddings, so <|im_start|>, <|im_end|> stay alike, and an answer that "
+        "ends with one of them may never end; --train-new-tokens trains their rows",
     )
 
 
