@@ -74,6 +74,9 @@ def finetune(
     lora_alpha: float = 16.0,
     lora_dropout: float = 0.0,
     lora_targets: str = "all",
+    lora_rslora: bool = False,
+    dora: bool = False,
+    train_new_tokens: bool = True,
     shard: str | None = None,
     shard_group: int | None = None,
     peer_timeout: float = 45,
@@ -96,7 +99,9 @@ def finetune(
     `config` for its architecture, or hf://OWNER/REPO. tokenizer: another than the checkpoint's own;
     tokens that the model has no rows for get some. seq_len: None for 256, or the model's
     max_seq_len. lora_rank: above 0, train low-rank adapters on lora_targets ("all", or names with
-    commas between) and nothing else. All other arguments are those of `train`, which also says how
+    commas between) and nothing else but, with train_new_tokens, the rows of tokens that the model
+    was never trained on. lora_rslora: scale by alpha / sqrt(rank). dora: train the rows' lengths
+    apart. All other arguments are those of `train`, which also says how
     a run is resumed, interrupted and distributed. Raises HermesError of every kind.
     """
     with join_host(call) as host:
@@ -152,6 +157,9 @@ def sft(
     lora_alpha: float = 16.0,
     lora_dropout: float = 0.0,
     lora_targets: str = "all",
+    lora_rslora: bool = False,
+    dora: bool = False,
+    train_new_tokens: bool = True,
     shard: str | None = None,
     shard_group: int | None = None,
     peer_timeout: float = 45,
@@ -188,7 +196,7 @@ def sft(
     call = apply_run_settings(call, "pack", "train_on_prompt", "template_arg", "message_token")
     with join_host(call) as host:
         base = all_or_none(host.process_group, lambda: choose_base_model(call, chat=True))
-        fields = make_finetuning_fields(call, base.spec.max_seq_len, LONGEST_ROW)
+        fields = make_finetuning_fields(call, base, LONGEST_ROW)
         samples = SFTData(
             read_conversations(list_files(call), file_format=call["format"]),
             base.encoder,
@@ -258,6 +266,9 @@ def dpo(
     lora_alpha: float = 16.0,
     lora_dropout: float = 0.0,
     lora_targets: str = "all",
+    lora_rslora: bool = False,
+    dora: bool = False,
+    train_new_tokens: bool = True,
     shard: str | None = None,
     shard_group: int | None = None,
     peer_timeout: float = 45,
@@ -294,7 +305,7 @@ def dpo(
     with join_host(call) as host:
         chat = not call["no_template"]
         base = all_or_none(host.process_group, lambda: choose_base_model(call, chat=chat))
-        fields = make_finetuning_fields(call, base.spec.max_seq_len, LONGEST_SIDE)
+        fields = make_finetuning_fields(call, base, LONGEST_SIDE)
         cache = call["reference_cache"]
         samples = DPOData(
             read_pairs(list_files(call), file_format=call["format"]),

@@ -186,6 +186,7 @@ def chat(
         template=template,
         eos=eos,
         template_args=parse_template_args(a["template_arg"]),
+        train=False,
     )
     for note in base.notes:
         warnings.warn(note, stacklevel=2)
@@ -235,7 +236,8 @@ def convert(
 
     src: a checkpoint or run of hermes, a Hugging Face or litgpt folder, a .safetensors with its
     `config`, a .pt that nanoGPT trained, or hf://OWNER/REPO. to: 'hermes' for a checkpoint, 'hf'
-    for a folder under Hugging Face's own names. dtype: 'float32', 'bfloat16' or 'float16'; None as
+    for a folder under Hugging Face's own names, 'mlx-adapter' for the adapters of a run alone, as
+    mlx-lm loads them. dtype: 'float32', 'bfloat16' or 'float16'; None as
     stored. backend: what computes the comparison. on_progress: called with the stage, 'writing' or
     'comparing', and the share of it that is done. Raises HermesError of every kind.
     """
@@ -255,9 +257,9 @@ def merge(
 ) -> ConvertResult:
     """Write a model with its low-rank adapters added in, W + alpha / rank B A, as a new folder.
 
-    checkpoint: a run of adapters, or the model that `adapter` belongs to: a run of adapters or a
-    folder in PEFT's layout. dtype: of what is written; the sum is computed in float32 at least.
-    Otherwise as `convert`. Raises HermesError of every kind.
+    checkpoint: a run of adapters, or the model that `adapter` belongs to: a run of adapters, or a
+    folder that PEFT or mlx-lm wrote. dtype: of what is written; the sum is computed in float32 at
+    least. Otherwise as `convert`. Raises HermesError of every kind.
     """
     a = convert_arguments(merge, locals())
     where = Path(config) if config else None

@@ -93,16 +93,23 @@ class Preference:
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters: W x becomes W x + alpha / rank B A drop(x), and only A and B are trained.
+    """Low-rank adapters: W x becomes W x + scale B A drop(x), and only A and B are trained.
 
-    targets: the last parts of the adapted matrices' names; gate_proj is the feed-forward's. Source:
-    Hu et al. 2021, arXiv:2106.09685, section 4.
+    scale is alpha / rank, or with rslora alpha / sqrt(rank). targets: the last parts of the adapted
+    matrices' names; gate_proj is the feed-forward's. dora: the sum is multiplied, row by row, by
+    m / |W + scale B A|, of which m is trained, too. token_ids: tokens whose rows in the embeddings
+    and the head are trained beside.
+    Sources: Hu et al. 2021, arXiv:2106.09685, section 4; Kalajdzievski 2023, arXiv:2312.03732;
+    Liu et al. 2024, arXiv:2402.09353, eq. 5.
     """
 
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
     targets: tuple[str, ...] = LORA_TARGETS
+    rslora: bool = False
+    dora: bool = False
+    token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         convert_fields(self, "lora.")
@@ -112,11 +119,13 @@ class Lora:
         _require(bool(self.targets), "lora.targets", self.targets, "at least one name")
         for name in self.targets:
             _require(name in LORA_TARGETS, "lora.targets", name, f"of {', '.join(LORA_TARGETS)}")
+        ascending = all(a < b for a, b in zip((-1, *self.token_ids), self.token_ids, strict=False))
+        _require(ascending, "lora.token_ids", self.token_ids, "ascending ids, each once")
 
     @property
     def scale(self) -> float:
-        """The factor of B A, alpha / rank."""
-        return self.alpha / self.rank
+        """The factor of B A: alpha / rank, or alpha / sqrt(rank)."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ them through memory a good part of its time. The gradient of a token's logits ne
 the loss that the token belongs to: its own, or its pair's. So the forward pass computes the
 gradients of x, W and b chunk by chunk, keeps those, and lets go of the logits.
 
+With adapters, a few rows of W may be trained beside a frozen W: those of some tokens, R (r, C),
+which take the place of W's. Their logits are computed apart and put into their columns.
+
 Letters: N tokens to score, n those of one chunk or group, C hidden size, V vocabulary, P pairs, k
 those of one group.
 """
@@ -48,11 +51,28 @@ def select_targets(x: Array, targets: Array, indices: Array | None) -> tuple[Arr
     return (x, targets) if indices is None else (x[indices], targets[indices])
 
 
+def project(head: Head, x: Array, weight: Array, bias: Array | None, rows: Array | None) -> Array:
+    """Logits, with the columns of head.token_ids from `rows`, where given. (..., C) -> (..., V)."""
+    y = head.project(x, weight, bias)
+    if rows is None:
+        return y
+    z = head.project(x, rows, None if bias is None else bias[head.token_ids])  # (..., r)
+    return mx.put_along_axis(y, mx.broadcast_to(head.token_ids, z.shape), z, axis=-1)
+
+
+def find_token_rows(head: Head) -> Array | None:
+    """The trained rows of tokens of a head that has some (lora.TokenHead). -> (r, C)."""
+    return getattr(head, "token_rows", None)
+
+
 def score_chunk(
-    head: Head, x: Array, targets: Array, weight: Array, bias: Array | None
+    head: Head, x: Array, targets: Array, weight: Array, bias: Array | None, rows: Array | None
 ) -> tuple[Array, Array]:
-    """log p(target), 0 where IGNORE; and the logits. (n, C), (n,), (V, C), (V,) -> (n,), (n, V)."""
-    logits = upcast(head.project(x, weight, bias))
+    """log p(target), 0 where IGNORE; and the logits.
+
+    (n, C), (n,), (V, C), (V,), (r, C) -> (n,), (n, V).
+    """
+    logits = upcast(project(head, x, weight, bias, rows))
     return target_logprobs(logits, targets, head.ops), logits
 
 
@@ -177,6 +197,7 @@ def score_groups(
     """log p(target) of each group's tokens, one chunk after another. (N, C), (N,) -> (n,) each."""
     head = module.lm_head
     weight, bias = head.get_weights(module.model.embed_tokens.weight)
+    rows = find_token_rows(head)
     previous: list[Array] = []
     for spans in groups:
         logps = []
@@ -184,7 +205,7 @@ def score_groups(
             # MLX runs a lazy graph in an order of its own, and might keep every chunk's logits at
             # once: each chunk is made to depend on the one before.
             chunk = mx.depends([x[begin:end]], previous)[0]
-            logps.append(score_chunk(head, chunk, targets[begin:end], weight, bias)[0])
+            logps.append(score_chunk(head, chunk, targets[begin:end], weight, bias, rows)[0])
             previous = logps[-1:]
         yield mx.concatenate(logps)
 
@@ -203,19 +224,22 @@ def compute_loss(
     """
     head = module.lm_head
     head_weight, head_bias = head.get_weights(module.model.embed_tokens.weight)
+    head_rows = find_token_rows(head)
 
     @mx.custom_function
-    def forward(x: Array, weight: Array, *biases: Array) -> tuple[Array, ...]:
-        matrix, bias = weight.astype(x.dtype), biases[0] if biases else None
+    def forward(x: Array, weight: Array, *more: Array) -> tuple[Array, ...]:
+        matrix, bias = weight.astype(x.dtype), None if head_bias is None else more[0]
+        rows = None if head_rows is None else more[-1].astype(x.dtype)
         total, aux, dx = mx.zeros((), upcast(x).dtype), [], []
         dw: Array = mx.zeros_like(weight)
         db: Any = 0
+        dr: Any = 0
         for index, spans in enumerate(groups):
             logps, previous = [], [dw]
             for begin, end in spans:
                 # As in score_groups: one chunk after another, or all logits exist at once.
                 chunk = mx.depends([x[begin:end]], previous)[0]
-                logp, logits = score_chunk(head, chunk, targets[begin:end], matrix, bias)
+                logp, logits = score_chunk(head, chunk, targets[begin:end], matrix, bias, rows)
                 logps.append(logp)
                 previous = [logp]
             loss, logp_grad, group_aux = score_group(index, mx.concatenate(logps))
@@ -228,19 +252,29 @@ def compute_loss(
                     # A pair's loss needs all of its chunks, whose logits do not fit in memory
                     # together: they are computed a second time, chunk by chunk.
                     chunk = mx.depends([chunk], [loss, dw])[0]
-                    _, logits = score_chunk(head, chunk, targets[begin:end], matrix, bias)
+                    _, logits = score_chunk(head, chunk, targets[begin:end], matrix, bias, rows)
                 chunk_grad = None if logp_grad is None else logp_grad[begin - first : end - first]
                 d = logits_gradient(logits, targets[begin:end], chunk_grad, head).astype(x.dtype)
                 dx.append(d @ matrix)
                 dw, db = dw + d.T @ chunk, db + d.sum(axis=0)
+                if rows is not None:
+                    own = d[:, head.token_ids]  # (n, r)
+                    dx[-1] = dx[-1] + own @ (rows - matrix[head.token_ids])
+                    dr = dr + upcast(own.T @ chunk)
         all_aux = mx.concatenate(aux, axis=-1)
-        return total, all_aux, mx.concatenate(dx), dw, *(db.astype(b.dtype) for b in biases)
+        grads = [mx.concatenate(dx), dw]
+        if bias is not None:
+            grads.append(db.astype(bias.dtype))
+        if rows is not None:
+            grads.append(dr.astype(more[-1].dtype))
+        return total, all_aux, *grads
 
     @forward.vjp
     def scale(primals: object, cotangents: Sequence[Array], outputs: Sequence[Array]) -> tuple:
         return tuple((upcast(d) * cotangents[0]).astype(d.dtype) for d in outputs[2:])
 
-    outputs: Any = forward(x, head_weight, *([] if head_bias is None else [head_bias]))
+    more = [tensor for tensor in (head_bias, head_rows) if tensor is not None]
+    outputs: Any = forward(x, head_weight, *more)
     loss, aux = outputs[:2]
     return loss, mx.stop_gradient(aux)
 

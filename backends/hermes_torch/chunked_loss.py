@@ -5,6 +5,9 @@ them through memory a good part of its time. The gradient of a token's logits ne
 the loss that the token belongs to: its own, or its pair's. So the forward pass computes the
 gradients of x, W and b chunk by chunk, keeps those, and lets go of the logits.
 
+With adapters, a few rows of W may be trained beside a frozen W: those of some tokens, R (r, C),
+which take the place of W's. Their logits are computed apart and put into their columns.
+
 Letters: N tokens to score, n those of one chunk or group, C hidden size, V vocabulary, P pairs, k
 those of one group.
 """
@@ -48,14 +51,28 @@ def select_targets(x: Array, targets: Array, indices: Array | None) -> tuple[Arr
     return (x, targets) if indices is None else (x.index_select(0, indices), targets[indices])
 
 
+def project(head: Head, x: Array, weight: Array, bias: Array | None, rows: Array | None) -> Array:
+    """Logits, with the columns of head.token_ids from `rows`, where given. (..., C) -> (..., V)."""
+    y = head.project(x, weight, bias)
+    if rows is None:
+        return y
+    biases = None if bias is None else bias[head.token_ids]
+    return y.index_copy(-1, head.token_ids, head.project(x, rows, biases))
+
+
+def find_token_rows(head: Head) -> Array | None:
+    """The trained rows of tokens of a head that has some (lora.TokenHead). -> (r, C)."""
+    return getattr(head, "token_rows", None)
+
+
 def score_chunk(
-    head: Head, x: Array, targets: Array, weight: Array, bias: Array | None
+    head: Head, x: Array, targets: Array, weight: Array, bias: Array | None, rows: Array | None
 ) -> tuple[Array, Array, Array, Array]:
     """log p(target), 0 where IGNORE; then logits, log-softmax, and each target's column.
 
-    (n, C), (n,), (V, C), (V,) -> (n,), (n, V), (n, V), (n, 1).
+    (n, C), (n,), (V, C), (V,), (r, C) -> (n,), (n, V), (n, V), (n, 1).
     """
-    logits = upcast(head.project(x, weight, bias))
+    logits = upcast(project(head, x, weight, bias, rows))
     log_softmax = torch.log_softmax(logits, -1)
     counted = targets != IGNORE
     columns = targets.where(counted, 0)[:, None]
@@ -198,9 +215,11 @@ def score_groups(
     """log p(target) of each group's tokens, one chunk after another. (N, C), (N,) -> (n,) each."""
     head = module.lm_head
     weight, bias = head.get_weights(module.model.embed_tokens.weight)
+    rows = find_token_rows(head)
     for spans in groups:
         chunks = [(x[begin:end], targets[begin:end]) for begin, end in spans]
-        yield torch.cat([score_chunk(head, *chunk, weight, bias)[0] for chunk in chunks])
+        scores = [score_chunk(head, *chunk, weight, bias, rows)[0] for chunk in chunks]
+        yield torch.cat(scores)
 
 
 def compute_loss(
@@ -216,7 +235,8 @@ def compute_loss(
     """
     head = module.lm_head
     weight, bias = head.get_weights(module.model.embed_tokens.weight)
-    return ChunkedLoss.apply(x, weight, bias, targets, head, groups, score_group)
+    rows = find_token_rows(head)
+    return ChunkedLoss.apply(x, weight, bias, rows, targets, head, groups, score_group)
 
 
 class ChunkedLoss(torch.autograd.Function):
@@ -231,23 +251,26 @@ class ChunkedLoss(torch.autograd.Function):
         x: Array,
         weight: Array,
         bias: Array | None,
+        rows: Array | None,
         targets: Array,
         head: Head,
         groups: Sequence[Sequence[Span]],
         score_group: ScoreGroup,
     ) -> tuple[Array, Array]:
-        """(N, C), (V, C), (V,) or None, (N,) -> (), auxiliary results."""
-        matrix = weight.to(x.dtype)
-        x_needs_grad, weight_needs_grad, bias_needs_grad = ctx.needs_input_grad[:3]
+        """(N, C), (V, C), (V,) or None, (r, C) or None, (N,) -> (), auxiliary results."""
+        matrix, token_matrix = weight.to(x.dtype), None if rows is None else rows.to(x.dtype)
+        x_needs_grad, weight_needs_grad, bias_needs_grad, rows_need_grad = ctx.needs_input_grad[:4]
         total, aux = upcast(x.new_zeros(())), []
         dx = torch.empty_like(x) if x_needs_grad else None
         # Summed over chunks, so in float32 at least: bfloat16 would lose small terms.
         dw = torch.zeros_like(upcast(weight)) if weight_needs_grad else None
         db = torch.zeros_like(upcast(bias)) if bias is not None and bias_needs_grad else None
+        dr = torch.zeros_like(upcast(rows)) if rows is not None and rows_need_grad else None
         for index, spans in enumerate(groups):
             logps = []
             for begin, end in spans:
-                scores = score_chunk(head, x[begin:end], targets[begin:end], matrix, bias)
+                chunk = x[begin:end], targets[begin:end]
+                scores = score_chunk(head, *chunk, matrix, bias, token_matrix)
                 logps.append(scores[0])
             loss, logp_grad, group_aux = score_group(index, torch.cat(logps))
             total = total + loss
@@ -257,26 +280,33 @@ class ChunkedLoss(torch.autograd.Function):
                 if len(spans) > 1:
                     # A pair's loss needs all of its chunks, whose logits do not fit in memory
                     # together: they are computed a second time, chunk by chunk.
-                    scores = score_chunk(head, x[begin:end], targets[begin:end], matrix, bias)
+                    chunk = x[begin:end], targets[begin:end]
+                    scores = score_chunk(head, *chunk, matrix, bias, token_matrix)
                 chunk_grad = None if logp_grad is None else logp_grad[begin - first : end - first]
                 d = logits_gradient(*scores[1:], targets[begin:end], chunk_grad, head)
                 d = d.to(x.dtype)
                 if dx is not None:
                     dx[begin:end] = d @ matrix
+                if token_matrix is not None:
+                    own = d[:, head.token_ids]  # (n, r)
+                    if dx is not None:
+                        dx[begin:end] += own @ (token_matrix - matrix[head.token_ids])
+                    if dr is not None:
+                        dr += own.T @ x[begin:end]
                 if dw is not None:
                     dw += d.T @ x[begin:end]
                 if db is not None:
                     db += d.sum(0)
         all_aux = torch.cat(aux, -1)
-        ctx.dtypes = x.dtype, weight.dtype, bias is not None and bias.dtype
-        ctx.save_for_backward(dx, dw, db)
+        ctx.dtypes = [None if part is None else part.dtype for part in (x, weight, bias, rows)]
+        ctx.save_for_backward(dx, dw, db, dr)
         ctx.mark_non_differentiable(all_aux)
         return total, all_aux
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Array, _: Array) -> tuple[Array | None, ...]:
-        """Scale the gradients of x, W and b with that of the loss, (). The rest have none."""
+        """Scale the gradients of x, W, b and R with that of the loss, (). The rest have none."""
         # In float32: bfloat16 times a tensor without axes would round `scale` to bfloat16.
         grads = [
             None if d is None else (upcast(d) * scale).to(dtype)

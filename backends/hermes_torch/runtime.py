@@ -95,7 +95,7 @@ class Runtime:
         exact = options.exact or self.dtype == torch.float64
         self.ops = EXACT if exact else FAST
         self.module = Network(spec, self.ops)
-        self.adapters = adapt(self.module, spec, lora) if lora else []
+        self.adapters = adapt(self.module, spec, lora, self.device) if lora else []
         self.table = {**list_parameters(spec), **(list_adapter_tensors(spec, lora) if lora else {})}
         self.names = tuple(self.table)
         if shards:

@@ -1,50 +1,35 @@
-"""LoRA adapters in PEFT's layout: adapter_model.safetensors and adapter_config.json.
+"""Adapters in files: the two of PEFT, which hermes writes, and those of mlx-lm, which it reads.
 
-PEFT prefixes the tensor names with `base_model.model.`. Which matrices have adapters is read from
-the tensors, because the config can say it in several ways (names, regular expressions, "all").
+adapter_model.safetensors  adapter_config.json     PEFT
+adapters.safetensors       adapter_config.json     mlx-lm
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from hermes.checkpoint.weights import FLOATS, TensorView
-from hermes.errors import CheckpointError, HermesError
+from hermes.checkpoint.adapters_mlx import MLX_ADAPTER, read_mlx_adapter
+from hermes.checkpoint.adapters_peft import PREFIX, read_peft_adapter
+from hermes.checkpoint.weights import TensorView
+from hermes.errors import CheckpointError
 from hermes.interface import Array, Tensors
-from hermes.numerics.lora import list_adapter_tensors
+from hermes.numerics.lora import describe_adapter, list_adapter_tensors
+from hermes.numerics.merging import Adapter
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
 from hermes.storage.safetensors import TensorFile, TensorInfo
 from hermes.storage.strict_json import Json, parse_json, render_json
 
-__all__ = ["ADAPTER", "ADAPTER_CONFIG", "build_adapter_files", "open_adapter"]
+__all__ = [
+    "ADAPTER",
+    "ADAPTER_CONFIG",
+    "build_adapter_files",
+    "has_adapter",
+    "open_adapter",
+    "open_own_adapter",
+]
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-PREFIX = "base_model.model."
-# PEFT features that hermes does not implement, and the values that switch each off. Of the ways to
-# initialize adapters, those not listed (PiSSA, OLoRA, ...) change the base weights.
-PLAIN: Mapping[str, tuple[Json, ...]] = {
-    "bias": ("none",),
-    "use_dora": (False, None),
-    "use_rslora": (False, None),
-    "fan_in_fan_out": (False, None),
-    "modules_to_save": (None, []),
-    "rank_pattern": (None, {}),
-    "alpha_pattern": (None, {}),
-    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
-    "layers_to_transform": (None, []),
-    "layer_replication": (None, []),
-    "lora_bias": (False, None),
-    "target_parameters": (None, []),
-    "trainable_token_indices": (None, [], {}),
-    "alora_invocation_tokens": (None, []),
-    "megatron_config": (None,),
-    "use_qalora": (False, None),
-    "use_bdlora": (False, None),
-    "monteclora_config": (None,),
-    "arrow_config": (None,),
-    "kasa_config": (None,),
-}
 
 
 def build_adapter_files(
@@ -67,6 +52,15 @@ def build_adapter_files(
         "init_lora_weights": True,
         "modules_to_save": None,
     }
+    if lora.rslora:
+        config["use_rslora"] = True
+    if lora.dora:
+        config["use_dora"] = True
+    if lora.token_ids:
+        ids = list(lora.token_ids)
+        # A list is of the embeddings, which a tied head follows in PEFT as here.
+        tied = spec.embeddings.tie_weights
+        config["trainable_token_indices"] = ids if tied else {"embed_tokens": ids, "lm_head": ids}
     stored = {f"{PREFIX}{name}": infos[name] for name in names}
 
     def read(name: str) -> Array:
@@ -75,61 +69,56 @@ def build_adapter_files(
     return render_json(config), (TensorView(tuple(stored), read), stored)
 
 
-def open_adapter(folder: Path, spec: ModelSpec) -> tuple[Lora, Tensors]:
+def has_adapter(folder: Path) -> bool:
+    """Whether the folder holds the files of an adapter, PEFT's or mlx-lm's."""
+    return (folder / ADAPTER_CONFIG).is_file() and (
+        (folder / ADAPTER).is_file() or (folder / MLX_ADAPTER).is_file()
+    )
+
+
+def open_adapter(folder: Path, spec: ModelSpec) -> Adapter:
     """Open an adapter of a model of this architecture; its tensors are read when accessed.
 
-    Raises CheckpointError where the adapter is of another model or uses a feature of PEFT that
-    hermes does not implement.
+    Raises CheckpointError where the adapter is of another model or uses a feature that hermes does
+    not implement.
     """
-    for name in (ADAPTER, ADAPTER_CONFIG):
+    is_mlx = (folder / MLX_ADAPTER).is_file() and not (folder / ADAPTER).is_file()
+    weights = MLX_ADAPTER if is_mlx else ADAPTER
+    for name in (weights, ADAPTER_CONFIG):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} is not an adapter: it has no {name}")
+    config = _read_config(folder)
+    file = TensorFile(folder / weights)
+    where = str(folder / ADAPTER_CONFIG)
+    if is_mlx:
+        return read_mlx_adapter(folder, config, file, spec, where)
+    return read_peft_adapter(folder, config, file, spec, where)
+
+
+def open_own_adapter(folder: Path, spec: ModelSpec, lora: Lora) -> Tensors:
+    """Open what a run of hermes has trained, by this recipe. Raises CheckpointError."""
+    adapter = open_adapter(folder, spec)
+    there, here = _describe(adapter), _describe(describe_adapter(spec, lora, adapter.tensors))
+    if there != here:
+        name = next(name for name in here if there[name] != here[name])
+        raise CheckpointError(
+            f"{folder / ADAPTER_CONFIG} and the recipe differ in the adapters' {name}"
+        )
+    return adapter.tensors
+
+
+def _describe(adapter: Adapter) -> dict[str, object]:
+    """All of an adapter but its numbers."""
+    return {
+        "tensors": set(adapter.tensors),
+        "scales": dict(adapter.scales),
+        "tokens": dict(adapter.token_ids),
+    }
+
+
+def _read_config(folder: Path) -> Mapping[str, Json]:
     where = folder / ADAPTER_CONFIG
     config = parse_json(read_small(where), str(where))
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise CheckpointError(f"{where} is not the config of a LoRA adapter")
-    for key, plain in PLAIN.items():
-        if key in config and config[key] not in plain:
-            raise CheckpointError(f"{where}: {key} is {config[key]!r}, which hermes does not read")
-    file = TensorFile(folder / ADAPTER)
-    lora = _read_settings(config, file, str(where))
-    expected = _list_shapes(folder, spec, lora)
-    by_name = {stored.removeprefix(PREFIX): stored for stored in file}
-    for name, shape in expected.items():
-        if name not in by_name:
-            raise CheckpointError(f"adapter {folder} is of another model: it lacks {name!r}")
-        info = file.infos[by_name[name]]
-        if info.shape != shape or info.dtype not in FLOATS:
-            raise CheckpointError(
-                f"adapter {folder} is of another model: {name!r} is {info.dtype} {info.shape} "
-                f"there, {shape} here"
-            )
-    for name in by_name:
-        if name not in expected:
-            raise CheckpointError(
-                f"adapter {folder} is of another model: it has {name!r}, this one does not"
-            )
-    return lora, TensorView(tuple(expected), lambda name: file[by_name[name]])
-
-
-def _read_settings(config: Mapping[str, Json], file: TensorFile, where: str) -> Lora:
-    last = {name.split(".")[-3] for name in file if name.count(".") >= 3}
-    try:
-        rank, alpha = config["r"], config["lora_alpha"]
-        return Lora(
-            rank=int(rank),
-            alpha=float(alpha),
-            dropout=float(config.get("lora_dropout") or 0.0),
-            targets=tuple(sorted(last)),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{where} cannot be read: {error}") from None
-    except HermesError as error:
-        raise CheckpointError(f"{where}: {error}") from None
-
-
-def _list_shapes(folder: Path, spec: ModelSpec, lora: Lora) -> dict[str, tuple[int, ...]]:
-    try:
-        return {name: tensor.shape for name, tensor in list_adapter_tensors(spec, lora).items()}
-    except HermesError as error:
-        raise CheckpointError(f"adapter {folder} is of another model: {error}") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{where} must hold an object")
+    return config

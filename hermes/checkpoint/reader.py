@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hermes.checkpoint.adapters import ADAPTER_CONFIG, open_adapter
+from hermes.checkpoint.adapters import open_own_adapter
 from hermes.checkpoint.compatibility import require_vocabulary
 from hermes.checkpoint.layout import (
     CONFIG,
@@ -165,12 +165,7 @@ def _read_contents(
 
 def _add_adapters(path: Path, spec: ModelSpec, params: Tensors, lora: Lora) -> Tensors:
     """Add a run's adapters, under their own names, to the base weights."""
-    found, adapters = open_adapter(path, spec)
-    if (found.rank, found.alpha) != (lora.rank, lora.alpha):
-        raise CheckpointError(
-            f"{path / ADAPTER_CONFIG} has rank {found.rank} and alpha {found.alpha}, {PROGRESS} "
-            f"rank {lora.rank} and alpha {lora.alpha}"
-        )
+    adapters = open_own_adapter(path, spec, lora)
     names = (*params, *adapters)
     return TensorView(names, lambda name: adapters[name] if name in adapters else params[name])
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,14 @@ import numpy as np
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.template import Template, choose_template
 from hermes.errors import CheckpointError
+from hermes.finetuning.new_tokens import (
+    ROWS,
+    find_changed_ids,
+    find_new_rows,
+    find_written_ids,
+    set_rows_to_mean,
+)
+from hermes.formatting import format_count
 from hermes.interface import Array, LazyTensors, Tensors
 from hermes.interop.companions import open_tokenizer, parse_object, read_generation_config
 from hermes.interop.open_model import StoredModel, open_model
@@ -24,16 +32,16 @@ from hermes.training.request import InitialModel
 __all__ = ["CHAT_TOKENS", "BaseModel", "add_special_tokens", "open_base_model", "resize_embeddings"]
 
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
-ROWS = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
 
 
 @dataclass(frozen=True)
 class BaseModel:
     """A model to finetune.
 
-    settings: its tokenizer_config.json, for other tools. notes: sentences for the user. new_rows:
-    the number of embedding rows that were added for new tokens. message_tokens: special tokens that
-    messages may contain. generation_config: the model's generation_config.json.
+    settings: its tokenizer_config.json, for other tools. notes: sentences for the user. new_ids:
+    tokens that training writes and the model was never trained on, whose rows start at the mean.
+    message_tokens: special tokens that messages may contain. generation_config: the model's
+    generation_config.json.
     """
 
     path: Path
@@ -43,7 +51,7 @@ class BaseModel:
     template: Template
     settings: Mapping[str, Any]
     notes: tuple[str, ...]
-    new_rows: int = 0
+    new_ids: tuple[int, ...] = ()
     message_tokens: tuple[str, ...] = ()
     generation_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -52,13 +60,19 @@ class BaseModel:
         """The initial model of a run."""
         return InitialModel(self.spec, self.params, self.notes)
 
-    @property
-    def adapted_start(self) -> InitialModel:
-        """The initial model of a LoRA run, in which new embedding rows are not trained."""
-        said = (
-            "adapters train no embeddings, so the new tokens stay alike; tune without them first",
-        )
-        return InitialModel(self.spec, self.params, self.notes + (said if self.new_rows else ()))
+    def make_adapted_start(self, trained_ids: Collection[int]) -> InitialModel:
+        """The initial model of a LoRA run, which trains the rows of these tokens beside."""
+        said: tuple[str, ...] = ()
+        if trained_ids:
+            words = name_tokens(self.tokenizer, trained_ids)
+            said = (f"the rows of {words} are trained beside the adapters",)
+        elif self.new_ids:
+            words = name_tokens(self.tokenizer, self.new_ids)
+            said = (
+                f"adapters train no embeddings, so {words} stay alike, and an answer that ends "
+                "with one of them may never end; --train-new-tokens trains their rows",
+            )
+        return InitialModel(self.spec, self.params, self.notes + said)
 
     @property
     def encoder(self) -> ChatEncoder:
@@ -71,34 +85,34 @@ def open_base_model(
     *,
     config: str | Path | None = None,
     tokenizer: Tokenizer | None = None,
-    template: str | Path | None = None,
+    template: str | Path | Template | None = None,
     template_args: Mapping[str, Any] | None = None,
     message_tokens: Sequence[str] = (),
     chat: bool = True,
     eos: str | None = None,
     bos: bool | None = None,
+    train: bool = True,
 ) -> BaseModel:
     """Open a checkpoint or run of hermes, a Hugging Face folder, or bare weights with `config`.
 
-    tokenizer: another than the checkpoint's. template: a Jinja file instead of the checkpoint's
-    template; template_args: its arguments; message_tokens: as of ChatEncoder. eos, bos: as in
+    tokenizer: another than the checkpoint's. template: a Jinja file, or a template, instead of the
+    checkpoint's; template_args: its arguments; message_tokens: as of ChatEncoder. eos, bos: as in
     `hermes.load`. chat: a checkpoint without a template gets ChatML, and its tokens where the
     tokenizer lacks them. Tokens beyond the model's embedding rows get rows at the mean of the
-    others. The notes tell the user of all this. Raises HermesError.
+    others. train: tokens that training writes and whose rows were never trained start there, too;
+    otherwise they are only named. The notes tell the user of all this. Raises HermesError.
     """
     source = open_model(Path(checkpoint), config=Path(config) if config else None)
     notes = list(source.notes)
     if source.adapted:
         notes.append(f"the adapters of {source.path} are merged into the weights")
-    if tokenizer is not None:
-        notes += _compare_tokenizers(source, tokenizer)
-        if (spare := source.spec.vocab_size - tokenizer.vocab_size) > 0:
-            notes.append(
-                f"the tokenizer given has {tokenizer.vocab_size:,} tokens, and the model rows for "
-                f"{spare:,} more, which stay as they are and which no text uses"
-            )
+    before = None
+    if tokenizer is None or has_tokenizer(source.files):
+        before = _read_tokenizer(source)
+    if tokenizer is not None and before is not None:
+        notes += _compare_tokenizers(before, tokenizer)
     settings = _read_settings(source)
-    own = _choose_tokenizer(source, tokenizer)
+    own = _choose_tokenizer(before, tokenizer)
     if eos is not None or bos is not None:
         own = own.replace_roles(eos=eos, bos=bos)
     if template is None and "chat_template" not in settings and chat:
@@ -106,32 +120,86 @@ def open_base_model(
         notes.append(f"{source.path} has no chat template; conversations are written as ChatML")
         if added:
             notes.append(f"the tokenizer gets the tokens {', '.join(added)}")
-    spec, params = resize_embeddings(source.spec, source.params, own.vocab_size)
+    if tokenizer is not None and (spare := source.spec.vocab_size - own.vocab_size) > 0:
+        notes.append(
+            f"the tokenizer given has {own.vocab_size:,} tokens, and the model rows for "
+            f"{spare:,} more, which stay as they are and which no text uses"
+        )
+    names = build_tokenizer_config(own, max_seq_len=source.spec.max_seq_len) | settings
+    if eos is not None and own.eos_id is not None:
+        names["eos_token"] = own.get_name(own.eos_id)
+    names["add_bos_token"] = own.adds_bos
+    if isinstance(template, Template):
+        found = template
+    else:
+        found = choose_template(
+            names, file=template, default=CHAT_TEMPLATE, arguments=template_args
+        )
+    mended, new, told_of = _start_new_rows(
+        source, before, own, found if chat or template else None, train=train
+    )
+    notes += told_of
+    spec, params = resize_embeddings(source.spec, mended, own.vocab_size)
     if spec is not source.spec:
         notes.append(
             f"the vocabulary grows from {source.spec.vocab_size} to {spec.vocab_size} tokens; new "
             "rows are the mean of the others"
         )
-    names = build_tokenizer_config(own, max_seq_len=spec.max_seq_len) | settings
-    if eos is not None and own.eos_id is not None:
-        names["eos_token"] = own.get_name(own.eos_id)
-    names["add_bos_token"] = own.adds_bos
-    found = choose_template(names, file=template, default=CHAT_TEMPLATE, arguments=template_args)
     told = names | ({"chat_template": found.source} if chat or template else {})
-    new = spec.vocab_size - source.spec.vocab_size
+    new_ids = (*sorted(new), *range(source.spec.vocab_size, spec.vocab_size))
     return BaseModel(
-        *(source.path, spec, params, own, found, told, tuple(notes), new),
+        *(source.path, spec, params, own, found, told, tuple(notes), new_ids),
         message_tokens=tuple(message_tokens),
         generation_config=read_generation_config(source.files, source.path),
     )
 
 
-def _choose_tokenizer(source: StoredModel, given: Tokenizer | None) -> Tokenizer:
+def _choose_tokenizer(own: Tokenizer | None, given: Tokenizer | None) -> Tokenizer:
     """The tokenizer given, by the checkpoint's word where it is the checkpoint's, or that one."""
-    if given is None or not has_tokenizer(source.files):
-        return given or _read_tokenizer(source)
-    own = _read_tokenizer(source)
+    if given is None or own is None:
+        chosen = given or own
+        assert chosen is not None, "one is given or read"
+        return chosen
     return given.take_roles(own) if given.fingerprint == own.fingerprint else given
+
+
+def _start_new_rows(
+    source: StoredModel,
+    before: Tokenizer | None,
+    tokenizer: Tokenizer,
+    template: Template | None,
+    *,
+    train: bool,
+) -> tuple[Tensors, frozenset[int], list[str]]:
+    """The weights with never trained rows at the mean, the tokens of those, and what to tell.
+
+    before: the checkpoint's own tokenizer. template: None where no conversation is written. train:
+    False leaves the weights as they are.
+    """
+    changed = find_changed_ids(before, tokenizer) if before else frozenset[int]()
+    tokens = min(before.vocab_size if before else source.spec.vocab_size, source.spec.vocab_size)
+    candidates = {i for i in changed if i >= tokens}
+    if template is not None:
+        candidates |= find_written_ids(ChatEncoder(tokenizer, template))
+    elif tokenizer.eos_id is not None:
+        candidates.add(tokenizer.eos_id)
+    rows = find_new_rows(source.params, candidates, changed)
+    new = frozenset(i for ids in rows.values() for i in ids)
+    if not new:
+        return source.params, new, []
+    words = name_tokens(tokenizer, new)
+    if not train:
+        return source.params, frozenset(), [f"the model was never trained on {words}"]
+    note = f"the model was never trained on {words}: their rows start at the mean of the others"
+    return set_rows_to_mean(source.spec, source.params, rows, tokens), new, [note]
+
+
+def name_tokens(tokenizer: Tokenizer, ids: Collection[int]) -> str:
+    """Name some tokens, the first few of many."""
+    names = [tokenizer.get_token_bytes(i).decode(errors="replace") for i in sorted(ids)]
+    if len(names) > 8:
+        return f"{format_count(len(names), 'tokens')} ({', '.join(names[:4])}, ...)"
+    return ", ".join(names)
 
 
 def _read_settings(source: StoredModel) -> dict[str, Any]:
@@ -143,16 +211,13 @@ def _read_settings(source: StoredModel) -> dict[str, Any]:
     return settings
 
 
-def _compare_tokenizers(source: StoredModel, given: Tokenizer) -> list[str]:
+def _compare_tokenizers(before: Tokenizer, given: Tokenizer) -> list[str]:
     """What to tell the user where token ids mean other tokens than in the model's training."""
-    if not has_tokenizer(source.files):
-        return []
-    own = _read_tokenizer(source)
-    if not (others := own.count_differing_ids(given)):
+    if not (others := before.count_differing_ids(given)):
         return []
     return [
-        f"the tokenizer given is not the checkpoint's: {others:,} of {own.vocab_size:,} ids mean "
-        "other tokens now than those that the model was trained on"
+        f"the tokenizer given is not the checkpoint's: {others:,} of {before.vocab_size:,} ids "
+        "mean other tokens now than those that the model was trained on"
     ]
 
 

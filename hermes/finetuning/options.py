@@ -7,6 +7,7 @@ from typing import Any
 
 from hermes.arguments import Call
 from hermes.chat_templates.template import parse_template_args
+from hermes.checkpoint import find_newest
 from hermes.errors import HermesError
 from hermes.finetuning.base_model import (
     CHAT_TOKENS,
@@ -36,7 +37,10 @@ __all__ = [
 ]
 
 LONGEST_TEXT = 256  # default tokens per sequence
-LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
+LORA = (
+    *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "dora"),
+    "train_new_tokens",
+)
 
 
 def is_resuming(call: Call) -> bool:
@@ -101,7 +105,7 @@ def _load_tokenizer(given: Tokenizer | str | Path | None) -> Tokenizer | None:
 def _open_run_model(call: Call, template: str | Path | None, *, chat: bool) -> BaseModel:
     """The run's find_newest checkpoint, which has its tokenizer and its template."""
     opened = open_base_model(
-        call["output"], template=template, chat=chat, **_read_template_options(call)
+        call["output"], template=template, chat=chat, train=False, **_read_template_options(call)
     )
     boundaries = restore_boundaries(opened.tokenizer, Path(call["output"]), call.values)
     own = replace(opened, tokenizer=boundaries)
@@ -125,7 +129,11 @@ def choose_reference_weights(call: Call, base: BaseModel) -> Callable[[], Tensor
             if not checkpoint:
                 raise HermesError("its run.yaml does not say where")
             return open_base_model(
-                checkpoint, config=call.values.get("config"), tokenizer=base.tokenizer, chat=False
+                checkpoint,
+                config=call.values.get("config"),
+                tokenizer=base.tokenizer,
+                template=None if call.values.get("no_template") else base.template,
+                chat=False,
             ).params
         except HermesError as error:
             missing = "" if given else "has lost its reference.npz and "
@@ -146,20 +154,22 @@ def check_preference_options(call: Call) -> None:
         raise HermesError(f"--reference-cache has no meaning with loss {loss}, which has none")
 
 
-def make_finetuning_fields(call: Call, max_seq_len: int, longest: int) -> dict[str, object]:
+def make_finetuning_fields(call: Call, base: BaseModel, longest: int) -> dict[str, object]:
     """Recipe fields: all of a new run's, and those that were given of a resumed one.
 
     longest: the default length of a sample, where the model has room for it. Raises HermesError.
     """
+    max_seq_len = base.spec.max_seq_len
+    call = apply_run_settings(call, "train_new_tokens")
     if is_resuming(call):
         fields = read_recipe_fields(call)
         if any(map(call.has_given, LORA)):
-            fields["lora"] = _make_lora(call)
+            fields["lora"] = _make_lora(call, _read_token_ids(call))
     else:
         fields = read_recipe_fields(call, defaults=True)
         if fields["seq_len"] is None:
             fields["seq_len"] = min(longest, max_seq_len)
-        fields["lora"] = _make_lora(call)
+        fields["lora"] = _make_lora(call, base.new_ids)
     length = fields.get("seq_len")
     if "max_len" in call.values and isinstance(length, int) and length > max_seq_len:
         raise HermesError(
@@ -169,8 +179,15 @@ def make_finetuning_fields(call: Call, max_seq_len: int, longest: int) -> dict[s
     return fields
 
 
-def _make_lora(call: Call) -> Lora | None:
-    """The adapters asked for, None for none. Raises HermesError."""
+def _read_token_ids(call: Call) -> tuple[int, ...]:
+    """The tokens of which a run with checkpoints trains rows."""
+    checkpoint = find_newest(Path(call["output"])).checkpoint
+    lora = checkpoint.progress.recipe.lora if checkpoint else None
+    return lora.token_ids if lora else ()
+
+
+def _make_lora(call: Call, new_ids: tuple[int, ...]) -> Lora | None:
+    """The adapters asked for, None for none. new_ids: the new tokens. Raises HermesError."""
     if not call.values.get("lora_rank"):
         for name in LORA[1:]:
             if call.has_given(name):
@@ -179,7 +196,15 @@ def _make_lora(call: Call) -> Lora | None:
         return None
     named = call["lora_targets"]
     targets = LORA_TARGETS if named == "all" else tuple(t.strip() for t in named.split(","))
-    return Lora(call["lora_rank"], call["lora_alpha"], call["lora_dropout"], targets)
+    return Lora(
+        call["lora_rank"],
+        call["lora_alpha"],
+        call["lora_dropout"],
+        targets,
+        rslora=call["lora_rslora"],
+        dora=call["dora"],
+        token_ids=new_ids if call["train_new_tokens"] else (),
+    )
 
 
 def make_finetuning_request(
@@ -187,12 +212,13 @@ def make_finetuning_request(
 ) -> RunRequest:
     """The request of a run that starts from `base`. more: fields of RunRequest."""
     lora = fields.get("lora")
+    start = base.make_adapted_start(lora.token_ids) if isinstance(lora, Lora) else base.start
     return make_request(
         call,
         host,
         fields,
         tokenizer=base.tokenizer,
-        initial_model=base.adapted_start if lora else base.start,
+        initial_model=start,
         tokenizer_settings=base.settings,
         **more,
     )
@@ -201,5 +227,5 @@ def make_finetuning_request(
 def make_text_request(call: Call, host: RunHost) -> RunRequest:
     """The request of a run that trains an existing model further on text. Raises HermesError."""
     base = choose_base_model(call, chat=False)
-    fields = make_finetuning_fields(call, base.spec.max_seq_len, LONGEST_TEXT)
+    fields = make_finetuning_fields(call, base, LONGEST_TEXT)
     return make_finetuning_request(call, host, base, fields, text_field=call["text_field"])

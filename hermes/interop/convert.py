@@ -13,14 +13,16 @@ from hermes.checkpoint.layout import CONFIG, SPEC, TOKENIZER
 from hermes.checkpoint.weights import SHARD_LIMIT
 from hermes.errors import HermesError
 from hermes.interface import Array, LazyTensors, Tensors
+from hermes.interop.adapters import merge_adapter
 from hermes.interop.companions import adapt_companions
 from hermes.interop.dtype import DTYPE_CODES, DTYPE_NAMES, cast
 from hermes.interop.huggingface.config_reader import read_config
 from hermes.interop.huggingface.config_writer import make_config, make_converted_config
 from hermes.interop.huggingface.families import ARCHITECTURES, find_family
 from hermes.interop.huggingface.inexpressible import explain_inexpressible
+from hermes.interop.mlx_adapter import write_mlx_adapter
 from hermes.interop.model_folder import write_folder
-from hermes.interop.open_model import StoredModel, merge_adapter, open_model
+from hermes.interop.open_model import StoredModel, open_model
 from hermes.interop.tensor_names import make_layout, pack
 from hermes.interop.verify import Verification, verify_conversion
 from hermes.numerics.params import list_parameters
@@ -29,14 +31,14 @@ from hermes.storage.strict_json import render_json
 
 __all__ = ["TARGETS", "Conversion", "convert"]
 
-TARGETS = ("hermes", "hf")
+TARGETS = ("hermes", "hf", "mlx-adapter")
 
 
 @dataclass(frozen=True)
 class Conversion:
     """The result of a conversion.
 
-    to: whose tensor names were written, 'hermes' or 'hf'. architecture: the class in config.json.
+    to: what was written, 'hermes', 'hf' or 'mlx-adapter'. architecture: the class in config.json.
     dtype: of most bytes. size: in bytes. notes: for the user.
     """
 
@@ -66,7 +68,8 @@ def convert(
     """Convert the model at `source` to the folder `target`, which is written whole or not at all.
 
     The result is read back and verified, see `verify_conversion`. Tensors are converted one at a
-    time. to: 'hermes' for a checkpoint of hermes, 'hf' for Hugging Face's own tensor names. dtype:
+    time. to: 'hermes' for a checkpoint of hermes, 'hf' for Hugging Face's own tensor names,
+    'mlx-adapter' for a run's adapters alone, as mlx-lm loads them, in the stored dtype. dtype:
     float32, bfloat16, float16 or float64; None keeps the stored one. config: see `open_model`.
     adapter: a PEFT folder to merge. on_progress: called with the stage, "writing" or "comparing",
     and the fraction of it that is done. Raises HermesError and its subclasses.
@@ -76,6 +79,8 @@ def convert(
     if dtype is not None and dtype not in DTYPE_CODES:
         raise HermesError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_CODES)}")
     model = open_model(source, config=config)
+    if to == "mlx-adapter":
+        return _convert_adapters(model, target, adapter, dtype, backend, disk)
     model = merge_adapter(model, adapter) if adapter else model
     if TOKENIZER in model.files:
         where = f"{TOKENIZER} of {model.path}"
@@ -107,6 +112,25 @@ def convert(
     architecture = ARCHITECTURES[family if to == "hf" else find_family(model.spec)]
     notes = model.notes + (_note_lost_dropout(model.spec) if to == "hf" else ())
     return Conversion(model, target, to, architecture, main_dtype, size, results[0], notes)
+
+
+def _convert_adapters(
+    model: StoredModel,
+    target: Path,
+    adapter: Path | None,
+    dtype: str | None,
+    backend: str | None,
+    disk: Disk | None,
+) -> Conversion:
+    """Write the model's adapters alone, as mlx-lm's. Raises HermesError."""
+    if adapter is not None or dtype is not None:
+        raise HermesError("mlx-adapter writes the adapters of a run, as stored; give only the run")
+    stored, size, proof = write_mlx_adapter(model, target, backend=backend, disk=disk)
+    architecture = ARCHITECTURES[find_family(model.spec)]
+    note = f"for mlx_lm: --model {model.path} --adapter-path {target}"
+    return Conversion(
+        model, target, "mlx-adapter", architecture, stored, size, proof, (*model.notes, note)
+    )
 
 
 def _note_lost_dropout(spec: ModelSpec) -> tuple[str, ...]:

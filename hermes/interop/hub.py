@@ -40,7 +40,7 @@ READ = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab"
     r"|adapter_config)\.json|merges\.txt|(tokenizer|spiece|sentencepiece\.bpe)\.model"
     r"|[\w.-]+\.tiktoken|chat_template\.jinja|model\.mal"
-    r"|(adapter_)?model\.safetensors|lit_model\.pth|model_config\.yaml"
+    r"|(adapter_)?model\.safetensors|adapters\.safetensors|lit_model\.pth|model_config\.yaml"
 )
 INDEX = "model.safetensors.index.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hermes.checkpoint import Disk, Manifest, TensorInfo
 from hermes.checkpoint.manifest import MANIFEST
-from hermes.checkpoint.weights import INDEX, plan_shards, render_index
+from hermes.checkpoint.weights import INDEX, MODEL, SHARD_LIMIT, plan_shards, render_index
 from hermes.errors import HermesError
 from hermes.interface import Tensors
 from hermes.storage.durable import require_space, write_file, write_folder_atomically
@@ -20,22 +20,25 @@ def write_folder(
     kinds: Mapping[str, TensorInfo],
     files: Mapping[str, bytes],
     *,
-    shard_limit: int,
+    shard_limit: int = SHARD_LIMIT,
+    weights: str = MODEL,
     run: str | None = None,
     check: Callable[[Path], None] = lambda _: None,
     disk: Disk | None = None,
 ) -> int:
     """Write weights and small files as the folder `target`, and return its size in bytes.
 
-    target must be new or an empty folder. run: id of a run, to add a manifest that makes the folder
-    a checkpoint of that run at step 0; None for no manifest. check: called with the complete folder
+    target must be new or an empty folder. weights: the name of the file of weights, which is
+    sharded only under its usual name. run: id of a run, to add a manifest that makes the folder a
+    checkpoint of that run at step 0; None for no manifest. check: called with the complete folder
     before it gets its name; if it raises, nothing is left. Raises StorageError, NonFinite,
     HermesError.
     """
     disk = disk or Disk()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise HermesError(f"{target} already exists; choose another name or remove it")
-    shards = plan_shards(kinds, shard_limit)
+    shards: Mapping[str, Mapping[str, TensorInfo]]
+    shards = plan_shards(kinds, shard_limit) if weights == MODEL else {weights: kinds}
     small = dict(files) | ({INDEX: render_index(shards)} if len(shards) > 1 else {})
     needed = sum(map(len, small.values())) + sum(map(compute_file_size, shards.values()))
     folder = target.resolve()

@@ -9,29 +9,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from hermes import mal
 from hermes.checkpoint import SkippedCheckpoint, list_steps, locate
-from hermes.checkpoint.adapters import open_adapter
 from hermes.checkpoint.layout import CONFIG, SPEC
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.weights import INDEX, MODEL, read_weights
 from hermes.errors import CheckpointError, HermesError
-from hermes.interface import Array, LazyTensors, Tensors
+from hermes.interface import Tensors
 from hermes.interop.companions import parse_object, read_companions
 from hermes.interop.hub import resolve_hub_path
 from hermes.interop.huggingface.config_reader import read_config
 from hermes.interop.nanogpt_litgpt import read_litgpt, read_nanogpt
 from hermes.interop.tensor_names import unpack
 from hermes.interop.torch_checkpoint import TorchFile
-from hermes.numerics.lora import find_adapted_paths, merge_adapters
-from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
 
-__all__ = ["StoredModel", "merge_adapter", "open_model"]
+__all__ = ["StoredModel", "note_skipped", "open_model"]
 
 LITGPT, LITGPT_CONFIG = "lit_model.pth", "model_config.yaml"
 TORCH_ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
@@ -56,46 +52,6 @@ class StoredModel:
     ids: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     adapted: bool = False
-
-
-def merge_adapter(source: StoredModel, folder: Path) -> StoredModel:
-    """Merge a PEFT adapter into a model, in float32 at least.
-
-    folder: the adapter's, or a run's, whose newest checkpoint is taken. Raises CheckpointError,
-    also if a run of hermes trained the adapter on other weights.
-    """
-    path, notes = resolve_hub_path(folder)
-    if path.is_dir() and list_steps(path):
-        found, skipped = locate(path)
-        path, notes = found.path, notes + _note_skipped(skipped)
-    lora, adapter = open_adapter(path, source.spec)
-    if (path / MANIFEST).exists() and (path / MODEL).exists():
-        _require_trained_on(source, path, lora)
-
-    def read_part(name: str) -> Array:
-        if name in adapter:
-            return adapter[name]
-        weight = source.params[name]
-        return weight if weight.dtype == np.float64 else weight.astype(np.float32)
-
-    parts = LazyTensors((*source.params, *adapter), read_part)
-    params = merge_adapters(source.spec, parts, lora)
-    return replace(source, params=params, adapted=True, notes=source.notes + notes)
-
-
-def _require_trained_on(source: StoredModel, run: Path, lora: Lora) -> None:
-    """Refuse a base model whose adapted matrices differ from those stored with the adapter."""
-    own = read_weights(run)
-    for path in find_adapted_paths(source.spec, lora):
-        name = f"{path}.weight"
-        weight = source.params[name]
-        with np.errstate(over="ignore"):  # a number beyond float16 becomes inf and so differs
-            same = name in own and np.array_equal(own[name].astype(weight.dtype), weight)
-        if not same:
-            raise CheckpointError(
-                f"adapter {run} was trained on other weights than those of {source.path}: {name!r} "
-                f"differs; give the model that it was trained on, or merge --checkpoint {run} alone"
-            )
 
 
 def open_model(path: Path, *, config: Path | None = None) -> StoredModel:
@@ -149,12 +105,13 @@ def _open_checkpoint(path: Path) -> StoredModel:
         dtypes,
         read_companions(found.path),
         _read_token_ids(found.companions.config),
-        _note_skipped(skipped),
+        note_skipped(skipped),
         found.has_adapters,
     )
 
 
-def _note_skipped(skipped: Iterable[SkippedCheckpoint]) -> tuple[str, ...]:
+def note_skipped(skipped: Iterable[SkippedCheckpoint]) -> tuple[str, ...]:
+    """Notes on checkpoints that were passed over."""
     return tuple(f"passed over {skip.path.name}: {skip.reason}" for skip in skipped)
 
 

@@ -105,7 +105,13 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
             Argument("dst", "Folder to write, which must not exist", "DST", type=Path),
         ),
         overrides={
-            "to": {"required": True, "default": None},
+            "to": {
+                "required": True,
+                "default": None,
+                "choices": ("hermes", "hf", "mlx-adapter"),
+                "help": "Target format: a hermes checkpoint, a folder that other tools read as a "
+                "Hugging Face model, or the LoRA adapters of a run alone, for mlx-lm",
+            },
             "config": {
                 "type": Path,
                 "help": "Architecture of a file that does not carry it: config.json, .mal, or "

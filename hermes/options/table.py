@@ -64,7 +64,8 @@ OTHER_OPTIONS = (
     Option("public", type=bool, default=False,
            help="Make a newly created repository public; without it, it is private"),
     Option("adapter", type=Path, metavar="DIR",
-           help="LoRA adapters to merge: a run that trained some, or a folder in PEFT format"),
+           help="LoRA adapters to merge: a run that trained some, or a folder that PEFT or "
+           "mlx-lm wrote"),
 
     Option("png", type=Path, metavar="FILE", default_text="OUTPUT/plots/loss.png",
            help="Picture to write; the default for several runs is plots/compare.png in the first"),

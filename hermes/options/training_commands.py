@@ -13,7 +13,10 @@ _RECIPE = (
     *("eval_every", "save_every", "log_every", "keep_last", "keep_every", "keep_best"),
     *("freeze_layers", "freeze"),
 )
-_LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
+_LORA = (
+    *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "dora"),
+    "train_new_tokens",
+)
 _MACHINE = (
     *("num_gpus", "num_processes", "max_restarts", "shard", "shard_group", "peer_timeout"),
     *("backend", "device", "precision", "deterministic", "grad_checkpoint", "compile"),

@@ -118,6 +118,15 @@ def _make_model_options() -> tuple[Option, ...]:
                help="Dropout probability of the adapters' inputs"),
         Option("lora_targets", default="all", metavar="NAMES", group=lora,
                help="Matrices that get adapters, as a list such as q_proj,v_proj"),
+        Option("lora_rslora", type=bool, default=LORA.rslora, group=lora,
+               help="Multiply the adapters' output by alpha / sqrt(rank) instead, which keeps its "
+               "size at high ranks (rank-stabilized LoRA)"),
+        Option("dora", type=bool, default=LORA.dora, group=lora,
+               help="Train the length of each row of an adapted matrix apart from its direction "
+               "(DoRA)"),
+        Option("train_new_tokens", type=bool, default=True, negatable=True, group=lora,
+               help="Train the rows of tokens that the model was never trained on, such as a chat "
+               "template's, beside the adapters"),
     )  # fmt: skip
 
 

@@ -233,6 +233,8 @@ def _read_header(
 
 
 def _check_metadata(path: Path, metadata: Json) -> dict[str, str]:
+    if metadata is None:  # as the safetensors library itself reads it
+        return {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{path}: __metadata__ must map strings to strings")
     return metadata

@@ -140,7 +140,7 @@ def _make_first_weights(request: RunRequest, parts: RunComponents) -> Tensors:
     base = given.params if given else init_weights(parts.spec, recipe.seed)
     if recipe.lora is None:
         return base
-    adapters = init_adapters(parts.spec, recipe.lora, recipe.seed)
+    adapters = init_adapters(parts.spec, recipe.lora, recipe.seed, base)
     names = (*base, *adapters)
     return LazyTensors(names, lambda name: adapters[name] if name in adapters else base[name])
 

@@ -41,7 +41,7 @@ def make_learner(backend, head, recipe=PLAIN, **options):
     spec = make_spec(head)
     weights = {name: 3 * np.asarray(x) for name, x in init_weights(spec, 0).items()}
     if recipe.lora is not None:
-        weights |= dict(init_adapters(spec, recipe.lora, 0).items())
+        weights |= dict(init_adapters(spec, recipe.lora, 0, weights).items())
     state = TrainState(weights, {}, {}, 0)
     return find_backend(backend).learner(spec, state, recipe, Options(**options))
 
@@ -126,6 +126,38 @@ def test_a_frozen_head_gets_no_gradient_and_adapters_get_theirs(use_chunks):
     moved = {name: grad for name, grad in exact.items() if np.abs(grad).max() > 0}
     assert moved
     assert worst_error(found, moved) < 5e-6
+
+
+ROWS = Lora(rank=2, targets=("q_proj",), token_ids=(0, 31, 96))
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_chunks_give_trained_rows_of_tokens_their_gradients(use_chunks, head, rows):
+    recipe = Recipe(lora=ROWS)
+    backend, batch = use_chunks(rows), make_batch()
+    loss, exact = make_learner(backend, head, recipe, precision="float64").grads(batch)
+    learner = make_learner(backend, head, recipe)
+    found_loss, found = learner.grads(batch)
+    assert found_loss == pytest.approx(loss, rel=1e-6)
+    names = [name for name in found if "token_adapter" in name]
+    assert len(names) == 1 + (head not in ("tied", "capped"))
+    moved = {name: grad for name, grad in exact.items() if np.abs(grad).max() > 0}
+    assert set(names) < set(moved)
+    assert worst_error(found, moved) < 5e-6
+    assert learner.loss(batch) == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", [5, 1000])
+def test_chunked_pairs_give_trained_rows_of_tokens_their_gradients(use_chunks, rows):
+    rule = Preference(loss="simpo", beta=2.0, gamma=0.5, sft_weight=0.3)
+    recipe = Recipe(objective="preference", preference=rule, lora=ROWS)
+    backend, batch = use_chunks(rows), make_batch(PreferencePairs(np.zeros((1, B)), rule))
+    exact, fast = (
+        make_learner(backend, "biased", recipe, precision=p) for p in ("float64", "float32")
+    )
+    moved = {name: g for name, g in exact.grads(batch)[1].items() if np.abs(g).max() > 0}
+    assert worst_error(fast.grads(batch)[1], moved) < 5e-6
 
 
 def test_gradients_of_bfloat16_chunks_are_summed_in_float32(use_chunks):

@@ -70,6 +70,7 @@ class Case:
 
 CLIPPED, FROZEN = Recipe(grad_clip=0.05), Recipe(freeze_layers=1)
 LORA = Recipe(lora=Lora(rank=2, dropout=0.1))
+ROWS_TOO = Recipe(lora=Lora(rank=2, dora=True, token_ids=(3, 20, 36)))
 FULL, OPTIMIZER = replace(EXACT, shard="full"), replace(EXACT, shard="optimizer")
 HALF = Options(device="cpu", precision="bfloat16")
 
@@ -80,6 +81,7 @@ WHOLE = {
     "packed-float64": Case(lambda: examples(True), CLIPPED),
     "frozen-float64": Case(text, FROZEN),
     "lora-float64": Case(text, LORA),
+    "lora-rows-float64": Case(text, ROWS_TOO),
     "recomputed-float64": Case(text, options=replace(EXACT, grad_checkpoint=True)),
 }
 SPLIT = {
@@ -88,6 +90,7 @@ SPLIT = {
     "full-bfloat16": Case(text, options=replace(HALF, shard="full")),
     "full-frozen-float64": Case(text, FROZEN, FULL),
     "full-lora-float64": Case(text, LORA, FULL),
+    "full-lora-rows-float64": Case(text, ROWS_TOO, FULL),
     "full-recomputed-float64": Case(text, options=replace(FULL, grad_checkpoint=True)),
     "optimizer-float64": Case(text, CLIPPED, OPTIMIZER),
     "optimizer-bfloat16": Case(text, options=replace(HALF, shard="optimizer")),
@@ -120,7 +123,7 @@ def start(recipe):
     if recipe.lora is not None:
         from hermes.numerics.lora import init_adapters
 
-        hot |= init_adapters(spec(), recipe.lora, 0)
+        hot |= init_adapters(spec(), recipe.lora, 0, weights)
     return TrainState(hot, {}, {}, 0)
 
 

@@ -13,8 +13,9 @@ from hermes.checkpoint.adapters import open_adapter
 from hermes.errors import CheckpointError, HermesError, SpecError
 from hermes.finetuning.base_model import add_special_tokens, open_base_model, resize_embeddings
 from hermes.interface import Options, find_backend
+from hermes.interop.adapters import merge_adapter
 from hermes.interop.convert import convert
-from hermes.interop.open_model import merge_adapter, open_model
+from hermes.interop.open_model import open_model
 from hermes.numerics.lora import init_adapters
 from hermes.numerics.params import init_weights, list_parameters, list_unfrozen
 from hermes.recipe import Lora, Recipe
@@ -210,9 +211,15 @@ def test_a_model_without_chat_tokens_gets_them(tmp_path):
         "the vocabulary grows from 280 to 282 tokens; new rows are the mean of the others",
     )
     assert start.encoder.find_end_of_turn() == 281
-    assert start.adapted_start.notes == (
+    assert start.new_ids == (280, 281)
+    assert start.make_adapted_start(start.new_ids).notes == (
         *start.notes,
-        "adapters train no embeddings, so the new tokens stay alike; tune without them first",
+        "the rows of <|im_start|>, <|im_end|> are trained beside the adapters",
+    )
+    assert start.make_adapted_start(()).notes == (
+        *start.notes,
+        "adapters train no embeddings, so <|im_start|>, <|im_end|> stay alike, and an answer that "
+        "ends with one of them may never end; --train-new-tokens trains their rows",
     )
 
 
@@ -323,7 +330,27 @@ FOREIGN = {
     ),
     "dora": (
         lambda config: config.update(use_dora=True),
-        "{path}/adapter_config.json: use_dora is True, which hermes does not read",
+        "adapter {path} is of another model: it lacks "
+        "'model.layers.0.self_attn.q_proj.lora_magnitude_vector'",
+    ),
+    "feature": (
+        lambda config: config.update(target_parameters=["mlp.experts"]),
+        "{path}/adapter_config.json: target_parameters is ['mlp.experts'], which hermes does not "
+        "read",
+    ),
+    "unknown key": (
+        lambda config: config.update(use_lora_next=2),
+        "{path}/adapter_config.json: use_lora_next is 2, which hermes does not read",
+    ),
+    "pattern": (
+        lambda config: config.update(alpha_pattern={"(q+)+_proj": 3}),
+        "{path}/adapter_config.json cannot be read: the pattern '(q+)+_proj' is not one that "
+        "hermes reads",
+    ),
+    "token": (
+        lambda config: config.update(trainable_token_indices=[3, 3]),
+        "{path}/adapter_config.json cannot be read: trainable_token_indices of 'embed_tokens' name "
+        "a token twice",
     ),
     "kind": (
         lambda config: config.update(peft_type="IA3"),
@@ -360,7 +387,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
 
 
 def test_fresh_adapters_change_nothing_and_freezing_beside_them_means_nothing():
-    adapters = init_adapters(small_spec(), LORA, 0)
+    adapters = init_adapters(small_spec(), LORA, 0, {})
     assert all(not adapters[name].any() for name in adapters if "lora_B" in name)
     with pytest.raises(HermesError, match="freeze has no meaning with lora"):
         Recipe(lora=LORA, freeze=("*",))

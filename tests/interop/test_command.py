@@ -76,7 +76,7 @@ def test_a_mistake_is_one_line(tmp_path, weights, capfd):
 def test_merge_says_what_a_conversion_has_to_say(tmp_path, capfd):
     spec = change(LLAMA, dropout=0.1, ffn={"dropout": 0.1})
     base, lora = bare(tmp_path / "bare", spec), Lora(rank=2, alpha=4.0)
-    adapters = init_adapters(spec, lora, 0)
+    adapters = init_adapters(spec, lora, 0, {})
     kinds = {name: TensorInfo("F32", tensor.shape) for name, tensor in adapters.items()}
     config, (tensors, stored) = build_adapter_files(spec, lora, kinds, adapters)
     (tmp_path / "adapter").mkdir()

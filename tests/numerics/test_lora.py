@@ -30,22 +30,27 @@ def batch(seed=0):
 def state(lora, *, loud=True, spec=SPEC):
     rng = np.random.default_rng(1)
     params = {n: w * 10 if w.ndim > 1 else w for n, w in init_weights(spec, 0).items()}
-    for name, tensor in init_adapters(spec, lora, 0).items():
+    for name, tensor in init_adapters(spec, lora, 0, params).items():
         params[name] = tensor + (rng.normal(0, 0.3, tensor.shape).astype("f4") if loud else 0)
     return TrainState(params, {}, {}, 0)
 
 
 def oracle(params, lora):
-    from hermes_numpy.lora import merge_adapter
+    from hermes_numpy.lora import measure_rows, merge_adapter, put_rows, scale_rows
 
-    weights = dict(params)
+    weights = {name: weight.astype(float) for name, weight in params.items()}
     for name in list_adapter_tensors(SPEC, lora):
         if name.endswith("lora_A.weight"):
             path = name.removesuffix(".lora_A.weight")
-            pair = params[name].astype(float), params[f"{path}.lora_B.weight"].astype(float)
-            weights[f"{path}.weight"] = merge_adapter(
-                params[f"{path}.weight"].astype(float), *pair, lora
-            )
+            pair = weights[name], weights[f"{path}.lora_B.weight"]
+            merged = merge_adapter(weights[f"{path}.weight"], *pair, lora)
+            if lora.dora:
+                magnitude = weights[f"{path}.lora_magnitude_vector"]
+                merged = scale_rows(merged, magnitude, measure_rows(merged))
+            weights[f"{path}.weight"] = merged
+        if "token_adapter" in name:
+            whole = name.replace("token_adapter.trainable_tokens_delta", "weight")
+            weights[whole] = put_rows(weights[whole], lora.token_ids, weights[name])
     return find_backend("numpy").build(SPEC, weights)
 
 
@@ -60,6 +65,51 @@ def test_an_adapted_model_is_the_oracle_on_merged_weights(backend, targets):
     assert abs(learner.loss(batch()) - expected) < 1e-12
     by_merging = find_backend(backend).build(SPEC, merge_adapters(SPEC, start.params, lora), EXACT)
     assert abs(by_merging.loss(batch()) - expected) < 1e-6  # merged weights are float32
+
+
+KINDS = {
+    "rslora": Lora(rank=3, alpha=5.0, rslora=True),
+    "dora": Lora(rank=3, alpha=5.0, dora=True),
+    "rows": Lora(rank=3, alpha=5.0, token_ids=(0, 9, 36)),
+    "all": Lora(rank=3, alpha=5.0, rslora=True, dora=True, token_ids=(4,)),
+}
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_adapter_is_the_oracles(backend, kind):
+    lora = KINDS[kind]
+    start = state(lora)
+    learner = find_backend(backend).learner(SPEC, start, Recipe(lora=lora), EXACT)
+    expected = oracle(start.params, lora).loss(batch())
+    assert abs(learner.loss(batch()) - expected) < 1e-12
+    merged = find_backend("numpy").build(SPEC, merge_adapters(SPEC, start.params, lora))
+    assert abs(merged.loss(batch()) - expected) < 1e-6  # merged weights are float32
+    plain = find_backend("numpy").build(SPEC, start.params)
+    assert abs(plain.loss(batch()) - expected) > 1e-3
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fresh_adapter_of_each_kind_changes_nothing_but_rounding(backend, kind):
+    start = state(KINDS[kind], loud=False)
+    learner = find_backend(backend).learner(SPEC, start, Recipe(lora=KINDS[kind]), EXACT)
+    plain = find_backend(backend).build(SPEC, start.params, EXACT)
+    assert abs(learner.loss(batch()) - plain.loss(batch())) < 1e-6  # magnitudes are float32
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_doras_row_of_zeros_stays_one(backend):
+    lora = Lora(rank=2, dora=True)
+    start = state(lora, loud=False)
+    start.params["model.layers.0.self_attn.q_proj.weight"][3] = 0
+    path = "model.layers.0.self_attn.q_proj.lora_magnitude_vector"
+    start.params[path] = start.params[path] * (np.arange(16) != 3)
+    learner = find_backend(backend).learner(SPEC, start, Recipe(lora=lora), EXACT)
+    assert abs(learner.loss(batch()) - oracle(start.params, lora).loss(batch())) < 1e-12
+    assert all(np.isfinite(g).all() for g in learner.grads(batch())[1].values())
+    merged = merge_adapters(SPEC, start.params, lora)
+    assert np.isfinite(merged["model.layers.0.self_attn.q_proj.weight"]).all()
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])

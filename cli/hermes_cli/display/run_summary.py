@@ -61,13 +61,16 @@ def _summarize_steps(run: "Run") -> str:
 
 def _summarize_adapters(spec: "ModelSpec", lora: "Lora") -> str:
     """The adapters that are trained, and how many parameters they have."""
+    from hermes.formatting import format_count
     from hermes.numerics.lora import find_adapted_paths, list_adapter_tensors
 
     paths = find_adapted_paths(spec, lora)
     here = {path.rpartition(".")[2] for path in paths}
     targets = ", ".join(name for name in lora.targets if name in here)
     count = sum(math.prod(tensor.shape) for tensor in list_adapter_tensors(spec, lora).values())
+    kind = f"{'rank-stabilized ' * lora.rslora}{'DoRA ' * lora.dora}adapters"
+    rows = f" and {format_count(len(lora.token_ids), 'tokens')}" if lora.token_ids else ""
     return (
-        f"adapters of rank {lora.rank}, alpha {lora.alpha:g}, on {len(paths)} matrices "
-        f"({targets}): {count:,} parameters are trained, no others"
+        f"{kind} of rank {lora.rank}, alpha {lora.alpha:g}, on {len(paths)} matrices "
+        f"({targets}){rows}: {count:,} parameters are trained, no others"
     )

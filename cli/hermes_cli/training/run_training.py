@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 
 __all__ = ["train_run"]
 
-LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
+LORA = (
+    *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "dora"),
+    "train_new_tokens",
+)
 SLOW = 2.0  # seconds after which the user is told how far the encoding of the data is
 FRAME = 0.1  # seconds between two lines in one place
 # Of a resumed run these are its own where they are not given.

@@ -8,6 +8,8 @@ import numpy as np
 
 from hermes.interface import IGNORE, Batch, PreferencePairs
 from hermes.numerics.lora import list_adapter_tensors, merge_adapters
+from hermes.numerics.merging import MAGNITUDE, TOKEN_ROWS
+from hermes.numerics.params import Tensor
 from hermes.numerics.randomness import draw_bits, draw_normals
 from hermes.recipe import Recipe
 from hermes.spec import DynamicScaling, LongRopeScaling, ModelSpec, Rope
@@ -63,8 +65,22 @@ class Case:
             params[head] = params[head] * np.float32(self.head_gain)
         if self.recipe.lora is not None:
             for name, tensor in list_adapter_tensors(self.spec, self.recipe.lora).items():
-                params[name] = self.draw_normals(name, tensor.shape, ADAPTER_STD)
+                params[name] = self._draw_adapter(name, tensor, params)
         return params
+
+    def _draw_adapter(self, name: str, tensor: Tensor, params: Weights) -> np.ndarray:
+        """A tensor of an adapter; those that start at the base's numbers are near those."""
+        noise = self.draw_normals(name, tensor.shape, ADAPTER_STD)
+        lora = self.recipe.lora
+        assert lora is not None, "only adapters are drawn here"
+        match tensor.init:
+            case "lengths":
+                matrix = params[name.replace(MAGNITUDE, "weight")]
+                return np.linalg.norm(matrix, axis=1) * (1 + noise)
+            case "rows":
+                rows = params[name.replace(TOKEN_ROWS, "weight")][list(lora.token_ids)]
+                return rows + np.std(rows) * 10 * noise
+        return noise
 
     @cached_property
     def weights(self) -> Weights:

@@ -87,6 +87,10 @@ def make_objective_cases() -> tuple[Case, ...]:
         "every matrix": Lora(rank=3, alpha=6.0),
         "queries and values": Lora(rank=2, alpha=8.0, targets=("q_proj", "v_proj")),
         "dropout": Lora(rank=3, dropout=0.2),
+        "rslora": Lora(rank=3, alpha=6.0, rslora=True),
+        "dora": Lora(rank=3, alpha=6.0, dora=True),
+        "dora dropout": Lora(rank=3, dropout=0.2, dora=True),
+        "token rows": Lora(rank=2, alpha=4.0, targets=("q_proj",), token_ids=(0, 7, 12)),
     }
     plain = {name: replace(RECIPE, lora=lora) for name, lora in adapters.items()}
     pairs = {
@@ -113,6 +117,17 @@ def make_objective_cases() -> tuple[Case, ...]:
             make_field_specs()["attention.bias=all"],
             draw_hot,
             recipe=plain["every matrix"],
+        ),
+        Case(
+            "lora.dora biases/hot",
+            make_field_specs()["attention.bias=all"],
+            draw_hot,
+            recipe=plain["dora"],
+        ),
+        Case("lora.token rows tied/hot", _make_tied_spec(), draw_hot, recipe=plain["token rows"]),
+        make_case(
+            "lora.token rows preference/hot",
+            recipe=replace(pairs["sigmoid"], lora=adapters["token rows"]),
         ),
     )
 

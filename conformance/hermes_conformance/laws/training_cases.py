@@ -66,6 +66,11 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
         _make_case(
             "lora", make_spec(), replace(TRAINING_RECIPE, lora=Lora(rank=3, dropout=0.1), lr=1e-3)
         ),
+        _make_case(
+            "lora rows",
+            make_field_specs()["embeddings.tie_weights=true"],
+            replace(TRAINING_RECIPE, lora=Lora(rank=3, dora=True, token_ids=(1, 5, 9)), lr=1e-3),
+        ),
         _make_case("preference", make_spec(), preference, B=4),
         _make_case("crossed", make_crossed_specs()["crossed.003"]),
         Case("train.hot/hot", make_spec(), draw_hot, recipe=TRAINING_RECIPE),

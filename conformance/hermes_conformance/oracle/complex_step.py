@@ -8,14 +8,15 @@ Source: Squire and Trapp 1998, "Using complex variables to estimate derivatives 
 import numpy as np
 
 from hermes.interface import Batch
-from hermes.numerics.lora import find_adapted_paths, list_trainable
-from hermes.recipe import Recipe
+from hermes.numerics.lora import find_adapted_paths, find_token_paths, list_trainable
+from hermes.numerics.merging import MAGNITUDE, TOKEN_ROWS
+from hermes.recipe import Lora, Recipe
 from hermes.spec import ModelSpec
 from hermes_conformance.cases.case import Case, Weights
 from hermes_conformance.measure.compare import rms
 from hermes_conformance.oracle.tracing_arrays import TINY, Rule, make_dual
 from hermes_numpy.backend import BACKEND as ORACLE
-from hermes_numpy.lora import merge_adapter
+from hermes_numpy.lora import measure_rows, merge_adapter, put_rows, scale_rows
 
 Arrays = dict[str, np.ndarray]
 Dropout = tuple[int, int] | None
@@ -39,11 +40,24 @@ def compute_loss_and_slope(
         name: make_dual(value, direction.get(name), *rules) for name, value in params.items()
     }
     if recipe is not None and recipe.lora is not None:
-        for path in find_adapted_paths(spec, recipe.lora):
-            a, b = moved.pop(f"{path}.lora_A.weight"), moved.pop(f"{path}.lora_B.weight")
-            moved[f"{path}.weight"] = merge_adapter(moved[f"{path}.weight"], a, b, recipe.lora)
+        _merge_adapters(spec, moved, recipe.lora)
     mean = complex(ORACLE.build(spec, moved).compute_loss(batch, dropout))
     return mean.real, mean.imag / TINY
+
+
+def _merge_adapters(spec: ModelSpec, moved: Arrays, lora: Lora) -> None:
+    """Put the adapters among the tensors into the weights, with their derivatives, in place."""
+    for path in find_adapted_paths(spec, lora):
+        a, b = moved.pop(f"{path}.lora_A.weight"), moved.pop(f"{path}.lora_B.weight")
+        merged = merge_adapter(moved[f"{path}.weight"], a, b, lora)
+        if lora.dora:
+            # Of the real part: the lengths of rows are constants to the derivative.
+            length = measure_rows(np.asarray(merged).real)
+            merged = scale_rows(merged, moved.pop(f"{path}.{MAGNITUDE}"), length)
+        moved[f"{path}.weight"] = merged
+    for path in find_token_paths(spec, lora):
+        rows = moved.pop(f"{path}.{TOKEN_ROWS}")
+        moved[f"{path}.weight"] = put_rows(moved[f"{path}.weight"], lora.token_ids, rows)
 
 
 def draw_direction(case: Case, number: int) -> Arrays:
