@@ -211,6 +211,7 @@ def load(
     precision: str = "float32",
     *,
     config: str | Path | None = None,
+    ignore_fields: Sequence[str] = (),
     tokenizer: str | Path | Tokenizer | None = None,
     eos: str | None = None,
     bos: bool | None = None,
@@ -218,12 +219,15 @@ def load(
     """Load a model to evaluate and to generate with.
 
     checkpoint: a checkpoint, a run (its newest whole one), a Hugging Face folder, or a file of
-    weights with `config` telling the architecture. tokenizer: another than the one beside it. eos:
-    the token that ends a text, and bos: whether one begins with BOS, where the checkpoint's files
-    are not to say it. Raises CheckpointError, MissingBackend, Unsupported.
+    weights with `config` telling the architecture. ignore_fields: fields of its config.json that
+    hermes does not know and that are to be passed over. tokenizer: another than the one beside it.
+    eos: the token that ends a text, and bos: whether one begins with BOS, where the checkpoint's
+    files are not to say it. Raises CheckpointError, MissingBackend, Unsupported.
     """
     found = choose_backend(backend)
-    source = open_model(Path(checkpoint), config=Path(config) if config else None)
+    source = open_model(
+        Path(checkpoint), config=Path(config) if config else None, ignore_fields=ignore_fields
+    )
     for note in source.notes:
         warnings.warn(note, stacklevel=2)
     return Model(

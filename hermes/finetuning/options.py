@@ -77,6 +77,7 @@ def choose_base_model(call: Call, *, chat: bool) -> BaseModel:
     return open_base_model(
         call["checkpoint"],
         config=call.values.get("config"),
+        ignore_fields=call["ignore_fields"],
         tokenizer=_load_tokenizer(call["tokenizer"]),
         template=template,
         chat=chat,
@@ -125,7 +126,11 @@ def choose_reference_weights(call: Call, base: BaseModel) -> Callable[[], Tensor
             if not checkpoint:
                 raise HermesError("its run.yaml does not say where")
             return open_base_model(
-                checkpoint, config=call.values.get("config"), tokenizer=base.tokenizer, chat=False
+                checkpoint,
+                config=call.values.get("config"),
+                ignore_fields=call["ignore_fields"],
+                tokenizer=base.tokenizer,
+                chat=False,
             ).params
         except HermesError as error:
             missing = "" if given else "has lost its reference.npz and "

@@ -1,7 +1,7 @@
 """Converts any model that hermes can open into a folder for hermes or for other tools."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ def convert(
     to: str,
     dtype: str | None = None,
     config: Path | None = None,
+    ignore_fields: Sequence[str] = (),
     adapter: Path | None = None,
     backend: str | None = None,
     shard_limit: int = SHARD_LIMIT,
@@ -67,15 +68,16 @@ def convert(
 
     The result is read back and verified, see `verify_conversion`. Tensors are converted one at a
     time. to: 'hermes' for a checkpoint of hermes, 'hf' for Hugging Face's own tensor names. dtype:
-    float32, bfloat16, float16 or float64; None keeps the stored one. config: see `open_model`.
-    adapter: a PEFT folder to merge. on_progress: called with the stage, "writing" or "comparing",
-    and the fraction of it that is done. Raises HermesError and its subclasses.
+    float32, bfloat16, float16 or float64; None keeps the stored one. config,
+    ignore_fields: see `open_model`. adapter: a PEFT folder to merge. on_progress: called with the
+    stage, "writing" or "comparing", and the fraction of it that is done. Raises HermesError and its
+    subclasses.
     """
     if to not in TARGETS:
         raise HermesError(f"to is {to!r}; it must be one of {', '.join(TARGETS)}")
     if dtype is not None and dtype not in DTYPE_CODES:
         raise HermesError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_CODES)}")
-    model = open_model(source, config=config)
+    model = open_model(source, config=config, ignore_fields=ignore_fields)
     model = merge_adapter(model, adapter) if adapter else model
     if TOKENIZER in model.files:
         where = f"{TOKENIZER} of {model.path}"
@@ -160,6 +162,9 @@ def _render_files(source: StoredModel, to: str, dtype: str) -> dict[str, bytes]:
     if to == "hf":
         files[CONFIG] = render_json(make_converted_config(source.spec, dtype=dtype, **ids))
     else:
-        files[CONFIG] = render_json(make_config(source.spec, dtype=dtype, **ids))
+        made = make_config(source.spec, dtype=dtype, **ids)
+        # So that the result says it wherever it is opened.
+        kept = {"hermes_ignored_fields": list(source.ignored)} if source.ignored else {}
+        files[CONFIG] = render_json({**made, **kept})
         files[SPEC] = mal.dumps(source.spec).encode("utf-8")
     return files

@@ -14,7 +14,7 @@ __all__ = [
 ]
 
 
-def _read_foreign(model: str) -> ModelSpec | None:
+def _read_foreign(model: str, ignore_fields: tuple[str, ...]) -> ModelSpec | None:
     """The model of a Hugging Face folder or config.json; None if the path is neither."""
     path = Path(model)
     if path.is_dir() and not (path / "model.mal").is_file():
@@ -22,10 +22,11 @@ def _read_foreign(model: str) -> ModelSpec | None:
     if path.suffix != ".json" or not path.is_file():
         return None
     from hermes.interop.companions import parse_object
-    from hermes.interop.huggingface.config_reader import read_config
+    from hermes.interop.huggingface.config_reader import read_any_config
     from hermes.storage.reading import read_small
 
-    return read_config(parse_object(read_small(path), str(path)))
+    values = parse_object(read_small(path), str(path))
+    return read_any_config(values, ignore_fields).spec
 
 
 def _read_progress(folder: Path) -> dict[str, Any] | None:
@@ -74,7 +75,7 @@ def _format_progress(progress: dict[str, Any]) -> list[str]:
 
 
 @declare_command("info")
-def info(name: str, as_json: bool) -> None:
+def info(name: str, ignore_fields: tuple[str, ...], as_json: bool) -> None:
     """Show an architecture's shape, parameters, FLOPs and memory.
 
     Also says which other tools read the model and compute the same numbers.
@@ -85,7 +86,7 @@ def info(name: str, as_json: bool) -> None:
     from hermes.model_info.summary import format_cost, format_shape, format_title
 
     source = locate_model(name)
-    foreign = _read_foreign(source)
+    foreign = _read_foreign(source, ignore_fields)
     spec = foreign or language.load(source)
     readers = judge_all_readers(spec, converted=foreign is not None)
     progress = _read_progress(Path(source)) if Path(source).is_dir() else None
