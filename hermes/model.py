@@ -69,7 +69,7 @@ class Model:
                 "load(..., tokenizer=...)"
             )
         found = self._read_tokenizer()
-        if not _has_fitting_vocabulary(found.vocab_size, self.spec.vocab_size):
+        if not _has_fitting_vocabulary(found, self.spec.vocab_size):
             raise CheckpointError(
                 f"the tokenizer has {found.vocab_size} tokens and the model {self.spec.vocab_size}"
                 "; use the tokenizer that the model was trained with"
@@ -109,6 +109,10 @@ class Model:
         """
         t = self.tokenizer
         ids = t.beginning + t.encode(prompt)
+        if beyond := next((token for token in ids if token >= self.spec.vocab_size), None):
+            raise HermesError(
+                f"the text has the token {t.get_name(beyond)!r}, for which the model has no row"
+            )
         start = t.bos_id if t.eos_id is None else t.eos_id
         return ids if ids or start is None else [start]
 
@@ -134,7 +138,7 @@ class Model:
             seed=seed,
             completion=completion,
             stop=self.tokenizer.stop_ids,
-            vocab_size=self.tokenizer.vocab_size,
+            vocab_size=min(self.tokenizer.vocab_size, self.spec.vocab_size),
         )
 
     def generate(
@@ -198,9 +202,14 @@ class GeneratedText:
         return self.text
 
 
-def _has_fitting_vocabulary(tokens: int, rows: int) -> bool:
-    """Whether a model has a row for every token, and no more besides than padding makes."""
-    padding = rows - tokens
+def _has_fitting_vocabulary(tokenizer: Tokenizer, rows: int) -> bool:
+    """Whether a model has a row for every token, and no more besides than padding makes.
+
+    Special tokens may lack one, as Gemma 3's <image_soft_token> does: text never has them.
+    """
+    padding = rows - tokenizer.vocab_size
+    if padding < 0:
+        return tokenizer.special_ids.issuperset(range(rows, tokenizer.vocab_size))
     return 0 <= padding <= rows // 50 or (0 <= padding < 128 and rows % 64 == 0)
 
 

@@ -2,13 +2,13 @@
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hermes import mal
 from hermes.checkpoint import Disk, TensorInfo
-from hermes.checkpoint.compatibility import require_vocabulary
+from hermes.checkpoint.compatibility import list_tokens_beyond
 from hermes.checkpoint.layout import CONFIG, SPEC, TOKENIZER
 from hermes.checkpoint.weights import SHARD_LIMIT
 from hermes.errors import HermesError
@@ -81,7 +81,12 @@ def convert(
     model = merge_adapter(model, adapter) if adapter else model
     if TOKENIZER in model.files:
         where = f"{TOKENIZER} of {model.path}"
-        require_vocabulary(model.files[TOKENIZER], model.spec, where)
+        if beyond := list_tokens_beyond(model.files[TOKENIZER], model.spec, where):
+            note = (
+                f"{', '.join(beyond)} of the tokenizer has no row in the model: it is never made, "
+                "and no text may have it"
+            )
+            model = replace(model, notes=(*model.notes, note))
     family = find_family(model.spec, renamed=True) if to == "hf" else "hermes"
     if to == "hf" and family == "hermes":
         raise HermesError(

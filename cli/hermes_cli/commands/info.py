@@ -14,6 +14,9 @@ __all__ = [
 ]
 
 
+UNREADABLE = "cannot be read"
+
+
 def _read_foreign(model: str, ignore_fields: tuple[str, ...]) -> ModelSpec | None:
     """The model of a Hugging Face folder or config.json; None if the path is neither."""
     path = Path(model)
@@ -55,7 +58,7 @@ def _describe_tokenizer(folder: Path) -> dict[str, str]:
     try:
         return describe_facts(Tokenizer.from_files(files, where))
     except DataError as error:
-        return {"cannot be read": str(error)}
+        return {UNREADABLE: str(error)}
 
 
 def _format_progress(progress: dict[str, Any]) -> list[str]:
@@ -88,9 +91,14 @@ def info(name: str, ignore_fields: tuple[str, ...], as_json: bool) -> None:
     source = locate_model(name)
     foreign = _read_foreign(source, ignore_fields)
     spec = foreign or language.load(source)
-    readers = judge_all_readers(spec, converted=foreign is not None)
     progress = _read_progress(Path(source)) if Path(source).is_dir() else None
-    tokenizer = _describe_tokenizer(Path(source)) if Path(source).is_dir() else {}
+    is_folder = Path(source).is_dir()
+    tokenizer = _describe_tokenizer(Path(source)) if is_folder else {}
+    text = ("" if tokenizer else "no tokenizer") if is_folder else ""
+    text = (
+        f"the tokenizer {UNREADABLE}: {tokenizer[UNREADABLE]}" if UNREADABLE in tokenizer else text
+    )
+    readers = judge_all_readers(spec, converted=foreign is not None, text=text)
     cost = compute_cost(spec)
     if as_json:
         facts = _describe(spec) | vars(cost) | {"readers": readers}

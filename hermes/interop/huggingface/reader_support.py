@@ -66,9 +66,15 @@ def judge_readers(spec: ModelSpec, *, converted: bool = False) -> list[tuple[str
     return list(zip(READERS, verdicts, strict=True))
 
 
-def judge_all_readers(spec: ModelSpec, *, converted: bool = False) -> dict[str, str]:
-    """Judge every reader, hermes included, which reads what it writes."""
-    return dict(judge_readers(spec, converted=converted)) | {"hermes": EXACT}
+def judge_all_readers(
+    spec: ModelSpec, *, converted: bool = False, text: str = ""
+) -> dict[str, str]:
+    """Judge every reader, hermes included, which reads what it writes.
+
+    text: why hermes can do nothing with text, where it cannot.
+    """
+    own = f"weights exact; text: {text}" if text else EXACT
+    return dict(judge_readers(spec, converted=converted)) | {"hermes": own}
 
 
 def _describe_inexact(reason: str) -> str:
