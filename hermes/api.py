@@ -144,6 +144,7 @@ def train(
     eos: str | None = None,
     bos: bool | None = None,
     checkpoint: str | Path | None = None,
+    ignore_fields: Sequence[str] = (),
     output: str | Path = "checkpoints",
     resume: bool = False,
     allow_batch_change: bool = False,
@@ -194,7 +195,7 @@ def train(
     train_tokenizer: train one of vocab_size on the data first, and save it where `tokenizer` says.
     eos: the token that ends a text, and bos: whether one begins with BOS; None for what the files
     beside the tokenizer say.
-    checkpoint: start from it as `finetune` does.
+    checkpoint: start from it as `finetune` does. ignore_fields: as in `load`.
 
     resume: continue the run in `output`, or start it. Arguments that are left out are then the
     run's own; others must not make it another run. allow_batch_change lets steps take another

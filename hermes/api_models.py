@@ -54,6 +54,7 @@ def evaluate(
     data: str | Path | Sequence[str | Path] = (),
     *,
     config: str | Path | None = None,
+    ignore_fields: Sequence[str] = (),
     tokenizer: str | Path | Tokenizer | None = None,
     eos: str | None = None,
     bos: bool | None = None,
@@ -67,9 +68,9 @@ def evaluate(
 ) -> EvalResult:
     """The loss, perplexity and bits per byte of a model on a text.
 
-    checkpoint, config, tokenizer, eos, bos: as in `load`. data: files, folders or patterns of text.
-    seq_len: tokens per row, None for the run's, else 256 or the model's max_seq_len. Raises
-    HermesError of every kind.
+    checkpoint, config, ignore_fields, tokenizer, eos, bos: as in `load`. data: files, folders or
+    patterns of text. seq_len: tokens per row, None for the run's, else 256 or the model's
+    max_seq_len. Raises HermesError of every kind.
     """
     a = convert_arguments(evaluate, locals())
     names = [data] if isinstance(data, str | Path) else list(data)
@@ -77,7 +78,7 @@ def evaluate(
         raise HermesError("no data: give data=FILE, a folder or a list of files")
     model = load(
         checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
-        eos=eos, bos=a["bos"],
+        ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"],
     )  # fmt: skip
     texts = read_documents(names, text_field=text_field, file_format=format)
     with tokenize(texts, model.tokenizer) as stream:
@@ -109,6 +110,7 @@ def generate(
     prompt: str = "",
     *,
     config: str | Path | None = None,
+    ignore_fields: Sequence[str] = (),
     tokenizer: str | Path | Tokenizer | None = None,
     eos: str | None = None,
     bos: bool | None = None,
@@ -125,18 +127,18 @@ def generate(
 ) -> list[GeneratedText]:
     """Continue a prompt, num_samples times, with the seeds from `seed` on.
 
-    checkpoint, config, tokenizer, eos, bos: as in `load`. temperature 0 takes the likeliest token,
-    always; what is None of temperature, top_k, top_p and min_p is as the checkpoint's
-    generation_config.json has it, else 0.8, 0, 1 and 0. A seed gives the same text on every
-    backend. For many prompts use `load` once, and then `Model.complete`. Raises HermesError of
-    every kind.
+    checkpoint, config, ignore_fields, tokenizer, eos, bos: as in `load`. temperature 0 takes the
+    likeliest token, always; what is None of temperature, top_k, top_p and min_p is as the
+    checkpoint's generation_config.json has it, else 0.8, 0, 1 and 0. A seed gives the same text on
+    every backend. For many prompts use `load` once, and then `Model.complete`. Raises HermesError
+    of every kind.
     """
     a = convert_arguments(generate, locals())
     if a["num_samples"] < 1:
         raise HermesError(f"num_samples must be at least 1, got {num_samples}")
     model = load(
         checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
-        eos=eos, bos=a["bos"],
+        ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"],
     )  # fmt: skip
     sampling = model.choose_sampling(a["temperature"], a["top_k"], a["top_p"], a["min_p"])
     return [
@@ -149,6 +151,7 @@ def chat(
     checkpoint: str | Path,
     *,
     config: str | Path | None = None,
+    ignore_fields: Sequence[str] = (),
     tokenizer: str | Path | Tokenizer | None = None,
     eos: str | None = None,
     template: str | Path | None = None,
@@ -169,8 +172,8 @@ def chat(
         talk = hermes.chat("run")
         print("".join(talk.say("Hello!")))
 
-    checkpoint, config, tokenizer, eos: as in `load`. template: a Jinja file instead of the
-    checkpoint's chat template; template_arg: its arguments, such as "enable_thinking=false".
+    checkpoint, config, ignore_fields, tokenizer, eos: as in `load`. template: a Jinja file instead
+    of the checkpoint's chat template; template_arg: its arguments, such as "enable_thinking=false".
     max_tokens: of an answer. Sampling is as in `generate`. Raises HermesError of every kind.
     """
     a = convert_arguments(chat, locals())
@@ -182,6 +185,7 @@ def chat(
     base = open_base_model(
         checkpoint,
         config=config,
+        ignore_fields=a["ignore_fields"],
         tokenizer=given,
         template=template,
         eos=eos,
@@ -229,6 +233,7 @@ def convert(
     to: str,
     dtype: str | None = None,
     config: str | Path | None = None,
+    ignore_fields: Sequence[str] = (),
     backend: str = "auto",
     on_progress: Watch = _watch_nothing,
 ) -> ConvertResult:
@@ -237,9 +242,9 @@ def convert(
     src: a checkpoint or run of hermes, a Hugging Face or litgpt folder, a .safetensors with its
     `config`, a .pt that nanoGPT trained, or hf://OWNER/REPO. to: 'hermes' for a checkpoint, 'hf'
     for a folder under Hugging Face's own names, 'mlx-adapter' for the adapters of a run alone, as
-    mlx-lm loads them. dtype: 'float32', 'bfloat16' or 'float16'; None as
-    stored. backend: what computes the comparison. on_progress: called with the stage, 'writing' or
-    'comparing', and the share of it that is done. Raises HermesError of every kind.
+    mlx-lm loads them. dtype: 'float32', 'bfloat16' or 'float16'; None as stored. ignore_fields: as
+    in `load`. backend: what computes the comparison. on_progress: called with the stage, 'writing'
+    or 'comparing', and the share of it that is done. Raises HermesError of every kind.
     """
     a = convert_arguments(convert, locals())
     return _write(src, dst, None, a)
@@ -253,6 +258,7 @@ def merge(
     to: str = "hermes",
     dtype: str | None = "float32",
     config: str | Path | None = None,
+    ignore_fields: Sequence[str] = (),
     on_progress: Watch = _watch_nothing,
 ) -> ConvertResult:
     """Write a model with its low-rank adapters added in, W + alpha / rank B A, as a new folder.
@@ -263,7 +269,9 @@ def merge(
     """
     a = convert_arguments(merge, locals())
     where = Path(config) if config else None
-    if adapter is None and not open_model(Path(checkpoint), config=where).adapted:
+    ignored = a["ignore_fields"]
+    source = Path(checkpoint)
+    if adapter is None and not open_model(source, config=where, ignore_fields=ignored).adapted:
         raise HermesError(f"{checkpoint} has no adapters to merge; give them with --adapter DIR")
     return _write(checkpoint, output, adapter, a | {"backend": "auto"})
 
@@ -280,6 +288,7 @@ def _write(
         to=str(a["to"]),
         dtype=None if a["dtype"] is None else str(a["dtype"]),
         config=Path(str(config)) if config else None,
+        ignore_fields=a["ignore_fields"],  # type: ignore[arg-type]  # converted by its annotation
         adapter=Path(adapter) if adapter else None,
         backend=None if backend == "auto" else backend,
         on_progress=a["on_progress"],  # type: ignore[arg-type]  # converted by its annotation

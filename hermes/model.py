@@ -72,7 +72,7 @@ class Model:
                 "load(..., tokenizer=...)"
             )
         found = self._read_tokenizer()
-        if not _has_fitting_vocabulary(found.vocab_size, self.spec.vocab_size):
+        if not _has_fitting_vocabulary(found, self.spec.vocab_size):
             raise CheckpointError(
                 f"the tokenizer has {found.vocab_size} tokens and the model {self.spec.vocab_size}"
                 "; use the tokenizer that the model was trained with"
@@ -114,6 +114,10 @@ class Model:
         """
         t = self.tokenizer
         ids = t.beginning + t.encode(prompt)
+        if beyond := next((token for token in ids if token >= self.spec.vocab_size), None):
+            raise HermesError(
+                f"the text has the token {t.get_name(beyond)!r}, for which the model has no row"
+            )
         start = t.bos_id if t.eos_id is None else t.eos_id
         return ids if ids or start is None else [start]
 
@@ -139,7 +143,7 @@ class Model:
             seed=seed,
             completion=completion,
             stop=self.tokenizer.stop_ids,
-            vocab_size=self.tokenizer.vocab_size,
+            vocab_size=min(self.tokenizer.vocab_size, self.spec.vocab_size),
         )
 
     def generate(
@@ -203,9 +207,14 @@ class GeneratedText:
         return self.text
 
 
-def _has_fitting_vocabulary(tokens: int, rows: int) -> bool:
-    """Whether a model has a row for every token, and no more besides than padding makes."""
-    padding = rows - tokens
+def _has_fitting_vocabulary(tokenizer: Tokenizer, rows: int) -> bool:
+    """Whether a model has a row for every token, and no more besides than padding makes.
+
+    Special tokens may lack one, as Gemma 3's <image_soft_token> does: text never has them.
+    """
+    padding = rows - tokenizer.vocab_size
+    if padding < 0:
+        return tokenizer.special_ids.issuperset(range(rows, tokenizer.vocab_size))
     return 0 <= padding <= rows // 50 or (0 <= padding < 128 and rows % 64 == 0)
 
 
@@ -216,6 +225,7 @@ def load(
     precision: str = "float32",
     *,
     config: str | Path | None = None,
+    ignore_fields: Sequence[str] = (),
     tokenizer: str | Path | Tokenizer | None = None,
     eos: str | None = None,
     bos: bool | None = None,
@@ -223,12 +233,15 @@ def load(
     """Load a model to evaluate and to generate with.
 
     checkpoint: a checkpoint, a run (its newest whole one), a Hugging Face folder, or a file of
-    weights with `config` telling the architecture. tokenizer: another than the one beside it. eos:
-    the token that ends a text, and bos: whether one begins with BOS, where the checkpoint's files
-    are not to say it. Raises CheckpointError, MissingBackend, Unsupported.
+    weights with `config` telling the architecture. ignore_fields: fields of its config.json that
+    hermes does not know and that are to be passed over. tokenizer: another than the one beside it.
+    eos: the token that ends a text, and bos: whether one begins with BOS, where the checkpoint's
+    files are not to say it. Raises CheckpointError, MissingBackend, Unsupported.
     """
     found = choose_backend(backend)
-    source = open_model(Path(checkpoint), config=Path(config) if config else None)
+    source = open_model(
+        Path(checkpoint), config=Path(config) if config else None, ignore_fields=ignore_fields
+    )
     for note in source.notes:
         warnings.warn(note, stacklevel=2)
     return Model(

@@ -7,7 +7,7 @@ from hermes.errors import CheckpointError
 from hermes.spec import ModelSpec
 from hermes.storage.strict_json import parse_json
 
-__all__ = ["require_model", "require_vocabulary"]
+__all__ = ["list_tokens_beyond", "require_model", "require_vocabulary"]
 
 
 def require_model(where: Path, there: ModelSpec, here: ModelSpec, advice: str) -> None:
@@ -49,14 +49,34 @@ def _find_difference(name: str, there: object, here: object) -> str:
 
 def require_vocabulary(tokenizer: bytes, spec: ModelSpec, where: str) -> None:
     """Raise CheckpointError where a tokenizer.json has ids beyond the model's embedding."""
+    words, added = _read_ids(tokenizer, where)
+    _require_rows(1 + max([*words, *added.values()], default=-1), spec, where)
+
+
+def list_tokens_beyond(tokenizer: bytes, spec: ModelSpec, where: str) -> tuple[str, ...]:
+    """List the added tokens of a tokenizer.json that have no row in the model's embedding.
+
+    Gemma 3's <image_soft_token> is one. Raises CheckpointError where a word of the vocabulary
+    itself has none, which makes it another model's tokenizer.
+    """
+    words, added = _read_ids(tokenizer, where)
+    _require_rows(1 + max(words - set(added.values()), default=-1), spec, where)
+    return tuple(name for name, number in added.items() if number >= spec.vocab_size)
+
+
+def _read_ids(tokenizer: bytes, where: str) -> tuple[set[int], dict[str, int]]:
+    """Read the ids of the vocabulary's words, and those of added tokens by name."""
     body = parse_json(tokenizer, where)
     try:
         words, added = body["model"].get("vocab", {}), body.get("added_tokens") or []
-        ids = [entry["id"] for entry in added]
-        ids += words.values() if isinstance(words, dict) else [len(words) - 1]
-        tokens = 1 + max(ids, default=-1)
-    except (AttributeError, LookupError, TypeError):
+        names = {str(entry["content"]): int(entry["id"]) for entry in added}
+        ids = set(words.values()) if isinstance(words, dict) else set(range(len(words)))
+    except (AttributeError, LookupError, TypeError, ValueError):
         raise CheckpointError(f"{where} is not a tokenizer.json") from None
+    return ids, names
+
+
+def _require_rows(tokens: int, spec: ModelSpec, where: str) -> None:
     if tokens > spec.vocab_size:
         raise CheckpointError(
             f"{where} has {tokens} tokens, but the model's vocab_size is {spec.vocab_size}; "

@@ -26,6 +26,7 @@ __all__ = [
     "TensorView",
     "match_to_spec",
     "plan_shards",
+    "read_weight_map",
     "read_weights",
     "strip_wrappers",
 ]
@@ -36,6 +37,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 SHARD_LIMIT = 5 * 10**9
 FLOATS = ("F64", "F32", "F16", "BF16")
 
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
@@ -85,9 +87,13 @@ def render_index(shards: Mapping[str, Mapping[str, TensorInfo]]) -> bytes:
 
 
 def strip_wrappers(name: str) -> str:
-    """Remove what torch.compile (`_orig_mod.`) and DDP (`module.`) add to a parameter's name."""
-    name = ".".join(part for part in name.split(".") if part != "_orig_mod")
-    return re.sub(r"\A(module\.)+", "", name)
+    """Remove what wrappers add to a parameter's name.
+
+    torch.compile (`_orig_mod.`), checkpointing and sharding (`_checkpoint_wrapped_module.`,
+    `_fsdp_wrapped_module.`), DDP (`module.`), PEFT (`base_model.model.`).
+    """
+    name = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    return re.sub(r"\A(module\.|base_model\.model\.(?=.*\.))+", "", name)
 
 
 class Weights(Mapping[str, Array]):
@@ -124,17 +130,13 @@ def read_weights(path: Path) -> Weights:
     index = path / INDEX
     if not index.exists():
         return Weights([TensorFile(path / MODEL)], str(path))
-    if (path / MODEL).exists():
-        raise CheckpointError(f"{path} has both {MODEL} and {INDEX}; remove the one that is stale")
-    body = parse_json(read_small(index), str(index))
-    weight_map = body.get("weight_map") if isinstance(body, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index} has no weight_map")
-    for name, file in weight_map.items():
-        if not isinstance(file, str) or not FILE_NAME.match(file):
-            raise CheckpointError(
-                f"{index} puts {name!r} into {file!r}, which is not a file beside it"
-            )
+    weight_map = read_weight_map(index)
+    # mlx-lm writes an index beside a single file, which it then names alone.
+    if (path / MODEL).exists() and set(weight_map.values()) != {MODEL}:
+        raise CheckpointError(
+            f"{path} has both {MODEL} and {INDEX}, which names other files; remove the one that is "
+            "stale"
+        )
     files = [TensorFile(path / file) for file in sorted(set(weight_map.values()))]
     for file in files:
         for name in file:
@@ -144,6 +146,22 @@ def read_weights(path: Path) -> Weights:
         if not any(name in file for file in files if file.path.name == file_name):
             raise CheckpointError(f"{index} puts {name!r} into {file_name}, which lacks it")
     return Weights(files, str(path))
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Read an index: the file of each tensor, which must lie beside it. Raises CheckpointError."""
+    body = parse_json(read_small(index), str(index))
+    weight_map = body.get("weight_map") if isinstance(body, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map")
+    found = {}
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not FILE_NAME.match(file):
+            raise CheckpointError(
+                f"{index} puts {name!r} into {file!r}, which is not a file beside it"
+            )
+        found[name] = file
+    return found
 
 
 def match_to_spec(weights: Weights, spec: ModelSpec, where: str) -> Tensors:

@@ -84,6 +84,7 @@ def open_base_model(
     checkpoint: str | Path,
     *,
     config: str | Path | None = None,
+    ignore_fields: Sequence[str] = (),
     tokenizer: Tokenizer | None = None,
     template: str | Path | Template | None = None,
     template_args: Mapping[str, Any] | None = None,
@@ -95,14 +96,17 @@ def open_base_model(
 ) -> BaseModel:
     """Open a checkpoint or run of hermes, a Hugging Face folder, or bare weights with `config`.
 
-    tokenizer: another than the checkpoint's. template: a Jinja file, or a template, instead of the
-    checkpoint's; template_args: its arguments; message_tokens: as of ChatEncoder. eos, bos: as in
-    `hermes.load`. chat: a checkpoint without a template gets ChatML, and its tokens where the
-    tokenizer lacks them. Tokens beyond the model's embedding rows get rows at the mean of the
-    others. train: tokens that training writes and whose rows were never trained start there, too;
-    otherwise they are only named. The notes tell the user of all this. Raises HermesError.
+    ignore_fields: as in `open_model`. tokenizer: another than the checkpoint's. template: a Jinja
+    file, or a template, instead of the checkpoint's; template_args: its arguments; message_tokens:
+    as of ChatEncoder. eos, bos: as in `hermes.load`. chat: a checkpoint without a template gets
+    ChatML, and its tokens where the tokenizer lacks them. Tokens beyond the model's embedding rows
+    get rows at the mean of the others. train: tokens that training writes and whose rows were never
+    trained start there, too; otherwise they are only named. The notes tell the user of all this.
+    Raises HermesError.
     """
-    source = open_model(Path(checkpoint), config=Path(config) if config else None)
+    source = open_model(
+        Path(checkpoint), config=Path(config) if config else None, ignore_fields=ignore_fields
+    )
     notes = list(source.notes)
     if source.adapted:
         notes.append(f"the adapters of {source.path} are merged into the weights")

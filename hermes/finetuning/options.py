@@ -81,6 +81,7 @@ def choose_base_model(call: Call, *, chat: bool) -> BaseModel:
     return open_base_model(
         call["checkpoint"],
         config=call.values.get("config"),
+        ignore_fields=call["ignore_fields"],
         tokenizer=_load_tokenizer(call["tokenizer"]),
         template=template,
         chat=chat,
@@ -131,6 +132,7 @@ def choose_reference_weights(call: Call, base: BaseModel) -> Callable[[], Tensor
             return open_base_model(
                 checkpoint,
                 config=call.values.get("config"),
+                ignore_fields=call["ignore_fields"],
                 tokenizer=base.tokenizer,
                 template=None if call.values.get("no_template") else base.template,
                 chat=False,

@@ -8,7 +8,7 @@ from typing import Any
 from hermes.chat_templates.encoder import read_end_of_turn
 from hermes.checkpoint import Companions
 from hermes.checkpoint.layout import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
-from hermes.errors import CheckpointError
+from hermes.errors import CheckpointError, HermesError
 from hermes.interop.huggingface.config_writer import make_config
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
@@ -18,6 +18,7 @@ from hermes.tokenizer.files import has_tokenizer, is_tokenizer_file
 
 __all__ = [
     "adapt_companions",
+    "explain_no_text",
     "open_tokenizer",
     "parse_object",
     "read_companions",
@@ -50,6 +51,14 @@ def open_tokenizer(
         return None
     told = {name: value for name, value in ids.items() if value is not None}
     return Tokenizer.from_files({**files, CONFIG: json.dumps(told).encode()}, where)
+
+
+def explain_no_text(files: Mapping[str, bytes], ids: Mapping[str, Any], where: Path) -> str:
+    """Explain why a model can do nothing with text; "" if its tokenizer opens."""
+    try:
+        return "" if open_tokenizer(files, ids, where) else "no tokenizer"
+    except HermesError as error:
+        return f"the tokenizer cannot be read: {error}"
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:

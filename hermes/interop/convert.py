@@ -1,14 +1,14 @@
 """Converts any model that hermes can open into a folder for hermes or for other tools."""
 
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hermes import mal
 from hermes.checkpoint import Disk, TensorInfo
-from hermes.checkpoint.compatibility import require_vocabulary
+from hermes.checkpoint.compatibility import list_tokens_beyond
 from hermes.checkpoint.layout import CONFIG, SPEC, TOKENIZER
 from hermes.checkpoint.weights import SHARD_LIMIT
 from hermes.errors import HermesError
@@ -59,6 +59,7 @@ def convert(
     to: str,
     dtype: str | None = None,
     config: Path | None = None,
+    ignore_fields: Sequence[str] = (),
     adapter: Path | None = None,
     backend: str | None = None,
     shard_limit: int = SHARD_LIMIT,
@@ -70,21 +71,26 @@ def convert(
     The result is read back and verified, see `verify_conversion`. Tensors are converted one at a
     time. to: 'hermes' for a checkpoint of hermes, 'hf' for Hugging Face's own tensor names,
     'mlx-adapter' for a run's adapters alone, as mlx-lm loads them, in the stored dtype. dtype:
-    float32, bfloat16, float16 or float64; None keeps the stored one. config: see `open_model`.
-    adapter: a PEFT folder to merge. on_progress: called with the stage, "writing" or "comparing",
-    and the fraction of it that is done. Raises HermesError and its subclasses.
+    float32, bfloat16, float16 or float64; None keeps the stored one. config, ignore_fields: see
+    `open_model`. adapter: a PEFT folder to merge. on_progress: called with the stage, "writing" or
+    "comparing", and the fraction of it that is done. Raises HermesError and its subclasses.
     """
     if to not in TARGETS:
         raise HermesError(f"to is {to!r}; it must be one of {', '.join(TARGETS)}")
     if dtype is not None and dtype not in DTYPE_CODES:
         raise HermesError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_CODES)}")
-    model = open_model(source, config=config)
+    model = open_model(source, config=config, ignore_fields=ignore_fields)
     if to == "mlx-adapter":
         return _convert_adapters(model, target, adapter, dtype, backend, disk)
     model = merge_adapter(model, adapter) if adapter else model
     if TOKENIZER in model.files:
         where = f"{TOKENIZER} of {model.path}"
-        require_vocabulary(model.files[TOKENIZER], model.spec, where)
+        if beyond := list_tokens_beyond(model.files[TOKENIZER], model.spec, where):
+            note = (
+                f"{', '.join(beyond)} of the tokenizer has no row in the model: it is never made, "
+                "and no text may have it"
+            )
+            model = replace(model, notes=(*model.notes, note))
     family = find_family(model.spec, renamed=True) if to == "hf" else "hermes"
     if to == "hf" and family == "hermes":
         raise HermesError(
@@ -184,6 +190,9 @@ def _render_files(source: StoredModel, to: str, dtype: str) -> dict[str, bytes]:
     if to == "hf":
         files[CONFIG] = render_json(make_converted_config(source.spec, dtype=dtype, **ids))
     else:
-        files[CONFIG] = render_json(make_config(source.spec, dtype=dtype, **ids))
+        made = make_config(source.spec, dtype=dtype, **ids)
+        # So that the result says it wherever it is opened.
+        kept = {"hermes_ignored_fields": list(source.ignored)} if source.ignored else {}
+        files[CONFIG] = render_json({**made, **kept})
         files[SPEC] = mal.dumps(source.spec).encode("utf-8")
     return files

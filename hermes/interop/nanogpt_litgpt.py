@@ -1,10 +1,10 @@
 """Reads the configurations of nanoGPT and litgpt into specifications."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hermes.interop.huggingface.families import build_pattern
 from hermes.interop.huggingface.fields import Fields
+from hermes.interop.huggingface.layers import build_pattern
 from hermes.spec import (
     MAX_LAYERS,
     AttentionSpec,
@@ -26,13 +26,15 @@ from hermes.spec import (
 __all__ = ["read_litgpt", "read_nanogpt"]
 
 
-def read_nanogpt(model_args: Mapping[str, Any]) -> ModelSpec:
+def read_nanogpt(model_args: Mapping[str, Any], ignore_fields: Iterable[str] = ()) -> ModelSpec:
     """Read the `model_args` of a nanoGPT checkpoint. Raises SpecError.
+
+    ignore_fields: unknown fields to pass over.
 
     The activation is the exact gelu, which nanoGPT has used since May 2023. Before that it was
     gelu_tanh, and a checkpoint does not tell which.
     """
-    fields = Fields(model_args, where="model_args")
+    fields = Fields(model_args, where="model_args", ignore=ignore_fields)
     bias, rate = fields.take_flag("bias", True), fields.take_number("dropout") or 0.0
     length, width = fields.take_size("block_size"), fields.take_size("n_embd")
     block = BlockSpec(
@@ -68,9 +70,16 @@ _IGNORED = """
 _HARMLESS = frozenset(_IGNORED.split())
 
 
-def read_litgpt(config: Mapping[str, Any], where: str = "model_config.yaml") -> ModelSpec:
-    """Read litgpt's model_config.yaml. Raises SpecError."""
-    fields = Fields(config, where=where)
+def read_litgpt(
+    config: Mapping[str, Any],
+    where: str = "model_config.yaml",
+    ignore_fields: Iterable[str] = (),
+) -> ModelSpec:
+    """Read litgpt's model_config.yaml. Raises SpecError.
+
+    ignore_fields: unknown fields to pass over.
+    """
+    fields = Fields(config, where=where, ignore=ignore_fields)
     name = fields.take_text("name", "")
     gemma = "Gemma" in name  # litgpt decides the unit offset of norms by the name, too
     if "OLMo-1B" in name or "OLMo-7B" in name:

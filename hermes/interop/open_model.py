@@ -15,15 +15,15 @@ from hermes import mal
 from hermes.checkpoint import SkippedCheckpoint, list_steps, locate
 from hermes.checkpoint.layout import CONFIG, SPEC
 from hermes.checkpoint.manifest import MANIFEST
-from hermes.checkpoint.weights import INDEX, MODEL, read_weights
+from hermes.checkpoint.weights import read_weights
 from hermes.errors import CheckpointError, HermesError
 from hermes.interface import Tensors
 from hermes.interop.companions import parse_object, read_companions
 from hermes.interop.hub import resolve_hub_path
-from hermes.interop.huggingface.config_reader import read_config
+from hermes.interop.huggingface.config_reader import read_any_config
 from hermes.interop.nanogpt_litgpt import read_litgpt, read_nanogpt
-from hermes.interop.tensor_names import unpack
-from hermes.interop.torch_checkpoint import TorchFile
+from hermes.interop.tensor_names import TensorSource, unpack
+from hermes.interop.torch_checkpoint import TorchFile, read_folder
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
 
@@ -40,7 +40,8 @@ class StoredModel:
 
     kind: what the files are, in words. params: our tensors, each read on access. dtypes: the code
     in which each is stored, like F32 or BF16. files: companion files by name. ids: special tokens
-    of its config. notes: for the user. adapted: whether adapters are merged into params.
+    of its config. notes: for the user. adapted: whether adapters are merged into params. ignored:
+    unknown fields of its config that were passed over.
     """
 
     path: Path
@@ -52,40 +53,44 @@ class StoredModel:
     ids: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     adapted: bool = False
+    ignored: tuple[str, ...] = ()
 
 
-def open_model(path: Path, *, config: Path | None = None) -> StoredModel:
+def open_model(
+    path: Path, *, config: Path | None = None, ignore_fields: Iterable[str] = ()
+) -> StoredModel:
     """Open a model of any supported kind.
 
     path: a checkpoint or run of hermes, a Hugging Face or litgpt folder, a .safetensors file, a
     file of torch.save, or hf://OWNER/REPO, which is downloaded first. config: the architecture,
-    where the files do not have it, as config.json, .mal or litgpt's .yaml. Raises CheckpointError,
-    SpecError, StorageError, MissingBackend, and for the Hub HermesError.
+    where the files do not have it, as config.json, .mal or litgpt's .yaml. ignore_fields: fields of
+    the configuration that hermes does not know and that are to be passed over. Raises
+    CheckpointError, SpecError, StorageError, MissingBackend, and for the Hub HermesError.
     """
     local, notes = resolve_hub_path(path)
-    source = _open(local, config)
+    source = _open(local, config, tuple(ignore_fields))
     return replace(source, notes=notes + source.notes) if notes else source
 
 
-def _open(path: Path, config: Path | None) -> StoredModel:
+def _open(path: Path, config: Path | None, ignore: tuple[str, ...]) -> StoredModel:
     if path.is_dir():
         if config is not None:
             raise HermesError(f"{path} is a folder, which has its own config; leave --config out")
         if (path / MANIFEST).exists() or list_steps(path):
             return _open_checkpoint(path)
         if (path / CONFIG).exists():
-            return _open_folder(path)
+            return _open_folder(path, ignore)
         if (path / LITGPT).exists():
-            return _open_torch(path / LITGPT, config)
+            return _open_torch(path / LITGPT, config, ignore)
         raise CheckpointError(
             f"{path} is no model hermes reads: it has no {MANIFEST}, {CONFIG} or {LITGPT}"
         )
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder; check the name")
     if path.suffix == ".safetensors":
-        return _open_weights(path, config)
+        return _open_weights(path, config, ignore)
     if path.suffix in TORCH_ENDINGS:
-        return _open_torch(path, config)
+        return _open_torch(path, config, ignore)
     raise CheckpointError(
         f"{path} is no model hermes reads: a file must end in .safetensors, "
         f"{', '.join(TORCH_ENDINGS)}"
@@ -115,68 +120,96 @@ def note_skipped(skipped: Iterable[SkippedCheckpoint]) -> tuple[str, ...]:
     return tuple(f"passed over {skip.path.name}: {skip.reason}" for skip in skipped)
 
 
-def _open_folder(path: Path) -> StoredModel:
-    if not (path / MODEL).exists() and not (path / INDEX).exists():
-        raise CheckpointError(
-            f"{path} has no {MODEL} and no {INDEX}; hermes reads weights as safetensors"
-        )
+@dataclass(frozen=True)
+class _Architecture:
+    """What a configuration says. family: of the tensors' layout. wrapped: as in `ReadConfig`."""
+
+    spec: ModelSpec
+    family: str
+    ids: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    wrapped: bool = False
+
+
+def _make_model(
+    path: Path, kind: str, source: TensorSource, found: _Architecture, companions: Path
+) -> StoredModel:
+    """Make the model of a file's tensors under what its configuration says."""
+    if found.wrapped and not any("lm_head" in name for name in source.infos):
+        # Whether a head is tied stands in different places of a wrapper's configuration.
+        tied = replace(found.spec.embeddings, tie_weights=True)
+        found = replace(found, spec=replace(found.spec, embeddings=tied))
+    params, dtypes = unpack(source, found.spec, found.family, str(path), wrapped=found.wrapped)
+    return StoredModel(
+        path,
+        kind,
+        found.spec,
+        params,
+        dtypes,
+        read_companions(companions),
+        found.ids,
+        found.notes,
+        ignored=found.ignored,
+    )
+
+
+def _open_folder(path: Path, ignore: tuple[str, ...]) -> StoredModel:
     # A checkpoint of hermes that lost its manifest: model.mal is more exact than config.json.
-    own = (path / SPEC).exists()
-    spec, family, ids = _read_architecture(path / CONFIG)
-    spec, family = (mal.load(path / SPEC), "hermes") if own else (spec, family)
-    params, dtypes = unpack(read_weights(path), spec, family, str(path))
-    kind = f"Hugging Face folder, {family}"
-    return StoredModel(path, kind, spec, params, dtypes, read_companions(path), ids)
+    if (path / SPEC).exists():
+        found = _Architecture(mal.load(path / SPEC), "hermes", _read_config_ids(path / CONFIG))
+    else:
+        found = _read_architecture(path / CONFIG, ignore)
+    source, notes = read_folder(path)
+    found = replace(found, notes=found.notes + notes)
+    return _make_model(path, f"Hugging Face folder, {found.family}", source, found, path)
 
 
-def _open_weights(path: Path, config: Path | None) -> StoredModel:
+def _open_weights(path: Path, config: Path | None, ignore: tuple[str, ...]) -> StoredModel:
     near = path.with_name(CONFIG)
     if config is None and not near.exists():
         raise CheckpointError(f"{path} holds weights only; name their model with --config")
-    spec, family, ids = _read_architecture(config or near)
-    params, dtypes = unpack(read_weights(path), spec, family, str(path))
-    return StoredModel(
-        path, f"weights, {family}", spec, params, dtypes, read_companions(path.parent), ids
-    )
+    found = _read_architecture(config or near, ignore)
+    return _make_model(path, f"weights, {found.family}", read_weights(path), found, path.parent)
 
 
-def _open_torch(path: Path, config: Path | None) -> StoredModel:
+def _open_torch(path: Path, config: Path | None, ignore: tuple[str, ...]) -> StoredModel:
     file = TorchFile(path)
     args = file.extras.get("model_args")
-    near = path.with_name(LITGPT_CONFIG)
-    notes: tuple[str, ...] = ()
-    ids: Mapping[str, Any] = {}
+    near, beside = path.with_name(LITGPT_CONFIG), path.with_name(CONFIG)
     if config is None and isinstance(args, dict):
-        spec, family = read_nanogpt(args), "nanogpt"
-        notes = (
+        note = (
             "nanoGPT's gelu is read as the exact one; checkpoints from before May 2023 used "
-            "gelu_tanh",
+            "gelu_tanh"
         )
-    elif config is not None or near.exists():
-        spec, family, ids = _read_architecture(config or near)
+        spec = read_nanogpt(args, ignore)
+        found = _Architecture(spec, "nanogpt", notes=(note,), ignored=ignore)
+    elif config is not None or near.exists() or beside.exists():
+        found = _read_architecture(config or (near if near.exists() else beside), ignore)
     else:
         raise CheckpointError(
             f"{path} does not tell its architecture: it has no model_args like nanoGPT's and no "
-            f"{LITGPT_CONFIG} beside it; name the architecture with --config"
+            f"{LITGPT_CONFIG} or {CONFIG} beside it; name the architecture with --config"
         )
     if "optimizer" in file.extras:
-        notes += ("the optimizer state is not converted, as it has names of its own",)
-    if family == "litgpt" and any(".attn.attn." in name for name in file):
-        family = "litgpt-old"
-    params, dtypes = unpack(file, spec, family, str(path))
-    return StoredModel(
-        path, f"{family} checkpoint", spec, params, dtypes, read_companions(path.parent), ids, notes
-    )
+        lost = "the optimizer state is not converted, as it has names of its own"
+        found = replace(found, notes=(*found.notes, lost))
+    if found.family == "litgpt" and any(".attn.attn." in name for name in file):
+        found = replace(found, family="litgpt-old")
+    return _make_model(path, f"{found.family} checkpoint", file, found, path.parent)
 
 
-def _read_architecture(path: Path) -> tuple[ModelSpec, str, Mapping[str, Any]]:
-    """Read any kind of configuration: the spec, the family of its tensor layout, and token ids."""
+def _read_architecture(path: Path, ignore: tuple[str, ...]) -> _Architecture:
+    """Read any kind of configuration."""
     match path.suffix:
         case ".json":
             values = parse_object(read_small(path), str(path))
-            return read_config(values), values["model_type"], _read_token_ids(values)
+            read = read_any_config(values, ignore)
+            return _Architecture(
+                read.spec, read.family, _read_token_ids(values), read.notes, ignore, read.wrapped
+            )
         case ".mal":
-            return mal.load(path), "hermes", {}
+            return _Architecture(mal.load(path), "hermes")
         case ".yaml" | ".yml":
             try:
                 values = yaml.safe_load(read_small(path))
@@ -186,8 +219,12 @@ def _read_architecture(path: Path) -> tuple[ModelSpec, str, Mapping[str, Any]]:
                 ) from error
             if not isinstance(values, dict):
                 raise CheckpointError(f"{path} must hold an object")
-            return read_litgpt(values, str(path)), "litgpt", {}
+            return _Architecture(read_litgpt(values, str(path), ignore), "litgpt", ignored=ignore)
     raise HermesError(f"--config {path} must end in .json, .mal or .yaml")
+
+
+def _read_config_ids(path: Path) -> dict[str, Any]:
+    return _read_token_ids(parse_object(read_small(path), str(path)))
 
 
 def _read_token_ids(config: Mapping[str, Any]) -> dict[str, Any]:

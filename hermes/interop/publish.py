@@ -1,7 +1,7 @@
 """Uploads a model to the Hugging Face Hub: converted, verified, and in a single commit."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,6 +56,7 @@ def publish(
     to: str = "hermes",
     dtype: str | None = None,
     config: Path | None = None,
+    ignore_fields: Sequence[str] = (),
     public: bool = False,
     endpoint: str | None = None,
     backend: str | None = None,
@@ -75,6 +76,7 @@ def publish(
             to=to,
             dtype=dtype,
             config=config,
+            ignore_fields=ignore_fields,
             backend=backend,
             on_progress=on_progress,
         )

@@ -6,23 +6,25 @@ and its relatives have our own names, so their layout is one to one.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hermes.checkpoint import TensorInfo
 from hermes.checkpoint.weights import strip_wrappers
 from hermes.errors import CheckpointError
 from hermes.interface import Array, LazyTensors, Tensors
+from hermes.interop.huggingface.families import FAMILIES
+from hermes.interop.huggingface.tensor_modules import GPT2, QKV
 from hermes.numerics.params import Tensor, list_norms, list_parameters
 from hermes.spec import BlockSpec, ModelSpec
 
 __all__ = ["StoredTensor", "TensorSource", "make_layout", "pack", "unpack"]
 
 EMBEDDING = "model.embed_tokens.weight"
-OPTIONAL = "transformer."  # prefix of GPT-2's names in some files
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -42,62 +44,76 @@ class StoredTensor:
 
     parts: our names. groups: each part's rows are cut into so many equal groups, and the tensor is
     group 0 of every part, then group 1 of every part, and so on. transposed: stored as (in, out).
+    rows_before: rows that nothing uses, before ours. rotary: for parts whose heads have rotary
+    pairs of neighbours there, (size of a head, how many of it turn). columns: a vector is stored as
+    rows of so many.
     """
 
     name: str
     parts: tuple[str, ...]
     groups: int = 1
     transposed: bool = False
+    rows_before: int = 0
+    rotary: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    columns: int = 0
 
     def compute_shape(self, table: Mapping[str, Tensor]) -> tuple[int, ...]:
         """Compute its shape from those of its parts."""
-        rows = sum(table[part].shape[0] for part in self.parts)
+        rows = self.rows_before + sum(table[part].shape[0] for part in self.parts)
         shape = (rows, *table[self.parts[0]].shape[1:])
+        if self.columns:
+            return (rows // self.columns, self.columns)
         return shape[::-1] if self.transposed else shape
 
     def pack(self, params: Tensors) -> Array:
         """Assemble the stored tensor from ours."""
-        arrays = [params[part] for part in self.parts]
+        arrays = [self._permute(params[part], part, np.argsort) for part in self.parts]
         if len(arrays) > 1:
             shares = [a.reshape(self.groups, -1, *a.shape[1:]) for a in arrays]
             joined = np.concatenate(shares, axis=1)
             whole = joined.reshape(-1, *joined.shape[2:])
         else:
             whole = arrays[0]
+        if self.rows_before:
+            unused = np.zeros((self.rows_before, *whole.shape[1:]), whole.dtype)
+            whole = np.concatenate([unused, whole])
+        if self.columns:
+            return whole.reshape(-1, self.columns)
         return whole.T if self.transposed else whole
 
     def unpack(self, stored: Array, part: str, table: Mapping[str, Tensor]) -> Array:
         """Extract one of our tensors from the stored one."""
-        whole = stored.T if self.transposed else stored
+        stored = stored.reshape(-1) if self.columns else stored
+        whole = (stored.T if self.transposed else stored)[self.rows_before :]
         if len(self.parts) > 1:
             sizes = [table[p].shape[0] // self.groups for p in self.parts]
             start = sum(sizes[: self.parts.index(part)])
             shares = whole.reshape(self.groups, -1, *whole.shape[1:])
             size = table[part].shape[0] // self.groups
             whole = shares[:, start : start + size]
-        return np.ascontiguousarray(whole.reshape(table[part].shape))
+        ours = whole.reshape(table[part].shape)
+        return np.ascontiguousarray(self._permute(ours, part, lambda order: order))
+
+    def _permute(
+        self, array: Array, part: str, choose: Callable[[NDArray[np.intp]], NDArray[np.intp]]
+    ) -> Array:
+        """Permute the rows of every head from neighbours to halves, or back.
+
+        choose: the order, or its inverse.
+        """
+        if part not in self.rotary:
+            return array
+        size, turning = self.rotary[part]
+        pairs = np.arange(turning)
+        order = np.concatenate([pairs[::2], pairs[1::2], np.arange(turning, size)])
+        heads = array.reshape(-1, size, *array.shape[1:])
+        return heads[:, choose(order)].reshape(array.shape)
 
 
-# Their module -> ours. {i} is the layer; {attention_in} and the like are places of NORM_NAMES and
-# stand for the norm at that position. `*` marks a matrix stored as (in, out), `@` rows interleaved
-# by groups. A tensor's name is its module's with .weight or .bias.
-_QKV = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"
-_GPT2 = {
-    "wte": "model.embed_tokens",
-    "wpe": "model.embed_positions",
-    "h.{i}.ln_1": "{attention_in}",
-    "h.{i}.attn.c_attn*": _QKV,
-    "h.{i}.attn.c_proj*": "self_attn.o_proj",
-    "h.{i}.ln_2": "{ffn_in}",
-    "h.{i}.mlp.c_fc*": "mlp.up_proj",
-    "h.{i}.mlp.c_proj*": "mlp.down_proj",
-    "ln_f": "model.norm",
-    "lm_head": "lm_head",
-}
 _LITGPT = {
     "wte": "model.embed_tokens",
     "h.{i}.norm_1": "{attention_in}",
-    "h.{i}.attn.qkv": _QKV,
+    "h.{i}.attn.qkv": QKV,
     "h.{i}.attn.norm_q": "self_attn.q_norm",
     "h.{i}.attn.norm_k": "self_attn.k_norm",
     "h.{i}.attn.proj": "self_attn.o_proj",
@@ -110,29 +126,12 @@ _LITGPT = {
     "lm_head": "lm_head",
 }
 _GATED = {"h.{i}.mlp.fc_1": "mlp.gate_proj", "h.{i}.mlp.fc_2": "mlp.up_proj"}
-_GPT_NEOX = {
-    "gpt_neox.embed_in": "model.embed_tokens",
-    "gpt_neox.layers.{i}.input_layernorm": "{attention_in}",
-    "gpt_neox.layers.{i}.attention.query_key_value@": _QKV,
-    "gpt_neox.layers.{i}.attention.dense": "self_attn.o_proj",
-    "gpt_neox.layers.{i}.post_attention_layernorm": "{ffn_in}",
-    "gpt_neox.layers.{i}.mlp.dense_h_to_4h": "mlp.up_proj",
-    "gpt_neox.layers.{i}.mlp.dense_4h_to_h": "mlp.down_proj",
-    "gpt_neox.final_layer_norm": "model.norm",
-    "embed_out": "lm_head",
-}
 
 
 def _choose_modules(spec: ModelSpec, family: str) -> Mapping[str, str] | None:
     match family:
-        case "gpt2" if spec.embeddings.tie_weights:
-            return _GPT2
-        case "gpt2":  # untied: without the prefix, transformers 4 takes the head for a layer
-            return {n if n == "lm_head" else OPTIONAL + n: ours for n, ours in _GPT2.items()}
         case "nanogpt":  # GPT-2's names over ordinary matrices
-            return {name.removesuffix("*"): ours for name, ours in _GPT2.items()}
-        case "gpt_neox":
-            return _GPT_NEOX
+            return {name.removesuffix("*"): ours for name, ours in GPT2.items()}
         case "litgpt" | "litgpt-old":
             modules = dict(_LITGPT)
             ffn = spec.layers[0].ffn
@@ -141,9 +140,9 @@ def _choose_modules(spec: ModelSpec, family: str) -> Mapping[str, str] | None:
                 modules |= _GATED
             if family == "litgpt-old":
                 del modules["h.{i}.attn.qkv"]
-                modules["h.{i}.attn.attn@"] = _QKV
+                modules["h.{i}.attn.attn@"] = QKV
             return modules
-    return None
+    return FAMILIES[family].find_modules(spec) if family in FAMILIES else None
 
 
 def make_layout(spec: ModelSpec, family: str) -> list[StoredTensor]:
@@ -154,10 +153,18 @@ def make_layout(spec: ModelSpec, family: str) -> list[StoredTensor]:
     """
     table = list_parameters(spec)
     modules = _choose_modules(spec, family)
+    rotary = _list_rotary(spec, family)
     if modules is None:
-        return [StoredTensor(name, (name,)) for name in table]
+        columns = _list_columns(spec, family)
+        return [
+            StoredTensor(name, (name,), rotary=_pick(rotary, (name,)), columns=columns.get(name, 0))
+            for name in table
+        ]
     once = [
-        s for name, ours in modules.items() if "{i}" not in name for s in _make_stored(name, [ours])
+        s
+        for name, ours in modules.items()
+        if "{i}" not in name
+        for s in _make_stored(name, [ours], 1, {})
     ]
     layered = [
         stored
@@ -168,6 +175,7 @@ def make_layout(spec: ModelSpec, family: str) -> list[StoredTensor]:
             name.replace("{i}", str(i)),
             [f"model.layers.{i}.{part}" for part in _resolve_norm_name(ours, layer).split()],
             attention.kv_heads,
+            rotary,
         )
     ]
     layout = [stored for stored in once + layered if stored.parts[0] in table]
@@ -182,47 +190,98 @@ def _resolve_norm_name(ours: str, layer: BlockSpec) -> str:
     return ours if position == ours else list_norms(layer).get(position, "-")
 
 
-def _make_stored(name: str, parts: list[str], groups: int = 1) -> Iterator[StoredTensor]:
-    plain = name.rstrip("*@")
-    grouped = groups if name.endswith("@") else 1
+def _list_rotary(spec: ModelSpec, family: str) -> dict[str, tuple[int, int]]:
+    """List the tensors whose rotary pairs are neighbours in the files of a family."""
+    if family not in FAMILIES or not FAMILIES[family].interleaved:
+        return {}
+    return {
+        f"model.layers.{i}.self_attn.{name}.{kind}": (attention.head_size, attention.rotary_size)
+        for i, attention in enumerate(spec.attentions)
+        for name in ("q_proj", "k_proj", "q_norm", "k_norm")
+        for kind in ("weight", "bias")
+        if attention.rotary_size
+    }
+
+
+def _list_columns(spec: ModelSpec, family: str) -> dict[str, int]:
+    """List the norms that a family stores with a row for each head, and the size of a row."""
+    if family not in FAMILIES or not FAMILIES[family].norms_by_head:
+        return {}
+    return {
+        f"model.layers.{i}.self_attn.{name}_norm.weight": attention.head_size
+        for i, attention in enumerate(spec.attentions)
+        for name in ("q", "k")
+    }
+
+
+def _pick(
+    rotary: Mapping[str, tuple[int, int]], parts: Iterable[str]
+) -> dict[str, tuple[int, int]]:
+    return {part: rotary[part] for part in parts if part in rotary}
+
+
+_MARKED = re.compile(r"(?P<plain>[^*@+]+)(?P<mark>[*@+]?)(?P<number>\d*)")
+
+
+def _make_stored(
+    name: str, parts: list[str], kv_heads: int, rotary: Mapping[str, tuple[int, int]]
+) -> Iterator[StoredTensor]:
+    found = _MARKED.fullmatch(name)
+    assert found is not None, f"{name} is not a module's name with a mark"
+    plain, mark, number = found["plain"], found["mark"], int(found["number"] or 0)
     for kind in ("weight", "bias"):
+        ours = tuple(f"{part}.{kind}" for part in parts)
         yield StoredTensor(
             f"{plain}.{kind}",
-            tuple(f"{part}.{kind}" for part in parts),
-            grouped,
-            transposed=name.endswith("*") and kind == "weight",
+            ours,
+            (number or kv_heads) if mark == "@" else 1,
+            transposed=mark == "*" and kind == "weight",
+            rows_before=number if mark == "+" else 0,
+            rotary=_pick(rotary, ours),
         )
 
 
 # Buffers in older files, which are not parameters: causal masks and RoPE frequencies.
-_BUFFERS = re.compile(r"(h\.\d+\.attn|.*\.attention)\.(masked_)?bias|.*rotary_emb\.inv_freq")
-_HEADS = ("lm_head.weight", "embed_out.weight")
+_BUFFERS = re.compile(
+    r".*\battn(\.attention)?\.((masked_)?bias|causal_mask|embed_positions)"
+    r"|.*\battention\.(masked_)?bias|.*rotary_emb\..*inv_freq|.*rotary_emb\.(cos|sin)_cached"
+)
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+# What models of pictures and text have besides the language model.
+_PICTURES = re.compile(
+    r"(vision_.*|visual|multi_modal_projector|mm_projector|image_.*|audio_.*)\..*"
+)
+# Modules that hold the whole model, by which classes differ from their base classes.
+_HOLDERS = ("model", "transformer", "gpt_neox", "language_model", "decoder")
 
 
 def unpack(
-    source: TensorSource, spec: ModelSpec, family: str, where: str
+    source: TensorSource, spec: ModelSpec, family: str, where: str, *, wrapped: bool = False
 ) -> tuple[LazyTensors, dict[str, str]]:
     """Extract our tensors from a file in the layout of `family`, each on access.
 
     Also returns the dtype code of each in the file. The file must have every tensor of the layout
-    in its shape, and no other besides buffers and a tied head that equals the embedding. Raises
-    CheckpointError.
+    in its shape, and no other besides buffers and a tied head that equals the embedding. Names may
+    lack the modules that hold the model, as those of a base class do, or have more of them.
+    wrapped: whether tensors of a part for pictures are left out. Raises CheckpointError.
     """
     table, layout = list_parameters(spec), make_layout(spec, family)
     found = _strip_prefixes(source, where)
     origins: dict[str, tuple[StoredTensor, str]] = {}
     for stored in layout:
-        name = found.pop(stored.name.removeprefix(OPTIONAL), None)
+        name = found.pop(_strip_holders(stored.name), None)
         if name is None:
-            raise CheckpointError(f"{where} has no tensor {stored.name!r}, which its config needs")
+            raise CheckpointError(_explain_missing(where, stored.name, found))
         kind, shape = source.infos[name], stored.compute_shape(table)
+        if kind.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{where}: tensor {name!r} is {kind.dtype}, and hermes reads {', '.join(FLOATS)}; "
+                "if the weights are quantized, dequantize them first: mlx_lm.convert --dequantize, "
+                "or transformers' dequantize()"
+            )
         if kind.shape != shape:
             raise CheckpointError(
                 f"{where}: tensor {name!r} has shape {kind.shape}, expected {shape}"
-            )
-        if kind.dtype not in FLOATS:
-            raise CheckpointError(
-                f"{where}: tensor {name!r} is {kind.dtype}, expected one of {', '.join(FLOATS)}"
             )
         origins |= {part: (stored, name) for part in stored.parts}
     embedding = origins[EMBEDDING][1]
@@ -233,7 +292,7 @@ def unpack(
                     f"{where} has a {name!r} that differs from {embedding!r}, "
                     "but its config ties the two"
                 )
-        elif not _BUFFERS.fullmatch(plain):
+        elif not _BUFFERS.fullmatch(plain) and not (wrapped and _PICTURES.fullmatch(plain)):
             raise CheckpointError(f"{where} has a tensor {name!r}, which its config does not have")
 
     def make(part: str) -> Array:
@@ -244,15 +303,46 @@ def unpack(
     return LazyTensors(table, make), dtypes
 
 
+def _strip_holders(name: str) -> str:
+    """Remove the modules that hold the model from the front of a name."""
+    parts = name.split(".")
+    while len(parts) > 1 and parts[0] in _HOLDERS:
+        parts.pop(0)
+    return ".".join(parts)
+
+
 def _strip_prefixes(source: TensorSource, where: str) -> dict[str, str]:
-    """Map names without the prefixes of wrappers and of GPT-2 to the names in the file."""
+    """Map names without wrappers and holders to the names in the file."""
     found: dict[str, str] = {}
     for name in source.infos:
-        plain = strip_wrappers(name).removeprefix(OPTIONAL)
+        plain = _strip_holders(strip_wrappers(name))
         if plain in found:
-            raise CheckpointError(f"{where} has two tensors for {plain!r}")
+            raise CheckpointError(
+                f"{where} has two tensors for {plain!r}: {found[plain]!r}, {name!r}"
+            )
         found[plain] = name
     return found
+
+
+def _explain_missing(where: str, name: str, found: Mapping[str, str]) -> str:
+    """Explain that a tensor is missing, with what to do in the cases that are known."""
+    said = f"{where} has no tensor {name!r}, which its config needs"
+    if _strip_holders(name) in _HEADS:
+        return (
+            f"{said}: it was saved from the class without a head, or its head is tied, which "
+            'config.json says by "tie_word_embeddings": true'
+        )
+    lora = next(
+        (other for other in found.values() if "lora_" in other or "base_layer" in other), ""
+    )
+    if lora:
+        return f"{said}: it has adapters in it, like {lora!r}; merge them in PEFT and save again"
+    scales = next(
+        (other for other in found if other.endswith((".scales", ".qweight", ".absmax"))), ""
+    )
+    if scales:
+        return f"{said}: its weights are quantized ({scales!r}); dequantize them first"
+    return said
 
 
 def pack(params: Tensors, spec: ModelSpec, family: str) -> LazyTensors:

@@ -12,12 +12,15 @@ import ml_dtypes
 import numpy as np
 
 from hermes.checkpoint import TensorInfo
+from hermes.checkpoint.weights import INDEX, MODEL, Weights, read_weight_map, read_weights
 from hermes.errors import CheckpointError, MissingBackend, StorageError
 from hermes.interface import Array
 from hermes.storage.reading import read_start
 
-__all__ = ["TorchFile"]
+__all__ = ["TorchFile", "read_folder"]
 
+BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+ADAPTER = "adapter_config.json"
 ZIP = b"PK\x03\x04"
 CODES = {
     "torch.float64": "F64",
@@ -71,6 +74,50 @@ class TorchFile(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+
+class TorchShards(Mapping[str, Array]):
+    """The tensors of several files that an index names, each read on access."""
+
+    def __init__(self, index: Path):
+        weight_map = read_weight_map(index)
+        files = {name: TorchFile(index.with_name(name)) for name in set(weight_map.values())}
+        for name, file in weight_map.items():
+            if name not in files[file].infos:
+                raise CheckpointError(f"{index} puts {name!r} into {file}, which lacks it")
+        self._files = {name: files[file] for name, file in weight_map.items()}
+        self.infos = {name: file.infos[name] for name, file in self._files.items()}
+
+    def __getitem__(self, name: str) -> Array:
+        return self._files[name][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def read_folder(path: Path) -> tuple[Weights | TorchFile | TorchShards, tuple[str, ...]]:
+    """Open the weights of a Hugging Face folder: safetensors, else PyTorch's older files.
+
+    Also returns notes for the user. Raises CheckpointError, StorageError, MissingBackend.
+    """
+    if (path / MODEL).exists() or (path / INDEX).exists():
+        return read_weights(path), ()
+    for name, read in ((BIN, TorchFile), (BIN_INDEX, TorchShards)):
+        if (path / name).exists():
+            note = f"the weights are read from {name}, and no code in it is run"
+            return read(path / name), (note,)
+    if (path / ADAPTER).exists():
+        raise CheckpointError(
+            f"{path} is an adapter, which belongs to another model: hermes merge --checkpoint "
+            f"MODEL --adapter {path}"
+        )
+    raise CheckpointError(
+        f"{path} has no {MODEL}, {INDEX}, {BIN} or {BIN_INDEX}; give a file of weights by its own "
+        "name, with --config"
+    )
 
 
 def _is_plain(tensor: Any) -> bool:

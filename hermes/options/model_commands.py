@@ -8,7 +8,7 @@ from hermes.options.training_commands import TEXT_FILES
 __all__ = ["MODEL_COMMANDS"]
 
 # What all that use a trained model share.
-_LOADED = ("checkpoint", "config", "tokenizer")
+_LOADED = ("checkpoint", "config", "ignore_fields", "tokenizer")
 _DEVICE = ("backend", "device", "precision")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
 _CONFIG: Overrides = {
@@ -99,7 +99,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         grouped=True,
     ),
     "convert": CommandOptions(
-        ("to", "dtype", "config", "backend", "json"),
+        ("to", "dtype", "config", "ignore_fields", "backend", "json"),
         (
             Argument("src", "Model to read", "SRC", type=Path),
             Argument("dst", "Folder to write, which must not exist", "DST", type=Path),
@@ -125,7 +125,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         },
     ),
     "merge": CommandOptions(
-        ("checkpoint", "adapter", "output", "to", "dtype", "config"),
+        ("checkpoint", "adapter", "output", "to", "dtype", "config", "ignore_fields"),
         overrides=_CONFIG
         | {
             "checkpoint": {
@@ -147,7 +147,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         },
     ),
     "push": CommandOptions(
-        ("to", "dtype", "public", "config"),
+        ("to", "dtype", "public", "config", "ignore_fields"),
         (
             Argument("checkpoint", "Checkpoint or run to push", "CHECKPOINT", type=Path),
             Argument("repo", "Repository on the Hugging Face Hub", "OWNER/REPO"),

@@ -66,7 +66,7 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
         (Argument("runs", "Folders of the runs", "OUTPUT...", type=Path, repeated=True),),
     ),
     "info": CommandOptions(
-        ("model", "json"),
+        ("model", "ignore_fields", "json"),
         overrides={
             "model": {
                 "short": "",

@@ -6,7 +6,7 @@ __all__ = ["TEXT_FILES", "TRAINING_COMMANDS"]
 
 # What several of them share. Each command lists its options in the order of its run.yaml.
 _SAVING = ("output", "resume", "push_to_hub", "push_every_save", "allow_batch_change")
-_MODEL = ("checkpoint", "tokenizer", "eos", "bos", "config", *_SAVING)
+_MODEL = ("checkpoint", "ignore_fields", "tokenizer", "eos", "bos", "config", *_SAVING)
 _STEPS = ("lr", "batch_size", "grad_accum", "epochs", "max_steps")
 _RECIPE = (
     *("schedule", "warmup_steps", "grad_clip", "weight_decay", "seed", "val_fraction"),
@@ -38,7 +38,7 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
         (
             *("data", "text_field", "format", "tokenizer", "train_tokenizer", "vocab_size"),
             *("eos", "bos"),
-            *("model", "checkpoint", *_SAVING, *_STEPS, "seq_len", *_RECIPE),
+            *("model", "checkpoint", "ignore_fields", *_SAVING, *_STEPS, "seq_len", *_RECIPE),
             *(*_MACHINE, "config", "set"),
         ),
         (TEXT_FILES,),

@@ -99,6 +99,9 @@ def _make_model_options() -> tuple[Option, ...]:
         Option("model", short="-m", default="tiny", metavar="NAME|FILE", group=group,
                is_path=True, per_rank=True,
                help="Architecture to train: the name of a bundled model, or a .mal file"),
+        Option("ignore_fields", alias="--ignore-field", multiple=True, metavar="NAME", group=group,
+               help="Pass over this field of the model's config.json, which hermes does not know; "
+               "repeatable"),
         Option("checkpoint", short="-c", metavar="MODEL", group=group, fixed=True, is_path=True,
                per_rank=True,
                help="Model to start from: a checkpoint, a run (its newest checkpoint), a Hugging "

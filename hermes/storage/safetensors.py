@@ -195,7 +195,12 @@ class TensorFile(Mapping[str, Array]):
             read_into(self._descriptor, view, self._start + self._offsets[name], self.path)
             if info.dtype == "BOOL" and array.view(np.uint8).max() > 1:
                 raise CheckpointError(f"{self.path}: tensor {name!r} has a BOOL above 1")
-        return array.reshape(info.shape)
+        try:
+            return array.reshape(info.shape)
+        except ValueError:  # no elements, but a size that NumPy cannot count
+            raise CheckpointError(
+                f"{self.path}: tensor {name!r} has shape {info.shape}, too large"
+            ) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.infos)
@@ -255,7 +260,8 @@ def _parse_entry(path: Path, name: str, entry: Json) -> tuple[TensorInfo, int, i
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(
-            f"{path}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}"
+            f"{path}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}; "
+            "dequantize weights of fewer bits first"
         )
     if not isinstance(shape, list) or not all(map(_is_count, shape)) or len(shape) > MAX_DIMENSIONS:
         raise CheckpointError(

@@ -20,13 +20,14 @@ from tests.against_other_tools.support import (
     quiet_weights,
 )
 from tests.interop.models import MODELS, change, hot_weights
+from tests.interop.other_models import OTHERS
 
 transformers = pytest.importorskip("transformers", reason="pip install 'hermes-llm[interop-test]'")
 torch = pytest.importorskip("torch")
 
 FOUR = transformers.__version__.startswith("4.")
 READER = READERS[0] if FOUR else READERS[1]
-CASES = [pytest.param(family, spec, id=name) for name, (family, spec) in MODELS.items()]
+CASES = [pytest.param(family, spec, id=name) for name, (family, spec) in (MODELS | OTHERS).items()]
 
 
 @pytest.fixture(autouse=True, scope="module")

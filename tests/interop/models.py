@@ -16,6 +16,7 @@ from hermes.spec import (
     LinearScaling,
     Llama3Scaling,
     ModelSpec,
+    NoPositions,
     OutputSpec,
     RMSNorm,
     Rope,
@@ -57,10 +58,10 @@ def change(spec, *, attention=None, ffn=None, **fields):
     return dataclasses.replace(spec, blocks=blocks)
 
 
-def gemma(attention, name="", **fields):
+def gemma(attention, name="", norm_position="sandwich", **fields):
     heads = {"head_dim": 12} | attention
     norm = RMSNorm(1e-6, unit_offset=True)
-    return block(heads, GATED_TANH, norm=norm, norm_position="sandwich", name=name, **fields)
+    return block(heads, GATED_TANH, norm=norm, norm_position=norm_position, name=name, **fields)
 
 
 def rope(scaling=None, theta=10_000.0, rotary_dim=None):
@@ -215,6 +216,82 @@ MODELS = {
             ),
             hidden_size=90,
         ),
+    ),
+}
+
+LAYERS = (
+    dataclasses.replace(LLAMA.blocks[0], name="full"),
+    dataclasses.replace(change(LLAMA, attention={"window_size": 5}).blocks[0], name="sliding"),
+)
+STILL = dataclasses.replace(
+    change(LLAMA, attention={"position_encoding": NoPositions()}).blocks[0], name="still"
+)
+SANDWICH = change(LLAMA, attention={"bias": "qkv", **rope(rotary_dim=4)}, norm_position="sandwich")
+EXAONE4 = change(LLAMA, attention={"qk_norm": "head"}, norm_position="output")
+OLMO3 = change(OLMO2, attention={"window_size": 4})
+BIGCODE = change(GPT2, attention={"num_kv_heads": 1})
+PLAIN = {"activation": "gelu_tanh", "bias": True}
+
+MODELS |= {
+    "smollm3": ("smollm3", dataclasses.replace(LLAMA, blocks=(LAYERS[0], STILL))),
+    "smollm3 windows": ("smollm3", change(LLAMA, attention={"window_size": 5, "bias": "all"})),
+    "ministral": ("ministral", dataclasses.replace(LLAMA, blocks=LAYERS)),
+    "arcee": ("arcee", change(LLAMA, ffn={"activation": "relu2"})),
+    "arcee gelu": ("arcee", change(LLAMA, ffn={"activation": "gelu"})),
+    "seed_oss": ("seed_oss", change(LLAMA, attention={"bias": "qkv"}, ffn={"bias": True})),
+    "olmo3": ("olmo3", OLMO3),
+    "olmo3 yarn": (
+        "olmo3",
+        dataclasses.replace(
+            OLMO3,
+            blocks=(
+                dataclasses.replace(OLMO3.blocks[0], name="sliding"),
+                dataclasses.replace(change(OLMO2, attention=rope(YARN)).blocks[0], name="full"),
+            ),
+        ),
+    ),
+    "exaone4": ("exaone4", EXAONE4),
+    "exaone4 windows": (
+        "exaone4",
+        dataclasses.replace(
+            EXAONE4,
+            blocks=(
+                dataclasses.replace(
+                    change(EXAONE4, attention={"window_size": 5}).blocks[0], name="sliding"
+                ),
+                dataclasses.replace(
+                    change(EXAONE4, attention={"position_encoding": NoPositions()}).blocks[0],
+                    name="still",
+                ),
+            ),
+        ),
+    ),
+    "gemma": (
+        "gemma",
+        dataclasses.replace(
+            change(GEMMA2, attention={"window_size": None, "softcap": None, "scale": None}),
+            blocks=(gemma({}, norm_position="pre"),),
+            output=OutputSpec(),
+        ),
+    ),
+    "phi3": ("phi3", change(LLAMA, attention=rope(rotary_dim=4))),
+    "phi3 window": ("phi3", change(LLAMA, attention={"window_size": 5, **rope(rotary_dim=4)})),
+    "glm": ("glm", change(LLAMA, attention={"bias": "qkv", **rope(rotary_dim=4)})),
+    "glm4": ("glm4", SANDWICH),
+    "stablelm": ("stablelm", change(LLAMA, attention=rope(rotary_dim=2), norm=LayerNorm())),
+    "stablelm biases": (
+        "stablelm",
+        change(LLAMA, attention={"bias": "qkv", **rope(rotary_dim=2)}, norm=LayerNorm()),
+    ),
+    "gpt_bigcode": ("gpt_bigcode", BIGCODE),
+    "opt": ("opt", dataclasses.replace(change(GPT2, ffn={"activation": "relu"}), name="opt")),
+    "starcoder2": (
+        "starcoder2",
+        model(block({"bias": "all"}, PLAIN, norm=LayerNorm())),
+    ),
+    "starcoder2 window": (
+        "starcoder2",
+        model(block({"bias": "all", "window_size": 5}, PLAIN, norm=LayerNorm())),
     ),
 }
 

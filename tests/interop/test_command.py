@@ -33,7 +33,7 @@ def test_it_prints_source_target_proof_and_readers(tmp_path, weights, capfd):
         f"transformers 4.57  {renamed}",
         f"transformers 5     {renamed}",
         f"mlx-lm             {renamed}",
-        "hermes             exact",
+        "hermes             weights exact; text: no tokenizer",
         "note       --to hf makes it a model that those tools know",
     ]
     assert second == [
@@ -44,7 +44,7 @@ def test_it_prints_source_target_proof_and_readers(tmp_path, weights, capfd):
         "transformers 4.57  exact",
         "transformers 5     exact",
         "mlx-lm             exact",
-        "hermes             exact",
+        "hermes             weights exact; text: no tokenizer",
     ]
     assert err == ""
 

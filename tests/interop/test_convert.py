@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from safetensors import numpy as public
 
+import hermes
 from hermes.checkpoint import Disk, locate
 from hermes.errors import CheckpointError, HermesError, NonFinite, StorageError
 from hermes.interop.convert import convert
 from hermes.interop.huggingface.config_writer import make_config, make_converted_config
 from hermes.interop.open_model import open_model
 from hermes.interop.verify import verify_conversion
+from hermes.tokenizer import train_tokenizer
 from tests.interop.models import GEMMA3, GPT2, GPT_NEOX, LLAMA, bare, change, hot_weights
 
 FORMS = {"llama": LLAMA, "gemma3_text": GEMMA3, "gpt2": GPT2, "gpt_neox": GPT_NEOX}
@@ -276,3 +278,26 @@ def test_a_conversion_is_told_what_it_may_be(tmp_path, checkpoint):
         convert(checkpoint, tmp_path / "a", to="gguf")
     with pytest.raises(HermesError, match=r"^dtype is 'int8'; it must be one of float32, bfloat16"):
         convert(checkpoint, tmp_path / "a", to="hf", dtype="int8")
+
+
+def test_an_added_token_without_a_row_is_said_never_made_and_refused_in_text(tmp_path):
+    """Gemma 3's tokenizer has one token more than its model has rows."""
+    tokenizer = train_tokenizer(["to be or not to be"], vocab_size=270, special_tokens=["<image>"])
+    json_text = tokenizer.to_json()
+    config = json.loads(json_text)
+    last = tokenizer.vocab_size
+    config["added_tokens"].append(
+        {**config["added_tokens"][0], "id": last, "content": "<soft>", "special": True}
+    )
+    spec = dataclasses.replace(LLAMA, vocab_size=last)
+    source = bare(tmp_path / "bare", spec)
+    (tmp_path / "bare" / "tokenizer.json").write_text(json.dumps(config))
+    done = convert(**source, target=tmp_path / "out", to="hf")
+    assert any(note.startswith("<soft> of the tokenizer has no row") for note in done.notes)
+    model = hermes.load(tmp_path / "out")
+    assert model.tokenizer.vocab_size == last + 1
+    assert all(token < last for token in model.tokens("to be", max_tokens=20))
+    config["model"]["vocab"]["zzz"] = last + 1
+    (tmp_path / "bare" / "tokenizer.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="use the tokenizer that it was trained with"):
+        convert(**source, target=tmp_path / "other", to="hf")

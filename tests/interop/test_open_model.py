@@ -50,7 +50,7 @@ def test_a_source_says_what_it_lacks(tmp_path):
     with pytest.raises(CheckpointError, match=r"nothing: no such file or folder; check the name$"):
         open_model(tmp_path / "nothing")
     (empty / "config.json").write_text(json.dumps(make_config(LLAMA)))
-    with pytest.raises(CheckpointError, match="hermes reads weights as safetensors"):
+    with pytest.raises(CheckpointError, match=r"has no model.safetensors, .* with --config"):
         open_model(empty)
     public.save_file(dict(hot_weights(LLAMA)), tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match="holds weights only; name their model with --config"):
@@ -146,7 +146,7 @@ class TestTraining:
                 np.testing.assert_array_equal(found.params[name], array)
         for field, value in (("rope_interleave", True), ("n_expert", 4), ("new", 1)):
             (tmp_path / "model_config.yaml").write_text(yaml.safe_dump(config | {field: value}))
-            with pytest.raises(SpecError, match=f"model_config.yaml: {field!r} is {value}, which"):
+            with pytest.raises(SpecError, match=f"model_config.yaml: {field!r} is {value}, "):
                 open_model(tmp_path)
 
     def test_a_bfloat16_state_dict_with_a_config(self, torch, tmp_path):

@@ -118,7 +118,7 @@ def test_prefixes_of_wrappers_are_passed_over(prefix):
 def test_a_name_with_and_without_a_prefix_is_refused():
     shelf = stored("nanogpt", GPT2)
     shelf["module.ln_f.bias"] = shelf["ln_f.bias"]
-    with pytest.raises(CheckpointError, match=r"^x has two tensors for 'ln_f.bias'$"):
+    with pytest.raises(CheckpointError, match=r"^x has two tensors for 'ln_f.bias': "):
         unpack(shelf, GPT2, "nanogpt", "x")
 
 
@@ -160,7 +160,7 @@ def test_masks_and_frequencies_of_older_files_are_passed_over(family, spec):
         ),
         (
             lambda s: s.update({"ln_f.bias": np.zeros(32, np.int64)}),
-            "x: tensor 'ln_f.bias' is I64, expected one of F64, F32, F16, BF16",
+            "x: tensor 'ln_f.bias' is I64, and hermes reads F64, F32, F16, BF16",
         ),
         (
             lambda s: s.update({"lm_head.weight": s["wte.weight"] + 1}),
@@ -171,7 +171,7 @@ def test_masks_and_frequencies_of_older_files_are_passed_over(family, spec):
 def test_a_file_of_another_model_is_refused(change, sentence):
     shelf = stored("gpt2", GPT2)
     change(shelf)
-    with pytest.raises(CheckpointError, match=f"^{re.escape(sentence)}$"):
+    with pytest.raises(CheckpointError, match=f"^{re.escape(sentence)}"):
         unpack(shelf, GPT2, "gpt2", "x")
 
 

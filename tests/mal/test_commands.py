@@ -88,6 +88,8 @@ def test_info_of_a_hugging_face_folder_reads_its_config(tmp_path, capsys):
         assert run(["info", "--model", str(path), "--json"]) == 0
         facts = json.loads(capsys.readouterr().out)
         assert facts["parameters"] == 100 * 16 + 3 * (16 * 48 + 3 * 24 * 16 + 2 * 16) + 16
+        own = facts["readers"].pop("hermes")
+        assert own == ("weights exact; text: no tokenizer" if path.is_dir() else "exact")
         assert set(facts["readers"].values()) == {"exact"}
 
 

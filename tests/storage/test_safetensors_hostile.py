@@ -225,3 +225,18 @@ def test_truncation_at_every_byte_of_the_header_and_some_of_the_data_is_seen(tmp
     for size in [*range(start), *random.Random("cuts").sample(range(start, len(data)), 200)]:
         (tmp_path / "f").write_bytes(data[:size])
         refused(tmp_path / "f")
+
+
+def test_metadata_that_is_null_is_none(tmp_path):
+    """The safetensors library reads it, too."""
+    (tmp_path / "x").write_bytes(packed('{"__metadata__":null}', b""))
+    assert TensorFile(tmp_path / "x").metadata == {}
+
+
+def test_sizes_of_zero_are_read_and_one_that_numpy_cannot_count_is_refused(tmp_path):
+    head = '{"a":{"dtype":"F32","shape":[0,%d],"data_offsets":[0,0]}}'
+    (tmp_path / "x").write_bytes(packed(head % 7, b""))
+    assert TensorFile(tmp_path / "x")["a"].shape == (0, 7)
+    (tmp_path / "y").write_bytes(packed(head % 2**62, b""))
+    with pytest.raises(CheckpointError, match=r"'a' has shape .* too large"):
+        TensorFile(tmp_path / "y")["a"]

@@ -33,6 +33,7 @@ OWN = {"max_tokens": int, "seed": int}
 def chat(
     checkpoint: Path,
     config: Path | None,
+    ignore_fields: tuple[str, ...],
     tokenizer: Path | None,
     eos: str | None,
     template: str | None,
@@ -58,6 +59,7 @@ def chat(
     talk = hermes.chat(
         checkpoint,
         config=config,
+        ignore_fields=ignore_fields,
         tokenizer=tokenizer,
         eos=eos,
         template=template,

@@ -16,6 +16,7 @@ def convert(
     to: str,
     dtype: str | None,
     config: Path | None,
+    ignore_fields: tuple[str, ...],
     backend: str,
     as_json: bool,
 ) -> None:
@@ -29,7 +30,14 @@ def convert(
 
     with show_conversion() as on_progress:
         done = hermes.convert(
-            src, dst, to=to, dtype=dtype, config=config, backend=backend, on_progress=on_progress
+            src,
+            dst,
+            to=to,
+            dtype=dtype,
+            config=config,
+            ignore_fields=ignore_fields,
+            backend=backend,
+            on_progress=on_progress,
         )
     for note in done.notes:
         click.echo(f"note: {note}", err=True)

@@ -16,6 +16,7 @@ from hermes_cli.options.declarations import declare_command
 def generate(
     checkpoint: Path,
     config: Path | None,
+    ignore_fields: tuple[str, ...],
     tokenizer: Path | None,
     eos: str | None,
     bos: bool | None,
@@ -44,7 +45,15 @@ def generate(
     if prompt == "-":
         prompt = sys.stdin.read()
     model = load(
-        checkpoint, backend, device, precision, config=config, tokenizer=tokenizer, eos=eos, bos=bos
+        checkpoint,
+        backend,
+        device,
+        precision,
+        config=config,
+        ignore_fields=ignore_fields,
+        tokenizer=tokenizer,
+        eos=eos,
+        bos=bos,
     )
     sampling = model.choose_sampling(temperature, top_k, top_p, min_p)
     for index in range(num_samples):

@@ -14,7 +14,10 @@ __all__ = [
 ]
 
 
-def _read_foreign(model: str) -> ModelSpec | None:
+UNREADABLE = "cannot be read"
+
+
+def _read_foreign(model: str, ignore_fields: tuple[str, ...]) -> ModelSpec | None:
     """The model of a Hugging Face folder or config.json; None if the path is neither."""
     path = Path(model)
     if path.is_dir() and not (path / "model.mal").is_file():
@@ -22,10 +25,11 @@ def _read_foreign(model: str) -> ModelSpec | None:
     if path.suffix != ".json" or not path.is_file():
         return None
     from hermes.interop.companions import parse_object
-    from hermes.interop.huggingface.config_reader import read_config
+    from hermes.interop.huggingface.config_reader import read_any_config
     from hermes.storage.reading import read_small
 
-    return read_config(parse_object(read_small(path), str(path)))
+    values = parse_object(read_small(path), str(path))
+    return read_any_config(values, ignore_fields).spec
 
 
 def _read_progress(folder: Path) -> dict[str, Any] | None:
@@ -54,7 +58,7 @@ def _describe_tokenizer(folder: Path) -> dict[str, str]:
     try:
         return describe_facts(Tokenizer.from_files(files, where))
     except DataError as error:
-        return {"cannot be read": str(error)}
+        return {UNREADABLE: str(error)}
 
 
 def _format_progress(progress: dict[str, Any]) -> list[str]:
@@ -74,7 +78,7 @@ def _format_progress(progress: dict[str, Any]) -> list[str]:
 
 
 @declare_command("info")
-def info(name: str, as_json: bool) -> None:
+def info(name: str, ignore_fields: tuple[str, ...], as_json: bool) -> None:
     """Show an architecture's shape, parameters, FLOPs and memory.
 
     Also says which other tools read the model and compute the same numbers.
@@ -85,11 +89,16 @@ def info(name: str, as_json: bool) -> None:
     from hermes.model_info.summary import format_cost, format_shape, format_title
 
     source = locate_model(name)
-    foreign = _read_foreign(source)
+    foreign = _read_foreign(source, ignore_fields)
     spec = foreign or language.load(source)
-    readers = judge_all_readers(spec, converted=foreign is not None)
     progress = _read_progress(Path(source)) if Path(source).is_dir() else None
-    tokenizer = _describe_tokenizer(Path(source)) if Path(source).is_dir() else {}
+    is_folder = Path(source).is_dir()
+    tokenizer = _describe_tokenizer(Path(source)) if is_folder else {}
+    text = ("" if tokenizer else "no tokenizer") if is_folder else ""
+    text = (
+        f"the tokenizer {UNREADABLE}: {tokenizer[UNREADABLE]}" if UNREADABLE in tokenizer else text
+    )
+    readers = judge_all_readers(spec, converted=foreign is not None, text=text)
     cost = compute_cost(spec)
     if as_json:
         facts = _describe(spec) | vars(cost) | {"readers": readers}

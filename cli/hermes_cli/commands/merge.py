@@ -9,7 +9,13 @@ from hermes_cli.options.declarations import declare_command
 
 @declare_command("merge")
 def merge(
-    checkpoint: Path, adapter: Path | None, output: Path, to: str, dtype: str, config: Path | None
+    checkpoint: Path,
+    adapter: Path | None,
+    output: Path,
+    to: str,
+    dtype: str,
+    config: Path | None,
+    ignore_fields: tuple[str, ...],
 ) -> None:
     """Merge LoRA adapters into the weights.
 
@@ -19,7 +25,15 @@ def merge(
     import hermes
     from hermes_cli.display.conversion import format_conversion
 
-    done = hermes.merge(checkpoint, output, adapter=adapter, to=to, dtype=dtype, config=config)
+    done = hermes.merge(
+        checkpoint,
+        output,
+        adapter=adapter,
+        to=to,
+        dtype=dtype,
+        config=config,
+        ignore_fields=ignore_fields,
+    )
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
     for line in format_conversion(done.conversion):

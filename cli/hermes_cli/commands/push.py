@@ -8,7 +8,13 @@ from hermes_cli.training.hub_upload import push_model
 
 @declare_command("push")
 def push(
-    checkpoint: Path, repo: str, to: str, dtype: str | None, public: bool, config: Path | None
+    checkpoint: Path,
+    repo: str,
+    to: str,
+    dtype: str | None,
+    public: bool,
+    config: Path | None,
+    ignore_fields: tuple[str, ...],
 ) -> None:
     """Push a model to the Hugging Face Hub.
 
@@ -16,4 +22,12 @@ def push(
     architecture and tokenizer, with LoRA adapters merged and without optimizer state. The
     repository is created if it does not exist. Authentication is by HF_TOKEN or `hf auth login`.
     """
-    push_model(checkpoint, repo, to=to, dtype=dtype, public=public, config=config)
+    push_model(
+        checkpoint,
+        repo,
+        to=to,
+        dtype=dtype,
+        public=public,
+        config=config,
+        ignore_fields=ignore_fields,
+    )

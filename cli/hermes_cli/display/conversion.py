@@ -44,6 +44,7 @@ def show_conversion() -> Iterator[Callable[[str, float], None]]:
 
 def describe_conversion(done: "Conversion") -> dict[str, object]:
     """What was read and written, as plain data."""
+    from hermes.interop.companions import explain_no_text
     from hermes.interop.huggingface.reader_support import judge_all_readers
     from hermes.numerics.params import count_parameters
 
@@ -58,7 +59,11 @@ def describe_conversion(done: "Conversion") -> dict[str, object]:
         "bytes": done.size,
         "difference": done.verification.difference,
         "backend": done.verification.backend,
-        "readers": judge_all_readers(done.source.spec, converted=done.to == "hf"),
+        "readers": judge_all_readers(
+            done.source.spec,
+            converted=done.to == "hf",
+            text=explain_no_text(done.source.files, done.source.ids, done.source.path),
+        ),
     }
 
 

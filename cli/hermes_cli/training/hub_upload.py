@@ -17,6 +17,7 @@ def push_model(
     dtype: str | None = None,
     public: bool = False,
     config: Path | None = None,
+    ignore_fields: tuple[str, ...] = (),
 ) -> None:
     """Put a model on the Hub and say where it is. Raises HermesError."""
     from hermes.interop.publish import publish
@@ -29,6 +30,7 @@ def push_model(
             dtype=dtype,
             public=public,
             config=config,
+            ignore_fields=ignore_fields,
             on_progress=on_progress,
         )
     for note in done.notes:

@@ -10,7 +10,8 @@ from itertools import combinations
 from typing import Any
 
 from hermes.errors import HermesError
-from hermes.interop.huggingface.families import find_common_block, find_family
+from hermes.interop.huggingface.families import find_family
+from hermes.interop.huggingface.layers import find_common_block
 from hermes.model_info.shape import describe_layer, describe_model
 from hermes.spec import (
     BlockSpec,

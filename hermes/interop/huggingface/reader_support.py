@@ -9,20 +9,43 @@ import math
 import ml_dtypes
 import numpy as np
 
-from hermes.interop.huggingface.families import (
+from hermes.interop.huggingface.families import find_family
+from hermes.interop.huggingface.inexpressible import explain_inexpressible
+from hermes.interop.huggingface.layers import (
     find_common_block,
-    find_family,
     find_window_period,
     list_positions,
     list_windows,
 )
-from hermes.interop.huggingface.inexpressible import explain_inexpressible
 from hermes.spec import LinearScaling, ModelSpec, Rope, WholeBlock
 
-__all__ = ["EXACT", "NOT_EXPRESSIBLE", "READERS", "judge_all_readers", "judge_readers"]
+__all__ = ["EXACT", "NOT_EXPRESSIBLE", "READERS", "UNTESTED", "judge_all_readers", "judge_readers"]
 
 READERS = ("transformers 4.57", "transformers 5", "mlx-lm")
 EXACT, NOT_EXPRESSIBLE = "exact", "not expressible"
+UNTESTED = "not tested: this release has not been run on this class"
+TESTED_IN_4 = (
+    *("llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3_text", "gpt2", "gpt_neox"),
+)
+# Classes that mlx-lm has no module for (that of olmo needs a package of its own), and the function
+# of the feed-forward network in those where
+# it is not silu, whatever config.json says.
+NOT_IN_MLX_LM = (
+    "ministral",
+    "arcee",
+    "opt",
+    "codegen",
+    "gpt_neo",
+    "falcon",
+    "bloom",
+    "mpt",
+    "olmo",
+)
+FUNCTIONS = {
+    **dict.fromkeys(("gemma", "gpt_bigcode", "starcoder2"), "gelu"),
+    **dict.fromkeys(("gemma2", "gemma3_text", "gpt2", "gpt_neox", "phi", "gptj"), "gelu_tanh"),
+}
+NO_WINDOWS = ("mistral", "qwen2", "qwen3", "gemma2", "phi3", "starcoder2")
 
 
 def judge_readers(spec: ModelSpec, *, converted: bool = False) -> list[tuple[str, str]]:
@@ -43,9 +66,15 @@ def judge_readers(spec: ModelSpec, *, converted: bool = False) -> list[tuple[str
     return list(zip(READERS, verdicts, strict=True))
 
 
-def judge_all_readers(spec: ModelSpec, *, converted: bool = False) -> dict[str, str]:
-    """Judge every reader, hermes included, which reads what it writes."""
-    return dict(judge_readers(spec, converted=converted)) | {"hermes": EXACT}
+def judge_all_readers(
+    spec: ModelSpec, *, converted: bool = False, text: str = ""
+) -> dict[str, str]:
+    """Judge every reader, hermes included, which reads what it writes.
+
+    text: why hermes can do nothing with text, where it cannot.
+    """
+    own = f"weights exact; text: {text}" if text else EXACT
+    return dict(judge_readers(spec, converted=converted)) | {"hermes": own}
 
 
 def _describe_inexact(reason: str) -> str:
@@ -63,6 +92,8 @@ def _explain_no_class(spec: ModelSpec) -> str:
 
 
 def _judge_transformers_4(spec: ModelSpec, block: WholeBlock, family: str) -> str:
+    if family not in TESTED_IN_4:
+        return UNTESTED
     if block.attention.softcap is not None:
         return _describe_inexact(
             "its default attention drops the soft cap; load with attn_implementation='eager'"
@@ -87,14 +118,20 @@ def _find_mlx_lm_gap(spec: ModelSpec, block: WholeBlock, family: str) -> str | N
     attention, tied = block.attention, spec.embeddings.tie_weights
     wide = block.ffn.hidden_size == 4 * spec.hidden_size
     own = family in ("qwen3", "gemma2", "gemma3_text") and attention.bias != "none"
+    windows = list_windows(spec)
     wants = [
+        (family in NOT_IN_MLX_LM, f"it has no class for {family}"),
+        (family in ("olmo3", "smollm3") and None not in windows,
+         "it needs a layer without a window"),
+        (family == "cohere2" and not _can_mlx_lm_start_periods(spec),
+         "it needs a layer without a window after every n with one"),
         (family == "qwen2" and attention.head_size * attention.num_heads != spec.hidden_size,
          "its heads make up the hidden size"),
         (own, "it has no attention.bias"),
         (family == "gemma2" and None in (attention.softcap, spec.output.softcap),
          "it always has both soft caps"),
         (family == "gemma2" and not tied, "its head is always tied"),
-        (family == "gemma3_text" and not _can_mlx_lm_start_gemma3(spec),
+        (family == "gemma3_text" and not _can_mlx_lm_start_periods(spec),
          "it needs a layer without a window after every n with one"),
         (family == "gpt2" and not tied, "its head is always tied"),
         (family == "gpt_neox" and tied, "its head is never tied"),
@@ -104,7 +141,7 @@ def _find_mlx_lm_gap(spec: ModelSpec, block: WholeBlock, family: str) -> str | N
     return next((reason for lacks, reason in wants if lacks), None)
 
 
-def _can_mlx_lm_start_gemma3(spec: ModelSpec) -> bool:
+def _can_mlx_lm_start_periods(spec: ModelSpec) -> bool:
     # Without a full layer, mlx-lm looks up the cache of a layer that does not exist.
     windows = list_windows(spec)
     return find_window_period(windows) is not None and None in windows
@@ -116,10 +153,12 @@ def _find_mlx_lm_difference(spec: ModelSpec, block: WholeBlock, family: str) -> 
     short = any(window is not None and window < spec.max_seq_len for window in windows)
     rope = list_positions(spec)[0]
     scaled = isinstance(rope, Rope) and rope.scaling is not None
-    function = "gelu_tanh" if family.startswith(("gemma", "gpt")) else "silu"
+    function = FUNCTIONS.get(family, "silu")
     if block.ffn.function != function:
         return f"it computes {function} where the model has {block.ffn.function}"
-    if family in ("mistral", "qwen2", "qwen3", "gemma2") and short:
+    if family == "glm" and isinstance(rope, Rope) and rope.rotary_dim is not None:
+        return "it rotates whole heads"
+    if family in NO_WINDOWS and short:
         return f"it ignores the window of {min(w for w in windows if w)}"
     if family in ("gemma2", "gpt_neox") and scaled:
         return "it ignores the scaling of rope"

@@ -6,58 +6,164 @@ are written; a file that has both must not contradict itself.
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 from hermes.errors import SpecError
-from hermes.interop.huggingface.families import list_positions, list_windows
+from hermes.interop.huggingface.draft import Draft, View
 from hermes.interop.huggingface.fields import Fields
+from hermes.interop.huggingface.parts import Config, Unfit
 from hermes.spec import (
     DynamicScaling,
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
-    ModelSpec,
+    NoPositions,
     Rope,
     Scaling,
     YarnScaling,
 )
 
-__all__ = ["read_gemma3_ropes", "read_rope", "write_rope"]
+__all__ = ["RopeOf", "TwoRopes"]
 
-Config = dict[str, Any]
-
-# Gemma 3's rope_local_base_freq where no layer has a window, so that no layer uses it.
+# A theta for layers that a model does not have, and so never used.
 UNUSED_THETA = 10_000.0
 
 
-def write_rope(spec: ModelSpec, family: str) -> Config:
-    """Write both forms: rope_theta with rope_scaling for old readers, rope_parameters for new."""
-    layers = list(zip(list_positions(spec), list_windows(spec), strict=True))
-    two = family == "gemma3_text"
-    full = next((r for r, w in layers if w is None or not two), layers[0][0])
-    assert isinstance(full, Rope)
-    scaling = _write_scaling(full)
-    parameters = {"rope_theta": float(full.theta), **(scaling or {"rope_type": "default"})}
-    if family == "olmo2" and isinstance(full.scaling, LinearScaling):
-        # OLMo 2's class in transformers 4 accepts exactly these two fields.
-        scaling = {"type": "linear", "factor": float(full.scaling.factor)}
-    fields: Config = {
-        "rope_theta": float(full.theta),
-        "rope_scaling": scaling,
-        "rope_parameters": parameters,
-    }
-    if family == "gpt_neox":
-        share = _compute_share(full, spec.attentions[0].head_size)
-        parameters["partial_rotary_factor"] = share
-        names = {"rotary_pct": share, "rotary_emb_base": float(full.theta)}
-        fields |= names | {"partial_rotary_factor": share}
-    if two:
-        local = next((r for r, w in layers if w is not None), Rope(UNUSED_THETA))
-        assert isinstance(local, Rope)
-        near = {"rope_type": "default", "rope_theta": float(local.theta)}
-        fields["rope_local_base_freq"] = float(local.theta)
-        fields["rope_parameters"] = {"full_attention": parameters, "sliding_attention": near}
-    return fields
+@dataclass(frozen=True)
+class RopeOf:
+    """RoPE, the same in all layers that have positions.
+
+    theta: the class's default. share: of a head that is rotated, where the class has a field for
+    it, its default; None where it rotates all. old_theta, old_share: names that older fields have.
+    old_linear: whether rope_scaling is written as `type` and `factor` alone where it is linear.
+    longrope: whether every release of the class computes it.
+    """
+
+    theta: float = 10_000.0
+    share: float | None = None
+    old_theta: str = ""
+    old_share: str = ""
+    old_linear: bool = False
+    longrope: bool = False
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """Read it from the old fields and the new, which must agree."""
+        base = fields.take_number(self.old_theta) if self.old_theta else None
+        part = fields.take_number(self.old_share) if self.old_share else None
+        if part is not None and not 0 < part <= 1:
+            fields.refuse(self.old_share, part)
+        rope = read_rope(
+            fields,
+            length=draft["max_seq_len"],
+            size=draft.head_size,
+            theta=self.theta if base is None else base,
+            share=self.share if part is None else part,
+        )
+        if base is not None and base != rope.theta:
+            fields.refuse(self.old_theta, base)
+        turning = rope.rotary_dim or draft.head_size
+        if part is not None and int(part * draft.head_size) != turning:
+            fields.refuse(self.old_share, part)
+        draft.positions = [rope] * draft["num_layers"]
+
+    def write(self, view: View) -> Config:
+        """Write both forms: rope_theta with rope_scaling, and rope_parameters."""
+        rope = view.rope
+        if rope is None and not all(isinstance(one, NoPositions) for one in view.positions):
+            raise Unfit("positions are not rope")
+        rope = rope or Rope(self.theta)
+        if isinstance(rope.scaling, LongRopeScaling) and not self.longrope:
+            raise Unfit("rope is scaled by longrope")
+        scaling = _write_scaling(rope)
+        parameters = {"rope_theta": float(rope.theta), **(scaling or {"rope_type": "default"})}
+        if self.old_linear and isinstance(rope.scaling, LinearScaling):
+            scaling = {"type": "linear", "factor": float(rope.scaling.factor)}
+        config: Config = {
+            "rope_theta": float(rope.theta),
+            "rope_scaling": scaling,
+            "rope_parameters": parameters,
+        }
+        if self.share is not None:
+            share = _compute_share(rope, view.block.attention.head_size)
+            parameters["partial_rotary_factor"] = config["partial_rotary_factor"] = share
+            if self.old_share:
+                config[self.old_share] = share
+        if self.old_theta:
+            config[self.old_theta] = float(rope.theta)
+        return config
+
+
+@dataclass(frozen=True)
+class TwoRopes:
+    """One RoPE for layers with full attention, and an unscaled one for those with a window.
+
+    theta, near: the class's default thetas; near is None where both kinds have one theta. near_name
+    is the older field of the second.
+    """
+
+    theta: float
+    near: float | None = None
+    near_name: str = ""
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """Read both; the windows must have been read."""
+        new = fields.take_object("rope_parameters")
+        types = {"full_attention", "sliding_attention"}
+        if new.keys() - types:
+            fields.refuse("rope_parameters", new)
+        theta = fields.take_number("rope_theta")
+        length, size = draft["max_seq_len"], draft.head_size
+        full = read_rope(
+            fields.open_nested(
+                {
+                    "rope_theta": theta,
+                    "rope_scaling": fields.take_object("rope_scaling"),
+                    "rope_parameters": new.get("full_attention"),
+                },
+                "",
+            ),
+            length=length,
+            size=size,
+            theta=self.theta,
+        )
+        old = fields.take_number(self.near_name) if self.near_name else theta
+        near = read_rope(
+            fields.open_nested(
+                {"rope_theta": old, "rope_parameters": new.get("sliding_attention")}, ""
+            ),
+            length=length,
+            size=size,
+            theta=full.theta if self.near is None else self.near,
+        )
+        draft.positions = [full if window is None else near for window in draft.windows]
+
+    def write(self, view: View) -> Config:
+        """Write both forms."""
+        layers = list(zip(view.positions, view.windows, strict=True))
+        full = next((rope for rope, window in layers if window is None), None)
+        near = next((rope for rope, window in layers if window is not None), None)
+        full = full or near
+        if near is None and isinstance(full, Rope):
+            near = Rope(full.theta if self.near is None else UNUSED_THETA)
+        if not isinstance(full, Rope) or not isinstance(near, Rope) or near.scaling is not None:
+            raise Unfit("positions are not rope, or scaled where there is a window")
+        if isinstance(full.scaling, LongRopeScaling):
+            raise Unfit("rope is scaled by longrope")
+        scaling = _write_scaling(full)
+        config: Config = {
+            "rope_theta": float(full.theta),
+            "rope_scaling": scaling,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_theta": float(full.theta),
+                    **(scaling or {"rope_type": "default"}),
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": float(near.theta)},
+            },
+        }
+        if self.near_name:
+            config[self.near_name] = float(near.theta)
+        return config
 
 
 def _compute_share(rope: Rope, size: int) -> float:
@@ -81,17 +187,28 @@ def _write_scaling(rope: Rope) -> Config | None:
                 "high_freq_factor": float(high),
                 "original_max_position_embeddings": original,
             }
-        case YarnScaling(factor, original, fast, slow):
-            # attention_factor is left out: only then do all readers use the usual one.
-            return {
+        case YarnScaling(factor, original, fast, slow, magnitude, truncate):
+            config: Config = {
                 "rope_type": "yarn",
                 "factor": float(factor),
                 "original_max_position_embeddings": original,
                 "beta_fast": float(fast),
                 "beta_slow": float(slow),
             }
-        case LongRopeScaling() | DynamicScaling():
-            raise AssertionError("find_family gives no class to a model that scales rope so")
+            # Left out where they are usual: only then do all readers use the usual ones.
+            config |= {} if magnitude is None else {"attention_factor": magnitude}
+            return config | ({} if truncate else {"truncate": False})
+        case LongRopeScaling(short, long, original, magnitude):
+            config = {
+                "rope_type": "longrope",
+                "short_factor": list(short),
+                "long_factor": list(long),
+                "original_max_position_embeddings": original,
+            }
+            return config | ({} if magnitude is None else {"attention_factor": magnitude})
+        case DynamicScaling(factor):
+            # Its class scales beyond max_position_embeddings.
+            return {"rope_type": "dynamic", "factor": float(factor)}
 
 
 def read_rope(
@@ -105,33 +222,13 @@ def read_rope(
     share = _read_share(fields, share)
     new = fields.take_object("rope_parameters")
     base = theta if old_theta is None else old_theta
-    old = _read_one(old_scaling, "rope_scaling.", length, size, base, share)
+    old = _read_one(fields, old_scaling, "rope_scaling", length, size, base, share)
     if not new:
         return old
-    rope = _read_one(new, "rope_parameters.", length, size, base, share)
+    rope = _read_one(fields, new, "rope_parameters", length, size, base, share)
     _require_agreement(rope.theta, rope.theta if old_theta is None else old_theta)
     _require_agreement(rope.scaling, old.scaling if old_scaling else rope.scaling)
     return rope
-
-
-def read_gemma3_ropes(fields: Fields, *, length: int, size: int) -> tuple[Rope, Rope]:
-    """Read Gemma 3's two: of layers with full attention, and of those with a window."""
-    new = fields.take_object("rope_parameters")
-    if new.keys() - {"full_attention", "sliding_attention"}:
-        fields.refuse("rope_parameters", new)
-    full = {
-        "rope_theta": fields.take_number("rope_theta"),
-        "rope_scaling": fields.take_object("rope_scaling"),
-        "rope_parameters": new.get("full_attention"),
-    }
-    sliding = {
-        "rope_theta": fields.take_number("rope_local_base_freq"),
-        "rope_parameters": new.get("sliding_attention"),
-    }
-    return (
-        read_rope(Fields(full), length=length, size=size, theta=1_000_000.0),
-        read_rope(Fields(sliding), length=length, size=size, theta=10_000.0),
-    )
 
 
 def _read_share(fields: Fields, share: float | None) -> float | None:
@@ -153,9 +250,15 @@ def _require_agreement(new: object, old: object) -> None:
 
 
 def _read_one(
-    values: Config, name: str, length: int, size: int, theta: float, share: float | None
+    outer: Fields,
+    values: Config,
+    name: str,
+    length: int,
+    size: int,
+    theta: float,
+    share: float | None,
 ) -> Rope:
-    fields = Fields(values, name)
+    fields = outer.open_nested(values, name)
     own, part = fields.take_number("rope_theta"), _read_share(fields, share)
     turning = size if part is None else int(size * part)
     kind = fields.take_text("type", "default")
@@ -175,6 +278,10 @@ def _read_one(
             )
         case "yarn":
             scaling = _read_yarn(fields, length)
+        case "longrope" | "su":
+            scaling = _read_longrope(fields, length)
+        case "dynamic":
+            scaling = DynamicScaling(_require_number(fields, "factor"), length)
         case _:
             fields.refuse("rope_type", kind)
     fields.finish()
@@ -189,25 +296,39 @@ def _require_number(fields: Fields, name: str) -> float:
 
 
 def _read_yarn(fields: Fields, length: int) -> YarnScaling:
-    scaling = YarnScaling(
-        factor=_require_number(fields, "factor"),
+    factor = _require_number(fields, "factor")
+    fields.allow_only("finetuned", True, False)  # whether it was trained so, which changes nothing
+    magnitude = fields.take_number("attention_factor")
+    above, below = fields.take_number("mscale"), fields.take_number("mscale_all_dim")
+    if magnitude is None and above and below:
+        magnitude = _compute_magnitude(factor, above) / _compute_magnitude(factor, below)
+    usual = _compute_magnitude(factor, 1.0)
+    if magnitude is not None and math.isclose(magnitude, usual, rel_tol=1e-6):
+        magnitude = None
+    return YarnScaling(
+        factor=factor,
         original_max_seq_len=fields.take_size("original_max_position_embeddings", length),
         beta_fast=fields.take_number("beta_fast") or 32.0,
         beta_slow=fields.take_number("beta_slow") or 1.0,
+        attention_factor=magnitude,
+        truncate=fields.take_flag("truncate", True),
     )
-    fields.allow_only("truncate", True)
-    usual = _compute_magnitude(scaling.factor, 1.0)
-    given = fields.take_number("attention_factor")
-    if given is not None and not math.isclose(given, usual, rel_tol=1e-6):
-        fields.refuse("attention_factor", given)
-    above, below = fields.take_number("mscale"), fields.take_number("mscale_all_dim")
-    if given is None and above and below:
-        ratio = _compute_magnitude(scaling.factor, above) / _compute_magnitude(
-            scaling.factor, below
-        )
-        if not math.isclose(ratio, usual, rel_tol=1e-6):
-            fields.refuse("mscale_all_dim", below)
-    return scaling
+
+
+def _read_longrope(fields: Fields, length: int) -> LongRopeScaling:
+    original = fields.take_size("original_max_position_embeddings", length)
+    magnitude, factor = fields.take_number("attention_factor"), fields.take_number("factor")
+    if magnitude is None and factor is not None:
+        magnitude = math.sqrt(1 + math.log(max(factor, 1.0)) / math.log(original))
+    short, long = (_take_factors(fields, name) for name in ("short_factor", "long_factor"))
+    return LongRopeScaling(short, long, original, magnitude)
+
+
+def _take_factors(fields: Fields, name: str) -> tuple[float, ...]:
+    values = fields.take(name)
+    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        fields.refuse(name, values)
+    return tuple(float(value) for value in values)
 
 
 def _compute_magnitude(factor: float, mscale: float) -> float:

@@ -1,19 +1,26 @@
 """What MAL cannot say is refused by the name of the field, and nothing is dropped."""
 
+import math
 import random
 from contextlib import suppress
 
 import pytest
 
 from hermes.errors import SpecError
-from hermes.interop.huggingface.config_reader import read_config
+from hermes.interop.huggingface.config_reader import read_any_config, read_config
 from hermes.interop.huggingface.config_writer import make_converted_config
+from hermes.spec import DynamicScaling, LongRopeScaling, YarnScaling
 from tests.interop.models import MODELS
+from tests.interop.other_models import OTHERS
 
-CASES = [pytest.param(family, spec, id=name) for name, (family, spec) in MODELS.items()]
+CASES = [pytest.param(family, spec, id=name) for name, (family, spec) in (MODELS | OTHERS).items()]
 REFUSED = [
-    ("llama", {"model_type": "mamba"}, "'model_type' is 'mamba'; hermes reads llama, mistral, "),
-    ("llama", {"model_type": "lama"}, "hermes; did you mean 'llama'?"),
+    (
+        "llama",
+        {"model_type": "mamba"},
+        "'model_type' is 'mamba': MAL has no state-space layers, so",
+    ),
+    ("llama", {"model_type": "lama"}, "'model_type' is 'lama', a family that hermes has no reader"),
     ("llama", {"hidden_size": None}, "config.json has no 'hidden_size'"),
     ("llama", {"hidden_size": "32"}, "'hidden_size' must be a whole number from 1, got '32'"),
     ("llama", {"num_hidden_layers": 0}, "'num_hidden_layers' must be a whole number from 1, got 0"),
@@ -21,8 +28,7 @@ REFUSED = [
     ("llama", {"attention_bias": "yes"}, "'attention_bias' must be true or false, got 'yes'"),
     ("llama", {"hidden_act": "quick_gelu"}, "'hidden_act' is 'quick_gelu', which MAL cannot say"),
     ("llama", {"alibi": True}, "config.json: 'alibi' is True, which MAL cannot say"),
-    ("llama", {"quantization_config": {"bits": 4}}, "'quantization_config' is {'bits': 4}, which"),
-    ("llama", {"auto_map": {"AutoModel": "x.Y"}}, "'auto_map' is {'AutoModel': 'x.Y'}, which MAL"),
+    ("llama", {"quantization_config": {"bits": 4}}, "are quantized (4 bits), and hermes reads"),
     ("llama", {"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is 0.5, which MAL cannot"),
     ("llama", {"layer_types": ["sliding_attention"] * 3}, "'layer_types' is ['sliding_attention',"),
     ("llama", {"layer_types": ["full_attention"]}, "'layer_types' is ['full_attention'], which"),
@@ -34,18 +40,13 @@ REFUSED = [
     ("llama", {"rope_scaling": [1]}, "'rope_scaling' must be an object, got [1]"),
     (
         "llama",
-        {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None},
-        "config.json: 'rope_scaling.rope_type' is 'dynamic', which MAL cannot say",
-    ),
-    (
-        "llama",
         {"rope_scaling": {"rope_type": "linear"}, "rope_parameters": None},
         "config.json: 'rope_scaling.factor' is None, which MAL cannot say",
     ),
     (
         "llama",
         {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "mode": 1}},
-        "config.json: 'rope_scaling.mode' is 1, which MAL cannot say",
+        "config.json: 'rope_scaling.mode' is 1, and hermes does not know this field here",
     ),
     (
         "llama",
@@ -57,31 +58,6 @@ REFUSED = [
         "llama",
         {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
         "'rope_parameters' says None and the older rope fields say LinearScaling(factor=2.0)",
-    ),
-    (
-        "llama yarn",
-        {
-            "rope_scaling": None,
-            "rope_parameters": {"rope_type": "yarn", "factor": 4.0} | {"attention_factor": 2.0},
-        },
-        "config.json: 'rope_parameters.attention_factor' is 2.0, which MAL cannot say",
-    ),
-    (
-        "llama yarn",
-        {
-            "rope_scaling": None,
-            "rope_parameters": {"rope_type": "yarn", "factor": 4.0}
-            | {"mscale": 1.0, "mscale_all_dim": 1.0},
-        },
-        "config.json: 'rope_parameters.mscale_all_dim' is 1.0, which MAL cannot say",
-    ),
-    (
-        "llama yarn",
-        {
-            "rope_scaling": None,
-            "rope_parameters": {"rope_type": "yarn", "factor": 4.0} | {"truncate": False},
-        },
-        "config.json: 'rope_parameters.truncate' is False, which MAL cannot say",
     ),
     ("mistral window", {"attention_bias": True}, "'attention_bias' is True, which MAL cannot say"),
     ("mistral window", {"layer_types": ["full_attention"] * 3}, "'layer_types' is ['full_attent"),
@@ -107,6 +83,91 @@ def test_what_mal_cannot_say_is_refused_by_the_name_of_the_field(name, changes, 
     assert sentence in str(refusal.value)
 
 
+SCALINGS = [
+    (
+        {"type": "dynamic", "factor": 2.0},
+        DynamicScaling(2.0, 64),
+    ),
+    (
+        {"rope_type": "yarn", "factor": 4.0, "attention_factor": 2.0},
+        YarnScaling(4.0, 64, attention_factor=2.0),
+    ),
+    (
+        {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+        YarnScaling(4.0, 64, attention_factor=1.0),
+    ),
+    (
+        {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0},
+        YarnScaling(4.0, 64),
+    ),
+    (
+        {"rope_type": "yarn", "factor": 4.0, "truncate": False, "finetuned": True},
+        YarnScaling(4.0, 64, truncate=False),
+    ),
+    (
+        {
+            **{"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2] * 4},
+            **{"original_max_position_embeddings": 16, "factor": 2.0},
+        },
+        LongRopeScaling((1.0,) * 4, (2.0,) * 4, 16, math.sqrt(1 + math.log(2) / math.log(16))),
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "scaling"), SCALINGS)
+def test_scalings_of_rope_are_read_in_both_forms(values, scaling):
+    config = make_converted_config(MODELS["llama"][1])
+    for form in ({"rope_scaling": values}, {"rope_parameters": values}):
+        plain = {"rope_scaling": None, "rope_parameters": None} | form
+        rope = read_config(config | plain).layers[0].attention.position_encoding
+        assert rope.scaling == scaling
+
+
+def test_a_field_that_is_not_known_is_ignored_on_demand_and_said():
+    config = make_converted_config(MODELS["llama"][1]) | {"something_new": 1}
+    found = read_any_config(config, ["something_new"])
+    assert found.spec.identity == MODELS["llama"][1].identity
+    assert found.notes == ("of config.json, something_new was ignored, as you asked",)
+    scaled = {"rope_type": "linear", "factor": 2.0, "mode": 1}
+    nested = config | {"rope_scaling": scaled, "rope_parameters": None, "something_new": None}
+    assert read_any_config(nested, ["rope_scaling.mode"]).notes[0].endswith("as you asked")
+
+
+@pytest.mark.parametrize("name", ["rms_norm_eps", "absent", "tie_word_embeddings"])
+def test_what_is_known_or_absent_is_not_ignored(name):
+    config = make_converted_config(MODELS["llama"][1])
+    with pytest.raises(SpecError, match=f"{name!r} is not to be ignored"):
+        read_any_config(config, [name])
+
+
+LACKING = [
+    ({"model_type": "mixtral"}, "mixture of experts"),
+    ({"model_type": "gpt_oss"}, "mixture of experts"),
+    ({"model_type": "llama", "num_local_experts": 8}, "mixture of experts"),
+    ({"model_type": "deepseek_v3", "kv_lora_rank": 512}, "mixture of experts"),
+    ({"model_type": "minicpm3", "kv_lora_rank": 512}, "latent attention"),
+    ({"model_type": "mamba2"}, "state-space layers"),
+    ({"model_type": "qwen3_next"}, "linear attention"),
+    ({"model_type": "lfm2"}, "short convolutions"),
+    ({"model_type": "gemma3n"}, "embeddings per layer"),
+    ({"model_type": "t5"}, "an encoder"),
+    ({"model_type": "apertus"}, "the activation xielu"),
+]
+
+
+@pytest.mark.parametrize(("config", "feature"), LACKING)
+def test_a_model_is_refused_by_the_feature_that_mal_lacks(config, feature):
+    with pytest.raises(SpecError, match=f"MAL has no {feature}, so hermes cannot express"):
+        read_config(config)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "bitsandbytes", "mxfp4"])
+def test_quantized_weights_are_refused_with_the_way_out(method):
+    for name in ("quantization_config", "quantization"):
+        with pytest.raises(SpecError, match=rf"\({method}\), .* mlx_lm.convert --dequantize"):
+            read_config({"model_type": "llama", name: {"quant_method": method}})
+
+
 ROPE_KEYS = ("factor", "rope_theta", "original_max_position_embeddings", "beta_fast", "mscale")
 
 
@@ -115,7 +176,8 @@ def test_no_unknown_field_is_dropped(family, spec):
     config = make_converted_config(spec)
     assert read_config(config | {"something_new": None}).identity == spec.identity
     with pytest.raises(
-        SpecError, match=r"^config.json: 'something_new' is 1, which MAL cannot say"
+        SpecError,
+        match=r"^config.json: 'something_new' is 1, and hermes does not know .* --ignore-field",
     ):
         read_config(config | {"something_new": 1})
 

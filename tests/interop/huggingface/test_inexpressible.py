@@ -7,15 +7,15 @@ import pytest
 from hermes.interop.huggingface.inexpressible import explain_inexpressible
 from hermes.interop.huggingface.reader_support import judge_readers
 from hermes.spec import Alibi, EmbeddingsSpec, OutputSpec, RMSNorm
-from tests.interop.models import GPT_NEOX, LLAMA, change
+from tests.interop.models import GPT_NEOX, LLAMA, QWEN3, change
 
 
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
         (
-            change(LLAMA, ffn={"activation": "gelu", "gate": False}),
-            "no class has ffn.gate: false with the rest of the model",
+            change(LLAMA, ffn={"activation": "gelu", "gate": False}, parallel=True),
+            "no class has parallel: true with the rest of the model",
         ),
         (
             change(LLAMA, attention={"position_encoding": Alibi()}),
@@ -27,12 +27,12 @@ from tests.interop.models import GPT_NEOX, LLAMA, change
             "no class has residual: false with attention.causal: false with the rest of the model",
         ),
         (
-            change(LLAMA, residual_scale=0.22),
+            change(QWEN3, residual_scale=0.22),
             "no class has residual_scale: 0.22 with the rest of the model",
         ),
         (
-            dataclasses.replace(LLAMA, output=OutputSpec(scale=0.125)),
-            "no class has output.scale: 0.125 with the rest of the model",
+            dataclasses.replace(QWEN3, output=OutputSpec(scale=0.125)),
+            "no class has attention.qk_norm: head with the rest of the model",
         ),
         (
             dataclasses.replace(LLAMA, embeddings=EmbeddingsSpec(norm=RMSNorm())),

@@ -2,6 +2,8 @@
 
 import pytest
 
+from hermes.interop.huggingface.config_reader import read_config
+from hermes.interop.huggingface.config_writer import make_converted_config
 from hermes.interop.huggingface.families import find_family
 from hermes.interop.huggingface.inexpressible import explain_inexpressible
 from hermes.spec import DynamicScaling, LongRopeScaling, QkNorm, YarnScaling
@@ -31,6 +33,11 @@ FAMILIES = {
 }
 
 
+# Fields that classes have as well, by their rope_scaling.
+COMMON = {name: FIELDS.pop(name) for name in ("yarn attention_factor", "yarn truncate")}
+LONGROPE = FIELDS.pop("longrope")
+
+
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_class_is_given_a_model_with_a_field_that_it_lacks(family, fields):
@@ -39,3 +46,18 @@ def test_no_class_is_given_a_model_with_a_field_that_it_lacks(family, fields):
     assert find_family(spec, renamed=True) == "hermes"
     (key,) = fields
     assert f"attention.{key}: " in explain_inexpressible(spec)
+
+
+@pytest.mark.parametrize("fields", COMMON.values(), ids=COMMON)
+@pytest.mark.parametrize("family", ["llama", "qwen3", "olmo2", "gpt_neox"])
+def test_what_the_class_computes_too_is_written_and_read_back(family, fields):
+    spec = change(FAMILIES[family], attention=fields)
+    assert find_family(spec, renamed=True) == family
+    assert read_config(make_converted_config(spec)).identity == spec.identity
+
+
+def test_longrope_is_of_one_class_alone():
+    found = {name: change(spec, attention=LONGROPE) for name, spec in FAMILIES.items()}
+    classes = {name: find_family(spec, renamed=True) for name, spec in found.items()}
+    assert classes == {name: "phi3" if name == "llama" else "hermes" for name in FAMILIES}
+    assert read_config(make_converted_config(found["llama"])).identity == found["llama"].identity

@@ -1,0 +1,157 @@
+"""Rows of the table of families: Llama's relatives whose tensors are fused, permuted or renamed."""
+
+from hermes.interop.huggingface import tensor_modules as names
+from hermes.interop.huggingface.family import Family
+from hermes.interop.huggingface.llama_like import (
+    NO_BIAS,
+    NO_BIAS_FFN,
+    PRE,
+    has_even_heads,
+    list_sizes,
+)
+from hermes.interop.huggingface.parts import (
+    Activation,
+    Always,
+    Biases,
+    Choice,
+    KvHeads,
+    Layers,
+    Only,
+    Rate,
+    Size,
+    Unread,
+    take_layer_norm,
+    take_rms_norm,
+)
+from hermes.interop.huggingface.rare_parts import MiniCpmScales, OriginalLength, ParallelShared
+from hermes.interop.huggingface.rope import RopeOf
+from hermes.interop.huggingface.windows import WindowForAll
+
+__all__ = ["OTHER_ROWS"]
+
+QKV_BIAS = Choice("attention_bias", "attention.bias", True, "none", "qkv")
+
+OTHER_ROWS = (
+    Family(
+        "phi3",
+        "Phi3ForCausalLM",
+        (
+            *list_sizes(4096),
+            *(PRE, take_rms_norm("rms_norm_eps", 1e-5), NO_BIAS, NO_BIAS_FFN),
+            Rate("resid_pdrop", ("block.dropout",)),
+            Rate("embd_pdrop", ("embeddings.dropout",)),
+            *(WindowForAll(None), OriginalLength(), RopeOf(share=1.0, longrope=True)),
+        ),
+        modules=names.PHI3,
+        harmless="full_attn_mod interpolate_factor lm_head_bias embd_layer_norm",
+    ),
+    Family(
+        "glm",
+        "GlmForCausalLM",
+        (
+            *list_sizes(131_072, kv_heads=2, head_dim=128),
+            *(PRE, take_rms_norm("rms_norm_eps", 1.5625e-7), QKV_BIAS, NO_BIAS_FFN),
+            RopeOf(share=0.5),
+        ),
+        modules=names.GLM,
+        interleaved=True,
+    ),
+    Family(
+        "glm4",
+        "Glm4ForCausalLM",
+        (
+            *list_sizes(131_072, kv_heads=2, head_dim=128),
+            *(Always("block.norm_position", "sandwich"), take_rms_norm("rms_norm_eps", 1.5625e-7)),
+            *(QKV_BIAS, NO_BIAS_FFN, RopeOf(share=0.5)),
+        ),
+        modules=names.GLM4,
+        interleaved=True,
+    ),
+    Family(
+        "internlm",
+        "InternLMForCausalLM",
+        (
+            *list_sizes(2048),
+            *(PRE, take_rms_norm("rms_norm_eps", 1e-6), NO_BIAS_FFN),
+            *(Choice("bias", "attention.bias", True, "none", "all"), RopeOf()),
+        ),
+        writable=False,
+    ),
+    Family(
+        "orion",
+        "OrionForCausalLM",
+        (
+            *list_sizes(4096),
+            *(PRE, take_layer_norm("rms_norm_eps", 1e-5), NO_BIAS, NO_BIAS_FFN, RopeOf()),
+        ),
+        harmless="max_sequence_length",
+        writable=False,
+    ),
+    Family(
+        "minicpm",
+        "MiniCPMForCausalLM",
+        (
+            *list_sizes(32_768, tied=True),
+            *(PRE, take_rms_norm("rms_norm_eps", 1e-5), NO_BIAS, NO_BIAS_FFN),
+            *(MiniCpmScales(), RopeOf()),
+        ),
+        writable=False,
+    ),
+    Family(
+        "internlm2",
+        "InternLM2ForCausalLM",
+        (
+            *list_sizes(2048),
+            *(PRE, take_rms_norm("rms_norm_eps", 1e-6), NO_BIAS_FFN),
+            *(Choice("bias", "attention.bias", False, "none", "all"), RopeOf()),
+        ),
+        modules=names.INTERNLM2,
+        writable=False,
+    ),
+    Family(
+        "internlm3",
+        "InternLM3ForCausalLM",
+        (
+            *list_sizes(32_768),
+            *(PRE, take_rms_norm("rms_norm_eps", 1e-6)),
+            *(Biases("bias", False), Only("qkv_bias", (False,), written=False), RopeOf()),
+        ),
+        writable=False,
+    ),
+    Family(
+        "exaone",
+        "ExaoneForCausalLM",
+        (
+            Layers("num_layers|num_hidden_layers"),
+            Size("hidden_size", "hidden_size"),
+            Size("vocab_size", "vocab_size", 102_400),
+            Size("max_position_embeddings", "max_seq_len", 2048),
+            Size("num_attention_heads", "attention.num_heads"),
+            KvHeads(),
+            Unread("head_dim"),
+            Size("intermediate_size", "ffn.hidden_dim", lambda draft: 4 * draft["hidden_size"]),
+            Activation("activation_function", "silu", gated=True),
+            *(PRE, take_rms_norm("layer_norm_epsilon", 1e-5)),
+            Rate("attention_dropout", ("attention.dropout",)),
+            Rate("embed_dropout", ("embeddings.dropout",)),
+            Choice("tie_word_embeddings", "embeddings.tie_weights", False),
+            RopeOf(),
+        ),
+        modules=names.EXAONE,
+        writable=False,
+    ),
+    Family(
+        "stablelm",
+        "StableLmForCausalLM",
+        (
+            *list_sizes(4096, kv_heads=32),
+            *(PRE, take_layer_norm("layer_norm_eps|norm_eps", 1e-5), NO_BIAS_FFN),
+            Choice("use_qkv_bias", "attention.bias", False, "none", "qkv"),
+            Only("qk_layernorm"),
+            ParallelShared("use_parallel_residual"),
+            Rate("hidden_dropout", ("block.dropout",)),
+            RopeOf(share=0.25, old_share="rope_pct"),
+        ),
+        accepts=has_even_heads,
+    ),
+)

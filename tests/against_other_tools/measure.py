@@ -1,0 +1,219 @@
+"""Measures one published configuration, built small: other tools' logits and greedy text are ours.
+
+`python -m tests.against_other_tools.measure` measures all and writes the table of specs/interop.md.
+"""
+
+import json
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hermes.errors import HermesError
+from hermes.inference.decoding import generate_tokens
+from hermes.inference.sampling import Sampling
+from hermes.interface import Options, find_backend
+from hermes.interop.convert import convert
+from hermes.interop.huggingface.reader_support import judge_readers
+from hermes.interop.open_model import open_model
+from tests.against_other_tools.small_models import (
+    CONFIGURATIONS,
+    TOKENS,
+    VOCABULARY,
+    randomize,
+    shrink,
+)
+from tests.against_other_tools.support import distance
+
+PAGE = Path(__file__).parents[2] / "specs" / "interop.md"
+BEGIN, END = "<!-- made by tests/against_other_tools/measure.py -->", "<!-- end -->"
+CONTINUED = 32
+
+# model_types of code in the models' repositories, and where the same function is to be had: a class
+# of transformers with these fields, or mlx-lm.
+STAND_INS = {
+    "internlm": {"model_type": "llama", "attention_bias": True},
+    "orion": {"model_type": "stablelm", "partial_rotary_factor": 1.0, "layer_norm_eps": 1e-5},
+    "internlm3": {"model_type": "llama"},
+    "internlm2": "mlx-lm",
+    "exaone": "mlx-lm",
+    "minicpm": "mlx-lm",
+}
+
+
+@dataclass
+class Measured:
+    """What came of one configuration. errors: of logits, by backend, against the other tool's."""
+
+    name: str
+    family: str = ""
+    oracle: str = "transformers"
+    refused: str = ""
+    errors: dict = field(default_factory=dict)
+    same_text: dict = field(default_factory=dict)
+    written: str = ""
+    back: float | None = None
+    mlx_lm: str = ""
+
+
+def build_with_transformers(config, folder):
+    """Their model of a configuration, saved with loud weights; its logits and greedy ids."""
+    import torch
+    import transformers
+
+    stand_in = STAND_INS.get(config["model_type"])
+    seen = {name: value for name, value in config.items() if name != "auto_map"}
+    (folder / "theirs").mkdir()
+    (folder / "theirs" / "config.json").write_text(json.dumps(seen | (stand_in or {})))
+    theirs = transformers.AutoConfig.from_pretrained(folder / "theirs")
+    if getattr(theirs, "text_config", None) is not None and "text_config" in config:
+        model = getattr(transformers, config["architectures"][0])(theirs)
+    else:
+        model = transformers.AutoModelForCausalLM.from_config(theirs)
+    randomize(model, torch).set_attn_implementation("eager")
+    model.save_pretrained(folder / "theirs")
+    ids = torch.tensor(TOKENS)
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits.numpy()
+        model.generation_config.eos_token_id = None
+        made = model.generate(
+            input_ids=ids[:1], max_new_tokens=CONTINUED, do_sample=False, pad_token_id=0
+        )
+    return logits, made[0, TOKENS.shape[1] :].tolist()
+
+
+def build_with_mlx_lm(config, folder):
+    """The same with mlx-lm, for classes that transformers lacks."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten, tree_map
+    from mlx_lm.utils import _get_classes
+
+    classes, arguments = _get_classes(config)
+    (folder / "theirs").mkdir()
+    with mx.stream(mx.cpu):
+        mx.random.seed(0)
+        model = classes(arguments.from_dict(config))
+        model.update(tree_map(lambda w: w + mx.random.normal(w.shape) * 0.25, model.parameters()))
+        weights = dict(tree_flatten(model.parameters()))
+        mx.save_safetensors(str(folder / "theirs" / "model.safetensors"), weights)
+        logits = np.array(model(mx.array(TOKENS)).astype(mx.float32))
+        if config["model_type"] == "minicpm" and config.get("tie_word_embeddings"):
+            # MiniCPM's own code has this factor here, too; mlx-lm leaves it out.
+            logits = logits * config["dim_model_base"] / config["hidden_size"]
+        ids = TOKENS[0].tolist()
+        for _ in range(CONTINUED):
+            ids.append(int(np.array(model(mx.array([ids]))[0, -1].astype(mx.float32)).argmax()))
+    return logits, ids[TOKENS.shape[1] :]
+
+
+def measure_backends(found, spec, params, logits, ids):
+    for name in ("numpy", "torch", "mlx"):
+        precision = "float64" if name == "numpy" else "float32"
+        model = find_backend(name).build(spec, params, Options(device="cpu", precision=precision))
+        found.errors[name] = distance(model.logits(TOKENS), logits)
+        if name != "numpy":
+            made = generate_tokens(
+                model,
+                TOKENS[0].tolist(),
+                max_tokens=CONTINUED,
+                sampling=Sampling(0.0, 0, 1.0, 0.0),
+                seed=0,
+                completion=0,
+                stop=frozenset(),
+                vocab_size=VOCABULARY,
+            )
+            found.same_text[name] = list(made) == ids
+
+
+def measure_back(found, spec, folder, logits):
+    """What `convert --to hf` writes, in transformers and in mlx-lm."""
+    import torch
+    import transformers
+
+    done = convert(folder / "theirs", folder / "back", to="hf", backend="numpy")
+    found.written = done.architecture
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        folder / "back", attn_implementation="eager", output_loading_info=True
+    )
+    assert {key: value for key, value in info.items() if value} == {}
+    with torch.no_grad():
+        again = model.eval()(input_ids=torch.tensor(TOKENS)).logits.numpy()
+    found.back = distance(again, logits)
+    found.mlx_lm = dict(judge_readers(done.source.spec, converted=True))["mlx-lm"]
+    if found.mlx_lm == "exact":
+        import mlx.core as mx
+        from mlx_lm import utils
+
+        with mx.stream(mx.cpu):
+            theirs, _ = utils.load_model(folder / "back")
+            found.mlx_lm = f"{distance(np.array(theirs(mx.array(TOKENS))), logits):.0e}"
+
+
+def measure(name):
+    """Measure one configuration by its name."""
+    config = shrink(CONFIGURATIONS[name])
+    found = Measured(name)
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folder = Path(place)
+        (folder / "published").mkdir()
+        (folder / "published" / "config.json").write_text(json.dumps(config))
+        try:
+            open_model(folder / "published")
+        except HermesError as error:
+            if "has no model.safetensors" not in str(error):
+                found.refused = str(error)
+                return found
+        by_mlx = STAND_INS.get(config["model_type"]) == "mlx-lm"
+        found.oracle = "mlx-lm" if by_mlx else "transformers"
+        build = build_with_mlx_lm if by_mlx else build_with_transformers
+        logits, ids = build(config, folder)
+        (folder / "theirs" / "config.json").write_text(json.dumps(config))
+        source = open_model(folder / "theirs")
+        found.family = source.spec.name
+        params = {key: source.params[key] for key in source.params}
+        measure_backends(found, source.spec, params, logits, ids)
+        measure_back(found, source.spec, folder, logits)
+    return found
+
+
+def render(rows):
+    """The table in Markdown."""
+    head = "| configuration | reader | against | torch | mlx | greedy | `--to hf` | back | mlx-lm |"
+    lines = [head, "|---|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        if row.refused:
+            why = row.refused.replace("config.json: ", "").split(", so hermes")[0]
+            lines.append(f"| {row.name} | refused: {why.replace('|', '/')} | | | | | | | |")
+            continue
+        text = "equal" if all(row.same_text.values()) else "differs"
+        torch, mlx = (f"{row.errors[name]:.0e}" for name in ("torch", "mlx"))
+        theirs = row.mlx_lm.split(":")[0].split(" because")[0]
+        lines.append(
+            f"| {row.name} | {row.family} | {row.oracle} | {torch} | {mlx} | {text} | "
+            f"{row.written.removesuffix('ForCausalLM')} | {row.back:.0e} | {theirs} |"
+        )
+    return "\n".join(lines)
+
+
+def main():
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    rows = []
+    for name in sys.argv[1:] or CONFIGURATIONS:
+        rows.append(measure(name))
+        print(render(rows[-1:]).splitlines()[-1], flush=True)
+    page = PAGE.read_text(encoding="utf-8")
+    if not sys.argv[1:] and BEGIN in page:
+        first, rest = page.split(BEGIN)
+        last = rest.split(END)[1]
+        PAGE.write_text(f"{first}{BEGIN}\n\n{render(rows)}\n\n{END}{last}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
