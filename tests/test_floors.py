@@ -65,7 +65,15 @@ FLOORS = {
         {"faults", "certificate"},
         {"bisect", "test_conformance"},
     ],
-    "hermes_cli": [{"display"}, {"options"}, {"launch"}, {"training"}, {"commands"}, {"main"}],
+    "hermes_cli": [
+        {"display"},
+        {"options"},
+        {"launch"},
+        {"training"},
+        {"commands"},
+        {"main"},
+        {"entry"},
+    ],
 }
 ROOMS = [
     (package, room) for package, floors in FLOORS.items() for room in sorted(set().union(*floors))

@@ -11,7 +11,7 @@ import select
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
 from typing import TextIO
@@ -22,6 +22,7 @@ from hermes.distributed.process_group import exit_without_teardown
 from hermes.errors import HermesError, Interrupted, StorageError, suggest_nearest
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
 from hermes_cli.display.robust_stderr import make_stderr_robust
+from hermes_cli.launch.signals import INTERRUPTED, Signals
 
 # The commands under their headings: name, module of hermes_cli.commands, what it does. The command
 # is the module's attribute of that name.
@@ -62,12 +63,13 @@ class Call:
     """One call of the command line, in the root context's obj.
 
     arguments: those of the call. tell: prints a line for the user. run: runs a command line, for
-    the worker processes that a launcher starts.
+    the worker processes that a launcher starts. signals: those that the process was sent.
     """
 
     arguments: tuple[str, ...]
     tell: Callable[[str], None]
-    run: Callable[[list[str], Callable[[str], None]], int]
+    run: Callable[[list[str], Callable[[str], None], Signals], int]
+    signals: Signals = field(default_factory=Signals)
 
 
 class _Commands(SectionedGroup):
@@ -142,8 +144,17 @@ def _choose_color() -> bool | None:
     return False if is_plain else None
 
 
-def run(arguments: list[str], tell: Callable[[str], None] = _print_error) -> int:
-    """Run one command line and return its exit code. tell: prints warnings and the error."""
+def run(
+    arguments: list[str],
+    tell: Callable[[str], None] = _print_error,
+    signals: Signals | None = None,
+) -> int:
+    """Run one command line and return its exit code.
+
+    tell: prints warnings and the error. signals: the block around it, None where no signal is
+    handled.
+    """
+    signals = signals or Signals()
 
     def fail(message: str, code: int) -> int:
         tell(f"Error: {message}")  # MAL errors add the source line and a caret
@@ -162,8 +173,9 @@ def run(arguments: list[str], tell: Callable[[str], None] = _print_error) -> int
     try:
         with warnings.catch_warnings():
             warnings.showwarning = warn
+            call = Call((*arguments,), tell, run, signals)
             with hermes.make_context(
-                "hermes", list(arguments), obj=Call((*arguments,), tell, run), color=_choose_color()
+                "hermes", list(arguments), obj=call, color=_choose_color()
             ) as context:
                 hermes.invoke(context)
             sys.stdout.flush()
@@ -175,7 +187,7 @@ def run(arguments: list[str], tell: Callable[[str], None] = _print_error) -> int
     except click.UsageError as error:
         return fail(_format_usage_error(error), 2)
     except (click.Abort, KeyboardInterrupt):
-        return fail("interrupted", 130)
+        return _fail_interrupted(signals, tell)
     except click.ClickException as error:
         return fail(error.format_message(), 1)
     except Interrupted as stop:
@@ -188,14 +200,32 @@ def run(arguments: list[str], tell: Callable[[str], None] = _print_error) -> int
             return fail(_format_os_error(error), StorageError.exit_code)
         # The reader is gone, as with `| head`. Python would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception:
+        # As a compiler does that the terminal sent the same Ctrl-C.
+        if signals.has_come():
+            return _fail_interrupted(signals, tell)
+        raise
     return 0
 
 
+def _fail_interrupted(signals: Signals, tell: Callable[[str], None]) -> int:
+    if signals.claim_last_words():
+        tell(signals.last_words)
+    return INTERRUPTED
+
+
 def main() -> None:
-    """Run the command line of this process: the entry point of `hermes` and `hermes-llm`."""
+    """Run the command line of this process, and exit with its code."""
+    with Signals() as signals:
+        run_process(signals)
+
+
+def run_process(signals: Signals) -> None:
+    """Run the command line of this process in a block of `signals`, and exit with its code."""
     make_stderr_robust()
     end_without_teardown = exit_without_teardown()
-    code = run(sys.argv[1:])
+    code = run(sys.argv[1:], signals=signals)
+    signals.finish(code)
     if code == Interrupted.exit_code and "TORCHELASTIC_RUN_ID" in os.environ:
         code = 0  # torchrun restarts what ends with any other code
     if _is_launched():

@@ -44,7 +44,9 @@ def generate(
     if prompt == "-":
         prompt = sys.stdin.read()
     model = load(checkpoint, backend, device, precision, config=config, tokenizer=tokenizer)
+    check = click.get_current_context().find_root().obj.signals.raise_if_come
     for index in range(num_samples):
+        check()
         complete = partial(
             model.complete, prompt, max_tokens=max_tokens, sampling=sampling, seed=seed + index
         )
@@ -55,5 +57,5 @@ def generate(
             click.echo("---")
         if sys.stdout.isatty():
             click.echo(click.style(prompt, bold=True), nl=False)
-        with stream_text() as show:
+        with stream_text(check) as show:
             complete(show=show)

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from hermes.errors import Interrupted, PeerLost
-from hermes_cli.launch.signals import Signals
+from hermes_cli.launch.signals import CAUGHT, INTERRUPTED, Signals
 from hermes_cli.launch.worker_status import WorkerStatus, read_statuses
 
 __all__ = ["LONGEST_GRACE", "POLL", "Death", "StartWorkers", "Writing", "supervise"]
@@ -25,7 +25,6 @@ POLL = 0.1
 GRACE, LONGEST_GRACE = 4.0, 8.0
 LAST_WORD = 1.0  # seconds for the stacks of one that was stopped
 LOST = PeerLost.exit_code
-INTERRUPTED = 130  # before there was anything to save
 STOPS = (Interrupted.exit_code, INTERRUPTED)  # asked for
 WELL = (0, Interrupted.exit_code)  # what all of them end with, if any does
 
@@ -119,6 +118,8 @@ class _Supervisor:
             raise self._crashed[0]
 
     def _run(self) -> None:
+        # Workers inherit this until they can handle a signal: Ctrl-C reaches all of a terminal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
         try:
             if death := self._start(self._folder):
                 self._deaths.append(death)

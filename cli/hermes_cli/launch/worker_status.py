@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from hermes_cli.launch.signals import INTERRUPTED
+
 __all__ = ["StatusFile", "WorkerStatus", "read_statuses"]
 
 
@@ -27,7 +29,8 @@ class StatusFile:
 
     def __init__(self, folder: str, rank: int, attempt: int):
         path = Path(folder, f"{attempt:06}-{rank:06}.jsonl")
-        self._file = path.open("a", encoding="utf-8")
+        # Unbuffered: two threads may report, and each line is written by one call.
+        self._file = path.open("ab", buffering=0)
         self._write({"rank": rank, "attempt": attempt, "pid": os.getpid()})
 
     def write_line(self, line: str) -> None:
@@ -38,9 +41,13 @@ class StatusFile:
         """Report the exit code."""
         self._write({"code": code})
 
+    def write_interrupted(self, line: str) -> None:
+        """Report a line, and that a signal ends the process."""
+        self.write_line(line)
+        self.write_exit_code(INTERRUPTED)
+
     def _write(self, fact: dict[str, object]) -> None:
-        self._file.write(json.dumps(fact) + "\n")
-        self._file.flush()
+        self._file.write(json.dumps(fact).encode("ascii") + b"\n")
 
 
 def read_statuses(folder: str) -> list[WorkerStatus]:
