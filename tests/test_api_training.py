@@ -149,7 +149,7 @@ def test_ctrl_c_finishes_the_step_and_saves_and_the_run_resumes_to_the_same_weig
         np.testing.assert_array_equal(array, whole[name], err_msg=name)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_to_end_saves_too(folder, number):
     """As a batch system and a closed terminal send it."""
 

@@ -19,7 +19,7 @@ from typing import TextIO
 import click
 
 from hermes.distributed.process_group import exit_without_teardown
-from hermes.errors import HermesError, Interrupted, StorageError, suggest_nearest
+from hermes.errors import HermesError, Interrupted, PeerLost, StorageError, suggest_nearest
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
 from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.launch.signals import INTERRUPTED, Signals
@@ -194,6 +194,8 @@ def run(
         tell(str(stop))
         return stop.exit_code
     except HermesError as error:
+        if isinstance(error, PeerLost) and signals.has_come() and signals.grace is not None:
+            return _fail_interrupted(signals, tell)  # the others were sent it too
         return fail(str(error), error.exit_code)
     except OSError as error:
         if error.errno != errno.EPIPE or not _has_lost_reader():

@@ -129,6 +129,7 @@ def _run_worker(command: Command, folder: str, environment: Mapping[str, str]) -
         return 0
     report = StatusFile(folder, rank, attempt)
     with Signals(report.write_interrupted) as signals:
+        signals.on_join = report.write_joined
         signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT)  # the supervisor's thread blocks them
         threading.Thread(target=_end_with_launcher, daemon=True).start()
         redirect_stderr(folder)

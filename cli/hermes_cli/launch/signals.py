@@ -44,7 +44,8 @@ class Signals:
     grace: seconds after the first signal at which the process ends with 130 if it has not ended by
     itself, as inside a long call that polls nothing; None for as long as it takes. words: what is
     said at the first signal, "" for nothing. last_words: what is said where the process ends
-    itself. silent: another process says it. ends: called before the process ends itself.
+    itself. silent: another process says it. ends: called before the process ends itself. on_join:
+    called once the other ranks are found.
 
     Outside the block nothing comes. SIGHUP stays ignored where it was, as under nohup, and a second
     one ends nothing, since a closing terminal sends several.
@@ -56,6 +57,7 @@ class Signals:
         self.last_words = "Error: interrupted"
         self.silent = False
         self.ends: Callable[[], None] | None = None
+        self.on_join: Callable[[], None] = lambda: None
         self.number: int | None = None
         self._tell = tell
         self._came_at = 0.0

@@ -15,13 +15,17 @@ __all__ = ["StatusFile", "WorkerStatus", "read_statuses"]
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """What a worker has reported. code: its exit code, None while it has not ended."""
+    """What a worker has reported.
+
+    code: its exit code, None while it has not ended. joined: whether it found the other ranks.
+    """
 
     rank: int
     attempt: int
     pid: int
     lines: tuple[str, ...] = ()
     code: int | None = None
+    joined: bool = False
 
 
 class StatusFile:
@@ -40,6 +44,10 @@ class StatusFile:
     def write_exit_code(self, code: int) -> None:
         """Report the exit code."""
         self._write({"code": code})
+
+    def write_joined(self) -> None:
+        """Report that the other ranks are found."""
+        self._write({"joined": True})
 
     def write_interrupted(self, line: str) -> None:
         """Report a line, and that a signal ends the process."""
@@ -62,4 +70,5 @@ def _read(path: Path) -> WorkerStatus | None:
     first, *facts = (json.loads(line) for line in whole.split("\n"))
     lines = tuple(fact["line"] for fact in facts if "line" in fact)
     code = next((fact["code"] for fact in facts if "code" in fact), None)
-    return WorkerStatus(first["rank"], first["attempt"], first["pid"], lines, code)
+    joined = any("joined" in fact for fact in facts)
+    return WorkerStatus(first["rank"], first["attempt"], first["pid"], lines, code, joined)
