@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from hermes.data.document_reader import Document
 from hermes.errors import DataError, StorageError
+from hermes.storage.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
@@ -39,9 +39,7 @@ class TokenStream:
     largest: int
     fingerprint: str
     folder: Path | None = None
-    _temporary: tempfile.TemporaryDirectory[str] | None = field(
-        default=None, repr=False, compare=False
-    )
+    _temporary: TemporaryFolder | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_ids(
@@ -108,10 +106,7 @@ def tokenize(
             "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>', so "
             "documents cannot be told apart; use one that has"
         )
-    try:
-        temporary = tempfile.TemporaryDirectory(prefix=".tmp-tokens-", dir=directory)
-    except OSError as error:
-        raise StorageError(f"cannot write tokens to {directory}: {error.strerror}") from error
+    temporary = TemporaryFolder("tokens", directory)
     folder = Path(temporary.name)
     try:
         with open(folder / TOKENS, "wb") as file:

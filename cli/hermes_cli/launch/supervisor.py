@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import active_children
 from shutil import rmtree
-from tempfile import TemporaryDirectory
 
 import click
 
 from hermes.errors import Interrupted, PeerLost
+from hermes.storage.temporary import TemporaryFolder
 from hermes_cli.launch.signals import CAUGHT, INTERRUPTED, Signals
 from hermes_cli.launch.signals import GRACE as GRACE_OF_SIGNALS
 from hermes_cli.launch.worker_status import WorkerStatus, read_statuses
@@ -77,7 +77,7 @@ def supervise(
     start: StartWorkers, signals: Signals, restarts: int = 0, *, writing: Writing = NOTHING
 ) -> None:
     """Run workers until all have ended; report once what several report. Raises click's Exit."""
-    with TemporaryDirectory(prefix="hermes-processes-") as folder:
+    with TemporaryFolder("processes") as folder:
         signals.ends = lambda: _end_all(folder)
         supervisor = _Supervisor(start, folder, signals, restarts, writing)
         supervisor.run()

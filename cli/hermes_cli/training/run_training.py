@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +16,7 @@ import hermes
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.environment import find_launcher, read_rank_info
 from hermes.errors import HermesError, Interrupted
+from hermes.storage.temporary import TemporaryFolder
 from hermes_cli.display.run_summary import summarize_run
 from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.join import find_launched_backend, join
@@ -175,7 +175,7 @@ def _collect_files(options: ResolvedOptions, stack: ExitStack) -> tuple[str, ...
         return data
     from hermes.data import spool
 
-    folder = stack.enter_context(TemporaryDirectory(prefix="hermes-"))
+    folder = stack.enter_context(TemporaryFolder("input"))
     kept = str(spool(sys.stdin.buffer, folder, file_format=options["format"] or "txt"))
     return tuple(kept if name == "-" else name for name in data)
 
