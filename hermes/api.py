@@ -139,6 +139,8 @@ def train(
     output: str | Path = "checkpoints",
     resume: bool = False,
     allow_batch_change: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
     lr: float = 3e-4,
     batch_size: int = 32,
     grad_accum: int = 1,
@@ -188,7 +190,8 @@ def train(
 
     resume: continue the run in `output`, or start it. Arguments that are left out are then the
     run's own; others must not make it another run. allow_batch_change lets steps take another
-    number of samples.
+    number of samples. force: train although memory or disk seem too small. dry_run: check
+    everything that can be refused, and return without training or writing.
 
     lr to freeze: fields of `hermes.Recipe`; optimizer: all of AdamW's settings at once. log_every:
     None for every step, or every tenth of a run of 10,000 and more. keep_last, keep_every,
@@ -253,9 +256,13 @@ def run_to_end(
         if host.leads:
             for note in run.notes:
                 host.tell(note)
-            if not run.finished:
+            if not (run.finished or request.dry_run):
                 on_start()
         host.on_open(run)
+        if request.dry_run:
+            result = ResultCollector(run).result
+            run.discard()
+            return result
 
         def stop() -> bool:
             return interrupt.came or host.stop() or call["stop"]()

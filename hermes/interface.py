@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hermes.arguments import convert_fields
 from hermes.distributed.process_group import ProcessGroup, RankInfo
-from hermes.errors import HermesError, MissingBackend
+from hermes.errors import HermesError, MissingBackend, explain_exhaustion
 from hermes.recipe import Preference, Recipe
 from hermes.spec import ModelSpec
 
@@ -322,6 +322,8 @@ def find_backend(name: str) -> Backend:
     try:
         return cast(Backend, points[name].load())
     except ImportError as error:
+        if exhausted := explain_exhaustion(error):
+            raise MissingBackend(f"backend {name!r} cannot be loaded: {exhausted}") from error
         raise MissingBackend(
             f"backend {name!r} is not installed ({error}); pip install 'hermes-llm[{name}]'"
         ) from error

@@ -19,7 +19,14 @@ from typing import TextIO
 import click
 
 from hermes.distributed.process_group import exit_without_teardown
-from hermes.errors import HermesError, Interrupted, PeerLost, StorageError, suggest_nearest
+from hermes.errors import (
+    HermesError,
+    Interrupted,
+    PeerLost,
+    StorageError,
+    explain_exhaustion,
+    suggest_nearest,
+)
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
 from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.launch.signals import INTERRUPTED, Signals
@@ -198,14 +205,18 @@ def run(
             return _fail_interrupted(signals, tell)  # the others were sent it too
         return fail(str(error), error.exit_code)
     except OSError as error:
+        if exhausted := explain_exhaustion(error):
+            return fail(exhausted, StorageError.exit_code)
         if error.errno != errno.EPIPE or not _has_lost_reader():
             return fail(_format_os_error(error), StorageError.exit_code)
         # The reader is gone, as with `| head`. Python would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception:
+    except Exception as error:
         # As a compiler does that the terminal sent the same Ctrl-C.
         if signals.has_come():
             return _fail_interrupted(signals, tell)
+        if exhausted := explain_exhaustion(error):
+            return fail(exhausted, HermesError.exit_code)
         raise
     return 0
 

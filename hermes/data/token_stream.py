@@ -76,7 +76,7 @@ class TokenStream:
     def close(self) -> None:
         """Delete the files, if they are temporary; the stream must not be used afterwards."""
         if self._temporary is not None:
-            self._temporary.cleanup()
+            self._temporary.delete()
 
     def __enter__(self) -> "TokenStream":
         return self
@@ -114,7 +114,7 @@ def tokenize(
         (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         stream = TokenStream.open(folder)
     except BaseException as error:
-        temporary.cleanup()
+        temporary.delete()
         if isinstance(error, OSError):
             raise StorageError(f"cannot write tokens to {folder}: {error.strerror}") from error
         raise

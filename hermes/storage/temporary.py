@@ -69,7 +69,7 @@ def _is_abandoned(path: Path, age: float) -> bool:
 
 
 class TemporaryFolder:
-    """A new folder that is deleted with the block, by `cleanup`, or by the next one after a kill.
+    """A new folder that is deleted with the block, by `delete`, or by the next one after a kill.
 
     name: the folder that it was made as. Raises StorageError where it cannot be made.
     """
@@ -86,7 +86,7 @@ class TemporaryFolder:
         self.name = self._folder.name
         self._descriptor = hold_lock(Path(self.name))
 
-    def cleanup(self) -> None:
+    def delete(self) -> None:
         """Delete the folder and all in it."""
         self._folder.cleanup()
         if self._descriptor >= 0:
@@ -102,4 +102,4 @@ class TemporaryFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.cleanup()
+        self.delete()

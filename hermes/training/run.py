@@ -20,6 +20,7 @@ from hermes.training.coordination import NullRecorder, RankCoordinator
 from hermes.training.events import Event
 from hermes.training.loop import Recorder, TrainingLoop, choose_log_every, is_due
 from hermes.training.metrics_file import read_metrics
+from hermes.training.preflight import check_disk
 from hermes.training.rank_checks import (
     collect_component_values,
     collect_request_values,
@@ -50,11 +51,21 @@ class Run:
         self._is_evaluation_missing = self._find_missing_evaluation()
         self.finished = self.position.step >= self.total_steps and not self._is_evaluation_missing
         self.notes = (*notes, *self.components.notes, *self._warn_lost_metrics())
+        if lock is not None and not self.finished:
+            self.notes += tuple(
+                check_disk(
+                    request,
+                    self.components.spec,
+                    self.components.recipe,
+                    self.position.step,
+                    self.total_steps,
+                )
+            )
         self._learner: Learner | None = None
 
     def build(self) -> None:
         """Build the learner, unless the run is finished."""
-        if self.finished:
+        if self.finished or self.request.dry_run:
             return
         parts, request = self.components, self.request
         if self.checkpoint is not None:

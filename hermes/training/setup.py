@@ -20,6 +20,7 @@ from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.training.batch_split import split_batch
 from hermes.training.events import Position
+from hermes.training.preflight import check_memory
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.schedule import count_steps, warn_repeated_samples
 from hermes.training.training_data import TrainingData, make_perplexity_evaluation
@@ -46,7 +47,7 @@ def prepare_new(request: RunRequest) -> RunComponents:
         replace_fields(default, request.given), request.split_among, request.world_size
     )
     check_seq_len(recipe, spec)
-    notes += [*split_notes, *_describe_frozen(spec, recipe)]
+    notes += [*split_notes, *_describe_frozen(spec, recipe), *check_memory(request, spec, recipe)]
     with make_training_data(request, spec, tokenizer, recipe) as data:
         notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
         position, size = Position(), len(data.dataset.train)

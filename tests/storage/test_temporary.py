@@ -42,13 +42,13 @@ def test_a_folder_of_a_killed_process_is_deleted_by_the_next_and_that_of_a_livin
     ) as process:
         left = Path(process.stdout.readline().strip())
         make_old(left)
-        TemporaryFolder("tokens", tmp_path).cleanup()
+        TemporaryFolder("tokens", tmp_path).delete()
         assert left.is_dir()
         process.send_signal(signal.SIGKILL)
     make_old(left)
-    TemporaryFolder("input", tmp_path).cleanup()  # another kind is another's
+    TemporaryFolder("input", tmp_path).delete()  # another kind is another's
     assert left.is_dir()
-    TemporaryFolder("tokens", tmp_path).cleanup()
+    TemporaryFolder("tokens", tmp_path).delete()
     assert not left.exists()
 
 

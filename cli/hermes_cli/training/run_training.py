@@ -99,7 +99,10 @@ def train_run(context: click.Context, /, **_: Any) -> None:
                 process_group, lambda: _read_arguments(options, command, function, stack)
             )
             result = function(**arguments, host=host, progress=leads)
-        progress.report_end(result)
+        if not options["dry_run"]:
+            progress.report_end(result)
+        elif leads:
+            _tell("dry run: nothing is trained, and nothing is written")
 
 
 def _tell(line: str) -> None:
