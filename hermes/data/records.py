@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def _read_csv(parts: Iterator[str], name: str) -> Iterator[Record]:
             return
         if not header:
             header, at = row, f"{name}:{line}"
-            if twice := [field for field in header if header.count(field) > 1]:
+            if twice := [field for field, count in Counter(header).items() if count > 1]:
                 raise DataError(f"{at}: more than one field {twice[0]!r}; keep one")
         elif row:
             if len(row) != len(header):

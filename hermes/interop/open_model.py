@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from hermes import mal
 from hermes.checkpoint import SkippedCheckpoint, list_steps, locate
@@ -29,7 +28,8 @@ from hermes.interop.torch_checkpoint import TorchFile
 from hermes.numerics.lora import find_adapted_paths, merge_adapters
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
-from hermes.storage.reading import read_small
+from hermes.storage.reading import list_folder, read_small
+from hermes.storage.strict_yaml import read_value_mapping
 
 __all__ = ["StoredModel", "merge_adapter", "open_model"]
 
@@ -108,6 +108,7 @@ def open_model(path: Path, *, config: Path | None = None) -> StoredModel:
     """
     local, notes = resolve_hub_path(path)
     source = _open(local, config)
+    notes += _note_links(local)
     return replace(source, notes=notes + source.notes) if notes else source
 
 
@@ -152,6 +153,22 @@ def _open_checkpoint(path: Path) -> StoredModel:
         _note_skipped(skipped),
         found.has_adapters,
     )
+
+
+def _note_links(path: Path) -> tuple[str, ...]:
+    """Name the files of a model's folder that lie elsewhere; who sent the folder chose them.
+
+    The cache of the Hub is made of links, from snapshots/COMMIT to blobs beside it.
+    """
+    if not path.is_dir():
+        return ()
+    inside = (path.resolve(), path.resolve().parent.parent / "blobs")
+    outside = [
+        entry
+        for entry in list_folder(path)
+        if entry.is_symlink() and not any(entry.resolve().is_relative_to(one) for one in inside)
+    ]
+    return tuple(f"{one} is a link to {one.resolve()}, outside of the model" for one in outside)
 
 
 def _note_skipped(skipped: Iterable[SkippedCheckpoint]) -> tuple[str, ...]:
@@ -221,14 +238,7 @@ def _read_architecture(path: Path) -> tuple[ModelSpec, str, Mapping[str, Any]]:
         case ".mal":
             return mal.load(path), "hermes", {}
         case ".yaml" | ".yml":
-            try:
-                values = yaml.safe_load(read_small(path))
-            except yaml.YAMLError as error:
-                raise CheckpointError(
-                    f"{path} is not YAML: {str(error).splitlines()[0]}"
-                ) from error
-            if not isinstance(values, dict):
-                raise CheckpointError(f"{path} must hold an object")
+            values = read_value_mapping(path)
             return read_litgpt(values, str(path)), "litgpt", {}
     raise HermesError(f"--config {path} must end in .json, .mal or .yaml")
 

@@ -13,13 +13,14 @@ from typing import Self
 from hermes.checkpoint import Checkpoint, RunLock, find_newest, list_steps
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import CheckpointError, HermesError
+from hermes.formatting import format_count
 from hermes.interface import LazyTensors, Learner, Tensors, TrainState
 from hermes.numerics.lora import init_adapters
 from hermes.numerics.params import init_weights
 from hermes.training.coordination import NullRecorder, RankCoordinator
 from hermes.training.events import Event
 from hermes.training.loop import Recorder, TrainingLoop, choose_log_every, is_due
-from hermes.training.metrics_file import read_metrics
+from hermes.training.metrics_file import find_odd_lines, read_metrics
 from hermes.training.preflight import check_disk
 from hermes.training.rank_checks import (
     collect_component_values,
@@ -77,7 +78,13 @@ class Run:
         )
 
     def _warn_lost_metrics(self) -> tuple[str, ...]:
-        """What to tell the user where a resumed run has lost its metrics.jsonl."""
+        """What to tell the user where a resumed run's metrics.jsonl is lost or has odd lines."""
+        if odd := find_odd_lines(self.request.output):
+            shown = ", ".join(map(str, odd[:10])) + (", ..." if len(odd) > 10 else "")
+            return (
+                f"{self.request.output / 'metrics.jsonl'} has {format_count(len(odd), 'lines')} "
+                f"that are no metrics, set aside in metrics-odd.jsonl: {shown}",
+            )
         path, step = self.request.output / "metrics.jsonl", self.position.step
         if path.exists() or step == 0 or self.finished:
             return ()
@@ -90,7 +97,7 @@ class Run:
         if not held_out or not is_due(step, every, self.total_steps):
             return False
         output = self.request.output
-        lines = read_metrics(output) if (output / "metrics.jsonl").exists() else []
+        lines = read_metrics(output, skip_odd=True) if (output / "metrics.jsonl").exists() else []
         return not any(line["step"] == step and "val_loss" in line for line in lines)
 
     def train(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:

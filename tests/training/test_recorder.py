@@ -13,7 +13,7 @@ import yaml
 
 from hermes.checkpoint import async_saver, open_checkpoint, save
 from hermes.data.preference_dataset import PREFERENCE_METRICS
-from hermes.errors import HermesError, NonFinite, StorageError
+from hermes.errors import DataError, HermesError, NonFinite, StorageError
 from hermes.interface import find_backend
 from hermes.training.events import Evaluation, Saved, Update
 from hermes.training.metrics_file import MetricsFile, read_metrics
@@ -211,3 +211,22 @@ def test_metrics_that_cannot_be_written_are_a_storage_error(tmp_path):
     with pytest.raises(StorageError) as error:
         MetricsFile(tmp_path)
     assert str(error.value) == f"cannot write {tmp_path / 'metrics.jsonl'}: is a directory"
+
+
+ODD = [b'{"step": null}\n', b'{"step": "x"}\n', b"[" * 100_000 + b"\n", b"\xff\n", b"3\n"]
+
+
+def test_odd_lines_of_metrics_are_set_aside_and_named_and_the_run_resumes(go, tmp_path):
+    go(max_steps=4)
+    path = tmp_path / "run/metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], *ODD, *lines[1:]]))
+    with pytest.raises(DataError, match=r"metrics.jsonl:2: expected a JSON object with a whole"):
+        read_metrics(tmp_path / "run")
+    result = go(max_steps=6, resume=True)
+    assert f"{path} has 5 lines that are no metrics, set aside in metrics-odd.jsonl: " in " ".join(
+        result.notes
+    )
+    assert (tmp_path / "run/metrics-odd.jsonl").read_bytes() == b"".join(ODD)
+    assert path.read_bytes().startswith(b"".join(lines))
+    assert [r["step"] for r in read_metrics(tmp_path / "run") if "loss" in r] == [1, 2, 3, 4, 5, 6]
