@@ -28,6 +28,7 @@ __all__ = [
     "IGNORE",
     "PRECISIONS",
     "SHARDS",
+    "SHORT_NAMES",
     "Array",
     "Backend",
     "Batch",
@@ -51,6 +52,8 @@ __all__ = [
 
 IGNORE = -1
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16", "float64")
+# Short names that are understood wherever a type of numbers is named.
+SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 SHARDS = ("full", "optimizer")
 
 Array = NDArray[np.generic]
@@ -91,6 +94,8 @@ class Options:
 
     def __post_init__(self) -> None:
         convert_fields(self)
+        full = SHORT_NAMES.get(self.precision, self.precision)
+        object.__setattr__(self, "precision", full)
         if self.shard not in (None, *SHARDS):
             raise HermesError(f"shard is {self.shard!r}; it must be one of {', '.join(SHARDS)}")
         if self.shard_group is not None and self.shard is None:

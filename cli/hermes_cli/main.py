@@ -53,6 +53,7 @@ SECTIONS = {
         ("push", "push", "Push a model to the Hugging Face Hub"),
     ),
     "Inspect": (
+        ("models", "models", "List the bundled models and their sizes"),
         ("info", "info", "Show an architecture's shape, parameters, FLOPs and memory"),
         ("mal", "mal", "Check, format, show or compare architecture files"),
         ("checkpoint", "checkpoint", "List, show or verify checkpoints"),
@@ -87,6 +88,8 @@ class _Commands(SectionedGroup):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
+            if ctx.resilient_parsing:  # a shell completes what is only begun
+                return None
             hint = suggest_nearest(cmd_name, COMMANDS)
             raise click.UsageError(f"no such command {cmd_name!r}{hint}", ctx)
         module = import_module(f"hermes_cli.commands.{COMMANDS[cmd_name][0]}")
@@ -235,6 +238,7 @@ def main() -> None:
 
 def run_process(signals: Signals) -> None:
     """Run the command line of this process in a block of `signals`, and exit with its code."""
+    _complete_words()
     make_stderr_robust()
     end_without_teardown = exit_without_teardown()
     code = run(sys.argv[1:], signals=signals)
@@ -244,6 +248,19 @@ def run_process(signals: Signals) -> None:
     if _is_launched():
         end_without_teardown(code)
     sys.exit(code)
+
+
+def _complete_words() -> None:
+    """Answer the shell that completes a command line, and exit; else do nothing.
+
+    The shell sets _HERMES_COMPLETE to what it wants: bash_source for the script to load, ...
+    """
+    name = os.path.basename(sys.argv[0]) if sys.argv[0].endswith("hermes-llm") else "hermes"
+    variable = f"_{name}_COMPLETE".replace("-", "_").upper()
+    if instruction := os.environ.get(variable):
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(hermes, {}, name, variable, instruction))
 
 
 def _is_launched() -> bool:

@@ -12,7 +12,7 @@ from hermes.checkpoint.compatibility import require_vocabulary
 from hermes.checkpoint.layout import CONFIG, SPEC, TOKENIZER
 from hermes.checkpoint.weights import SHARD_LIMIT
 from hermes.errors import HermesError
-from hermes.interface import Array, LazyTensors, Tensors
+from hermes.interface import SHORT_NAMES, Array, LazyTensors, Tensors
 from hermes.interop.companions import adapt_companions
 from hermes.interop.dtype import DTYPE_CODES, DTYPE_NAMES, cast
 from hermes.interop.huggingface.config_reader import read_config
@@ -73,6 +73,7 @@ def convert(
     """
     if to not in TARGETS:
         raise HermesError(f"to is {to!r}; it must be one of {', '.join(TARGETS)}")
+    dtype = SHORT_NAMES.get(dtype, dtype) if dtype is not None else None
     if dtype is not None and dtype not in DTYPE_CODES:
         raise HermesError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_CODES)}")
     model = open_model(source, config=config)

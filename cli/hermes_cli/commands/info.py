@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes import mal as language
+from hermes.errors import HermesError
 from hermes.spec import ModelSpec
 from hermes_cli.display.printing import print_json, print_lines
 from hermes_cli.options.declarations import declare_command
@@ -58,7 +59,7 @@ def _format_progress(progress: dict[str, Any]) -> list[str]:
 
 
 @declare_command("info")
-def info(name: str, as_json: bool) -> None:
+def info(found: str | None, name: str | None, as_json: bool) -> None:
     """Show an architecture's shape, parameters, FLOPs and memory.
 
     Also says which other tools read the model and compute the same numbers.
@@ -68,7 +69,10 @@ def info(name: str, as_json: bool) -> None:
     from hermes.model_info.cost import compute_cost
     from hermes.model_info.summary import format_cost, format_shape, format_title
 
-    source = locate_model(name)
+    if (found is None) == (name is None):
+        what = "one model, not two" if name else "a model"
+        raise HermesError(f"give {what}: a bundled name, a .mal file, a checkpoint or a folder")
+    source = locate_model(found or name or "")
     foreign = _read_foreign(source)
     spec = foreign or language.load(source)
     readers = judge_all_readers(spec, converted=foreign is not None)
