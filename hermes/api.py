@@ -21,6 +21,7 @@ from hermes.finetuning.options import make_text_request
 from hermes.interface import Backend, choose_backend
 from hermes.recipe import OptimizerRecipe
 from hermes.spec import ModelSpec
+from hermes.stages import report_stage, show_stages
 from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
 from hermes.tokenizer import train_tokenizer as learn_tokenizer
 from hermes.training.events import Event
@@ -113,8 +114,9 @@ def train_tokenizer(
     names of all of them. Raises DataError.
     """
     values = convert_arguments(train_tokenizer, locals())
+    report_stage("training a tokenizer")
     found = read_documents(expand_paths(inputs), text_field=text_field, file_format=file_format)
-    return learn_tokenizer(
+    learned = learn_tokenizer(
         (document.text for document in found),
         vocab_size=values["vocab_size"],
         preset=preset,
@@ -122,6 +124,8 @@ def train_tokenizer(
         fold_ascii=values["fold_ascii"],
         special_tokens=special_tokens,
     )
+    report_stage("")
+    return learned
 
 
 @bind_call
@@ -269,7 +273,10 @@ def run_to_end(
 
         collector = ResultCollector(run)
         progress = call["progress"] if host.leads and not run.finished else False
-        with closing(open_progress(run.total_steps, run.position.step, progress)) as shown:
+        with (
+            closing(open_progress(run.total_steps, run.position.step, progress)) as shown,
+            show_stages(shown.show_stage),
+        ):
             for event in run.train(stop):
                 collector.add(event)
                 shown.show(event)

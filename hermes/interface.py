@@ -23,6 +23,7 @@ from hermes.distributed.process_group import ProcessGroup, RankInfo
 from hermes.errors import HermesError, MissingBackend, explain_exhaustion
 from hermes.recipe import Preference, Recipe
 from hermes.spec import ModelSpec
+from hermes.stages import report_stage
 
 __all__ = [
     "IGNORE",
@@ -324,14 +325,17 @@ def find_backend(name: str) -> Backend:
     points = {point.name: point for point in entry_points(group="hermes.backends")}
     if name not in points:
         raise MissingBackend(f"backend {name!r} is unknown; known are {', '.join(sorted(points))}")
+    report_stage(f"loading {name}")
     try:
-        return cast(Backend, points[name].load())
+        found = cast(Backend, points[name].load())
     except ImportError as error:
         if exhausted := explain_exhaustion(error):
             raise MissingBackend(f"backend {name!r} cannot be loaded: {exhausted}") from error
         raise MissingBackend(
             f"backend {name!r} is not installed ({error}); pip install 'hermes-llm[{name}]'"
         ) from error
+    report_stage("")
+    return found
 
 
 class LazyTensors(Mapping[str, Array]):

@@ -20,6 +20,7 @@ from hermes.interop.hub import load_tokenizer
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.numerics.params import count_parameters
 from hermes.spec import ModelSpec
+from hermes.stages import report_stage
 from hermes.tokenizer import Tokenizer
 
 __all__ = ["GeneratedText", "Model", "load"]
@@ -203,12 +204,16 @@ def load(
     Raises CheckpointError, MissingBackend, Unsupported.
     """
     found = choose_backend(backend)
+    report_stage(f"reading {checkpoint}")
     source = open_model(Path(checkpoint), config=Path(config) if config else None)
     for note in source.notes:
         warnings.warn(note, stacklevel=2)
     settings = source.files.get("tokenizer_config.json")
+    report_stage(f"building {source.spec.name}")
+    built = found.build(source.spec, source.params, Options(device=device, precision=precision))
+    report_stage("")
     return Model(
-        found.build(source.spec, source.params, Options(device=device, precision=precision)),
+        built,
         _choose_tokenizer(source, tokenizer),
         begins_with_bos=settings is not None and _needs_bos(settings, source.path),
         stops=_read_stop_ids(source),

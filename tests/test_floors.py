@@ -11,7 +11,7 @@ from tests.packages import PACKAGES, ROOT
 # The rooms of each package, lower floors first. A room imports itself and lower floors, no other.
 FLOORS = {
     "hermes": [
-        {"errors", "formatting"},
+        {"errors", "formatting", "stages"},
         {"arguments"},
         {"spec", "recipe", "distributed"},
         {"mal", "interface", "options"},

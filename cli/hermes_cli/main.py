@@ -27,8 +27,10 @@ from hermes.errors import (
     explain_exhaustion,
     suggest_nearest,
 )
+from hermes.stages import report_stage, show_stages
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
 from hermes_cli.display.robust_stderr import make_stderr_robust
+from hermes_cli.display.stage_display import StageDisplay
 from hermes_cli.launch.signals import INTERRUPTED, Signals
 
 # The commands under their headings: name, module of hermes_cli.commands, what it does. The command
@@ -178,15 +180,20 @@ def run(
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
+        report_stage("")
         tell(f"Warning: {message}")
 
     try:
         with warnings.catch_warnings():
             warnings.showwarning = warn
             call = Call((*arguments,), tell, run, signals)
-            with hermes.make_context(
-                "hermes", list(arguments), obj=call, color=_choose_color()
-            ) as context:
+            with (
+                StageDisplay(tell, signals.raise_if_ends) as stages,
+                show_stages(stages.show),
+                hermes.make_context(
+                    "hermes", list(arguments), obj=call, color=_choose_color()
+                ) as context,
+            ):
                 hermes.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as stop:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hermes.data.document_reader import Document
 from hermes.errors import DataError, StorageError
+from hermes.stages import report_stage
 from hermes.storage.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def _write(
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     tokens = num_documents = text_bytes = largest = 0
+    report_stage("tokenizing")
     for batch in _group_documents(documents):
         encoded = tokenizer.encode_batch([document.text for document in batch])
         for document, ids in zip(batch, encoded, strict=True):
@@ -136,9 +138,11 @@ def _write(
             text_bytes += len(document.text.encode())
         ids_of_batch = np.fromiter(chain.from_iterable(encoded), dtype)
         tokens += len(ids_of_batch)
+        report_stage("tokenizing, tokens", tokens)
         largest = max(largest, int(ids_of_batch.max(initial=0)))
         digest.update(ids_of_batch.tobytes())
         file.write(ids_of_batch.tobytes())
+    report_stage("")
     if not tokens:
         raise DataError("there is no text to tokenize; give files that have some")
     return {

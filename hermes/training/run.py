@@ -17,6 +17,7 @@ from hermes.formatting import format_count
 from hermes.interface import LazyTensors, Learner, Tensors, TrainState
 from hermes.numerics.lora import init_adapters
 from hermes.numerics.params import init_weights
+from hermes.stages import report_stage
 from hermes.training.coordination import NullRecorder, RankCoordinator
 from hermes.training.events import Event
 from hermes.training.loop import Recorder, TrainingLoop, choose_log_every, is_due
@@ -73,9 +74,11 @@ class Run:
             state = self.checkpoint.state
         else:
             state = TrainState(_make_first_weights(request, parts), {}, {}, 0)
+        report_stage(f"building {parts.spec.name}")
         self._learner = request.backend.learner(
             parts.spec, state, parts.recipe, request.options, request.process_group
         )
+        report_stage("")
 
     def _warn_lost_metrics(self) -> tuple[str, ...]:
         """What to tell the user where a resumed run's metrics.jsonl is lost or has odd lines."""

@@ -75,6 +75,11 @@ class Signals:
         if self.has_come():
             raise KeyboardInterrupt
 
+    def raise_if_ends(self) -> None:
+        """Raise KeyboardInterrupt if a signal came and nothing is there to be saved."""
+        if self.has_come() and self.grace is not None:
+            raise KeyboardInterrupt
+
     def claim_last_words(self) -> bool:
         """Whether the caller is the first who says how the process ends."""
         return self._claimed.acquire(blocking=False)
