@@ -13,7 +13,7 @@ from signal import SIGINT
 from typing import Concatenate, ParamSpec, TypeVar
 
 from hermes import mal
-from hermes.arguments import Call, convert_arguments
+from hermes.arguments import Call, convert_arguments, name_arguments
 from hermes.data import expand_paths, read_documents
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, Interrupted
@@ -75,7 +75,12 @@ def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
         given = frozenset(bound.arguments)
         bound.apply_defaults()
         values = convert_arguments(function, bound.arguments)
-        return function(Call(values, given), *args, **kwargs)
+        try:
+            return function(Call(values, given), *args, **kwargs)
+        except HermesError as error:
+            if values.get("host") is None:
+                error.args = (name_arguments(str(error), values), *error.args[1:])
+            raise
 
     call.__signature__ = public  # type: ignore[attr-defined]  # read by inspect and help()
     return call
@@ -143,6 +148,7 @@ def train(
     output: str | Path = "checkpoints",
     resume: bool = False,
     allow_batch_change: bool = False,
+    allow_tokenizer_change: bool = False,
     force: bool = False,
     dry_run: bool = False,
     lr: float = 3e-4,
@@ -194,7 +200,8 @@ def train(
 
     resume: continue the run in `output`, or start it. Arguments that are left out are then the
     run's own; others must not make it another run. allow_batch_change lets steps take another
-    number of samples. force: train although memory or disk seem too small. dry_run: check
+    number of samples, allow_tokenizer_change a tokenizer whose ids mean other tokens than those of
+    the checkpoint. force: train although memory or disk seem too small. dry_run: check
     everything that can be refused, and return without training or writing.
 
     lr to freeze: fields of `hermes.Recipe`; optimizer: all of AdamW's settings at once. log_every:

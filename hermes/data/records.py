@@ -55,7 +55,8 @@ def _choose_reader(path: Path, file_format: str | None) -> _Reader:
     if chosen not in READERS:
         raise DataError(
             f"{path}: unknown ending {path.suffix!r}; records are read from "
-            f"{', '.join('.' + name for name in FORMATS)}"
+            f"{', '.join('.' + name for name in FORMATS)}; rename it, or say by --format which "
+            "format it has"
         )
     return READERS[chosen]
 

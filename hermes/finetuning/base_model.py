@@ -11,7 +11,7 @@ import numpy as np
 
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.template import Template, choose_template
-from hermes.errors import CheckpointError
+from hermes.errors import CheckpointError, HermesError
 from hermes.interface import Array, LazyTensors, Tensors
 from hermes.interop.companions import parse_object
 from hermes.interop.open_model import StoredModel, open_model
@@ -69,20 +69,27 @@ def open_base_model(
     tokenizer: Tokenizer | None = None,
     template: str | Path | None = None,
     chat: bool = True,
+    refuse_other_ids: bool = False,
 ) -> BaseModel:
     """Open a checkpoint or run of hermes, a Hugging Face folder, or bare weights with `config`.
 
     tokenizer: another than the checkpoint's. template: a Jinja file instead of the checkpoint's
     template. chat: a checkpoint without a template gets ChatML, and its tokens where the tokenizer
-    lacks them. Tokens beyond the model's embedding rows get rows at the mean of the others. The
-    notes tell the user of all this. Raises HermesError.
+    lacks them. refuse_other_ids: refuse a tokenizer whose ids mean other tokens. Tokens beyond the
+    model's embedding rows get rows at the mean of the others. The notes tell the user of all this.
+    Raises HermesError.
     """
     source = open_model(Path(checkpoint), config=Path(config) if config else None)
     notes = list(source.notes)
     if source.adapted:
         notes.append(f"the adapters of {source.path} are merged into the weights")
     if tokenizer is not None:
-        notes += _compare_tokenizers(source, tokenizer)
+        other_ids = _compare_tokenizers(source, tokenizer)
+        if other_ids and refuse_other_ids:
+            raise HermesError(
+                f"{other_ids[0]}; give one that only adds tokens, or --allow-tokenizer-change"
+            )
+        notes += other_ids
         if (spare := source.spec.vocab_size - tokenizer.vocab_size) > 0:
             notes.append(
                 f"the tokenizer given has {tokenizer.vocab_size:,} tokens, and the model rows for "

@@ -77,6 +77,7 @@ def choose_base_model(call: Call, *, chat: bool) -> BaseModel:
         tokenizer=_load_tokenizer(call["tokenizer"]),
         template=template,
         chat=chat,
+        refuse_other_ids=not call["allow_tokenizer_change"],
     )
 
 

@@ -7,6 +7,7 @@ __all__ = ["TEXT_FILES", "TRAINING_COMMANDS"]
 # What several of them share. Each command lists its options in the order of its run.yaml.
 _SAVING = (
     *("output", "resume", "push_to_hub", "push_every_save", "allow_batch_change"),
+    "allow_tokenizer_change",
     *("force", "dry_run"),
 )
 _MODEL = ("checkpoint", "tokenizer", "config", *_SAVING)

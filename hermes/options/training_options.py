@@ -166,6 +166,8 @@ def _make_checkpoint_options() -> tuple[Option, ...]:
                "if there is none"),
         Option("allow_batch_change", type=bool, default=False, group=group, scope="call",
                help="Allow --resume to change the number of sequences per optimizer step"),
+        Option("allow_tokenizer_change", type=bool, default=False, group=group, scope="call",
+               help="Allow --tokenizer to give ids other meanings than the checkpoint's has"),
         Option("force", type=bool, default=False, group=group, scope="call", repeated=True,
                help="Train although memory or disk space seem too small"),
         Option("dry_run", type=bool, default=False, group=group, scope="call",

@@ -145,3 +145,11 @@ def test_short_names_of_types_are_understood(call):
     code, _, err = call("convert", "nowhere", "there", "--to", "hf", "--dtype", "bf15")
     assert code == 2
     assert "'bf15' is not one of 'float32'" in err
+
+
+def test_info_names_the_file_that_was_given(call, here):
+    message = (
+        "tokenizer.json has no 'model_type', so it is no config.json of a model; name the model's "
+        "folder, its config.json or a .mal file"
+    )
+    refuses(call, 1, message, "info", "tokenizer.json")

@@ -73,7 +73,7 @@ def test_a_mistake_in_an_option_is_one_line(here, call, changes, code, message):
          "--seq-len"),
         ("a.pdf", b"%PDF",
          "a.pdf: unknown ending '.pdf'; known are .csv, .json, .jsonl, .txt: rename it, or say "
-         "which format it has"),
+         "by --format which format it has"),
     ],
 )  # fmt: skip
 def test_bad_data_is_one_line_that_names_the_place(here, call, name, data, message):

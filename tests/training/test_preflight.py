@@ -42,7 +42,7 @@ def test_a_model_that_does_not_fit_is_refused_before_the_text_is_read(go, memory
     assert str(refused.value) == (
         "training llama-7b needs 104 GB of memory besides its activations, and of this machine's "
         "24.0 GB 20.0 GB is available; choose a smaller model, --lora-rank to train adapters "
-        "(finetune, sft, dpo), --shard full over several devices, or --force to try"
+        "(finetune, sft, dpo), shard full over several devices, or force=True to try"
     )
     assert not (go.folder / "run").exists()
 
@@ -109,7 +109,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_said_before_training(go, free):
     size = r"\S+ kB"
     assert re.fullmatch(
         rf"6 checkpoints of {size} need {size}, and {re.escape(str(go.folder))}/refused has {size} "
-        "free; make room, choose another --output, or keep fewer by --keep-last",
+        "free; make room, choose another output, or keep fewer by keep_last",
         str(refused.value),
     ), refused.value
     assert not (go.folder / "refused").exists()

@@ -106,7 +106,7 @@ def test_a_folder_with_a_run_is_not_written_into(go, tmp_path):
     with pytest.raises(HermesError) as error:
         go(max_steps=2)
     assert str(error.value) == (
-        f"run '{tmp_path / 'run'}' already has step 2; choose another directory or pass --resume"
+        f"run '{tmp_path / 'run'}' already has step 2; choose another directory or pass resume=True"
     )
 
 

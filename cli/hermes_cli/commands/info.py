@@ -18,6 +18,8 @@ __all__ = [
 def _read_foreign(model: str) -> ModelSpec | None:
     """The model of a Hugging Face folder or config.json; None if the path is neither."""
     path = Path(model)
+    if path.suffix == ".json" and path.is_file() and path.name != "config.json":
+        _require_config(path)
     if path.is_dir() and not (path / "model.mal").is_file():
         path = path / "config.json"
     if path.suffix != ".json" or not path.is_file():
@@ -27,6 +29,18 @@ def _read_foreign(model: str) -> ModelSpec | None:
     from hermes.storage.reading import read_small
 
     return read_config(parse_object(read_small(path), str(path)))
+
+
+def _require_config(path: Path) -> None:
+    """Refuse a JSON file that is no model's configuration, by its own name. Raises HermesError."""
+    from hermes.interop.companions import parse_object
+    from hermes.storage.reading import read_small
+
+    if "model_type" not in parse_object(read_small(path), str(path)):
+        raise HermesError(
+            f"{path} has no 'model_type', so it is no config.json of a model; name the model's "
+            "folder, its config.json or a .mal file"
+        )
 
 
 def _read_progress(folder: Path) -> dict[str, Any] | None:
