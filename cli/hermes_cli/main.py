@@ -188,7 +188,7 @@ def run(
             warnings.showwarning = warn
             call = Call((*arguments,), tell, run, signals)
             with (
-                StageDisplay(tell, signals.raise_if_ends) as stages,
+                StageDisplay(_choose_stage_line(tell), signals.raise_if_ends) as stages,
                 show_stages(stages.show),
                 hermes.make_context(
                     "hermes", list(arguments), obj=call, color=_choose_color()
@@ -229,6 +229,12 @@ def run(
             return fail(exhausted, HermesError.exit_code)
         raise
     return 0
+
+
+def _choose_stage_line(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """What prints a line of a stage: of several processes the first alone, or none."""
+    speaks = tell is _print_error and os.environ.get("RANK", "0") == "0"
+    return tell if speaks else lambda line: None
 
 
 def _fail_interrupted(signals: Signals, tell: Callable[[str], None]) -> int:

@@ -140,11 +140,11 @@ def _show_progress(progress: dict[str, Any]) -> None:
         (f"{k}.{a}", b) for k, v in recipe.items() if isinstance(v, dict) for a, b in v.items()
     ]
     for name, value in flat:
-        if _applies(name, recipe):
+        if _is_in_use(name, recipe):
             click.echo(f"  {name} {value}")
 
 
-def _applies(name: str, recipe: dict[str, Any]) -> bool:
+def _is_in_use(name: str, recipe: dict[str, Any]) -> bool:
     """Whether a field of a recipe means anything beside the others."""
     if name.startswith("preference."):
         return bool(recipe["objective"] == "preference")
