@@ -95,8 +95,8 @@ class Preference:
 class Lora:
     """Low-rank adapters: W x becomes W x + alpha / rank B A drop(x), and only A and B are trained.
 
-    targets: the last parts of the adapted matrices' names. Source: Hu et al. 2021,
-    arXiv:2106.09685, section 4.
+    targets: the last parts of the adapted matrices' names; gate_proj is the feed-forward's. Source:
+    Hu et al. 2021, arXiv:2106.09685, section 4.
     """
 
     rank: int = 8

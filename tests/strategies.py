@@ -6,21 +6,25 @@ from hermes.spec import (
     ACTIVATIONS,
     BIASES,
     NORM_POSITIONS,
+    QK_NORM_KINDS,
     QK_NORMS,
     SLOPES,
     Alibi,
     AttentionSpec,
     BlockSpec,
+    DynamicScaling,
     EmbeddingsSpec,
     FfnSpec,
     LayerNorm,
     Learned,
     LinearScaling,
     Llama3Scaling,
+    LongRopeScaling,
     ModelSpec,
     NoNorm,
     NoPositions,
     OutputSpec,
+    QkNorm,
     RMSNorm,
     Rope,
     YarnScaling,
@@ -54,13 +58,38 @@ def llama3_scalings(draw):
 @st.composite
 def yarn_scalings(draw):
     slow, fast = sorted(draw(st.lists(POSITIVE, min_size=2, max_size=2, unique=True)))
-    return YarnScaling(draw(POSITIVE), draw(LENGTHS), fast, slow)
+    factor = draw(optional(POSITIVE))
+    return YarnScaling(draw(POSITIVE), draw(LENGTHS), fast, slow, factor, draw(st.booleans()))
 
 
-SCALINGS = st.one_of(st.builds(LinearScaling, POSITIVE), llama3_scalings(), yarn_scalings())
+@st.composite
+def longrope_scalings(draw, size):
+    factors = st.lists(POSITIVE, min_size=size // 2, max_size=size // 2).map(tuple)
+    length = draw(st.integers(2, 2**31 - 1))
+    return LongRopeScaling(draw(factors), draw(factors), length, draw(optional(POSITIVE)))
+
+
+@st.composite
+def ropes(draw, head_dim):
+    """Any rope for a head of this size."""
+    half = draw(optional(st.integers(1, max(head_dim // 2, 1))))
+    size = 2 * half if half else head_dim
+    scalings = [
+        st.none(),
+        st.builds(LinearScaling, POSITIVE),
+        llama3_scalings(),
+        yarn_scalings(),
+        longrope_scalings(size),
+        *([st.builds(DynamicScaling, POSITIVE, LENGTHS)] if size > 2 else []),
+    ]
+    return Rope(draw(POSITIVE), draw(st.one_of(*scalings)), 2 * half if half else None)
+
+
 NORMS = st.one_of(
     st.builds(RMSNorm, POSITIVE, st.booleans()),
+    st.builds(RMSNorm, POSITIVE, weight=st.just(False)),
     st.builds(LayerNorm, POSITIVE, st.booleans()),
+    st.builds(LayerNorm, POSITIVE, weight=st.just(False)),
     st.builds(NoNorm),
 )
 
@@ -68,18 +97,22 @@ NORMS = st.one_of(
 @st.composite
 def positions(draw, max_positions=None, head_dim=8):
     """Any positions that fit: rotary_dim within head_dim, learned ones as many as asked."""
-    ropes = st.builds(
-        Rope,
-        POSITIVE,
-        optional(SCALINGS),
-        optional(st.integers(1, max(head_dim // 2, 1)).map(lambda half: 2 * half)),
-    )
     others = [
         st.builds(Learned, st.just(max_positions)),
         st.builds(Alibi, st.sampled_from(SLOPES)),
         st.builds(NoPositions),
     ]
-    return draw(st.one_of(*([ropes] if head_dim > 1 else []), *others))
+    return draw(st.one_of(*([ropes(head_dim)] if head_dim > 1 else []), *others))
+
+
+def qk_norms():
+    """Any norm of queries and keys; that of each head has a weight."""
+    return st.one_of(
+        st.builds(QkNorm, st.just("each_head"), st.sampled_from(QK_NORM_KINDS)),
+        st.builds(
+            QkNorm, st.sampled_from(["head", "flat"]), st.sampled_from(QK_NORM_KINDS), st.booleans()
+        ),
+    )
 
 
 @st.composite
@@ -98,9 +131,13 @@ def attentions(draw, hidden_size=None, max_positions=None):
         causal=draw(st.booleans()),
         window_size=draw(optional(LENGTHS)),
         position_encoding=draw(positions(max_positions, head_dim or hidden_size // heads)),
-        qk_norm=draw(st.sampled_from(QK_NORMS)),
+        qk_norm=draw(st.one_of(st.sampled_from(QK_NORMS), qk_norms())),
         softcap=draw(optional(POSITIVE)),
         scale=draw(optional(POSITIVE)),
+        v_head_dim=draw(optional(st.sampled_from([1, 2, 4, 16]))),
+        clip_qkv=draw(optional(POSITIVE)),
+        sinks=draw(st.booleans()),
+        output_gate=draw(st.booleans()),
         name=draw(st.one_of(st.just(""), NAMES)),
     )
 
@@ -109,28 +146,36 @@ def attentions(draw, hidden_size=None, max_positions=None):
 def ffns(draw):
     activation = draw(st.sampled_from(ACTIVATIONS))
     gated = activation in ("swiglu", "geglu")
+    clamped = activation == "swiglu" and draw(st.booleans())
     return FfnSpec(
         hidden_dim=draw(optional(st.integers(1, 64))),
         activation=activation,
         gate=draw(st.sampled_from([None, True] if gated else [None, True, False])),
         bias=draw(st.booleans()),
         dropout=draw(RATES),
+        limit=draw(POSITIVE) if clamped else None,
+        alpha=draw(POSITIVE) if clamped else None,
         name=draw(st.one_of(st.just(""), NAMES)),
     )
 
 
 @st.composite
 def blocks(draw, hidden_size=None, max_positions=None):
-    parallel = draw(st.booleans())
+    missing = draw(st.sampled_from([None, None, None, "attention", "ffn"]))
+    parallel = missing is None and draw(st.booleans())
+    shared_norm = parallel and draw(st.booleans())
     places = [place for place in NORM_POSITIONS if not (parallel and place == "post")]
+    places = ["pre"] if shared_norm else places
     return BlockSpec(
-        attention=draw(attentions(hidden_size, max_positions)),
-        ffn=draw(ffns()),
+        attention=None if missing == "attention" else draw(attentions(hidden_size, max_positions)),
+        ffn=None if missing == "ffn" else draw(ffns()),
         norm=draw(NORMS),
         norm_position=draw(st.sampled_from(places)),
         residual=draw(st.booleans()),
         dropout=draw(RATES),
         parallel=parallel,
+        residual_scale=draw(optional(POSITIVE)),
+        shared_norm=shared_norm,
         name=draw(st.one_of(st.just(""), NAMES)),
     )
 
@@ -140,7 +185,8 @@ def _named_once(blocks):
     parts = {}
     for block in blocks:
         for kind, part in (("b", block), ("a", block.attention), ("f", block.ffn)):
-            if part.name and parts.setdefault((kind, part.name), part) != part:
+            name = "none" if part is None else part.name
+            if name and parts.setdefault((kind, name), part) != part:
                 return False
     return True
 
@@ -163,6 +209,16 @@ def models(draw):
         max_seq_len=max_seq_len,
         hidden_size=hidden_size,
         num_layers=draw(st.integers(len(pattern), 8)),
-        embeddings=EmbeddingsSpec(draw(st.booleans()), draw(RATES), draw(optional(NUMBERS))),
-        output=OutputSpec(draw(st.booleans()), draw(optional(NORMS)), draw(optional(POSITIVE))),
+        embeddings=EmbeddingsSpec(
+            draw(st.booleans()),
+            draw(RATES),
+            draw(optional(NUMBERS)),
+            draw(optional(NORMS.filter(lambda norm: norm != NoNorm()))),
+        ),
+        output=OutputSpec(
+            draw(st.booleans()),
+            draw(optional(NORMS)),
+            draw(optional(POSITIVE)),
+            draw(optional(POSITIVE)),
+        ),
     )

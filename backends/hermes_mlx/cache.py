@@ -9,16 +9,17 @@ class KVCache:
 
     def __init__(self, num_layers: int, capacity: int):
         self.length = 0  # tokens of whole passes; the decoder adds to it after each
-        self._capacity = capacity
+        self.capacity = capacity
         self._layers: list[tuple[Array, Array] | None] = [None] * num_layers
 
     def update(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Append keys and values, (B, K, T, D); return all so far, (B, K, S, D)."""
+        """Append keys, (B, K, T, D), and values, (B, K, T, E); return all so far."""
         buffers = self._layers[layer]
         if buffers is None:
             B, K, _, D = k.shape
-            shape = (B, K, self._capacity, D)
-            buffers = self._layers[layer] = mx.zeros(shape, k.dtype), mx.zeros(shape, v.dtype)
+            shape = (B, K, self.capacity)
+            buffers = mx.zeros((*shape, D), k.dtype), mx.zeros((*shape, v.shape[-1]), v.dtype)
+            self._layers[layer] = buffers
         (keys, values), end = buffers, self.length + k.shape[2]
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v

@@ -68,14 +68,26 @@ def logprobs(module: Transformer, x: Array, targets: Array, target_indices: Arra
 
 
 def next_token(
-    module: Transformer, x: Array, targets: Array, target_indices: Array | None
+    module: Transformer,
+    x: Array,
+    targets: Array,
+    target_indices: Array | None,
+    weights: Array | None = None,
 ) -> Array:
-    """loss.next_token. target_indices: where targets count, (N,); None for all."""
+    """loss.next_token. target_indices: where targets count, (N,); None for all. weights: (B, T)."""
     flat_x, flat_targets = select_targets(x, targets, target_indices)
     spans = make_spans(0, len(flat_targets), choose_chunk_size(module))
 
-    def score_group(index: int, logp: Array) -> tuple[Array, None, Array]:
-        return -logp.sum(), None, logp
+    if weights is not None:
+        flat = weights.reshape(-1)
+        weights = flat if target_indices is None else flat[target_indices]
+
+    def score_group(index: int, logp: Array) -> tuple[Array, Array | None, Array]:
+        if weights is None:
+            return -logp.sum(), None, logp
+        begin, end = spans[index]
+        w = weights[begin:end]
+        return -(w * logp).sum(), -w, logp
 
     return compute_loss(module, flat_x, flat_targets, [[span] for span in spans], score_group)[0]
 
@@ -234,13 +246,15 @@ def compute_loss(
 
 
 def logits_gradient(logits: Array, targets: Array, logp_grad: Array | None, head: Head) -> Array:
-    """The gradient of a chunk's loss with respect to its logits before their cap. -> (n, V).
+    """The gradient of a chunk's loss with respect to x W^T + b. -> (n, V).
 
-    -logp_grad (softmax(z) - onehot(target)), and for z = cap tanh(y / cap) times 1 - (z / cap)^2.
+    -logp_grad (softmax(z) - onehot(target)), and for z = cap tanh(scale y / cap) times
+    scale (1 - (z / cap)^2).
     logp_grad: (n,), None for -1.
     """
     counted = (targets != IGNORE)[:, None]
     d = mx.where(mx.arange(logits.shape[-1]) == targets[:, None], -1.0, 0.0)  # -onehot(target)
     d = mx.where(counted, d + head.ops.softmax(logits), 0.0)
     d = d if logp_grad is None else d * -logp_grad[:, None]
-    return d if head.softcap is None else d * (1 - mx.square(logits / head.softcap))
+    d = d if head.softcap is None else d * (1 - mx.square(logits / head.softcap))
+    return d if head.scale is None else d * head.scale

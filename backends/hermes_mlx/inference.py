@@ -28,6 +28,7 @@ class Model:
         tokens = np.asarray(tokens)
         check_tokens(self.spec, tokens)
         runtime = self.runtime
+        runtime.tables.prepare(tokens.shape[1])
         ctx = runtime.make_context(None, *runtime.load_segments(segments))
         return runtime.to_device(tokens), ctx
 
@@ -71,9 +72,13 @@ class Model:
             for a in range(len(batch.tokens)):
                 segments = None if batch.segments is None else batch.segments[a]
                 logprobs = self._compute_logprobs(batch.tokens[a], batch.targets[a], segments)
+                if batch.weights is not None:
+                    logprobs = logprobs * self.runtime.to_device(
+                        batch.weights[a], self.runtime.master
+                    )
                 total = total - logprobs.sum()
                 mx.eval(total)  # or the passes of all micro-batches are pending at once
-            return total.item() / max(batch.num_terms, 1)
+            return total.item() / (batch.own_counts.divisor or 1)
 
     def preferences(self, batch: Batch) -> tuple[float, NDArray[np.floating]]:
         """A batch of pairs' loss, and each row's log-probability from the same pass. (A, B)"""
@@ -122,6 +127,7 @@ class Decoder:
         check_tokens(self._runtime.spec, tokens, length)
         runtime, ctx = self._runtime, self._runtime.make_context(self._cache)
         with runtime.apply_options():
+            runtime.tables.prepare(self._capacity)
             x = runtime.module.model(runtime.to_device(tokens), ctx)[:, -1]
             logits = runtime.to_numpy(runtime.module.compute_logits(x))
         self._cache.length = length

@@ -5,7 +5,8 @@ Attribute paths are tensor names. The formulas are in ops.py; what the layers of
 share (positions, KV cache, masks, dropout) is `ctx`, in context.py.
 
 Letters: B batch, T positions, S keys (those of the KV cache and the T new ones), C hidden size,
-H query heads, K key/value heads, D head size, R rotated size, F feed-forward size, V vocabulary.
+H query heads, K key/value heads, D head size, E that of values, R rotated size, F feed-forward
+size, V vocabulary.
 A site numbers a place of dropout, so that each has a mask of its own: specs/numerics.md.
 """
 
@@ -13,10 +14,11 @@ import mlx.core as mx
 from mlx.core import array as Array
 from mlx.nn import Module
 
-from hermes.numerics.params import NORM_NAMES
-from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, NoNorm
+from hermes.numerics.params import list_norms
+from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec
 from hermes.spec.parts import Norm as NormSpec
 from hermes_mlx.context import Context
+from hermes_mlx.elementary import multiply
 from hermes_mlx.ops import Ops, linear
 
 
@@ -54,11 +56,34 @@ class Norm(Module):
     def __init__(self, norm: NormSpec, C: int, ops: Ops):
         super().__init__()
         self.norm, self.ops = norm, ops
-        self.weight = None if norm == NoNorm() else Tensor(C)
+        self.weight = Tensor(C) if norm.weight else None
         self.bias = Tensor(C) if isinstance(norm, LayerNorm) and norm.bias else None
 
     def __call__(self, x: Array) -> Array:
         return self.ops.normalize(x, self.norm, self.weight, self.bias)
+
+
+class HeadNorm(Module):
+    """The norm of queries or of keys, whose heads are H here. (B, T, H, D) -> (B, T, H, D)."""
+
+    def __init__(self, block: BlockSpec, H: int, ops: Ops):
+        super().__init__()
+        self.norm, self.ops = block.qk_norm, ops
+        assert block.attention is not None, "the layer has attention"
+        form, D = block.attention.query_key_norm, block.attention.head_size
+        self.over = form.over if form else "head"
+        size = D if self.over == "head" else H * D
+        self.weight = Tensor(size) if self.norm.weight else None
+
+    def __call__(self, x: Array) -> Array:
+        B, T, H, D = x.shape
+        if self.over == "flat":
+            y = self.ops.normalize(x.reshape(B, T, H * D), self.norm, self.weight, None)
+            return y.reshape(B, T, H, D)
+        weight: Array | None = self.weight
+        if weight is not None and self.over == "each_head":
+            weight = weight.reshape(H, D)
+        return self.ops.normalize(x, self.norm, weight, None)
 
 
 class Attention(Module):
@@ -67,36 +92,44 @@ class Attention(Module):
     def __init__(self, block: BlockSpec, C: int, layer: int, ops: Ops):
         super().__init__()
         spec = block.attention
+        assert spec is not None, "the layer has attention"
         self.spec, self.layer, self.site, self.ops = spec, layer, 1 + 4 * layer, ops
-        self.H, self.K, self.D = spec.num_heads, spec.kv_heads, spec.head_size
-        self.q_proj = Linear(C, self.H * self.D, spec.bias != "none")
-        self.k_proj = Linear(C, self.K * self.D, spec.bias != "none")
-        self.v_proj = Linear(C, self.K * self.D, spec.bias != "none")
-        self.o_proj = Linear(self.H * self.D, C, spec.bias == "all")
+        self.H, self.K = spec.num_heads, spec.kv_heads
+        self.D, self.E = spec.head_size, spec.value_size
+        self.q_proj = Linear(C, self.H * self.D, spec.has_qkv_bias)
+        self.k_proj = Linear(C, self.K * self.D, spec.has_qkv_bias)
+        self.v_proj = Linear(C, self.K * self.E, spec.has_qkv_bias)
+        gated = spec.output_gate
+        self.gate_proj = Linear(C, self.H * self.E, spec.has_qkv_bias) if gated else None
+        self.o_proj = Linear(self.H * self.E, C, spec.has_output_bias)
+        self.sinks = Tensor(self.H) if spec.sinks else None
         if spec.qk_norm != "none":
-            flat = spec.qk_norm == "flat"
-            self.q_norm = Norm(block.qk_norm, self.H * self.D if flat else self.D, ops)
-            self.k_norm = Norm(block.qk_norm, self.K * self.D if flat else self.D, ops)
+            self.q_norm = HeadNorm(block, self.H, ops)
+            self.k_norm = HeadNorm(block, self.K, ops)
         if spec.position_encoding == Alibi("learned"):
             self.alibi_slopes = Tensor(self.H)
 
     def __call__(self, x: Array, ctx: Context) -> Array:
         B, T, C = x.shape
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        if self.spec.qk_norm == "flat":
+        if self.spec.clip_qkv is not None:
+            q, k, v = (self.ops.clip(y, self.spec.clip_qkv) for y in (q, k, v))
+        q = q.reshape(B, T, self.H, self.D)  # and after swapaxes (B, H, T, D)
+        k = k.reshape(B, T, self.K, self.D)  # (B, K, T, D)
+        v = v.reshape(B, T, self.K, self.E)  # (B, K, T, E)
+        if self.spec.qk_norm != "none":
             q, k = self.q_norm(q), self.k_norm(k)
-        q = q.reshape(B, T, self.H, self.D).swapaxes(1, 2)  # (B, H, T, D)
-        k = k.reshape(B, T, self.K, self.D).swapaxes(1, 2)  # (B, K, T, D)
-        v = v.reshape(B, T, self.K, self.D).swapaxes(1, 2)  # (B, K, T, D)
-        if self.spec.qk_norm == "head":
-            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (y.swapaxes(1, 2) for y in (q, k, v))
         if self.spec.rotary_size:
             cos, sin = ctx.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
             q, k = self.ops.rotate(q, cos, sin), self.ops.rotate(k, cos, sin)
-        k, v = ctx.update(self.layer, k, v)  # (B, K, S, D)
+        k, v = ctx.update(self.layer, k, v)  # (B, K, S, D), (B, K, S, E)
         slopes = self.get_slopes(ctx)  # (H,) or None
-        y = self.ops.attention(q, k, v, self.spec, slopes, ctx, self.site)  # (B, H, T, D)
-        return self.o_proj(y.swapaxes(1, 2).reshape(B, T, self.H * self.D))  # (B, T, C)
+        y = self.ops.attention(q, k, v, self.spec, slopes, self.sinks, ctx, self.site)
+        y = y.swapaxes(1, 2).reshape(B, T, self.H * self.E)
+        if self.gate_proj is not None:
+            y = y * self.ops.sigmoid(self.gate_proj(x))
+        return self.o_proj(y)  # (B, T, C)
 
     def get_slopes(self, ctx: Context) -> Array | None:
         """ALiBi's slope of each head, (H,); None without ALiBi."""
@@ -114,37 +147,53 @@ class FeedForward(Module):
     def __init__(self, block: BlockSpec, C: int, layer: int, ops: Ops):
         super().__init__()
         spec = block.ffn
-        self.spec, self.site, self.act = spec, 2 + 4 * layer, ops.activations[spec.function]
+        assert spec is not None, "the layer has a feed-forward network"
+        self.spec, self.site, self.ops = spec, 2 + 4 * layer, ops
+        self.act = ops.activations[spec.function]
         self.gate_proj = Linear(C, spec.hidden_size, spec.bias) if spec.gated else None
         self.up_proj = Linear(C, spec.hidden_size, spec.bias)
         self.down_proj = Linear(spec.hidden_size, C, spec.bias)
 
     def __call__(self, x: Array, ctx: Context) -> Array:
         up = self.up_proj(x)  # (B, T, F)
-        h = self.act(self.gate_proj(x)) * up if self.gate_proj is not None else self.act(up)
+        h = self.act(up) if self.gate_proj is None else self.open_gate(self.gate_proj(x), up)
         return ctx.dropout(self.down_proj(h), self.spec.dropout, self.site)  # (B, T, C)
+
+    def open_gate(self, gate: Array, up: Array) -> Array:
+        """act(gate) * up, or the clamped swiglu. (B, T, F), (B, T, F) -> (B, T, F)."""
+        limit, alpha = self.spec.limit, self.spec.alpha
+        if limit is None or alpha is None:
+            return self.act(gate) * up
+        return self.ops.clamp_swiglu(gate, up, limit, alpha)
 
 
 class Block(Module):
-    """Attention and feed-forward, each with its norms and residual. (B, T, C) -> (B, T, C)."""
+    """Attention and feed-forward, or one, with norms and residual. (B, T, C) -> (B, T, C)."""
 
     def __init__(self, block: BlockSpec, C: int, layer: int, ops: Ops):
         super().__init__()
         self.block, self.site = block, 3 + 4 * layer
-        self.self_attn = Attention(block, C, layer, ops)
-        self.mlp = FeedForward(block, C, layer, ops)
-        self.norms = NORM_NAMES[block.norm_position]
+        self.self_attn = Attention(block, C, layer, ops) if block.attention else None
+        self.mlp = FeedForward(block, C, layer, ops) if block.ffn else None
+        self.norms = list_norms(block)
         for name in self.norms.values():
             setattr(self, name, Norm(block.norm, C, ops))
 
     def __call__(self, x: Array, ctx: Context) -> Array:
-        residual, parallel, rate = self.block.residual, self.block.parallel, self.block.dropout
-        a = self.self_attn(self.apply_norm("attention_in", x), ctx)
-        a = ctx.dropout(self.apply_norm("attention_out", a), rate, self.site)
-        h = self.apply_norm("attention_sum", x + a if residual else a)
-        f = self.mlp(self.apply_norm("ffn_in", x if parallel else h), ctx)
-        f = ctx.dropout(self.apply_norm("ffn_out", f), rate, self.site + 1)
-        return self.apply_norm("ffn_sum", h + f if residual or parallel else f)
+        block, h, n = self.block, x, self.apply_norm("attention_in", x)
+        if self.self_attn is not None:
+            h = self.add_output("attention", x, self.self_attn(n, ctx), ctx)
+        if not block.shared_norm:
+            n = self.apply_norm("ffn_in", x if block.parallel else h)
+        return h if self.mlp is None else self.add_output("ffn", h, self.mlp(n, ctx), ctx)
+
+    def add_output(self, part: str, x: Array, y: Array, ctx: Context) -> Array:
+        """Add a sublayer's output y, normed, dropped and scaled, to x. (B, T, C) -> (B, T, C)."""
+        block, is_ffn = self.block, part == "ffn"
+        y = ctx.dropout(self.apply_norm(f"{part}_out", y), block.dropout, self.site + is_ffn)
+        y = multiply(y, block.residual_scale)
+        is_sum = block.residual or (is_ffn and block.parallel)
+        return self.apply_norm(f"{part}_sum", x + y if is_sum else y)
 
     def apply_norm(self, where: str, x: Array) -> Array:
         """Apply the norm that norm_position puts there, if any. (B, T, C) -> (B, T, C)."""
@@ -159,14 +208,16 @@ class Stack(Module):
         C, positions = spec.hidden_size, spec.learned_positions
         self.spec = spec.embeddings
         self.embed_tokens = Embedding(spec.vocab_size, C)
+        self.embed_norm = Norm(self.spec.norm, C, ops) if self.spec.norm else None
         self.embed_positions = Embedding(positions, C) if positions else None
         self.layers = [Block(block, C, i, ops) for i, block in enumerate(spec.layers)]
         self.norm = Norm(spec.final_norm, C, ops)
 
     def __call__(self, tokens: Array, ctx: Context) -> Array:
         x = ctx.cast(self.embed_tokens(tokens))  # (B, T, C)
-        if self.spec.scale is not None:
-            x = x * self.spec.scale
+        x = multiply(x, self.spec.scale)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
         if self.embed_positions is not None:
             x = x + ctx.cast(self.embed_positions(ctx.positions(tokens.shape[1])))
         x = ctx.dropout(x, self.spec.dropout, 0)
@@ -176,11 +227,11 @@ class Stack(Module):
 
 
 class Head(Module):
-    """Logits: x W^T + b, capped; W is the token embedding's where tied. (..., C) -> (..., V)."""
+    """Logits: x W^T + b, scaled and capped; W is the embedding's if tied. (..., C) -> (..., V)."""
 
     def __init__(self, spec: ModelSpec, ops: Ops):
         super().__init__()
-        self.softcap, self.ops = spec.output.softcap, ops
+        self.scale, self.softcap, self.ops = spec.output.scale, spec.output.softcap, ops
         tied = spec.embeddings.tie_weights
         self.weight = None if tied else Tensor(spec.vocab_size, spec.hidden_size)
         self.bias = Tensor(spec.vocab_size) if spec.output.bias else None
@@ -193,8 +244,8 @@ class Head(Module):
         return embedding if self.weight is None else self.weight, self.bias
 
     def project(self, x: Array, weight: Array, bias: Array | None) -> Array:
-        """softcap(x W^T + b), in x's dtype. (..., C) -> (..., V)."""
-        y = linear(x, weight, bias)  # (..., V)
+        """softcap(scale (x W^T + b)), in x's dtype. (..., C) -> (..., V)."""
+        y = multiply(linear(x, weight, bias), self.scale)  # (..., V)
         return y if self.softcap is None else self.ops.soft_cap(y, self.softcap)
 
 

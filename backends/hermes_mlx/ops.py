@@ -6,7 +6,8 @@ logsumexp, erf, sin, cos and all of mx.fast to float32's accuracy, though it ret
 remains (arithmetic, sqrt, tanh, log, matmul, power) is double precision. So power(e, x) stands for
 exp(x). PLAIN is FAST with power(e, x) as well: the faster of the two on CPUs that are not Apple's.
 
-Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, R rotated size.
+Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, E that of
+values, R rotated size.
 """
 
 import math
@@ -21,7 +22,20 @@ from hermes.spec import AttentionSpec, LayerNorm, NoNorm, RMSNorm
 from hermes.spec.parts import Norm
 from hermes_mlx import chunked_loss, loss
 from hermes_mlx.context import Context
-from hermes_mlx.erf import erf
+from hermes_mlx.elementary import (
+    clamp_swiglu,
+    clamp_swiglu_exact,
+    clip,
+    exp,
+    gelu,
+    gelu_exact,
+    gelu_tanh,
+    relu,
+    relu2,
+    sigmoid_exact,
+    silu,
+    silu_exact,
+)
 from hermes_mlx.loss import upcast
 
 
@@ -29,47 +43,6 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """x W^T + b, in x's dtype. (..., in), (out, in), (out,) -> (..., out)."""
     y = x @ weight.astype(x.dtype).T
     return y if bias is None else y + bias.astype(x.dtype)
-
-
-def exp(x: Array) -> Array:
-    """e^x, exact in float64 too, where mx.exp is not."""
-    return mx.power(math.e, x)
-
-
-def silu(x: Array) -> Array:
-    """x / (1 + exp(-x)). Source: Elfwing et al. 2017, arXiv:1702.03118."""
-    return x * mx.sigmoid(x)
-
-
-def silu_exact(x: Array) -> Array:
-    """silu, written out."""
-    # Without the bound exp(-x) of a very negative x is inf, and the gradient inf / inf.
-    return x / (1 + exp(mx.minimum(-x, 80)))
-
-
-def gelu(x: Array) -> Array:
-    """x (1 + erf(x / sqrt 2)) / 2. Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, eq. 1."""
-    return x * (1 + mx.erf(x / math.sqrt(2))) / 2
-
-
-def gelu_exact(x: Array) -> Array:
-    """gelu, by an erf that is exact in float64."""
-    return x * (1 + erf(x / math.sqrt(2))) / 2
-
-
-def gelu_tanh(x: Array) -> Array:
-    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2. Source: as gelu, section 2."""
-    return x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))) / 2
-
-
-def relu(x: Array) -> Array:
-    """max(x, 0)."""
-    return mx.maximum(x, 0)
-
-
-def relu2(x: Array) -> Array:
-    """max(x, 0)^2. Source: So et al. 2021, Primer, arXiv:2109.08668."""
-    return mx.square(mx.maximum(x, 0))
 
 
 def soft_cap(x: Array, cap: float) -> Array:
@@ -100,40 +73,46 @@ def log_sum_exp_exact(x: Array) -> Array:
     return (m + mx.log(exp(x - m).sum(axis=-1, keepdims=True)))[..., 0]
 
 
+def add_offset(norm: RMSNorm, weight: Array | None) -> Array | None:
+    """What an rmsnorm multiplies by: w, 1 + w with unit_offset, or None for 1. (C,) -> (C,)."""
+    return 1 + weight if norm.unit_offset and weight is not None else weight
+
+
 def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
     """Normalize the last axis, in float32 at least. (..., C), (C,), (C,) -> (..., C).
 
-    The absent norm (NoNorm) has no weight.
+    w is 1 and b is 0 where None; w may be (H, C), one for each head of (..., H, C), which the
+    library's kernels do not have.
     Sources: Zhang and Sennrich 2019, RMSNorm, arXiv:1910.07467, eq. 4; Ba et al. 2016, LayerNorm,
     arXiv:1607.06450, eq. 4.
     """
-    if isinstance(norm, NoNorm):
-        return x
-    assert weight is not None
+    if weight is not None and weight.ndim > 1:
+        return normalize_exact(x, norm, weight, bias)
     wide = upcast(x)
     match norm:
-        case RMSNorm(eps, unit_offset):
-            scale = 1 + weight if unit_offset else weight
-            y = mx.fast.rms_norm(wide, scale, eps)
-        case LayerNorm(eps, _):
+        case NoNorm():
+            return x
+        case RMSNorm(eps):
+            y = mx.fast.rms_norm(wide, add_offset(norm, weight), eps)
+        case LayerNorm(eps):
             y = mx.fast.layer_norm(wide, weight, bias, eps)
     return y.astype(x.dtype)
 
 
 def normalize_exact(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
     """normalize, written out."""
-    if isinstance(norm, NoNorm):
-        return x
-    assert weight is not None
     wide = upcast(x)
     match norm:
-        case RMSNorm(eps, unit_offset):
-            scale = 1 + weight if unit_offset else weight
-            y = wide / mx.sqrt((wide * wide).mean(axis=-1, keepdims=True) + eps) * scale
-        case LayerNorm(eps, _):
+        case NoNorm():
+            return x
+        case RMSNorm(eps):
+            weight = add_offset(norm, weight)
+            y = wide / mx.sqrt((wide * wide).mean(axis=-1, keepdims=True) + eps)
+        case LayerNorm(eps):
             d = wide - wide.mean(axis=-1, keepdims=True)
-            y = d / mx.sqrt((d * d).mean(axis=-1, keepdims=True) + eps) * weight
-            y = y if bias is None else y + bias
+            y = d / mx.sqrt((d * d).mean(axis=-1, keepdims=True) + eps)
+    y = y if weight is None else y * weight
+    y = y if bias is None else y + bias
     return y.astype(x.dtype)
 
 
@@ -158,14 +137,16 @@ def attention_from_scores(
     v: Array,
     spec: AttentionSpec,
     slopes: Array | None,
+    sinks: Array | None,
     ctx: Context,
     site: int,
     softmax: Callable[[Array], Array],
 ) -> Array:
-    """Attention, written out. q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D).
+    """Attention, written out. q (B, H, T, D), k (B, K, S, D), v (B, K, S, E) -> (B, H, T, E).
 
     softmax(cap(scale q k^T) - slope distance) v over the keys that the mask allows; query head h
-    reads key head h K / H. Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al.
+    reads key head h K / H. A sink, one score per head, (H,), is one more term of the softmax's sum,
+    and has no value. Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al.
     2023, GQA, arXiv:2305.13245; Press et al. 2021, ALiBi, arXiv:2108.12409.
     """
     B, H, T, D = q.shape
@@ -180,23 +161,40 @@ def attention_from_scores(
     mask = ctx.attention_mask(T, S, spec)
     if mask is not None:
         scores = mx.where(mask, scores, -math.inf)
-    p = ctx.dropout(softmax(scores), spec.dropout, site).astype(v.dtype)  # (B, H, T, S)
-    return (p.reshape(B, K, H // K, T, S) @ v[:, :, None]).reshape(B, H, T, D)
+    if sinks is not None:
+        column = mx.broadcast_to(sinks.astype(scores.dtype)[:, None, None], (B, H, T, 1))
+        scores = mx.concatenate([scores, column], axis=-1)  # (B, H, T, S + 1)
+    p = ctx.dropout(softmax(scores)[..., :S], spec.dropout, site).astype(v.dtype)  # (B, H, T, S)
+    return (p.reshape(B, K, H // K, T, S) @ v[:, :, None]).reshape(B, H, T, v.shape[-1])
 
 
 def attention_exact(
-    q: Array, k: Array, v: Array, spec: AttentionSpec, slopes: Array | None, ctx: Context, site: int
+    q: Array,
+    k: Array,
+    v: Array,
+    spec: AttentionSpec,
+    slopes: Array | None,
+    sinks: Array | None,
+    ctx: Context,
+    site: int,
 ) -> Array:
     """attention_from_scores, exact in float64."""
-    return attention_from_scores(q, k, v, spec, slopes, ctx, site, softmax_exact)
+    return attention_from_scores(q, k, v, spec, slopes, sinks, ctx, site, softmax_exact)
 
 
 def attention(
-    q: Array, k: Array, v: Array, spec: AttentionSpec, slopes: Array | None, ctx: Context, site: int
+    q: Array,
+    k: Array,
+    v: Array,
+    spec: AttentionSpec,
+    slopes: Array | None,
+    sinks: Array | None,
+    ctx: Context,
+    site: int,
 ) -> Array:
     """attention_exact by the fused kernel, which has neither a soft cap nor our dropout masks."""
     if spec.softcap is not None or ctx.has_dropout(spec.dropout):
-        return attention_from_scores(q, k, v, spec, slopes, ctx, site, softmax)
+        return attention_from_scores(q, k, v, spec, slopes, sinks, ctx, site, softmax)
     T, S = q.shape[2], k.shape[2]
     is_causal = slopes is None and ctx.is_plain_causal(T, S, spec)
     mask = None if is_causal else ctx.attention_mask(T, S, spec)
@@ -204,7 +202,12 @@ def attention(
         bias = -ctx.alibi_bias(T, S, slopes)
         mask = (bias if mask is None else mx.where(mask, bias, -math.inf)).astype(q.dtype)
     return mx.fast.scaled_dot_product_attention(
-        q, k, v, scale=spec.score_scale, mask="causal" if is_causal else mask
+        q,
+        k,
+        v,
+        scale=spec.score_scale,
+        mask="causal" if is_causal else mask,
+        sinks=None if sinks is None else sinks.astype(q.dtype),
     )
 
 
@@ -216,7 +219,10 @@ class Ops:
     normalize: Callable
     rotate: Callable
     attention: Callable
+    clamp_swiglu: Callable
     soft_cap: Callable
+    clip: Callable
+    sigmoid: Callable
     softmax: Callable
     log_sum_exp: Callable
     logprobs: Callable
@@ -232,7 +238,10 @@ FAST = Ops(
     normalize=normalize,
     rotate=rotate,
     attention=attention,
+    clamp_swiglu=clamp_swiglu,
     soft_cap=soft_cap,
+    clip=clip,
+    sigmoid=mx.sigmoid,
     softmax=softmax,
     log_sum_exp=log_sum_exp,
     logprobs=chunked_loss.logprobs,
@@ -243,8 +252,10 @@ FAST = Ops(
 EXACT = replace(
     FAST,
     activations=MappingProxyType({**FAST.activations, "gelu": gelu_exact, "silu": silu_exact}),
+    clamp_swiglu=clamp_swiglu_exact,
     normalize=normalize_exact,
     attention=attention_exact,
+    sigmoid=sigmoid_exact,
     softmax=softmax_exact,
     log_sum_exp=log_sum_exp_exact,
     logprobs=loss.logprobs,
@@ -255,7 +266,9 @@ EXACT = replace(
 PLAIN = replace(
     FAST,
     activations=MappingProxyType({**FAST.activations, "silu": silu_exact}),
+    clamp_swiglu=clamp_swiglu_exact,
     attention=attention_exact,
+    sigmoid=sigmoid_exact,
     softmax=softmax_exact,
     log_sum_exp=log_sum_exp_exact,
 )

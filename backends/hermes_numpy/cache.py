@@ -5,14 +5,15 @@ from numpy import ndarray as Array
 
 
 class KVCache:
-    """Keys and values of every layer."""
+    """Keys and values of every layer, of at most `capacity` tokens."""
 
-    def __init__(self, num_layers: int):
+    def __init__(self, num_layers: int, capacity: int):
+        self.capacity = capacity
         self.length = 0  # tokens of whole passes; the decoder adds to it after each
         self._layers: list[tuple[Array, Array] | None] = [None] * num_layers
 
     def update(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Append keys and values, (B, K, T, D); return all so far, (B, K, S, D)."""
+        """Append keys, (B, K, T, D), and values, (B, K, T, E); return all so far."""
         before = self._layers[layer]
         if before is not None:
             k = np.concatenate([before[0], k], axis=2)

@@ -47,7 +47,8 @@ class Context:
         """Cosine and sine of RoPE's angles for each token and pair. (T, R/2) or (B, T, R/2)"""
         rope = spec.position_encoding
         assert isinstance(rope, Rope)
-        return rotary_angles(rope, spec.rotary_size, self.positions(T))
+        length = self.cache.capacity if self.cache else T
+        return rotary_angles(rope, spec.rotary_size, self.positions(T), length)
 
     def alibi_slopes(self, heads: int) -> Array:
         """ALiBi's fixed slopes. (H,)"""

@@ -1,6 +1,7 @@
 """The elementary functions of the model, each docstring its formula. NumPy, float64.
 
-Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, R rotated size.
+Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, E that of
+values, R rotated size.
 """
 
 import math
@@ -20,6 +21,11 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """x W^T + b. (..., in), (out, in), (out,) -> (..., out)."""
     y = x @ weight.T
     return y if bias is None else y + bias
+
+
+def multiply(x: Array, factor: float | None) -> Array:
+    """x times a number, or x for None."""
+    return x if factor is None else factor * x
 
 
 def sigmoid(x: Array) -> Array:
@@ -56,6 +62,15 @@ def relu2(x: Array) -> Array:
 activations = {"gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu, "relu": relu, "relu2": relu2}
 
 
+def clamp_swiglu(gate: Array, up: Array, limit: float, alpha: float) -> Array:
+    """min(gate, limit) sigmoid(alpha min(gate, limit)) (clip(up, -limit, limit) + 1).
+
+    Source: OpenAI 2025, gpt-oss model card, arXiv:2508.10925, and its reference code.
+    """
+    gate = np.minimum(gate, limit)
+    return gate * sigmoid(alpha * gate) * (clip(up, limit) + 1)
+
+
 def softmax(x: Array) -> Array:
     """exp(x) / sum(exp(x)) over the last axis, shifted by the maximum."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
@@ -73,25 +88,30 @@ def soft_cap(x: Array, cap: float) -> Array:
     return cap * np.tanh(x / cap)
 
 
+def clip(x: Array, bound: float) -> Array:
+    """min(max(x, -bound), bound)."""
+    return np.minimum(np.maximum(x, -bound), bound)
+
+
 def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
-    """Normalize the last axis; no norm has no weight. (..., C), (C,), (C,) -> (..., C).
+    """Normalize the last axis. (..., C), (C,) or None, (C,) or None -> (..., C).
 
     rmsnorm x / sqrt(mean(x^2) + eps) * w, with 1 + w for w where unit_offset;
-    layernorm (x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b.
+    layernorm (x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b; w is 1 and b is 0 where None.
     Sources: Zhang and Sennrich 2019, RMSNorm, arXiv:1910.07467, eq. 4; Ba et al. 2016, LayerNorm,
-    arXiv:1607.06450, eq. 4.
+    arXiv:1607.06450, eq. 4. A weight may be (H, C), one for each head of (..., H, C).
     """
-    if isinstance(norm, NoNorm):
-        return x
-    assert weight is not None
     match norm:
+        case NoNorm():
+            return x
         case RMSNorm(eps, unit_offset):
-            scale = 1 + weight if unit_offset else weight
-            return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * scale
-        case LayerNorm(eps, _):
+            weight = 1 + weight if unit_offset and weight is not None else weight
+            y = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
+        case LayerNorm(eps):
             d = x - x.mean(axis=-1, keepdims=True)
-            y = d / np.sqrt((d * d).mean(axis=-1, keepdims=True) + eps) * weight
-            return y if bias is None else y + bias
+            y = d / np.sqrt((d * d).mean(axis=-1, keepdims=True) + eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
@@ -112,26 +132,31 @@ def attention(
     v: Array,
     spec: AttentionSpec,
     slopes: Array | None,
+    sinks: Array | None,
     ctx: Context,
     site: int,
 ) -> Array:
     """Attention of every query to the keys that its mask allows.
 
-    q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D).
+    q (B, H, T, D), k (B, K, S, D), v (B, K, S, E) -> (B, H, T, E).
     softmax(cap(scale q k^T) - slope distance) v; query head h reads key head h K / H. The mask
     allows the query's own document, no later keys if causal, and of those the last window_size.
+    A sink, one score per head, (H,), is one more term of the softmax's sum, and has no value.
     Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al. 2023, GQA,
-    arXiv:2305.13245; Press et al. 2021, ALiBi, arXiv:2108.12409.
+    arXiv:2305.13245; Press et al. 2021, ALiBi, arXiv:2108.12409; OpenAI 2025, gpt-oss (sinks).
     """
     B, H, T, D = q.shape
     S = k.shape[2]
     k = k.repeat(H // k.shape[1], axis=1)  # (B, H, S, D)
-    v = v.repeat(H // v.shape[1], axis=1)  # (B, H, S, D)
+    v = v.repeat(H // v.shape[1], axis=1)  # (B, H, S, E)
     scores = spec.score_scale * (q @ k.swapaxes(2, 3))  # (B, H, T, S)
     if spec.softcap is not None:
         scores = soft_cap(scores, spec.softcap)
     if slopes is not None:
         scores = scores - np.asarray(slopes)[:, None, None] * abs(ctx.relative_positions(T, S))
     scores = np.where(ctx.attention_mask(T, S, spec), scores, -np.inf)
-    p = ctx.dropout(softmax(scores), spec.dropout, site)
+    if sinks is not None:
+        column = sinks[:, None, None] + np.zeros((B, H, T, 1))
+        scores = np.concatenate([scores, column], axis=-1)  # (B, H, T, S + 1)
+    p = ctx.dropout(softmax(scores)[..., :S], spec.dropout, site)
     return p @ v

@@ -5,14 +5,21 @@ import math
 import numpy as np
 from numpy import ndarray as Array
 
-from hermes.spec import LinearScaling, Llama3Scaling, Rope, YarnScaling
+from hermes.spec import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Rope,
+    YarnScaling,
+)
 
 
-def rotary_angles(rope: Rope, size: int, positions: Array) -> tuple[Array, Array]:
+def rotary_angles(rope: Rope, size: int, positions: Array, length: int) -> tuple[Array, Array]:
     """Cosine and sine of the angle of each position and pair. (..., T) -> (..., T, R/2) each.
 
     Pair i of R / 2 rotates by theta^(-2 i / R) radians per position. Scalings lower that frequency,
-    and yarn also multiplies cosines and sines by 0.1 ln(factor) + 1.
+    and yarn and longrope also multiply cosines and sines. length: of the row or the KV cache.
     Sources: Su et al. 2021, RoFormer, arXiv:2104.09864, section 3.4.2; of the scalings in
     hermes.spec.parts.
     """
@@ -33,15 +40,28 @@ def rotary_angles(rope: Rope, size: int, positions: Array) -> tuple[Array, Array
                 else:
                     smooth = (original / wavelength - low) / (high - low)
                     frequency[i] = (1 - smooth) * plain / factor + smooth * plain
-            case YarnScaling(factor, original, fast, slow):
+            case YarnScaling(factor, original, fast, slow, given, truncate):
                 per_turn = size / (2 * math.log(rope.theta))
                 first = per_turn * math.log(original / (fast * 2 * math.pi))
                 last = per_turn * math.log(original / (slow * 2 * math.pi))
-                first, last = max(math.floor(first), 0), min(math.ceil(last), size - 1)
+                if truncate:
+                    first, last = math.floor(first), math.ceil(last)
+                first, last = max(first, 0), min(last, size - 1)
                 width = last - first if last > first else 1e-3
                 ramp = min(max((i - first) / width, 0.0), 1.0)
                 frequency[i] = ramp * plain / factor + (1 - ramp) * plain
-                magnitude = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+                usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+                magnitude = usual if given is None else given
+            case LongRopeScaling(short, long, original, given):
+                assert given is not None, "only specs in ModelSpec.layers are resolved"
+                magnitude = given
+                frequency[i] = plain / (short[i] if length <= original else long[i])
+            case DynamicScaling(factor, original):
+                theta = rope.theta
+                if length > original:
+                    growth = factor * length / original - (factor - 1)
+                    theta = theta * growth ** (size / (size - 2))
+                frequency[i] = theta ** (-2 * i / size)
     angle = positions[..., None] * frequency
     return magnitude * np.cos(angle), magnitude * np.sin(angle)
 

@@ -8,16 +8,18 @@ class KVCache:
 
     def __init__(self, num_layers: int, capacity: int):
         self.length = 0  # tokens of whole passes; the decoder adds to it after each
-        self._capacity = capacity
-        self._layers: list[Array | None] = [None] * num_layers
+        self.capacity = capacity
+        self._layers: list[tuple[Array, Array] | None] = [None] * num_layers
 
     def update(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Append keys and values, (B, K, T, D); return all so far, (B, K, S, D)."""
-        buffer = self._layers[layer]
-        if buffer is None:
+        """Append keys, (B, K, T, D), and values, (B, K, T, E); return all so far."""
+        buffers = self._layers[layer]
+        if buffers is None:
             B, K, _, D = k.shape
-            buffer = self._layers[layer] = k.new_empty((2, B, K, self._capacity, D))
-        end = self.length + k.shape[2]
-        buffer[0, :, :, self.length : end] = k
-        buffer[1, :, :, self.length : end] = v
-        return buffer[0, :, :, :end], buffer[1, :, :, :end]
+            shape = (B, K, self.capacity)
+            buffers = k.new_empty((*shape, D)), v.new_empty((*shape, v.shape[-1]))
+            self._layers[layer] = buffers
+        (keys, values), end = buffers, self.length + k.shape[2]
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        return keys[:, :, :end], values[:, :, :end]

@@ -75,14 +75,26 @@ def logprobs(module: Transformer, x: Array, targets: Array, target_indices: Arra
 
 
 def next_token(
-    module: Transformer, x: Array, targets: Array, target_indices: Array | None
+    module: Transformer,
+    x: Array,
+    targets: Array,
+    target_indices: Array | None,
+    weights: Array | None = None,
 ) -> Array:
-    """loss.next_token. target_indices: where targets count, (N,); None for all."""
+    """loss.next_token. target_indices: where targets count, (N,); None for all. weights: (B, T)."""
     flat_x, flat_targets = select_targets(x, targets, target_indices)
     spans = make_spans(0, len(flat_targets), choose_chunk_size(module, x))
 
-    def score_group(index: int, logp: Array) -> tuple[Array, None, Array]:
-        return -logp.sum(), None, logp
+    if weights is not None:
+        flat = weights.flatten()
+        weights = flat if target_indices is None else flat[target_indices]
+
+    def score_group(index: int, logp: Array) -> tuple[Array, Array | None, Array]:
+        if weights is None:
+            return -logp.sum(), None, logp
+        begin, end = spans[index]
+        w = weights[begin:end]
+        return -(w * logp).sum(), -w, logp
 
     return compute_loss(module, flat_x, flat_targets, [[span] for span in spans], score_group)[0]
 
@@ -247,9 +259,8 @@ class ChunkedLoss(torch.autograd.Function):
                     # together: they are computed a second time, chunk by chunk.
                     scores = score_chunk(head, x[begin:end], targets[begin:end], matrix, bias)
                 chunk_grad = None if logp_grad is None else logp_grad[begin - first : end - first]
-                d = logits_gradient(*scores[1:], targets[begin:end], chunk_grad, head.softcap).to(
-                    x.dtype
-                )
+                d = logits_gradient(*scores[1:], targets[begin:end], chunk_grad, head)
+                d = d.to(x.dtype)
                 if dx is not None:
                     dx[begin:end] = d @ matrix
                 if dw is not None:
@@ -280,11 +291,12 @@ def logits_gradient(
     columns: Array,
     targets: Array,
     logp_grad: Array | None,
-    cap: float | None,
+    head: Head,
 ) -> Array:
-    """The gradient of a chunk's loss with respect to its logits before their cap. -> (n, V).
+    """The gradient of a chunk's loss with respect to x W^T + b. -> (n, V).
 
-    -logp_grad (softmax(z) - onehot(target)), and for z = cap tanh(y / cap) times 1 - (z / cap)^2.
+    -logp_grad (softmax(z) - onehot(target)), and for z = cap tanh(scale y / cap) times
+    scale (1 - (z / cap)^2).
     logp_grad: (n,), None for -1. Overwrites log_softmax, to have no third tensor of that size.
     """
     d = log_softmax.exp_().scatter_add_(
@@ -292,4 +304,5 @@ def logits_gradient(
     )
     counted = (targets != IGNORE)[:, None]
     d = d.mul_(counted if logp_grad is None else -logp_grad[:, None].where(counted, 0))
-    return d if cap is None else d.mul_(1 - (logits / cap).square())
+    d = d if head.softcap is None else d.mul_(1 - (logits / head.softcap).square())
+    return d if head.scale is None else d.mul_(head.scale)

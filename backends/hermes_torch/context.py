@@ -6,7 +6,6 @@ from torch.utils.checkpoint import checkpoint
 
 from hermes.numerics import positions
 from hermes.spec import AttentionSpec, ModelSpec, Rope
-from hermes.spec.parts import Positions
 from hermes_torch.cache import KVCache
 
 
@@ -24,27 +23,52 @@ def lowbias32(x: Array) -> Array:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
+MAX_TABLES = 8  # of one rope: dynamic scaling has a table for each length
+
+
 class PositionTables:
     """RoPE's cosines and sines, once per distinct rope, and ALiBi's slopes, on the device.
 
     Both are computed in float64 on the host, then cast: float32 angles are wrong at long contexts.
+    Under longrope and dynamic the length of a row or a KV cache chooses a rope's table.
     """
 
     def __init__(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype):
-        self.device = device
-        self.angles: dict[tuple[Positions, int], tuple[Array, ...]] = {}
+        self.device, self.dtype = device, dtype
+        self.max_seq_len = spec.max_seq_len
+        self.ropes: dict[tuple[Rope, int], None] = {}
+        self.angles: dict[tuple[Rope, int, int], tuple[Array, ...]] = {}
         self.slopes: dict[int, Array] = {}
-        for block in spec.layers:
-            attention = block.attention
+        for attention in spec.attentions:
             if isinstance(attention.position_encoding, Rope):
-                key = attention.position_encoding, attention.rotary_size
-                if key not in self.angles:
-                    cos_sin = positions.rotary_table(*key, spec.max_seq_len)
-                    self.angles[key] = tuple(
-                        torch.from_numpy(table).to(device=device, dtype=dtype) for table in cos_sin
-                    )
+                self.ropes[attention.position_encoding, attention.rotary_size] = None
             slopes = torch.from_numpy(positions.alibi_slopes(attention.num_heads))
             self.slopes[attention.num_heads] = slopes.to(device=device, dtype=dtype)
+        for length in (1, spec.max_seq_len):
+            self.prepare(length)
+
+    def prepare(self, length: int) -> None:
+        """Make the tables for rows or a KV cache of this length; before a pass, compiled or not."""
+        for rope, size in self.ropes:
+            key = rope, size, positions.choose_table_length(rope, length, self.max_seq_len)
+            if key in self.angles:
+                continue
+            others = [other for other in self.angles if other[:2] == key[:2]]
+            if len(others) >= MAX_TABLES:
+                del self.angles[others[0]]
+            cos_sin = positions.rotary_table(*key)
+            with torch.inference_mode(False):  # a learner may use what a decoder has made
+                self.angles[key] = tuple(
+                    torch.from_numpy(table).to(device=self.device, dtype=self.dtype)
+                    for table in cos_sin
+                )
+
+    def get_angles(self, spec: AttentionSpec, length: int) -> tuple[Array, ...]:
+        """Cosines and sines for rows or a KV cache of this length. (positions, R/2) each"""
+        rope = spec.position_encoding
+        assert isinstance(rope, Rope)
+        chosen = positions.choose_table_length(rope, length, self.max_seq_len)
+        return self.angles[rope, spec.rotary_size, chosen]
 
 
 class Context:
@@ -83,7 +107,7 @@ class Context:
 
     def angles(self, spec: AttentionSpec, T: int) -> tuple[Array, Array]:
         """Cosine and sine of RoPE's angles for each token and pair. (T, R/2) or (B, T, R/2)"""
-        cos, sin = self.tables.angles[spec.position_encoding, spec.rotary_size]
+        cos, sin = self.tables.get_angles(spec, self.cache.capacity if self.cache else T)
         if self.positions_in_document is not None:
             return cos[self.positions_in_document], sin[self.positions_in_document]
         return cos[self.offset : self.offset + T], sin[self.offset : self.offset + T]

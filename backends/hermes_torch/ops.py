@@ -3,7 +3,8 @@
 FAST uses the library's fused kernels; EXACT writes everything out, and is what float64 uses.
 Nothing else differs between the two.
 
-Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, R rotated size.
+Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, E that of
+values, R rotated size.
 """
 
 import math
@@ -32,6 +33,11 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     return F.linear(x, weight.to(x.dtype), bias)
 
 
+def multiply(x: Array, factor: float | None) -> Array:
+    """x times a number, or x for None."""
+    return x if factor is None else factor * x
+
+
 def silu(x: Array) -> Array:
     """x / (1 + exp(-x)). Source: Elfwing et al. 2017, arXiv:1702.03118."""
     return F.silu(x)
@@ -57,45 +63,65 @@ def relu2(x: Array) -> Array:
     return F.relu(x).square()
 
 
+def clamp_swiglu(gate: Array, up: Array, limit: float, alpha: float) -> Array:
+    """min(gate, limit) sigmoid(alpha min(gate, limit)) (clip(up, -limit, limit) + 1).
+
+    Source: OpenAI 2025, gpt-oss model card, arXiv:2508.10925, and its reference code.
+    """
+    gate = gate.clamp(max=limit)
+    return gate * torch.sigmoid(alpha * gate) * (clip(up, limit) + 1)
+
+
 def soft_cap(x: Array, cap: float) -> Array:
     """cap tanh(x / cap). Source: Bello et al. 2016, arXiv:1611.09940, eq. 16; Gemma 2."""
     return cap * torch.tanh(x / cap)
 
 
+def add_offset(norm: RMSNorm, weight: Array | None) -> Array | None:
+    """What an rmsnorm multiplies by: w, 1 + w with unit_offset, or None for 1. (C,) -> (C,)."""
+    return 1 + weight if norm.unit_offset and weight is not None else weight
+
+
+def clip(x: Array, bound: float) -> Array:
+    """min(max(x, -bound), bound)."""
+    return x.clamp(-bound, bound)
+
+
 def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
     """Normalize the last axis, in float32 at least. (..., C), (C,), (C,) -> (..., C).
 
-    The absent norm (NoNorm) has no weight.
+    w is 1 and b is 0 where None; w may be (H, C), one for each head of (..., H, C), which the
+    library's kernels do not have.
     Sources: Zhang and Sennrich 2019, RMSNorm, arXiv:1910.07467, eq. 4; Ba et al. 2016, LayerNorm,
     arXiv:1607.06450, eq. 4.
     """
-    if isinstance(norm, NoNorm):
-        return x
-    assert weight is not None
+    if weight is not None and weight.ndim > 1:
+        return normalize_exact(x, norm, weight, bias)
     wide = upcast(x)
     match norm:
-        case RMSNorm(eps, unit_offset):
-            scale = 1 + weight if unit_offset else weight
-            y = F.rms_norm(wide, scale.shape, scale, eps)
-        case LayerNorm(eps, _):
-            y = F.layer_norm(wide, weight.shape, weight, bias, eps)
+        case NoNorm():
+            return x
+        case RMSNorm(eps):
+            y = F.rms_norm(wide, wide.shape[-1:], add_offset(norm, weight), eps)
+        case LayerNorm(eps):
+            y = F.layer_norm(wide, wide.shape[-1:], weight, bias, eps)
     return y.to(x.dtype)
 
 
 def normalize_exact(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
     """normalize, written out."""
-    if isinstance(norm, NoNorm):
-        return x
-    assert weight is not None
     wide = upcast(x)
     match norm:
-        case RMSNorm(eps, unit_offset):
-            scale = 1 + weight if unit_offset else weight
-            y = wide / torch.sqrt((wide * wide).mean(-1, keepdim=True) + eps) * scale
-        case LayerNorm(eps, _):
+        case NoNorm():
+            return x
+        case RMSNorm(eps):
+            weight = add_offset(norm, weight)
+            y = wide / torch.sqrt((wide * wide).mean(-1, keepdim=True) + eps)
+        case LayerNorm(eps):
             d = wide - wide.mean(-1, keepdim=True)
-            y = d / torch.sqrt((d * d).mean(-1, keepdim=True) + eps) * weight
-            y = y if bias is None else y + bias
+            y = d / torch.sqrt((d * d).mean(-1, keepdim=True) + eps)
+    y = y if weight is None else y * weight
+    y = y if bias is None else y + bias
     return y.to(x.dtype)
 
 
@@ -113,12 +139,20 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 
 
 def attention_exact(
-    q: Array, k: Array, v: Array, spec: AttentionSpec, slopes: Array | None, ctx: Context, site: int
+    q: Array,
+    k: Array,
+    v: Array,
+    spec: AttentionSpec,
+    slopes: Array | None,
+    sinks: Array | None,
+    ctx: Context,
+    site: int,
 ) -> Array:
-    """Attention, written out. q (B, H, T, D), k, v (B, K, S, D) -> (B, H, T, D).
+    """Attention, written out. q (B, H, T, D), k (B, K, S, D), v (B, K, S, E) -> (B, H, T, E).
 
     softmax(cap(scale q k^T) - slope distance) v over the keys that the mask allows; query head h
-    reads key head h K / H. Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al.
+    reads key head h K / H. A sink, one score per head, (H,), is one more term of the softmax's sum,
+    and has no value. Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al.
     2023, GQA, arXiv:2305.13245; Press et al. 2021, ALiBi, arXiv:2108.12409.
     """
     groups = q.shape[1] // k.shape[1]
@@ -131,16 +165,26 @@ def attention_exact(
     mask = ctx.attention_mask(q.shape[2], k.shape[2], spec)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
-    p = ctx.dropout(torch.softmax(scores, -1), spec.dropout, site)
+    if sinks is not None:
+        column = sinks.to(scores.dtype)[:, None, None].expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, column], -1)  # (B, H, T, S + 1)
+    p = ctx.dropout(torch.softmax(scores, -1)[..., : k.shape[2]], spec.dropout, site)
     return p.to(v.dtype) @ v
 
 
 def attention(
-    q: Array, k: Array, v: Array, spec: AttentionSpec, slopes: Array | None, ctx: Context, site: int
+    q: Array,
+    k: Array,
+    v: Array,
+    spec: AttentionSpec,
+    slopes: Array | None,
+    sinks: Array | None,
+    ctx: Context,
+    site: int,
 ) -> Array:
-    """attention_exact by the fused kernel, which has neither a soft cap nor our dropout masks."""
-    if spec.softcap is not None or ctx.has_dropout(spec.dropout):
-        return attention_exact(q, k, v, spec, slopes, ctx, site)
+    """attention_exact by the fused kernel, which has no soft cap, sinks or masks of dropout."""
+    if spec.softcap is not None or sinks is not None or ctx.has_dropout(spec.dropout):
+        return attention_exact(q, k, v, spec, slopes, sinks, ctx, site)
     T, S = q.shape[2], k.shape[2]
     is_causal = slopes is None and ctx.is_plain_causal(T, S, spec)
     mask = None if is_causal else ctx.attention_mask(T, S, spec)
@@ -166,7 +210,10 @@ class Ops:
     normalize: Callable
     rotate: Callable
     attention: Callable
+    clamp_swiglu: Callable
     soft_cap: Callable
+    clip: Callable
+    sigmoid: Callable
     logprobs: Callable
     next_token: Callable
     row_logprobs: Callable
@@ -180,7 +227,10 @@ FAST = Ops(
     normalize=normalize,
     rotate=rotate,
     attention=attention,
+    clamp_swiglu=clamp_swiglu,
     soft_cap=soft_cap,
+    clip=clip,
+    sigmoid=torch.sigmoid,
     logprobs=chunked_loss.logprobs,
     next_token=chunked_loss.next_token,
     row_logprobs=chunked_loss.row_logprobs,

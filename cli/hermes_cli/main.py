@@ -38,7 +38,7 @@ from hermes_cli.launch.signals import INTERRUPTED, Signals
 SECTIONS = {
     "Train": (
         ("quickstart", "quickstart", "Go from text to a trained model in a few minutes"),
-        ("train-tokenizer", "train_tokenizer", "Train a byte-level BPE tokenizer"),
+        ("train-tokenizer", "train_tokenizer", "Train a tokenizer"),
         ("train", "train", "Train a model from scratch, or resume a run"),
         ("finetune", "finetune", "Continue training an existing model on plain text"),
         ("sft", "sft", "Fine-tune a model on conversations (supervised fine-tuning)"),

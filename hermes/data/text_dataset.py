@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.data.dataset import UpdateLayout
+from hermes.data.dataset import CountBytes, UpdateLayout
 from hermes.data.order import Cursor, order_samples, split_windows
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError
@@ -72,15 +72,16 @@ class TextDataset:
             taken = held_out[start : start + micro_batch * world_size]
             yield self._make_batch(taken, micro_batch, 1, rank, world_size)
 
-    def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
-        """Count the bytes of text in the held-out targets; byte_lengths (V,): bytes of each id.
+    def count_validation_bytes(self, count_bytes: CountBytes) -> int:
+        """Count the bytes of text in the held-out targets.
 
         Bits per byte are the targets' nats / (ln 2 * bytes).
         """
         first = self.held_out.start * self.seq_len + 1
-        targets = self.stream.tokens[first : first + len(self.held_out) * self.seq_len]
-        counts = np.bincount(targets, minlength=len(byte_lengths))
-        return int(counts @ np.asarray(byte_lengths, np.int64))
+        context = min(first, 1)
+        end = first + len(self.held_out) * self.seq_len
+        ids = self.stream.tokens[first - context : end]
+        return count_bytes(ids, np.arange(len(ids)) >= context)
 
     def _make_batch(
         self, taken: NDArray[np.int64], micro_batch: int, accum: int, rank: int, world_size: int

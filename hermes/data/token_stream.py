@@ -22,12 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["TokenStream", "tokenize"]
 
 BATCH = 1 << 21  # characters encoded at a time, enough pieces for all cores
+NO_END = (
+    "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>', so documents cannot "
+    "be told apart; name one of its tokens with --eos"
+)
 TOKENS, FACTS = "tokens.bin", "tokens.json"
 
 
 @dataclass(frozen=True)
 class TokenStream:
     """The tokens of all documents in order, with an end-of-text token after each. tokens: (N,)
+
+    Each begins with BOS where the tokenizer says so.
 
     text_bytes: of the text in UTF-8. largest: the largest id. fingerprint: SHA-256 over the
     tokenizer's fingerprint and the ids; equal fingerprints mean equal data. folder: where other
@@ -99,19 +105,15 @@ def tokenize(
 
     Names of special tokens in the text are encoded as text. The pieces of a long document are
     encoded separately; `hermes.tokenizer.bytelevel.split_text` cuts them where that does not change
-    tokens. directory: where the file is put; None for the system's temporary folder. Holds some
-    megabytes of text in memory. Raises DataError, StorageError.
+    tokens, and those that a tokenizer cannot be cut between are joined again. directory: where the
+    file is put; None for the system's temporary folder. Holds some megabytes of text in memory, and
+    a document that cannot be cut as a whole. Raises DataError, StorageError.
     """
-    if tokenizer.eos_id is None:
-        raise DataError(
-            "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>', so "
-            "documents cannot be told apart; use one that has"
-        )
     temporary = TemporaryFolder("tokens", directory)
     folder = Path(temporary.name)
     try:
         with open(folder / TOKENS, "wb") as file:
-            facts = _write(documents, tokenizer, tokenizer.eos_id, file)
+            facts = _write(documents, tokenizer, file)
         (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         stream = TokenStream.open(folder)
     except BaseException as error:
@@ -122,18 +124,24 @@ def tokenize(
     return replace(stream, _temporary=temporary)
 
 
-def _write(
-    documents: Iterable[Document], tokenizer: "Tokenizer", eos: int, file: BinaryIO
-) -> dict[str, Any]:
+def _write(documents: Iterable[Document], tokenizer: "Tokenizer", file: BinaryIO) -> dict[str, Any]:
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     tokens = num_documents = text_bytes = largest = 0
     report_stage("tokenizing")
-    for batch in _group_documents(documents):
-        encoded = tokenizer.encode_batch([document.text for document in batch])
-        for document, ids in zip(batch, encoded, strict=True):
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    continued = False  # whether the next piece continues a document
+    for batch in _group_documents(_join_pieces(documents, tokenizer)):
+        flags = [continued, *(document.more for document in batch)]
+        continued = flags.pop()
+        encoded = tokenizer.encode_batch([one.text for one in batch], continued=flags)
+        for document, flag, ids in zip(batch, flags, encoded, strict=True):
+            if not flag:
+                if num_documents and not end:
+                    raise DataError(NO_END)
+                ids[:0] = tokenizer.beginning
             if not document.more:
-                ids.append(eos)
+                ids += end
                 num_documents += 1
             text_bytes += len(document.text.encode())
         ids_of_batch = np.fromiter(chain.from_iterable(encoded), dtype)
@@ -153,6 +161,29 @@ def _write(
         "largest": largest,
         "fingerprint": digest.hexdigest(),
     }
+
+
+def _join_pieces(documents: Iterable[Document], tokenizer: "Tokenizer") -> Iterator[Document]:
+    """Join the pieces of a document that the tokenizer cannot be cut between."""
+    held: list[Document] = []
+    for document in documents:
+        if held and not (held[-1].more and _is_joined(held[-1], document, tokenizer)):
+            yield _merge(held)
+            held = []
+        held.append(document)
+    if held:
+        yield _merge(held)
+
+
+def _is_joined(left: Document, right: Document, tokenizer: "Tokenizer") -> bool:
+    return not tokenizer.can_cut(left.text, right.text)
+
+
+def _merge(pieces: list[Document]) -> Document:
+    if len(pieces) == 1:
+        return pieces[0]
+    text = "".join(piece.text for piece in pieces)
+    return replace(pieces[0], text=text, more=pieces[-1].more)
 
 
 def _group_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:

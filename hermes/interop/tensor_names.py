@@ -16,7 +16,7 @@ from hermes.checkpoint import TensorInfo
 from hermes.checkpoint.weights import strip_wrappers
 from hermes.errors import CheckpointError
 from hermes.interface import Array, LazyTensors, Tensors
-from hermes.numerics.params import NORM_NAMES, Tensor, list_parameters
+from hermes.numerics.params import Tensor, list_norms, list_parameters
 from hermes.spec import BlockSpec, ModelSpec
 
 __all__ = ["StoredTensor", "TensorSource", "make_layout", "pack", "unpack"]
@@ -78,7 +78,7 @@ class StoredTensor:
         return np.ascontiguousarray(whole.reshape(table[part].shape))
 
 
-# Their module -> ours. {i} is the layer; {attention_in} and the like are keys of NORM_NAMES and
+# Their module -> ours. {i} is the layer; {attention_in} and the like are places of NORM_NAMES and
 # stand for the norm at that position. `*` marks a matrix stored as (in, out), `@` rows interleaved
 # by groups. A tensor's name is its module's with .weight or .bias.
 _QKV = "self_attn.q_proj self_attn.k_proj self_attn.v_proj"
@@ -135,7 +135,8 @@ def _choose_modules(spec: ModelSpec, family: str) -> Mapping[str, str] | None:
             return _GPT_NEOX
         case "litgpt" | "litgpt-old":
             modules = dict(_LITGPT)
-            if spec.layers[0].ffn.gated:
+            ffn = spec.layers[0].ffn
+            if ffn is not None and ffn.gated:
                 del modules["h.{i}.mlp.fc"]
                 modules |= _GATED
             if family == "litgpt-old":
@@ -160,13 +161,13 @@ def make_layout(spec: ModelSpec, family: str) -> list[StoredTensor]:
     ]
     layered = [
         stored
-        for i, layer in enumerate(spec.layers)
+        for i, (layer, attention) in enumerate(zip(spec.layers, spec.attentions, strict=True))
         for name, ours in modules.items()
         if "{i}" in name
         for stored in _make_stored(
             name.replace("{i}", str(i)),
             [f"model.layers.{i}.{part}" for part in _resolve_norm_name(ours, layer).split()],
-            layer.attention.kv_heads,
+            attention.kv_heads,
         )
     ]
     layout = [stored for stored in once + layered if stored.parts[0] in table]
@@ -178,7 +179,7 @@ def make_layout(spec: ModelSpec, family: str) -> list[StoredTensor]:
 def _resolve_norm_name(ours: str, layer: BlockSpec) -> str:
     """Resolve a position in braces to the norm's name there, or "-"; keep any other module."""
     position = ours.strip("{}")
-    return ours if position == ours else NORM_NAMES[layer.norm_position].get(position, "-")
+    return ours if position == ours else list_norms(layer).get(position, "-")
 
 
 def _make_stored(name: str, parts: list[str], groups: int = 1) -> Iterator[StoredTensor]:

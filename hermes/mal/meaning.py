@@ -156,10 +156,12 @@ class _Reader:
         """Read the value of a field by the types of its dataclass field."""
         bare = value.name if isinstance(value, Word) and value.body is None else None
         kinds = {WORDS[kind]: kind for kind in types if kind in WORDS}
-        if bare == "none" and NoneType in types and "none" not in kinds:
+        # A file may call a definition `none`: no name is reserved.
+        is_named = bare is not None and any((kind, bare) in self.definitions for kind in kinds)
+        if bare == "none" and NoneType in types and "none" not in kinds and not is_named:
             return None
-        if kinds:
-            return self.read_kind(key, kinds, value)
+        if kinds and (bare is None or str not in types):
+            return self.read_kind(key, kinds, value, word=str in types)
         match value:
             case Number(text) if int in types:
                 return self.read_integer(key, text, value.at)
@@ -171,7 +173,15 @@ class _Reader:
                 return SPELLINGS.get(key, {}).get(bare, bare)
             case String(text) if str in types and key in TEXTS:
                 return text
-        wanted = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
+            case List(values) if tuple in types:
+                return tuple(self.read_value(key, (float,), number) for number in values)
+        wanted = {
+            int: "an integer",
+            float: "a number",
+            bool: "true or false",
+            str: "a word",
+            tuple: "a list of numbers",
+        }
         what = "text in double quotes" if key in TEXTS else wanted[types[0]]
         none = " or none" if NoneType in types else ""
         raise self.make_error(value.at, f"{key} takes {what}{none}, got {_describe_value(value)}")
@@ -184,15 +194,21 @@ class _Reader:
         hint = f"; write {int(number)}" if abs(number) < 2**31 and number.is_integer() else ""
         raise self.make_error(at, f"{key} takes an integer, got {text}{hint}")
 
-    def read_kind(self, key: str, kinds: Mapping[str, type], value: Value) -> object:
-        """Read a value that is a spec: of the kind whose word it names, or of the only kind."""
+    def read_kind(
+        self, key: str, kinds: Mapping[str, type], value: Value, *, word: bool = False
+    ) -> object:
+        """Read a value that is a spec: of the kind whose word it names, or of the only kind.
+
+        word: whether a word alone was possible too, for errors.
+        """
         only = next(iter(kinds))
         if only in DEFINED:
             return self.read_part(only, kinds[only], value)
         if len(kinds) == 1:
             if isinstance(value, Body):
                 return self.read_body(kinds[only], value, value.at)
-            raise self.make_error(value.at, f"{key} takes {{ ... }}, got {_describe_value(value)}")
+            forms = "a word or { ... }" if word else "{ ... }"
+            raise self.make_error(value.at, f"{key} takes {forms}, got {_describe_value(value)}")
         if isinstance(value, Word) and value.name in kinds:
             body = value.body or Body((), value.at)
             return self.read_body(kinds[value.name], body, value.at)

@@ -16,6 +16,7 @@ __all__ = ["MAX_BYTES", "MAX_NESTING", "Source", "parse", "parse_value"]
 MAX_BYTES = 2**20
 MAX_NESTING = 64
 MAX_TOKENS = 50_000
+MAX_VALUES = 10_000  # of a list, repeated ones counted as often as they are
 MAX_LENGTH = {"number": 32, "name": 100}  # characters; a float64 needs 24 at most
 
 # Possessive quantifiers (*+, ++) never backtrack, so that tokenizing takes linear time.
@@ -226,20 +227,35 @@ class _Parser:
         raise self.make_expected_error(f"a value of {quote(owner)}")
 
     def parse_list(self, owner: str) -> List:
-        """list = "[" value ("," value)* ","? "]" """
+        """list = "[" item ("," item)* ","? "]" """
         opening = self.open()
-        values = [self.parse_value(owner)]
+        values = self.parse_item(owner)
         while self.is_next(","):
             self.take()
             if self.is_next("]"):
                 break
-            values.append(self.parse_value(owner))
+            values += self.parse_item(owner)
+            if len(values) > MAX_VALUES:
+                sentence = f"a list has at most {MAX_VALUES} values"
+                raise self.source.make_error(opening.at, sentence)
         if self.next.kind == "end":
             raise self.source.make_error(opening.at, f"'[' opening {quote(owner)} is never closed")
         if not self.is_next("]"):
             raise self.make_expected_error("',' or ']'")
         self.close()
         return List(tuple(values), opening.at)
+
+    def parse_item(self, owner: str) -> list[Value]:
+        """item = (NUMBER "x")? value; `3 x a` is a, a, a."""
+        value = self.parse_value(owner)
+        if not isinstance(value, Number) or (self.next.kind, self.next.text) != ("name", "x"):
+            return [value]
+        self.take()
+        is_count = re.fullmatch("[0-9]+", value.text) and 1 <= int(value.text) <= MAX_VALUES
+        if not is_count:
+            sentence = f"{value.text} x repeats a value; write an integer from 1 to {MAX_VALUES}"
+            raise self.source.make_error(value.at, sentence)
+        return int(value.text) * [self.parse_value(owner)]
 
     def resolve_escapes(self, token: _Token) -> str:
         """Resolve the escapes of a string token and remove its quotes."""

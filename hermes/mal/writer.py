@@ -5,7 +5,8 @@ defaults left out, named parts defined before they are used.
 """
 
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
+from typing import Any
 
 from hermes.errors import SpecError
 from hermes.mal.tree import Body, Definition, Field, List, Number, String, Tree, Value, Word
@@ -48,7 +49,7 @@ class _Writer:
     def __init__(self, specs: tuple[ModelSpec, ...], with_defaults: bool):
         self.specs = specs
         self.with_defaults = with_defaults
-        self.parts: dict[tuple[str, str], AttentionSpec | FfnSpec | BlockSpec] = {}
+        self.parts: dict[tuple[str, str], AttentionSpec | FfnSpec | BlockSpec | None] = {}
         self.definitions: dict[str, list[Definition]] = {kind: [] for kind in DEFINED}
 
     def write_tree(self) -> Tree:
@@ -71,6 +72,12 @@ class _Writer:
             raise SpecError(f"two different {kind} definitions are both named {part.name!r}")
         return Word(part.name)
 
+    def write_absence(self, kind: str) -> Value:
+        """Write `none` for a part that a block does not have, unless a part has that name."""
+        if self.parts.setdefault((kind, "none"), None) is not None:
+            raise SpecError(f"two different {kind} definitions are both named 'none'")
+        return Word("none")
+
     def write_body(self, spec: object) -> Body:
         defaults = {f.name: f.default for f in fields(spec)}  # type: ignore[arg-type]
         written: list[Field] = []
@@ -79,7 +86,10 @@ class _Writer:
                 written += self.write_blocks(key, spec.blocks)
                 continue
             value, default = getattr(spec, key), defaults.get(key, MISSING)
-            if value is not None and (value != default or self.with_defaults):
+            is_default = value == default or (default is None and _can_leave_out(spec, key))
+            if value is None and default is not None:
+                written.append(Field(key, self.write_absence(key)))
+            elif value is not None and (not is_default or self.with_defaults):
                 written.append(Field(key, self.write_value(key, types, value)))
         return Body(tuple(written))
 
@@ -103,12 +113,22 @@ class _Writer:
                 if key in TEXTS:
                     return String(value)
                 return Word(WRITTEN.get(value, value) if key == "bias" else value)
+            case tuple():
+                return List(tuple(Number(format_number(number)) for number in value))
             case AttentionSpec() | FfnSpec() | BlockSpec():
                 return self.write_part(WORDS[value.__class__], value)
         body = self.write_body(value)
-        if len(types) == 1:
+        if len(types) == 1 or str in types:
             return body
         return Word(WORDS[value.__class__], body if body.fields else None)
+
+
+def _can_leave_out(spec: Any, key: str) -> bool:
+    """Whether a spec without this key would be the same, as the key follows from others."""
+    try:
+        return bool(replace(spec, **{key: None}) == spec)
+    except SpecError:
+        return False
 
 
 def format_number(value: float) -> str:

@@ -74,9 +74,9 @@ def count_matmul_weights(spec: ModelSpec) -> int:
 def count_flops(spec: ModelSpec, *, training: bool) -> int:
     """Count floating-point operations per token, a multiply and an add as two.
 
-    M weights multiply each token (`count_matmul_weights`), and in each layer H heads of size D
-    compute scores with n keys and the weighted sum of n values:
-        forward  = 2 M + sum over layers of 4 H D n
+    M weights multiply each token (`count_matmul_weights`), and in each layer H heads compute scores
+    with n keys of size D and the weighted sum of n values of size E:
+        forward  = 2 M + sum over layers of 2 H (D + E) n
         decoding = forward, n = min(T, W): the last token of a full context
         training = 3 forward, n = mean over a sequence of T = max_seq_len: (T + 1) / 2 if causal
     where W is the layer's window. The backward pass costs twice the forward pass. Left out are
@@ -85,11 +85,10 @@ def count_flops(spec: ModelSpec, *, training: bool) -> int:
     (which counts n = T).
     """
     total = 2 * count_matmul_weights(spec) * spec.max_seq_len
-    for block in spec.layers:
-        a = block.attention
+    for a in spec.attentions:
         count = _count_keys_of_sequence if training else _count_keys_of_last_token
         keys = count(a, spec.max_seq_len)
-        total += 4 * a.num_heads * a.head_size * keys
+        total += 2 * a.num_heads * (a.head_size + a.value_size) * keys
     return round((3 if training else 1) * total / spec.max_seq_len)
 
 
@@ -107,5 +106,5 @@ def _count_keys_of_last_token(attention: AttentionSpec, length: int) -> int:
 
 
 def _count_kv_elements(spec: ModelSpec) -> int:
-    """Count the elements that a token adds to the KV cache: 2 K D for each layer."""
-    return sum(2 * b.attention.kv_heads * b.attention.head_size for b in spec.layers)
+    """Count the elements that a token adds to the KV cache: K (D + E) for each attention."""
+    return sum(a.kv_heads * (a.head_size + a.value_size) for a in spec.attentions)

@@ -1,5 +1,6 @@
 """The lines that `hermes info`, `hermes mal show` and `hermes mal diff` print."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from hermes.formatting import format_columns, format_with_unit
@@ -14,7 +15,17 @@ from hermes.model_info.shape import (
     group_tensors,
 )
 from hermes.numerics.params import Tensor, list_parameters
-from hermes.spec import BlockSpec, LayerNorm, ModelSpec, NoNorm, Norm, RMSNorm
+from hermes.spec import (
+    AttentionSpec,
+    BlockSpec,
+    FfnSpec,
+    LayerNorm,
+    ModelSpec,
+    NoNorm,
+    Norm,
+    QkNorm,
+    RMSNorm,
+)
 
 __all__ = ["format_cost", "format_diff", "format_layers", "format_shape", "format_title"]
 
@@ -46,10 +57,12 @@ def format_shape(spec: ModelSpec) -> list[str]:
         rows += [(f"{indent}{name}", text) for name, text in _describe_block(block)]
     head = ["tied to the embeddings" if e.tie_weights else "of its own"]
     head += ["bias"] if o.bias else []
+    head += [f"logits scaled by {o.scale:g}"] if o.scale else []
     head += [f"soft cap {o.softcap:g}"] if o.softcap else []
     head += [f"after {_describe_norm(spec.final_norm)}"] if o.norm is not None else []
     rows.append(("head", ", ".join(head)))
     scaled = [f"scaled by {e.scale:g}"] if e.scale is not None else []
+    scaled += [_describe_norm(e.norm)] if e.norm is not None else []
     scaled += [f"dropout {e.dropout:g}"] if e.dropout else []
     rows += [("embeddings", ", ".join(scaled))] if scaled else []
     return [f"  {line}" for line in format_columns(rows)]
@@ -57,40 +70,73 @@ def format_shape(spec: ModelSpec) -> list[str]:
 
 def _describe_norm(norm: Norm) -> str:
     match norm:
-        case RMSNorm(eps, unit_offset):
-            return f"rmsnorm, eps {format_number(eps)}{', unit offset' * unit_offset}"
-        case LayerNorm(eps, bias):
-            return f"layernorm, eps {format_number(eps)}{', no bias' * (not bias)}"
+        case RMSNorm(eps, unit_offset, weight):
+            note = ", unit offset" if unit_offset else "" if weight else ", no weight"
+            return f"rmsnorm, eps {format_number(eps)}{note}"
+        case LayerNorm(eps, bias, weight):
+            note = "" if bias else ", no bias" if weight else ", no weight or bias"
+            return f"layernorm, eps {format_number(eps)}{note}"
         case NoNorm():
             return "no norm"
 
 
 def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
     """Describe a resolved layer in the words of model cards; `format_layers` has every key."""
-    a, f, keys = block.attention, block.ffn, describe_layer(block)
-    both = a.kv_heads == a.num_heads
-    heads = f"{a.num_heads}" if both else f"{a.num_heads}, sharing {a.kv_heads} of keys and values"
-    yield "heads", f"{heads}, {a.head_size} wide"
-    notes = [] if a.causal else ["not causal"]
-    notes += [f"the last {a.window_size:,} tokens"] if a.window_size else []
-    notes += [f"{a.qk_norm} norm of queries and keys"] if a.qk_norm != "none" else []
-    notes += [f"soft cap {a.softcap:g}"] if a.softcap else []
-    notes += [f"scale {a.scale:g}"] if a.scale else []
-    notes += [{"all": "bias", "qkv": "bias of q, k and v"}[a.bias]] if a.bias != "none" else []
-    if notes:
-        yield "attention", ", ".join(notes)
-    yield "positions", keys["attention.position_encoding"]
-    bias = ", bias" if f.bias else ""
-    yield "feed-forward", f"{f.hidden_size:,} wide, {'gated ' * f.gated}{f.function}{bias}"
+    if block.attention is None:
+        yield "attention", "none"
+    else:
+        yield from _describe_attention(block.attention, describe_layer(block))
+    yield "feed-forward", "none" if block.ffn is None else _describe_ffn(block.ffn)
     places = {"pre": "before", "post": "after the sum of", "output": "after", "sandwich": "around"}
     yield "norm", f"{_describe_norm(block.norm)}, {places[block.norm_position]} each sublayer"
-    if block.parallel or not block.residual:
-        notes = ["attention and feed-forward in parallel"] if block.parallel else []
-        yield "block", ", ".join(notes + ([] if block.residual else ["no residual"]))
-    rates = (("attention", a.dropout), ("feed-forward", f.dropout), ("residual", block.dropout))
-    dropout = ", ".join(f"{name} {rate:g}" for name, rate in rates if rate)
-    if dropout:
-        yield "dropout", dropout
+    notes = ["attention and feed-forward in parallel"] if block.parallel else []
+    notes += ["which share their norm"] if block.shared_norm else []
+    notes += [] if block.residual else ["no residual"]
+    notes += [f"residual scale {block.residual_scale:g}"] if block.residual_scale else []
+    if notes:
+        yield "block", ", ".join(notes)
+    parts = (("attention", block.attention), ("feed-forward", block.ffn), ("residual", block))
+    rates = [f"{name} {part.dropout:g}" for name, part in parts if part and part.dropout]
+    if rates:
+        yield "dropout", ", ".join(rates)
+
+
+def _describe_attention(a: AttentionSpec, keys: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    both = a.kv_heads == a.num_heads
+    heads = f"{a.num_heads}" if both else f"{a.num_heads}, sharing {a.kv_heads} of keys and values"
+    values = f", values {a.value_size}" if a.value_size != a.head_size else ""
+    yield "heads", f"{heads}, {a.head_size} wide{values}"
+    notes = [] if a.causal else ["not causal"]
+    notes += [f"the last {a.window_size:,} tokens"] if a.window_size else []
+    notes += [_describe_qk_norm(norm)] if (norm := a.query_key_norm) is not None else []
+    notes += [f"soft cap {a.softcap:g}"] if a.softcap else []
+    notes += [f"scale {a.scale:g}"] if a.scale else []
+    notes += [f"q, k and v clipped to {a.clip_qkv:g}"] if a.clip_qkv else []
+    notes += ["sinks"] if a.sinks else []
+    notes += ["output gate"] if a.output_gate else []
+    biases = {"all": "bias", "qkv": "bias of q, k and v", "o": "bias of the output"}
+    notes += [biases[a.bias]] if a.bias != "none" else []
+    if notes:
+        yield "attention", ", ".join(notes)
+    yield "positions", _shorten_lists(keys["attention.position_encoding"])
+
+
+def _describe_ffn(f: FfnSpec) -> str:
+    notes = [f"{'gated ' * f.gated}{f.function}"]
+    notes += [] if f.limit is None else [f"clamped to {f.limit:g}, alpha {f.alpha:g}"]
+    notes += ["bias"] if f.bias else []
+    return f"{f.hidden_size:,} wide, {', '.join(notes)}"
+
+
+def _shorten_lists(text: str) -> str:
+    """Shorten lists of numbers to their lengths: longrope has one for each pair."""
+    return re.sub(r"\[[^\]]*\]", lambda found: f"[{found[0].count(',') + 1} numbers]", text)
+
+
+def _describe_qk_norm(norm: QkNorm) -> str:
+    over = norm.over.replace("_", " ")
+    kind = "layernorm" if norm.norm == "layernorm" else "norm"
+    return f"{over} {kind} of queries and keys{', without weights' * (not norm.weight)}"
 
 
 def format_cost(spec: ModelSpec, cost: Cost) -> Iterator[str]:
@@ -136,7 +182,7 @@ def format_cost(spec: ModelSpec, cost: Cost) -> Iterator[str]:
 
 
 def _is_windowed(block: BlockSpec, spec: ModelSpec) -> bool:
-    window = block.attention.window_size
+    window = None if block.attention is None else block.attention.window_size
     return window is not None and window < spec.max_seq_len
 
 

@@ -9,10 +9,18 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.spec import LinearScaling, Llama3Scaling, Rope, YarnScaling
+from hermes.spec import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Rope,
+    YarnScaling,
+)
 
 __all__ = [
     "alibi_slopes",
+    "choose_table_length",
     "rotary_frequencies",
     "rotary_table",
     "segment_positions",
@@ -34,8 +42,25 @@ def alibi_slopes(heads: int) -> Floats:
     return np.array(slopes)
 
 
-def rotary_frequencies(rope: Rope, size: int) -> tuple[Floats, float]:
-    """RoPE's radians per position of each pair, (size / 2,); and the factor of cosine and sine."""
+def choose_table_length(rope: Rope, length: int, max_seq_len: int) -> int:
+    """The length of the table that a row or a KV cache of this length uses.
+
+    It is max_seq_len where all lengths share one table, as they do except under longrope, which has
+    two, and dynamic, which has one for each length beyond the original one.
+    """
+    match rope.scaling:
+        case LongRopeScaling(original_max_seq_len=original) if length <= original:
+            return min(original, max_seq_len)
+        case DynamicScaling(original_max_seq_len=original):
+            return max(length, min(original, max_seq_len))
+    return max_seq_len
+
+
+def rotary_frequencies(rope: Rope, size: int, length: int = 0) -> tuple[Floats, float]:
+    """RoPE's radians per position of each pair, (size / 2,); and the factor of cosine and sine.
+
+    length: of the row or KV cache, which decides under longrope and dynamic.
+    """
     pairs = np.arange(0, size, 2) / size
     plain = 1.0 / rope.theta**pairs
     match rope.scaling:
@@ -47,6 +72,13 @@ def rotary_frequencies(rope: Rope, size: int) -> tuple[Floats, float]:
             return _scale_llama3(plain, scaling), 1.0
         case YarnScaling() as scaling:
             return _scale_yarn(plain, scaling, rope.theta, size)
+        case LongRopeScaling(short, long, original, magnitude):
+            assert magnitude is not None, "only specs in ModelSpec.layers are resolved"
+            return plain / np.array(long if length > original else short), magnitude
+        case DynamicScaling(factor, original):
+            growth = max(1.0, 1.0 + factor * (length / original - 1.0))
+            theta = rope.theta * growth ** (size / (size - 2))
+            return 1.0 / theta**pairs, 1.0
 
 
 def _scale_llama3(plain: Floats, scaling: Llama3Scaling) -> Floats:
@@ -58,8 +90,8 @@ def _scale_llama3(plain: Floats, scaling: Llama3Scaling) -> Floats:
     return kept * plain + (1 - kept) * plain / scaling.factor
 
 
-def yarn_range(scaling: YarnScaling, theta: float, size: int) -> tuple[int, int]:
-    """First and last pair of YaRN's ramp (eq. 22).
+def yarn_range(scaling: YarnScaling, theta: float, size: int) -> tuple[float, float]:
+    """First and last pair of YaRN's ramp (eq. 22); whole numbers if truncated.
 
     Unusual lengths and thetas give low > high, an empty ramp.
     """
@@ -69,8 +101,10 @@ def yarn_range(scaling: YarnScaling, theta: float, size: int) -> tuple[int, int]
         turns = scaling.original_max_seq_len / (rotations * 2 * math.pi)
         return size * math.log(turns) / (2 * math.log(theta))
 
-    low = max(math.floor(pair(scaling.beta_fast)), 0)
-    return low, min(math.ceil(pair(scaling.beta_slow)), size - 1)
+    low, high = pair(scaling.beta_fast), pair(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    return max(low, 0), min(high, size - 1)
 
 
 def _scale_yarn(
@@ -79,12 +113,15 @@ def _scale_yarn(
     low, high = yarn_range(scaling, theta, size)
     ramp = np.clip((np.arange(size // 2) - low) / (max(high - low, 0) or 1e-3), 0.0, 1.0)
     mixed = plain / scaling.factor * ramp + plain * (1 - ramp)
-    return mixed, 1.0 if scaling.factor <= 1 else 0.1 * math.log(scaling.factor) + 1.0
+    return mixed, scaling.magnitude
 
 
 def rotary_table(rope: Rope, size: int, length: int) -> tuple[Floats, Floats]:
-    """RoPE's cosines and sines of every position, each (length, size / 2)."""
-    frequencies, magnitude = rotary_frequencies(rope, size)
+    """RoPE's cosines and sines of every position, each (length, size / 2).
+
+    length: as of choose_table_length.
+    """
+    frequencies, magnitude = rotary_frequencies(rope, size, length)
     angles = np.arange(length)[:, None] * frequencies[None, :]
     return magnitude * np.cos(angles), magnitude * np.sin(angles)
 

@@ -10,7 +10,7 @@ _SAVING = (
     "allow_tokenizer_change",
     *("force", "dry_run"),
 )
-_MODEL = ("checkpoint", "tokenizer", "config", *_SAVING)
+_MODEL = ("checkpoint", "tokenizer", "eos", "bos", "config", *_SAVING)
 _STEPS = ("lr", "batch_size", "grad_accum", "epochs", "max_steps")
 _RECIPE = (
     *("schedule", "warmup_steps", "grad_clip", "weight_decay", "seed", "val_fraction"),
@@ -38,6 +38,7 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     "train": CommandOptions(
         (
             *("data", "text_field", "format", "tokenizer", "train_tokenizer", "vocab_size"),
+            *("eos", "bos"),
             *("model", "checkpoint", *_SAVING, *_STEPS, "seq_len", *_RECIPE),
             *(*_MACHINE, "config", "set"),
         ),
@@ -64,8 +65,8 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     ),
     "sft": CommandOptions(
         (
-            *(*_MODEL, "data", "format", "template", "seq_len"),
-            *("train_on_prompt", "pack", "overlong", "show_samples"),
+            *(*_MODEL, "data", "format", "template", "template_arg", "seq_len"),
+            *("message_token", "train_on_prompt", "pack", "overlong", "show_samples"),
             *(*_STEPS, *_RECIPE, *_LORA, *_MACHINE, "set"),
         ),
         overrides=_CHAT_TUNING
@@ -80,7 +81,8 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     ),
     "dpo": CommandOptions(
         (
-            *(*_MODEL, "data", "format", "template", "no_template"),
+            *(*_MODEL, "data", "format", "template", "template_arg", "no_template"),
+            "message_token",
             *("beta", "max_len", "drop_overlong", "loss", "label_smoothing", "gamma"),
             *("sft_weight", "reference_cache"),
             *(*_STEPS, *_RECIPE, *_LORA, *_MACHINE, "set"),

@@ -8,14 +8,21 @@ Letters: V vocabulary, C hidden size, L layers, H query heads, K key/value heads
 F feed-forward size, T positions.
 """
 
-from hermes.spec.block import (
-    ACTIVATIONS,
+from hermes.spec.attention import (
     BIASES,
-    NORM_POSITIONS,
+    QK_NORM_KINDS,
+    QK_NORM_RANGES,
     QK_NORMS,
     AttentionSpec,
+    QkNorm,
+)
+from hermes.spec.block import (
+    ACTIVATIONS,
+    NORM_POSITIONS,
     BlockSpec,
     FfnSpec,
+    WholeBlock,
+    is_whole,
 )
 from hermes.spec.checks import list_field_types
 from hermes.spec.model import MAX_LAYERS, EmbeddingsSpec, ModelSpec, OutputSpec
@@ -24,13 +31,17 @@ from hermes.spec.parts import (
     Alibi,
     LayerNorm,
     Learned,
-    LinearScaling,
-    Llama3Scaling,
     NoNorm,
     NoPositions,
     Norm,
     Positions,
     RMSNorm,
+)
+from hermes.spec.rope import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
     Rope,
     Scaling,
     YarnScaling,
@@ -42,25 +53,32 @@ __all__ = [
     "MAX_LAYERS",
     "NORM_POSITIONS",
     "QK_NORMS",
+    "QK_NORM_KINDS",
+    "QK_NORM_RANGES",
     "SLOPES",
     "Alibi",
     "AttentionSpec",
     "BlockSpec",
+    "DynamicScaling",
     "EmbeddingsSpec",
     "FfnSpec",
     "LayerNorm",
     "Learned",
     "LinearScaling",
     "Llama3Scaling",
+    "LongRopeScaling",
     "ModelSpec",
     "NoNorm",
     "NoPositions",
     "Norm",
     "OutputSpec",
     "Positions",
+    "QkNorm",
     "RMSNorm",
     "Rope",
     "Scaling",
+    "WholeBlock",
     "YarnScaling",
+    "is_whole",
     "list_field_types",
 ]

@@ -78,6 +78,19 @@ def check_positive(spec: object, name: str) -> None:
         raise SpecError(f"{name} must be above 0, got {value!r}", (name,))
 
 
+def check_factors(spec: object, name: str) -> None:
+    """Refuse a list that is empty or has anything but numbers above 0; store them as floats."""
+    values = getattr(spec, name)
+    for value in values:
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise SpecError(
+                f"{name} must have finite numbers above 0, got {shorten_repr(value)}", (name,)
+            )
+    if not values:
+        raise SpecError(f"{name} must have at least one number", (name,))
+    object.__setattr__(spec, name, tuple(float(value) for value in values))
+
+
 def check_rate(spec: object, name: str = "dropout") -> None:
     """Refuse a dropout rate outside [0, 1)."""
     value = getattr(spec, name)

@@ -5,20 +5,26 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hermes.errors import SpecError
-from hermes.spec.block import AttentionSpec, BlockSpec, FfnSpec
+from hermes.spec.attention import AttentionSpec
+from hermes.spec.block import BlockSpec, FfnSpec
 from hermes.spec.checks import MAX_SIZE, check_positive, check_rate, check_size, check_types
-from hermes.spec.parts import Learned, Norm, Rope
+from hermes.spec.parts import LayerNorm, Learned, Norm, Positions, RMSNorm
+from hermes.spec.rope import LongRopeScaling, Rope, YarnScaling
 
 MAX_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
 class EmbeddingsSpec:
-    """Token embeddings; `scale` is a factor of them (Gemma: sqrt(C))."""
+    """Token embeddings; `scale` is a factor of them (Gemma: sqrt(C)).
+
+    norm: applied to them after scale, before learned positions are added (Bloom); None for no norm.
+    """
 
     tie_weights: bool = False
     dropout: float = 0.0
     scale: float | None = None
+    norm: RMSNorm | LayerNorm | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -27,14 +33,19 @@ class EmbeddingsSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """The final norm (None: as the last block's) and the head; softcap c: c tanh(logits / c)."""
+    """The final norm (None: as the last block's) and the head.
+
+    scale s: logits are multiplied by s (None: 1); softcap c: they become c tanh(logits / c), after.
+    """
 
     bias: bool = False
     norm: Norm | None = None
     softcap: float | None = None
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_positive(self, "scale")
         check_positive(self, "softcap")
 
 
@@ -73,8 +84,10 @@ class ModelSpec:
                 ("blocks",),
             )
         for index, block in enumerate(self.blocks):
-            self._check_head_size(block.attention, ("blocks", index, "attention"))
-            self._check_ffn_size(block.ffn, ("blocks", index, "ffn"))
+            if block.attention is not None:
+                self._check_head_size(block.attention, ("blocks", index, "attention"))
+            if block.ffn is not None:
+                self._check_ffn_size(block.ffn, ("blocks", index, "ffn"))
         self._check_names()
         self._check_learned_positions()
 
@@ -104,6 +117,11 @@ class ModelSpec:
                     f"rotary_dim is {turning}, more than head_dim {size}",
                     (*path, "position_encoding", "rotary_dim"),
                 )
+            try:
+                attention.position_encoding.check_rotated(turning or size)
+            except SpecError as error:
+                place = (*path, "position_encoding", *error.path)
+                raise SpecError(str(error), place) from error
 
     def _check_ffn_size(self, ffn: FfnSpec, path: tuple[str | int, ...]) -> None:
         if ffn.hidden_dim is None and 4 * self.hidden_size > MAX_SIZE:
@@ -119,17 +137,18 @@ class ModelSpec:
         for index, block in enumerate(self.blocks):
             parts = (("block", block), ("attention", block.attention), ("ffn", block.ffn))
             for kind, part in parts:
-                if part.name and known.setdefault((kind, part.name), part) != part:
+                # A file says `none` for a part that a layer does not have.
+                name = "none" if part is None else part.name
+                if name and known.setdefault((kind, name), part) != part:
                     raise SpecError(
-                        f"two different {kind} definitions of the pattern are both named "
-                        f"{part.name!r}",
+                        f"two different {kind} definitions of the pattern are both named {name!r}",
                         ("blocks", index) if kind == "block" else ("blocks", index, kind),
                     )
 
     def _check_learned_positions(self) -> None:
         first = None
         for index, block in enumerate(self.blocks):
-            positions = block.attention.position_encoding
+            positions = block.attention and block.attention.position_encoding
             if not isinstance(positions, Learned):
                 continue
             size = positions.max_positions or self.max_seq_len
@@ -152,25 +171,45 @@ class ModelSpec:
         resolved = [
             dataclasses.replace(
                 block,
-                attention=dataclasses.replace(
-                    block.attention,
-                    num_kv_heads=block.attention.kv_heads,
-                    head_dim=block.attention.head_dim
-                    or self.hidden_size // block.attention.num_heads,
-                    name="",
-                ),
-                ffn=dataclasses.replace(
-                    block.ffn,
-                    hidden_dim=block.ffn.hidden_dim or 4 * self.hidden_size,
-                    activation=block.ffn.function,
-                    gate=block.ffn.gated,
-                    name="",
-                ),
+                attention=block.attention and self._resolve_attention(block.attention),
+                ffn=block.ffn and self._resolve_ffn(block.ffn),
                 name="",
             )
             for block in self.blocks
         ]
         return tuple(resolved[i % len(resolved)] for i in range(self.num_layers))
+
+    def _resolve_attention(self, attention: AttentionSpec) -> AttentionSpec:
+        size = attention.head_dim or self.hidden_size // attention.num_heads
+        return dataclasses.replace(
+            attention,
+            num_kv_heads=attention.kv_heads,
+            head_dim=size,
+            v_head_dim=attention.v_head_dim or size,
+            position_encoding=self._resolve_rope(attention.position_encoding),
+            name="",
+        )
+
+    def _resolve_rope(self, positions: Positions) -> Positions:
+        """Fill in what max_seq_len decides."""
+        match positions:
+            case Rope(scaling=LongRopeScaling() as scaling):
+                return dataclasses.replace(positions, scaling=scaling.resolve(self.max_seq_len))
+        return positions
+
+    def _resolve_ffn(self, ffn: FfnSpec) -> FfnSpec:
+        return dataclasses.replace(
+            ffn,
+            hidden_dim=ffn.hidden_dim or 4 * self.hidden_size,
+            activation=ffn.function,
+            gate=ffn.gated,
+            name="",
+        )
+
+    @property
+    def attentions(self) -> tuple[AttentionSpec, ...]:
+        """The attention of each layer that has one, in order, resolved."""
+        return tuple(block.attention for block in self.layers if block.attention is not None)
 
     @property
     def final_norm(self) -> Norm:
@@ -180,20 +219,16 @@ class ModelSpec:
     @property
     def learned_positions(self) -> int:
         """Rows of the position embedding; 0 where no block has learned positions."""
-        for block in self.blocks:
-            if isinstance(block.attention.position_encoding, Learned):
-                return block.attention.position_encoding.max_positions or self.max_seq_len
+        for attention in self.attentions:
+            if isinstance(attention.position_encoding, Learned):
+                return attention.position_encoding.max_positions or self.max_seq_len
         return 0
 
     @property
     def has_dropout(self) -> bool:
         """Whether any dropout rate is above 0."""
-        rates = (
-            rate
-            for block in self.blocks
-            for rate in (block.attention.dropout, block.ffn.dropout, block.dropout)
-        )
-        return self.embeddings.dropout > 0 or any(rate > 0 for rate in rates)
+        parts = (p for block in self.blocks for p in (block, block.attention, block.ffn))
+        return self.embeddings.dropout > 0 or any(p.dropout > 0 for p in parts if p is not None)
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -201,17 +236,22 @@ class ModelSpec:
         output = dataclasses.replace(self.output, norm=self.final_norm)
         sizes = (self.vocab_size, self.max_seq_len, self.hidden_size)
         layers = tuple(
-            dataclasses.replace(block, attention=self._resolve_positions(block.attention))
+            dataclasses.replace(
+                block, attention=block.attention and self._resolve_positions(block.attention)
+            )
             for block in self.layers
         )
         return (*sizes, layers, self.embeddings, output)
 
     def _resolve_positions(self, attention: AttentionSpec) -> AttentionSpec:
-        """Resolve what `layers` leaves: rotary_dim, max_positions and the scale of the scores."""
+        """Resolve what `layers` leaves: of positions, and the scale of the scores."""
         positions = attention.position_encoding
         match positions:
-            case Rope():
-                positions = dataclasses.replace(positions, rotary_dim=attention.rotary_size)
+            case Rope(scaling=scaling):
+                if isinstance(scaling, YarnScaling):
+                    scaling = dataclasses.replace(scaling, attention_factor=scaling.magnitude)
+                size = attention.rotary_size
+                positions = dataclasses.replace(positions, scaling=scaling, rotary_dim=size)
             case Learned():
                 positions = Learned(self.learned_positions)
         scale = attention.score_scale

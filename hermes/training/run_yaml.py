@@ -19,6 +19,7 @@ from hermes.storage.strict_yaml import read_value_mapping
 
 __all__ = [
     "FACTS",
+    "NAME",
     "PROCESSES",
     "Session",
     "list_handovers",

@@ -41,20 +41,19 @@ def linear(weights, name, x):
 
 
 def norm(weights, name, kind, x):
+    factors = weights.get(f"{name}.weight", [mpf(1)] * len(x))
     match kind:
         case NoNorm():
             return x
         case RMSNorm(eps, unit_offset):
             root = mp.sqrt(dot(x, x) / len(x) + mpf(eps))
             offset = 1 if unit_offset else 0
-            return [
-                v / root * (w + offset) for v, w in zip(x, weights[f"{name}.weight"], strict=True)
-            ]
+            return [v / root * (w + offset) for v, w in zip(x, factors, strict=True)]
         case LayerNorm(eps, bias):
             mean = mp.fsum(x) / len(x)
             centred = [v - mean for v in x]
             root = mp.sqrt(dot(centred, centred) / len(x) + mpf(eps))
-            y = [v / root * w for v, w in zip(centred, weights[f"{name}.weight"], strict=True)]
+            y = [v / root * w for v, w in zip(centred, factors, strict=True)]
             return plus(y, weights[f"{name}.bias"]) if bias else y
 
 
@@ -159,6 +158,12 @@ def attention(weights, at, block, xs):
 def feed_forward(weights, at, block, x):
     act = ACTIVATIONS[block.ffn.function]
     up = linear(weights, f"{at}.up_proj", x)
+    if block.ffn.limit is not None:
+        c, a = mpf(block.ffn.limit), mpf(block.ffn.alpha)
+        gate = [min(g, c) for g in linear(weights, f"{at}.gate_proj", x)]
+        opened = [g / (1 + mp.exp(-a * g)) for g in gate]
+        inner = [g * (max(min(u, c), -c) + 1) for g, u in zip(opened, up, strict=True)]
+        return linear(weights, f"{at}.down_proj", inner)
     if block.ffn.gated:
         gate = linear(weights, f"{at}.gate_proj", x)
         return linear(
@@ -171,26 +176,36 @@ def layer(weights, at, block, xs):
     def normed(name, rows):
         return [norm(weights, f"{at}.{name}", block.norm, row) for row in rows]
 
+    def scaled(rows):
+        scale = mpf(1 if block.residual_scale is None else block.residual_scale)
+        return [[scale * value for value in row] for row in rows]
+
     def added(rows, more):
         kept = block.residual
         return [plus(a, b) if kept else b for a, b in zip(rows, more, strict=True)]
 
-    position = block.norm_position
-    into = normed("input_layernorm", xs) if position in ("pre", "sandwich") else xs
-    a = attention(weights, f"{at}.self_attn", block, into)
-    if position in ("output", "sandwich"):
-        a = normed("post_attention_layernorm", a)
-    middle = added(xs, a)
-    if position == "post":
-        middle = normed("post_attention_layernorm", middle)
+    position, middle, a = block.norm_position, xs, None
+    if block.attention is not None:
+        into = normed("input_layernorm", xs) if position in ("pre", "sandwich") else xs
+        a = attention(weights, f"{at}.self_attn", block, into)
+        if position in ("output", "sandwich"):
+            a = normed("post_attention_layernorm", a)
+        a = scaled(a)
+        middle = added(xs, a)
+        if position == "post":
+            middle = normed("post_attention_layernorm", middle)
+    if block.ffn is None:
+        return middle
     read = xs if block.parallel else middle
     if position == "pre":
-        read = normed("post_attention_layernorm", read)
+        own = "input_layernorm" if block.shared_norm else "post_attention_layernorm"
+        read = normed(own, read)
     if position == "sandwich":
         read = normed("pre_feedforward_layernorm", read)
     f = [feed_forward(weights, f"{at}.mlp", block, row) for row in read]
     if position in ("output", "sandwich"):
         f = normed("post_feedforward_layernorm", f)
+    f = scaled(f)
     if block.parallel and not block.residual:
         return [plus(a_row, f_row) for a_row, f_row in zip(a, f, strict=True)]
     out = added(middle, f)
@@ -203,6 +218,7 @@ def logits(spec, tensors, tokens):
     embedding = weights["model.embed_tokens.weight"]
     scale = mpf(1 if spec.embeddings.scale is None else spec.embeddings.scale)
     xs = [[scale * v for v in embedding[int(token)]] for token in tokens]
+    xs = [norm(weights, "model.embed_norm", spec.embeddings.norm or NoNorm(), x) for x in xs]
     if spec.learned_positions:
         xs = [plus(x, weights["model.embed_positions.weight"][t]) for t, x in enumerate(xs)]
     for i, block in enumerate(spec.layers):
@@ -211,7 +227,8 @@ def logits(spec, tensors, tokens):
     head = dict(weights)
     if spec.embeddings.tie_weights:
         head["lm_head.weight"] = embedding
-    out = [linear(head, "lm_head", x) for x in xs]
+    scale = mpf(1 if spec.output.scale is None else spec.output.scale)
+    out = [[scale * y for y in linear(head, "lm_head", x)] for x in xs]
     cap = spec.output.softcap
     return out if cap is None else [[mpf(cap) * mp.tanh(y / mpf(cap)) for y in row] for row in out]
 

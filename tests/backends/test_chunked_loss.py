@@ -19,6 +19,8 @@ HEADS = {
     "tied": (EmbeddingsSpec(tie_weights=True), OutputSpec()),
     "biased": (EmbeddingsSpec(), OutputSpec(bias=True)),
     "capped": (EmbeddingsSpec(tie_weights=True), OutputSpec(softcap=3.0)),
+    "scaled": (EmbeddingsSpec(), OutputSpec(scale=0.3)),
+    "scaled and capped": (EmbeddingsSpec(), OutputSpec(bias=True, softcap=3.0, scale=1.7)),
 }
 
 

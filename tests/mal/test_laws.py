@@ -87,7 +87,9 @@ def test_any_bytes_are_read_or_refused(data):
     st.lists(
         st.one_of(
             st.sampled_from([*DEFINED, *WORDS.values(), *(k for w in WORDS for k in list_keys(w))]),
-            st.sampled_from(["{", "}", "[", "]", ":", ",", "none", "true", "a", '"x"', "1", "2.5"]),
+            st.sampled_from(
+                ["{", "}", "[", "]", ":", ",", "none", "true", "a", '"x"', "1", "2.5", "x"]
+            ),
         ),
         max_size=40,
     )

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from hermes import mal
+from hermes.errors import SpecError
 from hermes.mal.words import SYNONYMS, WORDS, list_keys
 from hermes.spec import (
     Alibi,
@@ -65,6 +66,10 @@ def test_defaults_are_those_of_the_language():
             qk_norm="none",
             softcap=None,
             scale=None,
+            v_head_dim=192,
+            clip_qkv=None,
+            sinks=False,
+            output_gate=False,
         ),
         ffn=FfnSpec(hidden_dim=3072, activation="silu", gate=True, bias=False, dropout=0.0),
         norm=RMSNorm(eps=1e-5, unit_offset=False),
@@ -182,6 +187,12 @@ def test_an_activation_can_be_gated(name):
         ("gate: true", FfnSpec(gate=True)),
         ("bias: true", FfnSpec(bias=True)),
         ("dropout: 1e-1", FfnSpec(dropout=0.1)),
+        ("limit: 7  alpha: 1.702", FfnSpec(limit=7.0, alpha=1.702)),
+        (
+            "activation: silu  gate: true  limit: 7  alpha: 1",
+            FfnSpec(None, "silu", True, limit=7.0, alpha=1.0),
+        ),
+        ("limit: none  alpha: none", FfnSpec()),
     ],
 )
 def test_a_key_of_ffn(text, expected):
@@ -198,6 +209,9 @@ def test_a_key_of_ffn(text, expected):
         ("rmsnorm { eps: 1e-6, unit_offset: true }", RMSNorm(1e-6, unit_offset=True)),
         ("layernorm", LayerNorm()),
         ("layernorm { eps: 1e-12  bias: false }", LayerNorm(1e-12, bias=False)),
+        ("layernorm { weight: false }", LayerNorm(bias=False, weight=False)),
+        ("layernorm { weight: false  bias: false }", LayerNorm(weight=False)),
+        ("rmsnorm { weight: false }", RMSNorm(weight=False)),
         ("none", NoNorm()),
     ],
 )
@@ -212,6 +226,9 @@ def test_a_place_of_norms(place):
 
 
 def test_the_other_keys_of_a_block():
+    assert block("residual_scale: 0.22").residual_scale == 0.22
+    assert block("parallel: true  shared_norm: true").shared_norm
+    assert block("residual_scale: none").residual_scale is None
     spec = block("residual: false  dropout: 0.25  parallel: true")
     assert (spec.residual, spec.dropout, spec.parallel) == (False, 0.25, True)
 
@@ -244,6 +261,14 @@ def test_the_final_norm_is_the_last_blocks_unless_said():
         ("embeddings { scale: none }", "embeddings", EmbeddingsSpec()),
         ("output { bias: true softcap: 30 }", "output", OutputSpec(bias=True, softcap=30.0)),
         ("output { softcap: none }", "output", OutputSpec()),
+        (
+            "embeddings { norm: layernorm { eps: 1e-6 } }",
+            "embeddings",
+            EmbeddingsSpec(norm=LayerNorm(1e-6)),
+        ),
+        ("embeddings { norm: rmsnorm }", "embeddings", EmbeddingsSpec(norm=RMSNorm())),
+        ("embeddings { norm: none }", "embeddings", EmbeddingsSpec()),
+        ("output { scale: 0.0625 }", "output", OutputSpec(scale=0.0625)),
     ],
 )
 def test_a_key_of_a_model(text, key, value):
@@ -280,6 +305,73 @@ block global { attention: wide }
 block local { attention: near }
 model m { num_layers: 7  %s }
 """
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["[3 x local, global]", "[ 2 x local  , local, 1 x global, ]", "[03 x local, global]"],
+)
+def test_a_repeated_block_of_a_pattern_is_written_out(pattern):
+    spec = mal.loads(PATTERN % f"pattern: {pattern}")
+    assert spec == mal.loads(PATTERN % "pattern: [local, local, local, global]")
+    assert "pattern: [local, local, local, global]" in mal.dumps(spec)
+    assert mal.edit(spec, "pattern", "[global, 2 x local]").blocks == (
+        spec.blocks[3],
+        *spec.blocks[:2],
+    )
+
+
+def test_a_layer_may_lack_attention_or_ffn():
+    spec = mal.loads(
+        "attention a { num_heads: 4 } block look { attention: a  ffn: none } "
+        "block think { attention: none } model m { num_layers: 3  pattern: [look, think] }"
+    )
+    assert spec.blocks == (
+        BlockSpec(AttentionSpec(4, name="a"), None, name="look"),
+        BlockSpec(None, name="think"),
+    )
+    assert len(spec.attentions) == 2
+    assert mal.dumps(spec) == (
+        "attention a {\n  num_heads: 4\n}\n\n"
+        "block look {\n  attention: a\n  ffn: none\n}\n\n"
+        "block think {\n  attention: none\n}\n\n"
+        "model m {\n  num_layers: 3\n  pattern: [look, think]\n}\n"
+    )
+
+
+def test_a_definition_called_none_is_meant_where_there_is_one():
+    spec = mal.loads(
+        "attention none { num_heads: 4 } model m { block { attention: none  ffn: none } }"
+    )
+    assert spec.blocks == (BlockSpec(AttentionSpec(4, name="none"), None),)
+    assert mal.loads(mal.dumps(spec)) == spec
+
+
+def test_files_cannot_say_both_none_and_a_definition_of_that_name():
+    named = mal.loads("attention none { num_heads: 4 } model m { block { attention: none } }")
+    lacking = mal.loads("model n { block { attention: none } }")
+    for pair in ((named, lacking), (lacking, named)):
+        with pytest.raises(SpecError, match=r"two different attention .* 'none'"):
+            mal.dumps(*pair)
+
+
+def test_a_part_is_taken_away_and_given_back_by_edits():
+    spec = mal.loads("model m { block { attention { num_heads: 4 } } }")
+    lacking = mal.edit(spec, "block.ffn", "none")
+    assert lacking.blocks == (BlockSpec(AttentionSpec(4), None),)
+    assert mal.edit(lacking, "block.ffn", "{ }") == spec
+    with pytest.raises(SpecError, match="this block has no ffn, whose bias could change; set ffn"):
+        mal.edit(lacking, "block.ffn.bias", "true")
+
+
+def test_a_block_may_be_called_x():
+    text = "block x { attention { num_heads: 4 } } model m { num_layers: 3  pattern: [%s] }"
+    assert mal.loads(text % "2 x x, x") == mal.loads(text % "x, x, x")
+
+
+def test_an_inline_block_may_be_repeated():
+    spec = mal.loads("model m { pattern: [2 x { attention { num_heads: 4 } }] }")
+    assert spec.blocks == 2 * (BlockSpec(AttentionSpec(4)),)
 
 
 def test_a_pattern_is_cycled_over_the_layers():

@@ -37,10 +37,12 @@ attention far {
 
 ffn wide {
   hidden_dim: 256
-  activation: relu2
+  activation: silu
   gate: true
   bias: true
   dropout: 0.05
+  limit: 7
+  alpha: 1.702
 }
 
 ffn plain { }
@@ -59,6 +61,8 @@ block global {
   ffn: plain
   norm: rmsnorm { unit_offset: true }
   parallel: true
+  residual_scale: 0.22
+  shared_norm: true
 }
 
 model everything {
@@ -69,7 +73,12 @@ model everything {
   num_layers: 4
   pattern: [local, local, global, { attention { num_heads: 4 }  norm: none }]
   embeddings { tie_weights: true  dropout: 0.1  scale: 11.313708498984761 }
-  output { bias: true  norm: layernorm  softcap: 30 }
+  output {
+    bias: true
+    norm: layernorm { eps: 1e-6  weight: false }
+    softcap: 30
+    scale: 0.0625
+  }
 }
 """
 

@@ -11,7 +11,10 @@ def test_two_models_are_compared_key_by_key_and_tensor_by_tensor():
     b = model("embeddings { tie_weights: true }", "bias: qkv", "norm: layernorm { bias: false }")
     difference = compare(a, b)
     assert not difference.same
-    norm = "rmsnorm { eps: 1e-5  unit_offset: false }", "layernorm { eps: 1e-5  bias: false }"
+    norm = (
+        "rmsnorm { eps: 1e-5  unit_offset: false  weight: true }",
+        "layernorm { eps: 1e-5  bias: false  weight: true }",
+    )
     assert difference.structure == (
         Change("model", "embeddings.tie_weights", "false", "true"),
         Change("model", "output.norm", *norm),
@@ -41,3 +44,15 @@ def test_layers_of_a_pattern_differ_where_they_do():
     difference = compare(mal.loads(text.format(8)), mal.loads(text.format(16)))
     assert difference.structure == (Change("layers 0-1, 3-4", "attention.window_size", "8", "16"),)
     assert [group for group, _ in group_layers(difference.a)] == [[0, 1, 3, 4], [2, 5]]
+
+
+def test_a_missing_part_differs_from_each_key_of_the_other_side():
+    a = model()
+    b = mal.edit(a, "block.ffn", "none")
+    changes = compare(a, b).structure
+    assert Change("layers 0-2", "ffn", "-", "none") in changes
+    assert Change("layers 0-2", "ffn.bias", "false", "-") in changes
+    assert compare(b, a).structure[0] == Change("layers 0-2", "ffn", "none", "-")
+    assert {name.split(".")[3] for name in compare(a, b).only_a} == {
+        *("mlp", "post_attention_layernorm")
+    }

@@ -63,6 +63,16 @@ def test_matrices_are_out_by_in_and_keys_are_fewer_than_queries():
         ({"attention": "bias: qkv"}, L * (16 + 8 + 8)),
         ({"attention": "qk_norm: head"}, L * (4 + 4)),
         ({"attention": "qk_norm: flat"}, L * (16 + 8)),
+        ({"attention": "bias: o"}, L * 16),
+        ({"attention": "v_head_dim: 6"}, L * (2 * 2 * C + 4 * 2 * C)),
+        ({"attention": "v_head_dim: 6  bias: true"}, L * (12 * C + 16 + 8 + 12 + 16)),
+        ({"attention": "output_gate: true"}, L * 16 * C),
+        ({"attention": "output_gate: true  v_head_dim: 6  bias: qkv"}, L * 60 + L * 36 * C),
+        ({"attention": "sinks: true"}, L * 4),
+        ({"attention": "clip_qkv: 8"}, 0),
+        ({"attention": "qk_norm { over: each_head }"}, L * (16 + 8)),
+        ({"attention": "qk_norm { norm: layernorm }"}, L * (4 + 4)),
+        ({"attention": "qk_norm { over: flat  weight: false }"}, 0),
         ({"attention": "position_encoding: learned"}, 32 * C),
         ({"attention": "position_encoding: learned { max_positions: 64 }"}, 64 * C),
         ({"attention": "position_encoding: alibi"}, 0),
@@ -85,6 +95,11 @@ def test_matrices_are_out_by_in_and_keys_are_fewer_than_queries():
         ({"fields": "embeddings { tie_weights: true }  output { bias: true }"}, V - V * C),
         ({"fields": "output { norm: none }"}, -C),
         ({"fields": "output { norm: layernorm }"}, C),
+        ({"fields": "embeddings { norm: layernorm }"}, 2 * C),
+        ({"fields": "embeddings { norm: rmsnorm }"}, C),
+        ({"fields": "output { norm: layernorm { weight: false } }"}, -C),
+        ({"fields": "output { norm: rmsnorm { weight: false } }"}, -C),
+        ({"block": "norm: layernorm { weight: false }"}, -(2 * L + 1) * C),
     ],
 )
 def test_a_field_changes_the_count_by_what_it_adds(fields, difference):
@@ -95,6 +110,7 @@ def test_a_field_changes_the_count_by_what_it_adds(fields, difference):
     ("place", "norms"),
     [
         ("pre", ["input_layernorm", "post_attention_layernorm"]),
+        ("pre  parallel: true  shared_norm: true", ["input_layernorm"]),
         ("post", ["post_attention_layernorm", "post_feedforward_layernorm"]),
         ("output", ["post_attention_layernorm", "post_feedforward_layernorm"]),
         (

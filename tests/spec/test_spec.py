@@ -50,7 +50,7 @@ def model(attention=FOUR, **fields):
         (lambda: AttentionSpec(8, causal=1), "causal must be true or false, got 1", "causal"),
         (
             lambda: AttentionSpec(8, bias="both"),
-            "bias is 'both'; it must be one of none, qkv, all",
+            "bias is 'both'; it must be one of none, qkv, all, o",
             "bias",
         ),
         (
@@ -85,6 +85,16 @@ def model(attention=FOUR, **fields):
         (lambda: RMSNorm(eps=0), "eps must be above 0, got 0.0", "eps"),
         (lambda: LayerNorm(eps="small"), "eps must be a number, got 'small'", "eps"),
         (
+            lambda: RMSNorm(unit_offset=True, weight=False),
+            "unit_offset adds 1 to a weight, which a norm with weight: false does not have",
+            "unit_offset",
+        ),
+        (
+            lambda: LayerNorm(bias=True, weight=False),
+            "a layernorm with weight: false has no bias; leave bias out",
+            "bias",
+        ),
+        (
             lambda: FfnSpec(dropout=1),
             "dropout must be at least 0 and below 1, got 1.0",
             "dropout",
@@ -101,11 +111,66 @@ def model(attention=FOUR, **fields):
             "gate",
         ),
         (
+            lambda: FfnSpec(activation="geglu", limit=7, alpha=1.702),
+            "limit is of the clamped swiglu; it has no meaning with activation geglu",
+            "limit",
+        ),
+        (
+            lambda: FfnSpec(activation="silu", alpha=1.702),
+            "alpha is of the clamped swiglu; it has no meaning with activation silu",
+            "alpha",
+        ),
+        (
+            lambda: FfnSpec(limit=7),
+            "the clamped swiglu takes limit and alpha together; gpt-oss has limit: 7.0 and "
+            "alpha: 1.702",
+            "limit",
+        ),
+        (lambda: FfnSpec(limit=0, alpha=1), "limit must be above 0, got 0.0", "limit"),
+        (
             lambda: BlockSpec(FOUR, parallel=True, norm_position="post"),
             "a parallel block has no place for norm_position post, which norms the sum after each "
             "sublayer; use pre, output or sandwich",
             "norm_position",
         ),
+        (
+            lambda: BlockSpec(None, None),
+            "a block needs attention, ffn or both; both are none",
+            "attention",
+        ),
+        (
+            lambda: BlockSpec(FOUR, None, parallel=True),
+            "a parallel block has attention and ffn, and here ffn is none",
+            "parallel",
+        ),
+        (
+            lambda: BlockSpec(None, parallel=True),
+            "a parallel block has attention and ffn, and here attention is none",
+            "parallel",
+        ),
+        (
+            lambda: BlockSpec(FOUR, shared_norm=True),
+            "shared_norm needs parallel: true and norm_position pre, where attention and ffn read "
+            "the same x",
+            "shared_norm",
+        ),
+        (
+            lambda: BlockSpec(FOUR, parallel=True, norm_position="sandwich", shared_norm=True),
+            "shared_norm needs parallel: true and norm_position pre, where attention and ffn read "
+            "the same x",
+            "shared_norm",
+        ),
+        (
+            lambda: BlockSpec(FOUR, residual_scale=-1),
+            "residual_scale must be above 0, got -1.0",
+            "residual_scale",
+        ),
+        (
+            lambda: EmbeddingsSpec(norm=NoNorm()),
+            "norm must be RMSNorm or LayerNorm, got NoNorm()",
+            "norm",
+        ),
+        (lambda: OutputSpec(scale=0), "scale must be above 0, got 0.0", "scale"),
         (
             lambda: EmbeddingsSpec(scale=float("inf")),
             "scale must be finite, got inf",
@@ -241,3 +306,20 @@ def test_the_types_of_fields_are_those_of_their_annotations():
     assert types["num_heads"] == (int,)
     assert types["window_size"] == (int, type(None))
     assert Rope in types["position_encoding"]
+
+
+def test_a_part_called_none_beside_a_layer_without_one_is_refused():
+    with pytest.raises(SpecError) as caught:
+        model(blocks=(BlockSpec(None), BlockSpec(AttentionSpec(4, name="none"))))
+    assert str(caught.value) == (
+        "two different attention definitions of the pattern are both named 'none'"
+    )
+    assert caught.value.path == ("blocks", 1, "attention")
+
+
+def test_the_attention_of_layers_that_have_one_is_resolved():
+    spec = model(blocks=(BlockSpec(None), BlockSpec(FOUR, None)), num_layers=5)
+    assert [block.attention is None for block in spec.layers] == [True, False, True, False, True]
+    assert [attention.head_dim for attention in spec.attentions] == [16, 16]
+    assert not spec.has_dropout
+    assert model(blocks=(BlockSpec(None, FfnSpec(dropout=0.1)),)).has_dropout

@@ -31,6 +31,7 @@ MODULES = (
     "Stack",
     "Head",
 )
+OPTIONAL_MODULES = ("HeadNorm",)  # recorded where a backend has them
 FUNCTIONS = ("rotate", "attention", "activations")
 
 
@@ -183,8 +184,10 @@ def _tap_modules(patcher: Patcher, recorder: _Recorder) -> None:
 
         return call
 
-    for name in MODULES:
-        patcher.wrap_forward(name, make)
+    model = patcher.load_module("model")
+    for name in (*MODULES, *OPTIONAL_MODULES):
+        if name in MODULES or hasattr(model, name):
+            patcher.wrap_forward(name, make)
 
 
 def _tap_dropout(patcher: Patcher, recorder: _Recorder) -> None:

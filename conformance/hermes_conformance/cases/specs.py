@@ -1,7 +1,7 @@
 """The architectures that every backend is judged on.
 
-`make_field_specs` changes one field of MAL at a time and names it by its path in a file;
-`make_crossed_specs` combines every two values of any two fields. All run in milliseconds.
+`make_field_specs` changes one field of MAL at a time and names it by its path in a file; those that
+combine every two values of any two fields are in crossed_specs.py. All run in milliseconds.
 """
 
 from dataclasses import replace
@@ -26,11 +26,12 @@ from hermes.spec import (
     Norm,
     OutputSpec,
     Positions,
+    QkNorm,
     RMSNorm,
     Rope,
     YarnScaling,
 )
-from hermes_conformance.cases.covering_array import Row, make_covering_array
+from hermes_conformance.cases.attention_specs import make_attentions
 
 ATTENTION, FFN = AttentionSpec(4, 2), FfnSpec(40)
 POSITIONS: dict[str, Positions] = {
@@ -51,6 +52,8 @@ NORMS: dict[str, Norm] = {
     "rmsnorm-offset": RMSNorm(1e-6, unit_offset=True),
     "layernorm": LayerNorm(),
     "layernorm-nobias": LayerNorm(1e-3, bias=False),
+    "rmsnorm-noweight": RMSNorm(weight=False),
+    "layernorm-noweight": LayerNorm(weight=False),
     "none": NoNorm(),
 }
 HEADS = {  # label -> heads, key heads, head size
@@ -75,34 +78,6 @@ OTHER = BlockSpec(
     LayerNorm(),
     name="other",
 )
-
-FACTORS = {
-    "positions": tuple(POSITIONS),
-    "activation": (*ACTIVATIONS, *GATED),
-    "heads": tuple(HEADS),
-    "norm": tuple(NORMS),
-    "mask": tuple(MASKS),
-    "norm_position": NORM_POSITIONS,
-    "layers": ("1", "2", "3 of pattern"),
-    "bias": ("none", "qkv", "all"),
-    "qk_norm": ("none", "head", "flat"),
-    "output_norm": ("last", "none", "layernorm"),
-    "attention_dropout": ("0", "0.2"),
-    "softcap": ("none", "2"),
-    "scale": ("none", "0.3"),
-    "ffn_bias": ("no", "yes"),
-    "ffn_dropout": ("0", "0.3"),
-    "hidden_dim": ("40", "default"),
-    "residual": ("yes", "no"),
-    "parallel": ("no", "yes"),
-    "block_dropout": ("0", "0.1"),
-    "tied": ("no", "yes"),
-    "embedding_dropout": ("0", "0.15"),
-    "embedding_scale": ("none", "3"),
-    "output_bias": ("no", "yes"),
-    "output_softcap": ("none", "5"),
-    "vocab_size": ("37", "64"),
-}
 
 
 def make_spec(
@@ -162,6 +137,9 @@ def make_field_specs() -> dict[str, ModelSpec]:
         specs[f"ffn.activation={name}"] = make_spec(
             ffn=FfnSpec(40, name.removesuffix("-gated"), gate=True)
         )
+    clamped = FfnSpec(40, limit=1.5, alpha=1.702)
+    specs["ffn.limit=1.5"] = make_spec(ffn=clamped)
+    specs["ffn.limit=0.5/bias"] = make_spec(ffn=replace(clamped, limit=0.5, alpha=3.0, bias=True))
     specs["ffn.bias=true"] = make_spec(ffn=FfnSpec(40, "gelu", bias=True))
     specs["ffn.bias=true/gated"] = make_spec(ffn=FfnSpec(40, bias=True))
     specs["ffn.hidden_dim=default"] = make_spec(ffn=FfnSpec())
@@ -172,10 +150,38 @@ def make_field_specs() -> dict[str, ModelSpec]:
                 norm=norm, norm_position=position
             )
     specs["block.residual=false"] = _change_block(residual=False)
+    specs["block.residual_scale=0.22"] = _change_block(residual_scale=0.22)
+    for position in ("post", "sandwich"):
+        specs[f"block.residual_scale=0.22/{position}"] = _change_block(
+            residual_scale=0.22, norm_position=position, dropout=0.1
+        )
+    specs["block.residual_scale=3/parallel"] = _change_block(
+        residual_scale=3.0, parallel=True, residual=False
+    )
     specs["block.dropout=0.1"] = _change_block(dropout=0.1)
     specs["block.parallel=true"] = _change_block(parallel=True)
     specs["block.parallel=true/no residual"] = _change_block(parallel=True, residual=False)
     specs["block.parallel=true/sandwich"] = _change_block(parallel=True, norm_position="sandwich")
+    for label in ("layernorm", "rmsnorm-offset"):
+        specs[f"block.shared_norm=true/{label}"] = _change_block(
+            norm=NORMS[label], parallel=True, shared_norm=True
+        )
+    specs["block.shared_norm=true/no residual"] = _change_block(
+        residual=False, parallel=True, shared_norm=True, residual_scale=0.5
+    )
+    whole = make_spec().blocks[0]
+    without_attention, without_ffn = replace(whole, attention=None), replace(whole, ffn=None)
+    for part, block in (("attention", without_attention), ("ffn", without_ffn)):
+        specs[f"block.{part}=none"] = replace(make_spec(), blocks=(block, whole))
+        specs[f"block.{part}=none/everywhere"] = replace(make_spec(), blocks=(block,))
+        for position in ("post", "sandwich"):
+            specs[f"block.{part}=none/{position}"] = replace(
+                make_spec(),
+                blocks=(whole, replace(block, norm_position=position, residual_scale=0.5)),
+            )
+    specs["block.attention=none/ffn=none"] = replace(
+        make_spec(num_layers=4), blocks=(without_ffn, without_attention)
+    )
     specs["model.pattern"] = replace(make_spec(), blocks=(*make_spec().blocks, OTHER), num_layers=3)
     specs["model.num_layers=5"] = make_spec(num_layers=5)
     specs["model.vocab_size=2"] = make_spec(vocab_size=2)
@@ -183,6 +189,16 @@ def make_field_specs() -> dict[str, ModelSpec]:
     specs["embeddings.tie_weights=true"] = make_spec(embeddings=EmbeddingsSpec(tie_weights=True))
     specs["embeddings.dropout=0.15"] = make_spec(embeddings=EmbeddingsSpec(dropout=0.15))
     specs["embeddings.scale=4.9"] = make_spec(embeddings=EmbeddingsSpec(scale=24**0.5))
+    specs["embeddings.norm=layernorm"] = make_spec(
+        replace(ATTENTION, position_encoding=Learned()),
+        embeddings=EmbeddingsSpec(tie_weights=True, dropout=0.1, scale=0.7, norm=LayerNorm(1e-3)),
+    )
+    specs["embeddings.norm=rmsnorm"] = make_spec(
+        embeddings=EmbeddingsSpec(scale=0.1, norm=RMSNorm(1e-2, unit_offset=True))
+    )
+    specs["embeddings.norm=rmsnorm-noweight"] = make_spec(
+        embeddings=EmbeddingsSpec(norm=RMSNorm(weight=False))
+    )
     specs["output.bias=true"] = make_spec(output=OutputSpec(bias=True))
     specs["output.bias=true/tied"] = make_spec(
         output=OutputSpec(bias=True), embeddings=EmbeddingsSpec(tie_weights=True)
@@ -190,79 +206,20 @@ def make_field_specs() -> dict[str, ModelSpec]:
     specs["output.norm=none"] = make_spec(output=OutputSpec(norm=NoNorm()))
     specs["output.norm=layernorm"] = make_spec(output=OutputSpec(norm=LayerNorm(1e-4)))
     specs["output.softcap=5"] = make_spec(output=OutputSpec(softcap=5.0))
+    specs["output.scale=0.3"] = make_spec(output=OutputSpec(scale=0.3))
+    specs["output.scale=3/capped"] = make_spec(
+        output=OutputSpec(bias=True, softcap=5.0, scale=3.0),
+        embeddings=EmbeddingsSpec(tie_weights=True),
+    )
     specs["every dropout"] = make_spec(
         AttentionSpec(4, 2, dropout=0.2),
         FfnSpec(40, dropout=0.3),
         BlockSpec(AttentionSpec(4), dropout=0.1),
         embeddings=EmbeddingsSpec(dropout=0.15),
     )
+    specs |= {name: make_spec(attention) for name, attention in make_attentions().items()}
+    specs["attention.qk_norm=each_head offset"] = make_spec(
+        AttentionSpec(4, 2, qk_norm=QkNorm("each_head")),
+        block=replace(OTHER, norm=RMSNorm(1e-4, True)),
+    )
     return specs
-
-
-def is_allowed(row: Row) -> bool:
-    """Whether MAL accepts such a block: a parallel one cannot have norms after its parts."""
-    return not (row.get("parallel") == "yes" and row.get("norm_position") == "post")
-
-
-@cache
-def make_crossed_specs() -> dict[str, ModelSpec]:
-    """Architectures that combine every two values of any two factors, by the row's number."""
-    rows = make_covering_array(FACTORS, is_allowed)
-    return {f"crossed.{n:03d}": _make_crossed_spec(row) for n, row in enumerate(rows)}
-
-
-def _parse_number(text: str) -> float | None:
-    return None if text == "none" else float(text)
-
-
-def _make_crossed_spec(row: Row) -> ModelSpec:
-    heads, keys, size = HEADS[row["heads"]]
-    causal, window = MASKS[row["mask"]]
-    attention = AttentionSpec(
-        heads,
-        keys,
-        size,
-        bias=row["bias"],
-        dropout=float(row["attention_dropout"]),
-        causal=causal,
-        window_size=window,
-        position_encoding=POSITIONS[row["positions"]],
-        qk_norm=row["qk_norm"],
-        softcap=_parse_number(row["softcap"]),
-        scale=_parse_number(row["scale"]),
-    )
-    activation, _, gated = row["activation"].partition("-")
-    ffn = FfnSpec(
-        40 if row["hidden_dim"] == "40" else None,
-        activation,
-        True if gated else None,
-        bias=row["ffn_bias"] == "yes",
-        dropout=float(row["ffn_dropout"]),
-    )
-    block = BlockSpec(
-        attention,
-        ffn,
-        NORMS[row["norm"]],
-        row["norm_position"],
-        residual=row["residual"] == "yes",
-        dropout=float(row["block_dropout"]),
-        parallel=row["parallel"] == "yes",
-    )
-    output_norms = {"last": None, "none": NoNorm(), "layernorm": LayerNorm()}
-    return ModelSpec(
-        blocks=(block, OTHER) if "pattern" in row["layers"] else (block,),
-        vocab_size=int(row["vocab_size"]),
-        max_seq_len=32,
-        hidden_size=24,
-        num_layers=int(row["layers"][0]),
-        embeddings=EmbeddingsSpec(
-            tie_weights=row["tied"] == "yes",
-            dropout=float(row["embedding_dropout"]),
-            scale=_parse_number(row["embedding_scale"]),
-        ),
-        output=OutputSpec(
-            bias=row["output_bias"] == "yes",
-            norm=output_norms[row["output_norm"]],
-            softcap=_parse_number(row["output_softcap"]),
-        ),
-    )

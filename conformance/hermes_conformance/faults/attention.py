@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from hermes_conformance.faults.blocks import drop_bias
+from hermes.spec import RMSNorm
+from hermes_conformance.faults.embeddings_and_head import drop_bias
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
 
@@ -16,8 +17,8 @@ def _change_arguments(change: Function) -> Plant:
         patcher.wrap_table(
             "attention",
             lambda attention: (
-                lambda q, k, v, spec, slopes, ctx, site: attention(
-                    *change(q, k, v, spec, slopes), ctx, site
+                lambda q, k, v, spec, slopes, *rest: attention(
+                    *change(q, k, v, spec, slopes), *rest
                 )
             ),
         )
@@ -27,11 +28,11 @@ def _change_arguments(change: Function) -> Plant:
 
 def _tile_key_heads(patcher: Patcher) -> None:
     def wrap(attention):
-        def faulty(q, k, v, spec, slopes, ctx, site):
+        def faulty(q, k, v, *rest):
             B, H, T, D = q.shape
             K = k.shape[1]
             mixed = q.reshape(B, H // K, K, T, D).swapaxes(1, 2).reshape(B, H, T, D)
-            y = attention(mixed, k, v, spec, slopes, ctx, site)
+            y = attention(mixed, k, v, *rest)
             return y.reshape(B, K, H // K, T, D).swapaxes(1, 2).reshape(B, H, T, D)
 
         return faulty
@@ -81,6 +82,89 @@ def _share_qk_norm(patcher: Patcher) -> None:
         return faulty
 
     patcher.wrap_forward("Attention", wrap)
+
+
+def _change_sinks(change: Function) -> Plant:
+    """Call attention with other sinks, change(sinks)."""
+
+    def plant(patcher: Patcher) -> None:
+        def wrap(attention):
+            def faulty(q, k, v, spec, slopes, sinks, *rest):
+                other = None if sinks is None else change(sinks)
+                return attention(q, k, v, spec, slopes, other, *rest)
+
+            return faulty
+
+        patcher.wrap_table("attention", wrap)
+
+    return plant
+
+
+def _clip_above(patcher: Patcher) -> None:
+    def wrap(clip):
+        return lambda x, bound: x - (x - clip(x, bound)) * (x > 0)
+
+    patcher.wrap_table("clip", wrap)
+
+
+def _gate_by_silu(patcher: Patcher) -> None:
+    patcher.wrap_table("sigmoid", lambda sigmoid: lambda x: x * sigmoid(x))
+
+
+def _open_gate(patcher: Patcher) -> None:
+    patcher.wrap_table("sigmoid", lambda sigmoid: lambda x: x * 0 + 1)
+
+
+def _clip_after_norm(patcher: Patcher) -> None:
+    """Queries and keys are clipped as the kernel reads them, not after their projections."""
+    patcher.wrap_table("clip", lambda clip: lambda x, bound: x)
+
+    def wrap(attention):
+        def faulty(q, k, v, spec, *rest):
+            clip = patcher.load_module("ops").clip
+            if spec.clip_qkv is not None:
+                q, k, v = (clip(x, spec.clip_qkv) for x in (q, k, v))
+            return attention(q, k, v, spec, *rest)
+
+        return faulty
+
+    patcher.wrap_table("attention", wrap)
+
+
+def _skip_plain_norm(patcher: Patcher) -> None:
+    def wrap(normalize):
+        def faulty(x, norm, weight, bias):
+            return x if weight is None else normalize(x, norm, weight, bias)
+
+        return faulty
+
+    patcher.wrap_table("normalize", wrap)
+
+
+def _share_weights_of_heads(patcher: Patcher) -> None:
+    """All heads get the first one's weight, as if there were one for all."""
+
+    def wrap(normalize):
+        def faulty(x, norm, weight, bias):
+            first = weight[:1] if weight is not None and weight.ndim > 1 else weight
+            return normalize(x, norm, first, bias)
+
+        return faulty
+
+    patcher.wrap_table("normalize", wrap)
+
+
+def _keep_mean_of_heads(patcher: Patcher) -> None:
+    """The layernorm of queries and keys is an rmsnorm."""
+
+    def wrap(original):
+        def faulty(self, *arguments):
+            original(self, *arguments)
+            self.norm = RMSNorm(self.norm.eps)
+
+        return faulty
+
+    patcher.wrap_method("model", "HeadNorm", "__init__", wrap)
 
 
 def _use_finite_mask(patcher: Patcher) -> None:
@@ -136,7 +220,50 @@ FAULTS = (
         _change_arguments(lambda q, k, v, spec, s: (q, k, v, replace(spec, softcap=None), s)),
     ),
     _make_fault("the values' bias is ignored", "attention.bias=qkv/hot", drop_bias("v_proj")),
+    _make_fault("the output's bias is ignored", "attention.bias=o/hot", drop_bias("o_proj")),
     _make_fault("queries and keys share a norm", "attention.qk_norm=head/hot", _share_qk_norm),
+    _make_fault(
+        "each head's norm has the first head's weight",
+        "attention.qk_norm=each_head/hot",
+        _share_weights_of_heads,
+    ),
+    _make_fault(
+        "queries and keys keep their mean",
+        "attention.qk_norm=head layernorm/hot",
+        _keep_mean_of_heads,
+    ),
+    _make_fault(
+        "queries, keys and values are clipped late",
+        "attention.clip_qkv=0.8 qk_norm/hot",
+        _clip_after_norm,
+    ),
+    _make_fault(
+        "queries, keys and values are clipped from above only",
+        "attention.clip_qkv=0.8/hot",
+        _clip_above,
+    ),
+    _make_fault(
+        "the sinks are left out", "attention.sinks=true/hot", _change_sinks(lambda s: None)
+    ),
+    _make_fault(
+        "sinks are scaled as scores are",
+        "attention.sinks=true/hot",
+        _change_sinks(lambda sinks: sinks * 6**-0.5),
+    ),
+    _make_fault(
+        "heads have each other's sinks",
+        "attention.sinks=true/hot",
+        _change_sinks(lambda sinks: sinks[[1, 0, 3, 2]]),
+    ),
+    _make_fault(
+        "the output gate is silu, not sigmoid", "attention.output_gate=true/hot", _gate_by_silu
+    ),
+    _make_fault("the output gate is open", "attention.output_gate=true/hot", _open_gate),
+    _make_fault(
+        "a norm without weight is left out",
+        "attention.qk_norm=head plain/hot",
+        _skip_plain_norm,
+    ),
     _make_fault(
         "masked scores are -1e4, not -inf",
         "edge.saturated attention/hot",

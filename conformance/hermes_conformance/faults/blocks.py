@@ -1,68 +1,9 @@
-"""Faults of the forward pass: norms, activations, blocks, embeddings and the head."""
+"""Faults of the forward pass: activations and blocks."""
 
 from dataclasses import replace
 
-from hermes.spec import LayerNorm, NoNorm, RMSNorm
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
-
-
-def _change_norm(change: Function) -> Plant:
-    """Call the norm with the arguments that change(x, norm, weight, bias) gives."""
-
-    def plant(patcher: Patcher) -> None:
-        patcher.wrap_table("normalize", lambda normalize: lambda *args: normalize(*change(*args)))
-
-    return plant
-
-
-def _scale_eps(factor):
-    return _change_norm(
-        lambda x, norm, w, b: (
-            x,
-            replace(norm, eps=factor * norm.eps) if hasattr(norm, "eps") else norm,
-            w,
-            b,
-        )
-    )
-
-
-def _move_eps_outside(patcher: Patcher) -> None:
-    def wrap(normalize):
-        def faulty(x, norm, weight, bias):
-            if not isinstance(norm, RMSNorm):
-                return normalize(x, norm, weight, bias)
-            scale = 1 + weight if norm.unit_offset else weight
-            return x / ((x * x).mean(-1)[..., None] ** 0.5 + norm.eps) * scale
-
-        return faulty
-
-    patcher.wrap_table("normalize", wrap)
-
-
-def _use_unbiased_variance(patcher: Patcher) -> None:
-    def wrap(normalize):
-        def faulty(x, norm, weight, bias):
-            if not isinstance(norm, LayerNorm):
-                return normalize(x, norm, weight, bias)
-            y = normalize(x, replace(norm, bias=False), weight, None)
-            y = y * ((x.shape[-1] - 1) / x.shape[-1]) ** 0.5
-            return y + bias if norm.bias else y
-
-        return faulty
-
-    patcher.wrap_table("normalize", wrap)
-
-
-def _change_final_eps(patcher: Patcher) -> None:
-    def wrap(original):
-        def faulty(self, *arguments):
-            original(self, *arguments)
-            self.norm.norm = replace(self.norm.norm, eps=1e-6)
-
-        return faulty
-
-    patcher.wrap_method("model", "Stack", "__init__", wrap)
 
 
 def _swap_gate(patcher: Patcher) -> None:
@@ -110,66 +51,79 @@ def _change_block(change: Function) -> Plant:
     return plant
 
 
-def _skip_final_norm(patcher: Patcher) -> None:
-    patcher.wrap_forward("Stack", _call_without_norm)
+def _scale_sum(patcher: Patcher) -> None:
+    """Sublayers scale what they add to, not what they add alone."""
+
+    def wrap(original):
+        def faulty(self, part, x, y, ctx):
+            scale = self.block.residual_scale or 1
+            return original(self, part, scale * x, y, ctx)
+
+        return faulty
+
+    patcher.wrap_method("model", "Block", "add_output", wrap)
 
 
-def _call_without_norm(original):
-    def faulty(self, tokens, ctx):
-        saved, self.norm.norm = self.norm.norm, NoNorm()
-        try:
-            return original(self, tokens, ctx)
-        finally:
-            self.norm.norm = saved
-
-    return faulty
-
-
-def _round_head(patcher: Patcher) -> None:
-    patcher.wrap_forward(
-        "Head",
-        lambda original: lambda self, x, w: patcher.round_to(original(self, x, w), "float32"),
-    )
-
-
-def drop_bias(part: str | None) -> Plant:
-    """Ignore the bias of a part of attention, or the head's for None."""
+def _change_clamp(change: Function) -> Plant:
+    """Compute the clamped swiglu by change(original, gate, up, limit, alpha)."""
 
     def plant(patcher: Patcher) -> None:
-        def wrap(original):
-            def faulty(self, *arguments):
-                owner = self if part is None else getattr(self, part)
-                saved, owner.bias = owner.bias, None
-                try:
-                    return original(self, *arguments)
-                finally:
-                    owner.bias = saved
-
-            return faulty
-
-        patcher.wrap_forward("Head" if part is None else "Attention", wrap)
+        patcher.wrap_table("clamp_swiglu", lambda original: lambda *args: change(original, *args))
 
     return plant
 
 
-def _ignore_embedding_scale(patcher: Patcher) -> None:
+def _skip_layers(part: str) -> Plant:
+    """Layers that lack this part do nothing."""
+
+    def plant(patcher: Patcher) -> None:
+        def wrap(original):
+            def faulty(self, x, ctx):
+                return x if getattr(self, part) is None else original(self, x, ctx)
+
+            return faulty
+
+        patcher.wrap_forward("Block", wrap)
+
+    return plant
+
+
+def _norm_lonely_sum(patcher: Patcher) -> None:
     def wrap(original):
-        def faulty(self, tokens, ctx):
-            saved, self.spec = self.spec, replace(self.spec, scale=None)
-            try:
-                return original(self, tokens, ctx)
-            finally:
-                self.spec = saved
+        def faulty(self, x, ctx):
+            y = original(self, x, ctx)
+            return y if self.mlp is not None else self.apply_norm("attention_out", y)
 
         return faulty
 
-    patcher.wrap_forward("Stack", wrap)
+    patcher.wrap_forward("Block", wrap)
+
+
+def _norm_sum_again(patcher: Patcher) -> None:
+    """With a shared norm the ffn reads the norm of x + attention, as a block in series would."""
+
+    def wrap(original):
+        def faulty(self, x, ctx):
+            if not self.block.shared_norm:
+                return original(self, x, ctx)
+            a = self.self_attn(self.apply_norm("attention_in", x), ctx)
+            h = self.add_output("attention", x, a, ctx)
+            return self.add_output("ffn", h, self.mlp(self.apply_norm("attention_in", h), ctx), ctx)
+
+        return faulty
+
+    patcher.wrap_forward("Block", wrap)
 
 
 def _compute_silu_in_float32(patcher: Patcher) -> None:
     patcher.wrap_activation(
         "silu", lambda functions: lambda x: patcher.round_to(functions["silu"](x), "float32")
     )
+
+
+def _clip(x, limit):
+    """x within +-limit, in operations that torch and MLX share: (|x + c| - |x - c|) / 2."""
+    return (abs(x + limit) - abs(x - limit)) / 2
 
 
 def _make_fault(name: str, case: str, plant: Plant, law: str = "L1/logits") -> Fault:
@@ -180,38 +134,6 @@ DEFAULT = "default/hot"
 QUIET = "default/fresh"
 
 FAULTS = (
-    _make_fault("norm eps is 1e-6 for 1e-5", QUIET, _scale_eps(0.1)),
-    _make_fault("norm eps is 1e-6, by vectors", "golden.llama/hot", _scale_eps(0.1), "L1/golden"),
-    _make_fault("norm eps is 1e-6 for 1e-5, loud", DEFAULT, _scale_eps(0.1)),
-    _make_fault("norm eps stands outside the root", QUIET, _move_eps_outside),
-    _make_fault("the final norm alone has another eps", DEFAULT, _change_final_eps),
-    _make_fault(
-        "unit_offset is ignored",
-        "block.norm=rmsnorm-offset/pre/hot",
-        _change_norm(
-            lambda x, n, w, b: (
-                (x, replace(n, unit_offset=False), w, b) if isinstance(n, RMSNorm) else (x, n, w, b)
-            )
-        ),
-    ),
-    _make_fault(
-        "the norm's weight is ignored",
-        DEFAULT,
-        _change_norm(lambda x, n, w, b: (x, n, w * 0 + 1, b)),
-    ),
-    _make_fault(
-        "layernorm for rmsnorm",
-        DEFAULT,
-        _change_norm(lambda x, n, w, b: (x - x.mean(-1)[..., None], n, w, b)),
-    ),
-    _make_fault(
-        "layernorm divides by n - 1", "block.norm=layernorm/pre/hot", _use_unbiased_variance
-    ),
-    _make_fault(
-        "output's softcap is ignored",
-        "output.softcap=5/hot",
-        lambda patcher: patcher.wrap_table("soft_cap", lambda original: lambda x, cap: x),
-    ),
     _make_fault("gate and up are swapped", DEFAULT, _swap_gate),
     _make_fault(
         "gelu is the tanh approximation",
@@ -229,6 +151,30 @@ FAULTS = (
         lambda patcher: patcher.wrap_activation("relu2", lambda functions: functions["relu"]),
     ),
     _make_fault(
+        "the clamped swiglu is not clamped",
+        "ffn.limit=1.5/hot",
+        _change_clamp(lambda original, g, u, limit, alpha: original(g, u, 1e9, alpha)),
+    ),
+    _make_fault(
+        "the clamped swiglu lacks its 1",
+        "ffn.limit=1.5/hot",
+        _change_clamp(
+            lambda original, g, u, limit, alpha: original(g, 0 * u, limit, alpha) * _clip(u, limit)
+        ),
+    ),
+    _make_fault(
+        "the clamped swiglu has silu's alpha",
+        "ffn.limit=0.5/bias/fresh",
+        _change_clamp(lambda original, g, u, limit, alpha: original(g, u, limit, 1.0)),
+    ),
+    _make_fault(
+        "the gate is clamped from below, too",
+        "ffn.limit=0.5/bias/hot",
+        _change_clamp(
+            lambda original, g, u, limit, alpha: original(_clip(g, limit), u, limit, alpha)
+        ),
+    ),
+    _make_fault(
         "the second norm is the first one again",
         DEFAULT,
         _change_norm_position(lambda place: "attention_in" if place == "ffn_in" else place),
@@ -238,13 +184,7 @@ FAULTS = (
         "block.norm=rmsnorm/sandwich/hot",
         _change_norm_position(lambda place: None if place == "ffn_out" else place),
     ),
-    _make_fault("no final norm", DEFAULT, _skip_final_norm),
-    _make_fault("the head computes in float32", DEFAULT, _round_head),
     _make_fault("float32 inside float64's silu", QUIET, _compute_silu_in_float32, "L1/canary"),
-    _make_fault("the head's bias is ignored", "output.bias=true/hot", drop_bias(None)),
-    _make_fault(
-        "the embeddings' scale is ignored", "embeddings.scale=4.9/hot", _ignore_embedding_scale
-    ),
     _make_fault(
         "a parallel block runs in series",
         "block.parallel=true/hot",
@@ -254,5 +194,41 @@ FAULTS = (
         "residual: false is ignored",
         "block.residual=false/hot",
         _change_block(lambda block: replace(block, residual=True)),
+    ),
+    _make_fault(
+        "a layer without attention is left out",
+        "block.attention=none/hot",
+        _skip_layers("self_attn"),
+    ),
+    _make_fault("a layer without ffn is left out", "block.ffn=none/hot", _skip_layers("mlp")),
+    _make_fault(
+        "a layer without ffn is normed after its sum",
+        "block.ffn=none/sandwich/hot",
+        _norm_lonely_sum,
+    ),
+    _make_fault(
+        "a shared norm is that of the layer's sum",
+        "block.shared_norm=true/layernorm/hot",
+        _norm_sum_again,
+    ),
+    _make_fault(
+        "the ffn reads x without the shared norm",
+        "block.shared_norm=true/rmsnorm-offset/hot",
+        _change_block(lambda block: replace(block, shared_norm=False)),
+    ),
+    _make_fault(
+        "residual_scale is ignored",
+        "block.residual_scale=0.22/hot",
+        _change_block(lambda block: replace(block, residual_scale=None)),
+    ),
+    _make_fault(
+        "residual_scale is applied to x, too",
+        "block.residual_scale=0.22/hot",
+        _scale_sum,
+    ),
+    _make_fault(
+        "residual_scale is rounded to bfloat16",
+        "block.residual_scale=0.22/fresh",
+        _change_block(lambda block: replace(block, residual_scale=0.2197265625)),
     ),
 )

@@ -1,6 +1,7 @@
 """Faults of production's kernels, in float32 and shorter formats."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,9 @@ def _change_fast_loss(change: Function) -> Plant:
     def plant(patcher: Patcher) -> None:
         patcher.wrap_table(
             "next_token",
-            lambda original: lambda module, x, targets, at: change(original, module, x, targets),
+            lambda original: (
+                lambda module, x, targets, at, *_: change(original, module, x, targets)
+            ),
             FAST_TABLES,
         )
 
@@ -72,6 +75,19 @@ def _halve_gradient_in_chunks(patcher: Patcher) -> None:
         return original(module, scale_gradient(patcher, 0.5, x) if large else x, targets, None)
 
     _change_fast_loss(change)(patcher)
+
+
+def _forget_scale_in_gradient(patcher: Patcher) -> None:
+    """The gradient of a chunk's logits is that of the scaled ones."""
+
+    def wrap(original):
+        def faulty(*arguments):
+            *rest, head = arguments
+            return original(*rest, SimpleNamespace(softcap=head.softcap, scale=None, ops=head.ops))
+
+        return faulty
+
+    patcher.wrap(patcher.load_module("chunked_loss"), "logits_gradient", wrap)
 
 
 def _scale_pair_gradients(patcher: Patcher) -> None:
@@ -180,6 +196,12 @@ FAULTS = (
         "L2/gradients",
         DEFAULT,
         _change_fast_loss(lambda original, *args: 1.001 * original(*args, None)),
+    ),
+    _make_fault(
+        "the chunked loss's gradient forgets the scale of logits",
+        "L2/gradients",
+        "output.scale=0.3/hot",
+        _forget_scale_in_gradient,
     ),
     _make_fault(
         "a loss of several slices has half its gradient",

@@ -36,7 +36,7 @@ def _change_rope(change: Function) -> Plant:
     def plant(patcher: Patcher) -> None:
         patcher.wrap_function(
             positions.rotary_frequencies,
-            lambda original: lambda rope, size: original(change(rope), size),
+            lambda original: lambda rope, *sizes: original(change(rope), *sizes),
         )
 
     return plant
@@ -57,7 +57,7 @@ def _change_angles(change: Function) -> Plant:
 def _compute_angles_in_float32(patcher: Patcher) -> None:
     def wrap(original):
         def faulty(rope, size, length):
-            frequencies, magnitude = positions.rotary_frequencies(rope, size)
+            frequencies, magnitude = positions.rotary_frequencies(rope, size, length)
             places = np.arange(length, dtype=np.float32)[:, None]
             angles = (places * frequencies.astype(np.float32)[None, :]).astype(np.float32)
             return magnitude * np.cos(angles, dtype=float), magnitude * np.sin(angles, dtype=float)
@@ -88,6 +88,36 @@ def _change_slopes(change: Function) -> Plant:
 
 def _compute_plain_slopes(original, H):
     return 2.0 ** (-8.0 * (np.arange(H) + 1) / H)
+
+
+def _change_scaling(change: Function) -> Plant:
+    """Scale rope by change(scaling)."""
+    return _change_rope(lambda rope: replace(rope, scaling=change(rope.scaling)))
+
+
+def _choose_table_at_each_read(patcher: Patcher) -> None:
+    """The keys read so far choose the table, not the cache's capacity: a cache then has both."""
+
+    def wrap(original):
+        def faulty(self, spec, T):
+            if self.cache is None:
+                return original(self, spec, T)
+            capacity, self.cache.capacity = self.cache.capacity, self.cache.length + T
+            try:
+                return original(self, spec, T)
+            finally:
+                self.cache.capacity = capacity
+
+        return faulty
+
+    patcher.wrap_method("context", "Context", "angles", wrap)
+
+
+def _use_one_table_length(patcher: Patcher) -> None:
+    patcher.wrap_function(
+        positions.choose_table_length,
+        lambda original: lambda rope, length, max_seq_len: max_seq_len,
+    )
 
 
 def _make_fault(name: str, case: str, plant: Plant, law: str = "L1/logits") -> Fault:
@@ -125,6 +155,49 @@ FAULTS = (
         "yarn's attention factor is left out",
         "attention.position_encoding=rope-yarn/hot",
         _change_angles(lambda table: table / (0.1 * np.log(4.0) + 1.0)),
+    ),
+    _make_fault(
+        "yarn's given attention factor is ignored",
+        "attention.position_encoding=rope-yarn-factor/hot",
+        _change_scaling(lambda scaling: replace(scaling, attention_factor=None)),
+    ),
+    _make_fault(
+        "yarn's ramp begins and ends at whole pairs",
+        "attention.position_encoding=rope-yarn-smooth/hot",
+        _change_scaling(lambda scaling: replace(scaling, truncate=True)),
+    ),
+    _make_fault(
+        "longrope divides by the other list",
+        "attention.position_encoding=rope-longrope/hot",
+        _change_scaling(lambda scaling: replace(scaling, long_factor=scaling.short_factor)),
+    ),
+    _make_fault(
+        "longrope multiplies by its factors",
+        "attention.position_encoding=rope-longrope-short/hot",
+        _change_scaling(
+            lambda s: replace(s, short_factor=tuple(1 / factor for factor in s.short_factor))
+        ),
+    ),
+    _make_fault(
+        "longrope's attention factor is left out",
+        "attention.position_encoding=rope-longrope/hot",
+        _change_scaling(lambda scaling: replace(scaling, attention_factor=1.0)),
+    ),
+    _make_fault(
+        "longrope chooses its list anew at each read",
+        "attention.position_encoding=rope-longrope/hot",
+        _choose_table_at_each_read,
+        "L1/decoding",
+    ),
+    _make_fault(
+        "dynamic scaling takes max_seq_len for the row's length",
+        "attention.position_encoding=rope-dynamic/hot",
+        _use_one_table_length,
+    ),
+    _make_fault(
+        "dynamic scaling starts at the first token",
+        "attention.position_encoding=rope-dynamic-short/hot",
+        _change_scaling(lambda scaling: replace(scaling, original_max_seq_len=1)),
     ),
     _make_fault(
         "slopes of six heads as of eight",

@@ -17,7 +17,9 @@ from hermes_conformance.faults import (
     cache,
     compiled,
     core_library,
+    embeddings_and_head,
     kernels,
+    norms,
     objectives,
     optimizer,
     outputs,
@@ -40,7 +42,9 @@ T = TypeVar("T")
 FAULTS = (
     *positions.FAULTS,
     *attention.FAULTS,
+    *norms.FAULTS,
     *blocks.FAULTS,
+    *embeddings_and_head.FAULTS,
     *backward.FAULTS,
     *objectives.FAULTS,
     *optimizer.FAULTS,
@@ -198,14 +202,19 @@ def _check_law(
 ) -> tuple[bool, str]:
     """Whether the law caught the fault, and how. sound: its outcome without the fault."""
     if sound.status != PASSED:
-        return False, f"the law fails without the fault: {sound.message or sound.status}"
+        return False, f"the law fails without the fault: {_describe_failure(sound)}"
     outcome = _run_with_fault(backends, fault, lambda: judge_case(law, case, backends))
     if outcome.status != FAILED:
         return False, f"{outcome.status}: {outcome.message or 'every measure within its bound'}"
+    return True, _describe_failure(outcome)
+
+
+def _describe_failure(outcome: Outcome) -> str:
+    """The measure that a law found too large, or the error that stopped it."""
     if outcome.worst is None:
-        return True, outcome.message
+        return outcome.message or outcome.status
     worst = outcome.worst
-    return True, f"{worst.where}: {worst.error:.1e}, bound {worst.bound.limit:.0e}"
+    return f"{worst.where}: {worst.error:.1e}, bound {worst.bound.limit:.0e}"
 
 
 def plant_suite_faults(backends: Backends, faults: tuple[SuiteFault, ...]) -> Iterator[FaultResult]:

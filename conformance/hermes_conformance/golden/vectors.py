@@ -22,8 +22,10 @@ from hermes.spec import (
     LayerNorm,
     Learned,
     Llama3Scaling,
+    LongRopeScaling,
     ModelSpec,
     OutputSpec,
+    QkNorm,
     RMSNorm,
     Rope,
     YarnScaling,
@@ -55,6 +57,15 @@ def _make_spec(
         embeddings=embeddings or EmbeddingsSpec(),
         output=output or OutputSpec(),
     )
+
+
+def _make_sublayers_spec() -> ModelSpec:
+    """A layer of attention alone, and one of a clamped swiglu alone."""
+    whole = _make_spec(
+        AttentionSpec(2, 1), FfnSpec(12, limit=0.7, alpha=1.702), norm=LayerNorm(weight=False)
+    )
+    (block,) = whole.blocks
+    return replace(whole, blocks=(replace(block, ffn=None), replace(block, attention=None)))
 
 
 @cache
@@ -101,6 +112,50 @@ def make_vector_cases() -> tuple[Case, ...]:
             FfnSpec(12, "relu2"),
             norm_position="post",
         ),
+        "longrope": _make_spec(
+            AttentionSpec(
+                2,
+                1,
+                bias="o",
+                clip_qkv=0.9,
+                position_encoding=Rope(scaling=LongRopeScaling((1.0, 1.5), (2.0, 5.0), 4)),
+            ),
+            FfnSpec(12),
+        ),
+        "stablelm": _make_spec(
+            AttentionSpec(2, 2, qk_norm=QkNorm("each_head", "layernorm"), v_head_dim=3),
+            FfnSpec(12),
+            norm=LayerNorm(),
+        ),
+        "sinks": _make_spec(
+            AttentionSpec(
+                2,
+                1,
+                bias="all",
+                window_size=4,
+                position_encoding=Rope(100.0, YarnScaling(4.0, 64, 4.0, 1.0, truncate=False)),
+                sinks=True,
+                output_gate=True,
+            ),
+            FfnSpec(12),
+        ),
+        "granite": _make_spec(
+            AttentionSpec(2, 1),
+            FfnSpec(12),
+            embeddings=replace(tied, scale=3.0),
+            output=OutputSpec(softcap=4.0, scale=0.3),
+            residual_scale=0.22,
+        ),
+        "phi": _make_spec(
+            AttentionSpec(2, bias="all", position_encoding=Rope(rotary_dim=2)),
+            FfnSpec(12, "gelu_tanh", bias=True),
+            embeddings=EmbeddingsSpec(norm=LayerNorm(1e-3)),
+            output=OutputSpec(bias=True, norm=RMSNorm(weight=False)),
+            norm=LayerNorm(),
+            parallel=True,
+            shared_norm=True,
+        ),
+        "sublayers": _make_sublayers_spec(),
         "dropout": _make_spec(
             AttentionSpec(2, dropout=0.2),
             FfnSpec(12, dropout=0.3),
@@ -109,7 +164,7 @@ def make_vector_cases() -> tuple[Case, ...]:
         ),
     }
     plain = [
-        Case(f"golden.{name}/hot", spec, draw_hot, T=8, packed=name in ("llama3", "gpt2"))
+        Case(f"golden.{name}/hot", spec, draw_hot, T=8, packed=name in ("llama3", "gpt2", "sinks"))
         for name, spec in specs.items()
     ]
     pairs = replace(RECIPE, objective="preference", preference=Preference(beta=0.5))

@@ -135,7 +135,7 @@ def _find_dropped_elements(case: Case, grads: Tensors) -> Iterator[tuple[int, st
         match kind:
             case "dropout.attention":
                 name = f"{at}.self_attn.v_proj.bias"
-                heads = grads[name].reshape(case.spec.layers[0].attention.kv_heads, -1)
+                heads = grads[name].reshape(case.spec.attentions[0].kv_heads, -1)
                 yield 1 + 4 * layer, name, (heads == 0).all(axis=1)[:, None, None]
             case "dropout.ffn":
                 name = f"{at}.mlp.down_proj.bias"
@@ -234,6 +234,9 @@ TENSOR_KINDS = (  # architectures that have all kinds of tensors between them
     "default",
     "attention.bias=all",
     "attention.qk_norm=head",
+    "attention.qk_norm=each_head",
+    "attention.output_gate=true biased",
+    "attention.sinks=true",
     "attention.position_encoding=learned",
     "attention.position_encoding=alibi-learned",
     "block.norm=layernorm/sandwich",

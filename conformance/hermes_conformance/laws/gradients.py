@@ -17,14 +17,20 @@ from hermes_conformance.oracle import complex_step
 def has_gradient(case: Case, name: str) -> bool:
     """Whether a tensor's gradient is not mathematically zero; if it is, all of it is rounding.
 
-    Without rope, a key bias adds the same to all scores of a query, which softmax cancels.
+    Without rope, a key bias adds the same to all scores of a query, which softmax cancels unless a
+    sink, whose score is its own, is among them.
     """
     parts = name.split(".")
     if parts[-2:] != ["k_proj", "bias"]:
         return True
     attention = case.spec.layers[int(parts[2])].attention
+    assert attention is not None, "the layer has a key projection"
     return bool(
-        attention.rotary_size or attention.qk_norm != "none" or attention.softcap is not None
+        attention.rotary_size
+        or attention.qk_norm != "none"
+        or attention.softcap is not None
+        or attention.clip_qkv is not None
+        or attention.sinks
     )
 
 
@@ -117,7 +123,10 @@ def _split_batch(batch: Batch) -> Iterator[Batch]:
         segments = None if batch.segments is None else batch.segments[at]
         pairs = batch.pairs and replace(batch.pairs, reference=batch.pairs.reference[at])
         rows = batch.rows[at]
-        yield Batch(batch.tokens[at], batch.targets[at], rows, segments, pairs, batch.counts)
+        weights = None if batch.weights is None else batch.weights[at]
+        yield Batch(
+            batch.tokens[at], batch.targets[at], rows, segments, pairs, batch.counts, weights
+        )
 
 
 def join_batch(batch: Batch) -> Batch:
@@ -130,8 +139,10 @@ def join_batch(batch: Batch) -> Batch:
         return split.swapaxes(0, 1).reshape(1, A * B, *x.shape[2:])
 
     segments = None if batch.segments is None else join(batch.segments)
+    weights = None if batch.weights is None else join(batch.weights)
     pairs = batch.pairs and replace(batch.pairs, reference=join(batch.pairs.reference))
-    return Batch(join(batch.tokens), join(batch.targets), join(batch.rows), segments, pairs)
+    targets, rows = join(batch.targets), join(batch.rows)
+    return Batch(join(batch.tokens), targets, rows, segments, pairs, weights=weights)
 
 
 def freezing(case: Case, backends: Backends) -> Iterator[Measurement]:

@@ -98,7 +98,7 @@ class DualArray(TracingArray):
 
     Comparisons and maxima go by the real part, so that relu has its derivative. Real parts less
     than h apart, as products of two steps are, count as equal, and of equal numbers the second is
-    the maximum: so max(x, 0) has the derivative 0 at 0, as specs/numerics.md says.
+    the maximum or minimum: so max(x, 0) has the derivative 0 at 0, as specs/numerics.md says.
     """
 
     def _apply(self, ufunc, method, plain, kwargs):
@@ -108,6 +108,8 @@ class DualArray(TracingArray):
             return np.where(plain[0].real < 0, -plain[0], plain[0])
         if ufunc is np.maximum and method == "__call__":
             return np.where(np.real(plain[0]) - np.real(plain[1]) > TINY, *plain)
+        if ufunc is np.minimum and method == "__call__":
+            return np.where(np.real(plain[1]) - np.real(plain[0]) > TINY, *plain)
         return super()._apply(ufunc, method, plain, kwargs)
 
 

@@ -1,4 +1,4 @@
-"""A forward-only backend in JAX: the whole language, and no training."""
+"""A forward-only backend in JAX: nearly the whole language, and no training."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from hermes.distributed.process_group import SINGLE_PROCESS
 from hermes.errors import HermesError, Unsupported
 from hermes.interface import IGNORE, LazyTensors, Options, check_tokens
 from hermes.numerics.positions import rotary_table, segment_positions
-from hermes.spec import Rope
+from hermes.spec import DynamicScaling, LongRopeScaling, QkNorm, Rope
 from hermes_jax.model import Context, forward
 
 # A setting of the whole process, so every array below is given its dtype.
@@ -36,6 +36,16 @@ class Backend:
             raise Unsupported(f"hermes_jax does not compute in {options.precision}")
         if options.device not in (None, *self.devices()):
             raise Unsupported(f"hermes_jax has no device {options.device!r} here")
+        for attention in spec.attentions:
+            scaling = getattr(attention.position_encoding, "scaling", None)
+            for part in (attention.qk_norm, scaling):
+                if isinstance(part, QkNorm | LongRopeScaling | DynamicScaling):
+                    raise Unsupported(f"hermes_jax does not have {part}")
+            for key in ("clip_qkv", "sinks", "output_gate"):
+                if getattr(attention, key):
+                    raise Unsupported(f"hermes_jax does not have attention.{key}")
+            if attention.value_size != attention.head_size:
+                raise Unsupported("hermes_jax does not have attention.v_head_dim")
         return Model(spec, params, options)
 
     def join(self, rank_info, options=Options()):
@@ -55,8 +65,8 @@ class Model:
         self._device = jax.devices(options.device)[0]
         self._params = {name: self._to_device(params[name]) for name in params}
         self._tables = {}
-        for block in spec.layers:
-            rope = block.attention.position_encoding, block.attention.rotary_size
+        for attention in spec.attentions:
+            rope = attention.position_encoding, attention.rotary_size
             if isinstance(rope[0], Rope):
                 cos_sin = rotary_table(*rope, spec.max_seq_len)  # in float64, on the host
                 self._tables[rope] = tuple(self._to_device(table) for table in cos_sin)
@@ -99,8 +109,8 @@ class Model:
             self.preferences(batch)
         documents = [None] * len(batch.tokens) if batch.segments is None else batch.segments
         parts = zip(batch.tokens, batch.targets, documents, strict=True)
-        total = sum(self.logprobs(*part).sum(dtype=np.float64) for part in parts)
-        return -float(total) / batch.counts.terms
+        weighted = np.stack([self.logprobs(*part) for part in parts]) * batch.get_weights()
+        return -float(weighted.sum(dtype=np.float64)) / batch.counts.divisor
 
     def preferences(self, batch):
         """Decline."""

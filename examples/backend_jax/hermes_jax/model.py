@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hermes.numerics.params import NORM_NAMES
+from hermes.numerics.params import list_norms
 from hermes.numerics.positions import alibi_slopes
 from hermes.spec import Alibi, LayerNorm, NoNorm, RMSNorm
 
@@ -41,15 +41,15 @@ def linear(p, name, x):
 def normalize(p, name, norm, x):
     """rmsnorm, layernorm or nothing, over the last axis. (..., C) -> (..., C)."""
     match norm:
-        case NoNorm():
+        case NoNorm() | None:
             return x
         case RMSNorm(eps, unit_offset):
-            scale = p[f"{name}.weight"] + int(unit_offset)
+            scale = p.get(f"{name}.weight", 1) + int(unit_offset)
             return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + eps) * scale
-        case LayerNorm(eps, bias):
+        case LayerNorm(eps):
             d = x - x.mean(-1, keepdims=True)
-            y = d / jnp.sqrt((d * d).mean(-1, keepdims=True) + eps) * p[f"{name}.weight"]
-            return y + p[f"{name}.bias"] if bias else y
+            y = d / jnp.sqrt((d * d).mean(-1, keepdims=True) + eps) * p.get(f"{name}.weight", 1)
+            return y + p.get(f"{name}.bias", 0)
 
 
 def rotate(x, cos, sin):
@@ -107,22 +107,31 @@ def attend(p, name, block, layer, x, ctx):
 def feed_forward(p, name, spec, x):
     """down(act(up(x))), or gated: down(act(gate(x)) * up(x)). (B, T, C) -> (B, T, C)."""
     act, up = ACTIVATIONS[spec.function], linear(p, f"{name}.up_proj", x)
-    h = act(linear(p, f"{name}.gate_proj", x)) * up if spec.gated else act(up)
+    gate = linear(p, f"{name}.gate_proj", x) if spec.gated else None
+    h = act(up) if gate is None else act(gate) * up
+    if spec.limit is not None:  # the clamped swiglu
+        gate, up = jnp.minimum(gate, spec.limit), jnp.clip(up, -spec.limit, spec.limit)
+        h = gate * jax.nn.sigmoid(spec.alpha * gate) * (up + 1)
     return linear(p, f"{name}.down_proj", h)
 
 
 def run_block(p, layer, block, x, ctx):
     """Attention and feed-forward, each with its norms and residual. (B, T, C) -> (B, T, C)."""
-    path, norms = f"model.layers.{layer}", NORM_NAMES[block.norm_position]
+    path, norms = f"model.layers.{layer}", list_norms(block)
 
     def apply_norm(where, y):
         return normalize(p, f"{path}.{norms[where]}", block.norm, y) if where in norms else y
 
-    a = attend(p, f"{path}.self_attn", block, layer, apply_norm("attention_in", x), ctx)
-    a = apply_norm("attention_out", a)
-    h = apply_norm("attention_sum", x + a if block.residual else a)
-    f = feed_forward(p, f"{path}.mlp", block.ffn, apply_norm("ffn_in", x if block.parallel else h))
-    f = apply_norm("ffn_out", f)
+    scale = 1 if block.residual_scale is None else block.residual_scale
+    h, n = x, apply_norm("attention_in", x)
+    if block.attention is not None:
+        y = attend(p, f"{path}.self_attn", block, layer, n, ctx)
+        y = scale * apply_norm("attention_out", y)
+        h = apply_norm("attention_sum", x + y if block.residual else y)
+    if block.ffn is None:
+        return h
+    n = n if block.shared_norm else apply_norm("ffn_in", x if block.parallel else h)
+    f = scale * apply_norm("ffn_out", feed_forward(p, f"{path}.mlp", block.ffn, n))
     return apply_norm("ffn_sum", h + f if block.residual or block.parallel else f)
 
 
@@ -132,6 +141,7 @@ def forward(spec, p, tokens, ctx):
     x = embedding[tokens]  # (B, T, C)
     if spec.embeddings.scale is not None:
         x = x * spec.embeddings.scale
+    x = normalize(p, "model.embed_norm", spec.embeddings.norm, x)
     if spec.learned_positions:
         x = x + p["model.embed_positions.weight"][ctx.positions]
     for layer, block in enumerate(spec.layers):
@@ -139,5 +149,6 @@ def forward(spec, p, tokens, ctx):
     x = normalize(p, "model.norm", spec.final_norm, x)
     y = x @ (embedding if spec.embeddings.tie_weights else p["lm_head.weight"]).T
     y = y + p["lm_head.bias"] if spec.output.bias else y
+    y = y if spec.output.scale is None else spec.output.scale * y
     cap = spec.output.softcap
     return y if cap is None else cap * jnp.tanh(y / cap)

@@ -11,7 +11,16 @@ from typing import Any
 from hermes.errors import SpecError
 from hermes.interop.huggingface.families import list_positions, list_windows
 from hermes.interop.huggingface.fields import Fields
-from hermes.spec import LinearScaling, Llama3Scaling, ModelSpec, Rope, Scaling, YarnScaling
+from hermes.spec import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    ModelSpec,
+    Rope,
+    Scaling,
+    YarnScaling,
+)
 
 __all__ = ["read_gemma3_ropes", "read_rope", "write_rope"]
 
@@ -38,7 +47,7 @@ def write_rope(spec: ModelSpec, family: str) -> Config:
         "rope_parameters": parameters,
     }
     if family == "gpt_neox":
-        share = _compute_share(full, spec.layers[0].attention.head_size)
+        share = _compute_share(full, spec.attentions[0].head_size)
         parameters["partial_rotary_factor"] = share
         names = {"rotary_pct": share, "rotary_emb_base": float(full.theta)}
         fields |= names | {"partial_rotary_factor": share}
@@ -81,6 +90,8 @@ def _write_scaling(rope: Rope) -> Config | None:
                 "beta_fast": float(fast),
                 "beta_slow": float(slow),
             }
+        case LongRopeScaling() | DynamicScaling():
+            raise AssertionError("find_family gives no class to a model that scales rope so")
 
 
 def read_rope(

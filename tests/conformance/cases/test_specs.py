@@ -1,16 +1,16 @@
 """The architectures vary every field of MAL, and every two fields together."""
 
 import dataclasses
+import re
 from itertools import combinations
 
+import pytest
+
 from hermes import spec as spec_module
+from hermes_conformance.cases import attention_specs
 from hermes_conformance.cases.covering_array import make_covering_array
-from hermes_conformance.cases.specs import (
-    FACTORS,
-    is_allowed,
-    make_crossed_specs,
-    make_field_specs,
-)
+from hermes_conformance.cases.crossed_specs import FACTORS, is_allowed, make_crossed_specs
+from hermes_conformance.cases.specs import make_field_specs
 from hermes_conformance.cases.standard import make_edge_cases, make_standard_cases
 
 
@@ -53,14 +53,23 @@ def test_every_field_of_every_spec_takes_several_values():
                 assert len(seen[key]) > 1, f"every case has the same {cls.__name__}.{field.name}"
 
 
-def test_every_two_values_of_any_two_factors_occur_together():
-    rows = make_covering_array(FACTORS, is_allowed)
-    assert len(rows) == len(make_crossed_specs())
-    for (a, xs), (b, ys) in combinations(FACTORS.items(), 2):
+@pytest.mark.parametrize(
+    ("factors", "allowed", "prefix"),
+    [
+        (FACTORS, is_allowed, "crossed."),
+        (attention_specs.FACTORS, lambda row: True, "crossed.attention "),
+    ],
+    ids=["fields", "attention"],
+)
+def test_every_two_values_of_any_two_factors_occur_together(factors, allowed, prefix):
+    rows = make_covering_array(factors, allowed)
+    names = [name for name in make_crossed_specs() if re.fullmatch(rf"{prefix}\d+", name)]
+    assert len(rows) == len(names)
+    for (a, xs), (b, ys) in combinations(factors.items(), 2):
         for x in xs:
             for y in ys:
                 occurs = any(row[a] == x and row[b] == y for row in rows)
-                assert occurs or not is_allowed({a: x, b: y}), f"{a}={x} never meets {b}={y}"
+                assert occurs or not allowed({a: x, b: y}), f"{a}={x} never meets {b}={y}"
 
 
 def test_the_fields_are_named_by_their_path_in_a_file():
