@@ -61,8 +61,8 @@ def save(
     Tensors are materialized one at a time in this thread, or with several `workers` one in each of
     so many threads, each of which writes its own files. A whole checkpoint of the same step is
     never replaced; a damaged one is, once the new one is complete. make_run: make the run's folder
-    where there is none, which a run that trains must not: it was renamed. Raises NonFinite where a tensor
-    is not finite, StorageError and CheckpointError; the run is then as it was.
+    where there is none, which a run that trains must not: it was renamed. Raises NonFinite where a
+    tensor is not finite, StorageError and CheckpointError; the run is then as it was.
     """
     disk = disk or Disk()
     if progress.step != state.step:
