@@ -13,7 +13,7 @@ from signal import SIGINT
 from typing import Concatenate, ParamSpec, TypeVar
 
 from hermes import mal
-from hermes.arguments import Call, convert_arguments
+from hermes.arguments import Call, convert_arguments, name_arguments
 from hermes.data import expand_paths, read_documents
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, Interrupted
@@ -21,6 +21,7 @@ from hermes.finetuning.options import make_text_request
 from hermes.interface import Backend, choose_backend
 from hermes.recipe import OptimizerRecipe
 from hermes.spec import ModelSpec
+from hermes.stages import report_stage, show_stages
 from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
 from hermes.tokenizer import train_tokenizer as learn_tokenizer
 from hermes.training.events import Event
@@ -74,7 +75,12 @@ def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
         given = frozenset(bound.arguments)
         bound.apply_defaults()
         values = convert_arguments(function, bound.arguments)
-        return function(Call(values, given), *args, **kwargs)
+        try:
+            return function(Call(values, given), *args, **kwargs)
+        except HermesError as error:
+            if values.get("host") is None:
+                error.args = (name_arguments(str(error), values), *error.args[1:])
+            raise
 
     call.__signature__ = public  # type: ignore[attr-defined]  # read by inspect and help()
     return call
@@ -117,8 +123,9 @@ def train_tokenizer(
     DataError.
     """
     values = convert_arguments(train_tokenizer, locals())
+    report_stage("training a tokenizer")
     found = read_documents(expand_paths(inputs), text_field=text_field, file_format=file_format)
-    return learn_tokenizer(
+    learned = learn_tokenizer(
         (document.text for document in found),
         vocab_size=values["vocab_size"],
         model_type=values["model_type"],
@@ -128,6 +135,8 @@ def train_tokenizer(
         fold_ascii=values["fold_ascii"],
         special_tokens=special_tokens,
     )
+    report_stage("")
+    return learned
 
 
 @bind_call
@@ -148,6 +157,9 @@ def train(
     output: str | Path = "checkpoints",
     resume: bool = False,
     allow_batch_change: bool = False,
+    allow_tokenizer_change: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
     lr: float = 3e-4,
     batch_size: int = 32,
     grad_accum: int = 1,
@@ -199,7 +211,9 @@ def train(
 
     resume: continue the run in `output`, or start it. Arguments that are left out are then the
     run's own; others must not make it another run. allow_batch_change lets steps take another
-    number of samples.
+    number of samples, allow_tokenizer_change a tokenizer whose ids mean other tokens than those of
+    the checkpoint. force: train although memory or disk seem too small. dry_run: check
+    everything that can be refused, and return without training or writing.
 
     lr to freeze: fields of `hermes.Recipe`; optimizer: all of AdamW's settings at once. log_every:
     None for every step, or every tenth of a run of 10,000 and more. keep_last, keep_every,
@@ -264,16 +278,23 @@ def run_to_end(
         if host.leads:
             for note in run.notes:
                 host.tell(note)
-            if not run.finished:
+            if not (run.finished or request.dry_run):
                 on_start()
         host.on_open(run)
+        if request.dry_run:
+            result = ResultCollector(run).result
+            run.discard()
+            return result
 
         def stop() -> bool:
             return interrupt.came or host.stop() or call["stop"]()
 
         collector = ResultCollector(run)
         progress = call["progress"] if host.leads and not run.finished else False
-        with closing(open_progress(run.total_steps, run.position.step, progress)) as shown:
+        with (
+            closing(open_progress(run.total_steps, run.position.step, progress)) as shown,
+            show_stages(shown.show_stage),
+        ):
             for event in run.train(stop):
                 collector.add(event)
                 shown.show(event)

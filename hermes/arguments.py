@@ -6,6 +6,7 @@ guessed: a float is no whole number, and a string no number. Imports nothing but
 
 import dataclasses
 import os
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -15,7 +16,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hermes.errors import HermesError
 
-__all__ = ["Call", "convert_arguments", "convert_fields", "convert_value"]
+__all__ = ["Call", "convert_arguments", "convert_fields", "convert_value", "name_arguments"]
 
 WORDS = {
     int: "a whole number",
@@ -48,6 +49,26 @@ def convert_arguments(
         name: convert_value(name, value, hints[name]) if name in hints else value
         for name, value in values.items()
     }
+
+
+FLAG = re.compile(r"--(no-)?([a-z][a-z0-9-]*)( (?=[A-Z]+\b))?")
+
+
+def name_arguments(message: str, values: Mapping[str, object]) -> str:
+    """A message about a command's options, with the names of Python's arguments where it has them.
+
+    `--keep-last` is keep_last, `--tokenizer FILE` is tokenizer=FILE and `--resume` is resume=True.
+    """
+
+    def name(match: re.Match[str]) -> str:
+        argument = match[2].replace("-", "_")
+        if argument not in values:
+            return match[0]
+        if isinstance(values[argument], bool):
+            return f"{argument}={not match[1]}{match[3] or ''}"
+        return argument + ("=" if match[3] else "")
+
+    return FLAG.sub(name, message)
 
 
 def convert_fields(instance: Any, prefix: str = "") -> None:

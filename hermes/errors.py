@@ -17,6 +17,7 @@ A message is one sentence: where, what was expected, what was found, what to do.
 traceback; `assert` is for what cannot happen.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Self
@@ -33,10 +34,42 @@ __all__ = [
     "SpecError",
     "StorageError",
     "Unsupported",
+    "explain_exhaustion",
     "suggest_nearest",
 ]
 
 EXCERPT = 100  # most characters of a source line that an error shows
+
+
+# What Python, NumPy, PyTorch, MLX, the C library and the dynamic loader say of memory or threads
+# that the system refused.
+EXHAUSTED = re.compile(
+    r"out of memory|cannot allocate|can.t allocate|unable to allocate|failed to allocate"
+    r"|bad_alloc|failed to map segment|can.t start new thread|cannot create thread"
+    r"|resource temporarily unavailable|insufficient memory",
+    re.IGNORECASE,
+)
+
+
+def explain_exhaustion(error: BaseException) -> str | None:
+    """Say in a sentence that memory, threads or address space ran out; None for other errors."""
+    found = None
+    seen: BaseException | None = error
+    while seen is not None:
+        system = isinstance(seen, RuntimeError | ImportError | OSError)
+        if isinstance(seen, MemoryError) or (system and EXHAUSTED.search(str(seen))):
+            found = seen  # the innermost says it in the plainest words
+        seen = seen.__cause__ or seen.__context__
+    if found is None:
+        return None
+    text = " ".join(str(found).split())[:200]
+    told = f" ({text})" if text else ""
+    if "thread" in text:
+        return f"no further thread can be started{told}; raise the limits that ulimit -a shows"
+    return (
+        f"out of memory{told}; free some, raise a limit set by ulimit -v, or choose a smaller "
+        "model, batch or sequence length"
+    )
 
 
 def suggest_nearest(word: str, known: Iterable[str]) -> str:

@@ -20,14 +20,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from hermes.arguments import convert_fields
 from hermes.distributed.process_group import ProcessGroup, RankInfo
-from hermes.errors import HermesError, MissingBackend
+from hermes.errors import HermesError, MissingBackend, explain_exhaustion
 from hermes.recipe import Preference, Recipe
 from hermes.spec import ModelSpec
+from hermes.stages import report_stage
 
 __all__ = [
     "IGNORE",
     "PRECISIONS",
     "SHARDS",
+    "SHORT_NAMES",
     "Array",
     "Backend",
     "Batch",
@@ -51,6 +53,8 @@ __all__ = [
 
 IGNORE = -1
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16", "float64")
+# Short names that are understood wherever a type of numbers is named.
+SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 SHARDS = ("full", "optimizer")
 
 Array = NDArray[np.generic]
@@ -91,6 +95,8 @@ class Options:
 
     def __post_init__(self) -> None:
         convert_fields(self)
+        full = SHORT_NAMES.get(self.precision, self.precision)
+        object.__setattr__(self, "precision", full)
         if self.shard not in (None, *SHARDS):
             raise HermesError(f"shard is {self.shard!r}; it must be one of {', '.join(SHARDS)}")
         if self.shard_group is not None and self.shard is None:
@@ -341,12 +347,17 @@ def find_backend(name: str) -> Backend:
     points = {point.name: point for point in entry_points(group="hermes.backends")}
     if name not in points:
         raise MissingBackend(f"backend {name!r} is unknown; known are {', '.join(sorted(points))}")
+    report_stage(f"loading {name}")
     try:
-        return cast(Backend, points[name].load())
+        found = cast(Backend, points[name].load())
     except ImportError as error:
+        if exhausted := explain_exhaustion(error):
+            raise MissingBackend(f"backend {name!r} cannot be loaded: {exhausted}") from error
         raise MissingBackend(
             f"backend {name!r} is not installed ({error}); pip install 'hermes-llm[{name}]'"
         ) from error
+    report_stage("")
+    return found
 
 
 class LazyTensors(Mapping[str, Array]):

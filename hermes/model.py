@@ -22,6 +22,7 @@ from hermes.interop.hub import load_tokenizer
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.numerics.params import count_parameters
 from hermes.spec import ModelSpec
+from hermes.stages import report_stage
 from hermes.tokenizer import Tokenizer
 from hermes.tokenizer.files import has_tokenizer
 
@@ -239,13 +240,17 @@ def load(
     files are not to say it. Raises CheckpointError, MissingBackend, Unsupported.
     """
     found = choose_backend(backend)
+    report_stage(f"reading {checkpoint}")
     source = open_model(
         Path(checkpoint), config=Path(config) if config else None, ignore_fields=ignore_fields
     )
     for note in source.notes:
         warnings.warn(note, stacklevel=2)
+    report_stage(f"building {source.spec.name}")
+    built = found.build(source.spec, source.params, Options(device=device, precision=precision))
+    report_stage("")
     return Model(
-        found.build(source.spec, source.params, Options(device=device, precision=precision)),
+        built,
         _choose_tokenizer(source, tokenizer, eos, bos),
         generation_config=read_generation_config(source.files, source.path),
         path=source.path,

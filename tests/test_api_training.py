@@ -87,7 +87,7 @@ def test_arguments_have_the_names_and_defaults_of_the_commands_options(command):
         ({"peer_timeout": -1},
          "peer_timeout must be above 0 and at most 1,000,000 seconds, got -1"),
         ({"vocab_size": 300},
-         "--vocab-size is that of a tokenizer to train; give --train-tokenizer with it"),
+         "vocab_size is that of a tokenizer to train; give train_tokenizer=True with it"),
         ({"freeze": "model.*"}, "freeze must be a list, each item a string, got 'model.*'"),
         ({"data": 7}, "data must be a string, a path or a list, each item a string or a path, "
          "got 7"),
@@ -149,7 +149,7 @@ def test_ctrl_c_finishes_the_step_and_saves_and_the_run_resumes_to_the_same_weig
         np.testing.assert_array_equal(array, whole[name], err_msg=name)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_to_end_saves_too(folder, number):
     """As a batch system and a closed terminal send it."""
 
@@ -275,3 +275,32 @@ def test_what_is_returned_is_read_at_a_glance(folder):
         "ModelSpec(little, 2 layers, hidden_size 16, vocab_size 280, max_seq_len 64)"
     )
     assert repr(model.tokenizer).startswith("Tokenizer(280 tokens, fingerprint ")
+
+
+def test_the_library_speaks_of_arguments():
+    from hermes.arguments import name_arguments
+
+    values = {"keep_last": None, "resume": False, "compile": True, "tokenizer": None}
+    for said, meant in {
+        "keep fewer by --keep-last": "keep fewer by keep_last",
+        "or pass --resume": "or pass resume=True",
+        "leave out --no-compile": "leave out compile=False",
+        "give --tokenizer FILE, or": "give tokenizer=FILE, or",
+        "with --set KEY, or hermes --help": "with --set KEY, or hermes --help",
+    }.items():
+        assert name_arguments(said, values) == meant
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("the cat\nsat", "data is a text of 11 characters, not the name of a file; "),
+        ("x" * 5000, "data is a text of 5,000 characters, not the name of a file; "),
+        ("hf://datasets/a/b", "hf://datasets/a/b: "),
+    ],
+)
+def test_a_text_given_as_data_is_known_and_not_repeated(folder, data, said):
+    with pytest.raises(HermesError) as refused:
+        hermes.train("nano", data, tokenizer=folder / "tokenizer.json", output=folder / "never")
+    assert str(refused.value).startswith(said)
+    assert len(str(refused.value)) < 150

@@ -11,7 +11,7 @@ from tests.packages import PACKAGES, ROOT
 # The rooms of each package, lower floors first. A room imports itself and lower floors, no other.
 FLOORS = {
     "hermes": [
-        {"errors", "formatting"},
+        {"errors", "formatting", "stages"},
         {"arguments"},
         {"spec", "recipe", "distributed"},
         {"mal", "interface", "options"},
@@ -65,7 +65,15 @@ FLOORS = {
         {"faults", "certificate"},
         {"bisect", "test_conformance"},
     ],
-    "hermes_cli": [{"display"}, {"options"}, {"launch"}, {"training"}, {"commands"}, {"main"}],
+    "hermes_cli": [
+        {"display"},
+        {"options"},
+        {"launch"},
+        {"training"},
+        {"commands"},
+        {"main"},
+        {"entry"},
+    ],
 }
 ROOMS = [
     (package, room) for package, floors in FLOORS.items() for room in sorted(set().union(*floors))

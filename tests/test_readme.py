@@ -61,6 +61,7 @@ def test_the_architecture_shown_is_right(folder):
     (text,) = [text for name, text in BLOCKS if text.startswith("model ")]
     (folder / "small.mal").write_text(text, encoding="utf-8")
     assert "small" in run(["hermes", "mal", "check", "small.mal"], folder)
+    run(["hermes", "mal", "format", "--check", "small.mal"], folder)
 
 
 def test_every_file_that_is_named_is_there():

@@ -175,6 +175,7 @@ def _interrupt_after(seconds: float) -> Iterator[None]:
 
 def join(rank_info: RankInfo) -> ProcessGroup:
     """Join the other processes. Raises PeerLost and Unsupported."""
+    begun = time.monotonic()
     try:
         with _interrupt_after(rank_info.rendezvous_timeout):
             group = mx.distributed.init(strict=True)
@@ -182,7 +183,9 @@ def join(rank_info: RankInfo) -> ProcessGroup:
         reason = str(error).strip().splitlines()[0]
         if SYSTEM_ERROR in reason:
             if f"{SYSTEM_ERROR}{errno.EINTR})" in reason:
-                reason = f"nobody came in {rank_info.rendezvous_timeout:g} s"
+                waited = time.monotonic() - begun >= rank_info.rendezvous_timeout
+                nobody = f"nobody came in {rank_info.rendezvous_timeout:g} s"
+                reason = nobody if waited else "a signal came first"
             raise PeerLost(
                 f"rank {rank_info.rank} of {rank_info.world_size} did not find the other "
                 f"processes: {reason}"

@@ -32,6 +32,13 @@ class Backend:
         """The devices of this machine, the preferred one first."""
         return list_devices()
 
+    def count_free_memory(self, device: str) -> int | None:
+        """Bytes that are free on a device; None where it computes in main memory."""
+        if not device.startswith("cuda"):
+            return None
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+
     def build(
         self,
         spec: ModelSpec,

@@ -11,7 +11,7 @@ import select
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
 from typing import TextIO
@@ -19,9 +19,19 @@ from typing import TextIO
 import click
 
 from hermes.distributed.process_group import exit_without_teardown
-from hermes.errors import HermesError, Interrupted, StorageError, suggest_nearest
+from hermes.errors import (
+    HermesError,
+    Interrupted,
+    PeerLost,
+    StorageError,
+    explain_exhaustion,
+    suggest_nearest,
+)
+from hermes.stages import report_stage, show_stages
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
 from hermes_cli.display.robust_stderr import make_stderr_robust
+from hermes_cli.display.stage_display import StageDisplay
+from hermes_cli.launch.signals import INTERRUPTED, Signals
 
 # The commands under their headings: name, module of hermes_cli.commands, what it does. The command
 # is the module's attribute of that name.
@@ -45,6 +55,7 @@ SECTIONS = {
         ("push", "push", "Push a model to the Hugging Face Hub"),
     ),
     "Inspect": (
+        ("models", "models", "List the bundled models and their sizes"),
         ("info", "info", "Show an architecture's shape, parameters, FLOPs and memory"),
         ("mal", "mal", "Check, format, show or compare architecture files"),
         ("checkpoint", "checkpoint", "List, show or verify checkpoints"),
@@ -62,12 +73,13 @@ class Call:
     """One call of the command line, in the root context's obj.
 
     arguments: those of the call. tell: prints a line for the user. run: runs a command line, for
-    the worker processes that a launcher starts.
+    the worker processes that a launcher starts. signals: those that the process was sent.
     """
 
     arguments: tuple[str, ...]
     tell: Callable[[str], None]
-    run: Callable[[list[str], Callable[[str], None]], int]
+    run: Callable[[list[str], Callable[[str], None], Signals], int]
+    signals: Signals = field(default_factory=Signals)
 
 
 class _Commands(SectionedGroup):
@@ -78,6 +90,8 @@ class _Commands(SectionedGroup):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
+            if ctx.resilient_parsing:  # a shell completes what is only begun
+                return None
             hint = suggest_nearest(cmd_name, COMMANDS)
             raise click.UsageError(f"no such command {cmd_name!r}{hint}", ctx)
         module = import_module(f"hermes_cli.commands.{COMMANDS[cmd_name][0]}")
@@ -142,8 +156,17 @@ def _choose_color() -> bool | None:
     return False if is_plain else None
 
 
-def run(arguments: list[str], tell: Callable[[str], None] = _print_error) -> int:
-    """Run one command line and return its exit code. tell: prints warnings and the error."""
+def run(
+    arguments: list[str],
+    tell: Callable[[str], None] = _print_error,
+    signals: Signals | None = None,
+) -> int:
+    """Run one command line and return its exit code.
+
+    tell: prints warnings and the error. signals: the block around it, None where no signal is
+    handled.
+    """
+    signals = signals or Signals()
 
     def fail(message: str, code: int) -> int:
         tell(f"Error: {message}")  # MAL errors add the source line and a caret
@@ -157,14 +180,20 @@ def run(arguments: list[str], tell: Callable[[str], None] = _print_error) -> int
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
+        report_stage("")
         tell(f"Warning: {message}")
 
     try:
         with warnings.catch_warnings():
             warnings.showwarning = warn
-            with hermes.make_context(
-                "hermes", list(arguments), obj=Call((*arguments,), tell, run), color=_choose_color()
-            ) as context:
+            call = Call((*arguments,), tell, run, signals)
+            with (
+                StageDisplay(_choose_stage_line(tell), signals.raise_if_ends) as stages,
+                show_stages(stages.show),
+                hermes.make_context(
+                    "hermes", list(arguments), obj=call, color=_choose_color()
+                ) as context,
+            ):
                 hermes.invoke(context)
             sys.stdout.flush()
     except click.exceptions.Exit as stop:
@@ -175,32 +204,76 @@ def run(arguments: list[str], tell: Callable[[str], None] = _print_error) -> int
     except click.UsageError as error:
         return fail(_format_usage_error(error), 2)
     except (click.Abort, KeyboardInterrupt):
-        return fail("interrupted", 130)
+        return _fail_interrupted(signals, tell)
     except click.ClickException as error:
         return fail(error.format_message(), 1)
     except Interrupted as stop:
         tell(str(stop))
         return stop.exit_code
     except HermesError as error:
+        if isinstance(error, PeerLost) and signals.has_come() and signals.grace is not None:
+            return _fail_interrupted(signals, tell)  # the others were sent it too
         return fail(str(error), error.exit_code)
     except OSError as error:
+        if exhausted := explain_exhaustion(error):
+            return fail(exhausted, StorageError.exit_code)
         if error.errno != errno.EPIPE or not _has_lost_reader():
             return fail(_format_os_error(error), StorageError.exit_code)
         # The reader is gone, as with `| head`. Python would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        # As a compiler does that the terminal sent the same Ctrl-C.
+        if signals.has_come():
+            return _fail_interrupted(signals, tell)
+        if exhausted := explain_exhaustion(error):
+            return fail(exhausted, HermesError.exit_code)
+        raise
     return 0
 
 
+def _choose_stage_line(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """What prints a line of a stage: of several processes the first alone, or none."""
+    speaks = tell is _print_error and os.environ.get("RANK", "0") == "0"
+    return tell if speaks else lambda line: None
+
+
+def _fail_interrupted(signals: Signals, tell: Callable[[str], None]) -> int:
+    if signals.claim_last_words():
+        tell(signals.last_words)
+    return INTERRUPTED
+
+
 def main() -> None:
-    """Run the command line of this process: the entry point of `hermes` and `hermes-llm`."""
+    """Run the command line of this process, and exit with its code."""
+    with Signals() as signals:
+        run_process(signals)
+
+
+def run_process(signals: Signals) -> None:
+    """Run the command line of this process in a block of `signals`, and exit with its code."""
+    _complete_words()
     make_stderr_robust()
     end_without_teardown = exit_without_teardown()
-    code = run(sys.argv[1:])
+    code = run(sys.argv[1:], signals=signals)
+    signals.finish(code)
     if code == Interrupted.exit_code and "TORCHELASTIC_RUN_ID" in os.environ:
         code = 0  # torchrun restarts what ends with any other code
     if _is_launched():
         end_without_teardown(code)
     sys.exit(code)
+
+
+def _complete_words() -> None:
+    """Answer the shell that completes a command line, and exit; else do nothing.
+
+    The shell sets _HERMES_COMPLETE to what it wants: bash_source for the script to load, ...
+    """
+    name = os.path.basename(sys.argv[0]) if sys.argv[0].endswith("hermes-llm") else "hermes"
+    variable = f"_{name}_COMPLETE".replace("-", "_").upper()
+    if instruction := os.environ.get(variable):
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(hermes, {}, name, variable, instruction))
 
 
 def _is_launched() -> bool:

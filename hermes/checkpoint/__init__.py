@@ -17,6 +17,7 @@ from hermes.checkpoint.progress import Progress
 from hermes.checkpoint.reader import Checkpoint, open_checkpoint, verify
 from hermes.checkpoint.retention import RetentionPolicy, prune, sweep
 from hermes.checkpoint.run_lock import RunLock
+from hermes.checkpoint.size import count_checkpoint_bytes
 from hermes.checkpoint.writer import save
 from hermes.storage.durable import Disk, Operation
 from hermes.storage.safetensors import TensorFile, TensorInfo
@@ -37,6 +38,7 @@ __all__ = [
     "TensorFile",
     "TensorInfo",
     "copy_state",
+    "count_checkpoint_bytes",
     "find_newest",
     "has_unfinished",
     "list_steps",

@@ -62,6 +62,7 @@ class Saver:
         self._pending: Future[None] | None = None
         if companions and companions.tokenizer_json is not None:
             require_vocabulary(companions.tokenizer_json.encode("utf-8"), spec, TOKENIZER)
+        self._exists = run.exists()
         sweep(run, disk=self._disk)
 
     def save(self, state: TrainState, progress: Progress, *, now: bool = False) -> Path:
@@ -86,6 +87,7 @@ class Saver:
             companions=self._companions,
             workers=workers,  # by default two: one writes weights, one the moments
             disk=self._disk,
+            make_run=not self._exists,
         )
         for gone in prune(self._run, self._keep, path, disk=self._disk):
             if self._deleted:

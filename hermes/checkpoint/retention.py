@@ -118,5 +118,9 @@ def sweep(run: Path, *, disk: Disk | None = None) -> None:
         return
     disk = disk or Disk()
     for path in list_folder(run):
-        if path.name.startswith((TEMPORARY, TRASH)) and path.is_dir() and not path.is_symlink():
+        if path.is_symlink():
+            continue
+        if path.name.startswith((TEMPORARY, TRASH)) and path.is_dir():
             delete_folder(path, disk)
+        elif path.name.startswith(TEMPORARY) and path.is_file():
+            disk.delete(path)

@@ -54,13 +54,15 @@ def save(
     shard_limit: int = SHARD_LIMIT,
     workers: int = 1,
     disk: Disk | None = None,
+    make_run: bool = True,
 ) -> Path:
     """Write a checkpoint of `run` at progress.step; return its folder, now whole on disk.
 
     Tensors are materialized one at a time in this thread, or with several `workers` one in each of
     so many threads, each of which writes its own files. A whole checkpoint of the same step is
-    never replaced; a damaged one is, once the new one is complete. Raises NonFinite where a tensor
-    is not finite, StorageError and CheckpointError; the run is then as it was.
+    never replaced; a damaged one is, once the new one is complete. make_run: make the run's folder
+    where there is none, which a run that trains must not: it was renamed. Raises NonFinite where a
+    tensor is not finite, StorageError and CheckpointError; the run is then as it was.
     """
     disk = disk or Disk()
     if progress.step != state.step:
@@ -93,7 +95,8 @@ def save(
     )
     files = {name: encode_tensors(source, infos) for name, source, infos in reversed(tensors)}
     files |= {name: iter([memoryview(small[name])]) for name in sorted(small)}
-    _make_run(run, disk)
+    if make_run:
+        _make_run(run, disk)
     require_space(run, needed)
     try:
         with write_folder_atomically(target, disk) as beside:

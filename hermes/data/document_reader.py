@@ -4,6 +4,7 @@ Text is UTF-8 and kept as it is, line ends, spaces and control characters includ
 byte-order mark at the start of a file is dropped.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,11 @@ def read_documents(
 
 
 _Reader = Callable[[Iterator[str], str], Iterator[Document]]
+# Endings of files that are no text, and would be read as one by mistake.
+BINARY = {
+    *(".parquet", ".arrow", ".gz", ".zst", ".bz2", ".xz", ".zip", ".tar", ".bin", ".npy", ".npz"),
+    *(".safetensors", ".pt", ".pth", ".pdf", ".docx", ".epub", ".png", ".jpg"),
+}
 
 
 def _choose_reader(path: Path, file_format: str | None, field: str) -> _Reader:
@@ -67,10 +73,15 @@ def _choose_reader(path: Path, file_format: str | None, field: str) -> _Reader:
     if file_format == "txt":
         return _read_txt
     if file_format not in READERS:
-        raise DataError(
-            f"{path}: unknown ending {path.suffix!r}; known are {describe_formats()}: "
-            "rename it, or say which format it has"
+        if path.suffix.lower() in BINARY:
+            raise DataError(
+                f"{path}: unknown ending {path.suffix!r}; known are {describe_formats()}: "
+                "rename it, or say by --format which format it has"
+            )
+        warnings.warn(
+            f"{path}: unknown ending {path.suffix!r}, read as text; --format says otherwise"
         )
+        return _read_txt
     records = READERS[file_format]
 
     def read(parts: Iterator[str], name: str) -> Iterator[Document]:

@@ -2,6 +2,7 @@
 
 import codecs
 import glob
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ __all__ = [
 FORMATS = ("csv", "json", "jsonl", "txt")
 STANDARD_INPUT = Path("-")
 BLOCK = 1 << 20  # bytes
+LONGEST_NAME = 4096  # characters of a path, at most, on Linux
 
 T = TypeVar("T")
 Paths = str | Path | Iterable[str | Path]
@@ -44,9 +46,27 @@ def expand_paths(paths: Paths) -> list[Path]:
             "no files of text are given; give a file, a folder, or - for standard input"
         )
     try:
-        return [file for name in named for file in _expand_path(Path(name))]
+        return [file for name in named for file in _expand_path(_check_name(name))]
     except OSError as error:
         raise StorageError(f"cannot look at {error.filename}: {error.strerror}") from error
+
+
+def _check_name(name: object) -> Path:
+    """A name as a path. Raises DataError for what names no file, such as a text itself."""
+    if not isinstance(name, str | os.PathLike):
+        raise DataError(
+            f"data is a list of {type(name).__name__}, not of names of files; write the text to a "
+            "file, and give its name"
+        )
+    path = Path(name)
+    if isinstance(name, str) and ("\n" in name or len(name) > LONGEST_NAME):
+        raise DataError(
+            f"data is a text of {len(name):,} characters, not the name of a file; write it to a "
+            "file, and give its name"
+        )
+    if isinstance(name, str) and "://" in name and not path.exists():
+        raise DataError(f"{name}: data is read from files here; download it first")
+    return path
 
 
 def _expand_path(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,8 @@ def _choose_reader(path: Path, file_format: str | None) -> _Reader:
     if chosen not in READERS:
         raise DataError(
             f"{path}: unknown ending {path.suffix!r}; records are read from "
-            f"{', '.join('.' + name for name in FORMATS)}"
+            f"{', '.join('.' + name for name in FORMATS)}; rename it, or say by --format which "
+            "format it has"
         )
     return READERS[chosen]
 
@@ -96,7 +98,7 @@ def _read_csv(parts: Iterator[str], name: str) -> Iterator[Record]:
             return
         if not header:
             header, at = row, f"{name}:{line}"
-            if twice := [field for field in header if header.count(field) > 1]:
+            if twice := [field for field, count in Counter(header).items() if count > 1]:
                 raise DataError(f"{at}: more than one field {twice[0]!r}; keep one")
         elif row:
             if len(row) != len(header):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 
 from hermes.data.document_reader import Document
 from hermes.errors import DataError, StorageError
+from hermes.stages import report_stage
+from hermes.storage.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
@@ -45,9 +46,7 @@ class TokenStream:
     largest: int
     fingerprint: str
     folder: Path | None = None
-    _temporary: tempfile.TemporaryDirectory[str] | None = field(
-        default=None, repr=False, compare=False
-    )
+    _temporary: TemporaryFolder | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_ids(
@@ -84,7 +83,7 @@ class TokenStream:
     def close(self) -> None:
         """Delete the files, if they are temporary; the stream must not be used afterwards."""
         if self._temporary is not None:
-            self._temporary.cleanup()
+            self._temporary.delete()
 
     def __enter__(self) -> "TokenStream":
         return self
@@ -110,10 +109,7 @@ def tokenize(
     file is put; None for the system's temporary folder. Holds some megabytes of text in memory, and
     a document that cannot be cut as a whole. Raises DataError, StorageError.
     """
-    try:
-        temporary = tempfile.TemporaryDirectory(prefix=".tmp-tokens-", dir=directory)
-    except OSError as error:
-        raise StorageError(f"cannot write tokens to {directory}: {error.strerror}") from error
+    temporary = TemporaryFolder("tokens", directory)
     folder = Path(temporary.name)
     try:
         with open(folder / TOKENS, "wb") as file:
@@ -121,7 +117,7 @@ def tokenize(
         (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         stream = TokenStream.open(folder)
     except BaseException as error:
-        temporary.cleanup()
+        temporary.delete()
         if isinstance(error, OSError):
             raise StorageError(f"cannot write tokens to {folder}: {error.strerror}") from error
         raise
@@ -132,6 +128,7 @@ def _write(documents: Iterable[Document], tokenizer: "Tokenizer", file: BinaryIO
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     tokens = num_documents = text_bytes = largest = 0
+    report_stage("tokenizing")
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     continued = False  # whether the next piece continues a document
     for batch in _group_documents(_join_pieces(documents, tokenizer)):
@@ -149,9 +146,11 @@ def _write(documents: Iterable[Document], tokenizer: "Tokenizer", file: BinaryIO
             text_bytes += len(document.text.encode())
         ids_of_batch = np.fromiter(chain.from_iterable(encoded), dtype)
         tokens += len(ids_of_batch)
+        report_stage("tokenizing, tokens", tokens)
         largest = max(largest, int(ids_of_batch.max(initial=0)))
         digest.update(ids_of_batch.tobytes())
         file.write(ids_of_batch.tobytes())
+    report_stage("")
     if not tokens:
         raise DataError("there is no text to tokenize; give files that have some")
     return {

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import DataError, HermesError
 from hermes.interface import IGNORE, Batch, Model
+from hermes.stages import report_stage
 
 __all__ = ["Perplexity", "evaluate_perplexity", "make_windows"]
 
@@ -51,10 +52,12 @@ def evaluate_perplexity(
     """
     nats, tokens = 0.0, 0
     for batch in batches:
+        report_stage("evaluating, tokens", tokens)
         if stop():
             return None
         nats += model.loss(batch) * batch.num_terms
         tokens += batch.num_terms
+    report_stage("")
     nats, counted = process_group.all_reduce_sum([nats, tokens])
     return Perplexity(nats, int(counted), text_bytes)
 

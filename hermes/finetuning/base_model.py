@@ -11,7 +11,7 @@ import numpy as np
 
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.template import Template, choose_template
-from hermes.errors import CheckpointError
+from hermes.errors import CheckpointError, HermesError
 from hermes.finetuning.new_tokens import (
     ROWS,
     find_changed_ids,
@@ -90,6 +90,7 @@ def open_base_model(
     template_args: Mapping[str, Any] | None = None,
     message_tokens: Sequence[str] = (),
     chat: bool = True,
+    refuse_other_ids: bool = False,
     eos: str | None = None,
     bos: bool | None = None,
     train: bool = True,
@@ -99,10 +100,10 @@ def open_base_model(
     ignore_fields: as in `open_model`. tokenizer: another than the checkpoint's. template: a Jinja
     file, or a template, instead of the checkpoint's; template_args: its arguments; message_tokens:
     as of ChatEncoder. eos, bos: as in `hermes.load`. chat: a checkpoint without a template gets
-    ChatML, and its tokens where the tokenizer lacks them. Tokens beyond the model's embedding rows
-    get rows at the mean of the others. train: tokens that training writes and whose rows were never
-    trained start there, too; otherwise they are only named. The notes tell the user of all this.
-    Raises HermesError.
+    ChatML, and its tokens where the tokenizer lacks them. refuse_other_ids: refuse a tokenizer
+    whose ids mean other tokens. Tokens beyond the model's embedding rows get rows at the mean of
+    the others. train: tokens that training writes and whose rows were never trained start there,
+    too; otherwise they are only named. The notes tell the user of all this. Raises HermesError.
     """
     source = open_model(
         Path(checkpoint), config=Path(config) if config else None, ignore_fields=ignore_fields
@@ -114,7 +115,12 @@ def open_base_model(
     if tokenizer is None or has_tokenizer(source.files):
         before = _read_tokenizer(source)
     if tokenizer is not None and before is not None:
-        notes += _compare_tokenizers(before, tokenizer)
+        other_ids = _compare_tokenizers(before, tokenizer)
+        if other_ids and refuse_other_ids:
+            raise HermesError(
+                f"{other_ids[0]}; give one that only adds tokens, or --allow-tokenizer-change"
+            )
+        notes += other_ids
     settings = _read_settings(source)
     own = _choose_tokenizer(before, tokenizer)
     if eos is not None or bos is not None:

@@ -85,6 +85,7 @@ def choose_base_model(call: Call, *, chat: bool) -> BaseModel:
         tokenizer=_load_tokenizer(call["tokenizer"]),
         template=template,
         chat=chat,
+        refuse_other_ids=not call["allow_tokenizer_change"],
         eos=call["eos"],
         bos=call["bos"],
         **_read_template_options(call),

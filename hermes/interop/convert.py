@@ -12,7 +12,7 @@ from hermes.checkpoint.compatibility import list_tokens_beyond
 from hermes.checkpoint.layout import CONFIG, SPEC, TOKENIZER
 from hermes.checkpoint.weights import SHARD_LIMIT
 from hermes.errors import HermesError
-from hermes.interface import Array, LazyTensors, Tensors
+from hermes.interface import SHORT_NAMES, Array, LazyTensors, Tensors
 from hermes.interop.adapters import merge_adapter
 from hermes.interop.companions import adapt_companions
 from hermes.interop.dtype import DTYPE_CODES, DTYPE_NAMES, cast
@@ -77,6 +77,7 @@ def convert(
     """
     if to not in TARGETS:
         raise HermesError(f"to is {to!r}; it must be one of {', '.join(TARGETS)}")
+    dtype = SHORT_NAMES.get(dtype, dtype) if dtype is not None else None
     if dtype is not None and dtype not in DTYPE_CODES:
         raise HermesError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_CODES)}")
     model = open_model(source, config=config, ignore_fields=ignore_fields)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hermes import mal
 from hermes.checkpoint import SkippedCheckpoint, list_steps, locate
 from hermes.checkpoint.layout import CONFIG, SPEC
@@ -25,7 +23,8 @@ from hermes.interop.nanogpt_litgpt import read_litgpt, read_nanogpt
 from hermes.interop.tensor_names import TensorSource, unpack
 from hermes.interop.torch_checkpoint import TorchFile, read_folder
 from hermes.spec import ModelSpec
-from hermes.storage.reading import read_small
+from hermes.storage.reading import list_folder, read_small
+from hermes.storage.strict_yaml import read_value_mapping
 
 __all__ = ["StoredModel", "note_skipped", "open_model"]
 
@@ -69,6 +68,7 @@ def open_model(
     """
     local, notes = resolve_hub_path(path)
     source = _open(local, config, tuple(ignore_fields))
+    notes += _note_links(local)
     return replace(source, notes=notes + source.notes) if notes else source
 
 
@@ -113,6 +113,22 @@ def _open_checkpoint(path: Path) -> StoredModel:
         note_skipped(skipped),
         found.has_adapters,
     )
+
+
+def _note_links(path: Path) -> tuple[str, ...]:
+    """Name the files of a model's folder that lie elsewhere; who sent the folder chose them.
+
+    The cache of the Hub is made of links, from snapshots/COMMIT to blobs beside it.
+    """
+    if not path.is_dir():
+        return ()
+    inside = (path.resolve(), path.resolve().parent.parent / "blobs")
+    outside = [
+        entry
+        for entry in list_folder(path)
+        if entry.is_symlink() and not any(entry.resolve().is_relative_to(one) for one in inside)
+    ]
+    return tuple(f"{one} is a link to {one.resolve()}, outside of the model" for one in outside)
 
 
 def note_skipped(skipped: Iterable[SkippedCheckpoint]) -> tuple[str, ...]:
@@ -211,14 +227,7 @@ def _read_architecture(path: Path, ignore: tuple[str, ...]) -> _Architecture:
         case ".mal":
             return _Architecture(mal.load(path), "hermes")
         case ".yaml" | ".yml":
-            try:
-                values = yaml.safe_load(read_small(path))
-            except yaml.YAMLError as error:
-                raise CheckpointError(
-                    f"{path} is not YAML: {str(error).splitlines()[0]}"
-                ) from error
-            if not isinstance(values, dict):
-                raise CheckpointError(f"{path} must hold an object")
+            values = read_value_mapping(path)
             return _Architecture(read_litgpt(values, str(path), ignore), "litgpt", ignored=ignore)
     raise HermesError(f"--config {path} must end in .json, .mal or .yaml")
 

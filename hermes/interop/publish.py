@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from hermes.checkpoint.manifest import MANIFEST
@@ -13,6 +12,7 @@ from hermes.interop.convert import Conversion, convert
 from hermes.interop.hub import READ
 from hermes.interop.hub_client import require_hub, translate_hub_errors
 from hermes.interop.model_card import render_card
+from hermes.storage.temporary import TemporaryFolder
 
 __all__ = ["PublishedModel", "publish", "require_writable"]
 
@@ -69,7 +69,7 @@ def publish(
     and its subclasses.
     """
     api = require_writable(repo, public=public, endpoint=endpoint)
-    with TemporaryDirectory(prefix="hermes-push-") as folder:
+    with TemporaryFolder("push") as folder:
         made = convert(
             source,
             Path(folder, "model"),

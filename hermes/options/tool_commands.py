@@ -65,13 +65,14 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
         ("png", "no_png"),
         (Argument("runs", "Folders of the runs", "OUTPUT...", type=Path, repeated=True),),
     ),
+    "models": CommandOptions(("json",)),
     "info": CommandOptions(
         ("model", "ignore_fields", "json"),
+        (Argument("found", "The same as --model MODEL", "[MODEL]", required=False),),
         overrides={
             "model": {
                 "short": "",
                 "default": None,
-                "required": True,
                 "metavar": "MODEL",
                 "parameter": "name",
                 "help": "Bundled model, .mal file (FILE:NAME for one of several models in it), "

@@ -5,7 +5,11 @@ from hermes.options.option import Argument, CommandOptions, Overrides
 __all__ = ["TEXT_FILES", "TRAINING_COMMANDS"]
 
 # What several of them share. Each command lists its options in the order of its run.yaml.
-_SAVING = ("output", "resume", "push_to_hub", "push_every_save", "allow_batch_change")
+_SAVING = (
+    *("output", "resume", "push_to_hub", "push_every_save", "allow_batch_change"),
+    "allow_tokenizer_change",
+    *("force", "dry_run"),
+)
 _MODEL = ("checkpoint", "ignore_fields", "tokenizer", "eos", "bos", "config", *_SAVING)
 _STEPS = ("lr", "batch_size", "grad_accum", "epochs", "max_steps")
 _RECIPE = (

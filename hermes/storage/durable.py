@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from hermes.errors import HermesError, StorageError
 from hermes.storage.reading import list_folder
+from hermes.storage.temporary import delete_abandoned, hold_lock
 
 __all__ = [
     "TEMPORARY",
@@ -84,7 +85,10 @@ class Disk:
     def create(self, path: Path) -> int:
         """Create a file that does not exist yet, mode 0666 less the umask. -> its descriptor"""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return self._run(Operation("create", path), lambda: os.open(path, flags, 0o666))
+        descriptor = self._run(Operation("create", path), lambda: os.open(path, flags, 0o666))
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
 
     def write(self, descriptor: int, path: Path, data: memoryview) -> None:
         """Append all of `data`, at most BLOCK bytes per system call."""
@@ -200,6 +204,7 @@ def write_atomically(path: Path, data: bytes, *, disk: Disk | None = None) -> No
 
 
 def _replace_file(path: Path, data: bytes, mode: int | None, disk: Disk) -> None:
+    delete_abandoned(path.parent, f"{TEMPORARY}{path.name}-")
     beside = path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}")
     try:
         # The contents are synced before the rename: otherwise a power failure could leave the
@@ -294,10 +299,12 @@ def write_folder_atomically(target: Path, disk: Disk) -> Iterator[Path]:
 
     Where the block raises, nothing is left of it. Raises StorageError.
     """
-    parent = target.parent
+    parent, lock = target.parent, -1
+    delete_abandoned(parent, f"{TEMPORARY}{target.name}-")
     beside = parent / f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}"
     try:
         disk.make_folder(beside)
+        lock = hold_lock(beside)
         yield beside
         disk.rename(beside, target)
         disk.sync_folder(parent)
@@ -305,6 +312,9 @@ def write_folder_atomically(target: Path, disk: Disk) -> Iterator[Path]:
         with suppress(HermesError, OSError):
             delete_folder(beside, disk)
         raise
+    finally:
+        if lock >= 0:
+            os.close(lock)
 
 
 def count_free_bytes(path: Path) -> int:

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from hermes.errors import CheckpointError, StorageError
+from hermes.stages import report_stage
 
 __all__ = [
     "hash_file",
@@ -102,6 +103,8 @@ def hash_file(path: Path) -> str:
             part = buffer[: min(BLOCK, size - start)]
             read_into(descriptor, part, start, path)
             digest.update(part)
+            report_stage(f"verifying {path}", start, size)
+        report_stage("")
         return digest.hexdigest()
     finally:
         os.close(descriptor)

@@ -35,6 +35,7 @@ __all__ = [
 MAX_HEADER = 16 * 2**20
 MAX_TENSORS = 100_000
 MAX_DIMENSIONS = 16
+LARGEST = 2**63 - 1  # bytes of an array, whose sizes of 0 are counted as 1
 NAME = re.compile(r"[A-Za-z0-9._-]{1,256}\Z")
 METADATA = {"format": "pt"}
 CHUNK = 8 * 2**20
@@ -266,6 +267,10 @@ def _parse_entry(path: Path, name: str, entry: Json) -> tuple[TensorInfo, int, i
     if not isinstance(shape, list) or not all(map(_is_count, shape)) or len(shape) > MAX_DIMENSIONS:
         raise CheckpointError(
             f"{path}: tensor {name!r} has shape {shape!r}; it must be a list of sizes"
+        )
+    if math.prod(max(size, 1) for size in shape) * DTYPES[dtype].itemsize > LARGEST:
+        raise CheckpointError(
+            f"{path}: tensor {name!r} has shape {tuple(shape)}, which no array can have"
         )
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
         raise CheckpointError(

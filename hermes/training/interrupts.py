@@ -12,6 +12,7 @@ UNHANDLED = {
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,
     signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGUSR1: signal.SIG_DFL,  # Slurm's notice before the time limit
 }
 
 

@@ -192,11 +192,14 @@ class TrainingLoop:
             return
         self.recorder.wait()
         what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
-        kept = f"the last good checkpoint is {self.saved}" if self.saved else "nothing was saved"
-        raise NonFinite(
-            f"step {step}: {what} at learning rate {lr:g}, so training stopped; {kept}; "
-            "try a lower --lr or a longer --warmup-steps"
+        kept = (
+            f"the last good checkpoint is {self.saved}; start from it by --checkpoint "
+            f"{self.saved} with another --output, and a lower --lr or a longer --warmup-steps"
+            if self.saved
+            else "nothing was saved; run it again with --resume, and a lower --lr or a longer "
+            "--warmup-steps"
         )
+        raise NonFinite(f"step {step}: {what} at learning rate {lr:g}, so training stopped; {kept}")
 
     def _measure_throughput(self) -> float:
         """Targets per second since the last call, without the time of saving and evaluating."""

@@ -5,15 +5,16 @@ run cuts the lines after its checkpoint, so that the file has neither gaps nor r
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hermes.errors import DataError
-from hermes.storage.durable import AppendOnlyFile
+from hermes.storage.durable import AppendOnlyFile, write_atomically
 
-__all__ = ["MetricsFile", "read_metrics"]
+__all__ = ["MetricsFile", "find_odd_lines", "read_metrics"]
 
 NAME = "metrics.jsonl"
+ODD = "metrics-odd.jsonl"
 
 
 class MetricsFile:
@@ -23,12 +24,15 @@ class MetricsFile:
         """Open OUTPUT/metrics.jsonl, cut to the lines of steps up to `after`.
 
         Only what was flushed is sure to be there after a crash; what follows the last flush may be
-        torn, lies after the last checkpoint, and is cut too.
+        torn, lies after the last checkpoint, and is cut too. Lines that are no metrics, as an
+        editor may leave them, are moved to OUTPUT/metrics-odd.jsonl.
         """
+        if odd := find_odd_lines(run):
+            _set_aside(run, odd)
 
         def keep_line(line: bytes) -> bool:
             record = _parse(line)
-            return record is not None and record.get("step", 0) <= after
+            return record is not None and record["step"] <= after
 
         self._file = AppendOnlyFile(run / NAME, keep_line)
 
@@ -49,25 +53,61 @@ class MetricsFile:
 
 
 def _parse(line: bytes) -> dict[str, float] | None:
+    """A line's record; None for one that is torn, is no object, or has no whole step."""
     try:
         record = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    whole = isinstance(record, dict) and type(record.get("step")) is int
+    return record if whole else None
 
 
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Every line of a run's metrics.jsonl, oldest first; a torn last one is left out."""
+def _read_lines(run: Path) -> list[bytes]:
+    path = run / NAME
+    # Of bytes, split at line ends alone: a form feed is part of a line.
+    return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+
+
+def find_odd_lines(run: Path) -> list[int]:
+    """The numbers of the lines of a run's metrics.jsonl that are no metrics, from 1.
+
+    A last line without its end is torn, not odd.
+    """
+    return [
+        number
+        for number, line in enumerate(_read_lines(run), start=1)
+        if line.endswith(b"\n") and _parse(line) is None
+    ]
+
+
+def _set_aside(run: Path, odd: Sequence[int]) -> None:
+    """Move lines to metrics-odd.jsonl, which keeps those of earlier times. Raises StorageError."""
+    lines, aside = _read_lines(run), run / ODD
+    earlier = aside.read_bytes() if aside.is_file() else b""
+    write_atomically(aside, earlier + b"".join(lines[number - 1] for number in odd))
+    numbers = frozenset(odd)
+    kept = [line for number, line in enumerate(lines, start=1) if number not in numbers]
+    write_atomically(run / NAME, b"".join(kept))
+
+
+def read_metrics(run: Path, *, skip_odd: bool = False) -> list[dict[str, float]]:
+    """Every line of a run's metrics.jsonl, oldest first; a torn last one is left out.
+
+    skip_odd: leave out lines that are no metrics. Raises DataError, for them too.
+    """
     path = run / NAME
     if not path.is_file():
         raise DataError(f"{run}: no {NAME} here; give a folder that hermes train wrote")
     records = []
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = _read_lines(run)
     for number, line in enumerate(lines, start=1):
         record = _parse(line)
         if record is not None:
             records.append(record)
-        elif number < len(lines):
+        elif not skip_odd and (number < len(lines) or line.endswith(b"\n")):
             shown = line[:60].decode(errors="replace").rstrip()
-            raise DataError(f"{path}:{number}: expected a JSON object, found {shown!r}")
+            raise DataError(
+                f"{path}:{number}: expected a JSON object with a whole number 'step', found "
+                f"{shown!r}; remove the line, or resume the run, which sets it aside"
+            )
     return records

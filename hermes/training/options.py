@@ -89,5 +89,7 @@ def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more:
         sources=sources,
         process_group=host.process_group,
         split_among=host.split_among,
+        force=call["force"],
+        dry_run=call["dry_run"],
         **more,
     )

@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,12 @@ from hermes.storage.durable import write_atomically
 from hermes.training.metrics_file import read_metrics
 
 __all__ = ["Curve", "draw_png", "draw_text", "read_curve"]
+
+FORMATS = ("png", "svg", "pdf")
+# Colours that colour-blind readers tell apart, light ones last, and markers besides.
+# Source: Okabe and Ito 2008, "Color Universal Design".
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 Point = tuple[float, float]
 
@@ -49,7 +56,13 @@ def _smooth(points: Sequence[Point]) -> list[Point]:
 
 
 def draw_png(curves: Sequence[Curve], path: Path) -> None:
-    """Write the curves to `path`; every logged loss pale, its running mean and validation bold."""
+    """Write the curves to `path`; every logged loss pale, its running mean and validation bold.
+
+    The ending chooses the format: .png, of 2160 x 1200 pixels, .svg or .pdf. Raises HermesError.
+    """
+    kind = path.suffix[1:].lower() or "png"
+    if kind not in FORMATS:
+        raise HermesError(f"{path}: a plot ends in .{', .'.join(FORMATS)}, not in {path.suffix}")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -58,36 +71,40 @@ def draw_png(curves: Sequence[Curve], path: Path) -> None:
             f"a PNG plot needs matplotlib, which is not installed ({error}); "
             "pip install 'hermes-llm[plot]'"
         ) from error
-    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(9, 5), dpi=240, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for index, one in enumerate(curves):
-        colour = f"C{index}"
+        colour, second = COLOURS[index % len(COLOURS)], COLOURS[(index + 1) % len(COLOURS)]
+        marker = MARKERS[index % len(MARKERS)]
         label = one.name if len(curves) > 1 else "training"
         axes.plot(*zip(*one.train, strict=True), color=colour, alpha=0.25, linewidth=0.8)
         axes.plot(*zip(*_smooth(one.train), strict=True), color=colour, label=label)
         if one.val:
-            (line,) = axes.plot(*zip(*one.val, strict=True), "o--", markersize=5)
-            line.set_color(colour if len(curves) > 1 else "C1")
+            (line,) = axes.plot(*zip(*one.val, strict=True), f"{marker}--", markersize=5)
+            line.set_color(colour if len(curves) > 1 else second)
             line.set_label(f"{one.name}, validation" if len(curves) > 1 else "validation")
         for step, text in one.marks:
-            axes.axvline(step, color="0.4", linestyle=":", linewidth=1.2)
+            whose = colour if len(curves) > 1 else "0.35"
+            arrow = text.replace("->", "\N{RIGHTWARDS ARROW}")
+            axes.axvline(step, color=whose, linestyle=":", linewidth=1.2)
             axes.annotate(
-                text,
-                (step, 0.97),
+                f"{one.name}: {arrow}" if len(curves) > 1 else arrow,
+                (step, 0.97 - 0.05 * index),
                 xycoords=("data", "axes fraction"),
                 xytext=(5, 0),
                 textcoords="offset points",
                 va="top",
-                color="0.3",
+                color=whose,
             )
-    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    title = "Loss of " + ", ".join(one.name for one in curves)
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title=textwrap.shorten(title, 90))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     image = io.BytesIO()
-    figure.savefig(image, format=path.suffix[1:] or "png")
+    figure.savefig(image, format=kind)
     write_atomically(path, image.getvalue())
 
 

@@ -30,6 +30,8 @@ LINES = 20
 # What is shown of a step on pairs besides its loss, and the word for it.
 PAIR_MEASURES = (("reward_margin", "margin"), ("accuracy", "accuracy"))
 QUIET_SECONDS = 30.0
+STAGE_SECONDS = 10.0  # of a stage without a line
+NARROW = 76  # columns of a terminal, below which a bar shows step, loss and time left alone
 REDRAW_SECONDS = 0.2  # of a notebook, whose every update is a message to the browser
 BEHIND = 1.1  # times the mean busy time, from which on the slowest rank is shown
 
@@ -43,6 +45,10 @@ class ProgressDisplay(Protocol):
 
     def say(self, text: str) -> None:
         """Show a line of text."""
+        ...
+
+    def show_stage(self, what: str, done: int, total: int) -> None:
+        """Show what is done besides steps, such as an evaluation."""
         ...
 
     def close(self) -> None:
@@ -98,6 +104,10 @@ def _format_loss(event: Update) -> str:
     return f"loss {event.loss:.4f}{shown}"
 
 
+def _format_stage(what: str, done: int, total: int) -> str:
+    return f"{what} {100 * done / total:.0f} %" if total else f"{what} {done:,}" if done else what
+
+
 def _describe(event: Evaluation | Saved | Stopped) -> str:
     match event:
         case Evaluation(step, loss, bits, others):
@@ -124,6 +134,7 @@ class LineProgress:
         self._every = max(total // LINES, 1)
         self._first, self._started_at = done, clock()
         self._shown, self._shown_at = done, clock()
+        self._said_at = self._started_at
 
     def show(self, event: Event) -> None:
         """Print the event; of logged steps only some."""
@@ -145,7 +156,13 @@ class LineProgress:
 
     def say(self, text: str) -> None:
         """Print the text."""
+        self._said_at = self._clock()
         print(text, file=self._stream, flush=True)
+
+    def show_stage(self, what: str, done: int, total: int) -> None:
+        """Print the stage where nothing was printed for a while."""
+        if what and self._clock() - self._said_at > STAGE_SECONDS:
+            self.say(_format_stage(what, done, total))
 
     def close(self) -> None:
         """Nothing to restore."""
@@ -157,7 +174,7 @@ class BarProgress:
     def __init__(self, total: int, done: int):
         self._progress = _make_bar()
         self._task = self._progress.add_task(
-            "training", total=total, completed=done, loss="", rate=""
+            "training", total=total, completed=done, loss="", rate="first step"
         )
         self._progress.start()
 
@@ -176,6 +193,11 @@ class BarProgress:
     def say(self, text: str) -> None:
         """Print the text above the bar."""
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def show_stage(self, what: str, done: int, total: int) -> None:
+        """Show the stage in the bar, until the next step is done."""
+        if what:
+            self._progress.update(self._task, rate=_format_stage(what, done, total))
 
     def close(self) -> None:
         """End the bar and show the cursor again."""
@@ -206,6 +228,12 @@ class NotebookProgress:
         """Add the text below the bar."""
         self._said.append(text)
         self._draw()
+
+    def show_stage(self, what: str, done: int, total: int) -> None:
+        """Show the stage in the bar, until the next step is done."""
+        self._rate = _format_stage(what, done, total)
+        if self._clock() - self._drawn_at > REDRAW_SECONDS:
+            self._draw()
 
     def close(self) -> None:
         """Draw the bar as it is at last."""
@@ -241,6 +269,9 @@ class NoProgress:
     def say(self, text: str) -> None:
         """Nothing."""
 
+    def show_stage(self, what: str, done: int, total: int) -> None:
+        """Nothing."""
+
     def close(self) -> None:
         """Nothing to restore."""
 
@@ -250,6 +281,7 @@ def _make_bar() -> "Progress":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Left
 
+    console = Console(stderr=True)
     columns: list[ProgressColumn] = [
         MofNCompleteColumn(),
         BarColumn(bar_width=None),
@@ -258,4 +290,6 @@ def _make_bar() -> "Progress":
         Left(),
         TextColumn("left", style="dim"),
     ]
-    return Progress(*columns, console=Console(stderr=True), expand=True)
+    if console.width < NARROW:
+        columns = [columns[0], columns[2], columns[4], columns[5]]
+    return Progress(*columns, console=console, expand=console.width >= NARROW)

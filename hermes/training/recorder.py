@@ -14,6 +14,7 @@ from hermes.training.events import Evaluation, Position, Update
 from hermes.training.metrics_file import MetricsFile
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.run_yaml import Session, read_sessions, write_runfile
+from hermes.training.surroundings import DataFiles, RunFolder
 from hermes.training.text_boundaries import describe_boundaries
 
 __all__ = ["RunRecorder"]
@@ -40,6 +41,7 @@ class RunRecorder:
 
     def __enter__(self) -> Self:
         request, parts = self._request, self._components
+        self._folder, self._data = RunFolder(request.output), DataFiles(request.data)
         beside = make_companions(parts.spec, parts.tokenizer, request.tokenizer_settings)
         with ExitStack() as stack:
             self._saver = stack.enter_context(
@@ -74,7 +76,8 @@ class RunRecorder:
 
     def record(self, event: Update | Evaluation) -> None:
         """Write the event's line of metrics. Raises the error of a save that failed meanwhile."""
-        self._saver.check()
+        with self._folder.explain_errors():
+            self._saver.check()
         known = {k: v for k, v in dataclasses.asdict(event).items() if v is not None}
         others = known.pop("others")
         self._metrics.write(known | others)
@@ -86,14 +89,18 @@ class RunRecorder:
 
     def is_saved(self) -> bool:
         """Whether the last checkpoint is whole on disk. Raises the error of a save that failed."""
-        return self._saver.check()
+        with self._folder.explain_errors():
+            return self._saver.check()
 
     def wait(self) -> None:
         """Wait until the last checkpoint is whole on disk. Raises the error of a failed save."""
-        self._saver.wait()
+        with self._folder.explain_errors():
+            self._saver.wait()
 
     def save(self, position: Position) -> Path:
         """Start to write a checkpoint, once every line so far is on disk. Returns its path."""
+        self._folder.require_in_place()
+        self._data.warn_changed()
         self._metrics.flush()
         request, state = self._request, self._learner.state()
         progress = self._make_progress(position)

@@ -40,7 +40,8 @@ class RunRequest:
     value. make_data: makes the training data where it is not the text of `data`.
     tokenizer_settings: the tokenizer_config.json written for other tools; None for the usual one.
     allow_batch_change: a resumed run may take another number of samples per step. split_among: the
-    number of ranks that the given batch_size and grad_accum are meant for; None for these.
+    number of ranks that the given batch_size and grad_accum are meant for; None for these. force:
+    try what memory or disk seem too small for. dry_run: check everything, and train nothing.
     """
 
     output: Path
@@ -63,6 +64,8 @@ class RunRequest:
     tokenizer_settings: Mapping[str, Any] | None = None
     process_group: ProcessGroup = SINGLE_PROCESS
     split_among: int | None = None
+    force: bool = False
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if self.log_every is not None and self.log_every < 1:

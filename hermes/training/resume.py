@@ -17,6 +17,7 @@ from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.training.batch_split import find_batch_change, split_batch
 from hermes.training.events import Position
+from hermes.training.preflight import check_memory
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.schedule import count_steps, warn_long_warmup, warn_repeated_samples
 from hermes.training.setup import (
@@ -49,6 +50,7 @@ def prepare_resumed(request: RunRequest, checkpoint: Checkpoint) -> RunComponent
         world_size,
     )
     check_seq_len(recipe, spec)
+    notes += check_memory(request, spec, recipe)
     with make_training_data(request, spec, tokenizer, recipe) as data:
         notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
         cursor = Cursor(progress.epoch, progress.sample)

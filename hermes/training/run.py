@@ -13,13 +13,16 @@ from typing import Self
 from hermes.checkpoint import Checkpoint, RunLock, find_newest, list_steps
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import CheckpointError, HermesError
+from hermes.formatting import format_count
 from hermes.interface import LazyTensors, Learner, Tensors, TrainState
 from hermes.numerics.lora import init_adapters
 from hermes.numerics.params import init_weights
+from hermes.stages import report_stage
 from hermes.training.coordination import NullRecorder, RankCoordinator
 from hermes.training.events import Event
 from hermes.training.loop import Recorder, TrainingLoop, choose_log_every, is_due
-from hermes.training.metrics_file import read_metrics
+from hermes.training.metrics_file import find_odd_lines, read_metrics
+from hermes.training.preflight import check_disk
 from hermes.training.rank_checks import (
     collect_component_values,
     collect_request_values,
@@ -50,23 +53,41 @@ class Run:
         self._is_evaluation_missing = self._find_missing_evaluation()
         self.finished = self.position.step >= self.total_steps and not self._is_evaluation_missing
         self.notes = (*notes, *self.components.notes, *self._warn_lost_metrics())
+        if lock is not None and not self.finished:
+            self.notes += tuple(
+                check_disk(
+                    request,
+                    self.components.spec,
+                    self.components.recipe,
+                    self.position.step,
+                    self.total_steps,
+                )
+            )
         self._learner: Learner | None = None
 
     def build(self) -> None:
         """Build the learner, unless the run is finished."""
-        if self.finished:
+        if self.finished or self.request.dry_run:
             return
         parts, request = self.components, self.request
         if self.checkpoint is not None:
             state = self.checkpoint.state
         else:
             state = TrainState(_make_first_weights(request, parts), {}, {}, 0)
+        report_stage(f"building {parts.spec.name}")
         self._learner = request.backend.learner(
             parts.spec, state, parts.recipe, request.options, request.process_group
         )
+        report_stage("")
 
     def _warn_lost_metrics(self) -> tuple[str, ...]:
-        """What to tell the user where a resumed run has lost its metrics.jsonl."""
+        """What to tell the user where a resumed run's metrics.jsonl is lost or has odd lines."""
+        if odd := find_odd_lines(self.request.output):
+            shown = ", ".join(map(str, odd[:10])) + (", ..." if len(odd) > 10 else "")
+            return (
+                f"{self.request.output / 'metrics.jsonl'} has {format_count(len(odd), 'lines')} "
+                f"that are no metrics, set aside in metrics-odd.jsonl: {shown}",
+            )
         path, step = self.request.output / "metrics.jsonl", self.position.step
         if path.exists() or step == 0 or self.finished:
             return ()
@@ -79,7 +100,7 @@ class Run:
         if not held_out or not is_due(step, every, self.total_steps):
             return False
         output = self.request.output
-        lines = read_metrics(output) if (output / "metrics.jsonl").exists() else []
+        lines = read_metrics(output, skip_odd=True) if (output / "metrics.jsonl").exists() else []
         return not any(line["step"] == step and "val_loss" in line for line in lines)
 
     def train(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:

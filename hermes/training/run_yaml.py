@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from hermes.errors import HermesError
 from hermes.recipe import Recipe, flatten_recipe
 from hermes.storage.durable import write_atomically
+from hermes.storage.strict_yaml import read_value_mapping
 
 __all__ = [
     "FACTS",
@@ -142,15 +143,13 @@ def read_setting(run: Path, name: str) -> Any:
 
 def _read_fact(run: Path, name: str, read: Callable[[Any], T]) -> T:
     """The value of a key in run.yaml, None where it has none, through `read`."""
-    import yaml
-
     path = run / NAME
-    try:
-        with open(path, encoding="utf-8") as file:
-            return read((yaml.safe_load(file) or {}).get(name))
-    except FileNotFoundError:
+    if not path.exists():
         return read(None)
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
+    found = read_value_mapping(path)
+    try:
+        return read(found.get(name))
+    except (AttributeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise HermesError(f"{path}: {name!r} cannot be read ({reason}); remove it") from None
 

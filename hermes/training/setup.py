@@ -20,6 +20,7 @@ from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.training.batch_split import split_batch
 from hermes.training.events import Position
+from hermes.training.preflight import check_memory
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.schedule import count_steps, warn_long_warmup, warn_repeated_samples
 from hermes.training.text_boundaries import describe_tokenizer
@@ -48,7 +49,7 @@ def prepare_new(request: RunRequest) -> RunComponents:
     )
     check_seq_len(recipe, spec)
     notes += describe_tokenizer(tokenizer, is_text=request.make_data is None)
-    notes += [*split_notes, *_describe_frozen(spec, recipe)]
+    notes += [*split_notes, *_describe_frozen(spec, recipe), *check_memory(request, spec, recipe)]
     with make_training_data(request, spec, tokenizer, recipe) as data:
         notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
         position, size = Position(), len(data.dataset.train)

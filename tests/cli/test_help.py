@@ -1,5 +1,6 @@
 """Help, versions and usage."""
 
+import json
 import os
 import subprocess
 
@@ -78,3 +79,77 @@ def test_an_option_of_the_wrong_kind_is_usage(call):
     code, _, err = call("train", "--lr", "fast")
     assert (code, err.count("\n")) == (2, 1)
     assert "'--lr': 'fast' is not a valid float" in err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_its_script_for_completion(shell):
+    script = complete(f"{shell}_source")
+    assert "_HERMES_COMPLETE=" in script
+    assert "hermes" in script
+    assert "Usage" not in script
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("hermes trai", ["train-tokenizer", "train"]),
+        ("hermes train --grad-c", ["--grad-checkpoint", "--grad-clip"]),
+        ("hermes train --schedule co", ["constant", "cosine"]),
+        ("hermes train --model smol", ["smol-llama"]),
+        ("hermes mal f", ["format"]),
+    ],
+)
+def test_words_are_completed(words, found):
+    given = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    lines = complete("bash_complete", **given).splitlines()
+    assert sorted(line.partition(",")[2] for line in lines) == sorted(found)
+
+
+def complete(instruction, **environment):
+    done = subprocess.run(
+        [HERMES], capture_output=True, text=True, check=False,
+        env=os.environ | {"_HERMES_COMPLETE": instruction, **environment},
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_the_bundled_models_are_listed_by_size(call):
+    from hermes import mal
+
+    code, out, _ = call("models")
+    names = [line.split()[0] for line in out.splitlines()[1:]]
+    assert code == 0
+    assert sorted(names) == sorted(mal.list_bundled())
+    assert out.splitlines()[1].split() == ["nano", "4.19", "M", "2", "64", "256", "32,000"]
+    _, out, _ = call("models", "--json")
+    facts = json.loads(out)
+    assert list(facts) == names
+    assert facts["nano"]["parameters"] == 4_194_624
+
+
+def test_info_takes_its_model_like_the_other_commands(call):
+    assert call("info", "nano") == call("info", "--model", "nano")
+    refuses(call, 1, "give a model: a bundled name, a .mal file, a checkpoint or a folder", "info")
+    refuses(call, 1, "give one model, not two: a bundled name, a .mal file, a checkpoint or a "
+            "folder", "info", "nano", "--model", "tiny")  # fmt: skip
+
+
+def test_short_names_of_types_are_understood(call):
+    from hermes.interface import Options
+
+    for short, full in {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.items():
+        assert Options(precision=short).precision == full
+    _, _, err = call("convert", "nowhere", "there", "--to", "hf", "--dtype", "bf16")
+    assert err == "Error: nowhere: no such file or folder; check the name\n"
+    code, _, err = call("convert", "nowhere", "there", "--to", "hf", "--dtype", "bf15")
+    assert code == 2
+    assert "'bf15' is not one of 'float32'" in err
+
+
+def test_info_names_the_file_that_was_given(call, here):
+    message = (
+        "tokenizer.json has no 'model_type', so it is no config.json of a model; name the model's "
+        "folder, its config.json or a .mal file"
+    )
+    refuses(call, 1, message, "info", "tokenizer.json")

@@ -73,7 +73,7 @@ def test_a_mistake_in_an_option_is_one_line(here, call, changes, code, message):
          "--seq-len"),
         ("a.pdf", b"%PDF",
          "a.pdf: unknown ending '.pdf'; known are .csv, .json, .jsonl, .txt: rename it, or say "
-         "which format it has"),
+         "by --format which format it has"),
     ],
 )  # fmt: skip
 def test_bad_data_is_one_line_that_names_the_place(here, call, name, data, message):
@@ -178,3 +178,20 @@ def test_a_warning_is_a_line_too(here, call, monkeypatch):
     code, _, err = call(*TRAIN, "--max-steps", 1)
     assert code == 0
     assert "Warning: torch.compile failed, so the run continues without it: no compiler\n" in err
+
+
+def test_an_empty_run_yaml_is_named(trained, call):
+    """As a power failure may leave it on a file system that reorders."""
+    Path("run/run.yaml").write_text("")
+    refuses(
+        call, 1,
+        "run/run.yaml is empty, as a power failure may leave it; remove it, and give the run's "
+        "options once more with --resume",
+        "train", "--resume", "--output", "run",
+    )  # fmt: skip
+    Path("run/run.yaml").write_bytes(b"\0" * 512)
+    code, _, err = call("train", "--resume", "--output", "run")
+    assert code == 1
+    assert err.startswith("Error: run/run.yaml: not YAML: ")
+    Path("run/run.yaml").unlink()
+    assert call(*TRAIN, "--max-steps", 5, "--val-fraction", 0.1, "--lr", 1e-2, "--resume")[0] == 0

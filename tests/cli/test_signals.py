@@ -4,15 +4,17 @@ import errno
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.cli.support import HERMES, TRAIN, process, wait_for_step
+from tests.scenarios import signal_commands
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_finishes_the_update_saves_and_says_how_to_go_on(here, call, number):
     training = process(*TRAIN, "--max-steps", 100_000, "--log-every", 1, "--save-every", 5)
     wait_for_step(here / "run/metrics.jsonl", 5)
@@ -31,6 +33,79 @@ def test_a_signal_finishes_the_update_saves_and_says_how_to_go_on(here, call, nu
         json.loads(line)["step"] for line in Path("run/metrics.jsonl").read_text().splitlines()
     ]
     assert steps == list(range(1, step + 2))
+
+
+WRITES = """
+import os, signal, sys, time
+from hermes_cli.launch.signals import Signals
+with Signals() as signals:
+    signals.grace, signals.words = None, "stopping"
+    os.write(1, b"ready")
+    end = time.monotonic() + 60
+    while not (signals.has_come() and os.path.exists(sys.argv[1])) and time.monotonic() < end:
+        sys.stderr.write("a line of a run\\n" * 50)
+        sys.stderr.flush()
+    signals.finish(7)
+sys.exit(7)
+"""
+
+
+def test_a_signal_inside_a_write_to_a_pipe_disturbs_nothing(tmp_path):
+    """A handler that prints meets itself there: `reentrant call inside <_io.BufferedWriter>`."""
+    enough = tmp_path / "enough"
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITES, enough],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as writer:
+        assert writer.stdout.read(5) == "ready"
+        for _ in range(300):  # SIGHUP, as a second of the others ends the process
+            writer.stderr.readline()
+            writer.send_signal(signal.SIGHUP)
+        enough.touch()
+        words = writer.stderr.read()
+        assert writer.wait(timeout=60) == 7
+    assert "Traceback" not in words
+    assert set(words.replace("stopping\n", "").splitlines()) <= {"a line of a run", "stopping"}
+
+
+BUSY = """
+import os, signal, sys, threading
+from hermes_cli.launch.signals import Signals
+with Signals() as signals:
+    os.write(1, b"ready")
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire()  # as a long call into another language: nobody polls
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_command_that_polls_nothing_ends_by_itself(number):
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as busy:
+        assert busy.stdout.read(5) == "ready"
+        busy.send_signal(number)
+        assert busy.wait(timeout=10) == 130
+        assert busy.stderr.read() == "Error: interrupted\n"
+
+
+@pytest.mark.parametrize("name", ["info", "train-tokenizer", "generate"])
+def test_a_signal_while_python_imports_ends_a_command_with_one_line(here, name):
+    words = {
+        "info": ("info", "--model", "nano"),
+        "train-tokenizer": ("train-tokenizer", "text.txt", "-o", "new.json"),
+        "generate": ("generate", "-c", "nowhere"),
+    }[name]
+    started = signal_commands.start(here, words)
+    signal_commands.await_handlers(started)
+    started.send_signal(signal.SIGINT)
+    _, err = started.communicate(timeout=60)
+    # A command that was faster has ended as it would have.
+    assert (started.returncode, err) == (130, "Error: interrupted\n") or started.returncode < 2
+    assert "Traceback" not in err
 
 
 def test_a_terminal_that_closes_twice_over_saves_once_and_ends_with_75(here):

@@ -128,7 +128,7 @@ def test_standard_input_is_text_or_the_format_named(monkeypatch):
             "a.parquet",
             "x",
             ": unknown ending '.parquet'; known are .csv, .json, .jsonl, .txt: rename it, or say "
-            "which format it has",
+            "by --format which format it has",
         ),
     ],
 )  # fmt: skip
@@ -183,3 +183,9 @@ def test_a_large_file_is_not_held_whole(write):
     tracemalloc.stop()
     assert size == 21_000_000
     assert peak < 10_000_000
+
+
+def test_an_unknown_ending_is_tried_as_text_with_a_note(write):
+    path = write("a.md", "# A title")
+    with pytest.warns(UserWarning, match=r"a.md: unknown ending '.md', read as text; --format"):
+        assert texts(path) == ["# A title"]

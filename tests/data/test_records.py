@@ -1,5 +1,7 @@
 """Records of JSON and CSV at their limits."""
 
+import time
+
 from tests.data.support import message, texts
 
 
@@ -14,3 +16,12 @@ def test_a_field_of_csv_may_be_long_and_the_module_s_limit_stays(write):
 def test_a_number_too_long_and_brackets_too_deep_are_one_line(write):
     assert ":1: JSON that cannot be read" in message(write("a.jsonl", "9" * 5000))
     assert ":1: JSON that cannot be read" in message(write("b.jsonl", "[" * 100_000))
+
+
+def test_a_header_of_many_columns_is_read_in_a_moment(write):
+    """Its cost is that of its length: 40,000 columns took minutes when each was counted."""
+    names = ",".join(f"c{number}" for number in range(40_000))
+    began = time.process_time()
+    assert texts(write("a.csv", f"text,{names}\nhello,{',' * 39_999}\n")) == ["hello"]
+    assert ":1: more than one field 'c7'; keep one" in message(write("b.csv", f"{names},c7\n"))
+    assert time.process_time() - began < 5

@@ -140,7 +140,7 @@ def test_what_all_refused_is_not_started_again(tmp_path):
 
 
 def test_who_the_agent_interrupted_hides_no_error(tmp_path, capsys):
-    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(""), 0)
+    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(), 0)
     for rank, (line, code) in enumerate([("Error: interrupted", 130), ("Error: full", 74)]):
         report = StatusFile(tmp_path, rank, 0)
         report.write_line(line)

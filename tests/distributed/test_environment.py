@@ -129,7 +129,7 @@ def test_a_shell_in_a_step_of_slurm_may_start_processes(monkeypatch, how):
     started = []
     monkeypatch.setattr(launcher, "supervise", lambda *_, **__: started.append("them"))
     context = command.make_context("train", [], obj=Call((), print, run))
-    signals = Signals("")
+    signals = Signals()
 
     def starts(tasks, **others):
         for name, value in {**SLURM, "SLURM_STEP_NUM_TASKS": str(tasks),
@@ -150,7 +150,9 @@ def test_a_shell_in_a_step_of_slurm_may_start_processes(monkeypatch, how):
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 0.0, 1e9])
 def test_a_patience_that_no_clock_knows_is_refused_before_anything_starts(seconds):
     asked = {"num_gpus": 2, "num_processes": 1, "max_restarts": 0, "peer_timeout": seconds}
-    with pytest.raises(HermesError, match=r"--peer-timeout above 0 and at most 1,000,000 seconds"):
+    with pytest.raises(
+        HermesError, match=r"--peer-timeout must be above 0 and at most 1,000,000 seconds"
+    ):
         launcher.start_workers(None, asked, None)
 
 

@@ -282,7 +282,7 @@ def test_torch_starts_all_anew_from_the_last_checkpoint(corpus, tmp_path):
 
 
 def test_who_died_is_named_before_who_then_hung(tmp_path, capsys):
-    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(""), 0)
+    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(), 0)
     watch._hung = {11: WorkerStatus(1, 0, 11)}
     watch._deaths = [Death(0, 10, -9)]
     assert watch.report() == 76
@@ -306,7 +306,7 @@ def test_who_died_is_named_before_who_then_hung(tmp_path, capsys):
 )
 def test_who_writes_a_checkpoint_is_spared_for_a_while(tmp_path, written, patience, sent):
     writing = Writing(lambda: written, patience)
-    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(""), 0, writing)
+    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(), 0, writing)
     watch._told = [WorkerStatus(0, 0, os.getpid()), WorkerStatus(1, 0, 11, ("Error: gone",), 76)]
     watch._lost_since = time.monotonic() - LONGEST_GRACE - 1
     seen = set()
@@ -318,7 +318,7 @@ def test_who_writes_a_checkpoint_is_spared_for_a_while(tmp_path, written, patien
 def test_who_was_interrupted_while_starting_is_asked_again_once(tmp_path):
     """torch's agent waits for it half a minute, and it waits for the others."""
     asked = []
-    for signals, wanted in ((Signals(""), [(signal.SIGTERM, [11])]), (AskedToStop(""), [])):
+    for signals, wanted in ((Signals(), [(signal.SIGTERM, [11])]), (AskedToStop(), [])):
         watch = _Supervisor(lambda folder: None, str(tmp_path), signals, 0)
         watch._told = [WorkerStatus(1, 0, 11, ("Error: interrupted",), 130)]
         watch._quiet_since = time.monotonic()
@@ -378,7 +378,7 @@ def test_a_checkpoint_that_is_being_written_is_finished(
 
 
 def test_an_error_of_one_is_told_and_not_that_it_was_missed(tmp_path, capsys):
-    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(""), 0)
+    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(), 0)
     watch._told = [
         WorkerStatus(0, 0, 10, ("Error: rank 1 died",), 76),
         WorkerStatus(1, 0, 11, ("Warning: slow", "Error: full"), 74),

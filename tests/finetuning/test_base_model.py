@@ -188,6 +188,13 @@ def test_a_tokenizer_whose_ids_mean_other_tokens_is_told(tmp_path):
         f"the tokenizer given has {other.vocab_size} tokens, and the model rows for "
         f"{300 - other.vocab_size} more, which stay as they are and which no text uses",
     )
+    with pytest.raises(HermesError) as refused:
+        open_base_model(base, chat=False, tokenizer=other, refuse_other_ids=True)
+    assert str(refused.value) == (
+        f"the tokenizer given is not the checkpoint's: {differ} of 300 ids mean other tokens now "
+        "than those that the model was trained on; give one that only adds tokens, or "
+        "--allow-tokenizer-change"
+    )
     assert open_base_model(base, chat=False, tokenizer=other).spec.vocab_size == 300
     assert open_base_model(base, chat=False, tokenizer=small_tokenizer()).notes == ()
 

@@ -166,3 +166,26 @@ class TestTraining:
         torch.save({"model": {"a": torch.zeros(2)}}, tmp_path / "ckpt.pt")
         with pytest.raises(CheckpointError, match="does not tell its architecture"):
             open_model(tmp_path / "ckpt.pt")
+
+
+def test_a_file_that_is_a_link_out_of_the_folder_is_named(tmp_path, checkpoint):
+    convert(checkpoint, tmp_path / "hf", to="hf")
+    secret = tmp_path / "elsewhere.json"
+    (tmp_path / "hf/generation_config.json").unlink(missing_ok=True)
+    secret.write_text("{}")
+    (tmp_path / "hf/generation_config.json").symlink_to(secret)
+    (tmp_path / "hf/README.md").symlink_to("config.json")  # within it a link is a file
+    assert open_model(tmp_path / "hf").notes == (
+        f"{tmp_path / 'hf/generation_config.json'} is a link to {secret}, outside of the model",
+    )
+
+
+def test_the_links_of_the_hub_s_cache_are_not_worth_a_word(tmp_path, checkpoint):
+    snapshot, blobs = tmp_path / "models--a--b/snapshots/0123", tmp_path / "models--a--b/blobs"
+    snapshot.parent.mkdir(parents=True)
+    convert(checkpoint, snapshot, to="hf")
+    blobs.mkdir()
+    for number, path in enumerate(sorted(snapshot.iterdir())):
+        path.rename(blobs / str(number))
+        path.symlink_to(f"../../blobs/{number}")
+    assert open_model(snapshot).notes == ()

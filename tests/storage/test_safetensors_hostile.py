@@ -75,6 +75,7 @@ HOSTILE = {
     "product of 2^64 + 2": packed(objects(entry(shape="[4294967296,4294967296,2]")), EIGHT),
     "huge number": packed(objects(entry(shape="[" + "9" * 5000 + "]")), EIGHT),
     "seventeen dimensions": packed(objects(entry(shape="[" + "1," * 16 + "2]")), EIGHT),
+    "nothing, of 2^62 rows": packed(objects(entry(shape="[0,4611686018427387904]", end=0)), b""),
     "NaN": packed(objects(entry(shape="[NaN]")), EIGHT),
     "offset a float": packed(objects(entry(end="8.0")), EIGHT),
     "three offsets": packed('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8,8]}}', EIGHT),

@@ -209,7 +209,8 @@ def test_a_loss_that_is_no_number_ends_the_run_by_the_name_of_its_step(bad):
         list(world.run(20, log_every=5, recipe={"save_every": 4}))
     assert str(error.value) == (
         f"step 7: the loss is {bad} at learning rate 0.0003, so training stopped; the last good "
-        "checkpoint is step-4; try a lower --lr or a longer --warmup-steps"
+        "checkpoint is step-4; start from it by --checkpoint step-4 with another --output, and a "
+        "lower --lr or a longer --warmup-steps"
     )
     assert "save 8" not in world.log
     assert "wait" in world.log

@@ -13,7 +13,7 @@ import yaml
 
 from hermes.checkpoint import async_saver, open_checkpoint, save
 from hermes.data.preference_dataset import PREFERENCE_METRICS
-from hermes.errors import HermesError, NonFinite, StorageError
+from hermes.errors import DataError, HermesError, NonFinite, StorageError
 from hermes.interface import find_backend
 from hermes.training.events import Evaluation, Saved, Update
 from hermes.training.metrics_file import MetricsFile, read_metrics
@@ -106,7 +106,7 @@ def test_a_folder_with_a_run_is_not_written_into(go, tmp_path):
     with pytest.raises(HermesError) as error:
         go(max_steps=2)
     assert str(error.value) == (
-        f"run '{tmp_path / 'run'}' already has step 2; choose another directory or pass --resume"
+        f"run '{tmp_path / 'run'}' already has step 2; choose another directory or pass resume=True"
     )
 
 
@@ -211,3 +211,76 @@ def test_metrics_that_cannot_be_written_are_a_storage_error(tmp_path):
     with pytest.raises(StorageError) as error:
         MetricsFile(tmp_path)
     assert str(error.value) == f"cannot write {tmp_path / 'metrics.jsonl'}: is a directory"
+
+
+ODD = [b'{"step": null}\n', b'{"step": "x"}\n', b"[" * 100_000 + b"\n", b"\xff\n", b"3\n"]
+
+
+def test_odd_lines_of_metrics_are_set_aside_and_named_and_the_run_resumes(go, tmp_path):
+    go(max_steps=4)
+    path = tmp_path / "run/metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], *ODD, *lines[1:]]))
+    with pytest.raises(DataError, match=r"metrics.jsonl:2: expected a JSON object with a whole"):
+        read_metrics(tmp_path / "run")
+    result = go(max_steps=6, resume=True)
+    assert f"{path} has 5 lines that are no metrics, set aside in metrics-odd.jsonl: " in " ".join(
+        result.notes
+    )
+    assert (tmp_path / "run/metrics-odd.jsonl").read_bytes() == b"".join(ODD)
+    assert path.read_bytes().startswith(b"".join(lines))
+    assert [r["step"] for r in read_metrics(tmp_path / "run") if "loss" in r] == [1, 2, 3, 4, 5, 6]
+
+
+def rename_after(kind, run, new):
+    """Rename the run's folder at an event of step 2, in the middle of a save or after it."""
+
+    def report(event):
+        if isinstance(event, kind) and event.step == 2:
+            run.rename(new)
+
+    return report
+
+
+@pytest.mark.parametrize("kind", [Update, Saved])
+def test_a_folder_renamed_while_it_trains_is_an_error_and_no_second_folder(go, tmp_path, kind):
+    run, new = tmp_path / "run", tmp_path / "renamed"
+    with pytest.raises(StorageError) as error:
+        go(max_steps=8, save_every=2, report=rename_after(kind, run, new))
+    assert str(error.value) == (
+        f"{run} is no longer the folder that the run began in: it was renamed, moved or deleted "
+        "while the run trained; put it back and resume from its last checkpoint"
+    )
+    assert not run.exists()
+    assert {path.name for path in new.glob("step-*")} <= {"step-00000002"}
+    new.rename(run)
+    assert go(max_steps=8, save_every=2, resume=True).steps == 8
+
+
+def test_data_that_changes_while_a_run_trains_is_said_at_the_next_save(go, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on a mat " * 200)
+
+    def report(event):
+        if getattr(event, "step", 0) == 1 and not text.read_text().endswith("more"):
+            with text.open("a") as file:
+                file.write("more")
+
+    with pytest.warns(UserWarning, match=r"text.txt has changed while the run trains; the run"):
+        go(data=text, max_steps=4, save_every=2, report=report)
+    with pytest.raises(HermesError, match=r"^the data has fingerprint "):
+        go(data=text, max_steps=6, resume=True)
+
+
+def test_nothing_of_a_run_depends_on_the_clock(go, tmp_path, monkeypatch):
+    """The wall clock may be set back: what a run does is told by steps and a monotonic clock."""
+    go("plain", max_steps=4, save_every=1, keep_last=2)
+    hours = iter(range(10_000, 0, -1))
+    monkeypatch.setattr("time.time", lambda: 3600.0 * next(hours))
+    go("back", max_steps=4, save_every=1, keep_last=2)
+    names = [[path.name for path in sorted((tmp_path / name).glob("step-*"))]
+             for name in ("plain", "back")]  # fmt: skip
+    assert names == [["step-00000003", "step-00000004"]] * 2
+    rates = [r["tokens_per_second"] for r in read_metrics(tmp_path / "back") if "loss" in r]
+    assert all(rate > 0 for rate in rates)
+    go("back", max_steps=6, keep_last=2, resume=True)

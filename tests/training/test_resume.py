@@ -107,7 +107,7 @@ def test_nothing_to_resume_starts_fresh(go):
         (
             {"spec": SPEC.replace("num_layers: 2", "num_layers: 3")},
             "checkpoint {0} was written for another model: num_layers 2 there, 3 here; "
-            "leave --model out to resume it, or give another --output",
+            "leave model out to resume it, or give another output",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -195,7 +195,7 @@ def test_another_batch_is_refused_with_both_numbers_and_what_it_changes(go):
         go(**options, batch_size=6, resume=True)
     assert str(error.value) == (
         f"a step takes 4 sequences in {go.folder / 'run/step-00000005'} (batch_size 4 x "
-        "grad_accum 1) and 6 here (6 x 1); keep the product, or pass --allow-batch-change: from "
+        "grad_accum 1) and 6 here (6 x 1); keep the product, or pass allow_batch_change=True: from "
         "step 6 on a step takes 6 sequences instead of 4, at learning rates that are not "
         "scaled; the run ends at step 44, where it would have ended at 64; the rest of its cosine "
         "schedule changes with that"
@@ -226,10 +226,10 @@ def test_the_best_checkpoint_stays(go):
 @pytest.mark.parametrize(
     ("metric", "options", "message"),
     [
-        ("val_los", {}, "--keep-best: there is no metric 'val_los'; did you mean 'val_loss'?"),
+        ("val_los", {}, "keep_best: there is no metric 'val_los'; did you mean 'val_loss'?"),
         ("val_loss", {"val_fraction": 0},
-         "--keep-best val_loss needs sequences held out: --val-fraction"),
-        ("val_loss", {}, "--keep-best val_loss needs evaluations on the way: --eval-every"),
+         "keep_best val_loss needs sequences held out: val_fraction"),
+        ("val_loss", {}, "keep_best val_loss needs evaluations on the way: eval_every"),
     ],
 )  # fmt: skip
 def test_a_metric_that_no_checkpoint_would_have_is_refused(go, metric, options, message):

@@ -11,6 +11,7 @@ import click
 
 from hermes.errors import HermesError, suggest_nearest
 from hermes_cli.display.text_stream import stream_text
+from hermes_cli.launch.signals import FIRST_STEP_GRACE, Signals
 from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def chat(
     """
     import hermes
 
+    signals: Signals = click.get_current_context().find_root().obj.signals
     talk = hermes.chat(
         checkpoint,
         config=config,
@@ -76,44 +78,51 @@ def chat(
         precision=precision,
     )
     if sys.stdin.isatty():
-        _converse(talk)
+        _converse(talk, signals)
     else:
         message = sys.stdin.read().strip()
         if not message:
             raise HermesError("no message: write one to standard input")
-        _answer(talk, message)
+        _answer(talk, message, signals)
 
 
-def _converse(talk: "ChatSession") -> None:
-    """Read lines and answer them until the input ends."""
+def _converse(talk: "ChatSession", signals: Signals) -> None:
+    """Read lines and answer them until the input ends, or a signal other than Ctrl-C comes."""
+    signals.grace = FIRST_STEP_GRACE  # a token may take its time
     with suppress(ImportError):
         import_module("readline")  # history and editing for input(), where there is one
     click.echo("/help shows the commands", err=True)
     while True:
         try:
-            line = input(">>> ").strip()
+            with signals.raise_at_once():
+                line = input(">>> ").strip()
         except EOFError:
             click.echo(err=True)
             return
         except KeyboardInterrupt:
+            if not signals.forget_ctrl_c():
+                raise
             click.echo("\n/quit or Ctrl-D ends", err=True)
             continue
+        signals.forget_ctrl_c()
         if line == "/quit":
             return
         try:
             if line.startswith("/"):
                 click.echo(run_command(talk, line), err=True)
             elif line:
-                _answer(talk, line)
+                _answer(talk, line, signals)
         except KeyboardInterrupt:
+            if not signals.forget_ctrl_c():
+                raise
             click.echo("\n(stopped; that turn is forgotten)", err=True)
         except HermesError as error:
             click.echo(f"Error: {error}", err=True)
 
 
-def _answer(talk: "ChatSession", message: str) -> None:
+def _answer(talk: "ChatSession", message: str, signals: Signals) -> None:
     before = talk.num_dropped
-    with stream_text() as show:
+    with stream_text(signals.raise_if_come) as show:
         for piece in talk.say(message):
             show(piece)
     if talk.num_dropped > before:

@@ -140,7 +140,20 @@ def _show_progress(progress: dict[str, Any]) -> None:
         (f"{k}.{a}", b) for k, v in recipe.items() if isinstance(v, dict) for a, b in v.items()
     ]
     for name, value in flat:
-        click.echo(f"  {name} {value}")
+        if _is_in_use(name, recipe):
+            click.echo(f"  {name} {value}")
+
+
+def _is_in_use(name: str, recipe: dict[str, Any]) -> bool:
+    """Whether a field of a recipe means anything beside the others."""
+    if name.startswith("preference."):
+        return bool(recipe["objective"] == "preference")
+    schedules = {"min_lr_ratio": ("cosine", "wsd"), "decay_ratio": ("wsd",)}
+    return (
+        recipe[name] is not None
+        if name == "lora"
+        else (name not in schedules or recipe["schedule"] in schedules[name])
+    )
 
 
 @declare_command("checkpoint verify", checkpoint)

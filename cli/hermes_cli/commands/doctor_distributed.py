@@ -19,7 +19,6 @@ from hermes.errors import HermesError
 from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.join import find_launched_backend, join
 from hermes_cli.launch.launcher import start_workers
-from hermes_cli.launch.signals import Signals
 
 if TYPE_CHECKING:
     from hermes.distributed.process_group import ProcessGroup
@@ -44,23 +43,23 @@ def examine(context: click.Context) -> None:
 
     data = context.params["data"]
     given = {**context.params, "max_restarts": 0, "data": data or ("none",)}
-    with Signals("") as signals:
-        if start_workers(context, given, signals):
-            return
-        if read_rank_info(os.environ) is None:
-            raise HermesError(
-                "--distributed examines several processes: give --num-gpus N or --num-processes "
-                "N, or start it by torchrun, srun or mlx.launch"
-            )
-        backend = find_launched_backend(given["backend"], os.environ)
-        options = Options(device=given["device"])
-        process_group, options = join(context, given, backend, options, signals)
-        # No check compiles or tokenizes, so no rank needs the long timeout of a run's first step.
-        process_group.mark_first_step_done()
-        with CrashLog(process_group, None):
-            found = _check_all(process_group, backend, data, given["output"])
-            _report(process_group, found, as_json=given["as_json"])
-        process_group.close()
+    signals = context.find_root().obj.signals
+    if start_workers(context, given, signals):
+        return
+    if read_rank_info(os.environ) is None:
+        raise HermesError(
+            "--distributed examines several processes: give --num-gpus N or --num-processes "
+            "N, or start it by torchrun, srun or mlx.launch"
+        )
+    backend = find_launched_backend(given["backend"], os.environ)
+    options = Options(device=given["device"])
+    process_group, options = join(context, given, backend, options, signals)
+    # No check compiles or tokenizes, so no rank needs the long timeout of a run's first step.
+    process_group.mark_first_step_done()
+    with CrashLog(process_group, None):
+        found = _check_all(process_group, backend, data, given["output"])
+        _report(process_group, found, as_json=given["as_json"])
+    process_group.close()
 
 
 def _check_all(

@@ -56,7 +56,9 @@ def generate(
         bos=bos,
     )
     sampling = model.choose_sampling(temperature, top_k, top_p, min_p)
+    check = click.get_current_context().find_root().obj.signals.raise_if_come
     for index in range(num_samples):
+        check()
         complete = partial(
             model.complete, prompt, max_tokens=max_tokens, sampling=sampling, seed=seed + index
         )
@@ -67,5 +69,5 @@ def generate(
             click.echo("---")
         if sys.stdout.isatty():
             click.echo(click.style(prompt, bold=True), nl=False)
-        with stream_text() as show:
+        with stream_text(check) as show:
             complete(show=show)

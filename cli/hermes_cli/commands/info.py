@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes import mal as language
+from hermes.errors import HermesError
 from hermes.spec import ModelSpec
 from hermes_cli.display.printing import print_json, print_lines
 from hermes_cli.options.declarations import declare_command
@@ -20,6 +21,8 @@ UNREADABLE = "cannot be read"
 def _read_foreign(model: str, ignore_fields: tuple[str, ...]) -> ModelSpec | None:
     """The model of a Hugging Face folder or config.json; None if the path is neither."""
     path = Path(model)
+    if path.suffix == ".json" and path.is_file() and path.name != "config.json":
+        _require_config(path)
     if path.is_dir() and not (path / "model.mal").is_file():
         path = path / "config.json"
     if path.suffix != ".json" or not path.is_file():
@@ -30,6 +33,18 @@ def _read_foreign(model: str, ignore_fields: tuple[str, ...]) -> ModelSpec | Non
 
     values = parse_object(read_small(path), str(path))
     return read_any_config(values, ignore_fields).spec
+
+
+def _require_config(path: Path) -> None:
+    """Refuse a JSON file that is no model's configuration, by its own name. Raises HermesError."""
+    from hermes.interop.companions import parse_object
+    from hermes.storage.reading import read_small
+
+    if "model_type" not in parse_object(read_small(path), str(path)):
+        raise HermesError(
+            f"{path} has no 'model_type', so it is no config.json of a model; name the model's "
+            "folder, its config.json or a .mal file"
+        )
 
 
 def _read_progress(folder: Path) -> dict[str, Any] | None:
@@ -78,7 +93,9 @@ def _format_progress(progress: dict[str, Any]) -> list[str]:
 
 
 @declare_command("info")
-def info(name: str, ignore_fields: tuple[str, ...], as_json: bool) -> None:
+def info(
+    found: str | None, name: str | None, ignore_fields: tuple[str, ...], as_json: bool
+) -> None:
     """Show an architecture's shape, parameters, FLOPs and memory.
 
     Also says which other tools read the model and compute the same numbers.
@@ -88,7 +105,10 @@ def info(name: str, ignore_fields: tuple[str, ...], as_json: bool) -> None:
     from hermes.model_info.cost import compute_cost
     from hermes.model_info.summary import format_cost, format_shape, format_title
 
-    source = locate_model(name)
+    if (found is None) == (name is None):
+        what = "one model, not two" if name else "a model"
+        raise HermesError(f"give {what}: a bundled name, a .mal file, a checkpoint or a folder")
+    source = locate_model(found or name or "")
     foreign = _read_foreign(source, ignore_fields)
     spec = foreign or language.load(source)
     progress = _read_progress(Path(source)) if Path(source).is_dir() else None

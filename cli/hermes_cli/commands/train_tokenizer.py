@@ -4,13 +4,13 @@ import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
 
 from hermes.errors import HermesError, StorageError
 from hermes.storage.durable import write_atomically
+from hermes.storage.temporary import TemporaryFolder
 from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def train_tokenizer(
         files = list(expand_paths(names))
         for index, file in enumerate(files):
             if str(file) == "-":
-                folder = stack.enter_context(TemporaryDirectory(prefix="hermes-"))
+                folder = stack.enter_context(TemporaryFolder("input"))
                 files[index] = spool(sys.stdin.buffer, folder, file_format=file_format or "txt")
         tokenizer = train(
             files,

@@ -11,10 +11,14 @@ __all__ = ["stream_text"]
 
 
 @contextmanager
-def stream_text() -> Iterator[Callable[[str], None]]:
-    """A block in which pieces of a text are shown; its warnings come after the end of the line."""
+def stream_text(check: Callable[[], None] = lambda: None) -> Iterator[Callable[[str], None]]:
+    """A block in which pieces of a text are shown; its warnings come after the end of the line.
+
+    check: called before each piece; may raise KeyboardInterrupt.
+    """
 
     def show(piece: str) -> None:
+        check()
         click.echo(piece, nl=False)
         sys.stdout.flush()
 

@@ -64,4 +64,6 @@ def join(
             time.sleep(POLL)
 
     signals.silent = rank_info.rank > 0 or OWN in os.environ  # another process says so
-    return join_ranks(replace(rank_info, last_words=last_words), backend, options)
+    joined = join_ranks(replace(rank_info, last_words=last_words), backend, options)
+    signals.on_join()
+    return joined

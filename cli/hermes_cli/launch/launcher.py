@@ -27,7 +27,7 @@ from hermes.distributed.process_group import RankInfo, exit_without_teardown
 from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost
 from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.launch.join import find_launched_backend, is_saving
-from hermes_cli.launch.signals import Signals
+from hermes_cli.launch.signals import CAUGHT, Signals
 from hermes_cli.launch.stderr_filter import filter_stderr, redirect_stderr
 from hermes_cli.launch.supervisor import LONGEST_GRACE, POLL, Death, Writing, supervise
 from hermes_cli.launch.worker_status import StatusFile, read_statuses
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["start_workers"]
 
 # What runs a command line, and its arguments; worker processes are handed both.
-Command = tuple[Callable[[list[str], Callable[[str], None]], int], list[str]]
+Command = tuple[Callable[[list[str], Callable[[str], None], Signals], int], list[str]]
 
 REFUSALS = {HermesError.exit_code, click.UsageError.exit_code, NonFinite.exit_code}
 NO_TRACE = "To enable traceback see"  # torch's word for having none
@@ -72,7 +72,7 @@ def start_workers(
         return False
     backend = find_launched_backend(asked["backend"], os.environ)
     _check_request(asked, backend, gpus, number)
-    signals.polled = True
+    signals.grace = None  # the workers say what they save
     call, restarts = context.find_root().obj, asked["max_restarts"]
     command = (call.run, list(call.arguments))
     patience = asked["peer_timeout"]
@@ -118,14 +118,9 @@ def _check_request(
 
 def _run_worker(command: Command, folder: str, environment: Mapping[str, str]) -> int:
     """Run the same command in a worker, which finds its rank in its environment."""
-    run, arguments = command
     ended = exit_without_teardown()
     # A signal of the terminal reaches the launcher alone, which hands it on once.
     os.setsid()
-    threading.Thread(target=_end_with_launcher, daemon=True).start()
-    redirect_stderr(folder)
-    make_stderr_robust()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.pop("MLX_RANK", None)  # of mlx.launch, which started the one that starts these
     os.environ |= {**environment, OWN: "1"}
     rank = int(os.environ.get("MLX_RANK", os.environ.get("RANK", "0")))
@@ -133,16 +128,24 @@ def _run_worker(command: Command, folder: str, environment: Mapping[str, str]) -
     if attempt and _has_refused(folder, attempt - 1):
         return 0
     report = StatusFile(folder, rank, attempt)
-    if attempt and not {"--resume", "--auto-resume"} & {*arguments}:
-        arguments = [*arguments, "--resume"]
-    code = run(arguments, report.write_line)
-    report.write_exit_code(code)
-    if code in (0, Interrupted.exit_code):  # all come here; what there is to say is in the report
-        ended(0)
-        return code
-    # By its connections that close the others notice; torch keeps who returns until all have.
-    ended(code)
-    sys.exit(code)
+    with Signals(report.write_interrupted) as signals:
+        signals.on_join = report.write_joined
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT)  # the supervisor's thread blocks them
+        threading.Thread(target=_end_with_launcher, daemon=True).start()
+        redirect_stderr(folder)
+        make_stderr_robust()
+        run, arguments = command
+        if attempt and not {"--resume", "--auto-resume"} & {*arguments}:
+            arguments = [*arguments, "--resume"]
+        code = run(arguments, report.write_line, signals)
+        signals.finish(code)
+        report.write_exit_code(code)
+        if code in (0, Interrupted.exit_code):  # what there is to say is in the report
+            ended(0)
+            return code
+        # By its connections that close the others notice; torch keeps who returns until all have.
+        ended(code)
+        sys.exit(code)
 
 
 def _end_with_launcher() -> None:

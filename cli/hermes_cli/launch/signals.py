@@ -1,66 +1,173 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the first asks to stop, the second ends the process at once."""
+"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 in every phase of a command.
+
+The handlers do nothing, so that no signal can interrupt a write or an import half way: Python's C
+code writes the signal's number to a pipe, from which a thread of this module reads it. Imports
+nothing of hermes, since it is there before everything else is imported.
+"""
 
 import os
+import select
 import signal
-import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-__all__ = ["Signals"]
+__all__ = ["CAUGHT", "FIRST_STEP_GRACE", "GRACE", "INTERRUPTED", "Signals"]
 
-CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# SIGUSR1 is the notice of Slurm's --signal before the time limit.
+CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+INTERRUPTED = 130  # the exit code of a command that saved nothing
+GRACE = 1.0
+FIRST_STEP_GRACE = 4.0
+POLL = 0.05
+LAST_WORD = 0.5  # seconds for the main thread to end once it has said that it does
+SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"  # a bar hides it; what is left of the bar goes too
+
+
+def _write_stderr(text: str) -> None:
+    """Write to descriptor 2 past sys.stderr, whose lock the main thread may hold."""
+    data = text.encode("utf-8", "replace") + b"\n"
+    if os.isatty(2):
+        data = SHOW_CURSOR + data
+    try:
+        os.write(2, data)
+    except OSError:
+        return  # nobody reads it any more
 
 
 class Signals:
-    """A block in which a first signal is kept for whoever polls `has_come`.
+    """A block in which a first signal is kept for whoever polls, and a second one ends the process.
 
-    Until `polled` is set nobody does, and the signal raises KeyboardInterrupt instead. After the
-    first signal the default handlers are back, so that a second one ends the process even inside a
-    long call. A closing terminal sends SIGHUP more than once, so a second SIGHUP ends nothing;
-    where it was ignored before, as under nohup, it stays ignored. silent: another process prints
-    the words. ends: called by the second signal.
+    grace: seconds after the first signal at which the process ends with 130 if it has not ended by
+    itself, as inside a long call that polls nothing; None for as long as it takes. words: what is
+    said at the first signal, "" for nothing. last_words: what is said where the process ends
+    itself. silent: another process says it. ends: called before the process ends itself. on_join:
+    called once the other ranks are found.
+
+    Outside the block nothing comes. SIGHUP stays ignored where it was, as under nohup, and a second
+    one ends nothing, since a closing terminal sends several.
     """
 
-    def __init__(self, words: str):
-        self.polled = False
+    def __init__(self, tell: Callable[[str], None] = _write_stderr):
+        self.grace: float | None = GRACE
+        self.words = ""
+        self.last_words = "Error: interrupted"
         self.silent = False
         self.ends: Callable[[], None] | None = None
-        self._words = words
-        self._came = False
+        self.on_join: Callable[[], None] = lambda: None
+        self.number: int | None = None
+        self._tell = tell
+        self._came_at = 0.0
+        self._raises = False
+        self._claimed = threading.Lock()
+        self._code, self._finished = INTERRUPTED, False
+        self._before: dict[int, Any] = {}
 
     def has_come(self) -> bool:
         """Whether a signal came."""
-        return self._came
+        return self.number is not None
+
+    def raise_if_come(self) -> None:
+        """Raise KeyboardInterrupt if a signal came: the safe points of what can be left off."""
+        if self.has_come():
+            raise KeyboardInterrupt
+
+    def raise_if_ends(self) -> None:
+        """Raise KeyboardInterrupt if a signal came and nothing is there to be saved."""
+        if self.has_come() and self.grace is not None:
+            raise KeyboardInterrupt
+
+    def claim_last_words(self) -> bool:
+        """Whether the caller is the first who says how the process ends."""
+        return self._claimed.acquire(blocking=False)
+
+    def forget_ctrl_c(self) -> bool:
+        """Forget a Ctrl-C, once what it was meant to stop is stopped; whether none is left."""
+        if self.number == signal.SIGINT:
+            self.number = None
+        return self.number is None
+
+    @contextmanager
+    def raise_at_once(self) -> Iterator[None]:
+        """A block in which Ctrl-C raises KeyboardInterrupt: reading a line, which nobody polls."""
+        self._raises = True
+        try:
+            yield
+        finally:
+            self._raises = False
+
+    def finish(self, code: int) -> None:
+        """All is done, with that exit code: a signal from here on ends the process with it."""
+        self.claim_last_words()
+        self._code, self._finished = code, True
 
     def __enter__(self) -> "Signals":
+        self._reader, self._writer = os.pipe()
+        for end in (self._reader, self._writer):
+            os.set_blocking(end, False)
+        self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         caught = [one for one in CAUGHT if not (ignored and one == signal.SIGHUP)]
-        self._before = {number: signal.signal(number, self._handle_first) for number in caught}
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        self._before = {number: signal.signal(number, self._handle) for number in caught}
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
-            last = self._came and number == signal.SIGHUP
+            last = self.has_come() and number == signal.SIGHUP
             signal.signal(number, signal.SIG_IGN if last else handler)
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self._writer)  # ends the thread, which closes the other end
 
-    def _handle_first(self, number: int, frame: FrameType | None) -> None:
-        if not self.polled:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._raises:
+            if number != signal.SIGINT:
+                self.number = number
             raise KeyboardInterrupt
-        if self._came:
-            return
-        self._came = True
-        for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, self._handle_second if self.ends else signal.SIG_DFL)
-        if self.silent:
-            return
-        print(self._words, file=sys.stderr, flush=True)
-        if os.isatty(2):
-            # A bar hides the cursor, and lets no such code through; after a second signal nobody
-            # would show it again.
-            os.write(2, b"\x1b[?25h")
 
-    def _handle_second(self, number: int, frame: FrameType | None) -> None:
+    def _watch(self) -> None:
+        while True:
+            if self._is_overdue():
+                self._end()
+            # The grace may change meanwhile: training begins, or the first step is done.
+            ready, _, _ = select.select([self._reader], [], [], POLL if self.has_come() else None)
+            if not ready:
+                continue
+            numbers = os.read(self._reader, 64)
+            if not numbers:
+                os.close(self._reader)
+                return
+            for number in numbers:
+                self._take(number)
+
+    def _is_overdue(self) -> bool:
+        """Whether a signal came so long ago that nobody seems to poll."""
+        idle = self._finished or (self._raises and self.number == signal.SIGINT)
+        if not self.has_come() or idle or self.grace is None:
+            return False
+        return time.monotonic() >= self._came_at + self.grace
+
+    def _take(self, number: int) -> None:
+        if number not in self._before or (self._raises and number == signal.SIGINT):
+            return
+        if self.has_come() or self._finished:
+            if number != signal.SIGHUP:
+                self._end()
+            return
+        self._came_at = time.monotonic()
+        self.number = number
+        if self.words and not self.silent:
+            _write_stderr(self.words)
+
+    def _end(self) -> None:
+        """End the process from this thread, whatever the main thread is doing."""
         if self.ends:
             self.ends()
-        signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)
+        if self.claim_last_words():
+            self._tell(self.last_words)
+        elif not self._finished:
+            time.sleep(LAST_WORD)
+        os._exit(self._code)

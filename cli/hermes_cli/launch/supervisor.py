@@ -1,5 +1,6 @@
 """Supervises workers: forwards signals, ends those that outlive a lost one, reports the outcome."""
 
+import math
 import os
 import signal
 import threading
@@ -9,12 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import active_children
 from shutil import rmtree
-from tempfile import TemporaryDirectory
 
 import click
 
 from hermes.errors import Interrupted, PeerLost
-from hermes_cli.launch.signals import Signals
+from hermes.storage.temporary import TemporaryFolder
+from hermes_cli.launch.signals import CAUGHT, INTERRUPTED, Signals
+from hermes_cli.launch.signals import GRACE as GRACE_OF_SIGNALS
 from hermes_cli.launch.worker_status import WorkerStatus, read_statuses
 
 __all__ = ["LONGEST_GRACE", "POLL", "Death", "StartWorkers", "Writing", "supervise"]
@@ -23,9 +25,9 @@ POLL = 0.1
 # Seconds without an end after which those that remain, once one is lost, hang; and at most. Neither
 # runs while rank 0 writes a checkpoint.
 GRACE, LONGEST_GRACE = 4.0, 8.0
+DEAF = 2 * GRACE_OF_SIGNALS
 LAST_WORD = 1.0  # seconds for the stacks of one that was stopped
 LOST = PeerLost.exit_code
-INTERRUPTED = 130  # before there was anything to save
 STOPS = (Interrupted.exit_code, INTERRUPTED)  # asked for
 WELL = (0, Interrupted.exit_code)  # what all of them end with, if any does
 
@@ -75,7 +77,7 @@ def supervise(
     start: StartWorkers, signals: Signals, restarts: int = 0, *, writing: Writing = NOTHING
 ) -> None:
     """Run workers until all have ended; report once what several report. Raises click's Exit."""
-    with TemporaryDirectory(prefix="hermes-processes-") as folder:
+    with TemporaryFolder("processes") as folder:
         signals.ends = lambda: _end_all(folder)
         supervisor = _Supervisor(start, folder, signals, restarts, writing)
         supervisor.run()
@@ -98,7 +100,7 @@ class _Supervisor:
         self._told: list[WorkerStatus] = []
         self._deaths: list[Death] = []
         self._crashed: list[BaseException] = []
-        self._asked: set[int] = set()  # pids that were handed the signal
+        self._asked: dict[int, float] = {}  # when each pid was handed the signal
         self._hung: dict[int, WorkerStatus] = {}
         self._warned: set[str] = set()
         self._attempt, self._ends, self._quiet_since = 0, 0, 0.0
@@ -119,6 +121,8 @@ class _Supervisor:
             raise self._crashed[0]
 
     def _run(self) -> None:
+        # Workers inherit this until they can handle a signal: Ctrl-C reaches all of a terminal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
         try:
             if death := self._start(self._folder):
                 self._deaths.append(death)
@@ -135,12 +139,15 @@ class _Supervisor:
         if self._signals.has_come():
             # One that has just begun is asked as soon as it is known.
             self._send(signal.SIGTERM, (one for one in running if one.pid not in self._asked))
-            self._asked |= {one.pid for one in running}
+            self._asked = {one.pid: time.monotonic() for one in running} | self._asked
+            # A ring of MLX that waits for a neighbour hears nothing, and has nothing to save.
+            deaf = (one for one in running if not one.joined and self._is_overdue(one))
+            self._send(signal.SIGKILL, deaf)
         else:
             # torch's agent has interrupted who was still starting, and each waits for all the rest.
             waits = [one for one in here if one.code == INTERRUPTED and one.pid not in self._asked]
             self._send(signal.SIGTERM, waits)
-            self._asked |= {one.pid for one in waits}
+            self._asked |= {one.pid: time.monotonic() for one in waits}
         now, ends = time.monotonic(), len(here) - len(running)
         if ends != self._ends:
             self._ends, self._quiet_since = ends, now
@@ -161,6 +168,10 @@ class _Supervisor:
             elif now - self._woken_at > LAST_WORD:
                 # Who has said how it ended has nothing left to do either.
                 self._send(signal.SIGKILL, (one for one in here if _is_alive(one.pid)))
+
+    def _is_overdue(self, one: WorkerStatus) -> bool:
+        """Whether a worker was handed a signal so long ago that it does not hear it."""
+        return time.monotonic() - self._asked.get(one.pid, math.inf) > DEAF
 
     def _warn(self, told: Iterable[WorkerStatus]) -> None:
         for line in _collect_lines(told, warnings=True):
@@ -199,6 +210,9 @@ class _Supervisor:
         bad = [one for one in last if one.code]
         codes = sorted({one.code or 0 for one in bad} - {LOST}, key=STOPS.__contains__)
         worst = codes[0] if codes else None
+        if worst is None and self._signals.has_come() and not any(one.joined for one in last):
+            click.echo(self._signals.last_words, err=True)
+            return INTERRUPTED
         if worst is not None:
             lines = (
                 _collect_lines(one for one in bad if one.code == worst) or _collect_lines(bad)[:1]

@@ -8,18 +8,24 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from hermes_cli.launch.signals import INTERRUPTED
+
 __all__ = ["StatusFile", "WorkerStatus", "read_statuses"]
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """What a worker has reported. code: its exit code, None while it has not ended."""
+    """What a worker has reported.
+
+    code: its exit code, None while it has not ended. joined: whether it found the other ranks.
+    """
 
     rank: int
     attempt: int
     pid: int
     lines: tuple[str, ...] = ()
     code: int | None = None
+    joined: bool = False
 
 
 class StatusFile:
@@ -27,7 +33,8 @@ class StatusFile:
 
     def __init__(self, folder: str, rank: int, attempt: int):
         path = Path(folder, f"{attempt:06}-{rank:06}.jsonl")
-        self._file = path.open("a", encoding="utf-8")
+        # Unbuffered: two threads may report, and each line is written by one call.
+        self._file = path.open("ab", buffering=0)
         self._write({"rank": rank, "attempt": attempt, "pid": os.getpid()})
 
     def write_line(self, line: str) -> None:
@@ -38,9 +45,17 @@ class StatusFile:
         """Report the exit code."""
         self._write({"code": code})
 
+    def write_joined(self) -> None:
+        """Report that the other ranks are found."""
+        self._write({"joined": True})
+
+    def write_interrupted(self, line: str) -> None:
+        """Report a line, and that a signal ends the process."""
+        self.write_line(line)
+        self.write_exit_code(INTERRUPTED)
+
     def _write(self, fact: dict[str, object]) -> None:
-        self._file.write(json.dumps(fact) + "\n")
-        self._file.flush()
+        self._file.write(json.dumps(fact).encode("ascii") + b"\n")
 
 
 def read_statuses(folder: str) -> list[WorkerStatus]:
@@ -55,4 +70,5 @@ def _read(path: Path) -> WorkerStatus | None:
     first, *facts = (json.loads(line) for line in whole.split("\n"))
     lines = tuple(fact["line"] for fact in facts if "line" in fact)
     code = next((fact["code"] for fact in facts if "code" in fact), None)
-    return WorkerStatus(first["rank"], first["attempt"], first["pid"], lines, code)
+    joined = any("joined" in fact for fact in facts)
+    return WorkerStatus(first["rank"], first["attempt"], first["pid"], lines, code, joined)

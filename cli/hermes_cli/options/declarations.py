@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from hermes import mal
+from hermes.interface import SHORT_NAMES
 from hermes.options import COMMANDS, GROUPS, Argument, Option, get_options
 from hermes.options.option import GROUP_OF_REST
 from hermes_cli.display.help_sections import NO_BREAK, Row, strip_period, write_sections
@@ -15,6 +18,14 @@ __all__ = ["TableArgument", "TableCommand", "TableOption", "declare_command"]
 
 METAVARS = {int: "N", float: "FLOAT", str: "TEXT", Path: "PATH"}
 LONGEST_UNBROKEN = 40
+
+
+class NamedChoice(click.Choice[str]):
+    """A choice that also understands the short names of types of numbers, such as bf16."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The choice; raises click's BadParameter."""
+        return super().convert(SHORT_NAMES.get(value, value), param, ctx)
 
 
 class TableOption(click.Option):
@@ -37,8 +48,20 @@ class TableOption(click.Option):
             required=entry.required,
             metavar=None if entry.is_flag else metavar,
             show_default=False,  # get_help_record shows it
+            shell_complete=self._complete,
             **settings,
         )
+
+    def _complete(
+        self, context: click.Context, parameter: click.Parameter, begun: str
+    ) -> list[CompletionItem]:
+        """What the shell may complete a value to: a choice, a bundled model, or a file."""
+        choices = list(self.entry.choices)
+        if self.entry.name == "model":
+            choices += mal.list_bundled()
+        found = [CompletionItem(one) for one in choices if one.startswith(begun)]
+        is_file = self.entry.is_path or self.entry.type is Path or self.entry.metavar == "FILE"
+        return found or ([CompletionItem(begun, type="file")] if is_file else [])
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The flags, and the help with its default."""
@@ -134,7 +157,7 @@ def declare_command(
 
 def _get_click_type(entry: Option) -> Any:
     if entry.closed_choices:
-        return click.Choice(entry.choices)
+        return NamedChoice(entry.choices)
     return click.Path(path_type=Path) if entry.type is Path else entry.type
 
 

@@ -21,7 +21,6 @@ from hermes_cli.options.config_file import (
     get_click_options,
     merge_values,
     read_value,
-    read_yaml,
 )
 
 if TYPE_CHECKING:
@@ -166,9 +165,10 @@ def _read_config(path: Path) -> OptionFile:
 
 
 def _read_options(path: Path) -> OptionFile:
+    from hermes.storage.strict_yaml import read_text_mapping
     from hermes.training.run_yaml import FACTS, PROCESSES
 
-    values = read_yaml(path)
+    values = read_text_mapping(path)
     said = values.get(PROCESSES)
     if said is not None and not (isinstance(said, str) and said.isdecimal() and int(said) > 0):
         raise HermesError(f"{path}: {PROCESSES} is {said!r}; expected a whole number above 0")
@@ -184,6 +184,11 @@ def _read_run(path: Path, *, has_checkpoint: bool) -> OptionFile:
     """
     scopes = ("run",) if has_checkpoint else ("run", "recipe")
     file = _read_options(path)
+    if not file.values:
+        raise HermesError(
+            f"{path} is empty, as a power failure may leave it; remove it, and give the run's "
+            "options once more with --resume"
+        )
     kept = {
         key: value
         for key, value in file.values.items()

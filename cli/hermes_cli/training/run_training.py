@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,11 +17,12 @@ import hermes
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.environment import find_launcher, read_rank_info
 from hermes.errors import HermesError, Interrupted
+from hermes.storage.temporary import TemporaryFolder
 from hermes_cli.display.run_summary import summarize_run
 from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.join import find_launched_backend, join
 from hermes_cli.launch.launcher import start_workers
-from hermes_cli.launch.signals import Signals
+from hermes_cli.launch.signals import FIRST_STEP_GRACE, GRACE, Signals
 from hermes_cli.options.config_file import COMMAND_LINE
 from hermes_cli.options.declarations import TableOption
 from hermes_cli.options.resolve import (
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from hermes.training.run import Run
 
 __all__ = ["train_run"]
+
+STOPPING = "stopping after this step; again to end at once"
 
 LORA = (
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "dora"),
@@ -70,41 +72,44 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     push = read_push(options["push_to_hub"], options["push_every_save"])
     _check(options, command, output)
     function: Callable[..., TrainResult] = getattr(hermes, command)
-    with Signals("stopping after this step; again to end at once") as signals:
-        if start_workers(context, options, signals):
-            return
-        backend = find_launched_backend(options["backend"], os.environ)
-        process_group, where = join(
-            context, options, backend, make_options(options.values), signals
+    signals: Signals = context.find_root().obj.signals
+    signals.words = STOPPING
+    if start_workers(context, options, signals):
+        return
+    signals.words = ""
+    backend = find_launched_backend(options["backend"], os.environ)
+    process_group, where = join(context, options, backend, make_options(options.values), signals)
+    crash_log = CrashLog(process_group, output)
+    leads = process_group.rank_info.rank == 0
+    with HubUploads(push, _tell, push_model) as uploads, closing(process_group), crash_log:
+        require_same_options(context.info_name or command, options, backend, process_group)
+        require_writable_repo(push, process_group)
+        progress = RunProgress(context, options, signals, crash_log, leads)
+        host = RunHost(
+            backend,
+            where,
+            process_group,
+            make_settings=lambda call: (collect_settings(options), options.sources),
+            edits=collect_recipe_fields(options),
+            split_among=options.split_among,
+            tell=_tell if leads else lambda line: None,
+            on_open=progress.open,
+            show_example=_show_example,
+            count=Counter("reference").show,
+            count_encoded=Counter("encoded", after=SLOW).show,
+            stop=progress.should_stop,
+            uploads=uploads,
         )
-        crash_log = CrashLog(process_group, output)
-        leads = process_group.rank_info.rank == 0
-        with HubUploads(push, _tell, push_model) as uploads, closing(process_group), crash_log:
-            require_same_options(context.info_name or command, options, backend, process_group)
-            require_writable_repo(push, process_group)
-            progress = RunProgress(context, options, signals, crash_log, leads)
-            host = RunHost(
-                backend,
-                where,
-                process_group,
-                make_settings=lambda call: (collect_settings(options), options.sources),
-                edits=collect_recipe_fields(options),
-                split_among=options.split_among,
-                tell=_tell if leads else lambda line: None,
-                on_open=progress.open,
-                show_example=_show_example,
-                count=Counter("reference").show,
-                count_encoded=Counter("encoded", after=SLOW).show,
-                stop=progress.should_stop,
-                uploads=uploads,
+        with ExitStack() as stack:
+            # A refusal of one rank must reach the others, which wait for it.
+            arguments = all_or_none(
+                process_group, lambda: _read_arguments(options, command, function, stack)
             )
-            with ExitStack() as stack:
-                # A refusal of one rank must reach the others, which wait for it.
-                arguments = all_or_none(
-                    process_group, lambda: _read_arguments(options, command, function, stack)
-                )
-                result = function(**arguments, host=host, progress=leads)
+            result = function(**arguments, host=host, progress=leads)
+        if not options["dry_run"]:
             progress.report_end(result)
+        elif leads:
+            _tell("dry run: nothing is trained, and nothing is written")
 
 
 def _tell(line: str) -> None:
@@ -180,7 +185,7 @@ def _collect_files(options: ResolvedOptions, stack: ExitStack) -> tuple[str, ...
         return data
     from hermes.data import spool
 
-    folder = stack.enter_context(TemporaryDirectory(prefix="hermes-"))
+    folder = stack.enter_context(TemporaryFolder("input"))
     kept = str(spool(sys.stdin.buffer, folder, file_format=options["format"] or "txt"))
     return tuple(kept if name == "-" else name for name in data)
 
@@ -201,7 +206,7 @@ class RunProgress:
         """Say what is about to be trained, or that nothing is left to do."""
         self.run = run
         if not run.finished:
-            self.signals.polled = True
+            self.signals.grace, self.signals.words = FIRST_STEP_GRACE, STOPPING
             self.stop = self.crash_log.watch(self.signals.has_come)
         if not self.leads:
             return
@@ -215,11 +220,16 @@ class RunProgress:
         _tell(f"{words}; nothing is left to do")
 
     def should_stop(self) -> bool:
-        """Whether a signal came."""
-        return self.stop() if self.stop else self.signals.has_come()
+        """Whether a signal came; from the first call on, a step is done that should be saved."""
+        if self.stop is None:
+            return self.signals.has_come()
+        self.signals.grace = None
+        return self.stop()
 
     def report_end(self, result: "TrainResult") -> None:
         """Say how the run ended. Raises Interrupted where it was stopped."""
+        if not self.signals.has_come():
+            self.signals.grace, self.signals.words = GRACE, ""
         if self.run is None or self.run.finished:
             return
         if not result.finished and not self.leads:

@@ -1,0 +1,127 @@
+"""How much memory a model needs, and how much this machine has for one process."""
+
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermes.model_info.cost import MASTER, count_matmul_weights
+from hermes.numerics.lora import list_adapter_tensors, list_trainable
+from hermes.numerics.params import list_parameters
+from hermes.recipe import Recipe
+from hermes.spec import ModelSpec
+
+__all__ = ["HostMemory", "count_training_bytes", "read_host_memory"]
+
+UNLIMITED = 1 << 60
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Bytes of main memory. total: of the machine, container or limit; available: not in use."""
+
+    total: int
+    available: int
+
+
+def count_training_bytes(spec: ModelSpec, recipe: Recipe, precision: str) -> int:
+    """Count the bytes that training needs on all ranks of a copy together, without activations.
+
+    Master weights of all tensors, a gradient and two moments of the trained ones, and below float32
+    the matrices in that type. Two of the four are float64 where the precision is.
+    """
+    master = 2 * MASTER if precision == "float64" else MASTER
+    table = list_parameters(spec)
+    if recipe.lora:
+        table = {**table, **list_adapter_tensors(spec, recipe.lora)}
+    names = [*table, *(3 * list_trainable(spec, recipe))]
+    copies = 2 * count_matmul_weights(spec) if precision in ("bfloat16", "float16") else 0
+    return master * sum(table[name].size for name in names) + copies
+
+
+def read_host_memory() -> HostMemory | None:
+    """Read the memory of this machine, and of the container or limits that this process is in.
+
+    None where the system does not say.
+    """
+    found = _read_meminfo() or _read_pages()
+    if found is None:
+        return None
+    total, available = found
+    for limit, used in (*_read_cgroups(), _read_address_space()):
+        if 0 < limit < UNLIMITED:
+            total, available = min(total, limit), min(available, max(limit - used, 0))
+    return HostMemory(total, available)
+
+
+def _read_meminfo() -> tuple[int, int] | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        pairs = [line.split(":", 1) for line in lines]
+        kilobytes = {key: int(rest.split()[0]) for key, rest in pairs}
+        return 1024 * kilobytes["MemTotal"], 1024 * kilobytes["MemAvailable"]
+    except (OSError, ValueError, LookupError):
+        return None
+
+
+def _read_pages() -> tuple[int, int] | None:
+    """Total memory as on macOS, where what is in use is compressed or given back."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+    return total, total
+
+
+def _read_cgroups() -> list[tuple[int, int]]:
+    """The limit and use of each control group that this process is in, outermost last."""
+    try:
+        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in groups:
+        _, kinds, name = line.split(":", 2)
+        root = Path("/sys/fs/cgroup", "memory" if kinds else "")
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        names = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            if kinds
+            else ("memory.max", "memory.current")
+        )
+        for folder in (Path(name), *Path(name).parents):
+            limit, used = (_read_number(root / str(folder).lstrip("/") / one) for one in names)
+            # Pages of files can be given back, and count as use all the same.
+            cache = _read_statistic(root / str(folder).lstrip("/") / "memory.stat")
+            found.append((limit, max(used - cache, 0)))
+    return found
+
+
+def _read_number(path: Path) -> int:
+    """A number in a file; UNLIMITED where there is none."""
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return UNLIMITED
+
+
+def _read_statistic(path: Path) -> int:
+    try:
+        for line in path.read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(" ")
+            if name in ("inactive_file", "total_inactive_file"):
+                return int(value)
+    except (OSError, ValueError):
+        pass
+    return 0
+
+
+def _read_address_space() -> tuple[int, int]:
+    """The limit of `ulimit -v` and what of it is in use."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError):
+        pages = 0
+    return limit, pages * resource.getpagesize()

@@ -1,0 +1,36 @@
+"""What a long computation is doing, for whoever shows it: tokenizing, loading, evaluating.
+
+A function that may take seconds says so by `report_stage`; the program around it decides what to
+show, and shows nothing by default. The setting belongs to the caller's context, so that programs
+beside each other in one process do not mix.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+__all__ = ["ShowStage", "report_stage", "show_stages"]
+
+ShowStage = Callable[[str, int, int], None]
+
+
+def _show_nothing(what: str, done: int, total: int) -> None:
+    pass
+
+
+_SHOW: ContextVar[ShowStage] = ContextVar("show", default=_show_nothing)
+
+
+def report_stage(what: str, done: int = 0, total: int = 0) -> None:
+    """Say what begins or goes on, and how far it is; total 0 where nobody knows."""
+    _SHOW.get()(what, done, total)
+
+
+@contextmanager
+def show_stages(show: ShowStage) -> Iterator[None]:
+    """A block in which `show` is called with each stage."""
+    token = _SHOW.set(show)
+    try:
+        yield
+    finally:
+        _SHOW.reset(token)

@@ -1,0 +1,99 @@
+"""What is looked at before a run begins: memory for its model, and disk for its checkpoints."""
+
+from pathlib import Path
+
+from hermes.checkpoint import RetentionPolicy, count_checkpoint_bytes
+from hermes.errors import HermesError, StorageError
+from hermes.formatting import format_count, format_with_unit
+from hermes.model_info.memory import count_training_bytes, read_host_memory
+from hermes.recipe import Recipe
+from hermes.spec import ModelSpec
+from hermes.storage.durable import count_free_bytes
+from hermes.training.request import RunRequest
+
+__all__ = ["check_disk", "check_memory", "count_kept_checkpoints"]
+
+
+def check_memory(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> list[str]:
+    """Compare what training needs with what the device has. -> sentences for the user
+
+    Raises HermesError where it cannot fit, unless the request forces it.
+    """
+    rank_info = request.process_group.rank_info
+    ranks, here = rank_info.world_size, rank_info.local_world_size
+    precision = request.options.precision
+    copy = count_training_bytes(spec, recipe, precision)
+    if request.options.shard:
+        copy //= min(request.options.shard_group or ranks, ranks)
+    count = getattr(request.backend, "count_free_memory", None)
+    free = count(request.device) if count else None
+    where = f"{request.device} has"
+    needed = copy
+    if free is None:  # the device computes in main memory
+        memory = read_host_memory()
+        if memory is None:
+            return []
+        free, needed = memory.available, copy * here
+        where = f"of this machine's {format_with_unit(memory.total, 'B')}"
+    if needed <= free:
+        return []
+    who = f" in {format_count(here, 'processes', 'process')}" if needed > copy else ""
+    found = (
+        f"training {spec.name} needs {format_with_unit(needed, 'B')} of memory{who} besides its "
+        f"activations, and {where} {format_with_unit(free, 'B')} "
+        f"{'is free' if where.endswith('has') else 'is available'}"
+    )
+    if request.force:
+        return [found]
+    less = "" if recipe.lora else " --lora-rank to train adapters (finetune, sft, dpo),"
+    raise HermesError(
+        f"{found}; choose a smaller model,{less} --shard full over several devices, or --force to "
+        "try"
+    )
+
+
+def count_kept_checkpoints(keep: RetentionPolicy, step: int, total: int, every: int) -> int:
+    """The most checkpoints that are on disk at once of those that a run has yet to write.
+
+    step: steps done. total: of the run. every: steps between two saves, 0 for the last alone.
+    """
+    steps = {total, *(range(step - step % every + every, total + 1, every) if every else ())}
+    written = len({one for one in steps if one > step})
+    if keep.everything:
+        return written
+    last = 2 if keep.last is None else keep.last
+    kept = last + (keep.best is not None)
+    if keep.every is not None:
+        kept += len({one for one in steps if one > step and one % keep.every == 0})
+    return min(written, kept + 1)  # the newest is whole before an older one is deleted
+
+
+def check_disk(
+    request: RunRequest, spec: ModelSpec, recipe: Recipe, step: int, total: int
+) -> list[str]:
+    """Compare the space for a run's checkpoints with what is free. -> sentences for the user
+
+    step: steps done; total: of the run. Raises StorageError where they do not fit.
+    """
+    count = count_kept_checkpoints(request.keep, step, total, recipe.save_every)
+    one = count_checkpoint_bytes(spec, recipe, request.options.precision)
+    folder = _find_existing(request.output)
+    needed, free = count * one, count_free_bytes(folder)
+    if not count or free >= 2 * needed:
+        return []
+    found = (
+        f"{format_count(count, 'checkpoints')} of {format_with_unit(one, 'B')} "
+        f"{'needs' if count == 1 else 'need'} {format_with_unit(needed, 'B')}, and {folder} has "
+        f"{format_with_unit(free, 'B')} free"
+    )
+    if free >= needed or request.force:
+        return [found]
+    advice = "make room, choose another --output, "
+    advice += "or keep fewer by --keep-last" if count > 2 else "or a smaller model"
+    raise StorageError(f"{found}; {advice}")
+
+
+def _find_existing(path: Path) -> Path:
+    """The folder, or the nearest above it that exists."""
+    path = path.absolute()
+    return next(one for one in (path, *path.parents) if one.exists())

@@ -1,0 +1,161 @@
+"""Before a run: memory for its model, disk for its checkpoints, and a dry run."""
+
+import re
+
+import pytest
+
+from hermes import mal
+from hermes.checkpoint import RetentionPolicy, count_checkpoint_bytes, list_steps
+from hermes.errors import HermesError, StorageError, explain_exhaustion
+from hermes.model_info.cost import compute_cost
+from hermes.model_info.memory import HostMemory, count_training_bytes, read_host_memory
+from hermes.recipe import Lora, Recipe
+from hermes.training import preflight
+from hermes.training.preflight import count_kept_checkpoints
+from tests.training.support import SPEC
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """The memory of a machine, as given."""
+
+    def give(total, available):
+        monkeypatch.setattr(preflight, "read_host_memory", lambda: HostMemory(total, available))
+
+    return give
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """The free bytes of a disk, as given."""
+
+    def give(count):
+        monkeypatch.setattr(preflight, "count_free_bytes", lambda path: count)
+
+    return give
+
+
+def test_a_model_that_does_not_fit_is_refused_before_the_text_is_read(go, memory):
+    memory(24 * 10**9, 20 * 10**9)
+    with pytest.raises(HermesError) as refused:
+        go(spec="llama-7b", data="no-such-file.txt", device="cpu")
+    assert str(refused.value) == (
+        "training llama-7b needs 104 GB of memory besides its activations, and of this machine's "
+        "24.0 GB 20.0 GB is available; choose a smaller model, --lora-rank to train adapters "
+        "(finetune, sft, dpo), shard full over several devices, or force=True to try"
+    )
+    assert not (go.folder / "run").exists()
+
+
+def test_a_model_of_any_size_is_answered_at_once(go):
+    """4e12 parameters: nothing of that size is made to find out."""
+    huge = SPEC.replace("hidden_size: 16", "hidden_size: 1000000")
+    with pytest.raises(HermesError, match=r"^training little needs \S+ TB of memory besides"):
+        go(spec=huge, device="cpu")
+
+
+def test_force_tries_and_says_so(go, memory):
+    memory(10_000, 10_000)
+    result = go(max_steps=1, device="cpu", force=True)
+    assert any(note.startswith("training little needs ") for note in result.notes)
+
+
+def test_training_takes_what_info_says():
+    spec = mal.loads(SPEC)
+    known = compute_cost(spec).memory
+    for precision in ("float32", "bfloat16"):
+        assert count_training_bytes(spec, Recipe(), precision) == known[precision]["training"]
+    assert count_training_bytes(spec, Recipe(), "float64") == 2 * known["float32"]["training"]
+    adapters = count_training_bytes(spec, Recipe(lora=Lora(rank=1)), "float32")
+    assert known["float32"]["weights"] < adapters < known["float32"]["training"] / 2
+
+
+def test_this_machine_has_memory():
+    memory = read_host_memory()
+    assert 0 < memory.available <= memory.total
+
+
+def test_a_checkpoint_has_the_size_that_is_expected(go):
+    result = go(max_steps=1)
+    size = sum(path.stat().st_size for path in result.checkpoint.glob("*.safetensors"))
+    expected = count_checkpoint_bytes(mal.loads(SPEC.replace("300", "290")), Recipe())
+    assert size <= expected <= 1.2 * size
+
+
+@pytest.mark.parametrize(
+    ("keep", "every", "count"),
+    [
+        (RetentionPolicy(), 10, 10),
+        (RetentionPolicy(), 0, 1),
+        (RetentionPolicy(), 30, 4),  # 30, 60, 90, and the last
+        (RetentionPolicy(last=1), 10, 2),  # one is deleted once the next is whole
+        (RetentionPolicy(last=3), 10, 4),
+        (RetentionPolicy(last=50), 10, 10),
+        (RetentionPolicy(every=50), 10, 5),  # 50, 100, the newest two, and one being written
+        (RetentionPolicy(last=1, best="val_loss"), 10, 3),
+    ],
+)
+def test_retention_counts(keep, every, count):
+    assert count_kept_checkpoints(keep, 0, 100, every) == count
+    assert count_kept_checkpoints(keep, 100, 100, every) == 0
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_said_before_training(go, free):
+    one = count_checkpoint_bytes(mal.loads(SPEC.replace("300", "290")), Recipe())
+    options = {"save_every": 2, "max_steps": 12}
+    free(6 * one - 1)
+    with pytest.raises(StorageError) as refused:
+        go("refused", **options)
+    size = r"\S+ kB"
+    assert re.fullmatch(
+        rf"6 checkpoints of {size} need {size}, and {re.escape(str(go.folder))}/refused has {size} "
+        "free; make room, choose another output, or keep fewer by keep_last",
+        str(refused.value),
+    ), refused.value
+    assert not (go.folder / "refused").exists()
+    free(6 * one)
+    warned = go("warned", **options)
+    assert any(note.startswith("6 checkpoints of ") for note in warned.notes)
+    free(12 * one)
+    assert not any("checkpoints of" in note for note in go("room", **options).notes)
+    free(4 * one)
+    assert go("few", keep_last=1, **options).steps == 12
+
+
+def test_a_dry_run_checks_everything_and_writes_nothing(go):
+    result = go(dry_run=True)
+    assert (result.steps, result.finished) == (0, True)
+    assert not (go.folder / "run").exists()
+    with pytest.raises(HermesError, match=r"^seq_len is 64, more than"):
+        go(dry_run=True, seq_len=64)
+    go(max_steps=1)
+    before = sorted(path.name for path in (go.folder / "run").iterdir())
+    go(max_steps=9, resume=True, dry_run=True)
+    assert sorted(path.name for path in (go.folder / "run").iterdir()) == before
+    assert [step for step, _ in list_steps(go.folder / "run")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory; free some,"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate"),
+            "out of memory ([enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory (CUDA out"),
+        (RuntimeError("[malloc] Unable to allocate 8 bytes."), "out of memory ([malloc] Unable"),
+        (RuntimeError("can't start new thread"), "no further thread can be started (can't start"),
+        (ImportError("libmlx.so: failed to map segment from shared object"), "out of memory (lib"),
+        (OSError(12, "Cannot allocate memory"), "out of memory ([Errno 12] Cannot allocate"),
+    ],
+)
+def test_what_ran_out_is_one_sentence(error, said):
+    told = explain_exhaustion(error)
+    assert told.startswith(said)
+    assert "\n" not in told
+
+
+def test_other_errors_are_not_taken_for_it():
+    for error in (RuntimeError("shape"), ImportError("no module named x"), ValueError("memory")):
+        assert explain_exhaustion(error) is None
