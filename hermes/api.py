@@ -14,7 +14,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from hermes import mal
 from hermes.arguments import Call, convert_arguments
-from hermes.data import expand_paths, read_documents
+from hermes.data import read_documents
+from hermes.data.bad_records import BadRecords
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, Interrupted
 from hermes.finetuning.options import make_text_request
@@ -27,7 +28,12 @@ from hermes.training.events import Event
 from hermes.training.host import RunHost, join_host
 from hermes.training.interrupts import DeferredInterrupt
 from hermes.training.new_tokenizer import choose_tokenizer, save_new_tokenizer
-from hermes.training.options import make_request, read_recipe_fields
+from hermes.training.options import (
+    list_names,
+    make_data_options,
+    make_request,
+    read_recipe_fields,
+)
 from hermes.training.progress_bar import open_progress
 from hermes.training.request import RunRequest
 from hermes.training.result import ResultCollector, TrainResult
@@ -105,15 +111,27 @@ def train_tokenizer(
     fold_ascii: bool = False,
     text_field: str = "text",
     file_format: str | None = None,
+    documents: str = "file",
+    no_header: bool = False,
+    skip_bad_records: bool = False,
+    max_bad_records: float = 0.01,
     special_tokens: Sequence[str] = SPECIAL_TOKENS,
 ) -> Tokenizer:
-    """Train a byte-level BPE tokenizer on files of text (.txt, .jsonl, .json, .csv).
+    """Train a byte-level BPE tokenizer on files of text, in any form that `train` reads.
 
     preset: how text is split before merging, 'gpt-2', 'llama-bpe' or 'qwen2'. special_tokens: the
     names of all of them. Raises DataError.
     """
     values = convert_arguments(train_tokenizer, locals())
-    found = read_documents(expand_paths(inputs), text_field=text_field, file_format=file_format)
+    bad = BadRecords(values["max_bad_records"]) if skip_bad_records else None
+    found = read_documents(
+        inputs,
+        text_field=text_field,
+        file_format=file_format,
+        documents=documents,
+        no_header=no_header,
+        bad=bad,
+    )
     return learn_tokenizer(
         (document.text for document in found),
         vocab_size=values["vocab_size"],
@@ -132,6 +150,13 @@ def train(
     *,
     text_field: str = "text",
     format: str | None = None,
+    documents: str = "file",
+    no_header: bool = False,
+    skip_bad_records: bool = False,
+    max_bad_records: float = 0.01,
+    cache_dir: str | Path | None = None,
+    val_data: str | Path | Sequence[str | Path] = (),
+    document_mask: bool = False,
     tokenizer: Tokenizer | str | Path | None = None,
     train_tokenizer: bool = False,
     vocab_size: int = 32_000,
@@ -139,6 +164,7 @@ def train(
     output: str | Path = "checkpoints",
     resume: bool = False,
     allow_batch_change: bool = False,
+    allow_data_change: bool = False,
     lr: float = 3e-4,
     batch_size: int = 32,
     grad_accum: int = 1,
@@ -180,15 +206,20 @@ def train(
 ) -> TrainResult:
     """Train a model from scratch, or resume the run in `output`.
 
-    model: a bundled name, a MAL file or text, or a ModelSpec. data: files, folders or patterns of
-    text (.txt, .jsonl, .json, .csv), `format` instead of a file's ending, `text_field` the field
-    that holds the text. tokenizer: a Tokenizer, a tokenizer.json, a folder or hf://OWNER/REPO;
-    train_tokenizer: train one of vocab_size on the data first, and save it where `tokenizer` says.
-    checkpoint: start from it as `finetune` does.
+    model: a bundled name, a MAL file or text, or a ModelSpec. data: files, folders, patterns or
+    addresses of text (.txt, .jsonl, .json, .csv, .tsv, .parquet, also compressed), `format` instead
+    of a file's ending, `text_field` the field that holds the text; or token files (.bin), or a
+    folder that `prepare` made. documents: what is one of plain text: 'file', 'lines' or
+    'blank-line'. no_header: a document is a row of .csv or .tsv, its cells joined.
+    skip_bad_records: leave them out, up to the share max_bad_records. cache_dir: where the tokens
+    of text are kept for the next start. val_data: validation text of its own. document_mask:
+    attention and positions stay inside each document. tokenizer: a Tokenizer, a tokenizer.json, a
+    folder or hf://OWNER/REPO; train_tokenizer: train one of vocab_size on the data first, and save
+    it where `tokenizer` says. checkpoint: start from it as `finetune` does.
 
     resume: continue the run in `output`, or start it. Arguments that are left out are then the
     run's own; others must not make it another run. allow_batch_change lets steps take another
-    number of samples.
+    number of samples, and allow_data_change other data.
 
     lr to freeze: fields of `hermes.Recipe`; optimizer: all of AdamW's settings at once. log_every:
     None for every step, or every tenth of a run of 10,000 and more. keep_last, keep_every,
@@ -233,7 +264,8 @@ def _make_train_request(call: Call, host: RunHost) -> RunRequest:
         read_recipe_fields(call),
         spec=spec,
         tokenizer=choose_tokenizer(call, host, resuming),
-        text_field=call["text_field"],
+        data_options=make_data_options(call, host),
+        validation=list_names(call["val_data"]),
     )
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.arguments import convert_arguments
-from hermes.data import read_documents, tokenize
+from hermes.data import TextFormat
+from hermes.data.loading import DataOptions, load_tokens
 from hermes.errors import HermesError
 from hermes.evaluation.perplexity import evaluate_perplexity, make_windows
 from hermes.finetuning.base_model import open_base_model
@@ -54,6 +55,11 @@ def evaluate(
     tokenizer: str | Path | Tokenizer | None = None,
     text_field: str = "text",
     format: str | None = None,
+    documents: str = "file",
+    no_header: bool = False,
+    skip_bad_records: bool = False,
+    max_bad_records: float = 0.01,
+    cache_dir: str | Path | None = None,
     seq_len: int | None = None,
     batch_size: int = 32,
     backend: str = "auto",
@@ -62,7 +68,7 @@ def evaluate(
 ) -> EvalResult:
     """The loss, perplexity and bits per byte of a model on a text.
 
-    checkpoint, config, tokenizer: as in `load`. data: files, folders or patterns of text. seq_len:
+    checkpoint, config, tokenizer: as in `load`. data to cache_dir: as in `train`. seq_len:
     tokens per row, None for the run's, else 256 or the model's max_seq_len. Raises HermesError of
     every kind.
     """
@@ -71,16 +77,21 @@ def evaluate(
     if not names:
         raise HermesError("no data: give data=FILE, a folder or a list of files")
     model = load(checkpoint, backend, device, precision, config=config, tokenizer=tokenizer)
-    texts = read_documents(names, text_field=text_field, file_format=format)
-    with tokenize(texts, model.tokenizer) as stream:
+    options = DataOptions(
+        TextFormat(text_field, format, documents, no_header),
+        a["max_bad_records"] if skip_bad_records else None,
+        Path(cache_dir) if cache_dir else None,
+    )
+    with load_tokens(names, model.tokenizer, options) as stream:
+        tokens = stream.tokens[:]
         found = evaluate_perplexity(
             model.backend_model,
             make_windows(
-                stream.tokens,
+                tokens,
                 _find_seq_len(model) if a["seq_len"] is None else a["seq_len"],
                 a["batch_size"],
             ),
-            int(model.tokenizer.byte_lengths[stream.tokens[1:]].sum()),
+            int(model.tokenizer.byte_lengths[tokens[1:]].sum()),
         )
     assert found is not None, "nothing stops it"
     return EvalResult(found.loss, found.perplexity, found.bits_per_byte, found.tokens)

@@ -3,7 +3,7 @@
 from hermes.errors import DataError
 from hermes.formatting import format_count
 
-__all__ = ["LISTED", "MAX_BAD_RECORDS", "BadRecords", "reject"]
+__all__ = ["LISTED", "MAX_BAD_RECORDS", "BadRecords", "skip_or_raise"]
 
 MAX_BAD_RECORDS = 0.01
 LISTED = 10
@@ -51,7 +51,7 @@ class BadRecords:
         return [f"left out {format_count(self.bad, 'bad records')}{more}:", *self.first]
 
 
-def reject(error: DataError, bad: BadRecords | None) -> None:
+def skip_or_raise(error: DataError, bad: BadRecords | None) -> None:
     """Leave a record out where bad ones are counted; else raise its error."""
     if bad is None:
         raise error

@@ -1,5 +1,6 @@
 """The dataset protocol: numbered samples, drawn as the batches of optimizer steps."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from hermes.data.order import Cursor
 from hermes.interface import Batch
 
-__all__ = ["Dataset", "TokenSource"]
+__all__ = ["Dataset", "JoinedSource", "TokenSource", "UpdateLayout"]
 
 
 class Dataset(Protocol):
@@ -60,6 +61,28 @@ class TokenSource(Protocol):
     def close(self) -> None:
         """Release the tokens, deleting temporary files."""
         ...
+
+
+@dataclass(frozen=True)
+class JoinedSource:
+    """Tokens to train on with held-out tokens of their own; the fingerprint is of both."""
+
+    train: TokenSource
+    validation: TokenSource
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of both: equal fingerprints mean equal data."""
+        both = self.train.fingerprint + self.validation.fingerprint
+        return hashlib.sha256(both.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.train)
+
+    def close(self) -> None:
+        """Release both."""
+        self.train.close()
+        self.validation.close()
 
 
 @dataclass(frozen=True)

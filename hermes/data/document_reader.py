@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from hermes.data.bad_records import BadRecords, reject
+from hermes.data.bad_records import BadRecords, skip_or_raise
 from hermes.data.files import (
     FORMATS,
     STANDARD_INPUT,
@@ -147,7 +147,7 @@ def read_file(
         try:
             text = _read_text(record, field)
         except DataError as error:
-            reject(error, bad)
+            skip_or_raise(error, bad)
             continue
         if bad is not None:
             bad.good += 1
@@ -168,7 +168,7 @@ def _read_txt(
             try:
                 _require_characters(text, f"{name}:{line}")
             except DataError as error:
-                reject(error, bad)
+                skip_or_raise(error, bad)
                 continue
             if bad is not None:
                 bad.good += 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hermes.data.bad_records import BadRecords, reject
+from hermes.data.bad_records import BadRecords, skip_or_raise
 from hermes.data.files import (
     STANDARD_INPUT,
     Paths,
@@ -109,7 +109,7 @@ def _read_jsonl(parts: Iterator[str], name: str, bad: BadRecords | None) -> Iter
         try:
             value = _parse_json(line, name, number, "one JSON value a line is needed")
         except DataError as error:
-            reject(error, bad)
+            skip_or_raise(error, bad)
         else:
             yield Record(value, f"{name}:{number}", number)
 
@@ -162,7 +162,7 @@ def _name_cells(
             f"{name}:{line}: {len(row)} fields where the header has {len(names)}; quote fields "
             "that have commas or line ends in them"
         )
-        reject(error, bad)
+        skip_or_raise(error, bad)
 
 
 def _join_cells(rows: Iterator[tuple[int, list[str]]], name: str) -> Iterator[Record]:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.data.document_reader import Document
+from hermes.data.progress import PreparationProgress, Watch, ignore_progress
+from hermes.data.token_shards import TokenShards
 from hermes.errors import DataError, StorageError
 
 if TYPE_CHECKING:
@@ -31,14 +33,17 @@ class TokenStream:
     text_bytes: of the text in UTF-8. largest: the largest id. fingerprint: SHA-256 over the
     tokenizer's fingerprint and the ids; equal fingerprints mean equal data. folder: where other
     processes can `open` the stream; a temporary folder is deleted by `close`, or with the object.
+    sources: how many files it was read from, 0 if unknown. notes: sentences for the user.
     """
 
-    tokens: NDArray[np.unsignedinteger]
+    tokens: "NDArray[np.unsignedinteger] | TokenShards"
     documents: int
     text_bytes: int
     largest: int
     fingerprint: str
     folder: Path | None = None
+    sources: int = 0
+    notes: tuple[str, ...] = ()
     _temporary: tempfile.TemporaryDirectory[str] | None = field(
         default=None, repr=False, compare=False
     )
@@ -95,13 +100,14 @@ def tokenize(
     tokenizer: "Tokenizer",
     *,
     directory: str | Path | None = None,
+    watch: Watch = ignore_progress,
 ) -> TokenStream:
     """Encode documents into a temporary file, 2 bytes per token (4 with more than 65,536 ids).
 
     Names of special tokens in the text are encoded as text. The pieces of a long document are
     encoded separately; `hermes.tokenizer.bytelevel.split_text` cuts them where that does not change
-    tokens. directory: where the file is put; None for the system's temporary folder. Holds some
-    megabytes of text in memory. Raises DataError, StorageError.
+    tokens. directory: where the file is put; None for the system's temporary folder. watch: told
+    how far it is. Holds some megabytes of text in memory. Raises DataError, StorageError.
     """
     if tokenizer.eos_id is None:
         raise DataError(
@@ -115,7 +121,7 @@ def tokenize(
     folder = Path(temporary.name)
     try:
         with open(folder / TOKENS, "wb") as file:
-            facts = _write(documents, tokenizer, tokenizer.eos_id, file)
+            facts = _write(documents, tokenizer, tokenizer.eos_id, file, watch)
         (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         stream = TokenStream.open(folder)
     except BaseException as error:
@@ -127,11 +133,16 @@ def tokenize(
 
 
 def _write(
-    documents: Iterable[Document], tokenizer: "Tokenizer", eos: int, file: BinaryIO
+    documents: Iterable[Document],
+    tokenizer: "Tokenizer",
+    eos: int,
+    file: BinaryIO,
+    watch: Watch = ignore_progress,
 ) -> dict[str, Any]:
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     tokens = num_documents = text_bytes = largest = 0
+    progress = PreparationProgress()
     for batch in _group_documents(documents):
         encoded = tokenizer.encode_batch([document.text for document in batch])
         for document, ids in zip(batch, encoded, strict=True):
@@ -144,6 +155,8 @@ def _write(
         largest = max(largest, int(ids_of_batch.max(initial=0)))
         digest.update(ids_of_batch.tobytes())
         file.write(ids_of_batch.tobytes())
+        progress.read, progress.documents, progress.tokens = text_bytes, num_documents, tokens
+        watch(progress)
     if not tokens:
         raise DataError("there is no text to tokenize; give files that have some")
     return {

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hermes.options.option import Argument, CommandOptions, Overrides
-from hermes.options.training_commands import TEXT_FILES
+from hermes.options.training_commands import TEXT, TEXT_FILES
 
 __all__ = ["MODEL_COMMANDS"]
 
@@ -52,13 +52,12 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         grouped=True,
     ),
     "eval": CommandOptions(
-        (*_LOADED, "data", "text_field", "format", "seq_len", "batch_size", "json", *_DEVICE),
+        (*_LOADED, "data", *TEXT, "cache_dir", "seq_len", "batch_size", "json", *_DEVICE),
         (TEXT_FILES,),
         overrides=_LOADING
         | {
             "data": {
-                "help": "Text to evaluate on: .txt, .jsonl, .json or .csv files, folders or glob "
-                "patterns; repeatable",
+                "help": "Text to evaluate on, in any form that hermes train takes; repeatable",
             },
             "seq_len": {
                 "group": "Data",

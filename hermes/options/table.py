@@ -13,8 +13,8 @@ FLOAT_TYPES = ("float32", "bfloat16", "float16")
 OTHER_OPTIONS = (
     Option("input", short="-i", multiple=True, metavar="FILE", parameter="inputs",
            default_text="standard input",
-           help="Training text: .txt, .jsonl, .json or .csv files, folders or glob patterns; "
-           "repeatable"),
+           help="Training text: .txt, .jsonl, .json, .csv, .tsv or .parquet files, also "
+           "compressed, folders, glob patterns or addresses; repeatable"),
     Option("preset", default="gpt-2", choices=("gpt-2", "llama-bpe", "qwen2"),
            help="Pre-tokenization: the pattern that splits text before merges are learned"),
     Option("nfc", type=bool, default=False, help="Normalize text to Unicode NFC"),
@@ -22,6 +22,17 @@ OTHER_OPTIONS = (
            help="Replace accented Latin letters, ligatures and typographic punctuation by ASCII"),
     Option("special_token", multiple=True, metavar="NAME", parameter="special_tokens",
            help="Additional special token, such as '<|eot_id|>' of a chat template; repeatable"),
+
+    Option("workers", type=int, default_text="all cores of one process",
+           help="Number of processes that tokenize, on a core each"),
+    Option("shard_size", type=int, default=100_000_000, metavar="BYTES",
+           help="Text per shard, in bytes of UTF-8"),
+    Option("part", metavar="I/N",
+           help="Do only part I of N, as one of an array of jobs on the same --output"),
+    Option("document", type=int, default=0, metavar="N",
+           help="Number of the document, from 0"),
+    Option("merge", type=bool, default=False,
+           help="Write the manifest of --output, once all of its parts are done"),
 
     Option("prompt", short="-p", default="", metavar="TEXT", group="Sampling",
            help="Text to continue; - reads it from standard input"),

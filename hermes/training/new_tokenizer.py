@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from hermes.arguments import Call
-from hermes.data import expand_paths, read_documents
+from hermes.data import read_documents
+from hermes.data.bad_records import BadRecords
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError
 from hermes.interop.hub import load_tokenizer
 from hermes.tokenizer import Tokenizer, train_tokenizer
 from hermes.training.host import RunHost
-from hermes.training.options import list_files
+from hermes.training.options import list_files, make_text_format
 
 __all__ = ["choose_tokenizer", "save_new_tokenizer"]
 
@@ -36,9 +37,8 @@ def choose_tokenizer(call: Call, host: RunHost, resuming: bool) -> Tokenizer | N
 
 def _train(call: Call, host: RunHost) -> Tokenizer:
     host.tell("training a tokenizer on the data")
-    found = read_documents(
-        expand_paths(list_files(call)), text_field=call["text_field"], file_format=call["format"]
-    )
+    bad = BadRecords(call["max_bad_records"]) if call["skip_bad_records"] else None
+    found = read_documents(list_files(call), **vars(make_text_format(call)), bad=bad)
     made = train_tokenizer((document.text for document in found), vocab_size=call["vocab_size"])
     for warning in made.training.warnings if made.training else ():
         host.tell(f"Warning: {warning}")

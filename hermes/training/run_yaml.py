@@ -48,6 +48,7 @@ OPTIONS = (
     "optimizer.weight_decay",
     "seed",
     "val_fraction",
+    "document_mask",
     "eval_every",
     "save_every",
     "freeze_layers",

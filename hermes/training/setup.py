@@ -9,7 +9,9 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from hermes.data import TextDataset, TokenStream, read_documents, tokenize
+from hermes.data import TextDataset, TokenStream
+from hermes.data.dataset import JoinedSource
+from hermes.data.loading import load_tokens
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError, suggest_nearest
@@ -127,25 +129,36 @@ def _make_text_data(
     request: RunRequest, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe
 ) -> TrainingData:
     """The request's text in windows of seq_len."""
-    texts = read_documents(
-        request.data, text_field=request.text_field, file_format=request.file_format
-    )
-    stream = _tokenize_once_per_machine(request.process_group, lambda: tokenize(texts, tokenizer))
+    group = request.process_group
+
+    def load(names: tuple[str, ...]) -> TokenStream:
+        return _tokenize_once_per_machine(
+            group, lambda: load_tokens(names, tokenizer, request.data_options)
+        )
+
+    stream, validation = load(request.data), None
     try:
+        validation = load(request.validation) if request.validation else None
         dataset = TextDataset(
             stream,
             seq_len=recipe.seq_len,
             vocab_size=spec.vocab_size,
             seed=recipe.seed,
             val_fraction=recipe.val_fraction,
+            validation=validation,
+            document_mask=recipe.document_mask,
+            eos_id=tokenizer.eos_id,
         )
     except BaseException:
         stream.close()
+        if validation is not None:
+            validation.close()
         raise
     evaluate = make_perplexity_evaluation(
         dataset, tokenizer, recipe.batch_size, request.process_group
     )
-    return TrainingData(stream, dataset, evaluate)
+    tokens = stream if validation is None else JoinedSource(stream, validation)
+    return TrainingData(tokens, dataset, evaluate, notes=stream.notes, files=stream.sources)
 
 
 def _tokenize_once_per_machine(
