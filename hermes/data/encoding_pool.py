@@ -118,7 +118,19 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"},
             start_new_session=True,  # Ctrl-C is for this process, which then ends the worker
         )
-        self._send([tokenizer_json])
+        try:
+            self._send([tokenizer_json])
+        except OSError:
+            raise self._explain_end() from None
+
+    def _explain_end(self) -> HermesError:
+        """The error about a process that ended before its time."""
+        code = self._process.wait()
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return HermesError(
+            f"a process that encodes text ended with {how}; memory may be short: give fewer "
+            "--workers"
+        )
 
     def _send(self, texts: Sequence[str]) -> None:
         encoded = [text.encode() for text in texts]
@@ -135,12 +147,7 @@ class _Worker:
             lengths = np.frombuffer(_read_exactly(self._process.stdout, 8 * len(texts)), "<u8")
             data = _read_exactly(self._process.stdout, 4 * int(lengths.sum()))
         except (EOFError, OSError):
-            code = self._process.wait()
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            raise HermesError(
-                f"a process that encodes text ended with {how}; memory may be short: give fewer "
-                "--workers"
-            ) from None
+            raise self._explain_end() from None
         ids = np.frombuffer(data, "<u4")
         ends = np.cumsum(lengths).tolist()
         return [ids[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -166,10 +166,10 @@ def _open_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -
                 f"{folder} is not empty ({sorted(others)[0]}) and no preparation was begun in it; "
                 "choose another --output"
             )
-        tokenizer.save(folder / TOKENIZER)
         write_atomically(folder / PLAN, text, disk=disk)
     elif begun != text:
         raise DataError(describe_difference(begun, text, folder))
+    tokenizer.save(folder / TOKENIZER)
     return False
 
 
