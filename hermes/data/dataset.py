@@ -65,24 +65,28 @@ class TokenSource(Protocol):
 
 @dataclass(frozen=True)
 class JoinedSource:
-    """Tokens to train on with held-out tokens of their own; the fingerprint is of both."""
+    """Several sources of a run; the fingerprint is of all and of how they are joined.
 
-    train: TokenSource
-    validation: TokenSource
+    held_out: for validation alone; its tokens are not counted.
+    """
+
+    trained: tuple[TokenSource, ...]
+    held_out: tuple[TokenSource, ...] = ()
+    how: str = ""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of both: equal fingerprints mean equal data."""
-        both = self.train.fingerprint + self.validation.fingerprint
-        return hashlib.sha256(both.encode()).hexdigest()
+        """A hash of all: equal fingerprints mean equal data."""
+        parts = [one.fingerprint for one in (*self.trained, *self.held_out)]
+        return hashlib.sha256("".join([*parts, self.how]).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self.train)
+        return sum(map(len, self.trained))
 
     def close(self) -> None:
-        """Release both."""
-        self.train.close()
-        self.validation.close()
+        """Release all."""
+        for one in (*self.trained, *self.held_out):
+            one.close()
 
 
 @dataclass(frozen=True)

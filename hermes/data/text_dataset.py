@@ -11,7 +11,7 @@ from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError
 from hermes.interface import IGNORE, Batch, LossCounts
 
-__all__ = ["TextDataset"]
+__all__ = ["TextDataset", "make_text_batch"]
 
 
 class TextDataset:
@@ -45,7 +45,7 @@ class TextDataset:
         self.stream, self.validation = stream, validation or stream
         self.seq_len = seq_len
         self.seed = seed
-        self._eos = eos_id if document_mask else None
+        self.mask_id = eos_id if document_mask else None
         self.train, self.held_out = split_windows(len(stream), val_fraction, seq_len)
         if validation is not None:
             if val_fraction:
@@ -91,9 +91,9 @@ class TextDataset:
         """
         first = self.held_out.start * self.seq_len + 1
         targets = self.validation.tokens[first : first + len(self.held_out) * self.seq_len]
-        if self._eos is not None:
+        if self.mask_id is not None:
             inputs = self.validation.tokens[first - 1 : first - 1 + len(targets)]
-            targets = targets[inputs != self._eos]
+            targets = targets[inputs != self.mask_id]
         counts = np.bincount(targets, minlength=len(byte_lengths))
         return int(counts @ np.asarray(byte_lengths, np.int64))
 
@@ -107,18 +107,33 @@ class TextDataset:
         world_size: int,
     ) -> Batch:
         layout = UpdateLayout.build(len(taken), micro_batch, accum, rank, world_size)
-        rows, real = layout.rows, layout.real  # (A, B)
-        starts = taken[np.where(real, rows, 0)] * self.seq_len
-        windows = stream.tokens[starts[..., None] + np.arange(self.seq_len + 1)]
-        windows = windows.astype(np.int32)  # (A, B, T + 1)
-        targets = np.where(real[..., None], windows[..., 1:], IGNORE).astype(np.int32)
-        tokens = np.where(real[..., None], windows[..., :-1], 0).astype(np.int32)
-        numbers = rows.astype(np.uint32)
-        if self._eos is None:
-            count = len(taken) * self.seq_len
-            return Batch(tokens, targets, numbers, global_counts=LossCounts(count, count))
-        # An end of text is the last token of its document, so what follows it is not its target.
-        ends = tokens == self._eos
-        targets = np.where(ends, IGNORE, targets).astype(np.int32)
-        segments = (np.cumsum(ends, axis=-1) - ends).astype(np.int32)
-        return Batch(tokens, targets, numbers, segments)
+        windows = self.read_windows(taken[np.where(layout.real, layout.rows, 0)], stream)
+        return make_text_batch(windows, layout, len(taken), self.mask_id)
+
+    def read_windows(
+        self, numbers: NDArray[np.int64], stream: TokenStream | None = None
+    ) -> NDArray[np.int32]:
+        """Read windows of a stream, of the one to train on if None. (...) -> (..., T + 1)"""
+        index = numbers[..., None] * self.seq_len + np.arange(self.seq_len + 1)
+        return (stream or self.stream).tokens[index].astype(np.int32)
+
+
+def make_text_batch(
+    windows: NDArray[np.int32], layout: UpdateLayout, samples: int, mask_id: int | None
+) -> Batch:
+    """Make a batch of windows (A, B, T + 1); rows without a sample have no targets.
+
+    mask_id: the token that ends a document, where attention stays inside each; else None.
+    """
+    real = layout.real[..., None]
+    targets = np.where(real, windows[..., 1:], IGNORE).astype(np.int32)
+    tokens = np.where(real, windows[..., :-1], 0).astype(np.int32)
+    numbers = layout.rows.astype(np.uint32)
+    if mask_id is None:
+        count = samples * tokens.shape[-1]
+        return Batch(tokens, targets, numbers, global_counts=LossCounts(count, count))
+    # An end of text is the last token of its document, so what follows it is not its target.
+    ends = tokens == mask_id
+    targets = np.where(ends, IGNORE, targets).astype(np.int32)
+    segments = (np.cumsum(ends, axis=-1) - ends).astype(np.int32)
+    return Batch(tokens, targets, numbers, segments)

@@ -18,7 +18,7 @@ def _make_data_options() -> tuple[Option, ...]:
                default_text="standard input",
                help="Training text: .txt, .jsonl, .json, .csv, .tsv or .parquet files, also "
                "compressed, folders, glob patterns, addresses, token files (.bin) or a folder of "
-               "hermes prepare; repeatable"),
+               "hermes prepare; NAME:0.7 with each gives it a share of the samples; repeatable"),
         Option("text_field", default="text", metavar="NAME", group=text,
                help="JSON field or CSV column that holds the text"),
         Option("format", choices=("txt", "jsonl", "json", "csv", "tsv", "parquet"), group=text,

@@ -5,6 +5,7 @@ from pathlib import Path
 from hermes.arguments import Call
 from hermes.data import read_documents
 from hermes.data.bad_records import BadRecords
+from hermes.data.mixture import strip_weights
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError
 from hermes.interop.hub import load_tokenizer
@@ -38,7 +39,7 @@ def choose_tokenizer(call: Call, host: RunHost, resuming: bool) -> Tokenizer | N
 def _train(call: Call, host: RunHost) -> Tokenizer:
     host.tell("training a tokenizer on the data")
     bad = BadRecords(call["max_bad_records"]) if call["skip_bad_records"] else None
-    found = read_documents(list_files(call), **vars(make_text_format(call)), bad=bad)
+    found = read_documents(strip_weights(list_files(call)), **vars(make_text_format(call)), bad=bad)
     made = train_tokenizer((document.text for document in found), vocab_size=call["vocab_size"])
     for warning in made.training.warnings if made.training else ():
         host.tell(f"Warning: {warning}")

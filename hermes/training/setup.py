@@ -4,16 +4,9 @@ Everything that can be refused is looked at here; nothing is written.
 """
 
 import dataclasses
-import json
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hermes.data import TextDataset, TokenStream
-from hermes.data.dataset import JoinedSource
-from hermes.data.loading import load_tokens
-from hermes.distributed.agreement import all_or_none
-from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError, suggest_nearest
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.params import list_parameters
@@ -24,7 +17,8 @@ from hermes.training.batch_split import split_batch
 from hermes.training.events import Position
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.schedule import count_steps, warn_repeated_samples
-from hermes.training.training_data import TrainingData, make_perplexity_evaluation
+from hermes.training.text_data import make_text_data
+from hermes.training.training_data import TrainingData
 
 __all__ = [
     "check_best_metric",
@@ -115,7 +109,7 @@ def make_training_data(
     """The request's training data, closed again where the block fails. Raises DataError."""
     make = request.make_data
     if make is None:
-        data = _make_text_data(request, spec, tokenizer, recipe)
+        data = make_text_data(request, spec, tokenizer, recipe)
     else:
         data = make(spec, tokenizer, recipe, request.process_group)
     try:
@@ -123,61 +117,6 @@ def make_training_data(
     except BaseException:
         data.tokens.close()
         raise
-
-
-def _make_text_data(
-    request: RunRequest, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe
-) -> TrainingData:
-    """The request's text in windows of seq_len."""
-    group = request.process_group
-
-    def load(names: tuple[str, ...]) -> TokenStream:
-        return _tokenize_once_per_machine(
-            group, lambda: load_tokens(names, tokenizer, request.data_options)
-        )
-
-    stream, validation = load(request.data), None
-    try:
-        validation = load(request.validation) if request.validation else None
-        dataset = TextDataset(
-            stream,
-            seq_len=recipe.seq_len,
-            vocab_size=spec.vocab_size,
-            seed=recipe.seed,
-            val_fraction=recipe.val_fraction,
-            validation=validation,
-            document_mask=recipe.document_mask,
-            eos_id=tokenizer.eos_id,
-        )
-    except BaseException:
-        stream.close()
-        if validation is not None:
-            validation.close()
-        raise
-    evaluate = make_perplexity_evaluation(
-        dataset, tokenizer, recipe.batch_size, request.process_group
-    )
-    tokens = stream if validation is None else JoinedSource(stream, validation)
-    return TrainingData(tokens, dataset, evaluate, notes=stream.notes, files=stream.sources)
-
-
-def _tokenize_once_per_machine(
-    process_group: ProcessGroup, make: Callable[[], TokenStream]
-) -> TokenStream:
-    """The tokens, made by one rank of each machine and opened from its files by the others there.
-
-    Raises what `make` raises, in all ranks.
-    """
-    rank_info = process_group.rank_info
-    if rank_info.world_size == 1:
-        return make()
-    host = socket.gethostname()
-    made = all_or_none(process_group, lambda: make() if rank_info.local_rank == 0 else None)
-    folder = "" if made is None else str(made.folder)
-    told = [json.loads(text) for text in process_group.all_gather_text(json.dumps([host, folder]))]
-    if made is not None:
-        return made
-    return TokenStream.open(next(path for where, path in told if where == host and path))
 
 
 def check_best_metric(metric: str | None, data: TrainingData, recipe: Recipe) -> list[str]:

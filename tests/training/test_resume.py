@@ -133,6 +133,22 @@ def test_a_run_does_not_go_on_with_other_data(go, tmp_path):
         go(max_steps=4, resume=True, data=other)
 
 
+def test_a_mixture_is_resumed_where_it_stopped(go, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(SENTENCE * 90, encoding="utf-8")
+    corpus, _ = go.corpus
+    options = {"data": [f"{corpus}:3", f"{other}:1"], "val_fraction": 0.1}
+    whole = go("whole", **options)
+    assert any(note.startswith(f"{other}: 25.0% of the samples, ") for note in whole.notes)
+    go("parts", **options, stop_at=5)
+    go("parts", **options, resume=True, batch_size=2, grad_accum=2)
+    one, two = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    for step, loss in one.items():
+        assert two[step] == pytest.approx(loss, abs=2e-5)
+    with pytest.raises(HermesError, match="resume with the data that the run began with"):
+        go("parts", **options | {"data": [f"{corpus}:2", f"{other}:2"]}, resume=True, max_steps=13)
+
+
 def test_other_data_is_taken_from_its_beginning_where_that_is_allowed(go, tmp_path):
     go(max_steps=2)
     other = tmp_path / "other.txt"
