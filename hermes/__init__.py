@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hermes.api import backend, load_spec, train, train_tokenizer
-    from hermes.api_data import PrepareResult, ShownDocument, prepare, show_document, verify_data
+    from hermes.api_data import (
+        PrepareResult,
+        ShownDocument,
+        check_data,
+        prepare,
+        show_document,
+        verify_data,
+    )
     from hermes.api_finetuning import dpo, finetune, sft
     from hermes.api_models import (
         ConvertResult,
@@ -50,6 +57,7 @@ __all__ = [
     "__version__",
     "backend",
     "chat",
+    "check_data",
     "convert",
     "dpo",
     "evaluate",
@@ -69,7 +77,14 @@ __all__ = [
 _HOMES = {
     "errors": ("HermesError",),
     "api": ("backend", "load_spec", "train", "train_tokenizer"),
-    "api_data": ("PrepareResult", "ShownDocument", "prepare", "show_document", "verify_data"),
+    "api_data": (
+        "PrepareResult",
+        "ShownDocument",
+        "check_data",
+        "prepare",
+        "show_document",
+        "verify_data",
+    ),
     "api_finetuning": ("dpo", "finetune", "sft"),
     "api_models": (
         *("ConvertResult", "EvalResult", "chat", "convert", "evaluate", "generate", "merge"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.arguments import convert_arguments
+from hermes.data.checking import CheckOptions, Findings, check_text
 from hermes.data.document_reader import TextFormat
 from hermes.data.prepared import Part, PreparationOptions, merge_parts, prepare_tokens
 from hermes.data.prepared.documents import PreparedDocuments
@@ -15,7 +16,14 @@ from hermes.interop.hub import load_tokenizer
 from hermes.tokenizer import Tokenizer
 from hermes.training.preparation_bar import PreparationDisplay
 
-__all__ = ["PrepareResult", "ShownDocument", "prepare", "show_document", "verify_data"]
+__all__ = [
+    "PrepareResult",
+    "ShownDocument",
+    "check_data",
+    "prepare",
+    "show_document",
+    "verify_data",
+]
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,6 +95,34 @@ def prepare(
                 watch=shown.show,
             )
     return PrepareResult(**vars(done))
+
+
+def check_data(
+    data: str | Path | Sequence[str | Path] = (),
+    *,
+    text_field: str = "text",
+    format: str | None = None,
+    documents: str = "file",
+    no_header: bool = False,
+    tokenizer: Tokenizer | str | Path | None = None,
+    val_data: str | Path | Sequence[str | Path] = (),
+    seq_len: int = 256,
+) -> Findings:
+    """Look through text for what would spoil a run, before it is paid for.
+
+    data to no_header: as in `train`. tokenizer: to count tokens, None for characters. val_data:
+    validation text, whose documents should not be in `data`. seq_len: documents of more tokens are
+    counted. Raises HermesError of every kind.
+    """
+    a = convert_arguments(check_data, locals())
+    if not data:
+        raise HermesError("no data: give data=FILE, a folder or a list of files")
+    made = tokenizer
+    if made is not None and not isinstance(made, Tokenizer):
+        made = load_tokenizer(made)
+    form = TextFormat(text_field, format, documents, no_header)
+    options = CheckOptions(form, a["seq_len"])
+    return check_text(data, validation=val_data, tokenizer=made, options=options)
 
 
 def verify_data(folder: str | Path, *, progress: bool | None = None) -> PrepareResult:

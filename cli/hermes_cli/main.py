@@ -49,7 +49,7 @@ SECTIONS = {
         ("info", "info", "Show an architecture's shape, parameters, FLOPs and memory"),
         ("mal", "mal", "Check, format, show or compare architecture files"),
         ("checkpoint", "checkpoint", "List, show or verify checkpoints"),
-        ("data", "data", "Verify prepared text, or show its documents"),
+        ("data", "data", "Check text, verify what was prepared, or show its documents"),
         ("plot", "plot", "Plot the loss of one or more runs"),
         ("doctor", "doctor", "Show what is installed and which devices are available"),
     ),

@@ -7,7 +7,7 @@ byte-order mark at the start of a file is dropped, and with one document a line 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from hermes.data.bad_records import BadRecords, skip_or_raise
 from hermes.data.files import (
@@ -125,10 +125,12 @@ def read_file(
     *,
     bad: BadRecords | None = None,
     wrap: Callable[[BinaryIO], BinaryIO] = lambda file: file,
+    on_value: Callable[[Any], None] | None = None,
 ) -> Iterator[Document]:
     """Yield the documents of one source, of a format that `choose_format` gave.
 
-    wrap: put around the file before it is decompressed. Raises DataError, StorageError.
+    on_value: told of each record as it is, with all of its fields. wrap: put around the file before
+    it is decompressed. Raises DataError, StorageError.
     """
     if kind == "txt":
         yield from _read_txt(path, text_format.documents, bad, wrap)
@@ -139,11 +141,14 @@ def read_file(
         records: Iterable[Record] = read_hub_dataset(path)
     else:
         header = not text_format.no_header
+        columns = [field] if on_value is None else None
         records = read_file_records(
-            path, kind, header=header, columns=[field], what="text", bad=bad, wrap=wrap
+            path, kind, header=header, columns=columns, what="text", bad=bad, wrap=wrap
         )
     for record in records:
         empty = False
+        if on_value is not None:
+            on_value(record.value)
         try:
             text = _read_text(record, field)
         except DataError as error:

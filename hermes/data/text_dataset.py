@@ -114,8 +114,12 @@ class TextDataset:
         self, numbers: NDArray[np.int64], stream: TokenStream | None = None
     ) -> NDArray[np.int32]:
         """Read windows of a stream, of the one to train on if None. (...) -> (..., T + 1)"""
-        index = numbers[..., None] * self.seq_len + np.arange(self.seq_len + 1)
-        return (stream or self.stream).tokens[index].astype(np.int32)
+        tokens, width = (stream or self.stream).tokens, self.seq_len + 1
+        starts = (numbers * self.seq_len).ravel().tolist()
+        windows = np.empty((len(starts), width), np.int32)
+        for row, start in enumerate(starts):
+            windows[row] = tokens[start : start + width]
+        return windows.reshape(*numbers.shape, width)
 
 
 def make_text_batch(

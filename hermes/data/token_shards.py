@@ -1,5 +1,6 @@
 """Several files of tokens as one long array, memory-mapped when they are first read."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,7 +37,8 @@ def open_tokens(file: TokenFile) -> NDArray[np.unsignedinteger]:
                 f"{file.path}: {size} bytes where its {file.tokens} tokens take {needed}; copy or "
                 "prepare it again"
             )
-        return np.memmap(file.path, file.dtype, "r", file.offset, (file.tokens,))
+        # A plain array of the same memory: slices of a memmap cost many times as much.
+        return np.asarray(np.memmap(file.path, file.dtype, "r", file.offset, (file.tokens,)))
     except OSError as error:
         raise StorageError(f"cannot read {file.path}: {error.strerror}") from error
 
@@ -50,6 +52,7 @@ class TokenShards:
         counts = [file.tokens for file in files]
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._starts = self._ends - counts
+        self._bounds: list[int] = self._ends.tolist()
         self._map = lru_cache(OPEN_FILES)(lambda number: open_tokens(self.files[number]))
 
     def __len__(self) -> int:
@@ -75,6 +78,10 @@ class TokenShards:
         return map(self._map, range(len(self.files)))
 
     def _read(self, start: int, stop: int) -> NDArray[np.unsignedinteger]:
+        at = bisect_right(self._bounds, start)
+        if at < len(self.files) and stop <= self._bounds[at]:  # all in one file, as mostly
+            low = start - (self._bounds[at - 1] if at else 0)
+            return self._map(at)[low : low + stop - start].astype(self.dtype, copy=False)
         first, last = np.searchsorted(self._ends, [start, max(stop - 1, start)], side="right")
         parts = [
             self._map(number)[

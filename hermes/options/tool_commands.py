@@ -79,6 +79,23 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
             "json": {"help": "Print what was made as a JSON object"},
         },
     ),
+    "data check": CommandOptions(
+        (
+            *("data", "text_field", "format", "documents", "no_header", "tokenizer", "val_data"),
+            *("seq_len", "json"),
+        ),
+        (TEXT_FILES,),
+        overrides={
+            "data": {"help": "Text to look through, in any form that hermes prepare takes"},
+            "tokenizer": {
+                "help": "Tokenizer to count tokens with: a tokenizer.json, a folder that has "
+                "one, or hf://OWNER/REPO",
+            },
+            "val_data": {"help": "Validation text, whose documents should not be in --data"},
+            "seq_len": {"default": 256, "default_text": "", "group": "Data"},
+            "json": {"help": "Print what was found as a JSON object"},
+        },
+    ),
     "data verify": CommandOptions(
         ("json",),
         (Argument("folder", "Folder of hermes prepare", "DIR", type=Path),),
