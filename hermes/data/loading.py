@@ -13,7 +13,7 @@ from hermes.data.prepared.cache import CACHED_FROM, find_cache_folder, open_cach
 from hermes.data.prepared.manifest import is_prepared, open_prepared, read_manifest
 from hermes.data.prepared.plan import PreparationOptions
 from hermes.data.progress import Watch, ignore_progress
-from hermes.data.source_file import SourceFile, find_source
+from hermes.data.source_file import SourceFile, find_source, require_unchanged
 from hermes.data.token_files import is_token_file, open_token_files
 from hermes.data.token_stream import TokenStream, tokenize
 from hermes.errors import DataError
@@ -21,7 +21,7 @@ from hermes.errors import DataError
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
-__all__ = ["DataOptions", "load_tokens"]
+__all__ = ["DataOptions", "load_tokens", "reopen_tokens"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,11 @@ def load_tokens(paths: Paths, tokenizer: "Tokenizer", options: DataOptions) -> T
     return _load_text(files, tokenizer, options)
 
 
+def reopen_tokens(folder: Path) -> TokenStream:
+    """Open the tokens that another process made or opened. Raises DataError, StorageError."""
+    return open_prepared(folder) if is_prepared(folder) else TokenStream.open(folder)
+
+
 def _open_prepared(named: Sequence[Path], tokenizer: "Tokenizer") -> TokenStream:
     if len(named) > 1:
         other = next((path for path in named if not is_prepared(path)), named[1])
@@ -91,9 +96,15 @@ def _load_text(files: Sequence[Path], tokenizer: "Tokenizer", options: DataOptio
     documents = read_documents(files, **vars(options.text_format), bad=bad)
     stream = tokenize(documents, tokenizer, watch=options.watch)
     notes: list[str] = []
-    if bad is not None:
-        bad.check()
-        notes = bad.describe()
+    try:
+        for source in sources:
+            require_unchanged(source, None)
+        if bad is not None:
+            bad.check()
+            notes = bad.describe()
+    except DataError:
+        stream.close()
+        raise
     return replace(stream, sources=len(files), notes=tuple(notes))
 
 

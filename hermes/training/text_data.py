@@ -4,10 +4,11 @@ import json
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 from hermes.data import TextDataset, TokenStream, count_run_samples
 from hermes.data.dataset import Dataset, JoinedSource, TokenSource
-from hermes.data.loading import load_tokens
+from hermes.data.loading import load_tokens, reopen_tokens
 from hermes.data.mixture import MixtureDataset, parse_mixture
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import ProcessGroup
@@ -94,8 +95,9 @@ def _tokenize_once_per_machine(
         return make()
     host = socket.gethostname()
     made = all_or_none(process_group, lambda: make() if rank_info.local_rank == 0 else None)
-    folder = "" if made is None else str(made.folder)
+    folder = "" if made is None or made.folder is None else str(made.folder)
     told = [json.loads(text) for text in process_group.all_gather_text(json.dumps([host, folder]))]
     if made is not None:
         return made
-    return TokenStream.open(next(path for where, path in told if where == host and path))
+    folder = next((path for where, path in told if where == host and path), "")
+    return reopen_tokens(Path(folder)) if folder else make()  # token files are opened by all

@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 import hermes
 from tests.cli.support import TRAIN, piped, process, refuses
 
@@ -135,3 +137,21 @@ def test_faults_of_text_are_listed_and_exit_with_1(call, here):
     code, out, _ = call("data", "check", "bad.jsonl", "--json")
     assert code == 1
     assert json.loads(out)["unread"] == {"id": 1}
+
+
+def test_two_processes_train_on_prepared_tokens_and_on_token_files(call, here):
+    assert call(*PREPARE)[0] == 0
+    (shard,) = Path("tokens").glob("*.bin")
+    losses = []
+    for name, processes in (("tokens", 2), (str(shard), 2), ("tokens", 1)):
+        output = f"run-{len(losses)}"
+        done = piped(
+            "", "train", "--data", name, "--tokenizer", "tokens", "--model", "little.mal",
+            "--output", output, "--seq-len", 16, "--batch-size", 4 // processes,
+            "--max-steps", 2, "--num-processes", processes, "--device", "cpu",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        lines = Path(output, "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    for found in losses[:2]:
+        assert found == pytest.approx(losses[2], abs=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hermes.data import read_documents, tokenize
-from hermes.data.loading import DataOptions, load_tokens
+from hermes.data.loading import DataOptions, load_tokens, reopen_tokens
 from hermes.data.prepared import prepare_tokens
 from hermes.errors import DataError
 from hermes.tokenizer import train_tokenizer
@@ -186,3 +186,25 @@ def test_bad_records_of_little_text_are_counted_too(write, tokenizer):
         assert stream.notes[0] == "left out 1 bad record:"
     with pytest.raises(DataError, match=r"^1 bad record among 2, more than 0.1 of them"):
         load_tokens(path, tokenizer, DataOptions(max_bad_records=0.1))
+
+
+def test_a_source_that_changes_while_it_is_tokenized_is_refused(write, tokenizer):
+    path = write("a.txt", TEXT)
+
+    def grow(progress):
+        with open(path, "a") as file:
+            file.write("more")
+
+    with pytest.raises(
+        DataError, match=r"a.txt: it changed while it was read \([\d,]+ bytes before"
+    ):
+        load_tokens(path, tokenizer, DataOptions(watch=grow))
+
+
+def test_another_process_opens_the_same_tokens(write, tmp_path, tokenizer, options):
+    path = write("a.txt", TEXT)
+    for given in (options, DataOptions()):
+        with load_tokens(path, tokenizer, given) as stream:
+            again = reopen_tokens(stream.folder)
+            assert again.fingerprint == stream.fingerprint
+            assert again.tokens[:].tolist() == stream.tokens[:].tolist()
