@@ -106,13 +106,13 @@ class TrainingLoop:
         Raises NonFinite at the first loss or gradient that is not finite: the backend did not apply
         that step, nothing is saved after it, and the last checkpoint stays.
         """
-        with self.recorder, self._make_reader() as reader:
+        with self.recorder, self._make_reader() as self._reader:
             stopping = False
             if self._is_evaluation_missing():
                 # The run was stopped after saving this step and before evaluating it.
                 stopping = yield from self._evaluate()
             while self.position.step < self.total_steps and not stopping:
-                batch, cursor = self._draw_batch(reader)
+                batch, cursor = self._draw_batch()
                 lr = compute_lr(self.recipe, self.position.step, self.total_steps)
                 report = self.learner.step(batch, lr)
                 self._advance(report, lr, batch, cursor)
@@ -152,14 +152,15 @@ class TrainingLoop:
         )
         return BatchReader(self.data.dataset, shape)
 
-    def _draw_batch(self, reader: BatchReader) -> tuple[Batch, Cursor]:
+    def _draw_batch(self) -> tuple[Batch, Cursor]:
         """This rank's share of the next step's samples, and the cursor behind them.
 
         The share of the step after it is drawn meanwhile.
         """
-        batch, after = reader.draw(self.position.cursor, self._count_samples(self.position.cursor))
+        cursor = self.position.cursor
+        batch, after = self._reader.draw(cursor, self._count_samples(cursor))
         if self.position.step + 1 < self.total_steps:
-            reader.draw_ahead(after, self._count_samples(after))
+            self._reader.draw_ahead(after, self._count_samples(after))
         return self.coordinator.add_global_counts(batch), after
 
     def _count_samples(self, cursor: Cursor) -> int:

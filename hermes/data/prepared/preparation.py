@@ -10,22 +10,19 @@ apart, do not depend on attempts, parts or workers.
 """
 
 import json
-import os
-import platform
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hermes.data.bad_records import LISTED, BadRecords
 from hermes.data.document_reader import TextFormat
 from hermes.data.encoding_pool import EncodingPool
 from hermes.data.files import Paths
+from hermes.data.prepared.finishing import (
+    Prepared,
+    choose_dtype,
+    describe_whole,
+    write_manifest,
+)
 from hermes.data.prepared.group import (
-    Group,
     GroupReader,
     name_group,
     read_group,
@@ -34,9 +31,6 @@ from hermes.data.prepared.group import (
 )
 from hermes.data.prepared.manifest import (
     MANIFEST,
-    Shard,
-    hash_shards,
-    make_manifest,
     open_prepared,
     read_manifest,
 )
@@ -60,23 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Prepared", "merge_parts", "prepare_tokens"]
 
-TOKENIZER, PROVENANCE = "tokenizer.json", "provenance.json"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a preparation came to. whole: False where other parts are still to be done.
-
-    notes: sentences for the user, such as those about bad records.
-    """
-
-    output: Path
-    whole: bool
-    shards: int
-    tokens: int
-    documents: int
-    text_bytes: int
-    notes: tuple[str, ...] = ()
+TOKENIZER = "tokenizer.json"
 
 
 def prepare_tokens(
@@ -100,7 +78,7 @@ def prepare_tokens(
     folder, disk = Path(output), disk or Disk()
     done = _open_folder(folder, plan, tokenizer, disk)
     if done:
-        return _describe_whole(folder, ("nothing is left to do",))
+        return describe_whole(folder, ("nothing is left to do",))
     progress = PreparationProgress(plan.size)
     mine = part or Part()
     with EncodingPool(tokenizer, workers) as pool:
@@ -109,7 +87,7 @@ def prepare_tokens(
                 _prepare_group(folder, plan, group, mine, pool, disk, progress, watch)
     if part is not None and part.count > 1:
         return _describe_part(folder, plan, part)
-    return _finish(folder, plan, tokenizer, disk, workers, progress, watch)
+    return write_manifest(folder, plan, tokenizer, disk, workers, progress, watch)
 
 
 def merge_parts(output: str | Path, *, watch: Watch = ignore_progress) -> Prepared:
@@ -118,14 +96,16 @@ def merge_parts(output: str | Path, *, watch: Watch = ignore_progress) -> Prepar
 
     folder = Path(output)
     if (folder / MANIFEST).exists():
-        return _describe_whole(folder, ("nothing is left to do",))
+        return describe_whole(folder, ("nothing is left to do",))
     try:
         found = json.loads((folder / PLAN).read_bytes())
     except OSError:
         raise DataError(f"{folder}: no parts of a preparation in it; name their folder") from None
     plan = _read_plan(found)
     tokenizer = Tokenizer.load(folder / TOKENIZER)
-    return _finish(folder, plan, tokenizer, Disk(), None, PreparationProgress(plan.size), watch)
+    return write_manifest(
+        folder, plan, tokenizer, Disk(), None, PreparationProgress(plan.size), watch
+    )
 
 
 def _read_plan(found: dict[str, Any]) -> Plan:
@@ -215,7 +195,7 @@ def _prepare_group(
         group,
         pool,
         eos_id=plan.tokenizer["eos_id"],
-        dtype=_choose_dtype(plan),
+        dtype=choose_dtype(plan),
         disk=disk,
         on_tokens=add_tokens,
     )
@@ -229,117 +209,10 @@ def _prepare_group(
     write_atomically(folder / name_group(group), json.dumps(record).encode(), disk=disk)
 
 
-def _choose_dtype(plan: Plan) -> str:
-    return "<u2" if plan.tokenizer["vocab_size"] <= 1 << 16 else "<u4"
-
-
 def _list_numbers(folder: Path, group: int) -> list[int]:
     """The numbers of a group's finished shards."""
     names = (path.stem for path in folder.glob(f"{group:05}-*.json"))
     return sorted(int(name.partition("-")[2]) for name in names)
-
-
-def _collect(folder: Path, plan: Plan) -> tuple[list[Group], list[Shard]]:
-    """All groups and shards. Raises DataError where one is not finished."""
-    groups, shards = [], []
-    for number in range(len(plan.groups)):
-        group = read_group(folder, number)
-        if group is None:
-            first = plan.sources[plan.groups[number].start].name
-            raise DataError(
-                f"{folder}: the part with {first} is not done yet; run the parts that are missing"
-            )
-        groups.append(group)
-        for k in range(group.shards):
-            shard = read_shard(folder, name_shard(number, k))
-            if shard is None:
-                raise DataError(
-                    f"{folder}: shard {name_shard(number, k)} is not done yet; run the parts that "
-                    "are missing"
-                )
-            shards.append(shard)
-    return groups, shards
-
-
-def _finish(
-    folder: Path,
-    plan: Plan,
-    tokenizer: "Tokenizer",
-    disk: Disk,
-    workers: int | None,
-    progress: PreparationProgress,
-    watch: Watch,
-) -> Prepared:
-    """Write the manifest, once every shard is there and its hash is right."""
-    groups, shards = _collect(folder, plan)
-    notes = _judge_bad_records(plan, groups)
-    tokens = sum(shard.tokens for shard in shards)
-    if not tokens:
-        raise DataError("there is no text to tokenize; give files that have some")
-    progress.stage = "verifying"
-
-    def show(done: int, total: int) -> None:
-        progress.read, progress.size = done, total
-        watch(progress)
-
-    dtype = _choose_dtype(plan)
-    fingerprint = hash_shards(folder, dtype, shards, tokenizer.fingerprint, show)
-    facts = {
-        "fingerprint": fingerprint,
-        "dtype": dtype,
-        "tokens": tokens,
-        "documents": sum(shard.documents for shard in shards),
-        "text_bytes": sum(shard.text_bytes for shard in shards),
-        "largest": max(shard.largest for shard in shards),
-        "tokenizer": plan.tokenizer,
-        "options": plan.options.describe(),
-        "plan": [source.describe() for source in plan.sources],
-        "sources": [vars(source) for group in groups for source in group.sources],
-        "bad_records": sum(group.bad for group in groups),
-    }
-    write_atomically(folder / PROVENANCE, _describe_provenance(progress, workers), disk=disk)
-    write_atomically(folder / MANIFEST, make_manifest(facts, shards), disk=disk)
-    _delete_unfinished(folder)
-    return _describe_whole(folder, tuple(notes))
-
-
-def _judge_bad_records(plan: Plan, groups: Sequence[Group]) -> list[str]:
-    """Sentences about the records that were left out. Raises DataError for too many."""
-    if plan.options.max_bad_records is None:
-        return []
-    bad = BadRecords(plan.options.max_bad_records)
-    bad.good, bad.bad = sum(group.good for group in groups), sum(group.bad for group in groups)
-    bad.first = [line for group in groups for line in group.first_bad][:LISTED]
-    bad.check()
-    return bad.describe()
-
-
-def _describe_provenance(progress: PreparationProgress, workers: int | None) -> bytes:
-    """When, how long and with what it was prepared; the only file that says so."""
-    facts = {
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(time.monotonic() - progress.started, 1),
-        "workers": workers or os.cpu_count(),
-        "versions": {
-            "hermes-llm": version("hermes-llm"),
-            "tokenizers": version("tokenizers"),
-            "python": platform.python_version(),
-        },
-    }
-    return (json.dumps(facts, indent=1) + "\n").encode()
-
-
-def _delete_unfinished(folder: Path) -> None:
-    """Delete what only an unfinished preparation needs; what remains is harmless."""
-    with suppress(OSError):
-        for path in [*folder.glob("*-*.json"), folder / PLAN, *folder.glob(f"{TEMPORARY}*")]:
-            path.unlink(missing_ok=True)
-
-
-def _describe_whole(folder: Path, notes: tuple[str, ...]) -> Prepared:
-    facts, shards = read_manifest(folder)
-    counts = (facts["tokens"], facts["documents"], facts["text_bytes"])
-    return Prepared(folder, True, len(shards), *counts, notes)
 
 
 def _describe_part(folder: Path, plan: Plan, part: Part) -> Prepared:
