@@ -1,5 +1,6 @@
 """Shows how far a preparation of text is: a bar in a terminal, a line now and then elsewhere."""
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -47,7 +48,7 @@ class PreparationDisplay:
         self._draws = progress is not False and stream is None and can_draw_bar()
         self._speaks = progress is True and not self._draws
         self._stream, self._clock = stream or sys.stderr, clock
-        self._started = self._said = clock()
+        self._started, self._said = clock(), -math.inf
         self._stage = ""
         self._bar: Bar | None = None
 
@@ -55,13 +56,13 @@ class PreparationDisplay:
         """Show how far it is."""
         now = self._clock()
         if progress.stage != self._stage:
-            self._stage, self._started = progress.stage, now
+            self._stage, self._started, self._said = progress.stage, now, -math.inf
         seconds = now - self._started
         if seconds < FIRST_SECONDS and self._bar is None:
             return
         if self._draws:
             self._draw(progress, seconds)
-        elif self._speaks and (self._said < self._started or now - self._said > QUIET_SECONDS):
+        elif self._speaks and now - self._said > QUIET_SECONDS:
             self._said = now
             share = f"{progress.read / progress.size:.0%} " if progress.size else ""
             line = f"{progress.stage}: {share}{describe_progress(progress, seconds)}"
