@@ -6,6 +6,7 @@ from hermes.arguments import Call
 from hermes.data import read_documents
 from hermes.data.bad_records import BadRecords
 from hermes.data.mixture import strip_weights
+from hermes.data.prepared import is_prepared
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError
 from hermes.interop.hub import load_tokenizer
@@ -24,7 +25,7 @@ def choose_tokenizer(call: Call, host: RunHost, resuming: bool) -> Tokenizer | N
     if resuming:
         return load_tokenizer(given) if given and call.has_given("tokenizer") else None
     if not call["train_tokenizer"]:
-        return load_tokenizer(given) if given else None
+        return load_tokenizer(given) if given else _find_prepared(call)
     if given and Path(given).exists():
         if call["resume"]:  # an earlier attempt trained it, and was stopped before it saved
             return load_tokenizer(given)
@@ -34,6 +35,14 @@ def choose_tokenizer(call: Call, host: RunHost, resuming: bool) -> Tokenizer | N
     if group.rank_info.world_size == 1:
         return made
     return Tokenizer.from_json(group.all_gather_text(made.to_json() if made else "")[0])
+
+
+def _find_prepared(call: Call) -> Tokenizer | None:
+    """The tokenizer that the data was prepared with; None where it is not prepared."""
+    for name in strip_weights(list_files(call)):
+        if is_prepared(Path(name)):
+            return Tokenizer.load(name)
+    return None
 
 
 def _train(call: Call, host: RunHost) -> Tokenizer:

@@ -24,7 +24,7 @@ def test_text_is_prepared_verified_shown_and_trained_on(call, here):
     code, out, err = call("data", "show", "tokens")
     assert (code, out) == (0, Path("text.txt").read_text() + "<|eos|>\n")
     assert err.startswith("document 0: text.txt:1, ")
-    train = ("train", "--data", "tokens", "--tokenizer", "tokens", *TRAIN[5:], "--max-steps", 2)
+    train = ("train", "--data", "tokens", *TRAIN[5:], "--max-steps", 2)  # its own tokenizer
     code, _, err = call(*train)
     assert code == 0, err
     code, _, plain = call(*TRAIN[:-6], "--output", "plain", *TRAIN[-4:], "--max-steps", 2)
