@@ -106,7 +106,9 @@ def train_tokenizer(
     inputs: str | Path | Sequence[str | Path],
     *,
     vocab_size: int = 32_000,
-    preset: str = "gpt-2",
+    model_type: str = "bpe",
+    byte_fallback: bool = False,
+    preset: str | None = None,
     normalize_nfc: bool = False,
     fold_ascii: bool = False,
     text_field: str = "text",
@@ -117,10 +119,12 @@ def train_tokenizer(
     max_bad_records: float = 0.01,
     special_tokens: Sequence[str] = SPECIAL_TOKENS,
 ) -> Tokenizer:
-    """Train a byte-level BPE tokenizer on files of text, in any form that `train` reads.
+    """Train a tokenizer, byte-level BPE by default, on text in any form that `train` reads.
 
-    preset: how text is split before merging, 'gpt-2', 'llama-bpe' or 'qwen2'. special_tokens: the
-    names of all of them. Raises DataError.
+    model_type: 'bpe', which with byte_fallback merges characters instead of bytes, or 'unigram';
+    those of characters are SentencePiece's. preset: how byte-level BPE splits text before merging,
+    'llama-bpe' (the default), 'gpt-2' or 'qwen2'. special_tokens: the names of all of them. Raises
+    DataError.
     """
     values = convert_arguments(train_tokenizer, locals())
     bad = BadRecords(values["max_bad_records"]) if skip_bad_records else None
@@ -135,6 +139,8 @@ def train_tokenizer(
     return learn_tokenizer(
         (document.text for document in found),
         vocab_size=values["vocab_size"],
+        model_type=values["model_type"],
+        byte_fallback=values["byte_fallback"],
         preset=preset,
         normalize_nfc=values["normalize_nfc"],
         fold_ascii=values["fold_ascii"],
@@ -160,6 +166,8 @@ def train(
     tokenizer: Tokenizer | str | Path | None = None,
     train_tokenizer: bool = False,
     vocab_size: int = 32_000,
+    eos: str | None = None,
+    bos: bool | None = None,
     checkpoint: str | Path | None = None,
     output: str | Path = "checkpoints",
     resume: bool = False,
@@ -215,7 +223,9 @@ def train(
     of text are kept for the next start. val_data: validation text of its own. document_mask:
     attention and positions stay inside each document. tokenizer: a Tokenizer, a tokenizer.json, a
     folder or hf://OWNER/REPO; train_tokenizer: train one of vocab_size on the data first, and save
-    it where `tokenizer` says. checkpoint: start from it as `finetune` does.
+    it where `tokenizer` says. eos: the token that ends a text, and bos: whether one begins with
+    BOS; None for what the files beside the tokenizer say. checkpoint: start from it as `finetune`
+    does.
 
     resume: continue the run in `output`, or start it. Arguments that are left out are then the
     run's own; others must not make it another run. allow_batch_change lets steps take another

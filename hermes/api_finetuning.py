@@ -48,6 +48,8 @@ def finetune(
     val_data: str | Path | Sequence[str | Path] = (),
     document_mask: bool = False,
     tokenizer: Tokenizer | str | Path | None = None,
+    eos: str | None = None,
+    bos: bool | None = None,
     config: str | Path | None = None,
     output: str | Path = "checkpoints",
     resume: bool = False,
@@ -118,12 +120,16 @@ def sft(
     *,
     format: str | None = None,
     template: str | Path | None = None,
+    template_arg: Sequence[str] = (),
     tokenizer: Tokenizer | str | Path | None = None,
+    eos: str | None = None,
+    bos: bool | None = None,
     config: str | Path | None = None,
     output: str | Path = "checkpoints",
     resume: bool = False,
     allow_batch_change: bool = False,
     allow_data_change: bool = False,
+    message_token: Sequence[str] = (),
     train_on_prompt: bool = False,
     pack: bool = True,
     overlong: str = "error",
@@ -173,12 +179,14 @@ def sft(
 ) -> TrainResult:
     """Supervised finetuning: train on what the assistant says in conversations.
 
-    data: .jsonl, .json or .csv whose records have `messages`, or `prompt` and `completion`, or
-    `instruction`, `input` and `output`, or are plain text. Only the assistant's tokens and the ends
-    of its turns are trained on, each with equal weight; train_on_prompt: every token. template: a
-    Jinja file instead of the checkpoint's chat template. seq_len: tokens per row, None for 1024 or
-    the model's max_seq_len. pack: several conversations share a row, none of which attends to
-    another. overlong: 'error', 'drop' or 'truncate', for a conversation longer than a row.
+    data: .jsonl, .json or .csv whose records have `messages`, ShareGPT's `conversations`, `prompt`
+    and `completion`, or `instruction`, `input` and `output`, or are plain text. Only the
+    assistant's tokens and the ends of its turns are trained on, each with equal weight, but no turn
+    of weight 0; train_on_prompt: every token. template: a Jinja file instead of the checkpoint's
+    chat template; template_arg: its arguments, such as "enable_thinking=false". message_token:
+    special tokens that messages may contain, such as "<think>". seq_len: tokens per row, None for
+    1024 or the model's max_seq_len. pack: several conversations share a row, none of which attends
+    to another. overlong: 'error', 'drop' or 'truncate', for a conversation longer than a row.
     show_samples: show the first ones as they are trained on.
 
     checkpoint and adapters are as in `finetune`, all other arguments as in `train`, which also says
@@ -186,7 +194,7 @@ def sft(
     """
     if call["show_samples"] < 0:
         raise HermesError(f"show_samples must be at least 0, got {call['show_samples']}")
-    call = apply_run_settings(call, "pack", "train_on_prompt")
+    call = apply_run_settings(call, "pack", "train_on_prompt", "template_arg", "message_token")
     with join_host(call) as host:
         base = all_or_none(host.process_group, lambda: choose_base_model(call, chat=True))
         fields = make_finetuning_fields(call, base.spec.max_seq_len, LONGEST_ROW)
@@ -196,6 +204,7 @@ def sft(
             whole=call["train_on_prompt"],
             pack=call["pack"],
             overlong=call["overlong"],
+            progress=host.count_encoded if host.leads else lambda done, total: None,
             show=lambda examples: show_examples(
                 host, base.tokenizer, examples[: call["show_samples"]]
             ),
@@ -214,8 +223,12 @@ def dpo(
     *,
     format: str | None = None,
     template: str | Path | None = None,
+    template_arg: Sequence[str] = (),
     no_template: bool = False,
+    message_token: Sequence[str] = (),
     tokenizer: Tokenizer | str | Path | None = None,
+    eos: str | None = None,
+    bos: bool | None = None,
     config: str | Path | None = None,
     output: str | Path = "checkpoints-dpo",
     resume: bool = False,
@@ -275,18 +288,19 @@ def dpo(
 
     data: .jsonl, .json or .csv whose records have `prompt`, `chosen` and `rejected`, as strings or
     lists of messages, or `chosen` and `rejected` as whole dialogues with a common beginning.
-    no_template: strings are plain text. loss: 'sigmoid' (DPO; with label_smoothing cDPO), 'ipo',
-    'hinge', 'orpo' or 'simpo'; beta: strength of the pull to the reference; gamma: SimPO's target
-    margin; sft_weight: weight of the chosen completion's mean token loss, added. max_len: tokens
-    per side, None for 512 or the model's max_seq_len; prompts are cut from the left, and a pair
-    whose completion does not fit is refused, or left out with drop_overlong. The checkpoint's own
-    log-probabilities are computed once and kept in reference_cache, by default in the run's folder.
+    template_arg, message_token: as in `sft`. no_template: strings are plain text. loss: 'sigmoid'
+    (DPO; with label_smoothing cDPO), 'ipo', 'hinge', 'orpo' or 'simpo'; beta: strength of the pull
+    to the reference; gamma: SimPO's target margin; sft_weight: weight of the chosen completion's
+    mean token loss, added. max_len: tokens per side, None for 512 or the model's max_seq_len;
+    prompts lose their oldest turns, but not the system prompt, and a pair whose completion does not
+    fit is refused, or left out with drop_overlong. The checkpoint's own log-probabilities are
+    computed once and kept in reference_cache, by default in the run's folder.
 
     checkpoint and adapters are as in `finetune`, all other arguments as in `train`, which also says
     how a run is resumed, interrupted and distributed. Raises HermesError of every kind.
     """
     check_preference_options(call)
-    call = apply_run_settings(call, "no_template")
+    call = apply_run_settings(call, "no_template", "template_arg", "message_token")
     with join_host(call) as host:
         chat = not call["no_template"]
         base = all_or_none(host.process_group, lambda: choose_base_model(call, chat=chat))
@@ -305,6 +319,7 @@ def dpo(
             named=call["resume"] and call.has_given("checkpoint"),
             stop=lambda: host.stop() or call["stop"](),
             progress=host.count if host.leads else lambda done, total: None,
+            encoding_progress=host.count_encoded if host.leads else lambda done, total: None,
         )
         request = make_finetuning_request(
             call,

@@ -5,14 +5,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from hermes.arguments import convert_arguments
+from hermes.chat_templates.template import parse_template_args
 from hermes.data import TextFormat
 from hermes.data.loading import DataOptions, load_tokens
 from hermes.errors import HermesError
 from hermes.evaluation.perplexity import evaluate_perplexity, make_windows
 from hermes.finetuning.base_model import open_base_model
 from hermes.inference.chat_session import ChatSession
-from hermes.inference.sampling import Sampling
+from hermes.inference.sampling_defaults import choose_sampling
 from hermes.interface import Options, choose_backend
 from hermes.interop.convert import Conversion
 from hermes.interop.convert import convert as write_converted
@@ -53,6 +56,8 @@ def evaluate(
     *,
     config: str | Path | None = None,
     tokenizer: str | Path | Tokenizer | None = None,
+    eos: str | None = None,
+    bos: bool | None = None,
     text_field: str = "text",
     format: str | None = None,
     documents: str = "file",
@@ -68,15 +73,18 @@ def evaluate(
 ) -> EvalResult:
     """The loss, perplexity and bits per byte of a model on a text.
 
-    checkpoint, config, tokenizer: as in `load`. data to cache_dir: as in `train`. seq_len:
-    tokens per row, None for the run's, else 256 or the model's max_seq_len. Raises HermesError of
-    every kind.
+    checkpoint, config, tokenizer, eos, bos: as in `load`. data to cache_dir: as in `train`.
+    seq_len: tokens per row, None for the run's, else 256 or the model's max_seq_len. Raises
+    HermesError of every kind.
     """
     a = convert_arguments(evaluate, locals())
     names = [data] if isinstance(data, str | Path) else list(data)
     if not names:
         raise HermesError("no data: give data=FILE, a folder or a list of files")
-    model = load(checkpoint, backend, device, precision, config=config, tokenizer=tokenizer)
+    model = load(
+        checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
+        eos=eos, bos=a["bos"],
+    )  # fmt: skip
     options = DataOptions(
         TextFormat(text_field, format, documents, no_header),
         a["max_bad_records"] if skip_bad_records else None,
@@ -91,7 +99,7 @@ def evaluate(
                 _find_seq_len(model) if a["seq_len"] is None else a["seq_len"],
                 a["batch_size"],
             ),
-            int(model.tokenizer.byte_lengths[tokens[1:]].sum()),
+            model.tokenizer.count_bytes(tokens, np.arange(len(tokens)) > 0),
         )
     assert found is not None, "nothing stops it"
     return EvalResult(found.loss, found.perplexity, found.bits_per_byte, found.tokens)
@@ -113,11 +121,13 @@ def generate(
     *,
     config: str | Path | None = None,
     tokenizer: str | Path | Tokenizer | None = None,
+    eos: str | None = None,
+    bos: bool | None = None,
     max_tokens: int = 100,
-    temperature: float = 0.8,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
     seed: int = 0,
     num_samples: int = 1,
     backend: str = "auto",
@@ -126,15 +136,20 @@ def generate(
 ) -> list[GeneratedText]:
     """Continue a prompt, num_samples times, with the seeds from `seed` on.
 
-    checkpoint, config, tokenizer: as in `load`. temperature 0 takes the likeliest token, always.
-    A seed gives the same text on every backend. For many prompts use `load` once, and then
-    `Model.complete`. Raises HermesError of every kind.
+    checkpoint, config, tokenizer, eos, bos: as in `load`. temperature 0 takes the likeliest token,
+    always; what is None of temperature, top_k, top_p and min_p is as the checkpoint's
+    generation_config.json has it, else 0.8, 0, 1 and 0. A seed gives the same text on every
+    backend. For many prompts use `load` once, and then `Model.complete`. Raises HermesError of
+    every kind.
     """
     a = convert_arguments(generate, locals())
-    sampling = Sampling(a["temperature"], a["top_k"], a["top_p"], a["min_p"])
     if a["num_samples"] < 1:
         raise HermesError(f"num_samples must be at least 1, got {num_samples}")
-    model = load(checkpoint, backend, device, precision, config=config, tokenizer=tokenizer)
+    model = load(
+        checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
+        eos=eos, bos=a["bos"],
+    )  # fmt: skip
+    sampling = model.choose_sampling(a["temperature"], a["top_k"], a["top_p"], a["min_p"])
     return [
         model.complete(prompt, max_tokens=a["max_tokens"], sampling=sampling, seed=a["seed"] + k)
         for k in range(a["num_samples"])
@@ -146,13 +161,15 @@ def chat(
     *,
     config: str | Path | None = None,
     tokenizer: str | Path | Tokenizer | None = None,
+    eos: str | None = None,
     template: str | Path | None = None,
+    template_arg: Sequence[str] = (),
     system: str = "",
     max_tokens: int = 512,
-    temperature: float = 0.8,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
     seed: int = 0,
     backend: str = "auto",
     device: str | None = None,
@@ -163,19 +180,30 @@ def chat(
         talk = hermes.chat("run")
         print("".join(talk.say("Hello!")))
 
-    checkpoint, config, tokenizer: as in `load`. template: a Jinja file instead of the checkpoint's
-    chat template. max_tokens: of an answer. Raises HermesError of every kind.
+    checkpoint, config, tokenizer, eos: as in `load`. template: a Jinja file instead of the
+    checkpoint's chat template; template_arg: its arguments, such as "enable_thinking=false".
+    max_tokens: of an answer. Sampling is as in `generate`. Raises HermesError of every kind.
     """
     a = convert_arguments(chat, locals())
-    sampling = Sampling(a["temperature"], a["top_k"], a["top_p"], a["min_p"])
     given = (
         tokenizer
         if tokenizer is None or isinstance(tokenizer, Tokenizer)
         else load_tokenizer(tokenizer)
     )
-    base = open_base_model(checkpoint, config=config, tokenizer=given, template=template)
+    base = open_base_model(
+        checkpoint,
+        config=config,
+        tokenizer=given,
+        template=template,
+        eos=eos,
+        template_args=parse_template_args(a["template_arg"]),
+    )
     for note in base.notes:
         warnings.warn(note, stacklevel=2)
+    wanted = {name: a[name] for name in ("temperature", "top_k", "top_p", "min_p")}
+    sampling, said = choose_sampling(base.generation_config, wanted)
+    if said:
+        warnings.warn(said, stacklevel=2)
     options = Options(device=device, precision=precision)
     model = choose_backend(backend).build(base.spec, base.params, options)
     return ChatSession(model, base.encoder, system, sampling, a["max_tokens"], a["seed"])

@@ -120,11 +120,18 @@ class LossCounts:
     """Totals of a step over all ranks.
 
     terms: the number of losses that are averaged: targets, or pairs under a preference loss.
-    targets: the targets that are not IGNORE, on both sides of a pair.
+    targets: the targets that are not IGNORE, on both sides of a pair. weight: the sum of the
+    targets' weights, None where each has 1.
     """
 
     terms: int
     targets: int
+    weight: float | None = None
+
+    @property
+    def divisor(self) -> float:
+        """What the summed loss is divided by."""
+        return self.terms if self.weight is None else self.weight
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,9 @@ class Batch:
     takes no part in the loss. rows (A, B): each sample's index within the step over all ranks,
     which keys its dropout masks. segments (A, B, T): None, or the document of each token; attention
     and positions stay inside a document. pairs: None, or what a preference loss needs.
-    global_counts: totals of the step over all ranks; None where this batch is all of it.
+    global_counts: totals of the step over all ranks; None where this batch is all of it. weights
+    (A, B, T): None, or the weight of each target in the loss, which is divided by their sum; not
+    with pairs.
     """
 
     tokens: NDArray[np.int32]
@@ -144,11 +153,24 @@ class Batch:
     segments: NDArray[np.int32] | None = None
     pairs: PreferencePairs | None = None
     global_counts: LossCounts | None = None
+    weights: NDArray[np.float32] | None = None
 
     @property
     def counts(self) -> LossCounts:
         """Totals of the whole step, over all ranks."""
-        return self.global_counts or LossCounts(self.num_terms, self.num_targets)
+        return self.global_counts or self.own_counts
+
+    @property
+    def own_counts(self) -> LossCounts:
+        """Totals of this batch alone."""
+        weight = None
+        if self.weights is not None:
+            weight = float(self.weights[self.targets != IGNORE].sum(dtype=np.float64))
+        return LossCounts(self.num_terms, self.num_targets, weight)
+
+    def get_weights(self) -> NDArray[np.float32]:
+        """The weight of each target, 1 where none are given. (A, B, T)"""
+        return np.ones(self.targets.shape, np.float32) if self.weights is None else self.weights
 
     @property
     def num_targets(self) -> int:
@@ -369,8 +391,13 @@ def check_tokens(spec: ModelSpec, tokens: NDArray[np.generic], length: int | Non
 
 def check_batch(batch: Batch, recipe: Recipe) -> None:
     """Refuse a batch without targets, or one that does not match the run's objective and rule."""
-    if batch.counts.terms == 0:
+    if batch.counts.terms == 0 or batch.counts.weight == 0:
         raise HermesError("a batch without a single counted target has no loss")
+    if batch.weights is not None:
+        if batch.pairs is not None or batch.weights.shape != batch.targets.shape:
+            raise HermesError("a batch's weights belong to its targets, one each, and not to pairs")
+        if not (np.isfinite(batch.weights).all() and (batch.weights >= 0).all()):
+            raise HermesError("a batch's weights must be numbers that are at least 0")
     if (batch.pairs is not None) != (recipe.objective == "preference"):
         found = "single sequences" if batch.pairs is None else "pairs"
         raise HermesError(f"the objective is {recipe.objective!r}, but the batch holds {found}")

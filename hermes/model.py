@@ -1,10 +1,11 @@
 """A model with its tokenizer: found wherever it lies, built on a backend, ready to speak."""
 
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,14 +14,16 @@ from hermes.errors import CheckpointError, HermesError
 from hermes.formatting import format_count
 from hermes.inference.decoding import generate_tokens
 from hermes.inference.sampling import Sampling
+from hermes.inference.sampling_defaults import choose_sampling
 from hermes.interface import Model as BackendModel
 from hermes.interface import Options, choose_backend
-from hermes.interop.companions import parse_object
+from hermes.interop.companions import open_tokenizer, read_generation_config
 from hermes.interop.hub import load_tokenizer
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.numerics.params import count_parameters
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
+from hermes.tokenizer.files import has_tokenizer
 
 __all__ = ["GeneratedText", "Model", "load"]
 
@@ -29,9 +32,8 @@ class Model:
     """Weights on a backend with the tokenizer beside them; made by `load`.
 
     backend_model: the model as the backend built it. read_tokenizer: called when a tokenizer is
-    first needed; None where the checkpoint has none. begins_with_bos: texts begin with that token.
-    stops: tokens at which a completion ends, besides those that the tokenizer names. backend,
-    device: their names, for the repr.
+    first needed; None where the checkpoint has none. generation_config: the checkpoint's, whose
+    sampling is the default. backend, device: their names, for the repr.
     """
 
     def __init__(
@@ -39,8 +41,7 @@ class Model:
         backend_model: BackendModel,
         read_tokenizer: Callable[[], Tokenizer] | None,
         *,
-        begins_with_bos: bool = False,
-        stops: frozenset[int] = frozenset(),
+        generation_config: Mapping[str, Any] | None = None,
         path: Path | None = None,
         backend: str = "",
         device: str = "",
@@ -50,8 +51,7 @@ class Model:
         self.path = path
         self._backend, self._device = backend, device
         self._read_tokenizer = read_tokenizer
-        self._begins_with_bos = begins_with_bos
-        self._stops = stops
+        self._generation_config = generation_config or {}
 
     def __repr__(self) -> str:
         spec = self.spec
@@ -76,6 +76,20 @@ class Model:
             )
         return found
 
+    def choose_sampling(
+        self,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+    ) -> Sampling:
+        """The sampling given, where None the checkpoint's own; warns where the latter decides."""
+        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        sampling, said = choose_sampling(self._generation_config, given)
+        if said:
+            warnings.warn(said, stacklevel=3)
+        return sampling
+
     def logits(self, tokens: ArrayLike) -> NDArray[np.floating]:
         """Scores of the next token at every position. (B, T) integers -> (B, T, V) float32."""
         try:
@@ -89,13 +103,12 @@ class Model:
         return self.backend_model.logits(ids)
 
     def encode(self, prompt: str) -> list[int]:
-        """A prompt's ids, with the token that begins a text where the model expects one.
+        """A prompt's ids, with the token that begins a text where the tokenizer puts one.
 
         An empty prompt becomes the token after which a text of the training data began.
         """
         t = self.tokenizer
-        begin = [t.bos_id] if self._begins_with_bos and t.bos_id is not None else []
-        ids = begin + t.encode(prompt)
+        ids = t.beginning + t.encode(prompt)
         start = t.bos_id if t.eos_id is None else t.eos_id
         return ids if ids or start is None else [start]
 
@@ -117,10 +130,10 @@ class Model:
             self.backend_model,
             ids,
             max_tokens=max_tokens,
-            sampling=sampling or Sampling(),
+            sampling=sampling or self.choose_sampling(),
             seed=seed,
             completion=completion,
-            stop=self.tokenizer.stop_ids | self._stops,
+            stop=self.tokenizer.stop_ids,
             vocab_size=self.tokenizer.vocab_size,
         )
 
@@ -129,16 +142,19 @@ class Model:
         prompt: str,
         *,
         max_tokens: int = 100,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
         seed: int = 0,
     ) -> str:
-        """The text that follows a prompt. temperature 0 takes the likeliest token, always."""
-        sampling = Sampling(temperature, top_k, top_p, min_p)
+        """The text that follows a prompt. temperature 0 takes the likeliest token, always.
+
+        None: as the checkpoint's generation_config.json has it, else 0.8, 0, 1 and 0.
+        """
+        sampling = self.choose_sampling(temperature, top_k, top_p, min_p)
         ids = self.tokens(prompt, max_tokens=max_tokens, sampling=sampling, seed=seed)
-        return self.tokenizer.decode(ids)
+        return self.tokenizer.decode(ids, continued=bool(prompt))
 
     def complete(
         self,
@@ -150,7 +166,7 @@ class Model:
         show: Callable[[str], object] = lambda piece: None,
     ) -> "GeneratedText":
         """The text that follows a prompt, and why it ended. show: called with each piece of it."""
-        stream = self.tokenizer.stream()
+        stream = self.tokenizer.stream(continued=bool(prompt))
         tokens: list[int] = []
         made = self.tokens(prompt, max_tokens=max_tokens, sampling=sampling, seed=seed)
         while True:
@@ -162,7 +178,8 @@ class Model:
             tokens.append(token)
             show(stream.push(token))
         show(stream.flush())
-        return GeneratedText(self.tokenizer.decode(tokens), len(tokens), reason, seed)
+        text = self.tokenizer.decode(tokens, continued=bool(prompt))
+        return GeneratedText(text, len(tokens), reason, seed)
 
 
 @dataclass(frozen=True)
@@ -195,23 +212,24 @@ def load(
     *,
     config: str | Path | None = None,
     tokenizer: str | Path | Tokenizer | None = None,
+    eos: str | None = None,
+    bos: bool | None = None,
 ) -> Model:
     """Load a model to evaluate and to generate with.
 
     checkpoint: a checkpoint, a run (its newest whole one), a Hugging Face folder, or a file of
-    weights with `config` telling the architecture. tokenizer: another than the one beside it.
-    Raises CheckpointError, MissingBackend, Unsupported.
+    weights with `config` telling the architecture. tokenizer: another than the one beside it. eos:
+    the token that ends a text, and bos: whether one begins with BOS, where the checkpoint's files
+    are not to say it. Raises CheckpointError, MissingBackend, Unsupported.
     """
     found = choose_backend(backend)
     source = open_model(Path(checkpoint), config=Path(config) if config else None)
     for note in source.notes:
         warnings.warn(note, stacklevel=2)
-    settings = source.files.get("tokenizer_config.json")
     return Model(
         found.build(source.spec, source.params, Options(device=device, precision=precision)),
-        _choose_tokenizer(source, tokenizer),
-        begins_with_bos=settings is not None and _needs_bos(settings, source.path),
-        stops=_read_stop_ids(source),
+        _choose_tokenizer(source, tokenizer, eos, bos),
+        generation_config=read_generation_config(source.files, source.path),
         path=source.path,
         backend=found.name,
         device=device or found.devices()[0],
@@ -219,34 +237,28 @@ def load(
 
 
 def _choose_tokenizer(
-    source: StoredModel, given: str | Path | Tokenizer | None
+    source: StoredModel, given: str | Path | Tokenizer | None, eos: str | None, bos: bool | None
 ) -> Callable[[], Tokenizer] | None:
-    held = source.files.get("tokenizer.json")
-    own = None if held is None else _defer_tokenizer(held, f"{source.path}/tokenizer.json")
+    """Choose the tokenizer beside a model, or the one given, which must be the same."""
+
+    @cache
+    def read() -> Tokenizer | None:
+        return open_tokenizer(source.files, source.ids, source.path)
+
+    def finish(found: Tokenizer | None) -> Tokenizer:
+        assert found is not None, "there are files of a tokenizer"
+        return found if eos is None and bos is None else found.replace_roles(eos=eos, bos=bos)
+
+    has_own = has_tokenizer(source.files)
     if given is None:
-        return own
+        return cache(lambda: finish(read())) if has_own else None
     # What the user gave is looked at now.
     found = given if isinstance(given, Tokenizer) else load_tokenizer(given)
-    if own is not None and found.fingerprint != own().fingerprint:
+    own = read() if has_own else None
+    if own is not None and found.fingerprint != own.fingerprint:
         raise CheckpointError(
             f"the tokenizer given has {found.vocab_size} tokens and is not the one of "
-            f"{source.path}, which has {own().vocab_size}; leave it out to use that one"
+            f"{source.path}, which has {own.vocab_size}; leave it out to use that one"
         )
-    return lambda: found
-
-
-def _defer_tokenizer(text: bytes, where: str) -> Callable[[], Tokenizer]:
-    return cache(lambda: Tokenizer(text.decode("utf-8"), where))
-
-
-def _needs_bos(settings: bytes, where: Path) -> bool:
-    return parse_object(settings, f"{where}/tokenizer_config.json").get("add_bos_token") is True
-
-
-def _read_stop_ids(source: StoredModel) -> frozenset[int]:
-    """The tokens at which other tools end a completion of this model."""
-    held = source.files.get("generation_config.json")
-    where = f"{source.path}/generation_config.json"
-    found = parse_object(held, where).get("eos_token_id") if held else None
-    ids = found if isinstance(found, list) else [found]
-    return frozenset(number for number in ids if type(number) is int)
+    # The same vocabulary: the model's files say which of its tokens begin and end a text.
+    return lambda: finish(found if own is None else found.take_roles(own))

@@ -146,25 +146,29 @@ def attentions(draw, hidden_size=None, max_positions=None):
 def ffns(draw):
     activation = draw(st.sampled_from(ACTIVATIONS))
     gated = activation in ("swiglu", "geglu")
+    clamped = activation == "swiglu" and draw(st.booleans())
     return FfnSpec(
         hidden_dim=draw(optional(st.integers(1, 64))),
         activation=activation,
         gate=draw(st.sampled_from([None, True] if gated else [None, True, False])),
         bias=draw(st.booleans()),
         dropout=draw(RATES),
+        limit=draw(POSITIVE) if clamped else None,
+        alpha=draw(POSITIVE) if clamped else None,
         name=draw(st.one_of(st.just(""), NAMES)),
     )
 
 
 @st.composite
 def blocks(draw, hidden_size=None, max_positions=None):
-    parallel = draw(st.booleans())
+    missing = draw(st.sampled_from([None, None, None, "attention", "ffn"]))
+    parallel = missing is None and draw(st.booleans())
     shared_norm = parallel and draw(st.booleans())
     places = [place for place in NORM_POSITIONS if not (parallel and place == "post")]
     places = ["pre"] if shared_norm else places
     return BlockSpec(
-        attention=draw(attentions(hidden_size, max_positions)),
-        ffn=draw(ffns()),
+        attention=None if missing == "attention" else draw(attentions(hidden_size, max_positions)),
+        ffn=None if missing == "ffn" else draw(ffns()),
         norm=draw(NORMS),
         norm_position=draw(st.sampled_from(places)),
         residual=draw(st.booleans()),
@@ -181,7 +185,8 @@ def _named_once(blocks):
     parts = {}
     for block in blocks:
         for kind, part in (("b", block), ("a", block.attention), ("f", block.ffn)):
-            if part.name and parts.setdefault((kind, part.name), part) != part:
+            name = "none" if part is None else part.name
+            if name and parts.setdefault((kind, name), part) != part:
                 return False
     return True
 

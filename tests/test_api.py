@@ -137,7 +137,7 @@ def test_texts_of_a_model_that_expects_it_begin_with_bos(trained):
     tokenizer = trained[1]
     model = hermes.load(trained[0] / "run")
     assert model.encode("the") == tokenizer.encode("the")
-    begun = hermes.Model(model.backend_model, lambda: tokenizer, begins_with_bos=True)
+    begun = hermes.load(trained[0] / "run", bos=True)
     assert begun.encode("the") == [tokenizer.bos_id, *tokenizer.encode("the")]
     assert begun.encode("") == [tokenizer.bos_id]
 

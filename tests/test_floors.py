@@ -46,7 +46,7 @@ FLOORS = {
     ],
     "hermes_mlx": [
         {"blas", "cache", "erf", "loss", "optim", "process_group"},
-        {"chunked_loss", "context"},
+        {"chunked_loss", "context", "elementary"},
         {"ops"},
         {"model"},
         {"lora"},

@@ -68,14 +68,26 @@ def logprobs(module: Transformer, x: Array, targets: Array, target_indices: Arra
 
 
 def next_token(
-    module: Transformer, x: Array, targets: Array, target_indices: Array | None
+    module: Transformer,
+    x: Array,
+    targets: Array,
+    target_indices: Array | None,
+    weights: Array | None = None,
 ) -> Array:
-    """loss.next_token. target_indices: where targets count, (N,); None for all."""
+    """loss.next_token. target_indices: where targets count, (N,); None for all. weights: (B, T)."""
     flat_x, flat_targets = select_targets(x, targets, target_indices)
     spans = make_spans(0, len(flat_targets), choose_chunk_size(module))
 
-    def score_group(index: int, logp: Array) -> tuple[Array, None, Array]:
-        return -logp.sum(), None, logp
+    if weights is not None:
+        flat = weights.reshape(-1)
+        weights = flat if target_indices is None else flat[target_indices]
+
+    def score_group(index: int, logp: Array) -> tuple[Array, Array | None, Array]:
+        if weights is None:
+            return -logp.sum(), None, logp
+        begin, end = spans[index]
+        w = weights[begin:end]
+        return -(w * logp).sum(), -w, logp
 
     return compute_loss(module, flat_x, flat_targets, [[span] for span in spans], score_group)[0]
 

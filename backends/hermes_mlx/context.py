@@ -32,8 +32,7 @@ class PositionTables:
         self.ropes: dict[tuple[Rope, int], None] = {}
         self.angles: dict[tuple[Rope, int, int], tuple[Array, ...]] = {}
         self.slopes: dict[int, Array] = {}
-        for block in spec.layers:
-            attention = block.attention
+        for attention in spec.attentions:
             if isinstance(attention.position_encoding, Rope):
                 self.ropes[attention.position_encoding, attention.rotary_size] = None
             slopes = positions.alibi_slopes(attention.num_heads)

@@ -72,9 +72,13 @@ class Model:
             for a in range(len(batch.tokens)):
                 segments = None if batch.segments is None else batch.segments[a]
                 logprobs = self._compute_logprobs(batch.tokens[a], batch.targets[a], segments)
+                if batch.weights is not None:
+                    logprobs = logprobs * self.runtime.to_device(
+                        batch.weights[a], self.runtime.master
+                    )
                 total = total - logprobs.sum()
                 mx.eval(total)  # or the passes of all micro-batches are pending at once
-            return total.item() / max(batch.num_terms, 1)
+            return total.item() / (batch.own_counts.divisor or 1)
 
     def preferences(self, batch: Batch) -> tuple[float, NDArray[np.floating]]:
         """A batch of pairs' loss, and each row's log-probability from the same pass. (A, B)"""

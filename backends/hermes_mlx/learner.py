@@ -97,6 +97,7 @@ class Learner(Model):
         positions_in_document: Array | None,
         dropout_keys: Array | None,
         reference: Array | None,
+        weights: Array | None = None,
     ) -> tuple[Array, Array | None]:
         """A micro-batch's summed loss, and of pairs each row's log-probability. -> (), (B,)."""
         runtime, module = self.runtime, self.runtime.module
@@ -107,7 +108,7 @@ class Learner(Model):
         )
         x = module.model(tokens, ctx)  # (B, T, C)
         if reference is None:
-            return runtime.ops.next_token(module, x, targets, layout), None
+            return runtime.ops.next_token(module, x, targets, layout, weights), None
         rule = self._recipe.preference
         return runtime.ops.preference(module, x, targets, layout, reference, rule)
 
@@ -120,7 +121,7 @@ class Learner(Model):
     def _accumulate(self, batch: Batch) -> tuple[Array, Arrays, "LazyRows | None"]:
         """The batch's loss, its gradients, and rows' log-probabilities, none of them read yet."""
         check_batch(batch, self._recipe)
-        runtime, count = self.runtime, batch.counts.terms
+        runtime, count = self.runtime, batch.counts.divisor
         runtime.tables.prepare(batch.tokens.shape[-1])
         total: Any = None
         grads: Any = None
@@ -142,6 +143,9 @@ class Learner(Model):
                 positions_in_document,
                 dropout_keys,
                 batch.pairs and runtime.to_device(batch.pairs.reference[a], runtime.master),
+                None
+                if batch.weights is None
+                else runtime.to_device(batch.weights[a], runtime.master),
             )
             rows.append(sums)
             total = loss if total is None else total + loss

@@ -40,6 +40,11 @@ def next_token_loss(logits: Array, targets: Array, ops: Ops) -> Array:
     return -target_logprobs(logits, targets, ops).sum()
 
 
+def next_token_loss_by_weight(logits: Array, targets: Array, weights: Array, ops: Ops) -> Array:
+    """next_token_loss with a weight for each target, -w log p(target), summed. -> ()."""
+    return -(weights * target_logprobs(logits, targets, ops)).sum()
+
+
 def log_sigmoid(x: Array) -> Array:
     """log(1 / (1 + exp(-x))), without overflow."""
     # Not min(x, 0) - log1p(exp(-|x|)): MLX's derivatives of minimum and abs are 0 at 0, where every
@@ -102,10 +107,17 @@ def logprobs(module: Transformer, x: Array, targets: Array, target_indices: Arra
 
 
 def next_token(
-    module: Transformer, x: Array, targets: Array, target_indices: Array | None
+    module: Transformer,
+    x: Array,
+    targets: Array,
+    target_indices: Array | None,
+    weights: Array | None = None,
 ) -> Array:
-    """next_token_loss of the stack's output x. (B, T, C), (B, T) -> ()."""
-    return next_token_loss(module.compute_logits(x), targets, module.lm_head.ops)
+    """next_token_loss of the stack's output x, with weights by weight. (B, T, C), (B, T) -> ()."""
+    logits, ops = module.compute_logits(x), module.lm_head.ops
+    if weights is None:
+        return next_token_loss(logits, targets, ops)
+    return next_token_loss_by_weight(logits, targets, weights, ops)
 
 
 def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: object) -> Array:

@@ -22,7 +22,20 @@ from hermes.spec import AttentionSpec, LayerNorm, NoNorm, RMSNorm
 from hermes.spec.parts import Norm
 from hermes_mlx import chunked_loss, loss
 from hermes_mlx.context import Context
-from hermes_mlx.erf import erf
+from hermes_mlx.elementary import (
+    clamp_swiglu,
+    clamp_swiglu_exact,
+    clip,
+    exp,
+    gelu,
+    gelu_exact,
+    gelu_tanh,
+    relu,
+    relu2,
+    sigmoid_exact,
+    silu,
+    silu_exact,
+)
 from hermes_mlx.loss import upcast
 
 
@@ -30,59 +43,6 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """x W^T + b, in x's dtype. (..., in), (out, in), (out,) -> (..., out)."""
     y = x @ weight.astype(x.dtype).T
     return y if bias is None else y + bias.astype(x.dtype)
-
-
-def multiply(x: Array, factor: float | None) -> Array:
-    """x times a number, or x for None."""
-    # MLX would round the number to x's dtype: in bfloat16, to three digits.
-    return x if factor is None else (factor * upcast(x)).astype(x.dtype)
-
-
-def exp(x: Array) -> Array:
-    """e^x, exact in float64 too, where mx.exp is not."""
-    return mx.power(math.e, x)
-
-
-def sigmoid_exact(x: Array) -> Array:
-    """1 / (1 + exp(-x)), written out."""
-    # Without the bound exp(-x) of a very negative x is inf, and the gradient inf / inf.
-    return 1 / (1 + exp(mx.minimum(-x, 80)))
-
-
-def silu(x: Array) -> Array:
-    """x / (1 + exp(-x)). Source: Elfwing et al. 2017, arXiv:1702.03118."""
-    return x * mx.sigmoid(x)
-
-
-def silu_exact(x: Array) -> Array:
-    """silu, written out."""
-    # Without the bound exp(-x) of a very negative x is inf, and the gradient inf / inf.
-    return x / (1 + exp(mx.minimum(-x, 80)))
-
-
-def gelu(x: Array) -> Array:
-    """x (1 + erf(x / sqrt 2)) / 2. Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, eq. 1."""
-    return x * (1 + mx.erf(x / math.sqrt(2))) / 2
-
-
-def gelu_exact(x: Array) -> Array:
-    """gelu, by an erf that is exact in float64."""
-    return x * (1 + erf(x / math.sqrt(2))) / 2
-
-
-def gelu_tanh(x: Array) -> Array:
-    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2. Source: as gelu, section 2."""
-    return x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))) / 2
-
-
-def relu(x: Array) -> Array:
-    """max(x, 0)."""
-    return mx.maximum(x, 0)
-
-
-def relu2(x: Array) -> Array:
-    """max(x, 0)^2. Source: So et al. 2021, Primer, arXiv:2109.08668."""
-    return mx.square(mx.maximum(x, 0))
 
 
 def soft_cap(x: Array, cap: float) -> Array:
@@ -116,11 +76,6 @@ def log_sum_exp_exact(x: Array) -> Array:
 def add_offset(norm: RMSNorm, weight: Array | None) -> Array | None:
     """What an rmsnorm multiplies by: w, 1 + w with unit_offset, or None for 1. (C,) -> (C,)."""
     return 1 + weight if norm.unit_offset and weight is not None else weight
-
-
-def clip(x: Array, bound: float) -> Array:
-    """min(max(x, -bound), bound)."""
-    return mx.minimum(mx.maximum(x, -bound), bound)
 
 
 def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) -> Array:
@@ -264,6 +219,7 @@ class Ops:
     normalize: Callable
     rotate: Callable
     attention: Callable
+    clamp_swiglu: Callable
     soft_cap: Callable
     clip: Callable
     sigmoid: Callable
@@ -282,6 +238,7 @@ FAST = Ops(
     normalize=normalize,
     rotate=rotate,
     attention=attention,
+    clamp_swiglu=clamp_swiglu,
     soft_cap=soft_cap,
     clip=clip,
     sigmoid=mx.sigmoid,
@@ -295,6 +252,7 @@ FAST = Ops(
 EXACT = replace(
     FAST,
     activations=MappingProxyType({**FAST.activations, "gelu": gelu_exact, "silu": silu_exact}),
+    clamp_swiglu=clamp_swiglu_exact,
     normalize=normalize_exact,
     attention=attention_exact,
     sigmoid=sigmoid_exact,
@@ -308,6 +266,7 @@ EXACT = replace(
 PLAIN = replace(
     FAST,
     activations=MappingProxyType({**FAST.activations, "silu": silu_exact}),
+    clamp_swiglu=clamp_swiglu_exact,
     attention=attention_exact,
     sigmoid=sigmoid_exact,
     softmax=softmax_exact,

@@ -13,7 +13,12 @@ from hermes.spec import ModelSpec
 from hermes_numpy import ops
 from hermes_numpy.cache import KVCache
 from hermes_numpy.context import Context
-from hermes_numpy.loss import next_token_loss, preference_loss, target_logprobs
+from hermes_numpy.loss import (
+    next_token_loss,
+    next_token_loss_by_weight,
+    preference_loss,
+    target_logprobs,
+)
 from hermes_numpy.model import Transformer
 
 
@@ -56,12 +61,16 @@ class Model:
             dropout_keys = None if dropout is None else dropout_row_keys(*dropout, batch.rows[a])
             ctx = Context(segments=segments, dropout_keys=dropout_keys)
             logits = self._module(batch.tokens[a], ctx)
-            if batch.pairs is None:
+            if batch.weights is not None:
+                total = total + next_token_loss_by_weight(
+                    logits, batch.targets[a], batch.weights[a]
+                )
+            elif batch.pairs is None:
                 total = total + next_token_loss(logits, batch.targets[a])
             else:
                 rule, reference = batch.pairs.rule, batch.pairs.reference[a]
                 total = total + preference_loss(logits, batch.targets[a], reference, rule)
-        return total / max(batch.num_terms, 1)
+        return total / (batch.own_counts.divisor or 1)
 
     def decoder(self, batch_size: int, capacity: int) -> "Decoder":
         """An empty KV cache for rows of at most `capacity` tokens."""

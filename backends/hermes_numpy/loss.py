@@ -26,6 +26,11 @@ def next_token_loss(logits: Array, targets: Array) -> Array:
     return -target_logprobs(logits, targets).sum()
 
 
+def next_token_loss_by_weight(logits: Array, targets: Array, weights: Array) -> Array:
+    """next_token_loss with a weight for each target, -w log p(target), summed. -> ()."""
+    return -(weights * target_logprobs(logits, targets)).sum()
+
+
 def log_sigmoid(x: Array) -> Array:
     """log(1 / (1 + exp(-x))), without overflow."""
     negative = x < 0

@@ -60,6 +60,7 @@ class HeadNorm(Module):
 
     def __init__(self, block: BlockSpec, H: int, ops: Ops):
         self.norm, self.ops = block.qk_norm, ops
+        assert block.attention is not None, "the layer has attention"
         form, D = block.attention.query_key_norm, block.attention.head_size
         self.over = form.over if form else "head"
         size = D if self.over == "head" else H * D
@@ -81,6 +82,7 @@ class Attention(Module):
 
     def __init__(self, block: BlockSpec, C: int, layer: int, ops: Ops):
         spec = block.attention
+        assert spec is not None, "the layer has attention"
         self.spec, self.layer, self.site, self.ops = spec, layer, 1 + 4 * layer, ops
         self.H, self.K = spec.num_heads, spec.kv_heads
         self.D, self.E = spec.head_size, spec.value_size
@@ -134,34 +136,44 @@ class FeedForward(Module):
 
     def __init__(self, block: BlockSpec, C: int, layer: int, ops: Ops):
         spec = block.ffn
-        self.spec, self.site, self.act = spec, 2 + 4 * layer, ops.activations[spec.function]
+        assert spec is not None, "the layer has a feed-forward network"
+        self.spec, self.site, self.ops = spec, 2 + 4 * layer, ops
+        self.act = ops.activations[spec.function]
         self.gate_proj = Linear(C, spec.hidden_size, spec.bias) if spec.gated else None
         self.up_proj = Linear(C, spec.hidden_size, spec.bias)
         self.down_proj = Linear(spec.hidden_size, C, spec.bias)
 
     def __call__(self, x: Array, ctx: Context) -> Array:
         up = self.up_proj(x)  # (B, T, F)
-        h = self.act(self.gate_proj(x)) * up if self.gate_proj is not None else self.act(up)
+        h = self.act(up) if self.gate_proj is None else self.open_gate(self.gate_proj(x), up)
         return ctx.dropout(self.down_proj(h), self.spec.dropout, self.site)  # (B, T, C)
+
+    def open_gate(self, gate: Array, up: Array) -> Array:
+        """act(gate) * up, or the clamped swiglu. (B, T, F), (B, T, F) -> (B, T, F)."""
+        limit, alpha = self.spec.limit, self.spec.alpha
+        if limit is None or alpha is None:
+            return self.act(gate) * up
+        return self.ops.clamp_swiglu(gate, up, limit, alpha)
 
 
 class Block(Module):
-    """Attention and feed-forward, each with its norms and residual. (B, T, C) -> (B, T, C)."""
+    """Attention and feed-forward, or one, with norms and residual. (B, T, C) -> (B, T, C)."""
 
     def __init__(self, block: BlockSpec, C: int, layer: int, ops: Ops):
         self.block, self.site = block, 3 + 4 * layer
-        self.self_attn = Attention(block, C, layer, ops)
-        self.mlp = FeedForward(block, C, layer, ops)
+        self.self_attn = Attention(block, C, layer, ops) if block.attention else None
+        self.mlp = FeedForward(block, C, layer, ops) if block.ffn else None
         self.norms = list_norms(block)
         for name in self.norms.values():
             setattr(self, name, Norm(block.norm, C, ops))
 
     def __call__(self, x: Array, ctx: Context) -> Array:
-        block, n = self.block, self.apply_norm("attention_in", x)
-        h = self.add_output("attention", x, self.self_attn(n, ctx), ctx)
+        block, h, n = self.block, x, self.apply_norm("attention_in", x)
+        if self.self_attn is not None:
+            h = self.add_output("attention", x, self.self_attn(n, ctx), ctx)
         if not block.shared_norm:
             n = self.apply_norm("ffn_in", x if block.parallel else h)
-        return self.add_output("ffn", h, self.mlp(n, ctx), ctx)
+        return h if self.mlp is None else self.add_output("ffn", h, self.mlp(n, ctx), ctx)
 
     def add_output(self, part: str, x: Array, y: Array, ctx: Context) -> Array:
         """Add a sublayer's output y, normed, dropped and scaled, to x. (B, T, C) -> (B, T, C)."""

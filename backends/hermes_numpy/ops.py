@@ -62,6 +62,15 @@ def relu2(x: Array) -> Array:
 activations = {"gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu, "relu": relu, "relu2": relu2}
 
 
+def clamp_swiglu(gate: Array, up: Array, limit: float, alpha: float) -> Array:
+    """min(gate, limit) sigmoid(alpha min(gate, limit)) (clip(up, -limit, limit) + 1).
+
+    Source: OpenAI 2025, gpt-oss model card, arXiv:2508.10925, and its reference code.
+    """
+    gate = np.minimum(gate, limit)
+    return gate * sigmoid(alpha * gate) * (clip(up, limit) + 1)
+
+
 def softmax(x: Array) -> Array:
     """exp(x) / sum(exp(x)) over the last axis, shifted by the maximum."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))

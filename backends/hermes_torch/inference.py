@@ -75,8 +75,12 @@ class Model:
             for a in range(len(batch.tokens)):
                 segments = None if batch.segments is None else batch.segments[a]
                 logprobs = self._compute_logprobs(batch.tokens[a], batch.targets[a], segments)
+                if batch.weights is not None:
+                    logprobs = logprobs * self.runtime.to_device(
+                        batch.weights[a], self.runtime.master
+                    )
                 total = total - logprobs.sum()
-        return float(total) / max(batch.num_terms, 1)
+        return float(total) / (batch.own_counts.divisor or 1)
 
     @torch.no_grad()
     def preferences(self, batch: Batch) -> tuple[float, NDArray[np.floating]]:

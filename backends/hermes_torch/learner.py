@@ -89,7 +89,7 @@ class Learner(Model):
     def _accumulate(self, batch: Batch) -> tuple[Array, "LazyRows | None"]:
         """Add the gradients of the batch's loss to .grad; return the loss, and rows of pairs."""
         check_batch(batch, self._recipe)
-        runtime, count = self.runtime, batch.counts.terms
+        runtime, count = self.runtime, batch.counts.divisor
         runtime.tables.prepare(batch.tokens.shape[-1])
         total, rows = torch.zeros((), device=runtime.device), []
         for a in range(len(batch.tokens)):
@@ -102,6 +102,9 @@ class Learner(Model):
                 row_keys = dropout_row_keys(self._recipe.seed, self._steps_done + 1, batch.rows[a])
                 dropout_keys = runtime.to_device(row_keys.view("int32"), torch.int32)
             reference = batch.pairs and runtime.to_device(batch.pairs.reference[a], runtime.master)
+            weights = None
+            if batch.weights is not None:
+                weights = runtime.to_device(batch.weights[a], runtime.master)
             tokens = runtime.to_device(batch.tokens[a])
             targets = runtime.to_device(batch.targets[a])
             layout = self._choose_layout(batch.targets[a], batch.pairs is not None)
@@ -114,6 +117,7 @@ class Learner(Model):
                     positions_in_document,
                     dropout_keys,
                     reference,
+                    weights,
                 )
                 # `count` is of all micro-batches and processes, so sums over those are the mean.
                 loss = loss / count
@@ -267,6 +271,7 @@ class Objective(torch.nn.Module):
         positions_in_document: Array | None,
         dropout_keys: Array | None,
         reference: Array | None,
+        weights: Array | None = None,
     ) -> tuple[Array, Array | None]:
         """The loss, and of pairs each row's log-probability. (B, T) -> (), (B,) or None."""
         runtime = self._runtime
@@ -275,7 +280,8 @@ class Objective(torch.nn.Module):
             None, segments, positions_in_document, dropout_keys, recompute=recompute
         )
         if reference is None:
-            return self.module(tokens, ctx, runtime.ops.next_token, targets, layout), None
+            loss = self.module(tokens, ctx, runtime.ops.next_token, targets, layout, weights)
+            return loss, None
         return self.module(
             tokens, ctx, runtime.ops.preference, targets, layout, reference, self._rule
         )

@@ -41,6 +41,11 @@ def next_token_loss(logits: Array, targets: Array) -> Array:
     )
 
 
+def next_token_loss_by_weight(logits: Array, targets: Array, weights: Array) -> Array:
+    """next_token_loss with a weight for each target, -w log p(target), summed. -> ()."""
+    return -(weights * target_logprobs(logits, targets)).sum()
+
+
 def log_sigmoid(x: Array) -> Array:
     """log(1 / (1 + exp(-x))), without overflow."""
     return F.logsigmoid(x)
@@ -100,10 +105,17 @@ def logprobs(module: Transformer, x: Array, targets: Array, target_indices: Arra
 
 
 def next_token(
-    module: Transformer, x: Array, targets: Array, target_indices: Array | None
+    module: Transformer,
+    x: Array,
+    targets: Array,
+    target_indices: Array | None,
+    weights: Array | None = None,
 ) -> Array:
-    """next_token_loss of the stack's output x. (B, T, C), (B, T) -> ()."""
-    return next_token_loss(module.compute_logits(x), targets)
+    """next_token_loss of the stack's output x, with weights by weight. (B, T, C), (B, T) -> ()."""
+    logits = module.compute_logits(x)
+    if weights is None:
+        return next_token_loss(logits, targets)
+    return next_token_loss_by_weight(logits, targets, weights)
 
 
 def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: object) -> Array:

@@ -63,6 +63,15 @@ def relu2(x: Array) -> Array:
     return F.relu(x).square()
 
 
+def clamp_swiglu(gate: Array, up: Array, limit: float, alpha: float) -> Array:
+    """min(gate, limit) sigmoid(alpha min(gate, limit)) (clip(up, -limit, limit) + 1).
+
+    Source: OpenAI 2025, gpt-oss model card, arXiv:2508.10925, and its reference code.
+    """
+    gate = gate.clamp(max=limit)
+    return gate * torch.sigmoid(alpha * gate) * (clip(up, limit) + 1)
+
+
 def soft_cap(x: Array, cap: float) -> Array:
     """cap tanh(x / cap). Source: Bello et al. 2016, arXiv:1611.09940, eq. 16; Gemma 2."""
     return cap * torch.tanh(x / cap)
@@ -201,6 +210,7 @@ class Ops:
     normalize: Callable
     rotate: Callable
     attention: Callable
+    clamp_swiglu: Callable
     soft_cap: Callable
     clip: Callable
     sigmoid: Callable
@@ -217,6 +227,7 @@ FAST = Ops(
     normalize=normalize,
     rotate=rotate,
     attention=attention,
+    clamp_swiglu=clamp_swiglu,
     soft_cap=soft_cap,
     clip=clip,
     sigmoid=torch.sigmoid,

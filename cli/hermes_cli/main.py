@@ -28,7 +28,7 @@ from hermes_cli.display.robust_stderr import make_stderr_robust
 SECTIONS = {
     "Train": (
         ("quickstart", "quickstart", "Go from text to a trained model in a few minutes"),
-        ("train-tokenizer", "train_tokenizer", "Train a byte-level BPE tokenizer"),
+        ("train-tokenizer", "train_tokenizer", "Train a tokenizer"),
         ("prepare", "prepare", "Tokenize text once, into shards that training reads"),
         ("train", "train", "Train a model from scratch, or resume a run"),
         ("finetune", "finetune", "Continue training an existing model on plain text"),

@@ -2,253 +2,268 @@
 
 Which text is the assistant's follows from how it was rendered, never from searching for words in
 it: either the template marks it with `{% generation %}`, or it is what the rendering gains when
-the assistant's message is added. Text that spells the name of a special token stays text.
+the assistant's message is added (`dialogue`). Text that spells the name of a special token stays
+text, unless the user says that messages may write that token.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.chat_templates.calls import convert_calls
+from hermes.chat_templates.checks import check_names, check_roles, check_tools
+from hermes.chat_templates.dialogue import Dialogue
+from hermes.chat_templates.guard import GuardedMessages, guard_messages
 from hermes.chat_templates.messages import Conversation, Message
 from hermes.chat_templates.sandbox import CLOSE, OPEN
 from hermes.chat_templates.template import Template, choose_template
-from hermes.errors import DataError
+from hermes.chat_templates.text_encoder import Piece, TextEncoder
+from hermes.errors import DataError, suggest_nearest
 from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer
 
-__all__ = ["ChatEncoder", "Example", "read_end_of_turn"]
-
-# While a template runs, names of special tokens in messages are replaced by private-use characters
-# from this one on, so that they can be told from special tokens that the template itself writes.
-STAND_IN = 0xF0000
-PRIVATE = re.compile("([\U000f0000-\U000fffff])")
-FORBIDDEN = re.compile(f"[{OPEN}{CLOSE}\U000f0000-\U000fffff]")
-# Text that ends with what looks like a special token's name: <|eot_id|>, </s>, [END].
-NAME_AT_END = re.compile(r"(<[^<>\s]+>|\[[^\[\]\s]+\])\s*\Z")
+__all__ = ["ChatEncoder", "Example", "describe_unread", "read_end_of_turn"]
 
 
 @dataclass(frozen=True)
 class Example:
     """A tokenized training example. ids: (N,). loss_mask: (N,), True for targets; never the first.
 
-    where: its place in a file, for error messages.
+    where: its place in a file, for error messages. part: 0, or its number among the examples of one
+    conversation, whose first is 0. weights: (N,), float32, of targets in the loss, 0 for other
+    tokens; None where each has 1.
     """
 
     ids: NDArray[np.int32]
     loss_mask: NDArray[np.bool_]
     where: str
+    part: int = 0
+    weights: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 class ChatEncoder:
-    """Encodes conversations with one tokenizer and one template."""
+    """Encodes conversations with one tokenizer and one template.
 
-    def __init__(self, tokenizer: Tokenizer, template: Template):
+    message_tokens: names of special tokens that messages may write, such as '<think>'; elsewhere
+    they are text. unread: counts of the fields of records and messages that nothing read so far.
+    Raises DataError for a message token that is none.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, template: Template, message_tokens: Iterable[str] = ()
+    ):
         self.tokenizer = tokenizer
         self.template = template
+        self.unread: Counter[str] = Counter()
         special = [tokenizer.get_token_bytes(i).decode() for i in sorted(tokenizer.special_ids)]
-        longest_first = sorted(special, key=len, reverse=True)
+        allowed = set(message_tokens)
+        for name in allowed:
+            if name not in special:
+                hint = suggest_nearest(name, special) or f"; it has {', '.join(special[:9])}"
+                raise DataError(
+                    f"--message-token {name!r} is not a special token of this tokenizer{hint}"
+                )
+        ids = [i for name in allowed for i in tokenizer.encode(name, special=True)]
+        self._texts = TextEncoder(tokenizer, template, frozenset(ids))
+        longest_first = sorted(set(special) - allowed, key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._stand_ins = {name: chr(STAND_IN + i) for i, name in enumerate(special)}
-        self._names_by_stand_in = {character: name for name, character in self._stand_ins.items()}
         self._known_roles: set[str] = set()
 
-    def encode(self, conversation: Conversation, *, first: int = 0, whole: bool = False) -> Example:
+    def encode(self, conversation: Conversation, *, whole: bool = False) -> Example:
         """Encode a conversation, up to the last token in the loss mask.
 
-        The loss mask covers the assistant's messages from number `first` on; with `whole`, all
-        tokens. Plain text is covered whole and followed by an end-of-text token. Raises DataError,
-        its message beginning with the conversation's place.
+        The loss mask covers the assistant's messages that are trained on; with `whole`, all tokens.
+        Plain text is covered whole and followed by an end-of-text token. Raises DataError, its
+        message beginning with the conversation's place; also where one example cannot hold it.
         """
         try:
-            return self._encode(conversation, first, whole)
+            examples = self._encode(conversation, whole, several=False)
+        except DataError as error:
+            raise DataError(f"{conversation.where}: {error}") from None
+        return examples[0]
+
+    def encode_all(self, conversation: Conversation, *, whole: bool = False) -> list[Example]:
+        """Encode a conversation as one example, or as several.
+
+        A template may render a turn otherwise once more follows: without its reasoning, say. What
+        was generated before such a turn is not what stands in the whole, so the turn gets an
+        example that ends with it. Raises DataError.
+        """
+        try:
+            return self._encode(conversation, whole, several=True)
         except DataError as error:
             raise DataError(f"{conversation.where}: {error}") from None
 
-    def _encode(self, conversation: Conversation, first: int, whole: bool) -> Example:
-        where = conversation.where
+    def _encode(self, conversation: Conversation, whole: bool, *, several: bool) -> list[Example]:
+        where, messages = conversation.where, conversation.messages
+        self.unread.update(map(repr, conversation.unread))
         if conversation.text is not None:
-            return self._encode_text(conversation.text, where)
-        ids: list[int] = []
-        mask: list[bool] = []
-        for text, is_target in self._split_turns(conversation.messages, first, conversation.tools):
-            tokens = self._tokenize(text)
-            ids += tokens
-            mask += self._mask_turn(tokens, text) if is_target else [False] * len(tokens)
-        if not any(mask):
-            raise DataError("the template gives the assistant's messages no token")
-        loss_mask = np.array(mask) | whole
-        loss_mask[0] = False  # the first token is predicted from nothing
-        end = int(np.flatnonzero(loss_mask)[-1]) + 1
-        return Example(np.array(ids[:end], np.int32), loss_mask[:end], where)
+            ids = self._encode_text(conversation.text)
+            return [_make_example(ids, [1.0] * len(ids), conversation.weight, where)]
+        guarded, dialogue = self._prepare(messages, conversation.tools)
+        answers = [i for i, turn in enumerate(messages) if turn["role"] == "assistant"]
+        weights = {i: conversation.weights.get(i, 1.0) for i in answers}
+        left = [i for i in answers if i not in conversation.untrained and weights[i]]
+        if not left:
+            raise DataError("no message of the assistant is trained on")
+        if self.template.marks:
+            parts = [self._split_at_marks(dialogue, answers, set(left), weights)]
+        else:
+            parts = []
+            while left:
+                pieces, left = self._split_turns(dialogue, left, weights, whole=whole)
+                if left and not several:
+                    raise DataError(dialogue.explain_missing(left[-1], len(messages)))
+                parts.append(pieces)
+                left = [] if whole else left
+        for turn in dialogue.turns[conversation.counted :]:
+            self.unread.update(f"{name!r} of messages" for name in turn.list_unread())
+        examples = []
+        for number, pieces in enumerate(reversed(parts)):
+            ids, found = self._texts.encode_pieces(guarded, pieces)
+            if not any(found):
+                raise DataError("the template gives the assistant's messages no token")
+            context = 1.0 if whole else 0.0
+            each = [context if weight is None else weight for weight in found]
+            examples.append(_make_example(ids, each, conversation.weight, where, number))
+        return examples
 
     def encode_prompt(
         self, messages: Sequence[Message], tools: Sequence[Any] | None = None
     ) -> list[int]:
         """Encode messages up to where the assistant answers, as in training. Raises DataError."""
-        pieces = self._split_turns(messages, len(messages), tools, prompt=True)
-        return [token for text, _ in pieces for token in self._tokenize(text)]
+        guarded, dialogue = self._prepare(messages, tools, prompt=True)
+        if self.template.marks:
+            answers = [i for i, turn in enumerate(messages) if turn["role"] == "assistant"]
+            pieces = self._split_at_marks(dialogue, answers, set(), {}, prompt=True)
+        else:
+            pieces, _ = self._split_turns(dialogue, [], {}, prompt=True)
+        ids: list[int] = []
+        for text, _ in pieces:
+            ids += self._texts.tokenize(guarded, text, ids[-1] if ids else None)[0]
+        return ids
 
     def find_end_of_turn(self) -> int:
         """Find the token that ends the assistant's turn. Raises DataError."""
         turn = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "a"})
-        example = self._encode(Conversation(turn, self.template.where), 0, False)
+        (example,) = self._encode(Conversation(turn, self.template.where), False, several=False)
         return int(example.ids[example.loss_mask][-1])
 
-    def _encode_text(self, text: str, where: str) -> Example:
+    def _encode_text(self, text: str) -> list[int]:
         if self.tokenizer.eos_id is None:
             raise DataError(
                 "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>'"
             )
-        ids = [*self.tokenizer.encode(text), self.tokenizer.eos_id]
-        loss_mask = np.ones(len(ids), np.bool_)
-        loss_mask[0] = False
-        return Example(np.array(ids, np.int32), loss_mask, where)
+        begin = self.tokenizer.beginning
+        return [*begin, *self.tokenizer.encode(text), self.tokenizer.eos_id]
 
-    def _mask_turn(self, tokens: list[int], text: str) -> list[bool]:
-        """Mask a turn up to the special token that ends it, and nothing that follows it."""
-        special = self.tokenizer.special_ids
-        ends = [i for i, token in enumerate(tokens) if token in special]
-        if not ends:
-            raise DataError(self._explain_endless(text))
-        return [i <= ends[-1] for i in range(len(tokens))]
-
-    def _explain_endless(self, text: str) -> str:
-        """Explain that no special token ends a turn, and how to mend it."""
-        begin = f"{self.template.where} ends the assistant's turn with"
-        found = NAME_AT_END.search(text)
-        name = found[1] if found else ""
-        if not name or not (name in self.template.source or name in self.template.names.values()):
-            return (
-                f"{begin} no special token, so a model could not learn to stop; write one after "
-                "the content, such as eos_token"
-            )
-        end = self.tokenizer.eos_id
-        own = "" if end is None else f", such as {self.tokenizer.get_token_bytes(end).decode()!r}"
-        return (
-            f"{begin} {name!r}, which is not a special token of this tokenizer, so a model could "
-            f"not learn to stop; write one that it has{own}, or train a tokenizer with "
-            f"--special-token {name!r}"
-        )
-
-    def _tokenize(self, text: str) -> list[int]:
-        """Tokenize rendered text; only special tokens that the template wrote become special."""
-        ids: list[int] = []
-        for part in PRIVATE.split(text):
-            if name := self._names_by_stand_in.get(part):
-                ids += self.tokenizer.encode(name)
-            elif part:
-                ids += self.tokenizer.encode(part, special=True)
-        return ids
+    def _prepare(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None, *, prompt: bool = False
+    ) -> tuple[GuardedMessages, Dialogue]:
+        """Guard messages, render them once, and refuse what the template would lose."""
+        check_tools(self.template, messages, tools)
+        messages = convert_calls(messages, self.template)
+        guarded = guard_messages(messages, self._names, self.template.source)
+        is_ended = partial(self._texts.is_ended, guarded)
+        dialogue = Dialogue(self.template, guarded.turns, tools, is_ended)
+        whole = dialogue.render(len(messages), prompt=prompt)
+        if guarded.names:
+            check_names(self.template, guarded, messages, whole, tools, prompt)
+        check_roles(dialogue, whole, prompt, self._known_roles)
+        return guarded, dialogue
 
     def _split_turns(
         self,
-        messages: Sequence[Message],
-        first: int,
-        tools: Sequence[Any] | None,
+        dialogue: Dialogue,
+        targets: Sequence[int],
+        weights: Mapping[int, float],
         *,
         prompt: bool = False,
-    ) -> list[tuple[str, bool]]:
-        """Render messages and cut the text at the assistant's turns. -> [(text, is target)]"""
-        self._check_tools(messages, tools)
-        guarded: list[Message] = [self._guard(dict(message)) for message in messages]
-        whole = self.template.render(guarded, prompt=prompt, tools=tools)
-        self._check_roles(guarded, whole, tools, prompt)
-        answers = [i for i, message in enumerate(guarded) if message["role"] == "assistant"]
-        if self.template.marks:
-            return self._split_at_marks(whole, [i >= first for i in answers])
-        pieces, done = [], 0
-        for i in answers:
-            begin = self._measure_prefix(whole, guarded[:i], i, tools, prompt=True)
-            end = self._measure_prefix(whole, guarded[: i + 1], i + 1, tools, prompt=False)
-            pieces += [(whole[done:begin], False), (whole[begin:end], i >= first)]
-            done = end
-        return [*pieces, (whole[done:], False)]
+        whole: bool = False,
+    ) -> tuple[list[Piece], list[int]]:
+        """Render messages up to the last target and cut the text at the assistant's turns.
 
-    def _measure_prefix(
+        weights: of the assistant's messages. whole: the rest is trained on, too, so turns of weight
+        0 must be found. -> pieces, and the targets that the text does not have as they are
+        generated.
+        """
+        count = targets[-1] + 1 if targets else len(dialogue.turns)
+        wanted, left = set(targets), list[int]()
+        spans = []
+        for i in range(count - 1, -1, -1):
+            if dialogue.turns[i].role != "assistant":
+                continue
+            span = dialogue.find_turn(i, count, prompt=prompt)
+            if i in wanted and (span is None or left):
+                if i == targets[-1]:
+                    raise DataError(dialogue.explain_missing(i, count))
+                left.append(i)
+            if span is None and whole and weights.get(i) == 0:
+                raise DataError(dialogue.explain_missing(i, count))
+            if span is not None:
+                is_target = i in wanted and not left
+                spans.append((*span, _choose_weight(weights, i, is_target)))
+        text, done = dialogue.render(count, prompt=prompt), 0
+        pieces: list[Piece] = []
+        for begin, end, weight in reversed(spans):
+            if begin >= done:
+                pieces += [(text[done:begin], None), (text[begin:end], weight)]
+                done = end
+        return [*pieces, (text[done:], None)], left[::-1]
+
+    def _split_at_marks(
         self,
-        whole: str,
-        messages: Sequence[Message],
-        count: int,
-        tools: Sequence[Any] | None,
+        dialogue: Dialogue,
+        answers: Sequence[int],
+        targets: set[int],
+        weights: Mapping[int, float],
         *,
-        prompt: bool,
-    ) -> int:
-        """Measure the rendering of the first messages, which must be a prefix of the whole."""
-        text = self.template.render(messages, prompt=prompt, tools=tools)
-        if not whole.startswith(text):
-            what = " and the generation prompt" if prompt else ""
-            raise DataError(
-                f"{self.template.where} renders the text up to message {count}{what} differently "
-                "when more messages follow, so the assistant's part cannot be found; mark it with "
-                "{% generation %} in the template"
-            )
-        return len(text)
-
-    def _split_at_marks(self, whole: str, targets: Sequence[bool]) -> list[tuple[str, bool]]:
+        prompt: bool = False,
+    ) -> list[Piece]:
+        whole = dialogue.render(len(dialogue.turns), prompt=prompt)
         parts = re.split(f"[{OPEN}{CLOSE}]", whole)
         marks = re.findall(f"[{OPEN}{CLOSE}]", whole)
-        if marks != [OPEN, CLOSE] * len(targets):
+        if marks != [OPEN, CLOSE] * len(answers):
             raise DataError(
-                f"{self.template.where} marks {len(marks) // 2} generations for {len(targets)} "
+                f"{self.template.where} marks {len(marks) // 2} generations for {len(answers)} "
                 "messages of the assistant; each needs one"
             )
-        flags = [flag for one in targets for flag in (False, one)]
-        return list(zip(parts, [*flags, False], strict=True))
+        own = [w for i in answers for w in (None, _choose_weight(weights, i, i in targets))]
+        return list(zip(parts, [*own, None], strict=True))
 
-    def _check_tools(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> None:
-        """Raise DataError for tools and tool calls that the template does not write."""
-        calling = [i for i, message in enumerate(messages, 1) if message.get("tool_calls")]
-        if calling and "tool_calls" not in self.template.source:
-            raise DataError(
-                f"message {calling[0]} has 'tool_calls', which {self.template.where} does not "
-                "write; give a template that does with --template, or the call as content"
-            )
-        if tools and "tools" not in self.template.source:
-            raise DataError(
-                f"the record has 'tools', which {self.template.where} does not write; give a "
-                "template that does with --template, or leave them out"
-            )
 
-    def _check_roles(
-        self, messages: Sequence[Message], whole: str, tools: Sequence[Any] | None, prompt: bool
-    ) -> None:
-        """Raise DataError for a role whose messages the template leaves out; try each role once."""
-        for i, message in enumerate(messages):
-            role = message["role"]
-            if role in self._known_roles or not message.get("content"):
-                continue
-            others = [*messages[:i], *messages[i + 1 :]]
-            try:
-                same = self.template.render(others, prompt=prompt, tools=tools) == whole
-            except DataError:  # it needs the message, so it knows the role
-                same = False
-            if same:
-                raise DataError(
-                    f"{self.template.where} does not know the role {role!r}: it leaves message "
-                    f"{i + 1} out"
-                )
-            self._known_roles.add(role)
+def _choose_weight(weights: Mapping[int, float], index: int, is_target: bool) -> float | None:
+    """The weight of a turn: its own, 0 where it must not be trained on, None for context."""
+    weight = weights.get(index, 1.0)
+    return weight if is_target or weight == 0 else None
 
-    def _guard(self, value: Any) -> Any:
-        """Replace names of special tokens in all texts of a value by their stand-ins."""
-        if isinstance(value, dict):
-            return {key: self._guard(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [self._guard(inner) for inner in value]
-        if not isinstance(value, str):
-            return value
-        if found := FORBIDDEN.search(value):
-            raise DataError(
-                f"the text has U+{ord(found[0]):04X}, which means nothing outside one program; "
-                "take it out"
-            )
-        return self._names.sub(lambda name: self._stand_ins[name[0]], value)
+
+def _make_example(
+    ids: Sequence[int], each: Sequence[float], weight: float, where: str, part: int = 0
+) -> Example:
+    """Make an example of tokens and their weights, up to the last one that counts."""
+    weights = np.array(each, np.float32) * np.float32(weight)
+    weights[0] = 0  # the first token is predicted from nothing
+    mask = weights > 0
+    end = int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else len(ids)
+    kept = None if (weights[mask] == 1).all() else weights[:end]
+    return Example(np.array(ids[:end], np.int32), mask[:end], where, part, kept)
+
+
+def describe_unread(unread: Mapping[str, int]) -> list[str]:
+    """The sentence that names fields which nothing read, with their counts; none where all were."""
+    if not unread:
+        return []
+    shown = ", ".join(f"{name} ({count:,})" for name, count in unread.items())
+    return [f"fields that are not read: {shown}"]
 
 
 def read_end_of_turn(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> int | None:

@@ -1,7 +1,8 @@
 """Conversations and messages, and the checks of what files give for them."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hermes.errors import DataError, suggest_nearest
@@ -13,14 +14,18 @@ __all__ = [
     "Message",
     "as_messages",
     "check_message",
+    "drop_nulls",
     "make_message",
     "read_answer",
     "read_content",
+    "read_list",
     "read_messages",
     "read_text",
     "require_field",
 ]
 
+# Types of a part of a content that is text, as Chat Completions, Responses and datasets call them.
+TEXT_PARTS = ("text", "input_text", "output_text")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """The roles of Hugging Face chat templates; a template may know fewer."""
 
@@ -33,12 +38,21 @@ class Conversation:
     """Messages in order, or plain text.
 
     where: its file and line, for error messages. tools: descriptions of tools for the template.
+    untrained: numbers of messages of the assistant that are context only. weight: of the record in
+    the loss; weights: of messages of the assistant, by number, where not 1. unread: fields of the
+    record that nothing reads. counted: the number of messages, from the first on, whose fields were
+    looked at before.
     """
 
     messages: tuple[Message, ...]
     where: str
     text: str | None = None
     tools: tuple[Any, ...] | None = None
+    untrained: frozenset[int] = frozenset()
+    weight: float = 1.0
+    weights: Mapping[int, float] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    counted: int = 0
 
 
 def as_messages(value: Any, role: str, where: str) -> tuple[Message, ...]:
@@ -63,22 +77,46 @@ def read_messages(value: Any, where: str) -> tuple[Message, ...]:
 
 
 def check_message(item: Any, where: str) -> Message:
-    """Check the role and content of one message. Raises DataError."""
+    """Check the role and content of one message; null is absence. Raises DataError."""
     if not isinstance(item, dict):
         raise DataError(f"{where}: found {name_type(item)} where an object is needed")
+    message = drop_nulls(item, but=("content",))
+    return _check_fields(message, where)
+
+
+def _check_fields(item: dict[str, Any], where: str) -> Message:
     role = require_field(item, "role", where)
     if role not in ROLES:
         hint = suggest_nearest(role, ROLES) if isinstance(role, str) else ""
         raise DataError(
             f"{where}: role {role!r} is unknown{hint or '; known are ' + ', '.join(ROLES)}"
         )
+    if "tool_calls" in item:
+        item["tool_calls"] = read_list(item["tool_calls"], f"{where}: field 'tool_calls'")
     calls = bool(item.get("tool_calls"))
     content = item.get("content") if calls else require_field(item, "content", where)
     if calls and content is None:
-        return dict(item)
+        return item
     read = read_answer if role == "assistant" and not calls else read_content
-    read(content, f"{where}: field 'content'")
-    return dict(item)
+    item["content"] = read(content, f"{where}: field 'content'")
+    return item
+
+
+def drop_nulls(value: Mapping[str, Any], but: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields that have a value, and those of `but`: tables write null for absent ones."""
+    return {name: one for name, one in value.items() if one is not None or name in but}
+
+
+def read_list(value: Any, where: str) -> list[Any]:
+    """Check a list of objects, which may be written as JSON in a string. Raises DataError."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else []
+        except (ValueError, RecursionError):
+            raise DataError(f"{where}: a string that is not JSON; a list is needed") from None
+    if not isinstance(value, list):
+        raise DataError(f"{where}: found {name_type(value)} where a list is needed")
+    return value
 
 
 def require_field(value: Mapping[str, Any], name: str, where: str) -> Any:
@@ -101,7 +139,12 @@ def read_text(value: Any, where: str) -> str:
 
 
 def read_content(value: Any, where: str) -> str:
-    """Check that a value is a string without lone surrogates. Raises DataError."""
+    """Read a string, or the texts of a list of parts, joined. Raises DataError.
+
+    Half of a surrogate pair is refused.
+    """
+    if isinstance(value, list):
+        return "".join(_read_part(part, f"{where}[{i}]") for i, part in enumerate(value))
     if not isinstance(value, str):
         raise DataError(f"{where}: found {name_type(value)} where a string is needed")
     if not value.isascii():
@@ -115,8 +158,27 @@ def read_content(value: Any, where: str) -> str:
     return value
 
 
+def _read_part(part: Any, where: str) -> str:
+    """Read a part of a content: a string, or an object of type text. Raises DataError."""
+    if isinstance(part, str):
+        return read_content(part, where)
+    if not isinstance(part, dict):
+        raise DataError(f"{where}: found {name_type(part)} where a part with text is needed")
+    kind = part.get("type", "text")
+    if kind not in TEXT_PARTS:
+        raise DataError(
+            f"{where}: a part of type {kind!r}; only parts of type 'text' can be read, so leave "
+            "the record out"
+        )
+    text = require_field(part, "text", where)
+    if not isinstance(text, str):
+        raise DataError(f"{where}: field 'text': found {name_type(text)} where a string is needed")
+    return read_content(text, where)
+
+
 def read_answer(value: Any, where: str) -> str:
-    """Check that an answer has more than white space. Raises DataError."""
-    if isinstance(value, str) and not value.strip():
+    """Read an answer, which has more than white space. Raises DataError."""
+    text = read_content(value, where)
+    if not text.strip():
         raise DataError(f"{where}: an empty completion; there is nothing to learn from it")
-    return read_content(value, where)
+    return text

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import Any
 
+from hermes.chat_templates.turns import mark_end_of_loop, mark_turn
+
 __all__ = ["CLOSE", "OPEN", "Refused", "make_environment"]
 
 # Characters that enclose what the assistant says. Unicode noncharacters, so no text contains them.
@@ -146,8 +148,11 @@ def _limit_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
     return run
 
 
-def make_environment() -> Any:
-    """Make the sandbox, with the functions and tags that Hugging Face gives its templates."""
+def make_environment(*, marks_turns: bool = False) -> Any:
+    """Make the sandbox, with the functions and tags that Hugging Face gives its templates.
+
+    marks_turns: the rendered text says which message each part of it was written for (`turns`).
+    """
     from jinja2 import nodes, pass_context
     from jinja2.exceptions import SecurityError
     from jinja2.ext import Extension
@@ -175,16 +180,27 @@ def make_environment() -> Any:
         def visit_For(self, node: Any) -> Any:
             node = self.generic_visit(node)
             node.iter = self._wrap_in_filter(node.iter, "_turns")
-            return node
+            if not marks_turns or not isinstance(node.target, nodes.Name):
+                return node
+            loop = next(loops)
+            item = nodes.Name(node.target.name, "load", lineno=node.lineno)
+            node.body.insert(0, self._print_filtered(item, "_mark_turn", loop))
+            end = self._print_filtered(nodes.Const(loop, lineno=node.lineno), "_mark_end", loop)
+            return [node, end]
 
         def visit_Concat(self, node: Any) -> Any:
             node = self.generic_visit(node)
             return self._wrap_in_filter(nodes.List(node.nodes, lineno=node.lineno), "_join_bounded")
 
         @staticmethod
-        def _wrap_in_filter(node: Any, name: str) -> Any:
-            call = nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+        def _wrap_in_filter(node: Any, name: str, *arguments: Any) -> Any:
+            call = nodes.Filter(node, name, [*arguments], [], None, None, lineno=node.lineno)
             return call.set_environment(node.environment)
+
+        def _print_filtered(self, node: Any, name: str, loop: int) -> Any:
+            number = nodes.Const(loop, lineno=node.lineno)
+            call = self._wrap_in_filter(node, name, number)
+            return nodes.Output([call], lineno=node.lineno)
 
     class Sandbox(ImmutableSandboxedEnvironment):
         """Jinja's sandbox, which also refuses to look up what it would only refuse to use."""
@@ -213,6 +229,15 @@ def make_environment() -> Any:
                 f"access to attribute {attribute!r} of {type(obj).__name__!r} object"
             )
 
+    loops, over_messages = itertools.count(), set[int]()
+
+    def mark(item: Any, loop: int) -> str:
+        return mark_turn(item, loop, over_messages)
+
+    @pass_context  # or the compiler would call it once, as a function of constants
+    def mark_end(context: Any, _: Any, loop: int) -> str:
+        return mark_end_of_loop(loop, over_messages)
+
     @pass_context
     def turns(context: Any, items: Iterable[Any]) -> Iterator[Any]:
         counter = context.vars.setdefault("_turns", itertools.count(1))
@@ -231,6 +256,7 @@ def make_environment() -> Any:
         name: _limit_filter(name, found) for name, found in environment.filters.items()
     }
     environment.filters |= {"_turns": turns, "_join_bounded": _join_bounded}
+    environment.filters |= {"_mark_turn": mark, "_mark_end": mark_end}
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = _format_now
     del environment.globals["lipsum"]  # produces text of any length

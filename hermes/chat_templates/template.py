@@ -5,40 +5,76 @@ A template gets `messages`, `tools`, `add_generation_prompt` and the names of sp
 says with `{% generation %}`. Jinja2 is imported when a template is made.
 """
 
+import json
 import re
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hermes.chat_templates.messages import Message
 from hermes.chat_templates.sandbox import Refused, make_environment
-from hermes.errors import DataError, StorageError
+from hermes.chat_templates.turns import Turn
+from hermes.errors import DataError, StorageError, suggest_nearest
 
-__all__ = ["Template", "choose_template"]
+__all__ = ["Template", "choose_template", "parse_template_args"]
+
+# What a template is given besides arguments and the names of special tokens.
+GIVEN = ("messages", "tools", "documents", "add_generation_prompt")
 
 
 class Template:
     """A chat template.
 
     source: its text. where: what error messages call it. names: special tokens by role, such as
-    eos_token. marks: whether it marks what the assistant says.
+    eos_token. arguments: further variables, such as enable_thinking. marks: whether it marks what
+    the assistant says.
     """
 
-    def __init__(self, source: str, *, where: str = "the chat template", names: Mapping[str, str]):
-        """Compile the template. Raises DataError where it is not Jinja."""
+    def __init__(
+        self,
+        source: str,
+        *,
+        where: str = "the chat template",
+        names: Mapping[str, str],
+        arguments: Mapping[str, Any] | None = None,
+    ):
+        """Compile the template. Raises DataError if it is no Jinja or reads no such argument."""
+        self.source, self.where, self.names = source, where, dict(names)
+        self.arguments = dict(arguments or {})
+        self.marks = bool(re.search(r"{%-?\s*generation\s*-?%}", source))
+        self._compiled = self._compile()
+        self._check_arguments()
+
+    def _compile(self, *, marks_turns: bool = False) -> Any:
         from jinja2 import TemplateError, TemplateSyntaxError
 
-        self.source, self.where, self.names = source, where, dict(names)
-        self.marks = bool(re.search(r"{%-?\s*generation\s*-?%}", source))
         try:
-            self._compiled = make_environment().from_string(source)
+            return make_environment(marks_turns=marks_turns).from_string(self.source)
         except TemplateSyntaxError as error:
             raise DataError(
-                f"{where}:{error.lineno}: not a Jinja template: {error.message}"
+                f"{self.where}:{error.lineno}: not a Jinja template: {error.message}"
             ) from None
         except (TemplateError, RecursionError, MemoryError, OverflowError) as error:
-            raise DataError(f"{where}: not a Jinja template: {_summarize(error)}") from None
+            raise DataError(f"{self.where}: not a Jinja template: {_summarize(error)}") from None
+
+    def _check_arguments(self) -> None:
+        if not self.arguments:
+            return
+        from jinja2 import meta
+
+        read = meta.find_undeclared_variables(make_environment().parse(self.source))
+        for name in self.arguments:
+            if name in GIVEN or name not in read:
+                known = sorted(read - {*GIVEN, *self.names, "raise_exception", "strftime_now"})
+                hint = suggest_nearest(name, known)
+                known_here = f"; it reads {', '.join(known)}" if known else "; it reads none"
+                raise DataError(f"{self.where} reads no argument {name!r}{hint or known_here}")
+
+    @cached_property
+    def _marked(self) -> Any:
+        return self._compile(marks_turns=True)
 
     def render(
         self, messages: Iterable[Message], *, prompt: bool, tools: Iterable[Any] | None = None
@@ -47,16 +83,35 @@ class Template:
 
         What the template marks as generation is between OPEN and CLOSE. Raises DataError.
         """
+        return self._render(self._compiled, messages, prompt, tools)
+
+    def render_marked(
+        self, messages: Iterable[Turn], *, prompt: bool, tools: Iterable[Any] | None = None
+    ) -> str:
+        """Render with the marks of `turns.split_marked`, which say what belongs to which message.
+
+        Without them the text is that of `render`, unless the template reads what it wrote.
+        """
+        return self._render(self._marked, messages, prompt, tools)
+
+    def _render(
+        self,
+        compiled: Any,
+        messages: Iterable[Message],
+        prompt: bool,
+        tools: Iterable[Any] | None,
+    ) -> str:
         from jinja2.exceptions import SecurityError
 
         try:
             return str(
-                self._compiled.render(
-                    messages=[dict(message) for message in messages],
+                compiled.render(
+                    messages=[m if isinstance(m, Turn) else dict(m) for m in messages],
                     tools=None if tools is None else list(tools),
                     documents=None,
                     add_generation_prompt=prompt,
                     **self.names,
+                    **self.arguments,
                 )
             )
         except Refused as error:
@@ -89,15 +144,21 @@ def choose_template(
     file: str | Path | None = None,
     default: str,
     where: str = "tokenizer_config.json",
+    arguments: Mapping[str, Any] | None = None,
 ) -> Template:
     """Choose the template of a file, else of a tokenizer_config.json, else the default.
 
-    config: the contents of tokenizer_config.json. Raises DataError, StorageError.
+    config: the contents of tokenizer_config.json. arguments: as of Template. Raises DataError,
+    StorageError.
     """
+
+    def make(source: str, where: str) -> Template:
+        return Template(source, where=where, names=names, arguments=arguments)
+
     names = _read_token_names(config or {})
     if file is not None:
         try:
-            return Template(Path(file).read_text(encoding="utf-8"), where=str(file), names=names)
+            return make(Path(file).read_text(encoding="utf-8"), str(file))
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{file}: not UTF-8 at byte {error.start}, so it is not a template"
@@ -116,10 +177,10 @@ def choose_template(
             )
         source = named["default"]
     if source is None:
-        return Template(default, where="the ChatML template", names=names)
+        return make(default, "the ChatML template")
     if not isinstance(source, str):
         raise DataError(f"{where}: chat_template must be a string, got {source!r:.40}")
-    return Template(source, where=f"the chat template of {where}", names=names)
+    return make(source, f"the chat template of {where}")
 
 
 def _read_token_names(config: Mapping[str, Any]) -> dict[str, str]:
@@ -129,4 +190,23 @@ def _read_token_names(config: Mapping[str, Any]) -> dict[str, str]:
         content = value.get("content") if isinstance(value, dict) else value
         if key.endswith("_token") and isinstance(content, str):
             found[key] = content
+    return found
+
+
+def parse_template_args(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
+    """Parse arguments of a template: a mapping, or texts KEY=VALUE whose values are JSON.
+
+    A value that is not JSON is a string: enable_thinking=false, date=2024-07-26. Raises DataError.
+    """
+    if isinstance(given, Mapping):
+        return dict(given)
+    found: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise DataError(f"template argument {text!r} must be KEY=VALUE, such as thinking=false")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
     return found

@@ -1,7 +1,8 @@
 """Reads conversations from files of instructions and dialogues.
 
-A record is a conversation if it has `messages`, or `prompt` and `completion`, or `instruction` and
-`output` (and perhaps `input`, as Alpaca's have); it is plain text if it is a string or has `text`.
+A record is a conversation if it has `messages`, or ShareGPT's `conversations`, or `prompt` and
+`completion`, or `instruction` and `output` (and perhaps `input`, as Alpaca's have); it is plain
+text if it is a string or has `text`. null is absence.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from hermes.chat_templates.messages import (
     Conversation,
     Message,
     as_messages,
+    drop_nulls,
     make_message,
     read_answer,
     read_content,
@@ -20,10 +22,28 @@ from hermes.chat_templates.messages import (
 )
 from hermes.data.files import Paths
 from hermes.data.records import Record, read_records
+from hermes.data.turns import (
+    add_context,
+    read_context,
+    read_sharegpt,
+    read_tools,
+    read_weight,
+    split_weights,
+)
 from hermes.errors import DataError
 from hermes.formatting import describe_missing, name_type
 
 __all__ = ["parse_conversation", "read_conversations"]
+
+# The fields of each form, by the field that tells it; the first that a record has counts.
+FORMS = {
+    "messages": ("messages",),
+    "conversations": ("conversations",),
+    "prompt": ("prompt", "completion"),
+    "instruction": ("instruction", "input", "output"),
+    "text": ("text",),
+}
+CONTEXT = ("system", "history", "tools")
 
 
 def read_conversations(paths: Paths, *, file_format: str | None = None) -> Iterator[Conversation]:
@@ -33,38 +53,66 @@ def read_conversations(paths: Paths, *, file_format: str | None = None) -> Itera
 
 def parse_conversation(record: Record) -> Conversation:
     """Parse a record as a conversation with at least one answer. Raises DataError."""
-    value, where = record.value, record.where
-    if isinstance(value, str):
-        return Conversation((), where, text=read_text(value, where))
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: found {name_type(value)} where an object or a string is needed")
-    tools = value.get("tools")
-    if tools is not None and not isinstance(tools, list):
-        raise DataError(f"{where}: field 'tools': found {name_type(tools)} where a list is needed")
-    described_tools = None if tools is None else tuple(tools)
-    if "messages" in value:
-        if value.get("completion") is not None:
-            raise DataError(
-                f"{where}: both 'messages' and 'completion', so the answer to train on is given "
-                "twice; keep one"
-            )
-        messages = read_messages(value["messages"], f"{where}: field 'messages'")
-        if not any(message["role"] == "assistant" for message in messages):
-            raise DataError(
-                f"{where}: no message of the assistant, so there is nothing to train on"
-            )
-        return Conversation(messages, where, tools=described_tools)
-    if "prompt" in value:
-        completion = require_field(value, "completion", where)
-        prompt = as_messages(value["prompt"], "user", f"{where}: field 'prompt'")
-        answer = as_messages(completion, "assistant", f"{where}: field 'completion'")
-        return Conversation((*prompt, *answer), where, tools=described_tools)
-    if "instruction" in value:
-        return Conversation(parse_alpaca(value, where), where)
-    if "text" in value:
-        return Conversation((), where, text=read_text(value["text"], f"{where}: field 'text'"))
-    known = "give 'messages', 'prompt' and 'completion', 'instruction' and 'output', or 'text'"
-    raise DataError(f"{where}: {describe_missing('messages', value, known)}")
+    where = record.where
+    if isinstance(record.value, str):
+        return Conversation((), where, text=read_text(record.value, where))
+    if not isinstance(record.value, dict):
+        raise DataError(
+            f"{where}: found {name_type(record.value)} where an object or a string is needed"
+        )
+    value = drop_nulls(record.value)
+    form = next((name for name in FORMS if name in value), None)
+    if form is None:
+        known = (
+            "give 'messages', 'conversations', 'prompt' and 'completion', 'instruction' and "
+            "'output', or 'text'"
+        )
+        raise DataError(f"{where}: {describe_missing('messages', value, known)}")
+    weight = read_weight(value.get("weight", 1), "weight", where)
+    read = {*FORMS[form], "weight", *(CONTEXT if form != "text" else ())}
+    unread = tuple(name for name in value if name not in read)
+    if form == "text":
+        text = read_text(value["text"], f"{where}: field 'text'")
+        return Conversation((), where, text=text, weight=weight, unread=unread)
+    messages, first = _read_turns(value, form, where)
+    context = read_context(value, where)
+    whole = add_context(context, messages, where)
+    whole, weights = split_weights(whole, f"{where}: field {form!r}")
+    untrained = frozenset(range(first + len(whole) - len(messages) if first else 0))
+    answers = {i for i, message in enumerate(whole) if message["role"] == "assistant"}
+    if not answers:
+        raise DataError(f"{where}: no message of the assistant, so there is nothing to train on")
+    if answers <= {*untrained, *(i for i, own in weights.items() if own == 0)}:
+        raise DataError(f"{where}: no message of the assistant is trained on; leave the record out")
+    return Conversation(
+        whole,
+        where,
+        tools=read_tools(value, where),
+        untrained=untrained,
+        weight=weight,
+        weights=weights,
+        unread=unread,
+    )
+
+
+def _read_turns(value: Mapping[str, Any], form: str, where: str) -> tuple[tuple[Message, ...], int]:
+    """Read the messages of a record, and the number of those that are the prompt alone."""
+    match form:
+        case "messages":
+            if "completion" in value:
+                raise DataError(
+                    f"{where}: both 'messages' and 'completion', so the answer to train on is "
+                    "given twice; keep one"
+                )
+            return read_messages(value["messages"], f"{where}: field 'messages'"), 0
+        case "conversations":
+            return read_sharegpt(value["conversations"], f"{where}: field 'conversations'"), 0
+        case "prompt":
+            completion = require_field(value, "completion", where)
+            prompt = as_messages(value["prompt"], "user", f"{where}: field 'prompt'")
+            answer = as_messages(completion, "assistant", f"{where}: field 'completion'")
+            return (*prompt, *answer), len(prompt)
+    return parse_alpaca(value, where), 0
 
 
 def parse_alpaca(value: Mapping[str, Any], where: str) -> tuple[Message, ...]:

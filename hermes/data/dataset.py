@@ -1,7 +1,7 @@
 """The dataset protocol: numbered samples, drawn as the batches of optimizer steps."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from hermes.data.order import Cursor
 from hermes.interface import Batch
 
-__all__ = ["Dataset", "JoinedSource", "TokenSource", "UpdateLayout"]
+__all__ = ["CountBytes", "Dataset", "JoinedSource", "TokenSource", "UpdateLayout"]
+
+# Counts the bytes of text of ids, of those alone for which the second array is True: (N,), (N,).
+CountBytes = Callable[[NDArray[np.integer], NDArray[np.bool_]], int]
 
 
 class Dataset(Protocol):
@@ -43,8 +46,8 @@ class Dataset(Protocol):
         """Yield every held-out sample once, as batches of this rank."""
         ...
 
-    def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
-        """Count the bytes of text in the held-out targets; byte_lengths (V,): bytes of each id."""
+    def count_validation_bytes(self, count_bytes: CountBytes) -> int:
+        """Count the bytes of text in the held-out targets."""
         ...
 
 

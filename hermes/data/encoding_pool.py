@@ -33,9 +33,10 @@ AHEAD = 2  # batches per worker that are read before they are needed
 WORKER = "from hermes.data.encoding_pool import run_worker; run_worker()"
 
 
-def encode_texts(tokenizer: "Tokenizer", texts: Sequence[str]) -> Ids:
-    """Encode each text by itself, on all cores."""
-    return [np.array(ids, np.uint32) for ids in tokenizer.encode_batch(texts)]
+def encode_texts(tokenizer: "Tokenizer", texts: Sequence[str], continued: Sequence[bool]) -> Ids:
+    """Encode each text by itself, on all cores. continued: whether it continues another text."""
+    encoded = tokenizer.encode_batch(texts, continued=continued)
+    return [np.array(ids, np.uint32) for ids in encoded]
 
 
 class EncodingPool:
@@ -53,15 +54,18 @@ class EncodingPool:
         self._free: SimpleQueue[_Worker] = SimpleQueue()
         self._workers: list[_Worker] = []
 
-    def encode(self, batches: Iterable[tuple[T, list[str]]]) -> Iterator[tuple[T, Ids]]:
+    def encode(self, batches: Iterable[tuple[T, list[str], list[bool]]]) -> Iterator[tuple[T, Ids]]:
         """Yield each batch's first part and the ids of its texts, in order.
+
+        A batch's last part says of each text whether it continues another.
 
         Some batches are read ahead, so that reading and encoding overlap.
         """
         pending: deque[tuple[T, Future[Ids]]] = deque()
         try:
-            for first, texts in batches:
-                pending.append((first, self._threads.submit(self._encode, texts)))
+            for first, texts, continued in batches:
+                future = self._threads.submit(self._encode, texts, continued)
+                pending.append((first, future))
                 if len(pending) > AHEAD * self._count:
                     done, future = pending.popleft()
                     yield done, future.result()
@@ -72,12 +76,12 @@ class EncodingPool:
             for _, future in pending:
                 future.cancel()
 
-    def _encode(self, texts: list[str]) -> Ids:
+    def _encode(self, texts: list[str], continued: list[bool]) -> Ids:
         if self._is_here:
-            return encode_texts(self._tokenizer, texts)
+            return encode_texts(self._tokenizer, texts, continued)
         worker = self._take_worker()
         try:
-            return worker.encode(texts)
+            return worker.encode(texts, continued)
         finally:
             self._free.put(worker)
 
@@ -119,7 +123,7 @@ class _Worker:
             start_new_session=True,  # Ctrl-C is for this process, which then ends the worker
         )
         try:
-            self._send([tokenizer_json])
+            self._send([tokenizer_json], [False])
         except OSError:
             raise self._explain_end() from None
 
@@ -132,17 +136,17 @@ class _Worker:
             "--workers"
         )
 
-    def _send(self, texts: Sequence[str]) -> None:
+    def _send(self, texts: Sequence[str], continued: Sequence[bool]) -> None:
         encoded = [text.encode() for text in texts]
         lengths = struct.pack(f"<Q{len(texts)}Q", len(texts), *map(len, encoded))
         assert self._process.stdin is not None, "it is a pipe"
-        self._process.stdin.write(b"".join([lengths, *encoded]))
+        self._process.stdin.write(b"".join([lengths, bytes(continued), *encoded]))
         self._process.stdin.flush()
 
-    def encode(self, texts: list[str]) -> Ids:
+    def encode(self, texts: list[str], continued: list[bool]) -> Ids:
         """Encode each text by itself. Raises HermesError where the process has ended."""
         try:
-            self._send(texts)
+            self._send(texts, continued)
             assert self._process.stdout is not None, "it is a pipe"
             lengths = np.frombuffer(_read_exactly(self._process.stdout, 8 * len(texts)), "<u8")
             data = _read_exactly(self._process.stdout, 4 * int(lengths.sum()))
@@ -174,10 +178,11 @@ def _read_exactly(file: IO[bytes], count: int) -> bytes:
     return data
 
 
-def _receive(file: IO[bytes]) -> list[str]:
+def _receive(file: IO[bytes]) -> tuple[list[str], list[bool]]:
     (count,) = struct.unpack("<Q", _read_exactly(file, 8))
     lengths = struct.unpack(f"<{count}Q", _read_exactly(file, 8 * count))
-    return [_read_exactly(file, length).decode() for length in lengths]
+    continued = [flag != 0 for flag in _read_exactly(file, count)]
+    return [_read_exactly(file, length).decode() for length in lengths], continued
 
 
 def run_worker() -> None:
@@ -186,9 +191,9 @@ def run_worker() -> None:
 
     source, target = sys.stdin.buffer, sys.stdout.buffer
     try:
-        tokenizer = Tokenizer.from_json(_receive(source)[0])
+        tokenizer = Tokenizer.from_json(_receive(source)[0][0])
         while True:
-            ids = encode_texts(tokenizer, _receive(source))
+            ids = encode_texts(tokenizer, *_receive(source))
             target.write(struct.pack(f"<{len(ids)}Q", *map(len, ids)))
             target.write(b"".join(one.astype("<u4").tobytes() for one in ids))
             target.flush()

@@ -8,13 +8,13 @@ example is a segment; attention and positions do not cross segments.
 import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hermes.chat_templates.encoder import Example
-from hermes.data.dataset import UpdateLayout
+from hermes.data.dataset import CountBytes, UpdateLayout
 from hermes.data.order import Cursor, order_samples
 from hermes.errors import DataError
 from hermes.interface import IGNORE, Batch, LossCounts
@@ -26,6 +26,7 @@ __all__ = [
     "check_ids",
     "fill_rows",
     "fit_examples",
+    "group_examples",
     "hash_examples",
     "pack_rows",
     "round_width",
@@ -82,6 +83,17 @@ def split_examples(size: int, val_fraction: float, seed: int) -> tuple[list[int]
     return [i for i in range(size) if i not in held_out], sorted(held_out)
 
 
+def group_examples(examples: Sequence[Example]) -> list[list[int]]:
+    """Group the numbers of examples by conversation, so that none is half held out."""
+    groups: list[list[int]] = []
+    for i, example in enumerate(examples):
+        if i and example.part and example.where == examples[i - 1].where:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
 def round_width(longest: int, room: int) -> int:
     """Round the width of a batch's longest row up to one of at most four widths up to `room`."""
     step = -(-room // WIDTHS)
@@ -108,6 +120,24 @@ def fill_rows(
             segments[r, at:end] = number
             at = end
     return tokens, targets, segments
+
+
+def fill_weights(rows: Sequence[Sequence[Example]], width: int) -> NDArray[np.float32]:
+    """Lay the weights of targets out as `fill_rows` does the targets. -> (rows, width)"""
+    weights = np.zeros((len(rows), width), np.float32)
+    for r, row in enumerate(rows):
+        at = 0
+        for example in row:
+            end = at + len(example) - 1
+            own = example.loss_mask if example.weights is None else example.weights
+            weights[r, at:end] = own[1:]
+            at = end
+    return weights
+
+
+def _sum_weights(example: Example) -> float:
+    own = example.loss_mask if example.weights is None else example.weights
+    return float(own[1:].sum(dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -141,7 +171,9 @@ def fit_examples(
             )
         mask = example.loss_mask[: seq_len + 1]
         if overlong == "truncate" and mask.any():
-            kept.append(Example(example.ids[: seq_len + 1], mask, example.where))
+            weights = None if example.weights is None else example.weights[: seq_len + 1]
+            ids = example.ids[: seq_len + 1]
+            kept.append(replace(example, ids=ids, loss_mask=mask, weights=weights))
             cut += 1
         else:
             dropped += 1
@@ -153,7 +185,8 @@ def fit_examples(
 class ExampleDataset:
     """Batches of examples; a sample is a row of one example or, packed, of several.
 
-    train and held_out: the rows' numbers. fingerprint: of tokens and loss masks. Raises DataError
+    train and held_out: the rows' numbers. fingerprint: of tokens, loss masks and weights. weighted:
+    whether targets have weights, which count in training and not in validation. Raises DataError
     where a token id is outside the model's vocabulary.
     """
 
@@ -171,7 +204,12 @@ class ExampleDataset:
         self.seq_len, self.seed, self.pack = seq_len, seed, pack
         self.fingerprint = hash_examples(examples)
         self._tokens = sum(map(len, examples))
-        training, out = split_examples(len(examples), val_fraction, seed)
+        self.weighted = any(example.weights is not None for example in examples)
+        groups = group_examples(examples)
+        training, out = (
+            [i for number in numbers for i in groups[number]]
+            for numbers in split_examples(len(groups), val_fraction, seed)
+        )
         rows = self._arrange_rows(examples, training)
         self.train = range(len(rows))
         self._rows = [*rows, *self._arrange_rows(examples, out)]
@@ -205,7 +243,9 @@ class ExampleDataset:
         """Draw this rank's share of the next `samples` rows; return it and the next cursor."""
         taken = order_samples(self.seed, cursor, samples, len(self.train))
         layout = UpdateLayout.build(samples, micro_batch, accum, rank, world_size)
-        return self._make_batch(taken, layout), cursor.advance(samples, len(self.train))
+        return self._make_batch(taken, layout, self.weighted), cursor.advance(
+            samples, len(self.train)
+        )
 
     def iterate_validation(
         self, micro_batch: int, *, rank: int = 0, world_size: int = 1
@@ -218,15 +258,17 @@ class ExampleDataset:
                 taken, UpdateLayout.build(len(taken), micro_batch, 1, rank, world_size)
             )
 
-    def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
-        """Count the bytes of text in the held-out targets; byte_lengths (V,): bytes of each id."""
+    def count_validation_bytes(self, count_bytes: CountBytes) -> int:
+        """Count the bytes of text in the held-out targets."""
         held_out = self.iterate_examples(self.held_out)
-        return sum(int(byte_lengths[example.ids[example.loss_mask]].sum()) for example in held_out)
+        return sum(count_bytes(example.ids, example.loss_mask) for example in held_out)
 
     def close(self) -> None:
         """Do nothing: the examples are in memory."""
 
-    def _make_batch(self, taken: NDArray[np.int64], layout: UpdateLayout) -> Batch:
+    def _make_batch(
+        self, taken: NDArray[np.int64], layout: UpdateLayout, weighted: bool = False
+    ) -> Batch:
         own_rows = [
             self._rows[taken[row]] if real else []
             for row, real in zip(layout.rows.flat, layout.real.flat, strict=True)
@@ -241,7 +283,12 @@ class ExampleDataset:
         tokens, targets, segments = (part.reshape(shape) for part in fill_rows(own_rows, width))
         rows = layout.rows.astype(np.uint32)
         kept = segments if self.pack else None
-        return Batch(tokens, targets, rows, segments=kept, global_counts=LossCounts(count, count))
+        weights, total = None, None
+        if weighted:
+            weights = fill_weights(own_rows, width).reshape(shape)
+            total = sum(_sum_weights(example) for row in all_rows for example in row)
+        counts = LossCounts(count, count, total)
+        return Batch(tokens, targets, rows, kept, global_counts=counts, weights=weights)
 
 
 def check_ids(examples: Iterable[Example], vocab_size: int) -> None:
@@ -256,10 +303,12 @@ def check_ids(examples: Iterable[Example], vocab_size: int) -> None:
 
 
 def hash_examples(examples: Iterable[Example]) -> str:
-    """Compute a SHA-256 over tokens and loss masks."""
+    """Compute a SHA-256 over tokens, loss masks, and weights where there are any."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(len(example).to_bytes(8, "little"))
         digest.update(example.ids.astype("<i4").tobytes())
         digest.update(np.packbits(example.loss_mask).tobytes())
+        if example.weights is not None:
+            digest.update(example.weights.astype("<f4").tobytes())
     return digest.hexdigest()

@@ -50,7 +50,8 @@ def expand_paths(paths: Paths) -> list[Path]:
     So does an address such as s3://BUCKET/FILE, whose pattern stands for the files it matches.
 
     A folder stands for all files in and below it with a known ending, a pattern for the files it
-    matches, both sorted by name. Raises DataError where one stands for no file.
+    matches, both sorted by name; names that begin with a dot are hidden: AppleDouble's, say, or an
+    editor's copies. Raises DataError where one stands for no file.
     """
     named = [paths] if isinstance(paths, str | Path) else list(paths)
     if not named:
@@ -69,7 +70,9 @@ def _expand_path(path: Path) -> list[Path]:
     if path == STANDARD_INPUT or path.is_file() or path.is_fifo() or path.is_char_device():
         return [path]
     if path.is_dir():
-        found = sorted(f for f in path.rglob("*") if find_format(f) and f.is_file())
+        found = sorted(
+            f for f in path.rglob("*") if find_format(f) and f.is_file() and not _is_hidden(f, path)
+        )
         if not found:
             raise DataError(
                 f"{path}: the folder has no {describe_formats()} file in it; give one that has"
@@ -80,6 +83,10 @@ def _expand_path(path: Path) -> list[Path]:
             return [file for match in matched for file in _expand_path(match)]
         raise DataError(f"{path}: the pattern matches no file; check the folder and the ending")
     raise DataError(f"{path}: no such file; check the name")
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def spool(stream: BinaryIO, directory: str | Path, *, file_format: str = "txt") -> Path:

@@ -77,13 +77,19 @@ def _open_prepared(named: Sequence[Path], tokenizer: "Tokenizer") -> TokenStream
             f"{named[0]} was prepared with a tokenizer of fingerprint {made[:12]}, and this one "
             f"has {tokenizer.fingerprint[:12]}; give --tokenizer {named[0]}"
         )
+    for key, here in (("eos_id", tokenizer.eos_id), ("beginning", tokenizer.beginning)):
+        if facts["tokenizer"][key] != here:
+            raise DataError(
+                f"{named[0]} was prepared with {key} {facts['tokenizer'][key]}, and it is {here} "
+                "here; give the --eos and --bos that it was prepared with, or prepare it again"
+            )
     return stream
 
 
 def _load_text(files: Sequence[Path], tokenizer: "Tokenizer", options: DataOptions) -> TokenStream:
     kinds = [choose_format(path, options.text_format) for path in files]
     sources = [find_source(path, kind) for path, kind in zip(files, kinds, strict=True)]
-    if _should_cache(sources, options):
+    if _should_cache(sources, tokenizer, options):
         sources = [replace(one, name=os.path.abspath(one.name)) for one in sources]
         cache = options.cache_dir or find_cache_folder()
         if options.cache_dir is not None or _can_write(cache):
@@ -108,8 +114,10 @@ def _load_text(files: Sequence[Path], tokenizer: "Tokenizer", options: DataOptio
     return replace(stream, sources=len(files), notes=tuple(notes))
 
 
-def _should_cache(sources: Sequence[SourceFile], options: DataOptions) -> bool:
-    if not all(source.is_file for source in sources):
+def _should_cache(
+    sources: Sequence[SourceFile], tokenizer: "Tokenizer", options: DataOptions
+) -> bool:
+    if tokenizer.eos_id is None or not all(source.is_file for source in sources):
         return False
     return options.cache_dir is not None or sum(s.size for s in sources) >= CACHED_FROM
 

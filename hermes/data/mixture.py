@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.data.dataset import UpdateLayout
+from hermes.data.dataset import CountBytes, UpdateLayout
 from hermes.data.order import Cursor
 from hermes.data.text_dataset import TextDataset, make_text_batch
 from hermes.errors import DataError
@@ -159,9 +159,9 @@ class MixtureDataset:
         for dataset in self.datasets:
             yield from dataset.iterate_validation(micro_batch, rank=rank, world_size=world_size)
 
-    def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
+    def count_validation_bytes(self, count_bytes: CountBytes) -> int:
         """Count the bytes of text in the held-out targets of all sources."""
-        return sum(one.count_validation_bytes(byte_lengths) for one in self.datasets)
+        return sum(one.count_validation_bytes(count_bytes) for one in self.datasets)
 
     def describe_epochs(self, names: Sequence[str], samples: int) -> list[str]:
         """Sentences about how often each source is taken in a run of `samples` samples."""

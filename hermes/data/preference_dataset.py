@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hermes.chat_templates.encoder import Example
-from hermes.data.dataset import UpdateLayout
+from hermes.data.dataset import CountBytes, UpdateLayout
+from hermes.data.encoded_pairs import EncodedPair
 from hermes.data.example_dataset import (
     check_ids,
     fill_rows,
@@ -19,7 +20,6 @@ from hermes.data.example_dataset import (
     split_examples,
 )
 from hermes.data.order import Cursor, order_samples
-from hermes.data.preferences import EncodedPair
 from hermes.interface import IGNORE, Batch, LossCounts, PreferencePairs
 from hermes.recipe import Preference
 
@@ -99,7 +99,7 @@ class PreferenceDataset:
                 taken, UpdateLayout.build(len(taken), micro_batch, 1, rank, world_size)
             )
 
-    def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
+    def count_validation_bytes(self, count_bytes: CountBytes) -> int:
         """Return 0: the loss of a pair is no code length of text, so there are no bits per byte."""
         return 0
 

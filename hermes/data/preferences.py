@@ -1,35 +1,31 @@
 """Reads preference pairs: a prompt, a chosen completion and a rejected one.
 
-A record has `prompt`, `chosen` and `rejected`, each a string or a list of messages; or only
-`chosen` and `rejected`, whole dialogues whose common beginning is the prompt, as lists of messages
-or as text in the form of Anthropic's HH data ("\\n\\nHuman: ... \\n\\nAssistant: ...").
+A record has `prompt` (or ShareGPT's `conversations`), `chosen` and `rejected`, each a string, a
+message or a list of messages; or only `chosen` and `rejected`, whole dialogues whose common
+beginning is the prompt, as lists of messages or as text in the form of Anthropic's HH data
+("\\n\\nHuman: ... \\n\\nAssistant: ..."). null is absence.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from hermes.chat_templates.encoder import ChatEncoder, Example
-from hermes.chat_templates.messages import Conversation, Message, as_messages
+from hermes.chat_templates.messages import Message, as_messages, drop_nulls
 from hermes.data.files import Paths
 from hermes.data.records import Record, read_records
+from hermes.data.turns import (
+    add_context,
+    read_context,
+    read_sharegpt,
+    read_sharegpt_turn,
+    read_tools,
+    split_weights,
+)
 from hermes.errors import DataError
 from hermes.formatting import describe_missing, name_type
-from hermes.tokenizer import Tokenizer
 
-__all__ = [
-    "EncodedPair",
-    "FittedPairs",
-    "PreferencePair",
-    "encode_pair",
-    "encode_plain_pair",
-    "fit_pairs",
-    "parse_pair",
-    "read_pairs",
-]
+__all__ = ["PreferencePair", "parse_pair", "read_pairs"]
 
 TURN = re.compile(r"\n\n(Human|Assistant):")
 DIALOGUE = re.compile(r"\s*Human:|\n\nAssistant:")
@@ -38,21 +34,18 @@ FIELDS = ("prompt", "chosen", "rejected")
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """A prompt and two completions. texts: the three as they were, where all were plain text."""
+    """A prompt and two completions. texts: the three as they were, where all were plain text.
+
+    tools: descriptions of tools for the template. unread: fields of the record that nothing reads.
+    """
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
     where: str
     texts: tuple[str, str, str] | None = None
-
-
-@dataclass(frozen=True)
-class EncodedPair:
-    """Both completions, each after the same prompt, as tokens; loss masks cover the completions."""
-
-    chosen: Example
-    rejected: Example
+    tools: tuple[Any, ...] | None = None
+    unread: tuple[str, ...] = ()
 
 
 def read_pairs(paths: Paths, *, file_format: str | None = None) -> Iterator[PreferencePair]:
@@ -62,9 +55,10 @@ def read_pairs(paths: Paths, *, file_format: str | None = None) -> Iterator[Pref
 
 def parse_pair(record: Record) -> PreferencePair:
     """Parse a record as a pair. Raises DataError, also where both completions are equal."""
-    value, where = record.value, record.where
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: found {name_type(value)} where an object is needed")
+    where = record.where
+    if not isinstance(record.value, dict):
+        raise DataError(f"{where}: found {name_type(record.value)} where an object is needed")
+    value = drop_nulls(record.value)
     for name in FIELDS[1:]:
         if name not in value:
             raise DataError(f"{where}: {describe_missing(name, value)}")
@@ -74,14 +68,42 @@ def parse_pair(record: Record) -> PreferencePair:
             raise DataError(f"{where}: field {name!r}: an empty completion")
     if chosen == rejected:
         raise DataError(f"{where}: chosen and rejected are equal, so nothing is preferred")
-    if "prompt" not in value:
-        return _parse_dialogues(chosen, rejected, where, list(value))
-    prompt = value["prompt"]
+    chosen, rejected = (_list_turn(side, where) for side in (chosen, rejected))
+    prompt_field = next((name for name in ("prompt", "conversations") if name in value), None)
+    if prompt_field is None:
+        pair = _parse_dialogues(chosen, rejected, where, list(value))
+    else:
+        pair = _parse_completions(value[prompt_field], prompt_field, chosen, rejected, where)
+    context = read_context(value, where)
+    known = {prompt_field, *FIELDS[1:], "system", "history", "tools"}
+    return replace(
+        pair,
+        prompt=add_context(context, pair.prompt, where),
+        texts=None if context else pair.texts,
+        tools=read_tools(value, where),
+        unread=tuple(name for name in value if name not in known),
+    )
+
+
+def _list_turn(side: Any, where: str) -> Any:
+    """A completion that is one turn, as a list of it; turns of ShareGPT as messages."""
+    turns = [side] if isinstance(side, dict) else side
+    if isinstance(turns, list) and any(isinstance(t, dict) and "from" in t for t in turns):
+        return [read_sharegpt_turn(turn, where) for turn in turns]
+    return turns
+
+
+def _parse_completions(
+    prompt: Any, name: str, chosen: Any, rejected: Any, where: str
+) -> PreferencePair:
     sides = _read_completions(chosen, rejected, where)
-    if isinstance(prompt, str) and DIALOGUE.match(prompt):
+    if name == "conversations":
+        messages = read_sharegpt(prompt, f"{where}: field {name!r}")
+    elif isinstance(prompt, str) and DIALOGUE.match(prompt):
         messages = _parse_dialogue(prompt, f"{where}: field 'prompt'")
     else:
         messages = as_messages(prompt, "user", f"{where}: field 'prompt'")
+    messages, _ = split_weights(messages, f"{where}: field {name!r}")
     texts = (prompt, chosen, rejected)
     plain_text = texts if all(isinstance(text, str) for text in texts) else None
     return PreferencePair(messages, sides[0], sides[1], where, plain_text)
@@ -92,8 +114,15 @@ def _read_completions(
 ) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
     read = []
     for name, side in zip(FIELDS[1:], (chosen, rejected), strict=True):
-        read.append(as_messages(side, "assistant", f"{where}: field {name!r}"))
-        _require_answer(read[-1], f"{where}: field {name!r}")
+        at = f"{where}: field {name!r}"
+        messages, weights = split_weights(as_messages(side, "assistant", at), at)
+        for weight in weights.values():
+            raise DataError(
+                f"{at}: a message of weight {weight:g}; a completion is preferred as a whole, so "
+                "leave 'weight' out"
+            )
+        _require_answer(messages, at)
+        read.append(messages)
     return read[0], read[1]
 
 
@@ -156,93 +185,3 @@ def _split_common_text(chosen: str, rejected: str, where: str) -> tuple[str, str
         raise DataError(f"{where}: chosen and rejected share no question to the assistant")
     end += len("\n\nAssistant:")
     return chosen[:end], chosen[end:], rejected[end:]
-
-
-def encode_pair(pair: PreferencePair, encoder: ChatEncoder) -> EncodedPair:
-    """Encode a pair by the chat template; targets are the assistant's tokens after the prompt."""
-    first = len(pair.prompt)
-    sides = (
-        encoder.encode(Conversation((*pair.prompt, *side), pair.where), first=first)
-        for side in (pair.chosen, pair.rejected)
-    )
-    return _require_different(EncodedPair(*sides))
-
-
-def encode_plain_pair(pair: PreferencePair, tokenizer: Tokenizer) -> EncodedPair:
-    """Encode a pair without a template: prompt, completion and end-of-text token."""
-    if pair.texts is None:
-        raise DataError(f"{pair.where}: messages need a chat template; leave --no-template out")
-    if tokenizer.eos_id is None:
-        raise DataError(
-            "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>'; use one "
-            "that has"
-        )
-    prompt = tokenizer.encode(pair.texts[0])
-    if not prompt:
-        prompt = [tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id]
-
-    def side(text: str) -> Example:
-        ids = [*prompt, *tokenizer.encode(text), tokenizer.eos_id]
-        return Example(np.array(ids, np.int32), np.arange(len(ids)) >= len(prompt), pair.where)
-
-    return _require_different(EncodedPair(side(pair.texts[1]), side(pair.texts[2])))
-
-
-def _require_different(pair: EncodedPair) -> EncodedPair:
-    if np.array_equal(pair.chosen.ids, pair.rejected.ids):
-        raise DataError(
-            f"{pair.chosen.where}: chosen and rejected are equal as tokens, so nothing is preferred"
-        )
-    return pair
-
-
-@dataclass(frozen=True)
-class FittedPairs:
-    """Pairs that fit. cut: how many lost the start of their prompt; dropped: how many are gone."""
-
-    pairs: tuple[EncodedPair, ...]
-    cut: int
-    dropped: int
-
-
-def fit_pairs(all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = False) -> FittedPairs:
-    """Fit pairs to max_len tokens by cutting the beginning of the prompt, equally on both sides.
-
-    A pair whose longer completion leaves no room for a token of the prompt is refused, or with
-    `drop` dropped. Raises DataError, also where no pair is left.
-    """
-    kept, cut, dropped = [], 0, 0
-    for pair in all_pairs:
-        sides = (pair.chosen, pair.rejected)
-        begins = [int(side.loss_mask.argmax()) for side in sides]
-        longest = max(len(side) - begin for side, begin in zip(sides, begins, strict=True))
-        if max(map(len, sides)) <= max_len:
-            kept.append(pair)
-        elif longest < max_len:
-            room = max_len - longest
-            kept.append(
-                EncodedPair(
-                    *(
-                        _cut_beginning(side, begin - room)
-                        for side, begin in zip(sides, begins, strict=True)
-                    )
-                )
-            )
-            cut += 1
-        elif drop:
-            dropped += 1
-        else:
-            raise DataError(
-                f"{pair.chosen.where}: a completion of {longest} tokens does not fit --max-len "
-                f"{max_len}; choose a longer one, or --drop-overlong"
-            )
-    if not kept:
-        raise DataError(f"no pair is left: all {dropped} have completions that do not fit")
-    return FittedPairs(tuple(kept), cut, dropped)
-
-
-def _cut_beginning(side: Example, count: int) -> Example:
-    """Cut an example's first `count` tokens, none of which are targets."""
-    if count <= 0:
-        return side
-    return Example(side.ids[count:], side.loss_mask[count:], side.where)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.data.dataset import UpdateLayout
+from hermes.data.dataset import CountBytes, UpdateLayout
 from hermes.data.order import Cursor, order_samples, split_windows
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError
@@ -45,6 +45,8 @@ class TextDataset:
         self.stream, self.validation = stream, validation or stream
         self.seq_len = seq_len
         self.seed = seed
+        if document_mask and eos_id is None:
+            raise DataError("--document-mask needs a tokenizer with a token that ends a text")
         self.mask_id = eos_id if document_mask else None
         self.train, self.held_out = split_windows(len(stream), val_fraction, seq_len)
         if validation is not None:
@@ -84,18 +86,18 @@ class TextDataset:
             taken = held_out[start : start + micro_batch * world_size]
             yield self._make_batch(self.validation, taken, micro_batch, 1, rank, world_size)
 
-    def count_validation_bytes(self, byte_lengths: NDArray[np.integer]) -> int:
-        """Count the bytes of text in the held-out targets; byte_lengths (V,): bytes of each id.
+    def count_validation_bytes(self, count_bytes: CountBytes) -> int:
+        """Count the bytes of text in the held-out targets.
 
         Bits per byte are the targets' nats / (ln 2 * bytes).
         """
         first = self.held_out.start * self.seq_len + 1
-        targets = self.validation.tokens[first : first + len(self.held_out) * self.seq_len]
+        end = first + len(self.held_out) * self.seq_len
+        ids = self.validation.tokens[first - 1 : end]
+        counted = np.arange(len(ids)) > 0
         if self.mask_id is not None:
-            inputs = self.validation.tokens[first - 1 : first - 1 + len(targets)]
-            targets = targets[inputs != self.mask_id]
-        counts = np.bincount(targets, minlength=len(byte_lengths))
-        return int(counts @ np.asarray(byte_lengths, np.int64))
+            counted[1:] &= ids[:-1] != self.mask_id
+        return count_bytes(ids, counted)
 
     def _make_batch(
         self,

@@ -20,15 +20,21 @@ from hermes.errors import DataError, StorageError
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
-__all__ = ["TokenStream", "tokenize"]
+__all__ = ["TokenStream", "join_pieces", "tokenize"]
 
 BATCH = 1 << 21  # characters encoded at a time, enough pieces for all cores
+NO_END = (
+    "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>', so documents cannot "
+    "be told apart; name one of its tokens with --eos"
+)
 TOKENS, FACTS = "tokens.bin", "tokens.json"
 
 
 @dataclass(frozen=True)
 class TokenStream:
     """The tokens of all documents in order, with an end-of-text token after each. tokens: (N,)
+
+    Each begins with BOS where the tokenizer says so.
 
     text_bytes: of the text in UTF-8. largest: the largest id. fingerprint: SHA-256 over the
     tokenizer's fingerprint and the ids; equal fingerprints mean equal data. folder: where other
@@ -106,14 +112,11 @@ def tokenize(
 
     Names of special tokens in the text are encoded as text. The pieces of a long document are
     encoded separately; `hermes.tokenizer.bytelevel.split_text` cuts them where that does not change
-    tokens. directory: where the file is put; None for the system's temporary folder. watch: told
-    how far it is. Holds some megabytes of text in memory. Raises DataError, StorageError.
+    tokens, and those that a tokenizer cannot be cut between are joined again. directory: where the
+    file is put; None for the system's temporary folder. watch: told how far it is. Holds some
+    megabytes of text in memory, and a document that cannot be cut as a whole. Raises DataError,
+    StorageError.
     """
-    if tokenizer.eos_id is None:
-        raise DataError(
-            "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>', so "
-            "documents cannot be told apart; use one that has"
-        )
     try:
         temporary = tempfile.TemporaryDirectory(prefix=".tmp-tokens-", dir=directory)
     except OSError as error:
@@ -121,7 +124,7 @@ def tokenize(
     folder = Path(temporary.name)
     try:
         with open(folder / TOKENS, "wb") as file:
-            facts = _write(documents, tokenizer, tokenizer.eos_id, file, watch)
+            facts = _write(documents, tokenizer, file, watch)
         (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         stream = TokenStream.open(folder)
     except BaseException as error:
@@ -135,7 +138,6 @@ def tokenize(
 def _write(
     documents: Iterable[Document],
     tokenizer: "Tokenizer",
-    eos: int,
     file: BinaryIO,
     watch: Watch = ignore_progress,
 ) -> dict[str, Any]:
@@ -143,11 +145,19 @@ def _write(
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     tokens = num_documents = text_bytes = largest = 0
     progress = PreparationProgress()
-    for batch in _group_documents(documents):
-        encoded = tokenizer.encode_batch([document.text for document in batch])
-        for document, ids in zip(batch, encoded, strict=True):
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    continued = False  # whether the next piece continues a document
+    for batch in _group_documents(join_pieces(documents, tokenizer)):
+        flags = [continued, *(document.more for document in batch)]
+        continued = flags.pop()
+        encoded = tokenizer.encode_batch([one.text for one in batch], continued=flags)
+        for document, flag, ids in zip(batch, flags, encoded, strict=True):
+            if not flag:
+                if num_documents and not end:
+                    raise DataError(NO_END)
+                ids[:0] = tokenizer.beginning
             if not document.more:
-                ids.append(eos)
+                ids += end
                 num_documents += 1
             text_bytes += len(document.text.encode())
         ids_of_batch = np.fromiter(chain.from_iterable(encoded), dtype)
@@ -167,6 +177,29 @@ def _write(
         "largest": largest,
         "fingerprint": digest.hexdigest(),
     }
+
+
+def join_pieces(documents: Iterable[Document], tokenizer: "Tokenizer") -> Iterator[Document]:
+    """Join the pieces of a document that the tokenizer cannot be cut between."""
+    held: list[Document] = []
+    for document in documents:
+        if held and not (held[-1].more and _is_joined(held[-1], document, tokenizer)):
+            yield _merge(held)
+            held = []
+        held.append(document)
+    if held:
+        yield _merge(held)
+
+
+def _is_joined(left: Document, right: Document, tokenizer: "Tokenizer") -> bool:
+    return not tokenizer.can_cut(left.text, right.text)
+
+
+def _merge(pieces: list[Document]) -> Document:
+    if len(pieces) == 1:
+        return pieces[0]
+    text = "".join(piece.text for piece in pieces)
+    return replace(pieces[0], text=text, more=pieces[-1].more)
 
 
 def _group_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:

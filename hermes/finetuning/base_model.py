@@ -13,11 +13,12 @@ from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.template import Template, choose_template
 from hermes.errors import CheckpointError
 from hermes.interface import Array, LazyTensors, Tensors
-from hermes.interop.companions import parse_object
+from hermes.interop.companions import open_tokenizer, parse_object, read_generation_config
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.numerics.params import list_parameters
 from hermes.spec import ModelSpec
 from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer, build_tokenizer_config
+from hermes.tokenizer.files import has_tokenizer
 from hermes.training.request import InitialModel
 
 __all__ = ["CHAT_TOKENS", "BaseModel", "add_special_tokens", "open_base_model", "resize_embeddings"]
@@ -31,7 +32,8 @@ class BaseModel:
     """A model to finetune.
 
     settings: its tokenizer_config.json, for other tools. notes: sentences for the user. new_rows:
-    the number of embedding rows that were added for new tokens.
+    the number of embedding rows that were added for new tokens. message_tokens: special tokens that
+    messages may contain. generation_config: the model's generation_config.json.
     """
 
     path: Path
@@ -42,6 +44,8 @@ class BaseModel:
     settings: Mapping[str, Any]
     notes: tuple[str, ...]
     new_rows: int = 0
+    message_tokens: tuple[str, ...] = ()
+    generation_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def start(self) -> InitialModel:
@@ -59,7 +63,7 @@ class BaseModel:
     @property
     def encoder(self) -> ChatEncoder:
         """Encodes conversations by this model's tokenizer and template."""
-        return ChatEncoder(self.tokenizer, self.template)
+        return ChatEncoder(self.tokenizer, self.template, self.message_tokens)
 
 
 def open_base_model(
@@ -68,14 +72,19 @@ def open_base_model(
     config: str | Path | None = None,
     tokenizer: Tokenizer | None = None,
     template: str | Path | None = None,
+    template_args: Mapping[str, Any] | None = None,
+    message_tokens: Sequence[str] = (),
     chat: bool = True,
+    eos: str | None = None,
+    bos: bool | None = None,
 ) -> BaseModel:
     """Open a checkpoint or run of hermes, a Hugging Face folder, or bare weights with `config`.
 
     tokenizer: another than the checkpoint's. template: a Jinja file instead of the checkpoint's
-    template. chat: a checkpoint without a template gets ChatML, and its tokens where the tokenizer
-    lacks them. Tokens beyond the model's embedding rows get rows at the mean of the others. The
-    notes tell the user of all this. Raises HermesError.
+    template; template_args: its arguments; message_tokens: as of ChatEncoder. eos, bos: as in
+    `hermes.load`. chat: a checkpoint without a template gets ChatML, and its tokens where the
+    tokenizer lacks them. Tokens beyond the model's embedding rows get rows at the mean of the
+    others. The notes tell the user of all this. Raises HermesError.
     """
     source = open_model(Path(checkpoint), config=Path(config) if config else None)
     notes = list(source.notes)
@@ -89,7 +98,9 @@ def open_base_model(
                 f"{spare:,} more, which stay as they are and which no text uses"
             )
     settings = _read_settings(source)
-    own = tokenizer or _read_tokenizer(source)
+    own = _choose_tokenizer(source, tokenizer)
+    if eos is not None or bos is not None:
+        own = own.replace_roles(eos=eos, bos=bos)
     if template is None and "chat_template" not in settings and chat:
         own, added = add_special_tokens(own, CHAT_TOKENS)
         notes.append(f"{source.path} has no chat template; conversations are written as ChatML")
@@ -102,16 +113,31 @@ def open_base_model(
             "rows are the mean of the others"
         )
     names = build_tokenizer_config(own, max_seq_len=spec.max_seq_len) | settings
-    found = choose_template(names, file=template, default=CHAT_TEMPLATE)
+    if eos is not None and own.eos_id is not None:
+        names["eos_token"] = own.get_name(own.eos_id)
+    names["add_bos_token"] = own.adds_bos
+    found = choose_template(names, file=template, default=CHAT_TEMPLATE, arguments=template_args)
     told = names | ({"chat_template": found.source} if chat or template else {})
     new = spec.vocab_size - source.spec.vocab_size
-    return BaseModel(source.path, spec, params, own, found, told, tuple(notes), new)
+    return BaseModel(
+        *(source.path, spec, params, own, found, told, tuple(notes), new),
+        message_tokens=tuple(message_tokens),
+        generation_config=read_generation_config(source.files, source.path),
+    )
+
+
+def _choose_tokenizer(source: StoredModel, given: Tokenizer | None) -> Tokenizer:
+    """The tokenizer given, by the checkpoint's word where it is the checkpoint's, or that one."""
+    if given is None or not has_tokenizer(source.files):
+        return given or _read_tokenizer(source)
+    own = _read_tokenizer(source)
+    return given.take_roles(own) if given.fingerprint == own.fingerprint else given
 
 
 def _read_settings(source: StoredModel) -> dict[str, Any]:
-    """The checkpoint's build_tokenizer_config.json, with the template that may lie beside it."""
+    """The checkpoint's tokenizer_config.json, with the template that may lie beside it."""
     held = source.files.get("tokenizer_config.json")
-    settings = parse_object(held, f"{source.path}/build_tokenizer_config.json") if held else {}
+    settings = parse_object(held, f"{source.path}/tokenizer_config.json") if held else {}
     if template := source.files.get("chat_template.jinja"):
         settings["chat_template"] = template.decode("utf-8", errors="replace")
     return settings
@@ -119,7 +145,7 @@ def _read_settings(source: StoredModel) -> dict[str, Any]:
 
 def _compare_tokenizers(source: StoredModel, given: Tokenizer) -> list[str]:
     """What to tell the user where token ids mean other tokens than in the model's training."""
-    if "tokenizer.json" not in source.files:
+    if not has_tokenizer(source.files):
         return []
     own = _read_tokenizer(source)
     if not (others := own.count_differing_ids(given)):
@@ -131,10 +157,10 @@ def _compare_tokenizers(source: StoredModel, given: Tokenizer) -> list[str]:
 
 
 def _read_tokenizer(source: StoredModel) -> Tokenizer:
-    held = source.files.get("tokenizer.json")
-    if held is None:
+    found = open_tokenizer(source.files, source.ids, source.path)
+    if found is None:
         raise CheckpointError(f"{source.path} has no tokenizer.json; give one with --tokenizer")
-    return Tokenizer(held.decode("utf-8"), f"{source.path}/tokenizer.json")
+    return found
 
 
 def add_special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> tuple[Tokenizer, list[str]]:
@@ -147,7 +173,7 @@ def add_special_tokens(tokenizer: Tokenizer, names: Sequence[str]) -> tuple[Toke
     for number, name in enumerate(lacking, tokenizer.vocab_size):
         token = {"id": number, "content": name, "special": True}
         whole["added_tokens"].append(token | flags)
-    return Tokenizer.from_json(json.dumps(whole)), lacking
+    return tokenizer.replace_json(json.dumps(whole)), lacking
 
 
 def resize_embeddings(

@@ -5,17 +5,19 @@ existing model (`hermes.finetuning.base_model`), whose log-probabilities are the
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
+from hermes.chat_templates.encoder import ChatEncoder, describe_unread
+from hermes.data.encoded_pairs import EncodedPair, encode_pair, encode_plain_pair, fit_pairs
 from hermes.data.preference_dataset import (
     PREFERENCE_METRICS,
     PreferenceDataset,
     compute_preference_metrics,
 )
-from hermes.data.preferences import PreferencePair, encode_pair, encode_plain_pair, fit_pairs
+from hermes.data.preferences import PreferencePair
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import CheckpointError, HermesError
@@ -43,7 +45,7 @@ class DPOData:
     needed; named: compare them with those in run.yaml even if they are not. cache: a file of the
     reference's log-probabilities, read if it exists; None for the run's own. use_template: False
     for plain text. drop: leave out pairs whose completion does not fit. stop, progress: of
-    computing the reference.
+    computing the reference. encoding_progress: of encoding the pairs.
     """
 
     pairs: Iterable[PreferencePair]
@@ -58,6 +60,7 @@ class DPOData:
     named: bool = False
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[int, int], None] = field(default=lambda done, total: None)
+    encoding_progress: Callable[[int, int], None] = field(default=lambda done, total: None)
 
     def make_training_data(
         self,
@@ -68,11 +71,7 @@ class DPOData:
     ) -> TrainingData:
         """Encode the pairs, and read or compute the reference. Raises HermesError of every kind."""
         encoder = self.start.encoder
-        made = (
-            encode_pair(pair, encoder) if self.use_template else encode_plain_pair(pair, tokenizer)
-            for pair in self.pairs
-        )
-        held = fit_pairs(made, recipe.seq_len, drop=self.drop)
+        held = fit_pairs(self._encode(encoder, tokenizer), recipe.seq_len, drop=self.drop)
         data = PreferenceDataset(
             held.pairs,
             max_len=recipe.seq_len,
@@ -84,13 +83,17 @@ class DPOData:
         count = format_count(len(held.pairs), "pairs")
         words = [f"{count} of at most {recipe.seq_len} tokens a side"]
         if held.cut:
-            cut = ("prompts are cut from the left", "prompt is cut from the left")
+            cut = (
+                "prompts lost their beginning, after the system prompt",
+                "prompt lost its beginning, after the system prompt",
+            )
             words.append(format_count(held.cut, *cut))
         if held.dropped:
             left = "whose completion does not fit"
             words.append(
                 format_count(held.dropped, f"pairs {left} are left out", f"pair {left} is left out")
             )
+        words += describe_unread(encoder.unread)
         reference = None
         if recipe.preference.needs_reference:
             reference, said = self._find_reference(data, recipe, process_group)
@@ -120,6 +123,16 @@ class DPOData:
             write_files,
             weights,
         )
+
+    def _encode(self, encoder: ChatEncoder, tokenizer: Tokenizer) -> Iterator[EncodedPair]:
+        pairs = list(self.pairs)
+        for done, pair in enumerate(pairs, 1):
+            if self.use_template:
+                yield encode_pair(pair, encoder)
+            else:
+                encoder.unread.update(map(repr, pair.unread))
+                yield encode_plain_pair(pair, tokenizer)
+            self.encoding_progress(done, len(pairs))
 
     def _find_reference(
         self, data: PreferenceDataset, recipe: Recipe, process_group: ProcessGroup

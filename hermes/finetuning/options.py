@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.arguments import Call
+from hermes.chat_templates.template import parse_template_args
 from hermes.errors import HermesError
 from hermes.finetuning.base_model import (
     CHAT_TOKENS,
@@ -22,6 +23,7 @@ from hermes.training.options import list_names, make_data_options, make_request,
 from hermes.training.request import RunRequest
 from hermes.training.run import check_output, has_checkpoint
 from hermes.training.run_yaml import read_setting
+from hermes.training.text_boundaries import restore_boundaries
 
 __all__ = [
     "apply_run_settings",
@@ -52,6 +54,7 @@ def apply_run_settings(call: Call, *names: str) -> Call:
     output, own = Path(call["output"]), {}
     for name in names:
         there = read_setting(output, name)
+        there = tuple(there) if isinstance(there, list) else there
         if there is None or there == call[name]:
             continue
         if call.has_given(name):
@@ -77,7 +80,18 @@ def choose_base_model(call: Call, *, chat: bool) -> BaseModel:
         tokenizer=_load_tokenizer(call["tokenizer"]),
         template=template,
         chat=chat,
+        eos=call["eos"],
+        bos=call["bos"],
+        **_read_template_options(call),
     )
+
+
+def _read_template_options(call: Call) -> dict[str, Any]:
+    """The arguments of open_base_model on conversations. Raises DataError."""
+    return {
+        "template_args": parse_template_args(call.values.get("template_arg", ())),
+        "message_tokens": call.values.get("message_token", ()),
+    }
 
 
 def _load_tokenizer(given: Tokenizer | str | Path | None) -> Tokenizer | None:
@@ -86,7 +100,11 @@ def _load_tokenizer(given: Tokenizer | str | Path | None) -> Tokenizer | None:
 
 def _open_run_model(call: Call, template: str | Path | None, *, chat: bool) -> BaseModel:
     """The run's find_newest checkpoint, which has its tokenizer and its template."""
-    own = open_base_model(call["output"], template=template, chat=chat)
+    opened = open_base_model(
+        call["output"], template=template, chat=chat, **_read_template_options(call)
+    )
+    boundaries = restore_boundaries(opened.tokenizer, Path(call["output"]), call.values)
+    own = replace(opened, tokenizer=boundaries)
     given = _load_tokenizer(call["tokenizer"]) if call.has_given("tokenizer") else None
     if given is None:
         return own

@@ -1,12 +1,13 @@
 """Supervised finetuning: batches of conversations, with a loss mask on what the assistant says."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hermes.chat_templates.encoder import ChatEncoder, Example
+from hermes.chat_templates.encoder import ChatEncoder, Example, describe_unread
 from hermes.chat_templates.messages import Conversation
 from hermes.data.example_dataset import ExampleDataset, fit_examples
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from hermes.errors import DataError
 from hermes.formatting import format_count
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
@@ -23,7 +24,7 @@ class SFTData:
 
     whole: train on every token, not on the assistant's alone. pack: several examples share a row,
     each in its own segment; otherwise one example per row. overlong: 'error', 'drop' or 'truncate'.
-    show: called with the examples once they are encoded.
+    show: called with the examples once they are encoded. progress: of encoding them.
     """
 
     conversations: Iterable[Conversation]
@@ -32,6 +33,7 @@ class SFTData:
     pack: bool = True
     overlong: str = "error"
     show: Callable[[Sequence[Example]], None] = lambda examples: None
+    progress: Callable[[int, int], None] = lambda done, total: None
 
     def make_training_data(
         self,
@@ -41,8 +43,11 @@ class SFTData:
         process_group: ProcessGroup = SINGLE_PROCESS,
     ) -> TrainingData:
         """Encode the conversations and lay them out in rows. Raises DataError."""
-        made = (self.encoder.encode(one, whole=self.whole) for one in self.conversations)
-        held = fit_examples(made, recipe.seq_len, self.overlong)
+        every = list(self.conversations)
+        conversations = [one for one in every if one.weight]
+        if every and not conversations:
+            raise DataError(f"all records have weight 0, such as {every[0].where}")
+        held = fit_examples(self._encode(conversations), recipe.seq_len, self.overlong)
         self.show(held.examples)
         data = ExampleDataset(
             held.examples,
@@ -54,20 +59,37 @@ class SFTData:
         )
         trained = [*data.iterate_examples(data.train)]
         trained_tokens = sum(int(example.loss_mask.sum()) for example in trained)
+        equal = "each with equal weight"
         words = [
             f"{format_count(len(trained), 'examples')} in {format_count(len(data.train), 'rows')}; "
             f"{trained_tokens:,} of {sum(map(len, trained)):,} tokens are "
-            "trained on, each with equal weight"
+            f"trained on, {'weighted as the records say' if data.weighted else equal}"
         ]
+        if silent := len(every) - len(conversations):
+            words.append(
+                format_count(
+                    silent, "records of weight 0 are left out", "record of weight 0 is left out"
+                )
+            )
         if out := len(held.examples) - len(trained):
             one = "example is held out, in a row of its own"
             words.append(format_count(out, "examples are held out, in rows of their own", one))
+        if parted := sum(example.part == 1 for example in held.examples):
+            many = "conversations are trained on as several examples, as the template renders"
+            one = "conversation is trained on as several examples, as the template renders"
+            words.append(f"{format_count(parted, many, one)} a turn otherwise once more follows")
         if held.dropped:
             words.append(format_count(held.dropped, *_describe_overlong(recipe, "left out")))
         if held.cut:
             words.append(format_count(held.cut, *_describe_overlong(recipe, "cut at the end")))
+        words += describe_unread(self.encoder.unread)
         evaluate = make_perplexity_evaluation(data, tokenizer, recipe.batch_size, process_group)
         return TrainingData(data, data, evaluate, "rows", tuple(words))
+
+    def _encode(self, conversations: Sequence[Conversation]) -> Iterator[Example]:
+        for done, one in enumerate(conversations, 1):
+            yield from self.encoder.encode_all(one, whole=self.whole)
+            self.progress(done, len(conversations))
 
 
 def _describe_overlong(recipe: Recipe, done: str) -> tuple[str, str]:

@@ -1,39 +1,55 @@
 """The small files beside a model's weights: tokenizer, chat template, generation config."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hermes.chat_templates.encoder import read_end_of_turn
 from hermes.checkpoint import Companions
-from hermes.checkpoint.layout import GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
+from hermes.checkpoint.layout import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
 from hermes.errors import CheckpointError
 from hermes.interop.huggingface.config_writer import make_config
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
 from hermes.storage.strict_json import parse_json, render_json
 from hermes.tokenizer import Tokenizer, build_tokenizer_config
+from hermes.tokenizer.files import has_tokenizer, is_tokenizer_file
 
-__all__ = ["adapt_companions", "parse_object", "read_companions"]
+__all__ = [
+    "adapt_companions",
+    "open_tokenizer",
+    "parse_object",
+    "read_companions",
+    "read_generation_config",
+]
 
-FILES = (
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    GENERATION_CONFIG,
-)
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 # transformers 5 writes the first as tokenizer_class; transformers 4 knows only the second.
 NEW_CLASS, CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 
 
 def read_companions(folder: Path) -> dict[str, bytes]:
     """Read a folder's companion files, by name. Raises CheckpointError, StorageError."""
-    return {name: read_small(folder / name) for name in FILES if (folder / name).is_file()}
+    names = sorted(
+        one.name
+        for one in folder.iterdir()
+        if one.name != CONFIG and (is_tokenizer_file(one.name) or one.name == CHAT_TEMPLATE_FILE)
+    )
+    return {name: read_small(folder / name) for name in names if (folder / name).is_file()}
+
+
+def open_tokenizer(
+    files: Mapping[str, bytes], ids: Mapping[str, Any], where: Path
+) -> Tokenizer | None:
+    """Open the tokenizer of companion files; None where there is none. Raises DataError.
+
+    ids: special token ids of config.json.
+    """
+    if not has_tokenizer(files):
+        return None
+    told = {name: value for name, value in ids.items() if value is not None}
+    return Tokenizer.from_files({**files, CONFIG: json.dumps(told).encode()}, where)
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
@@ -42,6 +58,15 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} must hold an object")
     return value
+
+
+def read_generation_config(files: Mapping[str, bytes], where: str | Path) -> dict[str, Any]:
+    """Read the generation_config.json among a model's files, {} without one.
+
+    where: the model's folder. Raises CheckpointError.
+    """
+    held = files.get(GENERATION_CONFIG)
+    return parse_object(held, f"{where}/{GENERATION_CONFIG}") if held else {}
 
 
 def adapt_companions(files: Mapping[str, bytes], ids: Mapping[str, Any]) -> dict[str, bytes]:
@@ -77,7 +102,8 @@ def make_companions(
     not_padding = ends | {None, _find_token_id(t, settings.get("eos_token"))}
     pad = t.pad_id if given in not_padding else given
     if pad is not None:
-        settings["pad_token"] = t.get_token_bytes(pad).decode()
+        settings["pad_token"] = t.get_name(pad)
+    settings["add_bos_token"] = t.adds_bos
     ids = {"bos_token_id": t.bos_id, "eos_token_id": stops, "pad_token_id": pad}
     return Companions(
         tokenizer_json=t.to_json(),
@@ -90,4 +116,4 @@ def make_companions(
 def _find_token_id(tokenizer: Tokenizer, token: object) -> int | None:
     """Find the id of a token of tokenizer_config.json: a name, or an object with `content`."""
     name = token.get("content") if isinstance(token, Mapping) else token
-    return tokenizer.find_special_id(name) if isinstance(name, str) else None
+    return tokenizer.find_id(name) if isinstance(name, str) else None

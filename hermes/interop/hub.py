@@ -38,7 +38,8 @@ __all__ = [
 # Files read from a repository that hermes did not write; shards are found by the index.
 READ = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab"
-    r"|adapter_config)\.json|merges\.txt|tokenizer\.model|chat_template\.jinja|model\.mal"
+    r"|adapter_config)\.json|merges\.txt|(tokenizer|spiece|sentencepiece\.bpe)\.model"
+    r"|[\w.-]+\.tiktoken|chat_template\.jinja|model\.mal"
     r"|(adapter_)?model\.safetensors|lit_model\.pth|model_config\.yaml"
 )
 INDEX = "model.safetensors.index.json"

@@ -135,7 +135,8 @@ def _choose_modules(spec: ModelSpec, family: str) -> Mapping[str, str] | None:
             return _GPT_NEOX
         case "litgpt" | "litgpt-old":
             modules = dict(_LITGPT)
-            if spec.layers[0].ffn.gated:
+            ffn = spec.layers[0].ffn
+            if ffn is not None and ffn.gated:
                 del modules["h.{i}.mlp.fc"]
                 modules |= _GATED
             if family == "litgpt-old":
@@ -160,13 +161,13 @@ def make_layout(spec: ModelSpec, family: str) -> list[StoredTensor]:
     ]
     layered = [
         stored
-        for i, layer in enumerate(spec.layers)
+        for i, (layer, attention) in enumerate(zip(spec.layers, spec.attentions, strict=True))
         for name, ours in modules.items()
         if "{i}" in name
         for stored in _make_stored(
             name.replace("{i}", str(i)),
             [f"model.layers.{i}.{part}" for part in _resolve_norm_name(ours, layer).split()],
-            layer.attention.kv_heads,
+            attention.kv_heads,
         )
     ]
     layout = [stored for stored in once + layered if stored.parts[0] in table]

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.errors import CheckpointError, MissingBackend
+from hermes.errors import CheckpointError, DataError, MissingBackend
 from hermes.interface import Array, Backend, LazyTensors, Options, Tensors, find_backend
+from hermes.interop.companions import open_tokenizer
 from hermes.interop.dtype import cast
 from hermes.interop.open_model import StoredModel
 from hermes.numerics.params import count_parameters, list_parameters
@@ -53,11 +54,12 @@ def verify_conversion(
     """
     chosen = _choose_backend(backend)
     kept: dict[str, Pair] = {}
+    begin = _read_beginning(source)
     passes, distances = _plan_passes(source.spec, result.spec), []
     for number, (source_spec, result_spec, names) in enumerate(passes):
         on_progress("comparing", number / len(passes))
         pairs = _load_pairs(source, result, source_spec, names, kept)
-        distances.append(_compare_logits(chosen, source_spec, result_spec, pairs, source))
+        distances.append(_compare_logits(chosen, source_spec, result_spec, pairs, source, begin))
         del pairs  # frees this layer's tensors before the next one's are read
     return Verification(max(distances), chosen.name, len(distances))
 
@@ -71,6 +73,7 @@ def _compare_logits(
     result_spec: ModelSpec,
     pairs: Mapping[str, Pair],
     source: StoredModel,
+    begin: int | None,
 ) -> float:
     """Compare the logits of two models, and return their distance.
 
@@ -78,14 +81,14 @@ def _compare_logits(
     """
     before = {name: pair[0] for name, pair in pairs.items()}
     after = {name: pair[1] for name, pair in pairs.items()}
-    original = _compute_logits(backend, source_spec, before)
-    converted = _compute_logits(backend, result_spec, after)
+    original = _compute_logits(backend, source_spec, before, begin)
+    converted = _compute_logits(backend, result_spec, after, begin)
     # The logits that the source's architecture gives from the result's tensors. A third forward
     # pass is needed only if both the tensors and the architecture changed.
     expected = original
     if any(first is not second for first, second in pairs.values()):
         same = source_spec.identity == result_spec.identity
-        expected = converted if same else _compute_logits(backend, source_spec, after)
+        expected = converted if same else _compute_logits(backend, source_spec, after, begin)
     error = _measure_distance(converted, expected)
     if error > ROUNDING:
         raise CheckpointError(
@@ -184,14 +187,34 @@ def _extract_layer(spec: ModelSpec, i: int) -> ModelSpec:
     )
 
 
-def _compute_logits(backend: Backend, spec: ModelSpec, params: Tensors) -> NDArray[np.floating]:
-    """Compute the logits of the fixed prompt on a CPU if there is one. -> (1, T, V)."""
+def _read_beginning(source: StoredModel) -> int | None:
+    """Read the token that begins a text of the source; None where none does, or it cannot be read.
+
+    A conversion needs no tokenizer, so one that hermes does not read is no reason to refuse it.
+    """
+    try:
+        tokenizer = open_tokenizer(source.files, source.ids, source.path)
+    except DataError:
+        return None
+    return tokenizer.bos_id if tokenizer is not None and tokenizer.adds_bos else None
+
+
+def _compute_logits(
+    backend: Backend, spec: ModelSpec, params: Tensors, begin: int | None
+) -> NDArray[np.floating]:
+    """Compute the logits of the fixed prompt on a CPU if there is one. -> (1, T, V).
+
+    begin: the prompt's first token, where the model has a row for it.
+    """
     precision = "float64" if backend.name == "numpy" else "float32"
     wide = LazyTensors(params, lambda name: np.asarray(params[name], np.dtype(precision)))
     device = "cpu" if "cpu" in backend.devices() else None
     model = backend.build(spec, wide, Options(device=device, precision=precision))
     length = min(spec.max_seq_len, PROMPT_LENGTH)
-    return model.logits(np.arange(length)[None, :] * PROMPT_STRIDE % spec.vocab_size)
+    prompt = np.arange(length) * PROMPT_STRIDE % spec.vocab_size
+    if begin is not None and begin < spec.vocab_size:
+        prompt[0] = begin
+    return model.logits(prompt[None, :])
 
 
 def _measure_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:

@@ -78,7 +78,7 @@ class _Editor:
         old = next((field for field in body.fields if field.key in same), None)
         if not rest:
             changed = Field(key, self.new)
-        elif old is None:
+        elif old is None or self.is_absent(old):
             raise SpecError(
                 f"{self.path}: this {WORDS[kind]} has no {key}, whose {'.'.join(rest)} could "
                 f"change; set {key} as a whole"
@@ -89,6 +89,11 @@ class _Editor:
             )
         kept = [changed if field is old else field for field in body.fields]
         return Body((*kept, changed) if old is None else tuple(kept))
+
+    def is_absent(self, field: Field) -> bool:
+        """Whether a field says `none` of a part, and no definition has that name."""
+        is_none = field.key in DEFINED and field.value == Word("none")
+        return is_none and (field.key, "none") not in self.definitions
 
     def edit_value(
         self, key: str, types: tuple[type, ...], value: Value, steps: list[str]

@@ -156,7 +156,9 @@ class _Reader:
         """Read the value of a field by the types of its dataclass field."""
         bare = value.name if isinstance(value, Word) and value.body is None else None
         kinds = {WORDS[kind]: kind for kind in types if kind in WORDS}
-        if bare == "none" and NoneType in types and "none" not in kinds:
+        # A file may call a definition `none`: no name is reserved.
+        is_named = bare is not None and any((kind, bare) in self.definitions for kind in kinds)
+        if bare == "none" and NoneType in types and "none" not in kinds and not is_named:
             return None
         if kinds and (bare is None or str not in types):
             return self.read_kind(key, kinds, value, word=str in types)

@@ -49,7 +49,7 @@ class _Writer:
     def __init__(self, specs: tuple[ModelSpec, ...], with_defaults: bool):
         self.specs = specs
         self.with_defaults = with_defaults
-        self.parts: dict[tuple[str, str], AttentionSpec | FfnSpec | BlockSpec] = {}
+        self.parts: dict[tuple[str, str], AttentionSpec | FfnSpec | BlockSpec | None] = {}
         self.definitions: dict[str, list[Definition]] = {kind: [] for kind in DEFINED}
 
     def write_tree(self) -> Tree:
@@ -72,6 +72,12 @@ class _Writer:
             raise SpecError(f"two different {kind} definitions are both named {part.name!r}")
         return Word(part.name)
 
+    def write_absence(self, kind: str) -> Value:
+        """Write `none` for a part that a block does not have, unless a part has that name."""
+        if self.parts.setdefault((kind, "none"), None) is not None:
+            raise SpecError(f"two different {kind} definitions are both named 'none'")
+        return Word("none")
+
     def write_body(self, spec: object) -> Body:
         defaults = {f.name: f.default for f in fields(spec)}  # type: ignore[arg-type]
         written: list[Field] = []
@@ -81,7 +87,9 @@ class _Writer:
                 continue
             value, default = getattr(spec, key), defaults.get(key, MISSING)
             is_default = value == default or (default is None and _can_leave_out(spec, key))
-            if value is not None and (not is_default or self.with_defaults):
+            if value is None and default is not None:
+                written.append(Field(key, self.write_absence(key)))
+            elif value is not None and (not is_default or self.with_defaults):
                 written.append(Field(key, self.write_value(key, types, value)))
         return Body(tuple(written))
 

@@ -85,8 +85,7 @@ def count_flops(spec: ModelSpec, *, training: bool) -> int:
     (which counts n = T).
     """
     total = 2 * count_matmul_weights(spec) * spec.max_seq_len
-    for block in spec.layers:
-        a = block.attention
+    for a in spec.attentions:
         count = _count_keys_of_sequence if training else _count_keys_of_last_token
         keys = count(a, spec.max_seq_len)
         total += 2 * a.num_heads * (a.head_size + a.value_size) * keys
@@ -107,6 +106,5 @@ def _count_keys_of_last_token(attention: AttentionSpec, length: int) -> int:
 
 
 def _count_kv_elements(spec: ModelSpec) -> int:
-    """Count the elements that a token adds to the KV cache: K (D + E) for each layer."""
-    attentions = [block.attention for block in spec.layers]
-    return sum(a.kv_heads * (a.head_size + a.value_size) for a in attentions)
+    """Count the elements that a token adds to the KV cache: K (D + E) for each attention."""
+    return sum(a.kv_heads * (a.head_size + a.value_size) for a in spec.attentions)

@@ -89,7 +89,9 @@ def compare(a: ModelSpec, b: ModelSpec) -> Difference:
 
 
 def _find_changes(where: str, a: Mapping[str, str], b: Mapping[str, str]) -> list[Change]:
-    return [Change(where, key, a[key], b[key]) for key in a if a[key] != b[key]]
+    """Find the keys with other values; one that a side does not have is "-" there."""
+    pairs = ((key, a.get(key, "-"), b.get(key, "-")) for key in {**a, **b})
+    return [Change(where, key, left, right) for key, left, right in pairs if left != right]
 
 
 def _find_model_changes(a: ModelSpec, b: ModelSpec) -> list[Change]:

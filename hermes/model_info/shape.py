@@ -28,10 +28,10 @@ def describe_layer(block: BlockSpec) -> dict[str, str]:
     keys: dict[str, str] = {}
     for key, text in describe(block).items():
         match key:
-            case "attention":
+            case "attention" if block.attention is not None:
                 found = describe(block.attention).items()
                 keys |= {f"attention.{inner}": value for inner, value in found}
-            case "ffn":
+            case "ffn" if block.ffn is not None:
                 keys |= {f"ffn.{inner}": value for inner, value in describe(block.ffn).items()}
             case _:
                 keys[key] = text

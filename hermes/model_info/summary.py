@@ -15,7 +15,17 @@ from hermes.model_info.shape import (
     group_tensors,
 )
 from hermes.numerics.params import Tensor, list_parameters
-from hermes.spec import BlockSpec, LayerNorm, ModelSpec, NoNorm, Norm, QkNorm, RMSNorm
+from hermes.spec import (
+    AttentionSpec,
+    BlockSpec,
+    FfnSpec,
+    LayerNorm,
+    ModelSpec,
+    NoNorm,
+    Norm,
+    QkNorm,
+    RMSNorm,
+)
 
 __all__ = ["format_cost", "format_diff", "format_layers", "format_shape", "format_title"]
 
@@ -72,7 +82,26 @@ def _describe_norm(norm: Norm) -> str:
 
 def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
     """Describe a resolved layer in the words of model cards; `format_layers` has every key."""
-    a, f, keys = block.attention, block.ffn, describe_layer(block)
+    if block.attention is None:
+        yield "attention", "none"
+    else:
+        yield from _describe_attention(block.attention, describe_layer(block))
+    yield "feed-forward", "none" if block.ffn is None else _describe_ffn(block.ffn)
+    places = {"pre": "before", "post": "after the sum of", "output": "after", "sandwich": "around"}
+    yield "norm", f"{_describe_norm(block.norm)}, {places[block.norm_position]} each sublayer"
+    notes = ["attention and feed-forward in parallel"] if block.parallel else []
+    notes += ["which share their norm"] if block.shared_norm else []
+    notes += [] if block.residual else ["no residual"]
+    notes += [f"residual scale {block.residual_scale:g}"] if block.residual_scale else []
+    if notes:
+        yield "block", ", ".join(notes)
+    parts = (("attention", block.attention), ("feed-forward", block.ffn), ("residual", block))
+    rates = [f"{name} {part.dropout:g}" for name, part in parts if part and part.dropout]
+    if rates:
+        yield "dropout", ", ".join(rates)
+
+
+def _describe_attention(a: AttentionSpec, keys: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     both = a.kv_heads == a.num_heads
     heads = f"{a.num_heads}" if both else f"{a.num_heads}, sharing {a.kv_heads} of keys and values"
     values = f", values {a.value_size}" if a.value_size != a.head_size else ""
@@ -90,20 +119,13 @@ def _describe_block(block: BlockSpec) -> Iterator[tuple[str, str]]:
     if notes:
         yield "attention", ", ".join(notes)
     yield "positions", _shorten_lists(keys["attention.position_encoding"])
-    bias = ", bias" if f.bias else ""
-    yield "feed-forward", f"{f.hidden_size:,} wide, {'gated ' * f.gated}{f.function}{bias}"
-    places = {"pre": "before", "post": "after the sum of", "output": "after", "sandwich": "around"}
-    yield "norm", f"{_describe_norm(block.norm)}, {places[block.norm_position]} each sublayer"
-    notes = ["attention and feed-forward in parallel"] if block.parallel else []
-    notes += ["which share their norm"] if block.shared_norm else []
-    notes += [] if block.residual else ["no residual"]
-    notes += [f"residual scale {block.residual_scale:g}"] if block.residual_scale else []
-    if notes:
-        yield "block", ", ".join(notes)
-    rates = (("attention", a.dropout), ("feed-forward", f.dropout), ("residual", block.dropout))
-    dropout = ", ".join(f"{name} {rate:g}" for name, rate in rates if rate)
-    if dropout:
-        yield "dropout", dropout
+
+
+def _describe_ffn(f: FfnSpec) -> str:
+    notes = [f"{'gated ' * f.gated}{f.function}"]
+    notes += [] if f.limit is None else [f"clamped to {f.limit:g}, alpha {f.alpha:g}"]
+    notes += ["bias"] if f.bias else []
+    return f"{f.hidden_size:,} wide, {', '.join(notes)}"
 
 
 def _shorten_lists(text: str) -> str:
@@ -160,7 +182,7 @@ def format_cost(spec: ModelSpec, cost: Cost) -> Iterator[str]:
 
 
 def _is_windowed(block: BlockSpec, spec: ModelSpec) -> bool:
-    window = block.attention.window_size
+    window = None if block.attention is None else block.attention.window_size
     return window is not None and window < spec.max_seq_len
 
 

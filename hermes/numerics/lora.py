@@ -14,7 +14,7 @@ from hermes.errors import HermesError
 from hermes.interface import Array, LazyTensors, Tensors
 from hermes.numerics.params import Tensor, list_parameters, list_unfrozen
 from hermes.numerics.randomness import draw_normals
-from hermes.recipe import Lora, Recipe
+from hermes.recipe import LORA_TARGETS, Lora, Recipe
 from hermes.spec import ModelSpec
 
 __all__ = [
@@ -30,7 +30,8 @@ def find_adapted_paths(spec: ModelSpec, lora: Lora) -> tuple[str, ...]:
     """Find the matrices that get an adapter, in the order of the forward pass.
 
     gate_proj is the feed-forward's: an attention's output gate gets no adapter. Raises HermesError
-    where a target is not in the model; gate_proj, which only gated models have, may be missing.
+    where a target is not in the model. gate_proj, which only gated models have, may be missing; and
+    so may any of all targets together, which are just every matrix.
     """
     paths = (
         name.removesuffix(".weight") for name in list_parameters(spec) if name.endswith(".weight")
@@ -40,8 +41,9 @@ def find_adapted_paths(spec: ModelSpec, lora: Lora) -> tuple[str, ...]:
         for path in paths
         if path.rpartition(".")[2] in lora.targets and not path.endswith(".self_attn.gate_proj")
     )
+    optional = LORA_TARGETS if set(lora.targets) == set(LORA_TARGETS) else ("gate_proj",)
     for target in lora.targets:
-        if not any(path.endswith(f".{target}") for path in found) and target != "gate_proj":
+        if not any(path.endswith(f".{target}") for path in found) and target not in optional:
             raise HermesError(f"lora.targets names {target!r}, which this model does not have")
     if not found:
         raise HermesError(f"lora.targets {lora.targets} names no matrix of this model")

@@ -14,7 +14,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hermes.errors import SpecError
-from hermes.spec import Alibi, BlockSpec, LayerNorm, ModelSpec, Norm, RMSNorm
+from hermes.spec import (
+    Alibi,
+    AttentionSpec,
+    BlockSpec,
+    FfnSpec,
+    LayerNorm,
+    ModelSpec,
+    Norm,
+    RMSNorm,
+)
 
 if TYPE_CHECKING:  # importing NumPy would slow down `hermes info`, which only counts parameters
     import numpy as np
@@ -52,8 +61,12 @@ NORM_NAMES: Mapping[str, Mapping[str, str]] = {
 
 def list_norms(block: BlockSpec) -> Mapping[str, str]:
     """List the norms of a block: where each applies, as in NORM_NAMES, and its name."""
-    names = NORM_NAMES[block.norm_position]
-    return {at: name for at, name in names.items() if not (block.shared_norm and at == "ffn_in")}
+    return {
+        at: name
+        for at, name in NORM_NAMES[block.norm_position].items()
+        if (block.attention if at.startswith("attention") else block.ffn) is not None
+        and not (block.shared_norm and at == "ffn_in")
+    }
 
 
 @dataclass(frozen=True)
@@ -93,12 +106,28 @@ def _walk_norm(
 
 
 def _walk_block(prefix: str, spec: ModelSpec, block: BlockSpec) -> Iterator[tuple[str, Tensor]]:
-    width, a, f = spec.hidden_size, block.attention, block.ffn
+    if block.attention is not None:
+        yield from _walk_attention(f"{prefix}.self_attn", spec, block, block.attention)
+    if block.ffn is not None:
+        yield from _walk_ffn(f"{prefix}.mlp", spec, block.ffn)
+    for name in list_norms(block).values():
+        yield from _walk_norm(f"{prefix}.{name}", block.norm, spec.hidden_size)
+
+
+def _compute_last_std(spec: ModelSpec) -> float:
+    """Compute the deviation of the 2 L matrices that write to the residual stream.
+
+    They start smaller (GPT-2, section 2.3).
+    """
+    return INIT_STD / math.sqrt(2 * spec.num_layers)
+
+
+def _walk_attention(
+    at: str, spec: ModelSpec, block: BlockSpec, a: AttentionSpec
+) -> Iterator[tuple[str, Tensor]]:
+    width, last = spec.hidden_size, _compute_last_std(spec)
     queries, keys = a.num_heads * a.head_size, a.kv_heads * a.head_size
     mixed, values = a.num_heads * a.value_size, a.kv_heads * a.value_size
-    # The 2 L matrices that write to the residual stream start smaller (GPT-2, section 2.3).
-    last = INIT_STD / math.sqrt(2 * spec.num_layers)
-    at = f"{prefix}.self_attn"
     projections = [("q_proj", queries), ("k_proj", keys), ("v_proj", values)]
     projections += [("gate_proj", mixed)] if a.output_gate else []
     for name, rows in projections:
@@ -117,15 +146,17 @@ def _walk_block(prefix: str, spec: ModelSpec, block: BlockSpec) -> Iterator[tupl
         yield from _walk_norm(f"{at}.k_norm", block.qk_norm, a.head_size if shared else keys)
     if a.position_encoding == Alibi("learned"):
         yield f"{at}.alibi_slopes", Tensor((a.num_heads,), "positions", "slopes")
+
+
+def _walk_ffn(at: str, spec: ModelSpec, f: FfnSpec) -> Iterator[tuple[str, Tensor]]:
+    width, last = spec.hidden_size, _compute_last_std(spec)
     for name in ("gate_proj", "up_proj") if f.gated else ("up_proj",):
-        yield f"{prefix}.mlp.{name}.weight", _make_matrix("ffn", f.hidden_size, width)
+        yield f"{at}.{name}.weight", _make_matrix("ffn", f.hidden_size, width)
         if f.bias:
-            yield f"{prefix}.mlp.{name}.bias", Tensor((f.hidden_size,), "ffn", "zeros")
-    yield f"{prefix}.mlp.down_proj.weight", _make_matrix("ffn", width, f.hidden_size, last)
+            yield f"{at}.{name}.bias", Tensor((f.hidden_size,), "ffn", "zeros")
+    yield f"{at}.down_proj.weight", _make_matrix("ffn", width, f.hidden_size, last)
     if f.bias:
-        yield f"{prefix}.mlp.down_proj.bias", Tensor((width,), "ffn", "zeros")
-    for name in list_norms(block).values():
-        yield from _walk_norm(f"{prefix}.{name}", block.norm, width)
+        yield f"{at}.down_proj.bias", Tensor((width,), "ffn", "zeros")
 
 
 def _walk_model(spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:

@@ -26,7 +26,11 @@ _LOADING: Overrides = _CONFIG | {
         "folder, a .safetensors file with --config, or hf://OWNER/REPO[@REVISION]",
     },
     "tokenizer": {"type": Path, "group": "Model", "default_text": "the checkpoint's own"},
+    "eos": {"group": "Model"},
     "precision": {"help": "Precision of matrix products and activations"},
+}
+_BOS: Overrides = {
+    "bos": {"group": "Model", "help": "Begin the text with the tokenizer's BOS token"},
 }
 _GENERATION: Overrides = _LOADING | {
     "seed": {"group": "Sampling", "help": "Sampling seed; gives the same text on every backend"},
@@ -34,16 +38,30 @@ _GENERATION: Overrides = _LOADING | {
 
 MODEL_COMMANDS: dict[str, CommandOptions] = {
     "generate": CommandOptions(
-        (*_LOADED, "prompt", "max_tokens", *_SAMPLING, "num_samples", "json", *_DEVICE),
-        overrides=_GENERATION | {"json": {"help": "Print each text as a JSON object"}},
+        (
+            *_LOADED,
+            "eos",
+            "bos",
+            "prompt",
+            "max_tokens",
+            *_SAMPLING,
+            "num_samples",
+            "json",
+            *_DEVICE,
+        ),
+        overrides=_GENERATION | _BOS | {"json": {"help": "Print each text as a JSON object"}},
         grouped=True,
     ),
     "chat": CommandOptions(
-        (*_LOADED, "template", "system", "max_tokens", *_SAMPLING, *_DEVICE),
+        (
+            *(*_LOADED, "eos", "template", "template_arg", "system", "max_tokens"),
+            *(*_SAMPLING, *_DEVICE),
+        ),
         overrides=_GENERATION
         | {
             "max_tokens": {"default": 512, "help": "Maximum number of tokens in an answer"},
             "template": {"group": "Model"},
+            "template_arg": {"group": "Model"},
             "seed": {
                 "group": "Sampling",
                 "help": "Sampling seed; gives the same answers on every backend",
@@ -52,9 +70,13 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         grouped=True,
     ),
     "eval": CommandOptions(
-        (*_LOADED, "data", *TEXT, "cache_dir", "seq_len", "batch_size", "json", *_DEVICE),
+        (
+            *(*_LOADED, "eos", "bos", "data", *TEXT, "cache_dir"),
+            *("seq_len", "batch_size", "json", *_DEVICE),
+        ),
         (TEXT_FILES,),
         overrides=_LOADING
+        | _BOS
         | {
             "data": {
                 "help": "Text to evaluate on, in any form that hermes train takes; repeatable",

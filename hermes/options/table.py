@@ -9,14 +9,23 @@ __all__ = ["OPTIONS"]
 
 FLOAT_TYPES = ("float32", "bfloat16", "float16")
 
+OF_CHECKPOINT = "the checkpoint's generation_config.json, else {}"
+
 # Of the commands that use, convert, inspect or judge what was trained.
 OTHER_OPTIONS = (
     Option("input", short="-i", multiple=True, metavar="FILE", parameter="inputs",
            default_text="standard input",
            help="Training text: .txt, .jsonl, .json, .csv, .tsv or .parquet files, also "
            "compressed, folders, glob patterns or addresses; repeatable"),
-    Option("preset", default="gpt-2", choices=("gpt-2", "llama-bpe", "qwen2"),
-           help="Pre-tokenization: the pattern that splits text before merges are learned"),
+    Option("model_type", default="bpe", choices=("bpe", "unigram"),
+           help="Algorithm that chooses the vocabulary: bpe merges bytes, or with --byte-fallback "
+           "characters; unigram is SentencePiece's model of characters"),
+    Option("byte_fallback", type=bool, default=False,
+           help="Make a vocabulary of characters in SentencePiece's style, which spells rare "
+           "ones in bytes"),
+    Option("preset", choices=("gpt-2", "llama-bpe", "qwen2"), default_text="llama-bpe",
+           help="Pre-tokenization of byte-level BPE: the pattern that splits text before merges "
+           "are learned"),
     Option("nfc", type=bool, default=False, help="Normalize text to Unicode NFC"),
     Option("fold_ascii", type=bool, default=False,
            help="Replace accented Latin letters, ligatures and typographic punctuation by ASCII"),
@@ -39,14 +48,18 @@ OTHER_OPTIONS = (
     Option("system", default="", metavar="TEXT", group="Sampling", help="System prompt"),
     Option("max_tokens", type=int, default=100, group="Sampling",
            help="Maximum number of tokens to generate"),
-    Option("temperature", type=float, default=0.8, group="Sampling",
+    Option("temperature", type=float, default_text=OF_CHECKPOINT.format(0.8),
+           group="Sampling",
            help="Sampling temperature; 0 always takes the most likely token"),
-    Option("top_k", type=int, default=0, metavar="K", group="Sampling",
+    Option("top_k", type=int, default_text=OF_CHECKPOINT.format(0),
+           metavar="K", group="Sampling",
            help="Sample from the K most likely tokens only; 0 disables the limit"),
-    Option("top_p", type=float, default=1.0, metavar="P", group="Sampling",
+    Option("top_p", type=float, default_text=OF_CHECKPOINT.format(1),
+           metavar="P", group="Sampling",
            help="Sample from the most likely tokens whose probabilities add up to P; 1 disables "
            "the limit"),
-    Option("min_p", type=float, default=0.0, metavar="P", group="Sampling",
+    Option("min_p", type=float, default_text=OF_CHECKPOINT.format(0),
+           metavar="P", group="Sampling",
            help="Sample only from tokens at least P times as likely as the most likely one; 0 "
            "disables the limit"),
     Option("num_samples", type=int, default=1, group="Sampling",

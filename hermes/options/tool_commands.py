@@ -40,6 +40,8 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
             "input",
             "output",
             "vocab_size",
+            "model_type",
+            "byte_fallback",
             "preset",
             "nfc",
             "fold_ascii",

@@ -13,7 +13,7 @@ _SAVING = (
     "allow_batch_change",
     "allow_data_change",
 )
-_MODEL = ("checkpoint", "tokenizer", "config", *_SAVING)
+_MODEL = ("checkpoint", "tokenizer", "eos", "bos", "config", *_SAVING)
 _STEPS = ("lr", "batch_size", "grad_accum", "epochs", "max_steps")
 _RECIPE = (
     *("schedule", "warmup_steps", "grad_clip", "weight_decay", "seed", "val_fraction"),
@@ -46,6 +46,7 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     "train": CommandOptions(
         (
             *("data", *TEXT, *_TEXT_DATA, "tokenizer", "train_tokenizer", "vocab_size"),
+            *("eos", "bos"),
             *("model", "checkpoint", *_SAVING, *_STEPS, "seq_len", *_RECIPE),
             *(*_MACHINE, "config", "set"),
         ),
@@ -72,8 +73,8 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     ),
     "sft": CommandOptions(
         (
-            *(*_MODEL, "data", "format", "template", "seq_len"),
-            *("train_on_prompt", "pack", "overlong", "show_samples"),
+            *(*_MODEL, "data", "format", "template", "template_arg", "seq_len"),
+            *("message_token", "train_on_prompt", "pack", "overlong", "show_samples"),
             *(*_STEPS, *_RECIPE, *_LORA, *_MACHINE, "set"),
         ),
         overrides=_CHAT_TUNING
@@ -88,7 +89,8 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     ),
     "dpo": CommandOptions(
         (
-            *(*_MODEL, "data", "format", "template", "no_template"),
+            *(*_MODEL, "data", "format", "template", "template_arg", "no_template"),
+            "message_token",
             *("beta", "max_len", "drop_overlong", "loss", "label_smoothing", "gamma"),
             *("sft_weight", "reference_cache"),
             *(*_STEPS, *_RECIPE, *_LORA, *_MACHINE, "set"),

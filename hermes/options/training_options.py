@@ -42,6 +42,13 @@ def _make_data_options() -> tuple[Option, ...]:
                help="Train a tokenizer on the data first, and save it as --tokenizer if given"),
         Option("vocab_size", short="-v", type=int, default=32_000, group=group,
                help="Vocabulary size of the tokenizer that --train-tokenizer trains"),
+        Option("eos", metavar="TOKEN", group=group, fixed=True,
+               default_text="as the files beside the tokenizer say",
+               help="Token that ends a text, such as '<|endoftext|>'"),
+        Option("bos", type=bool, negatable=True, group=group, fixed=True,
+               default_text="as the files beside the tokenizer say",
+               help="Begin every text with the tokenizer's BOS token; where a chat template is "
+               "used, it alone decides"),
         Option("template", metavar="FILE", group=group, is_path=True, per_rank=True,
                default_text="the checkpoint's own, else ChatML",
                help="Chat template, as a Jinja file"),
@@ -50,6 +57,12 @@ def _make_data_options() -> tuple[Option, ...]:
         Option("document_mask", type=bool, default=RECIPE.document_mask, group=group,
                scope="recipe", recipe_field="document_mask",
                help="Keep attention and positions inside each document of a sequence"),
+        Option("template_arg", multiple=True, metavar="KEY=VALUE", group=group, fixed=True,
+               help="Argument of the chat template, with a value in JSON, such as "
+               "enable_thinking=false; repeatable"),
+        Option("message_token", multiple=True, metavar="NAME", group="Conversations", fixed=True,
+               help="Special token that messages may contain, such as '<think>'; in all other "
+               "cases such a name in a message stays text; repeatable"),
         Option("val_fraction", type=float, default=RECIPE.val_fraction, group=group,
                scope="recipe", recipe_field="val_fraction",
                help="Fraction of the data held out for validation"),

@@ -16,7 +16,14 @@ from hermes.spec.attention import (
     AttentionSpec,
     QkNorm,
 )
-from hermes.spec.block import ACTIVATIONS, NORM_POSITIONS, BlockSpec, FfnSpec
+from hermes.spec.block import (
+    ACTIVATIONS,
+    NORM_POSITIONS,
+    BlockSpec,
+    FfnSpec,
+    WholeBlock,
+    is_whole,
+)
 from hermes.spec.checks import list_field_types
 from hermes.spec.model import MAX_LAYERS, EmbeddingsSpec, ModelSpec, OutputSpec
 from hermes.spec.parts import (
@@ -70,6 +77,8 @@ __all__ = [
     "RMSNorm",
     "Rope",
     "Scaling",
+    "WholeBlock",
     "YarnScaling",
+    "is_whole",
     "list_field_types",
 ]

@@ -84,8 +84,10 @@ class ModelSpec:
                 ("blocks",),
             )
         for index, block in enumerate(self.blocks):
-            self._check_head_size(block.attention, ("blocks", index, "attention"))
-            self._check_ffn_size(block.ffn, ("blocks", index, "ffn"))
+            if block.attention is not None:
+                self._check_head_size(block.attention, ("blocks", index, "attention"))
+            if block.ffn is not None:
+                self._check_ffn_size(block.ffn, ("blocks", index, "ffn"))
         self._check_names()
         self._check_learned_positions()
 
@@ -135,17 +137,18 @@ class ModelSpec:
         for index, block in enumerate(self.blocks):
             parts = (("block", block), ("attention", block.attention), ("ffn", block.ffn))
             for kind, part in parts:
-                if part.name and known.setdefault((kind, part.name), part) != part:
+                # A file says `none` for a part that a layer does not have.
+                name = "none" if part is None else part.name
+                if name and known.setdefault((kind, name), part) != part:
                     raise SpecError(
-                        f"two different {kind} definitions of the pattern are both named "
-                        f"{part.name!r}",
+                        f"two different {kind} definitions of the pattern are both named {name!r}",
                         ("blocks", index) if kind == "block" else ("blocks", index, kind),
                     )
 
     def _check_learned_positions(self) -> None:
         first = None
         for index, block in enumerate(self.blocks):
-            positions = block.attention.position_encoding
+            positions = block.attention and block.attention.position_encoding
             if not isinstance(positions, Learned):
                 continue
             size = positions.max_positions or self.max_seq_len
@@ -168,14 +171,8 @@ class ModelSpec:
         resolved = [
             dataclasses.replace(
                 block,
-                attention=self._resolve_attention(block.attention),
-                ffn=dataclasses.replace(
-                    block.ffn,
-                    hidden_dim=block.ffn.hidden_dim or 4 * self.hidden_size,
-                    activation=block.ffn.function,
-                    gate=block.ffn.gated,
-                    name="",
-                ),
+                attention=block.attention and self._resolve_attention(block.attention),
+                ffn=block.ffn and self._resolve_ffn(block.ffn),
                 name="",
             )
             for block in self.blocks
@@ -200,6 +197,20 @@ class ModelSpec:
                 return dataclasses.replace(positions, scaling=scaling.resolve(self.max_seq_len))
         return positions
 
+    def _resolve_ffn(self, ffn: FfnSpec) -> FfnSpec:
+        return dataclasses.replace(
+            ffn,
+            hidden_dim=ffn.hidden_dim or 4 * self.hidden_size,
+            activation=ffn.function,
+            gate=ffn.gated,
+            name="",
+        )
+
+    @property
+    def attentions(self) -> tuple[AttentionSpec, ...]:
+        """The attention of each layer that has one, in order, resolved."""
+        return tuple(block.attention for block in self.layers if block.attention is not None)
+
     @property
     def final_norm(self) -> Norm:
         """The norm before the head."""
@@ -208,20 +219,16 @@ class ModelSpec:
     @property
     def learned_positions(self) -> int:
         """Rows of the position embedding; 0 where no block has learned positions."""
-        for block in self.blocks:
-            if isinstance(block.attention.position_encoding, Learned):
-                return block.attention.position_encoding.max_positions or self.max_seq_len
+        for attention in self.attentions:
+            if isinstance(attention.position_encoding, Learned):
+                return attention.position_encoding.max_positions or self.max_seq_len
         return 0
 
     @property
     def has_dropout(self) -> bool:
         """Whether any dropout rate is above 0."""
-        rates = (
-            rate
-            for block in self.blocks
-            for rate in (block.attention.dropout, block.ffn.dropout, block.dropout)
-        )
-        return self.embeddings.dropout > 0 or any(rate > 0 for rate in rates)
+        parts = (p for block in self.blocks for p in (block, block.attention, block.ffn))
+        return self.embeddings.dropout > 0 or any(p.dropout > 0 for p in parts if p is not None)
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -229,7 +236,9 @@ class ModelSpec:
         output = dataclasses.replace(self.output, norm=self.final_norm)
         sizes = (self.vocab_size, self.max_seq_len, self.hidden_size)
         layers = tuple(
-            dataclasses.replace(block, attention=self._resolve_positions(block.attention))
+            dataclasses.replace(
+                block, attention=block.attention and self._resolve_positions(block.attention)
+            )
             for block in self.layers
         )
         return (*sizes, layers, self.embeddings, output)

@@ -1,23 +1,22 @@
 """Byte-level BPE: alphabet, pre-tokenizers and normalizers, and where text may be cut.
 
-All that hermes knows about the format of Hugging Face tokenizers, a library that is imported only
-when a function needs it.
+Hugging Face tokenizers is a library that is imported only when a function needs it.
 """
 
-import json
 import re
-from collections.abc import Iterable, Iterator
-from importlib.metadata import version
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hermes.errors import DataError
 
 __all__ = [
     "BYTE_CHARACTERS",
+    "DEFAULT_PRESET",
     "PRESETS",
+    "describe_pre_tokenizer",
+    "make_byte_level_json",
     "make_normalizer",
     "make_pre_tokenizer",
-    "read_byte_level",
     "split_text",
 ]
 
@@ -36,6 +35,9 @@ PRESETS = {
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     ),
 }
+
+DEFAULT_PRESET = "llama-bpe"
+"""One that llama.cpp and Ollama know by its digest."""
 
 # ASCII folding of characters that do not decompose into an ASCII letter and combining marks.
 FOLDS = {
@@ -91,58 +93,57 @@ def make_normalizer(nfc: bool, fold_ascii: bool) -> Any:
     return normalizers.Sequence([normalizers.NFD(), *folds, marks, normalizers.NFC()])
 
 
-def read_byte_level(text: str, source: str) -> Any:
-    """Parse a tokenizer.json, without truncation and padding, as a Hugging Face tokenizer.
+def describe_pre_tokenizer(preset: str) -> dict[str, Any]:
+    """Describe the pre-tokenizer of a preset as tokenizer.json has it."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    if preset == "gpt-2":
+        return byte_level | {"use_regex": True}
+    split = {"type": "Split", "pattern": {"Regex": PRESETS[preset]}, "behavior": "Isolated"}
+    stages = [split | {"invert": False}, byte_level | {"use_regex": False}]
+    return {"type": "Sequence", "pretokenizers": stages}
 
-    Raises DataError, its message beginning with `source`, where the tokenizer is not byte-level BPE
-    over all 256 bytes, since some text would then not survive encoding and decoding.
+
+def make_byte_level_json(
+    vocabulary: Mapping[str, int], merges: Sequence[str], settings: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """Make the contents of tokenizer.json from those of vocab.json and merges.txt.
+
+    settings: tokenizer_config.json, which tells Qwen 2's from GPT-2's. Raises DataError where the
+    vocabulary is of another kind.
     """
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
+    lines = [line for line in merges if line and not line.startswith("#version")]
+    pairs = [line.split(" ") for line in lines]
+    if BYTE_CHARACTERS[ord(" ")] not in vocabulary or any(len(pair) != 2 for pair in pairs):
         raise DataError(
-            f"{source}:{error.lineno}:{error.colno}: not JSON ({error.msg}); a tokenizer.json of "
-            "Hugging Face tokenizers is needed"
-        ) from None
-    model = config.get("model") if isinstance(config, dict) else None
-    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
-        raise DataError(f"{source}: not a tokenizer.json: it has no model with a vocabulary")
-    stages = {stage: _collect_types(config.get(stage)) for stage in ("pre_tokenizer", "decoder")}
-    if model.get("type", "BPE") != "BPE" or not all("ByteLevel" in s for s in stages.values()):
-        found = [model.get("type"), *sorted(stages["pre_tokenizer"])]
-        raise DataError(
-            f"{source}: not a byte-level BPE tokenizer (it is {', '.join(map(str, found))}), so "
-            "some text would not come back from its tokens; use one that is"
+            f"{source}: not the vocabulary of a byte-level BPE tokenizer; give its tokenizer.json"
         )
-    lacking = sum(character not in model["vocab"] for character in BYTE_CHARACTERS)
-    if lacking:
-        raise DataError(
-            f"{source}: {lacking} of the 256 bytes have no token, so some text would be lost; use "
-            "a tokenizer that has them all"
-        )
-    return _parse_tokenizer(text, source)
-
-
-def _parse_tokenizer(text: str, source: str) -> Any:
-    from tokenizers import Tokenizer
-
-    try:
-        inner = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises no narrower class
-        raise DataError(
-            f"{source}: tokenizers {version('tokenizers')} cannot read it: {error}"
-        ) from None
-    inner.no_truncation()
-    inner.no_padding()
-    return inner
-
-
-def _collect_types(stage: Any) -> set[str]:
-    """Collect the types of a stage of the pipeline and of the stages nested in it."""
-    if not isinstance(stage, dict):
-        return set()
-    inside = [*stage.get("pretokenizers", ()), *stage.get("decoders", ())]
-    return {str(stage.get("type"))}.union(*map(_collect_types, inside))
+    is_qwen = str(settings.get("tokenizer_class")).startswith("Qwen2")
+    pre_tokenizer = describe_pre_tokenizer("qwen2" if is_qwen else "gpt-2")
+    if settings.get("add_prefix_space") and not is_qwen:
+        pre_tokenizer["add_prefix_space"] = True
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": {"type": "NFC"} if is_qwen else None,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
+                    "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": dict(vocabulary),
+            "merges": pairs,
+        },
+    }  # fmt: skip
 
 
 _CUTS = (re.compile(r"(?<=\S)(?= \S)"), re.compile(r"(?<=\S\n)(?=[^\W\d_])"))

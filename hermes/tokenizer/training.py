@@ -1,4 +1,4 @@
-"""Trains a byte-level BPE vocabulary on text, and reports how it was trained."""
+"""Trains a vocabulary on text, and reports how it was trained."""
 
 import hashlib
 import platform
@@ -11,12 +11,14 @@ from typing import Any
 from hermes.errors import DataError, StorageError
 from hermes.tokenizer.bytelevel import (
     BYTE_CHARACTERS,
+    DEFAULT_PRESET,
     PIECE,
     PRESETS,
     make_normalizer,
     make_pre_tokenizer,
     split_text,
 )
+from hermes.tokenizer.sentencepiece_training import train_sentencepiece
 
 __all__ = [
     "SAMPLE_BYTES",
@@ -29,6 +31,8 @@ __all__ = [
 
 SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
 
+MODEL_TYPES = ("bpe", "unigram")
+
 SAMPLE_BYTES = 10**9
 # The trainer of Hugging Face tokenizers counts pairs in 32-bit signed integers, which this many
 # bytes cannot overflow.
@@ -40,10 +44,13 @@ class Settings:
     """The settings of a training. Raises DataError where one is out of range.
 
     vocab_size includes special tokens and bytes; sample_bytes: the most text read, in UTF-8.
+    preset: of byte-level BPE alone, None for the default.
     """
 
     vocab_size: int
-    preset: str
+    model_type: str
+    byte_fallback: bool
+    preset: str | None
     normalize_nfc: bool
     fold_ascii: bool
     min_frequency: int
@@ -51,7 +58,16 @@ class Settings:
     sample_bytes: int
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
+        if self.model_type not in MODEL_TYPES:
+            raise DataError(
+                f"model_type {self.model_type!r} is unknown; known are {', '.join(MODEL_TYPES)}"
+            )
+        if self.preset is not None and not self.is_byte_level:
+            raise DataError(
+                f"preset {self.preset!r} belongs to byte-level BPE; a vocabulary of characters is "
+                "split at spaces, so leave it out"
+            )
+        if self.preset is not None and self.preset not in PRESETS:
             raise DataError(f"preset {self.preset!r} is unknown; known are {', '.join(PRESETS)}")
         names = self.special_tokens
         for name in names:
@@ -59,10 +75,12 @@ class Settings:
                 raise DataError(
                     f"special token {name!r} must be one name of several characters, given once"
                 )
-        least = len(BYTE_CHARACTERS) + len(names)
+        has_bytes = self.is_byte_level or self.byte_fallback
+        least = len(BYTE_CHARACTERS) * has_bytes + len(names)
         if self.vocab_size < least:
+            needed = "256 bytes and " if has_bytes else ""
             raise DataError(
-                f"vocab_size is {self.vocab_size}; 256 bytes and {len(names)} special tokens need "
+                f"vocab_size is {self.vocab_size}; {needed}{len(names)} special tokens need "
                 f"at least {least}"
             )
         if self.min_frequency < 1:
@@ -72,6 +90,11 @@ class Settings:
                 f"sample_bytes is {self.sample_bytes}; it must be from 1 to {MOST_SAMPLE_BYTES}, "
                 "beyond which the trainer's 32-bit counts of pairs could overflow"
             )
+
+    @property
+    def is_byte_level(self) -> bool:
+        """Whether the vocabulary is one of bytes, and not of characters."""
+        return self.model_type == "bpe" and not self.byte_fallback
 
 
 @dataclass(frozen=True)
@@ -96,9 +119,10 @@ class TrainingReport:
                 f"within the limit of {self.settings.sample_bytes:,} that keeps memory bounded"
             )
         if self.made < self.settings.vocab_size:
+            rare = f": no other pair occurs {self.settings.min_frequency} times"
             sentences.append(
                 f"the text yields {self.made} tokens, fewer than the {self.settings.vocab_size} "
-                f"asked for: no other pair occurs {self.settings.min_frequency} times"
+                f"asked for{rare if self.settings.is_byte_level else ''}"
             )
         return tuple(sentences)
 
@@ -136,15 +160,27 @@ def _count_bytes(text: str) -> int:
 def train_vocabulary(texts: Iterable[str], settings: Settings) -> tuple[str, TrainingReport]:
     """Train a vocabulary. -> the text of tokenizer.json, the report. Raises DataError.
 
-    Special tokens have the first ids, then come the 256 bytes, then merges in order of training.
+    Of byte-level BPE, special tokens have the first ids, then come the 256 bytes, then merges in
+    order of training.
     """
+    sample = _TextSample(texts, settings.sample_bytes)
+    stage = make_normalizer(settings.normalize_nfc, settings.fold_ascii)
+    train = _train_byte_level if settings.is_byte_level else _train_characters
+    inner = train(sample, settings, stage)
+    if sample.bytes == 0:
+        raise DataError("there is no text to train a tokenizer on; give files that have some")
+    made = inner.get_vocab_size(with_added_tokens=True)
+    return inner.to_str(pretty=True), TrainingReport(settings, sample.bytes, sample.cut, made)
+
+
+def _train_byte_level(sample: _TextSample, settings: Settings, stage: Any) -> Any:
     from tokenizers import Tokenizer, decoders, models, trainers
 
+    preset = settings.preset or DEFAULT_PRESET
     # As in llama.cpp and Llama 3: a pre-token that is itself in the vocabulary skips the merges.
-    inner = Tokenizer(models.BPE(ignore_merges=settings.preset == "llama-bpe"))
-    inner.pre_tokenizer = make_pre_tokenizer(settings.preset)
+    inner = Tokenizer(models.BPE(ignore_merges=preset == "llama-bpe"))
+    inner.pre_tokenizer = make_pre_tokenizer(preset)
     inner.decoder = decoders.ByteLevel()
-    stage = make_normalizer(settings.normalize_nfc, settings.fold_ascii)
     if stage is not None:  # not `if stage`: its truth value differs between versions of the library
         inner.normalizer = stage
     trainer = trainers.BpeTrainer(
@@ -154,12 +190,25 @@ def train_vocabulary(texts: Iterable[str], settings: Settings) -> tuple[str, Tra
         initial_alphabet=list(BYTE_CHARACTERS),
         show_progress=False,
     )
-    sample = _TextSample(texts, settings.sample_bytes)
     inner.train_from_iterator(iter(sample), trainer)
-    if sample.bytes == 0:
-        raise DataError("there is no text to train a tokenizer on; give files that have some")
-    made = inner.get_vocab_size(with_added_tokens=True)
-    return inner.to_str(pretty=True), TrainingReport(settings, sample.bytes, sample.cut, made)
+    return inner
+
+
+def _train_characters(sample: _TextSample, settings: Settings, stage: Any) -> Any:
+    from tokenizers import Tokenizer, normalizers
+
+    clean = map(stage.normalize_str, sample) if stage is not None else sample
+    text = train_sentencepiece(
+        clean,
+        model_type=settings.model_type,
+        vocab_size=settings.vocab_size,
+        byte_fallback=settings.byte_fallback,
+        special_tokens=settings.special_tokens,
+    )
+    inner = Tokenizer.from_str(text)
+    if stage is not None:
+        inner.normalizer = normalizers.Sequence([stage, inner.normalizer])
+    return inner
 
 
 def build_manifest(
@@ -168,7 +217,7 @@ def build_manifest(
     """Build the JSON record of a training: inputs with hashes, settings, result and versions."""
     return {
         "inputs": [_record_file(Path(path)) for path in inputs],
-        "settings": asdict(training.settings),
+        "settings": _describe_settings(training.settings),
         "text_bytes": training.text_bytes,
         "text_cut": training.cut,
         "vocab_size": training.made,
@@ -177,9 +226,18 @@ def build_manifest(
         "versions": {
             "hermes-llm": _find_version("hermes-llm"),
             "tokenizers": _find_version("tokenizers"),
+            **_name_trainer(training.settings),
             "python": platform.python_version(),
         },
     }
+
+
+def _describe_settings(settings: Settings) -> dict[str, Any]:
+    """Describe what was trained; the default preset by its name."""
+    described = asdict(settings)
+    if settings.is_byte_level:
+        described["preset"] = settings.preset or DEFAULT_PRESET
+    return described
 
 
 def _find_version(distribution: str) -> str:
@@ -187,6 +245,11 @@ def _find_version(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _name_trainer(settings: Settings) -> dict[str, str]:
+    name = "sentencepiece"
+    return {} if settings.is_byte_level else {name: _find_version(name)}
 
 
 def _record_file(path: Path) -> dict[str, Any]:

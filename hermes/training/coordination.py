@@ -60,10 +60,11 @@ class RankCoordinator:
         """The batch with the counts of all ranks, which its loss is divided by."""
         if self.rank_info.world_size == 1 or batch.global_counts is not None:
             return batch
-        own = (batch.num_terms, batch.num_targets)
-        return replace(
-            batch, global_counts=LossCounts(*map(int, self._process_group.all_reduce_sum(own)))
-        )
+        own = batch.own_counts
+        parts = (own.terms, own.targets, own.weight or 0.0)
+        terms, targets, weight = self._process_group.all_reduce_sum(parts)
+        weights = None if own.weight is None else float(weight)
+        return replace(batch, global_counts=LossCounts(int(terms), int(targets), weights))
 
     def should_stop(self) -> bool:
         """Whether any rank was asked to stop; for use between steps, as during an evaluation."""

@@ -35,8 +35,9 @@ class RunHost:
     options: with this rank's device. make_settings: makes RunRequest's settings and sources, None
     for those of the call. edits: recipe fields set by other means than arguments. tell: given lines
     for the user. on_open: called with the run once nothing can refuse it. show_example: shows a
-    conversation as it is trained on, None for the usual way. count: told how far a computation
-    before the training is; watch_data: how far tokenizing is. split_among: the ranks that
+    conversation as it is trained on, None for the usual way. count, count_encoded: told how far a
+    computation before the training is, and the encoding of the data; watch_data: how far tokenizing
+    is. split_among: the ranks that
     batch_size and grad_accum are meant for, None for the current ones. stop: polled after every
     step, besides the caller's own. uploads: pushes the model to the Hub.
     """
@@ -52,6 +53,7 @@ class RunHost:
     show_example: Callable[[Tokenizer, Example], None] | None = None
     count: Callable[[int, int], None] = lambda done, total: None
     watch_data: Callable[[PreparationProgress], None] = lambda progress: None
+    count_encoded: Callable[[int, int], None] = lambda done, total: None
     stop: Callable[[], bool] = lambda: False
     uploads: HubUploads | None = None
 

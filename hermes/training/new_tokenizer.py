@@ -19,6 +19,13 @@ __all__ = ["choose_tokenizer", "save_new_tokenizer"]
 
 def choose_tokenizer(call: Call, host: RunHost, resuming: bool) -> Tokenizer | None:
     """The tokenizer that a call of `train` asks for; None for the run's own. Raises HermesError."""
+    found = _find_tokenizer(call, host, resuming)
+    if found is None or resuming or (call["eos"] is None and call["bos"] is None):
+        return found
+    return found.replace_roles(eos=call["eos"], bos=call["bos"])
+
+
+def _find_tokenizer(call: Call, host: RunHost, resuming: bool) -> Tokenizer | None:
     given = call["tokenizer"]
     if isinstance(given, Tokenizer):
         return given

@@ -14,6 +14,7 @@ from hermes.training.events import Evaluation, Position, Update
 from hermes.training.metrics_file import MetricsFile
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.run_yaml import Session, read_sessions, write_runfile
+from hermes.training.text_boundaries import describe_boundaries
 
 __all__ = ["RunRecorder"]
 
@@ -64,7 +65,7 @@ class RunRecorder:
         write_runfile(
             request.output,
             parts.recipe,
-            request.settings,
+            {**request.settings, **describe_boundaries(parts.tokenizer)},
             request.sources,
             [*earlier, session],
             parts.training_data.reference_weights,

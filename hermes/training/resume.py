@@ -9,6 +9,7 @@ make it another run, and is refused.
 from pathlib import Path
 
 from hermes.checkpoint import Checkpoint, Progress, require_model
+from hermes.checkpoint.layout import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
 from hermes.data import Cursor
 from hermes.data.dataset import TokenSource
 from hermes.errors import HermesError
@@ -18,7 +19,7 @@ from hermes.tokenizer import Tokenizer
 from hermes.training.batch_split import find_batch_change, split_batch
 from hermes.training.events import Position
 from hermes.training.request import RunComponents, RunRequest
-from hermes.training.schedule import count_steps, warn_repeated_samples
+from hermes.training.schedule import count_steps, warn_long_warmup, warn_repeated_samples
 from hermes.training.setup import (
     check_best_metric,
     check_seq_len,
@@ -26,6 +27,7 @@ from hermes.training.setup import (
     make_training_data,
     require_tokenizer,
 )
+from hermes.training.text_boundaries import restore_boundaries
 
 __all__ = ["prepare_resumed", "require_same_run"]
 
@@ -59,6 +61,7 @@ def prepare_resumed(request: RunRequest, checkpoint: Checkpoint) -> RunComponent
         position, size = Position(progress.step, progress.tokens, cursor), len(data.dataset.train)
         total = count_steps(recipe, position, size, world_size)
         if position.step < total:
+            notes += warn_long_warmup(recipe, total)
             notes += warn_repeated_samples(recipe, cursor, size, data.unit, world_size)
         notes += _describe_changes(request, checkpoint, recipe, data.unit, total)
     return RunComponents(spec, tokenizer, recipe, data, position, total, tuple(notes))
@@ -68,14 +71,20 @@ def _choose_tokenizer(request: RunRequest, checkpoint: Checkpoint) -> Tokenizer:
     """The run's tokenizer. Raises HermesError where another one was given."""
     if checkpoint.tokenizer_json is None:
         return require_tokenizer(request)
-    own, given = Tokenizer.from_json(checkpoint.tokenizer_json), request.tokenizer
+    files = checkpoint.companions
+    settings = {
+        TOKENIZER_CONFIG: files.tokenizer_config or {},
+        GENERATION_CONFIG: files.generation_config or {},
+        CONFIG: files.config,
+    }
+    own, given = Tokenizer.from_json(checkpoint.tokenizer_json, settings), request.tokenizer
     if given is not None and given.fingerprint != own.fingerprint:
         raise HermesError(
             f"the run's tokenizer has {own.vocab_size} tokens and fingerprint "
             f"{own.fingerprint[:12]}, the one given {given.vocab_size} and "
             f"{given.fingerprint[:12]}; leave --tokenizer out to resume with the run's"
         )
-    return own
+    return restore_boundaries(own, request.output, request.settings)
 
 
 def _choose_spec(request: RunRequest, checkpoint: Checkpoint, tokenizer: Tokenizer) -> ModelSpec:

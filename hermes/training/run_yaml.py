@@ -18,6 +18,7 @@ from hermes.storage.durable import write_atomically
 
 __all__ = [
     "FACTS",
+    "NAME",
     "PROCESSES",
     "Session",
     "list_handovers",

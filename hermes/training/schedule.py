@@ -7,7 +7,13 @@ from hermes.formatting import format_count
 from hermes.recipe import Recipe
 from hermes.training.events import Position
 
-__all__ = ["compute_lr", "count_step_samples", "count_steps", "warn_repeated_samples"]
+__all__ = [
+    "compute_lr",
+    "count_step_samples",
+    "count_steps",
+    "warn_long_warmup",
+    "warn_repeated_samples",
+]
 
 
 def compute_lr(recipe: Recipe, step: int, total_steps: int) -> float:
@@ -50,6 +56,18 @@ def count_step_samples(recipe: Recipe, cursor: Cursor, size: int, world_size: in
         return per_update
     wanted = count_run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
     return min(per_update, wanted - cursor.count_samples(size))
+
+
+def warn_long_warmup(recipe: Recipe, total_steps: int) -> list[str]:
+    """What to tell the user where the run ends before its learning rate is reached."""
+    if recipe.warmup_steps <= total_steps or total_steps < 1:
+        return []
+    reached = compute_lr(recipe, total_steps - 1, total_steps)
+    return [
+        f"--warmup-steps {recipe.warmup_steps:,} is more than the run's "
+        f"{format_count(total_steps, 'steps')}: the learning rate reaches {reached:.3g} of "
+        f"{recipe.lr:g}"
+    ]
 
 
 def warn_repeated_samples(

@@ -16,7 +16,8 @@ from hermes.tokenizer import Tokenizer
 from hermes.training.batch_split import split_batch
 from hermes.training.events import Position
 from hermes.training.request import RunComponents, RunRequest
-from hermes.training.schedule import count_steps, warn_repeated_samples
+from hermes.training.schedule import count_steps, warn_long_warmup, warn_repeated_samples
+from hermes.training.text_boundaries import describe_tokenizer
 from hermes.training.text_data import make_text_data
 from hermes.training.training_data import TrainingData
 
@@ -42,11 +43,12 @@ def prepare_new(request: RunRequest) -> RunComponents:
         replace_fields(default, request.given), request.split_among, request.world_size
     )
     check_seq_len(recipe, spec)
-    notes += [*split_notes, *_describe_frozen(spec, recipe)]
+    notes += [*describe_tokenizer(tokenizer), *split_notes, *_describe_frozen(spec, recipe)]
     with make_training_data(request, spec, tokenizer, recipe) as data:
         notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
         position, size = Position(), len(data.dataset.train)
         total = count_steps(recipe, position, size, request.world_size)
+        notes += warn_long_warmup(recipe, total)
         notes += warn_repeated_samples(recipe, position.cursor, size, data.unit, request.world_size)
     return RunComponents(spec, tokenizer, recipe, data, position, total, tuple(notes))
 

@@ -49,7 +49,7 @@ def make_perplexity_evaluation(
         batches = dataset.iterate_validation(
             batch_size, rank=rank_info.rank, world_size=rank_info.world_size
         )
-        text_bytes = dataset.count_validation_bytes(tokenizer.byte_lengths)
+        text_bytes = dataset.count_validation_bytes(tokenizer.count_bytes)
         found = evaluate_perplexity(model, batches, text_bytes, stop, process_group)
         if found is None:
             return None

@@ -158,6 +158,12 @@ def attention(weights, at, block, xs):
 def feed_forward(weights, at, block, x):
     act = ACTIVATIONS[block.ffn.function]
     up = linear(weights, f"{at}.up_proj", x)
+    if block.ffn.limit is not None:
+        c, a = mpf(block.ffn.limit), mpf(block.ffn.alpha)
+        gate = [min(g, c) for g in linear(weights, f"{at}.gate_proj", x)]
+        opened = [g / (1 + mp.exp(-a * g)) for g in gate]
+        inner = [g * (max(min(u, c), -c) + 1) for g, u in zip(opened, up, strict=True)]
+        return linear(weights, f"{at}.down_proj", inner)
     if block.ffn.gated:
         gate = linear(weights, f"{at}.gate_proj", x)
         return linear(
@@ -178,15 +184,18 @@ def layer(weights, at, block, xs):
         kept = block.residual
         return [plus(a, b) if kept else b for a, b in zip(rows, more, strict=True)]
 
-    position = block.norm_position
-    into = normed("input_layernorm", xs) if position in ("pre", "sandwich") else xs
-    a = attention(weights, f"{at}.self_attn", block, into)
-    if position in ("output", "sandwich"):
-        a = normed("post_attention_layernorm", a)
-    a = scaled(a)
-    middle = added(xs, a)
-    if position == "post":
-        middle = normed("post_attention_layernorm", middle)
+    position, middle, a = block.norm_position, xs, None
+    if block.attention is not None:
+        into = normed("input_layernorm", xs) if position in ("pre", "sandwich") else xs
+        a = attention(weights, f"{at}.self_attn", block, into)
+        if position in ("output", "sandwich"):
+            a = normed("post_attention_layernorm", a)
+        a = scaled(a)
+        middle = added(xs, a)
+        if position == "post":
+            middle = normed("post_attention_layernorm", middle)
+    if block.ffn is None:
+        return middle
     read = xs if block.parallel else middle
     if position == "pre":
         own = "input_layernorm" if block.shared_norm else "post_attention_layernorm"

@@ -71,6 +71,18 @@ CASES = {
         change(SMALL, attention={"position_encoding": Learned()}),
         embeddings=EmbeddingsSpec(scale=0.5, norm=LayerNorm(1e-3)),
     ),
+    "clamped swiglu": change(SMALL, ffn={"limit": 0.5, "alpha": 1.702, "bias": True}),
+    **{
+        f"without {part} {position}": dataclasses.replace(
+            SMALL,
+            blocks=(
+                dataclasses.replace(SMALL.blocks[0], norm_position=position, **{part: None}),
+                SMALL.blocks[0],
+            ),
+        )
+        for part in ("attention", "ffn")
+        for position in ("pre", "post", "sandwich")
+    },
     "residual scale": change(SMALL, residual_scale=0.22),
     "residual scale post": change(SMALL, residual_scale=3.0, norm_position="post"),
     "layernorm without weight": change(SMALL, norm=LayerNorm(weight=False)),

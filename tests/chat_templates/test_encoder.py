@@ -1,13 +1,18 @@
 """Encoding conversations: the loss mask, prompts, and templates that cannot serve."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from hermes.chat_templates.encoder import ChatEncoder, describe_unread
 from hermes.chat_templates.messages import Conversation
+from hermes.chat_templates.template import Template
 from hermes.data.conversations import parse_conversation
 from hermes.data.records import Record
 from hermes.errors import DataError
 from hermes.tokenizer import CHAT_TEMPLATE
-from tests.chat_templates.support import TURNS, A, U, conversation, encoder_of
+from tests.chat_templates.support import NAMES, TURNS, A, U, conversation, encoder_of
 
 LLAMA3 = (
     "{{ bos_token }}{% for message in messages %}"
@@ -110,7 +115,8 @@ def test_words_that_spell_a_special_token_stay_words(tokenizer):
 
 def test_only_later_turns_are_learnt_where_that_is_asked_for(tokenizer):
     for source in (CHAT_TEMPLATE, MARKED):
-        example = encoder_of(tokenizer, source).encode(conversation(), first=2)
+        later = replace(conversation(), untrained=frozenset(range(2)))
+        example = encoder_of(tokenizer, source).encode(later)
         assert spans(tokenizer, example) == ["nothing\nmore<|im_end|>"]
 
 
@@ -158,9 +164,9 @@ REFUSED = {
     "turns that change": (
         "{% for m in messages %}{{ m.content if loop.last else '' }}<|eos|>{% endfor %}",
         (U, A, U, A),
-        "the chat template renders the text up to message 1 and the generation prompt "
-        "differently when more messages follow, so the assistant's part cannot be found; mark it "
-        "with {% generation %} in the template",
+        "the chat template renders the text up to message 3 and the prompt differently when more "
+        "messages follow, so the assistant's part cannot be found; mark it with {% generation %} "
+        "in the template",
     ),
     "no end of turn": (
         "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
@@ -185,8 +191,8 @@ REFUSED = {
     ),
     "a character of no one's": (
         CHAT_TEMPLATE,
-        ({"role": "user", "content": "\U000f0001"}, A),
-        "the text has U+F0001, which means nothing outside one program; take it out",
+        ({"role": "user", "content": "\ufdd2"}, A),
+        "the text has U+FDD2, which is no character; take it out",
     ),
 }
 
@@ -223,3 +229,127 @@ def test_zephyrs_answers_do_not_follow_its_question(tokenizer):
     """Its question lacks the line end that an answer has before it: the prefix is right."""
     example = encoder_of(tokenizer, ZEPHYR).encode(conversation())
     assert spans(tokenizer, example) == ["a model<|eos|>", "nothing\nmore<|eos|>"]
+
+
+LOOKING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{{ m.content.split('<|pad|>')[-1] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+PADDED = (U, {"role": "assistant", "content": "thought<|pad|>said"})
+
+
+def test_a_template_that_looks_for_a_special_token_in_messages_is_refused_by_the_token(tokenizer):
+    """It would see a stand-in there, and write another text than other tools do."""
+    with pytest.raises(DataError) as refused:
+        encoder_of(tokenizer, LOOKING).encode(conversation(PADDED))
+    assert str(refused.value) == (
+        "chat.jsonl:3: the chat template looks into messages for '<|pad|>', which would be text "
+        "there and not a special token; let messages write it with --message-token '<|pad|>', or "
+        "take it out"
+    )
+    elsewhere = (U, {"role": "assistant", "content": "a<|eos|>"})
+    assert spans(tokenizer, encoder_of(tokenizer, LOOKING).encode(conversation(elsewhere)))
+
+
+def test_messages_may_write_the_special_tokens_that_the_user_names(tokenizer):
+    allowed = ChatEncoder(tokenizer, Template(LOOKING, names=NAMES), ("<|pad|>",))
+    assert spans(tokenizer, allowed.encode(conversation(PADDED))) == ["said<|im_end|>"]
+    allowed = ChatEncoder(tokenizer, Template(CHAT_TEMPLATE, names=NAMES), ("<|pad|>",))
+    example = allowed.encode(conversation(PADDED))
+    assert tokenizer.find_special_id("<|pad|>") in example.ids
+    assert spans(tokenizer, example) == ["thought<|pad|>said<|im_end|>"]
+    with pytest.raises(DataError) as refused:
+        ChatEncoder(tokenizer, Template(CHAT_TEMPLATE, names=NAMES), ("<|pda|>",))
+    assert str(refused.value) == (
+        "--message-token '<|pda|>' is not a special token of this tokenizer; did you mean "
+        "'<|pad|>'?"
+    )
+
+
+def test_a_guard_of_the_template_sees_the_names_in_messages(tokenizer):
+    guarded = "{% for m in messages %}{% if '<|pad|>' in m.content %}" + (
+        "{{ raise_exception('no padding in messages') }}{% endif %}{% endfor %}" + CHAT_TEMPLATE
+    )
+    with pytest.raises(DataError, match="refuses the conversation: no padding in messages"):
+        encoder_of(tokenizer, guarded).encode(conversation(PADDED))
+
+
+def test_private_characters_stay_as_they_are_beside_names_of_special_tokens(tokenizer):
+    """Icons of terminals' fonts are such; the stand-ins take others."""
+    content = "\U000f0000 icon \U000f0001<|eos|>\U0010fffd"
+    turns = (U, {"role": "assistant", "content": content})
+    example = encoder_of(tokenizer, CHAT_TEMPLATE).encode(conversation(turns))
+    assert spans(tokenizer, example) == [content + "<|im_end|>"]
+    assert tokenizer.find_special_id("<|eos|>") not in example.ids
+
+
+CALLING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }} ARGUMENTS{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+BY_JSON = CALLING.replace("ARGUMENTS", "{{ c.function.arguments | tojson }}")
+AS_GIVEN = CALLING.replace("ARGUMENTS", "{{ c.function.arguments }}")
+BY_NAME = CALLING.replace(
+    "ARGUMENTS", "{% for k, v in c.function.arguments.items() %}{{ k }}={{ v }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Oslo"}, '{"city": "Oslo"}'])
+def test_arguments_of_calls_are_written_once_as_json_however_they_are_given(arguments, tokenizer):
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    turns = (U, {"role": "assistant", "content": None, "tool_calls": [call]}, U, A)
+
+    def write(source):
+        return spans(tokenizer, encoder_of(tokenizer, source).encode(conversation(turns)))[0]
+
+    assert write(BY_JSON) == write(AS_GIVEN) == 'f {"city": "Oslo"}<|im_end|>'
+    assert write(BY_NAME) == "f city=Oslo<|im_end|>"
+
+
+def test_fields_of_messages_that_the_template_does_not_read_are_counted(tokenizer):
+    turns = ({**U, "name": "Ann", "id": 7}, {**A, "name": "Bob", "tool_calls": []})
+    made = encoder_of(tokenizer, CHAT_TEMPLATE)
+    made.encode(conversation(turns))
+    assert made.unread == {"'name' of messages": 2, "'id' of messages": 1}
+    assert describe_unread(made.unread) == [
+        "fields that are not read: 'name' of messages (2), 'id' of messages (1)"
+    ]
+    name = "message['role'] + (message.name if message['role'] == 'user' else '') +"
+    named = encoder_of(tokenizer, CHAT_TEMPLATE.replace("message['role'] +", name))
+    named.encode(conversation(turns))
+    assert named.unread == {"'id' of messages": 1, "'name' of messages": 1}  # the answer's
+    assert describe_unread({}) == []
+
+
+def test_turns_that_are_context_only_are_not_trained_on(tokenizer):
+    for later in ({"untrained": frozenset({3})}, {"weights": {3: 0.0}}):
+        for source in (CHAT_TEMPLATE, MARKED):
+            example = encoder_of(tokenizer, source).encode(replace(conversation(), **later))
+            assert spans(tokenizer, example) == ["a model<|im_end|>"]
+            assert example.weights is None
+
+
+def test_where_all_tokens_count_a_turn_of_weight_zero_does_not(tokenizer):
+    for source in (CHAT_TEMPLATE, MARKED):
+        silent = replace(conversation(), weights={1: 0.0})
+        example = encoder_of(tokenizer, source).encode(silent, whole=True)
+        words = " ".join(spans(tokenizer, example))
+        assert "a model" not in words
+        assert "and then?" in words
+        assert "nothing" in words
+
+
+def test_weights_of_records_and_of_turns_multiply(tokenizer):
+    heavy = replace(conversation(), weight=2.0, weights={1: 0.25})
+    example = encoder_of(tokenizer, CHAT_TEMPLATE).encode(heavy)
+    assert example.weights.dtype == np.float32
+    assert sorted(set(example.weights.tolist())) == [0.0, 0.5, 2.0]
+    assert (example.weights > 0).tolist() == example.loss_mask.tolist()
+    first = tokenizer.decode(example.ids[example.weights == 0.5], skip_special=False)
+    assert first == "a model<|im_end|>"
+    text = replace(parse_conversation(Record("nothing", "a:1")), weight=3.0)
+    example = encoder_of(tokenizer, CHAT_TEMPLATE).encode(text)
+    assert example.weights.tolist() == [0.0] + [3.0] * (len(example) - 1)

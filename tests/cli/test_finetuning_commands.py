@@ -403,3 +403,44 @@ def test_a_run_goes_on_by_the_command_that_began_it(place, tmp_path, capsys, nam
             f"Error: {out} was started by hermes {name}; resume it with: hermes {name} --resume "
             f"--output {out}\n"
         )
+
+
+def test_what_records_have_besides_is_said_and_obeyed(place, tmp_path, capsys):
+    turns = [
+        {"role": "user", "content": "who?"},
+        {"role": "assistant", "content": "bad", "weight": 0},
+        {"role": "user", "content": "who?", "name": "Ann"},
+        {"role": "assistant", "content": "good"},
+    ]
+    write_lines(place / "fields.jsonl", [{"messages": turns, "id": k} for k in range(4)])
+    out, more = tmp_path / "sft", ("--show-samples", "1", "--warmup-steps", "50")
+    assert command(place, "sft", *more, data="fields.jsonl", output=out) == 0
+    said = capsys.readouterr().err
+    assert "[good<|im_end|>]" in said
+    assert "[bad" not in said
+    assert "fields that are not read: 'id' (4), 'name' of messages (4)" in said
+    assert "--warmup-steps 50 is more than the run's 2 steps" in said
+
+
+def test_arguments_of_a_template_and_tokens_of_messages_are_the_runs(place, tmp_path, capsys):
+    """Given once, they hold on resume, and others are refused."""
+    template = tmp_path / "chat.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+        "{{ 'so: ' if m.role == 'assistant' and loud }}{{ m.content + '<|im_end|>\n' }}"
+        "{% endfor %}{{ '<|im_start|>assistant\n' if add_generation_prompt }}"
+    )
+    record = {"prompt": "who?", "completion": "<|pad|>me"}
+    write_lines(place / "tokens.jsonl", [record] * 4)
+    out = tmp_path / "sft"
+    more = ("--template", str(template), "--template-arg", "loud=true", "--show-samples", "1")
+    allowed = ("--message-token", "<|pad|>")
+    assert command(place, "sft", *more, *allowed, data="tokens.jsonl", output=out) == 0
+    assert "[so: <|pad|>me<|im_end|>]" in capsys.readouterr().err
+    again = ["sft", "--resume", "--output", str(out), "--max-steps", "3"]
+    assert run(again) == 0
+    assert run([*again, "--template-arg", "loud=false"]) == 1
+    assert "--template-arg is loud=true in" in capsys.readouterr().err
+    wrong = ("--template", str(template), "--template-arg", "load=true")
+    assert command(place, "sft", *wrong, data="tokens.jsonl", output=tmp_path / "b") == 1
+    assert "reads no argument 'load'; did you mean 'loud'?" in capsys.readouterr().err

@@ -198,6 +198,25 @@ def test_train_tokenizer_takes_special_tokens_of_ones_own(call, tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ((), "byte-level BPE"),
+        (("--byte-fallback",), "BPE with byte fallback"),
+        (("--model-type", "unigram", "--byte-fallback"), "Unigram with byte fallback"),
+        (("--model-type", "unigram"), "Unigram"),
+    ],
+)
+def test_train_tokenizer_makes_the_kind_that_is_asked_for(call, tmp_path, options, kind):
+    (tmp_path / "a.txt").write_text(TEXT)
+    code, _, err = call("train-tokenizer", "-i", tmp_path / "a.txt", "-o", tmp_path / "t.json",
+                        "--vocab-size", 300, *options)  # fmt: skip
+    assert code == 0, err
+    made = Tokenizer.load(tmp_path / "t.json")
+    assert made.kind == kind
+    assert made.decode(made.encode(TEXT)) == TEXT
+
+
 def test_train_tokenizer_refuses_before_it_begins(call, tmp_path):
     code, _, err = call("train-tokenizer", "-i", "x.txt", "-o", tmp_path / "none/t.json")
     assert (code, err) == (

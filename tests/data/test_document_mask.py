@@ -15,6 +15,11 @@ SPEC = """model little { max_seq_len: 32 hidden_size: 16 num_layers: 2 vocab_siz
   block: { attention: { num_heads: 2 num_kv_heads: 1 } ffn: { hidden_dim: 24 } } }"""
 
 
+def count_by(lengths):
+    """Count the bytes of ids by their lengths, as a tokenizer does."""
+    return lambda ids, counted: int(lengths[np.asarray(ids)][counted].sum())
+
+
 def make_dataset(**options):
     ids = [token for document in DOCUMENTS for token in document]
     stream = TokenStream.from_ids(ids)
@@ -66,7 +71,7 @@ def test_the_mask_counts_only_the_bytes_of_targets():
             stream, seq_len=8, vocab_size=32, val_fraction=0.5, eos_id=EOS, document_mask=mask
         )
         (batch,) = data.iterate_validation(len(data.held_out))
-        counted.append(data.count_validation_bytes(lengths))
+        counted.append(data.count_validation_bytes(count_by(lengths)))
         assert counted[-1] == batch.num_targets
     assert counted[1] < counted[0]
 
@@ -77,7 +82,7 @@ def test_validation_text_of_its_own_is_all_held_out():
     assert (data.train, data.held_out) == (range(10), range(4))
     rows = np.concatenate([batch.tokens[0] for batch in data.iterate_validation(2)])
     assert sorted(rows.ravel().tolist()) == list(range(200, 240))
-    assert data.count_validation_bytes(np.arange(300)) == sum(range(201, 241))
+    assert data.count_validation_bytes(count_by(np.arange(300))) == sum(range(201, 241))
     drawn, _ = data.draw_batch(Cursor(), samples=10, micro_batch=10, accum=1)
     assert drawn.tokens.max() < 101
     with pytest.raises(DataError, match=r"^--val-data and --val-fraction are given; keep one"):

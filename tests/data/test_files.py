@@ -76,3 +76,13 @@ def test_the_offset_of_a_wrong_byte_counts_from_the_start_of_the_file(write):
 def test_sources_are_the_files_themselves(write, tmp_path):
     a = write("d/a.txt", "a")
     assert expand_paths([tmp_path / "d", "-"]) == [a, type(a)("-")]
+
+
+def test_hidden_files_of_a_folder_are_left_out(write, tmp_path):
+    """AppleDouble's, an editor's, a notebook's copies; named by themselves they are read."""
+    folder = tmp_path / "data"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    for name in ("a.txt", "._a.txt", ".ipynb_checkpoints/a.txt"):
+        (folder / name).write_text("x")
+    assert expand_paths(folder) == [folder / "a.txt"]
+    assert expand_paths(folder / "._a.txt") == [folder / "._a.txt"]

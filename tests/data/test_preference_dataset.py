@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from hermes.data import Cursor
-from hermes.data.preference_dataset import PreferenceDataset, compute_preference_metrics
-from hermes.data.preferences import (
+from hermes.data.encoded_pairs import (
     encode_pair,
 )
+from hermes.data.preference_dataset import PreferenceDataset, compute_preference_metrics
 from hermes.interface import IGNORE, Batch, PreferencePairs
 from hermes.recipe import Preference
 from tests.data.support import encoder, pair

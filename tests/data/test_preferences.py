@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hermes.chat_templates.encoder import Example
-from hermes.data.preferences import (
+from hermes.data.encoded_pairs import (
     EncodedPair,
     encode_pair,
     encode_plain_pair,
@@ -163,3 +163,87 @@ def test_a_completion_that_does_not_fit_is_refused_or_dropped_with_a_count():
     assert (len(fitted.pairs), fitted.dropped, fitted.cut) == (1, 1, 0)
     with pytest.raises(DataError, match="no pair is left: all 1 have completions that do not fit"):
         fit_pairs([long], 9, drop=True)
+
+
+def test_tools_and_the_system_prompt_of_a_pair_reach_the_template():
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    found = pair({"prompt": "q", "chosen": "a", "rejected": "b", "tools": tools, "system": "s"})
+    assert found.tools == tuple(tools)
+    assert [m["role"] for m in found.prompt] == ["system", "user"]
+    with pytest.raises(DataError, match="the record has 'tools', which the chat template does not"):
+        encode_pair(found, encoder())
+
+
+def test_sharegpts_pairs_are_pairs():
+    found = pair(
+        {
+            "conversations": [{"from": "human", "value": "q"}],
+            "chosen": {"from": "gpt", "value": "a"},
+            "rejected": {"from": "gpt", "value": "b"},
+            "score": 0.5,
+        }
+    )
+    assert (found.prompt, found.chosen, found.rejected) == ((U,), (A,), (B,))
+    assert found.unread == ("score",)
+
+
+def test_a_null_prompt_is_none():
+    found = pair({"prompt": None, "chosen": [U, A], "rejected": [U, B]})
+    assert found.prompt == (U,)
+
+
+def test_a_completion_of_weight_zero_is_refused():
+    with pytest.raises(DataError, match="field 'chosen': a message of weight 0"):
+        pair({"prompt": "q", "chosen": [{**A, "weight": 0}], "rejected": "b"})
+
+
+def text_of(one):
+    return small_tokenizer().decode(one.ids, skip_special=False)
+
+
+def test_a_long_dialogue_loses_its_oldest_turns_and_keeps_its_system_prompt():
+    turns = [{"role": "system", "content": "brief"}]
+    for i in range(6):
+        turns += [{"role": "user", "content": f"who {i}?"}, {"role": "assistant", "content": "me"}]
+    turns.append({"role": "user", "content": "and now?"})
+    one = encode_pair(pair({"prompt": turns, "chosen": "a", "rejected": "bb"}), encoder())
+    room = len(one.rejected) - 5
+    fitted = fit_pairs([one], room)
+    assert fitted.cut == 1
+    (short,) = fitted.pairs
+    start = "<|im_start|>system\nbrief<|im_end|>\n<|im_start|>user\nwho 1?<|im_end|>\n"
+    for side, end in ((short.chosen, "a"), (short.rejected, "bb")):
+        assert text_of(side).startswith(start)
+        assert text_of(side).endswith(f"and now?<|im_end|>\n<|im_start|>assistant\n{end}<|im_end|>")
+        assert len(side) <= room
+    begin = int(short.chosen.loss_mask.argmax())
+    assert begin == int(short.rejected.loss_mask.argmax())
+
+
+def test_a_long_question_loses_its_beginning_and_keeps_its_role():
+    turns = [{"role": "system", "content": "brief"}, {"role": "user", "content": "x" * 50 + " end"}]
+    one = encode_pair(pair({"prompt": turns, "chosen": "a", "rejected": "b"}), encoder())
+    (short,) = fit_pairs([one], len(one.chosen) - 30).pairs
+    start = "<|im_start|>system\nbrief<|im_end|>\n<|im_start|>user\nx"
+    assert text_of(short.chosen).startswith(start)
+    assert " end<|im_end|>" in text_of(short.chosen)
+    assert len(short.chosen) == len(one.chosen) - 30
+    with pytest.raises(DataError, match="does not fit --max-len 9"):
+        fit_pairs([one], 9)
+    assert fit_pairs([one, one], len(one.chosen)).cut == 0
+
+
+def test_plain_text_keeps_the_token_that_begins_it():
+    tokenizer = small_tokenizer()
+    one = encode_plain_pair(pair({"prompt": "", "chosen": "aaaa", "rejected": "b"}), tokenizer)
+    assert one.chosen.ids[0] == tokenizer.bos_id
+    with pytest.raises(DataError, match="does not fit"):
+        fit_pairs([one], len(one.chosen) - 1)
+
+
+def test_fields_that_nothing_reads_are_counted_once_a_pair():
+    made = encoder()
+    turns = [U | {"name": "Ann"}]
+    both = {"chosen": [A | {"score": 1}], "rejected": [B | {"score": 2}]}
+    encode_pair(pair({"prompt": turns, **both, "id": 7}), made)
+    assert made.unread == {"'id'": 1, "'name' of messages": 1, "'score' of messages": 2}

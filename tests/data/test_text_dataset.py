@@ -150,7 +150,7 @@ def test_validation_bytes_are_those_of_the_held_out_targets(tokenizer):
             t for b in data.iterate_validation(5) for t in b.targets.ravel().tolist() if t >= 0
         ]
         expected = sum(len(tokenizer.get_token_bytes(t)) for t in targets if t != 1)
-        assert data.count_validation_bytes(tokenizer.byte_lengths) == expected > 0
+        assert data.count_validation_bytes(tokenizer.count_bytes) == expected > 0
 
 
 def test_nothing_is_held_out_unless_asked():

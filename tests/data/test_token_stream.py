@@ -51,9 +51,9 @@ def test_the_fingerprint_is_of_ids_and_tokenizer(tokenizer):
 
 def test_ids_beyond_two_bytes_are_kept(tokenizer):
     class Wide:
-        vocab_size, eos_id, fingerprint = 100_000, 99_999, "w"
+        vocab_size, eos_id, fingerprint, beginning = 100_000, 99_999, "w", ()
 
-        def encode_batch(self, texts):
+        def encode_batch(self, texts, continued):
             return [[70_000] for _ in texts]
 
     with tokenize(corpus("a"), Wide()) as stream:
@@ -100,7 +100,13 @@ def test_a_full_disk_is_a_storage_error_and_leaves_nothing(tokenizer, tmp_path, 
 def test_a_tokenizer_that_ends_no_text_is_refused():
     endless = train_tokenizer([TEXT], vocab_size=300, special_tokens=["<unk>"])
     with pytest.raises(DataError, match=r"^the tokenizer has no token that ends a text"):
-        tokenize(corpus("a"), endless)
+        tokenize(corpus("a", "b"), endless)
+
+
+def test_one_text_needs_no_token_that_ends_it():
+    endless = train_tokenizer([TEXT], vocab_size=300, special_tokens=["<unk>"])
+    with tokenize(corpus("the cat"), endless) as stream:
+        assert stream.tokens.tolist() == endless.encode("the cat")
 
 
 def test_another_process_opens_the_same_stream(tokenizer):

@@ -10,8 +10,9 @@ import pytest
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.template import Template
 from hermes.data import Cursor
+from hermes.data.encoded_pairs import encode_pair
 from hermes.data.preference_dataset import PreferenceDataset
-from hermes.data.preferences import encode_pair, parse_pair
+from hermes.data.preferences import parse_pair
 from hermes.data.records import Record
 from hermes.finetuning.reference_logprobs import compute_reference
 from hermes.interface import Options, TrainState, find_backend

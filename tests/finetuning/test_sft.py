@@ -6,8 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from hermes.chat_templates.encoder import ChatEncoder
+from hermes.chat_templates.template import Template
 from hermes.checkpoint import Progress, save
+from hermes.data import Cursor
 from hermes.data.conversations import parse_conversation, read_conversations
+from hermes.data.example_dataset import ExampleDataset
 from hermes.data.records import Record
 from hermes.errors import HermesError
 from hermes.finetuning.base_model import add_special_tokens, open_base_model
@@ -17,7 +21,7 @@ from hermes.interface import Options, TrainState, find_backend
 from hermes.interop.companions import make_companions
 from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
-from hermes.tokenizer import build_tokenizer_config, train_tokenizer
+from hermes.tokenizer import CHAT_TEMPLATE, build_tokenizer_config, train_tokenizer
 from hermes.training.request import RunRequest
 from hermes.training.run import open_run
 from tests.finetuning.support import (
@@ -184,3 +188,50 @@ def test_text_ends_where_the_checkpoint_says(tmp_path):
     (token,) = first(written("goes on", {"eos_token_id": 1}))
     assert first(written("ends", {"eos_token_id": [1, token]})) == []
     assert first(written("ends too", {"eos_token_id": token})) == []
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("backend", ["numpy", *BACKENDS])
+def test_a_record_of_weight_two_counts_as_two_of_it(backend, pack):
+    """In the loss that is trained on; the weight of a single turn likewise."""
+    spec = small_spec()
+    encoder = ChatEncoder(small_tokenizer(), Template(CHAT_TEMPLATE, names={}))
+    once = {"prompt": "who?", "completion": "me"}
+    other = {"prompt": "and?", "completion": "nobody else"}
+
+    def measure(*records):
+        chats = [parse_conversation(Record(value, f"a:{i}")) for i, value in enumerate(records)]
+        examples = [encoder.encode(chat) for chat in chats]
+        data = ExampleDataset(examples, seq_len=64, vocab_size=spec.vocab_size, pack=pack)
+        size = len(data.train)
+        layout = {"samples": size, "micro_batch": 2, "accum": -(-size // 2)}
+        batch, _ = data.draw_batch(Cursor(0, 0), **layout)
+        options = Options(precision="float64" if backend == "numpy" else "float32")
+        model = find_backend(backend).build(spec, init_weights(spec, 0), options)
+        return model.loss(batch), batch
+
+    found, weighted = measure(once | {"weight": 2}, other)
+    expected, _ = measure(once, other, once)
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert weighted.counts.weight == pytest.approx(weighted.own_counts.weight)
+    assert measure(once, other)[0] != pytest.approx(expected, rel=1e-4)
+    turn = {"messages": [{"role": "user", "content": "who?"},
+                         {"role": "assistant", "content": "me", "weight": 2}]}  # fmt: skip
+    assert measure(turn, other)[0] == pytest.approx(expected, rel=1e-6)
+    assert measure(once | {"weight": 0.5}, other | {"weight": 0.25})[0] == pytest.approx(
+        expected, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_with_weights_says_so_and_leaves_out_those_of_zero(backend, tmp_path):
+    start = open_base_model(small_checkpoint(tmp_path / "base"))
+    records = [record | {"weight": i % 3} for i, record in enumerate(some_chats())]
+    file = write_lines(tmp_path / "weighted.jsonl", records)
+    chats = SFTData(read_conversations(file), start.encoder)
+    asked = replace(request(tmp_path, backend), make_data=chats.make_training_data)
+    with open_run(asked) as run:
+        notes = run.notes
+        assert train_to_end(run).finished
+    assert notes[0].endswith("tokens are trained on, weighted as the records say")
+    assert "4 records of weight 0 are left out" in notes

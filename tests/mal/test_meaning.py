@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from hermes import mal
+from hermes.errors import SpecError
 from hermes.mal.words import SYNONYMS, WORDS, list_keys
 from hermes.spec import (
     Alibi,
@@ -186,6 +187,12 @@ def test_an_activation_can_be_gated(name):
         ("gate: true", FfnSpec(gate=True)),
         ("bias: true", FfnSpec(bias=True)),
         ("dropout: 1e-1", FfnSpec(dropout=0.1)),
+        ("limit: 7  alpha: 1.702", FfnSpec(limit=7.0, alpha=1.702)),
+        (
+            "activation: silu  gate: true  limit: 7  alpha: 1",
+            FfnSpec(None, "silu", True, limit=7.0, alpha=1.0),
+        ),
+        ("limit: none  alpha: none", FfnSpec()),
     ],
 )
 def test_a_key_of_ffn(text, expected):
@@ -312,6 +319,49 @@ def test_a_repeated_block_of_a_pattern_is_written_out(pattern):
         spec.blocks[3],
         *spec.blocks[:2],
     )
+
+
+def test_a_layer_may_lack_attention_or_ffn():
+    spec = mal.loads(
+        "attention a { num_heads: 4 } block look { attention: a  ffn: none } "
+        "block think { attention: none } model m { num_layers: 3  pattern: [look, think] }"
+    )
+    assert spec.blocks == (
+        BlockSpec(AttentionSpec(4, name="a"), None, name="look"),
+        BlockSpec(None, name="think"),
+    )
+    assert len(spec.attentions) == 2
+    assert mal.dumps(spec) == (
+        "attention a {\n  num_heads: 4\n}\n\n"
+        "block look {\n  attention: a\n  ffn: none\n}\n\n"
+        "block think {\n  attention: none\n}\n\n"
+        "model m {\n  num_layers: 3\n  pattern: [look, think]\n}\n"
+    )
+
+
+def test_a_definition_called_none_is_meant_where_there_is_one():
+    spec = mal.loads(
+        "attention none { num_heads: 4 } model m { block { attention: none  ffn: none } }"
+    )
+    assert spec.blocks == (BlockSpec(AttentionSpec(4, name="none"), None),)
+    assert mal.loads(mal.dumps(spec)) == spec
+
+
+def test_files_cannot_say_both_none_and_a_definition_of_that_name():
+    named = mal.loads("attention none { num_heads: 4 } model m { block { attention: none } }")
+    lacking = mal.loads("model n { block { attention: none } }")
+    for pair in ((named, lacking), (lacking, named)):
+        with pytest.raises(SpecError, match=r"two different attention .* 'none'"):
+            mal.dumps(*pair)
+
+
+def test_a_part_is_taken_away_and_given_back_by_edits():
+    spec = mal.loads("model m { block { attention { num_heads: 4 } } }")
+    lacking = mal.edit(spec, "block.ffn", "none")
+    assert lacking.blocks == (BlockSpec(AttentionSpec(4), None),)
+    assert mal.edit(lacking, "block.ffn", "{ }") == spec
+    with pytest.raises(SpecError, match="this block has no ffn, whose bias could change; set ffn"):
+        mal.edit(lacking, "block.ffn.bias", "true")
 
 
 def test_a_block_may_be_called_x():

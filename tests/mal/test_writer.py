@@ -37,10 +37,12 @@ attention far {
 
 ffn wide {
   hidden_dim: 256
-  activation: relu2
+  activation: silu
   gate: true
   bias: true
   dropout: 0.05
+  limit: 7
+  alpha: 1.702
 }
 
 ffn plain { }

@@ -53,6 +53,24 @@ def test_the_usual_estimate_of_six_per_parameter_is_near():
     )
 
 
+def test_layers_without_attention_or_ffn_cost_what_they_have():
+    text = (
+        "attention a {{ num_heads: 4 }} block a {{ attention: a  ffn: {} }} "
+        "block f {{ attention: none  ffn {{ hidden_dim: 24 }} }} "
+        "model m {{ vocab_size: 100  max_seq_len: 8  hidden_size: 16  num_layers: 4 "
+        "pattern: [a, f] }}"
+    )
+    cost = compute_cost(mal.loads(text.format("none")))
+    assert cost.kv_bytes_per_token["float32"] == 2 * 2 * 16 * 4
+    assert cost.parameters_by_part["attention"] == 2 * 4 * 16 * 16
+    assert cost.parameters_by_part["ffn"] == 2 * 3 * 24 * 16
+    assert cost.parameters_by_part["norms"] == (4 + 1) * 16
+    weights = 2 * 4 * 16 * 16 + 2 * 3 * 24 * 16 + 100 * 16
+    assert cost.flops_per_token["decoding"] == 2 * weights + 2 * 4 * 16 * 8
+    both = compute_cost(mal.loads(text.format("{ hidden_dim: 24 }")))
+    assert both.parameters - cost.parameters == 2 * (3 * 24 * 16 + 16)
+
+
 def test_a_token_leaves_its_keys_and_values_in_every_layer():
     cost = compute_cost(model())
     assert cost.kv_bytes_per_token == {"float32": L * 2 * 2 * 4 * 4, "bfloat16": L * 2 * 2 * 4 * 2}

@@ -44,3 +44,15 @@ def test_layers_of_a_pattern_differ_where_they_do():
     difference = compare(mal.loads(text.format(8)), mal.loads(text.format(16)))
     assert difference.structure == (Change("layers 0-1, 3-4", "attention.window_size", "8", "16"),)
     assert [group for group, _ in group_layers(difference.a)] == [[0, 1, 3, 4], [2, 5]]
+
+
+def test_a_missing_part_differs_from_each_key_of_the_other_side():
+    a = model()
+    b = mal.edit(a, "block.ffn", "none")
+    changes = compare(a, b).structure
+    assert Change("layers 0-2", "ffn", "-", "none") in changes
+    assert Change("layers 0-2", "ffn.bias", "false", "-") in changes
+    assert compare(b, a).structure[0] == Change("layers 0-2", "ffn", "none", "-")
+    assert {name.split(".")[3] for name in compare(a, b).only_a} == {
+        *("mlp", "post_attention_layernorm")
+    }

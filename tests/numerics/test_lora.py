@@ -27,10 +27,10 @@ def batch(seed=0):
     return Batch(ids[..., :-1], ids[..., 1:].copy(), np.arange(4, dtype=np.uint32).reshape(2, 2))
 
 
-def state(lora, *, loud=True):
+def state(lora, *, loud=True, spec=SPEC):
     rng = np.random.default_rng(1)
-    params = {n: w * 10 if w.ndim > 1 else w for n, w in init_weights(SPEC, 0).items()}
-    for name, tensor in init_adapters(SPEC, lora, 0).items():
+    params = {n: w * 10 if w.ndim > 1 else w for n, w in init_weights(spec, 0).items()}
+    for name, tensor in init_adapters(spec, lora, 0).items():
         params[name] = tensor + (rng.normal(0, 0.3, tensor.shape).astype("f4") if loud else 0)
     return TrainState(params, {}, {}, 0)
 
@@ -121,3 +121,32 @@ def test_the_gate_of_attention_gets_no_adapter():
     assert list_adapter_tensors(spec, Lora()) == list_adapter_tensors(SPEC, Lora())
     only = list_adapter_tensors(spec, Lora(targets=("gate_proj",)))
     assert [name for name in only if "mlp" not in name] == []
+
+
+def test_every_matrix_of_a_model_without_ffn_is_adapted_and_a_missing_one_is_named():
+    layers = (BlockSpec(AttentionSpec(4), None), BlockSpec(AttentionSpec(4), None))
+    spec = replace(SPEC, blocks=layers)
+    names = {name.split(".")[4] for name in list_adapter_tensors(spec, Lora())}
+    assert names == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    with pytest.raises(HermesError, match=r"lora\.targets names 'up_proj', which this model does"):
+        list_adapter_tensors(spec, Lora(targets=("q_proj", "up_proj")))
+
+
+def test_adapters_of_layers_that_lack_parts_train_alike():
+    """A layer of attention alone, and one of a feed-forward network alone."""
+    blocks = (
+        BlockSpec(AttentionSpec(4, 2), None, residual_scale=0.5),
+        BlockSpec(None, FfnSpec(hidden_dim=24, limit=1.0, alpha=1.702)),
+    )
+    spec, lora = replace(SPEC, blocks=blocks), Lora(rank=3, alpha=6.0)
+    found = {}
+    for backend in ("torch", "mlx"):
+        start = state(lora, spec=spec)
+        learner = find_backend(backend).learner(spec, start, Recipe(lora=lora), EXACT)
+        loss, grads = learner.grads(batch())
+        found[backend] = loss, {name: np.asarray(value) for name, value in grads.items()}
+    assert abs(found["torch"][0] - found["mlx"][0]) < 1e-12
+    assert set(found["torch"][1]) == set(list_adapter_tensors(spec, lora))
+    for name, value in found["torch"][1].items():
+        assert np.abs(value - found["mlx"][1][name]).max() < 1e-11, name
+        assert np.abs(value).max() > 0, name

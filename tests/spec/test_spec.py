@@ -111,10 +111,42 @@ def model(attention=FOUR, **fields):
             "gate",
         ),
         (
+            lambda: FfnSpec(activation="geglu", limit=7, alpha=1.702),
+            "limit is of the clamped swiglu; it has no meaning with activation geglu",
+            "limit",
+        ),
+        (
+            lambda: FfnSpec(activation="silu", alpha=1.702),
+            "alpha is of the clamped swiglu; it has no meaning with activation silu",
+            "alpha",
+        ),
+        (
+            lambda: FfnSpec(limit=7),
+            "the clamped swiglu takes limit and alpha together; gpt-oss has limit: 7.0 and "
+            "alpha: 1.702",
+            "limit",
+        ),
+        (lambda: FfnSpec(limit=0, alpha=1), "limit must be above 0, got 0.0", "limit"),
+        (
             lambda: BlockSpec(FOUR, parallel=True, norm_position="post"),
             "a parallel block has no place for norm_position post, which norms the sum after each "
             "sublayer; use pre, output or sandwich",
             "norm_position",
+        ),
+        (
+            lambda: BlockSpec(None, None),
+            "a block needs attention, ffn or both; both are none",
+            "attention",
+        ),
+        (
+            lambda: BlockSpec(FOUR, None, parallel=True),
+            "a parallel block has attention and ffn, and here ffn is none",
+            "parallel",
+        ),
+        (
+            lambda: BlockSpec(None, parallel=True),
+            "a parallel block has attention and ffn, and here attention is none",
+            "parallel",
         ),
         (
             lambda: BlockSpec(FOUR, shared_norm=True),
@@ -274,3 +306,20 @@ def test_the_types_of_fields_are_those_of_their_annotations():
     assert types["num_heads"] == (int,)
     assert types["window_size"] == (int, type(None))
     assert Rope in types["position_encoding"]
+
+
+def test_a_part_called_none_beside_a_layer_without_one_is_refused():
+    with pytest.raises(SpecError) as caught:
+        model(blocks=(BlockSpec(None), BlockSpec(AttentionSpec(4, name="none"))))
+    assert str(caught.value) == (
+        "two different attention definitions of the pattern are both named 'none'"
+    )
+    assert caught.value.path == ("blocks", 1, "attention")
+
+
+def test_the_attention_of_layers_that_have_one_is_resolved():
+    spec = model(blocks=(BlockSpec(None), BlockSpec(FOUR, None)), num_layers=5)
+    assert [block.attention is None for block in spec.layers] == [True, False, True, False, True]
+    assert [attention.head_dim for attention in spec.attentions] == [16, 16]
+    assert not spec.has_dropout
+    assert model(blocks=(BlockSpec(None, FfnSpec(dropout=0.1)),)).has_dropout

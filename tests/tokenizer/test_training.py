@@ -116,7 +116,8 @@ def test_the_manifest_names_inputs_settings_and_versions(tmp_path, tokenizer):
             "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
         }
     ]
-    assert record["settings"]["preset"] == "gpt-2"
+    assert record["settings"]["preset"] == "llama-bpe"
+    assert record["settings"]["model_type"] == "bpe"
     assert record["settings"]["special_tokens"][1] == "<|eos|>"
     assert record["vocab_size"] == 380
     assert record["fingerprint"] == tokenizer.fingerprint

@@ -17,12 +17,14 @@ def generate(
     checkpoint: Path,
     config: Path | None,
     tokenizer: Path | None,
+    eos: str | None,
+    bos: bool | None,
     prompt: str,
     max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
     seed: int,
     num_samples: int,
     as_json: bool,
@@ -35,15 +37,16 @@ def generate(
     The text is streamed to standard output, without the prompt.
     """
     from hermes.errors import HermesError
-    from hermes.inference.sampling import Sampling
     from hermes.model import load
 
-    sampling = Sampling(temperature, top_k, top_p, min_p)
     if num_samples < 1:
         raise HermesError(f"num_samples must be at least 1, got {num_samples}")
     if prompt == "-":
         prompt = sys.stdin.read()
-    model = load(checkpoint, backend, device, precision, config=config, tokenizer=tokenizer)
+    model = load(
+        checkpoint, backend, device, precision, config=config, tokenizer=tokenizer, eos=eos, bos=bos
+    )
+    sampling = model.choose_sampling(temperature, top_k, top_p, min_p)
     for index in range(num_samples):
         complete = partial(
             model.complete, prompt, max_tokens=max_tokens, sampling=sampling, seed=seed + index

@@ -41,6 +41,22 @@ def _read_progress(folder: Path) -> dict[str, Any] | None:
     return asdict(read_progress(read_small(path), str(path)))
 
 
+def _describe_tokenizer(folder: Path) -> dict[str, str]:
+    """The tokenizer of a model's folder in words, or why it cannot be read; {} if it has none."""
+    from hermes.errors import DataError
+    from hermes.tokenizer import Tokenizer
+    from hermes.tokenizer.files import has_tokenizer, read_folder
+    from hermes.tokenizer.summary import describe_facts
+
+    files, where = read_folder(folder)
+    if not has_tokenizer(files):
+        return {}
+    try:
+        return describe_facts(Tokenizer.from_files(files, where))
+    except DataError as error:
+        return {"cannot be read": str(error)}
+
+
 def _format_progress(progress: dict[str, Any]) -> list[str]:
     from hermes.formatting import format_columns
 
@@ -73,15 +89,20 @@ def info(name: str, as_json: bool) -> None:
     spec = foreign or language.load(source)
     readers = judge_all_readers(spec, converted=foreign is not None)
     progress = _read_progress(Path(source)) if Path(source).is_dir() else None
+    tokenizer = _describe_tokenizer(Path(source)) if Path(source).is_dir() else {}
     cost = compute_cost(spec)
     if as_json:
         facts = _describe(spec) | vars(cost) | {"readers": readers}
+        facts |= {"tokenizer": tokenizer} if tokenizer else {}
         print_json(facts | ({"progress": progress} if progress else {}))
         return
     print_lines([format_title(spec), "", *format_shape(spec), "", *format_cost(spec, cost)])
     print_lines(
         ["", "readers", *format_columns([(f"  {name}", word) for name, word in readers.items()])]
     )
+    if tokenizer:
+        rows = [(f"  {name}", word) for name, word in tokenizer.items()]
+        print_lines(["", "tokenizer", *format_columns(rows)])
     if progress:
         print_lines(["", *_format_progress(progress)])
 

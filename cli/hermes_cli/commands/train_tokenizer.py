@@ -1,4 +1,4 @@
-"""`hermes train-tokenizer`: train a byte-level BPE tokenizer."""
+"""`hermes train-tokenizer`: train a tokenizer."""
 
 import json
 import sys
@@ -23,7 +23,9 @@ def train_tokenizer(
     inputs: tuple[str, ...],
     output: Path,
     vocab_size: int,
-    preset: str,
+    model_type: str,
+    byte_fallback: bool,
+    preset: str | None,
     nfc: bool,
     fold_ascii: bool,
     special_tokens: tuple[str, ...],
@@ -34,7 +36,7 @@ def train_tokenizer(
     skip_bad_records: bool,
     max_bad_records: float,
 ) -> None:
-    """Train a byte-level BPE tokenizer.
+    """Train a tokenizer.
 
     A manifest is written beside the tokenizer, with the hashes of the input files, the settings and
     the versions of the software.
@@ -59,6 +61,8 @@ def train_tokenizer(
         tokenizer = train(
             files,
             vocab_size=vocab_size,
+            model_type=model_type,
+            byte_fallback=byte_fallback,
             preset=preset,
             normalize_nfc=nfc,
             fold_ascii=fold_ascii,

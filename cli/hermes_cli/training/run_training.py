@@ -4,6 +4,7 @@ import inspect
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["train_run"]
 
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
+SLOW = 2.0  # seconds after which the user is told how far the encoding of the data is
+FRAME = 0.1  # seconds between two lines in one place
 # Of a resumed run these are its own where they are not given.
 RESUMED = (*RECIPE_FIELDS, *LORA, "model", "tokenizer", "template", "checkpoint")
 
@@ -93,6 +96,7 @@ def train_run(context: click.Context, /, **_: Any) -> None:
                 show_example=_show_example,
                 count=Counter("reference").show,
                 watch_data=shown.show,
+                count_encoded=Counter("encoded", after=SLOW).show,
                 stop=progress.should_stop,
                 uploads=uploads,
             )
@@ -271,17 +275,27 @@ def style_example(tokenizer: "Tokenizer", example: "Example") -> str:
 
 
 class Counter:
-    """Shows how far something is: in place on a terminal, else in tenths."""
+    """Shows how far something is: in place on a terminal, else in tenths.
 
-    def __init__(self, what: str):
-        self._what, self._tenth = what, -1
+    after: the seconds from its first word on for which it shows nothing.
+    """
+
+    def __init__(self, what: str, after: float = 0.0):
+        self._what, self._tenth, self._after = what, -1, after
+        self._begin: float | None = None
+        self._shown = 0.0
 
     def show(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done."""
+        now = time.monotonic()
+        self._begin = now if self._begin is None else self._begin
+        if now - self._begin < self._after:
+            return
         tenth = 10 * done // max(total, 1)
         line = f"{self._what}: {done:,} of {total:,}"
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and (done >= total or now - self._shown >= FRAME):
+            self._shown = now
             click.echo(f"\r{line}", err=True, nl=done >= total)
-        elif tenth > self._tenth:
+        elif not sys.stderr.isatty() and tenth > self._tenth:
             self._tenth = tenth
             click.echo(line, err=True)

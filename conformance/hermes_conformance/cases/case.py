@@ -25,7 +25,8 @@ class Case:
 
     make_weights: draws the weights (weights.py, laws/exact_integers.py). packed: rows hold several
     documents. head_gain: multiplies the head's weights, for logits of any size.
-    blank_micro_batch: the second micro-batch has no target that counts. recipe: how learners train
+    blank_micro_batch: the second micro-batch has no target that counts. weighted: targets have
+    weights, some of which are 0. recipe: how learners train
     it; it decides the objective and the adapters. fixed_batch: the first step's batch, where it is
     not drawn.
     """
@@ -39,6 +40,7 @@ class Case:
     packed: bool = False
     head_gain: float = 1.0
     blank_micro_batch: bool = False
+    weighted: bool = False
     recipe: Recipe = RECIPE
     fixed_batch: Batch | None = field(default=None, compare=False)
 
@@ -97,7 +99,11 @@ class Case:
         if self.recipe.objective == "preference":
             targets[..., : T // 3] = IGNORE  # the prompt
             pairs = PreferencePairs(self._draw_reference(step), self.recipe.preference)
-        return Batch(tokens, targets, rows, segments, pairs)
+        weights = None
+        if self.weighted:
+            quarters = self.draw_integers(f"weights {step}", targets.size, 8)
+            weights = (quarters.reshape(targets.shape) / 4).astype(np.float32)
+        return Batch(tokens, targets, rows, segments, pairs, weights=weights)
 
     def _draw_reference(self, step: int) -> np.ndarray:
         """Log-probabilities of the rows, as a reference model might give them. (A, B)"""
@@ -130,11 +136,11 @@ class Case:
     @property
     def can_decode(self) -> bool:
         """Whether decoding gives the full pass's logits: not if tokens attend to later ones."""
-        return all(block.attention.causal for block in self.spec.layers)
+        return all(attention.causal for attention in self.spec.attentions)
 
     @property
     def depends_on_length(self) -> bool:
         """Whether the length of a row changes its logits: it chooses some tables of rope."""
-        ropes = (block.attention.position_encoding for block in self.spec.layers)
+        ropes = (attention.position_encoding for attention in self.spec.attentions)
         chosen = LongRopeScaling | DynamicScaling
         return any(isinstance(rope, Rope) and isinstance(rope.scaling, chosen) for rope in ropes)

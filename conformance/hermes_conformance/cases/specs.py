@@ -1,7 +1,7 @@
 """The architectures that every backend is judged on.
 
-`make_field_specs` changes one field of MAL at a time and names it by its path in a file;
-`make_crossed_specs` combines every two values of any two fields. All run in milliseconds.
+`make_field_specs` changes one field of MAL at a time and names it by its path in a file; those that
+combine every two values of any two fields are in crossed_specs.py. All run in milliseconds.
 """
 
 from dataclasses import replace
@@ -31,8 +31,7 @@ from hermes.spec import (
     Rope,
     YarnScaling,
 )
-from hermes_conformance.cases.attention_specs import make_attentions, make_crossed_attentions
-from hermes_conformance.cases.covering_array import Row, make_covering_array
+from hermes_conformance.cases.attention_specs import make_attentions
 
 ATTENTION, FFN = AttentionSpec(4, 2), FfnSpec(40)
 POSITIONS: dict[str, Positions] = {
@@ -79,38 +78,6 @@ OTHER = BlockSpec(
     LayerNorm(),
     name="other",
 )
-
-FACTORS = {
-    "positions": tuple(POSITIONS),
-    "activation": (*ACTIVATIONS, *GATED),
-    "heads": tuple(HEADS),
-    "norm": tuple(NORMS),
-    "mask": tuple(MASKS),
-    "norm_position": NORM_POSITIONS,
-    "layers": ("1", "2", "3 of pattern"),
-    "bias": ("none", "qkv", "all"),
-    "qk_norm": ("none", "head", "flat"),
-    "output_norm": ("last", "none", "layernorm", "noweight"),
-    "attention_dropout": ("0", "0.2"),
-    "softcap": ("none", "2"),
-    "scale": ("none", "0.3"),
-    "ffn_bias": ("no", "yes"),
-    "ffn_dropout": ("0", "0.3"),
-    "hidden_dim": ("40", "default"),
-    "residual": ("yes", "no"),
-    "residual_scale": ("none", "0.22"),
-    "parallel": ("no", "yes"),
-    "shared_norm": ("no", "yes"),
-    "block_dropout": ("0", "0.1"),
-    "tied": ("no", "yes"),
-    "embedding_dropout": ("0", "0.15"),
-    "embedding_scale": ("none", "3"),
-    "embedding_norm": ("none", "rmsnorm", "layernorm"),
-    "output_bias": ("no", "yes"),
-    "output_softcap": ("none", "5"),
-    "output_scale": ("none", "0.3"),
-    "vocab_size": ("37", "64"),
-}
 
 
 def make_spec(
@@ -170,6 +137,9 @@ def make_field_specs() -> dict[str, ModelSpec]:
         specs[f"ffn.activation={name}"] = make_spec(
             ffn=FfnSpec(40, name.removesuffix("-gated"), gate=True)
         )
+    clamped = FfnSpec(40, limit=1.5, alpha=1.702)
+    specs["ffn.limit=1.5"] = make_spec(ffn=clamped)
+    specs["ffn.limit=0.5/bias"] = make_spec(ffn=replace(clamped, limit=0.5, alpha=3.0, bias=True))
     specs["ffn.bias=true"] = make_spec(ffn=FfnSpec(40, "gelu", bias=True))
     specs["ffn.bias=true/gated"] = make_spec(ffn=FfnSpec(40, bias=True))
     specs["ffn.hidden_dim=default"] = make_spec(ffn=FfnSpec())
@@ -198,6 +168,19 @@ def make_field_specs() -> dict[str, ModelSpec]:
         )
     specs["block.shared_norm=true/no residual"] = _change_block(
         residual=False, parallel=True, shared_norm=True, residual_scale=0.5
+    )
+    whole = make_spec().blocks[0]
+    without_attention, without_ffn = replace(whole, attention=None), replace(whole, ffn=None)
+    for part, block in (("attention", without_attention), ("ffn", without_ffn)):
+        specs[f"block.{part}=none"] = replace(make_spec(), blocks=(block, whole))
+        specs[f"block.{part}=none/everywhere"] = replace(make_spec(), blocks=(block,))
+        for position in ("post", "sandwich"):
+            specs[f"block.{part}=none/{position}"] = replace(
+                make_spec(),
+                blocks=(whole, replace(block, norm_position=position, residual_scale=0.5)),
+            )
+    specs["block.attention=none/ffn=none"] = replace(
+        make_spec(num_layers=4), blocks=(without_ffn, without_attention)
     )
     specs["model.pattern"] = replace(make_spec(), blocks=(*make_spec().blocks, OTHER), num_layers=3)
     specs["model.num_layers=5"] = make_spec(num_layers=5)
@@ -240,91 +223,3 @@ def make_field_specs() -> dict[str, ModelSpec]:
         block=replace(OTHER, norm=RMSNorm(1e-4, True)),
     )
     return specs
-
-
-def is_allowed(row: Row) -> bool:
-    """Whether MAL accepts such a block: what it refuses are fields that others leave no place."""
-    parallel, position = row.get("parallel", "yes"), row.get("norm_position", "pre")
-    if row.get("shared_norm") == "yes":
-        return parallel == "yes" and position == "pre"
-    return not (row.get("parallel") == "yes" and position == "post")
-
-
-@cache
-def make_crossed_specs() -> dict[str, ModelSpec]:
-    """Architectures that combine every two values of any two factors, by the row's number."""
-    rows = make_covering_array(FACTORS, is_allowed)
-    specs = {f"crossed.{n:03d}": _make_crossed_spec(row) for n, row in enumerate(rows)}
-    attentions = make_crossed_attentions()
-    return specs | {name: make_spec(attention) for name, attention in attentions.items()}
-
-
-def _parse_number(text: str) -> float | None:
-    return None if text == "none" else float(text)
-
-
-def _make_crossed_spec(row: Row) -> ModelSpec:
-    heads, keys, size = HEADS[row["heads"]]
-    causal, window = MASKS[row["mask"]]
-    attention = AttentionSpec(
-        heads,
-        keys,
-        size,
-        bias=row["bias"],
-        dropout=float(row["attention_dropout"]),
-        causal=causal,
-        window_size=window,
-        position_encoding=POSITIONS[row["positions"]],
-        qk_norm=row["qk_norm"],
-        softcap=_parse_number(row["softcap"]),
-        scale=_parse_number(row["scale"]),
-    )
-    activation, _, gated = row["activation"].partition("-")
-    ffn = FfnSpec(
-        40 if row["hidden_dim"] == "40" else None,
-        activation,
-        True if gated else None,
-        bias=row["ffn_bias"] == "yes",
-        dropout=float(row["ffn_dropout"]),
-    )
-    block = BlockSpec(
-        attention,
-        ffn,
-        NORMS[row["norm"]],
-        row["norm_position"],
-        residual=row["residual"] == "yes",
-        dropout=float(row["block_dropout"]),
-        parallel=row["parallel"] == "yes",
-        residual_scale=_parse_number(row["residual_scale"]),
-        shared_norm=row["shared_norm"] == "yes",
-    )
-    output_norms: dict[str, Norm | None] = {
-        "last": None,
-        "none": NoNorm(),
-        "layernorm": LayerNorm(),
-        "noweight": RMSNorm(weight=False),
-    }
-    embedding_norms: dict[str, RMSNorm | LayerNorm | None] = {
-        "none": None,
-        "rmsnorm": RMSNorm(),
-        "layernorm": LayerNorm(),
-    }
-    return ModelSpec(
-        blocks=(block, OTHER) if "pattern" in row["layers"] else (block,),
-        vocab_size=int(row["vocab_size"]),
-        max_seq_len=32,
-        hidden_size=24,
-        num_layers=int(row["layers"][0]),
-        embeddings=EmbeddingsSpec(
-            tie_weights=row["tied"] == "yes",
-            dropout=float(row["embedding_dropout"]),
-            scale=_parse_number(row["embedding_scale"]),
-            norm=embedding_norms[row["embedding_norm"]],
-        ),
-        output=OutputSpec(
-            bias=row["output_bias"] == "yes",
-            norm=output_norms[row["output_norm"]],
-            softcap=_parse_number(row["output_softcap"]),
-            scale=_parse_number(row["output_scale"]),
-        ),
-    )

@@ -9,7 +9,8 @@ from hermes.interface import IGNORE
 from hermes.recipe import Lora, Preference, Recipe
 from hermes.spec import Alibi, AttentionSpec, FfnSpec, LinearScaling, ModelSpec, Rope
 from hermes_conformance.cases.case import RECIPE, Case
-from hermes_conformance.cases.specs import make_crossed_specs, make_field_specs, make_spec
+from hermes_conformance.cases.crossed_specs import make_crossed_specs
+from hermes_conformance.cases.specs import make_field_specs, make_spec
 from hermes_conformance.cases.weights import draw_fresh, draw_hot, draw_level
 
 
@@ -73,7 +74,7 @@ def _make_tied_spec() -> ModelSpec:
 
 @cache
 def make_objective_cases() -> tuple[Case, ...]:
-    """Training that is not next-token prediction with all weights: preferences and adapters."""
+    """Training other than by next tokens that count alike: preferences, adapters, weights."""
     rules = {
         "sigmoid": Preference(beta=0.5),
         "sigmoid smoothed": Preference(beta=0.5, label_smoothing=0.2, sft_weight=0.3),
@@ -105,6 +106,8 @@ def make_objective_cases() -> tuple[Case, ...]:
         make_case("preference.one side empty/hot", recipe=pairs["sigmoid"], blank_micro_batch=True),
         *(make_case(f"lora.{name}/hot", recipe=r) for name, r in plain.items()),
         make_case("lora.preference/hot", recipe=both),
+        make_case("weighted.targets/hot", weighted=True),
+        make_case("weighted.packed/hot", weighted=True, packed=True),
         Case(
             "lora.biases/hot",
             make_field_specs()["attention.bias=all"],

@@ -22,6 +22,7 @@ def _select_micro_batches(batch: Batch, a: slice) -> Batch:
         batch.rows[a],
         None if batch.segments is None else batch.segments[a],
         batch.pairs and replace(batch.pairs, reference=batch.pairs.reference[a]),
+        weights=None if batch.weights is None else batch.weights[a],
     )
 
 
@@ -189,6 +190,11 @@ def _average_over_share(original, self, batch):
     return original(self, replace(batch, global_counts=None))
 
 
+def _divide_by_targets(original, self, batch):
+    """A weighted loss is divided by the number of targets, not by the sum of their weights."""
+    return original(self, replace(batch, global_counts=replace(batch.counts, weight=None)))
+
+
 def _make_fault(
     name: str, law: str, case: str, plant: Plant, part: str = "gradient", only: str | None = None
 ) -> Fault:
@@ -246,6 +252,12 @@ FAULTS = (
     ),
     _make_fault(
         "the mean is over all positions", GRADIENT, DEFAULT, _change_grads(_average_over_padding)
+    ),
+    _make_fault(
+        "weighted losses are divided by their number",
+        GRADIENT,
+        "weighted.targets/hot",
+        _change_grads(_divide_by_targets),
     ),
     _make_fault(
         "dropout does not scale", "L1/dropout", DROPS, _change_dropout(_skip_scaling), "dropout"

@@ -1,68 +1,9 @@
-"""Faults of the forward pass: norms, activations and blocks."""
+"""Faults of the forward pass: activations and blocks."""
 
 from dataclasses import replace
 
-from hermes.spec import LayerNorm, NoNorm, RMSNorm
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
-
-
-def _change_norm(change: Function) -> Plant:
-    """Call the norm with the arguments that change(x, norm, weight, bias) gives."""
-
-    def plant(patcher: Patcher) -> None:
-        patcher.wrap_table("normalize", lambda normalize: lambda *args: normalize(*change(*args)))
-
-    return plant
-
-
-def _scale_eps(factor):
-    return _change_norm(
-        lambda x, norm, w, b: (
-            x,
-            replace(norm, eps=factor * norm.eps) if hasattr(norm, "eps") else norm,
-            w,
-            b,
-        )
-    )
-
-
-def _move_eps_outside(patcher: Patcher) -> None:
-    def wrap(normalize):
-        def faulty(x, norm, weight, bias):
-            if not isinstance(norm, RMSNorm):
-                return normalize(x, norm, weight, bias)
-            scale = 1 + weight if norm.unit_offset else weight
-            return x / ((x * x).mean(-1)[..., None] ** 0.5 + norm.eps) * scale
-
-        return faulty
-
-    patcher.wrap_table("normalize", wrap)
-
-
-def _use_unbiased_variance(patcher: Patcher) -> None:
-    def wrap(normalize):
-        def faulty(x, norm, weight, bias):
-            if not isinstance(norm, LayerNorm):
-                return normalize(x, norm, weight, bias)
-            y = normalize(x, replace(norm, bias=False), weight, None)
-            y = y * ((x.shape[-1] - 1) / x.shape[-1]) ** 0.5
-            return y + bias if norm.bias else y
-
-        return faulty
-
-    patcher.wrap_table("normalize", wrap)
-
-
-def _change_final_eps(patcher: Patcher) -> None:
-    def wrap(original):
-        def faulty(self, *arguments):
-            original(self, *arguments)
-            self.norm.norm = replace(self.norm.norm, eps=1e-6)
-
-        return faulty
-
-    patcher.wrap_method("model", "Stack", "__init__", wrap)
 
 
 def _swap_gate(patcher: Patcher) -> None:
@@ -123,6 +64,41 @@ def _scale_sum(patcher: Patcher) -> None:
     patcher.wrap_method("model", "Block", "add_output", wrap)
 
 
+def _change_clamp(change: Function) -> Plant:
+    """Compute the clamped swiglu by change(original, gate, up, limit, alpha)."""
+
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_table("clamp_swiglu", lambda original: lambda *args: change(original, *args))
+
+    return plant
+
+
+def _skip_layers(part: str) -> Plant:
+    """Layers that lack this part do nothing."""
+
+    def plant(patcher: Patcher) -> None:
+        def wrap(original):
+            def faulty(self, x, ctx):
+                return x if getattr(self, part) is None else original(self, x, ctx)
+
+            return faulty
+
+        patcher.wrap_forward("Block", wrap)
+
+    return plant
+
+
+def _norm_lonely_sum(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(self, x, ctx):
+            y = original(self, x, ctx)
+            return y if self.mlp is not None else self.apply_norm("attention_out", y)
+
+        return faulty
+
+    patcher.wrap_forward("Block", wrap)
+
+
 def _norm_sum_again(patcher: Patcher) -> None:
     """With a shared norm the ffn reads the norm of x + attention, as a block in series would."""
 
@@ -145,6 +121,11 @@ def _compute_silu_in_float32(patcher: Patcher) -> None:
     )
 
 
+def _clip(x, limit):
+    """x within +-limit, in operations that torch and MLX share: (|x + c| - |x - c|) / 2."""
+    return (abs(x + limit) - abs(x - limit)) / 2
+
+
 def _make_fault(name: str, case: str, plant: Plant, law: str = "L1/logits") -> Fault:
     return Fault(name, "forward", law, case, plant)
 
@@ -153,43 +134,6 @@ DEFAULT = "default/hot"
 QUIET = "default/fresh"
 
 FAULTS = (
-    _make_fault("norm eps is 1e-6 for 1e-5", QUIET, _scale_eps(0.1)),
-    _make_fault("norm eps is 1e-6, by vectors", "golden.llama/hot", _scale_eps(0.1), "L1/golden"),
-    _make_fault("norm eps is 1e-6 for 1e-5, loud", DEFAULT, _scale_eps(0.1)),
-    _make_fault("norm eps stands outside the root", QUIET, _move_eps_outside),
-    _make_fault("the final norm alone has another eps", DEFAULT, _change_final_eps),
-    _make_fault(
-        "unit_offset is ignored",
-        "block.norm=rmsnorm-offset/pre/hot",
-        _change_norm(
-            lambda x, n, w, b: (
-                (x, replace(n, unit_offset=False), w, b) if isinstance(n, RMSNorm) else (x, n, w, b)
-            )
-        ),
-    ),
-    _make_fault(
-        "a norm without weight is no norm",
-        "block.norm=rmsnorm-noweight/pre/hot",
-        _change_norm(lambda x, n, w, b: (x, n if w is not None else NoNorm(), w, b)),
-    ),
-    _make_fault(
-        "a layernorm without weight is an rmsnorm",
-        "block.norm=layernorm-noweight/pre/hot",
-        _change_norm(lambda x, n, w, b: (x, n if w is not None else RMSNorm(n.eps), w, b)),
-    ),
-    _make_fault(
-        "the norm's weight is ignored",
-        DEFAULT,
-        _change_norm(lambda x, n, w, b: (x, n, w * 0 + 1, b)),
-    ),
-    _make_fault(
-        "layernorm for rmsnorm",
-        DEFAULT,
-        _change_norm(lambda x, n, w, b: (x - x.mean(-1)[..., None], n, w, b)),
-    ),
-    _make_fault(
-        "layernorm divides by n - 1", "block.norm=layernorm/pre/hot", _use_unbiased_variance
-    ),
     _make_fault("gate and up are swapped", DEFAULT, _swap_gate),
     _make_fault(
         "gelu is the tanh approximation",
@@ -205,6 +149,30 @@ FAULTS = (
         "relu2 is relu",
         "ffn.activation=relu2/hot",
         lambda patcher: patcher.wrap_activation("relu2", lambda functions: functions["relu"]),
+    ),
+    _make_fault(
+        "the clamped swiglu is not clamped",
+        "ffn.limit=1.5/hot",
+        _change_clamp(lambda original, g, u, limit, alpha: original(g, u, 1e9, alpha)),
+    ),
+    _make_fault(
+        "the clamped swiglu lacks its 1",
+        "ffn.limit=1.5/hot",
+        _change_clamp(
+            lambda original, g, u, limit, alpha: original(g, 0 * u, limit, alpha) * _clip(u, limit)
+        ),
+    ),
+    _make_fault(
+        "the clamped swiglu has silu's alpha",
+        "ffn.limit=0.5/bias/fresh",
+        _change_clamp(lambda original, g, u, limit, alpha: original(g, u, limit, 1.0)),
+    ),
+    _make_fault(
+        "the gate is clamped from below, too",
+        "ffn.limit=0.5/bias/hot",
+        _change_clamp(
+            lambda original, g, u, limit, alpha: original(_clip(g, limit), u, limit, alpha)
+        ),
     ),
     _make_fault(
         "the second norm is the first one again",
@@ -226,6 +194,17 @@ FAULTS = (
         "residual: false is ignored",
         "block.residual=false/hot",
         _change_block(lambda block: replace(block, residual=True)),
+    ),
+    _make_fault(
+        "a layer without attention is left out",
+        "block.attention=none/hot",
+        _skip_layers("self_attn"),
+    ),
+    _make_fault("a layer without ffn is left out", "block.ffn=none/hot", _skip_layers("mlp")),
+    _make_fault(
+        "a layer without ffn is normed after its sum",
+        "block.ffn=none/sandwich/hot",
+        _norm_lonely_sum,
     ),
     _make_fault(
         "a shared norm is that of the layer's sum",

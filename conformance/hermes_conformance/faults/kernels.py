@@ -54,7 +54,9 @@ def _change_fast_loss(change: Function) -> Plant:
     def plant(patcher: Patcher) -> None:
         patcher.wrap_table(
             "next_token",
-            lambda original: lambda module, x, targets, at: change(original, module, x, targets),
+            lambda original: (
+                lambda module, x, targets, at, *_: change(original, module, x, targets)
+            ),
             FAST_TABLES,
         )
 

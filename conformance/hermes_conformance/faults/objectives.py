@@ -5,10 +5,11 @@ from dataclasses import replace
 from hermes.interface import IGNORE
 from hermes.recipe import Lora
 from hermes_conformance.faults.fault import Fault, Plant
-from hermes_conformance.faults.patcher import Function, Patcher
+from hermes_conformance.faults.patcher import FAST_TABLES, TABLES, Function, Patcher
 
 LOSS = "L1/loss"
 DEFAULT = "default/fresh"
+WEIGHTED = "weighted.packed/hot"
 
 
 def _change_target_logprobs(change: Function) -> Plant:
@@ -55,6 +56,21 @@ def _add_vocabulary_row(original, logits, targets, *args):
     """Log-probabilities are lower, as if the vocabulary had one more token."""
     result = original(logits, targets, *args)
     return result - (targets != IGNORE) * 1e-4
+
+
+def _ignore_weights(tables: tuple[str, ...]) -> Plant:
+    """Every target counts alike in the loss of these tables."""
+
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_table(
+            "next_token",
+            lambda original: (
+                lambda module, x, targets, at, weights=None: original(module, x, targets, at)
+            ),
+            tables,
+        )
+
+    return plant
 
 
 def _change_pair_losses(change: Function) -> Plant:
@@ -131,6 +147,12 @@ FAULTS = (
         "L1/logprobs",
         DEFAULT,
         _change_target_logprobs(_count_every_target),
+    ),
+    _make_fault(
+        "targets' weights are ignored", "L1/derivatives", WEIGHTED, _ignore_weights(TABLES)
+    ),
+    _make_fault(
+        "the chunks' weights are ignored", "L2/gradients", WEIGHTED, _ignore_weights(FAST_TABLES)
     ),
     _make_fault("log-sum-exp without its maximum", LOSS, "edge.loud logits/hot", _skip_maximum),
     _make_fault(

@@ -19,6 +19,7 @@ from hermes_conformance.faults import (
     core_library,
     embeddings_and_head,
     kernels,
+    norms,
     objectives,
     optimizer,
     outputs,
@@ -41,6 +42,7 @@ T = TypeVar("T")
 FAULTS = (
     *positions.FAULTS,
     *attention.FAULTS,
+    *norms.FAULTS,
     *blocks.FAULTS,
     *embeddings_and_head.FAULTS,
     *backward.FAULTS,

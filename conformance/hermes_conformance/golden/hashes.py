@@ -18,7 +18,8 @@ from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.tokenizer import Tokenizer
 from hermes.training.schedule import compute_lr
-from hermes_conformance.cases.specs import make_crossed_specs, make_field_specs, make_spec
+from hermes_conformance.cases.crossed_specs import make_crossed_specs
+from hermes_conformance.cases.specs import make_field_specs, make_spec
 
 VERSION = "v1"
 SAMPLES, EPOCH = 10_000, 3_001
@@ -92,7 +93,7 @@ def hash_order() -> str:
 
 
 def hash_texts() -> str:
-    """The canonical MAL of every architecture in cases/specs.py."""
+    """The canonical MAL of every architecture of single and of crossed fields."""
     return _hash_parts(
         dumps(spec).encode()
         for spec in (*make_field_specs().values(), *make_crossed_specs().values())

@@ -59,6 +59,15 @@ def _make_spec(
     )
 
 
+def _make_sublayers_spec() -> ModelSpec:
+    """A layer of attention alone, and one of a clamped swiglu alone."""
+    whole = _make_spec(
+        AttentionSpec(2, 1), FfnSpec(12, limit=0.7, alpha=1.702), norm=LayerNorm(weight=False)
+    )
+    (block,) = whole.blocks
+    return replace(whole, blocks=(replace(block, ffn=None), replace(block, attention=None)))
+
+
 @cache
 def make_vector_cases() -> tuple[Case, ...]:
     """A case for each family of architectures, one with dropout, and one of preferences."""
@@ -130,6 +139,23 @@ def make_vector_cases() -> tuple[Case, ...]:
             ),
             FfnSpec(12),
         ),
+        "granite": _make_spec(
+            AttentionSpec(2, 1),
+            FfnSpec(12),
+            embeddings=replace(tied, scale=3.0),
+            output=OutputSpec(softcap=4.0, scale=0.3),
+            residual_scale=0.22,
+        ),
+        "phi": _make_spec(
+            AttentionSpec(2, bias="all", position_encoding=Rope(rotary_dim=2)),
+            FfnSpec(12, "gelu_tanh", bias=True),
+            embeddings=EmbeddingsSpec(norm=LayerNorm(1e-3)),
+            output=OutputSpec(bias=True, norm=RMSNorm(weight=False)),
+            norm=LayerNorm(),
+            parallel=True,
+            shared_norm=True,
+        ),
+        "sublayers": _make_sublayers_spec(),
         "dropout": _make_spec(
             AttentionSpec(2, dropout=0.2),
             FfnSpec(12, dropout=0.3),

@@ -135,7 +135,7 @@ def _find_dropped_elements(case: Case, grads: Tensors) -> Iterator[tuple[int, st
         match kind:
             case "dropout.attention":
                 name = f"{at}.self_attn.v_proj.bias"
-                heads = grads[name].reshape(case.spec.layers[0].attention.kv_heads, -1)
+                heads = grads[name].reshape(case.spec.attentions[0].kv_heads, -1)
                 yield 1 + 4 * layer, name, (heads == 0).all(axis=1)[:, None, None]
             case "dropout.ffn":
                 name = f"{at}.mlp.down_proj.bias"

@@ -24,6 +24,7 @@ def has_gradient(case: Case, name: str) -> bool:
     if parts[-2:] != ["k_proj", "bias"]:
         return True
     attention = case.spec.layers[int(parts[2])].attention
+    assert attention is not None, "the layer has a key projection"
     return bool(
         attention.rotary_size
         or attention.qk_norm != "none"
@@ -122,7 +123,10 @@ def _split_batch(batch: Batch) -> Iterator[Batch]:
         segments = None if batch.segments is None else batch.segments[at]
         pairs = batch.pairs and replace(batch.pairs, reference=batch.pairs.reference[at])
         rows = batch.rows[at]
-        yield Batch(batch.tokens[at], batch.targets[at], rows, segments, pairs, batch.counts)
+        weights = None if batch.weights is None else batch.weights[at]
+        yield Batch(
+            batch.tokens[at], batch.targets[at], rows, segments, pairs, batch.counts, weights
+        )
 
 
 def join_batch(batch: Batch) -> Batch:
@@ -135,8 +139,10 @@ def join_batch(batch: Batch) -> Batch:
         return split.swapaxes(0, 1).reshape(1, A * B, *x.shape[2:])
 
     segments = None if batch.segments is None else join(batch.segments)
+    weights = None if batch.weights is None else join(batch.weights)
     pairs = batch.pairs and replace(batch.pairs, reference=join(batch.pairs.reference))
-    return Batch(join(batch.tokens), join(batch.targets), join(batch.rows), segments, pairs)
+    targets, rows = join(batch.targets), join(batch.rows)
+    return Batch(join(batch.tokens), targets, rows, segments, pairs, weights=weights)
 
 
 def freezing(case: Case, backends: Backends) -> Iterator[Measurement]:

@@ -102,7 +102,8 @@ def compute_target_logprobs(case: Case, model: Model) -> list[np.ndarray]:
 
 def compare_loss(case: Case, model: Model, logprobs: list[np.ndarray]) -> Measurement:
     """The model's loss against that of its own logits, summed in float32 at least."""
-    expected = -sum(float(part.sum()) for part in logprobs) / case.batch.num_terms
+    parts = zip(logprobs, case.batch.get_weights(), strict=True)
+    expected = -sum(float((w * part).sum()) for part, w in parts) / case.batch.own_counts.divisor
     got = model.loss(case.batch)
     return compare_relative("loss", got, expected, tolerance.LOSS_32, max(1.0, abs(expected)))
 
@@ -153,10 +154,13 @@ KERNELS = (
     "default",
     "attention.",
     "ffn.activation=",
+    "ffn.limit=",
     "ffn.bias=true",
     "block.norm=",
     "block.residual_scale=",
     "block.shared_norm=",
+    "block.attention=none",
+    "block.ffn=none",
     "model.pattern",
     "model.num_layers",
     "embeddings.",
@@ -194,20 +198,22 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
         biased, FfnSpec(40, bias=True), output=OutputSpec(bias=True), max_seq_len=160
     )
     cases.append(Case("decoding.one row/hot", long_row, draw_hot, A=1, B=1, T=140))
-    cases += [case for case in make_objective_cases() if case.name.startswith("preference.")]
+    objectives = ("preference.", "weighted.")
+    cases += [case for case in make_objective_cases() if case.name.startswith(objectives)]
     # A vocabulary whose logits take several chunks, of next-token losses and of a pair. beta is
     # small since the rows' sums are hundreds of nats, known to about 1e-5: with a larger beta that
     # error would become one of the slopes.
     large = make_spec(vocab_size=300_000, embeddings=EmbeddingsSpec(tie_weights=True))
     pairs = replace(RECIPE, objective="preference", preference=Preference(beta=0.05))
     cases.append(Case("slices.next token/hot", large, draw_hot, A=1, B=2, T=30))
+    cases.append(Case("slices.weighted/hot", large, draw_hot, A=1, B=2, T=30, weighted=True))
     cases.append(Case("slices.pairs/hot", large, draw_hot, A=1, B=4, T=30, recipe=pairs))
     return tuple(cases)
 
 
 def _make_alibi_spec() -> ModelSpec:
-    attention = make_field_specs()["attention.position_encoding=alibi"].layers[0].attention
-    return make_spec(attention, max_seq_len=300)
+    spec = make_field_specs()["attention.position_encoding=alibi"]
+    return make_spec(spec.attentions[0], max_seq_len=300)
 
 
 def _make_law(

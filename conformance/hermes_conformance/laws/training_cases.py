@@ -6,7 +6,8 @@ from functools import cache
 from hermes.recipe import Lora, OptimizerRecipe, Preference, Recipe
 from hermes.spec import AttentionSpec, EmbeddingsSpec, FfnSpec, Learned, ModelSpec, OutputSpec
 from hermes_conformance.cases.case import RECIPE, Case
-from hermes_conformance.cases.specs import make_crossed_specs, make_field_specs, make_spec
+from hermes_conformance.cases.crossed_specs import make_crossed_specs
+from hermes_conformance.cases.specs import make_field_specs, make_spec
 from hermes_conformance.cases.weights import draw_fresh, draw_hot
 from hermes_conformance.golden.vectors import read_stored_cases
 

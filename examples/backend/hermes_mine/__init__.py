@@ -35,7 +35,7 @@ class Backend:
         if options.precision != "float64":
             raise Unsupported(f"hermes_mine does not compute in {options.precision} yet")
         for index, block in enumerate(spec.layers):  # in spec.layers every number is filled in
-            if block.attention.window_size is not None:
+            if block.attention is not None and block.attention.window_size is not None:
                 raise Unsupported(f"hermes_mine does not build windows yet (layers.{index})")
         return Model(spec, params)
 

@@ -1,4 +1,4 @@
-"""A forward-only backend in JAX: the language of version 0.1, and no training."""
+"""A forward-only backend in JAX: nearly the whole language, and no training."""
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +36,7 @@ class Backend:
             raise Unsupported(f"hermes_jax does not compute in {options.precision}")
         if options.device not in (None, *self.devices()):
             raise Unsupported(f"hermes_jax has no device {options.device!r} here")
-        for block in spec.layers:
-            attention = block.attention
+        for attention in spec.attentions:
             scaling = getattr(attention.position_encoding, "scaling", None)
             for part in (attention.qk_norm, scaling):
                 if isinstance(part, QkNorm | LongRopeScaling | DynamicScaling):
@@ -66,8 +65,8 @@ class Model:
         self._device = jax.devices(options.device)[0]
         self._params = {name: self._to_device(params[name]) for name in params}
         self._tables = {}
-        for block in spec.layers:
-            rope = block.attention.position_encoding, block.attention.rotary_size
+        for attention in spec.attentions:
+            rope = attention.position_encoding, attention.rotary_size
             if isinstance(rope[0], Rope):
                 cos_sin = rotary_table(*rope, spec.max_seq_len)  # in float64, on the host
                 self._tables[rope] = tuple(self._to_device(table) for table in cos_sin)
@@ -110,8 +109,8 @@ class Model:
             self.preferences(batch)
         documents = [None] * len(batch.tokens) if batch.segments is None else batch.segments
         parts = zip(batch.tokens, batch.targets, documents, strict=True)
-        total = sum(self.logprobs(*part).sum(dtype=np.float64) for part in parts)
-        return -float(total) / batch.counts.terms
+        weighted = np.stack([self.logprobs(*part) for part in parts]) * batch.get_weights()
+        return -float(weighted.sum(dtype=np.float64)) / batch.counts.divisor
 
     def preferences(self, batch):
         """Decline."""

@@ -107,7 +107,11 @@ def attend(p, name, block, layer, x, ctx):
 def feed_forward(p, name, spec, x):
     """down(act(up(x))), or gated: down(act(gate(x)) * up(x)). (B, T, C) -> (B, T, C)."""
     act, up = ACTIVATIONS[spec.function], linear(p, f"{name}.up_proj", x)
-    h = act(linear(p, f"{name}.gate_proj", x)) * up if spec.gated else act(up)
+    gate = linear(p, f"{name}.gate_proj", x) if spec.gated else None
+    h = act(up) if gate is None else act(gate) * up
+    if spec.limit is not None:  # the clamped swiglu
+        gate, up = jnp.minimum(gate, spec.limit), jnp.clip(up, -spec.limit, spec.limit)
+        h = gate * jax.nn.sigmoid(spec.alpha * gate) * (up + 1)
     return linear(p, f"{name}.down_proj", h)
 
 
@@ -119,9 +123,13 @@ def run_block(p, layer, block, x, ctx):
         return normalize(p, f"{path}.{norms[where]}", block.norm, y) if where in norms else y
 
     scale = 1 if block.residual_scale is None else block.residual_scale
-    n = apply_norm("attention_in", x)
-    a = scale * apply_norm("attention_out", attend(p, f"{path}.self_attn", block, layer, n, ctx))
-    h = apply_norm("attention_sum", x + a if block.residual else a)
+    h, n = x, apply_norm("attention_in", x)
+    if block.attention is not None:
+        y = attend(p, f"{path}.self_attn", block, layer, n, ctx)
+        y = scale * apply_norm("attention_out", y)
+        h = apply_norm("attention_sum", x + y if block.residual else y)
+    if block.ffn is None:
+        return h
     n = n if block.shared_norm else apply_norm("ffn_in", x if block.parallel else h)
     f = scale * apply_norm("ffn_out", feed_forward(p, f"{path}.mlp", block.ffn, n))
     return apply_norm("ffn_sum", h + f if block.residual or block.parallel else f)

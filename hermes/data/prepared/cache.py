@@ -62,7 +62,9 @@ def open_cached(
     sources: by their absolute names. Raises HermesError of every kind.
     """
     described = [source.name for source in sources]
-    key = json.dumps([tokenizer.fingerprint, options.describe(), described], sort_keys=True)
+    key = json.dumps(
+        [_describe_tokenizer(tokenizer), options.describe(), described], sort_keys=True
+    )
     folder = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
     with ExitStack() as stack:
         stack.enter_context(_wait_for_lock(folder, tell))
@@ -78,6 +80,10 @@ def open_cached(
             )
             _write_sources(folder, sources, read_at)
         return open_prepared(folder / "tokens")
+
+
+def _describe_tokenizer(tokenizer: "Tokenizer") -> list[object]:
+    return [tokenizer.fingerprint, tokenizer.beginning, tokenizer.eos_id]
 
 
 def _wait_for_lock(folder: Path, tell: Callable[[str], None]) -> RunLock:

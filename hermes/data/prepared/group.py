@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,12 @@ from hermes.data.encoding_pool import EncodingPool
 from hermes.data.prepared.manifest import INDEX, Shard
 from hermes.data.prepared.plan import Plan, name_shard
 from hermes.data.source_file import HashingFile, SourceHash, require_unchanged
+from hermes.data.token_stream import join_pieces
 from hermes.errors import DataError, StorageError
 from hermes.storage.durable import TEMPORARY, Disk, write_atomically, write_file
+
+if TYPE_CHECKING:
+    from hermes.tokenizer import Tokenizer
 
 __all__ = ["Group", "GroupReader", "name_group", "read_group", "read_shard", "write_shards"]
 
@@ -84,6 +88,11 @@ class _Batch:
     shard: int
     pieces: list[_Piece]
 
+    def prepare(self) -> "tuple[_Batch, list[str], list[bool]]":
+        """The batch as an EncodingPool takes it."""
+        texts = [one.text for one in self.pieces]
+        return self, texts, [not one.starts for one in self.pieces]
+
 
 class GroupReader:
     """Reads a group and yields the batches of those shards that are wanted.
@@ -95,11 +104,12 @@ class GroupReader:
         self,
         plan: Plan,
         group: int,
+        tokenizer: "Tokenizer",
         wants: Callable[[int], bool],
         finished: dict[int, str],
         watch: Callable[[int], None],
     ):
-        self._plan, self._group = plan, group
+        self._plan, self._group, self._tokenizer = plan, group, tokenizer
         self._wants, self._finished, self._watch = wants, finished, watch
         limit = plan.options.max_bad_records
         self._bad = None if limit is None else BadRecords(limit)
@@ -108,8 +118,11 @@ class GroupReader:
         self._shard, self._size = 0, 0
         self._digest = hashlib.sha256()
 
-    def read(self) -> Iterator[tuple[_Batch, list[str]]]:
-        """Yield the batches in order. Raises DataError, StorageError."""
+    def read(self) -> Iterator[tuple[_Batch, list[str], list[bool]]]:
+        """Yield the batches in order, with their texts and whether each continues another.
+
+        Raises DataError, StorageError.
+        """
         batch, size = _Batch(0, []), 0
         for piece in self._read_pieces():
             length = _count_bytes(piece.text)
@@ -117,7 +130,7 @@ class GroupReader:
                 self._end_shard()
             if self._wants(self._shard):
                 if batch.pieces and (batch.shard != self._shard or size >= BATCH):
-                    yield batch, [one.text for one in batch.pieces]
+                    yield batch.prepare()
                     batch, size = _Batch(self._shard, []), 0
                 batch.shard = self._shard
                 batch.pieces.append(piece)
@@ -125,7 +138,7 @@ class GroupReader:
             self._digest.update(piece.text.encode())
             self._size += length
         if batch.pieces:
-            yield batch, [one.text for one in batch.pieces]
+            yield batch.prepare()
         if self._size:
             self._end_shard()
 
@@ -154,8 +167,8 @@ class GroupReader:
             text = hashlib.sha256()
             size, told, starts = 0, 0, True
             path, form = source.path, self._plan.options.text_format
-            documents: Iterator[Document] = read_file(
-                path, source.kind, form, bad=self._bad, wrap=wrap
+            documents: Iterator[Document] = join_pieces(
+                read_file(path, source.kind, form, bad=self._bad, wrap=wrap), self._tokenizer
             )
             for one in documents:
                 if not hashing:
@@ -192,6 +205,7 @@ def write_shards(
     group: int,
     pool: EncodingPool,
     *,
+    beginning: list[int],
     eos_id: int,
     dtype: str,
     disk: Disk,
@@ -204,7 +218,7 @@ def write_shards(
     encoded = pool.encode(reader.read())
     for number, batches in groupby(encoded, key=lambda item: item[0].shard):
         name = name_shard(group, number)
-        shard = _ShardWriter(eos_id, dtype, on_tokens)
+        shard = _ShardWriter(beginning, eos_id, dtype, on_tokens)
         beside = folder / f"{TEMPORARY}{name}-{secrets.token_hex(4)}"
         digest = write_file(beside, (shard.join(*one) for one in batches), disk)
         disk.rename(beside, folder / f"{name}.bin")
@@ -227,7 +241,14 @@ def write_shards(
 class _ShardWriter:
     """Joins the ids of a shard's pieces to bytes, and keeps its counts and its index."""
 
-    def __init__(self, eos_id: int, dtype: str, on_tokens: Callable[[int, int], None]):
+    def __init__(
+        self,
+        beginning: list[int],
+        eos_id: int,
+        dtype: str,
+        on_tokens: Callable[[int, int], None],
+    ):
+        self._beginning = np.array(beginning, dtype)
         self._eos = np.array([eos_id], dtype)
         self._dtype, self._on_tokens = dtype, on_tokens
         self.tokens = self.text_bytes = self.largest = 0
@@ -240,6 +261,8 @@ class _ShardWriter:
         for piece, own in zip(batch.pieces, ids, strict=True):
             if piece.starts:
                 self.index.append((self.tokens, piece.line, piece.source))
+                parts.append(self._beginning)
+                self.tokens += len(self._beginning)
             self.text_bytes += _count_bytes(piece.text)
             parts.append(own.astype(self._dtype))
             self.tokens += len(own)

@@ -126,6 +126,7 @@ def make_plan(paths: Paths, tokenizer: "Tokenizer", options: PreparationOptions)
         "fingerprint": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "eos_id": tokenizer.eos_id,
+        "beginning": tokenizer.beginning,
     }
     return Plan(sources, group_sources(sources, options.shard_size), options, facts)
 

@@ -84,7 +84,7 @@ def prepare_tokens(
     with EncodingPool(tokenizer, workers) as pool:
         for group in range(len(plan.groups)):
             if mine.may_have(len(plan.groups), group):
-                _prepare_group(folder, plan, group, mine, pool, disk, progress, watch)
+                _prepare_group(folder, plan, group, mine, tokenizer, pool, disk, progress, watch)
     if part is not None and part.count > 1:
         return _describe_part(folder, plan, part)
     return write_manifest(folder, plan, tokenizer, disk, workers, progress, watch)
@@ -158,6 +158,7 @@ def _prepare_group(
     plan: Plan,
     group: int,
     part: Part,
+    tokenizer: "Tokenizer",
     pool: EncodingPool,
     disk: Disk,
     progress: PreparationProgress,
@@ -188,12 +189,13 @@ def _prepare_group(
         progress.documents += documents
         watch(progress)
 
-    reader = GroupReader(plan, group, wants, finished, add_bytes)
+    reader = GroupReader(plan, group, tokenizer, wants, finished, add_bytes)
     write_shards(
         folder,
         reader,
         group,
         pool,
+        beginning=plan.tokenizer["beginning"],
         eos_id=plan.tokenizer["eos_id"],
         dtype=choose_dtype(plan),
         disk=disk,

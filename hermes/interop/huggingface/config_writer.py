@@ -20,7 +20,7 @@ from hermes.interop.huggingface.families import (
 from hermes.interop.huggingface.rope import write_rope
 from hermes.mal import dumps
 from hermes.numerics.params import INIT_STD
-from hermes.spec import BlockSpec, ModelSpec
+from hermes.spec import ModelSpec, WholeBlock
 
 __all__ = ["make_config", "make_converted_config"]
 
@@ -99,7 +99,7 @@ def _make_hermes(spec: ModelSpec) -> Config:
     }
 
 
-def _make_llama_like(spec: ModelSpec, block: BlockSpec, family: str) -> Config:
+def _make_llama_like(spec: ModelSpec, block: WholeBlock, family: str) -> Config:
     attention, ffn = block.attention, block.ffn
     config: Config = {
         "hidden_size": spec.hidden_size,
@@ -110,7 +110,7 @@ def _make_llama_like(spec: ModelSpec, block: BlockSpec, family: str) -> Config:
         "head_dim": attention.head_size,
         "max_position_embeddings": spec.max_seq_len,
         "rms_norm_eps": float(block.norm_eps),
-        "attention_dropout": _find_common_rate([layer.attention.dropout for layer in spec.layers]),
+        "attention_dropout": _find_common_rate([a.dropout for a in spec.attentions]),
         "attention_bias": attention.bias != "none",
         "mlp_bias": ffn.bias,
     }
@@ -144,7 +144,7 @@ def _make_llama_like(spec: ModelSpec, block: BlockSpec, family: str) -> Config:
     return config
 
 
-def _make_gpt2(spec: ModelSpec, block: BlockSpec) -> Config:
+def _make_gpt2(spec: ModelSpec, block: WholeBlock) -> Config:
     return {
         "n_positions": spec.learned_positions,
         "n_ctx": spec.learned_positions,  # dropped by transformers, required by mlx-lm
@@ -153,7 +153,7 @@ def _make_gpt2(spec: ModelSpec, block: BlockSpec) -> Config:
         "n_head": block.attention.num_heads,
         "n_inner": block.ffn.hidden_size,
         "activation_function": name_activation(block.ffn, "gelu_new"),
-        "attn_pdrop": _find_common_rate([layer.attention.dropout for layer in spec.layers]),
+        "attn_pdrop": _find_common_rate([a.dropout for a in spec.attentions]),
         "resid_pdrop": _find_common_rate([layer.dropout for layer in spec.layers]),
         "embd_pdrop": spec.embeddings.dropout,
         "layer_norm_epsilon": float(block.norm_eps),
@@ -163,7 +163,7 @@ def _make_gpt2(spec: ModelSpec, block: BlockSpec) -> Config:
     }
 
 
-def _make_gpt_neox(spec: ModelSpec, block: BlockSpec) -> Config:
+def _make_gpt_neox(spec: ModelSpec, block: WholeBlock) -> Config:
     return {
         "hidden_size": spec.hidden_size,
         "intermediate_size": block.ffn.hidden_size,
@@ -173,7 +173,7 @@ def _make_gpt_neox(spec: ModelSpec, block: BlockSpec) -> Config:
         "max_position_embeddings": spec.max_seq_len,
         **write_rope(spec, "gpt_neox"),
         "attention_bias": block.attention.bias == "all",
-        "attention_dropout": _find_common_rate([layer.attention.dropout for layer in spec.layers]),
+        "attention_dropout": _find_common_rate([a.dropout for a in spec.attentions]),
         "hidden_dropout": _find_common_rate([layer.dropout for layer in spec.layers]),
         "layer_norm_eps": float(block.norm_eps),
         "use_parallel_residual": block.parallel,

@@ -23,7 +23,9 @@ from hermes.spec import (
     QkNorm,
     RMSNorm,
     Rope,
+    WholeBlock,
     YarnScaling,
+    is_whole,
 )
 
 __all__ = [
@@ -66,11 +68,14 @@ ACTIVATIONS = {
 }
 
 
-def find_common_block(spec: ModelSpec) -> BlockSpec | None:
+def find_common_block(spec: ModelSpec) -> WholeBlock | None:
     """Find the block that all layers share, apart from dropout, window and positions.
 
-    None where layers differ in more than these.
+    None where layers differ in more than these, or one has no attention or no ffn.
     """
+    layers = [layer for layer in spec.layers if is_whole(layer)]
+    if len(layers) < spec.num_layers:
+        return None
     shapes = {
         dataclasses.replace(
             layer,
@@ -80,14 +85,14 @@ def find_common_block(spec: ModelSpec) -> BlockSpec | None:
             ),
             ffn=dataclasses.replace(layer.ffn, dropout=0.0),
         )
-        for layer in spec.layers
+        for layer in layers
     }
     return shapes.pop() if len(shapes) == 1 else None
 
 
 def list_windows(spec: ModelSpec) -> list[int | None]:
     """List the window of each layer; None where it has full attention."""
-    return [layer.attention.window_size for layer in spec.layers]
+    return [attention.window_size for attention in spec.attentions]
 
 
 def find_window_period(windows: Sequence[int | None]) -> int | None:
@@ -105,10 +110,10 @@ def list_positions(spec: ModelSpec) -> list[Positions]:
     """List the positions of each layer; a rotary_dim of the whole head becomes None."""
     return [
         dataclasses.replace(position, rotary_dim=None)
-        if isinstance(position, Rope) and position.rotary_dim == layer.attention.head_size
+        if isinstance(position, Rope) and position.rotary_dim == attention.head_size
         else position
-        for layer in spec.layers
-        for position in [layer.attention.position_encoding]
+        for attention in spec.attentions
+        for position in [attention.position_encoding]
     ]
 
 
@@ -116,6 +121,7 @@ def build_pattern(
     block: BlockSpec, windows: Sequence[int | None], positions: Sequence[Positions]
 ) -> tuple[BlockSpec, ...]:
     """Build the shortest pattern of blocks that gives every layer its window and positions."""
+    assert is_whole(block), "readers of configurations make no other blocks"
     layers = list(zip(windows, positions, strict=True))
     period = next(
         p
@@ -155,12 +161,13 @@ def find_family(spec: ModelSpec, *, renamed: bool = False) -> str:
     return "hermes"
 
 
-def _is_ordinary(spec: ModelSpec, block: BlockSpec) -> bool:
+def _is_ordinary(spec: ModelSpec, block: WholeBlock) -> bool:
     """Whether the parts that are the same in all supported classes are so in the spec."""
     return (
         block.residual
         and block.residual_scale is None
         and not block.shared_norm
+        and block.ffn.limit is None
         and block.attention.causal
         and _has_common_attention(block.attention)
         and spec.final_norm == block.norm
@@ -182,7 +189,7 @@ def _has_common_attention(attention: AttentionSpec) -> bool:
     )
 
 
-def _match_rms_family(spec: ModelSpec, block: BlockSpec) -> str:
+def _match_rms_family(spec: ModelSpec, block: WholeBlock) -> str:
     attention, ffn = block.attention, block.ffn
     windows = set(list_windows(spec))
     plain = _has_plain_scores(spec, attention) and len(set(list_positions(spec))) == 1
@@ -211,7 +218,7 @@ def _match_rms_family(spec: ModelSpec, block: BlockSpec) -> str:
     return "hermes"
 
 
-def _match_gemma_family(spec: ModelSpec, block: BlockSpec) -> str:
+def _match_gemma_family(spec: ModelSpec, block: WholeBlock) -> str:
     attention = block.attention
     ropes, windows = list_positions(spec), list_windows(spec)
     sliding = {rope for rope, window in zip(ropes, windows, strict=True) if window is not None}
@@ -234,7 +241,7 @@ def _match_gemma_family(spec: ModelSpec, block: BlockSpec) -> str:
     return "hermes"
 
 
-def _match_layernorm_family(spec: ModelSpec, block: BlockSpec) -> str:
+def _match_layernorm_family(spec: ModelSpec, block: WholeBlock) -> str:
     attention, ffn = block.attention, block.ffn
     positions = set(list_positions(spec))
     fits = (
@@ -284,7 +291,7 @@ def _has_valid_ramp(spec: ModelSpec, rope: Rope) -> bool:
         case LongRopeScaling() | DynamicScaling():
             return False
         case YarnScaling() as yarn:
-            size = rope.rotary_dim or spec.layers[0].attention.head_size
+            size = rope.rotary_dim or spec.attentions[0].head_size
             low, high = yarn_range(yarn, rope.theta, size)
             return low <= high and yarn.attention_factor is None and yarn.truncate
     return True

@@ -83,15 +83,15 @@ def _read_rate(fields: Fields, name: str) -> float:
 
 def _scale_by_layer(spec: ModelSpec) -> tuple[BlockSpec, ...]:
     """Divide the scale of layer i by i + 1, for scale_attn_by_inverse_layer_idx."""
+    attention = spec.blocks[0].attention
+    assert attention is not None, "every layer of GPT-2 has attention"
     return tuple(
         dataclasses.replace(
             spec.blocks[0],
             name=f"layer{i}",
-            attention=dataclasses.replace(
-                spec.blocks[0].attention, scale=layer.attention.score_scale / (i + 1)
-            ),
+            attention=dataclasses.replace(attention, scale=resolved.score_scale / (i + 1)),
         )
-        for i, layer in enumerate(spec.layers)
+        for i, resolved in enumerate(spec.attentions)
     )
 
 

@@ -12,7 +12,16 @@ from typing import Any
 from hermes.errors import HermesError
 from hermes.interop.huggingface.families import find_common_block, find_family
 from hermes.model_info.shape import describe_layer, describe_model
-from hermes.spec import BlockSpec, LayerNorm, Learned, ModelSpec, RMSNorm, Rope
+from hermes.spec import (
+    BlockSpec,
+    LayerNorm,
+    Learned,
+    ModelSpec,
+    RMSNorm,
+    Rope,
+    WholeBlock,
+    is_whole,
+)
 
 __all__ = ["explain_inexpressible"]
 
@@ -35,6 +44,9 @@ def explain_inexpressible(spec: ModelSpec) -> str:
 
     spec: a model for which `find_family(spec, renamed=True)` is 'hermes'.
     """
+    for part in ("attention", "ffn"):
+        if any(getattr(layer, part) is None for layer in spec.layers):
+            return f"no class has layers without {part}"
     if find_common_block(spec) is None:
         odd = [
             key
@@ -73,8 +85,10 @@ def _describe_keys(spec: ModelSpec) -> dict[str, list[str]]:
     return found
 
 
-def _change_blocks(change: Callable[[BlockSpec], BlockSpec]) -> Callable[[ModelSpec], ModelSpec]:
-    return lambda spec: replace(spec, blocks=tuple(change(block) for block in spec.blocks))
+def _change_blocks(change: Callable[[WholeBlock], BlockSpec]) -> Callable[[ModelSpec], ModelSpec]:
+    return lambda spec: replace(
+        spec, blocks=tuple(change(block) for block in spec.blocks if is_whole(block))
+    )
 
 
 def _edit_block(key: str, value: object) -> _Edit:
@@ -90,15 +104,19 @@ def _edit_attention(key: str, value: object) -> _Edit:
     )
 
 
-def _set_gate(gate: bool) -> Callable[[BlockSpec], BlockSpec]:
+def _set_gate(gate: bool) -> Callable[[WholeBlock], BlockSpec]:
     return lambda b: replace(b, ffn=replace(b.ffn, activation=b.ffn.function, gate=gate))
 
 
-def _set_ffn_bias(bias: bool) -> Callable[[BlockSpec], BlockSpec]:
+def _remove_limit(block: WholeBlock) -> BlockSpec:
+    return replace(block, ffn=replace(block.ffn, limit=None, alpha=None))
+
+
+def _set_ffn_bias(bias: bool) -> Callable[[WholeBlock], BlockSpec]:
     return lambda b: replace(b, ffn=replace(b.ffn, bias=bias))
 
 
-def _rotate_whole_head(block: BlockSpec) -> BlockSpec:
+def _rotate_whole_head(block: WholeBlock) -> BlockSpec:
     """Let RoPE rotate the whole head."""
     rope = block.attention.position_encoding
     if not isinstance(rope, Rope):
@@ -119,6 +137,7 @@ def _set_embeddings(spec: ModelSpec, **fields: Any) -> ModelSpec:
 _EDITS = (
     _Edit("ffn.gate", _change_blocks(_set_gate(True))),
     _Edit("ffn.gate", _change_blocks(_set_gate(False))),
+    _Edit("ffn.limit", _change_blocks(_remove_limit)),
     _Edit("ffn.bias", _change_blocks(_set_ffn_bias(False))),
     _Edit("ffn.bias", _change_blocks(_set_ffn_bias(True))),
     _edit_block("parallel", False),

@@ -17,7 +17,7 @@ from hermes.interop.huggingface.families import (
     list_windows,
 )
 from hermes.interop.huggingface.inexpressible import explain_inexpressible
-from hermes.spec import BlockSpec, LinearScaling, ModelSpec, Rope
+from hermes.spec import LinearScaling, ModelSpec, Rope, WholeBlock
 
 __all__ = ["EXACT", "NOT_EXPRESSIBLE", "READERS", "judge_all_readers", "judge_readers"]
 
@@ -62,7 +62,7 @@ def _explain_no_class(spec: ModelSpec) -> str:
     return explain_inexpressible(spec)
 
 
-def _judge_transformers_4(spec: ModelSpec, block: BlockSpec, family: str) -> str:
+def _judge_transformers_4(spec: ModelSpec, block: WholeBlock, family: str) -> str:
     if block.attention.softcap is not None:
         return _describe_inexact(
             "its default attention drops the soft cap; load with attn_implementation='eager'"
@@ -75,14 +75,14 @@ def _judge_transformers_4(spec: ModelSpec, block: BlockSpec, family: str) -> str
     return EXACT
 
 
-def _judge_mlx_lm(spec: ModelSpec, block: BlockSpec, family: str) -> str:
+def _judge_mlx_lm(spec: ModelSpec, block: WholeBlock, family: str) -> str:
     if lacking := _find_mlx_lm_gap(spec, block, family):
         return _describe_inexpressible(lacking)
     reason = _find_mlx_lm_difference(spec, block, family)
     return _describe_inexact(reason) if reason else EXACT
 
 
-def _find_mlx_lm_gap(spec: ModelSpec, block: BlockSpec, family: str) -> str | None:
+def _find_mlx_lm_gap(spec: ModelSpec, block: WholeBlock, family: str) -> str | None:
     """Find why mlx-lm's class of this family lacks tensors of the model or does not start."""
     attention, tied = block.attention, spec.embeddings.tie_weights
     wide = block.ffn.hidden_size == 4 * spec.hidden_size
@@ -110,7 +110,7 @@ def _can_mlx_lm_start_gemma3(spec: ModelSpec) -> bool:
     return find_window_period(windows) is not None and None in windows
 
 
-def _find_mlx_lm_difference(spec: ModelSpec, block: BlockSpec, family: str) -> str | None:
+def _find_mlx_lm_difference(spec: ModelSpec, block: WholeBlock, family: str) -> str | None:
     """Find the first field of config.json that mlx-lm ignores and that changes the function."""
     windows = list_windows(spec)
     short = any(window is not None and window < spec.max_seq_len for window in windows)

@@ -47,7 +47,7 @@ def write_rope(spec: ModelSpec, family: str) -> Config:
         "rope_parameters": parameters,
     }
     if family == "gpt_neox":
-        share = _compute_share(full, spec.layers[0].attention.head_size)
+        share = _compute_share(full, spec.attentions[0].head_size)
         parameters["partial_rotary_factor"] = share
         names = {"rotary_pct": share, "rotary_emb_base": float(full.theta)}
         fields |= names | {"partial_rotary_factor": share}

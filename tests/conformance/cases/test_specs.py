@@ -9,12 +9,8 @@ import pytest
 from hermes import spec as spec_module
 from hermes_conformance.cases import attention_specs
 from hermes_conformance.cases.covering_array import make_covering_array
-from hermes_conformance.cases.specs import (
-    FACTORS,
-    is_allowed,
-    make_crossed_specs,
-    make_field_specs,
-)
+from hermes_conformance.cases.crossed_specs import FACTORS, is_allowed, make_crossed_specs
+from hermes_conformance.cases.specs import make_field_specs
 from hermes_conformance.cases.standard import make_edge_cases, make_standard_cases
 
 

@@ -44,9 +44,24 @@ from tests.interop.models import GPT_NEOX, LLAMA, change
             "no class has shared_norm: true with the rest of the model",
         ),
         (
-            dataclasses.replace(change(LLAMA, norm=RMSNorm(weight=False))),
+            change(LLAMA, ffn={"limit": 7.0, "alpha": 1.702}),
+            "no class has ffn.limit: 7 with the rest of the model",
+        ),
+        (
+            change(LLAMA, norm=RMSNorm(weight=False)),
             "no class has norm: rmsnorm { eps: 1e-5  unit_offset: false  weight: false } with the "
             "rest of the model",
+        ),
+        (
+            dataclasses.replace(LLAMA, blocks=(dataclasses.replace(LLAMA.blocks[0], ffn=None),)),
+            "no class has layers without ffn",
+        ),
+        (
+            dataclasses.replace(
+                LLAMA,
+                blocks=(*LLAMA.blocks, dataclasses.replace(LLAMA.blocks[0], attention=None)),
+            ),
+            "no class has layers without attention",
         ),
         (
             dataclasses.replace(
@@ -57,7 +72,7 @@ from tests.interop.models import GPT_NEOX, LLAMA, change
     ],
     ids=[
         *("ffn", "positions", "two", "residual scale", "logits scale", "embeddings' norm"),
-        *("shared norm", "no weight", "layers"),
+        *("shared norm", "clamped swiglu", "no weight", "no ffn", "no attention", "layers"),
     ],
 )
 def test_the_keys_that_no_class_has_are_named(spec, reason):
