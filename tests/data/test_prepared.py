@@ -327,3 +327,19 @@ def test_options_are_those_of_reading(data, tokenizer, tmp_path):
     done = prepare_tokens(data / "c0.txt", tokenizer, tmp_path / "out", options=options)
     assert done.documents == 1
     assert Tokenizer.load(tmp_path / "out").fingerprint == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+@pytest.mark.parametrize("kind", ["bos", "unigram", "characters"])
+def test_every_tokenizer_gives_the_tokens_of_all_at_once(data, tmp_path, kind, workers):
+    """With BOS before each text, and those that mark its beginning or cannot be cut anywhere."""
+    made = {
+        "bos": lambda: train_tokenizer([TEXT], vocab_size=300).replace_roles(bos=True),
+        "unigram": lambda: train_tokenizer([TEXT], vocab_size=300, model_type="unigram"),
+        "characters": lambda: train_tokenizer([TEXT], vocab_size=400, byte_fallback=True),
+    }[kind]()
+    prepare_tokens(data, made, tmp_path / "out", options=SMALL, workers=workers)
+    with tokenize(read_documents(data), made) as whole:
+        stream = verify_prepared(tmp_path / "out")
+        np.testing.assert_array_equal(stream.tokens[:], whole.tokens)
+        assert stream.fingerprint == whole.fingerprint
