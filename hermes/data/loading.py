@@ -21,7 +21,7 @@ from hermes.errors import DataError
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
-__all__ = ["DataOptions", "load_tokens", "reopen_tokens"]
+__all__ = ["DataOptions", "load_tokens", "open_token_folder"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def load_tokens(paths: Paths, tokenizer: "Tokenizer", options: DataOptions) -> T
     return _load_text(files, tokenizer, options)
 
 
-def reopen_tokens(folder: Path) -> TokenStream:
+def open_token_folder(folder: Path) -> TokenStream:
     """Open the tokens that another process made or opened. Raises DataError, StorageError."""
     return open_prepared(folder) if is_prepared(folder) else TokenStream.open(folder)
 

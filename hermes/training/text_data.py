@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hermes.data import TextDataset, TokenStream, count_run_samples
 from hermes.data.dataset import Dataset, JoinedSource, TokenSource
-from hermes.data.loading import load_tokens, reopen_tokens
+from hermes.data.loading import load_tokens, open_token_folder
 from hermes.data.mixture import MixtureDataset, parse_mixture
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import ProcessGroup
@@ -100,4 +100,4 @@ def _tokenize_once_per_machine(
     if made is not None:
         return made
     folder = next((path for where, path in told if where == host and path), "")
-    return reopen_tokens(Path(folder)) if folder else make()  # token files are opened by all
+    return open_token_folder(Path(folder)) if folder else make()  # token files are opened by all

@@ -230,7 +230,8 @@ REFUSED = {
     ),
     "a file of text": (
         ["sft", "--checkpoint", "base", "--data", "text.txt"],
-        "text.txt: unknown ending '.txt'; records are read from .csv, .json, .jsonl",
+        "text.txt: unknown ending '.txt'; records are read from .csv, .json, .jsonl, "
+        ".parquet, .tsv, also with .gz, .xz or .zst behind it",
     ),
     "a loss of no one's": (
         ["dpo", "--checkpoint", "base", "--data", "prefs.jsonl", "--loss", "kto"],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hermes.data import read_documents, tokenize
-from hermes.data.loading import DataOptions, load_tokens, reopen_tokens
+from hermes.data.loading import DataOptions, load_tokens, open_token_folder
 from hermes.data.prepared import prepare_tokens
 from hermes.errors import DataError
 from hermes.tokenizer import train_tokenizer
@@ -205,6 +205,6 @@ def test_another_process_opens_the_same_tokens(write, tmp_path, tokenizer, optio
     path = write("a.txt", TEXT)
     for given in (options, DataOptions()):
         with load_tokens(path, tokenizer, given) as stream:
-            again = reopen_tokens(stream.folder)
+            again = open_token_folder(stream.folder)
             assert again.fingerprint == stream.fingerprint
             assert again.tokens[:].tolist() == stream.tokens[:].tolist()
