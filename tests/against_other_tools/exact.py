@@ -7,9 +7,11 @@ from mpmath import mp, mpf
 
 from hermes.spec import (
     Alibi,
+    DynamicScaling,
     LayerNorm,
     LinearScaling,
     Llama3Scaling,
+    LongRopeScaling,
     NoNorm,
     RMSNorm,
     Rope,
@@ -66,7 +68,7 @@ ACTIVATIONS = {
 }
 
 
-def angles(rope, size):
+def angles(rope, size, length, max_seq_len):
     """Radians per position of each pair, and what cosines and sines are multiplied by."""
     plain = [mpf(rope.theta) ** (-mpf(2 * i) / size) for i in range(size // 2)]
     match rope.scaling:
@@ -81,17 +83,33 @@ def angles(rope, size):
                 kept = min(max(kept, mpf(0)), mpf(1))
                 turned.append(kept * f + (1 - kept) * f / mpf(factor))
             return turned, mpf(1)
-        case YarnScaling(factor, original, fast, slow):
+        case LongRopeScaling(short, long, original, magnitude):
+            factors = short if length <= original else long
+            longer = mpf(max_seq_len) / original
+            usual = mp.sqrt(1 + mp.log(longer) / mp.log(original)) if longer > 1 else mpf(1)
+            turned = [f / mpf(factor) for f, factor in zip(plain, factors, strict=True)]
+            return turned, usual if magnitude is None else mpf(magnitude)
+        case DynamicScaling(factor, original):
+            longer = mpf(max(length, original)) / original
+            theta = rope.theta * (mpf(factor) * longer - (mpf(factor) - 1)) ** (
+                mpf(size) / (size - 2)
+            )
+            return [theta ** (-mpf(2 * i) / size) for i in range(size // 2)], mpf(1)
+        case YarnScaling(factor, original, fast, slow, magnitude, truncate):
 
             def pair(turns):
                 return size * mp.log(original / (2 * mp.pi * mpf(turns))) / (2 * mp.log(rope.theta))
 
-            first, last = max(mp.floor(pair(fast)), 0), min(mp.ceil(pair(slow)), size - 1)
+            first, last = pair(fast), pair(slow)
+            if truncate:
+                first, last = mp.floor(first), mp.ceil(last)
+            first, last = max(first, 0), min(last, size - 1)
             turned = []
             for i, f in enumerate(plain):
                 ramp = min(max((i - first) / (last - first), mpf(0)), mpf(1))
                 turned.append(ramp * f / mpf(factor) + (1 - ramp) * f)
-            return turned, mpf("0.1") * mp.log(mpf(factor)) + 1
+            usual = mpf("0.1") * mp.log(mpf(factor)) + 1
+            return turned, usual if magnitude is None else mpf(magnitude)
 
 
 def turn(x, position, frequencies, magnitude):
@@ -106,25 +124,35 @@ def turn(x, position, frequencies, magnitude):
     return y
 
 
-def attention(weights, at, block, xs):
+def attention(weights, at, block, xs, max_seq_len):
     a, size = block.attention, block.attention.head_size
+    form = a.query_key_norm
 
-    def heads(name, count, normed=False):
+    def norm_head(name, h, head):
+        """The norm of head h; each_head has the weights of all heads in one vector."""
+        path = f"{at}.{name}_norm"
+        own = weights
+        if form.over == "each_head":
+            own = {f"{path}.weight": weights[f"{path}.weight"][size * h : size * (h + 1)]}
+        return norm(own, path, block.qk_norm, head)
+
+    def heads(name, count, size, normed=False):
         rows = [linear(weights, f"{at}.{name}_proj", x) for x in xs]
-        if normed and a.qk_norm == "flat":
+        if a.clip_qkv is not None:
+            bound = mpf(a.clip_qkv)
+            rows = [[min(max(value, -bound), bound) for value in row] for row in rows]
+        if normed and form and form.over == "flat":
             rows = [norm(weights, f"{at}.{name}_norm", block.qk_norm, row) for row in rows]
         split = [[row[size * h : size * (h + 1)] for h in range(count)] for row in rows]
-        if normed and a.qk_norm == "head":
-            split = [
-                [norm(weights, f"{at}.{name}_norm", block.qk_norm, head) for head in row]
-                for row in split
-            ]
+        if normed and form and form.over != "flat":
+            split = [[norm_head(name, h, head) for h, head in enumerate(row)] for row in split]
         if normed and isinstance(a.position_encoding, Rope):
-            turning = angles(a.position_encoding, a.rotary_size)
+            turning = angles(a.position_encoding, a.rotary_size, len(xs), max_seq_len)
             split = [[turn(head, t, *turning) for head in row] for t, row in enumerate(split)]
         return split
 
-    q, k, v = heads("q", a.num_heads, True), heads("k", a.kv_heads, True), heads("v", a.kv_heads)
+    q, k = heads("q", a.num_heads, size, True), heads("k", a.kv_heads, size, True)
+    v = heads("v", a.kv_heads, a.value_size)
     out = []
     for t in range(len(xs)):
         mixed = []
@@ -148,9 +176,14 @@ def attention(weights, at, block, xs):
                         score -= mpf(2) ** (-mpf(8) * (h + 1) / a.num_heads) * abs(t - s)
                 scores.append(mp.exp(score))
             whole = mp.fsum(scores)
-            for e in range(size):
+            if a.sinks:
+                whole += mp.exp(weights[f"{at}.sinks"][h])
+            for e in range(a.value_size):
                 pairs = zip(scores, seen, strict=True)
                 mixed.append(mp.fsum(p / whole * v[s][group][e] for p, s in pairs))
+        if a.output_gate:
+            gate = linear(weights, f"{at}.gate_proj", xs[t])
+            mixed = [m / (1 + mp.exp(-g)) for m, g in zip(mixed, gate, strict=True)]
         out.append(linear(weights, f"{at}.o_proj", mixed))
     return out
 
@@ -172,7 +205,7 @@ def feed_forward(weights, at, block, x):
     return linear(weights, f"{at}.down_proj", [act(u) for u in up])
 
 
-def layer(weights, at, block, xs):
+def layer(weights, at, block, xs, max_seq_len):
     def normed(name, rows):
         return [norm(weights, f"{at}.{name}", block.norm, row) for row in rows]
 
@@ -187,7 +220,7 @@ def layer(weights, at, block, xs):
     position, middle, a = block.norm_position, xs, None
     if block.attention is not None:
         into = normed("input_layernorm", xs) if position in ("pre", "sandwich") else xs
-        a = attention(weights, f"{at}.self_attn", block, into)
+        a = attention(weights, f"{at}.self_attn", block, into, max_seq_len)
         if position in ("output", "sandwich"):
             a = normed("post_attention_layernorm", a)
         a = scaled(a)
@@ -222,7 +255,7 @@ def logits(spec, tensors, tokens):
     if spec.learned_positions:
         xs = [plus(x, weights["model.embed_positions.weight"][t]) for t, x in enumerate(xs)]
     for i, block in enumerate(spec.layers):
-        xs = layer(weights, f"model.layers.{i}", block, xs)
+        xs = layer(weights, f"model.layers.{i}", block, xs, spec.max_seq_len)
     xs = [norm(weights, "model.norm", spec.final_norm, x) for x in xs]
     head = dict(weights)
     if spec.embeddings.tie_weights:

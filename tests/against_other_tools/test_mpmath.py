@@ -8,14 +8,17 @@ import pytest
 from hermes.interface import Options, find_backend
 from hermes.spec import (
     Alibi,
+    DynamicScaling,
     EmbeddingsSpec,
     LayerNorm,
     Learned,
     LinearScaling,
     Llama3Scaling,
+    LongRopeScaling,
     NoNorm,
     NoPositions,
     OutputSpec,
+    QkNorm,
     RMSNorm,
     Rope,
     YarnScaling,
@@ -42,6 +45,7 @@ def rope(*args):
     return {"position_encoding": Rope(*args)}
 
 
+SHORT, LONG = (1.0, 1.25, 1.5, 3.0), (2.0, 3.0, 5.0, 9.0)
 CASES = {
     "llama": SMALL,
     "theta": change(SMALL, attention=rope(17.0)),
@@ -60,6 +64,24 @@ CASES = {
     ),
     "qk_norm head": change(SMALL, attention={"qk_norm": "head"}, norm=GEMMA_NORM),
     "qk_norm flat": change(SMALL, attention={"qk_norm": "flat"}),
+    "qk_norm each head": change(
+        SMALL, attention={"qk_norm": QkNorm("each_head", "layernorm")}, norm=LayerNorm(1e-3)
+    ),
+    "qk_norm flat layernorm": change(SMALL, attention={"qk_norm": QkNorm("flat", "layernorm")}),
+    "qk_norm without weight": change(
+        SMALL, attention={"qk_norm": QkNorm("head", weight=False)}, norm=GEMMA_NORM
+    ),
+    "yarn smooth": change(
+        SMALL,
+        attention=rope(20.0, YarnScaling(4.0, 64, 4.0, 1.0, attention_factor=1.3, truncate=False)),
+    ),
+    "longrope": change(SMALL, attention=rope(50.0, LongRopeScaling(SHORT, LONG, 4))),
+    "longrope short": change(SMALL, attention=rope(50.0, LongRopeScaling(SHORT, LONG, 5))),
+    "dynamic": change(SMALL, attention=rope(50.0, DynamicScaling(3.0, 3))),
+    "clipped": change(SMALL, attention={"clip_qkv": 0.7, "bias": "qkv", "qk_norm": "flat"}),
+    "small values": change(SMALL, attention={"v_head_dim": 3, "bias": "o"}),
+    "sinks": change(SMALL, attention={"sinks": True, "window_size": 2, "softcap": 2.0}),
+    "output gate": change(SMALL, attention={"output_gate": True, "bias": "all", "v_head_dim": 10}),
     "biases": dataclasses.replace(
         change(SMALL, attention={"bias": "all"}, ffn={"bias": True}), output=OutputSpec(bias=True)
     ),

@@ -86,11 +86,13 @@ def _flatten(grads: Mapping[str, np.ndarray]) -> np.ndarray:
 
 @cache
 def make_cases(long: bool = False) -> tuple[Case, ...]:
-    """The cases of L3: those of L2 with logits, every other one in a short run."""
+    """The cases of L3: those of L2 with logits, every other hot and fresh one in a short run."""
     every = kernels.make_cases(long)
     always = [c for c in every if c.name.startswith(("decoding.", "preference.", "slices."))]
     ordinary = [case for case in every if is_ordinary(case) and case not in always]
-    return (*(ordinary if long else ordinary[::2]), *always)
+    fresh = [case for case in ordinary if case.name.endswith("/fresh")]
+    hot = [case for case in ordinary if case not in fresh]
+    return (*(ordinary if long else (*hot[::2], *fresh[::2])), *always)
 
 
 def _make_law(

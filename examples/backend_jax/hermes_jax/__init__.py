@@ -1,4 +1,4 @@
-"""A forward-only backend in JAX: nearly the whole language, and no training."""
+"""A forward-only backend in JAX: the whole language, and no training."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,7 @@ import numpy as np
 from hermes.distributed.process_group import SINGLE_PROCESS
 from hermes.errors import HermesError, Unsupported
 from hermes.interface import IGNORE, LazyTensors, Options, check_tokens
-from hermes.numerics.positions import rotary_table, segment_positions
-from hermes.spec import DynamicScaling, LongRopeScaling, QkNorm, Rope
+from hermes.numerics.positions import choose_table_length, rotary_table, segment_positions
 from hermes_jax.model import Context, forward
 
 # A setting of the whole process, so every array below is given its dtype.
@@ -36,16 +35,6 @@ class Backend:
             raise Unsupported(f"hermes_jax does not compute in {options.precision}")
         if options.device not in (None, *self.devices()):
             raise Unsupported(f"hermes_jax has no device {options.device!r} here")
-        for attention in spec.attentions:
-            scaling = getattr(attention.position_encoding, "scaling", None)
-            for part in (attention.qk_norm, scaling):
-                if isinstance(part, QkNorm | LongRopeScaling | DynamicScaling):
-                    raise Unsupported(f"hermes_jax does not have {part}")
-            for key in ("clip_qkv", "sinks", "output_gate"):
-                if getattr(attention, key):
-                    raise Unsupported(f"hermes_jax does not have attention.{key}")
-            if attention.value_size != attention.head_size:
-                raise Unsupported("hermes_jax does not have attention.v_head_dim")
         return Model(spec, params, options)
 
     def join(self, rank_info, options=Options()):
@@ -65,25 +54,34 @@ class Model:
         self._device = jax.devices(options.device)[0]
         self._params = {name: self._to_device(params[name]) for name in params}
         self._tables = {}
-        for attention in spec.attentions:
-            rope = attention.position_encoding, attention.rotary_size
-            if isinstance(rope[0], Rope):
-                cos_sin = rotary_table(*rope, spec.max_seq_len)  # in float64, on the host
-                self._tables[rope] = tuple(self._to_device(table) for table in cos_sin)
         # Compiled for each shape of tokens, which pays where shapes repeat.
         self._forward = self._run if options.compile is False else jax.jit(self._run)
 
     def _to_device(self, array, dtype=None):
         return jax.device_put(np.asarray(array, dtype or self._dtype), self._device)
 
+    def prepare(self, length):
+        """A function that finds rope's tables for rows or a KV cache of this length."""
+
+        def find_key(spec):
+            rope = spec.position_encoding
+            return rope, spec.rotary_size, choose_table_length(rope, length, self.spec.max_seq_len)
+
+        for attention in self.spec.attentions:
+            if attention.rotary_size and find_key(attention) not in self._tables:
+                cos_sin = rotary_table(*find_key(attention))  # in float64, on the host
+                self._tables[find_key(attention)] = tuple(map(self._to_device, cos_sin))
+        return lambda spec: self._tables[find_key(spec)]
+
     def _run(self, params, tokens, positions, segments):
-        ctx = Context(self._tables, positions, segments, {})
+        ctx = Context(self.prepare(tokens.shape[1]), positions, segments, {})
         with jax.default_matmul_precision("highest"):
             return forward(self.spec, params, tokens, ctx)
 
     def _score(self, tokens, segments=None):
         tokens = np.asarray(tokens)
         check_tokens(self.spec, tokens)
+        self.prepare(tokens.shape[1])  # not while the pass is traced
         positions = np.arange(tokens.shape[1]) if segments is None else segment_positions(segments)
         tokens, positions = self._to_device(tokens, np.int32), self._to_device(positions, np.int32)
         return self._forward(self._params, tokens, positions, segments)
@@ -124,10 +122,10 @@ class Model:
         """An empty KV cache for rows of at most `capacity` tokens."""
         return Decoder(self, batch_size, capacity)
 
-    def decode(self, tokens, length, cache):
+    def decode(self, tokens, length, cache, angles):
         """Append (B, T) tokens to a cache of `length`; return the logits after the last, (B, V)."""
         positions = self._to_device(np.arange(length, length + tokens.shape[1]), np.int32)
-        ctx = Context(self._tables, positions, None, cache)
+        ctx = Context(angles, positions, None, cache)
         with jax.default_matmul_precision("highest"):
             return forward(self.spec, self._params, self._to_device(tokens, np.int32), ctx)[:, -1]
 
@@ -137,7 +135,7 @@ class Decoder:
 
     def __init__(self, model, batch_size, capacity):
         self._model, self._rows, self._capacity = model, batch_size, capacity
-        self._length, self._cache = 0, {}
+        self._length, self._cache, self._angles = 0, {}, model.prepare(capacity)
 
     def advance(self, tokens):
         """Read (B, T) more tokens; return the logits after the last, (B, V)."""
@@ -149,7 +147,7 @@ class Decoder:
             )
         check_tokens(self._model.spec, tokens, length)
         begin, self._length = self._length, length
-        return np.asarray(self._model.decode(tokens, begin, self._cache))
+        return np.asarray(self._model.decode(tokens, begin, self._cache, self._angles))
 
 
 BACKEND = Backend()

@@ -4,6 +4,7 @@ Read beside `backends/hermes_numpy/model.py` and `ops.py`. Letters: B batch, T p
 size, H query heads, K key/value heads, D head size, R rotated size, S keys.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ ACTIVATIONS = {
 class Context(NamedTuple):
     """What layers share: rope's tables, positions (T,) or (B, T), documents, the KV cache."""
 
-    tables: dict
+    angles: Callable
     positions: jax.Array
     segments: jax.Array | None
     cache: dict[int, tuple[jax.Array, jax.Array]]
@@ -40,15 +41,16 @@ def linear(p, name, x):
 
 def normalize(p, name, norm, x):
     """rmsnorm, layernorm or nothing, over the last axis. (..., C) -> (..., C)."""
+    w = p.get(f"{name}.weight", 1)
+    w = w.reshape(x.shape[-2:]) if jnp.size(w) > x.shape[-1] else w  # one for each head
     match norm:
         case NoNorm() | None:
             return x
         case RMSNorm(eps, unit_offset):
-            scale = p.get(f"{name}.weight", 1) + int(unit_offset)
-            return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + eps) * scale
+            return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + eps) * (w + int(unit_offset))
         case LayerNorm(eps):
             d = x - x.mean(-1, keepdims=True)
-            y = d / jnp.sqrt((d * d).mean(-1, keepdims=True) + eps) * p.get(f"{name}.weight", 1)
+            y = d / jnp.sqrt((d * d).mean(-1, keepdims=True) + eps) * w
             return y + p.get(f"{name}.bias", 0)
 
 
@@ -60,10 +62,10 @@ def rotate(x, cos, sin):
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
-def attention(q, k, v, spec, slopes, segments):
-    """Attention of queries to the keys they may see. q (B, H, T, D), k, v (B, K, S, D) -> q's."""
+def attention(q, k, v, spec, slopes, sinks, segments):
+    """Attention. q (B, H, T, D), k (B, K, S, D), v (B, K, S, E) -> (B, H, T, E)."""
     H, T, S = q.shape[1], q.shape[2], k.shape[2]
-    k, v = k.repeat(H // k.shape[1], 1), v.repeat(H // v.shape[1], 1)  # (B, H, S, D)
+    k, v = k.repeat(H // k.shape[1], 1), v.repeat(H // v.shape[1], 1)  # (B, H, S, D or E)
     scores = spec.score_scale * (q @ k.mT)  # (B, H, T, S)
     if spec.softcap is not None:
         scores = spec.softcap * jnp.tanh(scores / spec.softcap)
@@ -75,33 +77,39 @@ def attention(q, k, v, spec, slopes, segments):
         mask = mask & (abs(relative) < spec.window_size)
     if segments is not None:
         mask = mask & (segments[:, :, None] == segments[:, None, :])[:, None]
-    return jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1) @ v
+    scores = jnp.where(mask, scores, -jnp.inf)
+    if sinks is not None:
+        column = jnp.broadcast_to(sinks[:, None, None], (*scores.shape[:3], 1))
+        scores = jnp.concatenate([scores, column], axis=-1)  # (B, H, T, S + 1)
+    return jax.nn.softmax(scores, axis=-1)[..., :S] @ v
 
 
 def attend(p, name, block, layer, x, ctx):
     """Grouped-query attention with its positions. (B, T, C) -> (B, T, C)."""
     spec, (B, T, _) = block.attention, x.shape
 
-    def heads(part, count):
-        y = linear(p, f"{name}.{part}_proj", x)
-        norm = spec.qk_norm if part != "v" else "none"
-        if norm == "flat":
+    def heads(part, count, size):
+        y, norm = linear(p, f"{name}.{part}_proj", x), spec.query_key_norm if part != "v" else None
+        y = y if spec.clip_qkv is None else jnp.clip(y, -spec.clip_qkv, spec.clip_qkv)
+        if norm is not None:
+            y = y if norm.over == "flat" else y.reshape(B, T, count, size)
             y = normalize(p, f"{name}.{part}_norm", block.qk_norm, y)
-        y = y.reshape(B, T, count, spec.head_size).swapaxes(1, 2)  # (B, count, T, D)
-        if norm == "head":
-            y = normalize(p, f"{name}.{part}_norm", block.qk_norm, y)
+        y = y.reshape(B, T, count, size).swapaxes(1, 2)  # (B, count, T, size)
         if spec.rotary_size and part != "v":
-            cos, sin = ctx.tables[spec.position_encoding, spec.rotary_size]
+            cos, sin = ctx.angles(spec)
             y = rotate(y, cos[ctx.positions], sin[ctx.positions])
         return y
 
-    q, k, v = heads("q", spec.num_heads), heads("k", spec.kv_heads), heads("v", spec.kv_heads)
+    K, D = spec.kv_heads, spec.head_size
+    q, k, v = heads("q", spec.num_heads, D), heads("k", K, D), heads("v", K, spec.value_size)
     if layer in ctx.cache:
         k, v = (jnp.concatenate(pair, 2) for pair in zip(ctx.cache[layer], (k, v), strict=True))
     ctx.cache[layer] = k, v
     slopes = p.get(f"{name}.alibi_slopes", alibi_slopes(spec.num_heads).astype(q.dtype))
-    y = attention(q, k, v, spec, slopes, ctx.segments)
-    return linear(p, f"{name}.o_proj", y.swapaxes(1, 2).reshape(B, T, -1))
+    y = attention(q, k, v, spec, slopes, p.get(f"{name}.sinks"), ctx.segments)
+    y = y.swapaxes(1, 2).reshape(B, T, -1)
+    y = y * jax.nn.sigmoid(linear(p, f"{name}.gate_proj", x)) if spec.output_gate else y
+    return linear(p, f"{name}.o_proj", y)
 
 
 def feed_forward(p, name, spec, x):
