@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hermes.api import backend, load_spec, train, train_tokenizer
+    from hermes.api_data import (
+        PrepareResult,
+        ShownDocument,
+        check_data,
+        prepare,
+        show_document,
+        verify_data,
+    )
     from hermes.api_finetuning import dpo, finetune, sft
     from hermes.api_models import (
         ConvertResult,
@@ -39,14 +47,17 @@ __all__ = [
     "Model",
     "ModelSpec",
     "OptimizerRecipe",
+    "PrepareResult",
     "Recipe",
     "Result",
     "Sampling",
+    "ShownDocument",
     "Tokenizer",
     "TrainResult",
     "__version__",
     "backend",
     "chat",
+    "check_data",
     "convert",
     "dpo",
     "evaluate",
@@ -55,14 +66,25 @@ __all__ = [
     "load",
     "load_spec",
     "merge",
+    "prepare",
     "sft",
+    "show_document",
     "train",
     "train_tokenizer",
+    "verify_data",
 ]
 
 _HOMES = {
     "errors": ("HermesError",),
     "api": ("backend", "load_spec", "train", "train_tokenizer"),
+    "api_data": (
+        "PrepareResult",
+        "ShownDocument",
+        "check_data",
+        "prepare",
+        "show_document",
+        "verify_data",
+    ),
     "api_finetuning": ("dpo", "finetune", "sft"),
     "api_models": (
         *("ConvertResult", "EvalResult", "chat", "convert", "evaluate", "generate", "merge"),

@@ -14,7 +14,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from hermes import mal
 from hermes.arguments import Call, convert_arguments, name_arguments
-from hermes.data import expand_paths, read_documents
+from hermes.data import read_documents
+from hermes.data.bad_records import BadRecords
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, Interrupted
 from hermes.finetuning.options import make_text_request
@@ -28,7 +29,12 @@ from hermes.training.events import Event
 from hermes.training.host import RunHost, join_host
 from hermes.training.interrupts import DeferredInterrupt
 from hermes.training.new_tokenizer import choose_tokenizer, save_new_tokenizer
-from hermes.training.options import make_request, read_recipe_fields
+from hermes.training.options import (
+    list_names,
+    make_data_options,
+    make_request,
+    read_recipe_fields,
+)
 from hermes.training.progress_bar import open_progress
 from hermes.training.request import RunRequest
 from hermes.training.result import ResultCollector, TrainResult
@@ -113,9 +119,13 @@ def train_tokenizer(
     fold_ascii: bool = False,
     text_field: str = "text",
     file_format: str | None = None,
+    documents: str = "file",
+    no_header: bool = False,
+    skip_bad_records: bool = False,
+    max_bad_records: float = 0.01,
     special_tokens: Sequence[str] = SPECIAL_TOKENS,
 ) -> Tokenizer:
-    """Train a tokenizer on files of text (.txt, .jsonl, .json, .csv): byte-level BPE by default.
+    """Train a tokenizer, byte-level BPE by default, on text in any form that `train` reads.
 
     model_type: 'bpe', which with byte_fallback merges characters instead of bytes, or 'unigram';
     those of characters are SentencePiece's. preset: how byte-level BPE splits text before merging,
@@ -123,8 +133,16 @@ def train_tokenizer(
     DataError.
     """
     values = convert_arguments(train_tokenizer, locals())
+    bad = BadRecords(values["max_bad_records"]) if skip_bad_records else None
     report_stage("training a tokenizer")
-    found = read_documents(expand_paths(inputs), text_field=text_field, file_format=file_format)
+    found = read_documents(
+        inputs,
+        text_field=text_field,
+        file_format=file_format,
+        documents=documents,
+        no_header=no_header,
+        bad=bad,
+    )
     learned = learn_tokenizer(
         (document.text for document in found),
         vocab_size=values["vocab_size"],
@@ -147,6 +165,13 @@ def train(
     *,
     text_field: str = "text",
     format: str | None = None,
+    documents: str = "file",
+    no_header: bool = False,
+    skip_bad_records: bool = False,
+    max_bad_records: float = 0.01,
+    cache_dir: str | Path | None = None,
+    val_data: str | Path | Sequence[str | Path] = (),
+    document_mask: bool = False,
     tokenizer: Tokenizer | str | Path | None = None,
     train_tokenizer: bool = False,
     vocab_size: int = 32_000,
@@ -157,6 +182,7 @@ def train(
     output: str | Path = "checkpoints",
     resume: bool = False,
     allow_batch_change: bool = False,
+    allow_data_change: bool = False,
     allow_tokenizer_change: bool = False,
     force: bool = False,
     dry_run: bool = False,
@@ -201,19 +227,24 @@ def train(
 ) -> TrainResult:
     """Train a model from scratch, or resume the run in `output`.
 
-    model: a bundled name, a MAL file or text, or a ModelSpec. data: files, folders or patterns of
-    text (.txt, .jsonl, .json, .csv), `format` instead of a file's ending, `text_field` the field
-    that holds the text. tokenizer: a Tokenizer, a tokenizer.json, a folder or hf://OWNER/REPO;
-    train_tokenizer: train one of vocab_size on the data first, and save it where `tokenizer` says.
-    eos: the token that ends a text, and bos: whether one begins with BOS; None for what the files
-    beside the tokenizer say.
-    checkpoint: start from it as `finetune` does. ignore_fields: as in `load`.
+    model: a bundled name, a MAL file or text, or a ModelSpec. data: files, folders, patterns or
+    addresses of text (.txt, .jsonl, .json, .csv, .tsv, .parquet, also compressed), `format` instead
+    of a file's ending, `text_field` the field that holds the text; or token files (.bin), or a
+    folder that `prepare` made. documents: what is one of plain text: 'file', 'lines' or
+    'blank-line'. no_header: a document is a row of .csv or .tsv, its cells joined.
+    skip_bad_records: leave them out, up to the share max_bad_records. cache_dir: where the tokens
+    of text are kept for the next start. val_data: validation text of its own. document_mask:
+    attention and positions stay inside each document. tokenizer: a Tokenizer, a tokenizer.json, a
+    folder or hf://OWNER/REPO; train_tokenizer: train one of vocab_size on the data first, and save
+    it where `tokenizer` says. eos: the token that ends a text, and bos: whether one begins with
+    BOS; None for what the files beside the tokenizer say. checkpoint: start from it as `finetune`
+    does. ignore_fields: as in `load`.
 
     resume: continue the run in `output`, or start it. Arguments that are left out are then the
     run's own; others must not make it another run. allow_batch_change lets steps take another
-    number of samples, allow_tokenizer_change a tokenizer whose ids mean other tokens than those of
-    the checkpoint. force: train although memory or disk seem too small. dry_run: check
-    everything that can be refused, and return without training or writing.
+    number of samples, allow_data_change other data, allow_tokenizer_change a tokenizer whose ids
+    mean other tokens than those of the checkpoint. force: train although memory or disk seem too
+    small. dry_run: check everything that can be refused, and return without training or writing.
 
     lr to freeze: fields of `hermes.Recipe`; optimizer: all of AdamW's settings at once. log_every:
     None for every step, or every tenth of a run of 10,000 and more. keep_last, keep_every,
@@ -258,7 +289,8 @@ def _make_train_request(call: Call, host: RunHost) -> RunRequest:
         read_recipe_fields(call),
         spec=spec,
         tokenizer=choose_tokenizer(call, host, resuming),
-        text_field=call["text_field"],
+        data_options=make_data_options(call, host),
+        validation=list_names(call["val_data"]),
     )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from hermes.arguments import convert_arguments
 from hermes.chat_templates.template import parse_template_args
-from hermes.data import read_documents, tokenize
+from hermes.data import TextFormat
+from hermes.data.loading import DataOptions, load_tokens
 from hermes.errors import HermesError
 from hermes.evaluation.perplexity import evaluate_perplexity, make_windows
 from hermes.finetuning.base_model import open_base_model
@@ -60,6 +61,11 @@ def evaluate(
     bos: bool | None = None,
     text_field: str = "text",
     format: str | None = None,
+    documents: str = "file",
+    no_header: bool = False,
+    skip_bad_records: bool = False,
+    max_bad_records: float = 0.01,
+    cache_dir: str | Path | None = None,
     seq_len: int | None = None,
     batch_size: int = 32,
     backend: str = "auto",
@@ -68,9 +74,9 @@ def evaluate(
 ) -> EvalResult:
     """The loss, perplexity and bits per byte of a model on a text.
 
-    checkpoint, config, ignore_fields, tokenizer, eos, bos: as in `load`. data: files, folders or
-    patterns of text. seq_len: tokens per row, None for the run's, else 256 or the model's
-    max_seq_len. Raises HermesError of every kind.
+    checkpoint, config, ignore_fields, tokenizer, eos, bos: as in `load`. data to cache_dir: as in
+    `train`. seq_len: tokens per row, None for the run's, else 256 or the model's max_seq_len.
+    Raises HermesError of every kind.
     """
     a = convert_arguments(evaluate, locals())
     names = [data] if isinstance(data, str | Path) else list(data)
@@ -80,16 +86,21 @@ def evaluate(
         checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
         ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"],
     )  # fmt: skip
-    texts = read_documents(names, text_field=text_field, file_format=format)
-    with tokenize(texts, model.tokenizer) as stream:
+    options = DataOptions(
+        TextFormat(text_field, format, documents, no_header),
+        a["max_bad_records"] if skip_bad_records else None,
+        Path(cache_dir) if cache_dir else None,
+    )
+    with load_tokens(names, model.tokenizer, options) as stream:
+        tokens = stream.tokens[:]
         found = evaluate_perplexity(
             model.backend_model,
             make_windows(
-                stream.tokens,
+                tokens,
                 _find_seq_len(model) if a["seq_len"] is None else a["seq_len"],
                 a["batch_size"],
             ),
-            model.tokenizer.count_bytes(stream.tokens, np.arange(len(stream)) > 0),
+            model.tokenizer.count_bytes(tokens, np.arange(len(tokens)) > 0),
         )
     assert found is not None, "nothing stops it"
     return EvalResult(found.loss, found.perplexity, found.bits_per_byte, found.tokens)

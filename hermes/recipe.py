@@ -136,8 +136,9 @@ class Recipe:
     micro-batches per step. seq_len: tokens. warmup_steps, max_steps: steps (max_steps 0: as many as
     the epochs need). grad_clip: bound of the gradients' global norm (0: off). min_lr_ratio: final
     learning rate of cosine and wsd, as a fraction of lr. decay_ratio: fraction of the steps in
-    which wsd decays. eval_every, save_every: steps (0: only at the end). freeze_layers, freeze:
-    tensors that are not trained, see `hermes.numerics.params.list_unfrozen`.
+    which wsd decays. document_mask: attention and positions stay inside each document of a
+    sequence. eval_every, save_every: steps (0: only at the end). freeze_layers, freeze: tensors
+    that are not trained, see `hermes.numerics.params.list_unfrozen`.
     """
 
     objective: str = "next-token"
@@ -154,6 +155,7 @@ class Recipe:
     grad_clip: float = 1.0
     seed: int = 0
     val_fraction: float = 0.0
+    document_mask: bool = False
     eval_every: int = 0
     save_every: int = 1000
     freeze_layers: int = 0

@@ -17,6 +17,8 @@ COMMANDS = {
     "generate": "generate",
     "chat": "chat",
     "merge": "merge",
+    "prepare": "prepare",
+    "check_data": "data check",
 }
 # Options without a meaning in Python: starting processes, options from files, edits as text, JSON.
 OF_THE_COMMAND = {"num_gpus", "num_processes", "max_restarts", "config", "set", "json"}

@@ -39,6 +39,7 @@ SECTIONS = {
     "Train": (
         ("quickstart", "quickstart", "Go from text to a trained model in a few minutes"),
         ("train-tokenizer", "train_tokenizer", "Train a tokenizer"),
+        ("prepare", "prepare", "Tokenize text once, into shards that training reads"),
         ("train", "train", "Train a model from scratch, or resume a run"),
         ("finetune", "finetune", "Continue training an existing model on plain text"),
         ("sft", "sft", "Fine-tune a model on conversations (supervised fine-tuning)"),
@@ -59,6 +60,7 @@ SECTIONS = {
         ("info", "info", "Show an architecture's shape, parameters, FLOPs and memory"),
         ("mal", "mal", "Check, format, show or compare architecture files"),
         ("checkpoint", "checkpoint", "List, show or verify checkpoints"),
+        ("data", "data", "Check text, verify what was prepared, or show its documents"),
         ("plot", "plot", "Plot the loss of one or more runs"),
         ("doctor", "doctor", "Show what is installed and which devices are available"),
     ),

@@ -2,12 +2,13 @@
 
 from hermes.data.conversations import read_conversations
 from hermes.data.dataset import Dataset
-from hermes.data.document_reader import Document, read_documents
+from hermes.data.document_reader import Document, TextFormat, read_documents
 from hermes.data.example_dataset import ExampleDataset
 from hermes.data.files import expand_paths, spool
 from hermes.data.order import Cursor, count_run_samples, split_windows
 from hermes.data.preference_dataset import PreferenceDataset
 from hermes.data.preferences import read_pairs
+from hermes.data.records import read_records
 from hermes.data.text_dataset import TextDataset
 from hermes.data.token_stream import TokenStream, tokenize
 
@@ -18,12 +19,14 @@ __all__ = [
     "ExampleDataset",
     "PreferenceDataset",
     "TextDataset",
+    "TextFormat",
     "TokenStream",
     "count_run_samples",
     "expand_paths",
     "read_conversations",
     "read_documents",
     "read_pairs",
+    "read_records",
     "split_windows",
     "spool",
     "tokenize",

@@ -1,5 +1,6 @@
 """The dataset protocol: numbered samples, drawn as the batches of optimizer steps."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from hermes.data.order import Cursor
 from hermes.interface import Batch
 
-__all__ = ["CountBytes", "Dataset", "TokenSource"]
+__all__ = ["CountBytes", "Dataset", "JoinedSource", "TokenSource", "UpdateLayout"]
 
 # Counts the bytes of text of ids, of those alone for which the second array is True: (N,), (N,).
 CountBytes = Callable[[NDArray[np.integer], NDArray[np.bool_]], int]
@@ -63,6 +64,32 @@ class TokenSource(Protocol):
     def close(self) -> None:
         """Release the tokens, deleting temporary files."""
         ...
+
+
+@dataclass(frozen=True)
+class JoinedSource:
+    """Several sources of a run; the fingerprint is of all and of how they are joined.
+
+    held_out: for validation alone; its tokens are not counted.
+    """
+
+    trained: tuple[TokenSource, ...]
+    held_out: tuple[TokenSource, ...] = ()
+    how: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all: equal fingerprints mean equal data."""
+        parts = [one.fingerprint for one in (*self.trained, *self.held_out)]
+        return hashlib.sha256("".join([*parts, self.how]).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.trained))
+
+    def close(self) -> None:
+        """Release all."""
+        for one in (*self.trained, *self.held_out):
+            one.close()
 
 
 @dataclass(frozen=True)

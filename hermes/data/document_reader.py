@@ -1,35 +1,47 @@
 """Reads documents from files and standard input in bounded memory; errors name the line.
 
 Text is UTF-8 and kept as it is, line ends, spaces and control characters included; only a
-byte-order mark at the start of a file is dropped.
+byte-order mark at the start of a file is dropped, and with one document a line the line's end.
 """
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
+from hermes.data.bad_records import BadRecords, skip_or_raise
 from hermes.data.files import (
     FORMATS,
     STANDARD_INPUT,
     Paths,
+    describe_compressions,
+    describe_empty,
     describe_formats,
     expand_paths,
+    find_format,
+    name_source,
     read_items,
+    split_lines,
+    strip_compression,
 )
-from hermes.data.records import READERS, Record
+from hermes.data.hub_datasets import is_hub_dataset, read_hub_dataset
+from hermes.data.records import Record, read_file_records
 from hermes.errors import DataError
 from hermes.formatting import describe_missing, name_type
 from hermes.tokenizer.bytelevel import split_text
 
-__all__ = ["Document", "read_documents"]
+__all__ = ["DOCUMENTS", "Document", "TextFormat", "choose_format", "read_documents", "read_file"]
+
+DOCUMENTS = ("file", "lines", "blank-line")
 
 
 @dataclass(frozen=True)
 class Document:
     """A document or a piece of a long one.
 
-    line: where it begins, counted from 1. more: whether another piece of the same document follows.
+    line: where it begins, counted from 1; of Parquet and .json the number of its record. more:
+    whether another piece of the same document follows.
     """
 
     text: str
@@ -38,57 +50,176 @@ class Document:
     more: bool = False
 
 
+@dataclass(frozen=True)
+class TextFormat:
+    """How files are read as documents.
+
+    text_field: the field of a record, or the column, that holds the text. file_format: overrides
+    the files' endings. documents: what is a document of plain text: the whole 'file', each of its
+    'lines' that is not blank, or what stands between blank lines ('blank-line'). no_header: rows of
+    CSV and TSV have no names; a document is a row, its cells with spaces between.
+    """
+
+    text_field: str = "text"
+    file_format: str | None = None
+    documents: str = "file"
+    no_header: bool = False
+
+    def __post_init__(self) -> None:
+        if self.file_format not in (None, *FORMATS):
+            raise DataError(
+                f"format {self.file_format!r} is unknown; known are {', '.join(FORMATS)}"
+            )
+        if self.documents not in DOCUMENTS:
+            raise DataError(
+                f"documents {self.documents!r} is unknown; known are {', '.join(DOCUMENTS)}"
+            )
+
+
 def read_documents(
-    paths: Paths, *, text_field: str = "text", file_format: str | None = None
+    paths: Paths,
+    *,
+    text_field: str = "text",
+    file_format: str | None = None,
+    documents: str = "file",
+    no_header: bool = False,
+    bad: BadRecords | None = None,
 ) -> Iterator[Document]:
     """Yield the documents of files, folders and patterns in the order given; '-' is standard input.
 
-    .txt: one document per file. .jsonl: one per line; .json: a list; each item a string, or an
-    object with a `text_field`. .csv: one per row, with a header that has a `text_field`.
-    file_format ('txt', ...) overrides the file names' endings; standard input is txt by default.
+    .txt: one document per file, or as `documents` says. .jsonl: one per line; .json: a list; each
+    item a string, or an object with a `text_field`. .csv, .tsv: one per row, with a header that has
+    a `text_field` unless `no_header`. .parquet: one per row, its column `text_field`. All but the
+    last may be compressed (.gz, .xz, .zst). file_format ('txt', ...) overrides the file names'
+    endings; standard input is txt by default. Addresses such as s3://BUCKET/FILE are opened through
+    fsspec, hf://datasets/OWNER/NAME through the datasets library.
+
     Long documents come in pieces with `more` set, cut where that does not change tokens; empty ones
-    are skipped. A .json file is read whole; the others need memory for one line or row.
+    are skipped. A .json file is read whole; the others need memory for one line or row. bad: counts
+    bad records, which are left out; None to stop at the first.
 
     Raises DataError, at once for missing files, and StorageError for files that cannot be read.
     """
-    if file_format not in (None, *FORMATS):
-        raise DataError(f"format {file_format!r} is unknown; known are {', '.join(FORMATS)}")
-    readers = [
-        (path, _choose_reader(path, file_format, text_field)) for path in expand_paths(paths)
-    ]
-    return (document for path, read in readers for document in read_items(path, read, "text"))
+    text_format = TextFormat(text_field, file_format, documents, no_header)
+    chosen = [(path, choose_format(path, text_format)) for path in expand_paths(paths)]
+    return (one for path, kind in chosen for one in read_file(path, kind, text_format, bad=bad))
 
 
-_Reader = Callable[[Iterator[str], str], Iterator[Document]]
 # Endings of files that are no text, and would be read as one by mistake.
 BINARY = {
-    *(".parquet", ".arrow", ".gz", ".zst", ".bz2", ".xz", ".zip", ".tar", ".bin", ".npy", ".npz"),
+    *(".arrow", ".bz2", ".zip", ".tar", ".tgz", ".bin", ".npy", ".npz"),
     *(".safetensors", ".pt", ".pth", ".pdf", ".docx", ".epub", ".png", ".jpg"),
 }
 
 
-def _choose_reader(path: Path, file_format: str | None, field: str) -> _Reader:
-    if file_format is None:
-        file_format = "txt" if path == STANDARD_INPUT else path.suffix[1:].lower()
-    if file_format == "txt":
-        return _read_txt
-    if file_format not in READERS:
-        if path.suffix.lower() in BINARY:
+def choose_format(path: Path, text_format: TextFormat) -> str:
+    """The format of a source: what the user says, or what its ending says.
+
+    An unknown ending is read as text, with a warning. Raises DataError for one that is no text's.
+    """
+    if is_hub_dataset(path):
+        return "hub"
+    chosen = text_format.file_format
+    if chosen is None:
+        chosen = "txt" if path == STANDARD_INPUT else find_format(path)
+    if chosen is None:
+        ending = Path(strip_compression(path.name)[0]).suffix
+        if ending.lower() in BINARY:
             raise DataError(
-                f"{path}: unknown ending {path.suffix!r}; known are {describe_formats()}: "
-                "rename it, or say by --format which format it has"
+                f"{path}: unknown ending {ending!r}; known are {describe_formats()}, also with "
+                f"{describe_compressions()} behind it: rename it, or say by --format which format "
+                "it has"
             )
-        warnings.warn(
-            f"{path}: unknown ending {path.suffix!r}, read as text; --format says otherwise"
+        warnings.warn(f"{path}: unknown ending {ending!r}, read as text; --format says otherwise")
+        chosen = "txt"
+    return chosen
+
+
+def read_file(
+    path: Path,
+    kind: str,
+    text_format: TextFormat,
+    *,
+    bad: BadRecords | None = None,
+    wrap: Callable[[BinaryIO], BinaryIO] = lambda file: file,
+    on_value: Callable[[Any], None] | None = None,
+) -> Iterator[Document]:
+    """Yield the documents of one source, of a format that `choose_format` gave.
+
+    on_value: told of each record as it is, with all of its fields. wrap: put around the file before
+    it is decompressed. Raises DataError, StorageError.
+    """
+    if kind == "txt":
+        yield from _read_txt(path, text_format.documents, bad, wrap)
+        return
+    name, empty = name_source(path), True
+    field = text_format.text_field
+    if kind == "hub":
+        records: Iterable[Record] = read_hub_dataset(path)
+    else:
+        header = not text_format.no_header
+        columns = [field] if on_value is None else None
+        records = read_file_records(
+            path, kind, header=header, columns=columns, what="text", bad=bad, wrap=wrap
         )
-        return _read_txt
-    records = READERS[file_format]
+    for record in records:
+        empty = False
+        if on_value is not None:
+            on_value(record.value)
+        try:
+            text = _read_text(record, field)
+        except DataError as error:
+            skip_or_raise(error, bad)
+            continue
+        if bad is not None:
+            bad.good += 1
+        yield from _cut([text], name, record.line)
+    if empty and bad is None:
+        raise DataError(describe_empty(path, "text"))
 
+
+def _read_txt(
+    path: Path, documents: str, bad: BadRecords | None, wrap: Callable[[BinaryIO], BinaryIO]
+) -> Iterator[Document]:
     def read(parts: Iterator[str], name: str) -> Iterator[Document]:
-        for record in records(parts, name):
-            yield from _cut([_read_text(record, field)], name, record.line)
+        if documents == "file":
+            yield from _cut(parts, name, 1)
+            return
+        split = _split_lines if documents == "lines" else _split_paragraphs
+        for line, text in split(parts):
+            try:
+                _require_characters(text, f"{name}:{line}")
+            except DataError as error:
+                skip_or_raise(error, bad)
+                continue
+            if bad is not None:
+                bad.good += 1
+            yield from _cut([text], name, line)
 
-    return read
+    escape = bad is not None and documents != "file"
+    yield from read_items(path, read, "text", escape=escape, wrap=wrap)
+
+
+def _split_lines(parts: Iterator[str]) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank, without their ends, and their numbers."""
+    for number, line in enumerate(split_lines(parts), 1):
+        if not line.isspace():
+            yield number, line.removesuffix("\n").removesuffix("\r")
+
+
+def _split_paragraphs(parts: Iterator[str]) -> Iterator[tuple[int, str]]:
+    """Yield what stands between blank lines, and the number of its first line."""
+    held: list[str] = []
+    start = 1
+    for number, line in enumerate(split_lines(parts), 1):
+        if not line.isspace():
+            start = start if held else number
+            held.append(line)
+        elif held:
+            yield start, "".join(held).removesuffix("\n").removesuffix("\r")
+            held = []
+    if held:
+        yield start, "".join(held).removesuffix("\n").removesuffix("\r")
 
 
 def _cut(parts: Iterable[str], name: str, line: int) -> Iterator[Document]:
@@ -101,10 +232,6 @@ def _cut(parts: Iterable[str], name: str, line: int) -> Iterator[Document]:
         previous = piece
     if previous is not None:
         yield Document(previous, name, line)
-
-
-def _read_txt(parts: Iterator[str], name: str) -> Iterator[Document]:
-    yield from _cut(parts, name, 1)
 
 
 def _read_text(record: Record, field: str) -> str:
@@ -120,12 +247,23 @@ def _read_text(record: Record, field: str) -> str:
     if not isinstance(text, str):
         wanted = "a string" if isinstance(value, dict) else "a string or an object"
         raise DataError(f"{where}: found {name_type(text)} where {wanted} is needed")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{where}: half of a surrogate pair, \\u{ord(text[error.start]):04x}, which is not "
-                "a character; write the text as UTF-8"
-            ) from None
+    _require_characters(text, where)
     return text
+
+
+def _require_characters(text: str, where: str) -> None:
+    """Refuse a text with halves of surrogate pairs. Raises DataError."""
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = ord(text[error.start])
+        if 0xDC80 <= found <= 0xDCFF:  # a byte that was not UTF-8
+            raise DataError(
+                f"{where}: not UTF-8 (0x{found - 0xDC00:02x}); convert it to UTF-8"
+            ) from None
+        raise DataError(
+            f"{where}: half of a surrogate pair, \\u{found:04x}, which is not a character; write "
+            "the text as UTF-8"
+        ) from None

@@ -6,10 +6,12 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import IO, BinaryIO, TypeVar
 
+from hermes.data.compression import COMPRESSIONS, open_decompressed, strip_compression
+from hermes.data.remote import is_remote, list_remote, open_remote, restore_address
 from hermes.errors import DataError, StorageError
 
 __all__ = [
@@ -17,14 +19,19 @@ __all__ = [
     "STANDARD_INPUT",
     "Paths",
     "decode_file",
+    "describe_compressions",
+    "describe_empty",
     "describe_formats",
     "expand_paths",
+    "find_format",
+    "name_source",
+    "open_source",
     "read_items",
     "split_lines",
     "spool",
 ]
 
-FORMATS = ("csv", "json", "jsonl", "txt")
+FORMATS = ("csv", "json", "jsonl", "parquet", "tsv", "txt")
 STANDARD_INPUT = Path("-")
 BLOCK = 1 << 20  # bytes
 LONGEST_NAME = 4096  # characters of a path, at most, on Linux
@@ -33,8 +40,16 @@ T = TypeVar("T")
 Paths = str | Path | Iterable[str | Path]
 
 
+def find_format(path: Path) -> str | None:
+    """The format that a file's ending says, before that of a compression; None if unknown."""
+    ending = Path(strip_compression(path.name)[0]).suffix[1:].lower()
+    return ending if ending in FORMATS else None
+
+
 def expand_paths(paths: Paths) -> list[Path]:
     """List the files that names, folders and patterns stand for; '-' stays as it is.
+
+    So does an address such as s3://BUCKET/FILE, whose pattern stands for the files it matches.
 
     A folder stands for all files in and below it with a known ending, a pattern for the files it
     matches, both sorted by name; names that begin with a dot are hidden: AppleDouble's, say, or an
@@ -70,13 +85,13 @@ def _check_name(name: object) -> Path:
 
 
 def _expand_path(path: Path) -> list[Path]:
+    if is_remote(path):
+        return list_remote(path)
     if path == STANDARD_INPUT or path.is_file() or path.is_fifo() or path.is_char_device():
         return [path]
     if path.is_dir():
         found = sorted(
-            f
-            for f in path.rglob("*")
-            if f.suffix[1:].lower() in FORMATS and f.is_file() and not _is_hidden(f, path)
+            f for f in path.rglob("*") if find_format(f) and f.is_file() and not _is_hidden(f, path)
         )
         if not found:
             raise DataError(
@@ -113,9 +128,49 @@ def describe_formats() -> str:
     return ", ".join(f".{name}" for name in FORMATS)
 
 
-def decode_file(file: BinaryIO, name: str) -> Iterator[str]:
-    """Yield a file's text in blocks of whole characters. Raises DataError where it is not UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+def describe_compressions() -> str:
+    """List the endings of compressed files: '.gz, .xz or .zst'."""
+    *most, last = (f".{name}" for name in COMPRESSIONS)
+    return f"{', '.join(most)} or {last}"
+
+
+def name_source(path: Path) -> str:
+    """The name of a source in messages."""
+    if is_remote(path):
+        return restore_address(path)[1]
+    return "standard input" if path == STANDARD_INPUT else str(path)
+
+
+def _open_file(path: Path) -> AbstractContextManager[BinaryIO]:
+    if path == STANDARD_INPUT:
+        return nullcontext(sys.stdin.buffer)
+    return open_remote(path) if is_remote(path) else open(path, "rb")
+
+
+@contextmanager
+def open_source(
+    path: Path, wrap: Callable[[BinaryIO], BinaryIO] = lambda file: file
+) -> Iterator[IO[bytes]]:
+    """Yield a source's decompressed bytes. wrap: put around the file before it is decompressed.
+
+    Raises DataError for damaged contents, StorageError for files that cannot be read, and
+    HermesError where a library is missing.
+    """
+    name = name_source(path)
+    try:
+        with _open_file(path) as file, open_decompressed(wrap(file), name) as plain:
+            yield plain
+    except OSError as error:
+        raise StorageError(f"cannot read {name}: {error.strerror or error}") from error
+
+
+def decode_file(file: IO[bytes], name: str, *, escape: bool = False) -> Iterator[str]:
+    """Yield a file's text in blocks of whole characters. Raises DataError where it is not UTF-8.
+
+    escape: bytes that are not UTF-8 become lone surrogates instead (PEP 383), for a reader that
+    leaves out the records that have some.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape" if escape else "strict")
     done, line, started = 0, 1, False
     while True:
         block = file.read(BLOCK)
@@ -151,19 +206,28 @@ def split_lines(parts: Iterable[str]) -> Iterator[str]:
 
 
 def read_items(
-    path: Path, read: Callable[[Iterator[str], str], Iterator[T]], what: str
+    path: Path,
+    read: Callable[[Iterator[str], str], Iterator[T]],
+    what: str,
+    *,
+    escape: bool = False,
+    wrap: Callable[[BinaryIO], BinaryIO] = lambda file: file,
 ) -> Iterator[T]:
-    """Yield what `read` makes of a file's text and name. Raises DataError where that is nothing."""
-    is_stdin = path == STANDARD_INPUT
-    name = "standard input" if is_stdin else str(path)
-    empty = True
-    try:
-        with nullcontext(sys.stdin.buffer) if is_stdin else open(path, "rb") as file:
-            for item in read(decode_file(file, name), name):
-                empty = False
-                yield item
-    except OSError as error:
-        raise StorageError(f"cannot read {name}: {error.strerror}") from error
+    """Yield what `read` makes of a file's text and name. Raises DataError where that is nothing.
+
+    escape: as in `decode_file`. wrap: as in `open_source`.
+    """
+    name, empty = name_source(path), True
+    with open_source(path, wrap) as file:
+        for item in read(decode_file(file, name, escape=escape), name):
+            empty = False
+            yield item
     if empty:
-        advice = "pipe some in, or name a file" if is_stdin else "leave it out or fill it"
-        raise DataError(f"{name}: empty, there is no {what} in it; {advice}")
+        raise DataError(describe_empty(path, what))
+
+
+def describe_empty(path: Path, what: str) -> str:
+    """The sentence about a source with nothing in it."""
+    is_stdin = path == STANDARD_INPUT
+    advice = "pipe some in, or name a file" if is_stdin else "leave it out or fill it"
+    return f"{name_source(path)}: empty, there is no {what} in it; {advice}"

@@ -2,20 +2,29 @@
 
 import csv
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from hermes.data.files import STANDARD_INPUT, Paths, expand_paths, read_items, split_lines
+from hermes.data.bad_records import BadRecords, skip_or_raise
+from hermes.data.files import (
+    STANDARD_INPUT,
+    Paths,
+    describe_compressions,
+    expand_paths,
+    find_format,
+    read_items,
+    split_lines,
+)
+from hermes.data.parquet import read_rows
 from hermes.errors import DataError
 from hermes.formatting import name_type
 
-__all__ = ["READERS", "Record", "read_records"]
+__all__ = ["Record", "read_file_records", "read_records"]
 
 LONGEST_FIELD = 2**31 - 1  # of CSV, in characters; the module's own limit is 128 KiB
-FORMATS = ("csv", "json", "jsonl")
+FORMATS = ("csv", "json", "jsonl", "parquet", "tsv")
 
 
 @dataclass(frozen=True)
@@ -35,36 +44,74 @@ class Record:
 def read_records(paths: Paths, *, file_format: str | None = None) -> Iterator[Record]:
     """Yield the records of files, folders and patterns in the order given; '-' is standard input.
 
-    .jsonl: one per line. .json: the items of a list. .csv: one per row, an object of strings under
-    the header's names. file_format overrides the file names' endings; standard input is jsonl by
-    default. Raises DataError for files that are missing, empty or malformed, StorageError for files
-    that cannot be read.
+    .jsonl: one per line. .json: the items of a list. .csv, .tsv: one per row, an object of strings
+    under the header's names. .parquet: one per row. Each may be compressed (.gz, .xz, .zst).
+    file_format overrides the file names' endings; standard input is jsonl by default. Raises
+    DataError for files that are missing, empty or malformed, StorageError for files that cannot be
+    read.
     """
     if file_format not in (None, *FORMATS):
         raise DataError(f"format {file_format!r} is unknown; known are {', '.join(FORMATS)}")
-    readers = [(path, _choose_reader(path, file_format)) for path in expand_paths(paths)]
-    return (record for path, read in readers for record in read_items(path, read, "record"))
+    chosen = [(path, _choose_format(path, file_format)) for path in expand_paths(paths)]
+    return (record for path, kind in chosen for record in read_file_records(path, kind))
 
 
-_Reader = Callable[[Iterator[str], str], Iterator[Record]]
-
-
-def _choose_reader(path: Path, file_format: str | None) -> _Reader:
+def _choose_format(path: Path, file_format: str | None) -> str:
     is_stdin = path == STANDARD_INPUT
-    chosen = file_format or ("jsonl" if is_stdin else path.suffix[1:].lower())
-    if chosen not in READERS:
+    chosen = file_format or ("jsonl" if is_stdin else find_format(path))
+    if chosen not in FORMATS:
         raise DataError(
             f"{path}: unknown ending {path.suffix!r}; records are read from "
-            f"{', '.join('.' + name for name in FORMATS)}; rename it, or say by --format which "
-            "format it has"
+            f"{', '.join('.' + name for name in FORMATS)}, also with "
+            f"{describe_compressions()} behind it; rename it, or say by --format which format it "
+            "has"
         )
-    return READERS[chosen]
+    return chosen
 
 
-def _read_jsonl(parts: Iterator[str], name: str) -> Iterator[Record]:
+def read_file_records(
+    path: Path,
+    file_format: str,
+    *,
+    header: bool = True,
+    columns: Sequence[str] | None = None,
+    what: str = "record",
+    bad: BadRecords | None = None,
+    wrap: Callable[[BinaryIO], BinaryIO] = lambda file: file,
+) -> Iterator[Record]:
+    """Yield the records of one file.
+
+    header: whether a CSV or TSV has one; else a row is the string of its cells with spaces between.
+    columns: of Parquet, which to read; None for all. what: is missing in an empty file. bad: counts
+    bad records, which are left out; None to stop at the first. wrap: as in `open_source`. Raises
+    DataError, StorageError.
+    """
+    if file_format == "parquet":
+        for value, number in read_rows(path, columns):
+            yield Record(value, f"{path}[{number}]", number + 1)
+        return
+
+    def read(parts: Iterator[str], name: str) -> Iterator[Record]:
+        match file_format:
+            case "jsonl":
+                return _read_jsonl(parts, name, bad)
+            case "json":
+                return _read_json(parts, name)
+        rows = _read_rows(parts, name, "\t" if file_format == "tsv" else ",")
+        return _name_cells(rows, name, bad) if header else _join_cells(rows, name)
+
+    yield from read_items(path, read, what, escape=bad is not None, wrap=wrap)
+
+
+def _read_jsonl(parts: Iterator[str], name: str, bad: BadRecords | None) -> Iterator[Record]:
     for number, line in enumerate(split_lines(parts), 1):
-        if not line.isspace():
+        if line.isspace():
+            continue
+        try:
             value = _parse_json(line, name, number, "one JSON value a line is needed")
+        except DataError as error:
+            skip_or_raise(error, bad)
+        else:
             yield Record(value, f"{name}:{number}", number)
 
 
@@ -77,13 +124,12 @@ def _read_json(parts: Iterator[str], name: str) -> Iterator[Record]:
     if not isinstance(value, list):
         raise DataError(f"{name}: found {name_type(value)} where a list is needed")
     for number, item in enumerate(value):
-        yield Record(item, f"{name}[{number}]")
+        yield Record(item, f"{name}[{number}]", number + 1)
 
 
-def _read_csv(parts: Iterator[str], name: str) -> Iterator[Record]:
-    rows = csv.reader(split_lines(parts), strict=True)
-    header: list[str] = []
-    at = name
+def _read_rows(parts: Iterator[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not empty, each with the line on which it begins."""
+    rows = csv.reader(split_lines(parts), strict=True, delimiter=delimiter)
     while True:
         line = rows.line_num + 1
         # The limit is global to the process, so it is restored at once.
@@ -91,25 +137,38 @@ def _read_csv(parts: Iterator[str], name: str) -> Iterator[Record]:
         try:
             row = next(rows, None)
         except csv.Error as error:
-            raise DataError(f'{name}:{line}: not CSV ({error}); quote fields with ""') from None
+            kind = "TSV" if delimiter == "\t" else "CSV"
+            raise DataError(f'{name}:{line}: not {kind} ({error}); quote fields with ""') from None
         finally:
             csv.field_size_limit(allowed)
         if row is None:
             return
-        if not header:
-            header, at = row, f"{name}:{line}"
-            if twice := [field for field, count in Counter(header).items() if count > 1]:
-                raise DataError(f"{at}: more than one field {twice[0]!r}; keep one")
-        elif row:
-            if len(row) != len(header):
-                raise DataError(
-                    f"{name}:{line}: {len(row)} fields where the header has {len(header)}; quote "
-                    "fields that have commas or line ends in them"
-                )
-            yield Record(dict(zip(header, row, strict=True)), f"{name}:{line}", line, at)
+        if row:
+            yield line, row
 
 
-READERS: dict[str, _Reader] = {"csv": _read_csv, "json": _read_json, "jsonl": _read_jsonl}
+def _name_cells(
+    rows: Iterator[tuple[int, list[str]]], name: str, bad: BadRecords | None
+) -> Iterator[Record]:
+    """Yield each row as an object under the names of the first one."""
+    line, names = next(rows, (1, []))
+    at = f"{name}:{line}"
+    if twice := [field for field in names if names.count(field) > 1]:
+        raise DataError(f"{at}: more than one field {twice[0]!r}; keep one")
+    for line, row in rows:
+        if len(row) == len(names):
+            yield Record(dict(zip(names, row, strict=True)), f"{name}:{line}", line, at)
+            continue
+        error = DataError(
+            f"{name}:{line}: {len(row)} fields where the header has {len(names)}; quote fields "
+            "that have commas or line ends in them"
+        )
+        skip_or_raise(error, bad)
+
+
+def _join_cells(rows: Iterator[tuple[int, list[str]]], name: str) -> Iterator[Record]:
+    for line, row in rows:
+        yield Record(" ".join(row), f"{name}:{line}", line)
 
 
 def _parse_json(text: str, name: str, line: int, hint: str) -> Any:

@@ -11,14 +11,17 @@ from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError
 from hermes.interface import IGNORE, Batch, LossCounts
 
-__all__ = ["TextDataset"]
+__all__ = ["TextDataset", "make_text_batch"]
 
 
 class TextDataset:
     """Batches of windows of a token stream; a sample is a window of seq_len targets.
 
-    train and held_out: the windows' numbers. Raises DataError where the stream is too short, or has
-    a token id outside the model's vocabulary, which not every device checks.
+    validation: held-out text of its own; without it the last part of the stream is held out.
+    document_mask: attention and positions stay inside each document, which ends with `eos_id`, and
+    its last token has no target. train and held_out: the windows' numbers. Raises DataError where a
+    stream is too short, or has a token id outside the model's vocabulary, which not every device
+    checks.
     """
 
     def __init__(
@@ -29,16 +32,27 @@ class TextDataset:
         vocab_size: int,
         seed: int = 0,
         val_fraction: float = 0.0,
+        validation: TokenStream | None = None,
+        document_mask: bool = False,
+        eos_id: int | None = None,
     ):
-        if stream.largest >= vocab_size:
-            raise DataError(
-                f"the data has token id {stream.largest}, outside the model's vocabulary of "
-                f"{vocab_size}; use the tokenizer that belongs to the model"
-            )
-        self.stream = stream
+        for one in (stream, *([validation] if validation else [])):
+            if one.largest >= vocab_size:
+                raise DataError(
+                    f"the data has token id {one.largest}, outside the model's vocabulary of "
+                    f"{vocab_size}; use the tokenizer that belongs to the model"
+                )
+        self.stream, self.validation = stream, validation or stream
         self.seq_len = seq_len
         self.seed = seed
+        if document_mask and eos_id is None:
+            raise DataError("--document-mask needs a tokenizer with a token that ends a text")
+        self.mask_id = eos_id if document_mask else None
         self.train, self.held_out = split_windows(len(stream), val_fraction, seq_len)
+        if validation is not None:
+            if val_fraction:
+                raise DataError("--val-data and --val-fraction are given; keep one of them")
+            self.held_out = split_windows(len(validation), 0.0, seq_len)[0]
 
     def draw_batch(
         self,
@@ -60,7 +74,7 @@ class TextDataset:
                 f"{samples} samples do not fit a step of {micro_batch * accum * world_size} rows"
             )
         taken = order_samples(self.seed, cursor, samples, len(self.train))
-        batch = self._make_batch(taken, micro_batch, accum, rank, world_size)
+        batch = self._make_batch(self.stream, taken, micro_batch, accum, rank, world_size)
         return batch, cursor.advance(samples, len(self.train))
 
     def iterate_validation(
@@ -70,7 +84,7 @@ class TextDataset:
         held_out = np.array(self.held_out, np.int64)
         for start in range(0, len(held_out), micro_batch * world_size):
             taken = held_out[start : start + micro_batch * world_size]
-            yield self._make_batch(taken, micro_batch, 1, rank, world_size)
+            yield self._make_batch(self.validation, taken, micro_batch, 1, rank, world_size)
 
     def count_validation_bytes(self, count_bytes: CountBytes) -> int:
         """Count the bytes of text in the held-out targets.
@@ -78,22 +92,54 @@ class TextDataset:
         Bits per byte are the targets' nats / (ln 2 * bytes).
         """
         first = self.held_out.start * self.seq_len + 1
-        context = min(first, 1)
         end = first + len(self.held_out) * self.seq_len
-        ids = self.stream.tokens[first - context : end]
-        return count_bytes(ids, np.arange(len(ids)) >= context)
+        ids = self.validation.tokens[first - 1 : end]
+        counted = np.arange(len(ids)) > 0
+        if self.mask_id is not None:
+            counted[1:] &= ids[:-1] != self.mask_id
+        return count_bytes(ids, counted)
 
     def _make_batch(
-        self, taken: NDArray[np.int64], micro_batch: int, accum: int, rank: int, world_size: int
+        self,
+        stream: TokenStream,
+        taken: NDArray[np.int64],
+        micro_batch: int,
+        accum: int,
+        rank: int,
+        world_size: int,
     ) -> Batch:
         layout = UpdateLayout.build(len(taken), micro_batch, accum, rank, world_size)
-        rows, real = layout.rows, layout.real  # (A, B)
-        starts = taken[np.where(real, rows, 0)] * self.seq_len
-        windows = self.stream.tokens[starts[..., None] + np.arange(self.seq_len + 1)]
-        windows = windows.astype(np.int32)  # (A, B, T + 1)
-        targets = np.where(real[..., None], windows[..., 1:], IGNORE).astype(np.int32)
-        tokens = np.where(real[..., None], windows[..., :-1], 0).astype(np.int32)
-        count = len(taken) * self.seq_len
-        return Batch(
-            tokens, targets, rows.astype(np.uint32), global_counts=LossCounts(count, count)
-        )
+        windows = self.read_windows(taken[np.where(layout.real, layout.rows, 0)], stream)
+        return make_text_batch(windows, layout, len(taken), self.mask_id)
+
+    def read_windows(
+        self, numbers: NDArray[np.int64], stream: TokenStream | None = None
+    ) -> NDArray[np.int32]:
+        """Read windows of a stream, of the one to train on if None. (...) -> (..., T + 1)"""
+        tokens, width = (stream or self.stream).tokens, self.seq_len + 1
+        starts = (numbers * self.seq_len).ravel().tolist()
+        windows = np.empty((len(starts), width), np.int32)
+        for row, start in enumerate(starts):
+            windows[row] = tokens[start : start + width]
+        return windows.reshape(*numbers.shape, width)
+
+
+def make_text_batch(
+    windows: NDArray[np.int32], layout: UpdateLayout, samples: int, mask_id: int | None
+) -> Batch:
+    """Make a batch of windows (A, B, T + 1); rows without a sample have no targets.
+
+    mask_id: the token that ends a document, where attention stays inside each; else None.
+    """
+    real = layout.real[..., None]
+    targets = np.where(real, windows[..., 1:], IGNORE).astype(np.int32)
+    tokens = np.where(real, windows[..., :-1], 0).astype(np.int32)
+    numbers = layout.rows.astype(np.uint32)
+    if mask_id is None:
+        count = samples * tokens.shape[-1]
+        return Batch(tokens, targets, numbers, global_counts=LossCounts(count, count))
+    # An end of text is the last token of its document, so what follows it is not its target.
+    ends = tokens == mask_id
+    targets = np.where(ends, IGNORE, targets).astype(np.int32)
+    segments = (np.cumsum(ends, axis=-1) - ends).astype(np.int32)
+    return Batch(tokens, targets, numbers, segments)

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.data.document_reader import Document
+from hermes.data.progress import PreparationProgress, Watch, report_progress
+from hermes.data.token_shards import TokenShards
 from hermes.errors import DataError, StorageError
 from hermes.stages import report_stage
 from hermes.storage.temporary import TemporaryFolder
@@ -19,7 +21,7 @@ from hermes.storage.temporary import TemporaryFolder
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
-__all__ = ["TokenStream", "tokenize"]
+__all__ = ["TokenStream", "join_pieces", "tokenize"]
 
 BATCH = 1 << 21  # characters encoded at a time, enough pieces for all cores
 NO_END = (
@@ -38,14 +40,17 @@ class TokenStream:
     text_bytes: of the text in UTF-8. largest: the largest id. fingerprint: SHA-256 over the
     tokenizer's fingerprint and the ids; equal fingerprints mean equal data. folder: where other
     processes can `open` the stream; a temporary folder is deleted by `close`, or with the object.
+    sources: how many files it was read from, 0 if unknown. notes: sentences for the user.
     """
 
-    tokens: NDArray[np.unsignedinteger]
+    tokens: "NDArray[np.unsignedinteger] | TokenShards"
     documents: int
     text_bytes: int
     largest: int
     fingerprint: str
     folder: Path | None = None
+    sources: int = 0
+    notes: tuple[str, ...] = ()
     _temporary: TemporaryFolder | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -100,20 +105,22 @@ def tokenize(
     tokenizer: "Tokenizer",
     *,
     directory: str | Path | None = None,
+    watch: Watch = report_progress,
 ) -> TokenStream:
     """Encode documents into a temporary file, 2 bytes per token (4 with more than 65,536 ids).
 
     Names of special tokens in the text are encoded as text. The pieces of a long document are
     encoded separately; `hermes.tokenizer.bytelevel.split_text` cuts them where that does not change
     tokens, and those that a tokenizer cannot be cut between are joined again. directory: where the
-    file is put; None for the system's temporary folder. Holds some megabytes of text in memory, and
-    a document that cannot be cut as a whole. Raises DataError, StorageError.
+    file is put; None for the system's temporary folder. watch: told how far it is. Holds some
+    megabytes of text in memory, and a document that cannot be cut as a whole. Raises DataError,
+    StorageError.
     """
     temporary = TemporaryFolder("tokens", directory)
     folder = Path(temporary.name)
     try:
         with open(folder / TOKENS, "wb") as file:
-            facts = _write(documents, tokenizer, file)
+            facts = _write(documents, tokenizer, file, watch)
         (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         stream = TokenStream.open(folder)
     except BaseException as error:
@@ -124,14 +131,19 @@ def tokenize(
     return replace(stream, _temporary=temporary)
 
 
-def _write(documents: Iterable[Document], tokenizer: "Tokenizer", file: BinaryIO) -> dict[str, Any]:
+def _write(
+    documents: Iterable[Document],
+    tokenizer: "Tokenizer",
+    file: BinaryIO,
+    watch: Watch = report_progress,
+) -> dict[str, Any]:
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     tokens = num_documents = text_bytes = largest = 0
-    report_stage("tokenizing")
+    progress = PreparationProgress()
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     continued = False  # whether the next piece continues a document
-    for batch in _group_documents(_join_pieces(documents, tokenizer)):
+    for batch in _group_documents(join_pieces(documents, tokenizer)):
         flags = [continued, *(document.more for document in batch)]
         continued = flags.pop()
         encoded = tokenizer.encode_batch([one.text for one in batch], continued=flags)
@@ -146,10 +158,11 @@ def _write(documents: Iterable[Document], tokenizer: "Tokenizer", file: BinaryIO
             text_bytes += len(document.text.encode())
         ids_of_batch = np.fromiter(chain.from_iterable(encoded), dtype)
         tokens += len(ids_of_batch)
-        report_stage("tokenizing, tokens", tokens)
         largest = max(largest, int(ids_of_batch.max(initial=0)))
         digest.update(ids_of_batch.tobytes())
         file.write(ids_of_batch.tobytes())
+        progress.read, progress.documents, progress.tokens = text_bytes, num_documents, tokens
+        watch(progress)
     report_stage("")
     if not tokens:
         raise DataError("there is no text to tokenize; give files that have some")
@@ -163,7 +176,7 @@ def _write(documents: Iterable[Document], tokenizer: "Tokenizer", file: BinaryIO
     }
 
 
-def _join_pieces(documents: Iterable[Document], tokenizer: "Tokenizer") -> Iterator[Document]:
+def join_pieces(documents: Iterable[Document], tokenizer: "Tokenizer") -> Iterator[Document]:
     """Join the pieces of a document that the tokenizer cannot be cut between."""
     held: list[Document] = []
     for document in documents:

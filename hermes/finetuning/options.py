@@ -20,7 +20,7 @@ from hermes.interop.hub import load_tokenizer
 from hermes.recipe import LORA_TARGETS, Lora
 from hermes.tokenizer import Tokenizer
 from hermes.training.host import RunHost
-from hermes.training.options import make_request, read_recipe_fields
+from hermes.training.options import list_names, make_data_options, make_request, read_recipe_fields
 from hermes.training.request import RunRequest
 from hermes.training.run import check_output, has_checkpoint
 from hermes.training.run_yaml import read_setting
@@ -231,4 +231,11 @@ def make_text_request(call: Call, host: RunHost) -> RunRequest:
     """The request of a run that trains an existing model further on text. Raises HermesError."""
     base = choose_base_model(call, chat=False)
     fields = make_finetuning_fields(call, base, LONGEST_TEXT)
-    return make_finetuning_request(call, host, base, fields, text_field=call["text_field"])
+    return make_finetuning_request(
+        call,
+        host,
+        base,
+        fields,
+        data_options=make_data_options(call, host),
+        validation=list_names(call["val_data"]),
+    )

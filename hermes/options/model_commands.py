@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hermes.options.option import Argument, CommandOptions, Overrides
-from hermes.options.training_commands import TEXT_FILES
+from hermes.options.training_commands import TEXT, TEXT_FILES
 
 __all__ = ["MODEL_COMMANDS"]
 
@@ -71,24 +71,15 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
     ),
     "eval": CommandOptions(
         (
-            *_LOADED,
-            "eos",
-            "bos",
-            "data",
-            "text_field",
-            "format",
-            "seq_len",
-            "batch_size",
-            "json",
-            *_DEVICE,
+            *(*_LOADED, "eos", "bos", "data", *TEXT, "cache_dir"),
+            *("seq_len", "batch_size", "json", *_DEVICE),
         ),
         (TEXT_FILES,),
         overrides=_LOADING
         | _BOS
         | {
             "data": {
-                "help": "Text to evaluate on: .txt, .jsonl, .json or .csv files, folders or glob "
-                "patterns; repeatable",
+                "help": "Text to evaluate on, in any form that hermes train takes; repeatable",
             },
             "seq_len": {
                 "group": "Data",

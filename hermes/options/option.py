@@ -19,6 +19,7 @@ GROUP_OF_REST = "Options"
 # The headings of --help, in the order in which it shows them.
 GROUPS = (
     "Data",
+    "Text format",
     "Conversations",
     "Preferences",
     "Model",

@@ -15,8 +15,8 @@ OF_CHECKPOINT = "the checkpoint's generation_config.json, else {}"
 OTHER_OPTIONS = (
     Option("input", short="-i", multiple=True, metavar="FILE", parameter="inputs",
            default_text="standard input",
-           help="Training text: .txt, .jsonl, .json or .csv files, folders or glob patterns; "
-           "repeatable"),
+           help="Training text: .txt, .jsonl, .json, .csv, .tsv or .parquet files, also "
+           "compressed, folders, glob patterns or addresses; repeatable"),
     Option("model_type", default="bpe", choices=("bpe", "unigram"),
            help="Algorithm that chooses the vocabulary: bpe merges bytes, or with --byte-fallback "
            "characters; unigram is SentencePiece's model of characters"),
@@ -31,6 +31,17 @@ OTHER_OPTIONS = (
            help="Replace accented Latin letters, ligatures and typographic punctuation by ASCII"),
     Option("special_token", multiple=True, metavar="NAME", parameter="special_tokens",
            help="Additional special token, such as '<|eot_id|>' of a chat template; repeatable"),
+
+    Option("workers", type=int, default_text="all cores of one process",
+           help="Number of processes that tokenize, on a core each"),
+    Option("shard_size", type=int, default=100_000_000, metavar="BYTES",
+           help="Text per shard, in bytes of UTF-8"),
+    Option("part", metavar="I/N",
+           help="Do only part I of N, as one of an array of jobs on the same --output"),
+    Option("document", type=int, default=0, metavar="N",
+           help="Number of the document, from 0"),
+    Option("merge", type=bool, default=False,
+           help="Write the manifest of --output, once all of its parts are done"),
 
     Option("prompt", short="-p", default="", metavar="TEXT", group="Sampling",
            help="Text to continue; - reads it from standard input"),

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from hermes.options.option import Argument, CommandOptions, Overrides
-from hermes.options.training_commands import TEXT_FILES
+from hermes.options.training_commands import TEXT, TEXT_FILES
 
 __all__ = ["TOOL_COMMANDS"]
 
@@ -46,8 +46,7 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
             "nfc",
             "fold_ascii",
             "special_token",
-            "text_field",
-            "format",
+            *TEXT,
         ),
         (dataclasses.replace(TEXT_FILES, help="More files, as with --input"),),
         overrides={
@@ -60,6 +59,53 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
             "vocab_size": {"help": "Vocabulary size, special tokens included"},
             "format": {"parameter": "file_format"},
         },
+    ),
+    "prepare": CommandOptions(
+        (
+            *("data", *TEXT, "tokenizer", "output"),
+            *("shard_size", "workers", "part", "merge", "json"),
+        ),
+        (TEXT_FILES,),
+        overrides={
+            "data": {
+                "help": "Text to tokenize: .txt, .jsonl, .json, .csv, .tsv or .parquet files, "
+                "also compressed, folders, glob patterns or addresses; repeatable",
+            },
+            "output": {
+                "type": Path,
+                "default": None,
+                "required": True,
+                "group": "Data",
+                "help": "Folder to write, or to resume where an earlier attempt stopped",
+            },
+            "json": {"help": "Print what was made as a JSON object"},
+        },
+    ),
+    "data check": CommandOptions(
+        (
+            *("data", "text_field", "format", "documents", "no_header", "tokenizer", "val_data"),
+            *("seq_len", "json"),
+        ),
+        (TEXT_FILES,),
+        overrides={
+            "data": {"help": "Text to look through, in any form that hermes prepare takes"},
+            "tokenizer": {
+                "help": "Tokenizer to count tokens with: a tokenizer.json, a folder that has "
+                "one, or hf://OWNER/REPO",
+            },
+            "val_data": {"help": "Validation text, whose documents should not be in --data"},
+            "seq_len": {"default": 256, "default_text": "", "group": "Data"},
+            "json": {"help": "Print what was found as a JSON object"},
+        },
+    ),
+    "data verify": CommandOptions(
+        ("json",),
+        (Argument("folder", "Folder of hermes prepare", "DIR", type=Path),),
+    ),
+    "data show": CommandOptions(
+        ("document", "tokenizer"),
+        (Argument("folder", "Folder of hermes prepare", "DIR", type=Path),),
+        overrides={"tokenizer": {"default_text": "the folder's own"}},
     ),
     "plot": CommandOptions(
         ("png", "no_png"),

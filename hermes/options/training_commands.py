@@ -2,13 +2,12 @@
 
 from hermes.options.option import Argument, CommandOptions, Overrides
 
-__all__ = ["TEXT_FILES", "TRAINING_COMMANDS"]
+__all__ = ["TEXT", "TEXT_FILES", "TRAINING_COMMANDS"]
 
 # What several of them share. Each command lists its options in the order of its run.yaml.
 _SAVING = (
     *("output", "resume", "push_to_hub", "push_every_save", "allow_batch_change"),
-    "allow_tokenizer_change",
-    *("force", "dry_run"),
+    *("allow_data_change", "allow_tokenizer_change", "force", "dry_run"),
 )
 _MODEL = ("checkpoint", "ignore_fields", "tokenizer", "eos", "bos", "config", *_SAVING)
 _STEPS = ("lr", "batch_size", "grad_accum", "epochs", "max_steps")
@@ -32,7 +31,12 @@ _TUNING: Overrides = {
         "weights their config.json or .mal; the command line takes precedence",
     },
 }
-_CHAT_TUNING: Overrides = _TUNING | {"format": {"choices": ("jsonl", "json", "csv")}}
+_CHAT_TUNING: Overrides = _TUNING | {
+    "format": {"choices": ("jsonl", "json", "csv", "tsv", "parquet")}
+}
+# How text is read, and what only training on text has besides.
+TEXT = ("text_field", "format", "documents", "no_header", "skip_bad_records", "max_bad_records")
+_TEXT_DATA = ("cache_dir", "val_data", "document_mask")
 TEXT_FILES = Argument(
     "more", "More files, as with --data", "[FILE]...", repeated=True, required=False
 )
@@ -40,7 +44,7 @@ TEXT_FILES = Argument(
 TRAINING_COMMANDS: dict[str, CommandOptions] = {
     "train": CommandOptions(
         (
-            *("data", "text_field", "format", "tokenizer", "train_tokenizer", "vocab_size"),
+            *("data", *TEXT, *_TEXT_DATA, "tokenizer", "train_tokenizer", "vocab_size"),
             *("eos", "bos"),
             *("model", "checkpoint", "ignore_fields", *_SAVING, *_STEPS, "seq_len", *_RECIPE),
             *(*_MACHINE, "config", "set"),
@@ -60,7 +64,7 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     ),
     "finetune": CommandOptions(
         (
-            *(*_MODEL, "data", "text_field", "format", "seq_len"),
+            *(*_MODEL, "data", *TEXT, *_TEXT_DATA, "seq_len"),
             *(*_STEPS, *_RECIPE, *_LORA, *_MACHINE, "set"),
         ),
         overrides=_TUNING,

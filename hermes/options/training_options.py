@@ -12,16 +12,30 @@ RECIPE, PREFERENCE, LORA = Recipe(), Preference(), Lora()
 
 
 def _make_data_options() -> tuple[Option, ...]:
-    group = "Data"
+    group, text = "Data", "Text format"
     return (
         Option("data", short="-d", multiple=True, metavar="FILE", group=group, per_rank=True,
                default_text="standard input",
-               help="Training text: .txt, .jsonl, .json or .csv files, folders or glob patterns; "
-               "repeatable"),
-        Option("text_field", default="text", metavar="NAME", group=group,
+               help="Training text: .txt, .jsonl, .json, .csv, .tsv or .parquet files, also "
+               "compressed, folders, glob patterns, addresses, token files (.bin) or a folder of "
+               "hermes prepare; NAME:0.7 with each gives it a share of the samples; repeatable"),
+        Option("text_field", default="text", metavar="NAME", group=text,
                help="JSON field or CSV column that holds the text"),
-        Option("format", choices=("txt", "jsonl", "json", "csv"), group=group,
+        Option("format", choices=("txt", "jsonl", "json", "csv", "tsv", "parquet"), group=text,
                default_text="by file extension", help="File format of the data"),
+        Option("documents", default="file", choices=("file", "lines", "blank-line"), group=text,
+               help="What is one document of plain text: a file, a line, or what stands between "
+               "blank lines"),
+        Option("no_header", type=bool, default=False, group=text,
+               help="Rows of .csv and .tsv have no names; a document is a row, its cells joined "
+               "by spaces"),
+        Option("skip_bad_records", type=bool, default=False, group=text,
+               help="Leave out records that cannot be read, instead of stopping at the first"),
+        Option("max_bad_records", type=float, default=0.01, metavar="SHARE", group=text,
+               help="Stop where more than this share of the records is left out"),
+        Option("cache_dir", metavar="DIR", group=text, scope="machine", is_path=True,
+               per_rank=True, default_text="the user's cache folder, from 8 MB of text on",
+               help="Folder that keeps the tokens of text, so that the next start has them"),
         Option("tokenizer", short="-t", metavar="FILE", group=group, is_path=True, per_rank=True,
                help="Tokenizer: a tokenizer.json, a folder that has one, or hf://OWNER/REPO"),
         Option("train_tokenizer", type=bool, default=False, group=group,
@@ -38,6 +52,11 @@ def _make_data_options() -> tuple[Option, ...]:
         Option("template", metavar="FILE", group=group, is_path=True, per_rank=True,
                default_text="the checkpoint's own, else ChatML",
                help="Chat template, as a Jinja file"),
+        Option("val_data", multiple=True, metavar="FILE", group=group, per_rank=True,
+               help="Validation text of its own, read as --data is; repeatable"),
+        Option("document_mask", type=bool, default=RECIPE.document_mask, group=group,
+               scope="recipe", recipe_field="document_mask",
+               help="Keep attention and positions inside each document of a sequence"),
         Option("template_arg", multiple=True, metavar="KEY=VALUE", group=group, fixed=True,
                help="Argument of the chat template, with a value in JSON, such as "
                "enable_thinking=false; repeatable"),
@@ -191,6 +210,8 @@ def _make_checkpoint_options() -> tuple[Option, ...]:
                "if there is none"),
         Option("allow_batch_change", type=bool, default=False, group=group, scope="call",
                help="Allow --resume to change the number of sequences per optimizer step"),
+        Option("allow_data_change", type=bool, default=False, group=group, scope="call",
+               help="Allow --resume to continue with other data than the run began with"),
         Option("allow_tokenizer_change", type=bool, default=False, group=group, scope="call",
                help="Allow --tokenizer to give ids other meanings than the checkpoint's has"),
         Option("force", type=bool, default=False, group=group, scope="call", repeated=True,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hermes.arguments import Call
 from hermes.chat_templates.encoder import Example
+from hermes.data.progress import PreparationProgress
 from hermes.distributed.join import choose_backend_name, find_rank_info, join_ranks
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.interface import Backend, Options, choose_backend
@@ -35,7 +36,8 @@ class RunHost:
     for those of the call. edits: recipe fields set by other means than arguments. tell: given lines
     for the user. on_open: called with the run once nothing can refuse it. show_example: shows a
     conversation as it is trained on, None for the usual way. count, count_encoded: told how far a
-    computation before the training is, and the encoding of the data. split_among: the ranks that
+    computation before the training is, and the encoding of the data; watch_data: how far tokenizing
+    is. split_among: the ranks that
     batch_size and grad_accum are meant for, None for the current ones. stop: polled after every
     step, besides the caller's own. uploads: pushes the model to the Hub.
     """
@@ -50,6 +52,7 @@ class RunHost:
     on_open: "Callable[[Run], None]" = lambda run: None
     show_example: Callable[[Tokenizer, Example], None] | None = None
     count: Callable[[int, int], None] = lambda done, total: None
+    watch_data: Callable[[PreparationProgress], None] = lambda progress: None
     count_encoded: Callable[[int, int], None] = lambda done, total: None
     stop: Callable[[], bool] = lambda: False
     uploads: HubUploads | None = None
@@ -76,10 +79,16 @@ def join_host(call: Call) -> Iterator[RunHost]:
     rank_info = find_rank_info(os.environ, call["peer_timeout"])
     process_group, options = join_ranks(rank_info, backend, options)
     tell = _choose_tell(call["progress"], process_group)
+    from hermes.training.preparation_bar import PreparationDisplay
+
+    leads = process_group.rank_info.rank == 0
     host = RunHost(backend, options, process_group, tell=tell)
-    with HubUploads(push, tell) as uploads, closing(process_group):
+    shown = PreparationDisplay(call["progress"] if leads else False)
+    with HubUploads(push, tell) as uploads, closing(process_group), shown:
         require_writable_repo(push, process_group)
-        yield replace(host, uploads=uploads)
+        yield replace(
+            host, uploads=uploads, watch_data=shown.show, on_open=lambda run: shown.close()
+        )
 
 
 def make_options(values: Mapping[str, Any]) -> Options:

@@ -16,6 +16,7 @@ from hermes.data import Cursor
 from hermes.errors import NonFinite
 from hermes.interface import Batch, Learner, StepReport
 from hermes.recipe import Recipe
+from hermes.training.batch_reader import BatchReader, BatchShape
 from hermes.training.coordination import RankCoordinator
 from hermes.training.events import Evaluation, Event, Position, Saved, Stopped, Update
 from hermes.training.schedule import compute_lr, count_step_samples
@@ -105,7 +106,7 @@ class TrainingLoop:
         Raises NonFinite at the first loss or gradient that is not finite: the backend did not apply
         that step, nothing is saved after it, and the last checkpoint stays.
         """
-        with self.recorder:
+        with self.recorder, self._make_reader() as self._reader:
             stopping = False
             if self._is_evaluation_missing():
                 # The run was stopped after saving this step and before evaluating it.
@@ -143,19 +144,28 @@ class TrainingLoop:
     def _is_evaluation_missing(self) -> bool:
         return self._is_evaluation_due() and self._evaluated_step != self.position.step
 
-    def _draw_batch(self) -> tuple[Batch, Cursor]:
-        """This rank's share of the next step's samples, and the cursor behind them."""
-        recipe, dataset, cursor = self.recipe, self.data.dataset, self.position.cursor
+    def _make_reader(self) -> BatchReader:
         rank_info = self.coordinator.rank_info
-        batch, after = dataset.draw_batch(
-            cursor,
-            samples=count_step_samples(recipe, cursor, len(dataset.train), rank_info.world_size),
-            micro_batch=recipe.batch_size,
-            accum=recipe.grad_accum,
-            rank=rank_info.rank,
-            world_size=rank_info.world_size,
+        recipe = self.recipe
+        shape = BatchShape(
+            recipe.batch_size, recipe.grad_accum, rank_info.rank, rank_info.world_size
         )
+        return BatchReader(self.data.dataset, shape)
+
+    def _draw_batch(self) -> tuple[Batch, Cursor]:
+        """This rank's share of the next step's samples, and the cursor behind them.
+
+        The share of the step after it is drawn meanwhile.
+        """
+        cursor = self.position.cursor
+        batch, after = self._reader.draw(cursor, self._count_samples(cursor))
+        if self.position.step + 1 < self.total_steps:
+            self._reader.draw_ahead(after, self._count_samples(after))
         return self.coordinator.add_global_counts(batch), after
+
+    def _count_samples(self, cursor: Cursor) -> int:
+        size, world_size = len(self.data.dataset.train), self.coordinator.rank_info.world_size
+        return count_step_samples(self.recipe, cursor, size, world_size)
 
     def _advance(self, report: StepReport, lr: float, batch: Batch, cursor: Cursor) -> None:
         at = self.position

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 from hermes.arguments import Call
-from hermes.data import expand_paths, read_documents
+from hermes.data import read_documents
+from hermes.data.bad_records import BadRecords
+from hermes.data.mixture import strip_weights
+from hermes.data.prepared import is_prepared
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError
 from hermes.interop.hub import load_tokenizer
 from hermes.tokenizer import Tokenizer, train_tokenizer
 from hermes.training.host import RunHost
-from hermes.training.options import list_files
+from hermes.training.options import list_files, make_text_format
 
 __all__ = ["choose_tokenizer", "save_new_tokenizer"]
 
@@ -29,7 +32,7 @@ def _find_tokenizer(call: Call, host: RunHost, resuming: bool) -> Tokenizer | No
     if resuming:
         return load_tokenizer(given) if given and call.has_given("tokenizer") else None
     if not call["train_tokenizer"]:
-        return load_tokenizer(given) if given else None
+        return load_tokenizer(given) if given else _find_prepared(call)
     if given and Path(given).exists():
         if call["resume"]:  # an earlier attempt trained it, and was stopped before it saved
             return load_tokenizer(given)
@@ -41,11 +44,18 @@ def _find_tokenizer(call: Call, host: RunHost, resuming: bool) -> Tokenizer | No
     return Tokenizer.from_json(group.all_gather_text(made.to_json() if made else "")[0])
 
 
+def _find_prepared(call: Call) -> Tokenizer | None:
+    """The tokenizer that the data was prepared with; None where it is not prepared."""
+    for name in strip_weights(list_files(call)):
+        if is_prepared(Path(name)):
+            return Tokenizer.load(name)
+    return None
+
+
 def _train(call: Call, host: RunHost) -> Tokenizer:
     host.tell("training a tokenizer on the data")
-    found = read_documents(
-        expand_paths(list_files(call)), text_field=call["text_field"], file_format=call["format"]
-    )
+    bad = BadRecords(call["max_bad_records"]) if call["skip_bad_records"] else None
+    found = read_documents(strip_weights(list_files(call)), **vars(make_text_format(call)), bad=bad)
     made = train_tokenizer((document.text for document in found), vocab_size=call["vocab_size"])
     for warning in made.training.warnings if made.training else ():
         host.tell(f"Warning: {warning}")

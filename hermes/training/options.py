@@ -1,12 +1,15 @@
 """From the arguments of a public training function to the request of a run."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hermes.arguments import Call
 from hermes.checkpoint import RetentionPolicy
+from hermes.data.document_reader import TextFormat
+from hermes.data.loading import DataOptions
+from hermes.data.remote import is_remote
 from hermes.errors import HermesError
 from hermes.interop.hub import pin_commit
 from hermes.options import OPTIONS
@@ -14,7 +17,16 @@ from hermes.recipe import OptimizerRecipe
 from hermes.training.host import RunHost
 from hermes.training.request import RunRequest
 
-__all__ = ["list_files", "make_request", "make_settings", "read_recipe_fields"]
+__all__ = [
+    "list_files",
+    "list_names",
+    "locate_source",
+    "make_data_options",
+    "make_request",
+    "make_settings",
+    "make_text_format",
+    "read_recipe_fields",
+]
 
 # Fields of the recipe that are arguments in Python and edits by --set on the command line.
 RECIPE_ARGUMENTS = ("min_lr_ratio", "decay_ratio")
@@ -29,6 +41,32 @@ def list_files(call: Call) -> tuple[str, ...]:
     if not names:
         raise HermesError("no data: give data=FILE, a folder or a list of files")
     return tuple(map(str, names))
+
+
+def list_names(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    """The names that an argument for one or several files has."""
+    return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
+
+
+def locate_source(name: str) -> str:
+    """A source as run.yaml has it: a file's absolute path, an address or '-' as it is."""
+    return name if name == "-" or is_remote(name) else os.path.abspath(name)
+
+
+def make_text_format(call: Call) -> TextFormat:
+    """How the text of a call is read as documents. Raises DataError."""
+    return TextFormat(call["text_field"], call["format"], call["documents"], call["no_header"])
+
+
+def make_data_options(call: Call, host: RunHost) -> DataOptions:
+    """How the data of a call is read. Raises DataError."""
+    return DataOptions(
+        make_text_format(call),
+        call["max_bad_records"] if call["skip_bad_records"] else None,
+        Path(call["cache_dir"]) if call["cache_dir"] else None,
+        host.watch_data,
+        host.tell,
+    )
 
 
 def read_recipe_fields(call: Call, *, defaults: bool = False) -> dict[str, object]:
@@ -57,7 +95,9 @@ def make_settings(call: Call) -> tuple[dict[str, object], dict[str, str]]:
         if name in OPTIONS and OPTIONS[name].scope in ("run", "machine")
     }
     names = list_files(call)
-    settings["data"] = [name if name == "-" else os.path.abspath(name) for name in names]
+    settings["data"] = [locate_source(name) for name in names]
+    if settings.get("val_data"):
+        settings["val_data"] = [locate_source(str(name)) for name in list_names(call["val_data"])]
     for name, value in list(settings.items()):
         if not OPTIONS[name].is_path or value is None:
             continue
@@ -84,7 +124,7 @@ def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more:
         allow_batch_change=call["allow_batch_change"],
         log_every=call["log_every"],
         keep=keep,
-        file_format=call["format"],
+        allow_data_change=call["allow_data_change"],
         settings=settings,
         sources=sources,
         process_group=host.process_group,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.checkpoint import RetentionPolicy
+from hermes.data.loading import DataOptions
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import HermesError
 from hermes.interface import Backend, Options, Tensors
@@ -37,7 +38,9 @@ class RunRequest:
     from, its spec in place of `spec`. given: recipe fields that were asked for, by name ("lr",
     "optimizer.beta2"); the others are the checkpoint's, or the defaults. log_every: None for
     `choose_log_every`. settings, sources: what run.yaml says besides the recipe, and what set each
-    value. make_data: makes the training data where it is not the text of `data`.
+    value. data_options, validation: how the text of `data` is read, and what is held out besides.
+    make_data: makes the training data where it is not that text. allow_data_change: a resumed run
+    may take other data.
     tokenizer_settings: the tokenizer_config.json written for other tools; None for the usual one.
     allow_batch_change: a resumed run may take another number of samples per step. split_among: the
     number of ranks that the given batch_size and grad_accum are meant for; None for these. force:
@@ -55,8 +58,9 @@ class RunRequest:
     allow_batch_change: bool = False
     log_every: int | None = None
     keep: RetentionPolicy = field(default_factory=RetentionPolicy)
-    text_field: str = "text"
-    file_format: str | None = None
+    data_options: DataOptions = field(default_factory=DataOptions)
+    validation: tuple[str, ...] = ()
+    allow_data_change: bool = False
     settings: Mapping[str, object] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     initial_model: InitialModel | None = None

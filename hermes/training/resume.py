@@ -2,7 +2,8 @@
 
 A resumed run may move to another backend, device, precision or split of its batch, may end later or
 sooner, and may log, save and evaluate as it likes. With `allow_batch_change` its steps may take
-another number of samples. All else would make it another run, and is refused.
+another number of samples, and with `allow_data_change` it may take other data. All else would
+make it another run, and is refused.
 """
 
 from pathlib import Path
@@ -53,13 +54,17 @@ def prepare_resumed(request: RunRequest, checkpoint: Checkpoint) -> RunComponent
     notes += check_memory(request, spec, recipe)
     with make_training_data(request, spec, tokenizer, recipe) as data:
         notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
-        cursor = Cursor(progress.epoch, progress.sample)
+        changed = require_same_run(
+            checkpoint.path, progress, recipe, data.tokens, request.allow_data_change
+        )
+        notes += changed
+        # Other data is taken from its beginning; the samples before it mean nothing there.
+        cursor = Cursor(progress.epoch, 0 if changed else progress.sample)
         position, size = Position(progress.step, progress.tokens, cursor), len(data.dataset.train)
         total = count_steps(recipe, position, size, world_size)
         if position.step < total:
             notes += warn_long_warmup(recipe, total)
             notes += warn_repeated_samples(recipe, cursor, size, data.unit, world_size)
-        require_same_run(checkpoint.path, progress, recipe, data.tokens)
         notes += _describe_changes(request, checkpoint, recipe, data.unit, total)
     return RunComponents(spec, tokenizer, recipe, data, position, total, tuple(notes))
 
@@ -109,11 +114,16 @@ def _find_split(request: RunRequest, progress: Progress) -> int | None:
 
 
 def require_same_run(
-    checkpoint: Path, progress: Progress, recipe: Recipe, tokens: TokenSource
-) -> None:
+    checkpoint: Path,
+    progress: Progress,
+    recipe: Recipe,
+    tokens: TokenSource,
+    allow_data_change: bool = False,
+) -> list[str]:
     """Refuse to resume with another recipe or other data, naming both values. Raises HermesError.
 
-    Fields in FREE may change; the samples of a step are `find_batch_change`'s matter.
+    Fields in FREE may change; the samples of a step are `find_batch_change`'s matter. Returns what
+    other data means, where it is allowed.
     """
     before, after = flatten_recipe(progress.recipe), flatten_recipe(recipe)
     for name in before | after:
@@ -123,12 +133,19 @@ def require_same_run(
                 f"{name} is {there!r} in {checkpoint} and {here!r} here; leave it out to resume "
                 "the run, or choose another --output for a new one"
             )
-    if progress.data and progress.data != tokens.fingerprint:
-        raise HermesError(
-            f"the data has fingerprint {progress.data[:12]} in {checkpoint} and "
-            f"{tokens.fingerprint[:12]} here ({len(tokens):,} tokens); resume with the data that "
-            "the run began with"
-        )
+    if not progress.data or progress.data == tokens.fingerprint:
+        return []
+    meaning = (
+        f"from step {progress.step + 1:,} on the run takes this data from its beginning, as epoch "
+        f"{progress.epoch + 1:,}; {progress.sample:,} samples of that epoch were taken of the other"
+    )
+    if allow_data_change:
+        return [f"the data is not the run's: {meaning}"]
+    raise HermesError(
+        f"the data has fingerprint {progress.data[:12]} in {checkpoint} and "
+        f"{tokens.fingerprint[:12]} here ({len(tokens):,} tokens); resume with the data that "
+        f"the run began with, or pass --allow-data-change: {meaning}"
+    )
 
 
 def _describe_changes(

@@ -50,6 +50,7 @@ OPTIONS = (
     "optimizer.weight_decay",
     "seed",
     "val_fraction",
+    "document_mask",
     "eval_every",
     "save_every",
     "freeze_layers",
@@ -103,6 +104,8 @@ def write_runfile(
     """
     fields = flatten_recipe(recipe)
     own = {name.removeprefix("optimizer."): fields[name] for name in OPTIONS}
+    if not recipe.document_mask:
+        del own["document_mask"]  # which sft and dpo have no option for
     if recipe.objective == "preference":
         own |= {name: fields[f"preference.{name}"] for name in PREFERENCE}
         own["max_len"] = own.pop("seq_len")

@@ -4,14 +4,9 @@ Everything that can be refused is looked at here; nothing is written.
 """
 
 import dataclasses
-import json
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hermes.data import TextDataset, TokenStream, read_documents, tokenize
-from hermes.distributed.agreement import all_or_none
-from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError, suggest_nearest
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.params import list_parameters
@@ -24,7 +19,8 @@ from hermes.training.preflight import check_memory
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.schedule import count_steps, warn_long_warmup, warn_repeated_samples
 from hermes.training.text_boundaries import describe_tokenizer
-from hermes.training.training_data import TrainingData, make_perplexity_evaluation
+from hermes.training.text_data import make_text_data
+from hermes.training.training_data import TrainingData
 
 __all__ = [
     "check_best_metric",
@@ -117,7 +113,7 @@ def make_training_data(
     """The request's training data, closed again where the block fails. Raises DataError."""
     make = request.make_data
     if make is None:
-        data = _make_text_data(request, spec, tokenizer, recipe)
+        data = make_text_data(request, spec, tokenizer, recipe)
     else:
         data = make(spec, tokenizer, recipe, request.process_group)
     try:
@@ -125,50 +121,6 @@ def make_training_data(
     except BaseException:
         data.tokens.close()
         raise
-
-
-def _make_text_data(
-    request: RunRequest, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe
-) -> TrainingData:
-    """The request's text in windows of seq_len."""
-    texts = read_documents(
-        request.data, text_field=request.text_field, file_format=request.file_format
-    )
-    stream = _tokenize_once_per_machine(request.process_group, lambda: tokenize(texts, tokenizer))
-    try:
-        dataset = TextDataset(
-            stream,
-            seq_len=recipe.seq_len,
-            vocab_size=spec.vocab_size,
-            seed=recipe.seed,
-            val_fraction=recipe.val_fraction,
-        )
-    except BaseException:
-        stream.close()
-        raise
-    evaluate = make_perplexity_evaluation(
-        dataset, tokenizer, recipe.batch_size, request.process_group
-    )
-    return TrainingData(stream, dataset, evaluate)
-
-
-def _tokenize_once_per_machine(
-    process_group: ProcessGroup, make: Callable[[], TokenStream]
-) -> TokenStream:
-    """The tokens, made by one rank of each machine and opened from its files by the others there.
-
-    Raises what `make` raises, in all ranks.
-    """
-    rank_info = process_group.rank_info
-    if rank_info.world_size == 1:
-        return make()
-    host = socket.gethostname()
-    made = all_or_none(process_group, lambda: make() if rank_info.local_rank == 0 else None)
-    folder = "" if made is None else str(made.folder)
-    told = [json.loads(text) for text in process_group.all_gather_text(json.dumps([host, folder]))]
-    if made is not None:
-        return made
-    return TokenStream.open(next(path for where, path in told if where == host and path))
 
 
 def check_best_metric(metric: str | None, data: TrainingData, recipe: Recipe) -> list[str]:

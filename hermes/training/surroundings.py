@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hermes.data import expand_paths
+from hermes.data.mixture import strip_weights
 from hermes.errors import HermesError, StorageError
 
 __all__ = ["DataFiles", "RunFolder"]
@@ -48,7 +49,7 @@ class DataFiles:
 
     def __init__(self, data: Sequence[str]):
         try:
-            names = expand_paths([name for name in data if name != "-" and "://" not in name])
+            names = expand_paths([n for n in strip_weights(data) if n != "-" and "://" not in n])
         except HermesError:
             names = []
         self._facts = {path: _describe(path) for path in map(Path, names)}

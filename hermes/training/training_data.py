@@ -24,7 +24,7 @@ class TrainingData:
     unit: what a sample is called, in the plural. notes: sentences for the user. measures: names of
     what `measure` finds of a step besides its loss. write_files: writes further files into the
     run's folder when its first files are written. reference_weights: SHA-256 of the weights that
-    the loss compares with, None without a reference.
+    the loss compares with, None without a reference. files: that the tokens are from, 0 if unknown.
     """
 
     tokens: TokenSource
@@ -36,6 +36,7 @@ class TrainingData:
     measure: Callable[[Batch, StepReport], Mapping[str, float]] = lambda batch, report: {}
     write_files: Callable[[Path], None] = lambda output: None
     reference_weights: str | None = None
+    files: int = 0
 
 
 def make_perplexity_evaluation(

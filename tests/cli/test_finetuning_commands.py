@@ -230,8 +230,9 @@ REFUSED = {
     ),
     "a file of text": (
         ["sft", "--checkpoint", "base", "--data", "text.txt"],
-        "text.txt: unknown ending '.txt'; records are read from .csv, .json, .jsonl; "
-        "rename it, or say by --format which format it has",
+        "text.txt: unknown ending '.txt'; records are read from .csv, .json, .jsonl, "
+        ".parquet, .tsv, also with .gz, .xz or .zst behind it; rename it, or say by --format which "
+        "format it has",
     ),
     "a loss of no one's": (
         ["dpo", "--checkpoint", "base", "--data", "prefs.jsonl", "--loss", "kto"],

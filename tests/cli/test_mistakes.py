@@ -72,8 +72,8 @@ def test_a_mistake_in_an_option_is_one_line(here, call, changes, code, message):
          "the text has {n} tokens; 1 sequence of 16 needs 17: give more text or a shorter "
          "--seq-len"),
         ("a.pdf", b"%PDF",
-         "a.pdf: unknown ending '.pdf'; known are .csv, .json, .jsonl, .txt: rename it, or say "
-         "by --format which format it has"),
+         "a.pdf: unknown ending '.pdf'; known are .csv, .json, .jsonl, .parquet, .tsv, .txt, also "
+         "with .gz, .xz or .zst behind it: rename it, or say by --format which format it has"),
     ],
 )  # fmt: skip
 def test_bad_data_is_one_line_that_names_the_place(here, call, name, data, message):

@@ -125,10 +125,10 @@ def test_standard_input_is_text_or_the_format_named(monkeypatch):
         ),
         ("a.csv", 'text\n"a\n', ':2: not CSV (unexpected end of data); quote fields with ""'),
         (
-            "a.parquet",
+            "a.pdf",
             "x",
-            ": unknown ending '.parquet'; known are .csv, .json, .jsonl, .txt: rename it, or say "
-            "by --format which format it has",
+            ": unknown ending '.pdf'; known are .csv, .json, .jsonl, .parquet, .tsv, .txt, also "
+            "with .gz, .xz or .zst behind it: rename it, or say by --format which format it has",
         ),
     ],
 )  # fmt: skip
@@ -139,11 +139,13 @@ def test_a_mistake_is_named_with_its_place(write, name, content, expected):
 
 def test_unknown_formats_and_no_files_are_refused(write, tmp_path):
     assert message(write("a.txt", "a"), file_format="xml") == (
-        "format 'xml' is unknown; known are csv, json, jsonl, txt"
+        "format 'xml' is unknown; known are csv, json, jsonl, parquet, tsv, txt"
     )
     assert message().startswith("no files of text are given")
     (tmp_path / "d").mkdir()
-    assert "the folder has no .csv, .json, .jsonl, .txt file in it" in message(tmp_path / "d")
+    assert "the folder has no .csv, .json, .jsonl, .parquet, .tsv, .txt file in it" in message(
+        tmp_path / "d"
+    )
     assert "the pattern matches no file" in message(f"{tmp_path}/*.none")
 
 

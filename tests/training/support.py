@@ -34,7 +34,7 @@ class Runs:
 
     def __init__(self, corpus, folder):
         self.folder = folder
-        self._path, self._tokenizer = corpus
+        self.corpus = self._path, self._tokenizer = corpus
 
     def __call__(self, name="run", *, spec=SPEC, data=None, stop_at=None, **options):
         seen = []

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from hermes.checkpoint import Disk, list_steps
+from hermes.checkpoint import Disk, list_steps, open_checkpoint
 from hermes.errors import CheckpointError, HermesError, StorageError
 from hermes.interface import IGNORE
 from hermes.tokenizer import train_tokenizer
@@ -133,6 +133,41 @@ def test_a_run_does_not_go_on_with_other_data(go, tmp_path):
         go(max_steps=4, resume=True, data=other)
 
 
+def test_a_mixture_is_resumed_where_it_stopped(go, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(SENTENCE * 90, encoding="utf-8")
+    corpus, _ = go.corpus
+    options = {"data": [f"{corpus}:3", f"{other}:1"], "val_fraction": 0.1}
+    whole = go("whole", **options)
+    assert any(note.startswith(f"{other}: 25.0% of the samples, ") for note in whole.notes)
+    go("parts", **options, stop_at=5)
+    go("parts", **options, resume=True, batch_size=2, grad_accum=2)
+    one, two = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    for step, loss in one.items():
+        assert two[step] == pytest.approx(loss, abs=2e-5)
+    with pytest.raises(HermesError, match="resume with the data that the run began with"):
+        go("parts", **options | {"data": [f"{corpus}:2", f"{other}:2"]}, resume=True, max_steps=13)
+
+
+def test_other_data_is_taken_from_its_beginning_where_that_is_allowed(go, tmp_path):
+    go(max_steps=2)
+    other = tmp_path / "other.txt"
+    other.write_text(SENTENCE * 90, encoding="utf-8")
+    allowed = {"data": other, "allow_data_change": True}
+    first = go(max_steps=4, resume=True, **allowed)
+    assert first.steps == 4
+    (note,) = (note for note in first.notes if "not the run's" in note)
+    assert note.startswith(
+        "the data is not the run's: from step 3 on the run takes this data from its beginning, as "
+        "epoch 1; "
+    )
+    progress = open_checkpoint(first.checkpoint).progress
+    assert (progress.epoch, progress.sample) == (0, 8)
+    # It is the run's data from then on, and nothing has to be allowed any more.
+    second = go(max_steps=5, resume=True, data=other)
+    assert not [note for note in second.notes if "not the run's" in note]
+
+
 def test_a_run_does_not_go_on_with_another_tokenizer(go):
     go(max_steps=2)
     other = train_tokenizer(["the cat sat on the mat " * 30], vocab_size=270)
@@ -142,17 +177,17 @@ def test_a_run_does_not_go_on_with_another_tokenizer(go):
 
 @pytest.fixture
 def rows(monkeypatch):
-    """The token rows of every update, in order, as they are drawn."""
-    from hermes.data import TextDataset
+    """The token rows of every update, in order, as they are taken."""
+    from hermes.training.batch_reader import BatchReader
 
-    drawn, plain = [], TextDataset.draw_batch
+    drawn, plain = [], BatchReader.draw
 
-    def draw_batch(self, cursor, **options):
-        batch, after = plain(self, cursor, **options)
+    def draw(self, cursor, samples):
+        batch, after = plain(self, cursor, samples)
         drawn.extend(batch.tokens[batch.targets[..., 0] != IGNORE].tolist())
         return batch, after
 
-    monkeypatch.setattr(TextDataset, "draw_batch", draw_batch)
+    monkeypatch.setattr(BatchReader, "draw", draw)
     return drawn
 
 

@@ -31,6 +31,10 @@ def train_tokenizer(
     special_tokens: tuple[str, ...],
     text_field: str,
     file_format: str | None,
+    documents: str,
+    no_header: bool,
+    skip_bad_records: bool,
+    max_bad_records: float,
 ) -> None:
     """Train a tokenizer.
 
@@ -65,6 +69,10 @@ def train_tokenizer(
             special_tokens=tuple(dict.fromkeys((*SPECIAL_TOKENS, *special_tokens))),
             text_field=text_field,
             file_format=file_format,
+            documents=documents,
+            no_header=no_header,
+            skip_bad_records=skip_bad_records,
+            max_bad_records=max_bad_records,
         )
         assert tokenizer.training is not None, "it has just been trained"
         record = build_manifest(tokenizer.training, tokenizer.fingerprint, files)

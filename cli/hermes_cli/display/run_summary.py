@@ -22,6 +22,8 @@ def summarize_run(run: "Run") -> list[str]:
     unit = parts.training_data.unit
     trained, out = len(data.train), len(data.held_out)
     of_these = f": {trained:,} to train on, {out:,} held out" if out else ""
+    files = parts.training_data.files
+    of_files = f" of {format_count(files, 'files')}" if files > 1 else ""
     versions = " ".join(f"{name} {number}" for name, number in request.backend.versions().items())
     where = f"{versions} on {request.device}, {request.options.precision}"
     accum = f" in {recipe.grad_accum} parts" if recipe.grad_accum > 1 else ""
@@ -29,8 +31,8 @@ def summarize_run(run: "Run") -> list[str]:
     among = f" on {size} processes" if size > 1 else ""
     lines = [
         f"model {parts.spec.name}: {count_parameters(parts.spec):,} parameters; {where}",
-        f"data: {tokens:,} tokens, {format_count(trained + out, unit)} of {recipe.seq_len}"
-        f"{of_these}",
+        f"data: {tokens:,} tokens{of_files}, {format_count(trained + out, unit)} of "
+        f"{recipe.seq_len}{of_these}",
         f"run {request.output}: {_summarize_steps(run)}{accum}{among}",
     ]
     if recipe.lora is not None:

@@ -254,6 +254,7 @@ def collect_settings(options: ResolvedOptions) -> dict[str, object]:
     Files are there by their absolute paths, and models on the Hub by their commits.
     """
     from hermes.interop.hub import pin_commit
+    from hermes.training.options import locate_source
 
     settings = {
         name: value
@@ -261,7 +262,9 @@ def collect_settings(options: ResolvedOptions) -> dict[str, object]:
         if OPTIONS[name].scope in ("run", "machine") and name != "set"
     }
     data = options["data"] or ("-",)
-    settings["data"] = [name if name == "-" else os.path.abspath(name) for name in data]
+    settings["data"] = [locate_source(name) for name in data]
+    if settings.get("val_data"):
+        settings["val_data"] = [locate_source(name) for name in options["val_data"]]
     for name, value in settings.items():
         if OPTIONS[name].is_path and value:
             pinned = pin_commit(str(value))

@@ -36,6 +36,7 @@ from hermes_cli.options.resolve import (
 if TYPE_CHECKING:
     from hermes.chat_templates.encoder import Example
     from hermes.tokenizer import Tokenizer
+    from hermes.training.preparation_bar import PreparationDisplay
     from hermes.training.result import TrainResult
     from hermes.training.run import Run
 
@@ -62,6 +63,7 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     """
     from hermes.training.host import RunHost, make_options
     from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
+    from hermes.training.preparation_bar import PreparationDisplay
     from hermes_cli.training.hub_upload import push_model
 
     command = context.command.name or "train"
@@ -81,10 +83,12 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     process_group, where = join(context, options, backend, make_options(options.values), signals)
     crash_log = CrashLog(process_group, output)
     leads = process_group.rank_info.rank == 0
-    with HubUploads(push, _tell, push_model) as uploads, closing(process_group), crash_log:
+    shown = PreparationDisplay(leads)
+    uploading = HubUploads(push, _tell, push_model)
+    with uploading as uploads, closing(process_group), crash_log, shown:
         require_same_options(context.info_name or command, options, backend, process_group)
         require_writable_repo(push, process_group)
-        progress = RunProgress(context, options, signals, crash_log, leads)
+        progress = RunProgress(context, options, signals, crash_log, leads, shown)
         host = RunHost(
             backend,
             where,
@@ -96,6 +100,7 @@ def train_run(context: click.Context, /, **_: Any) -> None:
             on_open=progress.open,
             show_example=_show_example,
             count=Counter("reference").show,
+            watch_data=shown.show,
             count_encoded=Counter("encoded", after=SLOW).show,
             stop=progress.should_stop,
             uploads=uploads,
@@ -199,12 +204,14 @@ class RunProgress:
     signals: Signals
     crash_log: CrashLog
     leads: bool
+    preparation: "PreparationDisplay"
     run: "Run | None" = None
     stop: Callable[[], bool] | None = field(default=None)
 
     def open(self, run: "Run") -> None:
         """Say what is about to be trained, or that nothing is left to do."""
         self.run = run
+        self.preparation.close()
         if not run.finished:
             self.signals.grace, self.signals.words = FIRST_STEP_GRACE, STOPPING
             self.stop = self.crash_log.watch(self.signals.has_come)

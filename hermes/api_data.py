@@ -1,0 +1,172 @@
+"""The public functions for data: prepare text for training, and verify and show what was."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermes.arguments import convert_arguments
+from hermes.data.checking import CheckOptions, Findings, check_text
+from hermes.data.document_reader import TextFormat
+from hermes.data.prepared import Part, PreparationOptions, merge_parts, prepare_tokens
+from hermes.data.prepared.documents import PreparedDocuments
+from hermes.data.prepared.manifest import read_manifest, verify_prepared
+from hermes.data.progress import PreparationProgress
+from hermes.errors import HermesError
+from hermes.interop.hub import load_tokenizer
+from hermes.tokenizer import Tokenizer
+from hermes.training.preparation_bar import PreparationDisplay
+
+__all__ = [
+    "PrepareResult",
+    "ShownDocument",
+    "check_data",
+    "prepare",
+    "show_document",
+    "verify_data",
+]
+
+
+@dataclass(frozen=True, repr=False)
+class PrepareResult:
+    """Text that was prepared. whole: False where other parts are still to be done."""
+
+    output: Path
+    whole: bool
+    shards: int
+    tokens: int
+    documents: int
+    text_bytes: int
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        kind = "" if self.whole else "part of "
+        return (
+            f"PrepareResult({kind}{self.output}: {self.tokens:,} tokens of {self.documents:,} "
+            f"documents in {self.shards:,} shards)"
+        )
+
+
+def prepare(
+    data: str | Path | Sequence[str | Path] = (),
+    tokenizer: Tokenizer | str | Path | None = None,
+    *,
+    output: str | Path,
+    text_field: str = "text",
+    format: str | None = None,
+    documents: str = "file",
+    no_header: bool = False,
+    skip_bad_records: bool = False,
+    max_bad_records: float = 0.01,
+    shard_size: int = 100_000_000,
+    workers: int | None = None,
+    part: str | None = None,
+    merge: bool = False,
+    progress: bool | None = None,
+) -> PrepareResult:
+    """Tokenize text into a folder of shards, resuming where an earlier attempt stopped.
+
+    data to max_bad_records: as in `train`. shard_size: bytes of text per shard. workers: processes
+    that tokenize on a core each, None for all cores of this one; the shards are the same. part:
+    'I/N' does that part alone, on any machine that sees the files, and merge=True writes the
+    manifest once all are done. progress: as in `train`. Raises HermesError of every kind; shards
+    that are finished stay.
+    """
+    a = convert_arguments(prepare, locals())
+    with PreparationDisplay(progress) as shown:
+        if a["merge"]:
+            done = merge_parts(output, watch=shown.show)
+        else:
+            if not data:
+                raise HermesError("no data: give data=FILE, a folder or a list of files")
+            if tokenizer is None:
+                raise HermesError("no tokenizer: give --tokenizer FILE")
+            made = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
+            done = prepare_tokens(
+                data,
+                made,
+                output,
+                options=PreparationOptions(
+                    TextFormat(text_field, format, documents, no_header),
+                    a["shard_size"],
+                    a["max_bad_records"] if skip_bad_records else None,
+                ),
+                workers=a["workers"],
+                part=None if part is None else Part.parse(part),
+                watch=shown.show,
+            )
+    return PrepareResult(**vars(done))
+
+
+def check_data(
+    data: str | Path | Sequence[str | Path] = (),
+    *,
+    text_field: str = "text",
+    format: str | None = None,
+    documents: str = "file",
+    no_header: bool = False,
+    tokenizer: Tokenizer | str | Path | None = None,
+    val_data: str | Path | Sequence[str | Path] = (),
+    seq_len: int = 256,
+) -> Findings:
+    """Look through text for what would spoil a run, before it is paid for.
+
+    data to no_header: as in `train`. tokenizer: to count tokens, None for characters. val_data:
+    validation text, whose documents should not be in `data`. seq_len: documents of more tokens are
+    counted. Raises HermesError of every kind.
+    """
+    a = convert_arguments(check_data, locals())
+    if not data:
+        raise HermesError("no data: give data=FILE, a folder or a list of files")
+    made = tokenizer
+    if made is not None and not isinstance(made, Tokenizer):
+        made = load_tokenizer(made)
+    form = TextFormat(text_field, format, documents, no_header)
+    options = CheckOptions(form, a["seq_len"])
+    return check_text(data, validation=val_data, tokenizer=made, options=options)
+
+
+def verify_data(folder: str | Path, *, progress: bool | None = None) -> PrepareResult:
+    """Compare every byte of prepared text with the hashes that were taken when it was written.
+
+    Raises DataError for the first file that differs, StorageError.
+    """
+    state = PreparationProgress(stage="verifying")
+    with PreparationDisplay(progress) as shown:
+
+        def watch(done: int, total: int) -> None:
+            state.read, state.size = done, total
+            shown.show(state)
+
+        stream = verify_prepared(folder, watch)
+    _, shards = read_manifest(Path(folder))
+    counts = (len(stream), stream.documents, stream.text_bytes)
+    return PrepareResult(Path(folder), True, len(shards), *counts)
+
+
+@dataclass(frozen=True)
+class ShownDocument:
+    """A document of prepared text. where: its source and line; shard: where it begins."""
+
+    number: int
+    where: str
+    shard: str
+    tokens: int
+    text: str
+
+
+def show_document(
+    folder: str | Path, document: int = 0, *, tokenizer: Tokenizer | str | Path | None = None
+) -> ShownDocument:
+    """Read a document of prepared text by its number, from 0.
+
+    tokenizer: None for the folder's own. Raises DataError, StorageError.
+    """
+    where = Path(folder)
+    made = (
+        tokenizer
+        if isinstance(tokenizer, Tokenizer)
+        else load_tokenizer(where if tokenizer is None else tokenizer)
+    )
+    found = PreparedDocuments(where).read(document)
+    text = made.decode(found.tokens, skip_special=False)
+    return ShownDocument(document, found.where, found.shard, len(found.tokens), text)

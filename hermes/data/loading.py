@@ -1,0 +1,130 @@
+"""The tokens of whatever data is given: prepared shards, token files, or text, cached or not."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hermes.data.bad_records import BadRecords
+from hermes.data.document_reader import TextFormat, choose_format, read_documents
+from hermes.data.files import Paths, expand_paths
+from hermes.data.prepared.cache import CACHED_FROM, find_cache_folder, open_cached
+from hermes.data.prepared.manifest import is_prepared, open_prepared, read_manifest
+from hermes.data.prepared.plan import PreparationOptions
+from hermes.data.progress import Watch, report_progress
+from hermes.data.source_file import SourceFile, find_source, require_unchanged
+from hermes.data.token_files import is_token_file, open_token_files
+from hermes.data.token_stream import TokenStream, tokenize
+from hermes.errors import DataError
+
+if TYPE_CHECKING:
+    from hermes.tokenizer import Tokenizer
+
+__all__ = ["DataOptions", "load_tokens", "open_token_folder"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How data is read.
+
+    max_bad_records: None to stop at the first bad record, else the share of all that may be left
+    out. cache_dir: where tokens of text are kept; None for the user's cache, and not for little
+    text. watch: told how far tokenizing is. tell: given lines for the user.
+    """
+
+    text_format: TextFormat = field(default_factory=TextFormat)
+    max_bad_records: float | None = None
+    cache_dir: Path | None = None
+    watch: Watch = report_progress
+    tell: Callable[[str], None] = lambda line: None
+
+
+def load_tokens(paths: Paths, tokenizer: "Tokenizer", options: DataOptions) -> TokenStream:
+    """Open or make the tokens of data.
+
+    A folder of `hermes prepare` is opened as it is, and so are token files (.bin); text is
+    tokenized, or opened from the cache. Raises DataError where one is mixed with another or was
+    made with another tokenizer, and StorageError.
+    """
+    named = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    if any(is_prepared(path) for path in named):
+        return _open_prepared(named, tokenizer)
+    files = expand_paths(named)
+    of_tokens = [path for path in files if is_token_file(path)]
+    if of_tokens and len(of_tokens) < len(files):
+        text = next(path for path in files if not is_token_file(path))
+        raise DataError(f"{of_tokens[0]} holds tokens and {text} text; give one kind of them")
+    if of_tokens:
+        return open_token_files(of_tokens, tokenizer)
+    return _load_text(files, tokenizer, options)
+
+
+def open_token_folder(folder: Path) -> TokenStream:
+    """Open the tokens that another process made or opened. Raises DataError, StorageError."""
+    return open_prepared(folder) if is_prepared(folder) else TokenStream.open(folder)
+
+
+def _open_prepared(named: Sequence[Path], tokenizer: "Tokenizer") -> TokenStream:
+    if len(named) > 1:
+        other = next((path for path in named if not is_prepared(path)), named[1])
+        raise DataError(f"{named[0]} and {other}: give one folder of prepared tokens alone")
+    stream = open_prepared(named[0])
+    facts, _ = read_manifest(named[0])
+    made = facts["tokenizer"]["fingerprint"]
+    if made != tokenizer.fingerprint:
+        raise DataError(
+            f"{named[0]} was prepared with a tokenizer of fingerprint {made[:12]}, and this one "
+            f"has {tokenizer.fingerprint[:12]}; give --tokenizer {named[0]}"
+        )
+    for key, here in (("eos_id", tokenizer.eos_id), ("beginning", tokenizer.beginning)):
+        if facts["tokenizer"][key] != here:
+            raise DataError(
+                f"{named[0]} was prepared with {key} {facts['tokenizer'][key]}, and it is {here} "
+                "here; give the --eos and --bos that it was prepared with, or prepare it again"
+            )
+    return stream
+
+
+def _load_text(files: Sequence[Path], tokenizer: "Tokenizer", options: DataOptions) -> TokenStream:
+    kinds = [choose_format(path, options.text_format) for path in files]
+    sources = [find_source(path, kind) for path, kind in zip(files, kinds, strict=True)]
+    if _should_cache(sources, tokenizer, options):
+        sources = [replace(one, name=os.path.abspath(one.name)) for one in sources]
+        cache = options.cache_dir or find_cache_folder()
+        if options.cache_dir is not None or _can_write(cache):
+            own = PreparationOptions(options.text_format, max_bad_records=options.max_bad_records)
+            return open_cached(
+                sources, tokenizer, own, cache, watch=options.watch, tell=options.tell
+            )
+        options.tell(f"{cache} cannot be written to, so the text is tokenized at each start")
+    bad = None if options.max_bad_records is None else BadRecords(options.max_bad_records)
+    documents = read_documents(files, **vars(options.text_format), bad=bad)
+    stream = tokenize(documents, tokenizer, watch=options.watch)
+    notes: list[str] = []
+    try:
+        for source in sources:
+            require_unchanged(source, None)
+        if bad is not None:
+            bad.check()
+            notes = bad.describe()
+    except DataError:
+        stream.close()
+        raise
+    return replace(stream, sources=len(files), notes=tuple(notes))
+
+
+def _should_cache(
+    sources: Sequence[SourceFile], tokenizer: "Tokenizer", options: DataOptions
+) -> bool:
+    if tokenizer.eos_id is None or not all(source.is_file for source in sources):
+        return False
+    return options.cache_dir is not None or sum(s.size for s in sources) >= CACHED_FROM
+
+
+def _can_write(cache: Path) -> bool:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return os.access(cache, os.W_OK | os.X_OK)
+    except OSError:
+        return False

@@ -1,0 +1,17 @@
+"""Text prepared for training: token shards with an index of documents and a manifest."""
+
+from hermes.data.prepared.manifest import is_prepared, open_prepared, verify_prepared
+from hermes.data.prepared.plan import SHARD_SIZE, Part, PreparationOptions
+from hermes.data.prepared.preparation import Prepared, merge_parts, prepare_tokens
+
+__all__ = [
+    "SHARD_SIZE",
+    "Part",
+    "PreparationOptions",
+    "Prepared",
+    "is_prepared",
+    "merge_parts",
+    "open_prepared",
+    "prepare_tokens",
+    "verify_prepared",
+]

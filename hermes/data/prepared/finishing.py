@@ -1,0 +1,158 @@
+"""Ends a preparation: all shards are there, their hashes are right, the manifest is written."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hermes.data.bad_records import LISTED, BadRecords
+from hermes.data.prepared.group import Group, read_group, read_shard
+from hermes.data.prepared.manifest import (
+    MANIFEST,
+    Shard,
+    hash_shards,
+    make_manifest,
+    read_manifest,
+)
+from hermes.data.prepared.plan import PLAN, Plan, name_shard
+from hermes.data.progress import PreparationProgress, Watch
+from hermes.errors import DataError
+from hermes.storage.durable import TEMPORARY, Disk, write_atomically
+
+if TYPE_CHECKING:
+    from hermes.tokenizer import Tokenizer
+
+__all__ = ["Prepared", "choose_dtype", "describe_whole", "write_manifest"]
+
+PROVENANCE = "provenance.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a preparation came to. whole: False where other parts are still to be done.
+
+    notes: sentences for the user, such as those about bad records.
+    """
+
+    output: Path
+    whole: bool
+    shards: int
+    tokens: int
+    documents: int
+    text_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+def choose_dtype(plan: Plan) -> str:
+    """The type of ids in shards, little-endian: two bytes where the vocabulary allows it."""
+    return "<u2" if plan.tokenizer["vocab_size"] <= 1 << 16 else "<u4"
+
+
+def _collect(folder: Path, plan: Plan) -> tuple[list[Group], list[Shard]]:
+    """All groups and shards. Raises DataError where one is not finished."""
+    groups, shards = [], []
+    for number in range(len(plan.groups)):
+        group = read_group(folder, number)
+        if group is None:
+            first = plan.sources[plan.groups[number].start].name
+            raise DataError(
+                f"{folder}: the part with {first} is not done yet; run the parts that are missing"
+            )
+        groups.append(group)
+        for k in range(group.shards):
+            shard = read_shard(folder, name_shard(number, k))
+            if shard is None:
+                raise DataError(
+                    f"{folder}: shard {name_shard(number, k)} is not done yet; run the parts that "
+                    "are missing"
+                )
+            shards.append(shard)
+    return groups, shards
+
+
+def write_manifest(
+    folder: Path,
+    plan: Plan,
+    tokenizer: "Tokenizer",
+    disk: Disk,
+    workers: int | None,
+    progress: PreparationProgress,
+    watch: Watch,
+) -> Prepared:
+    """Write the manifest, once every shard is there and its hash is right."""
+    groups, shards = _collect(folder, plan)
+    notes = _judge_bad_records(plan, groups)
+    tokens = sum(shard.tokens for shard in shards)
+    if not tokens:
+        raise DataError("there is no text to tokenize; give files that have some")
+    progress.stage = "verifying"
+
+    def show(done: int, total: int) -> None:
+        progress.read, progress.size = done, total
+        watch(progress)
+
+    dtype = choose_dtype(plan)
+    fingerprint = hash_shards(folder, dtype, shards, tokenizer.fingerprint, show)
+    facts = {
+        "fingerprint": fingerprint,
+        "dtype": dtype,
+        "tokens": tokens,
+        "documents": sum(shard.documents for shard in shards),
+        "text_bytes": sum(shard.text_bytes for shard in shards),
+        "largest": max(shard.largest for shard in shards),
+        "tokenizer": plan.tokenizer,
+        "options": plan.options.describe(),
+        "plan": [source.describe() for source in plan.sources],
+        "sources": [vars(source) for group in groups for source in group.sources],
+        "bad_records": sum(group.bad for group in groups),
+    }
+    write_atomically(folder / PROVENANCE, _describe_provenance(progress, workers), disk=disk)
+    write_atomically(folder / MANIFEST, make_manifest(facts, shards), disk=disk)
+    _delete_unfinished(folder)
+    return describe_whole(folder, tuple(notes))
+
+
+def _judge_bad_records(plan: Plan, groups: Sequence[Group]) -> list[str]:
+    """Sentences about the records that were left out. Raises DataError for too many."""
+    if plan.options.max_bad_records is None:
+        return []
+    bad = BadRecords(plan.options.max_bad_records)
+    bad.good, bad.bad = sum(group.good for group in groups), sum(group.bad for group in groups)
+    bad.first = [line for group in groups for line in group.first_bad][:LISTED]
+    bad.check()
+    return bad.describe()
+
+
+def _describe_provenance(progress: PreparationProgress, workers: int | None) -> bytes:
+    """When, how long and with what it was prepared; the only file that says so."""
+    facts = {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.monotonic() - progress.started, 1),
+        "workers": workers or os.cpu_count(),
+        "versions": {
+            "hermes-llm": version("hermes-llm"),
+            "tokenizers": version("tokenizers"),
+            "python": platform.python_version(),
+        },
+    }
+    return (json.dumps(facts, indent=1) + "\n").encode()
+
+
+def _delete_unfinished(folder: Path) -> None:
+    """Delete what only an unfinished preparation needs; what remains is harmless."""
+    with suppress(OSError):
+        for path in [*folder.glob("*-*.json"), folder / PLAN, *folder.glob(f"{TEMPORARY}*")]:
+            path.unlink(missing_ok=True)
+
+
+def describe_whole(folder: Path, notes: tuple[str, ...]) -> Prepared:
+    """What a folder that is whole holds. Raises DataError, StorageError."""
+    facts, shards = read_manifest(folder)
+    counts = (facts["tokens"], facts["documents"], facts["text_bytes"])
+    return Prepared(folder, True, len(shards), *counts, notes)

@@ -1,0 +1,194 @@
+"""manifest.json: what a folder of prepared tokens holds, and how it is opened and verified."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.data.token_shards import TokenFile, TokenShards, open_tokens
+from hermes.data.token_stream import TokenStream
+from hermes.errors import DataError, StorageError
+from hermes.storage.reading import hash_file
+
+__all__ = [
+    "INDEX",
+    "MANIFEST",
+    "Shard",
+    "hash_shards",
+    "is_prepared",
+    "open_prepared",
+    "read_index",
+    "read_manifest",
+    "verify_prepared",
+]
+
+MANIFEST = "manifest.json"
+FORMAT = "hermes tokens"
+VERSION = 1
+# Of each document that begins in a shard: its first token there, the source's number, its line.
+INDEX = np.dtype([("start", "<u8"), ("line", "<u8"), ("source", "<u4")])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard's counts and hashes. documents: that begin in it; text_sha256: of its text."""
+
+    name: str
+    tokens: int
+    documents: int
+    text_bytes: int
+    largest: int
+    sha256: str
+    index_sha256: str
+    text_sha256: str
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """The names of its tokens and of its index."""
+        return f"{self.name}.bin", f"{self.name}.idx"
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds prepared tokens, judged by its manifest."""
+    try:
+        with open(folder / MANIFEST, encoding="utf-8") as file:
+            return f'"{FORMAT}"' in file.read(200)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def make_manifest(facts: dict[str, Any], shards: Sequence[Shard]) -> bytes:
+    """The text of manifest.json."""
+    own = {"format": FORMAT, "version": VERSION, **facts}
+    own["shards"] = [asdict(shard) for shard in shards]
+    return (json.dumps(own, indent=1) + "\n").encode()
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, Any], tuple[Shard, ...]]:
+    """The facts and the shards of a folder. Raises DataError, StorageError."""
+    try:
+        facts = json.loads((folder / MANIFEST).read_bytes())
+        if facts["format"] != FORMAT or facts["version"] > VERSION:
+            raise ValueError(f"its format is {facts['format']!r}, version {facts['version']}")
+        return facts, tuple(Shard(**shard) for shard in facts["shards"])
+    except OSError as error:
+        raise StorageError(f"cannot read {folder / MANIFEST}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / MANIFEST}: not the manifest of prepared tokens ({error}); prepare the "
+            "text again"
+        ) from None
+
+
+def list_token_files(folder: Path, dtype: str, shards: Sequence[Shard]) -> list[TokenFile]:
+    """The files of the shards that have tokens."""
+    return [
+        TokenFile(folder / shard.files[0], dtype, shard.tokens) for shard in shards if shard.tokens
+    ]
+
+
+def open_prepared(folder: Path) -> TokenStream:
+    """Open prepared tokens, memory-mapped. Raises DataError where a shard is missing or too short.
+
+    What is in the shards is not read; `verify_prepared` does.
+    """
+    facts, shards = read_manifest(folder)
+    width = np.dtype(facts["dtype"]).itemsize
+    for shard in shards:
+        _require_size(folder / shard.files[0], shard.tokens * width)
+        _require_size(folder / shard.files[1], shard.documents * INDEX.itemsize)
+    return TokenStream(
+        TokenShards(list_token_files(folder, facts["dtype"], shards)),
+        facts["documents"],
+        facts["text_bytes"],
+        facts["largest"],
+        facts["fingerprint"],
+        folder,
+        sources=len(facts["sources"]),
+    )
+
+
+def _require_size(path: Path, size: int) -> None:
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        raise DataError(f"{path}: the shard is missing; copy or prepare it again") from None
+    except OSError as error:
+        raise StorageError(f"cannot look at {path}: {error.strerror}") from error
+    if found != size:
+        raise DataError(
+            f"{path}: {found:,} bytes where the manifest says {size:,}; copy or prepare it again"
+        )
+
+
+def read_index(folder: Path, shard: Shard) -> NDArray[Any]:
+    """The documents that begin in a shard, in order. Raises StorageError."""
+    try:
+        return np.fromfile(folder / shard.files[1], INDEX)
+    except OSError as error:
+        raise StorageError(f"cannot read {folder / shard.files[1]}: {error.strerror}") from error
+
+
+def hash_shards(
+    folder: Path,
+    dtype: str,
+    shards: Sequence[Shard],
+    tokenizer_fingerprint: str,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> str:
+    """The fingerprint of the tokens, as `TokenStream` has it; each shard's hash is compared.
+
+    Raises DataError for the first shard that differs.
+    """
+    total = hashlib.sha256(tokenizer_fingerprint.encode())
+    size = sum(shard.tokens for shard in shards)
+    done = 0
+    for file, shard in zip(
+        list_token_files(folder, dtype, shards), (s for s in shards if s.tokens), strict=True
+    ):
+        own = hashlib.sha256()
+        tokens = open_tokens(file)
+        for start in range(0, len(tokens), 1 << 22):
+            block = tokens[start : start + (1 << 22)].tobytes()
+            own.update(block)
+            total.update(block)
+            watch(done + start, size)
+        done += len(tokens)
+        if own.hexdigest() != shard.sha256:
+            raise DataError(
+                f"{file.path}: its SHA-256 is {own.hexdigest()[:12]} and was "
+                f"{shard.sha256[:12]} when it was written; copy or prepare it again"
+            )
+    watch(size, size)
+    return total.hexdigest()
+
+
+def verify_prepared(
+    folder: str | Path, watch: Callable[[int, int], None] = lambda done, total: None
+) -> TokenStream:
+    """Compare every byte of prepared tokens with the manifest's hashes, and open them.
+
+    watch: told how many of all tokens are done. Raises DataError for the first file that differs.
+    """
+    where = Path(folder)
+    facts, shards = read_manifest(where)
+    stream = open_prepared(where)
+    for shard in shards:
+        path = where / shard.files[1]
+        if (found := hash_file(path)) != shard.index_sha256:
+            raise DataError(
+                f"{path}: its SHA-256 is {found[:12]} and was {shard.index_sha256[:12]} when it "
+                "was written; copy or prepare it again"
+            )
+    found = hash_shards(where, facts["dtype"], shards, facts["tokenizer"]["fingerprint"], watch)
+    if found != facts["fingerprint"]:
+        raise DataError(
+            f"{where}: the shards have fingerprint {found[:12]} and the manifest says "
+            f"{facts['fingerprint'][:12]}; prepare the text again"
+        )
+    return stream

@@ -1,0 +1,161 @@
+"""What is prepared: sources in groups, groups in shards, and whose work each shard is.
+
+A group is a source, or several small ones in order, up to the size of a shard. A shard is the next
+pieces of its group's text up to that size; its name, GROUP-NUMBER, is the same in whatever parts
+and processes the work is done, since no token has to be known to find where it begins.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hermes.data.document_reader import TextFormat, choose_format
+from hermes.data.files import Paths, expand_paths
+from hermes.data.source_file import SourceFile, find_source
+from hermes.errors import DataError
+
+if TYPE_CHECKING:
+    from hermes.tokenizer import Tokenizer
+
+__all__ = [
+    "PLAN",
+    "SHARD_SIZE",
+    "Part",
+    "Plan",
+    "PreparationOptions",
+    "describe_difference",
+    "group_sources",
+    "make_plan",
+    "name_shard",
+]
+
+SHARD_SIZE = 100_000_000  # bytes of text
+PLAN = "plan.json"
+
+
+def name_shard(group: int, number: int) -> str:
+    """The name of a shard's files, without their endings."""
+    return f"{group:05}-{number:05}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of `count` parts of the work, `index` from 1."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """Parse 'I/N'. Raises DataError."""
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise DataError(f"--part {text}: expected I/N with I from 1 to N, as in 3/16")
+        return cls(int(found[1]), int(found[2]))
+
+    def has(self, groups: int, group: int, number: int) -> bool:
+        """Whether a shard is this part's work; with few groups their shards are dealt out."""
+        share = group if groups >= self.count else group + number
+        return share % self.count == self.index - 1
+
+    def may_have(self, groups: int, group: int) -> bool:
+        """Whether any shard of a group may be this part's work."""
+        return groups < self.count or group % self.count == self.index - 1
+
+
+@dataclass(frozen=True)
+class PreparationOptions:
+    """What decides the bytes of a preparation besides its sources and tokenizer.
+
+    shard_size: bytes of text per shard. max_bad_records: None to stop at the first bad record, else
+    they are left out up to this share of all.
+    """
+
+    text_format: TextFormat = field(default_factory=TextFormat)
+    shard_size: int = SHARD_SIZE
+    max_bad_records: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise DataError(f"--shard-size must be at least 1, got {self.shard_size}")
+
+    def describe(self) -> dict[str, Any]:
+        """All options by name."""
+        own = asdict(self)
+        return {**own.pop("text_format"), **own}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work of a preparation. groups: numbers of sources."""
+
+    sources: tuple[SourceFile, ...]
+    groups: tuple[range, ...]
+    options: PreparationOptions
+    tokenizer: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all sources whose size is known."""
+        return sum(source.size for source in self.sources)
+
+    def to_json(self) -> bytes:
+        """What parts and later attempts must agree on."""
+        facts = {
+            "tokenizer": self.tokenizer,
+            "options": self.options.describe(),
+            "sources": [source.describe() for source in self.sources],
+        }
+        return (json.dumps(facts, indent=1) + "\n").encode()
+
+
+def make_plan(paths: Paths, tokenizer: "Tokenizer", options: PreparationOptions) -> Plan:
+    """Plan the work. Raises DataError where there is no source or no end-of-text token."""
+    if tokenizer.eos_id is None:
+        raise DataError(
+            "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>', so "
+            "documents cannot be told apart; use one that has"
+        )
+    sources = tuple(
+        find_source(path, choose_format(path, options.text_format)) for path in expand_paths(paths)
+    )
+    facts = {
+        "fingerprint": tokenizer.fingerprint,
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": tokenizer.eos_id,
+        "beginning": tokenizer.beginning,
+    }
+    return Plan(sources, group_sources(sources, options.shard_size), options, facts)
+
+
+def group_sources(sources: Sequence[SourceFile], size: int) -> tuple[range, ...]:
+    """Group consecutive small files; a source of unknown size is alone."""
+    groups: list[range] = []
+    held, start = 0, 0
+    for number, source in enumerate(sources):
+        if number > start and (not source.is_file or held + source.size > size):
+            groups.append(range(start, number))
+            held, start = 0, number
+        held += source.size if source.is_file else size
+    groups.append(range(start, len(sources)))
+    return tuple(groups)
+
+
+def describe_difference(before: bytes, now: bytes, folder: Path) -> str:
+    """The sentence about a folder that was begun with another plan."""
+    there, here = json.loads(before), json.loads(now)
+    found = "other data"
+    for part in ("tokenizer", "options"):
+        for key, value in here[part].items():
+            if there.get(part, {}).get(key) != value:
+                found = f"{key} {there.get(part, {}).get(key)!r}, and not {value!r}"
+                return f"{folder} was begun with {found}; choose another --output, or delete it"
+    for old, new in zip(there["sources"], here["sources"], strict=False):
+        if old != new:
+            found = f"{old['name']} of {old['size']:,} bytes"
+            found += f", and not {new['name']} of {new['size']:,}"
+            break
+    return f"{folder} was begun with {found}; choose another --output, or delete it"

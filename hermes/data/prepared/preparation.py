@@ -1,0 +1,229 @@
+"""Prepares text for training: `hermes prepare`, and the cache of `hermes train`.
+
+    OUTPUT/manifest.json  provenance.json  tokenizer.json
+    OUTPUT/00000-00000.bin  00000-00000.idx         a shard: its tokens, and its documents
+    OUTPUT/plan.json  group-00000.json  00000-00000.json  .tmp-*    while it is being prepared
+
+A shard is finished when its .json is there, which is written last. Finished shards stay whatever
+happens, and the next attempt makes the others. The bytes of the result, provenance.json
+apart, do not depend on attempts, parts or workers.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hermes.data.document_reader import TextFormat
+from hermes.data.encoding_pool import EncodingPool
+from hermes.data.files import Paths
+from hermes.data.prepared.finishing import (
+    Prepared,
+    choose_dtype,
+    describe_whole,
+    write_manifest,
+)
+from hermes.data.prepared.group import (
+    GroupReader,
+    name_group,
+    read_group,
+    read_shard,
+    write_shards,
+)
+from hermes.data.prepared.manifest import (
+    MANIFEST,
+    open_prepared,
+    read_manifest,
+)
+from hermes.data.prepared.plan import (
+    PLAN,
+    Part,
+    Plan,
+    PreparationOptions,
+    describe_difference,
+    group_sources,
+    make_plan,
+    name_shard,
+)
+from hermes.data.progress import PreparationProgress, Watch, report_progress
+from hermes.data.source_file import SourceFile
+from hermes.errors import DataError, StorageError
+from hermes.storage.durable import TEMPORARY, Disk, write_atomically
+
+if TYPE_CHECKING:
+    from hermes.tokenizer import Tokenizer
+
+__all__ = ["Prepared", "merge_parts", "prepare_tokens"]
+
+TOKENIZER = "tokenizer.json"
+
+
+def prepare_tokens(
+    paths: Paths,
+    tokenizer: "Tokenizer",
+    output: str | Path,
+    *,
+    options: PreparationOptions | None = None,
+    workers: int | None = None,
+    part: Part | None = None,
+    watch: Watch = report_progress,
+    disk: Disk | None = None,
+) -> Prepared:
+    """Tokenize documents into the shards of `output`, or resume an earlier attempt.
+
+    workers: as in EncodingPool. part: only this part of the work, without the manifest, which
+    `merge_parts` writes. Raises DataError where the output was begun from something else or a
+    source changes meanwhile, and StorageError; finished shards stay.
+    """
+    plan = make_plan(paths, tokenizer, options or PreparationOptions())
+    folder, disk = Path(output), disk or Disk()
+    done = _open_folder(folder, plan, tokenizer, disk)
+    if done:
+        return describe_whole(folder, ("nothing is left to do",))
+    progress = PreparationProgress(plan.size)
+    mine = part or Part()
+    with EncodingPool(tokenizer, workers) as pool:
+        for group in range(len(plan.groups)):
+            if mine.may_have(len(plan.groups), group):
+                _prepare_group(folder, plan, group, mine, tokenizer, pool, disk, progress, watch)
+    if part is not None and part.count > 1:
+        return _describe_part(folder, plan, part)
+    return write_manifest(folder, plan, tokenizer, disk, workers, progress, watch)
+
+
+def merge_parts(output: str | Path, *, watch: Watch = report_progress) -> Prepared:
+    """Write the manifest of a folder whose parts are all done. Raises DataError, StorageError."""
+    from hermes.tokenizer import Tokenizer
+
+    folder = Path(output)
+    if (folder / MANIFEST).exists():
+        return describe_whole(folder, ("nothing is left to do",))
+    try:
+        found = json.loads((folder / PLAN).read_bytes())
+    except OSError:
+        raise DataError(f"{folder}: no parts of a preparation in it; name their folder") from None
+    plan = _read_plan(found)
+    tokenizer = Tokenizer.load(folder / TOKENIZER)
+    return write_manifest(
+        folder, plan, tokenizer, Disk(), None, PreparationProgress(plan.size), watch
+    )
+
+
+def _read_plan(found: dict[str, Any]) -> Plan:
+    """The plan that plan.json was made from; sources are not looked at again."""
+    own = dict(found["options"])
+    names = ("text_field", "file_format", "documents", "no_header")
+    options = PreparationOptions(TextFormat(**{name: own.pop(name) for name in names}), **own)
+    sources = tuple(
+        SourceFile(**source, modified=1 if source["size"] else 0) for source in found["sources"]
+    )
+    groups = group_sources(sources, options.shard_size)
+    return Plan(sources, groups, options, found["tokenizer"])
+
+
+def _open_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -> bool:
+    """Make the folder or look at what is in it. Returns whether it is whole already."""
+    text = plan.to_json()
+    if (folder / MANIFEST).exists():
+        facts, _ = read_manifest(folder)
+        own = {key: facts[key] for key in ("tokenizer", "options")}
+        own["sources"] = [
+            {key: source[key] for key in ("name", "kind", "size")} for source in facts["plan"]
+        ]
+        before = (json.dumps(own, indent=1) + "\n").encode()
+        if before != text:
+            raise DataError(describe_difference(before, text, folder))
+        open_prepared(folder)
+        return True
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [entry.name for entry in folder.iterdir()]
+        begun = (folder / PLAN).read_bytes() if PLAN in names else None
+    except OSError as error:
+        raise StorageError(f"cannot write to {folder}: {error.strerror}") from error
+    if begun is None:
+        if others := [name for name in names if not name.startswith((TEMPORARY, ".lock"))]:
+            raise DataError(
+                f"{folder} is not empty ({sorted(others)[0]}) and no preparation was begun in it; "
+                "choose another --output"
+            )
+        write_atomically(folder / PLAN, text, disk=disk)
+    elif begun != text:
+        raise DataError(describe_difference(begun, text, folder))
+    tokenizer.save(folder / TOKENIZER)
+    return False
+
+
+def _prepare_group(
+    folder: Path,
+    plan: Plan,
+    group: int,
+    part: Part,
+    tokenizer: "Tokenizer",
+    pool: EncodingPool,
+    disk: Disk,
+    progress: PreparationProgress,
+    watch: Watch,
+) -> None:
+    """Write the shards of a group that are the part's work and not finished yet."""
+    known = read_group(folder, group)
+    groups = len(plan.groups)
+    finished: dict[int, str] = {}
+    for number in _list_numbers(folder, group):
+        if (shard := read_shard(folder, name_shard(group, number))) is not None:
+            finished[number] = shard.text_sha256
+    if known is not None:
+        own = [number for number in range(known.shards) if part.has(groups, group, number)]
+        if all(number in finished for number in own):
+            progress.read += sum(source.size for source in known.sources)
+            watch(progress)
+            return
+
+    def wants(number: int) -> bool:
+        return number not in finished and part.has(groups, group, number)
+
+    def add_bytes(count: int) -> None:
+        progress.read += count
+
+    def add_tokens(tokens: int, documents: int) -> None:
+        progress.tokens += tokens
+        progress.documents += documents
+        watch(progress)
+
+    reader = GroupReader(plan, group, tokenizer, wants, finished, add_bytes)
+    write_shards(
+        folder,
+        reader,
+        group,
+        pool,
+        beginning=plan.tokenizer["beginning"],
+        eos_id=plan.tokenizer["eos_id"],
+        dtype=choose_dtype(plan),
+        disk=disk,
+        on_tokens=add_tokens,
+    )
+    result = reader.get_result()
+    if known is not None and known != result:
+        raise DataError(
+            f"{folder / name_group(group)}: another part read other data; all parts must see the "
+            "same files"
+        )
+    record = {**vars(result), "sources": [vars(source) for source in result.sources]}
+    write_atomically(folder / name_group(group), json.dumps(record).encode(), disk=disk)
+
+
+def _list_numbers(folder: Path, group: int) -> list[int]:
+    """The numbers of a group's finished shards."""
+    names = (path.stem for path in folder.glob(f"{group:05}-*.json"))
+    return sorted(int(name.partition("-")[2]) for name in names)
+
+
+def _describe_part(folder: Path, plan: Plan, part: Part) -> Prepared:
+    """What this part came to."""
+    own = []
+    for group in range(len(plan.groups)):
+        for number in _list_numbers(folder, group):
+            if part.has(len(plan.groups), group, number):
+                shard = read_shard(folder, name_shard(group, number))
+                own.append(shard) if shard else None
+    counts = [sum(getattr(s, name) for s in own) for name in ("tokens", "documents", "text_bytes")]
+    return Prepared(folder, False, len(own), *counts)

@@ -1,0 +1,73 @@
+"""Data at addresses such as s3://BUCKET/FILE or https://HOST/FILE, opened through fsspec."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from hermes.errors import DataError, HermesError, StorageError
+
+__all__ = ["is_remote", "list_remote", "open_remote", "restore_address"]
+
+# A Path collapses two slashes to one, so one is enough.
+ADDRESS = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)", re.DOTALL)
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a name is an address and not a local file."""
+    return ADDRESS.fullmatch(str(path)) is not None
+
+
+def restore_address(path: str | Path) -> tuple[str, str]:
+    """The protocol of an address, and the whole address with both of its slashes."""
+    found = ADDRESS.fullmatch(str(path))
+    assert found is not None, "asked only for what is_remote"
+    return found["protocol"], f"{found['protocol']}://{found['rest']}"
+
+
+@contextmanager
+def _open_filesystem(path: str | Path) -> Iterator[tuple[Any, str]]:
+    """Yield fsspec's file system of an address, and the address. Raises HermesError."""
+    protocol, address = restore_address(path)
+    try:
+        import fsspec
+    except ModuleNotFoundError:
+        raise HermesError(
+            f"{address}: reading it needs fsspec; pip install 'hermes-llm[remote]'"
+        ) from None
+    try:
+        yield fsspec.core.url_to_fs(address)[0], address
+    except FileNotFoundError:
+        silent = ", or no answer from its host" if protocol in ("http", "https") else ""
+        raise DataError(f"{address}: no such file{silent}; check the name") from None
+    except (ImportError, ValueError) as error:
+        raise HermesError(f"{address}: fsspec cannot open {protocol}:// ({error})") from None
+    except OSError as error:
+        raise StorageError(f"cannot read {address}: {error.strerror or error}") from error
+    except HermesError:
+        raise
+    except Exception as error:  # each protocol's library has classes of its own
+        raise StorageError(f"cannot read {address}: {type(error).__name__}: {error}") from error
+
+
+def list_remote(path: str | Path) -> list[Path]:
+    """List the files that an address or its pattern stands for, by name. Raises HermesError."""
+    protocol, address = restore_address(path)
+    if "*" not in address:
+        return [Path(path)]
+    with _open_filesystem(path) as (files, _):
+        found = sorted(files.glob(address))
+    if not found:
+        raise DataError(f"{address}: the pattern matches no file; check the folder and the ending")
+    return [
+        Path(str(name) if is_remote(str(name)) else f"{protocol}://{str(name).lstrip('/')}")
+        for name in found
+    ]
+
+
+@contextmanager
+def open_remote(path: str | Path) -> Iterator[BinaryIO]:
+    """Yield the file at an address, for reading. Raises HermesError, StorageError."""
+    with _open_filesystem(path) as (files, address), files.open(address, "rb") as file:
+        yield cast(BinaryIO, file)

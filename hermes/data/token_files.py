@@ -1,0 +1,107 @@
+"""Token files of other tools: ids in little-endian binary, with or without a header.
+
+nanoGPT's and litgpt's train.bin are bare ids. llm.c, modded-nanogpt and nanochat put 256 int32
+before them: a magic number, a version that says their width, and their count. litgpt's packed
+datasets have a header of 24 bytes. Sources: karpathy/llm.c, dev/data/data_common.py; litgpt,
+data/packed_dataset.py.
+"""
+
+import hashlib
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hermes.data.token_shards import TokenFile, TokenShards
+from hermes.data.token_stream import TokenStream
+from hermes.errors import DataError, StorageError
+
+if TYPE_CHECKING:
+    from hermes.tokenizer import Tokenizer
+
+__all__ = ["is_token_file", "open_token_files", "read_token_header"]
+
+ENDING = ".bin"
+BLOCK = 1 << 22  # ids read at a time
+# By llm.c's magic number: the width that each version has.
+LLMC = {20240520: {1: "<u2"}, 20240801: {7: "<u4"}}
+LLMC_HEADER = 256 * 4
+LITGPT_MAGIC, LITGPT_HEADER = b"LITPKDS", 24
+# uint16, and int32 read as unsigned, since ids are never negative.
+LITGPT_TYPES = {8: "<u2", 4: "<u4"}
+
+
+def is_token_file(path: Path) -> bool:
+    """Whether a file is of tokens, by its ending."""
+    return path.suffix.lower() == ENDING
+
+
+def read_token_header(path: Path, bare: str) -> TokenFile:
+    """Find out where a file's ids are and how wide. bare: the width without a header.
+
+    Raises DataError where the header and the size disagree, StorageError.
+    """
+    try:
+        size = os.stat(path).st_size
+        with open(path, "rb") as file:
+            head = file.read(LITGPT_HEADER)
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    if head.startswith(LITGPT_MAGIC) and len(head) == LITGPT_HEADER:
+        _, kind, _ = struct.unpack("<QBQ", head[len(LITGPT_MAGIC) :])
+        if kind not in LITGPT_TYPES:
+            raise DataError(f"{path}: litgpt's type {kind} holds no ids; expected uint16 or int32")
+        return _measure(path, LITGPT_TYPES[kind], LITGPT_HEADER, size)
+    words = struct.unpack("<3i", head[:12].ljust(12, b"\0"))
+    if words[0] in LLMC and size >= LLMC_HEADER:
+        versions = LLMC[words[0]]
+        if words[1] not in versions:
+            known = ", ".join(map(str, versions))
+            raise DataError(f"{path}: version {words[1]} of a token file; known is {known}")
+        found = _measure(path, versions[words[1]], LLMC_HEADER, size)
+        if found.tokens < words[2]:
+            raise DataError(
+                f"{path}: {found.tokens:,} tokens where its header says {words[2]:,}; copy it again"
+            )
+        return TokenFile(path, found.dtype, words[2], LLMC_HEADER)
+    return _measure(path, bare, 0, size)
+
+
+def _measure(path: Path, dtype: str, offset: int, size: int) -> TokenFile:
+    tokens, rest = divmod(size - offset, np.dtype(dtype).itemsize)
+    if rest:
+        raise DataError(f"{path}: {size:,} bytes are no whole number of ids; copy it again")
+    if not tokens:
+        raise DataError(f"{path}: empty, there is no token in it; leave it out or fill it")
+    return TokenFile(path, dtype, tokens, offset)
+
+
+def open_token_files(paths: Sequence[Path], tokenizer: "Tokenizer") -> TokenStream:
+    """Open token files as one stream, memory-mapped; bare ids have 2 bytes, 4 where they need them.
+
+    They are read once, for the fingerprint and the largest id. Raises DataError for ids outside the
+    tokenizer's vocabulary, StorageError.
+    """
+    size = tokenizer.vocab_size
+    bare = "<u2" if size <= 1 << 16 else "<u4"
+    files = [read_token_header(path, bare) for path in paths]
+    tokens = TokenShards(files)
+    digest = hashlib.sha256(tokenizer.fingerprint.encode())
+    largest = documents = 0
+    for file, one in zip(files, tokens.iterate_files(), strict=True):
+        for start in range(0, len(one), BLOCK):
+            block = np.asarray(one[start : start + BLOCK]).astype(bare)
+            digest.update(block.tobytes())
+            found = int(block.max())
+            if found >= size or int(one[start : start + BLOCK].max()) != found:
+                worst = int(one[start : start + BLOCK].max())
+                raise DataError(
+                    f"{file.path}: token id {worst}, outside the tokenizer's vocabulary of "
+                    f"{size:,}; give the tokenizer that made the file"
+                )
+            largest = max(largest, found)
+            documents += int((block == tokenizer.eos_id).sum())
+    return TokenStream(tokens, documents, 0, largest, digest.hexdigest(), sources=len(files))

@@ -1,0 +1,157 @@
+"""`hermes prepare` and `hermes data`: from text to shards that training takes."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import hermes
+from tests.cli.support import TRAIN, piped, process, refuses
+
+PREPARE = ("prepare", "--data", "text.txt", "--tokenizer", "tokenizer.json", "--output", "tokens")
+
+
+def test_text_is_prepared_verified_shown_and_trained_on(call, here):
+    code, out, err = call(*PREPARE)
+    assert (code, out) == (0, "")
+    assert err.startswith("tokens: ")
+    assert "tokens of 1 documents, 4.08 kB of text, in 1 shards" in err
+    code, out, _ = call("data", "verify", "tokens")
+    assert (code, out[:14]) == (0, "tokens: whole,")
+    code, out, err = call("data", "show", "tokens")
+    assert (code, out) == (0, Path("text.txt").read_text() + "<|eos|>\n")
+    assert err.startswith("document 0: text.txt:1, ")
+    train = ("train", "--data", "tokens", *TRAIN[5:], "--max-steps", 2)  # its own tokenizer
+    code, _, err = call(*train)
+    assert code == 0, err
+    code, _, plain = call(*TRAIN[:-6], "--output", "plain", *TRAIN[-4:], "--max-steps", 2)
+    assert code == 0, plain
+    losses = [
+        [json.loads(line)["loss"] for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+        for run in ("run", "plain")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_parts_are_merged(call, here):
+    Path("more.jsonl").write_text('{"text": "a cat"}\n' * 50)
+    for part in ("2/2", "1/2"):
+        code, _, err = call(*PREPARE, "more.jsonl", "--shard-size", 500, "--part", part)
+        assert (code, err[:11]) == (0, f"part {part} of")
+    code, out, _ = call("prepare", "--merge", "--output", "tokens", "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["whole"]
+    assert facts["documents"] == 51
+    code, _, err = call(*PREPARE, "more.jsonl", "--shard-size", 500)
+    assert (code, err.splitlines()[0]) == (0, "nothing is left to do")
+
+
+def test_standard_input_is_prepared(here):
+    done = piped('"a"\n"b"\n', *PREPARE[:1], *PREPARE[3:], "--format", "jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "of 2 documents" in done.stderr
+
+
+def test_mistakes_are_one_line(call, here):
+    refuses(call, 1, "no tokenizer: give --tokenizer FILE", "prepare", "-d", "text.txt", "-o", "t")
+    refuses(
+        call,
+        1,
+        "--merge takes the parts that are in --output; leave --data out",
+        *(*PREPARE, "--merge"),
+    )
+    refuses(
+        call,
+        1,
+        "here: no parts of a preparation in it; name their folder",
+        *("prepare", "--merge", "--output", "here"),
+    )
+    refuses(
+        call,
+        74,
+        "cannot read none/manifest.json: No such file or directory",
+        *("data", "verify", "none"),
+    )
+
+
+def test_a_command_that_was_interrupted_is_given_again(here):
+    lines = "".join(json.dumps({"text": f"{n} the cat sat " * 40}) + "\n" for n in range(4000))
+    Path("text.jsonl").write_text(lines)
+    arguments = ("prepare", "--data", "text.jsonl", *PREPARE[3:], "--shard-size", 50_000)
+    first = process(*arguments)
+    deadline = time.monotonic() + 120
+    while not list(Path("tokens").glob("0*.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    first.send_signal(2)
+    _, err = first.communicate()
+    assert first.returncode == 130, err
+    assert err.splitlines()[-1] == "Error: interrupted"
+    assert not Path("tokens/manifest.json").exists()
+    done = piped("", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert hermes.verify_data("tokens").documents == 4000
+
+
+def test_a_script_prepares_with_workers_without_a_main_guard(here):
+    """Workers are processes of their own, which do not run the script again."""
+    Path("script.py").write_text(
+        "import hermes\n"
+        "made = hermes.prepare('text.txt', 'tokenizer.json', output='tokens', workers=2)\n"
+        "print(made)\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("PrepareResult(tokens: ")
+    assert done.stdout.count("\n") == 1
+
+
+def test_bad_records_and_documents_reach_training(call, here):
+    Path("text.txt").write_text(Path("text.txt").read_text() + "\n" + "a cat\n" * 200)
+    code, _, err = call(*TRAIN, "--max-steps", 1, "--documents", "lines", "--document-mask")
+    assert code == 0, err
+    Path("text.jsonl").write_text('{"text": "the cat sat on a mat"}\n' * 300 + "7\n")
+    train = ("train", "--data", "text.jsonl", *TRAIN[3:-6], "--output", "other", *TRAIN[-4:])
+    code, _, err = call(*train, "--max-steps", 1, "--skip-bad-records")
+    assert code == 0, err
+    assert "left out 1 bad record:" in err
+    assert "text.jsonl:301: found 7 where a string or an object is needed" in err
+
+
+def test_faults_of_text_are_listed_and_exit_with_1(call, here):
+    code, out, err = call("data", "check", "text.txt", "--tokenizer", "tokenizer.json")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "read       1 file, 1 document, 4,080 bytes of text"
+    Path("bad.jsonl").write_text('{"text": "a", "id": 1}\n7\n{"text": "a"}\n')
+    code, out, err = call("data", "check", "--data", "bad.jsonl")
+    assert (code, err) == (1, "Error: the data has faults of 1 kind\n")
+    lines = out.splitlines()
+    assert "not read   'id' 1" in lines
+    assert "repeated   1 document; the first: bad.jsonl:3" in lines
+    assert lines[-1] == (
+        "fault      1 bad record; the first: bad.jsonl:2: found 7 where a string or an object is "
+        "needed"
+    )
+    code, out, _ = call("data", "check", "bad.jsonl", "--json")
+    assert code == 1
+    assert json.loads(out)["unread"] == {"id": 1}
+
+
+def test_two_processes_train_on_prepared_tokens_and_on_token_files(call, here):
+    assert call(*PREPARE)[0] == 0
+    (shard,) = Path("tokens").glob("*.bin")
+    losses = []
+    for name, processes in (("tokens", 2), (str(shard), 2), ("tokens", 1)):
+        output = f"run-{len(losses)}"
+        done = piped(
+            "", "train", "--data", name, "--tokenizer", "tokens", "--model", "little.mal",
+            "--output", output, "--seq-len", 16, "--batch-size", 4 // processes,
+            "--max-steps", 2, "--num-processes", processes, "--device", "cpu",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        lines = Path(output, "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    for found in losses[:2]:
+        assert found == pytest.approx(losses[2], abs=1e-5)

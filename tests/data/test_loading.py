@@ -1,0 +1,210 @@
+"""Loading: text through the cache, prepared folders, and the token files of other tools."""
+
+import hashlib
+import os
+import struct
+
+import numpy as np
+import pytest
+
+from hermes.data import read_documents, tokenize
+from hermes.data.loading import DataOptions, load_tokens, open_token_folder
+from hermes.data.prepared import prepare_tokens
+from hermes.errors import DataError
+from hermes.tokenizer import train_tokenizer
+from tests.data.support import TEXT
+
+
+@pytest.fixture
+def options(tmp_path):
+    return DataOptions(cache_dir=tmp_path / "cache")
+
+
+def age(path):
+    """Make a file look as if it had not changed for an hour."""
+    past = path.stat().st_mtime_ns - 3600 * 10**9
+    os.utime(path, ns=(past, past))
+
+
+def count_shards(tmp_path):
+    return {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/*/tokens/*.bin")}
+
+
+def test_text_is_tokenized_once(write, tmp_path, tokenizer, options):
+    path = write("a.txt", TEXT)
+    age(path)
+    first = load_tokens(path, tokenizer, options)
+    made = count_shards(tmp_path)
+    assert len(made) == 1
+    again = load_tokens(path, tokenizer, options)
+    assert count_shards(tmp_path) == made
+    with tokenize(read_documents(path), tokenizer) as whole:
+        assert first.fingerprint == again.fingerprint == whole.fingerprint
+        np.testing.assert_array_equal(again.tokens[:], whole.tokens)
+
+
+def test_a_file_that_was_only_touched_or_copied_back_keeps_its_tokens(
+    write, tmp_path, tokenizer, options
+):
+    path = write("a.txt", TEXT)
+    age(path)
+    load_tokens(path, tokenizer, options)
+    made = count_shards(tmp_path)
+    os.utime(path)
+    load_tokens(path, tokenizer, options)
+    assert count_shards(tmp_path) == made
+
+
+def test_a_changed_file_is_tokenized_again(write, tmp_path, tokenizer, options):
+    path = write("a.txt", TEXT)
+    first = load_tokens(path, tokenizer, options).fingerprint
+    # As large as before, and within the same tick of a coarse clock.
+    when = path.stat().st_mtime_ns
+    path.write_text(TEXT.replace("cat", "cow"), encoding="utf-8")
+    os.utime(path, ns=(when, when))
+    second = load_tokens(path, tokenizer, options)
+    assert second.fingerprint != first
+    with tokenize(read_documents(path), tokenizer) as whole:
+        assert second.fingerprint == whole.fingerprint
+
+
+def test_another_tokenizer_or_option_has_tokens_of_its_own(write, tmp_path, tokenizer, options):
+    path = write("a.txt", TEXT)
+    load_tokens(path, tokenizer, options)
+    load_tokens(path, train_tokenizer([TEXT], vocab_size=280), options)
+    load_tokens(write("b.txt", TEXT), tokenizer, options)
+    assert len(count_shards(tmp_path)) == 3
+
+
+def test_damaged_and_unfinished_tokens_are_made_again(write, tmp_path, tokenizer, options):
+    path = write("a.txt", TEXT)
+    age(path)
+    whole = load_tokens(path, tokenizer, options).tokens[:].tolist()
+    (shard,) = count_shards(tmp_path)
+    shard.write_bytes(shard.read_bytes()[:-2])
+    assert load_tokens(path, tokenizer, options).tokens[:].tolist() == whole
+    (shard.parent / "manifest.json").unlink()
+    assert load_tokens(path, tokenizer, options).tokens[:].tolist() == whole
+
+
+def test_little_text_leaves_nothing_behind(write, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    with load_tokens(write("a.txt", TEXT), tokenizer, DataOptions()) as stream:
+        assert (stream.sources, stream.documents) == (1, 1)
+    assert not (tmp_path / "user").exists()
+    monkeypatch.setattr("hermes.data.loading.CACHED_FROM", 10)
+    load_tokens(tmp_path / "a.txt", tokenizer, DataOptions())
+    assert list((tmp_path / "user" / "hermes" / "tokens").glob("*/tokens/manifest.json"))
+
+
+def test_a_cache_that_cannot_be_written_is_said(write, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(write("file", "")))
+    monkeypatch.setattr("hermes.data.loading.CACHED_FROM", 10)
+    said = []
+    with load_tokens(write("a.txt", TEXT), tokenizer, DataOptions(tell=said.append)) as stream:
+        assert len(stream)
+    assert said == [
+        f"{tmp_path}/file/hermes/tokens cannot be written to, so the text is tokenized at each "
+        "start"
+    ]
+
+
+def test_a_prepared_folder_is_opened_as_it_is(write, tmp_path, tokenizer, options):
+    prepare_tokens(write("a.txt", TEXT), tokenizer, tmp_path / "out")
+    stream = load_tokens(tmp_path / "out", tokenizer, options)
+    assert stream.folder == tmp_path / "out"
+    assert not (tmp_path / "cache").exists()
+    other = train_tokenizer([TEXT], vocab_size=280)
+    with pytest.raises(DataError, match=rf"give --tokenizer {tmp_path}/out$"):
+        load_tokens(tmp_path / "out", other, options)
+    with pytest.raises(DataError, match=r"give one folder of prepared tokens alone$"):
+        load_tokens([tmp_path / "out", tmp_path / "a.txt"], tokenizer, options)
+
+
+def make_token_files(tmp_path, ids):
+    """The same ids as other tools write them."""
+    llmc = np.zeros(256, "<i4")
+    llmc[:3] = 20240520, 1, len(ids)
+    wide = llmc.copy()
+    wide[:2] = 20240801, 7
+    litgpt = b"LITPKDS" + struct.pack("<QBQ", 1, 8, len(ids))
+    small = np.array(ids, "<u2").tobytes()
+    files = {
+        "nanogpt.bin": small,
+        "llmc.bin": llmc.tobytes() + small,
+        "llama3.bin": wide.tobytes() + np.array(ids, "<u4").tobytes(),
+        "litgpt.bin": litgpt + small,
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    return files
+
+
+def test_token_files_of_other_tools_are_read_as_the_same_tokens(tmp_path, tokenizer, options):
+    ids = [*tokenizer.encode(TEXT), 1, *tokenizer.encode("the cat"), 1]
+    digest = hashlib.sha256(tokenizer.fingerprint.encode() + np.array(ids, "<u2").tobytes())
+    for name in make_token_files(tmp_path, ids):
+        stream = load_tokens(tmp_path / name, tokenizer, options)
+        assert stream.tokens[:].tolist() == ids, name
+        assert (stream.documents, stream.largest, stream.sources) == (2, max(ids), 1)
+        assert stream.fingerprint == digest.hexdigest(), name
+    both = load_tokens(f"{tmp_path}/l*.bin", tokenizer, options)
+    assert both.tokens[:].tolist() == ids * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.bin", b"", "empty, there is no token in it; leave it out or fill it"),
+        ("a.bin", b"abc", "3 bytes are no whole number of ids; copy it again"),
+        ("a.bin", np.array([5, 9999], "<u2").tobytes(),
+         "token id 9999, outside the tokenizer's vocabulary of SIZE; give the tokenizer that made "
+         "the file"),
+        ("a.bin", struct.pack("<3i", 20240520, 9, 4) + bytes(1012) + b"\1\0" * 4,
+         "version 9 of a token file; known is 1"),
+        ("a.bin", struct.pack("<3i", 20240520, 1, 5) + bytes(1012) + b"\1\0" * 4,
+         "4 tokens where its header says 5; copy it again"),
+        ("a.bin", b"LITPKDS" + struct.pack("<QBQ", 1, 6, 4) + bytes(16),
+         "litgpt's type 6 holds no ids; expected uint16 or int32"),
+    ],
+)  # fmt: skip
+def test_damaged_token_files_are_named(write, tokenizer, options, name, content, expected):
+    path = write(name, content)
+    with pytest.raises(DataError) as error:
+        load_tokens(path, tokenizer, options)
+    assert str(error.value) == f"{path}: {expected}".replace("SIZE", str(tokenizer.vocab_size))
+
+
+def test_tokens_and_text_are_not_mixed(write, tokenizer, options):
+    with pytest.raises(DataError, match=r"a.bin holds tokens and .*b.txt text; give one kind"):
+        load_tokens([write("a.bin", b"\1\0"), write("b.txt", "x")], tokenizer, options)
+
+
+def test_bad_records_of_little_text_are_counted_too(write, tokenizer):
+    path = write("a.jsonl", '"a"\n7\n')
+    with load_tokens(path, tokenizer, DataOptions(max_bad_records=1.0)) as stream:
+        assert stream.notes[0] == "left out 1 bad record:"
+    with pytest.raises(DataError, match=r"^1 bad record among 2, more than 0.1 of them"):
+        load_tokens(path, tokenizer, DataOptions(max_bad_records=0.1))
+
+
+def test_a_source_that_changes_while_it_is_tokenized_is_refused(write, tokenizer):
+    path = write("a.txt", TEXT)
+
+    def grow(progress):
+        with open(path, "a") as file:
+            file.write("more")
+
+    with pytest.raises(
+        DataError, match=r"a.txt: it changed while it was read \([\d,]+ bytes before"
+    ):
+        load_tokens(path, tokenizer, DataOptions(watch=grow))
+
+
+def test_another_process_opens_the_same_tokens(write, tmp_path, tokenizer, options):
+    path = write("a.txt", TEXT)
+    for given in (options, DataOptions()):
+        with load_tokens(path, tokenizer, given) as stream:
+            again = open_token_folder(stream.folder)
+            assert again.fingerprint == stream.fingerprint
+            assert again.tokens[:].tolist() == stream.tokens[:].tolist()

@@ -1,0 +1,345 @@
+"""Prepared tokens: the same bytes whatever the attempts, and damage is named."""
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from hermes.data import read_documents, tokenize
+from hermes.data.document_reader import TextFormat
+from hermes.data.prepared import (
+    Part,
+    PreparationOptions,
+    is_prepared,
+    merge_parts,
+    open_prepared,
+    prepare_tokens,
+    verify_prepared,
+)
+from hermes.data.prepared.documents import PreparedDocuments
+from hermes.data.token_shards import TokenFile, TokenShards
+from hermes.errors import DataError, HermesError, StorageError
+from hermes.storage.durable import Disk
+from hermes.tokenizer import Tokenizer, train_tokenizer
+from tests.data.support import TEXT
+
+SMALL = PreparationOptions(shard_size=2000)
+
+
+def list_bytes(folder):
+    """The hash of every file but the one that says when and how it was made."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if path.name != "provenance.json"
+    }
+
+
+@pytest.fixture
+def data(write, tmp_path):
+    """Files of several kinds: many documents, a long one, and small ones."""
+    lines = [json.dumps({"text": f"{n} {TEXT[: 7 * n]}"}) for n in range(40)]
+    write("data/a.jsonl", "\n".join(lines))
+    write("data/b.txt", TEXT * 900)
+    for n in range(5):
+        write(f"data/c{n}.txt", f"the {n} cats\n")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def prepared(data, tokenizer, tmp_path):
+    """The data prepared in one go."""
+    prepare_tokens(data, tokenizer, tmp_path / "whole", options=SMALL)
+    return tmp_path / "whole"
+
+
+def test_the_tokens_are_those_of_tokenizing_all_at_once(data, prepared, tokenizer):
+    stream = verify_prepared(prepared)
+    with tokenize(read_documents(data), tokenizer) as whole:
+        np.testing.assert_array_equal(stream.tokens[:], whole.tokens)
+        for name in ("fingerprint", "documents", "text_bytes", "largest"):
+            assert getattr(stream, name) == getattr(whole, name), name
+    assert len(stream.tokens.files) > 5
+    assert stream.sources == 7
+    assert is_prepared(prepared)
+    assert not is_prepared(data)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_bytes_do_not_depend_on_the_workers(data, prepared, tokenizer, tmp_path, workers):
+    prepare_tokens(data, tokenizer, tmp_path / "other", options=SMALL, workers=workers)
+    assert list_bytes(tmp_path / "other") == list_bytes(prepared)
+
+
+@pytest.mark.parametrize("count", [2, 3, 20])
+def test_the_bytes_do_not_depend_on_the_parts(data, prepared, tokenizer, tmp_path, count):
+    other = tmp_path / "other"
+    for index in range(count, 0, -1):
+        with pytest.raises(DataError, match=r"is not done yet|no parts of a preparation in it"):
+            merge_parts(other)
+        done = prepare_tokens(data, tokenizer, other, options=SMALL, part=Part(index, count))
+        assert not done.whole
+    assert merge_parts(other).whole
+    assert list_bytes(other) == list_bytes(prepared)
+    assert merge_parts(other).notes == ("nothing is left to do",)
+
+
+class Stopped(Exception):
+    """Stands for the end of the process."""
+
+
+def test_an_attempt_that_stops_anywhere_is_resumed_to_the_same_bytes(
+    data, prepared, tokenizer, tmp_path
+):
+    expected = list_bytes(prepared)
+    operations = []
+    prepare_tokens(
+        data, tokenizer, tmp_path / "counted", options=SMALL, disk=Disk(operations.append)
+    )
+    for stop in range(0, len(operations), 5):
+        folder, left = tmp_path / f"stopped-{stop}", iter(range(stop))
+
+        def count(operation, left=left):
+            if next(left, None) is None:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            prepare_tokens(data, tokenizer, folder, options=SMALL, disk=Disk(count))
+        assert not (folder / "manifest.json").exists()
+        finished = {path: path.stat().st_mtime_ns for path in folder.glob("*-*.json")}
+        prepare_tokens(data, tokenizer, folder, options=SMALL)
+        assert list_bytes(folder) == expected, stop
+        shards = [path.with_suffix(".bin") for path in finished if "group" not in path.name]
+        for path in shards:  # a finished shard was not written again
+            assert path.stat().st_mtime_ns <= finished[path.with_suffix(".json")]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from hermes.data.prepared import PreparationOptions, prepare_tokens
+from hermes.tokenizer import Tokenizer
+data, tokenizer, output = sys.argv[1:]
+prepare_tokens(data, Tokenizer.load(tokenizer), output, options=PreparationOptions(shard_size=2000))
+"""
+
+
+def test_a_killed_process_is_resumed_to_the_same_bytes(data, prepared, tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer.json")
+    folder = tmp_path / "killed"
+    arguments = [str(data), str(tmp_path / "tokenizer.json"), str(folder)]
+    kills = 0
+    for wanted in (1, 4, 9, 1000):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments])
+        while process.poll() is None:
+            if len(list(folder.glob("0*.json"))) >= wanted:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills >= 1
+    assert list_bytes(folder) == list_bytes(prepared)
+
+
+def test_a_full_disk_loses_no_finished_shard(data, prepared, tokenizer, tmp_path):
+    room = [6000]
+
+    def fill(operation):
+        room[0] -= len(operation.data)
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = tmp_path / "full"
+    with pytest.raises(StorageError, match=r"^cannot write .*: no space left on device$"):
+        prepare_tokens(data, tokenizer, folder, options=SMALL, disk=Disk(fill))
+    assert list(folder.glob("0*.json"))
+    prepare_tokens(data, tokenizer, folder, options=SMALL)
+    assert list_bytes(folder) == list_bytes(prepared)
+
+
+def test_what_is_whole_is_not_made_again(data, prepared, tokenizer):
+    before = list_bytes(prepared)
+    done = prepare_tokens(data, tokenizer, prepared, options=SMALL)
+    assert done.notes == ("nothing is left to do",)
+    assert list_bytes(prepared) == before
+
+
+def test_a_folder_of_something_else_is_refused(data, prepared, tokenizer, tmp_path, write):
+    with pytest.raises(DataError, match=r"^.* is not empty \(a.jsonl\) and no preparation was"):
+        prepare_tokens(data, tokenizer, data)
+    other = PreparationOptions(shard_size=3000)
+    with pytest.raises(
+        DataError,
+        match=r"was begun with shard_size 2000, and not 3000; choose another --output, or delete",
+    ):
+        prepare_tokens(data, tokenizer, prepared, options=other)
+    made = train_tokenizer([TEXT], vocab_size=280)
+    with pytest.raises(DataError, match=r"was begun with fingerprint '\w+', and not '\w+'"):
+        prepare_tokens(data, made, prepared, options=SMALL)
+    (data / "b.txt").write_text(TEXT * 901)
+    with pytest.raises(DataError, match=r"was begun with .*b.txt of .* bytes, and not .*b.txt of"):
+        prepare_tokens(data, tokenizer, prepared, options=SMALL)
+
+
+def test_other_text_of_the_same_size_is_noticed_when_resuming(data, tokenizer, tmp_path):
+    folder = tmp_path / "begun"
+    prepare_tokens(data, tokenizer, folder, options=SMALL, part=Part(2, 2))
+    path = data / "b.txt"
+    path.write_text(path.read_text().replace("cat", "cow"))
+    for receipt in folder.glob("group-*.json"):
+        receipt.unlink()
+    with pytest.raises(DataError, match=r"was prepared from another text than the data has now"):
+        prepare_tokens(data, tokenizer, folder, options=SMALL, part=Part(2, 2))
+
+
+def test_a_source_that_changes_while_it_is_read_is_refused(data, tokenizer, tmp_path):
+    def grow(progress):
+        with open(data / "b.txt", "a") as file:
+            file.write("more")
+
+    with pytest.raises(
+        DataError, match=r"b.txt: it changed while it was read \([\d,]+ bytes before, [\d,]+ now\)"
+    ):
+        prepare_tokens(data, tokenizer, tmp_path / "out", options=SMALL, watch=grow)
+
+
+def test_bad_records_are_left_out_and_counted_over_all_files(write, tokenizer, tmp_path):
+    write("bad/a.jsonl", '{"text": "one"}\n7\n' + '{"text": "two"}\n' * 300)
+    write("bad/b.jsonl", '{"text": "three"}\nnot json\n')
+    options = PreparationOptions(shard_size=2000, max_bad_records=0.1)
+    done = prepare_tokens(tmp_path / "bad", tokenizer, tmp_path / "out", options=options)
+    assert done.documents == 302
+    assert done.notes[0] == "left out 2 bad records:"
+    assert [note.rpartition("/")[2][:10] for note in done.notes[1:]] == ["a.jsonl:2:", "b.jsonl:2:"]
+    with pytest.raises(
+        DataError, match=r"a.jsonl:2: found 7 where a string or an object is needed"
+    ):
+        prepare_tokens(tmp_path / "bad", tokenizer, tmp_path / "strict")
+    few = PreparationOptions(max_bad_records=0.001)
+    with pytest.raises(DataError, match=r"^2 bad records among 304, more than 0.001 of them"):
+        prepare_tokens(tmp_path / "bad", tokenizer, tmp_path / "few", options=few)
+
+
+def test_damage_is_named_with_its_file(prepared):
+    shard = max(prepared.glob("*.bin"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    with pytest.raises(DataError, match=rf"^{shard}: .* bytes where the manifest says"):
+        open_prepared(prepared)
+    shard.write_bytes(whole[:9] + bytes([whole[9] ^ 1]) + whole[10:])
+    open_prepared(prepared)
+    with pytest.raises(DataError, match=rf"^{shard}: its SHA-256 is \w+ and was \w+ when it was"):
+        verify_prepared(prepared)
+    shard.unlink()
+    with pytest.raises(DataError, match=rf"^{shard}: the shard is missing; copy or prepare it"):
+        open_prepared(prepared)
+    shard.write_bytes(whole)
+    index = max(prepared.glob("*.idx"))
+    index.write_bytes(bytes(len(index.read_bytes())))
+    with pytest.raises(DataError, match=rf"^{index}: its SHA-256 is"):
+        verify_prepared(prepared)
+    (prepared / "manifest.json").write_text('{"format": "hermes tokens", "version": 2}')
+    with pytest.raises(DataError, match=r"not the manifest of prepared tokens \(its format is"):
+        open_prepared(prepared)
+
+
+def test_a_document_is_found_with_its_source_and_line(data, prepared, tokenizer):
+    documents = PreparedDocuments(prepared)
+    found = list(read_documents(data))
+    texts, places, more = [], [], False
+    for piece in found:
+        if more:
+            texts[-1] += piece.text
+        else:
+            texts.append(piece.text)
+            places.append(f"{piece.path}:{piece.line}")
+        more = piece.more
+    assert len(documents) == len(texts)
+    for number in (0, 1, 17, 38, len(texts) - 6, len(texts) - 1):
+        one = documents.read(number)
+        assert one.where == places[number]
+        assert tokenizer.decode(one.tokens) == texts[number]
+        assert one.tokens[-1] == tokenizer.eos_id
+    with pytest.raises(DataError, match=r"has documents 0 to 45; there is no 46$"):
+        documents.read(46)
+
+
+def test_a_tokenizer_without_an_end_of_text_and_no_files_are_refused(tmp_path, data, tokenizer):
+    endless = train_tokenizer([TEXT], vocab_size=300, special_tokens=["<unk>"])
+    with pytest.raises(DataError, match=r"^the tokenizer has no token that ends a text"):
+        prepare_tokens(data, endless, tmp_path / "out")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"the folder has no .* file in it"):
+        prepare_tokens(tmp_path / "none", tokenizer, tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0", "-1/3"])
+def test_parts_are_i_of_n(text):
+    with pytest.raises(DataError, match=r"expected I/N with I from 1 to N, as in 3/16$"):
+        Part.parse(text)
+
+
+def test_numbers_out_of_range_are_refused(data, tokenizer, tmp_path):
+    with pytest.raises(DataError, match=r"^--shard-size must be at least 1, got 0$"):
+        PreparationOptions(shard_size=0)
+    with pytest.raises(HermesError, match=r"^--workers must be at least 1, got 0$"):
+        prepare_tokens(data, tokenizer, tmp_path / "out", workers=0)
+
+
+def test_a_worker_that_dies_is_named(data, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "hermes.data.encoding_pool.WORKER",
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    )
+    with pytest.raises(HermesError, match=r"^a process that encodes text ended with signal 9; mem"):
+        prepare_tokens(data, tokenizer, tmp_path / "out", options=SMALL, workers=2)
+
+
+def test_shards_are_indexed_like_one_array(tmp_path):
+    whole = np.arange(1000, dtype="<u2")
+    files = []
+    for number, (start, stop) in enumerate([(0, 1), (1, 400), (400, 401), (401, 1000)]):
+        path = tmp_path / f"{number}.bin"
+        path.write_bytes(b"\0" * 2 * number + whole[start:stop].tobytes())
+        files.append(TokenFile(path, "<u2", stop - start, 2 * number))
+    shards = TokenShards(files)
+    assert len(shards) == 1000
+    for key in (slice(None), slice(0, 5), slice(399, 402), slice(990, 2000), slice(7, 7),
+                slice(9, 3), slice(None, None, 7), slice(-3, None),
+                np.array([[0, 1, 999], [400, 401, 2]]), np.empty((0, 3), int)):  # fmt: skip
+        np.testing.assert_array_equal(shards[key], whole[key])
+    with pytest.raises(IndexError):
+        shards[np.array([1000])]
+    files[1].path.write_bytes(b"\0\0")
+    with pytest.raises(DataError, match=r"1.bin: 2 bytes where its 399 tokens take 800; copy or"):
+        TokenShards(files)[:]
+
+
+def test_options_are_those_of_reading(data, tokenizer, tmp_path):
+    options = PreparationOptions(TextFormat(documents="lines"))
+    done = prepare_tokens(data / "c0.txt", tokenizer, tmp_path / "out", options=options)
+    assert done.documents == 1
+    assert Tokenizer.load(tmp_path / "out").fingerprint == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+@pytest.mark.parametrize("kind", ["bos", "unigram", "characters"])
+def test_every_tokenizer_gives_the_tokens_of_all_at_once(data, tmp_path, kind, workers):
+    """With BOS before each text, and those that mark its beginning or cannot be cut anywhere."""
+    made = {
+        "bos": lambda: train_tokenizer([TEXT], vocab_size=300).replace_roles(bos=True),
+        "unigram": lambda: train_tokenizer([TEXT], vocab_size=300, model_type="unigram"),
+        "characters": lambda: train_tokenizer([TEXT], vocab_size=400, byte_fallback=True),
+    }[kind]()
+    prepare_tokens(data, made, tmp_path / "out", options=SMALL, workers=workers)
+    with tokenize(read_documents(data), made) as whole:
+        stream = verify_prepared(tmp_path / "out")
+        np.testing.assert_array_equal(stream.tokens[:], whole.tokens)
+        assert stream.fingerprint == whole.fingerprint
