@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -187,14 +188,16 @@ def test_auto_is_mlx_on_apple_silicon_and_torch_elsewhere(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "rows", "fits"),
-    [(300, 300, True), (301, 300, False), (280, 300, False), (50257, 50304, True),
-     (50295, 51200, True), (1000, 1024, True), (300, 1000, False)],
+    ("tokens", "special", "rows", "fits"),
+    [(300, (), 300, True), (301, (), 300, False), (301, (300,), 300, True),
+     (302, (301,), 300, False), (280, (), 300, False), (50257, (), 50304, True),
+     (50295, (), 51200, True), (1000, (), 1024, True), (300, (), 1000, False)],
 )  # fmt: skip
-def test_rows_without_a_token_are_padding_or_another_tokenizer(tokens, rows, fits):
+def test_rows_without_a_token_are_padding_or_another_tokenizer(tokens, special, rows, fits):
     from hermes.model import _has_fitting_vocabulary
 
-    assert _has_fitting_vocabulary(tokens, rows) is fits
+    tokenizer = SimpleNamespace(vocab_size=tokens, special_ids=frozenset(special))
+    assert _has_fitting_vocabulary(tokenizer, rows) is fits
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])

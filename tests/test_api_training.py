@@ -296,7 +296,6 @@ def test_the_library_speaks_of_arguments():
     [
         ("the cat\nsat", "data is a text of 11 characters, not the name of a file; "),
         ("x" * 5000, "data is a text of 5,000 characters, not the name of a file; "),
-        ("hf://datasets/a/b", "hf://datasets/a/b: "),
     ],
 )
 def test_a_text_given_as_data_is_known_and_not_repeated(folder, data, said):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hermes.data.bad_records import BadRecords, skip_or_raise
+from hermes.data.compression import strip_compression
 from hermes.data.files import (
     FORMATS,
     STANDARD_INPUT,
@@ -23,7 +24,6 @@ from hermes.data.files import (
     name_source,
     read_items,
     split_lines,
-    strip_compression,
 )
 from hermes.data.hub_datasets import is_hub_dataset, read_hub_dataset
 from hermes.data.records import Record, read_file_records

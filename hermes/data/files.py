@@ -73,15 +73,13 @@ def _check_name(name: object) -> Path:
             f"data is a list of {type(name).__name__}, not of names of files; write the text to a "
             "file, and give its name"
         )
-    path = Path(name)
-    if isinstance(name, str) and ("\n" in name or len(name) > LONGEST_NAME):
+    text = os.fspath(name)
+    if "\n" in text or len(text) > LONGEST_NAME:
         raise DataError(
-            f"data is a text of {len(name):,} characters, not the name of a file; write it to a "
+            f"data is a text of {len(text):,} characters, not the name of a file; write it to a "
             "file, and give its name"
         )
-    if isinstance(name, str) and "://" in name and not path.exists():
-        raise DataError(f"{name}: data is read from files here; download it first")
-    return path
+    return Path(name)
 
 
 def _expand_path(path: Path) -> list[Path]:

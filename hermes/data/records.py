@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,7 @@ def _name_cells(
     """Yield each row as an object under the names of the first one."""
     line, names = next(rows, (1, []))
     at = f"{name}:{line}"
-    if twice := [field for field in names if names.count(field) > 1]:
+    if twice := [field for field, count in Counter(names).items() if count > 1]:
         raise DataError(f"{at}: more than one field {twice[0]!r}; keep one")
     for line, row in rows:
         if len(row) == len(names):
