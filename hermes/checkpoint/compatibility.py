@@ -1,6 +1,7 @@
 """Checks that a checkpoint belongs to a given model and tokenizer."""
 
 import dataclasses
+from operator import index
 from pathlib import Path
 
 from hermes.errors import CheckpointError
@@ -69,8 +70,9 @@ def _read_ids(tokenizer: bytes, where: str) -> tuple[set[int], dict[str, int]]:
     body = parse_json(tokenizer, where)
     try:
         words, added = body["model"].get("vocab", {}), body.get("added_tokens") or []
-        names = {str(entry["content"]): int(entry["id"]) for entry in added}
-        ids = set(words.values()) if isinstance(words, dict) else set(range(len(words)))
+        names = {str(entry.get("content", "")): index(entry["id"]) for entry in added}
+        listed = words.values() if isinstance(words, dict) else range(len(words))
+        ids = {index(number) for number in listed}
     except (AttributeError, LookupError, TypeError, ValueError):
         raise CheckpointError(f"{where} is not a tokenizer.json") from None
     return ids, names

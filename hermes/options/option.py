@@ -28,6 +28,7 @@ GROUPS = (
     "Schedule",
     "Evaluation and logging",
     "Checkpoints",
+    "Safeguards",
     "Sampling",
     "Backends",
     "Selection",

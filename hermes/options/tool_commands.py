@@ -114,7 +114,14 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
     "models": CommandOptions(("json",)),
     "info": CommandOptions(
         ("model", "ignore_fields", "json"),
-        (Argument("found", "The same as --model MODEL", "[MODEL]", required=False),),
+        (
+            Argument(
+                "found",
+                "Model to describe, as --model takes it",
+                "[MODEL]",
+                required=False,
+            ),
+        ),
         overrides={
             "model": {
                 "short": "",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from hermes.data.progress import PreparationProgress
 from hermes.formatting import format_with_unit
+from hermes.stages import report_stage
 from hermes.training.progress_bar import can_draw_bar
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class PreparationDisplay:
 
     def show(self, progress: PreparationProgress) -> None:
         """Show how far it is."""
+        report_stage("")  # a command that was asked to stop does so where it reports
         now = self._clock()
         if progress.stage != self._stage:
             self._stage, self._started, self._said = progress.stage, now, -math.inf

@@ -142,10 +142,10 @@ def test_leftovers_are_swept_and_nothing_else(tmp_path):
     for name in (".tmp-step-00000002-ab", ".trash-step-00000001-cd"):
         (tmp_path / name / "deep").mkdir(parents=True)
         (tmp_path / name / "deep" / "file").write_text("x")
-    (tmp_path / ".lock").write_text("")
-    (tmp_path / ".tmp-file").write_text("")
+    for name in (".lock", ".tmp-file", ".other-file"):
+        (tmp_path / name).write_text("")
     (tmp_path / ".tmp-link").symlink_to(tmp_path / "step-00000001")
     sweep(tmp_path)
-    names = {".lock", ".tmp-file", ".tmp-link", "step-00000001"}
+    names = {".lock", ".other-file", ".tmp-link", "step-00000001"}
     assert {p.name for p in tmp_path.iterdir()} == names
     sweep(tmp_path / "nowhere")

@@ -83,7 +83,7 @@ def test_a_launcher_of_another_backend_is_refused_before_anything_is_read(monkey
         monkeypatch.setenv(name, "0")
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "2")
-    with pytest.raises(HermesError, match=r"^torchrun starts processes of torch, and --backend is"):
+    with pytest.raises(HermesError, match=r"^torchrun starts processes of torch, and backend is"):
         hermes.train("nano", "none.txt", output=tmp_path / "run", backend="mlx")
     assert not (tmp_path / "run").exists()
 

@@ -130,7 +130,9 @@ def test_rows_are_left_alone_where_that_is_asked(tmp_path):
 
 def test_rows_with_adapters_alone_and_ids_of_the_model(tmp_path):
     make_base(tmp_path / "base")
-    with pytest.raises(HermesError, match=r"^--dora belongs to adapters; give --lora-rank with it"):
+    with pytest.raises(
+        HermesError, match=r"^dora=True belongs to adapters; give lora_rank with it"
+    ):
         hermes.sft(tmp_path / "base", "chat.jsonl", output=tmp_path / "out", dora=True)
     from hermes.numerics.lora import list_adapter_tensors
     from hermes.recipe import Lora

@@ -111,7 +111,7 @@ def test_a_chosen_end_of_text_ends_documents_and_stays(base, data, tmp_path):
         tune(None, data, run, resume=True, max_steps=3, eos="</s>")
     assert str(error.value) == (
         f"eos is '<unk>' in {run / 'run.yaml'} and '</s>' here; leave it out to resume the run, or "
-        "choose another --output for a new one"
+        "choose another output for a new one"
     )
     tune(None, data, run, resume=True, max_steps=3)
 

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -13,6 +14,7 @@ from hermes.inference.chat_session import ChatSession
 from hermes.inference.sampling import Sampling
 from hermes.interface import Options, find_backend
 from hermes_cli.commands.chat import _answer, chat, run_command
+from hermes_cli.launch.signals import Signals
 from tests.finetuning.support import small_checkpoint
 
 BACKENDS = ["torch", "mlx"]
@@ -160,7 +162,7 @@ def test_a_command_that_cannot_be_is_refused_in_a_line(base, line, message):
 def test_a_warning_comes_behind_the_answers_line(base, capsys, monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", lambda message, *_: click.echo(message))
     talk = talk_with(base, max_tokens=2000, sampling=Sampling(temperature=0.0))
-    _answer(talk, "the cat")
+    _answer(talk, "the cat", Signals())
     answer = talk.messages[1]["content"]
     shown = capsys.readouterr().out
     assert shown.startswith(f"{answer}\nthe context of 128 tokens is full after ")
@@ -168,7 +170,13 @@ def test_a_warning_comes_behind_the_answers_line(base, capsys, monkeypatch):
 
 def test_a_pipe_is_one_message_and_its_answer_the_output(base):
     settings = ["--checkpoint", str(base), "--max-tokens", "6", "--backend", "torch"]
-    done = CliRunner().invoke(chat, settings, input="the\ncat\n", catch_exceptions=False)
+    done = CliRunner().invoke(
+        chat,
+        settings,
+        input="the\ncat\n",
+        obj=SimpleNamespace(signals=Signals()),
+        catch_exceptions=False,
+    )
     assert done.output == said(talk_with(base), "the\ncat") + "\n"
-    empty = CliRunner().invoke(chat, settings, input=" \n")
+    empty = CliRunner().invoke(chat, settings, input=" \n", obj=SimpleNamespace(signals=Signals()))
     assert str(empty.exception) == "no message: write one to standard input"

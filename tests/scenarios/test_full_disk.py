@@ -30,7 +30,12 @@ def test_a_full_disk_ends_the_run_and_leaves_its_checkpoints_whole(tmp_path, sma
     material(tmp_path, 0)
     run, said = small_disk / "run", []
     arguments = [*command(tmp_path, run, "torch"), "--save-every", "1", "--max-steps", "12"]
-    assert hermes(arguments, said.append) == 74
+    assert hermes(arguments, said.append) == 74  # looked at before it begins
+    assert "12 checkpoints of" in said[0]
+    assert not list_steps(run)
+    said.clear()
+    assert hermes([*arguments, "--force"], said.append) == 74
+    said = [line for line in said if line.startswith("Error: ")]
     assert len(said) == 1
     assert str(run) in said[0]
     assert "bytes free and the checkpoint needs" in said[0] or "are free" in said[0]
