@@ -55,7 +55,7 @@ def format_shape(spec: ModelSpec) -> list[str]:
                 (f"layers {format_ranges(indices)}" if indices[1:] else f"layer {indices[0]}", "")
             )
         rows += [(f"{indent}{name}", text) for name, text in _describe_block(block)]
-    head = ["tied to the embeddings" if e.tie_weights else "of its own"]
+    head = ["tied to the embeddings" if e.tie_weights else "untied"]
     head += ["bias"] if o.bias else []
     head += [f"logits scaled by {o.scale:g}"] if o.scale else []
     head += [f"soft cap {o.softcap:g}"] if o.softcap else []

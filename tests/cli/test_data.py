@@ -18,7 +18,7 @@ def test_text_is_prepared_verified_shown_and_trained_on(call, here):
     code, out, err = call(*PREPARE)
     assert (code, out) == (0, "")
     assert err.startswith("tokens: ")
-    assert "tokens of 1 documents, 4.08 kB of text, in 1 shards" in err
+    assert "tokens of 1 document, 4.08 kB of text, in 1 shard" in err
     code, out, _ = call("data", "verify", "tokens")
     assert (code, out[:14]) == (0, "tokens: whole,")
     code, out, err = call("data", "show", "tokens")

@@ -37,6 +37,6 @@ def test_every_part_is_said_in_words():
         "feed-forward 256 wide, gated silu",
         "norm rmsnorm, eps 1e-5, no weight, before each sublayer",
         "block attention and feed-forward in parallel, which share their norm",
-        "head of its own, logits scaled by 0.25",
+        "head untied, logits scaled by 0.25",
         "embeddings scaled by 2, layernorm, eps 1e-5",
     ]

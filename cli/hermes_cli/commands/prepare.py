@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hermes.errors import HermesError
-from hermes.formatting import format_with_unit
+from hermes.formatting import format_count, format_with_unit
 from hermes_cli.options.declarations import declare_command
 
 
@@ -70,7 +70,9 @@ def prepare(
         return
     kind = "" if done.whole else f"part {part} of "
     click.echo(
-        f"{kind}{done.output}: {done.tokens:,} tokens of {done.documents:,} documents, "
-        f"{format_with_unit(done.text_bytes, 'B')} of text, in {done.shards:,} shards",
+        f"{kind}{done.output}: {format_count(done.tokens, 'tokens')} of "
+        f"{format_count(done.documents, 'documents')}, "
+        f"{format_with_unit(done.text_bytes, 'B')} of text, "
+        f"in {format_count(done.shards, 'shards')}",
         err=True,
     )
