@@ -95,7 +95,8 @@ def build_with_mlx_lm(config, folder):
     (folder / "theirs").mkdir()
     with mx.stream(mx.cpu):
         mx.random.seed(0)
-        model = classes(arguments.from_dict(config))
+        # MiniCPM's own code rotates with 10,000 where its config names no theta; mlx-lm does not.
+        model = classes(arguments.from_dict({"rope_theta": 10_000.0} | config))
         model.update(tree_map(lambda w: w + mx.random.normal(w.shape) * 0.25, model.parameters()))
         weights = dict(tree_flatten(model.parameters()))
         mx.save_safetensors(str(folder / "theirs" / "model.safetensors"), weights)

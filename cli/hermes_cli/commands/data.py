@@ -75,7 +75,7 @@ def describe_findings(found: "Findings", seq_len: int) -> list[str]:
         unit = "tokens"
         lines.append(
             f"tokens     {found.tokens:,}, {found.bytes_per_token:.2f} bytes each; "
-            f"{format_count(found.longer, 'documents')} longer than {seq_len}"
+            f"{format_count(found.longer or 0, 'documents')} longer than {seq_len}"
         )
     lines.append(f"lengths    in {unit}, the longest {found.longest:,}")
     most = max(found.lengths.values(), default=1)
