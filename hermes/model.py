@@ -73,10 +73,17 @@ class Model:
                 "load(..., tokenizer=...)"
             )
         found = self._read_tokenizer()
-        if not _has_fitting_vocabulary(found, self.spec.vocab_size):
+        rows = self.spec.vocab_size
+        if not found.special_ids.issuperset(range(rows, found.vocab_size)):
             raise CheckpointError(
-                f"the tokenizer has {found.vocab_size} tokens and the model {self.spec.vocab_size}"
-                "; use the tokenizer that the model was trained with"
+                f"the tokenizer has {found.vocab_size} tokens and the model {rows}; use the "
+                "tokenizer that the model was trained with"
+            )
+        if not _is_padding(rows - found.vocab_size, rows):
+            warnings.warn(
+                f"the model has rows for {rows - found.vocab_size:,} more tokens than the "
+                f"tokenizer's {found.vocab_size:,}; they are never produced",
+                stacklevel=3,
             )
         for note in found.roles.notes:
             warnings.warn(note, stacklevel=3)
@@ -208,15 +215,13 @@ class GeneratedText:
         return self.text
 
 
-def _has_fitting_vocabulary(tokenizer: Tokenizer, rows: int) -> bool:
-    """Whether a model has a row for every token, and no more besides than padding makes.
+def _is_padding(spare: int, rows: int) -> bool:
+    """Whether a model has no more rows without a token than padding makes.
 
-    Special tokens may lack one, as Gemma 3's <image_soft_token> does: text never has them.
+    Below 0: special tokens may lack a row, as Gemma 3's <image_soft_token> does: text never has
+    them.
     """
-    padding = rows - tokenizer.vocab_size
-    if padding < 0:
-        return tokenizer.special_ids.issuperset(range(rows, tokenizer.vocab_size))
-    return 0 <= padding <= rows // 50 or (0 <= padding < 128 and rows % 64 == 0)
+    return spare <= rows // 50 or (spare < 128 and rows % 64 == 0)
 
 
 def load(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -188,16 +189,28 @@ def test_auto_is_mlx_on_apple_silicon_and_torch_elsewhere(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "special", "rows", "fits"),
-    [(300, (), 300, True), (301, (), 300, False), (301, (300,), 300, True),
-     (302, (301,), 300, False), (280, (), 300, False), (50257, (), 50304, True),
-     (50295, (), 51200, True), (1000, (), 1024, True), (300, (), 1000, False)],
+    ("tokens", "special", "rows", "found"),
+    [(300, (), 300, ""), (301, (), 300, "refused"), (301, (300,), 300, ""),
+     (302, (301,), 300, "refused"), (280, (), 300, "warned"), (50257, (), 50304, ""),
+     (50295, (), 51200, ""), (1000, (), 1024, ""), (100015, (), 102400, "warned")],
 )  # fmt: skip
-def test_rows_without_a_token_are_padding_or_another_tokenizer(tokens, special, rows, fits):
-    from hermes.model import _has_fitting_vocabulary
-
-    tokenizer = SimpleNamespace(vocab_size=tokens, special_ids=frozenset(special))
-    assert _has_fitting_vocabulary(tokenizer, rows) is fits
+def test_rows_without_a_token_are_said_and_tokens_without_a_row_refused(
+    tokens, special, rows, found
+):
+    tokenizer = SimpleNamespace(
+        vocab_size=tokens, special_ids=frozenset(special), roles=SimpleNamespace(notes=())
+    )
+    built = SimpleNamespace(spec=SimpleNamespace(vocab_size=rows))
+    model = hermes.Model(built, lambda: tokenizer)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if found == "refused":
+            with pytest.raises(CheckpointError, match="use the tokenizer that the model was"):
+                model.tokenizer  # noqa: B018
+        else:
+            assert model.tokenizer is tokenizer
+    more = f"rows for {rows - tokens:,} more tokens than the tokenizer's {tokens:,}"
+    assert [more in str(one.message) for one in said] == [True] * (found == "warned")
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])

@@ -128,7 +128,8 @@ class TextEncoder:
         encoded = self.tokenizer.encode_parts(
             [part for part, _ in parts], [not is_name for is_name in names], before
         )
-        special = self.tokenizer.special_ids - self._message_ids
+        # What the vocabulary lacks becomes <unk>, which no template writes.
+        special = self.tokenizer.special_ids - self._message_ids - {self.tokenizer.unk_id}
         written = [
             not is_name and token in special
             for tokens, is_name in zip(encoded, names, strict=True)

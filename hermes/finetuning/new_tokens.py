@@ -68,17 +68,28 @@ def find_new_rows(
 ) -> dict[str, tuple[int, ...]]:
     """Find the rows of `candidates` that were never trained, of each matrix that has such rows.
 
-    new_meanings: ids that stood for no token or another one when the model was trained.
+    new_meanings: ids that stood for no token or another one when the model was trained. Rows of a
+    head that are equal count only where their embeddings were not trained either: the head's rows
+    of tokens that are read and never predicted, as those of a role's header, stay equal for ever.
     """
-    found = {}
-    for name in ROWS[:2]:
-        if name in params:
-            matrix = params[name]
-            known = sorted(i for i in set(candidates) if i < len(matrix))
-            usual = _measure_usual_size(matrix)
-            rows = tuple(i for i in known if i in new_meanings or _is_untrained(matrix, i, usual))
-            if rows:
-                found[name] = rows
+    found: dict[str, tuple[int, ...]] = {}
+    embeddings, head = ROWS[:2]
+    candidates = sorted(set(candidates))
+    for name in (embeddings, head):
+        if name not in params:
+            continue
+        matrix, known = params[name], [i for i in candidates if i < len(params[name])]
+        may_equal = found.get(embeddings, ()) if name == head else known
+        usual = _measure_usual_size(matrix)
+        rows = tuple(
+            i
+            for i in known
+            if i in new_meanings
+            or _is_nothing(matrix[i], usual)
+            or (i in may_equal and _has_equal(matrix, i))
+        )
+        if rows:
+            found[name] = rows
     return found
 
 
@@ -89,11 +100,14 @@ def _measure_usual_size(matrix: Array) -> float:
     return float(np.median(norms[norms > 0])) if norms.any() else 0.0
 
 
-def _is_untrained(matrix: Array, row: int, usual: float) -> bool:
-    """Whether a row is zero, as good as zero, or equal to another."""
+def _is_nothing(values: Array, usual: float) -> bool:
+    """Whether a row is zero, or as good as zero."""
+    return bool(np.linalg.norm(values.astype(np.float32)) <= TINY * usual)
+
+
+def _has_equal(matrix: Array, row: int) -> bool:
+    """Whether another row is equal to a row, bit for bit."""
     values = matrix[row]
-    if np.linalg.norm(values.astype(np.float32)) <= TINY * usual:
-        return True
     # Few rows share their first numbers with another: only those are compared whole.
     alike = np.flatnonzero((matrix[:, :4] == values[:4]).all(axis=1))
     return any(i != row and np.array_equal(matrix[i], values) for i in alike)

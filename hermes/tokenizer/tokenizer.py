@@ -277,6 +277,15 @@ class Tokenizer:
         """The token that pads a row, never one that ends a text."""
         return self.roles.pad
 
+    @cached_property
+    def unk_id(self) -> int | None:
+        """The token that stands for what the vocabulary lacks; None where it lacks nothing."""
+        model = self._pipelines.original.model
+        if hasattr(model, "unk_token"):
+            return None if model.unk_token is None else self.find_id(model.unk_token)
+        number = json.loads(self._pipelines.original.to_str())["model"].get("unk_id")
+        return None if number is None else int(number)
+
     @property
     def stop_ids(self) -> frozenset[int]:
         """The tokens at which a completion ends: end of text and end of a chat turn."""
