@@ -152,6 +152,11 @@ LACKING = [
     ({"model_type": "gemma3n"}, "embeddings per layer"),
     ({"model_type": "t5"}, "an encoder"),
     ({"model_type": "apertus"}, "the activation xielu"),
+    (
+        {"model_type": "opt", "hidden_size": 1024, "word_embed_proj_dim": 512},
+        "projections around the embedding",
+    ),
+    ({"model_type": "opt", "do_layer_norm_before": False}, "norms of the residual sum"),
 ]
 
 
