@@ -50,6 +50,12 @@ def refuse_unsupported(config: Mapping[str, Any]) -> None:
                 _refuse(f"{name!r} is {_shorten(value)}", feature, name)
     if kind == "opt":
         _refuse_opt(config)
+    if kind == "baichuan" and config.get("max_position_embeddings") is None:
+        raise SpecError(
+            "config.json has no 'max_position_embeddings', as Baichuan's 13B, which has ALiBi; "
+            "hermes reads the sizes with RoPE",
+            ("max_position_embeddings",),
+        )
 
 
 def _refuse_opt(config: Mapping[str, Any]) -> None:

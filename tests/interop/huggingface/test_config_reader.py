@@ -160,6 +160,15 @@ LACKING = [
 ]
 
 
+def test_the_baichuan_with_alibi_is_refused_by_name():
+    with pytest.raises(SpecError) as error:
+        read_config({"model_type": "baichuan", "model_max_length": 4096, "hidden_size": 5120})
+    assert str(error.value) == (
+        "config.json has no 'max_position_embeddings', as Baichuan's 13B, which has ALiBi; hermes "
+        "reads the sizes with RoPE"
+    )
+
+
 @pytest.mark.parametrize(("config", "feature"), LACKING)
 def test_a_model_is_refused_by_the_feature_that_mal_lacks(config, feature):
     with pytest.raises(SpecError, match=f"MAL has no {feature}, so hermes cannot express"):
