@@ -6,6 +6,7 @@ from pathlib import Path
 from hermes.api import bind_call, ignore_event, return_false, run_to_end
 from hermes.arguments import Call
 from hermes.data.conversations import read_conversations
+from hermes.data.files import expand_paths
 from hermes.data.preferences import read_pairs
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError
@@ -214,9 +215,11 @@ def sft(
     with join_host(call) as host:
         base = all_or_none(host.process_group, lambda: choose_base_model(call, chat=True))
         fields = make_finetuning_fields(call, base, LONGEST_ROW)
+        files = expand_paths(list_files(call))
         samples = SFTData(
-            read_conversations(list_files(call), file_format=call["format"]),
+            read_conversations(files, file_format=call["format"]),
             base.encoder,
+            files=len(files),
             whole=call["train_on_prompt"],
             pack=call["pack"],
             overlong=call["overlong"],
@@ -329,8 +332,9 @@ def dpo(
         base = all_or_none(host.process_group, lambda: choose_base_model(call, chat=chat))
         fields = make_finetuning_fields(call, base, LONGEST_SIDE)
         cache = call["reference_cache"]
+        files = expand_paths(list_files(call))
         samples = DPOData(
-            read_pairs(list_files(call), file_format=call["format"]),
+            read_pairs(files, file_format=call["format"]),
             base,
             host.backend,
             host.options,
@@ -338,6 +342,7 @@ def dpo(
             cache=Path(cache) if cache else None,
             use_template=chat,
             drop=call["drop_overlong"],
+            files=len(files),
             base=choose_reference_weights(call, base),
             named=call["resume"] and call.has_given("checkpoint"),
             stop=lambda: host.stop() or call["stop"](),

@@ -1,6 +1,7 @@
 """Checks that a checkpoint belongs to a given model and tokenizer."""
 
 import dataclasses
+from collections.abc import Sequence
 from operator import index
 from pathlib import Path
 
@@ -8,7 +9,12 @@ from hermes.errors import CheckpointError
 from hermes.spec import ModelSpec
 from hermes.storage.strict_json import parse_json
 
-__all__ = ["list_tokens_beyond", "require_model", "require_vocabulary"]
+__all__ = [
+    "describe_tokens_beyond",
+    "list_tokens_beyond",
+    "require_model",
+    "require_vocabulary",
+]
 
 
 def require_model(where: Path, there: ModelSpec, here: ModelSpec, advice: str) -> None:
@@ -49,9 +55,13 @@ def _find_difference(name: str, there: object, here: object) -> str:
 
 
 def require_vocabulary(tokenizer: bytes, spec: ModelSpec, where: str) -> None:
-    """Raise CheckpointError where a tokenizer.json has ids beyond the model's embedding."""
-    words, added = _read_ids(tokenizer, where)
-    _require_rows(1 + max([*words, *added.values()], default=-1), spec, where)
+    """Raise CheckpointError where a tokenizer.json has ids beyond the model's embedding.
+
+    Special tokens may be beyond it, as in `list_tokens_beyond`.
+    """
+    words, added, special = _read_ids(tokenizer, where)
+    ids = words | set(added.values())
+    _require_rows(1 + max(ids - special, default=-1), spec, where)
 
 
 def list_tokens_beyond(tokenizer: bytes, spec: ModelSpec, where: str) -> tuple[str, ...]:
@@ -60,22 +70,31 @@ def list_tokens_beyond(tokenizer: bytes, spec: ModelSpec, where: str) -> tuple[s
     Gemma 3's <image_soft_token> is one. Raises CheckpointError where a word of the vocabulary
     itself has none, which makes it another model's tokenizer.
     """
-    words, added = _read_ids(tokenizer, where)
+    words, added, _ = _read_ids(tokenizer, where)
     _require_rows(1 + max(words - set(added.values()), default=-1), spec, where)
     return tuple(name for name, number in added.items() if number >= spec.vocab_size)
 
 
-def _read_ids(tokenizer: bytes, where: str) -> tuple[set[int], dict[str, int]]:
-    """Read the ids of the vocabulary's words, and those of added tokens by name."""
+def describe_tokens_beyond(names: Sequence[str]) -> str:
+    """Say what follows for added tokens that have no row in the model."""
+    return (
+        f"{', '.join(names)} of the tokenizer has no row in the model: it is never made, and no "
+        "text may have it"
+    )
+
+
+def _read_ids(tokenizer: bytes, where: str) -> tuple[set[int], dict[str, int], set[int]]:
+    """Read the ids of the vocabulary's words, of added tokens by name, and of special ones."""
     body = parse_json(tokenizer, where)
     try:
         words, added = body["model"].get("vocab", {}), body.get("added_tokens") or []
-        names = {str(entry.get("content", "")): index(entry["id"]) for entry in added}
+        names = {str(entry.get("content", entry["id"])): index(entry["id"]) for entry in added}
+        special = {index(entry["id"]) for entry in added if entry.get("special") is True}
         listed = words.values() if isinstance(words, dict) else range(len(words))
         ids = {index(number) for number in listed}
     except (AttributeError, LookupError, TypeError, ValueError):
         raise CheckpointError(f"{where} is not a tokenizer.json") from None
-    return ids, names
+    return ids, names, special
 
 
 def _require_rows(tokens: int, spec: ModelSpec, where: str) -> None:

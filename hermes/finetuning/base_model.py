@@ -11,6 +11,7 @@ import numpy as np
 
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.template import Template, choose_template
+from hermes.checkpoint.compatibility import describe_tokens_beyond
 from hermes.errors import CheckpointError, HermesError
 from hermes.finetuning.new_tokens import (
     ROWS,
@@ -18,6 +19,7 @@ from hermes.finetuning.new_tokens import (
     find_new_rows,
     find_written_ids,
     set_rows_to_mean,
+    split_ids_beyond,
 )
 from hermes.formatting import format_count
 from hermes.interface import Array, LazyTensors, Tensors
@@ -102,8 +104,9 @@ def open_base_model(
     as of ChatEncoder. eos, bos: as in `hermes.load`. chat: a checkpoint without a template gets
     ChatML, and its tokens where the tokenizer lacks them. refuse_other_ids: refuse a tokenizer
     whose ids mean other tokens. Tokens beyond the model's embedding rows get rows at the mean of
-    the others. train: tokens that training writes and whose rows were never trained start there,
-    too; otherwise they are only named. The notes tell the user of all this. Raises HermesError.
+    the others, save special tokens of the checkpoint's own that nothing writes. train: tokens
+    that training writes and whose rows were never trained start there, too; otherwise they are
+    only named. The notes tell the user of all this. Raises HermesError.
     """
     source = open_model(
         Path(checkpoint), config=Path(config) if config else None, ignore_fields=ignore_fields
@@ -145,18 +148,26 @@ def open_base_model(
         found = choose_template(
             names, file=template, default=CHAT_TEMPLATE, arguments=template_args
         )
+    written = find_written_ids(own, found if chat or template else None)
+    changed = find_changed_ids(before, own) if before else frozenset[int]()
     mended, new, told_of = _start_new_rows(
-        source, before, own, found if chat or template else None, train=train
+        source, before, own, written=written, changed=changed, train=train
     )
     notes += told_of
-    spec, params = resize_embeddings(source.spec, mended, own.vocab_size)
+    asked = {own.find_id(name) for name in message_tokens}
+    needed, left_out = split_ids_beyond(
+        own, source.spec.vocab_size, written | changed | asked | {*own.beginning}
+    )
+    if left_out:
+        notes.append(describe_tokens_beyond([own.get_name(i) for i in left_out]))
+    spec, params = resize_embeddings(source.spec, mended, max(needed, default=-1) + 1)
     if spec is not source.spec:
         notes.append(
             f"the vocabulary grows from {source.spec.vocab_size} to {spec.vocab_size} tokens; new "
             "rows are the mean of the others"
         )
     told = names | ({"chat_template": found.source} if chat or template else {})
-    new_ids = (*sorted(new), *range(source.spec.vocab_size, spec.vocab_size))
+    new_ids = (*sorted(new), *needed)
     return BaseModel(
         *(source.path, spec, params, own, found, told, tuple(notes), new_ids),
         message_tokens=tuple(message_tokens),
@@ -177,22 +188,18 @@ def _start_new_rows(
     source: StoredModel,
     before: Tokenizer | None,
     tokenizer: Tokenizer,
-    template: Template | None,
     *,
+    written: frozenset[int],
+    changed: frozenset[int],
     train: bool,
 ) -> tuple[Tensors, frozenset[int], list[str]]:
     """The weights with never trained rows at the mean, the tokens of those, and what to tell.
 
-    before: the checkpoint's own tokenizer. template: None where no conversation is written. train:
-    False leaves the weights as they are.
+    before: the checkpoint's own tokenizer. written, changed: ids of `tokenizer`, as in
+    `find_written_ids` and `find_changed_ids`. train: False leaves the weights as they are.
     """
-    changed = find_changed_ids(before, tokenizer) if before else frozenset[int]()
     tokens = min(before.vocab_size if before else source.spec.vocab_size, source.spec.vocab_size)
-    candidates = {i for i in changed if i >= tokens}
-    if template is not None:
-        candidates |= find_written_ids(ChatEncoder(tokenizer, template))
-    elif tokenizer.eos_id is not None:
-        candidates.add(tokenizer.eos_id)
+    candidates = written | {i for i in changed if i >= tokens}
     rows = find_new_rows(source.params, candidates, changed)
     new = frozenset(i for ids in rows.values() for i in ids)
     if not new:

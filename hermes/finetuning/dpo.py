@@ -45,7 +45,8 @@ class DPOData:
     needed; named: compare them with those in run.yaml even if they are not. cache: a file of the
     reference's log-probabilities, read if it exists; None for the run's own. use_template: False
     for plain text. drop: leave out pairs whose completion does not fit. stop, progress: of
-    computing the reference. encoding_progress: of encoding the pairs.
+    computing the reference. encoding_progress: of encoding the pairs. files: how
+    many the pairs are from, 0 if unknown.
     """
 
     pairs: Iterable[PreferencePair]
@@ -61,6 +62,7 @@ class DPOData:
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[int, int], None] = field(default=lambda done, total: None)
     encoding_progress: Callable[[int, int], None] = field(default=lambda done, total: None)
+    files: int = 0
 
     def make_training_data(
         self,
@@ -122,6 +124,7 @@ class DPOData:
             measure,
             write_files,
             weights,
+            self.files,
         )
 
     def _encode(self, encoder: ChatEncoder, tokenizer: Tokenizer) -> Iterator[EncodedPair]:

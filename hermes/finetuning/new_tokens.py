@@ -12,13 +12,21 @@ from numpy.typing import NDArray
 
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.messages import Conversation, Message
+from hermes.chat_templates.template import Template
 from hermes.errors import DataError
 from hermes.interface import Array, LazyTensors, Tensors
 from hermes.numerics.params import list_parameters
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 
-__all__ = ["ROWS", "find_changed_ids", "find_new_rows", "find_written_ids", "set_rows_to_mean"]
+__all__ = [
+    "ROWS",
+    "find_changed_ids",
+    "find_new_rows",
+    "find_written_ids",
+    "set_rows_to_mean",
+    "split_ids_beyond",
+]
 
 ROWS = ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
 # A row this much smaller than a usual one counts as zero: weight decay never quite reaches 0.
@@ -31,13 +39,17 @@ TRIALS = (
 )
 
 
-def find_written_ids(encoder: ChatEncoder) -> frozenset[int]:
+def find_written_ids(tokenizer: Tokenizer, template: Template | None) -> frozenset[int]:
     """Find the special tokens that the template writes, and the one that ends a text.
+
+    template: None where no conversation is written.
 
     Those that its source names, by role or literally, and those of conversations encoded on trial:
     a template may put names together, such as '<|' + role + '|>'.
     """
-    template, tokenizer = encoder.template, encoder.tokenizer
+    if template is None:
+        return frozenset() if tokenizer.eos_id is None else frozenset({tokenizer.eos_id})
+    encoder = ChatEncoder(tokenizer, template)
     names = {tokenizer.get_token_bytes(i).decode(): i for i in tokenizer.special_ids}
     found = {number for name, number in names.items() if name in template.source}
     if tokenizer.eos_id is not None:
@@ -61,6 +73,19 @@ def find_changed_ids(before: Tokenizer, after: Tokenizer) -> frozenset[int]:
     common = min(before.vocab_size, after.vocab_size)
     changed = {i for i in range(common) if before.find_name(i) != after.find_name(i)}
     return frozenset(changed | set(range(before.vocab_size, after.vocab_size)))
+
+
+def split_ids_beyond(
+    tokenizer: Tokenizer, rows: int, used: Collection[int | None]
+) -> tuple[list[int], list[int]]:
+    """Split the tokens from `rows` on: those that need rows, and those that are left out.
+
+    A special token that is not `used`, as Gemma 3's <image_soft_token>, is in no text and needs
+    none, unless one after it does.
+    """
+    ids = [i for i in range(rows, tokenizer.vocab_size) if tokenizer.find_name(i) is not None]
+    needed = [i for i in ids if i in used or i not in tokenizer.special_ids]
+    return needed, [i for i in ids if i > max(needed, default=-1)]
 
 
 def find_new_rows(

@@ -24,7 +24,8 @@ class SFTData:
 
     whole: train on every token, not on the assistant's alone. pack: several examples share a row,
     each in its own segment; otherwise one example per row. overlong: 'error', 'drop' or 'truncate'.
-    show: called with the examples once they are encoded. progress: of encoding them.
+    show: called with the examples once they are encoded. progress: of encoding them. files: how
+    many the conversations are from, 0 if unknown.
     """
 
     conversations: Iterable[Conversation]
@@ -34,6 +35,7 @@ class SFTData:
     overlong: str = "error"
     show: Callable[[Sequence[Example]], None] = lambda examples: None
     progress: Callable[[int, int], None] = lambda done, total: None
+    files: int = 0
 
     def make_training_data(
         self,
@@ -84,7 +86,7 @@ class SFTData:
             words.append(format_count(held.cut, *_describe_overlong(recipe, "cut at the end")))
         words += describe_unread(self.encoder.unread)
         evaluate = make_perplexity_evaluation(data, tokenizer, recipe.batch_size, process_group)
-        return TrainingData(data, data, evaluate, "rows", tuple(words))
+        return TrainingData(data, data, evaluate, "rows", tuple(words), files=self.files)
 
     def _encode(self, conversations: Sequence[Conversation]) -> Iterator[Example]:
         for done, one in enumerate(conversations, 1):

@@ -8,7 +8,7 @@ from typing import Any
 
 from hermes import mal
 from hermes.checkpoint import Disk, TensorInfo
-from hermes.checkpoint.compatibility import list_tokens_beyond
+from hermes.checkpoint.compatibility import describe_tokens_beyond, list_tokens_beyond
 from hermes.checkpoint.layout import CONFIG, SPEC, TOKENIZER
 from hermes.checkpoint.weights import SHARD_LIMIT
 from hermes.errors import HermesError
@@ -87,11 +87,7 @@ def convert(
     if TOKENIZER in model.files:
         where = f"{TOKENIZER} of {model.path}"
         if beyond := list_tokens_beyond(model.files[TOKENIZER], model.spec, where):
-            note = (
-                f"{', '.join(beyond)} of the tokenizer has no row in the model: it is never made, "
-                "and no text may have it"
-            )
-            model = replace(model, notes=(*model.notes, note))
+            model = replace(model, notes=(*model.notes, describe_tokens_beyond(beyond)))
     family = find_family(model.spec, renamed=True) if to == "hf" else "hermes"
     if to == "hf" and family == "hermes":
         raise HermesError(

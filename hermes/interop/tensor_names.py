@@ -6,12 +6,10 @@ and its relatives have our own names, so their layout is one to one.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hermes.checkpoint import TensorInfo
 from hermes.checkpoint.weights import strip_wrappers
@@ -19,12 +17,13 @@ from hermes.errors import CheckpointError
 from hermes.interface import Array, LazyTensors, Tensors
 from hermes.interop.huggingface.families import FAMILIES
 from hermes.interop.huggingface.tensor_modules import GPT2, QKV
-from hermes.numerics.params import Tensor, list_norms, list_parameters
+from hermes.interop.stored_tensor import StoredTensor
+from hermes.numerics.params import list_norms, list_parameters
 from hermes.spec import BlockSpec, ModelSpec
 
-__all__ = ["StoredTensor", "TensorSource", "make_layout", "pack", "unpack"]
+__all__ = ["TensorSource", "make_layout", "pack", "unpack"]
 
-EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -36,78 +35,6 @@ class TensorSource(Protocol):
     def __getitem__(self, name: str) -> Array:
         """Read one tensor."""
         ...
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor of another layout, made of one or more of ours.
-
-    parts: our names. groups: each part's rows are cut into so many equal groups, and the tensor is
-    group 0 of every part, then group 1 of every part, and so on. transposed: stored as (in, out).
-    rows_before: rows that nothing uses, before ours. rotary: for parts whose heads have rotary
-    pairs of neighbours there, (size of a head, how many of it turn). columns: a vector is stored as
-    rows of so many.
-    """
-
-    name: str
-    parts: tuple[str, ...]
-    groups: int = 1
-    transposed: bool = False
-    rows_before: int = 0
-    rotary: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    columns: int = 0
-
-    def compute_shape(self, table: Mapping[str, Tensor]) -> tuple[int, ...]:
-        """Compute its shape from those of its parts."""
-        rows = self.rows_before + sum(table[part].shape[0] for part in self.parts)
-        shape = (rows, *table[self.parts[0]].shape[1:])
-        if self.columns:
-            return (rows // self.columns, self.columns)
-        return shape[::-1] if self.transposed else shape
-
-    def pack(self, params: Tensors) -> Array:
-        """Assemble the stored tensor from ours."""
-        arrays = [self._permute(params[part], part, np.argsort) for part in self.parts]
-        if len(arrays) > 1:
-            shares = [a.reshape(self.groups, -1, *a.shape[1:]) for a in arrays]
-            joined = np.concatenate(shares, axis=1)
-            whole = joined.reshape(-1, *joined.shape[2:])
-        else:
-            whole = arrays[0]
-        if self.rows_before:
-            unused = np.zeros((self.rows_before, *whole.shape[1:]), whole.dtype)
-            whole = np.concatenate([unused, whole])
-        if self.columns:
-            return whole.reshape(-1, self.columns)
-        return whole.T if self.transposed else whole
-
-    def unpack(self, stored: Array, part: str, table: Mapping[str, Tensor]) -> Array:
-        """Extract one of our tensors from the stored one."""
-        stored = stored.reshape(-1) if self.columns else stored
-        whole = (stored.T if self.transposed else stored)[self.rows_before :]
-        if len(self.parts) > 1:
-            sizes = [table[p].shape[0] // self.groups for p in self.parts]
-            start = sum(sizes[: self.parts.index(part)])
-            shares = whole.reshape(self.groups, -1, *whole.shape[1:])
-            size = table[part].shape[0] // self.groups
-            whole = shares[:, start : start + size]
-        ours = whole.reshape(table[part].shape)
-        return np.ascontiguousarray(self._permute(ours, part, lambda order: order))
-
-    def _permute(
-        self, array: Array, part: str, choose: Callable[[NDArray[np.intp]], NDArray[np.intp]]
-    ) -> Array:
-        """Permute the rows of every head from neighbours to halves, or back.
-
-        choose: the order, or its inverse.
-        """
-        if part not in self.rotary:
-            return array
-        size, turning = self.rotary[part]
-        pairs = np.arange(turning)
-        order = np.concatenate([pairs[::2], pairs[1::2], np.arange(turning, size)])
-        heads = array.reshape(-1, size, *array.shape[1:])
-        return heads[:, choose(order)].reshape(array.shape)
 
 
 _LITGPT = {
@@ -146,7 +73,9 @@ def _choose_modules(spec: ModelSpec, family: str) -> Mapping[str, str] | None:
 
 
 def make_layout(spec: ModelSpec, family: str) -> list[StoredTensor]:
-    """Make the list of tensors that `family` stores; each of ours is part of exactly one.
+    """Make the list of tensors that `family` stores.
+
+    Each of ours is part of exactly one, or is stored in pieces, which follow each other.
 
     family: a model_type of config.json, nanogpt, litgpt, or litgpt-old, which interleaves query,
     key and value.
@@ -155,10 +84,16 @@ def make_layout(spec: ModelSpec, family: str) -> list[StoredTensor]:
     modules = _choose_modules(spec, family)
     rotary = _list_rotary(spec, family)
     if modules is None:
-        columns = _list_columns(spec, family)
+        columns, pieces = _list_columns(spec, family), _list_pieces(spec, family)
         return [
-            StoredTensor(name, (name,), rotary=_pick(rotary, (name,)), columns=columns.get(name, 0))
+            stored
             for name in table
+            for stored in pieces.get(name)
+            or [
+                StoredTensor(
+                    name, (name,), rotary=_pick(rotary, (name,)), columns=columns.get(name, 0)
+                )
+            ]
         ]
     once = [
         s
@@ -211,6 +146,26 @@ def _list_columns(spec: ModelSpec, family: str) -> dict[str, int]:
         f"model.layers.{i}.self_attn.{name}_norm.weight": attention.head_size
         for i, attention in enumerate(spec.attentions)
         for name in ("q", "k")
+    }
+
+
+def _list_pieces(spec: ModelSpec, family: str) -> dict[str, list[StoredTensor]]:
+    """List the norms that a family stores as a tensor for each head."""
+    if family not in FAMILIES or not FAMILIES[family].has_head_norms(spec):
+        return {}
+    pattern = FAMILIES[family].head_norms
+    return {
+        (ours := f"model.layers.{i}.self_attn.{name}_norm.weight"): [
+            StoredTensor(
+                f"model.layers.{i}.{pattern.format(name=name, head=head)}.weight",
+                (ours,),
+                piece=head,
+                pieces=heads,
+            )
+            for head in range(heads)
+        ]
+        for i, attention in enumerate(spec.attentions)
+        for name, heads in (("q", attention.num_heads), ("k", attention.kv_heads))
     }
 
 
@@ -267,7 +222,7 @@ def unpack(
     """
     table, layout = list_parameters(spec), make_layout(spec, family)
     found = _strip_prefixes(source, where)
-    origins: dict[str, tuple[StoredTensor, str]] = {}
+    origins: dict[str, tuple[StoredTensor, list[str]]] = {}
     for stored in layout:
         name = found.pop(_strip_holders(stored.name), None)
         if name is None:
@@ -283,8 +238,9 @@ def unpack(
             raise CheckpointError(
                 f"{where}: tensor {name!r} has shape {kind.shape}, expected {shape}"
             )
-        origins |= {part: (stored, name) for part in stored.parts}
-    embedding = origins[EMBEDDING][1]
+        for part in stored.parts:
+            origins.setdefault(part, (stored, []))[1].append(name)
+    (embedding,) = origins[EMBEDDING][1]
     for plain, name in found.items():
         if plain in _HEADS and spec.embeddings.tie_weights:
             if not np.array_equal(source[name], source[embedding]):
@@ -295,12 +251,24 @@ def unpack(
         elif not _BUFFERS.fullmatch(plain) and not (wrapped and _PICTURES.fullmatch(plain)):
             raise CheckpointError(f"{where} has a tensor {name!r}, which its config does not have")
 
-    def make(part: str) -> Array:
-        stored, name = origins[part]
-        return stored.unpack(source[name], part, table)
+    has_unit_head = family in FAMILIES and FAMILIES[family].has_unit_head(spec)
 
-    dtypes = {part: source.infos[name].dtype for part, (_, name) in origins.items()}
+    def make(part: str) -> Array:
+        stored, names = origins[part]
+        pieces = [source[name] for name in names]
+        whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        ours = stored.unpack(whole, part, table)
+        return _divide_by_length(ours) if part == HEAD and has_unit_head else ours
+
+    dtypes = {part: source.infos[names[0]].dtype for part, (_, names) in origins.items()}
     return LazyTensors(table, make), dtypes
+
+
+def _divide_by_length(rows: Array) -> Array:
+    """Divide each row by its length, as torch.nn.functional.normalize does, in float32 or more."""
+    exact = rows.astype(np.promote_types(rows.dtype, np.float32))
+    length = np.linalg.norm(exact, axis=1, keepdims=True)
+    return np.asarray((exact / np.maximum(length, 1e-12)).astype(rows.dtype))
 
 
 def _strip_holders(name: str) -> str:

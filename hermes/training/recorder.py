@@ -6,9 +6,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from hermes.checkpoint import Checkpoint, Progress, Saver
+from hermes.checkpoint import Checkpoint, Companions, Progress, Saver
+from hermes.checkpoint.layout import TOKENIZER, TOKENIZER_CONFIG
 from hermes.interface import Learner
 from hermes.interop.companions import make_companions
+from hermes.storage.durable import write_atomically
 from hermes.training.coordination import gather_for_rank0
 from hermes.training.events import Evaluation, Position, Update
 from hermes.training.metrics_file import MetricsFile
@@ -50,17 +52,20 @@ class RunRecorder:
             self._metrics = stack.enter_context(
                 MetricsFile(request.output, after=parts.position.step)
             )
-            self._write_first_files()
+            self._write_first_files(beside)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.__exit__(*error)  # type: ignore[arg-type]  # handed on as they came
 
-    def _write_first_files(self) -> None:
+    def _write_first_files(self, beside: Companions) -> None:
         request, parts = self._request, self._components
         step = parts.position.step
-        parts.tokenizer.save(request.output / "tokenizer.json")
+        # With what tokens mean, so that the file alone gives another run the same ends of text.
+        rendered = beside.render()
+        for name in (TOKENIZER, TOKENIZER_CONFIG):
+            write_atomically(request.output / name, rendered[name])
         parts.training_data.write_files(request.output)
         session = Session(step, request.backend.name, request.device, request.options.precision)
         earlier = [one for one in read_sessions(request.output) if one.step < step]

@@ -22,7 +22,7 @@ from hermes.interop.open_model import open_model
 from tests.against_other_tools.small_models import (
     CONFIGURATIONS,
     TOKENS,
-    VOCABULARY,
+    WIDTH,
     randomize,
     shrink,
 )
@@ -41,7 +41,60 @@ STAND_INS = {
     "internlm2": "mlx-lm",
     "exaone": "mlx-lm",
     "minicpm": "mlx-lm",
+    "qwen": "mlx-lm",
+    "phi-msft": {"model_type": "phi", "intermediate_size": 4 * WIDTH, "hidden_act": "gelu_new"},
+    "baichuan": {"model_type": "llama"},
 }
+# Classes whose head has rows of length 1, whatever their length in the file.
+UNIT_HEADS = ("baichuan",)
+# Names that the stand-in has for fields.
+FIELDS = {
+    "phi-msft": {
+        "n_embd": "hidden_size",
+        "n_head": "num_attention_heads",
+        "n_layer": "num_hidden_layers",
+        "n_positions": "max_position_embeddings",
+        "layer_norm_epsilon": "layer_norm_eps",
+    }
+}
+# Names in the files, to the stand-in's: several are one matrix, one after another.
+STORED = {
+    "phi-msft": {
+        "transformer.embd.wte": "model.embed_tokens",
+        "transformer.h.{i}.ln": "model.layers.{i}.input_layernorm",
+        "transformer.h.{i}.mixer.Wqkv": "model.layers.{i}.self_attn.q_proj "
+        "model.layers.{i}.self_attn.k_proj model.layers.{i}.self_attn.v_proj",
+        "transformer.h.{i}.mixer.out_proj": "model.layers.{i}.self_attn.dense",
+        "transformer.h.{i}.mlp.fc1": "model.layers.{i}.mlp.fc1",
+        "transformer.h.{i}.mlp.fc2": "model.layers.{i}.mlp.fc2",
+        "lm_head.ln": "model.final_layernorm",
+        "lm_head.linear": "lm_head",
+    },
+    "baichuan": {
+        "model.layers.{i}.self_attn.W_pack": "model.layers.{i}.self_attn.q_proj "
+        "model.layers.{i}.self_attn.k_proj model.layers.{i}.self_attn.v_proj",
+    },
+}
+
+
+def store_as_published(folder, config):
+    """Give the stand-in's tensors the names of the published files."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    own, stored = load_file(folder / "model.safetensors"), {}
+    layers = config.get("n_layer") or config["num_hidden_layers"]
+    for name, theirs in STORED[config["model_type"]].items():
+        for i in range(layers if "{i}" in name else 1):
+            for kind in ("weight", "bias"):
+                parts = [f"{part}.{kind}".replace("{i}", str(i)) for part in theirs.split()]
+                if parts[0] in own:
+                    whole = torch.cat([own.pop(part) for part in parts])
+                    stored[f"{name}.{kind}".replace("{i}", str(i))] = whole
+    assert not own or config["model_type"] == "baichuan"
+    if config["model_type"] in UNIT_HEADS:
+        own["lm_head.weight"] *= 0.5 + torch.rand(len(own["lm_head.weight"]), 1)
+    save_file(own | stored, folder / "model.safetensors")
 
 
 @dataclass
@@ -65,7 +118,8 @@ def build_with_transformers(config, folder):
     import transformers
 
     stand_in = STAND_INS.get(config["model_type"])
-    seen = {name: value for name, value in config.items() if name != "auto_map"}
+    renamed = FIELDS.get(config["model_type"], {})
+    seen = {renamed.get(name, name): value for name, value in config.items() if name != "auto_map"}
     (folder / "theirs").mkdir()
     (folder / "theirs" / "config.json").write_text(json.dumps(seen | (stand_in or {})))
     theirs = transformers.AutoConfig.from_pretrained(folder / "theirs")
@@ -74,7 +128,12 @@ def build_with_transformers(config, folder):
     else:
         model = transformers.AutoModelForCausalLM.from_config(theirs)
     randomize(model, torch).set_attn_implementation("eager")
+    if config["model_type"] in UNIT_HEADS:
+        weight = model.lm_head.weight
+        weight.data = torch.nn.functional.normalize(weight.data)
     model.save_pretrained(folder / "theirs")
+    if config["model_type"] in STORED:
+        store_as_published(folder / "theirs", config)
     ids = torch.tensor(TOKENS)
     with torch.no_grad():
         logits = model(input_ids=ids).logits.numpy()
@@ -124,7 +183,7 @@ def measure_backends(found, spec, params, logits, ids):
                 seed=0,
                 completion=0,
                 stop=frozenset(),
-                vocab_size=VOCABULARY,
+                vocab_size=spec.vocab_size,
             )
             found.same_text[name] = list(made) == ids
 

@@ -21,6 +21,7 @@ _SMALL = {
     "seq_length": LENGTH,
     "vocab_size": VOCABULARY,
     "rotary_dim": 4,
+    "kv_channels": WIDTH // HEADS,
     "original_max_position_embeddings": 16,
     "query_pre_attn_scalar": 20,
     "eos_token_id": 2,
@@ -53,6 +54,8 @@ def shrink(config):
     heads = find(config, ("num_attention_heads", "n_head", "num_heads", "n_heads"))
     width = find(config, ("hidden_size", "n_embd", "d_model", "n_embed"))
     layers = 6 if config.get("model_type") == "gemma3_text" else 4
+    if config.get("model_type") == "baichuan":
+        small["vocab_size"] = config["vocab_size"]  # which tells the second from the first
     for name in _LAYERS:
         if name in small:
             small[name] = layers

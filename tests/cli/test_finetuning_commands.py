@@ -97,6 +97,20 @@ def test_what_is_held_out_counts_neither_as_trained_nor_as_learnt(place, tmp_pat
     assert learnt < whole < tokens
 
 
+@pytest.mark.parametrize(("name", "records"), [("sft", some_chats), ("dpo", some_pairs)])
+def test_files_of_records_are_counted_where_they_are_several(
+    place, tmp_path, capsys, name, records
+):
+    folder = place / f"several-{name}"
+    folder.mkdir()
+    for number in (1, 2):
+        write_lines(folder / f"{number}.jsonl", records(4))
+    assert command(place, name, data=folder.name, output=tmp_path / "two") == 0
+    assert re.search(r"data: [\d,]+ tokens of 2 files, \d+ ", capsys.readouterr().err)
+    assert command(place, name, data=f"{folder.name}/1.jsonl", output=tmp_path / "one") == 0
+    assert re.search(r"data: [\d,]+ tokens, \d+ ", capsys.readouterr().err)
+
+
 def test_one_of_anything_is_not_several(place, tmp_path, capsys):
     write_lines(place / "one.jsonl", some_chats(1))
     write_lines(place / "pair.jsonl", some_pairs(1))

@@ -1,10 +1,11 @@
 """Tokens that a template writes and no training ever touched: found, named, set to the mean."""
 
+import re
+
 import numpy as np
 import pytest
 
 import hermes
-from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.template import Template
 from hermes.checkpoint import Progress, save
 from hermes.finetuning.base_model import add_special_tokens, open_base_model
@@ -13,7 +14,7 @@ from hermes.interface import TrainState
 from hermes.interop.companions import make_companions
 from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
-from hermes.tokenizer import build_tokenizer_config, train_tokenizer
+from hermes.tokenizer import Tokenizer, build_tokenizer_config, train_tokenizer
 from tests.finetuning.support import TEXT, small_spec, small_tokenizer
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -144,7 +145,7 @@ def test_names_that_a_template_puts_together_are_found():
         "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
     )
     template = Template(source, names={"eot_token": "<|end|>", "unk_token": "<|im_end|>"})
-    found = find_written_ids(ChatEncoder(tokenizer, template))
+    found = find_written_ids(tokenizer, template)
     names = {tokenizer.get_token_bytes(i).decode() for i in found}
     assert names == {"<|user|>", "<|assistant|>", "<|end|>", "<|im_start|>", "<|eos|>"}
 
@@ -153,3 +154,60 @@ def test_a_token_of_the_template_that_the_model_has_learnt_is_not_new(tmp_path):
     make_base(tmp_path, change=set_rows(ids_of("<|im_end|>"), 0.0))
     assert open_base_model(tmp_path).new_ids == tuple(ids_of("<|im_end|>"))
     assert open_base_model(tmp_path, chat=False).new_ids == ()
+
+
+def make_base_without_a_row(folder, *, special=True):
+    """A checkpoint whose tokenizer's last token has no row, as Gemma 3's <image_soft_token>."""
+    tokenizer, _ = add_special_tokens(small_tokenizer(), ["<image>"])
+    if not special:
+        tokenizer = Tokenizer.from_json(
+            re.sub(r'("content": "<image>".*?"special": )true', r"\1false", tokenizer.to_json(),
+                   flags=re.DOTALL)
+        )  # fmt: skip
+    make_base(folder, tokenizer, rows=tokenizer.vocab_size - 1)
+    return tokenizer.vocab_size - 1
+
+
+def test_a_special_token_that_nothing_writes_needs_no_row(tmp_path):
+    rows = make_base_without_a_row(tmp_path)
+    start = open_base_model(tmp_path)
+    assert start.spec.vocab_size == len(start.params[EMBED]) == rows
+    assert start.new_ids == ()
+    assert start.notes == (
+        "<image> of the tokenizer has no row in the model: it is never made, and no text may have "
+        "it",
+    )
+
+
+@pytest.mark.parametrize("why", ["message", "template", "text", "file"])
+def test_a_token_without_a_row_gets_one_where_template_or_data_need_it(tmp_path, why):
+    rows = make_base_without_a_row(tmp_path, special=why != "text")
+    template = Template("{{ messages[0].content }}<image>", names={})
+    given = {
+        "message": {"message_tokens": ["<image>"]},
+        "template": {"template": template},
+        "text": {},
+        "file": {"tokenizer": add_special_tokens(open_base_model(tmp_path).tokenizer, ["<b>"])[0]},
+    }[why]
+    start = open_base_model(tmp_path, **given)
+    assert start.spec.vocab_size == len(start.params[EMBED]) == rows + (2 if why == "file" else 1)
+    assert start.new_ids == (rows + 1 if why == "file" else rows,)
+
+
+def test_a_model_without_a_row_of_a_token_chats_is_finetuned_and_opened_again(tmp_path):
+    rows = make_base_without_a_row(tmp_path / "base")
+    with pytest.warns(UserWarning, match="^<image> of the tokenizer has no row"):
+        talk = hermes.chat(tmp_path / "base", backend="numpy", max_tokens=2, precision="float64")
+    assert "<image>" not in "".join(talk.say("To be"))
+    (tmp_path / "said.jsonl").write_text('{"prompt": "To be", "completion": " or not"}\n' * 4)
+    hermes.sft(
+        *(tmp_path / "base", tmp_path / "said.jsonl"),
+        output=tmp_path / "run",
+        backend="torch",
+        device="cpu",
+        max_steps=1,
+        seq_len=32,
+        batch_size=2,
+    )
+    assert open_base_model(tmp_path / "run").spec.vocab_size == rows
+    assert hermes.load(tmp_path / "run").tokenizer.vocab_size == rows + 1

@@ -116,6 +116,17 @@ def test_a_chosen_end_of_text_ends_documents_and_stays(base, data, tmp_path):
     tune(None, data, run, resume=True, max_steps=3)
 
 
+def test_a_runs_tokenizer_json_alone_gives_another_run_its_ends_of_text(base, data, tmp_path):
+    tune(base, data, tmp_path / "run", eos="<unk>", bos=False)
+    file = tmp_path / "run" / "tokenizer.json"
+    other = tmp_path / "other"
+    spec = small_spec(vocab_size=Tokenizer.load(file).vocab_size)
+    hermes.train(
+        spec, data, tokenizer=file, output=other, backend="torch", **{"max_steps": 1} | QUICK
+    )
+    assert [read_run(other)[name] for name in ("eos", "bos")] == ["<unk>", False]
+
+
 def test_a_new_model_has_them_too(data, tmp_path):
     tokenizer = hermes.train_tokenizer([data], vocab_size=300)
     run = tmp_path / "run"

@@ -18,6 +18,7 @@ from hermes.spec import (
     ModelSpec,
     NoPositions,
     OutputSpec,
+    QkNorm,
     RMSNorm,
     Rope,
     YarnScaling,
@@ -282,6 +283,14 @@ MODELS |= {
     "stablelm biases": (
         "stablelm",
         change(LLAMA, attention={"bias": "qkv", **rope(rotary_dim=2)}, norm=LayerNorm()),
+    ),
+    "stablelm head norms": (
+        "stablelm",
+        change(
+            LLAMA,
+            attention={"qk_norm": QkNorm("each_head", "layernorm"), **rope(rotary_dim=2)},
+            norm=LayerNorm(),
+        ),
     ),
     "gpt_bigcode": ("gpt_bigcode", BIGCODE),
     "opt": ("opt", dataclasses.replace(change(GPT2, ffn={"activation": "relu"}), name="opt")),

@@ -96,6 +96,33 @@ def test_gpt_neox_has_query_key_and_value_of_one_head_after_another():
             np.testing.assert_array_equal(rows[size * i : size * (i + 1)], ours)
 
 
+def test_stablelm_has_a_norm_for_each_head():
+    spec = MODELS["stablelm head norms"][1]
+    weights, shelf = hot_weights(spec), stored("stablelm", spec)
+    for name, heads in (("q", 4), ("k", 2)):
+        ours = weights[f"model.layers.1.self_attn.{name}_norm.weight"].reshape(heads, 8)
+        for head in range(heads):
+            theirs = shelf[f"model.layers.1.self_attn.{name}_layernorm.norms.{head}.weight"]
+            np.testing.assert_array_equal(theirs, ours[head])
+    del shelf["model.layers.1.self_attn.k_layernorm.norms.1.weight"]
+    with pytest.raises(CheckpointError, match=r"^x has no tensor '.*k_layernorm.norms.1.weight'"):
+        unpack(shelf, spec, "stablelm", "x")
+
+
+@pytest.mark.parametrize(("vocab_size", "second"), [(125_696, True), (64_000, False)])
+def test_baichuan_2_divides_each_row_of_its_head_by_its_length(vocab_size, second):
+    spec = dataclasses.replace(
+        LLAMA, vocab_size=vocab_size, embeddings=EmbeddingsSpec(tie_weights=False)
+    )
+    weights, shelf = hot_weights(spec), stored("baichuan", spec)
+    head = weights["lm_head.weight"]
+    divided = head / np.sqrt((head**2).sum(axis=1, keepdims=True))
+    back, _ = unpack(shelf, spec, "baichuan", "x")
+    np.testing.assert_allclose(back["lm_head.weight"], divided if second else head, rtol=1e-6)
+    joined = shelf["model.layers.0.self_attn.W_pack.weight"]
+    np.testing.assert_array_equal(joined[:32], weights["model.layers.0.self_attn.q_proj.weight"])
+
+
 def test_old_litgpt_has_the_queries_of_a_key_head_before_it():
     weights, shelf = hot_weights(QWEN2), stored("litgpt-old", QWEN2)
     joined = shelf["h.0.attn.attn.weight"]

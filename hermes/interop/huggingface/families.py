@@ -41,6 +41,10 @@ def find_family(spec: ModelSpec, *, renamed: bool = False) -> str:
     own = FAMILIES.get(spec.name)
     order = [own, *FAMILIES.values()] if own else list(FAMILIES.values())
     for family in order:
-        if family.writable and (renamed or not family.renamed) and family.can_express(view):
+        if (
+            family.writable
+            and (renamed or not family.is_renamed(spec))
+            and family.can_express(view)
+        ):
             return family.model_type
     return HERMES

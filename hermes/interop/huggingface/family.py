@@ -27,7 +27,9 @@ class Family:
     parts: in the order in which they are read. modules: its names of modules to ours, see
     `tensor_modules`, None where they are ours; chosen by the specification where they depend on it.
     interleaved: rotary pairs are neighbours in a head, so rows of q and k are permuted.
-    norms_by_head: weights of qk_norm over each head are (H, D) there. harmless: fields that change
+    norms_by_head: weights of qk_norm over each head are (H, D) there. head_norms: or a module for
+    each {head} of {name}, q or k. has_unit_head: whether the class divides each row of the head by
+    its length, which is done once, when it is read. harmless: fields that change
     nothing here, apart by spaces. accepts: whether the class works for a specification that its
     fields could say. adapt: changes what the parts read, by fields of its own. writable: whether
     other tools have the class, so that `--to hf` writes it.
@@ -39,6 +41,8 @@ class Family:
     modules: Modules | Callable[[ModelSpec], Modules] | None = None
     interleaved: bool = False
     norms_by_head: bool = False
+    head_norms: str = ""
+    has_unit_head: Callable[[ModelSpec], bool] = lambda spec: False
     harmless: str = ""
     accepts: Callable[[ModelSpec], bool] = lambda spec: True
     adapt: Callable[[Fields, ModelSpec], ModelSpec] = lambda fields, spec: spec
@@ -46,8 +50,17 @@ class Family:
 
     @property
     def renamed(self) -> bool:
-        """Whether the files have other tensors than ours."""
+        """Whether all its files have other tensors than ours."""
         return self.modules is not None or self.interleaved or self.norms_by_head
+
+    def has_head_norms(self, spec: ModelSpec) -> bool:
+        """Whether its files of a specification have a module for the norm of each head."""
+        norm = spec.attentions[0].query_key_norm if self.head_norms and spec.attentions else None
+        return norm is not None and norm.over == "each_head"
+
+    def is_renamed(self, spec: ModelSpec) -> bool:
+        """Whether its files of a specification have other tensors than ours."""
+        return self.renamed or self.has_head_norms(spec)
 
     def read(self, fields: Fields) -> ModelSpec:
         """Read a configuration of this family, named by it. Raises SpecError."""

@@ -47,7 +47,7 @@ NO_BIAS, NO_BIAS_FFN = Only("attention_bias"), Only("mlp_bias")
 
 
 def list_sizes(
-    length: int,
+    length: int | None,
     *,
     kv_heads: int | None = None,
     head_dim: int | None = None,
@@ -57,7 +57,8 @@ def list_sizes(
 ) -> tuple[Part, ...]:
     """List the parts that all these have: sizes, heads, the head, the feed-forward network.
 
-    length, kv_heads, head_dim, tied: the class's defaults, and those of other sizes in `defaults`.
+    length, kv_heads, head_dim, tied: the class's defaults, of length None where a file must say it,
+    and those of other sizes in `defaults`.
     act: the field of the activation and its default, gated; None where a row says it itself.
     """
     usual = defaults or {}

@@ -23,9 +23,15 @@ from hermes.interop.huggingface.parts import (
     take_layer_norm,
     take_rms_norm,
 )
-from hermes.interop.huggingface.rare_parts import MiniCpmScales, OriginalLength, ParallelShared
+from hermes.interop.huggingface.rare_parts import (
+    MiniCpmScales,
+    OriginalLength,
+    ParallelShared,
+    QwenSizes,
+)
 from hermes.interop.huggingface.rope import RopeOf
 from hermes.interop.huggingface.windows import WindowForAll
+from hermes.spec import QkNorm
 
 __all__ = ["OTHER_ROWS"]
 
@@ -66,6 +72,20 @@ OTHER_ROWS = (
         ),
         modules=names.GLM4,
         interleaved=True,
+    ),
+    Family(
+        "baichuan",
+        "BaichuanForCausalLM",
+        (
+            # The larger ones have no such field, and ALiBi.
+            *list_sizes(None),
+            *(PRE, take_rms_norm("rms_norm_eps", 1e-6), NO_BIAS, NO_BIAS_FFN, RopeOf()),
+        ),
+        modules=names.BAICHUAN,
+        # Baichuan 2, whose config.json tells it from the first by this alone.
+        has_unit_head=lambda spec: spec.vocab_size == 125_696,
+        harmless="_from_model_config gradient_checkpointing z_loss_weight",
+        writable=False,
     ),
     Family(
         "internlm",
@@ -141,17 +161,40 @@ OTHER_ROWS = (
         writable=False,
     ),
     Family(
+        "qwen",
+        "QWenLMHeadModel",
+        (
+            Layers(),
+            Size("hidden_size", "hidden_size"),
+            Size("vocab_size", "vocab_size", 151_936),
+            *(Size("num_attention_heads", "attention.num_heads"), QwenSizes()),
+            *(PRE, take_rms_norm("layer_norm_epsilon", 1e-6), Always("ffn.activation", "swiglu")),
+            *(Always("attention.bias", "qkv"), Only("no_bias", (True,))),
+            *(Only("scale_attn_weights", (True,)), Only("use_cache_quantization")),
+            Rate("attn_dropout_prob", ("attention.dropout",)),
+            Rate("emb_dropout_prob", ("embeddings.dropout",)),
+            Choice("tie_word_embeddings", "embeddings.tie_weights", False),
+            RopeOf(share=1.0, old_theta="rotary_emb_base", old_share="rotary_pct"),
+        ),
+        modules=names.QWEN,
+        harmless="bf16 fp16 fp32 onnx_safe softmax_in_fp32 use_cache_kernel",
+        writable=False,
+    ),
+    Family(
         "stablelm",
         "StableLmForCausalLM",
         (
             *list_sizes(4096, kv_heads=32),
             *(PRE, take_layer_norm("layer_norm_eps|norm_eps", 1e-5), NO_BIAS_FFN),
             Choice("use_qkv_bias", "attention.bias", False, "none", "qkv"),
-            Only("qk_layernorm"),
+            Choice(
+                "qk_layernorm", "attention.qk_norm", False, "none", QkNorm("each_head", "layernorm")
+            ),
             ParallelShared("use_parallel_residual"),
             Rate("hidden_dropout", ("block.dropout",)),
             RopeOf(share=0.25, old_share="rope_pct"),
         ),
+        head_norms="self_attn.{name}_layernorm.norms.{head}",
         accepts=has_even_heads,
     ),
 )

@@ -139,6 +139,19 @@ PARALLEL_ROWS = (
         modules=names.PHI,
     ),
     Family(
+        "phi-msft",
+        "PhiForCausalLM",
+        (
+            *list_gpt2_parts("gelu_new", False),
+            Size("n_positions", "max_seq_len", 2048),
+            *(PARALLEL, SHARED, ALL, FFN_BIAS, HEAD_BIAS, RotaryDim(32)),
+            KvHeads("n_head_kv"),
+        ),
+        modules=names.PHI_MSFT,
+        harmless="flash_rotary fused_dense img_processor",
+        writable=False,
+    ),
+    Family(
         "gptj",
         "GPTJForCausalLM",
         GPTJ,

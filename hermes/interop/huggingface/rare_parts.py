@@ -18,6 +18,7 @@ __all__ = [
     "MptAttention",
     "OriginalLength",
     "ParallelShared",
+    "QwenSizes",
     "RotaryDim",
 ]
 
@@ -208,6 +209,30 @@ class MiniCpmScales:
     def write(self, view: View) -> Config:
         """Refuse: no release of other tools writes this class."""
         raise Unfit("MiniCPM is read only")
+
+
+@dataclass(frozen=True)
+class QwenSizes:
+    """Qwen 1's: the length up to which nothing of its attention changes, and halves of a network.
+
+    Beyond seq_length use_dynamic_ntk and use_logn_attn change it; intermediate_size counts both
+    matrices of the gated network.
+    """
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """Read them; the hidden size and the number of heads must have been read."""
+        draft["max_seq_len"] = fields.take_size("seq_length", 2048)
+        for name in ("max_position_embeddings", "use_dynamic_ntk", "use_logn_attn"):
+            fields.take(name)
+        both = fields.take_size("intermediate_size", 22_016)
+        if both % 2:
+            fields.refuse("intermediate_size", both)
+        draft["ffn.hidden_dim"] = both // 2
+        fields.allow_only("kv_channels", draft.head_size)
+
+    def write(self, view: View) -> Config:
+        """Refuse: transformers has no such class, and Qwen 2's computes the same."""
+        raise Unfit("Qwen 1 is read only")
 
 
 @dataclass(frozen=True)

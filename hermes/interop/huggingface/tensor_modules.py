@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from hermes.spec import ModelSpec
 
 __all__ = [
+    "BAICHUAN",
     "BLOOM",
     "CODEGEN",
     "EXAONE",
@@ -29,7 +30,9 @@ __all__ = [
     "OPTIONAL",
     "PHI",
     "PHI3",
+    "PHI_MSFT",
     "QKV",
+    "QWEN",
     "STARCODER2",
     "choose_falcon",
     "choose_gpt2",
@@ -173,6 +176,32 @@ OPT = {
     "model.decoder.final_layer_norm": "model.norm",
     "lm_head": "lm_head",
 }
+# Qwen 1's second matrix goes through the activation.
+QWEN = _add_prefix(
+    {
+        "wte": "model.embed_tokens",
+        "h.{i}.ln_1": "{attention_in}",
+        "h.{i}.attn.c_attn": QKV,
+        "h.{i}.attn.c_proj": "self_attn.o_proj",
+        "h.{i}.ln_2": "{ffn_in}",
+        "h.{i}.mlp.w1": "mlp.up_proj",
+        "h.{i}.mlp.w2": "mlp.gate_proj",
+        "h.{i}.mlp.c_proj": "mlp.down_proj",
+        "ln_f": "model.norm",
+        "lm_head": "lm_head",
+    }
+)
+# The first files of Phi 1, 1.5 and 2, whose code was in the models' repositories.
+PHI_MSFT = {
+    "transformer.embd.wte": "model.embed_tokens",
+    "transformer.h.{i}.ln": "{attention_in}",
+    "transformer.h.{i}.mixer.Wqkv": QKV,
+    "transformer.h.{i}.mixer.out_proj": "self_attn.o_proj",
+    "transformer.h.{i}.mlp.fc1": "mlp.up_proj",
+    "transformer.h.{i}.mlp.fc2": "mlp.down_proj",
+    "lm_head.ln": "model.norm",
+    "lm_head.linear": "lm_head",
+}
 # Llama's names, which families with one or two others of their own have besides.
 _LLAMA = {
     "model.embed_tokens": "model.embed_tokens",
@@ -202,6 +231,7 @@ GLM4 = _change(
     },
 )
 PHI3 = _change(GLM, {f"{_AT}self_attn.qkv_proj": QKV})
+BAICHUAN = _change(_LLAMA, {f"{_AT}self_attn.W_pack": QKV})
 STARCODER2 = _change(_LLAMA, {f"{_AT}mlp.c_fc": "mlp.up_proj", f"{_AT}mlp.c_proj": "mlp.down_proj"})
 PHI = _change(
     _LLAMA,

@@ -48,6 +48,25 @@ def refuse_unsupported(config: Mapping[str, Any]) -> None:
         for feature, pattern in _FEATURES.items():
             if value and value != 1 and re.fullmatch(pattern, name):
                 _refuse(f"{name!r} is {_shorten(value)}", feature, name)
+    if kind == "opt":
+        _refuse_opt(config)
+    if kind == "baichuan" and config.get("max_position_embeddings") is None:
+        raise SpecError(
+            "config.json has no 'max_position_embeddings', as Baichuan's 13B, which has ALiBi; "
+            "hermes reads the sizes with RoPE",
+            ("max_position_embeddings",),
+        )
+
+
+def _refuse_opt(config: Mapping[str, Any]) -> None:
+    """Refuse what one of OPT's sizes has, 350m."""
+    size = config.get("word_embed_proj_dim")
+    if size is not None and size != config.get("hidden_size"):
+        what = f"'word_embed_proj_dim' is {_shorten(size)}, not the hidden size"
+        _refuse(what, "projections around the embedding", "word_embed_proj_dim")
+    if config.get("do_layer_norm_before") is False:
+        what = "'do_layer_norm_before' is False"
+        _refuse(what, "norms of the residual sum", "do_layer_norm_before")
 
 
 def refuse_quantized(config: Mapping[str, Any]) -> None:

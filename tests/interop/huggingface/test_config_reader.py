@@ -152,7 +152,21 @@ LACKING = [
     ({"model_type": "gemma3n"}, "embeddings per layer"),
     ({"model_type": "t5"}, "an encoder"),
     ({"model_type": "apertus"}, "the activation xielu"),
+    (
+        {"model_type": "opt", "hidden_size": 1024, "word_embed_proj_dim": 512},
+        "projections around the embedding",
+    ),
+    ({"model_type": "opt", "do_layer_norm_before": False}, "norms of the residual sum"),
 ]
+
+
+def test_the_baichuan_with_alibi_is_refused_by_name():
+    with pytest.raises(SpecError) as error:
+        read_config({"model_type": "baichuan", "model_max_length": 4096, "hidden_size": 5120})
+    assert str(error.value) == (
+        "config.json has no 'max_position_embeddings', as Baichuan's 13B, which has ALiBi; hermes "
+        "reads the sizes with RoPE"
+    )
 
 
 @pytest.mark.parametrize(("config", "feature"), LACKING)
