@@ -62,9 +62,11 @@ class TextEncoder:
     def _find_end(self, tokens: Sequence[int], written: Sequence[bool]) -> int | None:
         """Find the special token that ends a turn, which only white space may follow."""
         ends = [i for i, by_template in enumerate(written) if by_template]
-        if not ends or self.tokenizer.decode(tokens[ends[-1] + 1 :], skip_special=False).strip():
+        if not ends:
             return None
-        return ends[-1]
+        # A vocabulary may lack the newline that follows a turn, which is <unk> then.
+        behind = [token for token in tokens[ends[-1] + 1 :] if token != self.tokenizer.unk_id]
+        return None if self.tokenizer.decode(behind, skip_special=False).strip() else ends[-1]
 
     @cached_property
     def opening_token(self) -> int | None:

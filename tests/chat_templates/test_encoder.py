@@ -1,5 +1,6 @@
 """Encoding conversations: the loss mask, prompts, and templates that cannot serve."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from hermes.chat_templates.template import Template
 from hermes.data.conversations import parse_conversation
 from hermes.data.records import Record
 from hermes.errors import DataError
-from hermes.tokenizer import CHAT_TEMPLATE
+from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer
 from tests.chat_templates.support import NAMES, TURNS, A, U, conversation, encoder_of
 
 LLAMA3 = (
@@ -353,3 +354,29 @@ def test_weights_of_records_and_of_turns_multiply(tokenizer):
     text = replace(parse_conversation(Record("nothing", "a:1")), weight=3.0)
     example = encoder_of(tokenizer, CHAT_TEMPLATE).encode(text)
     assert example.weights.tolist() == [0.0] + [3.0] * (len(example) - 1)
+
+
+def test_what_the_vocabulary_lacks_does_not_end_a_turn():
+    """A tokenizer without the newline that ChatML writes behind a turn gives <unk> for it."""
+    marks = ("<unk>", "<|im_start|>", "<|im_end|>")
+    plain = [chr(0x2581), *"abcdefghijklmnopqrstuvwxyz"]
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": chr(0x2581)}
+    back = {"type": "Replace", "pattern": {"String": chr(0x2581)}, "content": " "}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    config = {
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": space,
+        "pre_tokenizer": None, "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": [back, {"type": "Fuse"}]},
+        "added_tokens": [
+            {"id": n, "content": name, "special": True, **flags} for n, name in enumerate(marks)
+        ],
+        "model": {
+            "type": "Unigram", "unk_id": 0, "byte_fallback": False,
+            "vocab": [["<unk>", 0.0], *([piece, -1.0] for piece in (*marks[1:], *plain))],
+        },
+    }  # fmt: skip
+    tokenizer = Tokenizer.from_json(json.dumps(config))
+    example = encoder_of(tokenizer, CHAT_TEMPLATE).encode(conversation((U, A)))
+    last = np.flatnonzero(example.loss_mask)[-1]
+    assert tokenizer.get_name(int(example.ids[last])) == "<|im_end|>"
+    assert tokenizer.unk_id in example.ids

@@ -9,7 +9,7 @@ import hermes
 from hermes.chat_templates.template import Template
 from hermes.checkpoint import Progress, save
 from hermes.finetuning.base_model import add_special_tokens, open_base_model
-from hermes.finetuning.new_tokens import find_written_ids
+from hermes.finetuning.new_tokens import find_new_rows, find_written_ids
 from hermes.interface import TrainState
 from hermes.interop.companions import make_companions
 from hermes.numerics.params import init_weights
@@ -211,3 +211,13 @@ def test_a_model_without_a_row_of_a_token_chats_is_finetuned_and_opened_again(tm
     )
     assert open_base_model(tmp_path / "run").spec.vocab_size == rows
     assert hermes.load(tmp_path / "run").tokenizer.vocab_size == rows + 1
+
+
+@pytest.mark.parametrize(("trained", "found"), [(True, {}), (False, {EMBED: (5, 6), HEAD: (5, 6)})])
+def test_rows_of_a_head_that_were_never_targets_are_equal_and_yet_trained(trained, found):
+    """A role's header is read and never predicted: its rows of the head have one gradient."""
+    embeddings, head = (np.random.default_rng(n).normal(size=(9, 8)) for n in (1, 2))
+    head[6] = head[5]
+    if not trained:
+        embeddings[6] = embeddings[5]
+    assert find_new_rows({EMBED: embeddings, HEAD: head}, (5, 6, 7), ()) == found
