@@ -105,7 +105,10 @@ class _Renderer:
 
     def _start(self) -> None:
         """Start the process, unless it runs. One that a parent of this process has is not ours."""
-        if self._process is not None and self._owner == os.getpid():
+        is_own = self._owner == os.getpid()
+        if is_own and self._ahead is not None:
+            self._take_ahead()  # which may end the process: not for what is asked now
+        if is_own and self._process is not None:
             return
         self._process, self._ahead, self._owner = None, None, os.getpid()
         self._numbers.clear()
@@ -137,12 +140,8 @@ class _Renderer:
         return self._receive()
 
     def _send(self, *request: Any) -> None:
-        """Send a request, after what was begun is answered: there is one at a time."""
+        """Send a request. What was begun is answered by now (`_start`): there is one at a time."""
         data = json.dumps(request, default=str).encode()
-        if self._ahead is not None:
-            self._take_ahead()
-            if self._process is None:
-                raise _Ended("ended the process before")
         process = self._process
         assert process is not None
         assert process.stdin is not None

@@ -193,6 +193,13 @@ def test_rendering_ahead_ends_at_the_conversation_that_takes_too_much(small_rend
     assert [next(examples)[0].ids.tolist() for _ in range(2)] == [expected.ids.tolist()] * 2
     with pytest.raises(DataError, match=r"^chat\.jsonl:4: .* of memory"):
         next(examples)
+    # One that is rendered ahead meanwhile is not blamed on those before it.
+    long = conversation((U, A) * 12)
+    examples = made.encode_many([long] * 32 + [bad])
+    expected = made.encode(long)
+    assert [next(examples)[0].ids.tolist() for _ in range(32)] == [expected.ids.tolist()] * 32
+    with pytest.raises(DataError, match=r"^chat\.jsonl:4: .* of memory"):
+        next(examples)
 
 
 def test_the_process_that_renders_ends_with_the_one_that_started_it():
