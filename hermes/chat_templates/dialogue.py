@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from hermes.chat_templates.template import Template
-from hermes.chat_templates.turns import Turn, split_marked
+from hermes.chat_templates.turns import Turn, add_reads, split_marked
 from hermes.errors import DataError
 
 __all__ = ["Dialogue"]
@@ -55,6 +55,28 @@ class Dialogue:
                 self.turns[:count], prompt=prompt, tools=self.tools
             )
         return self._texts[key]
+
+    def list_likely(self) -> list[tuple[int, bool]]:
+        """List the (count, prompt) that will be asked for, as far as is known."""
+        count = len(self.turns)
+        answers = () if self.template.marks else range(count)
+        found = {(count, False): None}
+        for i in answers:
+            if self.turns[i].role == "assistant" and (i < SHORT or i + 1 == count):
+                found |= {(i, True): None, (i + 1, False): None}
+        return list(found)
+
+    def take_texts(
+        self,
+        keys: Sequence[tuple[int, bool]],
+        texts: Sequence[str | None],
+        reads: Sequence[Sequence[str]],
+    ) -> None:
+        """Take what was rendered ahead, and the fields that were read of each turn."""
+        found = zip(keys, texts, strict=True)
+        self._texts |= {key: text for key, text in found if text is not None}
+        for turn, fields in zip(self.turns, reads, strict=True):
+            add_reads(turn, fields)
 
     def find_turn(self, index: int, count: int, *, prompt: bool = False) -> Span | None:
         """Find the assistant's turn of message `index` in the text of the first `count` messages.

@@ -8,9 +8,10 @@ text, unless the user says that messages may write that token.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from hermes.chat_templates.checks import check_names, check_roles, check_tools
 from hermes.chat_templates.dialogue import Dialogue
 from hermes.chat_templates.guard import GuardedMessages, guard_messages
 from hermes.chat_templates.messages import Conversation, Message
+from hermes.chat_templates.renderer import finish_ahead
 from hermes.chat_templates.sandbox import CLOSE, OPEN
 from hermes.chat_templates.template import Template, choose_template
 from hermes.chat_templates.text_encoder import Piece, TextEncoder
@@ -28,6 +30,9 @@ from hermes.errors import DataError, suggest_nearest
 from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer
 
 __all__ = ["ChatEncoder", "Example", "describe_unread", "read_end_of_turn"]
+
+
+AHEAD = 32  # conversations that are rendered together
 
 
 @dataclass(frozen=True)
@@ -102,13 +107,58 @@ class ChatEncoder:
         except DataError as error:
             raise DataError(f"{conversation.where}: {error}") from None
 
-    def _encode(self, conversation: Conversation, whole: bool, *, several: bool) -> list[Example]:
+    def encode_many(
+        self, conversations: Iterable[Conversation], *, whole: bool = False
+    ) -> Iterator[list[Example]]:
+        """Encode each conversation as `encode_all` does, while the next ones are rendered.
+
+        Raises DataError.
+        """
+        batches = _split(conversations)
+        following = map(self._begin_batch, batches)
+        batch = next(following, None)
+        while batch is not None:
+            opened = _finish_batch(batch)
+            batch = next(following, None)
+            for conversation, prepared in opened:
+                try:
+                    yield self._encode(conversation, whole, several=True, opened=prepared)
+                except DataError as error:
+                    raise DataError(f"{conversation.where}: {error}") from None
+
+    def _begin_batch(self, conversations: Sequence[Conversation]) -> "_Batch":
+        """Begin to render what conversations will need."""
+        opened: list[tuple[Conversation, _Opened | None]] = []
+        for one in conversations:
+            try:
+                open_one = self._open(one.messages, one.tools) if one.text is None else None
+            except DataError:  # which comes again in its turn
+                open_one = None
+            opened.append((one, open_one))
+        dialogues = [found[1] for _, found in opened if found]
+        wanted = [dialogue.list_likely() for dialogue in dialogues]
+        try:
+            ahead = self.template.begin_ahead(
+                (one.turns, one.tools, keys) for one, keys in zip(dialogues, wanted, strict=True)
+            )
+        except DataError:  # and this one, too
+            ahead = []
+        return opened, wanted, ahead
+
+    def _encode(
+        self,
+        conversation: Conversation,
+        whole: bool,
+        *,
+        several: bool,
+        opened: "_Opened | None" = None,
+    ) -> list[Example]:
         where, messages = conversation.where, conversation.messages
         self.unread.update(map(repr, conversation.unread))
         if conversation.text is not None:
             ids = self._encode_text(conversation.text)
             return [_make_example(ids, [1.0] * len(ids), conversation.weight, where)]
-        guarded, dialogue = self._prepare(messages, conversation.tools)
+        guarded, dialogue = self._prepare(messages, conversation.tools, opened=opened)
         answers = [i for i, turn in enumerate(messages) if turn["role"] == "assistant"]
         weights = {i: conversation.weights.get(i, 1.0) for i in answers}
         left = [i for i in answers if i not in conversation.untrained and weights[i]]
@@ -165,15 +215,24 @@ class ChatEncoder:
         begin = self.tokenizer.beginning
         return [*begin, *self.tokenizer.encode(text), self.tokenizer.eos_id]
 
-    def _prepare(
-        self, messages: Sequence[Message], tools: Sequence[Any] | None, *, prompt: bool = False
-    ) -> tuple[GuardedMessages, Dialogue]:
-        """Guard messages, render them once, and refuse what the template would lose."""
+    def _open(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> "_Opened":
+        """Guard messages, and refuse what the template does not write."""
         check_tools(self.template, messages, tools)
         messages = convert_calls(messages, self.template)
         guarded = guard_messages(messages, self._names, self.template.source)
         is_ended = partial(self._texts.is_ended, guarded)
-        dialogue = Dialogue(self.template, guarded.turns, tools, is_ended)
+        return guarded, Dialogue(self.template, guarded.turns, tools, is_ended), messages
+
+    def _prepare(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None,
+        *,
+        prompt: bool = False,
+        opened: "_Opened | None" = None,
+    ) -> tuple[GuardedMessages, Dialogue]:
+        """Guard messages, render them once, and refuse what the template would lose."""
+        guarded, dialogue, messages = opened or self._open(messages, tools)
         whole = dialogue.render(len(messages), prompt=prompt)
         if guarded.names:
             check_names(self.template, guarded, messages, whole, tools, prompt)
@@ -238,6 +297,26 @@ class ChatEncoder:
             )
         own = [w for i in answers for w in (None, _choose_weight(weights, i, i in targets))]
         return list(zip(parts, [*own, None], strict=True))
+
+
+def _split(items: Iterable[Conversation]) -> Iterator[list[Conversation]]:
+    rest = iter(items)
+    while part := list(islice(rest, AHEAD)):
+        yield part
+
+
+_Opened = tuple[GuardedMessages, Dialogue, Sequence[Message]]
+_Batch = tuple[list[tuple[Conversation, _Opened | None]], list[list[tuple[int, bool]]], list[Any]]
+
+
+def _finish_batch(batch: _Batch) -> list[tuple[Conversation, _Opened | None]]:
+    """Give dialogues what was rendered for them; those for which it failed render it themselves."""
+    opened, wanted, ahead = batch
+    dialogues = [found[1] for _, found in opened if found]
+    found = zip(dialogues, wanted, finish_ahead(ahead), strict=False)
+    for dialogue, keys, (texts, reads) in found:
+        dialogue.take_texts(keys, texts, reads)
+    return opened
 
 
 def _choose_weight(weights: Mapping[int, float], index: int, is_target: bool) -> float | None:

@@ -2,19 +2,17 @@
 
 A template gets `messages`, `tools`, `add_generation_prompt` and the names of special tokens
 (`bos_token`, ...), may call `raise_exception` and `strftime_now`, and may mark what the assistant
-says with `{% generation %}`. Jinja2 is imported when a template is made.
+says with `{% generation %}`. A process of its own renders it (`renderer`).
 """
 
 import json
 import re
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hermes.chat_templates.messages import Message
-from hermes.chat_templates.sandbox import Refused, make_environment
+from hermes.chat_templates.renderer import begin_ahead, compile_template, render_template
 from hermes.chat_templates.turns import Turn
 from hermes.errors import DataError, StorageError, suggest_nearest
 
@@ -44,37 +42,17 @@ class Template:
         self.source, self.where, self.names = source, where, dict(names)
         self.arguments = dict(arguments or {})
         self.marks = bool(re.search(r"{%-?\s*generation\s*-?%}", source))
-        self._compiled = self._compile()
+        self._reads = compile_template(source, where)
         self._check_arguments()
 
-    def _compile(self, *, marks_turns: bool = False) -> Any:
-        from jinja2 import TemplateError, TemplateSyntaxError
-
-        try:
-            return make_environment(marks_turns=marks_turns).from_string(self.source)
-        except TemplateSyntaxError as error:
-            raise DataError(
-                f"{self.where}:{error.lineno}: not a Jinja template: {error.message}"
-            ) from None
-        except (TemplateError, RecursionError, MemoryError, OverflowError) as error:
-            raise DataError(f"{self.where}: not a Jinja template: {_summarize(error)}") from None
-
     def _check_arguments(self) -> None:
-        if not self.arguments:
-            return
-        from jinja2 import meta
-
-        read = meta.find_undeclared_variables(make_environment().parse(self.source))
         for name in self.arguments:
-            if name in GIVEN or name not in read:
-                known = sorted(read - {*GIVEN, *self.names, "raise_exception", "strftime_now"})
+            if name in GIVEN or name not in self._reads:
+                given = {*GIVEN, *self.names, "raise_exception", "strftime_now"}
+                known = sorted(self._reads - given)
                 hint = suggest_nearest(name, known)
                 known_here = f"; it reads {', '.join(known)}" if known else "; it reads none"
                 raise DataError(f"{self.where} reads no argument {name!r}{hint or known_here}")
-
-    @cached_property
-    def _marked(self) -> Any:
-        return self._compile(marks_turns=True)
 
     def render(
         self, messages: Iterable[Message], *, prompt: bool, tools: Iterable[Any] | None = None
@@ -83,7 +61,7 @@ class Template:
 
         What the template marks as generation is between OPEN and CLOSE. Raises DataError.
         """
-        return self._render(self._compiled, messages, prompt, tools)
+        return self._render(messages, prompt, tools, marks_turns=False)
 
     def render_marked(
         self, messages: Iterable[Turn], *, prompt: bool, tools: Iterable[Any] | None = None
@@ -92,50 +70,36 @@ class Template:
 
         Without them the text is that of `render`, unless the template reads what it wrote.
         """
-        return self._render(self._marked, messages, prompt, tools)
+        return self._render(messages, prompt, tools, marks_turns=True)
+
+    def begin_ahead(
+        self, conversations: Iterable[tuple[Iterable[Message], Any, list[tuple[int, bool]]]]
+    ) -> list[Any]:
+        """Begin to render beginnings of conversations (messages, tools, [(count, prompt), ...]).
+
+        -> what `renderer.finish_ahead` waits for. Raises DataError.
+        """
+        variables = {"documents": None, **self.names, **self.arguments}
+        return begin_ahead(self.source, self.where, conversations, variables)
 
     def _render(
         self,
-        compiled: Any,
         messages: Iterable[Message],
         prompt: bool,
         tools: Iterable[Any] | None,
+        *,
+        marks_turns: bool,
     ) -> str:
-        from jinja2.exceptions import SecurityError
-
-        try:
-            return str(
-                compiled.render(
-                    messages=[m if isinstance(m, Turn) else dict(m) for m in messages],
-                    tools=None if tools is None else list(tools),
-                    documents=None,
-                    add_generation_prompt=prompt,
-                    **self.names,
-                    **self.arguments,
-                )
-            )
-        except Refused as error:
-            raise DataError(f"{self.where} refuses the conversation: {_summarize(error)}") from None
-        except SecurityError as error:
-            raise DataError(
-                f"{self.where} tries to leave its sandbox{_locate_error(error)}: "
-                f"{_summarize(error)}; do not use it"
-            ) from None
-        except Exception as error:  # a template can raise anything that Python raises
-            raise DataError(
-                f"{self.where} fails{_locate_error(error)}: {_summarize(error)}"
-            ) from None
-
-
-def _summarize(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _locate_error(error: Exception) -> str:
-    """Name the line of the template at which an error was raised, if known."""
-    frames = traceback.walk_tb(error.__traceback__)
-    lines = [line for frame, line in frames if frame.f_code.co_filename == "<template>"]
-    return f" in line {lines[-1]}" if lines else ""
+        variables = {
+            "tools": None if tools is None else list(tools),
+            "documents": None,
+            "add_generation_prompt": prompt,
+            **self.names,
+            **self.arguments,
+        }
+        return render_template(
+            self.source, self.where, messages, variables, marks_turns=marks_turns
+        )
 
 
 def choose_template(

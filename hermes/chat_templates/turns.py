@@ -6,10 +6,19 @@ conversation. Marks are Unicode noncharacters, which no text contains.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["MARKS", "Turn", "mark_end_of_loop", "mark_turn", "split_marked"]
+__all__ = [
+    "MARKS",
+    "Turn",
+    "add_reads",
+    "get_index",
+    "list_reads",
+    "mark_end_of_loop",
+    "mark_turn",
+    "split_marked",
+]
 
 BEGIN, END, STOP = "\ufdd2", "\ufdd3", "\ufdd4"
 MARKS = f"{BEGIN}{END}{STOP}"
@@ -66,6 +75,22 @@ class Turn(dict[str, Any]):
         """As of a dict."""
         self._reads.update(dict.keys(self))
         return super().values()
+
+
+def get_index(message: Mapping[str, Any]) -> int | None:
+    """The number of a turn; None for a message that is none."""
+    return message._index if isinstance(message, Turn) else None
+
+
+def list_reads(message: Mapping[str, Any]) -> list[str]:
+    """List the fields of a turn that were read; none for a message that is none."""
+    return list(message._reads) if isinstance(message, Turn) else []
+
+
+def add_reads(message: Mapping[str, Any], fields: Iterable[str]) -> None:
+    """Note that fields of a turn were read elsewhere."""
+    if isinstance(message, Turn):
+        message._reads.update(fields)
 
 
 def mark_turn(item: Any, loop: int, over_messages: set[int]) -> str:

@@ -89,8 +89,9 @@ class SFTData:
         return TrainingData(data, data, evaluate, "rows", tuple(words), files=self.files)
 
     def _encode(self, conversations: Sequence[Conversation]) -> Iterator[Example]:
-        for done, one in enumerate(conversations, 1):
-            yield from self.encoder.encode_all(one, whole=self.whole)
+        encoded = self.encoder.encode_many(conversations, whole=self.whole)
+        for done, examples in enumerate(encoded, 1):
+            yield from examples
             self.progress(done, len(conversations))
 
 

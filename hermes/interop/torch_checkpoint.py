@@ -14,6 +14,7 @@ import numpy as np
 from hermes.checkpoint import TensorInfo
 from hermes.checkpoint.weights import INDEX, MODEL, Weights, read_weight_map, read_weights
 from hermes.errors import CheckpointError, MissingBackend, StorageError
+from hermes.formatting import name_type
 from hermes.interface import Array
 from hermes.storage.reading import read_start
 
@@ -28,6 +29,12 @@ CODES = {
     "torch.float16": "F16",
     "torch.bfloat16": "BF16",
 }
+
+# The dtypes that NumPy has, too. What else is no weight of a model that hermes reads.
+READABLE = (
+    *CODES,
+    *(f"torch.{name}" for name in ("bool", "uint8", "int8", "int16", "int32", "int64")),
+)
 
 
 class TorchFile(Mapping[str, Array]):
@@ -46,11 +53,17 @@ class TorchFile(Mapping[str, Array]):
         self.extras = {name: value for name, value in content.items() if name != inner}
         if inner is None:
             self.extras = {}
+        if not isinstance(self._tensors, dict):
+            raise CheckpointError(
+                f"{path}: {inner!r} is {name_type(self._tensors)} and not a dict of tensors"
+            )
         odd = [name for name, value in self._tensors.items() if not hasattr(value, "dtype")]
         if odd or not self._tensors:
             what = f"{odd[0]!r} is not a tensor" if odd else "it is empty"
             raise CheckpointError(f"{path} is not a dict of tensors: {what}")
         for name, value in self._tensors.items():
+            if not isinstance(name, str):
+                raise CheckpointError(f"{path}: {name!r} is the name of a tensor and not a text")
             if not _is_plain(value):
                 raise CheckpointError(
                     f"{path}: {name!r} is not a plain dense tensor; save it as one"
@@ -63,7 +76,10 @@ class TorchFile(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         import torch
 
-        tensor = self._tensors[name].detach().contiguous()
+        tensor = self._tensors[name].detach()
+        if reason := _explain_unreadable(tensor):
+            raise CheckpointError(f"{self.path}: {name!r} {reason}")
+        tensor = tensor.contiguous()
         if tensor.dtype == torch.bfloat16:
             halves: Array = tensor.view(torch.uint16).numpy()
             return np.array(halves.view(ml_dtypes.bfloat16))
@@ -126,6 +142,19 @@ def _is_plain(tensor: Any) -> bool:
     return dense and str(tensor.device) == "cpu"
 
 
+def _explain_unreadable(tensor: Any) -> str:
+    """Say why a plain tensor has no array, before memory is asked for; nothing where it has."""
+    if tensor.is_quantized or str(tensor.dtype) not in READABLE:
+        return f"has dtype {tensor.dtype}, which hermes does not read; save it as float32"
+    stored = tensor.untyped_storage().nbytes()
+    if tensor.numel() * tensor.element_size() > stored:
+        return (
+            f"has shape {tuple(tensor.shape)} and only {stored:,} bytes in the file: it was "
+            "expanded; save it .contiguous()"
+        )
+    return ""
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         import torch
@@ -157,13 +186,16 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check_crcs(path: Path) -> None:
-    """Check every entry of the archive by its CRC-32, which torch.load does not.
+    """Check every entry of the archive by its size and CRC-32, which torch.load does not.
 
     Entries are read, not extracted or unpickled. Raises CheckpointError, StorageError.
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_sizes(path, archive)
             wrong = archive.testzip()
+    except CheckpointError:
+        raise
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise StorageError(f"cannot read {path}: {reason}") from error
@@ -174,4 +206,19 @@ def _check_crcs(path: Path) -> None:
     if wrong is not None:
         raise CheckpointError(
             f"{path} is damaged: its entry {wrong!r} does not match its CRC-32; copy it again"
+        )
+
+
+def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raise CheckpointError where entries are packed or overlap, which torch.save never does."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(
+            f"{path} has compressed entries, unlike a file of torch.save; save it again"
+        )
+    whole, size = sum(entry.file_size for entry in entries), path.stat().st_size
+    if whole > size:
+        raise CheckpointError(
+            f"{path} has {size:,} bytes and entries of {whole:,}, unlike a file of torch.save; do "
+            "not use it"
         )

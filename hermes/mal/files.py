@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import hermes_specs
-from hermes.errors import HermesError, StorageError, suggest_nearest
-from hermes.mal.meaning import read_tree
+from hermes.errors import HermesError, MalError, StorageError, suggest_nearest
+from hermes.mal.meaning import list_mistakes, read_tree
 from hermes.mal.syntax import MAX_BYTES, Source, parse
 from hermes.mal.tree import Tree, quote
 from hermes.spec import ModelSpec
@@ -76,23 +76,38 @@ def list_bundled() -> tuple[str, ...]:
     return names
 
 
-def read_mal(data: str | bytes, file: str = "<text>") -> MalFile:
-    """Read all models of a text. Raises MalError, and nothing else whatever the bytes."""
+def read_mal(
+    data: str | bytes, file: str = "<text>", *, mistakes: list[MalError] | None = None
+) -> MalFile:
+    """Read all models of a text. Raises MalError, and nothing else whatever the bytes.
+
+    mistakes: gets all mistakes of a file that parses, in its order, before the error is raised.
+    """
     source = Source.from_data(data, file)
     tree = parse(source)
-    return MalFile(read_tree(source, tree), source, tree)
+    try:
+        return MalFile(read_tree(source, tree), source, tree)
+    except MalError:
+        if mistakes is not None:
+            mistakes += list_mistakes(source, tree)
+        raise
 
 
-def open_mal(source: str | os.PathLike[str]) -> tuple[MalFile, str | None]:
-    """Open what `load` would read, and return the name of the model asked for, if any."""
+def open_mal(
+    source: str | os.PathLike[str], *, mistakes: list[MalError] | None = None
+) -> tuple[MalFile, str | None]:
+    """Open what `load` would read, and return the name of the model asked for, if any.
+
+    mistakes: as for `read_mal`.
+    """
     if isinstance(source, str):
         if "{" in source:
-            return read_mal(source), None
+            return read_mal(source, mistakes=mistakes), None
         name = source.removeprefix("well-known/").removesuffix(".mal").replace("_", "-")
         if name in list_bundled():
             return read_mal(hermes_specs.read_model(name), f"{name}.mal"), None
     path, model = _split(os.fspath(source))
-    return replace(read_mal(_read(path), path), path=path), model
+    return replace(read_mal(_read(path), path, mistakes=mistakes), path=path), model
 
 
 def _split(path: str) -> tuple[str, str | None]:

@@ -25,7 +25,7 @@ from hermes.mal.words import (
 )
 from hermes.spec import BlockSpec, LinearScaling, ModelSpec
 
-__all__ = ["read_tree"]
+__all__ = ["list_mistakes", "read_tree"]
 
 T = TypeVar("T")
 
@@ -47,11 +47,16 @@ def _describe_value(value: Value) -> str:
             return "a body"
 
 
+class _Noted(MalError):
+    """A part cannot be read for mistakes that were noted."""
+
+
 class _Reader:
     """Reads the definitions of one file, each once, in whatever order they refer to each other."""
 
-    def __init__(self, source: Source, tree: Tree):
-        self.source = source
+    def __init__(self, source: Source, tree: Tree, mistakes: list[MalError] | None = None):
+        self.source, self.mistakes = source, mistakes
+        self.failed: set[tuple[str, str]] = set()
         self.definitions: dict[tuple[str, str], Definition] = {}
         self.specs: dict[tuple[str, str], object] = {}
         self.used: set[tuple[str, str]] = set()
@@ -60,45 +65,80 @@ class _Reader:
                 hint = (
                     suggest_nearest(definition.kind, DEFINED) or f"; known are {', '.join(DEFINED)}"
                 )
-                raise self.make_error(definition.at, f"unknown kind {quote(definition.kind)}{hint}")
+                sentence = f"unknown kind {quote(definition.kind)}{hint}"
+                self.report(self.make_error(definition.at, sentence))
+                continue
             key = (definition.kind, definition.name)
             if key in self.definitions:
                 sentence = f"{definition.kind} {quote(definition.name)} is defined twice"
-                raise self.make_error(definition.name_at, sentence)
+                self.report(self.make_error(definition.name_at, sentence))
+                continue
             self.definitions[key] = definition
 
     def make_error(self, at: int, sentence: str) -> MalError:
         return self.source.make_error(at, sentence)
 
+    def report(self, error: MalError) -> None:
+        """Raise an error, or note it where all mistakes are wanted."""
+        if self.mistakes is None:
+            raise error
+        if not isinstance(error, _Noted):
+            self.mistakes.append(error)
+
     def read_definition(self, kind: str, name: str) -> object:
         """Read a definition into its spec; cached."""
         key = (kind, name)
+        if key in self.failed:
+            raise _Noted("", self.source.file, 1, 1)
         if key not in self.specs:
             found = self.definitions[key]
-            self.specs[key] = self.read_body(DEFINED[kind], found.body, found.name_at, name)
+            try:
+                self.specs[key] = self.read_body(DEFINED[kind], found.body, found.name_at, name)
+            except MalError:
+                self.failed.add(key)
+                raise
         return self.specs[key]
 
     def read_body(self, kind: type[T], body: Body, at: int, name: str = "") -> T:
         """Read a body into a spec; at: where missing fields are reported."""
+        before = len(self.mistakes or ())
         given: dict[str, Field] = {}
+        is_whole = True
         for field in body.fields:
             key = SYNONYMS.get(field.key, field.key)
             key = key if key in list_keys(kind) else field.key
             if key not in list_keys(kind):
-                raise self.make_error(field.at, describe_unknown_key(kind, field.key))
+                self.report(self.make_error(field.at, describe_unknown_key(kind, field.key)))
+                is_whole = False  # the key may be one that would be missed
+                continue
             if key in given:
                 other = "" if key == field.key else f" ({field.key!r} is another name of it)"
-                raise self.make_error(field.at, f"{key!r} is given twice in {WORDS[kind]}{other}")
+                sentence = f"{key!r} is given twice in {WORDS[kind]}{other}"
+                self.report(self.make_error(field.at, sentence))
+                continue
             given[key] = field
         values: dict[str, object] = {}
+        failed = False
         for key, field in given.items():
-            if key not in ("block", "pattern"):
+            if key in ("block", "pattern"):
+                continue
+            try:
                 values[key] = self.read_value(key, list_keys(kind)[key], field.value)
-        if kind is ModelSpec:
-            values["blocks"] = self.read_blocks(given, at, name)
+            except MalError as error:
+                self.report(error)
+                failed = True
+        if kind is ModelSpec and (is_whole or "block" in given or "pattern" in given):
+            try:
+                values["blocks"] = self.read_blocks(given, at, name)
+            except MalError as error:
+                self.report(error)
+                failed = True
         for key in list_required_keys(kind):
-            if key not in given:
-                raise self.make_error(at, f"{WORDS[kind]} {name or '{ ... }'} needs {key}")
+            if key not in given and is_whole:
+                sentence = f"{WORDS[kind]} {name or '{ ... }'} needs {key}"
+                self.report(self.make_error(at, sentence))
+        if failed or len(self.mistakes or ()) > before:
+            raise _Noted("", self.source.file, 1, 1)
         if name:
             values["name"] = name
         make = cast(Callable[..., T], kind)
@@ -126,7 +166,15 @@ class _Reader:
             raise self.make_error(
                 given["block"].at, "block and pattern are both given; pattern says it all"
             )
-        return tuple(self.read_part("block", BlockSpec, value) for value in pattern.values)
+        blocks: list[BlockSpec] = []
+        for value in pattern.values:
+            try:
+                blocks.append(self.read_part("block", BlockSpec, value))
+            except MalError as error:
+                self.report(error)
+        if len(blocks) < len(pattern.values):
+            raise _Noted("", self.source.file, 1, 1)
+        return tuple(blocks)
 
     def read_part(self, key: str, kind: type[T], value: Value) -> T:
         """Read an attention, ffn or block: the name of a definition, or an inline body."""
@@ -254,6 +302,27 @@ class _Reader:
             named = self.definitions.get((key, node.name))
             return node.body or (named.body if named else Body((), node.at))
         return Body((), node.at)
+
+
+def list_mistakes(source: Source, tree: Tree) -> list[MalError]:
+    """List the mistakes of a file that parses, in its order; none where it has none.
+
+    One that only shows in a part with other mistakes may be left out until those are mended.
+    """
+    found: list[MalError] = []
+    reader = _Reader(source, tree, found)
+    for kind, name in reader.definitions:
+        try:
+            reader.read_definition(kind, name)
+        except MalError as error:
+            reader.report(error)
+    if not found:
+        try:
+            read_tree(source, tree)
+        except MalError as error:
+            found.append(error)
+    unique = {str(error): error for error in found}
+    return sorted(unique.values(), key=lambda error: (error.line, error.column))
 
 
 def read_tree(source: Source, tree: Tree, *, unused_allowed: bool = False) -> dict[str, ModelSpec]:

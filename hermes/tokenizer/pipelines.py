@@ -96,4 +96,11 @@ def _encode(inner: Any, texts: Sequence[str]) -> list[list[int]]:
                     "a character; read it as UTF-8"
                 ) from None
         raise
+    except BaseException as error:  # the library raises Exception, and PanicException for a bug
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        raise DataError(
+            "the tokenizer cannot encode a text, as its tokenizer.json is damaged: "
+            f"{' '.join(str(error).split())}"
+        ) from None
     return [encoding.ids for encoding in encodings]

@@ -72,7 +72,8 @@ def iterate_stages(stage: Any) -> Iterator[dict[str, Any]]:
     """Iterate over a stage of the pipeline, and over those in it where it is a sequence."""
     if not isinstance(stage, dict):
         return
-    inner = [part for name in PARTS for part in stage.get(name) or ()]
+    found = [stage.get(name) for name in PARTS]
+    inner = [part for parts in found if isinstance(parts, list) for part in parts]
     if not inner:
         yield stage
     for part in inner:

@@ -42,11 +42,19 @@ def parse_tokenizer_json(text: str, source: str) -> Config:
     try:
         added = [token["id"] for token in config.get("added_tokens") or ()]
         largest = max([*added, *list_pieces(model).values()], default=-1)
-        sound = all(type(number) is int for number in (*added, largest))
+        sound = all(type(number) is int for number in (*added, *list_pieces(model).values()))
     except (TypeError, ValueError, LookupError, AttributeError):
         sound = False
     if not sound:
         raise DataError(f"{source}: not a tokenizer.json: its vocabulary is damaged")
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict) and len(set(vocabulary.values())) < len(vocabulary):
+        names = {number: name for name, number in vocabulary.items()}
+        one = next(name for name, number in vocabulary.items() if names[number] != name)
+        raise DataError(
+            f"{source}: tokens {one!r:.60} and {names[vocabulary[one]]!r:.60} have the same id, "
+            f"{vocabulary[one]}; a tokenizer has one token for each"
+        )
     if largest >= LARGEST_ID:
         raise DataError(
             f"{source}: a token has id {largest}; hermes reads ids below {LARGEST_ID:,}"
@@ -68,7 +76,8 @@ def make_pipeline(config: Config | str, source: str) -> Any:
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
         raise DataError(
-            f"{source}: tokenizers {version('tokenizers')} cannot read it: {error}"
+            f"{source}: tokenizers {version('tokenizers')} cannot read it: "
+            f"{' '.join(str(error).split())}"
         ) from None
     inner.no_truncation()
     inner.no_padding()

@@ -1,7 +1,13 @@
 """What a chat template may not do: look outside, grow without end, turn without end."""
 
+import os
+import subprocess
+import sys
+import time
+
 import pytest
 
+from hermes.chat_templates import renderer
 from hermes.errors import DataError
 from tests.chat_templates.support import A, U, chat_tokenizer, conversation, encoder_of
 
@@ -120,3 +126,103 @@ def test_a_template_neither_grows_nor_turns_without_end(source, why, tokenizer):
 )  # fmt: skip
 def test_what_templates_do_with_texts_and_loops_is_as_ever(source, text, tokenizer):
     assert encoder_of(tokenizer, source).template.render([], prompt=False) == text
+
+
+LOOP = "{% for i in range(99999) %}"
+TWICE = (
+    "{% set n = namespace(x=[1]) %}{% for i in range(40) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
+)
+DEEP = "{% set n = namespace(x=[]) %}{% for i in range(99999) %}{% set n.x = [n.x] %}{% endfor %}"
+LISTS = DEEP.replace("[n.x]", "n.x + ['y' * i]")
+HOSTILE = {
+    "bytes, times": "{{ 'a'.encode() * 10**10 }}",
+    "bytes, padded": "{{ 'a'.encode().ljust(10**10) }}",
+    "bytes of a number": "{{ (1).to_bytes(10**10, 'big') }}",
+    "a growing list": LISTS,
+    "nested twice, as text": TWICE + "{{ n.x|string }}",
+    "nested twice, as JSON": TWICE + "{{ n.x|tojson }}",
+    "nested twice, compared": TWICE.replace("set n.x", "set n.y = n.x %}{% set n.x")
+    + TWICE.replace("namespace(x=[1])", "namespace(x=[1], z=n)") + "{{ n.x == n.z.x }}",
+    "nested deeply, as text": DEEP + "{{ n.x|string }}",
+    "nested deeply, as JSON": DEEP + "{{ n.x|tojson }}",
+    "a sum of lists": "{{ (([[1] * 999] * 99999)|sum(start=[]))|length }}",
+    "translate": LOOP + "{{ ('a' * 999999).translate({97: 'b' * 99999}) }}{% endfor %}",
+    "counting": LOOP + "{% set x = ('a' * 999999).count('aab') %}{% endfor %}",
+    "macros": "{% macro m(n) %}" + "{{ m(n + 1) if n < 60 }}" * 2 + "{% endmacro %}{{ m(0) }}",
+    "a power modulo": "{{ (9**99999)|int ** 9 % 7 }}",
+}  # fmt: skip
+
+
+@pytest.fixture
+def small_renderer(monkeypatch):
+    """A real process with smaller limits, so that the test is shorter."""
+    made = renderer._Renderer(memory=512 << 20, seconds=1)
+    monkeypatch.setattr(renderer, "_renderer", made)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_size_and_time_are_bounded_whatever_a_template_does(kind, small_renderer, tokenizer):
+    begin = time.monotonic()
+    with pytest.raises(DataError, match=r"the chat template (fails|is not)|not a Jinja") as refused:
+        encoder_of(tokenizer, HOSTILE[kind]).encode(conversation((U, A)))
+    assert "\n" not in str(refused.value)
+    assert time.monotonic() - begin < 60
+    # And the next template is rendered as ever.
+    assert encoder_of(tokenizer, "{{ 1 + 2 }}").template.render([], prompt=False) == "3"
+
+
+def test_what_ended_a_template_is_said(small_renderer, tokenizer):
+    for kind, why in (("counting", "it takes more than 1 seconds"),
+                      ("bytes, padded", "it needs more than 0.5 GiB of memory")):  # fmt: skip
+        with pytest.raises(DataError, match=why):
+            encoder_of(tokenizer, HOSTILE[kind]).encode(conversation((U, A)))
+
+
+def test_rendering_ahead_ends_at_the_conversation_that_takes_too_much(small_renderer, tokenizer):
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}{{ m.content }}<|im_end|>"
+        "{% if m.content == 'grow' %}{{ 'a'.encode().ljust(10**10) }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+    )
+    good, bad = conversation((U, A)), conversation(({**U, "content": "grow"}, A), "chat.jsonl:4")
+    made = encoder_of(tokenizer, source)
+    examples = made.encode_many([good, good, bad])
+    expected = made.encode(good)
+    assert [next(examples)[0].ids.tolist() for _ in range(2)] == [expected.ids.tolist()] * 2
+    with pytest.raises(DataError, match=r"^chat\.jsonl:4: .* of memory"):
+        next(examples)
+    # One that is rendered ahead meanwhile is not blamed on those before it.
+    long = conversation((U, A) * 12)
+    examples = made.encode_many([long] * 32 + [bad])
+    expected = made.encode(long)
+    assert [next(examples)[0].ids.tolist() for _ in range(32)] == [expected.ids.tolist()] * 32
+    with pytest.raises(DataError, match=r"^chat\.jsonl:4: .* of memory"):
+        next(examples)
+
+
+def test_the_process_that_renders_ends_with_the_one_that_started_it():
+    code = (
+        "from hermes.chat_templates import renderer\n"
+        "renderer.compile_template('{{ 1 }}', 'x')\n"
+        "print(renderer._renderer._process.pid, flush=True)\n"
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    number = int(done.stdout)
+    for _ in range(100):
+        try:
+            os.kill(number, 0)
+        except ProcessLookupError:
+            return
+        if "Z" in _read_state(number):  # ended, and nobody has asked
+            return
+        time.sleep(0.1)
+    pytest.fail("it still runs")
+
+
+def _read_state(number):
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(number)], capture_output=True,
+                           text=True, check=False)  # fmt: skip
+    return found.stdout

@@ -129,6 +129,32 @@ def test_check_says_ok_of_each_model_and_goes_on_after_an_error(file, capsys):
     assert run(["mal", "check", "two.mal"]) == 0
 
 
+MISTAKEN = """attention a { num_heads: x, n_head: 4 }
+ffn f { hidden_dim: 3.5 }
+block b { attention: a, ffn: g }
+model m { vocab_size: 100, block: b, nope: 3, num_layers: 2 }
+model n { pattern: [b, c, b], num_layers: no }
+modle o { }
+"""
+
+
+def test_check_reports_every_mistake_of_a_file_in_its_order(file, capsys):
+    """Each once, however many parts name a part with mistakes, and none that follows from them."""
+    file(MISTAKEN, "bad.mal")
+    assert run(["mal", "check", "bad.mal"]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error")]
+    assert [line.removeprefix("Error: bad.mal:").split(";")[0] for line in errors] == [
+        "1:26: num_heads takes an integer, got 'x'",
+        "1:29: unknown key 'n_head' in attention",
+        "2:21: hidden_dim takes an integer, got 3.5",
+        "3:30: ffn 'g' is not defined",
+        "4:38: unknown key 'nope' in model",
+        "5:24: block 'c' is not defined",
+        "5:43: num_layers takes an integer, got 'no'",
+        "6:1: unknown kind 'modle'",
+    ]
+
+
 def test_format_prints_canonical_text_and_warns_of_comments(file, capsys):
     file("# one\n" + SMALL + "# two")
     assert run(["mal", "format", "my.mal"]) == 0

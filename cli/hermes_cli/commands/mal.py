@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from hermes import mal as language
-from hermes.errors import HermesError
+from hermes.errors import HermesError, MalError
 from hermes.storage.durable import write_atomically
 from hermes_cli.display.help_sections import SectionedGroup
 from hermes_cli.display.printing import print_json, print_lines
@@ -24,29 +24,34 @@ def mal() -> None:
     """
 
 
-def _open(name: str) -> tuple[language.MalFile, str | None]:
-    """Open the file of that name, or standard input; with the model named after a colon, if any."""
+def _open(name: str, mistakes: list[MalError] | None = None) -> tuple[language.MalFile, str | None]:
+    """Open the file of that name, or standard input; with the model named after a colon, if any.
+
+    mistakes: gets all mistakes of the file.
+    """
     if name == "-":
-        return language.read_mal(sys.stdin.buffer.read(), "<stdin>"), None
-    return language.open_mal(locate_model(name))
+        return language.read_mal(sys.stdin.buffer.read(), "<stdin>", mistakes=mistakes), None
+    return language.open_mal(locate_model(name), mistakes=mistakes)
 
 
 @declare_command("mal check", mal)
 def check(files: tuple[str, ...]) -> None:
     """Check architecture files.
 
-    Prints one line per model, or the error with its position. Exits with 1 if there are errors.
+    Prints one line per model, or every mistake with its position. Exits with 1 if there are any.
     """
     from hermes.numerics.params import count_parameters
 
     failed = False
     for name in files:
+        mistakes: list[MalError] = []
         try:
-            file, wanted = _open(name)
+            file, wanted = _open(name, mistakes)
             models = [file.get_model(wanted)] if wanted else list(file.models.values())
         except HermesError as error:
             failed = True
-            click.echo(f"Error: {error}", err=True)
+            for text in map(str, mistakes) if mistakes else [str(error)]:
+                click.echo(f"Error: {text}", err=True)
             continue
         for spec in models:
             label = f"{file.source.file}:{spec.name}" if len(models) > 1 else file.source.file
