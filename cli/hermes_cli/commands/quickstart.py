@@ -41,7 +41,10 @@ model quickstart {
 VOCABULARY = 1024
 STEPS = 300
 # What quickstart writes, and all that it deletes when it is run again.
-OWN = ("text.jsonl", "model.mal", "tokenizer.json", "run.yaml", "metrics.jsonl", "plots", ".lock")
+OWN = (
+    *("text.jsonl", "model.mal", "tokenizer.json", "tokenizer_config.json"),
+    *("run.yaml", "metrics.jsonl", "plots", ".lock"),
+)
 
 
 @declare_command("quickstart")
