@@ -109,6 +109,11 @@ class TextEncoder:
                 f"{begin} no special token, so a model could not learn to stop; write one after "
                 "the content, such as eos_token"
             )
+        if self.tokenizer.find_special_id(name) in self._message_ids:
+            return (
+                f"{begin} {name!r}, which --message-token lets messages write, so that nothing "
+                "tells where a turn ends; leave it out there, and out of the messages"
+            )
         end = self.tokenizer.eos_id
         own = "" if end is None else f", such as {self.tokenizer.get_token_bytes(end).decode()!r}"
         return (

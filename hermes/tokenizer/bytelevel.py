@@ -14,6 +14,7 @@ __all__ = [
     "DEFAULT_PRESET",
     "PRESETS",
     "describe_pre_tokenizer",
+    "make_bpe_json",
     "make_byte_level_json",
     "make_normalizer",
     "make_pre_tokenizer",
@@ -121,14 +122,31 @@ def make_byte_level_json(
     pre_tokenizer = describe_pre_tokenizer("qwen2" if is_qwen else "gpt-2")
     if settings.get("add_prefix_space") and not is_qwen:
         pre_tokenizer["add_prefix_space"] = True
+    return make_bpe_json(vocabulary, pairs, pre_tokenizer, nfc=is_qwen)
+
+
+def make_bpe_json(
+    vocabulary: Mapping[str, int],
+    merges: Sequence[Sequence[str]],
+    pre_tokenizer: Mapping[str, Any],
+    *,
+    nfc: bool,
+    added_tokens: Sequence[Mapping[str, Any]] = (),
+    post_processor: Mapping[str, Any] | None = None,
+    ignore_merges: bool = False,
+) -> dict[str, Any]:
+    """Make the contents of a byte-level BPE's tokenizer.json.
+
+    ignore_merges: a whole pre-token that is in the vocabulary is taken before merging.
+    """
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [],
-        "normalizer": {"type": "NFC"} if is_qwen else None,
+        "added_tokens": list(added_tokens),
+        "normalizer": {"type": "NFC"} if nfc else None,
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": None,
+        "post_processor": post_processor,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
                     "use_regex": True},
         "model": {
@@ -139,9 +157,9 @@ def make_byte_level_json(
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": False,
+            "ignore_merges": ignore_merges,
             "vocab": dict(vocabulary),
-            "merges": pairs,
+            "merges": merges,
         },
     }  # fmt: skip
 

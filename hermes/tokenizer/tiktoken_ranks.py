@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hermes.errors import DataError
-from hermes.tokenizer.bytelevel import BYTE_CHARACTERS, describe_pre_tokenizer
+from hermes.tokenizer.bytelevel import BYTE_CHARACTERS, describe_pre_tokenizer, make_bpe_json
 from hermes.tokenizer.sentencepiece_model import find_merges
 from hermes.tokenizer.tokenizer_json import make_template
 
@@ -77,30 +77,15 @@ def convert_tiktoken(data: bytes, source: str) -> dict[str, Any]:
         flags | {"id": first + number, "content": name, "special": True}
         for number, name in enumerate(known.special)
     ]
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": {"type": "NFC"} if known.nfc else None,
-        "pre_tokenizer": describe_pre_tokenizer(known.preset),
-        "post_processor": make_template(known.bos, first) if known.bos else None,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True,
-                    "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            # tiktoken takes a whole pre-token that is in the vocabulary before it merges.
-            "ignore_merges": True,
-            "vocab": vocabulary,
-            "merges": find_merges(sorted(vocabulary, key=vocabulary.__getitem__), vocabulary),
-        },
-    }  # fmt: skip
+    return make_bpe_json(
+        vocabulary,
+        find_merges(sorted(vocabulary, key=vocabulary.__getitem__), vocabulary),
+        describe_pre_tokenizer(known.preset),
+        nfc=known.nfc,
+        added_tokens=added,
+        post_processor=make_template(known.bos, first) if known.bos else None,
+        ignore_merges=True,  # as tiktoken does
+    )
 
 
 def _read_ranks(data: bytes, source: str) -> dict[str, int]:

@@ -208,12 +208,13 @@ class NotebookProgress:
     """A bar in a notebook's cell, with the events below it; needs no widgets."""
 
     def __init__(self, total: int, done: int, clock: Callable[[], float] = time.monotonic):
-        from IPython.display import display
+        from IPython import display
 
         self._total, self._done, self._first, self._clock = total, done, done, clock
         self._started_at, self._drawn_at = clock(), clock()
         self._loss, self._rate, self._said = "", "", list[str]()
-        self._handle: Any = display(self, display_id=True)
+        show: Callable[..., Any] = display.display
+        self._handle: Any = show(self, display_id=True)
 
     def show(self, event: Event) -> None:
         """Move the bar, or add the event below it."""

@@ -13,7 +13,15 @@ from hermes.data.conversations import parse_conversation
 from hermes.data.records import Record
 from hermes.errors import DataError
 from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer
-from tests.chat_templates.support import NAMES, TURNS, A, U, conversation, encoder_of
+from tests.chat_templates.support import (
+    NAMES,
+    TURNS,
+    A,
+    U,
+    chat_tokenizer,
+    conversation,
+    encoder_of,
+)
 
 LLAMA3 = (
     "{{ bos_token }}{% for message in messages %}"
@@ -380,3 +388,10 @@ def test_what_the_vocabulary_lacks_does_not_end_a_turn():
     last = np.flatnonzero(example.loss_mask)[-1]
     assert tokenizer.get_name(int(example.ids[last])) == "<|im_end|>"
     assert tokenizer.unk_id in example.ids
+
+
+def test_the_token_that_ends_a_turn_is_none_that_messages_may_write():
+    tokenizer = chat_tokenizer()
+    made = ChatEncoder(tokenizer, Template(CHAT_TEMPLATE, names=NAMES), ("<|im_end|>",))
+    with pytest.raises(DataError, match=r"'<\|im_end\|>', which --message-token lets messages"):
+        made.encode(conversation((U, A)))

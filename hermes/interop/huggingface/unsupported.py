@@ -25,13 +25,13 @@ _TYPES = {
     "mixture of experts": r"mixtral|.*moe.*|gpt_oss|deepseek_v\d.*|kimi.*|llama4.*|dbrx|grok.*",
     "state-space layers": r".*mamba.*|jamba|nemotron_h|falcon_h1|granitemoehybrid|zamba.*|bamba",
     "recurrent layers": r"rwkv.*|recurrent_gemma|xlstm",
-    "an encoder": r"t5.*|mt5|bart|mbart|pegasus.*|marian|whisper|.*encoder.*|umt5|t5gemma.*",
+    "encoder": r"t5.*|mt5|bart|mbart|pegasus.*|marian|whisper|.*encoder.*|umt5|t5gemma.*",
     "linear attention": r"qwen3_next|qwen3_5.*|minimax.*|kimi_linear",
     "short convolutions": r"lfm2.*",
     "embeddings per layer": r"gemma3n.*|gemma4.*",
     "attention in both directions from masked tokens": r"bert|roberta|.*bert.*|modernbert",
     "rotary positions in two dimensions": r"qwen2_vl.*|qwen2_5_vl.*|qwen3_vl.*|glm4v.*|chatglm",
-    "the activation xielu": r"apertus",
+    "activation xielu": r"apertus",
     "scale of queries by position": r"ministral3|mistral4",
 }
 _WAYS_OUT = "mlx_lm.convert --dequantize, or load it in transformers and dequantize()"

@@ -150,8 +150,8 @@ LACKING = [
     ({"model_type": "qwen3_next"}, "linear attention"),
     ({"model_type": "lfm2"}, "short convolutions"),
     ({"model_type": "gemma3n"}, "embeddings per layer"),
-    ({"model_type": "t5"}, "an encoder"),
-    ({"model_type": "apertus"}, "the activation xielu"),
+    ({"model_type": "t5"}, "encoder"),
+    ({"model_type": "apertus"}, "activation xielu"),
     (
         {"model_type": "opt", "hidden_size": 1024, "word_embed_proj_dim": 512},
         "projections around the embedding",
