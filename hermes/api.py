@@ -39,6 +39,7 @@ from hermes.training.progress_bar import open_progress
 from hermes.training.request import RunRequest
 from hermes.training.result import ResultCollector, TrainResult
 from hermes.training.run import check_output, has_checkpoint, open_run
+from hermes.training.tracking import deliver, open_trackers
 
 __all__ = [
     "backend",
@@ -204,6 +205,8 @@ def train(
     eval_every: int = 0,
     save_every: int = 1000,
     log_every: int | None = None,
+    track: str | Sequence[str] = (),
+    track_project: str = "hermes",
     keep_last: int | None = None,
     keep_every: int | None = None,
     keep_best: str | None = None,
@@ -326,10 +329,12 @@ def run_to_end(
         with (
             closing(open_progress(run.total_steps, run.position.step, progress)) as shown,
             show_stages(shown.show_stage),
+            open_trackers(run, host.tell) as trackers,
         ):
             for event in run.train(stop):
                 collector.add(event)
                 shown.show(event)
+                deliver(trackers, event)
                 report(event)
                 if uploads is not None and host.leads:
                     uploads.push_saved(event)

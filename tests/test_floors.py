@@ -16,7 +16,7 @@ FLOORS = {
         {"spec", "recipe", "distributed"},
         {"mal", "interface", "options"},
         {"storage", "numerics"},
-        {"checkpoint", "tokenizer", "model_info", "evaluation"},
+        {"checkpoint", "tokenizer", "model_info", "evaluation", "tracking"},
         {"chat_templates"},
         {"data", "inference", "interop"},
         {"model", "training"},

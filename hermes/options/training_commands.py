@@ -11,9 +11,10 @@ _SAVING = (
 )
 _MODEL = ("checkpoint", "ignore_fields", "tokenizer", "eos", "bos", "config", *_SAVING)
 _STEPS = ("lr", "batch_size", "grad_accum", "epochs", "max_steps")
+_TRACKING = ("track", "track_project")
 _RECIPE = (
     *("schedule", "warmup_steps", "grad_clip", "weight_decay", "seed", "val_fraction"),
-    *("eval_every", "save_every", "log_every", "keep_last", "keep_every", "keep_best"),
+    *("eval_every", "save_every", "log_every", *_TRACKING, "keep_last", "keep_every", "keep_best"),
     *("freeze_layers", "freeze"),
 )
 _LORA = (

@@ -195,6 +195,10 @@ def _make_optimization_options() -> tuple[Option, ...]:
         Option("log_every", type=int, group="Evaluation and logging",
                default_text="1, or 10 for runs of 10,000 steps or more",
                help="Log metrics every N optimizer steps"),
+        Option("track", multiple=True, metavar="NAME", group="Evaluation and logging",
+               help="Follow the run with tensorboard, wandb, mlflow or trackio; repeatable"),
+        Option("track_project", default="hermes", metavar="NAME", group="Evaluation and logging",
+               help="Project or experiment that --track puts the run into"),
     )  # fmt: skip
 
 

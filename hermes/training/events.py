@@ -1,5 +1,6 @@
 """What a run reports while it trains: logged steps, evaluations, checkpoints, and its position."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Self
 
 from hermes.data import Cursor
 
-__all__ = ["Evaluation", "Event", "Pace", "Position", "Saved", "Stopped", "Update"]
+__all__ = ["Evaluation", "Event", "Pace", "Position", "Saved", "Stopped", "Update", "make_record"]
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,10 @@ class Stopped:
 
 
 Event = Update | Evaluation | Saved | Stopped
+
+
+def make_record(event: Update | Evaluation) -> dict[str, float]:
+    """The event as its line of metrics.jsonl, without what was not measured."""
+    fields = dataclasses.asdict(event)
+    others: dict[str, float] = fields.pop("others")
+    return {key: value for key, value in fields.items() if value is not None} | others

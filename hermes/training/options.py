@@ -14,6 +14,7 @@ from hermes.errors import HermesError
 from hermes.interop.hub import pin_commit
 from hermes.options import OPTIONS
 from hermes.recipe import OptimizerRecipe
+from hermes.tracking.registry import find_trackers
 from hermes.training.host import RunHost
 from hermes.training.request import RunRequest
 
@@ -129,6 +130,8 @@ def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more:
         sources=sources,
         process_group=host.process_group,
         split_among=host.split_among,
+        trackers=find_trackers(list_names(call["track"])) if host.leads else {},
+        track_project=call["track_project"],
         force=call["force"],
         dry_run=call["dry_run"],
         **more,

@@ -1,18 +1,16 @@
 """Writes a run's files while it trains: run.yaml, tokenizer.json, metrics and checkpoints."""
 
-import dataclasses
-import secrets
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from hermes.checkpoint import Checkpoint, Companions, Progress, Saver
+from hermes.checkpoint import Companions, Progress, Saver
 from hermes.checkpoint.layout import TOKENIZER, TOKENIZER_CONFIG
 from hermes.interface import Learner
 from hermes.interop.companions import make_companions
 from hermes.storage.durable import write_atomically
 from hermes.training.coordination import gather_for_rank0
-from hermes.training.events import Evaluation, Position, Update
+from hermes.training.events import Evaluation, Position, Update, make_record
 from hermes.training.metrics_file import MetricsFile
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.run_yaml import Session, read_sessions, write_runfile
@@ -25,7 +23,7 @@ __all__ = ["RunRecorder"]
 class RunRecorder:
     """Rank 0's recorder, a `with` block that opens the files and waits for the last save.
 
-    checkpoint: what the run resumes from, None for a new one. Raises StorageError.
+    run_id: the run's in its checkpoints. Raises StorageError.
     """
 
     def __init__(
@@ -33,10 +31,10 @@ class RunRecorder:
         request: RunRequest,
         components: RunComponents,
         learner: Learner,
-        checkpoint: Checkpoint | None,
+        run_id: str,
     ):
         self._request, self._components, self._learner = request, components, learner
-        self._id = checkpoint.progress.run if checkpoint else secrets.token_hex(8)
+        self._id = run_id
         self._latest: dict[str, float] = {}
         self._evaluation: Evaluation | None = None
         self._stack = ExitStack()
@@ -83,9 +81,7 @@ class RunRecorder:
         """Write the event's line of metrics. Raises the error of a save that failed meanwhile."""
         with self._folder.explain_errors():
             self._saver.check()
-        known = {k: v for k, v in dataclasses.asdict(event).items() if v is not None}
-        others = known.pop("others")
-        self._metrics.write(known | others)
+        self._metrics.write(make_record(event))
         if isinstance(event, Evaluation):
             self._evaluation = event
         else:

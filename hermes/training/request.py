@@ -13,6 +13,7 @@ from hermes.interface import Backend, Options, Tensors
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
+from hermes.tracking.tracker import MakeTracker
 from hermes.training.events import Position
 from hermes.training.training_data import TrainingData
 
@@ -43,8 +44,9 @@ class RunRequest:
     may take other data.
     tokenizer_settings: the tokenizer_config.json written for other tools; None for the usual one.
     allow_batch_change: a resumed run may take another number of samples per step. split_among: the
-    number of ranks that the given batch_size and grad_accum are meant for; None for these. force:
-    try what memory or disk seem too small for. dry_run: check everything, and train nothing.
+    number of ranks that the given batch_size and grad_accum are meant for; None for these.
+    trackers: follow the run in rank 0, by name, in the project track_project. force: try what
+    memory or disk seem too small for. dry_run: check everything, and train nothing.
     """
 
     output: Path
@@ -68,6 +70,8 @@ class RunRequest:
     tokenizer_settings: Mapping[str, Any] | None = None
     process_group: ProcessGroup = SINGLE_PROCESS
     split_among: int | None = None
+    trackers: Mapping[str, MakeTracker] = field(default_factory=dict)
+    track_project: str = "hermes"
     force: bool = False
     dry_run: bool = False
 

@@ -6,6 +6,7 @@
 Everything that can be refused is looked at before anything is written.
 """
 
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -39,13 +40,15 @@ __all__ = ["Run", "check_output", "has_checkpoint", "open_run"]
 class Run:
     """A run that is ready to train; made by `open_run`, and best used in a `with` block.
 
-    checkpoint: what it resumes from, None for a new run. notes: sentences for the user. finished:
+    checkpoint: what it resumes from, None for a new run. id: the same in every session of the run,
+    once it has saved. notes: sentences for the user. finished:
     nothing is left to do.
     """
 
     def __init__(self, request: RunRequest, lock: RunLock | None):
         self.request, self._lock = request, lock
         self.checkpoint, notes = _find_checkpoint(request)
+        self.id = self.checkpoint.progress.run if self.checkpoint else secrets.token_hex(8)
         self.components: RunComponents = (
             prepare_resumed(request, self.checkpoint) if self.checkpoint else prepare_new(request)
         )
@@ -132,7 +135,7 @@ class Run:
     def _make_recorder(self, learner: Learner) -> Recorder:
         request = self.request
         if request.process_group.rank_info.rank == 0:
-            return RunRecorder(request, self.components, learner, self.checkpoint)
+            return RunRecorder(request, self.components, learner, self.id)
         sharded = learner if request.options.shard else None
         return NullRecorder(request.output, request.process_group, sharded)
 

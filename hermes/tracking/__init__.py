@@ -1,0 +1,1 @@
+"""Trackers: TensorBoard, Weights & Biases, MLflow and Trackio follow a run's metrics."""

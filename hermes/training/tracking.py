@@ -1,0 +1,72 @@
+"""Opens a run's trackers, and tells them what it does."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hermes.numerics.params import count_parameters
+from hermes.recipe import flatten_recipe
+from hermes.tracking.delivery import TrackerDelivery
+from hermes.tracking.tracker import TrackedRun
+from hermes.training.events import Evaluation, Event, Stopped, Update, make_record
+from hermes.training.metrics_file import read_metrics
+from hermes.training.run import Run
+
+__all__ = ["deliver", "open_trackers"]
+
+
+def open_trackers(run: Run, tell: Callable[[str], None]) -> TrackerDelivery:
+    """The trackers of a run's request, for a `with` block around its training.
+
+    To be called before the training, which cuts what an earlier session logged after its last
+    checkpoint. tell: given lines for the user.
+    """
+    request = run.request
+    if run.finished or not request.trackers:
+        return TrackerDelivery({}, TrackedRun(run.id, "", "", request.output), {}, tell)
+    described = TrackedRun(
+        run.id,
+        request.output.absolute().name,
+        request.track_project,
+        request.output,
+        run.position.step,
+        _collect_settings(run),
+    )
+    logged = _find_logged_steps(request.output) if run.position.step else {}
+    return TrackerDelivery(request.trackers, described, logged, tell)
+
+
+def deliver(trackers: TrackerDelivery, event: Event) -> None:
+    """Tell a run's trackers what happened."""
+    match event:
+        case Update() | Evaluation():
+            trackers.log(make_record(event))
+        case Stopped():
+            trackers.mark_stopped()
+
+
+def _collect_settings(run: Run) -> dict[str, object]:
+    """What a table of runs compares: the options, the recipe, the model and the machine."""
+    request, parts = run.request, run.components
+    return {
+        **{name: value for name, value in request.settings.items() if value is not None},
+        **flatten_recipe(parts.recipe),
+        "model": parts.spec.name,
+        "parameters": count_parameters(parts.spec),
+        "total_steps": run.total_steps,
+        "backend": request.backend.name,
+        "device": request.device,
+        "precision": request.options.precision,
+        "world_size": request.world_size,
+    }
+
+
+def _find_logged_steps(output: Path) -> dict[str, int]:
+    """The last step of each kind in the run's metrics, as trackers were told of them."""
+    if not (output / "metrics.jsonl").is_file():
+        return {}
+    records = read_metrics(output, skip_odd=True)
+    kinds = {"train": "loss", "val": "val_loss"}
+    return {
+        kind: max((int(line["step"]) for line in records if key in line), default=0)
+        for kind, key in kinds.items()
+    }
