@@ -121,13 +121,12 @@ class Model:
         An empty prompt becomes the token after which a text of the training data began.
         """
         t = self.tokenizer
-        ids = t.beginning + t.encode(prompt)
+        ids = t.encode_prompt(prompt)
         if beyond := next((token for token in ids if token >= self.spec.vocab_size), None):
             raise HermesError(
                 f"the text has the token {t.get_name(beyond)!r}, for which the model has no row"
             )
-        start = t.bos_id if t.eos_id is None else t.eos_id
-        return ids if ids or start is None else [start]
+        return ids
 
     def tokens(
         self,

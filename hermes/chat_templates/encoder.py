@@ -201,6 +201,10 @@ class ChatEncoder:
             ids += self._texts.tokenize(guarded, text, ids[-1] if ids else None)[0]
         return ids
 
+    def encode_message(self, text: str) -> list[int]:
+        """Encode one message of the user, up to where the assistant answers. Raises DataError."""
+        return self.encode_prompt([{"role": "user", "content": text}])
+
     def find_end_of_turn(self) -> int:
         """Find the token that ends the assistant's turn. Raises DataError."""
         turn = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "a"})

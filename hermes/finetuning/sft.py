@@ -86,7 +86,15 @@ class SFTData:
             words.append(format_count(held.cut, *_describe_overlong(recipe, "cut at the end")))
         words += describe_unread(self.encoder.unread)
         evaluate = make_perplexity_evaluation(data, tokenizer, recipe.batch_size, process_group)
-        return TrainingData(data, data, evaluate, "rows", tuple(words), files=self.files)
+        return TrainingData(
+            data,
+            data,
+            evaluate,
+            "rows",
+            tuple(words),
+            files=self.files,
+            encode_prompt=self.encoder.encode_message,
+        )
 
     def _encode(self, conversations: Sequence[Conversation]) -> Iterator[Example]:
         encoded = self.encoder.encode_many(conversations, whole=self.whole)

@@ -7,14 +7,19 @@ __all__ = ["TEXT", "TEXT_FILES", "TRAINING_COMMANDS"]
 # What several of them share. Each command lists its options in the order of its run.yaml.
 _SAVING = (
     *("output", "resume", "push_to_hub", "push_every_save", "allow_batch_change"),
-    *("allow_data_change", "allow_tokenizer_change", "force", "dry_run"),
+    *("allow_data_change", "allow_tokenizer_change", "force", "dry_run", "on_finish"),
 )
 _MODEL = ("checkpoint", "ignore_fields", "tokenizer", "eos", "bos", "config", *_SAVING)
 _STEPS = ("lr", "batch_size", "grad_accum", "epochs", "max_steps")
-_TRACKING = ("track", "track_project")
+_TRACKING = (
+    *("sample_every", "sample_prompt", "sample_prompts", "sample_tokens"),
+    *("track", "track_project"),
+)
 _RECIPE = (
     *("schedule", "warmup_steps", "grad_clip", "weight_decay", "seed", "val_fraction"),
-    *("eval_every", "save_every", "log_every", *_TRACKING, "keep_last", "keep_every", "keep_best"),
+    *("eval_every", "patience", "min_delta"),
+    *("save_every", "save_minutes", "save_every_epoch", "log_every", *_TRACKING),
+    *("keep_last", "keep_every", "keep_best"),
     *("freeze_layers", "freeze"),
 )
 _LORA = (

@@ -267,6 +267,16 @@ class Tokenizer:
         """What a text begins with: [bos_id] or []."""
         return [] if self.bos_id is None or not self.adds_bos else [self.bos_id]
 
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Encode what a model is to continue: the ids that begin a text, and the prompt's.
+
+        An empty prompt becomes the token after which a text of the training data began, and is
+        empty where there is none.
+        """
+        ids = self.beginning + self.encode(prompt)
+        start = self.bos_id if self.eos_id is None else self.eos_id
+        return ids if ids or start is None else [start]
+
     @property
     def eos_id(self) -> int | None:
         """The token that ends a text."""

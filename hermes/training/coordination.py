@@ -22,7 +22,8 @@ from hermes.interface import (
     Tensors,
     TrainState,
 )
-from hermes.training.events import Evaluation, Pace, Position, Update
+from hermes.training.events import Evaluation, Pace, Position, Sample, Update
+from hermes.training.save_timer import SaveTimer
 
 __all__ = ["NullRecorder", "RankCoordinator", "gather_for_rank0", "serve_gathers"]
 
@@ -34,7 +35,8 @@ class RankCoordinator:
 
     Every method is called by all ranks in the same order. stop: whether this process was asked to
     stop. step: steps done before. last_saved: the checkpoint of that step, None where there is
-    none; the loop keeps it up to date, for the sentence about weights that differ.
+    none, for the sentence about weights that differ. save_timer: this process's clock; after a
+    step, should_save says whether it is time to save by any rank's.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class RankCoordinator:
         stop: Callable[[], bool],
         step: int = 0,
         last_saved: Path | None = None,
+        save_timer: SaveTimer | None = None,
     ):
-        self.last_saved = last_saved
+        self.last_saved, self.should_save = last_saved, False
+        self._save_timer = save_timer or SaveTimer()
         self._process_group, self._learner, self._stop = process_group, learner, stop
         self._steps_here, self._step = 0, step
         self._same_at: int | None = None
@@ -84,15 +88,19 @@ class RankCoordinator:
         self._step += 1
         if self._steps_here % COMPARE_EVERY == 1:
             self.require_same_weights()
-        own = [0.0] * (1 + self.rank_info.world_size)
-        own[0], own[1 + self.rank_info.rank] = (
-            float(self._stop()),
-            self._process_group.busy_seconds(),
-        )
-        stops, *busy = self._process_group.all_reduce_sum(own)
+        own = [0.0] * self.rank_info.world_size
+        own[self.rank_info.rank] = self._process_group.busy_seconds()
+        votes = (float(self._stop()), float(self._save_timer.is_due()))
+        stops, saves, *busy = self._process_group.all_reduce_sum([*votes, *own])
+        self.should_save = saves > 0
         self._busy = [a + b for a, b in zip(self._busy, busy, strict=True)]
         self._process_group.begin()
         return stops > 0
+
+    def mark_saved(self, path: Path) -> None:
+        """Take note of a checkpoint."""
+        self.last_saved = path
+        self._save_timer.restart()
 
     def measure_pace(self) -> Pace | None:
         """The slowest rank since the last call; None of one process."""
@@ -204,6 +212,9 @@ class NullRecorder:
 
     def record(self, event: Update | Evaluation) -> None:
         """Nothing: rank 0 writes the line."""
+
+    def record_sample(self, sample: Sample) -> None:
+        """Nothing: rank 0 writes the sample."""
 
     def save(self, position: Position) -> Path:
         """Help rank 0 to gather the tensors. Returns where it saves."""

@@ -8,7 +8,18 @@ from typing import Self
 
 from hermes.data import Cursor
 
-__all__ = ["Evaluation", "Event", "Pace", "Position", "Saved", "Stopped", "Update", "make_record"]
+__all__ = [
+    "Evaluation",
+    "Event",
+    "Pace",
+    "Position",
+    "Sample",
+    "Saved",
+    "Stopped",
+    "StoppedEarly",
+    "Update",
+    "make_record",
+]
 
 
 @dataclass(frozen=True)
@@ -82,13 +93,32 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What the model makes of a prompt after `step`. number: the prompt's, from 0."""
+
+    step: int
+    number: int
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True)
+class StoppedEarly:
+    """The run ends, as its validation loss falls no longer. best_step: where it was lowest."""
+
+    step: int
+    best_step: int
+    best: float
+
+
+@dataclass(frozen=True)
 class Stopped:
     """The run was stopped and saved before its end."""
 
     step: int
 
 
-Event = Update | Evaluation | Saved | Stopped
+Event = Update | Evaluation | Sample | Saved | StoppedEarly | Stopped
 
 
 def make_record(event: Update | Evaluation) -> dict[str, float]:

@@ -14,6 +14,7 @@ from hermes.distributed.join import choose_backend_name, find_rank_info, join_ra
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.interface import Backend, Options, choose_backend
 from hermes.tokenizer import Tokenizer
+from hermes.training.finish_command import FinishCommand
 from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def join_host(call: Call) -> Iterator[RunHost]:
     leads = process_group.rank_info.rank == 0
     host = RunHost(backend, options, process_group, tell=tell)
     shown = PreparationDisplay(call["progress"] if leads else False)
-    with HubUploads(push, tell) as uploads, closing(process_group), shown:
+    command = call["on_finish"] if leads and not call["dry_run"] else ""
+    finish = FinishCommand(command, call["output"], tell)
+    with finish, HubUploads(push, tell) as uploads, closing(process_group), shown:
         require_writable_repo(push, process_group)
         yield replace(
             host, uploads=uploads, watch_data=shown.show, on_open=lambda run: shown.close()

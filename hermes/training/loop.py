@@ -18,7 +18,18 @@ from hermes.interface import Batch, Learner, StepReport
 from hermes.recipe import Recipe
 from hermes.training.batch_reader import BatchReader, BatchShape
 from hermes.training.coordination import RankCoordinator
-from hermes.training.events import Evaluation, Event, Position, Saved, Stopped, Update
+from hermes.training.early_stopping import EarlyStopping
+from hermes.training.events import (
+    Evaluation,
+    Event,
+    Position,
+    Sample,
+    Saved,
+    Stopped,
+    StoppedEarly,
+    Update,
+)
+from hermes.training.samples import SampleMaker
 from hermes.training.schedule import compute_lr, count_step_samples
 from hermes.training.training_data import TrainingData
 
@@ -34,6 +45,10 @@ class Recorder(Protocol):
 
     def record(self, event: Update | Evaluation) -> None:
         """Write the event's line of metrics."""
+        ...
+
+    def record_sample(self, sample: Sample) -> None:
+        """Write a sample."""
         ...
 
     def save(self, position: Position) -> Path:
@@ -74,10 +89,12 @@ class PendingStep:
 
 @dataclass
 class TrainingLoop:
-    """Trains from `position` to `total_steps`.
+    """Trains from `position` to `total_steps`, or until `early_stopping` ends it.
 
     saved: the checkpoint of `position`, None where there is none. evaluated: whether the
-    evaluation due at `position` is already in the metrics. clock: seconds, for the throughput.
+    evaluation due at `position` is already in the metrics. save_every_epoch: save after the step
+    that ends an epoch, too. samples: made every so many steps; sampled: whether
+    those of `position` are. clock: seconds, for the throughput.
     """
 
     learner: Learner
@@ -90,6 +107,10 @@ class TrainingLoop:
     position: Position = field(default_factory=Position)
     saved: Path | None = None
     evaluated: bool = False
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    save_every_epoch: bool = False
+    samples: SampleMaker | None = None
+    sampled: bool = False
     clock: Callable[[], float] = time.perf_counter
 
     def __post_init__(self) -> None:
@@ -111,7 +132,10 @@ class TrainingLoop:
             if self._is_evaluation_missing():
                 # The run was stopped after saving this step and before evaluating it.
                 stopping = yield from self._evaluate()
-            while self.position.step < self.total_steps and not stopping:
+            if not self.sampled and not stopping:
+                yield from self._make_samples()
+            while self._has_steps_left() and not stopping:
+                before = self.position.cursor
                 batch, cursor = self._draw_batch()
                 lr = compute_lr(self.recipe, self.position.step, self.total_steps)
                 report = self.learner.step(batch, lr)
@@ -119,7 +143,7 @@ class TrainingLoop:
                 yield from self._announce_saved()
                 stopping = self.coordinator.should_stop_after_step()
                 step = self.position.step
-                saves, evaluates = self._is_due(self.recipe.save_every), self._is_evaluation_due()
+                saves, evaluates = self._is_save_due(before), self._is_evaluation_due()
                 if step == 1 or stopping or saves or evaluates or self._is_due(self.log_every):
                     yield from self._read_pending()
                 # A checkpoint includes its step's evaluation, so the evaluation comes first. After
@@ -128,15 +152,30 @@ class TrainingLoop:
                     yield from self._save()
                 if evaluates and not stopping:
                     stopping = yield from self._evaluate()
-                if (saves or stopping) and self._saved_step != step:
+                saves = saves or stopping or self.early_stopping.should_save(step)
+                if saves and self._saved_step != step:
                     yield from self._save()
+                if not stopping:
+                    yield from self._make_samples()
             self.recorder.wait()
             yield from self._announce_saved()
-        if stopping and (self.position.step < self.total_steps or self._is_evaluation_missing()):
+        if self.early_stopping.exhausted and not stopping:
+            best = self.early_stopping
+            yield StoppedEarly(self.position.step, best.best_step, best.best)
+        elif stopping and (self.position.step < self.total_steps or self._is_evaluation_missing()):
             yield Stopped(self.position.step)
 
     def _is_due(self, every: int) -> bool:
         return is_due(self.position.step, every, self.total_steps)
+
+    def _has_steps_left(self) -> bool:
+        return self.position.step < self.total_steps and not self.early_stopping.exhausted
+
+    def _is_save_due(self, before: Cursor) -> bool:
+        """Whether to save after the step that moved the cursor on from `before`."""
+        ends_epoch = self.position.cursor.epoch > before.epoch
+        by_epoch = self.save_every_epoch and ends_epoch
+        return self._is_due(self.recipe.save_every) or self.coordinator.should_save or by_epoch
 
     def _is_evaluation_due(self) -> bool:
         return bool(self.data.dataset.held_out) and self._is_due(self.recipe.eval_every)
@@ -223,8 +262,8 @@ class TrainingLoop:
         # Ranks whose weights differ must not save: the checkpoint would be of one of them alone.
         self.coordinator.require_same_weights()
         path, earlier = self.recorder.save(self.position), self._unannounced
-        self.saved = self.coordinator.last_saved = path
-        self._saved_step = self.position.step
+        self.saved, self._saved_step = path, self.position.step
+        self.coordinator.mark_saved(path)
         self._unannounced = Saved(self.position.step, path)
         self._timed_from += self.clock() - started
         if earlier:
@@ -236,6 +275,16 @@ class TrainingLoop:
         if self._unannounced and self.recorder.is_saved():
             saved, self._unannounced = self._unannounced, None
             yield saved
+
+    def _make_samples(self) -> Iterator[Sample]:
+        """Make the samples that are due, in every rank, as none may wait for another's."""
+        if self.samples is None or not self._is_due(self.samples.options.every):
+            return
+        started = self.clock()
+        for sample in self.samples.make(self.learner, self.position.step):
+            self.recorder.record_sample(sample)
+            yield sample
+        self._timed_from += self.clock() - started
 
     def _evaluate(self) -> Generator[Event, None, bool]:
         """Evaluate, record and yield it; returns whether the run was asked to stop."""
@@ -250,5 +299,6 @@ class TrainingLoop:
             raise NonFinite(f"step {step}: the validation loss is {evaluation.val_loss}")
         self._evaluated_step = step
         self.recorder.record(evaluation)
+        self.early_stopping.add(step, evaluation.val_loss)
         yield evaluation
         return self.coordinator.should_stop()

@@ -17,6 +17,7 @@ from hermes.recipe import OptimizerRecipe
 from hermes.tracking.registry import find_trackers
 from hermes.training.host import RunHost
 from hermes.training.request import RunRequest
+from hermes.training.samples import SampleOptions, read_prompts
 
 __all__ = [
     "list_files",
@@ -111,6 +112,13 @@ def make_settings(call: Call) -> tuple[dict[str, object], dict[str, str]]:
     return settings, sources
 
 
+def _choose_samples(call: Call) -> SampleOptions:
+    prompts = tuple(list_names(call["sample_prompt"]))
+    if call["sample_prompts"] is not None:
+        prompts += read_prompts(Path(call["sample_prompts"]))
+    return SampleOptions(call["sample_every"], prompts or ("",), call["sample_tokens"])
+
+
 def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more: Any) -> RunRequest:
     """The request of a run. given: recipe fields; more: further fields of RunRequest."""
     settings, sources = host.make_settings(call) if host.make_settings else make_settings(call)
@@ -130,6 +138,11 @@ def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more:
         sources=sources,
         process_group=host.process_group,
         split_among=host.split_among,
+        save_minutes=call["save_minutes"],
+        save_every_epoch=call["save_every_epoch"],
+        patience=call["patience"],
+        min_delta=call["min_delta"],
+        samples=_choose_samples(call),
         trackers=find_trackers(list_names(call["track"])) if host.leads else {},
         track_project=call["track_project"],
         force=call["force"],

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from hermes.training.events import Evaluation, Event, Saved, Stopped, Update
+from hermes.training.events import Evaluation, Event, Sample, Saved, Stopped, StoppedEarly, Update
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -108,7 +108,7 @@ def _format_stage(what: str, done: int, total: int) -> str:
     return f"{what} {100 * done / total:.0f} %" if total else f"{what} {done:,}" if done else what
 
 
-def _describe(event: Evaluation | Saved | Stopped) -> str:
+def _describe(event: Evaluation | Sample | Saved | StoppedEarly | Stopped) -> str:
     match event:
         case Evaluation(step, loss, bits, others):
             end = "" if bits is None else f", {bits:.4f} bits per byte"
@@ -116,6 +116,13 @@ def _describe(event: Evaluation | Saved | Stopped) -> str:
             return f"step {step:,}: validation loss {loss:.4f}{end}"
         case Saved(step, path):
             return f"step {step:,}: saved {path}"
+        case Sample(step, _, prompt, text):
+            return f"step {step:,}: sample: {prompt}{text}"
+        case StoppedEarly(step, best_step, best):
+            return (
+                f"step {step:,}: the validation loss falls no longer, so the run ends; it was "
+                f"lowest at step {best_step:,}, {best:.4f}"
+            )
         case Stopped(step):
             return f"step {step:,}: stopped"
 

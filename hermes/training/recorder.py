@@ -10,10 +10,11 @@ from hermes.interface import Learner
 from hermes.interop.companions import make_companions
 from hermes.storage.durable import write_atomically
 from hermes.training.coordination import gather_for_rank0
-from hermes.training.events import Evaluation, Position, Update, make_record
+from hermes.training.events import Evaluation, Position, Sample, Update, make_record
 from hermes.training.metrics_file import MetricsFile
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.run_yaml import Session, read_sessions, write_runfile
+from hermes.training.samples import SampleFile
 from hermes.training.surroundings import DataFiles, RunFolder
 from hermes.training.text_boundaries import describe_boundaries
 
@@ -37,6 +38,7 @@ class RunRecorder:
         self._id = run_id
         self._latest: dict[str, float] = {}
         self._evaluation: Evaluation | None = None
+        self._samples: SampleFile | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -87,6 +89,13 @@ class RunRecorder:
         else:
             self._latest = {"loss": event.loss, "lr": event.lr, "grad_norm": event.grad_norm}
             self._latest |= event.others
+
+    def record_sample(self, sample: Sample) -> None:
+        """Write a sample."""
+        if self._samples is None:
+            self._samples = SampleFile(self._request.output, after=self._components.position.step)
+            self._stack.callback(self._samples.close)
+        self._samples.write(sample)
 
     def is_saved(self) -> bool:
         """Whether the last checkpoint is whole on disk. Raises the error of a save that failed."""

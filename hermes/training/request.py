@@ -15,6 +15,7 @@ from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.tracking.tracker import MakeTracker
 from hermes.training.events import Position
+from hermes.training.samples import SampleOptions
 from hermes.training.training_data import TrainingData
 
 __all__ = ["InitialModel", "MakeData", "RunComponents", "RunRequest"]
@@ -45,8 +46,10 @@ class RunRequest:
     tokenizer_settings: the tokenizer_config.json written for other tools; None for the usual one.
     allow_batch_change: a resumed run may take another number of samples per step. split_among: the
     number of ranks that the given batch_size and grad_accum are meant for; None for these.
-    trackers: follow the run in rank 0, by name, in the project track_project. force: try what
-    memory or disk seem too small for. dry_run: check everything, and train nothing.
+    save_minutes, save_every_epoch: further checkpoints. patience, min_delta: as in EarlyStopping.
+    samples: text to make on the way. trackers: follow the run in rank 0, by name, in the project
+    track_project. force: try what memory or disk seem too small for. dry_run: check everything, and
+    train nothing.
     """
 
     output: Path
@@ -70,6 +73,11 @@ class RunRequest:
     tokenizer_settings: Mapping[str, Any] | None = None
     process_group: ProcessGroup = SINGLE_PROCESS
     split_among: int | None = None
+    save_minutes: float = 0.0
+    save_every_epoch: bool = False
+    patience: int = 0
+    min_delta: float = 0.0
+    samples: SampleOptions = field(default_factory=SampleOptions)
     trackers: Mapping[str, MakeTracker] = field(default_factory=dict)
     track_project: str = "hermes"
     force: bool = False

@@ -20,6 +20,7 @@ from hermes.numerics.lora import init_adapters
 from hermes.numerics.params import init_weights
 from hermes.stages import report_stage
 from hermes.training.coordination import NullRecorder, RankCoordinator
+from hermes.training.early_stopping import EarlyStopping
 from hermes.training.events import Event
 from hermes.training.loop import Recorder, TrainingLoop, choose_log_every, is_due
 from hermes.training.metrics_file import find_odd_lines, read_metrics
@@ -32,6 +33,8 @@ from hermes.training.rank_checks import (
 from hermes.training.recorder import RunRecorder
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.resume import prepare_resumed
+from hermes.training.samples import SampleMaker, read_samples
+from hermes.training.save_timer import SaveTimer
 from hermes.training.setup import prepare_new
 
 __all__ = ["Run", "check_output", "has_checkpoint", "open_run"]
@@ -54,7 +57,10 @@ class Run:
         )
         self.position, self.total_steps = self.components.position, self.components.total_steps
         self._is_evaluation_missing = self._find_missing_evaluation()
-        self.finished = self.position.step >= self.total_steps and not self._is_evaluation_missing
+        self.early_stopping = self._restore_early_stopping()
+        self.finished = self.early_stopping.exhausted or (
+            self.position.step >= self.total_steps and not self._is_evaluation_missing
+        )
         self.notes = (*notes, *self.components.notes, *self._warn_lost_metrics())
         if lock is not None and not self.finished:
             self.notes += tuple(
@@ -106,6 +112,21 @@ class Run:
         lines = read_metrics(output, skip_odd=True) if (output / "metrics.jsonl").exists() else []
         return not any(line["step"] == step and "val_loss" in line for line in lines)
 
+    def _restore_early_stopping(self) -> EarlyStopping:
+        """Early stopping as far as the run's metrics have taken it."""
+        request, step = self.request, self.position.step
+        stopping = EarlyStopping(request.patience, request.min_delta)
+        if request.patience and step and (request.output / "metrics.jsonl").exists():
+            stopping.add_all(read_metrics(request.output, skip_odd=True), step)
+        return stopping
+
+    def _make_sample_maker(self) -> SampleMaker | None:
+        request, parts = self.request, self.components
+        if not request.samples.every:
+            return None
+        encode = parts.training_data.encode_prompt or parts.tokenizer.encode_prompt
+        return SampleMaker(request.samples, parts.tokenizer, encode, parts.recipe.seed)
+
     def train(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Train, yielding what happens and writing the run's files.
 
@@ -123,13 +144,22 @@ class Run:
             data=parts.training_data,
             recorder=self._make_recorder(self._learner),
             coordinator=RankCoordinator(
-                request.process_group, self._learner, stop, self.position.step, saved
+                request.process_group,
+                self._learner,
+                stop,
+                self.position.step,
+                saved,
+                SaveTimer(request.save_minutes),
             ),
             total_steps=self.total_steps,
             log_every=request.log_every or choose_log_every(self.total_steps),
             position=self.position,
             saved=saved,
             evaluated=not self._is_evaluation_missing,
+            early_stopping=self.early_stopping,
+            save_every_epoch=request.save_every_epoch,
+            samples=self._make_sample_maker(),
+            sampled=any(one["step"] == self.position.step for one in read_samples(request.output)),
         ).run()
 
     def _make_recorder(self, learner: Learner) -> Recorder:

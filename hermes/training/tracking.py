@@ -7,9 +7,10 @@ from hermes.numerics.params import count_parameters
 from hermes.recipe import flatten_recipe
 from hermes.tracking.delivery import TrackerDelivery
 from hermes.tracking.tracker import TrackedRun
-from hermes.training.events import Evaluation, Event, Stopped, Update, make_record
+from hermes.training.events import Evaluation, Event, Sample, Stopped, Update, make_record
 from hermes.training.metrics_file import read_metrics
 from hermes.training.run import Run
+from hermes.training.samples import read_samples
 
 __all__ = ["deliver", "open_trackers"]
 
@@ -40,6 +41,8 @@ def deliver(trackers: TrackerDelivery, event: Event) -> None:
     match event:
         case Update() | Evaluation():
             trackers.log(make_record(event))
+        case Sample(step, number, prompt, text):
+            trackers.log_text(step, f"sample/{number}", prompt + text)
         case Stopped():
             trackers.mark_stopped()
 
@@ -66,7 +69,8 @@ def _find_logged_steps(output: Path) -> dict[str, int]:
         return {}
     records = read_metrics(output, skip_odd=True)
     kinds = {"train": "loss", "val": "val_loss"}
-    return {
+    steps = {
         kind: max((int(line["step"]) for line in records if key in line), default=0)
         for kind, key in kinds.items()
     }
+    return steps | {"text": max((sample["step"] for sample in read_samples(output)), default=0)}

@@ -25,6 +25,7 @@ class TrainingData:
     what `measure` finds of a step besides its loss. write_files: writes further files into the
     run's folder when its first files are written. reference_weights: SHA-256 of the weights that
     the loss compares with, None without a reference. files: that the tokens are from, 0 if unknown.
+    encode_prompt: the ids of a sample's prompt as a message to the assistant; None for plain text.
     """
 
     tokens: TokenSource
@@ -37,6 +38,7 @@ class TrainingData:
     write_files: Callable[[Path], None] = lambda output: None
     reference_weights: str | None = None
     files: int = 0
+    encode_prompt: Callable[[str], list[int]] | None = None
 
 
 def make_perplexity_evaluation(

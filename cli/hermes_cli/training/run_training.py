@@ -61,15 +61,26 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     The body of `hermes train`, `finetune`, `sft` and `dpo`. Raises Interrupted where the run was
     stopped and saved, and HermesError of every kind.
     """
-    from hermes.training.host import RunHost, make_options
-    from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
-    from hermes.training.preparation_bar import PreparationDisplay
-    from hermes_cli.training.hub_upload import push_model
+    from hermes.training.finish_command import FinishCommand
 
     command = context.command.name or "train"
     if command == "train" and context.params["checkpoint"]:
         command = "finetune"  # a model to start from makes it what `hermes finetune` does
     options = ResolvedOptions(context, model_config=command != "train")
+    # Of several processes the one that starts them sees the end of all, else rank 0.
+    rank_info = read_rank_info(os.environ)
+    leads = rank_info is None or (rank_info.rank == 0 and find_launcher(os.environ) is not None)
+    at_end = options["on_finish"] if leads and not options["dry_run"] else ""
+    with FinishCommand(at_end, options["output"], _tell):
+        _train(context, options, command)
+
+
+def _train(context: click.Context, options: ResolvedOptions, command: str) -> None:
+    from hermes.training.host import RunHost, make_options
+    from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
+    from hermes.training.preparation_bar import PreparationDisplay
+    from hermes_cli.training.hub_upload import push_model
+
     output = Path(options["output"])
     push = read_push(options["push_to_hub"], options["push_every_save"])
     _check(options, command, output)
