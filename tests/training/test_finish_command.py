@@ -1,5 +1,7 @@
 """A command at a run's end: it runs however the run ends, and is told how."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from hermes.errors import HermesError, Interrupted
@@ -20,12 +22,10 @@ TELL = 'printf "%s|%s|%s" "$HERMES_STATUS" "$HERMES_RUN" "$HERMES_ERROR" > told'
 def test_it_runs_however_the_run_ends(tmp_path, monkeypatch, error, status):
     monkeypatch.chdir(tmp_path)
     said = []
-    try:
-        with FinishCommand(TELL, "run", said.append):
-            if error is not None:
-                raise error
-    except BaseException as raised:
-        assert raised is error
+    expected = nullcontext() if error is None else pytest.raises(type(error))
+    with expected, FinishCommand(TELL, "run", said.append):
+        if error is not None:
+            raise error
     assert (tmp_path / "told").read_text() == f"{status}|{tmp_path / 'run'}|{error or ''}"
     assert said == [f"the run is {status}; running --on-finish: {TELL}"]
 
