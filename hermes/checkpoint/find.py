@@ -23,8 +23,10 @@ __all__ = [
     "list_steps",
     "locate",
     "open_checkpoints",
+    "resolve_epoch_name",
 ]
 
+EPOCH = re.compile(r"checkpoint_epoch_(\d{1,9})\.safetensors\Z")
 STEP = re.compile(r"step-(\d{8,18})\Z")
 # Another process may delete checkpoints while this one looks, so a search may have to start anew.
 ATTEMPTS = 100
@@ -39,6 +41,32 @@ def list_steps(run: Path) -> list[tuple[int, Path]]:
         return []
     found = [(STEP.match(entry.name), entry) for entry in list_folder(run)]
     return sorted(((int(m[1]), path) for m, path in found if m), reverse=True)
+
+
+def resolve_epoch_name(path: Path) -> Path:
+    """The checkpoint after an epoch, where RUN/checkpoint_epoch_N.safetensors is asked for.
+
+    Other tools write such files. There are none in a run of hermes: the name stands for the first
+    checkpoint that is saved after epoch N, which --save-every-epoch makes. Any other path is
+    returned as it is. Raises CheckpointError where no checkpoint is of that epoch.
+    """
+    found = EPOCH.match(path.name)
+    if found is None or path.exists() or not list_steps(path.parent):
+        return path
+    epoch, saved = int(found[1]), {}
+    for step, folder in list_steps(path.parent):
+        try:
+            saved[step] = open_checkpoint(folder, hashes=False).progress.epoch, folder
+        except (CheckpointError, StorageError):
+            continue
+    steps = [step for step, (done, _) in saved.items() if done == epoch]
+    if not steps:
+        epochs = sorted({done for done, _ in saved.values()})
+        raise CheckpointError(
+            f"{path}: run {path.parent} has no checkpoint after epoch {epoch}; it has some after "
+            f"{', '.join(map(str, epochs))}; train with --save-every-epoch"
+        )
+    return saved[min(steps)][1]
 
 
 def has_unfinished(run: Path) -> bool:

@@ -74,7 +74,7 @@ def open_model(
 
 def _open(path: Path, config: Path | None, ignore: tuple[str, ...]) -> StoredModel:
     if path.is_dir():
-        if config is not None:
+        if config is not None and not _is_config_of_run(config):
             raise HermesError(f"{path} is a folder, which has its own config; leave --config out")
         if (path / MANIFEST).exists() or list_steps(path):
             return _open_checkpoint(path)
@@ -95,6 +95,11 @@ def _open(path: Path, config: Path | None, ignore: tuple[str, ...]) -> StoredMod
         f"{path} is no model hermes reads: a file must end in .safetensors, "
         f"{', '.join(TORCH_ENDINGS)}"
     )
+
+
+def _is_config_of_run(config: Path) -> bool:
+    """Whether it is RUN/config.json, which stands for the checkpoints' own in a run of hermes."""
+    return config.name == CONFIG and not config.exists() and bool(list_steps(config.parent))
 
 
 def _open_checkpoint(path: Path) -> StoredModel:

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+import hermes
 from hermes.checkpoint import open_checkpoint
-from hermes.errors import HermesError
+from hermes.errors import CheckpointError, HermesError
 from hermes.training.samples import read_prompts, read_samples
 from hermes.training.save_timer import SaveTimer
 
@@ -77,3 +78,16 @@ def test_prompts_are_lines_or_records(tmp_path):
     lines.write_text("\n", encoding="utf-8")
     with pytest.raises(HermesError, match="it has no prompt"):
         read_prompts(lines)
+
+
+def test_the_names_of_epoch_files_stand_for_the_runs_checkpoints(go, tmp_path):
+    go(save_every_epoch=True, max_steps=0, epochs=2, batch_size=64)
+    run, saved = tmp_path / "run", sorted((tmp_path / "run").glob("step-*"))
+    for epoch, folder in enumerate(saved, start=1):
+        name = run / f"checkpoint_epoch_{epoch}.safetensors"
+        model = hermes.load(name, config=run / "config.json", backend="torch")
+        assert model.path == folder
+    with pytest.raises(CheckpointError, match="after epoch 3; it has some after 1, 2"):
+        hermes.load(run / "checkpoint_epoch_3.safetensors")
+    with pytest.raises(CheckpointError, match="no such file"):
+        hermes.load(tmp_path / "checkpoint_epoch_3.safetensors")
