@@ -27,6 +27,7 @@ GROUPS = (
     "Optimization",
     "Schedule",
     "Evaluation and logging",
+    "Samples and trackers",
     "Checkpoints",
     "Safeguards",
     "Sampling",
