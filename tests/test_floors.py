@@ -20,7 +20,7 @@ FLOORS = {
         {"chat_templates"},
         {"data", "inference", "interop"},
         {"model", "training"},
-        {"finetuning"},
+        {"finetuning", "watching"},
         {"api"},
         {"api_data", "api_finetuning", "api_models"},
         {"__main__"},

@@ -76,10 +76,11 @@ STABLE = {
     *("backend", "loads", "dumps", "logits", "logprobs", "row_logprobs", "loss", "preferences"),
     *("decoder", "params", "grads", "step", "digests", "versions", "devices", "learner", "tokens"),
 }
-# Names that others call: the sandbox's, pytest's, the entry point's, a notebook's, io's, a dict's.
+# Names that others call: the sandbox's, pytest's, the entry point's, a notebook's, io's, a dict's,
+# http.server's.
 IMPOSED = re.compile(
     r"^(pytest_|unsafe_undefined$|callback$|visit_|test_|main$|_repr_html_$|readable$|readinto$"
-    r"|(keys|items|values)$)"
+    r"|do_GET$|(keys|items|values)$)"
 )
 
 

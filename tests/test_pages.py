@@ -24,7 +24,7 @@ FOLDERS = ("hermes/", "backends/", "cli/", "conformance/", "specs/", "tests/", "
            "docs/", "examples/")  # fmt: skip
 NAME = re.compile(r"\bhermes(?:_[a-z]+)?(?:\.[A-Za-z_]\w*)+")
 # An entry-point group, and the packages of a backend's author.
-OTHER = re.compile(r"hermes\.backends$|hermes_(mine|jax|NAME)\b")
+OTHER = re.compile(r"hermes\.(backends|trackers)$|hermes_(mine|jax|NAME)\b")
 CLASS = re.compile(r"^([A-Z][a-z]+[A-Za-z]*)(?:\.(\w+))?(?:\(.*\))?$")
 # Classes and settings of other programs.
 FOREIGN = {

@@ -62,6 +62,7 @@ SECTIONS = {
         ("checkpoint", "checkpoint", "List, show or verify checkpoints"),
         ("data", "data", "Check text, verify what was prepared, or show its documents"),
         ("plot", "plot", "Plot the loss of one or more runs"),
+        ("watch", "watch", "Follow runs on a page in the browser: curves, samples, settings"),
         ("doctor", "doctor", "Show what is installed and which devices are available"),
     ),
     "Prove": (("conformance", "conformance", "Prove that a backend computes the same numbers"),),

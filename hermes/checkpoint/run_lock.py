@@ -19,14 +19,14 @@ NAME = ".lock"
 class RunLock:
     """Locks a run's folder for this process, from construction until `close` or its exit.
 
-    The file `.lock` names the holder's process and host. It remains after the lock is released and
-    means nothing then: only the flock on it counts. Raises HermesError where another process holds
-    the lock, StorageError where it cannot be taken.
+    The file `.lock` names the holder's process and host. It remains after the lock is released,
+    empty unless the holder was killed, and means nothing then: only the flock on it counts. Raises
+    HermesError where another process holds the lock, StorageError where it cannot be taken.
     """
 
     def __init__(self, run: Path):
         self._path = run / NAME
-        self._made = not run.exists()
+        self._made, self._held = not run.exists(), False
         try:
             run.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -36,6 +36,7 @@ class RunLock:
             ) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._held = True
             # Written in place: an atomic replacement would be another file, which nobody locked.
             holder = render_json({"host": socket.gethostname(), "process": os.getpid()})
             os.ftruncate(self._descriptor, 0)
@@ -57,8 +58,11 @@ class RunLock:
         return HermesError(f"run {str(run)!r} is in use by {who}; wait for it or stop it")
 
     def close(self) -> None:
-        """Release the lock."""
+        """Release the lock, and empty the file, which then names no holder."""
         if self._descriptor >= 0:
+            if self._held:
+                with suppress(OSError):
+                    os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = -1
 

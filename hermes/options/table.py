@@ -78,6 +78,9 @@ OTHER_OPTIONS = (
            help="LoRA adapters to merge: a run that trained some, or a folder that PEFT or "
            "mlx-lm wrote"),
 
+    Option("port", type=int, default=8265, metavar="N",
+           help="Port of the page on this machine; 0 takes any that is free"),
+    Option("open", type=bool, default=False, help="Open the page in the browser"),
     Option("png", type=Path, metavar="FILE", default_text="OUTPUT/plots/loss.png",
            help="Picture to write; the default for several runs is plots/compare.png in the first"),
     Option("no_png", type=bool, default=False, help="Draw in the terminal only"),

@@ -111,6 +111,10 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
         ("png", "no_png"),
         (Argument("runs", "Folders of the runs", "OUTPUT...", type=Path, repeated=True),),
     ),
+    "watch": CommandOptions(
+        ("port", "open"),
+        (Argument("runs", "Runs, or folders of runs", "OUTPUT...", type=Path, repeated=True),),
+    ),
     "models": CommandOptions(("json",)),
     "info": CommandOptions(
         ("model", "ignore_fields", "json"),
