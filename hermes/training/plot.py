@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hermes.errors import HermesError
 from hermes.storage.durable import write_atomically
@@ -19,17 +20,28 @@ FORMATS = ("png", "svg", "pdf")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
+# What is drawn below the loss, and its title.
+OTHERS = {
+    "lr": "learning rate",
+    "grad_norm": "gradient norm before clipping",
+    "tokens_per_second": "tokens per second",
+}
+
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A run's loss over its steps, in nats per token, and the steps at which something changed."""
+    """A run's loss over its steps, in nats per token, and the steps at which something changed.
+
+    others: what else is drawn of a run, by its key in metrics.jsonl.
+    """
 
     name: str
     train: list[Point]
     val: list[Point] = field(default_factory=list)
     marks: list[tuple[float, str]] = field(default_factory=list)
+    others: dict[str, list[Point]] = field(default_factory=dict)
 
 
 def read_curve(run: Path, marks: Sequence[tuple[float, str]] = ()) -> Curve:
@@ -39,7 +51,10 @@ def read_curve(run: Path, marks: Sequence[tuple[float, str]] = ()) -> Curve:
     val = [(r["step"], r["val_loss"]) for r in records if "val_loss" in r]
     if not train:
         raise HermesError(f"{run}: metrics.jsonl has no step yet, so there is nothing to plot")
-    return Curve(run.name, train, val, list(marks))
+    others = {
+        key: [(r["step"], r[key]) for r in records if key in r and "loss" in r] for key in OTHERS
+    }
+    return Curve(run.name, train, val, list(marks), others)
 
 
 def _smooth(points: Sequence[Point]) -> list[Point]:
@@ -58,7 +73,8 @@ def _smooth(points: Sequence[Point]) -> list[Point]:
 def draw_png(curves: Sequence[Curve], path: Path) -> None:
     """Write the curves to `path`; every logged loss pale, its running mean and validation bold.
 
-    The ending chooses the format: .png, of 2160 x 1200 pixels, .svg or .pdf. Raises HermesError.
+    Below it are learning rate, gradient norm and throughput. The ending chooses the format: .png,
+    of 2160 x 1800 pixels, .svg or .pdf. Raises HermesError.
     """
     kind = path.suffix[1:].lower() or "png"
     if kind not in FORMATS:
@@ -71,9 +87,19 @@ def draw_png(curves: Sequence[Curve], path: Path) -> None:
             f"a PNG plot needs matplotlib, which is not installed ({error}); "
             "pip install 'hermes-llm[plot]'"
         ) from error
-    figure = Figure(figsize=(9, 5), dpi=240, layout="constrained")
+    figure = Figure(figsize=(9, 7.5), dpi=240, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    rows = figure.add_gridspec(2, len(OTHERS), height_ratios=(2.2, 1))
+    _draw_loss(figure.add_subplot(rows[0, :]), curves)
+    for column, (key, title) in enumerate(OTHERS.items()):
+        _draw_other(figure.add_subplot(rows[1, column]), curves, key, title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = io.BytesIO()
+    figure.savefig(image, format=kind)
+    write_atomically(path, image.getvalue())
+
+
+def _draw_loss(axes: Any, curves: Sequence[Curve]) -> None:
     for index, one in enumerate(curves):
         colour, second = COLOURS[index % len(COLOURS)], COLOURS[(index + 1) % len(COLOURS)]
         marker = MARKERS[index % len(MARKERS)]
@@ -99,13 +125,25 @@ def draw_png(curves: Sequence[Curve], path: Path) -> None:
             )
     title = "Loss of " + ", ".join(one.name for one in curves)
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=textwrap.shorten(title, 90))
+    _style(axes)
+    axes.legend(frameon=False)
+
+
+def _draw_other(axes: Any, curves: Sequence[Curve], key: str, title: str) -> None:
+    for index, one in enumerate(curves):
+        if points := one.others.get(key):
+            colour = COLOURS[index % len(COLOURS)]
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.9)
+    axes.set_title(title, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", scilimits=(-3, 5))
+    _style(axes)
+
+
+def _style(axes: Any) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = io.BytesIO()
-    figure.savefig(image, format=kind)
-    write_atomically(path, image.getvalue())
 
 
 class _Grid:
