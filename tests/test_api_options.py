@@ -21,7 +21,8 @@ COMMANDS = {
     "check_data": "data check",
 }
 # Options without a meaning in Python: starting processes, options from files, edits as text, JSON.
-OF_THE_COMMAND = {"num_gpus", "num_processes", "max_restarts", "config", "set", "json"}
+OF_THE_COMMAND = {"num_gpus", "num_processes", "max_restarts", "config", "set", "json",
+                  "print_config"}  # fmt: skip
 # Arguments without a form on the command line: objects, callbacks, and what --set reaches there.
 OF_THE_LIBRARY = {
     *("src", "dst"),  # the command's arguments, which are no options

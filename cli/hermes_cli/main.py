@@ -27,11 +27,13 @@ from hermes.errors import (
     explain_exhaustion,
     suggest_nearest,
 )
+from hermes.options.synonyms import suggest_option
 from hermes.stages import report_stage, show_stages
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
 from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.display.stage_display import StageDisplay
 from hermes_cli.launch.signals import INTERRUPTED, Signals
+from hermes_cli.options.config_file import get_click_options
 
 # The commands under their headings: name, module of hermes_cli.commands, what it does. The command
 # is the module's attribute of that name.
@@ -130,6 +132,10 @@ def _print_error(line: str) -> None:
 def _format_usage_error(error: click.UsageError) -> str:
     """Click's message in one line, with the command whose --help to read."""
     path = error.ctx.command_path if error.ctx else "hermes"
+    if isinstance(error, click.NoSuchOption) and error.ctx and error.option_name.startswith("--"):
+        known = get_click_options(error.ctx.command)
+        hint = suggest_option(error.option_name, known, "--")
+        return f"{path}: no such option {error.option_name!r}{hint} (see {path} --help)"
     message = re.sub(r"\s*\n\s*", " ", error.format_message()).rstrip(".")
     message = message.replace(". Choose from:", "; choose from:")
     return f"{path}: {message[:1].lower()}{message[1:]} (see {path} --help)"

@@ -307,7 +307,10 @@ def _make_machine_options() -> tuple[Option, ...]:
         Option("config", metavar="FILE", group="Configuration", scope="call", per_rank=True,
                help="YAML file with options, such as the run.yaml of another run; the command "
                "line takes precedence"),
-        Option("set", multiple=True, metavar="KEY=VALUE", group="Configuration",
+        Option("print_config", type=bool, default=False, group="Configuration", scope="call",
+               help="Print every option with its value and what set it, and do nothing else"),
+        Option("set", alias="--override", multiple=True, metavar="KEY=VALUE",
+               group="Configuration",
                parameter="edits", per_rank=True,
                help="Set a field of the recipe that has no option of its own, such as "
                "optimizer.beta2=0.98; repeatable"),

@@ -12,7 +12,7 @@ import yaml
 from hermes.errors import HermesError
 from hermes.storage.reading import read_small
 
-__all__ = ["Text", "Value", "read_text_mapping", "read_value_mapping"]
+__all__ = ["Text", "Value", "read_key_lines", "read_text_mapping", "read_value_mapping"]
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 8
@@ -41,6 +41,13 @@ def read_text_mapping(path: Path) -> dict[str, Text]:
         kind = "scalar" if isinstance(found, yaml.ScalarNode) else "sequence"
         raise HermesError(f"{path}: expected options as 'key: value', found a {kind}")
     return value
+
+
+def read_key_lines(path: Path) -> dict[str, int]:
+    """Find the line of each key of a YAML file's mapping, from 1. Raises HermesError."""
+    found = _read(path)
+    pairs = found.value if isinstance(found, yaml.MappingNode) else ()
+    return {str(key.value): key.start_mark.line + 1 for key, _ in pairs}
 
 
 def read_value_mapping(path: Path) -> dict[str, Value]:

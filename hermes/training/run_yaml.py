@@ -18,10 +18,12 @@ from hermes.storage.durable import write_atomically
 from hermes.storage.strict_yaml import read_value_mapping
 
 __all__ = [
+    "EDITS",
     "FACTS",
     "NAME",
     "PROCESSES",
     "Session",
+    "format_scalar",
     "list_handovers",
     "read_reference_weights",
     "read_sessions",
@@ -71,7 +73,7 @@ class Session:
     precision: str
 
 
-def _format_scalar(value: object) -> str:
+def format_scalar(value: object) -> str:
     """The value as a YAML scalar of the same type for every YAML reader."""
     if value is None:
         return "null"
@@ -84,7 +86,7 @@ def _format_scalar(value: object) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_format_scalar, value)) + "]"
+        return "[" + ", ".join(map(format_scalar, value)) + "]"
     return json.dumps(str(value))
 
 
@@ -115,15 +117,15 @@ def write_runfile(
     for key, value in {**settings, **own}.items():
         if value is not None and not key.startswith("set."):
             source = sources.get(key)
-            lines.append(f"{key}: {_format_scalar(value)}" + (f"  # {source}" if source else ""))
-    lines += ["set:", *(f"  {key}: {_format_scalar(value)}" for key, value in edits.items())]
+            lines.append(f"{key}: {format_scalar(value)}" + (f"  # {source}" if source else ""))
+    lines += ["set:", *(f"  {key}: {format_scalar(value)}" for key, value in edits.items())]
     lines.append(f"{PROCESSES}: {processes}  # each takes batch_size x grad_accum; not an option")
     if reference_weights is not None:
-        lines.append(f"{REFERENCE}: {_format_scalar(reference_weights)}  # SHA-256; not an option")
+        lines.append(f"{REFERENCE}: {format_scalar(reference_weights)}  # SHA-256; not an option")
     lines.append("sessions:  # who trained from which step on; not an option")
     for session in sessions:
         items = ", ".join(
-            f"{k}: {_format_scalar(v)}" for k, v in dataclasses.asdict(session).items()
+            f"{k}: {format_scalar(v)}" for k, v in dataclasses.asdict(session).items()
         )
         lines.append(f"  - {{{items}}}")
     write_atomically(run / NAME, ("\n".join(lines) + "\n").encode("utf-8"))

@@ -9,10 +9,10 @@ from hermes_cli.options.declarations import declare_command
 
 @declare_command("watch")
 def watch(runs: tuple[str, ...], port: int, open: bool) -> None:
-    """Follow runs on a page in the browser, on this machine alone.
+    """Follow runs on a page in the browser: curves, samples, settings.
 
-    Curves, sample text and settings of running and finished runs, several over each other. A folder
-    of runs is searched for new ones as long as the page is open.
+    Running and finished runs are drawn over each other. The page is for this machine alone; a
+    folder of runs is searched for new ones as long as it is open.
     """
     from hermes.watching.server import WatchServer
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from hermes.errors import HermesError, suggest_nearest
+from hermes.errors import HermesError
+from hermes.options.synonyms import suggest_option
 from hermes.storage.strict_yaml import Text
 
 __all__ = [
@@ -67,7 +68,7 @@ def merge_values(
         for key, text in file.values.items():
             name = key.replace("-", "_")
             if name not in options:
-                hint = suggest_nearest(name, options)
+                hint = suggest_option(name, options)
                 raise HermesError(f"{file.source}: unknown key {key!r}{hint}")
             if text is None:  # null in YAML is the same as leaving the option out
                 continue

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hermes.errors import HermesError, suggest_nearest
+from hermes.errors import HermesError
 from hermes.options import OPTIONS
+from hermes.options.synonyms import suggest_option
 from hermes_cli.options.config_file import (
     COMMAND_LINE,
     OptionFile,
@@ -224,7 +225,7 @@ def collect_recipe_fields(options: ResolvedOptions) -> dict[str, object]:
             continue
         field = RECIPE_FIELDS.get(key, key)
         if field not in known:
-            hint = suggest_nearest(key, [*known, *RECIPE_FIELDS])
+            hint = suggest_option(key, [*known, *RECIPE_FIELDS])
             raise HermesError(f"--set {key}: there is no such setting{hint}")
         if field in given:
             raise HermesError(f"{key} is given twice, as an option and with --set")

@@ -25,6 +25,7 @@ from hermes_cli.launch.launcher import start_workers
 from hermes_cli.launch.signals import FIRST_STEP_GRACE, GRACE, Signals
 from hermes_cli.options.config_file import COMMAND_LINE
 from hermes_cli.options.declarations import TableOption
+from hermes_cli.options.print_config import render_config
 from hermes_cli.options.resolve import (
     RECIPE_FIELDS,
     ResolvedOptions,
@@ -67,6 +68,9 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     if command == "train" and context.params["checkpoint"]:
         command = "finetune"  # a model to start from makes it what `hermes finetune` does
     options = ResolvedOptions(context, model_config=command != "train")
+    if options["print_config"]:
+        click.echo(render_config(options))
+        return
     # Of several processes the one that starts them sees the end of all, else rank 0.
     rank_info = read_rank_info(os.environ)
     leads = rank_info is None or (rank_info.rank == 0 and find_launcher(os.environ) is not None)

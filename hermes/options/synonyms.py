@@ -1,0 +1,72 @@
+"""What other tools call hermes's options, for whoever types their names."""
+
+from collections.abc import Iterable
+
+from hermes.errors import suggest_nearest
+
+__all__ = ["suggest_option"]
+
+# Hermes's name: those of transformers' Trainer, TRL, litgpt, nanoGPT, nanochat, torchtitan, axolotl
+# and mlx-lm.
+SYNONYMS = {
+    "lr": "learning_rate max_lr peak_lr",
+    "batch_size": "per_device_train_batch_size micro_batch_size device_batch_size "
+    "local_batch_size train_batch_size",
+    "grad_accum": "gradient_accumulation_steps grad_accumulation_steps accumulate_grad_batches "
+    "accumulation_steps",
+    "seq_len": "block_size max_seq_length max_seq_len sequence_len sequence_length "
+    "context_length cutoff_len",
+    "max_steps": "max_iters iters num_steps steps total_steps num_iterations train_iters",
+    "epochs": "num_train_epochs num_epochs max_epochs",
+    "warmup_steps": "warmup_iters lr_warmup_steps num_warmup_steps",
+    "schedule": "lr_scheduler_type lr_scheduler scheduler decay_style lr_decay_style",
+    "min_lr_ratio": "min_lr lr_min",
+    "grad_clip": "max_grad_norm max_norm gradient_clipping clip_grad",
+    "optimizer.beta1": "beta1 adam_beta1",
+    "optimizer.beta2": "beta2 adam_beta2",
+    "optimizer.eps": "eps adam_epsilon epsilon",
+    "weight_decay": "wd",
+    "precision": "dtype bf16 fp16 mixed_precision compute_dtype torch_dtype",
+    "grad_checkpoint": "gradient_checkpointing activation_checkpointing activation_checkpoint",
+    "compile": "torch_compile",
+    "save_every": "save_steps save_interval checkpoint_interval save_every_steps",
+    "eval_every": "eval_steps eval_interval steps_per_eval eval_every_steps",
+    "log_every": "logging_steps log_interval steps_per_report logging_interval",
+    "keep_last": "save_total_limit keep_last_n max_checkpoints",
+    "output": "output_dir out_dir save_dir run_dir adapter_path checkpoint_dir",
+    "data": "dataset data_path train_file train_data data_dir datasets",
+    "val_data": "validation_file eval_data eval_file val_file",
+    "val_fraction": "val_split_fraction val_set_size validation_split test_size",
+    "text_field": "text_column dataset_text_field field",
+    "checkpoint": "model_name_or_path base_model resume_from pretrained",
+    "resume": "resume_from_checkpoint continue",
+    "lora_rank": "lora_r rank r",
+    "lora_targets": "target_modules lora_target_modules",
+    "track": "report_to logger loggers with_tracking wandb",
+    "patience": "early_stopping_patience",
+    "num_gpus": "nproc_per_node gpus devices num_devices",
+    "pack": "sample_packing packing",
+    "max_tokens": "max_new_tokens max_length n_predict num_predict",
+    "num_samples": "num_return_sequences",
+    "seed": "random_seed",
+}
+OWN_NAMES = {word: name for name, words in SYNONYMS.items() for word in words.split()}
+
+
+def suggest_option(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """Suggest the known option that is meant: "; hermes calls it 'lr'", the nearest, or "".
+
+    Underscores and dashes are the same, and a section before a point is passed over, as in
+    'optimizer.learning_rate'. prefix: of the options as they are typed, '--' on the command line.
+    """
+    names = list(known)
+    plain = word.lstrip("-").replace("-", "_").lower()
+    meant = OWN_NAMES.get(plain) or OWN_NAMES.get(plain.rsplit(".", 1)[-1])
+    last = plain.rsplit(".", 1)[-1]
+    if meant is None and last != plain and last in names:
+        meant = last
+    if meant in names and meant is not None:
+        typed = f"{prefix}{meant.replace('_', '-')}" if prefix else meant
+        return f"; hermes calls it {typed!r}"
+    near = suggest_nearest(plain, names)
+    return near.replace("_", "-").replace("'", f"'{prefix}", 1) if prefix and near else near
