@@ -134,8 +134,14 @@ def run(
         f"\n{backend} against {against}: {counts['passed']:,} passed, {counts['failed']:,} failed, "
         f"{expected}{counts['declined']:,} declined, in {time.perf_counter() - began:.0f} s"
     )
+    for entry in certificate["levels"]:
+        if not entry["passed"] and not any(law["failed"] for law in entry["laws"]):
+            click.echo(f"{entry['level']} is declined whole, so it has not passed")
     if not certificate["passed"] and not counts["failed"] and not complaints:
-        click.echo("no law that needs the backend passed, so nothing is certified")
+        click.echo(
+            f"no law that needs the backend passed on {certificate['device']}, so nothing is "
+            "certified"
+        )
     if not certificate["passed"]:
         raise click.exceptions.Exit(1)
 
@@ -220,7 +226,7 @@ def verify(file: Path) -> None:
     """
     from hermes.checkpoint import locate
     from hermes_conformance.certificate import storage
-    from hermes_conformance.certificate.issue import describe_scope
+    from hermes_conformance.certificate.issue import describe_passes, describe_scope
     from hermes_conformance.certificate.verify import check_certificate, read_installed_versions
 
     certificate = storage.read_certificate(file)
@@ -229,10 +235,9 @@ def verify(file: Path) -> None:
         wrong = storage.find_mismatches(certificate, locate(file)[0])
     if wrong:
         raise HermesError(f"{file}: {'; '.join(wrong)}")
-    levels = ", ".join(level["level"] for level in certificate["levels"])
     click.echo(
-        f"{certificate['backend']} against {certificate['against']} on {certificate['device']} "
-        f"passed {levels} ({certificate['conditions']['date']})"
+        f"{certificate['backend']} against {certificate['against']} "
+        f"{describe_passes(certificate)} ({certificate['conditions']['date']})"
     )
     click.echo(describe_scope(certificate))
     click.echo(f"judged in {', '.join(certificate['precisions']) or 'no precision'}")

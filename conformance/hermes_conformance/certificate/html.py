@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from hermes_conformance.certificate.issue import describe_scope
+from hermes_conformance.certificate.issue import describe_passes, describe_scope
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8">
@@ -31,7 +31,7 @@ code { background: #f4f4f4; padding: 0 .2rem }
 <p>{{ c.conditions.date }}, device <code>{{ c.device }}</code>,
 {% for name, version in c.versions.items() %}{{ name }} {{ version }}{{ ", " if not loop.last }}
 {%- endfor %}, {{ c.conditions.processor.model or c.conditions.processor.machine }}.
-{{ scope }}.
+{{ passes }}; {{ scope }}.
 A bar is the worst error of a law beside its bound, in powers of ten: full is the bound.</p>
 {% for level in c.levels %}
 <h2>{{ level.level }}: {{ level.title }}</h2>
@@ -86,6 +86,7 @@ def make_page(certificate: dict[str, Any]) -> str:
     environment = Environment(autoescape=True, trim_blocks=True)
     words = {
         "c": certificate,
+        "passes": describe_passes(certificate),
         "scope": describe_scope(certificate),
         "number": format_number,
         "share": compute_bar_width,

@@ -33,14 +33,16 @@ def issue_certificate(
     """The certificate of a run, sealed.
 
     complaints: about the xfail file. passed: nothing failed, and a law that needs the backend
-    passed.
+    passed on the device. A level of which everything was declined has not passed.
     """
     every, wrong = list(outcomes), list(complaints)
+    device = backends.subject.device_name
     levels = []
     for level in selection.list_levels():
         reports = [report for report in group_by_law(every) if report.law.level == level.name]
         if reports:
-            passed = all(report.count(FAILED) == 0 for report in reports)
+            sound = all(report.count(FAILED) == 0 for report in reports)
+            passed = sound and any(report.count(PASSED) for report in reports)
             laws = [_describe_law(report) for report in reports]
             entry = {"level": level.name, "title": level.title, "passed": passed, "laws": laws}
             levels.append(entry)
@@ -50,11 +52,11 @@ def issue_certificate(
         "format": FORMAT,
         "backend": backends.subject.name,
         "against": backends.reference.name,
-        "device": backends.subject.device_name,
+        "device": device,
         "float64_device": backends.subject.float64_device or "cpu",
-        "precisions": _list_precisions(every),
+        "precisions": _list_precisions(every, device),
         "versions": read_versions(backends),
-        "passed": is_certified(every) and not failed and not wrong,
+        "passed": is_certified(every, device) and not failed and not wrong,
         "whole": selection.whole and not selection.levels,
         "long": selection.long,
         "chosen": _list_options(selection),
@@ -84,6 +86,7 @@ def _describe_law(report: LawReport) -> dict[str, Any]:
         "failed": report.count(FAILED),
         "declined": report.count(DECLINED),
         "expected": report.count(EXPECTED),
+        "on": _count_passes_by_device(report),
         "worst": None if worst is None else _as_json_number(worst[0].error),
         "bound": report.law.bound.limit if worst is None else worst[0].bound.limit,
         "unit": report.law.bound.unit if worst is None else worst[0].bound.unit,
@@ -92,6 +95,12 @@ def _describe_law(report: LawReport) -> dict[str, Any]:
         "where": "" if worst is None else worst[0].where,
         "seconds": round(report.seconds, 2),
     }
+
+
+def _count_passes_by_device(report: LawReport) -> dict[str, int]:
+    """On how many cases the law passed on each device; a case may compute on several."""
+    used = [device for o in report.outcomes if o.status == PASSED for device in o.devices]
+    return {device: used.count(device) for device in sorted(set(used))}
 
 
 def _describe_failure(outcome: Outcome) -> dict[str, Any]:
@@ -117,9 +126,9 @@ def _describe_expected(outcome: Outcome) -> dict[str, str]:
     return {"law": outcome.law.id, "case": outcome.case, "reason": outcome.message}
 
 
-def _list_precisions(outcomes: Iterable[Outcome]) -> list[str]:
-    """The formats that the backend was judged in: those of laws that it did not decline."""
-    judged = {outcome.law.precision for outcome in outcomes if outcome.status != DECLINED}
+def _list_precisions(outcomes: Iterable[Outcome], device: str) -> list[str]:
+    """The formats that the backend was judged in on the device: of laws that it did not decline."""
+    judged = {o.law.precision for o in outcomes if o.status != DECLINED and device in o.devices}
     return [name for name in DTYPES if name in judged]
 
 
@@ -159,3 +168,29 @@ def digest(certificate: dict[str, Any]) -> str:
     plain = {name: entry for name, entry in certificate.items() if name != "sha256"}
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def list_passed_levels(certificate: dict[str, Any]) -> dict[str, list[str]]:
+    """The levels of which something passed and nothing failed, by the device that it passed on.
+
+    Certificates from before devices were told apart speak of the named device alone.
+    """
+    found: dict[str, list[str]] = {certificate["device"]: []}
+    for level in certificate["levels"]:
+        laws = level["laws"]
+        if any(law["failed"] for law in laws) or not any(law["passed"] for law in laws):
+            continue
+        devices = {name for law in laws for name in law.get("on", {})}
+        if not any("on" in law for law in laws) or not devices:
+            devices = {certificate["device"]}
+        for device in sorted(devices):
+            found.setdefault(device, []).append(level["level"])
+    return found
+
+
+def describe_passes(certificate: dict[str, Any]) -> str:
+    """`passed L0, L2 on gpu, and in float64 L1, L4 on cpu`."""
+    device, passed = certificate["device"], list_passed_levels(certificate)
+    words = [f"passed {', '.join(passed.pop(device)) or 'nothing'} on {device}"]
+    words += [f"in float64 {', '.join(levels)} on {name}" for name, levels in passed.items()]
+    return ", and ".join(words)

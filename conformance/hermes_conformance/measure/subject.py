@@ -5,7 +5,7 @@ the case, so that laws stay independent of each other and cheap.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -26,6 +26,8 @@ class BackendUnderTest:
     """One backend on one device; `device` None is the backend's own choice.
 
     float64 is computed on the CPU where the device has none, as no GPU of Apple's has.
+    used_devices: those that something was computed on since it was last emptied, by which an
+    outcome says what it speaks of.
     """
 
     def __init__(self, backend: Backend, device: str | None = None):
@@ -34,25 +36,51 @@ class BackendUnderTest:
         self._case: Case | None = None
         self._results: dict[object, Any] = {}
         self._trains: bool | None = None
+        self._grants: dict[str | None, bool] = {}
+        self.used_devices: set[str] = set()
 
     def make_options(self, precision: str = "float64", **fields: Any) -> Options:
-        """Options on this device, uncompiled and deterministic unless `fields` say otherwise."""
+        """Options on this device, uncompiled unless `fields` say otherwise.
+
+        Deterministic where the device grants that; a law of bits asks for it whatever the device.
+        """
         device = self.float64_device if precision == "float64" else self.device
-        defaults = {"device": device, "compile": False, "deterministic": True}
+        self.used_devices.add(device or self.device_name)
+        granted = self._grants_determinism(device)
+        defaults = {"device": device, "compile": False, "deterministic": granted}
         return Options(precision=precision, **{**defaults, **fields})
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the device grants the same bits on every run."""
+        return self._grants_determinism(self.device)
+
+    def _grants_determinism(self, device: str | None) -> bool:
+        """Whether a model is refused for being deterministic, and for that alone."""
+        if device not in self._grants:
+            plain = Options(device=device, precision="float32", compile=False)
+            can_build = self._can_build(plain)
+            self._grants[device] = not can_build or self._can_build(
+                replace(plain, deterministic=True)
+            )
+        return self._grants[device]
+
+    def _can_build(self, options: Options) -> bool:
+        case = Case("probe", make_spec(num_layers=1), draw_fresh)
+        try:
+            self.backend.build(case.spec, case.weights, options)
+        except Unsupported:
+            return False
+        return True
 
     @cached_property
     def float64_device(self) -> str | None:
         """Where float64 is computed: on the backend's device, or on the CPU if it declines it."""
-        if self.device in (None, "cpu"):
+        if self.device_name == "cpu":
             return self.device
-        case = Case("probe", make_spec(num_layers=1), draw_fresh)
-        options = Options(device=self.device, precision="float64", compile=False)
-        try:
-            self.backend.build(case.spec, case.weights, options)
-        except Unsupported:
-            return "cpu"
-        return self.device
+        # By its name, as a backend may move what leaves the device to it to the CPU by itself.
+        options = Options(device=self.device_name, precision="float64", compile=False)
+        return self.device if self._can_build(options) else "cpu"
 
     @property
     def device_name(self) -> str:
@@ -94,6 +122,7 @@ class BackendUnderTest:
 
     def compute_logits(self, case: Case, precision: str = "float64", **fields: Any) -> np.ndarray:
         """Logits of the case's first micro-batch, with its documents apart. (B, T, V)"""
+        self.make_options(precision, **fields)  # what is kept was computed on that device, too
         return self.compute_once(
             case,
             ("logits", precision, tuple(fields.items())),
@@ -117,6 +146,7 @@ class BackendUnderTest:
             loss, grads = self.make_learner(case, precision, **fields).grads(case.batch)
             return loss, {name: np.array(grads[name]) for name in grads}
 
+        self.make_options(precision, **fields)
         return self.compute_once(case, ("grads", precision, tuple(fields.items())), compute)
 
     def decode(

@@ -22,7 +22,8 @@ class Outcome:
     """One law on one case.
 
     worst: the measurement nearest to its bound, or furthest beyond. failures: all those beyond
-    their bounds. message: why nothing was measured, or why a failure is expected.
+    their bounds. message: why nothing was measured, or why a failure is expected. devices:
+    those that the backend computed on.
     """
 
     law: Law
@@ -31,6 +32,7 @@ class Outcome:
     worst: Measurement | None = None
     failures: tuple[Measurement, ...] = ()
     message: str = ""
+    devices: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
 
 
@@ -77,10 +79,14 @@ def find_refusal(backends: Backends) -> str | None:
 
 def judge_case(law: Law, case: Case, backends: Backends) -> Outcome:
     """One law on one case: any exception is a failure, except Unsupported, which declines it."""
-    began = time.perf_counter()
+    began, used = time.perf_counter(), backends.subject.used_devices
+    used.clear()
 
     def make_outcome(status: str, **fields: Any) -> Outcome:
-        return Outcome(law, case.name, status, seconds=time.perf_counter() - began, **fields)
+        seconds = time.perf_counter() - began
+        return Outcome(
+            law, case.name, status, devices=tuple(sorted(used)), seconds=seconds, **fields
+        )
 
     try:
         measurements = list(law.check(case, backends))
@@ -95,9 +101,14 @@ def judge_case(law: Law, case: Case, backends: Backends) -> Outcome:
     return make_outcome(FAILED if failures else PASSED, worst=worst, failures=failures)
 
 
-def is_certified(outcomes: Iterable[Outcome]) -> bool:
-    """Whether a law that needs the backend passed: laws of the core library certify nothing."""
-    return any(o.status == PASSED and o.law.needs != "no backend" for o in outcomes)
+def is_certified(outcomes: Iterable[Outcome], device: str) -> bool:
+    """Whether a law that needs the backend passed on the device.
+
+    Laws of the core library certify nothing, nor what ran on the CPU in a GPU's place.
+    """
+    return any(
+        o.status == PASSED and o.law.needs != "no backend" and device in o.devices for o in outcomes
+    )
 
 
 def describe_error(error: Exception) -> str:

@@ -35,7 +35,7 @@ def test_a_certificate_is_kept_with_a_checkpoint_and_speaks_for_it_alone(
     assert open_checkpoint(checkpoint).manifest.step == 0  # it is whole as before
     code, out, _ = run_hermes(capsys, "verify", str(checkpoint))
     assert code == 0
-    assert out.startswith("torch against numpy on cpu passed L1 (")
+    assert out.startswith("torch against numpy passed L1 on cpu (")
     code, out, err = run_hermes(capsys, *run, "--backend", "mlx")
     assert code == 1
     assert not out

@@ -81,7 +81,7 @@ def test_a_run_that_certifies_nothing_fails_under_pytest_and_as_a_command(capsys
     done = run_pytest(*words)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 skipped" in done.stdout
-    assert "FAILED no law that needs the backend passed: nothing is certified" in done.stdout
+    assert "FAILED no law that needs the backend passed on cpu: nothing is certified" in done.stdout
 
 
 RUN_WITH_FAULT = """
