@@ -49,7 +49,7 @@ def test_a_good_backend_gets_a_line_per_law_and_a_certificate(capsys, tmp_path):
     assert "by --case default/*" in text.replace("&#39;", "")
     code, out, _ = run_hermes(capsys, "verify", str(file))
     assert code == 0
-    assert out.startswith("mlx against numpy on cpu passed L0, L1, L2, L3 (")
+    assert out.startswith("mlx against numpy passed L0, L1, L2, L3 on cpu (")
     assert "\npartial: " in out
     assert out.endswith("\njudged in float32, float64, bfloat16\n")
 
