@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from hermes.checkpoint import list_steps, locate
-from hermes.checkpoint.adapters import open_adapter
 from hermes.checkpoint.layout import TOKENIZER
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.weights import EMBEDDING, HEAD, MODEL, read_weights
 from hermes.errors import CheckpointError
 from hermes.interface import Array, LazyTensors, Tensors
+from hermes.interop.class_adapters import open_any_adapter
 from hermes.interop.companions import read_companions
 from hermes.interop.hub import resolve_hub_path
 from hermes.interop.open_model import StoredModel, note_skipped
@@ -33,7 +33,7 @@ def merge_adapter(source: StoredModel, folder: Path) -> StoredModel:
     if path.is_dir() and list_steps(path):
         found, skipped = locate(path)
         path, notes = found.path, notes + note_skipped(skipped)
-    adapter = open_adapter(path, source.spec)
+    adapter = open_any_adapter(path, source.spec, source.family)
     if (path / MANIFEST).exists() and (path / MODEL).exists():
         _require_trained_on(source, path, adapter)
     spec, dtypes = source.spec, dict(source.dtypes)

@@ -40,8 +40,11 @@ NOT_IN_MLX_LM = (
     "bloom",
     "mpt",
     "olmo",
+    "vaultgemma",
+    "biogpt",
 )
 FUNCTIONS = {
+    "nanochat": "relu2",
     **dict.fromkeys(("gemma", "gpt_bigcode", "starcoder2"), "gelu"),
     **dict.fromkeys(("gemma2", "gemma3_text", "gpt2", "gpt_neox", "phi", "gptj"), "gelu_tanh"),
 }

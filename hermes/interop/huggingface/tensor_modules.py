@@ -13,7 +13,9 @@ from hermes.spec import ModelSpec
 
 __all__ = [
     "BAICHUAN",
+    "BIOGPT",
     "BLOOM",
+    "CHATGLM",
     "CODEGEN",
     "EXAONE",
     "FALCON",
@@ -26,6 +28,7 @@ __all__ = [
     "GPT_NEOX",
     "INTERNLM2",
     "MPT",
+    "NANOCHAT",
     "OPT",
     "OPTIONAL",
     "PHI",
@@ -34,6 +37,7 @@ __all__ = [
     "QKV",
     "QWEN",
     "STARCODER2",
+    "VAULTGEMMA",
     "choose_falcon",
     "choose_gpt2",
 ]
@@ -176,6 +180,26 @@ OPT = {
     "model.decoder.final_layer_norm": "model.norm",
     "lm_head": "lm_head",
 }
+BIOGPT = {
+    name.replace("model.decoder", "biogpt", 1): ours
+    for name, ours in OPT.items()
+    if "final_layer_norm" not in name and ours != "lm_head"
+} | {
+    "biogpt.layers.{i}.final_layer_norm": "{ffn_in}",
+    "biogpt.layer_norm": "model.norm",
+    "output_projection": "lm_head",
+}
+CHATGLM = {
+    "transformer.embedding.word_embeddings": "model.embed_tokens",
+    "transformer.encoder.layers.{i}.input_layernorm": "{attention_in}",
+    "transformer.encoder.layers.{i}.self_attention.query_key_value": QKV,
+    "transformer.encoder.layers.{i}.self_attention.dense": "self_attn.o_proj",
+    "transformer.encoder.layers.{i}.post_attention_layernorm": "{ffn_in}",
+    "transformer.encoder.layers.{i}.mlp.dense_h_to_4h": "mlp.gate_proj mlp.up_proj",
+    "transformer.encoder.layers.{i}.mlp.dense_4h_to_h": "mlp.down_proj",
+    "transformer.encoder.final_layernorm": "model.norm",
+    "transformer.output_layer": "lm_head",
+}
 # Qwen 1's second matrix goes through the activation.
 QWEN = _add_prefix(
     {
@@ -230,6 +254,8 @@ GLM4 = _change(
         f"{_AT}post_mlp_layernorm": "{ffn_out}",
     },
 )
+VAULTGEMMA = _change(_LLAMA, {f"{_AT}pre_feedforward_layernorm": "{ffn_in}"})
+NANOCHAT = _change(_LLAMA, {f"{_AT}mlp.fc1": "mlp.up_proj", f"{_AT}mlp.fc2": "mlp.down_proj"})
 PHI3 = _change(GLM, {f"{_AT}self_attn.qkv_proj": QKV})
 BAICHUAN = _change(_LLAMA, {f"{_AT}self_attn.W_pack": QKV})
 STARCODER2 = _change(_LLAMA, {f"{_AT}mlp.c_fc": "mlp.up_proj", f"{_AT}mlp.c_proj": "mlp.down_proj"})
