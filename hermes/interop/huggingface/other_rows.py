@@ -3,6 +3,7 @@
 from hermes.interop.huggingface import tensor_modules as names
 from hermes.interop.huggingface.family import Family
 from hermes.interop.huggingface.llama_like import (
+    BIAS_ALL,
     BIAS_FFN,
     NO_BIAS,
     NO_BIAS_FFN,
@@ -29,6 +30,7 @@ from hermes.interop.huggingface.position_parts import (
     BaichuanLength,
     BaichuanPositions,
     ChatGlmRope,
+    FixedAlpha,
     OriginalLength,
 )
 from hermes.interop.huggingface.rare_parts import (
@@ -128,6 +130,21 @@ OTHER_ROWS = (
         pairs="neighbours",
         # Its output projection is of the hidden size, whatever head_dim says.
         accepts=lambda spec: _compute_heads_width(spec) == spec.hidden_size,
+    ),
+    Family(
+        "hunyuan_v1_dense",
+        "HunYuanDenseV1ForCausalLM",
+        (
+            *list_sizes(2048),
+            *(PRE, take_rms_norm("rms_norm_eps", 1e-5), BIAS_ALL, NO_BIAS_FFN),
+            *(Always("attention.qk_norm", QkNorm(after_rope=True)), FixedAlpha(), RopeOf()),
+            *(Only("use_qk_norm", (True,), written=False), Only("use_cla", written=False)),
+        ),
+        modules=names.HUNYUAN,
+        harmless="attention_head_dim cla_share_factor eod_token_id im_end_id im_newline_id "
+        "im_start_id mask_init_id norm_type org_vocab_size sep_token_id text_end_id text_start_id "
+        "add_classification_head class_num pool_type use_rotary_pos_emb position_embedding_xdrope "
+        "enable_lm_head_fp32 dense_list",
     ),
     Family(
         "ernie4_5",

@@ -26,7 +26,7 @@ from hermes.interop.huggingface.parts import (
     take_layer_norm,
     take_rms_norm,
 )
-from hermes.interop.huggingface.position_parts import AlibiAlways, RotaryDim
+from hermes.interop.huggingface.position_parts import AlibiAlways, FalconPositions, RotaryDim
 from hermes.interop.huggingface.rare_parts import (
     AttentionMultiplier,
     EmbeddingNorm,
@@ -198,11 +198,10 @@ PARALLEL_ROWS = (
             Size("ffn_hidden_size", "ffn.hidden_dim", lambda draft: 4 * draft["hidden_size"]),
             Activation("activation", "gelu", gated=False),
             *(FalconHeads(), take_layer_norm("layer_norm_epsilon", 1e-5), PRE),
-            *(Biases("bias", False), Only("alibi")),
+            *(Biases("bias", False), FalconPositions()),
             Rate("attention_dropout", ("attention.dropout",)),
             Rate("hidden_dropout", ("block.dropout",)),
             Choice("tie_word_embeddings", "embeddings.tie_weights", True),
-            RopeOf(),
         ),
         modules=names.choose_falcon,
         harmless="apply_residual_connection_post_layernorm",

@@ -14,6 +14,8 @@ __all__ = [
     "BaichuanLength",
     "BaichuanPositions",
     "ChatGlmRope",
+    "FalconPositions",
+    "FixedAlpha",
     "OriginalLength",
     "RotaryDim",
 ]
@@ -133,3 +135,46 @@ class ChatGlmRope:
     def write(self, view: View) -> Config:
         """Refuse: GLM's class, which transformers has, computes the same."""
         raise Unfit("ChatGLM is read only")
+
+
+@dataclass(frozen=True)
+class FixedAlpha:
+    """HunYuan's scaling, called dynamic, of a fixed alpha: a larger theta, at every length."""
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """Fold it into theta, before RoPE is read; the size of a head must have been read."""
+        for outer in ("rope_scaling", "rope_parameters"):
+            scaling = fields.take_object(outer)
+            alpha = scaling.pop("alpha", None)
+            if alpha is not None and scaling.get("type", scaling.get("rope_type")) == "dynamic":
+                theta = scaling.get("rope_theta") or fields.take_number("rope_theta") or 10_000.0
+                size = draft.head_size
+                scaling = {"rope_theta": theta * alpha ** (size / (size - 2))}
+                fields.take("rope_theta")
+            fields.put_back(outer, scaling or None)
+
+    def write(self, view: View) -> Config:
+        """Write nothing: theta says it."""
+        return {}
+
+
+@dataclass(frozen=True)
+class FalconPositions:
+    """Falcon's: RoPE, or ALiBi whose slopes are scaled as scores are."""
+
+    name: str = "alibi"
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """Read the flag, and what it leaves."""
+        if fields.take_flag(self.name, False):
+            draft.positions = [Alibi(scale=draft.head_size**-0.5)] * draft["num_layers"]
+            for unused in ("rope_theta", "rope_scaling", "rope_parameters"):
+                fields.take(unused)
+        else:
+            RopeOf().read(fields, draft)
+
+    def write(self, view: View) -> Config:
+        """Write the flag, and RoPE's fields."""
+        if all(isinstance(one, Alibi) for one in view.positions):
+            return {self.name: True}
+        return {self.name: False} | RopeOf().write(view)

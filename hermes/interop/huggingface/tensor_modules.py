@@ -26,11 +26,13 @@ __all__ = [
     "GPT_BIGCODE",
     "GPT_NEO",
     "GPT_NEOX",
+    "HUNYUAN",
     "INTERNLM2",
     "MPT",
     "NANOCHAT",
     "OPT",
     "OPTIONAL",
+    "PERSIMMON",
     "PHI",
     "PHI3",
     "PHI_MSFT",
@@ -126,6 +128,12 @@ GPT_NEOX = {
     "gpt_neox.layers.{i}.mlp.dense_4h_to_h": "mlp.down_proj",
     "gpt_neox.final_layer_norm": "model.norm",
     "embed_out": "lm_head",
+}
+_FUSED_LIKE_NEOX = {
+    "self_attn.query_key_value@": QKV,
+    "self_attn.dense": "self_attn.o_proj",
+    "mlp.dense_h_to_4h": "mlp.up_proj",
+    "mlp.dense_4h_to_h": "mlp.down_proj",
 }
 BLOOM = _add_prefix(
     {
@@ -255,6 +263,22 @@ GLM4 = _change(
     },
 )
 VAULTGEMMA = _change(_LLAMA, {f"{_AT}pre_feedforward_layernorm": "{ffn_in}"})
+HUNYUAN = _change(
+    _LLAMA,
+    {
+        f"{_AT}self_attn.query_layernorm": "self_attn.q_norm",
+        f"{_AT}self_attn.key_layernorm": "self_attn.k_norm",
+    },
+)
+PERSIMMON = _change(
+    _LLAMA,
+    {
+        **{f"{_AT}{name}": ours for name, ours in _FUSED_LIKE_NEOX.items()},
+        f"{_AT}self_attn.q_layernorm": "self_attn.q_norm",
+        f"{_AT}self_attn.k_layernorm": "self_attn.k_norm",
+        "model.final_layernorm": "model.norm",
+    },
+)
 NANOCHAT = _change(_LLAMA, {f"{_AT}mlp.fc1": "mlp.up_proj", f"{_AT}mlp.fc2": "mlp.down_proj"})
 PHI3 = _change(GLM, {f"{_AT}self_attn.qkv_proj": QKV})
 BAICHUAN = _change(_LLAMA, {f"{_AT}self_attn.W_pack": QKV})
