@@ -94,6 +94,7 @@ def finetune(
     keep_best: str | None = None,
     freeze_layers: int = 0,
     freeze: Sequence[str] = (),
+    adapter: str | Path | None = None,
     lora_rank: int = 0,
     lora_alpha: float = 16.0,
     lora_dropout: float = 0.0,
@@ -125,7 +126,8 @@ def finetune(
     max_seq_len. lora_rank: above 0, train low-rank adapters on lora_targets ("all", or names with
     commas between) and nothing else but, with train_new_tokens, the rows of tokens that the model
     was never trained on. lora_rslora: scale by alpha / sqrt(rank). dora: train the rows' lengths
-    apart. All other arguments are those of `train`, which also says how
+    apart. adapter: continue training this one of the model, a run's, PEFT's or mlx-lm's, by its own
+    rank, alpha and targets. All other arguments are those of `train`, which also says how
     a run is resumed, interrupted and distributed. Raises HermesError of every kind.
     """
     with join_host(call) as host:
@@ -193,6 +195,7 @@ def sft(
     keep_best: str | None = None,
     freeze_layers: int = 0,
     freeze: Sequence[str] = (),
+    adapter: str | Path | None = None,
     lora_rank: int = 0,
     lora_alpha: float = 16.0,
     lora_dropout: float = 0.0,

@@ -252,10 +252,11 @@ def convert(
 
     src: a checkpoint or run of hermes, a Hugging Face or litgpt folder, a .safetensors with its
     `config`, a .pt that nanoGPT trained, or hf://OWNER/REPO. to: 'hermes' for a checkpoint, 'hf'
-    for a folder under Hugging Face's own names, 'mlx-adapter' for the adapters of a run alone, as
-    mlx-lm loads them. dtype: 'float32', 'bfloat16' or 'float16'; None as stored. ignore_fields: as
-    in `load`. backend: what computes the comparison. on_progress: called with the stage, 'writing'
-    or 'comparing', and the share of it that is done. Raises HermesError of every kind.
+    for a folder under Hugging Face's own names, 'mlx-adapter' or 'peft-adapter' for the adapters of
+    a run alone, as mlx-lm loads them, or PEFT on the model's class. dtype: 'float32', 'bfloat16' or
+    'float16'; None as stored. ignore_fields: as in `load`. backend: what computes the comparison.
+    on_progress: called with the stage, 'writing' or 'comparing', and the share of it that is done.
+    Raises HermesError of every kind.
     """
     a = convert_arguments(convert, locals())
     return _write(src, dst, None, a)

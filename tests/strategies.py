@@ -7,6 +7,7 @@ from hermes.spec import (
     BIASES,
     NORM_POSITIONS,
     QK_NORM_KINDS,
+    QK_NORM_RANGES,
     QK_NORMS,
     SLOPES,
     Alibi,
@@ -88,7 +89,7 @@ def ropes(draw, head_dim):
 NORMS = st.one_of(
     st.builds(RMSNorm, POSITIVE, st.booleans()),
     st.builds(RMSNorm, POSITIVE, weight=st.just(False)),
-    st.builds(LayerNorm, POSITIVE, st.booleans()),
+    st.builds(LayerNorm, POSITIVE, st.booleans(), unit_offset=st.booleans()),
     st.builds(LayerNorm, POSITIVE, weight=st.just(False)),
     st.builds(NoNorm),
 )
@@ -99,7 +100,7 @@ def positions(draw, max_positions=None, head_dim=8):
     """Any positions that fit: rotary_dim within head_dim, learned ones as many as asked."""
     others = [
         st.builds(Learned, st.just(max_positions)),
-        st.builds(Alibi, st.sampled_from(SLOPES)),
+        st.builds(Alibi, st.sampled_from(SLOPES), optional(POSITIVE)),
         st.builds(NoPositions),
     ]
     return draw(st.one_of(*([ropes(head_dim)] if head_dim > 1 else []), *others))
@@ -108,7 +109,15 @@ def positions(draw, max_positions=None, head_dim=8):
 def qk_norms():
     """Any norm of queries and keys; that of each head has a weight."""
     return st.one_of(
-        st.builds(QkNorm, st.just("each_head"), st.sampled_from(QK_NORM_KINDS)),
+        st.builds(
+            QkNorm,
+            st.just("each_head"),
+            st.sampled_from(QK_NORM_KINDS),
+            after_rope=st.booleans(),
+        ),
+        st.builds(
+            QkNorm, st.sampled_from(QK_NORM_RANGES), st.just("layernorm"), bias=st.booleans()
+        ),
         st.builds(
             QkNorm, st.sampled_from(["head", "flat"]), st.sampled_from(QK_NORM_KINDS), st.booleans()
         ),

@@ -73,8 +73,8 @@ def log_sum_exp_exact(x: Array) -> Array:
     return (m + mx.log(exp(x - m).sum(axis=-1, keepdims=True)))[..., 0]
 
 
-def add_offset(norm: RMSNorm, weight: Array | None) -> Array | None:
-    """What an rmsnorm multiplies by: w, 1 + w with unit_offset, or None for 1. (C,) -> (C,)."""
+def add_offset(norm: RMSNorm | LayerNorm, weight: Array | None) -> Array | None:
+    """What a norm multiplies by: w, 1 + w with unit_offset, or None for 1. (C,) -> (C,)."""
     return 1 + weight if norm.unit_offset and weight is not None else weight
 
 
@@ -95,7 +95,7 @@ def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) ->
         case RMSNorm(eps):
             y = mx.fast.rms_norm(wide, add_offset(norm, weight), eps)
         case LayerNorm(eps):
-            y = mx.fast.layer_norm(wide, weight, bias, eps)
+            y = mx.fast.layer_norm(wide, add_offset(norm, weight), bias, eps)
     return y.astype(x.dtype)
 
 
@@ -106,11 +106,11 @@ def normalize_exact(x: Array, norm: Norm, weight: Array | None, bias: Array | No
         case NoNorm():
             return x
         case RMSNorm(eps):
-            weight = add_offset(norm, weight)
             y = wide / mx.sqrt((wide * wide).mean(axis=-1, keepdims=True) + eps)
         case LayerNorm(eps):
             d = wide - wide.mean(axis=-1, keepdims=True)
             y = d / mx.sqrt((d * d).mean(axis=-1, keepdims=True) + eps)
+    weight = add_offset(norm, weight)
     y = y if weight is None else y * weight
     y = y if bias is None else y + bias
     return y.astype(x.dtype)

@@ -97,20 +97,21 @@ def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) ->
     """Normalize the last axis. (..., C), (C,) or None, (C,) or None -> (..., C).
 
     rmsnorm x / sqrt(mean(x^2) + eps) * w, with 1 + w for w where unit_offset;
-    layernorm (x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b; w is 1 and b is 0 where None.
+    layernorm (x - mean) / sqrt(mean((x - mean)^2) + eps) * w + b, likewise; w is 1 and b is 0 where
+    None.
     Sources: Zhang and Sennrich 2019, RMSNorm, arXiv:1910.07467, eq. 4; Ba et al. 2016, LayerNorm,
-    arXiv:1607.06450, eq. 4. A weight may be (H, C), one for each head of (..., H, C).
+    arXiv:1607.06450, eq. 4. Weight and bias may be (H, C), for each head of (..., H, C).
     """
     match norm:
         case NoNorm():
             return x
-        case RMSNorm(eps, unit_offset):
-            weight = 1 + weight if unit_offset and weight is not None else weight
+        case RMSNorm(eps):
             y = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
         case LayerNorm(eps):
             d = x - x.mean(axis=-1, keepdims=True)
             y = d / np.sqrt((d * d).mean(axis=-1, keepdims=True) + eps)
-    y = y if weight is None else y * weight
+    if weight is not None:
+        y = y * (1 + weight if norm.unit_offset else weight)
     return y if bias is None else y + bias
 
 

@@ -74,16 +74,18 @@ class HeadNorm(Module):
         self.over = form.over if form else "head"
         size = D if self.over == "head" else H * D
         self.weight = Tensor(size) if self.norm.weight else None
+        self.bias = Tensor(size) if form and form.bias else None
 
     def forward(self, x: Array) -> Array:
         B, T, H, D = x.shape
         if self.over == "flat":
-            y = self.ops.normalize(x.reshape(B, T, H * D), self.norm, self.weight, None)
+            y = self.ops.normalize(x.reshape(B, T, H * D), self.norm, self.weight, self.bias)
             return y.reshape(B, T, H, D)
         weight: Array | None = self.weight
+        bias: Array | None = self.bias
         if weight is not None and self.over == "each_head":
-            weight = weight.reshape(H, D)
-        return self.ops.normalize(x, self.norm, weight, None)
+            weight, bias = weight.reshape(H, D), None if bias is None else bias.reshape(H, D)
+        return self.ops.normalize(x, self.norm, weight, bias)
 
 
 class Attention(Module):
@@ -106,7 +108,10 @@ class Attention(Module):
         if spec.qk_norm != "none":
             self.q_norm = HeadNorm(block, self.H, ops)
             self.k_norm = HeadNorm(block, self.K, ops)
-        if spec.position_encoding == Alibi("learned"):
+        form, positions = spec.query_key_norm, spec.position_encoding
+        self.norms_before = form is not None and not form.after_rope
+        self.norms_after = form is not None and form.after_rope
+        if isinstance(positions, Alibi) and positions.learned:
             self.alibi_slopes = Tensor(self.H)
 
     def forward(self, x: Array, ctx: Context) -> Array:
@@ -117,12 +122,15 @@ class Attention(Module):
         q = q.reshape(B, T, self.H, self.D)  # and after swapaxes (B, H, T, D)
         k = k.reshape(B, T, self.K, self.D)  # (B, K, T, D)
         v = v.reshape(B, T, self.K, self.E)  # (B, K, T, E)
-        if self.spec.qk_norm != "none":
+        if self.norms_before:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (y.swapaxes(1, 2) for y in (q, k, v))
         if self.spec.rotary_size:
             cos, sin = ctx.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
             q, k = self.ops.rotate(q, cos, sin), self.ops.rotate(k, cos, sin)
+        if self.norms_after:
+            q = self.q_norm(q.swapaxes(1, 2)).swapaxes(1, 2)
+            k = self.k_norm(k.swapaxes(1, 2)).swapaxes(1, 2)
         k, v = ctx.update(self.layer, k, v)  # (B, K, S, D), (B, K, S, E)
         slopes = self.get_slopes(ctx)  # (H,) or None
         y = self.ops.attention(q, k, v, self.spec, slopes, self.sinks, ctx, self.site)
@@ -133,12 +141,11 @@ class Attention(Module):
 
     def get_slopes(self, ctx: Context) -> Array | None:
         """ALiBi's slope of each head, (H,); None without ALiBi."""
-        match self.spec.position_encoding:
-            case Alibi("learned"):
-                return self.alibi_slopes
-            case Alibi("fixed"):
-                return ctx.alibi_slopes(self.H)
-        return None
+        positions = self.spec.position_encoding
+        if not isinstance(positions, Alibi):
+            return None
+        slopes = self.alibi_slopes if positions.learned else ctx.alibi_slopes(self.H)
+        return slopes if positions.scale is None else slopes * positions.scale
 
 
 class FeedForward(Module):

@@ -77,8 +77,8 @@ def soft_cap(x: Array, cap: float) -> Array:
     return cap * torch.tanh(x / cap)
 
 
-def add_offset(norm: RMSNorm, weight: Array | None) -> Array | None:
-    """What an rmsnorm multiplies by: w, 1 + w with unit_offset, or None for 1. (C,) -> (C,)."""
+def add_offset(norm: RMSNorm | LayerNorm, weight: Array | None) -> Array | None:
+    """What a norm multiplies by: w, 1 + w with unit_offset, or None for 1. (C,) -> (C,)."""
     return 1 + weight if norm.unit_offset and weight is not None else weight
 
 
@@ -104,7 +104,7 @@ def normalize(x: Array, norm: Norm, weight: Array | None, bias: Array | None) ->
         case RMSNorm(eps):
             y = F.rms_norm(wide, wide.shape[-1:], add_offset(norm, weight), eps)
         case LayerNorm(eps):
-            y = F.layer_norm(wide, wide.shape[-1:], weight, bias, eps)
+            y = F.layer_norm(wide, wide.shape[-1:], add_offset(norm, weight), bias, eps)
     return y.to(x.dtype)
 
 
@@ -115,11 +115,11 @@ def normalize_exact(x: Array, norm: Norm, weight: Array | None, bias: Array | No
         case NoNorm():
             return x
         case RMSNorm(eps):
-            weight = add_offset(norm, weight)
             y = wide / torch.sqrt((wide * wide).mean(-1, keepdim=True) + eps)
         case LayerNorm(eps):
             d = wide - wide.mean(-1, keepdim=True)
             y = d / torch.sqrt((d * d).mean(-1, keepdim=True) + eps)
+    weight = add_offset(norm, weight)
     y = y if weight is None else y * weight
     y = y if bias is None else y + bias
     return y.to(x.dtype)

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from hermes.checkpoint.weights import EMBEDDING, FLOATS, HEAD, TensorView
+from hermes.checkpoint.adapter_names import AdapterNames, list_adapted_modules, strip_holders
+from hermes.checkpoint.weights import FLOATS, TensorView
 from hermes.errors import CheckpointError
 from hermes.interface import Array, Tensors
 from hermes.numerics.lora import find_adapted_paths
 from hermes.numerics.merging import DOWN, MAGNITUDE, UP, Adapter
-from hermes.numerics.params import list_parameters
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes.storage.safetensors import TensorFile, TensorInfo
@@ -33,17 +33,14 @@ NAMES = (("lora_a", DOWN, True), ("lora_b", UP, True), ("m", MAGNITUDE, False))
 
 
 def read_mlx_adapter(
-    folder: Path, config: Mapping[str, Any], file: TensorFile, spec: ModelSpec, where: str
+    folder: Path, config: Mapping[str, Any], file: TensorFile, model: AdapterNames, where: str
 ) -> Adapter:
     """Read an adapter of mlx-lm. Raises CheckpointError."""
     kind = config.get("fine_tune_type", "lora")
     if kind not in KINDS:
         raise CheckpointError(f"{where}: fine_tune_type is {kind!r}, which hermes does not read")
     scale, rank = (1.0, 0) if kind == "full" else _read_scale(config, where)
-    shapes = {name: tensor.shape for name, tensor in list_parameters(spec).items()}
-    if spec.embeddings.tie_weights:
-        shapes.setdefault(HEAD, shapes[EMBEDDING])
-    sources = dict(_walk_tensors(folder, file, shapes, kind, rank))
+    sources = dict(_walk_tensors(folder, file, model, kind, rank))
     paths = [name.removesuffix(f".{UP}") for name in sources if name.endswith(f".{UP}")]
     for path in paths:
         needed = (DOWN, UP, MAGNITUDE) if kind == "dora" else (DOWN, UP)
@@ -73,17 +70,21 @@ def _read_scale(config: Mapping[str, Any], where: str) -> tuple[float, int]:
 
 
 def _walk_tensors(
-    folder: Path, file: TensorFile, shapes: Mapping[str, tuple[int, ...]], kind: str, rank: int
+    folder: Path, file: TensorFile, model: AdapterNames, kind: str, rank: int
 ) -> Iterator[tuple[str, tuple[str, bool]]]:
     """Our name of each tensor of the file, its own, and whether it is transposed."""
+    modules = list_adapted_modules(model)
     for stored in file:
         path, _, last = stored.rpartition(".")
+        path = modules.get(strip_holders(path), path)
         info = file.infos[stored]
         if kind == "full":
-            found = (stored, shapes.get(stored), False)
+            # mlx-lm turns what is stored as (in, out) when it reads a model.
+            name = f"{path}.{last}"
+            shape, transposed = model.shapes.get(name), name in model.transposed
+            shape = shape[::-1] if shape and transposed else shape
         else:
-            found = _find_name(path, last, shapes, rank)
-        name, shape, transposed = found
+            name, shape, transposed = _find_name(path, last, model, rank)
         if shape is None:
             raise CheckpointError(
                 f"adapter {folder} is of another model: it has {stored!r}, this one does not"
@@ -97,13 +98,14 @@ def _walk_tensors(
 
 
 def _find_name(
-    path: str, last: str, shapes: Mapping[str, tuple[int, ...]], rank: int
+    path: str, last: str, model: AdapterNames, rank: int
 ) -> tuple[str, tuple[int, ...] | None, bool]:
     """Our name of PATH.LAST, the shape it has there, and whether it is transposed."""
-    rows, columns = shapes.get(f"{path}.weight", (0, 0, 0))[:2]
-    if (rows, columns) == (0, 0):
+    shape = model.find_matrix(path)
+    if shape is None:
         return path, None, False
-    is_embedding = f"{path}.weight" == EMBEDDING
+    rows, columns = shape
+    is_embedding = path == model.embedding
     match last:
         case "lora_a" if is_embedding:  # V rows: B of our update, whose rows are the tokens'
             return f"{path}.{UP}", (rows, rank), False

@@ -7,13 +7,19 @@ Every key of the config is known or refused: one that hermes ignored could chang
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hermes.checkpoint.weights import EMBEDDING, FLOATS, HEAD, TensorView
+from hermes.checkpoint.adapter_names import (
+    AdapterNames,
+    list_adapted_modules,
+    split_adapter_name,
+    strip_holders,
+)
+from hermes.checkpoint.weights import FLOATS, TensorView
 from hermes.errors import CheckpointError
 from hermes.numerics.merging import (
     DOWN,
@@ -24,8 +30,6 @@ from hermes.numerics.merging import (
     UP,
     Adapter,
 )
-from hermes.numerics.params import list_parameters
-from hermes.spec import ModelSpec
 from hermes.storage.safetensors import TensorFile, TensorInfo
 from hermes.storage.strict_json import Json
 
@@ -37,6 +41,7 @@ HARMLESS = (
     *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision"),
     *("task_type", "megatron_core", "runtime_config", "qalora_group_size", "lora_dropout"),
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "ensure_weight_tying"),
+    "fan_in_fan_out",  # which PEFT sets to what the module is
 )
 # Keys that hermes reads.
 READ = (
@@ -54,43 +59,68 @@ PLAIN: Mapping[str, tuple[Json, ...]] = {
 # A pattern is matched with short names, but a repeated group can still take for ever.
 PATTERN = re.compile(r"[\w.\\^$|()?:*+\[\]-]{1,200}\Z")
 NESTED = re.compile(r"\)[*+?{]")
+LAYER = re.compile(r"\.\d+\.")
+UPDATES = (DOWN, UP, EMBEDDING_DOWN, EMBEDDING_UP)
 
 
 def read_peft_adapter(
-    folder: Path, config: Mapping[str, Any], file: TensorFile, spec: ModelSpec, where: str
+    folder: Path, config: Mapping[str, Any], file: TensorFile, model: AdapterNames, where: str
 ) -> Adapter:
     """Read an adapter in PEFT's layout. Raises CheckpointError, naming what is not understood."""
     if config.get("peft_type") != "LORA":
         raise CheckpointError(f"{where} is not the config of a LoRA adapter")
     _check_keys(config, where)
-    # Where a vocabulary was resized, the base's own module is stored beside the trained one.
-    stored = {remove_prefix(name): name for name in file if ".original_module." not in name}
+    stored = _map_names(folder, file, model)
     infos = {name: file.infos[stored[name]] for name in stored}
     try:
-        settings = _PeftSettings(config, spec)
-        settings.follow_tied_head(spec, infos)
-        paths = _find_paths(spec, infos)
-        expected = dict(_walk_expected(spec, settings, paths, infos))
-        missing = settings.find_missing_targets(spec, paths)
-        scales = {path: settings.find_scale(path) for path in paths}
+        settings = _PeftSettings(config, model)
+        settings.follow_tied_head(model, infos)
+        paths = _find_paths(model, stored)
+        expected = dict(_walk_expected(model, settings, paths, infos))
+        missing = settings.find_missing_targets(model, paths)
+        scales = {path: settings.find_scale(paths[path]) for path in paths}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{where} cannot be read: {error}") from None
     if missing:
         raise CheckpointError(f"adapter {folder} is of another model: it lacks '{missing}.{DOWN}'")
     _check_tensors(folder, infos, expected)
-    ties_head = not spec.embeddings.tie_weights or not _has_own_head(file, stored, scales)
-    if spec.embeddings.tie_weights and not ties_head and HEAD not in stored:
-        base = f"{PREFIX}{EMBEDDING.replace('.weight', '.base_layer.weight')}"
+    ties_head = not model.tied or not _has_own_head(model, file, stored, scales)
+    head = f"{model.head}.weight"
+    if model.tied and not ties_head and head not in stored:
+        base = stored.get(f"{model.embedding}.weight", "")
+        if ".base_layer." not in base:
+            base = f"{PREFIX}{model.embedding}.base_layer.weight"
         if base in file:  # PEFT loads it into the one matrix that both are
-            stored[HEAD] = base
-    names = (*expected, *([HEAD] if HEAD in stored and HEAD not in expected else []))
+            stored[head] = base
+    names = (*expected, *([head] if head in stored and head not in expected else []))
     tensors = TensorView(names, lambda name: file[stored[name]])
     return Adapter(tensors, scales, settings.token_ids, ties_head)
 
 
-def _has_own_head(file: TensorFile, stored: Mapping[str, str], scales: Mapping[str, float]) -> bool:
+def _map_names(folder: Path, file: TensorFile, model: AdapterNames) -> dict[str, str]:
+    """The names of the tensors in the model, to those in the file."""
+    modules = list_adapted_modules(model)
+    found: dict[str, str] = {}
+    for name in file:
+        # Where a vocabulary was resized, the base's own module is stored beside the trained one.
+        if ".original_module." in name:
+            continue
+        path, end = split_adapter_name(remove_prefix(name))
+        path = modules.get(strip_holders(path), path)
+        if (ours := f"{path}.{end}") in found:
+            raise CheckpointError(
+                f"adapter {folder} has two tensors for {ours!r}: {found[ours]!r}, {name!r}"
+            )
+        found[ours] = name
+    return found
+
+
+def _has_own_head(
+    model: AdapterNames, file: TensorFile, stored: Mapping[str, str], scales: Mapping[str, float]
+) -> bool:
     """Whether a tied head and its embeddings are no longer the same once they are adapted."""
-    embedding, head = EMBEDDING.removesuffix(".weight"), HEAD.removesuffix(".weight")
+    embedding, head = model.embedding, model.head
+    whole, output = f"{embedding}.weight", f"{head}.weight"
 
     def equal(one: str, other: str, *, transposed: bool = False) -> bool:
         if one not in stored or other not in stored:
@@ -100,11 +130,11 @@ def _has_own_head(file: TensorFile, stored: Mapping[str, str], scales: Mapping[s
 
     if f"{head}.{TOKEN_ROWS}" in stored:
         return True
-    if HEAD not in stored and head not in scales and embedding not in scales:
+    if output not in stored and head not in scales and embedding not in scales:
         # Only the embeddings are replaced, or nothing is: rows of tokens are tied in PEFT, too.
-        return EMBEDDING in stored and ".base_layer." not in stored[EMBEDDING]
+        return whole in stored and ".base_layer." not in stored[whole]
     return not (
-        equal(EMBEDDING, HEAD)
+        equal(whole, output)
         and equal(f"{embedding}.{EMBEDDING_DOWN}", f"{head}.{UP}", transposed=True)
         and equal(f"{embedding}.{EMBEDDING_UP}", f"{head}.{DOWN}", transposed=True)
         and f"{embedding}.{MAGNITUDE}" not in stored
@@ -131,9 +161,12 @@ def _is_off(value: Any) -> bool:
 
 
 class _PeftSettings:
-    """What a config says about each matrix. Raises KeyError, TypeError, ValueError."""
+    """What a config says about each matrix, by its path in the file.
 
-    def __init__(self, config: Mapping[str, Any], spec: ModelSpec):
+    Raises KeyError, TypeError, ValueError.
+    """
+
+    def __init__(self, config: Mapping[str, Any], model: AdapterNames):
         self.rank, self.alpha = int(config["r"]), float(config["lora_alpha"])
         if self.rank < 1 or not 0 < self.alpha < math.inf:
             raise ValueError(f"r is {self.rank} and lora_alpha {self.alpha}; both must be above 0")
@@ -146,14 +179,13 @@ class _PeftSettings:
         choices = config.get("layers_to_transform"), config.get("exclude_modules")
         chosen = not all(map(_is_off, choices))
         self._targets = targets if isinstance(targets, list) and not chosen else []
-        self.token_ids = dict(_walk_token_ids(config.get("trainable_token_indices"), spec))
+        self.token_ids = dict(_walk_token_ids(config.get("trainable_token_indices"), model))
 
-    def follow_tied_head(self, spec: ModelSpec, infos: Mapping[str, TensorInfo]) -> None:
+    def follow_tied_head(self, model: AdapterNames, infos: Mapping[str, TensorInfo]) -> None:
         """Forget the head's rows of tokens where they are those of the embeddings, stored once."""
-        ids = self.token_ids.get("lm_head")
-        same = spec.embeddings.tie_weights and ids == self.token_ids.get("model.embed_tokens")
-        if same and f"lm_head.{TOKEN_ROWS}" not in infos:
-            self.token_ids.pop("lm_head", None)
+        same = model.tied and self.token_ids.get(model.head) == self.token_ids.get(model.embedding)
+        if same and f"{model.head}.{TOKEN_ROWS}" not in infos:
+            self.token_ids.pop(model.head, None)
 
     def find_rank(self, path: str) -> int:
         """The rank of a matrix: of the first pattern that matches, else r."""
@@ -164,14 +196,14 @@ class _PeftSettings:
         rank, alpha = self.find_rank(path), float(_match_first(self._alphas, path, self.alpha))
         return alpha / (math.sqrt(rank) if self._rslora else rank)
 
-    def find_missing_targets(self, spec: ModelSpec, paths: tuple[str, ...]) -> str | None:
-        """The first matrix that the config names and the file has no tensors for."""
-        here = [name.removesuffix(".weight") for name in list_parameters(spec)]
-        for path in here:
+    def find_missing_targets(self, model: AdapterNames, paths: Collection[str]) -> str | None:
+        """The first matrix of a layer that the config names and the file has no tensors for."""
+        for name in model.shapes:
+            path = name.removesuffix(".weight")
             named = any(path == one or path.endswith(f".{one}") for one in self._targets)
             # Of an attention's output gate only hermes makes models, without adapters on it.
-            plain = path.endswith("_proj") and not path.endswith(".self_attn.gate_proj")
-            if named and path not in paths and plain:
+            plain = bool(LAYER.search(path)) and not path.endswith(".self_attn.gate_proj")
+            if named and plain and path not in paths and model.find_matrix(path):
                 return path
         return None
 
@@ -192,15 +224,15 @@ def _match_first(patterns: Mapping[str, Any], path: str, default: Any) -> Any:
     return default
 
 
-def _walk_token_ids(given: Any, spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _walk_token_ids(given: Any, model: AdapterNames) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Each matrix that has rows of tokens, and their ids."""
     if not given:
         return
-    by_name = given if isinstance(given, dict) else {"embed_tokens": given}
+    # A list is of the embeddings, whatever their name.
+    by_name = given if isinstance(given, dict) else {model.embedding.rpartition(".")[2]: given}
+    modules = {path.rpartition(".")[2]: path for path in (model.embedding, model.head)}
     for name, ids in by_name.items():
-        path = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}.get(
-            name.rpartition(".")[2]
-        )
+        path = modules.get(name.rpartition(".")[2])
         if path is None or not all(type(i) is int and i >= 0 for i in ids):
             raise ValueError(f"trainable_token_indices of {name!r} are {str(ids)[:40]}")
         if len(set(ids)) != len(ids):
@@ -209,45 +241,61 @@ def _walk_token_ids(given: Any, spec: ModelSpec) -> Iterator[tuple[str, tuple[in
             yield path, tuple(ids)
 
 
-def _find_paths(spec: ModelSpec, infos: Mapping[str, TensorInfo]) -> tuple[str, ...]:
-    """The matrices with a low-rank update, in the order of the forward pass."""
-    ends = tuple(f".{end}" for end in (DOWN, UP, EMBEDDING_DOWN, EMBEDDING_UP))
-    found = {name[: -len(end)] for name in infos for end in ends if name.endswith(end)}
-    order = {name: index for index, name in enumerate(list_parameters(spec))}
-    return tuple(sorted(found, key=lambda path: (order.get(f"{path}.weight", len(order)), path)))
+def _find_paths(model: AdapterNames, stored: Mapping[str, str]) -> dict[str, str]:
+    """The matrices with a low-rank update, in the order of the model, and their paths in the file.
+
+    Patterns of a config are matched with the latter.
+    """
+    found: dict[str, str] = {}
+    for name, own in stored.items():
+        path, end = split_adapter_name(name)
+        if end in UPDATES:
+            found[path] = split_adapter_name(own.removeprefix(PREFIX))[0]
+    order = {name: index for index, name in enumerate(model.shapes)}
+
+    def find_order(path: str) -> tuple[int, str]:
+        return order.get(f"{path}.weight", len(order)), path
+
+    return {path: found[path] for path in sorted(found, key=find_order)}
 
 
 def _walk_expected(
-    spec: ModelSpec,
+    model: AdapterNames,
     settings: _PeftSettings,
-    paths: tuple[str, ...],
+    paths: Mapping[str, str],
     infos: Mapping[str, TensorInfo],
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The shapes of all tensors that the adapter must have."""
-    shapes = {name: tensor.shape for name, tensor in list_parameters(spec).items()}
-    shapes.setdefault(HEAD, shapes[EMBEDDING])  # of a tied head, which PEFT can adapt apart
     for path in paths:
-        if f"{path}.weight" not in shapes:
+        shape = model.find_matrix(path)
+        if shape is None:
             continue  # a tensor too many, which is said by its name
+        if f"{path}.{EMBEDDING_DOWN}" in infos and path != model.embedding:
+            raise ValueError(
+                f"it adapts {path!r}, and of embeddings hermes adapts those of tokens alone; "
+                "merge it in PEFT and convert the result"
+            )
         own = infos.get(f"{path}.weight")
-        rows, columns = own.shape if own else shapes[f"{path}.weight"]
-        rank = settings.find_rank(path)
-        if f"{path}.weight" == EMBEDDING:
+        rows, columns = (own.shape[0], own.shape[1]) if own and len(own.shape) == 2 else shape
+        rank = settings.find_rank(paths[path])
+        if path == model.embedding:
             yield f"{path}.{EMBEDDING_DOWN}", (rank, rows)
             yield f"{path}.{EMBEDDING_UP}", (columns, rank)
         else:
             yield f"{path}.{DOWN}", (rank, columns)
             yield f"{path}.{UP}", (rows, rank)
         if settings.dora:
-            width = columns if f"{path}.weight" == EMBEDDING else rows
-            yield f"{path}.{MAGNITUDE}", (width,)
+            yield f"{path}.{MAGNITUDE}", (columns if path == model.embedding else rows,)
     for path, ids in settings.token_ids.items():
-        yield f"{path}.{TOKEN_ROWS}", (len(ids), spec.hidden_size)
+        width = model.shapes[f"{model.embedding}.weight"][1]
+        yield f"{path}.{TOKEN_ROWS}", (len(ids), width)
     for name, info in infos.items():
-        if name in shapes:
+        if name in model.shapes:
             # Embeddings may have grown by new tokens: the number of rows is their own.
-            grows = name in (EMBEDDING, HEAD) and info.shape[1:] == shapes[name][1:]
-            yield name, info.shape if grows else shapes[name]
+            whole = model.shapes[name]
+            rows_of_tokens = name in (f"{model.embedding}.weight", f"{model.head}.weight")
+            grows = rows_of_tokens and info.shape[1:] == whole[1:]
+            yield name, info.shape if grows else whole
 
 
 def _check_tensors(

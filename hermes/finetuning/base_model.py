@@ -13,6 +13,7 @@ from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.template import Template, choose_template
 from hermes.checkpoint.compatibility import describe_tokens_beyond
 from hermes.errors import CheckpointError, HermesError
+from hermes.finetuning.initial_adapter import InitialAdapter, make_initial_adapter
 from hermes.finetuning.new_tokens import (
     ROWS,
     find_changed_ids,
@@ -23,6 +24,7 @@ from hermes.finetuning.new_tokens import (
 )
 from hermes.formatting import format_count
 from hermes.interface import Array, LazyTensors, Tensors
+from hermes.interop.adapters import find_adapter
 from hermes.interop.companions import open_tokenizer, parse_object, read_generation_config
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.numerics.params import list_parameters
@@ -43,7 +45,8 @@ class BaseModel:
     settings: its tokenizer_config.json, for other tools. notes: sentences for the user. new_ids:
     tokens that training writes and the model was never trained on, whose rows start at the mean.
     message_tokens: special tokens that messages may contain. generation_config: the model's
-    generation_config.json.
+    generation_config.json. family: in whose layout its files are. adapter: what a run of adapters
+    starts from.
     """
 
     path: Path
@@ -56,6 +59,20 @@ class BaseModel:
     new_ids: tuple[int, ...] = ()
     message_tokens: tuple[str, ...] = ()
     generation_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    family: str = "hermes"
+    adapter: InitialAdapter | None = None
+
+    def add_adapter(self, folder: Path, *, dropout: float = 0.0) -> "BaseModel":
+        """This model with an adapter to train further, a run's newest or another tool's.
+
+        Raises CheckpointError where the adapter is of another model, or a run cannot train it.
+        """
+        path, adapter, notes = find_adapter(
+            folder, self.spec, self.params, family=self.family, model=self.path
+        )
+        made = make_initial_adapter(path, adapter, self.spec, dropout=dropout)
+        told = (*self.notes, *notes, *made.notes)
+        return dataclasses.replace(self, adapter=made, notes=told)
 
     @property
     def start(self) -> InitialModel:
@@ -74,7 +91,8 @@ class BaseModel:
                 f"adapters train no embeddings, so {words} stay alike, and an answer that ends "
                 "with one of them may never end; --train-new-tokens trains their rows",
             )
-        return InitialModel(self.spec, self.params, self.notes + said)
+        change = self.adapter.change_first_values if self.adapter else None
+        return InitialModel(self.spec, self.params, self.notes + said, change)
 
     @property
     def encoder(self) -> ChatEncoder:
@@ -172,6 +190,7 @@ def open_base_model(
         *(source.path, spec, params, own, found, told, tuple(notes), new_ids),
         message_tokens=tuple(message_tokens),
         generation_config=read_generation_config(source.files, source.path),
+        family=source.family,
     )
 
 

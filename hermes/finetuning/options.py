@@ -43,6 +43,10 @@ LORA = (
 )
 
 
+# What an adapter that training continues from says itself.
+OF_ADAPTER = ("lora_rank", "lora_alpha", "lora_targets", "lora_rslora", "dora")
+
+
 def is_resuming(call: Call) -> bool:
     """Whether the call resumes a run that has saved a checkpoint."""
     return call["resume"] and has_checkpoint(call["output"])
@@ -78,7 +82,7 @@ def choose_base_model(call: Call, *, chat: bool) -> BaseModel:
         return _open_run_model(call, template if call.has_given("template") else None, chat=chat)
     if not call["checkpoint"]:
         raise HermesError("no model to tune: give --checkpoint C")
-    return open_base_model(
+    base = open_base_model(
         call["checkpoint"],
         config=call.values.get("config"),
         ignore_fields=call["ignore_fields"],
@@ -90,6 +94,16 @@ def choose_base_model(call: Call, *, chat: bool) -> BaseModel:
         bos=call["bos"],
         **_read_template_options(call),
     )
+    adapter = call.values.get("adapter")
+    if not adapter:
+        return base
+    for name in OF_ADAPTER:
+        if call.has_given(name):
+            raise HermesError(
+                f"--{name.replace('_', '-')} is what the adapter of --adapter was made with; leave "
+                "it out"
+            )
+    return base.add_adapter(Path(adapter), dropout=call["lora_dropout"])
 
 
 def _read_template_options(call: Call) -> dict[str, Any]:
@@ -172,7 +186,12 @@ def make_finetuning_fields(call: Call, base: BaseModel, longest: int) -> dict[st
         fields = read_recipe_fields(call, defaults=True)
         if fields["seq_len"] is None:
             fields["seq_len"] = min(longest, max_seq_len)
-        fields["lora"] = _make_lora(call, base.new_ids)
+        if base.adapter is None:
+            fields["lora"] = _make_lora(call, base.new_ids)
+        else:
+            new = base.new_ids if call["train_new_tokens"] else ()
+            own = base.adapter.lora
+            fields["lora"] = replace(own, token_ids=tuple(sorted({*own.token_ids, *new})))
     length = fields.get("seq_len")
     if "max_len" in call.values and isinstance(length, int) and length > max_seq_len:
         raise HermesError(

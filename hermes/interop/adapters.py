@@ -7,35 +7,50 @@ from pathlib import Path
 import numpy as np
 
 from hermes.checkpoint import list_steps, locate
-from hermes.checkpoint.adapters import open_adapter
 from hermes.checkpoint.layout import TOKENIZER
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.weights import EMBEDDING, HEAD, MODEL, read_weights
 from hermes.errors import CheckpointError
 from hermes.interface import Array, LazyTensors, Tensors
+from hermes.interop.class_adapters import open_any_adapter
 from hermes.interop.companions import read_companions
 from hermes.interop.hub import resolve_hub_path
 from hermes.interop.open_model import StoredModel, note_skipped
 from hermes.numerics.merging import Adapter, merge_tensors
 from hermes.spec import ModelSpec
 
-__all__ = ["merge_adapter"]
+__all__ = ["find_adapter", "merge_adapter"]
 
 
-def merge_adapter(source: StoredModel, folder: Path) -> StoredModel:
-    """Merge an adapter of hermes, PEFT or mlx-lm into a model, in float32 at least.
+def find_adapter(
+    folder: Path, spec: ModelSpec, params: Tensors, *, family: str = "hermes", model: Path
+) -> tuple[Path, Adapter, tuple[str, ...]]:
+    """Find and open an adapter of a model: one of hermes, PEFT or mlx-lm.
 
-    folder: the adapter's, or a run's, whose newest checkpoint is taken. A tokenizer that lies
-    beside the adapter is the result's. Raises CheckpointError, also if a run of hermes trained the
-    adapter on other weights.
+    folder: the adapter's, or a run's, whose newest checkpoint is taken. params, family: the
+    model's tensors, and in whose layout its files are; model: where they are. Also returns where
+    the adapter is, and notes. Raises CheckpointError, also if a run of hermes trained the adapter
+    on other weights.
     """
     path, notes = resolve_hub_path(folder)
     if path.is_dir() and list_steps(path):
         found, skipped = locate(path)
         path, notes = found.path, notes + note_skipped(skipped)
-    adapter = open_adapter(path, source.spec)
+    adapter = open_any_adapter(path, spec, family)
     if (path / MANIFEST).exists() and (path / MODEL).exists():
-        _require_trained_on(source, path, adapter)
+        _require_trained_on(params, model, path, adapter)
+    return path, adapter, notes
+
+
+def merge_adapter(source: StoredModel, folder: Path) -> StoredModel:
+    """Merge an adapter of hermes, PEFT or mlx-lm into a model, in float32 at least.
+
+    folder: as in `find_adapter`. A tokenizer that lies beside the adapter is the result's. Raises
+    CheckpointError.
+    """
+    path, adapter, notes = find_adapter(
+        folder, source.spec, source.params, family=source.family, model=source.path
+    )
     spec, dtypes = source.spec, dict(source.dtypes)
     if not adapter.ties_head:
         spec = replace(spec, embeddings=replace(spec.embeddings, tie_weights=False))
@@ -117,16 +132,16 @@ def _choose_files(
     return {**files, **beside}, ("the tokenizer is the one that lies beside the adapter",)
 
 
-def _require_trained_on(source: StoredModel, run: Path, adapter: Adapter) -> None:
+def _require_trained_on(params: Tensors, model: Path, run: Path, adapter: Adapter) -> None:
     """Refuse a base model whose adapted matrices differ from those stored with the adapter."""
     own = read_weights(run)
     for path in adapter.scales:
         name = f"{path}.weight"
-        weight = source.params[name]
+        weight = params[name]
         with np.errstate(over="ignore"):  # a number beyond float16 becomes inf and so differs
             same = name in own and np.array_equal(own[name].astype(weight.dtype), weight)
         if not same:
             raise CheckpointError(
-                f"adapter {run} was trained on other weights than those of {source.path}: {name!r} "
+                f"adapter {run} was trained on other weights than those of {model}: {name!r} "
                 f"differs; give the model that it was trained on, or merge --checkpoint {run} alone"
             )

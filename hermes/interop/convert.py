@@ -13,6 +13,7 @@ from hermes.checkpoint.layout import CONFIG, SPEC, TOKENIZER
 from hermes.checkpoint.weights import SHARD_LIMIT
 from hermes.errors import HermesError
 from hermes.interface import SHORT_NAMES, Array, LazyTensors, Tensors
+from hermes.interop.adapter_folder import ADAPTER_TARGETS, write_adapter
 from hermes.interop.adapters import merge_adapter
 from hermes.interop.companions import adapt_companions
 from hermes.interop.dtype import DTYPE_CODES, DTYPE_NAMES, cast
@@ -20,7 +21,6 @@ from hermes.interop.huggingface.config_reader import read_config
 from hermes.interop.huggingface.config_writer import make_config, make_converted_config
 from hermes.interop.huggingface.families import ARCHITECTURES, find_family
 from hermes.interop.huggingface.inexpressible import explain_inexpressible
-from hermes.interop.mlx_adapter import write_mlx_adapter
 from hermes.interop.model_folder import write_folder
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.interop.tensor_names import make_layout, pack
@@ -31,15 +31,15 @@ from hermes.storage.strict_json import render_json
 
 __all__ = ["TARGETS", "Conversion", "convert"]
 
-TARGETS = ("hermes", "hf", "mlx-adapter")
+TARGETS = ("hermes", "hf", *ADAPTER_TARGETS)
 
 
 @dataclass(frozen=True)
 class Conversion:
     """The result of a conversion.
 
-    to: what was written, 'hermes', 'hf' or 'mlx-adapter'. architecture: the class in config.json.
-    dtype: of most bytes. size: in bytes. notes: for the user.
+    to: what was written, one of TARGETS. architecture: the class in config.json. dtype: of most
+    bytes. size: in bytes. notes: for the user.
     """
 
     source: StoredModel
@@ -70,7 +70,8 @@ def convert(
 
     The result is read back and verified, see `verify_conversion`. Tensors are converted one at a
     time. to: 'hermes' for a checkpoint of hermes, 'hf' for Hugging Face's own tensor names,
-    'mlx-adapter' for a run's adapters alone, as mlx-lm loads them, in the stored dtype. dtype:
+    'mlx-adapter' or 'peft-adapter' for a run's adapters alone, as mlx-lm loads them, or PEFT beside
+    the class that 'hf' writes, in the stored dtype. dtype:
     float32, bfloat16, float16 or float64; None keeps the stored one. config, ignore_fields: see
     `open_model`. adapter: a PEFT folder to merge. on_progress: called with the stage, "writing" or
     "comparing", and the fraction of it that is done. Raises HermesError and its subclasses.
@@ -81,8 +82,8 @@ def convert(
     if dtype is not None and dtype not in DTYPE_CODES:
         raise HermesError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_CODES)}")
     model = open_model(source, config=config, ignore_fields=ignore_fields)
-    if to == "mlx-adapter":
-        return _convert_adapters(model, target, adapter, dtype, backend, disk)
+    if to in ADAPTER_TARGETS:
+        return _convert_adapters(model, target, to, adapter, dtype, backend, disk)
     model = merge_adapter(model, adapter) if adapter else model
     if TOKENIZER in model.files:
         where = f"{TOKENIZER} of {model.path}"
@@ -120,20 +121,21 @@ def convert(
 def _convert_adapters(
     model: StoredModel,
     target: Path,
+    to: str,
     adapter: Path | None,
     dtype: str | None,
     backend: str | None,
     disk: Disk | None,
 ) -> Conversion:
-    """Write the model's adapters alone, as mlx-lm's. Raises HermesError."""
+    """Write the model's adapters alone, as another tool's. Raises HermesError."""
     if adapter is not None or dtype is not None:
-        raise HermesError("mlx-adapter writes the adapters of a run, as stored; give only the run")
-    stored, size, proof = write_mlx_adapter(model, target, backend=backend, disk=disk)
-    architecture = ARCHITECTURES[find_family(model.spec)]
+        raise HermesError(f"{to} writes the adapters of a run, as stored; give only the run")
+    stored, size, proof = write_adapter(model, target, to, backend=backend, disk=disk)
+    architecture = ARCHITECTURES[find_family(model.spec, renamed=to == "peft-adapter")]
     note = f"for mlx_lm: --model {model.path} --adapter-path {target}"
-    return Conversion(
-        model, target, "mlx-adapter", architecture, stored, size, proof, (*model.notes, note)
-    )
+    if to == "peft-adapter":
+        note = f"for PEFT, on the {architecture} that the run's base is"
+    return Conversion(model, target, to, architecture, stored, size, proof, (*model.notes, note))
 
 
 def _note_lost_dropout(spec: ModelSpec) -> tuple[str, ...]:

@@ -40,7 +40,8 @@ class StoredModel:
     kind: what the files are, in words. params: our tensors, each read on access. dtypes: the code
     in which each is stored, like F32 or BF16. files: companion files by name. ids: special tokens
     of its config. notes: for the user. adapted: whether adapters are merged into params. ignored:
-    unknown fields of its config that were passed over.
+    unknown fields of its config that were passed over. family: in whose layout its tensors are, as
+    `make_layout` takes it.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class StoredModel:
     notes: tuple[str, ...] = ()
     adapted: bool = False
     ignored: tuple[str, ...] = ()
+    family: str = "hermes"
 
 
 def open_model(
@@ -172,6 +174,7 @@ def _make_model(
         found.ids,
         found.notes,
         ignored=found.ignored,
+        family=found.family,
     )
 
 

@@ -1,7 +1,7 @@
 """A tensor of another tool's file, assembled from ours, and ours extracted from it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ class StoredTensor:
 
     parts: our names. groups: each part's rows are cut into so many equal groups, and the tensor is
     group 0 of every part, then group 1 of every part, and so on. transposed: stored as (in, out).
-    rows_before: rows that nothing uses, before ours. rotary: for parts whose heads have rotary
-    pairs of neighbours there, (size of a head, how many of it turn). columns: a vector is stored as
+    rows_before: rows that nothing uses, before ours. rotary: for parts whose heads have their rows
+    in another order there, where in a stored head each of ours is. columns: a vector is stored as
     rows of so many. pieces: the only part is stored as so many tensors, of which this is number
     `piece`.
     """
@@ -29,7 +29,7 @@ class StoredTensor:
     groups: int = 1
     transposed: bool = False
     rows_before: int = 0
-    rotary: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    rotary: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     columns: int = 0
     piece: int = 0
     pieces: int = 1
@@ -71,17 +71,27 @@ class StoredTensor:
         ours = whole.reshape(table[part].shape)
         return np.ascontiguousarray(self._permute(ours, part, lambda order: order))
 
+    def pack_rows(self, rows: Tensors) -> Array:
+        """Assemble what has a row for each of the matrix's, such as an update's B."""
+        return replace(self, transposed=False, columns=0).pack(rows)
+
+    def unpack_rows(self, rows: Array, part: str, table: Mapping[str, Tensor]) -> Array:
+        """Extract a part's from what has a row for each of the matrix's."""
+        width = rows.shape[1:]
+        shapes = {
+            name: Tensor((table[name].shape[0], *width), "adapters", "zeros") for name in self.parts
+        }
+        return replace(self, transposed=False, columns=0).unpack(rows, part, shapes)
+
     def _permute(
         self, array: Array, part: str, choose: Callable[[NDArray[np.intp]], NDArray[np.intp]]
     ) -> Array:
-        """Permute the rows of every head from neighbours to halves, or back.
+        """Permute the rows of every head from their order there to ours, or back.
 
         choose: the order, or its inverse.
         """
         if part not in self.rotary:
             return array
-        size, turning = self.rotary[part]
-        pairs = np.arange(turning)
-        order = np.concatenate([pairs[::2], pairs[1::2], np.arange(turning, size)])
-        heads = array.reshape(-1, size, *array.shape[1:])
+        order = np.array(self.rotary[part])
+        heads = array.reshape(-1, len(order), *array.shape[1:])
         return heads[:, choose(order)].reshape(array.shape)

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from hermes.checkpoint import TensorInfo
+from hermes.checkpoint.adapter_names import strip_holders
 from hermes.checkpoint.weights import strip_wrappers
 from hermes.errors import CheckpointError
 from hermes.interface import Array, LazyTensors, Tensors
@@ -125,12 +126,23 @@ def _resolve_norm_name(ours: str, layer: BlockSpec) -> str:
     return ours if position == ours else list_norms(layer).get(position, "-")
 
 
-def _list_rotary(spec: ModelSpec, family: str) -> dict[str, tuple[int, int]]:
-    """List the tensors whose rotary pairs are neighbours in the files of a family."""
-    if family not in FAMILIES or not FAMILIES[family].interleaved:
+def _order_head(pairs: str, size: int, turning: int) -> tuple[int, ...]:
+    """Where in a head of a family's files each row of ours is; `turning` of them are rotated."""
+    first, second = range(0, turning, 2), range(1, turning, 2)
+    if pairs == "swapped":
+        first, second = range(turning // 2, turning), range(turning // 2)
+    return (*first, *second, *range(turning, size))
+
+
+def _list_rotary(spec: ModelSpec, family: str) -> dict[str, tuple[int, ...]]:
+    """List the tensors whose rotary pairs lie otherwise in the files of a family, in what order."""
+    pairs = FAMILIES[family].pairs if family in FAMILIES else "halves"
+    if pairs == "halves":
         return {}
     return {
-        f"model.layers.{i}.self_attn.{name}.{kind}": (attention.head_size, attention.rotary_size)
+        f"model.layers.{i}.self_attn.{name}.{kind}": _order_head(
+            pairs, attention.head_size, attention.rotary_size
+        )
         for i, attention in enumerate(spec.attentions)
         for name in ("q_proj", "k_proj", "q_norm", "k_norm")
         for kind in ("weight", "bias")
@@ -170,8 +182,8 @@ def _list_pieces(spec: ModelSpec, family: str) -> dict[str, list[StoredTensor]]:
 
 
 def _pick(
-    rotary: Mapping[str, tuple[int, int]], parts: Iterable[str]
-) -> dict[str, tuple[int, int]]:
+    rotary: Mapping[str, tuple[int, ...]], parts: Iterable[str]
+) -> dict[str, tuple[int, ...]]:
     return {part: rotary[part] for part in parts if part in rotary}
 
 
@@ -179,7 +191,7 @@ _MARKED = re.compile(r"(?P<plain>[^*@+]+)(?P<mark>[*@+]?)(?P<number>\d*)")
 
 
 def _make_stored(
-    name: str, parts: list[str], kv_heads: int, rotary: Mapping[str, tuple[int, int]]
+    name: str, parts: list[str], kv_heads: int, rotary: Mapping[str, tuple[int, ...]]
 ) -> Iterator[StoredTensor]:
     found = _MARKED.fullmatch(name)
     assert found is not None, f"{name} is not a module's name with a mark"
@@ -199,15 +211,13 @@ def _make_stored(
 # Buffers in older files, which are not parameters: causal masks and RoPE frequencies.
 _BUFFERS = re.compile(
     r".*\battn(\.attention)?\.((masked_)?bias|causal_mask|embed_positions)"
-    r"|.*\battention\.(masked_)?bias|.*rotary_emb\..*inv_freq|.*rotary_emb\.(cos|sin)_cached"
+    r"|.*\battention\.(masked_)?bias|.*rotary(_pos)?_emb\..*inv_freq|.*rotary_emb\.(cos|sin)_cached"
 )
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_projection.weight")
 # What models of pictures and text have besides the language model.
 _PICTURES = re.compile(
     r"(vision_.*|visual|multi_modal_projector|mm_projector|image_.*|audio_.*)\..*"
 )
-# Modules that hold the whole model, by which classes differ from their base classes.
-_HOLDERS = ("model", "transformer", "gpt_neox", "language_model", "decoder")
 
 
 def unpack(
@@ -224,7 +234,7 @@ def unpack(
     found = _strip_prefixes(source, where)
     origins: dict[str, tuple[StoredTensor, list[str]]] = {}
     for stored in layout:
-        name = found.pop(_strip_holders(stored.name), None)
+        name = found.pop(strip_holders(stored.name), None)
         if name is None:
             raise CheckpointError(_explain_missing(where, stored.name, found))
         kind, shape = source.infos[name], stored.compute_shape(table)
@@ -271,19 +281,11 @@ def _divide_by_length(rows: Array) -> Array:
     return np.asarray((exact / np.maximum(length, 1e-12)).astype(rows.dtype))
 
 
-def _strip_holders(name: str) -> str:
-    """Remove the modules that hold the model from the front of a name."""
-    parts = name.split(".")
-    while len(parts) > 1 and parts[0] in _HOLDERS:
-        parts.pop(0)
-    return ".".join(parts)
-
-
 def _strip_prefixes(source: TensorSource, where: str) -> dict[str, str]:
     """Map names without wrappers and holders to the names in the file."""
     found: dict[str, str] = {}
     for name in source.infos:
-        plain = _strip_holders(strip_wrappers(name))
+        plain = strip_holders(strip_wrappers(name))
         if plain in found:
             raise CheckpointError(
                 f"{where} has two tensors for {plain!r}: {found[plain]!r}, {name!r}"
@@ -295,7 +297,7 @@ def _strip_prefixes(source: TensorSource, where: str) -> dict[str, str]:
 def _explain_missing(where: str, name: str, found: Mapping[str, str]) -> str:
     """Explain that a tensor is missing, with what to do in the cases that are known."""
     said = f"{where} has no tensor {name!r}, which its config needs"
-    if _strip_holders(name) in _HEADS:
+    if strip_holders(name) in _HEADS:
         return (
             f"{said}: it was saved from the class without a head, or its head is tied, which "
             'config.json says by "tie_word_embeddings": true'

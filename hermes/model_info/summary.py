@@ -73,8 +73,9 @@ def _describe_norm(norm: Norm) -> str:
         case RMSNorm(eps, unit_offset, weight):
             note = ", unit offset" if unit_offset else "" if weight else ", no weight"
             return f"rmsnorm, eps {format_number(eps)}{note}"
-        case LayerNorm(eps, bias, weight):
+        case LayerNorm(eps, bias, weight, unit_offset):
             note = "" if bias else ", no bias" if weight else ", no weight or bias"
+            note += ", unit offset" if unit_offset else ""
             return f"layernorm, eps {format_number(eps)}{note}"
         case NoNorm():
             return "no norm"

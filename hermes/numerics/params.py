@@ -99,8 +99,8 @@ def _walk_norm(
     match norm:
         case RMSNorm(unit_offset=offset, weight=True):
             yield f"{name}.weight", Tensor((size,), part, "zeros" if offset else "ones")
-        case LayerNorm(bias=bias, weight=True):
-            yield f"{name}.weight", Tensor((size,), part, "ones")
+        case LayerNorm(bias=bias, weight=True, unit_offset=offset):
+            yield f"{name}.weight", Tensor((size,), part, "zeros" if offset else "ones")
             if bias:
                 yield f"{name}.bias", Tensor((size,), part, "zeros")
 
@@ -144,7 +144,7 @@ def _walk_attention(
         shared = form.over == "head"
         yield from _walk_norm(f"{at}.q_norm", block.qk_norm, a.head_size if shared else queries)
         yield from _walk_norm(f"{at}.k_norm", block.qk_norm, a.head_size if shared else keys)
-    if a.position_encoding == Alibi("learned"):
+    if isinstance(a.position_encoding, Alibi) and a.position_encoding.learned:
         yield f"{at}.alibi_slopes", Tensor((a.num_heads,), "positions", "slopes")
 
 

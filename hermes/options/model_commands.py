@@ -99,9 +99,9 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
             "to": {
                 "required": True,
                 "default": None,
-                "choices": ("hermes", "hf", "mlx-adapter"),
+                "choices": ("hermes", "hf", "mlx-adapter", "peft-adapter"),
                 "help": "Target format: a hermes checkpoint, a folder that other tools read as a "
-                "Hugging Face model, or the LoRA adapters of a run alone, for mlx-lm",
+                "Hugging Face model, or the LoRA adapters of a run alone, for mlx-lm or PEFT",
             },
             "config": {
                 "type": Path,

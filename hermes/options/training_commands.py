@@ -27,6 +27,17 @@ _LORA = (
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "dora"),
     "train_new_tokens",
 )
+_ADAPTER: Overrides = {
+    "adapter": {
+        "type": str,
+        "group": "LoRA adapters",
+        "fixed": True,
+        "is_path": True,
+        "per_rank": True,
+        "help": "Continue training this adapter of the model: a run that trained one, or a folder "
+        "that PEFT or mlx-lm wrote; rank, alpha and targets are the adapter's",
+    },
+}
 _MACHINE = (
     *("num_gpus", "num_processes", "max_restarts", "shard", "shard_group", "peer_timeout"),
     *("backend", "device", "precision", "deterministic", "grad_checkpoint", "compile"),
@@ -72,18 +83,19 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     "finetune": CommandOptions(
         (
             *(*_MODEL, "data", *TEXT, *_TEXT_DATA, "seq_len"),
-            *(*_STEPS, *_RECIPE, *_LORA, *_MACHINE, "set"),
+            *(*_STEPS, *_RECIPE, "adapter", *_LORA, *_MACHINE, "set"),
         ),
-        overrides=_TUNING,
+        overrides=_TUNING | _ADAPTER,
         grouped=True,
     ),
     "sft": CommandOptions(
         (
             *(*_MODEL, "data", "format", "template", "template_arg", "seq_len"),
             *("message_token", "train_on_prompt", "pack", "overlong", "show_samples"),
-            *(*_STEPS, *_RECIPE, *_LORA, *_MACHINE, "set"),
+            *(*_STEPS, *_RECIPE, "adapter", *_LORA, *_MACHINE, "set"),
         ),
         overrides=_CHAT_TUNING
+        | _ADAPTER
         | {
             "data": {
                 "help": "Conversations: .jsonl, .json or .csv files, folders or glob patterns; "

@@ -16,17 +16,20 @@ QK_NORM_KINDS = ("rmsnorm", "layernorm")
 
 @dataclass(frozen=True)
 class QkNorm:
-    """The norm of queries and keys: without a bias, with the eps of the block's norm.
+    """The norm of queries and keys, with the eps of the block's norm.
 
     over: 'head', each head with one weight for all, as in Qwen3; 'flat', all heads together, as in
     OLMo 2; 'each_head', each head with a weight of its own, as in StableLM 2 and Cohere. norm:
-    'rmsnorm' (with the unit_offset of the block's norm) or 'layernorm'. weight: whether there is a
-    trained one; nanochat has none.
+    'rmsnorm' (with the unit_offset of an rmsnorm of the block) or 'layernorm'. weight: whether
+    there is a trained one; nanochat has none. bias: whether a layernorm has one, as in Persimmon.
+    after_rope: whether queries and keys are rotated first, as in HunYuan.
     """
 
     over: str = "head"
     norm: str = "rmsnorm"
     weight: bool = True
+    bias: bool = False
+    after_rope: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -38,6 +41,8 @@ class QkNorm:
                 "nothing of it; write over: head",
                 ("over",),
             )
+        if self.bias and (self.norm != "layernorm" or not self.weight):
+            raise SpecError("qk_norm has a bias only as a layernorm with a weight", ("bias",))
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class BlockSpec:
         """The norm of queries and keys, where attention.qk_norm is not none."""
         form = (self.attention and self.attention.query_key_norm) or QkNorm()
         if form.norm == "layernorm":
-            return LayerNorm(eps=self.norm_eps, bias=False, weight=form.weight)
+            return LayerNorm(eps=self.norm_eps, bias=form.bias, weight=form.weight)
         offset = isinstance(self.norm, RMSNorm) and self.norm.unit_offset and form.weight
         return RMSNorm(eps=self.norm_eps, unit_offset=offset, weight=form.weight)
 

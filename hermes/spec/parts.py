@@ -28,15 +28,22 @@ class Learned:
 class Alibi:
     """A bias of the scores that falls linearly with distance, with a slope per head.
 
-    slopes: 'fixed', or 'learned' from the same initial values. Source: Press et al. 2021,
-    arXiv:2108.12409.
+    slopes: 'fixed', or 'learned' from the same initial values. scale: factor of the slopes (None:
+    1); Falcon's is 1 / sqrt(D). Source: Press et al. 2021, arXiv:2108.12409.
     """
 
     slopes: str = "fixed"
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
         check_choice(self, "slopes", SLOPES)
+        check_positive(self, "scale")
+
+    @property
+    def learned(self) -> bool:
+        """Whether the slopes are trained."""
+        return self.slopes == "learned"
 
 
 @dataclass(frozen=True)
@@ -61,16 +68,12 @@ class RMSNorm:
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "eps")
-        if self.unit_offset and not self.weight:
-            raise SpecError(
-                "unit_offset adds 1 to a weight, which a norm with weight: false does not have",
-                ("unit_offset",),
-            )
+        _check_offset(self)
 
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """(x - mean) / sqrt(var + eps) * w + b.
+    """(x - mean) / sqrt(var + eps) * w + b, or * (1 + w) with unit_offset.
 
     weight: whether there is w; bias: whether there is b (None becomes true with w, false without).
     Source: Ba et al. 2016, arXiv:1607.06450.
@@ -79,6 +82,7 @@ class LayerNorm:
     eps: float = 1e-5
     bias: bool | None = None
     weight: bool = True
+    unit_offset: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -87,6 +91,15 @@ class LayerNorm:
             object.__setattr__(self, "bias", self.weight)
         elif self.bias and not self.weight:
             raise SpecError("a layernorm with weight: false has no bias; leave bias out", ("bias",))
+        _check_offset(self)
+
+
+def _check_offset(norm: RMSNorm | LayerNorm) -> None:
+    if norm.unit_offset and not norm.weight:
+        raise SpecError(
+            "unit_offset adds 1 to a weight, which a norm with weight: false does not have",
+            ("unit_offset",),
+        )
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,16 @@ MakeData = Callable[[ModelSpec, Tokenizer, Recipe, ProcessGroup], TrainingData]
 
 @dataclass(frozen=True)
 class InitialModel:
-    """A model to start from instead of fresh weights. notes: sentences for the user."""
+    """A model to start from instead of fresh weights.
+
+    notes: sentences for the user. change_adapters: makes the first values of the adapters of fresh
+    ones and of the tokens with rows among them; None for these.
+    """
 
     spec: ModelSpec
     params: Tensors
     notes: tuple[str, ...] = ()
+    change_adapters: Callable[[Tensors, tuple[int, ...]], Tensors] | None = None
 
 
 @dataclass(frozen=True)

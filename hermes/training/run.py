@@ -195,6 +195,8 @@ def _make_first_weights(request: RunRequest, parts: RunComponents) -> Tensors:
     if recipe.lora is None:
         return base
     adapters = init_adapters(parts.spec, recipe.lora, recipe.seed, base)
+    if given and given.change_adapters:
+        adapters = given.change_adapters(adapters, recipe.lora.token_ids)
     names = (*base, *adapters)
     return LazyTensors(names, lambda name: adapters[name] if name in adapters else base[name])
 

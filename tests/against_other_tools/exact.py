@@ -51,11 +51,12 @@ def norm(weights, name, kind, x):
             root = mp.sqrt(dot(x, x) / len(x) + mpf(eps))
             offset = 1 if unit_offset else 0
             return [v / root * (w + offset) for v, w in zip(x, factors, strict=True)]
-        case LayerNorm(eps, bias):
+        case LayerNorm(eps, bias, _, unit_offset):
             mean = mp.fsum(x) / len(x)
             centred = [v - mean for v in x]
             root = mp.sqrt(dot(centred, centred) / len(x) + mpf(eps))
-            y = [v / root * w for v, w in zip(centred, factors, strict=True)]
+            offset = 1 if unit_offset else 0
+            y = [v / root * (w + offset) for v, w in zip(centred, factors, strict=True)]
             return plus(y, weights[f"{name}.bias"]) if bias else y
 
 
@@ -133,22 +134,31 @@ def attention(weights, at, block, xs, max_seq_len):
         path = f"{at}.{name}_norm"
         own = weights
         if form.over == "each_head":
-            own = {f"{path}.weight": weights[f"{path}.weight"][size * h : size * (h + 1)]}
+            names = [f"{path}.weight", *([f"{path}.bias"] if form.bias else [])]
+            own = {one: weights[one][size * h : size * (h + 1)] for one in names}
         return norm(own, path, block.qk_norm, head)
+
+    def norm_heads(name, split):
+        """The norm of queries or keys, over each head or all of them."""
+        if form.over != "flat":
+            return [[norm_head(name, h, head) for h, head in enumerate(row)] for row in split]
+        rows = [[value for head in row for value in head] for row in split]
+        rows = [norm(weights, f"{at}.{name}_norm", block.qk_norm, row) for row in rows]
+        return [[row[i : i + size] for i in range(0, len(row), size)] for row in rows]
 
     def heads(name, count, size, normed=False):
         rows = [linear(weights, f"{at}.{name}_proj", x) for x in xs]
         if a.clip_qkv is not None:
             bound = mpf(a.clip_qkv)
             rows = [[min(max(value, -bound), bound) for value in row] for row in rows]
-        if normed and form and form.over == "flat":
-            rows = [norm(weights, f"{at}.{name}_norm", block.qk_norm, row) for row in rows]
         split = [[row[size * h : size * (h + 1)] for h in range(count)] for row in rows]
-        if normed and form and form.over != "flat":
-            split = [[norm_head(name, h, head) for h, head in enumerate(row)] for row in split]
+        if normed and form and not form.after_rope:
+            split = norm_heads(name, split)
         if normed and isinstance(a.position_encoding, Rope):
             turning = angles(a.position_encoding, a.rotary_size, len(xs), max_seq_len)
             split = [[turn(head, t, *turning) for head in row] for t, row in enumerate(split)]
+        if normed and form and form.after_rope:
+            split = norm_heads(name, split)
         return split
 
     q, k = heads("q", a.num_heads, size, True), heads("k", a.kv_heads, size, True)
@@ -170,10 +180,12 @@ def attention(weights, at, block, xs, max_seq_len):
                 if a.softcap is not None:
                     score = mpf(a.softcap) * mp.tanh(score / mpf(a.softcap))
                 match a.position_encoding:
-                    case Alibi("learned"):
-                        score -= weights[f"{at}.alibi_slopes"][h] * abs(t - s)
-                    case Alibi("fixed"):
-                        score -= mpf(2) ** (-mpf(8) * (h + 1) / a.num_heads) * abs(t - s)
+                    case Alibi("learned", factor):
+                        slope = weights[f"{at}.alibi_slopes"][h]
+                        score -= mpf(factor or 1) * slope * abs(t - s)
+                    case Alibi("fixed", factor):
+                        slope = mpf(2) ** (-mpf(8) * (h + 1) / a.num_heads)
+                        score -= mpf(factor or 1) * slope * abs(t - s)
                 scores.append(mp.exp(score))
             whole = mp.fsum(scores)
             if a.sinks:

@@ -13,7 +13,8 @@ from hermes.interop.open_model import open_model
 from hermes_cli.main import run
 from tests.against_other_tools.support import FLOAT32, TOKENS, distance, folder_of
 from tests.finetuning.support import TEXT, small_tokenizer
-from tests.interop.models import GEMMA3, LLAMA, OLMO2, QWEN2, QWEN3, change
+from tests.interop.models import GEMMA3, GPT2, LLAMA, OLMO2, QWEN2, QWEN3, change
+from tests.interop.other_models import COHERE, GPTJ
 
 utils = pytest.importorskip("mlx_lm.utils", reason="pip install 'hermes-llm[interop-test]'")
 tuner = pytest.importorskip("mlx_lm.tuner.utils")
@@ -132,3 +133,17 @@ def test_what_cannot_be_an_adapter_of_mlx_lm_is_refused(tmp_path):
     with pytest.raises(HermesError, match="has trained rows of 204 tokens, which mlx-lm's adapte"):
         convert(run_of_rows, tmp_path / "out", to="mlx-adapter")
     assert not (tmp_path / "out").exists()
+
+
+CLASSES = {"gpt2": GPT2, "cohere": COHERE, "gptj": GPTJ}
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "full"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_hermes_opens_what_mlx_lm_trained_of_fused_and_permuted_matrices(tmp_path, name, kind):
+    base = folder_of(CLASSES[name], tmp_path)
+    with mx.stream(mx.cpu):
+        theirs = save_theirs(base, tmp_path / "a", kind)
+    source = open_model(base)
+    assert distance(our_logits(source), theirs) > 100 * FLOAT32
+    assert distance(our_logits(merge_adapter(source, tmp_path / "a")), theirs) < FLOAT32

@@ -56,6 +56,11 @@ CASES = {
     "learned positions": change(SMALL, attention={"position_encoding": Learned()}),
     "no positions": change(SMALL, attention={"position_encoding": NoPositions()}),
     "alibi": change(SMALL, attention={"position_encoding": Alibi()}),
+    "norm after rope": change(
+        SMALL, attention={"qk_norm": QkNorm("each_head", "layernorm", bias=True, after_rope=True)}
+    ),
+    "layernorm of 1 + w": change(SMALL, norm=LayerNorm(unit_offset=True)),
+    "scaled alibi": change(SMALL, attention={"position_encoding": Alibi("fixed", 0.3)}),
     "learned alibi": change(SMALL, attention={"position_encoding": Alibi("learned")}),
     "window": change(SMALL, attention={"window_size": 2}),
     "both ways": change(SMALL, attention={"causal": False, "window_size": 3}),

@@ -26,11 +26,12 @@ REFUSED = {
     "granite-4.0-h-micro": "MAL has no ",
     "mamba-130m-hf": "MAL has no state-space layers",
     "LFM2-1.2B": "MAL has no short convolutions",
-    "chatglm3-6b": "MAL has no rotary positions in two dimensions",
     "Qwen2.5-7B-Instruct-1M": "MAL has no chunked attention",
     "Ministral-3-3B-2512": "MAL has no scale of queries by position",
     "opt-350m": "MAL has no norms of the residual sum",
 }
+# What no other tool has a class for but the code in its repository.
+WITHOUT_CLASS = ("Baichuan-13B-Chat",)
 
 
 @pytest.mark.long
@@ -43,5 +44,8 @@ def test_a_published_configuration_works_or_is_refused_by_what_is_lacking(name):
     assert found.refused == ""
     assert max(found.errors.values()) < FLOAT32, found.errors
     assert found.same_text == {"torch": True, "mlx": True}
+    if name in WITHOUT_CLASS:
+        assert found.written == "no class"
+        return
     assert found.back < FLOAT32
     assert not found.mlx_lm[0].isdigit() or float(found.mlx_lm) < FLOAT32

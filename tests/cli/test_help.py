@@ -71,8 +71,8 @@ def test_a_group_without_a_command_shows_its_help(call, group):
 
 
 def test_usage_is_one_line_even_where_click_says_it_in_three(call):
-    refuses(call, 2, "hermes convert: missing option '--to'; choose from: hermes, hf, mlx-adapter "
-            "(see hermes convert --help)", "convert", "a", "b")  # fmt: skip
+    refuses(call, 2, "hermes convert: missing option '--to'; choose from: hermes, hf, mlx-adapter, "
+            "peft-adapter (see hermes convert --help)", "convert", "a", "b")  # fmt: skip
 
 
 def test_an_option_of_the_wrong_kind_is_usage(call):

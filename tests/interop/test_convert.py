@@ -273,7 +273,7 @@ def test_what_no_class_computes_stays_with_hermes(tmp_path):
 
 
 def test_a_conversion_is_told_what_it_may_be(tmp_path, checkpoint):
-    one_of = "hermes, hf, mlx-adapter"
+    one_of = "hermes, hf, mlx-adapter, peft-adapter"
     with pytest.raises(HermesError, match=rf"^to is 'gguf'; it must be one of {one_of}$"):
         convert(checkpoint, tmp_path / "a", to="gguf")
     with pytest.raises(HermesError, match=r"^dtype is 'int8'; it must be one of float32, bfloat16"):

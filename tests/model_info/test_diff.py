@@ -13,7 +13,7 @@ def test_two_models_are_compared_key_by_key_and_tensor_by_tensor():
     assert not difference.same
     norm = (
         "rmsnorm { eps: 1e-5  unit_offset: false  weight: true }",
-        "layernorm { eps: 1e-5  bias: false  weight: true }",
+        "layernorm { eps: 1e-5  bias: false  weight: true  unit_offset: false }",
     )
     assert difference.structure == (
         Change("model", "embeddings.tie_weights", "false", "true"),

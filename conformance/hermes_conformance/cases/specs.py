@@ -149,6 +149,10 @@ def make_field_specs() -> dict[str, ModelSpec]:
             specs[f"block.norm={label}/{position}"] = _change_block(
                 norm=norm, norm_position=position
             )
+    for position in ("pre", "sandwich"):
+        specs[f"block.norm=layernorm-offset/{position}"] = _change_block(
+            norm=LayerNorm(unit_offset=True), norm_position=position
+        )
     specs["block.residual=false"] = _change_block(residual=False)
     specs["block.residual_scale=0.22"] = _change_block(residual_scale=0.22)
     for position in ("post", "sandwich"):

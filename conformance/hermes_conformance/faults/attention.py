@@ -167,6 +167,17 @@ def _keep_mean_of_heads(patcher: Patcher) -> None:
     patcher.wrap_method("model", "HeadNorm", "__init__", wrap)
 
 
+def _norm_before_rope(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(self, *arguments):
+            original(self, *arguments)
+            self.norms_before, self.norms_after = self.norms_after, False
+
+        return faulty
+
+    patcher.wrap_method("model", "Attention", "__init__", wrap)
+
+
 def _use_finite_mask(patcher: Patcher) -> None:
     """Both backends' attention writes -inf as -math.inf, so another `math` changes the mask."""
     ops = patcher.load_module("ops")
@@ -231,6 +242,11 @@ FAULTS = (
         "queries and keys keep their mean",
         "attention.qk_norm=head layernorm/hot",
         _keep_mean_of_heads,
+    ),
+    _make_fault(
+        "queries and keys are normed before they are rotated",
+        "attention.qk_norm=after rope/hot",
+        _norm_before_rope,
     ),
     _make_fault(
         "queries, keys and values are clipped late",

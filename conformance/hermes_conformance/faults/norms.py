@@ -88,6 +88,22 @@ FAULTS = (
         ),
     ),
     _make_fault(
+        "unit_offset of a layernorm is ignored",
+        "block.norm=layernorm-offset/pre/hot",
+        _change_norm(
+            lambda x, n, w, b: (
+                (x, replace(n, unit_offset=False), w, b)
+                if isinstance(n, LayerNorm)
+                else (x, n, w, b)
+            )
+        ),
+    ),
+    _make_fault(
+        "the norm of queries and keys has no bias",
+        "attention.qk_norm=head layernorm bias/hot",
+        _change_norm(lambda x, n, w, b: (x, n, w, None)),
+    ),
+    _make_fault(
         "a norm without weight is no norm",
         "block.norm=rmsnorm-noweight/pre/hot",
         _change_norm(lambda x, n, w, b: (x, n if w is not None else NoNorm(), w, b)),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from hermes.numerics import positions
-from hermes.spec import Rope
+from hermes.spec import Alibi, Rope
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
 
@@ -84,6 +84,18 @@ def _change_slopes(change: Function) -> Plant:
         )
 
     return plant
+
+
+def _ignore_slopes_factor(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(self, ctx):
+            slopes, positions = original(self, ctx), self.spec.position_encoding
+            factor = positions.scale if isinstance(positions, Alibi) else None
+            return slopes if factor is None else slopes / factor
+
+        return faulty
+
+    patcher.wrap_method("model", "Attention", "get_slopes", wrap)
 
 
 def _compute_plain_slopes(original, H):
@@ -203,6 +215,11 @@ FAULTS = (
         "slopes of six heads as of eight",
         "attention.position_encoding=alibi/6/hot",
         _change_slopes(_compute_plain_slopes),
+    ),
+    _make_fault(
+        "the factor of the slopes is left out",
+        "attention.position_encoding=alibi-scaled/hot",
+        _ignore_slopes_factor,
     ),
     _make_fault(
         "slopes in the wrong order",

@@ -127,6 +127,17 @@ def make_vector_cases() -> tuple[Case, ...]:
             FfnSpec(12),
             norm=LayerNorm(),
         ),
+        "hunyuan": _make_spec(AttentionSpec(2, 1, qk_norm=QkNorm(after_rope=True)), FfnSpec(12)),
+        "nemotron": _make_spec(
+            AttentionSpec(2, qk_norm=QkNorm(norm="layernorm", bias=True)),
+            FfnSpec(12, "relu2"),
+            norm=LayerNorm(unit_offset=True),
+        ),
+        "falcon": _make_spec(
+            AttentionSpec(2, head_dim=4, bias="all", position_encoding=Alibi(scale=0.5)),
+            FfnSpec(12, "gelu", bias=True),
+            norm=LayerNorm(),
+        ),
         "sinks": _make_spec(
             AttentionSpec(
                 2,

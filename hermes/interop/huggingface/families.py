@@ -1,8 +1,8 @@
 """The table of families, and which of them computes the same function as a specification.
 
 A family is a row: `Family` in `family`. The rows are in `llama_like`, `gemma_like`, `gpt_like`,
-`other_rows` and `parallel_rows`; a new one needs its fields, its names of tensors if they are its
-own, and a published configuration in the tests.
+`other_rows`, `parallel_rows` and `relu2_rows`; a new one needs its fields, its names of tensors if
+they are its own, and a published configuration in the tests.
 """
 
 from hermes.interop.huggingface.family import make_view
@@ -11,6 +11,7 @@ from hermes.interop.huggingface.gpt_like import GPT_LIKE
 from hermes.interop.huggingface.llama_like import LLAMA_LIKE
 from hermes.interop.huggingface.other_rows import OTHER_ROWS
 from hermes.interop.huggingface.parallel_rows import PARALLEL_ROWS
+from hermes.interop.huggingface.relu2_rows import RELU2_ROWS
 from hermes.spec import ModelSpec
 
 __all__ = ["ARCHITECTURES", "FAMILIES", "HERMES", "find_family"]
@@ -20,7 +21,9 @@ HERMES = "hermes"
 # By model_type, in the order of preference where several compute the same.
 FAMILIES = {
     family.model_type: family
-    for family in (*LLAMA_LIKE, *GEMMA_LIKE, *OTHER_ROWS, *GPT_LIKE, *PARALLEL_ROWS)
+    for family in (
+        *(*LLAMA_LIKE, *GEMMA_LIKE, *OTHER_ROWS, *GPT_LIKE, *PARALLEL_ROWS, *RELU2_ROWS),
+    )
 }
 # model_type -> class, as in config.json. No release of transformers has the class of `hermes`.
 ARCHITECTURES = {name: family.architecture for name, family in FAMILIES.items()} | {

@@ -26,7 +26,8 @@ class Family:
 
     parts: in the order in which they are read. modules: its names of modules to ours, see
     `tensor_modules`, None where they are ours; chosen by the specification where they depend on it.
-    interleaved: rotary pairs are neighbours in a head, so rows of q and k are permuted.
+    pairs: how the rotary pairs of a head lie there, so that rows of q and k are permuted: in two
+    'halves' as ours, as 'neighbours', or in 'swapped' halves, which turn the other way.
     norms_by_head: weights of qk_norm over each head are (H, D) there. head_norms: or a module for
     each {head} of {name}, q or k. has_unit_head: whether the class divides each row of the head by
     its length, which is done once, when it is read. harmless: fields that change
@@ -39,7 +40,7 @@ class Family:
     architecture: str
     parts: tuple[Part, ...]
     modules: Modules | Callable[[ModelSpec], Modules] | None = None
-    interleaved: bool = False
+    pairs: str = "halves"
     norms_by_head: bool = False
     head_norms: str = ""
     has_unit_head: Callable[[ModelSpec], bool] = lambda spec: False
@@ -51,7 +52,7 @@ class Family:
     @property
     def renamed(self) -> bool:
         """Whether all its files have other tensors than ours."""
-        return self.modules is not None or self.interleaved or self.norms_by_head
+        return self.modules is not None or self.pairs != "halves" or self.norms_by_head
 
     def has_head_norms(self, spec: ModelSpec) -> bool:
         """Whether its files of a specification have a module for the norm of each head."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from hermes.interop.huggingface import tensor_modules as names
 from hermes.interop.huggingface.draft import Draft, View
 from hermes.interop.huggingface.family import Family
 from hermes.interop.huggingface.fields import Fields
@@ -96,6 +97,19 @@ GEMMA_LIKE = (
             Number("final_logit_softcapping", "output.softcap", 30.0),
             *(Windows(4096, EveryNth(2), always=True), RopeOf()),
         ),
+        accepts=has_even_heads,
+    ),
+    Family(
+        "vaultgemma",
+        "VaultGemmaForCausalLM",
+        (
+            *list_sizes(8192, kv_heads=4, head_dim=256, tied=True, act=ACT),
+            *(*_COMMON, PRE, QueryScalar(), Unread("hidden_act")),
+            Number("attn_logit_softcapping", "attention.softcap", 50.0),
+            Number("final_logit_softcapping", "output.softcap", 30.0),
+            *(Windows(4096, EveryNth(2), always=True), RopeOf()),
+        ),
+        modules=names.VAULTGEMMA,
         accepts=has_even_heads,
     ),
     Family(

@@ -21,6 +21,7 @@ from hermes.interop.huggingface.parts import (
     Rate,
     Size,
     Unfit,
+    Unread,
     take_layer_norm,
 )
 from hermes.interop.huggingface.rope import RopeOf
@@ -85,6 +86,22 @@ class MultiQuery:
     def write(self, view: View) -> Config:
         """Write the flag."""
         return {"multi_query": view.block.attention.kv_heads == 1}
+
+
+@dataclass(frozen=True)
+class RootScaleFlag:
+    """A flag, true in its class, of embeddings times sqrt(C)."""
+
+    name: str
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """Read the flag; the hidden size must have been read."""
+        given = fields.take_flag(self.name, True)
+        draft["embeddings.scale"] = draft["hidden_size"] ** 0.5 if given else None
+
+    def write(self, view: View) -> Config:
+        """Write the flag."""
+        return {self.name: view["embeddings.scale"] is not None}
 
 
 def list_gpt2_parts(act: str, tied: bool) -> tuple[Part, ...]:
@@ -195,6 +212,26 @@ GPT_LIKE = (
             *(SameSize("word_embed_proj_dim"), LearnedOf("max_position_embeddings", 2048)),
         ),
         modules=names.OPT,
+        harmless="activation_dropout layerdrop",
+    ),
+    Family(
+        "biogpt",
+        "BioGptForCausalLM",
+        (
+            Layers(),
+            Size("hidden_size", "hidden_size"),
+            Size("num_attention_heads", "attention.num_heads"),
+            Size("vocab_size", "vocab_size", 42_384),
+            Size("intermediate_size", "ffn.hidden_dim"),
+            Activation("hidden_act", "gelu", gated=False),
+            # Its class makes norms with the eps that torch has, whatever layer_norm_eps says.
+            *(Always("norm", LayerNorm()), Unread("layer_norm_eps"), PRE, ALL, FFN_BIAS),
+            *(RootScaleFlag("scale_embedding"), LearnedOf("max_position_embeddings", 1024)),
+            Rate("attention_probs_dropout_prob", ("attention.dropout",), 0.1),
+            Rate("hidden_dropout_prob", ("block.dropout", "embeddings.dropout"), 0.1),
+            Choice("tie_word_embeddings", "embeddings.tie_weights", True),
+        ),
+        modules=names.BIOGPT,
         harmless="activation_dropout layerdrop",
     ),
     Family(

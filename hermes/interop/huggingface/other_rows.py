@@ -3,6 +3,8 @@
 from hermes.interop.huggingface import tensor_modules as names
 from hermes.interop.huggingface.family import Family
 from hermes.interop.huggingface.llama_like import (
+    BIAS_ALL,
+    BIAS_FFN,
     NO_BIAS,
     NO_BIAS_FFN,
     PRE,
@@ -14,6 +16,7 @@ from hermes.interop.huggingface.parts import (
     Always,
     Biases,
     Choice,
+    HeadDim,
     KvHeads,
     Layers,
     Only,
@@ -23,19 +26,36 @@ from hermes.interop.huggingface.parts import (
     take_layer_norm,
     take_rms_norm,
 )
-from hermes.interop.huggingface.rare_parts import (
-    MiniCpmScales,
+from hermes.interop.huggingface.position_parts import (
+    BaichuanLength,
+    BaichuanPositions,
+    ChatGlmRope,
+    FixedAlpha,
     OriginalLength,
+)
+from hermes.interop.huggingface.rare_parts import (
+    GroupedQueries,
+    MiniCpmScales,
     ParallelShared,
     QwenSizes,
 )
 from hermes.interop.huggingface.rope import RopeOf
 from hermes.interop.huggingface.windows import WindowForAll
-from hermes.spec import QkNorm
+from hermes.spec import ModelSpec, QkNorm
 
 __all__ = ["OTHER_ROWS"]
 
 QKV_BIAS = Choice("attention_bias", "attention.bias", True, "none", "qkv")
+# ChatGLM's flags of what 2 and 3 do not have, and of what they have.
+CHATGLM_OFF = ("add_bias_linear", "apply_residual_connection_post_layernorm", "interleaved_qkv")
+CHATGLM_ON = ("rmsnorm", "post_layer_norm")
+
+
+def _compute_heads_width(spec: ModelSpec) -> int:
+    """The width of all heads together."""
+    attention = spec.attentions[0]
+    return attention.num_heads * attention.head_size
+
 
 OTHER_ROWS = (
     Family(
@@ -60,7 +80,7 @@ OTHER_ROWS = (
             RopeOf(share=0.5),
         ),
         modules=names.GLM,
-        interleaved=True,
+        pairs="neighbours",
     ),
     Family(
         "glm4",
@@ -71,15 +91,78 @@ OTHER_ROWS = (
             *(QKV_BIAS, NO_BIAS_FFN, RopeOf(share=0.5)),
         ),
         modules=names.GLM4,
-        interleaved=True,
+        pairs="neighbours",
+    ),
+    Family(
+        "chatglm",
+        "ChatGLMModel",
+        (
+            Layers("num_layers|num_hidden_layers"),
+            Size("hidden_size", "hidden_size"),
+            Size("padded_vocab_size|vocab_size", "vocab_size"),
+            Size("seq_length", "max_seq_len", 2048),
+            Size("num_attention_heads", "attention.num_heads"),
+            *(HeadDim(name="kv_channels"), GroupedQueries()),
+            Size("ffn_hidden_size", "ffn.hidden_dim"),
+            *(Always("ffn.activation", "swiglu"), PRE, take_rms_norm("layernorm_epsilon", 1e-5)),
+            *(Choice("add_qkv_bias", "attention.bias", False, "none", "qkv"), ChatGlmRope()),
+            *(Only(name, written=False) for name in CHATGLM_OFF),
+            *(Only(name, (True,), written=False) for name in CHATGLM_ON),
+            Choice("tie_word_embeddings", "embeddings.tie_weights", False),
+            Rate("attention_dropout", ("attention.dropout",)),
+            Rate("hidden_dropout", ("block.dropout",)),
+        ),
+        modules=names.CHATGLM,
+        pairs="neighbours",
+        # A factor of scores that its code divides out again, and choices of kernels.
+        harmless="apply_query_key_layer_scaling attention_softmax_in_fp32 bias_dropout_fusion "
+        "fp32_residual_connection pre_seq_len prefix_projection quantization_bit",
+        writable=False,
+    ),
+    Family(
+        "helium",
+        "HeliumForCausalLM",
+        (
+            *list_sizes(4096, kv_heads=20, head_dim=128),
+            *(PRE, take_rms_norm("rms_norm_eps", 1e-8), BIAS_FFN, RopeOf(100_000.0)),
+            Choice("attention_bias", "attention.bias", False, "none", "qkv"),
+        ),
+        pairs="neighbours",
+        # Its output projection is of the hidden size, whatever head_dim says.
+        accepts=lambda spec: _compute_heads_width(spec) == spec.hidden_size,
+    ),
+    Family(
+        "hunyuan_v1_dense",
+        "HunYuanDenseV1ForCausalLM",
+        (
+            *list_sizes(2048),
+            *(PRE, take_rms_norm("rms_norm_eps", 1e-5), BIAS_ALL, NO_BIAS_FFN),
+            *(Always("attention.qk_norm", QkNorm(after_rope=True)), FixedAlpha(), RopeOf()),
+            *(Only("use_qk_norm", (True,), written=False), Only("use_cla", written=False)),
+        ),
+        modules=names.HUNYUAN,
+        harmless="attention_head_dim cla_share_factor eod_token_id im_end_id im_newline_id "
+        "im_start_id mask_init_id norm_type org_vocab_size sep_token_id text_end_id text_start_id "
+        "add_classification_head class_num pool_type use_rotary_pos_emb position_embedding_xdrope "
+        "enable_lm_head_fp32 dense_list",
+    ),
+    Family(
+        "ernie4_5",
+        "Ernie4_5ForCausalLM",
+        (
+            *list_sizes(131_072, kv_heads=2, head_dim=128, tied=True),
+            *(PRE, take_rms_norm("rms_norm_eps", 1e-5), Biases("use_bias", False)),
+            RopeOf(500_000.0),
+        ),
+        pairs="neighbours",
     ),
     Family(
         "baichuan",
         "BaichuanForCausalLM",
         (
-            # The larger ones have no such field, and ALiBi.
-            *list_sizes(None),
-            *(PRE, take_rms_norm("rms_norm_eps", 1e-6), NO_BIAS, NO_BIAS_FFN, RopeOf()),
+            *(BaichuanLength(), *list_sizes(None)),
+            *(PRE, take_rms_norm("rms_norm_eps", 1e-6), NO_BIAS, NO_BIAS_FFN),
+            BaichuanPositions(),
         ),
         modules=names.BAICHUAN,
         # Baichuan 2, whose config.json tells it from the first by this alone.

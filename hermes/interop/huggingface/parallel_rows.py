@@ -26,14 +26,13 @@ from hermes.interop.huggingface.parts import (
     take_layer_norm,
     take_rms_norm,
 )
+from hermes.interop.huggingface.position_parts import AlibiAlways, FalconPositions, RotaryDim
 from hermes.interop.huggingface.rare_parts import (
-    AlibiAlways,
     AttentionMultiplier,
     EmbeddingNorm,
     FalconHeads,
     LocalLayers,
     MptAttention,
-    RotaryDim,
 )
 from hermes.interop.huggingface.rope import RopeOf
 from hermes.interop.huggingface.windows import EveryNth, NopeWithoutWindow, Windows
@@ -95,7 +94,7 @@ PARALLEL_ROWS = (
             ),
             RopeOf(500_000.0),
         ),
-        interleaved=True,
+        pairs="neighbours",
         norms_by_head=True,
     ),
     Family(
@@ -114,7 +113,7 @@ PARALLEL_ROWS = (
             Only("position_embedding_type", ("rope_gptj",), written=False),
             Only("rotary_pct", (1.0,), written=False),
         ),
-        interleaved=True,
+        pairs="neighbours",
         harmless="layer_switch use_embedding_sharing use_parallel_embedding",
     ),
     Family(
@@ -156,7 +155,7 @@ PARALLEL_ROWS = (
         "GPTJForCausalLM",
         GPTJ,
         modules=names.GPTJ,
-        interleaved=True,
+        pairs="neighbours",
         harmless="rotary",
     ),
     Family(
@@ -164,7 +163,7 @@ PARALLEL_ROWS = (
         "CodeGenForCausalLM",
         (*GPTJ, Unread("n_ctx")),
         modules=names.CODEGEN,
-        interleaved=True,
+        pairs="neighbours",
         accepts=lambda spec: spec.attentions[0].num_heads % 4 == 0,
     ),
     Family(
@@ -199,11 +198,10 @@ PARALLEL_ROWS = (
             Size("ffn_hidden_size", "ffn.hidden_dim", lambda draft: 4 * draft["hidden_size"]),
             Activation("activation", "gelu", gated=False),
             *(FalconHeads(), take_layer_norm("layer_norm_epsilon", 1e-5), PRE),
-            *(Biases("bias", False), Only("alibi")),
+            *(Biases("bias", False), FalconPositions()),
             Rate("attention_dropout", ("attention.dropout",)),
             Rate("hidden_dropout", ("block.dropout",)),
             Choice("tie_word_embeddings", "embeddings.tie_weights", True),
-            RopeOf(),
         ),
         modules=names.choose_falcon,
         harmless="apply_residual_connection_post_layernorm",

@@ -281,16 +281,17 @@ class HeadDim:
     """The size of a head. default: where the file does not say it; None for C / H."""
 
     default: int | None = None
+    name: str = "head_dim"
 
     def read(self, fields: Fields, draft: Draft) -> None:
         """Read it; None in MAL where heads make up the hidden size."""
         width, heads = draft["hidden_size"], draft["attention.num_heads"]
-        size = fields.take_size("head_dim", self.default or max(width // heads, 1))
+        size = fields.take_size(self.name, self.default or max(width // heads, 1))
         draft["attention.head_dim"] = None if size * heads == width else size
 
     def write(self, view: View) -> Config:
         """Write it."""
-        return {"head_dim": view.block.attention.head_size}
+        return {self.name: view.block.attention.head_size}
 
 
 @dataclass(frozen=True)

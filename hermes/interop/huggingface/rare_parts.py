@@ -1,41 +1,23 @@
 """Parts that one family alone has: see `parts`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from hermes.interop.huggingface.draft import Draft, View
 from hermes.interop.huggingface.fields import Fields
 from hermes.interop.huggingface.parts import Config, Unfit
-from hermes.spec import Alibi, Rope
 
 __all__ = [
-    "AlibiAlways",
     "AttentionMultiplier",
     "EmbeddingNorm",
     "FalconHeads",
+    "GroupedQueries",
     "LocalLayers",
     "MiniCpmScales",
     "MptAttention",
-    "OriginalLength",
     "ParallelShared",
     "QwenSizes",
-    "RotaryDim",
 ]
-
-
-@dataclass(frozen=True)
-class AlibiAlways:
-    """ALiBi in all layers."""
-
-    def read(self, fields: Fields, draft: Draft) -> None:
-        """Set it."""
-        draft.positions = [Alibi()] * draft["num_layers"]
-
-    def write(self, view: View) -> Config:
-        """Write nothing."""
-        if set(view.positions) != {Alibi()}:
-            raise Unfit("positions are not alibi with fixed slopes")
-        return {}
 
 
 @dataclass(frozen=True)
@@ -66,27 +48,6 @@ class AttentionMultiplier:
     def write(self, view: View) -> Config:
         """Write it."""
         return {self.name: view.block.attention.score_scale}
-
-
-@dataclass(frozen=True)
-class RotaryDim:
-    """GPT-J's rotary_dim; null turns whole heads. default: of the class."""
-
-    default: int
-
-    def read(self, fields: Fields, draft: Draft) -> None:
-        """Read it."""
-        whole = "rotary_dim" in fields and not fields.has("rotary_dim")
-        turning = fields.take_size("rotary_dim", draft.head_size if whole else self.default)
-        rope = Rope(rotary_dim=None if turning == draft.head_size else turning)
-        draft.positions = [rope] * draft["num_layers"]
-
-    def write(self, view: View) -> Config:
-        """Write it."""
-        rope = view.rope
-        if rope is None or replace(rope, rotary_dim=None) != Rope():
-            raise Unfit("positions are not plain rope")
-        return {"rotary_dim": rope.rotary_dim or view.block.attention.head_size}
 
 
 @dataclass(frozen=True)
@@ -169,30 +130,6 @@ class ParallelShared:
 
 
 @dataclass(frozen=True)
-class OriginalLength:
-    """Phi-3's original_max_position_embeddings beside its rope_scaling, whose part it becomes."""
-
-    name: str = "original_max_position_embeddings"
-
-    def read(self, fields: Fields, draft: Draft) -> None:
-        """Move it into the scaling, before RoPE is read."""
-        original = fields.take_size(self.name, 4096)
-        for outer in ("rope_scaling", "rope_parameters"):
-            scaling = fields.take_object(outer)
-            if scaling.get("type", scaling.get("rope_type")) in ("longrope", "su", "yarn"):
-                # Its class has one scaling, under three names.
-                scaling = {self.name: original, **scaling, "rope_type": "longrope"}
-                scaling.pop("type", None)
-            fields.put_back(outer, scaling or None)
-
-    def write(self, view: View) -> Config:
-        """Write it."""
-        scaling = view.rope.scaling if view.rope else None
-        original = getattr(scaling, "original_max_seq_len", view.spec.max_seq_len)
-        return {self.name: original}
-
-
-@dataclass(frozen=True)
 class MiniCpmScales:
     """MiniCPM's three factors: of embeddings, of what sublayers add, and of the head's input."""
 
@@ -264,3 +201,18 @@ class MptAttention:
                 "softmax_scale": view["attention.scale"],
             }
         }
+
+
+@dataclass(frozen=True)
+class GroupedQueries:
+    """ChatGLM's key/value heads: their number counts where its flag is set."""
+
+    def read(self, fields: Fields, draft: Draft) -> None:
+        """Read both; the number of heads must have been read."""
+        grouped = fields.take_flag("multi_query_attention", False)
+        groups = fields.take_size("multi_query_group_num", 1)
+        draft["attention.num_kv_heads"] = groups if grouped else None
+
+    def write(self, view: View) -> Config:
+        """Refuse: GLM's class, which transformers has, computes the same."""
+        raise Unfit("ChatGLM is read only")

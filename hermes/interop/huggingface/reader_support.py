@@ -17,7 +17,7 @@ from hermes.interop.huggingface.layers import (
     list_positions,
     list_windows,
 )
-from hermes.spec import LinearScaling, ModelSpec, Rope, WholeBlock
+from hermes.spec import Alibi, LinearScaling, ModelSpec, Rope, WholeBlock
 
 __all__ = ["EXACT", "NOT_EXPRESSIBLE", "READERS", "UNTESTED", "judge_all_readers", "judge_readers"]
 
@@ -40,8 +40,12 @@ NOT_IN_MLX_LM = (
     "bloom",
     "mpt",
     "olmo",
+    "vaultgemma",
+    "biogpt",
+    "persimmon",
 )
 FUNCTIONS = {
+    "nemotron": "relu2",
     **dict.fromkeys(("gemma", "gpt_bigcode", "starcoder2"), "gelu"),
     **dict.fromkeys(("gemma2", "gemma3_text", "gpt2", "gpt_neox", "phi", "gptj"), "gelu_tanh"),
 }
@@ -60,7 +64,7 @@ def judge_readers(spec: ModelSpec, *, converted: bool = False) -> list[tuple[str
         return [(reader, verdict) for reader in READERS]
     verdicts = (
         _judge_transformers_4(spec, block, family),
-        EXACT,
+        _judge_transformers_5(spec, block, family),
         _judge_mlx_lm(spec, block, family),
     )
     return list(zip(READERS, verdicts, strict=True))
@@ -106,6 +110,20 @@ def _judge_transformers_4(spec: ModelSpec, block: WholeBlock, family: str) -> st
     return EXACT
 
 
+def _judge_transformers_5(spec: ModelSpec, block: WholeBlock, family: str) -> str:
+    has_alibi = any(isinstance(positions, Alibi) for positions in list_positions(spec))
+    # Up to these, slopes and distances are numbers of bfloat16.
+    if (
+        family == "falcon"
+        and has_alibi
+        and (block.attention.num_heads > 8 or spec.max_seq_len > 256)
+    ):
+        return _describe_inexact(
+            "it rounds alibi to bfloat16; its attn_implementation='eager' adds alibi twice"
+        )
+    return EXACT
+
+
 def _judge_mlx_lm(spec: ModelSpec, block: WholeBlock, family: str) -> str:
     if lacking := _find_mlx_lm_gap(spec, block, family):
         return _describe_inexpressible(lacking)
@@ -121,6 +139,7 @@ def _find_mlx_lm_gap(spec: ModelSpec, block: WholeBlock, family: str) -> str | N
     windows = list_windows(spec)
     wants = [
         (family in NOT_IN_MLX_LM, f"it has no class for {family}"),
+        (family == "nanochat", "its tensors have other names there"),
         (family in ("olmo3", "smollm3") and None not in windows,
          "it needs a layer without a window"),
         (family == "cohere2" and not _can_mlx_lm_start_periods(spec),

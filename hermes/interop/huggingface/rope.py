@@ -282,6 +282,8 @@ def _read_one(
             scaling = _read_longrope(fields, length)
         case "dynamic":
             scaling = DynamicScaling(_require_number(fields, "factor"), length)
+            # Files of transformers 5 have it; its classes scale beyond max_position_embeddings.
+            fields.take("original_max_position_embeddings")
         case _:
             fields.refuse("rope_type", kind)
     fields.finish()

@@ -13,7 +13,9 @@ from hermes.spec import ModelSpec
 
 __all__ = [
     "BAICHUAN",
+    "BIOGPT",
     "BLOOM",
+    "CHATGLM",
     "CODEGEN",
     "EXAONE",
     "FALCON",
@@ -24,16 +26,20 @@ __all__ = [
     "GPT_BIGCODE",
     "GPT_NEO",
     "GPT_NEOX",
+    "HUNYUAN",
     "INTERNLM2",
     "MPT",
+    "NANOCHAT",
     "OPT",
     "OPTIONAL",
+    "PERSIMMON",
     "PHI",
     "PHI3",
     "PHI_MSFT",
     "QKV",
     "QWEN",
     "STARCODER2",
+    "VAULTGEMMA",
     "choose_falcon",
     "choose_gpt2",
 ]
@@ -123,6 +129,12 @@ GPT_NEOX = {
     "gpt_neox.final_layer_norm": "model.norm",
     "embed_out": "lm_head",
 }
+_FUSED_LIKE_NEOX = {
+    "self_attn.query_key_value@": QKV,
+    "self_attn.dense": "self_attn.o_proj",
+    "mlp.dense_h_to_4h": "mlp.up_proj",
+    "mlp.dense_4h_to_h": "mlp.down_proj",
+}
 BLOOM = _add_prefix(
     {
         "word_embeddings": "model.embed_tokens",
@@ -175,6 +187,26 @@ OPT = {
     "model.decoder.layers.{i}.fc2": "mlp.down_proj",
     "model.decoder.final_layer_norm": "model.norm",
     "lm_head": "lm_head",
+}
+BIOGPT = {
+    name.replace("model.decoder", "biogpt", 1): ours
+    for name, ours in OPT.items()
+    if "final_layer_norm" not in name and ours != "lm_head"
+} | {
+    "biogpt.layers.{i}.final_layer_norm": "{ffn_in}",
+    "biogpt.layer_norm": "model.norm",
+    "output_projection": "lm_head",
+}
+CHATGLM = {
+    "transformer.embedding.word_embeddings": "model.embed_tokens",
+    "transformer.encoder.layers.{i}.input_layernorm": "{attention_in}",
+    "transformer.encoder.layers.{i}.self_attention.query_key_value": QKV,
+    "transformer.encoder.layers.{i}.self_attention.dense": "self_attn.o_proj",
+    "transformer.encoder.layers.{i}.post_attention_layernorm": "{ffn_in}",
+    "transformer.encoder.layers.{i}.mlp.dense_h_to_4h": "mlp.gate_proj mlp.up_proj",
+    "transformer.encoder.layers.{i}.mlp.dense_4h_to_h": "mlp.down_proj",
+    "transformer.encoder.final_layernorm": "model.norm",
+    "transformer.output_layer": "lm_head",
 }
 # Qwen 1's second matrix goes through the activation.
 QWEN = _add_prefix(
@@ -230,6 +262,24 @@ GLM4 = _change(
         f"{_AT}post_mlp_layernorm": "{ffn_out}",
     },
 )
+VAULTGEMMA = _change(_LLAMA, {f"{_AT}pre_feedforward_layernorm": "{ffn_in}"})
+HUNYUAN = _change(
+    _LLAMA,
+    {
+        f"{_AT}self_attn.query_layernorm": "self_attn.q_norm",
+        f"{_AT}self_attn.key_layernorm": "self_attn.k_norm",
+    },
+)
+PERSIMMON = _change(
+    _LLAMA,
+    {
+        **{f"{_AT}{name}": ours for name, ours in _FUSED_LIKE_NEOX.items()},
+        f"{_AT}self_attn.q_layernorm": "self_attn.q_norm",
+        f"{_AT}self_attn.k_layernorm": "self_attn.k_norm",
+        "model.final_layernorm": "model.norm",
+    },
+)
+NANOCHAT = _change(_LLAMA, {f"{_AT}mlp.fc1": "mlp.up_proj", f"{_AT}mlp.fc2": "mlp.down_proj"})
 PHI3 = _change(GLM, {f"{_AT}self_attn.qkv_proj": QKV})
 BAICHUAN = _change(_LLAMA, {f"{_AT}self_attn.W_pack": QKV})
 STARCODER2 = _change(_LLAMA, {f"{_AT}mlp.c_fc": "mlp.up_proj", f"{_AT}mlp.c_proj": "mlp.down_proj"})

@@ -18,6 +18,7 @@ _FEATURES = {
     "linear attention": r"linear_num_value_heads|linear_attn_config|full_attention_interval",
     "short convolutions": r"conv_L_cache|conv_bias|short_conv.*",
     "embeddings per layer": r"hidden_size_per_layer_input|laurel_rank|altup_.*",
+    "rotary positions in two dimensions": r"position_encoding_2d",
     "chunked attention": r"attention_chunk_size|dual_chunk_attention_config",
 }
 # model_types that a whole feature is told by.
@@ -30,7 +31,7 @@ _TYPES = {
     "short convolutions": r"lfm2.*",
     "embeddings per layer": r"gemma3n.*|gemma4.*",
     "attention in both directions from masked tokens": r"bert|roberta|.*bert.*|modernbert",
-    "rotary positions in two dimensions": r"qwen2_vl.*|qwen2_5_vl.*|qwen3_vl.*|glm4v.*|chatglm",
+    "rotary positions in two dimensions": r"qwen2_vl.*|qwen2_5_vl.*|qwen3_vl.*|glm4v.*",
     "activation xielu": r"apertus",
     "scale of queries by position": r"ministral3|mistral4",
 }
@@ -50,12 +51,6 @@ def refuse_unsupported(config: Mapping[str, Any]) -> None:
                 _refuse(f"{name!r} is {_shorten(value)}", feature, name)
     if kind == "opt":
         _refuse_opt(config)
-    if kind == "baichuan" and config.get("max_position_embeddings") is None:
-        raise SpecError(
-            "config.json has no 'max_position_embeddings', as Baichuan's 13B, which has ALiBi; "
-            "hermes reads the sizes with RoPE",
-            ("max_position_embeddings",),
-        )
 
 
 def _refuse_opt(config: Mapping[str, Any]) -> None:
