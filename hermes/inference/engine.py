@@ -77,6 +77,11 @@ class Engine:
         self._queue: deque[Generation] = deque()
 
     @property
+    def num_rows(self) -> int:
+        """How many texts can run at once."""
+        return len(self._free) + len(self._active)
+
+    @property
     def num_running(self) -> int:
         """Requests that have a row."""
         return len(self._active)
