@@ -22,15 +22,8 @@ if TYPE_CHECKING:
         verify_data,
     )
     from hermes.api_finetuning import dpo, finetune, sft
-    from hermes.api_models import (
-        ConvertResult,
-        EvalResult,
-        chat,
-        convert,
-        evaluate,
-        generate,
-        merge,
-    )
+    from hermes.api_generation import chat, generate
+    from hermes.api_models import ConvertResult, EvalResult, convert, evaluate, merge
     from hermes.errors import HermesError
     from hermes.inference.sampling import Sampling
     from hermes.model import GeneratedText, Model, load
@@ -86,9 +79,8 @@ _HOMES = {
         "verify_data",
     ),
     "api_finetuning": ("dpo", "finetune", "sft"),
-    "api_models": (
-        *("ConvertResult", "EvalResult", "chat", "convert", "evaluate", "generate", "merge"),
-    ),
+    "api_generation": ("chat", "generate"),
+    "api_models": ("ConvertResult", "EvalResult", "convert", "evaluate", "merge"),
     "model": ("GeneratedText", "Model", "load"),
     "recipe": ("OptimizerRecipe", "Recipe"),
     "inference.sampling": ("Sampling",),

@@ -1,6 +1,5 @@
-"""The public functions that use a trained model: evaluate, generate, chat, convert and merge."""
+"""The public functions that judge and convert a trained model: evaluate, convert and merge."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,23 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from hermes.arguments import convert_arguments
-from hermes.chat_templates.template import parse_template_args
 from hermes.data import TextFormat
 from hermes.data.loading import DataOptions, load_tokens
 from hermes.errors import HermesError
 from hermes.evaluation.perplexity import evaluate_perplexity, make_windows
-from hermes.finetuning.base_model import open_base_model
-from hermes.inference.chat_session import ChatSession
-from hermes.inference.sampling_defaults import choose_sampling
-from hermes.interface import Options, choose_backend
 from hermes.interop.convert import Conversion
 from hermes.interop.convert import convert as write_converted
-from hermes.interop.hub import load_tokenizer
 from hermes.interop.open_model import open_model
-from hermes.model import GeneratedText, Model, load
+from hermes.model import Model, load
 from hermes.tokenizer import Tokenizer
 
-__all__ = ["ConvertResult", "EvalResult", "chat", "convert", "evaluate", "generate", "merge"]
+__all__ = ["ConvertResult", "EvalResult", "convert", "evaluate", "merge"]
 
 Watch = Callable[[str, float], None]
 
@@ -114,104 +107,6 @@ def _find_seq_len(model: Model) -> int:
     if folder is not None and (folder / "progress.json").is_file():
         return open_checkpoint(folder, hashes=False).progress.recipe.seq_len
     return min(256, model.spec.max_seq_len)
-
-
-def generate(
-    checkpoint: str | Path,
-    prompt: str = "",
-    *,
-    config: str | Path | None = None,
-    ignore_fields: Sequence[str] = (),
-    tokenizer: str | Path | Tokenizer | None = None,
-    eos: str | None = None,
-    bos: bool | None = None,
-    max_tokens: int = 100,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    seed: int = 0,
-    num_samples: int = 1,
-    backend: str = "auto",
-    device: str | None = None,
-    precision: str = "float32",
-) -> list[GeneratedText]:
-    """Continue a prompt, num_samples times, with the seeds from `seed` on.
-
-    checkpoint, config, ignore_fields, tokenizer, eos, bos: as in `load`. temperature 0 takes the
-    likeliest token, always; what is None of temperature, top_k, top_p and min_p is as the
-    checkpoint's generation_config.json has it, else 0.8, 0, 1 and 0. A seed gives the same text on
-    every backend. For many prompts use `load` once, and then `Model.complete`. Raises HermesError
-    of every kind.
-    """
-    a = convert_arguments(generate, locals())
-    if a["num_samples"] < 1:
-        raise HermesError(f"num_samples must be at least 1, got {num_samples}")
-    model = load(
-        checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
-        ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"],
-    )  # fmt: skip
-    sampling = model.choose_sampling(a["temperature"], a["top_k"], a["top_p"], a["min_p"])
-    return [
-        model.complete(prompt, max_tokens=a["max_tokens"], sampling=sampling, seed=a["seed"] + k)
-        for k in range(a["num_samples"])
-    ]
-
-
-def chat(
-    checkpoint: str | Path,
-    *,
-    config: str | Path | None = None,
-    ignore_fields: Sequence[str] = (),
-    tokenizer: str | Path | Tokenizer | None = None,
-    eos: str | None = None,
-    template: str | Path | None = None,
-    template_arg: Sequence[str] = (),
-    system: str = "",
-    max_tokens: int = 512,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    seed: int = 0,
-    backend: str = "auto",
-    device: str | None = None,
-    precision: str = "float32",
-) -> ChatSession:
-    """Start a conversation: `say` gives the answer to a message in pieces, and remembers both.
-
-        talk = hermes.chat("run")
-        print("".join(talk.say("Hello!")))
-
-    checkpoint, config, ignore_fields, tokenizer, eos: as in `load`. template: a Jinja file instead
-    of the checkpoint's chat template; template_arg: its arguments, such as "enable_thinking=false".
-    max_tokens: of an answer. Sampling is as in `generate`. Raises HermesError of every kind.
-    """
-    a = convert_arguments(chat, locals())
-    given = (
-        tokenizer
-        if tokenizer is None or isinstance(tokenizer, Tokenizer)
-        else load_tokenizer(tokenizer)
-    )
-    base = open_base_model(
-        checkpoint,
-        config=config,
-        ignore_fields=a["ignore_fields"],
-        tokenizer=given,
-        template=template,
-        eos=eos,
-        template_args=parse_template_args(a["template_arg"]),
-        train=False,
-    )
-    for note in base.notes:
-        warnings.warn(note, stacklevel=2)
-    wanted = {name: a[name] for name in ("temperature", "top_k", "top_p", "min_p")}
-    sampling, said = choose_sampling(base.generation_config, wanted)
-    if said:
-        warnings.warn(said, stacklevel=2)
-    options = Options(device=device, precision=precision)
-    model = choose_backend(backend).build(base.spec, base.params, options)
-    return ChatSession(model, base.encoder, system, sampling, a["max_tokens"], a["seed"])
 
 
 @dataclass(frozen=True, repr=False)

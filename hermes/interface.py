@@ -9,11 +9,11 @@ Letters: A micro-batches of one step, B sequences, T positions, V vocabulary.
 
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
-from typing import Protocol, SupportsFloat, cast
+from typing import Protocol, SupportsFloat, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,12 +34,14 @@ __all__ = [
     "Backend",
     "Batch",
     "Decoder",
+    "DecodesRows",
     "LazyTensors",
     "Learner",
     "LossCounts",
     "Model",
     "Options",
     "PreferencePairs",
+    "RowDecoder",
     "StepReport",
     "Tensors",
     "TrainState",
@@ -225,6 +227,40 @@ class Decoder(Protocol):
 
         Prefill and decoding steps are the same call. Raises HermesError beyond the capacity.
         """
+        ...
+
+
+class RowDecoder(Protocol):
+    """A KV cache over rows that begin, advance and end each by itself, for many texts at once."""
+
+    def open_row(
+        self, row: int, capacity: int, *, source: int | None = None, length: int = 0
+    ) -> int:
+        """Begin a row for at most `capacity` tokens; return how many it has.
+
+        That is `length`, if the row can begin with as many tokens of the row `source`, which may be
+        itself; else 0: what they left in the cache may be gone, or of use to a row of another
+        capacity only.
+        """
+        ...
+
+    def advance(
+        self, rows: Sequence[int], tokens: NDArray[np.integer], counts: Sequence[int]
+    ) -> NDArray[np.floating]:
+        """Append the first counts[b] of tokens[b] to rows[b]; the logits after each row's last.
+
+        (B,), (B, T), (B,) -> (B, V). What follows in tokens[b] is padding. Rows are different, and
+        counts from 1 to T. Raises HermesError beyond a row's capacity.
+        """
+        ...
+
+
+@runtime_checkable
+class DecodesRows(Protocol):
+    """A model that reads rows of different lengths together. Others are read row by row."""
+
+    def row_decoder(self, rows: int, capacity: int) -> RowDecoder:
+        """A cache of `rows` rows of at most `capacity` tokens; none is open."""
         ...
 
 

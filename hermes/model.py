@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from hermes.errors import CheckpointError, HermesError
 from hermes.formatting import format_count
-from hermes.inference.decoding import generate_tokens
+from hermes.inference.decoding import PREFILL_CHUNK, generate_choices, generate_tokens
+from hermes.inference.engine import Engine
+from hermes.inference.generated_text import GeneratedText, describe_choices, score_tokens
+from hermes.inference.request import Generation, Request
 from hermes.inference.sampling import Sampling
-from hermes.inference.sampling_defaults import choose_sampling
+from hermes.inference.sampling_options import make_sampling
 from hermes.interface import Model as BackendModel
 from hermes.interface import Options, choose_backend
 from hermes.interop.companions import open_tokenizer, read_generation_config
@@ -95,10 +97,18 @@ class Model:
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
+        others: Mapping[str, Any] | None = None,
     ) -> Sampling:
-        """The sampling given, where None the checkpoint's own; warns where the latter decides."""
+        """The sampling given, where None the checkpoint's own; warns where the latter decides.
+
+        others: further options of `hermes generate` by name, as `make_sampling` has them.
+        """
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-        sampling, said = choose_sampling(self._generation_config, given)
+        needs_text = others and any(others.get(name) for name in ("ban", "dry_multiplier"))
+        tokenizer = self.tokenizer if needs_text else None
+        sampling, said = make_sampling(
+            tokenizer, self._generation_config, {**given, **(others or {})}
+        )
         if said:
             warnings.warn(said, stacklevel=3)
         return sampling
@@ -128,6 +138,61 @@ class Model:
             )
         return ids
 
+    def make_request(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 100,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        completion: int = 0,
+        stop: Sequence[str] = (),
+        stop_ids: Sequence[int] = (),
+        logprobs: int | None = None,
+        context_overflow: str = "stop",
+    ) -> Request:
+        """A request for an engine of `make_engine`; what ends the model's texts ends this one.
+
+        Arguments are those of `complete`. Raises HermesError.
+        """
+        is_text = isinstance(prompt, str)
+        return Request(
+            tuple(self.encode(prompt) if isinstance(prompt, str) else prompt),
+            max_tokens,
+            sampling or self.choose_sampling(),
+            seed,
+            completion,
+            tuple(stop),
+            tuple({*self.tokenizer.stop_ids, *stop_ids}),
+            logprobs,
+            context_overflow,
+            continued=bool(prompt) if is_text else True,
+        )
+
+    def make_engine(
+        self,
+        *,
+        rows: int = 16,
+        capacity: int | None = None,
+        max_queue: int = 1024,
+        prefill_chunk: int = PREFILL_CHUNK,
+    ) -> Engine:
+        """An engine that generates many texts at once. Arguments are those of `Engine`."""
+        return Engine(
+            self.backend_model,
+            tokenizer=self.tokenizer,
+            rows=rows,
+            capacity=capacity,
+            max_queue=max_queue,
+            prefill_chunk=prefill_chunk,
+            vocab_size=self._num_tokens,
+        )
+
+    @property
+    def _num_tokens(self) -> int:
+        """Ids that may be chosen: not those of rows that no token uses."""
+        return min(self.tokenizer.vocab_size, self.spec.vocab_size)
+
     def tokens(
         self,
         prompt: str | Sequence[int],
@@ -150,7 +215,7 @@ class Model:
             seed=seed,
             completion=completion,
             stop=self.tokenizer.stop_ids,
-            vocab_size=min(self.tokenizer.vocab_size, self.spec.vocab_size),
+            vocab_size=self._num_tokens,
         )
 
     def generate(
@@ -163,14 +228,18 @@ class Model:
         top_p: float | None = None,
         min_p: float | None = None,
         seed: int = 0,
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
     ) -> str:
         """The text that follows a prompt. temperature 0 takes the likeliest token, always.
 
-        None: as the checkpoint's generation_config.json has it, else 0.8, 0, 1 and 0.
+        None: as the checkpoint's generation_config.json has it, else 0.8, 0, 1 and 0. sampling:
+        instead of these four, with every setting that there is. stop: as in `complete`.
         """
-        sampling = self.choose_sampling(temperature, top_k, top_p, min_p)
-        ids = self.tokens(prompt, max_tokens=max_tokens, sampling=sampling, seed=seed)
-        return self.tokenizer.decode(ids, continued=bool(prompt))
+        chosen = sampling or self.choose_sampling(temperature, top_k, top_p, min_p)
+        return self.complete(
+            prompt, max_tokens=max_tokens, sampling=chosen, seed=seed, stop=stop
+        ).text
 
     def complete(
         self,
@@ -179,39 +248,84 @@ class Model:
         max_tokens: int = 100,
         sampling: Sampling | None = None,
         seed: int = 0,
+        stop: Sequence[str] = (),
+        stop_ids: Sequence[int] = (),
+        logprobs: int | None = None,
+        echo: bool = False,
+        context_overflow: str = "stop",
         show: Callable[[str], object] = lambda piece: None,
-    ) -> "GeneratedText":
-        """The text that follows a prompt, and why it ended. show: called with each piece of it."""
-        stream = self.tokenizer.stream(continued=bool(prompt))
-        tokens: list[int] = []
-        made = self.tokens(prompt, max_tokens=max_tokens, sampling=sampling, seed=seed)
-        while True:
+    ) -> GeneratedText:
+        """The text that follows a prompt, and why it ended. show: called with each piece of it.
+
+        stop: strings before which the text ends. stop_ids: tokens that end it, beside the model's.
+        logprobs: how many of the most likely tokens come with each one. echo: the prompt is part of
+        the text; with max_tokens 0 and logprobs, a given text is scored. context_overflow: 'stop'
+        ends the text where the context is full, 'slide' forgets the first half of it.
+        """
+        request = self.make_request(
+            prompt,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            seed=seed,
+            stop=stop,
+            stop_ids=stop_ids,
+            logprobs=logprobs,
+            context_overflow=context_overflow,
+        )
+        stream = self.tokenizer.stream(continued=request.continued)
+        generation = Generation(request, stream, lambda _, piece: show(piece.text))
+        if echo:
+            show(prompt)
+        if max_tokens == 0 and echo:
+            generation.finish("length")
+        else:
+            self._run(generation)
+        return self.describe_generation(generation, prompt if echo else None)
+
+    def _run(self, generation: Generation) -> None:
+        """Decode a text by itself."""
+        request = generation.request
+        made = generate_choices(
+            self.backend_model,
+            request.prompt,
+            max_tokens=request.max_tokens,
+            sampling=request.sampling,
+            seed=request.seed,
+            completion=request.completion,
+            stop=request.stop_ids,
+            vocab_size=self._num_tokens,
+            context_overflow=request.context_overflow,
+            logprobs=request.logprobs,
+        )
+        while not generation.is_done:
             try:
-                token = next(made)
+                choice = next(made)
             except StopIteration as end:
-                reason: str = end.value
-                break
-            tokens.append(token)
-            show(stream.push(token))
-        show(stream.flush())
-        text = self.tokenizer.decode(tokens, continued=bool(prompt))
-        return GeneratedText(text, len(tokens), reason, seed)
+                generation.finish(str(end.value))
+            else:
+                generation.add(choice)
 
-
-@dataclass(frozen=True)
-class GeneratedText:
-    """The text that followed a prompt. tokens: their number, without one that ended it.
-
-    finish_reason: 'stop' at a stop token, 'length' at max_tokens or at the end of the context.
-    """
-
-    text: str
-    tokens: int
-    finish_reason: str
-    seed: int
-
-    def __str__(self) -> str:
-        return self.text
+    def describe_generation(
+        self, generation: Generation, prompt: str | None = None
+    ) -> GeneratedText:
+        """A text that is done. prompt: what stands before the text, None for nothing."""
+        request, logprobs = generation.request, None
+        if request.logprobs is not None:
+            given = (
+                score_tokens(self.backend_model, request.prompt, request.logprobs)
+                if prompt is not None
+                else []
+            )
+            logprobs = describe_choices(self.tokenizer, [*given, *generation.choices])
+        assert generation.finish_reason is not None, "the text is done"
+        return GeneratedText(
+            (prompt or "") + generation.text,
+            len(generation.choices),
+            generation.finish_reason,
+            request.seed,
+            generation.stop,
+            logprobs,
+        )
 
 
 def _is_padding(spare: int, rows: int) -> bool:

@@ -74,7 +74,18 @@ STABLE = {
     *("sft", "dpo", "all_or_none", "all_reduce_sum", "all_reduce_max", "all_gather_text"),
     *("diagnostics", "ready", "busy_seconds", "history"),
     *("backend", "loads", "dumps", "logits", "logprobs", "row_logprobs", "loss", "preferences"),
-    *("decoder", "params", "grads", "step", "digests", "versions", "devices", "learner", "tokens"),
+    *(
+        "decoder",
+        "row_decoder",
+        "params",
+        "grads",
+        "step",
+        "digests",
+        "versions",
+        "devices",
+        "learner",
+        "tokens",
+    ),
 }
 # Names that others call: the sandbox's, pytest's, the entry point's, a notebook's, io's, a dict's,
 # http.server's.

@@ -129,8 +129,9 @@ class Context:
         return self.cache.update(layer, k, v) if self.cache else (k, v)
 
     def relative_positions(self, T: int, S: int) -> Array:
-        """Position of each query minus position of each key. (T, S)"""
-        return mx.arange(self.offset, self.offset + T)[:, None] - mx.arange(S)[None, :]
+        """Position of each query minus position of each key, which are the last S. (T, S)"""
+        end = self.offset + T
+        return mx.arange(self.offset, end)[:, None] - mx.arange(end - S, end)[None, :]
 
     def alibi_bias(self, T: int, S: int, slopes: Array) -> Array:
         """ALiBi's penalty, slope times distance, for each head, query and key. (H, T, S)"""

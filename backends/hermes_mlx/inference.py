@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from hermes.errors import HermesError
 from hermes.interface import Batch, LazyTensors, check_tokens
+from hermes.numerics.row_layout import find_windows
 from hermes_mlx.cache import KVCache
 from hermes_mlx.context import Context
 from hermes_mlx.loss import preference_loss
+from hermes_mlx.row_decoder import RowDecoder
 from hermes_mlx.runtime import Runtime
 
 Ids = NDArray[np.integer]
@@ -101,6 +103,10 @@ class Model:
         """An empty KV cache for rows of at most `capacity` tokens."""
         return Decoder(self.runtime, batch_size, capacity)
 
+    def row_decoder(self, rows: int, capacity: int) -> RowDecoder:
+        """A KV cache for rows that begin, advance and end each by itself."""
+        return RowDecoder(self.runtime, rows, capacity)
+
     def params(self) -> LazyTensors:
         """The weights, one at a time."""
         tensors = self.runtime.get_parameters()
@@ -112,7 +118,8 @@ class Decoder:
 
     def __init__(self, runtime: Runtime, batch_size: int, capacity: int):
         self._runtime, self._rows, self._capacity = runtime, batch_size, capacity
-        self._cache = KVCache(runtime.spec.num_layers, capacity)
+        windows = find_windows(runtime.spec, capacity)
+        self._cache = KVCache(runtime.spec.num_layers, capacity, windows)
 
     def advance(self, tokens: Ids) -> NDArray[np.floating]:
         """Read (B, T) more tokens; return the logits after the last, (B, V)."""

@@ -144,9 +144,20 @@ class Runtime:
         recompute: bool = False,
     ) -> Context:
         """The context of a new forward pass."""
-        ctx = Context(
-            self.tables, self.dtype, cache, segments, positions_in_document, dropout_keys, recompute
+        return self.use_context(
+            Context(
+                self.tables,
+                self.dtype,
+                cache,
+                segments,
+                positions_in_document,
+                dropout_keys,
+                recompute,
+            )
         )
+
+    def use_context(self, ctx: Context) -> Context:
+        """Show the adapters the context of the pass that begins."""
         for adapter in self.adapters:
             adapter.ctx = ctx
         return ctx

@@ -8,7 +8,7 @@ class KVCache:
     """Keys and values of every layer, of at most `capacity` tokens."""
 
     def __init__(self, num_layers: int, capacity: int):
-        self.capacity = capacity
+        self.num_layers, self.capacity = num_layers, capacity
         self.length = 0  # tokens of whole passes; the decoder adds to it after each
         self._layers: list[tuple[Array, Array] | None] = [None] * num_layers
 
@@ -20,3 +20,13 @@ class KVCache:
             v = np.concatenate([before[1], v], axis=2)
         self._layers[layer] = k, v
         return k, v
+
+    def copy(self, capacity: int, length: int) -> "KVCache":
+        """A cache of the first `length` tokens."""
+        new = KVCache(self.num_layers, capacity)
+        new.length = length
+        new._layers = [
+            None if kept is None else (kept[0][:, :, :length], kept[1][:, :, :length])
+            for kept in self._layers
+        ]
+        return new

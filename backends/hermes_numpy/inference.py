@@ -1,5 +1,6 @@
 """A model that computes logits, log-probabilities and losses, and the decoder that generates."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,10 @@ class Model:
         """An empty KV cache for rows of at most `capacity` tokens."""
         return Decoder(self._module, batch_size, capacity, len(self.spec.layers))
 
+    def row_decoder(self, rows: int, capacity: int) -> "RowDecoder":
+        """A KV cache for rows that begin, advance and end each by itself."""
+        return RowDecoder(self, rows, capacity)
+
     def params(self) -> Tensors:
         """The weights by name."""
         return {name: self._params[name] for name in list_parameters(self.spec)}
@@ -87,6 +92,11 @@ class Decoder:
     def __init__(self, module: Transformer, batch_size: int, capacity: int, num_layers: int):
         self._module, self._rows, self._capacity = module, batch_size, capacity
         self._cache = KVCache(num_layers, capacity)
+
+    @property
+    def length(self) -> int:
+        """Tokens read so far."""
+        return self._cache.length
 
     def advance(self, tokens: Array) -> Array:
         """Read (B, T) more tokens; return the logits after the last, (B, V)."""
@@ -100,3 +110,51 @@ class Decoder:
         logits = self._module(tokens, Context(cache=self._cache))[:, -1]
         self._cache.length = length
         return logits
+
+    def fork(self, capacity: int, length: int) -> "Decoder":
+        """A decoder that has read the first `length` tokens."""
+        new = Decoder(self._module, self._rows, capacity, self._cache.num_layers)
+        new._cache = self._cache.copy(capacity, length)
+        return new
+
+
+class RowDecoder:
+    """A KV cache over rows of different lengths: here a decoder for each, so that none sees others.
+
+    A row begins with tokens of another only if both are for as many: tables of rope may depend on
+    that.
+    """
+
+    def __init__(self, model: Model, rows: int, capacity: int):
+        self._model, self._capacity = model, capacity
+        self._rows: list[tuple[Decoder, int] | None] = [None] * rows
+
+    def open_row(
+        self, row: int, capacity: int, *, source: int | None = None, length: int = 0
+    ) -> int:
+        """Begin a row for `capacity` tokens, with `length` of another's if it can. -> as begun"""
+        if not (0 <= row < len(self._rows) and length < capacity <= self._capacity):
+            raise HermesError(
+                f"a cache of {len(self._rows)} rows of {self._capacity} tokens has no row {row} "
+                f"for {capacity} that begins with {length}"
+            )
+        other = None if source is None else self._rows[source]
+        if other is not None and other[1] == capacity and length <= other[0].length:
+            self._rows[row] = other[0].fork(capacity, length), capacity
+            return length
+        self._rows[row] = self._model.decoder(1, capacity), capacity
+        return 0
+
+    def advance(self, rows: Sequence[int], tokens: Array, counts: Sequence[int]) -> Array:
+        """Append counts[b] of tokens[b] to rows[b]; the logits after each row's last, (B, V)."""
+        if len(set(rows)) != len(rows) or not len(rows) == len(tokens) == len(counts):
+            raise HermesError(f"{len(tokens)} rows of tokens need as many different rows: {rows}")
+        if not all(1 <= count <= tokens.shape[1] for count in counts):
+            raise HermesError(f"counts must be from 1 to {tokens.shape[1]}, got {counts}")
+        logits = []
+        for row, row_tokens, count in zip(rows, tokens, counts, strict=True):
+            opened = self._rows[row]
+            if opened is None:
+                raise HermesError(f"row {row} is not open")
+            logits.append(opened[0].advance(row_tokens[None, :count])[0])
+        return np.stack(logits)

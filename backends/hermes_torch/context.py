@@ -132,9 +132,10 @@ class Context:
         return self.cache.update(layer, k, v) if self.cache else (k, v)
 
     def relative_positions(self, T: int, S: int) -> Array:
-        """Position of each query minus position of each key. (T, S)"""
-        queries = torch.arange(self.offset, self.offset + T, device=self.tables.device)
-        return queries[:, None] - torch.arange(S, device=self.tables.device)[None, :]
+        """Position of each query minus position of each key, which are the last S. (T, S)"""
+        end = self.offset + T
+        queries = torch.arange(self.offset, end, device=self.tables.device)
+        return queries[:, None] - torch.arange(end - S, end, device=self.tables.device)[None, :]
 
     def alibi_bias(self, T: int, S: int, slopes: Array) -> Array:
         """ALiBi's penalty, slope times distance, for each head, query and key. (H, T, S)"""

@@ -9,9 +9,11 @@ from torch import Tensor as Array
 
 from hermes.errors import HermesError, Unsupported
 from hermes.interface import Batch, LazyTensors, check_tokens
+from hermes.numerics.row_layout import find_windows
 from hermes_torch.cache import KVCache
 from hermes_torch.context import Context
 from hermes_torch.loss import preference_loss
+from hermes_torch.row_decoder import RowDecoder
 from hermes_torch.runtime import Runtime
 
 Ids = NDArray[np.integer]
@@ -106,6 +108,12 @@ class Model:
             raise Unsupported("a model that is split writes no text; load its checkpoint for that")
         return Decoder(self.runtime, batch_size, capacity)
 
+    def row_decoder(self, rows: int, capacity: int) -> RowDecoder:
+        """A KV cache for rows that begin, advance and end each by itself."""
+        if self.runtime.shards:
+            raise Unsupported("a model that is split writes no text; load its checkpoint for that")
+        return RowDecoder(self.runtime, rows, capacity)
+
     def params(self) -> LazyTensors:
         """The weights, one at a time."""
         state = self.runtime.module.state_dict()
@@ -117,7 +125,8 @@ class Decoder:
 
     def __init__(self, runtime: Runtime, batch_size: int, capacity: int):
         self._runtime, self._rows, self._capacity = runtime, batch_size, capacity
-        self._cache = KVCache(runtime.spec.num_layers, capacity)
+        windows = find_windows(runtime.spec, capacity)
+        self._cache = KVCache(runtime.spec.num_layers, capacity, windows)
 
     @torch.inference_mode()
     def advance(self, tokens: Ids) -> NDArray[np.floating]:

@@ -1,8 +1,6 @@
-"""Decoding: one prefill of the prompt, then one token at a time over the KV cache.
+"""Decoding of one text: a prefill of the prompt, then one token at a time over the KV cache.
 
-The token at position t of completion c is sampled with uniform number t of a stream named by c, so
-randomness depends on (seed, completion, position) alone: neither on the backend nor on how the
-text is split over calls.
+Many texts at once are the work of `engine`, which gives each the tokens that it has here.
 """
 
 import warnings
@@ -10,14 +8,27 @@ from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hermes.arguments import convert_value
 from hermes.errors import HermesError
-from hermes.inference.sampling import Sampling, choose
-from hermes.interface import Model
-from hermes.numerics.randomness import draw_uniforms
+from hermes.inference.sampler import Choice, Sampler
+from hermes.inference.sampling import Sampling
+from hermes.interface import Decoder, Model
 
-__all__ = ["Completion", "collect_completion", "generate_tokens"]
+__all__ = [
+    "CONTEXT_OVERFLOWS",
+    "PREFILL_CHUNK",
+    "Completion",
+    "check_lengths",
+    "collect_completion",
+    "generate_choices",
+    "generate_tokens",
+    "shift_context",
+]
+
+CONTEXT_OVERFLOWS = ("stop", "slide")
+PREFILL_CHUNK = 512  # tokens of a prompt that are read at once, which bounds the activations
 
 
 @dataclass(frozen=True)
@@ -41,19 +52,85 @@ def generate_tokens(
     completion: int = 0,
     stop: Collection[int] = (),
     vocab_size: int | None = None,
+    context_overflow: str = "stop",
 ) -> Generator[int, None, str]:
     """Yield the ids that follow `prompt`; the generator returns the finish reason.
 
-    Stops at a token of `stop`, after max_tokens, or where the context of max_seq_len is full, which
-    warns. completion: the number of the completion, which names its random stream. vocab_size:
-    sample only ids below this, where the model has padding rows (None: all). Raises HermesError.
+    Arguments are those of `generate_choices`. Raises HermesError.
     """
-    longest = model.spec.max_seq_len
+    choices = generate_choices(
+        model,
+        prompt,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        seed=seed,
+        completion=completion,
+        stop=stop,
+        vocab_size=vocab_size,
+        context_overflow=context_overflow,
+    )
+    return _yield_ids(choices)
+
+
+def _yield_ids(choices: Generator[Choice, None, str]) -> Generator[int, None, str]:
+    while True:
+        try:
+            choice = next(choices)
+        except StopIteration as end:
+            return str(end.value)
+        yield choice.token
+
+
+def generate_choices(
+    model: Model,
+    prompt: Sequence[int],
+    *,
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int = 0,
+    completion: int = 0,
+    stop: Collection[int] = (),
+    vocab_size: int | None = None,
+    context_overflow: str = "stop",
+    logprobs: int | None = None,
+) -> Generator[Choice, None, str]:
+    """Yield the tokens that follow `prompt` with their log-probabilities; return why it ended.
+
+    Stops at a token of `stop`, after max_tokens, or where the context of max_seq_len is full, which
+    warns; with context_overflow 'slide' it goes on there from the last half of the context.
+    completion: the number of the completion, which names its random stream. vocab_size: sample only
+    ids below this, where the model has padding rows (None: all). Raises HermesError.
+    """
     max_tokens = convert_value("max_tokens", max_tokens, int)
     seed = convert_value("seed", seed, int)
+    tokens = check_lengths(model.spec.max_seq_len, prompt, max_tokens, context_overflow)
+    sampler = Sampler(
+        sampling,
+        prompt,
+        seed=seed,
+        completion=completion,
+        endings=stop,
+        vocab_size=vocab_size,
+        logprobs=logprobs,
+    )
+    return _decode_tokens(model, tokens, max_tokens, sampler, stop, context_overflow)
+
+
+def check_lengths(
+    longest: int, prompt: Sequence[int], max_tokens: int, context_overflow: str
+) -> list[int]:
+    """The tokens to begin with: the prompt, or under 'slide' as much of its end as fits.
+
+    longest: the tokens that a row may have. Raises HermesError.
+    """
     if max_tokens < 1:
         raise HermesError(f"max_tokens must be at least 1, got {max_tokens}")
-    if len(prompt) > longest:
+    if context_overflow not in CONTEXT_OVERFLOWS:
+        raise HermesError(
+            f"context_overflow is {context_overflow!r}; it must be one of "
+            f"{', '.join(CONTEXT_OVERFLOWS)}"
+        )
+    if len(prompt) > longest and context_overflow == "stop":
         raise HermesError(
             f"the prompt has {len(prompt)} tokens, more than the model's max_seq_len {longest}; "
             "shorten it"
@@ -62,39 +139,56 @@ def generate_tokens(
         raise HermesError(
             "the prompt is empty and the tokenizer has no token that begins a text; give a prompt"
         )
-    return _decode_tokens(
-        model, prompt, max_tokens, sampling, seed, f"sampling/{completion}", stop, vocab_size
-    )
+    return list(prompt[-longest:])
+
+
+def shift_context(tokens: Sequence[int], longest: int) -> list[int]:
+    """What is read again where a context of `longest` tokens is full: the last half of it."""
+    return list(tokens[-max(longest // 2, 1) :])
 
 
 def _decode_tokens(
     model: Model,
-    prompt: Sequence[int],
+    tokens: list[int],
     max_tokens: int,
-    sampling: Sampling,
-    seed: int,
-    stream: str,
+    sampler: Sampler,
     stop: Collection[int],
-    vocab_size: int | None,
-) -> Generator[int, None, str]:
-    count = min(max_tokens, model.spec.max_seq_len - len(prompt) + 1)
-    draws = draw_uniforms(seed, stream, count, start=len(prompt))
-    decoder = model.decoder(1, len(prompt) + count - 1)
-    logits = decoder.advance(np.array([prompt], np.int32))
-    for index in range(count):
-        token = choose(logits[0, :vocab_size], sampling, float(draws[index]))
-        if token in stop:
+    context_overflow: str,
+) -> Generator[Choice, None, str]:
+    longest = model.spec.max_seq_len
+    capacity = min(longest, len(tokens) + max_tokens - 1)
+    decoder = model.decoder(1, capacity)
+    logits = _read_prompt(decoder, tokens)
+    for index in range(max_tokens):
+        choice = sampler.choose(logits[0])
+        if choice.token in stop:
             return "stop"
-        yield token
-        if index + 1 < count:
-            logits = decoder.advance(np.array([[token]], np.int32))
-    if count < max_tokens:
-        warnings.warn(
-            f"the context of {model.spec.max_seq_len} tokens is full after {count} new ones, "
-            f"where {max_tokens} were asked for",
-            stacklevel=2,
-        )
+        yield choice
+        if index + 1 == max_tokens:
+            break
+        if len(tokens) == longest:
+            if context_overflow == "stop":
+                warnings.warn(
+                    f"the context of {longest} tokens is full after {index + 1} new ones, "
+                    f"where {max_tokens} were asked for",
+                    stacklevel=2,
+                )
+                break
+            tokens = shift_context([*tokens, choice.token], longest)
+            decoder = model.decoder(1, capacity)
+            logits = _read_prompt(decoder, tokens)
+            continue
+        tokens.append(choice.token)
+        logits = decoder.advance(np.array([[choice.token]], np.int32))
     return "length"
+
+
+def _read_prompt(decoder: Decoder, tokens: Sequence[int]) -> NDArray[np.floating]:
+    """Read tokens into an empty cache, in chunks; the logits after the last. -> (1, V)"""
+    for start in range(0, len(tokens), PREFILL_CHUNK):
+        chunk = tokens[start : start + PREFILL_CHUNK]
+        logits = decoder.advance(np.array([chunk], np.int32))
+    return logits
 
 
 def collect_completion(tokens: Generator[int, None, str]) -> Completion:

@@ -27,14 +27,15 @@ UNSUPPORTED = {
     "begin_suppress_tokens": [],
     "sequence_bias": {},
 }
+# What is another option's name with us.
+OWN_NAMES = {"no_repeat_ngram_size": "no_repeat_ngram", "bad_words_ids": "ban"}
 
 
-def choose_sampling(
-    config: Mapping[str, Any], given: Mapping[str, float | None]
-) -> tuple[Sampling, str]:
+def choose_sampling(config: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Sampling, str]:
     """Choose each value as given, else as in a generation_config.json, else Sampling's own.
 
-    given: temperature, top_k, top_p and min_p, None where the file decides. Under do_sample: false
+    given: temperature, top_k, top_p and min_p, None where the file decides; of other settings only
+    whether they are given, for then it is no matter what the file asks for. Under do_sample: false
     the file's temperature is 0. -> the sampling, and a sentence with what the file decided and what
     it asks for in vain, "" for nothing. Raises HermesError.
     """
@@ -47,7 +48,7 @@ def choose_sampling(
             raise HermesError(f"{FILE}: {name} is {value!r}; give --{name.replace('_', '-')}")
     if "top_k" in taken:
         taken["top_k"] = int(taken["top_k"])
-    own: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    own: dict[str, Any] = {name: given[name] for name in FIELDS if given.get(name) is not None}
     sampling = replace(Sampling(), **own)
     if own.get("temperature") == 0:  # the likeliest token, whatever the file says
         return sampling, ""
@@ -56,15 +57,15 @@ def choose_sampling(
     except HermesError as error:
         option = str(error).split()[0].replace("_", "-")
         raise HermesError(f"{FILE}: {error}; give --{option}") from None
-    return sampling, _describe(config, taken)
+    return sampling, _describe(config, taken, given)
 
 
-def _describe(config: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
+def _describe(config: Mapping[str, Any], taken: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     shown = [f"{name} {value:g}" for name, value in taken.items()]
     vain = [
         f"{name} {config[name]!r:.40}"
         for name, neutral in UNSUPPORTED.items()
-        if config.get(name) not in (None, neutral)
+        if config.get(name) not in (None, neutral) and given.get(OWN_NAMES.get(name, name)) is None
     ]
     words = [f"sampling with {', '.join(shown)} of the checkpoint's {FILE}"] if shown else []
     if vain:

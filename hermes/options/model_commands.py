@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hermes.options.generation_options import SAMPLING
 from hermes.options.option import Argument, CommandOptions, Overrides
 from hermes.options.training_commands import TEXT, TEXT_FILES
 
@@ -10,7 +11,7 @@ __all__ = ["MODEL_COMMANDS"]
 # What all that use a trained model share.
 _LOADED = ("checkpoint", "config", "ignore_fields", "tokenizer")
 _DEVICE = ("backend", "device", "precision")
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", *SAMPLING, "seed")
 _CONFIG: Overrides = {
     "config": {
         "type": Path,
@@ -44,12 +45,30 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
             "bos",
             "prompt",
             "max_tokens",
+            *("stop", "stop_id", "context_overflow"),
             *_SAMPLING,
-            "num_samples",
-            "json",
+            *("num_samples", "logprobs", "echo", "json"),
+            *("prompts", "output", "batch_size"),
             *_DEVICE,
         ),
-        overrides=_GENERATION | _BOS | {"json": {"help": "Print each text as a JSON object"}},
+        overrides=_GENERATION
+        | _BOS
+        | {
+            "json": {"help": "Print each text as a JSON object"},
+            "output": {
+                "type": Path,
+                "default": None,
+                "metavar": "FILE",
+                "group": "Files of prompts",
+                "help": "File of JSON lines for the texts of --prompts, in their order; lines that "
+                "an earlier call wrote are kept",
+            },
+            "batch_size": {
+                "default": 16,
+                "group": "Files of prompts",
+                "help": "Number of texts generated at once",
+            },
+        },
         grouped=True,
     ),
     "chat": CommandOptions(

@@ -31,6 +31,8 @@ GROUPS = (
     "Checkpoints",
     "Safeguards",
     "Sampling",
+    "Penalties and bans",
+    "Files of prompts",
     "Backends",
     "Selection",
     "Reports",

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hermes.options.generation_options import GENERATION_OPTIONS
 from hermes.options.option import Option
 from hermes.options.training_options import TRAINING_OPTIONS
 
@@ -114,4 +115,6 @@ OTHER_OPTIONS = (
            help="List the name of every case, too"),
 )  # fmt: skip
 
-OPTIONS = {option.name: option for option in (*TRAINING_OPTIONS, *OTHER_OPTIONS)}
+OPTIONS = {
+    option.name: option for option in (*TRAINING_OPTIONS, *OTHER_OPTIONS, *GENERATION_OPTIONS)
+}

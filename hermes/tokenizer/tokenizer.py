@@ -6,7 +6,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,12 @@ class Tokenizer:
     def get_token_bytes(self, token: int) -> bytes:
         """Get a token's bytes; a special token's are its name. Raises DataError for unknown ids."""
         return self._vocabulary.get_bytes(token)
+
+    def iterate_token_bytes(self) -> Iterator[tuple[int, bytes]]:
+        """Iterate over the ids that stand for text, with their bytes."""
+        for token in range(self.vocab_size):
+            if token not in self.special_ids and self._vocabulary.find_name(token) is not None:
+                yield token, self._vocabulary.get_bytes(token)
 
     def get_name(self, token: int) -> str:
         """Get a token as tokenizer.json has it. Raises DataError for unknown ids."""

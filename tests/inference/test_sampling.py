@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hermes.errors import HermesError, NonFinite
-from hermes.inference.sampling import GREEDY, Sampling, choose, compute_probabilities
+from hermes.inference.filters import choose, compute_probabilities
+from hermes.inference.sampling import GREEDY, Sampling
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.25, 0.05]))
 

@@ -39,16 +39,7 @@ def chat(
     eos: str | None,
     template: str | None,
     template_arg: tuple[str, ...],
-    system: str,
-    max_tokens: int,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
-    seed: int,
-    backend: str,
-    device: str | None,
-    precision: str,
+    **options: Any,
 ) -> None:
     """Chat with a model.
 
@@ -66,16 +57,7 @@ def chat(
         eos=eos,
         template=template,
         template_arg=template_arg,
-        system=system,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        seed=seed,
-        backend=backend,
-        device=device,
-        precision=precision,
+        **options,
     )
     if sys.stdin.isatty():
         _converse(talk, signals)

@@ -1,15 +1,19 @@
-"""`hermes generate`: continue a prompt, showing the text as it comes."""
+"""`hermes generate`: continue a prompt, showing the text as it comes, or the prompts of a file."""
 
-import dataclasses
 import json
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from hermes_cli.display.count_bar import show_count
 from hermes_cli.display.text_stream import stream_text
 from hermes_cli.options.declarations import declare_command
+
+if TYPE_CHECKING:
+    from hermes.model import Model
 
 
 @declare_command("generate")
@@ -20,30 +24,28 @@ def generate(
     tokenizer: Path | None,
     eos: str | None,
     bos: bool | None,
-    prompt: str,
-    max_tokens: int,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
-    seed: int,
-    num_samples: int,
-    as_json: bool,
     backend: str,
     device: str | None,
     precision: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Generate text from a prompt.
 
-    The text is streamed to standard output, without the prompt.
+    The text is streamed to standard output, without the prompt. With --prompts, the texts of a file
+    of prompts go to --output, or to standard output as JSON lines.
     """
     from hermes.errors import HermesError
     from hermes.model import load
 
-    if num_samples < 1:
-        raise HermesError(f"num_samples must be at least 1, got {num_samples}")
-    if prompt == "-":
-        prompt = sys.stdin.read()
+    if options["num_samples"] < 1:
+        raise HermesError(f"num_samples must be at least 1, got {options['num_samples']}")
+    if options["logprobs"] is not None and not as_json and options["prompts"] is None:
+        raise HermesError("--logprobs are shown with --json; give that, too")
+    if options["output"] is not None and options["prompts"] is None:
+        raise HermesError("--output is the file for the texts of --prompts; give those, too")
+    if options["prompt"] == "-":
+        options["prompt"] = sys.stdin.read()
     model = load(
         checkpoint,
         backend,
@@ -55,19 +57,51 @@ def generate(
         eos=eos,
         bos=bos,
     )
-    sampling = model.choose_sampling(temperature, top_k, top_p, min_p)
     check = click.get_current_context().find_root().obj.signals.raise_if_come
-    for index in range(num_samples):
+    if options["prompts"] is not None:
+        _generate_from_file(model, options, check)
+    else:
+        _generate_from_prompt(model, options, check, as_json)
+
+
+def _generate_from_prompt(
+    model: "Model", options: dict[str, Any], check: Any, as_json: bool
+) -> None:
+    from hermes.api_generation import choose_all_sampling
+
+    sampling = choose_all_sampling(model, options)
+    for index in range(options["num_samples"]):
         check()
         complete = partial(
-            model.complete, prompt, max_tokens=max_tokens, sampling=sampling, seed=seed + index
+            model.complete,
+            options["prompt"],
+            max_tokens=options["max_tokens"],
+            sampling=sampling,
+            seed=options["seed"] + index,
+            stop=options["stop"],
+            stop_ids=options["stop_id"],
+            logprobs=options["logprobs"],
+            echo=options["echo"],
+            context_overflow=options["context_overflow"],
         )
         if as_json:
-            click.echo(json.dumps(dataclasses.asdict(complete())))
+            click.echo(json.dumps(complete().to_json()))
             continue
         if index:
             click.echo("---")
-        if sys.stdout.isatty():
-            click.echo(click.style(prompt, bold=True), nl=False)
+        if sys.stdout.isatty() and not options["echo"]:
+            click.echo(click.style(options["prompt"], bold=True), nl=False)
         with stream_text(check) as show:
             complete(show=show)
+
+
+def _generate_from_file(model: "Model", options: dict[str, Any], check: Any) -> None:
+    from hermes.api_generation import generate_from_file
+
+    with show_count("texts", check) as report:
+        texts = generate_from_file(model, options, report)
+    if options["output"] is None:
+        for text in texts:
+            click.echo(json.dumps(text.to_json(), ensure_ascii=False))
+    else:
+        click.echo(f"{len(texts):,} texts are in {options['output']}", err=True)

@@ -7,6 +7,7 @@ from hermes_conformance.faults.patcher import Function, Patcher
 DECODING, PACKING = "L1/decoding", "L1/packing"
 DEFAULT, PACKED = "default/fresh", "default/hot"
 LEARNED = "attention.position_encoding=learned"
+WINDOW = "attention.mask=window"
 
 
 def _change_cache_update(change: Function) -> Plant:
@@ -60,6 +61,14 @@ def _mask_from_own_start(patcher: Patcher) -> None:
         "relative_positions",
         lambda original: lambda self, T, S: original(self, T, S) - self.offset,
     )
+
+
+def _drop_oldest_key(original, self, layer, k, v):
+    """A window's buffer is a token too short once it has moved."""
+    T, window = k.shape[2], self._windows[layer]
+    k, v = original(self, layer, k, v)
+    full = window is not None and k.shape[2] == window - 1 + T
+    return (k[:, :, 1:], v[:, :, 1:]) if full else (k, v)
 
 
 def _change_documents(change: Function) -> Plant:
@@ -145,6 +154,12 @@ FAULTS = (
     ),
     _make_fault(
         "a second read is masked from its own start", DECODING, DEFAULT, _mask_from_own_start
+    ),
+    _make_fault(
+        "a window's cache drops a key too many",
+        DECODING,
+        f"{WINDOW}/fresh",
+        _change_cache_update(_drop_oldest_key),
     ),
     _make_fault("a cache takes more than its capacity", "L0/refusals", DEFAULT, _raise_capacity),
     _make_fault("ids are not checked", "L0/refusals", DEFAULT, _skip_token_check, "refusals"),

@@ -20,7 +20,7 @@ def _rotate_early_in_bfloat16(patcher: Patcher) -> None:
         def faulty(self, spec, T):
             if not (_is_bfloat16(self.dtype) and self.cache and self.offset):
                 return original(self, spec, T)
-            tables = self.tables.angles[spec.position_encoding, spec.rotary_size]
+            tables = self.tables.get_angles(spec, self.cache.capacity)
             return tuple(table[self.offset - 1 : self.offset - 1 + T] for table in tables)
 
         return faulty

@@ -26,6 +26,7 @@ from hermes_conformance.faults import (
     pairs_of_backends,
     positions,
     production,
+    rows,
     state,
 )
 from hermes_conformance.faults.fault import Fault
@@ -50,6 +51,7 @@ FAULTS = (
     *optimizer.FAULTS,
     *state.FAULTS,
     *cache.FAULTS,
+    *rows.FAULTS,
     *core_library.FAULTS,
     *kernels.FAULTS,
     *outputs.FAULTS,

@@ -10,6 +10,7 @@ from hermes_conformance.laws import (
     exact,
     interchange,
     kernels,
+    rows,
     semantics,
     short_formats,
     training,
@@ -31,8 +32,14 @@ class Level:
 
 LEVELS = (
     Level("L0", "exact", (*core_library.LAWS, *exact.LAWS), exact.make_cases),
-    Level("L1", "float64 semantics", semantics.LAWS, semantics.make_cases, canary=True),
-    Level("L2", "float32 kernels", kernels.LAWS, kernels.make_cases),
+    Level(
+        "L1",
+        "float64 semantics",
+        (*semantics.LAWS, *rows.LAWS_64),
+        semantics.make_cases,
+        canary=True,
+    ),
+    Level("L2", "float32 kernels", (*kernels.LAWS, *rows.LAWS_32), kernels.make_cases),
     Level("L3", "kernels of shorter formats", short_formats.LAWS, short_formats.make_cases),
     Level(
         "L4",

@@ -1,0 +1,268 @@
+"""The public functions that make text: generate and chat."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hermes.arguments import convert_arguments
+from hermes.chat_templates.template import parse_template_args
+from hermes.errors import HermesError
+from hermes.finetuning.base_model import open_base_model
+from hermes.inference.chat_session import ChatSession
+from hermes.inference.decoding import check_lengths
+from hermes.inference.generated_text import GeneratedText
+from hermes.inference.prompts_file import (
+    PromptRecord,
+    TextsFile,
+    generate_texts,
+    read_prompt_records,
+)
+from hermes.inference.request import Request
+from hermes.inference.sampling import Sampling
+from hermes.inference.sampling_options import SAMPLING_OPTIONS, make_sampling
+from hermes.interface import Options, choose_backend
+from hermes.interop.hub import load_tokenizer
+from hermes.model import Model, load
+from hermes.tokenizer import Tokenizer
+
+__all__ = ["chat", "generate", "generate_from_file"]
+
+
+def generate(
+    checkpoint: str | Path,
+    prompt: str = "",
+    *,
+    config: str | Path | None = None,
+    ignore_fields: Sequence[str] = (),
+    tokenizer: str | Path | Tokenizer | None = None,
+    eos: str | None = None,
+    bos: bool | None = None,
+    max_tokens: int = 100,
+    stop: Sequence[str] = (),
+    stop_id: Sequence[int] = (),
+    context_overflow: str = "stop",
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    typical_p: float | None = None,
+    xtc_probability: float | None = None,
+    xtc_threshold: float | None = None,
+    repetition_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    frequency_penalty: float | None = None,
+    no_repeat_ngram: int | None = None,
+    dry_multiplier: float | None = None,
+    dry_base: float | None = None,
+    dry_allowed_length: int | None = None,
+    dry_range: int | None = None,
+    dry_breaker: Sequence[str] = (),
+    logit_bias: Sequence[str] = (),
+    ban: Sequence[str] = (),
+    min_tokens: int | None = None,
+    seed: int = 0,
+    num_samples: int = 1,
+    logprobs: int | None = None,
+    echo: bool = False,
+    prompts: str | Path | None = None,
+    output: str | Path | None = None,
+    batch_size: int = 16,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: str = "float32",
+) -> list[GeneratedText]:
+    """Continue a prompt, num_samples times, with the seeds from `seed` on.
+
+    checkpoint, config, ignore_fields, tokenizer, eos, bos: as in `load`. temperature 0 takes the
+    likeliest token, always; what is None of temperature, top_k, top_p and min_p is as the
+    checkpoint's generation_config.json has it, else 0.8, 0, 1 and 0. The rest of sampling is as in
+    `Sampling`, where ban, dry_breaker and logit_bias ("ID=NUMBER") become ids; stop, stop_id,
+    context_overflow, logprobs and echo are as in `Model.complete`. A seed gives the same text on
+    every backend.
+
+    prompts: instead of `prompt` a file of {"prompt": "..."}, batch_size of which run at once;
+    output: the file for their texts, where lines of an earlier call are kept, and returned without
+    their logprobs. For many calls use `load` once, and `Model.complete`. Raises HermesError of
+    every kind.
+    """
+    a = convert_arguments(generate, locals())
+    if a["num_samples"] < 1:
+        raise HermesError(f"num_samples must be at least 1, got {num_samples}")
+    if output is not None and prompts is None:
+        raise HermesError("--output is the file for the texts of --prompts; give those, too")
+    model = load(
+        checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
+        ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"],
+    )  # fmt: skip
+    if prompts is not None:
+        return generate_from_file(model, a)
+    sampling = choose_all_sampling(model, a)
+    return [
+        model.complete(
+            prompt,
+            max_tokens=a["max_tokens"],
+            sampling=sampling,
+            seed=a["seed"] + k,
+            stop=a["stop"],
+            stop_ids=a["stop_id"],
+            logprobs=a["logprobs"],
+            echo=a["echo"],
+            context_overflow=a["context_overflow"],
+        )
+        for k in range(a["num_samples"])
+    ]
+
+
+def choose_all_sampling(model: Model, arguments: Mapping[str, Any]) -> Sampling:
+    """A model's sampling by the arguments of `generate`."""
+    return model.choose_sampling(others={name: arguments[name] for name in SAMPLING_OPTIONS})
+
+
+def generate_from_file(
+    model: Model,
+    arguments: Mapping[str, Any],
+    report: Callable[[int, int], object] = lambda done, total: None,
+) -> list[GeneratedText]:
+    """Continue the prompts of a file, with the arguments of `generate`.
+
+    report: takes how many texts are written and how many there will be. Raises HermesError.
+    """
+    a = arguments
+    if a["prompt"]:
+        raise HermesError("--prompt and --prompts are both given; give one")
+    if a["echo"]:
+        raise HermesError("--echo goes with --prompt; the texts of --prompts have their prompts")
+    records, count = read_prompt_records(Path(a["prompts"])), a["num_samples"]
+    made = []
+    for number, record in enumerate(records, start=1):
+        try:
+            made += _make_requests(model, record, a)
+        except HermesError as error:
+            raise HermesError(f"prompt {number} of {a['prompts']}: {error}") from error
+    longest = max(len(one.prompt) + one.max_tokens for one in made)
+    engine = model.make_engine(rows=min(a["batch_size"], len(made)), capacity=longest)
+    file = None
+    if a["output"] is not None:
+        file = TextsFile(Path(a["output"]), records, count, _name_settings(model, a))
+    kept = file.kept if file else []
+    start = len(kept)
+    try:
+        report(start, len(made))
+        new = generate_texts(
+            engine,
+            made[start:],
+            lambda generation, _: model.describe_generation(generation),
+            lambda number, text: file.append(start + number, text) if file else None,
+            lambda done: report(start + done, len(made)),
+        )
+    finally:
+        if file is not None:
+            file.close()
+    return [*kept, *new]
+
+
+def _make_requests(
+    model: Model, record: PromptRecord, arguments: Mapping[str, Any]
+) -> list[Request]:
+    """The requests of a prompt, one for each sample."""
+    own = {**arguments, **record.options}
+    own = convert_arguments(generate, {name: own[name] for name in arguments})
+    sampling = choose_all_sampling(model, own)
+    made = [
+        model.make_request(
+            record.prompt,
+            max_tokens=own["max_tokens"],
+            sampling=sampling,
+            seed=own["seed"] + k,
+            stop=own["stop"],
+            stop_ids=own["stop_id"],
+            logprobs=own["logprobs"],
+            context_overflow=own["context_overflow"],
+        )
+        for k in range(own["num_samples"])
+    ]
+    for one in made[:1]:  # which says now, and not after hours, what would be refused
+        check_lengths(model.spec.max_seq_len, one.prompt, one.max_tokens, one.context_overflow)
+    return made
+
+
+def _name_settings(model: Model, arguments: Mapping[str, Any]) -> str:
+    """A short name of all that decides the texts, so that a file has those of one setting."""
+    elsewhere = ("prompts", "output", "batch_size", "backend", "device", "tokenizer", "checkpoint")
+    told = {name: value for name, value in arguments.items() if name not in elsewhere}
+    text = json.dumps([str(model.path), told], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def chat(
+    checkpoint: str | Path,
+    *,
+    config: str | Path | None = None,
+    ignore_fields: Sequence[str] = (),
+    tokenizer: str | Path | Tokenizer | None = None,
+    eos: str | None = None,
+    template: str | Path | None = None,
+    template_arg: Sequence[str] = (),
+    system: str = "",
+    max_tokens: int = 512,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    typical_p: float | None = None,
+    xtc_probability: float | None = None,
+    xtc_threshold: float | None = None,
+    repetition_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    frequency_penalty: float | None = None,
+    no_repeat_ngram: int | None = None,
+    dry_multiplier: float | None = None,
+    dry_base: float | None = None,
+    dry_allowed_length: int | None = None,
+    dry_range: int | None = None,
+    dry_breaker: Sequence[str] = (),
+    logit_bias: Sequence[str] = (),
+    ban: Sequence[str] = (),
+    min_tokens: int | None = None,
+    seed: int = 0,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: str = "float32",
+) -> ChatSession:
+    """Start a conversation: `say` gives the answer to a message in pieces, and remembers both.
+
+        talk = hermes.chat("run")
+        print("".join(talk.say("Hello!")))
+
+    checkpoint, config, ignore_fields, tokenizer, eos: as in `load`. template: a Jinja file instead
+    of the checkpoint's chat template; template_arg: its arguments, such as "enable_thinking=false".
+    max_tokens: of an answer. Sampling is as in `generate`. Raises HermesError of every kind.
+    """
+    a = convert_arguments(chat, locals())
+    given = (
+        tokenizer
+        if tokenizer is None or isinstance(tokenizer, Tokenizer)
+        else load_tokenizer(tokenizer)
+    )
+    base = open_base_model(
+        checkpoint,
+        config=config,
+        ignore_fields=a["ignore_fields"],
+        tokenizer=given,
+        template=template,
+        eos=eos,
+        template_args=parse_template_args(a["template_arg"]),
+        train=False,
+    )
+    for note in base.notes:
+        warnings.warn(note, stacklevel=2)
+    wanted = {name: a[name] for name in SAMPLING_OPTIONS}
+    sampling, said = make_sampling(base.encoder.tokenizer, base.generation_config, wanted)
+    if said:
+        warnings.warn(said, stacklevel=2)
+    options = Options(device=device, precision=precision)
+    model = choose_backend(backend).build(base.spec, base.params, options)
+    return ChatSession(model, base.encoder, system, sampling, a["max_tokens"], a["seed"])

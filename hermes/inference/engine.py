@@ -1,0 +1,265 @@
+"""Many texts at once: requests enter and leave the batch while others run.
+
+Each request has a row of one KV cache, a sampler and a seed of its own, so what it says does not
+depend on who shares the batch. One thread calls `step`, until nothing is left; others may call
+`submit` and `cancel`. For asyncio, `async_engine` has a thread that does so.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+
+import numpy as np
+
+from hermes.errors import HermesError
+from hermes.inference.decoding import PREFILL_CHUNK, check_lengths, shift_context
+from hermes.inference.prefixes import PrefixStore
+from hermes.inference.request import Generation, Listener, Request
+from hermes.inference.row_decoding import make_row_decoder
+from hermes.inference.sampler import Sampler
+from hermes.interface import Model
+from hermes.tokenizer import Tokenizer
+
+__all__ = ["Engine", "QueueIsFull"]
+
+
+class QueueIsFull(HermesError):
+    """As many requests wait as may; try again when some are done."""
+
+
+class _Row:
+    """A request that has a row of the cache. read: how many of its tokens the cache has."""
+
+    def __init__(self, index: int, generation: Generation, sampler: Sampler, tokens: list[int]):
+        self.index, self.generation, self.sampler = index, generation, sampler
+        self.tokens = tokens
+        self.read = 0
+        self.is_open = False
+
+    @property
+    def unread(self) -> int:
+        """How many tokens are to be read before the next can be chosen."""
+        return len(self.tokens) - self.read
+
+
+class Engine:
+    """Generates the texts of many requests, up to `rows` of them at once.
+
+    capacity: tokens that a row may have, None for max_seq_len; rows times capacity bounds the
+    memory of the cache, which is allocated once. max_queue: how many requests may wait.
+    prefill_chunk: how many tokens of prompts are read between two tokens of those who write, which
+    bounds how long a long prompt holds up the others. tokenizer: makes text of tokens; None for
+    tokens alone. vocab_size: only ids below it are chosen.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        tokenizer: Tokenizer | None = None,
+        rows: int = 16,
+        capacity: int | None = None,
+        max_queue: int = 1024,
+        prefill_chunk: int = PREFILL_CHUNK,
+        vocab_size: int | None = None,
+    ):
+        for name, value in (("rows", rows), ("max_queue", max_queue), ("prefill", prefill_chunk)):
+            if value < 1:
+                raise HermesError(f"{name} must be at least 1, got {value}")
+        self.capacity = min(capacity or model.spec.max_seq_len, model.spec.max_seq_len)
+        self._tokenizer, self._vocab_size = tokenizer, vocab_size
+        self._max_queue, self._prefill_chunk = max_queue, prefill_chunk
+        self._decoder = make_row_decoder(model, rows, self.capacity)
+        self._prefixes = PrefixStore(rows)
+        self._free = set(range(rows))
+        self._active: list[_Row] = []  # in the order of admission
+        self._lock = threading.Lock()  # of the queue, which other threads fill
+        self._queue: deque[Generation] = deque()
+
+    @property
+    def num_rows(self) -> int:
+        """How many texts can run at once."""
+        return len(self._free) + len(self._active)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that have a row."""
+        return len(self._active)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a row."""
+        return len(self._queue)
+
+    def submit(self, request: Request, listener: Listener | None = None) -> Generation:
+        """Hand over a request; the order of handing over is that of beginning.
+
+        listener: called with each piece, by the thread that calls `step`; must not raise. Raises
+        HermesError, and QueueIsFull.
+        """
+        check_lengths(self.capacity, request.prompt, request.max_tokens, request.context_overflow)
+        if request.stop and self._tokenizer is None:
+            raise HermesError("stop strings need a tokenizer")
+        self._make_sampler(request)  # what it refuses is refused now
+        stream = self._tokenizer.stream(continued=request.continued) if self._tokenizer else None
+        generation = Generation(request, stream, listener)
+        with self._lock:
+            if len(self._queue) >= self._max_queue:
+                raise QueueIsFull(f"{len(self._queue)} requests wait already; try again later")
+            self._queue.append(generation)
+        return generation
+
+    def cancel(self, generation: Generation) -> None:
+        """End a text at the next step, which frees its row; one that is done stays as it is."""
+        generation.cancel_asked = True
+
+    def step(self) -> bool:
+        """Advance every text that writes by a token, and prompts by a chunk; whether more is left.
+
+        Raises what the backend raises, after which all running texts have ended with an error.
+        """
+        try:
+            self._drop_cancelled()
+            self._admit()
+            writing = [row for row in self._active if row.is_open and row.unread == 1]
+            self._read(writing, [1] * len(writing))
+            self._prefill()
+        except Exception as error:
+            self._fail(error)
+            raise
+        return bool(self._active or self._queue)
+
+    def run(self) -> None:
+        """Call `step` until all that was handed over is done."""
+        while self.step():
+            pass
+
+    def _drop_cancelled(self) -> None:
+        with self._lock:
+            gone = [one for one in self._queue if one.cancel_asked]
+            for one in gone:
+                self._queue.remove(one)
+        for one in gone:
+            one.finish("cancelled")
+        for row in [row for row in self._active if row.generation.cancel_asked]:
+            self._finish(row, "cancelled")
+
+    def _admit(self) -> None:
+        """Give free rows to those who wait longest."""
+        while self._free:
+            with self._lock:
+                if not self._queue:
+                    return
+                generation = self._queue.popleft()
+            request = generation.request
+            tokens = check_lengths(
+                self.capacity, request.prompt, request.max_tokens, request.context_overflow
+            )
+            index = self._prefixes.choose_row(self._free, tokens)
+            self._free.remove(index)
+            self._active.append(_Row(index, generation, self._make_sampler(request), tokens))
+
+    def _make_sampler(self, request: Request) -> Sampler:
+        return Sampler(
+            request.sampling,
+            request.prompt,
+            seed=request.seed,
+            completion=request.completion,
+            endings=request.stop_ids,
+            vocab_size=self._vocab_size,
+            logprobs=request.logprobs,
+        )
+
+    def _prefill(self) -> None:
+        """Read chunks of prompts, as much of each as of the others."""
+        reading = [row for row in self._active if row.unread > 1 or not row.is_open]
+        reading = [row for row in reading if row.is_open or self._open(row)]
+        if not reading:
+            return
+        share = max(self._prefill_chunk // len(reading), 1)
+        reading = reading[: self._prefill_chunk]
+        self._read(reading, [min(share, row.unread) for row in reading])
+
+    def _open(self, row: _Row) -> bool:
+        """Begin a row with what others have read of its prompt; False to wait for one that will."""
+        source, length = self._prefixes.find_longest(row.index, row.tokens)
+        for other in self._active:
+            if other is row:
+                break
+            # Who began earlier and has the same tokens ahead reads them for both.
+            common = self._prefixes.count_common(other.tokens, row.tokens)
+            if other.read < common and common > length:
+                return False
+        request = row.generation.request
+        planned = min(self.capacity, len(row.tokens) + request.max_tokens - 1)
+        row.read = self._decoder.open_row(row.index, planned, source=source, length=length)
+        row.generation.num_reused = row.read
+        row.is_open = True
+        self._prefixes.set_tokens(row.index, row.tokens[: row.read])
+        return True
+
+    def _read(self, rows: list[_Row], counts: list[int]) -> None:
+        """Read the next tokens of these rows, and choose where all of a row's are read."""
+        if not rows:
+            return
+        tokens = np.zeros((len(rows), max(counts)), np.int32)
+        for b, (row, count) in enumerate(zip(rows, counts, strict=True)):
+            new = row.tokens[row.read : row.read + count]
+            tokens[b, :count] = new
+            row.read += count
+            self._prefixes.add_tokens(row.index, new)
+        logits = self._decoder.advance([row.index for row in rows], tokens, counts)
+        for b, row in enumerate(rows):
+            if row.unread == 0:
+                self._choose(row, logits[b])
+
+    def _choose(self, row: _Row, logits: "np.typing.NDArray[np.floating]") -> None:
+        generation, request = row.generation, row.generation.request
+        try:
+            choice = row.sampler.choose(logits)
+        except HermesError as error:
+            self._finish(row, "error", error)
+            return
+        if choice.token in request.stop_ids:
+            self._finish(row, "stop")
+            return
+        generation.add(choice)
+        if generation.is_done:
+            self._release(row)
+        elif len(generation.choices) >= request.max_tokens:
+            self._finish(row, "length")
+        elif len(row.tokens) < self.capacity:
+            row.tokens.append(choice.token)
+        elif request.context_overflow == "stop":
+            generation.context_is_full = True
+            self._finish(row, "length")
+        else:
+            row.tokens = shift_context([*row.tokens, choice.token], self.capacity)
+            row.read, row.is_open = 0, False
+            self._prefixes.set_tokens(row.index, [])
+
+    def _finish(self, row: _Row, reason: str, error: HermesError | None = None) -> None:
+        self._release(row)
+        row.generation.finish(reason, error)
+
+    def _release(self, row: _Row) -> None:
+        self._active.remove(row)
+        self._free.add(row.index)
+
+    def _fail(self, error: Exception) -> None:
+        """End all running texts, whose rows are in no known state."""
+        known = error if isinstance(error, HermesError) else HermesError(f"decoding: {error}")
+        for row in list(self._active):
+            self._prefixes.set_tokens(row.index, [])
+            self._finish(row, "error", known)
+
+
+def run_requests(engine: Engine, requests: Iterable[Request]) -> list[Generation]:
+    """Generate all texts, in the order of the requests."""
+    found = []
+    for request in requests:
+        while engine.num_waiting > 0:
+            engine.step()
+        found.append(engine.submit(request))
+    engine.run()
+    return found

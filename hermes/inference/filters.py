@@ -1,0 +1,207 @@
+"""Which tokens may come next, and which one does: filters of one row of logits, in O(V).
+
+In float64 on the host, the same for all backends. Nothing sorts the vocabulary: the k greatest are
+found by maxima of strided groups, and a share of the probability by histograms.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.errors import HermesError, NonFinite
+from hermes.inference.sampling import Sampling
+
+__all__ = [
+    "Candidates",
+    "choose",
+    "compute_probabilities",
+    "draw_candidate",
+    "filter_tokens",
+    "select_largest",
+    "select_mass",
+]
+
+Floats = NDArray[np.float64]
+Ids = NDArray[np.intp]
+
+FEW = 2048  # elements that are sorted rather than counted in bins
+BINS = 2048
+GROUPS_FOR_ONE = 4  # groups for each of the k greatest: then few others pass their bound
+BLOCK = 512
+SMALLEST = float(np.finfo(np.float64).tiny)  # what is less has no probability
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The tokens that may come next. ids: ascending, (N,); p: their shares, which need no sum."""
+
+    ids: Ids
+    p: Floats
+
+    def keep(self, which: Ids | NDArray[np.bool_]) -> "Candidates":
+        """The candidates at these places, which ascend."""
+        return Candidates(self.ids[which], self.p[which])
+
+
+def compute_probabilities(logits: NDArray[np.floating], sampling: Sampling) -> Floats:
+    """Compute each token's probability after all filters. (V,) -> (V,), sums to 1.
+
+    Without what depends on the tokens so far. Raises as `filter_tokens`.
+    """
+    kept = filter_tokens(logits.astype(np.float64), sampling)
+    p = np.zeros(len(logits))
+    p[kept.ids] = kept.p / kept.p.sum()
+    return p
+
+
+def choose(logits: NDArray[np.floating], sampling: Sampling, uniform: float) -> int:
+    """Sample the next token by the one uniform number it needs, from [0, 1). (V,) -> id"""
+    return draw_candidate(filter_tokens(logits.astype(np.float64), sampling), uniform)
+
+
+def filter_tokens(
+    x: Floats,
+    sampling: Sampling,
+    xtc_uniform: float | None = None,
+    endings: Collection[int] = (),
+) -> Candidates:
+    """Apply temperature and all filters to logits that hold what depends on earlier tokens. (V,)
+
+    Overwrites x. xtc_uniform: decides whether XTC acts, None for never. endings: ids that XTC does
+    not remove. Raises NonFinite where a logit is NaN or the greatest is infinite, and HermesError
+    where every token is banned.
+    """
+    top = float(x.max())  # NaN if any is
+    if top == -np.inf:
+        raise HermesError("no token may come next: logit_bias and the banned ones leave none")
+    if not np.isfinite(top):
+        raise NonFinite("the model's logits are not numbers; its weights may be damaged")
+    if sampling.temperature == 0:
+        return Candidates(np.array([int(x.argmax())]), np.ones(1))
+    # A temperature near 0 overflows the quotient to -inf, whose exponential, 0, is right.
+    with np.errstate(over="ignore"):
+        if 0 < sampling.top_k < len(x):
+            ids = select_largest(x, sampling.top_k)
+            kept = Candidates(ids, np.exp((x[ids] - top) / sampling.temperature))
+        else:
+            x -= top  # in place: fresh pages of memory cost more than the arithmetic
+            x /= sampling.temperature
+            kept = Candidates(np.arange(len(x)), np.exp(x, out=x))
+    if sampling.top_p < 1:
+        kept = _keep_most_probable(kept, sampling.top_p)
+    if sampling.min_p > 0:
+        kept = kept.keep(kept.p >= sampling.min_p * kept.p.max())
+    if sampling.typical_p < 1:
+        kept = _keep_typical(kept, sampling.typical_p)
+    if xtc_uniform is not None and xtc_uniform < sampling.xtc_probability:
+        kept = _drop_top_choices(kept, sampling.xtc_threshold, endings)
+    return kept
+
+
+def _keep_most_probable(kept: Candidates, share: float) -> Candidates:
+    total = kept.p.sum()
+    # All below this bound together have less than half of what top_p leaves out.
+    bound = (1 - share) * total / (2 * len(kept.p))
+    kept = kept.keep(np.flatnonzero(kept.p >= max(bound, SMALLEST)))
+    return kept.keep(select_mass(np.log(kept.p), kept.p, share * total))
+
+
+def _keep_typical(kept: Candidates, share: float) -> Candidates:
+    if kept.p.min() < SMALLEST:
+        kept = kept.keep(np.flatnonzero(kept.p >= SMALLEST))
+    total = float(kept.p.sum())
+    nearness = np.log(kept.p)
+    # -|surprise - entropy| = -|log p - sum(p log p)|, where the logarithm of the total cancels.
+    nearness -= float(kept.p @ nearness) / total
+    np.negative(np.abs(nearness, out=nearness), out=nearness)
+    return kept.keep(select_mass(nearness, kept.p, share * total))
+
+
+def _drop_top_choices(kept: Candidates, threshold: float, endings: Collection[int]) -> Candidates:
+    above = np.flatnonzero(kept.p >= threshold * kept.p.sum())
+    if len(above) < 2:
+        return kept
+    least = above[len(above) - 1 - int(kept.p[above][::-1].argmin())]  # the higher id of equals
+    out = above[(above != least) & ~np.isin(kept.ids[above], list(endings))]
+    return kept.keep(np.delete(np.arange(len(kept.ids)), out))
+
+
+def draw_candidate(kept: Candidates, uniform: float) -> int:
+    """Sample by inverting the cumulative distribution at `uniform`, from [0, 1). -> id
+
+    The distribution is cumulated in order of ids, not of probabilities: tokens with nearly equal
+    logits then keep their order, and backends whose logits differ by rounding choose the same
+    token, unless `uniform` is within that rounding of a boundary.
+    """
+    p = kept.p
+    first = 0
+    if len(p) > 4 * BLOCK:  # sums of blocks say in which of them the boundary lies
+        whole = len(p) // BLOCK * BLOCK
+        edges = np.cumsum(np.append(p[:whole].reshape(-1, BLOCK).sum(axis=1), p[whole:].sum()))
+        goal = uniform * edges[-1]
+        block = min(int(np.searchsorted(edges, goal, side="right")), len(edges) - 1)
+        first = block * BLOCK
+        goal -= edges[block - 1] if block else 0.0
+        inner = np.cumsum(p[first : first + BLOCK] if first < whole else p[first:])
+    else:
+        inner = np.cumsum(p)
+        goal = uniform * inner[-1]
+    chosen = first + int(np.searchsorted(inner, goal, side="right"))
+    # For a uniform just below 1, rounding may give an index past the end, or one of probability 0.
+    if chosen >= len(p) or p[chosen] <= 0:
+        possible = np.flatnonzero(p[: chosen + 1])
+        chosen = int(possible[-1] if len(possible) else np.flatnonzero(p)[0])
+    return int(kept.ids[chosen])
+
+
+def select_largest(x: Floats, k: int) -> Ids:
+    """The places of the k greatest elements, ascending; the first of equals. (V,) -> (k,)"""
+    n = len(x)
+    if k >= n:
+        return np.arange(n)
+    ids = np.arange(n)
+    width = n // (GROUPS_FOR_ONE * k)
+    if width > 1:
+        # k groups have a maximum of at least the k-th greatest maximum: so have k elements.
+        groups = x[: n // width * width].reshape(width, -1).max(axis=0)
+        bound = np.partition(groups, len(groups) - k)[len(groups) - k]
+        ids = np.flatnonzero(x >= bound)
+    y = x[ids]
+    last = np.partition(y, len(y) - k)[len(y) - k]
+    above = y > last
+    equals = np.flatnonzero(y == last)[: k - int(above.sum())]
+    above[equals] = True
+    found: Ids = ids[above]
+    return found
+
+
+def select_mass(score: Floats, p: Floats, goal: float) -> Ids:
+    """The places of the fewest elements of the highest scores whose p sum to `goal`, ascending.
+
+    At least one; the first of equal scores. Scores are finite. (N,), (N,) -> (M,)
+    """
+    taken = np.zeros(len(score), bool)
+    places: Ids | None = None  # of those among which the last one taken is; None: all
+    reached = 0.0
+    while len(score) > FEW:
+        low, high = float(score.min()), float(score.max())
+        scale = (BINS - 1) / (high - low) if high > low else np.inf
+        if not np.isfinite(scale):
+            break  # all are equal
+        distance = score - high
+        distance *= -scale
+        bins = distance.astype(np.int32)
+        sums = reached + np.cumsum(np.bincount(bins, weights=p, minlength=BINS))
+        last = min(int(np.searchsorted(sums, goal)), BINS - 1)
+        reached = float(sums[last - 1]) if last else reached
+        before, inside = np.flatnonzero(bins < last), np.flatnonzero(bins == last)
+        taken[before if places is None else places[before]] = True
+        places = inside if places is None else places[inside]
+        score, p = score[inside], p[inside]
+    order = np.argsort(-score, kind="stable")
+    sums = reached + np.cumsum(p[order])
+    order = order[: int(np.searchsorted(sums, goal)) + 1]
+    taken[order if places is None else places[order]] = True
+    return np.flatnonzero(taken)

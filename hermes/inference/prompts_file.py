@@ -1,0 +1,154 @@
+"""Many prompts from a file of JSON lines; their texts to another, to which a later run adds."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hermes.errors import DataError, HermesError
+from hermes.inference.engine import Engine
+from hermes.inference.generated_text import GeneratedText
+from hermes.inference.request import Generation, Request
+from hermes.inference.sampling_options import SAMPLING_OPTIONS
+from hermes.storage.durable import AppendOnlyFile
+
+__all__ = ["PromptRecord", "TextsFile", "generate_texts", "read_prompt_records"]
+
+OPTIONS = ("max_tokens", "seed", "stop", *SAMPLING_OPTIONS)
+OWN_KEYS = ("index", "settings", "text", "tokens", "finish_reason", "logprobs")
+IN_FLIGHT = 4  # requests for each row that are begun before the first of them is written
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """A line of the file. options: values of its own. rest: what goes to the output as it is."""
+
+    prompt: str
+    options: Mapping[str, Any]
+    rest: Mapping[str, Any]
+
+
+def read_prompt_records(path: Path) -> list[PromptRecord]:
+    """Read {"prompt": "..."} from each line, with options of its own and what is only passed on.
+
+    Raises DataError, naming the line.
+    """
+    records = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    records.append(_parse_record(f"{path}:{number}", line))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise DataError(f"cannot read {path}: {reason}") from error
+    if not records:
+        raise DataError(f'{path} has no prompt; write one {{"prompt": "..."}} on each line')
+    return records
+
+
+def _parse_record(where: str, line: str) -> PromptRecord:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
+        raise DataError(f'{where}: expected {{"prompt": "..."}}, found {line.strip()[:60]!r}')
+    if taken := next((key for key in OWN_KEYS if key in value), None):
+        raise DataError(f"{where}: {taken!r} is a key of the output; give it another name")
+    options = {name: value[name] for name in OPTIONS if name in value}
+    rest = {name: v for name, v in value.items() if name not in OPTIONS and name != "prompt"}
+    return PromptRecord(value["prompt"], options, rest)
+
+
+class TextsFile:
+    """The file of texts, a line for each in the order of the prompts.
+
+    num_kept: whole lines that were there already. settings: names what made the texts; a file of
+    others is refused, as is one of other prompts. Raises DataError, StorageError.
+    """
+
+    def __init__(
+        self, path: Path, records: Sequence[PromptRecord], num_samples: int, settings: str
+    ):
+        self._path, self._records = path, records
+        self._num_samples, self._settings = num_samples, settings
+        self.kept: list[GeneratedText] = []
+        self._file = AppendOnlyFile(path, self._keep_line)
+
+    @property
+    def num_kept(self) -> int:
+        """Lines that were there already."""
+        return len(self.kept)
+
+    def _keep_line(self, line: bytes) -> bool:
+        """Whether a line is whole, as the last one may not be after a kill."""
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        number = len(self.kept)
+        where = f"{self._path}:{number + 1}"
+        if not isinstance(value, dict) or not line.endswith(b"\n"):
+            if line.endswith(b"\n"):
+                raise DataError(f"{where}: not a line that this command wrote; give another file")
+            return False
+        index = number // self._num_samples
+        prompt = self._records[index].prompt if index < len(self._records) else None
+        if value.get("index") != index or value.get("prompt") != prompt:
+            raise DataError(f"{where}: it has the text of another prompt; give another file")
+        if value.get("settings") != self._settings:
+            raise DataError(
+                f"{where}: it was made with other options or another model; give another file"
+            )
+        text = GeneratedText(value["text"], value["tokens"], value["finish_reason"], value["seed"])
+        self.kept.append(text)
+        return True
+
+    def append(self, number: int, text: GeneratedText) -> None:
+        """Write the text of one sample of a prompt; samples of a prompt follow each other."""
+        index = number // self._num_samples
+        record = self._records[index]
+        value = {
+            "index": index,
+            "prompt": record.prompt,
+            **record.rest,
+            **text.to_json(),
+            "settings": self._settings,
+        }
+        self._file.append(json.dumps(value, ensure_ascii=False).encode("utf-8"))
+
+    def close(self) -> None:
+        """Make the lines safe, and close the file."""
+        self._file.sync()
+        self._file.close()
+
+
+def generate_texts(
+    engine: Engine,
+    requests: Sequence[Request],
+    describe: Callable[[Generation, int], GeneratedText],
+    write: Callable[[int, GeneratedText], object],
+    report: Callable[[int], object] = lambda done: None,
+) -> list[GeneratedText]:
+    """Generate the texts of all requests, and write each in their order as soon as it can be.
+
+    write: takes a request's number and its text. report: takes how many are written. A request
+    that fails is an error of the whole, after those before it are written.
+    """
+    texts: list[GeneratedText] = []
+    begun: list[Generation] = []
+    most = IN_FLIGHT * engine.num_rows
+    while len(texts) < len(requests):
+        while len(begun) < len(requests) and len(begun) - len(texts) < most:
+            begun.append(engine.submit(requests[len(begun)]))
+        engine.step()
+        while len(texts) < len(begun) and begun[len(texts)].is_done:
+            number = len(texts)
+            if (error := begun[number].error) is not None:
+                raise HermesError(f"prompt {number + 1}: {error}") from error
+            texts.append(describe(begun[number], number))
+            write(number, texts[-1])
+        report(len(texts))
+    return texts

@@ -1,0 +1,182 @@
+"""Where the tokens of each row lie in the buffers of a KV cache: plain integers, on the host.
+
+A layer without a window keeps all tokens of a row, a layer with one as many as twice the window:
+new tokens are written behind the others, and where the buffer is full, the last of them move to its
+beginning. Keys so stay in the order of their positions. Shared by the backends that train; the
+oracle has no buffers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes.errors import HermesError
+from hermes.interface import check_tokens
+from hermes.numerics.positions import choose_table_length
+from hermes.spec import ModelSpec, Rope
+
+__all__ = ["Move", "RowLayout", "RowPass", "find_windows", "list_reads"]
+
+
+def find_windows(spec: ModelSpec, capacity: int) -> tuple[int | None, ...]:
+    """The window of each layer whose buffer is shorter than the capacity for it; else None."""
+    windows = [layer.attention.window_size if layer.attention else None for layer in spec.layers]
+    return tuple(w if w is not None and 2 * w < capacity else None for w in windows)
+
+
+@dataclass(frozen=True)
+class Move:
+    """Within a row's buffer, `count` tokens from place `start` on move to its beginning."""
+
+    row: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
+class RowPass:
+    """One pass over B rows, by window: what moves first, where it writes, what it reads.
+
+    rows: of the buffers. before, after: the tokens of each row before and after it. planned: each
+    row's capacity. places: of a row's first new token in its buffer. firsts: the position of the
+    token at place 0. widths: how many places are read.
+    """
+
+    rows: tuple[int, ...]
+    before: NDArray[np.int64]
+    after: NDArray[np.int64]
+    planned: tuple[int, ...]
+    positions: NDArray[np.int64]
+    moves: dict[int | None, list[Move]] = field(default_factory=dict)
+    places: dict[int | None, NDArray[np.int64]] = field(default_factory=dict)
+    firsts: dict[int | None, NDArray[np.int64]] = field(default_factory=dict)
+    widths: dict[int | None, int] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """New tokens of each row. (B,)"""
+        return self.after - self.before
+
+    @property
+    def span(self) -> slice | None:
+        """The rows as a slice of the buffers, where they are neighbours in order."""
+        first = self.rows[0]
+        neighbours = self.rows == tuple(range(first, first + len(self.rows)))
+        return slice(first, first + len(self.rows)) if neighbours else None
+
+
+class RowLayout:
+    """The rows of a cache: how many tokens each has, and which of them its buffers have."""
+
+    def __init__(self, spec: ModelSpec, rows: int, capacity: int):
+        self.spec, self.rows, self.capacity = spec, rows, capacity
+        self.windows = find_windows(spec, capacity)
+        self._lengths = [0] * rows
+        self._planned = [0] * rows
+        self._firsts = {window: [0] * rows for window in {None, *self.windows}}
+        encodings = (attention.position_encoding for attention in spec.attentions)
+        self._ropes = tuple({rope for rope in encodings if isinstance(rope, Rope)})
+
+    def get_size(self, window: int | None) -> int:
+        """The places of a row in the buffers of a layer."""
+        return self.capacity if window is None else 2 * window
+
+    @property
+    def longest_read(self) -> int:
+        """The most tokens that a row can read at once: a shift leaves window - 1 in the buffer."""
+        return min([self.capacity, *(w + 1 for w in self.windows if w is not None)])
+
+    def open(self, row: int, capacity: int, source: int | None, length: int) -> int:
+        """Begin a row, with `length` tokens of another if they are there: else with 0. -> which
+
+        Raises HermesError.
+        """
+        if not (0 <= row < self.rows and 0 < capacity <= self.capacity and 0 <= length < capacity):
+            raise HermesError(
+                f"a cache of {self.rows} rows of {self.capacity} tokens has no row {row} for "
+                f"{capacity} that begins with {length}"
+            )
+        kept = 0
+        if source is not None and self._has_prefix(source, capacity, length):
+            kept = length
+            for firsts in self._firsts.values():
+                firsts[row] = firsts[source]
+        else:
+            for firsts in self._firsts.values():
+                firsts[row] = 0
+        self._lengths[row], self._planned[row] = kept, capacity
+        return kept
+
+    def _has_prefix(self, source: int, capacity: int, length: int) -> bool:
+        if not 0 < length <= self._lengths[source]:
+            return False
+        for window, firsts in self._firsts.items():
+            if window is not None and firsts[source] > max(0, length - (window - 1)):
+                return False
+        lengths = (capacity, self._planned[source])
+        tables = ({choose_table_length(rope, n, self.spec.max_seq_len) for n in lengths}
+                  for rope in self._ropes)  # fmt: skip
+        return all(len(table) == 1 for table in tables)
+
+    def count_kept(self, window: int | None, row: int) -> int:
+        """How many places of a row's buffer are in use."""
+        return self._lengths[row] - self._firsts[window][row]
+
+    def plan(
+        self, rows: Sequence[int], tokens: NDArray[np.integer], counts: Sequence[int]
+    ) -> RowPass:
+        """Lay out a pass that appends counts[b] of tokens[b] to rows[b]. Raises HermesError."""
+        B, T = tokens.shape
+        at = tuple(int(row) for row in rows)
+        new = np.asarray(counts, np.int64)
+        if len(at) != B or len(new) != B or len(set(at)) != B:
+            raise HermesError(f"{B} rows of tokens need {B} different rows and counts, got {at}")
+        if not all(0 <= row < self.rows for row in at) or not ((new >= 1) & (new <= T)).all():
+            raise HermesError(f"rows must be below {self.rows} and counts from 1 to {T}")
+        before = np.array([self._lengths[row] for row in at], np.int64)
+        planned = tuple(self._planned[row] for row in at)
+        after = before + new
+        for row, length, capacity in zip(at, after.tolist(), planned, strict=True):
+            if length > capacity:
+                raise HermesError(f"row {row} for {capacity} tokens cannot hold {length}")
+        check_tokens(self.spec, tokens, int(after.max()))
+        # Padding has the position of the row's last token: its results are not read.
+        positions = np.minimum(before[:, None] + np.arange(T), after[:, None] - 1)
+        found = RowPass(at, before, after, planned, positions)
+        for window in self._firsts:
+            self._plan_window(window, found)
+        return found
+
+    def _plan_window(self, window: int | None, found: RowPass) -> None:
+        firsts, size, moves = self._firsts[window], self.get_size(window), []
+        for row, length, end in zip(
+            found.rows, found.before.tolist(), found.after.tolist(), strict=True
+        ):
+            if window is not None and end - firsts[row] > size:
+                count = min(window - 1, length - firsts[row])
+                moves.append(Move(row, length - firsts[row] - count, count))
+                firsts[row] = length - count
+        first = np.array([firsts[row] for row in found.rows], np.int64)
+        found.moves[window], found.firsts[window] = moves, first
+        found.places[window] = found.before - first
+        found.widths[window] = int((found.after - first).max())
+
+    def finish(self, done: RowPass) -> None:
+        """Count a pass's tokens as kept."""
+        for row, length in zip(done.rows, done.after.tolist(), strict=True):
+            self._lengths[row] = length
+
+
+def list_reads(
+    tokens: NDArray[np.integer], counts: Sequence[int], longest: int
+) -> list[tuple[list[int], NDArray[np.integer], list[int]]]:
+    """Split a read into such of `longest` tokens: which of the B rows, their tokens, how many."""
+    reads = []
+    for start in range(0, tokens.shape[1], longest):
+        which = [b for b, count in enumerate(counts) if count > start]
+        left = [min(int(counts[b]) - start, longest) for b in which]
+        if which:
+            reads.append((which, tokens[which, start : start + max(left)], left))
+    return reads

@@ -1,0 +1,82 @@
+"""Sampling leaves the tokens, with the probabilities, that transformers' processors leave."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hermes.inference.filters import filter_tokens
+from hermes.inference.sampling import Sampling
+from hermes.inference.token_history import TokenHistory
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers", reason="pip install 'hermes-llm[interop-test]'")
+
+V, PROMPT = 211, 9
+
+# What hermes calls each setting, and the name of a generation_config.json.
+ONE_BY_ONE = [
+    ({"temperature": 0.7}, {"temperature": 0.7}),
+    ({"top_k": 17}, {"top_k": 17}),
+    ({"top_p": 0.8}, {"top_p": 0.8}),
+    ({"min_p": 0.05}, {"min_p": 0.05}),
+    ({"typical_p": 0.6}, {"typical_p": 0.6}),
+    ({"repetition_penalty": 1.7}, {"repetition_penalty": 1.7}),
+    ({"no_repeat_ngram": 1}, {"no_repeat_ngram_size": 1}),
+    ({"no_repeat_ngram": 3}, {"no_repeat_ngram_size": 3}),
+    ({"banned": ((4,), (7, 8), (1, 2, 3))}, {"bad_words_ids": [[4], [7, 8], [1, 2, 3]]}),
+    ({"logit_bias": {3: 2.5, 60: -7.0}}, {"sequence_bias": [[[3], 2.5], [[60], -7.0]]}),
+    ({"min_tokens": 40}, {"min_new_tokens": 40}),
+]
+EVERYTHING = tuple(
+    {key: value for one in ONE_BY_ONE for key, value in one[side].items()} for side in (0, 1)
+)
+PAIRS = [
+    *ONE_BY_ONE,
+    EVERYTHING,
+    ({"top_k": 40, "top_p": 0.7}, {"top_k": 40, "top_p": 0.7}),
+    ({"top_p": 0.9, "min_p": 0.1, "temperature": 1.6}, {"top_p": 0.9, "min_p": 0.1,
+                                                        "temperature": 1.6}),
+    ({"top_k": 60, "typical_p": 0.5}, {"top_k": 60, "typical_p": 0.5}),
+    ({"min_p": 0.02, "typical_p": 0.9}, {"min_p": 0.02, "typical_p": 0.9}),
+]  # fmt: skip
+ENDING = 5
+
+
+def compute_with_transformers(config, ids, logits):
+    """The probabilities that transformers samples from. -> (V,)"""
+    from transformers import GenerationConfig, GenerationMixin
+
+    # min_p and typical_p of 0 and 1 are made no processors; sampling is on, so that warpers are.
+    settings = GenerationConfig(do_sample=True, **{"temperature": 1.0, "top_k": 0, **config})
+    settings._eos_token_tensor = torch.tensor([ENDING])
+    maker = GenerationMixin()
+    maker.config = SimpleNamespace(is_encoder_decoder=False)
+    processors = maker._get_logits_processor(
+        settings, input_ids_seq_length=PROMPT, device="cpu", logits_processor=[]
+    )
+    scores = processors(torch.tensor([ids]), torch.tensor(logits[None], dtype=torch.float64))
+    return torch.softmax(scores, -1)[0].numpy()
+
+
+@pytest.mark.parametrize(("own", "theirs"), PAIRS, ids=lambda one: "-".join(one))
+def test_tokens_and_probabilities_are_those_of_transformers(own, theirs):
+    random = np.random.default_rng(3)
+    sampling = Sampling(**{"temperature": 1.0, **own})
+    for _ in range(20):
+        # Few different ids, so that n-grams come back.
+        ids = random.integers(1, 9, PROMPT + 25).tolist()
+        logits = random.normal(size=V) * 3
+        history = TokenHistory(sampling, ids[:PROMPT])
+        for token in ids[PROMPT:]:
+            history.append(token)
+        x = logits.copy()
+        history.adjust(x)
+        if len(ids) - PROMPT < sampling.min_tokens:
+            x[ENDING] = -np.inf
+        kept = filter_tokens(x, sampling)
+        got = np.zeros(V)
+        got[kept.ids] = kept.p / kept.p.sum()
+        expected = compute_with_transformers(theirs, ids, logits)
+        assert np.flatnonzero(got).tolist() == np.flatnonzero(expected).tolist()
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-15)

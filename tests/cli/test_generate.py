@@ -1,0 +1,162 @@
+"""hermes generate: what it shows, files of prompts, and going on after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import hermes
+from tests.cli.support import HERMES
+from tests.finetuning.support import small_checkpoint, write_lines
+
+PROMPTS = [
+    {"prompt": "the cat", "id": 7},
+    {"prompt": "a", "max_tokens": 3},
+    {"prompt": "", "seed": 4},
+    *({"prompt": f"the dog ran {'far ' * k}"} for k in range(6)),
+    {"prompt": "the man", "temperature": 0, "stop": ["a"]},
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return small_checkpoint(tmp_path_factory.mktemp("generate"))
+
+
+@pytest.fixture
+def options(base, tmp_path):
+    path = write_lines(tmp_path / "in.jsonl", PROMPTS)
+    return ("generate", "-c", base, "--backend", "torch", "--prompts", path, "--max-tokens", 12,
+            "--batch-size", 4)  # fmt: skip
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_each_prompt_has_the_text_that_it_has_alone(base, options, call, tmp_path):
+    code, out, err = call(*options, "--output", tmp_path / "out.jsonl")
+    assert (code, out) == (0, "")
+    assert "10 texts are in" in err
+    lines = read_lines(tmp_path / "out.jsonl")
+    assert [line["prompt"] for line in lines] == [one["prompt"] for one in PROMPTS]
+    assert [line["index"] for line in lines] == list(range(10))
+    assert lines[0]["id"] == 7
+    model = hermes.load(base, backend="torch")
+    for line, record in zip(lines, PROMPTS, strict=True):
+        alone = model.complete(
+            record["prompt"],
+            max_tokens=record.get("max_tokens", 12),
+            seed=record.get("seed", 0),
+            stop=record.get("stop", ()),
+            sampling=model.choose_sampling(record.get("temperature")),
+        )
+        assert line["text"] == alone.text
+        assert line["finish_reason"] == alone.finish_reason
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, 400, -1])
+def test_a_file_that_was_begun_is_finished_as_if_it_had_not_been(options, call, tmp_path, cut):
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    assert call(*options, "--num-samples", 2, "--output", whole)[0] == 0
+    part.write_bytes(whole.read_bytes()[:cut])
+    before = part.read_bytes().rpartition(b"\n")[0]
+    assert call(*options, "--num-samples", 2, "--output", part)[0] == 0
+    assert part.read_bytes() == whole.read_bytes()
+    assert part.read_bytes().startswith(before)
+
+
+def test_a_file_that_is_whole_stays_as_it_is(options, call, tmp_path):
+    path = tmp_path / "out.jsonl"
+    for _ in range(2):
+        assert call(*options, "--output", path)[0] == 0
+        assert len(read_lines(path)) == 10
+
+
+def test_a_file_of_other_texts_is_refused_and_left_alone(options, call, tmp_path):
+    path = tmp_path / "out.jsonl"
+    call(*options, "--output", path)
+    before = path.read_bytes()
+    code, _, err = call(*options, "--output", path, "--top-k", 5)
+    assert code == 1
+    assert "it was made with other options or another model; give another file" in err
+    write_lines(tmp_path / "in.jsonl", PROMPTS[1:])
+    code, _, err = call(*options, "--output", path)
+    assert code == 1
+    assert "it has the text of another prompt; give another file" in err
+    assert path.read_bytes() == before
+    path.write_text("notes\n")
+    assert call(*options, "--output", path)[0] == 1
+    assert path.read_text() == "notes\n"
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"text": "a"}, 'in.jsonl:1: expected {"prompt": "..."}, found'),
+        ({"prompt": "a", "index": 1}, "in.jsonl:1: 'index' is a key of the output"),
+        ({"prompt": "a", "top_k": -1}, "in.jsonl: top_k must be at least 0, got -1"),
+        ({"prompt": "a", "stop": "b"}, "in.jsonl: stop must be a list, each item a string"),
+        ({"prompt": "far " * 150}, "in.jsonl: the prompt has"),
+    ],
+)
+def test_a_line_that_cannot_be_is_refused_by_its_place(options, call, tmp_path, record, message):
+    write_lines(tmp_path / "in.jsonl", [record])
+    code, _, err = call(*options, "--output", tmp_path / "out.jsonl")
+    assert code == 1
+    assert message in err
+
+
+def test_options_that_would_do_nothing_are_refused(base, options, call, tmp_path):
+    plain = ("generate", "-c", base, "-p", "a")
+    assert "--logprobs are shown with --json" in call(*plain, "--logprobs", 1)[2]
+    assert "--output is the file for" in call(*plain, "--output", tmp_path / "x")[2]
+    assert "--prompt and --prompts are both given" in call(*options, "-p", "a")[2]
+    assert "--echo goes with --prompt" in call(*options, "--echo")[2]
+
+
+def test_without_an_output_the_texts_are_lines_of_json(options, call, base, tmp_path):
+    code, out, _ = call(*options, "--logprobs", 1)
+    assert code == 0
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert all(len(line["logprobs"]) == line["tokens"] for line in lines)
+    texts = hermes.generate(
+        base, prompts=tmp_path / "in.jsonl", max_tokens=12, batch_size=3, backend="torch"
+    )
+    assert [line["text"] for line in lines] == [str(text) for text in texts]
+
+
+def test_stop_strings_and_scores_at_the_prompt(base, call):
+    options = ("generate", "-c", base, "--backend", "torch", "-p", "the cat", "--json")
+    _, out, _ = call(*options, "--max-tokens", 0, "--echo", "--logprobs", 0)
+    scored = json.loads(out)
+    assert scored["text"] == "the cat"
+    assert [one["text"] for one in scored["logprobs"]] == ["the", " cat"]
+    _, out, _ = call(*options, "--max-tokens", 30, "--temperature", 1.5)
+    stop = json.loads(out)["text"][4:6]
+    _, out, _ = call(*options, "--max-tokens", 30, "--temperature", 1.5, "--stop", stop)
+    assert json.loads(out)["stop"] == stop
+
+
+@pytest.mark.long
+def test_a_command_that_is_killed_loses_no_finished_line(base, tmp_path):
+    path = write_lines(tmp_path / "in.jsonl", [{"prompt": "the"}] * 400)
+    out = tmp_path / "out.jsonl"
+    line = [HERMES, "generate", "-c", base, "--prompts", path, "--output", out, "--max-tokens",
+            "100", "--backend", "torch", "--batch-size", "2"]  # fmt: skip
+    line = [str(word) for word in line]
+    process = subprocess.Popen(line, env={**os.environ}, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not (out.exists() and out.read_bytes().count(b"\n") >= 5) and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = out.read_bytes().rpartition(b"\n")[0]
+    assert 5 <= kept.count(b"\n") + 1 < 400
+    subprocess.run(line, check=True, stdout=sys.stderr)
+    assert out.read_bytes().startswith(kept)
+    assert len(read_lines(out)) == 400
