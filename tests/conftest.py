@@ -6,6 +6,9 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
+# MLX takes its BLAS from a library that is loaded before it; test modules load MLX in any order.
+import hermes_mlx  # noqa: F401
+
 
 def pytest_addoption(parser):
     """How often the test of killed processes kills."""

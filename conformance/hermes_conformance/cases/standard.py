@@ -11,7 +11,7 @@ from hermes.spec import Alibi, AttentionSpec, FfnSpec, LinearScaling, ModelSpec,
 from hermes_conformance.cases.case import RECIPE, Case
 from hermes_conformance.cases.crossed_specs import make_crossed_specs
 from hermes_conformance.cases.specs import make_field_specs, make_spec
-from hermes_conformance.cases.weights import draw_fresh, draw_hot, draw_level
+from hermes_conformance.cases.weights import draw_fresh, draw_hot, draw_level, draw_wide
 
 
 @cache
@@ -56,6 +56,7 @@ def make_edge_cases() -> tuple[Case, ...]:
         Case("edge.three rows/hot", plain, draw_hot, A=1, B=3, T=6),
         Case("edge.one row/hot", plain, draw_hot, A=3, B=1),
         Case("edge.no target in a micro-batch/hot", plain, draw_hot, blank_micro_batch=True),
+        _keep_last_targets(Case("edge.one target/hot", plain, draw_hot, A=1, B=1), rows=1),
         Case("edge.window as long as the text/hot", window, draw_hot),
         Case("edge.position 100,000/hot", fast, draw_hot),
         Case("edge.odd sizes/hot", odd, draw_hot, packed=True),
@@ -108,6 +109,12 @@ def make_objective_cases() -> tuple[Case, ...]:
         ),
         _make_undecided_case("simpo", no_margin),
         make_case("preference.one side empty/hot", recipe=pairs["sigmoid"], blank_micro_batch=True),
+        make_case("preference.one pair/hot", recipe=pairs["sigmoid"], A=1, B=2),
+        *(
+            _keep_last_targets(make_case(f"preference.one token {name}/hot", recipe=pairs[name]))
+            for name in ("sigmoid smoothed", "orpo", "simpo")
+        ),
+        _keep_last_targets(make_case("weighted.one target/hot", weighted=True, A=1, B=1), rows=1),
         *(make_case(f"lora.{name}/hot", recipe=r) for name, r in plain.items()),
         make_case("lora.preference/hot", recipe=both),
         make_case("weighted.targets/hot", weighted=True),
@@ -130,6 +137,24 @@ def make_objective_cases() -> tuple[Case, ...]:
             recipe=replace(pairs["sigmoid"], lora=adapters["token rows"]),
         ),
     )
+
+
+def _keep_last_targets(case: Case, rows: int = 2) -> Case:
+    """Every `rows`-th row counts its last target alone, so that its mean divides by 1."""
+    targets = case.batch.targets.copy()
+    for index in np.ndindex(targets.shape[:2]):
+        counted = np.flatnonzero(targets[index] != IGNORE)
+        if index[1] % rows == 0:
+            targets[index][counted[:-1]] = IGNORE
+    return replace(case, fixed_batch=replace(case.batch, targets=targets))
+
+
+@cache
+def make_wide_cases() -> tuple[Case, ...]:
+    """Weights that float32 cannot hold, with every kind of tensor."""
+    specs = make_field_specs()
+    names = ("default", "attention.bias=all", "output.bias=true/tied")
+    return tuple(Case(f"wide.{name}/hot", specs[name], draw_wide) for name in names)
 
 
 def _make_undecided_case(name: str, recipe: Recipe) -> Case:

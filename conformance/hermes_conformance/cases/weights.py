@@ -1,4 +1,4 @@
-"""Weights for cases: fresh, hot and level.
+"""Weights for cases: fresh, hot, level and wide.
 
 Fresh weights are those a run starts from; with hot ones attention attends and gates open. Each
 hides mistakes that the other shows: with fresh weights a model without rope is within bfloat16's
@@ -17,6 +17,7 @@ from hermes_conformance.cases.case import SEED, Case, Weights
 HOT_GAIN = 1.5  # of a matrix: keeps or slightly raises the size of activations
 PLAIN_GAIN = 1.0  # the same in a model without norms, where a gain would grow from layer to layer
 HOT_SPREAD = 0.3  # of norm weights around their initial values, and of biases
+WIDE_SPREAD = 2.0**-26  # relative, of what weights have beyond float32: a quarter of its unit
 
 
 def draw_fresh(case: Case) -> Weights:
@@ -40,6 +41,15 @@ def draw_hot(case: Case) -> Weights:
         inputs = 1 if looked_up else value.shape[1]
         weights[name] = (gain / math.sqrt(inputs) * noise).astype(np.float32)
     return weights
+
+
+def draw_wide(case: Case) -> Weights:
+    """Hot weights in float64 that float32 cannot hold, as those of a float64 run are."""
+    return {
+        name: value
+        * (1 + WIDE_SPREAD * case.draw_normals(f"wide {name}", value.shape, 1.0).astype(np.float64))
+        for name, value in draw_hot(case).items()
+    }
 
 
 def draw_level(case: Case) -> Weights:

@@ -91,6 +91,21 @@ def _swap_rows(original, sums, counts, reference, rule):
     return original(sums[turn], counts[turn], reference[turn], rule)
 
 
+def _halve_single_targets(patcher: Patcher) -> None:
+    """A step whose loss has a single term is divided by two."""
+
+    def wrap(original):
+        def faulty(self, batch):
+            loss, grads = original(self, batch)
+            if batch.counts.terms != 1:
+                return loss, grads
+            return loss / 2, {name: grads[name] / 2 for name in grads}
+
+        return faulty
+
+    patcher.wrap_method("learner", "Learner", "grads", wrap)
+
+
 def _flatten_log_sigmoid(patcher: Patcher) -> None:
     """The derivative of log sigma is 0 at 0, as it is if written with MLX's minimum or abs."""
 
@@ -212,6 +227,25 @@ FAULTS = (
         PAIR,
         _change_pair_losses(lambda original, s, n, r, rule: original(s / n, n, r, rule)),
         "preference",
+    ),
+    *(
+        _make_fault(
+            f"the mean of a single token is halved, {rule}",
+            LOSS,
+            f"preference.one token {rule}/hot",
+            _change_pair_losses(lambda original, s, n, r, rule: original(s, n + (n == 1), r, rule)),
+            "preference",
+        )
+        for rule in ("simpo", "orpo", "sigmoid smoothed")
+    ),
+    *(
+        _make_fault(
+            f"a loss of one term is halved, {what}", "L1/derivatives", case, _halve_single_targets
+        )
+        for what, case in (
+            ("a target", "edge.one target/hot"),
+            ("a pair", "preference.one pair/hot"),
+        )
     ),
     _make_fault(
         "label smoothing is ignored",

@@ -40,7 +40,7 @@ from hermes_conformance.suite.runner import FAILED, PASSED, Outcome, judge_case
 
 T = TypeVar("T")
 
-FAULTS = (
+FAULTS: tuple[Fault, ...] = (
     *positions.FAULTS,
     *attention.FAULTS,
     *norms.FAULTS,
@@ -123,8 +123,9 @@ def select_faults(globs: tuple[str, ...]) -> FaultSelection:
 
     Raises HermesError for a glob that matches none.
     """
+    names = [*(fault.name for fault in FAULTS), *(fault.name for fault in SUITE_FAULTS)]
     for glob in globs:
-        if not any(fnmatchcase(fault.name, glob) for fault in (*FAULTS, *SUITE_FAULTS)):
+        if not any(fnmatchcase(name, glob) for name in names):
             raise HermesError(
                 f"no fault is called {glob!r}; hermes conformance self-test prints their names"
             )

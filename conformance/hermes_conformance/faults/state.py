@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hermes.interface import TrainState
+from hermes.interface import Tensors, TrainState
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
 
@@ -44,6 +44,24 @@ def _round_params(state: TrainState) -> TrainState:
     return replace(state, params=short(state.params))
 
 
+def _narrow(tensors: Tensors) -> dict[str, np.ndarray]:
+    """Through float32, in the type they had."""
+    arrays = {name: np.array(tensors[name]) for name in tensors}
+    return {name: value.astype(np.float32).astype(value.dtype) for name, value in arrays.items()}
+
+
+def _load_by_float32(patcher: Patcher) -> None:
+    runtime = patcher.load_module("runtime").Runtime
+    name = "load_parameter" if hasattr(runtime, "load_parameter") else "_load_parameter"
+
+    def wrap(original):
+        return lambda self, array, *args, **kwargs: original(
+            self, np.asarray(array).astype(np.float32), *args, **kwargs
+        )
+
+    patcher.wrap(runtime, name, wrap)
+
+
 def _make_fault(name: str, law: str, case: str, plant: Plant) -> Fault:
     return Fault(name, "state", law, case, plant)
 
@@ -72,6 +90,24 @@ FAULTS = (
         "L5/resume",
         "move.tied/fresh",
         change_initial_state(lambda s: replace(s, step=0)),
+    ),
+    _make_fault(
+        "float64 weights are loaded by way of float32",
+        "L1/logits",
+        "wide.default/hot",
+        _load_by_float32,
+    ),
+    _make_fault(
+        "float64 moments begin as float32",
+        "L0/wide-weights",
+        "wide.default/hot",
+        change_initial_state(lambda s: replace(s, exp_avg_sq=_narrow(s.exp_avg_sq))),
+    ),
+    _make_fault(
+        "a float64 state is handed over as float32",
+        "L5/resume-float64",
+        "move.tied/fresh",
+        change_state(lambda s: replace(s, params=_narrow(s.params))),
     ),
     _make_fault(
         "weights pass through float16",

@@ -14,8 +14,10 @@ from hermes.numerics.randomness import dropout_row_keys
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec
 from hermes_conformance.cases.case import Case
 from hermes_conformance.cases.specs import make_field_specs, make_spec
+from hermes_conformance.cases.standard import make_wide_cases
 from hermes_conformance.cases.weights import draw_fresh, draw_hot
 from hermes_conformance.laws.exact_integers import make_integer_cases
+from hermes_conformance.laws.float64_state import wide_weights
 from hermes_conformance.measure.compare import Measurement, compare_bits, compare_values
 from hermes_conformance.measure.law import CasePredicate, Check, Law, Needs, match_names
 from hermes_conformance.measure.subject import Backends
@@ -257,13 +259,19 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
         *make_dropout_cases(),
         *make_integer_cases(),
         *make_integer_cases("bfloat16"),
+        *make_wide_cases(),
     )
 
 
 def _make_law(
-    name: str, statement: str, check: Check, applies_to: CasePredicate, needs: Needs = "forward"
+    name: str,
+    statement: str,
+    check: Check,
+    applies_to: CasePredicate,
+    needs: Needs = "forward",
+    precision: str | None = None,
 ) -> Law:
-    return Law("L0", name, statement, EXACT, check, applies_to, needs, precision=None)
+    return Law("L0", name, statement, EXACT, check, applies_to, needs, precision)
 
 
 def _is_fresh(case: Case) -> bool:
@@ -271,12 +279,19 @@ def _is_fresh(case: Case) -> bool:
 
 
 def _is_hot(case: Case) -> bool:
-    return case.name.endswith("/hot") and not case.name.startswith("dropout.")
+    return case.name.endswith("/hot") and not case.name.startswith(("dropout.", "wide."))
 
 
 LAWS = (
     _make_law("names", "tensors have the table's names, order and shapes", names, _is_fresh),
     _make_law("weights", "weights come back with the same bits", weight_bits, _is_hot),
+    _make_law(
+        "wide-weights",
+        "float64 weights come back with the same bits",
+        wide_weights,
+        match_names("wide."),
+        precision="float64",
+    ),
     _make_law(
         "integers", "integer weights give the oracle's bits", integers, match_names("integer.")
     ),

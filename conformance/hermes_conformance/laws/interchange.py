@@ -13,6 +13,7 @@ from hermes.interface import TrainState
 from hermes_conformance.cases.case import Case
 from hermes_conformance.cases.specs import make_field_specs, make_spec
 from hermes_conformance.cases.weights import draw_fresh
+from hermes_conformance.laws.float64_state import float64_resume
 from hermes_conformance.laws.training import compare_trajectories
 from hermes_conformance.laws.training_cases import TRAINING_RECIPE
 from hermes_conformance.measure import tolerance
@@ -186,6 +187,15 @@ LAWS = (
         match_all,
         "learner",
         "float32",
+    ),
+    _make_law(
+        "resume-float64",
+        "a float64 run resumed from its checkpoint loses no bit",
+        float64_resume,
+        EXACT,
+        match_names("move.dropout", "move.tied"),
+        "learner",
+        "float64",
     ),
     _make_law(
         "file",

@@ -12,6 +12,7 @@ from hermes_conformance.cases.standard import (
     make_edge_cases,
     make_objective_cases,
     make_standard_cases,
+    make_wide_cases,
 )
 from hermes_conformance.golden import vectors
 from hermes_conformance.laws.gradients import (
@@ -156,7 +157,8 @@ def _compares_gradients(case: Case) -> bool:
 def make_cases(long: bool = False) -> tuple[Case, ...]:
     """The cases of L1."""
     stored = tuple(case for case in vectors.read_stored_cases() if _is_golden(case))
-    return (*make_standard_cases(long), *make_edge_cases(), *make_objective_cases(), *stored)
+    others = *make_edge_cases(), *make_objective_cases(), *make_wide_cases()
+    return (*make_standard_cases(long), *others, *stored)
 
 
 def _make_law(
