@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         generate,
         merge,
     )
+    from hermes.api_tracing import ShownSample, show_step, trace_document, trace_step
     from hermes.errors import HermesError
     from hermes.inference.sampling import Sampling
     from hermes.model import GeneratedText, Model, load
@@ -52,6 +53,7 @@ __all__ = [
     "Result",
     "Sampling",
     "ShownDocument",
+    "ShownSample",
     "Tokenizer",
     "TrainResult",
     "__version__",
@@ -69,6 +71,9 @@ __all__ = [
     "prepare",
     "sft",
     "show_document",
+    "show_step",
+    "trace_document",
+    "trace_step",
     "train",
     "train_tokenizer",
     "verify_data",
@@ -85,6 +90,7 @@ _HOMES = {
         "show_document",
         "verify_data",
     ),
+    "api_tracing": ("ShownSample", "show_step", "trace_document", "trace_step"),
     "api_finetuning": ("dpo", "finetune", "sft"),
     "api_models": (
         *("ConvertResult", "EvalResult", "chat", "convert", "evaluate", "generate", "merge"),

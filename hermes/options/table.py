@@ -38,8 +38,9 @@ OTHER_OPTIONS = (
            help="Text per shard, in bytes of UTF-8"),
     Option("part", metavar="I/N",
            help="Do only part I of N, as one of an array of jobs on the same --output"),
-    Option("document", type=int, default=0, metavar="N",
-           help="Number of the document, from 0"),
+    Option("document", type=int, metavar="N", help="Number of the document, from 0"),
+    Option("step", type=int, metavar="S",
+           help="Optimizer step, from 1, whose documents are shown"),
     Option("merge", type=bool, default=False,
            help="Write the manifest of --output, once all of its parts are done"),
 

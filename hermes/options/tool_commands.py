@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from hermes.options.option import Argument, CommandOptions, Overrides
+from hermes.options.option import GROUP_OF_REST, Argument, CommandOptions, Overrides
 from hermes.options.training_commands import TEXT, TEXT_FILES
 
 __all__ = ["TOOL_COMMANDS"]
@@ -22,6 +22,7 @@ _JUDGED: Overrides = {
         "help": "Device of the backend under test",
     },
 }
+_OF_A_RUN = {"group": GROUP_OF_REST, "default_text": "the run's, or that of hermes train"}
 _RUN_OR_CHECKPOINT = Argument("path", "Checkpoint, or run with checkpoints", "PATH", type=Path)
 
 TOOL_COMMANDS: dict[str, CommandOptions] = {
@@ -103,9 +104,37 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
         (Argument("folder", "Folder of hermes prepare", "DIR", type=Path),),
     ),
     "data show": CommandOptions(
-        ("document", "tokenizer"),
-        (Argument("folder", "Folder of hermes prepare", "DIR", type=Path),),
-        overrides={"tokenizer": {"default_text": "the folder's own"}},
+        (
+            *("document", "step", "tokenizer", "seq_len", "batch_size", "grad_accum", "seed"),
+            "val_fraction",
+        ),
+        (Argument("folder", "Folder of hermes prepare, or of a run", "DIR", type=Path),),
+        overrides={
+            "document": {"default_text": "0, without --step"},
+            "step": {
+                "help": "Optimizer step, from 1, whose sequences are shown: those of a run, "
+                "or those that a run on prepared text takes"
+            },
+            "tokenizer": {"default_text": "the folder's own"},
+            "seq_len": _OF_A_RUN,
+            **{
+                name: _OF_A_RUN | {"default": None}
+                for name in ("batch_size", "grad_accum", "seed", "val_fraction")
+            },
+        },
+    ),
+    "data trace": CommandOptions(
+        ("document", "step", "json"),
+        (Argument("run", "Folder of a run of hermes train or finetune", "RUN", type=Path),),
+        overrides={
+            "document": {
+                "type": str,
+                "metavar": "FILE:LINE",
+                "help": "Document whose steps are told: where it begins in the data",
+            },
+            "step": {"help": "Optimizer step, from 1, whose documents are told"},
+            "json": {"help": "Print what was found as a JSON object"},
+        },
     ),
     "plot": CommandOptions(
         ("png", "no_png"),
