@@ -85,17 +85,34 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
     "data check": CommandOptions(
         (
             *("data", "text_field", "format", "documents", "no_header", "tokenizer", "val_data"),
-            *("seq_len", "json"),
+            *("kind", "template", "seq_len", "near_duplicates", "show_samples", "plot"),
+            *("batch_size", "grad_accum", "epochs", "tokens_per_second", "price_per_hour", "json"),
         ),
         (TEXT_FILES,),
         overrides={
-            "data": {"help": "Text to look through, in any form that hermes prepare takes"},
+            "data": {
+                "help": "Data to look through: text in any form that hermes prepare takes, or "
+                "records of conversations or pairs"
+            },
             "tokenizer": {
                 "help": "Tokenizer to count tokens with: a tokenizer.json, a folder that has "
                 "one, or hf://OWNER/REPO",
             },
             "val_data": {"help": "Validation text, whose documents should not be in --data"},
             "seq_len": {"default": 256, "default_text": "", "group": "Data"},
+            "template": {"default_text": "the tokenizer's own, else ChatML"},
+            "show_samples": {
+                "default": 3,
+                "group": "Data",
+                "help": "Print the first N examples with the trained tokens highlighted",
+            },
+            "batch_size": {
+                "group": "Data",
+                "help": "Sequences per micro-batch of all processes, to tell how many steps a run "
+                "takes",
+            },
+            "grad_accum": {"group": "Data"},
+            "epochs": {"group": "Data"},
             "json": {"help": "Print what was found as a JSON object"},
         },
     ),

@@ -10,11 +10,11 @@ import click
 
 from hermes.errors import DataError, HermesError
 from hermes.formatting import format_count
+from hermes_cli.display.data_findings import describe_findings
 from hermes_cli.display.help_sections import SectionedGroup
 from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
-    from hermes.data.checking import Findings
     from hermes.data.tracing import DocumentTrace, TracedSample
 
 
@@ -33,13 +33,25 @@ def check(
     no_header: bool,
     tokenizer: str | None,
     val_data: tuple[str, ...],
+    kind: str,
+    template: str | None,
     seq_len: int,
+    near_duplicates: float | None,
+    show_samples: int,
+    plot: Path | None,
+    batch_size: int,
+    grad_accum: int,
+    epochs: float,
+    tokens_per_second: float,
+    price_per_hour: float,
     as_json: bool,
 ) -> None:
-    """Look through text for what would spoil a run, before it is paid for.
+    """Look through data for what would spoil a run, before it is paid for.
 
     Reports bad records, text that was decoded wrongly, repeated documents, overlap with the
-    validation text, fields that are not read, and lengths. Exits with 1 if there is a fault.
+    validation text, fields that are not read, writing systems, lengths, and with --tokenizer
+    tokens, examples with the trained tokens highlighted, and the steps, tokens and hours of a run.
+    Exits with 1 if there is a fault.
     """
     import hermes
 
@@ -54,7 +66,17 @@ def check(
         no_header=no_header,
         tokenizer=tokenizer,
         val_data=val_data,
+        kind=kind,
+        template=template,
         seq_len=seq_len,
+        near_duplicates=near_duplicates,
+        show_samples=show_samples,
+        plot=plot,
+        batch_size=batch_size,
+        grad_accum=grad_accum,
+        epochs=epochs,
+        tokens_per_second=tokens_per_second,
+        price_per_hour=price_per_hour,
     )
     faults = found.faults
     if as_json:
@@ -63,37 +85,10 @@ def check(
     else:
         for line in describe_findings(found, seq_len):
             click.echo(line)
+        if plot is not None:
+            click.echo(f"{plot}: the lengths", err=True)
     if faults:
         raise DataError(f"the data has faults of {format_count(len(faults), 'kinds')}")
-
-
-def describe_findings(found: "Findings", seq_len: int) -> list[str]:
-    """Lines with what was found, the lengths as bars."""
-    text = f"{format_count(found.documents, 'documents')}, {found.text_bytes:,} bytes of text"
-    lines = [f"read       {format_count(found.files, 'files')}, {text}"]
-    unit = "characters"
-    if found.tokens is not None and found.bytes_per_token is not None:
-        unit = "tokens"
-        lines.append(
-            f"tokens     {found.tokens:,}, {found.bytes_per_token:.2f} bytes each; "
-            f"{format_count(found.longer or 0, 'documents')} longer than {seq_len}"
-        )
-    lines.append(f"lengths    in {unit}, the longest {found.longest:,}")
-    most = max(found.lengths.values(), default=1)
-    for below, count in found.lengths.items():
-        lines.append(
-            f"  {below // 2:>9,} to {below - 1:>9,}  {count:>9,}  {'#' * (40 * count // most)}"
-        )
-    if found.unread:
-        each = ", ".join(f"{name!r} {count:,}" for name, count in found.unread.items())
-        lines.append(f"not read   {each}")
-    if found.repeated.count:
-        lines.append(
-            f"repeated   {format_count(found.repeated.count, 'documents')}; the first: "
-            f"{found.repeated.first[0]}"
-        )
-    lines += [f"fault      {fault}" for fault in found.faults]
-    return lines
 
 
 @declare_command("data verify", data)
