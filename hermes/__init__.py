@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hermes.api_finetuning import dpo, finetune, sft
     from hermes.api_generation import chat, generate
     from hermes.api_models import ConvertResult, EvalResult, convert, evaluate, merge
+    from hermes.api_tracing import ShownSample, show_step, trace_document, trace_step
     from hermes.errors import HermesError
     from hermes.inference.sampling import Sampling
     from hermes.model import GeneratedText, Model, load
@@ -45,6 +46,7 @@ __all__ = [
     "Result",
     "Sampling",
     "ShownDocument",
+    "ShownSample",
     "Tokenizer",
     "TrainResult",
     "__version__",
@@ -62,6 +64,9 @@ __all__ = [
     "prepare",
     "sft",
     "show_document",
+    "show_step",
+    "trace_document",
+    "trace_step",
     "train",
     "train_tokenizer",
     "verify_data",
@@ -78,6 +83,7 @@ _HOMES = {
         "show_document",
         "verify_data",
     ),
+    "api_tracing": ("ShownSample", "show_step", "trace_document", "trace_step"),
     "api_finetuning": ("dpo", "finetune", "sft"),
     "api_generation": ("chat", "generate"),
     "api_models": ("ConvertResult", "EvalResult", "convert", "evaluate", "merge"),

@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hermes.arguments import convert_arguments
-from hermes.data.checking import CheckOptions, Findings, check_text
+from hermes.data.checking import CheckOptions, Findings, RunPlan, check_text
 from hermes.data.document_reader import TextFormat
 from hermes.data.prepared import Part, PreparationOptions, merge_parts, prepare_tokens
 from hermes.data.prepared.documents import PreparedDocuments
 from hermes.data.prepared.manifest import read_manifest, verify_prepared
 from hermes.data.progress import PreparationProgress
 from hermes.errors import HermesError
-from hermes.interop.hub import load_tokenizer
+from hermes.interop.companions import read_template_settings
+from hermes.interop.hub import load_tokenizer, resolve_hub_path
 from hermes.tokenizer import Tokenizer
 from hermes.training.preparation_bar import PreparationDisplay
 
@@ -106,23 +108,63 @@ def check_data(
     no_header: bool = False,
     tokenizer: Tokenizer | str | Path | None = None,
     val_data: str | Path | Sequence[str | Path] = (),
+    kind: str = "text",
+    template: str | Path | None = None,
     seq_len: int = 256,
+    near_duplicates: float | None = None,
+    show_samples: int = 3,
+    plot: str | Path | None = None,
+    batch_size: int = 32,
+    grad_accum: int = 1,
+    epochs: float = 1,
+    tokens_per_second: float = 0.0,
+    price_per_hour: float = 0.0,
 ) -> Findings:
-    """Look through text for what would spoil a run, before it is paid for.
+    """Look through data for what would spoil a run, before it is paid for.
 
     data to no_header: as in `train`. tokenizer: to count tokens, None for characters. val_data:
-    validation text, whose documents should not be in `data`. seq_len: documents of more tokens are
-    counted. Raises HermesError of every kind.
+    validation text, whose documents should not be in `data`. kind: 'text' for `train`,
+    'conversations' for `sft` or 'pairs' for `dpo`, with the Jinja file `template` instead of the
+    tokenizer's own. seq_len: examples of more tokens are counted. near_duplicates: the similarity
+    from which on documents are told that are almost others; None not to look. show_samples: how
+    many examples are kept as text. plot: a picture of the lengths to write. batch_size to epochs: a
+    run, and tokens_per_second and price_per_hour its speed and price, for the bill. Raises
+    HermesError of every kind.
     """
     a = convert_arguments(check_data, locals())
     if not data:
         raise HermesError("no data: give data=FILE, a folder or a list of files")
+    settings: dict[str, Any] | None = None
     made = tokenizer
     if made is not None and not isinstance(made, Tokenizer):
+        settings = read_template_settings(resolve_hub_path(made)[0]) if kind != "text" else None
         made = load_tokenizer(made)
-    form = TextFormat(text_field, format, documents, no_header)
-    options = CheckOptions(form, a["seq_len"])
-    return check_text(data, validation=val_data, tokenizer=made, options=options)
+    found = check_text(
+        data,
+        validation=val_data,
+        tokenizer=made,
+        options=CheckOptions(
+            TextFormat(text_field, format, documents, no_header),
+            seq_len=a["seq_len"],
+            kind=kind,
+            near_duplicates=a["near_duplicates"],
+            show_samples=a["show_samples"],
+            plan=RunPlan(
+                batch_size=a["batch_size"],
+                grad_accum=a["grad_accum"],
+                epochs=a["epochs"],
+                tokens_per_second=a["tokens_per_second"],
+                price_per_hour=a["price_per_hour"],
+            ),
+            template=None if template is None else Path(template),
+            template_config=settings,
+        ),
+    )
+    if plot is not None:
+        from hermes.data.checking.length_plot import draw_lengths
+
+        draw_lengths(found, Path(plot), a["seq_len"])
+    return found
 
 
 def verify_data(folder: str | Path, *, progress: bool | None = None) -> PrepareResult:

@@ -22,7 +22,7 @@ FLOORS = {
         {"model", "training"},
         {"finetuning", "watching"},
         {"api"},
-        {"api_data", "api_finetuning", "api_generation", "api_models"},
+        {"api_data", "api_finetuning", "api_generation", "api_models", "api_tracing"},
         {"__main__"},
     ],
     "hermes_numpy": [

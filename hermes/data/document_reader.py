@@ -31,7 +31,15 @@ from hermes.errors import DataError
 from hermes.formatting import describe_missing, name_type
 from hermes.tokenizer.bytelevel import split_text
 
-__all__ = ["DOCUMENTS", "Document", "TextFormat", "choose_format", "read_documents", "read_file"]
+__all__ = [
+    "DOCUMENTS",
+    "Document",
+    "TextFormat",
+    "choose_format",
+    "is_line_exact",
+    "read_documents",
+    "read_file",
+]
 
 DOCUMENTS = ("file", "lines", "blank-line")
 
@@ -133,6 +141,11 @@ def choose_format(path: Path, text_format: TextFormat) -> str:
         warnings.warn(f"{path}: unknown ending {ending!r}, read as text; --format says otherwise")
         chosen = "txt"
     return chosen
+
+
+def is_line_exact(kind: str, documents: str) -> bool:
+    """Whether each document of a source is one line or record, and its line says which."""
+    return kind in ("jsonl", "json", "parquet", "hub") or (kind == "txt" and documents == "lines")
 
 
 def read_file(

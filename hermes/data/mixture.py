@@ -12,16 +12,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hermes.data.dataset import CountBytes, UpdateLayout
 from hermes.data.order import Cursor
 from hermes.data.text_dataset import TextDataset, make_text_batch
 from hermes.errors import DataError
 from hermes.interface import Batch
-from hermes.numerics.randomness import permute
+from hermes.numerics.randomness import invert_permutation, permute
 
-__all__ = ["MixtureDataset", "WeightedSource", "choose_sources", "parse_mixture", "strip_weights"]
+__all__ = [
+    "MixtureDataset",
+    "WeightedSource",
+    "choose_sources",
+    "find_numbers",
+    "find_positions",
+    "find_windows",
+    "name_order",
+    "parse_mixture",
+    "strip_weights",
+]
 
 BLOCK = 4096  # samples
 LEAST = 0.001  # share of a source, of which a block then has some
@@ -77,22 +87,88 @@ def choose_sources(
 
     positions: numbers of samples, from the run's first. Every number of a source comes once.
     """
-    upper = np.cumsum(np.asarray(shares, np.float64))
-    upper[-1] = 1.0
     source, number = np.empty_like(positions), np.empty_like(positions)
     blocks = positions // BLOCK
     for block in np.unique(blocks).tolist():
         here = blocks == block
         rank = permute(seed, f"mixture/{block}", BLOCK, positions[here] % BLOCK)
-        before, after = (
-            np.floor(upper * float(BLOCK * b) + 0.5).astype(np.int64) for b in (block, block + 1)
-        )
+        before, after = _end_sources(shares, block), _end_sources(shares, block + 1)
         ends = after - before  # of each source's ranks in this block
         chosen = np.searchsorted(ends, rank, side="right")
         taken = np.diff(before, prepend=0)  # by each source, in all blocks before
         source[here] = chosen
         number[here] = taken[chosen] + rank - np.concatenate([[0], ends[:-1]])[chosen]
     return source, number
+
+
+def _end_sources(shares: Sequence[float], block: ArrayLike) -> NDArray[np.int64]:
+    """The samples of each source and of those before it, in all blocks before `block`.
+
+    (...) -> (..., S)
+    """
+    upper = np.cumsum(np.asarray(shares, np.float64))
+    upper[-1] = 1.0
+    first = (np.asarray(block, np.int64) * BLOCK).astype(np.float64)
+    return np.floor(upper * first[..., None] + 0.5).astype(np.int64)
+
+
+def _count_taken(
+    shares: Sequence[float], source: int, block: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Count the samples of a source in all blocks before each `block`. (K,) -> (K,)"""
+    return np.diff(_end_sources(shares, block), prepend=0)[..., source]
+
+
+def find_numbers(shares: Sequence[float], source: int, positions: range) -> range:
+    """The numbers of a source's samples in all blocks that have some of these samples of a run."""
+    blocks = np.array([positions.start // BLOCK, (positions.stop - 1) // BLOCK + 1])
+    return range(*_count_taken(shares, source, blocks).tolist())
+
+
+def find_positions(
+    seed: int, shares: Sequence[float], source: int, numbers: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Find the run's samples that are these of a source by number. (K,) -> (K,)
+
+    The inverse of `choose_sources`.
+    """
+    block = (numbers / (BLOCK * shares[source])).astype(np.int64)  # right to within rounding
+    while (late := _count_taken(shares, source, block) > numbers).any():
+        block -= late
+    while (early := _count_taken(shares, source, block + 1) <= numbers).any():
+        block += early
+    before, after = _end_sources(shares, block), _end_sources(shares, block + 1)
+    rank = numbers - _count_taken(shares, source, block)
+    if source:
+        rank += (after - before)[:, source - 1]
+    found = np.empty_like(numbers)
+    for one in np.unique(block).tolist():
+        here = block == one
+        found[here] = one * BLOCK + invert_permutation(seed, f"mixture/{one}", BLOCK, rank[here])
+    return found
+
+
+def name_order(source: int, epoch: int) -> str:
+    """The purpose of the permutation of a source's windows in one of its epochs."""
+    return f"mixture/{source}/order/{epoch}"
+
+
+def find_windows(
+    seed: int, shares: Sequence[float], sizes: Sequence[int], positions: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Find the source of each sample, its window there and its epoch of it. (K,) -> 3 (K,)
+
+    sizes: windows of each source.
+    """
+    source, number = choose_sources(seed, shares, positions)
+    window, epoch = np.empty_like(number), np.empty_like(number)
+    for index, size in enumerate(sizes):
+        own = source == index
+        epoch[own] = number[own] // size
+        for one in np.unique(epoch[own]).tolist():
+            here = own & (epoch == one)
+            window[here] = permute(seed, name_order(index, one), size, number[here] % size)
+    return source, window, epoch
 
 
 class MixtureDataset:
@@ -126,7 +202,8 @@ class MixtureDataset:
             )
         size = len(self.train)
         positions = cursor.count_samples(size) + np.arange(samples, dtype=np.int64)
-        source, window = self._find_windows(positions)
+        sizes = [len(one.train) for one in self.datasets]
+        source, window, _ = find_windows(self.seed, self.shares, sizes, positions)
         layout = UpdateLayout.build(samples, micro_batch, accum, rank, world_size)
         rows = np.where(layout.real, layout.rows, 0)
         source, window = source[rows], window[rows]  # (A, B)
@@ -136,21 +213,6 @@ class MixtureDataset:
             windows[here] = dataset.read_windows(window[here])
         batch = make_text_batch(windows, layout, samples, self.datasets[0].mask_id)
         return batch, cursor.advance(samples, size)
-
-    def _find_windows(
-        self, positions: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The source of each sample and its window there."""
-        source, number = choose_sources(self.seed, self.shares, positions)
-        window = np.empty_like(number)
-        for index, dataset in enumerate(self.datasets):
-            size = len(dataset.train)
-            epoch, sample = np.divmod(number, size)
-            for one in np.unique(epoch[source == index]).tolist():
-                here = (source == index) & (epoch == one)
-                purpose = f"mixture/{index}/order/{one}"
-                window[here] = permute(self.seed, purpose, size, sample[here])
-        return source, window
 
     def iterate_validation(
         self, micro_batch: int, *, rank: int = 0, world_size: int = 1

@@ -1,5 +1,6 @@
 """Data at addresses such as s3://BUCKET/FILE or https://HOST/FILE, opened through fsspec."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import Any, BinaryIO, cast
 
 from hermes.errors import DataError, HermesError, StorageError
 
-__all__ = ["is_remote", "list_remote", "open_remote", "restore_address"]
+__all__ = ["is_remote", "list_remote", "locate_source", "open_remote", "restore_address"]
 
 # A Path collapses two slashes to one, so one is enough.
 ADDRESS = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)", re.DOTALL)
@@ -17,6 +18,11 @@ ADDRESS = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)", re.DOTAL
 def is_remote(path: str | Path) -> bool:
     """Whether a name is an address and not a local file."""
     return ADDRESS.fullmatch(str(path)) is not None
+
+
+def locate_source(name: str) -> str:
+    """A source as run.yaml has it: a file's absolute path, an address or '-' as it is."""
+    return name if name == "-" or is_remote(name) else os.path.abspath(name)
 
 
 def restore_address(path: str | Path) -> tuple[str, str]:

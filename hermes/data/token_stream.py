@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.data.document_index import INDEX
 from hermes.data.document_reader import Document
 from hermes.data.progress import PreparationProgress, Watch, report_progress
 from hermes.data.token_shards import TokenShards
@@ -21,14 +22,14 @@ from hermes.storage.temporary import TemporaryFolder
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
-__all__ = ["TokenStream", "join_pieces", "tokenize"]
+__all__ = ["DOCUMENTS", "TokenStream", "join_pieces", "read_stream_sources", "tokenize"]
 
 BATCH = 1 << 21  # characters encoded at a time, enough pieces for all cores
 NO_END = (
     "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>', so documents cannot "
     "be told apart; name one of its tokens with --eos"
 )
-TOKENS, FACTS = "tokens.bin", "tokens.json"
+TOKENS, FACTS, DOCUMENTS = "tokens.bin", "tokens.json", "documents.idx"
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ class TokenStream:
 
     text_bytes: of the text in UTF-8. largest: the largest id. fingerprint: SHA-256 over the
     tokenizer's fingerprint and the ids; equal fingerprints mean equal data. folder: where other
-    processes can `open` the stream; a temporary folder is deleted by `close`, or with the object.
-    sources: how many files it was read from, 0 if unknown. notes: sentences for the user.
+    processes can `open` the stream, and where the index of its documents is; a temporary folder is
+    deleted by `close`, or with the object. sources: how many files it was read from, 0 if unknown.
+    notes: sentences for the user.
     """
 
     tokens: "NDArray[np.unsignedinteger] | TokenShards"
@@ -119,8 +121,8 @@ def tokenize(
     temporary = TemporaryFolder("tokens", directory)
     folder = Path(temporary.name)
     try:
-        with open(folder / TOKENS, "wb") as file:
-            facts = _write(documents, tokenizer, file, watch)
+        with open(folder / TOKENS, "wb") as file, open(folder / DOCUMENTS, "wb") as index:
+            facts = _write(documents, tokenizer, file, index, watch)
         (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         stream = TokenStream.open(folder)
     except BaseException as error:
@@ -135,6 +137,7 @@ def _write(
     documents: Iterable[Document],
     tokenizer: "Tokenizer",
     file: BinaryIO,
+    index: BinaryIO,
     watch: Watch = report_progress,
 ) -> dict[str, Any]:
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
@@ -143,19 +146,26 @@ def _write(
     progress = PreparationProgress()
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     continued = False  # whether the next piece continues a document
+    sources: list[str] = []
     for batch in _group_documents(join_pieces(documents, tokenizer)):
         flags = [continued, *(document.more for document in batch)]
         continued = flags.pop()
         encoded = tokenizer.encode_batch([one.text for one in batch], continued=flags)
+        rows, at = [], tokens
         for document, flag, ids in zip(batch, flags, encoded, strict=True):
             if not flag:
                 if num_documents and not end:
                     raise DataError(NO_END)
+                if document.path not in sources[-1:]:
+                    sources.append(document.path)
+                rows.append((at, document.line, len(sources) - 1))
                 ids[:0] = tokenizer.beginning
             if not document.more:
                 ids += end
                 num_documents += 1
             text_bytes += len(document.text.encode())
+            at += len(ids)
+        index.write(np.array(rows, INDEX).tobytes())
         ids_of_batch = np.fromiter(chain.from_iterable(encoded), dtype)
         tokens += len(ids_of_batch)
         largest = max(largest, int(ids_of_batch.max(initial=0)))
@@ -173,7 +183,14 @@ def _write(
         "text_bytes": text_bytes,
         "largest": largest,
         "fingerprint": digest.hexdigest(),
+        "sources": sources,
     }
+
+
+def read_stream_sources(folder: Path) -> list[str]:
+    """The names of the sources of a stream that `tokenize` made, by their numbers in its index."""
+    found: list[str] = json.loads((folder / FACTS).read_text(encoding="utf-8"))["sources"]
+    return found
 
 
 def join_pieces(documents: Iterable[Document], tokenizer: "Tokenizer") -> Iterator[Document]:

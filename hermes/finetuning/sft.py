@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hermes.chat_templates.encoder import ChatEncoder, Example, describe_unread
 from hermes.chat_templates.messages import Conversation
 from hermes.data.example_dataset import ExampleDataset, fit_examples
+from hermes.data.trained_text import split_trained
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import DataError
 from hermes.formatting import format_count
@@ -120,18 +121,6 @@ def show_examples(host: RunHost, tokenizer: Tokenizer, examples: Sequence[Exampl
 
 def mark_trained_tokens(tokenizer: Tokenizer, example: Example, mark: Callable[[str], str]) -> str:
     """An example as text, with `mark` around each stretch of tokens that is trained on."""
-    text, trained, stretch = "", False, list[int]()
-
-    def end_stretch() -> str:
-        words = tokenizer.decode(stretch, skip_special=False)
-        return mark(words) if trained else words
-
-    for token, counts in zip(example.ids.tolist(), example.loss_mask.tolist(), strict=True):
-        if stretch and counts is not trained:
-            text += end_stretch()
-            stretch.clear()
-        trained = counts
-        stretch.append(token)
-    if stretch:
-        text += end_stretch()
+    parts = split_trained(tokenizer, example.ids, example.loss_mask)
+    text = "".join(mark(words) if trained else words for words, trained in parts)
     return f"{example.where}, {len(example)} tokens:\n{text}\n"

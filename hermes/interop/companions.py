@@ -23,6 +23,7 @@ __all__ = [
     "parse_object",
     "read_companions",
     "read_generation_config",
+    "read_template_settings",
 ]
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
@@ -59,6 +60,19 @@ def explain_no_text(files: Mapping[str, bytes], ids: Mapping[str, Any], where: P
         return "" if open_tokenizer(files, ids, where) else "no tokenizer"
     except HermesError as error:
         return f"the tokenizer cannot be read: {error}"
+
+
+def read_template_settings(path: Path) -> dict[str, Any]:
+    """Read the tokenizer_config.json beside a tokenizer, with the chat template that may be there.
+
+    path: its file or its folder. {} where there is none. Raises CheckpointError, StorageError.
+    """
+    folder = path if path.is_dir() else path.parent
+    config, template = folder / TOKENIZER_CONFIG, folder / CHAT_TEMPLATE_FILE
+    settings = parse_object(read_small(config), str(config)) if config.is_file() else {}
+    if template.is_file():
+        settings["chat_template"] = read_small(template).decode("utf-8", errors="replace")
+    return settings
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:

@@ -15,7 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from hermes.errors import HermesError
 
-__all__ = ["draw_bits", "draw_normals", "draw_uniforms", "dropout_row_keys", "lowbias32", "permute"]
+__all__ = [
+    "draw_bits",
+    "draw_normals",
+    "draw_uniforms",
+    "dropout_row_keys",
+    "invert_permutation",
+    "lowbias32",
+    "permute",
+]
 
 CHUNK = 1 << 16  # normals that a thread makes at a time
 FEISTEL_ROUNDS = 8
@@ -96,6 +104,18 @@ def permute(seed: int, purpose: str, n: int, indices: ArrayLike) -> NDArray[np.i
     applied until the result is below n (cycle walking, at most 4 times on average). Sources: Luby
     and Rackoff 1988; Black and Rogaway 2002, "Ciphers with arbitrary finite domains".
     """
+    return _walk(seed, purpose, n, indices, forward=True)
+
+
+def invert_permutation(seed: int, purpose: str, n: int, values: ArrayLike) -> NDArray[np.int64]:
+    """Find the indices that `permute` maps to these values: its inverse. (K,) -> (K,)."""
+    return _walk(seed, purpose, n, values, forward=False)
+
+
+def _walk(
+    seed: int, purpose: str, n: int, indices: ArrayLike, *, forward: bool
+) -> NDArray[np.int64]:
+    """Map indices through the network of `permute`, or backwards through it. (K,) -> (K,)."""
     if not 1 <= n <= 2**62:
         raise HermesError(f"a permutation needs from 1 to 2^62 items, got {n}")
     given = np.asarray(indices, np.int64)
@@ -110,8 +130,13 @@ def permute(seed: int, purpose: str, n: int, indices: ArrayLike) -> NDArray[np.i
     while outside.size:
         x = result[outside]
         left, right = x >> half, x & mask
-        for key in keys:
+        # A Feistel network is undone by itself, with its halves and its keys in reverse.
+        if not forward:
+            left, right = right, left
+        for key in keys if forward else keys[::-1]:
             left, right = right, left ^ (_mix(right ^ key) >> (np.uint64(64) - half))
+        if not forward:
+            left, right = right, left
         x = (left << half) | right
         result[outside] = x
         outside = outside[x >= np.uint64(n)]

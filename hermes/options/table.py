@@ -39,8 +39,20 @@ OTHER_OPTIONS = (
            help="Text per shard, in bytes of UTF-8"),
     Option("part", metavar="I/N",
            help="Do only part I of N, as one of an array of jobs on the same --output"),
-    Option("document", type=int, default=0, metavar="N",
-           help="Number of the document, from 0"),
+    Option("document", type=int, metavar="N", help="Number of the document, from 0"),
+    Option("step", type=int, metavar="S",
+           help="Optimizer step, from 1, whose documents are shown"),
+    Option("kind", default="text", choices=("text", "conversations", "pairs"), closed_choices=True,
+           help="What the data is for: text for train, conversations for sft, pairs for dpo"),
+    Option("near_duplicates", type=float, metavar="SIMILARITY", default_text="not looked for",
+           help="Find documents that share this much of their text, such as 0.8; needs the extra "
+           "dedup"),
+    Option("plot", type=Path, metavar="FILE", help="Picture of the lengths to write: .png, .svg "
+           "or .pdf"),
+    Option("tokens_per_second", type=float, default=0.0, metavar="N", default_text="unknown",
+           help="Speed of training, of all processes together, to tell how many hours a run takes"),
+    Option("price_per_hour", type=float, default=0.0, metavar="PRICE", default_text="unknown",
+           help="Price of an hour at that speed, to tell what a run costs"),
     Option("merge", type=bool, default=False,
            help="Write the manifest of --output, once all of its parts are done"),
 

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from hermes.options.option import Argument, CommandOptions, Overrides
+from hermes.options.option import GROUP_OF_REST, Argument, CommandOptions, Overrides
 from hermes.options.training_commands import TEXT, TEXT_FILES
 
 __all__ = ["TOOL_COMMANDS"]
@@ -22,6 +22,7 @@ _JUDGED: Overrides = {
         "help": "Device of the backend under test",
     },
 }
+_OF_A_RUN = {"group": GROUP_OF_REST, "default_text": "the run's, or that of hermes train"}
 _RUN_OR_CHECKPOINT = Argument("path", "Checkpoint, or run with checkpoints", "PATH", type=Path)
 
 TOOL_COMMANDS: dict[str, CommandOptions] = {
@@ -84,17 +85,34 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
     "data check": CommandOptions(
         (
             *("data", "text_field", "format", "documents", "no_header", "tokenizer", "val_data"),
-            *("seq_len", "json"),
+            *("kind", "template", "seq_len", "near_duplicates", "show_samples", "plot"),
+            *("batch_size", "grad_accum", "epochs", "tokens_per_second", "price_per_hour", "json"),
         ),
         (TEXT_FILES,),
         overrides={
-            "data": {"help": "Text to look through, in any form that hermes prepare takes"},
+            "data": {
+                "help": "Data to look through: text in any form that hermes prepare takes, or "
+                "records of conversations or pairs"
+            },
             "tokenizer": {
                 "help": "Tokenizer to count tokens with: a tokenizer.json, a folder that has "
                 "one, or hf://OWNER/REPO",
             },
             "val_data": {"help": "Validation text, whose documents should not be in --data"},
             "seq_len": {"default": 256, "default_text": "", "group": "Data"},
+            "template": {"default_text": "the tokenizer's own, else ChatML"},
+            "show_samples": {
+                "default": 3,
+                "group": "Data",
+                "help": "Print the first N examples with the trained tokens highlighted",
+            },
+            "batch_size": {
+                "group": "Data",
+                "help": "Sequences per micro-batch of all processes, to tell how many steps a run "
+                "takes",
+            },
+            "grad_accum": {"group": "Data"},
+            "epochs": {"group": "Data"},
             "json": {"help": "Print what was found as a JSON object"},
         },
     ),
@@ -103,9 +121,37 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
         (Argument("folder", "Folder of hermes prepare", "DIR", type=Path),),
     ),
     "data show": CommandOptions(
-        ("document", "tokenizer"),
-        (Argument("folder", "Folder of hermes prepare", "DIR", type=Path),),
-        overrides={"tokenizer": {"default_text": "the folder's own"}},
+        (
+            *("document", "step", "tokenizer", "seq_len", "batch_size", "grad_accum", "seed"),
+            "val_fraction",
+        ),
+        (Argument("folder", "Folder of hermes prepare, or of a run", "DIR", type=Path),),
+        overrides={
+            "document": {"default_text": "0, without --step"},
+            "step": {
+                "help": "Optimizer step, from 1, whose sequences are shown: those of a run, "
+                "or those that a run on prepared text takes"
+            },
+            "tokenizer": {"default_text": "the folder's own"},
+            "seq_len": _OF_A_RUN,
+            **{
+                name: _OF_A_RUN | {"default": None}
+                for name in ("batch_size", "grad_accum", "seed", "val_fraction")
+            },
+        },
+    ),
+    "data trace": CommandOptions(
+        ("document", "step", "json"),
+        (Argument("run", "Folder of a run of hermes train or finetune", "RUN", type=Path),),
+        overrides={
+            "document": {
+                "type": str,
+                "metavar": "FILE:LINE",
+                "help": "Document whose steps are told: where it begins in the data",
+            },
+            "step": {"help": "Optimizer step, from 1, whose documents are told"},
+            "json": {"help": "Print what was found as a JSON object"},
+        },
     ),
     "plot": CommandOptions(
         ("png", "no_png"),

@@ -11,10 +11,11 @@ from pathlib import Path
 from hermes.errors import DataError
 from hermes.storage.durable import AppendOnlyFile, write_atomically
 
-__all__ = ["MetricsFile", "find_odd_lines", "read_metrics"]
+__all__ = ["MetricsFile", "find_odd_lines", "read_last_step", "read_metrics"]
 
 NAME = "metrics.jsonl"
 ODD = "metrics-odd.jsonl"
+TAIL = 1 << 16  # bytes at the end of the file, in which its last lines are
 
 
 class MetricsFile:
@@ -111,3 +112,14 @@ def read_metrics(run: Path, *, skip_odd: bool = False) -> list[dict[str, float]]
                 f"{shown!r}; remove the line, or resume the run, which sets it aside"
             )
     return records
+
+
+def read_last_step(run: Path) -> int:
+    """The last step that a run's metrics.jsonl has, read from its end; 0 where it has none."""
+    path = run / NAME
+    if not path.is_file():
+        return 0
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        records = map(_parse, file.read().splitlines(keepends=True))
+    return max((int(record["step"]) for record in records if record is not None), default=0)

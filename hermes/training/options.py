@@ -9,7 +9,7 @@ from hermes.arguments import Call
 from hermes.checkpoint import RetentionPolicy
 from hermes.data.document_reader import TextFormat
 from hermes.data.loading import DataOptions
-from hermes.data.remote import is_remote
+from hermes.data.remote import locate_source
 from hermes.errors import HermesError
 from hermes.interop.hub import pin_commit
 from hermes.options import OPTIONS
@@ -22,7 +22,6 @@ from hermes.training.samples import SampleOptions, read_prompts
 __all__ = [
     "list_files",
     "list_names",
-    "locate_source",
     "make_data_options",
     "make_request",
     "make_settings",
@@ -48,11 +47,6 @@ def list_files(call: Call) -> tuple[str, ...]:
 def list_names(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
     """The names that an argument for one or several files has."""
     return (str(given),) if isinstance(given, str | Path) else tuple(map(str, given))
-
-
-def locate_source(name: str) -> str:
-    """A source as run.yaml has it: a file's absolute path, an address or '-' as it is."""
-    return name if name == "-" or is_remote(name) else os.path.abspath(name)
 
 
 def make_text_format(call: Call) -> TextFormat:

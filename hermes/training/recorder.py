@@ -10,6 +10,7 @@ from hermes.interface import Learner
 from hermes.interop.companions import make_companions
 from hermes.storage.durable import write_atomically
 from hermes.training.coordination import gather_for_rank0
+from hermes.training.data_record import write_data_record
 from hermes.training.events import Evaluation, Position, Sample, Update, make_record
 from hermes.training.metrics_file import MetricsFile
 from hermes.training.request import RunComponents, RunRequest
@@ -67,6 +68,7 @@ class RunRecorder:
         for name in (TOKENIZER, TOKENIZER_CONFIG):
             write_atomically(request.output / name, rendered[name])
         parts.training_data.write_files(request.output)
+        write_data_record(request, parts)
         session = Session(step, request.backend.name, request.device, request.options.precision)
         earlier = [one for one in read_sessions(request.output) if one.step < step]
         write_runfile(

@@ -15,6 +15,7 @@ from hermes.distributed.process_group import ProcessGroup
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
+from hermes.training.data_record import copy_indexes, make_data_record
 from hermes.training.request import RunRequest
 from hermes.training.training_data import TrainingData, make_perplexity_evaluation
 
@@ -67,12 +68,21 @@ def make_text_data(
             how = "".join(f"/{source.share!r}" for source in mixture)
             held_out = () if validation is None else (validation,)
             tokens = JoinedSource(tuple(streams), held_out, how)
+        record = make_data_record(request, tokenizer, recipe, tokens.fingerprint, datasets)
         stack.pop_all()
     evaluate = make_perplexity_evaluation(
         dataset, tokenizer, recipe.batch_size, request.process_group
     )
     files = sum(stream.sources for stream in streams)
-    return TrainingData(tokens, dataset, evaluate, notes=tuple(notes), files=files)
+    return TrainingData(
+        tokens,
+        dataset,
+        evaluate,
+        notes=tuple(notes),
+        write_files=lambda output: copy_indexes(output, datasets),
+        files=files,
+        record=record,
+    )
 
 
 def _count_samples(recipe: Recipe, size: int, world_size: int) -> int:

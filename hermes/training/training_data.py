@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.data.dataset import Dataset, TokenSource
+from hermes.data.run_data import DataRecord
 from hermes.distributed.process_group import ProcessGroup
 from hermes.evaluation.perplexity import evaluate_perplexity
 from hermes.interface import Batch, Model, StepReport
@@ -26,6 +27,7 @@ class TrainingData:
     run's folder when its first files are written. reference_weights: SHA-256 of the weights that
     the loss compares with, None without a reference. files: that the tokens are from, 0 if unknown.
     encode_prompt: the ids of a sample's prompt as a message to the assistant; None for plain text.
+    record: what `hermes data trace` needs to know of text.
     """
 
     tokens: TokenSource
@@ -39,6 +41,7 @@ class TrainingData:
     reference_weights: str | None = None
     files: int = 0
     encode_prompt: Callable[[str], list[int]] | None = None
+    record: DataRecord | None = None
 
 
 def make_perplexity_evaluation(

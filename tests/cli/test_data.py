@@ -155,3 +155,33 @@ def test_two_processes_train_on_prepared_tokens_and_on_token_files(call, here):
         losses.append([json.loads(line)["loss"] for line in lines])
     for found in losses[:2]:
         assert found == pytest.approx(losses[2], abs=1e-5)
+
+
+def test_documents_and_steps_are_traced_and_shown(call, here):
+    Path("lines.txt").write_text("the cat sat on the mat\n" * 60)
+    train = ("train", "--data", "lines.txt", "--documents", "lines", *TRAIN[3:], "--max-steps", 3)
+    assert call(*train)[0] == 0
+    code, out, _ = call("data", "trace", "run", "--step", 2)
+    assert code == 0
+    place = str(Path("lines.txt").absolute())
+    rows = [line for line in out.splitlines() if line.startswith("row ")]
+    assert rows[0] == f"row 0 (rank 0, micro-batch 0): {place}, epoch 1"
+    line = out.splitlines()[2].split()[0].removeprefix(f"{place}:")
+    code, out, _ = call("data", "trace", "run", "--document", f"lines.txt:{line}")
+    assert code == 0
+    first, *others = out.splitlines()
+    assert first.startswith(f"{place}:{line}: ")
+    assert any(other.startswith("  step       2  epoch 1  row 0 (rank 0)  ") for other in others)
+    code, out, _ = call("data", "trace", "run", "--document", f"lines.txt:{line}", "--json")
+    (found,) = json.loads(out)["documents"]
+    assert (found["where"], found["steps_done"]) == (f"{place}:{line}", 3)
+    code, out, _ = call("data", "trace", "run", "--step", 2, "--json")
+    assert [row["row"] for row in json.loads(out)["rows"]] == list(range(len(rows)))
+    code, out, err = call("data", "show", "run", "--step", 2)
+    assert code == 0
+    assert out.count("sat on the mat<|eos|>") >= len(rows)
+    assert err.splitlines()[0] == rows[0]
+    refuses(call, 1, "give --document FILE:LINE or --step S, one of them", "data", "trace", "run")
+    refuses(call, 1, "--seed belongs to --step; give both", "data", "show", "run", "--seed", 1)
+    refuses(call, 1, "--document and --step are given; keep one of them",
+            "data", "show", "run", "--step", 1, "--document", 0)  # fmt: skip

@@ -1,13 +1,22 @@
 """The check of text finds what would spoil a run, with places, and nothing in good text."""
 
 import json
+import re
 
 import pytest
 
 import hermes
-from hermes.data.checking import check_text
-from hermes.errors import DataError
+from hermes.chat_templates.encoder import ChatEncoder
+from hermes.chat_templates.template import Template
+from hermes.data.checking import CheckOptions, RunPlan, check_text
+from hermes.data.conversations import parse_conversation
+from hermes.data.records import read_records
+from hermes.errors import DataError, HermesError
+from hermes.tokenizer import CHAT_TEMPLATE, train_tokenizer
+from hermes.training.metrics_file import read_metrics
+from tests.data.recorded import LITTLE
 from tests.data.support import TEXT
+from tests.finetuning.support import small_tokenizer
 
 
 def test_good_text_has_no_faults(write, tokenizer):
@@ -61,3 +70,134 @@ def test_an_empty_or_cut_file_stops_the_check(write):
     with pytest.raises(DataError, match="empty, there is no text in it"):
         check_text(write("a.txt", ""))
     assert hermes.check_data(write("b.txt", "a")).documents == 1
+
+
+def chat(user, assistant, **others):
+    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    return {"messages": messages, **others}
+
+
+def write_lines(write, name, records):
+    return write(name, "".join(json.dumps(one) + "\n" for one in records))
+
+
+def test_writing_systems_share_out_every_byte(write):
+    text = "Hello мир 你好 ひら カタ ｶﾅ 한국 αβ e\u0301 🙂 ª µ नमस्ते 12\n\U000103a0 \ue000"
+    found = check_text(write("a.txt", text))
+    assert sum(found.scripts.values()) == found.text_bytes == len(text.encode())
+    assert found.scripts["Han"] == 6
+    assert found.scripts["Katakana"] == 12
+    assert found.scripts["Latin"] == len("Hello") + 1 + len("ª".encode())
+    assert found.scripts["Old Persian"] == 4
+    assert {"Cyrillic", "Hangul", "Greek", "Devanagari", "digits", "symbols", "marks",
+            "private use", "spaces"} <= found.scripts.keys()  # fmt: skip
+
+
+def test_near_duplicates_are_told_with_their_likeness(write):
+    words = [f"w{n}" for n in range(300)]
+    texts = [" ".join(words), " ".join([*words[:150], "x", *words[151:]]), " ".join(words[::-1]),
+             " ".join(words), "".join(words), "".join(words) + "ab"]  # fmt: skip
+    path = write_lines(write, "a.jsonl", [{"text": text} for text in texts])
+    found = check_text(path, options=CheckOptions(near_duplicates=0.8))
+    assert found.repeated.count == 1
+    assert found.near.count == 2
+    assert re.fullmatch(r".*a\.jsonl:2 is 9\d% like .*a\.jsonl:1", found.near.first[0])
+    assert re.fullmatch(r".*a\.jsonl:6 is (9\d|100)% like .*a\.jsonl:5", found.near.first[1])
+    assert found.faults == []
+    held_out = write_lines(write, "val.jsonl", [{"text": texts[1]}])
+    found = check_text(path, validation=held_out, options=CheckOptions(near_duplicates=0.8))
+    assert (found.overlap.count, found.near_overlap.count) == (1, 1)
+    assert [fault for fault in found.faults if "almost in the validation text" in fault]
+    assert check_text(path).near is None
+    with pytest.raises(DataError, match=r"must be from 0\.1 to below 1, got 1$"):
+        check_text(path, options=CheckOptions(near_duplicates=1.0))
+
+
+def test_conversations_are_counted_as_sft_trains_on_them(write):
+    records = [chat(f"question {n}", f"answer {n}", id=n) for n in range(9)]
+    records += [{"messages": [{"role": "user", "content": "alone"}]}, chat("CafÃ©", "ok")]
+    path = write_lines(write, "a.jsonl", records)
+    tokenizer = small_tokenizer()
+    options = CheckOptions(kind="conversations", seq_len=24, show_samples=1)
+    found = check_text(path, tokenizer=tokenizer, options=options)
+    examples = [
+        ChatEncoder(tokenizer, Template(CHAT_TEMPLATE, names={})).encode(parse_conversation(record))
+        for record in read_records(path)
+        if record.value["messages"][1:]
+    ]
+    assert (found.documents, found.examples, found.bad_records.count) == (10, 10, 1)
+    assert found.tokens == sum(map(len, examples))
+    assert found.trained == sum(int(one.loss_mask.sum()) for one in examples)
+    assert found.ended == 10
+    assert found.longer == sum(len(one) > 24 for one in examples) > 0
+    assert found.cut_tokens == sum(max(0, len(one) - 24) for one in examples)
+    assert found.unread == {"id": 9}
+    assert len(found.faults) == 2
+    options = CheckOptions(kind="conversations", seq_len=99, show_samples=1)
+    (sample,) = check_text(path, tokenizer=tokenizer, options=options).samples
+    trained = "".join(text for text, trained in sample.parts if trained)
+    assert "answer 0<|im_end|>" in trained
+    assert "question" not in trained
+
+
+def test_data_without_an_end_is_a_fault(write):
+    """A model trained on it never ends: sft refuses such a template, and text shows it here."""
+    path = write_lines(write, "a.jsonl", [chat("a", "b")] * 2)
+    template = write("t.jinja", "{% for m in messages %}{{ m.content }} {% endfor %}")
+    options = CheckOptions(kind="conversations", template=template)
+    (fault,) = check_text(path, tokenizer=small_tokenizer(), options=options).faults
+    assert fault.startswith("2 bad records; the first: ")
+    assert "ends the assistant's turn with no special token" in fault
+    endless = train_tokenizer([TEXT], vocab_size=280, special_tokens=())
+    found = check_text(write("a.txt", TEXT), tokenizer=endless)
+    assert (found.ended, found.examples) == (0, 1)
+    assert found.faults == [
+        "no end of text among the targets of any of 1 example: a model trained on them never ends"
+    ]
+
+
+def test_pairs_without_a_preference_are_a_fault(write):
+    pairs = [{"prompt": "a", "chosen": f"b {n}", "rejected": "b 1"} for n in range(4)]
+    path = write_lines(write, "a.jsonl", pairs)
+    options = CheckOptions(kind="pairs", plan=RunPlan(batch_size=2))
+    found = check_text(path, tokenizer=small_tokenizer(), options=options)
+    assert (found.documents, found.examples, found.equal.count) == (4, 3, 1)
+    assert found.faults == [f"1 pair whose chosen equals rejected; the first: {path}:2"]
+    assert (found.bill.samples, found.bill.steps, found.bill.tokens) == (3, 2, found.tokens)
+
+
+def test_records_of_another_kind_are_named(write):
+    found = check_text(write_lines(write, "a.jsonl", [chat("a", "b")] * 3))
+    assert found.notes == (
+        "3 records have 'messages' and no 'text'; --kind conversations reads them",
+    )
+    assert len(found.faults) == 1
+
+
+def test_the_bill_is_that_of_the_run(write, tokenizer):
+    """Steps and tokens are those of hermes train; hours and price follow."""
+    path = write("a.jsonl", "".join(json.dumps({"text": f"{n} {TEXT}"}) + "\n" for n in range(9)))
+    run = {"seq_len": 16, "batch_size": 4, "grad_accum": 2, "epochs": 1.5}
+    found = hermes.check_data(
+        path, tokenizer=tokenizer, **run, tokens_per_second=10.0, price_per_hour=36.0
+    )
+    made = hermes.train(
+        LITTLE, path, tokenizer=tokenizer, output=path.parent / "run", backend="torch", **run
+    )
+    assert found.bill.steps == made.steps
+    tokens = read_metrics(path.parent / "run")[-1]["tokens"]
+    assert found.bill.tokens == tokens
+    assert found.bill.hours == pytest.approx(tokens / 36_000)
+    assert found.bill.price == pytest.approx(tokens / 1000)
+    with pytest.raises(HermesError, match="--price-per-hour needs a speed"):
+        hermes.check_data(path, tokenizer=tokenizer, price_per_hour=2.0)
+
+
+def test_the_lengths_are_drawn(write, tokenizer):
+    pytest.importorskip("matplotlib")
+    path = write("a.jsonl", "".join(json.dumps({"text": "a " * n}) + "\n" for n in range(1, 99)))
+    picture = path.parent / "plots" / "lengths.svg"
+    hermes.check_data(path, tokenizer=tokenizer, seq_len=50, plot=picture)
+    assert b"<svg" in picture.read_bytes()
+    with pytest.raises(HermesError, match=r"ends in \.png, \.svg, \.pdf, not in \.gif"):
+        hermes.check_data(path, tokenizer=tokenizer, plot=path.parent / "a.gif")

@@ -9,6 +9,8 @@ from hermes.data.mixture import (
     MixtureDataset,
     WeightedSource,
     choose_sources,
+    find_numbers,
+    find_positions,
     parse_mixture,
     strip_weights,
 )
@@ -124,3 +126,17 @@ def test_each_source_holds_out_its_own_part():
     assert data.count_validation_bytes(count_by(np.ones(1000, int))) == 100
     with pytest.raises(DataError, match=r"^9 samples do not fit a step of 8 rows$"):
         data.draw_batch(Cursor(), samples=9, micro_batch=8, accum=1)
+
+
+@pytest.mark.parametrize("shares", [SHARES, (1.0,), (0.5, 0.5), (0.1, 0.2, 0.7)])
+def test_the_samples_of_a_source_are_found_by_their_numbers(shares):
+    for start in (0, 3, 7 * BLOCK - 5, 10**9 * BLOCK + 11):
+        positions = np.arange(start, start + 2 * BLOCK + 100)
+        sources, numbers = choose_sources(5, shares, positions)
+        for source in range(len(shares)):
+            own = sources == source
+            found = find_positions(5, shares, source, numbers[own])
+            np.testing.assert_array_equal(found, positions[own])
+            among = find_numbers(shares, source, range(start, start + len(positions)))
+            assert among.start <= numbers[own].min() <= numbers[own].max() < among.stop
+            assert len(among) <= 4 * BLOCK

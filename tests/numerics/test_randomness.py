@@ -12,6 +12,7 @@ from hermes.numerics.randomness import (
     draw_normals,
     draw_uniforms,
     dropout_row_keys,
+    invert_permutation,
     lowbias32,
     permute,
 )
@@ -207,3 +208,20 @@ def test_dropout_keys_depend_on_the_sample_and_not_on_the_split():
     np.testing.assert_array_equal(dropout_row_keys(9, 4, np.arange(4, 8)), whole[4:])
     assert len(set(whole.tolist())) == 8
     assert set(whole.tolist()).isdisjoint(dropout_row_keys(9, 5, np.arange(8)).tolist())
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 256, 999, 4097])
+def test_a_permutation_is_inverted(n):
+    order = permute(2, "order/3", n, np.arange(n))
+    np.testing.assert_array_equal(invert_permutation(2, "order/3", n, order), np.arange(n))
+    np.testing.assert_array_equal(
+        permute(2, "order/3", n, invert_permutation(2, "order/3", n, [n - 1])), [n - 1]
+    )
+
+
+def test_a_permutation_of_many_items_is_inverted():
+    places = [0, 1, 2**61 + 12345, 2**62 - 1]
+    there = permute(0, "order/0", 2**62, places)
+    assert invert_permutation(0, "order/0", 2**62, there).tolist() == places
+    with pytest.raises(HermesError, match="outside a permutation of 5"):
+        invert_permutation(0, "order", 5, [5])

@@ -254,8 +254,8 @@ def collect_settings(options: ResolvedOptions) -> dict[str, object]:
 
     Files are there by their absolute paths, and models on the Hub by their commits.
     """
+    from hermes.data.remote import locate_source
     from hermes.interop.hub import pin_commit
-    from hermes.training.options import locate_source
 
     settings = {
         name: value

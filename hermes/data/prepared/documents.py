@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.data.prepared.manifest import (
-    list_token_files,
-    open_prepared,
-    read_index,
-    read_manifest,
-)
+from hermes.data.document_index import DocumentIndex, IndexPart, IndexSource, open_index_rows
+from hermes.data.document_reader import is_line_exact
+from hermes.data.prepared.manifest import list_token_files, open_prepared, read_manifest
 from hermes.data.token_shards import TokenShards
 from hermes.errors import DataError
 
-__all__ = ["PreparedDocument", "PreparedDocuments"]
+__all__ = ["PreparedDocument", "PreparedDocuments", "open_index"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +35,12 @@ class PreparedDocuments:
         open_prepared(folder)  # every file is there
         self.folder = folder
         self.facts, self.shards = read_manifest(folder)
+        self.index = open_index(folder)
         self._first = [0, *accumulate(shard.documents for shard in self.shards)]
-        self._token = [0, *accumulate(shard.tokens for shard in self.shards)]
         self._tokens = TokenShards(list_token_files(folder, self.facts["dtype"], self.shards))
 
     def __len__(self) -> int:
-        return self._first[-1]
+        return len(self.index)
 
     def read(self, number: int) -> PreparedDocument:
         """Read a document by its number, from 0. Raises DataError."""
@@ -51,14 +48,22 @@ class PreparedDocuments:
             raise DataError(
                 f"{self.folder} has documents 0 to {len(self) - 1:,}; there is no {number:,}"
             )
-        start, row, shard = self._find(number)
-        stop = len(self._tokens) if number + 1 == len(self) else self._find(number + 1)[0]
-        source = self.facts["sources"][int(row["source"])]["name"]
-        where = f"{source}:{int(row['line'])}"
-        return PreparedDocument(where, shard, start, self._tokens[start:stop])
+        found = self.index.read(number)
+        shard = self.shards[bisect_right(self._first, number) - 1].name
+        return PreparedDocument(
+            found.where, shard, found.start, self._tokens[found.start : found.stop]
+        )
 
-    def _find(self, number: int) -> tuple[int, Any, str]:
-        """The first token of a document, its entry in the index, and its shard's name."""
-        at = bisect_right(self._first, number) - 1
-        row = read_index(self.folder, self.shards[at])[number - self._first[at]]
-        return self._token[at] + int(row["start"]), row, self.shards[at].name
+
+def open_index(folder: Path) -> DocumentIndex:
+    """Open the index of a folder of prepared tokens. Raises DataError, StorageError."""
+    facts, shards = read_manifest(folder)
+    parts = [
+        IndexPart(open_index_rows(folder / shard.files[1], shard.documents), shard.tokens)
+        for shard in shards
+    ]
+    return DocumentIndex(parts, [_describe(one, facts["options"]) for one in facts["plan"]])
+
+
+def _describe(source: dict[str, Any], options: dict[str, Any]) -> IndexSource:
+    return IndexSource(source["name"], is_line_exact(source["kind"], options["documents"]))

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.data.bad_records import BadRecords
+from hermes.data.document_index import INDEX
 from hermes.data.document_reader import Document, read_file
 from hermes.data.encoding_pool import EncodingPool
-from hermes.data.prepared.manifest import INDEX, Shard
+from hermes.data.prepared.manifest import Shard
 from hermes.data.prepared.plan import Plan, name_shard
 from hermes.data.source_file import HashingFile, SourceHash, require_unchanged
 from hermes.data.token_stream import join_pieces

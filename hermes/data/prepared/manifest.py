@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hermes.data.document_index import INDEX
 from hermes.data.token_shards import TokenFile, TokenShards, open_tokens
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, StorageError
 from hermes.storage.reading import hash_file
 
 __all__ = [
-    "INDEX",
     "MANIFEST",
     "Shard",
     "hash_shards",
     "is_prepared",
     "open_prepared",
-    "read_index",
     "read_manifest",
     "verify_prepared",
 ]
@@ -30,8 +28,6 @@ __all__ = [
 MANIFEST = "manifest.json"
 FORMAT = "hermes tokens"
 VERSION = 1
-# Of each document that begins in a shard: its first token there, the source's number, its line.
-INDEX = np.dtype([("start", "<u8"), ("line", "<u8"), ("source", "<u4")])
 
 
 @dataclass(frozen=True)
@@ -124,14 +120,6 @@ def _require_size(path: Path, size: int) -> None:
         raise DataError(
             f"{path}: {found:,} bytes where the manifest says {size:,}; copy or prepare it again"
         )
-
-
-def read_index(folder: Path, shard: Shard) -> NDArray[Any]:
-    """The documents that begin in a shard, in order. Raises StorageError."""
-    try:
-        return np.fromfile(folder / shard.files[1], INDEX)
-    except OSError as error:
-        raise StorageError(f"cannot read {folder / shard.files[1]}: {error.strerror}") from error
 
 
 def hash_shards(

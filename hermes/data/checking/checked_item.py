@@ -1,0 +1,36 @@
+"""What a check looks at: a document, a conversation or a pair, with its tokens."""
+
+from dataclasses import dataclass, field
+
+from hermes.chat_templates.encoder import Example
+
+__all__ = ["CheckedExample", "CheckedItem"]
+
+
+@dataclass(frozen=True)
+class CheckedExample:
+    """An example of a run. longest: its tokens, of a pair those of the longer side.
+
+    tokens: of both sides. trained: targets. ends: whether an end of text or turn is a target.
+    sides: what may be shown of it, its beginning or more; of a pair both.
+    """
+
+    where: str
+    longest: int
+    tokens: int
+    trained: int
+    ends: bool
+    sides: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckedItem:
+    """A document, a conversation or a pair. texts: its text, in pieces. examples: with a tokenizer.
+
+    is_equal: a pair whose chosen equals rejected.
+    """
+
+    where: str
+    texts: list[str]
+    examples: list[CheckedExample] = field(default_factory=list)
+    is_equal: bool = False

@@ -1,0 +1,211 @@
+"""Looks through data for what would spoil a run, before anybody pays for one.
+
+Faults are bad records, replacement characters, text that was decoded wrongly, NULs, documents that
+are in the validation text, too, pairs without a preference, and examples that never end. Repeated
+documents and fields that are not read are told, and may be meant. Memory grows by some 100 bytes
+for each document, for its hash, and with near duplicates by some 4 kB.
+"""
+
+import hashlib
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hermes.data.bad_records import BadRecords
+from hermes.data.checking.findings import CheckOptions, Findings, Places, Sample
+from hermes.data.checking.near_duplicates import NearDuplicates
+from hermes.data.checking.record_reader import RecordReader
+from hermes.data.checking.scripts import ScriptCounter
+from hermes.data.checking.text_reader import TextReader
+from hermes.data.example_dataset import pack_rows
+from hermes.data.files import Paths, expand_paths
+from hermes.data.trained_text import split_trained
+from hermes.errors import DataError
+
+if TYPE_CHECKING:
+    from hermes.data.checking.bill import Bill
+    from hermes.data.checking.checked_item import CheckedItem
+    from hermes.tokenizer import Tokenizer
+
+__all__ = ["check_text"]
+
+# UTF-8 that was read as Windows-1252 or Latin-1: the lead byte of a letter with a mark, or of
+# typographic punctuation, and what follows it.
+MOJIBAKE = re.compile("[ÃÂ][\u0080-\u00bf]|â€[\u0080-\u2122œžŸ]|ðŸ")
+
+
+def check_text(
+    paths: Paths,
+    *,
+    validation: Paths = (),
+    tokenizer: "Tokenizer | None" = None,
+    options: CheckOptions | None = None,
+    watch: Callable[[int], None] = lambda documents: None,
+) -> Findings:
+    """Look through data. watch: told how many documents are done.
+
+    Raises DataError for what has no further records: a file that is missing, empty or cut short.
+    """
+    chosen = options or CheckOptions()
+    if chosen.template is not None and (chosen.kind == "text" or tokenizer is None):
+        raise DataError("--template belongs to --kind conversations and pairs with a --tokenizer")
+    checker = _Checker(chosen, tokenizer, watch)
+    held_out = [validation] if isinstance(validation, str | Path) else list(validation)
+    for path in expand_paths(held_out) if held_out else ():
+        checker.hold_out(path)
+    for path in expand_paths(paths):
+        checker.check_file(path)
+    return checker.finish()
+
+
+def _hash_texts(texts: list[str]) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        digest.update(text.encode())
+    return int.from_bytes(digest.digest(), "little")
+
+
+class _Checker:
+    """Collects the findings of one set of data."""
+
+    def __init__(
+        self,
+        options: CheckOptions,
+        tokenizer: "Tokenizer | None",
+        watch: Callable[[int], None],
+    ):
+        self._options, self._tokenizer, self._watch = options, tokenizer, watch
+        self._found = Findings(options.kind)
+        self._seen: set[int] = set()
+        self._held_out: set[int] = set()
+        self._scripts = ScriptCounter()
+        self._bad = BadRecords(1.0)
+        self._lengths = array("q")
+        self._near: NearDuplicates | None = None
+        self._near_held_out: NearDuplicates | None = None
+        if options.near_duplicates is not None:
+            self._near = NearDuplicates(options.near_duplicates)
+            self._found.near = Places()
+        make = TextReader if options.kind == "text" else RecordReader
+        self._reader: TextReader | RecordReader = make(options, tokenizer, self._bad)
+        self._samples: list[Sample] = []
+        self._shown = 0
+
+    def hold_out(self, path: Path) -> None:
+        """Remember the validation text of a file. Raises DataError."""
+        chosen = self._options.near_duplicates
+        if chosen is not None and self._near_held_out is None:
+            self._near_held_out = NearDuplicates(chosen)
+            self._found.near_overlap = Places()
+        make = TextReader if self._options.kind == "text" else RecordReader
+        reader = make(self._options, None, None)
+        for item in reader.read(path):
+            self._held_out.add(_hash_texts(item.texts))
+            if self._near_held_out is not None:
+                self._near_held_out.find_alike("".join(item.texts), item.where)
+
+    def check_file(self, path: Path) -> None:
+        """Look through one file. Raises DataError for what cannot be read any further."""
+        self._found.files += 1
+        for item in self._reader.read(path):
+            self._check_item(item)
+
+    def _check_item(self, item: "CheckedItem") -> None:
+        found, texts, place = self._found, item.texts, item.where
+        digest = _hash_texts(texts)
+        found.documents += 1
+        found.text_bytes += sum(len(text.encode()) for text in texts)
+        repeated, held_out = digest in self._seen, digest in self._held_out
+        for places, is_there in (
+            (found.replacements, any("\ufffd" in text for text in texts)),
+            (found.mojibake, any(MOJIBAKE.search(text) for text in texts)),
+            (found.nuls, any("\0" in text for text in texts)),
+            (found.repeated, repeated),
+            (found.overlap, held_out),
+            (found.equal, item.is_equal),
+        ):
+            if is_there:
+                places.add(place)
+        self._seen.add(digest)
+        for text in texts:
+            self._scripts.add(text)
+        if not repeated and not held_out:
+            self._find_near("".join(texts), place)
+        self._count_lengths(item)
+        if found.documents % 256 == 0:
+            self._watch(found.documents)
+
+    def _find_near(self, text: str, place: str) -> None:
+        """Compare a document with those before it and with those of the validation text."""
+        found = self._found
+        for index, places, keep in (
+            (self._near_held_out, found.near_overlap, False),
+            (self._near, found.near, True),
+        ):
+            if index is None or places is None:
+                continue
+            alike = index.find_alike(text, place, keep=keep)
+            if alike is not None:
+                places.add(f"{place} is {alike[1]:.0%} like {alike[0]}")
+
+    def _count_lengths(self, item: "CheckedItem") -> None:
+        found, options = self._found, self._options
+        if self._tokenizer is None:
+            self._add_length(sum(map(len, item.texts)))
+            return
+        for example in item.examples:
+            length = example.longest
+            self._add_length(length)
+            found.tokens = (found.tokens or 0) + example.tokens
+            found.trained = (found.trained or 0) + example.trained
+            found.longer = (found.longer or 0) + (length > options.seq_len)
+            found.cut_tokens = (found.cut_tokens or 0) + max(0, length - options.seq_len)
+            found.ended = (found.ended or 0) + example.ends
+            for side in example.sides if self._shown < options.show_samples else ():
+                room = options.seq_len
+                parts = split_trained(
+                    self._tokenizer, side.ids[:room].tolist(), side.loss_mask[:room].tolist()
+                )
+                self._samples.append(Sample(side.where, length, tuple(parts)))
+            self._shown += 1
+
+    def _add_length(self, length: int) -> None:
+        self._found.examples += 1
+        self._found.longest = max(self._found.longest, length)
+        self._lengths.append(length)
+
+    def finish(self) -> Findings:
+        """All findings. Raises DataError where there is no document."""
+        for item in self._reader.finish():
+            self._check_item(item)
+        found, bad = self._found, self._bad
+        found.bad_records = Places(bad.bad, bad.first)
+        counts = Counter(1 << length.bit_length() for length in self._lengths)
+        found.lengths = dict(sorted(counts.items()))
+        found.unread = dict(self._reader.unread.most_common())
+        found.notes = tuple(self._reader.notes)
+        found.scripts = self._scripts.sum_bytes()
+        found.samples = tuple(self._samples)
+        if not found.documents and not bad.bad:
+            raise DataError("there is no text to check; give files that have some")
+        found.bill = self._compute_bill()
+        return found
+
+    def _compute_bill(self) -> "Bill | None":
+        """What a run takes; None without a tokenizer."""
+        found, seq_len = self._found, self._options.seq_len
+        if not found.tokens:
+            return None
+        match found.kind:
+            case "text":
+                samples = (found.tokens - 1) // seq_len
+                tokens = samples * seq_len
+            case "conversations":
+                fitting = [length - 1 for length in self._lengths if 1 < length <= seq_len + 1]
+                samples, tokens = len(pack_rows(fitting, seq_len)), sum(fitting)
+            case _:
+                samples, tokens = found.examples, found.tokens
+        return self._options.plan.compute_bill(samples, tokens)

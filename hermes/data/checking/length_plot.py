@@ -1,0 +1,76 @@
+"""The lengths of examples as a picture (matplotlib, the extra `plot`)."""
+
+import io
+from pathlib import Path
+
+from hermes.data.checking.findings import UNITS, Findings
+from hermes.errors import HermesError
+from hermes.storage.durable import write_atomically
+
+__all__ = ["draw_lengths"]
+
+FORMATS = ("png", "svg", "pdf")
+COLOUR, OVER = "#0072B2", "#D55E00"  # Okabe and Ito 2008, "Color Universal Design"
+
+
+def draw_lengths(found: Findings, path: Path, seq_len: int) -> None:
+    """Draw how many examples have which length; those beyond seq_len in another colour.
+
+    Raises HermesError where matplotlib is not installed, StorageError.
+    """
+    kind = path.suffix[1:].lower() or "png"
+    if kind not in FORMATS:
+        raise HermesError(f"{path}: a plot ends in .{', .'.join(FORMATS)}, not in {path.suffix}")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise HermesError(
+            f"--plot needs matplotlib, which is not installed ({error}); "
+            "pip install 'hermes-llm[plot]'"
+        ) from error
+    figure = Figure(figsize=(9, 5), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    unit = "characters" if found.tokens is None else "tokens"
+    first = min(found.lengths, default=2).bit_length() - 1
+    last = max(found.lengths, default=2).bit_length() - 1
+    bounds = [1 << power for power in range(first, last + 1)]
+    counts = [found.lengths.get(bound, 0) for bound in bounds]
+    labels = [_name_range(bound) for bound in bounds]
+    colours = [OVER if found.tokens and bound // 2 > seq_len else COLOUR for bound in bounds]
+    bars = axes.bar(labels, counts, color=colours, width=0.85)
+    numbers = [f"{count:,}" if count else "" for count in counts]
+    axes.bar_label(bars, numbers, padding=3, bbox={"facecolor": "w", "edgecolor": "w", "pad": 1})
+    many = UNITS[found.kind][0] if found.tokens is None else "examples"
+    title = f"Lengths of {found.examples:,} {many}"
+    if found.longer is not None:
+        title += f"; {found.longer:,} longer than {seq_len:,} tokens"
+        if first <= seq_len.bit_length() <= last:
+            # Inside the bar of its power of two, as far as its share of that bar's width.
+            low = 1 << (seq_len.bit_length() - 1)
+            at = seq_len.bit_length() - first - 0.425 + 0.85 * (seq_len - low) / low
+            axes.axvline(at, color="0.3", linestyle=":", linewidth=1.2)
+            axes.annotate(
+                f"--seq-len {seq_len:,}",
+                (at, 0.985),
+                xycoords=("data", "axes fraction"),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="top",
+                color="0.3",
+            )
+    axes.set(xlabel=f"length in {unit}", ylabel=many, title=title)
+    axes.margins(y=0.12)  # room for the line's name above the bars
+    axes.tick_params(axis="x", rotation=30 if len(bounds) > 9 else 0)
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = io.BytesIO()
+    figure.savefig(image, format=kind)
+    write_atomically(path, image.getvalue())
+
+
+def _name_range(bound: int) -> str:
+    """The lengths below a power of two and from the one before it on."""
+    low, high = bound // 2, bound - 1
+    return f"{low:,}" if low >= high else f"{low:,}-{high:,}"

@@ -1,0 +1,237 @@
+"""data.json of a run: what its samples were made of, and which samples each session took.
+
+With it and the documents' indexes every sample that a run took, or will take, can be found without
+reading a token. A run that was resumed with other data has several records; a session names its
+own.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hermes.data.document_index import (
+    DocumentIndex,
+    IndexPart,
+    IndexSource,
+    open_index_rows,
+    scan_documents,
+)
+from hermes.data.document_reader import TextFormat, choose_format, is_line_exact
+from hermes.data.loading import DataOptions, load_tokens
+from hermes.data.prepared.documents import open_index
+from hermes.data.prepared.manifest import read_manifest
+from hermes.data.token_shards import TokenFile, open_tokens
+from hermes.data.token_stream import TokenStream
+from hermes.errors import DataError, StorageError
+from hermes.storage.durable import write_atomically
+
+if TYPE_CHECKING:
+    from hermes.tokenizer import Tokenizer
+
+__all__ = [
+    "NAME",
+    "DataRecord",
+    "RunData",
+    "SessionRecord",
+    "SourceRecord",
+    "open_source_index",
+    "open_source_tokens",
+]
+
+NAME = "data.json"
+FORMAT, VERSION = "hermes run data", 1
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """A stream of tokens that a run takes windows from.
+
+    data: as given, files by their absolute names. train, held_out: numbers of windows, in that
+    order. index: the folder of prepared tokens, or the file in the run's folder, of the documents
+    in `sources`; "" where they are found in `token_files`: path, type of ids, tokens, offset.
+    """
+
+    data: tuple[str, ...]
+    fingerprint: str
+    tokens: int
+    documents: int
+    train: int
+    held_out: int
+    share: float | None = None
+    index: str = ""
+    sources: tuple[str, ...] = ()
+    token_files: tuple[tuple[str, str, int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """The data of a run: windows of seq_len targets of one stream, or of a mixture of several.
+
+    validation: a stream of its own, of which all is held out. eos_id: the token that ends
+    documents. options: how text is read.
+    """
+
+    fingerprint: str
+    seq_len: int
+    seed: int
+    trained: tuple[SourceRecord, ...]
+    validation: SourceRecord | None = None
+    eos_id: int | None = None
+    options: TextFormat = field(default_factory=TextFormat)
+    max_bad_records: float | None = None
+
+    @property
+    def size(self) -> int:
+        """Windows of an epoch."""
+        return sum(one.train for one in self.trained)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of each source; () where there is one stream."""
+        return tuple(one.share for one in self.trained if one.share is not None)
+
+
+@dataclass(frozen=True)
+class SessionRecord:
+    """A stretch of a run after `step`: its first sample, and how many a step takes.
+
+    sample: counted from the run's first, through all epochs. last: the run's last sample, None
+    where steps end it. data: the number of its record. batch_size: rows of a micro-batch.
+    """
+
+    step: int
+    sample: int
+    batch_size: int
+    grad_accum: int
+    world_size: int
+    total_steps: int
+    last: int | None = None
+    data: int = 0
+
+    @property
+    def per_step(self) -> int:
+        """Samples of a step, but for the run's last."""
+        return self.batch_size * self.grad_accum * self.world_size
+
+    def list_samples(self, step: int) -> range:
+        """The samples of a step after this session's first."""
+        first = self.sample + (step - self.step - 1) * self.per_step
+        end = first + self.per_step
+        return range(first, end if self.last is None else min(end, self.last))
+
+    def find_step(self, sample: int) -> int:
+        """The step that takes a sample."""
+        return self.step + 1 + (sample - self.sample) // self.per_step
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The records of a run and its sessions, in order."""
+
+    records: tuple[DataRecord, ...] = ()
+    sessions: tuple[SessionRecord, ...] = ()
+
+    def add(self, record: DataRecord, session: SessionRecord) -> "RunData":
+        """Add a session, in place of those that began where it begins or later."""
+        sessions = [one for one in self.sessions if one.step < session.step]
+        kept = sorted({one.data for one in sessions})
+        records = [self.records[number] for number in kept]
+        sessions = [_replace_data(one, kept.index(one.data)) for one in sessions]
+        if record not in records:
+            records.append(record)
+        session = _replace_data(session, records.index(record))
+        return RunData(tuple(records), (*sessions, session))
+
+    def write(self, run: Path) -> None:
+        """Write a run's data.json. Raises StorageError."""
+        facts = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        write_atomically(run / NAME, (json.dumps(facts, indent=1) + "\n").encode())
+
+    @classmethod
+    def read(cls, run: Path) -> "RunData":
+        """Read a run's data.json. Raises DataError, StorageError."""
+        path = run / NAME
+        try:
+            found = json.loads(path.read_bytes())
+            if found["format"] != FORMAT or found["version"] > VERSION:
+                raise ValueError(f"its format is {found['format']!r}, version {found['version']}")
+            records = tuple(map(_read_record, found["records"]))
+            sessions = tuple(SessionRecord(**one) for one in found["sessions"])
+            if any(not 0 <= one.data < len(records) for one in sessions):
+                raise ValueError("a session names a record that is not there")
+        except FileNotFoundError:
+            raise DataError(
+                f"{run} has no {NAME}: it is no run of train or finetune on text, or was begun by "
+                "an older version, and gets one when it is resumed"
+            ) from None
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not the data of a run ({error}); remove it") from None
+        return cls(records, sessions)
+
+
+def _replace_data(session: SessionRecord, number: int) -> SessionRecord:
+    return SessionRecord(**{**asdict(session), "data": number})
+
+
+def _read_record(found: dict[str, Any]) -> DataRecord:
+    trained = tuple(map(_read_source, found.pop("trained")))
+    validation = found.pop("validation")
+    options = TextFormat(**found.pop("options"))
+    own = None if validation is None else _read_source(validation)
+    return DataRecord(trained=trained, validation=own, options=options, **found)
+
+
+def _read_source(found: dict[str, Any]) -> SourceRecord:
+    lists = {name: tuple(found[name]) for name in ("data", "sources")}
+    files = tuple((path, kind, tokens, at) for path, kind, tokens, at in found["token_files"])
+    return SourceRecord(**{**found, **lists, "token_files": files})
+
+
+def open_source_tokens(
+    record: DataRecord, source: SourceRecord, tokenizer: "Tokenizer"
+) -> TokenStream:
+    """Open a source's tokens, or tokenize its text once more. To be closed.
+
+    Raises DataError where they are not what the run read, and StorageError.
+    """
+    options = DataOptions(record.options, record.max_bad_records)
+    stream = load_tokens(source.data, tokenizer, options)
+    if stream.fingerprint != source.fingerprint:
+        stream.close()
+        raise DataError(
+            f"{', '.join(source.data)} has fingerprint {stream.fingerprint[:12]}, and the run read "
+            f"{source.fingerprint[:12]}: the data has changed since"
+        )
+    return stream
+
+
+def open_source_index(run: Path, record: DataRecord, source: SourceRecord) -> DocumentIndex:
+    """Open the index of a source's documents. Raises DataError where it is gone or of other data.
+
+    Raises StorageError.
+    """
+    if not source.index:
+        files = [
+            TokenFile(Path(path), dtype, tokens, offset)
+            for path, dtype, tokens, offset in source.token_files
+        ]
+        return scan_documents([(str(one.path), open_tokens(one)) for one in files], record.eos_id)
+    if not source.sources:
+        folder = Path(source.index)
+        facts, _ = read_manifest(folder)
+        if facts["fingerprint"] != source.fingerprint:
+            raise DataError(
+                f"{folder} holds other tokens than the run read, of fingerprint "
+                f"{facts['fingerprint'][:12]}, and not {source.fingerprint[:12]}"
+            )
+        return open_index(folder)
+    rows = open_index_rows(run / source.index, source.documents)
+    sources = [IndexSource(name, _is_exact(name, record.options)) for name in source.sources]
+    return DocumentIndex([IndexPart(rows, source.tokens)], sources)
+
+
+def _is_exact(name: str, options: TextFormat) -> bool:
+    return is_line_exact(choose_format(Path(name), options), options.documents)

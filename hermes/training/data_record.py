@@ -1,0 +1,124 @@
+"""Writes data.json of a run, with which its samples are traced, and its copies of indexes."""
+
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from hermes.data import count_run_samples
+from hermes.data.files import STANDARD_INPUT, name_source
+from hermes.data.mixture import parse_mixture
+from hermes.data.prepared import is_prepared
+from hermes.data.remote import locate_source
+from hermes.data.run_data import NAME, DataRecord, RunData, SessionRecord, SourceRecord
+from hermes.data.text_dataset import TextDataset
+from hermes.data.token_shards import TokenShards
+from hermes.data.token_stream import DOCUMENTS, TokenStream, read_stream_sources
+from hermes.errors import DataError, StorageError
+from hermes.recipe import Recipe
+from hermes.tokenizer import Tokenizer
+from hermes.training.request import RunComponents, RunRequest
+
+__all__ = ["copy_indexes", "make_data_record", "write_data_record"]
+
+
+def make_data_record(
+    request: RunRequest,
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    fingerprint: str,
+    datasets: Sequence[TextDataset],
+) -> DataRecord:
+    """Describe the datasets of a run on text, one for each source of a mixture."""
+    mixture = parse_mixture(request.data)
+    names: list[tuple[str, ...]] = [(source.name,) for source in mixture] or [request.data]
+    shares: list[float | None] = [source.share for source in mixture] or [None]
+    trained, own = [], None
+    for data, share, dataset in zip(names, shares, datasets, strict=True):
+        held_out = len(dataset.held_out)
+        if dataset.validation is not dataset.stream:
+            own = _describe(request.validation, dataset.validation, 0, held_out)
+            held_out = 0
+        trained.append(_describe(data, dataset.stream, len(dataset.train), held_out, share))
+    return DataRecord(
+        fingerprint=fingerprint,
+        seq_len=recipe.seq_len,
+        seed=recipe.seed,
+        trained=tuple(trained),
+        validation=own,
+        eos_id=tokenizer.eos_id,
+        options=request.data_options.text_format,
+        max_bad_records=request.data_options.max_bad_records,
+    )
+
+
+def _describe(
+    data: Sequence[str], stream: TokenStream, train: int, held_out: int, share: float | None = None
+) -> SourceRecord:
+    index, sources, files = "", tuple[str, ...](), tuple[tuple[str, str, int, int], ...]()
+    if stream.folder is not None and is_prepared(stream.folder):
+        index = str(stream.folder.absolute())
+    elif stream.folder is not None:
+        index = _name_index(stream)
+        sources = tuple(map(_locate_file, read_stream_sources(stream.folder)))
+    elif isinstance(stream.tokens, TokenShards):
+        files = tuple(
+            (str(one.path.absolute()), one.dtype, one.tokens, one.offset)
+            for one in stream.tokens.files
+        )
+    return SourceRecord(
+        data=tuple(map(locate_source, data)),
+        fingerprint=stream.fingerprint,
+        tokens=len(stream),
+        documents=stream.documents,
+        train=train,
+        held_out=held_out,
+        share=share,
+        index=index,
+        sources=sources,
+        token_files=files,
+    )
+
+
+def _locate_file(name: str) -> str:
+    return name if name == name_source(STANDARD_INPUT) else locate_source(name)
+
+
+def _name_index(stream: TokenStream) -> str:
+    return f"documents-{stream.fingerprint[:12]}.idx"
+
+
+def copy_indexes(output: Path, datasets: Sequence[TextDataset]) -> None:
+    """Copy the indexes of streams that last no longer than the run. Raises StorageError."""
+    for stream in [one for dataset in datasets for one in (dataset.stream, dataset.validation)]:
+        if stream.folder is None or is_prepared(stream.folder):
+            continue
+        try:
+            shutil.copyfile(stream.folder / DOCUMENTS, output / _name_index(stream))
+        except OSError as error:
+            raise StorageError(f"cannot write to {output}: {error.strerror}") from error
+
+
+def write_data_record(request: RunRequest, parts: RunComponents) -> None:
+    """Add the run's session to its data.json, where its data is text. Raises StorageError."""
+    record, recipe, position = parts.training_data.record, parts.recipe, parts.position
+    if record is None:
+        return
+    known = RunData()
+    if (request.output / NAME).exists():
+        try:
+            known = RunData.read(request.output)
+        except DataError as error:
+            warnings.warn(f"{error}; a new one begins, without the steps so far", stacklevel=2)
+    per_step = recipe.batch_size * recipe.grad_accum * request.world_size
+    last = count_run_samples(record.size, epochs=recipe.epochs, max_steps=0, per_update=per_step)
+    session = SessionRecord(
+        step=position.step,
+        sample=position.cursor.count_samples(record.size),
+        batch_size=recipe.batch_size,
+        grad_accum=recipe.grad_accum,
+        world_size=request.world_size,
+        total_steps=parts.total_steps,
+        last=None if recipe.max_steps else last,
+    )
+    known.add(record, session).write(request.output)
