@@ -7,25 +7,32 @@ before it that generation would see, and those that it would write. What a templ
 last message is left out of R(i + 1) where the turn is ended without it.
 
 Rendering every prefix would take time quadratic in the number of messages. In long conversations
-the last messages before a turn are rendered instead, and compared with their part of the whole.
+the last messages before a turn are rendered instead (`windows`), and compared with their part of
+the whole. Where the turn is not in the whole, R(i + 1) is the whole up to them, and then they.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from hermes.chat_templates.template import Template
+from hermes.chat_templates.template import Rendering, Template
 from hermes.chat_templates.turns import Turn, add_reads, split_marked
+from hermes.chat_templates.windows import (
+    Span,
+    Window,
+    choose_window,
+    list_last_questions,
+    read_window,
+)
 from hermes.errors import DataError
 
 __all__ = ["Dialogue"]
 
 # Up to this number of messages all prefixes are rendered whole.
 SHORT = 8
-# The messages before a turn that are rendered with it, if the last question is not among them.
-NEAR = 4
 
-Span = tuple[int, int]
+Text = tuple[str, Mapping[int, Span]]
+"""A rendered text, and the part of each message in it."""
 
 
 class Dialogue:
@@ -44,39 +51,62 @@ class Dialogue:
     ):
         self.template, self.turns, self.tools = template, tuple(turns), tools
         self._is_ended = is_ended
-        self._texts: dict[tuple[int, bool], str] = {}
-        self._parts: dict[tuple[int, bool], dict[int, Span]] = {}
+        self._texts: dict[Rendering, str] = {}
+        self._refused: set[Rendering] = set()
+        self._parts: dict[tuple[int, bool], Mapping[int, Span]] = {}
+        self._windows: dict[int, Window | None] = {}
+        self._has_probed = False
+        self._derived: tuple[int, Text | None] = (0, None)  # the one asked for last
 
     def render(self, count: int, *, prompt: bool) -> str:
         """Render the first `count` messages. Raises DataError."""
-        key = count, prompt
+        return self._render((count, prompt, False))
+
+    def _render(self, key: Rendering) -> str:
         if key not in self._texts:
-            self._texts[key] = self.template.render(
-                self.turns[:count], prompt=prompt, tools=self.tools
-            )
+            which, prompt, marks = key
+            turns = self.turns[:which] if isinstance(which, int) else [self.turns[i] for i in which]
+            render = self.template.render_marked if marks else self.template.render
+            self._texts[key] = render(turns, prompt=prompt, tools=self.tools)
         return self._texts[key]
 
-    def list_likely(self) -> list[tuple[int, bool]]:
-        """List the (count, prompt) that will be asked for, as far as is known."""
+    def list_likely(self) -> list[Rendering]:
+        """List the renderings that will be asked for, as far as is known."""
         count = len(self.turns)
-        answers = () if self.template.marks else range(count)
-        found = {(count, False): None}
-        for i in answers:
-            if self.turns[i].role == "assistant" and (i < SHORT or i + 1 == count):
-                found |= {(i, True): None, (i + 1, False): None}
+        found: dict[Rendering, None] = {(count, False, False): None}
+        if self.template.marks:
+            return list(found)
+        answers = self._list_answers(0, count)
+        exact = {*self._probes, *(i for i in answers if i < SHORT or i + 1 == count)}
+        for i in sorted(exact):
+            found |= {(i, True, False): None, (i + 1, False, False): None}
+        later = [i for i in answers if SHORT <= i < count - 1]
+        if later:
+            found[count, False, True] = None
+        for i in later:
+            which, _, _ = self._choose_window(i)
+            found |= {(which[:-1], True, False): None, (which, False, True): None}
         return list(found)
 
     def take_texts(
         self,
-        keys: Sequence[tuple[int, bool]],
+        keys: Sequence[Rendering],
         texts: Sequence[str | None],
         reads: Sequence[Sequence[str]],
     ) -> None:
         """Take what was rendered ahead, and the fields that were read of each turn."""
-        found = zip(keys, texts, strict=True)
-        self._texts |= {key: text for key, text in found if text is not None}
+        for key, text in zip(keys, texts, strict=True):
+            if text is not None:
+                self._texts[key] = text
+            else:
+                self._refused.add(key)
         for turn, fields in zip(self.turns, reads, strict=True):
             add_reads(turn, fields)
+
+    def get_text(self, count: int, *, prompt: bool) -> str:
+        """The text of the first `count` messages, rendered or known without. Raises DataError."""
+        derived = None if prompt else self._derive(count)
+        return self.render(count, prompt=prompt) if derived is None else derived[0]
 
     def find_turn(self, index: int, count: int, *, prompt: bool = False) -> Span | None:
         """Find the assistant's turn of message `index` in the text of the first `count` messages.
@@ -84,11 +114,15 @@ class Dialogue:
         -> (begin, end), or None where the template renders it otherwise once more follows.
         Raises DataError.
         """
-        if index < SHORT or index + 1 == count or self._is_probe(index):
-            return self._find_exactly(index, count, prompt)
-        if self._trusts_windows:
-            found = self._find_by_window(index, count, prompt)
-            if found is not None:
+        if index + 1 == count and not prompt and self._derive(count) is not None:
+            window = self._windows[index]
+            assert window is not None
+            end = len(self.get_text(count, prompt=False))
+            return end - len(window.after) + len(window.before), end
+        is_far = SHORT <= index < count - 1 and index not in self._probes
+        if is_far and self._trusts_windows:
+            is_known, found = self._find_by_window(index, count, prompt)
+            if is_known:
                 return found
         return self._find_exactly(index, count, prompt)
 
@@ -100,8 +134,7 @@ class Dialogue:
             prompt = asked.removeprefix(before)
             return (
                 f"{where} asks for an answer with {prompt[:80]!r}, and message {index + 1} is not "
-                "rendered with that before it; choose another --template, or --template-arg, such "
-                "as enable_thinking=false, or mark it with {% generation %} in the template"
+                f"rendered with that before it; {self.template.suggest_other_prompt()}"
             )
         upto, what = (index + 1, "") if whole.startswith(asked) else (index, " and the prompt")
         return (
@@ -111,12 +144,15 @@ class Dialogue:
         )
 
     def _find_exactly(self, index: int, count: int, prompt: bool) -> Span | None:
-        whole = self.render(count, prompt=prompt)
+        """Find a turn by rendering all that precedes it."""
+        whole = self.get_text(count, prompt=prompt)
         before = self.render(index, prompt=True)
         if not whole.startswith(before):
             return None
         after = self.render(index + 1, prompt=False)
         if not whole.startswith(after):
+            if not whole.startswith(after[: len(before) + 1]):
+                return None  # already the turn's first character is another
             after = self._cut_ending(after, len(before), index)
         return (len(before), len(after)) if after and whole.startswith(after) else None
 
@@ -125,91 +161,114 @@ class Dialogue:
         end = self._find_parts(index + 1, False).get(index, (0, 0))[1]
         return after[:end] if begin < end and self._is_ended(after[begin:end]) else ""
 
-    def _find_by_window(self, index: int, count: int, prompt: bool) -> Span | None:
-        """Find a turn by rendering the messages before it alone; None where that does not tell."""
-        parts = self._find_parts(count, prompt)
-        chosen, first = self._choose_window(index)
-        try:
-            before = self.template.render(
-                [self.turns[i] for i in chosen[:-1]], prompt=True, tools=self.tools
-            )
-            marked = self.template.render_marked(
-                [self.turns[i] for i in chosen], prompt=False, tools=self.tools
-            )
-        except DataError:  # it may refuse a conversation with a gap
-            return None
-        after, near = split_marked(marked)
-        if not all(i in parts and i in near for i in (first, index)):
-            return None
-        if not after.startswith(before):
-            return None
-        # The same text from the first of the near messages on, at another place.
-        begin, moved = near[first][0], parts[first][0] - near[first][0]
-        whole = self.render(count, prompt=prompt)
-        if not whole.startswith(after[begin:], begin + moved):
-            after = after[: near[index][1]]  # without what follows the last message
-            if not whole.startswith(after[begin:], begin + moved):
-                return None
-            if len(after) <= len(before) or not self._is_ended(after[len(before) :]):
-                return None
-        return len(before) + moved, len(after) + moved
+    def _find_by_window(self, index: int, count: int, prompt: bool) -> tuple[bool, Span | None]:
+        """Find a turn by rendering the messages before it alone. -> whether that tells, the turn"""
+        window = self._open_window(index)
+        text, parts = self.get_text(count, prompt=prompt), self._find_parts(count, prompt)
+        if window is None or window.first not in parts or index not in parts:
+            return False, None
+        begin = parts[window.first][0]
+        for after in (window.after, window.after[: window.parts[index][1]]):
+            # The second is without what follows the last message.
+            if not text.startswith(after, begin):
+                continue
+            turn = after[len(window.before) :]
+            if after is window.after or (turn and self._is_ended(turn)):
+                return True, (begin + len(window.before), begin + len(after))
+            return False, None
+        return window.is_in(text, begin), None
 
-    def _choose_window(self, index: int) -> tuple[list[int], int]:
-        """Choose the messages to render for a turn, and the first of those to compare.
+    def _open_window(self, index: int) -> Window | None:
+        """Render the window of a turn; None where that does not tell."""
+        if index not in self._windows:
+            which, first, question = self._choose_window(index)
+            keys: tuple[Rendering, Rendering] = (which[:-1], True, False), (which, False, True)
+            self._windows[index] = None
+            try:
+                if not self._refused.intersection(keys):
+                    before, marked = map(self._render, keys)
+                    self._windows[index] = read_window(before, marked, index, first, question)
+            except DataError:  # it may refuse a conversation with a gap
+                pass
+        return self._windows[index]
 
-        They are the system prompt, and the last two questions with all that follows, or where that
-        is much, the last question and the messages just before the turn.
-        """
-        head = [i for i in range(2) if self.turns[i].role in ("system", "developer")]
-        questions = [
-            i for i in range(max(index - 2 * NEAR, 0), index) if self.turns[i].role == "user"
-        ]
-        if len(questions) > 1:
-            begin = questions[-2]
-            return [*head, *range(begin, index + 1)], begin + 1
-        begin = index - NEAR
-        while begin < index and self.turns[begin].role != "assistant":
-            begin += 1
-        last = self._last_questions[index]
-        asked = [] if last is None or last >= begin else [last]
-        return [*head, *asked, *range(begin, index + 1)], min(begin + 1, index)
+    def _choose_window(self, index: int) -> tuple[tuple[int, ...], int, int | None]:
+        return choose_window(self.turns, self._last_questions, index)
 
     @cached_property
     def _last_questions(self) -> list[int | None]:
-        """For each message, the number of the last question before it."""
-        found: list[int | None] = []
-        last = None
-        for i, turn in enumerate(self.turns):
-            found.append(last)
-            if turn.role == "user":
-                last = i
-        return found
+        return list_last_questions(self.turns)
 
-    def _find_parts(self, count: int, prompt: bool) -> dict[int, Span]:
+    def _derive(self, count: int) -> Text | None:
+        """What the first `count` messages are as a conversation, where the whole and a window tell.
+
+        None where they do not, or where messages are to be rendered.
+        """
+        if count != self._derived[0]:
+            index = count - 1
+            is_far = SHORT <= index < len(self.turns) - 1
+            # Probes are rendered until they have told whether windows are trusted.
+            is_open = index not in self._probes or self._has_probed
+            is_answer = is_far and is_open and self.turns[index].role == "assistant"
+            can_be = is_answer and self._trusts_windows
+            self._derived = count, self._join(index) if can_be else None
+        return self._derived[1]
+
+    def _join(self, index: int) -> Text | None:
+        """Join the whole up to the window of a turn, and the window; None if that does not tell."""
+        window, size = self._open_window(index), len(self.turns)
+        parts = self._find_parts(size, False)
+        if window is None or window.first not in parts:
+            return None
+        begin, whole = parts[window.first][0], self.render(size, prompt=False)
+        if not window.is_in(whole, begin):
+            return None
+        before = {i: part for i, part in parts.items() if i < window.first}
+        moved = {i: (begin + a, begin + b) for i, (a, b) in window.parts.items()}
+        return whole[:begin] + window.after, before | moved
+
+    def _find_parts(self, count: int, prompt: bool) -> Mapping[int, Span]:
         """Find the part of each message in the text; none where marks would change the text."""
+        derived = None if prompt or count == len(self.turns) else self._derive(count)
+        if derived is not None:
+            return derived[1]
         key = count, prompt
         if key not in self._parts:
-            marked = self.template.render_marked(
-                self.turns[:count], prompt=prompt, tools=self.tools
-            )
-            text, parts = split_marked(marked)
+            text, parts = split_marked(self._render((count, prompt, True)))
             self._parts[key] = parts if text == self.render(count, prompt=prompt) else {}
         return self._parts[key]
 
-    def _is_probe(self, index: int) -> bool:
-        """Whether a turn is one of the few that are looked at both ways, about a power of two."""
-        return index.bit_length() != (index + 2).bit_length()
+    def _list_answers(self, begin: int, end: int) -> list[int]:
+        return [i for i in range(begin, end) if self.turns[i].role == "assistant"]
+
+    @cached_property
+    def _probes(self) -> frozenset[int]:
+        """The turns that are looked at both ways: about the powers of two, and the last but one."""
+        answers = self._list_answers(SHORT, len(self.turns) - 1)
+        near_powers = [i for i in answers if i.bit_length() != (i + 2).bit_length()]
+        return frozenset((*near_powers, *answers[-1:]))
 
     @cached_property
     def _trusts_windows(self) -> bool:
-        """Whether whole prefixes have the probes' turns, and windows tell the same of them.
+        """Whether of the probes windows tell the same as prefixes rendered whole.
 
-        A template that renders any of them otherwise later may do so for reasons far away.
+        A template that renders any of them otherwise may do so for reasons far away.
         """
         count = len(self.turns)
-        answers = [i for i in range(SHORT, count - 1) if self.turns[i].role == "assistant"]
-        for index in {*filter(self._is_probe, answers), *answers[-1:]}:
+        for index in sorted(self._probes):
+            before, after = self.render(index, prompt=True), self.render(index + 1, prompt=False)
             exact = self._find_exactly(index, count, False)
-            if exact is None or self._find_by_window(index, count, False) not in (None, exact):
+            is_known, found = self._find_by_window(index, count, False)
+            if not is_known:
+                if exact is None:
+                    return False
+                continue
+            joined, window = self._join(index), self._open_window(index)
+            if found != exact or window is None:
                 return False
+            if joined is not None:
+                begin = len(joined[0]) - len(window.after)
+                if joined[0] != after or joined[0][:begin] + window.before != before:
+                    return False
+        self._has_probed, self._derived = True, (0, None)
         return True

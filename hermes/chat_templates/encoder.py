@@ -9,49 +9,23 @@ text, unless the user says that messages may write that token.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from hermes.chat_templates.batch import OpenedConversation, open_ahead
 from hermes.chat_templates.calls import convert_calls
 from hermes.chat_templates.checks import check_names, check_roles, check_tools
 from hermes.chat_templates.dialogue import Dialogue
+from hermes.chat_templates.example import Example, make_example
 from hermes.chat_templates.guard import GuardedMessages, guard_messages
 from hermes.chat_templates.messages import Conversation, Message
-from hermes.chat_templates.renderer import finish_ahead
 from hermes.chat_templates.sandbox import CLOSE, OPEN
 from hermes.chat_templates.template import Template, choose_template
 from hermes.chat_templates.text_encoder import Piece, TextEncoder
 from hermes.errors import DataError, suggest_nearest
 from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer
 
-__all__ = ["ChatEncoder", "Example", "describe_unread", "read_end_of_turn"]
-
-
-AHEAD = 32  # conversations that are rendered together
-
-
-@dataclass(frozen=True)
-class Example:
-    """A tokenized training example. ids: (N,). loss_mask: (N,), True for targets; never the first.
-
-    where: its place in a file, for error messages. part: 0, or its number among the examples of one
-    conversation, whose first is 0. weights: (N,), float32, of targets in the loss, 0 for other
-    tokens; None where each has 1.
-    """
-
-    ids: NDArray[np.int32]
-    loss_mask: NDArray[np.bool_]
-    where: str
-    part: int = 0
-    weights: NDArray[np.float32] | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
+__all__ = ["ChatEncoder", "read_end_of_turn"]
 
 
 class ChatEncoder:
@@ -108,42 +82,25 @@ class ChatEncoder:
             raise DataError(f"{conversation.where}: {error}") from None
 
     def encode_many(
-        self, conversations: Iterable[Conversation], *, whole: bool = False
+        self,
+        conversations: Iterable[Conversation],
+        *,
+        whole: bool = False,
+        several: bool = True,
     ) -> Iterator[list[Example]]:
         """Encode each conversation as `encode_all` does, while the next ones are rendered.
 
-        Raises DataError.
+        several: whether one may be several examples; else as `encode` does. Raises DataError.
         """
-        batches = _split(conversations)
-        following = map(self._begin_batch, batches)
-        batch = next(following, None)
-        while batch is not None:
-            opened = _finish_batch(batch)
-            batch = next(following, None)
-            for conversation, prepared in opened:
-                try:
-                    yield self._encode(conversation, whole, several=True, opened=prepared)
-                except DataError as error:
-                    raise DataError(f"{conversation.where}: {error}") from None
 
-    def _begin_batch(self, conversations: Sequence[Conversation]) -> "_Batch":
-        """Begin to render what conversations will need."""
-        opened: list[tuple[Conversation, _Opened | None]] = []
-        for one in conversations:
+        def open_one(conversation: Conversation) -> OpenedConversation:
+            return self._open(conversation.messages, conversation.tools)
+
+        for conversation, opened in open_ahead(conversations, self.template, open_one):
             try:
-                open_one = self._open(one.messages, one.tools) if one.text is None else None
-            except DataError:  # which comes again in its turn
-                open_one = None
-            opened.append((one, open_one))
-        dialogues = [found[1] for _, found in opened if found]
-        wanted = [dialogue.list_likely() for dialogue in dialogues]
-        try:
-            ahead = self.template.begin_ahead(
-                (one.turns, one.tools, keys) for one, keys in zip(dialogues, wanted, strict=True)
-            )
-        except DataError:  # and this one, too
-            ahead = []
-        return opened, wanted, ahead
+                yield self._encode(conversation, whole, several=several, opened=opened)
+            except DataError as error:
+                raise DataError(f"{conversation.where}: {error}") from None
 
     def _encode(
         self,
@@ -151,13 +108,13 @@ class ChatEncoder:
         whole: bool,
         *,
         several: bool,
-        opened: "_Opened | None" = None,
+        opened: OpenedConversation | None = None,
     ) -> list[Example]:
         where, messages = conversation.where, conversation.messages
         self.unread.update(map(repr, conversation.unread))
         if conversation.text is not None:
             ids = self._encode_text(conversation.text)
-            return [_make_example(ids, [1.0] * len(ids), conversation.weight, where)]
+            return [make_example(ids, [1.0] * len(ids), conversation.weight, where)]
         guarded, dialogue = self._prepare(messages, conversation.tools, opened=opened)
         answers = [i for i, turn in enumerate(messages) if turn["role"] == "assistant"]
         weights = {i: conversation.weights.get(i, 1.0) for i in answers}
@@ -183,7 +140,7 @@ class ChatEncoder:
                 raise DataError("the template gives the assistant's messages no token")
             context = 1.0 if whole else 0.0
             each = [context if weight is None else weight for weight in found]
-            examples.append(_make_example(ids, each, conversation.weight, where, number))
+            examples.append(make_example(ids, each, conversation.weight, where, number))
         return examples
 
     def encode_prompt(
@@ -219,7 +176,7 @@ class ChatEncoder:
         begin = self.tokenizer.beginning
         return [*begin, *self.tokenizer.encode(text), self.tokenizer.eos_id]
 
-    def _open(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> "_Opened":
+    def _open(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> OpenedConversation:
         """Guard messages, and refuse what the template does not write."""
         check_tools(self.template, messages, tools)
         messages = convert_calls(messages, self.template)
@@ -233,7 +190,7 @@ class ChatEncoder:
         tools: Sequence[Any] | None,
         *,
         prompt: bool = False,
-        opened: "_Opened | None" = None,
+        opened: OpenedConversation | None = None,
     ) -> tuple[GuardedMessages, Dialogue]:
         """Guard messages, render them once, and refuse what the template would lose."""
         guarded, dialogue, messages = opened or self._open(messages, tools)
@@ -274,7 +231,7 @@ class ChatEncoder:
             if span is not None:
                 is_target = i in wanted and not left
                 spans.append((*span, _choose_weight(weights, i, is_target)))
-        text, done = dialogue.render(count, prompt=prompt), 0
+        text, done = dialogue.get_text(count, prompt=prompt), 0
         pieces: list[Piece] = []
         for begin, end, weight in reversed(spans):
             if begin >= done:
@@ -303,50 +260,10 @@ class ChatEncoder:
         return list(zip(parts, [*own, None], strict=True))
 
 
-def _split(items: Iterable[Conversation]) -> Iterator[list[Conversation]]:
-    rest = iter(items)
-    while part := list(islice(rest, AHEAD)):
-        yield part
-
-
-_Opened = tuple[GuardedMessages, Dialogue, Sequence[Message]]
-_Batch = tuple[list[tuple[Conversation, _Opened | None]], list[list[tuple[int, bool]]], list[Any]]
-
-
-def _finish_batch(batch: _Batch) -> list[tuple[Conversation, _Opened | None]]:
-    """Give dialogues what was rendered for them; those for which it failed render it themselves."""
-    opened, wanted, ahead = batch
-    dialogues = [found[1] for _, found in opened if found]
-    found = zip(dialogues, wanted, finish_ahead(ahead), strict=False)
-    for dialogue, keys, (texts, reads) in found:
-        dialogue.take_texts(keys, texts, reads)
-    return opened
-
-
 def _choose_weight(weights: Mapping[int, float], index: int, is_target: bool) -> float | None:
     """The weight of a turn: its own, 0 where it must not be trained on, None for context."""
     weight = weights.get(index, 1.0)
     return weight if is_target or weight == 0 else None
-
-
-def _make_example(
-    ids: Sequence[int], each: Sequence[float], weight: float, where: str, part: int = 0
-) -> Example:
-    """Make an example of tokens and their weights, up to the last one that counts."""
-    weights = np.array(each, np.float32) * np.float32(weight)
-    weights[0] = 0  # the first token is predicted from nothing
-    mask = weights > 0
-    end = int(np.flatnonzero(mask)[-1]) + 1 if mask.any() else len(ids)
-    kept = None if (weights[mask] == 1).all() else weights[:end]
-    return Example(np.array(ids[:end], np.int32), mask[:end], where, part, kept)
-
-
-def describe_unread(unread: Mapping[str, int]) -> list[str]:
-    """The sentence that names fields which nothing read, with their counts; none where all were."""
-    if not unread:
-        return []
-    shown = ", ".join(f"{name} ({count:,})" for name, count in unread.items())
-    return [f"fields that are not read: {shown}"]
 
 
 def read_end_of_turn(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> int | None:

@@ -67,13 +67,17 @@ class _Templates:
         self._compiled: dict[tuple[int, bool], Any] = {}
 
     def compile(self, number: int, source: str) -> Answer:
-        """Compile a template. -> ("names", the variables that it reads), or why it is none"""
+        """Compile a template. -> ("names", the variables that it reads, those that only others set)
+
+        Or why it is none.
+        """
         from jinja2 import TemplateError, TemplateSyntaxError, meta
 
         environment = make_environment()
         try:
             self._compiled[number, False] = environment.from_string(source)
-            read = meta.find_undeclared_variables(make_environment().parse(source))
+            parsed = environment.parse(source)
+            read = meta.find_undeclared_variables(parsed)
         except TemplateSyntaxError as error:
             return "syntax", error.lineno, str(error.message)
         except MemoryError:
@@ -83,37 +87,40 @@ class _Templates:
         except Exception as error:  # constants are computed, which can raise anything
             return "syntax", None, _summarize(error)
         self._sources[number] = source
-        return "names", sorted(read)
+        return (
+            "names",
+            sorted(read),
+            sorted(read - _find_own_names(parsed) - {*environment.globals}),
+        )
 
     def forget(self, number: int) -> Answer:
         """Forget a template that nobody has any more."""
         self._sources.pop(number, None)
         for marks_turns in (False, True):
             self._compiled.pop((number, marks_turns), None)
-        return ("names", [])
+        return ("names", [], [])
 
     def render_ahead(
         self, number: int, variables: Mapping[str, Any], conversations: list[list[Any]]
     ) -> Answer:
-        """Render beginnings of conversations, each [messages, tools, [(count, prompt), ...]].
+        """Render parts of conversations, each [messages, tools, [[which, prompt, marks], ...]].
 
-        -> ("texts", for each conversation its texts and the fields read). Those that the template
-        refuses have None, as they may never be needed.
+        which: the first so many messages, or their numbers. -> ("texts", for each conversation its
+        texts and the fields read). Those that the template refuses have None, as they may never be
+        needed.
         """
         found = []
         for messages, tools, wanted in conversations:
             texts: list[str | None] = []
-            reads: list[set[str]] = [set() for _ in messages]
-            for count, prompt in wanted:
+            turns = _make_turns(messages)
+            for which, prompt, marks in wanted:
                 given = {**variables, "tools": tools, "add_generation_prompt": prompt}
-                answer = self.render(number, False, messages[:count], given)
-                texts.append(answer[1] if answer[0] == "text" else None)
-                if answer[0] == "memory":
-                    return answer
-                if answer[0] == "text":
-                    for own, read in zip(reads, answer[2], strict=False):
-                        own.update(read)
-            found.append((texts, list(map(list, reads))))
+                chosen = turns[:which] if isinstance(which, int) else [turns[i] for i in which]
+                kind, *answer = self._render_turns(number, marks, chosen, given)
+                texts.append(answer[0] if kind == "text" else None)
+                if kind == "memory":
+                    return kind, *answer
+            found.append((texts, list(map(list_reads, turns))))
         return "texts", found
 
     def render(
@@ -124,9 +131,15 @@ class _Templates:
         variables: Mapping[str, Any],
     ) -> Answer:
         """Render a conversation. -> ("text", it, the fields read of each message), or why not"""
+        turns = _make_turns(messages)
+        answer = self._render_turns(number, marks_turns, turns, variables)
+        return answer if answer[0] != "text" else (*answer, list(map(list_reads, turns)))
+
+    def _render_turns(
+        self, number: int, marks_turns: bool, turns: list[Any], variables: Mapping[str, Any]
+    ) -> Answer:
         from jinja2.exceptions import SecurityError
 
-        turns = [each if i is None else Turn(each, i) for each, i in messages]
         try:
             if (number, marks_turns) not in self._compiled:
                 environment = make_environment(marks_turns=marks_turns)
@@ -141,7 +154,33 @@ class _Templates:
             return "memory", _find_line(error), ""
         except Exception as error:  # a template can raise anything that Python raises
             return "fails", _find_line(error), _summarize(error)
-        return "text", str(text), list(map(list_reads, turns))
+        return "text", str(text)
+
+
+def _find_own_names(parsed: Any) -> set[str]:
+    """Find the names that a template sets before it reads them, perhaps not in all cases."""
+    from jinja2 import nodes
+
+    own, read = set[str](), set[str]()
+
+    def walk(node: Any) -> None:
+        if isinstance(node, nodes.Name):
+            if node.ctx == "load":
+                read.add(node.name)
+            elif node.name not in read:
+                own.add(node.name)
+        children = [*node.iter_child_nodes()]
+        # The value of an assignment is read before its target is set.
+        is_assigned = isinstance(node, nodes.Assign)
+        for child in reversed(children) if is_assigned else children:
+            walk(child)
+
+    walk(parsed)
+    return own
+
+
+def _make_turns(messages: list[tuple[dict[str, Any], int | None]]) -> list[Any]:
+    return [each if i is None else Turn(each, i) for each, i in messages]
 
 
 def _limit_memory(size: int) -> None:

@@ -16,7 +16,11 @@ from hermes.chat_templates.renderer import begin_ahead, compile_template, render
 from hermes.chat_templates.turns import Turn
 from hermes.errors import DataError, StorageError, suggest_nearest
 
-__all__ = ["Template", "choose_template", "parse_template_args"]
+__all__ = ["Rendering", "Template", "choose_template", "parse_template_args"]
+
+Rendering = tuple[int | tuple[int, ...], bool, bool]
+"""What is rendered: the first so many messages, or those of these numbers; whether with the prompt
+to answer; whether with the marks of `turns.split_marked`."""
 
 # What a template is given besides arguments and the names of special tokens.
 GIVEN = ("messages", "tools", "documents", "add_generation_prompt")
@@ -42,17 +46,28 @@ class Template:
         self.source, self.where, self.names = source, where, dict(names)
         self.arguments = dict(arguments or {})
         self.marks = bool(re.search(r"{%-?\s*generation\s*-?%}", source))
-        self._reads = compile_template(source, where)
+        self._reads, self._outside = compile_template(source, where)
         self._check_arguments()
 
     def _check_arguments(self) -> None:
         for name in self.arguments:
             if name in GIVEN or name not in self._reads:
-                given = {*GIVEN, *self.names, "raise_exception", "strftime_now"}
-                known = sorted(self._reads - given)
+                known = sorted(self._outside.difference(GIVEN, self.names))
                 hint = suggest_nearest(name, known)
                 known_here = f"; it reads {', '.join(known)}" if known else "; it reads none"
                 raise DataError(f"{self.where} reads no argument {name!r}{hint or known_here}")
+
+    def suggest_other_prompt(self) -> str:
+        """What to do where the prompt to answer is not what precedes an answer."""
+        given = {name: f"{name}={json.dumps(value)}" for name, value in self.arguments.items()}
+        deciding = [text for name, text in given.items() if "think" in name or "reason" in name]
+        change = "choose another --template"
+        if given:
+            texts = " and ".join(deciding or given.values())
+            change = f"leave out --template-arg {texts}, or the reasoning of the answers"
+        elif "enable_thinking" in self._outside:
+            change = "give --template-arg enable_thinking=false, or choose another --template"
+        return f"{change}, or mark what the assistant says with {{% generation %}} in the template"
 
     def render(
         self, messages: Iterable[Message], *, prompt: bool, tools: Iterable[Any] | None = None
@@ -73,9 +88,9 @@ class Template:
         return self._render(messages, prompt, tools, marks_turns=True)
 
     def begin_ahead(
-        self, conversations: Iterable[tuple[Iterable[Message], Any, list[tuple[int, bool]]]]
+        self, conversations: Iterable[tuple[Iterable[Message], Any, Sequence[Rendering]]]
     ) -> list[Any]:
-        """Begin to render beginnings of conversations (messages, tools, [(count, prompt), ...]).
+        """Begin to render parts of conversations (messages, tools, what to render).
 
         -> what `renderer.finish_ahead` waits for. Raises DataError.
         """

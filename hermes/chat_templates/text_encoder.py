@@ -26,6 +26,8 @@ class TextEncoder:
     def __init__(self, tokenizer: Tokenizer, template: Template, message_ids: frozenset[int]):
         self.tokenizer, self.template = tokenizer, template
         self._message_ids = message_ids
+        # What the vocabulary lacks becomes <unk>, which no template writes.
+        self._template_ids = tokenizer.special_ids - message_ids - {tokenizer.unk_id}
 
     def encode_pieces(
         self, guarded: GuardedMessages, pieces: Sequence[Piece]
@@ -135,10 +137,8 @@ class TextEncoder:
         encoded = self.tokenizer.encode_parts(
             [part for part, _ in parts], [not is_name for is_name in names], before
         )
-        # What the vocabulary lacks becomes <unk>, which no template writes.
-        special = self.tokenizer.special_ids - self._message_ids - {self.tokenizer.unk_id}
         written = [
-            not is_name and token in special
+            not is_name and token in self._template_ids
             for tokens, is_name in zip(encoded, names, strict=True)
             for token in tokens
         ]

@@ -1,17 +1,25 @@
 """Preference pairs as tokens: encoded by a chat template or as plain text, and made to fit."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hermes.chat_templates.encoder import ChatEncoder, Example
+from hermes.chat_templates.encoder import ChatEncoder
+from hermes.chat_templates.example import Example
 from hermes.chat_templates.messages import Conversation, Message
 from hermes.data.preferences import PreferencePair
 from hermes.errors import DataError
 from hermes.tokenizer import Tokenizer
 
-__all__ = ["EncodedPair", "FittedPairs", "encode_pair", "encode_plain_pair", "fit_pairs"]
+__all__ = [
+    "EncodedPair",
+    "FittedPairs",
+    "encode_pair",
+    "encode_pairs",
+    "encode_plain_pair",
+    "fit_pairs",
+]
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,21 @@ def encode_pair(pair: PreferencePair, encoder: ChatEncoder, *, counts: bool = Tr
 
     counts: whether the encoder counts fields that nothing reads.
     """
+    chosen, rejected = map(encoder.encode, _make_conversations(pair, counts=counts))
+    return _join_sides(pair, chosen, rejected, encoder)
+
+
+def encode_pairs(pairs: Sequence[PreferencePair], encoder: ChatEncoder) -> Iterator[EncodedPair]:
+    """Encode each pair as `encode_pair` does, while the next ones are rendered. Raises DataError"""
+    conversations = (one for pair in pairs for one in _make_conversations(pair))
+    sides = (side for (side,) in encoder.encode_many(conversations, several=False))
+    for pair, chosen, rejected in zip(pairs, sides, sides, strict=True):
+        yield _join_sides(pair, chosen, rejected, encoder)
+
+
+def _make_conversations(
+    pair: PreferencePair, *, counts: bool = True
+) -> tuple[Conversation, Conversation]:
     context = len(pair.prompt)
     chosen, rejected = (*pair.prompt, *pair.chosen), (*pair.prompt, *pair.rejected)
     whole = Conversation(
@@ -47,10 +70,14 @@ def encode_pair(pair: PreferencePair, encoder: ChatEncoder, *, counts: bool = Tr
         unread=pair.unread if counts else (),
         counted=0 if counts else len(chosen),
     )
-    other = replace(
-        whole, messages=rejected, unread=(), counted=context if counts else len(rejected)
-    )
-    encoded = _require_different(EncodedPair(encoder.encode(whole), encoder.encode(other)))
+    counted = context if counts else len(rejected)
+    return whole, replace(whole, messages=rejected, unread=(), counted=counted)
+
+
+def _join_sides(
+    pair: PreferencePair, chosen: Example, rejected: Example, encoder: ChatEncoder
+) -> EncodedPair:
+    encoded = _require_different(EncodedPair(chosen, rejected))
     return replace(encoded, shorten=lambda max_len: shorten_pair(pair, encoder, max_len))
 
 

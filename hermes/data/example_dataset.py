@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.chat_templates.encoder import Example
+from hermes.chat_templates.example import Example
 from hermes.data.dataset import CountBytes, UpdateLayout
 from hermes.data.order import Cursor, order_samples
 from hermes.errors import DataError

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hermes.chat_templates.encoder import Example
+from hermes.chat_templates.example import Example
 from hermes.data.dataset import CountBytes, UpdateLayout
 from hermes.data.encoded_pairs import EncodedPair
 from hermes.data.example_dataset import (

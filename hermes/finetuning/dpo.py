@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
-from hermes.chat_templates.encoder import ChatEncoder, describe_unread
-from hermes.data.encoded_pairs import EncodedPair, encode_pair, encode_plain_pair, fit_pairs
+from hermes.chat_templates.encoder import ChatEncoder
+from hermes.chat_templates.example import describe_unread
+from hermes.data.encoded_pairs import EncodedPair, encode_pairs, encode_plain_pair, fit_pairs
 from hermes.data.preference_dataset import (
     PREFERENCE_METRICS,
     PreferenceDataset,
@@ -129,12 +130,13 @@ class DPOData:
 
     def _encode(self, encoder: ChatEncoder, tokenizer: Tokenizer) -> Iterator[EncodedPair]:
         pairs = list(self.pairs)
-        for done, pair in enumerate(pairs, 1):
-            if self.use_template:
-                yield encode_pair(pair, encoder)
-            else:
-                encoder.unread.update(map(repr, pair.unread))
-                yield encode_plain_pair(pair, tokenizer)
+        if self.use_template:
+            encoded = encode_pairs(pairs, encoder)
+        else:
+            encoder.unread.update(repr(name) for pair in pairs for name in pair.unread)
+            encoded = (encode_plain_pair(pair, tokenizer) for pair in pairs)
+        for done, pair in enumerate(encoded, 1):
+            yield pair
             self.encoding_progress(done, len(pairs))
 
     def _find_reference(

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hermes.chat_templates.encoder import ChatEncoder, Example, describe_unread
+from hermes.chat_templates.encoder import ChatEncoder
+from hermes.chat_templates.example import Example, describe_unread
 from hermes.chat_templates.messages import Conversation
 from hermes.data.example_dataset import ExampleDataset, fit_examples
 from hermes.data.trained_text import split_trained

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hermes.arguments import Call
-from hermes.chat_templates.encoder import Example
+from hermes.chat_templates.example import Example
 from hermes.data.progress import PreparationProgress
 from hermes.distributed.join import choose_backend_name, find_rank_info, join_ranks
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup

@@ -185,8 +185,8 @@ def test_arguments_of_the_template_decide_what_is_asked_and_what_is_trained_on(t
     assert str(refused.value) == (
         r"chat.jsonl:3: the chat template asks for an answer with "
         r"'<|im_start|>assistant\n<think>\n\n</think>\n\n', and message 2 is not rendered with "
-        "that before it; choose another --template, or --template-arg, such as "
-        "enable_thinking=false, or mark it with {% generation %} in the template"
+        "that before it; leave out --template-arg enable_thinking=false, or the reasoning of the "
+        "answers, or mark what the assistant says with {% generation %} in the template"
     )
     with pytest.raises(DataError) as refused:
         encode_all(REASONING, plain, tokenizer, enable_thinkin=False)

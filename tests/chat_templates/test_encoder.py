@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hermes.chat_templates.encoder import ChatEncoder, describe_unread
+from hermes.chat_templates.encoder import ChatEncoder
+from hermes.chat_templates.example import describe_unread
 from hermes.chat_templates.messages import Conversation
 from hermes.chat_templates.template import Template
 from hermes.data.conversations import parse_conversation

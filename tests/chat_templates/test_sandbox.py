@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from hermes.chat_templates import renderer
+from hermes.chat_templates import render_client, renderer
 from hermes.errors import DataError
 from tests.chat_templates.support import A, U, chat_tokenizer, conversation, encoder_of
 
@@ -156,7 +156,7 @@ HOSTILE = {
 @pytest.fixture
 def small_renderer(monkeypatch):
     """A real process with smaller limits, so that the test is shorter."""
-    made = renderer._Renderer(memory=512 << 20, seconds=1)
+    made = render_client.RenderClient(memory=512 << 20, seconds=1)
     monkeypatch.setattr(renderer, "_renderer", made)
     yield made
     made.close()

@@ -43,3 +43,17 @@ def test_what_is_no_jinja_is_refused_by_line(tmp_path):
     with pytest.raises(DataError) as refused:
         choose_template(None, file=file, default="")
     assert str(refused.value).startswith(f"{file}:2: not a Jinja template: Unexpected end of")
+
+
+def test_only_arguments_that_others_set_are_named():
+    """Not what the template sets itself before it reads it, nor functions."""
+    source = (
+        "{%- set ns = namespace(last=0) %}{%- set thinking = thinking | default(true) %}"
+        "{%- if messages[0].role == 'system' %}{%- set head = messages[0].content %}{%- endif %}"
+        "{%- if not date is defined %}{%- set date = 'today' %}{%- endif %}"
+        "{{ head }}{{ date }}{{ thinking }}{{ ns.last }}{{ bos_token }}"
+        "{% for m in messages %}{{ m.content }}{% endfor %}{{ range(2) }}"
+    )
+    with pytest.raises(DataError, match=r"reads no argument 'nope'; it reads date, thinking$"):
+        Template(source, names={"bos_token": "<s>"}, arguments={"nope": 1})
+    Template(source, names={}, arguments={"date": "1", "thinking": False})

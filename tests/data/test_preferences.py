@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hermes.chat_templates.encoder import Example
+from hermes.chat_templates.example import Example
 from hermes.data.encoded_pairs import (
     EncodedPair,
     encode_pair,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hermes.chat_templates.encoder import Example
+from hermes.chat_templates.example import Example
 from hermes.data import Cursor, TextDataset, TokenStream
 from hermes.data.example_dataset import ExampleDataset
 from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo, exit_without_teardown

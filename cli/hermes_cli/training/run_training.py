@@ -35,7 +35,7 @@ from hermes_cli.options.resolve import (
 )
 
 if TYPE_CHECKING:
-    from hermes.chat_templates.encoder import Example
+    from hermes.chat_templates.example import Example
     from hermes.tokenizer import Tokenizer
     from hermes.training.preparation_bar import PreparationDisplay
     from hermes.training.result import TrainResult
