@@ -9,13 +9,15 @@ from hermes.data.conversations import read_conversations
 from hermes.data.files import expand_paths
 from hermes.data.preferences import read_pairs
 from hermes.distributed.agreement import all_or_none
-from hermes.errors import HermesError
 from hermes.finetuning.dpo import DPOData
 from hermes.finetuning.options import (
     apply_run_settings,
     check_preference_options,
+    check_show_samples,
     choose_base_model,
     choose_reference_weights,
+    make_bad_records,
+    make_example_cache,
     make_finetuning_fields,
     make_finetuning_request,
     make_text_request,
@@ -142,6 +144,9 @@ def sft(
     data: str | Path | Sequence[str | Path] = (),
     *,
     format: str | None = None,
+    skip_bad_records: bool = False,
+    max_bad_records: float = 0.01,
+    cache_dir: str | Path | None = None,
     template: str | Path | None = None,
     template_arg: Sequence[str] = (),
     tokenizer: Tokenizer | str | Path | None = None,
@@ -222,7 +227,8 @@ def sft(
     """Supervised finetuning: train on what the assistant says in conversations.
 
     data: .jsonl, .json or .csv whose records have `messages`, ShareGPT's `conversations`, `prompt`
-    and `completion`, or `instruction`, `input` and `output`, or are plain text. Only the
+    and `completion`, or `instruction`, `input` and `output`, or are plain text. skip_bad_records,
+    max_bad_records: as in `train`. cache_dir: keeps what they are encoded as. Only the
     assistant's tokens and the ends of its turns are trained on, each with equal weight, but no turn
     of weight 0; train_on_prompt: every token. template: a Jinja file instead of the checkpoint's
     chat template; template_arg: its arguments, such as "enable_thinking=false". message_token:
@@ -234,16 +240,18 @@ def sft(
     checkpoint and adapters are as in `finetune`, all other arguments as in `train`, which also says
     how a run is resumed, interrupted and distributed. Raises HermesError of every kind.
     """
-    if call["show_samples"] < 0:
-        raise HermesError(f"show_samples must be at least 0, got {call['show_samples']}")
+    check_show_samples(call)
     call = apply_run_settings(call, "pack", "train_on_prompt", "template_arg", "message_token")
     with join_host(call) as host:
         base = all_or_none(host.process_group, lambda: choose_base_model(call, chat=True))
         fields = make_finetuning_fields(call, base, LONGEST_ROW)
         files = expand_paths(list_files(call))
+        bad = make_bad_records(call)
         samples = SFTData(
-            read_conversations(files, file_format=call["format"]),
+            read_conversations(files, file_format=call["format"], bad=bad),
             base.encoder,
+            bad=bad,
+            cache=make_example_cache(call, host),
             files=len(files),
             whole=call["train_on_prompt"],
             pack=call["pack"],
@@ -266,10 +274,14 @@ def dpo(
     data: str | Path | Sequence[str | Path] = (),
     *,
     format: str | None = None,
+    skip_bad_records: bool = False,
+    max_bad_records: float = 0.01,
+    cache_dir: str | Path | None = None,
     template: str | Path | None = None,
     template_arg: Sequence[str] = (),
     no_template: bool = False,
     message_token: Sequence[str] = (),
+    show_samples: int = 0,
     tokenizer: Tokenizer | str | Path | None = None,
     eos: str | None = None,
     bos: bool | None = None,
@@ -350,7 +362,8 @@ def dpo(
 
     data: .jsonl, .json or .csv whose records have `prompt`, `chosen` and `rejected`, as strings or
     lists of messages, or `chosen` and `rejected` as whole dialogues with a common beginning.
-    template_arg, message_token: as in `sft`. no_template: strings are plain text. loss: 'sigmoid'
+    skip_bad_records, max_bad_records, cache_dir, template_arg, message_token, show_samples: as in
+    `sft`. no_template: strings are plain text. loss: 'sigmoid'
     (DPO; with label_smoothing cDPO), 'ipo', 'hinge', 'orpo' or 'simpo'; beta: strength of the pull
     to the reference; gamma: SimPO's target margin; sft_weight: weight of the chosen completion's
     mean token loss, added. max_len: tokens per side, None for 512 or the model's max_seq_len;
@@ -362,6 +375,7 @@ def dpo(
     how a run is resumed, interrupted and distributed. Raises HermesError of every kind.
     """
     check_preference_options(call)
+    check_show_samples(call)
     call = apply_run_settings(call, "no_template", "template_arg", "message_token")
     with join_host(call) as host:
         chat = not call["no_template"]
@@ -369,13 +383,20 @@ def dpo(
         fields = make_finetuning_fields(call, base, LONGEST_SIDE)
         cache = call["reference_cache"]
         files = expand_paths(list_files(call))
+        bad = make_bad_records(call)
         samples = DPOData(
-            read_pairs(files, file_format=call["format"]),
+            read_pairs(files, file_format=call["format"], bad=bad),
             base,
             host.backend,
             host.options,
             Path(call["output"]),
-            cache=Path(cache) if cache else None,
+            reference_cache=Path(cache) if cache else None,
+            bad=bad,
+            cache=make_example_cache(call, host),
+            keeps_reference=not call["dry_run"],
+            show=lambda examples: show_examples(
+                host, base.tokenizer, examples[: 2 * call["show_samples"]]
+            ),
             use_template=chat,
             drop=call["drop_overlong"],
             files=len(files),

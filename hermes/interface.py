@@ -128,8 +128,8 @@ class LossCounts:
     """Totals of a step over all ranks.
 
     terms: the number of losses that are averaged: targets, or pairs under a preference loss.
-    targets: the targets that are not IGNORE, on both sides of a pair. weight: the sum of the
-    targets' weights, None where each has 1.
+    targets: the targets that are not IGNORE, on both sides of a pair. weight: the sum of their
+    weights, or the pairs', None where each has 1.
     """
 
     terms: int
@@ -151,8 +151,8 @@ class Batch:
     which keys its dropout masks. segments (A, B, T): None, or the document of each token; attention
     and positions stay inside a document. pairs: None, or what a preference loss needs.
     global_counts: totals of the step over all ranks; None where this batch is all of it. weights
-    (A, B, T): None, or the weight of each target in the loss, which is divided by their sum; not
-    with pairs.
+    (A, B, T): None, or the weight of each target in the loss, which is divided by their sum; of
+    pairs (A, B), the same for both rows of a pair.
     """
 
     tokens: NDArray[np.int32]
@@ -172,12 +172,16 @@ class Batch:
     def own_counts(self) -> LossCounts:
         """Totals of this batch alone."""
         weight = None
-        if self.weights is not None:
+        if self.weights is not None and self.pairs is not None:
+            pairs = self.targets.shape[1] // 2
+            has_targets = (self.targets[:, :pairs] != IGNORE).any(axis=-1)
+            weight = float(self.weights[:, :pairs][has_targets].sum(dtype=np.float64))
+        elif self.weights is not None:
             weight = float(self.weights[self.targets != IGNORE].sum(dtype=np.float64))
         return LossCounts(self.num_terms, self.num_targets, weight)
 
     def get_weights(self) -> NDArray[np.float32]:
-        """The weight of each target, 1 where none are given. (A, B, T)"""
+        """The weight of each target, 1 where none are given. (A, B, T); not of pairs"""
         return np.ones(self.targets.shape, np.float32) if self.weights is None else self.weights
 
     @property
@@ -441,8 +445,11 @@ def check_batch(batch: Batch, recipe: Recipe) -> None:
     if batch.counts.terms == 0 or batch.counts.weight == 0:
         raise HermesError("a batch without a single counted target has no loss")
     if batch.weights is not None:
-        if batch.pairs is not None or batch.weights.shape != batch.targets.shape:
-            raise HermesError("a batch's weights belong to its targets, one each, and not to pairs")
+        pairs = batch.pairs is not None
+        if batch.weights.shape != (batch.rows.shape if pairs else batch.targets.shape):
+            raise HermesError("a batch's weights belong to its targets, one each, or pairs' rows")
+        if pairs and (batch.weights != np.roll(batch.weights, batch.rows.shape[1] // 2, 1)).any():
+            raise HermesError("both rows of a pair must have the same weight")
         if not (np.isfinite(batch.weights).all() and (batch.weights >= 0).all()):
             raise HermesError("a batch's weights must be numbers that are at least 0")
     if (batch.pairs is not None) != (recipe.objective == "preference"):

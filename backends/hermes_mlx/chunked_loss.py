@@ -131,6 +131,7 @@ def preference(
     pair_layout: PairLayout,
     reference: Array,
     rule: Preference,
+    weights: Array | None = None,
 ) -> tuple[Array, Array]:
     """loss.preference. -> (), (2 P,)."""
     pairs = PairGroups(module, targets, pair_layout)
@@ -142,8 +143,9 @@ def preference(
             pairs.select_rows(index, targets),
             pairs.select_rows(index, reference),
         )
+        group_weights = None if weights is None else pairs.select_rows(index, weights)
         loss, grad = mx.value_and_grad(preference_loss)(
-            sums.flatten(), group_targets, group_reference, rule
+            sums.flatten(), group_targets, group_reference, rule, group_weights
         )
         return loss, pairs.expand_to_tokens(index, grad), sums
 

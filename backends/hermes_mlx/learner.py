@@ -110,7 +110,7 @@ class Learner(Model):
         if reference is None:
             return runtime.ops.next_token(module, x, targets, layout, weights), None
         rule = self._recipe.preference
-        return runtime.ops.preference(module, x, targets, layout, reference, rule)
+        return runtime.ops.preference(module, x, targets, layout, reference, rule, weights)
 
     def _choose_layout(self, targets: NDArray[np.integer], has_pairs: bool) -> Any:
         """Which tokens get logits: a compiled loss computes all, so that no shape changes."""

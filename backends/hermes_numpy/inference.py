@@ -62,15 +62,15 @@ class Model:
             dropout_keys = None if dropout is None else dropout_row_keys(*dropout, batch.rows[a])
             ctx = Context(segments=segments, dropout_keys=dropout_keys)
             logits = self._module(batch.tokens[a], ctx)
-            if batch.weights is not None:
-                total = total + next_token_loss_by_weight(
-                    logits, batch.targets[a], batch.weights[a]
-                )
-            elif batch.pairs is None:
-                total = total + next_token_loss(logits, batch.targets[a])
-            else:
+            targets = batch.targets[a]
+            weights = None if batch.weights is None else batch.weights[a]
+            if batch.pairs is not None:
                 rule, reference = batch.pairs.rule, batch.pairs.reference[a]
-                total = total + preference_loss(logits, batch.targets[a], reference, rule)
+                total = total + preference_loss(logits, targets, reference, rule, weights)
+            elif weights is not None:
+                total = total + next_token_loss_by_weight(logits, targets, weights)
+            else:
+                total = total + next_token_loss(logits, targets)
         return total / (batch.own_counts.divisor or 1)
 
     def decoder(self, batch_size: int, capacity: int) -> "Decoder":

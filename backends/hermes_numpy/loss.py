@@ -79,7 +79,14 @@ def pair_losses(sums: Array, counts: Array, reference: Array, rule: Preference) 
     return np.where(has_targets, losses, 0.0)
 
 
-def preference_loss(logits: Array, targets: Array, reference: Array, rule: Preference) -> Array:
-    """pair_losses, summed over pairs. (2 P, T, V), (2 P, T), (2 P,) -> ()."""
+def preference_loss(
+    logits: Array,
+    targets: Array,
+    reference: Array,
+    rule: Preference,
+    weights: Array | None = None,
+) -> Array:
+    """pair_losses, times their weights, summed over pairs. (2 P, T, V), (2 P, T), (2 P,) -> ()."""
     sums, counts = target_logprobs(logits, targets).sum(axis=-1), (targets != IGNORE).sum(axis=-1)
-    return pair_losses(sums, counts, reference, rule).sum()
+    losses = pair_losses(sums, counts, reference, rule)
+    return losses.sum() if weights is None else (weights[: len(weights) // 2] * losses).sum()

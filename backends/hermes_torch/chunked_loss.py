@@ -136,6 +136,7 @@ def preference(
     pair_layout: PairLayout,
     reference: Array,
     rule: Preference,
+    weights: Array | None = None,
 ) -> tuple[Array, Array]:
     """loss.preference. -> (), (2 P,)."""
     pairs = PairGroups(module, x, targets, pair_layout)
@@ -147,8 +148,9 @@ def preference(
             pairs.select_rows(index, targets),
             pairs.select_rows(index, reference),
         )
+        group_weights = None if weights is None else pairs.select_rows(index, weights)
         loss, grad = value_and_grad(
-            preference_loss, sums.flatten(), group_targets, group_reference, rule
+            preference_loss, sums.flatten(), group_targets, group_reference, rule, group_weights
         )
         return loss, pairs.expand_to_tokens(index, grad), sums
 

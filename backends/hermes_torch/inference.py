@@ -98,9 +98,12 @@ class Model:
                 )
                 targets = runtime.to_device(batch.targets[a])
                 reference = runtime.to_device(batch.pairs.reference[a], runtime.master)
-                total = total + preference_loss(sums, targets, reference, batch.pairs.rule)
+                weights = None
+                if batch.weights is not None:
+                    weights = runtime.to_device(batch.weights[a], runtime.master)
+                total = total + preference_loss(sums, targets, reference, batch.pairs.rule, weights)
                 rows.append(runtime.to_numpy(sums))
-        return float(total) / max(batch.num_terms, 1), np.stack(rows)
+        return float(total) / (batch.own_counts.divisor or 1), np.stack(rows)
 
     def decoder(self, batch_size: int, capacity: int) -> "Decoder":
         """An empty KV cache for rows of at most `capacity` tokens."""

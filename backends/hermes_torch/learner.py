@@ -283,7 +283,7 @@ class Objective(torch.nn.Module):
             loss = self.module(tokens, ctx, runtime.ops.next_token, targets, layout, weights)
             return loss, None
         return self.module(
-            tokens, ctx, runtime.ops.preference, targets, layout, reference, self._rule
+            tokens, ctx, runtime.ops.preference, targets, layout, reference, self._rule, weights
         )
 
 

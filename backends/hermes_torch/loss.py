@@ -93,10 +93,20 @@ def pair_losses(sums: Array, counts: Array, reference: Array, rule: Preference) 
     return torch.where(has_targets, losses, 0.0)
 
 
-def preference_loss(sums: Array, targets: Array, reference: Array, rule: Preference) -> Array:
-    """pair_losses, summed over pairs, from each row's log-probability. (2 P,), (2 P, T) -> ()."""
+def preference_loss(
+    sums: Array,
+    targets: Array,
+    reference: Array,
+    rule: Preference,
+    weights: Array | None = None,
+) -> Array:
+    """pair_losses, times their weights, summed over pairs. s: (2 P,), (2 P, T), (2 P,) -> ().
+
+    weights (2 P,): of the pairs, as both rows have them.
+    """
     counts = (targets != IGNORE).sum(-1)
-    return pair_losses(sums, counts, reference, rule).sum()
+    losses = pair_losses(sums, counts, reference, rule)
+    return losses.sum() if weights is None else (weights[: len(losses)] * losses).sum()
 
 
 def logprobs(module: Transformer, x: Array, targets: Array, target_indices: Array | None) -> Array:
@@ -130,7 +140,8 @@ def preference(
     pair_layout: object,
     reference: Array,
     rule: Preference,
+    weights: Array | None = None,
 ) -> tuple[Array, Array]:
     """preference_loss of the stack's output x, and row_logprobs. (B, T, C), (B, T) -> (), (B,)."""
     sums = row_logprobs(module, x, targets, pair_layout)
-    return preference_loss(sums, targets, reference, rule), sums
+    return preference_loss(sums, targets, reference, rule, weights), sums

@@ -43,7 +43,7 @@ class ChatEncoder:
         self.template = template
         self.unread: Counter[str] = Counter()
         special = [tokenizer.get_token_bytes(i).decode() for i in sorted(tokenizer.special_ids)]
-        allowed = set(message_tokens)
+        self.message_tokens = allowed = frozenset(message_tokens)
         for name in allowed:
             if name not in special:
                 hint = suggest_nearest(name, special) or f"; it has {', '.join(special[:9])}"

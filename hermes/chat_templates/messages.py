@@ -28,6 +28,8 @@ __all__ = [
 TEXT_PARTS = ("text", "input_text", "output_text")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """The roles of Hugging Face chat templates; a template may know fewer."""
+# What a role was called before, in Chat Completions of 2023.
+FORMER_ROLES = {"function": "tool"}
 
 Message = Mapping[str, Any]
 """One turn: `role`, `content`, and what else the template reads (tool calls, reasoning)."""
@@ -86,6 +88,11 @@ def check_message(item: Any, where: str) -> Message:
 
 def _check_fields(item: dict[str, Any], where: str) -> Message:
     role = require_field(item, "role", where)
+    if isinstance(role, str) and role in FORMER_ROLES:
+        role = item["role"] = FORMER_ROLES[role]
+    if role == "assistant" and isinstance(item.get("function_call"), dict):
+        call = {"type": "function", "function": item.pop("function_call")}
+        item["tool_calls"] = item.get("tool_calls") or [call]
     if role not in ROLES:
         hint = suggest_nearest(role, ROLES) if isinstance(role, str) else ""
         raise DataError(

@@ -1,8 +1,8 @@
 """Reads conversations from files of instructions and dialogues.
 
 A record is a conversation if it has `messages`, or ShareGPT's `conversations`, or `prompt` and
-`completion`, or `instruction` and `output` (and perhaps `input`, as Alpaca's have); it is plain
-text if it is a string or has `text`. null is absence.
+`completion`, or `instruction` and `output` (and perhaps `input`, as Alpaca's have), or `response`
+in place of either answer; it is plain text if it is a string or has `text`. null is absence.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,16 +15,17 @@ from hermes.chat_templates.messages import (
     drop_nulls,
     make_message,
     read_answer,
-    read_content,
     read_messages,
     read_text,
     require_field,
 )
+from hermes.data.bad_records import BadRecords
 from hermes.data.files import Paths
-from hermes.data.records import Record, read_records
+from hermes.data.records import Record, parse_records, read_records
 from hermes.data.turns import (
     add_context,
     read_context,
+    read_instruction,
     read_sharegpt,
     read_tools,
     read_weight,
@@ -39,16 +40,24 @@ __all__ = ["parse_conversation", "read_conversations"]
 FORMS = {
     "messages": ("messages",),
     "conversations": ("conversations",),
-    "prompt": ("prompt", "completion"),
-    "instruction": ("instruction", "input", "output"),
+    "prompt": ("prompt", "completion", "response"),
+    "instruction": ("instruction", "input", "output", "response"),
     "text": ("text",),
 }
 CONTEXT = ("system", "history", "tools")
 
 
-def read_conversations(paths: Paths, *, file_format: str | None = None) -> Iterator[Conversation]:
-    """Yield the conversations of files; formats as in `records`. Raises DataError, StorageError."""
-    return map(parse_conversation, read_records(paths, file_format=file_format))
+def read_conversations(
+    paths: Paths, *, file_format: str | None = None, bad: BadRecords | None = None
+) -> Iterator[Conversation]:
+    """Yield the conversations of files; formats as in `records`.
+
+    bad: counts bad records, which are left out; None to stop at the first. Raises DataError,
+    StorageError.
+    """
+    return parse_records(
+        read_records(paths, file_format=file_format, bad=bad), parse_conversation, bad
+    )
 
 
 def parse_conversation(record: Record) -> Conversation:
@@ -108,17 +117,28 @@ def _read_turns(value: Mapping[str, Any], form: str, where: str) -> tuple[tuple[
         case "conversations":
             return read_sharegpt(value["conversations"], f"{where}: field 'conversations'"), 0
         case "prompt":
-            completion = require_field(value, "completion", where)
+            name = _choose_answer(value, "completion", where)
             prompt = as_messages(value["prompt"], "user", f"{where}: field 'prompt'")
-            answer = as_messages(completion, "assistant", f"{where}: field 'completion'")
+            answer = as_messages(value[name], "assistant", f"{where}: field {name!r}")
             return (*prompt, *answer), len(prompt)
     return parse_alpaca(value, where), 0
 
 
 def parse_alpaca(value: Mapping[str, Any], where: str) -> tuple[Message, ...]:
     """Parse Stanford Alpaca's instruction, input and output; the input follows the instruction."""
-    output = read_answer(require_field(value, "output", where), f"{where}: field 'output'")
-    user = read_content(value["instruction"], f"{where}: field 'instruction'")
-    if value.get("input"):
-        user += "\n\n" + read_content(value["input"], f"{where}: field 'input'")
-    return (make_message("user", user), make_message("assistant", output))
+    name = _choose_answer(value, "output", where)
+    output = read_answer(value[name], f"{where}: field {name!r}")
+    return (make_message("user", read_instruction(value, where)), make_message("assistant", output))
+
+
+def _choose_answer(value: Mapping[str, Any], name: str, where: str) -> str:
+    """Choose the field of the answer, `name` or `response`. Raises DataError."""
+    if name in value and "response" in value:
+        raise DataError(
+            f"{where}: both {name!r} and 'response', so the answer to train on is given twice; "
+            "keep one"
+        )
+    if "response" not in value:
+        require_field(value, name, where)
+        return name
+    return "response"

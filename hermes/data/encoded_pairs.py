@@ -26,12 +26,13 @@ __all__ = [
 class EncodedPair:
     """Both completions, each after the same prompt, as tokens; loss masks cover the completions.
 
-    shorten: makes the pair of at most so many tokens a side, from less of its prompt; None where
-    not even the least of it has room.
+    weight: of the pair in the loss. shorten: makes the pair of at most so many tokens a side, from
+    less of its prompt; None where not even the least of it has room.
     """
 
     chosen: Example
     rejected: Example
+    weight: float = 1.0
     shorten: "Callable[[int], EncodedPair | None] | None" = field(default=None, compare=False)
 
     @property
@@ -77,7 +78,7 @@ def _make_conversations(
 def _join_sides(
     pair: PreferencePair, chosen: Example, rejected: Example, encoder: ChatEncoder
 ) -> EncodedPair:
-    encoded = _require_different(EncodedPair(chosen, rejected))
+    encoded = _require_different(EncodedPair(chosen, rejected, pair.weight))
     return replace(encoded, shorten=lambda max_len: shorten_pair(pair, encoder, max_len))
 
 
@@ -140,7 +141,8 @@ def encode_plain_pair(pair: PreferencePair, tokenizer: Tokenizer) -> EncodedPair
         ids = [*prompt, *tokenizer.encode(text, continued=has_text), tokenizer.eos_id]
         return Example(np.array(ids, np.int32), np.arange(len(ids)) >= len(prompt), pair.where)
 
-    encoded = _require_different(EncodedPair(side(pair.texts[1]), side(pair.texts[2])))
+    sides = side(pair.texts[1]), side(pair.texts[2])
+    encoded = _require_different(EncodedPair(*sides, pair.weight))
     fixed = 1 if prompt[0] == tokenizer.bos_id else 0
     return replace(encoded, shorten=lambda max_len: _cut_prompt(encoded, max_len, fixed))
 
@@ -155,11 +157,15 @@ def _require_different(pair: EncodedPair) -> EncodedPair:
 
 @dataclass(frozen=True)
 class FittedPairs:
-    """Pairs that fit. cut: how many lost the start of their prompt; dropped: how many are gone."""
+    """Pairs that fit. cut: how many lost the start of their prompt; dropped: how many are gone.
+
+    numbers: of each pair among all.
+    """
 
     pairs: tuple[EncodedPair, ...]
     cut: int
     dropped: int
+    numbers: tuple[int, ...]
 
 
 def fit_pairs(all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = False) -> FittedPairs:
@@ -169,14 +175,14 @@ def fit_pairs(all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = Fa
     its last question is refused, or with `drop` dropped. Raises DataError, also where no pair is
     left.
     """
-    kept, cut, dropped = [], 0, 0
-    for pair in all_pairs:
+    kept, cut, dropped = dict[int, EncodedPair](), 0, 0
+    for number, pair in enumerate(all_pairs):
         if pair.longest <= max_len:
-            kept.append(replace(pair, shorten=None))
+            kept[number] = replace(pair, shorten=None)
             continue
         shorter = pair.shorten(max_len) if pair.shorten else _cut_prompt(pair, max_len)
         if shorter is not None:
-            kept.append(shorter)
+            kept[number] = shorter
             cut += 1
         elif drop:
             dropped += 1
@@ -187,7 +193,7 @@ def fit_pairs(all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = Fa
             )
     if not kept:
         raise DataError(f"no pair is left: all {dropped} have completions that do not fit")
-    return FittedPairs(tuple(kept), cut, dropped)
+    return FittedPairs(tuple(kept.values()), cut, dropped, tuple(kept))
 
 
 def _count_longest(pair: EncodedPair) -> int:
@@ -207,4 +213,4 @@ def _cut_prompt(pair: EncodedPair, max_len: int, fixed: int = 0) -> EncodedPair 
         kept = [*range(fixed), *range(fixed + count, len(side))]
         return Example(side.ids[kept], side.loss_mask[kept], side.where)
 
-    return EncodedPair(cut(pair.chosen), cut(pair.rejected))
+    return EncodedPair(cut(pair.chosen), cut(pair.rejected), pair.weight)

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 from hermes.data.bad_records import BadRecords
 from hermes.data.document_reader import TextFormat, choose_format, read_documents
 from hermes.data.files import Paths, expand_paths
-from hermes.data.prepared.cache import CACHED_FROM, find_cache_folder, open_cached
+from hermes.data.prepared.cache import (
+    CACHED_FROM,
+    can_write_cache,
+    find_cache_folder,
+    open_cached,
+)
 from hermes.data.prepared.manifest import is_prepared, open_prepared, read_manifest
 from hermes.data.prepared.plan import PreparationOptions
 from hermes.data.progress import Watch, report_progress
@@ -92,7 +97,7 @@ def _load_text(files: Sequence[Path], tokenizer: "Tokenizer", options: DataOptio
     if _should_cache(sources, tokenizer, options):
         sources = [replace(one, name=os.path.abspath(one.name)) for one in sources]
         cache = options.cache_dir or find_cache_folder()
-        if options.cache_dir is not None or _can_write(cache):
+        if options.cache_dir is not None or can_write_cache(cache):
             own = PreparationOptions(options.text_format, max_bad_records=options.max_bad_records)
             return open_cached(
                 sources, tokenizer, own, cache, watch=options.watch, tell=options.tell
@@ -120,11 +125,3 @@ def _should_cache(
     if tokenizer.eos_id is None or not all(source.is_file for source in sources):
         return False
     return options.cache_dir is not None or sum(s.size for s in sources) >= CACHED_FROM
-
-
-def _can_write(cache: Path) -> bool:
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        return os.access(cache, os.W_OK | os.X_OK)
-    except OSError:
-        return False

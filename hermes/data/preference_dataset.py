@@ -4,6 +4,7 @@ A micro-batch holds the chosen completions in its first half and the rejected on
 each row with its log-probability under the reference model.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -37,7 +38,8 @@ class PreferenceDataset:
 
     max_len: the most tokens of a prompt with a completion. train and held_out: samples in the order
     of training. reference (N, 2): each pair's summed log-probabilities under the reference model,
-    chosen and rejected, in the order of the file; zeros until they are set.
+    chosen and rejected, in the order of the file; zeros until they are set. weighted: whether pairs
+    have weights, which count in training and not in validation.
     """
 
     def __init__(
@@ -54,7 +56,12 @@ class PreferenceDataset:
         check_ids(sides, vocab_size)
         self._pairs, self._rule, self._seed = pairs, rule, seed
         self._room = max_len - 1
+        self._weights = np.array([pair.weight for pair in pairs], np.float32)
+        self.weighted = bool((self._weights != 1).any())
         self.fingerprint = hash_examples(sides)
+        if self.weighted:
+            own = self._weights.astype("<f4").tobytes()
+            self.fingerprint = hashlib.sha256(self.fingerprint.encode() + own).hexdigest()
         self._tokens = sum(map(len, sides))
         training, out = split_examples(len(pairs), val_fraction, seed)
         self._order = np.array([*training, *out], np.int64)
@@ -85,7 +92,7 @@ class PreferenceDataset:
     ) -> tuple[Batch, Cursor]:
         """Draw this rank's share of the next `samples` pairs; return it and the next cursor."""
         layout = UpdateLayout.build(samples, micro_batch, accum, rank, world_size)
-        batch = self.make_batch(self.select_pairs(cursor, samples), layout)
+        batch = self.make_batch(self.select_pairs(cursor, samples), layout, self.weighted)
         return batch, cursor.advance(samples, len(self.train))
 
     def iterate_validation(
@@ -106,7 +113,9 @@ class PreferenceDataset:
     def close(self) -> None:
         """Do nothing: the pairs are in memory."""
 
-    def make_batch(self, pairs: NDArray[np.int64], layout: UpdateLayout) -> Batch:
+    def make_batch(
+        self, pairs: NDArray[np.int64], layout: UpdateLayout, weighted: bool = False
+    ) -> Batch:
         """Make a batch of pairs, by their numbers in the file; it has two rows for each pair."""
         numbers = np.concatenate([layout.rows, layout.rows], axis=1)  # (A, 2 P)
         real = np.concatenate([layout.real, layout.real], axis=1)
@@ -130,6 +139,10 @@ class PreferenceDataset:
         tokens, targets, _ = (part.reshape(shape) for part in fill_rows(rows, width))
         pair_numbers = pairs[np.where(real, numbers, 0)] if len(pairs) else numbers
         reference = np.where(real, self.reference[pair_numbers, is_rejected], 0.0)
+        weights, total = None, None
+        if weighted:
+            weights = np.where(real, self._weights[pair_numbers], 0).astype(np.float32)
+            total = float(self._weights[pairs].sum(dtype=np.float64))
         # Each of a pair's two rows has a number of its own, which keys its dropout mask.
         keys = (2 * numbers + is_rejected).astype(np.uint32)
         return Batch(
@@ -137,7 +150,8 @@ class PreferenceDataset:
             targets,
             keys,
             pairs=PreferencePairs(reference, self._rule),
-            global_counts=LossCounts(len(pairs), num_targets),
+            global_counts=LossCounts(len(pairs), num_targets, total),
+            weights=weights,
         )
 
 

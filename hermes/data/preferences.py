@@ -1,8 +1,8 @@
 """Reads preference pairs: a prompt, a chosen completion and a rejected one.
 
-A record has `prompt` (or ShareGPT's `conversations`), `chosen` and `rejected`, each a string, a
-message or a list of messages; or only `chosen` and `rejected`, whole dialogues whose common
-beginning is the prompt, as lists of messages or as text in the form of Anthropic's HH data
+A record has `prompt` (or ShareGPT's `conversations`, or `question` or `instruction`), `chosen` and
+`rejected`, each a string, a message or a list of messages; or only `chosen` and `rejected`, whole
+dialogues whose common beginning is the prompt, as messages or as text in the form of Anthropic's HH
 ("\\n\\nHuman: ... \\n\\nAssistant: ..."). null is absence.
 """
 
@@ -12,14 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hermes.chat_templates.messages import Message, as_messages, drop_nulls
+from hermes.data.bad_records import BadRecords
 from hermes.data.files import Paths
-from hermes.data.records import Record, read_records
+from hermes.data.records import Record, parse_records, read_records
 from hermes.data.turns import (
     add_context,
     read_context,
+    read_instruction,
     read_sharegpt,
     read_sharegpt_turn,
     read_tools,
+    read_weight,
     split_weights,
 )
 from hermes.errors import DataError
@@ -30,13 +33,16 @@ __all__ = ["PreferencePair", "parse_pair", "read_pairs"]
 TURN = re.compile(r"\n\n(Human|Assistant):")
 DIALOGUE = re.compile(r"\s*Human:|\n\nAssistant:")
 FIELDS = ("prompt", "chosen", "rejected")
+# What a record calls its prompt; the first that it has counts. `question` is Intel's Orca pairs'.
+PROMPTS = ("prompt", "conversations", "question", "instruction")
 
 
 @dataclass(frozen=True)
 class PreferencePair:
     """A prompt and two completions. texts: the three as they were, where all were plain text.
 
-    tools: descriptions of tools for the template. unread: fields of the record that nothing reads.
+    tools: descriptions of tools for the template. weight: of the pair in the loss. unread: fields
+    of the record that nothing reads.
     """
 
     prompt: tuple[Message, ...]
@@ -45,12 +51,19 @@ class PreferencePair:
     where: str
     texts: tuple[str, str, str] | None = None
     tools: tuple[Any, ...] | None = None
+    weight: float = 1.0
     unread: tuple[str, ...] = ()
 
 
-def read_pairs(paths: Paths, *, file_format: str | None = None) -> Iterator[PreferencePair]:
-    """Yield the pairs of files; formats as in `read_records`. Raises DataError, StorageError."""
-    return map(parse_pair, read_records(paths, file_format=file_format))
+def read_pairs(
+    paths: Paths, *, file_format: str | None = None, bad: BadRecords | None = None
+) -> Iterator[PreferencePair]:
+    """Yield the pairs of files; formats as in `read_records`.
+
+    bad: counts bad records, which are left out; None to stop at the first. Raises DataError,
+    StorageError.
+    """
+    return parse_records(read_records(paths, file_format=file_format, bad=bad), parse_pair, bad)
 
 
 def parse_pair(record: Record) -> PreferencePair:
@@ -69,18 +82,24 @@ def parse_pair(record: Record) -> PreferencePair:
     if chosen == rejected:
         raise DataError(f"{where}: chosen and rejected are equal, so nothing is preferred")
     chosen, rejected = (_list_turn(side, where) for side in (chosen, rejected))
-    prompt_field = next((name for name in ("prompt", "conversations") if name in value), None)
+    prompt_field = next((name for name in PROMPTS if name in value), None)
     if prompt_field is None:
         pair = _parse_dialogues(chosen, rejected, where, list(value))
     else:
-        pair = _parse_completions(value[prompt_field], prompt_field, chosen, rejected, where)
+        prompt = value[prompt_field]
+        if prompt_field == "instruction":
+            prompt = read_instruction(value, where)
+        pair = _parse_completions(prompt, prompt_field, chosen, rejected, where)
     context = read_context(value, where)
-    known = {prompt_field, *FIELDS[1:], "system", "history", "tools"}
+    known = {prompt_field, *FIELDS[1:], "system", "history", "tools", "weight"}
+    if prompt_field == "instruction":
+        known.add("input")
     return replace(
         pair,
         prompt=add_context(context, pair.prompt, where),
         texts=None if context else pair.texts,
         tools=read_tools(value, where),
+        weight=read_weight(value.get("weight", 1), "weight", where),
         unread=tuple(name for name in value if name not in known),
     )
 
@@ -100,12 +119,18 @@ def _parse_completions(
     if name == "conversations":
         messages = read_sharegpt(prompt, f"{where}: field {name!r}")
     elif isinstance(prompt, str) and DIALOGUE.match(prompt):
-        messages = _parse_dialogue(prompt, f"{where}: field 'prompt'")
+        messages = _parse_dialogue(prompt, f"{where}: field {name!r}")
     else:
-        messages = as_messages(prompt, "user", f"{where}: field 'prompt'")
+        messages = as_messages(prompt, "user", f"{where}: field {name!r}")
     messages, _ = split_weights(messages, f"{where}: field {name!r}")
     texts = (prompt, chosen, rejected)
     plain_text = texts if all(isinstance(text, str) for text in texts) else None
+    begun = len(messages)
+    if all(side[:begun] == messages and side[begun:] for side in sides):
+        # The completions are whole dialogues, which begin with the prompt, as UltraFeedback's do.
+        sides = sides[0][begun:], sides[1][begun:]
+        for name, side in zip(FIELDS[1:], sides, strict=True):
+            _require_answer(side, f"{where}: field {name!r}, after the prompt")
     return PreferencePair(messages, sides[0], sides[1], where, plain_text)
 
 

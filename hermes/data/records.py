@@ -3,10 +3,10 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from hermes.data.bad_records import BadRecords, skip_or_raise
 from hermes.data.files import (
@@ -22,7 +22,9 @@ from hermes.data.parquet import read_rows
 from hermes.errors import DataError
 from hermes.formatting import name_type
 
-__all__ = ["Record", "read_file_records", "read_records"]
+__all__ = ["Record", "parse_records", "read_file_records", "read_records"]
+
+Parsed = TypeVar("Parsed")
 
 LONGEST_FIELD = 2**31 - 1  # of CSV, in characters; the module's own limit is 128 KiB
 FORMATS = ("csv", "json", "jsonl", "parquet", "tsv")
@@ -42,19 +44,43 @@ class Record:
     header: str = ""
 
 
-def read_records(paths: Paths, *, file_format: str | None = None) -> Iterator[Record]:
+def read_records(
+    paths: Paths, *, file_format: str | None = None, bad: BadRecords | None = None
+) -> Iterator[Record]:
     """Yield the records of files, folders and patterns in the order given; '-' is standard input.
 
     .jsonl: one per line. .json: the items of a list. .csv, .tsv: one per row, an object of strings
     under the header's names. .parquet: one per row. Each may be compressed (.gz, .xz, .zst).
-    file_format overrides the file names' endings; standard input is jsonl by default. Raises
-    DataError for files that are missing, empty or malformed, StorageError for files that cannot be
-    read.
+    file_format overrides the file names' endings; standard input is jsonl by default. bad: counts
+    bad records, which are left out; None to stop at the first. Raises DataError for files that are
+    missing, empty or malformed, StorageError for files that cannot be read.
     """
     if file_format not in (None, *FORMATS):
         raise DataError(f"format {file_format!r} is unknown; known are {', '.join(FORMATS)}")
     chosen = [(path, _choose_format(path, file_format)) for path in expand_paths(paths)]
-    return (record for path, kind in chosen for record in read_file_records(path, kind))
+    return (record for path, kind in chosen for record in read_file_records(path, kind, bad=bad))
+
+
+def parse_records(
+    records: Iterable[Record], parse: Callable[[Record], Parsed], bad: BadRecords | None
+) -> Iterator[Parsed]:
+    """Parse records to train on. bad: counts those that cannot be parsed; None to stop at one.
+
+    Raises DataError.
+    """
+    for record in records:
+        try:
+            parsed = parse(record)
+        except DataError as error:
+            if bad is None:
+                raise DataError(f"{error}; --skip-bad-records leaves such records out") from None
+            bad.skip(error)
+            continue
+        if bad is not None:
+            bad.good += 1
+        yield parsed
+    if bad is not None:
+        bad.check()
 
 
 def _choose_format(path: Path, file_format: str | None) -> str:

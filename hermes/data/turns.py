@@ -26,6 +26,7 @@ __all__ = [
     "TRAINING",
     "add_context",
     "read_context",
+    "read_instruction",
     "read_sharegpt",
     "read_sharegpt_turn",
     "read_tools",
@@ -48,6 +49,7 @@ SHAREGPT_ROLES = {
     "observation": "tool",
     "tool": "tool",
     "function_response": "tool",
+    "function": "tool",
 }
 CALLS = ("function_call", "tool_call")
 TRAINING = ("weight", "train")
@@ -92,6 +94,14 @@ def _read_calls(said: Any, where: str) -> list[dict[str, Any]]:
             f"{str(said)[:40]!r}"
         )
     return [{"type": "function", "function": one} for one in calls]
+
+
+def read_instruction(value: Mapping[str, Any], where: str) -> str:
+    """Read Stanford Alpaca's instruction and input, which follows it. Raises DataError."""
+    said = read_content(value["instruction"], f"{where}: field 'instruction'")
+    if value.get("input"):
+        said += "\n\n" + read_content(value["input"], f"{where}: field 'input'")
+    return said
 
 
 def read_tools(value: Mapping[str, Any], where: str) -> tuple[Any, ...] | None:

@@ -4,15 +4,24 @@ Such a run is a run like any other, with the same loop, folder and resuming. It 
 existing model (`hermes.finetuning.base_model`), whose log-probabilities are the reference.
 """
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
 from hermes.chat_templates.encoder import ChatEncoder
-from hermes.chat_templates.example import describe_unread
-from hermes.data.encoded_pairs import EncodedPair, encode_pairs, encode_plain_pair, fit_pairs
+from hermes.chat_templates.example import Example, describe_unread
+from hermes.data.bad_records import BadRecords
+from hermes.data.encoded_pairs import (
+    EncodedPair,
+    FittedPairs,
+    encode_pairs,
+    encode_plain_pair,
+    fit_pairs,
+)
+from hermes.data.example_cache import EncodedRecords, ExampleCache
+from hermes.data.example_key import hash_records, make_example_key
 from hermes.data.preference_dataset import (
     PREFERENCE_METRICS,
     PreferenceDataset,
@@ -21,9 +30,11 @@ from hermes.data.preference_dataset import (
 from hermes.data.preferences import PreferencePair
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from hermes.errors import CheckpointError, HermesError
+from hermes.errors import CheckpointError, DataError, HermesError
 from hermes.finetuning.base_model import BaseModel
+from hermes.finetuning.preference_evaluation import evaluate_preferences
 from hermes.finetuning.reference_logprobs import Reference, compute_reference, hash_weights
+from hermes.finetuning.sft import describe_open_ends
 from hermes.formatting import format_count
 from hermes.interface import Backend, Batch, Model, Options, StepReport, Tensors
 from hermes.recipe import Recipe
@@ -43,11 +54,13 @@ class DPOData:
 
     start: the model that the run starts from, which is the reference; in a resumed run, the run's
     newest checkpoint. base: opens the reference's weights in a resumed run, called only if they are
-    needed; named: compare them with those in run.yaml even if they are not. cache: a file of the
-    reference's log-probabilities, read if it exists; None for the run's own. use_template: False
-    for plain text. drop: leave out pairs whose completion does not fit. stop, progress: of
-    computing the reference. encoding_progress: of encoding the pairs. files: how
-    many the pairs are from, 0 if unknown.
+    needed; named: compare them with those in run.yaml even if they are not. reference_cache: a file
+    of the reference's log-probabilities, read if it exists; None for the run's own.
+    keeps_reference: whether it is written. use_template: False for plain text. drop: leave out
+    pairs whose completion does not fit. stop, progress: of computing the reference.
+    encoding_progress: of encoding the pairs. files: how many the pairs are from, 0 if unknown.
+    show: called with both sides of each pair once they are encoded. bad: counted records that are
+    left out. cache: keeps the encoded pairs.
     """
 
     pairs: Iterable[PreferencePair]
@@ -55,7 +68,8 @@ class DPOData:
     backend: Backend
     options: Options
     output: Path
-    cache: Path | None = None
+    reference_cache: Path | None = None
+    keeps_reference: bool = True
     use_template: bool = True
     drop: bool = False
     base: Callable[[], Tensors] | None = None
@@ -64,6 +78,9 @@ class DPOData:
     progress: Callable[[int, int], None] = field(default=lambda done, total: None)
     encoding_progress: Callable[[int, int], None] = field(default=lambda done, total: None)
     files: int = 0
+    show: Callable[[Sequence[Example]], None] = lambda examples: None
+    bad: BadRecords | None = None
+    cache: ExampleCache = field(default_factory=ExampleCache)
 
     def make_training_data(
         self,
@@ -74,7 +91,12 @@ class DPOData:
     ) -> TrainingData:
         """Encode the pairs, and read or compute the reference. Raises HermesError of every kind."""
         encoder = self.start.encoder
-        held = fit_pairs(self._encode(encoder, tokenizer), recipe.seq_len, drop=self.drop)
+        every = list(self.pairs)
+        pairs = [pair for pair in every if pair.weight]
+        if every and not pairs:
+            raise DataError(f"all records have weight 0, such as {every[0].where}")
+        held = self._open_pairs(pairs, encoder, tokenizer, recipe.seq_len, process_group)
+        self.show([side for pair in held.pairs for side in (pair.chosen, pair.rejected)])
         data = PreferenceDataset(
             held.pairs,
             max_len=recipe.seq_len,
@@ -96,7 +118,15 @@ class DPOData:
             words.append(
                 format_count(held.dropped, f"pairs {left} are left out", f"pair {left} is left out")
             )
+        if data.weighted:
+            words.append("pairs are weighted as the records say")
+        if silent := len(every) - len(pairs):
+            out = ("pairs of weight 0 are left out", "pair of weight 0 is left out")
+            words.append(format_count(silent, *out))
+        if open_ends := sum(_has_open_end(pair) for pair in pairs):
+            words.append(describe_open_ends(open_ends))
         words += describe_unread(encoder.unread)
+        words += self.bad.describe() if self.bad else []
         reference = None
         if recipe.preference.needs_reference:
             reference, said = self._find_reference(data, recipe, process_group)
@@ -104,7 +134,7 @@ class DPOData:
             words += said
 
         def write_files(output: Path) -> None:
-            if reference is not None and self.cache is None:
+            if reference is not None and self.reference_cache is None:
                 reference.save(output / REFERENCE)
 
         def measure(batch: Batch, report: StepReport) -> Mapping[str, float]:
@@ -112,7 +142,7 @@ class DPOData:
             return compute_preference_metrics(batch, report.row_logprobs)
 
         def evaluate(model: Model, stop: Callable[[], bool]) -> Mapping[str, float] | None:
-            return _evaluate_preferences(model, data, recipe.batch_size, stop, process_group)
+            return evaluate_preferences(model, data, recipe.batch_size, stop, process_group)
 
         weights = reference.weights if reference else None
         return TrainingData(
@@ -128,8 +158,43 @@ class DPOData:
             self.files,
         )
 
-    def _encode(self, encoder: ChatEncoder, tokenizer: Tokenizer) -> Iterator[EncodedPair]:
-        pairs = list(self.pairs)
+    def _open_pairs(
+        self,
+        pairs: Sequence[PreferencePair],
+        encoder: ChatEncoder,
+        tokenizer: Tokenizer,
+        max_len: int,
+        process_group: ProcessGroup,
+    ) -> FittedPairs:
+        """The pairs as tokens, fitted to max_len, from the cache or encoded. Raises DataError."""
+        before = Counter(encoder.unread)
+
+        def encode() -> EncodedRecords:
+            fitted = fit_pairs(self._encode(pairs, encoder, tokenizer), max_len, drop=self.drop)
+            sides = [side for pair in fitted.pairs for side in (pair.chosen, pair.rejected)]
+            numbers = [number for number in fitted.numbers for _ in range(2)]
+            facts = {"cut": fitted.cut, "dropped": fitted.dropped}
+            return EncodedRecords(sides, numbers, encoder.unread - before, facts)
+
+        digest, size = hash_records(pairs)
+        settings = {"max_len": max_len, "drop": self.drop}
+        own = encoder if self.use_template else None
+        key = make_example_key("dpo", digest, tokenizer, own, settings)
+        places = [pair.where for pair in pairs]
+        found = self.cache.open(key, size, places, encode, process_group)
+        encoder.unread.clear()
+        encoder.unread.update(before + Counter(found.unread))
+        numbers = tuple(found.records[::2])
+        sides = zip(found.examples[::2], found.examples[1::2], strict=True)
+        fitted = tuple(
+            EncodedPair(chosen, rejected, pairs[number].weight)
+            for number, (chosen, rejected) in zip(numbers, sides, strict=True)
+        )
+        return FittedPairs(fitted, found.facts["cut"], found.facts["dropped"], numbers)
+
+    def _encode(
+        self, pairs: Sequence[PreferencePair], encoder: ChatEncoder, tokenizer: Tokenizer
+    ) -> Iterator[EncodedPair]:
         if self.use_template:
             encoded = encode_pairs(pairs, encoder)
         else:
@@ -143,7 +208,7 @@ class DPOData:
         self, data: PreferenceDataset, recipe: Recipe, process_group: ProcessGroup
     ) -> tuple[Reference, list[str]]:
         """The reference, read from its file or computed, and what to tell the user about it."""
-        path = self.cache or self.output / REFERENCE
+        path = self.reference_cache or self.output / REFERENCE
         there = _check_exists(path, process_group)
         weights = self._hash_reference(path, there)
         text = self.start.template.source if self.use_template else ""
@@ -180,9 +245,12 @@ class DPOData:
             progress=self.progress,
         )
         made = Reference(logprobs, weights, data.fingerprint, template, how)
-        if self.cache is not None and process_group.rank_info.rank == 0:
-            made.save(self.cache)
-        return made, [f"the reference's log-probabilities were computed; they are kept in {path}"]
+        computed = "the reference's log-probabilities were computed"
+        if not self.keeps_reference:
+            return made, [f"{computed}; a run would keep them in {path}"]
+        if self.reference_cache is not None and process_group.rank_info.rank == 0:
+            made.save(self.reference_cache)
+        return made, [f"{computed}; they are kept in {path}"]
 
     def _open_base(self) -> Tensors:
         return self.base() if self.base else self.start.params
@@ -204,6 +272,10 @@ class DPOData:
         return found
 
 
+def _has_open_end(pair: PreferencePair) -> bool:
+    return any(side[-1]["role"] != "assistant" for side in (pair.chosen, pair.rejected))
+
+
 def _check_exists(path: Path, process_group: ProcessGroup) -> bool:
     """Whether the file exists, the same for all ranks. Raises HermesError where they differ."""
     size = process_group.rank_info.world_size
@@ -219,39 +291,3 @@ def _check_exists(path: Path, process_group: ProcessGroup) -> bool:
 
 def _format_conditions(how: Mapping[str, str | int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in how.items())
-
-
-def _evaluate_preferences(
-    model: Model,
-    data: PreferenceDataset,
-    micro_batch: int,
-    stop: Callable[[], bool],
-    process_group: ProcessGroup = SINGLE_PROCESS,
-) -> Mapping[str, float] | None:
-    """The loss per held-out pair and what is reported beside it; None where `stop` said so."""
-    total: dict[str, float] = {}
-    pairs, rank_info = 0, process_group.rank_info
-    for batch in data.iterate_validation(
-        micro_batch, rank=rank_info.rank, world_size=rank_info.world_size
-    ):
-        if stop():
-            return None
-        loss, sums = model.preferences(batch)
-        if not batch.num_terms:
-            continue
-        found = {"val_loss": loss}
-        measured = compute_preference_metrics(batch, sums)
-        found |= {f"val_{name}": value for name, value in measured.items()}
-        pairs += batch.num_terms
-        for name, value in found.items():
-            total[name] = total.get(name, 0.0) + batch.num_terms * value
-    # Who had no pair knows no names either.
-    names: list[str] = max(
-        map(json.loads, process_group.all_gather_text(json.dumps([*total]))), key=len
-    )
-    *weighted, count = process_group.all_reduce_sum(
-        [*(total.get(name, 0.0) for name in names), pairs]
-    )
-    if not count:
-        raise HermesError("no pair is held out, so there is nothing to evaluate")
-    return {name: value / count for name, value in zip(names, weighted, strict=True)}

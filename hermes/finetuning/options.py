@@ -8,6 +8,8 @@ from typing import Any
 from hermes.arguments import Call
 from hermes.chat_templates.template import parse_template_args
 from hermes.checkpoint import find_newest
+from hermes.data.bad_records import BadRecords
+from hermes.data.example_cache import ExampleCache
 from hermes.errors import HermesError
 from hermes.finetuning.base_model import (
     CHAT_TOKENS,
@@ -29,8 +31,11 @@ from hermes.training.text_boundaries import restore_boundaries
 __all__ = [
     "apply_run_settings",
     "check_preference_options",
+    "check_show_samples",
     "choose_base_model",
     "choose_reference_weights",
+    "make_bad_records",
+    "make_example_cache",
     "make_finetuning_fields",
     "make_finetuning_request",
     "make_text_request",
@@ -169,6 +174,23 @@ def check_preference_options(call: Call) -> None:
         raise HermesError(f"gamma belongs to loss simpo, not to {loss}")
     if call["reference_cache"] is not None and loss in ("orpo", "simpo"):
         raise HermesError(f"--reference-cache has no meaning with loss {loss}, which has none")
+
+
+def check_show_samples(call: Call) -> None:
+    """Refuse a number of samples to show that is none. Raises HermesError."""
+    if call["show_samples"] < 0:
+        raise HermesError(f"show_samples must be at least 0, got {call['show_samples']}")
+
+
+def make_bad_records(call: Call) -> BadRecords | None:
+    """What counts records that are left out; None where the first stops. Raises DataError."""
+    return BadRecords(call["max_bad_records"]) if call["skip_bad_records"] else None
+
+
+def make_example_cache(call: Call, host: RunHost) -> ExampleCache:
+    """Where the call's encoded examples are kept."""
+    folder = call["cache_dir"]
+    return ExampleCache(Path(folder) if folder else None, host.tell)
 
 
 def make_finetuning_fields(call: Call, base: BaseModel, longest: int) -> dict[str, object]:

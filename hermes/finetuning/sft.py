@@ -1,12 +1,16 @@
 """Supervised finetuning: batches of conversations, with a loss mask on what the assistant says."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.example import Example, describe_unread
 from hermes.chat_templates.messages import Conversation
+from hermes.data.bad_records import BadRecords
+from hermes.data.example_cache import EncodedRecords, ExampleCache
 from hermes.data.example_dataset import ExampleDataset, fit_examples
+from hermes.data.example_key import hash_records, make_example_key
 from hermes.data.trained_text import split_trained
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import DataError
@@ -17,7 +21,7 @@ from hermes.tokenizer import Tokenizer
 from hermes.training.host import RunHost
 from hermes.training.training_data import TrainingData, make_perplexity_evaluation
 
-__all__ = ["SFTData", "mark_trained_tokens", "show_examples"]
+__all__ = ["SFTData", "describe_open_ends", "mark_trained_tokens", "show_examples"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class SFTData:
     whole: train on every token, not on the assistant's alone. pack: several examples share a row,
     each in its own segment; otherwise one example per row. overlong: 'error', 'drop' or 'truncate'.
     show: called with the examples once they are encoded. progress: of encoding them. files: how
-    many the conversations are from, 0 if unknown.
+    many the conversations are from, 0 if unknown. bad: counted records that are left out. cache:
+    keeps the examples.
     """
 
     conversations: Iterable[Conversation]
@@ -38,6 +43,8 @@ class SFTData:
     show: Callable[[Sequence[Example]], None] = lambda examples: None
     progress: Callable[[int, int], None] = lambda done, total: None
     files: int = 0
+    bad: BadRecords | None = None
+    cache: ExampleCache = field(default_factory=ExampleCache)
 
     def make_training_data(
         self,
@@ -51,7 +58,8 @@ class SFTData:
         conversations = [one for one in every if one.weight]
         if every and not conversations:
             raise DataError(f"all records have weight 0, such as {every[0].where}")
-        held = fit_examples(self._encode(conversations), recipe.seq_len, self.overlong)
+        encoded = self._open_examples(conversations, tokenizer, process_group)
+        held = fit_examples(encoded, recipe.seq_len, self.overlong)
         self.show(held.examples)
         data = ExampleDataset(
             held.examples,
@@ -75,6 +83,8 @@ class SFTData:
                     silent, "records of weight 0 are left out", "record of weight 0 is left out"
                 )
             )
+        if open_ends := sum(_has_open_end(one) for one in conversations):
+            words.append(describe_open_ends(open_ends))
         if out := len(held.examples) - len(trained):
             one = "example is held out, in a row of its own"
             words.append(format_count(out, "examples are held out, in rows of their own", one))
@@ -87,6 +97,7 @@ class SFTData:
         if held.cut:
             words.append(format_count(held.cut, *_describe_overlong(recipe, "cut at the end")))
         words += describe_unread(self.encoder.unread)
+        words += self.bad.describe() if self.bad else []
         evaluate = make_perplexity_evaluation(data, tokenizer, recipe.batch_size, process_group)
         return TrainingData(
             data,
@@ -98,11 +109,42 @@ class SFTData:
             encode_prompt=self.encoder.encode_message,
         )
 
-    def _encode(self, conversations: Sequence[Conversation]) -> Iterator[Example]:
-        encoded = self.encoder.encode_many(conversations, whole=self.whole)
-        for done, examples in enumerate(encoded, 1):
-            yield from examples
-            self.progress(done, len(conversations))
+    def _open_examples(
+        self,
+        conversations: Sequence[Conversation],
+        tokenizer: Tokenizer,
+        process_group: ProcessGroup,
+    ) -> Sequence[Example]:
+        """The examples of conversations, from the cache or encoded. Raises DataError."""
+        encoder, before = self.encoder, Counter(self.encoder.unread)
+
+        def encode() -> EncodedRecords:
+            found, records = list[Example](), list[int]()
+            encoded = encoder.encode_many(conversations, whole=self.whole)
+            for number, examples in enumerate(encoded):
+                found += examples
+                records += [number] * len(examples)
+                self.progress(number + 1, len(conversations))
+            return EncodedRecords(found, records, encoder.unread - before)
+
+        digest, size = hash_records(conversations)
+        key = make_example_key("sft", digest, tokenizer, encoder, {"whole": self.whole})
+        places = [one.where for one in conversations]
+        encoded = self.cache.open(key, size, places, encode, process_group)
+        encoder.unread.clear()
+        encoder.unread.update(before + Counter(encoded.unread))
+        return encoded.examples
+
+
+def _has_open_end(conversation: Conversation) -> bool:
+    messages = conversation.messages
+    return bool(messages) and messages[-1]["role"] != "assistant"
+
+
+def describe_open_ends(count: int) -> str:
+    """The sentence about records that end with messages which nothing answers."""
+    end = "with messages that nothing answers, which are left out"
+    return format_count(count, f"records end {end}", f"record ends {end}")
 
 
 def _describe_overlong(recipe: Recipe, done: str) -> tuple[str, str]:

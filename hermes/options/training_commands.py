@@ -50,8 +50,11 @@ _TUNING: Overrides = {
     },
 }
 _CHAT_TUNING: Overrides = _TUNING | {
-    "format": {"choices": ("jsonl", "json", "csv", "tsv", "parquet")}
+    "format": {"choices": ("jsonl", "json", "csv", "tsv", "parquet")},
+    "cache_dir": {"default_text": "the user's cache folder, from 2 MB of text on"},
 }
+# How records are read, and where what they are encoded as is kept.
+_RECORDS = ("format", "skip_bad_records", "max_bad_records", "cache_dir")
 # How text is read, and what only training on text has besides.
 TEXT = ("text_field", "format", "documents", "no_header", "skip_bad_records", "max_bad_records")
 _TEXT_DATA = ("cache_dir", "val_data", "document_mask")
@@ -90,7 +93,7 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     ),
     "sft": CommandOptions(
         (
-            *(*_MODEL, "data", "format", "template", "template_arg", "seq_len"),
+            *(*_MODEL, "data", *_RECORDS, "template", "template_arg", "seq_len"),
             *("message_token", "train_on_prompt", "pack", "overlong", "show_samples"),
             *(*_STEPS, *_RECIPE, "adapter", *_LORA, *_MACHINE, "set"),
         ),
@@ -107,8 +110,8 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     ),
     "dpo": CommandOptions(
         (
-            *(*_MODEL, "data", "format", "template", "template_arg", "no_template"),
-            "message_token",
+            *(*_MODEL, "data", *_RECORDS, "template", "template_arg", "no_template"),
+            *("message_token", "show_samples"),
             *("beta", "max_len", "drop_overlong", "loss", "label_smoothing", "gamma"),
             *("sft_weight", "reference_cache"),
             *(*_STEPS, *_RECIPE, *_LORA, *_MACHINE, "set"),
@@ -118,6 +121,9 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
             "data": {
                 "help": "Preference pairs: .jsonl, .json or .csv files, folders or glob patterns; "
                 "repeatable",
+            },
+            "show_samples": {
+                "help": "Print both sides of the first N pairs with the trained tokens highlighted",
             },
             "output": {"default": "checkpoints-dpo"},
             "lr": {"default": 5e-7},

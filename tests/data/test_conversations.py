@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from hermes.data.bad_records import BadRecords
 from hermes.data.conversations import parse_conversation, read_conversations
 from hermes.data.records import Record
 from hermes.errors import DataError
@@ -18,6 +19,8 @@ FORMATS = {
         "completion": [{"role": "assistant", "content": "a"}],
     },
     "alpaca": {"instruction": "q", "input": "", "output": "a"},
+    "prompt and response": {"prompt": "q", "response": "a"},
+    "instruction and response": {"instruction": "q", "response": "a"},
 }  # fmt: skip
 
 
@@ -184,7 +187,42 @@ def test_fields_that_nothing_reads_are_named():
     assert parse({"text": "a", "source": "web"}).unread == ("source",)
 
 
+def test_a_function_is_a_tool_as_chat_completions_had_it():
+    call = {"name": "f", "arguments": "{}"}
+    turns = [U, {"role": "assistant", "content": None, "function_call": call},
+             {"role": "function", "name": "f", "content": "5"}, A]  # fmt: skip
+    found = parse({"messages": turns})
+    assert shape(found)[1:3] == [("assistant", None), ("tool", "5")]
+    assert found.messages[1]["tool_calls"] == [{"type": "function", "function": call}]
+    assert found.messages[2]["name"] == "f"
+    said = [{"from": "human", "value": "q"}, {"from": "function", "value": "5"},
+            {"from": "gpt", "value": "a"}]  # fmt: skip
+    assert shape(parse({"conversations": said}))[1] == ("tool", "5")
+
+
+def test_bad_records_are_left_out_and_counted_if_asked(tmp_path):
+    """By default the first stops, with its place and the option that leaves such out."""
+    records = [FORMATS["alpaca"], {**FORMATS["alpaca"], "output": " "}, FORMATS["messages"]]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in records) + "{torn\n")
+    with pytest.raises(DataError) as refused:
+        list(read_conversations(file))
+    assert str(refused.value) == (
+        f"{file}:2: field 'output': an empty completion; there is nothing to learn from it; "
+        "--skip-bad-records leaves such records out"
+    )
+    bad = BadRecords(0.5)
+    assert len(list(read_conversations(file, bad=bad))) == 2
+    said = bad.describe()
+    assert said[0] == "left out 2 bad records:"
+    assert [line.split(": ")[0] for line in said[1:]] == [f"{file}:2", f"{file}:4:2"]
+    with pytest.raises(DataError, match=r"2 bad records among 4, more than 0\.3 of them"):
+        list(read_conversations(file, bad=BadRecords(0.3)))
+
+
 WRONG = [
+    ({"prompt": "q", "completion": "a", "response": "b"},
+     "both 'completion' and 'response', so the answer to train on is given twice; keep one"),
     ({"messages": [U, {**A, "weight": -1}]},
      "field 'messages'[1]: field 'weight' is -1; it must be a number from 0 on"),
     ({"messages": [U, A], "weight": "heavy"}, "field 'weight' is 'heavy'; it must be a number"),

@@ -10,8 +10,9 @@ from hermes.data.encoded_pairs import (
     encode_pair,
 )
 from hermes.data.preference_dataset import PreferenceDataset, compute_preference_metrics
-from hermes.interface import IGNORE, Batch, PreferencePairs
-from hermes.recipe import Preference
+from hermes.errors import HermesError
+from hermes.interface import IGNORE, Batch, PreferencePairs, check_batch
+from hermes.recipe import Preference, Recipe
 from tests.data.support import encoder, pair
 from tests.finetuning.support import (
     some_pairs,
@@ -64,3 +65,37 @@ def test_what_is_reported_of_pairs_by_hand():
         2 * -(9 + 11) / 2 / 4
     )
     assert "kl" not in compute_preference_metrics(simpo, sums)
+
+
+def test_pairs_have_weights_in_training_and_none_in_validation():
+    some = [replace(encode_pair(pair(record), encoder()), weight=1 + i % 3)
+            for i, record in enumerate(some_pairs(8))]  # fmt: skip
+    data = PreferenceDataset(some, max_len=64, vocab_size=300, rule=Preference(), val_fraction=0.25)
+    taken = data.select_pairs(Cursor(), 6)
+    batch, _ = data.draw_batch(Cursor(), samples=6, micro_batch=4, accum=2)
+    own = [some[i].weight for i in taken]
+    np.testing.assert_array_equal(batch.weights[0], [*own[:4]] * 2)
+    np.testing.assert_array_equal(batch.weights[1], [*own[4:], 0, 0] * 2)
+    assert batch.counts.divisor == batch.own_counts.divisor == sum(own)
+    halves = [
+        data.draw_batch(Cursor(), samples=6, micro_batch=2, accum=2, rank=r, world_size=2)[0]
+        for r in range(2)
+    ]
+    assert [half.counts.divisor for half in halves] == [sum(own)] * 2
+    assert sum(half.own_counts.divisor for half in halves) == sum(own)
+    assert all(one.weights is None for one in data.iterate_validation(2))
+    assert made_data().draw_batch(Cursor(), samples=2, micro_batch=2, accum=1)[0].weights is None
+    unweighted = PreferenceDataset(
+        [replace(one, weight=1.0) for one in some], max_len=64, vocab_size=300, rule=Preference()
+    )
+    assert data.fingerprint != unweighted.fingerprint
+
+
+def test_a_batchs_weights_are_of_pairs():
+    recipe = Recipe(objective="preference")
+    batch, _ = made_data().draw_batch(Cursor(), samples=4, micro_batch=4, accum=1)
+    check_batch(replace(batch, weights=np.ones((1, 8), np.float32)), recipe)
+    with pytest.raises(HermesError, match="belong to its targets, one each, or pairs' rows"):
+        check_batch(replace(batch, weights=np.ones(batch.targets.shape, np.float32)), recipe)
+    with pytest.raises(HermesError, match="both rows of a pair must have the same weight"):
+        check_batch(replace(batch, weights=np.arange(8, dtype=np.float32)[None]), recipe)

@@ -29,6 +29,9 @@ FORMS = {
     "strings": {"prompt": "q", "chosen": "a", "rejected": "b"},
     "messages": {"prompt": [U], "chosen": [A], "rejected": [B]},
     "mixed": {"prompt": "q", "chosen": [A], "rejected": "b"},
+    "a question": {"question": "q", "chosen": "a", "rejected": "b", "system": ""},
+    "an instruction": {"instruction": "q", "input": "", "chosen": "a", "rejected": "b"},
+    "a prompt and whole dialogues": {"prompt": "q", "chosen": [U, A], "rejected": [U, B]},
     "whole dialogues": {"chosen": [U, A], "rejected": [U, B]},
     "whole dialogues as text": {
         "chosen": "\n\nHuman: q\n\nAssistant: a",
@@ -69,6 +72,21 @@ def test_the_common_beginning_of_two_dialogues_is_the_prompt():
     assert [m["content"] for m in found.prompt] == ["hi", "hello", "who?"]
     assert (found.chosen[0]["content"], found.rejected[0]["content"]) == ("me", "mine")
     assert found.texts == (HH, " me", " mine")
+
+
+def test_orcas_pairs_have_a_system_prompt_and_a_question():
+    found = pair({"system": "s", "question": "q", "chosen": "a", "rejected": "b"})
+    assert [(m["role"], m["content"]) for m in found.prompt] == [("system", "s"), ("user", "q")]
+    assert found.unread == ()
+    assert pair({"instruction": "q", "input": "x", "chosen": "a", "rejected": "b"}).prompt == (
+        {"role": "user", "content": "q\n\nx"},
+    )
+
+
+def test_a_pair_has_the_weight_of_its_record():
+    assert pair({"prompt": "q", "chosen": "a", "rejected": "b", "weight": 2}).weight == 2
+    with pytest.raises(DataError, match=r"field 'weight' is -1; it must be a number from 0 on"):
+        pair({"prompt": "q", "chosen": "a", "rejected": "b", "weight": -1})
 
 
 BAD = [

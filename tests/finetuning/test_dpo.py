@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hermes.data.example_cache import ExampleCache
 from hermes.data.preferences import (
     read_pairs,
 )
@@ -15,7 +16,7 @@ from hermes.finetuning.base_model import open_base_model
 from hermes.finetuning.dpo import DPOData
 from hermes.finetuning.reference_logprobs import Reference, hash_weights
 from hermes.interface import Options, find_backend
-from hermes.recipe import Lora
+from hermes.recipe import Lora, Preference, Recipe
 from hermes.training.request import RunRequest
 from hermes.training.run import open_run
 from tests.finetuning.support import (
@@ -137,7 +138,7 @@ def test_every_loss_trains_and_those_without_a_reference_compute_none(backend, l
 
 def test_a_reference_is_computed_once_and_used_again(tmp_path):
     cache = tmp_path / "reference.npz"
-    first = carried_out(preferences(tmp_path, "torch", cache=cache))
+    first = carried_out(preferences(tmp_path, "torch", reference_cache=cache))
     assert first[1] == (
         f"the reference's log-probabilities were computed; they are kept in {cache}"
     )
@@ -145,7 +146,7 @@ def test_a_reference_is_computed_once_and_used_again(tmp_path):
     def computing(done, total):
         raise AssertionError("it was computed again")
 
-    again = preferences(tmp_path, "torch", output="b", cache=cache, progress=computing)
+    again = preferences(tmp_path, "torch", output="b", reference_cache=cache, progress=computing)
     notes = carried_out(again)
     assert notes[1] == f"the reference's log-probabilities are read from {cache}"
     assert not (tmp_path / "b" / "reference.npz").exists()
@@ -155,11 +156,11 @@ def test_a_reference_is_computed_once_and_used_again(tmp_path):
 @pytest.mark.parametrize("what", ["weights", "data", "template"])
 def test_a_reference_of_something_else_is_refused(what, tmp_path):
     cache = tmp_path / "reference.npz"
-    carried_out(preferences(tmp_path, "torch", cache=cache))
+    carried_out(preferences(tmp_path, "torch", reference_cache=cache))
     known = Reference.load(cache)
     replace(known, **{what: "0" * 64}).save(cache)
     with pytest.raises(CheckpointError) as refused:
-        open_run(preferences(tmp_path, "torch", output="b", cache=cache))
+        open_run(preferences(tmp_path, "torch", output="b", reference_cache=cache))
     words = {"weights": "other weights", "data": "other data", "template": "another chat template"}
     assert str(refused.value) == (
         f"reference cache {cache} is of {words[what]} ({what} 000000000000 there, "
@@ -170,9 +171,11 @@ def test_a_reference_of_something_else_is_refused(what, tmp_path):
 
 def test_of_another_template_the_same_file_is_not_called_other_data(tmp_path):
     cache = tmp_path / "reference.npz"
-    carried_out(preferences(tmp_path, "torch", cache=cache))
+    carried_out(preferences(tmp_path, "torch", reference_cache=cache))
     with pytest.raises(CheckpointError, match=r"is of another chat template .*; remove it, or"):
-        open_run(preferences(tmp_path, "torch", output="b", cache=cache, use_template=False))
+        open_run(
+            preferences(tmp_path, "torch", output="b", reference_cache=cache, use_template=False)
+        )
 
 
 def test_a_run_that_goes_on_with_other_pairs_is_not_told_to_remove_its_reference(tmp_path):
@@ -220,5 +223,91 @@ def test_conversations_are_no_preferences(tmp_path):
     with pytest.raises(HermesError) as refused:
         open_run(preferences(tmp_path, "torch"))
     assert str(refused.value) == (
-        f"{tmp_path}/prefs.jsonl:1: no field 'chosen', only 'prompt', 'completion'"
+        f"{tmp_path}/prefs.jsonl:1: no field 'chosen', only 'prompt', 'completion'; "
+        "--skip-bad-records leaves such records out"
     )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("loss", ["sigmoid", "orpo"])
+def test_a_pair_of_weight_2_counts_as_if_it_were_there_twice(backend, loss, tmp_path):
+    """And one of weight 0 as if it were not; the sum is divided by the weights'."""
+    whole = some_pairs(4)
+    given = {"max_steps": 3, "lr": 1e-3, "val_fraction": 0.0, "preference.loss": loss}
+
+    def train(name, records):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "base").symlink_to(tmp_path / "base")
+        write_lines(folder / "prefs.jsonl", records)
+        batch = {"batch_size": sum(record.get("weight") != 0 for record in records) or 1}
+        notes = carried_out(preferences(folder, backend, given=given | batch))
+        return notes, [line["loss"] for line in lines(folder / "run") if "loss" in line]
+
+    small_checkpoint(tmp_path / "base")
+    weights = [2, 1, 0, 1]
+    weighted = [{**pair, "weight": w} for pair, w in zip(whole, weights, strict=True)]
+    notes, found = train("weighted", weighted)
+    assert "pairs are weighted as the records say" in notes
+    assert "1 pair of weight 0 is left out" in notes
+    assert not any("'weight'" in note for note in notes)
+    expected = train("twice", [whole[0], whole[0], whole[1], whole[3]])[1]
+    assert found == pytest.approx(expected, abs=2e-6)
+    assert train("alike", [whole[0], whole[1], whole[3]])[1][1:] != pytest.approx(
+        found[1:], abs=1e-5
+    )
+    with pytest.raises(HermesError, match=r"all records have weight 0, such as .*prefs\.jsonl:1"):
+        train("none", [{**pair, "weight": 0} for pair in whole])
+
+
+def test_messages_that_nothing_answers_are_named(tmp_path):
+    side = [{"role": "assistant", "content": "the cat"}, {"role": "user", "content": "why?"}]
+    first, *others = some_pairs(4)
+    write_lines(tmp_path / "prefs.jsonl", [{**first, "chosen": side}, *others])
+    notes = carried_out(preferences(tmp_path, "torch", given={"max_steps": 1}))
+    assert "1 record ends with messages that nothing answers, which are left out" in notes
+
+
+def test_a_dry_run_keeps_no_reference(tmp_path):
+    cache = tmp_path / "reference.npz"
+    request = preferences(tmp_path, "torch", reference_cache=cache, keeps_reference=False)
+    with open_run(request) as run:
+        computed = "the reference's log-probabilities were computed; a run would keep them in"
+        assert f"{computed} {cache}" in run.notes
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("use_template", [True, False])
+def test_the_second_start_encodes_no_pair(use_template, tmp_path, monkeypatch):
+    """What was cut and left out is said as before; another --max-len is encoded anew."""
+    small_checkpoint(tmp_path / "base")
+    long, *others = some_pairs(6)
+    records = [{**long, "prompt": "the cat sat " * 30, "weight": 2, "id": 1}, *others]
+    file = write_lines(tmp_path / "prefs.jsonl", records)
+    start = open_base_model(tmp_path / "base")
+    backend = find_backend("torch")
+
+    def make(seq_len):
+        data = DPOData(
+            read_pairs(file),
+            start,
+            backend,
+            Options(device="cpu"),
+            tmp_path / "run",
+            use_template=use_template,
+            cache=ExampleCache(tmp_path / "cache"),
+        )
+        recipe = Recipe(
+            seq_len=seq_len, batch_size=2, objective="preference", preference=Preference("orpo")
+        )
+        return data.make_training_data(start.spec, start.tokenizer, recipe)
+
+    first = make(48)
+    assert "1 prompt lost its beginning, after the system prompt" in first.notes
+    monkeypatch.setattr(DPOData, "_encode", lambda *_: iter(()))
+    second = make(48)
+    assert second.dataset.fingerprint == first.dataset.fingerprint
+    assert second.notes == first.notes
+    assert "fields that are not read: 'id' (1)" in second.notes
+    with pytest.raises(HermesError, match="no pair is left"):
+        make(40)

@@ -11,6 +11,7 @@ from hermes.chat_templates.template import Template
 from hermes.checkpoint import Progress, save
 from hermes.data import Cursor
 from hermes.data.conversations import parse_conversation, read_conversations
+from hermes.data.example_cache import ExampleCache
 from hermes.data.example_dataset import ExampleDataset
 from hermes.data.records import Record
 from hermes.errors import HermesError
@@ -235,3 +236,40 @@ def test_a_run_with_weights_says_so_and_leaves_out_those_of_zero(backend, tmp_pa
         assert train_to_end(run).finished
     assert notes[0].endswith("tokens are trained on, weighted as the records say")
     assert "4 records of weight 0 are left out" in notes
+
+
+def test_messages_that_nothing_answers_are_named(tmp_path):
+    small_checkpoint(tmp_path / "base")
+    turns = [("user", "the cat"), ("assistant", "sat"), ("user", "why?")]
+    records = [{"messages": [{"role": role, "content": text} for role, text in turns]}] * 2
+    file = write_lines(tmp_path / "open.jsonl", [*records, *some_chats(4)])
+    start = open_base_model(tmp_path / "base")
+    data = SFTData(read_conversations(file), start.encoder).make_training_data(
+        start.spec, start.tokenizer, Recipe(seq_len=48)
+    )
+    said = "2 records end with messages that nothing answers, which are left out"
+    assert said in data.notes
+
+
+def test_the_second_start_encodes_nothing(tmp_path, monkeypatch):
+    """Of the same records, however they are cut to rows; other settings are encoded anew."""
+    small_checkpoint(tmp_path / "base")
+    records = [{**one, "id": 1} for one in some_chats(4)]
+    file = write_lines(tmp_path / "chat.jsonl", records)
+    start = open_base_model(tmp_path / "base")
+
+    def make(seq_len, **settings):
+        encoder = ChatEncoder(start.tokenizer, start.template)
+        cache = ExampleCache(tmp_path / "cache")
+        data = SFTData(read_conversations(file), encoder, cache=cache, **settings)
+        return data.make_training_data(start.spec, start.tokenizer, Recipe(seq_len=seq_len))
+
+    first = make(48)
+    monkeypatch.setattr(ChatEncoder, "encode_many", lambda *_, **__: iter([[]]))
+    second = make(48)
+    assert second.dataset.fingerprint == first.dataset.fingerprint
+    assert second.notes == first.notes
+    assert "fields that are not read: 'id' (4)" in second.notes
+    assert make(64).dataset.fingerprint == first.dataset.fingerprint
+    with pytest.raises(HermesError, match="no example is left"):
+        make(48, whole=True)

@@ -27,8 +27,8 @@ class Case:
 
     make_weights: draws the weights (weights.py, laws/exact_integers.py). packed: rows hold several
     documents. head_gain: multiplies the head's weights, for logits of any size.
-    blank_micro_batch: the second micro-batch has no target that counts. weighted: targets have
-    weights, some of which are 0. recipe: how learners train
+    blank_micro_batch: the second micro-batch has no target that counts. weighted: targets, or
+    pairs, have weights, some of which are 0. recipe: how learners train
     it; it decides the objective and the adapters. fixed_batch: the first step's batch, where it is
     not drawn.
     """
@@ -116,7 +116,10 @@ class Case:
             targets[..., : T // 3] = IGNORE  # the prompt
             pairs = PreferencePairs(self._draw_reference(step), self.recipe.preference)
         weights = None
-        if self.weighted:
+        if self.weighted and pairs is not None:
+            quarters = self.draw_integers(f"weights {step}", A * B // 2, 8).reshape(A, B // 2)
+            weights = np.tile(quarters / 4, (1, 2)).astype(np.float32)
+        elif self.weighted:
             quarters = self.draw_integers(f"weights {step}", targets.size, 8)
             weights = (quarters.reshape(targets.shape) / 4).astype(np.float32)
         return Batch(tokens, targets, rows, segments, pairs, weights=weights)

@@ -119,6 +119,7 @@ def make_objective_cases() -> tuple[Case, ...]:
         make_case("lora.preference/hot", recipe=both),
         make_case("weighted.targets/hot", weighted=True),
         make_case("weighted.packed/hot", weighted=True, packed=True),
+        make_case("preference.weighted/hot", recipe=pairs["sigmoid"], weighted=True),
         Case(
             "lora.biases/hot",
             make_field_specs()["attention.bias=all"],

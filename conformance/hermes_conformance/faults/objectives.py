@@ -10,6 +10,7 @@ from hermes_conformance.faults.patcher import FAST_TABLES, TABLES, Function, Pat
 LOSS = "L1/loss"
 DEFAULT = "default/fresh"
 WEIGHTED = "weighted.packed/hot"
+WEIGHTED_PAIRS = "preference.weighted/hot"
 
 
 def _change_target_logprobs(change: Function) -> Plant:
@@ -66,6 +67,23 @@ def _ignore_weights(tables: tuple[str, ...]) -> Plant:
             "next_token",
             lambda original: (
                 lambda module, x, targets, at, weights=None: original(module, x, targets, at)
+            ),
+            tables,
+        )
+
+    return plant
+
+
+def _ignore_pair_weights(tables: tuple[str, ...]) -> Plant:
+    """Every pair counts alike in the loss of these tables."""
+
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_table(
+            "preference",
+            lambda original: (
+                lambda module, x, targets, layout, reference, rule, weights=None: original(
+                    module, x, targets, layout, reference, rule
+                )
             ),
             tables,
         )
@@ -197,6 +215,18 @@ FAULTS = (
     ),
     _make_fault(
         "the chunks' weights are ignored", "L2/gradients", WEIGHTED, _ignore_weights(FAST_TABLES)
+    ),
+    _make_fault(
+        "pairs' weights are ignored",
+        "L1/derivatives",
+        WEIGHTED_PAIRS,
+        _ignore_pair_weights(TABLES),
+    ),
+    _make_fault(
+        "the chunks' weights of pairs are ignored",
+        "L2/gradients",
+        WEIGHTED_PAIRS,
+        _ignore_pair_weights(FAST_TABLES),
     ),
     _make_fault("log-sum-exp without its maximum", LOSS, "edge.loud logits/hot", _skip_maximum),
     _make_fault(

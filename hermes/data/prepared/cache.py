@@ -30,7 +30,7 @@ from hermes.storage.reading import hash_file
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
-__all__ = ["CACHED_FROM", "find_cache_folder", "open_cached"]
+__all__ = ["CACHED_FROM", "can_write_cache", "find_cache_folder", "open_cached", "wait_for_lock"]
 
 CACHED_FROM = 8_000_000  # bytes of text, below which tokenizing again is faster than one notices
 SOURCES = "sources.json"
@@ -67,7 +67,7 @@ def open_cached(
     )
     folder = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
     with ExitStack() as stack:
-        stack.enter_context(_wait_for_lock(folder, tell))
+        stack.enter_context(wait_for_lock(folder, tell, "tokenizes the same text"))
         if not _is_current(folder, sources):
             _remove(folder / "tokens", sources)
             read_at = time.time_ns()
@@ -86,8 +86,17 @@ def _describe_tokenizer(tokenizer: "Tokenizer") -> list[object]:
     return [tokenizer.fingerprint, tokenizer.beginning, tokenizer.eos_id]
 
 
-def _wait_for_lock(folder: Path, tell: Callable[[str], None]) -> RunLock:
-    """Lock a folder, waiting for another process that tokenizes the same text."""
+def can_write_cache(cache: Path) -> bool:
+    """Whether the folder of a cache can be made and written to."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return os.access(cache, os.W_OK | os.X_OK)
+    except OSError:
+        return False
+
+
+def wait_for_lock(folder: Path, tell: Callable[[str], None], doing: str) -> RunLock:
+    """Lock a folder, waiting for another process that does the same. Raises StorageError."""
     told = False
     while True:
         try:
@@ -96,7 +105,7 @@ def _wait_for_lock(folder: Path, tell: Callable[[str], None]) -> RunLock:
             raise
         except HermesError:
             if not told:
-                tell("waiting for another process that tokenizes the same text")
+                tell(f"waiting for another process that {doing}")
             told = True
             time.sleep(POLL_SECONDS)
 
