@@ -7,11 +7,24 @@ import pytest
 from hermes.tokenizer import train_tokenizer
 from hermes_cli.main import run
 from tests.cli.support import LITTLE, TEXT, TRAIN
+from tests.finetuning.support import TEXT as TUNING_TEXT
+from tests.finetuning.support import small_checkpoint, some_chats, some_pairs, write_lines
 
 
 @pytest.fixture(scope="module")
 def tokenizer_text():
     return train_tokenizer([TEXT], vocab_size=280).to_json()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a small checkpoint, conversations, pairs and text to tune it with."""
+    folder = tmp_path_factory.mktemp("commands")
+    small_checkpoint(folder / "base")
+    write_lines(folder / "chat.jsonl", some_chats())
+    write_lines(folder / "prefs.jsonl", some_pairs())
+    (folder / "text.txt").write_text(TUNING_TEXT * 9)
+    return folder
 
 
 @pytest.fixture
