@@ -13,13 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from hermes.chat_templates.example import Example
 from hermes.data.dataset import CountBytes, UpdateLayout
 from hermes.data.encoded_pairs import EncodedPair
-from hermes.data.example_dataset import (
-    check_ids,
-    fill_rows,
-    hash_examples,
-    round_width,
-    split_examples,
-)
+from hermes.data.example_dataset import check_ids, hash_examples, split_examples
+from hermes.data.example_rows import fill_rows, round_width
 from hermes.data.order import Cursor, order_samples
 from hermes.interface import IGNORE, Batch, LossCounts, PreferencePairs
 from hermes.recipe import Preference

@@ -5,13 +5,8 @@ import pytest
 
 from hermes.chat_templates.example import Example
 from hermes.data import Cursor
-from hermes.data.example_dataset import (
-    ExampleDataset,
-    fit_examples,
-    pack_rows,
-    round_width,
-    split_examples,
-)
+from hermes.data.example_dataset import ExampleDataset, fit_examples, split_examples
+from hermes.data.example_rows import pack_rows, round_width
 from hermes.errors import DataError
 from hermes.interface import IGNORE, Batch, Options, find_backend
 from hermes.numerics.params import init_weights
