@@ -21,7 +21,7 @@ from hermes.interop.hub import resolve_hub_path
 from hermes.interop.huggingface.config_reader import read_any_config
 from hermes.interop.nanogpt_litgpt import read_litgpt, read_nanogpt
 from hermes.interop.tensor_names import TensorSource, unpack
-from hermes.interop.torch_checkpoint import TorchFile, read_folder
+from hermes.interop.torch_checkpoint import TorchFile, has_weights, read_folder
 from hermes.spec import ModelSpec
 from hermes.storage.reading import list_folder, read_small
 from hermes.storage.strict_yaml import read_value_mapping
@@ -29,6 +29,8 @@ from hermes.storage.strict_yaml import read_value_mapping
 __all__ = ["StoredModel", "note_skipped", "open_model"]
 
 LITGPT, LITGPT_CONFIG = "lit_model.pth", "model_config.yaml"
+LITGPT_ADAPTERS = ("lora", "adapter", "adapter_v2")
+PROMPT_STYLE = "prompt_style.json"  # of litgpt, in place of a chat template
 TORCH_ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -80,10 +82,12 @@ def _open(path: Path, config: Path | None, ignore: tuple[str, ...]) -> StoredMod
             raise HermesError(f"{path} is a folder, which has its own config; leave --config out")
         if (path / MANIFEST).exists() or list_steps(path):
             return _open_checkpoint(path)
+        # litgpt leaves the config.json of the model that it trained further beside its own files.
+        if (path / LITGPT).exists() and not has_weights(path):
+            return _open_torch(path / LITGPT, config, ignore)
+        _refuse_litgpt_adapter(path)
         if (path / CONFIG).exists():
             return _open_folder(path, ignore)
-        if (path / LITGPT).exists():
-            return _open_torch(path / LITGPT, config, ignore)
         raise CheckpointError(
             f"{path} is no model hermes reads: it has no {MANIFEST}, {CONFIG} or {LITGPT}"
         )
@@ -97,6 +101,17 @@ def _open(path: Path, config: Path | None, ignore: tuple[str, ...]) -> StoredMod
         f"{path} is no model hermes reads: a file must end in .safetensors, "
         f"{', '.join(TORCH_ENDINGS)}"
     )
+
+
+def _refuse_litgpt_adapter(path: Path) -> None:
+    """Refuse a folder of litgpt's that has an adapter alone, with what makes a model of it."""
+    for kind in LITGPT_ADAPTERS:
+        if not (path / f"{LITGPT}.{kind}").exists() or has_weights(path):
+            continue
+        advice = "hermes reads no such adapters; train with LoRA or whole"
+        if kind == "lora":
+            advice = f"merge it first: litgpt merge_lora {path}"
+        raise CheckpointError(f"{path} has litgpt's {LITGPT}.{kind} without its model; {advice}")
 
 
 def _is_config_of_run(config: Path) -> bool:
@@ -218,9 +233,22 @@ def _open_torch(path: Path, config: Path | None, ignore: tuple[str, ...]) -> Sto
     if "optimizer" in file.extras:
         lost = "the optimizer state is not converted, as it has names of its own"
         found = replace(found, notes=(*found.notes, lost))
+    if found.family == "litgpt":
+        ids = _read_config_ids(beside) if beside.exists() else {}
+        found = replace(found, ids=ids, notes=found.notes + _note_prompt_style(path.parent))
     if found.family == "litgpt" and any(".attn.attn." in name for name in file):
         found = replace(found, family="litgpt-old")
     return _make_model(path, f"{found.family} checkpoint", file, found, path.parent)
+
+
+def _note_prompt_style(folder: Path) -> tuple[str, ...]:
+    """Say that litgpt's prompt style is not read, where the folder has one other than its own."""
+    if not (folder / PROMPT_STYLE).exists():
+        return ()
+    name = parse_object(read_small(folder / PROMPT_STYLE), str(folder / PROMPT_STYLE)).get(
+        "class_path"
+    )
+    return (f"litgpt's prompt style {name!r} is not read; chat as it was trained with --template",)
 
 
 def _read_architecture(path: Path, ignore: tuple[str, ...]) -> _Architecture:

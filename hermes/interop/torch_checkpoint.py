@@ -18,9 +18,10 @@ from hermes.formatting import name_type
 from hermes.interface import Array
 from hermes.storage.reading import read_start
 
-__all__ = ["TorchFile", "read_folder"]
+__all__ = ["TorchFile", "has_weights", "read_folder"]
 
 BIN, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+CONVERTED = "model.pth"  # what litgpt convert_from_litgpt writes, under Hugging Face's names
 ADAPTER = "adapter_config.json"
 ZIP = b"PK\x03\x04"
 CODES = {
@@ -114,6 +115,11 @@ class TorchShards(Mapping[str, Array]):
         return len(self._files)
 
 
+def has_weights(path: Path) -> bool:
+    """Whether a folder has weights of its own under one of the names that Hugging Face gives."""
+    return any((path / name).exists() for name in (MODEL, INDEX, BIN, BIN_INDEX, CONVERTED))
+
+
 def read_folder(path: Path) -> tuple[Weights | TorchFile | TorchShards, tuple[str, ...]]:
     """Open the weights of a Hugging Face folder: safetensors, else PyTorch's older files.
 
@@ -121,7 +127,7 @@ def read_folder(path: Path) -> tuple[Weights | TorchFile | TorchShards, tuple[st
     """
     if (path / MODEL).exists() or (path / INDEX).exists():
         return read_weights(path), ()
-    for name, read in ((BIN, TorchFile), (BIN_INDEX, TorchShards)):
+    for name, read in ((BIN, TorchFile), (BIN_INDEX, TorchShards), (CONVERTED, TorchFile)):
         if (path / name).exists():
             note = f"the weights are read from {name}, and no code in it is run"
             return read(path / name), (note,)

@@ -149,6 +149,84 @@ class TestTraining:
             with pytest.raises(SpecError, match=f"model_config.yaml: {field!r} is {value}, "):
                 open_model(tmp_path)
 
+    def make_litgpt_folder(self, torch, folder, name="lit_model.pth"):
+        """What litgpt's finetuning leaves: its own files, and those of the model it began from."""
+        folder.mkdir()
+        shelf = pack(hot_weights(LLAMA), LLAMA, "litgpt")
+        names = {n if "lm_head" in n else f"transformer.{n}": n for n in shelf}
+        model = {name: torch.tensor(np.array(shelf[n])) for name, n in names.items()}
+        torch.save({"model": model}, folder / name)
+        block = LLAMA.layers[0]
+        config = {
+            "name": "Llama-x",
+            "hf_config": {"org": "x", "name": "x"},
+            "block_size": LLAMA.max_seq_len,
+            "n_layer": LLAMA.num_layers,
+            "n_embd": LLAMA.hidden_size,
+            "n_head": block.attention.num_heads,
+            "n_query_groups": block.attention.num_kv_heads,
+            "vocab_size": LLAMA.vocab_size,
+            "padded_vocab_size": LLAMA.vocab_size,
+            "norm_class_name": "RMSNorm",
+            "norm_eps": block.norm.eps,
+            "mlp_class_name": "LLaMAMLP",
+            "intermediate_size": block.ffn.hidden_dim,
+            "rotary_percentage": 1.0,
+            "rope_base": int(block.attention.position_encoding.theta),
+            "bias": False,
+            "parallel_residual": False,
+        }
+        (folder / "model_config.yaml").write_text(yaml.safe_dump(config))
+        own = make_config(LLAMA) | {"bos_token_id": 1, "eos_token_id": 2}
+        (folder / "config.json").write_text(json.dumps(own))
+        style = {"class_path": "litgpt.prompts.Alpaca", "init_args": {}}
+        (folder / "prompt_style.json").write_text(json.dumps(style))
+        return folder
+
+    def test_a_litgpt_folder_with_the_config_that_it_began_from(self, torch, tmp_path):
+        found = open_model(self.make_litgpt_folder(torch, tmp_path / "lit"))
+        assert found.kind == "litgpt checkpoint"
+        assert found.notes == (
+            "litgpt's prompt style 'litgpt.prompts.Alpaca' is not read; chat as it was trained "
+            "with --template",
+        )
+        assert (found.ids["bos_token_id"], found.ids["eos_token_id"]) == (1, 2)
+        for name, array in hot_weights(LLAMA).items():
+            np.testing.assert_array_equal(found.params[name], array)
+
+    def test_weights_of_hugging_face_beside_litgpts_come_first(self, torch, tmp_path):
+        """As litgpt download leaves them: they are the same model."""
+        folder = self.make_litgpt_folder(torch, tmp_path / "lit")
+        public.save_file(dict(hot_weights(LLAMA)), folder / "model.safetensors")
+        assert open_model(folder).kind.startswith("Hugging Face folder")
+
+    def test_what_litgpt_converts_opens_with_a_config(self, torch, tmp_path):
+        folder = tmp_path / "converted"
+        folder.mkdir()
+        weights = {n: torch.tensor(np.array(a)) for n, a in hot_weights(LLAMA).items()}
+        torch.save(weights, folder / "model.pth")
+        (folder / "config.json").write_text(json.dumps(make_config(LLAMA)))
+        found = open_model(folder)
+        assert found.notes == ("the weights are read from model.pth, and no code in it is run",)
+        for name, array in hot_weights(LLAMA).items():
+            np.testing.assert_array_equal(found.params[name], array)
+
+    @pytest.mark.parametrize(
+        ("kind", "advice"),
+        [
+            ("lora", "merge it first: litgpt merge_lora {folder}"),
+            ("adapter", "hermes reads no such adapters; train with LoRA or whole"),
+        ],
+    )
+    def test_an_adapter_of_litgpt_is_refused_with_what_to_do(self, torch, tmp_path, kind, advice):
+        name = f"lit_model.pth.{kind}"
+        folder = self.make_litgpt_folder(torch, tmp_path / "lit", name)
+        with pytest.raises(CheckpointError) as refused:
+            open_model(folder)
+        assert str(refused.value) == (
+            f"{folder} has litgpt's {name} without its model; {advice.format(folder=folder)}"
+        )
+
     def test_a_bfloat16_state_dict_with_a_config(self, torch, tmp_path):
         model = {n: torch.tensor(a).bfloat16() for n, a in hot_weights(LLAMA).items()}
         torch.save(model, tmp_path / "pytorch_model.bin")
