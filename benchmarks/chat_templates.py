@@ -5,12 +5,14 @@
 
 Conversations of so many rounds, together about as many messages, are encoded as `hermes sft` does,
 or with --pairs as `hermes dpo` does. Compared with rendering alone: each conversation once, by the
-same template compiled in this process. Seconds are of processor time, that of the process which
+same template compiled in this process; and with a second start, which hashes the records and reads
+the examples from the cache. Seconds are of processor time, that of the process which
 renders included (on Linux, where /proc says it).
 """
 
 import argparse
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from hermes.chat_templates.sandbox import make_environment
 from hermes.chat_templates.template import Template
 from hermes.data.conversations import parse_conversation
 from hermes.data.encoded_pairs import encode_pairs
+from hermes.data.example_cache import EncodedRecords, ExampleCache
+from hermes.data.example_key import hash_records
 from hermes.data.preferences import parse_pair
 from hermes.data.records import Record
 from hermes.tokenizer import CHAT_TEMPLATE, train_tokenizer
@@ -60,6 +64,28 @@ def measure(run):
     return count_seconds() - start, result
 
 
+def make_pair(turns, where):
+    """Make a pair of two last answers to a dialogue."""
+    answer = turns[-1]["content"]
+    value = {"prompt": turns[:-1], "chosen": answer + " yes", "rejected": answer + " no"}
+    return parse_pair(Record(value, where))
+
+
+def measure_second_start(records, examples):
+    """Read the examples of records from a cache that has them. -> bytes of records, seconds"""
+    encoded = EncodedRecords(examples, [0] * len(examples))
+    with tempfile.TemporaryDirectory() as folder:
+        cache = ExampleCache(Path(folder))
+
+        def start():
+            key, size = hash_records(records)
+            cache.open(key, size, [""], lambda: encoded)
+            return size
+
+        seconds, size = measure(start)
+    return size, seconds
+
+
 def main():
     """Print a line for each number of rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -72,7 +98,7 @@ def main():
     source = options.template.read_text() if options.template else CHAT_TEMPLATE
     template = Template(source, names=NAMES)
     compiled = make_environment().from_string(source)
-    print("rounds  conversations  tokens    encoding s  rendering s  ratio")
+    print("rounds  conversations  MB     tokens      encoding s  rendering s  ratio  again s")
     for rounds in map(int, options.rounds.split(",")):
         count = max(1, options.messages // (2 * rounds))
         dialogues = [make_messages(rounds, i) for i in range(count)]
@@ -85,36 +111,24 @@ def main():
             ]
 
         if options.pairs:
-            pairs = [
-                parse_pair(
-                    Record(
-                        {
-                            "prompt": turns[:-1],
-                            "chosen": turns[-1]["content"] + " yes",
-                            "rejected": turns[-1]["content"] + " no",
-                        },
-                        f"pairs:{i}",
-                    )
-                )
-                for i, turns in enumerate(dialogues)
-            ]
-
-            def encode(pairs=pairs, encoder=encoder):
-                return [s for p in encode_pairs(pairs, encoder) for s in (p.chosen, p.rejected)]
+            records = [make_pair(turns, f"pairs:{i}") for i, turns in enumerate(dialogues)]
         else:
-            conversations = [
+            records = [
                 parse_conversation(Record({"messages": turns}, f"chats:{i}"))
                 for i, turns in enumerate(dialogues)
             ]
 
-            def encode(conversations=conversations, encoder=encoder):
-                return [one for each in encoder.encode_many(conversations) for one in each]
+        def encode(records=records, encoder=encoder):
+            if options.pairs:
+                return [s for p in encode_pairs(records, encoder) for s in (p.chosen, p.rejected)]
+            return [one for each in encoder.encode_many(records) for one in each]
 
         own, examples = measure(encode)
         rendered = measure(render)[0] * (1 + options.pairs)
+        size, again = measure_second_start(records, examples)
         print(
-            f"{rounds:6}  {count:13}  {sum(map(len, examples)):8,}  {own:10.3f}  {rendered:11.3f}"
-            f"  {own / rendered:5.2f}"
+            f"{rounds:6}  {count:13}  {size / 1e6:5.2f}  {sum(map(len, examples)):10,}"
+            f"  {own:10.3f}  {rendered:11.3f}  {own / rendered:5.2f}  {again:7.3f}"
         )
 
 
