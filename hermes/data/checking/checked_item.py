@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hermes.chat_templates.encoder import Example
+from hermes.chat_templates.example import Example
 
 __all__ = ["CheckedExample", "CheckedItem"]
 

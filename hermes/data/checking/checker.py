@@ -20,7 +20,7 @@ from hermes.data.checking.near_duplicates import NearDuplicates
 from hermes.data.checking.record_reader import RecordReader
 from hermes.data.checking.scripts import ScriptCounter
 from hermes.data.checking.text_reader import TextReader
-from hermes.data.example_dataset import pack_rows
+from hermes.data.example_rows import pack_rows
 from hermes.data.files import Paths, expand_paths
 from hermes.data.trained_text import split_trained
 from hermes.errors import DataError

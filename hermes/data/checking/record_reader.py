@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hermes.chat_templates.encoder import ChatEncoder, Example
+from hermes.chat_templates.encoder import ChatEncoder
+from hermes.chat_templates.example import Example
 from hermes.chat_templates.messages import Message
 from hermes.chat_templates.template import choose_template
 from hermes.data.bad_records import BadRecords, skip_or_raise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hermes.chat_templates.encoder import Example
+from hermes.chat_templates.example import Example
 from hermes.data.bad_records import BadRecords
 from hermes.data.checking.checked_item import CheckedExample, CheckedItem
 from hermes.data.checking.findings import CheckOptions
