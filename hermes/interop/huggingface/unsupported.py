@@ -18,7 +18,6 @@ _FEATURES = {
     "linear attention": r"linear_num_value_heads|linear_attn_config|full_attention_interval",
     "short convolutions": r"conv_L_cache|conv_bias|short_conv.*",
     "embeddings per layer": r"hidden_size_per_layer_input|laurel_rank|altup_.*",
-    "rotary positions in two dimensions": r"position_encoding_2d",
     "chunked attention": r"attention_chunk_size|dual_chunk_attention_config",
 }
 # model_types that a whole feature is told by.
@@ -49,6 +48,9 @@ def refuse_unsupported(config: Mapping[str, Any]) -> None:
         for feature, pattern in _FEATURES.items():
             if value and value != 1 and re.fullmatch(pattern, name):
                 _refuse(f"{name!r} is {_shorten(value)}", feature, name)
+    if config.get("position_encoding_2d"):
+        what = "'position_encoding_2d' is True"
+        _refuse(what, "rotary positions in two dimensions", "position_encoding_2d")
     if kind == "opt":
         _refuse_opt(config)
 
