@@ -30,7 +30,7 @@ from hermes.interface import Array, LazyTensors, Tensors
 from hermes.interop.huggingface.families import FAMILIES, HERMES, find_family
 from hermes.interop.huggingface.tensor_modules import OPTIONAL
 from hermes.interop.stored_tensor import StoredTensor
-from hermes.interop.tensor_names import make_layout
+from hermes.interop.tensor_layout import make_layout
 from hermes.numerics.lora import find_adapted_paths, find_token_paths
 from hermes.numerics.merging import DOWN, MAGNITUDE, TOKEN_ROWS, UP, Adapter
 from hermes.numerics.params import Tensor, list_parameters

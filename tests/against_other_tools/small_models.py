@@ -11,7 +11,7 @@ CONFIGURATIONS = {
 }
 # Of the tokenizer of tests.finetuning.support, which every model has.
 VOCABULARY, WIDTH, HEADS, LENGTH, WINDOW = 300, 32, 4, 64, 5
-PROMPT = "the cat sat on the mat, and \u00e9"
+PROMPT = "the cat sat on the mat; 1, 2, 3, 5, 8: \u00e9t\u00e9"
 
 # Fields of sizes, under every family's name for them, and what they become.
 _SMALL = {

@@ -5,17 +5,16 @@ import dataclasses
 from dataclasses import dataclass
 
 from hermes.interop.huggingface import tensor_modules as names
+from hermes.interop.huggingface.block_parts import Activation, KvHeads, take_layer_norm
 from hermes.interop.huggingface.draft import Draft, View
 from hermes.interop.huggingface.family import Family
 from hermes.interop.huggingface.fields import Fields
 from hermes.interop.huggingface.llama_like import list_rates, list_shape
 from hermes.interop.huggingface.parts import (
-    Activation,
     Always,
     Biases,
     Choice,
     Config,
-    KvHeads,
     Layers,
     Only,
     Part,
@@ -23,7 +22,6 @@ from hermes.interop.huggingface.parts import (
     Size,
     Unfit,
     Unread,
-    take_layer_norm,
 )
 from hermes.interop.huggingface.rope import RopeOf
 from hermes.interop.huggingface.windows import WindowForAll

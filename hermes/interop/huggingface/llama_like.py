@@ -1,20 +1,8 @@
 """Rows of the table of families: those whose files have Llama's fields and names of tensors."""
 
+from hermes.interop.huggingface.block_parts import Activation, HeadDim, KvHeads, take_rms_norm
 from hermes.interop.huggingface.family import Family
-from hermes.interop.huggingface.parts import (
-    Activation,
-    Always,
-    Choice,
-    HeadDim,
-    KvHeads,
-    Layers,
-    Only,
-    Part,
-    Rate,
-    Size,
-    Unread,
-    take_rms_norm,
-)
+from hermes.interop.huggingface.parts import Always, Choice, Layers, Only, Part, Rate, Size, Unread
 from hermes.interop.huggingface.rope import RopeOf, TwoRopes
 from hermes.interop.huggingface.windows import (
     EveryNth,

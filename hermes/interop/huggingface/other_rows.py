@@ -1,6 +1,13 @@
 """Rows of the table of families: Llama's relatives whose tensors are fused, permuted or renamed."""
 
 from hermes.interop.huggingface import tensor_modules as names
+from hermes.interop.huggingface.block_parts import (
+    Activation,
+    HeadDim,
+    KvHeads,
+    take_layer_norm,
+    take_rms_norm,
+)
 from hermes.interop.huggingface.family import Family
 from hermes.interop.huggingface.llama_like import (
     BIAS_ALL,
@@ -13,20 +20,7 @@ from hermes.interop.huggingface.llama_like import (
     list_shape,
     list_sizes,
 )
-from hermes.interop.huggingface.parts import (
-    Activation,
-    Always,
-    Biases,
-    Choice,
-    HeadDim,
-    KvHeads,
-    Only,
-    Rate,
-    Size,
-    Unread,
-    take_layer_norm,
-    take_rms_norm,
-)
+from hermes.interop.huggingface.parts import Always, Biases, Choice, Only, Rate, Size, Unread
 from hermes.interop.huggingface.position_parts import (
     BaichuanLength,
     BaichuanPositions,

@@ -1,6 +1,12 @@
 """Rows of the table of families: parallel blocks, ALiBi, and multipliers."""
 
 from hermes.interop.huggingface import tensor_modules as names
+from hermes.interop.huggingface.block_parts import (
+    Activation,
+    KvHeads,
+    take_layer_norm,
+    take_rms_norm,
+)
 from hermes.interop.huggingface.family import Family
 from hermes.interop.huggingface.gpt_like import FFN_BIAS, LearnedOf, list_gpt2_parts
 from hermes.interop.huggingface.llama_like import (
@@ -13,19 +19,15 @@ from hermes.interop.huggingface.llama_like import (
     list_sizes,
 )
 from hermes.interop.huggingface.parts import (
-    Activation,
     Always,
     Biases,
     Choice,
     Computed,
-    KvHeads,
     Number,
     Only,
     Rate,
     Size,
     Unread,
-    take_layer_norm,
-    take_rms_norm,
 )
 from hermes.interop.huggingface.position_parts import AlibiAlways, FalconPositions, RotaryDim
 from hermes.interop.huggingface.rare_parts import (

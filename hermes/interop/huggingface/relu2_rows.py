@@ -1,6 +1,7 @@
 """Rows of the table of families: feed-forward networks of relu squared, without a gate."""
 
 from hermes.interop.huggingface import tensor_modules as names
+from hermes.interop.huggingface.block_parts import Activation, KvHeads, NormOf, take_layer_norm
 from hermes.interop.huggingface.draft import Draft
 from hermes.interop.huggingface.family import Family
 from hermes.interop.huggingface.llama_like import (
@@ -11,17 +12,7 @@ from hermes.interop.huggingface.llama_like import (
     list_shape,
     list_sizes,
 )
-from hermes.interop.huggingface.parts import (
-    Activation,
-    Always,
-    Choice,
-    Computed,
-    KvHeads,
-    NormOf,
-    Number,
-    Size,
-    take_layer_norm,
-)
+from hermes.interop.huggingface.parts import Always, Choice, Computed, Number, Size
 from hermes.interop.huggingface.rope import RopeOf
 from hermes.spec import LayerNorm, QkNorm, RMSNorm
 

@@ -32,6 +32,9 @@ _TYPES = {
     "attention in both directions from masked tokens": r"bert|roberta|.*bert.*|modernbert",
     "rotary positions in two dimensions": r"qwen2_vl.*|qwen2_5_vl.*|qwen3_vl.*|glm4v.*",
     "activation xielu": r"apertus",
+    "sinusoidal positions": r"xglm|ctrl",
+    "differential attention": r"diffllama",
+    "norms inside a sublayer": r"bitnet",
     "scale of queries by position": r"ministral3|mistral4",
 }
 _WAYS_OUT = "mlx_lm.convert --dequantize, or load it in transformers and dequantize()"

@@ -152,6 +152,9 @@ LACKING = [
     ({"model_type": "gemma3n"}, "embeddings per layer"),
     ({"model_type": "t5"}, "encoder"),
     ({"model_type": "apertus"}, "activation xielu"),
+    ({"model_type": "xglm"}, "sinusoidal positions"),
+    ({"model_type": "diffllama"}, "differential attention"),
+    ({"model_type": "bitnet"}, "norms inside a sublayer"),
     (
         {"model_type": "opt", "hidden_size": 1024, "word_embed_proj_dim": 512},
         "projections around the embedding",
