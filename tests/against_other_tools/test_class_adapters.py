@@ -35,6 +35,10 @@ CLASSES = {
     "opt-125m": ["q_proj", "fc1"],
     "phi-2": ["q_proj", "dense", "fc2"],
     "starcoder2-7b": ["q_proj", "c_fc"],
+    "biogpt": ["q_proj", "fc2"],
+    "persimmon-8b-base": ["query_key_value", "dense_h_to_4h"],
+    "nanochat": ["q_proj", "k_proj", "fc1"],
+    "helium-1-preview-2b": ["q_proj", "k_proj"],
 }
 LAYOUTS = list(CLASSES)
 
