@@ -70,7 +70,7 @@ def read_peft_adapter(
     if config.get("peft_type") != "LORA":
         raise CheckpointError(f"{where} is not the config of a LoRA adapter")
     _check_keys(config, where)
-    stored = _map_names(folder, file, model)
+    stored = _match_names(folder, file, model)
     infos = {name: file.infos[stored[name]] for name in stored}
     try:
         settings = _PeftSettings(config, model)
@@ -97,7 +97,7 @@ def read_peft_adapter(
     return Adapter(tensors, scales, settings.token_ids, ties_head)
 
 
-def _map_names(folder: Path, file: TensorFile, model: AdapterNames) -> dict[str, str]:
+def _match_names(folder: Path, file: TensorFile, model: AdapterNames) -> dict[str, str]:
     """The names of the tensors in the model, to those in the file."""
     modules = list_adapted_modules(model)
     found: dict[str, str] = {}

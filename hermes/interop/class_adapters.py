@@ -30,7 +30,7 @@ from hermes.interface import Array, LazyTensors, Tensors
 from hermes.interop.huggingface.families import FAMILIES, HERMES, find_family
 from hermes.interop.huggingface.tensor_modules import OPTIONAL
 from hermes.interop.stored_tensor import StoredTensor
-from hermes.interop.tensor_names import make_layout
+from hermes.interop.tensor_layout import make_layout
 from hermes.numerics.lora import find_adapted_paths, find_token_paths
 from hermes.numerics.merging import DOWN, MAGNITUDE, TOKEN_ROWS, UP, Adapter
 from hermes.numerics.params import Tensor, list_parameters
@@ -50,7 +50,7 @@ def open_any_adapter(folder: Path, spec: ModelSpec, family: str = HERMES) -> Ada
     if family == HERMES:
         return open_adapter(folder, spec)
     layout = make_layout(spec, family)
-    names = name_class_tensors(spec, layout)
+    names = name_class_tensors(spec, family)
     try:
         theirs = open_adapter(folder, spec, names)
     except CheckpointError as error:
@@ -69,19 +69,20 @@ def _choose_layout(folder: Path, spec: ModelSpec, family: str) -> str:
     classes = [name for name in classes if name in FAMILIES and FAMILIES[name].is_renamed(spec)]
     layouts = [HERMES, *classes] if may_be_ours or not classes else [*classes, HERMES]
     for name in dict.fromkeys(layouts):
-        names = name_class_tensors(spec, make_layout(spec, name))
+        names = name_class_tensors(spec, name)
         if modules <= list_adapted_modules(names).keys():
             return name
     return layouts[0]
 
 
-def name_class_tensors(spec: ModelSpec, layout: Sequence[StoredTensor]) -> AdapterNames:
-    """Name the tensors of a model as the class does whose layout is given."""
+def name_class_tensors(spec: ModelSpec, family: str) -> AdapterNames:
+    """Name the tensors of a model as the class of a family does."""
+    layout = make_layout(spec, family)
     table = list_parameters(spec)
     shapes = {stored.name: stored.compute_shape(table) for stored in layout}
     by_part = {part: stored.name for stored in layout for part in stored.parts}
     embedding = by_part[EMBEDDING]
-    head = by_part.get(HEAD) or find_head(layout)
+    head = by_part.get(HEAD) or _find_head(spec, family)
     shapes.setdefault(head, shapes[embedding])  # of a tied head, which PEFT can adapt apart
     return AdapterNames(
         shapes,
@@ -92,10 +93,11 @@ def name_class_tensors(spec: ModelSpec, layout: Sequence[StoredTensor]) -> Adapt
     )
 
 
-def find_head(layout: Sequence[StoredTensor]) -> str:
+def _find_head(spec: ModelSpec, family: str) -> str:
     """Find the name of a tied head, which no file stores."""
-    neox = any(stored.name.startswith("gpt_neox.") for stored in layout)
-    return "embed_out.weight" if neox else HEAD
+    modules = FAMILIES[family].find_modules(spec) if family in FAMILIES else None
+    found = [name for name, ours in (modules or {}).items() if ours == "lm_head"]
+    return f"{found[0]}.weight" if found else HEAD
 
 
 def _split(
@@ -168,7 +170,7 @@ def build_class_files(
     """
     layout = make_layout(spec, family)
     adapted = set(find_adapted_paths(spec, lora))
-    table, names = list_parameters(spec), name_class_tensors(spec, layout)
+    table, names = list_parameters(spec), name_class_tensors(spec, family)
     shares = _share_down(layout, adapted, params)
     tensors: dict[str, Callable[[], Array]] = {}
     stored_infos: dict[str, TensorInfo] = {}

@@ -23,7 +23,8 @@ from hermes.interop.huggingface.families import ARCHITECTURES, find_family
 from hermes.interop.huggingface.inexpressible import explain_inexpressible
 from hermes.interop.model_folder import write_folder
 from hermes.interop.open_model import StoredModel, open_model
-from hermes.interop.tensor_names import make_layout, pack
+from hermes.interop.tensor_layout import make_layout
+from hermes.interop.tensor_names import pack
 from hermes.interop.verify import Verification, verify_conversion
 from hermes.numerics.params import list_parameters
 from hermes.spec import ModelSpec

@@ -16,18 +16,21 @@ from hermes.errors import HermesError
 from hermes.inference.decoding import generate_tokens
 from hermes.inference.sampling import Sampling
 from hermes.interface import Options, find_backend
+from hermes.interop.companions import open_tokenizer
 from hermes.interop.convert import convert
 from hermes.interop.huggingface.families import find_family
 from hermes.interop.huggingface.reader_support import judge_readers
 from hermes.interop.open_model import open_model
 from tests.against_other_tools.small_models import (
     CONFIGURATIONS,
+    PROMPT,
     TOKENS,
     WIDTH,
     randomize,
     shrink,
 )
 from tests.against_other_tools.support import distance
+from tests.finetuning.support import small_tokenizer
 
 PAGE = Path(__file__).parents[2] / "specs" / "interop.md"
 BEGIN, END = "<!-- made by tests/against_other_tools/measure.py -->", "<!-- end -->"
@@ -115,7 +118,7 @@ def has_alibi(config):
     return config["model_type"] == "baichuan" and "max_position_embeddings" not in config
 
 
-def compute_with_alibi(model, ids):
+def compute_with_alibi(model, ids, prompt):
     """Logits and greedy ids of a Llama that has Bloom's ALiBi in place of its rotation."""
     import torch
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
@@ -130,10 +133,10 @@ def compute_with_alibi(model, ids):
         return model(input_ids=ids, attention_mask=mask, position_ids=torch.zeros_like(ids)).logits
 
     with torch.no_grad():
-        logits, made = compute(ids).numpy(), ids[:1]
+        logits, made = compute(ids).numpy(), prompt
         for _ in range(CONTINUED):
             made = torch.cat([made, compute(made)[:, -1:].argmax(-1)], dim=1)
-    return logits, made[0, ids.shape[1] :].tolist()
+    return logits, made[0, prompt.shape[1] :].tolist()
 
 
 def store_as_published(folder, config):
@@ -165,10 +168,23 @@ class Measured:
     oracle: str = "transformers"
     refused: str = ""
     errors: dict = field(default_factory=dict)
+    same_ids: dict = field(default_factory=dict)
     same_text: dict = field(default_factory=dict)
     written: str = ""
     back: float | None = None
     mlx_lm: str = ""
+
+
+def read_prompt(folder):
+    """Give a folder the small tokenizer; what transformers reads of it, and its ids of the prompt.
+
+    A folder has what hermes writes beside a model: no key of these says how text is read.
+    """
+    import transformers
+
+    (folder / "tokenizer.json").write_text(small_tokenizer().to_json())
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    return theirs, theirs(PROMPT, add_special_tokens=False)["input_ids"]
 
 
 def build_with_transformers(config, folder):
@@ -193,16 +209,16 @@ def build_with_transformers(config, folder):
     model.save_pretrained(folder / "theirs")
     if config["model_type"] in STORED:
         store_as_published(folder / "theirs", config)
-    ids = torch.tensor(TOKENS)
+    ids, prompt = torch.tensor(TOKENS), torch.tensor([read_prompt(folder / "theirs")[1]])
     if has_alibi(config):
-        return compute_with_alibi(model, ids)
+        return compute_with_alibi(model, ids, prompt)
     with torch.no_grad():
         logits = model(input_ids=ids).logits.numpy()
         model.generation_config.eos_token_id = None
         made = model.generate(
-            input_ids=ids[:1], max_new_tokens=CONTINUED, do_sample=False, pad_token_id=0
+            input_ids=prompt, max_new_tokens=CONTINUED, do_sample=False, pad_token_id=0
         )
-    return logits, made[0, TOKENS.shape[1] :].tolist()
+    return logits, made[0, prompt.shape[1] :].tolist()
 
 
 def build_with_mlx_lm(config, folder):
@@ -224,13 +240,16 @@ def build_with_mlx_lm(config, folder):
         if config["model_type"] == "minicpm" and config.get("tie_word_embeddings"):
             # MiniCPM's own code has this factor here, too; mlx-lm leaves it out.
             logits = logits * config["dim_model_base"] / config["hidden_size"]
-        ids = TOKENS[0].tolist()
+        prompt = read_prompt(folder / "theirs")[1]
+        ids = list(prompt)
         for _ in range(CONTINUED):
             ids.append(int(np.array(model(mx.array([ids]))[0, -1].astype(mx.float32)).argmax()))
-    return logits, ids[TOKENS.shape[1] :]
+    return logits, ids[len(prompt) :]
 
 
-def measure_backends(found, spec, params, logits, ids):
+def measure_backends(found, source, params, logits, ids, theirs):
+    """Logits, and the prompt's continuation as ids and as text, each by its own tokenizer."""
+    spec, tokenizer = source.spec, open_tokenizer(source.files, source.ids, source.path)
     for name in ("numpy", "torch", "mlx"):
         precision = "float64" if name == "numpy" else "float32"
         model = find_backend(name).build(spec, params, Options(device="cpu", precision=precision))
@@ -238,7 +257,7 @@ def measure_backends(found, spec, params, logits, ids):
         if name != "numpy":
             made = generate_tokens(
                 model,
-                TOKENS[0].tolist(),
+                tokenizer.encode(PROMPT),
                 max_tokens=CONTINUED,
                 sampling=Sampling(0.0, 0, 1.0, 0.0),
                 seed=0,
@@ -246,7 +265,12 @@ def measure_backends(found, spec, params, logits, ids):
                 stop=frozenset(),
                 vocab_size=spec.vocab_size,
             )
-            found.same_text[name] = list(made) == ids
+            made = list(made)
+            found.same_ids[name] = made == ids
+            # Baichuan 2 has more rows than the tokenizer tokens.
+            said = theirs.decode([i for i in ids if i < len(theirs)], skip_special_tokens=False)
+            known = [i for i in made if i < tokenizer.vocab_size]
+            found.same_text[name] = tokenizer.decode(known, skip_special=False) == said
 
 
 def measure_back(found, spec, folder, logits):
@@ -301,14 +325,15 @@ def measure(name):
         source = open_model(folder / "theirs")
         found.family = source.spec.name
         params = {key: source.params[key] for key in source.params}
-        measure_backends(found, source.spec, params, logits, ids)
+        theirs = read_prompt(folder / "theirs")[0]
+        measure_backends(found, source, params, logits, ids, theirs)
         measure_back(found, source.spec, folder, logits)
     return found
 
 
 def render(rows):
     """The table in Markdown."""
-    head = "| configuration | reader | against | torch | mlx | greedy | `--to hf` | back | mlx-lm |"
+    head = "| configuration | reader | against | torch | mlx | text | `--to hf` | back | mlx-lm |"
     lines = [head, "|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
         if row.refused:

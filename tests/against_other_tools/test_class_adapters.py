@@ -35,6 +35,10 @@ CLASSES = {
     "opt-125m": ["q_proj", "fc1"],
     "phi-2": ["q_proj", "dense", "fc2"],
     "starcoder2-7b": ["q_proj", "c_fc"],
+    "biogpt": ["q_proj", "fc2"],
+    "persimmon-8b-base": ["query_key_value", "dense_h_to_4h"],
+    "nanochat": ["q_proj", "k_proj", "fc1"],
+    "helium-1-preview-2b": ["q_proj", "k_proj"],
 }
 LAYOUTS = list(CLASSES)
 
@@ -170,3 +174,20 @@ def test_peft_opens_what_hermes_trained_of_fused_matrices(base, options, tmp_pat
     adapted = peft.PeftModel.from_pretrained(plain, tmp_path / "a").eval()
     assert distance(ours, their_logits(adapted)) < FLOAT32
     assert distance(ours, our_logits(merge_adapter(open_model(base), tmp_path / "a"))) < FLOAT32
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+@pytest.mark.parametrize("base", ["pythia-70m", "gpt2", "c4ai-command-r-v01"], indirect=True)
+def test_training_continues_from_their_adapter(base, backend, tmp_path, request):
+    """Ranks and factors differ between matrices; the first step has PEFT's numbers."""
+    name = request.node.callspec.params["base"]
+    patterns = {"rank_pattern": {r".*\.1\..*": 2}, "alpha_pattern": {r".*\.0\..*": 3}}
+    theirs = saved_by_peft(base, tmp_path / "a", target_modules=CLASSES[name], **patterns)
+    (base / "tokenizer.json").write_text(small_tokenizer().to_json())
+    (tmp_path / "text.txt").write_text(TEXT * 20)
+    arguments = ("finetune", "--checkpoint", base, "--adapter", tmp_path / "a", "--data",
+                 tmp_path / "text.txt", "--output", tmp_path / "run", "--seq-len", 16,
+                 "--batch-size", 2, "--max-steps", 1, "--lr", 1e-12, "--backend",
+                 backend)  # fmt: skip
+    assert run([str(argument) for argument in arguments]) == 0
+    assert distance(our_logits(open_model(tmp_path / "run")), theirs) < FLOAT32

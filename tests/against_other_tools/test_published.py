@@ -43,7 +43,7 @@ def test_a_published_configuration_works_or_is_refused_by_what_is_lacking(name):
         return
     assert found.refused == ""
     assert max(found.errors.values()) < FLOAT32, found.errors
-    assert found.same_text == {"torch": True, "mlx": True}
+    assert found.same_ids == found.same_text == {"torch": True, "mlx": True}
     if name in WITHOUT_CLASS:
         assert found.written == "no class"
         return

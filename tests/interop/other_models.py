@@ -2,8 +2,16 @@
 
 import dataclasses
 
-from hermes.spec import Alibi, EmbeddingsSpec, LayerNorm, NoPositions, OutputSpec, QkNorm
-from tests.interop.models import GPT2, LLAMA, change, rope
+from hermes.spec import (
+    Alibi,
+    EmbeddingsSpec,
+    LayerNorm,
+    NoPositions,
+    OutputSpec,
+    QkNorm,
+    RMSNorm,
+)
+from tests.interop.models import GEMMA2, GPT2, LLAMA, change, rope
 
 TIED = EmbeddingsSpec(tie_weights=True)
 BARE, PLAIN = LayerNorm(bias=False), {"activation": "gelu_tanh", "bias": True}
@@ -30,6 +38,30 @@ BLOOM = dataclasses.replace(
     embeddings=EmbeddingsSpec(tie_weights=True, norm=LayerNorm()),
 )
 GPT_NEO = change(GPT2, attention={"bias": "o", "scale": 1.0})
+
+# Families whose feed-forward network is relu squared without a gate.
+NEMOTRON = change(
+    LLAMA,
+    attention=rope(rotary_dim=4),
+    ffn={"activation": "relu2", "gate": False},
+    norm=LayerNorm(unit_offset=True),
+)
+PERSIMMON = change(
+    NEMOTRON,
+    attention={"num_kv_heads": 4, "bias": "all", "qk_norm": QkNorm(norm="layernorm", bias=True)},
+    ffn={"bias": True},
+    norm=LayerNorm(),
+)
+NANOCHAT = dataclasses.replace(
+    change(
+        LLAMA,
+        attention={"qk_norm": QkNorm(weight=False)},
+        ffn={"activation": "relu2", "gate": False},
+        norm=RMSNorm(weight=False),
+    ),
+    embeddings=EmbeddingsSpec(norm=RMSNorm(weight=False)),
+    output=OutputSpec(softcap=15.0),
+)
 
 # name -> (model_type in Hugging Face's own names, spec).
 OTHERS = {
@@ -100,6 +132,36 @@ OTHERS = {
     "falcon in turn": (
         "falcon",
         dataclasses.replace(change(FALCON, parallel=False, shared_norm=False), name="falcon"),
+    ),
+    "falcon alibi": (
+        "falcon",
+        dataclasses.replace(
+            change(
+                FALCON,
+                attention={"position_encoding": Alibi(scale=8**-0.5)},
+                parallel=False,
+                shared_norm=False,
+            ),
+            name="falcon",
+        ),
+    ),
+    "hunyuan": (
+        "hunyuan_v1_dense",
+        change(LLAMA, attention={"qk_norm": QkNorm(after_rope=True)}),
+    ),
+    "nemotron": ("nemotron", NEMOTRON),
+    "persimmon": ("persimmon", PERSIMMON),
+    "nanochat": ("nanochat", NANOCHAT),
+    "biogpt": (
+        "biogpt",
+        dataclasses.replace(
+            change(GPT2, ffn={"activation": "gelu"}),
+            embeddings=EmbeddingsSpec(tie_weights=True, scale=GPT2.hidden_size**0.5),
+        ),
+    ),
+    "vaultgemma": (
+        "vaultgemma",
+        change(GEMMA2, norm_position="pre"),
     ),
     "bloom": ("bloom", BLOOM),
     "mpt": (

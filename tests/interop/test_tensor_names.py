@@ -8,7 +8,8 @@ import pytest
 
 from hermes.checkpoint import TensorInfo
 from hermes.errors import CheckpointError
-from hermes.interop.tensor_names import make_layout, pack, unpack
+from hermes.interop.tensor_layout import make_layout
+from hermes.interop.tensor_names import pack, unpack
 from hermes.numerics.params import list_parameters
 from hermes.spec import EmbeddingsSpec
 from tests.interop.models import GPT2, GPT_NEOX, LLAMA, MODELS, QWEN2, hot_weights

@@ -3,10 +3,13 @@
 In reading order; a module imports only those above it:
 
     fields         a config.json read field by field, so that nothing is silently ignored
-    families       which Hugging Face class computes the same function as a spec
-    rope           rotary positions, in the fields of old and of new releases
-    gpt            reader for GPT-2 and GPT-NeoX, whose fields have other names
-    config_reader  config.json -> spec
+    draft, layers  a specification while it is read or written
+    parts          fields of config.json, each read and written; likewise block_parts, rope,
+                   rope_scaling, windows, position_parts and rare_parts
+    family         a row of the table of families: parts and names of tensors (tensor_modules)
+    *_like, *_rows the rows
+    families       the table, and which class computes the same function as a spec
+    config_reader  config.json -> spec; unsupported refuses what MAL lacks
     config_writer  spec -> config.json
     inexpressible  why no class computes a spec
     reader_support which other tools load a folder, and whether they compute the same

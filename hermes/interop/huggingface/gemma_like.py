@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hermes.interop.huggingface import tensor_modules as names
+from hermes.interop.huggingface.block_parts import Activation, take_rms_norm
 from hermes.interop.huggingface.draft import Draft, View
 from hermes.interop.huggingface.family import Family
 from hermes.interop.huggingface.fields import Fields
@@ -15,16 +16,7 @@ from hermes.interop.huggingface.llama_like import (
     has_even_heads,
     list_sizes,
 )
-from hermes.interop.huggingface.parts import (
-    Activation,
-    Always,
-    Config,
-    Number,
-    Only,
-    Unfit,
-    Unread,
-    take_rms_norm,
-)
+from hermes.interop.huggingface.parts import Always, Config, Number, Only, Unfit, Unread
 from hermes.interop.huggingface.rope import RopeOf, TwoRopes
 from hermes.interop.huggingface.windows import EveryNth, Windows
 

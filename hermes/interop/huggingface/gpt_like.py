@@ -5,16 +5,16 @@ import dataclasses
 from dataclasses import dataclass
 
 from hermes.interop.huggingface import tensor_modules as names
+from hermes.interop.huggingface.block_parts import Activation, KvHeads, take_layer_norm
 from hermes.interop.huggingface.draft import Draft, View
 from hermes.interop.huggingface.family import Family
 from hermes.interop.huggingface.fields import Fields
+from hermes.interop.huggingface.llama_like import list_rates, list_shape
 from hermes.interop.huggingface.parts import (
-    Activation,
     Always,
     Biases,
     Choice,
     Config,
-    KvHeads,
     Layers,
     Only,
     Part,
@@ -22,7 +22,6 @@ from hermes.interop.huggingface.parts import (
     Size,
     Unfit,
     Unread,
-    take_layer_norm,
 )
 from hermes.interop.huggingface.rope import RopeOf
 from hermes.interop.huggingface.windows import WindowForAll
@@ -162,11 +161,7 @@ GPT_LIKE = (
         "gpt_neox",
         "GPTNeoXForCausalLM",
         (
-            Layers(),
-            Size("hidden_size", "hidden_size"),
-            Size("num_attention_heads", "attention.num_heads"),
-            Size("vocab_size", "vocab_size"),
-            Size("max_position_embeddings", "max_seq_len", 2048),
+            *list_shape(length=("max_position_embeddings", 2048)),
             Size("intermediate_size", "ffn.hidden_dim"),
             Activation("hidden_act", "gelu", gated=False),
             take_layer_norm("layer_norm_eps", 1e-5),
@@ -196,10 +191,7 @@ GPT_LIKE = (
         "opt",
         "OPTForCausalLM",
         (
-            Layers(),
-            Size("hidden_size", "hidden_size"),
-            Size("num_attention_heads", "attention.num_heads"),
-            Size("vocab_size", "vocab_size", 50_272),
+            *list_shape(vocab=("vocab_size", 50_272)),
             Size("ffn_dim", "ffn.hidden_dim"),
             Activation("activation_function", "relu", gated=False, gelu_tanh="gelu_new"),
             *(Always("norm", LayerNorm()), PRE, Biases("enable_bias", True)),
@@ -218,10 +210,7 @@ GPT_LIKE = (
         "biogpt",
         "BioGptForCausalLM",
         (
-            Layers(),
-            Size("hidden_size", "hidden_size"),
-            Size("num_attention_heads", "attention.num_heads"),
-            Size("vocab_size", "vocab_size", 42_384),
+            *list_shape(vocab=("vocab_size", 42_384)),
             Size("intermediate_size", "ffn.hidden_dim"),
             Activation("hidden_act", "gelu", gated=False),
             # Its class makes norms with the eps that torch has, whatever layer_norm_eps says.
@@ -238,20 +227,14 @@ GPT_LIKE = (
         "starcoder2",
         "Starcoder2ForCausalLM",
         (
-            Layers(),
-            Size("hidden_size", "hidden_size"),
-            Size("num_attention_heads", "attention.num_heads"),
+            *list_shape(vocab=("vocab_size", 49_152), length=("max_position_embeddings", 4096)),
             KvHeads(default=2),
-            Size("vocab_size", "vocab_size", 49_152),
-            Size("max_position_embeddings", "max_seq_len", 4096),
             Size("intermediate_size", "ffn.hidden_dim"),
             Activation("hidden_act", "gelu_pytorch_tanh", gated=False),
             *(take_layer_norm("norm_epsilon", 1e-5), PRE, Biases("use_bias", True)),
             Only("mlp_type", ("default",), written=False),
             Only("norm_type", ("layer_norm",), written=False),
-            Rate("attention_dropout", ("attention.dropout",)),
-            Rate("residual_dropout", ("block.dropout",)),
-            Rate("embedding_dropout", ("embeddings.dropout",)),
+            *list_rates("attention_dropout", "residual_dropout", "embedding_dropout"),
             Choice("tie_word_embeddings", "embeddings.tie_weights", True),
             *(WindowForAll(None), RopeOf()),
         ),

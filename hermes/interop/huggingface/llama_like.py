@@ -1,20 +1,8 @@
 """Rows of the table of families: those whose files have Llama's fields and names of tensors."""
 
+from hermes.interop.huggingface.block_parts import Activation, HeadDim, KvHeads, take_rms_norm
 from hermes.interop.huggingface.family import Family
-from hermes.interop.huggingface.parts import (
-    Activation,
-    Always,
-    Choice,
-    HeadDim,
-    KvHeads,
-    Layers,
-    Only,
-    Part,
-    Rate,
-    Size,
-    Unread,
-    take_rms_norm,
-)
+from hermes.interop.huggingface.parts import Always, Choice, Layers, Only, Part, Rate, Size, Unread
 from hermes.interop.huggingface.rope import RopeOf, TwoRopes
 from hermes.interop.huggingface.windows import (
     EveryNth,
@@ -37,6 +25,8 @@ __all__ = [
     "OUTPUT",
     "PRE",
     "has_even_heads",
+    "list_rates",
+    "list_shape",
     "list_sizes",
 ]
 
@@ -74,6 +64,35 @@ def list_sizes(
         *((Activation(*act, gated=True),) if act else ()),
         Rate("attention_dropout", ("attention.dropout",)),
         Choice("tie_word_embeddings", "embeddings.tie_weights", tied),
+    )
+
+
+def list_shape(
+    *,
+    layers: str = "num_hidden_layers",
+    hidden: str = "hidden_size",
+    heads: str = "num_attention_heads",
+    vocab: tuple[str, int | None] = ("vocab_size", None),
+    length: tuple[str, int] | None = None,
+) -> tuple[Part, ...]:
+    """List the parts of the sizes that every family has, by its names for them.
+
+    vocab, length: name and the class's default; length is None where positions say it.
+    """
+    return (
+        *(Layers(layers), Size(hidden, "hidden_size")),
+        *(Size(heads, "attention.num_heads"), Size(vocab[0], "vocab_size", vocab[1])),
+        *((Size(length[0], "max_seq_len", length[1]),) if length else ()),
+    )
+
+
+def list_rates(attention: str, sublayer: str, embedding: str = "") -> tuple[Part, ...]:
+    """List the parts of dropout by the names of their fields, an empty one where there is none."""
+    embeddings = (Rate(embedding, ("embeddings.dropout",)),) if embedding else ()
+    return (
+        Rate(attention, ("attention.dropout",)),
+        Rate(sublayer, ("block.dropout",)),
+        *embeddings,
     )
 
 

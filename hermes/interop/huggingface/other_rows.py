@@ -1,6 +1,13 @@
 """Rows of the table of families: Llama's relatives whose tensors are fused, permuted or renamed."""
 
 from hermes.interop.huggingface import tensor_modules as names
+from hermes.interop.huggingface.block_parts import (
+    Activation,
+    HeadDim,
+    KvHeads,
+    take_layer_norm,
+    take_rms_norm,
+)
 from hermes.interop.huggingface.family import Family
 from hermes.interop.huggingface.llama_like import (
     BIAS_ALL,
@@ -9,23 +16,11 @@ from hermes.interop.huggingface.llama_like import (
     NO_BIAS_FFN,
     PRE,
     has_even_heads,
+    list_rates,
+    list_shape,
     list_sizes,
 )
-from hermes.interop.huggingface.parts import (
-    Activation,
-    Always,
-    Biases,
-    Choice,
-    HeadDim,
-    KvHeads,
-    Layers,
-    Only,
-    Rate,
-    Size,
-    Unread,
-    take_layer_norm,
-    take_rms_norm,
-)
+from hermes.interop.huggingface.parts import Always, Biases, Choice, Only, Rate, Size, Unread
 from hermes.interop.huggingface.position_parts import (
     BaichuanLength,
     BaichuanPositions,
@@ -97,11 +92,11 @@ OTHER_ROWS = (
         "chatglm",
         "ChatGLMModel",
         (
-            Layers("num_layers|num_hidden_layers"),
-            Size("hidden_size", "hidden_size"),
-            Size("padded_vocab_size|vocab_size", "vocab_size"),
-            Size("seq_length", "max_seq_len", 2048),
-            Size("num_attention_heads", "attention.num_heads"),
+            *list_shape(
+                layers="num_layers|num_hidden_layers",
+                vocab=("padded_vocab_size|vocab_size", None),
+                length=("seq_length", 2048),
+            ),
             *(HeadDim(name="kv_channels"), GroupedQueries()),
             Size("ffn_hidden_size", "ffn.hidden_dim"),
             *(Always("ffn.activation", "swiglu"), PRE, take_rms_norm("layernorm_epsilon", 1e-5)),
@@ -109,8 +104,7 @@ OTHER_ROWS = (
             *(Only(name, written=False) for name in CHATGLM_OFF),
             *(Only(name, (True,), written=False) for name in CHATGLM_ON),
             Choice("tie_word_embeddings", "embeddings.tie_weights", False),
-            Rate("attention_dropout", ("attention.dropout",)),
-            Rate("hidden_dropout", ("block.dropout",)),
+            *list_rates("attention_dropout", "hidden_dropout"),
         ),
         modules=names.CHATGLM,
         pairs="neighbours",
@@ -225,11 +219,11 @@ OTHER_ROWS = (
         "exaone",
         "ExaoneForCausalLM",
         (
-            Layers("num_layers|num_hidden_layers"),
-            Size("hidden_size", "hidden_size"),
-            Size("vocab_size", "vocab_size", 102_400),
-            Size("max_position_embeddings", "max_seq_len", 2048),
-            Size("num_attention_heads", "attention.num_heads"),
+            *list_shape(
+                layers="num_layers|num_hidden_layers",
+                vocab=("vocab_size", 102_400),
+                length=("max_position_embeddings", 2048),
+            ),
             KvHeads(),
             Unread("head_dim"),
             Size("intermediate_size", "ffn.hidden_dim", lambda draft: 4 * draft["hidden_size"]),
@@ -247,10 +241,7 @@ OTHER_ROWS = (
         "qwen",
         "QWenLMHeadModel",
         (
-            Layers(),
-            Size("hidden_size", "hidden_size"),
-            Size("vocab_size", "vocab_size", 151_936),
-            *(Size("num_attention_heads", "attention.num_heads"), QwenSizes()),
+            *(*list_shape(vocab=("vocab_size", 151_936)), QwenSizes()),
             *(PRE, take_rms_norm("layer_norm_epsilon", 1e-6), Always("ffn.activation", "swiglu")),
             *(Always("attention.bias", "qkv"), Only("no_bias", (True,))),
             *(Only("scale_attn_weights", (True,)), Only("use_cache_quantization")),

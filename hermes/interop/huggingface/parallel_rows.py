@@ -1,6 +1,12 @@
 """Rows of the table of families: parallel blocks, ALiBi, and multipliers."""
 
 from hermes.interop.huggingface import tensor_modules as names
+from hermes.interop.huggingface.block_parts import (
+    Activation,
+    KvHeads,
+    take_layer_norm,
+    take_rms_norm,
+)
 from hermes.interop.huggingface.family import Family
 from hermes.interop.huggingface.gpt_like import FFN_BIAS, LearnedOf, list_gpt2_parts
 from hermes.interop.huggingface.llama_like import (
@@ -8,23 +14,20 @@ from hermes.interop.huggingface.llama_like import (
     BIAS_FFN,
     NO_BIAS_FFN,
     PRE,
+    list_rates,
+    list_shape,
     list_sizes,
 )
 from hermes.interop.huggingface.parts import (
-    Activation,
     Always,
     Biases,
     Choice,
     Computed,
-    KvHeads,
-    Layers,
     Number,
     Only,
     Rate,
     Size,
     Unread,
-    take_layer_norm,
-    take_rms_norm,
 )
 from hermes.interop.huggingface.position_parts import AlibiAlways, FalconPositions, RotaryDim
 from hermes.interop.huggingface.rare_parts import (
@@ -120,18 +123,12 @@ PARALLEL_ROWS = (
         "phi",
         "PhiForCausalLM",
         (
-            Layers(),
-            Size("hidden_size", "hidden_size"),
-            Size("vocab_size", "vocab_size", 51_200),
-            Size("max_position_embeddings", "max_seq_len", 2048),
-            *(Size("num_attention_heads", "attention.num_heads"), KvHeads()),
-            Size("intermediate_size", "ffn.hidden_dim"),
+            *list_shape(vocab=("vocab_size", 51_200), length=("max_position_embeddings", 2048)),
+            *(KvHeads(), Size("intermediate_size", "ffn.hidden_dim")),
             Activation("hidden_act", "gelu_new", gated=False, gelu_tanh="gelu_new"),
             *(take_layer_norm("layer_norm_eps", 1e-5), PRE, PARALLEL, SHARED),
             *(ALL, FFN_BIAS, HEAD_BIAS, Only("qk_layernorm")),
-            Rate("attention_dropout", ("attention.dropout",)),
-            Rate("resid_pdrop", ("block.dropout",)),
-            Rate("embd_pdrop", ("embeddings.dropout",)),
+            *list_rates("attention_dropout", "resid_pdrop", "embd_pdrop"),
             Choice("tie_word_embeddings", "embeddings.tie_weights", False),
             RopeOf(share=0.5),
         ),
@@ -170,17 +167,16 @@ PARALLEL_ROWS = (
         "gpt_neo",
         "GPTNeoForCausalLM",
         (
-            Layers("num_layers|num_hidden_layers"),
-            Size("hidden_size", "hidden_size"),
-            Size("vocab_size", "vocab_size", 50_257),
-            Size("num_heads|num_attention_heads", "attention.num_heads"),
+            *list_shape(
+                layers="num_layers|num_hidden_layers",
+                heads="num_heads|num_attention_heads",
+                vocab=("vocab_size", 50_257),
+            ),
             Size("intermediate_size", "ffn.hidden_dim", lambda draft: 4 * draft["hidden_size"]),
             Activation("activation_function", "gelu_new", gated=False, gelu_tanh="gelu_new"),
             *(take_layer_norm("layer_norm_epsilon", 1e-5), PRE, FFN_BIAS),
             *(Always("attention.bias", "o"), Always("attention.scale", 1.0)),
-            Rate("attention_dropout", ("attention.dropout",)),
-            Rate("resid_dropout", ("block.dropout",)),
-            Rate("embed_dropout", ("embeddings.dropout",)),
+            *list_rates("attention_dropout", "resid_dropout", "embed_dropout"),
             Choice("tie_word_embeddings", "embeddings.tie_weights", True),
             *(LearnedOf("max_position_embeddings", 2048), LocalLayers()),
         ),
@@ -190,17 +186,18 @@ PARALLEL_ROWS = (
         "falcon",
         "FalconForCausalLM",
         (
-            Layers("num_hidden_layers|n_layer"),
-            Size("hidden_size|n_embed", "hidden_size"),
-            Size("vocab_size", "vocab_size", 65_024),
-            Size("max_position_embeddings", "max_seq_len", 2048),
-            Size("num_attention_heads|n_head", "attention.num_heads"),
+            *list_shape(
+                layers="num_hidden_layers|n_layer",
+                hidden="hidden_size|n_embed",
+                heads="num_attention_heads|n_head",
+                vocab=("vocab_size", 65_024),
+                length=("max_position_embeddings", 2048),
+            ),
             Size("ffn_hidden_size", "ffn.hidden_dim", lambda draft: 4 * draft["hidden_size"]),
             Activation("activation", "gelu", gated=False),
             *(FalconHeads(), take_layer_norm("layer_norm_epsilon", 1e-5), PRE),
             *(Biases("bias", False), FalconPositions()),
-            Rate("attention_dropout", ("attention.dropout",)),
-            Rate("hidden_dropout", ("block.dropout",)),
+            *list_rates("attention_dropout", "hidden_dropout"),
             Choice("tie_word_embeddings", "embeddings.tie_weights", True),
         ),
         modules=names.choose_falcon,
@@ -210,15 +207,16 @@ PARALLEL_ROWS = (
         "bloom",
         "BloomForCausalLM",
         (
-            Layers("n_layer|num_hidden_layers"),
-            Size("hidden_size|n_embed", "hidden_size"),
-            Size("vocab_size", "vocab_size", 250_880),
-            Size("seq_length", "max_seq_len", 2048),
-            Size("n_head|num_attention_heads", "attention.num_heads"),
+            *list_shape(
+                layers="n_layer|num_hidden_layers",
+                hidden="hidden_size|n_embed",
+                heads="n_head|num_attention_heads",
+                vocab=("vocab_size", 250_880),
+                length=("seq_length", 2048),
+            ),
             *(FOUR_WIDTHS, Always("ffn.activation", "gelu_tanh"), AlibiAlways()),
             *(take_layer_norm("layer_norm_epsilon", 1e-5), EmbeddingNorm(), PRE, ALL, FFN_BIAS),
-            Rate("attention_dropout", ("attention.dropout",)),
-            Rate("hidden_dropout", ("block.dropout",)),
+            *list_rates("attention_dropout", "hidden_dropout"),
             Choice("tie_word_embeddings", "embeddings.tie_weights", True),
             Only("apply_residual_connection_post_layernorm"),
         ),
@@ -230,11 +228,13 @@ PARALLEL_ROWS = (
         "mpt",
         "MptForCausalLM",
         (
-            Layers("n_layers|num_hidden_layers"),
-            Size("d_model|hidden_size", "hidden_size"),
-            Size("vocab_size", "vocab_size", 50_368),
-            Size("max_seq_len", "max_seq_len", 2048),
-            Size("n_heads|num_attention_heads", "attention.num_heads"),
+            *list_shape(
+                layers="n_layers|num_hidden_layers",
+                hidden="d_model|hidden_size",
+                heads="n_heads|num_attention_heads",
+                vocab=("vocab_size", 50_368),
+                length=("max_seq_len", 2048),
+            ),
             *(FOUR_WIDTHS, Always("ffn.activation", "gelu"), AlibiAlways(), MptAttention()),
             *(take_layer_norm("layer_norm_epsilon", 1e-5, bias=False), PRE),
             *(

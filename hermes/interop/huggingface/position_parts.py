@@ -144,9 +144,9 @@ class FixedAlpha:
     def read(self, fields: Fields, draft: Draft) -> None:
         """Fold it into theta, before RoPE is read; the size of a head must have been read."""
         for outer in ("rope_scaling", "rope_parameters"):
-            scaling = fields.take_object(outer)
+            scaling = dict(fields.take_object(outer))
             alpha = scaling.pop("alpha", None)
-            if alpha is not None and scaling.get("type", scaling.get("rope_type")) == "dynamic":
+            if alpha and scaling.get("type", scaling.get("rope_type")) == "dynamic":
                 theta = scaling.get("rope_theta") or fields.take_number("rope_theta") or 10_000.0
                 size = draft.head_size
                 scaling = {"rope_theta": theta * alpha ** (size / (size - 2))}

@@ -1,22 +1,18 @@
 """Rows of the table of families: feed-forward networks of relu squared, without a gate."""
 
 from hermes.interop.huggingface import tensor_modules as names
+from hermes.interop.huggingface.block_parts import Activation, KvHeads, NormOf, take_layer_norm
 from hermes.interop.huggingface.draft import Draft
 from hermes.interop.huggingface.family import Family
-from hermes.interop.huggingface.llama_like import BIAS_ALL, BIAS_FFN, PRE, list_sizes
-from hermes.interop.huggingface.parts import (
-    Activation,
-    Always,
-    Choice,
-    Computed,
-    KvHeads,
-    Layers,
-    NormOf,
-    Number,
-    Rate,
-    Size,
-    take_layer_norm,
+from hermes.interop.huggingface.llama_like import (
+    BIAS_ALL,
+    BIAS_FFN,
+    PRE,
+    list_rates,
+    list_shape,
+    list_sizes,
 )
+from hermes.interop.huggingface.parts import Always, Choice, Computed, Number, Size
 from hermes.interop.huggingface.rope import RopeOf
 from hermes.spec import LayerNorm, QkNorm, RMSNorm
 
@@ -51,19 +47,14 @@ RELU2_ROWS = (
         "persimmon",
         "PersimmonForCausalLM",
         (
-            Layers(),
-            Size("hidden_size", "hidden_size"),
-            Size("vocab_size", "vocab_size", 262_144),
-            Size("max_position_embeddings", "max_seq_len", 16_384),
-            Size("num_attention_heads", "attention.num_heads"),
+            *list_shape(vocab=("vocab_size", 262_144), length=("max_position_embeddings", 16_384)),
             *(KvHeads(), Size("intermediate_size", "ffn.hidden_dim"), RELU2, PRE),
             *(take_layer_norm("layer_norm_eps", 1e-5), Always("attention.bias", "all")),
             *(
                 Always("ffn.bias", True),
                 Choice("qk_layernorm", "attention.qk_norm", True, "none", HEAD_NORM),
             ),
-            Rate("attention_dropout", ("attention.dropout",)),
-            Rate("hidden_dropout", ("block.dropout",)),
+            *list_rates("attention_dropout", "hidden_dropout"),
             Choice("tie_word_embeddings", "embeddings.tie_weights", False),
             RopeOf(share=0.5),
         ),

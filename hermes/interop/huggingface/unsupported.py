@@ -18,7 +18,6 @@ _FEATURES = {
     "linear attention": r"linear_num_value_heads|linear_attn_config|full_attention_interval",
     "short convolutions": r"conv_L_cache|conv_bias|short_conv.*",
     "embeddings per layer": r"hidden_size_per_layer_input|laurel_rank|altup_.*",
-    "rotary positions in two dimensions": r"position_encoding_2d",
     "chunked attention": r"attention_chunk_size|dual_chunk_attention_config",
 }
 # model_types that a whole feature is told by.
@@ -33,6 +32,9 @@ _TYPES = {
     "attention in both directions from masked tokens": r"bert|roberta|.*bert.*|modernbert",
     "rotary positions in two dimensions": r"qwen2_vl.*|qwen2_5_vl.*|qwen3_vl.*|glm4v.*",
     "activation xielu": r"apertus",
+    "sinusoidal positions": r"xglm|ctrl",
+    "differential attention": r"diffllama",
+    "norms inside a sublayer": r"bitnet",
     "scale of queries by position": r"ministral3|mistral4",
 }
 _WAYS_OUT = "mlx_lm.convert --dequantize, or load it in transformers and dequantize()"
@@ -49,6 +51,9 @@ def refuse_unsupported(config: Mapping[str, Any]) -> None:
         for feature, pattern in _FEATURES.items():
             if value and value != 1 and re.fullmatch(pattern, name):
                 _refuse(f"{name!r} is {_shorten(value)}", feature, name)
+    if config.get("position_encoding_2d"):
+        what = "'position_encoding_2d' is True"
+        _refuse(what, "rotary positions in two dimensions", "position_encoding_2d")
     if kind == "opt":
         _refuse_opt(config)
 

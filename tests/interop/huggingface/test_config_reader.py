@@ -9,7 +9,7 @@ import pytest
 from hermes.errors import SpecError
 from hermes.interop.huggingface.config_reader import read_any_config, read_config
 from hermes.interop.huggingface.config_writer import make_converted_config
-from hermes.spec import DynamicScaling, LongRopeScaling, YarnScaling
+from hermes.spec import Alibi, DynamicScaling, LongRopeScaling, Rope, YarnScaling
 from tests.interop.models import MODELS
 from tests.interop.other_models import OTHERS
 
@@ -152,6 +152,9 @@ LACKING = [
     ({"model_type": "gemma3n"}, "embeddings per layer"),
     ({"model_type": "t5"}, "encoder"),
     ({"model_type": "apertus"}, "activation xielu"),
+    ({"model_type": "xglm"}, "sinusoidal positions"),
+    ({"model_type": "diffllama"}, "differential attention"),
+    ({"model_type": "bitnet"}, "norms inside a sublayer"),
     (
         {"model_type": "opt", "hidden_size": 1024, "word_embed_proj_dim": 512},
         "projections around the embedding",
@@ -160,13 +163,57 @@ LACKING = [
 ]
 
 
-def test_the_baichuan_with_alibi_is_refused_by_name():
-    with pytest.raises(SpecError) as error:
-        read_config({"model_type": "baichuan", "model_max_length": 4096, "hidden_size": 5120})
-    assert str(error.value) == (
-        "config.json has no 'max_position_embeddings', as Baichuan's 13B, which has ALiBi; hermes "
-        "reads the sizes with RoPE"
-    )
+BAICHUAN = {
+    **{"model_type": "baichuan", "model_max_length": 64, "hidden_size": 80, "vocab_size": 96},
+    **{"num_attention_heads": 40, "num_hidden_layers": 3, "intermediate_size": 48},
+}
+
+
+def test_the_baichuan_with_alibi_is_told_by_the_length_that_it_lacks():
+    large = read_config(BAICHUAN)
+    assert {one.position_encoding for one in large.attentions} == {Alibi()}
+    assert large.max_seq_len == 64
+    small = read_config(BAICHUAN | {"max_position_embeddings": 64})
+    assert {one.position_encoding for one in small.attentions} == {Rope()}
+
+
+CHATGLM = {
+    **{"model_type": "chatglm", "num_layers": 2, "padded_vocab_size": 96, "hidden_size": 32},
+    **{"ffn_hidden_size": 48, "kv_channels": 8, "num_attention_heads": 4, "seq_length": 64},
+    **{"multi_query_attention": True, "multi_query_group_num": 2, "add_qkv_bias": True},
+    **{"layernorm_epsilon": 1e-5, "rmsnorm": True, "original_rope": True, "post_layer_norm": True},
+}
+
+
+def test_chatglm_turns_half_of_a_head_and_its_first_release_is_refused():
+    spec = read_config(CHATGLM)
+    assert {one.position_encoding for one in spec.attentions} == {Rope(rotary_dim=4)}
+    assert (spec.attentions[0].kv_heads, spec.attentions[0].bias) == (2, "qkv")
+    with pytest.raises(SpecError, match="MAL has no rotary positions in two dimensions"):
+        read_config(CHATGLM | {"position_encoding_2d": True})
+    with pytest.raises(SpecError, match=r"'rope_ratio' is 50, .* give the same model in the class"):
+        read_config(CHATGLM | {"rope_ratio": 50})
+
+
+def test_hunyuans_alpha_is_a_larger_theta():
+    config = {
+        **{"model_type": "hunyuan_v1_dense", "hidden_size": 32, "num_attention_heads": 4},
+        **{"num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 96, "head_dim": 8},
+    }
+    scaled = {"rope_scaling": {"type": "dynamic", "alpha": 1000, "factor": 1}, "rope_theta": 1e4}
+    (rope,) = {one.position_encoding for one in read_config(config | scaled).attentions}
+    assert rope == Rope(1e4 * 1000 ** (8 / 6))
+    again = {"rope_parameters": {"rope_type": "dynamic", "alpha": 1000, "rope_theta": 1e4}}
+    assert read_config(config | again).identity == read_config(config | scaled).identity
+
+
+def test_dynamic_scaling_may_name_the_length_that_its_class_does_not_use():
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 16}
+    config = make_converted_config(MODELS["llama"][1]) | {"rope_parameters": dynamic}
+    del config["rope_theta"]
+    length = config["max_position_embeddings"]
+    (rope,) = {one.position_encoding for one in read_config(config).attentions}
+    assert rope == Rope(scaling=DynamicScaling(2.0, length))
 
 
 @pytest.mark.parametrize(("config", "feature"), LACKING)
