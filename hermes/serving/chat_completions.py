@@ -158,7 +158,7 @@ def _take_messages(body: Body) -> Any:
     if not isinstance(value, list) or not value:
         raise body.refuse("messages", "must be a list of at least one message", value)
     try:
-        return read_messages(value, "messages")
+        return read_messages(value, "messages", to_learn=False)
     except HermesError as error:
         raise ApiError(400, str(error), param="messages") from None
 

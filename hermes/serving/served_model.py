@@ -85,7 +85,9 @@ class ServedModel:
                 429, str(error), kind="rate_limit_error", code="rate_limit_exceeded"
             ) from None
         except HermesError as error:
-            raise ApiError(400, str(error)) from None
+            too_long = len(request.prompt) > self.engine.capacity
+            code = "context_length_exceeded" if too_long else None
+            raise ApiError(400, str(error), code=code) from None
         finally:
             await pieces.aclose()  # which cancels what still runs
 

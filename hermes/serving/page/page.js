@@ -105,9 +105,8 @@ function regenerate() {
   if (current.messages.length) answer(true);
 }
 
-function makeBody(anew) {
+function makeBody(anew, said) {
   const system = find("system").value.trim();
-  const said = current.messages.filter(one => !one.failed).map(({ role, content }) => ({ role, content }));
   const body = { model, stream: true, messages: [...(system ? [{ role: "system", content: system }] : []), ...said] };
   for (const name of NUMBERS) if (find(name).value !== "") body[name] = Number(find(name).value);
   // Without a seed of one's own each answer is another one.
@@ -138,10 +137,22 @@ async function* readEvents(response) {
   }
 }
 
+/** Asks for an answer; the oldest turns are left out where the context has no room for all. */
+async function ask(anew, signal) {
+  const said = current.messages.filter(one => !one.failed).map(({ role, content }) => ({ role, content }));
+  for (let left = 0;; left += 2) {
+    const body = makeBody(anew, said.slice(left));
+    const response = await fetch("/v1/chat/completions", { method: "POST", headers: headers(), body: JSON.stringify(body), signal });
+    if (response.ok) return { response, left };
+    const error = (await response.json()).error;
+    if (error.code !== "context_length_exceeded" || said.length - left <= 2) throw new Error(error.message);
+  }
+}
+
 async function answer(anew = false) {
-  const body = JSON.stringify(makeBody(anew)), message = { role: "assistant", content: "" };
+  const message = { role: "assistant", content: "" };
   answering = new AbortController();
-  const mine = answering, whose = current;
+  const mine = answering, whose = current, asked = ask(anew, mine.signal);
   whose.messages.push(message);
   save();
   draw();
@@ -153,11 +164,11 @@ async function answer(anew = false) {
     if (said) said.textContent = message.content;
     if (atEnd) list.scrollTop = list.scrollHeight;
     const seconds = (performance.now() - first) / 1000;
-    if (count > 1) find("rate").textContent = `${count} pieces, ${((count - 1) / seconds).toFixed(1)} a second`;
+    if (count > 1 && performance.now() - first > 500) find("rate").textContent = `${count} pieces, ${((count - 1) / seconds).toFixed(1)} a second`;
   };
   try {
-    const response = await fetch("/v1/chat/completions", { method: "POST", headers: headers(), body, signal: mine.signal });
-    if (!response.ok) throw new Error((await response.json()).error.message);
+    const { response, left } = await asked;
+    find("rate").textContent = left ? `the oldest ${left} messages no longer fit the context` : "";
     for await (const event of readEvents(response)) {
       if (event.error) throw new Error(event.error.message);
       const text = event.choices[0]?.delta.content;
