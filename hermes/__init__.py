@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hermes.api_finetuning import dpo, finetune, sft
     from hermes.api_generation import chat, generate
     from hermes.api_models import ConvertResult, EvalResult, convert, evaluate, merge
+    from hermes.api_serving import serve
     from hermes.api_tracing import ShownSample, show_step, trace_document, trace_step
     from hermes.errors import HermesError
     from hermes.inference.sampling import Sampling
@@ -62,6 +63,7 @@ __all__ = [
     "load_spec",
     "merge",
     "prepare",
+    "serve",
     "sft",
     "show_document",
     "show_step",
@@ -83,6 +85,7 @@ _HOMES = {
         "show_document",
         "verify_data",
     ),
+    "api_serving": ("serve",),
     "api_tracing": ("ShownSample", "show_step", "trace_document", "trace_step"),
     "api_finetuning": ("dpo", "finetune", "sft"),
     "api_generation": ("chat", "generate"),

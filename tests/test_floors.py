@@ -20,9 +20,10 @@ FLOORS = {
         {"chat_templates"},
         {"data", "inference", "interop"},
         {"model", "training"},
-        {"finetuning", "watching"},
+        {"finetuning", "serving", "watching"},
         {"api"},
         {"api_data", "api_finetuning", "api_generation", "api_models", "api_tracing"},
+        {"api_serving"},
         {"__main__"},
     ],
     "hermes_numpy": [

@@ -50,6 +50,7 @@ SECTIONS = {
     "Use": (
         ("generate", "generate", "Generate text from a prompt"),
         ("chat", "chat", "Chat with a model"),
+        ("serve", "serve", "Serve a model by OpenAI's API, and on a page to talk to it"),
         ("eval", "evaluate", "Measure loss, perplexity and bits per byte on a text"),
     ),
     "Convert": (

@@ -69,24 +69,26 @@ def as_messages(value: Any, role: str, where: str) -> tuple[Message, ...]:
     return read_messages(value, where)
 
 
-def read_messages(value: Any, where: str) -> tuple[Message, ...]:
-    """Check a list of messages. Raises DataError."""
+def read_messages(value: Any, where: str, *, to_learn: bool = True) -> tuple[Message, ...]:
+    """Check a list of messages. to_learn: refuse empty answers. Raises DataError."""
     if not isinstance(value, list):
         raise DataError(f"{where}: found {name_type(value)} where a list of messages is needed")
     if not value:
         raise DataError(f"{where}: an empty list of messages")
-    return tuple(check_message(item, f"{where}[{i}]") for i, item in enumerate(value))
+    return tuple(
+        check_message(item, f"{where}[{i}]", to_learn=to_learn) for i, item in enumerate(value)
+    )
 
 
-def check_message(item: Any, where: str) -> Message:
+def check_message(item: Any, where: str, *, to_learn: bool = True) -> Message:
     """Check the role and content of one message; null is absence. Raises DataError."""
     if not isinstance(item, dict):
         raise DataError(f"{where}: found {name_type(item)} where an object is needed")
     message = drop_nulls(item, but=("content",))
-    return _check_fields(message, where)
+    return _check_fields(message, where, to_learn)
 
 
-def _check_fields(item: dict[str, Any], where: str) -> Message:
+def _check_fields(item: dict[str, Any], where: str, to_learn: bool) -> Message:
     role = require_field(item, "role", where)
     if isinstance(role, str) and role in FORMER_ROLES:
         role = item["role"] = FORMER_ROLES[role]
@@ -104,7 +106,8 @@ def _check_fields(item: dict[str, Any], where: str) -> Message:
     content = item.get("content") if calls else require_field(item, "content", where)
     if calls and content is None:
         return item
-    read = read_answer if role == "assistant" and not calls else read_content
+    is_learned = to_learn and role == "assistant" and not calls
+    read = read_answer if is_learned else read_content
     item["content"] = read(content, f"{where}: field 'content'")
     return item
 

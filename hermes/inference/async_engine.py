@@ -2,14 +2,18 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 from types import TracebackType
+from typing import TypeVar
 
 from hermes.errors import HermesError
 from hermes.inference.engine import Engine
 from hermes.inference.request import Generation, Piece, Request
 
 __all__ = ["AsyncEngine"]
+
+T = TypeVar("T")
 
 
 class AsyncEngine:
@@ -26,6 +30,7 @@ class AsyncEngine:
         self.engine = engine
         self._wake = threading.Condition()
         self._ends = False
+        self._calls: list[Callable[[], None]] = []
         self._unfinished: set[Generation] = set()
         self._thread = threading.Thread(target=self._work, name="hermes-engine", daemon=True)
 
@@ -53,16 +58,46 @@ class AsyncEngine:
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not (self._ends or self.engine.num_running or self.engine.num_waiting):
+                while not (self._ends or self._has_work()):
                     self._wake.wait()
-                if self._ends and not (self.engine.num_running or self.engine.num_waiting):
+                if self._ends and not self._has_work():
                     return
+                calls, self._calls = self._calls, []
+            for call in calls:
+                call()
+            if not (self.engine.num_running or self.engine.num_waiting):
+                continue
             try:
                 self.engine.step()
             except Exception:
                 continue
 
-    async def stream(self, request: Request) -> AsyncIterator[Piece]:
+    def _has_work(self) -> bool:
+        return bool(self._calls or self.engine.num_running or self.engine.num_waiting)
+
+    async def call(self, compute: Callable[[], T]) -> T:
+        """Compute something with the engine's model, between two of its steps.
+
+        Raises what it raises, and HermesError where the engine is closed.
+        """
+        done: Future[T] = Future()
+
+        def run() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
+            try:
+                done.set_result(compute())
+            except BaseException as error:
+                done.set_exception(error)
+
+        with self._wake:
+            if self._ends:
+                raise HermesError("the engine is closed")
+            self._calls.append(run)
+            self._wake.notify()
+        return await asyncio.wrap_future(done)
+
+    async def stream(self, request: Request) -> AsyncGenerator[Piece]:
         """Yield the pieces of a text as they are made; the last has the finish reason.
 
         An iterator that is closed early, as of a client that has gone, cancels its text. Raises

@@ -69,6 +69,7 @@ class Engine:
         self.capacity = min(capacity or model.spec.max_seq_len, model.spec.max_seq_len)
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._max_queue, self._prefill_chunk = max_queue, prefill_chunk
+        self.model = model
         self._decoder = make_row_decoder(model, rows, self.capacity)
         self._prefixes = PrefixStore(rows)
         self._free = set(range(rows))

@@ -88,6 +88,25 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         },
         grouped=True,
     ),
+    "serve": CommandOptions(
+        (
+            *(*_LOADED, "eos", "template", "template_arg"),
+            *("model_name", "host", "port", "api_key", "allow_host", "open"),
+            *("rows", "max_queue", "context", "timeout", *_DEVICE),
+        ),
+        overrides=_LOADING
+        | {
+            "template": {"group": "Model"},
+            "template_arg": {"group": "Model"},
+            "port": {
+                "default": 8000,
+                "group": "Server",
+                "help": "Port to listen on; 0 takes any that is free",
+            },
+            "open": {"group": "Server"},
+        },
+        grouped=True,
+    ),
     "eval": CommandOptions(
         (
             *(*_LOADED, "eos", "bos", "data", *TEXT, "cache_dir"),

@@ -33,6 +33,7 @@ GROUPS = (
     "Sampling",
     "Penalties and bans",
     "Files of prompts",
+    "Server",
     "Backends",
     "Selection",
     "Reports",

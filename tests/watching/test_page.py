@@ -1,18 +1,15 @@
 """The page in a real browser, where there is one: what it draws of two runs."""
 
 import re
-import shutil
-import subprocess
 import threading
 
 import pytest
 
 from hermes.watching.server import WatchServer
+from tests.browser import Browser, needs_browser
 from tests.training.support import Runs, corpus_in
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = [pytest.mark.long, pytest.mark.skipif(BROWSER is None, reason="no Chromium here")]
+pytestmark = [pytest.mark.long, needs_browser]
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +21,14 @@ def page(tmp_path_factory):
     go("second", lr=1e-2)
     with WatchServer([folder]) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        done = subprocess.run(
-            [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1400",
-             f"--user-data-dir={tmp_path_factory.mktemp('profile')}", "--enable-logging=stderr",
-             "--virtual-time-budget=8000", "--dump-dom", server.url],
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+        browser = Browser(tmp_path_factory.mktemp("profile"), 1200, 1400)
+        browser.open(server.url)
+        browser.wait("document.body.dataset.drawn === 'yes'")
+        found = browser.run("document.documentElement.outerHTML")
+        browser.close()
         server.shutdown()
-    assert "CONSOLE" not in done.stderr, re.findall(".*CONSOLE.*", done.stderr)
-    return done.stdout
+    assert browser.faults == []
+    return found
 
 
 def test_both_runs_are_drawn(page):

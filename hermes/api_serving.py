@@ -1,0 +1,146 @@
+"""The public function that serves a model."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hermes.arguments import convert_arguments
+from hermes.chat_templates.template import parse_template_args
+from hermes.errors import HermesError
+from hermes.finetuning.base_model import open_base_model
+from hermes.inference.engine import Engine
+from hermes.interface import Options, choose_backend
+from hermes.interop.hub import load_tokenizer
+from hermes.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from hermes.serving.served_model import ServedModel
+
+__all__ = ["open_served_model", "serve"]
+
+
+def open_served_model(
+    checkpoint: str | Path,
+    *,
+    model_name: str | None = None,
+    config: str | Path | None = None,
+    ignore_fields: Sequence[str] = (),
+    tokenizer: Tokenizer | str | Path | None = None,
+    eos: str | None = None,
+    template: str | Path | None = None,
+    template_arg: Sequence[str] = (),
+    rows: int = 16,
+    max_queue: int = 1024,
+    context: int | None = None,
+    timeout: float = 600,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: str = "float32",
+) -> "ServedModel":
+    """Load a model for a server of one's own; arguments as of `serve`. Raises HermesError."""
+    try:
+        from hermes.serving.served_model import Limits, ServedModel
+    except ImportError as error:
+        raise HermesError(
+            f"serving needs its packages ({error}); pip install 'hermes-llm[serve]'"
+        ) from error
+    given = tokenizer
+    if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
+        given = load_tokenizer(tokenizer)
+    assert given is None or isinstance(given, Tokenizer)
+    base = open_base_model(
+        checkpoint,
+        config=config,
+        ignore_fields=ignore_fields,
+        tokenizer=given,
+        template=template,
+        eos=eos,
+        template_args=parse_template_args(template_arg),
+        train=False,
+    )
+    for note in base.notes:
+        warnings.warn(note, stacklevel=2)
+    options = Options(device=device, precision=precision)
+    model = choose_backend(backend).build(base.spec, base.params, options)
+    engine = Engine(
+        model,
+        tokenizer=base.tokenizer,
+        rows=rows,
+        capacity=context,
+        max_queue=max_queue,
+        vocab_size=base.tokenizer.vocab_size,
+    )
+    return ServedModel(
+        model_name or Path(checkpoint).absolute().name,
+        engine,
+        base.tokenizer,
+        base.encoder,
+        base.generation_config,
+        Limits(seconds=timeout),
+    )
+
+
+def serve(
+    checkpoint: str | Path,
+    *,
+    model_name: str | None = None,
+    config: str | Path | None = None,
+    ignore_fields: Sequence[str] = (),
+    tokenizer: Tokenizer | str | Path | None = None,
+    eos: str | None = None,
+    template: str | Path | None = None,
+    template_arg: Sequence[str] = (),
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    allow_host: Sequence[str] = (),
+    rows: int = 16,
+    max_queue: int = 1024,
+    context: int | None = None,
+    timeout: float = 600,
+    backend: str = "auto",
+    device: str | None = None,
+    precision: str = "float32",
+    on_start: Callable[[str], object] = lambda address: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Serve a model by the API that OpenAI's clients speak, and on a page to talk to it.
+
+    checkpoint, config, ignore_fields, tokenizer, eos, template, template_arg: as in `chat`.
+    model_name: by which clients ask for the model, the folder's by default. host, port: where the
+    server listens; beyond this machine only with an api_key, which clients must send. allow_host:
+    further names by which browsers may call this machine. rows: texts that are written at once;
+    max_queue: requests that may wait for that; context: tokens that a text may have with its
+    prompt, None for the model's max_seq_len; rows times context bound the memory of the KV cache.
+    timeout: seconds until a text must be done. on_start: called with the address once the server
+    answers. stop: polled; where it says True, answers under way are finished, and the call
+    returns. Raises HermesError of every kind.
+    """
+    a = convert_arguments(serve, locals())
+    is_local = a["host"] in ("127.0.0.1", "localhost", "::1")
+    if not is_local and not a["api_key"]:
+        raise HermesError(
+            f"--host {host} lets other machines in; give an --api-key that they must send"
+        )
+    own = ("model_name", "config", "ignore_fields", "tokenizer", "eos", "template", "template_arg",
+           "rows", "max_queue", "context", "timeout", "backend", "device", "precision")  # fmt: skip
+    try:
+        from hermes.serving.run_server import OWN_NAMES, bind, run_server
+    except ImportError as error:
+        raise HermesError(
+            f"serving needs its packages ({error}); pip install 'hermes-llm[serve]'"
+        ) from error
+    with bind(a["host"], a["port"]) as listening:
+        model = open_served_model(checkpoint, **{key: a[key] for key in own})
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{listening.getsockname()[1]}"
+        names = (*OWN_NAMES, *a["allow_host"]) if is_local else ("*",)
+        run_server(
+            model,
+            listening,
+            api_key=a["api_key"],
+            hosts=names,
+            stop=stop,
+            on_start=lambda: on_start(address),
+        )

@@ -1,0 +1,189 @@
+"""/v1/chat/completions: answers to conversations, by the model's own chat template."""
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from hermes.chat_templates.messages import read_messages
+from hermes.errors import HermesError
+from hermes.inference.generated_text import TokenLogprob, describe_choices
+from hermes.inference.request import Piece
+from hermes.inference.sampler import Choice
+from hermes.serving.body import Body
+from hermes.serving.completions import count_usage, take_stream_options
+from hermes.serving.errors import ApiError
+from hermes.serving.gathering import Text, gather_texts, merge_streams
+from hermes.serving.sampling_fields import take_text_settings
+from hermes.serving.served_model import ServedModel
+from hermes.serving.tool_calls import may_begin_call, split_tool_calls
+
+__all__ = ["ChatCompletion"]
+
+
+class ChatCompletion:
+    """A request of answers, read from its body. Raises ApiError.
+
+    tools reach the template; calls of them in an answer become `tool_calls`.
+    """
+
+    kind = "chat.completion"
+
+    def __init__(self, value: Any, model: ServedModel):
+        body = Body(value)
+        self.model = model
+        self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        self.messages = _take_messages(body)
+        self.tools = _take_tools(body)
+        self.logprobs = _take_logprobs(body, model)
+        self.streams = body.take_bool("stream")
+        self.includes_usage = take_stream_options(body)
+        _check_response_format(body)
+        older = body.take_int("max_tokens", 1, 1 << 31)  # its name before reasoning models
+        self.max_tokens = body.take_int("max_completion_tokens", 1, 1 << 31) or older
+        self.settings = take_text_settings(body, model, self.logprobs)
+        body.finish()
+
+    async def answer(self) -> dict[str, Any]:
+        """The whole answer. Raises ApiError."""
+        prompt = await self._encode()
+        texts = await gather_texts(self.model, self._make_requests(prompt))
+        choices = [self._describe(number, text) for number, text in enumerate(texts)]
+        usage = count_usage([prompt], [len(text.choices) for text in texts])
+        return {**self._begin(self.kind), "choices": choices, "usage": usage}
+
+    def _describe(self, number: int, text: Text) -> dict[str, Any]:
+        content, calls = text.text, list[dict[str, Any]]()
+        if self.tools:
+            content, calls = split_tool_calls(text.text, self.tools)
+        message: dict[str, Any] = {"role": "assistant", "content": content}
+        if calls:
+            message |= {"content": content or None, "tool_calls": calls}
+        return {
+            "index": number,
+            "message": message,
+            "logprobs": self._describe_logprobs(text.choices),
+            "finish_reason": "tool_calls" if calls else text.finish_reason,
+        }
+
+    async def stream(self) -> AsyncGenerator[dict[str, Any]]:
+        """The answer in pieces. Raises ApiError."""
+        prompt = await self._encode()
+        requests = self._make_requests(prompt)
+        counts, held = [0] * len(requests), [""] * len(requests)
+        for number in range(len(requests)):
+            yield self._make_chunk(number, {"role": "assistant", "content": ""})
+        async for number, piece in merge_streams(self.model, requests):
+            counts[number] += piece.choice is not None
+            text, reason = held[number] + piece.text, piece.finish_reason
+            held[number] = ""
+            delta: dict[str, Any] = {}
+            if self.tools and reason is not None:
+                text, calls = split_tool_calls(text, self.tools)
+                if calls:
+                    reason = "tool_calls"
+                    delta["tool_calls"] = [
+                        {"index": index, **call} for index, call in enumerate(calls)
+                    ]
+            elif self.tools and may_begin_call(text):
+                held[number], text = text, ""
+            if text:
+                delta["content"] = text
+            if delta or reason or (self.logprobs is not None and piece.choice):
+                yield self._make_chunk(number, delta, piece, reason)
+        if self.includes_usage:
+            usage = count_usage([prompt], counts)
+            yield {**self._begin(f"{self.kind}.chunk"), "choices": [], "usage": usage}
+
+    async def _encode(self) -> list[int]:
+        return await self.model.encode_chat(self.messages, self.tools or None)
+
+    def _make_requests(self, prompt: list[int]) -> list[Any]:
+        encoder, capacity = self.model.encoder, self.model.engine.capacity
+        assert encoder is not None, "the prompt was encoded with it"
+        endings = self.model.tokenizer.stop_ids | {encoder.find_end_of_turn()}
+        self.settings.fields["stop_ids"] = tuple(sorted(endings))
+        self.settings.fields["continued"] = False
+        # Without a limit an answer may be as long as the context has room for.
+        room = max(capacity - len(prompt) + 1, 1)
+        most = room if self.max_tokens is None else self.max_tokens
+        return [
+            self.settings.make_request(prompt, number, most)
+            for number in range(self.settings.num_texts)
+        ]
+
+    def _begin(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model.name,
+        }
+
+    def _make_chunk(
+        self,
+        number: int,
+        delta: dict[str, Any],
+        piece: Piece | None = None,
+        reason: str | None = None,
+    ) -> dict[str, Any]:
+        choices = [piece.choice] if piece is not None and piece.choice is not None else []
+        choice = {
+            "index": number,
+            "delta": delta,
+            "logprobs": self._describe_logprobs(choices),
+            "finish_reason": reason,
+        }
+        return {**self._begin(f"{self.kind}.chunk"), "choices": [choice]}
+
+    def _describe_logprobs(self, choices: Sequence[Choice]) -> dict[str, Any] | None:
+        if self.logprobs is None:
+            return None
+        described = describe_choices(self.model.tokenizer, choices)
+        return {"content": [self._describe_token(one) for one in described], "refusal": None}
+
+    def _describe_token(self, one: TokenLogprob) -> dict[str, Any]:
+        def describe(token: int, text: str, logprob: float | None) -> dict[str, Any]:
+            spelt = list(self.model.tokenizer.get_token_bytes(token))
+            return {"token": text, "logprob": logprob, "bytes": spelt}
+
+        return {
+            **describe(one.id, one.text, one.logprob),
+            "top_logprobs": [describe(*entry) for entry in one.top],
+        }
+
+
+def _take_messages(body: Body) -> Any:
+    value = body.take("messages")
+    if not isinstance(value, list) or not value:
+        raise body.refuse("messages", "must be a list of at least one message", value)
+    try:
+        return read_messages(value, "messages", to_learn=False)
+    except HermesError as error:
+        raise ApiError(400, str(error), param="messages") from None
+
+
+def _take_tools(body: Body) -> list[Any]:
+    """The tools that the template is given. Raises ApiError for a choice that cannot be kept."""
+    tools, choice = body.take("tools", []), body.take("tool_choice", "auto")
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise body.refuse("tools", "must be a list of tools", tools)
+    if choice not in ("auto", "none"):
+        raise body.refuse("tool_choice", "must be 'auto' or 'none': no call can be forced", choice)
+    return [] if choice == "none" else tools
+
+
+def _take_logprobs(body: Body, model: ServedModel) -> int | None:
+    wanted = body.take_bool("logprobs")
+    count = body.take_int("top_logprobs", 0, model.limits.logprobs)
+    if count is not None and not wanted:
+        raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+    return (count or 0) if wanted else None
+
+
+def _check_response_format(body: Body) -> None:
+    value = body.take("response_format", {"type": "text"})
+    if not isinstance(value, dict) or value.get("type") != "text":
+        raise body.refuse(
+            "response_format", "must be {'type': 'text'}: no other form can be promised", value
+        )

@@ -1,0 +1,81 @@
+"""Runs a server until it is asked to stop."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from hermes.errors import HermesError
+from hermes.serving.app import make_app
+from hermes.serving.served_model import ServedModel
+
+__all__ = ["OWN_NAMES", "bind", "run_server"]
+
+OWN_NAMES = ("127.0.0.1", "localhost", "[::1]", "::1")
+POLL = 0.1  # seconds between two looks at whether to stop
+FAREWELL = 10  # seconds that answers under way get at the end
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises HermesError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        reason = str(getattr(error, "strerror", None) or error).lower()
+        raise HermesError(f"cannot listen on {host} port {port}: {reason}") from error
+    return listening
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which leaves signals to the program around it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run_server(
+    model: ServedModel,
+    listening: socket.socket,
+    *,
+    api_key: str | None = None,
+    hosts: tuple[str, ...] = OWN_NAMES,
+    stop: Callable[[], bool] = lambda: False,
+    on_start: Callable[[], object] = lambda: None,
+) -> None:
+    """Serve a model on a socket until `stop` says True; answers under way are finished.
+
+    hosts: names by which clients may call this machine. on_start: called once it answers.
+    """
+    config = uvicorn.Config(
+        make_app(model, api_key=api_key, hosts=hosts),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=FAREWELL,
+        limit_concurrency=None,
+    )
+    server = _Server(config)
+
+    async def serve() -> None:
+        watching = asyncio.create_task(watch())
+        try:
+            await server.serve([listening])
+        finally:
+            watching.cancel()
+
+    async def watch() -> None:
+        told = False
+        while not stop():
+            if server.started and not told:
+                told = True
+                on_start()
+            await asyncio.sleep(POLL)
+        server.should_exit = True
+
+    asyncio.run(serve())

@@ -1,0 +1,90 @@
+"""The fields of a request that say how its texts are made, in both kinds of completion."""
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from hermes.errors import HermesError
+from hermes.inference.request import Request
+from hermes.inference.sampling_options import make_sampling
+from hermes.serving.body import Body
+from hermes.serving.errors import ApiError
+from hermes.serving.served_model import ServedModel
+
+__all__ = ["TextSettings", "take_text_settings"]
+
+LARGEST_SEED = 2**63 - 1
+# What other servers take besides OpenAI's fields, with its bounds.
+MORE_NUMBERS = {
+    "min_p": (0, 1),
+    "typical_p": (0.0001, 1),
+    "repetition_penalty": (0.0001, 10),
+    "dry_multiplier": (0, 10),
+    "dry_base": (1, 10),
+    "xtc_probability": (0, 1),
+    "xtc_threshold": (0, 1),
+}
+MORE_COUNTS = ("top_k", "min_tokens", "no_repeat_ngram", "dry_allowed_length", "dry_range")
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How the texts of a request are made. num_texts: of each prompt."""
+
+    fields: dict[str, Any]
+    num_texts: int
+    seed: int
+
+    def make_request(self, prompt: list[int], number: int, max_tokens: int) -> Request:
+        """The request of one text; `number` makes those of one prompt differ. Raises ApiError."""
+        try:
+            return Request(
+                tuple(prompt),
+                max_tokens=max_tokens,
+                seed=self.seed,
+                completion=number,
+                **self.fields,
+            )
+        except HermesError as error:
+            raise ApiError(400, str(error)) from None
+
+
+def take_text_settings(body: Body, model: ServedModel, logprobs: int | None) -> TextSettings:
+    """Take these fields of a body. Raises ApiError, also for a model that is not served."""
+    limits, asked = model.limits, body.take("model")
+    if asked is not None and asked != model.name:
+        raise ApiError(
+            404,
+            f"the model {asked!r} is not served here; it is {model.name!r}",
+            param="model",
+            code="model_not_found",
+        )
+    num_texts = body.take_count("n", 1, 1, limits.choices)
+    seed = body.take_int("seed", -LARGEST_SEED - 1, LARGEST_SEED)
+    stop = body.take_strings("stop", limits.stops)
+    given: dict[str, Any] = {
+        "temperature": body.take_number("temperature", 0, 2),
+        "top_p": body.take_number("top_p", 0.000001, 1),
+        "presence_penalty": body.take_number("presence_penalty", -2, 2),
+        "frequency_penalty": body.take_number("frequency_penalty", -2, 2),
+        **{name: body.take_number(name, *bounds) for name, bounds in MORE_NUMBERS.items()},
+        **{name: body.take_int(name, 0, 1 << 31) for name in MORE_COUNTS},
+        "logit_bias": _take_bias(body),
+    }
+    # 1 is what OpenAI's clients leave out.
+    config = {"temperature": 1.0, **model.generation_config}
+    try:
+        sampling, _ = make_sampling(model.tokenizer, config, given)
+    except HermesError as error:
+        raise ApiError(400, str(error)) from None
+    fields = {"sampling": sampling, "stop": stop, "logprobs": logprobs}
+    chosen = secrets.randbits(63) if seed is None else seed % (1 << 63)
+    return TextSettings(fields, num_texts, chosen)
+
+
+def _take_bias(body: Body) -> dict[int, float]:
+    value = body.take("logit_bias", {})
+    try:
+        return {int(token): float(bias) for token, bias in value.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise body.refuse("logit_bias", "must give numbers to ids of tokens", value) from None

@@ -1,0 +1,113 @@
+"""The model that a server serves, and what belongs to it."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from hermes.chat_templates.encoder import ChatEncoder
+from hermes.chat_templates.messages import Message
+from hermes.errors import HermesError
+from hermes.inference.async_engine import AsyncEngine
+from hermes.inference.engine import Engine, QueueIsFull
+from hermes.inference.request import Piece, Request
+from hermes.serving.errors import ApiError
+from hermes.serving.statistics import Statistics
+from hermes.tokenizer import Tokenizer
+
+__all__ = ["Limits", "ServedModel"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for.
+
+    body: bytes of it. choices: texts of all its prompts together. seconds: until its texts must be
+    done. logprobs: likeliest tokens with each. stops: stop strings.
+    """
+
+    body: int = 16 << 20
+    choices: int = 128
+    seconds: float = 600.0
+    logprobs: int = 20
+    stops: int = 16
+
+
+@dataclass
+class ServedModel:
+    """A model with an engine that runs its texts.
+
+    name: by which clients ask for it. encoder: renders conversations, None where the model has no
+    chat template. generation_config: the checkpoint's, whose sampling holds where a request says
+    nothing. made: when it was loaded, in
+    seconds since 1970.
+    """
+
+    name: str
+    engine: Engine
+    tokenizer: Tokenizer
+    encoder: ChatEncoder | None
+    generation_config: Mapping[str, Any] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    made: int = field(default_factory=lambda: int(time.time()))
+    statistics: Statistics = field(default_factory=Statistics)
+
+    def __post_init__(self) -> None:
+        self.served = AsyncEngine(self.engine)
+        self._rendering = asyncio.Lock()
+
+    async def stream(self, request: Request) -> AsyncGenerator[Piece]:
+        """Yield the pieces of a text. Raises ApiError."""
+        began, count = time.perf_counter(), 0
+        pieces = self.served.stream(request)
+        self.statistics.prompt_tokens.inc(len(request.prompt))
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                async for piece in pieces:
+                    if piece.choice is not None:
+                        count += 1
+                        self.statistics.generated_tokens.inc()
+                        if count == 1:
+                            waited = time.perf_counter() - began
+                            self.statistics.first_token_seconds.observe(waited)
+                    yield piece
+        except TimeoutError:
+            raise ApiError(
+                504,
+                f"the text was not done after {self.limits.seconds:g} s; ask for fewer tokens",
+                kind="timeout_error",
+            ) from None
+        except QueueIsFull as error:
+            raise ApiError(
+                429, str(error), kind="rate_limit_error", code="rate_limit_exceeded"
+            ) from None
+        except HermesError as error:
+            too_long = len(request.prompt) > self.engine.capacity
+            code = "context_length_exceeded" if too_long else None
+            raise ApiError(400, str(error), code=code) from None
+        finally:
+            await pieces.aclose()  # which cancels what still runs
+
+    async def encode_chat(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None
+    ) -> list[int]:
+        """Encode a conversation up to where the assistant answers. Raises ApiError."""
+        if self.encoder is None:
+            raise ApiError(
+                400, f"{self.name} has no chat template; ask for /v1/completions instead"
+            )
+        async with self._rendering:  # one at a time: the template runs in one process
+            try:
+                return await asyncio.to_thread(self.encoder.encode_prompt, messages, tools)
+            except HermesError as error:
+                raise ApiError(400, str(error), param="messages") from None
+
+    async def call(self, compute: Callable[[], T]) -> T:
+        """Compute something with the model, between two steps of the engine. Raises ApiError."""
+        try:
+            return await self.served.call(compute)
+        except HermesError as error:
+            raise ApiError(400, str(error)) from None

@@ -1,0 +1,68 @@
+"""A server of a little model on loopback, in a thread of its own."""
+
+import threading
+
+import pytest
+
+from hermes.api_serving import open_served_model
+from hermes.finetuning.base_model import open_base_model
+from hermes.serving.run_server import bind, run_server
+from tests.training.support import SPEC, Runs, corpus_in
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A model that was trained for a few steps."""
+    folder = tmp_path_factory.mktemp("served")
+    spec = SPEC.replace("max_seq_len: 32", "max_seq_len: 128")
+    return Runs(corpus_in(folder), folder)("model", max_steps=8, spec=spec).output
+
+
+class Served:
+    """A running server."""
+
+    def __init__(self, model, **options):
+        self.model, self._stops, started = model, threading.Event(), threading.Event()
+        self._listening = bind("127.0.0.1", 0)
+        self.port = self._listening.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.thread = threading.Thread(
+            target=run_server,
+            args=(model, self._listening),
+            kwargs={"stop": self._stops.is_set, "on_start": started.set, **options},
+            daemon=True,
+        )
+        self.thread.start()
+        assert started.wait(60)
+
+    def stop(self):
+        self._stops.set()
+        self.thread.join(60)
+        self._listening.close()
+        return not self.thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def make_server(checkpoint):
+    """Makes servers of the model; all end with the tests."""
+    servers = []
+
+    def make(*, api_key=None, **options):
+        backend = options.pop("backend", "torch")
+        model = open_served_model(checkpoint, model_name="little", backend=backend, **options)
+        servers.append(Served(model, api_key=api_key))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(make_server):
+    return make_server()
+
+
+@pytest.fixture(scope="session")
+def base(checkpoint):
+    return open_base_model(checkpoint, train=False)

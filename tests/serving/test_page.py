@@ -1,0 +1,143 @@
+"""The page to talk to a model, in a real browser, where there is one."""
+
+import time
+
+import pytest
+
+from tests.browser import Browser, needs_browser
+
+pytestmark = [pytest.mark.long, needs_browser]
+LAST = "document.querySelector('#messages .message:last-child .said').textContent"
+DONE = "document.querySelector('#stop').hidden && !document.querySelector('.writing')"
+
+
+@pytest.fixture
+def page(server, tmp_path):
+    browser = Browser(tmp_path / "profile")
+    browser.open(server.address)
+    browser.wait("document.body.dataset.ready === 'yes'")
+    yield browser
+    faults = browser.faults
+    browser.close()
+    assert faults == []
+
+
+def say(page, text):
+    page.run("document.querySelector('#input').focus()")
+    page.type(text)
+    page.press("Enter", 13)
+    page.wait("document.querySelectorAll('.message').length >= 2")
+    page.wait(DONE)
+    return page.run(LAST)
+
+
+def set_value(page, name, value):
+    page.run(
+        f"(() => {{ const it = document.getElementById('{name}'); it.value = '{value}';"
+        " it.dispatchEvent(new Event('input', {bubbles: true})); })()"
+    )
+
+
+def click(page, text):
+    buttons = "[...document.querySelectorAll('button')]"
+    page.run(f"{buttons}.find(b => b.textContent === '{text}').click()")
+
+
+def test_a_message_is_answered_and_kept(page, server):
+    assert page.run("document.querySelector('#model').textContent").startswith("little, context of")
+    set_value(page, "max_tokens", 12)
+    set_value(page, "temperature", 0)
+    said = say(page, "the cat <b>sat</b>")
+    assert said
+    assert page.run("document.querySelector('.failed')") is None
+    assert page.run("document.querySelector('.message.user .said').textContent") == (
+        "the cat <b>sat</b>"
+    )
+    assert page.run("document.querySelector('.message.user .said b')") is None
+    assert say(page, "and then?")
+    assert page.run("document.querySelectorAll('.message').length") == 4
+    assert page.run("document.querySelector('.failed')?.textContent") is None
+    # Both the conversation and the settings are there after the page is loaded anew.
+    page.open(server.address)
+    page.wait("document.body.dataset.ready === 'yes'")
+    assert page.run("document.querySelector('#max_tokens').value") == "12"
+    page.run("document.querySelector('#conversations .title').click()")
+    assert page.run("document.querySelectorAll('.message').length") == 4
+
+
+def test_an_answer_is_made_anew_and_a_message_edited(page):
+    set_value(page, "max_tokens", 20)
+    set_value(page, "seed", 1)
+    first = say(page, "the cat")
+    click(page, "Regenerate")
+    page.wait(DONE)
+    assert page.run("document.querySelectorAll('.message').length") == 2
+    assert page.run(LAST) != first
+    click(page, "Edit")
+    assert page.run("document.querySelector('#input').value") == "the cat"
+    assert page.run("document.querySelectorAll('.message').length") == 0
+
+
+def test_a_long_conversation_loses_its_oldest_turns(page):
+    set_value(page, "max_tokens", 30)
+    set_value(page, "temperature", 0)
+    for _ in range(4):
+        assert say(page, "the cat sat on a mat")
+    assert page.run("document.querySelector('.failed')") is None
+    assert page.run("document.querySelectorAll('.message').length") == 8
+    page.faults.clear()  # the browser reports the refused requests
+
+
+def test_escape_stops_an_answer(page, server):
+    engine, plain = server.model.engine, server.model.engine.step
+
+    def step():
+        time.sleep(0.05)
+        return plain()
+
+    engine.step = step
+    try:
+        set_value(page, "temperature", 1)
+        page.run("document.querySelector('#input').focus()")
+        page.type("the cat")
+        page.press("Enter", 13)
+        page.wait(f"document.querySelector('.writing') && {LAST}.length > 3")
+        page.press("Escape", 27)
+        page.wait(DONE)
+        assert page.run(LAST)
+        assert engine.num_running <= 1
+    finally:
+        engine.step = plain
+
+
+def test_conversations_are_listed_and_deleted(page):
+    set_value(page, "max_tokens", 3)
+    for text in ("the cat", "a mat"):
+        page.run("document.querySelector('#new').click()")
+        say(page, text)
+    titles = "[...document.querySelectorAll('#conversations .title')].map(b => b.textContent)"
+    assert page.run(titles) == ["a mat", "the cat"]
+    page.run("document.querySelector('#conversations .remove').click()")
+    assert page.run(titles) == ["the cat"]
+    assert page.run("document.querySelectorAll('.message').length") == 0
+
+
+def test_an_error_of_the_server_is_shown(page):
+    set_value(page, "top_p", 7)
+    assert "top_p must be a number" in say(page, "the cat")
+    assert page.run("document.querySelector('.message.failed') !== null")
+    page.faults.clear()  # the browser reports the refused request, too
+
+
+def test_it_fits_a_phone_and_the_dark(server, tmp_path):
+    page = Browser(tmp_path / "profile", width=390, height=800)
+    page.prefer("dark")
+    page.open(server.address)
+    page.wait("document.body.dataset.ready === 'yes'")
+    set_value(page, "max_tokens", 30)
+    say(page, "the cat " * 20)
+    assert page.run("document.documentElement.scrollWidth") <= 390
+    assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
+    assert page.run("document.querySelector('#input').clientHeight") < 120
+    page.save_picture(tmp_path / "phone.png")
+    page.close()

@@ -1,0 +1,226 @@
+"""What the server does with clients that go away, ask too much, or send what is no request."""
+
+import asyncio
+import json
+import socket
+import time
+
+import httpx
+import pytest
+
+from hermes.errors import HermesError
+from hermes.serving.served_model import Limits
+
+LONG = {"prompt": "the cat", "max_tokens": 100, "temperature": 1, "logit_bias": {}}
+
+
+def wait_until(holds, seconds=30):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+
+
+def post(server, body, path="/v1/completions", **headers):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx.post(server.address + path, content=data, headers=headers, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "why"),
+    [
+        (b"", 400, "the body is not JSON"),
+        (b"{", 400, "the body is not JSON"),
+        (b"[" * 100_000, 400, "the body is not JSON"),
+        (b"\xff\xfe", 400, "the body is not JSON"),
+        (b"[]", 400, "the body must be a JSON object"),
+        (b"null", 400, "the body must be a JSON object"),
+        ({"prompt": {"a": 1}}, 400, "prompt must be texts, or ids of tokens"),
+        ({"prompt": []}, 400, "prompt is an empty list"),
+        ({"prompt": "a", "stream_options": 1}, 400, "the body must be a JSON object"),
+        ({"prompt": "a", "max_tokens": True}, 400, "max_tokens must be a whole number"),
+        ({"prompt": "a", "temperature": "hot"}, 400, "temperature must be a number"),
+        ({"prompt": ["a"] * 100, "n": 2}, 400, "more than the 128 of one request"),
+    ],
+)
+def test_what_is_no_request_is_refused_in_the_apis_form(server, body, status, why):
+    answer = post(server, body)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert why in error["message"]
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [None, [], "hi", [1], [{"role": "user"}], [{"content": "x"}], [{"role": "user", "content": 3}],
+     [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]],
+)  # fmt: skip
+def test_messages_that_are_none_are_refused(server, messages):
+    answer = post(server, {"messages": messages}, "/v1/chat/completions")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+
+
+def test_a_body_beyond_the_limit_is_refused(make_server):
+    server = make_server()
+    server.model.limits = Limits(body=1000)
+    assert post(server, {"prompt": "a" * 2000}).status_code == 413
+    assert post(server, {"prompt": "a"}).status_code == 200
+
+
+def test_paths_and_methods_that_are_none_are_refused(server):
+    for answer, status in (
+        (httpx.get(f"{server.address}/v2"), 404),
+        (httpx.get(f"{server.address}/v1/completions"), 405),
+    ):
+        assert answer.status_code == status
+        assert "the API is below /v1" in answer.json()["error"]["message"]
+
+
+def test_another_sites_name_is_refused(server):
+    for name, status in (("example.org", 400), ("localhost", 200), ("127.0.0.1:9", 200)):
+        answer = httpx.get(f"{server.address}/v1/models", headers={"Host": name})
+        assert answer.status_code == status
+
+
+def test_the_api_needs_the_key_and_health_does_not(make_server):
+    server = make_server(api_key="secret")
+    assert post(server, {"prompt": "a"}).status_code == 401
+    for wrong in ("Bearer other", "secret-", "Basic secret"):
+        assert post(server, {"prompt": "a"}, Authorization=wrong).status_code == 401
+    assert post(server, {"prompt": "a"}, Authorization="Bearer secret").status_code == 200
+    assert httpx.get(f"{server.address}/v1/models").status_code == 401
+    assert httpx.get(f"{server.address}/health").json()["status"] == "ok"
+
+
+def test_a_client_that_goes_away_frees_its_row(make_server):
+    server = make_server(rows=1)
+    engine = server.model.engine
+    slow = engine.step
+
+    def step():
+        time.sleep(0.02)
+        return slow()
+
+    engine.step = step
+    for streams in (True, False):
+        body = json.dumps({**LONG, "stream": streams}).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+            raw.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+                + str(len(body)).encode() + b"\r\n\r\n" + body
+            )  # fmt: skip
+            wait_until(lambda: engine.num_running == 1)
+        began = time.monotonic()
+        wait_until(lambda: engine.num_running == 0)
+        assert time.monotonic() - began < 1.5  # the whole text takes two seconds
+
+
+def test_a_full_queue_is_said_with_429(make_server):
+    server = make_server(rows=1, max_queue=1)
+    engine, plain = server.model.engine, server.model.engine.step
+
+    def step():
+        time.sleep(0.02)
+        return plain()
+
+    engine.step = step
+
+    async def ask():
+        async with httpx.AsyncClient(timeout=60) as client:
+            return await asyncio.gather(*[
+                client.post(f"{server.address}/v1/completions", json={**LONG, "max_tokens": 20})
+                for _ in range(8)
+            ])  # fmt: skip
+
+    answers = asyncio.run(ask())
+    codes = {answer.status_code for answer in answers}
+    assert codes == {200, 429}
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_a_text_that_takes_too_long_is_given_up(make_server):
+    server = make_server(timeout=0.2)
+    plain = server.model.engine.step
+
+    def step():
+        time.sleep(0.05)
+        return plain()
+
+    server.model.engine.step = step
+    answer = post(server, LONG)
+    assert answer.status_code == 504
+    assert answer.json()["error"]["message"].startswith("the text was not done after 0.2 s")
+    wait_until(lambda: server.model.engine.num_running == 0)
+
+
+def test_the_end_waits_for_answers_under_way(make_server):
+    server = make_server()
+    plain = server.model.engine.step
+
+    def step():
+        time.sleep(0.02)
+        return plain()
+
+    server.model.engine.step = step
+
+    async def ask():
+        async with httpx.AsyncClient(timeout=60) as client:
+            asked = asyncio.create_task(
+                client.post(f"{server.address}/v1/completions", json={**LONG, "max_tokens": 40})
+            )
+            while server.model.engine.num_running == 0:
+                await asyncio.sleep(0.01)
+            ended = await asyncio.to_thread(server.stop)
+            return ended, await asked
+
+    ended, answer = asyncio.run(ask())
+    assert ended
+    assert answer.status_code == 200
+    assert answer.json()["usage"]["completion_tokens"] > 0
+
+
+def test_metrics_count_requests_and_tokens(make_server):
+    server = make_server()
+    post(server, {"prompt": "the cat", "max_tokens": 7, "temperature": 0})
+    post(server, {"prompt": 3})
+    text = httpx.get(f"{server.address}/metrics").text
+    numbers = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[:1] != "#")
+    path = 'path="/v1/completions"'
+    assert float(numbers[f'hermes_requests_total{{{path},status="200"}}']) == 1
+    assert float(numbers[f'hermes_requests_total{{{path},status="400"}}']) == 1
+    assert float(numbers["hermes_generated_tokens_total"]) == 7
+    assert float(numbers["hermes_running_texts"]) == 0
+
+
+def test_a_server_for_other_machines_needs_a_key(checkpoint):
+    import hermes
+
+    with pytest.raises(HermesError, match=r"--host 0\.0\.0\.0 lets other machines in; give"):
+        hermes.serve(checkpoint, host="0.0.0.0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(HermesError, match=f"cannot listen on 127.0.0.1 port {port}"):
+            hermes.serve(checkpoint, port=port)
+
+
+def test_many_clients_get_what_each_would_get_alone(server):
+    """None of them sees the others, whenever they come and go."""
+
+    async def ask(client, number):
+        body = {"prompt": ["the cat", "it ran", "a mat"][number % 3], "max_tokens": 3 + number % 9,
+                "seed": number}  # fmt: skip
+        answer = await client.post(f"{server.address}/v1/completions", json=body)
+        assert answer.status_code == 200
+        return answer.json()["choices"][0]["text"]
+
+    async def ask_all(together):
+        async with httpx.AsyncClient(timeout=120) as client:
+            if together:
+                return await asyncio.gather(*[ask(client, n) for n in range(40)])
+            return [await ask(client, n) for n in range(40)]
+
+    assert asyncio.run(ask_all(True)) == asyncio.run(ask_all(False))
