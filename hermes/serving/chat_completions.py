@@ -71,9 +71,12 @@ class ChatCompletion:
         prompt = await self._encode()
         requests = self._make_requests(prompt)
         counts, held = [0] * len(requests), [""] * len(requests)
-        for number in range(len(requests)):
-            yield self._make_chunk(number, {"role": "assistant", "content": ""})
+        begun = set[int]()
         async for number, piece in merge_streams(self.model, requests):
+            # Not before the first token: what is refused until then is refused with its status.
+            if number not in begun:
+                begun.add(number)
+                yield self._make_chunk(number, {"role": "assistant", "content": ""})
             counts[number] += piece.choice is not None
             text, reason = held[number] + piece.text, piece.finish_reason
             held[number] = ""

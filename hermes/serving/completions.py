@@ -81,10 +81,11 @@ class Completion:
         """The answer in pieces. Raises ApiError."""
         heads = await self._score_prompts()
         counts = [0] * len(self.requests)
-        if self.echo:
-            for number in range(len(self.requests)):
-                yield {**self._begin(), "choices": [self._describe(number, "", [], None, heads)]}
+        begun = set[int]()
         async for number, piece in merge_streams(self.model, self.requests):
+            if self.echo and number not in begun:
+                begun.add(number)
+                yield {**self._begin(), "choices": [self._describe(number, "", [], None, heads)]}
             counts[number] += piece.choice is not None
             if piece.text or piece.finish_reason or self.logprobs is not None:
                 yield {**self._begin(), "choices": [self._describe_piece(number, piece)]}

@@ -224,3 +224,12 @@ def test_many_clients_get_what_each_would_get_alone(server):
             return [await ask(client, n) for n in range(40)]
 
     assert asyncio.run(ask_all(True)) == asyncio.run(ask_all(False))
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_conversation_beyond_the_context_is_refused_with_its_code(server, streams):
+    messages = [{"role": "user", "content": "the cat sat on a mat " * 20}]
+    body = {"messages": messages, "stream": streams}
+    answer = post(server, body, "/v1/chat/completions")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
