@@ -88,10 +88,10 @@ STABLE = {
     ),
 }
 # Names that others call: the sandbox's, pytest's, the entry point's, a notebook's, io's, a dict's,
-# http.server's.
+# http.server's, uvicorn's.
 IMPOSED = re.compile(
     r"^(pytest_|unsafe_undefined$|callback$|visit_|test_|main$|_repr_html_$|readable$|readinto$"
-    r"|do_GET$|(keys|items|values)$)"
+    r"|do_GET$|capture_signals$|(keys|items|values)$)"
 )
 
 

@@ -12,7 +12,8 @@ from hermes.data.loading import DataOptions
 from hermes.data.remote import locate_source
 from hermes.errors import HermesError
 from hermes.interop.hub import pin_commit
-from hermes.options import OPTIONS
+from hermes.options import OPTIONS, get_options
+from hermes.options.training_commands import TRAINING_COMMANDS
 from hermes.recipe import OptimizerRecipe
 from hermes.tracking.registry import find_trackers
 from hermes.training.host import RunHost
@@ -33,6 +34,9 @@ __all__ = [
 RECIPE_ARGUMENTS = ("min_lr_ratio", "decay_ratio")
 RECIPE_FIELDS = {name: entry.recipe_field for name, entry in OPTIONS.items() if entry.recipe_field}
 RECIPE_FIELDS |= {name: name for name in RECIPE_ARGUMENTS}
+
+# Arguments such as `stop` have the name of another command's option, and are none here.
+OF_TRAINING = {name for command in TRAINING_COMMANDS for name in get_options(command)}
 
 
 def list_files(call: Call) -> tuple[str, ...]:
@@ -88,7 +92,7 @@ def make_settings(call: Call) -> tuple[dict[str, object], dict[str, str]]:
     settings: dict[str, object] = {
         name: value
         for name, value in call.values.items()
-        if name in OPTIONS and OPTIONS[name].scope in ("run", "machine")
+        if name in OF_TRAINING and OPTIONS[name].scope in ("run", "machine")
     }
     names = list_files(call)
     settings["data"] = [locate_source(name) for name in names]
