@@ -9,7 +9,7 @@ make it another run, and is refused.
 from pathlib import Path
 
 from hermes.checkpoint import Checkpoint, Progress, require_model
-from hermes.checkpoint.layout import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
+from hermes.checkpoint.layout import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, TOKENIZER_MANIFEST
 from hermes.data import Cursor
 from hermes.data.dataset import TokenSource
 from hermes.errors import HermesError
@@ -78,6 +78,7 @@ def _choose_tokenizer(request: RunRequest, checkpoint: Checkpoint) -> Tokenizer:
         TOKENIZER_CONFIG: files.tokenizer_config or {},
         GENERATION_CONFIG: files.generation_config or {},
         CONFIG: files.config,
+        TOKENIZER_MANIFEST: files.tokenizer_manifest or {},
     }
     own, given = Tokenizer.from_json(checkpoint.tokenizer_json, settings), request.tokenizer
     if given is not None and given.fingerprint != own.fingerprint:
