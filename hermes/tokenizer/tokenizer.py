@@ -163,15 +163,6 @@ class Tokenizer:
             write_atomically(name_manifest(Path(path)), text.encode("utf-8"))
         write_atomically(Path(path), self.to_json().encode("utf-8"))
 
-    def save_split(self, folder: str | Path) -> None:
-        """Write vocab.json, merges.txt, special_tokens.txt and special_tokens_map.json.
-
-        Raises DataError for a tokenizer that these files cannot express, StorageError.
-        """
-        from hermes.tokenizer.split_files import save_split
-
-        save_split(self, folder)
-
     def encode(self, text: str, *, special: bool = False, continued: bool = False) -> list[int]:
         """Encode a text, adding nothing to it. -> ids
 

@@ -45,7 +45,7 @@ def _find_tokenizer(call: Call, host: RunHost, resuming: bool) -> Tokenizer | No
     if not (call["train_tokenizer"] or call["force_retrain_tokenizer"]):
         return load_tokenizer(given) if given else _find_prepared(call)
     group = host.process_group
-    made = all_or_none(group, lambda: _reuse_or_train(call, host) if host.leads else None)
+    made = all_or_none(group, lambda: _make_tokenizer(call, host) if host.leads else None)
     if group.rank_info.world_size == 1:
         return made
     told = group.all_gather_text(json.dumps([made.to_json(), made.manifest]) if made else "")[0]
@@ -54,7 +54,7 @@ def _find_tokenizer(call: Call, host: RunHost, resuming: bool) -> Tokenizer | No
     return shared if manifest is None else shared.add_manifest(manifest)
 
 
-def _reuse_or_train(call: Call, host: RunHost) -> Tokenizer:
+def _make_tokenizer(call: Call, host: RunHost) -> Tokenizer:
     """The tokenizer that is there and fits, or a new one. Raises HermesError for one that does not.
 
     Without --tokenizer it is that of an earlier attempt at the run, in its folder.

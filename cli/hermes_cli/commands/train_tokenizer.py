@@ -44,7 +44,7 @@ def train_tokenizer(
     from hermes.api import train_tokenizer as train
     from hermes.data import expand_paths, spool
     from hermes.data.document_reader import TextFormat
-    from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
+    from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer, save_split
     from hermes.tokenizer.training import Settings
     from hermes.training.new_tokenizer import TokenizerTraining
 
@@ -74,10 +74,14 @@ def train_tokenizer(
                 special_tokens=special,
             ),
         )
-        if output.is_file() and not force_retrain_tokenizer and _fits(training, output, files):
+        if (
+            output.is_file()
+            and not force_retrain_tokenizer
+            and _is_current(training, output, files)
+        ):
             click.echo(f"{output} fits the text and the settings, so it is kept", err=True)
             if split is not None:
-                Tokenizer.load(output).save_split(split)
+                save_split(Tokenizer.load(output), split)
             return
         tokenizer = train(
             files,
@@ -97,7 +101,7 @@ def train_tokenizer(
         )
     tokenizer.save(output)
     if split is not None:
-        tokenizer.save_split(split)
+        save_split(tokenizer, split)
     assert tokenizer.training is not None, "it has just been trained"
     for warning in tokenizer.training.warnings:
         click.echo(f"Warning: {warning}", err=True)
@@ -105,7 +109,7 @@ def train_tokenizer(
     click.echo(f"{output}: {tokenizer.vocab_size:,} tokens, from {size:,} bytes of text", err=True)
 
 
-def _fits(training: "TokenizerTraining", output: Path, files: "list[Path]") -> bool:
+def _is_current(training: "TokenizerTraining", output: Path, files: "list[Path]") -> bool:
     """Whether the file that is there is what the training would make."""
     from hermes.tokenizer import Tokenizer
 
