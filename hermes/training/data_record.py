@@ -102,14 +102,16 @@ def copy_indexes(output: Path, datasets: Sequence[TextDataset]) -> None:
 def write_data_record(request: RunRequest, parts: RunComponents) -> None:
     """Add the run's session to its data.json, where its data is text. Raises StorageError."""
     record, recipe, position = parts.training_data.record, parts.recipe, parts.position
-    if record is None:
-        return
     known = RunData()
     if (request.output / NAME).exists():
         try:
             known = RunData.read(request.output)
         except DataError as error:
             warnings.warn(f"{error}; a new one begins, without the steps so far", stacklevel=2)
+    if record is None:
+        if known.sessions:
+            known.end_at(position.step).write(request.output)
+        return
     per_step = recipe.batch_size * recipe.grad_accum * request.world_size
     last = count_run_samples(record.size, epochs=recipe.epochs, max_steps=0, per_update=per_step)
     session = SessionRecord(
