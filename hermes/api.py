@@ -14,8 +14,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from hermes import mal
 from hermes.arguments import Call, convert_arguments, name_arguments
-from hermes.data import read_documents
+from hermes.data import expand_paths
 from hermes.data.bad_records import BadRecords
+from hermes.data.document_reader import TextFormat
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, Interrupted
 from hermes.finetuning.options import make_text_request
@@ -24,11 +25,15 @@ from hermes.recipe import OptimizerRecipe
 from hermes.spec import ModelSpec
 from hermes.stages import report_stage, show_stages
 from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
-from hermes.tokenizer import train_tokenizer as learn_tokenizer
+from hermes.tokenizer.training import Settings
 from hermes.training.events import Event
 from hermes.training.host import RunHost, join_host
 from hermes.training.interrupts import DeferredInterrupt
-from hermes.training.new_tokenizer import choose_tokenizer, save_new_tokenizer
+from hermes.training.new_tokenizer import (
+    TokenizerTraining,
+    choose_tokenizer,
+    save_new_tokenizer,
+)
 from hermes.training.options import (
     list_names,
     make_data_options,
@@ -136,24 +141,19 @@ def train_tokenizer(
     values = convert_arguments(train_tokenizer, locals())
     bad = BadRecords(values["max_bad_records"]) if skip_bad_records else None
     report_stage("training a tokenizer")
-    found = read_documents(
-        inputs,
-        text_field=text_field,
-        file_format=file_format,
-        documents=documents,
-        no_header=no_header,
-        bad=bad,
+    training = TokenizerTraining(
+        TextFormat(text_field, file_format, documents, no_header),
+        Settings(
+            vocab_size=values["vocab_size"],
+            model_type=values["model_type"],
+            byte_fallback=values["byte_fallback"],
+            preset=preset,
+            normalize_nfc=values["normalize_nfc"],
+            fold_ascii=values["fold_ascii"],
+            special_tokens=tuple(special_tokens),
+        ),
     )
-    learned = learn_tokenizer(
-        (document.text for document in found),
-        vocab_size=values["vocab_size"],
-        model_type=values["model_type"],
-        byte_fallback=values["byte_fallback"],
-        preset=preset,
-        normalize_nfc=values["normalize_nfc"],
-        fold_ascii=values["fold_ascii"],
-        special_tokens=special_tokens,
-    )
+    learned = training.train(expand_paths(inputs), bad)
     report_stage("")
     return learned
 
@@ -176,6 +176,7 @@ def train(
     tokenizer: Tokenizer | str | Path | None = None,
     train_tokenizer: bool = False,
     vocab_size: int = 32_000,
+    force_retrain_tokenizer: bool = False,
     eos: str | None = None,
     bos: bool | None = None,
     checkpoint: str | Path | None = None,
@@ -248,9 +249,10 @@ def train(
     of text are kept for the next start. val_data: validation text of its own. document_mask:
     attention and positions stay inside each document. tokenizer: a Tokenizer, a tokenizer.json, a
     folder or hf://OWNER/REPO; train_tokenizer: train one of vocab_size on the data first, and save
-    it where `tokenizer` says. eos: the token that ends a text, and bos: whether one begins with
-    BOS; None for what the files beside the tokenizer say. checkpoint: start from it as `finetune`
-    does. ignore_fields: as in `load`.
+    it with its manifest where `tokenizer` says; one that is there is taken if its manifest fits,
+    and replaced with force_retrain_tokenizer. eos: the token that ends a text, and bos: whether one
+    begins with BOS; None for what the files beside the tokenizer say. checkpoint: start from it as
+    `finetune` does. ignore_fields: as in `load`.
 
     resume: continue the run in `output`, or start it. Arguments that are left out are then the
     run's own; others must not make it another run. allow_batch_change lets steps take another
@@ -281,11 +283,12 @@ def train(
 
 def _make_train_request(call: Call, host: RunHost) -> RunRequest:
     if call["checkpoint"] is not None:
-        for name in ("model", "train_tokenizer", "vocab_size"):
+        for name in ("model", "train_tokenizer", "force_retrain_tokenizer", "vocab_size"):
             if call.has_given(name):
                 raise HermesError(f"{name} belongs to a new model; leave checkpoint out")
         return make_text_request(call, host)
-    elif call["host"] is None and call.has_given("vocab_size") and not call["train_tokenizer"]:
+    trains = call["train_tokenizer"] or call["force_retrain_tokenizer"]
+    if call["host"] is None and call.has_given("vocab_size") and not trains:
         raise HermesError(
             "--vocab-size is that of a tokenizer to train; give --train-tokenizer with it"
         )

@@ -10,7 +10,8 @@ from hermes.data.checking import CheckOptions, Findings, RunPlan, check_text
 from hermes.data.document_reader import TextFormat
 from hermes.data.prepared import Part, PreparationOptions, merge_parts, prepare_tokens
 from hermes.data.prepared.documents import PreparedDocuments
-from hermes.data.prepared.manifest import read_manifest, verify_prepared
+from hermes.data.prepared.manifest import read_manifest
+from hermes.data.prepared.verifying import verify_prepared
 from hermes.data.progress import PreparationProgress
 from hermes.errors import HermesError
 from hermes.interop.companions import read_template_settings
@@ -170,7 +171,8 @@ def check_data(
 def verify_data(folder: str | Path, *, progress: bool | None = None) -> PrepareResult:
     """Compare every byte of prepared text with the hashes that were taken when it was written.
 
-    Raises DataError for the first file that differs, StorageError.
+    Raises DataError, which names every file that differs, is missing or has another size, and
+    StorageError.
     """
     state = PreparationProgress(stage="verifying")
     with PreparationDisplay(progress) as shown:

@@ -2,6 +2,7 @@
 
     config.json  generation_config.json  tokenizer.json  tokenizer_config.json    for other tools
     model.safetensors, or shards and an index                                     the weights
+    tokenizer.manifest.json                                how the tokenizer was trained
     model.mal                                                                     the architecture
     optimizer.safetensors  progress.json                                          to resume a run
     manifest.json                                                                 their hashes
@@ -23,6 +24,7 @@ SPEC = "model.mal"
 OPTIMIZER = "optimizer.safetensors"
 PROGRESS = "progress.json"
 TOKENIZER = "tokenizer.json"
+TOKENIZER_MANIFEST = "tokenizer.manifest.json"
 TRASH = ".trash-"
 
 
@@ -31,7 +33,7 @@ class Companions:
     """The files beside the weights that stay the same for a whole run.
 
     tokenizer_json: the text of tokenizer.json, None where there is no tokenizer. The others are the
-    contents of the files that other tools read.
+    contents of the files that other tools read, and of how the tokenizer was trained.
     """
 
     tokenizer_json: str | None = None
@@ -40,6 +42,7 @@ class Companions:
         default_factory=lambda: {"architectures": ["HermesForCausalLM"], "model_type": "hermes"}
     )
     generation_config: Mapping[str, Json] | None = None
+    tokenizer_manifest: Mapping[str, Json] | None = None
 
     def render(self) -> dict[str, bytes]:
         """Render each file. -> contents by file name"""
@@ -50,6 +53,8 @@ class Companions:
             files[TOKENIZER] = self.tokenizer_json.encode("utf-8")
         if self.tokenizer_config is not None:
             files[TOKENIZER_CONFIG] = render_json(self.tokenizer_config)
+        if self.tokenizer_manifest is not None:
+            files[TOKENIZER_MANIFEST] = render_json(self.tokenizer_manifest)
         return files
 
 

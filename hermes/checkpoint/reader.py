@@ -12,6 +12,7 @@ from hermes.checkpoint.layout import (
     SPEC,
     TOKENIZER,
     TOKENIZER_CONFIG,
+    TOKENIZER_MANIFEST,
     Companions,
 )
 from hermes.checkpoint.manifest import Manifest, read_manifest, verify_files
@@ -192,4 +193,5 @@ def _read_companions(path: Path, manifest: Manifest) -> Companions:
         tokenizer_config=document(TOKENIZER_CONFIG),
         config=document(CONFIG) or {},
         generation_config=document(GENERATION_CONFIG),
+        tokenizer_manifest=document(TOKENIZER_MANIFEST),
     )

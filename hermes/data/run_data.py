@@ -143,6 +143,13 @@ class RunData:
         session = _replace_data(session, records.index(record))
         return RunData(tuple(records), (*sessions, session))
 
+    def end_at(self, step: int) -> "RunData":
+        """Keep what is known of the steps up to one, where the run's data is no longer traced."""
+        kept = [one for one in self.sessions if one.step < step]
+        if kept:
+            kept[-1] = SessionRecord(**{**asdict(kept[-1]), "total_steps": step})
+        return RunData(self.records, tuple(kept))
+
     def write(self, run: Path) -> None:
         """Write a run's data.json. Raises StorageError."""
         facts = {"format": FORMAT, "version": VERSION, **asdict(self)}

@@ -133,6 +133,7 @@ def make_companions(
         tokenizer_config=settings,
         config=make_config(spec, bos_token_id=t.bos_id, eos_token_id=t.eos_id, pad_token_id=pad),
         generation_config={name: value for name, value in ids.items() if value not in (None, [])},
+        tokenizer_manifest=t.manifest,
     )
 
 

@@ -18,6 +18,9 @@ OTHER_OPTIONS = (
            default_text="standard input",
            help="Training text: .txt, .jsonl, .json, .csv, .tsv or .parquet files, also "
            "compressed, folders, glob patterns or addresses; repeatable"),
+    Option("split", type=Path, metavar="DIR",
+           help="Folder to write vocab.json, merges.txt, special_tokens.txt and "
+           "special_tokens_map.json to, besides"),
     Option("model_type", default="bpe", choices=("bpe", "unigram"),
            help="Algorithm that chooses the vocabulary: bpe merges bytes, or with --byte-fallback "
            "characters; unigram is SentencePiece's model of characters"),

@@ -47,7 +47,9 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
             "nfc",
             "fold_ascii",
             "special_token",
+            "split",
             *TEXT,
+            "force_retrain_tokenizer",
         ),
         (dataclasses.replace(TEXT_FILES, help="More files, as with --input"),),
         overrides={
@@ -59,6 +61,9 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
             },
             "vocab_size": {"help": "Vocabulary size, special tokens included"},
             "format": {"parameter": "file_format"},
+            "force_retrain_tokenizer": {
+                "help": "Train anew where --output is there already with a manifest that fits",
+            },
         },
     ),
     "prepare": CommandOptions(

@@ -66,6 +66,7 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     "train": CommandOptions(
         (
             *("data", *TEXT, *_TEXT_DATA, "tokenizer", "train_tokenizer", "vocab_size"),
+            "force_retrain_tokenizer",
             *("eos", "bos"),
             *("model", "checkpoint", "ignore_fields", *_SAVING, *_STEPS, "seq_len", *_RECIPE),
             *(*_MACHINE, "config", "set"),

@@ -39,7 +39,10 @@ def _make_data_options() -> tuple[Option, ...]:
         Option("tokenizer", short="-t", metavar="FILE", group=group, is_path=True, per_rank=True,
                help="Tokenizer: a tokenizer.json, a folder that has one, or hf://OWNER/REPO"),
         Option("train_tokenizer", type=bool, default=False, group=group,
-               help="Train a tokenizer on the data first, and save it as --tokenizer if given"),
+               help="Train a tokenizer on the data first, and save it as --tokenizer if given; "
+               "one that is there is used if its manifest fits"),
+        Option("force_retrain_tokenizer", type=bool, default=False, group=group, scope="call",
+               help="Train the tokenizer anew where --tokenizer is there already, and replace it"),
         Option("vocab_size", short="-v", type=int, default=32_000, group=group,
                help="Vocabulary size of the tokenizer that --train-tokenizer trains"),
         Option("eos", metavar="TOKEN", group=group, fixed=True,

@@ -1,6 +1,7 @@
 """Tokenizers: BPE and Unigram, read from files of several formats, or trained on text."""
 
 from hermes.tokenizer.hugging_face import CHAT_TEMPLATE, build_tokenizer_config
+from hermes.tokenizer.split_files import save_split
 from hermes.tokenizer.text_decoder import TextDecoder
 from hermes.tokenizer.tokenizer import Tokenizer
 from hermes.tokenizer.trainer import train_tokenizer
@@ -13,5 +14,6 @@ __all__ = [
     "Tokenizer",
     "build_manifest",
     "build_tokenizer_config",
+    "save_split",
     "train_tokenizer",
 ]

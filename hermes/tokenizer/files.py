@@ -8,6 +8,7 @@ from typing import Any
 from hermes.errors import CheckpointError, DataError, StorageError
 from hermes.storage.strict_json import parse_json
 from hermes.tokenizer.bytelevel import make_byte_level_json
+from hermes.tokenizer.manifest import MANIFEST, name_manifest
 from hermes.tokenizer.roles import FILES as ROLE_FILES
 from hermes.tokenizer.sentencepiece_model import convert_sentencepiece
 from hermes.tokenizer.tiktoken_ranks import convert_tiktoken, is_tiktoken
@@ -22,6 +23,7 @@ __all__ = [
 
 JSON, VOCABULARY, MERGES, ADDED = "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json"
 SETTINGS, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
+SPECIAL_LINES = "special_tokens.txt"
 MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 MISSING = (
@@ -32,7 +34,7 @@ MISSING = (
 
 def is_tokenizer_file(name: str) -> bool:
     """Whether a file of this name holds a tokenizer, or says of one what its tokens mean."""
-    own = (JSON, VOCABULARY, MERGES, ADDED, *MODELS)
+    own = (JSON, VOCABULARY, MERGES, ADDED, SPECIAL_LINES, MANIFEST, *MODELS)
     return name in own or name in ROLE_FILES or name.endswith(".tiktoken")
 
 
@@ -55,10 +57,12 @@ def read_folder(path: Path) -> tuple[dict[str, bytes], str]:
             return files, str(folder)
         beside: tuple[str, ...] = (*ROLE_FILES, ADDED)
         if chosen.name in (VOCABULARY, MERGES):
-            beside += (VOCABULARY, MERGES)
+            beside += (VOCABULARY, MERGES, SPECIAL_LINES)
         files = {n: (folder / n).read_bytes() for n in beside if (folder / n).is_file()}
         is_json = not chosen.name.endswith((".model", ".tiktoken")) and chosen.name not in files
         files[JSON if is_json else chosen.name] = chosen.read_bytes()
+        if name_manifest(chosen).is_file():
+            files[MANIFEST] = name_manifest(chosen).read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: {MISSING}") from None
     except OSError as error:
@@ -97,8 +101,8 @@ def render_tokenizer_json(files: Mapping[str, bytes], where: str) -> tuple[str, 
 
 
 def parse_settings(files: Mapping[str, bytes], where: str) -> dict[str, dict[str, Any]]:
-    """Parse the files that say which tokens begin and end a text. Raises DataError."""
-    return {n: _parse(files[n], f"{where}: {n}") for n in ROLE_FILES if n in files}
+    """Parse the files that say what tokens mean, and how they were trained. Raises DataError."""
+    return {n: _parse(files[n], f"{where}: {n}") for n in (*ROLE_FILES, MANIFEST) if n in files}
 
 
 def _parse(data: bytes, where: str) -> dict[str, Any]:
@@ -130,6 +134,10 @@ def _finish(config: dict[str, Any], files: Mapping[str, bytes], where: str) -> s
     added = {token["content"]: token for token in config["added_tokens"]}
     more = _parse(files[ADDED], f"{where}: {ADDED}") if ADDED in files else {}
     special = _collect_special(settings)
+    if SPECIAL_LINES in files:
+        lines = _decode(files[SPECIAL_LINES], f"{where}: {SPECIAL_LINES}").splitlines()
+        special += [line for line in lines if line]
+        _append_missing(special, ids, added)
     for content, number in more.items():
         added.setdefault(content, FLAGS | {"id": number, "content": content, "special": False})
     for number, token in (settings.get(SETTINGS, {}).get("added_tokens_decoder") or {}).items():
@@ -143,6 +151,17 @@ def _finish(config: dict[str, Any], files: Mapping[str, bytes], where: str) -> s
             added[content] = FLAGS | {"id": ids[content], "content": content, "special": True}
     tokens = sorted(added.values(), key=lambda token: int(token["id"]))
     return json.dumps(config | {"added_tokens": tokens}, ensure_ascii=False)
+
+
+def _append_missing(
+    names: list[str], ids: Mapping[str, int], added: dict[str, dict[str, Any]]
+) -> None:
+    """Give ids after the last one to the special tokens that the vocabulary lacks."""
+    free = max((*ids.values(), *(int(one["id"]) for one in added.values())), default=-1) + 1
+    for name in dict.fromkeys(names):
+        if name not in ids and name not in added:
+            added[name] = FLAGS | {"id": free, "content": name, "special": True}
+            free += 1
 
 
 def _collect_special(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:

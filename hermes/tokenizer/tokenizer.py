@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hermes.errors import DataError
 from hermes.storage.durable import write_atomically
 from hermes.tokenizer.files import parse_settings, read_folder, render_tokenizer_json
+from hermes.tokenizer.manifest import MANIFEST, name_manifest
 from hermes.tokenizer.pipelines import Pipelines
 from hermes.tokenizer.roles import Roles, read_roles
 from hermes.tokenizer.round_trip import describe_losses
@@ -139,8 +140,27 @@ class Tokenizer:
         edited = Tokenizer(json.dumps(set_template(config, named)))
         return str(edited._pipelines.original.to_str(pretty=True))
 
+    @property
+    def manifest(self) -> Mapping[str, Any] | None:
+        """How it was trained: settings, inputs, time. None where it has no manifest of its own."""
+        found = self._settings.get(MANIFEST)
+        known = found is not None and found.get("fingerprint") == self.fingerprint
+        return found if known else None
+
+    def add_manifest(self, manifest: Mapping[str, Any]) -> "Tokenizer":
+        """The same tokenizer with what `build_manifest` made."""
+        changed = copy.copy(self)
+        changed._settings = {**self._settings, MANIFEST: dict(manifest)}
+        return changed
+
     def save(self, path: str | Path) -> None:
-        """Write tokenizer.json, whole or not at all. Raises StorageError."""
+        """Write tokenizer.json and, where it has one, its manifest beside it, each whole or not.
+
+        Raises StorageError.
+        """
+        if self.manifest is not None:
+            text = json.dumps(self.manifest, indent=2, ensure_ascii=False) + "\n"
+            write_atomically(name_manifest(Path(path)), text.encode("utf-8"))
         write_atomically(Path(path), self.to_json().encode("utf-8"))
 
     def encode(self, text: str, *, special: bool = False, continued: bool = False) -> list[int]:

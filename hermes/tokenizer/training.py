@@ -2,7 +2,8 @@
 
 import hashlib
 import platform
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,8 @@ __all__ = [
     "Settings",
     "TrainingReport",
     "build_manifest",
+    "describe_settings",
+    "record_file",
     "train_vocabulary",
 ]
 
@@ -48,14 +51,14 @@ class Settings:
     """
 
     vocab_size: int
-    model_type: str
-    byte_fallback: bool
-    preset: str | None
-    normalize_nfc: bool
-    fold_ascii: bool
-    min_frequency: int
-    special_tokens: tuple[str, ...]
-    sample_bytes: int
+    model_type: str = "bpe"
+    byte_fallback: bool = False
+    preset: str | None = None
+    normalize_nfc: bool = False
+    fold_ascii: bool = False
+    min_frequency: int = 2
+    special_tokens: tuple[str, ...] = SPECIAL_TOKENS
+    sample_bytes: int = SAMPLE_BYTES
 
     def __post_init__(self) -> None:
         if self.model_type not in MODEL_TYPES:
@@ -212,17 +215,30 @@ def _train_characters(sample: _TextSample, settings: Settings, stage: Any) -> An
 
 
 def build_manifest(
-    training: TrainingReport, fingerprint: str, inputs: Iterable[str | Path]
+    training: TrainingReport,
+    fingerprint: str,
+    inputs: Iterable[str | Path | Mapping[str, Any]],
+    *,
+    reading: Mapping[str, Any] | None = None,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Build the JSON record of a training: inputs with hashes, settings, result and versions."""
+    """Build the JSON record of a training: inputs with hashes, settings, result, time, versions.
+
+    inputs: files, or records of `record_file`. reading: how they were read as text. seconds: that
+    the training took.
+    """
+    described = [one if isinstance(one, Mapping) else record_file(Path(one)) for one in inputs]
     return {
-        "inputs": [_record_file(Path(path)) for path in inputs],
-        "settings": _describe_settings(training.settings),
+        "inputs": described,
+        "settings": describe_settings(training.settings),
+        **({} if reading is None else {"reading": dict(reading)}),
         "text_bytes": training.text_bytes,
         "text_cut": training.cut,
         "vocab_size": training.made,
         "warnings": list(training.warnings),
         "fingerprint": fingerprint,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **({} if seconds is None else {"seconds": round(seconds, 1)}),
         "versions": {
             "hermes-llm": _find_version("hermes-llm"),
             "tokenizers": _find_version("tokenizers"),
@@ -232,7 +248,7 @@ def build_manifest(
     }
 
 
-def _describe_settings(settings: Settings) -> dict[str, Any]:
+def describe_settings(settings: Settings) -> dict[str, Any]:
     """Describe what was trained; the default preset by its name."""
     described = asdict(settings)
     if settings.is_byte_level:
@@ -252,7 +268,10 @@ def _name_trainer(settings: Settings) -> dict[str, str]:
     return {} if settings.is_byte_level else {name: _find_version(name)}
 
 
-def _record_file(path: Path) -> dict[str, Any]:
+def record_file(path: Path) -> dict[str, Any]:
+    """Record a file's size and SHA-256, None of what is no local file. Raises StorageError."""
+    if not path.is_file():
+        return {"path": str(path), "bytes": None, "sha256": None}
     try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ from hermes.recipe import Recipe
 from hermes.tokenizer import Tokenizer
 from hermes.training.request import RunComponents, RunRequest
 
-__all__ = ["copy_indexes", "make_data_record", "write_data_record"]
+__all__ = ["copy_indexes", "describe_data_change", "make_data_record", "write_data_record"]
 
 
 def make_data_record(
@@ -102,14 +102,16 @@ def copy_indexes(output: Path, datasets: Sequence[TextDataset]) -> None:
 def write_data_record(request: RunRequest, parts: RunComponents) -> None:
     """Add the run's session to its data.json, where its data is text. Raises StorageError."""
     record, recipe, position = parts.training_data.record, parts.recipe, parts.position
-    if record is None:
-        return
     known = RunData()
     if (request.output / NAME).exists():
         try:
             known = RunData.read(request.output)
         except DataError as error:
             warnings.warn(f"{error}; a new one begins, without the steps so far", stacklevel=2)
+    if record is None:
+        if known.sessions:
+            known.end_at(position.step).write(request.output)
+        return
     per_step = recipe.batch_size * recipe.grad_accum * request.world_size
     last = count_run_samples(record.size, epochs=recipe.epochs, max_steps=0, per_update=per_step)
     session = SessionRecord(
@@ -122,3 +124,38 @@ def write_data_record(request: RunRequest, parts: RunComponents) -> None:
         last=None if recipe.max_steps else last,
     )
     known.add(record, session).write(request.output)
+
+
+def describe_data_change(run: Path, before: str, record: DataRecord | None) -> str:
+    """Describe how a run's data differs from that with fingerprint `before`; '' if unknown."""
+    try:
+        known = next((one for one in RunData.read(run).records if one.fingerprint == before), None)
+    except (DataError, StorageError):
+        return ""
+    if known is None or record is None:
+        return ""
+    there, here = _list_facts(known), _list_facts(record)
+    changes = [f"{name} was {there.get(name, 'none')} and is {here.get(name, 'none')}"
+               for name in there | here if there.get(name) != here.get(name)]  # fmt: skip
+    return ", ".join(changes)
+
+
+def _list_facts(record: DataRecord) -> dict[str, str]:
+    """What is told of data where it changes, by name."""
+    facts = {"the way of reading": _describe_reading(record)}
+    tokens = sum(one.tokens for one in record.trained)
+    names = ", ".join(
+        name if one.share is None else f"{name} ({one.share:.1%})"
+        for one in record.trained
+        for name in one.data
+    )
+    facts["the text"] = f"{tokens:,} tokens of {names}"
+    if record.validation is not None:
+        own = record.validation
+        facts["the validation text"] = f"{own.tokens:,} tokens of {', '.join(own.data)}"
+    return facts
+
+
+def _describe_reading(record: DataRecord) -> str:
+    given = {k: v for k, v in vars(record.options).items() if v not in (None, False)}
+    return ", ".join(f"{name} {value!r}" for name, value in given.items())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 
 from hermes.checkpoint import Companions, Progress, Saver
-from hermes.checkpoint.layout import TOKENIZER, TOKENIZER_CONFIG
+from hermes.checkpoint.layout import TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_MANIFEST
 from hermes.interface import Learner
 from hermes.interop.companions import make_companions
 from hermes.storage.durable import write_atomically
@@ -65,8 +65,9 @@ class RunRecorder:
         step = parts.position.step
         # With what tokens mean, so that the file alone gives another run the same ends of text.
         rendered = beside.render()
-        for name in (TOKENIZER, TOKENIZER_CONFIG):
-            write_atomically(request.output / name, rendered[name])
+        for name in (TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_MANIFEST):
+            if name in rendered:
+                write_atomically(request.output / name, rendered[name])
         parts.training_data.write_files(request.output)
         write_data_record(request, parts)
         session = Session(step, request.backend.name, request.device, request.options.precision)

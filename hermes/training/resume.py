@@ -9,7 +9,7 @@ make it another run, and is refused.
 from pathlib import Path
 
 from hermes.checkpoint import Checkpoint, Progress, require_model
-from hermes.checkpoint.layout import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
+from hermes.checkpoint.layout import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, TOKENIZER_MANIFEST
 from hermes.data import Cursor
 from hermes.data.dataset import TokenSource
 from hermes.errors import HermesError
@@ -17,6 +17,7 @@ from hermes.recipe import Recipe, flatten_recipe, replace_fields
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.training.batch_split import find_batch_change, split_batch
+from hermes.training.data_record import describe_data_change
 from hermes.training.events import Position
 from hermes.training.preflight import check_memory
 from hermes.training.request import RunComponents, RunRequest
@@ -55,7 +56,12 @@ def prepare_resumed(request: RunRequest, checkpoint: Checkpoint) -> RunComponent
     with make_training_data(request, spec, tokenizer, recipe) as data:
         notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
         changed = require_same_run(
-            checkpoint.path, progress, recipe, data.tokens, request.allow_data_change
+            checkpoint.path,
+            progress,
+            recipe,
+            data.tokens,
+            request.allow_data_change,
+            describe_data_change(request.output, progress.data, data.record),
         )
         notes += changed
         # Other data is taken from its beginning; the samples before it mean nothing there.
@@ -78,6 +84,7 @@ def _choose_tokenizer(request: RunRequest, checkpoint: Checkpoint) -> Tokenizer:
         TOKENIZER_CONFIG: files.tokenizer_config or {},
         GENERATION_CONFIG: files.generation_config or {},
         CONFIG: files.config,
+        TOKENIZER_MANIFEST: files.tokenizer_manifest or {},
     }
     own, given = Tokenizer.from_json(checkpoint.tokenizer_json, settings), request.tokenizer
     if given is not None and given.fingerprint != own.fingerprint:
@@ -119,11 +126,12 @@ def require_same_run(
     recipe: Recipe,
     tokens: TokenSource,
     allow_data_change: bool = False,
+    change: str = "",
 ) -> list[str]:
     """Refuse to resume with another recipe or other data, naming both values. Raises HermesError.
 
-    Fields in FREE may change; the samples of a step are `find_batch_change`'s matter. Returns what
-    other data means, where it is allowed.
+    Fields in FREE may change; the samples of a step are `find_batch_change`'s matter. change: how
+    the data differs, where that is known. Returns what other data means, where it is allowed.
     """
     before, after = flatten_recipe(progress.recipe), flatten_recipe(recipe)
     for name in before | after:
@@ -138,6 +146,7 @@ def require_same_run(
     meaning = (
         f"from step {progress.step + 1:,} on the run takes this data from its beginning, as epoch "
         f"{progress.epoch + 1:,}; {progress.sample:,} samples of that epoch were taken of the other"
+        + (f"; {change}" if change else "")
     )
     if allow_data_change:
         return [f"the data is not the run's: {meaning}"]

@@ -261,11 +261,84 @@ def test_a_trained_tokenizer_is_kept_where_it_was_asked_for(trained, call, tmp_p
     code, _, err = call(*base, "-o", tmp_path / "run")  # fmt: skip
     assert code == 0, err
     assert (tmp_path / "t.json").exists()
+    made = (tmp_path / "t.json").read_bytes()
+    manifest = json.loads((tmp_path / "t.manifest.json").read_text())
+    for folder in (tmp_path / "run", tmp_path / "run" / "step-00000001"):
+        assert json.loads((folder / "tokenizer.manifest.json").read_text()) == manifest
     code, _, err = call(*base, "-o", tmp_path / "other")
+    assert code == 0
+    fits = f"{tmp_path / 't.json'} fits the data and the settings, so no tokenizer is trained"
+    assert fits in err.splitlines()
+    code, _, err = call(*base, "-v", 281, "-o", tmp_path / "third")
     assert (code, err.splitlines()[-1]) == (
         1,
-        f"Error: {tmp_path / 't.json'} is there already; leave --train-tokenizer out to use it",
+        f"Error: {tmp_path / 't.json'} is there already and was trained with vocab_size 280, and "
+        "not 281; leave --train-tokenizer out to use it, or give --force-retrain-tokenizer to "
+        "replace it",
     )
+    assert (tmp_path / "t.json").read_bytes() == made
+    code, _, err = call(*base, "-v", 281, "-o", tmp_path / "third", "--force-retrain-tokenizer")
+    assert code == 0, err
+    assert Tokenizer.load(tmp_path / "t.json").vocab_size == 281
+    (tmp_path / "t.manifest.json").unlink()
+    code, _, err = call(*base, "-o", tmp_path / "fourth")
+    assert "has no manifest beside it that says how it was trained; leave" in err
+
+
+def test_a_tokenizer_that_fits_is_kept_by_train_tokenizer(call, tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_text(TEXT)
+    command = ("train-tokenizer", "-i", text, "-o", tmp_path / "t.json", "-v", 290)
+    assert call(*command)[0] == 0
+    first = (tmp_path / "t.manifest.json").read_bytes()
+    code, _, err = call(*command)
+    assert (code, err) == (
+        0,
+        f"{tmp_path / 't.json'} fits the text and the settings, so it is kept\n",
+    )
+    assert (tmp_path / "t.manifest.json").read_bytes() == first
+    assert "tokens, from" in call(*command, "--force-retrain-tokenizer")[2]
+    text.write_text(TEXT + "more")
+    assert "tokens, from" in call(*command)[2]
+    assert (
+        json.loads((tmp_path / "t.manifest.json").read_text())["inputs"]
+        != json.loads(first)["inputs"]
+    )
+    code, _, err = call(*command[:-2], "-v", 291, "--preset", "gpt-2", "--split", tmp_path / "gpt2")
+    assert code == 0, err
+    again = Tokenizer.load(tmp_path / "gpt2" / "vocab.json")
+    assert again.fingerprint == Tokenizer.load(tmp_path / "t.json").fingerprint
+
+
+def test_everything_is_made_from_text_and_nothing_that_is_whole_twice(trained, call, tmp_path):
+    """One command line: a tokenizer, the tokens of its text, and the run, each said."""
+    (tmp_path / "raw.txt").write_text((trained / "text.txt").read_text())
+    (tmp_path / "run.yaml").write_text(
+        f"model: {trained / 'little.mal'}\nseq_len: 16\nvocab_size: 280\nmax_steps: 2\n"
+        f"train_tokenizer: true\ntokenizer: {tmp_path / 't.json'}\n"
+        f"cache_dir: {tmp_path / 'cache'}\n"
+    )
+    command = ("train", "--data", tmp_path / "raw.txt", "--train-tokenizer",
+               "--config", tmp_path / "run.yaml", "--resume", "-o")  # fmt: skip
+    code, _, err = call(*command, tmp_path / "run")
+    assert code == 0, err
+    assert "training a tokenizer on the data" in err
+    made = [path.stat().st_mtime_ns for path in sorted((tmp_path / "cache").rglob("*.bin"))]
+    code, _, err = call(*command, tmp_path / "other")
+    assert code == 0, err
+    assert "fits the data and the settings, so no tokenizer is trained" in err
+    assert (
+        f"the tokens of the text are in {tmp_path / 'cache'}, so it is not tokenized again" in err
+    )
+    assert made == [path.stat().st_mtime_ns for path in sorted((tmp_path / "cache").rglob("*.bin"))]
+    code, _, err = call(*command, tmp_path / "run")
+    assert code == 0, err
+    assert "is finished" in err
+    models = [
+        (tmp_path / run / "step-00000002/model.safetensors").read_bytes()
+        for run in ("run", "other")
+    ]
+    assert models[0] == models[1]
 
 
 def test_doctor_names_versions_backends_and_devices(call):

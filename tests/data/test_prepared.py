@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -248,6 +249,68 @@ def test_damage_is_named_with_its_file(prepared):
     (prepared / "manifest.json").write_text('{"format": "hermes tokens", "version": 2}')
     with pytest.raises(DataError, match=r"not the manifest of prepared tokens \(its format is"):
         open_prepared(prepared)
+
+
+def test_every_damaged_file_is_named(prepared, tmp_path, tokenizer):
+    """A flipped bit, a shard cut short, a missing one, a flipped bit of an index: at once."""
+    tokens, indexes = sorted(prepared.glob("*.bin")), sorted(prepared.glob("*.idx"))
+    assert len(tokens) > 3
+    flip(tokens[0])
+    tokens[1].write_bytes(tokens[1].read_bytes()[:-2])
+    tokens[2].unlink()
+    flip(indexes[3])
+    with pytest.raises(DataError) as damaged:
+        verify_prepared(prepared)
+    assert "\n" not in str(damaged.value)
+    head, _, said = str(damaged.value).partition("; copy or prepare them again: ")
+    assert head == f"{prepared}: 4 files are damaged"
+    for path, what in (
+        (tokens[0], "its SHA-256 is"),
+        (tokens[1], "bytes where the manifest says"),
+        (tokens[2], "the shard is missing"),
+        (indexes[3], "its SHA-256 is"),
+    ):
+        assert f"{path.name}: " in said
+        assert what in said[said.index(path.name) :].partition(" | ")[0]
+
+
+def test_every_flipped_bit_and_every_cut_of_a_shard_is_found(prepared):
+    draw = random.Random(0)
+    files = [path for path in sorted(prepared.iterdir()) if path.suffix in (".bin", ".idx")]
+    for path in draw.sample(files, 6):
+        whole = path.read_bytes()
+        flip(path, draw.randrange(len(whole)), draw.randrange(8))
+        with pytest.raises(DataError, match=rf"^{path}: its SHA-256 is"):
+            verify_prepared(prepared)
+        path.write_bytes(whole[: draw.randrange(len(whole))])
+        with pytest.raises(DataError, match=rf"^{path}: .* bytes where the manifest says"):
+            verify_prepared(prepared)
+        path.unlink()
+        with pytest.raises(DataError, match=rf"^{path}: the shard is missing"):
+            verify_prepared(prepared)
+        path.write_bytes(whole)
+    verify_prepared(prepared)
+
+
+def test_a_manifest_or_tokenizer_of_something_else_is_found(prepared, tmp_path):
+    manifest = prepared / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(facts | {"documents": facts["documents"] + 1}))
+    with pytest.raises(DataError, match=r"manifest\.json: it says .* documents, and its shards"):
+        verify_prepared(prepared)
+    manifest.write_text(json.dumps(facts))
+    train_tokenizer(["other text " * 9], vocab_size=270).save(prepared / "tokenizer.json")
+    with pytest.raises(DataError, match=r"tokenizer\.json: it has fingerprint"):
+        verify_prepared(prepared)
+    (prepared / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match=r"tokenizer\.json: the tokenizer cannot be read"):
+        verify_prepared(prepared)
+
+
+def flip(path, at=9, bit=0):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    path.write_bytes(data)
 
 
 def test_a_document_is_found_with_its_source_and_line(data, prepared, tokenizer):

@@ -240,6 +240,19 @@ def test_what_cannot_be_traced_is_refused_by_name(corpus, tmp_path, write):
         hermes.trace_step(run, 1)
 
 
+def test_what_is_no_longer_traced_ends_the_record(corpus, tmp_path):
+    run = tmp_path / "run"
+    train(corpus, run, max_steps=5)
+    ended = RunData.read(run).end_at(3)
+    ended.write(run)
+    assert RunData.read(run) == ended
+    assert len(hermes.trace_step(run, 3)) == 3
+    with pytest.raises(DataError, match="has steps 1 to 3; there is no 4"):
+        hermes.trace_step(run, 4)
+    for one in read_documents(corpus, "web.jsonl"):
+        assert all(step <= 3 for step in hermes.trace_document(run, one)[0].steps)
+
+
 def test_a_damaged_record_does_not_keep_a_run_from_resuming(corpus, tmp_path):
     run = tmp_path / "run"
     train(corpus, run, max_steps=5)

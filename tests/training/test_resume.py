@@ -1,5 +1,6 @@
 """Going on with a run: to the bit, on the other backend, split otherwise; and what is refused."""
 
+import re
 import threading
 
 import numpy as np
@@ -161,11 +162,49 @@ def test_other_data_is_taken_from_its_beginning_where_that_is_allowed(go, tmp_pa
         "the data is not the run's: from step 3 on the run takes this data from its beginning, as "
         "epoch 1; "
     )
+    assert re.search(
+        r"; the text was [\d,]+ tokens of .* and is [\d,]+ tokens of \S+other.txt$", note
+    )
     progress = open_checkpoint(first.checkpoint).progress
     assert (progress.epoch, progress.sample) == (0, 8)
     # It is the run's data from then on, and nothing has to be allowed any more.
     second = go(max_steps=5, resume=True, data=other)
     assert not [note for note in second.notes if "not the run's" in note]
+
+
+CHANGES = {
+    "text": ({}, "the text was .* tokens of .*book.* and is .* tokens of .*other.txt"),
+    "documents": ({"documents": "lines"}, "the way of reading was .*'file' and is .*'lines'"),
+    "val_data": ({"val_data": "other.txt"}, "the validation text was none and is .*other.txt"),
+    "mixture": (
+        {"mixture": True},
+        "the text was .* and is .* [(]75.0%[)], .* [(]25.0%[)]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_each_change_of_the_data_is_refused_and_named(go, corpus, tmp_path, case):
+    """The fingerprint is of all that decides which tokens a run reads and holds out."""
+    other = tmp_path / "other.txt"
+    other.write_text(SENTENCE * 90, encoding="utf-8")
+    book = tmp_path / "book.txt"
+    book.write_text(SENTENCE * 90 + "\n" + SENTENCE * 20, encoding="utf-8")
+    go(max_steps=2, data=book, val_fraction=0.0)
+    options, said = CHANGES[case]
+    data = [f"{book}:3", f"{other}:1"] if options.get("mixture") else other
+    if case in ("documents", "val_data"):
+        data = book
+    options = {k: other if k == "val_data" else v for k, v in options.items() if k != "mixture"}
+    with pytest.raises(HermesError) as refused:
+        go(max_steps=4, resume=True, data=data, val_fraction=0.0, **options)
+    assert "resume with the data that the run began with, or pass allow_data_change" in str(
+        refused.value
+    )
+    assert re.search(said, str(refused.value))
+    allowed = options | {"allow_data_change": True, "val_fraction": 0.0}
+    done = go(max_steps=4, resume=True, data=data, **allowed)
+    assert any(re.search(said, note) for note in done.notes)
 
 
 def test_a_run_does_not_go_on_with_another_tokenizer(go):

@@ -42,6 +42,8 @@ VOCABULARY = 1024
 STEPS = 300
 # What quickstart writes, and all that it deletes when it is run again.
 OWN = (
+    "data.json",
+    "tokenizer.manifest.json",
     *("text.jsonl", "model.mal", "tokenizer.json", "tokenizer_config.json"),
     *("run.yaml", "metrics.jsonl", "plots", ".lock"),
 )
@@ -106,7 +108,7 @@ def _clear(output: Path) -> None:
         raise HermesError(f"output {str(output)!r} is a file; choose a folder")
     ours = (output / "text.jsonl").exists()
     for entry in output.iterdir():
-        mine = entry.name in OWN or entry.name.startswith(("step-", ".tmp-"))
+        mine = entry.name in OWN or entry.name.startswith(("step-", "documents-", ".tmp-"))
         if not ours or not mine:
             raise HermesError(
                 f"output {str(output)!r} has {entry.name!r} in it, which no earlier "

@@ -1,6 +1,5 @@
 """`hermes train-tokenizer`: train a tokenizer."""
 
-import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,12 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes.errors import HermesError, StorageError
-from hermes.storage.durable import write_atomically
 from hermes.storage.temporary import TemporaryFolder
 from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
-    from hermes.tokenizer import Tokenizer
+    from hermes.training.new_tokenizer import TokenizerTraining
 
 
 @declare_command("train-tokenizer")
@@ -29,21 +27,26 @@ def train_tokenizer(
     nfc: bool,
     fold_ascii: bool,
     special_tokens: tuple[str, ...],
+    split: Path | None,
     text_field: str,
     file_format: str | None,
     documents: str,
     no_header: bool,
     skip_bad_records: bool,
     max_bad_records: float,
+    force_retrain_tokenizer: bool,
 ) -> None:
     """Train a tokenizer.
 
     A manifest is written beside the tokenizer, with the hashes of the input files, the settings and
-    the versions of the software.
+    the versions of the software. A tokenizer that is there with a manifest that fits is kept.
     """
     from hermes.api import train_tokenizer as train
     from hermes.data import expand_paths, spool
-    from hermes.tokenizer import SPECIAL_TOKENS, build_manifest
+    from hermes.data.document_reader import TextFormat
+    from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer, save_split
+    from hermes.tokenizer.training import Settings
+    from hermes.training.new_tokenizer import TokenizerTraining
 
     names = (*inputs, *more) or ("-",)
     if "-" in names and sys.stdin.isatty():
@@ -58,6 +61,28 @@ def train_tokenizer(
             if str(file) == "-":
                 folder = stack.enter_context(TemporaryFolder("input"))
                 files[index] = spool(sys.stdin.buffer, folder, file_format=file_format or "txt")
+        special = tuple(dict.fromkeys((*SPECIAL_TOKENS, *special_tokens)))
+        training = TokenizerTraining(
+            TextFormat(text_field, file_format, documents, no_header),
+            Settings(
+                vocab_size=vocab_size,
+                model_type=model_type,
+                byte_fallback=byte_fallback,
+                preset=preset,
+                normalize_nfc=nfc,
+                fold_ascii=fold_ascii,
+                special_tokens=special,
+            ),
+        )
+        if (
+            output.is_file()
+            and not force_retrain_tokenizer
+            and _is_current(training, output, files)
+        ):
+            click.echo(f"{output} fits the text and the settings, so it is kept", err=True)
+            if split is not None:
+                save_split(Tokenizer.load(output), split)
+            return
         tokenizer = train(
             files,
             vocab_size=vocab_size,
@@ -66,7 +91,7 @@ def train_tokenizer(
             preset=preset,
             normalize_nfc=nfc,
             fold_ascii=fold_ascii,
-            special_tokens=tuple(dict.fromkeys((*SPECIAL_TOKENS, *special_tokens))),
+            special_tokens=special,
             text_field=text_field,
             file_format=file_format,
             documents=documents,
@@ -74,16 +99,21 @@ def train_tokenizer(
             skip_bad_records=skip_bad_records,
             max_bad_records=max_bad_records,
         )
-        assert tokenizer.training is not None, "it has just been trained"
-        record = build_manifest(tokenizer.training, tokenizer.fingerprint, files)
-    _save(tokenizer, output, record)
+    tokenizer.save(output)
+    if split is not None:
+        save_split(tokenizer, split)
+    assert tokenizer.training is not None, "it has just been trained"
     for warning in tokenizer.training.warnings:
         click.echo(f"Warning: {warning}", err=True)
     size = tokenizer.training.text_bytes
     click.echo(f"{output}: {tokenizer.vocab_size:,} tokens, from {size:,} bytes of text", err=True)
 
 
-def _save(tokenizer: "Tokenizer", output: Path, record: dict[str, object]) -> None:
-    tokenizer.save(output)
-    beside = output.with_name(f"{output.stem}.manifest.json")
-    write_atomically(beside, (json.dumps(record, indent=2) + "\n").encode("utf-8"))
+def _is_current(training: "TokenizerTraining", output: Path, files: "list[Path]") -> bool:
+    """Whether the file that is there is what the training would make."""
+    from hermes.tokenizer import Tokenizer
+
+    try:
+        return not training.find_misfit(Tokenizer.load(output), files)
+    except HermesError:  # another file, which is replaced
+        return False

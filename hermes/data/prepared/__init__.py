@@ -1,8 +1,9 @@
 """Text prepared for training: token shards with an index of documents and a manifest."""
 
-from hermes.data.prepared.manifest import is_prepared, open_prepared, verify_prepared
+from hermes.data.prepared.manifest import is_prepared, open_prepared
 from hermes.data.prepared.plan import SHARD_SIZE, Part, PreparationOptions
 from hermes.data.prepared.preparation import Prepared, merge_parts, prepare_tokens
+from hermes.data.prepared.verifying import verify_prepared
 
 __all__ = [
     "SHARD_SIZE",

@@ -68,7 +68,9 @@ def open_cached(
     folder = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
     with ExitStack() as stack:
         stack.enter_context(wait_for_lock(folder, tell, "tokenizes the same text"))
-        if not _is_current(folder, sources):
+        if _is_current(folder, sources):
+            tell(f"the tokens of the text are in {cache}, so it is not tokenized again")
+        else:
             _remove(folder / "tokens", sources)
             read_at = time.time_ns()
             prepare_tokens(

@@ -13,7 +13,6 @@ from hermes.data.document_index import INDEX
 from hermes.data.token_shards import TokenFile, TokenShards, open_tokens
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, StorageError
-from hermes.storage.reading import hash_file
 
 __all__ = [
     "MANIFEST",
@@ -22,7 +21,7 @@ __all__ = [
     "is_prepared",
     "open_prepared",
     "read_manifest",
-    "verify_prepared",
+    "require_whole",
 ]
 
 MANIFEST = "manifest.json"
@@ -94,10 +93,8 @@ def open_prepared(folder: Path) -> TokenStream:
     What is in the shards is not read; `verify_prepared` does.
     """
     facts, shards = read_manifest(folder)
-    width = np.dtype(facts["dtype"]).itemsize
     for shard in shards:
-        _require_size(folder / shard.files[0], shard.tokens * width)
-        _require_size(folder / shard.files[1], shard.documents * INDEX.itemsize)
+        require_whole(folder, shard, facts["dtype"])
     return TokenStream(
         TokenShards(list_token_files(folder, facts["dtype"], shards)),
         facts["documents"],
@@ -107,6 +104,12 @@ def open_prepared(folder: Path) -> TokenStream:
         folder,
         sources=len(facts["sources"]),
     )
+
+
+def require_whole(folder: Path, shard: Shard, dtype: str) -> None:
+    """Raise DataError where a file of a shard is missing or of another size, StorageError."""
+    _require_size(folder / shard.files[0], shard.tokens * np.dtype(dtype).itemsize)
+    _require_size(folder / shard.files[1], shard.documents * INDEX.itemsize)
 
 
 def _require_size(path: Path, size: int) -> None:
@@ -154,29 +157,3 @@ def hash_shards(
             )
     watch(size, size)
     return total.hexdigest()
-
-
-def verify_prepared(
-    folder: str | Path, watch: Callable[[int, int], None] = lambda done, total: None
-) -> TokenStream:
-    """Compare every byte of prepared tokens with the manifest's hashes, and open them.
-
-    watch: told how many of all tokens are done. Raises DataError for the first file that differs.
-    """
-    where = Path(folder)
-    facts, shards = read_manifest(where)
-    stream = open_prepared(where)
-    for shard in shards:
-        path = where / shard.files[1]
-        if (found := hash_file(path)) != shard.index_sha256:
-            raise DataError(
-                f"{path}: its SHA-256 is {found[:12]} and was {shard.index_sha256[:12]} when it "
-                "was written; copy or prepare it again"
-            )
-    found = hash_shards(where, facts["dtype"], shards, facts["tokenizer"]["fingerprint"], watch)
-    if found != facts["fingerprint"]:
-        raise DataError(
-            f"{where}: the shards have fingerprint {found[:12]} and the manifest says "
-            f"{facts['fingerprint'][:12]}; prepare the text again"
-        )
-    return stream
