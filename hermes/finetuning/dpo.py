@@ -6,7 +6,7 @@ existing model (`hermes.finetuning.base_model`), whose log-probabilities are the
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from hermes.formatting import format_count
 from hermes.interface import Backend, Batch, Model, Options, StepReport, Tensors
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
+from hermes.stages import report_stage
 from hermes.tokenizer import Tokenizer
 from hermes.training.run_yaml import read_reference_weights
 from hermes.training.training_data import TrainingData
@@ -44,9 +45,8 @@ class DPOData:
     newest checkpoint. base: opens the reference's weights in a resumed run, called only if they are
     needed; named: compare them with those in run.yaml even if they are not. cache: a file of the
     reference's log-probabilities, read if it exists; None for the run's own. use_template: False
-    for plain text. drop: leave out pairs whose completion does not fit. stop, progress: of
-    computing the reference. encoding_progress: of encoding the pairs. files: how
-    many the pairs are from, 0 if unknown.
+    for plain text. drop: leave out pairs whose completion does not fit. stop: of computing
+    the reference. files: how many the pairs are from, 0 if unknown.
     """
 
     pairs: Iterable[PreferencePair]
@@ -60,8 +60,6 @@ class DPOData:
     base: Callable[[], Tensors] | None = None
     named: bool = False
     stop: Callable[[], bool] = lambda: False
-    progress: Callable[[int, int], None] = field(default=lambda done, total: None)
-    encoding_progress: Callable[[int, int], None] = field(default=lambda done, total: None)
     files: int = 0
 
     def make_training_data(
@@ -135,7 +133,8 @@ class DPOData:
             else:
                 encoder.unread.update(map(repr, pair.unread))
                 yield encode_plain_pair(pair, tokenizer)
-            self.encoding_progress(done, len(pairs))
+            report_stage("encoding pairs", done, len(pairs))
+        report_stage("")
 
     def _find_reference(
         self, data: PreferenceDataset, recipe: Recipe, process_group: ProcessGroup
@@ -175,7 +174,6 @@ class DPOData:
             recipe,
             process_group=process_group,
             stop=self.stop,
-            progress=self.progress,
         )
         made = Reference(logprobs, weights, data.fingerprint, template, how)
         if self.cache is not None and process_group.rank_info.rank == 0:

@@ -12,6 +12,7 @@ from hermes.errors import DataError
 from hermes.formatting import format_count
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
+from hermes.stages import report_stage
 from hermes.tokenizer import Tokenizer
 from hermes.training.host import RunHost
 from hermes.training.training_data import TrainingData, make_perplexity_evaluation
@@ -25,8 +26,8 @@ class SFTData:
 
     whole: train on every token, not on the assistant's alone. pack: several examples share a row,
     each in its own segment; otherwise one example per row. overlong: 'error', 'drop' or 'truncate'.
-    show: called with the examples once they are encoded. progress: of encoding them. files: how
-    many the conversations are from, 0 if unknown.
+    show: called with the examples once they are encoded. files: how many the conversations are
+    from, 0 if unknown.
     """
 
     conversations: Iterable[Conversation]
@@ -35,7 +36,6 @@ class SFTData:
     pack: bool = True
     overlong: str = "error"
     show: Callable[[Sequence[Example]], None] = lambda examples: None
-    progress: Callable[[int, int], None] = lambda done, total: None
     files: int = 0
 
     def make_training_data(
@@ -101,7 +101,8 @@ class SFTData:
         encoded = self.encoder.encode_many(conversations, whole=self.whole)
         for done, examples in enumerate(encoded, 1):
             yield from examples
-            self.progress(done, len(conversations))
+            report_stage("encoding conversations", done, len(conversations))
+        report_stage("")
 
 
 def _describe_overlong(recipe: Recipe, done: str) -> tuple[str, str]:
