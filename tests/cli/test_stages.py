@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -213,10 +214,15 @@ def test_ctrl_c_leaves_no_stale_copy_of_the_bar(here):
         stderr=child, env=os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "90"},
     )  # fmt: skip
     os.close(child)
-    wait_for_step(here / "run/metrics.jsonl", 5)
-    training.send_signal(signal.SIGINT)
-    text = read_all(parent)
-    assert training.wait(timeout=60) == 75
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_all, parent)  # a terminal that nobody reads holds its writers up
+        try:
+            wait_for_step(here / "run/metrics.jsonl", 5)
+            training.send_signal(signal.SIGINT)
+            assert training.wait(timeout=60) == 75
+        finally:
+            training.kill()
+        text = reading.result()
     # A screen of lines, as the codes that erase a line leave them.
     screen = [""]
     for part in re.findall(r"\x1b\[[0-9;?]*\w|\r|\n|[^\x1b\r\n]+", text):
