@@ -12,6 +12,9 @@
 #   make docs             execute the notebooks and build the site in site/; any warning is an error
 #   make docs-serve       the same site on the loopback interface
 #   make wheel            build sdist and wheel in dist/, install the wheel elsewhere and try it
+#   make audit            compare everything that the pins install with known advisories
+#   make licences         list the licences of what hermes installs in docs/licences.md
+#   make sbom             a bill of materials of what the wheel installs, in build/ (after make wheel)
 #   make check-version    whether TAG=v1.2.3 is the version in pyproject.toml and in CHANGELOG.md
 #   make bench            measure training, decoding and checkpoints on this machine
 #   make clean            remove the virtual environment and everything built
@@ -27,7 +30,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: quickstart test test-long test-interop test-jax conformance lint lint-workflows docs \
-	docs-serve wheel check-version bench clean
+	docs-serve wheel audit licences sbom check-version bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/hermes quickstart
@@ -79,16 +82,32 @@ docs-serve: $(VENV)/.docs
 	$(BIN)/python docs/prepare.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-# The wheel is tried in a fresh environment, from a folder where the checkout cannot be imported.
+# Built twice, with the same bytes: whoever has the source can check what is published. Then the wheel is
+# tried in a fresh environment, from a folder where the checkout cannot be imported.
 wheel: $(VENV)/.build
-	rm -rf dist build/wheel
+	rm -rf dist build/wheel build/again
 	$(BIN)/python -m build --outdir dist
+	umask 077 && TZ=Asia/Tokyo $(BIN)/python -m build --outdir build/again
+	for file in dist/*; do cmp "$$file" "build/again/$${file#dist/}" || exit 1; done
 	$(BIN)/twine check --strict dist/*
 	$(PYTHON) -m venv build/wheel
 	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		"$$(ls dist/*.whl)[all]"
 	cd build/wheel && bin/python -I "$(CURDIR)/.github/try_wheel.py"
+
+audit: $(VENV)/.audit
+	$(BIN)/python .github/audit_pins.py
+
+licences: $(VENV)/.tests
+	$(BIN)/python .github/list_licences.py > docs/licences.tmp
+	mv docs/licences.tmp docs/licences.md
+
+# CycloneDX, of the environment in which `make wheel` tried the wheel.
+sbom: $(VENV)/.audit
+	@test -x build/wheel/bin/hermes || { echo "Error: no build/wheel; run make wheel first"; exit 1; }
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.cdx.json build/wheel/bin/python
 
 check-version:
 	$(PYTHON) .github/check_version.py "$(TAG)"
@@ -123,7 +142,7 @@ $(VENV)/.docs: $(VENV)/.installed
 	$(PIP) --editable '.[all,docs]'
 	@touch $@
 
-# These two need neither backend, so continuous integration need not install one for them.
+# These need neither backend, so continuous integration need not install one for them.
 $(VENV)/.workflows: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) check-jsonschema zizmor yamllint
@@ -132,6 +151,11 @@ $(VENV)/.workflows: pyproject.toml constraints.txt
 $(VENV)/.build: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) build twine
+	@touch $@
+
+$(VENV)/.audit: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) pip-audit cyclonedx-bom
 	@touch $@
 
 clean:

@@ -43,7 +43,7 @@ from hermes.training.options import (
 from hermes.training.progress_bar import open_progress
 from hermes.training.request import RunRequest
 from hermes.training.result import ResultCollector, TrainResult
-from hermes.training.run import check_output, has_checkpoint, open_run
+from hermes.training.run import Run, check_output, has_checkpoint, open_run
 from hermes.training.tracking import deliver, open_trackers
 
 __all__ = [
@@ -321,12 +321,15 @@ def run_to_end(
     Ctrl-C, once the run is saved.
     """
     report, uploads = call["report"], host.uploads
-    with open_run(request) as run, DeferredInterrupt() as interrupt:
-        if host.leads:
-            for note in run.notes:
-                host.tell(note)
-            if not (run.finished or request.dry_run):
-                on_start()
+
+    def show_prepared(run: Run) -> None:
+        for note in run.notes if host.leads else ():
+            host.tell(note)
+        host.on_prepared(run)
+
+    with open_run(request, show_prepared) as run, DeferredInterrupt() as interrupt:
+        if host.leads and not (run.finished or request.dry_run):
+            on_start()
         host.on_open(run)
         if request.dry_run:
             result = ResultCollector(run).result

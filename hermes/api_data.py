@@ -12,12 +12,12 @@ from hermes.data.prepared import Part, PreparationOptions, merge_parts, prepare_
 from hermes.data.prepared.documents import PreparedDocuments
 from hermes.data.prepared.manifest import read_manifest
 from hermes.data.prepared.verifying import verify_prepared
-from hermes.data.progress import PreparationProgress
+from hermes.data.progress import PreparationProgress, report_progress
 from hermes.errors import HermesError
 from hermes.interop.companions import read_template_settings
 from hermes.interop.hub import load_tokenizer, resolve_hub_path
+from hermes.stage_display import show_progress
 from hermes.tokenizer import Tokenizer
-from hermes.training.preparation_bar import PreparationDisplay
 
 __all__ = [
     "PrepareResult",
@@ -75,9 +75,9 @@ def prepare(
     that are finished stay.
     """
     a = convert_arguments(prepare, locals())
-    with PreparationDisplay(progress) as shown:
+    with show_progress(progress):
         if a["merge"]:
-            done = merge_parts(output, watch=shown.show)
+            done = merge_parts(output)
         else:
             if not data:
                 raise HermesError("no data: give data=FILE, a folder or a list of files")
@@ -95,7 +95,6 @@ def prepare(
                 ),
                 workers=a["workers"],
                 part=None if part is None else Part.parse(part),
-                watch=shown.show,
             )
     return PrepareResult(**vars(done))
 
@@ -175,11 +174,11 @@ def verify_data(folder: str | Path, *, progress: bool | None = None) -> PrepareR
     StorageError.
     """
     state = PreparationProgress(stage="verifying")
-    with PreparationDisplay(progress) as shown:
+    with show_progress(progress):
 
         def watch(done: int, total: int) -> None:
             state.read, state.size = done, total
-            shown.show(state)
+            report_progress(state)
 
         stream = verify_prepared(folder, watch)
     _, shards = read_manifest(Path(folder))

@@ -256,7 +256,6 @@ def sft(
             whole=call["train_on_prompt"],
             pack=call["pack"],
             overlong=call["overlong"],
-            progress=host.count_encoded if host.leads else lambda done, total: None,
             show=lambda examples: show_examples(
                 host, base.tokenizer, examples[: call["show_samples"]]
             ),
@@ -403,8 +402,6 @@ def dpo(
             base=choose_reference_weights(call, base),
             named=call["resume"] and call.has_given("checkpoint"),
             stop=lambda: host.stop() or call["stop"](),
-            progress=host.count if host.leads else lambda done, total: None,
-            encoding_progress=host.count_encoded if host.leads else lambda done, total: None,
         )
         request = make_finetuning_request(
             call,

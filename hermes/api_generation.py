@@ -25,7 +25,7 @@ from hermes.inference.sampling import Sampling
 from hermes.inference.sampling_options import SAMPLING_OPTIONS, make_sampling
 from hermes.interface import Options, choose_backend
 from hermes.interop.hub import load_tokenizer
-from hermes.model import Model, load
+from hermes.model import Model, check_loading, load
 from hermes.tokenizer import Tokenizer
 
 __all__ = ["chat", "generate", "generate_from_file"]
@@ -73,11 +73,12 @@ def generate(
     backend: str = "auto",
     device: str | None = None,
     precision: str = "float32",
+    force: bool = False,
 ) -> list[GeneratedText]:
     """Continue a prompt, num_samples times, with the seeds from `seed` on.
 
-    checkpoint, config, ignore_fields, tokenizer, eos, bos: as in `load`. temperature 0 takes the
-    likeliest token, always; what is None of temperature, top_k, top_p and min_p is as the
+    checkpoint, config, ignore_fields, tokenizer, eos, bos, force: as in `load`. temperature 0 takes
+    the likeliest token, always; what is None of temperature, top_k, top_p and min_p is as the
     checkpoint's generation_config.json has it, else 0.8, 0, 1 and 0. The rest of sampling is as in
     `Sampling`, where ban, dry_breaker and logit_bias ("ID=NUMBER") become ids; stop, stop_id,
     context_overflow, logprobs and echo are as in `Model.complete`. A seed gives the same text on
@@ -95,7 +96,7 @@ def generate(
         raise HermesError("--output is the file for the texts of --prompts; give those, too")
     model = load(
         checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
-        ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"],
+        ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"], force=a["force"],
     )  # fmt: skip
     if prompts is not None:
         return generate_from_file(model, a)
@@ -231,13 +232,15 @@ def chat(
     backend: str = "auto",
     device: str | None = None,
     precision: str = "float32",
+    force: bool = False,
 ) -> ChatSession:
     """Start a conversation: `say` gives the answer to a message in pieces, and remembers both.
 
         talk = hermes.chat("run")
         print("".join(talk.say("Hello!")))
 
-    checkpoint, config, ignore_fields, tokenizer, eos: as in `load`. template: a Jinja file instead
+    checkpoint, config, ignore_fields, tokenizer, eos, force: as in `load`. template: a Jinja file
+    instead
     of the checkpoint's chat template; template_arg: its arguments, such as "enable_thinking=false".
     max_tokens: of an answer. Sampling is as in `generate`. Raises HermesError of every kind.
     """
@@ -264,5 +267,9 @@ def chat(
     if said:
         warnings.warn(said, stacklevel=2)
     options = Options(device=device, precision=precision)
-    model = choose_backend(backend).build(base.spec, base.params, options)
+    chosen = choose_backend(backend)
+    place = device or chosen.devices()[0]
+    for note in check_loading(chosen, base.spec, place, precision, a["force"]):
+        warnings.warn(note, stacklevel=2)
+    model = chosen.build(base.spec, base.params, options)
     return ChatSession(model, base.encoder, system, sampling, a["max_tokens"], a["seed"])

@@ -1,5 +1,6 @@
 """The public functions that judge and convert a trained model: evaluate, convert and merge."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +65,12 @@ def evaluate(
     backend: str = "auto",
     device: str | None = None,
     precision: str = "float32",
+    force: bool = False,
 ) -> EvalResult:
     """The loss, perplexity and bits per byte of a model on a text.
 
-    checkpoint, config, ignore_fields, tokenizer, eos, bos: as in `load`. data to cache_dir: as in
-    `train`. seq_len: tokens per row, None for the run's, else 256 or the model's max_seq_len.
+    checkpoint, config, ignore_fields, tokenizer, eos, bos, force: as in `load`. data to cache_dir:
+    as in `train`. seq_len: tokens per row, None for the run's, else 256 or the model's max_seq_len.
     Raises HermesError of every kind.
     """
     a = convert_arguments(evaluate, locals())
@@ -77,12 +79,14 @@ def evaluate(
         raise HermesError("no data: give data=FILE, a folder or a list of files")
     model = load(
         checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
-        ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"],
+        ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"], force=a["force"],
     )  # fmt: skip
     options = DataOptions(
         TextFormat(text_field, format, documents, no_header),
         a["max_bad_records"] if skip_bad_records else None,
         Path(cache_dir) if cache_dir else None,
+        tell=lambda line: warnings.warn(line, stacklevel=3),
+        force=a["force"],
     )
     with load_tokens(names, model.tokenizer, options) as stream:
         tokens = stream.tokens[:]
@@ -141,6 +145,7 @@ def convert(
     config: str | Path | None = None,
     ignore_fields: Sequence[str] = (),
     backend: str = "auto",
+    force: bool = False,
     on_progress: Watch = _watch_nothing,
 ) -> ConvertResult:
     """Write the model at `src` as the new folder `dst`, and compare the logits of both.
@@ -150,8 +155,8 @@ def convert(
     for a folder under Hugging Face's own names, 'mlx-adapter' or 'peft-adapter' for the adapters of
     a run alone, as mlx-lm loads them, or PEFT on the model's class. dtype: 'float32', 'bfloat16' or
     'float16'; None as stored. ignore_fields: as in `load`. backend: what computes the comparison.
-    on_progress: called with the stage, 'writing' or 'comparing', and the share of it that is done.
-    Raises HermesError of every kind.
+    force: try what memory seems too small for. on_progress: called with the stage, 'writing' or
+    'comparing', and the share of it that is done. Raises HermesError of every kind.
     """
     a = convert_arguments(convert, locals())
     return _write(src, dst, None, a)
@@ -166,6 +171,7 @@ def merge(
     dtype: str | None = "float32",
     config: str | Path | None = None,
     ignore_fields: Sequence[str] = (),
+    force: bool = False,
     on_progress: Watch = _watch_nothing,
 ) -> ConvertResult:
     """Write a model with its low-rank adapters added in, W + alpha / rank B A, as a new folder.
@@ -198,6 +204,7 @@ def _write(
         ignore_fields=a["ignore_fields"],  # type: ignore[arg-type]  # converted by its annotation
         adapter=Path(adapter) if adapter else None,
         backend=None if backend == "auto" else backend,
+        force=bool(a["force"]),
         on_progress=a["on_progress"],  # type: ignore[arg-type]  # converted by its annotation
     )
     return ConvertResult(

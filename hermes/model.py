@@ -17,18 +17,19 @@ from hermes.inference.generated_text import GeneratedText, describe_choices, sco
 from hermes.inference.request import Generation, Request
 from hermes.inference.sampling import Sampling
 from hermes.inference.sampling_options import make_sampling
+from hermes.interface import SHORT_NAMES, Backend, Options, choose_backend
 from hermes.interface import Model as BackendModel
-from hermes.interface import Options, choose_backend
 from hermes.interop.companions import open_tokenizer, read_generation_config
 from hermes.interop.hub import load_tokenizer
 from hermes.interop.open_model import StoredModel, open_model
+from hermes.model_info.fitting import count_loaded_bytes, find_free_memory, require_memory
 from hermes.numerics.params import count_parameters
 from hermes.spec import ModelSpec
 from hermes.stages import report_stage
 from hermes.tokenizer import Tokenizer
 from hermes.tokenizer.files import has_tokenizer
 
-__all__ = ["GeneratedText", "Model", "load"]
+__all__ = ["GeneratedText", "Model", "check_loading", "load"]
 
 
 class Model:
@@ -348,6 +349,7 @@ def load(
     tokenizer: str | Path | Tokenizer | None = None,
     eos: str | None = None,
     bos: bool | None = None,
+    force: bool = False,
 ) -> Model:
     """Load a model to evaluate and to generate with.
 
@@ -355,14 +357,17 @@ def load(
     weights with `config` telling the architecture. ignore_fields: fields of its config.json that
     hermes does not know and that are to be passed over. tokenizer: another than the one beside it.
     eos: the token that ends a text, and bos: whether one begins with BOS, where the checkpoint's
-    files are not to say it. Raises CheckpointError, MissingBackend, Unsupported.
+    files are not to say it. force: try what memory seems too small for. Raises CheckpointError,
+    HermesError where it does not fit, MissingBackend, Unsupported.
     """
     found = choose_backend(backend)
     report_stage(f"reading {checkpoint}")
     source = open_model(
         Path(checkpoint), config=Path(config) if config else None, ignore_fields=ignore_fields
     )
-    for note in source.notes:
+    device_name = device or found.devices()[0]
+    notes = (*source.notes, *check_loading(found, source.spec, device_name, precision, force))
+    for note in notes:
         warnings.warn(note, stacklevel=2)
     report_stage(f"building {source.spec.name}")
     built = found.build(source.spec, source.params, Options(device=device, precision=precision))
@@ -373,8 +378,19 @@ def load(
         generation_config=read_generation_config(source.files, source.path),
         path=source.path,
         backend=found.name,
-        device=device or found.devices()[0],
+        device=device_name,
     )
+
+
+def check_loading(
+    backend: Backend, spec: ModelSpec, device: str, precision: str, force: bool
+) -> list[str]:
+    """Compare a model's weights with what its device has. -> sentences for the user
+
+    Raises HermesError where they do not fit, unless it is forced.
+    """
+    needed = count_loaded_bytes(spec, SHORT_NAMES.get(precision, precision))
+    return require_memory(spec.name, needed, find_free_memory(backend, device), force=force)
 
 
 def _choose_tokenizer(

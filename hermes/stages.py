@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["ShowStage", "report_stage", "show_stages"]
+__all__ = ["ShowStage", "has_display", "report_stage", "show_stages"]
 
 ShowStage = Callable[[str, int, int], None]
 
@@ -24,6 +24,11 @@ _SHOW: ContextVar[ShowStage] = ContextVar("show", default=_show_nothing)
 def report_stage(what: str, done: int = 0, total: int = 0) -> None:
     """Say what begins or goes on, and how far it is; total 0 where nobody knows."""
     _SHOW.get()(what, done, total)
+
+
+def has_display() -> bool:
+    """Whether somebody shows the stages that are reported here."""
+    return _SHOW.get() is not _show_nothing
 
 
 @contextmanager

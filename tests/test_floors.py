@@ -12,6 +12,7 @@ from tests.packages import PACKAGES, ROOT
 FLOORS = {
     "hermes": [
         {"errors", "formatting", "stages"},
+        {"stage_display"},
         {"arguments"},
         {"spec", "recipe", "distributed"},
         {"mal", "interface", "options"},

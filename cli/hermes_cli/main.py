@@ -18,6 +18,7 @@ from typing import TextIO
 
 import click
 
+from hermes.distributed.environment import OWN, read_rank_info
 from hermes.distributed.process_group import exit_without_teardown
 from hermes.errors import (
     HermesError,
@@ -28,10 +29,10 @@ from hermes.errors import (
     suggest_nearest,
 )
 from hermes.options.synonyms import suggest_option
+from hermes.stage_display import StageDisplay, draw_on_terminal
 from hermes.stages import report_stage, show_stages
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
 from hermes_cli.display.robust_stderr import make_stderr_robust
-from hermes_cli.display.stage_display import StageDisplay
 from hermes_cli.launch.signals import INTERRUPTED, Signals
 from hermes_cli.options.config_file import get_click_options
 
@@ -198,7 +199,7 @@ def run(
             warnings.showwarning = warn
             call = Call((*arguments,), tell, run, signals)
             with (
-                StageDisplay(_choose_stage_line(tell), signals.raise_if_ends) as stages,
+                _open_stage_display(tell, signals) as stages,
                 show_stages(stages.show),
                 hermes.make_context(
                     "hermes", list(arguments), obj=call, color=_choose_color()
@@ -241,10 +242,23 @@ def run(
     return 0
 
 
-def _choose_stage_line(tell: Callable[[str], None]) -> Callable[[str], None]:
-    """What prints a line of a stage: of several processes the first alone, or none."""
-    speaks = tell is _print_error and os.environ.get("RANK", "0") == "0"
-    return tell if speaks else lambda line: None
+def _open_stage_display(tell: Callable[[str], None], signals: Signals) -> StageDisplay:
+    """What shows the stages of a command: of several processes the first alone."""
+    speaks = (tell is _print_error or OWN in os.environ) and _find_rank() == 0
+    terminal = speaks and sys.stderr is not None and sys.stderr.isatty()
+    return StageDisplay(
+        _print_error if speaks else lambda line: None,
+        draw_on_terminal if terminal else None,
+        signals.raise_if_ends,
+    )
+
+
+def _find_rank() -> int:
+    try:
+        rank_info = read_rank_info(os.environ)
+    except HermesError:  # the command will say what is wrong with the variables
+        return 0
+    return rank_info.rank if rank_info else 0
 
 
 def _fail_interrupted(signals: Signals, tell: Callable[[str], None]) -> int:
@@ -288,8 +302,6 @@ def _complete_words() -> None:
 
 def _is_launched() -> bool:
     """Whether a launcher started this process as one of several."""
-    from hermes.distributed.environment import read_rank_info
-
     try:
         return read_rank_info(os.environ) is not None
     except HermesError:  # the command has already said what is wrong with the variables

@@ -9,11 +9,12 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.errors import CheckpointError
+from hermes.stages import report_stage
 from hermes.storage.durable import FileDigest
 from hermes.storage.reading import hash_file, read_small, translate_read_error
 from hermes.storage.strict_json import Json, parse_json, render_json
@@ -34,6 +35,7 @@ FOR_PEOPLE = ("README.md", "LICENSE")
 FORMAT = "hermes-checkpoint"
 VERSION = 1
 READERS = 4
+REPORT_SECONDS = 0.25
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -155,9 +157,22 @@ def verify_files(folder: Path, manifest: Manifest, *, hashes: bool = True) -> No
         return
     # Largest first, so that the threads finish at about the same time.
     names = sorted(manifest.files, key=lambda name: -manifest.files[name].size)
+    total, hashed = sum(file.size for file in manifest.files.values()), [0]
+
+    def count(block: int) -> None:
+        hashed[0] += block  # of some threads: a lost addition is a percent less that is shown
+
     with ThreadPoolExecutor(READERS) as pool:
-        digests = pool.map(hash_file, [folder / name for name in names])
-        for name, digest in zip(names, digests, strict=True):
+        waiting = [pool.submit(hash_file, folder / name, count) for name in names]
+        try:
+            # Stages belong to this thread.
+            while wait(waiting, REPORT_SECONDS).not_done:
+                report_stage(f"verifying {folder}", hashed[0], total)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        report_stage("")
+        for name, digest in zip(names, (one.result() for one in waiting), strict=True):
             if digest != manifest.files[name].sha256:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise CheckpointError(

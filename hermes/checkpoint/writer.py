@@ -33,13 +33,11 @@ from hermes.spec import ModelSpec
 from hermes.storage.durable import (
     Disk,
     FileDigest,
-    count_free_bytes,
-    is_full,
-    require_space,
     write_file,
     write_folder_atomically,
 )
 from hermes.storage.safetensors import TensorInfo, compute_file_size, encode_dtype, encode_tensors
+from hermes.storage.space import count_free_bytes, is_full, require_space
 
 __all__ = ["save"]
 

@@ -1,6 +1,7 @@
 """The tokens of whatever data is given: prepared shards, token files, or text, cached or not."""
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from hermes.data.prepared.plan import PreparationOptions
 from hermes.data.progress import Watch, report_progress
 from hermes.data.source_file import SourceFile, find_source, require_unchanged
 from hermes.data.token_files import is_token_file, open_token_files
+from hermes.data.token_space import check_token_space
 from hermes.data.token_stream import TokenStream, tokenize
 from hermes.errors import DataError
 
@@ -35,7 +37,8 @@ class DataOptions:
 
     max_bad_records: None to stop at the first bad record, else the share of all that may be left
     out. cache_dir: where tokens of text are kept; None for the user's cache, and not for little
-    text. watch: told how far tokenizing is. tell: given lines for the user.
+    text. watch: told how far tokenizing is. tell: given lines for the user. force: tokenize
+    although the tokens seem not to fit on the disk.
     """
 
     text_format: TextFormat = field(default_factory=TextFormat)
@@ -43,6 +46,7 @@ class DataOptions:
     cache_dir: Path | None = None
     watch: Watch = report_progress
     tell: Callable[[str], None] = lambda line: None
+    force: bool = False
 
 
 def load_tokens(paths: Paths, tokenizer: "Tokenizer", options: DataOptions) -> TokenStream:
@@ -94,15 +98,30 @@ def _open_prepared(named: Sequence[Path], tokenizer: "Tokenizer") -> TokenStream
 def _load_text(files: Sequence[Path], tokenizer: "Tokenizer", options: DataOptions) -> TokenStream:
     kinds = [choose_format(path, options.text_format) for path in files]
     sources = [find_source(path, kind) for path, kind in zip(files, kinds, strict=True)]
+
+    def check_space(folder: Path) -> None:
+        if all(source.is_file for source in sources):
+            bad = None if options.max_bad_records is None else BadRecords(1.0)
+            sample = read_documents(files, **vars(options.text_format), bad=bad)
+            for note in check_token_space(folder, sources, sample, tokenizer, options.force):
+                options.tell(note)
+
     if _should_cache(sources, tokenizer, options):
         sources = [replace(one, name=os.path.abspath(one.name)) for one in sources]
         cache = options.cache_dir or find_cache_folder()
         if options.cache_dir is not None or can_write_cache(cache):
             own = PreparationOptions(options.text_format, max_bad_records=options.max_bad_records)
             return open_cached(
-                sources, tokenizer, own, cache, watch=options.watch, tell=options.tell
+                sources,
+                tokenizer,
+                own,
+                cache,
+                watch=options.watch,
+                tell=options.tell,
+                before=check_space,
             )
         options.tell(f"{cache} cannot be written to, so the text is tokenized at each start")
+    check_space(Path(tempfile.gettempdir()))
     bad = None if options.max_bad_records is None else BadRecords(options.max_bad_records)
     documents = read_documents(files, **vars(options.text_format), bad=bad)
     stream = tokenize(documents, tokenizer, watch=options.watch)

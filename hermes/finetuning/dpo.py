@@ -39,6 +39,7 @@ from hermes.formatting import format_count
 from hermes.interface import Backend, Batch, Model, Options, StepReport, Tensors
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
+from hermes.stages import report_stage
 from hermes.tokenizer import Tokenizer
 from hermes.training.run_yaml import read_reference_weights
 from hermes.training.training_data import TrainingData
@@ -57,10 +58,9 @@ class DPOData:
     needed; named: compare them with those in run.yaml even if they are not. reference_cache: a file
     of the reference's log-probabilities, read if it exists; None for the run's own.
     keeps_reference: whether it is written. use_template: False for plain text. drop: leave out
-    pairs whose completion does not fit. stop, progress: of computing the reference.
-    encoding_progress: of encoding the pairs. files: how many the pairs are from, 0 if unknown.
-    show: called with both sides of each pair once they are encoded. bad: counted records that are
-    left out. cache: keeps the encoded pairs.
+    pairs whose completion does not fit. stop: of computing the reference. files: how many the pairs
+    are from, 0 if unknown. show: called with both sides of each pair once they are encoded. bad:
+    counted records that are left out. cache: keeps the encoded pairs.
     """
 
     pairs: Iterable[PreferencePair]
@@ -75,8 +75,6 @@ class DPOData:
     base: Callable[[], Tensors] | None = None
     named: bool = False
     stop: Callable[[], bool] = lambda: False
-    progress: Callable[[int, int], None] = field(default=lambda done, total: None)
-    encoding_progress: Callable[[int, int], None] = field(default=lambda done, total: None)
     files: int = 0
     show: Callable[[Sequence[Example]], None] = lambda examples: None
     bad: BadRecords | None = None
@@ -202,7 +200,8 @@ class DPOData:
             encoded = (encode_plain_pair(pair, tokenizer) for pair in pairs)
         for done, pair in enumerate(encoded, 1):
             yield pair
-            self.encoding_progress(done, len(pairs))
+            report_stage("encoding pairs", done, len(pairs))
+        report_stage("")
 
     def _find_reference(
         self, data: PreferenceDataset, recipe: Recipe, process_group: ProcessGroup
@@ -242,7 +241,6 @@ class DPOData:
             recipe,
             process_group=process_group,
             stop=self.stop,
-            progress=self.progress,
         )
         made = Reference(logprobs, weights, data.fingerprint, template, how)
         computed = "the reference's log-probabilities were computed"

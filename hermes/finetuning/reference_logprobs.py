@@ -21,6 +21,7 @@ from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import CheckpointError, Interrupted, NonFinite, StorageError
 from hermes.interface import Model, Tensors
 from hermes.recipe import Recipe
+from hermes.stages import report_stage
 from hermes.storage.durable import write_atomically
 
 __all__ = ["Reference", "compute_reference", "hash_weights"]
@@ -94,10 +95,12 @@ class Reference:
 def hash_weights(params: Tensors) -> str:
     """SHA-256 over every tensor's name, shape and float32 values."""
     digest = hashlib.sha256()
-    for name in sorted(params):
+    for done, name in enumerate(sorted(params)):
+        report_stage("hashing the reference's weights", done, len(params))
         tensor = np.ascontiguousarray(params[name], np.float32)
         digest.update(f"{name} {tensor.shape}\n".encode())
         digest.update(tensor.data)
+    report_stage("")
     return digest.hexdigest()
 
 
@@ -108,7 +111,6 @@ def compute_reference(
     *,
     process_group: ProcessGroup = SINGLE_PROCESS,
     stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float64]:
     """Each pair's log-probabilities under `model`, in the batches of the first epoch. -> (N, 2).
 
@@ -139,7 +141,8 @@ def compute_reference(
             found[here, 0] = sums[:half][grid.real[a]]
             found[here, 1] = sums[half:][grid.real[a]]
         done += len(taken)
-        progress(done, total)
+        report_stage("computing the reference, pairs", done, total)
+    report_stage("")
     found = np.reshape(process_group.all_reduce_sum([*found.flat]), found.shape)
     if not np.isfinite(found).all():
         raise NonFinite(

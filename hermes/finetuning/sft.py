@@ -17,6 +17,7 @@ from hermes.errors import DataError
 from hermes.formatting import format_count
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
+from hermes.stages import report_stage
 from hermes.tokenizer import Tokenizer
 from hermes.training.host import RunHost
 from hermes.training.training_data import TrainingData, make_perplexity_evaluation
@@ -30,9 +31,8 @@ class SFTData:
 
     whole: train on every token, not on the assistant's alone. pack: several examples share a row,
     each in its own segment; otherwise one example per row. overlong: 'error', 'drop' or 'truncate'.
-    show: called with the examples once they are encoded. progress: of encoding them. files: how
-    many the conversations are from, 0 if unknown. bad: counted records that are left out. cache:
-    keeps the examples.
+    show: called with the examples once they are encoded. files: how many the conversations are
+    from, 0 if unknown. bad: counted records that are left out. cache: keeps the examples.
     """
 
     conversations: Iterable[Conversation]
@@ -41,7 +41,6 @@ class SFTData:
     pack: bool = True
     overlong: str = "error"
     show: Callable[[Sequence[Example]], None] = lambda examples: None
-    progress: Callable[[int, int], None] = lambda done, total: None
     files: int = 0
     bad: BadRecords | None = None
     cache: ExampleCache = field(default_factory=ExampleCache)
@@ -124,7 +123,8 @@ class SFTData:
             for number, examples in enumerate(encoded):
                 found += examples
                 records += [number] * len(examples)
-                self.progress(number + 1, len(conversations))
+                report_stage("encoding conversations", number + 1, len(conversations))
+            report_stage("")
             return EncodedRecords(found, records, encoder.unread - before)
 
         digest, size = hash_records(conversations)

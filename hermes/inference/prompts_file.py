@@ -11,7 +11,7 @@ from hermes.inference.engine import Engine
 from hermes.inference.generated_text import GeneratedText
 from hermes.inference.request import Generation, Request
 from hermes.inference.sampling_options import SAMPLING_OPTIONS
-from hermes.storage.durable import AppendOnlyFile
+from hermes.storage.append_only import AppendOnlyFile
 
 __all__ = ["PromptRecord", "TextsFile", "generate_texts", "read_prompt_records"]
 

@@ -25,14 +25,21 @@ from hermes.interop.model_folder import write_folder
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.interop.tensor_layout import make_layout
 from hermes.interop.tensor_names import pack
-from hermes.interop.verify import Verification, verify_conversion
+from hermes.interop.verify import (
+    Verification,
+    count_verification_bytes,
+    verify_conversion,
+)
+from hermes.model_info.fitting import find_main_memory, require_memory
 from hermes.numerics.params import list_parameters
 from hermes.spec import ModelSpec
+from hermes.stages import report_stage
 from hermes.storage.strict_json import render_json
 
 __all__ = ["TARGETS", "Conversion", "convert"]
 
 TARGETS = ("hermes", "hf", *ADAPTER_TARGETS)
+MEMORY_ADVICE = "source and result are compared in it: use a machine with more"
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ def convert(
     adapter: Path | None = None,
     backend: str | None = None,
     shard_limit: int = SHARD_LIMIT,
+    force: bool = False,
     on_progress: Callable[[str, float], None] = lambda stage, share: None,
     disk: Disk | None = None,
 ) -> Conversion:
@@ -74,8 +82,9 @@ def convert(
     'mlx-adapter' or 'peft-adapter' for a run's adapters alone, as mlx-lm loads them, or PEFT beside
     the class that 'hf' writes, in the stored dtype. dtype:
     float32, bfloat16, float16 or float64; None keeps the stored one. config, ignore_fields: see
-    `open_model`. adapter: a PEFT folder to merge. on_progress: called with the stage, "writing" or
-    "comparing", and the fraction of it that is done. Raises HermesError and its subclasses.
+    `open_model`. adapter: a PEFT folder to merge. force: try what memory seems too small for.
+    on_progress: called with the stage, "writing" or "comparing", and the fraction of it that is
+    done. Raises HermesError and its subclasses.
     """
     if to not in TARGETS:
         raise HermesError(f"to is {to!r}; it must be one of {', '.join(TARGETS)}")
@@ -100,6 +109,9 @@ def convert(
     params = LazyTensors(codes, lambda name: cast(model.params[name], codes[name], name))
     kinds = _plan_kinds(model.spec, family, codes)
     main_dtype = _find_main_dtype(kinds)
+    needed = count_verification_bytes(model.spec, model.dtypes, codes)
+    what = f"converting {model.spec.name}"
+    forced = require_memory(what, needed, find_main_memory(), force=force, advice=MEMORY_ADVICE)
     files = _render_files(model, to, main_dtype)
     results: list[Verification] = []
     size = write_folder(
@@ -115,7 +127,7 @@ def convert(
         disk=disk,
     )
     architecture = ARCHITECTURES[family if to == "hf" else find_family(model.spec)]
-    notes = model.notes + (_note_lost_dropout(model.spec) if to == "hf" else ())
+    notes = (*model.notes, *forced) + (_note_lost_dropout(model.spec) if to == "hf" else ())
     return Conversion(model, target, to, architecture, main_dtype, size, results[0], notes)
 
 
@@ -155,6 +167,7 @@ def _report_progress(
     def make(name: str) -> Array:
         nonlocal done
         on_progress("writing", done / total)
+        report_stage("writing tensors", done, total)
         done += kinds[name].nbytes
         return tensors[name]
 

@@ -8,8 +8,9 @@ from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.weights import INDEX, MODEL, SHARD_LIMIT, plan_shards, render_index
 from hermes.errors import HermesError
 from hermes.interface import Tensors
-from hermes.storage.durable import require_space, write_file, write_folder_atomically
+from hermes.storage.durable import write_file, write_folder_atomically
 from hermes.storage.safetensors import compute_file_size, encode_tensors
+from hermes.storage.space import require_space
 
 __all__ = ["write_folder"]
 

@@ -12,6 +12,7 @@ from hermes.interop.convert import Conversion, convert
 from hermes.interop.hub import READ
 from hermes.interop.hub_client import require_hub, translate_hub_errors
 from hermes.interop.model_card import render_card
+from hermes.stages import report_stage
 from hermes.storage.temporary import TemporaryFolder
 
 __all__ = ["PublishedModel", "publish", "require_writable"]
@@ -60,13 +61,14 @@ def publish(
     public: bool = False,
     endpoint: str | None = None,
     backend: str | None = None,
+    force: bool = False,
     on_progress: Callable[[str, float], None] = lambda stage, share: None,
 ) -> PublishedModel:
     """Convert the model at `source` as `convert` does and upload it as the content of `repo`.
 
     Adapters are merged; optimizer state is not uploaded. The same commit removes the files of an
-    earlier model; an existing README.md stays. backend: for the verification. Raises HermesError
-    and its subclasses.
+    earlier model; an existing README.md stays. backend: for the verification. force: as in
+    `convert`. Raises HermesError and its subclasses.
     """
     api = require_writable(repo, public=public, endpoint=endpoint)
     with TemporaryFolder("push") as folder:
@@ -78,8 +80,10 @@ def publish(
             config=config,
             ignore_fields=ignore_fields,
             backend=backend,
+            force=force,
             on_progress=on_progress,
         )
+        report_stage(f"uploading to {repo}")
         with translate_hub_errors(f"push to {repo}", f"hf://{repo}"):
             there = {one.rfilename for one in api.model_info(repo).siblings or ()}
             done = api.create_commit(
@@ -87,6 +91,7 @@ def publish(
                 operations=_plan_commit(Path(folder, "model"), there, render_card(made, repo)),
                 commit_message=f"{made.source.spec.name}, {made.architecture}, {made.dtype}",
             )
+    report_stage("")
     kept = (f"{CARD} of {repo} stays as it is",) if CARD in there else ()
     return PublishedModel(made, f"{api.endpoint}/{repo}", done.oid, made.notes + kept)
 

@@ -13,8 +13,10 @@ from hermes.interop.dtype import cast
 from hermes.interop.open_model import StoredModel
 from hermes.numerics.params import count_parameters, list_parameters
 from hermes.spec import ModelSpec
+from hermes.stages import report_stage
+from hermes.storage.safetensors import DTYPES
 
-__all__ = ["Verification", "verify_conversion"]
+__all__ = ["Verification", "count_verification_bytes", "verify_conversion"]
 
 # Above this many parameters, layers are compared one at a time on part of the vocabulary, so that a
 # model larger than memory can be verified.
@@ -58,10 +60,33 @@ def verify_conversion(
     passes, distances = _plan_passes(source.spec, result.spec), []
     for number, (source_spec, result_spec, names) in enumerate(passes):
         on_progress("comparing", number / len(passes))
+        report_stage("comparing source and result", number, len(passes))
         pairs = _load_pairs(source, result, source_spec, names, kept)
         distances.append(_compare_logits(chosen, source_spec, result_spec, pairs, source, begin))
         del pairs  # frees this layer's tensors before the next one's are read
+    report_stage("")
     return Verification(max(distances), chosen.name, len(distances))
+
+
+def count_verification_bytes(
+    spec: ModelSpec, before: Mapping[str, str], after: Mapping[str, str]
+) -> int:
+    """Count the bytes that comparing two models needs: the largest pass, and the largest tensor.
+
+    before, after: the dtype of each tensor, by its name in files.
+    """
+
+    def count(name: str, size: int) -> int:
+        stored = np.dtype(DTYPES[before[name]]).itemsize + np.dtype(DTYPES[after[name]]).itemsize
+        return size * stored
+
+    largest = 0
+    for small, _, names in _plan_passes(spec, spec):
+        sizes = {names[one]: tensor.size for one, tensor in list_parameters(small).items()}
+        # They are computed in float32.
+        largest = max(largest, sum(count(name, size) + 4 * size for name, size in sizes.items()))
+    single = max(count(name, one.size) for name, one in list_parameters(spec).items())
+    return largest + single
 
 
 Pair = tuple[Array, Array]

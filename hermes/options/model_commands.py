@@ -10,7 +10,7 @@ __all__ = ["MODEL_COMMANDS"]
 
 # What all that use a trained model share.
 _LOADED = ("checkpoint", "config", "ignore_fields", "tokenizer")
-_DEVICE = ("backend", "device", "precision")
+_DEVICE = ("backend", "device", "precision", "force")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", *SAMPLING, "seed")
 _CONFIG: Overrides = {
     "config": {
@@ -19,17 +19,22 @@ _CONFIG: Overrides = {
         "help": "Architecture of a bare .safetensors file: its config.json or a .mal file",
     },
 }
-_LOADING: Overrides = _CONFIG | {
-    "checkpoint": {
-        "type": Path,
-        "required": True,
-        "help": "Model to load: a checkpoint, a run (its newest checkpoint), a Hugging Face "
-        "folder, a .safetensors file with --config, or hf://OWNER/REPO[@REVISION]",
-    },
-    "tokenizer": {"type": Path, "group": "Model", "default_text": "the checkpoint's own"},
-    "eos": {"group": "Model"},
-    "precision": {"help": "Precision of matrix products and activations"},
-}
+_FORCE: Overrides = {"force": {"group": "Device", "help": "Try although memory seems too small"}}
+_LOADING: Overrides = (
+    _CONFIG
+    | _FORCE
+    | {
+        "checkpoint": {
+            "type": Path,
+            "required": True,
+            "help": "Model to load: a checkpoint, a run (its newest checkpoint), a Hugging Face "
+            "folder, a .safetensors file with --config, or hf://OWNER/REPO[@REVISION]",
+        },
+        "tokenizer": {"type": Path, "group": "Model", "default_text": "the checkpoint's own"},
+        "eos": {"group": "Model"},
+        "precision": {"help": "Precision of matrix products and activations"},
+    }
+)
 _BOS: Overrides = {
     "bos": {"group": "Model", "help": "Begin the text with the tokenizer's BOS token"},
 }
@@ -128,12 +133,13 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         grouped=True,
     ),
     "convert": CommandOptions(
-        ("to", "dtype", "config", "ignore_fields", "backend", "json"),
+        ("to", "dtype", "config", "ignore_fields", "backend", "force", "json"),
         (
             Argument("src", "Model to read", "SRC", type=Path),
             Argument("dst", "Folder to write, which must not exist", "DST", type=Path),
         ),
-        overrides={
+        overrides=_FORCE
+        | {
             "to": {
                 "required": True,
                 "default": None,
@@ -154,8 +160,9 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         },
     ),
     "merge": CommandOptions(
-        ("checkpoint", "adapter", "output", "to", "dtype", "config", "ignore_fields"),
+        ("checkpoint", "adapter", "output", "to", "dtype", "config", "ignore_fields", "force"),
         overrides=_CONFIG
+        | _FORCE
         | {
             "checkpoint": {
                 "type": Path,
@@ -176,11 +183,11 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         },
     ),
     "push": CommandOptions(
-        ("to", "dtype", "public", "config", "ignore_fields"),
+        ("to", "dtype", "public", "config", "ignore_fields", "force"),
         (
             Argument("checkpoint", "Checkpoint or run to push", "CHECKPOINT", type=Path),
             Argument("repo", "Repository on the Hugging Face Hub", "OWNER/REPO"),
         ),
-        overrides=_CONFIG,
+        overrides=_CONFIG | _FORCE,
     ),
 }

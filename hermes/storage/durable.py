@@ -5,7 +5,6 @@ use to count operations, refuse one or stop before the n-th. Errors of the opera
 StorageError here.
 """
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -26,15 +25,13 @@ from hermes.storage.temporary import delete_abandoned, hold_lock
 
 __all__ = [
     "TEMPORARY",
-    "AppendOnlyFile",
     "Disk",
     "FileDigest",
     "Operation",
-    "count_free_bytes",
     "delete_folder",
-    "is_full",
+    "explain_os_error",
+    "flush",
     "link_or_copy",
-    "require_space",
     "write_atomically",
     "write_file",
     "write_folder_atomically",
@@ -44,7 +41,6 @@ TEMPORARY = ".tmp-"
 """What the name of an unfinished file or folder begins with."""
 
 BLOCK = 64 * 2**20
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 T = TypeVar("T")
 
@@ -75,7 +71,7 @@ class Disk:
                 self._before(operation)
             return act()
         except OSError as error:
-            reason = _explain(error)
+            reason = explain_os_error(error)
             raise StorageError(f"cannot {operation.kind} {operation.path}: {reason}") from error
 
     def make_folder(self, path: Path) -> None:
@@ -100,7 +96,7 @@ class Disk:
 
     def sync(self, descriptor: int, path: Path) -> None:
         """Wait until a file's contents would survive a power failure."""
-        self._run(Operation("sync", path), lambda: _flush(descriptor))
+        self._run(Operation("sync", path), lambda: flush(descriptor))
 
     def sync_folder(self, path: Path) -> None:
         """Wait until the names in a folder would survive a power failure."""
@@ -108,7 +104,7 @@ class Disk:
         def act() -> None:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                _flush(descriptor)
+                flush(descriptor)
             finally:
                 os.close(descriptor)
 
@@ -127,11 +123,13 @@ class Disk:
         self._run(Operation("delete folder", path), lambda: os.rmdir(path))
 
 
-def _explain(error: OSError) -> str:
+def explain_os_error(error: OSError) -> str:
+    """The reason that the operating system gives, in lower case."""
     return (error.strerror or str(error)).lower()
 
 
-def _flush(descriptor: int) -> None:
+def flush(descriptor: int) -> None:
+    """Wait until a file's bytes would survive a power failure."""
     # On macOS fsync leaves the bytes in the drive's own cache; F_FULLFSYNC empties it. File
     # systems that do not know F_FULLFSYNC fall back to fsync.
     full = getattr(fcntl, "F_FULLFSYNC", None)
@@ -199,7 +197,7 @@ def write_atomically(path: Path, data: bytes, *, disk: Disk | None = None) -> No
     except (OSError, StorageError) as error:
         # The temporary file means nothing to a user, so the error names the file asked for.
         cause = error if isinstance(error, OSError) else error.__cause__
-        reason = _explain(cause) if isinstance(cause, OSError) else str(error)
+        reason = explain_os_error(cause) if isinstance(cause, OSError) else str(error)
         raise StorageError(f"cannot write {path}: {reason}") from cause
 
 
@@ -220,50 +218,6 @@ def _replace_file(path: Path, data: bytes, mode: int | None, disk: Disk) -> None
     disk.sync_folder(path.parent)
 
 
-class AppendOnlyFile:
-    """A file of lines that only grows, such as metrics.jsonl.
-
-    Readers see a line as soon as it is appended; it survives a power failure after `sync`. A crash
-    may tear the last line. All methods raise StorageError.
-    """
-
-    def __init__(self, path: Path, keep_line: Callable[[bytes], bool]):
-        """Open or create a file and cut it before the first line that `keep_line` rejects."""
-        self._path = path
-        with self._translate_errors():
-            self._file = open(path, "ab+")  # noqa: SIM115  # closed by `close`
-            self._file.seek(0)
-            kept = 0
-            for line in self._file:
-                if not keep_line(line):
-                    break
-                kept += len(line)
-            self._file.truncate(kept)
-            self._file.seek(kept)
-
-    def append(self, line: bytes) -> None:
-        """Append a line, for readers to see at once."""
-        with self._translate_errors():
-            self._file.write(line + b"\n")
-            self._file.flush()
-
-    def sync(self) -> None:
-        """Wait until all lines would survive a power failure."""
-        with self._translate_errors():
-            _flush(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {_explain(error)}") from error
-
-
 def link_or_copy(source: Path, target: Path, disk: Disk) -> None:
     """Give a file a second name, or copy it where hard links are not possible; sync its contents.
 
@@ -276,7 +230,7 @@ def link_or_copy(source: Path, target: Path, disk: Disk) -> None:
             shutil.copyfile(source, target)
         descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise StorageError(f"cannot write {target}: {_explain(error)}") from error
+        raise StorageError(f"cannot write {target}: {explain_os_error(error)}") from error
     try:
         disk.sync(descriptor, target)
     finally:
@@ -315,27 +269,3 @@ def write_folder_atomically(target: Path, disk: Disk) -> Iterator[Path]:
     finally:
         if lock >= 0:
             os.close(lock)
-
-
-def count_free_bytes(path: Path) -> int:
-    """Bytes that can still be written to the file system of `path`. Raises StorageError."""
-    try:
-        space = os.statvfs(path)
-    except OSError as error:
-        raise StorageError(f"cannot look at {path}: {_explain(error)}") from error
-    return space.f_bavail * space.f_frsize
-
-
-def require_space(folder: Path, needed: int) -> None:
-    """Raise StorageError, before anything is written, where `needed` bytes do not fit."""
-    free = count_free_bytes(folder)
-    if free < needed:
-        raise StorageError(
-            f"{folder} has {free} bytes free and the checkpoint needs {needed}; "
-            "make room or choose another --output"
-        )
-
-
-def is_full(error: StorageError) -> bool:
-    """Whether the disk was full or a quota or file size limit was reached."""
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from hermes.errors import CheckpointError, StorageError
@@ -94,8 +95,11 @@ def read_start(path: Path, count: int) -> bytes:
         os.close(descriptor)
 
 
-def hash_file(path: Path) -> str:
-    """Compute a file's SHA-256, in lower-case hex. Raises CheckpointError, StorageError."""
+def hash_file(path: Path, watch: Callable[[int], None] | None = None) -> str:
+    """Compute a file's SHA-256, in lower-case hex. Raises CheckpointError, StorageError.
+
+    watch: told the bytes of each block once it is hashed; None to report a stage.
+    """
     descriptor, size = open_file(path)
     try:
         digest, buffer = hashlib.sha256(), memoryview(bytearray(min(BLOCK, size)))
@@ -103,8 +107,12 @@ def hash_file(path: Path) -> str:
             part = buffer[: min(BLOCK, size - start)]
             read_into(descriptor, part, start, path)
             digest.update(part)
-            report_stage(f"verifying {path}", start, size)
-        report_stage("")
+            if watch is None:
+                report_stage(f"verifying {path}", start, size)
+            else:
+                watch(len(part))
+        if watch is None:
+            report_stage("")
         return digest.hexdigest()
     finally:
         os.close(descriptor)

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from hermes.arguments import Call
 from hermes.chat_templates.example import Example
-from hermes.data.progress import PreparationProgress
 from hermes.distributed.join import choose_backend_name, find_rank_info, join_ranks
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.interface import Backend, Options, choose_backend
+from hermes.stage_display import show_progress
 from hermes.tokenizer import Tokenizer
 from hermes.training.finish_command import FinishCommand
 from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
 
 if TYPE_CHECKING:
+    from hermes.recipe import Recipe
+    from hermes.spec import ModelSpec
+    from hermes.training.request import RunRequest
     from hermes.training.run import Run
 
 __all__ = ["RunHost", "join_host", "make_options"]
@@ -35,12 +38,11 @@ class RunHost:
 
     options: with this rank's device. make_settings: makes RunRequest's settings and sources, None
     for those of the call. edits: recipe fields set by other means than arguments. tell: given lines
-    for the user. on_open: called with the run once nothing can refuse it. show_example: shows a
-    conversation as it is trained on, None for the usual way. count, count_encoded: told how far a
-    computation before the training is, and the encoding of the data; watch_data: how far tokenizing
-    is. split_among: the ranks that
-    batch_size and grad_accum are meant for, None for the current ones. stop: polled after every
-    step, besides the caller's own. uploads: pushes the model to the Hub.
+    for the user. on_model: RunRequest's. on_prepared: called with the run before its model is
+    built; on_open: once nothing can refuse it. show_example: shows a conversation as it is trained
+    on, None for the usual way. split_among: the ranks that batch_size and grad_accum are meant for,
+    None for the current ones. stop: polled after every step, besides the caller's own. uploads:
+    pushes the model to the Hub.
     """
 
     backend: Backend
@@ -50,11 +52,10 @@ class RunHost:
     edits: Mapping[str, object] = field(default_factory=dict)
     split_among: int | None = None
     tell: Callable[[str], None] = _tell_nothing
+    on_model: "Callable[[RunRequest, ModelSpec, Recipe], None]" = lambda request, spec, recipe: None
+    on_prepared: "Callable[[Run], None]" = lambda run: None
     on_open: "Callable[[Run], None]" = lambda run: None
     show_example: Callable[[Tokenizer, Example], None] | None = None
-    count: Callable[[int, int], None] = lambda done, total: None
-    watch_data: Callable[[PreparationProgress], None] = lambda progress: None
-    count_encoded: Callable[[int, int], None] = lambda done, total: None
     stop: Callable[[], bool] = lambda: False
     uploads: HubUploads | None = None
 
@@ -80,18 +81,13 @@ def join_host(call: Call) -> Iterator[RunHost]:
     rank_info = find_rank_info(os.environ, call["peer_timeout"])
     process_group, options = join_ranks(rank_info, backend, options)
     tell = _choose_tell(call["progress"], process_group)
-    from hermes.training.preparation_bar import PreparationDisplay
-
-    leads = process_group.rank_info.rank == 0
     host = RunHost(backend, options, process_group, tell=tell)
-    shown = PreparationDisplay(call["progress"] if leads else False)
-    command = call["on_finish"] if leads and not call["dry_run"] else ""
+    shown = show_progress(call["progress"] if host.leads else False)
+    command = call["on_finish"] if host.leads and not call["dry_run"] else ""
     finish = FinishCommand(command, call["output"], tell)
     with finish, HubUploads(push, tell) as uploads, closing(process_group), shown:
         require_writable_repo(push, process_group)
-        yield replace(
-            host, uploads=uploads, watch_data=shown.show, on_open=lambda run: shown.close()
-        )
+        yield replace(host, uploads=uploads)
 
 
 def make_options(values: Mapping[str, Any]) -> Options:

@@ -16,6 +16,7 @@ from hermes.data import Cursor
 from hermes.errors import NonFinite
 from hermes.interface import Batch, Learner, StepReport
 from hermes.recipe import Recipe
+from hermes.stages import report_stage
 from hermes.training.batch_reader import BatchReader, BatchShape
 from hermes.training.coordination import RankCoordinator
 from hermes.training.early_stopping import EarlyStopping
@@ -134,7 +135,10 @@ class TrainingLoop:
                 stopping = yield from self._evaluate()
             if not self.sampled and not stopping:
                 yield from self._make_samples()
+            began = self.position.step
             while self._has_steps_left() and not stopping:
+                # The first step compiles; on a device that runs ahead it ends with the second.
+                report_stage("computing the first step" if self.position.step == began else "")
                 before = self.position.cursor
                 batch, cursor = self._draw_batch()
                 lr = compute_lr(self.recipe, self.position.step, self.total_steps)
@@ -214,7 +218,9 @@ class TrainingLoop:
     def _read_pending(self) -> Iterator[Update]:
         """Read the pending losses from the device; record and yield those whose line is due."""
         pending, self._pending = self._pending, []
+        report_stage("waiting for the device" if pending else "")
         read = [(one, float(one.report.loss), float(one.report.grad_norm)) for one in pending]
+        report_stage("")
         rate = round(self._measure_throughput(), 1)
         for one, loss, norm in read:
             step = one.position.step

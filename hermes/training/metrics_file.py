@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hermes.errors import DataError
-from hermes.storage.durable import AppendOnlyFile, write_atomically
+from hermes.storage.append_only import AppendOnlyFile
+from hermes.storage.durable import write_atomically
 
 __all__ = ["MetricsFile", "find_odd_lines", "read_last_step", "read_metrics"]
 

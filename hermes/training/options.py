@@ -64,8 +64,8 @@ def make_data_options(call: Call, host: RunHost) -> DataOptions:
         make_text_format(call),
         call["max_bad_records"] if call["skip_bad_records"] else None,
         Path(call["cache_dir"]) if call["cache_dir"] else None,
-        host.watch_data,
-        host.tell,
+        tell=host.tell,
+        force=call["force"],
     )
 
 
@@ -145,5 +145,6 @@ def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more:
         track_project=call["track_project"],
         force=call["force"],
         dry_run=call["dry_run"],
+        on_model=host.on_model,
         **more,
     )

@@ -5,10 +5,11 @@ from pathlib import Path
 from hermes.checkpoint import RetentionPolicy, count_checkpoint_bytes
 from hermes.errors import HermesError, StorageError
 from hermes.formatting import format_count, format_with_unit
-from hermes.model_info.memory import count_training_bytes, read_host_memory
+from hermes.model_info.fitting import find_free_memory
+from hermes.model_info.memory import count_training_bytes
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
-from hermes.storage.durable import count_free_bytes
+from hermes.storage.space import count_free_bytes
 from hermes.training.request import RunRequest
 
 __all__ = ["check_disk", "check_memory", "count_kept_checkpoints"]
@@ -25,23 +26,16 @@ def check_memory(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> list[s
     copy = count_training_bytes(spec, recipe, precision)
     if request.options.shard:
         copy //= min(request.options.shard_group or ranks, ranks)
-    count = getattr(request.backend, "count_free_memory", None)
-    free = count(request.device) if count else None
-    where = f"{request.device} has"
-    needed = copy
-    if free is None:  # the device computes in main memory
-        memory = read_host_memory()
-        if memory is None:
-            return []
-        free, needed = memory.available, copy * here
-        where = f"of this machine's {format_with_unit(memory.total, 'B')}"
-    if needed <= free:
+    free = find_free_memory(request.backend, request.device)
+    if free is None:
+        return []
+    needed = copy * here if free.is_shared else copy
+    if needed <= free.available:
         return []
     who = f" in {format_count(here, 'processes', 'process')}" if needed > copy else ""
     found = (
         f"training {spec.name} needs {format_with_unit(needed, 'B')} of memory{who} besides its "
-        f"activations, and {where} {format_with_unit(free, 'B')} "
-        f"{'is free' if where.endswith('has') else 'is available'}"
+        f"activations, and {free.found}"
     )
     if request.force:
         return [found]

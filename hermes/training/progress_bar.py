@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from hermes.stage_display import StageDisplay
 from hermes.training.events import Evaluation, Event, Sample, Saved, Stopped, StoppedEarly, Update
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ LINES = 20
 # What is shown of a step on pairs besides its loss, and the word for it.
 PAIR_MEASURES = (("reward_margin", "margin"), ("accuracy", "accuracy"))
 QUIET_SECONDS = 30.0
-STAGE_SECONDS = 10.0  # of a stage without a line
 NARROW = 76  # columns of a terminal, below which a bar shows step, loss and time left alone
 REDRAW_SECONDS = 0.2  # of a notebook, whose every update is a message to the browser
 BEHIND = 1.1  # times the mean busy time, from which on the slowest rank is shown
@@ -141,7 +141,8 @@ class LineProgress:
         self._every = max(total // LINES, 1)
         self._first, self._started_at = done, clock()
         self._shown, self._shown_at = done, clock()
-        self._said_at = self._started_at
+        self._stages = StageDisplay(self.say)
+        self._stages.start()
 
     def show(self, event: Event) -> None:
         """Print the event; of logged steps only some."""
@@ -163,16 +164,15 @@ class LineProgress:
 
     def say(self, text: str) -> None:
         """Print the text."""
-        self._said_at = self._clock()
         print(text, file=self._stream, flush=True)
 
     def show_stage(self, what: str, done: int, total: int) -> None:
-        """Print the stage where nothing was printed for a while."""
-        if what and self._clock() - self._said_at > STAGE_SECONDS:
-            self.say(_format_stage(what, done, total))
+        """Print a stage that takes long now and then."""
+        self._stages.show(what, done, total)
 
     def close(self) -> None:
-        """Nothing to restore."""
+        """Print no more stages."""
+        self._stages.close()
 
 
 class BarProgress:
@@ -181,9 +181,11 @@ class BarProgress:
     def __init__(self, total: int, done: int):
         self._progress = _make_bar()
         self._task = self._progress.add_task(
-            "training", total=total, completed=done, loss="", rate="first step"
+            "training", total=total, completed=done, loss="", rate=""
         )
         self._progress.start()
+        self._stages = StageDisplay(self.say, self._draw_stage)
+        self._stages.start()
 
     def show(self, event: Event) -> None:
         """Move the bar, or print the event above it."""
@@ -202,12 +204,15 @@ class BarProgress:
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def show_stage(self, what: str, done: int, total: int) -> None:
-        """Show the stage in the bar, until the next step is done."""
-        if what:
-            self._progress.update(self._task, rate=_format_stage(what, done, total))
+        """Show a stage that takes long in the bar, until it ends or the next step is done."""
+        self._stages.show(what, done, total)
+
+    def _draw_stage(self, text: str) -> None:
+        self._progress.update(self._task, rate=text)
 
     def close(self) -> None:
         """End the bar and show the cursor again."""
+        self._stages.close()
         self._progress.stop()
 
 

@@ -1,11 +1,12 @@
 """Writes a run's files while it trains: run.yaml, tokenizer.json, metrics and checkpoints."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
 from hermes.checkpoint import Companions, Progress, Saver
 from hermes.checkpoint.layout import TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_MANIFEST
+from hermes.errors import StorageError
 from hermes.interface import Learner
 from hermes.interop.companions import make_companions
 from hermes.storage.durable import write_atomically
@@ -40,6 +41,8 @@ class RunRecorder:
         self._latest: dict[str, float] = {}
         self._evaluation: Evaluation | None = None
         self._samples: SampleFile | None = None
+        self._begun = self._last = components.position
+        self._sessions: list[Session] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -59,6 +62,12 @@ class RunRecorder:
 
     def __exit__(self, *error: object) -> None:
         self._stack.__exit__(*error)  # type: ignore[arg-type]  # handed on as they came
+        if self._last == self._begun:
+            return
+        # What ended the run says more than that this could not be written.
+        with suppress(*[StorageError] if error and error[0] else []), self._folder.explain_errors():
+            self._folder.require_in_place()
+            self._write_runfile()
 
     def _write_first_files(self, beside: Companions) -> None:
         request, parts = self._request, self._components
@@ -72,14 +81,22 @@ class RunRecorder:
         write_data_record(request, parts)
         session = Session(step, request.backend.name, request.device, request.options.precision)
         earlier = [one for one in read_sessions(request.output) if one.step < step]
+        self._sessions = [*earlier, session]
+        self._write_runfile()
+
+    def _write_runfile(self) -> None:
+        request, parts, at = self._request, self._components, self._last
+        size = len(parts.training_data.dataset.train)
+        trained = {"steps": at.step, "epochs": round(at.cursor.count_samples(size) / size, 6)}
         write_runfile(
             request.output,
             parts.recipe,
             {**request.settings, **describe_boundaries(parts.tokenizer)},
             request.sources,
-            [*earlier, session],
+            self._sessions,
             parts.training_data.reference_weights,
             request.world_size,
+            trained,
         )
 
     def record(self, event: Update | Evaluation) -> None:
@@ -115,6 +132,7 @@ class RunRecorder:
         self._folder.require_in_place()
         self._data.warn_changed()
         self._metrics.flush()
+        self._last = position
         request, state = self._request, self._learner.state()
         progress = self._make_progress(position)
         if not request.options.shard:

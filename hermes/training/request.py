@@ -54,7 +54,8 @@ class RunRequest:
     save_minutes, save_every_epoch: further checkpoints. patience, min_delta: as in EarlyStopping.
     samples: text to make on the way. trackers: follow the run in rank 0, by name, in the project
     track_project. force: try what memory or disk seem too small for. dry_run: check everything, and
-    train nothing.
+    train nothing. on_model: called once the model is settled, before data is read; not of a
+    finished run.
     """
 
     output: Path
@@ -87,6 +88,7 @@ class RunRequest:
     track_project: str = "hermes"
     force: bool = False
     dry_run: bool = False
+    on_model: Callable[["RunRequest", ModelSpec, Recipe], None] = lambda request, spec, recipe: None
 
     def __post_init__(self) -> None:
         if self.log_every is not None and self.log_every < 1:

@@ -53,6 +53,8 @@ def prepare_resumed(request: RunRequest, checkpoint: Checkpoint) -> RunComponent
     )
     check_seq_len(recipe, spec)
     notes += check_memory(request, spec, recipe)
+    if progress.step < progress.total_steps:
+        request.on_model(request, spec, recipe)
     with make_training_data(request, spec, tokenizer, recipe) as data:
         notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
         changed = require_same_run(

@@ -221,16 +221,18 @@ def _find_checkpoint(request: RunRequest) -> tuple[Checkpoint | None, tuple[str,
     return search.checkpoint, notes
 
 
-def open_run(request: RunRequest) -> Run:
+def open_run(request: RunRequest, on_prepared: Callable[[Run], None] = lambda run: None) -> Run:
     """Check everything that can be refused, and lock the run's folder; nothing else is written.
 
-    All ranks open the run or none. Raises HermesError of every kind.
+    All ranks open the run or none. on_prepared: called before the model is built, which may take
+    long. Raises HermesError of every kind.
     """
     process_group = request.process_group
     require_same_on_all_ranks(process_group, collect_request_values(request))
     run = all_or_none(process_group, lambda: _open_on_rank(request), Run.discard)
     try:
         require_same_on_all_ranks(process_group, collect_component_values(run.components))
+        on_prepared(run)
         all_or_none(process_group, run.build)
     except BaseException:
         run.discard()

@@ -36,8 +36,9 @@ T = TypeVar("T")
 NAME = "run.yaml"
 REFERENCE = "reference_weights"
 PROCESSES = "processes"
+TRAINED = "trained"
 # What stands there beside the options.
-FACTS = ("sessions", REFERENCE, PROCESSES)
+FACTS = ("sessions", REFERENCE, PROCESSES, TRAINED)
 # The recipe's fields that `hermes train` has options for.
 OPTIONS = (
     "lr",
@@ -98,11 +99,13 @@ def write_runfile(
     sessions: Sequence[Session],
     reference_weights: str | None = None,
     processes: int = 1,
+    trained: Mapping[str, float] | None = None,
 ) -> None:
     """Write run.yaml, whole or not at all.
 
     settings: the options beside the recipe, its edits as 'set.KEY'. reference_weights: as
-    `TrainingData` has it. processes: that share a step of this recipe.
+    `TrainingData` has it. processes: that share a step of this recipe. trained: the steps and
+    epochs that were.
     """
     fields = flatten_recipe(recipe)
     own = {name.removeprefix("optimizer."): fields[name] for name in OPTIONS}
@@ -122,6 +125,9 @@ def write_runfile(
     lines.append(f"{PROCESSES}: {processes}  # each takes batch_size x grad_accum; not an option")
     if reference_weights is not None:
         lines.append(f"{REFERENCE}: {format_scalar(reference_weights)}  # SHA-256; not an option")
+    if trained is not None:
+        items = ", ".join(f"{key}: {format_scalar(value)}" for key, value in trained.items())
+        lines.append(f"{TRAINED}: {{{items}}}  # when it last ended; not an option")
     lines.append("sessions:  # who trained from which step on; not an option")
     for session in sessions:
         items = ", ".join(

@@ -10,7 +10,7 @@ from hermes.errors import HermesError
 from hermes.inference.decoding import collect_completion, generate_tokens
 from hermes.inference.sampling import Sampling
 from hermes.interface import Model
-from hermes.storage.durable import AppendOnlyFile
+from hermes.storage.append_only import AppendOnlyFile
 from hermes.storage.reading import read_small
 from hermes.tokenizer import Tokenizer
 from hermes.training.events import Sample

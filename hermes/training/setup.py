@@ -46,6 +46,7 @@ def prepare_new(request: RunRequest) -> RunComponents:
     check_seq_len(recipe, spec)
     notes += describe_tokenizer(tokenizer, is_text=request.make_data is None)
     notes += [*split_notes, *_describe_frozen(spec, recipe), *check_memory(request, spec, recipe)]
+    request.on_model(request, spec, recipe)
     with make_training_data(request, spec, tokenizer, recipe) as data:
         notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
         position, size = Position(), len(data.dataset.train)

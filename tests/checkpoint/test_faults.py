@@ -135,7 +135,7 @@ def test_a_file_cut_short_by_the_system_leaves_the_run_as_it_was(tmp_path):
 
 def test_too_little_space_is_refused_before_the_first_byte(tmp_path, monkeypatch):
     disk, log = logged_disk()
-    monkeypatch.setattr("hermes.storage.durable.count_free_bytes", lambda path: 100)
+    monkeypatch.setattr("hermes.storage.space.count_free_bytes", lambda path: 100)
     with pytest.raises(StorageError, match=r"has 100 bytes free and the checkpoint needs \d+; "):
         save_at(tmp_path, 1, disk=disk)
     assert log == []

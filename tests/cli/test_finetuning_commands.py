@@ -149,5 +149,7 @@ def test_a_mistake_is_one_line(name, place, tmp_path, capsys, monkeypatch):
     arguments, message = REFUSED[name]
     monkeypatch.chdir(place)
     assert run([*arguments, "--output", str(tmp_path / "out")]) == 1
-    assert capsys.readouterr().err == f"Error: {message}\n"
+    *heading, last = capsys.readouterr().err.splitlines()
+    assert last == f"Error: {message}"
+    assert all(line.startswith("model small: ") for line in heading)
     assert not (tmp_path / "out").exists()

@@ -134,7 +134,8 @@ def test_a_reader_that_goes_away_is_no_error(trained):
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, check=False
     )
-    assert (done.returncode, done.stderr) == (0, b"")
+    said = [line for line in done.stderr.splitlines() if not line.startswith(b"loading ")]
+    assert (done.returncode, said) == (0, [])  # a machine that is busy takes long to load it
     assert len(done.stdout) == 5
 
 

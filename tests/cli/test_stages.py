@@ -7,15 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import hermes
+from hermes import stage_display
+from hermes.checkpoint import manifest
 from hermes.data import read_documents, tokenize
+from hermes.interface import Options
+from hermes.stage_display import StageDisplay, show_progress
 from hermes.stages import report_stage, show_stages
+from hermes.storage.reading import hash_file
 from hermes.training.events import Update
+from hermes.training.host import RunHost
+from hermes.training.loop import TrainingLoop
 from hermes.training.progress_bar import open_progress
-from hermes_cli.display import stage_display
-from hermes_cli.display.stage_display import StageDisplay
 from tests.cli.support import HERMES, TRAIN, wait_for_step
 
 
@@ -23,7 +30,7 @@ def test_a_stage_is_a_line_after_a_while_and_nothing_before(monkeypatch):
     monkeypatch.setattr(stage_display, "LOG_PATIENCE", 0.3)
     monkeypatch.setattr(stage_display, "REDRAW", 0.05)
     lines = []
-    with StageDisplay(lines.append, lambda: None) as shown, show_stages(shown.show):
+    with StageDisplay(lines.append) as shown, show_stages(shown.show):
         report_stage("short")
         report_stage("long", 1, 4)
         time.sleep(0.6)
@@ -38,7 +45,7 @@ def test_a_stage_is_a_safe_point_for_ctrl_c():
         raise KeyboardInterrupt
 
     with (
-        StageDisplay(print, check) as shown,
+        StageDisplay(print, check=check) as shown,
         show_stages(shown.show),
         pytest.raises(KeyboardInterrupt),
     ):
@@ -100,17 +107,104 @@ def test_a_bar_of_44_columns_keeps_step_loss_and_time_left():
     assert re.fullmatch(r"54321/100000 loss 3\.2100 \S+ left", last)
 
 
-def test_a_stage_is_shown_by_the_bar_and_by_lines(capsys):
-    times = iter([0.0, 0.0, 100.0, 100.0, 101.0, 102.0])
-    from hermes.training.progress_bar import LineProgress
+@pytest.fixture
+def hasty(monkeypatch):
+    """Stages are shown after a tenth of the time."""
+    monkeypatch.setattr(stage_display, "PATIENCE", 0.15)
+    monkeypatch.setattr(stage_display, "LOG_PATIENCE", 0.3)
+    monkeypatch.setattr(stage_display, "REDRAW", 0.05)
 
-    lines = LineProgress(10, 0, sys.stderr, clock=lambda: next(times, 103.0))
-    lines.show_stage("evaluating, tokens", 512, 0)
-    lines.show_stage("evaluating, tokens", 1024, 0)
-    assert capsys.readouterr().err == "evaluating, tokens 512\n"
-    shown = open_progress(10, 0, False)
-    shown.show_stage("evaluating", 1, 2)
+
+def test_lines_of_a_run_show_a_stage_that_reports_nothing_more(hasty, capsys):
+    shown = open_progress(10, 0)
+    shown.show_stage("computing the first step", 0, 0)
+    time.sleep(0.6)
+    shown.show_stage("", 0, 0)
     shown.show(Update(1, 0.1, 8, 3.21, 1e-3, 1.0, 1.0))
+    shown.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "computing the first step, 0 s"
+    assert lines[1].startswith("step 1/10  loss 3.2100")
+    assert len(lines) == 2
+
+
+def test_a_line_in_place_has_the_time_left_and_is_erased(hasty, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(stage_display, "SOON", 0.1)
+    with StageDisplay(print, drawn.append) as shown:
+        shown.show("writing tensors", 25, 100)
+        time.sleep(0.4)
+    assert re.fullmatch(r"writing tensors: 25 %, 0 s, 0:00:0[012] left", drawn[0])
+    assert drawn[-1] == ""
+
+
+@pytest.mark.parametrize(("progress", "lines"), [(True, 1), (None, 0), (False, 0)])
+def test_the_library_shows_stages_where_it_is_asked_to(hasty, capsys, progress, lines):
+    with show_progress(progress):
+        report_stage("verifying run", 1, 4)
+        time.sleep(0.5)
+    assert len(capsys.readouterr().err.splitlines()) == lines
+
+
+def test_a_program_that_shows_stages_is_not_interrupted_by_the_library(hasty, capsys):
+    seen = []
+    with show_stages(lambda *stage: seen.append(stage)), show_progress(True):
+        report_stage("verifying run", 1, 4)
+        time.sleep(0.5)
+    assert seen == [("verifying run", 1, 4)]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_is_described_before_the_first_slow_thing(here, call):
+    """The model before its data is tokenized, the run before its model is built."""
+    seen = []
+    host = RunHost(
+        hermes.backend("torch"),
+        Options(device="cpu"),
+        on_model=lambda request, spec, recipe: seen.append("model"),
+        on_prepared=lambda run: seen.append("run"),
+        on_open=lambda run: seen.append("open"),
+    )
+    with show_stages(lambda what, done, total: seen.append(what)):
+        hermes.train("nano", "text.txt", tokenizer="tokenizer.json", output="run",
+                     max_steps=1, seq_len=16, batch_size=1, host=host)  # fmt: skip
+    order = [one for one in dict.fromkeys(seen) if one]
+    assert order == ["model", "tokenizing, bytes", "run", "building nano", "open"]
+    code, _, said = call(*TRAIN, "--max-steps", "1", "--output", "third")
+    assert code == 0
+    words = [line.split()[0] for line in said.splitlines()]
+    assert words.index("model") < words.index("data:") < words.index("run")
+
+
+def test_a_first_step_that_takes_long_is_a_line(here, hasty, capsys, monkeypatch):
+    draw = TrainingLoop._draw_batch
+
+    def draw_slowly(loop):
+        time.sleep(0.5 if loop.position.step == 0 else 0)
+        return draw(loop)
+
+    monkeypatch.setattr(TrainingLoop, "_draw_batch", draw_slowly)
+    hermes.train("nano", "text.txt", tokenizer="tokenizer.json", output="run", backend="torch",
+                 max_steps=2, seq_len=16, batch_size=1, progress=True)  # fmt: skip
+    lines = capsys.readouterr().err.splitlines()
+    found = [n for n, line in enumerate(lines) if line.startswith("computing the first step, ")]
+    assert len(found) == 1
+    assert lines[found[0] + 1].startswith("step 1/2  loss ")
+
+
+def test_conversion_and_verification_say_how_far_they_are(trained, monkeypatch):
+    seen = []
+
+    def hash_slowly(*given):
+        time.sleep(0.4)
+        return hash_file(*given)
+
+    monkeypatch.setattr(manifest, "hash_file", hash_slowly)
+    with show_stages(lambda what, done, total: seen.append(what)):
+        hermes.convert("run", "out", to="hf")
+    kinds = {what.split()[0] for what in seen if what}
+    assert {"verifying", "writing", "comparing"} <= kinds
+    assert seen[-1] == ""
 
 
 def test_ctrl_c_leaves_no_stale_copy_of_the_bar(here):
@@ -120,10 +214,15 @@ def test_ctrl_c_leaves_no_stale_copy_of_the_bar(here):
         stderr=child, env=os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "90"},
     )  # fmt: skip
     os.close(child)
-    wait_for_step(here / "run/metrics.jsonl", 5)
-    training.send_signal(signal.SIGINT)
-    text = read_all(parent)
-    assert training.wait(timeout=60) == 75
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_all, parent)  # a terminal that nobody reads holds its writers up
+        try:
+            wait_for_step(here / "run/metrics.jsonl", 5)
+            training.send_signal(signal.SIGINT)
+            assert training.wait(timeout=60) == 75
+        finally:
+            training.kill()
+        text = reading.result()
     # A screen of lines, as the codes that erase a line leave them.
     screen = [""]
     for part in re.findall(r"\x1b\[[0-9;?]*\w|\r|\n|[^\x1b\r\n]+", text):

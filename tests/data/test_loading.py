@@ -2,15 +2,17 @@
 
 import hashlib
 import os
+import re
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from hermes.data import read_documents, tokenize
+from hermes.data import read_documents, token_space, tokenize
 from hermes.data.loading import DataOptions, load_tokens, open_token_folder
 from hermes.data.prepared import prepare_tokens
-from hermes.errors import DataError
+from hermes.errors import DataError, StorageError
 from hermes.tokenizer import train_tokenizer
 from tests.data.support import TEXT
 
@@ -199,6 +201,53 @@ def test_a_source_that_changes_while_it_is_tokenized_is_refused(write, tokenizer
         DataError, match=r"a.txt: it changed while it was read \([\d,]+ bytes before"
     ):
         load_tokens(path, tokenizer, DataOptions(watch=grow))
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """The free bytes of every disk, as given."""
+    return lambda count: monkeypatch.setattr(token_space, "count_free_bytes", lambda path: count)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_text_whose_tokens_do_not_fit_is_refused_before_it_is_tokenized(
+    write, tmp_path, tokenizer, free, cached
+):
+    path, told, seen = write("a.txt", TEXT * 40), [], []
+    cache = tmp_path / "cache" if cached else None
+    options = DataOptions(cache_dir=cache, tell=told.append, watch=seen.append)
+    with load_tokens(path, tokenizer, DataOptions()) as stream:
+        needed = 2 * len(stream)
+    free(needed * 8 // 10)
+    with pytest.raises(StorageError) as refused:
+        load_tokens(path, tokenizer, options)
+    assert re.fullmatch(
+        r"the tokens of \S+ kB of text need about \S+ kB, and /\S+ has \S+ kB free; make room, "
+        r"choose another --cache-dir, or another TMPDIR, where a little text is tokenized",
+        str(refused.value),
+    )
+    assert not told
+    assert not seen
+    load_tokens(path, tokenizer, replace(options, force=True)).close()
+    assert told[0].startswith("the tokens of ")
+    told.clear()
+    free(needed * 12 // 10)
+    load_tokens(path, tokenizer, replace(options, cache_dir=cache and tmp_path / "new")).close()
+    assert not told
+
+
+def test_tokens_that_the_cache_has_need_no_space(write, tokenizer, options, free):
+    path = write("a.txt", TEXT * 40)
+    load_tokens(path, tokenizer, options).close()
+    free(0)
+    load_tokens(path, tokenizer, options).close()
+
+
+def test_of_records_whose_text_is_less_than_the_file_it_is_only_said(write, tokenizer, free):
+    path, told = write("a.jsonl", '{"text": "some words", "more": "and others"}\n' * 99), []
+    free(10)
+    load_tokens(path, tokenizer, DataOptions(tell=told.append)).close()
+    assert told[0].startswith("the tokens of ")
 
 
 def test_another_process_opens_the_same_tokens(write, tmp_path, tokenizer, options):

@@ -6,15 +6,20 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from hermes.checkpoint import verify
 from hermes_cli.commands.train import train as command
+from hermes_cli.launch.parent_watch import read_command, watch_parent
 from tests.distributed.support import (
     COMMON,
     HERMES,
     WAIT,
+    alive,
+    end,
     free_ports,
     last_saved,
     lines,
@@ -136,12 +141,12 @@ def started_ranks(parent):
     return [int(word) for word in found.stdout.split()]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["torchrun.sh", "mlx.sh"])
-def test_a_signal_to_one_rank_stops_the_run_for_good(corpus, tmp_path, name):
-    """torchrun starts nothing again, though it may."""
+@pytest.fixture
+def long_run(corpus, tmp_path, request):
+    """A long run of two ranks by a launcher that has saved once, and the ranks' processes."""
+    name, run = request.param, tmp_path / "run"
     (port,) = free_ports(1)
-    hosts, run = tmp_path / "hosts.json", tmp_path / "run"
+    hosts = tmp_path / "hosts.json"
     hosts.write_text(json.dumps([{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}] * 2))
     where = {"NODES": "1", "GPUS": "2", "MEET": f"127.0.0.1:{port}", "RESTARTS": "2",
              "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}  # fmt: skip
@@ -156,16 +161,47 @@ def test_a_signal_to_one_rank_stops_the_run_for_good(corpus, tmp_path, name):
         text=True,
         start_new_session=True,
     )
+    pids = []
     try:
         wait_for_checkpoint(process, run)
         pids = started_ranks(process.pid)
         assert len(pids) == 2
-        os.kill(pids[1], signal.SIGTERM)
-        said, _ = process.communicate(timeout=60)
-        assert process.returncode == 0, said
-        assert said.count("and saved; resume with: hermes train --resume") == 1, said
-        assert f"stopped at step {last_saved(run)} of" in said
+        yield process, pids
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end(process, pids)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("long_run", ["torchrun.sh", "mlx.sh"], indirect=True)
+def test_a_signal_to_one_rank_stops_the_run_for_good(long_run, tmp_path):
+    """torchrun starts nothing again, though it may."""
+    process, pids = long_run
+    os.kill(pids[1], signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert said.count("and saved; resume with: hermes train --resume") == 1, said
+    assert f"stopped at step {last_saved(tmp_path / 'run')} of" in said
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("long_run", ["torchrun.sh", "mlx.sh"], indirect=True)
+def test_a_launcher_that_is_killed_leaves_no_orphans(long_run, tmp_path):
+    process, pids = long_run
+    os.kill(process.pid, signal.SIGKILL)
+    end_at = time.monotonic() + 30
+    while any(map(alive, pids)):
+        assert time.monotonic() < end_at, f"processes {pids} outlive their launcher"
+        time.sleep(0.1)
+    run = tmp_path / "run"
+    verify(run / f"step-{last_saved(run):08}")
+
+
+def test_a_rank_that_somebody_started_by_hand_may_outlive_its_shell():
+    said = []
+    assert not watch_parent({"MLX_RANK": "0"}, said.append)
+    assert not watch_parent({"RANK": "0", "WORLD_SIZE": "2"}, said.append)
+    assert read_command(os.getpid()).split() == [
+        word for part in Path("/proc/self/cmdline").read_text().split("\0") for word in part.split()
+    ]

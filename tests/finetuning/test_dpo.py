@@ -17,6 +17,7 @@ from hermes.finetuning.dpo import DPOData
 from hermes.finetuning.reference_logprobs import Reference, hash_weights
 from hermes.interface import Options, find_backend
 from hermes.recipe import Lora, Preference, Recipe
+from hermes.stages import show_stages
 from hermes.training.request import RunRequest
 from hermes.training.run import open_run
 from tests.finetuning.support import (
@@ -143,11 +144,11 @@ def test_a_reference_is_computed_once_and_used_again(tmp_path):
         f"the reference's log-probabilities were computed; they are kept in {cache}"
     )
 
-    def computing(done, total):
-        raise AssertionError("it was computed again")
-
-    again = preferences(tmp_path, "torch", output="b", reference_cache=cache, progress=computing)
-    notes = carried_out(again)
+    seen = []
+    with show_stages(lambda what, done, total: seen.append(what)):
+        notes = carried_out(preferences(tmp_path, "torch", output="b", reference_cache=cache))
+    assert "encoding pairs" in seen
+    assert "computing the reference, pairs" not in seen
     assert notes[1] == f"the reference's log-probabilities are read from {cache}"
     assert not (tmp_path / "b" / "reference.npz").exists()
     assert lines(tmp_path / "b")[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)

@@ -7,6 +7,7 @@ import pytest
 from hermes import mal
 from hermes.checkpoint import RetentionPolicy, count_checkpoint_bytes, list_steps
 from hermes.errors import HermesError, StorageError, explain_exhaustion
+from hermes.model_info import fitting
 from hermes.model_info.cost import compute_cost
 from hermes.model_info.memory import HostMemory, count_training_bytes, read_host_memory
 from hermes.recipe import Lora, Recipe
@@ -20,7 +21,7 @@ def memory(monkeypatch):
     """The memory of a machine, as given."""
 
     def give(total, available):
-        monkeypatch.setattr(preflight, "read_host_memory", lambda: HostMemory(total, available))
+        monkeypatch.setattr(fitting, "read_host_memory", lambda: HostMemory(total, available))
 
     return give
 

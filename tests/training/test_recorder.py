@@ -188,6 +188,21 @@ def test_the_runs_file_is_yaml_that_says_everything(go, tmp_path):
     assert [s.backend for s in read_sessions(tmp_path / "run")] == ["torch"]
 
 
+@pytest.mark.parametrize(("given", "steps"), [({"max_steps": 7}, 7), ({"max_steps": 80}, 80)])
+def test_the_runs_file_says_how_many_epochs_were_trained(go, tmp_path, given, steps):
+    """Whatever `epochs` was, which --max-steps overrides; also of a run that was stopped."""
+
+    def read():
+        return yaml.safe_load((tmp_path / "run/run.yaml").read_text())["trained"]
+
+    go(save_every=4, stop_at=3, **given)
+    assert read()["steps"] == 3
+    go(save_every=4, resume=True, **given)
+    last = [line for line in read_metrics(tmp_path / "run") if "loss" in line][-1]
+    assert read() == {"steps": steps, "epochs": last["epoch"]}
+    assert (last["epoch"] > 1) == (steps == 80)
+
+
 def test_two_processes_do_not_write_one_run(go, tmp_path):
     from hermes.checkpoint import RunLock
 
@@ -199,7 +214,7 @@ def test_a_full_disk_is_a_storage_error_and_the_checkpoint_before_it_stays(
     go, tmp_path, monkeypatch
 ):
     go(max_steps=2)
-    monkeypatch.setattr("hermes.storage.durable.count_free_bytes", lambda path: 10)
+    monkeypatch.setattr("hermes.storage.space.count_free_bytes", lambda path: 10)
     with pytest.raises(StorageError, match="10"):
         go(max_steps=4, resume=True)
     monkeypatch.undo()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from hermes_cli.display.conversion import describe_conversion, format_conversion, show_conversion
+from hermes_cli.display.conversion import describe_conversion, format_conversion
 from hermes_cli.options.declarations import declare_command
 
 
@@ -18,6 +18,7 @@ def convert(
     config: Path | None,
     ignore_fields: tuple[str, ...],
     backend: str,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Convert a model to another format and verify the result.
@@ -28,17 +29,16 @@ def convert(
     """
     import hermes
 
-    with show_conversion() as on_progress:
-        done = hermes.convert(
-            src,
-            dst,
-            to=to,
-            dtype=dtype,
-            config=config,
-            ignore_fields=ignore_fields,
-            backend=backend,
-            on_progress=on_progress,
-        )
+    done = hermes.convert(
+        src,
+        dst,
+        to=to,
+        dtype=dtype,
+        config=config,
+        ignore_fields=ignore_fields,
+        backend=backend,
+        force=force,
+    )
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:

@@ -33,6 +33,7 @@ def eval_(
     backend: str,
     device: str | None,
     precision: str,
+    force: bool,
 ) -> None:
     """Measure loss, perplexity and bits per byte on a text.
 
@@ -64,6 +65,7 @@ def eval_(
         backend=backend,
         device=device,
         precision=precision,
+        force=force,
     )
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found)))

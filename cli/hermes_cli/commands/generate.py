@@ -27,6 +27,7 @@ def generate(
     backend: str,
     device: str | None,
     precision: str,
+    force: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -56,6 +57,7 @@ def generate(
         tokenizer=tokenizer,
         eos=eos,
         bos=bos,
+        force=force,
     )
     check = click.get_current_context().find_root().obj.signals.raise_if_come
     if options["prompts"] is not None:

@@ -16,6 +16,7 @@ def merge(
     dtype: str,
     config: Path | None,
     ignore_fields: tuple[str, ...],
+    force: bool,
 ) -> None:
     """Merge LoRA adapters into the weights.
 
@@ -33,6 +34,7 @@ def merge(
         dtype=dtype,
         config=config,
         ignore_fields=ignore_fields,
+        force=force,
     )
     for note in done.notes:
         click.echo(f"note: {note}", err=True)

@@ -15,6 +15,7 @@ def push(
     public: bool,
     config: Path | None,
     ignore_fields: tuple[str, ...],
+    force: bool,
 ) -> None:
     """Push a model to the Hugging Face Hub.
 
@@ -30,4 +31,5 @@ def push(
         public=public,
         config=config,
         ignore_fields=ignore_fields,
+        force=force,
     )

@@ -1,45 +1,11 @@
-"""The progress and the result of a conversion, as the terminal shows them."""
+"""The result of a conversion, as the terminal shows it."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-import click
 
 if TYPE_CHECKING:
     from hermes.interop.convert import Conversion
 
-__all__ = ["describe_conversion", "format_conversion", "show_conversion"]
-
-QUIET_SECONDS = 30.0
-
-
-@contextmanager
-def show_conversion() -> Iterator[Callable[[str, float], None]]:
-    """A block that shows the progress it is told: the stage and the fraction of it that is done.
-
-    On a terminal it is a bar, which disappears at the end; elsewhere a line every half minute.
-    """
-    if not sys.stderr.isatty():
-        last = time.monotonic()
-
-        def say(stage: str, share: float) -> None:
-            nonlocal last
-            if time.monotonic() - last > QUIET_SECONDS:
-                last = time.monotonic()
-                click.echo(f"{stage} {share:.0%}", err=True)
-
-        yield say
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks = {stage: bar.add_task(stage, total=1.0) for stage in ("writing", "comparing")}
-        yield lambda stage, share: bar.update(tasks[stage], completed=share)
+__all__ = ["describe_conversion", "format_conversion"]
 
 
 def describe_conversion(done: "Conversion") -> dict[str, object]:

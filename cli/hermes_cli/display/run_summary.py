@@ -4,17 +4,29 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hermes.recipe import Lora
+    from hermes.recipe import Lora, Recipe
     from hermes.spec import ModelSpec
+    from hermes.training.request import RunRequest
     from hermes.training.run import Run
 
-__all__ = ["summarize_run"]
+__all__ = ["summarize_model", "summarize_run"]
+
+
+def summarize_model(request: "RunRequest", spec: "ModelSpec", recipe: "Recipe") -> list[str]:
+    """Lines with the model, what computes it, and what of it is trained."""
+    from hermes.numerics.params import count_parameters
+
+    versions = " ".join(f"{name} {number}" for name, number in request.backend.versions().items())
+    where = f"{versions} on {request.device}, {request.options.precision}"
+    lines = [f"model {spec.name}: {count_parameters(spec):,} parameters; {where}"]
+    if recipe.lora is not None:
+        lines.append(_summarize_adapters(spec, recipe.lora))
+    return lines
 
 
 def summarize_run(run: "Run") -> list[str]:
-    """Lines with the model, the data, the run and, of a resumed one, where it continues."""
+    """Lines with the data, the run and, of a resumed one, where it continues."""
     from hermes.formatting import format_count
-    from hermes.numerics.params import count_parameters
 
     parts, request = run.components, run.request
     recipe, data = parts.recipe, parts.training_data.dataset
@@ -24,19 +36,14 @@ def summarize_run(run: "Run") -> list[str]:
     of_these = f": {trained:,} to train on, {out:,} held out" if out else ""
     files = parts.training_data.files
     of_files = f" of {format_count(files, 'files')}" if files > 1 else ""
-    versions = " ".join(f"{name} {number}" for name, number in request.backend.versions().items())
-    where = f"{versions} on {request.device}, {request.options.precision}"
     accum = f" in {recipe.grad_accum} parts" if recipe.grad_accum > 1 else ""
     size = request.world_size
     among = f" on {size} processes" if size > 1 else ""
     lines = [
-        f"model {parts.spec.name}: {count_parameters(parts.spec):,} parameters; {where}",
         f"data: {tokens:,} tokens{of_files}, {format_count(trained + out, unit)} of "
         f"{recipe.seq_len}{of_these}",
         f"run {request.output}: {_summarize_steps(run)}{accum}{among}",
     ]
-    if recipe.lora is not None:
-        lines.insert(1, _summarize_adapters(parts.spec, recipe.lora))
     if run.checkpoint is not None:
         writer = run.checkpoint.progress.backend
         lines.append(f"resuming from step {run.position.step:,}, written by {writer}")

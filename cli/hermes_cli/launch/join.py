@@ -13,6 +13,7 @@ from hermes.distributed.environment import OWN
 from hermes.distributed.join import choose_backend_name, find_rank_info, join_ranks
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes_cli.launch.crash_log import get_logs_folder
+from hermes_cli.launch.parent_watch import watch_parent
 from hermes_cli.launch.signals import Signals
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def join(
         while saves() and time.monotonic() < end:
             time.sleep(POLL)
 
+    if OWN not in os.environ:  # a worker of this launcher watches it already
+        watch_parent(os.environ, lambda line: tell(f"Error: {line}"))
     signals.silent = rank_info.rank > 0 or OWN in os.environ  # another process says so
     joined = join_ranks(replace(rank_info, last_words=last_words), backend, options)
     signals.on_join()

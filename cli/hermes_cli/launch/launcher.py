@@ -12,8 +12,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -42,6 +42,7 @@ __all__ = ["start_workers"]
 Command = tuple[Callable[[list[str], Callable[[str], None], Signals], int], list[str]]
 
 REFUSALS = {HermesError.exit_code, click.UsageError.exit_code, NonFinite.exit_code}
+TORCH_LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 NO_TRACE = "To enable traceback see"  # torch's word for having none
 
 
@@ -70,7 +71,8 @@ def start_workers(
     if rank_info := read_rank_info(os.environ):
         _check_launcher(rank_info, f"--num-{'gpus' if gpus > 1 else 'processes'} {number}", number)
         return False
-    backend = find_launched_backend(asked["backend"], os.environ)
+    with _filter_torch_log():
+        backend = find_launched_backend(asked["backend"], os.environ)
     _check_request(asked, backend, gpus, number)
     signals.grace = None  # the workers say what they save
     call, restarts = context.find_root().obj, asked["max_restarts"]
@@ -85,6 +87,21 @@ def start_workers(
 
     supervise(start, signals, restarts, writing=writing)
     return True
+
+
+@contextmanager
+def _filter_torch_log() -> Iterator[None]:
+    """A block in which torch is imported without the warnings of its C++ code, in this process.
+
+    Where the agent loses its store they are pages of stack frames before the one sentence.
+    """
+    given = TORCH_LOG_LEVEL in os.environ
+    os.environ.setdefault(TORCH_LOG_LEVEL, "ERROR")
+    try:
+        yield
+    finally:
+        if not given:  # workers log as they would
+            del os.environ[TORCH_LOG_LEVEL]
 
 
 def _check_launcher(rank_info: RankInfo, option: str, number: int) -> None:
@@ -161,9 +178,11 @@ def _has_refused(folder: str, attempt: int) -> bool:
 
 
 def _start_elastic(command: Command, number: int, folder: str, restarts: int) -> Death | None:
-    """Start workers by torch's elastic agent and wait for them."""
+    """Start workers by torch's elastic agent and wait for them. Raises PeerLost."""
+    import torch.distributed as dist
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # What it says in its own logs is said here in a sentence.
@@ -188,6 +207,13 @@ def _start_elastic(command: Command, number: int, folder: str, restarts: int) ->
                 trace = str(failure.message).strip() if failure.exitcode > 0 else ""
                 trace = "" if trace.startswith(NO_TRACE) else trace
                 return Death(rank, failure.pid, failure.exitcode, trace)
+    except (RendezvousError, dist.DistError) as error:
+        # The agent then asks the workers to end, who save what they have.
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise PeerLost(
+            f"the launcher lost the store by which its processes find each other ({reason}), so "
+            "all ended; resume with --resume"
+        ) from error
     return None
 
 

@@ -3,12 +3,14 @@
 import math
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import active_children
+from pathlib import Path
 from shutil import rmtree
 
 import click
@@ -27,6 +29,9 @@ POLL = 0.1
 GRACE, LONGEST_GRACE = 4.0, 8.0
 DEAF = 2 * GRACE_OF_SIGNALS
 LAST_WORD = 1.0  # seconds for the stacks of one that was stopped
+# Seconds beyond a run's limit: others notice who is stopped, but not before the first step.
+LEFT_TO_OTHERS = 5.0
+TICK = 1.0  # seconds between two looks at who is stopped
 LOST = PeerLost.exit_code
 STOPS = (Interrupted.exit_code, INTERRUPTED)  # asked for
 WELL = (0, Interrupted.exit_code)  # what all of them end with, if any does
@@ -106,6 +111,8 @@ class _Supervisor:
         self._attempt, self._ends, self._quiet_since = 0, 0, 0.0
         self._lost_since: float | None = None
         self._woken_at = self._wrote_at = 0.0
+        self._stopped: dict[int, int] = {}  # pid -> the ticks for which it was seen stopped
+        self._ticked_at = 0.0
 
     def run(self) -> None:
         """Wait until all workers have ended."""
@@ -148,6 +155,7 @@ class _Supervisor:
             waits = [one for one in here if one.code == INTERRUPTED and one.pid not in self._asked]
             self._send(signal.SIGTERM, waits)
             self._asked |= {one.pid: time.monotonic() for one in waits}
+        self._end_stopped(running)
         now, ends = time.monotonic(), len(here) - len(running)
         if ends != self._ends:
             self._ends, self._quiet_since = ends, now
@@ -163,11 +171,28 @@ class _Supervisor:
         quiet = now - max(self._quiet_since, self._wrote_at)
         if quiet > GRACE or now - max(self._lost_since, self._wrote_at) > LONGEST_GRACE:
             if not self._woken_at:
-                self._hung, self._woken_at = {one.pid: one for one in running}, now
+                self._hung |= {one.pid: one for one in running}
+                self._woken_at = now
                 self._send(signal.SIGCONT, running)
             elif now - self._woken_at > LAST_WORD:
                 # Who has said how it ended has nothing left to do either.
                 self._send(signal.SIGKILL, (one for one in here if _is_alive(one.pid)))
+
+    def _end_stopped(self, running: list[WorkerStatus]) -> None:
+        """Kill each worker that was stopped for longer than the run's limit.
+
+        Seconds are counted by looks, since this process may have been stopped with all others.
+        """
+        if not self._writing.patience or time.monotonic() - self._ticked_at < TICK:
+            return
+        self._ticked_at = time.monotonic()
+        stopped = [one for one in running if is_stopped(one.pid)]
+        self._stopped = {one.pid: self._stopped.get(one.pid, 0) + 1 for one in stopped}
+        limit = (self._writing.patience + LEFT_TO_OTHERS) / TICK
+        for one in stopped:
+            if self._stopped[one.pid] > limit:
+                self._hung[one.pid] = one
+                self._send(signal.SIGKILL, [one])
 
     def _is_overdue(self, one: WorkerStatus) -> bool:
         """Whether a worker was handed a signal so long ago that it does not hear it."""
@@ -190,6 +215,7 @@ class _Supervisor:
         )
         self._attempt, self._ends, self._lost_since = attempt, 0, None
         self._hung, self._woken_at, self._wrote_at = {}, 0.0, 0.0
+        self._stopped = {}
 
     @staticmethod
     def _send(number: signal.Signals, to: Iterable[WorkerStatus]) -> None:
@@ -254,6 +280,16 @@ def _end_all(folder: str) -> None:
     for one in active_children():
         one.kill()
     rmtree(folder, ignore_errors=True)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal and not continued."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:  # it is gone, or the system has no such files
+        words = ["ps", "-o", "state=", "-p", str(pid)]
+        state = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    return state.startswith("T")
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,10 +1,8 @@
-"""Pushes a model to the Hub, with a bar on a terminal."""
+"""Pushes a model to the Hub."""
 
 from pathlib import Path
 
 import click
-
-from hermes_cli.display.conversion import show_conversion
 
 __all__ = ["push_model"]
 
@@ -18,21 +16,21 @@ def push_model(
     public: bool = False,
     config: Path | None = None,
     ignore_fields: tuple[str, ...] = (),
+    force: bool = False,
 ) -> None:
     """Put a model on the Hub and say where it is. Raises HermesError."""
     from hermes.interop.publish import publish
 
-    with show_conversion() as on_progress:
-        done = publish(
-            checkpoint,
-            repo,
-            to=to,
-            dtype=dtype,
-            public=public,
-            config=config,
-            ignore_fields=ignore_fields,
-            on_progress=on_progress,
-        )
+    done = publish(
+        checkpoint,
+        repo,
+        to=to,
+        dtype=dtype,
+        public=public,
+        config=config,
+        ignore_fields=ignore_fields,
+        force=force,
+    )
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(f"pushed: {done.page}, commit {done.commit[:12]}", err=True)

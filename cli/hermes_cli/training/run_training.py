@@ -4,7 +4,6 @@ import inspect
 import os
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ import hermes
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.environment import find_launcher, read_rank_info
 from hermes.errors import HermesError, Interrupted
+from hermes.stages import report_stage
 from hermes.storage.temporary import TemporaryFolder
-from hermes_cli.display.run_summary import summarize_run
+from hermes_cli.display.run_summary import summarize_model, summarize_run
 from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.join import find_launched_backend, join
 from hermes_cli.launch.launcher import start_workers
@@ -36,8 +36,10 @@ from hermes_cli.options.resolve import (
 
 if TYPE_CHECKING:
     from hermes.chat_templates.example import Example
+    from hermes.recipe import Recipe
+    from hermes.spec import ModelSpec
     from hermes.tokenizer import Tokenizer
-    from hermes.training.preparation_bar import PreparationDisplay
+    from hermes.training.request import RunRequest
     from hermes.training.result import TrainResult
     from hermes.training.run import Run
 
@@ -49,8 +51,6 @@ LORA = (
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "dora"),
     "train_new_tokens",
 )
-SLOW = 2.0  # seconds after which the user is told how far the encoding of the data is
-FRAME = 0.1  # seconds between two lines in one place
 # Of a resumed run these are its own where they are not given.
 RESUMED = (*RECIPE_FIELDS, *LORA, "model", "tokenizer", "template", "checkpoint")
 
@@ -82,7 +82,6 @@ def train_run(context: click.Context, /, **_: Any) -> None:
 def _train(context: click.Context, options: ResolvedOptions, command: str) -> None:
     from hermes.training.host import RunHost, make_options
     from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
-    from hermes.training.preparation_bar import PreparationDisplay
     from hermes_cli.training.hub_upload import push_model
 
     output = Path(options["output"])
@@ -98,12 +97,11 @@ def _train(context: click.Context, options: ResolvedOptions, command: str) -> No
     process_group, where = join(context, options, backend, make_options(options.values), signals)
     crash_log = CrashLog(process_group, output)
     leads = process_group.rank_info.rank == 0
-    shown = PreparationDisplay(leads)
     uploading = HubUploads(push, _tell, push_model)
-    with uploading as uploads, closing(process_group), crash_log, shown:
+    with uploading as uploads, closing(process_group), crash_log:
         require_same_options(context.info_name or command, options, backend, process_group)
         require_writable_repo(push, process_group)
-        progress = RunProgress(context, options, signals, crash_log, leads, shown)
+        progress = RunProgress(context, options, signals, crash_log, leads)
         host = RunHost(
             backend,
             where,
@@ -112,11 +110,10 @@ def _train(context: click.Context, options: ResolvedOptions, command: str) -> No
             edits=collect_recipe_fields(options),
             split_among=options.split_among,
             tell=_tell if leads else lambda line: None,
+            on_model=progress.describe_model,
+            on_prepared=progress.describe_run,
             on_open=progress.open,
             show_example=_show_example,
-            count=Counter("reference").show,
-            watch_data=shown.show,
-            count_encoded=Counter("encoded", after=SLOW).show,
             stop=progress.should_stop,
             uploads=uploads,
         )
@@ -219,22 +216,34 @@ class RunProgress:
     signals: Signals
     crash_log: CrashLog
     leads: bool
-    preparation: "PreparationDisplay"
     run: "Run | None" = None
     stop: Callable[[], bool] | None = field(default=None)
+    has_described_model: bool = False
+
+    def describe_model(self, request: "RunRequest", spec: "ModelSpec", recipe: "Recipe") -> None:
+        """Say what is trained, before its data is read."""
+        self.has_described_model = True
+        report_stage("")
+        for line in summarize_model(request, spec, recipe) if self.leads else ():
+            _tell(line)
+
+    def describe_run(self, run: "Run") -> None:
+        """Say what is about to be trained, before its model is built."""
+        if run.finished or not self.leads:
+            return
+        if not self.has_described_model:
+            parts = run.components
+            self.describe_model(run.request, parts.spec, parts.recipe)
+        for line in summarize_run(run):
+            _tell(line)
 
     def open(self, run: "Run") -> None:
-        """Say what is about to be trained, or that nothing is left to do."""
+        """From now on a signal ends training with a save; of a finished run say that."""
         self.run = run
-        self.preparation.close()
         if not run.finished:
             self.signals.grace, self.signals.words = FIRST_STEP_GRACE, STOPPING
             self.stop = self.crash_log.watch(self.signals.has_come)
-        if not self.leads:
-            return
-        if not run.finished:
-            for line in summarize_run(run):
-                _tell(line)
+        if not (self.leads and run.finished):
             return
         words = f"run {run.request.output} is finished at step {run.position.step:,}"
         if run.position.step > run.total_steps:
@@ -300,30 +309,3 @@ def style_example(tokenizer: "Tokenizer", example: "Example") -> str:
         return click.style(f"[{words}]", fg="green", bold=True)
 
     return mark_trained_tokens(tokenizer, example, mark)
-
-
-class Counter:
-    """Shows how far something is: in place on a terminal, else in tenths.
-
-    after: the seconds from its first word on for which it shows nothing.
-    """
-
-    def __init__(self, what: str, after: float = 0.0):
-        self._what, self._tenth, self._after = what, -1, after
-        self._begin: float | None = None
-        self._shown = 0.0
-
-    def show(self, done: int, total: int) -> None:
-        """Show that `done` of `total` are done."""
-        now = time.monotonic()
-        self._begin = now if self._begin is None else self._begin
-        if now - self._begin < self._after:
-            return
-        tenth = 10 * done // max(total, 1)
-        line = f"{self._what}: {done:,} of {total:,}"
-        if sys.stderr.isatty() and (done >= total or now - self._shown >= FRAME):
-            self._shown = now
-            click.echo(f"\r{line}", err=True, nl=done >= total)
-        elif not sys.stderr.isatty() and tenth > self._tenth:
-            self._tenth = tenth
-            click.echo(line, err=True)

@@ -56,10 +56,12 @@ def open_cached(
     *,
     watch: Watch = report_progress,
     tell: Callable[[str], None] = lambda line: None,
+    before: Callable[[Path], None] = lambda folder: None,
 ) -> TokenStream:
     """Open the tokens of files, tokenizing them where the cache has none.
 
-    sources: by their absolute names. Raises HermesError of every kind.
+    sources: by their absolute names. before: called with the folder before text is tokenized into
+    it; may refuse it. Raises HermesError of every kind.
     """
     described = [source.name for source in sources]
     key = json.dumps(
@@ -72,6 +74,7 @@ def open_cached(
             tell(f"the tokens of the text are in {cache}, so it is not tokenized again")
         else:
             _remove(folder / "tokens", sources)
+            before(folder)
             read_at = time.time_ns()
             prepare_tokens(
                 [source.path for source in sources],

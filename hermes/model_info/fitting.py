@@ -1,0 +1,74 @@
+"""Whether what is about to be built fits into the memory of its device."""
+
+from dataclasses import dataclass
+
+from hermes.errors import HermesError
+from hermes.formatting import format_with_unit
+from hermes.interface import Backend
+from hermes.model_info.cost import MASTER
+from hermes.model_info.memory import read_host_memory
+from hermes.numerics.params import list_parameters
+from hermes.spec import ModelSpec
+
+__all__ = [
+    "FreeMemory",
+    "count_loaded_bytes",
+    "find_free_memory",
+    "find_main_memory",
+    "require_memory",
+]
+
+MATRIX_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+LOAD_ADVICE = "choose a smaller precision or another device"
+
+
+@dataclass(frozen=True)
+class FreeMemory:
+    """Bytes that are free, and the words that say so. is_shared: by all processes here."""
+
+    available: int
+    found: str
+    is_shared: bool
+
+
+def find_free_memory(backend: Backend, device: str) -> FreeMemory | None:
+    """What the device has, or main memory where it computes there; None if nobody says."""
+    count = getattr(backend, "count_free_memory", None)
+    free = count(device) if count else None
+    if free is not None:
+        return FreeMemory(free, f"{device} has {format_with_unit(free, 'B')} free", False)
+    return find_main_memory()
+
+
+def find_main_memory() -> FreeMemory | None:
+    """What of main memory this process can have; None if the system does not say."""
+    memory = read_host_memory()
+    if memory is None:
+        return None
+    total, rest = format_with_unit(memory.total, "B"), format_with_unit(memory.available, "B")
+    return FreeMemory(memory.available, f"of this machine's {total} {rest} is available", True)
+
+
+def count_loaded_bytes(spec: ModelSpec, precision: str) -> int:
+    """Count the bytes of a model's weights that only computes, without the KV cache."""
+    matrix = MATRIX_BYTES.get(precision, MASTER)  # tf32 is stored in float32
+    vector = max(matrix, MASTER)
+    return sum(
+        one.size * (matrix if len(one.shape) > 1 else vector)
+        for one in list_parameters(spec).values()
+    )
+
+
+def require_memory(
+    what: str, needed: int, free: FreeMemory | None, *, force: bool, advice: str = LOAD_ADVICE
+) -> list[str]:
+    """Compare what something needs with what there is. -> sentences for the user
+
+    what: the words before the bytes. Raises HermesError where it cannot fit, unless it is forced.
+    """
+    if free is None or needed <= free.available:
+        return []
+    found = f"{what} needs {format_with_unit(needed, 'B')} of memory, and {free.found}"
+    if force:
+        return [found]
+    raise HermesError(f"{found}; {advice}, or force it with --force (force=True)")
