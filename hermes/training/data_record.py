@@ -1,6 +1,5 @@
 """Writes data.json of a run, with which its samples are traced, and its copies of indexes."""
 
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from hermes.data.token_shards import TokenShards
 from hermes.data.token_stream import DOCUMENTS, TokenStream, read_stream_sources
 from hermes.errors import DataError, StorageError
 from hermes.recipe import Recipe
+from hermes.storage.durable import Disk, link_or_copy
 from hermes.tokenizer import Tokenizer
 from hermes.training.request import RunComponents, RunRequest
 
@@ -93,10 +93,9 @@ def copy_indexes(output: Path, datasets: Sequence[TextDataset]) -> None:
     for stream in [one for dataset in datasets for one in (dataset.stream, dataset.validation)]:
         if stream.folder is None or is_prepared(stream.folder):
             continue
-        try:
-            shutil.copyfile(stream.folder / DOCUMENTS, output / _name_index(stream))
-        except OSError as error:
-            raise StorageError(f"cannot write to {output}: {error.strerror}") from error
+        target = output / _name_index(stream)  # named for its content
+        if not target.exists():
+            link_or_copy(stream.folder / DOCUMENTS, target, Disk())
 
 
 def write_data_record(request: RunRequest, parts: RunComponents) -> None:

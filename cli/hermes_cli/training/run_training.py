@@ -63,6 +63,9 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     stopped and saved, and HermesError of every kind.
     """
     from hermes.training.finish_command import FinishCommand
+    from hermes.training.host import RunHost, make_options
+    from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
+    from hermes_cli.training.hub_upload import push_model
 
     command = context.command.name or "train"
     if command == "train" and context.params["checkpoint"]:
@@ -76,57 +79,51 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     leads = rank_info is None or (rank_info.rank == 0 and find_launcher(os.environ) is not None)
     at_end = options["on_finish"] if leads and not options["dry_run"] else ""
     with FinishCommand(at_end, options["output"], _tell):
-        _train(context, options, command)
-
-
-def _train(context: click.Context, options: ResolvedOptions, command: str) -> None:
-    from hermes.training.host import RunHost, make_options
-    from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
-    from hermes_cli.training.hub_upload import push_model
-
-    output = Path(options["output"])
-    push = read_push(options["push_to_hub"], options["push_every_save"])
-    _check(options, command, output)
-    function: Callable[..., TrainResult] = getattr(hermes, command)
-    signals: Signals = context.find_root().obj.signals
-    signals.words = STOPPING
-    if start_workers(context, options, signals):
-        return
-    signals.words = ""
-    backend = find_launched_backend(options["backend"], os.environ)
-    process_group, where = join(context, options, backend, make_options(options.values), signals)
-    crash_log = CrashLog(process_group, output)
-    leads = process_group.rank_info.rank == 0
-    uploading = HubUploads(push, _tell, push_model)
-    with uploading as uploads, closing(process_group), crash_log:
-        require_same_options(context.info_name or command, options, backend, process_group)
-        require_writable_repo(push, process_group)
-        progress = RunProgress(context, options, signals, crash_log, leads)
-        host = RunHost(
-            backend,
-            where,
-            process_group,
-            make_settings=lambda call: (collect_settings(options), options.sources),
-            edits=collect_recipe_fields(options),
-            split_among=options.split_among,
-            tell=_tell if leads else lambda line: None,
-            on_model=progress.describe_model,
-            on_prepared=progress.describe_run,
-            on_open=progress.open,
-            show_example=_show_example,
-            stop=progress.should_stop,
-            uploads=uploads,
+        output = Path(options["output"])
+        push = read_push(options["push_to_hub"], options["push_every_save"])
+        _check(options, command, output)
+        function: Callable[..., TrainResult] = getattr(hermes, command)
+        signals: Signals = context.find_root().obj.signals
+        signals.words = STOPPING
+        if start_workers(context, options, signals):
+            return
+        signals.words = ""
+        backend = find_launched_backend(options["backend"], os.environ)
+        process_group, where = join(
+            context, options, backend, make_options(options.values), signals
         )
-        with ExitStack() as stack:
-            # A refusal of one rank must reach the others, which wait for it.
-            arguments = all_or_none(
-                process_group, lambda: _read_arguments(options, command, function, stack)
+        crash_log = CrashLog(process_group, output)
+        leads = process_group.rank_info.rank == 0
+        uploading = HubUploads(push, _tell, push_model)
+        with uploading as uploads, closing(process_group), crash_log:
+            require_same_options(context.info_name or command, options, backend, process_group)
+            require_writable_repo(push, process_group)
+            progress = RunProgress(context, options, signals, crash_log, leads)
+            host = RunHost(
+                backend,
+                where,
+                process_group,
+                make_settings=lambda call: (collect_settings(options), options.sources),
+                edits=collect_recipe_fields(options),
+                split_among=options.split_among,
+                tell=_tell if leads else lambda line: None,
+                on_model=progress.describe_model,
+                on_prepared=progress.describe_run,
+                on_open=progress.open,
+                show_example=_show_example,
+                stop=progress.should_stop,
+                uploads=uploads,
             )
-            result = function(**arguments, host=host, progress=leads)
-        if not options["dry_run"]:
-            progress.report_end(result)
-        elif leads:
-            _tell("dry run: nothing is trained, and nothing is written")
+            with ExitStack() as stack:
+                # A refusal of one rank must reach the others, which wait for it.
+                arguments = all_or_none(
+                    process_group, lambda: _read_arguments(options, command, function, stack)
+                )
+                result = function(**arguments, host=host, progress=leads)
+            if not options["dry_run"]:
+                progress.report_end(result)
+            elif leads:
+                _tell("dry run: nothing is trained, and nothing is written")
 
 
 def _tell(line: str) -> None:
