@@ -6,11 +6,11 @@ are checked and converted before anything is read, and NumPy's numbers are taken
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from signal import SIGINT
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hermes import mal
 from hermes.arguments import Call, convert_arguments, name_arguments
@@ -162,7 +162,7 @@ def train_tokenizer(
 def train(
     call: Call,
     model: ModelSpec | str | Path = "tiny",
-    data: str | Path | Sequence[str | Path] = (),
+    data: str | Path | Sequence[str | Path] | Mapping[str, Any] = (),
     *,
     text_field: str = "text",
     format: str | None = None,
@@ -242,8 +242,10 @@ def train(
     model: a bundled name, a MAL file or text, or a ModelSpec. data: files, folders, patterns or
     addresses of text (.txt, .jsonl, .json, .csv, .tsv, .parquet, also compressed), `format` instead
     of a file's ending, `text_field` the field that holds the text; or token files (.bin), or a
-    folder that `prepare` made. documents: what is one of plain text: 'file', 'lines' or
-    'blank-line'. no_header: a document is a row of .csv or .tsv, its cells joined.
+    folder that `prepare` made. A mixture is 'NAME=FILES:WEIGHT' for each source, or a mapping
+    {name: {'files': ..., 'weight': 0.7}, 'schedule': {step: {name: weight}}}. documents: what is
+    one of plain text: 'file', 'lines' or 'blank-line'. no_header: a document is a row of .csv or
+    .tsv, its cells joined.
     skip_bad_records: leave them out, up to the share max_bad_records. cache_dir: where the tokens
     of text are kept for the next start. val_data: validation text of its own. document_mask:
     attention and positions stay inside each document. tokenizer: a Tokenizer, a tokenizer.json, a

@@ -1,7 +1,8 @@
 """The public functions that train an existing model further: finetune, sft and dpo."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hermes.api import bind_call, ignore_event, return_false, run_to_end
 from hermes.arguments import Call
@@ -37,7 +38,7 @@ LONGEST_ROW, LONGEST_SIDE = 1024, 512  # default tokens per sample
 def finetune(
     call: Call,
     checkpoint: str | Path | None = None,
-    data: str | Path | Sequence[str | Path] = (),
+    data: str | Path | Sequence[str | Path] | Mapping[str, Any] = (),
     *,
     text_field: str = "text",
     format: str | None = None,

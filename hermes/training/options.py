@@ -9,6 +9,7 @@ from hermes.arguments import Call
 from hermes.checkpoint import RetentionPolicy
 from hermes.data.document_reader import TextFormat
 from hermes.data.loading import DataOptions
+from hermes.data.mixture_sources import locate_data, spell_mixture
 from hermes.data.remote import locate_source
 from hermes.errors import HermesError
 from hermes.interop.hub import pin_commit
@@ -36,8 +37,10 @@ RECIPE_FIELDS |= {name: name for name in RECIPE_ARGUMENTS}
 
 
 def list_files(call: Call) -> tuple[str, ...]:
-    """The names of the files to train on. Raises HermesError where there is none."""
+    """The names of the files to train on, with their weights. Raises HermesError for none."""
     data = call["data"]
+    if isinstance(data, Mapping):
+        return spell_mixture(data)
     names = (data,) if isinstance(data, str | Path) else tuple(data)
     if not names:
         raise HermesError("no data: give data=FILE, a folder or a list of files")
@@ -91,7 +94,7 @@ def make_settings(call: Call) -> tuple[dict[str, object], dict[str, str]]:
         if name in OPTIONS and OPTIONS[name].scope in ("run", "machine")
     }
     names = list_files(call)
-    settings["data"] = [locate_source(name) for name in names]
+    settings["data"] = [locate_data(name) for name in names]
     if settings.get("val_data"):
         settings["val_data"] = [locate_source(str(name)) for name in list_names(call["val_data"])]
     for name, value in list(settings.items()):

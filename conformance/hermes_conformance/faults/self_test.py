@@ -28,6 +28,7 @@ from hermes_conformance.faults import (
     positions,
     production,
     rows,
+    sources,
     state,
 )
 from hermes_conformance.faults.fault import Fault
@@ -54,6 +55,7 @@ FAULTS: tuple[Fault, ...] = (
     *cache.FAULTS,
     *rows.FAULTS,
     *documents.FAULTS,
+    *sources.FAULTS,
     *core_library.FAULTS,
     *kernels.FAULTS,
     *outputs.FAULTS,

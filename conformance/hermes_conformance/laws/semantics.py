@@ -15,7 +15,7 @@ from hermes_conformance.cases.standard import (
     make_wide_cases,
 )
 from hermes_conformance.golden import vectors
-from hermes_conformance.laws import documents
+from hermes_conformance.laws import documents, sources
 from hermes_conformance.laws.gradients import (
     compare_gradient,
     derivatives,
@@ -285,4 +285,5 @@ LAWS = (
         "learner",
     ),
     *documents.LAWS,
+    *sources.LAWS_64,
 )
