@@ -38,7 +38,7 @@ LONGEST_ROW, LONGEST_SIDE = 1024, 512  # default tokens per sample
 def finetune(
     call: Call,
     checkpoint: str | Path | None = None,
-    data: str | Path | Sequence[str | Path] | Mapping[str, Any] = (),
+    data: str | Path | Mapping[str, Any] | Sequence[str | Path] = (),
     *,
     text_field: str = "text",
     format: str | None = None,
@@ -49,6 +49,9 @@ def finetune(
     cache_dir: str | Path | None = None,
     val_data: str | Path | Sequence[str | Path] = (),
     document_mask: bool = False,
+    pack: bool = True,
+    overlong: str = "error",
+    hold_out: str = "windows",
     tokenizer: Tokenizer | str | Path | None = None,
     eos: str | None = None,
     bos: bool | None = None,

@@ -1,6 +1,6 @@
 """The dataset of text for pretraining: windows of a token stream."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,17 @@ from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError
 from hermes.interface import IGNORE, Batch, LossCounts
 
-__all__ = ["TextDataset", "make_text_batch"]
+__all__ = ["TextDataset", "check_largest", "make_text_batch"]
+
+
+def check_largest(streams: Sequence[TokenStream], vocab_size: int) -> None:
+    """Raise DataError where a stream has a token id outside the model's vocabulary."""
+    for one in streams:
+        if one.largest >= vocab_size:
+            raise DataError(
+                f"the data has token id {one.largest}, outside the model's vocabulary of "
+                f"{vocab_size}; use the tokenizer that belongs to the model"
+            )
 
 
 class TextDataset:
@@ -36,12 +46,7 @@ class TextDataset:
         document_mask: bool = False,
         eos_id: int | None = None,
     ):
-        for one in (stream, *([validation] if validation else [])):
-            if one.largest >= vocab_size:
-                raise DataError(
-                    f"the data has token id {one.largest}, outside the model's vocabulary of "
-                    f"{vocab_size}; use the tokenizer that belongs to the model"
-                )
+        check_largest([stream, *([validation] if validation else [])], vocab_size)
         self.stream, self.validation = stream, validation or stream
         self.seq_len = seq_len
         self.seed = seed

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hermes.errors import DataError, StorageError
 
-__all__ = ["TokenFile", "TokenShards", "open_tokens"]
+__all__ = ["TokenFile", "TokenShards", "TokenSlice", "open_tokens"]
 
 OPEN_FILES = 128  # mapped at a time; each takes a descriptor
 
@@ -90,3 +90,21 @@ class TokenShards:
             for number in range(int(first), min(int(last), len(self.files) - 1) + 1)
         ]
         return np.concatenate(parts or [np.empty(0, self.dtype)]).astype(self.dtype, copy=False)
+
+
+class TokenSlice:
+    """Tokens start to stop - 1 of others, indexed like an array. (N,)"""
+
+    def __init__(self, tokens: Any, start: int, stop: int):
+        self._tokens, self._start, self._size = tokens, start, stop - start
+        self.dtype = tokens.dtype
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, key: slice) -> NDArray[np.unsignedinteger]:
+        start, stop, step = key.indices(self._size)
+        found: NDArray[np.unsignedinteger] = self._tokens[
+            self._start + start : self._start + max(start, stop)
+        ]
+        return found[::step]

@@ -17,14 +17,16 @@ from hermes.options import OPTIONS
 from hermes.recipe import OptimizerRecipe
 from hermes.tracking.registry import find_trackers
 from hermes.training.host import RunHost
-from hermes.training.request import RunRequest
 from hermes.training.samples import SampleOptions, read_prompts
+from hermes.training.request import RowOptions, RunRequest
 
 __all__ = [
+    "ROW_OPTIONS",
     "list_files",
     "list_names",
     "make_data_options",
     "make_request",
+    "make_row_options",
     "make_settings",
     "make_text_format",
     "read_recipe_fields",
@@ -32,6 +34,7 @@ __all__ = [
 
 # Fields of the recipe that are arguments in Python and edits by --set on the command line.
 RECIPE_ARGUMENTS = ("min_lr_ratio", "decay_ratio")
+ROW_OPTIONS = ("pack", "overlong", "hold_out")
 RECIPE_FIELDS = {name: entry.recipe_field for name, entry in OPTIONS.items() if entry.recipe_field}
 RECIPE_FIELDS |= {name: name for name in RECIPE_ARGUMENTS}
 
@@ -66,6 +69,18 @@ def make_data_options(call: Call, host: RunHost) -> DataOptions:
         host.watch_data,
         host.tell,
     )
+
+
+def make_row_options(call: Call) -> RowOptions:
+    """How the text of a call is laid out in rows. Raises HermesError."""
+    if not call["pack"] and call["document_mask"]:
+        raise HermesError("--no-pack has one document a row, so leave --document-mask out")
+    if call["pack"] and call["overlong"] != "error":
+        raise HermesError(
+            "--overlong is for documents longer than a row; packed ones continue in the next row: "
+            "leave it out, or give --no-pack"
+        )
+    return RowOptions(call["pack"], call["overlong"], call["hold_out"])
 
 
 def read_recipe_fields(call: Call, *, defaults: bool = False) -> dict[str, object]:

@@ -10,11 +10,14 @@ import numpy as np
 
 from hermes.data import TextDataset, TokenStream, count_run_samples
 from hermes.data.dataset import Dataset, JoinedSource, TokenSource
+from hermes.data.document_dataset import DocumentDataset
+from hermes.data.holding_out import split_at_document
 from hermes.data.loading import load_tokens, open_token_folder
 from hermes.data.mixture import MixtureDataset, Phase, WeightedSource, parse_mixture
 from hermes.data.mixture_sources import list_changes
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import ProcessGroup
+from hermes.errors import DataError
 from hermes.interface import IGNORE, Batch, StepReport
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
@@ -42,20 +45,37 @@ def make_text_data(
             return stream
 
         def make(stream: TokenStream, validation: TokenStream | None) -> TextDataset:
+            fraction = recipe.val_fraction
+            if fraction and validation is None and request.rows.hold_out == "documents":
+                stream, validation = split_at_document(stream, fraction, tokenizer.eos_id)
+                fraction = 0.0
             return TextDataset(
                 stream,
                 seq_len=recipe.seq_len,
                 vocab_size=spec.vocab_size,
                 seed=recipe.seed,
-                val_fraction=recipe.val_fraction,
+                val_fraction=fraction,
                 validation=validation,
                 document_mask=recipe.document_mask,
                 eos_id=tokenizer.eos_id,
             )
 
+        if request.rows.hold_out == "documents" and not recipe.val_fraction:
+            raise DataError(
+                "--hold-out documents says what --val-fraction holds out; give it a fraction"
+            )
+        if mixture and not request.rows.pack:
+            raise DataError(
+                "--no-pack takes one source, and weights are given: leave one of them out; "
+                "--document-mask keeps the documents of a mixture apart"
+            )
         groups = [source.data for source in mixture]
         streams = [load(names) for names in groups or [request.data]]
         validation = load(request.validation) if request.validation else None
+        if not request.rows.pack:
+            data = _make_document_data(request, spec, tokenizer, recipe, streams[0], validation)
+            stack.pop_all()
+            return data
         # Only the first of a mixture has the validation text, so that it counts once.
         datasets = [
             make(stream, None if number else validation) for number, stream in enumerate(streams)
@@ -63,6 +83,9 @@ def make_text_data(
         dataset: Dataset = datasets[0]
         tokens: TokenSource = streams[0]
         notes = [note for stream in streams for note in stream.notes]
+        describe = getattr(request.backend, "describe_document_mask", None)
+        if recipe.document_mask and describe and (said := describe(request.device)):
+            notes.append(said)
         names: list[str] = []
         how = ""
         if mixture:
@@ -80,7 +103,8 @@ def make_text_data(
             how = "".join(f"/{source.share!r}" for source in mixture)
             how += "".join(f"@{step}/{shares!r}" for step, shares in changes[1:])
             names = shorten_names(mixture) if len(mixture) > 1 else []
-        if mixture or validation is not None:
+        how += request.rows.describe()
+        if mixture or validation is not None or how:
             held_out = () if validation is None else (validation,)
             tokens = JoinedSource(tuple(streams), held_out, how)
         record = None  # the index does not say where samples are whose weights change
@@ -106,6 +130,34 @@ def make_text_data(
         files=sum(stream.sources for stream in streams),
         counts_steps=any(source.later for source in mixture),
     )
+
+
+def _make_document_data(
+    request: RunRequest,
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    stream: TokenStream,
+    validation: TokenStream | None,
+) -> TrainingData:
+    """The stream's documents in rows of their own."""
+    dataset = DocumentDataset(
+        stream,
+        seq_len=recipe.seq_len,
+        vocab_size=spec.vocab_size,
+        eos_id=tokenizer.eos_id,
+        seed=recipe.seed,
+        val_fraction=recipe.val_fraction,
+        validation=validation,
+        overlong=request.rows.overlong,
+    )
+    held_out = () if validation is None else (validation,)
+    tokens = JoinedSource((stream,), held_out, request.rows.describe())
+    evaluate = make_perplexity_evaluation(
+        [dataset], tokenizer, recipe.batch_size, request.process_group
+    )
+    notes = (*stream.notes, *dataset.describe())
+    return TrainingData(tokens, dataset, evaluate, "documents", notes, files=stream.sources)
 
 
 def shorten_names(mixture: Sequence[WeightedSource]) -> list[str]:
