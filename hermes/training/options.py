@@ -17,8 +17,8 @@ from hermes.options import OPTIONS
 from hermes.recipe import OptimizerRecipe
 from hermes.tracking.registry import find_trackers
 from hermes.training.host import RunHost
-from hermes.training.samples import SampleOptions, read_prompts
 from hermes.training.request import RowOptions, RunRequest
+from hermes.training.samples import SampleOptions, read_prompts
 
 __all__ = [
     "ROW_OPTIONS",
