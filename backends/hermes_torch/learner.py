@@ -92,6 +92,7 @@ class Learner(Model):
         runtime, count = self.runtime, batch.counts.divisor
         runtime.tables.prepare(batch.tokens.shape[-1])
         total, rows = torch.zeros((), device=runtime.device), []
+        every_token, every_target = map(runtime.copy_batch, (batch.tokens, batch.targets))
         for a in range(len(batch.tokens)):
             is_last = a == len(batch.tokens) - 1
             segments, positions_in_document = runtime.load_segments(
@@ -105,13 +106,11 @@ class Learner(Model):
             weights = None
             if batch.weights is not None:
                 weights = runtime.to_device(batch.weights[a], runtime.master)
-            tokens = runtime.to_device(batch.tokens[a])
-            targets = runtime.to_device(batch.targets[a])
             layout = self._choose_layout(batch.targets[a], batch.pairs is not None)
             with self._sync_gradients(is_last):
                 loss, sums = self._summed_loss(
-                    tokens,
-                    targets,
+                    every_token[a],
+                    every_target[a],
                     layout,
                     segments,
                     positions_in_document,

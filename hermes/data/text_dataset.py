@@ -136,15 +136,15 @@ def make_text_batch(
 
     mask_id: the token that ends a document, where attention stays inside each; else None.
     """
-    real = layout.real[..., None]
-    targets = np.where(real, windows[..., 1:], IGNORE).astype(np.int32)
-    tokens = np.where(real, windows[..., :-1], 0).astype(np.int32)
+    tokens, targets = windows[..., :-1].copy(), windows[..., 1:].copy()
+    if not layout.real.all():
+        tokens[~layout.real], targets[~layout.real] = 0, IGNORE
     numbers = layout.rows.astype(np.uint32)
     if mask_id is None:
         count = samples * tokens.shape[-1]
         return Batch(tokens, targets, numbers, global_counts=LossCounts(count, count))
     # An end of text is the last token of its document, so what follows it is not its target.
     ends = tokens == mask_id
-    targets = np.where(ends, IGNORE, targets).astype(np.int32)
+    targets[ends] = IGNORE
     segments = (np.cumsum(ends, axis=-1) - ends).astype(np.int32)
     return Batch(tokens, targets, numbers, segments)
