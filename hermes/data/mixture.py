@@ -230,8 +230,8 @@ class MixtureDataset:
         rows = np.where(layout.real, layout.rows, 0)
         source, window = source[rows], window[rows]  # (A, B)
         windows = np.empty((*rows.shape, self.seq_len + 1), np.int32)
-        for number, dataset in enumerate(self.datasets):
-            here = source == number
+        for index, dataset in enumerate(self.datasets):
+            here = source == index
             windows[here] = dataset.read_windows(window[here])
         batch = make_text_batch(windows, layout, samples, self.datasets[0].mask_id)
         if len(self.datasets) > 1:

@@ -107,8 +107,8 @@ def make_text_data(
         if mixture or validation is not None or how:
             held_out = () if validation is None else (validation,)
             tokens = JoinedSource(tuple(streams), held_out, how)
-        record = None  # the index does not say where samples are whose weights change
-        if not any(source.later for source in mixture):
+        record = None  # its samples are windows of whole streams, at weights that do not change
+        if request.rows.hold_out == "windows" and not any(source.later for source in mixture):
             record = make_data_record(request, tokenizer, recipe, tokens.fingerprint, datasets)
         stack.pop_all()
     evaluate = make_perplexity_evaluation(

@@ -32,15 +32,15 @@ FAULTS = (
     Fault(
         "rows are reported in the other order",
         "mixtures",
-        "L1/rows",
+        "L1/row-losses",
         "default/hot",
         _change_rows(lambda rows: rows[[1, 0]]),
     ),
-    Fault("a step reports no rows", "mixtures", "L1/rows", "default/hot", _report_nothing),
+    Fault("a step reports no rows", "mixtures", "L1/row-losses", "default/hot", _report_nothing),
     Fault(
         "rows of a chunked loss are off by 1e-4",
         "mixtures",
-        "L2/rows",
+        "L2/row-losses",
         "slices.next token/hot",
         _change_rows(lambda rows: rows * (1 + 1e-4), FAST_TABLES),
     ),

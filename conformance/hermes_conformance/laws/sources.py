@@ -79,7 +79,7 @@ def fast_rows(case: Case, backends: Backends) -> Iterator[Measurement]:
 LAWS_64 = (
     Law(
         "L1",
-        "rows",
+        "row-losses",
         "a step on several sources reports each row",
         tolerance.LOGITS_64,
         rows,
@@ -90,7 +90,7 @@ LAWS_64 = (
 LAWS_32 = (
     Law(
         "L2",
-        "rows",
+        "row-losses",
         "a step on several sources reports each row",
         tolerance.LOGPROB_32,
         fast_rows,
