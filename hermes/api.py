@@ -6,11 +6,11 @@ are checked and converted before anything is read, and NumPy's numbers are taken
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from signal import SIGINT
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hermes import mal
 from hermes.arguments import Call, convert_arguments, name_arguments
@@ -19,7 +19,7 @@ from hermes.data.bad_records import BadRecords
 from hermes.data.document_reader import TextFormat
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, Interrupted
-from hermes.finetuning.options import make_text_request
+from hermes.finetuning.options import apply_run_settings, make_text_request
 from hermes.interface import Backend, choose_backend
 from hermes.recipe import OptimizerRecipe
 from hermes.spec import ModelSpec
@@ -35,9 +35,11 @@ from hermes.training.new_tokenizer import (
     save_new_tokenizer,
 )
 from hermes.training.options import (
+    ROW_OPTIONS,
     list_names,
     make_data_options,
     make_request,
+    make_row_options,
     read_recipe_fields,
 )
 from hermes.training.progress_bar import open_progress
@@ -162,7 +164,7 @@ def train_tokenizer(
 def train(
     call: Call,
     model: ModelSpec | str | Path = "tiny",
-    data: str | Path | Sequence[str | Path] = (),
+    data: str | Path | Mapping[str, Any] | Sequence[str | Path] = (),
     *,
     text_field: str = "text",
     format: str | None = None,
@@ -173,6 +175,9 @@ def train(
     cache_dir: str | Path | None = None,
     val_data: str | Path | Sequence[str | Path] = (),
     document_mask: bool = False,
+    pack: bool = True,
+    overlong: str = "error",
+    hold_out: str = "windows",
     tokenizer: Tokenizer | str | Path | None = None,
     train_tokenizer: bool = False,
     vocab_size: int = 32_000,
@@ -243,16 +248,20 @@ def train(
     model: a bundled name, a MAL file or text, or a ModelSpec. data: files, folders, patterns or
     addresses of text (.txt, .jsonl, .json, .csv, .tsv, .parquet, also compressed), `format` instead
     of a file's ending, `text_field` the field that holds the text; or token files (.bin), or a
-    folder that `prepare` made. documents: what is one of plain text: 'file', 'lines' or
-    'blank-line'. no_header: a document is a row of .csv or .tsv, its cells joined.
+    folder that `prepare` made. A mixture is 'NAME=FILES:WEIGHT' for each source, or a mapping
+    {name: {'files': ..., 'weight': 0.7}, 'schedule': {step: {name: weight}}}. documents: what is
+    one of plain text: 'file', 'lines' or 'blank-line'. no_header: a document is a row of .csv or
+    .tsv, its cells joined.
     skip_bad_records: leave them out, up to the share max_bad_records. cache_dir: where the tokens
-    of text are kept for the next start. val_data: validation text of its own. document_mask:
-    attention and positions stay inside each document. tokenizer: a Tokenizer, a tokenizer.json, a
-    folder or hf://OWNER/REPO; train_tokenizer: train one of vocab_size on the data first, and save
-    it with its manifest where `tokenizer` says; one that is there is taken if its manifest fits,
-    and replaced with force_retrain_tokenizer. eos: the token that ends a text, and bos: whether one
-    begins with BOS; None for what the files beside the tokenizer say. checkpoint: start from it as
-    `finetune` does. ignore_fields: as in `load`.
+    of text are kept for the next start. val_data: validation text of its own; val_fraction: a share
+    of `data` instead, its last 'windows' or whole 'documents' as hold_out says. document_mask:
+    attention and positions stay inside each document. pack: False gives each document a row of its
+    own, padded; overlong: 'error', 'drop' or 'truncate', for one longer than that. tokenizer: a
+    Tokenizer, a tokenizer.json, a folder or hf://OWNER/REPO; train_tokenizer: train one of
+    vocab_size on the data first, and save it with its manifest where `tokenizer` says; one that is
+    there is taken if its manifest fits, and replaced with force_retrain_tokenizer. eos: the token
+    that ends a text, and bos: whether one begins with BOS; None for what the files beside the
+    tokenizer say. checkpoint: start from it as `finetune` does. ignore_fields: as in `load`.
 
     resume: continue the run in `output`, or start it. Arguments that are left out are then the
     run's own; others must not make it another run. allow_batch_change lets steps take another
@@ -294,6 +303,7 @@ def _make_train_request(call: Call, host: RunHost) -> RunRequest:
         )
     if host.leads:
         check_output(Path(call["output"]), resume=call["resume"])
+    call = apply_run_settings(call, *ROW_OPTIONS)
     resuming = call["resume"] and has_checkpoint(call["output"])
     model, spec = call["model"], None
     if not resuming or call.has_given("model"):
@@ -306,6 +316,7 @@ def _make_train_request(call: Call, host: RunHost) -> RunRequest:
         tokenizer=choose_tokenizer(call, host, resuming),
         data_options=make_data_options(call, host),
         validation=list_names(call["val_data"]),
+        rows=make_row_options(call),
     )
 
 

@@ -1,7 +1,8 @@
 """The public functions that train an existing model further: finetune, sft and dpo."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hermes.api import bind_call, ignore_event, return_false, run_to_end
 from hermes.arguments import Call
@@ -39,7 +40,7 @@ LONGEST_ROW, LONGEST_SIDE = 1024, 512  # default tokens per sample
 def finetune(
     call: Call,
     checkpoint: str | Path | None = None,
-    data: str | Path | Sequence[str | Path] = (),
+    data: str | Path | Mapping[str, Any] | Sequence[str | Path] = (),
     *,
     text_field: str = "text",
     format: str | None = None,
@@ -50,6 +51,9 @@ def finetune(
     cache_dir: str | Path | None = None,
     val_data: str | Path | Sequence[str | Path] = (),
     document_mask: bool = False,
+    pack: bool = True,
+    overlong: str = "error",
+    hold_out: str = "windows",
     tokenizer: Tokenizer | str | Path | None = None,
     eos: str | None = None,
     bos: bool | None = None,

@@ -157,6 +157,8 @@ def _describe(hint: Any) -> str:
         return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
     if origin is tuple or origin is Sequence:
         return f"a list, each item {_describe(get_args(hint)[0])}"
+    if origin is Mapping:
+        return "a mapping"
     if hint in WORDS:
         return WORDS[hint]
     if hint is Callable or origin is Callable or getattr(origin, "__name__", "") == "Callable":

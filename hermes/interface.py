@@ -152,7 +152,9 @@ class Batch:
     and positions stay inside a document. pairs: None, or what a preference loss needs.
     global_counts: totals of the step over all ranks; None where this batch is all of it. weights
     (A, B, T): None, or the weight of each target in the loss, which is divided by their sum; of
-    pairs (A, B), the same for both rows of a pair.
+    pairs (A, B), the same for both rows of a pair. sources (A, B): None, or which of a mixture's
+    sources each row is from; a step then reports the rows' log-probabilities. Not with pairs or
+    weights.
     """
 
     tokens: NDArray[np.int32]
@@ -162,6 +164,7 @@ class Batch:
     pairs: PreferencePairs | None = None
     global_counts: LossCounts | None = None
     weights: NDArray[np.float32] | None = None
+    sources: NDArray[np.int32] | None = None
 
     @property
     def counts(self) -> LossCounts:
@@ -204,7 +207,8 @@ class StepReport:
 
     loss: mean over the batch before the update, in nats per target (or the loss per pair).
     grad_norm: global, before clipping. If either is not finite, the update was not applied.
-    row_logprobs: of a batch of pairs, each row's summed log-probability, (A, B), by np.asarray.
+    row_logprobs: of a batch with pairs or sources, each row's summed log-probability of its
+    targets, (A, B), by np.asarray; of this rank's rows alone.
     """
 
     step: int
@@ -452,6 +456,8 @@ def check_batch(batch: Batch, recipe: Recipe) -> None:
             raise HermesError("both rows of a pair must have the same weight")
         if not (np.isfinite(batch.weights).all() and (batch.weights >= 0).all()):
             raise HermesError("a batch's weights must be numbers that are at least 0")
+    if batch.sources is not None and (batch.pairs is not None or batch.weights is not None):
+        raise HermesError("a batch's sources belong to rows of text, not to pairs or weights")
     if (batch.pairs is not None) != (recipe.objective == "preference"):
         found = "single sequences" if batch.pairs is None else "pairs"
         raise HermesError(f"the objective is {recipe.objective!r}, but the batch holds {found}")

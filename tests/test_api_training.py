@@ -89,7 +89,8 @@ def test_arguments_have_the_names_and_defaults_of_the_commands_options(command):
         ({"vocab_size": 300},
          "vocab_size is that of a tokenizer to train; give train_tokenizer=True with it"),
         ({"freeze": "model.*"}, "freeze must be a list, each item a string, got 'model.*'"),
-        ({"data": 7}, "data must be a string, a path or a list, each item a string or a path, "
+        ({"data": 7}, "data must be a string, a path, a mapping or a list, each item a string or a "
+         "path, "
          "got 7"),
         ({"report": 1}, "report must be a function, got 1"),
         ({"optimizer": {"beta2": 0.9}},

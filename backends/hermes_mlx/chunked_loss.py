@@ -95,6 +95,27 @@ def next_token(
     weights: Array | None = None,
 ) -> Array:
     """loss.next_token. target_indices: where targets count, (N,); None for all. weights: (B, T)."""
+    return _score_tokens(module, x, targets, target_indices, weights)[0]
+
+
+def next_token_by_row(
+    module: Transformer, x: Array, targets: Array, target_indices: Array | None
+) -> tuple[Array, Array]:
+    """loss.next_token_by_row; the rows are sums of what the loss is made of. -> (), (B,)."""
+    loss, logp = _score_tokens(module, x, targets, target_indices)
+    if target_indices is not None:
+        logp = mx.zeros(targets.size, logp.dtype).at[target_indices].add(logp)
+    return loss, logp.reshape(targets.shape).sum(axis=-1)
+
+
+def _score_tokens(
+    module: Transformer,
+    x: Array,
+    targets: Array,
+    target_indices: Array | None,
+    weights: Array | None = None,
+) -> tuple[Array, Array]:
+    """The summed loss, and log p(target) of each token at `target_indices`. -> (), (N,)."""
     flat_x, flat_targets = select_targets(x, targets, target_indices)
     spans = make_spans(0, len(flat_targets), choose_chunk_size(module))
 
@@ -109,7 +130,7 @@ def next_token(
         w = weights[begin:end]
         return -(w * logp).sum(), -w, logp
 
-    return compute_loss(module, flat_x, flat_targets, [[span] for span in spans], score_group)[0]
+    return compute_loss(module, flat_x, flat_targets, [[span] for span in spans], score_group)
 
 
 def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: PairLayout) -> Array:

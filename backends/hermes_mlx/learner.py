@@ -98,8 +98,9 @@ class Learner(Model):
         dropout_keys: Array | None,
         reference: Array | None,
         weights: Array | None = None,
+        by_row: bool = False,
     ) -> tuple[Array, Array | None]:
-        """A micro-batch's summed loss, and of pairs each row's log-probability. -> (), (B,)."""
+        """The summed loss; of pairs, or by_row, each row's log-probability. -> (), (B,) or None."""
         runtime, module = self.runtime, self.runtime.module
         runtime.set_parameters(params)
         recompute = runtime.options.grad_checkpoint
@@ -107,6 +108,8 @@ class Learner(Model):
             None, segments, positions_in_document, dropout_keys, recompute=recompute
         )
         x = module.model(tokens, ctx)  # (B, T, C)
+        if by_row:
+            return runtime.ops.next_token_by_row(module, x, targets, layout)
         if reference is None:
             return runtime.ops.next_token(module, x, targets, layout, weights), None
         rule = self._recipe.preference
@@ -146,6 +149,7 @@ class Learner(Model):
                 None
                 if batch.weights is None
                 else runtime.to_device(batch.weights[a], runtime.master),
+                batch.sources is not None,
             )
             rows.append(sums)
             total = loss if total is None else total + loss
@@ -157,7 +161,8 @@ class Learner(Model):
                 mx.eval(total, grads)  # or the activations of all micro-batches live at once
         # The trace has left its placeholders in the module.
         runtime.set_parameters(self._params)
-        lazy_rows = None if batch.pairs is None else LazyRows(rows)
+        has_rows = batch.pairs is not None or batch.sources is not None
+        lazy_rows = LazyRows(rows) if has_rows else None
         if self._distributed:
             # Evaluated before the first collective: what a rank needs for its own share is
             # measured up to here, and a lazy graph would mix collectives with computation.

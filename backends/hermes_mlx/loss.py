@@ -1,7 +1,7 @@
 """The objectives, as sums over a micro-batch, in float32 at least.
 
-The last four functions are the exact table's entries (ops.EXACT): they compute the logits of all
-tokens at once. chunked_loss.py has the same four for ops.FAST, with a few tokens' logits at a time.
+The last five functions are the exact table's entries (ops.EXACT): they compute the logits of all
+tokens at once. chunked_loss.py has the same five for ops.FAST, with a few tokens' logits at a time.
 
 Letters: P pairs, whose rows 0 to P - 1 were chosen and rows P to 2 P - 1 rejected; s a row's summed
 log-probability, n its number of targets, r its s under the reference model; c the chosen row of a
@@ -128,6 +128,15 @@ def next_token(
     if weights is None:
         return next_token_loss(logits, targets, ops)
     return next_token_loss_by_weight(logits, targets, weights, ops)
+
+
+def next_token_by_row(
+    module: Transformer, x: Array, targets: Array, target_indices: Array | None
+) -> tuple[Array, Array]:
+    """next_token, and each row's summed log-probability. (B, T, C), (B, T) -> (), (B,)."""
+    logits, ops = module.compute_logits(x), module.lm_head.ops
+    sums = target_logprobs(mx.stop_gradient(logits), targets, ops).sum(axis=-1)
+    return next_token_loss(logits, targets, ops), sums
 
 
 def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: object) -> Array:

@@ -227,6 +227,7 @@ class Ops:
     log_sum_exp: Callable
     logprobs: Callable
     next_token: Callable
+    next_token_by_row: Callable
     row_logprobs: Callable
     preference: Callable
 
@@ -246,6 +247,7 @@ FAST = Ops(
     log_sum_exp=log_sum_exp,
     logprobs=chunked_loss.logprobs,
     next_token=chunked_loss.next_token,
+    next_token_by_row=chunked_loss.next_token_by_row,
     row_logprobs=chunked_loss.row_logprobs,
     preference=chunked_loss.preference,
 )
@@ -260,6 +262,7 @@ EXACT = replace(
     log_sum_exp=log_sum_exp_exact,
     logprobs=loss.logprobs,
     next_token=loss.next_token,
+    next_token_by_row=loss.next_token_by_row,
     row_logprobs=loss.row_logprobs,
     preference=loss.preference,
 )

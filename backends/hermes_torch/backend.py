@@ -39,6 +39,15 @@ class Backend:
         free: int = torch.cuda.mem_get_info(device)[0]
         return free
 
+    def describe_document_mask(self, device: str) -> str | None:
+        """What --document-mask costs on a device; None where the fused kernel is the same."""
+        if not device.startswith("cuda"):
+            return None
+        return (
+            "--document-mask gives attention a mask, which flash attention has none for: torch's "
+            "memory-efficient kernel is used on CUDA, and no kernel of variable lengths"
+        )
+
     def build(
         self,
         spec: ModelSpec,

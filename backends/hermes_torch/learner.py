@@ -87,11 +87,12 @@ class Learner(Model):
         return try_first
 
     def _accumulate(self, batch: Batch) -> tuple[Array, "LazyRows | None"]:
-        """Add the gradients of the batch's loss to .grad; return the loss, and rows of pairs."""
+        """Add the gradients of the batch's loss to .grad; return the loss, and rows asked for."""
         check_batch(batch, self._recipe)
         runtime, count = self.runtime, batch.counts.divisor
         runtime.tables.prepare(batch.tokens.shape[-1])
         total, rows = torch.zeros((), device=runtime.device), []
+        every_token, every_target = map(runtime.copy_batch, (batch.tokens, batch.targets))
         for a in range(len(batch.tokens)):
             is_last = a == len(batch.tokens) - 1
             segments, positions_in_document = runtime.load_segments(
@@ -105,19 +106,18 @@ class Learner(Model):
             weights = None
             if batch.weights is not None:
                 weights = runtime.to_device(batch.weights[a], runtime.master)
-            tokens = runtime.to_device(batch.tokens[a])
-            targets = runtime.to_device(batch.targets[a])
             layout = self._choose_layout(batch.targets[a], batch.pairs is not None)
             with self._sync_gradients(is_last):
                 loss, sums = self._summed_loss(
-                    tokens,
-                    targets,
+                    every_token[a],
+                    every_target[a],
                     layout,
                     segments,
                     positions_in_document,
                     dropout_keys,
                     reference,
                     weights,
+                    batch.sources is not None,
                 )
                 # `count` is of all micro-batches and processes, so sums over those are the mean.
                 loss = loss / count
@@ -133,7 +133,8 @@ class Learner(Model):
             runtime.shards.sum_vectors(self._tensors.values())
         if self._distributed:
             self._process_group.sum_in_place(total)
-        return total, None if batch.pairs is None else LazyRows(rows)
+        has_rows = batch.pairs is not None or batch.sources is not None
+        return total, LazyRows(rows) if has_rows else None
 
     def _fill_missing_grads(self) -> None:
         """Give zeros to tensors that the loss does not depend on; torch leaves their .grad None.
@@ -272,13 +273,16 @@ class Objective(torch.nn.Module):
         dropout_keys: Array | None,
         reference: Array | None,
         weights: Array | None = None,
+        by_row: bool = False,
     ) -> tuple[Array, Array | None]:
-        """The loss, and of pairs each row's log-probability. (B, T) -> (), (B,) or None."""
+        """The loss; of pairs, or by_row, each row's log-probability. (B, T) -> (), (B,) or None."""
         runtime = self._runtime
         recompute = runtime.options.grad_checkpoint
         ctx = runtime.make_context(
             None, segments, positions_in_document, dropout_keys, recompute=recompute
         )
+        if by_row:
+            return self.module(tokens, ctx, runtime.ops.next_token_by_row, targets, layout)
         if reference is None:
             loss = self.module(tokens, ctx, runtime.ops.next_token, targets, layout, weights)
             return loss, None

@@ -1,7 +1,7 @@
 """The objectives, as sums over a micro-batch, in float32 at least.
 
-The last four functions are the exact table's entries (ops.EXACT): they compute the logits of all
-tokens at once. chunked_loss.py has the same four for ops.FAST, with a few tokens' logits at a time.
+The last five functions are the exact table's entries (ops.EXACT): they compute the logits of all
+tokens at once. chunked_loss.py has the same five for ops.FAST, with a few tokens' logits at a time.
 
 Letters: P pairs, whose rows 0 to P - 1 were chosen and rows P to 2 P - 1 rejected; s a row's summed
 log-probability, n its number of targets, r its s under the reference model; c the chosen row of a
@@ -126,6 +126,15 @@ def next_token(
     if weights is None:
         return next_token_loss(logits, targets)
     return next_token_loss_by_weight(logits, targets, weights)
+
+
+def next_token_by_row(
+    module: Transformer, x: Array, targets: Array, target_indices: Array | None
+) -> tuple[Array, Array]:
+    """next_token, and each row's summed log-probability. (B, T, C), (B, T) -> (), (B,)."""
+    logits = module.compute_logits(x)
+    sums = target_logprobs(logits.detach(), targets).sum(-1)
+    return next_token_loss(logits, targets), sums
 
 
 def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: object) -> Array:

@@ -216,6 +216,7 @@ class Ops:
     sigmoid: Callable
     logprobs: Callable
     next_token: Callable
+    next_token_by_row: Callable
     row_logprobs: Callable
     preference: Callable
 
@@ -233,6 +234,7 @@ FAST = Ops(
     sigmoid=torch.sigmoid,
     logprobs=chunked_loss.logprobs,
     next_token=chunked_loss.next_token,
+    next_token_by_row=chunked_loss.next_token_by_row,
     row_logprobs=chunked_loss.row_logprobs,
     preference=chunked_loss.preference,
 )
@@ -242,6 +244,7 @@ EXACT = replace(
     attention=attention_exact,
     logprobs=loss.logprobs,
     next_token=loss.next_token,
+    next_token_by_row=loss.next_token_by_row,
     row_logprobs=loss.row_logprobs,
     preference=loss.preference,
 )

@@ -130,6 +130,16 @@ class Runtime:
         """Copy a NumPy array to the device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(device=self.device, dtype=dtype)
 
+    def copy_batch(self, array: NDArray[np.integer]) -> Array:
+        """Copy ids of all micro-batches to the device at once; CUDA is not waited for.
+
+        It copies from pinned memory, which torch keeps until the copy is made.
+        """
+        if self.device.type != "cuda":
+            return self.to_device(array)
+        pinned = torch.from_numpy(np.ascontiguousarray(array)).pin_memory()
+        return pinned.to(self.device, non_blocking=True).long()
+
     def make_context(
         self,
         cache: KVCache | None = None,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from hermes.errors import DataError
 from hermes.numerics.randomness import permute
 
 __all__ = ["Cursor", "count_run_samples", "order_samples", "split_windows"]
+
+BLOCK = 1024  # samples ordered at a time
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,20 @@ def order_samples(seed: int, cursor: Cursor, count: int, size: int) -> NDArray[n
         )
     parts = []
     while count > 0:
-        taken = min(count, size - cursor.sample)
-        positions = np.arange(cursor.sample, cursor.sample + taken)
-        parts.append(permute(seed, f"order/{cursor.epoch}", size, positions))
-        cursor, count = cursor.advance(taken, size), count - taken
+        start = cursor.sample % BLOCK
+        block = _order_block(seed, cursor.epoch, size, cursor.sample // BLOCK)
+        parts.append(block[start : start + count])
+        cursor, count = cursor.advance(len(parts[-1]), size), count - len(parts[-1])
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+@lru_cache(16)
+def _order_block(seed: int, epoch: int, size: int, block: int) -> NDArray[np.int64]:
+    """The order of an epoch's samples from number block * BLOCK on: many at once cost as few do."""
+    positions = np.arange(block * BLOCK, min(size, (block + 1) * BLOCK))
+    found = permute(seed, f"order/{epoch}", size, positions)
+    found.flags.writeable = False
+    return found
 
 
 def split_windows(tokens: int, val_fraction: float, seq_len: int) -> tuple[range, range]:

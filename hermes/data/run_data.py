@@ -169,8 +169,9 @@ class RunData:
                 raise ValueError("a session names a record that is not there")
         except FileNotFoundError:
             raise DataError(
-                f"{run} has no {NAME}: it is no run of train or finetune on text, or was begun by "
-                "an older version, and gets one when it is resumed"
+                f"{run} has no {NAME}: it is no run of train or finetune on text; or it has "
+                "--no-pack, --hold-out documents or weights that change, which are not traced; or "
+                "it was begun by an older version, and gets one when it is resumed"
             ) from None
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error

@@ -1,6 +1,6 @@
 """The dataset of text for pretraining: windows of a token stream."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,17 @@ from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError
 from hermes.interface import IGNORE, Batch, LossCounts
 
-__all__ = ["TextDataset", "make_text_batch"]
+__all__ = ["TextDataset", "check_largest", "make_text_batch"]
+
+
+def check_largest(streams: Sequence[TokenStream], vocab_size: int) -> None:
+    """Raise DataError where a stream has a token id outside the model's vocabulary."""
+    for one in streams:
+        if one.largest >= vocab_size:
+            raise DataError(
+                f"the data has token id {one.largest}, outside the model's vocabulary of "
+                f"{vocab_size}; use the tokenizer that belongs to the model"
+            )
 
 
 class TextDataset:
@@ -36,12 +46,7 @@ class TextDataset:
         document_mask: bool = False,
         eos_id: int | None = None,
     ):
-        for one in (stream, *([validation] if validation else [])):
-            if one.largest >= vocab_size:
-                raise DataError(
-                    f"the data has token id {one.largest}, outside the model's vocabulary of "
-                    f"{vocab_size}; use the tokenizer that belongs to the model"
-                )
+        check_largest([stream, *([validation] if validation else [])], vocab_size)
         self.stream, self.validation = stream, validation or stream
         self.seq_len = seq_len
         self.seed = seed
@@ -131,15 +136,15 @@ def make_text_batch(
 
     mask_id: the token that ends a document, where attention stays inside each; else None.
     """
-    real = layout.real[..., None]
-    targets = np.where(real, windows[..., 1:], IGNORE).astype(np.int32)
-    tokens = np.where(real, windows[..., :-1], 0).astype(np.int32)
+    tokens, targets = windows[..., :-1].copy(), windows[..., 1:].copy()
+    if not layout.real.all():
+        tokens[~layout.real], targets[~layout.real] = 0, IGNORE
     numbers = layout.rows.astype(np.uint32)
     if mask_id is None:
         count = samples * tokens.shape[-1]
         return Batch(tokens, targets, numbers, global_counts=LossCounts(count, count))
     # An end of text is the last token of its document, so what follows it is not its target.
     ends = tokens == mask_id
-    targets = np.where(ends, IGNORE, targets).astype(np.int32)
+    targets[ends] = IGNORE
     segments = (np.cumsum(ends, axis=-1) - ends).astype(np.int32)
     return Batch(tokens, targets, numbers, segments)

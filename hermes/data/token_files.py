@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hermes.data.token_shards import TokenFile, TokenShards
+from hermes.data.token_shards import TokenFile, TokenShards, iterate_blocks
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, StorageError
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["is_token_file", "open_token_files", "read_token_header"]
 
 ENDING = ".bin"
-BLOCK = 1 << 22  # ids read at a time
 # By llm.c's magic number: the width that each version has.
 LLMC = {20240520: {1: "<u2"}, 20240801: {7: "<u4"}}
 LLMC_HEADER = 256 * 4
@@ -91,13 +90,12 @@ def open_token_files(paths: Sequence[Path], tokenizer: "Tokenizer") -> TokenStre
     tokens = TokenShards(files)
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     largest = documents = 0
-    for file, one in zip(files, tokens.iterate_files(), strict=True):
-        for start in range(0, len(one), BLOCK):
-            block = np.asarray(one[start : start + BLOCK]).astype(bare)
+    for file in files:
+        for one in iterate_blocks(file):
+            block = one.astype(bare)
             digest.update(block.tobytes())
-            found = int(block.max())
-            if found >= size or int(one[start : start + BLOCK].max()) != found:
-                worst = int(one[start : start + BLOCK].max())
+            found, worst = int(block.max()), int(one.max())
+            if worst >= size or worst != found:
                 raise DataError(
                     f"{file.path}: token id {worst}, outside the tokenizer's vocabulary of "
                     f"{size:,}; give the tokenizer that made the file"

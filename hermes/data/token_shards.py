@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hermes.errors import DataError, StorageError
 
-__all__ = ["TokenFile", "TokenShards", "open_tokens"]
+__all__ = ["TokenFile", "TokenShards", "TokenSlice", "iterate_blocks", "open_tokens"]
 
 OPEN_FILES = 128  # mapped at a time; each takes a descriptor
 
@@ -43,6 +43,23 @@ def open_tokens(file: TokenFile) -> NDArray[np.unsignedinteger]:
         raise StorageError(f"cannot read {file.path}: {error.strerror}") from error
 
 
+def iterate_blocks(file: TokenFile, size: int = 1 << 20) -> Iterator[NDArray[np.unsignedinteger]]:
+    """Yield a file's tokens in blocks, read and not mapped, so that memory does not grow with it.
+
+    Raises DataError where it is too short, StorageError.
+    """
+    open_tokens(file)
+    width = np.dtype(file.dtype).itemsize
+    try:
+        with open(file.path, "rb") as source:
+            source.seek(file.offset)
+            for start in range(0, file.tokens, size):
+                data = source.read(min(size, file.tokens - start) * width)
+                yield np.frombuffer(data, file.dtype)
+    except OSError as error:
+        raise StorageError(f"cannot read {file.path}: {error.strerror}") from error
+
+
 class TokenShards:
     """The tokens of several files, one after the other, indexed like an array. (N,)"""
 
@@ -60,6 +77,12 @@ class TokenShards:
 
     def __getitem__(self, key: slice | NDArray[Any]) -> NDArray[np.unsignedinteger]:
         if isinstance(key, slice):
+            if key.step is None and key.start is not None and 0 <= key.start <= (key.stop or 0):
+                at = bisect_right(self._bounds, key.start)
+                if at < len(self.files) and key.stop <= self._bounds[at]:  # in one file, as mostly
+                    low = key.start - (self._bounds[at - 1] if at else 0)
+                    found = self._map(at)[low : low + key.stop - key.start]
+                    return found if found.dtype == self.dtype else found.astype(self.dtype)
             start, stop, step = key.indices(len(self))
             found = self._read(start, max(start, stop) if step > 0 else start)
             return found if step == 1 else found[::step]
@@ -73,15 +96,7 @@ class TokenShards:
             found[here] = self._map(number)[index[here] - self._starts[number]]
         return found
 
-    def iterate_files(self) -> Iterator[NDArray[np.unsignedinteger]]:
-        """Yield the tokens of each file."""
-        return map(self._map, range(len(self.files)))
-
     def _read(self, start: int, stop: int) -> NDArray[np.unsignedinteger]:
-        at = bisect_right(self._bounds, start)
-        if at < len(self.files) and stop <= self._bounds[at]:  # all in one file, as mostly
-            low = start - (self._bounds[at - 1] if at else 0)
-            return self._map(at)[low : low + stop - start].astype(self.dtype, copy=False)
         first, last = np.searchsorted(self._ends, [start, max(stop - 1, start)], side="right")
         parts = [
             self._map(number)[
@@ -90,3 +105,21 @@ class TokenShards:
             for number in range(int(first), min(int(last), len(self.files) - 1) + 1)
         ]
         return np.concatenate(parts or [np.empty(0, self.dtype)]).astype(self.dtype, copy=False)
+
+
+class TokenSlice:
+    """Tokens start to stop - 1 of others, indexed like an array. (N,)"""
+
+    def __init__(self, tokens: Any, start: int, stop: int):
+        self._tokens, self._start, self._size = tokens, start, stop - start
+        self.dtype = tokens.dtype
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, key: slice) -> NDArray[np.unsignedinteger]:
+        start, stop, step = key.indices(self._size)
+        found: NDArray[np.unsignedinteger] = self._tokens[
+            self._start + start : self._start + max(start, stop)
+        ]
+        return found[::step]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hermes.data.document_index import INDEX
 from hermes.data.document_reader import Document
 from hermes.data.progress import PreparationProgress, Watch, report_progress
-from hermes.data.token_shards import TokenShards
+from hermes.data.token_shards import TokenShards, TokenSlice
 from hermes.errors import DataError, StorageError
 from hermes.stages import report_stage
 from hermes.storage.temporary import TemporaryFolder
@@ -45,7 +45,7 @@ class TokenStream:
     notes: sentences for the user.
     """
 
-    tokens: "NDArray[np.unsignedinteger] | TokenShards"
+    tokens: "NDArray[np.unsignedinteger] | TokenShards | TokenSlice"
     documents: int
     text_bytes: int
     largest: int

@@ -23,6 +23,11 @@ class Perplexity:
     tokens: int
     bytes: int
 
+    def __add__(self, other: "Perplexity") -> "Perplexity":
+        return Perplexity(
+            self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes
+        )
+
     @property
     def loss(self) -> float:
         """Nats per counted token."""

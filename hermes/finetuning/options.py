@@ -22,7 +22,14 @@ from hermes.interop.hub import load_tokenizer
 from hermes.recipe import LORA_TARGETS, Lora
 from hermes.tokenizer import Tokenizer
 from hermes.training.host import RunHost
-from hermes.training.options import list_names, make_data_options, make_request, read_recipe_fields
+from hermes.training.options import (
+    ROW_OPTIONS,
+    list_names,
+    make_data_options,
+    make_request,
+    make_row_options,
+    read_recipe_fields,
+)
 from hermes.training.request import RunRequest
 from hermes.training.run import check_output, has_checkpoint
 from hermes.training.run_yaml import read_setting
@@ -270,6 +277,7 @@ def make_finetuning_request(
 
 def make_text_request(call: Call, host: RunHost) -> RunRequest:
     """The request of a run that trains an existing model further on text. Raises HermesError."""
+    call = apply_run_settings(call, *ROW_OPTIONS)
     base = choose_base_model(call, chat=False)
     fields = make_finetuning_fields(call, base, LONGEST_TEXT)
     return make_finetuning_request(
@@ -279,4 +287,5 @@ def make_text_request(call: Call, host: RunHost) -> RunRequest:
         fields,
         data_options=make_data_options(call, host),
         validation=list_names(call["val_data"]),
+        rows=make_row_options(call),
     )

@@ -97,7 +97,7 @@ class SFTData:
             words.append(format_count(held.cut, *_describe_overlong(recipe, "cut at the end")))
         words += describe_unread(self.encoder.unread)
         words += self.bad.describe() if self.bad else []
-        evaluate = make_perplexity_evaluation(data, tokenizer, recipe.batch_size, process_group)
+        evaluate = make_perplexity_evaluation([data], tokenizer, recipe.batch_size, process_group)
         return TrainingData(
             data,
             data,

@@ -20,6 +20,7 @@ GROUP_OF_REST = "Options"
 GROUPS = (
     "Data",
     "Text format",
+    "Sequences",
     "Conversations",
     "Preferences",
     "Model",

@@ -57,7 +57,19 @@ _CHAT_TUNING: Overrides = _TUNING | {
 _RECORDS = ("format", "skip_bad_records", "max_bad_records", "cache_dir")
 # How text is read, and what only training on text has besides.
 TEXT = ("text_field", "format", "documents", "no_header", "skip_bad_records", "max_bad_records")
-_TEXT_DATA = ("cache_dir", "val_data", "document_mask")
+_TEXT_DATA = ("cache_dir", "val_data", "document_mask", "pack", "overlong", "hold_out")
+_ROWS: Overrides = {
+    "pack": {
+        "group": "Sequences",
+        "help": "Fill each sequence with documents, one behind the other; --no-pack gives each "
+        "document a sequence of its own, padded",
+    },
+    "overlong": {
+        "group": "Sequences",
+        "help": "What to do, with --no-pack, with documents longer than --seq-len: stop with an "
+        "error, leave them out, or keep their beginning",
+    },
+}
 TEXT_FILES = Argument(
     "more", "More files, as with --data", "[FILE]...", repeated=True, required=False
 )
@@ -72,7 +84,8 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
             *(*_MACHINE, "config", "set"),
         ),
         (TEXT_FILES,),
-        overrides={
+        overrides=_ROWS
+        | {
             "checkpoint": {
                 "help": "Start from the weights of this model instead of from scratch, as hermes "
                 "finetune does",
@@ -89,7 +102,7 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
             *(*_MODEL, "data", *TEXT, *_TEXT_DATA, "seq_len"),
             *(*_STEPS, *_RECIPE, "adapter", *_LORA, *_MACHINE, "set"),
         ),
-        overrides=_TUNING | _ADAPTER,
+        overrides=_TUNING | _ROWS | _ADAPTER,
         grouped=True,
     ),
     "sft": CommandOptions(

@@ -57,7 +57,7 @@ def _make_data_options() -> tuple[Option, ...]:
                help="Chat template, as a Jinja file"),
         Option("val_data", multiple=True, metavar="FILE", group=group, per_rank=True,
                help="Validation text of its own, read as --data is; repeatable"),
-        Option("document_mask", type=bool, default=RECIPE.document_mask, group=group,
+        Option("document_mask", type=bool, default=RECIPE.document_mask, group="Sequences",
                scope="recipe", recipe_field="document_mask",
                help="Keep attention and positions inside each document of a sequence"),
         Option("template_arg", multiple=True, metavar="KEY=VALUE", group=group, fixed=True,
@@ -69,6 +69,10 @@ def _make_data_options() -> tuple[Option, ...]:
         Option("val_fraction", type=float, default=RECIPE.val_fraction, group=group,
                scope="recipe", recipe_field="val_fraction",
                help="Fraction of the data held out for validation"),
+        Option("hold_out", default="windows", choices=("windows", "documents"), group="Sequences",
+               fixed=True,
+               help="What --val-fraction holds out of text: its last sequences, or its last whole "
+               "documents"),
 
         Option("train_on_prompt", type=bool, default=False, group="Conversations", fixed=True,
                help="Train on every token, not only on what the assistant says"),

@@ -24,6 +24,7 @@ from hermes.interface import (
 )
 from hermes.training.events import Evaluation, Pace, Position, Sample, Update
 from hermes.training.save_timer import SaveTimer
+from hermes.training.training_data import Mean, Measures
 
 __all__ = ["NullRecorder", "RankCoordinator", "gather_for_rank0", "serve_gathers"]
 
@@ -110,18 +111,25 @@ class RankCoordinator:
         slowest = max(range(len(busy)), key=lambda rank: busy[rank])
         return Pace(slowest, round(busy[slowest] * len(busy) / sum(busy), 3))
 
-    def average_measures(self, measures: Mapping[str, float], weight: float) -> Mapping[str, float]:
-        """The mean of each number over all ranks, by weight.
+    def average_measures(self, measures: Measures, weight: float) -> Mapping[str, float]:
+        """The mean of each number over all ranks, by its own weight, or `weight` where it has none.
 
-        A rank of weight 0 may lack the names, since it had nothing to measure.
+        A rank may lack names of what it had none of. Names without any weight are left out.
         """
         if self.rank_info.world_size == 1:
-            return measures
+            return {
+                name: value.total / value.weight if isinstance(value, Mean) else value
+                for name, value in measures.items()
+            }
         told = self._process_group.all_gather_text(json.dumps([*measures]))
-        names: list[str] = max((json.loads(text) for text in told), key=len)
-        weighted = [measures.get(name, 0.0) * weight for name in names]
-        *sums, total = self._process_group.all_reduce_sum([*weighted, weight])
-        return {name: value / total for name, value in zip(names, sums, strict=True)}
+        names = [*dict.fromkeys(name for text in told for name in json.loads(text))]
+        own = [
+            value if isinstance(value, Mean) else Mean(value * weight, weight)
+            for value in (measures.get(name, Mean(0.0, 0.0)) for name in names)
+        ]
+        sums = self._process_group.all_reduce_sum([number for mean in own for number in mean])
+        means = zip(names, sums[::2], sums[1::2], strict=True)
+        return {name: total / count for name, total, count in means if count}
 
     def require_same_weights(self) -> None:
         """Compare the bits of all ranks' weights and moments, at most once after each step.

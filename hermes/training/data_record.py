@@ -31,7 +31,7 @@ def make_data_record(
 ) -> DataRecord:
     """Describe the datasets of a run on text, one for each source of a mixture."""
     mixture = parse_mixture(request.data)
-    names: list[tuple[str, ...]] = [(source.name,) for source in mixture] or [request.data]
+    names: list[tuple[str, ...]] = [source.data for source in mixture] or [request.data]
     shares: list[float | None] = [source.share for source in mixture] or [None]
     trained, own = [], None
     for data, share, dataset in zip(names, shares, datasets, strict=True):

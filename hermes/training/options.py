@@ -9,6 +9,7 @@ from hermes.arguments import Call
 from hermes.checkpoint import RetentionPolicy
 from hermes.data.document_reader import TextFormat
 from hermes.data.loading import DataOptions
+from hermes.data.mixture_sources import locate_data, spell_mixture
 from hermes.data.remote import locate_source
 from hermes.errors import HermesError
 from hermes.interop.hub import pin_commit
@@ -17,14 +18,16 @@ from hermes.options.training_commands import TRAINING_COMMANDS
 from hermes.recipe import OptimizerRecipe
 from hermes.tracking.registry import find_trackers
 from hermes.training.host import RunHost
-from hermes.training.request import RunRequest
+from hermes.training.request import RowOptions, RunRequest
 from hermes.training.samples import SampleOptions, read_prompts
 
 __all__ = [
+    "ROW_OPTIONS",
     "list_files",
     "list_names",
     "make_data_options",
     "make_request",
+    "make_row_options",
     "make_settings",
     "make_text_format",
     "read_recipe_fields",
@@ -32,6 +35,7 @@ __all__ = [
 
 # Fields of the recipe that are arguments in Python and edits by --set on the command line.
 RECIPE_ARGUMENTS = ("min_lr_ratio", "decay_ratio")
+ROW_OPTIONS = ("pack", "overlong", "hold_out")
 RECIPE_FIELDS = {name: entry.recipe_field for name, entry in OPTIONS.items() if entry.recipe_field}
 RECIPE_FIELDS |= {name: name for name in RECIPE_ARGUMENTS}
 
@@ -40,8 +44,10 @@ OF_TRAINING = {name for command in TRAINING_COMMANDS for name in get_options(com
 
 
 def list_files(call: Call) -> tuple[str, ...]:
-    """The names of the files to train on. Raises HermesError where there is none."""
+    """The names of the files to train on, with their weights. Raises HermesError for none."""
     data = call["data"]
+    if isinstance(data, Mapping):
+        return spell_mixture(data)
     names = (data,) if isinstance(data, str | Path) else tuple(data)
     if not names:
         raise HermesError("no data: give data=FILE, a folder or a list of files")
@@ -67,6 +73,18 @@ def make_data_options(call: Call, host: RunHost) -> DataOptions:
         tell=host.tell,
         force=call["force"],
     )
+
+
+def make_row_options(call: Call) -> RowOptions:
+    """How the text of a call is laid out in rows. Raises HermesError."""
+    if not call["pack"] and call["document_mask"]:
+        raise HermesError("--no-pack has one document a row, so leave --document-mask out")
+    if call["pack"] and call["overlong"] != "error":
+        raise HermesError(
+            "--overlong is for documents longer than a row; packed ones continue in the next row: "
+            "leave it out, or give --no-pack"
+        )
+    return RowOptions(call["pack"], call["overlong"], call["hold_out"])
 
 
 def read_recipe_fields(call: Call, *, defaults: bool = False) -> dict[str, object]:
@@ -95,7 +113,7 @@ def make_settings(call: Call) -> tuple[dict[str, object], dict[str, str]]:
         if name in OF_TRAINING and OPTIONS[name].scope in ("run", "machine")
     }
     names = list_files(call)
-    settings["data"] = [locate_source(name) for name in names]
+    settings["data"] = [locate_data(name) for name in names]
     if settings.get("val_data"):
         settings["val_data"] = [locate_source(str(name)) for name in list_names(call["val_data"])]
     for name, value in list(settings.items()):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.checkpoint import RetentionPolicy
+from hermes.data.holding_out import HOLD_OUT
 from hermes.data.loading import DataOptions
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import HermesError
@@ -18,7 +19,7 @@ from hermes.training.events import Position
 from hermes.training.samples import SampleOptions
 from hermes.training.training_data import TrainingData
 
-__all__ = ["InitialModel", "MakeData", "RunComponents", "RunRequest"]
+__all__ = ["InitialModel", "MakeData", "RowOptions", "RunComponents", "RunRequest"]
 
 MakeData = Callable[[ModelSpec, Tokenizer, Recipe, ProcessGroup], TrainingData]
 
@@ -38,6 +39,32 @@ class InitialModel:
 
 
 @dataclass(frozen=True)
+class RowOptions:
+    """How text is laid out in rows.
+
+    pack: rows are filled with documents, else each has one, padded. overlong: what becomes of
+    documents longer than such a row: 'error', 'drop' or 'truncate'. hold_out: what the fraction
+    for validation is of: the last 'windows', or the last whole 'documents'.
+    """
+
+    pack: bool = True
+    overlong: str = "error"
+    hold_out: str = "windows"
+
+    def __post_init__(self) -> None:
+        if self.hold_out not in HOLD_OUT:
+            raise HermesError(
+                f"--hold-out is {self.hold_out!r}; it must be one of {', '.join(HOLD_OUT)}"
+            )
+
+    def describe(self) -> str:
+        """What makes samples of tokens, for the fingerprint; "" for packed windows."""
+        if not self.pack:
+            return f"/documents/{self.overlong}"
+        return "" if self.hold_out == "windows" else "/held out documents"
+
+
+@dataclass(frozen=True)
 class RunRequest:
     """What a run is asked to be.
 
@@ -45,7 +72,8 @@ class RunRequest:
     from, its spec in place of `spec`. given: recipe fields that were asked for, by name ("lr",
     "optimizer.beta2"); the others are the checkpoint's, or the defaults. log_every: None for
     `choose_log_every`. settings, sources: what run.yaml says besides the recipe, and what set each
-    value. data_options, validation: how the text of `data` is read, and what is held out besides.
+    value. data_options, validation, rows: how the text of `data` is read, what is held out besides,
+    and how it is laid out.
     make_data: makes the training data where it is not that text. allow_data_change: a resumed run
     may take other data.
     tokenizer_settings: the tokenizer_config.json written for other tools; None for the usual one.
@@ -71,6 +99,7 @@ class RunRequest:
     keep: RetentionPolicy = field(default_factory=RetentionPolicy)
     data_options: DataOptions = field(default_factory=DataOptions)
     validation: tuple[str, ...] = ()
+    rows: RowOptions = field(default_factory=RowOptions)
     allow_data_change: bool = False
     settings: Mapping[str, object] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)

@@ -73,7 +73,7 @@ def prepare_resumed(request: RunRequest, checkpoint: Checkpoint) -> RunComponent
         if position.step < total:
             notes += warn_long_warmup(recipe, total)
             notes += warn_repeated_samples(recipe, cursor, size, data.unit, world_size)
-        notes += _describe_changes(request, checkpoint, recipe, data.unit, total)
+        notes += _describe_changes(request, checkpoint, recipe, data.unit, total, data.counts_steps)
     return RunComponents(spec, tokenizer, recipe, data, position, total, tuple(notes))
 
 
@@ -160,12 +160,22 @@ def require_same_run(
 
 
 def _describe_changes(
-    request: RunRequest, checkpoint: Checkpoint, recipe: Recipe, unit: str, total: int
+    request: RunRequest,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    unit: str,
+    total: int,
+    counts_steps: bool = False,
 ) -> list[str]:
     """What changes from here on. Raises HermesError for a change that must be allowed first."""
     progress = checkpoint.progress
     changes = []
     batch = find_batch_change(checkpoint.path, progress, recipe, unit, request.world_size)
+    if batch and counts_steps:
+        raise HermesError(
+            f"{batch.found}, and the weights of the data change at steps of as many samples as "
+            "before; keep the product of --batch-size, --grad-accum and processes"
+        )
     if batch:
         changes.append(batch.meaning)
     if total != progress.total_steps and progress.step < total:

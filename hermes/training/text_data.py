@@ -2,24 +2,31 @@
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+
 from hermes.data import TextDataset, TokenStream, count_run_samples
 from hermes.data.dataset import Dataset, JoinedSource, TokenSource
+from hermes.data.document_dataset import DocumentDataset
+from hermes.data.holding_out import split_at_document
 from hermes.data.loading import load_tokens, open_token_folder
-from hermes.data.mixture import MixtureDataset, parse_mixture
+from hermes.data.mixture import MixtureDataset, Phase, WeightedSource, parse_mixture
+from hermes.data.mixture_sources import list_changes
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import ProcessGroup
+from hermes.errors import DataError
+from hermes.interface import IGNORE, Batch, StepReport
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.training.data_record import copy_indexes, make_data_record
 from hermes.training.request import RunRequest
-from hermes.training.training_data import TrainingData, make_perplexity_evaluation
+from hermes.training.training_data import Mean, TrainingData, make_perplexity_evaluation
 
-__all__ = ["make_text_data"]
+__all__ = ["make_text_data", "shorten_names"]
 
 
 def make_text_data(
@@ -38,20 +45,37 @@ def make_text_data(
             return stream
 
         def make(stream: TokenStream, validation: TokenStream | None) -> TextDataset:
+            fraction = recipe.val_fraction
+            if fraction and validation is None and request.rows.hold_out == "documents":
+                stream, validation = split_at_document(stream, fraction, tokenizer.eos_id)
+                fraction = 0.0
             return TextDataset(
                 stream,
                 seq_len=recipe.seq_len,
                 vocab_size=spec.vocab_size,
                 seed=recipe.seed,
-                val_fraction=recipe.val_fraction,
+                val_fraction=fraction,
                 validation=validation,
                 document_mask=recipe.document_mask,
                 eos_id=tokenizer.eos_id,
             )
 
-        groups: list[tuple[str, ...]] = [(source.name,) for source in mixture]
+        if request.rows.hold_out == "documents" and not recipe.val_fraction:
+            raise DataError(
+                "--hold-out documents says what --val-fraction holds out; give it a fraction"
+            )
+        if mixture and not request.rows.pack:
+            raise DataError(
+                "--no-pack takes one source, and weights are given: leave one of them out; "
+                "--document-mask keeps the documents of a mixture apart"
+            )
+        groups = [source.data for source in mixture]
         streams = [load(names) for names in groups or [request.data]]
         validation = load(request.validation) if request.validation else None
+        if not request.rows.pack:
+            data = _make_document_data(request, spec, tokenizer, recipe, streams[0], validation)
+            stack.pop_all()
+            return data
         # Only the first of a mixture has the validation text, so that it counts once.
         datasets = [
             make(stream, None if number else validation) for number, stream in enumerate(streams)
@@ -59,38 +83,113 @@ def make_text_data(
         dataset: Dataset = datasets[0]
         tokens: TokenSource = streams[0]
         notes = [note for stream in streams for note in stream.notes]
+        describe = getattr(request.backend, "describe_document_mask", None)
+        if recipe.document_mask and describe and (said := describe(request.device)):
+            notes.append(said)
+        names: list[str] = []
+        how = ""
         if mixture:
-            shares = [source.share for source in mixture]
-            dataset = mixed = MixtureDataset(datasets, shares)
-            samples = _count_samples(recipe, len(mixed.train), request.world_size)
-            notes += mixed.describe_epochs([source.name for source in mixture], samples)
-        if mixture or validation is not None:
+            per_step = recipe.batch_size * recipe.grad_accum * request.world_size
+            changes = list_changes(mixture)
+            later = [Phase(step * per_step, shares) for step, shares in changes[1:]]
+            dataset = mixed = MixtureDataset(datasets, changes[0][1], later)
+            samples = count_run_samples(
+                len(mixed.train),
+                epochs=recipe.epochs,
+                max_steps=recipe.max_steps,
+                per_update=per_step,
+            )
+            notes += mixed.describe_epochs([one.name for one in mixture], samples, per_step)
             how = "".join(f"/{source.share!r}" for source in mixture)
+            how += "".join(f"@{step}/{shares!r}" for step, shares in changes[1:])
+            names = shorten_names(mixture) if len(mixture) > 1 else []
+        how += request.rows.describe()
+        if mixture or validation is not None or how:
             held_out = () if validation is None else (validation,)
             tokens = JoinedSource(tuple(streams), held_out, how)
-        record = make_data_record(request, tokenizer, recipe, tokens.fingerprint, datasets)
+        record = None  # its samples are windows of whole streams, at weights that do not change
+        if request.rows.hold_out == "windows" and not any(source.later for source in mixture):
+            record = make_data_record(request, tokenizer, recipe, tokens.fingerprint, datasets)
         stack.pop_all()
     evaluate = make_perplexity_evaluation(
-        dataset, tokenizer, recipe.batch_size, request.process_group
+        datasets,
+        tokenizer,
+        recipe.batch_size,
+        request.process_group,
+        names if validation is None else (),
     )
-    files = sum(stream.sources for stream in streams)
     return TrainingData(
         tokens,
         dataset,
         evaluate,
         notes=tuple(notes),
+        measures=tuple(f"loss/{name}" for name in names),
+        measure=lambda batch, report: _measure_sources(names, batch, report),
         write_files=lambda output: copy_indexes(output, datasets),
-        files=files,
         record=record,
+        files=sum(stream.sources for stream in streams),
+        counts_steps=any(source.later for source in mixture),
     )
 
 
-def _count_samples(recipe: Recipe, size: int, world_size: int) -> int:
-    """The samples of the whole run, in epochs of `size`."""
-    per_update = recipe.batch_size * recipe.grad_accum * world_size
-    return count_run_samples(
-        size, epochs=recipe.epochs, max_steps=recipe.max_steps, per_update=per_update
+def _make_document_data(
+    request: RunRequest,
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    stream: TokenStream,
+    validation: TokenStream | None,
+) -> TrainingData:
+    """The stream's documents in rows of their own."""
+    dataset = DocumentDataset(
+        stream,
+        seq_len=recipe.seq_len,
+        vocab_size=spec.vocab_size,
+        eos_id=tokenizer.eos_id,
+        seed=recipe.seed,
+        val_fraction=recipe.val_fraction,
+        validation=validation,
+        overlong=request.rows.overlong,
     )
+    held_out = () if validation is None else (validation,)
+    tokens = JoinedSource((stream,), held_out, request.rows.describe())
+    evaluate = make_perplexity_evaluation(
+        [dataset], tokenizer, recipe.batch_size, request.process_group
+    )
+    notes = (*stream.notes, *dataset.describe())
+    return TrainingData(tokens, dataset, evaluate, "documents", notes, files=stream.sources)
+
+
+def shorten_names(mixture: Sequence[WeightedSource]) -> list[str]:
+    """The names of sources in metrics: as given, or of a path its last part without endings.
+
+    Where two are the same, all are as they are given; where those are, too, they are numbered.
+    """
+    short = [source.name if source.files else _shorten(source.name) for source in mixture]
+    if len(set(short)) < len(short):
+        short = [source.name for source in mixture]
+    if len(set(short)) < len(short):
+        short = [f"{name}-{number}" for number, name in enumerate(short, 1)]
+    return short
+
+
+def _shorten(path: str) -> str:
+    last = Path(path).name
+    return last.partition(".")[0] or last or path
+
+
+def _measure_sources(names: Sequence[str], batch: Batch, report: StepReport) -> dict[str, Mean]:
+    """The loss of a step on each source that it has targets of, in nats per target."""
+    if not names or batch.sources is None or report.row_logprobs is None:
+        return {}
+    nats = -np.asarray(report.row_logprobs, np.float64)  # (A, B)
+    counts = (batch.targets != IGNORE).sum(axis=-1)
+    found = {}
+    for number, name in enumerate(names):
+        own = batch.sources == number
+        if weight := int(counts[own].sum()):
+            found[f"loss/{name}"] = Mean(float(nats[own].sum()), weight)
+    return found
 
 
 def _tokenize_once_per_machine(

@@ -145,3 +145,28 @@ def test_a_run_that_bursts_ends_with_70(here, call):
     code, _, err = call(*TRAIN, "--max-steps", 50, "--lr", "1e38", "--grad-clip", 0)
     assert code == 70
     assert err.splitlines()[-1].startswith("Error: step ")
+
+
+def test_a_mixture_with_names_and_changing_weights_is_written_in_a_file(here, call):
+    options = [word for word in TRAIN if word not in ("--data", "text.txt")]
+    text = Path("text.txt").read_text()
+    Path("other.txt").write_text(text[::-1])
+    Path("c.yaml").write_text(
+        "data:\n  plain: {files: text.txt, weight: 1}\n  turned: {files: [other.txt], weight: 1}\n"
+        "  schedule: {1: {plain: 0}}\n"
+    )
+    code, _, err = call(*options, "--config", "c.yaml", "--max-steps", 2)
+    assert code == 0, err
+    assert "turned: 50.0% of the samples, 100.0% from step 1 on, " in err
+    first, second = [line for line in read_metrics(Path("run")) if "loss" in line]
+    assert {"loss/plain", "loss/turned"} & first.keys()
+    assert [name for name in second if name.startswith("loss/")] == ["loss/turned"]
+    written = Path("run/run.yaml").read_text()
+    assert f'data: ["plain={here}/text.txt:1,0@1", "turned={here}/other.txt:1"]' in written
+    code, _, err = call("train", "--config", "run/run.yaml", "--output", "again")
+    assert code == 0, err
+    again = [line for line in read_metrics(Path("again")) if "loss" in line]
+    assert [line["loss"] for line in again] == [first["loss"], second["loss"]]
+    Path("c.yaml").write_text("data: {plain: {file: text.txt, weight: 1}}\n")
+    refuses(call, 1, "c.yaml: data.plain: unknown key 'file'; did you mean 'files'?",
+            *options, "--config", "c.yaml", "--output", "third")  # fmt: skip

@@ -7,6 +7,7 @@ from hermes.data import Cursor, TextDataset, TokenStream
 from hermes.data.mixture import (
     BLOCK,
     MixtureDataset,
+    Phase,
     WeightedSource,
     choose_sources,
     find_numbers,
@@ -14,6 +15,7 @@ from hermes.data.mixture import (
     parse_mixture,
     strip_weights,
 )
+from hermes.data.mixture_sources import list_changes, locate_mixture_source, spell_mixture
 from hermes.errors import DataError
 
 SHARES = (0.7, 0.299, 0.001)
@@ -111,10 +113,12 @@ def test_a_small_source_is_repeated_in_an_order_of_its_own():
     assert len(of_small) == len(first) / 2
     counts = np.bincount([(token - 500) // 10 for token in of_small])
     assert counts.max() - counts.min() <= 1
-    assert data.describe_epochs(["web", "code"], 100) == [
-        "web: 50.0% of the samples, 1.25 epochs of its 40 sequences",
-        "code: 50.0% of the samples, 5.00 epochs of its 10 sequences",
+    assert data.describe_epochs(["web", "code"], BLOCK) == [
+        "web: 50.0% of the samples, 51.20 epochs of its 40 sequences",
+        "code: 50.0% of the samples, 204.80 epochs of its 10 sequences",
     ]
+    taken = sum(token >= 500 for token in first[:104])
+    assert data.count_source_samples(104) == [104 - taken, taken]
 
 
 def test_each_source_holds_out_its_own_part():
@@ -140,3 +144,145 @@ def test_the_samples_of_a_source_are_found_by_their_numbers(shares):
             among = find_numbers(shares, source, range(start, start + len(positions)))
             assert among.start <= numbers[own].min() <= numbers[own].max() < among.stop
             assert len(among) <= 4 * BLOCK
+
+
+def test_weights_change_at_a_step():
+    found = parse_mixture(["web=crawl/*.jsonl:3,1@100", "code=src:1,3@100,1@200"])
+    assert [source.name for source in found] == ["web", "code"]
+    assert [source.data for source in found] == [("crawl/*.jsonl",), ("src",)]
+    assert list_changes(found) == [(0, (0.75, 0.25)), (100, (0.25, 0.75)), (200, (0.5, 0.5))]
+    assert strip_weights(["web=crawl/*.jsonl:3,1@100", "code:1"]) == ("crawl/*.jsonl", "code")
+
+
+def test_items_of_one_name_are_a_source_of_several_files(tmp_path):
+    found = parse_mixture(["code=src:1", "web=crawl:1", "code=more:1"])
+    assert [(one.name, one.data, one.share) for one in found] == [
+        ("code", ("src", "more"), 0.5),
+        ("web", ("crawl",), 0.5),
+    ]
+    with pytest.raises(DataError, match=r"^--data code= is given with several weights; give it"):
+        parse_mixture(["code=src:1", "code=more:2"])
+    # A path that has an equals sign is a path.
+    (tmp_path / "year=2024").mkdir()
+    assert parse_mixture([f"{tmp_path}/year=2024:1"])[0].files == ()
+
+
+def test_where_the_files_of_a_source_are_is_told_apart_from_its_name_and_weights():
+    assert locate_mixture_source("code=src:0.3,1@5") == ("code=", "src", ":0.3,1@5")
+    assert locate_mixture_source("src:0.3") == ("", "src", ":0.3")
+    assert locate_mixture_source("src") == ("", "src", "")
+
+
+def test_a_mapping_is_the_same_mixture():
+    mapping = {
+        "web": {"files": "crawl", "weight": "0.7"},
+        "code": {"files": ["src", "more"], "weight": 3e-1},
+        "schedule": {"1000": {"web": "0"}, 20: {"code": 1}},
+    }
+    spelled = spell_mixture(mapping)
+    assert spelled == (
+        "web=crawl:0.7,0@1000",
+        "code=src:0.3,1@20",
+        "code=more:0.3,1@20",
+    )
+    assert [step for step, _ in list_changes(parse_mixture(spelled))] == [0, 20, 1000]
+    assert parse_mixture(spelled)[0].later[1] == (1000, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({}, "data has no source; give each a name, files and a weight"),
+        ({"web": "crawl"}, "data.web is a string; give it as {files: PATH, weight: NUMBER}"),
+        ({"web": {"files": "a"}}, "data.web has no weight; give it one, such as weight: 0.5"),
+        ({"web": {"weight": 1}}, "data.web has no files; give a path, a pattern or a list"),
+        (
+            {"web": {"file": "a", "weight": 1}},
+            "data.web: unknown key 'file'; did you mean 'files'?",
+        ),
+        (
+            {"web": {"files": "a", "weight": "much"}},
+            "data.web.weight is 'much'; expected a number of at least 0",
+        ),
+        (
+            {"web": {"files": "a", "weight": 1}, "schedule": {"10": {"wed": 1}}},
+            "data.schedule: step 10 names 'wed', which is no source; did you mean 'web'?",
+        ),
+        (
+            {"web": {"files": "a", "weight": 1}, "schedule": {"0": {"web": 1}}},
+            "data.schedule: '0' is no step; expected a whole number above 0",
+        ),
+        (
+            {"web": {"files": "a", "weight": 1}, "schedule": ["10"]},
+            "data.schedule is a list; give weights by step",
+        ),
+        (
+            {"web": {"files": "a", "weight": 1}, "schedule": {"10": "web"}},
+            "data.schedule: step 10 has no weights by name of source",
+        ),
+        ({"a b": {"files": "a", "weight": 1}}, "data: 'a b' is no name of a source; use letters"),
+    ],
+)
+def test_a_mapping_that_is_no_mixture_is_refused(mapping, message):
+    with pytest.raises(DataError) as error:
+        spell_mixture(mapping)
+    assert str(error.value).startswith(message)
+
+
+def test_weights_of_a_step_that_are_no_mixture_are_refused():
+    with pytest.raises(DataError, match=r"^--data a has 0 of all weights from step 10 on; give"):
+        parse_mixture(["a:1,0@10", "b:1,0@10"])
+    with pytest.raises(DataError, match=r"^--data b has 0.0005 of all weights from step 10 on"):
+        parse_mixture(["a:1,1999@10", "b:1"])
+    with pytest.raises(DataError, match=r"^--data a:1,2@7,3@7: more than one weight from step 7"):
+        parse_mixture(["a:1,2@7,3@7", "b:1"])
+
+
+PHASES = (Phase(1000, (0.1, 0.6, 0.3)), Phase(1000 + 2 * BLOCK + 5, (0.0, 0.5, 0.5)))
+
+
+def make_three_sources():
+    streams = [TokenStream.from_ids(range(n, n + 301)) for n in (0, 500, 900)]
+    datasets = [TextDataset(one, seq_len=10, vocab_size=2000, seed=2) for one in streams]
+    return MixtureDataset(datasets, (0.5, 0.5, 0.0), PHASES)
+
+
+def test_shares_of_each_phase_are_right_and_every_sample_of_a_source_comes_once():
+    data = make_three_sources()
+    positions = np.arange(PHASES[1].start + BLOCK)
+    source, number = data.choose_sources(positions)
+    for index in range(3):
+        own = number[source == index]
+        assert sorted(own.tolist()) == list(range(len(own)))
+    assert not (source[:1000] == 2).any()
+    assert not (source[PHASES[1].start :] == 0).any()
+    second = source[1000 : 1000 + 2 * BLOCK]
+    assert np.abs(np.bincount(second) / (2 * BLOCK) - PHASES[0].shares).max() < 1 / BLOCK
+    for samples in (0, 1, 999, 1000, 1001, 5000, PHASES[1].start, len(positions)):
+        counts = np.bincount(source[:samples], minlength=3).tolist()
+        assert data.count_source_samples(samples) == counts
+    # Before the first change nothing is other than without one.
+    first, _ = MixtureDataset(data.datasets, data.shares).choose_sources(positions[:1000])
+    assert (first == source[:1000]).all()
+    some = np.array([PHASES[1].start + 7, 3, 1000, 999, PHASES[1].start])
+    assert (data.choose_sources(some)[1] == number[some]).all()
+
+
+def test_what_changes_and_what_is_not_reached_is_said():
+    data = make_three_sources()
+    assert data.describe_epochs(["a", "b", "c"], 1000, 10) == [
+        *(f"{name}: {share} of the samples, {x}.0% from step 100 on, {y}.0% from step 919 on, "
+          f"{data.count_source_samples(1000)[i] / 30:.2f} epochs of its 30 sequences"
+          for i, (name, share, x, y) in enumerate(
+              (("a", "50.0%", 10, 0), ("b", "50.0%", 60, 50), ("c", "0.0%", 30, 50)))),
+        "the weights from step 919 on are not reached: the run has 100 steps",
+    ]  # fmt: skip
+
+
+def test_rows_tell_their_sources():
+    data = make_mixture()
+    batch, _ = data.draw_batch(Cursor(), samples=7, micro_batch=4, accum=2)
+    expected = np.where(batch.targets[..., 0] < 0, -1, batch.targets[..., 0] >= 500)
+    assert (batch.sources == expected).all()
+    alone = MixtureDataset(data.datasets[:1], (1.0,))
+    assert alone.draw_batch(Cursor(), samples=7, micro_batch=4, accum=2)[0].sources is None

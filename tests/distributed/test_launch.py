@@ -9,6 +9,7 @@ import pytest
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, StorageError
 from hermes.training.coordination import RankCoordinator
+from hermes.training.training_data import Mean
 from tests.distributed.support import (
     COMMON,
     HERMES,
@@ -58,6 +59,15 @@ def test_measurements_are_means_over_all_processes_by_what_each_had():
         group = Said('["accuracy"]', totals=[other, 1])
         coordinator = RankCoordinator(group, None, lambda: False)
         assert coordinator.average_measures({"accuracy": 1.0}, 3) == {"accuracy": mean}
+
+
+def test_a_mean_of_what_only_some_processes_have_counts_those_alone():
+    group = Said('["loss/web", "loss/code"]', totals=[6.0, 2, 3.0, 1])
+    coordinator = RankCoordinator(group, None, lambda: False)
+    found = coordinator.average_measures({"loss/web": Mean(8.0, 2)}, 5)
+    assert found == {"loss/web": 3.5, "loss/code": 3.0}
+    group = Said('["loss/web"]', totals=[0.0, 0])
+    assert RankCoordinator(group, None, lambda: False).average_measures({}, 0) == {}
 
 
 def spoken(folder, command):

@@ -150,6 +150,45 @@ def test_a_mixture_is_resumed_where_it_stopped(go, tmp_path):
         go("parts", **options | {"data": [f"{corpus}:2", f"{other}:2"]}, resume=True, max_steps=13)
 
 
+@pytest.mark.parametrize(("first", "second"), [("torch", "mlx"), ("mlx", "torch")])
+def test_a_mixture_whose_weights_change_is_resumed_on_the_other_backend(
+    go, tmp_path, first, second
+):
+    other = tmp_path / "other.txt"
+    other.write_text(SENTENCE * 90, encoding="utf-8")
+    corpus, _ = go.corpus
+    data = {
+        "long": {"files": corpus, "weight": 1},
+        "short": {"files": [str(other)], "weight": 1},
+        "schedule": {4: {"long": 0}, 8: {"long": 3}},
+    }
+    options = {"data": data, "val_fraction": 0.1, "eval_every": 4}
+    whole = go("whole", backend=first, **options)
+    (note,) = [note for note in whole.notes if note.startswith("long: ")]
+    assert note.startswith("long: 50.0% of the samples, 0.0% from step 4 on, 75.0% from step 8 on,")
+    go("parts", backend=first, **options, stop_at=5)
+    with pytest.raises(HermesError, match="the weights of the data change at steps of as many"):
+        go("parts", **options, resume=True, batch_size=8, allow_batch_change=True)
+    go("parts", backend=second, **options, resume=True, batch_size=2, grad_accum=2)
+    by_step = [
+        {line["step"]: line for line in read_metrics(tmp_path / run) if "loss" in line}
+        for run in ("whole", "parts")
+    ]
+    for step, line in by_step[0].items():
+        named = [name for name in line if name.startswith("loss")]
+        assert named == [name for name in by_step[1][step] if name.startswith("loss")]
+        assert ("loss/long" in named) is (not 4 < step <= 8), step
+        for name in named:
+            assert by_step[1][step][name] == pytest.approx(line[name], abs=2e-5), (step, name)
+        if "loss/long" not in named:
+            assert line["loss/short"] == pytest.approx(line["loss"], rel=1e-6)
+    evaluated = [line for line in read_metrics(tmp_path / "parts") if "val_loss" in line]
+    for line in evaluated:
+        assert {"val_loss/long", "val_loss/short"} <= line.keys()
+        low, high = sorted((line["val_loss/long"], line["val_loss/short"]))
+        assert low <= line["val_loss"] <= high
+
+
 def test_other_data_is_taken_from_its_beginning_where_that_is_allowed(go, tmp_path):
     go(max_steps=2)
     other = tmp_path / "other.txt"

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from hermes.errors import HermesError
+from hermes.errors import DataError, HermesError
 from hermes.options.synonyms import suggest_option
 from hermes.storage.strict_yaml import Text
 
@@ -85,12 +85,24 @@ def read_value(context: click.Context, file: OptionFile, name: str) -> Any:
     return None if text is None else _convert(context, options[name], text, file.source)
 
 
+def _spell_mapping(name: str, values: Mapping[str, Text], source: str) -> list[Text]:
+    """The values of an option that is given several times, from a mapping. Raises HermesError."""
+    if name != "data":
+        return [f"{key}={value}" for key, value in values.items()]
+    from hermes.data.mixture_sources import spell_mixture
+
+    try:
+        return [*spell_mixture(values)]
+    except DataError as error:
+        raise HermesError(f"{source}: {error}") from None
+
+
 def _convert(context: click.Context, option: click.Option, text: Text, source: str) -> object:
     """A value of a file, converted by the option's own type. Raises HermesError."""
     items = text if option.multiple and isinstance(text, list) else [text]
-    if option.multiple and isinstance(text, dict):
-        items = [f"{key}={value}" for key, value in text.items()]
     name = _get_name(option)
+    if option.multiple and isinstance(text, dict):
+        items = _spell_mapping(name, text, source)
     for item in items:
         if not isinstance(item, str):
             raise HermesError(f"{source}: {name} takes a value, not a list or a mapping")

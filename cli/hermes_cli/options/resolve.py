@@ -254,6 +254,7 @@ def collect_settings(options: ResolvedOptions) -> dict[str, object]:
 
     Files are there by their absolute paths, and models on the Hub by their commits.
     """
+    from hermes.data.mixture_sources import locate_data
     from hermes.data.remote import locate_source
     from hermes.interop.hub import pin_commit
 
@@ -263,7 +264,7 @@ def collect_settings(options: ResolvedOptions) -> dict[str, object]:
         if OPTIONS[name].scope in ("run", "machine") and name != "set"
     }
     data = options["data"] or ("-",)
-    settings["data"] = [locate_source(name) for name in data]
+    settings["data"] = [locate_data(name) for name in data]
     if settings.get("val_data"):
         settings["val_data"] = [locate_source(name) for name in options["val_data"]]
     for name, value in settings.items():

@@ -17,6 +17,7 @@ from hermes_conformance.faults import (
     cache,
     compiled,
     core_library,
+    documents,
     embeddings_and_head,
     kernels,
     norms,
@@ -27,6 +28,7 @@ from hermes_conformance.faults import (
     positions,
     production,
     rows,
+    sources,
     state,
 )
 from hermes_conformance.faults.fault import Fault
@@ -52,6 +54,8 @@ FAULTS: tuple[Fault, ...] = (
     *state.FAULTS,
     *cache.FAULTS,
     *rows.FAULTS,
+    *documents.FAULTS,
+    *sources.FAULTS,
     *core_library.FAULTS,
     *kernels.FAULTS,
     *outputs.FAULTS,

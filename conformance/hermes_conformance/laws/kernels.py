@@ -17,6 +17,7 @@ from hermes_conformance.cases.case import RECIPE, Case
 from hermes_conformance.cases.specs import ATTENTION, make_field_specs, make_spec
 from hermes_conformance.cases.standard import make_edge_cases, make_objective_cases
 from hermes_conformance.cases.weights import draw_fresh, draw_hot
+from hermes_conformance.laws import sources
 from hermes_conformance.laws.generation import (
     PROMPT_LENGTH,
     can_decode,
@@ -308,4 +309,5 @@ LAWS = (
         tolerance.EXACT,
         match_names("greedy."),
     ),
+    *sources.LAWS_32,
 )

@@ -15,6 +15,7 @@ from hermes_conformance.cases.standard import (
     make_wide_cases,
 )
 from hermes_conformance.golden import vectors
+from hermes_conformance.laws import documents, sources
 from hermes_conformance.laws.gradients import (
     compare_gradient,
     derivatives,
@@ -158,7 +159,7 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
     """The cases of L1."""
     stored = tuple(case for case in vectors.read_stored_cases() if _is_golden(case))
     others = *make_edge_cases(), *make_objective_cases(), *make_wide_cases()
-    return (*make_standard_cases(long), *others, *stored)
+    return (*make_standard_cases(long), *others, *documents.make_cases(), *stored)
 
 
 def _make_law(
@@ -169,9 +170,14 @@ def _make_law(
     applies_to: CasePredicate = match_all,
     needs: Needs = "forward",
 ) -> Law:
-    """A law of L1. Of the golden cases, only `golden` and `decoding` check anything more."""
+    """A law of L1 for what no other law has cases of its own for.
+
+    Of the golden cases, only `golden` and `decoding` check anything more.
+    """
 
     def applies(case: Case) -> bool:
+        if documents.is_of_documents(case):
+            return False
         return (name in ("golden", "decoding") or not _is_golden(case)) and applies_to(case)
 
     return Law("L1", name, statement, bound, check, applies, needs)
@@ -278,4 +284,6 @@ LAWS = (
         match_names("default/", "model.pattern/", "embeddings.tie"),
         "learner",
     ),
+    *documents.LAWS,
+    *sources.LAWS_64,
 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hermes.data.document_index import INDEX
-from hermes.data.token_shards import TokenFile, TokenShards, open_tokens
+from hermes.data.token_shards import TokenFile, TokenShards, iterate_blocks
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, StorageError
 
@@ -143,13 +143,12 @@ def hash_shards(
         list_token_files(folder, dtype, shards), (s for s in shards if s.tokens), strict=True
     ):
         own = hashlib.sha256()
-        tokens = open_tokens(file)
-        for start in range(0, len(tokens), 1 << 22):
-            block = tokens[start : start + (1 << 22)].tobytes()
-            own.update(block)
-            total.update(block)
-            watch(done + start, size)
-        done += len(tokens)
+        for block in iterate_blocks(file):
+            data = block.tobytes()
+            own.update(data)
+            total.update(data)
+            watch(done, size)
+            done += len(block)
         if own.hexdigest() != shard.sha256:
             raise DataError(
                 f"{file.path}: its SHA-256 is {own.hexdigest()[:12]} and was "

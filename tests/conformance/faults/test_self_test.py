@@ -31,6 +31,8 @@ QUICK = (
     "a state forgets its step",
     "single steps write the first row's keys",
     "a document's first token belongs to the last",
+    "batches of text have no segments",
+    "a training step joins its documents",
     "one sample comes twice",
     "the schedule is a step late",
     "MAL forgets an eps",
