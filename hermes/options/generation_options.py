@@ -27,7 +27,8 @@ GENERATION_OPTIONS = (
            help="Probability from which XTC removes tokens"),
     Option("min_tokens", type=int, default_text="0", group="Sampling",
            help="Minimum number of tokens before one that ends the text"),
-    Option("stop", multiple=True, metavar="TEXT", group="Sampling",
+    # Of scope call, since train has a function of this name, which run.yaml has not.
+    Option("stop", multiple=True, metavar="TEXT", group="Sampling", scope="call",
            help="End before this text, which is not shown; repeatable"),
     Option("stop_id", type=int, multiple=True, metavar="ID", group="Sampling",
            help="End at this token, too; repeatable"),
