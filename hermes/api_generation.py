@@ -209,6 +209,8 @@ def chat(
     template_arg: Sequence[str] = (),
     system: str = "",
     max_tokens: int = 512,
+    stop: Sequence[str] = (),
+    stop_id: Sequence[int] = (),
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -240,9 +242,10 @@ def chat(
         print("".join(talk.say("Hello!")))
 
     checkpoint, config, ignore_fields, tokenizer, eos, force: as in `load`. template: a Jinja file
-    instead
-    of the checkpoint's chat template; template_arg: its arguments, such as "enable_thinking=false".
-    max_tokens: of an answer. Sampling is as in `generate`. Raises HermesError of every kind.
+    instead of the checkpoint's chat template; template_arg: its arguments, such as
+    "enable_thinking=false".
+    max_tokens: of an answer. Sampling and what ends an answer are as in `generate`. Raises
+    HermesError of every kind.
     """
     a = convert_arguments(chat, locals())
     given = (
@@ -272,4 +275,13 @@ def chat(
     for note in check_loading(chosen, base.spec, place, precision, a["force"]):
         warnings.warn(note, stacklevel=2)
     model = chosen.build(base.spec, base.params, options)
-    return ChatSession(model, base.encoder, system, sampling, a["max_tokens"], a["seed"])
+    return ChatSession(
+        model,
+        base.encoder,
+        system,
+        sampling,
+        a["max_tokens"],
+        a["seed"],
+        stop=a["stop"],
+        stop_ids=a["stop_id"],
+    )

@@ -79,7 +79,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
     "chat": CommandOptions(
         (
             *(*_LOADED, "eos", "template", "template_arg", "system", "max_tokens"),
-            *(*_SAMPLING, *_DEVICE),
+            *("stop", "stop_id", *_SAMPLING, *_DEVICE),
         ),
         overrides=_GENERATION
         | {
