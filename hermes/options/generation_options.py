@@ -34,6 +34,11 @@ GENERATION_OPTIONS = (
            help="End at this token, too; repeatable"),
     Option("context_overflow", default="stop", choices=("stop", "slide"), group="Sampling",
            help="Where the context is full: stop, or slide, which forgets its first half"),
+    Option("num_beams", type=int, default=1, metavar="N", group="Sampling",
+           help="Search the most likely text with N beams instead of sampling; --num-samples is "
+           "then how many of the best are shown"),
+    Option("length_penalty", type=float, default=1.0, metavar="A", group="Sampling",
+           help="Rank the beams' texts by their log-probability over their length to this power"),
     Option("logprobs", type=int, metavar="N", group="Sampling",
            help="With --json, give the log-probability of each token, and the N most likely ones"),
     Option("echo", type=bool, default=False, group="Sampling",
