@@ -65,6 +65,8 @@ def generate(
     min_tokens: int | None = None,
     seed: int = 0,
     num_samples: int = 1,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
     logprobs: int | None = None,
     echo: bool = False,
     prompts: str | Path | None = None,
@@ -84,9 +86,11 @@ def generate(
     context_overflow, logprobs and echo are as in `Model.complete`. A seed gives the same text on
     every backend.
 
-    prompts: instead of `prompt` a file of {"prompt": "..."}, batch_size of which run at once;
-    output: the file for their texts, where lines of an earlier call are kept, and returned without
-    their logprobs. For many calls use `load` once, and `Model.complete`. Raises HermesError of
+    num_beams: above 1, the num_samples best texts of a beam search, ranked by length_penalty, which
+    takes none of the settings of sampling. prompts: instead of `prompt` a file of
+    {"prompt": "..."}, batch_size of which run at once; output: the file for their texts, where
+    lines of an earlier call are kept, and returned without their logprobs. For many calls use
+    `load` once, and `Model.complete`. Raises HermesError of
     every kind.
     """
     a = convert_arguments(generate, locals())
@@ -98,6 +102,8 @@ def generate(
         checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
         ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"], force=a["force"],
     )  # fmt: skip
+    if a["num_beams"] != 1:
+        return search(model, a)
     if prompts is not None:
         return generate_from_file(model, a)
     sampling = choose_all_sampling(model, a)
@@ -115,6 +121,34 @@ def generate(
         )
         for k in range(a["num_samples"])
     ]
+
+
+def search(model: Model, arguments: Mapping[str, Any]) -> list[GeneratedText]:
+    """The best texts of a beam search, by the arguments of `generate`. Raises HermesError."""
+    a = arguments
+    others = ("stop", "stop_id", "logprobs", "echo", "prompts", "seed", *SAMPLING_OPTIONS)
+    idle = next((name for name in others if _is_given(name, a[name])), None)
+    if idle is not None:
+        raise HermesError(f"--{idle.replace('_', '-')} is not for --num-beams; leave it out")
+    if a["context_overflow"] != "stop":
+        raise HermesError("--context-overflow slide is not for --num-beams; leave it out")
+    if a["num_beams"] > 0 and a["num_samples"] > a["num_beams"]:  # a search refuses fewer
+        raise HermesError(
+            f"num_samples is {a['num_samples']}, more than num_beams, {a['num_beams']}, finds"
+        )
+    found = model.search(
+        a["prompt"],
+        num_beams=a["num_beams"],
+        max_tokens=a["max_tokens"],
+        length_penalty=a["length_penalty"],
+    )
+    return found[: a["num_samples"]]
+
+
+def _is_given(name: str, value: Any) -> bool:
+    """Whether an option has another value than where it is left out, which for numbers is None."""
+    unset = value is None or value is False or value == ()
+    return not unset and (name != "seed" or value != 0)
 
 
 def choose_all_sampling(model: Model, arguments: Mapping[str, Any]) -> Sampling:
@@ -209,6 +243,8 @@ def chat(
     template_arg: Sequence[str] = (),
     system: str = "",
     max_tokens: int = 512,
+    stop: Sequence[str] = (),
+    stop_id: Sequence[int] = (),
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -240,9 +276,10 @@ def chat(
         print("".join(talk.say("Hello!")))
 
     checkpoint, config, ignore_fields, tokenizer, eos, force: as in `load`. template: a Jinja file
-    instead
-    of the checkpoint's chat template; template_arg: its arguments, such as "enable_thinking=false".
-    max_tokens: of an answer. Sampling is as in `generate`. Raises HermesError of every kind.
+    instead of the checkpoint's chat template; template_arg: its arguments, such as
+    "enable_thinking=false".
+    max_tokens: of an answer. Sampling and what ends an answer are as in `generate`. Raises
+    HermesError of every kind.
     """
     a = convert_arguments(chat, locals())
     given = (
@@ -272,4 +309,13 @@ def chat(
     for note in check_loading(chosen, base.spec, place, precision, a["force"]):
         warnings.warn(note, stacklevel=2)
     model = chosen.build(base.spec, base.params, options)
-    return ChatSession(model, base.encoder, system, sampling, a["max_tokens"], a["seed"])
+    return ChatSession(
+        model,
+        base.encoder,
+        system,
+        sampling,
+        a["max_tokens"],
+        a["seed"],
+        stop=a["stop"],
+        stop_ids=a["stop_id"],
+    )

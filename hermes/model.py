@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hermes.errors import CheckpointError, HermesError
 from hermes.formatting import format_count
+from hermes.inference.beam_search import search_beams
 from hermes.inference.decoding import PREFILL_CHUNK, generate_choices, generate_tokens
 from hermes.inference.engine import Engine
 from hermes.inference.generated_text import GeneratedText, describe_choices, score_tokens
@@ -282,6 +283,33 @@ class Model:
         else:
             self._run(generation)
         return self.describe_generation(generation, prompt if echo else None)
+
+    def search(
+        self, prompt: str, *, num_beams: int = 4, max_tokens: int = 100, length_penalty: float = 1.0
+    ) -> list[GeneratedText]:
+        """The most probable texts that beam search finds after a prompt, the best first.
+
+        Arguments are those of `search_beams`.
+        """
+        beams = search_beams(
+            self.backend_model,
+            self.encode(prompt),
+            num_beams=num_beams,
+            max_tokens=max_tokens,
+            stop=self.tokenizer.stop_ids,
+            vocab_size=self._num_tokens,
+            length_penalty=length_penalty,
+        )
+        return [
+            GeneratedText(
+                self.tokenizer.decode(beam.tokens, continued=bool(prompt)),
+                len(beam.tokens),
+                beam.finish_reason,
+                seed=0,
+                score=beam.score,
+            )
+            for beam in beams
+        ]
 
     def _run(self, generation: Generation) -> None:
         """Decode a text by itself."""

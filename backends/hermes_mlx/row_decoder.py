@@ -105,6 +105,7 @@ class RowDecoder:
     ) -> NDArray[np.floating]:
         """Append counts[b] of tokens[b] to rows[b]; the logits after each row's last, (B, V)."""
         tokens = np.asarray(tokens)
+        self._layout.check(rows, tokens, counts)
         logits: NDArray[np.floating] | None = None
         for which, part, left in list_reads(tokens, counts, self._layout.longest_read):
             found = self._read([rows[b] for b in which], part, left)

@@ -151,6 +151,7 @@ class RowDecoder:
             raise HermesError(f"{len(tokens)} rows of tokens need as many different rows: {rows}")
         if not all(1 <= count <= tokens.shape[1] for count in counts):
             raise HermesError(f"counts must be from 1 to {tokens.shape[1]}, got {counts}")
+        check_tokens(self._model.spec, tokens)
         logits = []
         for row, row_tokens, count in zip(rows, tokens, counts, strict=True):
             opened = self._rows[row]

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.data.dataset import CountBytes, UpdateLayout
-from hermes.data.example_dataset import OVERLONG, round_width
+from hermes.data.example_dataset import OVERLONG
+from hermes.data.example_rows import round_width
 from hermes.data.order import Cursor, order_samples
 from hermes.data.text_dataset import check_largest
 from hermes.data.token_stream import TokenStream

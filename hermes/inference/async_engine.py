@@ -32,7 +32,7 @@ class AsyncEngine:
         self._ends = False
         self._calls: list[Callable[[], None]] = []
         self._unfinished: set[Generation] = set()
-        self._thread = threading.Thread(target=self._work, name="hermes-engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="hermes-engine", daemon=True)
 
     def __enter__(self) -> "AsyncEngine":
         self._thread.start()
@@ -55,7 +55,7 @@ class AsyncEngine:
             self._wake.notify()
         self._thread.join()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while True:
             with self._wake:
                 while not (self._ends or self._has_work()):

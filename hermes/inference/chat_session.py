@@ -10,6 +10,7 @@ from hermes.chat_templates.messages import Message
 from hermes.errors import DataError, HermesError, StorageError
 from hermes.inference.decoding import generate_tokens
 from hermes.inference.sampling import Sampling
+from hermes.inference.stop_strings import StopStrings
 from hermes.interface import Model
 from hermes.storage.durable import write_atomically
 
@@ -21,7 +22,8 @@ class ChatSession:
     """A conversation with a model.
 
     Each answer is a function of the conversation, the seed and the number of the answer, on any
-    backend. num_dropped: how many of the oldest messages no longer fit the model's context.
+    backend. num_dropped: how many of the oldest messages no longer fit the model's context. stop:
+    strings before which an answer ends; stop_ids: tokens that end it, beside the model's.
     """
 
     model: Model
@@ -32,6 +34,8 @@ class ChatSession:
     seed: int = 0
     messages: list[Message] = field(default_factory=list)
     num_dropped: int = 0
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
 
     def say(self, text: str) -> Iterator[str]:
         """Send a message; yield the answer in pieces, and add both to the conversation at its end.
@@ -49,7 +53,7 @@ class ChatSession:
             sampling=self.sampling,
             seed=self.seed,
             completion=len(messages) // 2,
-            stop=tokenizer.stop_ids | {self.encoder.find_end_of_turn()},
+            stop=tokenizer.stop_ids | {self.encoder.find_end_of_turn(), *self.stop_ids},
             vocab_size=tokenizer.vocab_size,
         )
         return self._answer(messages, num_dropped, tokens)
@@ -57,12 +61,14 @@ class ChatSession:
     def _answer(
         self, messages: list[Message], num_dropped: int, tokens: Iterator[int]
     ) -> Iterator[str]:
-        stream, answer = self.encoder.tokenizer.stream(), ""
+        stream, stops, answer = self.encoder.tokenizer.stream(), StopStrings(self.stop), ""
         for token in tokens:
-            piece = stream.push(token)
+            piece = stops.push(stream.push(token))
             answer += piece
             yield piece
-        rest = stream.flush()
+            if stops.found is not None:
+                break
+        rest = stops.push(stream.flush()) + stops.flush()
         yield rest
         self.messages = [*messages, {"role": "assistant", "content": answer + rest}]
         self.num_dropped = num_dropped

@@ -33,7 +33,8 @@ class GeneratedText:
     finish_reason: 'stop' at a token or string that ends texts, 'length' at max_tokens or at the end
     of the context, 'cancelled', or 'error'. stop: the stop string that was found. logprobs: of each
     token, None where not asked for; with echo, which puts the prompt before the text, of the
-    prompt's tokens too. tokens counts those of a stop string, which is no part of the text.
+    prompt's tokens too. tokens counts those of a stop string, which is no part of the text. score:
+    of beam search, as in `Beam`.
     """
 
     text: str
@@ -42,6 +43,7 @@ class GeneratedText:
     seed: int
     stop: str | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+    score: float | None = None
 
     def __str__(self) -> str:
         return self.text

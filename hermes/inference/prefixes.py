@@ -21,14 +21,14 @@ class PrefixStore:
     def set_tokens(self, row: int, tokens: Sequence[int]) -> None:
         """Say what a row begins with."""
         self._tokens[row] = list(tokens)
-        self._touch(row)
+        self._mark_used(row)
 
     def add_tokens(self, row: int, tokens: Sequence[int]) -> None:
         """Say what a row has read more."""
         self._tokens[row].extend(tokens)
-        self._touch(row)
+        self._mark_used(row)
 
-    def _touch(self, row: int) -> None:
+    def _mark_used(self, row: int) -> None:
         self._clock += 1
         self._used[row] = self._clock
 

@@ -124,26 +124,34 @@ class RowLayout:
         """How many places of a row's buffer are in use."""
         return self._lengths[row] - self._firsts[window][row]
 
+    def check(
+        self, rows: Sequence[int], tokens: NDArray[np.integer], counts: Sequence[int]
+    ) -> None:
+        """Refuse a read that the rows cannot take, before any of it is done. Raises HermesError."""
+        B, T = tokens.shape
+        if not len(rows) == len(counts) == len(set(rows)) == B:
+            raise HermesError(f"{B} rows of tokens need {B} different rows and counts, got {rows}")
+        if not all(0 <= row < self.rows for row in rows):
+            raise HermesError(f"rows must be from 0 to {self.rows - 1}, got {rows}")
+        if not all(1 <= count <= T for count in counts):
+            raise HermesError(f"counts must be from 1 to {T}, got {counts}")
+        lengths = [self._lengths[row] + count for row, count in zip(rows, counts, strict=True)]
+        for row, length in zip(rows, lengths, strict=True):
+            if length > self._planned[row]:
+                raise HermesError(f"row {row} for {self._planned[row]} tokens cannot hold {length}")
+        check_tokens(self.spec, tokens, max(lengths))
+
     def plan(
         self, rows: Sequence[int], tokens: NDArray[np.integer], counts: Sequence[int]
     ) -> RowPass:
-        """Lay out a pass that appends counts[b] of tokens[b] to rows[b]. Raises HermesError."""
-        B, T = tokens.shape
+        """Lay out a pass that appends counts[b] of tokens[b] to rows[b], checked before."""
         at = tuple(int(row) for row in rows)
-        new = np.asarray(counts, np.int64)
-        if len(at) != B or len(new) != B or len(set(at)) != B:
-            raise HermesError(f"{B} rows of tokens need {B} different rows and counts, got {at}")
-        if not all(0 <= row < self.rows for row in at) or not ((new >= 1) & (new <= T)).all():
-            raise HermesError(f"rows must be below {self.rows} and counts from 1 to {T}")
         before = np.array([self._lengths[row] for row in at], np.int64)
-        planned = tuple(self._planned[row] for row in at)
-        after = before + new
-        for row, length, capacity in zip(at, after.tolist(), planned, strict=True):
-            if length > capacity:
-                raise HermesError(f"row {row} for {capacity} tokens cannot hold {length}")
-        check_tokens(self.spec, tokens, int(after.max()))
+        after = before + np.asarray(counts, np.int64)
         # Padding has the position of the row's last token: its results are not read.
-        positions = np.minimum(before[:, None] + np.arange(T), after[:, None] - 1)
+        steps = np.arange(tokens.shape[1])
+        positions = np.minimum(before[:, None] + steps, after[:, None] - 1)
+        planned = tuple(self._planned[row] for row in at)
         found = RowPass(at, before, after, planned, positions)
         for window in self._firsts:
             self._plan_window(window, found)

@@ -52,7 +52,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
             "max_tokens",
             *("stop", "stop_id", "context_overflow"),
             *_SAMPLING,
-            *("num_samples", "logprobs", "echo", "json"),
+            *("num_samples", "num_beams", "length_penalty", "logprobs", "echo", "json"),
             *("prompts", "output", "batch_size"),
             *_DEVICE,
         ),
@@ -79,7 +79,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
     "chat": CommandOptions(
         (
             *(*_LOADED, "eos", "template", "template_arg", "system", "max_tokens"),
-            *(*_SAMPLING, *_DEVICE),
+            *("stop", "stop_id", *_SAMPLING, *_DEVICE),
         ),
         overrides=_GENERATION
         | {

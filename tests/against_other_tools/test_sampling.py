@@ -1,13 +1,17 @@
-"""Sampling leaves the tokens, with the probabilities, that transformers' processors leave."""
+"""Sampling and beam search do what those of transformers do."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from hermes.inference.beam_search import search_beams
 from hermes.inference.filters import filter_tokens
 from hermes.inference.sampling import Sampling
 from hermes.inference.token_history import TokenHistory
+from hermes.interface import Options, find_backend
+from tests.against_other_tools.support import folder_of
+from tests.interop.models import MODELS, hot_weights
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", reason="pip install 'hermes-llm[interop-test]'")
@@ -41,6 +45,32 @@ PAIRS = [
     ({"min_p": 0.02, "typical_p": 0.9}, {"min_p": 0.02, "typical_p": 0.9}),
 ]  # fmt: skip
 ENDING = 5
+
+
+@pytest.mark.parametrize(("beams", "penalty"), [(2, 1.0), (4, 1.0), (4, 0.3), (6, 2.0)])
+def test_beams_find_the_texts_of_transformers(tmp_path, beams, penalty):
+    spec = MODELS["llama"][1]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder_of(spec, tmp_path))
+    model = find_backend("torch").build(spec, hot_weights(spec), Options(device="cpu"))
+    ended = 0
+    for prompt in ([1, 4, 9], [7, 7, 2, 8], [3], [11, 2]):
+        (free,) = search_beams(model, prompt, num_beams=1, max_tokens=3)
+        ending = free.tokens[-1]
+        found = search_beams(
+            model, prompt, num_beams=beams, max_tokens=9, stop={ending}, length_penalty=penalty
+        )
+        made = theirs.generate(
+            torch.tensor([prompt]), num_beams=beams, num_return_sequences=beams, max_new_tokens=9,
+            do_sample=False, eos_token_id=ending, pad_token_id=ending, length_penalty=penalty,
+            output_scores=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        for beam, ids, score in zip(found, made.sequences, made.sequences_scores, strict=True):
+            text = ids[len(prompt) :].tolist()
+            text = text[: text.index(ending)] if ending in text else text
+            assert list(beam.tokens) == text
+            assert beam.score == pytest.approx(float(score), abs=1e-4)
+            ended += beam.finish_reason == "stop"
+    assert ended
 
 
 def compute_with_transformers(config, ids, logits):

@@ -142,6 +142,27 @@ def test_stop_strings_and_scores_at_the_prompt(base, call):
     assert json.loads(out)["stop"] == stop
 
 
+def test_beams_are_texts_of_the_library_and_take_no_sampling(base, call):
+    options = ("generate", "-c", base, "--backend", "torch", "-p", "the", "--max-tokens", 6)
+    code, out, _ = call(*options, "--num-beams", 3, "--num-samples", 2, "--json")
+    assert code == 0
+    found = hermes.load(base, backend="torch").search("the", num_beams=3, max_tokens=6)
+    assert [json.loads(line) for line in out.splitlines()] == [t.to_json() for t in found[:2]]
+    _, plain, _ = call(*options, "--num-beams", 3)
+    assert plain == found[0].text + "\n"
+    for more, message in [
+        (("--temperature", 0), "--temperature is not for --num-beams; leave it out"),
+        (("--stop", "a"), "--stop is not for --num-beams; leave it out"),
+        (("--seed", 1), "--seed is not for --num-beams; leave it out"),
+        (("--context-overflow", "slide"), "--context-overflow slide is not for --num-beams"),
+        (("--num-samples", 4), "num_samples is 4, more than num_beams, 3, finds"),
+    ]:
+        code, _, err = call(*options, "--num-beams", 3, *more)
+        assert code == 1
+        assert message in err
+    assert "num_beams must be at least 1, got 0" in call(*options, "--num-beams", 0)[2]
+
+
 @pytest.mark.long
 def test_a_command_that_is_killed_loses_no_finished_line(base, tmp_path):
     path = write_lines(tmp_path / "in.jsonl", [{"prompt": "the"}] * 400)

@@ -56,6 +56,17 @@ def test_answers_are_the_same_on_every_backend_and_by_the_seed(base):
     assert said(greedy, "a") == said(talk_with(base, sampling=Sampling(temperature=0.0)), "a")
 
 
+def test_an_answer_ends_before_a_stop_string_and_at_a_stop_id(base):
+    whole = said(talk_with(base, max_tokens=20), "the cat")
+    stop = whole[4:7]
+    talk = talk_with(base, max_tokens=20, stop=(stop,))
+    answer = said(talk, "the cat")
+    assert answer == whole[: whole.find(stop)]
+    assert talk.messages[1]["content"] == answer
+    ids = talk_with(base, max_tokens=20, stop_ids=tuple(range(300)))
+    assert said(ids, "the cat") == ""
+
+
 def test_the_system_prompt_comes_first(base):
     talk = talk_with(base, system="be brief")
     prompt, _ = talk._fit_prompt([{"role": "user", "content": "q"}])
@@ -121,6 +132,9 @@ def test_commands_change_what_they_say(base, tmp_path):
     assert run_command(talk, "/set") == (
         "temperature=0.5  top_k=0  top_p=1.0  min_p=0.0  max_tokens=3  seed=0"
     )
+    run_command(talk, "/set repetition_penalty=1.5 no_repeat_ngram=3")
+    assert run_command(talk, "/set").endswith("seed=0  repetition_penalty=1.5  no_repeat_ngram=3")
+    run_command(talk, "/set repetition_penalty=1 no_repeat_ngram=0")
     assert run_command(talk, "/system") == "there is no system prompt"
     run_command(talk, "/system be brief")
     assert talk.system == "be brief"
@@ -149,7 +163,8 @@ def test_commands_change_what_they_say(base, tmp_path):
         (
             "/set heat=1",
             "there is no setting 'heat'; known are temperature, top_k, top_p, min_p, max_tokens, "
-            "seed",
+            "seed, typical_p, repetition_penalty, presence_penalty, frequency_penalty, "
+            "xtc_probability, xtc_threshold, no_repeat_ngram, min_tokens",
         ),
     ],
 )

@@ -23,10 +23,16 @@ HELP = """\
 /save F         write the conversation to a new file; /save! F also over another
 /load F         continue one that was saved
 /set            show the settings
-/set KEY=VALUE  change one or more: temperature, top_k, top_p, min_p, max_tokens, seed
+/set KEY=VALUE  change one or more: temperature, top_k, top_p, min_p, max_tokens, seed, and the
+                other numbers of sampling, such as repetition_penalty
 /quit           end (as Ctrl-D does; Ctrl-C ends an answer)"""
 COMMANDS = ("/reset", "/system", "/save", "/save!", "/load", "/set", "/help", "/quit")
-SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float}
+SAMPLING: dict[str, type] = {"temperature": float, "top_k": int, "top_p": float, "min_p": float}
+OTHERS: dict[str, type] = {  # shown where they are not what they usually are
+    **dict.fromkeys(("typical_p", "repetition_penalty", "presence_penalty"), float),
+    **dict.fromkeys(("frequency_penalty", "xtc_probability", "xtc_threshold"), float),
+    **dict.fromkeys(("no_repeat_ngram", "min_tokens"), int),
+}
 OWN = {"max_tokens": int, "seed": int}
 
 
@@ -138,6 +144,9 @@ def run_command(talk: "ChatSession", line: str) -> str:
         case "/set" if not rest:
             values = {key: getattr(talk.sampling, key) for key in SAMPLING}
             values |= {key: getattr(talk, key) for key in OWN}
+            others = {key: getattr(talk.sampling, key) for key in OTHERS}
+            usual = type(talk.sampling)()
+            values |= {k: value for k, value in others.items() if value != getattr(usual, k)}
             return "  ".join(f"{key}={value}" for key, value in values.items())
         case "/set":
             return _set(talk, rest)
@@ -150,7 +159,7 @@ def _set(talk: "ChatSession", text: str) -> str:
     given = dict(_parse_setting(part) for part in re.sub(r"\s*=\s*", "=", text).split())
     if given.get("max_tokens", 1) < 1:
         raise HermesError(f"max_tokens must be at least 1, got {given['max_tokens']}")
-    sampling = {key: value for key, value in given.items() if key in SAMPLING}
+    sampling = {key: value for key, value in given.items() if key not in OWN}
     talk.sampling = replace(talk.sampling, **sampling)
     for key in OWN.keys() & given.keys():
         setattr(talk, key, given[key])
@@ -160,7 +169,7 @@ def _set(talk: "ChatSession", text: str) -> str:
 def _parse_setting(text: str) -> tuple[str, Any]:
     """The name and the number of KEY=VALUE. Raises HermesError."""
     key, _, value = text.partition("=")
-    kinds = SAMPLING | OWN
+    kinds = SAMPLING | OWN | OTHERS
     if key not in kinds:
         raise HermesError(f"there is no setting {key!r}; known are {', '.join(kinds)}")
     try:

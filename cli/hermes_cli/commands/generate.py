@@ -60,7 +60,9 @@ def generate(
         force=force,
     )
     check = click.get_current_context().find_root().obj.signals.raise_if_come
-    if options["prompts"] is not None:
+    if options["num_beams"] != 1:
+        _search(model, options, as_json)
+    elif options["prompts"] is not None:
         _generate_from_file(model, options, check)
     else:
         _generate_from_prompt(model, options, check, as_json)
@@ -95,6 +97,18 @@ def _generate_from_prompt(
             click.echo(click.style(options["prompt"], bold=True), nl=False)
         with stream_text(check) as show:
             complete(show=show)
+
+
+def _search(model: "Model", options: dict[str, Any], as_json: bool) -> None:
+    from hermes.api_generation import search
+
+    for index, text in enumerate(search(model, options)):
+        if as_json:
+            click.echo(json.dumps(text.to_json()))
+            continue
+        if index:
+            click.echo("---")
+        click.echo(text.text)
 
 
 def _generate_from_file(model: "Model", options: dict[str, Any], check: Any) -> None:

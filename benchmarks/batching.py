@@ -1,0 +1,85 @@
+"""Tokens per second of many requests at once, and of the same requests one after another.
+
+    python benchmarks/batching.py [--shape 22m] [--requests 16] [--rows 16] [--backend torch]
+
+Greedy texts of --tokens tokens after prompts of 64 random tokens. Texts of both ways are compared.
+The first round warms up and does not count; figures are medians.
+"""
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+from decoding import PROMPT, SHAPES, make_spec
+
+from hermes.inference.decoding import generate_tokens
+from hermes.inference.engine import Engine, run_requests
+from hermes.inference.request import Request
+from hermes.inference.sampling import GREEDY
+from hermes.interface import Options, find_backend
+from hermes.numerics.params import count_parameters, init_weights
+
+
+def time_alone(model, requests):
+    """Seconds of the requests one after another, and their texts."""
+    start = time.perf_counter()
+    texts = [
+        tuple(generate_tokens(model, one.prompt, max_tokens=one.max_tokens, sampling=GREEDY))
+        for one in requests
+    ]
+    return time.perf_counter() - start, texts
+
+
+def time_together(model, requests, rows):
+    """Seconds of the requests in one batch, and their texts."""
+    engine = Engine(model, rows=rows, capacity=PROMPT + requests[0].max_tokens)
+    start = time.perf_counter()
+    texts = [one.tokens for one in run_requests(engine, requests)]
+    return time.perf_counter() - start, texts
+
+
+def main():
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="22m")
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--backend", action="append", choices=("torch", "mlx"))
+    parser.add_argument("--device")
+    parser.add_argument("--requests", type=int, default=16)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    spec = make_spec(SHAPES[chosen.shape])
+    weights = init_weights(spec, 0)
+    random = np.random.default_rng(0)
+    requests = [
+        Request(tuple(random.integers(0, spec.vocab_size, PROMPT).tolist()), chosen.tokens, GREEDY)
+        for _ in range(chosen.requests)
+    ]
+    total = chosen.requests * chosen.tokens
+    print(f"{chosen.shape}: {count_parameters(spec):,} parameters, {chosen.precision}")
+    print(f"{chosen.requests} requests, {chosen.rows} rows, {torch.get_num_threads()} threads")
+    for name in chosen.backend or ("torch", "mlx"):
+        options = Options(device=chosen.device, precision=chosen.precision)
+        model = find_backend(name).build(spec, weights, options)
+        alone, together = [], []
+        for turn in range(chosen.rounds + 1):
+            few = requests if turn else requests[:2]
+            one, texts = time_alone(model, few)
+            many, same = time_together(model, few, chosen.rows)
+            if turn:
+                alone.append(one)
+                together.append(many)
+                equal = sum(a == b for a, b in zip(texts, same, strict=True))
+        one, many = (total / statistics.median(seconds) for seconds in (alone, together))
+        print(
+            f"  {name:6} one by one {one:9,.1f} tokens/s   together {many:9,.1f} tokens/s   "
+            f"{many / one:5.2f} times; {equal} of {len(texts)} texts equal"
+        )
+
+
+if __name__ == "__main__":
+    main()
