@@ -43,12 +43,22 @@ function ticks(low, high, count) {
   return found;
 }
 
+/** Round values between two powers of ten: 1, 2 and 5 of each decade, or even steps within one. */
+function logTicks(low, high, count) {
+  if (high - low < 1) return ticks(10 ** low, 10 ** high, count).map(Math.log10);
+  const found = [];
+  for (let decade = Math.floor(low); decade <= high; decade++) {
+    for (const digit of high - low < 3 ? [1, 2, 5] : [1]) found.push(decade + Math.log10(digit));
+  }
+  return found.filter(at => at >= low && at <= high);
+}
+
 function format(value) {
   const size = Math.abs(value);
   if (size >= 1e9) return (value / 1e9).toPrecision(3) + "G";
   if (size >= 1e6) return (value / 1e6).toPrecision(3) + "M";
   if (size >= 1e4) return (value / 1e3).toPrecision(3) + "k";
-  if (size > 0 && size < 1e-3) return value.toExponential(1);
+  if (size > 0 && size < 1e-3) return value.toExponential(1).replace(".0e", "e");
   return String(+value.toPrecision(4));
 }
 
@@ -88,13 +98,16 @@ class Chart {
     const log = this.options.log && this.curves.every(one => one.points.every(([, y]) => y > 0));
     const value = y => log ? Math.log10(y) : y;
     const drawn = this.curves.map(one => {
-      const line = one.dashed ? one.points : smooth(one.points, this.options.smoothing);
-      return { ...one, line: thin(line, inner.w), raw: one.dashed ? [] : thin(one.points, inner.w) };
+      // Evaluations are few, and a schedule is exact: neither is smoothed.
+      const plain = one.dashed || one.exact, line = plain ? one.points : smooth(one.points, this.options.smoothing);
+      return { ...one, line: thin(line, inner.w), raw: plain ? [] : thin(one.points, inner.w) };
     });
     const xs = drawn.flatMap(one => [one.points[0][0], one.points.at(-1)[0]]);
     const all = drawn.flatMap(one => [...one.line, ...one.raw].map(([, y]) => value(y))).sort((a, b) => a - b);
     let [low, high] = this.options.outliers && all.length > 50 ? [quantile(all, 0.01), quantile(all, 0.99)] : [all[0], all.at(-1)];
     if (!(high > low)) [low, high] = [low - Math.abs(low || 1) * 0.05, high + Math.abs(high || 1) * 0.05];
+    const room = (high - low) * 0.04;
+    [low, high] = [low - room, high + room];
     const x0 = Math.min(...xs), x1 = Math.max(...xs) > x0 ? Math.max(...xs) : x0 + 1;
     const px = x => MARGIN.left + (x - x0) / (x1 - x0) * inner.w;
     const py = y => MARGIN.top + (high - value(y)) / (high - low) * inner.h;
@@ -104,7 +117,7 @@ class Chart {
     c.fillStyle = ink("--quiet");
     c.textBaseline = "middle";
     c.textAlign = "right";
-    for (const at of ticks(low, high, 5)) {
+    for (const at of (log ? logTicks : ticks)(low, high, 5)) {
       const y = MARGIN.top + (high - at) / (high - low) * inner.h;
       c.beginPath(); c.moveTo(MARGIN.left, y); c.lineTo(width - MARGIN.right, y); c.stroke();
       c.fillText(format(log ? 10 ** at : at), MARGIN.left - 6, y);

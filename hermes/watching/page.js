@@ -96,6 +96,7 @@ function drawCharts() {
         name: key.startsWith("val_") ? `${run.info.name}, validation` : run.info.name,
         colour: colour(number),
         dashed: key.startsWith("val_"),
+        exact: key === "lr",
         points: run.lines.filter(line => typeof line[key] === "number" && places.has(line.step)).map(line => [places.get(line.step), line[key]]),
       })).filter(one => one.points.length);
     });
