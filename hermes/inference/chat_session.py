@@ -16,6 +16,8 @@ from hermes.storage.durable import write_atomically
 
 __all__ = ["ChatSession"]
 
+ATTEMPTS = 1 << 20  # answers of a conversation, beyond which those of other attempts are numbered
+
 
 @dataclass
 class ChatSession:
@@ -36,6 +38,7 @@ class ChatSession:
     num_dropped: int = 0
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
+    _attempt: int = field(default=0, repr=False, compare=False)
 
     def say(self, text: str) -> Iterator[str]:
         """Send a message; yield the answer in pieces, and add both to the conversation at its end.
@@ -43,7 +46,28 @@ class ChatSession:
         Drops the oldest turns where the context has no room for an answer. Raises HermesError,
         which leaves the conversation as it was.
         """
-        messages = [*self.messages, {"role": "user", "content": text}]
+        self._attempt = 0
+        return self._say(self.messages, text)
+
+    def retry(self) -> Iterator[str]:
+        """Answer the last message anew, with other random numbers each time; otherwise as `say`."""
+        message = self._get_last_message()
+        self._attempt += 1
+        return self._say(self.messages[:-2], message)
+
+    def undo(self) -> str:
+        """Forget the last message and its answer; returns the message. Raises HermesError."""
+        message = self._get_last_message()
+        self.messages = self.messages[:-2]
+        return message
+
+    def _get_last_message(self) -> str:
+        if not self.messages:
+            raise HermesError("there is no message yet")
+        return str(self.messages[-2]["content"])
+
+    def _say(self, history: list[Message], text: str) -> Iterator[str]:
+        messages = [*history, {"role": "user", "content": text}]
         prompt, num_dropped = self._fit_prompt(messages)
         tokenizer = self.encoder.tokenizer
         tokens = generate_tokens(
@@ -52,7 +76,7 @@ class ChatSession:
             max_tokens=self.max_tokens,
             sampling=self.sampling,
             seed=self.seed,
-            completion=len(messages) // 2,
+            completion=len(messages) // 2 + self._attempt * ATTEMPTS,
             stop=tokenizer.stop_ids | {self.encoder.find_end_of_turn(), *self.stop_ids},
             vocab_size=tokenizer.vocab_size,
         )

@@ -83,6 +83,12 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         ),
         overrides=_GENERATION
         | {
+            "checkpoint": {
+                **{
+                    key: value for key, value in _LOADING["checkpoint"].items() if key != "required"
+                },
+                "default_text": "in a terminal, a menu of those in and below this folder",
+            },
             "max_tokens": {"default": 512, "help": "Maximum number of tokens in an answer"},
             "template": {"group": "Model"},
             "template_arg": {"group": "Model"},

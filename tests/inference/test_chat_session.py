@@ -1,6 +1,7 @@
 """Talking with a model: answers, commands, files, and what no longer fits."""
 
 import json
+import shutil
 import warnings
 from types import SimpleNamespace
 
@@ -13,7 +14,8 @@ from hermes.finetuning.base_model import open_base_model
 from hermes.inference.chat_session import ChatSession
 from hermes.inference.sampling import Sampling
 from hermes.interface import Options, find_backend
-from hermes_cli.commands.chat import _answer, chat, run_command
+from hermes_cli.commands.chat import _answer, _read_message, chat, run_command
+from hermes_cli.display.model_menu import choose_model, find_models
 from hermes_cli.launch.signals import Signals
 from tests.finetuning.support import small_checkpoint
 
@@ -177,7 +179,7 @@ def test_a_command_that_cannot_be_is_refused_in_a_line(base, line, message):
 def test_a_warning_comes_behind_the_answers_line(base, capsys, monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", lambda message, *_: click.echo(message))
     talk = talk_with(base, max_tokens=2000, sampling=Sampling(temperature=0.0))
-    _answer(talk, "the cat", Signals())
+    _answer(talk, talk.say("the cat"), Signals())
     answer = talk.messages[1]["content"]
     shown = capsys.readouterr().out
     assert shown.startswith(f"{answer}\nthe context of 128 tokens is full after ")
@@ -195,3 +197,40 @@ def test_a_pipe_is_one_message_and_its_answer_the_output(base):
     assert done.output == said(talk_with(base), "the\ncat") + "\n"
     empty = CliRunner().invoke(chat, settings, input=" \n", obj=SimpleNamespace(signals=Signals()))
     assert str(empty.exception) == "no message: write one to standard input"
+
+
+def test_an_answer_is_made_anew_and_a_turn_forgotten(base):
+    talk = talk_with(base, max_tokens=20)
+    first = said(talk, "the cat")
+    anew = "".join(talk.retry())
+    assert anew != first
+    assert [m["content"] for m in talk.messages] == ["the cat", anew]
+    assert "".join(talk.retry()) not in (first, anew)
+    stopped = talk.retry()
+    next(stopped)
+    stopped.close()
+    assert len(talk.messages) == 2
+    assert run_command(talk, "/undo") == "forgotten: 'the cat' and its answer"
+    assert talk.messages == []
+    assert said(talk, "the cat") == first
+    talk.reset()
+    for forget in (talk.undo, talk.retry):
+        with pytest.raises(HermesError, match="there is no message yet"):
+            forget()
+
+
+def test_a_message_has_several_lines_between_quotes_or_before_a_backslash(monkeypatch):
+    typed = iter(['"""one', "  two", 'three"""', "a\\", "b\\", "c", '"""x"""', "plain"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    assert [_read_message() for _ in range(4)] == ["one\n  two\nthree", "a\nb\nc", "x", "plain"]
+
+
+def test_a_terminal_chooses_among_the_models_here(base, tmp_path, monkeypatch):
+    shutil.copytree(base, tmp_path / "models" / "one")
+    (tmp_path / "empty").mkdir()
+    assert find_models(tmp_path) == [tmp_path / "models" / "one"]
+    for typed, chosen in ((["7", "x", "1"], tmp_path / "models" / "one"), (["n"], "made"),
+                          (["q"], None)):  # fmt: skip
+        answers = iter(typed)
+        monkeypatch.setattr("builtins.input", lambda prompt, answers=answers: next(answers))
+        assert choose_model(tmp_path, lambda: "made") == chosen

@@ -2,6 +2,8 @@
 
 import re
 import sys
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.errors import HermesError, suggest_nearest
+from hermes_cli.display.model_menu import choose_model
 from hermes_cli.display.text_stream import stream_text
 from hermes_cli.launch.signals import FIRST_STEP_GRACE, Signals
 from hermes_cli.options.declarations import declare_command
@@ -17,7 +20,10 @@ from hermes_cli.options.declarations import declare_command
 if TYPE_CHECKING:
     from hermes.inference.chat_session import ChatSession
 
-HELP = """\
+QUOTES = '"""'
+HELP = f"""\
+/retry          answer the last message anew, otherwise
+/undo           forget the last message and its answer
 /reset          forget the conversation
 /system TEXT    set the system prompt and forget the conversation; without TEXT, show it
 /save F         write the conversation to a new file; /save! F also over another
@@ -25,8 +31,12 @@ HELP = """\
 /set            show the settings
 /set KEY=VALUE  change one or more: temperature, top_k, top_p, min_p, max_tokens, seed, and the
                 other numbers of sampling, such as repetition_penalty
+{QUOTES}             begin a message of several lines, which the next {QUOTES} ends; a line that
+                ends in a backslash goes on in the next, too
 /quit           end (as Ctrl-D does; Ctrl-C ends an answer)"""
-COMMANDS = ("/reset", "/system", "/save", "/save!", "/load", "/set", "/help", "/quit")
+COMMANDS = (
+    *("/retry", "/undo", "/reset", "/system", "/save", "/save!", "/load", "/set", "/help", "/quit"),
+)
 SAMPLING: dict[str, type] = {"temperature": float, "top_k": int, "top_p": float, "min_p": float}
 OTHERS: dict[str, type] = {  # shown where they are not what they usually are
     **dict.fromkeys(("typical_p", "repetition_penalty", "presence_penalty"), float),
@@ -38,7 +48,7 @@ OWN = {"max_tokens": int, "seed": int}
 
 @declare_command("chat")
 def chat(
-    checkpoint: Path,
+    checkpoint: Path | None,
     config: Path | None,
     ignore_fields: tuple[str, ...],
     tokenizer: Path | None,
@@ -50,11 +60,20 @@ def chat(
     """Chat with a model.
 
     In a terminal, /help lists the commands of the conversation. If standard input is not a
-    terminal, all of it is one message, and the answer is printed to standard output.
+    terminal, all of it is one message, and the answer is printed to standard output. Without
+    --checkpoint a terminal offers the models in and below the current folder.
     """
     import hermes
 
-    signals: Signals = click.get_current_context().find_root().obj.signals
+    call = click.get_current_context().find_root().obj
+    signals: Signals = call.signals
+    if checkpoint is None:
+        if not sys.stdin.isatty():
+            raise click.UsageError("missing option '--checkpoint' / '-c'")
+        with signals.raise_at_once(), suppress(EOFError):
+            checkpoint = choose_model(Path(), lambda: _train_one(call))
+        if checkpoint is None:
+            return
     talk = hermes.chat(
         checkpoint,
         config=config,
@@ -71,7 +90,14 @@ def chat(
         message = sys.stdin.read().strip()
         if not message:
             raise HermesError("no message: write one to standard input")
-        _answer(talk, message, signals)
+        _answer(talk, talk.say(message), signals)
+
+
+def _train_one(call: Any) -> Path:
+    """Train the small model of quickstart. Raises HermesError where that fails."""
+    if call.run(["quickstart"], call.tell, call.signals) != 0:
+        raise HermesError("hermes quickstart did not end well, so there is no model to talk to")
+    return Path("quickstart")
 
 
 def _converse(talk: "ChatSession", signals: Signals) -> None:
@@ -83,7 +109,7 @@ def _converse(talk: "ChatSession", signals: Signals) -> None:
     while True:
         try:
             with signals.raise_at_once():
-                line = input(">>> ").strip()
+                line = _read_message()
         except EOFError:
             click.echo(err=True)
             return
@@ -96,10 +122,12 @@ def _converse(talk: "ChatSession", signals: Signals) -> None:
         if line == "/quit":
             return
         try:
-            if line.startswith("/"):
+            if line == "/retry":
+                _answer(talk, talk.retry(), signals, timed=True)
+            elif line.startswith("/"):
                 click.echo(run_command(talk, line), err=True)
             elif line:
-                _answer(talk, line, signals)
+                _answer(talk, talk.say(line), signals, timed=True)
         except KeyboardInterrupt:
             if not signals.forget_ctrl_c():
                 raise
@@ -108,13 +136,36 @@ def _converse(talk: "ChatSession", signals: Signals) -> None:
             click.echo(f"Error: {error}", err=True)
 
 
-def _answer(talk: "ChatSession", message: str, signals: Signals) -> None:
-    before = talk.num_dropped
+def _read_message() -> str:
+    """Read a message: a line, or several between quotes or before a backslash."""
+    line = input(">>> ").strip()
+    if line.startswith(QUOTES):
+        lines = [line.removeprefix(QUOTES)]
+        while not lines[-1].endswith(QUOTES):
+            lines.append(input("... "))
+        return "\n".join(lines).removesuffix(QUOTES).strip()
+    while line.endswith("\\"):
+        line = line.removesuffix("\\") + "\n" + input("... ").rstrip()
+    return line
+
+
+def _answer(
+    talk: "ChatSession", pieces: Iterator[str], signals: Signals, *, timed: bool = False
+) -> None:
+    """Show an answer as it comes; timed: say how fast it came."""
+    before, began, count = talk.num_dropped, 0.0, 0
     with stream_text(signals.raise_if_come) as show:
-        for piece in talk.say(message):
+        for piece in pieces:
+            count += 1
+            began = began or time.perf_counter()
             show(piece)
     if talk.num_dropped > before:
         click.echo(f"({talk.num_dropped} messages no longer fit and are not read)", err=True)
+    seconds = time.perf_counter() - began
+    # The last piece is what was held back, and the first had the prompt to wait for.
+    if timed and count > 3 and seconds > 0:
+        rate = f"({count - 1} tokens, {(count - 2) / seconds:.1f} a second)"
+        click.echo(click.style(rate, dim=True), err=True)
 
 
 def run_command(talk: "ChatSession", line: str) -> str:
@@ -124,6 +175,8 @@ def run_command(talk: "ChatSession", line: str) -> str:
     match name:
         case "/help":
             return HELP
+        case "/undo":
+            return f"forgotten: {talk.undo()[:60]!r} and its answer"
         case "/reset":
             talk.reset()
             return "the conversation is forgotten"
