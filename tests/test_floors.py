@@ -66,7 +66,7 @@ FLOORS = {
         {"golden"},
         {"laws"},
         {"suite"},
-        {"faults", "certificate"},
+        {"faults", "certificate", "mutants"},
         {"bisect", "test_conformance"},
     ],
     "hermes_cli": [

@@ -139,6 +139,9 @@ OTHER_OPTIONS = (
            help="Include the bigger models and the slower variants"),
     Option("fault", multiple=True, metavar="GLOB", group="Selection", parameter="faults",
            help="Plant only the faults that match, such as 'rope*'; repeatable"),
+    Option("random", type=int, metavar="N", group="Selection",
+           help="Change N random tokens of the backend's source instead, one at a time and in "
+           "memory"),
     Option("html", type=Path, metavar="FILE", group="Reports", parameter="html_file",
            help="Write the certificate as an HTML page"),
     Option("xfail", type=Path, metavar="FILE", group="Reports",

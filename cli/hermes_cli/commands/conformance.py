@@ -10,6 +10,7 @@ import click
 
 from hermes.errors import HermesError
 from hermes.storage.durable import write_atomically
+from hermes_cli.commands.random_mutants import show_random_mutants
 from hermes_cli.display.help_sections import SectionedGroup
 from hermes_cli.options.declarations import declare_command
 
@@ -176,11 +177,14 @@ def self_test(
     against: str,
     device: str | None,
     faults: tuple[str, ...],
+    random: int | None,
+    seed: int,
     json_file: Path | None,
 ) -> None:
     """Plant every known fault in a backend and in the suite; each must be caught.
 
-    Exits with 1 if a fault goes unnoticed.
+    With --random, change single tokens of the backend's source instead, in memory and at random.
+    Exits with 1 if a fault or a change goes unnoticed.
     """
     from dataclasses import asdict
 
@@ -189,6 +193,14 @@ def self_test(
     from hermes_conformance.suite.selection import load_backends
 
     _require_writable(json_file)
+    if random is not None:
+        if faults:
+            raise HermesError("--fault chooses planted faults and --random plants none; give one")
+        names = backend, against, device
+        show_random_mutants(random, seed, names, json_file, _show_progress)
+        return
+    if seed:
+        raise HermesError("--seed draws random changes; give --random N with it")
     selection = select_faults(faults)
     backends = load_backends(backend, against, device)
     require_float32(backends)

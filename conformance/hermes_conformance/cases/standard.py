@@ -109,6 +109,12 @@ def make_objective_cases() -> tuple[Case, ...]:
         ),
         _make_undecided_case("simpo", no_margin),
         make_case("preference.one side empty/hot", recipe=pairs["sigmoid"], blank_micro_batch=True),
+        *(
+            make_case(
+                f"preference.no target {name}/hot", recipe=pairs[name], blank_micro_batch=True
+            )
+            for name in ("sigmoid smoothed", "orpo", "simpo")
+        ),
         make_case("preference.one pair/hot", recipe=pairs["sigmoid"], A=1, B=2),
         *(
             _keep_last_targets(make_case(f"preference.one token {name}/hot", recipe=pairs[name]))

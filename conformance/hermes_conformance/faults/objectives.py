@@ -109,6 +109,14 @@ def _swap_rows(original, sums, counts, reference, rule):
     return original(sums[turn], counts[turn], reference[turn], rule)
 
 
+def _count_empty_rows(patcher: Patcher) -> None:
+    """orpo's log(1 - exp(m)) is taken of rows without a target too, for which m is 0."""
+    patcher.wrap_function(
+        patcher.load_module("loss").log_one_minus_exp,
+        lambda original: lambda m, counts: original(m, counts + 1),
+    )
+
+
 def _halve_single_targets(patcher: Patcher) -> None:
     """A step whose loss has a single term is divided by two."""
 
@@ -190,8 +198,10 @@ def _leave_token_embeddings(patcher: Patcher) -> None:
     patcher.wrap(module, name, lambda _: plain)
 
 
-def _make_fault(name: str, law: str, case: str, plant: Plant, part: str = "loss") -> Fault:
-    return Fault(name, part, law, case, plant)
+def _make_fault(
+    name: str, law: str, case: str, plant: Plant, part: str = "loss", only: str | None = None
+) -> Fault:
+    return Fault(name, part, law, case, plant, only)
 
 
 PAIR = "preference.sigmoid/hot"
@@ -276,6 +286,14 @@ FAULTS = (
             ("a target", "edge.one target/hot"),
             ("a pair", "preference.one pair/hot"),
         )
+    ),
+    _make_fault(
+        "orpo's slope of a row without a target is infinite",
+        "L1/derivatives",
+        "preference.no target orpo/hot",
+        _count_empty_rows,
+        "preference",
+        "mlx",  # torch's cross-entropy gives a target that does not count no slope, whatever comes
     ),
     _make_fault(
         "label smoothing is ignored",

@@ -4,6 +4,7 @@ from unittest import mock
 
 import numpy as np
 
+from hermes.interface import IGNORE
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.kernels import scale_gradient
 from hermes_conformance.faults.patcher import FAST_TABLES, Function, Patcher
@@ -75,6 +76,32 @@ def _double_later_chunks(patcher: Patcher) -> None:
     patcher.wrap_method("chunked_loss", "PairGroups", "expand_to_tokens", wrap)
 
 
+def _count_ignored_targets(patcher: Patcher) -> None:
+    """In chunks, a target that does not count has a log-probability of 1."""
+
+    def wrap(original):
+        def faulty(head, x, targets, *rest):
+            logp, *others = original(head, x, targets, *rest)
+            return logp + (targets == IGNORE), *others
+
+        return faulty
+
+    patcher.wrap_function(patcher.load_module("chunked_loss").score_chunk, wrap)
+
+
+def _detach_token_rows(patcher: Patcher) -> None:
+    """In chunks, trained rows of tokens get no gradient from their logits."""
+
+    def wrap(original):
+        def faulty(head):
+            rows = original(head)
+            return None if rows is None else patcher.detach(rows)
+
+        return faulty
+
+    patcher.wrap_function(patcher.load_module("chunked_loss").find_token_rows, wrap)
+
+
 def _change_linear(change: Function) -> Plant:
     """Compute matrix products by change(original, self, x, rows), rows being those of x."""
 
@@ -134,6 +161,18 @@ FAULTS = (
         "L2/gradients",
         "slices.pairs/hot",
         _double_later_chunks,
+    ),
+    _make_fault(
+        "targets that do not count have a loss, in chunks",
+        "L2/gradients",
+        "edge.no target in a micro-batch/hot",
+        _count_ignored_targets,
+    ),
+    _make_fault(
+        "trained rows of tokens have no gradient, in chunks",
+        "L2/gradients",
+        "lora.token rows/hot",
+        _detach_token_rows,
     ),
     _make_fault(
         "evaluated slices come last first",

@@ -1,0 +1,1 @@
+"""Random one-token changes of a backend's source, each judged by the suite alone."""
