@@ -8,18 +8,21 @@ sharding) are `hermes.interface.Options`. Imports nothing but errors and argumen
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from hermes.arguments import convert_fields
 from hermes.errors import HermesError, suggest_nearest
 
 __all__ = [
     "LORA_TARGETS",
+    "MUON_SCALES",
     "OBJECTIVES",
+    "OPTIMIZERS",
     "PREFERENCES",
     "SCHEDULES",
     "Lora",
     "OptimizerRecipe",
+    "ParameterGroup",
     "Preference",
     "Recipe",
 ]
@@ -28,6 +31,17 @@ OBJECTIVES = ("next-token", "preference")
 SCHEDULES = ("constant", "cosine", "wsd")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PREFERENCES = ("sigmoid", "ipo", "hinge", "orpo", "simpo")
+OPTIMIZERS = ("adamw", "muon", "normuon", "lion", "adafactor")
+MUON_SCALES = ("match_rms_adamw", "original")
+# Settings that only some optimizers have; the others are every optimizer's.
+_ADAM = ("beta1", "beta2", "eps")
+_OWN_SETTINGS = {
+    "adamw": _ADAM,
+    "muon": (*_ADAM, "momentum", "nesterov", "muon_scale"),
+    "normuon": (*_ADAM, "momentum", "nesterov"),
+    "lion": ("beta1", "beta2"),
+    "adafactor": (),
+}
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
@@ -37,10 +51,13 @@ def _require(holds: bool, name: str, value: object, wanted: str) -> None:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW; weight decay is decoupled and applies to matrices only.
+    """The optimizer; weight decay is decoupled and applies to matrices only.
 
-    eps is outside the square root; bias correction is on. Source: Loshchilov and Hutter 2019,
-    arXiv:1711.05101.
+    name: adamw, lion or adafactor for every tensor; muon or normuon for the matrices inside blocks,
+    and adamw for the rest. beta1, beta2, eps: of adamw, eps outside the square root, with bias
+    correction; beta1 and beta2 of lion, too; beta2 and eps of normuon's rows. momentum, nesterov:
+    of muon and normuon. muon_scale: what an orthogonalized step is multiplied by, match_rms_adamw
+    or original. Formulas and sources: specs/numerics.md.
     """
 
     name: str = "adamw"
@@ -48,14 +65,68 @@ class OptimizerRecipe:
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
+    momentum: float = 0.95
+    nesterov: bool = True
+    muon_scale: str = "match_rms_adamw"
 
     def __post_init__(self) -> None:
         convert_fields(self, "optimizer.")
-        _require(self.name == "adamw", "optimizer.name", self.name, "adamw")
-        _require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "at least 0 and below 1")
-        _require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "at least 0 and below 1")
+        _require(
+            self.name in OPTIMIZERS, "optimizer.name", self.name, f"one of {', '.join(OPTIMIZERS)}"
+        )
+        for name in ("beta1", "beta2", "momentum"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"optimizer.{name}", value, "at least 0 and below 1")
         _require(0 < self.eps < math.inf, "optimizer.eps", self.eps, "above 0")
         _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
+        scales = f"one of {', '.join(MUON_SCALES)}"
+        _require(self.muon_scale in MUON_SCALES, "optimizer.muon_scale", self.muon_scale, scales)
+        own = _OWN_SETTINGS[self.name]
+        for one in fields(self):
+            if one.name in (*own, "name", "weight_decay") or getattr(self, one.name) == one.default:
+                continue
+            raise HermesError(
+                f"optimizer.{one.name} has no meaning with {self.name}; leave it out, or choose "
+                "another optimizer"
+            )
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Settings of the tensors whose names match a glob (*, ? and [] as in file names).
+
+    lr: their peak learning rate; lr_scale: that as a multiple of the run's. weight_decay: that of
+    the matrices among them. None: the run's.
+    """
+
+    glob: str
+    lr: float | None = None
+    lr_scale: float | None = None
+    weight_decay: float | None = None
+
+    @classmethod
+    def parse(cls, glob: str, settings: str) -> "ParameterGroup":
+        """Read settings such as 'lr=0.1,weight_decay=0'. Raises HermesError."""
+        where, known = f"group {glob!r}", ("lr", "lr_scale", "weight_decay")
+        found: dict[str, float] = {}
+        for item in settings.split(","):
+            key, _, text = (part.strip() for part in item.partition("="))
+            try:
+                value = float(text)
+            except ValueError:
+                value = math.nan
+            if key not in known:
+                raise HermesError(
+                    f"{where} has no setting {key!r}{suggest_nearest(key, known)}; it takes "
+                    "lr, lr_scale and weight_decay, as in lr=0.1,weight_decay=0"
+                )
+            _require(0 <= value < math.inf, f"{where}: {key}", text, "a number, at least 0")
+            if key in found:
+                raise HermesError(f"{where} has {key} twice; keep one")
+            found[key] = value
+        if {"lr", "lr_scale"} <= found.keys():
+            raise HermesError(f"{where} has both lr and lr_scale; keep one")
+        return cls(glob, **found)
 
 
 @dataclass(frozen=True)
@@ -138,7 +209,9 @@ class Recipe:
     learning rate of cosine and wsd, as a fraction of lr. decay_ratio: fraction of the steps in
     which wsd decays. document_mask: attention and positions stay inside each document of a
     sequence. eval_every, save_every: steps (0: only at the end). freeze_layers, freeze: tensors
-    that are not trained, see `hermes.numerics.params.list_unfrozen`.
+    that are not trained, see `hermes.numerics.params.list_unfrozen`. groups: globs of tensors'
+    names, each with settings as `ParameterGroup.parse` reads them; of a tensor's globs the first
+    holds. ema: decay of an average of the weights that is kept beside them (0: none).
     """
 
     objective: str = "next-token"
@@ -160,6 +233,8 @@ class Recipe:
     save_every: int = 1000
     freeze_layers: int = 0
     freeze: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
+    ema: float = 0.0
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     preference: Preference = field(default_factory=Preference)
     lora: Lora | None = None
@@ -183,6 +258,14 @@ class Recipe:
             if self.lora is not None and getattr(self, name):
                 raise HermesError(f"{name} has no meaning with lora, which freezes every layer")
         _require(0 <= self.val_fraction < 1, "val_fraction", self.val_fraction, "from 0 to below 1")
+        _require(0 <= self.ema < 1, "ema", self.ema, "at least 0 and below 1")
+        self.parse_groups()
+
+    def parse_groups(self) -> tuple[ParameterGroup, ...]:
+        """The groups in their order. Raises HermesError."""
+        for group in self.groups:
+            _require(len(group) == 2, "group", group, "a glob and settings such as lr=0.1")
+        return tuple(ParameterGroup.parse(*group) for group in self.groups)
 
 
 def flatten_recipe(recipe: Recipe) -> dict[str, object]:
