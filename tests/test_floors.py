@@ -14,6 +14,7 @@ FLOORS = {
         {"errors", "formatting", "stages"},
         {"stage_display"},
         {"arguments"},
+        {"optimizer_recipe"},
         {"spec", "recipe", "distributed"},
         {"mal", "interface", "options"},
         {"storage", "numerics"},

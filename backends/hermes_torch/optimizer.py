@@ -108,7 +108,7 @@ class Optimizer:
         shards, sums, whole = self._runtime.shards, [], []
         for name, p in self._tensors.items():
             # Of a sharded matrix, what is kept of its rows and columns is whole in every process.
-            own = p.new_zeros((), dtype=torch.int64)
+            own = torch.zeros((), dtype=torch.int64, device=p.device)
             others = own.clone()
             for k, x in enumerate((p, *self.kept.get(name, {}).values()), 1):
                 local = self._runtime.to_local(x)

@@ -17,6 +17,7 @@ from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.training.data_record import copy_indexes, make_data_record
 from hermes.training.request import RunRequest
+from hermes.training.schedule import count_planned_steps
 from hermes.training.training_data import TrainingData, make_perplexity_evaluation
 
 __all__ = ["make_text_data"]
@@ -89,7 +90,10 @@ def _count_samples(recipe: Recipe, size: int, world_size: int) -> int:
     """The samples of the whole run, in epochs of `size`."""
     per_update = recipe.batch_size * recipe.grad_accum * world_size
     return count_run_samples(
-        size, epochs=recipe.epochs, max_steps=recipe.max_steps, per_update=per_update
+        size,
+        epochs=recipe.epochs,
+        max_steps=count_planned_steps(recipe, world_size),
+        per_update=per_update,
     )
 
 
