@@ -95,7 +95,8 @@ class Learner(Model):
         )
         x = module.model(tokens, ctx)  # (B, T, C)
         if reference is None:
-            return runtime.ops.next_token(module, x, targets, layout, weights), None
+            z_weight = self._recipe.z_loss
+            return runtime.ops.next_token(module, x, targets, layout, weights, z_weight), None
         rule = self._recipe.preference
         return runtime.ops.preference(module, x, targets, layout, reference, rule, weights)
 

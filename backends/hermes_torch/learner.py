@@ -218,6 +218,7 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.module = runtime.module
         self._runtime, self._rule = runtime, recipe.preference
+        self._z_weight = recipe.z_loss
 
     def forward(
         self,
@@ -237,7 +238,8 @@ class Objective(torch.nn.Module):
             None, segments, positions_in_document, dropout_keys, recompute=recompute
         )
         if reference is None:
-            loss = self.module(tokens, ctx, runtime.ops.next_token, targets, layout, weights)
+            next_token = runtime.ops.next_token
+            loss = self.module(tokens, ctx, next_token, targets, layout, weights, self._z_weight)
             return loss, None
         return self.module(
             tokens, ctx, runtime.ops.preference, targets, layout, reference, self._rule, weights
