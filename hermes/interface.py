@@ -10,6 +10,7 @@ Letters: A micro-batches of one step, B sequences, T positions, V vocabulary.
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -347,6 +348,10 @@ class Learner(Model, Protocol):
 
     def digests(self) -> Mapping[str, int]:
         """A hash of each tensor and its moments, by name, to compare ranks."""
+        ...
+
+    def use_average(self) -> AbstractContextManager[object]:
+        """A context in which the model is the average of the weights, of a recipe with ema."""
         ...
 
     def state(self) -> TrainState:

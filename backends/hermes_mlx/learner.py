@@ -7,7 +7,7 @@ the last micro-batch, when this process's own share has been evaluated.
 
 import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hermes.interface import Batch, StepReport, Tensors, TrainState, check_batch
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
+from hermes.numerics.update_rules import EMA
 from hermes.recipe import Recipe
 from hermes_mlx.inference import Model
 from hermes_mlx.optimizer import Arrays, Optimizer
@@ -185,6 +186,15 @@ class Learner(Model):
             mx.async_eval(loss, norm, self._params, optimizer.kept)
         self._last_loss, self._steps_done = loss, step
         return StepReport(step, LazyScalar(loss), LazyScalar(norm), rows)
+
+    @contextlib.contextmanager
+    def use_average(self) -> Iterator[None]:
+        """A context in which the model is the average of the weights, of a recipe with ema."""
+        self.runtime.set_parameters(self._optimizer.kept[EMA])
+        try:
+            yield
+        finally:
+            self.runtime.set_parameters(self._params)
 
     def digests(self) -> Mapping[str, int]:
         """The sum of the 32-bit words of each tensor and, times 2 and so on, of what is kept."""

@@ -8,7 +8,7 @@ sharded gradients.
 
 import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -201,6 +201,15 @@ class Learner(Model):
             self._optimizer.update(lr, self._steps_done, finite)
         self._clear_grads()
         return StepReport(step=self._steps_done, loss=loss, grad_norm=norm, row_logprobs=rows)
+
+    @contextlib.contextmanager
+    def use_average(self) -> Iterator[None]:
+        """A context in which the model is the average of the weights, of a recipe with ema."""
+        self._optimizer.swap_average()
+        try:
+            yield
+        finally:
+            self._optimizer.swap_average()
 
     def digests(self) -> Mapping[str, int]:
         """The sum of the 32-bit words of each tensor and, times 2 and so on, of what is kept."""

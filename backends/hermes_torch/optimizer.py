@@ -103,6 +103,18 @@ class Optimizer:
             e.copy_(torch.where(finite, average_weights(e, p, self._recipe.ema), e))
 
     @torch.no_grad()
+    def swap_average(self) -> None:
+        """Exchange the weights and their average."""
+        to_local, shards = self._runtime.to_local, self._runtime.shards
+        if shards:
+            shards.forget_gathered()
+        for name in self.names:
+            e, p = to_local(self.kept[name][EMA]), to_local(self._tensors[name])
+            held = p.detach().clone()
+            p.copy_(e)
+            e.copy_(held)
+
+    @torch.no_grad()
     def compute_digests(self) -> Mapping[str, int]:
         """The sum of the 32-bit words of each tensor and, times 2 and so on, of what is kept."""
         shards, sums, whole = self._runtime.shards, [], []

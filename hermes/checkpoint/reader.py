@@ -23,7 +23,7 @@ from hermes.errors import CheckpointError, SpecError
 from hermes.interface import Tensors, TrainState
 from hermes.mal import loads
 from hermes.numerics.lora import merge_adapters
-from hermes.numerics.update_rules import list_state_shapes
+from hermes.numerics.update_rules import EMA, list_state_shapes
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
@@ -66,6 +66,20 @@ class Checkpoint:
     def has_adapters(self) -> bool:
         """Whether params have adapters merged in."""
         return self._parts is not self.params
+
+    @property
+    def averaged_params(self) -> Tensors:
+        """The average of the weights, adapters merged in. Raises CheckpointError without one."""
+        average = (self._moments or {}).get(EMA)
+        if average is None:
+            raise CheckpointError(
+                f"{self.path} has no average of its weights; train with --ema to keep one"
+            )
+        parts, lora = self._parts, self.progress.recipe.lora
+        whole = TensorView(
+            tuple(parts), lambda name: average[name] if name in average else parts[name]
+        )
+        return merge_adapters(self.spec, whole, lora) if lora else whole
 
     @property
     def resumable(self) -> bool:

@@ -148,6 +148,12 @@ def numbers(backend, case, process_group=SINGLE_PROCESS, accum=None):
     learner = find_backend(backend).learner(spec(), start(recipe), recipe, options, process_group)
     cursor, losses, norms = Cursor(), [], []
     for samples in case.updates:
+        if recipe.ema:
+            # Between two steps, which must not see the other weights.
+            whole, _ = data.draw_batch(Cursor(), samples=ROWS, micro_batch=1, accum=ROWS)
+            losses.append(learner.loss(whole))
+            with learner.use_average():
+                losses.append(learner.loss(whole))
         batch, cursor = data.draw_batch(
             cursor,
             samples=samples,

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from hermes.api_generation import generate
+from hermes.api_models import convert, evaluate
 from hermes.checkpoint import open_checkpoint
-from hermes.errors import HermesError
+from hermes.errors import CheckpointError, HermesError
+from hermes.model import load
 from hermes.optimizer_recipe import OptimizerRecipe
 from hermes.training.metrics_file import read_metrics
 from hermes_cli.main import run
@@ -97,6 +100,49 @@ def test_settings_of_another_optimizer_are_refused():
         OptimizerRecipe("lion", eps=1e-6)
     with pytest.raises(HermesError, match=r"^optimizer.momentum has no meaning with adamw; "):
         OptimizerRecipe(momentum=0.9)
+
+
+class TestAverage:
+    @pytest.mark.parametrize("backend", ["torch", "mlx"])
+    def test_it_is_evaluated_beside_the_weights_which_go_on_unchanged(self, go, backend):
+        """The averaged loss is that of the averaged weights; the run is the same without one."""
+        held_out = go.folder / "held.txt"
+        held_out.write_text("the cat sat on a mat and ran off to see what else " * 20, "utf-8")
+        settings = {"eval_every": 3, "save_every": 3, "max_steps": 6, "backend": backend,
+                    "val_data": held_out, "val_fraction": 0.0}  # fmt: skip
+        done = go("run", ema=0.5, keep_best="val_loss_ema", **settings)
+        go("plain", **settings)
+        assert losses(go.folder / "run") == losses(go.folder / "plain")
+        found = [line for line in read_metrics(go.folder / "run") if "val_loss" in line]
+        assert [line["step"] for line in found] == [3, 6]
+        # The windows of hermes eval are not the run's to the last token, so the two losses are
+        # compared by how far they are apart.
+        plain, averaged = (
+            evaluate(done.checkpoint, held_out, seq_len=16, backend=backend, use_ema=use_ema)
+            for use_ema in (False, True)
+        )
+        apart = found[-1]["val_loss_ema"] - found[-1]["val_loss"]
+        assert abs(apart) > 0.02
+        assert averaged.val_loss - plain.val_loss == pytest.approx(apart, rel=0.02)
+
+    def test_it_is_converted_and_generated_with(self, go):
+        done = go("run", ema=0.9, max_steps=4)
+        convert(done.checkpoint, go.folder / "out", to="hermes", use_ema=True, backend="numpy")
+        averaged = open_checkpoint(done.checkpoint).averaged_params
+        for name, value in open_checkpoint(go.folder / "out").params.items():
+            np.testing.assert_array_equal(value, averaged[name])
+        one, other = (
+            generate(path, "the cat", backend="torch", temperature=0, max_tokens=8, use_ema=use)
+            for path, use in ((done.checkpoint, True), (go.folder / "out", False))
+        )
+        assert one[0].text == other[0].text
+
+    def test_a_model_without_one_is_refused(self, go):
+        done = go("run", max_steps=2)
+        with pytest.raises(CheckpointError, match="has no average of its weights; train with"):
+            load(done.checkpoint, "torch", use_ema=True)
+        with pytest.raises(HermesError, match="mlx-adapter has no average of weights"):
+            convert(done.checkpoint, go.folder / "out", to="mlx-adapter", use_ema=True)
 
 
 class TestCooldown:
