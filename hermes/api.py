@@ -209,6 +209,7 @@ def train(
     grad_clip: float = 1.0,
     weight_decay: float = 0.1,
     optimizer: str | OptimizerRecipe | None = None,
+    moments: str = "float32",
     group: Sequence[Sequence[str]] = (),
     ema: float = 0.0,
     z_loss: float = 0.0,

@@ -6,10 +6,22 @@ from dataclasses import dataclass, fields
 from hermes.arguments import convert_fields
 from hermes.errors import HermesError, suggest_nearest
 
-__all__ = ["MUON_SCALES", "OPTIMIZERS", "OptimizerRecipe", "ParameterGroup", "require"]
+__all__ = [
+    "MOMENT_TYPES",
+    "MUON_SCALES",
+    "OPTIMIZERS",
+    "OptimizerRecipe",
+    "ParameterGroup",
+    "require",
+]
 
 OPTIMIZERS = ("adamw", "muon", "normuon", "lion", "adafactor")
 MUON_SCALES = ("match_rms_adamw", "original")
+MOMENT_TYPES = ("float32", "bfloat16")
+# With 8 bits, a number rounds to itself where less than 2^-9 of it is added. A step adds 1 - beta2
+# of how far the square of the gradient is from the moment, so at 0.99 this is lost only within a
+# fifth of it, and at 0.999 the moment would never fall.
+MOST_BETA2_OF_BFLOAT16 = 0.99
 # Settings that only some optimizers have; the others are every optimizer's.
 _ADAM = ("beta1", "beta2", "eps")
 _OWN_SETTINGS = {
@@ -35,7 +47,8 @@ class OptimizerRecipe:
     and adamw for the rest. beta1, beta2, eps: of adamw, eps outside the square root, with bias
     correction; beta1 and beta2 of lion, too; beta2 and eps of normuon's rows. momentum, nesterov:
     of muon and normuon. muon_scale: what an orthogonalized step is multiplied by, match_rms_adamw
-    or original. Formulas and sources: specs/numerics.md.
+    or original. moments: the type in which exp_avg and exp_avg_sq are kept, float32 (float64 under
+    precision float64) or bfloat16. Formulas and sources: specs/numerics.md.
     """
 
     name: str = "adamw"
@@ -46,6 +59,7 @@ class OptimizerRecipe:
     momentum: float = 0.95
     nesterov: bool = True
     muon_scale: str = "match_rms_adamw"
+    moments: str = "float32"
 
     def __post_init__(self) -> None:
         convert_fields(self, "optimizer.")
@@ -59,9 +73,20 @@ class OptimizerRecipe:
         require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
         scales = f"one of {', '.join(MUON_SCALES)}"
         require(self.muon_scale in MUON_SCALES, "optimizer.muon_scale", self.muon_scale, scales)
+        types = f"one of {', '.join(MOMENT_TYPES)}"
+        require(self.moments in MOMENT_TYPES, "optimizer.moments", self.moments, types)
+        uses_beta2 = self.name != "adafactor"
+        if self.moments == "bfloat16" and uses_beta2 and self.beta2 > MOST_BETA2_OF_BFLOAT16:
+            raise HermesError(
+                f"optimizer.beta2 is {self.beta2:g}: a moment in bfloat16 would lose what a step "
+                f"adds to it; choose at most {MOST_BETA2_OF_BFLOAT16:g}, or float32 moments"
+            )
         own = _OWN_SETTINGS[self.name]
         for one in fields(self):
-            if one.name in (*own, "name", "weight_decay") or getattr(self, one.name) == one.default:
+            if (
+                one.name in (*own, "name", "weight_decay", "moments")
+                or getattr(self, one.name) == one.default
+            ):
                 continue
             raise HermesError(
                 f"optimizer.{one.name} has no meaning with {self.name}; leave it out, or choose "

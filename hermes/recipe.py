@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hermes.arguments import convert_fields
 from hermes.errors import HermesError, suggest_nearest
 from hermes.optimizer_recipe import (
+    MOMENT_TYPES,
     MUON_SCALES,
     OPTIMIZERS,
     OptimizerRecipe,
@@ -23,6 +24,7 @@ from hermes.optimizer_recipe import (
 __all__ = [
     "DECAY_SHAPES",
     "LORA_TARGETS",
+    "MOMENT_TYPES",
     "MUON_SCALES",
     "OBJECTIVES",
     "OPTIMIZERS",

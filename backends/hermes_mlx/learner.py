@@ -197,12 +197,15 @@ class Learner(Model):
             self.runtime.set_parameters(self._params)
 
     def digests(self) -> Mapping[str, int]:
-        """The sum of the 32-bit words of each tensor and, times 2 and so on, of what is kept."""
+        """The sum of the words of each tensor and, times 2 and so on, of what is kept."""
         digests: dict[str, Any] = {}
         with self.runtime.apply_options():
             for name, p in self.runtime.get_parameters().items():
                 kept = (held[name] for held in self._optimizer.kept.values() if name in held)
-                words = [x.view(mx.int32).astype(mx.int64).sum() for x in (p, *kept)]
+                words = [
+                    x.view(mx.int16 if x.dtype == mx.bfloat16 else mx.int32).astype(mx.int64).sum()
+                    for x in (p, *kept)
+                ]
                 digests[name] = sum(word.item() * k for k, word in enumerate(words, 1))
         return digests
 

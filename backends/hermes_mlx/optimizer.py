@@ -12,6 +12,7 @@ from hermes.numerics.update_rules import (
     UpdateRule,
     choose_update_rules,
     compute_decay_of_squares,
+    is_short_slot,
     list_state_shapes,
 )
 from hermes.recipe import Recipe
@@ -45,6 +46,8 @@ class Optimizer:
                 loaded[name] = self._runtime.to_device(held[name], p.dtype)
             else:
                 loaded[name] = p if slot == EMA else mx.zeros(shape, p.dtype)
+            if is_short_slot(slot, self._recipe):
+                loaded[name] = loaded[name].astype(mx.bfloat16)
         mx.eval(loaded)
         return loaded
 
@@ -73,13 +76,16 @@ class Optimizer:
         new_params: Arrays = {}
         new_kept: Kept = {slot: {} for slot in kept}
         for name, rule in self._rules.items():
-            before = {slot: held[name] for slot, held in kept.items() if name in held}
+            stored = {slot: held[name] for slot, held in kept.items() if name in held}
+            # Moments in a shorter type are computed in that of the weights, and rounded at the end.
+            before = {slot: value.astype(params[name].dtype) for slot, value in stored.items()}
             p, after = _update_tensor(params[name], scale * grads[name], before, scalars, rule)
             if EMA in before:
                 after[EMA] = average_weights(before[EMA], p, self._recipe.ema)
             new_params[name] = mx.where(finite, p, params[name])
             for slot, value in after.items():
-                new_kept[slot][name] = mx.where(finite, value, before[slot])
+                new = mx.where(finite, value, before[slot])
+                new_kept[slot][name] = new.astype(stored[slot].dtype)
         return new_params, new_kept, norm
 
     def copy_slots(self) -> Mapping[str, Tensors]:

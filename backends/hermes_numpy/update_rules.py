@@ -5,6 +5,7 @@ Each function gives the step of one tensor before the learning rate, and what it
 
 from collections.abc import Mapping
 
+import ml_dtypes
 import numpy as np
 from numpy import ndarray as Array
 
@@ -135,6 +136,11 @@ def compute_step(
 def average_weights(e: Array, p: Array, decay: float) -> Array:
     """The average of the weights after a step that made them p: decay e + (1 - decay) p."""
     return decay * e + (1 - decay) * p
+
+
+def round_to_bfloat16(x: Array) -> Array:
+    """x with 8 significant bits, rounded to nearest, ties to even; in float64."""
+    return x.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
 
 
 def update(

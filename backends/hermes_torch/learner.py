@@ -212,7 +212,7 @@ class Learner(Model):
             self._optimizer.swap_average()
 
     def digests(self) -> Mapping[str, int]:
-        """The sum of the 32-bit words of each tensor and, times 2 and so on, of what is kept."""
+        """The sum of the words of each tensor and, times 2 and so on, of what is kept."""
         return self._optimizer.compute_digests()
 
     def state(self) -> TrainState:

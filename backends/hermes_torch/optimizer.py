@@ -12,6 +12,7 @@ from hermes.numerics.update_rules import (
     UpdateRule,
     choose_update_rules,
     group_by_rule,
+    is_short_slot,
     list_state_shapes,
 )
 from hermes.recipe import Recipe
@@ -39,8 +40,12 @@ class Optimizer:
         for slot, shapes in self._shapes.items():
             held = state.slots.get(slot, {})
             for name, shape in shapes.items():
-                self.kept[name][slot] = self._load(slot, held, name, shape)
+                kept = self._load(slot, held, name, shape)
+                short = is_short_slot(slot, recipe)
+                self.kept[name][slot] = kept.to(torch.bfloat16) if short else kept
         exact = runtime.options.exact or runtime.dtype == torch.float64
+        # The fused kernel computes in the moments' type.
+        exact = exact or recipe.optimizer.moments == "bfloat16"
         self._update_adamw = update_exact if exact else update_fused
 
     def _load(self, slot: str, held: Tensors, name: str, shape: tuple[int, ...]) -> Array:
@@ -116,7 +121,7 @@ class Optimizer:
 
     @torch.no_grad()
     def compute_digests(self) -> Mapping[str, int]:
-        """The sum of the 32-bit words of each tensor and, times 2 and so on, of what is kept."""
+        """The sum of the words of each tensor and, times 2 and so on, of what is kept."""
         shards, sums, whole = self._runtime.shards, [], []
         for name, p in self._tensors.items():
             # Of a sharded matrix, what is kept of its rows and columns is whole in every process.
@@ -124,7 +129,9 @@ class Optimizer:
             others = own.clone()
             for k, x in enumerate((p, *self.kept.get(name, {}).values()), 1):
                 local = self._runtime.to_local(x)
-                word = local.view(torch.int32).sum(dtype=torch.int64) * k
+                short = local.dtype == torch.bfloat16
+                words = local.view(torch.int16 if short else torch.int32)
+                word = words.sum(dtype=torch.int64) * k
                 if shards and x.ndim < p.ndim:
                     others += word
                 else:

@@ -150,20 +150,22 @@ def update_by_rule(
 ) -> None:
     """One step of one tensor by any rule but adamw, in place; nothing changes unless `finite`.
 
-    lr: with the tensor's own factor. step: counted from 1. kept: may have other slots, too. shards:
+    lr: with the tensor's own factor. step: counted from 1. kept: may have other slots, too, and is
+    computed in the type of g. shards:
     a Shards where g and what is kept are sharded: the step is then computed from the whole of them,
     in every process, and each takes its rows of it. p: this process's rows.
     """
     square_decay = compute_decay_of_squares(step)
     if shards is None:
-        u, new = compute_step(g, kept, rule, square_decay)
+        wide = {slot: kept[slot].to(g.dtype) for slot in rule.list_slots(tuple(g.shape))}
+        u, new = compute_step(g, wide, rule, square_decay)
     else:
         slots = rule.list_slots(tuple(g.shape))
-        whole = {slot: shards.gather(kept[slot]) for slot in slots}
+        whole = {slot: shards.gather(kept[slot]).to(g.dtype) for slot in slots}
         u, new = compute_step(shards.gather(g), whole, rule, square_decay)
         u, *values = (shards.to_local(shards.take_shard(x)) for x in (u, *new.values()))
         new = dict(zip(new, values, strict=True))
         kept = {slot: shards.to_local(kept[slot]) for slot in slots}
     p.copy_(torch.where(finite, p * (1 - lr * rule.weight_decay) - lr * u, p))
     for slot, value in new.items():
-        kept[slot].copy_(torch.where(finite, value, kept[slot]))
+        kept[slot].copy_(torch.where(finite, value, kept[slot].to(value.dtype)))

@@ -23,12 +23,15 @@ __all__ = [
     "choose_update_rules",
     "compute_decay_of_squares",
     "compute_muon_scale",
+    "count_state_bytes",
     "count_state_elements",
     "group_by_rule",
+    "is_short_slot",
     "list_state_shapes",
 ]
 
 MOMENT_SLOTS = ("exp_avg", "exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col")
+SHORT_SLOTS = ("exp_avg", "exp_avg_sq")  # those that may be kept in bfloat16
 EMA = "ema"  # the average of the weights
 # What Muon trains, by the part of the model: not embeddings, positions, the head or adapters.
 HIDDEN_PARTS = ("attention", "ffn")
@@ -148,10 +151,24 @@ def list_state_shapes(
     return {slot: shapes for slot, shapes in slots.items() if shapes}
 
 
+def is_short_slot(slot: str, recipe: Recipe) -> bool:
+    """Whether what is in a slot is kept in bfloat16."""
+    return recipe.optimizer.moments == "bfloat16" and slot in SHORT_SLOTS
+
+
 def count_state_elements(spec: ModelSpec, recipe: Recipe) -> int:
     """Count the numbers that a run keeps beside its weights."""
     slots = list_state_shapes(spec, recipe).values()
     return sum(math.prod(shape) for shapes in slots for shape in shapes.values())
+
+
+def count_state_bytes(spec: ModelSpec, recipe: Recipe, size: int) -> int:
+    """Count the bytes of that in memory. size: of a number that is not in bfloat16."""
+    return sum(
+        (2 if is_short_slot(slot, recipe) else size) * math.prod(shape)
+        for slot, shapes in list_state_shapes(spec, recipe).items()
+        for shape in shapes.values()
+    )
 
 
 def compute_muon_scale(shape: tuple[int, ...], rule: OptimizerRecipe) -> float:

@@ -1,7 +1,7 @@
 """The options of how a run optimizes: batch, optimizer, length, learning rate, evaluation."""
 
 from hermes.options.option import Option
-from hermes.recipe import DECAY_SHAPES, OPTIMIZERS, SCHEDULES, Recipe
+from hermes.recipe import DECAY_SHAPES, MOMENT_TYPES, OPTIMIZERS, SCHEDULES, Recipe
 
 __all__ = ["make_optimization_options"]
 
@@ -34,6 +34,9 @@ def make_optimization_options() -> tuple[Option, ...]:
                scope="recipe", recipe_field="optimizer.name",
                help="Optimizer; muon and normuon train the matrices inside blocks and leave the "
                "rest to AdamW"),
+        Option("moments", default=RECIPE.optimizer.moments, choices=MOMENT_TYPES, group=optimizer,
+               scope="recipe", recipe_field="optimizer.moments",
+               help="Type in which the optimizer keeps its moments; bfloat16 halves their memory"),
         Option("group", multiple=True, nargs=2, metavar="GLOB SETTINGS", group=optimizer,
                scope="recipe", recipe_field="groups",
                help="Settings of the tensors whose names match, such as 'lm_head.*' "

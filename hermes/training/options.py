@@ -77,8 +77,9 @@ def read_recipe_fields(call: Call, *, defaults: bool = False) -> dict[str, objec
     if isinstance(optimizer, str):
         own["optimizer.name"] = optimizer
     elif optimizer is not None:
-        if call.has_given("weight_decay"):
-            raise HermesError("weight_decay is given twice, by itself and in optimizer")
+        for name in ("weight_decay", "moments"):
+            if call.has_given(name):
+                raise HermesError(f"{name} is given twice, by itself and in optimizer")
         own |= {f"optimizer.{name}": value for name, value in vars(optimizer).items()}
     return own
 

@@ -60,6 +60,7 @@ OPTIONS = (
     "grad_clip",
     "optimizer.weight_decay",
     "optimizer.name",
+    "optimizer.moments",
     "groups",
     "ema",
     "z_loss",
@@ -80,6 +81,7 @@ RARE_EDITS = ("optimizer.momentum", "optimizer.nesterov", "optimizer.muon_scale"
 NAMES = {
     "optimizer.weight_decay": "weight_decay",
     "optimizer.name": "optimizer",
+    "optimizer.moments": "moments",
     "groups": "group",
     "lr_points": "lr_point",
 }

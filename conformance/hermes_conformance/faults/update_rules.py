@@ -133,6 +133,9 @@ FAULTS = (
     _make_fault("adafactor's decay is that of the step before", ADAFACTOR, _change_neutral(
         "compute_decay_of_squares", lambda original, step: original(max(step - 1, 1))
     )),
+    _make_fault("moments in bfloat16 are not rounded", "train.groups short/fresh", _change_neutral(
+        "is_short_slot", lambda original, slot, recipe: False
+    )),
     _make_fault("the last matching group holds", GROUPS, _change_neutral(
         "choose_update_rules", _reverse_groups
     )),

@@ -7,13 +7,18 @@ import numpy as np
 
 from hermes.interface import StepReport, TrainState
 from hermes.numerics.params import list_unfrozen
-from hermes.numerics.update_rules import EMA, choose_update_rules, list_state_shapes
+from hermes.numerics.update_rules import (
+    EMA,
+    choose_update_rules,
+    is_short_slot,
+    list_state_shapes,
+)
 from hermes.training.schedule import compute_lr
 from hermes_conformance.cases.case import Case, Weights
 from hermes_conformance.measure.subject import BackendUnderTest, make_initial_state
 from hermes_conformance.oracle import complex_step
 from hermes_numpy.optim import clip_scale
-from hermes_numpy.update_rules import average_weights, update
+from hermes_numpy.update_rules import average_weights, round_to_bfloat16, update
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ def apply_oracle_update(
         if case.recipe.ema:
             new[EMA] = average_weights(kept[EMA], params[name], case.recipe.ema)
         for slot, value in new.items():
-            slots[slot][name] = value
+            short = is_short_slot(slot, case.recipe)
+            slots[slot][name] = round_to_bfloat16(value) if short else value
     return TrainState.from_slots(params, slots, step), norm
 
 
