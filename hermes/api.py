@@ -199,14 +199,25 @@ def train(
     grad_accum: int = 1,
     epochs: float = 1,
     max_steps: int = 0,
+    train_tokens: int = 0,
     seq_len: int | None = None,
     schedule: str = "constant",
     warmup_steps: int = 0,
+    warmup_ratio: float = 0.0,
     min_lr_ratio: float = 0.1,
     decay_ratio: float = 0.1,
+    decay_steps: int = 0,
+    decay_shape: str = "linear",
+    power: float = 2.0,
+    lr_point: Sequence[Sequence[str]] = (),
+    cooldown_from: str | Path | None = None,
     grad_clip: float = 1.0,
     weight_decay: float = 0.1,
-    optimizer: OptimizerRecipe | None = None,
+    optimizer: str | OptimizerRecipe | None = None,
+    moments: str = "float32",
+    group: Sequence[Sequence[str]] = (),
+    ema: float = 0.0,
+    z_loss: float = 0.0,
     seed: int = 0,
     val_fraction: float = 0.0,
     eval_every: int = 0,
@@ -269,12 +280,16 @@ def train(
     mean other tokens than those of the checkpoint. force: train although memory or disk seem too
     small. dry_run: check everything that can be refused, and return without training or writing.
 
-    lr to freeze: fields of `hermes.Recipe`; optimizer: all of AdamW's settings at once. log_every:
-    None for every step, or every tenth of a run of 10,000 and more. keep_last, keep_every,
-    keep_best: which checkpoints stay, all by default. shard to compile: fields of
-    `hermes.interface.Options`. peer_timeout: seconds until a silent rank counts as lost.
-    push_to_hub: OWNER/REPO that gets the model at the end, and with push_every_save each
-    checkpoint.
+    cooldown_from: a checkpoint at the full learning rate of a constant or wsd schedule, which the
+    run continues with a fall to its end; decay_steps says how long.
+
+    lr to freeze: fields of `hermes.Recipe`; optimizer: its name, or all of its settings at once.
+    group: ('lm_head.*', 'lr=1e-3,weight_decay=0') for each glob of tensors' names; lr_point:
+    ('50%', '0.3') for each point of the schedule. log_every: None for every step, or every tenth of
+    a run of 10,000 and more. keep_last, keep_every, keep_best: which checkpoints stay, all by
+    default. shard to compile: fields of `hermes.interface.Options`. peer_timeout: seconds until a
+    silent rank counts as lost. push_to_hub: OWNER/REPO that gets the model at the end, and with
+    push_every_save each checkpoint.
 
     progress: True shows a bar in a terminal or notebook and lines elsewhere, False nothing; None a
     bar where one can be drawn. report: called with every event. stop: polled after every step; the
@@ -305,6 +320,7 @@ def _make_train_request(call: Call, host: RunHost) -> RunRequest:
         check_output(Path(call["output"]), resume=call["resume"])
     call = apply_run_settings(call, *ROW_OPTIONS)
     resuming = call["resume"] and has_checkpoint(call["output"])
+    resuming = resuming or call["cooldown_from"] is not None
     model, spec = call["model"], None
     if not resuming or call.has_given("model"):
         spec = model if isinstance(model, ModelSpec) else load_spec(model)
@@ -317,6 +333,7 @@ def _make_train_request(call: Call, host: RunHost) -> RunRequest:
         data_options=make_data_options(call, host),
         validation=list_names(call["val_data"]),
         rows=make_row_options(call),
+        cooldown_from=None if call["cooldown_from"] is None else Path(call["cooldown_from"]),
     )
 
 

@@ -37,6 +37,7 @@ def generate(
     *,
     config: str | Path | None = None,
     ignore_fields: Sequence[str] = (),
+    use_ema: bool = False,
     tokenizer: str | Path | Tokenizer | None = None,
     eos: str | None = None,
     bos: bool | None = None,
@@ -79,12 +80,11 @@ def generate(
 ) -> list[GeneratedText]:
     """Continue a prompt, num_samples times, with the seeds from `seed` on.
 
-    checkpoint, config, ignore_fields, tokenizer, eos, bos, force: as in `load`. temperature 0 takes
-    the likeliest token, always; what is None of temperature, top_k, top_p and min_p is as the
-    checkpoint's generation_config.json has it, else 0.8, 0, 1 and 0. The rest of sampling is as in
-    `Sampling`, where ban, dry_breaker and logit_bias ("ID=NUMBER") become ids; stop, stop_id,
-    context_overflow, logprobs and echo are as in `Model.complete`. A seed gives the same text on
-    every backend.
+    checkpoint to bos, force: as in `load`. temperature 0 takes the likeliest token, always; what is
+    None of temperature, top_k, top_p and min_p is as the checkpoint's generation_config.json has
+    it, else 0.8, 0, 1 and 0. The rest of sampling is as in `Sampling`, where ban, dry_breaker and
+    logit_bias ("ID=NUMBER") become ids; stop, stop_id, context_overflow, logprobs and echo are as
+    in `Model.complete`. A seed gives the same text on every backend.
 
     num_beams: above 1, the num_samples best texts of a beam search, ranked by length_penalty, which
     takes none of the settings of sampling. prompts: instead of `prompt` a file of
@@ -101,6 +101,7 @@ def generate(
     model = load(
         checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
         ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"], force=a["force"],
+        use_ema=a["use_ema"],
     )  # fmt: skip
     if a["num_beams"] != 1:
         return search(model, a)

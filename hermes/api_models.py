@@ -50,6 +50,7 @@ def evaluate(
     *,
     config: str | Path | None = None,
     ignore_fields: Sequence[str] = (),
+    use_ema: bool = False,
     tokenizer: str | Path | Tokenizer | None = None,
     eos: str | None = None,
     bos: bool | None = None,
@@ -69,8 +70,8 @@ def evaluate(
 ) -> EvalResult:
     """The loss, perplexity and bits per byte of a model on a text.
 
-    checkpoint, config, ignore_fields, tokenizer, eos, bos, force: as in `load`. data to cache_dir:
-    as in `train`. seq_len: tokens per row, None for the run's, else 256 or the model's max_seq_len.
+    checkpoint to bos, force: as in `load`. data to cache_dir: as in `train`. seq_len: tokens per
+    row, None for the run's, else 256 or the model's max_seq_len.
     Raises HermesError of every kind.
     """
     a = convert_arguments(evaluate, locals())
@@ -80,6 +81,7 @@ def evaluate(
     model = load(
         checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
         ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"], force=a["force"],
+        use_ema=a["use_ema"],
     )  # fmt: skip
     options = DataOptions(
         TextFormat(text_field, format, documents, no_header),
@@ -144,6 +146,7 @@ def convert(
     dtype: str | None = None,
     config: str | Path | None = None,
     ignore_fields: Sequence[str] = (),
+    use_ema: bool = False,
     backend: str = "auto",
     force: bool = False,
     on_progress: Watch = _watch_nothing,
@@ -154,9 +157,10 @@ def convert(
     `config`, a .pt that nanoGPT trained, or hf://OWNER/REPO. to: 'hermes' for a checkpoint, 'hf'
     for a folder under Hugging Face's own names, 'mlx-adapter' or 'peft-adapter' for the adapters of
     a run alone, as mlx-lm loads them, or PEFT on the model's class. dtype: 'float32', 'bfloat16' or
-    'float16'; None as stored. ignore_fields: as in `load`. backend: what computes the comparison.
-    force: try what memory seems too small for. on_progress: called with the stage, 'writing' or
-    'comparing', and the share of it that is done. Raises HermesError of every kind.
+    'float16'; None as stored. ignore_fields: as in `load`. use_ema: write the average of the
+    weights. backend: what computes the comparison. force: try what memory seems too small for.
+    on_progress: called with the stage, 'writing' or 'comparing', and the share of it that is done.
+    Raises HermesError of every kind.
     """
     a = convert_arguments(convert, locals())
     return _write(src, dst, None, a)
@@ -202,6 +206,7 @@ def _write(
         dtype=None if a["dtype"] is None else str(a["dtype"]),
         config=Path(str(config)) if config else None,
         ignore_fields=a["ignore_fields"],  # type: ignore[arg-type]  # converted by its annotation
+        use_ema=bool(a.get("use_ema")),
         adapter=Path(adapter) if adapter else None,
         backend=None if backend == "auto" else backend,
         force=bool(a["force"]),

@@ -10,7 +10,8 @@ Letters: A micro-batches of one step, B sequences, T positions, V vocabulary.
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Protocol, SupportsFloat, cast, runtime_checkable
@@ -58,6 +59,7 @@ PRECISIONS = ("float32", "tf32", "bfloat16", "float16", "float64")
 # Short names that are understood wherever a type of numbers is named.
 SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 SHARDS = ("full", "optimizer")
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 Array = NDArray[np.generic]
 Tensors = Mapping[str, Array]
@@ -219,12 +221,30 @@ class StepReport:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Weights and AdamW's moments, both by parameter name, and the number of steps done."""
+    """Weights and what the optimizer keeps, both by parameter name, and the number of steps done.
+
+    exp_avg, exp_avg_sq: first and second moments of the tensors that have them. more: the other
+    slots of `hermes.numerics.update_rules`, by name. What is not there counts as zeros.
+    """
 
     params: Tensors
     exp_avg: Tensors
     exp_avg_sq: Tensors
     step: int
+    more: Mapping[str, Tensors] = field(default_factory=dict)
+
+    @classmethod
+    def from_slots(cls, params: Tensors, slots: Mapping[str, Tensors], step: int) -> "TrainState":
+        """The state with what the optimizer keeps by slot."""
+        more = {slot: held for slot, held in slots.items() if slot not in MOMENTS}
+        first, second = (slots.get(slot, {}) for slot in MOMENTS)
+        return cls(params, first, second, step, more)
+
+    @property
+    def slots(self) -> Mapping[str, Tensors]:
+        """What the optimizer keeps, by slot; those in use alone."""
+        both = dict(zip(MOMENTS, (self.exp_avg, self.exp_avg_sq), strict=True))
+        return {slot: held for slot, held in {**both, **self.more}.items() if held}
 
 
 class Decoder(Protocol):
@@ -327,11 +347,15 @@ class Learner(Model, Protocol):
         ...
 
     def step(self, batch: Batch, lr: float) -> StepReport:
-        """Take one optimizer step from all micro-batches: gradients, clipping, AdamW."""
+        """Take one optimizer step from all micro-batches: gradients, clipping, update."""
         ...
 
     def digests(self) -> Mapping[str, int]:
         """A hash of each tensor and its moments, by name, to compare ranks."""
+        ...
+
+    def use_average(self) -> AbstractContextManager[object]:
+        """A context in which the model is the average of the weights, of a recipe with ema."""
         ...
 
     def state(self) -> TrainState:

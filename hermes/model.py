@@ -378,6 +378,7 @@ def load(
     eos: str | None = None,
     bos: bool | None = None,
     force: bool = False,
+    use_ema: bool = False,
 ) -> Model:
     """Load a model to evaluate and to generate with.
 
@@ -385,13 +386,17 @@ def load(
     weights with `config` telling the architecture. ignore_fields: fields of its config.json that
     hermes does not know and that are to be passed over. tokenizer: another than the one beside it.
     eos: the token that ends a text, and bos: whether one begins with BOS, where the checkpoint's
-    files are not to say it. force: try what memory seems too small for. Raises CheckpointError,
-    HermesError where it does not fit, MissingBackend, Unsupported.
+    files are not to say it. force: try what memory seems too small for. use_ema: the average of the
+    weights that a run with --ema keeps. Raises CheckpointError, HermesError where it does not fit,
+    MissingBackend, Unsupported.
     """
     found = choose_backend(backend)
     report_stage(f"reading {checkpoint}")
     source = open_model(
-        Path(checkpoint), config=Path(config) if config else None, ignore_fields=ignore_fields
+        Path(checkpoint),
+        config=Path(config) if config else None,
+        ignore_fields=ignore_fields,
+        use_ema=use_ema,
     )
     device_name = device or found.devices()[0]
     notes = (*source.notes, *check_loading(found, source.spec, device_name, precision, force))

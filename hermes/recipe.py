@@ -12,50 +12,36 @@ from dataclasses import dataclass, field
 
 from hermes.arguments import convert_fields
 from hermes.errors import HermesError, suggest_nearest
+from hermes.optimizer_recipe import (
+    MOMENT_TYPES,
+    MUON_SCALES,
+    OPTIMIZERS,
+    OptimizerRecipe,
+    ParameterGroup,
+    require,
+)
 
 __all__ = [
+    "DECAY_SHAPES",
     "LORA_TARGETS",
+    "MOMENT_TYPES",
+    "MUON_SCALES",
     "OBJECTIVES",
+    "OPTIMIZERS",
     "PREFERENCES",
     "SCHEDULES",
     "Lora",
     "OptimizerRecipe",
+    "ParameterGroup",
     "Preference",
     "Recipe",
 ]
 
 OBJECTIVES = ("next-token", "preference")
-SCHEDULES = ("constant", "cosine", "wsd")
+SCHEDULES = ("constant", "linear", "cosine", "polynomial", "wsd", "points")
+DECAY_SHAPES = ("linear", "1-sqrt")
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PREFERENCES = ("sigmoid", "ipo", "hinge", "orpo", "simpo")
-
-
-def _require(holds: bool, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise HermesError(f"{name} must be {wanted}, got {value!r}")
-
-
-@dataclass(frozen=True)
-class OptimizerRecipe:
-    """AdamW; weight decay is decoupled and applies to matrices only.
-
-    eps is outside the square root; bias correction is on. Source: Loshchilov and Hutter 2019,
-    arXiv:1711.05101.
-    """
-
-    name: str = "adamw"
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-
-    def __post_init__(self) -> None:
-        convert_fields(self, "optimizer.")
-        _require(self.name == "adamw", "optimizer.name", self.name, "adamw")
-        _require(0 <= self.beta1 < 1, "optimizer.beta1", self.beta1, "at least 0 and below 1")
-        _require(0 <= self.beta2 < 1, "optimizer.beta2", self.beta2, "at least 0 and below 1")
-        _require(0 < self.eps < math.inf, "optimizer.eps", self.eps, "above 0")
-        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "at least 0")
 
 
 @dataclass(frozen=True)
@@ -76,14 +62,14 @@ class Preference:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        _require(self.loss in PREFERENCES, "loss", self.loss, f"one of {', '.join(PREFERENCES)}")
-        _require(0 < self.beta < math.inf, "beta", self.beta, "above 0")
+        require(self.loss in PREFERENCES, "loss", self.loss, f"one of {', '.join(PREFERENCES)}")
+        require(0 < self.beta < math.inf, "beta", self.beta, "above 0")
         smooth = self.label_smoothing
-        _require(0 <= smooth < 0.5, "label_smoothing", smooth, "at least 0 and below 0.5")
+        require(0 <= smooth < 0.5, "label_smoothing", smooth, "at least 0 and below 0.5")
         if smooth and self.loss != "sigmoid":
             raise HermesError(f"label_smoothing belongs to loss sigmoid, not to {self.loss}")
-        _require(0 <= self.gamma < math.inf, "gamma", self.gamma, "at least 0")
-        _require(0 <= self.sft_weight < math.inf, "sft_weight", self.sft_weight, "at least 0")
+        require(0 <= self.gamma < math.inf, "gamma", self.gamma, "at least 0")
+        require(0 <= self.sft_weight < math.inf, "sft_weight", self.sft_weight, "at least 0")
 
     @property
     def needs_reference(self) -> bool:
@@ -113,14 +99,14 @@ class Lora:
 
     def __post_init__(self) -> None:
         convert_fields(self, "lora.")
-        _require(self.rank >= 1, "lora.rank", self.rank, "at least 1")
-        _require(0 < self.alpha < math.inf, "lora.alpha", self.alpha, "above 0")
-        _require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "at least 0 and below 1")
-        _require(bool(self.targets), "lora.targets", self.targets, "at least one name")
+        require(self.rank >= 1, "lora.rank", self.rank, "at least 1")
+        require(0 < self.alpha < math.inf, "lora.alpha", self.alpha, "above 0")
+        require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "at least 0 and below 1")
+        require(bool(self.targets), "lora.targets", self.targets, "at least one name")
         for name in self.targets:
-            _require(name in LORA_TARGETS, "lora.targets", name, f"of {', '.join(LORA_TARGETS)}")
+            require(name in LORA_TARGETS, "lora.targets", name, f"of {', '.join(LORA_TARGETS)}")
         ascending = all(a < b for a, b in zip((-1, *self.token_ids), self.token_ids, strict=False))
-        _require(ascending, "lora.token_ids", self.token_ids, "ascending ids, each once")
+        require(ascending, "lora.token_ids", self.token_ids, "ascending ids, each once")
 
     @property
     def scale(self) -> float:
@@ -134,11 +120,18 @@ class Recipe:
 
     lr: peak learning rate. batch_size: sequences per micro-batch and rank. grad_accum:
     micro-batches per step. seq_len: tokens. warmup_steps, max_steps: steps (max_steps 0: as many as
-    the epochs need). grad_clip: bound of the gradients' global norm (0: off). min_lr_ratio: final
-    learning rate of cosine and wsd, as a fraction of lr. decay_ratio: fraction of the steps in
-    which wsd decays. document_mask: attention and positions stay inside each document of a
-    sequence. eval_every, save_every: steps (0: only at the end). freeze_layers, freeze: tensors
-    that are not trained, see `hermes.numerics.params.list_unfrozen`.
+    the epochs need). train_tokens: the run's length in tokens, each sample counted as seq_len of
+    them (0: by steps or epochs). grad_clip: bound of the gradients' global norm (0: off).
+    warmup_ratio: warm-up as a fraction of the run, in place of warmup_steps. min_lr_ratio: final
+    learning rate of every schedule that falls, as a fraction of lr. decay_ratio, decay_steps:
+    fraction of the steps in which wsd decays, or their number; decay_shape: linear or 1-sqrt.
+    power: of polynomial. lr_points: of points, each a step or a percentage of the run and a factor
+    of lr. z_loss: weight of the square of each target's log-sum-exp in the loss (0: off).
+    document_mask: attention and positions stay inside each document of a sequence. eval_every,
+    save_every: steps (0: only at the end). freeze_layers, freeze: tensors that are not trained, see
+    `hermes.numerics.params.list_unfrozen`. groups: globs of tensors' names, each with settings as
+    `ParameterGroup.parse` reads them; of a tensor's globs the first holds. ema: decay of an average
+    of the weights that is kept beside them (0: none).
     """
 
     objective: str = "next-token"
@@ -152,6 +145,13 @@ class Recipe:
     warmup_steps: int = 0
     min_lr_ratio: float = 0.1
     decay_ratio: float = 0.1
+    train_tokens: int = 0
+    warmup_ratio: float = 0.0
+    decay_steps: int = 0
+    decay_shape: str = "linear"
+    power: float = 2.0
+    lr_points: tuple[tuple[str, ...], ...] = ()
+    z_loss: float = 0.0
     grad_clip: float = 1.0
     seed: int = 0
     val_fraction: float = 0.0
@@ -160,6 +160,8 @@ class Recipe:
     save_every: int = 1000
     freeze_layers: int = 0
     freeze: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
+    ema: float = 0.0
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     preference: Preference = field(default_factory=Preference)
     lora: Lora | None = None
@@ -167,22 +169,74 @@ class Recipe:
     def __post_init__(self) -> None:
         convert_fields(self)
         choices = ", ".join
-        _require(self.objective in OBJECTIVES, "objective", self.objective, choices(OBJECTIVES))
-        _require(self.schedule in SCHEDULES, "schedule", self.schedule, choices(SCHEDULES))
-        _require(0 < self.lr < math.inf, "lr", self.lr, "above 0")
+        require(self.objective in OBJECTIVES, "objective", self.objective, choices(OBJECTIVES))
+        require(self.schedule in SCHEDULES, "schedule", self.schedule, choices(SCHEDULES))
+        require(0 < self.lr < math.inf, "lr", self.lr, "above 0")
         for name in ("batch_size", "grad_accum", "seq_len"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(0 < self.epochs < math.inf, "epochs", self.epochs, "above 0")
-        for name in ("max_steps", "warmup_steps", "eval_every", "save_every", "freeze_layers"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        _require(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "from 0 to 1")
-        _require(0 <= self.decay_ratio <= 1, "decay_ratio", self.decay_ratio, "from 0 to 1")
-        _require(0 <= self.grad_clip < math.inf, "grad_clip", self.grad_clip, "at least 0")
-        _require(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2^63")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(0 < self.epochs < math.inf, "epochs", self.epochs, "above 0")
+        counts = ("max_steps", "train_tokens", "warmup_steps", "decay_steps")
+        for name in (*counts, "eval_every", "save_every", "freeze_layers"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        require(0 <= self.min_lr_ratio <= 1, "min_lr_ratio", self.min_lr_ratio, "from 0 to 1")
+        require(0 <= self.decay_ratio <= 1, "decay_ratio", self.decay_ratio, "from 0 to 1")
+        require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "from 0 to 1")
+        require(0 < self.power < math.inf, "power", self.power, "above 0")
+        require(0 <= self.z_loss < math.inf, "z_loss", self.z_loss, "at least 0")
+        shapes = choices(DECAY_SHAPES)
+        require(self.decay_shape in DECAY_SHAPES, "decay_shape", self.decay_shape, shapes)
+        require(0 <= self.grad_clip < math.inf, "grad_clip", self.grad_clip, "at least 0")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2^63")
         for name in ("freeze_layers", "freeze"):
             if self.lora is not None and getattr(self, name):
                 raise HermesError(f"{name} has no meaning with lora, which freezes every layer")
-        _require(0 <= self.val_fraction < 1, "val_fraction", self.val_fraction, "from 0 to below 1")
+        require(0 <= self.val_fraction < 1, "val_fraction", self.val_fraction, "from 0 to below 1")
+        require(0 <= self.ema < 1, "ema", self.ema, "at least 0 and below 1")
+        self._check_schedule()
+        self.parse_groups()
+
+    def _check_schedule(self) -> None:
+        """Refuse settings that contradict each other, or that the schedule does not have."""
+        if self.max_steps and self.train_tokens:
+            raise HermesError("max_steps and train_tokens are both given; keep one")
+        if self.warmup_steps and self.warmup_ratio:
+            raise HermesError("warmup_steps and warmup_ratio are both given; keep one")
+        if self.z_loss and self.objective == "preference":
+            raise HermesError("z_loss has no meaning in a preference loss; leave it out")
+        for name, default, schedule in (
+            ("decay_steps", 0, "wsd"),
+            ("decay_shape", "linear", "wsd"),
+            ("power", 2.0, "polynomial"),
+            ("lr_points", (), "points"),
+        ):
+            if getattr(self, name) != default and self.schedule != schedule:
+                raise HermesError(f"{name} belongs to schedule {schedule}, not to {self.schedule}")
+        if self.schedule == "points" and not self.lr_points:
+            raise HermesError("schedule points needs at least one of lr_points")
+        self.parse_lr_points(1)
+
+    def parse_lr_points(self, total_steps: int) -> tuple[tuple[float, float], ...]:
+        """The points of the learning rate as (step, factor) in a run of so many steps.
+
+        Raises HermesError.
+        """
+        found = []
+        for point in self.lr_points:
+            require(len(point) == 2, "lr_point", point, "a step or percentage, and a factor of lr")
+            try:
+                at, factor = (float(text.removesuffix("%")) for text in point)
+            except ValueError:
+                at = factor = math.nan
+            known = 0 <= at < math.inf and 0 <= factor < math.inf and not point[1].endswith("%")
+            require(known, "lr_point", " ".join(point), "a step or percentage, and a factor of lr")
+            found.append((at * total_steps / 100 if point[0].endswith("%") else at, factor))
+        return tuple(sorted(found))
+
+    def parse_groups(self) -> tuple[ParameterGroup, ...]:
+        """The groups in their order. Raises HermesError."""
+        for group in self.groups:
+            require(len(group) == 2, "group", group, "a glob and settings such as lr=0.1")
+        return tuple(ParameterGroup.parse(*group) for group in self.groups)
 
 
 def flatten_recipe(recipe: Recipe) -> dict[str, object]:

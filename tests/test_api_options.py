@@ -26,7 +26,6 @@ OF_THE_COMMAND = {"num_gpus", "num_processes", "max_restarts", "config", "set", 
 # Arguments without a form on the command line: objects, callbacks, and what --set reaches there.
 OF_THE_LIBRARY = {
     *("src", "dst"),  # the command's arguments, which are no options
-    *("optimizer", "min_lr_ratio", "decay_ratio"),
     *("progress", "on_progress", "report", "stop", "host"),
 }
 

@@ -22,8 +22,7 @@ STEPS = {"max_steps": 4, "seq_len": 16, "batch_size": 4, "backend": "torch"}
 # Of the command line alone: processes that it starts, values that come from files, other output.
 OF_COMMANDS = ("num_gpus", "num_processes", "max_restarts", "set", "json", "print_config")
 # Of Python alone.
-OF_PYTHON = ("report", "stop", "progress", "host", "optimizer", "min_lr_ratio", "decay_ratio",
-             "on_progress")  # fmt: skip
+OF_PYTHON = ("report", "stop", "progress", "host", "on_progress")
 FUNCTIONS = {
     "train": hermes.train, "finetune": hermes.finetune, "sft": hermes.sft, "dpo": hermes.dpo,
     "eval": hermes.evaluate, "generate": hermes.generate, "chat": hermes.chat,
@@ -95,7 +94,7 @@ def test_arguments_have_the_names_and_defaults_of_the_commands_options(command):
          "got 7"),
         ({"report": 1}, "report must be a function, got 1"),
         ({"optimizer": {"beta2": 0.9}},
-         "optimizer must be of type OptimizerRecipe or None, got {'beta2': 0.9} (dict)"),
+         "optimizer must be a string, of type OptimizerRecipe or None, got {'beta2': 0.9} (dict)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )  # fmt: skip

@@ -93,16 +93,21 @@ def next_token(
     targets: Array,
     target_indices: Array | None,
     weights: Array | None = None,
+    z_weight: float = 0.0,
 ) -> Array:
     """loss.next_token. target_indices: where targets count, (N,); None for all. weights: (B, T)."""
-    return _score_tokens(module, x, targets, target_indices, weights)[0]
+    return _score_tokens(module, x, targets, target_indices, weights, z_weight)[0]
 
 
 def next_token_by_row(
-    module: Transformer, x: Array, targets: Array, target_indices: Array | None
+    module: Transformer,
+    x: Array,
+    targets: Array,
+    target_indices: Array | None,
+    z_weight: float = 0.0,
 ) -> tuple[Array, Array]:
     """loss.next_token_by_row; the rows are sums of what the loss is made of. -> (), (B,)."""
-    loss, logp = _score_tokens(module, x, targets, target_indices)
+    loss, logp = _score_tokens(module, x, targets, target_indices, None, z_weight)
     if target_indices is not None:
         logp = mx.zeros(targets.size, logp.dtype).at[target_indices].add(logp)
     return loss, logp.reshape(targets.shape).sum(axis=-1)
@@ -114,6 +119,7 @@ def _score_tokens(
     targets: Array,
     target_indices: Array | None,
     weights: Array | None = None,
+    z_weight: float = 0.0,
 ) -> tuple[Array, Array]:
     """The summed loss, and log p(target) of each token at `target_indices`. -> (), (N,)."""
     flat_x, flat_targets = select_targets(x, targets, target_indices)
@@ -130,7 +136,8 @@ def _score_tokens(
         w = weights[begin:end]
         return -(w * logp).sum(), -w, logp
 
-    return compute_loss(module, flat_x, flat_targets, [[span] for span in spans], score_group)
+    groups = [[span] for span in spans]
+    return compute_loss(module, flat_x, flat_targets, groups, score_group, z_weight)
 
 
 def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: PairLayout) -> Array:
@@ -239,10 +246,12 @@ def compute_loss(
     targets: Array,
     groups: Sequence[Sequence[Span]],
     score_group: ScoreGroup,
+    z_weight: float = 0.0,
 ) -> tuple[Array, Array]:
     """The summed loss of groups of tokens, and their auxiliary results. (N, C), (N,) -> (), ...
 
-    groups: of each group the (begin, end) of its chunks. The gradients of x, W and b are computed
+    groups: of each group the (begin, end) of its chunks. z_weight: of loss.z_loss, which is added.
+    The gradients of x, W and b are computed
     with the loss: it is a scalar, so the backward pass only has to scale them.
     """
     head = module.lm_head
@@ -277,7 +286,12 @@ def compute_loss(
                     chunk = mx.depends([chunk], [loss, dw])[0]
                     _, logits = score_chunk(head, chunk, targets[begin:end], matrix, bias, rows)
                 chunk_grad = None if logp_grad is None else logp_grad[begin - first : end - first]
-                d = logits_gradient(logits, targets[begin:end], chunk_grad, head).astype(x.dtype)
+                z_grad = None
+                if z_weight:
+                    z, z_grad = score_z(logits, targets[begin:end], chunk_grad, head, z_weight)
+                    total = total + z
+                d = logits_gradient(logits, targets[begin:end], chunk_grad, head, z_grad)
+                d = d.astype(x.dtype)
                 dx.append(d @ matrix)
                 dw, db = dw + d.T @ chunk, db + d.sum(axis=0)
                 if rows is not None:
@@ -302,16 +316,36 @@ def compute_loss(
     return loss, mx.stop_gradient(aux)
 
 
-def logits_gradient(logits: Array, targets: Array, logp_grad: Array | None, head: Head) -> Array:
+def score_z(
+    logits: Array, targets: Array, logp_grad: Array | None, head: Head, z_weight: float
+) -> tuple[Array, Array]:
+    """A chunk's z-loss, and its derivative by log(sum(exp(z))) of each token. -> (), (n,).
+
+    logp_grad: minus each target's weight, None for -1.
+    """
+    lse = head.ops.log_sum_exp(logits)
+    w = z_weight * (targets != IGNORE).astype(lse.dtype)
+    w = w if logp_grad is None else w * -logp_grad
+    return (w * mx.square(lse)).sum(), 2 * w * lse
+
+
+def logits_gradient(
+    logits: Array,
+    targets: Array,
+    logp_grad: Array | None,
+    head: Head,
+    z_grad: Array | None = None,
+) -> Array:
     """The gradient of a chunk's loss with respect to x W^T + b. -> (n, V).
 
-    -logp_grad (softmax(z) - onehot(target)), and for z = cap tanh(scale y / cap) times
-    scale (1 - (z / cap)^2).
-    logp_grad: (n,), None for -1.
+    -logp_grad (softmax(z) - onehot(target)) + z_grad softmax(z), and for
+    z = cap tanh(scale y / cap) times scale (1 - (z / cap)^2).
+    logp_grad: (n,), None for -1. z_grad: (n,), None for 0.
     """
     counted = (targets != IGNORE)[:, None]
     d = mx.where(mx.arange(logits.shape[-1]) == targets[:, None], -1.0, 0.0)  # -onehot(target)
     d = mx.where(counted, d + head.ops.softmax(logits), 0.0)
     d = d if logp_grad is None else d * -logp_grad[:, None]
+    d = d if z_grad is None else d + z_grad[:, None] * head.ops.softmax(logits)
     d = d if head.softcap is None else d * (1 - mx.square(logits / head.softcap))
     return d if head.scale is None else d * head.scale

@@ -1,4 +1,4 @@
-"""A model with gradients and AdamW's state: one optimizer step, run one step ahead of the device.
+"""A model with gradients and optimizer state: one optimizer step, run one step ahead of the device.
 
 Of several processes each computes its share of a batch. They must issue the same collectives in
 the same order, or they wait for each other for ever: the loss first, then gradients, both after
@@ -7,7 +7,7 @@ the last micro-batch, when this process's own share has been evaluated.
 
 import contextlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -15,15 +15,14 @@ import numpy as np
 from mlx.core import array as Array
 from numpy.typing import NDArray
 
-from hermes.interface import Batch, LazyTensors, StepReport, Tensors, TrainState, check_batch
+from hermes.interface import Batch, StepReport, Tensors, TrainState, check_batch
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
+from hermes.numerics.update_rules import EMA
 from hermes.recipe import Recipe
 from hermes_mlx.inference import Model
-from hermes_mlx.optim import adamw, clip_scale, global_norm
+from hermes_mlx.optimizer import Arrays, Optimizer
 from hermes_mlx.runtime import Runtime
-
-Arrays = dict[str, Array]
 
 
 class Learner(Model):
@@ -41,24 +40,13 @@ class Learner(Model):
         with runtime.apply_options():
             tensors = runtime.get_parameters()
             self._params = {name: tensors[name] for name in self._trained}
-            self._exp_avg = self._load_moments(state.exp_avg)
-            self._exp_avg_sq = self._load_moments(state.exp_avg_sq)
+            self._optimizer = Optimizer(runtime, state, recipe, self._params)
         self._summed_loss: Callable = mx.value_and_grad(self._compute_loss)
-        self._update: Callable = self._compute_update
+        self._update: Callable = self._optimizer.compute_update
         if self._uses_compile():
             self._summed_loss = self._compile(self._summed_loss)
-            self._update = self._compile(self._compute_update)
+            self._update = self._compile(self._update)
         self._last_loss: Array | None = None
-
-    def _load_moments(self, moments: Tensors) -> Arrays:
-        loaded = {
-            name: self.runtime.to_device(moments[name], p.dtype)
-            if name in moments
-            else mx.zeros_like(p)
-            for name, p in self._params.items()
-        }
-        mx.eval(loaded)
-        return loaded
 
     def _uses_compile(self) -> bool:
         wanted = self.runtime.options.compile
@@ -108,10 +96,11 @@ class Learner(Model):
             None, segments, positions_in_document, dropout_keys, recompute=recompute
         )
         x = module.model(tokens, ctx)  # (B, T, C)
+        z_weight = self._recipe.z_loss
         if by_row:
-            return runtime.ops.next_token_by_row(module, x, targets, layout)
+            return runtime.ops.next_token_by_row(module, x, targets, layout, z_weight)
         if reference is None:
-            return runtime.ops.next_token(module, x, targets, layout, weights), None
+            return runtime.ops.next_token(module, x, targets, layout, weights, z_weight), None
         rule = self._recipe.preference
         return runtime.ops.preference(module, x, targets, layout, reference, rule, weights)
 
@@ -185,83 +174,49 @@ class Learner(Model):
             to_numpy = self.runtime.to_numpy
             return float(LazyScalar(loss)), {name: to_numpy(grads[name]) for name in self._trained}
 
-    def _compute_update(
-        self,
-        params: Arrays,
-        exp_avg: Arrays,
-        exp_avg_sq: Arrays,
-        grads: Arrays,
-        loss: Array,
-        scalars: Sequence[Array],
-    ) -> tuple[Arrays, Arrays, Arrays, Array]:
-        """Clip and apply AdamW: new params and moments, and the norm before clipping.
-
-        Nothing changes where loss or norm is not finite. That is chosen element by element, not by
-        an if: reading the norm would make the host wait, and a compiled function cannot.
-        """
-        norm = global_norm(grads.values())
-        scale = clip_scale(norm, self._recipe.grad_clip)
-        finite = mx.isfinite(norm) & mx.isfinite(loss)
-        lr, first, second = scalars
-        updated: tuple[Arrays, Arrays, Arrays] = {}, {}, {}
-        for name in self._trained:
-            old = params[name], exp_avg[name], exp_avg_sq[name]
-            new = adamw(
-                old[0],
-                scale * grads[name],
-                old[1],
-                old[2],
-                lr=lr,
-                first=first,
-                second=second,
-                decay=float(self.runtime.table[name].decay),
-                rule=self._recipe.optimizer,
-            )
-            for tensors, before, after in zip(updated, old, new, strict=True):
-                tensors[name] = mx.where(finite, after, before)
-        return (*updated, norm)
-
     def step(self, batch: Batch, lr: float) -> StepReport:
-        """Take one optimizer step: gradients of all micro-batches, clipping, AdamW."""
-        runtime, rule, step = self.runtime, self._recipe.optimizer, self._steps_done + 1
+        """Take one optimizer step: gradients of all micro-batches, clipping, update."""
+        runtime, optimizer, step = self.runtime, self._optimizer, self._steps_done + 1
         with runtime.apply_options(), self._watch():
             loss, grads, rows = self._accumulate(batch)
-            scalars = [
-                runtime.to_device(np.float64(value), runtime.master)
-                for value in (lr, lr / (1 - rule.beta1**step), (1 - rule.beta2**step) ** -0.5)
-            ]
-            self._params, self._exp_avg, self._exp_avg_sq, norm = self._update(
-                self._params, self._exp_avg, self._exp_avg_sq, grads, loss, scalars
+            scalars = optimizer.compute_scalars(lr, step)
+            self._params, optimizer.kept, norm = self._update(
+                self._params, optimizer.kept, grads, loss, scalars
             )
             runtime.set_parameters(self._params)
             # The host prepares this step while the device runs the one before, and no further:
             # queued steps would hold their activations and batches.
             if self._last_loss is not None:
                 mx.eval(self._last_loss)
-            mx.async_eval(loss, norm, self._params, self._exp_avg, self._exp_avg_sq)
+            mx.async_eval(loss, norm, self._params, optimizer.kept)
         self._last_loss, self._steps_done = loss, step
         return StepReport(step, LazyScalar(loss), LazyScalar(norm), rows)
 
+    @contextlib.contextmanager
+    def use_average(self) -> Iterator[None]:
+        """A context in which the model is the average of the weights, of a recipe with ema."""
+        self.runtime.set_parameters(self._optimizer.kept[EMA])
+        try:
+            yield
+        finally:
+            self.runtime.set_parameters(self._params)
+
     def digests(self) -> Mapping[str, int]:
-        """The sum of the 32-bit words of each tensor and, times 2 and 3, of its moments."""
+        """The sum of the words of each tensor and, times 2 and so on, of what is kept."""
         digests: dict[str, Any] = {}
         with self.runtime.apply_options():
             for name, p in self.runtime.get_parameters().items():
-                moments = (m[name] for m in (self._exp_avg, self._exp_avg_sq) if name in m)
-                words = [x.view(mx.int32).astype(mx.int64).sum() for x in (p, *moments)]
+                kept = (held[name] for held in self._optimizer.kept.values() if name in held)
+                words = [
+                    x.view(mx.int16 if x.dtype == mx.bfloat16 else mx.int32).astype(mx.int64).sum()
+                    for x in (p, *kept)
+                ]
                 digests[name] = sum(word.item() * k for k, word in enumerate(words, 1))
         return digests
 
     def state(self) -> TrainState:
-        """Weights, moments and the number of steps taken."""
-        # MLX's arrays never change: a later step makes new ones, so these can be read when asked.
-        exp_avg, exp_avg_sq, to_numpy = self._exp_avg, self._exp_avg_sq, self.runtime.to_numpy
-        return TrainState(
-            self.params(),
-            LazyTensors(self._trained, lambda name: to_numpy(exp_avg[name])),
-            LazyTensors(self._trained, lambda name: to_numpy(exp_avg_sq[name])),
-            self._steps_done,
-        )
+        """Weights, what the optimizer keeps, and the number of steps taken."""
+        return TrainState.from_slots(self.params(), self._optimizer.copy_slots(), self._steps_done)
 
 
 class LazyScalar:

@@ -45,6 +45,16 @@ def next_token_loss_by_weight(logits: Array, targets: Array, weights: Array, ops
     return -(weights * target_logprobs(logits, targets, ops)).sum()
 
 
+def z_loss(logits: Array, targets: Array, ops: Ops, weights: Array | None = None) -> Array:
+    """The square of log(sum(exp(z))), summed over targets, each times its weight. -> ().
+
+    Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5.
+    """
+    square = mx.square(ops.log_sum_exp(upcast(logits)))
+    square = square if weights is None else weights * square
+    return mx.where(targets != IGNORE, square, 0.0).sum()
+
+
 def log_sigmoid(x: Array) -> Array:
     """log(1 / (1 + exp(-x))), without overflow."""
     # Not min(x, 0) - log1p(exp(-|x|)): MLX's derivatives of minimum and abs are 0 at 0, where every
@@ -122,21 +132,32 @@ def next_token(
     targets: Array,
     target_indices: Array | None,
     weights: Array | None = None,
+    z_weight: float = 0.0,
 ) -> Array:
-    """next_token_loss of the stack's output x, with weights by weight. (B, T, C), (B, T) -> ()."""
+    """next_token_loss of the stack's output x, with weights by weight. (B, T, C), (B, T) -> ().
+
+    z_weight: of z_loss, which is added.
+    """
     logits, ops = module.compute_logits(x), module.lm_head.ops
     if weights is None:
-        return next_token_loss(logits, targets, ops)
-    return next_token_loss_by_weight(logits, targets, weights, ops)
+        loss = next_token_loss(logits, targets, ops)
+    else:
+        loss = next_token_loss_by_weight(logits, targets, weights, ops)
+    return loss + z_weight * z_loss(logits, targets, ops, weights) if z_weight else loss
 
 
 def next_token_by_row(
-    module: Transformer, x: Array, targets: Array, target_indices: Array | None
+    module: Transformer,
+    x: Array,
+    targets: Array,
+    target_indices: Array | None,
+    z_weight: float = 0.0,
 ) -> tuple[Array, Array]:
     """next_token, and each row's summed log-probability. (B, T, C), (B, T) -> (), (B,)."""
     logits, ops = module.compute_logits(x), module.lm_head.ops
     sums = target_logprobs(mx.stop_gradient(logits), targets, ops).sum(axis=-1)
-    return next_token_loss(logits, targets, ops), sums
+    loss = next_token_loss(logits, targets, ops)
+    return loss + z_weight * z_loss(logits, targets, ops) if z_weight else loss, sums
 
 
 def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: object) -> Array:

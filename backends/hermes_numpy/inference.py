@@ -19,6 +19,7 @@ from hermes_numpy.loss import (
     next_token_loss_by_weight,
     preference_loss,
     target_logprobs,
+    z_loss,
 )
 from hermes_numpy.model import Transformer
 
@@ -54,8 +55,13 @@ class Model:
         rows = [self.row_logprobs(tokens, targets) for tokens, targets in micro_batches]
         return self.loss(batch), np.stack(rows)
 
-    def compute_loss(self, batch: Batch, dropout: tuple[int, int] | None = None) -> Array:
-        """As loss, but of the weights' own type: they may be complex, or arrays that trace."""
+    def compute_loss(
+        self, batch: Batch, dropout: tuple[int, int] | None = None, z_weight: float = 0.0
+    ) -> Array:
+        """As loss, but of the weights' own type: they may be complex, or arrays that trace.
+
+        z_weight: of the z-loss, which training adds.
+        """
         total: Any = 0.0
         for a in range(len(batch.tokens)):
             segments = None if batch.segments is None else batch.segments[a]
@@ -71,6 +77,8 @@ class Model:
                 total = total + next_token_loss_by_weight(logits, targets, weights)
             else:
                 total = total + next_token_loss(logits, targets)
+            if z_weight:
+                total = total + z_weight * z_loss(logits, targets, weights)
         return total / (batch.own_counts.divisor or 1)
 
     def decoder(self, batch_size: int, capacity: int) -> "Decoder":

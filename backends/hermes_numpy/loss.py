@@ -31,6 +31,16 @@ def next_token_loss_by_weight(logits: Array, targets: Array, weights: Array) -> 
     return -(weights * target_logprobs(logits, targets)).sum()
 
 
+def z_loss(logits: Array, targets: Array, weights: Array | None = None) -> Array:
+    """The square of log(sum(exp(z))), summed over targets, each times its weight. -> ().
+
+    Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5.
+    """
+    square = log_sum_exp(logits) * log_sum_exp(logits)
+    square = square if weights is None else weights * square
+    return np.where(targets == IGNORE, 0.0, square).sum()
+
+
 def log_sigmoid(x: Array) -> Array:
     """log(1 / (1 + exp(-x))), without overflow."""
     negative = x < 0

@@ -97,16 +97,21 @@ def next_token(
     targets: Array,
     target_indices: Array | None,
     weights: Array | None = None,
+    z_weight: float = 0.0,
 ) -> Array:
     """loss.next_token. target_indices: where targets count, (N,); None for all. weights: (B, T)."""
-    return _score_tokens(module, x, targets, target_indices, weights)[0]
+    return _score_tokens(module, x, targets, target_indices, weights, z_weight)[0]
 
 
 def next_token_by_row(
-    module: Transformer, x: Array, targets: Array, target_indices: Array | None
+    module: Transformer,
+    x: Array,
+    targets: Array,
+    target_indices: Array | None,
+    z_weight: float = 0.0,
 ) -> tuple[Array, Array]:
     """loss.next_token_by_row; the rows are sums of what the loss is made of. -> (), (B,)."""
-    loss, logp = _score_tokens(module, x, targets, target_indices)
+    loss, logp = _score_tokens(module, x, targets, target_indices, None, z_weight)
     if target_indices is not None:
         logp = logp.new_zeros(targets.numel()).index_copy(0, target_indices, logp)
     return loss, logp.reshape(targets.shape).sum(-1)
@@ -118,6 +123,7 @@ def _score_tokens(
     targets: Array,
     target_indices: Array | None,
     weights: Array | None = None,
+    z_weight: float = 0.0,
 ) -> tuple[Array, Array]:
     """The summed loss, and log p(target) of each token at `target_indices`. -> (), (N,)."""
     flat_x, flat_targets = select_targets(x, targets, target_indices)
@@ -134,7 +140,8 @@ def _score_tokens(
         w = weights[begin:end]
         return -(w * logp).sum(), -w, logp
 
-    return compute_loss(module, flat_x, flat_targets, [[span] for span in spans], score_group)
+    groups = [[span] for span in spans]
+    return compute_loss(module, flat_x, flat_targets, groups, score_group, z_weight)
 
 
 def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: PairLayout) -> Array:
@@ -251,15 +258,16 @@ def compute_loss(
     targets: Array,
     groups: Sequence[Sequence[Span]],
     score_group: ScoreGroup,
+    z_weight: float = 0.0,
 ) -> tuple[Array, Array]:
     """The summed loss of groups of tokens, and their auxiliary results. (N, C), (N,) -> (), ...
 
-    groups: of each group the (begin, end) of its chunks.
+    groups: of each group the (begin, end) of its chunks. z_weight: of loss.z_loss, which is added.
     """
     head = module.lm_head
     weight, bias = head.get_weights(module.model.embed_tokens.weight)
     rows = find_token_rows(head)
-    return ChunkedLoss.apply(x, weight, bias, rows, targets, head, groups, score_group)
+    return ChunkedLoss.apply(x, weight, bias, rows, targets, head, groups, score_group, z_weight)
 
 
 class ChunkedLoss(torch.autograd.Function):
@@ -279,6 +287,7 @@ class ChunkedLoss(torch.autograd.Function):
         head: Head,
         groups: Sequence[Sequence[Span]],
         score_group: ScoreGroup,
+        z_weight: float,
     ) -> tuple[Array, Array]:
         """(N, C), (V, C), (V,) or None, (r, C) or None, (N,) -> (), auxiliary results."""
         matrix, token_matrix = weight.to(x.dtype), None if rows is None else rows.to(x.dtype)
@@ -306,7 +315,11 @@ class ChunkedLoss(torch.autograd.Function):
                     chunk = x[begin:end], targets[begin:end]
                     scores = score_chunk(head, *chunk, matrix, bias, token_matrix)
                 chunk_grad = None if logp_grad is None else logp_grad[begin - first : end - first]
-                d = logits_gradient(*scores[1:], targets[begin:end], chunk_grad, head)
+                z_grad = None
+                if z_weight:
+                    z, z_grad = score_z(scores, targets[begin:end], chunk_grad, z_weight)
+                    total = total + z
+                d = logits_gradient(*scores[1:], targets[begin:end], chunk_grad, head, z_grad)
                 d = d.to(x.dtype)
                 if dx is not None:
                     dx[begin:end] = d @ matrix
@@ -335,7 +348,24 @@ class ChunkedLoss(torch.autograd.Function):
             None if d is None else (upcast(d) * scale).to(dtype)
             for d, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return (*grads, None, None, None, None)
+        return (*grads, None, None, None, None, None)
+
+
+def score_z(
+    scores: tuple[Array, Array, Array, Array],
+    targets: Array,
+    logp_grad: Array | None,
+    z_weight: float,
+) -> tuple[Array, Array]:
+    """A chunk's z-loss, and its derivative by log(sum(exp(z))) of each token. -> (), (n,).
+
+    scores: as score_chunk gives them. logp_grad: minus each target's weight, None for -1.
+    """
+    logp, logits, _, columns = scores
+    lse = logits.gather(1, columns)[:, 0] - logp
+    w = (targets != IGNORE).to(lse.dtype) if logp_grad is None else -logp_grad
+    w = z_weight * w.where(targets != IGNORE, 0.0)
+    return (w * lse.square()).sum(), 2 * w * lse
 
 
 def logits_gradient(
@@ -345,17 +375,23 @@ def logits_gradient(
     targets: Array,
     logp_grad: Array | None,
     head: Head,
+    z_grad: Array | None = None,
 ) -> Array:
     """The gradient of a chunk's loss with respect to x W^T + b. -> (n, V).
 
-    -logp_grad (softmax(z) - onehot(target)), and for z = cap tanh(scale y / cap) times
-    scale (1 - (z / cap)^2).
-    logp_grad: (n,), None for -1. Overwrites log_softmax, to have no third tensor of that size.
+    -logp_grad (softmax(z) - onehot(target)) + z_grad softmax(z), and for
+    z = cap tanh(scale y / cap) times scale (1 - (z / cap)^2).
+    logp_grad: (n,), None for -1. z_grad: (n,), None for 0. Overwrites log_softmax, to have no third
+    tensor of that size.
     """
-    d = log_softmax.exp_().scatter_add_(
-        1, columns, torch.full_like(columns, -1, dtype=logits.dtype)
-    )
     counted = (targets != IGNORE)[:, None]
-    d = d.mul_(counted if logp_grad is None else -logp_grad[:, None].where(counted, 0))
+    w = counted.to(logits.dtype) if logp_grad is None else -logp_grad[:, None].where(counted, 0)
+    if z_grad is None:
+        d = log_softmax.exp_().scatter_add_(
+            1, columns, torch.full_like(columns, -1, dtype=logits.dtype)
+        )
+        d = d.mul_(w)
+    else:
+        d = log_softmax.exp_().mul_(w + z_grad[:, None]).scatter_add_(1, columns, -w)
     d = d if head.softcap is None else d.mul_(1 - (logits / head.softcap).square())
     return d if head.scale is None else d.mul_(head.scale)

@@ -1,4 +1,4 @@
-"""A model with gradients and AdamW's state: one optimizer step, of one wait for the device at most.
+"""A model with gradients and an optimizer: one step, of one wait for the device at most.
 
 Of several processes each computes its share of a batch. They must issue the same collectives in
 the same order, or they wait for each other for ever: gradients (by DDP or FSDP, during the backward
@@ -8,7 +8,7 @@ sharded gradients.
 
 import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor as Array
 
-from hermes.interface import Batch, LazyTensors, StepReport, Tensors, TrainState, check_batch
+from hermes.interface import Batch, StepReport, Tensors, TrainState, check_batch
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
 from hermes.recipe import Recipe
 from hermes_torch.inference import Model
-from hermes_torch.optim import clip_scale, global_norm, update_exact, update_fused
+from hermes_torch.optim import clip_scale, global_norm
+from hermes_torch.optimizer import Optimizer, get_grad
 from hermes_torch.runtime import Runtime
 
 
@@ -41,25 +42,12 @@ class Learner(Model):
         self._tensors = tensors = dict(runtime.module.named_parameters())
         for name, p in tensors.items():
             p.requires_grad_(name in self._trained)
-        self._groups: dict[bool, list[tuple[Array, Array, Array]]] = {True: [], False: []}
-        self._moments = {}
-        for name in self._trained:
-            m = self._load_moment(state.exp_avg, name, tensors[name])
-            v = self._load_moment(state.exp_avg_sq, name, tensors[name])
-            self._moments[name] = m, v
-            self._groups[runtime.table[name].decay].append((tensors[name], m, v))
-        exact = runtime.options.exact or runtime.dtype == torch.float64
-        self._update = update_exact if exact else update_fused
+        self._optimizer = Optimizer(runtime, state, recipe, tensors)
         self._norm = runtime.shards.global_norm if runtime.shards else global_norm
         self._objective: Any = Objective(runtime, recipe)
         if self._distributed and not runtime.shards:
             self._objective = process_group.wrap(self._objective)
         self._summed_loss = self._compile_loss() if self._uses_compile() else self._objective
-
-    def _load_moment(self, moments: Tensors, name: str, p: Array) -> Array:
-        if name not in moments:
-            return torch.zeros_like(p, requires_grad=False)
-        return self.runtime.load_parameter(moments[name], training=True)
 
     def _uses_compile(self) -> bool:
         if self.runtime.shards:
@@ -194,14 +182,15 @@ class Learner(Model):
         return loss, grads
 
     def step(self, batch: Batch, lr: float) -> StepReport:
-        """Take one optimizer step: gradients of all micro-batches, clipping, AdamW."""
+        """Take one optimizer step: gradients of all micro-batches, clipping, update."""
         with self.runtime.apply_options(), self._watch():
             loss, rows = self._accumulate(batch)
-            grads = [get_grad(p) for group in self._groups.values() for p, _, _ in group]
+            grads = self._optimizer.grads
             norm = self._norm(grads)
-        # From here on no process waits for another, and nothing is read from the device: the norm
-        # clips, and skips the step where it is not finite, without the host knowing it.
-        with self.runtime.apply_options(), torch.no_grad():
+        # From here on nothing is read from the device: the norm clips, and skips the step where it
+        # is not finite, without the host knowing it. Nor does a process wait for another, unless a
+        # rule needs the whole of a sharded matrix.
+        with self.runtime.apply_options(), torch.no_grad(), self._watch():
             if self._recipe.grad_clip:
                 local_grads = [self.runtime.to_local(g) for g in grads]
                 # Private, but what clip_grad_norm_ calls: one kernel for all tensors. The fused
@@ -210,49 +199,26 @@ class Learner(Model):
                 torch._foreach_mul_(local_grads, clip_scale(norm, self._recipe.grad_clip))
             finite = torch.isfinite(norm) & torch.isfinite(loss)
             self._steps_done += 1
-            to_local = self.runtime.to_local
-            for decay, group in self._groups.items():
-                self._update(
-                    [
-                        (to_local(p), to_local(get_grad(p)), to_local(m), to_local(v))
-                        for p, m, v in group
-                    ],
-                    lr=lr,
-                    step=self._steps_done,
-                    decay=float(decay),
-                    rule=self._recipe.optimizer,
-                    finite=finite,
-                )
+            self._optimizer.update(lr, self._steps_done, finite)
         self._clear_grads()
         return StepReport(step=self._steps_done, loss=loss, grad_norm=norm, row_logprobs=rows)
 
-    @torch.no_grad()
+    @contextlib.contextmanager
+    def use_average(self) -> Iterator[None]:
+        """A context in which the model is the average of the weights, of a recipe with ema."""
+        self._optimizer.swap_average()
+        try:
+            yield
+        finally:
+            self._optimizer.swap_average()
+
     def digests(self) -> Mapping[str, int]:
-        """The sum of the 32-bit words of each tensor and, times 2 and 3, of its moments."""
-        tensors = {name: [p, *self._moments.get(name, ())] for name, p in self._tensors.items()}
-        sums: list[Any] = [
-            sum(
-                self.runtime.to_local(x).view(torch.int32).sum(dtype=torch.int64) * k
-                for k, x in enumerate(group, 1)
-            )
-            for group in tensors.values()
-        ]
-        if self.runtime.shards:
-            sums = self.runtime.shards.sum_digests(sums, self._tensors.values())
-        return {name: int(word) for name, word in zip(tensors, sums, strict=True)}
+        """The sum of the words of each tensor and, times 2 and so on, of what is kept."""
+        return self._optimizer.compute_digests()
 
     def state(self) -> TrainState:
-        """Weights, moments and the number of steps taken."""
-        copy = self.runtime.copy_to_numpy
-        exp_avg = LazyTensors(self._trained, lambda name: copy(self._moments[name][0]))
-        exp_avg_sq = LazyTensors(self._trained, lambda name: copy(self._moments[name][1]))
-        return TrainState(self.params(), exp_avg, exp_avg_sq, self._steps_done)
-
-
-def get_grad(p: Array) -> Array:
-    """The gradient of a tensor, which _fill_missing_grads has made sure of."""
-    assert p.grad is not None
-    return p.grad
+        """Weights, what the optimizer keeps, and the number of steps taken."""
+        return TrainState.from_slots(self.params(), self._optimizer.copy_slots(), self._steps_done)
 
 
 class Objective(torch.nn.Module):
@@ -262,6 +228,7 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.module = runtime.module
         self._runtime, self._rule = runtime, recipe.preference
+        self._z_weight = recipe.z_loss
 
     def forward(
         self,
@@ -282,9 +249,11 @@ class Objective(torch.nn.Module):
             None, segments, positions_in_document, dropout_keys, recompute=recompute
         )
         if by_row:
-            return self.module(tokens, ctx, runtime.ops.next_token_by_row, targets, layout)
+            by_rows = runtime.ops.next_token_by_row
+            return self.module(tokens, ctx, by_rows, targets, layout, self._z_weight)
         if reference is None:
-            loss = self.module(tokens, ctx, runtime.ops.next_token, targets, layout, weights)
+            next_token = runtime.ops.next_token
+            loss = self.module(tokens, ctx, next_token, targets, layout, weights, self._z_weight)
             return loss, None
         return self.module(
             tokens, ctx, runtime.ops.preference, targets, layout, reference, self._rule, weights

@@ -46,6 +46,16 @@ def next_token_loss_by_weight(logits: Array, targets: Array, weights: Array) -> 
     return -(weights * target_logprobs(logits, targets)).sum()
 
 
+def z_loss(logits: Array, targets: Array, weights: Array | None = None) -> Array:
+    """The square of log(sum(exp(z))), summed over targets, each times its weight. -> ().
+
+    Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5.
+    """
+    square = torch.logsumexp(upcast(logits), -1).square()
+    square = square if weights is None else weights * square
+    return square.where(targets != IGNORE, 0.0).sum()
+
+
 def log_sigmoid(x: Array) -> Array:
     """log(1 / (1 + exp(-x))), without overflow."""
     return F.logsigmoid(x)
@@ -120,21 +130,32 @@ def next_token(
     targets: Array,
     target_indices: Array | None,
     weights: Array | None = None,
+    z_weight: float = 0.0,
 ) -> Array:
-    """next_token_loss of the stack's output x, with weights by weight. (B, T, C), (B, T) -> ()."""
+    """next_token_loss of the stack's output x, with weights by weight. (B, T, C), (B, T) -> ().
+
+    z_weight: of z_loss, which is added.
+    """
     logits = module.compute_logits(x)
     if weights is None:
-        return next_token_loss(logits, targets)
-    return next_token_loss_by_weight(logits, targets, weights)
+        loss = next_token_loss(logits, targets)
+    else:
+        loss = next_token_loss_by_weight(logits, targets, weights)
+    return loss + z_weight * z_loss(logits, targets, weights) if z_weight else loss
 
 
 def next_token_by_row(
-    module: Transformer, x: Array, targets: Array, target_indices: Array | None
+    module: Transformer,
+    x: Array,
+    targets: Array,
+    target_indices: Array | None,
+    z_weight: float = 0.0,
 ) -> tuple[Array, Array]:
     """next_token, and each row's summed log-probability. (B, T, C), (B, T) -> (), (B,)."""
     logits = module.compute_logits(x)
     sums = target_logprobs(logits.detach(), targets).sum(-1)
-    return next_token_loss(logits, targets), sums
+    loss = next_token_loss(logits, targets)
+    return loss + z_weight * z_loss(logits, targets) if z_weight else loss, sums
 
 
 def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: object) -> Array:

@@ -57,11 +57,15 @@ def update_exact(
     rule: OptimizerRecipe,
     finite: Array,
 ) -> None:
-    """Apply adamw to each parameter in place; unless `finite`, a bool (), nothing changes."""
+    """Apply adamw to each parameter in place; unless `finite`, a bool (), nothing changes.
+
+    Moments in a shorter type are computed in that of p, and rounded at the end.
+    """
     for p, g, m, v in group:
-        new_values = adamw(p, g, m, v, lr=lr, step=step, decay=decay, rule=rule)
+        wide = m.to(p.dtype), v.to(p.dtype)
+        new_values = adamw(p, g, *wide, lr=lr, step=step, decay=decay, rule=rule)
         for old, new in zip((p, m, v), new_values, strict=True):
-            old.copy_(torch.where(finite, new, old))
+            old.copy_(torch.where(finite, new, old.to(new.dtype)))
 
 
 def update_fused(

@@ -78,6 +78,12 @@ class Shards:
         # shard is a view: the copy lets go of the rest.
         return distribute_tensor(tensor, self._mesh, placements, src_data_rank=None).clone()
 
+    def forget_gathered(self) -> None:
+        """Free gathered matrices: a pass without a backward one keeps some, for the next pass."""
+        for part in self._module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
+
     def to_local(self, tensor: Array) -> Array:
         """The part of a tensor that this process holds; nothing is communicated."""
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor

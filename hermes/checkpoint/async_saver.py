@@ -28,12 +28,8 @@ def _copy_tensors(tensors: Tensors) -> Tensors:
 
 def copy_state(state: TrainState) -> TrainState:
     """Copy the state into host arrays that no later optimizer step can change."""
-    return TrainState(
-        _copy_tensors(state.params),
-        _copy_tensors(state.exp_avg),
-        _copy_tensors(state.exp_avg_sq),
-        state.step,
-    )
+    slots = {slot: _copy_tensors(held) for slot, held in state.slots.items()}
+    return TrainState.from_slots(_copy_tensors(state.params), slots, state.step)
 
 
 class Saver:

@@ -1,5 +1,6 @@
 """Opens checkpoint folders, verifying them before anything in them is used."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from hermes.checkpoint.adapters import open_own_adapter
@@ -21,8 +22,8 @@ from hermes.checkpoint.weights import TensorView, match_to_spec, read_moments, r
 from hermes.errors import CheckpointError, SpecError
 from hermes.interface import Tensors, TrainState
 from hermes.mal import loads
-from hermes.numerics.lora import list_adapter_tensors, list_trainable, merge_adapters
-from hermes.numerics.params import list_parameters
+from hermes.numerics.lora import merge_adapters
+from hermes.numerics.update_rules import EMA, list_state_shapes
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
@@ -49,7 +50,7 @@ class Checkpoint:
         companions: Companions,
         manifest: Manifest | None = None,
         progress: Progress | None = None,
-        moments: tuple[Tensors, Tensors] | None = None,
+        moments: Mapping[str, Tensors] | None = None,
         parts: Tensors | None = None,
     ):
         self.path = path
@@ -65,6 +66,20 @@ class Checkpoint:
     def has_adapters(self) -> bool:
         """Whether params have adapters merged in."""
         return self._parts is not self.params
+
+    @property
+    def averaged_params(self) -> Tensors:
+        """The average of the weights, adapters merged in. Raises CheckpointError without one."""
+        average = (self._moments or {}).get(EMA)
+        if average is None:
+            raise CheckpointError(
+                f"{self.path} has no average of its weights; train with --ema to keep one"
+            )
+        parts, lora = self._parts, self.progress.recipe.lora
+        whole = TensorView(
+            tuple(parts), lambda name: average[name] if name in average else parts[name]
+        )
+        return merge_adapters(self.spec, whole, lora) if lora else whole
 
     @property
     def resumable(self) -> bool:
@@ -98,7 +113,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path} has no {OPTIMIZER}, so no run can be resumed from it"
             )
-        return TrainState(self._parts, *self._moments, self.progress.step)
+        return TrainState.from_slots(self._parts, self._moments, self.progress.step)
 
 
 def verify(path: Path, *, hashes: bool = True) -> Manifest:
@@ -140,7 +155,7 @@ def open_checkpoint(path: Path, *, hashes: bool = True) -> Checkpoint:
 
 def _read_contents(
     path: Path, manifest: Manifest
-) -> tuple[ModelSpec, Tensors, Progress | None, tuple[Tensors, Tensors] | None]:
+) -> tuple[ModelSpec, Tensors, Progress | None, Mapping[str, Tensors] | None]:
     """Read architecture, weights and, where a run wrote them, progress and moments."""
     spec = loads(read_small(path / SPEC), file=str(path / SPEC))
     params = match_to_spec(read_weights(path), spec, str(path))
@@ -154,13 +169,11 @@ def _read_contents(
                 f"checkpoint {path} is of step {manifest.step} by its manifest, "
                 f"of step {progress.step} or another run by its {PROGRESS}"
             )
-    table = dict(list_parameters(spec))
     if progress and progress.recipe.lora:
-        table |= list_adapter_tensors(spec, progress.recipe.lora)
         params = _add_adapters(path, spec, params, progress.recipe.lora)
     if progress and OPTIMIZER in manifest.files:
-        trained = {name: table[name] for name in list_trainable(spec, progress.recipe)}
-        moments = read_moments(TensorFile(path / OPTIMIZER), trained)
+        shapes = list_state_shapes(spec, progress.recipe)
+        moments = read_moments(TensorFile(path / OPTIMIZER), shapes)
     return spec, params, progress, moments
 
 

@@ -1,7 +1,8 @@
 """How large a checkpoint of a model will be, before it is written."""
 
-from hermes.numerics.lora import list_adapter_tensors, list_trainable
+from hermes.numerics.lora import list_adapter_tensors
 from hermes.numerics.params import list_parameters
+from hermes.numerics.update_rules import count_state_elements, list_state_shapes
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 
@@ -11,13 +12,14 @@ ENTRY = 200  # bytes of a tensor's entry in a header, more or less
 
 
 def count_checkpoint_bytes(spec: ModelSpec, recipe: Recipe, precision: str = "float32") -> int:
-    """Count the bytes of a checkpoint's tensors: weights, adapters, and two moments of the trained.
+    """Count the bytes of a checkpoint's tensors: weights, adapters, and the optimizer's state.
 
     They are float32, and float64 where the precision is. Tokenizer and text files are left out.
     """
     table = list_parameters(spec)
     if recipe.lora:
         table = {**table, **list_adapter_tensors(spec, recipe.lora)}
-    names = [*table, *list_trainable(spec, recipe), *list_trainable(spec, recipe)]
     size = 8 if precision == "float64" else 4
-    return sum(size * table[name].size + ENTRY for name in names)
+    kept = sum(map(len, list_state_shapes(spec, recipe).values()))
+    elements = sum(tensor.size for tensor in table.values()) + count_state_elements(spec, recipe)
+    return size * elements + ENTRY * (len(table) + kept)

@@ -1,6 +1,7 @@
 """A model's tensors in one safetensors file or several shards.
 
-Weights have the parameters' names; AdamW's moments have them after `exp_avg.` and `exp_avg_sq.`. A
+Weights have the parameters' names; what the optimizer keeps has them after its slot, such as
+`exp_avg.`. A
 tied head is not stored; a file that holds one anyway is accepted if it equals the embedding.
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 from hermes.checkpoint.manifest import FILE_NAME
 from hermes.errors import CheckpointError
 from hermes.interface import Array, Tensors
-from hermes.numerics.params import Tensor, list_parameters
+from hermes.numerics.params import list_parameters
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
 from hermes.storage.safetensors import TensorFile, TensorInfo
@@ -22,7 +23,6 @@ from hermes.storage.strict_json import parse_json, render_json
 __all__ = [
     "INDEX",
     "MODEL",
-    "MOMENTS",
     "TensorView",
     "match_to_spec",
     "plan_shards",
@@ -33,7 +33,6 @@ __all__ = [
 
 MODEL = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-MOMENTS = ("exp_avg", "exp_avg_sq")
 SHARD_LIMIT = 5 * 10**9
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -213,22 +212,28 @@ def _require_tied(weights: Weights, where: str) -> None:
         )
 
 
-def read_moments(file: TensorFile, trained: Mapping[str, Tensor]) -> tuple[Tensors, Tensors]:
-    """Read AdamW's two moments of the trained tensors, lazily. Raises CheckpointError."""
-    expected = {f"{prefix}.{name}": name for prefix in MOMENTS for name in trained}
-    for stored, name in expected.items():
+def read_moments(
+    file: TensorFile, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> Mapping[str, Tensors]:
+    """Read what the optimizer keeps, lazily, by slot. Raises CheckpointError.
+
+    shapes: of slots and tensors, as `hermes.numerics.update_rules.list_state_shapes` has them.
+    """
+    expected = {
+        f"{slot}.{name}": shape for slot, held in shapes.items() for name, shape in held.items()
+    }
+    for stored, shape in expected.items():
         if stored not in file:
             raise CheckpointError(f"{file.path} has no tensor {stored!r}")
-        if file.infos[stored].shape != trained[name].shape:
+        if file.infos[stored].shape != shape:
             raise CheckpointError(
                 f"{file.path}: tensor {stored!r} has shape {file.infos[stored].shape}, "
-                f"expected {trained[name].shape}"
+                f"expected {shape}"
             )
     for stored in file:
         if stored not in expected:
             raise CheckpointError(f"{file.path} has a tensor {stored!r} that no weight has")
-    first, second = (
-        TensorView(tuple(trained), lambda name, prefix=prefix: file[f"{prefix}.{name}"])  # type: ignore[misc]
-        for prefix in MOMENTS
-    )
-    return first, second
+    return {
+        slot: TensorView(tuple(held), lambda name, slot=slot: file[f"{slot}.{name}"])  # type: ignore[misc]
+        for slot, held in shapes.items()
+    }

@@ -5,6 +5,7 @@ final one; then the manifest, since only a folder with a manifest counts; then t
 renamed, and its new name synced.
 """
 
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,6 @@ from hermes.checkpoint.progress import Progress, render_progress
 from hermes.checkpoint.reader import verify
 from hermes.checkpoint.weights import (
     INDEX,
-    MOMENTS,
     SHARD_LIMIT,
     TensorView,
     plan_shards,
@@ -27,8 +27,9 @@ from hermes.checkpoint.weights import (
 from hermes.errors import CheckpointError, StorageError
 from hermes.interface import Array, Tensors, TrainState
 from hermes.mal import dumps
-from hermes.numerics.lora import list_adapter_tensors, list_trainable
-from hermes.numerics.params import Tensor, list_parameters
+from hermes.numerics.lora import list_adapter_tensors
+from hermes.numerics.params import list_parameters
+from hermes.numerics.update_rules import list_state_shapes
 from hermes.spec import ModelSpec
 from hermes.storage.durable import (
     Disk,
@@ -77,7 +78,7 @@ def save(
         **list_parameters(spec),
         **(list_adapter_tensors(spec, recipe.lora) if recipe.lora else {}),
     }
-    infos = _infer_infos(state.params, table)
+    infos = _infer_infos(state.params, {name: one.shape for name, one in table.items()})
     shards = plan_shards({name: infos[name] for name in list_parameters(spec)}, shard_limit)
     if len(shards) > 1:
         small[INDEX] = render_index(shards)
@@ -85,8 +86,7 @@ def save(
     if recipe.lora:
         small[ADAPTER_CONFIG], adapter = build_adapter_files(spec, recipe.lora, infos, state.params)
         tensors.append((ADAPTER, *adapter))
-    trained = {name: table[name] for name in list_trainable(spec, recipe)}
-    tensors.append((OPTIMIZER, *_gather_moments(state, trained)))
+    tensors.append((OPTIMIZER, *_gather_moments(state, list_state_shapes(spec, recipe))))
 
     needed = sum(map(len, small.values())) + sum(
         compute_file_size(infos) for _, _, infos in tensors
@@ -133,32 +133,34 @@ def _is_damaged(run: Path, target: Path) -> bool:
     )
 
 
-def _infer_infos(tensors: Tensors, table: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
-    """Infer dtype and shape of each tensor from the smallest: all master weights share a dtype."""
-    if set(tensors) != set(table):
-        odd = min(set(tensors) ^ set(table))
+def _infer_infos(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, TensorInfo]:
+    """Infer dtype and shape of each tensor from the smallest: all of a kind share a dtype."""
+    if set(tensors) != set(shapes):
+        odd = min(set(tensors) ^ set(shapes))
         raise CheckpointError(f"the state to save and its spec differ in tensor {odd!r}")
-    if not table:
+    if not shapes:
         return {}
-    smallest = min(table, key=lambda name: (table[name].size, name))
+    smallest = min(shapes, key=lambda name: (math.prod(shapes[name]), name))
     dtype = encode_dtype(tensors[smallest].dtype)
-    return {name: TensorInfo(dtype, tensor.shape) for name, tensor in table.items()}
+    return {name: TensorInfo(dtype, shape) for name, shape in shapes.items()}
 
 
 def _gather_moments(
-    state: TrainState, trained: Mapping[str, Tensor]
+    state: TrainState, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
 ) -> tuple[Tensors, dict[str, TensorInfo]]:
-    both = zip(MOMENTS, (state.exp_avg, state.exp_avg_sq), strict=True)
-    sources = {prefix: tensors for prefix, tensors in both}
+    sources = state.slots
+    if set(sources) != set(shapes):
+        odd = min(set(sources) ^ set(shapes))
+        raise CheckpointError(f"the state to save and its recipe differ in {odd!r}")
     infos = {
-        f"{prefix}.{name}": info
-        for prefix, tensors in sources.items()
-        for name, info in _infer_infos(tensors, trained).items()
+        f"{slot}.{name}": info
+        for slot, held in shapes.items()
+        for name, info in _infer_infos(sources[slot], held).items()
     }
 
     def read(stored: str) -> Array:
-        prefix, name = stored.split(".", 1)
-        return sources[prefix][name]
+        slot, name = stored.split(".", 1)
+        return sources[slot][name]
 
     return TensorView(tuple(infos), read), infos
 

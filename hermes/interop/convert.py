@@ -68,6 +68,7 @@ def convert(
     dtype: str | None = None,
     config: Path | None = None,
     ignore_fields: Sequence[str] = (),
+    use_ema: bool = False,
     adapter: Path | None = None,
     backend: str | None = None,
     shard_limit: int = SHARD_LIMIT,
@@ -80,18 +81,20 @@ def convert(
     The result is read back and verified, see `verify_conversion`. Tensors are converted one at a
     time. to: 'hermes' for a checkpoint of hermes, 'hf' for Hugging Face's own tensor names,
     'mlx-adapter' or 'peft-adapter' for a run's adapters alone, as mlx-lm loads them, or PEFT beside
-    the class that 'hf' writes, in the stored dtype. dtype:
-    float32, bfloat16, float16 or float64; None keeps the stored one. config, ignore_fields: see
-    `open_model`. adapter: a PEFT folder to merge. force: try what memory seems too small for.
-    on_progress: called with the stage, "writing" or "comparing", and the fraction of it that is
-    done. Raises HermesError and its subclasses.
+    the class that 'hf' writes, in the stored dtype. dtype: float32, bfloat16, float16 or float64;
+    None keeps the stored one. config, ignore_fields, use_ema: see `open_model`. adapter: a PEFT
+    folder to merge. force: try what memory seems too small for. on_progress: called with the stage,
+    "writing" or "comparing", and the fraction of it that is done. Raises HermesError and its
+    subclasses.
     """
     if to not in TARGETS:
         raise HermesError(f"to is {to!r}; it must be one of {', '.join(TARGETS)}")
     dtype = SHORT_NAMES.get(dtype, dtype) if dtype is not None else None
     if dtype is not None and dtype not in DTYPE_CODES:
         raise HermesError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_CODES)}")
-    model = open_model(source, config=config, ignore_fields=ignore_fields)
+    if use_ema and to in ADAPTER_TARGETS:
+        raise HermesError(f"{to} has no average of weights; leave --use-ema out, or --to hf")
+    model = open_model(source, config=config, ignore_fields=ignore_fields, use_ema=use_ema)
     if to in ADAPTER_TARGETS:
         return _convert_adapters(model, target, to, adapter, dtype, backend, disk)
     model = merge_adapter(model, adapter) if adapter else model

@@ -60,28 +60,38 @@ class StoredModel:
 
 
 def open_model(
-    path: Path, *, config: Path | None = None, ignore_fields: Iterable[str] = ()
+    path: Path,
+    *,
+    config: Path | None = None,
+    ignore_fields: Iterable[str] = (),
+    use_ema: bool = False,
 ) -> StoredModel:
     """Open a model of any supported kind.
 
     path: a checkpoint or run of hermes, a Hugging Face or litgpt folder, a .safetensors file, a
     file of torch.save, or hf://OWNER/REPO, which is downloaded first. config: the architecture,
     where the files do not have it, as config.json, .mal or litgpt's .yaml. ignore_fields: fields of
-    the configuration that hermes does not know and that are to be passed over. Raises
-    CheckpointError, SpecError, StorageError, MissingBackend, and for the Hub HermesError.
+    the configuration that hermes does not know and that are to be passed over. use_ema: of a
+    checkpoint of hermes, take the average of its weights. Raises CheckpointError, SpecError,
+    StorageError, MissingBackend, and for the Hub HermesError.
     """
     local, notes = resolve_hub_path(path)
-    source = _open(local, config, tuple(ignore_fields))
+    source = _open(local, config, tuple(ignore_fields), use_ema)
     notes += _note_links(local)
     return replace(source, notes=notes + source.notes) if notes else source
 
 
-def _open(path: Path, config: Path | None, ignore: tuple[str, ...]) -> StoredModel:
+def _open(
+    path: Path, config: Path | None, ignore: tuple[str, ...], use_ema: bool = False
+) -> StoredModel:
     if path.is_dir():
         if config is not None and not _is_config_of_run(config):
             raise HermesError(f"{path} is a folder, which has its own config; leave --config out")
         if (path / MANIFEST).exists() or list_steps(path):
-            return _open_checkpoint(path)
+            return _open_checkpoint(path, use_ema)
+    if use_ema:
+        raise CheckpointError(f"{path} is no checkpoint of a run, so it has no average of weights")
+    if path.is_dir():
         # litgpt leaves the config.json of the model that it trained further beside its own files.
         if (path / LITGPT).exists() and not has_weights(path):
             return _open_torch(path / LITGPT, config, ignore)
@@ -119,11 +129,13 @@ def _is_config_of_run(config: Path) -> bool:
     return config.name == CONFIG and not config.exists() and bool(list_steps(config.parent))
 
 
-def _open_checkpoint(path: Path) -> StoredModel:
+def _open_checkpoint(path: Path, use_ema: bool) -> StoredModel:
     found, skipped = locate(path)
     weights = read_weights(found.path)
     stored, dtypes = unpack(weights, found.spec, "hermes", str(found.path))
     params = found.params if found.has_adapters else stored
+    if use_ema:
+        params = found.averaged_params
     return StoredModel(
         found.path,
         "hermes checkpoint",

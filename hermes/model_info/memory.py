@@ -8,6 +8,7 @@ from pathlib import Path
 from hermes.model_info.cost import MASTER, count_matmul_weights
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
 from hermes.numerics.params import list_parameters
+from hermes.numerics.update_rules import count_state_bytes
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 
@@ -27,16 +28,18 @@ class HostMemory:
 def count_training_bytes(spec: ModelSpec, recipe: Recipe, precision: str) -> int:
     """Count the bytes that training needs on all ranks of a copy together, without activations.
 
-    Master weights of all tensors, a gradient and two moments of the trained ones, and below float32
-    the matrices in that type. Two of the four are float64 where the precision is.
+    Master weights of all tensors, a gradient of the trained ones and the optimizer's state, and
+    below float32 the matrices in that type. All are float64 where the precision is,
+    but for moments in bfloat16.
     """
     master = 2 * MASTER if precision == "float64" else MASTER
     table = list_parameters(spec)
     if recipe.lora:
         table = {**table, **list_adapter_tensors(spec, recipe.lora)}
-    names = [*table, *(3 * list_trainable(spec, recipe))]
+    names = [*table, *list_trainable(spec, recipe)]
+    kept = count_state_bytes(spec, recipe, master)
     copies = 2 * count_matmul_weights(spec) if precision in ("bfloat16", "float16") else 0
-    return master * sum(table[name].size for name in names) + copies
+    return master * sum(table[name].size for name in names) + kept + copies
 
 
 def read_host_memory() -> HostMemory | None:

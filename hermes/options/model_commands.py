@@ -46,6 +46,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
     "generate": CommandOptions(
         (
             *_LOADED,
+            "use_ema",
             "eos",
             "bos",
             "prompt",
@@ -120,7 +121,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
     ),
     "eval": CommandOptions(
         (
-            *(*_LOADED, "eos", "bos", "data", *TEXT, "cache_dir"),
+            *(*_LOADED, "use_ema", "eos", "bos", "data", *TEXT, "cache_dir"),
             *("seq_len", "batch_size", "json", *_DEVICE),
         ),
         (TEXT_FILES,),
@@ -139,7 +140,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         grouped=True,
     ),
     "convert": CommandOptions(
-        ("to", "dtype", "config", "ignore_fields", "backend", "force", "json"),
+        ("to", "dtype", "config", "ignore_fields", "use_ema", "backend", "force", "json"),
         (
             Argument("src", "Model to read", "SRC", type=Path),
             Argument("dst", "Folder to write, which must not exist", "DST", type=Path),

@@ -26,6 +26,8 @@ GROUPS = (
     "Model",
     "LoRA adapters",
     "Optimization",
+    "Optimizer",
+    "Run length",
     "Schedule",
     "Evaluation and logging",
     "Samples and trackers",
@@ -58,7 +60,8 @@ class Option:
     default: of the value when the option is left out; default_text says in help what then holds
     where no constant does. choices: shown in help; only with closed_choices does the command line
     refuse others itself, else the library does, which may know more of them. multiple: may be
-    given several times, and collects a tuple.
+    given several times, and collects a tuple. nargs: how many values it takes each time; of
+    several, a tuple.
 
     scope: what becomes of it on resume. recipe_field: its name in the recipe, for that scope.
     fixed: resuming a run with another value is refused. is_path: its value may name a file, which
@@ -79,6 +82,7 @@ class Option:
     choices: tuple[str, ...] = ()
     closed_choices: bool = False
     multiple: bool = False
+    nargs: int = 1
     required: bool = False
     group: str = GROUP_OF_REST
     parameter: str = ""

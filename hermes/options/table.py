@@ -59,6 +59,8 @@ OTHER_OPTIONS = (
     Option("merge", type=bool, default=False,
            help="Write the manifest of --output, once all of its parts are done"),
 
+    Option("use_ema", type=bool, default=False, group="Model",
+           help="Take the average of the weights that a run with --ema keeps"),
     Option("prompt", short="-p", default="", metavar="TEXT", group="Sampling",
            help="Text to continue; - reads it from standard input"),
     Option("system", default="", metavar="TEXT", group="Sampling", help="System prompt"),

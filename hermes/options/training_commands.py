@@ -11,13 +11,15 @@ _SAVING = (
     *("on_finish", "print_config"),
 )
 _MODEL = ("checkpoint", "ignore_fields", "tokenizer", "eos", "bos", "config", *_SAVING)
-_STEPS = ("lr", "batch_size", "grad_accum", "epochs", "max_steps")
+_STEPS = ("lr", "batch_size", "grad_accum", "epochs", "max_steps", "train_tokens")
 _TRACKING = (
     *("sample_every", "sample_prompt", "sample_prompts", "sample_tokens"),
     *("track", "track_project"),
 )
 _RECIPE = (
-    *("schedule", "warmup_steps", "grad_clip", "weight_decay", "seed", "val_fraction"),
+    *("schedule", "warmup_steps", "warmup_ratio", "min_lr_ratio", "decay_ratio", "decay_steps"),
+    *("decay_shape", "power", "lr_point", "grad_clip", "weight_decay", "optimizer", "moments"),
+    *("group", "ema", "z_loss", "seed", "val_fraction"),
     *("eval_every", "patience", "min_delta"),
     *("save_every", "save_minutes", "save_every_epoch", "log_every", *_TRACKING),
     *("keep_last", "keep_every", "keep_best"),
@@ -81,6 +83,7 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
             "force_retrain_tokenizer",
             *("eos", "bos"),
             *("model", "checkpoint", "ignore_fields", *_SAVING, *_STEPS, "seq_len", *_RECIPE),
+            "cooldown_from",
             *(*_MACHINE, "config", "set"),
         ),
         (TEXT_FILES,),

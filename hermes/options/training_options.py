@@ -3,8 +3,14 @@
 Those of the recipe have its defaults.
 """
 
+from hermes.options.optimization_options import make_optimization_options
 from hermes.options.option import Option
-from hermes.recipe import PREFERENCES, SCHEDULES, Lora, Preference, Recipe
+from hermes.recipe import (
+    PREFERENCES,
+    Lora,
+    Preference,
+    Recipe,
+)
 
 __all__ = ["TRAINING_OPTIONS"]
 
@@ -159,71 +165,6 @@ def _make_model_options() -> tuple[Option, ...]:
     )  # fmt: skip
 
 
-def _make_optimization_options() -> tuple[Option, ...]:
-    group, schedule = "Optimization", "Schedule"
-    return (
-        Option("lr", type=float, default=RECIPE.lr, group=group,
-               scope="recipe", recipe_field="lr", help="Peak learning rate"),
-        Option("batch_size", short="-b", type=int, default=RECIPE.batch_size, group=group,
-               scope="recipe", recipe_field="batch_size",
-               help="Sequences per micro-batch and process"),
-        Option("grad_accum", type=int, default=RECIPE.grad_accum, group=group,
-               scope="recipe", recipe_field="grad_accum",
-               help="Micro-batches per optimizer step (gradient accumulation)"),
-        Option("seq_len", type=int, group=group, scope="recipe", recipe_field="seq_len",
-               default_text="256, or the model's max_seq_len if that is less",
-               help="Sequence length in tokens"),
-        Option("grad_clip", type=float, default=RECIPE.grad_clip, group=group,
-               scope="recipe", recipe_field="grad_clip",
-               help="Maximum gradient norm; 0 disables clipping"),
-        Option("weight_decay", type=float, default=RECIPE.optimizer.weight_decay, group=group,
-               scope="recipe", recipe_field="optimizer.weight_decay",
-               help="AdamW weight decay, applied to matrices only"),
-        Option("seed", type=int, default=RECIPE.seed, group=group,
-               scope="recipe", recipe_field="seed",
-               help="Seed of initialization, data order and dropout"),
-
-        Option("epochs", short="-e", type=float, default=RECIPE.epochs, group=schedule,
-               scope="recipe", recipe_field="epochs", help="Number of passes over the data"),
-        Option("max_steps", type=int, default=RECIPE.max_steps, group=schedule,
-               scope="recipe", recipe_field="max_steps",
-               help="Total number of optimizer steps, overriding --epochs; 0 follows --epochs"),
-        Option("schedule", default=RECIPE.schedule, choices=SCHEDULES, group=schedule,
-               scope="recipe", recipe_field="schedule",
-               help="Learning rate after warmup: constant, cosine decay, or constant with a "
-               "decay at the end (warmup-stable-decay)"),
-        Option("warmup_steps", type=int, default=RECIPE.warmup_steps, group=schedule,
-               scope="recipe", recipe_field="warmup_steps",
-               help="Optimizer steps of linear learning-rate warmup"),
-
-        Option("eval_every", type=int, default=RECIPE.eval_every, group="Evaluation and logging",
-               scope="recipe", recipe_field="eval_every",
-               help="Evaluate every N optimizer steps; 0 evaluates at the end only"),
-        Option("log_every", type=int, group="Evaluation and logging",
-               default_text="1, or 10 for runs of 10,000 steps or more",
-               help="Log metrics every N optimizer steps"),
-        Option("patience", type=int, default=0, group="Evaluation and logging",
-               help="End the run after N evaluations without a lower validation loss; 0 never "
-               "does"),
-        Option("min_delta", type=float, default=0.0, group="Evaluation and logging",
-               help="Fall of the validation loss, in nats, that --patience takes as lower"),
-        Option("sample_every", type=int, default=0, group="Samples and trackers",
-               help="Generate sample text every N optimizer steps and at the end; 0 never does"),
-        Option("sample_prompt", multiple=True, metavar="TEXT", group="Samples and trackers",
-               default_text="the beginning of a text",
-               help="Prompt of the sample text; repeatable"),
-        Option("sample_prompts", metavar="FILE", group="Samples and trackers", is_path=True,
-               per_rank=True,
-               help='File of such prompts: one on each line, or .jsonl with a field "prompt"'),
-        Option("sample_tokens", type=int, default=64, group="Samples and trackers",
-               help="Longest sample text, in tokens"),
-        Option("track", multiple=True, metavar="NAME", group="Samples and trackers",
-               help="Follow the run with tensorboard, wandb, mlflow or trackio; repeatable"),
-        Option("track_project", default="hermes", metavar="NAME", group="Samples and trackers",
-               help="Project or experiment that --track puts the run into"),
-    )  # fmt: skip
-
-
 def _make_checkpoint_options() -> tuple[Option, ...]:
     group = "Checkpoints"
     return (
@@ -327,7 +268,7 @@ def _make_machine_options() -> tuple[Option, ...]:
 TRAINING_OPTIONS = (
     *_make_data_options(),
     *_make_model_options(),
-    *_make_optimization_options(),
+    *make_optimization_options(),
     *_make_checkpoint_options(),
     *_make_machine_options(),
 )

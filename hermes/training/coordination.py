@@ -167,12 +167,14 @@ def gather_for_rank0(process_group: ProcessGroup, state: TrainState) -> Iterator
 
     Each tensor is gathered when it is read, in any order, and not kept.
     """
-    weights, trained = len(state.params), len(state.exp_avg)
-    params = _announce_reads(process_group, state.params, 1)
-    first = _announce_reads(process_group, state.exp_avg, 1 + weights)
-    second = _announce_reads(process_group, state.exp_avg_sq, 1 + weights + trained)
+    read, start = [], 1
+    for held in (state.params, *state.slots.values()):
+        read.append(_announce_reads(process_group, held, start))
+        start += len(held)
+    params, *slots = read
     try:
-        yield TrainState(params, first, second, state.step)
+        named = dict(zip(state.slots, slots, strict=True))
+        yield TrainState.from_slots(params, named, state.step)
     except PeerLost:
         raise
     except BaseException:
@@ -183,7 +185,7 @@ def gather_for_rank0(process_group: ProcessGroup, state: TrainState) -> Iterator
 
 def serve_gathers(process_group: ProcessGroup, state: TrainState) -> None:
     """Take part in gathering each tensor that rank 0 reads, until it is done."""
-    parts = (state.params, state.exp_avg, state.exp_avg_sq)
+    parts = (state.params, *state.slots.values())
     tensors = [(held, name) for held in parts for name in held]
     while number := int(process_group.all_reduce_sum([0])[0]):
         held, name = tensors[number - 1]

@@ -17,6 +17,7 @@ from hermes.errors import NonFinite
 from hermes.interface import Batch, Learner, StepReport
 from hermes.recipe import Recipe
 from hermes.stages import report_stage
+from hermes.training.averaged_evaluation import evaluate_learner
 from hermes.training.batch_reader import BatchReader, BatchShape
 from hermes.training.coordination import RankCoordinator
 from hermes.training.early_stopping import EarlyStopping
@@ -295,7 +296,12 @@ class TrainingLoop:
     def _evaluate(self) -> Generator[Event, None, bool]:
         """Evaluate, record and yield it; returns whether the run was asked to stop."""
         started, step = self.clock(), self.position.step
-        numbers = self.data.evaluate(self.learner, self.coordinator.should_stop)
+        numbers = evaluate_learner(
+            self.data,
+            self.learner,
+            self.coordinator.should_stop,
+            has_average=self.recipe.ema > 0,
+        )
         self._timed_from += self.clock() - started
         if numbers is None:
             return True

@@ -33,11 +33,8 @@ __all__ = [
     "read_recipe_fields",
 ]
 
-# Fields of the recipe that are arguments in Python and edits by --set on the command line.
-RECIPE_ARGUMENTS = ("min_lr_ratio", "decay_ratio")
 ROW_OPTIONS = ("pack", "overlong", "hold_out")
 RECIPE_FIELDS = {name: entry.recipe_field for name, entry in OPTIONS.items() if entry.recipe_field}
-RECIPE_FIELDS |= {name: name for name in RECIPE_ARGUMENTS}
 
 # Arguments such as `stop` have the name of another command's option, and are none here.
 OF_TRAINING = {name for command in TRAINING_COMMANDS for name in get_options(command)}
@@ -94,10 +91,13 @@ def read_recipe_fields(call: Call, *, defaults: bool = False) -> dict[str, objec
         for name, field in RECIPE_FIELDS.items()
         if name in call.values and (defaults or call.has_given(name))
     }
-    optimizer: OptimizerRecipe | None = call["optimizer"]
-    if optimizer is not None:
-        if call.has_given("weight_decay"):
-            raise HermesError("weight_decay is given twice, by itself and in optimizer")
+    optimizer: str | OptimizerRecipe | None = own.pop("optimizer.name", None)
+    if isinstance(optimizer, str):
+        own["optimizer.name"] = optimizer
+    elif optimizer is not None:
+        for name in ("weight_decay", "moments"):
+            if call.has_given(name):
+                raise HermesError(f"{name} is given twice, by itself and in optimizer")
         own |= {f"optimizer.{name}": value for name, value in vars(optimizer).items()}
     return own
 

@@ -81,7 +81,8 @@ class RunRequest:
     number of ranks that the given batch_size and grad_accum are meant for; None for these.
     save_minutes, save_every_epoch: further checkpoints. patience, min_delta: as in EarlyStopping.
     samples: text to make on the way. trackers: follow the run in rank 0, by name, in the project
-    track_project. force: try what memory or disk seem too small for. dry_run: check everything, and
+    track_project. cooldown_from: a checkpoint that a run without one continues with a falling
+    learning rate. force: try what memory or disk seem too small for. dry_run: check everything, and
     train nothing. on_model: called once the model is settled, before data is read; not of a
     finished run.
     """
@@ -115,6 +116,7 @@ class RunRequest:
     samples: SampleOptions = field(default_factory=SampleOptions)
     trackers: Mapping[str, MakeTracker] = field(default_factory=dict)
     track_project: str = "hermes"
+    cooldown_from: Path | None = None
     force: bool = False
     dry_run: bool = False
     on_model: Callable[["RunRequest", ModelSpec, Recipe], None] = lambda request, spec, recipe: None

@@ -17,6 +17,7 @@ from hermes.recipe import Recipe, flatten_recipe, replace_fields
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.training.batch_split import find_batch_change, split_batch
+from hermes.training.cooldown import COOLDOWN_FIELDS
 from hermes.training.data_record import describe_data_change
 from hermes.training.events import Position
 from hermes.training.preflight import check_memory
@@ -35,13 +36,19 @@ __all__ = ["prepare_resumed", "require_same_run"]
 
 # What a field is said to be in a recipe that lacks the part it belongs to.
 ABSENT = {"lora.rank": 0}
-FREE = ("batch_size", "grad_accum", "epochs", "max_steps", "save_every", "eval_every")
+FREE = (
+    *("batch_size", "grad_accum", "epochs", "max_steps", "train_tokens", "save_every"),
+    "eval_every",
+)
 
 
-def prepare_resumed(request: RunRequest, checkpoint: Checkpoint) -> RunComponents:
+def prepare_resumed(
+    request: RunRequest, checkpoint: Checkpoint, *, is_cooldown: bool = False
+) -> RunComponents:
     """The components of a run that resumes from `checkpoint`.
 
-    Raises HermesError where they do not fit together, or where the run would become another one.
+    is_cooldown: it is a new run, whose schedule may differ from the checkpoint's. Raises
+    HermesError where they do not fit together, or where the run would become another one.
     """
     progress, world_size = checkpoint.progress, request.world_size
     tokenizer = _choose_tokenizer(request, checkpoint)
@@ -64,6 +71,7 @@ def prepare_resumed(request: RunRequest, checkpoint: Checkpoint) -> RunComponent
             data.tokens,
             request.allow_data_change,
             describe_data_change(request.output, progress.data, data.record),
+            free=(*FREE, *COOLDOWN_FIELDS) if is_cooldown else FREE,
         )
         notes += changed
         # Other data is taken from its beginning; the samples before it mean nothing there.
@@ -95,7 +103,7 @@ def _choose_tokenizer(request: RunRequest, checkpoint: Checkpoint) -> Tokenizer:
             f"{own.fingerprint[:12]}, the one given {given.vocab_size} and "
             f"{given.fingerprint[:12]}; leave --tokenizer out to resume with the run's"
         )
-    return restore_boundaries(own, request.output, request.settings)
+    return restore_boundaries(own, checkpoint.path.parent, request.settings)
 
 
 def _choose_spec(request: RunRequest, checkpoint: Checkpoint, tokenizer: Tokenizer) -> ModelSpec:
@@ -129,16 +137,17 @@ def require_same_run(
     tokens: TokenSource,
     allow_data_change: bool = False,
     change: str = "",
+    free: tuple[str, ...] = FREE,
 ) -> list[str]:
     """Refuse to resume with another recipe or other data, naming both values. Raises HermesError.
 
-    Fields in FREE may change; the samples of a step are `find_batch_change`'s matter. change: how
+    Fields in `free` may change; the samples of a step are `find_batch_change`'s matter. change: how
     the data differs, where that is known. Returns what other data means, where it is allowed.
     """
     before, after = flatten_recipe(progress.recipe), flatten_recipe(recipe)
     for name in before | after:
         there, here = (fields.get(name, ABSENT.get(name)) for fields in (before, after))
-        if name not in FREE and there != here:
+        if name not in free and there != here:
             raise HermesError(
                 f"{name} is {there!r} in {checkpoint} and {here!r} here; leave it out to resume "
                 "the run, or choose another --output for a new one"

@@ -6,6 +6,7 @@
 Everything that can be refused is looked at before anything is written.
 """
 
+import dataclasses
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from hermes.interface import LazyTensors, Learner, Tensors, TrainState
 from hermes.numerics.lora import init_adapters
 from hermes.numerics.params import init_weights
 from hermes.stages import report_stage
+from hermes.training.cooldown import open_stable_checkpoint, plan_cooldown
 from hermes.training.coordination import NullRecorder, RankCoordinator
 from hermes.training.early_stopping import EarlyStopping
 from hermes.training.events import Event
@@ -43,8 +45,8 @@ __all__ = ["Run", "check_output", "has_checkpoint", "open_run"]
 class Run:
     """A run that is ready to train; made by `open_run`, and best used in a `with` block.
 
-    checkpoint: what it resumes from, None for a new run. id: the same in every session of the run,
-    once it has saved. notes: sentences for the user. finished:
+    checkpoint: what it resumes from, None for a new run, also for a cool-down. id: the same in
+    every session of the run, once it has saved. notes: sentences for the user. finished:
     nothing is left to do.
     """
 
@@ -52,8 +54,15 @@ class Run:
         self.request, self._lock = request, lock
         self.checkpoint, notes = _find_checkpoint(request)
         self.id = self.checkpoint.progress.run if self.checkpoint else secrets.token_hex(8)
+        self._start = self.checkpoint
+        if self.checkpoint is None and request.cooldown_from is not None:
+            self._start = open_stable_checkpoint(request.cooldown_from)
+            given = plan_cooldown(self._start, request.given)
+            self.request = request = dataclasses.replace(request, given=given)
         self.components: RunComponents = (
-            prepare_resumed(request, self.checkpoint) if self.checkpoint else prepare_new(request)
+            prepare_resumed(request, self._start, is_cooldown=self.checkpoint is None)
+            if self._start
+            else prepare_new(request)
         )
         self.position, self.total_steps = self.components.position, self.components.total_steps
         self._is_evaluation_missing = self._find_missing_evaluation()
@@ -79,8 +88,8 @@ class Run:
         if self.finished or self.request.dry_run:
             return
         parts, request = self.components, self.request
-        if self.checkpoint is not None:
-            state = self.checkpoint.state
+        if self._start is not None:
+            state = self._start.state
         else:
             state = TrainState(_make_first_weights(request, parts), {}, {}, 0)
         report_stage(f"building {parts.spec.name}")
@@ -98,13 +107,15 @@ class Run:
                 f"that are no metrics, set aside in metrics-odd.jsonl: {shown}",
             )
         path, step = self.request.output / "metrics.jsonl", self.position.step
-        if path.exists() or step == 0 or self.finished:
+        if path.exists() or self.checkpoint is None or step == 0 or self.finished:
             return ()
         return (f"{path} is gone, and with it the lines up to step {step:,}; a new one begins",)
 
     def _find_missing_evaluation(self) -> bool:
         """Whether an evaluation is due at the step that the run resumes from, and is missing."""
         step, every = self.position.step, self.components.recipe.eval_every
+        if self.checkpoint is None:  # of the run that it continues, if any
+            return False
         held_out = self.components.training_data.dataset.held_out
         if not held_out or not is_due(step, every, self.total_steps):
             return False

@@ -46,11 +46,24 @@ OPTIONS = (
     "grad_accum",
     "epochs",
     "max_steps",
+    "train_tokens",
     "seq_len",
     "schedule",
     "warmup_steps",
+    "warmup_ratio",
+    "min_lr_ratio",
+    "decay_ratio",
+    "decay_steps",
+    "decay_shape",
+    "power",
+    "lr_points",
     "grad_clip",
     "optimizer.weight_decay",
+    "optimizer.name",
+    "optimizer.moments",
+    "groups",
+    "ema",
+    "z_loss",
     "seed",
     "val_fraction",
     "document_mask",
@@ -61,7 +74,17 @@ OPTIONS = (
 )
 PREFERENCE = ("loss", "beta", "label_smoothing", "gamma", "sft_weight")
 # Those that have none, which `--set` changes.
-EDITS = ("min_lr_ratio", "decay_ratio", "optimizer.beta1", "optimizer.beta2", "optimizer.eps")
+EDITS = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
+# Those that only some optimizers have, written where they are not the defaults.
+RARE_EDITS = ("optimizer.momentum", "optimizer.nesterov", "optimizer.muon_scale")
+# Options whose names are not those of their fields.
+NAMES = {
+    "optimizer.weight_decay": "weight_decay",
+    "optimizer.name": "optimizer",
+    "optimizer.moments": "moments",
+    "groups": "group",
+    "lr_points": "lr_point",
+}
 
 
 @dataclass(frozen=True)
@@ -108,14 +131,16 @@ def write_runfile(
     epochs that were.
     """
     fields = flatten_recipe(recipe)
-    own = {name.removeprefix("optimizer."): fields[name] for name in OPTIONS}
+    own = {NAMES.get(name, name): fields[name] for name in OPTIONS}
     if not recipe.document_mask:
         del own["document_mask"]  # which sft and dpo have no option for
     if recipe.objective == "preference":
         own |= {name: fields[f"preference.{name}"] for name in PREFERENCE}
         own["max_len"] = own.pop("seq_len")
     edits = {k.removeprefix("set."): v for k, v in settings.items() if k.startswith("set.")}
-    edits |= {name: fields[name] for name in EDITS}
+    defaults = flatten_recipe(Recipe())
+    rare = [name for name in RARE_EDITS if fields[name] != defaults[name]]
+    edits |= {name: fields[name] for name in (*EDITS, *rare)}
     lines = [f"# written by hermes {version('hermes-llm')}; --config reads it"]
     for key, value in {**settings, **own}.items():
         if value is not None and not key.startswith("set."):

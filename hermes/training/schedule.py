@@ -1,6 +1,8 @@
 """The learning rate of each step, as a Python float, and how many steps and samples a run takes."""
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 from hermes.data import Cursor, count_run_samples
 from hermes.formatting import format_count
@@ -9,8 +11,11 @@ from hermes.training.events import Position
 
 __all__ = [
     "compute_lr",
+    "count_planned_steps",
     "count_step_samples",
     "count_steps",
+    "count_warmup_steps",
+    "find_decay_start",
     "warn_long_warmup",
     "warn_repeated_samples",
 ]
@@ -19,30 +24,76 @@ __all__ = [
 def compute_lr(recipe: Recipe, step: int, total_steps: int) -> float:
     """The learning rate of `step`, counted from 0, in a run of `total_steps`.
 
-    Warm-up is linear, lr * (step + 1) / warmup_steps, and reaches lr in its last step. Then the
-    rate is constant; or falls as a cosine from lr to min_lr_ratio * lr at the end; or, under wsd
-    (warm-up, stable, decay), is constant but for a linear fall over the last decay_ratio of the
-    run. Source: Hu et al. 2024, MiniCPM, arXiv:2404.06395.
+    Warm-up is linear, lr * (step + 1) / warm-up steps, and reaches lr in its last step. Then the
+    rate is constant; or falls to min_lr_ratio * lr at the end, in a line, as a cosine or as a power
+    of what is left; or, under wsd (warm-up, stable, decay), is constant but for a fall at the end,
+    in a line or as 1 - sqrt; or lies on the lines between the given points.
+    Sources of wsd: Hu et al. 2024, MiniCPM, arXiv:2404.06395; 1 - sqrt: Haegele et al. 2024,
+    arXiv:2405.18392.
     """
-    if step < recipe.warmup_steps:
-        return recipe.lr * (step + 1) / recipe.warmup_steps
+    warmup = count_warmup_steps(recipe, total_steps)
+    if step < warmup:
+        return recipe.lr * (step + 1) / warmup
     floor = recipe.lr * recipe.min_lr_ratio
     last = max(total_steps - 1, 1)
-    if recipe.schedule == "cosine":
-        done = (step - recipe.warmup_steps) / max(last - recipe.warmup_steps, 1)
-        return floor + (recipe.lr - floor) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
-    if recipe.schedule == "wsd":
-        start = max(total_steps - math.ceil(recipe.decay_ratio * total_steps), recipe.warmup_steps)
-        if step >= start:
-            done = (step - start + 1) / max(total_steps - start, 1)
-            return recipe.lr + (floor - recipe.lr) * min(done, 1.0)
+    done = min((step - warmup) / max(last - warmup, 1), 1.0)
+    match recipe.schedule:
+        case "linear":
+            return recipe.lr + (floor - recipe.lr) * done
+        case "cosine":
+            return floor + (recipe.lr - floor) * (1 + math.cos(math.pi * done)) / 2
+        case "polynomial":
+            return floor + (recipe.lr - floor) * math.pow(1 - done, recipe.power)
+        case "wsd":
+            return _compute_wsd_lr(recipe, step, total_steps, floor)
+        case "points":
+            return recipe.lr * _interpolate(recipe.parse_lr_points(total_steps), step)
     return recipe.lr
+
+
+def count_warmup_steps(recipe: Recipe, total_steps: int) -> int:
+    """Steps of warm-up in a run of so many."""
+    if recipe.warmup_ratio:
+        return math.ceil(recipe.warmup_ratio * total_steps)
+    return recipe.warmup_steps
+
+
+def find_decay_start(recipe: Recipe, total_steps: int) -> int:
+    """The first step, from 0, at which wsd's rate falls."""
+    length = recipe.decay_steps or math.ceil(recipe.decay_ratio * total_steps)
+    return max(total_steps - length, count_warmup_steps(recipe, total_steps))
+
+
+def _compute_wsd_lr(recipe: Recipe, step: int, total_steps: int, floor: float) -> float:
+    start = find_decay_start(recipe, total_steps)
+    if step < start:
+        return recipe.lr
+    done = min((step - start + 1) / max(total_steps - start, 1), 1.0)
+    return recipe.lr + (floor - recipe.lr) * (
+        math.sqrt(done) if recipe.decay_shape == "1-sqrt" else done
+    )
+
+
+def _interpolate(points: Sequence[tuple[float, float]], step: int) -> float:
+    """The value at a step on the lines between (step, value), constant outside them."""
+    for (start, before), (end, after) in pairwise(points):
+        if start <= step < end:
+            return before + (after - before) * (step - start) / (end - start)
+    return points[0][1] if step < points[0][0] else points[-1][1]
+
+
+def count_planned_steps(recipe: Recipe, world_size: int) -> int:
+    """Steps of the run by max_steps or train_tokens, 0 where epochs decide."""
+    if recipe.train_tokens:
+        samples = recipe.batch_size * recipe.grad_accum * world_size
+        return math.ceil(recipe.train_tokens / (samples * recipe.seq_len))
+    return recipe.max_steps
 
 
 def count_steps(recipe: Recipe, position: Position, size: int, world_size: int = 1) -> int:
     """Steps of the whole run, of which `position` is done; size: samples of an epoch."""
-    if recipe.max_steps:
-        return recipe.max_steps
+    if planned := count_planned_steps(recipe, world_size):
+        return planned
     per_update = recipe.batch_size * recipe.grad_accum * world_size
     wanted = count_run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
     left = max(wanted - position.cursor.count_samples(size), 0)
@@ -52,7 +103,7 @@ def count_steps(recipe: Recipe, position: Position, size: int, world_size: int =
 def count_step_samples(recipe: Recipe, cursor: Cursor, size: int, world_size: int = 1) -> int:
     """How many samples the next step takes; the last step of a run by epochs may take fewer."""
     per_update = recipe.batch_size * recipe.grad_accum * world_size
-    if recipe.max_steps:
+    if recipe.max_steps or recipe.train_tokens:
         return per_update
     wanted = count_run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
     return min(per_update, wanted - cursor.count_samples(size))
@@ -60,7 +111,7 @@ def count_step_samples(recipe: Recipe, cursor: Cursor, size: int, world_size: in
 
 def warn_long_warmup(recipe: Recipe, total_steps: int) -> list[str]:
     """What to tell the user where the run ends before its learning rate is reached."""
-    if recipe.warmup_steps <= total_steps or total_steps < 1:
+    if recipe.warmup_ratio or recipe.warmup_steps <= total_steps or total_steps < 1:
         return []
     reached = compute_lr(recipe, total_steps - 1, total_steps)
     return [

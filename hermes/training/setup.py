@@ -13,6 +13,7 @@ from hermes.numerics.params import list_parameters
 from hermes.recipe import Recipe, replace_fields
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
+from hermes.training.averaged_evaluation import OF_AVERAGE
 from hermes.training.batch_split import split_batch
 from hermes.training.events import Position
 from hermes.training.preflight import check_memory
@@ -133,6 +134,8 @@ def check_best_metric(metric: str | None, data: TrainingData, recipe: Recipe) ->
         return []
     of_steps = ("loss", "grad_norm", *data.measures)
     held_out = ("val_loss", "val_bits_per_byte", *(f"val_{name}" for name in data.measures))
+    if recipe.ema:
+        held_out = (*held_out, *(f"{name}{OF_AVERAGE}" for name in held_out))
     if metric in of_steps:
         return []
     if metric not in held_out:

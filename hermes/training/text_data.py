@@ -24,6 +24,7 @@ from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.training.data_record import copy_indexes, make_data_record
 from hermes.training.request import RunRequest
+from hermes.training.schedule import count_planned_steps
 from hermes.training.training_data import Mean, TrainingData, make_perplexity_evaluation
 
 __all__ = ["make_text_data", "shorten_names"]
@@ -96,7 +97,7 @@ def make_text_data(
             samples = count_run_samples(
                 len(mixed.train),
                 epochs=recipe.epochs,
-                max_steps=recipe.max_steps,
+                max_steps=count_planned_steps(recipe, request.world_size),
                 per_update=per_step,
             )
             notes += mixed.describe_epochs([one.name for one in mixture], samples, per_step)

@@ -160,12 +160,14 @@ def test_moments_that_do_not_fit_are_named(tmp_path):
     file = path / "optimizer.safetensors"
     whole = public.load_file(file)
     from hermes.checkpoint.weights import read_moments
+    from hermes.numerics.update_rules import list_state_shapes
+    from hermes.recipe import Recipe
     from hermes.storage.safetensors import TensorFile
 
     def refusal(tensors):
         public.save_file(tensors, file)
         with pytest.raises(CheckpointError) as caught:
-            read_moments(TensorFile(file), list_parameters(SPEC))
+            read_moments(TensorFile(file), list_state_shapes(SPEC, Recipe()))
         return str(caught.value)
 
     name = "exp_avg_sq.model.norm.weight"

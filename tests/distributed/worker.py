@@ -17,7 +17,7 @@ from hermes.data.example_dataset import ExampleDataset
 from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo, exit_without_teardown
 from hermes.interface import Options, TrainState, find_backend
 from hermes.numerics.params import init_weights
-from hermes.recipe import Lora, Recipe
+from hermes.recipe import Lora, OptimizerRecipe, Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 
 VOCABULARY, ROWS = 37, 8
@@ -72,6 +72,10 @@ CLIPPED, FROZEN = Recipe(grad_clip=0.05), Recipe(freeze_layers=1)
 LORA = Recipe(lora=Lora(rank=2, dropout=0.1))
 ROWS_TOO = Recipe(lora=Lora(rank=2, dora=True, token_ids=(3, 20, 36)))
 FULL, OPTIMIZER = replace(EXACT, shard="full"), replace(EXACT, shard="optimizer")
+MUON = Recipe(optimizer=OptimizerRecipe("muon"))
+NORMUON = Recipe(optimizer=OptimizerRecipe("normuon"), ema=0.8)
+ADAFACTOR = Recipe(optimizer=OptimizerRecipe("adafactor"))
+LION = Recipe(optimizer=OptimizerRecipe("lion"), lr=1e-3)
 HALF = Options(device="cpu", precision="bfloat16")
 
 WHOLE = {
@@ -92,12 +96,16 @@ SPLIT = {
     "full-lora-float64": Case(text, LORA, FULL),
     "full-lora-rows-float64": Case(text, ROWS_TOO, FULL),
     "full-recomputed-float64": Case(text, options=replace(FULL, grad_checkpoint=True)),
+    "full-normuon-float64": Case(text, NORMUON, FULL),
+    "full-adafactor-float64": Case(text, ADAFACTOR, FULL),
+    "optimizer-lion-float64": Case(text, LION, OPTIMIZER),
     "optimizer-float64": Case(text, CLIPPED, OPTIMIZER),
     "optimizer-bfloat16": Case(text, options=replace(HALF, shard="optimizer")),
     "optimizer-recomputed-float64": Case(text, options=replace(OPTIMIZER, grad_checkpoint=True)),
 }
 IN_GROUPS = {
     "full-groups-float64": Case(text, options=replace(FULL, shard_group=2)),
+    "full-groups-muon-float64": Case(text, MUON, replace(FULL, shard_group=2)),
     "optimizer-groups-float64": Case(text, CLIPPED, replace(OPTIMIZER, shard_group=2)),
 }
 # Fifty updates, of which some leave rows and whole processes empty, and rows that count little.
@@ -140,6 +148,12 @@ def numbers(backend, case, process_group=SINGLE_PROCESS, accum=None):
     learner = find_backend(backend).learner(spec(), start(recipe), recipe, options, process_group)
     cursor, losses, norms = Cursor(), [], []
     for samples in case.updates:
+        if recipe.ema:
+            # Between two steps, which must not see the other weights.
+            whole, _ = data.draw_batch(Cursor(), samples=ROWS, micro_batch=1, accum=ROWS)
+            losses.append(learner.loss(whole))
+            with learner.use_average():
+                losses.append(learner.loss(whole))
         batch, cursor = data.draw_batch(
             cursor,
             samples=samples,
@@ -153,7 +167,9 @@ def numbers(backend, case, process_group=SINGLE_PROCESS, accum=None):
         norms.append(float(report.grad_norm))
     state = learner.state()
     held = {f"p/{name}": w for name, w in state.params.items()}
-    held |= {f"v/{name}": w for name, w in state.exp_avg_sq.items()}
+    held |= {
+        f"{slot}/{name}": w for slot, tensors in state.slots.items() for name, w in tensors.items()
+    }
     digests = learner.digests()
     digest = np.array([digests[name] for name in sorted(digests)])
     return held | {"loss": np.array(losses), "norm": np.array(norms), "digest": digest}

@@ -148,7 +148,12 @@ def _is_in_use(name: str, recipe: dict[str, Any]) -> bool:
     """Whether a field of a recipe means anything beside the others."""
     if name.startswith("preference."):
         return bool(recipe["objective"] == "preference")
-    schedules = {"min_lr_ratio": ("cosine", "wsd"), "decay_ratio": ("wsd",)}
+    schedules = {
+        "min_lr_ratio": ("linear", "cosine", "polynomial", "wsd"),
+        "power": ("polynomial",),
+        "lr_points": ("points",),
+        **dict.fromkeys(("decay_ratio", "decay_steps", "decay_shape"), ("wsd",)),
+    }
     return (
         recipe[name] is not None
         if name == "lora"

@@ -17,6 +17,7 @@ def convert(
     dtype: str | None,
     config: Path | None,
     ignore_fields: tuple[str, ...],
+    use_ema: bool,
     backend: str,
     force: bool,
     as_json: bool,
@@ -36,6 +37,7 @@ def convert(
         dtype=dtype,
         config=config,
         ignore_fields=ignore_fields,
+        use_ema=use_ema,
         backend=backend,
         force=force,
     )

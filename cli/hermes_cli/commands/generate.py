@@ -21,6 +21,7 @@ def generate(
     checkpoint: Path,
     config: Path | None,
     ignore_fields: tuple[str, ...],
+    use_ema: bool,
     tokenizer: Path | None,
     eos: str | None,
     bos: bool | None,
@@ -54,6 +55,7 @@ def generate(
         precision,
         config=config,
         ignore_fields=ignore_fields,
+        use_ema=use_ema,
         tokenizer=tokenizer,
         eos=eos,
         bos=bos,
@@ -63,7 +65,7 @@ def generate(
     if options["num_beams"] != 1:
         _search(model, options, as_json)
     elif options["prompts"] is not None:
-        _generate_from_file(model, options, check)
+        _generate_from_file(model, {**options, "use_ema": use_ema}, check)
     else:
         _generate_from_prompt(model, options, check, as_json)
 

@@ -4,7 +4,7 @@ Every scalar of a file stays text until the option's own type converts it. `1e-4
 which YAML 1.1 takes for text, and `no` is whatever its option takes it for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,11 @@ def merge_values(
     return values, sources
 
 
+def _get_scalar_type(option: click.Option) -> "click.ParamType[Any]":
+    """The type of one of an option's values."""
+    return option.type.types[0] if isinstance(option.type, click.Tuple) else option.type
+
+
 def read_value(context: click.Context, file: OptionFile, name: str) -> Any:
     """An option's value in a file, None if the file does not have it. Raises HermesError."""
     text = file.values.get(name)
@@ -99,6 +104,8 @@ def _spell_mapping(name: str, values: Mapping[str, Text], source: str) -> list[T
 
 def _convert(context: click.Context, option: click.Option, text: Text, source: str) -> object:
     """A value of a file, converted by the option's own type. Raises HermesError."""
+    if option.nargs > 1:
+        return _convert_tuples(context, option, text, source)
     items = text if option.multiple and isinstance(text, list) else [text]
     name = _get_name(option)
     if option.multiple and isinstance(text, dict):
@@ -106,9 +113,32 @@ def _convert(context: click.Context, option: click.Option, text: Text, source: s
     for item in items:
         if not isinstance(item, str):
             raise HermesError(f"{source}: {name} takes a value, not a list or a mapping")
+    converted = _convert_items(context, option, items, source)
+    return tuple(converted) if option.multiple else converted[0]
+
+
+def _convert_tuples(
+    context: click.Context, option: click.Option, text: Text, source: str
+) -> tuple[tuple[object, ...], ...]:
+    """A list of lists, each of as many values as the option takes. Raises HermesError."""
+    found = []
+    for item in text if isinstance(text, list) else [text]:
+        values = item if isinstance(item, list) else []
+        if len(values) != option.nargs or not all(isinstance(one, str) for one in values):
+            raise HermesError(
+                f"{source}: {_get_name(option)} takes a list of lists of {option.nargs} values, as "
+                f"in [[{', '.join('AB'[: option.nargs])}]]"
+            )
+        found.append(tuple(_convert_items(context, option, values, source)))
+    return tuple(found)
+
+
+def _convert_items(
+    context: click.Context, option: click.Option, items: Sequence[Text], source: str
+) -> list[object]:
+    name = _get_name(option)
     try:
-        converted = [option.type.convert(item, option, context) for item in items]
+        return [_get_scalar_type(option).convert(item, option, context) for item in items]
     except click.BadParameter as error:
         reason = error.message.rstrip(".")
         raise HermesError(f"{source}: {name}: {reason[:1].lower()}{reason[1:]}") from None
-    return tuple(converted) if option.multiple else converted[0]

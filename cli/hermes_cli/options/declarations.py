@@ -45,6 +45,7 @@ class TableOption(click.Option):
             [entry.keyword, *entry.flags],
             help=entry.help,
             multiple=entry.multiple,
+            nargs=entry.nargs,
             required=entry.required,
             metavar=None if entry.is_flag else metavar,
             show_default=False,  # get_help_record shows it

@@ -237,14 +237,17 @@ def _convert_edit(key: str, text: str, default: object) -> object:
     """The text of an edit as the type of the field's default. Raises HermesError."""
     try:
         match default:
+            case bool():
+                return {"true": True, "false": False}[text.lower()]
             case int():
                 return int(text)
             case float():
                 return float(text)
             case str():
                 return text
-    except ValueError:
+    except (KeyError, ValueError):
         wanted = "a whole number" if isinstance(default, int) else "a number"
+        wanted = "true or false" if isinstance(default, bool) else wanted
         raise HermesError(f"--set {key}: expected {wanted}, got {text!r}") from None
     raise HermesError(f"--set {key}: not a single value, so it cannot be set on the command line")
 

@@ -186,7 +186,8 @@ def _read_model(options: ResolvedOptions) -> dict[str, Any]:
     from hermes import mal
 
     edits = {k.removeprefix("model."): v for k, v in options.edits.items() if k[:6] == "model."}
-    if options.is_resumed and not options.is_given("model") and not edits:
+    continues = options.is_resumed or options["cooldown_from"]
+    if continues and not options.is_given("model") and not edits:
         return {}
     spec = mal.load(options["model"])
     return {"model": mal.edit_all(spec, edits) if edits else spec}

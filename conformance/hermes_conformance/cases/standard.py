@@ -7,7 +7,15 @@ import numpy as np
 
 from hermes.interface import IGNORE
 from hermes.recipe import Lora, Preference, Recipe
-from hermes.spec import Alibi, AttentionSpec, FfnSpec, LinearScaling, ModelSpec, Rope
+from hermes.spec import (
+    Alibi,
+    AttentionSpec,
+    FfnSpec,
+    LinearScaling,
+    ModelSpec,
+    OutputSpec,
+    Rope,
+)
 from hermes_conformance.cases.case import RECIPE, Case
 from hermes_conformance.cases.crossed_specs import make_crossed_specs
 from hermes_conformance.cases.specs import make_field_specs, make_spec
@@ -126,6 +134,16 @@ def make_objective_cases() -> tuple[Case, ...]:
         make_case("weighted.targets/hot", weighted=True),
         make_case("weighted.packed/hot", weighted=True, packed=True),
         make_case("preference.weighted/hot", recipe=pairs["sigmoid"], weighted=True),
+        make_case("z_loss.targets/hot", recipe=replace(RECIPE, z_loss=0.02)),
+        Case(
+            "z_loss.capped/hot",
+            make_spec(output=OutputSpec(softcap=5.0, scale=0.7, bias=True)),
+            draw_hot,
+            B=4,
+            packed=True,
+            weighted=True,
+            recipe=replace(RECIPE, z_loss=0.02),
+        ),
         Case(
             "lora.biases/hot",
             make_field_specs()["attention.bias=all"],

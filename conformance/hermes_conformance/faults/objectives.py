@@ -66,7 +66,9 @@ def _ignore_weights(tables: tuple[str, ...]) -> Plant:
         patcher.wrap_table(
             "next_token",
             lambda original: (
-                lambda module, x, targets, at, weights=None: original(module, x, targets, at)
+                lambda module, x, targets, at, weights, *more: original(
+                    module, x, targets, at, None, *more
+                )
             ),
             tables,
         )
@@ -89,6 +91,23 @@ def _ignore_pair_weights(tables: tuple[str, ...]) -> Plant:
         )
 
     return plant
+
+
+def _change_z_loss(name: str, change: Function) -> Plant:
+    """Compute z_loss of the exact loss, or score_z of the chunked one, by change(original, ...)."""
+
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_function(
+            getattr(patcher.load_module("loss" if name == "z_loss" else "chunked_loss"), name),
+            lambda original: lambda *arguments: change(original, *arguments),
+        )
+
+    return plant
+
+
+def _halve_slope(original, *arguments):
+    z, slope = original(*arguments)
+    return z, slope / 2
 
 
 def _change_pair_losses(change: Function) -> Plant:
@@ -237,6 +256,24 @@ FAULTS = (
         "L2/gradients",
         WEIGHTED_PAIRS,
         _ignore_pair_weights(FAST_TABLES),
+    ),
+    _make_fault(
+        "the z-loss forgets weights",
+        "L1/derivatives",
+        "z_loss.capped/hot",
+        _change_z_loss("z_loss", lambda original, *more: original(*more[:-1])),
+    ),
+    _make_fault(
+        "the z-loss is off by a thousandth",
+        "L1/derivatives",
+        "z_loss.targets/hot",
+        _change_z_loss("z_loss", lambda original, *more: original(*more) * 1.001),
+    ),
+    _make_fault(
+        "the chunks' z-loss has half its slope",
+        "L2/gradients",
+        "z_loss.capped/hot",
+        _change_z_loss("score_z", _halve_slope),
     ),
     _make_fault("log-sum-exp without its maximum", LOSS, "edge.loud logits/hot", _skip_maximum),
     _make_fault(

@@ -30,6 +30,7 @@ from hermes_conformance.faults import (
     rows,
     sources,
     state,
+    update_rules,
 )
 from hermes_conformance.faults.fault import Fault
 from hermes_conformance.faults.patcher import Patcher, has_known_layout
@@ -51,6 +52,7 @@ FAULTS: tuple[Fault, ...] = (
     *backward.FAULTS,
     *objectives.FAULTS,
     *optimizer.FAULTS,
+    *update_rules.FAULTS,
     *state.FAULTS,
     *cache.FAULTS,
     *rows.FAULTS,

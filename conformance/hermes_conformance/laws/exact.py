@@ -227,9 +227,11 @@ def state_bits(case: Case, backends: Backends) -> Iterator[Measurement]:
     options = backends.subject.make_options("float32")
     second = backends.subject.backend.learner(case.spec, before, case.recipe, options).state()
     yield compare_values("step", second.step, before.step, EXACT)
-    for part in ("params", "exp_avg", "exp_avg_sq"):
-        for name, value in getattr(before, part).items():
-            yield compare_bits(f"{part} of {name}", getattr(second, part)[name], value, EXACT)
+    for part in ("params", *before.slots):
+        one = second.params if part == "params" else second.slots[part]
+        other = before.params if part == "params" else before.slots[part]
+        for name, value in other.items():
+            yield compare_bits(f"{part} of {name}", one[name], value, EXACT)
 
 
 TENSOR_KINDS = (  # architectures that have all kinds of tensors between them

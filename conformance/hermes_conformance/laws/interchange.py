@@ -10,11 +10,12 @@ import numpy as np
 
 from hermes.checkpoint import Progress, open_checkpoint, save
 from hermes.interface import TrainState
+from hermes.recipe import OptimizerRecipe
 from hermes_conformance.cases.case import Case
 from hermes_conformance.cases.specs import make_field_specs, make_spec
 from hermes_conformance.cases.weights import draw_fresh
 from hermes_conformance.laws.float64_state import float64_resume
-from hermes_conformance.laws.training import compare_trajectories
+from hermes_conformance.laws.training import compare_trajectories, list_parts
 from hermes_conformance.laws.training_cases import TRAINING_RECIPE
 from hermes_conformance.measure import tolerance
 from hermes_conformance.measure.compare import (
@@ -77,8 +78,9 @@ def resume(case: Case, backends: Backends) -> Iterator[Measurement]:
 
 def _compare_states(got: TrainState, expected: TrainState, note: str = "") -> Iterator[Measurement]:
     yield compare_values(f"step{note}", got.step, expected.step, EXACT)
-    for part in ("params", "exp_avg", "exp_avg_sq"):
-        one, other = getattr(got, part), getattr(expected, part)
+    yield compare_values(f"slots{note}", set(got.slots), set(expected.slots), EXACT)
+    for part, other in list_parts(expected).items():
+        one = list_parts(got)[part]
         yield compare_values(f"names of {part}{note}", set(one), set(other), EXACT)
         for name in other:
             yield compare_bits(f"{part} of {name}{note}", one[name], other[name], EXACT)
@@ -144,6 +146,9 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
         Case(f"move.{name}/fresh", spec, draw_fresh, recipe=TRAINING_RECIPE)
         for name, spec in specs.items()
     ]
+    for name, ema in (("muon", 0.9), ("normuon", 0.0), ("lion", 0.0), ("adafactor", 0.0)):
+        recipe = replace(TRAINING_RECIPE, optimizer=OptimizerRecipe(name), lr=1e-3, ema=ema)
+        cases.append(Case(f"move.{name}/fresh", make_spec(), draw_fresh, recipe=recipe))
     frozen = replace(TRAINING_RECIPE, freeze_layers=1)
     return (*cases, Case("move.frozen/fresh", make_spec(), draw_fresh, recipe=frozen))
 

@@ -203,7 +203,7 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
         biased, FfnSpec(40, bias=True), output=OutputSpec(bias=True), max_seq_len=160
     )
     cases.append(Case("decoding.one row/hot", long_row, draw_hot, A=1, B=1, T=140))
-    objectives = ("preference.", "weighted.", "lora.token rows")
+    objectives = ("preference.", "weighted.", "z_loss.", "lora.token rows")
     cases += [case for case in make_objective_cases() if case.name.startswith(objectives)]
     # A vocabulary whose logits take several chunks, of next-token losses and of a pair. beta is
     # small since the rows' sums are hundreds of nats, known to about 1e-5: with a larger beta that
@@ -211,7 +211,8 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
     large = make_spec(vocab_size=300_000, embeddings=EmbeddingsSpec(tie_weights=True))
     pairs = replace(RECIPE, objective="preference", preference=Preference(beta=0.05))
     cases.append(Case("slices.next token/hot", large, draw_hot, A=1, B=2, T=30))
-    cases.append(Case("slices.weighted/hot", large, draw_hot, A=1, B=2, T=30, weighted=True))
+    uneven = Case("slices.weighted/hot", large, draw_hot, A=1, B=2, T=30, weighted=True)
+    cases.append(replace(uneven, recipe=replace(RECIPE, z_loss=0.02)))
     cases.append(Case("slices.pairs/hot", large, draw_hot, A=1, B=4, T=30, recipe=pairs))
     return tuple(cases)
 

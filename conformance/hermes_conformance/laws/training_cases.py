@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from hermes.recipe import Lora, OptimizerRecipe, Preference, Recipe
 from hermes.spec import AttentionSpec, EmbeddingsSpec, FfnSpec, Learned, ModelSpec, OutputSpec
@@ -12,6 +13,8 @@ from hermes_conformance.cases.weights import draw_fresh, draw_hot
 from hermes_conformance.golden.vectors import read_stored_cases
 
 STEPS, LONG_STEPS, SHORT_STEPS, FEW_STEPS = 30, 100, 6, 12
+# Runs with other optimizers than AdamW, or with more than it.
+NEW_RULES = ("train.muon", "train.normuon", "train.lion", "train.adafactor", "train.groups")
 FULL_LENGTH = ("train.dropout", "train.gpt2", "train.other rule", "train.hot")
 TRAINING_RECIPE = replace(
     RECIPE,
@@ -32,6 +35,31 @@ def count_steps(case: Case) -> int:
 
 def _make_case(name: str, spec: ModelSpec, recipe: Recipe = TRAINING_RECIPE, *, B: int = 2) -> Case:
     return Case(f"train.{name}/fresh", spec, draw_fresh, B=B, recipe=recipe)
+
+
+def _make_optimizer_cases() -> tuple[Case, ...]:
+    """Every optimizer beside AdamW, with both of Muon's scales; groups, and an average."""
+
+    def make(name: str, spec: ModelSpec, optimizer: OptimizerRecipe, **fields: Any) -> Case:
+        return _make_case(name, spec, replace(TRAINING_RECIPE, optimizer=optimizer, **fields))
+
+    biased = make_field_specs()["attention.bias=all"]
+    groups = (
+        ("lm_head.*", "lr=2e-4,weight_decay=0"),
+        ("*.0.self_attn.?_proj.*", "lr_scale=2"),
+        ("*.self_attn.*", "lr_scale=0.5"),
+    )
+    original = OptimizerRecipe("muon", muon_scale="original", nesterov=False, weight_decay=0.3)
+    return (
+        make("muon", make_spec(), OptimizerRecipe("muon"), ema=0.9),
+        make("muon original", biased, original, groups=groups),
+        make("normuon", make_spec(), OptimizerRecipe("normuon", momentum=0.8)),
+        make("lion", biased, OptimizerRecipe("lion", beta2=0.98), lr=3e-4),
+        make("adafactor", biased, OptimizerRecipe("adafactor")),
+        make("groups short", biased, OptimizerRecipe(moments="bfloat16"), groups=groups),
+        make("muon short", make_spec(), OptimizerRecipe("muon", moments="bfloat16")),
+        make("groups", biased, OptimizerRecipe(), groups=groups, ema=0.8),
+    )
 
 
 @cache
@@ -72,6 +100,7 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
             replace(TRAINING_RECIPE, lora=Lora(rank=3, dora=True, token_ids=(1, 5, 9)), lr=1e-3),
         ),
         _make_case("preference", make_spec(), preference, B=4),
+        *_make_optimizer_cases(),
         _make_case("crossed", make_crossed_specs()["crossed.003"]),
         Case("train.hot/hot", make_spec(), draw_hot, recipe=TRAINING_RECIPE),
     ]

@@ -107,6 +107,16 @@ UPDATE_32 = Bound(
     "by 3e-7, with a change of 7e-3. Weights in bfloat16 would be off by tenths",
     "6.3e-5",
 )
+MOMENT_16 = Bound(
+    1.0,
+    "units of bfloat16",
+    "a moment that is kept in bfloat16: values in float32 on either side of a midpoint round one "
+    "unit apart; in float64 they do not, and every bit of the oracle's moments is wanted",
+    "1, in one element of a tensor",
+)
+MOMENT_16_SHARE = Bound(
+    0.02, "of elements", "with more elements apart, moments would be rounded otherwise", "0.001"
+)
 TRAIN_32 = Bound(
     2e-5,
     "nats",

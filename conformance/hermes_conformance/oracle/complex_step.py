@@ -33,7 +33,8 @@ def compute_loss_and_slope(
 ) -> tuple[float, float]:
     """The oracle's loss at `params`, and d loss(params + s direction) / ds at s = 0.
 
-    dropout: (seed, step) or None. recipe: of the adapters that are among the params. rules: how a
+    dropout: (seed, step) or None. recipe: of the adapters that are among the params, and of the
+    z-loss. rules: how a
     shorter format rounds results and the inputs of matrix products.
     """
     moved: Arrays = {
@@ -41,7 +42,8 @@ def compute_loss_and_slope(
     }
     if recipe is not None and recipe.lora is not None:
         _merge_adapters(spec, moved, recipe.lora)
-    mean = complex(ORACLE.build(spec, moved).compute_loss(batch, dropout))
+    z_weight = 0.0 if recipe is None else recipe.z_loss
+    mean = complex(ORACLE.build(spec, moved).compute_loss(batch, dropout, z_weight))
     return mean.real, mean.imag / TINY
 
 

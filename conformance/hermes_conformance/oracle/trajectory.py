@@ -6,13 +6,19 @@ from typing import Any
 import numpy as np
 
 from hermes.interface import StepReport, TrainState
-from hermes.numerics.lora import list_adapter_tensors
-from hermes.numerics.params import list_parameters, list_unfrozen
+from hermes.numerics.params import list_unfrozen
+from hermes.numerics.update_rules import (
+    EMA,
+    choose_update_rules,
+    is_short_slot,
+    list_state_shapes,
+)
 from hermes.training.schedule import compute_lr
 from hermes_conformance.cases.case import Case, Weights
 from hermes_conformance.measure.subject import BackendUnderTest, make_initial_state
 from hermes_conformance.oracle import complex_step
-from hermes_numpy.optim import adamw, clip_scale
+from hermes_numpy.optim import clip_scale
+from hermes_numpy.update_rules import average_weights, round_to_bfloat16, update
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ def copy_state(state: TrainState) -> TrainState:
     def copy(tensors: Weights) -> dict[str, np.ndarray]:
         return {name: np.array(tensors[name]) for name in tensors}
 
-    return TrainState(copy(state.params), copy(state.exp_avg), copy(state.exp_avg_sq), state.step)
+    slots = {slot: copy(held) for slot, held in state.slots.items()}
+    return TrainState.from_slots(copy(state.params), slots, state.step)
 
 
 def train(
@@ -62,31 +69,35 @@ def train(
 def apply_oracle_update(
     case: Case, state: TrainState, grads: Weights, lr: float
 ) -> tuple[TrainState, float]:
-    """The state after one AdamW step with these gradients, and their norm. float64."""
-    table = dict(list_parameters(case.spec))
-    if case.recipe.lora is not None:
-        table |= list_adapter_tensors(case.spec, case.recipe.lora)
+    """The state after one optimizer step with these gradients, and their norm. float64."""
+    rules, shapes = (
+        choose_update_rules(case.spec, case.recipe),
+        list_state_shapes(case.spec, case.recipe),
+    )
     norm = float(np.sqrt(sum(np.square(g, dtype=np.float64).sum() for g in grads.values())))
     scale, step = clip_scale(norm, case.recipe.grad_clip), state.step + 1
     params = {name: np.asarray(p, np.float64) for name, p in state.params.items()}
-    first, second = {}, {}
+    slots: dict[str, dict[str, np.ndarray]] = {slot: {} for slot in shapes}
     for name, g in grads.items():
-        zero = np.zeros(g.shape)
-        params[name], first[name], second[name] = adamw(
-            params[name],
-            scale * np.asarray(g, np.float64),
-            np.asarray(state.exp_avg.get(name, zero), np.float64),
-            np.asarray(state.exp_avg_sq.get(name, zero), np.float64),
-            lr=lr,
-            step=step,
-            decay=float(table[name].decay),
-            rule=case.recipe.optimizer,
-        )
-    return TrainState(params, first, second, step), norm
+        kept = {
+            slot: np.asarray(state.slots.get(slot, {}).get(name, np.zeros(held[name])), np.float64)
+            for slot, held in shapes.items()
+            if name in held
+        }
+        if case.recipe.ema and name not in state.slots.get(EMA, {}):
+            kept[EMA] = params[name]
+        g = scale * np.asarray(g, np.float64)
+        params[name], new = update(params[name], g, kept, lr=lr, step=step, rule=rules[name])
+        if case.recipe.ema:
+            new[EMA] = average_weights(kept[EMA], params[name], case.recipe.ema)
+        for slot, value in new.items():
+            short = is_short_slot(slot, case.recipe)
+            slots[slot][name] = round_to_bfloat16(value) if short else value
+    return TrainState.from_slots(params, slots, step), norm
 
 
 def train_oracle(case: Case, steps: int) -> Trajectory:
-    """Train the case with the oracle alone: derivatives by complex steps, and its own AdamW."""
+    """Train the case with the oracle alone: derivatives by complex steps, and its own optimizer."""
     state, losses, norms = make_initial_state(case), [], []
     trained = list_unfrozen(case.spec, case.recipe.freeze_layers)
     for step in range(steps):

@@ -1,0 +1,122 @@
+"""What a learner keeps beside its weights, and how a step changes both."""
+
+from collections.abc import Mapping, Sequence
+
+import mlx.core as mx
+import numpy as np
+from mlx.core import array as Array
+
+from hermes.interface import LazyTensors, Tensors, TrainState
+from hermes.numerics.update_rules import (
+    EMA,
+    UpdateRule,
+    choose_update_rules,
+    compute_decay_of_squares,
+    is_short_slot,
+    list_state_shapes,
+)
+from hermes.recipe import Recipe
+from hermes_mlx.optim import adamw, clip_scale, global_norm
+from hermes_mlx.runtime import Runtime
+from hermes_mlx.update_rules import average_weights, compute_step
+
+Arrays = dict[str, Array]
+Kept = dict[str, Arrays]  # by slot and name
+
+
+class Optimizer:
+    """Updates the trained tensors by their rules. kept: what these need, by slot and name."""
+
+    def __init__(self, runtime: Runtime, state: TrainState, recipe: Recipe, params: Arrays):
+        self._runtime, self._recipe = runtime, recipe
+        self._rules = choose_update_rules(runtime.spec, recipe)
+        self.kept = {
+            slot: self._load(slot, state.slots.get(slot, {}), shapes, params)
+            for slot, shapes in list_state_shapes(runtime.spec, recipe).items()
+        }
+
+    def _load(
+        self, slot: str, held: Tensors, shapes: Mapping[str, tuple[int, ...]], params: Arrays
+    ) -> Arrays:
+        """A slot's tensors; where the state has none, zeros, or of the average the weights."""
+        loaded = {}
+        for name, shape in shapes.items():
+            p = params[name]
+            if name in held:
+                loaded[name] = self._runtime.to_device(held[name], p.dtype)
+            else:
+                loaded[name] = p if slot == EMA else mx.zeros(shape, p.dtype)
+            if is_short_slot(slot, self._recipe):
+                loaded[name] = loaded[name].astype(mx.bfloat16)
+        mx.eval(loaded)
+        return loaded
+
+    def compute_scalars(self, lr: float, step: int) -> list[Array]:
+        """What `compute_update` needs of a step, counted from 1: lr, AdamW's two, Adafactor's."""
+        rule, runtime = self._recipe.optimizer, self._runtime
+        values = (
+            lr,
+            lr / (1 - rule.beta1**step),
+            (1 - rule.beta2**step) ** -0.5,
+            compute_decay_of_squares(step),
+        )
+        return [runtime.to_device(np.float64(value), runtime.master) for value in values]
+
+    def compute_update(
+        self, params: Arrays, kept: Kept, grads: Arrays, loss: Array, scalars: Sequence[Array]
+    ) -> tuple[Arrays, Kept, Array]:
+        """Clip and update: new params and what is kept, and the norm before clipping.
+
+        Nothing changes where loss or norm is not finite. That is chosen element by element, not by
+        an if: reading the norm would make the host wait, and a compiled function cannot.
+        """
+        norm = global_norm(grads.values())
+        scale = clip_scale(norm, self._recipe.grad_clip)
+        finite = mx.isfinite(norm) & mx.isfinite(loss)
+        new_params: Arrays = {}
+        new_kept: Kept = {slot: {} for slot in kept}
+        for name, rule in self._rules.items():
+            stored = {slot: held[name] for slot, held in kept.items() if name in held}
+            # Moments in a shorter type are computed in that of the weights, and rounded at the end.
+            before = {slot: value.astype(params[name].dtype) for slot, value in stored.items()}
+            p, after = _update_tensor(params[name], scale * grads[name], before, scalars, rule)
+            if EMA in before:
+                after[EMA] = average_weights(before[EMA], p, self._recipe.ema)
+            new_params[name] = mx.where(finite, p, params[name])
+            for slot, value in after.items():
+                new = mx.where(finite, value, before[slot])
+                new_kept[slot][name] = new.astype(stored[slot].dtype)
+        return new_params, new_kept, norm
+
+    def copy_slots(self) -> Mapping[str, Tensors]:
+        """What is kept, by slot; each tensor is copied when it is read."""
+        # MLX's arrays never change: a later step makes new ones, so these can be read when asked.
+        to_numpy = self._runtime.to_numpy
+        return {
+            slot: LazyTensors(held, lambda name, held=held: to_numpy(held[name]))  # type: ignore[misc]
+            for slot, held in self.kept.items()
+        }
+
+
+def _update_tensor(
+    p: Array, g: Array, kept: Arrays, scalars: Sequence[Array], rule: UpdateRule
+) -> tuple[Array, Arrays]:
+    """One step of one tensor by its rule: the new p, and what is kept, by slot."""
+    lr, first, second, square_decay = scalars
+    if rule.lr_scale != 1.0:
+        lr, first = lr * rule.lr_scale, first * rule.lr_scale
+    if rule.algorithm != "adamw":
+        u, after = compute_step(g, kept, rule, square_decay)
+        return p * (1 - lr * rule.weight_decay) - lr * u, after
+    p, m, v = adamw(
+        p,
+        g,
+        kept["exp_avg"],
+        kept["exp_avg_sq"],
+        lr=lr,
+        first=first,
+        second=second,
+        decay=float(rule.decay),
+        rule=rule.recipe,
+    )
+    return p, {"exp_avg": m, "exp_avg_sq": v}

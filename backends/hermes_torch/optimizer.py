@@ -1,0 +1,160 @@
+"""What a learner keeps beside its weights, and how a step changes both, in place."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor as Array
+from torch.nn import Parameter
+
+from hermes.interface import LazyTensors, Tensors, TrainState
+from hermes.numerics.update_rules import (
+    EMA,
+    UpdateRule,
+    choose_update_rules,
+    group_by_rule,
+    is_short_slot,
+    list_state_shapes,
+)
+from hermes.recipe import Recipe
+from hermes_torch.optim import update_exact, update_fused
+from hermes_torch.runtime import Runtime
+from hermes_torch.update_rules import average_weights, update_by_rule
+
+
+class Optimizer:
+    """Updates the trained tensors by their rules, and keeps what these need.
+
+    tensors: every parameter by name. kept: of each trained tensor, what is kept by slot. names: of
+    the trained tensors, those that decay first: the order of the sum in the norm.
+    """
+
+    def __init__(
+        self, runtime: Runtime, state: TrainState, recipe: Recipe, tensors: Mapping[str, Parameter]
+    ):
+        self._runtime, self._recipe, self._tensors = runtime, recipe, tensors
+        rules = choose_update_rules(runtime.spec, recipe)
+        self.names = sorted(rules, key=lambda name: not rules[name].decay)
+        self._groups = group_by_rule(self.names, rules)
+        self._shapes = list_state_shapes(runtime.spec, recipe)
+        self.kept: dict[str, dict[str, Array]] = {name: {} for name in rules}
+        for slot, shapes in self._shapes.items():
+            held = state.slots.get(slot, {})
+            for name, shape in shapes.items():
+                kept = self._load(slot, held, name, shape)
+                short = is_short_slot(slot, recipe)
+                self.kept[name][slot] = kept.to(torch.bfloat16) if short else kept
+        exact = runtime.options.exact or runtime.dtype == torch.float64
+        # The fused kernel computes in the moments' type.
+        exact = exact or recipe.optimizer.moments == "bfloat16"
+        self._update_adamw = update_exact if exact else update_fused
+
+    def _load(self, slot: str, held: Tensors, name: str, shape: tuple[int, ...]) -> Array:
+        """A tensor of a slot; where the state has none, zeros, or of the average the weights."""
+        p = self._tensors[name]
+        if name in held:
+            return self._runtime.load_parameter(held[name], training=True)
+        if slot == EMA:
+            return p.detach().clone()
+        if shape == p.shape:
+            return torch.zeros_like(p, requires_grad=False)
+        return torch.zeros(shape, dtype=p.dtype, device=p.device)
+
+    @property
+    def grads(self) -> list[Array]:
+        """The gradients, in the order of `names`."""
+        return [get_grad(self._tensors[name]) for name in self.names]
+
+    def update(self, lr: float, step: int, finite: Array) -> None:
+        """Take the step, counted from 1, unless it is not `finite`, a bool ()."""
+        for rule, names in self._groups.items():
+            self._update_group(rule, names, lr * rule.lr_scale, step, finite)
+        if self._recipe.ema:
+            self._average(finite)
+
+    def _update_group(
+        self, rule: UpdateRule, names: Sequence[str], lr: float, step: int, finite: Array
+    ) -> None:
+        """Update tensors of one rule."""
+        to_local, tensors, kept = self._runtime.to_local, self._tensors, self.kept
+        if rule.algorithm == "adamw":
+            group = [
+                (
+                    to_local(tensors[name]),
+                    to_local(get_grad(tensors[name])),
+                    to_local(kept[name]["exp_avg"]),
+                    to_local(kept[name]["exp_avg_sq"]),
+                )
+                for name in names
+            ]
+            decay = float(rule.decay)
+            self._update_adamw(
+                group, lr=lr, step=step, decay=decay, rule=rule.recipe, finite=finite
+            )
+            return
+        # Lion's steps are of single numbers, so that a shard of a tensor is enough for its own.
+        shards = None if rule.algorithm == "lion" else self._runtime.shards
+        for name in names:
+            grad, held = get_grad(tensors[name]), kept[name]
+            if shards is None:
+                grad, held = to_local(grad), {slot: to_local(x) for slot, x in held.items()}
+            p = to_local(tensors[name])
+            update_by_rule(p, grad, held, lr=lr, step=step, rule=rule, finite=finite, shards=shards)
+
+    def _average(self, finite: Array) -> None:
+        """Move the average of the weights towards them."""
+        to_local = self._runtime.to_local
+        for name in self.names:
+            e, p = to_local(self.kept[name][EMA]), to_local(self._tensors[name])
+            e.copy_(torch.where(finite, average_weights(e, p, self._recipe.ema), e))
+
+    @torch.no_grad()
+    def swap_average(self) -> None:
+        """Exchange the weights and their average."""
+        to_local, shards = self._runtime.to_local, self._runtime.shards
+        if shards:
+            shards.forget_gathered()
+        for name in self.names:
+            e, p = to_local(self.kept[name][EMA]), to_local(self._tensors[name])
+            held = p.detach().clone()
+            p.copy_(e)
+            e.copy_(held)
+
+    @torch.no_grad()
+    def compute_digests(self) -> Mapping[str, int]:
+        """The sum of the words of each tensor and, times 2 and so on, of what is kept."""
+        shards, sums, whole = self._runtime.shards, [], []
+        for name, p in self._tensors.items():
+            # Of a sharded matrix, what is kept of its rows and columns is whole in every process.
+            own = torch.zeros((), dtype=torch.int64, device=p.device)
+            others = own.clone()
+            for k, x in enumerate((p, *self.kept.get(name, {}).values()), 1):
+                local = self._runtime.to_local(x)
+                short = local.dtype == torch.bfloat16
+                words = local.view(torch.int16 if short else torch.int32)
+                word = words.sum(dtype=torch.int64) * k
+                if shards and x.ndim < p.ndim:
+                    others += word
+                else:
+                    own += word
+            sums.append(own)
+            whole.append(others)
+        if shards:
+            sums = shards.sum_digests(sums, self._tensors.values())
+        return {
+            name: int(own) + int(others)
+            for name, own, others in zip(self._tensors, sums, whole, strict=True)
+        }
+
+    def copy_slots(self) -> Mapping[str, Tensors]:
+        """What is kept, by slot; each tensor is copied when it is read."""
+        copy, kept = self._runtime.copy_to_numpy, self.kept
+        return {
+            slot: LazyTensors(shapes, lambda name, slot=slot: copy(kept[name][slot]))  # type: ignore[misc]
+            for slot, shapes in self._shapes.items()
+        }
+
+
+def get_grad(p: Array) -> Array:
+    """The gradient of a tensor, which the learner has made sure of."""
+    assert p.grad is not None
+    return p.grad

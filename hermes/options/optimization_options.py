@@ -1,0 +1,123 @@
+"""The options of how a run optimizes: batch, optimizer, length, learning rate, evaluation."""
+
+from hermes.options.option import Option
+from hermes.recipe import DECAY_SHAPES, MOMENT_TYPES, OPTIMIZERS, SCHEDULES, Recipe
+
+__all__ = ["make_optimization_options"]
+
+RECIPE = Recipe()
+
+
+def make_optimization_options() -> tuple[Option, ...]:
+    """Make them, in the order of --help."""
+    group, optimizer = "Optimization", "Optimizer"
+    length, schedule = "Run length", "Schedule"
+    return (
+        Option("lr", type=float, default=RECIPE.lr, group=group,
+               scope="recipe", recipe_field="lr", help="Peak learning rate"),
+        Option("batch_size", short="-b", type=int, default=RECIPE.batch_size, group=group,
+               scope="recipe", recipe_field="batch_size",
+               help="Sequences per micro-batch and process"),
+        Option("grad_accum", type=int, default=RECIPE.grad_accum, group=group,
+               scope="recipe", recipe_field="grad_accum",
+               help="Micro-batches per optimizer step (gradient accumulation)"),
+        Option("seq_len", type=int, group=group, scope="recipe", recipe_field="seq_len",
+               default_text="256, or the model's max_seq_len if that is less",
+               help="Sequence length in tokens"),
+        Option("grad_clip", type=float, default=RECIPE.grad_clip, group=optimizer,
+               scope="recipe", recipe_field="grad_clip",
+               help="Maximum gradient norm; 0 disables clipping"),
+        Option("weight_decay", type=float, default=RECIPE.optimizer.weight_decay, group=optimizer,
+               scope="recipe", recipe_field="optimizer.weight_decay",
+               help="Weight decay, decoupled, applied to matrices only"),
+        Option("optimizer", choices=OPTIMIZERS, default_text="adamw", group=optimizer,
+               scope="recipe", recipe_field="optimizer.name",
+               help="Optimizer; muon and normuon train the matrices inside blocks and leave the "
+               "rest to AdamW"),
+        Option("moments", default=RECIPE.optimizer.moments, choices=MOMENT_TYPES, group=optimizer,
+               scope="recipe", recipe_field="optimizer.moments",
+               help="Type in which the optimizer keeps its moments; bfloat16 halves their memory"),
+        Option("group", multiple=True, nargs=2, metavar="GLOB SETTINGS", group=optimizer,
+               scope="recipe", recipe_field="groups",
+               help="Settings of the tensors whose names match, such as 'lm_head.*' "
+               "lr=1e-3,weight_decay=0; lr is their peak, lr_scale a multiple of --lr; of a "
+               "tensor's groups the first holds; repeatable"),
+        Option("ema", type=float, default=RECIPE.ema, metavar="DECAY", group=optimizer,
+               scope="recipe", recipe_field="ema",
+               help="Keep an exponential moving average of the weights, such as 0.999, and "
+               "evaluate it, too; 0 keeps none"),
+        Option("z_loss", type=float, default=RECIPE.z_loss, metavar="WEIGHT", group=optimizer,
+               scope="recipe", recipe_field="z_loss",
+               help="Weight of the square of each target's log-sum-exp, added to the loss, such "
+               "as 1e-4; 0 adds nothing"),
+        Option("seed", type=int, default=RECIPE.seed, group=group,
+               scope="recipe", recipe_field="seed",
+               help="Seed of initialization, data order and dropout"),
+
+        Option("epochs", short="-e", type=float, default=RECIPE.epochs, group=length,
+               scope="recipe", recipe_field="epochs", help="Number of passes over the data"),
+        Option("max_steps", type=int, default=RECIPE.max_steps, group=length,
+               scope="recipe", recipe_field="max_steps",
+               help="Total number of optimizer steps, overriding --epochs; 0 follows --epochs"),
+        Option("train_tokens", type=int, default=RECIPE.train_tokens, metavar="N",
+               group=length, scope="recipe", recipe_field="train_tokens",
+               help="Total length in tokens, --seq-len for each sample, overriding --epochs; 0 "
+               "follows --epochs"),
+        Option("schedule", default=RECIPE.schedule, choices=SCHEDULES, group=schedule,
+               scope="recipe", recipe_field="schedule",
+               help="Learning rate after warmup: constant; falling to the end of the run in a "
+               "line, as a cosine or as a power; constant with a fall at the end (wsd: warmup, "
+               "stable, decay); or on the lines between points"),
+        Option("warmup_steps", type=int, default=RECIPE.warmup_steps, group=schedule,
+               scope="recipe", recipe_field="warmup_steps",
+               help="Optimizer steps of linear learning-rate warmup"),
+        Option("warmup_ratio", type=float, default=RECIPE.warmup_ratio, group=schedule,
+               scope="recipe", recipe_field="warmup_ratio",
+               help="Warmup as a fraction of the run, instead of --warmup-steps"),
+        Option("min_lr_ratio", type=float, default=RECIPE.min_lr_ratio, group=schedule,
+               scope="recipe", recipe_field="min_lr_ratio",
+               help="Learning rate at the end of a schedule that falls, as a fraction of --lr"),
+        Option("decay_ratio", type=float, default=RECIPE.decay_ratio, group=schedule,
+               scope="recipe", recipe_field="decay_ratio",
+               help="Fraction of the run in which wsd falls"),
+        Option("decay_steps", type=int, default=RECIPE.decay_steps, group=schedule,
+               scope="recipe", recipe_field="decay_steps",
+               help="Optimizer steps in which wsd falls; 0 follows --decay-ratio"),
+        Option("decay_shape", default=RECIPE.decay_shape, choices=DECAY_SHAPES, group=schedule,
+               scope="recipe", recipe_field="decay_shape", help="Shape of wsd's fall"),
+        Option("power", type=float, default=RECIPE.power, group=schedule,
+               scope="recipe", recipe_field="power", help="Power of the polynomial schedule"),
+        Option("cooldown_from", metavar="CHECKPOINT", group=schedule, is_path=True, per_rank=True,
+               help="Continue from this checkpoint, at the full learning rate of a constant or wsd "
+               "schedule, with a fall to the end of the new run; --decay-steps says how long"),
+        Option("lr_point", multiple=True, nargs=2, metavar="WHERE FACTOR", group=schedule,
+               scope="recipe", recipe_field="lr_points",
+               help="Point of the schedule: a step or a percentage of the run, and the factor "
+               "of --lr there, such as 50% 0.3; repeatable, best in a file given with --config"),
+
+        Option("eval_every", type=int, default=RECIPE.eval_every, group="Evaluation and logging",
+               scope="recipe", recipe_field="eval_every",
+               help="Evaluate every N optimizer steps; 0 evaluates at the end only"),
+        Option("log_every", type=int, group="Evaluation and logging",
+               default_text="1, or 10 for runs of 10,000 steps or more",
+               help="Log metrics every N optimizer steps"),
+        Option("patience", type=int, default=0, group="Evaluation and logging",
+               help="End the run after N evaluations without a lower validation loss; 0 never "
+               "does"),
+        Option("min_delta", type=float, default=0.0, group="Evaluation and logging",
+               help="Fall of the validation loss, in nats, that --patience takes as lower"),
+        Option("sample_every", type=int, default=0, group="Samples and trackers",
+               help="Generate sample text every N optimizer steps and at the end; 0 never does"),
+        Option("sample_prompt", multiple=True, metavar="TEXT", group="Samples and trackers",
+               default_text="the beginning of a text",
+               help="Prompt of the sample text; repeatable"),
+        Option("sample_prompts", metavar="FILE", group="Samples and trackers", is_path=True,
+               per_rank=True,
+               help='File of such prompts: one on each line, or .jsonl with a field "prompt"'),
+        Option("sample_tokens", type=int, default=64, group="Samples and trackers",
+               help="Longest sample text, in tokens"),
+        Option("track", multiple=True, metavar="NAME", group="Samples and trackers",
+               help="Follow the run with tensorboard, wandb, mlflow or trackio; repeatable"),
+        Option("track_project", default="hermes", metavar="NAME", group="Samples and trackers",
+               help="Project or experiment that --track puts the run into"),
+    )  # fmt: skip
