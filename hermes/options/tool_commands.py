@@ -275,14 +275,14 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
         ("backend", "against", "device", "fault", "random", "seed", "json"),
         overrides=_JUDGED
         | {
-            "seed": {"default": 0, "group": "Selection", "help": "Seed of the draw of --random"},
+            "seed": {"group": "Selection", "help": "Seed of the draw of --random"},
             "json": {
                 "type": Path,
                 "default": None,
                 "metavar": "FILE",
                 "parameter": "json_file",
                 "help": "Write the results as JSON; those of --random after each, and a run "
-                "with the same file goes on where it stopped",
+                "with the same file resumes where it stopped",
             },
         },
     ),
