@@ -243,7 +243,7 @@ def train(
     peer_timeout: float = 45,
     backend: str = "auto",
     device: str | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
     deterministic: bool = False,
     grad_checkpoint: bool = False,
     compile: bool | None = None,

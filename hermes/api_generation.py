@@ -26,6 +26,7 @@ from hermes.inference.sampling_options import SAMPLING_OPTIONS, make_sampling
 from hermes.interface import Options, choose_backend
 from hermes.interop.hub import load_tokenizer
 from hermes.model import Model, check_loading, load
+from hermes.model_info.devices import choose_precision
 from hermes.tokenizer import Tokenizer
 
 __all__ = ["chat", "generate", "generate_from_file"]
@@ -75,7 +76,7 @@ def generate(
     batch_size: int = 16,
     backend: str = "auto",
     device: str | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
     force: bool = False,
 ) -> list[GeneratedText]:
     """Continue a prompt, num_samples times, with the seeds from `seed` on.
@@ -268,7 +269,7 @@ def chat(
     seed: int = 0,
     backend: str = "auto",
     device: str | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
     force: bool = False,
 ) -> ChatSession:
     """Start a conversation: `say` gives the answer to a message in pieces, and remembers both.
@@ -304,10 +305,11 @@ def chat(
     sampling, said = make_sampling(base.encoder.tokenizer, base.generation_config, wanted)
     if said:
         warnings.warn(said, stacklevel=2)
-    options = Options(device=device, precision=precision)
     chosen = choose_backend(backend)
+    full = choose_precision(precision, chosen, device)
+    options = Options(device=device, precision=full)
     place = device or chosen.devices()[0]
-    for note in check_loading(chosen, base.spec, place, precision, a["force"]):
+    for note in check_loading(chosen, base.spec, place, full, a["force"]):
         warnings.warn(note, stacklevel=2)
     model = chosen.build(base.spec, base.params, options)
     return ChatSession(

@@ -65,7 +65,7 @@ def evaluate(
     batch_size: int = 32,
     backend: str = "auto",
     device: str | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
     force: bool = False,
 ) -> EvalResult:
     """The loss, perplexity and bits per byte of a model on a text.

@@ -36,6 +36,7 @@ __all__ = [
     "Batch",
     "Decoder",
     "DecodesRows",
+    "DeviceInfo",
     "LazyTensors",
     "Learner",
     "LossCounts",
@@ -109,6 +110,21 @@ class Options:
             raise HermesError(
                 f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}"
             )
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What one of Backend.devices() is, as far as its framework says.
+
+    kind: 'cpu', 'cuda' or 'metal'. name: its maker's, as in 'NVIDIA H200'. capability: the compute
+    capability of a CUDA device, (0, 0) where it is not known. precision: the only one that it
+    computes in, None for a choice.
+    """
+
+    kind: str = "cpu"
+    name: str = ""
+    capability: tuple[int, int] = (0, 0)
+    precision: str | None = None
 
 
 @dataclass(frozen=True)

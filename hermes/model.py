@@ -23,6 +23,7 @@ from hermes.interface import Model as BackendModel
 from hermes.interop.companions import open_tokenizer, read_generation_config
 from hermes.interop.hub import load_tokenizer
 from hermes.interop.open_model import StoredModel, open_model
+from hermes.model_info.devices import choose_precision
 from hermes.model_info.fitting import count_loaded_bytes, find_free_memory, require_memory
 from hermes.numerics.params import count_parameters
 from hermes.spec import ModelSpec
@@ -370,7 +371,7 @@ def load(
     checkpoint: str | Path,
     backend: str = "auto",
     device: str | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
     *,
     config: str | Path | None = None,
     ignore_fields: Sequence[str] = (),
@@ -383,7 +384,8 @@ def load(
     """Load a model to evaluate and to generate with.
 
     checkpoint: a checkpoint, a run (its newest whole one), a Hugging Face folder, or a file of
-    weights with `config` telling the architecture. ignore_fields: fields of its config.json that
+    weights with `config` telling the architecture. precision: "auto" is bfloat16 on GPUs that have
+    it, else float32. ignore_fields: fields of its config.json that
     hermes does not know and that are to be passed over. tokenizer: another than the one beside it.
     eos: the token that ends a text, and bos: whether one begins with BOS, where the checkpoint's
     files are not to say it. force: try what memory seems too small for. use_ema: the average of the
@@ -391,6 +393,7 @@ def load(
     MissingBackend, Unsupported.
     """
     found = choose_backend(backend)
+    full = choose_precision(precision, found, device)
     report_stage(f"reading {checkpoint}")
     source = open_model(
         Path(checkpoint),
@@ -399,11 +402,11 @@ def load(
         use_ema=use_ema,
     )
     device_name = device or found.devices()[0]
-    notes = (*source.notes, *check_loading(found, source.spec, device_name, precision, force))
+    notes = (*source.notes, *check_loading(found, source.spec, device_name, full, force))
     for note in notes:
         warnings.warn(note, stacklevel=2)
     report_stage(f"building {source.spec.name}")
-    built = found.build(source.spec, source.params, Options(device=device, precision=precision))
+    built = found.build(source.spec, source.params, Options(device=device, precision=full))
     report_stage("")
     return Model(
         built,

@@ -2,9 +2,11 @@
 
 from importlib.metadata import version
 
+import mlx.core as mx
+
 from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo
 from hermes.distributed.process_group import ProcessGroup as AnyProcessGroup
-from hermes.interface import Options, Tensors, TrainState
+from hermes.interface import DeviceInfo, Options, Tensors, TrainState
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes_mlx.inference import Model
@@ -25,6 +27,16 @@ class Backend:
     def devices(self) -> tuple[str, ...]:
         """The devices of this machine, the preferred one first."""
         return list_devices()
+
+    def describe_device(self, device: str) -> DeviceInfo:
+        """What a device of this machine is; MLX's GPU is Metal's, or CUDA's on Linux."""
+        if device != "gpu":
+            return DeviceInfo("cpu")
+        told = mx.device_info(mx.Device(mx.gpu))
+        if mx.metal.is_available():
+            return DeviceInfo("metal", str(told.get("device_name", "")))
+        capability = [int(told.get(f"compute_capability_{part}", 0)) for part in ("major", "minor")]
+        return DeviceInfo("cuda", str(told.get("device_name", "")), (capability[0], capability[1]))
 
     def build(
         self,

@@ -6,7 +6,7 @@ import numpy as np
 
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup, RankInfo
 from hermes.errors import Unsupported
-from hermes.interface import Options, Tensors, TrainState
+from hermes.interface import DeviceInfo, Options, Tensors, TrainState
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes_numpy.inference import Model
@@ -24,6 +24,10 @@ class Backend:
     def devices(self) -> tuple[str, ...]:
         """The CPU alone."""
         return ("cpu",)
+
+    def describe_device(self, device: str) -> DeviceInfo:
+        """The CPU, in float64 alone."""
+        return DeviceInfo("cpu", precision="float64")
 
     def build(
         self,

@@ -6,7 +6,7 @@ import torch
 
 from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo
 from hermes.distributed.process_group import ProcessGroup as AnyProcessGroup
-from hermes.interface import Options, Tensors, TrainState
+from hermes.interface import DeviceInfo, Options, Tensors, TrainState
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes_torch.inference import Model
@@ -31,6 +31,13 @@ class Backend:
     def devices(self) -> tuple[str, ...]:
         """The devices of this machine, the preferred one first."""
         return list_devices()
+
+    def describe_device(self, device: str) -> DeviceInfo:
+        """What a device of this machine is."""
+        if not device.startswith("cuda"):
+            return DeviceInfo("cpu")
+        capability = torch.cuda.get_device_capability(device)
+        return DeviceInfo("cuda", torch.cuda.get_device_name(device), capability)
 
     def count_free_memory(self, device: str) -> int | None:
         """Bytes that are free on a device; None where it computes in main memory."""

@@ -172,6 +172,22 @@ def attention_exact(
     return p.to(v.dtype) @ v
 
 
+def can_fuse_grouped_heads(
+    device: str, dtype: torch.dtype, head_sizes: tuple[int, int], *, has_mask: bool
+) -> bool:
+    """Whether a fused kernel takes fewer heads of keys than of queries, as they are.
+
+    head_sizes: D, E. On CUDA the flash kernel alone does, which has low precision, equal head sizes
+    and no masks. The memory-efficient one has the rest, and wants as many heads of keys; given
+    fewer, torch takes neither, and keeps (B, H, T, S). Source: torch 2.13,
+    aten/src/ATen/native/transformers/cuda/sdp_utils.cpp.
+    """
+    if device != "cuda":
+        return True
+    is_low = dtype in (torch.bfloat16, torch.float16)
+    return is_low and head_sizes[0] == head_sizes[1] and not has_mask
+
+
 def attention(
     q: Array,
     k: Array,
@@ -191,6 +207,11 @@ def attention(
     if slopes is not None:
         bias = -ctx.alibi_bias(T, S, slopes)
         mask = (bias if mask is None else bias.masked_fill(~mask, -math.inf)).to(q.dtype)
+    groups, sizes = q.shape[1] // k.shape[1], (k.shape[3], v.shape[3])
+    if groups > 1 and not can_fuse_grouped_heads(
+        q.device.type, q.dtype, sizes, has_mask=mask is not None
+    ):
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, S, D)
     return F.scaled_dot_product_attention(
         q,
         k,

@@ -3,5 +3,6 @@
 shape    every key of a model and its layers, in MAL's words
 cost     parameters, FLOPs, KV cache and memory
 diff     how two models differ
+devices  what a device is, and the precision that suits it
 summary  all of that as lines of text
 """

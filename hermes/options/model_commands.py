@@ -32,7 +32,10 @@ _LOADING: Overrides = (
         },
         "tokenizer": {"type": Path, "group": "Model", "default_text": "the checkpoint's own"},
         "eos": {"group": "Model"},
-        "precision": {"help": "Precision of matrix products and activations"},
+        "precision": {
+            "help": "Precision of matrix products and activations; auto is bfloat16 on GPUs that "
+            "have it, else float32"
+        },
     }
 )
 _BOS: Overrides = {

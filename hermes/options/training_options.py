@@ -240,10 +240,11 @@ def _make_machine_options() -> tuple[Option, ...]:
         Option("device", metavar="NAME", group=device, scope="machine", per_rank=True,
                repeated=True, default_text="the fastest available",
                help="Device, one of those that hermes doctor lists"),
-        Option("precision", default="float32",
-               choices=("float32", "tf32", "bfloat16", "float16", "float64"), group=device,
-               help="Precision of matrix products and activations; master weights and optimizer "
-               "state stay in float32 (float64 under float64)"),
+        Option("precision", default="auto",
+               choices=("auto", "float32", "tf32", "bfloat16", "float16", "float64"), group=device,
+               help="Precision of matrix products and activations; auto is bfloat16 on GPUs "
+               "that have it, float32 on CPUs, and the run's own on resume; master weights and "
+               "optimizer state stay in float32 (float64 under float64)"),
         Option("deterministic", type=bool, default=False, negatable=True, group=device,
                help="Produce the same bits on every run; refused where the device cannot"),
         Option("grad_checkpoint", type=bool, default=False, group=device,

@@ -16,6 +16,7 @@ from hermes.stage_display import show_progress
 from hermes.tokenizer import Tokenizer
 from hermes.training.finish_command import FinishCommand
 from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
+from hermes.training.run_precision import choose_run_precision
 
 if TYPE_CHECKING:
     from hermes.recipe import Recipe
@@ -76,8 +77,8 @@ def join_host(call: Call) -> Iterator[RunHost]:
         yield call["host"]
         return
     push = read_push(call["push_to_hub"], call["push_every_save"])
-    options = make_options(call.values)
     backend = choose_backend(choose_backend_name(call["backend"], os.environ))
+    options = make_options(call.values, backend)
     rank_info = find_rank_info(os.environ, call["peer_timeout"])
     process_group, options = join_ranks(rank_info, backend, options)
     tell = _choose_tell(call["progress"], process_group)
@@ -90,11 +91,14 @@ def join_host(call: Call) -> Iterator[RunHost]:
         yield replace(host, uploads=uploads)
 
 
-def make_options(values: Mapping[str, Any]) -> Options:
-    """How a run computes, from the values of a call's arguments or of a command's options."""
+def make_options(values: Mapping[str, Any], backend: Backend) -> Options:
+    """How a run computes, from the values of a call's arguments or of a command's options.
+
+    Its precision is that of `choose_run_precision`. Raises HermesError.
+    """
     return Options(
         device=values["device"],
-        precision=values["precision"],
+        precision=choose_run_precision(values, backend),
         compile=values["compile"],
         grad_checkpoint=values["grad_checkpoint"],
         deterministic=values["deterministic"],

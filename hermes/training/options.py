@@ -138,6 +138,7 @@ def _choose_samples(call: Call) -> SampleOptions:
 def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more: Any) -> RunRequest:
     """The request of a run. given: recipe fields; more: further fields of RunRequest."""
     settings, sources = host.make_settings(call) if host.make_settings else make_settings(call)
+    settings = {**settings, "precision": host.options.precision}  # what "auto" came to
     keep = RetentionPolicy(call["keep_last"], call["keep_every"], call["keep_best"])
     return RunRequest(
         output=Path(call["output"]),

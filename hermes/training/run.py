@@ -35,6 +35,7 @@ from hermes.training.rank_checks import (
 from hermes.training.recorder import RunRecorder
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.resume import prepare_resumed
+from hermes.training.run_precision import describe_precision
 from hermes.training.samples import SampleMaker, read_samples
 from hermes.training.save_timer import SaveTimer
 from hermes.training.setup import prepare_new
@@ -71,6 +72,8 @@ class Run:
             self.position.step >= self.total_steps and not self._is_evaluation_missing
         )
         self.notes = (*notes, *self.components.notes, *self._warn_lost_metrics())
+        if not self.finished:
+            self.notes += describe_precision(request)
         if lock is not None and not self.finished:
             self.notes += tuple(
                 check_disk(

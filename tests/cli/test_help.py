@@ -18,7 +18,7 @@ def test_every_command_has_help_that_shows_its_defaults(call):
     _, out, _ = call("train", "--help")
     flat = " ".join(out.split())
     for default in ("[default: 0.0003]", "[default: tiny]", "[default: checkpoints]",
-                    "[default: standard input]", "[default: float32]"):  # fmt: skip
+                    "[default: standard input]", "[default: auto]"):  # fmt: skip
         assert default in flat
 
 

@@ -20,7 +20,8 @@ from tests.cli.support import TRAIN, refuses
         (["--batch-size", "0"], 1, "batch_size must be at least 1, got 0"),
         (["--backend", "jax"], 1, "backend 'jax' is unknown; known are mlx, numpy, torch"),
         (["--precision", "float8"], 1,
-         "precision is 'float8'; it must be one of float32, tf32, bfloat16, float16, float64"),
+         "precision is 'float8'; it must be one of auto, float32, tf32, bfloat16, float16, "
+         "float64"),
         (["--tokenizer", "none.json"], 1,
          "none.json: no such tokenizer; make one with 'hermes train-tokenizer', or while training "
          "with --train-tokenizer"),

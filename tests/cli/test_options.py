@@ -80,7 +80,7 @@ def test_each_option_of_a_training_command_has_a_group(command):
 
 def test_choices_are_those_of_the_library():
     choices = {name: option.choices for name, option in OPTIONS.items() if option.choices}
-    assert set(choices["precision"]) == set(PRECISIONS)
+    assert set(choices["precision"]) == {"auto", *PRECISIONS}
     assert set(choices["shard"]) == set(SHARDS)
     assert set(choices["schedule"]) == set(SCHEDULES)
     assert set(choices["loss"]) == set(PREFERENCES)

@@ -89,9 +89,9 @@ def train_run(context: click.Context, /, **_: Any) -> None:
             return
         signals.words = ""
         backend = find_launched_backend(options["backend"], os.environ)
-        process_group, where = join(
-            context, options, backend, make_options(options.values), signals
-        )
+        where = make_options(options.values, backend)
+        options.values["precision"] = where.precision  # what "auto" comes to, as in all ranks
+        process_group, where = join(context, options, backend, where, signals)
         crash_log = CrashLog(process_group, output)
         leads = process_group.rank_info.rank == 0
         uploading = HubUploads(push, _tell, push_model)

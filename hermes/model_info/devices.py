@@ -1,0 +1,57 @@
+"""What is known of a device besides the model: its kind, and the precision that suits it.
+
+Which precision "auto" stands for depends on the device alone, never on the backend.
+"""
+
+from hermes.errors import HermesError
+from hermes.interface import PRECISIONS, SHORT_NAMES, Backend, DeviceInfo
+
+__all__ = ["AUTO", "choose_precision", "describe_device", "describe_float32", "find_precision"]
+
+AUTO = "auto"
+# CUDA devices multiply bfloat16 in hardware from this compute capability on (Ampere).
+BFLOAT16_SINCE = (8, 0)
+
+
+def describe_device(backend: Backend, device: str | None = None) -> DeviceInfo:
+    """What a backend's device is, or its preferred one; a CPU where the backend does not say."""
+    describe = getattr(backend, "describe_device", None)
+    known = backend.devices()
+    name = device or known[0]
+    if describe is None or name not in known:  # building a model refuses an unknown device by name
+        return DeviceInfo()
+    found: DeviceInfo = describe(name)
+    return found
+
+
+def find_precision(device: DeviceInfo) -> str:
+    """The precision that "auto" stands for on a device."""
+    if device.precision is not None:
+        return device.precision
+    if device.kind == "metal":
+        return "bfloat16"
+    if device.kind == "cuda" and device.capability >= BFLOAT16_SINCE:
+        return "bfloat16"
+    return "float32"
+
+
+def choose_precision(precision: str, backend: Backend, device: str | None = None) -> str:
+    """The precision by its full name, with "auto" as the device has it. Raises HermesError."""
+    if precision == AUTO:
+        return find_precision(describe_device(backend, device))
+    full = SHORT_NAMES.get(precision, precision)
+    if full not in PRECISIONS:
+        names = ", ".join((AUTO, *PRECISIONS))
+        raise HermesError(f"precision is {precision!r}; it must be one of {names}")
+    return full
+
+
+def describe_float32(precision: str, device: DeviceInfo) -> str | None:
+    """What float32 costs on a GPU that has bfloat16, in a sentence; None elsewhere."""
+    if precision != "float32" or find_precision(device) != "bfloat16":
+        return None
+    slower = " and products without tensor cores" if device.kind == "cuda" else ""
+    return (
+        f"float32 on {device.name or device.kind}: activations of twice the size{slower}; "
+        "--precision bfloat16, the default here, is faster"
+    )
