@@ -27,6 +27,7 @@ from hermes.stages import report_stage, show_stages
 from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
 from hermes.tokenizer.training import Settings
 from hermes.training.events import Event
+from hermes.training.exhaustion import explain_training_memory
 from hermes.training.host import RunHost, join_host
 from hermes.training.interrupts import DeferredInterrupt
 from hermes.training.new_tokenizer import (
@@ -373,6 +374,7 @@ def run_to_end(
             closing(open_progress(run.total_steps, run.position.step, progress)) as shown,
             show_stages(shown.show_stage),
             open_trackers(run, host.tell) as trackers,
+            explain_training_memory(request, run.components.recipe, run.components.spec.name),
         ):
             for event in run.train(stop):
                 collector.add(event)

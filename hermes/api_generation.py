@@ -25,8 +25,9 @@ from hermes.inference.sampling import Sampling
 from hermes.inference.sampling_options import SAMPLING_OPTIONS, make_sampling
 from hermes.interface import Options, choose_backend
 from hermes.interop.hub import load_tokenizer
-from hermes.model import Model, check_loading, load
+from hermes.model import SMALLER, Model, check_loading, load
 from hermes.model_info.devices import choose_precision
+from hermes.model_info.memory import explain_out_of_memory
 from hermes.tokenizer import Tokenizer
 
 __all__ = ["chat", "generate", "generate_from_file"]
@@ -188,13 +189,14 @@ def generate_from_file(
     start = len(kept)
     try:
         report(start, len(made))
-        new = generate_texts(
-            engine,
-            made[start:],
-            lambda generation, _: model.describe_generation(generation),
-            lambda number, text: file.append(start + number, text) if file else None,
-            lambda done: report(start + done, len(made)),
-        )
+        with model.explain_memory("a smaller --batch-size or fewer --max-tokens"):
+            new = generate_texts(
+                engine,
+                made[start:],
+                lambda generation, _: model.describe_generation(generation),
+                lambda number, text: file.append(start + number, text) if file else None,
+                lambda done: report(start + done, len(made)),
+            )
     finally:
         if file is not None:
             file.close()
@@ -311,7 +313,8 @@ def chat(
     place = device or chosen.devices()[0]
     for note in check_loading(chosen, base.spec, place, full, a["force"]):
         warnings.warn(note, stacklevel=2)
-    model = chosen.build(base.spec, base.params, options)
+    with explain_out_of_memory(f"building {base.spec.name}", SMALLER, chosen, device):
+        model = chosen.build(base.spec, base.params, options)
     return ChatSession(
         model,
         base.encoder,
@@ -321,4 +324,6 @@ def chat(
         a["seed"],
         stop=a["stop"],
         stop_ids=a["stop_id"],
+        backend=chosen,
+        device=device,
     )

@@ -92,15 +92,16 @@ def evaluate(
     )
     with load_tokens(names, model.tokenizer, options) as stream:
         tokens = stream.tokens[:]
-        found = evaluate_perplexity(
-            model.backend_model,
-            make_windows(
-                tokens,
-                _find_seq_len(model) if a["seq_len"] is None else a["seq_len"],
-                a["batch_size"],
-            ),
-            model.tokenizer.count_bytes(tokens, np.arange(len(tokens)) > 0),
-        )
+        with model.explain_memory("a smaller --batch-size or shorter --seq-len"):
+            found = evaluate_perplexity(
+                model.backend_model,
+                make_windows(
+                    tokens,
+                    _find_seq_len(model) if a["seq_len"] is None else a["seq_len"],
+                    a["batch_size"],
+                ),
+                model.tokenizer.count_bytes(tokens, np.arange(len(tokens)) > 0),
+            )
     assert found is not None, "nothing stops it"
     return EvalResult(found.loss, found.perplexity, found.bits_per_byte, found.tokens)
 

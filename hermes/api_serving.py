@@ -12,6 +12,9 @@ from hermes.finetuning.base_model import open_base_model
 from hermes.inference.engine import Engine
 from hermes.interface import Options, choose_backend
 from hermes.interop.hub import load_tokenizer
+from hermes.model import SMALLER
+from hermes.model_info.devices import choose_precision
+from hermes.model_info.memory import explain_out_of_memory
 from hermes.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ def open_served_model(
     timeout: float = 600,
     backend: str = "auto",
     device: str | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
 ) -> "ServedModel":
     """Load a model for a server of one's own; arguments as of `serve`. Raises HermesError."""
     try:
@@ -61,8 +64,10 @@ def open_served_model(
     )
     for note in base.notes:
         warnings.warn(note, stacklevel=2)
-    options = Options(device=device, precision=precision)
-    model = choose_backend(backend).build(base.spec, base.params, options)
+    found = choose_backend(backend)
+    options = Options(device=device, precision=choose_precision(precision, found, device))
+    with explain_out_of_memory(f"building {base.spec.name}", SMALLER, found, device):
+        model = found.build(base.spec, base.params, options)
     engine = Engine(
         model,
         tokenizer=base.tokenizer,
@@ -101,7 +106,7 @@ def serve(
     timeout: float = 600,
     backend: str = "auto",
     device: str | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
     on_start: Callable[[str], object] = lambda address: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:

@@ -9,6 +9,7 @@
       Unsupported                    a backend declines; part of its contract, not a failure
       MissingBackend                 a backend that is not installed
       NonFinite                 70   training met a loss or gradient that is not finite
+      OutOfMemory               71   the device or the machine has too little memory
       StorageError              74   the operating system refused to read or write
       Interrupted               75   a signal arrived and the run was saved
       PeerLost                  76   another process of the run died or hung
@@ -30,11 +31,15 @@ __all__ = [
     "MalError",
     "MissingBackend",
     "NonFinite",
+    "OutOfMemory",
     "PeerLost",
     "SpecError",
     "StorageError",
     "Unsupported",
+    "describe_exhaustion",
     "explain_exhaustion",
+    "is_compiler_interrupted",
+    "is_out_of_memory",
     "suggest_nearest",
 ]
 
@@ -46,30 +51,74 @@ EXCERPT = 100  # most characters of a source line that an error shows
 EXHAUSTED = re.compile(
     r"out of memory|cannot allocate|can.t allocate|unable to allocate|failed to allocate"
     r"|bad_alloc|failed to map segment|can.t start new thread|cannot create thread"
-    r"|resource temporarily unavailable|insufficient memory",
+    r"|resource temporarily unavailable|insufficient memory|status_alloc_failed"
+    r"|greater than the maximum allowed buffer size|resource limit \S+ exceeded",
     re.IGNORECASE,
 )
+# Of the system's threads, not of its memory.
+THREADS = re.compile(
+    r"can.t start new thread|cannot create thread|resource temporarily unavailable", re.IGNORECASE
+)
+# What compilers leave behind that were sent the terminal's Ctrl-C: GCC's words, those of a Python
+# worker, and what MLX says of a process that SIGINT or SIGTERM ended.
+ENDED = re.compile(
+    r"KeyboardInterrupt|(Interrupt|Terminated) signal terminated program"
+    r"|with return code (2|15|130|143):"
+)
+ENDING = (-2, -15, 130, 143)  # by SIGINT or SIGTERM, also as a shell says it
 
 
 def explain_exhaustion(error: BaseException) -> str | None:
     """Say in a sentence that memory, threads or address space ran out; None for other errors."""
-    found = None
-    seen: BaseException | None = error
-    while seen is not None:
-        system = isinstance(seen, RuntimeError | ImportError | OSError)
-        if isinstance(seen, MemoryError) or (system and EXHAUSTED.search(str(seen))):
-            found = seen  # the innermost says it in the plainest words
-        seen = seen.__cause__ or seen.__context__
-    if found is None:
+    if _find_exhaustion(error) is None:
         return None
-    text = " ".join(str(found).split())[:200]
+    text = describe_exhaustion(error)
     told = f" ({text})" if text else ""
-    if "thread" in text:
+    if THREADS.search(text):
         return f"no further thread can be started{told}; raise the limits that ulimit -a shows"
     return (
         f"out of memory{told}; free some, raise a limit set by ulimit -v, or choose a smaller "
         "model, batch or sequence length"
     )
+
+
+def _list_chain(error: BaseException) -> list[BaseException]:
+    """The error, what it came from, and so on."""
+    chain: list[BaseException] = []
+    seen: BaseException | None = error
+    while seen is not None and seen not in chain:
+        chain.append(seen)
+        seen = seen.__cause__ or seen.__context__
+    return chain
+
+
+def _find_exhaustion(error: BaseException) -> BaseException | None:
+    """The innermost error that says that something ran out: it says so in the plainest words."""
+    for seen in reversed(_list_chain(error)):
+        is_system = isinstance(seen, RuntimeError | ImportError | OSError)
+        if isinstance(seen, MemoryError) or (is_system and EXHAUSTED.search(str(seen))):
+            return seen
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a device or of the machine; not threads."""
+    found = _find_exhaustion(error)
+    return found is not None and not THREADS.search(str(found))
+
+
+def is_compiler_interrupted(error: BaseException) -> bool:
+    """Whether a compiler failed as it was sent a signal, such as the terminal's Ctrl-C."""
+    return any(
+        getattr(seen, "returncode", None) in ENDING or ENDED.search(str(seen))
+        for seen in _list_chain(error)
+    )
+
+
+def describe_exhaustion(error: BaseException) -> str:
+    """What was asked for when something ran out, in the words of whoever refused it."""
+    found = _find_exhaustion(error)
+    return "" if found is None else " ".join(str(found).split())[:200]
 
 
 def suggest_nearest(word: str, known: Iterable[str]) -> str:
@@ -148,6 +197,12 @@ class NonFinite(HermesError):
     """Training met a loss or gradient that is not finite; the update was not applied."""
 
     exit_code = 70
+
+
+class OutOfMemory(HermesError):
+    """The device or the machine has too little memory for what was asked."""
+
+    exit_code = 71
 
 
 class StorageError(HermesError):

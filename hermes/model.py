@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from hermes.inference.generated_text import GeneratedText, describe_choices, sco
 from hermes.inference.request import Generation, Request
 from hermes.inference.sampling import Sampling
 from hermes.inference.sampling_options import make_sampling
-from hermes.interface import SHORT_NAMES, Backend, Options, choose_backend
+from hermes.interface import SHORT_NAMES, Backend, Options, choose_backend, find_backend
 from hermes.interface import Model as BackendModel
 from hermes.interop.companions import open_tokenizer, read_generation_config
 from hermes.interop.hub import load_tokenizer
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.model_info.devices import choose_precision
 from hermes.model_info.fitting import count_loaded_bytes, find_free_memory, require_memory
+from hermes.model_info.memory import explain_out_of_memory
 from hermes.numerics.params import count_parameters
 from hermes.spec import ModelSpec
 from hermes.stages import report_stage
@@ -32,6 +34,9 @@ from hermes.tokenizer import Tokenizer
 from hermes.tokenizer.files import has_tokenizer
 
 __all__ = ["GeneratedText", "Model", "check_loading", "load"]
+
+# What to choose where a model does not fit.
+SMALLER = "--precision bfloat16, another --device, or a smaller model"
 
 
 class Model:
@@ -282,7 +287,8 @@ class Model:
         if max_tokens == 0 and echo:
             generation.finish("length")
         else:
-            self._run(generation)
+            with self.explain_memory("a shorter prompt or fewer --max-tokens"):
+                self._run(generation)
         return self.describe_generation(generation, prompt if echo else None)
 
     def search(
@@ -292,15 +298,16 @@ class Model:
 
         Arguments are those of `search_beams`.
         """
-        beams = search_beams(
-            self.backend_model,
-            self.encode(prompt),
-            num_beams=num_beams,
-            max_tokens=max_tokens,
-            stop=self.tokenizer.stop_ids,
-            vocab_size=self._num_tokens,
-            length_penalty=length_penalty,
-        )
+        with self.explain_memory("fewer --num-beams, a shorter prompt or fewer --max-tokens"):
+            beams = search_beams(
+                self.backend_model,
+                self.encode(prompt),
+                num_beams=num_beams,
+                max_tokens=max_tokens,
+                stop=self.tokenizer.stop_ids,
+                vocab_size=self._num_tokens,
+                length_penalty=length_penalty,
+            )
         return [
             GeneratedText(
                 self.tokenizer.decode(beam.tokens, continued=bool(prompt)),
@@ -311,6 +318,13 @@ class Model:
             )
             for beam in beams
         ]
+
+    def explain_memory(self, advice: str) -> AbstractContextManager[None]:
+        """A block that raises OutOfMemory where memory runs out in it. advice: what to choose."""
+        backend = find_backend(self._backend) if self._backend else None
+        where = f" on {self._device}" if self._device else ""
+        doing = f"running {self.spec.name}{where}"
+        return explain_out_of_memory(doing, advice, backend, self._device or None)
 
     def _run(self, generation: Generation) -> None:
         """Decode a text by itself."""
@@ -406,7 +420,9 @@ def load(
     for note in notes:
         warnings.warn(note, stacklevel=2)
     report_stage(f"building {source.spec.name}")
-    built = found.build(source.spec, source.params, Options(device=device, precision=full))
+    options, name = Options(device=device, precision=full), source.spec.name
+    with explain_out_of_memory(f"building {name}", SMALLER, found, device):
+        built = found.build(source.spec, source.params, options)
     report_stage("")
     return Model(
         built,

@@ -37,7 +37,7 @@ FLOORS = {
         {"backend"},
     ],
     "hermes_torch": [
-        {"cache", "global_state", "loss", "optim", "rendezvous", "update_rules"},
+        {"cache", "compiler", "global_state", "loss", "optim", "rendezvous", "update_rules"},
         {"chunked_loss", "context", "process_group"},
         {"ops"},
         {"model"},

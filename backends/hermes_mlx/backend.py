@@ -38,6 +38,10 @@ class Backend:
         capability = [int(told.get(f"compute_capability_{part}", 0)) for part in ("major", "minor")]
         return DeviceInfo("cuda", str(told.get("device_name", "")), (capability[0], capability[1]))
 
+    def read_peak_memory(self, device: str) -> int | None:
+        """The most bytes of arrays so far on the GPU; None on the CPU."""
+        return mx.get_peak_memory() if device == "gpu" else None
+
     def build(
         self,
         spec: ModelSpec,

@@ -15,6 +15,7 @@ import numpy as np
 from mlx.core import array as Array
 from numpy.typing import NDArray
 
+from hermes.errors import is_compiler_interrupted, is_out_of_memory
 from hermes.interface import Batch, StepReport, Tensors, TrainState, check_batch
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
@@ -67,11 +68,16 @@ class Learner(Model):
                 result = chosen(*arguments)
                 mx.eval(result)
             except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                if is_compiler_interrupted(error):
+                    raise KeyboardInterrupt from error
                 reason = str(error).strip().splitlines()[0]
                 warnings.warn(f"mx.compile failed, so the run continues without it: {reason}")
                 chosen = function
-                result = function(*arguments)
-            return result
+            else:
+                return result
+            return chosen(*arguments)  # out of the block, whose error holds what was computed
 
         return run
 

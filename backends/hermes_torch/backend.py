@@ -55,6 +55,13 @@ class Backend:
             "memory-efficient kernel is used on CUDA, and no kernel of variable lengths"
         )
 
+    def read_peak_memory(self, device: str) -> int | None:
+        """The most bytes of tensors so far on a device; None where it computes in main memory."""
+        if not device.startswith("cuda"):
+            return None
+        peak: int = torch.cuda.max_memory_allocated(device)
+        return peak
+
     def build(
         self,
         spec: ModelSpec,

@@ -7,7 +7,6 @@ sharded gradients.
 """
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from hermes.interface import Batch, StepReport, Tensors, TrainState, check_batch
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
 from hermes.recipe import Recipe
+from hermes_torch.compiler import compile_function, warn_compiler_failed
 from hermes_torch.inference import Model
 from hermes_torch.optim import clip_scale, global_norm
 from hermes_torch.optimizer import Optimizer, get_grad
@@ -47,7 +47,8 @@ class Learner(Model):
         self._objective: Any = Objective(runtime, recipe)
         if self._distributed and not runtime.shards:
             self._objective = process_group.wrap(self._objective)
-        self._summed_loss = self._compile_loss() if self._uses_compile() else self._objective
+        self._compiled = compile_function(self._objective) if self._uses_compile() else None
+        self._compiler_works = self._is_backward = False
 
     def _uses_compile(self) -> bool:
         if self.runtime.shards:
@@ -55,24 +56,43 @@ class Learner(Model):
         wanted = self.runtime.options.compile
         return self.runtime.device.type == "cuda" if wanted is None else wanted
 
-    def _compile_loss(self) -> Callable:
-        """Compile the loss; where the compiler is missing or fails, warn and run without it."""
-        compiled = torch.compile(self._objective, dynamic=False)
+    def _differentiate(
+        self, arguments: tuple[Any, ...], count: float, is_last: bool
+    ) -> tuple[Array, Array | None]:
+        """Add a micro-batch's gradients to .grad; its part of the loss, and of pairs each row's.
 
-        def try_first(*batch: Any) -> Any:
-            # torch compiles at the first call, so this is where a failure shows.
-            try:
-                result = compiled(*batch)
-                self._summed_loss = compiled
-            except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
-                # No public name: the root of all that Dynamo and Inductor raise.
-                reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"torch.compile failed, so the run continues without it: {reason}")
-                self._summed_loss = self._objective
-                result = self._objective(*batch)
+        Compiled where that works: torch compiles the forward pass at its first call, and the
+        backward pass at its own. Where the compiler is missing or fails, warns and runs without it.
+        """
+        if self._compiled is None:
+            return self._run_passes(self._objective, arguments, count, is_last)
+        self._is_backward = False
+        try:
+            result = self._run_passes(self._compiled, arguments, count, is_last)
+            self._compiler_works = True
             return result
+        except Exception as error:
+            is_first_forward = not (self._compiler_works or self._is_backward)
+            if not warn_compiler_failed(error, is_first_forward=is_first_forward):
+                raise
+        self._compiled = None
+        return self._run_passes(self._objective, arguments, count, is_last)
 
-        return try_first
+    def _run_passes(
+        self, objective: Callable[..., Any], arguments: tuple[Any, ...], count: float, is_last: bool
+    ) -> tuple[Array, Array | None]:
+        """The forward and backward pass of a micro-batch."""
+        with self._sync_gradients(is_last):
+            loss, sums = objective(*arguments)
+            # `count` is of all micro-batches and processes, so sums over those are the mean.
+            loss = loss / count
+            if is_last:
+                # Its backward pass waits for the other processes: what a rank needs for its
+                # own share is measured up to here.
+                self._process_group.ready()
+            self._is_backward = True
+            loss.backward()
+        return loss.detach(), sums
 
     def _accumulate(self, batch: Batch) -> tuple[Array, "LazyRows | None"]:
         """Add the gradients of the batch's loss to .grad; return the loss, and rows asked for."""
@@ -95,26 +115,19 @@ class Learner(Model):
             if batch.weights is not None:
                 weights = runtime.to_device(batch.weights[a], runtime.master)
             layout = self._choose_layout(batch.targets[a], batch.pairs is not None)
-            with self._sync_gradients(is_last):
-                loss, sums = self._summed_loss(
-                    every_token[a],
-                    every_target[a],
-                    layout,
-                    segments,
-                    positions_in_document,
-                    dropout_keys,
-                    reference,
-                    weights,
-                    batch.sources is not None,
-                )
-                # `count` is of all micro-batches and processes, so sums over those are the mean.
-                loss = loss / count
-                if is_last:
-                    # Its backward pass waits for the other processes: what a rank needs for its
-                    # own share is measured up to here.
-                    self._process_group.ready()
-                loss.backward()
-            total = total + loss.detach()
+            arguments = (
+                every_token[a],
+                every_target[a],
+                layout,
+                segments,
+                positions_in_document,
+                dropout_keys,
+                reference,
+                weights,
+                batch.sources is not None,
+            )
+            loss, sums = self._differentiate(arguments, count, is_last)
+            total = total + loss
             rows.append(sums)
         self._fill_missing_grads()
         if runtime.shards:

@@ -23,9 +23,11 @@ from hermes.distributed.process_group import exit_without_teardown
 from hermes.errors import (
     HermesError,
     Interrupted,
+    OutOfMemory,
     PeerLost,
     StorageError,
     explain_exhaustion,
+    is_out_of_memory,
     suggest_nearest,
 )
 from hermes.options.synonyms import suggest_option
@@ -227,7 +229,7 @@ def run(
         return fail(str(error), error.exit_code)
     except OSError as error:
         if exhausted := explain_exhaustion(error):
-            return fail(exhausted, StorageError.exit_code)
+            return fail(exhausted, _choose_exhaustion_code(error))
         if error.errno != errno.EPIPE or not _has_lost_reader():
             return fail(_format_os_error(error), StorageError.exit_code)
         # The reader is gone, as with `| head`. Python would fail again when it flushes at exit.
@@ -237,9 +239,13 @@ def run(
         if signals.has_come():
             return _fail_interrupted(signals, tell)
         if exhausted := explain_exhaustion(error):
-            return fail(exhausted, HermesError.exit_code)
+            return fail(exhausted, _choose_exhaustion_code(error))
         raise
     return 0
+
+
+def _choose_exhaustion_code(error: BaseException) -> int:
+    return OutOfMemory.exit_code if is_out_of_memory(error) else HermesError.exit_code
 
 
 def _open_stage_display(tell: Callable[[str], None], signals: Signals) -> StageDisplay:

@@ -11,7 +11,8 @@ from hermes.errors import DataError, HermesError, StorageError
 from hermes.inference.decoding import generate_tokens
 from hermes.inference.sampling import Sampling
 from hermes.inference.stop_strings import StopStrings
-from hermes.interface import Model
+from hermes.interface import Backend, Model
+from hermes.model_info.memory import explain_out_of_memory
 from hermes.storage.durable import write_atomically
 
 __all__ = ["ChatSession"]
@@ -26,6 +27,7 @@ class ChatSession:
     Each answer is a function of the conversation, the seed and the number of the answer, on any
     backend. num_dropped: how many of the oldest messages no longer fit the model's context. stop:
     strings before which an answer ends; stop_ids: tokens that end it, beside the model's.
+    backend, device: where the model is, for what is said when memory runs out.
     """
 
     model: Model
@@ -38,6 +40,8 @@ class ChatSession:
     num_dropped: int = 0
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
+    backend: Backend | None = None
+    device: str | None = None
     _attempt: int = field(default=0, repr=False, compare=False)
 
     def say(self, text: str) -> Iterator[str]:
@@ -86,12 +90,14 @@ class ChatSession:
         self, messages: list[Message], num_dropped: int, tokens: Iterator[int]
     ) -> Iterator[str]:
         stream, stops, answer = self.encoder.tokenizer.stream(), StopStrings(self.stop), ""
-        for token in tokens:
-            piece = stops.push(stream.push(token))
-            answer += piece
-            yield piece
-            if stops.found is not None:
-                break
+        doing, advice = f"running {self.model.spec.name}", "fewer --max-tokens, or /reset"
+        with explain_out_of_memory(doing, advice, self.backend, self.device):
+            for token in tokens:
+                piece = stops.push(stream.push(token))
+                answer += piece
+                yield piece
+                if stops.found is not None:
+                    break
         rest = stops.push(stream.flush()) + stops.flush()
         yield rest
         self.messages = [*messages, {"role": "assistant", "content": answer + rest}]

@@ -2,9 +2,15 @@
 
 import os
 import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hermes.errors import HermesError, OutOfMemory, describe_exhaustion, is_out_of_memory
+from hermes.formatting import format_with_unit
+from hermes.interface import Backend
 from hermes.model_info.cost import MASTER, count_matmul_weights
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
 from hermes.numerics.params import list_parameters
@@ -12,7 +18,13 @@ from hermes.numerics.update_rules import count_state_bytes
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 
-__all__ = ["HostMemory", "count_training_bytes", "read_host_memory"]
+__all__ = [
+    "HostMemory",
+    "count_training_bytes",
+    "explain_out_of_memory",
+    "read_host_memory",
+    "read_peak_memory",
+]
 
 UNLIMITED = 1 << 60
 
@@ -40,6 +52,41 @@ def count_training_bytes(spec: ModelSpec, recipe: Recipe, precision: str) -> int
     kept = count_state_bytes(spec, recipe, master)
     copies = 2 * count_matmul_weights(spec) if precision in ("bfloat16", "float16") else 0
     return master * sum(table[name].size for name in names) + kept + copies
+
+
+def read_peak_memory(backend: Backend | None, device: str | None = None) -> int:
+    """The most bytes that this process has had on a device.
+
+    On a GPU those of its framework's arrays; on CPUs, and without a backend, all of the process's.
+    """
+    read, found = getattr(backend, "read_peak_memory", None), None
+    if backend is not None and read is not None:
+        found = read(device or backend.devices()[0])
+    if found is not None:
+        return found
+    unit = 1 if sys.platform == "darwin" else 1024  # as getrusage(2) has it
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@contextmanager
+def explain_out_of_memory(
+    doing: str, advice: str, backend: Backend | None, device: str | None = None
+) -> Iterator[None]:
+    """A block that raises OutOfMemory, in one sentence, where memory runs out in it.
+
+    doing: as in 'training nano on cuda'. advice: what to choose instead.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, HermesError) or not is_out_of_memory(error):
+            raise
+        asked = describe_exhaustion(error)
+        told = f" ({asked})" if asked else ""
+        peak = format_with_unit(read_peak_memory(backend, device), "B")
+        raise OutOfMemory(
+            f"out of memory while {doing}{told}; its peak was {peak}; choose {advice}"
+        ) from error
 
 
 def read_host_memory() -> HostMemory | None:

@@ -24,6 +24,7 @@ from hermes.training.cooldown import open_stable_checkpoint, plan_cooldown
 from hermes.training.coordination import NullRecorder, RankCoordinator
 from hermes.training.early_stopping import EarlyStopping
 from hermes.training.events import Event
+from hermes.training.exhaustion import explain_training_memory
 from hermes.training.loop import Recorder, TrainingLoop, choose_log_every, is_due
 from hermes.training.metrics_file import find_odd_lines, read_metrics
 from hermes.training.preflight import check_disk
@@ -96,9 +97,10 @@ class Run:
         else:
             state = TrainState(_make_first_weights(request, parts), {}, {}, 0)
         report_stage(f"building {parts.spec.name}")
-        self._learner = request.backend.learner(
-            parts.spec, state, parts.recipe, request.options, request.process_group
-        )
+        with explain_training_memory(request, parts.recipe, parts.spec.name):
+            self._learner = request.backend.learner(
+                parts.spec, state, parts.recipe, request.options, request.process_group
+            )
         report_stage("")
 
     def _warn_lost_metrics(self) -> tuple[str, ...]:

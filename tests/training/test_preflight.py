@@ -149,6 +149,14 @@ def test_a_dry_run_checks_everything_and_writes_nothing(go):
         (RuntimeError("can't start new thread"), "no further thread can be started (can't start"),
         (ImportError("libmlx.so: failed to map segment from shared object"), "out of memory (lib"),
         (OSError(12, "Cannot allocate memory"), "out of memory ([Errno 12] Cannot allocate"),
+        (
+            RuntimeError("[metal::malloc] Resource limit (499000) exceeded."),
+            "out of memory ([metal",
+        ),
+        (
+            RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+            "out of memory (CUB",
+        ),
     ],
 )
 def test_what_ran_out_is_one_sentence(error, said):

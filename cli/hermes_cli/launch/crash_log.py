@@ -15,7 +15,15 @@ from typing import TextIO
 import click
 
 from hermes.distributed.process_group import ProcessGroup
-from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost, StorageError
+from hermes.errors import (
+    HermesError,
+    Interrupted,
+    NonFinite,
+    OutOfMemory,
+    PeerLost,
+    StorageError,
+    is_out_of_memory,
+)
 
 __all__ = ["CrashLog", "get_logs_folder"]
 
@@ -113,6 +121,7 @@ class CrashLog:
             raise _Lost(f"{error}{where}") from error
         if not isinstance(error, HermesError):
             code = StorageError.exit_code if isinstance(error, OSError) else HermesError.exit_code
+            code = OutOfMemory.exit_code if is_out_of_memory(error) else code
             sentence = f"{type(error).__name__}: {error}"
             self._processes.leave(sentence)
             where = self._write_report(error)

@@ -1,0 +1,48 @@
+"""torch.compile, and what its failures are: the compiler's, or something that it only passes on."""
+
+import warnings
+from collections.abc import Callable
+from subprocess import SubprocessError
+from typing import Any
+
+import torch
+
+from hermes.errors import is_compiler_interrupted, is_out_of_memory
+
+__all__ = ["compile_function", "warn_compiler_failed"]
+
+# Modules whose errors are the compiler's, wherever they surface.
+COMPILERS = ("torch._dynamo.", "torch._inductor.", "torch._functorch.", "triton.")
+
+
+def compile_function(function: Any) -> Callable[..., Any]:
+    """The function, compiled at its first call for each set of shapes."""
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
+    return compiled
+
+
+def warn_compiler_failed(error: BaseException, *, is_first_forward: bool) -> bool:
+    """Whether an error is a failure of the compiler, which is then said.
+
+    is_first_forward: at the first call any error of the system may be: a compiler that is missing
+    shows itself in many ways. Memory that ran out never is, and neither is what a signal did to the
+    compiler, which raises KeyboardInterrupt.
+    """
+    if is_out_of_memory(error):
+        return False
+    if is_compiler_interrupted(error):
+        raise KeyboardInterrupt from error
+    is_systems = isinstance(error, RuntimeError | OSError | SubprocessError)
+    if not (is_first_forward and is_systems) and not _is_compilers(error):
+        return False
+    reason = str(error).strip().splitlines()[0]
+    warnings.warn(f"torch.compile failed, so the run continues without it: {reason}")
+    return True
+
+
+def _is_compilers(error: BaseException | None) -> bool:
+    while error is not None:
+        if f"{type(error).__module__}.".startswith(COMPILERS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
