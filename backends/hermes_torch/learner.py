@@ -58,7 +58,7 @@ class Learner(Model):
 
     def _differentiate(
         self, arguments: tuple[Any, ...], count: float, is_last: bool
-    ) -> tuple[Array, Array | None]:
+    ) -> tuple[Array, Any]:
         """Add a micro-batch's gradients to .grad; its part of the loss, and of pairs each row's.
 
         Compiled where that works: torch compiles the forward pass at its first call, and the
@@ -80,7 +80,7 @@ class Learner(Model):
 
     def _run_passes(
         self, objective: Callable[..., Any], arguments: tuple[Any, ...], count: float, is_last: bool
-    ) -> tuple[Array, Array | None]:
+    ) -> tuple[Array, Any]:
         """The forward and backward pass of a micro-batch."""
         with self._sync_gradients(is_last):
             loss, sums = objective(*arguments)

@@ -71,7 +71,7 @@ def count_matmul_weights(spec: ModelSpec) -> int:
     return projections + spec.vocab_size * spec.hidden_size
 
 
-def count_flops(spec: ModelSpec, *, training: bool) -> int:
+def count_flops(spec: ModelSpec, *, training: bool, length: int | None = None) -> int:
     """Count floating-point operations per token, a multiply and an add as two.
 
     M weights multiply each token (`count_matmul_weights`), and in each layer H heads compute scores
@@ -80,16 +80,17 @@ def count_flops(spec: ModelSpec, *, training: bool) -> int:
         decoding = forward, n = min(T, W): the last token of a full context
         training = 3 forward, n = mean over a sequence of T = max_seq_len: (T + 1) / 2 if causal
     where W is the layer's window. The backward pass costs twice the forward pass. Left out are
-    norms, softmax, activations and biases, together below 1 %, and recomputation. Sources: Kaplan
-    et al. 2020, arXiv:2001.08361, section 2.1; Chowdhery et al. 2022, arXiv:2204.02311, appendix B
-    (which counts n = T).
+    norms, softmax, activations and biases, together below 1 %, and recomputation. length: T, None
+    for max_seq_len. Sources: Kaplan et al. 2020, arXiv:2001.08361, section 2.1; Chowdhery et al.
+    2022, arXiv:2204.02311, appendix B (which counts n = T).
     """
-    total = 2 * count_matmul_weights(spec) * spec.max_seq_len
+    T = spec.max_seq_len if length is None else length
+    total = 2 * count_matmul_weights(spec) * T
     for a in spec.attentions:
         count = _count_keys_of_sequence if training else _count_keys_of_last_token
-        keys = count(a, spec.max_seq_len)
+        keys = count(a, T)
         total += 2 * a.num_heads * (a.head_size + a.value_size) * keys
-    return round((3 if training else 1) * total / spec.max_seq_len)
+    return round((3 if training else 1) * total / T)
 
 
 def _count_keys_of_sequence(attention: AttentionSpec, length: int) -> int:

@@ -59,7 +59,8 @@ def read_peak_memory(backend: Backend | None, device: str | None = None) -> int:
 
     On a GPU those of its framework's arrays; on CPUs, and without a backend, all of the process's.
     """
-    read, found = getattr(backend, "read_peak_memory", None), None
+    read = getattr(backend, "read_peak_memory", None)
+    found: int | None = None
     if backend is not None and read is not None:
         found = read(device or backend.devices()[0])
     if found is not None:

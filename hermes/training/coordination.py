@@ -111,6 +111,10 @@ class RankCoordinator:
         slowest = max(range(len(busy)), key=lambda rank: busy[rank])
         return Pace(slowest, round(busy[slowest] * len(busy) / sum(busy), 3))
 
+    def find_largest(self, value: int) -> int:
+        """The largest of all ranks' values."""
+        return int(self._process_group.all_reduce_max(float(value)))
+
     def average_measures(self, measures: Measures, weight: float) -> Mapping[str, float]:
         """The mean of each number over all ranks, by its own weight, or `weight` where it has none.
 

@@ -9,6 +9,7 @@ from typing import Self
 from hermes.data import Cursor
 
 __all__ = [
+    "MEASURED",
     "Evaluation",
     "Event",
     "Pace",
@@ -20,6 +21,10 @@ __all__ = [
     "Update",
     "make_record",
 ]
+
+
+# Keys of a line of metrics that depend on the machine and its load, not on the run.
+MEASURED = ("tokens_per_second", "mfu", "peak_memory", "save_seconds")
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,9 @@ class Update:
 
     epoch: epochs done after the step. loss: nats per counted token (or per pair), before the step.
     grad_norm: global, before clipping. tokens_per_second: of all ranks together. others: what the
-    objective measures besides, by name.
+    objective measures besides, by name. mfu: model FLOPs utilization. peak_memory: the most bytes
+    of any rank on its device so far. save_seconds: for which saving held up training since the last
+    logged step. Each is None where it is not known.
     """
 
     step: int
@@ -62,6 +69,9 @@ class Update:
     others: Mapping[str, float] = field(default_factory=dict)
     slowest_rank: int | None = None
     slowest_over_mean: float | None = None
+    mfu: float | None = None
+    peak_memory: int | None = None
+    save_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from hermes.training.events import (
 )
 from hermes.training.samples import SampleMaker
 from hermes.training.schedule import compute_lr, count_step_samples
+from hermes.training.step_meter import StepMeter
 from hermes.training.training_data import TrainingData
 
 __all__ = ["Recorder", "TrainingLoop", "choose_log_every", "is_due"]
@@ -96,7 +97,7 @@ class TrainingLoop:
     saved: the checkpoint of `position`, None where there is none. evaluated: whether the
     evaluation due at `position` is already in the metrics. save_every_epoch: save after the step
     that ends an epoch, too. samples: made every so many steps; sampled: whether
-    those of `position` are. clock: seconds, for the throughput.
+    those of `position` are. meter: measures what steps cost. clock: seconds, for the throughput.
     """
 
     learner: Learner
@@ -113,6 +114,7 @@ class TrainingLoop:
     save_every_epoch: bool = False
     samples: SampleMaker | None = None
     sampled: bool = False
+    meter: StepMeter = field(default_factory=StepMeter)
     clock: Callable[[], float] = time.perf_counter
 
     def __post_init__(self) -> None:
@@ -214,6 +216,7 @@ class TrainingLoop:
     def _advance(self, report: StepReport, lr: float, batch: Batch, cursor: Cursor) -> None:
         at = self.position
         self.position = Position(at.step + 1, at.tokens + batch.counts.targets, cursor)
+        self.meter.count_batch(batch)
         self._pending.append(PendingStep(report, self.position, lr, batch))
 
     def _read_pending(self) -> Iterator[Update]:
@@ -222,12 +225,15 @@ class TrainingLoop:
         report_stage("waiting for the device" if pending else "")
         read = [(one, float(one.report.loss), float(one.report.grad_norm)) for one in pending]
         report_stage("")
-        rate = round(self._measure_throughput(), 1)
+        tokens, seconds = self._measure_throughput()
+        rate, cost = round(tokens / seconds if seconds > 0 else 0.0, 1), self.meter.read(seconds)
+        if cost.peak_memory is not None:
+            cost = replace(cost, peak_memory=self.coordinator.find_largest(cost.peak_memory))
         for one, loss, norm in read:
             step = one.position.step
             self._require_finite(step, loss, norm, one.lr)
             if step in (1, self.total_steps) or step % self.log_every == 0:
-                update = self._make_update(one, loss, norm, rate)
+                update = replace(self._make_update(one, loss, norm, rate), **vars(cost))
                 self.recorder.record(update)
                 yield update
 
@@ -257,12 +263,12 @@ class TrainingLoop:
         )
         raise NonFinite(f"step {step}: {what} at learning rate {lr:g}, so training stopped; {kept}")
 
-    def _measure_throughput(self) -> float:
-        """Targets per second since the last call, without the time of saving and evaluating."""
+    def _measure_throughput(self) -> tuple[int, float]:
+        """Targets and seconds since the last call, without those of saving and evaluating."""
         now = self.clock()
         tokens, seconds = self.position.tokens - self._timed_tokens, now - self._timed_from
         self._timed_tokens, self._timed_from = self.position.tokens, now
-        return tokens / seconds if seconds > 0 else 0.0
+        return tokens, seconds
 
     def _save(self) -> Iterator[Event]:
         started = self.clock()
@@ -272,7 +278,9 @@ class TrainingLoop:
         self.saved, self._saved_step = path, self.position.step
         self.coordinator.mark_saved(path)
         self._unannounced = Saved(self.position.step, path)
-        self._timed_from += self.clock() - started
+        seconds = self.clock() - started
+        self._timed_from += seconds
+        self.meter.add_save(seconds)
         if earlier:
             yield earlier  # a save waits for the one before it
         yield from self._announce_saved()

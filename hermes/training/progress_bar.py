@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from hermes.formatting import format_with_unit
 from hermes.stage_display import StageDisplay
 from hermes.training.events import Evaluation, Event, Sample, Saved, Stopped, StoppedEarly, Update
 
@@ -33,6 +34,7 @@ PAIR_MEASURES = (("reward_margin", "margin"), ("accuracy", "accuracy"))
 QUIET_SECONDS = 30.0
 NARROW = 76  # columns of a terminal, below which a bar shows step, loss and time left alone
 REDRAW_SECONDS = 0.2  # of a notebook, whose every update is a message to the browser
+SAVING = 0.1  # seconds, from which on the time that saving held up training is shown
 BEHIND = 1.1  # times the mean busy time, from which on the slowest rank is shown
 
 
@@ -95,7 +97,11 @@ def _format_duration(seconds: float) -> str:
 def _format_rate(event: Update) -> str:
     slow = event.slowest_over_mean or 0.0
     behind = f", rank {event.slowest_rank} slowest, {slow:.2f} x mean" if slow >= BEHIND else ""
-    return f"{event.tokens_per_second:,.0f} tokens/s{behind}"
+    mfu = "" if event.mfu is None else f", MFU {100 * event.mfu:.0f} %"
+    peak = "" if event.peak_memory is None else f", {format_with_unit(event.peak_memory, 'B')}"
+    saved = event.save_seconds or 0.0
+    saving = f", {saved:.1f} s saving" if saved >= SAVING else ""
+    return f"{event.tokens_per_second:,.0f} tokens/s{mfu}{peak}{saving}{behind}"
 
 
 def _format_loss(event: Update) -> str:

@@ -40,6 +40,7 @@ from hermes.training.run_precision import describe_precision
 from hermes.training.samples import SampleMaker, read_samples
 from hermes.training.save_timer import SaveTimer
 from hermes.training.setup import prepare_new
+from hermes.training.step_meter import make_step_meter
 
 __all__ = ["Run", "check_output", "has_checkpoint", "open_run"]
 
@@ -175,6 +176,7 @@ class Run:
             early_stopping=self.early_stopping,
             save_every_epoch=request.save_every_epoch,
             samples=self._make_sample_maker(),
+            meter=make_step_meter(request, parts.spec, parts.recipe),
             sampled=any(one["step"] == self.position.step for one in read_samples(request.output)),
         ).run()
 

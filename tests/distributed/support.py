@@ -10,6 +10,7 @@ import sys
 import time
 
 from hermes.distributed.process_group import RankInfo, SingleProcess
+from hermes.training.events import MEASURED
 
 HERMES = [sys.executable, "-m", "hermes"]
 COMMON = [
@@ -20,7 +21,7 @@ COMMON = [
 MLX = ["--backend", "mlx", "--num-processes", "2"]
 TORCH = ["--backend", "torch", "--num-gpus", "2"]
 WAIT = 400
-SPEED = ("tokens_per_second", "slowest_rank", "slowest_over_mean")
+SPEED = (*MEASURED, "slowest_rank", "slowest_over_mean")
 
 
 class Said(SingleProcess):

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from hermes.api import train_tokenizer
 from hermes.checkpoint import list_steps, open_checkpoint, verify
+from hermes.training.events import MEASURED
 from hermes_cli.main import run as hermes
 
 SPEC = """model little { max_seq_len: 32 hidden_size: 32 num_layers: 2 vocab_size: 300
@@ -85,9 +86,9 @@ def facts(checkpoint: Path) -> dict[str, object]:
 
 
 def record(run: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl but for how fast."""
+    """The lines of metrics.jsonl but for how fast, and in how much memory."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in lines]
 
 
 @dataclass

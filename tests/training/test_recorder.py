@@ -15,7 +15,7 @@ from hermes.checkpoint import async_saver, open_checkpoint, save
 from hermes.data.preference_dataset import PREFERENCE_METRICS
 from hermes.errors import DataError, HermesError, NonFinite, StorageError
 from hermes.interface import find_backend
-from hermes.training.events import Evaluation, Saved, Update
+from hermes.training.events import MEASURED, Evaluation, Saved, Update
 from hermes.training.metrics_file import MetricsFile, read_metrics
 from hermes.training.run_yaml import read_sessions
 from tests.training.support import SPEC, losses, tensors
@@ -37,7 +37,7 @@ def test_metrics_have_neither_gaps_nor_repeats_after_a_kill(go, tmp_path):
     go("killed", save_every=4, eval_every=4, resume=True)
 
     def lines(name):
-        return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in
+        return [{k: v for k, v in line.items() if k not in MEASURED} for line in
                 read_metrics(tmp_path / name)]  # fmt: skip
 
     assert lines("killed") == lines("whole")
@@ -62,6 +62,7 @@ def test_a_line_has_exactly_the_fields_that_others_script_against(go, tmp_path):
     update, _, evaluation = map(json.loads, (tmp_path / "run/metrics.jsonl").open())
     assert list(update) == [
         "step", "epoch", "tokens", "loss", "lr", "grad_norm", "tokens_per_second",
+        "peak_memory",
     ]  # fmt: skip
     assert list(evaluation) == ["step", "val_loss", "val_bits_per_byte"]
     assert update["tokens"] == 64

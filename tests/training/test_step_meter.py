@@ -1,0 +1,89 @@
+"""MFU, peak memory and the time that saving takes, in lines of metrics and in the bar."""
+
+import time
+
+import numpy as np
+import pytest
+
+from hermes import mal
+from hermes.checkpoint import async_saver
+from hermes.interface import Batch, DeviceInfo, find_backend
+from hermes.model_info.cost import count_flops
+from hermes.model_info.devices import PEAK_RATES, find_peak_rate
+from hermes.training.events import Update
+from hermes.training.metrics_file import read_metrics
+from hermes.training.progress_bar import LineProgress
+from hermes.training.step_meter import StepCost, StepMeter
+from tests.training.support import SPEC
+
+H200 = DeviceInfo("cuda", "NVIDIA H200", (9, 0))
+
+
+def make_batch(size):
+    ids = np.zeros((2, 4, size), np.int32)
+    return Batch(ids, ids, np.zeros((2, 4), np.uint32))
+
+
+def test_what_was_counted_is_read_once():
+    meter = StepMeter(utilization=0.001, read_peak=lambda: 7)
+    meter.count_batch(make_batch(16))
+    meter.count_batch(make_batch(8))
+    meter.add_save(0.25)
+    meter.add_save(0.5)
+    assert meter.read(seconds=2.0) == StepCost(mfu=0.096, peak_memory=7, save_seconds=0.75)
+    assert meter.read(seconds=2.0) == StepCost(mfu=0.0, peak_memory=7)
+    assert StepMeter().read(seconds=1.0) == StepCost()
+
+
+def test_rates_are_of_devices_and_precisions_that_are_known():
+    assert find_peak_rate("bfloat16", H200) == 989e12
+    assert find_peak_rate("bfloat16", DeviceInfo("cuda", "Tesla T4", (7, 5))) is None
+    assert find_peak_rate("bfloat16", DeviceInfo("cuda", "NVIDIA H200 NVL", (9, 0))) is None
+    assert find_peak_rate("float32", DeviceInfo("cpu")) is None
+    for rates in PEAK_RATES.values():
+        in_order = [rates[name] for name in ("bfloat16", "tf32", "float32") if name in rates]
+        assert in_order == sorted(in_order, reverse=True)
+
+
+def test_arithmetic_is_counted_at_the_runs_length():
+    spec = mal.loads(SPEC)
+    assert count_flops(spec, training=True, length=spec.max_seq_len) == count_flops(
+        spec, training=True
+    )
+    # 6 for each weight that multiplies a token; 3 x 2 x 2 layers x 2 heads x (8 + 8) x n besides.
+    shorter = count_flops(spec, training=True, length=16) + 3 * 2 * 2 * 2 * 16 * 16 // 2
+    assert shorter == count_flops(spec, training=True)
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_lines_have_them_alike_on_both_backends(go, monkeypatch, backend):
+    kind = type(find_backend(backend))
+    monkeypatch.setattr(kind, "describe_device", lambda self, name: H200)
+    monkeypatch.setattr(kind, "read_peak_memory", lambda self, name: 123_000_000)
+    plain = async_saver.copy_state
+    monkeypatch.setattr(async_saver, "copy_state", lambda state: time.sleep(0.2) or plain(state))
+    go(max_steps=3, save_every=1, backend=backend, device="cpu", precision="float32")
+    lines = [line for line in read_metrics(go.folder / "run") if "loss" in line]
+    assert [line["peak_memory"] for line in lines] == [123_000_000] * 3
+    assert all(0 <= line["mfu"] < 1e-3 for line in lines)
+    assert "save_seconds" not in lines[0]
+    assert all(line["save_seconds"] >= 0.2 for line in lines[1:])
+
+
+def test_no_share_is_told_where_tensors_are_frozen(go, monkeypatch):
+    kind = type(find_backend("torch"))
+    monkeypatch.setattr(kind, "describe_device", lambda self, name: H200)
+    go(max_steps=1, freeze_layers=1, precision="float32")
+    (line, *_) = read_metrics(go.folder / "run")
+    assert "mfu" not in line
+    assert line["peak_memory"] > 10**7  # the process's own, on a CPU
+
+
+def test_the_bar_shows_them(capsys):
+    import sys
+
+    known = {"mfu": 0.482, "peak_memory": 12_300_000_000, "save_seconds": 1.26}
+    shown = LineProgress(2, 0, sys.stdout)
+    shown.show(Update(1, 0.5, 8, 3.21, 1e-3, 1.0, 1234.0, **known))
+    said = capsys.readouterr().out
+    assert "  1,234 tokens/s, MFU 48 %, 12.3 GB, 1.3 s saving  " in said
