@@ -5,8 +5,10 @@ from pathlib import Path
 from hermes.checkpoint import RetentionPolicy, count_checkpoint_bytes
 from hermes.errors import HermesError, StorageError
 from hermes.formatting import format_count, format_with_unit
-from hermes.model_info.fitting import find_free_memory
+from hermes.model_info.activations import BYTES_OF
+from hermes.model_info.fitting import FreeMemory, find_free_memory
 from hermes.model_info.memory import count_training_bytes
+from hermes.model_info.training_memory import Placement, find_largest_batch, plan_memory
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.storage.space import count_free_bytes
@@ -31,7 +33,7 @@ def check_memory(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> list[s
         return []
     needed = copy * here if free.is_shared else copy
     if needed <= free.available:
-        return []
+        return _warn_of_peak(request, spec, recipe, free)
     who = f" in {format_count(here, 'processes', 'process')}" if needed > copy else ""
     found = (
         f"training {spec.name} needs {format_with_unit(needed, 'B')} of memory{who} besides its "
@@ -44,6 +46,35 @@ def check_memory(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> list[s
         f"{found}; choose a smaller model,{less} --shard full over several devices, or --force to "
         "try"
     )
+
+
+def _warn_of_peak(
+    request: RunRequest, spec: ModelSpec, recipe: Recipe, free: FreeMemory
+) -> list[str]:
+    """What to tell the user where a step with its activations seems not to fit."""
+    options, rank_info = request.options, request.process_group.rank_info
+    if request.backend.name not in ("torch", "mlx") or options.precision not in BYTES_OF:
+        return []
+    room = free.available // (rank_info.local_world_size if free.is_shared else 1)
+    placement = Placement(
+        request.backend.name,
+        "cpu" if request.device.startswith("cpu") else request.device,
+        options.precision,
+        options.grad_checkpoint,
+        rank_info.world_size,
+        options.shard,
+        options.shard_group,
+    )
+    total = plan_memory(spec, recipe, placement).total
+    if total <= room:
+        return []
+    largest = find_largest_batch(spec, recipe, placement, room)
+    advice = f"--batch-size {largest} would" if largest else "no --batch-size would"
+    who = "" if rank_info.local_world_size == 1 else " in each process"
+    return [
+        f"a step needs about {format_with_unit(total, 'B')} at its peak{who}, and {free.found}: "
+        f"{advice} fit, says hermes plan"
+    ]
 
 
 def count_kept_checkpoints(keep: RetentionPolicy, step: int, total: int, every: int) -> int:
