@@ -1,6 +1,6 @@
 """Peak memory of real training steps, each in a process of its own, beside what a plan says.
 
-    python benchmarks/plan.py
+    python benchmarks/plan.py [BACKEND]...
 
 torch: growth of the process's resident memory from before the learner is built to its peak, as
 Linux counts it (VmHWM), where glibc gives back at once what is freed (MALLOC_MMAP_THRESHOLD_):
@@ -77,12 +77,12 @@ def warm_up(backend, options):
 
 
 def main():
-    """Print a table of all shapes, or of the one that the first argument names."""
-    if len(sys.argv) > 1:
+    """Print a table of all shapes on these backends, or measure the one case that is given."""
+    if sys.argv[1:2] and sys.argv[1].startswith("["):
         print(measure(*json.loads(sys.argv[1])))
         return
     rows = [("backend", "model", "batch", "precision", "recomputed", "measured", "plan", "ratio")]
-    for backend in ("torch", "mlx"):
+    for backend in sys.argv[1:] or ("torch", "mlx"):
         for name, edits, B, A, T in SHAPES:
             for precision, grad_checkpoint in VARIANTS:
                 case = [backend, name, edits, B, A, T, precision, grad_checkpoint]
