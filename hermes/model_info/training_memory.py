@@ -16,6 +16,7 @@ from hermes.model_info.activations import (
 )
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
 from hermes.numerics.params import list_parameters
+from hermes.numerics.update_rules import count_state_bytes
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 
@@ -57,8 +58,8 @@ class Placement:
 class MemoryPlan:
     """Bytes of one process at the peak of a step, by what holds them; they add up to the total.
 
-    weights: in float32, and in the type of products where that is another. optimizer: two moments
-    of each trained weight. moment: of the step, 'loss', 'backward' or 'update'.
+    weights: master weights. optimizer: its state. moment: of the step, 'loss', 'backward' or
+    'update'.
     """
 
     weights: int
@@ -101,6 +102,7 @@ class _Step:
             table |= list_adapter_tensors(spec, recipe.lora)
         trained = set(list_trainable(spec, recipe))
         self.accumulates = recipe.grad_accum > 1
+        self.state = count_state_bytes(spec, recipe, self.master)
         self.all_weights = sum(tensor.size for tensor in table.values())
         self.trained = sum(table[name].size for name in trained)
         self.layer_weights = [0] * spec.num_layers
@@ -149,7 +151,7 @@ class _Step:
         master, trained = self.master, self.trained
         split, whole = self.placement.copies, self.placement.shard == "full"
         weights = master * self.all_weights
-        moments = 2 * master * trained
+        moments = self.state
         if self.placement.shard:
             weights //= split
             moments //= split
