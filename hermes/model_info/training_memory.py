@@ -27,7 +27,7 @@ CHUNKS = {"torch": (1 << 23, 1 << 28), "mlx": (1 << 23, 1 << 27)}
 LARGEST_BATCH = 1 << 20
 
 # MLX orders a step's graph itself and runs up to ten operations ahead of their results, so its peak
-# is no sum of tensors. These are fitted to peaks of 90 small models (mx.get_peak_memory, CPU).
+# is no sum of tensors. These are fitted to peaks of 120 small models (mx.get_peak_memory, CPU).
 # Recomputation saves less than torch's, as the gradients of weights are computed last.
 MLX_RECOMPUTED = 0.75  # of what a layer keeps
 MLX_UPDATED = 2.75  # tensors of the size of the weights: those that an update makes anew
