@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hermes.api_finetuning import dpo, finetune, sft
     from hermes.api_generation import chat, generate
     from hermes.api_models import ConvertResult, EvalResult, convert, evaluate, merge
+    from hermes.api_planning import plan
     from hermes.api_serving import serve
     from hermes.api_tracing import ShownSample, show_step, trace_document, trace_step
     from hermes.errors import HermesError
@@ -62,6 +63,7 @@ __all__ = [
     "load",
     "load_spec",
     "merge",
+    "plan",
     "prepare",
     "serve",
     "sft",
@@ -86,6 +88,7 @@ _HOMES = {
         "verify_data",
     ),
     "api_serving": ("serve",),
+    "api_planning": ("plan",),
     "api_tracing": ("ShownSample", "show_step", "trace_document", "trace_step"),
     "api_finetuning": ("dpo", "finetune", "sft"),
     "api_generation": ("chat", "generate"),

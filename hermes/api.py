@@ -194,6 +194,7 @@ def train(
     allow_tokenizer_change: bool = False,
     force: bool = False,
     dry_run: bool = False,
+    auto_batch: bool = False,
     on_finish: str = "",
     lr: float = 3e-4,
     batch_size: int = 32,
@@ -280,6 +281,8 @@ def train(
     number of samples, allow_data_change other data, allow_tokenizer_change a tokenizer whose ids
     mean other tokens than those of the checkpoint. force: train although memory or disk seem too
     small. dry_run: check everything that can be refused, and return without training or writing.
+    auto_batch: choose batch_size and grad_accum so that a step fits into memory, with as many
+    samples per step as they say.
 
     cooldown_from: a checkpoint at the full learning rate of a constant or wsd schedule, which the
     run continues with a fall to its end; decay_steps says how long.

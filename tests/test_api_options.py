@@ -19,6 +19,7 @@ COMMANDS = {
     "merge": "merge",
     "prepare": "prepare",
     "check_data": "data check",
+    "plan": "plan",
 }
 # Options without a meaning in Python: starting processes, options from files, edits as text, JSON.
 OF_THE_COMMAND = {"num_gpus", "num_processes", "max_restarts", "config", "set", "json",

@@ -158,6 +158,25 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
             "json": {"help": "Print what was found as a JSON object"},
         },
     ),
+    "plan": CommandOptions(
+        (
+            *("model", "batch_size", "grad_accum", "max_steps", "seq_len", "tokens"),
+            *("document_mask", "freeze_layers", "lora_rank"),
+            *("num_processes", "shard", "shard_group", "backend", "precision", "grad_checkpoint"),
+            *("hardware", "memory", "tokens_per_second", "price_per_hour", "watts"),
+            *("config", "set", "json"),
+        ),
+        overrides={
+            "model": {"help": "Architecture: the name of a bundled model, a .mal file, or a run"},
+            "num_processes": {"help": "Number of processes of the whole run"},
+            "seq_len": {"default_text": "256, or the model's max_seq_len if that is less"},
+            "set": {
+                "parameter": "",
+                "help": "Set a key of the architecture, such as model.num_layers=2; repeatable",
+            },
+            "json": {"parameter": "", "help": "Print the plan as a JSON object"},
+        },
+    ),
     "plot": CommandOptions(
         ("png", "no_png"),
         (Argument("runs", "Folders of the runs", "OUTPUT...", type=Path, repeated=True),),

@@ -8,7 +8,7 @@ __all__ = ["TEXT", "TEXT_FILES", "TRAINING_COMMANDS"]
 _SAVING = (
     *("output", "resume", "push_to_hub", "push_every_save", "allow_batch_change"),
     *("allow_data_change", "allow_tokenizer_change", "force", "dry_run"),
-    *("on_finish", "print_config"),
+    *("auto_batch", "on_finish", "print_config"),
 )
 _MODEL = ("checkpoint", "ignore_fields", "tokenizer", "eos", "bos", "config", *_SAVING)
 _STEPS = ("lr", "batch_size", "grad_accum", "epochs", "max_steps", "train_tokens")

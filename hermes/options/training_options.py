@@ -183,6 +183,10 @@ def _make_checkpoint_options() -> tuple[Option, ...]:
                help="Allow --tokenizer to give ids other meanings than the checkpoint's has"),
         Option("force", type=bool, default=False, group="Safeguards", scope="call", repeated=True,
                help="Train although memory or disk space seem too small"),
+        Option("auto_batch", type=bool, default=False, group="Safeguards", scope="call",
+               repeated=True,
+               help="Choose --batch-size and --grad-accum so that a step fits into memory, with as "
+               "many samples per step as they say"),
         Option("on_finish", default="", metavar="COMMAND", group="Safeguards", scope="call",
                default_text="nothing", repeated=True, per_rank=True,
                help="Shell command to run when the run ends, also by an error or a signal, such "

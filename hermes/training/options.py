@@ -164,6 +164,7 @@ def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more:
         track_project=call["track_project"],
         force=call["force"],
         dry_run=call["dry_run"],
+        auto_batch=call["auto_batch"],
         on_model=host.on_model,
         **more,
     )

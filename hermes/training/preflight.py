@@ -1,18 +1,23 @@
 """What is looked at before a run begins: memory for its model, and disk for its checkpoints."""
 
+import dataclasses
 from pathlib import Path
 
 from hermes.checkpoint import RetentionPolicy, count_checkpoint_bytes
 from hermes.errors import HermesError, StorageError
 from hermes.formatting import format_count, format_with_unit
-from hermes.model_info.fitting import find_free_memory
+from hermes.model_info.activations import BYTES_OF
+from hermes.model_info.fitting import FreeMemory, find_free_memory
 from hermes.model_info.memory import count_training_bytes
+from hermes.model_info.training_memory import Placement, find_largest_batch, plan_memory
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.storage.space import count_free_bytes
 from hermes.training.request import RunRequest
 
-__all__ = ["check_disk", "check_memory", "count_kept_checkpoints"]
+__all__ = ["check_disk", "check_memory", "count_kept_checkpoints", "fit_batch"]
+
+MARGIN = 0.9  # a plan is within 10 % of the peak
 
 
 def check_memory(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> list[str]:
@@ -31,7 +36,7 @@ def check_memory(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> list[s
         return []
     needed = copy * here if free.is_shared else copy
     if needed <= free.available:
-        return []
+        return _warn_of_peak(request, spec, recipe, free)
     who = f" in {format_count(here, 'processes', 'process')}" if needed > copy else ""
     found = (
         f"training {spec.name} needs {format_with_unit(needed, 'B')} of memory{who} besides its "
@@ -44,6 +49,75 @@ def check_memory(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> list[s
         f"{found}; choose a smaller model,{less} --shard full over several devices, or --force to "
         "try"
     )
+
+
+def fit_batch(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """The recipe with the largest batch_size that fits and as many samples per step, and notes.
+
+    Only where the request asks for it. All ranks get the same. Raises HermesError where the
+    backend's memory is not known.
+    """
+    if not request.auto_batch:
+        return recipe, []
+    placement = _find_placement(request)
+    free = find_free_memory(request.backend, request.device)
+    if placement is None or free is None:
+        raise HermesError(
+            f"--auto-batch: nothing says how much memory a step on {request.device} takes or has; "
+            "leave it out and choose --batch-size"
+        )
+    room = int(MARGIN * _count_share(request, free))
+    largest = find_largest_batch(spec, recipe, placement, room)
+    largest = -int(request.process_group.all_reduce_max(-largest))
+    samples = recipe.batch_size * recipe.grad_accum
+    sizes = range(1, min(max(largest, 1), samples) + 1)
+    size = max(one for one in sizes if samples % one == 0)
+    found = dataclasses.replace(recipe, batch_size=size, grad_accum=samples // size)
+    return found, [
+        f"--auto-batch: batch_size {found.batch_size} x grad_accum {found.grad_accum} instead of "
+        f"{recipe.batch_size} x {recipe.grad_accum}; micro-batches of up to {largest} fit"
+    ]
+
+
+def _find_placement(request: RunRequest) -> Placement | None:
+    """What computes the run, in the words of a plan; None where there is no plan for it."""
+    options, rank_info = request.options, request.process_group.rank_info
+    if request.backend.name not in ("torch", "mlx") or options.precision not in BYTES_OF:
+        return None
+    return Placement(
+        request.backend.name,
+        "cpu" if request.device.startswith("cpu") else request.device,
+        options.precision,
+        options.grad_checkpoint,
+        rank_info.world_size,
+        options.shard,
+        options.shard_group,
+    )
+
+
+def _count_share(request: RunRequest, free: FreeMemory) -> int:
+    """Bytes for one process."""
+    processes = request.process_group.rank_info.local_world_size
+    return free.available // (processes if free.is_shared else 1)
+
+
+def _warn_of_peak(
+    request: RunRequest, spec: ModelSpec, recipe: Recipe, free: FreeMemory
+) -> list[str]:
+    """What to tell the user where a step with its activations seems not to fit."""
+    placement, room = _find_placement(request), _count_share(request, free)
+    if placement is None:
+        return []
+    total = plan_memory(spec, recipe, placement).total
+    if total <= room:
+        return []
+    largest = find_largest_batch(spec, recipe, placement, room)
+    advice = f"--batch-size {largest} would" if largest else "no --batch-size would"
+    who = "" if request.process_group.rank_info.local_world_size == 1 else " in each process"
+    return [
+        f"a step needs about {format_with_unit(total, 'B')} at its peak{who}, and {free.found}: "
+        f"{advice} fit, says hermes plan"
+    ]
 
 
 def count_kept_checkpoints(keep: RetentionPolicy, step: int, total: int, every: int) -> int:

@@ -83,8 +83,8 @@ class RunRequest:
     samples: text to make on the way. trackers: follow the run in rank 0, by name, in the project
     track_project. cooldown_from: a checkpoint that a run without one continues with a falling
     learning rate. force: try what memory or disk seem too small for. dry_run: check everything, and
-    train nothing. on_model: called once the model is settled, before data is read; not of a
-    finished run.
+    train nothing. auto_batch: split the samples of a step into micro-batches that fit. on_model:
+    called once the model is settled, before data is read; not of a finished run.
     """
 
     output: Path
@@ -119,6 +119,7 @@ class RunRequest:
     cooldown_from: Path | None = None
     force: bool = False
     dry_run: bool = False
+    auto_batch: bool = False
     on_model: Callable[["RunRequest", ModelSpec, Recipe], None] = lambda request, spec, recipe: None
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from hermes.training.batch_split import find_batch_change, split_batch
 from hermes.training.cooldown import COOLDOWN_FIELDS
 from hermes.training.data_record import describe_data_change
 from hermes.training.events import Position
-from hermes.training.preflight import check_memory
+from hermes.training.preflight import check_memory, fit_batch
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.schedule import count_steps, warn_long_warmup, warn_repeated_samples
 from hermes.training.setup import (
@@ -59,7 +59,8 @@ def prepare_resumed(
         world_size,
     )
     check_seq_len(recipe, spec)
-    notes += check_memory(request, spec, recipe)
+    recipe, fit_notes = fit_batch(request, spec, recipe)
+    notes += [*fit_notes, *check_memory(request, spec, recipe)]
     if progress.step < progress.total_steps:
         request.on_model(request, spec, recipe)
     with make_training_data(request, spec, tokenizer, recipe) as data:

@@ -16,7 +16,7 @@ from hermes.tokenizer import Tokenizer
 from hermes.training.averaged_evaluation import OF_AVERAGE
 from hermes.training.batch_split import split_batch
 from hermes.training.events import Position
-from hermes.training.preflight import check_memory
+from hermes.training.preflight import check_memory, fit_batch
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.schedule import count_steps, warn_long_warmup, warn_repeated_samples
 from hermes.training.text_boundaries import describe_tokenizer
@@ -45,6 +45,8 @@ def prepare_new(request: RunRequest) -> RunComponents:
         replace_fields(default, request.given), request.split_among, request.world_size
     )
     check_seq_len(recipe, spec)
+    recipe, fit_notes = fit_batch(request, spec, recipe)
+    split_notes += fit_notes
     notes += describe_tokenizer(tokenizer, is_text=request.make_data is None)
     notes += [*split_notes, *_describe_frozen(spec, recipe), *check_memory(request, spec, recipe)]
     request.on_model(request, spec, recipe)

@@ -168,3 +168,29 @@ def test_what_ran_out_is_one_sentence(error, said):
 def test_other_errors_are_not_taken_for_it():
     for error in (RuntimeError("shape"), ImportError("no module named x"), ValueError("memory")):
         assert explain_exhaustion(error) is None
+
+
+def test_a_step_whose_activations_do_not_fit_is_warned_of_with_the_batch_that_does(go, memory):
+    room = 2 * count_training_bytes(mal.loads(SPEC), Recipe(), "float32")
+    memory(10**9, room)
+    result = go(batch_size=64, max_steps=1, device="cpu", dry_run=True)
+    (note,) = [note for note in result.notes if note.startswith("a step needs about ")]
+    largest = int(re.search(r"batch.size.(\d+) would fit", note)[1])
+    assert 0 < largest < 64
+    fits = go(batch_size=largest, max_steps=1, device="cpu", dry_run=True)
+    assert not any("a step needs about" in note for note in fits.notes)
+
+
+def test_auto_batch_keeps_the_samples_of_a_step_and_fits(go, memory):
+    memory(10**9, 3 * count_training_bytes(mal.loads(SPEC), Recipe(), "float32"))
+    result = go(
+        batch_size=24, grad_accum=2, max_steps=1, device="cpu", dry_run=True, auto_batch=True
+    )
+    (note,) = [note for note in result.notes if "instead of 24 x 2" in note]
+    size, parts = map(int, re.search(r"batch_size (\d+) x grad_accum (\d+)", note).groups())
+    assert size * parts == 48
+    assert size < 24
+    assert not any("a step needs about" in one for one in result.notes)
+    memory(10**12, 10**12)
+    result = go(batch_size=4, grad_accum=3, max_steps=1, device="cpu", auto_batch=True)
+    assert any("batch_size 12 x grad_accum 1 instead of 4 x 3" in note for note in result.notes)

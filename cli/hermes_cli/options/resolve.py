@@ -60,7 +60,7 @@ class ResolvedOptions:
         self.model_config = None
         if model_config and config and Path(config).suffix in MODEL_CONFIGS:
             self.model_config, config = Path(config), None
-        files = [] if config is None else [_read_config(Path(config))]
+        files = [] if config is None else [read_config(Path(config))]
         values, _ = merge_values(context, files)
         run = Path(values["output"]) / "run.yaml"
         self.is_resumed = values["resume"] and _has_checkpoint(run.parent)
@@ -74,7 +74,7 @@ class ResolvedOptions:
         self._not_given = {"default", OF_THE_RUN, *([str(run)] if self.is_resumed else [])}
         given = [file for file in files if file.source not in self._not_given]
         self.edits = {key: value for file in given for key, value in _list_edits(file)}
-        self.edits |= dict(_parse_edit(edit) for edit in context.params["edits"])
+        self.edits |= dict(parse_edit(edit) for edit in context.params["edits"])
         self.earlier_edits: dict[str, str] = {}
         if self.is_resumed and run.is_file():
             self._require_same_run(context, files[0])
@@ -158,7 +158,7 @@ def _require_command(context: click.Context, run: Path) -> None:
             )
 
 
-def _read_config(path: Path) -> OptionFile:
+def read_config(path: Path) -> OptionFile:
     if path.suffix not in (".yaml", ".yml"):
         why = "a .json is a model's config; an architecture to train goes to --model"
         raise HermesError(f"{path}: --config takes a run's options as .yaml ({why})")
@@ -203,7 +203,7 @@ def _list_edits(file: OptionFile) -> list[tuple[str, str]]:
     return [(key, str(value)) for key, value in edits.items()] if isinstance(edits, Mapping) else []
 
 
-def _parse_edit(text: str) -> tuple[str, str]:
+def parse_edit(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise HermesError(f"--set {text}: expected KEY=VALUE, as in model.num_layers=2")

@@ -1,0 +1,55 @@
+"""`hermes plan`: what a run will need, before it begins."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hermes import mal
+from hermes.options import get_options
+from hermes.options.training_commands import TRAINING_COMMANDS
+from hermes_cli.display.printing import print_json, print_lines
+from hermes_cli.options.config_file import OptionFile, merge_values
+from hermes_cli.options.declarations import declare_command
+from hermes_cli.options.model_paths import locate_model
+from hermes_cli.options.resolve import parse_edit, read_config
+
+
+@declare_command("plan")
+@click.pass_context
+def plan(context: click.Context, /, **_: Any) -> None:
+    """Plan a run: memory at its peak, largest micro-batch, hours, energy and price.
+
+    Takes the options of hermes train that matter for these, also from a file with --config, such as
+    the run.yaml of a run; other options of such a file are passed over. Nothing is built or read
+    but the architecture.
+    """
+    import hermes
+
+    config = context.params["config"]
+    files = [] if config is None else [_keep_own(read_config(Path(config)))]
+    values, _ = merge_values(context, files)
+    edits = dict(parse_edit(edit) for edit in values.pop("set"))
+    changes = {key[6:]: value for key, value in edits.items() if key.startswith("model.")}
+    spec = mal.load(locate_model(values.pop("model")))
+    if changes:
+        spec = mal.edit_all(spec, changes)
+    as_json = values.pop("json")
+    values.pop("config")
+    found = hermes.plan(spec, **values)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print_lines(repr(found).splitlines())
+
+
+def _keep_own(file: OptionFile) -> OptionFile:
+    """A file without the options that a run has and its plan does not need."""
+    own = get_options("plan")
+    known = set().union(*(get_options(name) for name in TRAINING_COMMANDS))
+    kept = {
+        key: value
+        for key, value in file.values.items()
+        if key.replace("-", "_") in own or key.replace("-", "_") not in known
+    }
+    return OptionFile(file.source, kept, file.processes)

@@ -1,0 +1,138 @@
+"""The public function that plans a run before it begins."""
+
+from pathlib import Path
+
+from hermes import mal
+from hermes.arguments import convert_arguments
+from hermes.errors import HermesError
+from hermes.interface import SHORT_NAMES, find_backend
+from hermes.model_info.activations import BYTES_OF
+from hermes.model_info.hardware import UTILIZATION, Hardware, find_hardware, measure_flops
+from hermes.model_info.memory import read_host_memory
+from hermes.model_info.run_plan import Speed, TrainingPlan, plan_run
+from hermes.model_info.training_memory import Placement
+from hermes.recipe import Lora, Recipe
+from hermes.spec import ModelSpec
+
+__all__ = ["plan"]
+
+LONGEST_DEFAULT = 256
+
+
+def plan(
+    model: ModelSpec | str | Path = "tiny",
+    *,
+    batch_size: int = 32,
+    grad_accum: int = 1,
+    max_steps: int = 0,
+    seq_len: int | None = None,
+    tokens: float = 0.0,
+    document_mask: bool = False,
+    freeze_layers: int = 0,
+    lora_rank: int = 0,
+    num_processes: int = 1,
+    shard: str | None = None,
+    shard_group: int | None = None,
+    backend: str = "auto",
+    precision: str = "float32",
+    grad_checkpoint: bool = False,
+    hardware: str | None = None,
+    memory: float = 0.0,
+    tokens_per_second: float = 0.0,
+    price_per_hour: float = 0.0,
+    watts: float = 0.0,
+) -> TrainingPlan:
+    """Plan a run: memory of a process at its peak, largest micro-batch, hours, energy and price.
+
+    model to grad_checkpoint: as in `train`. tokens: of the whole run, instead of max_steps.
+    num_processes: of the whole run. hardware: a device of `hermes.model_info.hardware`, None for
+    the processors of this machine, whose speed is measured. memory: GB for one process instead of
+    the hardware's. tokens_per_second: of all processes, instead of a speed that is predicted.
+    price_per_hour: of all of them. watts: of one device. Raises HermesError.
+    """
+    a = convert_arguments(plan, locals())
+    spec = model if isinstance(model, ModelSpec) else mal.load(model)
+    precision = SHORT_NAMES.get(precision, precision)
+    if precision not in BYTES_OF:
+        raise HermesError(f"precision must be one of {', '.join(BYTES_OF)}, got {precision!r}")
+    length = min(LONGEST_DEFAULT, spec.max_seq_len) if seq_len is None else a["seq_len"]
+    if length > spec.max_seq_len:
+        raise HermesError(
+            f"seq_len is {length}, more than the model's max_seq_len {spec.max_seq_len}; choose a "
+            "shorter --seq-len or a longer model"
+        )
+    for name in ("num_processes", "batch_size", "grad_accum"):
+        if a[name] < 1:
+            raise HermesError(f"{name} must be at least 1, got {a[name]}")
+    for name in ("memory", "tokens", "tokens_per_second", "price_per_hour", "watts"):
+        if a[name] < 0:
+            raise HermesError(f"{name} must be at least 0, got {a[name]:g}")
+    recipe = Recipe(
+        batch_size=a["batch_size"],
+        grad_accum=a["grad_accum"],
+        max_steps=a["max_steps"],
+        seq_len=length,
+        document_mask=a["document_mask"],
+        freeze_layers=a["freeze_layers"],
+        lora=Lora(rank=a["lora_rank"]) if a["lora_rank"] else None,
+    )
+    device = None if hardware is None else find_hardware(hardware)
+    placement = Placement(
+        _choose_backend(backend, device),
+        "cpu" if device is None else device.device,
+        precision,
+        a["grad_checkpoint"],
+        a["num_processes"],
+        shard,
+        shard_group,
+    )
+    available = int(a["memory"] * 1e9) or _find_available(device, placement)
+    return plan_run(
+        spec,
+        recipe,
+        placement,
+        available=available,
+        tokens=int(a["tokens"]),
+        speed=_find_speed(a["tokens_per_second"], device, hardware, precision),
+        price_per_hour=a["price_per_hour"],
+        watts=a["watts"] or (device.watts if device else 0.0),
+    )
+
+
+def _choose_backend(name: str, device: Hardware | None) -> str:
+    """The backend that computes; with hardware that is elsewhere, the one that it has."""
+    if name == "auto":
+        if device is not None:
+            return device.backend
+        from hermes.interface import choose_backend
+
+        name = choose_backend(name).name
+    if name not in ("torch", "mlx"):
+        find_backend(name)
+        raise HermesError(f"backend {name!r} does not train; a plan is for torch or mlx")
+    if device is not None and name != device.backend:
+        raise HermesError(
+            f"that hardware is for backend {device.backend!r}, not {name!r}; leave --backend out"
+        )
+    return name
+
+
+def _find_available(device: Hardware | None, placement: Placement) -> int | None:
+    """Bytes for one process: a device's, or its share of this machine's."""
+    if device is not None:
+        return device.memory
+    found = read_host_memory()
+    return None if found is None else found.available // placement.processes
+
+
+def _find_speed(given: float, device: Hardware | None, name: str | None, precision: str) -> Speed:
+    if given:
+        return Speed(given, origin="given")
+    part = f"{UTILIZATION:.0%} of "
+    if device is None:
+        if precision not in ("float32", "tf32"):
+            return Speed()
+        return Speed(flops=measure_flops(), origin=f"predicted: {part}this machine's products")
+    return Speed(
+        flops=device.flops.get(precision, 0.0), origin=f"predicted: {part}the {name}'s peak"
+    )

@@ -1,0 +1,210 @@
+"""How much memory training takes: what is held throughout, and the worst moment of a step.
+
+A step is walked through as the backends do it: the loss with all activations there, the backward
+pass layer by layer, the update. The largest of these moments is the plan. Letters: activations.py.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from hermes.model_info.activations import (
+    BYTES_OF,
+    LayerBytes,
+    Shape,
+    count_layer_bytes,
+    count_norm_bytes,
+)
+from hermes.numerics.lora import list_adapter_tensors, list_trainable
+from hermes.numerics.params import list_parameters
+from hermes.numerics.update_rules import count_state_bytes
+from hermes.recipe import Recipe
+from hermes.spec import ModelSpec
+
+__all__ = ["MemoryPlan", "Placement", "find_largest_batch", "plan_memory"]
+
+# Logits that exist at a time: CHUNK_LOGITS of the backends, on CPUs and on other devices.
+CHUNKS = {"torch": (1 << 23, 1 << 28), "mlx": (1 << 23, 1 << 27)}
+LARGEST_BATCH = 1 << 20
+
+# MLX orders a step's graph itself and runs up to ten operations ahead of their results, so its peak
+# is no sum of tensors. These are fitted to peaks of 120 small models (mx.get_peak_memory, CPU).
+# Recomputation saves less than torch's, as the gradients of weights are computed last.
+MLX_RECOMPUTED = 0.75  # of what a layer keeps
+MLX_UPDATED = 2.75  # tensors of the size of the weights: those that an update makes anew
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What computes a run, and among how many processes its tensors are split.
+
+    device: 'cpu', or what else. shard: as hermes.interface.Options has it.
+    """
+
+    backend: str = "torch"
+    device: str = "cpu"
+    precision: str = "float32"
+    grad_checkpoint: bool = False
+    processes: int = 1
+    shard: str | None = None
+    shard_group: int | None = None
+
+    @property
+    def copies(self) -> int:
+        """Among how many processes one copy of the model is split."""
+        return min(self.shard_group or self.processes, self.processes) if self.shard else 1
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of one process at the peak of a step, by what holds them; they add up to the total.
+
+    weights: master weights. optimizer: its state. moment: of the step, 'loss', 'backward' or
+    'update'.
+    """
+
+    weights: int
+    optimizer: int
+    gradients: int
+    activations: int
+    logits: int
+    moment: str
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        held = self.weights + self.optimizer + self.gradients
+        return held + self.activations + self.logits
+
+
+def plan_memory(spec: ModelSpec, recipe: Recipe, placement: Placement) -> MemoryPlan:
+    """Plan the memory of one process at the peak of a training step. Raises HermesError."""
+    master = 8 if placement.precision == "float64" else 4
+    shape = Shape(
+        recipe.batch_size * (2 if recipe.objective == "preference" else 1),
+        recipe.seq_len,
+        placement.backend,
+        placement.device,
+        BYTES_OF[placement.precision],
+        master,
+        recipe.document_mask,
+        recipe.objective != "preference",
+    )
+    return _Step(spec, recipe, placement, shape).find_peak()
+
+
+class _Step:
+    """The sizes of one step."""
+
+    def __init__(self, spec: ModelSpec, recipe: Recipe, placement: Placement, shape: Shape):
+        self.placement, self.shape, self.master = placement, shape, shape.master
+        table = dict(list_parameters(spec))
+        if recipe.lora:
+            table |= list_adapter_tensors(spec, recipe.lora)
+        trained = set(list_trainable(spec, recipe))
+        self.accumulates = recipe.grad_accum > 1
+        self.state = count_state_bytes(spec, recipe, self.master)
+        self.all_weights = sum(tensor.size for tensor in table.values())
+        self.trained = sum(table[name].size for name in trained)
+        self.layer_weights = [0] * spec.num_layers
+        for name in trained:
+            parts = name.split(".")
+            if "layers" in parts:
+                self.layer_weights[int(parts[parts.index("layers") + 1])] += table[name].size
+        self.vocabulary = spec.vocab_size * spec.hidden_size
+        tied = spec.embeddings.tie_weights
+        embeds = "model.embed_tokens.weight" in trained
+        self.trains_head = embeds if tied else "lm_head.weight" in trained
+        self.trains_embeddings = embeds
+        self.tied = tied and embeds
+        layers = [count_layer_bytes(block, spec.hidden_size, shape) for block in spec.layers]
+        # Nothing below the first layer with a trained tensor has a gradient, so nothing is kept.
+        first = 0 if embeds else next((i for i, n in enumerate(self.layer_weights) if n), 0)
+        self.layers = [LayerBytes(0, 0, 0)] * first + layers[first:]
+        self.hidden = shape.tokens * spec.hidden_size
+        self.final = self.hidden * shape.activation
+        self.final += shape.tokens * count_norm_bytes(spec.final_norm, spec.hidden_size, shape)
+        chunk = CHUNKS[placement.backend][placement.device != "cpu"] // spec.vocab_size
+        self.rows = min(shape.tokens, max(chunk, 1))
+        self.logits = self._count_logits(spec)
+
+    def _count_logits(self, spec: ModelSpec) -> int:
+        """The buffers of the loss: logits, their log-softmax and gradient, and temporaries."""
+        a, n, V = self.shape.activation, self.rows, spec.vocab_size
+        own = n * V * 2 * self.master  # logits, and log-softmax that becomes their gradient
+        product = a * max(n * spec.hidden_size, self.vocabulary * self.trains_head)
+        if a < self.master:
+            own += a * (n * V + self.vocabulary)  # the gradient and the head in that type
+            # The head's gradient in that type, and widened to be added up.
+            product = max(product, (a + self.master) * self.vocabulary * self.trains_head)
+        if not self.shape.is_torch:
+            chunks = -(-self.shape.tokens // n)
+            # Of several chunks MLX holds most until the last: measured with 6 and with 16 of them.
+            more = 1 if chunks == 1 else 6 + 1.83 * chunks
+            own += int(n * V * self.master * more)
+        elif n < self.shape.tokens:
+            own += n * V * 2 * self.master  # those of the chunk before, until they are replaced
+            own += n * V * a * (a < self.master)
+        return own + product
+
+    def find_peak(self) -> MemoryPlan:
+        """The moment of the step that takes the most."""
+        master, trained = self.master, self.trained
+        split, whole = self.placement.copies, self.placement.shard == "full"
+        weights = master * self.all_weights
+        moments = self.state
+        if self.placement.shard:
+            weights //= split
+            moments //= split
+        if self.placement.shard == "optimizer":
+            weights += self.shape.activation * self.all_weights
+        gathered = 2 * self.shape.activation * max(self.layer_weights, default=0) if whole else 0
+        share = split if whole else 1
+        held = master * trained // share  # all gradients
+
+        def make(moment: str, gradients: int, activations: int, logits: int) -> MemoryPlan:
+            return MemoryPlan(weights, moments, gradients, activations + gathered, logits, moment)
+
+        kept = [one.kept for one in self.layers]
+        if self.placement.grad_checkpoint:
+            kept = [one.entry for one in self.layers]
+            if not self.shape.is_torch:
+                kept = [int(MLX_RECOMPUTED * one.kept) for one in self.layers]
+        head = master * self.vocabulary if self.trains_head else 0
+        before = held if self.accumulates else 0
+        dx = self.hidden * self.shape.activation
+        ahead = 0 if self.shape.is_torch else max((one.working for one in self.layers), default=0)
+        live = sum(kept) + self.final + dx + ahead
+        found = [make("loss", before + head, live, self.logits)]
+        above = head // share
+        for index in reversed(range(len(self.layers))):
+            own = self.layers[index]
+            live = sum(kept[:index]) + own.kept + own.working
+            gradients = max(before, above) if self.accumulates else above
+            found.append(make("backward", gradients, live, 0))
+            above += master * self.layer_weights[index] // share
+        embedding = head * (2 if self.tied else 1) if self.trains_embeddings else 0
+        if self.accumulates or not self.tied:
+            rest = held
+        else:
+            rest = held - head // share
+        found.append(make("backward", rest + embedding, dx, 0))
+        # torch updates in place; MLX makes weights and moments anew.
+        anew = 0 if self.shape.is_torch else int(MLX_UPDATED * held)
+        found.append(make("update", held + anew, 0, 0))
+        return max(found, key=lambda one: one.total)
+
+
+def find_largest_batch(spec: ModelSpec, recipe: Recipe, placement: Placement, free: int) -> int:
+    """Find the largest batch_size that fits into `free` bytes; 0 where not even 1 does."""
+
+    def fits(size: int) -> bool:
+        one = dataclasses.replace(recipe, batch_size=size)
+        return plan_memory(spec, one, placement).total <= free
+
+    low, high = 0, 1
+    while high <= LARGEST_BATCH and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

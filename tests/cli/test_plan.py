@@ -1,0 +1,69 @@
+"""A plan of a run from Python and from the command line."""
+
+import json
+
+import pytest
+
+import hermes
+from hermes.errors import HermesError
+
+
+def test_steps_hours_energy_and_price_follow_from_tokens_and_speed():
+    found = hermes.plan(
+        "nano", batch_size=4, seq_len=128, backend="torch", tokens=1e6, num_processes=2,
+        memory=1, tokens_per_second=1000, price_per_hour=3, watts=100,
+    )  # fmt: skip
+    assert found.tokens_per_step == 4 * 2 * 128
+    assert found.steps == 977  # 1e6 / 1024, rounded up
+    assert found.hours == pytest.approx(977 * 1024 / 1000 / 3600)
+    assert found.energy == pytest.approx(found.hours * 0.2)
+    assert found.price == pytest.approx(found.hours * 3)
+    assert found.fits
+    assert found.available == 10**9
+
+
+def test_hardware_says_memory_speed_power_and_backend():
+    found = hermes.plan("llama-7b", precision="bf16", hardware="h200", max_steps=10, seq_len=2048)
+    assert (found.backend, found.device, found.available) == ("torch", "cuda", 141 * 10**9)
+    assert found.tokens_per_second == pytest.approx(0.35 * 989e12 / found.flops_per_token)
+    assert not found.fits
+    assert found.largest_batch < 32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hardware": "h20"}, "hardware 'h20' is unknown; did you mean 'h200'?"),
+        ({"hardware": "h200", "backend": "mlx"}, "that hardware is for backend 'torch', not 'mlx'"),
+        ({"seq_len": 300}, "seq_len is 300, more than the model's max_seq_len 256"),
+        ({"num_processes": 0}, "num_processes must be at least 1, got 0"),
+        ({"backend": "numpy"}, "backend 'numpy' does not train"),
+        ({"memory": -1.0}, "memory must be at least 0, got -1"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, message):
+    with pytest.raises(HermesError) as error:
+        hermes.plan("nano", **arguments)
+    assert message in str(error.value)
+
+
+def test_the_command_reads_flags_and_a_run_yaml(call, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("model: nano\nbatch_size: 4\nseq_len: 64\ndata: [book.txt]\nlr: 1e-3\n")
+    line = ["plan", "--config", str(file), "--backend", "torch", "--memory", "2", "--json",
+            "--set", "model.num_layers=3", "--tokens-per-second", "10"]  # fmt: skip
+    code, out, _ = call(*line)
+    found = json.loads(out)
+    assert code == 0
+    assert (found["batch_size"], found["seq_len"]) == (4, 64)
+    assert found["parameters"] > hermes.plan("nano", backend="torch", memory=1).parameters
+    assert found["memory"]["total"] == sum(
+        found["memory"][part]
+        for part in ("weights", "optimizer", "gradients", "activations", "logits")
+    )
+    file.write_text("model: nano\nbatch_sizes: 4\n")
+    code, _, err = call("plan", "--config", str(file))
+    assert code == 1
+    assert "unknown key 'batch_sizes'" in err
+    code, out, _ = call("plan", "--model", "nano", "--backend", "torch", "--memory", "0.01")
+    assert "does not fit" in out
