@@ -21,9 +21,10 @@ if TYPE_CHECKING:
         show_document,
         verify_data,
     )
+    from hermes.api_evaluation import EvalResult, evaluate
     from hermes.api_finetuning import dpo, finetune, sft
     from hermes.api_generation import chat, generate
-    from hermes.api_models import ConvertResult, EvalResult, convert, evaluate, merge
+    from hermes.api_models import ConvertResult, convert, merge
     from hermes.api_planning import plan
     from hermes.api_serving import serve
     from hermes.api_tracing import ShownSample, show_step, trace_document, trace_step
@@ -90,9 +91,10 @@ _HOMES = {
     "api_serving": ("serve",),
     "api_planning": ("plan",),
     "api_tracing": ("ShownSample", "show_step", "trace_document", "trace_step"),
+    "api_evaluation": ("EvalResult", "evaluate"),
     "api_finetuning": ("dpo", "finetune", "sft"),
     "api_generation": ("chat", "generate"),
-    "api_models": ("ConvertResult", "EvalResult", "convert", "evaluate", "merge"),
+    "api_models": ("ConvertResult", "convert", "merge"),
     "model": ("GeneratedText", "Model", "load"),
     "recipe": ("OptimizerRecipe", "Recipe"),
     "inference.sampling": ("Sampling",),

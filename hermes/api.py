@@ -225,6 +225,7 @@ def train(
     eval_every: int = 0,
     patience: int = 0,
     min_delta: float = 0.0,
+    on_nonfinite: str = "stop",
     save_every: int = 1000,
     save_minutes: float = 0.0,
     save_every_epoch: bool = False,

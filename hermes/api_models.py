@@ -1,119 +1,22 @@
-"""The public functions that judge and convert a trained model: evaluate, convert and merge."""
+"""The public functions that write a trained model in another form: convert and merge."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from hermes.arguments import convert_arguments
-from hermes.data import TextFormat
-from hermes.data.loading import DataOptions, load_tokens
 from hermes.errors import HermesError
-from hermes.evaluation.perplexity import evaluate_perplexity, make_windows
 from hermes.interop.convert import Conversion
 from hermes.interop.convert import convert as write_converted
 from hermes.interop.open_model import open_model
-from hermes.model import Model, load
-from hermes.tokenizer import Tokenizer
 
-__all__ = ["ConvertResult", "EvalResult", "convert", "evaluate", "merge"]
+__all__ = ["ConvertResult", "convert", "merge"]
 
 Watch = Callable[[str, float], None]
 
 
 def _watch_nothing(stage: str, share: float) -> None:
     pass
-
-
-@dataclass(frozen=True)
-class EvalResult:
-    """How well a model predicts a text. val_loss: nats per token."""
-
-    val_loss: float
-    perplexity: float
-    bits_per_byte: float
-    tokens: int
-
-    def __repr__(self) -> str:
-        return (
-            f"EvalResult(loss {self.val_loss:.4f} nats per token, perplexity "
-            f"{self.perplexity:,.2f}, {self.bits_per_byte:.4f} bits per byte, {self.tokens:,} "
-            "tokens)"
-        )
-
-
-def evaluate(
-    checkpoint: str | Path,
-    data: str | Path | Sequence[str | Path] = (),
-    *,
-    config: str | Path | None = None,
-    ignore_fields: Sequence[str] = (),
-    use_ema: bool = False,
-    tokenizer: str | Path | Tokenizer | None = None,
-    eos: str | None = None,
-    bos: bool | None = None,
-    text_field: str = "text",
-    format: str | None = None,
-    documents: str = "file",
-    no_header: bool = False,
-    skip_bad_records: bool = False,
-    max_bad_records: float = 0.01,
-    cache_dir: str | Path | None = None,
-    seq_len: int | None = None,
-    batch_size: int = 32,
-    backend: str = "auto",
-    device: str | None = None,
-    precision: str = "auto",
-    force: bool = False,
-) -> EvalResult:
-    """The loss, perplexity and bits per byte of a model on a text.
-
-    checkpoint to bos, force: as in `load`. data to cache_dir: as in `train`. seq_len: tokens per
-    row, None for the run's, else 256 or the model's max_seq_len.
-    Raises HermesError of every kind.
-    """
-    a = convert_arguments(evaluate, locals())
-    names = [data] if isinstance(data, str | Path) else list(data)
-    if not names:
-        raise HermesError("no data: give data=FILE, a folder or a list of files")
-    model = load(
-        checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
-        ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"], force=a["force"],
-        use_ema=a["use_ema"],
-    )  # fmt: skip
-    options = DataOptions(
-        TextFormat(text_field, format, documents, no_header),
-        a["max_bad_records"] if skip_bad_records else None,
-        Path(cache_dir) if cache_dir else None,
-        tell=lambda line: warnings.warn(line, stacklevel=3),
-        force=a["force"],
-    )
-    with load_tokens(names, model.tokenizer, options) as stream:
-        tokens = stream.tokens[:]
-        with model.explain_memory("a smaller --batch-size or shorter --seq-len"):
-            found = evaluate_perplexity(
-                model.backend_model,
-                make_windows(
-                    tokens,
-                    _find_seq_len(model) if a["seq_len"] is None else a["seq_len"],
-                    a["batch_size"],
-                ),
-                model.tokenizer.count_bytes(tokens, np.arange(len(tokens)) > 0),
-            )
-    assert found is not None, "nothing stops it"
-    return EvalResult(found.loss, found.perplexity, found.bits_per_byte, found.tokens)
-
-
-def _find_seq_len(model: Model) -> int:
-    """The length that the model was trained with, where a run of hermes wrote it."""
-    from hermes.checkpoint import open_checkpoint
-
-    folder = model.path
-    if folder is not None and (folder / "progress.json").is_file():
-        return open_checkpoint(folder, hashes=False).progress.recipe.seq_len
-    return min(256, model.spec.max_seq_len)
 
 
 @dataclass(frozen=True, repr=False)

@@ -22,10 +22,11 @@ FLOORS = {
         {"chat_templates"},
         {"data", "inference", "interop"},
         {"model", "training"},
-        {"finetuning", "serving", "watching"},
+        {"finetuning", "serving", "tasks", "watching"},
         {"api"},
         {
             "api_data",
+            "api_evaluation",
             "api_finetuning",
             "api_generation",
             "api_models",

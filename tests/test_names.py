@@ -91,7 +91,9 @@ STABLE = {
 # http.server's, uvicorn's.
 IMPOSED = re.compile(
     r"^(pytest_|unsafe_undefined$|callback$|visit_|test_|main$|_repr_html_$|readable$|readinto$"
-    r"|do_GET$|capture_signals$|(keys|items|values)$)"
+    r"|do_GET$|capture_signals$|(keys|items|values)$"
+    # lm-evaluation-harness's model
+    r"|tok_encode$|loglikelihood$|_loglikelihood_tokens$|loglikelihood_rolling$|chat_template$)"
 )
 
 

@@ -1,7 +1,7 @@
 """How well a model predicts a text: nats per token, perplexity, bits per byte."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from hermes.errors import DataError, HermesError
 from hermes.interface import IGNORE, Batch, Model
 from hermes.stages import report_stage
 
-__all__ = ["Perplexity", "evaluate_perplexity", "make_windows"]
+__all__ = ["Perplexity", "add_up", "evaluate_perplexity", "make_windows"]
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,33 @@ class Perplexity:
         return self.nats / (math.log(2) * max(self.bytes, 1))
 
 
+def add_up(parts: Sequence[Perplexity]) -> Perplexity:
+    """The loss on several texts together, each token counting once."""
+    return Perplexity(
+        sum(one.nats for one in parts),
+        sum(one.tokens for one in parts),
+        sum(one.bytes for one in parts),
+    )
+
+
 def evaluate_perplexity(
     model: Model,
     batches: Iterable[Batch],
     text_bytes: int,
     stop: Callable[[], bool] = lambda: False,
     process_group: ProcessGroup = SINGLE_PROCESS,
+    *,
+    stage: str = "evaluating, tokens",
+    num_tokens: int = 0,
 ) -> Perplexity | None:
     """The model's loss over all batches, without dropout; None where `stop` said to end early.
 
-    batches: this rank's share of them. All ranks return the same result.
+    batches: this rank's share of them. stage, num_tokens: what it is called while it lasts, and how
+    many targets there are, where that is known. All ranks return the same result.
     """
     nats, tokens = 0.0, 0
     for batch in batches:
-        report_stage("evaluating, tokens", tokens)
+        report_stage(stage, tokens, num_tokens)
         if stop():
             return None
         nats += model.loss(batch) * batch.num_terms

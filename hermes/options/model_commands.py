@@ -125,7 +125,8 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
     "eval": CommandOptions(
         (
             *(*_LOADED, "use_ema", "eos", "bos", "data", *TEXT, "cache_dir"),
-            *("seq_len", "batch_size", "json", *_DEVICE),
+            *("seq_len", "batch_size", "tasks", "include_path", "num_fewshot", "limit"),
+            *("apply_chat_template", "json", *_DEVICE),
         ),
         (TEXT_FILES,),
         overrides=_LOADING
@@ -139,6 +140,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
                 "default_text": "as in training, else 256 or the model's max_seq_len",
             },
             "batch_size": {"group": "Data", "help": "Sequences per forward pass"},
+            "json": {"help": "Print what was found as a JSON object"},
         },
         grouped=True,
     ),

@@ -106,6 +106,9 @@ def make_optimization_options() -> tuple[Option, ...]:
                "does"),
         Option("min_delta", type=float, default=0.0, group="Evaluation and logging",
                help="Fall of the validation loss, in nats, that --patience takes as lower"),
+        Option("on_nonfinite", default="stop", metavar="POLICY", group="Evaluation and logging",
+               help="What to do where a loss or gradient is not finite: stop, or skip:N, which "
+               "leaves the step out and stops after N in a row"),
         Option("sample_every", type=int, default=0, group="Samples and trackers",
                help="Generate sample text every N optimizer steps and at the end; 0 never does"),
         Option("sample_prompt", multiple=True, metavar="TEXT", group="Samples and trackers",

@@ -37,6 +37,7 @@ GROUPS = (
     "Penalties and bans",
     "Files of prompts",
     "Server",
+    "Tasks",
     "Backends",
     "Selection",
     "Reports",

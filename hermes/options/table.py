@@ -93,6 +93,18 @@ OTHER_OPTIONS = (
     Option("json", type=bool, default=False, parameter="as_json",
            help="Print JSON to standard output"),
 
+    Option("tasks", multiple=True, metavar="NAMES", group="Tasks",
+           help="Tasks of lm-evaluation-harness, such as hellaswag,arc_easy, groups or patterns of "
+           "them; repeatable; needs the extra tasks"),
+    Option("include_path", type=Path, metavar="DIR", group="Tasks",
+           help="Folder with tasks of your own, in the harness's YAML"),
+    Option("num_fewshot", type=int, metavar="N", default_text="as the task says", group="Tasks",
+           help="Solved examples before each question; a task may fix them at 0"),
+    Option("limit", type=float, metavar="N", default_text="all", group="Tasks",
+           help="Questions of each task, for a quick look; below 1 a share of them"),
+    Option("apply_chat_template", type=bool, default=False, group="Tasks",
+           help="Ask by the checkpoint's chat template, examples and question as messages"),
+
     Option("to", default="hermes", choices=("hermes", "hf"), closed_choices=True,
            help="Target format: a hermes checkpoint, or a folder that other tools read as a "
            "Hugging Face model"),

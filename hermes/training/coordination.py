@@ -22,7 +22,7 @@ from hermes.interface import (
     Tensors,
     TrainState,
 )
-from hermes.training.events import Evaluation, Pace, Position, Sample, Update
+from hermes.training.events import Evaluation, Pace, Position, Sample, Skipped, Update
 from hermes.training.save_timer import SaveTimer
 from hermes.training.training_data import Mean, Measures
 
@@ -224,7 +224,7 @@ class NullRecorder:
     def __exit__(self, *error: object) -> None:
         """Nothing is open."""
 
-    def record(self, event: Update | Evaluation) -> None:
+    def record(self, event: Update | Evaluation | Skipped) -> None:
         """Nothing: rank 0 writes the line."""
 
     def record_sample(self, sample: Sample) -> None:

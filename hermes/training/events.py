@@ -16,6 +16,7 @@ __all__ = [
     "Position",
     "Sample",
     "Saved",
+    "Skipped",
     "Stopped",
     "StoppedEarly",
     "Update",
@@ -95,6 +96,20 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A step that was not applied, as its loss or gradient is not finite; what: says which.
+
+    tokens: targets of all steps so far, this one's too. skipped_steps: such steps so far.
+    """
+
+    step: int
+    tokens: int
+    lr: float
+    skipped_steps: int
+    what: str
+
+
+@dataclass(frozen=True)
 class Saved:
     """The checkpoint of `step` is whole on disk; later steps may have been reported before it."""
 
@@ -128,11 +143,14 @@ class Stopped:
     step: int
 
 
-Event = Update | Evaluation | Sample | Saved | StoppedEarly | Stopped
+Event = Update | Evaluation | Skipped | Sample | Saved | StoppedEarly | Stopped
 
 
-def make_record(event: Update | Evaluation) -> dict[str, float]:
+def make_record(event: Update | Evaluation | Skipped) -> dict[str, float]:
     """The event as its line of metrics.jsonl, without what was not measured."""
     fields = dataclasses.asdict(event)
+    if isinstance(event, Skipped):
+        del fields["what"]
+        return fields
     others: dict[str, float] = fields.pop("others")
     return {key: value for key, value in fields.items() if value is not None} | others

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, Self
 
 from hermes.data import Cursor
 from hermes.errors import NonFinite
@@ -27,57 +26,19 @@ from hermes.training.events import (
     Position,
     Sample,
     Saved,
+    Skipped,
     Stopped,
     StoppedEarly,
     Update,
 )
+from hermes.training.nonfinite import NonFinitePolicy, describe_nonfinite, explain_stop
+from hermes.training.recording import Recorder, is_due
 from hermes.training.samples import SampleMaker
 from hermes.training.schedule import compute_lr, count_step_samples
 from hermes.training.step_meter import StepMeter
 from hermes.training.training_data import TrainingData
 
-__all__ = ["Recorder", "TrainingLoop", "choose_log_every", "is_due"]
-
-
-class Recorder(Protocol):
-    """Writes a run's metrics and checkpoints, in a `with` block that ends when all is on disk."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def record(self, event: Update | Evaluation) -> None:
-        """Write the event's line of metrics."""
-        ...
-
-    def record_sample(self, sample: Sample) -> None:
-        """Write a sample."""
-        ...
-
-    def save(self, position: Position) -> Path:
-        """Start to write a checkpoint, once every line so far is on disk. Returns its path."""
-        ...
-
-    def is_saved(self) -> bool:
-        """Whether the last checkpoint is whole on disk. Raises the error of a save that failed."""
-        ...
-
-    def wait(self) -> None:
-        """Wait until the last checkpoint is whole on disk. Raises the error of a failed save."""
-        ...
-
-
-def choose_log_every(total_steps: int) -> int:
-    """Every step of a run of fewer than 10,000, else every tenth."""
-    return 1 if total_steps < 10_000 else 10
-
-
-def is_due(step: int, every: int, total_steps: int) -> bool:
-    """Whether something done every `every` steps, and at the end of the run, is due after `step`.
-
-    every 0: at the end alone.
-    """
-    return step > 0 and (step == total_steps or (every > 0 and step % every == 0))
+__all__ = ["TrainingLoop"]
 
 
 @dataclass(frozen=True)
@@ -95,9 +56,10 @@ class TrainingLoop:
     """Trains from `position` to `total_steps`, or until `early_stopping` ends it.
 
     saved: the checkpoint of `position`, None where there is none. evaluated: whether the
-    evaluation due at `position` is already in the metrics. save_every_epoch: save after the step
-    that ends an epoch, too. samples: made every so many steps; sampled: whether
-    those of `position` are. meter: measures what steps cost. clock: seconds, for the throughput.
+    evaluation due at `position` is already in the metrics. nonfinite: what becomes of steps that
+    are not finite. save_every_epoch: save after the step that ends an epoch, too. samples: made
+    every so many steps; sampled: whether those of `position` are. meter: measures what steps cost.
+    clock: seconds, for the throughput.
     """
 
     learner: Learner
@@ -111,6 +73,7 @@ class TrainingLoop:
     saved: Path | None = None
     evaluated: bool = False
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    nonfinite: NonFinitePolicy = field(default_factory=NonFinitePolicy)
     save_every_epoch: bool = False
     samples: SampleMaker | None = None
     sampled: bool = False
@@ -128,8 +91,8 @@ class TrainingLoop:
     def run(self) -> Iterator[Event]:
         """Train, yielding what happens; ends with Stopped where it was stopped before the end.
 
-        Raises NonFinite at the first loss or gradient that is not finite: the backend did not apply
-        that step, nothing is saved after it, and the last checkpoint stays.
+        Raises NonFinite at a loss or gradient that is not finite, as `nonfinite` has it: the
+        backend did not apply that step, nothing is saved after it, and the last checkpoint stays.
         """
         with self.recorder, self._make_reader() as self._reader:
             stopping = False
@@ -219,7 +182,7 @@ class TrainingLoop:
         self.meter.count_batch(batch)
         self._pending.append(PendingStep(report, self.position, lr, batch))
 
-    def _read_pending(self) -> Iterator[Update]:
+    def _read_pending(self) -> Iterator[Update | Skipped]:
         """Read the pending losses from the device; record and yield those whose line is due."""
         pending, self._pending = self._pending, []
         report_stage("waiting for the device" if pending else "")
@@ -231,8 +194,9 @@ class TrainingLoop:
             cost = replace(cost, peak_memory=self.coordinator.find_largest(cost.peak_memory))
         for one, loss, norm in read:
             step = one.position.step
-            self._require_finite(step, loss, norm, one.lr)
-            if step in (1, self.total_steps) or step % self.log_every == 0:
+            if what := describe_nonfinite(loss, norm):
+                yield self._skip(one, what)
+            elif step in (1, self.total_steps) or step % self.log_every == 0:
                 update = replace(self._make_update(one, loss, norm, rate), **vars(cost))
                 self.recorder.record(update)
                 yield update
@@ -249,19 +213,16 @@ class TrainingLoop:
             return update
         return replace(update, slowest_rank=pace.slowest, slowest_over_mean=pace.over_mean)
 
-    def _require_finite(self, step: int, loss: float, norm: float, lr: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        self.recorder.wait()
-        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
-        kept = (
-            f"the last good checkpoint is {self.saved}; start from it by --checkpoint "
-            f"{self.saved} with another --output, and a lower --lr or a longer --warmup-steps"
-            if self.saved
-            else "nothing was saved; run it again with --resume, and a lower --lr or a longer "
-            "--warmup-steps"
-        )
-        raise NonFinite(f"step {step}: {what} at learning rate {lr:g}, so training stopped; {kept}")
+    def _skip(self, one: PendingStep, what: str) -> Skipped:
+        """Record a step that was not applied. Raises NonFinite where the run is to stop."""
+        step, policy = one.position.step, self.nonfinite
+        policy.add(step)
+        if policy.should_stop:
+            self.recorder.wait()
+            raise NonFinite(explain_stop(step, what, one.lr, policy.in_row, self.saved))
+        skipped = Skipped(step, one.position.tokens, one.lr, policy.total, what)
+        self.recorder.record(skipped)
+        return skipped
 
     def _measure_throughput(self) -> tuple[int, float]:
         """Targets and seconds since the last call, without those of saving and evaluating."""

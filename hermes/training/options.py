@@ -159,6 +159,7 @@ def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more:
         save_every_epoch=call["save_every_epoch"],
         patience=call["patience"],
         min_delta=call["min_delta"],
+        on_nonfinite=call["on_nonfinite"],
         samples=_choose_samples(call),
         trackers=find_trackers(list_names(call["track"])) if host.leads else {},
         track_project=call["track_project"],

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from hermes.formatting import format_with_unit
 from hermes.stage_display import StageDisplay
-from hermes.training.events import Evaluation, Event, Sample, Saved, Stopped, StoppedEarly, Update
+from hermes.training.events import (
+    Evaluation,
+    Event,
+    Sample,
+    Saved,
+    Skipped,
+    Stopped,
+    StoppedEarly,
+    Update,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -114,12 +123,14 @@ def _format_stage(what: str, done: int, total: int) -> str:
     return f"{what} {100 * done / total:.0f} %" if total else f"{what} {done:,}" if done else what
 
 
-def _describe(event: Evaluation | Sample | Saved | StoppedEarly | Stopped) -> str:
+def _describe(event: Evaluation | Skipped | Sample | Saved | StoppedEarly | Stopped) -> str:
     match event:
         case Evaluation(step, loss, bits, others):
             end = "" if bits is None else f", {bits:.4f} bits per byte"
             end += "".join(f", {name} {value:.4g}" for name, value in others.items())
             return f"step {step:,}: validation loss {loss:.4f}{end}"
+        case Skipped(step, _, _, total, what):
+            return f"step {step:,}: {what}, so the step was skipped, number {total:,} of the run"
         case Saved(step, path):
             return f"step {step:,}: saved {path}"
         case Sample(step, _, prompt, text):

@@ -80,6 +80,7 @@ class RunRequest:
     allow_batch_change: a resumed run may take another number of samples per step. split_among: the
     number of ranks that the given batch_size and grad_accum are meant for; None for these.
     save_minutes, save_every_epoch: further checkpoints. patience, min_delta: as in EarlyStopping.
+    on_nonfinite: as in NonFinitePolicy.
     samples: text to make on the way. trackers: follow the run in rank 0, by name, in the project
     track_project. cooldown_from: a checkpoint that a run without one continues with a falling
     learning rate. force: try what memory or disk seem too small for. dry_run: check everything, and
@@ -113,6 +114,7 @@ class RunRequest:
     save_every_epoch: bool = False
     patience: int = 0
     min_delta: float = 0.0
+    on_nonfinite: str = "stop"
     samples: SampleOptions = field(default_factory=SampleOptions)
     trackers: Mapping[str, MakeTracker] = field(default_factory=dict)
     track_project: str = "hermes"

@@ -25,8 +25,9 @@ from hermes.training.coordination import NullRecorder, RankCoordinator
 from hermes.training.early_stopping import EarlyStopping
 from hermes.training.events import Event
 from hermes.training.exhaustion import explain_training_memory
-from hermes.training.loop import Recorder, TrainingLoop, choose_log_every, is_due
+from hermes.training.loop import TrainingLoop
 from hermes.training.metrics_file import find_odd_lines, read_metrics
+from hermes.training.nonfinite import NonFinitePolicy
 from hermes.training.preflight import check_disk
 from hermes.training.rank_checks import (
     collect_component_values,
@@ -34,6 +35,7 @@ from hermes.training.rank_checks import (
     require_same_on_all_ranks,
 )
 from hermes.training.recorder import RunRecorder
+from hermes.training.recording import Recorder, choose_log_every, is_due
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.resume import prepare_resumed
 from hermes.training.run_precision import describe_precision
@@ -70,6 +72,7 @@ class Run:
         self.position, self.total_steps = self.components.position, self.components.total_steps
         self._is_evaluation_missing = self._find_missing_evaluation()
         self.early_stopping = self._restore_early_stopping()
+        self._nonfinite = self._restore_nonfinite()
         self.finished = self.early_stopping.exhausted or (
             self.position.step >= self.total_steps and not self._is_evaluation_missing
         )
@@ -137,6 +140,14 @@ class Run:
             stopping.add_all(read_metrics(request.output, skip_odd=True), step)
         return stopping
 
+    def _restore_nonfinite(self) -> NonFinitePolicy:
+        """What became of steps that were not finite, as far as the run's metrics go."""
+        request, step = self.request, self.position.step
+        policy = NonFinitePolicy.parse(request.on_nonfinite)
+        if step and (request.output / "metrics.jsonl").exists():
+            policy.add_all(read_metrics(request.output, skip_odd=True), step)
+        return policy
+
     def _make_sample_maker(self) -> SampleMaker | None:
         request, parts = self.request, self.components
         if not request.samples.every:
@@ -174,6 +185,7 @@ class Run:
             saved=saved,
             evaluated=not self._is_evaluation_missing,
             early_stopping=self.early_stopping,
+            nonfinite=self._nonfinite,
             save_every_epoch=request.save_every_epoch,
             samples=self._make_sample_maker(),
             meter=make_step_meter(request, parts.spec, parts.recipe),

@@ -1,6 +1,7 @@
 """What a trained run is used for from the command line, and how runs begin from other input."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,51 @@ def test_eval_gives_loss_perplexity_bits_and_tokens(trained, call, backend):
     assert numbers["perplexity"] == pytest.approx(exp(numbers["val_loss"]))
     nats = numbers["val_loss"] * numbers["tokens"]
     assert numbers["bits_per_byte"] == pytest.approx(nats / log(2) / len(TEXT), rel=1e-2)
+
+
+def test_eval_has_a_result_for_each_file_and_for_all(trained, call, tmp_path):
+    for name, text in (("a.txt", TEXT[:900]), ("b.txt", TEXT[1000:1400])):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    command = ("eval", "-c", trained / "run", "--data", tmp_path / "a.txt", tmp_path / "b.txt")
+    together = json.loads(call(*command, "--json")[1])
+    assert [one.pop("name") for one in together["files"]] == [
+        str(tmp_path / "a.txt"), str(tmp_path / "b.txt"),
+    ]  # fmt: skip
+    alone = [
+        json.loads(call("eval", "-c", trained / "run", "--data", tmp_path / name, "--json")[1])
+        for name in ("a.txt", "b.txt")
+    ]
+    assert together["files"] == alone
+    assert together["tokens"] == alone[0]["tokens"] + alone[1]["tokens"]
+    nats = sum(one["val_loss"] * one["tokens"] for one in alone)
+    assert together["val_loss"] == pytest.approx(nats / together["tokens"])
+    _, out, _ = call(*command)
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == ["loss"] + [
+        f"{one['val_loss']:.4f}" for one in (*alone, together)
+    ]
+    assert lines[3].endswith("  all")
+
+
+def test_eval_opens_every_file_before_it_evaluates_one(trained, call):
+    code, out, err = call("eval", "-c", trained / "run", trained / "text.txt", trained / "none.txt")
+    assert (code, out) == (1, "")
+    assert "none.txt" in err
+    assert "evaluating" not in err
+
+
+def test_eval_refuses_options_of_tasks_without_them(trained, call):
+    code, out, err = call("eval", "-c", trained / "run", trained / "text.txt", "--limit", 5)
+    assert (code, out) == (1, "")
+    assert "--limit belongs to --tasks" in err
+
+
+def test_eval_says_what_tasks_need(trained, call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)  # as where it is not installed
+    code, _, err = call("eval", "-c", trained / "run", "--tasks", "arc_easy")
+    assert code == 1
+    assert "pip install 'hermes-llm[tasks]'" in err
+    assert err.count("\n") == 1
 
 
 def test_eval_does_not_depend_on_the_batch(trained, call):

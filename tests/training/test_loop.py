@@ -13,7 +13,9 @@ from hermes.interface import Batch, StepReport
 from hermes.recipe import Recipe
 from hermes.training.coordination import RankCoordinator
 from hermes.training.events import Position, Saved, Stopped, Update
-from hermes.training.loop import TrainingLoop, choose_log_every
+from hermes.training.loop import TrainingLoop
+from hermes.training.nonfinite import NonFinitePolicy
+from hermes.training.recording import choose_log_every
 from hermes.training.training_data import TrainingData
 
 
@@ -221,6 +223,26 @@ def test_a_gradient_that_is_no_number_ends_the_run_too():
     with pytest.raises(NonFinite, match=r"step 2: the gradient norm is inf .* nothing was saved"):
         list(world.run(5))
     assert not any(line.startswith("save") for line in world.log)
+
+
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_steps_that_are_not_finite_are_skipped_counted_and_stop_a_run_in_a_row(log_every):
+    nan = float("nan")
+    world = World(losses={2: nan, 3: nan, 5: nan}, norms={8: nan, 9: nan, 10: nan})
+    events = []
+    policy = NonFinitePolicy.parse("skip:3")
+    with pytest.raises(NonFinite) as error:
+        events.extend(
+            world.run(20, log_every=log_every, evaluates=False, recipe={"save_every": 4},
+                      nonfinite=policy)
+        )  # fmt: skip
+    assert "step 10: the gradient norm is nan" in str(error.value)
+    assert "the last of 3 such steps in a row" in str(error.value)
+    assert "the last good checkpoint is step-8" in str(error.value)
+    assert policy.total == 6
+    told = [line for line in world.log if line.startswith("record Skipped")]
+    assert told == [f"record Skipped {step}" for step in (2, 3, 5, 8, 9)]
+    assert "save 4" in world.log
 
 
 def test_lines_before_the_bad_update_are_recorded():

@@ -1,13 +1,17 @@
 """`hermes eval`: how well a model predicts a text."""
 
-import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hermes_cli.options.declarations import declare_command
+
+if TYPE_CHECKING:
+    from hermes import EvalResult
 
 
 @declare_command("eval")
@@ -30,22 +34,27 @@ def eval_(
     cache_dir: str | None,
     seq_len: int | None,
     batch_size: int,
+    tasks: tuple[str, ...],
+    include_path: Path | None,
+    num_fewshot: int | None,
+    limit: float | None,
+    apply_chat_template: bool,
     as_json: bool,
     backend: str,
     device: str | None,
     precision: str,
     force: bool,
 ) -> None:
-    """Measure loss, perplexity and bits per byte on a text.
+    """Measure loss, perplexity and bits per byte on texts, and scores on tasks.
 
     The loss is in nats per token.
     """
     import hermes
     from hermes.errors import HermesError
 
-    names = (*data, *more) or ("-",)
+    names = (*data, *more) or (() if tasks else ("-",))
     if "-" in names and sys.stdin.isatty():
-        raise HermesError("no data: give --data F, or text on standard input")
+        raise HermesError("no data: give --data F, or text on standard input, or --tasks NAMES")
     found = hermes.evaluate(
         checkpoint,
         names,
@@ -64,15 +73,62 @@ def eval_(
         cache_dir=cache_dir,
         seq_len=seq_len,
         batch_size=batch_size,
+        tasks=tasks,
+        include_path=include_path,
+        num_fewshot=num_fewshot,
+        limit=limit,
+        apply_chat_template=apply_chat_template,
         backend=backend,
         device=device,
         precision=precision,
         force=force,
     )
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found)))
+        click.echo(json.dumps(found.to_json()))
         return
-    click.echo(f"loss           {found.val_loss:.4f} nats per token")
-    click.echo(f"perplexity     {found.perplexity:,.2f}")
-    click.echo(f"bits per byte  {found.bits_per_byte:.4f}")
-    click.echo(f"tokens         {found.tokens:,}")
+    if found.tokens:
+        _print_texts(found)
+    if found.tokens and found.tasks:
+        click.echo()
+    if found.tasks:
+        _print_tasks(found)
+
+
+def _print_texts(found: "EvalResult") -> None:
+    """Print the numbers of a text, or a table of each of several and of all."""
+    if not found.files:
+        click.echo(f"loss           {found.val_loss:.4f} nats per token")
+        click.echo(f"perplexity     {found.perplexity:,.2f}")
+        click.echo(f"bits per byte  {found.bits_per_byte:.4f}")
+        click.echo(f"tokens         {found.tokens:,}")
+        return
+    rows = [("loss", "perplexity", "bits per byte", "tokens", "")]
+    for one in (*found.files, found):
+        rows.append((
+            f"{one.val_loss:.4f}", f"{one.perplexity:,.2f}", f"{one.bits_per_byte:.4f}",
+            f"{one.tokens:,}", one.name or "all",
+        ))  # fmt: skip
+    _print_table(rows)
+
+
+def _print_tasks(found: "EvalResult") -> None:
+    """Print a table of scores, a line for each metric."""
+    rows = [("score", "stderr", "few-shot", "questions", "task and metric")]
+    for one in found.tasks:
+        picked = "" if one.filter == "none" else f" ({one.filter})"
+        rows.append((
+            f"{one.value:.4f}",
+            "" if one.stderr is None else f"{one.stderr:.4f}",
+            "" if one.num_fewshot is None else str(one.num_fewshot),
+            "" if one.samples is None else f"{one.samples:,}",
+            f"{one.task} {one.metric}{picked}",
+        ))  # fmt: skip
+    _print_table(rows)
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows of numbers, each with a name at its end."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for *numbers, name in rows:
+        shown = [text.rjust(width) for text, width in zip(numbers, widths, strict=False)]
+        click.echo("  ".join([*shown, name]).rstrip())

@@ -1,0 +1,1 @@
+"""Tasks: how well a model answers questions, measured by lm-evaluation-harness."""

@@ -1,0 +1,96 @@
+"""Steps that are not finite: left out, counted, and the same after a resume, on both backends."""
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import hermes
+from hermes.errors import HermesError, NonFinite
+from hermes.training.metrics_file import read_metrics
+from hermes.training.nonfinite import NonFinitePolicy
+from tests.training.support import SPEC, Runs, corpus_in, tensors
+
+# Doubled, the greatest numbers overflow.
+PLAIN = SPEC.replace("tie_weights: true", "tie_weights: false scale: 2")
+OPTIONS = {"seq_len": 16, "batch_size": 4, "max_steps": 12, "save_every": 5, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A model, one of whose tokens no arithmetic in float32 survives, and a text that has it."""
+    folder = tmp_path_factory.mktemp("nonfinite")
+    path, tokenizer = corpus_in(folder)
+    Runs((path, tokenizer), folder)("base", spec=PLAIN, max_steps=1)
+    (bad,) = tokenizer.encode("Q")
+    weights = load_file(folder / "base" / "step-00000001" / "model.safetensors")
+    weights["model.embed_tokens.weight"][bad] = 3e38
+    save_file(weights, folder / "model.safetensors")
+    (folder / "model.mal").write_text(PLAIN.replace("vocab_size: 300", "vocab_size: 290"))
+    words = path.read_text().split()
+    for at in (50, 120, 121):
+        words[at] = "Q"
+    (folder / "some.txt").write_text(" ".join(words[:260]), encoding="utf-8")
+    (folder / "every.txt").write_text("Q the " * 400, encoding="utf-8")
+    return folder
+
+
+def go(start, output, backend, policy, *, data="some.txt", stop_at=None, **options):
+    seen = []
+
+    def stop():
+        return stop_at is not None and len(seen) >= stop_at - 1
+
+    return hermes.finetune(
+        start / "model.safetensors", start / data, config=start / "model.mal",
+        tokenizer=start / "base" / "tokenizer.json", output=output, backend=backend,
+        on_nonfinite=policy, report=seen.append, stop=stop, log_every=1, **OPTIONS | options,
+    )  # fmt: skip
+
+
+def skipped(output):
+    return {r["step"]: r["skipped_steps"] for r in read_metrics(output) if "skipped_steps" in r}
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_bad_batches_are_left_out_and_a_resumed_run_is_the_same(start, tmp_path, backend):
+    with pytest.raises(NonFinite, match="at learning rate"):
+        go(start, tmp_path / "stops", backend, "stop")
+    go(start, tmp_path / "whole", backend, "skip:4")
+    counts = skipped(tmp_path / "whole")
+    assert 1 <= len(counts) <= 6
+    assert list(counts.values()) == list(range(1, len(counts) + 1))
+    losses = {r["step"]: r["loss"] for r in read_metrics(tmp_path / "whole") if "loss" in r}
+    assert sorted([*counts, *losses]) == list(range(1, 13))
+    go(start, tmp_path / "parts", backend, "skip:4", stop_at=min(counts) + 1)
+    assert max(r["step"] for r in read_metrics(tmp_path / "parts")) < 12
+    go(start, tmp_path / "parts", backend, "skip:4", resume=True)
+    assert skipped(tmp_path / "parts") == counts
+    ours, theirs = (tensors(tmp_path / name / "step-00000012") for name in ("whole", "parts"))
+    for a, b in zip(ours, theirs, strict=True):
+        assert all((a[name] == b[name]).all() for name in a)
+
+
+def test_both_backends_leave_out_the_same_steps(start, tmp_path):
+    found = []
+    for backend in ("torch", "mlx"):
+        go(start, tmp_path / backend, backend, "skip:4")
+        losses = {r["step"]: r["loss"] for r in read_metrics(tmp_path / backend) if "loss" in r}
+        found.append((skipped(tmp_path / backend), losses))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == pytest.approx(found[1][1], abs=1e-4)
+
+
+def test_a_run_stops_after_as_many_in_a_row_also_over_a_resume(start, tmp_path):
+    with pytest.raises(
+        NonFinite, match=r"step 3: .* last of 3 such steps in a row.*nothing was sav"
+    ):
+        go(start, tmp_path / "run", "torch", "skip:3", data="every.txt")
+    go(start, tmp_path / "long", "torch", "skip:9", data="every.txt", stop_at=5)
+    count = max(skipped(tmp_path / "long").values())
+    with pytest.raises(NonFinite, match=rf"step {count + 1}: .* last of {count + 1} such steps"):
+        go(start, tmp_path / "long", "torch", f"skip:{count + 1}", data="every.txt", resume=True)
+
+
+@pytest.mark.parametrize("text", ["", "skip:", "skip:0", "skip:-1", "skip:x", "halt"])
+def test_other_policies_are_refused(text):
+    with pytest.raises(HermesError, match="--on-nonfinite must be stop, skip or skip:N"):
+        NonFinitePolicy.parse(text)
