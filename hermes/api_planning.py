@@ -34,7 +34,7 @@ def plan(
     shard: str | None = None,
     shard_group: int | None = None,
     backend: str = "auto",
-    precision: str = "float32",
+    precision: str = "auto",
     grad_checkpoint: bool = False,
     hardware: str | None = None,
     memory: float = 0.0,
@@ -52,9 +52,13 @@ def plan(
     """
     a = convert_arguments(plan, locals())
     spec = model if isinstance(model, ModelSpec) else mal.load(model)
+    device = None if hardware is None else find_hardware(hardware)
+    if precision == "auto":  # as a run on that device chooses it
+        precision = "float32" if device is None or device.device == "cpu" else "bfloat16"
     precision = SHORT_NAMES.get(precision, precision)
     if precision not in BYTES_OF:
-        raise HermesError(f"precision must be one of {', '.join(BYTES_OF)}, got {precision!r}")
+        known = ", ".join(("auto", *BYTES_OF))
+        raise HermesError(f"precision must be one of {known}, got {precision!r}")
     length = min(LONGEST_DEFAULT, spec.max_seq_len) if seq_len is None else a["seq_len"]
     if length > spec.max_seq_len:
         raise HermesError(
@@ -76,7 +80,6 @@ def plan(
         freeze_layers=a["freeze_layers"],
         lora=Lora(rank=a["lora_rank"]) if a["lora_rank"] else None,
     )
-    device = None if hardware is None else find_hardware(hardware)
     placement = Placement(
         _choose_backend(backend, device),
         "cpu" if device is None else device.device,

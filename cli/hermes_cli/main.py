@@ -54,7 +54,11 @@ SECTIONS = {
         ("generate", "generate", "Generate text from a prompt"),
         ("chat", "chat", "Chat with a model"),
         ("serve", "serve", "Serve a model by OpenAI's API, and on a page to talk to it"),
-        ("eval", "evaluate", "Measure loss, perplexity and bits per byte on a text"),
+        (
+            "eval",
+            "evaluate",
+            "Measure loss, perplexity and bits per byte on texts, and scores on tasks",
+        ),
     ),
     "Convert": (
         ("convert", "convert", "Convert a model to another format and verify the result"),

@@ -169,7 +169,6 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
         overrides={
             "model": {"help": "Architecture: the name of a bundled model, a .mal file, or a run"},
             "num_processes": {"help": "Number of processes of the whole run"},
-            "seq_len": {"default_text": "256, or the model's max_seq_len if that is less"},
             "set": {
                 "parameter": "",
                 "help": "Set a key of the architecture, such as model.num_layers=2; repeatable",
