@@ -18,7 +18,7 @@ from hermes_cli.options.resolve import parse_edit, read_config
 @declare_command("plan")
 @click.pass_context
 def plan(context: click.Context, /, **_: Any) -> None:
-    """Plan a run: memory at its peak, largest micro-batch, hours, energy and price.
+    """Plan a run: memory, largest micro-batch, hours, energy and price.
 
     Takes the options of hermes train that matter for these, also from a file with --config, such as
     the run.yaml of a run; other options of such a file are passed over. Nothing is built or read
