@@ -17,11 +17,12 @@ from hermes.inference.decoding import PREFILL_CHUNK, generate_choices, generate_
 from hermes.inference.engine import Engine
 from hermes.inference.generated_text import GeneratedText, describe_choices, score_tokens
 from hermes.inference.request import Generation, Request
-from hermes.inference.sampling import Sampling
+from hermes.inference.sampling import GREEDY, Sampling
+from hermes.inference.sampling_defaults import choose_sampling
 from hermes.inference.sampling_options import make_sampling
 from hermes.interface import SHORT_NAMES, Backend, Options, choose_backend, find_backend
 from hermes.interface import Model as BackendModel
-from hermes.interop.companions import open_tokenizer, read_generation_config
+from hermes.interop.companions import check_rows, open_tokenizer, read_generation_config
 from hermes.interop.hub import load_tokenizer
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.model_info.devices import choose_precision
@@ -84,11 +85,7 @@ class Model:
             )
         found = self._read_tokenizer()
         rows = self.spec.vocab_size
-        if not found.special_ids.issuperset(range(rows, found.vocab_size)):
-            raise CheckpointError(
-                f"the tokenizer has {found.vocab_size} tokens and the model {rows}; use the "
-                "tokenizer that the model was trained with"
-            )
+        check_rows(found, rows)
         if not _is_padding(rows - found.vocab_size, rows):
             warnings.warn(
                 f"the model has rows for {rows - found.vocab_size:,} more tokens than the "
@@ -296,8 +293,14 @@ class Model:
     ) -> list[GeneratedText]:
         """The most probable texts that beam search finds after a prompt, the best first.
 
-        Arguments are those of `search_beams`.
+        Arguments are those of `search_beams`. Warns of penalties in the checkpoint's
+        generation_config.json, which are not applied.
         """
+        if choose_sampling(self._generation_config, {"temperature": 0.0})[0] != GREEDY:
+            warnings.warn(
+                "generation_config.json asks for penalties, which a beam search does not apply",
+                stacklevel=2,
+            )
         with self.explain_memory("fewer --num-beams, a shorter prompt or fewer --max-tokens"):
             beams = search_beams(
                 self.backend_model,

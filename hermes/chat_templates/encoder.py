@@ -249,6 +249,8 @@ class ChatEncoder:
         prompt: bool = False,
     ) -> list[Piece]:
         whole = dialogue.render(len(dialogue.turns), prompt=prompt)
+        if whole.count(OPEN) > len(answers):  # a turn may be marked in pieces, as by TRL's Phi 3
+            whole = whole.replace(CLOSE + OPEN, "")
         parts = re.split(f"[{OPEN}{CLOSE}]", whole)
         marks = re.findall(f"[{OPEN}{CLOSE}]", whole)
         if marks != [OPEN, CLOSE] * len(answers):

@@ -25,6 +25,9 @@ to answer; whether with the marks of `turns.split_marked`."""
 # What a template is given besides arguments and the names of special tokens.
 GIVEN = ("messages", "tools", "documents", "add_generation_prompt")
 
+# Python's words for JSON's. As text, all of them would be true in a template.
+PYTHON_WORDS = {"False": "false", "True": "true", "None": "null"}
+
 
 class Template:
     """A chat template.
@@ -175,7 +178,8 @@ def _read_token_names(config: Mapping[str, Any]) -> dict[str, str]:
 def parse_template_args(given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
     """Parse arguments of a template: a mapping, or texts KEY=VALUE whose values are JSON.
 
-    A value that is not JSON is a string: enable_thinking=false, date=2024-07-26. Raises DataError.
+    A value that is not JSON is a string: enable_thinking=false, date=2024-07-26. Raises DataError,
+    also for False, True and None.
     """
     if isinstance(given, Mapping):
         return dict(given)
@@ -184,6 +188,11 @@ def parse_template_args(given: Mapping[str, Any] | Sequence[str]) -> dict[str, A
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
             raise DataError(f"template argument {text!r} must be KEY=VALUE, such as thinking=false")
+        if value in PYTHON_WORDS:
+            raise DataError(
+                f"template argument {text!r}: values are JSON; write {key}={PYTHON_WORDS[value]}, "
+                f"or {key}='\"{value}\"' for that word"
+            )
         try:
             found[key] = json.loads(value)
         except ValueError:

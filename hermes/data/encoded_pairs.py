@@ -187,9 +187,12 @@ def fit_pairs(all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = Fa
         elif drop:
             dropped += 1
         else:
+            longest = _count_longest(pair)
+            beside = " beside the system prompt, tools and roles, which stay"
             raise DataError(
-                f"{pair.chosen.where}: a completion of {_count_longest(pair)} tokens does not fit "
-                f"--max-len {max_len}; choose a longer one, or --drop-overlong"
+                f"{pair.chosen.where}: a completion of {longest} tokens does not fit --max-len "
+                f"{max_len}{beside if longest < max_len else ''}; choose a longer one, or "
+                "--drop-overlong"
             )
     if not kept:
         raise DataError(f"no pair is left: all {dropped} have completions that do not fit")

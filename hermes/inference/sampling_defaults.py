@@ -10,17 +10,24 @@ from hermes.inference.sampling import Sampling
 __all__ = ["choose_sampling"]
 
 FILE = "generation_config.json"
-FIELDS = ("temperature", "top_k", "top_p", "min_p")
+# The file's names, and the fields of Sampling that they are.
+DISTRIBUTION = {name: name for name in ("temperature", "top_k", "top_p", "min_p", "typical_p")}
+# What acts at temperature 0, too.
+PENALTIES = {
+    "repetition_penalty": "repetition_penalty",
+    "no_repeat_ngram_size": "no_repeat_ngram",
+    "min_new_tokens": "min_tokens",
+}
+NAMES = DISTRIBUTION | PENALTIES
+FIELDS = tuple(NAMES.values())
 # What else changes which tokens are sampled, with the value that changes nothing.
 UNSUPPORTED = {
-    "repetition_penalty": 1.0,
     "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
     "top_h": 1.0,
     "penalty_alpha": 0.0,
+    "min_length": 0,
     "num_beams": 1,
     "bad_words_ids": [],
     "suppress_tokens": [],
@@ -28,40 +35,51 @@ UNSUPPORTED = {
     "sequence_bias": {},
 }
 # What is another option's name with us.
-OWN_NAMES = {"no_repeat_ngram_size": "no_repeat_ngram", "bad_words_ids": "ban"}
+OWN_NAMES = {"bad_words_ids": "ban"}
+WHOLE = ("top_k", "no_repeat_ngram", "min_tokens")
 
 
 def choose_sampling(config: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Sampling, str]:
     """Choose each value as given, else as in a generation_config.json, else Sampling's own.
 
-    given: temperature, top_k, top_p and min_p, None where the file decides; of other settings only
+    given: by the names of Sampling, None where the file decides; of settings besides FIELDS only
     whether they are given, for then it is no matter what the file asks for. Under do_sample: false
-    the file's temperature is 0. -> the sampling, and a sentence with what the file decided and what
-    it asks for in vain, "" for nothing. Raises HermesError.
+    the file's temperature is 0. At temperature 0 the file's penalties hold, as in transformers. ->
+    the sampling, and a sentence with what the file decided and what it asks for in vain, "" for
+    nothing. Raises HermesError.
     """
-    wanted = {name: config[name] for name in FIELDS if config.get(name) is not None}
-    if config.get("do_sample") is False:
-        wanted["temperature"] = 0.0
-    taken = {name: value for name, value in wanted.items() if given.get(name) is None}
+    own: dict[str, Any] = {name: given[name] for name in FIELDS if given.get(name) is not None}
+    is_greedy = own.get("temperature") == 0  # then the rest of the distribution is no matter
+    taken: dict[str, Any] = {
+        name: config[written]
+        for written, name in (PENALTIES if is_greedy else NAMES).items()
+        if config.get(written) is not None and name not in own
+    }
+    if config.get("do_sample") is False and "temperature" not in own:
+        taken["temperature"] = 0.0
     for name, value in taken.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise HermesError(f"{FILE}: {name} is {value!r}; give --{name.replace('_', '-')}")
-    if "top_k" in taken:
-        taken["top_k"] = int(taken["top_k"])
-    own: dict[str, Any] = {name: given[name] for name in FIELDS if given.get(name) is not None}
-    sampling = replace(Sampling(), **own)
-    if own.get("temperature") == 0:  # the likeliest token, whatever the file says
-        return sampling, ""
+        if name in WHOLE and float(value).is_integer():
+            taken[name] = int(value)
     try:
+        sampling = replace(Sampling(), **own)
         sampling = replace(sampling, **taken)
     except HermesError as error:
-        option = str(error).split()[0].replace("_", "-")
-        raise HermesError(f"{FILE}: {error}; give --{option}") from None
-    return sampling, _describe(config, taken, given)
+        if (name := str(error).split()[0]) not in taken:
+            raise
+        raise HermesError(f"{FILE}: {error}; give --{name.replace('_', '-')}") from None
+    vain = {} if is_greedy else config
+    return sampling, _describe(vain, taken, given)
 
 
 def _describe(config: Mapping[str, Any], taken: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    shown = [f"{name} {value:g}" for name, value in taken.items()]
+    neutral_too = DISTRIBUTION.values()
+    shown = [
+        f"{name} {value:g}"
+        for name, value in taken.items()
+        if name in neutral_too or value != getattr(Sampling(), name)
+    ]
     vain = [
         f"{name} {config[name]!r:.40}"
         for name, neutral in UNSUPPORTED.items()

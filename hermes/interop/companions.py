@@ -18,6 +18,7 @@ from hermes.tokenizer.files import has_tokenizer, is_tokenizer_file
 
 __all__ = [
     "adapt_companions",
+    "check_rows",
     "explain_no_text",
     "open_tokenizer",
     "parse_object",
@@ -54,12 +55,30 @@ def open_tokenizer(
     return Tokenizer.from_files({**files, CONFIG: json.dumps(told).encode()}, where)
 
 
-def explain_no_text(files: Mapping[str, bytes], ids: Mapping[str, Any], where: Path) -> str:
-    """Explain why a model can do nothing with text; "" if its tokenizer opens."""
+def explain_no_text(
+    files: Mapping[str, bytes], ids: Mapping[str, Any], where: Path, rows: int
+) -> str:
+    """Explain why a model of so many rows can do nothing with text; "" if it can."""
     try:
-        return "" if open_tokenizer(files, ids, where) else "no tokenizer"
+        tokenizer = open_tokenizer(files, ids, where)
     except HermesError as error:
         return f"the tokenizer cannot be read: {error}"
+    if tokenizer is None:
+        return "no tokenizer"
+    try:
+        check_rows(tokenizer, rows)
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def check_rows(tokenizer: Tokenizer, rows: int) -> None:
+    """Raise CheckpointError unless every token that text can have has a row in the model."""
+    if not tokenizer.special_ids.issuperset(range(rows, tokenizer.vocab_size)):
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model {rows}; use the "
+            "tokenizer that the model was trained with"
+        )
 
 
 def read_template_settings(path: Path) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from hermes.options.option import Option
 
-__all__ = ["GENERATION_OPTIONS", "SAMPLING"]
+__all__ = ["GENERATION_OPTIONS", "OF_CHECKPOINT", "SAMPLING"]
+
+OF_CHECKPOINT = "the checkpoint's generation_config.json, else {}"
 
 # In the order of `generate` and `chat`, after temperature, top_k, top_p and min_p.
 SAMPLING = (
@@ -18,14 +20,15 @@ _PENALTIES = "Penalties and bans"
 _BATCHES = "Files of prompts"
 
 GENERATION_OPTIONS = (
-    Option("typical_p", type=float, default_text="1", metavar="P", group="Sampling",
+    Option("typical_p", type=float, default_text=OF_CHECKPOINT.format(1), metavar="P",
+           group="Sampling",
            help="Sample from the tokens whose surprise is nearest to the expected one and whose "
            "probabilities add up to P; 1 disables the limit"),
     Option("xtc_probability", type=float, default_text="0", metavar="P", group="Sampling",
            help="How often only the least likely of the tokens above --xtc-threshold stays (XTC)"),
     Option("xtc_threshold", type=float, default_text="0.1", metavar="P", group="Sampling",
            help="Probability from which XTC removes tokens"),
-    Option("min_tokens", type=int, default_text="0", group="Sampling",
+    Option("min_tokens", type=int, default_text=OF_CHECKPOINT.format(0), group="Sampling",
            help="Minimum number of tokens before one that ends the text"),
     # Of scope call, since train has a function of this name, which run.yaml has not.
     Option("stop", multiple=True, metavar="TEXT", group="Sampling", scope="call",
@@ -45,14 +48,16 @@ GENERATION_OPTIONS = (
            help="Put the prompt before the text; with --max-tokens 0 and --logprobs, only score "
            "the prompt"),
 
-    Option("repetition_penalty", type=float, default_text="1", metavar="R", group=_PENALTIES,
+    Option("repetition_penalty", type=float, default_text=OF_CHECKPOINT.format(1), metavar="R",
+           group=_PENALTIES,
            help="Divide positive logits of tokens that the prompt or the text has by R, and "
            "multiply negative ones"),
     Option("presence_penalty", type=float, default_text="0", metavar="A", group=_PENALTIES,
            help="Subtract A from the logits of tokens that the text has"),
     Option("frequency_penalty", type=float, default_text="0", metavar="A", group=_PENALTIES,
            help="Subtract A from a token's logit for each time that the text has it"),
-    Option("no_repeat_ngram", type=int, default_text="0", metavar="N", group=_PENALTIES,
+    Option("no_repeat_ngram", type=int, default_text=OF_CHECKPOINT.format(0), metavar="N",
+           group=_PENALTIES,
            help="Never repeat N tokens in a row; 0 allows it"),
     Option("dry_multiplier", type=float, default_text="0", metavar="A", group=_PENALTIES,
            help="Strength of the penalty on prolonging repetitions (DRY)"),

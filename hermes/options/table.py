@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hermes.options.generation_options import GENERATION_OPTIONS
+from hermes.options.generation_options import GENERATION_OPTIONS, OF_CHECKPOINT
 from hermes.options.option import Option
 from hermes.options.training_options import TRAINING_OPTIONS
 
@@ -10,7 +10,6 @@ __all__ = ["OPTIONS"]
 
 FLOAT_TYPES = ("float32", "bfloat16", "float16")
 
-OF_CHECKPOINT = "the checkpoint's generation_config.json, else {}"
 
 # Of the commands that use, convert, inspect or judge what was trained.
 OTHER_OPTIONS = (

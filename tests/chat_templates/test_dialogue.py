@@ -1,5 +1,6 @@
 """Finding turns: quickly as by rendering every prefix, and where a template changes its mind."""
 
+import json
 import time
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from hermes.chat_templates.dialogue import Dialogue
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.guard import guard_messages
-from hermes.chat_templates.template import Template
+from hermes.chat_templates.template import Template, parse_template_args
 from hermes.chat_templates.text_encoder import NO_NAMES
 from hermes.errors import DataError
 from hermes.tokenizer import CHAT_TEMPLATE, train_tokenizer
@@ -192,6 +193,21 @@ def test_arguments_of_the_template_decide_what_is_asked_and_what_is_trained_on(t
         encode_all(REASONING, plain, tokenizer, enable_thinkin=False)
     assert str(refused.value) == (
         "the chat template reads no argument 'enable_thinkin'; did you mean 'enable_thinking'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("False", "false"), ("True", "true"), ("None", "null")]
+)
+def test_words_of_python_are_no_values_of_arguments(word, value):
+    """As text, which is true, False would turn reasoning on."""
+    assert parse_template_args([f"a={value}"]) == {"a": json.loads(value)}
+    assert parse_template_args([f'a="{word}"']) == {"a": word}
+    with pytest.raises(DataError) as refused:
+        parse_template_args([f"a={word}"])
+    assert str(refused.value) == (
+        f"template argument 'a={word}': values are JSON; write a={value}, or a='\"{word}\"' for "
+        "that word"
     )
 
 

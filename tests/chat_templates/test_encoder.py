@@ -130,6 +130,24 @@ def test_only_later_turns_are_learnt_where_that_is_asked_for(tokenizer):
         assert spans(tokenizer, example) == ["nothing\nmore<|im_end|>"]
 
 
+def test_a_turn_may_be_marked_in_pieces(tokenizer):
+    """As by TRL's template of Phi-3, which marks an end of text behind the last turn."""
+    source = MARKED + (
+        "{% if not add_generation_prompt %}{% generation %}{{ eos_token }}{% endgeneration %}"
+        "{% endif %}"
+    )
+    source = source.replace("'<|im_end|>' }}{% endg", "'<|im_end|>\n' }}{% endg")
+    source = source.replace("{% endgeneration %}{{ '\n' }}", "{% endgeneration %}")
+    example = encoder_of(tokenizer, source).encode(conversation())
+    assert spans(tokenizer, example) == [
+        "a model<|im_end|>",
+        "nothing\nmore<|im_end|>\n<|eos|>",
+    ]
+    apart = "{% generation %}x{% endgeneration %}y" + source
+    with pytest.raises(DataError, match="marks 3 generations for 2 messages"):
+        encoder_of(tokenizer, apart).encode(conversation())
+
+
 def test_all_but_the_first_token_are_learnt_where_the_prompt_counts(tokenizer):
     example = encoder_of(tokenizer, CHAT_TEMPLATE).encode(conversation(), whole=True)
     assert example.loss_mask.tolist() == [False] + [True] * (len(example) - 1)

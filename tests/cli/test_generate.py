@@ -10,6 +10,7 @@ import time
 import pytest
 
 import hermes
+from hermes.model import Model
 from tests.cli.support import HERMES
 from tests.finetuning.support import small_checkpoint, write_lines
 
@@ -161,6 +162,14 @@ def test_beams_are_texts_of_the_library_and_take_no_sampling(base, call):
         assert code == 1
         assert message in err
     assert "num_beams must be at least 1, got 0" in call(*options, "--num-beams", 0)[2]
+
+
+def test_a_beam_search_names_the_penalties_that_it_leaves_out(base):
+    model = hermes.load(base, backend="torch")
+    asking = {"repetition_penalty": 1.2, "temperature": 0.5}
+    own = Model(model.backend_model, lambda: model.tokenizer, generation_config=asking)
+    with pytest.warns(UserWarning, match="asks for penalties, which a beam search does not apply"):
+        own.search("the", num_beams=2, max_tokens=2)
 
 
 @pytest.mark.long

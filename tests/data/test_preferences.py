@@ -246,7 +246,7 @@ def test_a_long_question_loses_its_beginning_and_keeps_its_role():
     assert text_of(short.chosen).startswith(start)
     assert " end<|im_end|>" in text_of(short.chosen)
     assert len(short.chosen) == len(one.chosen) - 30
-    with pytest.raises(DataError, match="does not fit --max-len 9"):
+    with pytest.raises(DataError, match="a completion of 2 tokens does not fit --max-len 9 beside"):
         fit_pairs([one], 9)
     assert fit_pairs([one, one], len(one.chosen)).cut == 0
 

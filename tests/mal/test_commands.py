@@ -6,8 +6,11 @@ import stat
 
 import pytest
 
+import hermes
 from hermes import mal
+from hermes.errors import CheckpointError
 from hermes_cli.main import run
+from tests.finetuning.support import small_checkpoint
 
 SMALL = "model small { hidden_size: 64  block { attention { num_heads: 4 } } }\n"
 CANONICAL = "model small {\n  hidden_size: 64\n  block { attention { num_heads: 4 } }\n}\n"
@@ -91,6 +94,28 @@ def test_info_of_a_hugging_face_folder_reads_its_config(tmp_path, capsys):
         own = facts["readers"].pop("hermes")
         assert own == ("weights exact; text: no tokenizer" if path.is_dir() else "exact")
         assert set(facts["readers"].values()) == {"exact"}
+
+
+def test_info_says_that_a_tokenizer_has_tokens_without_rows(tmp_path, capsys):
+    """The verdict is that of `generate`, which refuses such a folder."""
+    start = small_checkpoint(tmp_path / "model")
+    config = json.loads((start / "config.json").read_text())
+    tokenizer = json.loads((start / "tokenizer.json").read_text())
+    rows = config["vocab_size"]
+    count = len(tokenizer["model"]["vocab"])
+    tokenizer["model"]["vocab"] |= {f"x{k}": k for k in range(count, rows + 1)}
+    (start / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (start / "manifest.json").unlink()  # a folder as other tools leave it
+    (start / "model.mal").unlink()
+    assert run(["info", str(start), "--json"]) == 0
+    own = json.loads(capsys.readouterr().out)["readers"]["hermes"]
+    reason = (
+        f"the tokenizer has {rows + 1} tokens and the model {rows}; use the tokenizer that the "
+        "model was trained with"
+    )
+    assert own == f"weights exact; text: {reason}"
+    with pytest.raises(CheckpointError, match=reason):
+        hermes.load(start, backend="torch").generate("a", max_tokens=1)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,6 @@ __all__ = [
 ]
 
 
-UNREADABLE = "cannot be read"
-
-
 def _read_foreign(model: str, ignore_fields: tuple[str, ...]) -> ModelSpec | None:
     """The model of a Hugging Face folder or config.json; None if the path is neither."""
     path = Path(model)
@@ -60,20 +57,27 @@ def _read_progress(folder: Path) -> dict[str, Any] | None:
     return asdict(read_progress(read_small(path), str(path)))
 
 
-def _describe_tokenizer(folder: Path) -> dict[str, str]:
-    """The tokenizer of a model's folder in words, or why it cannot be read; {} if it has none."""
-    from hermes.errors import DataError
+def _describe_tokenizer(folder: Path, rows: int) -> tuple[dict[str, str], str]:
+    """The tokenizer of a model's folder in words, {} for none, and why it is of no use, or ""."""
+    from hermes.errors import CheckpointError, DataError
+    from hermes.interop.companions import check_rows
     from hermes.tokenizer import Tokenizer
     from hermes.tokenizer.files import has_tokenizer, read_folder
     from hermes.tokenizer.summary import describe_facts
 
     files, where = read_folder(folder)
     if not has_tokenizer(files):
-        return {}
+        return {}, "no tokenizer"
     try:
-        return describe_facts(Tokenizer.from_files(files, where))
+        tokenizer = Tokenizer.from_files(files, where)
     except DataError as error:
-        return {UNREADABLE: str(error)}
+        return {"cannot be read": str(error)}, f"the tokenizer cannot be read: {error}"
+    facts = describe_facts(tokenizer)
+    try:
+        check_rows(tokenizer, rows)
+    except CheckpointError as error:
+        return facts, str(error)
+    return facts, ""
 
 
 def _format_progress(progress: dict[str, Any]) -> list[str]:
@@ -113,11 +117,7 @@ def info(
     spec = foreign or language.load(source)
     progress = _read_progress(Path(source)) if Path(source).is_dir() else None
     is_folder = Path(source).is_dir()
-    tokenizer = _describe_tokenizer(Path(source)) if is_folder else {}
-    text = ("" if tokenizer else "no tokenizer") if is_folder else ""
-    text = (
-        f"the tokenizer {UNREADABLE}: {tokenizer[UNREADABLE]}" if UNREADABLE in tokenizer else text
-    )
+    tokenizer, text = _describe_tokenizer(Path(source), spec.vocab_size) if is_folder else ({}, "")
     readers = judge_all_readers(spec, converted=foreign is not None, text=text)
     cost = compute_cost(spec)
     if as_json:

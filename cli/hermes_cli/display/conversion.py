@@ -28,7 +28,9 @@ def describe_conversion(done: "Conversion") -> dict[str, object]:
         "readers": judge_all_readers(
             done.source.spec,
             converted=done.to == "hf",
-            text=explain_no_text(done.source.files, done.source.ids, done.source.path),
+            text=explain_no_text(
+                done.source.files, done.source.ids, done.source.path, done.source.spec.vocab_size
+            ),
         ),
     }
 
