@@ -76,7 +76,7 @@ def _check_name(name: object) -> Path:
             "file, and give its name"
         )
     text = os.fspath(name)
-    if "\n" in text or len(text) > LONGEST_NAME or _reads_as_text(text):
+    if "\n" in text or len(text) > LONGEST_NAME or _is_sentence(text):
         raise DataError(
             f"data is a text of {len(text):,} characters, not the name of a file; write it to a "
             "file, and give its name"
@@ -84,7 +84,7 @@ def _check_name(name: object) -> Path:
     return Path(name)
 
 
-def _reads_as_text(text: str) -> bool:
+def _is_sentence(text: str) -> bool:
     """Whether a name is a sentence instead, which may be private and is not to be repeated.
 
     No file system takes a part of more than 255 bytes, and what has many words and names no file
