@@ -33,6 +33,11 @@ _OWN_SETTINGS = {
 }
 
 
+def has_meaning(setting: str, optimizer: str) -> bool:
+    """Whether an optimizer has a setting of OptimizerRecipe."""
+    return setting in (*_OWN_SETTINGS[optimizer], "name", "weight_decay", "moments")
+
+
 def require(holds: bool, name: str, value: object, wanted: str) -> None:
     """Refuse a setting of another value than is wanted. Raises HermesError."""
     if not holds:
@@ -81,12 +86,8 @@ class OptimizerRecipe:
                 f"optimizer.beta2 is {self.beta2:g}: a moment in bfloat16 would lose what a step "
                 f"adds to it; choose at most {MOST_BETA2_OF_BFLOAT16:g}, or float32 moments"
             )
-        own = _OWN_SETTINGS[self.name]
         for one in fields(self):
-            if (
-                one.name in (*own, "name", "weight_decay", "moments")
-                or getattr(self, one.name) == one.default
-            ):
+            if has_meaning(one.name, self.name) or getattr(self, one.name) == one.default:
                 continue
             raise HermesError(
                 f"optimizer.{one.name} has no meaning with {self.name}; leave it out, or choose "

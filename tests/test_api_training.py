@@ -297,6 +297,15 @@ def test_the_library_speaks_of_arguments():
     [
         ("the cat\nsat", "data is a text of 11 characters, not the name of a file; "),
         ("x" * 5000, "data is a text of 5,000 characters, not the name of a file; "),
+        ("x" * 1000, "data is a text of 1,000 characters, not the name of a file; "),
+        (
+            "my password is: the cat sat",
+            "data is a text of 27 characters, not the name of a file; ",
+        ),
+        (
+            ["is it 1/2 or is it all of *?"],
+            "data is a text of 28 characters, not the name of a file; ",
+        ),
     ],
 )
 def test_a_text_given_as_data_is_known_and_not_repeated(folder, data, said):

@@ -35,6 +35,8 @@ FORMATS = ("csv", "json", "jsonl", "parquet", "tsv", "txt")
 STANDARD_INPUT = Path("-")
 BLOCK = 1 << 20  # bytes
 LONGEST_NAME = 4096  # characters of a path, at most, on Linux
+LONGEST_PART = 255  # bytes of a name between slashes, at most
+MOST_WORDS = 5  # of such a name that is not there and is yet taken for one
 
 T = TypeVar("T")
 Paths = str | Path | Iterable[str | Path]
@@ -74,12 +76,27 @@ def _check_name(name: object) -> Path:
             "file, and give its name"
         )
     text = os.fspath(name)
-    if "\n" in text or len(text) > LONGEST_NAME:
+    if "\n" in text or len(text) > LONGEST_NAME or _is_sentence(text):
         raise DataError(
             f"data is a text of {len(text):,} characters, not the name of a file; write it to a "
             "file, and give its name"
         )
     return Path(name)
+
+
+def _is_sentence(text: str) -> bool:
+    """Whether a name is a sentence instead, which may be private and is not to be repeated.
+
+    No file system takes a part of more than 255 bytes, and what has many words and names no file
+    is not likely to be the name of one.
+    """
+    path = Path(text)
+    if is_remote(path):
+        return False
+    if any(len(os.fsencode(part)) > LONGEST_PART for part in path.parts):
+        return True
+    has_many_words = any(len(part.split()) > MOST_WORDS for part in path.parts)
+    return has_many_words and not path.exists() and not glob.glob(text, recursive=True)
 
 
 def _expand_path(path: Path) -> list[Path]:

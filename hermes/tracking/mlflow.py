@@ -23,11 +23,17 @@ class MlflowTracker:
     rewinds = False
 
     def __init__(self, run: TrackedRun):
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.folder / 'mlflow.db'}"
+        uri, texts = os.environ.get("MLFLOW_TRACKING_URI"), None
+        if not uri:
+            uri = f"sqlite:///{run.folder / 'mlflow.db'}"
+            # Else MLflow puts them into ./mlruns of whatever folder the run is started in.
+            texts = (run.folder / "mlartifacts").absolute().as_uri()
         self._client: Any = MlflowClient(tracking_uri=uri)
         experiment = self._client.get_experiment_by_name(run.project)
         number = (
-            experiment.experiment_id if experiment else self._client.create_experiment(run.project)
+            experiment.experiment_id
+            if experiment
+            else self._client.create_experiment(run.project, artifact_location=texts)
         )
         found = self._client.search_runs([number], f"tags.`{OWN_TAG}` = '{run.id}'", max_results=1)
         if found:

@@ -29,10 +29,16 @@ def pick(records, key):
     return [(r["step"], pytest.approx(r[key])) for r in records if key in r]
 
 
-def test_mlflow(run_in, monkeypatch):
+def test_mlflow(run_in, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
     run, _ = run_in("mlflow")
+    assert not list(elsewhere.iterdir())  # texts are beside the database, in the run's folder
+    texts = sorted(path.name for path in (run / "mlartifacts").rglob("*.txt"))
+    assert texts == ["step-00000004.txt", "step-00000008.txt"]
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{run / 'mlflow.db'}")
     (found,) = client.search_runs([client.get_experiment_by_name("hermes").experiment_id])
     assert found.info.status == "FINISHED"

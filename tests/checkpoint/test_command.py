@@ -87,6 +87,20 @@ def test_show_tells_what_is_inside(run, capsys):
         assert line in out
 
 
+def test_show_leaves_out_what_does_not_apply(run, capsys):
+    """Settings of another optimizer, schedule or objective, and lists that are empty."""
+    assert command(["checkpoint", "show", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = {line.split()[0] for line in lines if line.startswith("  ")}
+    of_adamw = {"name", "beta1", "beta2", "eps", "weight_decay", "moments"}
+    assert {name for name in names if name.startswith("optimizer.")} == {
+        "optimizer.safetensors",
+        *(f"optimizer.{name}" for name in of_adamw),
+    }
+    assert {"lr", "schedule", "ema"} <= names
+    assert not names & {"freeze", "groups", "min_lr_ratio", "preference.beta"}
+
+
 def test_show_of_a_run_says_what_it_passed_over(run, capsys):
     damage(run, 3)
     assert command(["checkpoint", "show", str(run)]) == 0

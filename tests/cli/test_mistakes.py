@@ -154,6 +154,7 @@ def test_an_output_under_a_file_is_an_io_error(here, call):
         ("- 1\n", "c.yaml: expected options as 'key: value', found a sequence"),
         ("lr: !!float 3\n", "c.yaml:1: tags are not supported; remove 'tag:yaml.org,2002:float'"),
         ("a: [[[[[[[[[1]]]]]]]]]\n", "c.yaml:1: nested more than 8 deep"),
+        ("", "c.yaml has no options; leave out --config, or give a file that has some"),
         ("lr: {\n", "c.yaml:2: not YAML: expected the node content, but found '<stream end>'"),
         ("lr: -1\n", "lr must be above 0, got -1.0"),
     ],

@@ -146,8 +146,14 @@ def _show_progress(progress: dict[str, Any]) -> None:
 
 def _is_in_use(name: str, recipe: dict[str, Any]) -> bool:
     """Whether a field of a recipe means anything beside the others."""
+    from hermes.optimizer_recipe import has_meaning
+
     if name.startswith("preference."):
         return bool(recipe["objective"] == "preference")
+    if name.startswith("optimizer."):
+        return has_meaning(name.removeprefix("optimizer."), recipe["optimizer"]["name"])
+    if isinstance(recipe.get(name), list | tuple) and not recipe[name]:
+        return False
     schedules = {
         "min_lr_ratio": ("linear", "cosine", "polynomial", "wsd"),
         "power": ("polynomial",),

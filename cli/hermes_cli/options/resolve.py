@@ -162,7 +162,12 @@ def read_config(path: Path) -> OptionFile:
     if path.suffix not in (".yaml", ".yml"):
         why = "a .json is a model's config; an architecture to train goes to --model"
         raise HermesError(f"{path}: --config takes a run's options as .yaml ({why})")
-    return _read_options(path)
+    file = _read_options(path)
+    if not file.values:
+        raise HermesError(
+            f"{path} has no options; leave out --config, or give a file that has some"
+        )
+    return file
 
 
 def _read_options(path: Path) -> OptionFile:
