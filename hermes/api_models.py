@@ -91,7 +91,7 @@ def evaluate(
         force=a["force"],
     )
     with load_tokens(names, model.tokenizer, options) as stream:
-        tokens = stream.tokens[:]
+        tokens = stream.read(0, len(stream))
         found = evaluate_perplexity(
             model.backend_model,
             make_windows(
