@@ -191,6 +191,13 @@ def test_a_tokenizer_without_an_end_of_text_takes_one_document(write, tokenizer,
             way(two, endless, tmp_path)
 
 
+@pytest.mark.parametrize("way", [read, prepare])
+def test_a_folder_of_prepared_tokens_is_not_read_as_text(write, tokenizer, tmp_path, way):
+    prepare_tokens(write("a.txt", TEXT), tokenizer, tmp_path / "tokens")
+    with pytest.raises(DataError, match=rf"^{tmp_path}/tokens holds prepared tokens, where text"):
+        way(tmp_path / "tokens", tokenizer, tmp_path)
+
+
 def draw_windows(stream, tokenizer):
     data = TextDataset(stream, seq_len=8, vocab_size=tokenizer.vocab_size)
     data.draw_batch(Cursor(), samples=len(data.train), micro_batch=len(data.train), accum=1)
