@@ -227,5 +227,7 @@ def _describe_part(folder: Path, plan: Plan, part: Part) -> Prepared:
             if part.has(len(plan.groups), group, number):
                 shard = read_shard(folder, name_shard(group, number))
                 own.append(shard) if shard else None
-    counts = [sum(getattr(s, name) for s in own) for name in ("tokens", "documents", "text_bytes")]
-    return Prepared(folder, False, len(own), *counts)
+    tokens, documents, text_bytes = (
+        sum(getattr(shard, name) for shard in own) for name in ("tokens", "documents", "text_bytes")
+    )
+    return Prepared(folder, False, len(own), tokens, documents, text_bytes, files=len(plan.sources))
