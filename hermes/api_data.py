@@ -31,7 +31,10 @@ __all__ = [
 
 @dataclass(frozen=True, repr=False)
 class PrepareResult:
-    """Text that was prepared. whole: False where other parts are still to be done."""
+    """Text that was prepared. whole: False where other parts are still to be done.
+
+    files: sources, of all parts.
+    """
 
     output: Path
     whole: bool
@@ -39,6 +42,7 @@ class PrepareResult:
     tokens: int
     documents: int
     text_bytes: int
+    files: int
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -182,7 +186,7 @@ def verify_data(folder: str | Path, *, progress: bool | None = None) -> PrepareR
 
         stream = verify_prepared(folder, watch)
     _, shards = read_manifest(Path(folder))
-    counts = (len(stream), stream.documents, stream.text_bytes)
+    counts = (len(stream), stream.documents, stream.text_bytes, stream.sources)
     return PrepareResult(Path(folder), True, len(shards), *counts)
 
 

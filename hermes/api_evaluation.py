@@ -196,7 +196,7 @@ def _evaluate_texts(
 def _evaluate_stream(
     model: Model, stream: TokenStream, seq_len: int, batch_size: int, stage: str
 ) -> Perplexity:
-    tokens = stream.tokens[:]
+    tokens = stream.read(0, len(stream))
     with model.explain_memory("a smaller --batch-size or shorter --seq-len"):
         found = evaluate_perplexity(
             model.backend_model,

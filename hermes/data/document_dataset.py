@@ -105,9 +105,9 @@ class FittedDocuments:
         return said
 
     def read(self, number: int) -> NDArray[np.unsignedinteger]:
-        """The tokens of a document."""
+        """Read the tokens of a document. Raises DataError where one of them is damaged."""
         start = int(self.starts[number])
-        return self.stream.tokens[start : start + int(self.lengths[number])]
+        return self.stream.read(start, start + int(self.lengths[number]))
 
 
 class DocumentDataset:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, TypeVar
 
 from hermes.data.compression import COMPRESSIONS, open_decompressed, strip_compression
+from hermes.data.prepared_folder import is_prepared
 from hermes.data.remote import is_remote, list_remote, open_remote, restore_address
 from hermes.errors import DataError, StorageError
 
@@ -55,7 +56,8 @@ def expand_paths(paths: Paths) -> list[Path]:
 
     A folder stands for all files in and below it with a known ending, a pattern for the files it
     matches, both sorted by name; names that begin with a dot are hidden: AppleDouble's, say, or an
-    editor's copies. Raises DataError where one stands for no file.
+    editor's copies. Raises DataError where one stands for no file, or is a folder of prepared
+    tokens.
     """
     named = [paths] if isinstance(paths, str | Path) else list(paths)
     if not named:
@@ -105,6 +107,11 @@ def _expand_path(path: Path) -> list[Path]:
     if path == STANDARD_INPUT or path.is_file() or path.is_fifo() or path.is_char_device():
         return [path]
     if path.is_dir():
+        if is_prepared(path):
+            raise DataError(
+                f"{path} holds prepared tokens, where text is needed; name the text that it was "
+                "made from (train and eval take the folder alone, hermes data verify checks it)"
+            )
         found = sorted(
             f for f in path.rglob("*") if find_format(f) and f.is_file() and not _is_hidden(f, path)
         )

@@ -98,7 +98,7 @@ class TextDataset:
         """
         first = self.held_out.start * self.seq_len + 1
         end = first + len(self.held_out) * self.seq_len
-        ids = self.validation.tokens[first - 1 : end]
+        ids = self.validation.read(first - 1, end)
         counted = np.arange(len(ids)) > 0
         if self.mask_id is not None:
             counted[1:] &= ids[:-1] != self.mask_id
@@ -120,12 +120,17 @@ class TextDataset:
     def read_windows(
         self, numbers: NDArray[np.int64], stream: TokenStream | None = None
     ) -> NDArray[np.int32]:
-        """Read windows of a stream, of the one to train on if None. (...) -> (..., T + 1)"""
-        tokens, width = (stream or self.stream).tokens, self.seq_len + 1
+        """Read windows of a stream, of the one to train on if None. (...) -> (..., T + 1)
+
+        Raises DataError where a token is damaged.
+        """
+        chosen = stream or self.stream
+        tokens, width = chosen.tokens, self.seq_len + 1
         starts = (numbers * self.seq_len).ravel().tolist()
         windows = np.empty((len(starts), width), np.int32)
         for row, start in enumerate(starts):
             windows[row] = tokens[start : start + width]
+        chosen.check_ids(windows)
         return windows.reshape(*numbers.shape, width)
 
 

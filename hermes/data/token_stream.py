@@ -101,6 +101,26 @@ class TokenStream:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def read(self, start: int, stop: int) -> "NDArray[np.unsignedinteger]":
+        """Read tokens start to stop - 1. Raises DataError where one of them is damaged."""
+        ids = self.tokens[start:stop]
+        self.check_ids(ids)
+        return ids
+
+    def check_ids(self, ids: "NDArray[np.integer]") -> None:
+        """Raise DataError where ids that were read are beyond the largest that was written.
+
+        Backends index the embedding by ids without looking: torch raises an error of its own, MLX
+        reads other memory.
+        """
+        if ids.size and int(ids.max()) > self.largest:
+            raise DataError(
+                f"{self.folder or 'the data'}: token id {int(ids.max()):,} was read where "
+                f"{self.largest:,} is the largest that was written, so a file of tokens is damaged "
+                "or was changed; copy or prepare it again (hermes data verify names the files of a "
+                "prepared folder)"
+            )
+
 
 def tokenize(
     documents: Iterable[Document],

@@ -18,7 +18,7 @@ def test_text_is_prepared_verified_shown_and_trained_on(call, here):
     code, out, err = call(*PREPARE)
     assert (code, out) == (0, "")
     assert err.startswith("tokens: ")
-    assert "tokens of 1 document, 4.08 kB of text, in 1 shard" in err
+    assert "tokens of 1 document, 4.08 kB of text from 1 file, in 1 shard" in err
     code, out, _ = call("data", "verify", "tokens")
     assert (code, out[:14]) == (0, "tokens: whole,")
     code, out, err = call("data", "show", "tokens")
@@ -45,6 +45,7 @@ def test_parts_are_merged(call, here):
     assert code == 0
     facts = json.loads(out)
     assert facts["whole"]
+    assert facts["files"] == 2
     assert facts["documents"] == 51
     code, _, err = call(*PREPARE, "more.jsonl", "--shard-size", 500)
     assert (code, err.splitlines()[0]) == (0, "nothing is left to do")
@@ -136,6 +137,14 @@ def test_faults_of_text_are_listed_and_exit_with_1(call, here):
     )
     code, out, _ = call("data", "check", "bad.jsonl", "--json")
     assert code == 1
+    Path("worse.jsonl").write_text('{"text": "a"}\n' + '{"body": "a", "id": 1}\n' * 12)
+    code, listed, _ = call("data", "check", "worse.jsonl")
+    assert code == 1
+    found = "no text field 'text', only 'body', 'id'; name the one that holds text"
+    assert listed.splitlines()[-10:] == [
+        f"fault      12 bad records; the first: worse.jsonl:2: {found}",
+        *(f"           worse.jsonl:{line}: {found}" for line in range(3, 12)),
+    ]
     assert json.loads(out)["unread"] == {"id": 1}
 
 

@@ -8,8 +8,13 @@ import pytest
 
 from hermes.data import read_documents
 from hermes.data.bad_records import BadRecords
+from hermes.data.document_dataset import DocumentDataset
 from hermes.data.loading import DataOptions, load_tokens
+from hermes.data.mixture import MixtureDataset
+from hermes.data.order import Cursor
 from hermes.data.prepared import PreparationOptions, open_prepared, prepare_tokens
+from hermes.data.prepared.documents import PreparedDocuments
+from hermes.data.text_dataset import TextDataset
 from hermes.errors import DataError
 from hermes.tokenizer import train_tokenizer
 from tests.data.test_sources import write_parquet
@@ -184,3 +189,47 @@ def test_a_tokenizer_without_an_end_of_text_takes_one_document(write, tokenizer,
     for way in (prepare, load):
         with pytest.raises(DataError, match=r"^the tokenizer has no token that ends a text"):
             way(two, endless, tmp_path)
+
+
+@pytest.mark.parametrize("way", [read, prepare])
+def test_a_folder_of_prepared_tokens_is_not_read_as_text(write, tokenizer, tmp_path, way):
+    prepare_tokens(write("a.txt", TEXT), tokenizer, tmp_path / "tokens")
+    with pytest.raises(DataError, match=rf"^{tmp_path}/tokens holds prepared tokens, where text"):
+        way(tmp_path / "tokens", tokenizer, tmp_path)
+
+
+def draw_windows(stream, tokenizer):
+    data = TextDataset(stream, seq_len=8, vocab_size=tokenizer.vocab_size)
+    data.draw_batch(Cursor(), samples=len(data.train), micro_batch=len(data.train), accum=1)
+
+
+def draw_mixture(stream, tokenizer):
+    data = TextDataset(stream, seq_len=8, vocab_size=tokenizer.vocab_size)
+    mixture = MixtureDataset([data, data], [0.5, 0.5])
+    count = len(data.train) * 2
+    mixture.draw_batch(Cursor(), samples=count, micro_batch=count, accum=1)
+
+
+def draw_documents(stream, tokenizer):
+    data = DocumentDataset(
+        stream, seq_len=2000, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id
+    )
+    data.draw_batch(Cursor(), samples=1, micro_batch=1, accum=1)
+
+
+def show_document(stream, tokenizer):
+    PreparedDocuments(stream.folder).read(0)
+
+
+@pytest.mark.parametrize("use", [draw_windows, draw_mixture, draw_documents, show_document])
+def test_a_flipped_bit_never_reaches_a_backend_as_an_id_that_no_token_has(
+    write, tokenizer, tmp_path, use
+):
+    prepare(write("a.txt", TEXT), tokenizer, tmp_path)
+    use(open_prepared(tmp_path / "out"), tokenizer)
+    shard = tmp_path / "out" / "00000-00000.bin"
+    damaged = bytearray(shard.read_bytes())
+    damaged[41] ^= 0x40  # the high byte of token 20
+    shard.write_bytes(damaged)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/out: token id 16,\d+ was read where \d+ is"):
+        use(open_prepared(tmp_path / "out"), tokenizer)

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -30,6 +31,7 @@ from hermes.errors import DataError, HermesError, StorageError
 from hermes.storage.durable import Disk
 from hermes.tokenizer import Tokenizer, train_tokenizer
 from tests.data.support import TEXT
+from tests.data.test_sources import write_parquet
 
 SMALL = PreparationOptions(shard_size=2000)
 
@@ -170,6 +172,36 @@ def test_what_is_whole_is_not_made_again(data, prepared, tokenizer):
     done = prepare_tokens(data, tokenizer, prepared, options=SMALL)
     assert done.notes == ("nothing is left to do",)
     assert list_bytes(prepared) == before
+
+
+def test_other_text_of_the_same_size_is_noticed_when_whole(data, prepared, tokenizer, tmp_path):
+    path = data / "b.txt"
+    later = path.stat().st_mtime_ns + 10**11
+    os.utime(path, ns=(later, later))  # touched, and not changed
+    assert prepare_tokens(data, tokenizer, prepared, options=SMALL).notes == (
+        "nothing is left to do",
+    )
+    path.write_text(path.read_text().replace("cat", "cow"))
+    os.utime(path, ns=(later, later))
+    with pytest.raises(DataError, match=rf"^{prepared} was prepared from {path} as it was before"):
+        prepare_tokens(data, tokenizer, prepared, options=SMALL)
+
+
+def test_what_cannot_be_compared_again_is_said(tokenizer, tmp_path):
+    table, pipe = tmp_path / "a.parquet", tmp_path / "pipe.txt"
+    write_parquet(table, [{"text": "cat"}, {"text": "dog"}])
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(TEXT.encode()))
+    writer.start()
+    prepare_tokens([table, pipe], tokenizer, tmp_path / "out")
+    writer.join()
+    later = table.stat().st_mtime_ns + 10**11
+    os.utime(table, ns=(later, later))
+    assert prepare_tokens([table, pipe], tokenizer, tmp_path / "out").notes == (
+        f"{table} was written to since, and only its size was compared",
+        f"{pipe} is not read again to be compared",
+        "nothing is left to do",
+    )
 
 
 def test_a_folder_of_something_else_is_refused(data, prepared, tokenizer, tmp_path, write):

@@ -69,10 +69,11 @@ def prepare(
         click.echo(json.dumps(facts))
         return
     kind = "" if done.whole else f"part {part} of "
+    files = f" from {format_count(done.files, 'files')}" if done.whole else ""
     click.echo(
         f"{kind}{done.output}: {format_count(done.tokens, 'tokens')} of "
         f"{format_count(done.documents, 'documents')}, "
-        f"{format_with_unit(done.text_bytes, 'B')} of text, "
+        f"{format_with_unit(done.text_bytes, 'B')} of text{files}, "
         f"in {format_count(done.shards, 'shards')}",
         err=True,
     )

@@ -46,7 +46,9 @@ def describe_findings(found: "Findings", seq_len: int) -> list[str]:
     for sample in found.samples:
         lines.append(f"sample     {sample.where}, {format_count(sample.tokens, 'tokens')}")
         lines.append(_style_sample(sample))
-    lines += [f"fault      {fault}" for fault in found.faults]
+    for fault, places_of_more in found.list_faults():
+        lines.append(f"fault      {fault}")
+        lines += [f"           {place}" for place in places_of_more]
     return lines
 
 

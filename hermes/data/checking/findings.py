@@ -82,6 +82,10 @@ class Findings:
     @property
     def faults(self) -> list[str]:
         """Sentences about what would spoil a run."""
+        return [sentence for sentence, _ in self.list_faults()]
+
+    def list_faults(self) -> list[tuple[str, list[str]]]:
+        """Sentences about what would spoil a run, each with further places, up to ten in all."""
         many, one = UNITS[self.kind]
         found = (
             (self.bad_records, "bad records", "bad record", ""),
@@ -92,17 +96,19 @@ class Findings:
             (self.near_overlap, many, one, " almost in the validation text, too"),
             (self.equal, many, one, " whose chosen equals rejected"),
         )
-        sentences = [
-            f"{format_count(places.count, words, word)}{what}; the first: {places.first[0]}"
+        faults = [
+            (
+                f"{format_count(places.count, words, word)}{what}; the first: {places.first[0]}",
+                places.first[1:],
+            )
             for places, words, word, what in found
             if places is not None and places.count
         ]
         if self.ended == 0 and self.examples:
-            sentences.append(
-                "no end of text among the targets of any of "
-                f"{format_count(self.examples, 'examples')}: a model trained on them never ends"
-            )
-        return sentences
+            examples = format_count(self.examples, "examples")
+            sentence = f"no end of text among the targets of any of {examples}"
+            faults.append((f"{sentence}: a model trained on them never ends", []))
+        return faults
 
     @property
     def bytes_per_token(self) -> float | None:

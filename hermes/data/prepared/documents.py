@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from hermes.data.document_index import DocumentIndex, IndexPart, IndexSource, open_index_rows
 from hermes.data.document_reader import is_line_exact
-from hermes.data.prepared.manifest import list_token_files, open_prepared, read_manifest
-from hermes.data.token_shards import TokenShards
+from hermes.data.prepared.manifest import open_prepared, read_manifest
 from hermes.errors import DataError
 
 __all__ = ["PreparedDocument", "PreparedDocuments", "open_index"]
@@ -32,12 +31,11 @@ class PreparedDocuments:
     """The documents of a folder of prepared tokens. Raises DataError, StorageError."""
 
     def __init__(self, folder: Path):
-        open_prepared(folder)  # every file is there
+        self._stream = open_prepared(folder)  # raises where a file is missing or cut short
         self.folder = folder
         self.facts, self.shards = read_manifest(folder)
         self.index = open_index(folder)
         self._first = [0, *accumulate(shard.documents for shard in self.shards)]
-        self._tokens = TokenShards(list_token_files(folder, self.facts["dtype"], self.shards))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -51,7 +49,7 @@ class PreparedDocuments:
         found = self.index.read(number)
         shard = self.shards[bisect_right(self._first, number) - 1].name
         return PreparedDocument(
-            found.where, shard, found.start, self._tokens[found.start : found.stop]
+            found.where, shard, found.start, self._stream.read(found.start, found.stop)
         )
 
 

@@ -37,7 +37,8 @@ PROVENANCE = "provenance.json"
 class Prepared:
     """What a preparation came to. whole: False where other parts are still to be done.
 
-    notes: sentences for the user, such as those about bad records.
+    files: sources that were read, in all parts. notes: sentences for the user, such as those
+    about bad records.
     """
 
     output: Path
@@ -46,6 +47,7 @@ class Prepared:
     tokens: int
     documents: int
     text_bytes: int
+    files: int
     notes: tuple[str, ...] = ()
 
 
@@ -154,5 +156,5 @@ def _delete_unfinished(folder: Path) -> None:
 def describe_whole(folder: Path, notes: tuple[str, ...]) -> Prepared:
     """What a folder that is whole holds. Raises DataError, StorageError."""
     facts, shards = read_manifest(folder)
-    counts = (facts["tokens"], facts["documents"], facts["text_bytes"])
+    counts = (facts["tokens"], facts["documents"], facts["text_bytes"], len(facts["sources"]))
     return Prepared(folder, True, len(shards), *counts, notes)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hermes.data.document_index import INDEX
+from hermes.data.prepared_folder import FORMAT, MANIFEST, is_prepared
 from hermes.data.token_shards import TokenFile, TokenShards, iterate_blocks
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, StorageError
@@ -24,8 +25,6 @@ __all__ = [
     "require_whole",
 ]
 
-MANIFEST = "manifest.json"
-FORMAT = "hermes tokens"
 VERSION = 1
 
 
@@ -46,15 +45,6 @@ class Shard:
     def files(self) -> tuple[str, str]:
         """The names of its tokens and of its index."""
         return f"{self.name}.bin", f"{self.name}.idx"
-
-
-def is_prepared(folder: Path) -> bool:
-    """Whether a folder holds prepared tokens, judged by its manifest."""
-    try:
-        with open(folder / MANIFEST, encoding="utf-8") as file:
-            return f'"{FORMAT}"' in file.read(200)
-    except (OSError, UnicodeDecodeError):
-        return False
 
 
 def make_manifest(facts: dict[str, Any], shards: Sequence[Shard]) -> bytes:

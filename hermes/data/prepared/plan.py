@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hermes.data.document_reader import TextFormat, choose_format
-from hermes.data.files import Paths, expand_paths
+from hermes.data.files import Paths, expand_paths, name_source
+from hermes.data.prepared.manifest import MANIFEST, read_manifest
 from hermes.data.source_file import SourceFile, find_source
 from hermes.errors import DataError
+from hermes.storage.reading import hash_file
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
@@ -26,6 +28,7 @@ __all__ = [
     "Part",
     "Plan",
     "PreparationOptions",
+    "compare_sources",
     "describe_difference",
     "group_sources",
     "make_plan",
@@ -159,3 +162,28 @@ def describe_difference(before: bytes, now: bytes, folder: Path) -> str:
             found += f", and not {new['name']} of {new['size']:,}"
             break
     return f"{folder} was begun with {found}; choose another --output, or delete it"
+
+
+def compare_sources(folder: Path, plan: Plan) -> list[str]:
+    """Compare sources changed since a folder was finished with the hashes of what was prepared.
+
+    Their names and sizes are the plan's already. Returns sentences about those that cannot be
+    compared: what is no file, and Parquet, of which no hash of the file is known. Raises DataError
+    for the first that differs, StorageError.
+    """
+    facts, _ = read_manifest(folder)
+    finished = (folder / MANIFEST).stat().st_mtime_ns
+    notes = []
+    for source, was in zip(plan.sources, facts["sources"], strict=True):
+        if not source.is_file:
+            notes.append(f"{name_source(source.path)} is not read again to be compared")
+        elif source.modified <= finished:
+            continue
+        elif was["of"] != "file":
+            notes.append(f"{source.name} was written to since, and only its size was compared")
+        elif hash_file(source.path) != was["sha256"]:
+            raise DataError(
+                f"{folder} was prepared from {source.name} as it was before it was changed; choose "
+                "another --output, or delete it"
+            )
+    return notes

@@ -39,6 +39,7 @@ from hermes.data.prepared.plan import (
     Part,
     Plan,
     PreparationOptions,
+    compare_sources,
     describe_difference,
     group_sources,
     make_plan,
@@ -71,14 +72,15 @@ def prepare_tokens(
     """Tokenize documents into the shards of `output`, or resume an earlier attempt.
 
     workers: as in EncodingPool. part: only this part of the work, without the manifest, which
-    `merge_parts` writes. Raises DataError where the output was begun from something else or a
-    source changes meanwhile, and StorageError; finished shards stay.
+    `merge_parts` writes. Raises DataError where the output was begun from something else, or a
+    source changes meanwhile or changed since, and StorageError; finished shards stay.
     """
     plan = make_plan(paths, tokenizer, options or PreparationOptions())
     folder, disk = Path(output), disk or Disk()
     done = _open_folder(folder, plan, tokenizer, disk)
     if done:
-        return describe_whole(folder, ("nothing is left to do",))
+        notes = compare_sources(folder, plan)
+        return describe_whole(folder, (*notes, "nothing is left to do"))
     progress = PreparationProgress(plan.size)
     mine = part or Part()
     with EncodingPool(tokenizer, workers) as pool:
@@ -225,5 +227,7 @@ def _describe_part(folder: Path, plan: Plan, part: Part) -> Prepared:
             if part.has(len(plan.groups), group, number):
                 shard = read_shard(folder, name_shard(group, number))
                 own.append(shard) if shard else None
-    counts = [sum(getattr(s, name) for s in own) for name in ("tokens", "documents", "text_bytes")]
-    return Prepared(folder, False, len(own), *counts)
+    tokens, documents, text_bytes = (
+        sum(getattr(shard, name) for shard in own) for name in ("tokens", "documents", "text_bytes")
+    )
+    return Prepared(folder, False, len(own), tokens, documents, text_bytes, files=len(plan.sources))
