@@ -241,6 +241,8 @@ class TrainState:
 
     exp_avg, exp_avg_sq: first and second moments of the tensors that have them. more: the other
     slots of `hermes.numerics.update_rules`, by name. What is not there counts as zeros.
+    can_reread: whether params can be read at any later time, from any thread, and are the same
+    then, as those of a file; frozen ones need not be kept whole in memory.
     """
 
     params: Tensors
@@ -248,6 +250,7 @@ class TrainState:
     exp_avg_sq: Tensors
     step: int
     more: Mapping[str, Tensors] = field(default_factory=dict)
+    can_reread: bool = False
 
     @classmethod
     def from_slots(cls, params: Tensors, slots: Mapping[str, Tensors], step: int) -> "TrainState":
@@ -448,11 +451,15 @@ class LazyTensors(Mapping[str, Array]):
     """Tensors by name, each made by `make(name)` when it is read, and not cached.
 
     Later steps must not change a tensor once made, so that it can be saved without a copy.
+    steady: those that any thread may make at any later time, with the same values.
     """
 
-    def __init__(self, names: Iterable[str], make: Callable[[str], Array]):
+    def __init__(
+        self, names: Iterable[str], make: Callable[[str], Array], steady: Iterable[str] = ()
+    ):
         self._names = dict.fromkeys(names)
         self._make = make
+        self.steady = frozenset(steady)
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:

@@ -7,6 +7,7 @@ import mlx.core as mx
 from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo
 from hermes.distributed.process_group import ProcessGroup as AnyProcessGroup
 from hermes.interface import DeviceInfo, Options, Tensors, TrainState
+from hermes.numerics.frozen import FrozenWeights
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes_mlx.inference import Model
@@ -65,7 +66,10 @@ class Backend:
         process_group: AnyProcessGroup = SINGLE_PROCESS,
     ) -> Learner:
         """Build a model for training that continues from `state`."""
-        runtime = Runtime(spec, state.params, options, training=True, lora=recipe.lora)
+        frozen = FrozenWeights(spec, state, recipe, options.precision)
+        runtime = Runtime(
+            spec, state.params, options, training=True, lora=recipe.lora, frozen=frozen
+        )
         return Learner(runtime, state, recipe, process_group)
 
 

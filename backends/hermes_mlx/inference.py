@@ -113,7 +113,14 @@ class Model:
     def params(self) -> LazyTensors:
         """The weights, one at a time."""
         tensors = self.runtime.get_parameters()
-        return LazyTensors(self.runtime.names, lambda name: self.runtime.to_numpy(tensors[name]))
+        frozen = self.runtime.frozen
+
+        def make(name: str) -> NDArray[np.generic]:
+            if frozen is not None and name in frozen:
+                return frozen.read(name)
+            return self.runtime.to_numpy(tensors[name])
+
+        return LazyTensors(self.runtime.names, make, steady=frozen or ())
 
 
 class Decoder:

@@ -12,6 +12,7 @@ from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes_mlx.chunked_loss import project
 from hermes_mlx.context import Context
+from hermes_mlx.loss import upcast
 from hermes_mlx.model import Embedding, Head, Linear, Tensor, Transformer
 from hermes_mlx.ops import linear
 
@@ -51,7 +52,8 @@ class LoraLinear(Linear):
         From |w + s u|^2 = w w + 2 s w u + s^2 u u, so that no second matrix of W's size is made.
         Source: Liu et al. 2024, DoRA, arXiv:2402.09353, eq. 5 and section 4.3.
         """
-        w, a, b = self.weight, self.lora_A.weight, self.lora_B.weight
+        parts = self.weight, self.lora_A.weight, self.lora_B.weight
+        w, a, b = map(upcast, parts)  # a frozen matrix may be held in the type of products
         s = self.lora.scale
         squares = (w * w).sum(axis=1)
         squares = squares + 2 * s * ((w @ a.T) * b).sum(axis=1)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from hermes.errors import CheckpointError, Unsupported
 from hermes.interface import IGNORE, Options, Tensors
 from hermes.numerics.chunking import index_pair_targets
+from hermes.numerics.frozen import FrozenWeights
 from hermes.numerics.lora import list_adapter_tensors
 from hermes.numerics.params import list_parameters
 from hermes.numerics.positions import segment_positions
@@ -44,7 +45,8 @@ def list_devices() -> tuple[str, ...]:
 class Runtime:
     """The module and how to run it; what evaluation and training share.
 
-    master: the dtype of weights and moments; dtype: of activations and matrix products.
+    master: the dtype of weights and moments; dtype: of activations and matrix products, and of
+    the matrices in `frozen`.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Runtime:
         *,
         training: bool,
         lora: Lora | None = None,
+        frozen: FrozenWeights | None = None,
     ):
         if options.precision not in DTYPES:
             raise Unsupported(
@@ -81,7 +84,7 @@ class Runtime:
             )
         if options.deterministic and name != "cpu":
             raise Unsupported("hermes_mlx is deterministic on 'cpu' only")
-        self.spec, self.options = spec, options
+        self.spec, self.options, self.frozen = spec, options, frozen
         self.device = mx.Device(mx.gpu if name == "gpu" else mx.cpu)
         self.master = mx.float64 if self.dtype == mx.float64 else mx.float32
         exact = options.exact or self.dtype == mx.float64
@@ -102,15 +105,21 @@ class Runtime:
                     raise CheckpointError(
                         f"tensor {name!r} has shape {array.shape}, expected {shapes[name]}"
                     )
-                self.set_parameters({name: self._load_parameter(array, training)})
+                is_short = frozen is not None and frozen.shorten(name, array)
+                loaded = self._load_parameter(array, training, short=is_short)
+                self.set_parameters({name: loaded})
 
     def apply_options(self) -> AbstractContextManager:
         """A context in which new arrays and operations are the device's of the options."""
         return mx.stream(self.device)
 
-    def _load_parameter(self, array: NDArray[Any], training: bool) -> Array:
-        """Copy a parameter: in master precision to train, else matrices in that of products."""
-        dtype = self.dtype if array.ndim > 1 and not training else self.master
+    def _load_parameter(self, array: NDArray[Any], training: bool, *, short: bool = False) -> Array:
+        """Copy a parameter: in master precision to train, unless it is short.
+
+        Else matrices are in that of products.
+        """
+        is_short = short or (array.ndim > 1 and not training)
+        dtype = self.dtype if is_short else self.master
         # By way of float32: weights may come in bfloat16, which MLX does not take from NumPy.
         host = np.asarray(array, np.float64 if dtype == mx.float64 else np.float32)
         # A decoding step multiplies one row by each matrix, which BLAS does faster where columns

@@ -7,6 +7,7 @@ import torch
 from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo
 from hermes.distributed.process_group import ProcessGroup as AnyProcessGroup
 from hermes.interface import DeviceInfo, Options, Tensors, TrainState
+from hermes.numerics.frozen import FrozenWeights
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes_torch.inference import Model
@@ -87,8 +88,15 @@ class Backend:
     ) -> Learner:
         """Build a model for training that continues from `state`."""
         shards = make_shards(options, process_group)
+        frozen = FrozenWeights(spec, state, recipe, options.precision)
         runtime = Runtime(
-            spec, state.params, options, training=True, lora=recipe.lora, shards=shards
+            spec,
+            state.params,
+            options,
+            training=True,
+            lora=recipe.lora,
+            shards=shards,
+            frozen=frozen,
         )
         return Learner(runtime, state, recipe, process_group)
 

@@ -120,7 +120,14 @@ class Model:
     def params(self) -> LazyTensors:
         """The weights, one at a time."""
         state = self.runtime.module.state_dict()
-        return LazyTensors(self.runtime.names, lambda name: self.runtime.copy_to_numpy(state[name]))
+        frozen = self.runtime.frozen
+
+        def make(name: str) -> NDArray[np.generic]:
+            if frozen is not None and name in frozen:
+                return frozen.read(name)
+            return self.runtime.copy_to_numpy(state[name])
+
+        return LazyTensors(self.runtime.names, make, steady=frozen or ())
 
 
 class Decoder:

@@ -53,7 +53,8 @@ class LoraLinear(Linear):
         Source: Liu et al. 2024, DoRA, arXiv:2402.09353, eq. 5 and section 4.3.
         """
         parts = self.weight, self.lora_A.weight, self.lora_B.weight
-        w, a, b = map(upcast, parts)  # a sharded module's are gathered in the dtype of products
+        # A frozen matrix may be held in the dtype of products; a sharded module's are gathered so.
+        w, a, b = map(upcast, parts)
         s = self.lora.scale
         squares = torch.linalg.vector_norm(w, dim=1).square()
         squares = squares + 2 * s * ((w @ a.T) * b).sum(1) + s * s * ((b @ (a @ a.T)) * b).sum(1)

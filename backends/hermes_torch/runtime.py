@@ -11,6 +11,7 @@ from torch import Tensor as Array
 from hermes.errors import Unsupported
 from hermes.interface import IGNORE, Options, Tensors
 from hermes.numerics.chunking import index_pair_targets
+from hermes.numerics.frozen import FrozenWeights
 from hermes.numerics.lora import list_adapter_tensors
 from hermes.numerics.params import list_parameters
 from hermes.numerics.positions import segment_positions
@@ -60,7 +61,8 @@ class Network(Transformer):
 class Runtime:
     """The module and how to run it; what evaluation and training share.
 
-    master: the dtype of weights and moments; dtype: of activations and matrix products.
+    master: the dtype of weights and moments; dtype: of activations and matrix products, and of
+    the matrices in `frozen`.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Runtime:
         training: bool,
         lora: Lora | None = None,
         shards: "Shards | None" = None,
+        frozen: FrozenWeights | None = None,
     ):
         if options.precision not in DTYPES:
             raise Unsupported(
@@ -83,7 +86,7 @@ class Runtime:
             raise Unsupported(
                 f"hermes_torch has no device {name!r} here; it has {', '.join(list_devices())}"
             )
-        self.spec, self.options, self.shards = spec, options, shards
+        self.spec, self.options, self.shards, self.frozen = spec, options, shards, frozen
         self.device = torch.device(name)
         if options.precision == "tf32" and not has_tf32(self.device):
             raise Unsupported(
@@ -100,7 +103,11 @@ class Runtime:
         self.names = tuple(self.table)
         if shards:
             shards.split(self.module, self.dtype, self.master)
-        loaded = {name: self.load_parameter(params[name], training) for name in self.names}
+        loaded = {}
+        for name in self.names:
+            array = params[name]
+            is_short = frozen is not None and frozen.shorten(name, array)
+            loaded[name] = self.load_parameter(array, training, short=is_short)
         self.module.load_state_dict(loaded, assign=True)
         as_trained = training or exact or options.as_trained
         if not as_trained and can_pack(self.device, self.dtype):
@@ -110,13 +117,14 @@ class Runtime:
         """A context in which torch's process-wide settings are those of the options."""
         return apply_options(self.options)
 
-    def load_parameter(self, array: NDArray[Any], training: bool) -> Array:
+    def load_parameter(self, array: NDArray[Any], training: bool, *, short: bool = False) -> Array:
         """Copy a parameter to the device; of a sharded matrix, this process's rows.
 
-        In master precision to train; else matrices are in the dtype of products.
+        In master precision to train, unless it is short; else matrices are in the dtype of
+        products.
         """
-        is_matrix = array.ndim > 1 and not training
-        dtype = self.dtype if is_matrix else self.master
+        is_short = short or (array.ndim > 1 and not training)
+        dtype = self.dtype if is_short else self.master
         # By way of float32: weights may come in bfloat16, which torch does not take from NumPy.
         host = np.array(array, np.float64 if dtype == torch.float64 else np.float32)
         tensor = torch.from_numpy(host).to(device=self.device, dtype=dtype)

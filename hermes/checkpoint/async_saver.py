@@ -21,13 +21,22 @@ __all__ = ["Saver", "copy_state"]
 
 def _copy_tensors(tensors: Tensors) -> Tensors:
     if isinstance(tensors, LazyTensors):
-        return dict(tensors)  # each access makes a new array, so there is no need to copy it again
+        # Each access makes a new array, so there is no need to copy it again.
+        copies = {name: tensors[name] for name in tensors if name not in tensors.steady}
+        if not tensors.steady:
+            return copies
+        return LazyTensors(
+            tensors, lambda name: copies[name] if name in copies else tensors[name], tensors.steady
+        )
     # Other mappings may hold the learner's own buffers, which its next step overwrites.
     return {name: np.array(tensor) for name, tensor in tensors.items()}
 
 
 def copy_state(state: TrainState) -> TrainState:
-    """Copy the state into host arrays that no later optimizer step can change."""
+    """Copy the state into host arrays that no later optimizer step can change.
+
+    Those that nothing changes are left where they are, to be read one at a time.
+    """
     slots = {slot: _copy_tensors(held) for slot, held in state.slots.items()}
     return TrainState.from_slots(_copy_tensors(state.params), slots, state.step)
 

@@ -12,6 +12,7 @@ from hermes.errors import HermesError, OutOfMemory, describe_exhaustion, is_out_
 from hermes.formatting import format_with_unit
 from hermes.interface import Backend
 from hermes.model_info.cost import MASTER, count_matmul_weights
+from hermes.numerics.frozen import list_frozen_matrices
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
 from hermes.numerics.params import list_parameters
 from hermes.numerics.update_rules import count_state_bytes
@@ -41,8 +42,9 @@ def count_training_bytes(spec: ModelSpec, recipe: Recipe, precision: str) -> int
     """Count the bytes that training needs on all ranks of a copy together, without activations.
 
     Master weights of all tensors, a gradient of the trained ones and the optimizer's state, and
-    below float32 the matrices in that type. All are float64 where the precision is,
-    but for moments in bfloat16.
+    below float32 the matrices in that type; those that are frozen are in that type alone, but for
+    the ones that DoRA measures. All are float64 where the precision is, but for moments in
+    bfloat16.
     """
     master = 2 * MASTER if precision == "float64" else MASTER
     table = list_parameters(spec)
@@ -51,7 +53,24 @@ def count_training_bytes(spec: ModelSpec, recipe: Recipe, precision: str) -> int
     names = [*table, *list_trainable(spec, recipe)]
     kept = count_state_bytes(spec, recipe, master)
     copies = 2 * count_matmul_weights(spec) if precision in ("bfloat16", "float16") else 0
-    return master * sum(table[name].size for name in names) + kept + copies
+    whole = master * sum(table[name].size for name in names) + kept + copies
+    return whole - _count_frozen_savings(spec, recipe) if precision == "bfloat16" else whole
+
+
+def _count_frozen_savings(spec: ModelSpec, recipe: Recipe) -> int:
+    """Count the bytes that frozen matrices save: each half its master, and a copy where it has one.
+
+    Only those that multiply tokens are copied, the embeddings where the head is tied to them.
+    """
+    table, saved = list_parameters(spec), 0
+    for name in list_frozen_matrices(spec, recipe):
+        part = table[name].part
+        if recipe.lora and recipe.lora.dora and part in ("attention", "ffn"):
+            continue
+        multiplies = part in ("attention", "ffn") or name == "lm_head.weight"
+        is_tied = name == "model.embed_tokens.weight" and spec.embeddings.tie_weights
+        saved += (4 if multiplies or is_tied else 2) * table[name].size
+    return saved
 
 
 def read_peak_memory(backend: Backend | None, device: str | None = None) -> int:

@@ -14,6 +14,7 @@ from hermes.model_info.activations import (
     count_layer_bytes,
     count_norm_bytes,
 )
+from hermes.numerics.frozen import list_frozen_matrices
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
 from hermes.numerics.params import list_parameters
 from hermes.numerics.update_rules import count_state_bytes
@@ -117,6 +118,14 @@ class _Step:
         self.trains_embeddings = embeds
         self.tied = tied and embeds
         layers = [count_layer_bytes(block, spec.hidden_size, shape) for block in spec.layers]
+        # Frozen matrices are in the type of products alone: half the weights, and no copy.
+        short = _list_held_short(spec, recipe, placement.precision)
+        self.saved = (self.master - shape.activation) * sum(table[name].size for name in short)
+        self.casts_head = ("model.embed_tokens.weight" if tied else "lm_head.weight") not in short
+        for index, layer in enumerate(layers):
+            copied = sum(table[n].size for n in short if n.startswith(f"model.layers.{index}."))
+            kept = layer.kept - shape.activation * copied
+            layers[index] = dataclasses.replace(layer, kept=kept)
         # Nothing below the first layer with a trained tensor has a gradient, so nothing is kept.
         first = 0 if embeds else next((i for i, n in enumerate(self.layer_weights) if n), 0)
         self.layers = [LayerBytes(0, 0, 0)] * first + layers[first:]
@@ -133,7 +142,9 @@ class _Step:
         own = n * V * 2 * self.master  # logits, and log-softmax that becomes their gradient
         product = a * max(n * spec.hidden_size, self.vocabulary * self.trains_head)
         if a < self.master:
-            own += a * (n * V + self.vocabulary)  # the gradient and the head in that type
+            own += a * (
+                n * V + self.vocabulary * self.casts_head
+            )  # the gradient and the head in that type
             # The head's gradient in that type, and widened to be added up.
             product = max(product, (a + self.master) * self.vocabulary * self.trains_head)
         if not self.shape.is_torch:
@@ -150,7 +161,7 @@ class _Step:
         """The moment of the step that takes the most."""
         master, trained = self.master, self.trained
         split, whole = self.placement.copies, self.placement.shard == "full"
-        weights = master * self.all_weights
+        weights = master * self.all_weights - self.saved
         moments = self.state
         if self.placement.shard:
             weights //= split
@@ -192,6 +203,13 @@ class _Step:
         anew = 0 if self.shape.is_torch else int(MLX_UPDATED * held)
         found.append(make("update", held + anew, 0, 0))
         return max(found, key=lambda one: one.total)
+
+
+def _list_held_short(spec: ModelSpec, recipe: Recipe, precision: str) -> tuple[str, ...]:
+    """List the frozen matrices that are held in bfloat16: not those whose rows DoRA measures."""
+    frozen = list_frozen_matrices(spec, recipe) if precision == "bfloat16" else ()
+    measures = recipe.lora is not None and recipe.lora.dora
+    return tuple(name for name in frozen if not (measures and ".layers." in name))
 
 
 def find_largest_batch(spec: ModelSpec, recipe: Recipe, placement: Placement, free: int) -> int:

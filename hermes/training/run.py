@@ -97,9 +97,9 @@ class Run:
             return
         parts, request = self.components, self.request
         if self._start is not None:
-            state = self._start.state
+            state = dataclasses.replace(self._start.state, can_reread=True)
         else:
-            state = TrainState(_make_first_weights(request, parts), {}, {}, 0)
+            state = TrainState(_make_first_weights(request, parts), {}, {}, 0, can_reread=True)
         report_stage(f"building {parts.spec.name}")
         with explain_training_memory(request, parts.recipe, parts.spec.name):
             self._learner = request.backend.learner(

@@ -86,6 +86,7 @@ WHOLE = {
     "frozen-float64": Case(text, FROZEN),
     "lora-float64": Case(text, LORA),
     "lora-rows-float64": Case(text, ROWS_TOO),
+    "lora-bfloat16": Case(text, LORA, HALF),
     "recomputed-float64": Case(text, options=replace(EXACT, grad_checkpoint=True)),
 }
 SPLIT = {
@@ -95,6 +96,8 @@ SPLIT = {
     "full-frozen-float64": Case(text, FROZEN, FULL),
     "full-lora-float64": Case(text, LORA, FULL),
     "full-lora-rows-float64": Case(text, ROWS_TOO, FULL),
+    "full-lora-bfloat16": Case(text, LORA, replace(HALF, shard="full")),
+    "optimizer-frozen-bfloat16": Case(text, FROZEN, replace(HALF, shard="optimizer")),
     "full-recomputed-float64": Case(text, options=replace(FULL, grad_checkpoint=True)),
     "full-normuon-float64": Case(text, NORMUON, FULL),
     "full-adafactor-float64": Case(text, ADAFACTOR, FULL),
@@ -132,7 +135,7 @@ def start(recipe):
         from hermes.numerics.lora import init_adapters
 
         hot |= init_adapters(spec(), recipe.lora, 0, weights)
-    return TrainState(hot, {}, {}, 0)
+    return TrainState(hot, {}, {}, 0, can_reread=True)
 
 
 def numbers(backend, case, process_group=SINGLE_PROCESS, accum=None):

@@ -142,3 +142,24 @@ def test_rows_with_adapters_alone_and_ids_of_the_model(tmp_path):
         list_adapter_tensors(small_spec(), Lora(token_ids=(3, 300)))
     with pytest.raises(HermesError, match=r"^lora.token_ids must be ascending ids, each once"):
         Lora(token_ids=(3, 3))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_base_held_in_bfloat16_is_saved_as_it_came_also_after_its_folder_is_gone(
+    tmp_path, backend
+):
+    """The second part of the run reads it from a checkpoint that its first save deletes."""
+    weights = make_base(tmp_path / "base")
+    how = {"backend": backend, "precision": "bfloat16", "save_every": 1, "keep_last": 1}
+    whole = tune(tmp_path, "whole", max_steps=6, **how)
+    first = tune(tmp_path, "parts", max_steps=3, **how)
+    parts = tune(tmp_path, "parts", max_steps=6, resume=True, **how)
+    assert not first.exists()
+    ours, other = (open_checkpoint(path).state for path in (whole, parts))
+    for name in weights:
+        assert (weights[name].view(np.uint32) & 0xFFFF).any() or weights[name].ndim < 2
+        np.testing.assert_array_equal(ours.params[name], weights[name], err_msg=name)
+    for name, tensor in ours.params.items():
+        np.testing.assert_array_equal(other.params[name], tensor, err_msg=name)
+    for name, tensor in ours.exp_avg_sq.items():
+        np.testing.assert_array_equal(other.exp_avg_sq[name], tensor, err_msg=name)

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from hermes import mal
 from hermes.model_info.training_memory import Placement, find_largest_batch, plan_memory
-from hermes.numerics.params import count_parameters
+from hermes.numerics.params import count_parameters, list_parameters
 from hermes.recipe import Lora, Recipe
 from tests.model_info.test_activations import make_batch, make_learner, make_spec
 
@@ -110,3 +110,23 @@ def test_sharding_splits_what_is_held():
         plan_memory(spec, recipe, Placement(processes=4, shard=shard)) for shard in (None, "full")
     )
     assert (split.weights, split.optimizer) == (alone.weights // 4, alone.optimizer // 4)
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_a_frozen_base_is_planned_in_bfloat16_and_without_copies(backend):
+    """Beside DoRA, which measures the layers' matrices in float32."""
+    spec = make_wide()
+    sizes = {n: one.size for n, one in list_parameters(spec).items() if len(one.shape) > 1}
+    in_layers = sum(size for name, size in sizes.items() if ".layers." in name)
+
+    def plan(precision, **fields):
+        recipe = Recipe(seq_len=36, batch_size=1, lora=Lora(rank=2, **fields))
+        return plan_memory(spec, recipe, Placement(backend, precision=precision))
+
+    short, dora = plan("bfloat16"), plan("bfloat16", dora=True)
+    assert plan("float32").weights - short.weights == 2 * sum(sizes.values())
+    assert plan("float32", dora=True).weights - dora.weights == 2 * (
+        sum(sizes.values()) - in_layers
+    )
+    assert short.moment == dora.moment == "loss"
+    assert dora.activations - short.activations == 2 * in_layers

@@ -10,6 +10,7 @@ from hermes.errors import HermesError, StorageError, explain_exhaustion
 from hermes.model_info import fitting
 from hermes.model_info.cost import compute_cost
 from hermes.model_info.memory import HostMemory, count_training_bytes, read_host_memory
+from hermes.numerics.params import list_parameters
 from hermes.recipe import Lora, Recipe
 from hermes.training import preflight
 from hermes.training.preflight import count_kept_checkpoints
@@ -69,6 +70,24 @@ def test_training_takes_what_info_says():
     assert count_training_bytes(spec, Recipe(), "float64") == 2 * known["float32"]["training"]
     adapters = count_training_bytes(spec, Recipe(lora=Lora(rank=1)), "float32")
     assert known["float32"]["weights"] < adapters < known["float32"]["training"] / 2
+
+
+def test_frozen_matrices_are_counted_in_bfloat16_and_once():
+    spec = mal.loads(SPEC)
+    table = list_parameters(spec)
+    matrices = sum(one.size for one in table.values() if len(one.shape) > 1)
+    embeddings = table["model.embed_tokens.weight"].size  # and the head's, which is tied
+
+    def compare(recipe):
+        """How many bytes bfloat16 takes less."""
+        wide, short = (count_training_bytes(spec, recipe, one) for one in ("float32", "bfloat16"))
+        return wide - short
+
+    assert compare(Recipe()) == -2 * matrices
+    assert compare(Recipe(lora=Lora(rank=1))) == 2 * matrices
+    # DoRA measures the rows of the others in float32.
+    dora = compare(Recipe(lora=Lora(rank=1, dora=True)))
+    assert dora == 2 * embeddings - 2 * (matrices - embeddings)
 
 
 def test_this_machine_has_memory():

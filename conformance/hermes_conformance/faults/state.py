@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 
 from hermes.interface import Tensors, TrainState
+from hermes.numerics.frozen import FrozenWeights
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
 
@@ -62,6 +64,29 @@ def _load_by_float32(patcher: Patcher) -> None:
     patcher.wrap(runtime, name, wrap)
 
 
+def _hand_over_rounded(patcher: Patcher) -> None:
+    def wrap(original):
+        return lambda self, name: original(self, name).astype(ml_dtypes.bfloat16).astype(np.float32)
+
+    patcher.wrap(FrozenWeights, "read", wrap)
+
+
+def _cut_frozen(patcher: Patcher) -> None:
+    runtime = patcher.load_module("runtime").Runtime
+    name = "load_parameter" if hasattr(runtime, "load_parameter") else "_load_parameter"
+
+    def wrap(original):
+        def load(self, array, *args, short=False, **kwargs):
+            if short:  # towards zero
+                cut = np.array(array, np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
+                array = cut.view(np.float32)
+            return original(self, array, *args, short=short, **kwargs)
+
+        return load
+
+    patcher.wrap(runtime, name, wrap)
+
+
 def _make_fault(name: str, law: str, case: str, plant: Plant) -> Fault:
     return Fault(name, "state", law, case, plant)
 
@@ -114,5 +139,17 @@ FAULTS = (
         "L0/weights",
         "default/hot",
         change_state(_round_params),
+    ),
+    _make_fault(
+        "frozen weights are handed over as they are held",
+        "L0/frozen-short",
+        "default/hot",
+        _hand_over_rounded,
+    ),
+    _make_fault(
+        "frozen weights are cut to bfloat16, not rounded",
+        "L0/frozen-short",
+        "default/hot",
+        _cut_frozen,
     ),
 )

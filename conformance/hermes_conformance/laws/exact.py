@@ -18,6 +18,7 @@ from hermes_conformance.cases.standard import make_wide_cases
 from hermes_conformance.cases.weights import draw_fresh, draw_hot
 from hermes_conformance.laws.exact_integers import make_integer_cases
 from hermes_conformance.laws.float64_state import wide_weights
+from hermes_conformance.laws.frozen_state import check_frozen_weights
 from hermes_conformance.measure.compare import Measurement, compare_bits, compare_values
 from hermes_conformance.measure.law import CasePredicate, Check, Law, Needs, match_names
 from hermes_conformance.measure.subject import Backends
@@ -317,6 +318,14 @@ LAWS = (
         freezing,
         match_names("default/hot", "model.pattern/hot", "embeddings.tie"),
         "learner",
+    ),
+    _make_law(
+        "frozen-short",
+        "frozen weights keep their bits, and gradients theirs, where they are held in bfloat16",
+        check_frozen_weights,
+        match_names("default/hot", "model.pattern/hot", "embeddings.tie_weights=true/hot"),
+        "learner",
+        "bfloat16",
     ),
     _make_law("resume", "a state passed on is the same state", state_bits, _is_hot, "learner"),
     _make_law("refusals", "bad input is refused", refusals, match_names("default/fresh")),
