@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from hermes.api_evaluation import evaluate
 from hermes.api_generation import generate
-from hermes.api_models import convert, evaluate
+from hermes.api_models import convert
 from hermes.checkpoint import open_checkpoint
 from hermes.errors import CheckpointError, HermesError
 from hermes.model import load

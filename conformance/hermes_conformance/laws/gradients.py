@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hermes.interface import Batch, Tensors
+from hermes.spec.attention import QkNorm
 from hermes_conformance.cases.case import Case, Weights
 from hermes_conformance.measure import tolerance
 from hermes_conformance.measure.compare import Measurement, compare_absolute, compare_relative, rms
@@ -17,14 +18,19 @@ from hermes_conformance.oracle import complex_step
 def has_gradient(case: Case, name: str) -> bool:
     """Whether a tensor's gradient is not mathematically zero; if it is, all of it is rounding.
 
-    Without rope, a key bias adds the same to all scores of a query, which softmax cancels unless a
-    sink, whose score is its own, is among them.
+    A key bias that no rope follows adds the same to all scores of a query, which softmax cancels
+    unless a sink, whose score is its own, is among them.
     """
     parts = name.split(".")
-    if parts[-2:] != ["k_proj", "bias"]:
+    if parts[-2:] not in (["k_proj", "bias"], ["k_norm", "bias"]):
         return True
     attention = case.spec.layers[int(parts[2])].attention
     assert attention is not None, "the layer has a key projection"
+    if parts[-2] == "k_norm":
+        norm = attention.qk_norm
+        is_last = isinstance(norm, QkNorm) and norm.after_rope
+        is_rotated = attention.rotary_size and not is_last
+        return bool(is_rotated or attention.softcap is not None or attention.sinks)
     return bool(
         attention.rotary_size
         or attention.qk_norm != "none"
