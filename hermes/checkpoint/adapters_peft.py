@@ -108,6 +108,11 @@ def _match_names(folder: Path, file: TensorFile, model: AdapterNames) -> dict[st
         path, end = split_adapter_name(remove_prefix(name))
         path = modules.get(strip_holders(path), path)
         if (ours := f"{path}.{end}") in found:
+            if ".modules_to_save." in found[ours]:
+                continue  # PEFT stores the base's own beside the trained one
+            if ".modules_to_save." in name:
+                found[ours] = name
+                continue
             raise CheckpointError(
                 f"adapter {folder} has two tensors for {ours!r}: {found[ours]!r}, {name!r}"
             )
