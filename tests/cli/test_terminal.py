@@ -39,7 +39,7 @@ def test_the_ending_of_a_picture_chooses_its_format(tmp_path):
     assert drawn.lstrip().startswith("<?xml")
     draw_png([CURVE], tmp_path / "a.png")
     header = (tmp_path / "a.png").read_bytes()[:24]
-    assert (int.from_bytes(header[16:20]), int.from_bytes(header[20:24])) == (2160, 1200)
+    assert (int.from_bytes(header[16:20]), int.from_bytes(header[20:24])) == (2160, 1800)
     with pytest.raises(HermesError) as refused:
         draw_png([CURVE], tmp_path / "a.jpg")
     assert str(refused.value).endswith("a.jpg: a plot ends in .png, .svg, .pdf, not in .jpg")

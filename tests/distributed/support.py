@@ -148,6 +148,7 @@ def begun(corpus, run, *how):
             "5",
             "--max-steps",
             "100000",
+            "--force",  # the disk has no room for all of its checkpoints, and need not
             *how,
         ],
         cwd=corpus,

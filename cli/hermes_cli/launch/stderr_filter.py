@@ -18,7 +18,9 @@ __all__ = ["filter_stderr", "redirect_stderr"]
 NAME = "stderr"
 # Written in pieces, between which other processes write theirs.
 NOISE = re.compile(
-    rb"\[ring\] .*|(?=.*(ring|peer|Socket))(\[ring\]|Socket|was closed by the peer|\d|\s)+", re.S
+    rb"\[ring\] .*|(?=.*(ring|peer|ocket))"
+    rb"(\[ring\]|Sending to socket|Socket|failed with errno|was closed by the peer|\d|\s)+",
+    re.S,
 )
 LAST = 1.0  # seconds for the last words of those that have ended
 
