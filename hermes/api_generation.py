@@ -10,7 +10,7 @@ from typing import Any
 from hermes.arguments import convert_arguments
 from hermes.chat_templates.template import parse_template_args
 from hermes.errors import HermesError
-from hermes.finetuning.base_model import open_base_model
+from hermes.finetuning.base_model import BaseModel, open_base_model
 from hermes.inference.chat_session import ChatSession
 from hermes.inference.decoding import check_lengths
 from hermes.inference.generated_text import GeneratedText
@@ -23,14 +23,15 @@ from hermes.inference.prompts_file import (
 from hermes.inference.request import Request
 from hermes.inference.sampling import Sampling
 from hermes.inference.sampling_options import SAMPLING_OPTIONS, make_sampling
-from hermes.interface import Options, choose_backend
+from hermes.interface import Backend, Options, choose_backend
+from hermes.interface import Model as BackendModel
 from hermes.interop.hub import load_tokenizer
 from hermes.model import SMALLER, Model, check_loading, load
 from hermes.model_info.devices import choose_precision
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.tokenizer import Tokenizer
 
-__all__ = ["chat", "generate", "generate_from_file"]
+__all__ = ["chat", "generate", "generate_from_file", "open_chat_model"]
 
 
 def generate(
@@ -286,35 +287,11 @@ def chat(
     HermesError of every kind.
     """
     a = convert_arguments(chat, locals())
-    given = (
-        tokenizer
-        if tokenizer is None or isinstance(tokenizer, Tokenizer)
-        else load_tokenizer(tokenizer)
-    )
-    base = open_base_model(
-        checkpoint,
-        config=config,
-        ignore_fields=a["ignore_fields"],
-        tokenizer=given,
-        template=template,
-        eos=eos,
-        template_args=parse_template_args(a["template_arg"]),
-        train=False,
-    )
-    for note in base.notes:
-        warnings.warn(note, stacklevel=2)
+    base, model, chosen = open_chat_model(checkpoint, a)
     wanted = {name: a[name] for name in SAMPLING_OPTIONS}
     sampling, said = make_sampling(base.encoder.tokenizer, base.generation_config, wanted)
     if said:
         warnings.warn(said, stacklevel=2)
-    chosen = choose_backend(backend)
-    full = choose_precision(precision, chosen, device)
-    options = Options(device=device, precision=full)
-    place = device or chosen.devices()[0]
-    for note in check_loading(chosen, base.spec, place, full, a["force"]):
-        warnings.warn(note, stacklevel=2)
-    with explain_out_of_memory(f"building {base.spec.name}", SMALLER, chosen, device):
-        model = chosen.build(base.spec, base.params, options)
     return ChatSession(
         model,
         base.encoder,
@@ -327,3 +304,34 @@ def chat(
         backend=chosen,
         device=device,
     )
+
+
+def open_chat_model(
+    checkpoint: str | Path, a: Mapping[str, Any]
+) -> tuple[BaseModel, BackendModel, Backend]:
+    """Open and build a model for conversations, as the arguments of `chat` or `serve` say.
+
+    Warns of what its user should know. Raises HermesError of every kind.
+    """
+    given = a["tokenizer"]
+    if given is not None and not isinstance(given, Tokenizer):
+        given = load_tokenizer(given)
+    base = open_base_model(
+        checkpoint,
+        config=a["config"],
+        ignore_fields=a["ignore_fields"],
+        tokenizer=given,
+        template=a["template"],
+        eos=a["eos"],
+        template_args=parse_template_args(a["template_arg"]),
+        train=False,
+    )
+    backend, device = choose_backend(a["backend"]), a["device"]
+    precision = choose_precision(a["precision"], backend, device)
+    place = device or backend.devices()[0]
+    notes = check_loading(backend, base.spec, place, precision, a["force"])
+    for note in (*base.notes, *notes):
+        warnings.warn(note, stacklevel=3)
+    with explain_out_of_memory(f"building {base.spec.name}", SMALLER, backend, device):
+        options = Options(device=device, precision=precision)
+        return base, backend.build(base.spec, base.params, options), backend

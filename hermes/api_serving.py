@@ -1,20 +1,13 @@
 """The public function that serves a model."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hermes.api_generation import open_chat_model
 from hermes.arguments import convert_arguments
-from hermes.chat_templates.template import parse_template_args
 from hermes.errors import HermesError
-from hermes.finetuning.base_model import open_base_model
 from hermes.inference.engine import Engine
-from hermes.interface import Options, choose_backend
-from hermes.interop.hub import load_tokenizer
-from hermes.model import SMALLER
-from hermes.model_info.devices import choose_precision
-from hermes.model_info.memory import explain_out_of_memory
 from hermes.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -40,34 +33,17 @@ def open_served_model(
     backend: str = "auto",
     device: str | None = None,
     precision: str = "auto",
+    force: bool = False,
 ) -> "ServedModel":
     """Load a model for a server of one's own; arguments as of `serve`. Raises HermesError."""
+    a = dict(locals())
     try:
         from hermes.serving.served_model import Limits, ServedModel
     except ImportError as error:
         raise HermesError(
             f"serving needs its packages ({error}); pip install 'hermes-llm[serve]'"
         ) from error
-    given = tokenizer
-    if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
-        given = load_tokenizer(tokenizer)
-    assert given is None or isinstance(given, Tokenizer)
-    base = open_base_model(
-        checkpoint,
-        config=config,
-        ignore_fields=ignore_fields,
-        tokenizer=given,
-        template=template,
-        eos=eos,
-        template_args=parse_template_args(template_arg),
-        train=False,
-    )
-    for note in base.notes:
-        warnings.warn(note, stacklevel=2)
-    found = choose_backend(backend)
-    options = Options(device=device, precision=choose_precision(precision, found, device))
-    with explain_out_of_memory(f"building {base.spec.name}", SMALLER, found, device):
-        model = found.build(base.spec, base.params, options)
+    base, model, _ = open_chat_model(checkpoint, a)
     engine = Engine(
         model,
         tokenizer=base.tokenizer,
@@ -107,12 +83,13 @@ def serve(
     backend: str = "auto",
     device: str | None = None,
     precision: str = "auto",
+    force: bool = False,
     on_start: Callable[[str], object] = lambda address: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Serve a model by the API that OpenAI's clients speak, and on a page to talk to it.
 
-    checkpoint, config, ignore_fields, tokenizer, eos, template, template_arg: as in `chat`.
+    checkpoint, config, ignore_fields, tokenizer, eos, template, template_arg, force: as in `chat`.
     model_name: by which clients ask for the model, the folder's by default. host, port: where the
     server listens; beyond this machine only with an api_key, which clients must send. allow_host:
     further names by which browsers may call this machine. rows: texts that are written at once;
@@ -129,7 +106,8 @@ def serve(
             f"--host {host} lets other machines in; give an --api-key that they must send"
         )
     own = ("model_name", "config", "ignore_fields", "tokenizer", "eos", "template", "template_arg",
-           "rows", "max_queue", "context", "timeout", "backend", "device", "precision")  # fmt: skip
+           "rows", "max_queue", "context", "timeout", "backend", "device", "precision",
+           "force")  # fmt: skip
     try:
         from hermes.serving.run_server import OWN_NAMES, bind, run_server
     except ImportError as error:

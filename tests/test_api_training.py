@@ -20,13 +20,13 @@ LITTLE = """model little { max_seq_len: 64 hidden_size: 16 num_layers: 2
   block: { attention: { num_heads: 2 } ffn: { hidden_dim: 24 } } }"""
 STEPS = {"max_steps": 4, "seq_len": 16, "batch_size": 4, "backend": "torch"}
 # Of the command line alone: processes that it starts, values that come from files, other output.
-OF_COMMANDS = ("num_gpus", "num_processes", "max_restarts", "set", "json", "print_config")
+OF_COMMANDS = ("open", "num_gpus", "num_processes", "max_restarts", "set", "json", "print_config")
 # Of Python alone.
-OF_PYTHON = ("report", "stop", "progress", "host", "on_progress")
+OF_PYTHON = ("report", "on_start", "stop", "progress", "host", "on_progress")
 FUNCTIONS = {
     "train": hermes.train, "finetune": hermes.finetune, "sft": hermes.sft, "dpo": hermes.dpo,
     "eval": hermes.evaluate, "generate": hermes.generate, "chat": hermes.chat,
-    "convert": hermes.convert, "merge": hermes.merge,
+    "convert": hermes.convert, "merge": hermes.merge, "serve": hermes.serve,
 }  # fmt: skip
 
 

@@ -154,6 +154,7 @@ class DPOData:
             write_files,
             weights,
             self.files,
+            encode_prompt=encoder.encode_message if self.use_template else None,
         )
 
     def _open_pairs(

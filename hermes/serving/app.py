@@ -80,7 +80,7 @@ def make_app(model: ServedModel, *, api_key: str | None = None, hosts: Sequence[
     def guard(handle: Handler) -> Handler:
         """The handler behind the key, with every refusal in the API's form, and counted."""
 
-        async def guarded(request: Request) -> Response:
+        async def answer(request: Request) -> Response:
             try:
                 if api_key is not None:
                     _require_key(request, api_key)
@@ -94,7 +94,7 @@ def make_app(model: ServedModel, *, api_key: str | None = None, hosts: Sequence[
             stats.requests.labels(path, response.status_code).inc()
             return response
 
-        return guarded
+        return answer
 
     @asynccontextmanager
     async def run_engine(app: Starlette) -> AsyncIterator[None]:

@@ -102,16 +102,12 @@ class ChatCompletion:
         return await self.model.encode_chat(self.messages, self.tools or None)
 
     def _make_requests(self, prompt: list[int]) -> list[Any]:
-        encoder, capacity = self.model.encoder, self.model.engine.capacity
-        assert encoder is not None, "the prompt was encoded with it"
-        endings = self.model.tokenizer.stop_ids | {encoder.find_end_of_turn()}
-        self.settings.fields["stop_ids"] = tuple(sorted(endings))
-        self.settings.fields["continued"] = False
+        endings, capacity = self.model.find_endings(), self.model.engine.capacity
         # Without a limit an answer may be as long as the context has room for.
         room = max(capacity - len(prompt) + 1, 1)
         most = room if self.max_tokens is None else self.max_tokens
         return [
-            self.settings.make_request(prompt, number, most)
+            self.settings.make_request(prompt, number, most, endings, continued=False)
             for number in range(self.settings.num_texts)
         ]
 

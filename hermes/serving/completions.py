@@ -58,7 +58,7 @@ class Completion:
             raise ApiError(400, "max_tokens 0 needs echo", param="max_tokens")
         self.num_texts = settings.num_texts
         self.requests = [
-            settings.make_request(prompt, number, max(max_tokens, 1))
+            settings.make_request(prompt, number, max(max_tokens, 1), model.tokenizer.stop_ids)
             for prompt in self.prompts
             for number in range(settings.num_texts)
         ]

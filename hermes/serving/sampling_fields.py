@@ -1,6 +1,7 @@
 """The fields of a request that say how its texts are made, in both kinds of completion."""
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,15 +36,22 @@ class TextSettings:
     num_texts: int
     seed: int
 
-    def make_request(self, prompt: list[int], number: int, max_tokens: int) -> Request:
-        """The request of one text; `number` makes those of one prompt differ. Raises ApiError."""
+    def make_request(
+        self, prompt: list[int], number: int, max_tokens: int, endings: Collection[int], **more: Any
+    ) -> Request:
+        """The request of one text; `number` makes those of one prompt differ. Raises ApiError.
+
+        endings: ids that end it. more: further fields of the request.
+        """
         try:
             return Request(
                 tuple(prompt),
                 max_tokens=max_tokens,
                 seed=self.seed,
                 completion=number,
+                stop_ids=tuple(sorted(endings)),
                 **self.fields,
+                **more,
             )
         except HermesError as error:
             raise ApiError(400, str(error)) from None

@@ -105,6 +105,14 @@ class ServedModel:
             except HermesError as error:
                 raise ApiError(400, str(error), param="messages") from None
 
+    def find_endings(self) -> frozenset[int]:
+        """The ids that end an answer. Raises ApiError where the template has none."""
+        assert self.encoder is not None, "a conversation was encoded with it"
+        try:
+            return self.tokenizer.stop_ids | {self.encoder.find_end_of_turn()}
+        except HermesError as error:
+            raise ApiError(400, str(error)) from None
+
     async def call(self, compute: Callable[[], T]) -> T:
         """Compute something with the model, between two steps of the engine. Raises ApiError."""
         try:

@@ -129,7 +129,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class StoppedEarly:
-    """The run ends, as its validation loss falls no longer. best_step: where it was lowest."""
+    """The run ends early. best_step: where the loss last fell by more than --min-delta."""
 
     step: int
     best_step: int

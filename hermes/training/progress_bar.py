@@ -137,8 +137,8 @@ def _describe(event: Evaluation | Skipped | Sample | Saved | StoppedEarly | Stop
             return f"step {step:,}: sample: {prompt}{text}"
         case StoppedEarly(step, best_step, best):
             return (
-                f"step {step:,}: the validation loss falls no longer, so the run ends; it was "
-                f"lowest at step {best_step:,}, {best:.4f}"
+                f"step {step:,}: the validation loss, {best:.4f} at step {best_step:,}, has not "
+                "fallen enough since, so the run ends"
             )
         case Stopped(step):
             return f"step {step:,}: stopped"

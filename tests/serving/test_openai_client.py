@@ -47,7 +47,8 @@ def test_a_stream_says_what_the_whole_answer_says(client):
                                         stream_options={"include_usage": True})]  # fmt: skip
     assert "".join(p.choices[0].text for p in parts if p.choices) == whole.choices[0].text
     assert parts[-1].usage == whole.usage
-    assert [p.choices[0].finish_reason for p in parts if p.choices][-1] == "length"
+    ends = [part.choices[0].finish_reason for part in parts if part.choices]
+    assert ends[-1] == whole.choices[0].finish_reason
 
 
 def test_several_prompts_and_texts_keep_their_order(client, model):

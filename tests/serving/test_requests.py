@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import signal
 import socket
+import subprocess
+import sys
 import time
 
 import httpx
@@ -205,6 +208,42 @@ def test_a_server_for_other_machines_needs_a_key(checkpoint):
         port = taken.getsockname()[1]
         with pytest.raises(HermesError, match=f"cannot listen on 127.0.0.1 port {port}"):
             hermes.serve(checkpoint, port=port)
+
+
+def test_a_text_ends_at_the_token_that_ends_texts(server):
+    """Not at max_tokens: the token is made certain, and is no part of the text."""
+    for path, body in (
+        ("/v1/completions", {"prompt": "the cat"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "the cat"}]}),
+    ):
+        for token in server.model.tokenizer.stop_ids:
+            answer = post(server, {**body, "max_tokens": 9, "logit_bias": {token: 1000}}, path)
+            choice = answer.json()["choices"][0]
+            assert choice["finish_reason"] == "stop"
+            assert answer.json()["usage"]["completion_tokens"] == 0
+
+
+def test_the_command_serves_until_a_signal_and_ends_well(checkpoint):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hermes", "serve", "--checkpoint", checkpoint, "--port", "0",
+         "--backend", "torch"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        lines = []
+        while not (lines and lines[-1].startswith("API:")):
+            lines.append(process.stderr.readline())
+            assert lines[-1], lines
+        address = lines[-1].split()[1]
+        body = {"prompt": "the cat", "max_tokens": 3}
+        assert httpx.post(f"{address}/completions", json=body, timeout=60).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
 
 
 def test_many_clients_get_what_each_would_get_alone(server):
