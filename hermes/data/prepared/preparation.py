@@ -42,6 +42,7 @@ from hermes.data.prepared.plan import (
     compare_sources,
     describe_difference,
     group_sources,
+    is_more_lenient,
     make_plan,
     name_shard,
 )
@@ -148,6 +149,8 @@ def _open_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -
                 f"{folder} is not empty ({sorted(others)[0]}) and no preparation was begun in it; "
                 "choose another --output"
             )
+        write_atomically(folder / PLAN, text, disk=disk)
+    elif is_more_lenient(begun, text):
         write_atomically(folder / PLAN, text, disk=disk)
     elif begun != text:
         raise DataError(describe_difference(begun, text, folder))
