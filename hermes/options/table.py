@@ -13,7 +13,7 @@ FLOAT_TYPES = ("float32", "bfloat16", "float16")
 
 # Of the commands that use, convert, inspect or judge what was trained.
 OTHER_OPTIONS = (
-    Option("input", short="-i", multiple=True, metavar="FILE", parameter="inputs",
+    Option("input", short="-i", alias="--data", multiple=True, metavar="FILE", parameter="inputs",
            default_text="standard input",
            help="Training text: .txt, .jsonl, .json, .csv, .tsv or .parquet files, also "
            "compressed, folders, glob patterns or addresses; repeatable"),
