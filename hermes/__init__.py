@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hermes.api_planning import plan
     from hermes.api_serving import serve
     from hermes.api_tracing import ShownSample, show_step, trace_document, trace_step
+    from hermes.api_watching import plot, watch
     from hermes.errors import HermesError
     from hermes.inference.sampling import Sampling
     from hermes.model import GeneratedText, Model, load
@@ -65,6 +66,7 @@ __all__ = [
     "load_spec",
     "merge",
     "plan",
+    "plot",
     "prepare",
     "serve",
     "sft",
@@ -75,6 +77,7 @@ __all__ = [
     "train",
     "train_tokenizer",
     "verify_data",
+    "watch",
 ]
 
 _HOMES = {
@@ -90,6 +93,7 @@ _HOMES = {
     ),
     "api_serving": ("serve",),
     "api_planning": ("plan",),
+    "api_watching": ("plot", "watch"),
     "api_tracing": ("ShownSample", "show_step", "trace_document", "trace_step"),
     "api_evaluation": ("EvalResult", "evaluate"),
     "api_finetuning": ("dpo", "finetune", "sft"),

@@ -33,7 +33,7 @@ FLOORS = {
             "api_planning",
             "api_tracing",
         },
-        {"api_serving"},
+        {"api_serving", "api_watching"},
         {"__main__"},
     ],
     "hermes_numpy": [

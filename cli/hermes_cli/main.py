@@ -72,7 +72,7 @@ SECTIONS = {
         ("checkpoint", "checkpoint", "List, show or verify checkpoints"),
         ("data", "data", "Check text, verify what was prepared, or show its documents"),
         ("plan", "plan", "Plan a run: memory, largest micro-batch, hours, energy and price"),
-        ("plot", "plot", "Plot the loss of one or more runs"),
+        ("plot", "plot", "Plot the losses, learning rates and speeds of runs"),
         ("watch", "watch", "Follow runs on a page in the browser: curves, samples, settings"),
         ("doctor", "doctor", "Show what is installed and which devices are available"),
     ),

@@ -135,8 +135,10 @@ OTHER_OPTIONS = (
     Option("timeout", type=float, default=600, metavar="SECONDS", group="Server",
            help="Give up on a text that is not done by then"),
     Option("open", type=bool, default=False, help="Open the page in the browser"),
-    Option("png", type=Path, metavar="FILE", default_text="OUTPUT/plots/loss.png",
-           help="Picture to write; the default for several runs is plots/compare.png in the first"),
+    Option("png", type=Path, short="-o", alias="--output", metavar="FILE",
+           default_text="RUN/plots/loss.png",
+           help="Picture to write: .png, .svg or .pdf; the default for several runs is "
+           "plots/compare.png in the first"),
     Option("no_png", type=bool, default=False, help="Draw in the terminal only"),
     Option("write", type=bool, default=False,
            help="Rewrite the files instead of printing to standard output"),

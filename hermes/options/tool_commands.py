@@ -178,11 +178,11 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
     ),
     "plot": CommandOptions(
         ("png", "no_png"),
-        (Argument("runs", "Folders of the runs", "OUTPUT...", type=Path, repeated=True),),
+        (Argument("runs", "Folders of the runs", "RUN...", type=Path, repeated=True),),
     ),
     "watch": CommandOptions(
         ("port", "open"),
-        (Argument("runs", "Runs, or folders of runs", "OUTPUT...", type=Path, repeated=True),),
+        (Argument("runs", "Runs, or folders of runs", "RUN...", type=Path, repeated=True),),
     ),
     "models": CommandOptions(("json",)),
     "info": CommandOptions(
