@@ -7,7 +7,8 @@ from hermes.arguments import convert_arguments
 from hermes.errors import HermesError
 from hermes.interface import SHORT_NAMES, find_backend
 from hermes.model_info.activations import BYTES_OF
-from hermes.model_info.hardware import UTILIZATION, Hardware, find_hardware, measure_flops
+from hermes.model_info.datasheets import Datasheet
+from hermes.model_info.hardware import UTILIZATION, find_hardware, measure_flops
 from hermes.model_info.memory import read_host_memory
 from hermes.model_info.run_plan import Speed, TrainingPlan, plan_run
 from hermes.model_info.training_memory import Placement
@@ -45,7 +46,7 @@ def plan(
     """Plan a run: memory of a process at its peak, largest micro-batch, hours, energy and price.
 
     model to grad_checkpoint: as in `train`. tokens: of the whole run, instead of max_steps.
-    num_processes: of the whole run. hardware: a device of `hermes.model_info.hardware`, None for
+    num_processes: of the whole run. hardware: a device of `hermes.model_info.datasheets`, None for
     the processors of this machine, whose speed is measured. memory: GB for one process instead of
     the hardware's. tokens_per_second: of all processes, instead of a speed that is predicted.
     price_per_hour: of all of them. watts: of one device. Raises HermesError.
@@ -98,11 +99,11 @@ def plan(
         tokens=int(a["tokens"]),
         speed=_find_speed(a["tokens_per_second"], device, hardware, precision),
         price_per_hour=a["price_per_hour"],
-        watts=a["watts"] or (device.watts if device else 0.0),
+        watts=a["watts"] or (device.watts or 0.0 if device else 0.0),
     )
 
 
-def _choose_backend(name: str, device: Hardware | None) -> str:
+def _choose_backend(name: str, device: Datasheet | None) -> str:
     """The backend that computes; with hardware that is elsewhere, the one that it has."""
     if name == "auto":
         if device is not None:
@@ -120,7 +121,7 @@ def _choose_backend(name: str, device: Hardware | None) -> str:
     return name
 
 
-def _find_available(device: Hardware | None, placement: Placement) -> int | None:
+def _find_available(device: Datasheet | None, placement: Placement) -> int | None:
     """Bytes for one process: a device's, or its share of this machine's."""
     if device is not None:
         return device.memory
@@ -128,7 +129,7 @@ def _find_available(device: Hardware | None, placement: Placement) -> int | None
     return None if found is None else found.available // placement.processes
 
 
-def _find_speed(given: float, device: Hardware | None, name: str | None, precision: str) -> Speed:
+def _find_speed(given: float, device: Datasheet | None, name: str | None, precision: str) -> Speed:
     if given:
         return Speed(given, origin="given")
     part = f"{UTILIZATION:.0%} of "
@@ -137,5 +138,5 @@ def _find_speed(given: float, device: Hardware | None, name: str | None, precisi
             return Speed()
         return Speed(flops=measure_flops(), origin=f"predicted: {part}this machine's products")
     return Speed(
-        flops=device.flops.get(precision, 0.0), origin=f"predicted: {part}the {name}'s peak"
+        flops=device.rates.get(precision, 0.0), origin=f"predicted: {part}the {name}'s peak"
     )
