@@ -20,6 +20,7 @@ COMMANDS = {
     "prepare": "prepare",
     "check_data": "data check",
     "plan": "plan",
+    "make_recipe": "recipe",
 }
 # Options without a meaning in Python: starting processes, options from files, edits as text, JSON.
 OF_THE_COMMAND = {"num_gpus", "num_processes", "max_restarts", "config", "set", "json",

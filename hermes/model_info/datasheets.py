@@ -23,14 +23,14 @@ class Datasheet:
     device: str = "cuda"
 
 
-def _rates(**teraflops: float) -> dict[str, float]:
+def _make_rates(**teraflops: float) -> dict[str, float]:
     return {name: rate * 1e12 for name, rate in teraflops.items()}
 
 
 GB = 10**9
-_HOPPER = _rates(bfloat16=989, float16=989, tf32=494, float32=67)
-_AMPERE = _rates(bfloat16=312, float16=312, tf32=156, float32=19.5)
-_VOLTA = _rates(float16=125, float32=15.7)
+_HOPPER = _make_rates(bfloat16=989, float16=989, tf32=494, float32=67)
+_AMPERE = _make_rates(bfloat16=312, float16=312, tf32=156, float32=19.5)
+_VOLTA = _make_rates(float16=125, float32=15.7)
 
 # BFLOAT16 1,979, TF32 989 (both with sparsity), FP32 67 TFLOPS; 141 GB; 700 W.
 H200 = Datasheet("NVIDIA H200 Tensor Core GPU datasheet, SXM", _HOPPER, 141 * GB, 700)
@@ -39,7 +39,7 @@ H100 = Datasheet("NVIDIA H100 Tensor Core GPU datasheet, SXM", _HOPPER, 80 * GB,
 # BFLOAT16 1,513, TF32 756 (both with sparsity), FP32 51 TFLOPS; 80 GB; 350 W.
 H100_PCIE = Datasheet(
     "NVIDIA H100 Tensor Core GPU datasheet, PCIe",
-    _rates(bfloat16=756, float16=756, tf32=378, float32=51),
+    _make_rates(bfloat16=756, float16=756, tf32=378, float32=51),
     80 * GB,
     350,
 )
@@ -53,26 +53,26 @@ A100_PCIE = Datasheet("NVIDIA A100 Tensor Core GPU datasheet, PCIe 80 GB", _AMPE
 # BFLOAT16 242, TF32 120 (both with sparsity), FP32 30.3 TFLOPS; 24 GB; 72 W.
 L4 = Datasheet(
     "NVIDIA L4 Tensor Core GPU datasheet",
-    _rates(bfloat16=121, float16=121, tf32=60, float32=30.3),
+    _make_rates(bfloat16=121, float16=121, tf32=60, float32=30.3),
     24 * GB,
     72,
 )
 # BFLOAT16 362.05, TF32 183, FP32 91.6 TFLOPS, printed without sparsity; 48 GB; 350 W.
 L40S = Datasheet(
     "NVIDIA L40S datasheet",
-    _rates(bfloat16=362.05, float16=362.05, tf32=183, float32=91.6),
+    _make_rates(bfloat16=362.05, float16=362.05, tf32=183, float32=91.6),
     48 * GB,
     350,
 )
 # FP16 and BF16 with FP32 sums 165.2, TF32 82.6, FP32 82.6 TFLOPS; 24 GB; 450 W.
 RTX4090 = Datasheet(
     "NVIDIA Ada GPU Architecture whitepaper, appendix A",
-    _rates(bfloat16=165.2, float16=165.2, tf32=82.6, float32=82.6),
+    _make_rates(bfloat16=165.2, float16=165.2, tf32=82.6, float32=82.6),
     24 * GB,
     450,
 )
 # Mixed precision (FP16 with FP32 sums) 65, FP32 8.1 TFLOPS; 16 GB; 70 W.
-T4 = Datasheet("NVIDIA T4 datasheet", _rates(float16=65, float32=8.1), 16 * GB, 70)
+T4 = Datasheet("NVIDIA T4 datasheet", _make_rates(float16=65, float32=8.1), 16 * GB, 70)
 # Tensor performance (FP16 with FP32 sums) 125, FP32 15.7 TFLOPS; 300 W.
 V100_16GB = Datasheet("NVIDIA V100 datasheet, SXM2 16 GB", _VOLTA, 16 * GB, 300)
 V100_32GB = Datasheet("NVIDIA V100 datasheet, SXM2 32 GB", _VOLTA, 32 * GB, 300)
