@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hermes.api_finetuning import dpo, finetune, sft
     from hermes.api_generation import chat, generate
     from hermes.api_models import ConvertResult, convert, merge
-    from hermes.api_planning import plan
+    from hermes.api_planning import make_recipe, plan
     from hermes.api_serving import serve
     from hermes.api_tracing import ShownSample, show_step, trace_document, trace_step
     from hermes.api_watching import plot, watch
@@ -64,6 +64,7 @@ __all__ = [
     "generate",
     "load",
     "load_spec",
+    "make_recipe",
     "merge",
     "plan",
     "plot",
@@ -92,7 +93,7 @@ _HOMES = {
         "verify_data",
     ),
     "api_serving": ("serve",),
-    "api_planning": ("plan",),
+    "api_planning": ("make_recipe", "plan"),
     "api_watching": ("plot", "watch"),
     "api_tracing": ("ShownSample", "show_step", "trace_document", "trace_step"),
     "api_evaluation": ("EvalResult", "evaluate"),

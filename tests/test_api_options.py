@@ -22,6 +22,7 @@ COMMANDS = {
     "plan": "plan",
     "plot": "plot",
     "watch": "watch",
+    "make_recipe": "recipe",
 }
 # Options without a meaning in Python: starting processes, options from files, edits as text, JSON.
 OF_THE_COMMAND = {"num_gpus", "num_processes", "max_restarts", "config", "set", "json",

@@ -71,6 +71,7 @@ SECTIONS = {
         ("mal", "mal", "Check, format, show or compare architecture files"),
         ("checkpoint", "checkpoint", "List, show or verify checkpoints"),
         ("data", "data", "Check text, verify what was prepared, or show its documents"),
+        ("recipe", "recipe", "Work out a run from a size: a YAML file for hermes train --config"),
         ("plan", "plan", "Plan a run: memory, largest micro-batch, hours, energy and price"),
         ("plot", "plot", "Plot the losses, learning rates and speeds of runs"),
         ("watch", "watch", "Follow runs on a page in the browser: curves, samples, settings"),

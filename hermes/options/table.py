@@ -58,7 +58,12 @@ OTHER_OPTIONS = (
     Option("tokens", type=float, default=0.0, metavar="N", default_text="as --max-steps say",
            help="Tokens of the whole run, such as 2e9, instead of --max-steps"),
     Option("hardware", metavar="NAME", default_text="the processors of this machine",
-           help="Device to plan for: h200, h100, a100, l4, rtx4090 or m3-max"),
+           help="Device to plan for: h200, h100, a100, l40s, l4, rtx4090 "
+           "or m3-max"),
+    Option("params", metavar="N",
+           help="Parameters of the model, such as 100M"),
+    Option("depth", type=int, metavar="LAYERS", default_text="as --params say",
+           help="Layers of the model, from which its other sizes follow"),
     Option("memory", type=float, default=0.0, metavar="GB", default_text="the hardware's",
            help="Memory for one process"),
     Option("watts", type=float, default=0.0, metavar="W", default_text="the hardware's",
