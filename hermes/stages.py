@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["ShowStage", "has_display", "report_stage", "show_stages"]
+__all__ = ["ShowStage", "get_last_report", "has_display", "report_stage", "show_stages"]
 
 ShowStage = Callable[[str, int, int], None]
 
@@ -19,11 +19,19 @@ def _show_nothing(what: str, done: int, total: int) -> None:
 
 
 _SHOW: ContextVar[ShowStage] = ContextVar("show", default=_show_nothing)
+# Of the whole process, for whoever watches it: a list of one, the last report.
+_LAST = [("", 0)]
 
 
 def report_stage(what: str, done: int = 0, total: int = 0) -> None:
     """Say what begins or goes on, and how far it is; total 0 where nobody knows."""
+    _LAST[0] = (what, done)
     _SHOW.get()(what, done, total)
+
+
+def get_last_report() -> tuple[str, int]:
+    """The stage that this process reported last, "" for none, and how far it was."""
+    return _LAST[0]
 
 
 def has_display() -> bool:

@@ -85,6 +85,7 @@ class RankCoordinator:
         """
         if self._steps_here == 0:
             self._process_group.mark_first_step_done()
+            self.rank_info.on_first_step()
         self._steps_here += 1
         self._step += 1
         if self._steps_here % COMPARE_EVERY == 1:
