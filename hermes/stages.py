@@ -5,25 +5,35 @@ show, and shows nothing by default. The setting belongs to the caller's context,
 beside each other in one process do not mix.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Protocol
 
 __all__ = ["ShowStage", "has_display", "report_stage", "show_stages"]
 
-ShowStage = Callable[[str, int, int], None]
+
+class ShowStage(Protocol):
+    """Shows a stage: what is done, how far it is, and words about it, the most telling first."""
+
+    def __call__(self, what: str, done: int, total: int, *facts: str) -> None:
+        """Show it, in place of the one before."""
+        ...
 
 
-def _show_nothing(what: str, done: int, total: int) -> None:
+def _show_nothing(what: str, done: int, total: int, *facts: str) -> None:
     pass
 
 
 _SHOW: ContextVar[ShowStage] = ContextVar("show", default=_show_nothing)
 
 
-def report_stage(what: str, done: int = 0, total: int = 0) -> None:
-    """Say what begins or goes on, and how far it is; total 0 where nobody knows."""
-    _SHOW.get()(what, done, total)
+def report_stage(what: str, done: int = 0, total: int = 0, *facts: str) -> None:
+    """Say what begins or goes on, and how far it is; total 0 where nobody knows.
+
+    facts: words about it, such as a rate; the most telling first, since not all may have room.
+    """
+    _SHOW.get()(what, done, total, *facts)
 
 
 def has_display() -> bool:
