@@ -31,7 +31,7 @@ from hermes.errors import (
     suggest_nearest,
 )
 from hermes.options.synonyms import suggest_option
-from hermes.stage_display import StageDisplay, draw_on_terminal
+from hermes.stage_display import StageDisplay, draw_on_terminal, measure_terminal
 from hermes.stages import report_stage, show_stages
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
 from hermes_cli.display.robust_stderr import make_stderr_robust
@@ -262,6 +262,7 @@ def _open_stage_display(tell: Callable[[str], None], signals: Signals) -> StageD
         _print_error if speaks else lambda line: None,
         draw_on_terminal if terminal else None,
         signals.raise_if_ends,
+        measure_terminal,
     )
 
 

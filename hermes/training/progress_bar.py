@@ -58,7 +58,7 @@ class ProgressDisplay(Protocol):
         """Show a line of text."""
         ...
 
-    def show_stage(self, what: str, done: int, total: int) -> None:
+    def show_stage(self, what: str, done: int, total: int, *facts: str) -> None:
         """Show what is done besides steps, such as an evaluation."""
         ...
 
@@ -183,9 +183,9 @@ class LineProgress:
         """Print the text."""
         print(text, file=self._stream, flush=True)
 
-    def show_stage(self, what: str, done: int, total: int) -> None:
+    def show_stage(self, what: str, done: int, total: int, *facts: str) -> None:
         """Print a stage that takes long now and then."""
-        self._stages.show(what, done, total)
+        self._stages.show(what, done, total, *facts)
 
     def close(self) -> None:
         """Print no more stages."""
@@ -220,9 +220,9 @@ class BarProgress:
         """Print the text above the bar."""
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def show_stage(self, what: str, done: int, total: int) -> None:
+    def show_stage(self, what: str, done: int, total: int, *facts: str) -> None:
         """Show a stage that takes long in the bar, until it ends or the next step is done."""
-        self._stages.show(what, done, total)
+        self._stages.show(what, done, total, *facts)
 
     def _draw_stage(self, text: str) -> None:
         self._progress.update(self._task, rate=text)
@@ -259,9 +259,9 @@ class NotebookProgress:
         self._said.append(text)
         self._draw()
 
-    def show_stage(self, what: str, done: int, total: int) -> None:
+    def show_stage(self, what: str, done: int, total: int, *facts: str) -> None:
         """Show the stage in the bar, until the next step is done."""
-        self._rate = _format_stage(what, done, total)
+        self._rate = ", ".join([_format_stage(what, done, total), *facts])
         if self._clock() - self._drawn_at > REDRAW_SECONDS:
             self._draw()
 
@@ -299,7 +299,7 @@ class NoProgress:
     def say(self, text: str) -> None:
         """Nothing."""
 
-    def show_stage(self, what: str, done: int, total: int) -> None:
+    def show_stage(self, what: str, done: int, total: int, *facts: str) -> None:
         """Nothing."""
 
     def close(self) -> None:
