@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hermes.errors import HermesError
     from hermes.inference.sampling import Sampling
     from hermes.model import GeneratedText, Model, load
-    from hermes.recipe import OptimizerRecipe, Recipe
+    from hermes.recipe import LossScaling, OptimizerRecipe, Recipe
     from hermes.spec import ModelSpec
     from hermes.tokenizer import Tokenizer
     from hermes.training.result import Result, TrainResult
@@ -42,6 +42,7 @@ __all__ = [
     "EvalResult",
     "GeneratedText",
     "HermesError",
+    "LossScaling",
     "Model",
     "ModelSpec",
     "OptimizerRecipe",
@@ -101,7 +102,7 @@ _HOMES = {
     "api_generation": ("chat", "generate"),
     "api_models": ("ConvertResult", "convert", "merge"),
     "model": ("GeneratedText", "Model", "load"),
-    "recipe": ("OptimizerRecipe", "Recipe"),
+    "recipe": ("LossScaling", "OptimizerRecipe", "Recipe"),
     "inference.sampling": ("Sampling",),
     "spec": ("ModelSpec",),
     "tokenizer": ("Tokenizer",),

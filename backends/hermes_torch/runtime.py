@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
     "float64": torch.float64,
     "tf32": torch.float32,
 }
@@ -76,11 +77,6 @@ class Runtime:
         shards: "Shards | None" = None,
         frozen: FrozenWeights | None = None,
     ):
-        if options.precision not in DTYPES:
-            raise Unsupported(
-                f"hermes_torch does not compute in {options.precision}; "
-                f"it does in {', '.join(DTYPES)}"
-            )
         name = options.device or list_devices()[0]
         if name not in list_devices():
             raise Unsupported(

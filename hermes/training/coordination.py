@@ -22,7 +22,7 @@ from hermes.interface import (
     Tensors,
     TrainState,
 )
-from hermes.training.events import Evaluation, Pace, Position, Sample, Skipped, Update
+from hermes.training.events import Pace, Position, Recorded, Sample
 from hermes.training.save_timer import SaveTimer
 from hermes.training.training_data import Mean, Measures
 
@@ -179,7 +179,7 @@ def gather_for_rank0(process_group: ProcessGroup, state: TrainState) -> Iterator
     params, *slots = read
     try:
         named = dict(zip(state.slots, slots, strict=True))
-        yield TrainState.from_slots(params, named, state.step)
+        yield TrainState.from_slots(params, named, state.step, state.loss_scale)
     except PeerLost:
         raise
     except BaseException:
@@ -225,7 +225,7 @@ class NullRecorder:
     def __exit__(self, *error: object) -> None:
         """Nothing is open."""
 
-    def record(self, event: Update | Evaluation | Skipped) -> None:
+    def record(self, event: Recorded) -> None:
         """Nothing: rank 0 writes the line."""
 
     def record_sample(self, sample: Sample) -> None:

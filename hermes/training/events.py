@@ -12,8 +12,10 @@ __all__ = [
     "MEASURED",
     "Evaluation",
     "Event",
+    "Overflow",
     "Pace",
     "Position",
+    "Recorded",
     "Sample",
     "Saved",
     "Skipped",
@@ -57,7 +59,8 @@ class Update:
     grad_norm: global, before clipping. tokens_per_second: of all ranks together. others: what the
     objective measures besides, by name. mfu: model FLOPs utilization. peak_memory: the most bytes
     of any rank on its device so far. save_seconds: for which saving held up training since the last
-    logged step. Each is None where it is not known.
+    logged step. loss_scale: under float16, what the loss was multiplied by for the gradients. Each
+    is None where it is not known.
     """
 
     step: int
@@ -73,6 +76,7 @@ class Update:
     mfu: float | None = None
     peak_memory: int | None = None
     save_seconds: float | None = None
+    loss_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,20 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Overflow:
+    """A step that was not applied, as its gradients, times loss_scale, overflow float16.
+
+    tokens: targets of all steps so far, this one's too. next_loss_scale: of the step after it.
+    """
+
+    step: int
+    tokens: int
+    lr: float
+    loss_scale: float
+    next_loss_scale: float
+
+
+@dataclass(frozen=True)
 class Saved:
     """The checkpoint of `step` is whole on disk; later steps may have been reported before it."""
 
@@ -143,14 +161,16 @@ class Stopped:
     step: int
 
 
-Event = Update | Evaluation | Skipped | Sample | Saved | StoppedEarly | Stopped
+Event = Update | Evaluation | Skipped | Overflow | Sample | Saved | StoppedEarly | Stopped
+# What has a line in metrics.jsonl.
+Recorded = Update | Evaluation | Skipped | Overflow
 
 
-def make_record(event: Update | Evaluation | Skipped) -> dict[str, float]:
+def make_record(event: Recorded) -> dict[str, float]:
     """The event as its line of metrics.jsonl, without what was not measured."""
     fields = dataclasses.asdict(event)
     if isinstance(event, Skipped):
         del fields["what"]
         return fields
-    others: dict[str, float] = fields.pop("others")
+    others: dict[str, float] = fields.pop("others", {})
     return {key: value for key, value in fields.items() if value is not None} | others

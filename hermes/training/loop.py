@@ -23,6 +23,7 @@ from hermes.training.early_stopping import EarlyStopping
 from hermes.training.events import (
     Evaluation,
     Event,
+    Overflow,
     Position,
     Sample,
     Saved,
@@ -31,7 +32,13 @@ from hermes.training.events import (
     StoppedEarly,
     Update,
 )
-from hermes.training.nonfinite import NonFinitePolicy, describe_nonfinite, explain_stop
+from hermes.training.nonfinite import (
+    NonFinitePolicy,
+    describe_nonfinite,
+    explain_stop,
+    lower_loss_scale,
+)
+from hermes.training.pending_step import PendingStep
 from hermes.training.recording import Recorder, is_due
 from hermes.training.samples import SampleMaker
 from hermes.training.schedule import compute_lr, count_step_samples
@@ -39,16 +46,6 @@ from hermes.training.step_meter import StepMeter
 from hermes.training.training_data import TrainingData
 
 __all__ = ["TrainingLoop"]
-
-
-@dataclass(frozen=True)
-class PendingStep:
-    """A step whose loss and gradient norm may still be on the device."""
-
-    report: StepReport
-    position: Position
-    lr: float
-    batch: Batch
 
 
 @dataclass
@@ -182,7 +179,7 @@ class TrainingLoop:
         self.meter.count_batch(batch)
         self._pending.append(PendingStep(report, self.position, lr, batch))
 
-    def _read_pending(self) -> Iterator[Update | Skipped]:
+    def _read_pending(self) -> Iterator[Update | Skipped | Overflow]:
         """Read the pending losses from the device; record and yield those whose line is due."""
         pending, self._pending = self._pending, []
         report_stage("waiting for the device" if pending else "")
@@ -195,7 +192,7 @@ class TrainingLoop:
         for one, loss, norm in read:
             step = one.position.step
             if what := describe_nonfinite(loss, norm):
-                yield self._skip(one, what)
+                yield self._leave_out(one, loss, what)
             elif step in (1, self.total_steps) or step % self.log_every == 0:
                 update = replace(self._make_update(one, loss, norm, rate), **vars(cost))
                 self.recorder.record(update)
@@ -207,15 +204,23 @@ class TrainingLoop:
         # A rank without samples has nothing to measure; it takes part in the mean with weight 0.
         own = self.data.measure(batch, one.report) if batch.num_terms else {}
         others = self.coordinator.average_measures(own, batch.num_terms)
-        update = Update(at.step, epoch, at.tokens, loss, one.lr, norm, rate, others)
+        update = Update(
+            *(at.step, epoch, at.tokens, loss, one.lr, norm, rate, others),
+            loss_scale=one.loss_scale,
+        )
         pace = self.coordinator.measure_pace()
         if pace is None:
             return update
         return replace(update, slowest_rank=pace.slowest, slowest_over_mean=pace.over_mean)
 
-    def _skip(self, one: PendingStep, what: str) -> Skipped:
+    def _leave_out(self, one: PendingStep, loss: float, what: str) -> Skipped | Overflow:
         """Record a step that was not applied. Raises NonFinite where the run is to stop."""
-        step, policy = one.position.step, self.nonfinite
+        step, policy, scale = one.position.step, self.nonfinite, one.loss_scale
+        lower = lower_loss_scale(loss, scale, self.recipe.loss_scaling)
+        if scale is not None and lower is not None:
+            overflow = Overflow(step, one.position.tokens, one.lr, scale, lower)
+            self.recorder.record(overflow)
+            return overflow
         policy.add(step)
         if policy.should_stop:
             self.recorder.wait()

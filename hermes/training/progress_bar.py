@@ -16,6 +16,7 @@ from hermes.stage_display import StageDisplay
 from hermes.training.events import (
     Evaluation,
     Event,
+    Overflow,
     Sample,
     Saved,
     Skipped,
@@ -123,7 +124,9 @@ def _format_stage(what: str, done: int, total: int) -> str:
     return f"{what} {100 * done / total:.0f} %" if total else f"{what} {done:,}" if done else what
 
 
-def _describe(event: Evaluation | Skipped | Sample | Saved | StoppedEarly | Stopped) -> str:
+def _describe(
+    event: Evaluation | Skipped | Overflow | Sample | Saved | StoppedEarly | Stopped,
+) -> str:
     match event:
         case Evaluation(step, loss, bits, others):
             end = "" if bits is None else f", {bits:.4f} bits per byte"
@@ -131,6 +134,11 @@ def _describe(event: Evaluation | Skipped | Sample | Saved | StoppedEarly | Stop
             return f"step {step:,}: validation loss {loss:.4f}{end}"
         case Skipped(step, _, _, total, what):
             return f"step {step:,}: {what}, so the step was skipped, number {total:,} of the run"
+        case Overflow(step, _, _, scale, lower):
+            return (
+                f"step {step:,}: the gradients overflow float16 at loss scale {scale:g}, so the "
+                f"step was left out, and the scale is {lower:g} from here on"
+            )
         case Saved(step, path):
             return f"step {step:,}: saved {path}"
         case Sample(step, _, prompt, text):

@@ -12,7 +12,7 @@ from hermes.interop.companions import make_companions
 from hermes.storage.durable import write_atomically
 from hermes.training.coordination import gather_for_rank0
 from hermes.training.data_record import write_data_record
-from hermes.training.events import Evaluation, Position, Sample, Skipped, Update, make_record
+from hermes.training.events import Evaluation, Position, Recorded, Sample, Update, make_record
 from hermes.training.metrics_file import MetricsFile
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.run_yaml import Session, read_sessions, write_runfile
@@ -99,7 +99,7 @@ class RunRecorder:
             trained,
         )
 
-    def record(self, event: Update | Evaluation | Skipped) -> None:
+    def record(self, event: Recorded) -> None:
         """Write the event's line of metrics. Raises the error of a save that failed meanwhile."""
         with self._folder.explain_errors():
             self._saver.check()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Protocol, Self
 
-from hermes.training.events import Evaluation, Position, Sample, Skipped, Update
+from hermes.training.events import Position, Recorded, Sample
 
 __all__ = ["Recorder", "choose_log_every", "is_due"]
 
@@ -15,7 +15,7 @@ class Recorder(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def record(self, event: Update | Evaluation | Skipped) -> None:
+    def record(self, event: Recorded) -> None:
         """Write the event's line of metrics."""
         ...
 
