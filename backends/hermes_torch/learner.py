@@ -53,6 +53,7 @@ class Learner(Model):
             self._objective = process_group.wrap(self._objective)
         self._compiled = compile_function(self._objective) if self._uses_compile() else None
         self._compiler_works = self._is_backward = False
+        self._room = 0  # documents of a micro-batch, as attention's kernel is compiled for
 
     def _uses_compile(self) -> bool:
         if self.runtime.shards:
@@ -108,7 +109,8 @@ class Learner(Model):
         total, rows = torch.zeros((), device=runtime.device), []
         # What the gradients are those of: under float16 not the mean loss, but its multiple.
         factor = None if self._scaler is None else self._scaler.scale / count
-        every_token, every_target = map(runtime.copy_batch, (batch.tokens, batch.targets))
+        ids = runtime.to_device(np.stack([batch.tokens, batch.targets]))
+        every_token, every_target = ids[0], ids[1]
         for a in range(len(batch.tokens)):
             is_last = a == len(batch.tokens) - 1
             segments, positions_in_document = runtime.load_segments(
@@ -133,6 +135,7 @@ class Learner(Model):
                 reference,
                 weights,
                 batch.sources is not None,
+                None if batch.segments is None else self._load_boundaries(batch.segments[a]),
                 factor,
             )
             loss, sums = self._differentiate(arguments, count, is_last)
@@ -147,6 +150,12 @@ class Learner(Model):
             self._process_group.sum_in_place(total)
         has_rows = batch.pairs is not None or batch.sources is not None
         return total, LazyRows(rows) if has_rows else None
+
+    def _load_boundaries(self, segments: NDArray[np.integer]) -> Array | None:
+        """The documents' boundaries, of as many as a power of two, so that few shapes compile."""
+        count = len(segments) + int((segments[:, 1:] != segments[:, :-1]).sum())
+        self._room = max(self._room, 1 << (count - 1).bit_length())
+        return self.runtime.load_boundaries(segments, self._room)
 
     def _fill_missing_grads(self) -> None:
         """Give zeros to tensors that the loss does not depend on; torch leaves their .grad None.
@@ -271,6 +280,7 @@ class Objective(torch.nn.Module):
         reference: Array | None,
         weights: Array | None = None,
         by_row: bool = False,
+        boundaries: Array | None = None,
         factor: Array | None = None,
     ) -> tuple[Array, Array | None]:
         """The loss; of pairs, or by_row, each row's log-probability. (B, T) -> (), (B,) or None.
@@ -280,7 +290,12 @@ class Objective(torch.nn.Module):
         runtime = self._runtime
         recompute = runtime.options.grad_checkpoint
         ctx = runtime.make_context(
-            None, segments, positions_in_document, dropout_keys, recompute=recompute
+            None,
+            segments,
+            positions_in_document,
+            dropout_keys,
+            boundaries,
+            recompute=recompute,
         )
         if by_row:
             by_rows = runtime.ops.next_token_by_row

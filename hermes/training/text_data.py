@@ -84,9 +84,6 @@ def make_text_data(
         dataset: Dataset = datasets[0]
         tokens: TokenSource = streams[0]
         notes = [note for stream in streams for note in stream.notes]
-        describe = getattr(request.backend, "describe_document_mask", None)
-        if recipe.document_mask and describe and (said := describe(request.device)):
-            notes.append(said)
         names: list[str] = []
         how = ""
         if mixture:
