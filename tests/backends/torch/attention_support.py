@@ -16,7 +16,7 @@ from torch.nn.attention import varlen as varlen_module
 from hermes.interface import Batch
 from hermes_torch import fused_attention
 from hermes_torch import learner as learner_module
-from hermes_torch.fused_attention import NO_KERNELS, Kernels
+from hermes_torch.fused_attention import Kernels
 from tests.backends.support import make_batch
 
 
