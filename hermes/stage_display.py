@@ -121,7 +121,7 @@ class StageDisplay:
 
     def _describe(self, now: float) -> str:
         """What it does, how far it is, since when, and how long it will take."""
-        far, left = "", self._foretell(now)
+        far, left = "", self._estimate_rest(now)
         if self._total:
             far = f": {100 * self._done / self._total:.0f} %"
         elif self._done:
@@ -141,7 +141,7 @@ class StageDisplay:
         text = _join(words if len(_join(words)) <= room else [head])[:room]
         return self._add_bar(text, room - len(text) - 1)
 
-    def _foretell(self, now: float) -> str:
+    def _estimate_rest(self, now: float) -> str:
         """How long it will take at the pace of the last minute; "" where nobody can say."""
         began, before = self._pace[0] if self._pace else (now, 0)
         made = self._done - before

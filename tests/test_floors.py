@@ -46,7 +46,7 @@ FLOORS = {
     ],
     "hermes_torch": [
         {"cache", "compiler", "global_state", "loss", "loss_scale", "optim", "rendezvous"}
-        | {"update_rules"},
+        | {"update_rules", "fused_attention"},
         {"chunked_loss", "context", "process_group"},
         {"ops"},
         {"model"},
