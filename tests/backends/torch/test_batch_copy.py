@@ -20,7 +20,6 @@ from tests.training.support import SPEC as TEXT
 
 SPEC = load_spec(TEXT)
 EOS = 1
-COPY = "copy_batch" if hasattr(Runtime, "copy_batch") else "to_device"
 STREAM = TokenStream.from_ids(([5, 6, 7, 8, 9, 10, 11, EOS] * 40)[:-3])
 DATASETS = {
     "windows": lambda: TextDataset(STREAM, seq_len=8, vocab_size=16),
@@ -48,7 +47,7 @@ def test_a_batch_is_copied_to_cuda_pinned_narrow_and_at_once(monkeypatch, kind):
     device = torch.device("cuda")
     for array in (batch.tokens, batch.targets):
         seen.clear()
-        found = getattr(Runtime, COPY)(SimpleNamespace(device=device), array)
+        found = Runtime.to_device(SimpleNamespace(device=device), array)
         # What the dataset made is pinned as it is: no copy before, no wider type.
         place = array.__array_interface__["data"][0]
         assert seen == [
@@ -67,14 +66,14 @@ def test_a_step_copies_its_tokens_and_targets_once_whatever_its_micro_batches(mo
     learner = choose_backend("torch").learner(SPEC, state, recipe, options)
     data = TextDataset(STREAM, seq_len=8, vocab_size=16)
     batch, _ = data.draw_batch(Cursor(), samples=2 * accum, micro_batch=2, accum=accum)
-    copied, copy = [], getattr(Runtime, COPY)
+    copied, copy = [], Runtime.to_device
 
     def observe(runtime, array, *dtype):
         if array.ndim > 2:  # ids, and no keys of dropout
             copied.append(array)
         return copy(runtime, array, *dtype)
 
-    monkeypatch.setattr(Runtime, COPY, observe)
+    monkeypatch.setattr(Runtime, "to_device", observe)
     assert np.isfinite(float(learner.step(batch, 1e-3).loss))
     ids = np.stack([batch.tokens, batch.targets])
     assert 1 <= len(copied) <= 2
