@@ -1,23 +1,29 @@
 """The cost of data: preparing text, the second start, and drawing batches.
 
-    python benchmarks/data.py --text FILE [--megabytes 32] [--only preparing|start|loader|share]
-    python benchmarks/data.py --text FILE --kills 50
-    python benchmarks/data.py --text FILE --memory 1000
+    python benchmarks/data.py                          prepare, second-start, loader and share
+    python benchmarks/data.py --part prepare [--bytes 32e6]
+    python benchmarks/data.py --part second-start --bytes 1e9
+    python benchmarks/data.py --part memory --bytes 10e9
+    python benchmarks/data.py --part kills [--kills 50]
 
-Preparing is timed alternately with what it cannot beat, `encode_batch` of Hugging Face tokenizers
-on the same text, all in memory, with the same cores. Batches are drawn from the prepared shards at
-the sizes of two models, beside the ways of two others: nanoGPT's, slices of a memory-mapped file at
-random places, and litgpt's, numbered blocks of a mapped file in the order of a permutation that is
-drawn for each epoch; both are written here as those do it. The share is that of drawing a batch in
-a step of the same size on a backend; a run draws the next batch in a thread meanwhile, so its share
-of the time is smaller. Kills: `hermes prepare` is killed at random moments until it is done, that
-often, and the shards are compared byte by byte. Memory: that many MB of text come through a pipe
-into `hermes prepare`, whose memory is read from /proc on the way.
+It makes its text itself, in a temporary folder that it deletes; --text FILE takes the paragraphs of
+a file instead. The parts:
+
+prepare: timed alternately with what it cannot beat, `encode_batch` of Hugging Face tokenizers on
+the same text, all in memory, with the same cores. second-start: `hermes train` from its start to
+its first update, on text that is not in the cache and then on the same text again. loader: batches
+are drawn from the prepared shards at the sizes of two models, beside the ways of two others:
+nanoGPT's, slices of a memory-mapped file at random places, and litgpt's, numbered blocks of a
+mapped file in the order of a permutation that is drawn for each epoch; both are written here as
+those do it. share: that of drawing a batch in a step of the same size on a backend; a run draws the
+next batch in a thread meanwhile, so its share of the time is smaller. kills: a preparation is
+killed at random moments until it is done, that often, and the shards are compared byte by byte.
+memory: that many bytes of text come through a pipe into a preparation, whose memory is read from
+/proc on the way.
 """
 
 import argparse
 import hashlib
-import json
 import os
 import random
 import resource
@@ -32,9 +38,9 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
+from synthetic_text import make_paragraphs, write_documents
 
 from hermes.data import Cursor, TextDataset, read_documents
-from hermes.data.loading import DataOptions, load_tokens
 from hermes.data.prepared import PreparationOptions, open_prepared, prepare_tokens
 from hermes.interface import Options, TrainState, find_backend
 from hermes.numerics.params import count_parameters, init_weights
@@ -42,11 +48,14 @@ from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 from hermes.tokenizer import Tokenizer, train_tokenizer
 
+PARTS = ("prepare", "second-start", "loader", "share", "kills", "memory")
 SHARD = 4_000_000
 # name: positions of a row, rows of a step
 SHAPES = {"tiny": (256, 16), "22m": (512, 32)}
 # name: layers, width, heads, width of the feed-forward, vocabulary, rows of a step
 MODELS = {"tiny": (4, 128, 4, 352, 8000, 16), "22m": (8, 384, 6, 1024, 16_000, 8)}
+STARTED = """model started { max_seq_len: 256 hidden_size: 64 num_layers: 2
+  block: { attention: { num_heads: 2 } ffn: { hidden_dim: 128 } } }"""
 KILLED = """
 import sys
 from hermes.data.prepared import PreparationOptions, prepare_tokens
@@ -55,16 +64,6 @@ data, tokenizer, output = sys.argv[1:]
 prepare_tokens(data, Tokenizer.load(tokenizer), output,
                options=PreparationOptions(shard_size=400_000))
 """
-
-
-def write_text(source, path, megabytes):
-    """Write documents of the source's paragraphs in another order each, as JSON lines."""
-    paragraphs = source.read_text(encoding="utf-8").split("\n\n")
-    choose, size = random.Random(0), 0
-    with open(path, "w", encoding="utf-8") as file:
-        while size < megabytes * 1_000_000:
-            text = "\n\n".join(choose.sample(paragraphs, 20))
-            size += file.write(json.dumps({"text": text}) + "\n")
 
 
 def measure_preparing(path, tokenizer, folder, rounds=3):
@@ -86,13 +85,33 @@ def measure_preparing(path, tokenizer, folder, rounds=3):
     print(f"encode_batch {a:.2f} MB/s, prepare {b:.2f} MB/s: {b / a:.2f} of it")
 
 
-def measure_second_start(path, tokenizer, folder):
-    """Print how long tokens take from the cache, once they are there."""
-    options = DataOptions(cache_dir=folder / "cache")
+def measure_second_start(path, tokenizer_file, folder):
+    """Print how long a run takes from its start to its first update, twice on the same text."""
+    (folder / "model.mal").write_text(STARTED)
     for name in ("first", "second"):
-        start = time.perf_counter()
-        stream = load_tokens(path, tokenizer, options)
-        print(f"{name} start: {time.perf_counter() - start:.2f} s, {len(stream):,} tokens")
+        run = folder / f"run-{name}"
+        command = [sys.executable, "-m", "hermes", "train", "--model", str(folder / "model.mal"),
+                   "--data", str(path), "--tokenizer", str(tokenizer_file), "--output", str(run),
+                   "--cache-dir", str(folder / "cache"), "--max-steps", "1", "--log-every", "1",
+                   "--seq-len", "256", "--batch-size", "4", "--backend", "torch",
+                   "--device", "cpu"]  # fmt: skip
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        metrics, first = run / "metrics.jsonl", None
+        while process.poll() is None:
+            if first is None and metrics.exists() and metrics.stat().st_size:
+                first = time.perf_counter() - start
+            time.sleep(0.02)
+        if process.returncode:
+            raise SystemExit(process.stderr.read())
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = time.perf_counter() - start if first is None else first
+        busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(
+            f"{name} start on {path.stat().st_size / 1e6:,.0f} MB: first update after "
+            f"{seconds:.1f} s; {busy:.1f} s of processor time to the end",
+            flush=True,
+        )
 
 
 def draw_as_nanogpt(path, length, rows, generator):
@@ -183,8 +202,8 @@ def measure_share(folder, steps=2):
             )
 
 
-def measure_memory(text, tokenizer_file, folder, megabytes):
-    """Print the memory of a preparation of that many MB of text, as they come through a pipe."""
+def measure_memory(paragraphs, tokenizer_file, folder, size):
+    """Print the memory of a preparation of that many bytes of text, as they come through a pipe."""
     pipe = folder / "text.jsonl"
     os.mkfifo(pipe)
     code = KILLED.replace("shard_size=400_000", "shard_size=100_000_000")
@@ -193,15 +212,11 @@ def measure_memory(text, tokenizer_file, folder, megabytes):
     written = [0]
 
     def write():
-        paragraphs = text.read_text(encoding="utf-8").split("\n\n")
-        choose = random.Random(0)
         with open(pipe, "w", encoding="utf-8") as file:
-            while written[0] < megabytes * 1_000_000:
-                line = json.dumps({"text": "\n\n".join(choose.choices(paragraphs, k=20))})
-                written[0] += file.write(line + "\n")
+            write_documents(paragraphs, file, size, lambda count: written.__setitem__(0, count))
 
     threading.Thread(target=write, daemon=True).start()
-    marks = [megabytes * 1_000_000 * share for share in (0.02, 0.1, 0.25, 0.5, 0.75, 0.98)]
+    marks = [size * share for share in (0.02, 0.1, 0.25, 0.5, 0.75, 0.98)]
     while process.poll() is None:
         if marks and written[0] >= marks[0]:
             marks.pop(0)
@@ -251,41 +266,43 @@ def measure_kills(path, tokenizer_file, folder, kills):
 
 
 def main():
-    """Measure everything once."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes", type=float, default=32)
-    parser.add_argument("--kills", type=int, default=0)
-    parser.add_argument("--memory", type=float, default=0, metavar="MB")
-    parser.add_argument("--only", choices=("preparing", "start", "loader", "share"))
-    parser.add_argument("--text", type=Path, required=True)
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", choices=PARTS, help="None for all but kills and memory.")
+    parser.add_argument("--bytes", type=float, default=32e6, help="Of text, as in 1e9.")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--text", type=Path, help="A file of paragraphs, for other text.")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    parts = [given.part] if given.part else PARTS[:4]
+    with tempfile.TemporaryDirectory(prefix="hermes-benchmark-") as name:
         folder = Path(name)
-        path = folder / "documents.jsonl"
-        tokenizer: Tokenizer = train_tokenizer(
-            [given.text.read_text(encoding="utf-8")], vocab_size=8000
-        )
-        tokenizer.save(folder / "tokenizer.json")
-        if given.memory:
-            measure_memory(given.text, folder / "tokenizer.json", folder, given.memory)
+        path, tokenizer_file = folder / "documents.jsonl", folder / "tokenizer.json"
+        if given.text is None:
+            paragraphs = make_paragraphs()
+        else:
+            paragraphs = given.text.read_text(encoding="utf-8").split("\n\n")
+        tokenizer: Tokenizer = train_tokenizer(["\n\n".join(paragraphs)], vocab_size=8000)
+        tokenizer.save(tokenizer_file)
+        if given.part == "memory":
+            measure_memory(paragraphs, tokenizer_file, folder, given.bytes)
             return
-        write_text(given.text, path, given.megabytes)
-        if given.kills:
-            measure_kills(path, folder / "tokenizer.json", folder, given.kills)
-            return
-        if given.only in (None, "preparing"):
+        with open(path, "w", encoding="utf-8") as file:
+            write_documents(paragraphs, file, given.bytes)
+        if "kills" in parts:
+            measure_kills(path, tokenizer_file, folder, given.kills)
+        if "prepare" in parts:
             measure_preparing(path, tokenizer, folder)
-        if given.only in (None, "start"):
-            measure_second_start(path, tokenizer, folder)
-        if given.only in ("loader", "share"):
+        if "second-start" in parts:
+            measure_second_start(path, tokenizer_file, folder)
+        if {"loader", "share"} & {*parts} and not (folder / "p0").exists():
             options = PreparationOptions(shard_size=SHARD)
             prepare_tokens(path, tokenizer, folder / "p0", options=options)
-        if given.only in (None, "loader"):
+        if "loader" in parts:
             measure_loader(folder)
-        if given.only in (None, "share"):
+        if "share" in parts:
             measure_share(folder)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(f"peak memory {peak / 1024 / 1024:.2f} GiB, with the text of encode_batch in it")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hermes.arguments import convert_arguments
 from hermes.chat_templates.template import Template
 from hermes.data import TextFormat
+from hermes.data.dataset import count_target_bytes
 from hermes.data.loading import DataOptions, load_tokens
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, HermesError
@@ -196,14 +195,14 @@ def _evaluate_texts(
 def _evaluate_stream(
     model: Model, stream: TokenStream, seq_len: int, batch_size: int, stage: str
 ) -> Perplexity:
-    tokens = stream.read(0, len(stream))
+    size = len(stream)
     with model.explain_memory("a smaller --batch-size or shorter --seq-len"):
         found = evaluate_perplexity(
             model.backend_model,
-            make_windows(tokens, seq_len, batch_size),
-            model.tokenizer.count_bytes(tokens, np.arange(len(tokens)) > 0),
+            make_windows(stream.read, size, seq_len, batch_size),
+            count_target_bytes(stream, 0, size, model.tokenizer.count_bytes),
             stage=stage,
-            num_tokens=len(tokens) - 1,
+            num_tokens=size - 1,
         )
     assert found is not None, "nothing stops it"
     return found

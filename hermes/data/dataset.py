@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from hermes.data.order import Cursor
 from hermes.interface import Batch
 
-__all__ = ["CountBytes", "Dataset", "JoinedSource", "TokenSource", "UpdateLayout"]
+__all__ = [
+    "CountBytes",
+    "Dataset",
+    "JoinedSource",
+    "ReadableTokens",
+    "TokenSource",
+    "UpdateLayout",
+    "count_target_bytes",
+]
+
+COUNTED = 1 << 20  # tokens whose bytes are counted at a time
 
 # Counts the bytes of text of ids, of those alone for which the second array is True: (N,), (N,).
 CountBytes = Callable[[NDArray[np.integer], NDArray[np.bool_]], int]
@@ -111,3 +121,33 @@ class UpdateLayout:
         micro = np.arange(accum)[:, None] * world_size + rank
         rows = micro * micro_batch + np.arange(micro_batch)[None, :]
         return cls(rows, rows < samples)
+
+
+class ReadableTokens(Protocol):
+    """Tokens that are read a stretch at a time."""
+
+    def read(self, start: int, stop: int) -> NDArray[np.unsignedinteger]:
+        """Read tokens start to stop - 1."""
+        ...
+
+
+def count_target_bytes(
+    tokens: ReadableTokens,
+    start: int,
+    stop: int,
+    count_bytes: CountBytes,
+    mask_id: int | None = None,
+) -> int:
+    """Count the bytes of text of tokens start + 1 to stop - 1, of which each has one before it.
+
+    mask_id: a token whose next one does not count, since it begins another document. Some are read
+    at a time.
+    """
+    total = 0
+    for first in range(start, stop - 1, COUNTED):
+        ids = tokens.read(first, min(first + COUNTED + 1, stop))
+        counted = np.arange(len(ids)) > 0
+        if mask_id is not None:
+            counted[1:] &= ids[:-1] != mask_id
+        total += count_bytes(ids, counted)
+    return total

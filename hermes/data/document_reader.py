@@ -103,7 +103,7 @@ def read_documents(
     fsspec, hf://datasets/OWNER/NAME through the datasets library.
 
     Long documents come in pieces with `more` set, cut where that does not change tokens; empty ones
-    are skipped. A .json file is read whole; the others need memory for one line or row. bad: counts
+    are skipped. Memory is needed for one line, row or item of a list. bad: counts
     bad records, which are left out; None to stop at the first.
 
     Raises DataError, at once for missing files, and StorageError for files that cannot be read.

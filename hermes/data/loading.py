@@ -25,6 +25,8 @@ from hermes.data.prepared.cache import (
 from hermes.data.prepared.manifest import is_prepared, open_prepared, read_manifest
 from hermes.data.prepared.plan import PreparationOptions
 from hermes.data.progress import Watch, report_progress
+from hermes.data.remote import is_remote
+from hermes.data.remote_tokens import fetch_token_file
 from hermes.data.source_file import (
     CountingFile,
     ReadMeter,
@@ -64,9 +66,10 @@ class DataOptions:
 def load_tokens(paths: Paths, tokenizer: "Tokenizer", options: DataOptions) -> TokenStream:
     """Open or make the tokens of data.
 
-    A folder of `hermes prepare` is opened as it is, and so are token files (.bin); text is
-    tokenized, or opened from the cache. Raises DataError where one is mixed with another or was
-    made with another tokenizer, and StorageError.
+    A folder of `hermes prepare` is opened as it is, and so are token files (.bin), those at an
+    address after they are copied into the cache; text is tokenized, or opened from the cache.
+    Raises DataError where one is mixed with another or was made with another tokenizer, and
+    StorageError.
     """
     named = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     if any(is_prepared(path) for path in named):
@@ -77,7 +80,12 @@ def load_tokens(paths: Paths, tokenizer: "Tokenizer", options: DataOptions) -> T
         text = next(path for path in files if not is_token_file(path))
         raise DataError(f"{of_tokens[0]} holds tokens and {text} text; give one kind of them")
     if of_tokens:
-        return open_token_files(of_tokens, tokenizer)
+        cache = options.cache_dir or find_cache_folder()
+        local = [
+            fetch_token_file(path, cache, options.tell) if is_remote(path) else path
+            for path in of_tokens
+        ]
+        return open_token_files(local, tokenizer)
     return _load_text(files, tokenizer, options)
 
 

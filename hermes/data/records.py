@@ -18,9 +18,9 @@ from hermes.data.files import (
     read_items,
     split_lines,
 )
+from hermes.data.json_list import read_json_list
 from hermes.data.parquet import read_rows
 from hermes.errors import DataError
-from hermes.formatting import name_type
 
 __all__ = ["Record", "parse_records", "read_file_records", "read_records"]
 
@@ -144,14 +144,7 @@ def _read_jsonl(parts: Iterator[str], name: str, bad: BadRecords | None) -> Iter
 
 
 def _read_json(parts: Iterator[str], name: str) -> Iterator[Record]:
-    whole = "".join(parts)
-    if not whole or whole.isspace():
-        return
-    hint = "one list is needed; a file of one object a line is called .jsonl"
-    value = _parse_json(whole, name, 1, hint)
-    if not isinstance(value, list):
-        raise DataError(f"{name}: found {name_type(value)} where a list is needed")
-    for number, item in enumerate(value):
+    for number, item in enumerate(read_json_list(parts, name)):
         yield Record(item, f"{name}[{number}]", number + 1)
 
 

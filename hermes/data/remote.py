@@ -9,7 +9,14 @@ from typing import Any, BinaryIO, cast
 
 from hermes.errors import DataError, HermesError, StorageError
 
-__all__ = ["is_remote", "list_remote", "locate_source", "open_remote", "restore_address"]
+__all__ = [
+    "is_remote",
+    "list_remote",
+    "locate_source",
+    "open_filesystem",
+    "open_remote",
+    "restore_address",
+]
 
 # A Path collapses two slashes to one, so one is enough.
 ADDRESS = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)", re.DOTALL)
@@ -33,7 +40,7 @@ def restore_address(path: str | Path) -> tuple[str, str]:
 
 
 @contextmanager
-def _open_filesystem(path: str | Path) -> Iterator[tuple[Any, str]]:
+def open_filesystem(path: str | Path) -> Iterator[tuple[Any, str]]:
     """Yield fsspec's file system of an address, and the address. Raises HermesError."""
     protocol, address = restore_address(path)
     try:
@@ -62,7 +69,7 @@ def list_remote(path: str | Path) -> list[Path]:
     protocol, address = restore_address(path)
     if "*" not in address:
         return [Path(path)]
-    with _open_filesystem(path) as (files, _):
+    with open_filesystem(path) as (files, _):
         found = sorted(files.glob(address))
     if not found:
         raise DataError(f"{address}: the pattern matches no file; check the folder and the ending")
@@ -75,5 +82,5 @@ def list_remote(path: str | Path) -> list[Path]:
 @contextmanager
 def open_remote(path: str | Path) -> Iterator[BinaryIO]:
     """Yield the file at an address, for reading. Raises HermesError, StorageError."""
-    with _open_filesystem(path) as (files, address), files.open(address, "rb") as file:
+    with open_filesystem(path) as (files, address), files.open(address, "rb") as file:
         yield cast(BinaryIO, file)

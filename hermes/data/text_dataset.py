@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.data.dataset import CountBytes, UpdateLayout
+from hermes.data.dataset import CountBytes, UpdateLayout, count_target_bytes
 from hermes.data.order import Cursor, order_samples, split_windows
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError
@@ -86,9 +86,9 @@ class TextDataset:
         self, micro_batch: int, *, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
         """Yield every held-out window once, in order; as many batches on every rank."""
-        held_out = np.array(self.held_out, np.int64)
-        for start in range(0, len(held_out), micro_batch * world_size):
-            taken = held_out[start : start + micro_batch * world_size]
+        for first in self.held_out[:: micro_batch * world_size]:
+            last = min(first + micro_batch * world_size, self.held_out.stop)
+            taken = np.arange(first, last, dtype=np.int64)
             yield self._make_batch(self.validation, taken, micro_batch, 1, rank, world_size)
 
     def count_validation_bytes(self, count_bytes: CountBytes) -> int:
@@ -96,13 +96,9 @@ class TextDataset:
 
         Bits per byte are the targets' nats / (ln 2 * bytes).
         """
-        first = self.held_out.start * self.seq_len + 1
-        end = first + len(self.held_out) * self.seq_len
-        ids = self.validation.read(first - 1, end)
-        counted = np.arange(len(ids)) > 0
-        if self.mask_id is not None:
-            counted[1:] &= ids[:-1] != self.mask_id
-        return count_bytes(ids, counted)
+        first = self.held_out.start * self.seq_len
+        stop = first + len(self.held_out) * self.seq_len + 1
+        return count_target_bytes(self.validation, first, stop, count_bytes, self.mask_id)
 
     def _make_batch(
         self,

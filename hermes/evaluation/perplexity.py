@@ -81,26 +81,33 @@ def evaluate_perplexity(
 
 
 def make_windows(
-    tokens: NDArray[np.unsignedinteger], seq_len: int, batch_size: int
+    read: Callable[[int, int], NDArray[np.unsignedinteger]],
+    num_tokens: int,
+    seq_len: int,
+    batch_size: int,
 ) -> Iterator[Batch]:
     """Batches in which every token but the first is a target once, in rows of seq_len.
 
-    The last row is padded with targets that are ignored. Raises DataError.
+    read: reads tokens start to stop - 1, a batch at a time. The last row is padded with targets
+    that are ignored. Raises DataError.
     """
     for name, value in (("seq_len", seq_len), ("batch_size", batch_size)):
         if value < 1:
             raise HermesError(f"{name} must be at least 1, got {value}")
-    if len(tokens) < 2:
-        raise DataError(f"the text has {len(tokens)} token; there is nothing to predict")
-    return _iterate_windows(tokens, seq_len, batch_size)
+    if num_tokens < 2:
+        raise DataError(f"the text has {num_tokens} token; there is nothing to predict")
+    return _iterate_windows(read, num_tokens, seq_len, batch_size)
 
 
 def _iterate_windows(
-    tokens: NDArray[np.unsignedinteger], seq_len: int, batch_size: int
+    read: Callable[[int, int], NDArray[np.unsignedinteger]],
+    num_tokens: int,
+    seq_len: int,
+    batch_size: int,
 ) -> Iterator[Batch]:
     step = seq_len * batch_size
-    for start in range(0, len(tokens) - 1, step):
-        part = tokens[start : start + step + 1].astype(np.int32)
+    for start in range(0, num_tokens - 1, step):
+        part = read(start, min(start + step + 1, num_tokens)).astype(np.int32)
         rows = -(-(len(part) - 1) // seq_len)
         inputs = np.zeros(rows * seq_len, np.int32)
         targets = np.full(rows * seq_len, IGNORE, np.int32)

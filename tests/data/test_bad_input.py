@@ -53,6 +53,8 @@ BAD = {
     "invalid UTF-8": ("a.txt", b"good\nb\xffd\n", "{}:2: not UTF-8 at byte 6 (0xff)"),
     "UTF-8 that breaks off": ("a.txt", b"good \xe2\x82", "{}:1: not UTF-8 at byte 5 (0xe2)"),
     "a line that is no JSON": ("a.jsonl", b'"a"\n{"text": "b\n', "{}:2:12: not JSON ("),
+    "a list that breaks off": ("a.json", b'["a", "b"', "{}:1:10: not JSON ("),
+    "a list without a comma": ("a.json", b'["a"\n"b"]', "{}:2:1: not JSON ("),
     "a record without the field": (
         "a.jsonl",
         b'{"text": "a"}\n{"body": "b", "id": 1}\n',

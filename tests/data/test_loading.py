@@ -5,6 +5,7 @@ import os
 import re
 import struct
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -257,3 +258,57 @@ def test_another_process_opens_the_same_tokens(write, tmp_path, tokenizer, optio
             again = open_token_folder(stream.folder)
             assert again.fingerprint == stream.fingerprint
             assert again.tokens[:].tolist() == stream.tokens[:].tolist()
+
+
+@pytest.fixture
+def hub():
+    """A file system that stands in for that of the Hub's datasets, by its protocol's name."""
+    fsspec = pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Hub(MemoryFileSystem):
+        protocol = "hf"
+        store: ClassVar[dict] = {}
+        pseudo_dirs: ClassVar[list] = [""]
+        opened: ClassVar[list] = []
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return "/" + path.removeprefix("hf:").strip("/")
+
+        def _open(self, path, *args, **options):
+            self.opened.append(path)
+            return super()._open(path, *args, **options)
+
+    before = fsspec.registry.get("hf")
+    fsspec.register_implementation("hf", Hub, clobber=True)
+    yield Hub
+    if before is not None:
+        fsspec.register_implementation("hf", before, clobber=True)
+
+
+def test_token_files_of_the_hub_are_copied_once(hub, tokenizer, options):
+    ids = np.array([*tokenizer.encode(TEXT), tokenizer.eos_id], "<u2")
+    address, told = "hf://datasets/owner/name/train.bin", []
+    place = "/datasets/owner/name/train.bin"
+    hub().pipe({place: ids.tobytes()})
+    asked = replace(options, tell=told.append)
+    hub.opened.clear()
+    for _ in range(2):
+        stream = load_tokens(address, tokenizer, asked)
+        assert stream.tokens[:].tolist() == ids.tolist()
+    assert hub.opened == [place]
+    assert [line.partition(" is copied to")[0] for line in told] == [address]
+    # Another file of that name is another copy; one that breaks off leaves none.
+    hub().pipe({place: ids[:50].tobytes()})
+    assert len(load_tokens("hf://datasets/owner/name/*.bin", tokenizer, asked)) == 50
+    info = hub.info
+    hub.info = lambda self, path: {**info(self, path), "size": 101}
+    try:
+        with pytest.raises(StorageError, match=r"train\.bin: it broke off after 100 of 101 bytes"):
+            load_tokens(address, tokenizer, asked)
+    finally:
+        hub.info = info
+    assert len([*options.cache_dir.rglob("*.bin"), *options.cache_dir.rglob(".tmp*")]) == 2
+    with pytest.raises(DataError, match=r"^hf://datasets/owner/name/no\.bin: no such file; check"):
+        load_tokens("hf://datasets/owner/name/no.bin", tokenizer, asked)

@@ -3,14 +3,19 @@
 import numpy as np
 import pytest
 
+import hermes
 from hermes.data import (
     Cursor,
     TextDataset,
+    TokenStream,
+    dataset,
     tokenize,
 )
+from hermes.data.dataset import count_target_bytes
 from hermes.data.order import order_samples
 from hermes.errors import DataError, HermesError
 from hermes.interface import IGNORE
+from tests.data.recorded import LITTLE
 from tests.data.support import TEXT, corpus, stream_of
 
 
@@ -151,6 +156,46 @@ def test_validation_bytes_are_those_of_the_held_out_targets(tokenizer):
         ]
         expected = sum(len(tokenizer.get_token_bytes(t)) for t in targets if t != 1)
         assert data.count_validation_bytes(tokenizer.count_bytes) == expected > 0
+
+
+@pytest.mark.parametrize("mask_id", [None, 1])
+def test_bytes_are_counted_a_stretch_at_a_time(tokenizer, monkeypatch, mask_id):
+    with tokenize(corpus(TEXT), tokenizer) as stream:
+        count, size = tokenizer.count_bytes, len(stream)
+        whole = count_target_bytes(stream, 3, size, count, mask_id)
+        read, sizes = TokenStream.read, []
+
+        def observe(self, start, stop):
+            sizes.append(stop - start)
+            return read(self, start, stop)
+
+        monkeypatch.setattr(TokenStream, "read", observe)
+        for most in (1, 7, 100):
+            monkeypatch.setattr(dataset, "COUNTED", most)
+            assert count_target_bytes(stream, 3, size, count, mask_id) == whole > 0
+            assert max(sizes) == min(most + 1, size - 3)
+            sizes.clear()
+        assert count_target_bytes(stream, 5, 6, count) == 0
+
+
+def test_an_evaluation_holds_a_batch_of_the_text_and_not_the_whole(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("the cat sat on the mat and then it ran off to see\n" * 100)
+    tokenizer = hermes.train_tokenizer(tmp_path / "a.txt", vocab_size=270)
+    given = {"seq_len": 16, "batch_size": 4, "backend": "torch", "device": "cpu"}
+    hermes.train(LITTLE, tmp_path / "a.txt", tokenizer=tokenizer, output=tmp_path / "run",
+                 max_steps=1, **given)  # fmt: skip
+    whole = hermes.evaluate(tmp_path / "run", tmp_path / "a.txt", **given)
+    assert whole.tokens > 1000
+    read, sizes = TokenStream.read, []
+
+    def observe(self, start, stop):
+        sizes.append(stop - start)
+        return read(self, start, stop)
+
+    monkeypatch.setattr(TokenStream, "read", observe)
+    monkeypatch.setattr(dataset, "COUNTED", 50)
+    assert hermes.evaluate(tmp_path / "run", tmp_path / "a.txt", **given) == whole
+    assert max(sizes) == 4 * 16 + 1
 
 
 def test_nothing_is_held_out_unless_asked():

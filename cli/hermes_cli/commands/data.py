@@ -104,8 +104,8 @@ def verify(folder: Path, as_json: bool) -> None:
         click.echo(json.dumps({**dataclasses.asdict(found), "output": str(found.output)}))
         return
     click.echo(
-        f"{folder}: whole, {found.tokens:,} tokens of {found.documents:,} documents in "
-        f"{found.shards:,} shards"
+        f"{folder}: whole, {format_count(found.tokens, 'tokens')} of "
+        f"{format_count(found.documents, 'documents')} in {format_count(found.shards, 'shards')}"
     )
 
 
