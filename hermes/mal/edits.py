@@ -11,7 +11,8 @@ from typing import Any
 
 from hermes.errors import MalError, SpecError
 from hermes.mal.meaning import read_tree
-from hermes.mal.syntax import Source, parse_value
+from hermes.mal.syntax import parse_value
+from hermes.mal.tokens import Source
 from hermes.mal.tree import Body, Definition, Field, List, Tree, Value, Word, quote
 from hermes.mal.words import DEFINED, SYNONYMS, WORDS, describe_unknown_key, list_keys
 from hermes.mal.writer import write_tree

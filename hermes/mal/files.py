@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 import hermes_specs
 from hermes.errors import HermesError, MalError, StorageError, suggest_nearest
-from hermes.mal.meaning import list_mistakes, read_tree
-from hermes.mal.syntax import MAX_BYTES, Source, parse
+from hermes.mal.meaning import read_tree
+from hermes.mal.mistakes import list_mistakes
+from hermes.mal.syntax import parse
+from hermes.mal.tokens import MAX_BYTES, Source
 from hermes.mal.tree import Tree, quote
 from hermes.spec import ModelSpec
 
@@ -81,15 +83,15 @@ def read_mal(
 ) -> MalFile:
     """Read all models of a text. Raises MalError, and nothing else whatever the bytes.
 
-    mistakes: gets all mistakes of a file that parses, in its order, before the error is raised.
+    mistakes: gets all mistakes of the file, in its order, before the first is raised.
     """
     source = Source.from_data(data, file)
-    tree = parse(source)
     try:
+        tree = parse(source)
         return MalFile(read_tree(source, tree), source, tree)
     except MalError:
         if mistakes is not None:
-            mistakes += list_mistakes(source, tree)
+            mistakes += list_mistakes(source)
         raise
 
 

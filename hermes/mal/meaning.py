@@ -1,7 +1,7 @@
 """Reads the tree of a MAL file into the dataclasses of `hermes.spec`.
 
 Keys, types and defaults are those of the dataclasses; keywords that they do not have are in
-`words.py`. Definitions may come in any order, and the first mistake is reported.
+`words.py`. Definitions may come in any order. The first mistake is reported, or all of them.
 """
 
 import re
@@ -10,7 +10,8 @@ from types import NoneType
 from typing import TypeVar, cast
 
 from hermes.errors import MalError, SpecError, suggest_nearest
-from hermes.mal.syntax import Source
+from hermes.mal.spec_errors import list_spec_errors
+from hermes.mal.tokens import Source
 from hermes.mal.tree import Body, Definition, Field, List, Number, String, Tree, Value, Word, quote
 from hermes.mal.words import (
     DEFINED,
@@ -25,7 +26,7 @@ from hermes.mal.words import (
 )
 from hermes.spec import BlockSpec, LinearScaling, ModelSpec
 
-__all__ = ["list_mistakes", "read_tree"]
+__all__ = ["Reader", "read_tree"]
 
 T = TypeVar("T")
 
@@ -51,11 +52,15 @@ class _Noted(MalError):
     """A part cannot be read for mistakes that were noted."""
 
 
-class _Reader:
-    """Reads the definitions of one file, each once, in whatever order they refer to each other."""
+class Reader:
+    """Reads the definitions of one file, each once, in whatever order they refer to each other.
+
+    mistakes: gets all of them; None to raise the first.
+    """
 
     def __init__(self, source: Source, tree: Tree, mistakes: list[MalError] | None = None):
-        self.source, self.mistakes = source, mistakes
+        self.source, self.tree, self.mistakes = source, tree, mistakes
+        self.missed: set[str] = set()  # kinds of which a definition that is not there is named
         self.failed: set[tuple[str, str]] = set()
         self.definitions: dict[tuple[str, str], Definition] = {}
         self.specs: dict[tuple[str, str], object] = {}
@@ -75,7 +80,39 @@ class _Reader:
                 continue
             self.definitions[key] = definition
 
+    def read_all(self, *, unused_allowed: bool = False) -> dict[str, ModelSpec]:
+        """Read the models of the file by name, in its order."""
+        models: dict[str, ModelSpec] = {}
+        for kind, name in self.definitions:
+            try:
+                spec = self.read_definition(kind, name)
+            except MalError as error:
+                self.report(error)
+                continue
+            if isinstance(spec, ModelSpec):
+                models[name] = spec
+        kinds = {definition.kind for definition in self.tree.definitions}
+        if "model" not in kinds and kinds <= {*DEFINED} and not self.tree.has_gaps:
+            self.report(self.make_error(0, "this file defines no model"))
+            return models
+        for key, definition in self.definitions.items():
+            if definition.kind == "model" or key in self.used or unused_allowed:
+                continue
+            # One whose name is misspelt elsewhere, or stands in what cannot be read, is no mistake.
+            if self.mistakes and (definition.kind in self.missed or self.is_mentioned(definition)):
+                continue
+            sentence = f"{definition.kind} {quote(definition.name)} is defined and never used"
+            self.report(self.make_error(definition.name_at, sentence))
+        return models
+
+    def is_mentioned(self, definition: Definition) -> bool:
+        """Whether its name stands anywhere else in the file."""
+        words = re.findall(r"[A-Za-z_][A-Za-z0-9_-]*", self.source.text)
+        names = sum(other.name == definition.name for other in self.definitions.values())
+        return words.count(definition.name) > names
+
     def make_error(self, at: int, sentence: str) -> MalError:
+        """Make the error that says `sentence` about the text at offset `at`."""
         return self.source.make_error(at, sentence)
 
     def report(self, error: MalError) -> None:
@@ -103,13 +140,16 @@ class _Reader:
         """Read a body into a spec; at: where missing fields are reported."""
         before = len(self.mistakes or ())
         given: dict[str, Field] = {}
-        is_whole = True
+        # Of keys that cannot be read, or were meant by an unknown one, nothing is known.
+        unknown = {SYNONYMS.get(key, key) for key in body.skipped}
         for field in body.fields:
             key = SYNONYMS.get(field.key, field.key)
             key = key if key in list_keys(kind) else field.key
             if key not in list_keys(kind):
-                self.report(self.make_error(field.at, describe_unknown_key(kind, field.key)))
-                is_whole = False  # the key may be one that would be missed
+                sentence = describe_unknown_key(kind, field.key)
+                self.report(self.make_error(field.at, sentence))
+                meant = re.search(r"did you mean '([\w-]+)'", sentence)
+                unknown.add(SYNONYMS.get(meant[1], meant[1]) if meant else "")
                 continue
             if key in given:
                 other = "" if key == field.key else f" ({field.key!r} is another name of it)"
@@ -118,7 +158,7 @@ class _Reader:
                 continue
             given[key] = field
         values: dict[str, object] = {}
-        failed = False
+        failed = bool(unknown)
         for key, field in given.items():
             if key in ("block", "pattern"):
                 continue
@@ -126,26 +166,32 @@ class _Reader:
                 values[key] = self.read_value(key, list_keys(kind)[key], field.value)
             except MalError as error:
                 self.report(error)
+                unknown.add(key)
                 failed = True
-        if kind is ModelSpec and (is_whole or "block" in given or "pattern" in given):
+        has_blocks = "block" in given or "pattern" in given
+        if kind is ModelSpec and (has_blocks or not unknown & {"block", "pattern", ""}):
             try:
                 values["blocks"] = self.read_blocks(given, at, name)
             except MalError as error:
                 self.report(error)
                 failed = True
         for key in list_required_keys(kind):
-            if key not in given and is_whole:
+            if key not in given and not unknown & {key, ""}:
                 sentence = f"{WORDS[kind]} {name or '{ ... }'} needs {key}"
                 self.report(self.make_error(at, sentence))
-        if failed or len(self.mistakes or ()) > before:
-            raise _Noted("", self.source.file, 1, 1)
         if name:
             values["name"] = name
         make = cast(Callable[..., T], kind)
-        try:
-            return make(**values)
-        except SpecError as error:
-            raise self.make_error(self.locate(body, at, error.path), str(error)) from error
+        if self.mistakes is None:
+            try:
+                return make(**values)
+            except SpecError as error:
+                raise self.make_error(self.locate(body, at, error.path), str(error)) from error
+        for refusal in list_spec_errors(make, values, unknown - {""}):
+            self.report(self.make_error(self.locate(body, at, refusal.path), str(refusal)))
+        if failed or len(self.mistakes) > before:
+            raise _Noted("", self.source.file, 1, 1)
+        return make(**values)
 
     def read_blocks(self, given: Mapping[str, Field], at: int, name: str) -> tuple[BlockSpec, ...]:
         """Read the blocks of a model from `block` or `pattern`."""
@@ -185,6 +231,9 @@ class _Reader:
             raise self.make_error(value.at, sentence)
         name = value.name
         if (key, name) not in self.definitions:
+            self.missed.add(key)
+            if self.tree.has_gaps:  # it may be what cannot be parsed
+                raise _Noted("", self.source.file, 1, 1)
             raise self.make_error(
                 value.at, f"{key} {quote(name)} is not defined{self.suggest_name(key, name)}"
             )
@@ -304,42 +353,9 @@ class _Reader:
         return Body((), node.at)
 
 
-def list_mistakes(source: Source, tree: Tree) -> list[MalError]:
-    """List the mistakes of a file that parses, in its order; none where it has none.
-
-    One that only shows in a part with other mistakes may be left out until those are mended.
-    """
-    found: list[MalError] = []
-    reader = _Reader(source, tree, found)
-    for kind, name in reader.definitions:
-        try:
-            reader.read_definition(kind, name)
-        except MalError as error:
-            reader.report(error)
-    if not found:
-        try:
-            read_tree(source, tree)
-        except MalError as error:
-            found.append(error)
-    unique = {str(error): error for error in found}
-    return sorted(unique.values(), key=lambda error: (error.line, error.column))
-
-
 def read_tree(source: Source, tree: Tree, *, unused_allowed: bool = False) -> dict[str, ModelSpec]:
     """Read the models of a file by name, in its order. Raises MalError at the first mistake.
 
     unused_allowed: whether a definition may be unused, which in a file is a likely typo.
     """
-    reader = _Reader(source, tree)
-    models: dict[str, ModelSpec] = {}
-    for kind, name in reader.definitions:
-        spec = reader.read_definition(kind, name)
-        if isinstance(spec, ModelSpec):
-            models[name] = spec
-    if not models:
-        raise source.make_error(0, "this file defines no model")
-    for key, definition in reader.definitions.items():
-        if definition.kind != "model" and key not in reader.used and not unused_allowed:
-            sentence = f"{definition.kind} {quote(definition.name)} is defined and never used"
-            raise source.make_error(definition.name_at, sentence)
-    return models
+    return Reader(source, tree).read_all(unused_allowed=unused_allowed)

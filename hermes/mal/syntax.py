@@ -1,4 +1,4 @@
-"""The parser of MAL: characters to tokens, tokens to a tree. It knows no keyword.
+"""The parser of MAL: tokens to a tree. It knows no keyword.
 
 Each node of the tree carries its offset in the text, from which `Source.make_error` makes an error
 with line, column and caret. Nothing but MalError is raised, whatever the bytes: nesting, tokens and
@@ -9,113 +9,19 @@ import re
 from dataclasses import dataclass, field
 
 from hermes.errors import MalError
+from hermes.mal.tokens import Source, Token, Tokens
 from hermes.mal.tree import Body, Definition, Field, List, Number, String, Tree, Value, Word, quote
 
-__all__ = ["MAX_BYTES", "MAX_NESTING", "Source", "parse", "parse_value"]
+__all__ = ["MAX_NESTING", "parse", "parse_value"]
 
-MAX_BYTES = 2**20
 MAX_NESTING = 64
-MAX_TOKENS = 50_000
 MAX_VALUES = 10_000  # of a list, repeated ones counted as often as they are
-MAX_LENGTH = {"number": 32, "name": 100}  # characters; a float64 needs 24 at most
-
-# Possessive quantifiers (*+, ++) never backtrack, so that tokenizing takes linear time.
-TOKEN = re.compile(
-    r"""(?P<space> [ \t\n]++ | \#[^\n]*+ )
-      | (?P<name> [A-Za-z_][A-Za-z0-9_-]*+ )
-      | (?P<number> (?> -? [0-9]++ (?: \. [0-9]++ )? (?: [eE] [+-]? [0-9]++ )? ) (?![\w.+-]) )
-      | (?P<string> " [^"\\]*+ (?: \\. [^"\\]*+ )*+ " )
-      | (?P<mark> [{}\[\]:,] )""",
-    re.VERBOSE | re.DOTALL,
-)
 ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 ESCAPES = {'"': '"', "\\": "\\", "n": "\n", "t": "\t"}
 
 
-@dataclass(frozen=True)
-class Source:
-    """The name and text of a file, lines ended by newlines; makes errors from offsets."""
-
-    text: str
-    file: str = "<text>"
-
-    @classmethod
-    def from_data(cls, data: str | bytes, file: str = "<text>") -> "Source":
-        """Decode a file's bytes, without a byte-order mark. Raises MalError."""
-        if len(data) > MAX_BYTES or (isinstance(data, str) and _is_too_long(data)):
-            raise MalError(f"a file has at most {MAX_BYTES} bytes", file, 1, 1)
-        try:
-            text = data if isinstance(data, str) else data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            before = cls(_normalize_newlines(error.object[: error.start].decode("utf-8-sig")), file)
-            byte = error.object[error.start]
-            sentence = f"byte 0x{byte:02x} at offset {error.start} is not UTF-8"
-            raise before.make_error(len(before.text), sentence) from error
-        return cls(_normalize_newlines(text.removeprefix("\ufeff")), file)
-
-    def make_error(self, at: int, sentence: str) -> MalError:
-        """Make the error that says `sentence` about the text at offset `at`."""
-        start = self.text.rfind("\n", 0, at) + 1
-        line = self.text.count("\n", 0, at) + 1
-        source = self.text[start:].split("\n", 1)[0]
-        return MalError(sentence, self.file, line, at - start + 1, source)
-
-
-def _is_too_long(text: str) -> bool:
-    return len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES
-
-
-def _normalize_newlines(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-@dataclass(slots=True)
-class _Token:
-    kind: str
-    text: str
-    at: int
-
-    def __str__(self) -> str:
-        return "the end of the file" if self.kind == "end" else quote(self.text)
-
-
-class _Tokens:
-    """The tokens of a file, and where its comments begin."""
-
-    def __init__(self, source: Source):
-        self.comments: list[int] = []
-        self.list: list[_Token] = []
-        at, end = 0, len(source.text)
-        while at < end:
-            match = TOKEN.match(source.text, at)
-            if match is None:
-                raise _explain_stray(source, at)
-            kind, text = str(match.lastgroup), match[0]
-            if kind != "space":
-                self.list.append(_Token(kind, text, at))
-            elif text[0] == "#":
-                self.comments.append(at)
-            if len(self.list) + len(self.comments) > MAX_TOKENS:
-                raise source.make_error(
-                    at, f"a file has at most {MAX_TOKENS} words, marks and comments"
-                )
-            if len(text) > MAX_LENGTH.get(kind, MAX_BYTES):
-                sentence = f"a {kind} has at most {MAX_LENGTH[kind]} characters, got {len(text)}"
-                raise source.make_error(at, sentence)
-            at = match.end()
-        self.list.append(_Token("end", "", end))
-
-
-def _explain_stray(source: Source, at: int) -> MalError:
-    """Explain why no token begins at an offset."""
-    character = source.text[at]
-    if character == '"':
-        return source.make_error(at, "this string is never closed")
-    if character.isdecimal() or character in "+-.":
-        run = re.compile(r"[^\s{}\[\],:#\"]+").match(source.text, at)
-        found = quote(run[0] if run else character)
-        return source.make_error(at, f"{found} is not a number; write 12, -0.5 or 1e-5")
-    return source.make_error(at, f"unexpected character {character!r}")
+class _Unclosed(MalError):
+    """A brace is never closed: nobody knows which part what follows belongs to."""
 
 
 @dataclass
@@ -123,11 +29,14 @@ class _Parser:
     """Recursive descent, a method for each rule of the grammar.
 
     position: index of the next token. depth: open braces and brackets. unclosed: whether the file
-    has more opening braces than closing ones.
+    has more opening braces than closing ones. mistakes: gets all of them, and parsing continues at
+    the next field or definition; None to raise the first.
     """
 
     source: Source
-    tokens: list[_Token]
+    tokens: list[Token]
+    mistakes: list[MalError] | None = None
+    has_gaps: bool = False
     position: int = 0
     depth: int = 0
     unclosed: bool = field(init=False)
@@ -137,10 +46,10 @@ class _Parser:
         self.unclosed = marks.count("{") > marks.count("}")
 
     @property
-    def next(self) -> _Token:
+    def next(self) -> Token:
         return self.tokens[self.position]
 
-    def take(self) -> _Token:
+    def take(self) -> Token:
         """Consume and return the next token; the last one, the end, is never consumed."""
         token = self.tokens[self.position]
         self.position = min(self.position + 1, len(self.tokens) - 1)
@@ -162,10 +71,58 @@ class _Parser:
 
     def parse_file(self) -> tuple[Definition, ...]:
         """file = definition+"""
-        definitions = [self.parse_definition()]
-        while self.next.kind != "end":
-            definitions.append(self.parse_definition())
+        definitions: list[Definition] = []
+        while not definitions or self.next.kind != "end":
+            start = self.position
+            try:
+                definitions.append(self.parse_definition())
+            except MalError as error:
+                self.note(error)
+                self.has_gaps, self.depth = True, 0
+                self.position = start
+                self.take()
+                while self.next.kind != "end" and not self.is_definition_next():
+                    self.take()
+                if self.next.kind == "end":
+                    break
         return tuple(definitions)
+
+    def note(self, error: MalError) -> None:
+        """Raise an error, or note it where all mistakes are wanted."""
+        if self.mistakes is None:
+            raise error
+        if self.tokens[self.position].kind != "stray":  # that was noted
+            self.mistakes.append(error)
+
+    def is_definition_next(self) -> bool:
+        """Whether a definition begins here: NAME NAME {, first in its line."""
+        return self.is_ahead("name", "name", "{") and self.is_first_in_line()
+
+    def is_first_in_line(self) -> bool:
+        """Whether the next token is the first of its line."""
+        if self.position == 0:
+            return True
+        before = self.tokens[self.position - 1].at
+        return "\n" in self.source.text[before : self.next.at]
+
+    def skip_field(self, start: int) -> str:
+        """Skip what cannot be parsed from token `start` on, up to the next field or the brace.
+
+        Returns the key, "" where there is none.
+        """
+        first = self.tokens[start]
+        self.position, braces = start, 0  # only braces have fields in them, whatever is unclosed
+        while self.next.kind != "end":
+            begins = self.is_ahead("name", ":") or self.is_ahead("name", "{")
+            apart = self.is_first_in_line() or self.tokens[self.position - 1].text == ","
+            is_next_field = begins and apart and self.position > start
+            if braces <= 0 and (self.is_next("}") or is_next_field):
+                break
+            if self.position > start and self.is_definition_next():
+                break
+            braces += self.is_next("{") - self.is_next("}")
+            self.take()
+        return first.text if first.kind == "name" else ""
 
     def parse_definition(self) -> Definition:
         """definition = NAME NAME body"""
@@ -184,17 +141,28 @@ class _Parser:
         """body = "{" (field ","?)* "}" """
         opening = self.open()
         fields: list[Field] = []
+        skipped: list[str] = []
+        depth = self.depth
         while not self.is_next("}"):
             # After a missing closing brace comes the next definition, NAME NAME {, or the end.
             missing = self.unclosed and self.is_ahead("name", "name", "{")
             if self.next.kind == "end" or missing:
                 what = owner if len(owner) <= 60 else f"{owner[:57]}..."
-                raise self.source.make_error(opening.at, f"'{{' opening {what} is never closed")
-            fields.append(self.parse_field(owner))
+                sentence = f"'{{' opening {what} is never closed"
+                raise self.source.make_error(opening.at, sentence, _Unclosed)
+            start = self.position
+            try:
+                fields.append(self.parse_field(owner))
+            except _Unclosed:
+                raise
+            except MalError as error:
+                self.note(error)
+                skipped.append(self.skip_field(start))
+                self.depth = depth
             if self.is_next(","):
                 self.take()
         self.close()
-        return Body(tuple(fields), opening.at)
+        return Body(tuple(fields), opening.at, tuple(skipped))
 
     def parse_field(self, owner: str) -> Field:
         """field = NAME ":" value | NAME body"""
@@ -257,7 +225,7 @@ class _Parser:
             raise self.source.make_error(value.at, sentence)
         return int(value.text) * [self.parse_value(owner)]
 
-    def resolve_escapes(self, token: _Token) -> str:
+    def resolve_escapes(self, token: Token) -> str:
         """Resolve the escapes of a string token and remove its quotes."""
 
         def resolve(match: re.Match[str]) -> str:
@@ -268,7 +236,7 @@ class _Parser:
 
         return ESCAPE.sub(resolve, token.text[1:-1])
 
-    def open(self) -> _Token:
+    def open(self) -> Token:
         token = self.take()
         self.depth += 1
         if self.depth > MAX_NESTING:
@@ -280,16 +248,21 @@ class _Parser:
         self.depth -= 1
 
 
-def parse(source: Source) -> Tree:
-    """Parse a file. Raises MalError at the first mistake."""
-    tokens = _Tokens(source)
-    definitions = _Parser(source, tokens.list).parse_file()
-    return Tree(definitions, tuple(tokens.comments))
+def parse(source: Source, mistakes: list[MalError] | None = None) -> Tree:
+    """Parse a file. Raises MalError at the first mistake.
+
+    mistakes: gets all that can be told apart, and what lies between them is parsed. Raises MalError
+    then only for a file that is too large.
+    """
+    tokens = Tokens(source, mistakes)
+    parser = _Parser(source, tokens.list, mistakes)
+    definitions = parser.parse_file()
+    return Tree(definitions, tuple(tokens.comments), parser.has_gaps)
 
 
 def parse_value(source: Source, owner: str) -> Value:
     """Parse a text that is one value; owner: its key, for errors. Raises MalError."""
-    parser = _Parser(source, _Tokens(source).list)
+    parser = _Parser(source, Tokens(source).list)
     value = parser.parse_value(owner)
     if parser.next.kind != "end":
         raise parser.make_expected_error("one value")

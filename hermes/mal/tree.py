@@ -63,10 +63,11 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """Fields in braces."""
+    """Fields in braces. skipped: the keys of those that could not be parsed, "" for no key."""
 
     fields: tuple[Field, ...]
     at: int = 0
+    skipped: tuple[str, ...] = ()
 
 
 Value = Number | String | Word | Body | List
@@ -85,10 +86,14 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The definitions of a file, and where its comments begin."""
+    """The definitions of a file, and where its comments begin.
+
+    has_gaps: whether something at the level of definitions could not be parsed.
+    """
 
     definitions: tuple[Definition, ...]
     comments: tuple[int, ...] = ()
+    has_gaps: bool = False
 
 
 def quote(text: str) -> str:

@@ -148,6 +148,7 @@ def test_check_says_ok_of_each_model_and_goes_on_after_an_error(file, capsys):
         "ok  two.mal:other  4,884,032 parameters",
     ]
     assert captured.err == (
+        "Error: bad.mal:1:7: model small needs block or pattern\nmodel small {\n      ^\n"
         "Error: bad.mal:2:3: unknown key 'hiden_size' in model; did you mean 'hidden_size'?\n"
         "  hiden_size: 64\n  ^\n"
     )
