@@ -1,11 +1,11 @@
 """Peak memory of real training steps, each in a process of its own, beside what a plan says.
 
-    python benchmarks/plan.py [BACKEND]...
+    python benchmarks/plan.py [BACKEND | PRECISION]...
 
 torch: growth of the process's resident memory from before the learner is built to its peak, as
-Linux counts it (VmHWM), where glibc gives back at once what is freed (MALLOC_MMAP_THRESHOLD_):
-by default it holds more, up to twice the tensors. MLX: mx.get_peak_memory. Both on the CPU, three
-steps.
+Linux counts it (VmHWM), where glibc gives back at once what is freed (MALLOC_MMAP_THRESHOLD_), and
+beside it as glibc does by default, which holds what was freed for the next array of any size. MLX:
+mx.get_peak_memory. Both on the CPU, three steps.
 """
 
 import gc
@@ -33,7 +33,10 @@ SHAPES = (
     ("gpt2-small", {"num_layers": "4", "vocab_size": "8000"}, 2, 1, 256),
     ("smol-llama", {"num_layers": "3", "vocab_size": "8000"}, 2, 1, 256),
 )
+BACKENDS = ("torch", "mlx")
 VARIANTS = (("float32", False), ("float32", True), ("bfloat16", False))
+
+PRECISIONS = {precision for precision, _ in VARIANTS}
 
 
 def read_status(key):
@@ -81,14 +84,19 @@ def main():
     if sys.argv[1:2] and sys.argv[1].startswith("["):
         print(measure(*json.loads(sys.argv[1])))
         return
-    rows = [("backend", "model", "batch", "precision", "recomputed", "measured", "plan", "ratio")]
-    for backend in sys.argv[1:] or ("torch", "mlx"):
+    chosen = set(sys.argv[1:])
+    heading = ("backend", "model", "batch", "precision", "recomputed")
+    rows = [(*heading, "measured", "plan", "ratio", "by default")]
+    for backend in [one for one in BACKENDS if one in chosen] or BACKENDS:
         for name, edits, B, A, T in SHAPES:
             for precision, grad_checkpoint in VARIANTS:
+                if chosen & PRECISIONS and precision not in chosen:
+                    continue
                 case = [backend, name, edits, B, A, T, precision, grad_checkpoint]
                 command = [sys.executable, __file__, json.dumps(case)]
                 environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
                 found = int(subprocess.check_output(command, text=True, env=environment))
+                usual = int(subprocess.check_output(command)) if backend == "torch" else found
                 spec = mal.load(name)
                 spec = mal.edit_all(spec, edits) if edits else spec
                 recipe = Recipe(batch_size=B, grad_accum=A, seq_len=T)
@@ -100,10 +108,11 @@ def main():
                         *(backend, f"{name} {changed}".strip(), f"{A} x {B} x {T}", precision),
                         "yes" if grad_checkpoint else "",
                         *(f"{found / 1e6:,.0f} MB", f"{plan / 1e6:,.0f} MB", f"{plan / found:.2f}"),
+                        f"{usual / 1e6:,.0f} MB",
                     )
                 )
                 print("\n".join(format_columns(rows[-1:])), flush=True)
-    print("\n".join(format_columns(rows, right=(5, 6, 7))))
+    print("\n".join(format_columns(rows, right=(5, 6, 7, 8))))
 
 
 if __name__ == "__main__":

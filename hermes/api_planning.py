@@ -1,7 +1,7 @@
 """The public functions that work out a run and plan it before it begins."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hermes.model_info.run_plan import Speed, TrainingPlan, plan_run
 from hermes.model_info.run_recipe import OPTIMIZERS, Request, SuggestedRun, fit_run, render_run
 from hermes.model_info.scaling_rules import choose_tokens, make_shape, make_spec, read_count
 from hermes.model_info.training_memory import Placement
-from hermes.recipe import Lora, Recipe
+from hermes.recipe import Lora, OptimizerRecipe, Recipe
 from hermes.spec import ModelSpec
 from hermes.storage.durable import write_atomically
 
@@ -38,6 +38,10 @@ def plan(
     document_mask: bool = False,
     freeze_layers: int = 0,
     lora_rank: int = 0,
+    optimizer: str | None = None,
+    moments: str = "float32",
+    group: Sequence[Sequence[str]] = (),
+    ema: float = 0.0,
     num_processes: int = 1,
     shard: str | None = None,
     shard_group: int | None = None,
@@ -87,6 +91,9 @@ def plan(
         document_mask=a["document_mask"],
         freeze_layers=a["freeze_layers"],
         lora=Lora(rank=a["lora_rank"]) if a["lora_rank"] else None,
+        optimizer=OptimizerRecipe(name=optimizer or "adamw", moments=moments),
+        groups=tuple(tuple(one) for one in group),
+        ema=a["ema"],
     )
     placement = Placement(
         _choose_backend(backend, device),

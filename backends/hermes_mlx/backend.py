@@ -1,5 +1,6 @@
 """hermes.interface.Backend on MLX."""
 
+import sys
 from importlib.metadata import version
 
 import mlx.core as mx
@@ -10,6 +11,7 @@ from hermes.interface import DeviceInfo, Options, Tensors, TrainState
 from hermes.numerics.frozen import FrozenWeights
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
+from hermes_mlx import FAST_BLAS
 from hermes_mlx.inference import Model
 from hermes_mlx.learner import Learner
 from hermes_mlx.process_group import ProcessGroup, join
@@ -28,6 +30,12 @@ class Backend:
     def devices(self) -> tuple[str, ...]:
         """The devices of this machine, the preferred one first."""
         return list_devices()
+
+    def describe_blas(self) -> str:
+        """The library that multiplies matrices on the CPU; `hermes_mlx` says where it is from."""
+        if sys.platform == "darwin":
+            return "Accelerate"
+        return "torch's" if FAST_BLAS else "reference"
 
     def describe_device(self, device: str) -> DeviceInfo:
         """What a device of this machine is; MLX's GPU is Metal's, or CUDA's on Linux."""

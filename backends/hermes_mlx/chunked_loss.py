@@ -269,14 +269,16 @@ def compute_loss(
     def forward(x: Array, weight: Array, *more: Array) -> tuple[Array, ...]:
         matrix, bias = weight.astype(x.dtype), None if head_bias is None else more[0]
         rows = None if head_rows is None else more[-1].astype(x.dtype)
-        total, aux, dx = mx.zeros((), upcast(x).dtype), [], []
+        total, aux = mx.zeros((), upcast(x).dtype), []
+        dx: list[Array] = []
         dw: Array = mx.zeros_like(weight)
         db: Any = 0
         dr: Any = 0
         for index, spans in enumerate(groups):
-            logps, previous = [], [dw]
+            # As in score_groups: one chunk after another, or all logits exist at once. Of the one
+            # before all results must be there: each that is not yet holds its logits.
+            logps, previous = [], [dw, total, *dx[-1:]]
             for begin, end in spans:
-                # As in score_groups: one chunk after another, or all logits exist at once.
                 chunk = mx.depends([x[begin:end]], previous)[0]
                 logp, logits = score_chunk(head, chunk, targets[begin:end], matrix, bias, rows)
                 logps.append(logp)
@@ -290,7 +292,7 @@ def compute_loss(
                 if len(spans) > 1:
                     # A pair's loss needs all of its chunks, whose logits do not fit in memory
                     # together: they are computed a second time, chunk by chunk.
-                    chunk = mx.depends([chunk], [loss, dw])[0]
+                    chunk = mx.depends([chunk], [loss, dw, *dx[-1:]])[0]
                     _, logits = score_chunk(head, chunk, targets[begin:end], matrix, bias, rows)
                 chunk_grad = None if logp_grad is None else logp_grad[begin - first : end - first]
                 z_grad = None

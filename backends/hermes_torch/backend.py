@@ -1,5 +1,6 @@
 """hermes.interface.Backend on PyTorch."""
 
+import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +34,11 @@ class Backend:
     def devices(self) -> tuple[str, ...]:
         """The devices of this machine, the preferred one first."""
         return list_devices()
+
+    def describe_blas(self) -> str:
+        """The library that multiplies matrices on the CPU."""
+        found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+        return found[1] if found else "unknown"
 
     def describe_device(self, device: str) -> DeviceInfo:
         """What a device of this machine is."""

@@ -75,7 +75,7 @@ SECTIONS = {
         ("plan", "plan", "Plan a run: memory, largest micro-batch, hours, energy and price"),
         ("plot", "plot", "Plot the losses, learning rates and speeds of runs"),
         ("watch", "watch", "Follow runs on a page in the browser: curves, samples, settings"),
-        ("doctor", "doctor", "Show what is installed and which devices are available"),
+        ("doctor", "doctor", "Show what is installed, what this machine has, and what is wrong"),
     ),
     "Prove": (("conformance", "conformance", "Prove that a backend computes the same numbers"),),
 }

@@ -15,7 +15,7 @@ from hermes.spec import Alibi, AttentionSpec, BlockSpec, LayerNorm, NoNorm
 from hermes.spec.block import FfnSpec
 from hermes.spec.parts import Norm
 
-__all__ = ["BYTES_OF", "LayerBytes", "Shape", "count_layer_bytes", "count_norm_bytes"]
+__all__ = ["BITS", "BYTES_OF", "LayerBytes", "Shape", "count_layer_bytes", "count_norm_bytes"]
 
 BYTES_OF = {"float64": 8, "float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
 BITS = 1  # bytes of an element of a boolean mask

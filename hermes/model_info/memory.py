@@ -24,6 +24,7 @@ __all__ = [
     "count_training_bytes",
     "explain_out_of_memory",
     "read_host_memory",
+    "read_memory_limits",
     "read_peak_memory",
 ]
 
@@ -122,6 +123,18 @@ def read_host_memory() -> HostMemory | None:
         if 0 < limit < UNLIMITED:
             total, available = min(total, limit), min(available, max(limit - used, 0))
     return HostMemory(total, available)
+
+
+def read_memory_limits() -> dict[str, int]:
+    """Read the limits of this process's memory, the least of each kind, by what sets it."""
+    found: dict[str, int] = {}
+    groups = [limit for limit, _ in _read_cgroups() if 0 < limit < UNLIMITED]
+    if groups:
+        found["the control group"] = min(groups)
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if 0 < limit < UNLIMITED:
+        found["ulimit -v"] = limit
+    return found
 
 
 def _read_meminfo() -> tuple[int, int] | None:

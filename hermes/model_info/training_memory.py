@@ -8,6 +8,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from hermes.model_info.activations import (
+    BITS,
     BYTES_OF,
     LayerBytes,
     Shape,
@@ -31,7 +32,7 @@ LARGEST_BATCH = 1 << 20
 # is no sum of tensors. These are fitted to peaks of 120 small models (mx.get_peak_memory, CPU).
 # Recomputation saves less than torch's, as the gradients of weights are computed last.
 MLX_RECOMPUTED = 0.75  # of what a layer keeps
-MLX_UPDATED = 2.75  # tensors of the size of the weights: those that an update makes anew
+MLX_UPDATED = 0.92  # of weights and optimizer state: what of them an update makes anew
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ class _Step:
 
     def _count_logits(self, spec: ModelSpec) -> int:
         """The buffers of the loss: logits, their log-softmax and gradient, and temporaries."""
+        if not self.shape.is_torch:
+            return self._count_mlx_logits(spec)
         a, n, V = self.shape.activation, self.rows, spec.vocab_size
         own = n * V * 2 * self.master  # logits, and log-softmax that becomes their gradient
         product = a * max(n * spec.hidden_size, self.vocabulary * self.trains_head)
@@ -147,15 +150,26 @@ class _Step:
             )  # the gradient and the head in that type
             # The head's gradient in that type, and widened to be added up.
             product = max(product, (a + self.master) * self.vocabulary * self.trains_head)
-        if not self.shape.is_torch:
-            chunks = -(-self.shape.tokens // n)
-            # Of several chunks MLX holds most until the last: measured with 6 and with 16 of them.
-            more = 1 if chunks == 1 else 6 + 1.83 * chunks
-            own += int(n * V * self.master * more)
-        elif n < self.shape.tokens:
+        if n < self.shape.tokens:
             own += n * V * 2 * self.master  # those of the chunk before, until they are replaced
             own += n * V * a * (a < self.master)
         return own + product
+
+    def _count_mlx_logits(self, spec: ModelSpec) -> int:
+        """The same of MLX, eager: it makes all of a chunk's arrays before it lets go of one.
+
+        Of a chunk that are logits, where the target is (a mask, and its -1), softmax, their sum,
+        and that sum where a target counts. In a shorter type logits and gradient are there in both.
+        Of the chunk before three are left, as ten operations run ahead. Of the head: zeros, or the
+        sum so far, and what a chunk adds; in a shorter type that in both, and the head.
+        """
+        a, wide, nV = self.shape.activation, self.master, self.rows * spec.vocab_size
+        short = a < wide
+        own = nV * (5 * wide + BITS + 2 * a * short)
+        if self.rows < self.shape.tokens:
+            own += 3 * wide * nV
+        head = 2 * wide + (a + a * self.casts_head) * short
+        return own + head * self.vocabulary
 
     def find_peak(self) -> MemoryPlan:
         """The moment of the step that takes the most."""
@@ -183,8 +197,7 @@ class _Step:
         head = master * self.vocabulary if self.trains_head else 0
         before = held if self.accumulates else 0
         dx = self.hidden * self.shape.activation
-        ahead = 0 if self.shape.is_torch else max((one.working for one in self.layers), default=0)
-        live = sum(kept) + self.final + dx + ahead
+        live = sum(kept) + self.final + dx
         found = [make("loss", before + head, live, self.logits)]
         above = head // share
         for index in reversed(range(len(self.layers))):
@@ -200,7 +213,7 @@ class _Step:
             rest = held - head // share
         found.append(make("backward", rest + embedding, dx, 0))
         # torch updates in place; MLX makes weights and moments anew.
-        anew = 0 if self.shape.is_torch else int(MLX_UPDATED * held)
+        anew = 0 if self.shape.is_torch else int(MLX_UPDATED * (held + self.state))
         found.append(make("update", held + anew, 0, 0))
         return max(found, key=lambda one: one.total)
 

@@ -161,7 +161,15 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
     "plan": CommandOptions(
         (
             *("model", "batch_size", "grad_accum", "max_steps", "seq_len", "tokens"),
-            *("document_mask", "freeze_layers", "lora_rank"),
+            *(
+                "document_mask",
+                "freeze_layers",
+                "lora_rank",
+                "optimizer",
+                "moments",
+                "group",
+                "ema",
+            ),
             *("num_processes", "shard", "shard_group", "backend", "precision", "grad_checkpoint"),
             *("hardware", "memory", "tokens_per_second", "price_per_hour", "watts"),
             *("config", "set", "json"),

@@ -75,3 +75,23 @@ def test_the_command_reads_flags_and_a_run_yaml(call, tmp_path):
     assert "unknown key 'batch_sizes'" in err
     code, out, _ = call("plan", "--model", "nano", "--backend", "torch", "--memory", "0.01")
     assert "does not fit" in out
+
+
+def test_the_optimizer_is_planned_as_it_is_given(call, tmp_path):
+    def plan(*line):
+        code, out, err = call("plan", "--model", "nano", "--backend", "torch", "--json", *line)
+        assert code == 0, err
+        return json.loads(out)["memory"]["optimizer"]
+
+    adamw = plan()
+    assert plan("--optimizer", "lion") == plan("--moments", "bfloat16") == adamw // 2
+    assert plan("--ema", "0.999") == adamw * 3 // 2
+    assert plan("--group", "lm_head.*", "lr=1e-4") == adamw
+    file = tmp_path / "r.yaml"
+    file.write_text("model: nano\noptimizer: lion\nnum_gpus: 2\nmax_steps: 3\nbatch_size: 1\n")
+    code, out, _ = call("plan", "--config", str(file), "--backend", "torch", "--json")
+    assert json.loads(out)["memory"]["optimizer"] == adamw // 2
+    assert json.loads(out)["processes"] == 2
+    code, _, err = call("plan", "--model", "nano", "--group", "head.*", "lr=1")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "group 'head.*' matches no tensor that is trained" in err

@@ -394,6 +394,12 @@ def test_doctor_names_versions_backends_and_devices(call):
     assert found["backends"]["torch"]["installed"]
     assert found["backends"]["numpy"]["devices"] == ["cpu"]
     assert found["default_backend"] in ("torch", "mlx")
+    assert found["machine"]["memory"] >= found["machine"]["available"]
+    assert isinstance(found["problems"], list)
+    code, out, _ = call("doctor")
+    assert code == 0
+    for heading in ("C++ compiler: ", "memory: ", "disk free: ", "BLAS: ", "cores: ", "-> "):
+        assert f"\n{heading}" in out
 
 
 def test_quickstart_goes_from_text_to_proof_and_hands_over_half_way(call, tmp_path, monkeypatch):

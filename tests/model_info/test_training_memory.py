@@ -8,9 +8,11 @@ import pytest
 from torch.profiler import ProfilerActivity, profile
 
 from hermes import mal
+from hermes.model_info import training_memory
 from hermes.model_info.training_memory import Placement, find_largest_batch, plan_memory
 from hermes.numerics.params import count_parameters, list_parameters
-from hermes.recipe import Lora, Recipe
+from hermes.recipe import Lora, OptimizerRecipe, Recipe
+from hermes_mlx import chunked_loss
 from tests.model_info.test_activations import make_batch, make_learner, make_spec
 
 WIDE = {
@@ -130,3 +132,48 @@ def test_a_frozen_base_is_planned_in_bfloat16_and_without_copies(backend):
     )
     assert short.moment == dora.moment == "loss"
     assert dora.activations - short.activations == 2 * in_layers
+
+
+@pytest.mark.parametrize("chunks", [1, 4])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_plan_is_about_the_peak_on_mlx_where_logits_are_most_of_it(
+    chunks, precision, monkeypatch
+):
+    spec = mal.edit_all(make_spec(1), {"vocab_size": "3000", "hidden_size": "32"})
+    rows = 8 * 36 // chunks
+    monkeypatch.setattr(chunked_loss, "CHUNK_LOGITS", rows * 3000)
+    monkeypatch.setitem(training_memory.CHUNKS, "mlx", (rows * 3000,) * 2)
+    found = measure_mlx(spec, 8, 1, precision=precision)
+    recipe = Recipe(batch_size=8, seq_len=36)
+    plan = plan_memory(spec, recipe, Placement("mlx", precision=precision))
+    assert plan.moment == "loss"
+    assert plan.total == pytest.approx(found, rel=0.2)
+
+
+def test_more_chunks_take_no_more_memory_on_mlx(monkeypatch):
+    """A chunk that does not wait for the one before would keep that one's logits."""
+    spec = mal.edit_all(make_spec(1), {"vocab_size": "3000", "hidden_size": "32"})
+    monkeypatch.setattr(chunked_loss, "CHUNK_LOGITS", 18 * 3000)
+    few, many = (measure_mlx(spec, B, 1) for B in (2, 16))  # 4 and 32 chunks
+    # The activations of 14 more sequences; of each more chunk less than its logits.
+    assert many - few < 28 * 18 * 3000 * 4
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_optimizers_take_what_they_keep(backend):
+    spec = make_wide()
+    weights = 4 * count_parameters(spec)
+    hidden = 4 * sum(t.size for t in list_parameters(spec).values()
+                     if t.part in ("attention", "ffn") and len(t.shape) == 2)  # fmt: skip
+
+    def plan(ema=0.0, **optimizer):
+        recipe = Recipe(seq_len=36, batch_size=2, ema=ema, optimizer=OptimizerRecipe(**optimizer))
+        return plan_memory(spec, recipe, Placement(backend))
+
+    assert plan().optimizer == 2 * weights
+    assert plan(name="lion").optimizer == weights
+    assert plan(name="muon").optimizer == 2 * weights - hidden
+    assert plan(moments="bfloat16").optimizer == weights
+    assert plan(name="adafactor").optimizer < weights / 20
+    assert plan(ema=0.99).optimizer == 3 * weights
+    assert plan(name="lion").total < plan().total < plan(ema=0.99).total

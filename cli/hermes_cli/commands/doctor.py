@@ -1,8 +1,8 @@
-"""`hermes doctor`: show what is installed and which devices are available."""
+"""`hermes doctor`: show what is installed, what this machine has, and what is wrong with it."""
 
+import dataclasses
 import json
 import platform
-import shutil
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -29,13 +29,16 @@ def _examine_backend(name: str) -> dict[str, Any]:
         found = find_backend(name)
     except MissingBackend as error:
         return {"installed": False, "reason": str(error)}
-    return {"installed": True, "versions": found.versions(), "devices": list(found.devices())}
+    described = {"installed": True, "versions": found.versions(), "devices": list(found.devices())}
+    if describe := getattr(found, "describe_blas", None):
+        described["blas"] = describe()
+    return described
 
 
 @declare_command("doctor")
 @click.pass_context
 def doctor(context: click.Context, /, as_json: bool, distributed: bool, **_: Any) -> None:
-    """Show what is installed and which devices are available.
+    """Show what is installed, what this machine has, and what is wrong with it.
 
     With --distributed, starts several processes, or is itself started by torchrun, srun or
     mlx.launch, and checks what they need of each other before a run depends on it.
@@ -46,21 +49,28 @@ def doctor(context: click.Context, /, as_json: bool, distributed: bool, **_: Any
         examine(context)
         return
     from hermes.interface import detect_default_backend, list_backends
+    from hermes.model_info.machine import examine_machine, format_machine, list_problems
 
+    backends = {name: _examine_backend(name) for name in list_backends()}
+    machine = examine_machine({n: one["blas"] for n, one in backends.items() if "blas" in one})
     found: dict[str, Any] = {
         "hermes": version("hermes-llm"),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "libraries": {name: _get_version(name) for name in LIBRARIES},
-        "compiler": shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"),
-        "backends": {name: _examine_backend(name) for name in list_backends()},
+        "compiler": machine.compiler,
+        "backends": backends,
         "default_backend": detect_default_backend(),
+        "machine": dataclasses.asdict(machine),
+        "problems": list_problems(machine),
     }
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    for line in _format_lines(found):
+    for line in (*_format_lines(found), *format_machine(machine)):
         click.echo(line)
+    for problem in found["problems"] or ["no problem was found"]:
+        click.echo(f"-> {problem}")
 
 
 def _format_lines(found: dict[str, Any]) -> Iterator[str]:
@@ -69,7 +79,9 @@ def _format_lines(found: dict[str, Any]) -> Iterator[str]:
         f"{name} {number or 'not installed'}" for name, number in found["libraries"].items()
     )
     yield f"libraries: {', '.join(libraries)}"
-    yield f"C++ compiler: {found['compiler'] or 'none found, so torch does not compile on the CPU'}"
+    compiler = found["compiler"]
+    known = found["machine"]["compiler_version"]
+    yield f"C++ compiler: {compiler or 'none'}{f', {known}' if known else ''}"
     for name, state in found["backends"].items():
         if state["installed"]:
             numbers = ", ".join(f"{key} {value}" for key, value in state["versions"].items())
