@@ -15,7 +15,7 @@ from hermes.errors import HermesError
 from hermes.inference.decoding import PREFILL_CHUNK, check_lengths, shift_context
 from hermes.inference.prefixes import PrefixStore, RowState
 from hermes.inference.request import Generation, Listener, Request
-from hermes.inference.row_decoding import require_keeping, make_row_decoder
+from hermes.inference.row_decoding import make_row_decoder, require_keeping
 from hermes.inference.sampler import Sampler
 from hermes.interface import KeepsRows, Model
 from hermes.tokenizer import Tokenizer
@@ -265,6 +265,7 @@ class Engine:
             self._finish(row, "error", error)
             return
         if choice.token in request.stop_ids:
+            generation.ending = choice
             self._finish(row, "stop")
             return
         generation.add(choice)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from hermes.errors import HermesError, Unsupported
 from hermes.interface import Decoder, DecodesRows, KeepsRows, Model, RowDecoder
 
-__all__ = ["SeparateRows", "require_keeping", "make_row_decoder"]
+__all__ = ["SeparateRows", "make_row_decoder", "require_keeping"]
 
 
 def make_row_decoder(model: Model, rows: int, capacity: int) -> RowDecoder:
