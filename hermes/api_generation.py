@@ -15,6 +15,7 @@ from hermes.inference.chat_session import ChatSession
 from hermes.inference.decoding import check_lengths
 from hermes.inference.generated_text import GeneratedText
 from hermes.inference.grammar import read_json_schema
+from hermes.inference.prompt_cache import CacheKey, PromptCache, hash_weights
 from hermes.inference.prompts_file import (
     PromptRecord,
     TextsFile,
@@ -24,7 +25,7 @@ from hermes.inference.prompts_file import (
 from hermes.inference.request import Request
 from hermes.inference.sampling import Sampling
 from hermes.inference.sampling_options import SAMPLING_OPTIONS, make_sampling
-from hermes.interface import Backend, Options, choose_backend
+from hermes.interface import SHORT_NAMES, Backend, Options, choose_backend
 from hermes.interface import Model as BackendModel
 from hermes.interop.hub import load_tokenizer
 from hermes.model import SMALLER, Model, check_loading, load
@@ -75,6 +76,7 @@ def generate(
     length_penalty: float = 1.0,
     logprobs: int | None = None,
     echo: bool = False,
+    prompt_cache: str | Path | None = None,
     prompts: str | Path | None = None,
     output: str | Path | None = None,
     batch_size: int = 16,
@@ -91,6 +93,8 @@ def generate(
     logit_bias ("ID=NUMBER") become ids; stop, stop_id, context_overflow, logprobs and echo are as
     in `Model.complete`, and so is json_schema, which may also be a file. A seed gives the same text
     on every backend.
+
+    prompt_cache: as in `Model.complete`.
 
     num_beams: above 1, the num_samples best texts of a beam search, ranked by length_penalty, which
     takes none of the settings of sampling. prompts: instead of `prompt` a file of
@@ -127,6 +131,7 @@ def generate(
             echo=a["echo"],
             context_overflow=a["context_overflow"],
             json_schema=a["json_schema"],
+            prompt_cache=a["prompt_cache"],
         )
         for k in range(a["num_samples"])
     ]
@@ -136,7 +141,7 @@ def search(model: Model, arguments: Mapping[str, Any]) -> list[GeneratedText]:
     """The best texts of a beam search, by the arguments of `generate`. Raises HermesError."""
     a = arguments
     others = (
-        *("stop", "stop_id", "json_schema", "logprobs", "echo", "prompts", "seed"),
+        *("stop", "stop_id", "json_schema", "logprobs", "echo", "prompts", "seed", "prompt_cache"),
         *SAMPLING_OPTIONS,
     )
     idle = next((name for name in others if _is_given(name, a[name])), None)
@@ -187,6 +192,10 @@ def generate_from_file(
         raise HermesError("--prompt and --prompts are both given; give one")
     if a["echo"]:
         raise HermesError("--echo goes with --prompt; the texts of --prompts have their prompts")
+    if a["prompt_cache"] is not None:
+        raise HermesError(
+            "--prompt-cache goes with --prompt; what the prompts of --prompts share is read once"
+        )
     records, count = read_prompt_records(Path(a["prompts"])), a["num_samples"]
     made = []
     for number, record in enumerate(records, start=1):
@@ -264,6 +273,7 @@ def chat(
     max_tokens: int = 512,
     stop: Sequence[str] = (),
     stop_id: Sequence[int] = (),
+    context_overflow: str = "stop",
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -284,6 +294,7 @@ def chat(
     ban: Sequence[str] = (),
     min_tokens: int | None = None,
     seed: int = 0,
+    prompt_cache: str | Path | None = None,
     backend: str = "auto",
     device: str | None = None,
     precision: str = "auto",
@@ -297,8 +308,10 @@ def chat(
     checkpoint, config, ignore_fields, tokenizer, eos, force: as in `load`. template: a Jinja file
     instead of the checkpoint's chat template; template_arg: its arguments, such as
     "enable_thinking=false".
-    max_tokens: of an answer. Sampling and what ends an answer are as in `generate`. Raises
-    HermesError of every kind.
+    max_tokens: of an answer. Sampling and what ends an answer are as in `generate`.
+    context_overflow: what becomes of an answer for which the context has no more room, as there.
+    prompt_cache: a file of what the last conversation had been read. Raises HermesError of every
+    kind.
     """
     a = convert_arguments(chat, locals())
     base, model, chosen = open_chat_model(checkpoint, a)
@@ -315,9 +328,21 @@ def chat(
         a["seed"],
         stop=a["stop"],
         stop_ids=a["stop_id"],
+        context_overflow=a["context_overflow"],
+        cache=None
+        if a["prompt_cache"] is None
+        else PromptCache(a["prompt_cache"], make_cache_key(base, a["precision"], chosen, device)),
         backend=chosen,
         device=device,
     )
+
+
+def make_cache_key(
+    base: BaseModel, precision: str, backend: Backend, device: str | None
+) -> CacheKey:
+    """Whose prompts the files of a model for conversations may have."""
+    chosen = choose_precision(precision, backend, device)
+    return CacheKey(hash_weights(base.spec, base.params), SHORT_NAMES.get(chosen, chosen))
 
 
 def open_chat_model(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hermes.api_generation import open_chat_model
+from hermes.api_generation import make_cache_key, open_chat_model
 from hermes.arguments import convert_arguments
 from hermes.errors import HermesError
 from hermes.inference.engine import Engine
@@ -30,20 +30,25 @@ def open_served_model(
     max_queue: int = 1024,
     context: int | None = None,
     timeout: float = 600,
+    prompt_cache: str | Path | None = None,
     backend: str = "auto",
     device: str | None = None,
     precision: str = "auto",
     force: bool = False,
 ) -> "ServedModel":
-    """Load a model for a server of one's own; arguments as of `serve`. Raises HermesError."""
+    """Load a model for a server of one's own; arguments as of `serve`. Raises HermesError.
+
+    `ServedModel.keep_rows` is to be called at the end of a server with a prompt_cache.
+    """
     a = dict(locals())
     try:
+        from hermes.serving.kept_rows import load_rows
         from hermes.serving.served_model import Limits, ServedModel
     except ImportError as error:
         raise HermesError(
             f"serving needs its packages ({error}); pip install 'hermes-llm[serve]'"
         ) from error
-    base, model, _ = open_chat_model(checkpoint, a)
+    base, model, chosen = open_chat_model(checkpoint, a)
     engine = Engine(
         model,
         tokenizer=base.tokenizer,
@@ -52,6 +57,10 @@ def open_served_model(
         max_queue=max_queue,
         vocab_size=base.tokenizer.vocab_size,
     )
+    kept = None
+    if prompt_cache is not None:
+        kept = Path(prompt_cache), make_cache_key(base, precision, chosen, device)
+        load_rows(*kept, engine)
     return ServedModel(
         model_name or Path(checkpoint).absolute().name,
         engine,
@@ -59,6 +68,7 @@ def open_served_model(
         base.encoder,
         base.generation_config,
         Limits(seconds=timeout),
+        kept=kept,
     )
 
 
@@ -80,6 +90,7 @@ def serve(
     max_queue: int = 1024,
     context: int | None = None,
     timeout: float = 600,
+    prompt_cache: str | Path | None = None,
     backend: str = "auto",
     device: str | None = None,
     precision: str = "auto",
@@ -95,8 +106,10 @@ def serve(
     further names by which browsers may call this machine. rows: texts that are written at once;
     max_queue: requests that may wait for that; context: tokens that a text may have with its
     prompt, None for the model's max_seq_len; rows times context bound the memory of the KV cache.
-    timeout: seconds until a text must be done. on_start: called with the address once the server
-    answers. stop: polled; where it says True, answers under way are finished, and the call
+    timeout: seconds until a text must be done. prompt_cache: a folder in which the end of the
+    server keeps what its rows have read, and from which the next one begins. on_start: called with
+    the address once the server answers. stop: polled; where it says True, answers under way are
+    finished, and the call
     returns. Raises HermesError of every kind.
     """
     a = convert_arguments(serve, locals())
@@ -106,8 +119,8 @@ def serve(
             f"--host {host} lets other machines in; give an --api-key that they must send"
         )
     own = ("model_name", "config", "ignore_fields", "tokenizer", "eos", "template", "template_arg",
-           "rows", "max_queue", "context", "timeout", "backend", "device", "precision",
-           "force")  # fmt: skip
+           "rows", "max_queue", "context", "timeout", "prompt_cache", "backend", "device",
+           "precision", "force")  # fmt: skip
     try:
         from hermes.serving.run_server import OWN_NAMES, bind, run_server
     except ImportError as error:
@@ -127,3 +140,4 @@ def serve(
             stop=stop,
             on_start=lambda: on_start(address),
         )
+        model.keep_rows()

@@ -37,6 +37,7 @@ __all__ = [
     "Decoder",
     "DecodesRows",
     "DeviceInfo",
+    "KeepsRows",
     "LazyTensors",
     "Learner",
     "LossCounts",
@@ -329,6 +330,27 @@ class RowDecoder(Protocol):
 
         (B,), (B, T), (B,) -> (B, V). What follows in tokens[b] is padding. Rows are different, and
         counts from 1 to T. Raises HermesError beyond a row's capacity.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepsRows(RowDecoder, Protocol):
+    """A cache of rows that can be kept outside of it, on a disk, and by another backend."""
+
+    def read_row(self, row: int) -> Tensors:
+        """What the cache has of a row: `layers.N.keys`, (K, S, D), `layers.N.values`, (K, S, E).
+
+        float32, or float64 under float64. S is the row's length, or what is left of it in a layer
+        with a window: the last tokens. RoPE is applied to keys.
+        """
+        ...
+
+    def write_row(self, row: int, capacity: int, length: int, tensors: Tensors) -> bool:
+        """Begin a row of `capacity` with `length` tokens as `read_row` gave them. -> whether it did
+
+        It does not where the cache needs tokens that are not there, or has no room; tensors of
+        other shapes than the model's raise HermesError.
         """
         ...
 

@@ -13,10 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from hermes.errors import CheckpointError, HermesError
 from hermes.formatting import format_count
 from hermes.inference.beam_search import search_beams
-from hermes.inference.decoding import PREFILL_CHUNK, generate_choices, generate_tokens
+from hermes.inference.decoding import (
+    PREFILL_CHUNK,
+    generate_choices,
+    generate_tokens,
+    warn_of_full_context,
+)
 from hermes.inference.engine import Engine
 from hermes.inference.generated_text import GeneratedText, describe_choices, score_tokens
 from hermes.inference.grammar import compile_json_schema
+from hermes.inference.prompt_cache import CacheKey, PromptCache, hash_weights, run_with_cache
 from hermes.inference.request import Generation, Request
 from hermes.inference.sampling import GREEDY, Sampling
 from hermes.inference.sampling_defaults import choose_sampling
@@ -46,7 +52,8 @@ class Model:
 
     backend_model: the model as the backend built it. read_tokenizer: called when a tokenizer is
     first needed; None where the checkpoint has none. generation_config: the checkpoint's, whose
-    sampling is the default. backend, device: their names, for the repr.
+    sampling is the default. backend, device: their names, for the repr. make_cache_key: called when
+    a prompt cache is asked for; None where none can be.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class Model:
         path: Path | None = None,
         backend: str = "",
         device: str = "",
+        make_cache_key: Callable[[], CacheKey] | None = None,
     ):
         self.backend_model = backend_model
         self.spec: ModelSpec = backend_model.spec
@@ -65,6 +73,7 @@ class Model:
         self._backend, self._device = backend, device
         self._read_tokenizer = read_tokenizer
         self._generation_config = generation_config or {}
+        self._make_cache_key = make_cache_key
 
     def __repr__(self) -> str:
         spec = self.spec
@@ -264,6 +273,7 @@ class Model:
         echo: bool = False,
         context_overflow: str = "stop",
         json_schema: Mapping[str, Any] | None = None,
+        prompt_cache: str | Path | None = None,
         show: Callable[[str], object] = lambda piece: None,
     ) -> GeneratedText:
         """The text that follows a prompt, and why it ended. show: called with each piece of it.
@@ -273,7 +283,8 @@ class Model:
         the text; with max_tokens 0 and logprobs, a given text is scored. context_overflow: 'stop'
         ends the text where the context is full, 'slide' forgets the first half of it. json_schema:
         the text is JSON of this schema; {} for any, and {"type": "object"} for any object. It is
-        whole unless max_tokens or the context end it.
+        whole unless max_tokens or the context end it. prompt_cache: a file from which as much of
+        the prompt as it has is taken instead of read, and which has all of it afterwards.
         """
         request = self.make_request(
             prompt,
@@ -294,7 +305,10 @@ class Model:
             generation.finish("length")
         else:
             with self.explain_memory("a shorter prompt or fewer --max-tokens"):
-                self._run(generation)
+                if prompt_cache is None:
+                    self._run(generation)
+                else:
+                    generation = self._run_cached(request, prompt_cache, show)
         return self.describe_generation(generation, prompt if echo else None)
 
     def search(
@@ -361,6 +375,19 @@ class Model:
                 generation.finish(str(end.value))
             else:
                 generation.add(choice)
+
+    def _run_cached(
+        self, request: Request, path: str | Path, show: Callable[[str], object]
+    ) -> Generation:
+        """Decode a text whose prompt is in a file, or will be. Raises HermesError."""
+        if self._make_cache_key is None:
+            raise HermesError("this model was not loaded from files, so it has no prompt cache")
+        engine = self.make_engine(rows=1, capacity=len(request.prompt) + request.max_tokens)
+        cache = PromptCache(path, self._make_cache_key())
+        generation = run_with_cache(cache, engine, request, lambda _, piece: show(piece.text))
+        if generation.context_is_full:
+            warn_of_full_context(self.spec.max_seq_len, len(generation.choices), request.max_tokens)
+        return generation
 
     def describe_generation(
         self, generation: Generation, prompt: str | None = None
@@ -444,6 +471,9 @@ def load(
         path=source.path,
         backend=found.name,
         device=device_name,
+        make_cache_key=cache(
+            lambda: CacheKey(hash_weights(source.spec, source.params), SHORT_NAMES.get(full, full))
+        ),
     )
 
 

@@ -1,9 +1,11 @@
 """The KV caches of decoders: rows that advance together, and rows of different lengths."""
 
+from collections.abc import Mapping
+
 import mlx.core as mx
 from mlx.core import array as Array
 
-from hermes.numerics.row_layout import RowLayout, RowPass
+from hermes.numerics.row_layout import ROW_PARTS, RowLayout, RowPass
 
 Windows = tuple[int | None, ...]
 
@@ -114,5 +116,23 @@ class RowCache:
                 kept = self.layout.count_kept(window, row) if length else 0
                 if row != source and kept:
                     buffer[row, :, :kept] = buffer[source, :, :kept]
+                buffer[row, :, kept:] = 0
+                mx.eval(buffer)
+
+    def read_row(self, row: int) -> dict[str, Array]:
+        """What is kept of a row, by layer: keys, (K, S, D), and values, (K, S, E)."""
+        found = {}
+        for layer, buffers in enumerate(self._layers):
+            kept = self.layout.count_kept(self.layout.windows[layer], row)
+            for name, buffer in zip(ROW_PARTS, buffers or (), strict=False):
+                found[f"layers.{layer}.{name}"] = buffer[row, :, :kept]
+        return found
+
+    def write_row(self, row: int, tensors: Mapping[str, Array]) -> None:
+        """Take the last tokens of `tensors` as what is kept of a row, and clear what follows."""
+        for layer, buffers in enumerate(self._layers):
+            kept = self.layout.count_kept(self.layout.windows[layer], row)
+            for name, buffer in zip(ROW_PARTS, buffers or (), strict=False):
+                buffer[row, :, :kept] = tensors[f"layers.{layer}.{name}"][:, -kept:]
                 buffer[row, :, kept:] = 0
                 mx.eval(buffer)

@@ -1,7 +1,11 @@
 """The KV cache of a decoder."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy import ndarray as Array
+
+from hermes.numerics.row_layout import ROW_PARTS
 
 
 class KVCache:
@@ -30,3 +34,20 @@ class KVCache:
             for kept in self._layers
         ]
         return new
+
+    def read(self) -> dict[str, Array]:
+        """Keys and values of the first row, by layer. (K, S, D), (K, S, E)"""
+        return {
+            f"layers.{layer}.{name}": part[0]
+            for layer, kept in enumerate(self._layers)
+            for name, part in zip(ROW_PARTS, kept or (), strict=False)
+        }
+
+    def write(self, length: int, tensors: Mapping[str, Array]) -> None:
+        """Take `length` tokens as `read` gave them."""
+        self.length = length
+        for layer in range(self.num_layers):
+            names = [f"layers.{layer}.{name}" for name in ROW_PARTS]
+            if names[0] in tensors:
+                keys, values = (tensors[name][None].astype(np.float64) for name in names)
+                self._layers[layer] = keys, values

@@ -10,6 +10,7 @@ from hermes.errors import HermesError
 from hermes.interface import Batch, Tensors, check_tokens
 from hermes.numerics.params import list_parameters
 from hermes.numerics.randomness import dropout_row_keys
+from hermes.numerics.row_layout import check_row_tensors
 from hermes.spec import ModelSpec
 from hermes_numpy import ops
 from hermes_numpy.cache import KVCache
@@ -119,6 +120,14 @@ class Decoder:
         self._cache.length = length
         return logits
 
+    def read(self) -> Tensors:
+        """Keys and values of the one row, by layer. (K, S, D), (K, S, E)"""
+        return self._cache.read()
+
+    def write(self, length: int, tensors: Tensors) -> None:
+        """Take `length` tokens as `read` gave them."""
+        self._cache.write(length, tensors)
+
     def fork(self, capacity: int, length: int) -> "Decoder":
         """A decoder that has read the first `length` tokens."""
         new = Decoder(self._module, self._rows, capacity, self._cache.num_layers)
@@ -152,6 +161,26 @@ class RowDecoder:
             return length
         self._rows[row] = self._model.decoder(1, capacity), capacity
         return 0
+
+    def read_row(self, row: int) -> Tensors:
+        """What the cache has of a row, as `KeepsRows` says."""
+        opened = self._rows[row]
+        if opened is None:
+            raise HermesError(f"row {row} is not open")
+        return opened[0].read()
+
+    def write_row(self, row: int, capacity: int, length: int, tensors: Tensors) -> bool:
+        """Begin a row with what `read_row` gave, as `KeepsRows` says."""
+        if not 0 < length <= capacity <= self._capacity:
+            return False
+        if not all(tensor.shape[1] == length for tensor in tensors.values()):
+            return False  # the oracle's layers keep all tokens
+        probe, decoder = (self._model.decoder(1, capacity) for _ in range(2))
+        probe.advance(np.zeros((1, 1), np.int64))
+        check_row_tensors(probe.read(), tensors, self._model.spec.num_layers)
+        decoder.write(length, tensors)
+        self._rows[row] = decoder, capacity
+        return True
 
     def advance(self, rows: Sequence[int], tokens: Array, counts: Sequence[int]) -> Array:
         """Append counts[b] of tokens[b] to rows[b]; the logits after each row's last, (B, V)."""

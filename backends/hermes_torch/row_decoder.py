@@ -1,13 +1,13 @@
 """Decoding of rows that begin, advance and end each by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor as Array
 
-from hermes.numerics.row_layout import RowLayout, list_reads
+from hermes.numerics.row_layout import RowLayout, check_row_tensors, list_reads
 from hermes.spec import AttentionSpec, Rope
 from hermes_torch.cache import RowCache
 from hermes_torch.context import Context, PositionTables
@@ -121,6 +121,30 @@ class RowDecoder:
             logits[which] = found
         assert logits is not None, "counts are from 1 on"
         return logits
+
+    @torch.inference_mode()
+    def read_row(self, row: int) -> dict[str, NDArray[np.floating]]:
+        """What the cache has of a row, as `KeepsRows` says."""
+        with self._runtime.apply_options():
+            found = self._cache.read_row(row)
+            return {name: np.array(self._runtime.to_numpy(part)) for name, part in found.items()}
+
+    @torch.inference_mode()
+    def write_row(
+        self, row: int, capacity: int, length: int, tensors: Mapping[str, NDArray[np.floating]]
+    ) -> bool:
+        """Begin a row with what `read_row` gave, as `KeepsRows` says."""
+        self.open_row(row, self._layout.capacity)
+        self.advance([row], np.zeros((1, 1), np.int32), [1])  # which makes the buffers
+        kept = check_row_tensors(self.read_row(row), tensors, len(self._layout.windows))
+        if not self._layout.restore(row, capacity, length, kept):
+            self.open_row(row, self._layout.capacity)
+            return False
+        runtime = self._runtime
+        with runtime.apply_options():
+            own = {name: runtime.to_device(part, runtime.dtype) for name, part in tensors.items()}
+            self._cache.write_row(row, own)
+        return True
 
     def _read(
         self, rows: Sequence[int], tokens: NDArray[np.integer], counts: Sequence[int]

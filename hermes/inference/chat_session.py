@@ -8,9 +8,11 @@ from pathlib import Path
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.messages import Message
 from hermes.errors import DataError, HermesError, StorageError
-from hermes.inference.decoding import generate_tokens
+from hermes.inference.decoding import warn_of_full_context
+from hermes.inference.engine import Engine
+from hermes.inference.prompt_cache import PromptCache
+from hermes.inference.request import Generation, Piece, Request
 from hermes.inference.sampling import Sampling
-from hermes.inference.stop_strings import StopStrings
 from hermes.interface import Backend, Model
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.storage.durable import write_atomically
@@ -27,7 +29,8 @@ class ChatSession:
     Each answer is a function of the conversation, the seed and the number of the answer, on any
     backend. num_dropped: how many of the oldest messages no longer fit the model's context. stop:
     strings before which an answer ends; stop_ids: tokens that end it, beside the model's.
-    backend, device: where the model is, for what is said when memory runs out.
+    context_overflow: as of Request. cache: a file of what was read. backend, device: where the
+    model is, for what is said when memory runs out.
     """
 
     model: Model
@@ -40,9 +43,12 @@ class ChatSession:
     num_dropped: int = 0
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
+    context_overflow: str = "stop"
+    cache: PromptCache | None = None
     backend: Backend | None = None
     device: str | None = None
     _attempt: int = field(default=0, repr=False, compare=False)
+    _engine: Engine | None = field(default=None, repr=False, compare=False)
 
     def say(self, text: str) -> Iterator[str]:
         """Send a message; yield the answer in pieces, and add both to the conversation at its end.
@@ -74,34 +80,74 @@ class ChatSession:
         messages = [*history, {"role": "user", "content": text}]
         prompt, num_dropped = self._fit_prompt(messages)
         tokenizer = self.encoder.tokenizer
-        tokens = generate_tokens(
-            self.model,
-            prompt,
+        ends = tokenizer.stop_ids | {self.encoder.find_end_of_turn(), *self.stop_ids}
+        request = Request(
+            tuple(prompt),
             max_tokens=self.max_tokens,
             sampling=self.sampling,
             seed=self.seed,
             completion=len(messages) // 2 + self._attempt * ATTEMPTS,
-            stop=tokenizer.stop_ids | {self.encoder.find_end_of_turn(), *self.stop_ids},
-            vocab_size=tokenizer.vocab_size,
+            stop=self.stop,
+            stop_ids=tuple(sorted(ends)),
+            context_overflow=self.context_overflow,
+            continued=False,
         )
-        return self._answer(messages, num_dropped, tokens)
+        return self._answer(messages, num_dropped, request)
 
-    def _answer(
-        self, messages: list[Message], num_dropped: int, tokens: Iterator[int]
-    ) -> Iterator[str]:
-        stream, stops, answer = self.encoder.tokenizer.stream(), StopStrings(self.stop), ""
+    def _answer(self, messages: list[Message], num_dropped: int, request: Request) -> Iterator[str]:
+        pieces: list[Piece] = []
         doing, advice = f"running {self.model.spec.name}", "fewer --max-tokens, or /reset"
         with explain_out_of_memory(doing, advice, self.backend, self.device):
-            for token in tokens:
-                piece = stops.push(stream.push(token))
-                answer += piece
-                yield piece
-                if stops.found is not None:
-                    break
-        rest = stops.push(stream.flush()) + stops.flush()
-        yield rest
-        self.messages = [*messages, {"role": "assistant", "content": answer + rest}]
+            engine = self._open_engine(len(request.prompt) + self.max_tokens)
+            generation = engine.submit(request, lambda _, piece: pieces.append(piece))
+            try:
+                while not generation.is_done:
+                    engine.step()
+                    yield from (piece.text for piece in pieces)
+                    pieces.clear()
+            finally:
+                engine.cancel(generation)  # which an answer that is left early needs
+                engine.run()
+        if generation.error is not None:
+            raise generation.error
+        self._finish(messages, num_dropped, engine, generation)
+
+    def _finish(
+        self, messages: list[Message], num_dropped: int, engine: Engine, generation: Generation
+    ) -> None:
+        """Remember a turn, and what was read of it."""
+        request = generation.request
+        if generation.context_is_full:
+            longest = self.model.spec.max_seq_len
+            warn_of_full_context(longest, len(generation.choices), request.max_tokens)
+        self.messages = [*messages, {"role": "assistant", "content": generation.text}]
         self.num_dropped = num_dropped
+        if self.cache is not None:
+            self.cache.save(engine, [*request.prompt, *generation.tokens])
+
+    def _open_engine(self, needed: int) -> Engine:
+        """The engine with a row for so many tokens; it keeps what the last turns have read."""
+        longest, before = self.model.spec.max_seq_len, self._engine
+        if before is not None and before.capacity >= min(needed, longest):
+            return before
+        state = None
+        if before is None:
+            state = None if self.cache is None else self.cache.read()
+        elif before.keeps_rows and (rows := before.list_rows()):
+            state = before.copy_row(rows[0])
+        # A row for the longest context could be greater than all of the model.
+        room = needed + max(needed, 0 if state is None else len(state.tokens))
+        tokenizer = self.encoder.tokenizer
+        self._engine = engine = Engine(
+            self.model,
+            tokenizer=tokenizer,
+            rows=1,
+            capacity=min(room, longest),
+            vocab_size=tokenizer.vocab_size,
+        )
+        if state is not None:
+            engine.restore_row(state)
+        return engine
 
     def _fit_prompt(self, messages: list[Message]) -> tuple[list[int], int]:
         """Encode the prompt, without the oldest turns if the whole does not fit. -> ids, dropped"""

@@ -26,6 +26,7 @@ __all__ = [
     "generate_choices",
     "generate_tokens",
     "shift_context",
+    "warn_of_full_context",
 ]
 
 CONTEXT_OVERFLOWS = ("stop", "slide")
@@ -174,11 +175,7 @@ def _decode_tokens(
             break
         if len(tokens) == longest:
             if context_overflow == "stop":
-                warnings.warn(
-                    f"the context of {longest} tokens is full after {index + 1} new ones, "
-                    f"where {max_tokens} were asked for",
-                    stacklevel=2,
-                )
+                warn_of_full_context(longest, index + 1, max_tokens)
                 break
             tokens = shift_context([*tokens, choice.token], longest)
             decoder = model.decoder(1, capacity)
@@ -187,6 +184,15 @@ def _decode_tokens(
         tokens.append(choice.token)
         logits = decoder.advance(np.array([[choice.token]], np.int32))
     return "length"
+
+
+def warn_of_full_context(longest: int, made: int, max_tokens: int) -> None:
+    """Warn that a text ended with the context."""
+    warnings.warn(
+        f"the context of {longest} tokens is full after {made} new ones, "
+        f"where {max_tokens} were asked for",
+        stacklevel=3,
+    )
 
 
 def _read_prompt(decoder: Decoder, tokens: Sequence[int]) -> NDArray[np.floating]:

@@ -7,17 +7,17 @@ depend on who shares the batch. One thread calls `step`, until nothing is left; 
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from hermes.errors import HermesError
 from hermes.inference.decoding import PREFILL_CHUNK, check_lengths, shift_context
-from hermes.inference.prefixes import PrefixStore
+from hermes.inference.prefixes import PrefixStore, RowState
 from hermes.inference.request import Generation, Listener, Request
-from hermes.inference.row_decoding import make_row_decoder
+from hermes.inference.row_decoding import make_row_decoder, require_keeping
 from hermes.inference.sampler import Sampler
-from hermes.interface import Model
+from hermes.interface import KeepsRows, Model
 from hermes.tokenizer import Tokenizer
 
 __all__ = ["Engine", "QueueIsFull"]
@@ -72,6 +72,7 @@ class Engine:
         self.model = model
         self._decoder = make_row_decoder(model, rows, self.capacity)
         self._prefixes = PrefixStore(rows)
+        self._planned = [0] * rows
         self._free = set(range(rows))
         self._active: list[_Row] = []  # in the order of admission
         self._lock = threading.Lock()  # of the queue, which other threads fill
@@ -125,7 +126,7 @@ class Engine:
             writing = [row for row in self._active if row.is_open and row.unread == 1]
             self._read(writing, [1] * len(writing))
             self._prefill()
-        except Exception as error:
+        except BaseException as error:  # Ctrl-C may come in the middle of a read, too
             self._fail(error)
             raise
         return bool(self._active or self._queue)
@@ -134,6 +135,46 @@ class Engine:
         """Call `step` until all that was handed over is done."""
         while self.step():
             pass
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the backend gives rows away, for `copy_row` and `restore_row`."""
+        return isinstance(self._decoder, KeepsRows)
+
+    def copy_row(self, tokens: Sequence[int]) -> RowState | None:
+        """What the cache has of the row with most of a text's beginning; None for none.
+
+        Not while `step` runs. Raises Unsupported where the backend keeps no rows.
+        """
+        row, length = self._prefixes.find_longest(-1, [*tokens, -1])
+        if row is None or not length:
+            return None
+        return RowState(
+            tuple(self._prefixes.get_tokens(row)),
+            self._planned[row],
+            require_keeping(self._decoder).read_row(row),
+        )
+
+    def restore_row(self, state: RowState) -> bool:
+        """Give a free row what `copy_row` found, here or elsewhere. -> whether it could
+
+        Not while `step` runs. Raises HermesError for a state of another model.
+        """
+        if not self._free:
+            return False
+        empty = [row for row in sorted(self._free) if not self._prefixes.get_tokens(row)]
+        row = empty[0] if empty else self._prefixes.choose_row(self._free, state.tokens)
+        self._prefixes.set_tokens(row, [])
+        cache = require_keeping(self._decoder)
+        if not cache.write_row(row, state.capacity, len(state.tokens), state.tensors):
+            return False
+        self._planned[row] = state.capacity
+        self._prefixes.set_tokens(row, state.tokens)
+        return True
+
+    def list_rows(self) -> list[tuple[int, ...]]:
+        """The tokens of each row that has any, those used last first."""
+        return [tuple(self._prefixes.get_tokens(row)) for row in self._prefixes.list_by_use()]
 
     def _drop_cancelled(self) -> None:
         with self._lock:
@@ -194,6 +235,7 @@ class Engine:
                 return False
         request = row.generation.request
         planned = min(self.capacity, len(row.tokens) + request.max_tokens - 1)
+        self._planned[row.index] = planned
         row.read = self._decoder.open_row(row.index, planned, source=source, length=length)
         row.generation.num_reused = row.read
         row.is_open = True
@@ -223,6 +265,7 @@ class Engine:
             self._finish(row, "error", error)
             return
         if choice.token in request.stop_ids:
+            generation.ending = choice
             self._finish(row, "stop")
             return
         generation.add(choice)
@@ -250,7 +293,7 @@ class Engine:
         self._active.remove(row)
         self._free.add(row.index)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """End all running texts, whose rows are in no known state."""
         known = error if isinstance(error, HermesError) else HermesError(f"decoding: {error}")
         for row in list(self._active):

@@ -1,11 +1,24 @@
 """Which tokens the rows of a cache have read, so that what begins alike is read once."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PrefixStore"]
+from hermes.interface import Tensors
+
+__all__ = ["PrefixStore", "RowState"]
+
+
+@dataclass(frozen=True)
+class RowState:
+    """What a cache has of a row. capacity: for which it began. tensors: as of `KeepsRows`."""
+
+    tokens: tuple[int, ...]
+    capacity: int
+    tensors: Tensors
+
 
 SHORTEST = 4  # tokens that are worth copying
 
@@ -27,6 +40,15 @@ class PrefixStore:
         """Say what a row has read more."""
         self._tokens[row].extend(tokens)
         self._mark_used(row)
+
+    def get_tokens(self, row: int) -> list[int]:
+        """What a row has read."""
+        return self._tokens[row]
+
+    def list_by_use(self) -> list[int]:
+        """Rows that have read something, those used last first."""
+        used = [row for row, tokens in enumerate(self._tokens) if tokens]
+        return sorted(used, key=lambda row: -self._used[row])
 
     def _mark_used(self, row: int) -> None:
         self._clock += 1

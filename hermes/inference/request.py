@@ -48,12 +48,14 @@ class Piece:
     """What came of one step. text: whole characters that no stop string takes back; may be ''.
 
     finish_reason: None, or of the last piece why the text ended: 'stop' at a token or string of the
-    request's, 'length' at max_tokens or at the end of the context, 'cancelled', or 'error'.
+    request's, 'length' at max_tokens or at the end of the context, 'cancelled', or 'error'. ending:
+    of the last piece the token that ended the text, which is no part of it.
     """
 
     text: str
     choice: Choice | None = None
     finish_reason: str | None = None
+    ending: Choice | None = None
 
 
 Listener = Callable[["Generation", Piece], object]
@@ -63,13 +65,15 @@ class Generation:
     """A request that was handed over, and the text so far; made by `Engine.submit`.
 
     choices: the tokens, without the one that ended the text. text: what they say, without a stop
-    string. stop: the stop string that was found. error: why it failed. context_is_full: whether the
-    end of the context ended it. num_reused: tokens of the prompt that another text had read.
+    string. ending: the token that ended it. stop: the stop string that was found. error: why it
+    failed. context_is_full: whether the end of the context ended it. num_reused: tokens of the
+    prompt that another text had read.
     """
 
     def __init__(self, request: Request, stream: TextDecoder | None, listener: Listener | None):
         self.request = request
         self.choices: list[Choice] = []
+        self.ending: Choice | None = None
         self.text = ""
         self.finish_reason: str | None = None
         self.error: HermesError | None = None
@@ -111,4 +115,4 @@ class Generation:
         self.text += text
         self.finish_reason = reason
         if self._listener is not None:
-            self._listener(self, Piece(text, choice, reason))
+            self._listener(self, Piece(text, choice, reason, self.ending))

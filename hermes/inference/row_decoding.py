@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.errors import HermesError
-from hermes.interface import Decoder, DecodesRows, Model, RowDecoder
+from hermes.errors import HermesError, Unsupported
+from hermes.interface import Decoder, DecodesRows, KeepsRows, Model, RowDecoder
 
-__all__ = ["SeparateRows", "make_row_decoder"]
+__all__ = ["SeparateRows", "make_row_decoder", "require_keeping"]
 
 
 def make_row_decoder(model: Model, rows: int, capacity: int) -> RowDecoder:
@@ -19,6 +19,13 @@ def make_row_decoder(model: Model, rows: int, capacity: int) -> RowDecoder:
     if isinstance(model, DecodesRows):
         return model.row_decoder(rows, capacity)
     return SeparateRows(model, rows)
+
+
+def require_keeping(decoder: RowDecoder) -> KeepsRows:
+    """The cache as one whose rows can be kept outside of it. Raises Unsupported if it is none."""
+    if not isinstance(decoder, KeepsRows):
+        raise Unsupported("this backend gives no rows of its cache away; leave --prompt-cache out")
+    return decoder
 
 
 class SeparateRows:

@@ -6,8 +6,9 @@ beginning. Keys so stay in the order of their positions. Shared by the backends 
 oracle has no buffers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,17 @@ from hermes.interface import check_tokens
 from hermes.numerics.positions import choose_table_length
 from hermes.spec import ModelSpec, Rope
 
-__all__ = ["Move", "RowLayout", "RowPass", "find_windows", "list_reads"]
+__all__ = [
+    "ROW_PARTS",
+    "Move",
+    "RowLayout",
+    "RowPass",
+    "check_row_tensors",
+    "find_windows",
+    "list_reads",
+]
+
+ROW_PARTS = ("keys", "values")  # of each layer, in a row that is kept outside of the cache
 
 
 def find_windows(spec: ModelSpec, capacity: int) -> tuple[int | None, ...]:
@@ -115,10 +126,36 @@ class RowLayout:
         for window, firsts in self._firsts.items():
             if window is not None and firsts[source] > max(0, length - (window - 1)):
                 return False
-        lengths = (capacity, self._planned[source])
-        tables = ({choose_table_length(rope, n, self.spec.max_seq_len) for n in lengths}
+        return self._share_tables(capacity, self._planned[source])
+
+    def _share_tables(self, *capacities: int) -> bool:
+        """Whether rows of these capacities have the same tables of rope."""
+        tables = ({choose_table_length(rope, n, self.spec.max_seq_len) for n in capacities}
                   for rope in self._ropes)  # fmt: skip
         return all(len(table) == 1 for table in tables)
+
+    def restore(self, row: int, capacity: int, length: int, kept: Sequence[int | None]) -> bool:
+        """Begin a row of which each layer has its last `kept` tokens, if that is enough.
+
+        kept: of each layer, None where it has no cache. capacity: of the row when they were read;
+        it may be beyond the cache's where that changes no table. Buffers take as many of them as
+        `count_kept` then says.
+        """
+        planned = min(capacity, self.capacity)
+        if not 0 < length <= planned or not self._share_tables(planned, capacity):
+            return False
+        counts: dict[int | None, int] = {}
+        for window, count in zip(self.windows, kept, strict=True):
+            if count is None:
+                continue
+            needed = length if window is None else min(length, window - 1)
+            if count < needed:
+                return False
+            counts[window] = min(count, counts.get(window, count), self.get_size(window))
+        for window, firsts in self._firsts.items():
+            firsts[row] = length - counts.get(window, length)
+        self._lengths[row], self._planned[row] = length, planned
+        return True
 
     def count_kept(self, window: int | None, row: int) -> int:
         """How many places of a row's buffer are in use."""
@@ -188,3 +225,29 @@ def list_reads(
         if which:
             reads.append((which, tokens[which, start : start + max(left)], left))
     return reads
+
+
+def check_row_tensors(
+    own: Mapping[str, NDArray[Any]],
+    given: Mapping[str, NDArray[Any]],
+    num_layers: int,
+) -> list[int | None]:
+    """How many tokens each layer has in a row that was kept, None where it has no cache.
+
+    own: tensors of a row of this model. Raises HermesError where the shapes are not its.
+    """
+    counts: list[int | None] = [None] * num_layers
+    if set(own) != set(given):
+        raise HermesError("the row that was kept is of a model with other layers")
+    for name, tensor in own.items():
+        (heads, _, size), found = tensor.shape, given[name].shape
+        layer = int(name.split(".")[1])
+        if len(found) != 3 or (found[0], found[2]) != (heads, size):
+            raise HermesError(
+                f"{name} of the row that was kept has shape {found}, and the model has {heads} "
+                f"heads of {size}"
+            )
+        if counts[layer] not in (None, found[1]):
+            raise HermesError(f"layer {layer} of the row that was kept has unequal parts")
+        counts[layer] = found[1]
+    return counts

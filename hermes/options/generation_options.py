@@ -79,6 +79,9 @@ GENERATION_OPTIONS = (
            help="Never write the tokens of this word, at the beginning or behind a space; "
            "repeatable"),
 
+    Option("prompt_cache", type=Path, metavar="FILE", group="Sampling",
+           help="Take as much of the prompt from FILE as it has, and keep the rest there; of this "
+           "model and precision, on any backend"),
     Option("prompts", type=Path, metavar="FILE", group=_BATCHES,
            help='Continue the "prompt" of each line of a .jsonl file, which may also have options '
            "of its own, such as max_tokens"),

@@ -57,7 +57,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
             *("stop", "stop_id", "context_overflow", "json_schema"),
             *_SAMPLING,
             *("num_samples", "num_beams", "length_penalty", "logprobs", "echo", "json"),
-            *("prompts", "output", "batch_size"),
+            *("prompt_cache", "prompts", "output", "batch_size"),
             *_DEVICE,
         ),
         overrides=_GENERATION
@@ -83,7 +83,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
     "chat": CommandOptions(
         (
             *(*_LOADED, "eos", "template", "template_arg", "system", "max_tokens"),
-            *("stop", "stop_id", *_SAMPLING, *_DEVICE),
+            *("stop", "stop_id", "context_overflow", *_SAMPLING, "prompt_cache", *_DEVICE),
         ),
         overrides=_GENERATION
         | {
@@ -94,6 +94,14 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
                 "default_text": "in a terminal, a menu of those in and below this folder",
             },
             "max_tokens": {"default": 512, "help": "Maximum number of tokens in an answer"},
+            "context_overflow": {
+                "help": "Where an answer has no more room in the context: stop, or slide, which "
+                "forgets the first half of what was read"
+            },
+            "prompt_cache": {
+                "help": "Keep what was read of the conversation in FILE, so that one that begins "
+                "alike is not read again; of this model and precision, on any backend"
+            },
             "template": {"group": "Model"},
             "template_arg": {"group": "Model"},
             "seed": {
@@ -107,12 +115,18 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         (
             *(*_LOADED, "eos", "template", "template_arg"),
             *("model_name", "host", "port", "api_key", "allow_host", "open"),
-            *("rows", "max_queue", "context", "timeout", *_DEVICE),
+            *("rows", "max_queue", "context", "timeout", "prompt_cache", *_DEVICE),
         ),
         overrides=_LOADING
         | {
             "template": {"group": "Model"},
             "template_arg": {"group": "Model"},
+            "prompt_cache": {
+                "metavar": "DIR",
+                "group": "Server",
+                "help": "Keep what the rows have read in DIR when the server ends, and begin with "
+                "what is there",
+            },
             "port": {
                 "default": 8000,
                 "group": "Server",

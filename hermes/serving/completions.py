@@ -23,7 +23,8 @@ class Completion:
     """A request of completions, read from its body. Raises ApiError.
 
     prompt: a text, ids of tokens, or a list of either; each is continued `n` times. echo: the
-    prompt comes before its texts, and has log-probabilities too, where they are asked for.
+    prompt comes before its texts, and has log-probabilities too, where they are asked for. Those
+    of a text have one for the token that ended it, too, as clients that score prompts expect.
     """
 
     kind = "text_completion"
@@ -71,7 +72,7 @@ class Completion:
         else:
             texts = await gather_texts(self.model, self.requests)
         choices = [
-            self._describe(number, text.text, text.choices, text.finish_reason, heads)
+            self._describe(number, text.text, text.all_choices, text.finish_reason, heads)
             for number, text in enumerate(texts)
         ]
         usage = count_usage(self.prompts, [len(text.choices) for text in texts])
@@ -134,7 +135,7 @@ class Completion:
         }
 
     def _describe_piece(self, number: int, piece: Piece) -> dict[str, Any]:
-        choices = [] if piece.choice is None else [piece.choice]
+        choices = [choice for choice in (piece.choice, piece.ending) if choice is not None]
         return {
             "index": number,
             "text": piece.text,

@@ -19,6 +19,7 @@ class Text:
     text: str = ""
     choices: list[Choice] = field(default_factory=list)
     finish_reason: str = ""
+    ending: Choice | None = None
 
     def add(self, piece: Piece) -> None:
         """Add what came."""
@@ -26,6 +27,12 @@ class Text:
         if piece.choice is not None:
             self.choices.append(piece.choice)
         self.finish_reason = piece.finish_reason or self.finish_reason
+        self.ending = piece.ending or self.ending
+
+    @property
+    def all_choices(self) -> list[Choice]:
+        """The tokens that were chosen, with the one that ended the text."""
+        return [*self.choices, *([] if self.ending is None else [self.ending])]
 
 
 async def gather_texts(model: ServedModel, requests: Sequence[Request]) -> list[Text]:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hermes.chat_templates.encoder import ChatEncoder
@@ -11,9 +12,11 @@ from hermes.chat_templates.messages import Message
 from hermes.errors import HermesError
 from hermes.inference.async_engine import AsyncEngine
 from hermes.inference.engine import Engine, QueueIsFull
+from hermes.inference.prompt_cache import CacheKey
 from hermes.inference.request import Piece, Request
 from hermes.serving.call_grammar import CallForm, find_call_form
 from hermes.serving.errors import ApiError
+from hermes.serving.kept_rows import save_rows
 from hermes.serving.statistics import Statistics
 from hermes.tokenizer import Tokenizer
 
@@ -43,8 +46,8 @@ class ServedModel:
 
     name: by which clients ask for it. encoder: renders conversations, None where the model has no
     chat template. generation_config: the checkpoint's, whose sampling holds where a request says
-    nothing. made: when it was loaded, in
-    seconds since 1970.
+    nothing. made: when it was loaded, in seconds since 1970. kept: the folder of `keep_rows`, and
+    whose prompts it has.
     """
 
     name: str
@@ -55,11 +58,20 @@ class ServedModel:
     limits: Limits = field(default_factory=Limits)
     made: int = field(default_factory=lambda: int(time.time()))
     statistics: Statistics = field(default_factory=Statistics)
+    kept: tuple[Path, CacheKey] | None = None
 
     def __post_init__(self) -> None:
         self.served = AsyncEngine(self.engine)
         self._rendering = asyncio.Lock()
         self._call_form: CallForm | None = None
+
+    def keep_rows(self) -> None:
+        """Write what the engine has read to the folder that is given. Raises HermesError.
+
+        For the end: the engine must not run.
+        """
+        if self.kept is not None:
+            save_rows(*self.kept, self.engine)
 
     async def stream(self, request: Request) -> AsyncGenerator[Piece]:
         """Yield the pieces of a text. Raises ApiError."""

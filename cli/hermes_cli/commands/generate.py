@@ -92,6 +92,7 @@ def _generate_from_prompt(
             echo=options["echo"],
             context_overflow=options["context_overflow"],
             json_schema=options["json_schema"],
+            prompt_cache=options["prompt_cache"],
         )
         if as_json:
             click.echo(json.dumps(complete().to_json()))
