@@ -11,7 +11,7 @@ from tests.packages import PACKAGES, ROOT
 # The rooms of each package, lower floors first. A room imports itself and lower floors, no other.
 FLOORS = {
     "hermes": [
-        {"errors", "formatting", "stages"},
+        {"errors", "formatting", "stages", "work_counts"},
         {"stage_display"},
         {"arguments"},
         {"optimizer_recipe"},
@@ -45,7 +45,16 @@ FLOORS = {
         {"backend"},
     ],
     "hermes_torch": [
-        {"cache", "compiler", "global_state", "loss", "optim", "rendezvous", "update_rules"},
+        {
+            "cache",
+            "compiler",
+            "global_state",
+            "loss",
+            "optim",
+            "rendezvous",
+            "update_rules",
+            "work_counts",
+        },
         {"chunked_loss", "context", "process_group"},
         {"ops"},
         {"model"},
@@ -66,6 +75,7 @@ FLOORS = {
         {"row_decoder"},
         {"inference", "optimizer"},
         {"learner"},
+        {"work_counts"},
         {"backend"},
     ],
     "hermes_conformance": [

@@ -1,5 +1,6 @@
 """hermes.interface.Backend on MLX."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 
 import mlx.core as mx
@@ -10,10 +11,12 @@ from hermes.interface import DeviceInfo, Options, Tensors, TrainState
 from hermes.numerics.frozen import FrozenWeights
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
+from hermes.work_counts import WorkCounts
 from hermes_mlx.inference import Model
 from hermes_mlx.learner import Learner
 from hermes_mlx.process_group import ProcessGroup, join
 from hermes_mlx.runtime import Runtime, list_devices
+from hermes_mlx.work_counts import count_work
 
 
 class Backend:
@@ -42,6 +45,10 @@ class Backend:
     def read_peak_memory(self, device: str) -> int | None:
         """The most bytes of arrays so far on the GPU; None on the CPU."""
         return mx.get_peak_memory() if device == "gpu" else None
+
+    def count_work(self, run: Callable[[], object]) -> WorkCounts:
+        """Call run() and count its operations, graphs and waits, from MLX's graphs."""
+        return count_work(run)
 
     def build(
         self,
