@@ -66,7 +66,16 @@ FLOORS = {
         {"backend"},
     ],
     "hermes_mlx": [
-        {"blas", "cache", "erf", "loss", "optim", "process_group", "update_rules"},
+        {
+            "blas",
+            "cache",
+            "device_memory",
+            "erf",
+            "loss",
+            "optim",
+            "process_group",
+            "update_rules",
+        },
         {"chunked_loss", "context", "elementary"},
         {"ops"},
         {"model"},

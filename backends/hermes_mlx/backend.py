@@ -12,6 +12,7 @@ from hermes.numerics.frozen import FrozenWeights
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.work_counts import WorkCounts
+from hermes_mlx.device_memory import count_free_memory
 from hermes_mlx.inference import Model
 from hermes_mlx.learner import Learner
 from hermes_mlx.process_group import ProcessGroup, join
@@ -41,6 +42,10 @@ class Backend:
             return DeviceInfo("metal", str(told.get("device_name", "")))
         capability = [int(told.get(f"compute_capability_{part}", 0)) for part in ("major", "minor")]
         return DeviceInfo("cuda", str(told.get("device_name", "")), (capability[0], capability[1]))
+
+    def count_free_memory(self, device: str) -> int | None:
+        """Bytes that are free on a device; None where it computes in main memory."""
+        return count_free_memory(device)
 
     def read_peak_memory(self, device: str) -> int | None:
         """The most bytes of arrays so far on the GPU; None on the CPU."""
