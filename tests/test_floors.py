@@ -11,7 +11,7 @@ from tests.packages import PACKAGES, ROOT
 # The rooms of each package, lower floors first. A room imports itself and lower floors, no other.
 FLOORS = {
     "hermes": [
-        {"errors", "formatting", "stages"},
+        {"errors", "formatting", "stages", "work_counts"},
         {"stage_display"},
         {"arguments"},
         {"optimizer_recipe"},
@@ -46,7 +46,7 @@ FLOORS = {
     ],
     "hermes_torch": [
         {"cache", "compiler", "global_state", "loss", "loss_scale", "optim", "rendezvous"}
-        | {"update_rules", "fused_attention"},
+        | {"update_rules", "fused_attention", "work_counts"},
         {"chunked_loss", "context", "process_group"},
         {"ops"},
         {"model"},
@@ -58,7 +58,8 @@ FLOORS = {
         {"backend"},
     ],
     "hermes_mlx": [
-        {"blas", "cache", "erf", "loss", "loss_scale", "optim", "process_group"} | {"update_rules"},
+        {"blas", "cache", "device_memory", "erf", "loss", "loss_scale", "optim", "process_group"}
+        | {"update_rules"},
         {"chunked_loss", "context", "elementary"},
         {"ops"},
         {"model"},
@@ -67,6 +68,7 @@ FLOORS = {
         {"row_decoder"},
         {"inference", "optimizer"},
         {"learner"},
+        {"work_counts"},
         {"backend"},
     ],
     "hermes_conformance": [

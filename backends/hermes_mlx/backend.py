@@ -1,6 +1,7 @@
 """hermes.interface.Backend on MLX."""
 
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 
 import mlx.core as mx
@@ -11,11 +12,14 @@ from hermes.interface import DeviceInfo, Options, Tensors, TrainState
 from hermes.numerics.frozen import FrozenWeights
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
+from hermes.work_counts import WorkCounts
 from hermes_mlx import FAST_BLAS
+from hermes_mlx.device_memory import count_free_memory
 from hermes_mlx.inference import Model
 from hermes_mlx.learner import Learner
 from hermes_mlx.process_group import ProcessGroup, join
 from hermes_mlx.runtime import Runtime, list_devices
+from hermes_mlx.work_counts import count_work
 
 
 class Backend:
@@ -47,9 +51,17 @@ class Backend:
         capability = [int(told.get(f"compute_capability_{part}", 0)) for part in ("major", "minor")]
         return DeviceInfo("cuda", str(told.get("device_name", "")), (capability[0], capability[1]))
 
+    def count_free_memory(self, device: str) -> int | None:
+        """Bytes that are free on a device; None where it computes in main memory."""
+        return count_free_memory(device)
+
     def read_peak_memory(self, device: str) -> int | None:
         """The most bytes of arrays so far on the GPU; None on the CPU."""
         return mx.get_peak_memory() if device == "gpu" else None
+
+    def count_work(self, run: Callable[[], object]) -> WorkCounts:
+        """Call run() and count its operations, graphs and waits, from MLX's graphs."""
+        return count_work(run)
 
     def build(
         self,

@@ -12,6 +12,7 @@ from hermes.interface import Batch, LazyTensors, check_tokens
 from hermes.numerics.row_layout import find_windows
 from hermes_mlx.cache import KVCache
 from hermes_mlx.context import Context
+from hermes_mlx.device_memory import CLEAR_EVERY, clear_cache
 from hermes_mlx.loss import preference_loss
 from hermes_mlx.row_decoder import RowDecoder
 from hermes_mlx.runtime import Runtime
@@ -147,5 +148,7 @@ class Decoder:
             runtime.tables.prepare(self._capacity)
             x = runtime.module.model(runtime.to_device(tokens), ctx)[:, -1]
             logits = runtime.to_numpy(runtime.module.compute_logits(x))
+        if length // CLEAR_EVERY > self._cache.length // CLEAR_EVERY:
+            clear_cache(runtime.device)
         self._cache.length = length
         return logits

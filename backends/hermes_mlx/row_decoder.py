@@ -11,6 +11,7 @@ from hermes.numerics.row_layout import RowLayout, check_row_tensors, list_reads
 from hermes.spec import AttentionSpec, Rope
 from hermes_mlx.cache import RowCache
 from hermes_mlx.context import Context, PositionTables
+from hermes_mlx.device_memory import CLEAR_EVERY, clear_cache
 from hermes_mlx.runtime import Runtime
 
 
@@ -90,6 +91,7 @@ class RowDecoder:
         self._runtime = runtime
         self._layout = RowLayout(runtime.spec, rows, capacity)
         self._cache = RowCache(self._layout)
+        self._read_tokens = 0  # of the longest row, since freed buffers were given back
 
     def open_row(
         self, row: int, capacity: int, *, source: int | None = None, length: int = 0
@@ -152,4 +154,8 @@ class RowDecoder:
             x = x[mx.arange(len(rows)), last]
             logits = runtime.to_numpy(runtime.module.compute_logits(x))
         self._layout.finish(current)
+        self._read_tokens += int(current.counts.max())
+        if self._read_tokens >= CLEAR_EVERY:
+            clear_cache(runtime.device)
+            self._read_tokens = 0
         return logits

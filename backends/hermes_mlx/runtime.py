@@ -22,6 +22,7 @@ from hermes.spec import ModelSpec
 from hermes_mlx.cache import KVCache
 from hermes_mlx.chunked_loss import PairLayout
 from hermes_mlx.context import Context, PositionTables
+from hermes_mlx.device_memory import claim_memory
 from hermes_mlx.lora import adapt
 from hermes_mlx.loss import upcast
 from hermes_mlx.model import Transformer
@@ -82,6 +83,7 @@ class Runtime:
             raise Unsupported("hermes_mlx is deterministic on 'cpu' only")
         self.spec, self.options, self.frozen = spec, options, frozen
         self.device = mx.Device(mx.gpu if name == "gpu" else mx.cpu)
+        claim_memory(self.device)
         self.master = mx.float64 if self.dtype == mx.float64 else mx.float32
         exact = options.exact or self.dtype == mx.float64
         self.ops = EXACT if exact else FAST if name == "gpu" else PLAIN

@@ -1,6 +1,7 @@
 """hermes.interface.Backend on PyTorch."""
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,11 +12,13 @@ from hermes.interface import DeviceInfo, Options, Tensors, TrainState
 from hermes.numerics.frozen import FrozenWeights
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
+from hermes.work_counts import WorkCounts
 from hermes_torch.fused_attention import describe_slow_layers, find_kernels
 from hermes_torch.inference import Model
 from hermes_torch.learner import Learner
 from hermes_torch.process_group import ProcessGroup, join
 from hermes_torch.runtime import DTYPES, Runtime, list_devices
+from hermes_torch.work_counts import count_work
 
 if TYPE_CHECKING:
     from hermes_torch.sharding import Shards
@@ -75,6 +78,10 @@ class Backend:
             return None
         peak: int = torch.cuda.max_memory_allocated(device)
         return peak
+
+    def count_work(self, run: Callable[[], object]) -> WorkCounts:
+        """Call run() and count its operations, graphs and waits, by torch's profiler."""
+        return count_work(run)
 
     def build(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from hermes.errors import HermesError
+from hermes.errors import HermesError, OutOfMemory, describe_exhaustion, is_out_of_memory
 from hermes.inference.decoding import PREFILL_CHUNK, check_lengths, shift_context
 from hermes.inference.prefixes import PrefixStore, RowState
 from hermes.inference.request import Generation, Listener, Request
@@ -295,7 +295,7 @@ class Engine:
 
     def _fail(self, error: BaseException) -> None:
         """End all running texts, whose rows are in no known state."""
-        known = error if isinstance(error, HermesError) else HermesError(f"decoding: {error}")
+        known = error if isinstance(error, HermesError) else _describe_failure(error)
         for row in list(self._active):
             self._prefixes.set_tokens(row.index, [])
             self._finish(row, "error", known)
@@ -310,3 +310,15 @@ def run_requests(engine: Engine, requests: Iterable[Request]) -> list[Generation
         found.append(engine.submit(request))
     engine.run()
     return found
+
+
+def _describe_failure(error: Exception) -> HermesError:
+    """A backend's error as hermes says it; memory that ran out is told from what else may fail."""
+    if not is_out_of_memory(error):
+        return HermesError(f"decoding: {error}")
+    asked = describe_exhaustion(error)
+    told = f" ({asked})" if asked else ""
+    return OutOfMemory(
+        f"out of memory while decoding{told}; ask for fewer tokens or texts at once, or serve with "
+        "a smaller --max-batch"
+    )

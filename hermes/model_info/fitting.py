@@ -24,11 +24,15 @@ LOAD_ADVICE = "choose a smaller precision or another device"
 
 @dataclass(frozen=True)
 class FreeMemory:
-    """Bytes that are free, and the words that say so. is_shared: by all processes here."""
+    """Bytes that are free, and the words that say so. is_shared: by all processes here.
+
+    limit: what leaves less than the machine has, as HostMemory has it.
+    """
 
     available: int
     found: str
     is_shared: bool
+    limit: str = ""
 
 
 def find_free_memory(backend: Backend, device: str) -> FreeMemory | None:
@@ -46,7 +50,8 @@ def find_main_memory() -> FreeMemory | None:
     if memory is None:
         return None
     total, rest = format_with_unit(memory.total, "B"), format_with_unit(memory.available, "B")
-    return FreeMemory(memory.available, f"of this machine's {total} {rest} is available", True)
+    found = f"of this machine's {total} {rest} is available"
+    return FreeMemory(memory.available, found, True, memory.limit)
 
 
 def count_loaded_bytes(spec: ModelSpec, precision: str) -> int:

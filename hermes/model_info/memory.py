@@ -33,10 +33,14 @@ UNLIMITED = 1 << 60
 
 @dataclass(frozen=True)
 class HostMemory:
-    """Bytes of main memory. total: of the machine, container or limit; available: not in use."""
+    """Bytes of main memory. total: of the machine, container or limit; available: not in use.
+
+    limit: what leaves less than the machine has, in words; '' where nothing does.
+    """
 
     total: int
     available: int
+    limit: str = ""
 
 
 def count_training_bytes(spec: ModelSpec, recipe: Recipe, precision: str) -> int:
@@ -119,10 +123,14 @@ def read_host_memory() -> HostMemory | None:
     if found is None:
         return None
     total, available = found
-    for limit, used in (*_read_cgroups(), _read_address_space()):
+    binding = ""
+    groups = [("the limit of its control group", one) for one in _read_cgroups()]
+    for what, (limit, used) in (*groups, ("ulimit -v", _read_address_space())):
         if 0 < limit < UNLIMITED:
-            total, available = min(total, limit), min(available, max(limit - used, 0))
-    return HostMemory(total, available)
+            left = max(limit - used, 0)
+            binding = what if left < available else binding
+            total, available = min(total, limit), min(available, left)
+    return HostMemory(total, available, binding)
 
 
 def read_memory_limits() -> dict[str, int]:

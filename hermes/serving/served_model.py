@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.messages import Message
-from hermes.errors import HermesError
+from hermes.errors import HermesError, OutOfMemory, explain_exhaustion, is_out_of_memory
 from hermes.inference.async_engine import AsyncEngine
 from hermes.inference.engine import Engine, QueueIsFull
 from hermes.inference.prompt_cache import CacheKey
@@ -98,6 +98,8 @@ class ServedModel:
             raise ApiError(
                 429, str(error), kind="rate_limit_error", code="rate_limit_exceeded"
             ) from None
+        except OutOfMemory as error:
+            raise _answer_exhaustion(str(error)) from None
         except HermesError as error:
             too_long = len(request.prompt) > self.engine.capacity
             code = "context_length_exceeded" if too_long else None
@@ -144,3 +146,12 @@ class ServedModel:
             return await self.served.call(compute)
         except HermesError as error:
             raise ApiError(400, str(error)) from None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise _answer_exhaustion(explain_exhaustion(error) or str(error)) from None
+
+
+def _answer_exhaustion(why: str) -> ApiError:
+    """What a request is answered for which there was too little memory: later ones may fit."""
+    return ApiError(503, why, kind="server_error", code="out_of_memory")

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from hermes.checkpoint import RetentionPolicy, count_checkpoint_bytes
-from hermes.errors import HermesError, StorageError
+from hermes.errors import HermesError, OutOfMemory, StorageError
 from hermes.formatting import format_count, format_with_unit
 from hermes.model_info.activations import BYTES_OF
 from hermes.model_info.fitting import FreeMemory, find_free_memory
@@ -104,7 +104,10 @@ def _count_share(request: RunRequest, free: FreeMemory) -> int:
 def _warn_of_peak(
     request: RunRequest, spec: ModelSpec, recipe: Recipe, free: FreeMemory
 ) -> list[str]:
-    """What to tell the user where a step with its activations seems not to fit."""
+    """What to tell the user where a step with its activations seems not to fit.
+
+    Raises OutOfMemory where the backend could not say so itself.
+    """
     placement, room = _find_placement(request), _count_share(request, free)
     if placement is None:
         return []
@@ -114,10 +117,15 @@ def _warn_of_peak(
     largest = find_largest_batch(spec, recipe, placement, room)
     advice = f"--batch-size {largest} would" if largest else "no --batch-size would"
     who = "" if request.process_group.rank_info.local_world_size == 1 else " in each process"
-    return [
-        f"a step needs about {format_with_unit(total, 'B')} at its peak{who}, and {free.found}: "
-        f"{advice} fit, says hermes plan"
-    ]
+    found = f"a step needs about {format_with_unit(total, 'B')} at its peak{who}, and {free.found}"
+    if free.limit and request.backend.name == "mlx" and not request.force:
+        # MLX writes to memory without looking whether it got any, so that the process would end by
+        # a signal, without a word: by SIGSEGV under ulimit -v (measured with mlx 0.32.4).
+        raise OutOfMemory(
+            f"{found}, because of {free.limit}, beyond which MLX ends without a word: {advice} "
+            "fit; choose that, raise the limit, or --force to try"
+        )
+    return [f"{found}: {advice} fit, says hermes plan"]
 
 
 def count_kept_checkpoints(keep: RetentionPolicy, step: int, total: int, every: int) -> int:

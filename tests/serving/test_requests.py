@@ -10,9 +10,11 @@ import time
 
 import httpx
 import pytest
+import torch
 
 from hermes.errors import HermesError
 from hermes.serving.served_model import Limits
+from hermes_torch.row_decoder import RowDecoder
 
 LONG = {"prompt": "the cat", "max_tokens": 100, "temperature": 1, "logit_bias": {}}
 
@@ -272,3 +274,28 @@ def test_a_conversation_beyond_the_context_is_refused_with_its_code(server, stre
     answer = post(server, body, "/v1/chat/completions")
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_memory_that_runs_out_is_said_in_the_apis_form_and_the_server_lives(
+    server, monkeypatch, streams
+):
+    advance, full = RowDecoder.advance, torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.")
+
+    def fail(self, rows, tokens, counts):
+        if next(failures, False):
+            raise full
+        return advance(self, rows, tokens, counts)
+
+    failures = iter([True])
+    monkeypatch.setattr(RowDecoder, "advance", fail)
+    answer = post(server, {"prompt": "the cat", "max_tokens": 4, "stream": streams})
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines()]
+    said = json.loads([line for line in lines if line.startswith("{")][-1])
+    # A stream may have begun with an event that no token is needed for.
+    assert answer.status_code == 503 or streams
+    assert (said["error"]["type"], said["error"]["code"]) == ("server_error", "out_of_memory")
+    assert said["error"]["message"].startswith(
+        "out of memory while decoding (CUDA out of memory. Tried 2 GiB.); ask for fewer tokens"
+    )
+    assert post(server, {"prompt": "the cat", "max_tokens": 4}).status_code == 200

@@ -1,12 +1,15 @@
 """Before a run: memory for its model, disk for its checkpoints, and a dry run."""
 
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 
 from hermes import mal
 from hermes.checkpoint import RetentionPolicy, count_checkpoint_bytes, list_steps
-from hermes.errors import HermesError, StorageError, explain_exhaustion
+from hermes.errors import HermesError, OutOfMemory, StorageError, explain_exhaustion
 from hermes.model_info import fitting
 from hermes.model_info.cost import compute_cost
 from hermes.model_info.memory import HostMemory, count_training_bytes, read_host_memory
@@ -21,8 +24,9 @@ from tests.training.support import SPEC
 def memory(monkeypatch):
     """The memory of a machine, as given."""
 
-    def give(total, available):
-        monkeypatch.setattr(fitting, "read_host_memory", lambda: HostMemory(total, available))
+    def give(total, available, limit=""):
+        found = HostMemory(total, available, limit)
+        monkeypatch.setattr(fitting, "read_host_memory", lambda: found)
 
     return give
 
@@ -198,6 +202,34 @@ def test_a_step_whose_activations_do_not_fit_is_warned_of_with_the_batch_that_do
     assert 0 < largest < 64
     fits = go(batch_size=largest, max_steps=1, device="cpu", dry_run=True)
     assert not any("a step needs about" in note for note in fits.notes)
+
+
+def test_mlx_refuses_a_step_beyond_a_limit_since_it_would_end_without_a_word(go, memory):
+    room = 2 * count_training_bytes(mal.loads(SPEC), Recipe(), "float32")
+    asked = {"batch_size": 64, "max_steps": 1, "device": "cpu", "dry_run": True}
+    memory(10**9, room, "ulimit -v")
+    with pytest.raises(OutOfMemory) as refused:
+        go(**asked, backend="mlx")
+    assert re.fullmatch(
+        r"a step needs about \S+ MB at its peak, and of this machine's 1.00 GB \S+ kB is "
+        "available, "
+        r"because of ulimit -v, beyond which MLX ends without a word: batch_size \d+ would fit; "
+        r"choose that, raise the limit, or force=True to try",
+        str(refused.value),
+    )
+    assert refused.value.exit_code == 71
+    for how in ({"backend": "torch"}, {"backend": "mlx", "force": True}):
+        notes = go(**asked, **how).notes
+        assert any(note.startswith("a step needs about ") for note in notes)
+    memory(10**9, room)  # too little of the machine's own, which the system takes from others
+    assert any(note.startswith("a step needs about ") for note in go(**asked, backend="mlx").notes)
+
+
+def test_what_limits_memory_is_named():
+    told = "from hermes.model_info.memory import read_host_memory as r; print(r().limit)"
+    command = f"ulimit -v 1000000; exec {shlex.quote(sys.executable)} -c {shlex.quote(told)}"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert ran.stdout == "ulimit -v\n"
 
 
 def test_auto_batch_keeps_the_samples_of_a_step_and_fits(go, memory):

@@ -94,6 +94,7 @@ def _describe_law(report: LawReport) -> dict[str, Any]:
         "case": "" if worst is None else worst[1],
         "where": "" if worst is None else worst[0].where,
         "seconds": round(report.seconds, 2),
+        **({"notes": report.notes} if report.notes else {}),
     }
 
 

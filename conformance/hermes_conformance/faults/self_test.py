@@ -11,6 +11,7 @@ from typing import TypeVar
 from hermes.errors import HermesError, Unsupported
 from hermes_conformance.cases.case import Case
 from hermes_conformance.faults import (
+    as_trained,
     attention,
     backward,
     blocks,
@@ -66,6 +67,7 @@ FAULTS: tuple[Fault, ...] = (
     *pairs_of_backends.FAULTS,
     *production.FAULTS,
     *compiled.FAULTS,
+    *as_trained.FAULTS,
 )
 
 # Changes that no suite could tell from the right model, each with the reason.

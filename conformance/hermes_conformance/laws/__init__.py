@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hermes_conformance.cases import trained_specs
 from hermes_conformance.cases.case import Case
 from hermes_conformance.laws import (
+    as_trained,
     compiled,
     core_library,
     exact,
@@ -22,13 +24,17 @@ from hermes_conformance.measure.law import Law
 
 @dataclass(frozen=True)
 class Level:
-    """A level of the certificate. make_cases(long): its cases. canary: it needs a true float64."""
+    """A level of the certificate. make_cases(long): its cases. canary: it needs a true float64.
+
+    whole_on_gpu: devices other than the CPU are judged on the cases of long runs always.
+    """
 
     name: str
     title: str
     laws: tuple[Law, ...]
     make_cases: Callable[[bool], tuple[Case, ...]]
     canary: bool = False
+    whole_on_gpu: bool = False
 
 
 LEVELS = (
@@ -59,6 +65,14 @@ LEVELS = (
         "interchange",
         (*interchange.LAWS, *loss_scaling.LAWS_OF_MOVES),
         interchange.make_cases,
+    ),
+    Level(
+        "L6",
+        "as trained",
+        as_trained.LAWS,
+        trained_specs.make_cases,
+        canary=True,
+        whole_on_gpu=True,
     ),
 )
 

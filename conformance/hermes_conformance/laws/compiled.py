@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -17,18 +18,26 @@ from hermes_conformance.measure.tolerance import EXACT
 from hermes_conformance.oracle.trajectory import Trajectory, train
 
 
+@contextmanager
+def catch_compiler_failures() -> Iterator[list[str]]:
+    """A context whose list holds, at its end, what learners said whose compiler failed.
+
+    Such a learner only warns, and trains uncompiled.
+    """
+    failures: list[str] = []
+    with warnings.catch_warnings(record=True) as messages:
+        warnings.simplefilter("always")
+        yield failures
+    texts = [str(message.message) for message in messages]
+    failures += [text for text in texts if "compile failed" in text]
+
+
 def train_compiled(
     subject: BackendUnderTest, case: Case, precision: str
 ) -> tuple[Trajectory, Measurement]:
-    """A short compiled run, and a measurement of failures to compile.
-
-    A learner whose compiler fails only warns, and trains uncompiled.
-    """
-    with warnings.catch_warnings(record=True) as messages:
-        warnings.simplefilter("always")
+    """A short compiled run, and a measurement of failures to compile."""
+    with catch_compiler_failures() as failures:
         run = train(subject, case, SHORT_STEPS, precision, compile=True)
-    texts = [str(message.message) for message in messages]
-    failures = [text for text in texts if "compile failed" in text]
     return run, compare_values("failures to compile", failures, [], EXACT)
 
 

@@ -11,13 +11,17 @@ from hermes_conformance.measure.tolerance import Bound
 
 @dataclass(frozen=True)
 class Measurement:
-    """One comparison: error and bound in the bound's unit; tensor, shape and index say where."""
+    """One comparison: error and bound in the bound's unit; tensor, shape and index say where.
+
+    note: what was seen beside the numbers, such as which kernel ran, for the certificate.
+    """
 
     error: float
     bound: Bound
     tensor: str
     shape: tuple[int, ...] = ()
     index: tuple[int, ...] = ()
+    note: str = ""
 
     @property
     def ratio(self) -> float:

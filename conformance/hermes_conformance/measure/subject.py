@@ -44,7 +44,8 @@ class BackendUnderTest:
 
         Deterministic where the device grants that; a law of bits asks for it whatever the device.
         """
-        device = self.float64_device if precision == "float64" else self.device
+        own = self.float64_device if precision == "float64" else self.device
+        device: str | None = fields.get("device", own)
         self.used_devices.add(device or self.device_name)
         granted = self._grants_determinism(device)
         defaults = {"device": device, "compile": False, "deterministic": granted}

@@ -14,7 +14,7 @@ import pytest
 OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--backend", {"default": "torch", "help": "the backend under test"}),
     ("--against", {"default": "numpy", "help": "the reference; numpy is the oracle"}),
-    ("--level", {"action": "append", "default": [], "help": "L0 .. L5 or L0-L2"}),
+    ("--level", {"action": "append", "default": [], "help": "L0 .. L6 or L0-L2"}),
     ("--law", {"action": "append", "default": [], "help": "a glob of laws such as 'L1/log*'"}),
     ("--case", {"action": "append", "default": [], "help": "a glob of cases"}),
     ("--device", {"default": None, "help": "of the backend under test"}),

@@ -29,6 +29,15 @@ class LawReport:
         return max(found, key=lambda pair: pair[0].ratio, default=None)
 
     @property
+    def notes(self) -> dict[str, list[str]]:
+        """What was seen beside the numbers, and the cases it was seen in."""
+        found: dict[str, list[str]] = {}
+        for outcome in self.outcomes:
+            for note in outcome.notes:
+                found.setdefault(note, []).append(outcome.case)
+        return found
+
+    @property
     def seconds(self) -> float:
         """Time spent in the law."""
         return sum(outcome.seconds for outcome in self.outcomes)
@@ -66,6 +75,7 @@ def format_law(report: LawReport) -> str:
         )
         if measurement.error > 0:
             words.append(f"  ({case}: {measurement.where})")
+    words += [f"\n    {note}  ({', '.join(cases)})" for note, cases in report.notes.items()]
     return "".join(words)
 
 

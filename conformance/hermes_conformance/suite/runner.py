@@ -23,7 +23,7 @@ class Outcome:
 
     worst: the measurement nearest to its bound, or furthest beyond. failures: all those beyond
     their bounds. message: why nothing was measured, or why a failure is expected. devices:
-    those that the backend computed on.
+    those that the backend computed on. notes: what was seen beside the numbers.
     """
 
     law: Law
@@ -33,6 +33,7 @@ class Outcome:
     failures: tuple[Measurement, ...] = ()
     message: str = ""
     devices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
 
 
@@ -55,15 +56,22 @@ def judge_level(
         for law in laws:
             yield Outcome(law, "canary", FAILED, message=why)
         return
+    long = is_judged_whole(level, backends, selection)
     judged = set()
-    for case in filter(selection.has_case, level.make_cases(selection.long)):
+    for case in filter(selection.has_case, level.make_cases(long)):
         for law in laws:
             if law.applies_to(case):
                 judged.add(law)
                 yield judge_case(law, case, backends)
     for law in laws:
-        if law not in judged and selection.whole and (selection.long or not law.long):
+        if law not in judged and selection.whole and (long or not law.long):
             yield Outcome(law, "", FAILED, message="the law has no case, so it says nothing")
+
+
+def is_judged_whole(level: Level, backends: Backends, selection: Selection) -> bool:
+    """Whether a level's cases are those of long runs: some are always, on devices for training."""
+    on_device = backends.subject.device_name != "cpu"
+    return selection.long or (level.whole_on_gpu and on_device)
 
 
 def find_refusal(backends: Backends) -> str | None:
@@ -98,7 +106,9 @@ def judge_case(law: Law, case: Case, backends: Backends) -> Outcome:
         return make_outcome(FAILED, message="the law measured nothing")
     worst = max(measurements, key=lambda measurement: measurement.ratio)
     failures = tuple(measurement for measurement in measurements if measurement.ratio > 1)
-    return make_outcome(FAILED if failures else PASSED, worst=worst, failures=failures)
+    notes = tuple(dict.fromkeys(one.note for one in measurements if one.note))
+    status = FAILED if failures else PASSED
+    return make_outcome(status, worst=worst, failures=failures, notes=notes)
 
 
 def is_certified(outcomes: Iterable[Outcome], device: str) -> bool:

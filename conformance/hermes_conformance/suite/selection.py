@@ -101,7 +101,11 @@ def _require_matches(selection: Selection) -> None:
             raise HermesError(f"no law{where} is called {glob!r}; see hermes conformance list")
     if not selection.cases:
         return
-    cases = {case.name for level in levels for case in level.make_cases(selection.long)}
+    cases = {
+        case.name
+        for level in levels
+        for case in level.make_cases(selection.long or level.whole_on_gpu)
+    }
     for glob in selection.cases:
         if not any(fnmatchcase(name, glob) for name in cases):
             raise HermesError(

@@ -1,0 +1,192 @@
+"""Faults that only models of trained sizes have: long rows, large heads, fast kernels, waits."""
+
+from importlib import import_module
+from typing import Any
+
+from hermes_conformance.faults.fault import Fault, Plant
+from hermes_conformance.faults.kernels import scale_gradient
+from hermes_conformance.faults.patcher import FAST_TABLES, Patcher
+
+CAUSAL, WINDOW, PACKED = (
+    f"small.{name}/hot" for name in ("15x64 causal", "32x128 window", "15x64 documents")
+)
+LONG_ROW, LARGE_HEAD = 128, 64
+
+
+def _change_long_attention(change: Any) -> Plant:
+    """Attention of the fast tables over long rows of large heads is change(patcher, q, k, v)."""
+
+    def plant(patcher: Patcher) -> None:
+        def wrap(attention):
+            def faulty(q, k, v, *rest):
+                if q.shape[2] >= LONG_ROW and q.shape[3] >= LARGE_HEAD:
+                    q, k, v = change(patcher, q, k, v)
+                return attention(q, k, v, *rest)
+
+            return faulty
+
+        patcher.wrap_table("attention", wrap, FAST_TABLES)
+
+    return plant
+
+
+def _scale_queries(patcher, q, k, v):
+    return 1.02 * q, k, v
+
+
+def _double_value_gradients(patcher, q, k, v):
+    return q, k, scale_gradient(patcher, 2.0, v)
+
+
+def _scale_queries_in_bfloat16(patcher, q, k, v):
+    return (1.2 * q if str(q.dtype).endswith("bfloat16") else q), k, v
+
+
+def _write_attention_out(patcher: Patcher) -> None:
+    """The fast table has the exact table's attention, which keeps (B, H, T, S)."""
+    exact = patcher.load_module("ops").attention_exact
+    patcher.wrap_table("attention", lambda attention: exact, FAST_TABLES)
+
+
+def _read_loss_in_update(patcher: Patcher) -> None:
+    """A step waits for its loss and its norm before it returns, so a run waits thrice."""
+
+    def wrap(original):
+        def faulty(self, batch, lr):
+            report = original(self, batch, lr)
+            float(report.loss)
+            float(report.grad_norm)
+            return report
+
+        return faulty
+
+    patcher.wrap_method("learner", "Learner", "step", wrap)
+
+
+def _place_later_reads_early(patcher: Patcher) -> None:
+    """A read of several tokens behind a long prefix is rotated as if it began a place earlier."""
+
+    def wrap(original):
+        def faulty(self, spec, T):
+            cos, sin = original(self, spec, T)
+            if not (self.cache and self.offset >= LARGE_HEAD and T > 1):
+                return cos, sin
+            tables = self.tables.get_angles(spec, self.cache.capacity)
+            return tuple(table[self.offset - 1 : self.offset - 1 + T] for table in tables)
+
+        return faulty
+
+    patcher.wrap_method("context", "Context", "angles", wrap)
+
+
+def _halve_bfloat16_rate(patcher: Patcher) -> None:
+    """In bfloat16, every update is half as large."""
+
+    def wrap(original):
+        def faulty(self, batch, lr):
+            short = self.runtime.options.precision == "bfloat16"
+            return original(self, batch, lr / 2 if short else lr)
+
+        return faulty
+
+    patcher.wrap_method("learner", "Learner", "step", wrap)
+
+
+def _drop_documents_of_long_rows(patcher: Patcher) -> None:
+    """Long rows of production's formats attend across their documents."""
+
+    def wrap(original):
+        def faulty(self, segments):
+            fast = self.options.precision != "float64"
+            is_long = segments is not None and segments.shape[-1] >= LONG_ROW
+            return original(self, None if fast and is_long else segments)
+
+        return faulty
+
+    patcher.wrap_method("runtime", "Runtime", "load_segments", wrap)
+
+
+def _break_graph(patcher: Patcher) -> None:
+    def wrap(original):
+        def faulty(self, tokens, targets, *rest):
+            import_module("torch").compiler.graph_break()
+            return original(self, tokens, targets, *rest)
+
+        return faulty
+
+    patcher.wrap_method("learner", "Objective", "forward", wrap)
+
+
+def _compile_at_each_step(patcher: Patcher) -> None:
+    """The compiled loss of a learner is dropped after each step, and compiled again at the next."""
+
+    def wrap(original):
+        def faulty(self, batch, lr):
+            if patcher.name == "torch":
+                module = patcher.load_module("learner")
+                import_module("torch").compiler.reset()
+                self._compiled = module.compile_function(self._objective)
+            else:
+                mx = import_module("mlx.core")
+                self._summed_loss = self._compile(mx.value_and_grad(self._compute_loss))
+            return original(self, batch, lr)
+
+        return faulty
+
+    patcher.wrap_method("learner", "Learner", "step", wrap)
+
+
+def _make_fault(name: str, law: str, case: str, plant: Plant, only: str | None = None) -> Fault:
+    return Fault(name, "as trained", f"L6/{law}", case, plant, only)
+
+
+FAULTS = (
+    _make_fault(
+        "long rows of large heads are scaled by a fiftieth too much",
+        "logits-float32",
+        WINDOW,
+        _change_long_attention(_scale_queries),
+    ),
+    _make_fault(
+        "in bfloat16, long rows of large heads are scaled by a fifth too much",
+        "logits-bfloat16",
+        CAUSAL,
+        _change_long_attention(_scale_queries_in_bfloat16),
+    ),
+    _make_fault(
+        "values of long rows have twice their gradient",
+        "gradients-float32",
+        WINDOW,
+        _change_long_attention(_double_value_gradients),
+    ),
+    _make_fault(
+        "values of long rows have twice their gradient, in bfloat16",
+        "gradients-bfloat16",
+        PACKED,
+        _change_long_attention(_double_value_gradients),
+    ),
+    _make_fault(
+        "long rows attend across documents", "logits-float32", PACKED, _drop_documents_of_long_rows
+    ),
+    _make_fault(
+        "a later read of a long row is a place early",
+        "decoding-float32",
+        CAUSAL,
+        _place_later_reads_early,
+    ),
+    _make_fault(
+        "updates in bfloat16 are half as large", "updates-bfloat16", CAUSAL, _halve_bfloat16_rate
+    ),
+    _make_fault(
+        "attention is written out where a kernel is",
+        "kernels-float32",
+        CAUSAL,
+        _write_attention_out,
+        "torch",
+    ),
+    _make_fault("an update waits for its numbers", "kernels-float32", CAUSAL, _read_loss_in_update),
+    _make_fault(
+        "a compiled loss leaves its graph", "graphs-float32", CAUSAL, _break_graph, "torch"
+    ),
+    _make_fault("a learner compiles at each step", "graphs-float32", CAUSAL, _compile_at_each_step),
+)

@@ -1,0 +1,73 @@
+"""What hermes_mlx asks of a Mac's memory, on a CPU that says it is Metal."""
+
+import dataclasses
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from hermes.interface import Options, find_backend
+from hermes.model_info.fitting import find_free_memory
+from hermes.numerics.params import init_weights
+from hermes_mlx import runtime
+from tests.backends.support import make_batch, make_learner, make_spec
+
+WORKING_SET = 96 << 30
+
+
+@pytest.fixture
+def metal(monkeypatch):
+    """MLX says that its GPU is Metal's, and computes on the CPU; what it is asked for is listed."""
+    asked = []
+    monkeypatch.setattr(mx, "gpu", mx.cpu)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    told = {"max_recommended_working_set_size": WORKING_SET}
+    monkeypatch.setattr(mx, "device_info", lambda device=None: told)
+    monkeypatch.setattr(runtime, "list_devices", lambda: ("gpu", "cpu"))
+    for name in ("set_wired_limit", "set_cache_limit", "clear_cache"):
+        monkeypatch.setattr(mx, name, lambda *a, name=name: asked.append((name, *a)))
+    return asked
+
+
+def test_training_wires_the_working_set_and_bounds_what_is_kept(metal):
+    options = Options(device="gpu", compile=False)
+    float(make_learner("mlx", make_spec(), options=options).step(make_batch(), 1e-3).loss)
+    assert metal == [("set_wired_limit", WORKING_SET), ("set_cache_limit", WORKING_SET // 4)]
+
+
+@pytest.mark.parametrize("in_rows", [False, True])
+def test_generation_gives_freed_buffers_back_every_256_tokens(metal, in_rows):
+    spec = dataclasses.replace(make_spec(), max_seq_len=700)
+    model = find_backend("mlx").build(spec, init_weights(spec, 0), Options(device="gpu"))
+    assert ("set_wired_limit", WORKING_SET) in metal
+    metal.clear()
+    tokens = np.zeros((1, 250), np.int32)
+    if in_rows:
+        decoder = model.row_decoder(1, 700)
+        decoder.open_row(0, 700)
+        decoder.advance([0], tokens, [250])
+    else:
+        decoder = model.decoder(1, 700)
+        decoder.advance(tokens)
+    assert metal == []
+    for _ in range(270):
+        one = np.zeros((1, 1), np.int32)
+        decoder.advance([0], one, [1]) if in_rows else decoder.advance(one)
+    assert metal == [("clear_cache",)] * 2
+
+
+def test_what_is_free_is_of_the_working_set(metal, monkeypatch):
+    backend = find_backend("mlx")
+    monkeypatch.setattr(mx, "get_active_memory", lambda: 90 << 30)
+    assert find_free_memory(backend, "gpu").available == 6 << 30
+    assert not find_free_memory(backend, "gpu").is_shared
+    assert find_free_memory(backend, "cpu").is_shared
+
+
+def test_a_cpu_is_asked_for_nothing(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("of a CPU nothing is wired")
+
+    for name in ("set_wired_limit", "set_cache_limit", "clear_cache"):
+        monkeypatch.setattr(mx, name, refuse)
+    float(make_learner("mlx", make_spec()).step(make_batch(), 1e-3).loss)
