@@ -107,8 +107,18 @@ def make_optimization_options() -> tuple[Option, ...]:
         Option("min_delta", type=float, default=0.0, group="Evaluation and logging",
                help="Fall of the validation loss, in nats, that --patience takes as lower"),
         Option("on_nonfinite", default="stop", metavar="POLICY", group="Evaluation and logging",
-               help="What to do where a loss or gradient is not finite: stop, or skip:N, which "
-               "leaves the step out and stops after N in a row"),
+               help="What to do where a loss or gradient is not finite: stop; skip:N, which "
+               "leaves the step out and stops after N in a row; or rollback:N, which after N in a "
+               "row goes back to the last checkpoint and on with the data behind them"),
+        Option("on_spike", default="ignore", metavar="POLICY", group="Evaluation and logging",
+               help="What to do where the loss is far above those before it: ignore; count; "
+               "stop:N, after N in a row; or rollback:N, which after N in a row goes back to the "
+               "last checkpoint and on with the data behind them"),
+        Option("spike_sigma", type=float, default=6.0, metavar="K", group="Evaluation and logging",
+               help="Standard deviations above the mean of the last losses, from which on a loss "
+               "is a spike"),
+        Option("spike_window", type=int, default=128, metavar="N", group="Evaluation and logging",
+               help="Losses that --on-spike compares with, at least half of them"),
         Option("sample_every", type=int, default=0, group="Samples and trackers",
                help="Generate sample text every N optimizer steps and at the end; 0 never does"),
         Option("sample_prompt", multiple=True, metavar="TEXT", group="Samples and trackers",

@@ -16,9 +16,11 @@ from hermes.stage_display import StageDisplay
 from hermes.training.events import (
     Evaluation,
     Event,
+    RolledBack,
     Sample,
     Saved,
     Skipped,
+    Spike,
     Stopped,
     StoppedEarly,
     Update,
@@ -123,14 +125,23 @@ def _format_stage(what: str, done: int, total: int) -> str:
     return f"{what} {100 * done / total:.0f} %" if total else f"{what} {done:,}" if done else what
 
 
-def _describe(event: Evaluation | Skipped | Sample | Saved | StoppedEarly | Stopped) -> str:
+def _describe(event: Event) -> str:
     match event:
+        case Update(step):
+            return f"step {step:,}: {_format_loss(event)}  {_format_rate(event)}"
         case Evaluation(step, loss, bits, others):
             end = "" if bits is None else f", {bits:.4f} bits per byte"
             end += "".join(f", {name} {value:.4g}" for name, value in others.items())
             return f"step {step:,}: validation loss {loss:.4f}{end}"
         case Skipped(step, _, _, total, what):
             return f"step {step:,}: {what}, so the step was skipped, number {total:,} of the run"
+        case Spike(step, _, total, what):
+            return f"step {step:,}: {what}, spike number {total:,} of the run"
+        case RolledBack(step, last, _, sample, _, total, what):
+            return (
+                f"step {last:,}: {what}, so the run goes back to step {step:,} of {total:,} and on "
+                f"from sample {sample:,} of its epoch"
+            )
         case Saved(step, path):
             return f"step {step:,}: saved {path}"
         case Sample(step, _, prompt, text):

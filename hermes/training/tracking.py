@@ -7,7 +7,17 @@ from hermes.numerics.params import count_parameters
 from hermes.recipe import flatten_recipe
 from hermes.tracking.delivery import TrackerDelivery
 from hermes.tracking.tracker import TrackedRun
-from hermes.training.events import Evaluation, Event, Sample, Skipped, Stopped, Update, make_record
+from hermes.training.events import (
+    Evaluation,
+    Event,
+    RolledBack,
+    Sample,
+    Skipped,
+    Spike,
+    Stopped,
+    Update,
+    make_record,
+)
 from hermes.training.metrics_file import read_metrics
 from hermes.training.run import Run
 from hermes.training.samples import read_samples
@@ -39,10 +49,12 @@ def open_trackers(run: Run, tell: Callable[[str], None]) -> TrackerDelivery:
 def deliver(trackers: TrackerDelivery, event: Event) -> None:
     """Tell a run's trackers what happened."""
     match event:
-        case Update() | Evaluation() | Skipped():
+        case Update() | Evaluation() | Skipped() | Spike():
             trackers.log(make_record(event))
         case Sample(step, number, prompt, text):
             trackers.log_text(step, f"sample/{number}", prompt + text)
+        case RolledBack():
+            trackers.mark_rolled_back()
         case Stopped():
             trackers.mark_stopped()
 
