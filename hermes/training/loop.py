@@ -17,7 +17,7 @@ from hermes.interface import Batch, Learner, StepReport
 from hermes.recipe import Recipe
 from hermes.stages import report_stage
 from hermes.training.averaged_evaluation import evaluate_learner
-from hermes.training.batch_reader import BatchReader, BatchShape
+from hermes.training.batch_reader import BatchReader, BatchShape, StepSize
 from hermes.training.coordination import RankCoordinator
 from hermes.training.early_stopping import EarlyStopping
 from hermes.training.events import (
@@ -163,10 +163,7 @@ class TrainingLoop:
 
     def _make_reader(self) -> BatchReader:
         rank_info = self.coordinator.rank_info
-        recipe = self.recipe
-        shape = BatchShape(
-            recipe.batch_size, recipe.grad_accum, rank_info.rank, rank_info.world_size
-        )
+        shape = BatchShape(self.recipe.grad_accum, rank_info.rank, rank_info.world_size)
         return BatchReader(self.data.dataset, shape)
 
     def _draw_batch(self) -> tuple[Batch, Cursor]:
@@ -175,14 +172,18 @@ class TrainingLoop:
         The share of the step after it is drawn meanwhile.
         """
         cursor = self.position.cursor
-        batch, after = self._reader.draw(cursor, self._count_samples(cursor))
-        if self.position.step + 1 < self.total_steps:
-            self._reader.draw_ahead(after, self._count_samples(after))
+        step = self.position.step
+        batch, after = self._reader.draw(cursor, self._find_size(cursor, step))
+        if step + 1 < self.total_steps:
+            self._reader.draw_ahead(after, self._find_size(after, step + 1))
         return self.coordinator.add_global_counts(batch), after
 
-    def _count_samples(self, cursor: Cursor) -> int:
-        size, world_size = len(self.data.dataset.train), self.coordinator.rank_info.world_size
-        return count_step_samples(self.recipe, cursor, size, world_size)
+    def _find_size(self, cursor: Cursor, step: int) -> StepSize:
+        """What the step behind `step` takes."""
+        recipe, world_size = self.recipe, self.coordinator.rank_info.world_size
+        samples = count_step_samples(recipe, cursor, len(self.data.dataset.train), world_size, step)
+        parts = recipe.seq_len // recipe.find_seq_len(step)
+        return StepSize(samples, recipe.find_batch_size(step), parts)
 
     def _advance(self, report: StepReport, lr: float, batch: Batch, cursor: Cursor) -> None:
         at = self.position

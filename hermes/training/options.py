@@ -16,6 +16,7 @@ from hermes.interop.hub import pin_commit
 from hermes.options import OPTIONS, get_options
 from hermes.options.training_commands import TRAINING_COMMANDS
 from hermes.recipe import OptimizerRecipe
+from hermes.size_schedule import find_size, parse_size_schedule
 from hermes.tracking.registry import find_trackers
 from hermes.training.host import RunHost
 from hermes.training.request import RowOptions, RunRequest
@@ -99,6 +100,13 @@ def read_recipe_fields(call: Call, *, defaults: bool = False) -> dict[str, objec
             if call.has_given(name):
                 raise HermesError(f"{name} is given twice, by itself and in optimizer")
         own |= {f"optimizer.{name}": value for name, value in vars(optimizer).items()}
+    sizes = parse_size_schedule("batch_size_schedule", str(own.get("batch_size_schedule", "")))
+    size = call["batch_size"]
+    if call.has_given("batch_size") and (begins := find_size(sizes, 0, size)) != size:
+        raise HermesError(
+            f"batch_size is {size}, and batch_size_schedule begins with {begins}; leave one of "
+            "them out"
+        )
     return own
 
 

@@ -73,7 +73,7 @@ def prepare_resumed(
             data.tokens,
             request.allow_data_change,
             describe_data_change(request.output, progress.data, data.record),
-            free=(*FREE, *COOLDOWN_FIELDS) if is_cooldown else FREE,
+            free=_list_free(request, is_cooldown),
         )
         notes += changed
         # Other data is taken from its beginning; the samples before it mean nothing there.
@@ -87,6 +87,13 @@ def prepare_resumed(
             notes += warn_repeated_samples(recipe, cursor, size, data.unit, world_size)
         notes += _describe_changes(request, checkpoint, recipe, data.unit, total, data.counts_steps)
     return RunComponents(spec, tokenizer, recipe, data, position, total, tuple(notes))
+
+
+def _list_free(request: RunRequest, is_cooldown: bool) -> tuple[str, ...]:
+    """The fields of the recipe that may change."""
+    cooldown = COOLDOWN_FIELDS if is_cooldown else ()
+    batch = ("batch_size_schedule",) if request.allow_batch_change else ()
+    return (*FREE, *cooldown, *batch)
 
 
 def _choose_tokenizer(request: RunRequest, checkpoint: Checkpoint) -> Tokenizer:

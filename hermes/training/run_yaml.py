@@ -71,6 +71,8 @@ OPTIONS = (
     "save_every",
     "freeze_layers",
     "freeze",
+    "batch_size_schedule",
+    "seq_len_schedule",
 )
 PREFERENCE = ("loss", "beta", "label_smoothing", "gamma", "sft_weight")
 # Those that have none, which `--set` changes.
@@ -134,6 +136,8 @@ def write_runfile(
     own = {NAMES.get(name, name): fields[name] for name in OPTIONS}
     if not recipe.document_mask:
         del own["document_mask"]  # which sft and dpo have no option for
+    if not recipe.seq_len_schedule:
+        del own["seq_len_schedule"]  # nor for this
     if recipe.objective == "preference":
         own |= {name: fields[f"preference.{name}"] for name in PREFERENCE}
         own["max_len"] = own.pop("seq_len")
