@@ -47,6 +47,7 @@ from hermes.training.progress_bar import open_progress
 from hermes.training.request import RunRequest
 from hermes.training.result import ResultCollector, TrainResult
 from hermes.training.run import Run, check_output, has_checkpoint, open_run
+from hermes.training.run_log import RunLog
 from hermes.training.tracking import deliver, open_trackers
 
 __all__ = [
@@ -235,6 +236,9 @@ def train(
     save_minutes: float = 0.0,
     save_every_epoch: bool = False,
     log_every: int | None = None,
+    verbose: bool = False,
+    quiet: bool = False,
+    log_file: str | Path | None = None,
     sample_every: int = 0,
     sample_prompt: str | Sequence[str] = (),
     sample_prompts: str | Path | None = None,
@@ -302,8 +306,10 @@ def train(
     push_every_save each checkpoint.
 
     progress: True shows a bar in a terminal or notebook and lines elsewhere, False nothing; None a
-    bar where one can be drawn. report: called with every event. stop: polled after every step; the
-    run is saved where it says True. host: the program that shows the run itself.
+    bar where one can be drawn. verbose: a line for every logged step instead; quiet: nothing but
+    warnings and errors; log_file: gets a line for every logged step and event, too. report: called
+    with every event. stop: polled after every step; the run is saved where it says True. host: the
+    program that shows the run itself.
 
     Under torchrun, srun, mpirun or mlx.launch all processes make one run together. Ctrl-C finishes
     the step and saves, and then raises KeyboardInterrupt; SIGTERM does so too and raises
@@ -378,16 +384,28 @@ def run_to_end(
             return interrupt.came or host.stop() or call["stop"]()
 
         collector = ResultCollector(run)
-        progress = call["progress"] if host.leads and not run.finished else False
+        shows = host.leads and not run.finished and not call["quiet"]
+        progress, verbose = call["progress"] if shows else False, call["verbose"]
+        log_file = Path(call["log_file"]) if host.leads and call["log_file"] else None
         with (
-            closing(open_progress(run.total_steps, run.position.step, progress)) as shown,
+            RunLog(log_file) as log,
+            closing(
+                open_progress(run.total_steps, run.position.step, progress, verbose=verbose)
+            ) as shown,
             show_stages(shown.show_stage),
             open_trackers(run, host.tell) as trackers,
             explain_training_memory(request, run.components.recipe, run.components.spec.name),
         ):
+            log.say(
+                f"run {request.output}: from step {run.position.step:,} to {run.total_steps:,}, "
+                f"{run.components.spec.name}, {request.backend.name} on {request.device}"
+            )
+            for note in run.notes:
+                log.say(note)
             for event in run.train(stop):
                 collector.add(event)
                 shown.show(event)
+                log.show(event)
                 deliver(trackers, event)
                 report(event)
                 if uploads is not None and host.leads:

@@ -82,7 +82,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
     ),
     "chat": CommandOptions(
         (
-            *(*_LOADED, "eos", "template", "template_arg", "system", "max_tokens"),
+            *(*_LOADED, "use_ema", "eos", "template", "template_arg", "system", "max_tokens"),
             *("stop", "stop_id", *_SAMPLING, *_DEVICE),
         ),
         overrides=_GENERATION
@@ -105,7 +105,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
     ),
     "serve": CommandOptions(
         (
-            *(*_LOADED, "eos", "template", "template_arg"),
+            *(*_LOADED, "use_ema", "eos", "template", "template_arg"),
             *("model_name", "host", "port", "api_key", "allow_host", "open"),
             *("rows", "max_queue", "context", "timeout", *_DEVICE),
         ),

@@ -110,6 +110,14 @@ def make_optimization_options() -> tuple[Option, ...]:
         Option("log_every", type=int, group="Evaluation and logging",
                default_text="1, or 10 for runs of 10,000 steps or more",
                help="Log metrics every N optimizer steps"),
+        Option("verbose", type=bool, default=False, group="Evaluation and logging",
+               help="Show every logged step on a line of its own"),
+        Option("quiet", type=bool, default=False, group="Evaluation and logging",
+               help="Show nothing but warnings and errors"),
+        Option("log_file", metavar="FILE", group="Evaluation and logging", is_path=True,
+               per_rank=True,
+               help="File that gets a line for every logged step and event, with the time; it "
+               "only grows"),
         Option("patience", type=int, default=0, group="Evaluation and logging",
                help="End the run after N evaluations without a lower validation loss; 0 never "
                "does"),

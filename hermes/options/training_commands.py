@@ -25,7 +25,8 @@ _RECIPE = (
     *("group", "ema", "z_loss", "seed", "val_fraction"),
     *("eval_every", "patience", "min_delta"),
     *("on_nonfinite", "on_spike", "spike_sigma", "spike_window"),
-    *("save_every", "save_minutes", "save_every_epoch", "log_every", *_TRACKING),
+    *("save_every", "save_minutes", "save_every_epoch", "log_every"),
+    *("verbose", "quiet", "log_file", *_TRACKING),
     *("keep_last", "keep_every", "keep_best"),
     *("freeze_layers", "freeze"),
 )
