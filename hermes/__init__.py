@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from hermes.api_finetuning import dpo, finetune, sft
     from hermes.api_generation import chat, generate
     from hermes.api_models import ConvertResult, convert, merge
-    from hermes.api_planning import plan
+    from hermes.api_planning import make_recipe, plan
     from hermes.api_serving import serve
     from hermes.api_tracing import ShownSample, show_step, trace_document, trace_step
+    from hermes.api_watching import plot, watch
     from hermes.errors import HermesError
     from hermes.inference.sampling import Sampling
     from hermes.model import GeneratedText, Model, load
-    from hermes.recipe import OptimizerRecipe, Recipe
+    from hermes.recipe import LossScaling, OptimizerRecipe, Recipe
     from hermes.spec import ModelSpec
     from hermes.tokenizer import Tokenizer
     from hermes.training.result import Result, TrainResult
@@ -41,6 +42,7 @@ __all__ = [
     "EvalResult",
     "GeneratedText",
     "HermesError",
+    "LossScaling",
     "Model",
     "ModelSpec",
     "OptimizerRecipe",
@@ -63,8 +65,10 @@ __all__ = [
     "generate",
     "load",
     "load_spec",
+    "make_recipe",
     "merge",
     "plan",
+    "plot",
     "prepare",
     "serve",
     "sft",
@@ -75,6 +79,7 @@ __all__ = [
     "train",
     "train_tokenizer",
     "verify_data",
+    "watch",
 ]
 
 _HOMES = {
@@ -89,14 +94,15 @@ _HOMES = {
         "verify_data",
     ),
     "api_serving": ("serve",),
-    "api_planning": ("plan",),
+    "api_planning": ("make_recipe", "plan"),
+    "api_watching": ("plot", "watch"),
     "api_tracing": ("ShownSample", "show_step", "trace_document", "trace_step"),
     "api_evaluation": ("EvalResult", "evaluate"),
     "api_finetuning": ("dpo", "finetune", "sft"),
     "api_generation": ("chat", "generate"),
     "api_models": ("ConvertResult", "convert", "merge"),
     "model": ("GeneratedText", "Model", "load"),
-    "recipe": ("OptimizerRecipe", "Recipe"),
+    "recipe": ("LossScaling", "OptimizerRecipe", "Recipe"),
     "inference.sampling": ("Sampling",),
     "spec": ("ModelSpec",),
     "tokenizer": ("Tokenizer",),

@@ -21,7 +21,7 @@ from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, Interrupted
 from hermes.finetuning.options import apply_run_settings, make_text_request
 from hermes.interface import Backend, choose_backend
-from hermes.recipe import OptimizerRecipe
+from hermes.recipe import LossScaling, OptimizerRecipe
 from hermes.spec import ModelSpec
 from hermes.stages import report_stage, show_stages
 from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
@@ -223,6 +223,7 @@ def train(
     group: Sequence[Sequence[str]] = (),
     ema: float = 0.0,
     z_loss: float = 0.0,
+    loss_scale: float | LossScaling = 65536.0,
     seed: int = 0,
     val_fraction: float = 0.0,
     eval_every: int = 0,
@@ -297,7 +298,8 @@ def train(
     cooldown_from: a checkpoint at the full learning rate of a constant or wsd schedule, which the
     run continues with a fall to its end; decay_steps says how long.
 
-    lr to freeze: fields of `hermes.Recipe`; optimizer: its name, or all of its settings at once.
+    lr to freeze: fields of `hermes.Recipe`; optimizer: its name, or all of its settings at once;
+    loss_scale: the first under precision float16, or all settings of its scaling.
     group: ('lm_head.*', 'lr=1e-3,weight_decay=0') for each glob of tensors' names; lr_point:
     ('50%', '0.3') for each point of the schedule. log_every: None for every step, or every tenth of
     a run of 10,000 and more. keep_last, keep_every, keep_best: which checkpoints stay, all by

@@ -24,7 +24,7 @@ from hermes.finetuning.options import (
     make_text_request,
 )
 from hermes.finetuning.sft import SFTData, show_examples
-from hermes.recipe import OptimizerRecipe
+from hermes.recipe import LossScaling, OptimizerRecipe
 from hermes.tokenizer import Tokenizer
 from hermes.training.events import Event
 from hermes.training.host import RunHost, join_host
@@ -93,6 +93,7 @@ def finetune(
     group: Sequence[Sequence[str]] = (),
     ema: float = 0.0,
     z_loss: float = 0.0,
+    loss_scale: float | LossScaling = 65536.0,
     seed: int = 0,
     val_fraction: float = 0.0,
     eval_every: int = 0,
@@ -216,6 +217,7 @@ def sft(
     group: Sequence[Sequence[str]] = (),
     ema: float = 0.0,
     z_loss: float = 0.0,
+    loss_scale: float | LossScaling = 65536.0,
     seed: int = 0,
     val_fraction: float = 0.0,
     eval_every: int = 0,
@@ -369,6 +371,7 @@ def dpo(
     group: Sequence[Sequence[str]] = (),
     ema: float = 0.0,
     z_loss: float = 0.0,
+    loss_scale: float | LossScaling = 65536.0,
     seed: int = 0,
     val_fraction: float = 0.0,
     eval_every: int = 0,

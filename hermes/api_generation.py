@@ -14,6 +14,7 @@ from hermes.finetuning.base_model import BaseModel, open_base_model
 from hermes.inference.chat_session import ChatSession
 from hermes.inference.decoding import check_lengths
 from hermes.inference.generated_text import GeneratedText
+from hermes.inference.grammar import read_json_schema
 from hermes.inference.prompts_file import (
     PromptRecord,
     TextsFile,
@@ -48,6 +49,7 @@ def generate(
     stop: Sequence[str] = (),
     stop_id: Sequence[int] = (),
     context_overflow: str = "stop",
+    json_schema: str | Path | Mapping[str, Any] | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -87,7 +89,8 @@ def generate(
     None of temperature, top_k, top_p and min_p is as the checkpoint's generation_config.json has
     it, else 0.8, 0, 1 and 0. The rest of sampling is as in `Sampling`, where ban, dry_breaker and
     logit_bias ("ID=NUMBER") become ids; stop, stop_id, context_overflow, logprobs and echo are as
-    in `Model.complete`. A seed gives the same text on every backend.
+    in `Model.complete`, and so is json_schema, which may also be a file. A seed gives the same text
+    on every backend.
 
     num_beams: above 1, the num_samples best texts of a beam search, ranked by length_penalty, which
     takes none of the settings of sampling. prompts: instead of `prompt` a file of
@@ -97,6 +100,7 @@ def generate(
     every kind.
     """
     a = convert_arguments(generate, locals())
+    a["json_schema"] = choose_schema(a["json_schema"])
     if a["num_samples"] < 1:
         raise HermesError(f"num_samples must be at least 1, got {num_samples}")
     if output is not None and prompts is None:
@@ -122,6 +126,7 @@ def generate(
             logprobs=a["logprobs"],
             echo=a["echo"],
             context_overflow=a["context_overflow"],
+            json_schema=a["json_schema"],
         )
         for k in range(a["num_samples"])
     ]
@@ -130,7 +135,10 @@ def generate(
 def search(model: Model, arguments: Mapping[str, Any]) -> list[GeneratedText]:
     """The best texts of a beam search, by the arguments of `generate`. Raises HermesError."""
     a = arguments
-    others = ("stop", "stop_id", "logprobs", "echo", "prompts", "seed", *SAMPLING_OPTIONS)
+    others = (
+        *("stop", "stop_id", "json_schema", "logprobs", "echo", "prompts", "seed"),
+        *SAMPLING_OPTIONS,
+    )
     idle = next((name for name in others if _is_given(name, a[name])), None)
     if idle is not None:
         raise HermesError(f"--{idle.replace('_', '-')} is not for --num-beams; leave it out")
@@ -147,6 +155,11 @@ def search(model: Model, arguments: Mapping[str, Any]) -> list[GeneratedText]:
         length_penalty=a["length_penalty"],
     )
     return found[: a["num_samples"]]
+
+
+def choose_schema(given: str | Path | Mapping[str, Any] | None) -> Any:
+    """The JSON schema that is given, read where it is a file. Raises DataError, StorageError."""
+    return read_json_schema(given) if isinstance(given, str | Path) else given
 
 
 def _is_given(name: str, value: Any) -> bool:
@@ -221,6 +234,7 @@ def _make_requests(
             stop_ids=own["stop_id"],
             logprobs=own["logprobs"],
             context_overflow=own["context_overflow"],
+            json_schema=own["json_schema"],
         )
         for k in range(own["num_samples"])
     ]

@@ -1,22 +1,30 @@
-"""The public function that plans a run before it begins."""
+"""The public functions that work out a run and plan it before it begins."""
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hermes import mal
 from hermes.arguments import convert_arguments
 from hermes.errors import HermesError
-from hermes.interface import SHORT_NAMES, find_backend
+from hermes.interface import SHORT_NAMES, detect_default_backend, find_backend
 from hermes.model_info.activations import BYTES_OF
-from hermes.model_info.hardware import UTILIZATION, Hardware, find_hardware, measure_flops
+from hermes.model_info.datasheets import Datasheet
+from hermes.model_info.hardware import UTILIZATION, find_hardware, measure_flops
 from hermes.model_info.memory import read_host_memory
 from hermes.model_info.run_plan import Speed, TrainingPlan, plan_run
+from hermes.model_info.run_recipe import OPTIMIZERS, Request, SuggestedRun, fit_run, render_run
+from hermes.model_info.scaling_rules import choose_tokens, make_shape, make_spec, read_count
 from hermes.model_info.training_memory import Placement
 from hermes.recipe import Lora, Recipe
 from hermes.spec import ModelSpec
+from hermes.storage.durable import write_atomically
 
-__all__ = ["plan"]
+__all__ = ["make_recipe", "plan"]
 
 LONGEST_DEFAULT = 256
+CPU_LENGTH, DEVICE_LENGTH = 512, 2048
 
 
 def plan(
@@ -45,7 +53,7 @@ def plan(
     """Plan a run: memory of a process at its peak, largest micro-batch, hours, energy and price.
 
     model to grad_checkpoint: as in `train`. tokens: of the whole run, instead of max_steps.
-    num_processes: of the whole run. hardware: a device of `hermes.model_info.hardware`, None for
+    num_processes: of the whole run. hardware: a device of `hermes.model_info.datasheets`, None for
     the processors of this machine, whose speed is measured. memory: GB for one process instead of
     the hardware's. tokens_per_second: of all processes, instead of a speed that is predicted.
     price_per_hour: of all of them. watts: of one device. Raises HermesError.
@@ -98,11 +106,106 @@ def plan(
         tokens=int(a["tokens"]),
         speed=_find_speed(a["tokens_per_second"], device, hardware, precision),
         price_per_hour=a["price_per_hour"],
-        watts=a["watts"] or (device.watts if device else 0.0),
+        watts=a["watts"] or (device.watts or 0.0 if device else 0.0),
     )
 
 
-def _choose_backend(name: str, device: Hardware | None) -> str:
+def make_recipe(
+    *,
+    params: str | float | None = None,
+    depth: int | None = None,
+    model: ModelSpec | str | Path | None = None,
+    tokens: str | float | None = None,
+    device: str = "cpu",
+    num_processes: int = 1,
+    vocab_size: int = 32_000,
+    seq_len: int | None = None,
+    optimizer: str = "adamw",
+    memory: float = 0.0,
+    output: Path | None = None,
+) -> SuggestedRun:
+    """Work out a run from a size and a number of tokens, as a YAML file that --config reads.
+
+    params: of the model, as 100_000_000 or "100M"; depth: its layers instead, from which all sizes
+    follow; model: an architecture instead. tokens: of the run, None for 20 for each parameter.
+    device: one of `hermes.model_info.datasheets`, or cpu, this machine. num_processes: of the whole
+    run. vocab_size, seq_len: of a new architecture; seq_len None is 2048, and 512 on cpu. memory:
+    GB for one process instead of the device's. output: a file to write. Raises HermesError.
+    """
+    a = convert_arguments(make_recipe, locals())
+    given = [name for name in ("params", "depth", "model") if a[name] is not None]
+    if len(given) != 1:
+        raise HermesError(
+            f"give one of params, depth and model, got {' and '.join(given) or 'none of them'}"
+        )
+    for name, least in (("num_processes", 1), ("vocab_size", 2), ("memory", 0)):
+        if a[name] < least:
+            raise HermesError(f"{name} must be at least {least}, got {a[name]:g}")
+    if optimizer not in OPTIMIZERS:
+        raise HermesError(
+            f"no rule for the learning rate of {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}"
+        )
+    sheet = None if device == "cpu" else find_hardware(device)
+    length = a["seq_len"] or (CPU_LENGTH if sheet is None else DEVICE_LENGTH)
+    shape = None
+    if model is None:
+        count = None if params is None else read_count("params", params)
+        shape = make_shape(count, a["depth"], a["vocab_size"], length)
+        spec = make_spec(shape)
+    else:
+        spec = model if isinstance(model, ModelSpec) else mal.load(model)
+        length = a["seq_len"] or min(length, spec.max_seq_len)
+    if length > spec.max_seq_len:
+        raise HermesError(
+            f"seq_len is {length}, more than the model's max_seq_len {spec.max_seq_len}; choose a "
+            "shorter --seq-len or a longer model"
+        )
+    placement = Placement(
+        (detect_default_backend() or "torch") if sheet is None else sheet.backend,
+        "cpu" if sheet is None else sheet.device,
+        "float32" if sheet is None else "bfloat16",
+        processes=a["num_processes"],
+    )
+    available = int(a["memory"] * 1e9) or _find_available(sheet, placement)
+    if available is None:
+        raise HermesError("this system does not say how much memory it has; give memory in GB")
+    request = Request(
+        spec=spec,
+        model=spec.name if isinstance(model, ModelSpec) else str(model),
+        shape=shape,
+        tokens=choose_tokens(spec) if tokens is None else read_count("tokens", tokens),
+        are_tokens_chosen=tokens is None,
+        seq_len=length,
+        optimizer=optimizer,
+        placement=placement,
+        available=available,
+        device=device,
+        command=_spell_command(a),
+    )
+    recipe, placement, budget = fit_run(request)
+    flops = 0.0 if sheet is None else sheet.rates.get(placement.precision, 0.0)
+    origin = f"{UTILIZATION:.0%} of the {device}'s peak"
+    planned = plan_run(
+        spec, recipe, placement, available=available, speed=Speed(flops=flops, origin=origin)
+    )
+    text = render_run(request, recipe, placement, planned, budget)
+    if output is not None:
+        write_atomically(a["output"], text.encode("utf-8"))
+    return SuggestedRun(spec, recipe, placement, planned, budget, text)
+
+
+def _spell_command(arguments: Mapping[str, Any]) -> list[str]:
+    """The command line that makes the same file."""
+    defaults = {n: p.default for n, p in inspect.signature(make_recipe).parameters.items()}
+    command = ["hermes", "recipe"]
+    for name, value in arguments.items():
+        if name != "output" and (value != defaults[name] or name == "device"):
+            shown = value.name if isinstance(value, ModelSpec) else value
+            command += [f"--{name.replace('_', '-')}", str(shown)]
+    return command
+
+
+def _choose_backend(name: str, device: Datasheet | None) -> str:
     """The backend that computes; with hardware that is elsewhere, the one that it has."""
     if name == "auto":
         if device is not None:
@@ -120,7 +223,7 @@ def _choose_backend(name: str, device: Hardware | None) -> str:
     return name
 
 
-def _find_available(device: Hardware | None, placement: Placement) -> int | None:
+def _find_available(device: Datasheet | None, placement: Placement) -> int | None:
     """Bytes for one process: a device's, or its share of this machine's."""
     if device is not None:
         return device.memory
@@ -128,7 +231,7 @@ def _find_available(device: Hardware | None, placement: Placement) -> int | None
     return None if found is None else found.available // placement.processes
 
 
-def _find_speed(given: float, device: Hardware | None, name: str | None, precision: str) -> Speed:
+def _find_speed(given: float, device: Datasheet | None, name: str | None, precision: str) -> Speed:
     if given:
         return Speed(given, origin="given")
     part = f"{UTILIZATION:.0%} of "
@@ -137,5 +240,5 @@ def _find_speed(given: float, device: Hardware | None, name: str | None, precisi
             return Speed()
         return Speed(flops=measure_flops(), origin=f"predicted: {part}this machine's products")
     return Speed(
-        flops=device.flops.get(precision, 0.0), origin=f"predicted: {part}the {name}'s peak"
+        flops=device.rates.get(precision, 0.0), origin=f"predicted: {part}the {name}'s peak"
     )

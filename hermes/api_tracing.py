@@ -98,7 +98,7 @@ def show_step(
         with closing(open_source_tokens(record, record.trained[number], made)) as stream:
             for row, window in enumerate(windows):
                 if window.source == number:
-                    ids = stream.read(window.start, window.start + record.seq_len + 1)
+                    ids = stream.read(window.start, window.stop)
                     texts[row] = made.decode(ids, skip_special=False)
     return tuple(map(ShownSample, samples, texts))
 

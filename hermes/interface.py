@@ -40,6 +40,7 @@ __all__ = [
     "LazyTensors",
     "Learner",
     "LossCounts",
+    "LossScale",
     "Model",
     "Options",
     "PreferencePairs",
@@ -75,7 +76,8 @@ class Options:
     """Where and how fast a model runs; no field changes a result beyond rounding.
 
     device: one of Backend.devices(), or None for the backend's choice. precision: dtype of matrix
-    products and activations; master weights and moments are float32 (float64 under float64). 'tf32'
+    products and activations; master weights and moments are float32 (float64 under float64);
+    'float16' trains with a loss scale, which decides what steps are left out. 'tf32'
     is float32 whose products may round their inputs to 10 bits of mantissa; refused on devices
     without it. compile: None compiles where it pays. grad_checkpoint: activation checkpointing.
     deterministic: bitwise equal results in every run; refused where the device cannot. exact:
@@ -220,19 +222,40 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class LossScale:
+    """What a learner under float16 multiplies the loss by, and for how many finite steps it has.
+
+    scale: of the next step. good_steps: steps in a row with finite gradients since it last changed.
+    `hermes.recipe.LossScaling` has the rule.
+    """
+
+    scale: float
+    good_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < float("inf") or self.good_steps < 0:
+            raise HermesError(
+                f"a loss scale is above 0, and its good steps are at least 0, got {self.scale} and "
+                f"{self.good_steps}"
+            )
+
+
+@dataclass(frozen=True)
 class StepReport:
-    """The outcome of an optimizer step. Loss and norm are lazy: reading one waits for the device.
+    """The outcome of an optimizer step. Its numbers are lazy: reading one waits for the device.
 
     loss: mean over the batch before the update, in nats per target (or the loss per pair).
     grad_norm: global, before clipping. If either is not finite, the update was not applied.
     row_logprobs: of a batch with pairs or sources, each row's summed log-probability of its
-    targets, (A, B), by np.asarray; of this rank's rows alone.
+    targets, (A, B), by np.asarray; of this rank's rows alone. loss_scale: what the loss was
+    multiplied by for the gradients, under float16; loss and grad_norm are without it.
     """
 
     step: int
     loss: SupportsFloat
     grad_norm: SupportsFloat
     row_logprobs: ArrayLike | None = None
+    loss_scale: SupportsFloat | None = None
 
 
 @dataclass(frozen=True)
@@ -242,7 +265,8 @@ class TrainState:
     exp_avg, exp_avg_sq: first and second moments of the tensors that have them. more: the other
     slots of `hermes.numerics.update_rules`, by name. What is not there counts as zeros.
     can_reread: whether params can be read at any later time, from any thread, and are the same
-    then, as those of a file; frozen ones need not be kept whole in memory.
+    then, as those of a file; frozen ones need not be kept whole in memory. loss_scale: of a learner
+    under float16; others leave it aside.
     """
 
     params: Tensors
@@ -251,13 +275,20 @@ class TrainState:
     step: int
     more: Mapping[str, Tensors] = field(default_factory=dict)
     can_reread: bool = False
+    loss_scale: LossScale | None = None
 
     @classmethod
-    def from_slots(cls, params: Tensors, slots: Mapping[str, Tensors], step: int) -> "TrainState":
+    def from_slots(
+        cls,
+        params: Tensors,
+        slots: Mapping[str, Tensors],
+        step: int,
+        loss_scale: LossScale | None = None,
+    ) -> "TrainState":
         """The state with what the optimizer keeps by slot."""
         more = {slot: held for slot, held in slots.items() if slot not in MOMENTS}
         first, second = (slots.get(slot, {}) for slot in MOMENTS)
-        return cls(params, first, second, step, more)
+        return cls(params, first, second, step, more, loss_scale=loss_scale)
 
     @property
     def slots(self) -> Mapping[str, Tensors]:

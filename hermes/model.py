@@ -16,6 +16,7 @@ from hermes.inference.beam_search import search_beams
 from hermes.inference.decoding import PREFILL_CHUNK, generate_choices, generate_tokens
 from hermes.inference.engine import Engine
 from hermes.inference.generated_text import GeneratedText, describe_choices, score_tokens
+from hermes.inference.grammar import compile_json_schema
 from hermes.inference.request import Generation, Request
 from hermes.inference.sampling import GREEDY, Sampling
 from hermes.inference.sampling_defaults import choose_sampling
@@ -155,6 +156,7 @@ class Model:
         stop_ids: Sequence[int] = (),
         logprobs: int | None = None,
         context_overflow: str = "stop",
+        json_schema: Mapping[str, Any] | None = None,
     ) -> Request:
         """A request for an engine of `make_engine`; what ends the model's texts ends this one.
 
@@ -172,6 +174,9 @@ class Model:
             logprobs,
             context_overflow,
             continued=bool(prompt) if is_text else True,
+            grammar=None
+            if json_schema is None
+            else compile_json_schema(self.tokenizer, json_schema),
         )
 
     def make_engine(
@@ -258,6 +263,7 @@ class Model:
         logprobs: int | None = None,
         echo: bool = False,
         context_overflow: str = "stop",
+        json_schema: Mapping[str, Any] | None = None,
         show: Callable[[str], object] = lambda piece: None,
     ) -> GeneratedText:
         """The text that follows a prompt, and why it ended. show: called with each piece of it.
@@ -265,7 +271,9 @@ class Model:
         stop: strings before which the text ends. stop_ids: tokens that end it, beside the model's.
         logprobs: how many of the most likely tokens come with each one. echo: the prompt is part of
         the text; with max_tokens 0 and logprobs, a given text is scored. context_overflow: 'stop'
-        ends the text where the context is full, 'slide' forgets the first half of it.
+        ends the text where the context is full, 'slide' forgets the first half of it. json_schema:
+        the text is JSON of this schema; {} for any, and {"type": "object"} for any object. It is
+        whole unless max_tokens or the context end it.
         """
         request = self.make_request(
             prompt,
@@ -276,6 +284,7 @@ class Model:
             stop_ids=stop_ids,
             logprobs=logprobs,
             context_overflow=context_overflow,
+            json_schema=json_schema,
         )
         stream = self.tokenizer.stream(continued=request.continued)
         generation = Generation(request, stream, lambda _, piece: show(piece.text))
@@ -343,6 +352,7 @@ class Model:
             vocab_size=self._num_tokens,
             context_overflow=request.context_overflow,
             logprobs=request.logprobs,
+            grammar=request.grammar,
         )
         while not generation.is_done:
             try:

@@ -1,4 +1,7 @@
-"""Settings of the optimizer, and of groups of tensors. Imports nothing but errors and arguments."""
+"""Settings of the optimizer, of groups of tensors, and of loss scaling.
+
+Imports nothing but errors and arguments.
+"""
 
 import math
 from dataclasses import dataclass, fields
@@ -10,6 +13,7 @@ __all__ = [
     "MOMENT_TYPES",
     "MUON_SCALES",
     "OPTIMIZERS",
+    "LossScaling",
     "OptimizerRecipe",
     "ParameterGroup",
     "require",
@@ -131,3 +135,32 @@ class ParameterGroup:
         if {"lr", "lr_scale"} <= found.keys():
             raise HermesError(f"{where} has both lr and lr_scale; keep one")
         return cls(glob, **found)
+
+
+@dataclass(frozen=True)
+class LossScaling:
+    """How the loss is scaled under precision float16, so that gradients do not vanish in it.
+
+    initial: the scale that a run begins with. growth: what the scale is multiplied by after
+    `interval` steps in a row whose gradients are finite. backoff: what it is multiplied by after a
+    step whose gradients are not, which is left out. minimum: the least scale. The defaults are
+    those of torch.amp.GradScaler, but for the minimum, which that does not have.
+    Source: Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.
+    """
+
+    initial: float = 65536.0
+    growth: float = 2.0
+    backoff: float = 0.5
+    interval: int = 2000
+    minimum: float = 1.0
+
+    def __post_init__(self) -> None:
+        convert_fields(self, "loss_scaling.")
+        require(self.interval >= 1, "loss_scaling.interval", self.interval, "at least 1")
+        for name, holds, wanted in (
+            ("minimum", 0 < self.minimum < math.inf, "above 0"),
+            ("initial", self.minimum <= self.initial < 2.0**127, "from the minimum to 2^127"),
+            ("growth", 1 < self.growth < math.inf, "above 1"),
+            ("backoff", 0 < self.backoff < 1, "above 0 and below 1"),
+        ):
+            require(holds, f"loss_scaling.{name}", getattr(self, name), wanted)

@@ -16,6 +16,7 @@ from hermes.optimizer_recipe import (
     MOMENT_TYPES,
     MUON_SCALES,
     OPTIMIZERS,
+    LossScaling,
     OptimizerRecipe,
     ParameterGroup,
     require,
@@ -32,6 +33,7 @@ __all__ = [
     "PREFERENCES",
     "SCHEDULES",
     "Lora",
+    "LossScaling",
     "OptimizerRecipe",
     "ParameterGroup",
     "Preference",
@@ -135,7 +137,7 @@ class Recipe:
     save_every: steps (0: only at the end). freeze_layers, freeze: tensors that are not trained, see
     `hermes.numerics.params.list_unfrozen`. groups: globs of tensors' names, each with settings as
     `ParameterGroup.parse` reads them; of a tensor's globs the first holds. ema: decay of an average
-    of the weights that is kept beside them (0: none).
+    of the weights that is kept beside them (0: none). loss_scaling: of precision float16 alone.
     """
 
     objective: str = "next-token"
@@ -171,6 +173,7 @@ class Recipe:
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     preference: Preference = field(default_factory=Preference)
     lora: Lora | None = None
+    loss_scaling: LossScaling = field(default_factory=LossScaling)
 
     def __post_init__(self) -> None:
         convert_fields(self)

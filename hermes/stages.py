@@ -5,25 +5,43 @@ show, and shows nothing by default. The setting belongs to the caller's context,
 beside each other in one process do not mix.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Protocol
 
-__all__ = ["ShowStage", "has_display", "report_stage", "show_stages"]
-
-ShowStage = Callable[[str, int, int], None]
+__all__ = ["ShowStage", "get_last_report", "has_display", "report_stage", "show_stages"]
 
 
-def _show_nothing(what: str, done: int, total: int) -> None:
+class ShowStage(Protocol):
+    """Shows a stage: what is done, how far it is, and words about it, the most telling first."""
+
+    def __call__(self, what: str, done: int, total: int, *facts: str) -> None:
+        """Show it, in place of the one before."""
+        ...
+
+
+def _show_nothing(what: str, done: int, total: int, *facts: str) -> None:
     pass
 
 
 _SHOW: ContextVar[ShowStage] = ContextVar("show", default=_show_nothing)
+# Of the whole process, for whoever watches it: a list of one, the last report.
+_LAST = [("", 0)]
 
 
-def report_stage(what: str, done: int = 0, total: int = 0) -> None:
-    """Say what begins or goes on, and how far it is; total 0 where nobody knows."""
-    _SHOW.get()(what, done, total)
+def report_stage(what: str, done: int = 0, total: int = 0, *facts: str) -> None:
+    """Say what begins or goes on, and how far it is; total 0 where nobody knows.
+
+    facts: words about it, such as a rate; the most telling first, since not all may have room.
+    """
+    _LAST[0] = (what, done)
+    _SHOW.get()(what, done, total, *facts)
+
+
+def get_last_report() -> tuple[str, int]:
+    """The stage that this process reported last, "" for none, and how far it was."""
+    return _LAST[0]
 
 
 def has_display() -> bool:

@@ -35,6 +35,17 @@ def trained(tmp_path_factory):
     return folder, tokenizer, result
 
 
+def test_plot_draws_one_run_and_several(trained, tmp_path):
+    pytest.importorskip("matplotlib")
+    run = trained[0] / "run"
+    assert hermes.plot(run) == run / "plots" / "loss.png"
+    assert (run / "plots" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert hermes.plot([run, run], png=tmp_path / "two.svg") == tmp_path / "two.svg"
+    assert "<svg" in (tmp_path / "two.svg").read_text(encoding="utf-8")
+    with pytest.raises(HermesError, match="metrics"):
+        hermes.plot(tmp_path)
+
+
 def test_importing_hermes_imports_nothing_else():
     code = (
         "import sys, hermes\nassert 'hermes.spec' not in sys.modules and 'numpy' not in sys.modules"

@@ -20,14 +20,18 @@ COMMANDS = {
     "prepare": "prepare",
     "check_data": "data check",
     "plan": "plan",
+    "plot": "plot",
+    "watch": "watch",
+    "make_recipe": "recipe",
 }
 # Options without a meaning in Python: starting processes, options from files, edits as text, JSON.
 OF_THE_COMMAND = {"num_gpus", "num_processes", "max_restarts", "config", "set", "json",
-                  "print_config"}  # fmt: skip
+                  "print_config", "no_png"}  # fmt: skip
 # Arguments without a form on the command line: objects, callbacks, and what --set reaches there.
 OF_THE_LIBRARY = {
     *("src", "dst"),  # the command's arguments, which are no options
-    *("progress", "on_progress", "report", "stop", "host"),
+    *("progress", "on_progress", "report", "stop", "host", "on_start"),
+    "runs",
 }
 
 

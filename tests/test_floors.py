@@ -33,11 +33,11 @@ FLOORS = {
             "api_planning",
             "api_tracing",
         },
-        {"api_serving"},
+        {"api_serving", "api_watching"},
         {"__main__"},
     ],
     "hermes_numpy": [
-        {"cache", "lora", "module", "optim", "positions"},
+        {"cache", "lora", "loss_scale", "module", "optim", "positions"},
         {"context", "update_rules"},
         {"ops"},
         {"loss", "model"},
@@ -45,7 +45,8 @@ FLOORS = {
         {"backend"},
     ],
     "hermes_torch": [
-        {"cache", "compiler", "global_state", "loss", "optim", "rendezvous", "update_rules"},
+        {"cache", "compiler", "global_state", "loss", "loss_scale", "optim", "rendezvous"}
+        | {"update_rules", "fused_attention"},
         {"chunked_loss", "context", "process_group"},
         {"ops"},
         {"model"},
@@ -57,7 +58,7 @@ FLOORS = {
         {"backend"},
     ],
     "hermes_mlx": [
-        {"blas", "cache", "erf", "loss", "optim", "process_group", "update_rules"},
+        {"blas", "cache", "erf", "loss", "loss_scale", "optim", "process_group"} | {"update_rules"},
         {"chunked_loss", "context", "elementary"},
         {"ops"},
         {"model"},

@@ -94,9 +94,10 @@ def next_token(
     target_indices: Array | None,
     weights: Array | None = None,
     z_weight: float = 0.0,
+    factor: Array | None = None,
 ) -> Array:
     """loss.next_token. target_indices: where targets count, (N,); None for all. weights: (B, T)."""
-    return _score_tokens(module, x, targets, target_indices, weights, z_weight)[0]
+    return _score_tokens(module, x, targets, target_indices, weights, z_weight, factor)[0]
 
 
 def next_token_by_row(
@@ -105,9 +106,10 @@ def next_token_by_row(
     targets: Array,
     target_indices: Array | None,
     z_weight: float = 0.0,
+    factor: Array | None = None,
 ) -> tuple[Array, Array]:
     """loss.next_token_by_row; the rows are sums of what the loss is made of. -> (), (B,)."""
-    loss, logp = _score_tokens(module, x, targets, target_indices, None, z_weight)
+    loss, logp = _score_tokens(module, x, targets, target_indices, None, z_weight, factor)
     if target_indices is not None:
         logp = mx.zeros(targets.size, logp.dtype).at[target_indices].add(logp)
     return loss, logp.reshape(targets.shape).sum(axis=-1)
@@ -120,6 +122,7 @@ def _score_tokens(
     target_indices: Array | None,
     weights: Array | None = None,
     z_weight: float = 0.0,
+    factor: Array | None = None,
 ) -> tuple[Array, Array]:
     """The summed loss, and log p(target) of each token at `target_indices`. -> (), (N,)."""
     flat_x, flat_targets = select_targets(x, targets, target_indices)
@@ -137,7 +140,7 @@ def _score_tokens(
         return -(w * logp).sum(), -w, logp
 
     groups = [[span] for span in spans]
-    return compute_loss(module, flat_x, flat_targets, groups, score_group, z_weight)
+    return compute_loss(module, flat_x, flat_targets, groups, score_group, z_weight, factor)
 
 
 def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: PairLayout) -> Array:
@@ -160,6 +163,7 @@ def preference(
     reference: Array,
     rule: Preference,
     weights: Array | None = None,
+    factor: Array | None = None,
 ) -> tuple[Array, Array]:
     """loss.preference. -> (), (2 P,)."""
     pairs = PairGroups(module, targets, pair_layout)
@@ -177,7 +181,8 @@ def preference(
         )
         return loss, pairs.expand_to_tokens(index, grad), sums
 
-    loss, sums = compute_loss(module, flat_x, flat_targets, pairs.groups, score_group)
+    parts = flat_x, flat_targets, pairs.groups, score_group
+    loss, sums = compute_loss(module, *parts, factor=factor)
     return loss, sums.flatten()
 
 
@@ -247,12 +252,14 @@ def compute_loss(
     groups: Sequence[Sequence[Span]],
     score_group: ScoreGroup,
     z_weight: float = 0.0,
+    factor: Array | None = None,
 ) -> tuple[Array, Array]:
     """The summed loss of groups of tokens, and their auxiliary results. (N, C), (N,) -> (), ...
 
     groups: of each group the (begin, end) of its chunks. z_weight: of loss.z_loss, which is added.
-    The gradients of x, W and b are computed
-    with the loss: it is a scalar, so the backward pass only has to scale them.
+    The gradients of x, W and b are computed with the loss: it is a scalar, so the backward pass
+    only has to scale them. factor: what the loss will be multiplied by, (); its gradients are then
+    computed with it, as a float16 could not hold them without.
     """
     head = module.lm_head
     head_weight, head_bias = head.get_weights(module.model.embed_tokens.weight)
@@ -291,7 +298,7 @@ def compute_loss(
                     z, z_grad = score_z(logits, targets[begin:end], chunk_grad, head, z_weight)
                     total = total + z
                 d = logits_gradient(logits, targets[begin:end], chunk_grad, head, z_grad)
-                d = d.astype(x.dtype)
+                d = (d if factor is None else d * factor).astype(x.dtype)
                 dx.append(d @ matrix)
                 dw, db = dw + d.T @ chunk, db + d.sum(axis=0)
                 if rows is not None:
@@ -308,7 +315,8 @@ def compute_loss(
 
     @forward.vjp
     def scale(primals: object, cotangents: Sequence[Array], outputs: Sequence[Array]) -> tuple:
-        return tuple((upcast(d) * cotangents[0]).astype(d.dtype) for d in outputs[2:])
+        by = cotangents[0] if factor is None else cotangents[0] / factor
+        return tuple((upcast(d) * by).astype(d.dtype) for d in outputs[2:])
 
     more = [tensor for tensor in (head_bias, head_rows) if tensor is not None]
     outputs: Any = forward(x, head_weight, *more)

@@ -22,6 +22,7 @@ from hermes.numerics.randomness import dropout_row_keys
 from hermes.numerics.update_rules import EMA
 from hermes.recipe import Recipe
 from hermes_mlx.inference import Model
+from hermes_mlx.loss_scale import Scaling, load_loss_scale, read_loss_scale
 from hermes_mlx.optimizer import Arrays, Optimizer
 from hermes_mlx.runtime import Runtime
 
@@ -42,6 +43,9 @@ class Learner(Model):
             tensors = runtime.get_parameters()
             self._params = {name: tensors[name] for name in self._trained}
             self._optimizer = Optimizer(runtime, state, recipe, self._params)
+            self._scaling: Scaling | None = None
+            if runtime.dtype == mx.float16:
+                self._scaling = load_loss_scale(state.loss_scale, recipe.loss_scaling)
         self._summed_loss: Callable = mx.value_and_grad(self._compute_loss)
         self._update: Callable = self._optimizer.compute_update
         if self._uses_compile():
@@ -93,8 +97,12 @@ class Learner(Model):
         reference: Array | None,
         weights: Array | None = None,
         by_row: bool = False,
-    ) -> tuple[Array, Array | None]:
-        """The summed loss; of pairs, or by_row, each row's log-probability. -> (), (B,) or None."""
+        factor: Array | None = None,
+    ) -> tuple[Array, tuple[Array, Array | None]]:
+        """What is differentiated: the summed loss, times `factor`, a (), if there is one.
+
+        And the loss without it; of pairs, or by_row, each row's log-probability, (B,), else None.
+        """
         runtime, module = self.runtime, self.runtime.module
         runtime.set_parameters(params)
         recompute = runtime.options.grad_checkpoint
@@ -103,12 +111,15 @@ class Learner(Model):
         )
         x = module.model(tokens, ctx)  # (B, T, C)
         z_weight = self._recipe.z_loss
+        ops, where, sums = runtime.ops, (module, x, targets, layout), None
         if by_row:
-            return runtime.ops.next_token_by_row(module, x, targets, layout, z_weight)
-        if reference is None:
-            return runtime.ops.next_token(module, x, targets, layout, weights, z_weight), None
-        rule = self._recipe.preference
-        return runtime.ops.preference(module, x, targets, layout, reference, rule, weights)
+            loss, sums = ops.next_token_by_row(*where, z_weight, factor)
+        elif reference is None:
+            loss = ops.next_token(*where, weights, z_weight, factor)
+        else:
+            rule = self._recipe.preference
+            loss, sums = ops.preference(*where, reference, rule, weights, factor)
+        return loss if factor is None else loss * factor, (loss, sums)
 
     def _choose_layout(self, targets: NDArray[np.integer], has_pairs: bool) -> Any:
         """Which tokens get logits: a compiled loss computes all, so that no shape changes."""
@@ -121,6 +132,11 @@ class Learner(Model):
         check_batch(batch, self._recipe)
         runtime, count = self.runtime, batch.counts.divisor
         runtime.tables.prepare(batch.tokens.shape[-1])
+        factor = None
+        share: Any = count  # what the sum of the gradients is divided by
+        if self._scaling is not None:
+            share = self._scaling[0]
+            factor = share / count
         total: Any = None
         grads: Any = None
         rows = []
@@ -132,7 +148,7 @@ class Learner(Model):
             if self._uses_dropout:
                 row_keys = dropout_row_keys(self._recipe.seed, self._steps_done + 1, batch.rows[a])
                 dropout_keys = runtime.to_device(row_keys, mx.uint32)
-            (loss, sums), new_grads = self._summed_loss(
+            (_, (loss, sums)), new_grads = self._summed_loss(
                 self._params,
                 runtime.to_device(batch.tokens[a]),
                 runtime.to_device(batch.targets[a]),
@@ -145,6 +161,7 @@ class Learner(Model):
                 if batch.weights is None
                 else runtime.to_device(batch.weights[a], runtime.master),
                 batch.sources is not None,
+                factor,
             )
             rows.append(sums)
             total = loss if total is None else total + loss
@@ -164,8 +181,8 @@ class Learner(Model):
             mx.eval(total, grads)
             self._process_group.ready()
             total = self._process_group.sum_array(total)
-            return total / count, self._process_group.sum_gradients(grads, count), lazy_rows
-        return total / count, {name: g / count for name, g in grads.items()}, lazy_rows
+            return total / count, self._process_group.sum_gradients(grads, share), lazy_rows
+        return total / count, {name: g / share for name, g in grads.items()}, lazy_rows
 
     def _watch(self) -> contextlib.AbstractContextManager:
         """A context that raises PeerLost where another process is lost."""
@@ -186,17 +203,19 @@ class Learner(Model):
         with runtime.apply_options(), self._watch():
             loss, grads, rows = self._accumulate(batch)
             scalars = optimizer.compute_scalars(lr, step)
-            self._params, optimizer.kept, norm = self._update(
-                self._params, optimizer.kept, grads, loss, scalars
+            scaling = self._scaling
+            self._params, optimizer.kept, norm, self._scaling = self._update(
+                self._params, optimizer.kept, grads, loss, scalars, scaling
             )
             runtime.set_parameters(self._params)
             # The host prepares this step while the device runs the one before, and no further:
             # queued steps would hold their activations and batches.
             if self._last_loss is not None:
                 mx.eval(self._last_loss)
-            mx.async_eval(loss, norm, self._params, optimizer.kept)
+            mx.async_eval(loss, norm, self._params, optimizer.kept, self._scaling)
         self._last_loss, self._steps_done = loss, step
-        return StepReport(step, LazyScalar(loss), LazyScalar(norm), rows)
+        scale = scaling and LazyScalar(scaling[0])
+        return StepReport(step, LazyScalar(loss), LazyScalar(norm), rows, scale)
 
     @contextlib.contextmanager
     def use_average(self) -> Iterator[None]:
@@ -222,7 +241,11 @@ class Learner(Model):
 
     def state(self) -> TrainState:
         """Weights, what the optimizer keeps, and the number of steps taken."""
-        return TrainState.from_slots(self.params(), self._optimizer.copy_slots(), self._steps_done)
+        scale, slots = (
+            self._scaling and read_loss_scale(self._scaling),
+            self._optimizer.copy_slots(),
+        )
+        return TrainState.from_slots(self.params(), slots, self._steps_done, scale)
 
 
 class LazyScalar:

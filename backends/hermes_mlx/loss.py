@@ -2,6 +2,7 @@
 
 The last five functions are the exact table's entries (ops.EXACT): they compute the logits of all
 tokens at once. chunked_loss.py has the same five for ops.FAST, with a few tokens' logits at a time.
+factor: what the caller multiplies the loss by, which is of use to chunked_loss.py alone.
 
 Letters: P pairs, whose rows 0 to P - 1 were chosen and rows P to 2 P - 1 rejected; s a row's summed
 log-probability, n its number of targets, r its s under the reference model; c the chosen row of a
@@ -133,6 +134,7 @@ def next_token(
     target_indices: Array | None,
     weights: Array | None = None,
     z_weight: float = 0.0,
+    factor: Array | None = None,
 ) -> Array:
     """next_token_loss of the stack's output x, with weights by weight. (B, T, C), (B, T) -> ().
 
@@ -152,6 +154,7 @@ def next_token_by_row(
     targets: Array,
     target_indices: Array | None,
     z_weight: float = 0.0,
+    factor: Array | None = None,
 ) -> tuple[Array, Array]:
     """next_token, and each row's summed log-probability. (B, T, C), (B, T) -> (), (B,)."""
     logits, ops = module.compute_logits(x), module.lm_head.ops
@@ -173,6 +176,7 @@ def preference(
     reference: Array,
     rule: Preference,
     weights: Array | None = None,
+    factor: Array | None = None,
 ) -> tuple[Array, Array]:
     """preference_loss of the stack's output x, and row_logprobs. (B, T, C), (B, T) -> (), (B,)."""
     sums = row_logprobs(module, x, targets, pair_layout)

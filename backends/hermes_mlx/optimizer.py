@@ -16,6 +16,7 @@ from hermes.numerics.update_rules import (
     list_state_shapes,
 )
 from hermes.recipe import Recipe
+from hermes_mlx.loss_scale import Scaling, update_loss_scale
 from hermes_mlx.optim import adamw, clip_scale, global_norm
 from hermes_mlx.runtime import Runtime
 from hermes_mlx.update_rules import average_weights, compute_step
@@ -63,9 +64,15 @@ class Optimizer:
         return [runtime.to_device(np.float64(value), runtime.master) for value in values]
 
     def compute_update(
-        self, params: Arrays, kept: Kept, grads: Arrays, loss: Array, scalars: Sequence[Array]
-    ) -> tuple[Arrays, Kept, Array]:
-        """Clip and update: new params and what is kept, and the norm before clipping.
+        self,
+        params: Arrays,
+        kept: Kept,
+        grads: Arrays,
+        loss: Array,
+        scalars: Sequence[Array],
+        scaling: Scaling | None,
+    ) -> tuple[Arrays, Kept, Array, Scaling | None]:
+        """Clip and update: new params and what is kept, the norm before clipping, the loss scale.
 
         Nothing changes where loss or norm is not finite. That is chosen element by element, not by
         an if: reading the norm would make the host wait, and a compiled function cannot.
@@ -86,7 +93,9 @@ class Optimizer:
             for slot, value in after.items():
                 new = mx.where(finite, value, before[slot])
                 new_kept[slot][name] = new.astype(stored[slot].dtype)
-        return new_params, new_kept, norm
+        if scaling is not None:
+            scaling = update_loss_scale(*scaling, finite, self._recipe.loss_scaling)
+        return new_params, new_kept, norm, scaling
 
     def copy_slots(self) -> Mapping[str, Tensors]:
         """What is kept, by slot; each tensor is copied when it is read."""

@@ -98,7 +98,7 @@ class ProcessGroup:
     def close(self) -> None:
         """Do nothing: MLX cannot take its group apart, which ends with the process."""
 
-    def sum_gradients(self, grads: dict[str, Array], count: float) -> dict[str, Array]:
+    def sum_gradients(self, grads: dict[str, Array], count: float | Array) -> dict[str, Array]:
         """Sum gradients over all processes and divide by `count`, in few large messages."""
         # average_gradients packs small arrays into messages of 32 MB, and takes the mean over
         # processes. It is given a list: a dict it would unflatten at the dots of the names.

@@ -30,6 +30,7 @@ from hermes_mlx.ops import EXACT, FAST, PLAIN
 DTYPES = {
     "float32": mx.float32,
     "bfloat16": mx.bfloat16,
+    "float16": mx.float16,
     "float64": mx.float64,
     "tf32": mx.float32,
 }
@@ -59,11 +60,6 @@ class Runtime:
         lora: Lora | None = None,
         frozen: FrozenWeights | None = None,
     ):
-        if options.precision not in DTYPES:
-            raise Unsupported(
-                f"hermes_mlx does not compute in {options.precision}; "
-                f"it does in {', '.join(DTYPES)}"
-            )
         if options.shard:
             raise Unsupported(
                 "hermes_mlx holds the model whole in every process; shard is hermes_torch's"

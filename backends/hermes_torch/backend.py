@@ -10,10 +10,11 @@ from hermes.interface import DeviceInfo, Options, Tensors, TrainState
 from hermes.numerics.frozen import FrozenWeights
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
+from hermes_torch.fused_attention import describe_slow_layers, find_kernels
 from hermes_torch.inference import Model
 from hermes_torch.learner import Learner
 from hermes_torch.process_group import ProcessGroup, join
-from hermes_torch.runtime import Runtime, list_devices
+from hermes_torch.runtime import DTYPES, Runtime, list_devices
 
 if TYPE_CHECKING:
     from hermes_torch.sharding import Shards
@@ -47,13 +48,19 @@ class Backend:
         free: int = torch.cuda.mem_get_info(device)[0]
         return free
 
-    def describe_document_mask(self, device: str) -> str | None:
-        """What --document-mask costs on a device; None where the fused kernel is the same."""
-        if not device.startswith("cuda"):
+    def describe_attention(
+        self, spec: ModelSpec, options: Options, *, has_segments: bool, has_dropout: bool
+    ) -> str | None:
+        """What training costs where no kernel of attention has what a layer asks for, else None.
+
+        has_segments: whether rows hold several documents.
+        """
+        name = options.device or list_devices()[0]
+        if not name.startswith("cuda") or options.exact or options.precision == "float64":
             return None
-        return (
-            "--document-mask gives attention a mask, which flash attention has none for: torch's "
-            "memory-efficient kernel is used on CUDA, and no kernel of variable lengths"
+        kernels = find_kernels(torch.device(name), DTYPES[options.precision], options)
+        return describe_slow_layers(
+            kernels, spec, has_segments=has_segments, has_dropout=has_dropout
         )
 
     def read_peak_memory(self, device: str) -> int | None:

@@ -98,9 +98,10 @@ def next_token(
     target_indices: Array | None,
     weights: Array | None = None,
     z_weight: float = 0.0,
+    factor: Array | None = None,
 ) -> Array:
     """loss.next_token. target_indices: where targets count, (N,); None for all. weights: (B, T)."""
-    return _score_tokens(module, x, targets, target_indices, weights, z_weight)[0]
+    return _score_tokens(module, x, targets, target_indices, weights, z_weight, factor)[0]
 
 
 def next_token_by_row(
@@ -109,9 +110,10 @@ def next_token_by_row(
     targets: Array,
     target_indices: Array | None,
     z_weight: float = 0.0,
+    factor: Array | None = None,
 ) -> tuple[Array, Array]:
     """loss.next_token_by_row; the rows are sums of what the loss is made of. -> (), (B,)."""
-    loss, logp = _score_tokens(module, x, targets, target_indices, None, z_weight)
+    loss, logp = _score_tokens(module, x, targets, target_indices, None, z_weight, factor)
     if target_indices is not None:
         logp = logp.new_zeros(targets.numel()).index_copy(0, target_indices, logp)
     return loss, logp.reshape(targets.shape).sum(-1)
@@ -124,6 +126,7 @@ def _score_tokens(
     target_indices: Array | None,
     weights: Array | None = None,
     z_weight: float = 0.0,
+    factor: Array | None = None,
 ) -> tuple[Array, Array]:
     """The summed loss, and log p(target) of each token at `target_indices`. -> (), (N,)."""
     flat_x, flat_targets = select_targets(x, targets, target_indices)
@@ -141,7 +144,7 @@ def _score_tokens(
         return -(w * logp).sum(), -w, logp
 
     groups = [[span] for span in spans]
-    return compute_loss(module, flat_x, flat_targets, groups, score_group, z_weight)
+    return compute_loss(module, flat_x, flat_targets, groups, score_group, z_weight, factor)
 
 
 def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: PairLayout) -> Array:
@@ -165,6 +168,7 @@ def preference(
     reference: Array,
     rule: Preference,
     weights: Array | None = None,
+    factor: Array | None = None,
 ) -> tuple[Array, Array]:
     """loss.preference. -> (), (2 P,)."""
     pairs = PairGroups(module, x, targets, pair_layout)
@@ -182,7 +186,8 @@ def preference(
         )
         return loss, pairs.expand_to_tokens(index, grad), sums
 
-    loss, sums = compute_loss(module, flat_x, flat_targets, pairs.groups, score_group)
+    parts = flat_x, flat_targets, pairs.groups, score_group
+    loss, sums = compute_loss(module, *parts, factor=factor)
     return loss, sums.flatten()
 
 
@@ -259,15 +264,19 @@ def compute_loss(
     groups: Sequence[Sequence[Span]],
     score_group: ScoreGroup,
     z_weight: float = 0.0,
+    factor: Array | None = None,
 ) -> tuple[Array, Array]:
     """The summed loss of groups of tokens, and their auxiliary results. (N, C), (N,) -> (), ...
 
     groups: of each group the (begin, end) of its chunks. z_weight: of loss.z_loss, which is added.
+    factor: what the loss will be multiplied by, (); its gradients are then computed with it, as a
+    float16 could not hold them without.
     """
     head = module.lm_head
     weight, bias = head.get_weights(module.model.embed_tokens.weight)
     rows = find_token_rows(head)
-    return ChunkedLoss.apply(x, weight, bias, rows, targets, head, groups, score_group, z_weight)
+    more = head, groups, score_group, z_weight, factor
+    return ChunkedLoss.apply(x, weight, bias, rows, targets, *more)
 
 
 class ChunkedLoss(torch.autograd.Function):
@@ -288,6 +297,7 @@ class ChunkedLoss(torch.autograd.Function):
         groups: Sequence[Sequence[Span]],
         score_group: ScoreGroup,
         z_weight: float,
+        factor: Array | None,
     ) -> tuple[Array, Array]:
         """(N, C), (V, C), (V,) or None, (r, C) or None, (N,) -> (), auxiliary results."""
         matrix, token_matrix = weight.to(x.dtype), None if rows is None else rows.to(x.dtype)
@@ -320,7 +330,7 @@ class ChunkedLoss(torch.autograd.Function):
                     z, z_grad = score_z(scores, targets[begin:end], chunk_grad, z_weight)
                     total = total + z
                 d = logits_gradient(*scores[1:], targets[begin:end], chunk_grad, head, z_grad)
-                d = d.to(x.dtype)
+                d = (d if factor is None else d.mul_(factor)).to(x.dtype)
                 if dx is not None:
                     dx[begin:end] = d @ matrix
                 if token_matrix is not None:
@@ -335,7 +345,7 @@ class ChunkedLoss(torch.autograd.Function):
                     db += d.sum(0)
         all_aux = torch.cat(aux, -1)
         ctx.dtypes = [None if part is None else part.dtype for part in (x, weight, bias, rows)]
-        ctx.save_for_backward(dx, dw, db, dr)
+        ctx.save_for_backward(dx, dw, db, dr, factor)
         ctx.mark_non_differentiable(all_aux)
         return total, all_aux
 
@@ -344,11 +354,13 @@ class ChunkedLoss(torch.autograd.Function):
     def backward(ctx: Any, scale: Array, _: Array) -> tuple[Array | None, ...]:
         """Scale the gradients of x, W, b and R with that of the loss, (). The rest have none."""
         # In float32: bfloat16 times a tensor without axes would round `scale` to bfloat16.
+        *parts, factor = ctx.saved_tensors
+        scale = scale if factor is None else scale / factor
         grads = [
             None if d is None else (upcast(d) * scale).to(dtype)
-            for d, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+            for d, dtype in zip(parts, ctx.dtypes, strict=True)
         ]
-        return (*grads, None, None, None, None, None)
+        return (*grads, None, None, None, None, None, None)
 
 
 def score_z(

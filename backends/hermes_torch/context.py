@@ -1,12 +1,22 @@
 """State shared by the layers of one forward pass: positions, KV cache, masks and dropout."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor as Array
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
 from hermes.numerics import positions
 from hermes.spec import AttentionSpec, ModelSpec, Rope
 from hermes_torch.cache import KVCache
+from hermes_torch.fused_attention import (
+    NO_KERNELS,
+    Kernel,
+    Kernels,
+    choose_kernel,
+    make_block_mask,
+)
 
 
 def as_int32(bits: int) -> int:
@@ -21,6 +31,13 @@ def lowbias32(x: Array) -> Array:
     x = x ^ ((x >> 15) & 0x1FFFF)
     x = x * as_int32(0x846CA68B)
     return x ^ ((x >> 16) & 0xFFFF)
+
+
+def keeps(element: Array, key: Array, rate: float) -> Array:
+    """Whether dropout keeps an element of a row with that key, both int32. -> bool, broadcast."""
+    bits = lowbias32(element * as_int32(0x9E3779B9) ^ key)
+    # Flipping the sign bit makes the int32 comparison order the bits as unsigned.
+    return (bits ^ as_int32(0x80000000)) >= int(rate * 2**32) - 2**31
 
 
 MAX_TABLES = 8  # of one rope: dynamic scaling has a table for each length
@@ -75,8 +92,10 @@ class Context:
     """One forward pass.
 
     segments, positions_in_document: (B, T) integers, or None where every row is one document.
-    dropout_keys: (B,) int32, or None for no dropout. recompute: blocks are run again in the
-    backward pass (activation checkpointing).
+    boundaries: (N + 1,) int32, where documents begin in the flattened batch and its end; None
+    where no kernel asks for them. dropout_keys: (B,) int32, or None for no dropout. recompute:
+    blocks are run again in the backward pass (activation checkpointing). kernels: what attention
+    may use.
     """
 
     def __init__(
@@ -88,11 +107,15 @@ class Context:
         positions_in_document: Array | None = None,
         dropout_keys: Array | None = None,
         recompute: bool = False,
+        boundaries: Array | None = None,
+        kernels: Kernels = NO_KERNELS,
     ):
         self.tables, self.dtype, self.cache = tables, dtype, cache
         self.segments, self.positions_in_document = segments, positions_in_document
         self.dropout_keys, self.recompute = dropout_keys, recompute
+        self.boundaries, self.kernels = boundaries, kernels
         self._masks: dict[tuple[int, int, bool, int | None], Array | None] = {}
+        self._block_masks: dict[tuple[int, bool, int | None], BlockMask] = {}
 
     @property
     def offset(self) -> int:
@@ -146,6 +169,37 @@ class Context:
         unlimited = spec.window_size is None or spec.window_size >= S
         return spec.causal and T == S and T > 1 and unlimited and self.segments is None
 
+    def choose_kernel(self, T: int, S: int, spec: AttentionSpec) -> Kernel:
+        """What computes a layer's attention in this pass."""
+        return choose_kernel(
+            self.kernels,
+            spec,
+            T,
+            has_segments=self.segments is not None,
+            has_dropout=self.has_dropout(spec.dropout),
+            is_whole=self.cache is None and T == S,
+        )
+
+    def prepare_masks(self, attentions: Iterable[AttentionSpec], T: int) -> None:
+        """Make what the layers share before the first of them.
+
+        A block that is run again makes none: what it leaves behind, torch.compile cannot put into
+        one graph, and the first run's would be gone.
+        """
+        for spec in attentions:
+            kernel = self.choose_kernel(T, T, spec)
+            if kernel == "flex":
+                self.block_mask(T, spec)
+            elif kernel != "varlen":
+                self.attention_mask(T, T, spec)
+
+    def block_mask(self, T: int, spec: AttentionSpec) -> BlockMask:
+        """The mask as FlexAttention takes it."""
+        key = T, spec.causal, spec.window_size
+        if key not in self._block_masks:
+            self._block_masks[key] = make_block_mask(T, spec, self.segments, self.tables.device)
+        return self._block_masks[key]
+
     def attention_mask(self, T: int, S: int, spec: AttentionSpec) -> Array | None:
         """True where a query attends to a key, (T, S) or (B, 1, T, S); None for everywhere."""
         key = T, S, spec.causal, spec.window_size
@@ -177,9 +231,25 @@ class Context:
         """
         if self.dropout_keys is None or rate <= 0:
             return x
-        key = lowbias32(self.dropout_keys + as_int32(site * 0x85EBCA6B))  # (B,)
         element = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device)
-        bits = lowbias32(element * as_int32(0x9E3779B9) ^ key[:, None]).reshape(x.shape)
-        # Flipping the sign bit makes the int32 comparison order the bits as unsigned.
-        keep = (bits ^ as_int32(0x80000000)) >= int(rate * 2**32) - 2**31
+        keep = keeps(element, self._make_keys(site)[:, None], rate).reshape(x.shape)
         return torch.where(keep, x / (1 - rate), 0.0)
+
+    def make_dropout(self, rate: float, site: int) -> Callable[[Array, Array], Array] | None:
+        """`dropout` as a function of a row and an element of it: whether it is kept.
+
+        None where nothing is dropped.
+        """
+        if not self.has_dropout(rate):
+            return None
+        key = self._make_keys(site)
+
+        def keeps_at(b: Array, element: Array) -> Array:
+            return keeps(element, key[b], rate)
+
+        return keeps_at
+
+    def _make_keys(self, site: int) -> Array:
+        """The hash's key of each row at a site. (B,)"""
+        assert self.dropout_keys is not None
+        return lowbias32(self.dropout_keys + as_int32(site * 0x85EBCA6B))

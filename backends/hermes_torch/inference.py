@@ -31,7 +31,8 @@ class Model:
         check_tokens(self.spec, tokens)
         runtime = self.runtime
         runtime.tables.prepare(tokens.shape[1])
-        ctx = runtime.make_context(None, *runtime.load_segments(segments))
+        boundaries = runtime.load_boundaries(segments)
+        ctx = runtime.make_context(None, *runtime.load_segments(segments), boundaries=boundaries)
         return runtime.to_device(tokens), ctx
 
     def _score(

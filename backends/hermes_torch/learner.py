@@ -21,6 +21,7 @@ from hermes.numerics.randomness import dropout_row_keys
 from hermes.recipe import Recipe
 from hermes_torch.compiler import compile_function, warn_compiler_failed
 from hermes_torch.inference import Model
+from hermes_torch.loss_scale import LossScaler
 from hermes_torch.optim import clip_scale, global_norm
 from hermes_torch.optimizer import Optimizer, get_grad
 from hermes_torch.runtime import Runtime
@@ -44,11 +45,15 @@ class Learner(Model):
             p.requires_grad_(name in self._trained)
         self._optimizer = Optimizer(runtime, state, recipe, tensors)
         self._norm = runtime.shards.global_norm if runtime.shards else global_norm
+        self._scaler: LossScaler | None = None
+        if runtime.dtype == torch.float16:
+            self._scaler = LossScaler(state.loss_scale, recipe.loss_scaling, runtime.device)
         self._objective: Any = Objective(runtime, recipe)
         if self._distributed and not runtime.shards:
             self._objective = process_group.wrap(self._objective)
         self._compiled = compile_function(self._objective) if self._uses_compile() else None
         self._compiler_works = self._is_backward = False
+        self._room = 0  # documents of a micro-batch, as attention's kernel is compiled for
 
     def _uses_compile(self) -> bool:
         if self.runtime.shards:
@@ -85,14 +90,16 @@ class Learner(Model):
         with self._sync_gradients(is_last):
             loss, sums = objective(*arguments)
             # `count` is of all micro-batches and processes, so sums over those are the mean.
-            loss = loss / count
+            factor = arguments[-1]
+            mean = loss / count
+            loss = mean if factor is None else loss * factor
             if is_last:
                 # Its backward pass waits for the other processes: what a rank needs for its
                 # own share is measured up to here.
                 self._process_group.ready()
             self._is_backward = True
             loss.backward()
-        return loss.detach(), sums
+        return mean.detach(), sums
 
     def _accumulate(self, batch: Batch) -> tuple[Array, "LazyRows | None"]:
         """Add the gradients of the batch's loss to .grad; return the loss, and rows asked for."""
@@ -100,7 +107,10 @@ class Learner(Model):
         runtime, count = self.runtime, batch.counts.divisor
         runtime.tables.prepare(batch.tokens.shape[-1])
         total, rows = torch.zeros((), device=runtime.device), []
-        every_token, every_target = map(runtime.copy_batch, (batch.tokens, batch.targets))
+        # What the gradients are those of: under float16 not the mean loss, but its multiple.
+        factor = None if self._scaler is None else self._scaler.scale / count
+        ids = runtime.to_device(np.stack([batch.tokens, batch.targets]))
+        every_token, every_target = ids[0], ids[1]
         for a in range(len(batch.tokens)):
             is_last = a == len(batch.tokens) - 1
             segments, positions_in_document = runtime.load_segments(
@@ -125,6 +135,8 @@ class Learner(Model):
                 reference,
                 weights,
                 batch.sources is not None,
+                None if batch.segments is None else self._load_boundaries(batch.segments[a]),
+                factor,
             )
             loss, sums = self._differentiate(arguments, count, is_last)
             total = total + loss
@@ -132,10 +144,18 @@ class Learner(Model):
         self._fill_missing_grads()
         if runtime.shards:
             runtime.shards.sum_vectors(self._tensors.values())
+        if self._scaler is not None:
+            self._scaler.unscale([runtime.to_local(g) for g in self._optimizer.grads])
         if self._distributed:
             self._process_group.sum_in_place(total)
         has_rows = batch.pairs is not None or batch.sources is not None
         return total, LazyRows(rows) if has_rows else None
+
+    def _load_boundaries(self, segments: NDArray[np.integer]) -> Array | None:
+        """The documents' boundaries, of as many as a power of two, so that few shapes compile."""
+        count = len(segments) + int((segments[:, 1:] != segments[:, :-1]).sum())
+        self._room = max(self._room, 1 << (count - 1).bit_length())
+        return self.runtime.load_boundaries(segments, self._room)
 
     def _fill_missing_grads(self) -> None:
         """Give zeros to tensors that the loss does not depend on; torch leaves their .grad None.
@@ -213,8 +233,12 @@ class Learner(Model):
             finite = torch.isfinite(norm) & torch.isfinite(loss)
             self._steps_done += 1
             self._optimizer.update(lr, self._steps_done, finite)
+            scale = None
+            if self._scaler is not None:
+                scale = self._scaler.scale
+                self._scaler.update(finite)
         self._clear_grads()
-        return StepReport(step=self._steps_done, loss=loss, grad_norm=norm, row_logprobs=rows)
+        return StepReport(self._steps_done, loss, norm, rows, scale)
 
     @contextlib.contextmanager
     def use_average(self) -> Iterator[None]:
@@ -231,7 +255,9 @@ class Learner(Model):
 
     def state(self) -> TrainState:
         """Weights, what the optimizer keeps, and the number of steps taken."""
-        return TrainState.from_slots(self.params(), self._optimizer.copy_slots(), self._steps_done)
+        scale = None if self._scaler is None else self._scaler.read()
+        slots = self._optimizer.copy_slots()
+        return TrainState.from_slots(self.params(), slots, self._steps_done, scale)
 
 
 class Objective(torch.nn.Module):
@@ -254,23 +280,32 @@ class Objective(torch.nn.Module):
         reference: Array | None,
         weights: Array | None = None,
         by_row: bool = False,
+        boundaries: Array | None = None,
+        factor: Array | None = None,
     ) -> tuple[Array, Array | None]:
-        """The loss; of pairs, or by_row, each row's log-probability. (B, T) -> (), (B,) or None."""
+        """The loss; of pairs, or by_row, each row's log-probability. (B, T) -> (), (B,) or None.
+
+        factor: what the loss will be multiplied by for its gradients, (), None for no matter.
+        """
         runtime = self._runtime
         recompute = runtime.options.grad_checkpoint
         ctx = runtime.make_context(
-            None, segments, positions_in_document, dropout_keys, recompute=recompute
+            None,
+            segments,
+            positions_in_document,
+            dropout_keys,
+            boundaries,
+            recompute=recompute,
         )
         if by_row:
             by_rows = runtime.ops.next_token_by_row
-            return self.module(tokens, ctx, by_rows, targets, layout, self._z_weight)
+            return self.module(tokens, ctx, by_rows, targets, layout, self._z_weight, factor)
         if reference is None:
             next_token = runtime.ops.next_token
-            loss = self.module(tokens, ctx, next_token, targets, layout, weights, self._z_weight)
-            return loss, None
-        return self.module(
-            tokens, ctx, runtime.ops.preference, targets, layout, reference, self._rule, weights
-        )
+            more = weights, self._z_weight, factor
+            return self.module(tokens, ctx, next_token, targets, layout, *more), None
+        pairs = reference, self._rule, weights, factor
+        return self.module(tokens, ctx, runtime.ops.preference, targets, layout, *pairs)
 
 
 class LazyRows:

@@ -20,6 +20,7 @@ from hermes.spec import AttentionSpec, LayerNorm, NoNorm, RMSNorm
 from hermes.spec.parts import Norm
 from hermes_torch import chunked_loss, loss
 from hermes_torch.context import Context
+from hermes_torch.fused_attention import attend_flex, attend_varlen
 from hermes_torch.loss import upcast
 
 
@@ -198,10 +199,16 @@ def attention(
     ctx: Context,
     site: int,
 ) -> Array:
-    """attention_exact by the fused kernel, which has no soft cap, sinks or masks of dropout."""
-    if spec.softcap is not None or sinks is not None or ctx.has_dropout(spec.dropout):
-        return attention_exact(q, k, v, spec, slopes, sinks, ctx, site)
+    """attention_exact by a fused kernel, where one has what the layer asks for."""
     T, S = q.shape[2], k.shape[2]
+    match ctx.choose_kernel(T, S, spec):
+        case "written out":
+            return attention_exact(q, k, v, spec, slopes, sinks, ctx, site)
+        case "varlen":
+            return attend_varlen(q, k, v, spec, ctx.boundaries)
+        case "flex":
+            dropout = ctx.make_dropout(spec.dropout, site)
+            return attend_flex(q, k, v, spec, slopes, sinks, ctx.block_mask(T, spec), dropout)
     is_causal = slopes is None and ctx.is_plain_causal(T, S, spec)
     mask = None if is_causal else ctx.attention_mask(T, S, spec)
     if slopes is not None:

@@ -14,17 +14,18 @@ from hermes.numerics.chunking import index_pair_targets
 from hermes.numerics.frozen import FrozenWeights
 from hermes.numerics.lora import list_adapter_tensors
 from hermes.numerics.params import list_parameters
-from hermes.numerics.positions import segment_positions
+from hermes.numerics.positions import find_boundaries, segment_positions
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes_torch.cache import KVCache
 from hermes_torch.chunked_loss import PairLayout
 from hermes_torch.context import Context, PositionTables
+from hermes_torch.fused_attention import NO_KERNELS, find_kernels
 from hermes_torch.global_state import apply_options, has_tf32
 from hermes_torch.lora import adapt
 from hermes_torch.loss import upcast
 from hermes_torch.model import Transformer
-from hermes_torch.ops import EXACT, FAST
+from hermes_torch.ops import EXACT, FAST, Ops
 from hermes_torch.weight_layout import can_pack, pack_weights
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
     "float64": torch.float64,
     "tf32": torch.float32,
 }
@@ -51,8 +53,14 @@ class Network(Transformer):
     head's) would not be gathered.
     """
 
+    def __init__(self, spec: ModelSpec, ops: Ops):
+        super().__init__(spec, ops)
+        self.attentions = tuple(dict.fromkeys(spec.attentions))
+
     def forward(self, tokens: Array, ctx: Context, score: Any = None, *args: Any) -> Any:
         """Logits, or score(self, the stack's output (B, T, C), *args)."""
+        if ctx.recompute:
+            ctx.prepare_masks(self.attentions, tokens.shape[1])
         if score is None:
             return super().forward(tokens, ctx)
         return score(self, self.model(tokens, ctx), *args)
@@ -76,11 +84,6 @@ class Runtime:
         shards: "Shards | None" = None,
         frozen: FrozenWeights | None = None,
     ):
-        if options.precision not in DTYPES:
-            raise Unsupported(
-                f"hermes_torch does not compute in {options.precision}; "
-                f"it does in {', '.join(DTYPES)}"
-            )
         name = options.device or list_devices()[0]
         if name not in list_devices():
             raise Unsupported(
@@ -97,6 +100,7 @@ class Runtime:
         self.tables = PositionTables(spec, self.device, self.master)
         exact = options.exact or self.dtype == torch.float64
         self.ops = EXACT if exact else FAST
+        self.kernels = NO_KERNELS if exact else find_kernels(self.device, self.dtype, options)
         self.module = Network(spec, self.ops)
         self.adapters = adapt(self.module, spec, lora, self.device) if lora else []
         self.table = {**list_parameters(spec), **(list_adapter_tensors(spec, lora) if lora else {})}
@@ -135,18 +139,14 @@ class Runtime:
         return self.shards.to_local(tensor) if self.shards else tensor
 
     def to_device(self, array: ArrayLike, dtype: torch.dtype = torch.long) -> Array:
-        """Copy a NumPy array to the device."""
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device=self.device, dtype=dtype)
+        """Copy a NumPy array to the device, and cast it there; CUDA is not waited for.
 
-    def copy_batch(self, array: NDArray[np.integer]) -> Array:
-        """Copy ids of all micro-batches to the device at once; CUDA is not waited for.
-
-        It copies from pinned memory, which torch keeps until the copy is made.
+        CUDA copies from pinned memory, which torch keeps until the copy is made.
         """
+        host = torch.from_numpy(np.ascontiguousarray(array))
         if self.device.type != "cuda":
-            return self.to_device(array)
-        pinned = torch.from_numpy(np.ascontiguousarray(array)).pin_memory()
-        return pinned.to(self.device, non_blocking=True).long()
+            return host.to(device=self.device, dtype=dtype)
+        return host.pin_memory().to(self.device, non_blocking=True).to(dtype)
 
     def make_context(
         self,
@@ -154,6 +154,7 @@ class Runtime:
         segments: Array | None = None,
         positions_in_document: Array | None = None,
         dropout_keys: Array | None = None,
+        boundaries: Array | None = None,
         *,
         recompute: bool = False,
     ) -> Context:
@@ -167,6 +168,8 @@ class Runtime:
                 positions_in_document,
                 dropout_keys,
                 recompute,
+                boundaries,
+                self.kernels,
             )
         )
 
@@ -198,7 +201,20 @@ class Runtime:
         """Segments and each token's position in its own, on the device; None, None for None."""
         if segments is None:
             return None, None
-        return self.to_device(segments), self.to_device(segment_positions(segments))
+        both = self.to_device(np.stack([segments, segment_positions(segments)]))
+        return both[0], both[1]
+
+    def load_boundaries(self, segments: NDArray[np.integer] | None, room: int = 0) -> Array | None:
+        """Where documents begin in the flattened batch, and its end, for attention that asks.
+
+        Of at least `room` documents: beyond the last one they are empty. None where no kernel
+        asks. (B, T) -> (N + 1,) int32
+        """
+        if segments is None or not self.kernels.varlen:
+            return None
+        boundaries = find_boundaries(segments)
+        padding = (0, max(0, room + 1 - len(boundaries)))
+        return self.to_device(np.pad(boundaries, padding, mode="edge"), torch.int32)
 
     def to_numpy(self, tensor: Array) -> NDArray[Any]:
         """As NumPy, float32 unless it is float64. On a CPU it may share the tensor's memory."""

@@ -31,7 +31,7 @@ from hermes.errors import (
     suggest_nearest,
 )
 from hermes.options.synonyms import suggest_option
-from hermes.stage_display import StageDisplay, draw_on_terminal
+from hermes.stage_display import StageDisplay, draw_on_terminal, measure_terminal
 from hermes.stages import report_stage, show_stages
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
 from hermes_cli.display.robust_stderr import make_stderr_robust
@@ -71,8 +71,9 @@ SECTIONS = {
         ("mal", "mal", "Check, format, show or compare architecture files"),
         ("checkpoint", "checkpoint", "List, show or verify checkpoints"),
         ("data", "data", "Check text, verify what was prepared, or show its documents"),
+        ("recipe", "recipe", "Work out a run from a size: a YAML file for hermes train --config"),
         ("plan", "plan", "Plan a run: memory, largest micro-batch, hours, energy and price"),
-        ("plot", "plot", "Plot the loss of one or more runs"),
+        ("plot", "plot", "Plot the losses, learning rates and speeds of runs"),
         ("watch", "watch", "Follow runs on a page in the browser: curves, samples, settings"),
         ("doctor", "doctor", "Show what is installed and which devices are available"),
     ),
@@ -261,6 +262,7 @@ def _open_stage_display(tell: Callable[[str], None], signals: Signals) -> StageD
         _print_error if speaks else lambda line: None,
         draw_on_terminal if terminal else None,
         signals.raise_if_ends,
+        measure_terminal,
     )
 
 

@@ -13,9 +13,9 @@ from hermes.chat_templates.messages import Message
 from hermes.chat_templates.template import Template
 from hermes.errors import DataError
 
-__all__ = ["convert_calls"]
+__all__ = ["KEY", "convert_calls", "write_call"]
 
-KEY = "hermes_key"
+KEY = "hermes_key"  # an argument of calls that are written to see how
 
 
 def convert_calls(messages: Sequence[Message], template: Template) -> list[Message]:
@@ -51,14 +51,14 @@ def _convert_call(call: Any, as_text: bool) -> Any:
 @lru_cache(maxsize=8)
 def _wants_text(template: Template) -> bool:
     """Whether the template writes arguments right only if they are text: tried on a call."""
-    written = _write_call(template, {KEY: "v"})
+    written = write_call(template, {KEY: "v"})
     if written is not None and KEY in written and f"'{KEY}'" not in written:
         return False
-    written = _write_call(template, json.dumps({KEY: "v"}))
+    written = write_call(template, json.dumps({KEY: "v"}))
     return written is not None and f'"{KEY}"' in written
 
 
-def _write_call(template: Template, arguments: Any) -> str | None:
+def write_call(template: Template, arguments: Any) -> str | None:
     """Write a conversation with a call; None where the template refuses it."""
     function = {"name": "f", "arguments": arguments}
     call = {"id": "a12345678", "type": "function", "function": function}

@@ -38,7 +38,7 @@ def copy_state(state: TrainState) -> TrainState:
     Those that nothing changes are left where they are, to be read one at a time.
     """
     slots = {slot: _copy_tensors(held) for slot, held in state.slots.items()}
-    return TrainState.from_slots(_copy_tensors(state.params), slots, state.step)
+    return TrainState.from_slots(_copy_tensors(state.params), slots, state.step, state.loss_scale)
 
 
 class Saver:

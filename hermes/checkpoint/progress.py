@@ -9,6 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hermes.checkpoint.manifest import VERSION
 from hermes.errors import CheckpointError, HermesError, NonFinite
+from hermes.interface import LossScale
 from hermes.recipe import Recipe
 from hermes.storage.strict_json import Json, parse_json, render_json
 
@@ -27,8 +28,9 @@ class Progress:
     them; (epoch, sample): the next sample; total_steps: where the run ends, 0 if unknown.
     world_size: processes; times the recipe's batch_size and grad_accum, the samples of one step.
     metrics: the latest ones by name. recent_losses: the last ones, where spikes are looked for, and
-    else not in the file. data: fingerprint of the training data. backend, device,
-    precision and versions record what wrote it; a run may be resumed with others.
+    else not in the file. data: fingerprint of the training data. backend, device, precision and
+    versions record what wrote it; a run may be resumed with others. loss_scale: the state's, which
+    is written with it.
     """
 
     run: str
@@ -45,6 +47,7 @@ class Progress:
     device: str = ""
     precision: str = "float32"
     versions: Mapping[str, str] = field(default_factory=dict)
+    loss_scale: LossScale | None = None
     recent_losses: tuple[float, ...] = ()
 
 

@@ -113,7 +113,8 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path} has no {OPTIMIZER}, so no run can be resumed from it"
             )
-        return TrainState.from_slots(self._parts, self._moments, self.progress.step)
+        at = self.progress
+        return TrainState.from_slots(self._parts, self._moments, at.step, at.loss_scale)
 
 
 def verify(path: Path, *, hashes: bool = True) -> Manifest:

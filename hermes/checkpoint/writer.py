@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from hermes.checkpoint.adapters import ADAPTER, ADAPTER_CONFIG, build_adapter_files
@@ -72,7 +73,7 @@ def save(
     damaged = _is_damaged(run, target)
     small = (companions or Companions()).render()
     small[SPEC] = dumps(spec).encode("utf-8")
-    small[PROGRESS] = render_progress(progress)
+    small[PROGRESS] = render_progress(replace(progress, loss_scale=state.loss_scale))
     recipe = progress.recipe
     table = {
         **list_parameters(spec),

@@ -6,8 +6,9 @@ bisection, so that one among millions of documents costs microseconds.
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ __all__ = [
     "IndexedDocument",
     "open_index_rows",
     "parse_place",
-    "scan_documents",
 ]
+
+OPEN_FILES = 128  # mapped at a time; each takes a descriptor
 
 # Of each document that begins in a part: its first token there, its line, its source's number.
 INDEX = np.dtype([("start", "<u8"), ("line", "<u8"), ("source", "<u4")])
@@ -34,9 +36,13 @@ INDEX = np.dtype([("start", "<u8"), ("line", "<u8"), ("source", "<u4")])
 
 @dataclass(frozen=True)
 class IndexPart:
-    """The documents of one file of tokens, and how many tokens the file has. rows: of INDEX."""
+    """The documents of one file of tokens, and how many tokens the file has.
 
-    rows: NDArray[Any]
+    open: maps their rows, of INDEX, into memory.
+    """
+
+    open: Callable[[], NDArray[Any]]
+    documents: int
     tokens: int
 
 
@@ -69,8 +75,9 @@ class DocumentIndex:
 
     def __init__(self, parts: Sequence[IndexPart], sources: Sequence[IndexSource]):
         self._parts, self.sources = tuple(parts), tuple(sources)
-        self._documents = [0, *accumulate(len(part.rows) for part in parts)]
+        self._documents = [0, *accumulate(part.documents for part in parts)]
         self._tokens = [0, *accumulate(part.tokens for part in parts)]
+        self._map = lru_cache(OPEN_FILES)(lambda at: self._parts[at].open())
 
     def __len__(self) -> int:
         return self._documents[-1]
@@ -89,8 +96,36 @@ class DocumentIndex:
 
     def _read_row(self, number: int) -> tuple[Any, int]:
         at = bisect_right(self._documents, number) - 1
-        row = self._parts[at].rows[number - self._documents[at]]
+        row = self._map(at)[number - self._documents[at]]
         return row, self._tokens[at] + int(row["start"])
+
+    def find_starts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Find the first token of documents; of the number behind the last, the stream's end.
+
+        (K,) -> (K,)
+        """
+        found = np.full(numbers.shape, self.tokens, np.int64)
+        at = np.searchsorted(self._documents, numbers, side="right") - 1
+        for part in np.unique(at[numbers < len(self)]).tolist():
+            here = at == part
+            rows = self._map(part)["start"][numbers[here] - self._documents[part]]
+            found[here] = rows.astype(np.int64) + self._tokens[part]
+        return found
+
+    def read_lengths(self, first: int, stop: int) -> NDArray[np.int64]:
+        """Read how many tokens documents first to stop - 1 have. -> (stop - first,)"""
+        starts, last = [], min(stop + 1, len(self))
+        for at in range(bisect_right(self._documents, first) - 1, len(self._parts)):
+            before = self._documents[at]
+            low, high = max(first - before, 0), min(last - before, self._parts[at].documents)
+            if before >= last:
+                break
+            if low < high:
+                starts.append(self._map(at)["start"][low:high].astype(np.int64) + self._tokens[at])
+        if stop == len(self):
+            starts.append(np.array([self.tokens]))
+        bounds = np.concatenate(starts)
+        return bounds[1:] - bounds[:-1]
 
     def find_tokens(self, start: int, stop: int) -> list[IndexedDocument]:
         """Find the documents that have some of the tokens start to stop - 1, in order."""
@@ -161,7 +196,8 @@ def open_index_rows(path: Path, documents: int) -> NDArray[Any]:
                 f"{path}: {size:,} bytes where {documents:,} documents take "
                 f"{documents * INDEX.itemsize:,}; copy or prepare it again"
             )
-        return np.memmap(path, INDEX, "r") if documents else np.empty(0, INDEX)
+        # A plain array of the same memory: slices of a memmap cost many times as much.
+        return np.asarray(np.memmap(path, INDEX, "r") if documents else np.empty(0, INDEX))
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
 
@@ -170,24 +206,3 @@ def parse_place(text: str) -> tuple[str, int]:
     """Parse 'file:line'; without a line it is the first. -> name, line"""
     name, _, line = text.rpartition(":")
     return (name, int(line)) if name and line.isdecimal() else (text, 1)
-
-
-def scan_documents(
-    files: Iterable[tuple[str, NDArray[np.unsignedinteger]]], eos_id: int | None
-) -> DocumentIndex:
-    """Index the documents of token files, which end with `eos_id`; lines are their numbers.
-
-    files: each one's name and tokens. A document that goes on in the next file is where it begins.
-    """
-    parts, sources = [], []
-    goes_on = False
-    for number, (name, tokens) in enumerate(files):
-        ends = np.flatnonzero(np.asarray(tokens) == eos_id) if eos_id is not None else np.empty(0)
-        starts = np.concatenate([[] if goes_on else [0], ends + 1]).astype(np.int64)
-        starts = starts[starts < len(tokens)]
-        rows = np.empty(len(starts), INDEX)
-        rows["start"], rows["line"], rows["source"] = starts, np.arange(len(starts)) + 1, number
-        parts.append(IndexPart(rows, len(tokens)))
-        sources.append(IndexSource(name, exact=True))
-        goes_on = not (len(ends) and int(ends[-1]) == len(tokens) - 1)
-    return DocumentIndex(parts, sources)

@@ -156,11 +156,12 @@ def read_file(
     bad: BadRecords | None = None,
     wrap: Callable[[BinaryIO], BinaryIO] = lambda file: file,
     on_value: Callable[[Any], None] | None = None,
+    on_share: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Document]:
     """Yield the documents of one source, of a format that `choose_format` gave.
 
     on_value: told of each record as it is, with all of its fields. wrap: put around the file before
-    it is decompressed. Raises DataError, StorageError.
+    it is decompressed. on_share: as in `read_file_records`. Raises DataError, StorageError.
     """
     if kind == "txt":
         yield from _read_txt(path, text_format.documents, bad, wrap)
@@ -173,7 +174,14 @@ def read_file(
         header = not text_format.no_header
         columns = [field] if on_value is None else None
         records = read_file_records(
-            path, kind, header=header, columns=columns, what="text", bad=bad, wrap=wrap
+            path,
+            kind,
+            header=header,
+            columns=columns,
+            what="text",
+            bad=bad,
+            wrap=wrap,
+            on_share=on_share,
         )
     for record in records:
         empty = False

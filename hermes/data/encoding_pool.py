@@ -25,12 +25,19 @@ from hermes.errors import HermesError
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
-__all__ = ["EncodingPool", "encode_texts", "run_worker"]
+__all__ = ["EncodingPool", "choose_batch_size", "encode_texts", "run_worker"]
 
 T = TypeVar("T")
 Ids = list[NDArray[np.uint32]]
 AHEAD = 2  # batches per worker that are read before they are needed
+CORE_BATCH = 1 << 18  # characters of a batch for each core, of several pieces
+LEAST_BATCH, LARGEST_BATCH = 1 << 19, 1 << 23
 WORKER = "from hermes.data.encoding_pool import run_worker; run_worker()"
+
+
+def choose_batch_size() -> int:
+    """How many characters are encoded at a time: pieces for all cores, and a second's work."""
+    return min(max(LEAST_BATCH, CORE_BATCH * (os.cpu_count() or 1)), LARGEST_BATCH)
 
 
 def encode_texts(tokenizer: "Tokenizer", texts: Sequence[str], continued: Sequence[bool]) -> Ids:

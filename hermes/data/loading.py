@@ -2,13 +2,19 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from hermes.data.bad_records import BadRecords
-from hermes.data.document_reader import TextFormat, choose_format, read_documents
+from hermes.data.document_reader import (
+    Document,
+    TextFormat,
+    choose_format,
+    read_documents,
+    read_file,
+)
 from hermes.data.files import Paths, expand_paths
 from hermes.data.prepared.cache import (
     CACHED_FROM,
@@ -19,7 +25,13 @@ from hermes.data.prepared.cache import (
 from hermes.data.prepared.manifest import is_prepared, open_prepared, read_manifest
 from hermes.data.prepared.plan import PreparationOptions
 from hermes.data.progress import Watch, report_progress
-from hermes.data.source_file import SourceFile, find_source, require_unchanged
+from hermes.data.source_file import (
+    CountingFile,
+    ReadMeter,
+    SourceFile,
+    find_source,
+    require_unchanged,
+)
 from hermes.data.token_files import is_token_file, open_token_files
 from hermes.data.token_space import check_token_space
 from hermes.data.token_stream import TokenStream, tokenize
@@ -123,8 +135,14 @@ def _load_text(files: Sequence[Path], tokenizer: "Tokenizer", options: DataOptio
         options.tell(f"{cache} cannot be written to, so the text is tokenized at each start")
     check_space(Path(tempfile.gettempdir()))
     bad = None if options.max_bad_records is None else BadRecords(options.max_bad_records)
-    documents = read_documents(files, **vars(options.text_format), bad=bad)
-    stream = tokenize(documents, tokenizer, watch=options.watch)
+    reading = _SourceReading(sources, options.text_format, bad)
+    stream = tokenize(
+        reading.read(),
+        tokenizer,
+        watch=options.watch,
+        size=reading.size,
+        count_read=reading.count_read,
+    )
     notes: list[str] = []
     try:
         for source in sources:
@@ -136,6 +154,44 @@ def _load_text(files: Sequence[Path], tokenizer: "Tokenizer", options: DataOptio
         stream.close()
         raise
     return replace(stream, sources=len(files), notes=tuple(notes))
+
+
+class _SourceReading:
+    """Reads the documents of sources, and counts the bytes that they are from."""
+
+    def __init__(
+        self, sources: Sequence[SourceFile], text_format: TextFormat, bad: BadRecords | None
+    ):
+        self._sources, self._format, self._bad = sources, text_format, bad
+        self._meters: list[ReadMeter] = []
+        known = all(source.is_file for source in sources)
+        self.size = sum(source.size for source in sources) if known else 0
+
+    def read(self) -> Iterator[Document]:
+        """Yield the documents of all sources in order. Raises DataError, StorageError."""
+        for source in self._sources:
+            meter, files = ReadMeter(source, self._format.documents), list[CountingFile]()
+            self._meters.append(meter)
+
+            def wrap(file: BinaryIO, held: list[CountingFile] = files) -> BinaryIO:
+                held.append(CountingFile(file))
+                return held[0].as_file()
+
+            documents = read_file(
+                source.path,
+                source.kind,
+                self._format,
+                bad=self._bad,
+                wrap=wrap,
+                on_share=meter.take_share,
+            )
+            for one in documents:
+                meter.add(len(one.text.encode()), files[0] if files else None)
+                yield one
+
+    def count_read(self) -> int:
+        """Count the bytes of the sources that the documents so far are from."""
+        return sum(meter.read for meter in self._meters)
 
 
 def _should_cache(

@@ -1,6 +1,6 @@
 """Reads the rows of Parquet files, a part of a row group at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ ROWS = 1024  # read at a time
 
 
 def read_rows(
-    path: Path, columns: Sequence[str] | None = None
+    path: Path,
+    columns: Sequence[str] | None = None,
+    on_share: Callable[[float], None] = lambda share: None,
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield each row as an object, with its number from 0. columns: which to read, None for all.
 
-    Memory grows with the size of a row group, not with the file. Raises DataError, StorageError,
-    and HermesError where pyarrow is missing.
+    on_share: told which share of the rows is read. Memory grows with the size of a row group, not
+    with the file. Raises DataError, StorageError, and HermesError where pyarrow is missing.
     """
     if path == STANDARD_INPUT:
         raise DataError("standard input: a Parquet file is not read in order; name the file")
@@ -36,6 +38,7 @@ def read_rows(
                 advice = "name the one that holds text"
                 raise DataError(f"{path}: {describe_missing(name, names, advice, chosen=True)}")
         for batch in table.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
+            on_share((number + len(batch)) / max(table.metadata.num_rows, 1))
             for row in batch.to_pylist():
                 yield row, number
                 number += 1

@@ -105,16 +105,17 @@ def read_file_records(
     what: str = "record",
     bad: BadRecords | None = None,
     wrap: Callable[[BinaryIO], BinaryIO] = lambda file: file,
+    on_share: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Record]:
     """Yield the records of one file.
 
     header: whether a CSV or TSV has one; else a row is the string of its cells with spaces between.
     columns: of Parquet, which to read; None for all. what: is missing in an empty file. bad: counts
-    bad records, which are left out; None to stop at the first. wrap: as in `open_source`. Raises
-    DataError, StorageError.
+    bad records, which are left out; None to stop at the first. wrap: as in `open_source`.
+    on_share: of Parquet, told which share of it is read. Raises DataError, StorageError.
     """
     if file_format == "parquet":
-        for value, number in read_rows(path, columns):
+        for value, number in read_rows(path, columns, on_share):
             yield Record(value, f"{path}[{number}]", number + 1)
         return
 

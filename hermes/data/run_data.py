@@ -15,13 +15,14 @@ from hermes.data.document_index import (
     IndexPart,
     IndexSource,
     open_index_rows,
-    scan_documents,
 )
 from hermes.data.document_reader import TextFormat, choose_format, is_line_exact
 from hermes.data.loading import DataOptions, load_tokens
+from hermes.data.mixture_order import Phase
 from hermes.data.prepared.documents import open_index
 from hermes.data.prepared.manifest import read_manifest
-from hermes.data.token_shards import TokenFile, open_tokens
+from hermes.data.stream_index import scan_documents
+from hermes.data.token_shards import TokenFile, iterate_blocks
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, StorageError
 from hermes.storage.durable import write_atomically
@@ -40,15 +41,16 @@ __all__ = [
 ]
 
 NAME = "data.json"
-FORMAT, VERSION = "hermes run data", 1
+FORMAT, VERSION = "hermes run data", 2
 
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """A stream of tokens that a run takes windows from.
+    """A stream of tokens that a run takes windows, or documents, from.
 
-    data: as given, files by their absolute names. train, held_out: numbers of windows, in that
-    order. index: the folder of prepared tokens, or the file in the run's folder, of the documents
+    data: as given, files by their absolute names. train, held_out: how many samples, in that order;
+    where held_from is given, windows held out begin with that token, and train ones end before it.
+    index: the folder of prepared tokens, or the file in the run's folder, of the documents
     in `sources`; "" where they are found in `token_files`: path, type of ids, tokens, offset.
     """
 
@@ -62,6 +64,7 @@ class SourceRecord:
     index: str = ""
     sources: tuple[str, ...] = ()
     token_files: tuple[tuple[str, str, int, int], ...] = ()
+    held_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ class DataRecord:
     """The data of a run: windows of seq_len targets of one stream, or of a mixture of several.
 
     validation: a stream of its own, of which all is held out. eos_id: the token that ends
-    documents. options: how text is read.
+    documents. options: how text is read. overlong: what becomes of documents longer than a row,
+    where each document has one; "" where rows are windows. later: the samples from which on the
+    shares are others, with those.
     """
 
     fingerprint: str
@@ -80,16 +85,19 @@ class DataRecord:
     eos_id: int | None = None
     options: TextFormat = field(default_factory=TextFormat)
     max_bad_records: float | None = None
+    overlong: str = ""
+    later: tuple[tuple[int, tuple[float, ...]], ...] = ()
 
     @property
     def size(self) -> int:
-        """Windows of an epoch."""
+        """Samples of an epoch."""
         return sum(one.train for one in self.trained)
 
     @property
-    def shares(self) -> tuple[float, ...]:
-        """The share of each source; () where there is one stream."""
-        return tuple(one.share for one in self.trained if one.share is not None)
+    def phases(self) -> tuple[Phase, ...]:
+        """The shares of the sources, by samples; () where there is one stream."""
+        shares = tuple(one.share for one in self.trained if one.share is not None)
+        return (Phase(0, shares), *(Phase(*one) for one in self.later)) if shares else ()
 
 
 @dataclass(frozen=True)
@@ -169,9 +177,8 @@ class RunData:
                 raise ValueError("a session names a record that is not there")
         except FileNotFoundError:
             raise DataError(
-                f"{run} has no {NAME}: it is no run of train or finetune on text; or it has "
-                "--no-pack, --hold-out documents or weights that change, which are not traced; or "
-                "it was begun by an older version, and gets one when it is resumed"
+                f"{run} has no {NAME}: it is no run of train or finetune on text; or it was begun "
+                "by an older version, and gets one when it is resumed"
             ) from None
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
@@ -189,7 +196,8 @@ def _read_record(found: dict[str, Any]) -> DataRecord:
     validation = found.pop("validation")
     options = TextFormat(**found.pop("options"))
     own = None if validation is None else _read_source(validation)
-    return DataRecord(trained=trained, validation=own, options=options, **found)
+    later = tuple((sample, tuple(shares)) for sample, shares in found.pop("later", ()))
+    return DataRecord(trained=trained, validation=own, options=options, later=later, **found)
 
 
 def _read_source(found: dict[str, Any]) -> SourceRecord:
@@ -226,7 +234,8 @@ def open_source_index(run: Path, record: DataRecord, source: SourceRecord) -> Do
             TokenFile(Path(path), dtype, tokens, offset)
             for path, dtype, tokens, offset in source.token_files
         ]
-        return scan_documents([(str(one.path), open_tokens(one)) for one in files], record.eos_id)
+        blocks = [(str(one.path), iterate_blocks(one)) for one in files]
+        return scan_documents(blocks, record.eos_id)
     if not source.sources:
         folder = Path(source.index)
         facts, _ = read_manifest(folder)
@@ -238,7 +247,8 @@ def open_source_index(run: Path, record: DataRecord, source: SourceRecord) -> Do
         return open_index(folder)
     rows = open_index_rows(run / source.index, source.documents)
     sources = [IndexSource(name, _is_exact(name, record.options)) for name in source.sources]
-    return DocumentIndex([IndexPart(rows, source.tokens)], sources)
+    part = IndexPart(lambda: rows, source.documents, source.tokens)
+    return DocumentIndex([part], sources)
 
 
 def _is_exact(name: str, options: TextFormat) -> bool:

@@ -7,12 +7,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from hermes.data.compression import strip_compression
 from hermes.data.files import STANDARD_INPUT, name_source
 from hermes.data.hub_datasets import is_hub_dataset
 from hermes.data.remote import is_remote
 from hermes.errors import DataError, StorageError
 
-__all__ = ["HashingFile", "SourceFile", "SourceHash", "find_source", "require_unchanged"]
+__all__ = [
+    "CountingFile",
+    "HashingFile",
+    "ReadMeter",
+    "SourceFile",
+    "SourceHash",
+    "find_source",
+    "require_unchanged",
+]
 
 
 @dataclass(frozen=True)
@@ -72,17 +81,16 @@ class SourceHash:
     of: str = "file"
 
 
-class HashingFile:
-    """A file that is read in order, hashed on the way."""
+class CountingFile:
+    """A file that is read in order, counted on the way."""
 
     def __init__(self, file: BinaryIO):
-        self._file, self._digest = file, hashlib.sha256()
+        self._file = file
         self.size = 0
 
     def read(self, count: int = -1) -> bytes:
         """Read up to `count` bytes."""
         data = self._file.read(count)
-        self._digest.update(data)
         self.size += len(data)
         return data
 
@@ -90,10 +98,62 @@ class HashingFile:
         """This object, for those who read nothing but `read`."""
         return cast(BinaryIO, self)
 
+
+class HashingFile(CountingFile):
+    """A file that is read in order, hashed on the way."""
+
+    def __init__(self, file: BinaryIO):
+        super().__init__(file)
+        self._digest = hashlib.sha256()
+
+    def read(self, count: int = -1) -> bytes:
+        """Read up to `count` bytes."""
+        data = super().read(count)
+        self._digest.update(data)
+        return data
+
     @property
     def sha256(self) -> str:
         """Of what was read so far."""
         return self._digest.hexdigest()
+
+
+class ReadMeter:
+    """How many bytes of a source its pieces so far are from.
+
+    A file is read a block at a time, before the pieces in it: inside a block the text tells how
+    far it is, which compression and escapes make inexact until the next one. A whole file of plain
+    text is told by its text alone, since its long pieces come late.
+
+    documents: what is a document of plain text.
+    """
+
+    def __init__(self, source: SourceFile, documents: str):
+        self._source = source
+        compressed = strip_compression(source.name)[1]
+        self._is_plain = source.kind == "txt" and documents == "file" and not compressed
+        self._share = 0.0  # of Parquet
+        self._before = self._block_end = self._text = 0  # of the block, and text since its start
+        self.read = 0
+
+    def take_share(self, share: float) -> None:
+        """Take note of the share of a file that is read, which is not read in order."""
+        self._share = share
+
+    def add(self, text_bytes: int, file: CountingFile | None) -> int:
+        """Count a piece of text. file: that it is read from, None for others. -> bytes so far"""
+        if file is None:
+            own = round(self._share * self._source.size) if self._source.size else None
+            self.read = self.read + text_bytes if own is None else max(self.read, own)
+            return self.read
+        if self._is_plain:
+            self.read = min(self.read + text_bytes, file.size)
+            return self.read
+        if file.size != self._block_end:
+            self._before, self._block_end, self._text = self._block_end, file.size, 0
+        self._text += text_bytes
+        self.read = max(self.read, min(self._before + self._text, self._block_end))
+        return self.read
 
 
 def require_unchanged(source: SourceFile, read: int | None) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hermes.data.document_index import INDEX
 from hermes.data.document_reader import Document
+from hermes.data.encoding_pool import choose_batch_size
 from hermes.data.progress import PreparationProgress, Watch, report_progress
 from hermes.data.token_shards import TokenShards, TokenSlice
 from hermes.errors import DataError, StorageError
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DOCUMENTS", "TokenStream", "join_pieces", "read_stream_sources", "tokenize"]
 
-BATCH = 1 << 21  # characters encoded at a time, enough pieces for all cores
 NO_END = (
     "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>', so documents cannot "
     "be told apart; name one of its tokens with --eos"
@@ -128,21 +128,24 @@ def tokenize(
     *,
     directory: str | Path | None = None,
     watch: Watch = report_progress,
+    size: int = 0,
+    count_read: Callable[[], int] | None = None,
 ) -> TokenStream:
     """Encode documents into a temporary file, 2 bytes per token (4 with more than 65,536 ids).
 
     Names of special tokens in the text are encoded as text. The pieces of a long document are
     encoded separately; `hermes.tokenizer.bytelevel.split_text` cuts them where that does not change
     tokens, and those that a tokenizer cannot be cut between are joined again. directory: where the
-    file is put; None for the system's temporary folder. watch: told how far it is. Holds some
-    megabytes of text in memory, and a document that cannot be cut as a whole. Raises DataError,
-    StorageError.
+    file is put; None for the system's temporary folder. watch: told how far it is. size: bytes of
+    the sources, 0 if unknown; count_read: how many of them the documents so far are from, the bytes
+    of the text if None. Holds some megabytes of text in memory, and a document that cannot be cut
+    as a whole. Raises DataError, StorageError.
     """
     temporary = TemporaryFolder("tokens", directory)
     folder = Path(temporary.name)
     try:
         with open(folder / TOKENS, "wb") as file, open(folder / DOCUMENTS, "wb") as index:
-            facts = _write(documents, tokenizer, file, index, watch)
+            facts = _write(documents, tokenizer, file, index, watch, size, count_read)
         (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         stream = TokenStream.open(folder)
     except BaseException as error:
@@ -159,11 +162,13 @@ def _write(
     file: BinaryIO,
     index: BinaryIO,
     watch: Watch = report_progress,
+    size: int = 0,
+    count_read: Callable[[], int] | None = None,
 ) -> dict[str, Any]:
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     tokens = num_documents = text_bytes = largest = 0
-    progress = PreparationProgress()
+    progress = PreparationProgress(size)
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     continued = False  # whether the next piece continues a document
     sources: list[str] = []
@@ -191,7 +196,8 @@ def _write(
         largest = max(largest, int(ids_of_batch.max(initial=0)))
         digest.update(ids_of_batch.tobytes())
         file.write(ids_of_batch.tobytes())
-        progress.read, progress.documents, progress.tokens = text_bytes, num_documents, tokens
+        progress.read = count_read() if count_read is not None else text_bytes
+        progress.documents, progress.tokens = num_documents, tokens
         watch(progress)
     report_stage("")
     if not tokens:
@@ -238,11 +244,11 @@ def _merge(pieces: list[Document]) -> Document:
 
 def _group_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
     batch: list[Document] = []
-    size = 0
+    size, most = 0, choose_batch_size()
     for document in documents:
         batch.append(document)
         size += len(document.text)
-        if size >= BATCH:
+        if size >= most:
             yield batch
             batch, size = [], 0
     if batch:

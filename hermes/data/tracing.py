@@ -6,14 +6,10 @@ and the indexes of documents answer both questions without reading tokens.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-import numpy as np
-
 from hermes.data.document_index import DocumentIndex, IndexedDocument, parse_place
-from hermes.data.mixture import find_numbers, find_positions, find_windows, name_order
-from hermes.data.order import Cursor, order_samples
 from hermes.data.run_data import (
     DataRecord,
     RunData,
@@ -21,12 +17,10 @@ from hermes.data.run_data import (
     SourceRecord,
     open_source_index,
 )
+from hermes.data.sample_order import SampleOrder, Window, open_sample_order
 from hermes.errors import DataError
-from hermes.numerics.randomness import invert_permutation
 
-AT_ONCE = 4096  # epochs
-
-__all__ = ["DocumentTrace", "Reading", "RunTrace", "TracedPart", "TracedSample", "Window"]
+__all__ = ["DocumentTrace", "Reading", "RunTrace", "TracedPart", "TracedSample"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ class DocumentTrace:
 
     where: its source and line. tokens: how many it has. held_out: how many of them are in
     sequences of the validation. steps_done: how many steps the run has made; those of later
-    readings are to come.
+    readings are to come. absent: why no step reads it, and no validation; "" where one does.
     """
 
     where: str
@@ -60,6 +54,7 @@ class DocumentTrace:
     readings: tuple[Reading, ...]
     held_out: int = 0
     steps_done: int = 0
+    absent: str = ""
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -90,15 +85,6 @@ class TracedSample:
     parts: tuple[TracedPart, ...]
 
 
-@dataclass(frozen=True)
-class Window:
-    """The window of a sample: its source's number, its epoch there, and its first token."""
-
-    source: int
-    epoch: int
-    start: int
-
-
 class RunTrace:
     """The samples of a run, by its folder's data.json. Raises DataError, StorageError."""
 
@@ -111,10 +97,19 @@ class RunTrace:
     def _indexes(self) -> dict[SourceRecord, DocumentIndex]:
         return {}
 
+    @cached_property
+    def _orders(self) -> dict[DataRecord, SampleOrder]:
+        return {}
+
     def _open(self, record: DataRecord, source: SourceRecord) -> DocumentIndex:
         if source not in self._indexes:
             self._indexes[source] = open_source_index(self.run, record, source)
         return self._indexes[source]
+
+    def _open_order(self, record: DataRecord) -> SampleOrder:
+        if record not in self._orders:
+            self._orders[record] = open_sample_order(record, partial(self._open, record))
+        return self._orders[record]
 
     @property
     def total_steps(self) -> int:
@@ -140,22 +135,10 @@ class RunTrace:
         )
 
     def list_windows(self, step: int) -> list[Window]:
-        """List the windows of a step's samples, by row. Raises DataError."""
+        """List the tokens of a step's samples, by row. Raises DataError, StorageError."""
         session = self.find_session(step)
         record = self.data.records[session.data]
-        samples = session.list_samples(step)
-        if record.shares:
-            sizes = [one.train for one in record.trained]
-            positions = np.arange(samples.start, samples.stop)
-            found = find_windows(record.seed, record.shares, sizes, positions)
-            source, window, epoch = (array.tolist() for array in found)
-        else:
-            size = record.size
-            cursor = Cursor(*divmod(samples.start, size))
-            window = order_samples(record.seed, cursor, len(samples), size).tolist()
-            source, epoch = [0] * len(samples), [sample // size for sample in samples]
-        starts = [number * record.seq_len for number in window]
-        return [Window(*one) for one in zip(source, epoch, starts, strict=True)]
+        return self._open_order(record).list_windows(session.list_samples(step))
 
     def trace_step(self, step: int) -> tuple[TracedSample, ...]:
         """Find the documents of a step's rows. Raises DataError, StorageError."""
@@ -164,9 +147,8 @@ class RunTrace:
         found = []
         for row, window in enumerate(self.list_windows(step)):
             source = record.trained[window.source]
-            stop = window.start + record.seq_len + 1
-            documents = self._open(record, source).find_tokens(window.start, stop)
-            parts = tuple(_cut_document(one, window.start, stop) for one in documents)
+            documents = self._open(record, source).find_tokens(window.start, window.stop)
+            parts = tuple(_cut_document(one, window) for one in documents)
             micro_batch, rank = divmod(row // session.batch_size, session.world_size)
             name = ", ".join(source.data)
             found.append(
@@ -182,8 +164,10 @@ class RunTrace:
         name, line = parse_place(place)
         readings: dict[tuple[str, int], list[Reading]] = {}
         held_out: dict[tuple[str, int], int] = {}
+        absent: dict[tuple[str, int], str] = {}
         refused: DataError | None = None
         for number, record in enumerate(self.data.records):
+            order = self._open_order(record)
             for own, source in enumerate((*record.trained, *filter(None, [record.validation]))):
                 try:
                     documents = self._open(record, source).find_place(name, line)
@@ -195,7 +179,8 @@ class RunTrace:
                     found = readings.setdefault(key, [])
                     if own < len(record.trained):
                         found += self._find_readings(number, own, document)
-                    held_out[key] = _count_held_out(document, source, record.seq_len)
+                    held_out[key] = order.count_held_out(source, document)
+                    absent[key] = order.explain_absence(source, document)
         if refused and not readings:
             raise refused
         return tuple(
@@ -205,78 +190,30 @@ class RunTrace:
                 tuple(sorted(found, key=lambda one: (one.step, one.row))),
                 held_out[where, tokens],
                 steps_done,
+                absent[where, tokens],
             )
             for (where, tokens), found in readings.items()
         )
 
     def _find_readings(self, number: int, own: int, document: IndexedDocument) -> Iterator[Reading]:
         """Yield the readings of a document of source `own` in the sessions on this record."""
-        record = self.data.records[number]
-        windows = _find_windows(document, record.seq_len, record.trained[own].train)
-        if not windows:
-            return
+        order = self._open_order(self.data.records[number])
         for session, steps in self._list_sessions():
             if session.data != number or not steps:
                 continue
             first = session.list_samples(steps[0]).start
             last = session.list_samples(steps[-1]).stop
-            for sample, epoch, window in self._invert(record, own, windows, first, last):
-                step = session.find_step(sample)
-                row = sample - session.list_samples(step).start
+            for found in order.find_samples(own, document, range(first, last)):
+                step = session.find_step(found.sample)
+                row = found.sample - session.list_samples(step).start
                 micro_batch, rank = divmod(row // session.batch_size, session.world_size)
-                start = window * record.seq_len
-                part = _cut_document(document, start, start + record.seq_len + 1)
+                part = _cut_document(document, found.window)
+                epoch = found.window.epoch
                 yield Reading(step, epoch, row, rank, micro_batch, part.first, part.last)
 
-    def _invert(
-        self, record: DataRecord, own: int, windows: range, first: int, last: int
-    ) -> Iterator[tuple[int, int, int]]:
-        """Yield the samples from first to last - 1 of these windows, with epoch and window."""
-        size = record.trained[own].train
-        if record.shares:
-            among = find_numbers(record.shares, own, range(first, last))
-            epochs = range(among.start // size, -(-among.stop // size))
-        else:
-            epochs = range(first // size, (last - 1) // size + 1)
-        own_windows = np.asarray(windows)
-        for group in _split_range(epochs):
-            numbers = np.empty((len(group), len(windows)), np.int64)
-            for place, epoch in enumerate(group):
-                purpose = name_order(own, epoch) if record.shares else f"order/{epoch}"
-                order = invert_permutation(record.seed, purpose, size, own_windows)
-                numbers[place] = epoch * size + order
-            samples = numbers
-            if record.shares:
-                samples = find_positions(record.seed, record.shares, own, numbers.ravel())
-                samples = samples.reshape(numbers.shape)
-            rows, columns = np.nonzero((samples >= first) & (samples < last))
-            for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-                yield int(samples[row, column]), group[row], windows[column]
 
-
-def _split_range(numbers: range) -> Iterator[range]:
-    """Split a range into parts of bounded length."""
-    for start in range(numbers.start, numbers.stop, AT_ONCE):
-        yield range(start, min(start + AT_ONCE, numbers.stop))
-
-
-def _find_windows(document: IndexedDocument, seq_len: int, count: int) -> range:
-    """The windows, of the first `count`, that have a token of a document as input or target."""
-    first = max(0, -(-document.start // seq_len) - 1)
-    return range(first, min(count, (document.stop - 1) // seq_len + 1))
-
-
-def _count_held_out(document: IndexedDocument, source: SourceRecord, seq_len: int) -> int:
-    """How many of a document's tokens are in the windows that the source holds out."""
-    if not source.held_out:
-        return 0
-    first = source.train * seq_len
-    last = first + source.held_out * seq_len + 1
-    return max(0, min(document.stop, last) - max(document.start, first))
-
-
-def _cut_document(document: IndexedDocument, start: int, stop: int) -> TracedPart:
-    """The part of a document that tokens start to stop - 1 of its stream have."""
-    first, last = max(document.start, start), min(document.stop, stop)
+def _cut_document(document: IndexedDocument, window: Window) -> TracedPart:
+    """The part of a document that a sample has."""
+    first, last = max(document.start, window.start), min(document.stop, window.stop)
     size = document.stop - document.start
     return TracedPart(document.where, first - document.start, last - document.start, size)

@@ -30,6 +30,7 @@ class RankInfo:
     silence after which a rank counts as lost until the first step is done, as it may read, tokenize
     and compile; timeout: the same afterwards. rendezvous_timeout: seconds within which all ranks
     must arrive. last_words: called with a sentence before a backend ends a process that hangs.
+    on_first_step: called once the first step is done.
     """
 
     rank: int = 0
@@ -41,6 +42,7 @@ class RankInfo:
     timeout: float = 45.0
     rendezvous_timeout: float = 60.0
     last_words: Callable[[str], None] = field(default=_to_stderr, compare=False, repr=False)
+    on_first_step: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (0 <= self.rank < self.world_size and 0 <= self.local_rank < self.local_world_size):

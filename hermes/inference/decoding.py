@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hermes.arguments import convert_value
 from hermes.errors import HermesError
+from hermes.inference.grammar import Grammar
 from hermes.inference.sampler import Choice, Sampler
 from hermes.inference.sampling import Sampling
 from hermes.interface import Decoder, Model
@@ -93,11 +94,13 @@ def generate_choices(
     vocab_size: int | None = None,
     context_overflow: str = "stop",
     logprobs: int | None = None,
+    grammar: Grammar | None = None,
 ) -> Generator[Choice, None, str]:
     """Yield the tokens that follow `prompt` with their log-probabilities; return why it ended.
 
-    Stops at a token of `stop`, after max_tokens, or where the context of max_seq_len is full, which
-    warns; with context_overflow 'slide' it goes on there from the last half of the context.
+    Stops at a token of `stop`, after max_tokens, where the text is whole by its grammar, or where
+    the context of max_seq_len is full, which warns; with context_overflow 'slide' it goes on there
+    from the last half of the context.
     completion: the number of the completion, which names its random stream. vocab_size: sample only
     ids below this, where the model has padding rows (None: all). Raises HermesError.
     """
@@ -112,6 +115,7 @@ def generate_choices(
         endings=stop,
         vocab_size=vocab_size,
         logprobs=logprobs,
+        grammar=grammar,
     )
     return _decode_tokens(model, tokens, max_tokens, sampler, stop, context_overflow)
 
@@ -164,6 +168,8 @@ def _decode_tokens(
         if choice.token in stop:
             return "stop"
         yield choice
+        if sampler.is_complete:
+            return "stop"
         if index + 1 == max_tokens:
             break
         if len(tokens) == longest:

@@ -169,6 +169,7 @@ class Engine:
             endings=request.stop_ids,
             vocab_size=self._vocab_size,
             logprobs=request.logprobs,
+            grammar=request.grammar,
         )
 
     def _prefill(self) -> None:
@@ -227,6 +228,8 @@ class Engine:
         generation.add(choice)
         if generation.is_done:
             self._release(row)
+        elif row.sampler.is_complete:
+            self._finish(row, "stop")
         elif len(generation.choices) >= request.max_tokens:
             self._finish(row, "length")
         elif len(row.tokens) < self.capacity:

@@ -75,7 +75,7 @@ def filter_tokens(
     """
     top = float(x.max())  # NaN if any is
     if top == -np.inf:
-        raise HermesError("no token may come next: logit_bias and the banned ones leave none")
+        raise HermesError("no token may come next: bans, logit_bias and min_tokens leave none")
     if not np.isfinite(top):
         raise NonFinite("the model's logits are not numbers; its weights may be damaged")
     if sampling.temperature == 0:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from hermes.arguments import convert_fields
 from hermes.errors import HermesError
+from hermes.inference.grammar import Grammar
 from hermes.inference.sampler import Choice
 from hermes.inference.sampling import Sampling
 from hermes.inference.stop_strings import StopStrings
@@ -21,8 +22,8 @@ class Request:
     are no part of it. completion: names the stream of random numbers, beside the seed. logprobs:
     how many most probable tokens come with each one, None for no log-probabilities.
     context_overflow: 'stop' ends the text where the context is full, 'slide' goes on from the last
-    half of it. continued: the text goes on in the middle of one, so a leading space stays. Raises
-    HermesError.
+    half of it. continued: the text goes on in the middle of one, so a leading space stays. grammar:
+    what the text must follow, and at whose end it ends. Raises HermesError.
     """
 
     prompt: tuple[int, ...]
@@ -35,6 +36,7 @@ class Request:
     logprobs: int | None = None
     context_overflow: str = "stop"
     continued: bool = True
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         convert_fields(self)

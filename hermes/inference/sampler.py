@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hermes.errors import HermesError, NonFinite
 from hermes.inference.filters import draw_candidate, filter_tokens, select_largest
+from hermes.inference.grammar import Grammar
 from hermes.inference.sampling import Sampling
 from hermes.inference.token_history import TokenHistory
 from hermes.numerics.randomness import draw_uniforms
@@ -41,7 +42,7 @@ class Sampler:
 
     prompt: all tokens before the text. endings: ids that end it, for min_tokens and XTC.
     vocab_size: only ids below it are chosen (None: all). logprobs: how many most probable tokens
-    come with each choice, None for no log-probabilities.
+    come with each choice, None for no log-probabilities. grammar: what the text must follow.
     """
 
     def __init__(
@@ -54,15 +55,22 @@ class Sampler:
         endings: Collection[int] = (),
         vocab_size: int | None = None,
         logprobs: int | None = None,
+        grammar: Grammar | None = None,
     ):
         if logprobs is not None and not 0 <= logprobs <= MAX_LOGPROBS:
             raise HermesError(f"logprobs must be from 0 to {MAX_LOGPROBS}, got {logprobs}")
         self._sampling, self._seed, self._completion = sampling, seed, completion
         self._endings = tuple(endings)
         self._vocab_size, self._logprobs = vocab_size, logprobs
+        self._matcher = None if grammar is None else grammar.start()
         self._history = TokenHistory(sampling, prompt)
         self._position, self._made = len(prompt), 0
         self._drawn: dict[str, tuple[int, NDArray[np.float64]]] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text is all that its grammar allows."""
+        return self._matcher is not None and self._matcher.is_complete
 
     def choose(self, logits: NDArray[np.floating]) -> Choice:
         """Choose the token that follows, and remember it as part of the text. (V,)
@@ -73,6 +81,8 @@ class Sampler:
         x = row.astype(np.float64)
         if np.isnan(x.max()):
             raise NonFinite("the model's logits are not numbers; its weights may be damaged")
+        if self._matcher is not None:
+            self._matcher.mask(x, self._endings)
         if self._history.changes_logits:
             self._history.adjust(x)
         if self._made < self._sampling.min_tokens:
@@ -82,6 +92,8 @@ class Sampler:
         one = len(kept.ids) == 1
         token = int(kept.ids[0]) if one else draw_candidate(kept, self._draw("sampling"))
         self._history.append(token)
+        if self._matcher is not None and token not in self._endings:
+            self._matcher.append(token)
         self._position += 1
         self._made += 1
         if self._logprobs is None:

@@ -5,6 +5,7 @@ Which precision "auto" stands for depends on the device alone, never on the back
 
 from hermes.errors import HermesError
 from hermes.interface import PRECISIONS, SHORT_NAMES, Backend, DeviceInfo
+from hermes.model_info.datasheets import BY_DRIVER_NAME
 
 __all__ = [
     "AUTO",
@@ -18,32 +19,6 @@ __all__ = [
 AUTO = "auto"
 # CUDA devices multiply bfloat16 in hardware from this compute capability on (Ampere).
 BFLOAT16_SINCE = (8, 0)
-
-
-def _list_rates(bfloat16: float | None, tf32: float | None, float32: float) -> dict[str, float]:
-    rates = {"bfloat16": bfloat16, "tf32": tf32, "float32": float32}
-    return {name: rate for name, rate in rates.items() if rate is not None}
-
-
-_A100 = _list_rates(312, 156, 19.5)
-_V100 = _list_rates(None, None, 15.7)
-# 10^12 operations per second of dense products with float32 sums, by the name that the driver gives
-# a device. Sources: NVIDIA's data sheets of each, whose figures with sparsity are halved. Apple
-# publishes none.
-PEAK_RATES = {
-    "NVIDIA H200": _list_rates(989, 494, 67),
-    "NVIDIA H100 80GB HBM3": _list_rates(989, 494, 67),
-    "NVIDIA H100 PCIe": _list_rates(756, 378, 51),
-    "NVIDIA A100-SXM4-40GB": _A100,
-    "NVIDIA A100-SXM4-80GB": _A100,
-    "NVIDIA A100-PCIE-40GB": _A100,
-    "NVIDIA A100 80GB PCIe": _A100,
-    "NVIDIA L4": _list_rates(121, 60, 30.3),
-    "NVIDIA L40S": _list_rates(362, 183, 91.6),
-    "Tesla T4": _list_rates(None, None, 8.1),
-    "Tesla V100-SXM2-16GB": _V100,
-    "Tesla V100-SXM2-32GB": _V100,
-}
 
 
 def describe_device(backend: Backend, device: str | None = None) -> DeviceInfo:
@@ -81,8 +56,8 @@ def choose_precision(precision: str, backend: Backend, device: str | None = None
 
 def find_peak_rate(precision: str, device: DeviceInfo) -> float | None:
     """The most floating-point operations per second of dense products; None where not known."""
-    rate = PEAK_RATES.get(device.name, {}).get(precision)
-    return None if rate is None else rate * 1e12
+    sheet = BY_DRIVER_NAME.get(device.name)
+    return None if sheet is None else sheet.rates.get(precision)
 
 
 def describe_float32(precision: str, device: DeviceInfo) -> str | None:

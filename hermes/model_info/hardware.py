@@ -1,75 +1,30 @@
-"""Machines that runs are planned for: memory, speed of matrix products, and power.
+"""Machines that runs are planned for, and how fast this one multiplies matrices.
 
-Peak speeds are of dense products with float32 accumulation, as the makers publish them (NVIDIA
-prints some with sparsity, which is twice as much). A run reaches a part of that: 46 % is published
-for a large one (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, table 3), 30 to 45 % is usual for
-small models; UTILIZATION is what a plan assumes where nothing was measured.
+A run reaches a part of its device's peak rate: 46 % is published for a large one (Chowdhery et al.
+2022, PaLM, arXiv:2204.02311, table 3), 30 to 45 % is usual for small models; UTILIZATION is what a
+plan assumes where nothing was measured.
 """
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 
 from hermes.errors import HermesError, suggest_nearest
+from hermes.model_info.datasheets import BY_SHORT_NAME, Datasheet
 
-__all__ = ["HARDWARE", "UTILIZATION", "Hardware", "find_hardware", "measure_flops"]
+__all__ = ["UTILIZATION", "find_hardware", "measure_flops"]
 
 UTILIZATION = 0.35
-GB = 10**9
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """A device. flops: per second, by precision. watts: its limit under load."""
-
-    memory: int
-    flops: dict[str, float]
-    watts: float
-    source: str
-    backend: str = "torch"
-    device: str = "cuda"
-
-
-def _make_flops(bfloat16: float, tf32: float, float32: float) -> dict[str, float]:
-    speeds = {"bfloat16": bfloat16, "float16": bfloat16, "tf32": tf32, "float32": float32}
-    return {name: speed * 1e12 for name, speed in speeds.items()}
-
-
-HARDWARE = {
-    "h200": Hardware(
-        141 * GB, _make_flops(989, 494, 67), 700, "NVIDIA H200 Tensor Core GPU datasheet, SXM"
-    ),
-    "h100": Hardware(
-        80 * GB, _make_flops(989, 494, 67), 700, "NVIDIA H100 Tensor Core GPU datasheet, SXM"
-    ),
-    "a100": Hardware(
-        80 * GB, _make_flops(312, 156, 19.5), 400, "NVIDIA A100 Tensor Core GPU datasheet, SXM"
-    ),
-    "l4": Hardware(24 * GB, _make_flops(121, 60, 30.3), 72, "NVIDIA L4 datasheet"),
-    "rtx4090": Hardware(
-        24 * GB, _make_flops(165, 82.6, 82.6), 450, "NVIDIA Ada GPU Architecture whitepaper, app. A"
-    ),
-    # Apple publishes no speed: 40 cores of 128 lanes, a multiply and an add each, at 1.38 GHz.
-    "m3-max": Hardware(
-        128 * GB,
-        _make_flops(14.1, 14.1, 14.1),
-        60,
-        "40 cores x 128 lanes x 2 x 1.38 GHz; Apple publishes neither speed nor power",
-        "mlx",
-        "gpu",
-    ),
-}
-
-
-def find_hardware(name: str) -> Hardware:
+def find_hardware(name: str) -> Datasheet:
     """A device of the table. Raises HermesError."""
-    if name not in HARDWARE:
+    if name not in BY_SHORT_NAME:
         raise HermesError(
-            f"hardware {name!r} is unknown{suggest_nearest(name, HARDWARE)}; known are "
-            f"{', '.join(HARDWARE)}"
+            f"hardware {name!r} is unknown{suggest_nearest(name, BY_SHORT_NAME)}; known are "
+            f"{', '.join(BY_SHORT_NAME)}"
         )
-    return HARDWARE[name]
+    return BY_SHORT_NAME[name]
 
 
 def measure_flops(seconds: float = 0.2) -> float:

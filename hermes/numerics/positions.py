@@ -132,3 +132,9 @@ def segment_positions(segments: NDArray[np.integer]) -> NDArray[np.int32]:
     starts[..., 1:] = segments[..., 1:] != segments[..., :-1]
     index = np.arange(segments.shape[-1], dtype=np.int32)
     return (index - np.maximum.accumulate(np.where(starts, index, 0), axis=-1)).astype(np.int32)
+
+
+def find_boundaries(segments: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Where documents begin in the flattened batch, and the batch's end. (B, T) -> (N + 1,)."""
+    begins = np.flatnonzero(segment_positions(segments).ravel() == 0)
+    return np.append(begins, segments.size).astype(np.int32)

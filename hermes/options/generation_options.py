@@ -37,6 +37,9 @@ GENERATION_OPTIONS = (
            help="End at this token, too; repeatable"),
     Option("context_overflow", default="stop", choices=("stop", "slide"), group="Sampling",
            help="Where the context is full: stop, or slide, which forgets its first half"),
+    Option("json_schema", type=Path, metavar="FILE", group="Sampling",
+           help="Write JSON of the JSON schema in FILE, whatever the model would; needs the extra "
+           "serve"),
     Option("num_beams", type=int, default=1, metavar="N", group="Sampling",
            help="Search the most likely text with N beams instead of sampling; --num-samples is "
            "then how many of the best are shown"),

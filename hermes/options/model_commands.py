@@ -54,7 +54,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
             "bos",
             "prompt",
             "max_tokens",
-            *("stop", "stop_id", "context_overflow"),
+            *("stop", "stop_id", "context_overflow", "json_schema"),
             *_SAMPLING,
             *("num_samples", "num_beams", "length_penalty", "logprobs", "echo", "json"),
             *("prompts", "output", "batch_size"),

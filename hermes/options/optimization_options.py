@@ -59,6 +59,10 @@ def make_optimization_options() -> tuple[Option, ...]:
                scope="recipe", recipe_field="z_loss",
                help="Weight of the square of each target's log-sum-exp, added to the loss, such "
                "as 1e-4; 0 adds nothing"),
+        Option("loss_scale", type=float, default=RECIPE.loss_scaling.initial, group=optimizer,
+               scope="recipe", recipe_field="loss_scaling.initial",
+               help="First loss scale under --precision float16, which a run then adjusts; "
+               "--set loss_scaling.interval=1000 and the like change how"),
         Option("seed", type=int, default=RECIPE.seed, group=group,
                scope="recipe", recipe_field="seed",
                help="Seed of initialization, data order and dropout"),

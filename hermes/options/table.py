@@ -13,7 +13,7 @@ FLOAT_TYPES = ("float32", "bfloat16", "float16")
 
 # Of the commands that use, convert, inspect or judge what was trained.
 OTHER_OPTIONS = (
-    Option("input", short="-i", multiple=True, metavar="FILE", parameter="inputs",
+    Option("input", short="-i", alias="--data", multiple=True, metavar="FILE", parameter="inputs",
            default_text="standard input",
            help="Training text: .txt, .jsonl, .json, .csv, .tsv or .parquet files, also "
            "compressed, folders, glob patterns or addresses; repeatable"),
@@ -58,7 +58,12 @@ OTHER_OPTIONS = (
     Option("tokens", type=float, default=0.0, metavar="N", default_text="as --max-steps say",
            help="Tokens of the whole run, such as 2e9, instead of --max-steps"),
     Option("hardware", metavar="NAME", default_text="the processors of this machine",
-           help="Device to plan for: h200, h100, a100, l4, rtx4090 or m3-max"),
+           help="Device to plan for: h200, h100, a100, l40s, l4, rtx4090 "
+           "or m3-max"),
+    Option("params", metavar="N",
+           help="Parameters of the model, such as 100M"),
+    Option("depth", type=int, metavar="LAYERS", default_text="as --params say",
+           help="Layers of the model, from which its other sizes follow"),
     Option("memory", type=float, default=0.0, metavar="GB", default_text="the hardware's",
            help="Memory for one process"),
     Option("watts", type=float, default=0.0, metavar="W", default_text="the hardware's",
@@ -135,8 +140,10 @@ OTHER_OPTIONS = (
     Option("timeout", type=float, default=600, metavar="SECONDS", group="Server",
            help="Give up on a text that is not done by then"),
     Option("open", type=bool, default=False, help="Open the page in the browser"),
-    Option("png", type=Path, metavar="FILE", default_text="OUTPUT/plots/loss.png",
-           help="Picture to write; the default for several runs is plots/compare.png in the first"),
+    Option("png", type=Path, short="-o", alias="--output", metavar="FILE",
+           default_text="RUN/plots/loss.png",
+           help="Picture to write: .png, .svg or .pdf; the default for several runs is "
+           "plots/compare.png in the first"),
     Option("no_png", type=bool, default=False, help="Draw in the terminal only"),
     Option("write", type=bool, default=False,
            help="Rewrite the files instead of printing to standard output"),

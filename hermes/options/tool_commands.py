@@ -176,13 +176,55 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
             "json": {"parameter": "", "help": "Print the plan as a JSON object"},
         },
     ),
+    "recipe": CommandOptions(
+        (
+            *("params", "depth", "model", "tokens", "device", "num_processes", "vocab_size"),
+            *("seq_len", "optimizer", "memory", "output"),
+        ),
+        overrides={
+            "model": {
+                "default": None,
+                "default_text": "made from --params or --depth",
+                "help": "Architecture to work out a run of, instead of a size: the name of a "
+                "bundled model, or a .mal file",
+            },
+            "tokens": {
+                "type": str,
+                "default": None,
+                "default_text": "20 for each parameter",
+                "help": "Tokens of the whole run, such as 2B",
+            },
+            "device": {
+                "default": "cpu",
+                "default_text": "",
+                "choices": ("h200", "h100", "a100", "l40s", "l4", "rtx4090", "m3-max", "cpu"),
+                "help": "Device to train on; cpu is this machine",
+            },
+            "num_processes": {"help": "Number of processes of the whole run, a device for each"},
+            "vocab_size": {"help": "Vocabulary size of the tokenizer"},
+            "seq_len": {"default_text": "2048, 512 on cpu, or the model's if that is less"},
+            "optimizer": {
+                "default": "adamw",
+                "default_text": "",
+                "choices": ("adamw", "muon", "normuon"),
+            },
+            "memory": {"default_text": "the device's"},
+            "output": {
+                "type": Path,
+                "default": None,
+                "metavar": "FILE",
+                "default_text": "standard output",
+                "help": "File to write",
+            },
+        },
+    ),
     "plot": CommandOptions(
         ("png", "no_png"),
-        (Argument("runs", "Folders of the runs", "OUTPUT...", type=Path, repeated=True),),
+        (Argument("runs", "Folders of the runs", "RUN...", type=Path, repeated=True),),
     ),
     "watch": CommandOptions(
         ("port", "open"),
-        (Argument("runs", "Runs, or folders of runs", "OUTPUT...", type=Path, repeated=True),),
+        (Argument("runs", "Runs, or folders of runs", "RUN...", type=Path, repeated=True),),
     ),
     "models": CommandOptions(("json",)),
     "info": CommandOptions(

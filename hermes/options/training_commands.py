@@ -22,7 +22,7 @@ _TRACKING = (
 _RECIPE = (
     *("schedule", "warmup_steps", "warmup_ratio", "min_lr_ratio", "decay_ratio", "decay_steps"),
     *("decay_shape", "power", "lr_point", "grad_clip", "weight_decay", "optimizer", "moments"),
-    *("group", "ema", "z_loss", "seed", "val_fraction"),
+    *("group", "ema", "z_loss", "loss_scale", "seed", "val_fraction"),
     *("eval_every", "patience", "min_delta"),
     *("on_nonfinite", "on_spike", "spike_sigma", "spike_window"),
     *("save_every", "save_minutes", "save_every_epoch", "log_every"),

@@ -248,7 +248,7 @@ def _make_machine_options() -> tuple[Option, ...]:
                choices=("auto", "float32", "tf32", "bfloat16", "float16", "float64"), group=device,
                help="Precision of matrix products and activations; auto is bfloat16 on GPUs "
                "that have it, float32 on CPUs, and the run's own on resume; master weights and "
-               "optimizer state stay in float32 (float64 under float64)"),
+               "optimizer state stay in float32 (float64 under float64); float16 scales the loss"),
         Option("deterministic", type=bool, default=False, negatable=True, group=device,
                help="Produce the same bits on every run; refused where the device cannot"),
         Option("grad_checkpoint", type=bool, default=False, group=device,

@@ -12,7 +12,7 @@ __all__ = ["Body"]
 HARMLESS = frozenset(
     {
         *("user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"),
-        *("prompt_cache_retention", "parallel_tool_calls", "verbosity"),
+        *("prompt_cache_retention", "verbosity"),
     }
 )
 

@@ -8,8 +8,10 @@ from typing import Any
 from hermes.chat_templates.messages import read_messages
 from hermes.errors import HermesError
 from hermes.inference.generated_text import TokenLogprob, describe_choices
+from hermes.inference.grammar import Grammar
 from hermes.inference.request import Piece
 from hermes.inference.sampler import Choice
+from hermes.serving.answer_form import take_answer_form
 from hermes.serving.body import Body
 from hermes.serving.completions import count_usage, take_stream_options
 from hermes.serving.errors import ApiError
@@ -24,7 +26,8 @@ __all__ = ["ChatCompletion"]
 class ChatCompletion:
     """A request of answers, read from its body. Raises ApiError.
 
-    tools reach the template; calls of them in an answer become `tool_calls`.
+    tools reach the template; calls of them in an answer become `tool_calls`. What response_format
+    and tool_choice promise, the answers' grammar holds the model to.
     """
 
     kind = "chat.completion"
@@ -34,11 +37,10 @@ class ChatCompletion:
         self.model = model
         self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
         self.messages = _take_messages(body)
-        self.tools = _take_tools(body)
+        self.form = take_answer_form(body)
         self.logprobs = _take_logprobs(body, model)
         self.streams = body.take_bool("stream")
         self.includes_usage = take_stream_options(body)
-        _check_response_format(body)
         older = body.take_int("max_tokens", 1, 1 << 31)  # its name before reasoning models
         self.max_tokens = body.take_int("max_completion_tokens", 1, 1 << 31) or older
         self.settings = take_text_settings(body, model, self.logprobs)
@@ -47,15 +49,16 @@ class ChatCompletion:
     async def answer(self) -> dict[str, Any]:
         """The whole answer. Raises ApiError."""
         prompt = await self._encode()
-        texts = await gather_texts(self.model, self._make_requests(prompt))
+        grammar = await self.form.compile(self.model)
+        texts = await gather_texts(self.model, self._make_requests(prompt, grammar))
         choices = [self._describe(number, text) for number, text in enumerate(texts)]
         usage = count_usage([prompt], [len(text.choices) for text in texts])
         return {**self._begin(self.kind), "choices": choices, "usage": usage}
 
     def _describe(self, number: int, text: Text) -> dict[str, Any]:
         content, calls = text.text, list[dict[str, Any]]()
-        if self.tools:
-            content, calls = split_tool_calls(text.text, self.tools)
+        if self.form.callable:
+            content, calls = split_tool_calls(text.text, self.form.callable)
         message: dict[str, Any] = {"role": "assistant", "content": content}
         if calls:
             message |= {"content": content or None, "tool_calls": calls}
@@ -69,7 +72,8 @@ class ChatCompletion:
     async def stream(self) -> AsyncGenerator[dict[str, Any]]:
         """The answer in pieces. Raises ApiError."""
         prompt = await self._encode()
-        requests = self._make_requests(prompt)
+        grammar = await self.form.compile(self.model)
+        requests, tools = self._make_requests(prompt, grammar), self.form.callable
         counts, held = [0] * len(requests), [""] * len(requests)
         begun = set[int]()
         async for number, piece in merge_streams(self.model, requests):
@@ -81,14 +85,14 @@ class ChatCompletion:
             text, reason = held[number] + piece.text, piece.finish_reason
             held[number] = ""
             delta: dict[str, Any] = {}
-            if self.tools and reason is not None:
-                text, calls = split_tool_calls(text, self.tools)
+            if tools and reason is not None:
+                text, calls = split_tool_calls(text, tools)
                 if calls:
                     reason = "tool_calls"
                     delta["tool_calls"] = [
                         {"index": index, **call} for index, call in enumerate(calls)
                     ]
-            elif self.tools and may_begin_call(text):
+            elif tools and may_begin_call(text):
                 held[number], text = text, ""
             if text:
                 delta["content"] = text
@@ -99,15 +103,17 @@ class ChatCompletion:
             yield {**self._begin(f"{self.kind}.chunk"), "choices": [], "usage": usage}
 
     async def _encode(self) -> list[int]:
-        return await self.model.encode_chat(self.messages, self.tools or None)
+        return await self.model.encode_chat(self.messages, self.form.tools or None)
 
-    def _make_requests(self, prompt: list[int]) -> list[Any]:
+    def _make_requests(self, prompt: list[int], grammar: Grammar | None) -> list[Any]:
         endings, capacity = self.model.find_endings(), self.model.engine.capacity
         # Without a limit an answer may be as long as the context has room for.
         room = max(capacity - len(prompt) + 1, 1)
         most = room if self.max_tokens is None else self.max_tokens
         return [
-            self.settings.make_request(prompt, number, most, endings, continued=False)
+            self.settings.make_request(
+                prompt, number, most, endings, continued=False, grammar=grammar
+            )
             for number in range(self.settings.num_texts)
         ]
 
@@ -162,27 +168,9 @@ def _take_messages(body: Body) -> Any:
         raise ApiError(400, str(error), param="messages") from None
 
 
-def _take_tools(body: Body) -> list[Any]:
-    """The tools that the template is given. Raises ApiError for a choice that cannot be kept."""
-    tools, choice = body.take("tools", []), body.take("tool_choice", "auto")
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise body.refuse("tools", "must be a list of tools", tools)
-    if choice not in ("auto", "none"):
-        raise body.refuse("tool_choice", "must be 'auto' or 'none': no call can be forced", choice)
-    return [] if choice == "none" else tools
-
-
 def _take_logprobs(body: Body, model: ServedModel) -> int | None:
     wanted = body.take_bool("logprobs")
     count = body.take_int("top_logprobs", 0, model.limits.logprobs)
     if count is not None and not wanted:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     return (count or 0) if wanted else None
-
-
-def _check_response_format(body: Body) -> None:
-    value = body.take("response_format", {"type": "text"})
-    if not isinstance(value, dict) or value.get("type") != "text":
-        raise body.refuse(
-            "response_format", "must be {'type': 'text'}: no other form can be promised", value
-        )

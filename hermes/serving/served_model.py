@@ -12,6 +12,7 @@ from hermes.errors import HermesError
 from hermes.inference.async_engine import AsyncEngine
 from hermes.inference.engine import Engine, QueueIsFull
 from hermes.inference.request import Piece, Request
+from hermes.serving.call_grammar import CallForm, find_call_form
 from hermes.serving.errors import ApiError
 from hermes.serving.statistics import Statistics
 from hermes.tokenizer import Tokenizer
@@ -58,6 +59,7 @@ class ServedModel:
     def __post_init__(self) -> None:
         self.served = AsyncEngine(self.engine)
         self._rendering = asyncio.Lock()
+        self._call_form: CallForm | None = None
 
     async def stream(self, request: Request) -> AsyncGenerator[Piece]:
         """Yield the pieces of a text. Raises ApiError."""
@@ -104,6 +106,17 @@ class ServedModel:
                 return await asyncio.to_thread(self.encoder.encode_prompt, messages, tools)
             except HermesError as error:
                 raise ApiError(400, str(error), param="messages") from None
+
+    async def find_call_form(self) -> CallForm:
+        """How the template writes calls of tools. Raises ApiError."""
+        if self.encoder is None:
+            raise ApiError(400, f"{self.name} has no chat template, so it calls no tools")
+        async with self._rendering:
+            if self._call_form is None:
+                self._call_form = await asyncio.to_thread(
+                    find_call_form, self.encoder.template, self.tokenizer
+                )
+        return self._call_form
 
     def find_endings(self) -> frozenset[int]:
         """The ids that end an answer. Raises ApiError where the template has none."""

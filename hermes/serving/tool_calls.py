@@ -6,10 +6,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["may_begin_call", "split_tool_calls"]
+__all__ = ["find_function", "may_begin_call", "split_tool_calls"]
 
 # Qwen, Hermes and others: a block for each call.
-BLOCK = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+BLOCK = re.compile(r"<tool_call>\s*")
+BLOCK_END = re.compile(r"\s*(?:</tool_call>|\Z)")
 # Mistral: one list of calls.
 LISTED = re.compile(r"\[TOOL_CALLS\]\s*(\[.*\])\s*\Z", re.DOTALL)
 BEGINNINGS = ("<tool_call>", "[TOOL_CALLS]", "{")
@@ -30,26 +31,43 @@ def split_tool_calls(text: str, tools: Sequence[Any]) -> tuple[str, list[dict[st
 
     What names none of the tools, or is no JSON, stays text.
     """
-    known = {_find_name(tool) for tool in tools}
-    if found := BLOCK.findall(text):
-        calls = [_read_call(part, known) for part in found]
-        if all(calls):
-            return BLOCK.sub("", text).strip(), [call for call in calls if call]
-        return text, []
-    if listed := LISTED.search(text):
+    known = {find_function(tool).get("name") for tool in tools}
+    # Llama 3.1: the whole answer is one call. First, since its strings may spell other marks.
+    if text.lstrip().startswith("{") and (call := _read_call(text.strip(), known)):
+        return "", [call]
+    block, listed = BLOCK.search(text), LISTED.search(text)
+    if block and not (listed and listed.start() < block.start()):
+        return _split_blocks(text, known)
+    if listed:
         values = _load(listed[1])
         calls = [_make_call(value, known) for value in values or ()]
         if calls and all(calls):
             return text[: listed.start()].strip(), [call for call in calls if call]
         return text, []
-    # Llama 3.1: the whole answer is one call.
-    call = _read_call(text.strip(), known) if text.lstrip().startswith("{") else None
-    return ("", [call]) if call else (text, [])
+    return text, []
 
 
-def _find_name(tool: Any) -> str | None:
+def find_function(tool: Any) -> Mapping[str, Any]:
+    """What a tool says of its function: name, description, parameters; {} where it is none."""
     function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
-    return function.get("name") if isinstance(function, Mapping) else None
+    return function if isinstance(function, Mapping) else {}
+
+
+def _split_blocks(text: str, known: set[Any]) -> tuple[str, list[dict[str, Any]]]:
+    """What is said around blocks, and their calls; no calls where one of them is none."""
+    said, calls, at = [], list[dict[str, Any]](), 0
+    while found := BLOCK.search(text, at):
+        said.append(text[at : found.start()])
+        try:  # as far as the object goes, whose strings may spell the mark's end
+            value, end = json.JSONDecoder().raw_decode(text, found.end())
+        except (ValueError, RecursionError):
+            return text, []
+        call, closed = _make_call(value, known), BLOCK_END.match(text, end)
+        if call is None or closed is None:
+            return text, []
+        calls.append(call)
+        at = closed.end()
+    return "".join([*said, text[at:]]).strip(), calls
 
 
 def _load(text: str) -> Any:
@@ -59,12 +77,13 @@ def _load(text: str) -> Any:
         return None
 
 
-def _read_call(text: str, known: set[str | None]) -> dict[str, Any] | None:
+def _read_call(text: str, known: set[Any]) -> dict[str, Any] | None:
     return _make_call(_load(text), known)
 
 
-def _make_call(value: Any, known: set[str | None]) -> dict[str, Any] | None:
-    if not isinstance(value, Mapping) or value.get("name") not in known:
+def _make_call(value: Any, known: set[Any]) -> dict[str, Any] | None:
+    name = value.get("name") if isinstance(value, Mapping) else None
+    if not isinstance(name, str) or name not in known:
         return None
     arguments = value.get("arguments", value.get("parameters", {}))
     if not isinstance(arguments, str):
@@ -72,5 +91,5 @@ def _make_call(value: Any, known: set[str | None]) -> dict[str, Any] | None:
     return {
         "id": f"call_{uuid.uuid4().hex[:24]}",
         "type": "function",
-        "function": {"name": value["name"], "arguments": arguments},
+        "function": {"name": name, "arguments": arguments},
     }

@@ -90,6 +90,7 @@ class RankCoordinator:
         """
         if self._steps_here == 0:
             self._process_group.mark_first_step_done()
+            self.rank_info.on_first_step()
         self._steps_here += 1
         self._step += 1
         if self._steps_here % COMPARE_EVERY == 1:
@@ -184,7 +185,7 @@ def gather_for_rank0(process_group: ProcessGroup, state: TrainState) -> Iterator
     params, *slots = read
     try:
         named = dict(zip(state.slots, slots, strict=True))
-        yield TrainState.from_slots(params, named, state.step)
+        yield TrainState.from_slots(params, named, state.step, state.loss_scale)
     except PeerLost:
         raise
     except BaseException:

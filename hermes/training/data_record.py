@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hermes.data import count_run_samples
+from hermes.data.document_dataset import DocumentDataset
 from hermes.data.files import STANDARD_INPUT, name_source
 from hermes.data.mixture import parse_mixture
+from hermes.data.mixture_sources import list_changes
 from hermes.data.prepared import is_prepared
 from hermes.data.remote import locate_source
 from hermes.data.run_data import NAME, DataRecord, RunData, SessionRecord, SourceRecord
@@ -28,19 +30,25 @@ def make_data_record(
     tokenizer: Tokenizer,
     recipe: Recipe,
     fingerprint: str,
-    datasets: Sequence[TextDataset],
+    streams: Sequence[TokenStream],
+    datasets: Sequence[TextDataset | DocumentDataset],
 ) -> DataRecord:
-    """Describe the datasets of a run on text, one for each source of a mixture."""
+    """Describe the data of a run on text: its streams, and the dataset of each."""
     mixture = parse_mixture(request.data)
     names: list[tuple[str, ...]] = [source.data for source in mixture] or [request.data]
-    shares: list[float | None] = [source.share for source in mixture] or [None]
+    changes = list_changes(mixture) if mixture else []
+    shares: Sequence[float | None] = changes[0][1] if changes else (None,)
     trained, own = [], None
-    for data, share, dataset in zip(names, shares, datasets, strict=True):
-        held_out = len(dataset.held_out)
-        if dataset.validation is not dataset.stream:
+    for data, share, stream, dataset in zip(names, shares, streams, datasets, strict=True):
+        held_out, held_from = len(dataset.held_out), None
+        if dataset.validation is not dataset.stream and request.validation:
             own = _describe(request.validation, dataset.validation, 0, held_out)
             held_out = 0
-        trained.append(_describe(data, dataset.stream, len(dataset.train), held_out, share))
+        elif dataset.validation is not dataset.stream:  # the stream's last documents
+            held_from = len(dataset.stream)
+        source = _describe(data, stream, len(dataset.train), held_out, share, held_from)
+        trained.append(source)
+    per_step = recipe.batch_size * recipe.grad_accum * request.world_size
     return DataRecord(
         fingerprint=fingerprint,
         seq_len=recipe.seq_len,
@@ -50,11 +58,18 @@ def make_data_record(
         eos_id=tokenizer.eos_id,
         options=request.data_options.text_format,
         max_bad_records=request.data_options.max_bad_records,
+        overlong="" if request.rows.pack else request.rows.overlong,
+        later=tuple((step * per_step, shares) for step, shares in changes[1:]),
     )
 
 
 def _describe(
-    data: Sequence[str], stream: TokenStream, train: int, held_out: int, share: float | None = None
+    data: Sequence[str],
+    stream: TokenStream,
+    train: int,
+    held_out: int,
+    share: float | None = None,
+    held_from: int | None = None,
 ) -> SourceRecord:
     index, sources, files = "", tuple[str, ...](), tuple[tuple[str, str, int, int], ...]()
     if stream.folder is not None and is_prepared(stream.folder):
@@ -78,6 +93,7 @@ def _describe(
         index=index,
         sources=sources,
         token_files=files,
+        held_from=held_from,
     )
 
 
@@ -89,7 +105,7 @@ def _name_index(stream: TokenStream) -> str:
     return f"documents-{stream.fingerprint[:12]}.idx"
 
 
-def copy_indexes(output: Path, datasets: Sequence[TextDataset]) -> None:
+def copy_indexes(output: Path, datasets: Sequence[TextDataset | DocumentDataset]) -> None:
     """Copy the indexes of streams that last no longer than the run. Raises StorageError."""
     for stream in [one for dataset in datasets for one in (dataset.stream, dataset.validation)]:
         if stream.folder is None or is_prepared(stream.folder):

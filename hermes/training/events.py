@@ -12,6 +12,7 @@ __all__ = [
     "MEASURED",
     "Evaluation",
     "Event",
+    "Overflow",
     "Pace",
     "Position",
     "Recorded",
@@ -60,7 +61,8 @@ class Update:
     grad_norm: global, before clipping. tokens_per_second: of all ranks together. others: what the
     objective measures besides, by name. mfu: model FLOPs utilization. peak_memory: the most bytes
     of any rank on its device so far. save_seconds: for which saving held up training since the last
-    logged step. Each is None where it is not known.
+    logged step. loss_scale: under float16, what the loss was multiplied by for the gradients. Each
+    is None where it is not known.
     """
 
     step: int
@@ -76,6 +78,7 @@ class Update:
     mfu: float | None = None
     peak_memory: int | None = None
     save_seconds: float | None = None
+    loss_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,20 @@ class Skipped:
     lr: float
     skipped_steps: int
     what: str
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """A step that was not applied, as its gradients, times loss_scale, overflow float16.
+
+    tokens: targets of all steps so far, this one's too. next_loss_scale: of the step after it.
+    """
+
+    step: int
+    tokens: int
+    lr: float
+    loss_scale: float
+    next_loss_scale: float
 
 
 @dataclass(frozen=True)
@@ -178,7 +195,7 @@ class Stopped:
 
 
 # What has a line of metrics.jsonl.
-Recorded = Update | Evaluation | Skipped | Spike | RolledBack
+Recorded = Update | Evaluation | Skipped | Overflow | Spike | RolledBack
 Event = Recorded | Sample | Saved | StoppedEarly | Stopped
 
 
@@ -189,5 +206,5 @@ def make_record(event: Recorded) -> dict[str, float]:
         del fields["what"]
         fields.pop("total_steps", None)
         return fields
-    others: dict[str, float] = fields.pop("others")
+    others: dict[str, float] = fields.pop("others", {})
     return {key: value for key, value in fields.items() if value is not None} | others

@@ -23,17 +23,18 @@ from hermes.training.early_stopping import EarlyStopping
 from hermes.training.events import (
     Evaluation,
     Event,
+    Overflow,
     Position,
     RolledBack,
     Sample,
     Saved,
     Skipped,
-    Spike,
     Stopped,
     StoppedEarly,
     Update,
 )
-from hermes.training.loss_guard import LossGuard
+from hermes.training.loss_guard import Bad, LossGuard, describe_bad
+from hermes.training.pending_step import PendingStep
 from hermes.training.recording import Recorder, is_due
 from hermes.training.samples import SampleMaker
 from hermes.training.schedule import compute_lr, count_step_samples, count_steps
@@ -41,16 +42,6 @@ from hermes.training.step_meter import StepMeter
 from hermes.training.training_data import TrainingData
 
 __all__ = ["TrainingLoop"]
-
-
-@dataclass(frozen=True)
-class PendingStep:
-    """A step whose loss and gradient norm may still be on the device."""
-
-    report: StepReport
-    position: Position
-    lr: float
-    batch: Batch
 
 
 @dataclass
@@ -207,7 +198,7 @@ class TrainingLoop:
         for one, loss, norm in read:
             step = one.position.step
             at = one.position
-            if bad := self.guard.judge(step, at.tokens, one.lr, loss, norm):
+            if bad := self.guard.judge(one, loss, norm, self.recipe.loss_scaling):
                 if self.guard.should_roll_back(bad):
                     yield from self._roll_back(bad, at)
                     return True
@@ -216,7 +207,7 @@ class TrainingLoop:
                     raise self.guard.make_error(bad, one.lr, self.saved)
                 self.recorder.record(bad)
                 yield bad
-            if isinstance(bad, Skipped):
+            if isinstance(bad, Skipped | Overflow):
                 continue
             if step in (1, self.total_steps) or step % self.log_every == 0:
                 update = replace(self._make_update(one, loss, norm, rate), **vars(cost))
@@ -230,7 +221,10 @@ class TrainingLoop:
         # A rank without samples has nothing to measure; it takes part in the mean with weight 0.
         own = self.data.measure(batch, one.report) if batch.num_terms else {}
         others = self.coordinator.average_measures(own, batch.num_terms)
-        update = Update(at.step, epoch, at.tokens, loss, one.lr, norm, rate, others)
+        update = Update(
+            *(at.step, epoch, at.tokens, loss, one.lr, norm, rate, others),
+            loss_scale=one.loss_scale,
+        )
         pace = self.coordinator.measure_pace()
         if pace is None:
             return update
@@ -240,7 +234,7 @@ class TrainingLoop:
         """Note the state that the run returns to where it rolls back, besides its tensors."""
         self._return = self.position, replace(self.early_stopping), self.guard.copy()
 
-    def _roll_back(self, bad: Skipped | Spike, at: Position) -> Iterator[Event]:
+    def _roll_back(self, bad: Bad, at: Position) -> Iterator[Event]:
         """Go back to the last checkpoint, and on with the samples behind a bad step, at `at`.
 
         What was computed after that step is dropped, so that it is the same however late its loss
@@ -250,16 +244,17 @@ class TrainingLoop:
         yield from self._announce_saved()
         before, self.early_stopping, guard = self._return
         step, rollbacks = before.step, guard.rollbacks
-        rollbacks.require_more(step, bad.step, bad.what, self.saved)
+        what = describe_bad(bad)
+        rollbacks.require_more(step, bad.step, what, self.saved)
         rollbacks.add(step)
         self.position = replace(before, cursor=at.cursor)
         size, world_size = len(self.data.dataset.train), self.coordinator.rank_info.world_size
         self.total_steps = count_steps(self.recipe, self.position, size, world_size)
         if not self._has_steps_left():
-            raise NonFinite(f"step {bad.step}: {bad.what}, and no samples are left behind it")
+            raise NonFinite(f"step {bad.step}: {what}, and no samples are left behind it")
         cursor, total = at.cursor, self.total_steps
         event = RolledBack(
-            step, bad.step, cursor.epoch, cursor.sample, rollbacks.total, total, bad.what
+            step, bad.step, cursor.epoch, cursor.sample, rollbacks.total, total, what
         )
         self._replace_learner()
         self.guard = guard

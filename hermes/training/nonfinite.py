@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Self
 
 from hermes.errors import HermesError
+from hermes.recipe import LossScaling
 
-__all__ = ["NonFinitePolicy", "describe_nonfinite", "explain_stop", "read_limit"]
+__all__ = [
+    "NonFinitePolicy",
+    "describe_nonfinite",
+    "explain_stop",
+    "lower_loss_scale",
+    "read_limit",
+]
 
 DEFAULT_LIMIT = 3
 
@@ -80,6 +87,17 @@ def describe_nonfinite(loss: float, norm: float) -> str | None:
     if not math.isfinite(loss):
         return f"the loss is {loss}"
     return None if math.isfinite(norm) else f"the gradient norm is {norm}"
+
+
+def lower_loss_scale(loss: float, scale: float | None, rule: LossScaling) -> float | None:
+    """The loss scale after a step that is not finite; None where no lower one would have helped.
+
+    That is where the run has no scale, the scale was at its minimum, or the loss, which is not
+    scaled, is not finite itself.
+    """
+    if scale is None or not math.isfinite(loss) or scale <= rule.minimum:
+        return None
+    return max(scale * rule.backoff, rule.minimum)
 
 
 def explain_stop(step: int, what: str, lr: float, in_row: int, saved: Path | None) -> str:

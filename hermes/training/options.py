@@ -15,7 +15,7 @@ from hermes.errors import HermesError
 from hermes.interop.hub import pin_commit
 from hermes.options import OPTIONS, get_options
 from hermes.options.training_commands import TRAINING_COMMANDS
-from hermes.recipe import OptimizerRecipe
+from hermes.recipe import LossScaling, OptimizerRecipe, Recipe, flatten_recipe
 from hermes.size_schedule import find_size, parse_size_schedule
 from hermes.tracking.registry import find_trackers
 from hermes.training.host import RunHost
@@ -100,6 +100,9 @@ def read_recipe_fields(call: Call, *, defaults: bool = False) -> dict[str, objec
             if call.has_given(name):
                 raise HermesError(f"{name} is given twice, by itself and in optimizer")
         own |= {f"optimizer.{name}": value for name, value in vars(optimizer).items()}
+    scaling = own.get("loss_scaling.initial")
+    if isinstance(scaling, LossScaling):
+        own |= {f"loss_scaling.{name}": value for name, value in vars(scaling).items()}
     sizes = parse_size_schedule("batch_size_schedule", str(own.get("batch_size_schedule", "")))
     size = call["batch_size"]
     if call.has_given("batch_size") and (begins := find_size(sizes, 0, size)) != size:
@@ -108,6 +111,18 @@ def read_recipe_fields(call: Call, *, defaults: bool = False) -> dict[str, objec
             "them out"
         )
     return own
+
+
+def _check_loss_scaling(fields: Mapping[str, object], precision: str) -> None:
+    """Refuse settings of loss scaling under a precision that has none. Raises HermesError."""
+    defaults = flatten_recipe(Recipe())
+    for name, value in fields.items():
+        if name.startswith("loss_scaling.") and precision != "float16" and value != defaults[name]:
+            option = "--loss-scale" if name == "loss_scaling.initial" else name
+            raise HermesError(
+                f"{option} belongs to precision float16, and the run's is {precision}; leave it "
+                "out, or choose --precision float16"
+            )
 
 
 def make_settings(call: Call) -> tuple[dict[str, object], dict[str, str]]:
@@ -147,6 +162,7 @@ def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more:
     """The request of a run. given: recipe fields; more: further fields of RunRequest."""
     settings, sources = host.make_settings(call) if host.make_settings else make_settings(call)
     settings = {**settings, "precision": host.options.precision}  # what "auto" came to
+    _check_loss_scaling({**given, **host.edits}, host.options.precision)
     keep = RetentionPolicy(call["keep_last"], call["keep_every"], call["keep_best"])
     return RunRequest(
         output=Path(call["output"]),

@@ -16,6 +16,7 @@ from hermes.stage_display import StageDisplay
 from hermes.training.events import (
     Evaluation,
     Event,
+    Overflow,
     RolledBack,
     Sample,
     Saved,
@@ -61,7 +62,7 @@ class ProgressDisplay(Protocol):
         """Show a line of text."""
         ...
 
-    def show_stage(self, what: str, done: int, total: int) -> None:
+    def show_stage(self, what: str, done: int, total: int, *facts: str) -> None:
         """Show what is done besides steps, such as an evaluation."""
         ...
 
@@ -141,6 +142,11 @@ def describe_event(event: Event) -> str:
             return f"step {step:,}: validation loss {loss:.4f}{end}"
         case Skipped(step, _, _, total, what):
             return f"step {step:,}: {what}, so the step was skipped, number {total:,} of the run"
+        case Overflow(step, _, _, scale, lower):
+            return (
+                f"step {step:,}: the gradients overflow float16 at loss scale {scale:g}, so the "
+                f"step was left out, and the scale is {lower:g} from here on"
+            )
         case Spike(step, _, total, what):
             return f"step {step:,}: {what}, spike number {total:,} of the run"
         case RolledBack(step, last, _, sample, _, total, what):
@@ -201,9 +207,9 @@ class LineProgress:
         """Print the text."""
         print(text, file=self._stream, flush=True)
 
-    def show_stage(self, what: str, done: int, total: int) -> None:
+    def show_stage(self, what: str, done: int, total: int, *facts: str) -> None:
         """Print a stage that takes long now and then."""
-        self._stages.show(what, done, total)
+        self._stages.show(what, done, total, *facts)
 
     def close(self) -> None:
         """Print no more stages."""
@@ -238,9 +244,9 @@ class BarProgress:
         """Print the text above the bar."""
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def show_stage(self, what: str, done: int, total: int) -> None:
+    def show_stage(self, what: str, done: int, total: int, *facts: str) -> None:
         """Show a stage that takes long in the bar, until it ends or the next step is done."""
-        self._stages.show(what, done, total)
+        self._stages.show(what, done, total, *facts)
 
     def _draw_stage(self, text: str) -> None:
         self._progress.update(self._task, rate=text)
@@ -277,9 +283,9 @@ class NotebookProgress:
         self._said.append(text)
         self._draw()
 
-    def show_stage(self, what: str, done: int, total: int) -> None:
+    def show_stage(self, what: str, done: int, total: int, *facts: str) -> None:
         """Show the stage in the bar, until the next step is done."""
-        self._rate = _format_stage(what, done, total)
+        self._rate = ", ".join([_format_stage(what, done, total), *facts])
         if self._clock() - self._drawn_at > REDRAW_SECONDS:
             self._draw()
 
@@ -317,7 +323,7 @@ class NoProgress:
     def say(self, text: str) -> None:
         """Nothing."""
 
-    def show_stage(self, what: str, done: int, total: int) -> None:
+    def show_stage(self, what: str, done: int, total: int, *facts: str) -> None:
         """Nothing."""
 
     def close(self) -> None:

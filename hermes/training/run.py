@@ -36,6 +36,7 @@ from hermes.training.recorder import RunRecorder
 from hermes.training.recording import Recorder, choose_log_every
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.resume import prepare_resumed
+from hermes.training.run_attention import describe_attention
 from hermes.training.run_precision import describe_precision
 from hermes.training.samples import SampleMaker, read_samples
 from hermes.training.save_timer import SaveTimer
@@ -78,6 +79,7 @@ class Run:
         self.notes = (*notes, *self.components.notes, *past.warn_odd_lines())
         if not self.finished:
             self.notes += (*past.warn_lost_metrics(), *describe_precision(request))
+            self.notes += describe_attention(request, self.components)
         if lock is not None and not self.finished:
             self.notes += tuple(
                 check_disk(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hermes.errors import HermesError
-from hermes.recipe import Recipe, flatten_recipe
+from hermes.recipe import LossScaling, Recipe, flatten_recipe
 from hermes.storage.durable import write_atomically
 from hermes.storage.strict_yaml import read_value_mapping
 
@@ -64,6 +64,7 @@ OPTIONS = (
     "groups",
     "ema",
     "z_loss",
+    "loss_scaling.initial",
     "seed",
     "val_fraction",
     "document_mask",
@@ -77,14 +78,23 @@ OPTIONS = (
 PREFERENCE = ("loss", "beta", "label_smoothing", "gamma", "sft_weight")
 # Those that have none, which `--set` changes.
 EDITS = ("optimizer.beta1", "optimizer.beta2", "optimizer.eps")
-# Those that only some optimizers have, written where they are not the defaults.
-RARE_EDITS = ("optimizer.momentum", "optimizer.nesterov", "optimizer.muon_scale")
+# Those that only some optimizers or precisions have, written where they are not the defaults.
+RARE_EDITS = (
+    "optimizer.momentum",
+    "optimizer.nesterov",
+    "optimizer.muon_scale",
+    "loss_scaling.growth",
+    "loss_scaling.backoff",
+    "loss_scaling.interval",
+    "loss_scaling.minimum",
+)
 # Options whose names are not those of their fields.
 NAMES = {
     "optimizer.weight_decay": "weight_decay",
     "optimizer.name": "optimizer",
     "optimizer.moments": "moments",
     "groups": "group",
+    "loss_scaling.initial": "loss_scale",
     "lr_points": "lr_point",
 }
 
@@ -138,6 +148,8 @@ def write_runfile(
         del own["document_mask"]  # which sft and dpo have no option for
     if not recipe.seq_len_schedule:
         del own["seq_len_schedule"]  # nor for this
+    if recipe.loss_scaling.initial == LossScaling().initial:
+        del own["loss_scale"]  # which other precisions do not have
     if recipe.objective == "preference":
         own |= {name: fields[f"preference.{name}"] for name in PREFERENCE}
         own["max_len"] = own.pop("seq_len")

@@ -89,9 +89,6 @@ def make_text_data(
         dataset: Dataset = datasets[0]
         tokens: TokenSource = streams[0]
         notes = [note for stream in streams for note in stream.notes]
-        describe = getattr(request.backend, "describe_document_mask", None)
-        if recipe.document_mask and describe and (said := describe(request.device)):
-            notes.append(said)
         names: list[str] = []
         how = ""
         if mixture:
@@ -118,9 +115,7 @@ def make_text_data(
         if mixture or validation is not None or how:
             held_out = () if validation is None else (validation,)
             tokens = JoinedSource(tuple(streams), held_out, how)
-        record = None  # its samples are windows of whole streams, at weights that do not change
-        if request.rows.hold_out == "windows" and not any(source.later for source in mixture):
-            record = make_data_record(request, tokenizer, recipe, tokens.fingerprint, datasets)
+        record = make_data_record(request, tokenizer, recipe, tokens.fingerprint, streams, datasets)
         stack.pop_all()
     evaluate = make_perplexity_evaluation(
         datasets,
@@ -167,8 +162,18 @@ def _make_document_data(
     evaluate = make_perplexity_evaluation(
         [dataset], tokenizer, recipe.batch_size, request.process_group
     )
-    notes = (*stream.notes, *dataset.describe())
-    return TrainingData(tokens, dataset, evaluate, "documents", notes, files=stream.sources)
+    return TrainingData(
+        tokens,
+        dataset,
+        evaluate,
+        "documents",
+        notes=(*stream.notes, *dataset.describe()),
+        write_files=lambda output: copy_indexes(output, [dataset]),
+        record=make_data_record(
+            request, tokenizer, recipe, tokens.fingerprint, [stream], [dataset]
+        ),
+        files=stream.sources,
+    )
 
 
 def shorten_names(mixture: Sequence[WeightedSource]) -> list[str]:

@@ -10,6 +10,7 @@ from hermes.tracking.tracker import TrackedRun
 from hermes.training.events import (
     Evaluation,
     Event,
+    Overflow,
     RolledBack,
     Sample,
     Skipped,
@@ -49,7 +50,7 @@ def open_trackers(run: Run, tell: Callable[[str], None]) -> TrackerDelivery:
 def deliver(trackers: TrackerDelivery, event: Event) -> None:
     """Tell a run's trackers what happened."""
     match event:
-        case Update() | Evaluation() | Skipped() | Spike():
+        case Update() | Evaluation() | Skipped() | Overflow() | Spike():
             trackers.log(make_record(event))
         case Sample(step, number, prompt, text):
             trackers.log_text(step, f"sample/{number}", prompt + text)

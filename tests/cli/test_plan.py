@@ -30,6 +30,14 @@ def test_hardware_says_memory_speed_power_and_backend():
     assert found.largest_batch < 32
 
 
+def test_what_a_maker_does_not_publish_is_not_guessed():
+    found = hermes.plan("nano", hardware="m3-max", max_steps=10)
+    assert (found.backend, found.device, found.precision) == ("mlx", "gpu", "bfloat16")
+    assert (found.tokens_per_second, found.hours, found.energy) == (None, None, None)
+    given = hermes.plan("nano", hardware="m3-max", max_steps=10, tokens_per_second=1e3, watts=50)
+    assert given.energy == pytest.approx(given.hours * 0.05)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -5,8 +5,10 @@ import pytest
 
 import hermes
 from hermes.data import Cursor, TextDataset, TokenStream
-from hermes.data.document_dataset import DocumentDataset, find_documents
+from hermes.data.document_dataset import DocumentDataset
+from hermes.data.fitted_documents import FittedDocuments
 from hermes.data.holding_out import split_at_document
+from hermes.data.stream_index import open_stream_index, scan_documents
 from hermes.errors import DataError, HermesError
 from hermes.interface import IGNORE, Batch, Options, choose_backend
 from hermes.numerics.params import init_weights
@@ -37,9 +39,54 @@ def list_documents(batch):
 
 
 def test_documents_are_found_whether_the_last_one_ends_or_not():
-    assert np.diff(find_documents(STREAM, EOS)).tolist() == list(LENGTHS)
-    open_end = TokenStream.from_ids([7, 7, EOS, 8, 8])
-    assert find_documents(open_end, EOS).tolist() == [0, 3, 5]
+    index = open_stream_index(STREAM, EOS)
+    assert index.read_lengths(0, len(index)).tolist() == list(LENGTHS)
+    open_end = open_stream_index(TokenStream.from_ids([7, 7, EOS, 8, 8]), EOS)
+    assert open_end.find_starts(np.arange(3)).tolist() == [0, 3, 5]
+
+
+def test_documents_of_token_files_are_found_wherever_a_file_or_a_block_ends():
+    ids = STREAM.tokens
+    for cut in range(1, len(ids)):
+        for block in (1, 3, len(ids)):
+            files = [
+                (name, [part[at : at + block] for at in range(0, len(part), block)])
+                for name, part in (("a", ids[:cut]), ("b", ids[cut:]))
+            ]
+            index = scan_documents(files, EOS)
+            assert index.read_lengths(0, len(index)).tolist() == list(LENGTHS)
+            assert index.find_starts(np.arange(len(LENGTHS) + 1)).tolist() == [
+                sum(LENGTHS[:n]) for n in range(len(LENGTHS) + 1)
+            ]
+            assert index.read_lengths(3, 8).tolist() == list(LENGTHS[3:8])
+            places = [(index.read(n).source, index.read(n).line) for n in range(len(index))]
+            first = sum(one[0] == "a" for one in places)
+            assert places == [
+                *(("a", n + 1) for n in range(first)),
+                *(("b", n + 1) for n in range(len(LENGTHS) - first)),
+            ]
+
+
+@pytest.mark.parametrize("overlong", ["drop", "truncate"])
+def test_documents_that_fit_are_found_among_others_both_ways(overlong):
+    """Many blocks of documents, of which some fit: as a table of all would have it."""
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(1, 9, 5000)
+    lengths[2000:3500] = 1  # a whole block in which none fits
+    ids = np.full(lengths.sum(), 7)
+    ids[np.cumsum(lengths) - 1] = EOS
+    fitted = FittedDocuments(open_stream_index(TokenStream.from_ids(ids), EOS), 5, overlong)
+    fits = (lengths > 1) & ((lengths <= 6) | (overlong == "truncate"))
+    kept = np.flatnonzero(fits)
+    assert len(fitted) == len(kept)
+    numbers = draw.permutation(len(kept))
+    assert (fitted.find_documents(numbers) == kept[numbers]).all()
+    starts, rows = fitted.locate(numbers)
+    assert (starts == (np.cumsum(lengths) - lengths)[kept[numbers]]).all()
+    assert (rows == np.minimum(lengths, 6)[kept[numbers]]).all()
+    for document in range(5000):
+        found = fitted.find_number(document)
+        assert found == (int(np.searchsorted(kept, document)) if fits[document] else None)
 
 
 def test_every_row_is_a_document_and_every_document_comes_once_an_epoch():

@@ -4,16 +4,14 @@ import numpy as np
 import pytest
 
 from hermes.data import Cursor, TextDataset, TokenStream
-from hermes.data.mixture import (
+from hermes.data.mixture import MixtureDataset, WeightedSource, parse_mixture, strip_weights
+from hermes.data.mixture_order import (
     BLOCK,
-    MixtureDataset,
+    NEVER,
     Phase,
-    WeightedSource,
     choose_sources,
     find_numbers,
     find_positions,
-    parse_mixture,
-    strip_weights,
 )
 from hermes.data.mixture_sources import list_changes, locate_mixture_source, spell_mixture
 from hermes.errors import DataError
@@ -118,7 +116,7 @@ def test_a_small_source_is_repeated_in_an_order_of_its_own():
         "code: 50.0% of the samples, 204.80 epochs of its 10 sequences",
     ]
     taken = sum(token >= 500 for token in first[:104])
-    assert data.count_source_samples(104) == [104 - taken, taken]
+    assert data.order.count_source_samples(104) == [104 - taken, taken]
 
 
 def test_each_source_holds_out_its_own_part():
@@ -250,7 +248,7 @@ def make_three_sources():
 def test_shares_of_each_phase_are_right_and_every_sample_of_a_source_comes_once():
     data = make_three_sources()
     positions = np.arange(PHASES[1].start + BLOCK)
-    source, number = data.choose_sources(positions)
+    source, number = data.order.choose_sources(positions)
     for index in range(3):
         own = number[source == index]
         assert sorted(own.tolist()) == list(range(len(own)))
@@ -260,19 +258,35 @@ def test_shares_of_each_phase_are_right_and_every_sample_of_a_source_comes_once(
     assert np.abs(np.bincount(second) / (2 * BLOCK) - PHASES[0].shares).max() < 1 / BLOCK
     for samples in (0, 1, 999, 1000, 1001, 5000, PHASES[1].start, len(positions)):
         counts = np.bincount(source[:samples], minlength=3).tolist()
-        assert data.count_source_samples(samples) == counts
+        assert data.order.count_source_samples(samples) == counts
     # Before the first change nothing is other than without one.
-    first, _ = MixtureDataset(data.datasets, data.shares).choose_sources(positions[:1000])
+    first, _ = MixtureDataset(data.datasets, data.shares).order.choose_sources(positions[:1000])
     assert (first == source[:1000]).all()
     some = np.array([PHASES[1].start + 7, 3, 1000, 999, PHASES[1].start])
-    assert (data.choose_sources(some)[1] == number[some]).all()
+    assert (data.order.choose_sources(some)[1] == number[some]).all()
+
+
+def test_samples_are_found_by_source_and_number_across_changes_of_weights():
+    order = make_three_sources().order
+    end = PHASES[1].start + 2 * BLOCK
+    source, number = order.choose_sources(np.arange(end))
+    for index in range(3):
+        (own,) = np.nonzero(source == index)
+        assert (order.find_positions(index, number[own]) == own).all()
+        for part in (range(0, 7), range(990, 1003), range(1000, end), range(end - 5, end)):
+            among = order.find_numbers(index, part)
+            inside = number[part.start : part.stop][source[part.start : part.stop] == index]
+            assert set(inside.tolist()) <= set(among)
+            assert len(among) <= len(part) + 2 * BLOCK
+    # The first source has no share from the last change on.
+    assert (order.find_positions(0, np.array([10**6])) == NEVER).all()
 
 
 def test_what_changes_and_what_is_not_reached_is_said():
     data = make_three_sources()
     assert data.describe_epochs(["a", "b", "c"], 1000, 10) == [
         *(f"{name}: {share} of the samples, {x}.0% from step 100 on, {y}.0% from step 919 on, "
-          f"{data.count_source_samples(1000)[i] / 30:.2f} epochs of its 30 sequences"
+          f"{data.order.count_source_samples(1000)[i] / 30:.2f} epochs of its 30 sequences"
           for i, (name, share, x, y) in enumerate(
               (("a", "50.0%", 10, 0), ("b", "50.0%", 60, 50), ("c", "0.0%", 30, 50)))),
         "the weights from step 919 on are not reached: the run has 100 steps",

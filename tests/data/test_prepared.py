@@ -214,11 +214,33 @@ def test_a_folder_of_something_else_is_refused(data, prepared, tokenizer, tmp_pa
     ):
         prepare_tokens(data, tokenizer, prepared, options=other)
     made = train_tokenizer([TEXT], vocab_size=280)
-    with pytest.raises(DataError, match=r"was begun with fingerprint '\w+', and not '\w+'"):
+    with pytest.raises(DataError, match=r"was begun with another tokenizer; choose"):
         prepare_tokens(data, made, prepared, options=SMALL)
     (data / "b.txt").write_text(TEXT * 901)
     with pytest.raises(DataError, match=r"was begun with .*b.txt of .* bytes, and not .*b.txt of"):
         prepare_tokens(data, tokenizer, prepared, options=SMALL)
+
+
+def test_a_preparation_stopped_by_a_bad_record_goes_on_without_it(tokenizer, tmp_path):
+    records = [json.dumps({"text": TEXT * 20}) for _ in range(60)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join([*records, '{"other": 1}', *records]))
+    skipping = PreparationOptions(shard_size=2000, max_bad_records=0.1)
+    with pytest.raises(DataError, match=r"data.jsonl:61: "):
+        prepare_tokens(data, tokenizer, tmp_path / "out", options=SMALL)
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.bin")}
+    assert kept
+    prepare_tokens(data, tokenizer, tmp_path / "out", options=skipping)
+    prepare_tokens(data, tokenizer, tmp_path / "at-once", options=skipping)
+    for path in (tmp_path / "at-once").iterdir():
+        if path.name != "provenance.json":
+            assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    assert (
+        kept.items()
+        <= {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.bin")}.items()
+    )
+    with pytest.raises(DataError, match=r"was begun with max_bad_records 0\.1, and not None"):
+        prepare_tokens(data, tokenizer, tmp_path / "out", options=SMALL)
 
 
 def test_other_text_of_the_same_size_is_noticed_when_resuming(data, tokenizer, tmp_path):

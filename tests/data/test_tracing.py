@@ -1,5 +1,6 @@
 """Which steps read a document, and which documents a step read: exactly what a run really reads."""
 
+import dataclasses
 import json
 import os
 import random
@@ -15,7 +16,7 @@ import hermes
 from hermes.data.prepared import PreparationOptions, prepare_tokens
 from hermes.data.run_data import DataRecord, RunData, SessionRecord, SourceRecord
 from hermes.errors import DataError, HermesError
-from tests.data.recorded import LITTLE, record_batches
+from tests.data.recorded import LITTLE, list_rows, record_batches, record_validation
 from tests.distributed.support import WAIT, free_ports
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "off", "to", "see"]
@@ -57,10 +58,10 @@ def require_exact(run, documents, batches, first=1):
         for sample in samples:
             tokens, targets = ranks[sample.rank]
             row = (sample.micro_batch, sample.row % tokens.shape[1])
-            real = [*tokens[row].tolist(), int(targets[row][-1])]
+            (real,) = list_rows(tokens[row], targets[row])
             parts = [documents[one.where][one.first : one.last] for one in sample.parts]
             assert [token for part in parts for token in part] == real, (step, sample.row)
-            seen += targets[row].size
+            seen += len(real) - 1
             for one in sample.parts:
                 assert one.tokens == len(documents[one.where])
                 readings[one.where].add((step, sample.row, one.first, one.last, sample.epoch))
@@ -90,6 +91,39 @@ CASES = {
         ("web.jsonl", "code.jsonl"),
     ),
     "cache": ({"cache_dir": "cache", "epochs": 1}, ("web.jsonl",)),
+    "weights that change": (
+        {
+            "data": ["web.jsonl:0.8,0.3@7,1@30", "code.jsonl:0.2,0.7@7,0@30"],
+            "max_steps": 40,
+            "val_fraction": 0.1,
+        },
+        ("web.jsonl", "code.jsonl"),
+    ),
+    "held-out documents": (
+        {"epochs": 1.5, "val_fraction": 0.2, "hold_out": "documents"},
+        ("web.jsonl",),
+    ),
+    "held-out documents of a mixture": (
+        {
+            "data": ["web.jsonl:0.8", "code.jsonl:0.2"],
+            "max_steps": 20,
+            "val_fraction": 0.2,
+            "hold_out": "documents",
+        },
+        ("web.jsonl", "code.jsonl"),
+    ),
+    "documents": (
+        {"epochs": 2.5, "pack": False, "seq_len": 64, "val_fraction": 0.1},
+        ("web.jsonl",),
+    ),
+    "documents that are cut": (
+        {"epochs": 1.5, "pack": False, "overlong": "truncate", "val_data": "code.jsonl"},
+        ("web.jsonl",),
+    ),
+    "documents that are left out": (
+        {"max_steps": 12, "pack": False, "overlong": "drop", "seq_len": 40, "val_fraction": 0.2},
+        ("web.jsonl",),
+    ),
 }
 
 
@@ -100,6 +134,54 @@ def test_traces_are_what_a_run_read(corpus, tmp_path, monkeypatch, case):
     batches = train(corpus, tmp_path / "run", seed=3, **options)
     assert len(batches) > 9
     require_exact(tmp_path / "run", read_documents(corpus, *names), batches)
+
+
+HELD_OUT = [case for case, (options, _) in CASES.items() if "val_fraction" in options]
+
+
+@pytest.mark.parametrize("case", HELD_OUT)
+def test_what_is_held_out_is_what_the_validation_reads_and_no_step(
+    corpus, tmp_path, monkeypatch, case
+):
+    monkeypatch.chdir(corpus)
+    options, names = CASES[case]
+    run, documents = tmp_path / "run", read_documents(corpus, *names)
+    with record_validation() as rows:
+        own = {name: value for name, value in options.items() if name != "epochs"}
+        train(corpus, run, **own | {"max_steps": 1})
+    traces = {place: hermes.trace_document(run, place)[0] for place in documents}
+    held_out = {place: one.held_out for place, one in traces.items() if one.held_out}
+    assert held_out
+    if options.get("pack", True):
+        # The windows of a source follow each other, each with the last token of the one before.
+        sources = {place.partition(":")[0] for place in held_out}
+        assert sum(held_out.values()) == sum(len(row) - 1 for row in rows) + len(sources)
+    else:
+        width = options["seq_len"] + 1
+        assert sorted(rows) == sorted(documents[place][:width] for place in held_out)
+        assert held_out == {place: min(len(documents[place]), width) for place in held_out}
+    if "hold_out" in options or "pack" in options:
+        assert not any(one.readings and one.held_out for one in traces.values())
+    for one in traces.values():
+        assert not (one.absent and (one.readings or one.held_out))
+    unread = {place for place, one in traces.items() if one.absent}
+    if not options.get("pack", True):
+        room = options["seq_len"] + 1
+        assert unread == {place for place, ids in documents.items() if not 2 <= len(ids) <= room}
+
+
+def test_why_a_document_is_in_no_step_is_told(corpus, tmp_path, write):
+    text = write("few.jsonl", "".join(f'"{"a cat " * n}"\n' for n in (1, 9, 1, 1, 20, 1)))
+    given = {"data": text, "max_steps": 1, "pack": False, "overlong": "drop"}
+    train(corpus, tmp_path / "run", **given)
+    (long,) = hermes.trace_document(tmp_path / "run", f"{text}:5")
+    assert (long.steps, long.held_out) == ((), 0)
+    assert long.absent == "--overlong drop leaves out what is longer than 16 targets"
+    (short,) = hermes.trace_document(tmp_path / "run", f"{text}:1")
+    assert short.absent == ""
+    train(corpus, tmp_path / "packed", data=text, max_steps=1, seq_len=30)
+    (last,) = hermes.trace_document(tmp_path / "packed", f"{text}:6")
+    assert last.absent == "it is behind the last whole sequence"
 
 
 def test_prepared_shards_and_token_files_are_traced_alike(corpus, tmp_path):
@@ -265,7 +347,8 @@ def test_a_damaged_record_does_not_keep_a_run_from_resuming(corpus, tmp_path):
 
 
 @pytest.mark.long
-def test_ten_million_documents_are_traced_in_less_than_a_second(tmp_path):
+@pytest.mark.parametrize("overlong", ["", "error", "drop"])
+def test_ten_million_documents_are_traced_in_less_than_a_second(tmp_path, overlong):
     """By the command, Python's start included, in time of the processor: an index of 200 MB."""
     write_synthetic_index(tmp_path / "tokens", documents=10_000_000, shards=50)
     run = tmp_path / "run"
@@ -273,7 +356,10 @@ def test_ten_million_documents_are_traced_in_less_than_a_second(tmp_path):
     tokens = 10_000_000 * 300
     source = SourceRecord(("a",), "f", tokens, 10_000_000, tokens // 1024 - 100, 100,
                           index=str(tmp_path / "tokens"))  # fmt: skip
-    record = DataRecord("f", 1024, 0, (source,))
+    if overlong:
+        sizes = {"train": 9_999_900, "held_out": 100}
+        source = dataclasses.replace(source, **sizes)
+    record = DataRecord("f", 1024, 0, (source,), overlong=overlong)
     RunData((record,), (SessionRecord(0, 0, 64, 8, 1, 20_000),)).write(run)
     for question in (("--document", "a.jsonl:7654321"), ("--step", "9999")):
         started = [sys.executable, "-m", "hermes", "data", "trace", *question, str(run)]

@@ -12,7 +12,7 @@ import pytest
 from hermes.checkpoint import verify
 from hermes.distributed.process_group import RankInfo, SingleProcess
 from hermes.errors import HermesError, PeerLost, StorageError
-from hermes_cli.launch import supervisor
+from hermes_cli.launch import hang_watch
 from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.signals import Signals
 from hermes_cli.launch.supervisor import LONGEST_GRACE, Death, Writing, _Supervisor
@@ -319,17 +319,17 @@ def test_who_writes_a_checkpoint_is_spared_for_a_while(tmp_path, written, patien
 @pytest.mark.parametrize("seconds", [2, 4])
 def test_who_is_stopped_longer_than_the_limit_is_killed(tmp_path, monkeypatch, seconds):
     """Before the first step, too, when the others wait for as long as compiling may take."""
-    monkeypatch.setattr(supervisor, "LEFT_TO_OTHERS", 1.0)
+    monkeypatch.setattr(hang_watch, "LEFT_TO_OTHERS", 1.0)
     watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(), 0, Writing(patience=2.0))
     with subprocess.Popen(["sleep", "60"]) as process:
         watch._told = [WorkerStatus(0, 0, os.getpid()), WorkerStatus(1, 0, process.pid)]
         process.send_signal(signal.SIGSTOP)
         end_at = time.monotonic() + WAIT
-        while not supervisor.is_stopped(process.pid):
+        while not hang_watch.is_stopped(process.pid):
             assert time.monotonic() < end_at
-        assert not supervisor.is_stopped(os.getpid())
+        assert not hang_watch.is_stopped(os.getpid())
         for _ in range(seconds):
-            watch._ticked_at = 0.0
+            watch._hangs._ticked_at = 0.0
             watch._look()
         if seconds == 4:
             assert process.wait(WAIT) == -signal.SIGKILL

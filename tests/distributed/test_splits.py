@@ -10,7 +10,12 @@ from tests.distributed import worker
 from tests.distributed.support import run_ranks
 
 # The largest relative error of losses and norms, and the largest error of weights and moments.
-BOUNDS = {"float64": (1e-11, 1e-11), "float32": (1e-5, 1e-4), "bfloat16": (1e-5, 1e-4)}
+BOUNDS = {
+    "float64": (1e-11, 1e-11),
+    "float32": (1e-5, 1e-4),
+    "bfloat16": (1e-5, 1e-4),
+    "float16": (1e-5, 1e-4),
+}
 
 
 @functools.cache
@@ -25,6 +30,9 @@ def check(backend, size, folder, group="short"):
     for case in worker.cases(backend, size, group):
         ranks = [np.load(folder / f"{case}-{rank}.npz") for rank in range(size)]
         relative, absolute = BOUNDS[case.rpartition("-")[2]]
+        if case.endswith("scaled-float16"):
+            overflows = alone(backend, case)["norm"] == worker.OVERFLOW
+            assert overflows.tolist() == [True, True, False, False]
         for found in ranks:
             assert set(found) == set(alone(backend, case))
             np.testing.assert_array_equal(found["digest"], ranks[0]["digest"])

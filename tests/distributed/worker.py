@@ -17,7 +17,7 @@ from hermes.data.example_dataset import ExampleDataset
 from hermes.distributed.process_group import SINGLE_PROCESS, RankInfo, exit_without_teardown
 from hermes.interface import Options, TrainState, find_backend
 from hermes.numerics.params import init_weights
-from hermes.recipe import Lora, OptimizerRecipe, Recipe
+from hermes.recipe import Lora, LossScaling, OptimizerRecipe, Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 
 VOCABULARY, ROWS = 37, 8
@@ -77,6 +77,10 @@ NORMUON = Recipe(optimizer=OptimizerRecipe("normuon"), ema=0.8)
 ADAFACTOR = Recipe(optimizer=OptimizerRecipe("adafactor"))
 LION = Recipe(optimizer=OptimizerRecipe("lion"), lr=1e-3)
 HALF = Options(device="cpu", precision="bfloat16")
+# The first update overflows everywhere, the second only in the processes that have samples.
+SCALED = Recipe(loss_scaling=LossScaling(2.0**40, backoff=2.0**-12, interval=1))
+FLOAT16 = Options(device="cpu", precision="float16")
+OVERFLOWING, OVERFLOW = (8, 3, 8, 5), -1.0
 
 WHOLE = {
     "text-float64": Case(text),
@@ -88,6 +92,7 @@ WHOLE = {
     "lora-rows-float64": Case(text, ROWS_TOO),
     "lora-bfloat16": Case(text, LORA, HALF),
     "recomputed-float64": Case(text, options=replace(EXACT, grad_checkpoint=True)),
+    "scaled-float16": Case(text, SCALED, FLOAT16, OVERFLOWING),
 }
 SPLIT = {
     "full-float64": Case(lambda: examples(True), CLIPPED, FULL),
@@ -104,6 +109,10 @@ SPLIT = {
     "optimizer-lion-float64": Case(text, LION, OPTIMIZER),
     "optimizer-float64": Case(text, CLIPPED, OPTIMIZER),
     "optimizer-bfloat16": Case(text, options=replace(HALF, shard="optimizer")),
+    "full-scaled-float16": Case(text, SCALED, replace(FLOAT16, shard="full"), OVERFLOWING),
+    "optimizer-scaled-float16": Case(
+        text, SCALED, replace(FLOAT16, shard="optimizer"), OVERFLOWING
+    ),
     "optimizer-recomputed-float64": Case(text, options=replace(OPTIMIZER, grad_checkpoint=True)),
 }
 IN_GROUPS = {
@@ -149,7 +158,7 @@ def numbers(backend, case, process_group=SINGLE_PROCESS, accum=None):
     if size == 1:
         options = replace(options, shard=None, shard_group=None)
     learner = find_backend(backend).learner(spec(), start(recipe), recipe, options, process_group)
-    cursor, losses, norms = Cursor(), [], []
+    cursor, losses, norms, scales = Cursor(), [], [], []
     for samples in case.updates:
         if recipe.ema:
             # Between two steps, which must not see the other weights.
@@ -167,7 +176,10 @@ def numbers(backend, case, process_group=SINGLE_PROCESS, accum=None):
         )
         report = learner.step(batch, case.lr)
         losses.append(float(report.loss))
-        norms.append(float(report.grad_norm))
+        norm = float(report.grad_norm)
+        norms.append(norm if np.isfinite(norm) else OVERFLOW)
+        if report.loss_scale is not None:
+            scales.append(float(report.loss_scale))
     state = learner.state()
     held = {f"p/{name}": w for name, w in state.params.items()}
     held |= {
@@ -175,6 +187,8 @@ def numbers(backend, case, process_group=SINGLE_PROCESS, accum=None):
     }
     digests = learner.digests()
     digest = np.array([digests[name] for name in sorted(digests)])
+    if scales:
+        held["scales"] = np.array([*scales, state.loss_scale.scale, state.loss_scale.good_steps])
     return held | {"loss": np.array(losses), "norm": np.array(norms), "digest": digest}
 
 

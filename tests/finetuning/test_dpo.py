@@ -145,7 +145,7 @@ def test_a_reference_is_computed_once_and_used_again(tmp_path):
     )
 
     seen = []
-    with show_stages(lambda what, done, total: seen.append(what)):
+    with show_stages(lambda what, *rest: seen.append(what)):
         notes = carried_out(preferences(tmp_path, "torch", output="b", reference_cache=cache))
     assert "encoding pairs" in seen
     assert "computing the reference, pairs" not in seen

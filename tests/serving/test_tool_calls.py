@@ -27,10 +27,18 @@ def read(text):
         (f"<tool_call>{CALL}", "", 1),
         (f"[TOOL_CALLS] [{CALL}]", "", 1),
         (CALL.replace("arguments", "parameters"), "", 1),
+        (f"<tool_call>{CALL}</tool_call> and {{}}", "and {}", 1),
     ],
 )
 def test_the_forms_of_templates_are_read(text, said, count):
     assert read(text) == (said, [("weather", {"place": "Zürich"})] * count)
+
+
+def test_arguments_may_spell_the_marks():
+    for spelt in ("</tool_call>", "<tool_call>", "[TOOL_CALLS] []"):
+        call = json.dumps({"name": "weather", "arguments": {"place": spelt}})
+        for text in (call, f"<tool_call>{call}</tool_call>", f"[TOOL_CALLS] [{call}]"):
+            assert read(text) == ("", [("weather", {"place": spelt})]), text
 
 
 @pytest.mark.parametrize(
@@ -42,6 +50,8 @@ def test_the_forms_of_templates_are_read(text, said, count):
         '{"name": "other", "parameters": {}}',
         '{"a": 1}',
         "[TOOL_CALLS] []",
+        '{"name": ["weather"]}',
+        '<tool_call>{"name": "weather"} and more',
         "{" * 5000,
     ],
 )

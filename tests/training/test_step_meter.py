@@ -9,7 +9,8 @@ from hermes import mal
 from hermes.checkpoint import async_saver
 from hermes.interface import Batch, DeviceInfo, find_backend
 from hermes.model_info.cost import count_flops
-from hermes.model_info.devices import PEAK_RATES, find_peak_rate
+from hermes.model_info.datasheets import BY_DRIVER_NAME, BY_SHORT_NAME
+from hermes.model_info.devices import find_peak_rate
 from hermes.training.events import Update
 from hermes.training.metrics_file import read_metrics
 from hermes.training.progress_bar import LineProgress
@@ -40,7 +41,9 @@ def test_rates_are_of_devices_and_precisions_that_are_known():
     assert find_peak_rate("bfloat16", DeviceInfo("cuda", "Tesla T4", (7, 5))) is None
     assert find_peak_rate("bfloat16", DeviceInfo("cuda", "NVIDIA H200 NVL", (9, 0))) is None
     assert find_peak_rate("float32", DeviceInfo("cpu")) is None
-    for rates in PEAK_RATES.values():
+    assert find_peak_rate("float16", DeviceInfo("cuda", "Tesla T4", (7, 5))) == 65e12
+    for sheet in (*BY_DRIVER_NAME.values(), *BY_SHORT_NAME.values()):
+        rates = sheet.rates
         in_order = [rates[name] for name in ("bfloat16", "tf32", "float32") if name in rates]
         assert in_order == sorted(in_order, reverse=True)
 

@@ -1,7 +1,11 @@
 """What the page's server says of runs, to this machine alone."""
 
 import json
+import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -159,3 +163,22 @@ def test_a_new_run_appears_while_the_page_is_open(folder, tmp_path, serve):
     (tmp_path / "later" / "run.yaml").write_text("lr: 0.1\nmax_steps: 7\n")
     (found,) = read_json(url + "runs")
     assert (found["name"], found["state"], found["total_steps"]) == ("later", "stopped", 7)
+
+
+def test_the_command_serves_the_page_until_it_is_interrupted(folder):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hermes", "watch", str(folder), "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said = process.stderr.readline()
+        url = re.match(r"the page is at (http://\S+); Ctrl-C ends it", said)[1]
+        assert b"<html" in read(url)[0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()

@@ -197,6 +197,8 @@ def describe_trace(found: "DocumentTrace") -> list[str]:
     if found.held_out:
         held_out = format_count(found.held_out, "tokens are", "token is")
         lines.append(f"  {held_out} held out for validation")
+    if found.absent:
+        lines.append(f"  {found.absent}")
     for one in found.readings:
         when = "" if one.step <= found.steps_done else "  to come"
         lines.append(

@@ -56,6 +56,7 @@ def examine(context: click.Context) -> None:
     process_group, options = join(context, given, backend, options, signals)
     # No check compiles or tokenizes, so no rank needs the long timeout of a run's first step.
     process_group.mark_first_step_done()
+    process_group.rank_info.on_first_step()
     with CrashLog(process_group, None):
         found = _check_all(process_group, backend, data, given["output"])
         _report(process_group, found, as_json=given["as_json"])

@@ -37,6 +37,7 @@ def generate(
     The text is streamed to standard output, without the prompt. With --prompts, the texts of a file
     of prompts go to --output, or to standard output as JSON lines.
     """
+    from hermes.api_generation import choose_schema
     from hermes.errors import HermesError
     from hermes.model import load
 
@@ -48,6 +49,7 @@ def generate(
         raise HermesError("--output is the file for the texts of --prompts; give those, too")
     if options["prompt"] == "-":
         options["prompt"] = sys.stdin.read()
+    options["json_schema"] = choose_schema(options["json_schema"])
     model = load(
         checkpoint,
         backend,
@@ -89,6 +91,7 @@ def _generate_from_prompt(
             logprobs=options["logprobs"],
             echo=options["echo"],
             context_overflow=options["context_overflow"],
+            json_schema=options["json_schema"],
         )
         if as_json:
             click.echo(json.dumps(complete().to_json()))

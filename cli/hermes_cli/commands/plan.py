@@ -44,12 +44,15 @@ def plan(context: click.Context, /, **_: Any) -> None:
 
 
 def _keep_own(file: OptionFile) -> OptionFile:
-    """A file without the options that a run has and its plan does not need."""
+    """A file without the options that a run has and its plan does not need.
+
+    Processes of the whole run are what a recipe starts, or what a run.yaml's numbers are for.
+    """
     own = get_options("plan")
     known = set().union(*(get_options(name) for name in TRAINING_COMMANDS))
-    kept = {
-        key: value
-        for key, value in file.values.items()
-        if key.replace("-", "_") in own or key.replace("-", "_") not in known
-    }
+    values = {key.replace("-", "_"): value for key, value in file.values.items()}
+    kept = {key: value for key, value in values.items() if key in own or key not in known}
+    count = str(file.processes) if file.processes else values.get("num_gpus")
+    if count is not None:
+        kept.setdefault("num_processes", count)
     return OptionFile(file.source, kept, file.processes)

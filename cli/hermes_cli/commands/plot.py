@@ -1,4 +1,4 @@
-"""`hermes plot`: the loss of one run or several, as a PNG and in the terminal."""
+"""`hermes plot`: the curves of one run or several, as a picture and in the terminal."""
 
 import shutil
 import sys
@@ -16,10 +16,12 @@ def can_show_braille() -> bool:
 
 @declare_command("plot")
 def plot(runs: tuple[str, ...], png: str | None, no_png: bool) -> None:
-    """Plot the loss of one or more runs.
+    """Plot the losses, learning rates, gradient norms and speeds of runs.
 
-    The curves are read from the runs' metrics.jsonl, drawn in the terminal and written as a PNG.
+    The curves are read from the runs' metrics.jsonl. The losses are drawn in the terminal, and all
+    of them into a picture.
     """
+    from hermes.api_watching import choose_picture
     from hermes.training.plot import draw_png, draw_text, read_curve
     from hermes.training.run_yaml import list_handovers
 
@@ -31,7 +33,6 @@ def plot(runs: tuple[str, ...], png: str | None, no_png: bool) -> None:
         click.echo(draw_text(one, width=width, braille=can_show_braille()))
     if no_png:
         return
-    name = "loss.png" if len(curves) == 1 else "compare.png"
-    path = Path(png) if png else Path(runs[0]) / "plots" / name
+    path = choose_picture(runs, png)
     draw_png(curves, path)
     click.echo(f"wrote {path}", err=True)

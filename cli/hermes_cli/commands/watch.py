@@ -1,7 +1,5 @@
 """`hermes watch`: a page that follows runs."""
 
-import webbrowser
-
 import click
 
 from hermes_cli.options.declarations import declare_command
@@ -14,10 +12,9 @@ def watch(runs: tuple[str, ...], port: int, open: bool) -> None:
     Running and finished runs are drawn over each other. The page is for this machine alone; a
     folder of runs is searched for new ones as long as it is open.
     """
-    from hermes.watching.server import WatchServer
+    from hermes.api_watching import watch
 
-    with WatchServer(runs, port) as server:
-        click.echo(f"the page is at {server.url}; Ctrl-C ends it", err=True)
-        if open:
-            webbrowser.open(server.url)
-        server.serve_forever()
+    def tell(address: str) -> None:
+        click.echo(f"the page is at {address}; Ctrl-C ends it", err=True)
+
+    watch(runs, port=port, open=open, on_start=tell)

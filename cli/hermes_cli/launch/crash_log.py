@@ -6,6 +6,7 @@ They are in OUTPUT/logs/rank-3.txt for rank 3. The user sees one line, from one 
 import datetime
 import faulthandler
 import os
+import signal
 import socket
 import traceback
 from collections.abc import Callable
@@ -25,10 +26,12 @@ from hermes.errors import (
     is_out_of_memory,
 )
 
-__all__ = ["CrashLog", "get_logs_folder"]
+__all__ = ["WRITE_STACKS", "CrashLog", "get_logs_folder"]
 
 # Of the time in which a backend may end the process: the stacks are written before.
 BEFORE = 0.9
+# At this signal a rank that trains writes its stacks, whatever it is doing; before, it ends.
+WRITE_STACKS = signal.SIGUSR2
 # What all processes meet alike, as the loss is that of all.
 COMMON = (Interrupted, NonFinite)
 QUIET = (click.ClickException, click.exceptions.Exit, click.Abort, KeyboardInterrupt, SystemExit)
@@ -79,6 +82,7 @@ class CrashLog:
         file = self._file = self._open_file(self._path)
         self._begins = os.fstat(file.fileno()).st_size
         faulthandler.enable(file)
+        faulthandler.register(WRITE_STACKS, file)
 
         def polled() -> bool:
             if os.fstat(file.fileno()).st_size > self._begins:
@@ -106,6 +110,7 @@ class CrashLog:
         finally:
             if self._file is not None:
                 faulthandler.cancel_dump_traceback_later()
+                faulthandler.unregister(WRITE_STACKS)
                 faulthandler.disable()
                 self._file.close()
 

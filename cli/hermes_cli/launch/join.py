@@ -60,13 +60,16 @@ def join(
 
     def last_words(line: str) -> None:
         tell(f"Error: {line}{stacks}")
-        end = time.monotonic() + rank_info.timeout
+        end = time.monotonic() + asked["peer_timeout"]
         while saves() and time.monotonic() < end:
             time.sleep(POLL)
 
     if OWN not in os.environ:  # a worker of this launcher watches it already
         watch_parent(os.environ, lambda line: tell(f"Error: {line}"))
     signals.silent = rank_info.rank > 0 or OWN in os.environ  # another process says so
-    joined = join_ranks(replace(rank_info, last_words=last_words), backend, options)
+    rank_info = replace(
+        rank_info, last_words=last_words, on_first_step=lambda: signals.on_first_step()
+    )
+    joined = join_ranks(rank_info, backend, options)
     signals.on_join()
     return joined

@@ -27,6 +27,7 @@ from hermes.distributed.process_group import RankInfo, exit_without_teardown
 from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost
 from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.launch.join import find_launched_backend, is_saving
+from hermes_cli.launch.pulse import Pulse, get_pulse_path
 from hermes_cli.launch.signals import CAUGHT, Signals
 from hermes_cli.launch.stderr_filter import filter_stderr, redirect_stderr
 from hermes_cli.launch.supervisor import LONGEST_GRACE, POLL, Death, Writing, supervise
@@ -146,7 +147,13 @@ def _run_worker(command: Command, folder: str, environment: Mapping[str, str]) -
         return 0
     report = StatusFile(folder, rank, attempt)
     with Signals(report.write_interrupted) as signals:
-        signals.on_join = report.write_joined
+        pulse = Pulse(get_pulse_path(folder, attempt, rank))
+
+        def on_join() -> None:
+            report.write_joined()
+            pulse.start()
+
+        signals.on_join, signals.on_first_step = on_join, pulse.stop
         signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT)  # the supervisor's thread blocks them
         threading.Thread(target=_end_with_launcher, daemon=True).start()
         redirect_stderr(folder)

@@ -45,7 +45,7 @@ class Signals:
     itself, as inside a long call that polls nothing; None for as long as it takes. words: what is
     said at the first signal, "" for nothing. last_words: what is said where the process ends
     itself. silent: another process says it. ends: called before the process ends itself. on_join:
-    called once the other ranks are found.
+    called once the other ranks are found. on_first_step: called once the first step is done.
 
     Outside the block nothing comes. SIGHUP stays ignored where it was, as under nohup, and a second
     one ends nothing, since a closing terminal sends several.
@@ -58,6 +58,7 @@ class Signals:
         self.silent = False
         self.ends: Callable[[], None] | None = None
         self.on_join: Callable[[], None] = lambda: None
+        self.on_first_step: Callable[[], None] = lambda: None
         self.number: int | None = None
         self._tell = tell
         self._came_at = 0.0

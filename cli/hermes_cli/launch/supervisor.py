@@ -3,20 +3,20 @@
 import math
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import active_children
-from pathlib import Path
 from shutil import rmtree
 
 import click
 
 from hermes.errors import Interrupted, PeerLost
 from hermes.storage.temporary import TemporaryFolder
+from hermes_cli.launch.crash_log import WRITE_STACKS
+from hermes_cli.launch.hang_watch import HangWatch
 from hermes_cli.launch.signals import CAUGHT, INTERRUPTED, Signals
 from hermes_cli.launch.signals import GRACE as GRACE_OF_SIGNALS
 from hermes_cli.launch.worker_status import WorkerStatus, read_statuses
@@ -29,9 +29,6 @@ POLL = 0.1
 GRACE, LONGEST_GRACE = 4.0, 8.0
 DEAF = 2 * GRACE_OF_SIGNALS
 LAST_WORD = 1.0  # seconds for the stacks of one that was stopped
-# Seconds beyond a run's limit: others notice who is stopped, but not before the first step.
-LEFT_TO_OTHERS = 5.0
-TICK = 1.0  # seconds between two looks at who is stopped
 LOST = PeerLost.exit_code
 STOPS = (Interrupted.exit_code, INTERRUPTED)  # asked for
 WELL = (0, Interrupted.exit_code)  # what all of them end with, if any does
@@ -111,8 +108,8 @@ class _Supervisor:
         self._attempt, self._ends, self._quiet_since = 0, 0, 0.0
         self._lost_since: float | None = None
         self._woken_at = self._wrote_at = 0.0
-        self._stopped: dict[int, int] = {}  # pid -> the ticks for which it was seen stopped
-        self._ticked_at = 0.0
+        self._hangs = HangWatch(folder, writing.patience)
+        self._how: dict[int, str] = {}  # pid -> how it hung, where that is known
 
     def run(self) -> None:
         """Wait until all workers have ended."""
@@ -155,7 +152,7 @@ class _Supervisor:
             waits = [one for one in here if one.code == INTERRUPTED and one.pid not in self._asked]
             self._send(signal.SIGTERM, waits)
             self._asked |= {one.pid: time.monotonic() for one in waits}
-        self._end_stopped(running)
+        self._end_hung(running)
         now, ends = time.monotonic(), len(here) - len(running)
         if ends != self._ends:
             self._ends, self._quiet_since = ends, now
@@ -178,21 +175,12 @@ class _Supervisor:
                 # Who has said how it ended has nothing left to do either.
                 self._send(signal.SIGKILL, (one for one in here if _is_alive(one.pid)))
 
-    def _end_stopped(self, running: list[WorkerStatus]) -> None:
-        """Kill each worker that was stopped for longer than the run's limit.
-
-        Seconds are counted by looks, since this process may have been stopped with all others.
-        """
-        if not self._writing.patience or time.monotonic() - self._ticked_at < TICK:
-            return
-        self._ticked_at = time.monotonic()
-        stopped = [one for one in running if is_stopped(one.pid)]
-        self._stopped = {one.pid: self._stopped.get(one.pid, 0) + 1 for one in stopped}
-        limit = (self._writing.patience + LEFT_TO_OTHERS) / TICK
-        for one in stopped:
-            if self._stopped[one.pid] > limit:
-                self._hung[one.pid] = one
-                self._send(signal.SIGKILL, [one])
+    def _end_hung(self, running: list[WorkerStatus]) -> None:
+        """Kill each worker that was stopped, or hung before the first step, beyond the limit."""
+        for one, how in self._hangs.find(running):
+            asked = one.pid in self._hung or not how  # one that is stopped cannot write
+            self._hung[one.pid], self._how[one.pid] = one, how
+            self._send(signal.SIGKILL if asked else WRITE_STACKS, [one])
 
     def _is_overdue(self, one: WorkerStatus) -> bool:
         """Whether a worker was handed a signal so long ago that it does not hear it."""
@@ -215,7 +203,7 @@ class _Supervisor:
         )
         self._attempt, self._ends, self._lost_since = attempt, 0, None
         self._hung, self._woken_at, self._wrote_at = {}, 0.0, 0.0
-        self._stopped = {}
+        self._hangs.forget()
 
     @staticmethod
     def _send(number: signal.Signals, to: Iterable[WorkerStatus]) -> None:
@@ -249,7 +237,8 @@ class _Supervisor:
         # Who was killed here because it hung is told of so; who died before made it hang.
         deaths = [death.describe() for death in self._deaths if death.pid not in self._hung]
         for one in self._hung.values():
-            deaths.append(f"Error: rank {one.rank} (process {one.pid}) hung and was killed")
+            how = self._how.get(one.pid, "")
+            deaths.append(f"Error: rank {one.rank} (process {one.pid}) hung and was killed{how}")
         # One that hung and was woken knows less of it than those that waited.
         waited = _collect_lines(one for one in last if one.pid not in self._hung) or _collect_lines(
             last
@@ -280,16 +269,6 @@ def _end_all(folder: str) -> None:
     for one in active_children():
         one.kill()
     rmtree(folder, ignore_errors=True)
-
-
-def is_stopped(pid: int) -> bool:
-    """Whether a process was stopped by a signal and not continued."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except OSError:  # it is gone, or the system has no such files
-        words = ["ps", "-o", "state=", "-p", str(pid)]
-        state = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
-    return state.startswith("T")
 
 
 def _is_alive(pid: int) -> bool:

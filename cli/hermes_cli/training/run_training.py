@@ -77,7 +77,7 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     if options["verbose"] and options["quiet"]:
         raise HermesError("--verbose and --quiet are both given; keep one")
     if options["quiet"]:
-        context.with_resource(show_stages(lambda what, done, total: None))
+        context.with_resource(show_stages(lambda what, done, total, *facts: None))
     tell = _keep_quiet if options["quiet"] else _tell
     # Of several processes the one that starts them sees the end of all, else rank 0.
     rank_info = read_rank_info(os.environ)

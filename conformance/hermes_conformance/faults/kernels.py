@@ -82,8 +82,9 @@ def _forget_scale_in_gradient(patcher: Patcher) -> None:
 
     def wrap(original):
         def faulty(*arguments):
-            *rest, head = arguments
-            return original(*rest, SimpleNamespace(softcap=head.softcap, scale=None, ops=head.ops))
+            *rest, head, z_grad = arguments
+            plain = SimpleNamespace(softcap=head.softcap, scale=None, ops=head.ops)
+            return original(*rest, plain, z_grad)
 
         return faulty
 
@@ -231,6 +232,12 @@ FAULTS = (
     _make_fault(
         "attention's scale is doubled in bfloat16",
         "L3/bfloat16",
+        DEFAULT,
+        _change_fast_attention(_multiply_scale(2.0)),
+    ),
+    _make_fault(
+        "attention's scale is doubled in float16",
+        "L3/float16",
         DEFAULT,
         _change_fast_attention(_multiply_scale(2.0)),
     ),

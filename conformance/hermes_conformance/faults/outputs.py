@@ -97,7 +97,7 @@ def _vary_rate(original, self, batch, lr):
 def _round_weights(original, self, batch, lr):
     """A learner keeps its weights in bfloat16, so that small changes of large weights are lost."""
     report = original(self, batch, lr)
-    if self.runtime.options.precision == "bfloat16":
+    if self.runtime.options.precision in ("bfloat16", "float16"):
         _round_learner_weights(self)
     return report
 
@@ -141,6 +141,12 @@ FAULTS = (
     _make_fault(
         "weights are bfloat16, too",
         "L4/update-bfloat16",
+        "train.hot/hot",
+        _change_step(_round_weights),
+    ),
+    _make_fault(
+        "weights are short in float16, too",
+        "L4/update-float16",
         "train.hot/hot",
         _change_step(_round_weights),
     ),

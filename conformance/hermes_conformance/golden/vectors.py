@@ -12,7 +12,7 @@ import numpy as np
 from hermes.checkpoint import TensorFile
 from hermes.interface import Batch, PreferencePairs, TrainState
 from hermes.mal import dumps, loads
-from hermes.recipe import Lora, OptimizerRecipe, Preference, Recipe
+from hermes.recipe import Lora, LossScaling, OptimizerRecipe, Preference, Recipe
 from hermes.spec import (
     Alibi,
     AttentionSpec,
@@ -237,6 +237,7 @@ def read_recipe(value: dict[str, Any]) -> Recipe:
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
     fields["optimizer"] = OptimizerRecipe(**value["optimizer"])
     fields["preference"] = Preference(**value["preference"])
+    fields["loss_scaling"] = LossScaling(**value["loss_scaling"])
     fields["lora"] = None if value["lora"] is None else Lora(**value["lora"])
     return Recipe(**fields)
 

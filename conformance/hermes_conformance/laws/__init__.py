@@ -10,6 +10,7 @@ from hermes_conformance.laws import (
     exact,
     interchange,
     kernels,
+    loss_scaling,
     rows,
     semantics,
     short_formats,
@@ -40,15 +41,25 @@ LEVELS = (
         canary=True,
     ),
     Level("L2", "float32 kernels", (*kernels.LAWS, *rows.LAWS_32), kernels.make_cases),
-    Level("L3", "kernels of shorter formats", short_formats.LAWS, short_formats.make_cases),
+    Level(
+        "L3",
+        "kernels of shorter formats",
+        (*short_formats.LAWS, *loss_scaling.LAWS_OF_GRADIENTS),
+        short_formats.make_cases,
+    ),
     Level(
         "L4",
         "training",
-        (*training.LAWS, *compiled.LAWS),
-        training_cases.make_cases,
+        (*training.LAWS, *compiled.LAWS, *loss_scaling.LAWS_OF_RUNS),
+        lambda long: (*training_cases.make_cases(long), *loss_scaling.make_cases()),
         canary=True,
     ),
-    Level("L5", "interchange", interchange.LAWS, interchange.make_cases),
+    Level(
+        "L5",
+        "interchange",
+        (*interchange.LAWS, *loss_scaling.LAWS_OF_MOVES),
+        interchange.make_cases,
+    ),
 )
 
 

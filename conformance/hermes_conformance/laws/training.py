@@ -286,7 +286,7 @@ LAWS = (
             match_names("train.hot", "train.lora", "train.frozen", *NEW_RULES),
             precision=precision,
         )
-        for precision in ("float32", "bfloat16")
+        for precision in ("float32", "bfloat16", "float16")
     ),
     _make_law(
         "checkpointing",

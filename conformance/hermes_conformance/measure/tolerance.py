@@ -211,6 +211,24 @@ GRADIENT_16 = Bound(
     "0.5",
     "0.092 with tied embeddings; 0.005 to 0.05 elsewhere",
 )
+NORM_F16 = Bound(
+    0.01,
+    "relative",
+    "of gradients in float16, whose rounding is an eighth of bfloat16's",
+    "0.0028",
+)
+GRADIENT_F16 = Bound(
+    0.05,
+    "relative rms",
+    "of gradients in float16 against the same backend's float64; those that vanish are off by 1",
+    "0.013 with weights and chunks, 0.003 elsewhere",
+)
+NEXT_F16 = Bound(
+    0.01,
+    "nats",
+    "the next loss of a float16 run that another backend continues",
+    "7.4e-6",
+)
 TOKEN_TF32 = Bound(
     3.0,
     "sigma",
@@ -281,7 +299,7 @@ BISECT_BF16 = Bound(
     "0.18",
 )
 BISECT_16 = Bound(
-    256 * 2.0**-11, "rms", "the same in float16, whose unit is 2^-11", "no backend has it"
+    256 * 2.0**-11, "rms", "the same in float16, whose unit is 2^-11", "less on default"
 )
 BISECT_BOUNDS = {
     "float64": BISECT_64,

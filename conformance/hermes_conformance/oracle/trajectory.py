@@ -37,7 +37,7 @@ def copy_state(state: TrainState) -> TrainState:
         return {name: np.array(tensors[name]) for name in tensors}
 
     slots = {slot: copy(held) for slot, held in state.slots.items()}
-    return TrainState.from_slots(copy(state.params), slots, state.step)
+    return TrainState.from_slots(copy(state.params), slots, state.step, state.loss_scale)
 
 
 def train(

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,11 @@ def open_index(folder: Path) -> DocumentIndex:
     """Open the index of a folder of prepared tokens. Raises DataError, StorageError."""
     facts, shards = read_manifest(folder)
     parts = [
-        IndexPart(open_index_rows(folder / shard.files[1], shard.documents), shard.tokens)
+        IndexPart(
+            partial(open_index_rows, folder / shard.files[1], shard.documents),
+            shard.documents,
+            shard.tokens,
+        )
         for shard in shards
     ]
     return DocumentIndex(parts, [_describe(one, facts["options"]) for one in facts["plan"]])

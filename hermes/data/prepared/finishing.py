@@ -93,11 +93,9 @@ def write_manifest(
     tokens = sum(shard.tokens for shard in shards)
     if not tokens:
         raise DataError("there is no text to tokenize; give files that have some")
-    progress.stage = "verifying"
 
     def show(done: int, total: int) -> None:
-        progress.read, progress.size = done, total
-        watch(progress)
+        watch(PreparationProgress(total, done, stage="verifying"))
 
     dtype = choose_dtype(plan)
     fingerprint = hash_shards(folder, dtype, shards, tokenizer.fingerprint, show)

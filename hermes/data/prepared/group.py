@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from hermes.data.bad_records import BadRecords
 from hermes.data.document_index import INDEX
 from hermes.data.document_reader import Document, read_file
-from hermes.data.encoding_pool import EncodingPool
+from hermes.data.encoding_pool import EncodingPool, choose_batch_size
 from hermes.data.prepared.manifest import Shard
 from hermes.data.prepared.plan import Plan, name_shard
-from hermes.data.source_file import HashingFile, SourceHash, require_unchanged
+from hermes.data.source_file import HashingFile, ReadMeter, SourceHash, require_unchanged
 from hermes.data.token_stream import join_pieces
 from hermes.errors import DataError, StorageError
 from hermes.storage.durable import TEMPORARY, Disk, write_atomically, write_file
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
 __all__ = ["Group", "GroupReader", "name_group", "read_group", "read_shard", "write_shards"]
-
-BATCH = 1 << 21  # characters encoded at a time
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,11 @@ class _Piece:
 
 @dataclass
 class _Batch:
-    """Pieces of one shard that are encoded together."""
+    """Pieces of one shard that are encoded together. read: bytes of the group up to their end."""
 
     shard: int
     pieces: list[_Piece]
+    read: int = 0
 
     def prepare(self) -> "tuple[_Batch, list[str], list[bool]]":
         """The batch as an EncodingPool takes it."""
@@ -98,7 +97,8 @@ class _Batch:
 class GroupReader:
     """Reads a group and yields the batches of those shards that are wanted.
 
-    finished: of each shard that is, its hash of the text, which is compared.
+    finished: of each shard that is, its hash of the text, which is compared. on_skipped: told of
+    the bytes of the group that are read and of those that were not wanted, where some are not.
     """
 
     def __init__(
@@ -108,34 +108,40 @@ class GroupReader:
         tokenizer: "Tokenizer",
         wants: Callable[[int], bool],
         finished: dict[int, str],
-        watch: Callable[[int], None],
+        on_skipped: Callable[[int, int], None],
     ):
         self._plan, self._group, self._tokenizer = plan, group, tokenizer
-        self._wants, self._finished, self._watch = wants, finished, watch
+        self._wants, self._finished, self._on_skipped = wants, finished, on_skipped
         limit = plan.options.max_bad_records
         self._bad = None if limit is None else BadRecords(limit)
         self._sources: list[SourceHash] = []
         self.text_hashes: dict[int, str] = {}  # of the shards that were read to their ends
         self._shard, self._size = 0, 0
         self._digest = hashlib.sha256()
+        self._batch_size = choose_batch_size()
+        self.size = 0  # bytes of the sources that are read, up to the last piece
 
     def read(self) -> Iterator[tuple[_Batch, list[str], list[bool]]]:
         """Yield the batches in order, with their texts and whether each continues another.
 
         Raises DataError, StorageError.
         """
-        batch, size = _Batch(0, []), 0
+        batch, size, before = _Batch(0, []), 0, 0
         for piece in self._read_pieces():
             length = _count_bytes(piece.text)
             if self._size and self._size + length > self._plan.options.shard_size:
                 self._end_shard()
             if self._wants(self._shard):
-                if batch.pieces and (batch.shard != self._shard or size >= BATCH):
+                if batch.pieces and (batch.shard != self._shard or size >= self._batch_size):
                     yield batch.prepare()
                     batch, size = _Batch(self._shard, []), 0
                 batch.shard = self._shard
                 batch.pieces.append(piece)
+                batch.read = self.size
                 size += len(piece.text)
+            else:
+                self._on_skipped(self.size, self.size - before)
+            before = self.size
             self._digest.update(piece.text.encode())
             self._size += length
         if batch.pieces:
@@ -166,25 +172,32 @@ class GroupReader:
                 return held[0].as_file()
 
             text = hashlib.sha256()
-            size, told, starts = 0, 0, True
-            path, form = source.path, self._plan.options.text_format
+            size, starts = 0, True
+            form, start = self._plan.options.text_format, self.size
+            meter = ReadMeter(source, form.documents)
             documents: Iterator[Document] = join_pieces(
-                read_file(path, source.kind, form, bad=self._bad, wrap=wrap), self._tokenizer
+                read_file(
+                    source.path,
+                    source.kind,
+                    form,
+                    bad=self._bad,
+                    wrap=wrap,
+                    on_share=meter.take_share,
+                ),
+                self._tokenizer,
             )
             for one in documents:
+                length = _count_bytes(one.text)
                 if not hashing:
-                    data = one.text.encode()
-                    text.update(data)
-                    size += len(data)
+                    text.update(one.text.encode())
+                    size += length
+                self.size = start + meter.add(length, hashing[0] if hashing else None)
                 yield _Piece(one.text, number, one.line, starts, not one.more)
                 starts = not one.more
-                now = hashing[0].size if hashing else size
-                self._watch(now - told)
-                told = now
             read = hashing[0].size if hashing else None
             require_unchanged(source, read)
+            self.size = start + (read or source.size or size)
             if hashing:
-                self._watch(hashing[0].size - told)
                 self._sources.append(SourceHash(source.name, hashing[0].size, hashing[0].sha256))
             else:
                 size = source.size or size
@@ -210,11 +223,12 @@ def write_shards(
     eos_id: int,
     dtype: str,
     disk: Disk,
-    on_tokens: Callable[[int, int], None],
+    on_tokens: Callable[[int, int, int], None],
 ) -> None:
     """Encode what the reader yields, and write its shards, each whole or not at all.
 
-    on_tokens: told of tokens and documents as they are written. Raises StorageError.
+    on_tokens: told of tokens and documents as they are written, and of how many bytes of the group
+    those so far are from. Raises StorageError.
     """
     encoded = pool.encode(reader.read())
     for number, batches in groupby(encoded, key=lambda item: item[0].shard):
@@ -247,7 +261,7 @@ class _ShardWriter:
         beginning: list[int],
         eos_id: int,
         dtype: str,
-        on_tokens: Callable[[int, int], None],
+        on_tokens: Callable[[int, int, int], None],
     ):
         self._beginning = np.array(beginning, dtype)
         self._eos = np.array([eos_id], dtype)
@@ -272,5 +286,5 @@ class _ShardWriter:
                 self.tokens += 1
         joined = np.concatenate(parts)
         self.largest = max(self.largest, int(joined.max(initial=0)))
-        self._on_tokens(self.tokens - before, len(self.index) - documents)
+        self._on_tokens(self.tokens - before, len(self.index) - documents, batch.read)
         return joined.tobytes()

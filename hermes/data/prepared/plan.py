@@ -31,6 +31,7 @@ __all__ = [
     "compare_sources",
     "describe_difference",
     "group_sources",
+    "is_more_lenient",
     "make_plan",
     "name_shard",
 ]
@@ -147,15 +148,26 @@ def group_sources(sources: Sequence[SourceFile], size: int) -> tuple[range, ...]
     return tuple(groups)
 
 
+def is_more_lenient(before: bytes, now: bytes) -> bool:
+    """Whether a plan differs from an earlier one only in that bad records are left out from now on.
+
+    What was finished had none, so it is the same by either plan.
+    """
+    there, here = json.loads(before), json.loads(now)
+    was = there["options"].pop("max_bad_records", None)
+    return here["options"].pop("max_bad_records") is not None and was is None and there == here
+
+
 def describe_difference(before: bytes, now: bytes, folder: Path) -> str:
     """The sentence about a folder that was begun with another plan."""
     there, here = json.loads(before), json.loads(now)
     found = "other data"
-    for part in ("tokenizer", "options"):
-        for key, value in here[part].items():
-            if there.get(part, {}).get(key) != value:
-                found = f"{key} {there.get(part, {}).get(key)!r}, and not {value!r}"
-                return f"{folder} was begun with {found}; choose another --output, or delete it"
+    if there["tokenizer"] != here["tokenizer"]:
+        return f"{folder} was begun with another tokenizer; choose another --output, or delete it"
+    for key, value in here["options"].items():
+        if (was := there["options"].get(key)) != value:
+            found = f"{key} {was!r}, and not {value!r}"
+            return f"{folder} was begun with {found}; choose another --output, or delete it"
     for old, new in zip(there["sources"], here["sources"], strict=False):
         if old != new:
             found = f"{old['name']} of {old['size']:,} bytes"

@@ -42,6 +42,7 @@ from hermes.data.prepared.plan import (
     compare_sources,
     describe_difference,
     group_sources,
+    is_more_lenient,
     make_plan,
     name_shard,
 )
@@ -81,7 +82,8 @@ def prepare_tokens(
     if done:
         notes = compare_sources(folder, plan)
         return describe_whole(folder, (*notes, "nothing is left to do"))
-    progress = PreparationProgress(plan.size)
+    whole_size = plan.size if all(source.is_file for source in plan.sources) else 0
+    progress = PreparationProgress(whole_size)
     mine = part or Part()
     with EncodingPool(tokenizer, workers) as pool:
         for group in range(len(plan.groups)):
@@ -149,6 +151,8 @@ def _open_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -
                 "choose another --output"
             )
         write_atomically(folder / PLAN, text, disk=disk)
+    elif is_more_lenient(begun, text):
+        write_atomically(folder / PLAN, text, disk=disk)
     elif begun != text:
         raise DataError(describe_difference(begun, text, folder))
     tokenizer.save(folder / TOKENIZER)
@@ -176,22 +180,29 @@ def _prepare_group(
     if known is not None:
         own = [number for number in range(known.shards) if part.has(groups, group, number)]
         if all(number in finished for number in own):
-            progress.read += sum(source.size for source in known.sources)
+            size = sum(source.size for source in known.sources)
+            progress.read += size
+            progress.skipped += size
             watch(progress)
             return
 
     def wants(number: int) -> bool:
         return number not in finished and part.has(groups, group, number)
 
-    def add_bytes(count: int) -> None:
-        progress.read += count
+    before = progress.read
 
-    def add_tokens(tokens: int, documents: int) -> None:
-        progress.tokens += tokens
-        progress.documents += documents
+    def add_skipped(read: int, skipped: int) -> None:
+        progress.read = max(progress.read, before + read)
+        progress.skipped += skipped
         watch(progress)
 
-    reader = GroupReader(plan, group, tokenizer, wants, finished, add_bytes)
+    def add_tokens(tokens: int, documents: int, read: int) -> None:
+        progress.tokens += tokens
+        progress.documents += documents
+        progress.read = max(progress.read, before + read)
+        watch(progress)
+
+    reader = GroupReader(plan, group, tokenizer, wants, finished, add_skipped)
     write_shards(
         folder,
         reader,
@@ -203,6 +214,8 @@ def _prepare_group(
         disk=disk,
         on_tokens=add_tokens,
     )
+    progress.read = before + reader.size
+    watch(progress)
     result = reader.get_result()
     if known is not None and known != result:
         raise DataError(

@@ -1,0 +1,225 @@
+"""A rank that hangs before the first step: found within the run's limit, on both backends."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from hermes.stages import report_stage
+from hermes_cli.launch.hang_watch import HangWatch
+from hermes_cli.launch.processor_time import _parse_time, read_descendants_seconds, read_seconds
+from hermes_cli.launch.pulse import BEAT, Beat, Pulse, SignsOfWork, get_pulse_path, read_beat
+from hermes_cli.launch.worker_status import WorkerStatus
+from tests.distributed.support import MLX, TORCH, WAIT, train
+
+LIMIT = 6
+BEAT_FIELDS = ("beats", "signs", "waits", "place")
+# What rank 1 meets, and where: the rest of the program is as it is.
+HANGS = """
+import os, sys, time
+def hang(*args, **kwargs):
+    if os.environ.get("RANK", os.environ.get("MLX_RANK")) != "1":
+        return
+    open("BEGUN", "w").write(str(time.monotonic()))
+    WHAT
+if any("spawn_main" in word for word in sys.orig_argv):
+    import MODULE as module
+    holder = module.HOLDER
+    plain = holder.NAME
+    def planted(*args, **kwargs):
+        hang()
+        return plain(*args, **kwargs)
+    holder.NAME = planted
+"""
+WAYS = {
+    "blocked": "time.sleep(1000)",
+    "loop": "n = 0\n    while True: n = n * n % 7919 + 1",
+    "polling": "while not os.path.exists('/nowhere'): time.sleep(0.01)",
+}
+PLACES = {
+    "data": ("hermes.training.run", "Run", "build"),
+    "first batch": ("hermes.training.loop", "TrainingLoop", "_draw_batch"),
+    "torch's compile": ("torch._inductor.compile_fx", "sys.modules[module.__name__]", "compile_fx"),
+    "mlx's compile": ("hermes_mlx.runtime", "Runtime", "make_context"),
+}
+FOUND = [
+    (MLX, "first batch", "loop"),
+    (MLX, "mlx's compile", "blocked"),
+    (MLX, "data", "polling"),
+    (TORCH, "first batch", "blocked"),
+    (TORCH, "torch's compile", "loop"),
+    (TORCH, "torch's compile", "blocked"),
+    (TORCH, "data", "loop"),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("how", "place", "way"), FOUND)
+def test_a_rank_that_hangs_before_the_first_step_is_found_within_the_limit(
+    corpus, tmp_path, monkeypatch, how, place, way
+):
+    module, holder, name = PLACES[place]
+    text = HANGS.replace("WHAT", WAYS[way]).replace("MODULE", module)
+    holder = f"module.{holder}" if "[" not in holder else holder
+    text = text.replace("module.HOLDER", holder).replace("NAME", name)
+    text = text.replace("BEGUN", str(tmp_path / "begun"))
+    (tmp_path / "sitecustomize.py").write_text(text)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path)
+    run, more = tmp_path / "run", ["--compile"] if "torch" in place else []
+    said = train(
+        corpus, "--output", run, "--max-steps", 3, *how, *more, "--peer-timeout", LIMIT, code=76
+    )
+    # The other rank has to come so far as to wait, on a machine that may be busy; 600 is the time
+    # that a first step may take.
+    assert time.monotonic() - float((tmp_path / "begun").read_text()) < 300
+    assert said.count("Error: ") == 1
+    assert "Error: rank 1 (process " in said
+    assert f"hung and was killed: it did nothing for {LIMIT} s before the first step" in said
+    assert "sitecustomize.py:" in said
+    assert "Traceback" not in said
+    log = (run / "logs" / "rank-1.txt").read_text() if place != "data" else "in hang"
+    assert "in hang" in log
+
+
+def beat_of(signs, seconds=0.6):
+    """The number of signs after so long, seen as a worker's own thread sees them."""
+    main, before = threading.main_thread().ident, signs.number
+    end, period = time.monotonic() + seconds, time.monotonic()
+    while time.monotonic() < end:
+        time.sleep(0.05)
+        signs.add_frame(sys._current_frames()[main])
+    signs.add_period(time.monotonic() - period)
+    return signs.number - before
+
+
+def watch_while(work, seconds=0.8):
+    """How many signs there are of WORK, called again and again, once its places are known."""
+    counts, ended = [], threading.Event()
+
+    def look():
+        signs = SignsOfWork()
+        beat_of(signs, 1.0)
+        counts.append(beat_of(signs, seconds))
+        ended.set()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    while not ended.is_set():
+        work()
+    thread.join()
+    return counts[0]
+
+
+def test_a_loop_of_python_and_one_that_sleeps_show_no_work():
+    def loop():
+        n = 1
+        for _ in range(10_000):
+            n = n * n % 7919 + 1
+
+    assert watch_while(loop) == 0
+    assert watch_while(lambda: time.sleep(0.01)) == 0
+
+
+def test_stages_memory_calls_and_children_show_work():
+    numbers, kept = iter(range(10**9)), []
+    assert watch_while(lambda: (report_stage("reading", next(numbers)), time.sleep(0.01))) > 0
+    report_stage("")
+    assert watch_while(lambda: (kept.append(np.ones(300_000)), time.sleep(0.01))) > 0
+    square = np.ones((2000, 2000))
+    assert watch_while(lambda: square @ square, 1.2) > 0
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
+        assert watch_while(lambda: time.sleep(0.01)) > 0
+        child.kill()
+
+
+def test_processor_time_of_others_is_counted():
+    before = read_descendants_seconds()
+    words = [sys.executable, "-c", "import os, subprocess, sys; "]
+    words[2] += "subprocess.run([sys.executable, '-c', 'while True: pass'])"
+    with subprocess.Popen(words, start_new_session=True) as child:
+        end_at = time.monotonic() + WAIT
+        while read_descendants_seconds() < before + 0.3:
+            assert time.monotonic() < end_at
+        os.killpg(child.pid, 9)
+    assert read_seconds(os.getpid()) > 0
+    assert read_seconds(child.pid) == 0
+    assert [_parse_time(text) for text in ("1:02.50", "1:00:00", "2-00:00:01")] == [
+        62.5,
+        3600,
+        172_801,
+    ]
+
+
+def test_a_pulse_is_a_file_until_the_first_step_is_done(tmp_path):
+    path = get_pulse_path(tmp_path, 0, 1)
+    pulse = Pulse(path)
+    assert read_beat(path) is None
+    pulse.start()
+    end_at = time.monotonic() + WAIT
+    while read_beat(path) is None:
+        assert time.monotonic() < end_at
+        time.sleep(0.01)
+    assert "test_hangs.py" in read_beat(path).place
+    assert not read_beat(path).waits
+    pulse.stop()
+    time.sleep(1.5 * BEAT)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A watch over two workers, and a function for a tick after what both have said."""
+    watch = HangWatch(str(tmp_path), 3.0)
+    workers = [WorkerStatus(rank, 0, os.getpid() + rank) for rank in (0, 1)]
+
+    def tick(*said):
+        for one, beat in zip(workers, said, strict=True):
+            path = get_pulse_path(tmp_path, 0, one.rank)
+            text = json.dumps(dict(zip(BEAT_FIELDS, (*beat, "here"), strict=True)))
+            path.write_text(text)
+        watch._ticked_at = 0.0
+        return [(one.rank, how) for one, how in watch.find(workers)]
+
+    return tick
+
+
+def test_who_does_nothing_while_others_wait_hangs(two):
+    for k in range(4):
+        assert two((k, 1, True), (k, 5, False)) == []
+    ((rank, how),) = two((5, 1, True), (5, 5, False))
+    assert rank == 1
+    assert how.startswith(": it did nothing for 3 s before the first step while others waited (he")
+
+
+def test_who_works_or_whom_nobody_waits_for_does_not_hang(two):
+    for k in range(9):
+        assert two((k, 1, True), (k, k, False)) == []  # it works
+    for k in range(9):
+        assert two((k, 1, False), (k, 5, False)) == []  # the same long call, in all
+    for k in range(9):
+        assert two((k, k, True), (k, 5, False)) == []  # the other does what it waits for
+    for k in range(9):
+        assert two((k, 1, True), (k, 5, True)) == []  # each waits
+
+
+def test_who_keeps_pythons_lock_hangs_where_nothing_computes(two, monkeypatch):
+    seconds = iter(range(100))
+    from hermes_cli.launch import hang_watch
+
+    monkeypatch.setattr(hang_watch, "read_seconds", lambda pid: next(seconds))
+    for k in range(9):
+        assert two((k, 1, True), (7, 5, False)) == []
+    monkeypatch.setattr(hang_watch, "read_seconds", lambda pid: 100.0)
+    found = [two((k, 1, True), (7, 5, False)) for k in range(5)]
+    assert [rank for rank, _ in found[-1]] == [1]
+
+
+def test_a_beat_is_what_was_written(tmp_path):
+    (tmp_path / "one").write_text('{"beats": 1, "signs": 2, "waits": true, "place": "x"}')
+    assert read_beat(tmp_path / "one") == Beat(1, 2, True, "x")
