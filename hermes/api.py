@@ -47,6 +47,7 @@ from hermes.training.progress_bar import open_progress
 from hermes.training.request import RunRequest
 from hermes.training.result import ResultCollector, TrainResult
 from hermes.training.run import Run, check_output, has_checkpoint, open_run
+from hermes.training.run_log import RunLog
 from hermes.training.tracking import deliver, open_trackers
 
 __all__ = [
@@ -198,11 +199,13 @@ def train(
     on_finish: str = "",
     lr: float = 3e-4,
     batch_size: int = 32,
+    batch_size_schedule: str = "",
     grad_accum: int = 1,
     epochs: float = 1,
     max_steps: int = 0,
     train_tokens: int = 0,
     seq_len: int | None = None,
+    seq_len_schedule: str = "",
     schedule: str = "constant",
     warmup_steps: int = 0,
     warmup_ratio: float = 0.0,
@@ -227,10 +230,16 @@ def train(
     patience: int = 0,
     min_delta: float = 0.0,
     on_nonfinite: str = "stop",
+    on_spike: str = "ignore",
+    spike_sigma: float = 6.0,
+    spike_window: int = 128,
     save_every: int = 1000,
     save_minutes: float = 0.0,
     save_every_epoch: bool = False,
     log_every: int | None = None,
+    verbose: bool = False,
+    quiet: bool = False,
+    log_file: str | Path | None = None,
     sample_every: int = 0,
     sample_prompt: str | Sequence[str] = (),
     sample_prompts: str | Path | None = None,
@@ -299,8 +308,10 @@ def train(
     push_every_save each checkpoint.
 
     progress: True shows a bar in a terminal or notebook and lines elsewhere, False nothing; None a
-    bar where one can be drawn. report: called with every event. stop: polled after every step; the
-    run is saved where it says True. host: the program that shows the run itself.
+    bar where one can be drawn. verbose: a line for every logged step instead; quiet: nothing but
+    warnings and errors; log_file: gets a line for every logged step and event, too. report: called
+    with every event. stop: polled after every step; the run is saved where it says True. host: the
+    program that shows the run itself.
 
     Under torchrun, srun, mpirun or mlx.launch all processes make one run together. Ctrl-C finishes
     the step and saves, and then raises KeyboardInterrupt; SIGTERM does so too and raises
@@ -375,16 +386,28 @@ def run_to_end(
             return interrupt.came or host.stop() or call["stop"]()
 
         collector = ResultCollector(run)
-        progress = call["progress"] if host.leads and not run.finished else False
+        shows = host.leads and not run.finished and not call["quiet"]
+        progress, verbose = call["progress"] if shows else False, call["verbose"]
+        log_file = Path(call["log_file"]) if host.leads and call["log_file"] else None
         with (
-            closing(open_progress(run.total_steps, run.position.step, progress)) as shown,
+            RunLog(log_file) as log,
+            closing(
+                open_progress(run.total_steps, run.position.step, progress, verbose=verbose)
+            ) as shown,
             show_stages(shown.show_stage),
             open_trackers(run, host.tell) as trackers,
             explain_training_memory(request, run.components.recipe, run.components.spec.name),
         ):
+            log.say(
+                f"run {request.output}: from step {run.position.step:,} to {run.total_steps:,}, "
+                f"{run.components.spec.name}, {request.backend.name} on {request.device}"
+            )
+            for note in run.notes:
+                log.say(note)
             for event in run.train(stop):
                 collector.add(event)
                 shown.show(event)
+                log.show(event)
                 deliver(trackers, event)
                 report(event)
                 if uploads is not None and host.leads:

@@ -265,6 +265,7 @@ def chat(
     *,
     config: str | Path | None = None,
     ignore_fields: Sequence[str] = (),
+    use_ema: bool = False,
     tokenizer: str | Path | Tokenizer | None = None,
     eos: str | None = None,
     template: str | Path | None = None,
@@ -305,13 +306,11 @@ def chat(
         talk = hermes.chat("run")
         print("".join(talk.say("Hello!")))
 
-    checkpoint, config, ignore_fields, tokenizer, eos, force: as in `load`. template: a Jinja file
-    instead of the checkpoint's chat template; template_arg: its arguments, such as
-    "enable_thinking=false".
-    max_tokens: of an answer. Sampling and what ends an answer are as in `generate`.
-    context_overflow: what becomes of an answer for which the context has no more room, as there.
-    prompt_cache: a file of what the last conversation had been read. Raises HermesError of every
-    kind.
+    checkpoint to eos, force: as in `load`. template: a Jinja file instead of the checkpoint's chat
+    template; template_arg: its arguments, such as "enable_thinking=false". max_tokens: of an
+    answer. Sampling and what ends an answer are as in `generate`. context_overflow: what becomes of
+    an answer for which the context has no more room, as there. prompt_cache: a file of what the
+    last conversation had been read. Raises HermesError of every kind.
     """
     a = convert_arguments(chat, locals())
     base, model, chosen = open_chat_model(checkpoint, a)
@@ -359,6 +358,7 @@ def open_chat_model(
         checkpoint,
         config=a["config"],
         ignore_fields=a["ignore_fields"],
+        use_ema=a["use_ema"],
         tokenizer=given,
         template=a["template"],
         eos=a["eos"],

@@ -22,6 +22,7 @@ def open_served_model(
     model_name: str | None = None,
     config: str | Path | None = None,
     ignore_fields: Sequence[str] = (),
+    use_ema: bool = False,
     tokenizer: Tokenizer | str | Path | None = None,
     eos: str | None = None,
     template: str | Path | None = None,
@@ -78,6 +79,7 @@ def serve(
     model_name: str | None = None,
     config: str | Path | None = None,
     ignore_fields: Sequence[str] = (),
+    use_ema: bool = False,
     tokenizer: Tokenizer | str | Path | None = None,
     eos: str | None = None,
     template: str | Path | None = None,
@@ -100,7 +102,7 @@ def serve(
 ) -> None:
     """Serve a model by the API that OpenAI's clients speak, and on a page to talk to it.
 
-    checkpoint, config, ignore_fields, tokenizer, eos, template, template_arg, force: as in `chat`.
+    checkpoint, config to template_arg, force: as in `chat`.
     model_name: by which clients ask for the model, the folder's by default. host, port: where the
     server listens; beyond this machine only with an api_key, which clients must send. allow_host:
     further names by which browsers may call this machine. rows: texts that are written at once;
@@ -118,8 +120,8 @@ def serve(
         raise HermesError(
             f"--host {host} lets other machines in; give an --api-key that they must send"
         )
-    own = ("model_name", "config", "ignore_fields", "tokenizer", "eos", "template", "template_arg",
-           "rows", "max_queue", "context", "timeout", "prompt_cache", "backend", "device",
+    own = ("model_name", "config", "ignore_fields", "use_ema", "tokenizer", "eos", "template",
+           "template_arg", "rows", "max_queue", "context", "timeout", "prompt_cache", "backend", "device",
            "precision", "force")  # fmt: skip
     try:
         from hermes.serving.run_server import OWN_NAMES, bind, run_server

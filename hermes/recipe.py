@@ -21,6 +21,7 @@ from hermes.optimizer_recipe import (
     ParameterGroup,
     require,
 )
+from hermes.size_schedule import find_size, parse_size_schedule
 
 __all__ = [
     "DECAY_SHAPES",
@@ -121,9 +122,12 @@ class Recipe:
     """The settings of a run.
 
     lr: peak learning rate. batch_size: sequences per micro-batch and rank. grad_accum:
-    micro-batches per step. seq_len: tokens. warmup_steps, max_steps: steps (max_steps 0: as many as
-    the epochs need). train_tokens: the run's length in tokens, each sample counted as seq_len of
-    them (0: by steps or epochs). grad_clip: bound of the gradients' global norm (0: off).
+    micro-batches per step. seq_len: tokens. batch_size_schedule, seq_len_schedule: sizes from steps
+    on, such as '0:8,1000:16'; a batch from step 0 on replaces batch_size, and lengths divide
+    seq_len, as sequences are split into shorter ones. warmup_steps, max_steps: steps (max_steps 0:
+    as many as the epochs need). train_tokens: the run's length in tokens, each sample counted as
+    seq_len of them (0: by steps or epochs). grad_clip: bound of the gradients' global norm (0:
+    off).
     warmup_ratio: warm-up as a fraction of the run, in place of warmup_steps. min_lr_ratio: final
     learning rate of every schedule that falls, as a fraction of lr. decay_ratio, decay_steps:
     fraction of the steps in which wsd decays, or their number; decay_shape: linear or 1-sqrt.
@@ -164,6 +168,8 @@ class Recipe:
     freeze: tuple[str, ...] = ()
     groups: tuple[tuple[str, ...], ...] = ()
     ema: float = 0.0
+    batch_size_schedule: str = ""
+    seq_len_schedule: str = ""
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     preference: Preference = field(default_factory=Preference)
     lora: Lora | None = None
@@ -196,6 +202,7 @@ class Recipe:
         require(0 <= self.val_fraction < 1, "val_fraction", self.val_fraction, "from 0 to below 1")
         require(0 <= self.ema < 1, "ema", self.ema, "at least 0 and below 1")
         self._check_schedule()
+        self._check_sizes()
         self.parse_groups()
 
     def _check_schedule(self) -> None:
@@ -217,6 +224,39 @@ class Recipe:
         if self.schedule == "points" and not self.lr_points:
             raise HermesError("schedule points needs at least one of lr_points")
         self.parse_lr_points(1)
+
+    def _check_sizes(self) -> None:
+        """Take the first size of a schedule; refuse lengths that do not divide sequences."""
+        changes = parse_size_schedule("batch_size_schedule", self.batch_size_schedule)
+        object.__setattr__(self, "batch_size", find_size(changes, 0, self.batch_size))
+        lengths = parse_size_schedule("seq_len_schedule", self.seq_len_schedule)
+        if lengths and self.objective == "preference":
+            raise HermesError("seq_len_schedule has no meaning for pairs; leave it out")
+        for _, length in lengths:
+            if self.seq_len % length:
+                raise HermesError(
+                    f"seq_len_schedule has {length}, which does not divide seq_len {self.seq_len}: "
+                    "a sequence is split into shorter ones of one length"
+                )
+
+    def list_batch_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The sizes of micro-batches as (steps done before, size), from step 0 on."""
+        changes = parse_size_schedule("batch_size_schedule", self.batch_size_schedule)
+        return changes if changes and changes[0][0] == 0 else ((0, self.batch_size), *changes)
+
+    def find_batch_size(self, step: int) -> int:
+        """Sequences per micro-batch and rank in the step behind `step` steps."""
+        return find_size(self.list_batch_sizes(), step, self.batch_size)
+
+    def find_seq_len(self, step: int) -> int:
+        """Tokens of a sequence in the step behind `step` steps."""
+        changes = parse_size_schedule("seq_len_schedule", self.seq_len_schedule)
+        return find_size(changes, step, self.seq_len)
+
+    def use_largest_batch(self) -> "Recipe":
+        """The recipe whose every step has the largest batch of this one's."""
+        largest = max(size for _, size in self.list_batch_sizes())
+        return dataclasses.replace(self, batch_size=largest, batch_size_schedule="")
 
     def parse_lr_points(self, total_steps: int) -> tuple[tuple[float, float], ...]:
         """The points of the learning rate as (step, factor) in a run of so many steps.

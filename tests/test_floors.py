@@ -14,7 +14,7 @@ FLOORS = {
         {"errors", "formatting", "stages", "work_counts"},
         {"stage_display"},
         {"arguments"},
-        {"optimizer_recipe"},
+        {"optimizer_recipe", "size_schedule"},
         {"spec", "recipe", "distributed"},
         {"mal", "interface", "options"},
         {"storage", "numerics"},

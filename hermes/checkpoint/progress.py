@@ -27,9 +27,10 @@ class Progress:
     run: an id made when the run began. step: optimizer steps made; tokens: targets trained on in
     them; (epoch, sample): the next sample; total_steps: where the run ends, 0 if unknown.
     world_size: processes; times the recipe's batch_size and grad_accum, the samples of one step.
-    metrics: the latest ones by name. data: fingerprint of the training data. backend, device,
-    precision and versions record what wrote it; a run may be resumed with others. loss_scale: the
-    state's, which is written with it.
+    metrics: the latest ones by name. recent_losses: the last ones, where spikes are looked for, and
+    else not in the file. data: fingerprint of the training data. backend, device, precision and
+    versions record what wrote it; a run may be resumed with others. loss_scale: the state's, which
+    is written with it.
     """
 
     run: str
@@ -47,6 +48,7 @@ class Progress:
     precision: str = "float32"
     versions: Mapping[str, str] = field(default_factory=dict)
     loss_scale: LossScale | None = None
+    recent_losses: tuple[float, ...] = ()
 
 
 def render_progress(progress: Progress) -> bytes:
@@ -56,6 +58,8 @@ def render_progress(progress: Progress) -> bytes:
             raise NonFinite(f"step {progress.step}: {name} is {float(value)}, so it was not saved")
     metrics = {name: float(value) for name, value in progress.metrics.items()}
     plain = dataclasses.asdict(dataclasses.replace(progress, metrics={}, versions={}))
+    if not progress.recent_losses:
+        del plain["recent_losses"]
     return render_json(plain | {"metrics": metrics, "versions": dict(progress.versions)})
 
 

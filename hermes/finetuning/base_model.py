@@ -114,20 +114,24 @@ def open_base_model(
     eos: str | None = None,
     bos: bool | None = None,
     train: bool = True,
+    use_ema: bool = False,
 ) -> BaseModel:
     """Open a checkpoint or run of hermes, a Hugging Face folder, or bare weights with `config`.
 
-    ignore_fields: as in `open_model`. tokenizer: another than the checkpoint's. template: a Jinja
-    file, or a template, instead of the checkpoint's; template_args: its arguments; message_tokens:
-    as of ChatEncoder. eos, bos: as in `hermes.load`. chat: a checkpoint without a template gets
-    ChatML, and its tokens where the tokenizer lacks them. refuse_other_ids: refuse a tokenizer
-    whose ids mean other tokens. Tokens beyond the model's embedding rows get rows at the mean of
-    the others, save special tokens of the checkpoint's own that nothing writes. train: tokens
-    that training writes and whose rows were never trained start there, too; otherwise they are
-    only named. The notes tell the user of all this. Raises HermesError.
+    ignore_fields, use_ema: as in `open_model`. tokenizer: another than the checkpoint's. template:
+    a Jinja file, or a template, instead of the checkpoint's; template_args: its arguments.
+    message_tokens: as of ChatEncoder. eos, bos: as in `hermes.load`. chat: a checkpoint without a
+    template gets ChatML, and its tokens where the tokenizer lacks them. refuse_other_ids: refuse a
+    tokenizer whose ids mean other tokens. Tokens beyond the model's embedding rows get rows at the
+    mean of the others, save special tokens of the checkpoint's own that nothing writes. train:
+    tokens that training writes and whose rows were never trained start there, too; otherwise they
+    are only named. The notes tell the user of all this. Raises HermesError.
     """
     source = open_model(
-        Path(checkpoint), config=Path(config) if config else None, ignore_fields=ignore_fields
+        Path(checkpoint),
+        config=Path(config) if config else None,
+        ignore_fields=ignore_fields,
+        use_ema=use_ema,
     )
     notes = list(source.notes)
     if source.adapted:

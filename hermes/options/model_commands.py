@@ -82,7 +82,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
     ),
     "chat": CommandOptions(
         (
-            *(*_LOADED, "eos", "template", "template_arg", "system", "max_tokens"),
+            *(*_LOADED, "use_ema", "eos", "template", "template_arg", "system", "max_tokens"),
             *("stop", "stop_id", "context_overflow", *_SAMPLING, "prompt_cache", *_DEVICE),
         ),
         overrides=_GENERATION
@@ -113,7 +113,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
     ),
     "serve": CommandOptions(
         (
-            *(*_LOADED, "eos", "template", "template_arg"),
+            *(*_LOADED, "use_ema", "eos", "template", "template_arg"),
             *("model_name", "host", "port", "api_key", "allow_host", "open"),
             *("rows", "max_queue", "context", "timeout", "prompt_cache", *_DEVICE),
         ),

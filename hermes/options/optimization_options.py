@@ -21,6 +21,15 @@ def make_optimization_options() -> tuple[Option, ...]:
         Option("grad_accum", type=int, default=RECIPE.grad_accum, group=group,
                scope="recipe", recipe_field="grad_accum",
                help="Micro-batches per optimizer step (gradient accumulation)"),
+        Option("batch_size_schedule", default=RECIPE.batch_size_schedule, metavar="STEP:SIZE,...",
+               group=group, scope="recipe", recipe_field="batch_size_schedule",
+               default_text="--batch-size throughout",
+               help="Batch sizes from steps on, such as 0:8,1000:16, in place of --batch-size"),
+        Option("seq_len_schedule", default=RECIPE.seq_len_schedule, metavar="STEP:LENGTH,...",
+               group=group, scope="recipe", recipe_field="seq_len_schedule",
+               default_text="--seq-len throughout",
+               help="Lengths from steps on, such as 0:128,1000:512: before the last, each "
+               "sequence of --seq-len is split into shorter ones, so a step has as many tokens"),
         Option("seq_len", type=int, group=group, scope="recipe", recipe_field="seq_len",
                default_text="256, or the model's max_seq_len if that is less",
                help="Sequence length in tokens"),
@@ -105,14 +114,32 @@ def make_optimization_options() -> tuple[Option, ...]:
         Option("log_every", type=int, group="Evaluation and logging",
                default_text="1, or 10 for runs of 10,000 steps or more",
                help="Log metrics every N optimizer steps"),
+        Option("verbose", type=bool, default=False, group="Evaluation and logging",
+               help="Show every logged step on a line of its own"),
+        Option("quiet", type=bool, default=False, group="Evaluation and logging",
+               help="Show nothing but warnings and errors"),
+        Option("log_file", metavar="FILE", group="Evaluation and logging", is_path=True,
+               per_rank=True,
+               help="File that gets a line for every logged step and event, with the time; it "
+               "only grows"),
         Option("patience", type=int, default=0, group="Evaluation and logging",
                help="End the run after N evaluations without a lower validation loss; 0 never "
                "does"),
         Option("min_delta", type=float, default=0.0, group="Evaluation and logging",
                help="Fall of the validation loss, in nats, that --patience takes as lower"),
         Option("on_nonfinite", default="stop", metavar="POLICY", group="Evaluation and logging",
-               help="What to do where a loss or gradient is not finite: stop, or skip:N, which "
-               "leaves the step out and stops after N in a row"),
+               help="What to do where a loss or gradient is not finite: stop; skip:N, which "
+               "leaves the step out and stops after N in a row; or rollback:N, which after N in a "
+               "row goes back to the last checkpoint and on with the data behind them"),
+        Option("on_spike", default="ignore", metavar="POLICY", group="Evaluation and logging",
+               help="What to do where the loss is far above those before it: ignore; count; "
+               "stop:N, after N in a row; or rollback:N, which after N in a row goes back to the "
+               "last checkpoint and on with the data behind them"),
+        Option("spike_sigma", type=float, default=6.0, metavar="K", group="Evaluation and logging",
+               help="Standard deviations above the mean of the last losses, from which on a loss "
+               "is a spike"),
+        Option("spike_window", type=int, default=128, metavar="N", group="Evaluation and logging",
+               help="Losses that --on-spike compares with, at least half of them"),
         Option("sample_every", type=int, default=0, group="Samples and trackers",
                help="Generate sample text every N optimizer steps and at the end; 0 never does"),
         Option("sample_prompt", multiple=True, metavar="TEXT", group="Samples and trackers",

@@ -11,7 +11,10 @@ _SAVING = (
     *("auto_batch", "on_finish", "print_config"),
 )
 _MODEL = ("checkpoint", "ignore_fields", "tokenizer", "eos", "bos", "config", *_SAVING)
-_STEPS = ("lr", "batch_size", "grad_accum", "epochs", "max_steps", "train_tokens")
+_STEPS = (
+    *("lr", "batch_size", "batch_size_schedule", "grad_accum", "epochs", "max_steps"),
+    "train_tokens",
+)
 _TRACKING = (
     *("sample_every", "sample_prompt", "sample_prompts", "sample_tokens"),
     *("track", "track_project"),
@@ -20,8 +23,10 @@ _RECIPE = (
     *("schedule", "warmup_steps", "warmup_ratio", "min_lr_ratio", "decay_ratio", "decay_steps"),
     *("decay_shape", "power", "lr_point", "grad_clip", "weight_decay", "optimizer", "moments"),
     *("group", "ema", "z_loss", "loss_scale", "seed", "val_fraction"),
-    *("eval_every", "patience", "min_delta", "on_nonfinite"),
-    *("save_every", "save_minutes", "save_every_epoch", "log_every", *_TRACKING),
+    *("eval_every", "patience", "min_delta"),
+    *("on_nonfinite", "on_spike", "spike_sigma", "spike_window"),
+    *("save_every", "save_minutes", "save_every_epoch", "log_every"),
+    *("verbose", "quiet", "log_file", *_TRACKING),
     *("keep_last", "keep_every", "keep_best"),
     *("freeze_layers", "freeze"),
 )
@@ -82,7 +87,9 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
             *("data", *TEXT, *_TEXT_DATA, "tokenizer", "train_tokenizer", "vocab_size"),
             "force_retrain_tokenizer",
             *("eos", "bos"),
-            *("model", "checkpoint", "ignore_fields", *_SAVING, *_STEPS, "seq_len", *_RECIPE),
+            *("model", "checkpoint", "ignore_fields", *_SAVING, *_STEPS),
+            *("seq_len", "seq_len_schedule"),
+            *_RECIPE,
             "cooldown_from",
             *(*_MACHINE, "config", "set"),
         ),
@@ -102,7 +109,7 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
     ),
     "finetune": CommandOptions(
         (
-            *(*_MODEL, "data", *TEXT, *_TEXT_DATA, "seq_len"),
+            *(*_MODEL, "data", *TEXT, *_TEXT_DATA, "seq_len", "seq_len_schedule"),
             *(*_STEPS, *_RECIPE, "adapter", *_LORA, *_MACHINE, "set"),
         ),
         overrides=_TUNING | _ROWS | _ADAPTER,

@@ -46,15 +46,36 @@ class TrackerDelivery:
             TrackerThread(name, make, run, logged, tell) for name, make in makers.items()
         ]
         self._finished = True
+        # The last step of each kind, and up to which none is logged again after a rollback:
+        # trackers take no step twice, and what they have cannot be taken back.
+        self._last: dict[str, int] = {}
+        self._told: dict[str, int] = {}
+
+    def _keep_new(self, kind: str, step: int) -> bool:
+        self._last[kind] = max(step, self._last.get(kind, 0))
+        return step > self._told.get(kind, 0)
+
+    def mark_rolled_back(self) -> None:
+        """Leave out what follows up to the step that was reached before."""
+        self._told = dict(self._last)
 
     def log(self, record: Mapping[str, float]) -> None:
         """Deliver a line of metrics.jsonl."""
-        values = name_curves(record)
+        step = int(record["step"])
+        values = {
+            name: value
+            for name, value in name_curves(record).items()
+            if self._keep_new(name.split("/")[0], step)
+        }
+        if not values:
+            return
         for thread in self._threads:
             thread.put(Entry(int(record["step"]), values))
 
     def log_text(self, step: int, name: str, text: str) -> None:
         """Deliver a text."""
+        if not self._keep_new("text", step):
+            return
         for thread in self._threads:
             thread.put(Entry(step, {}, name, text))
 

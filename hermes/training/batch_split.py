@@ -28,13 +28,14 @@ def find_batch_change(
     unit: what a sample is called, in the plural. world_size: of the resumed run.
     """
     was = progress.recipe
-    before = was.batch_size * was.grad_accum * progress.world_size
-    now = recipe.batch_size * recipe.grad_accum * world_size
+    step = progress.step
+    before = was.find_batch_size(step) * was.grad_accum * progress.world_size
+    now = recipe.find_batch_size(step) * recipe.grad_accum * world_size
     if before == now:
         return None
-    there = f"batch_size {was.batch_size} x grad_accum {was.grad_accum}"
+    there = f"batch_size {was.find_batch_size(step)} x grad_accum {was.grad_accum}"
     there += _format_ranks(progress.world_size)
-    here = f"{recipe.batch_size} x {recipe.grad_accum}{_format_ranks(world_size)}"
+    here = f"{recipe.find_batch_size(step)} x {recipe.grad_accum}{_format_ranks(world_size)}"
     return BatchChange(
         f"a step takes {format_count(before, unit)} in {checkpoint} "
         f"({there}) and {now} here ({here})",
@@ -73,8 +74,14 @@ def split_batch(recipe: Recipe, before: int | None, now: int) -> tuple[Recipe, l
     return here, [
         f"grad_accum is {here.grad_accum} on {format_count(now, 'processes', 'process')}, where it "
         f"was {recipe.grad_accum} on {before}: a step takes "
-        f"{here.batch_size * here.grad_accum * now} samples as before"
+        f"{_describe_samples(here, now)} samples as before"
     ]
+
+
+def _describe_samples(recipe: Recipe, world_size: int) -> str:
+    """The samples of a step, those of all sizes of a schedule."""
+    parts = recipe.grad_accum * world_size
+    return ", then ".join(str(size * parts) for _, size in recipe.list_batch_sizes())
 
 
 def _format_ranks(world_size: int) -> str:

@@ -22,7 +22,7 @@ from hermes.interface import (
     Tensors,
     TrainState,
 )
-from hermes.training.events import Pace, Position, Recorded, Sample
+from hermes.training.events import Pace, Position, Recorded, RolledBack, Sample
 from hermes.training.save_timer import SaveTimer
 from hermes.training.training_data import Mean, Measures
 
@@ -51,7 +51,8 @@ class RankCoordinator:
     ):
         self.last_saved, self.should_save = last_saved, False
         self._save_timer = save_timer or SaveTimer()
-        self._process_group, self._learner, self._stop = process_group, learner, stop
+        self._process_group, self._stop = process_group, stop
+        self._learner: Learner | None = learner
         self._steps_here, self._step = 0, step
         self._same_at: int | None = None
         self._busy = [0.0] * process_group.rank_info.world_size
@@ -70,6 +71,10 @@ class RankCoordinator:
         terms, targets, weight = self._process_group.all_reduce_sum(parts)
         weights = None if own.weight is None else float(weight)
         return replace(batch, global_counts=LossCounts(int(terms), int(targets), weights))
+
+    def use_learner(self, learner: Learner | None, step: int) -> None:
+        """Compare another learner's weights from now on, which is at `step`; None lets go."""
+        self._learner, self._step, self._same_at = learner, step, None
 
     def should_stop(self) -> bool:
         """Whether any rank was asked to stop; for use between steps, as during an evaluation."""
@@ -143,6 +148,7 @@ class RankCoordinator:
         """
         if self.rank_info.world_size == 1 or self._same_at == self._step:
             return
+        assert self._learner is not None, "a run that rolls back compares nothing meanwhile"
         own = json.dumps(dict(self._learner.digests()))
         digests = [json.loads(text) for text in self._process_group.all_gather_text(own)]
         for rank, other in enumerate(digests):
@@ -208,16 +214,17 @@ def _announce_reads(process_group: ProcessGroup, held: Tensors, start: int) -> T
     return LazyTensors(held, read)
 
 
-@dataclass(frozen=True)
+@dataclass
 class NullRecorder:
     """The recorder of every rank but 0: writes nothing.
 
-    sharded: the learner, where rank 0 needs this rank to gather its tensors.
+    learner: whose tensors rank 0 gathers with this rank, where they are sharded.
     """
 
     output: Path
     process_group: ProcessGroup
-    sharded: Learner | None = None
+    learner: Learner | None = None
+    is_sharded: bool = False
 
     def __enter__(self) -> Self:
         return self
@@ -231,11 +238,18 @@ class NullRecorder:
     def record_sample(self, sample: Sample) -> None:
         """Nothing: rank 0 writes the sample."""
 
-    def save(self, position: Position) -> Path:
+    def save(self, position: Position, losses: tuple[float, ...] = ()) -> Path:
         """Help rank 0 to gather the tensors. Returns where it saves."""
-        if self.sharded is not None:
-            serve_gathers(self.process_group, self.sharded.state())
+        if self.is_sharded and self.learner is not None:
+            serve_gathers(self.process_group, self.learner.state())
         return self.output / name_step_folder(position.step)
+
+    def use_learner(self, learner: Learner | None) -> None:
+        """Gather another learner's tensors from now on."""
+        self.learner = learner
+
+    def roll_back(self, event: RolledBack, position: Position) -> None:
+        """Nothing: rank 0 writes the files."""
 
     def is_saved(self) -> bool:
         """True: nothing is being written here."""

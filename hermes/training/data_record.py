@@ -20,6 +20,7 @@ from hermes.recipe import Recipe
 from hermes.storage.durable import Disk, link_or_copy
 from hermes.tokenizer import Tokenizer
 from hermes.training.request import RunComponents, RunRequest
+from hermes.training.schedule import count_samples_before
 
 __all__ = ["copy_indexes", "describe_data_change", "make_data_record", "write_data_record"]
 
@@ -127,18 +128,24 @@ def write_data_record(request: RunRequest, parts: RunComponents) -> None:
         if known.sessions:
             known.end_at(position.step).write(request.output)
         return
-    per_step = recipe.batch_size * recipe.grad_accum * request.world_size
-    last = count_run_samples(record.size, epochs=recipe.epochs, max_steps=0, per_update=per_step)
-    session = SessionRecord(
-        step=position.step,
-        sample=position.cursor.count_samples(record.size),
-        batch_size=recipe.batch_size,
-        grad_accum=recipe.grad_accum,
-        world_size=request.world_size,
-        total_steps=parts.total_steps,
-        last=None if recipe.max_steps else last,
-    )
-    known.add(record, session).write(request.output)
+    world_size, first = request.world_size, position.cursor.count_samples(record.size)
+    last = count_run_samples(record.size, epochs=recipe.epochs, max_steps=0, per_update=1)
+    before = count_samples_before(recipe, position.step, world_size)
+    # One for each size of batches that the run will have.
+    changes = [step for step, _ in recipe.list_batch_sizes()]
+    later = [step for step in changes if position.step < step < parts.total_steps]
+    for step in (position.step, *later):
+        session = SessionRecord(
+            step=step,
+            sample=first + count_samples_before(recipe, step, world_size) - before,
+            batch_size=recipe.find_batch_size(step),
+            grad_accum=recipe.grad_accum,
+            world_size=world_size,
+            total_steps=parts.total_steps,
+            last=None if recipe.max_steps else last,
+        )
+        known = known.add(record, session)
+    known.write(request.output)
 
 
 def describe_data_change(run: Path, before: str, record: DataRecord | None) -> str:

@@ -16,9 +16,11 @@ __all__ = [
     "Pace",
     "Position",
     "Recorded",
+    "RolledBack",
     "Sample",
     "Saved",
     "Skipped",
+    "Spike",
     "Stopped",
     "StoppedEarly",
     "Update",
@@ -128,6 +130,37 @@ class Overflow:
 
 
 @dataclass(frozen=True)
+class Spike:
+    """A step, which was applied, whose loss is far above those before it; what: says how far.
+
+    spikes: such steps so far.
+    """
+
+    step: int
+    tokens: int
+    spikes: int
+    what: str
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """The run went back to the checkpoint of `step`, or to its beginning; what: says why.
+
+    rolled_back_from: the step that was the last straw. (next_epoch, next_sample): the samples
+    before it are left out. rollbacks: such returns so far. total_steps: the run's, which may be
+    fewer by the samples that were left out.
+    """
+
+    step: int
+    rolled_back_from: int
+    next_epoch: int
+    next_sample: int
+    rollbacks: int
+    total_steps: int
+    what: str
+
+
+@dataclass(frozen=True)
 class Saved:
     """The checkpoint of `step` is whole on disk; later steps may have been reported before it."""
 
@@ -161,16 +194,17 @@ class Stopped:
     step: int
 
 
-Event = Update | Evaluation | Skipped | Overflow | Sample | Saved | StoppedEarly | Stopped
-# What has a line in metrics.jsonl.
-Recorded = Update | Evaluation | Skipped | Overflow
+# What has a line of metrics.jsonl.
+Recorded = Update | Evaluation | Skipped | Overflow | Spike | RolledBack
+Event = Recorded | Sample | Saved | StoppedEarly | Stopped
 
 
 def make_record(event: Recorded) -> dict[str, float]:
     """The event as its line of metrics.jsonl, without what was not measured."""
     fields = dataclasses.asdict(event)
-    if isinstance(event, Skipped):
+    if isinstance(event, Skipped | Spike | RolledBack):
         del fields["what"]
+        fields.pop("total_steps", None)
         return fields
     others: dict[str, float] = fields.pop("others", {})
     return {key: value for key, value in fields.items() if value is not None} | others

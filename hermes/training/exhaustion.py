@@ -13,6 +13,7 @@ def explain_training_memory(
     request: RunRequest, recipe: Recipe, model: str
 ) -> AbstractContextManager[None]:
     """A block of a run that raises OutOfMemory, in one sentence, where memory runs out in it."""
+    recipe = recipe.use_largest_batch()
     size = f"{recipe.batch_size} x {recipe.seq_len} tokens"
     doing = f"training {model} on {request.device} with {size} at a time"
     advice = suggest_smaller(request, recipe)

@@ -11,6 +11,7 @@ from hermes.arguments import Call
 from hermes.chat_templates.example import Example
 from hermes.distributed.join import choose_backend_name, find_rank_info, join_ranks
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from hermes.errors import HermesError
 from hermes.interface import Backend, Options, choose_backend
 from hermes.stage_display import show_progress
 from hermes.tokenizer import Tokenizer
@@ -81,9 +82,12 @@ def join_host(call: Call) -> Iterator[RunHost]:
     options = make_options(call.values, backend)
     rank_info = find_rank_info(os.environ, call["peer_timeout"])
     process_group, options = join_ranks(rank_info, backend, options)
-    tell = _choose_tell(call["progress"], process_group)
+    if call["verbose"] and call["quiet"]:
+        raise HermesError("--verbose and --quiet are both given; keep one")
+    progress = False if call["quiet"] else call["progress"]
+    tell = _choose_tell(progress, process_group)
     host = RunHost(backend, options, process_group, tell=tell)
-    shown = show_progress(call["progress"] if host.leads else False)
+    shown = show_progress(progress if host.leads else False)
     command = call["on_finish"] if host.leads and not call["dry_run"] else ""
     finish = FinishCommand(command, call["output"], tell)
     with finish, HubUploads(push, tell) as uploads, closing(process_group), shown:

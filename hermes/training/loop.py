@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hermes.data import Cursor
-from hermes.errors import NonFinite
+from hermes.errors import HermesError, NonFinite
 from hermes.interface import Batch, Learner, StepReport
 from hermes.recipe import Recipe
 from hermes.stages import report_stage
 from hermes.training.averaged_evaluation import evaluate_learner
-from hermes.training.batch_reader import BatchReader, BatchShape
+from hermes.training.batch_reader import BatchReader, BatchShape, StepSize
 from hermes.training.coordination import RankCoordinator
 from hermes.training.early_stopping import EarlyStopping
 from hermes.training.events import (
@@ -25,6 +25,7 @@ from hermes.training.events import (
     Event,
     Overflow,
     Position,
+    RolledBack,
     Sample,
     Saved,
     Skipped,
@@ -32,16 +33,11 @@ from hermes.training.events import (
     StoppedEarly,
     Update,
 )
-from hermes.training.nonfinite import (
-    NonFinitePolicy,
-    describe_nonfinite,
-    explain_stop,
-    lower_loss_scale,
-)
+from hermes.training.loss_guard import Bad, LossGuard, describe_bad
 from hermes.training.pending_step import PendingStep
 from hermes.training.recording import Recorder, is_due
 from hermes.training.samples import SampleMaker
-from hermes.training.schedule import compute_lr, count_step_samples
+from hermes.training.schedule import compute_lr, count_step_samples, count_steps
 from hermes.training.step_meter import StepMeter
 from hermes.training.training_data import TrainingData
 
@@ -53,10 +49,11 @@ class TrainingLoop:
     """Trains from `position` to `total_steps`, or until `early_stopping` ends it.
 
     saved: the checkpoint of `position`, None where there is none. evaluated: whether the
-    evaluation due at `position` is already in the metrics. nonfinite: what becomes of steps that
-    are not finite. save_every_epoch: save after the step that ends an epoch, too. samples: made
-    every so many steps; sampled: whether those of `position` are. meter: measures what steps cost.
-    clock: seconds, for the throughput.
+    evaluation due at `position` is already in the metrics. guard: what becomes of steps that are
+    not finite, and of spikes. rebuild: makes the learner anew from a checkpoint, or from where the
+    run began where that is None. save_every_epoch: save after the step that ends an epoch, too.
+    samples: made every so many steps; sampled: whether those of `position` are. meter: measures
+    what steps cost. clock: seconds, for the throughput.
     """
 
     learner: Learner
@@ -70,7 +67,8 @@ class TrainingLoop:
     saved: Path | None = None
     evaluated: bool = False
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
-    nonfinite: NonFinitePolicy = field(default_factory=NonFinitePolicy)
+    guard: LossGuard = field(default_factory=LossGuard)
+    rebuild: Callable[[Path | None], Learner] | None = None
     save_every_epoch: bool = False
     samples: SampleMaker | None = None
     sampled: bool = False
@@ -83,13 +81,14 @@ class TrainingLoop:
         self._evaluated_step = step if self.evaluated else -1
         self._unannounced: Saved | None = None
         self._pending: list[PendingStep] = []
+        self._mark_return()
         self._timed_tokens, self._timed_from = self.position.tokens, self.clock()
 
     def run(self) -> Iterator[Event]:
         """Train, yielding what happens; ends with Stopped where it was stopped before the end.
 
-        Raises NonFinite at a loss or gradient that is not finite, as `nonfinite` has it: the
-        backend did not apply that step, nothing is saved after it, and the last checkpoint stays.
+        Raises NonFinite at a loss or gradient that is not finite, as `guard` has it: the backend
+        did not apply that step, nothing is saved after it, and the last checkpoint stays.
         """
         with self.recorder, self._make_reader() as self._reader:
             stopping = False
@@ -111,8 +110,11 @@ class TrainingLoop:
                 stopping = self.coordinator.should_stop_after_step()
                 step = self.position.step
                 saves, evaluates = self._is_save_due(before), self._is_evaluation_due()
-                if step == 1 or stopping or saves or evaluates or self._is_due(self.log_every):
-                    yield from self._read_pending()
+                reads = step == 1 or stopping or saves or evaluates
+                if (reads or self._is_due(self.log_every)) and (yield from self._read_pending()):
+                    # Without a checkpoint there is nothing to stop at before the next step.
+                    stopping = stopping and self.saved is not None
+                    continue
                 # A checkpoint includes its step's evaluation, so the evaluation comes first. After
                 # the last step the order is reversed: a long evaluation must not risk the weights.
                 if step == self.total_steps:
@@ -152,10 +154,7 @@ class TrainingLoop:
 
     def _make_reader(self) -> BatchReader:
         rank_info = self.coordinator.rank_info
-        recipe = self.recipe
-        shape = BatchShape(
-            recipe.batch_size, recipe.grad_accum, rank_info.rank, rank_info.world_size
-        )
+        shape = BatchShape(self.recipe.grad_accum, rank_info.rank, rank_info.world_size)
         return BatchReader(self.data.dataset, shape)
 
     def _draw_batch(self) -> tuple[Batch, Cursor]:
@@ -164,14 +163,18 @@ class TrainingLoop:
         The share of the step after it is drawn meanwhile.
         """
         cursor = self.position.cursor
-        batch, after = self._reader.draw(cursor, self._count_samples(cursor))
-        if self.position.step + 1 < self.total_steps:
-            self._reader.draw_ahead(after, self._count_samples(after))
+        step = self.position.step
+        batch, after = self._reader.draw(cursor, self._find_size(cursor, step))
+        if step + 1 < self.total_steps:
+            self._reader.draw_ahead(after, self._find_size(after, step + 1))
         return self.coordinator.add_global_counts(batch), after
 
-    def _count_samples(self, cursor: Cursor) -> int:
-        size, world_size = len(self.data.dataset.train), self.coordinator.rank_info.world_size
-        return count_step_samples(self.recipe, cursor, size, world_size)
+    def _find_size(self, cursor: Cursor, step: int) -> StepSize:
+        """What the step behind `step` takes."""
+        recipe, world_size = self.recipe, self.coordinator.rank_info.world_size
+        samples = count_step_samples(recipe, cursor, len(self.data.dataset.train), world_size, step)
+        parts = recipe.seq_len // recipe.find_seq_len(step)
+        return StepSize(samples, recipe.find_batch_size(step), parts)
 
     def _advance(self, report: StepReport, lr: float, batch: Batch, cursor: Cursor) -> None:
         at = self.position
@@ -179,8 +182,11 @@ class TrainingLoop:
         self.meter.count_batch(batch)
         self._pending.append(PendingStep(report, self.position, lr, batch))
 
-    def _read_pending(self) -> Iterator[Update | Skipped | Overflow]:
-        """Read the pending losses from the device; record and yield those whose line is due."""
+    def _read_pending(self) -> Generator[Event, None, bool]:
+        """Read the pending losses from the device; record and yield those whose line is due.
+
+        Returns whether the run went back to its last checkpoint.
+        """
         pending, self._pending = self._pending, []
         report_stage("waiting for the device" if pending else "")
         read = [(one, float(one.report.loss), float(one.report.grad_norm)) for one in pending]
@@ -191,12 +197,23 @@ class TrainingLoop:
             cost = replace(cost, peak_memory=self.coordinator.find_largest(cost.peak_memory))
         for one, loss, norm in read:
             step = one.position.step
-            if what := describe_nonfinite(loss, norm):
-                yield self._leave_out(one, loss, what)
-            elif step in (1, self.total_steps) or step % self.log_every == 0:
+            at = one.position
+            if bad := self.guard.judge(one, loss, norm, self.recipe.loss_scaling):
+                if self.guard.should_roll_back(bad):
+                    yield from self._roll_back(bad, at)
+                    return True
+                if self.guard.should_stop(bad):
+                    self.recorder.wait()
+                    raise self.guard.make_error(bad, one.lr, self.saved)
+                self.recorder.record(bad)
+                yield bad
+            if isinstance(bad, Skipped | Overflow):
+                continue
+            if step in (1, self.total_steps) or step % self.log_every == 0:
                 update = replace(self._make_update(one, loss, norm, rate), **vars(cost))
                 self.recorder.record(update)
                 yield update
+        return False
 
     def _make_update(self, one: PendingStep, loss: float, norm: float, rate: float) -> Update:
         at, size, batch = one.position, len(self.data.dataset.train), one.batch
@@ -213,21 +230,52 @@ class TrainingLoop:
             return update
         return replace(update, slowest_rank=pace.slowest, slowest_over_mean=pace.over_mean)
 
-    def _leave_out(self, one: PendingStep, loss: float, what: str) -> Skipped | Overflow:
-        """Record a step that was not applied. Raises NonFinite where the run is to stop."""
-        step, policy, scale = one.position.step, self.nonfinite, one.loss_scale
-        lower = lower_loss_scale(loss, scale, self.recipe.loss_scaling)
-        if scale is not None and lower is not None:
-            overflow = Overflow(step, one.position.tokens, one.lr, scale, lower)
-            self.recorder.record(overflow)
-            return overflow
-        policy.add(step)
-        if policy.should_stop:
-            self.recorder.wait()
-            raise NonFinite(explain_stop(step, what, one.lr, policy.in_row, self.saved))
-        skipped = Skipped(step, one.position.tokens, one.lr, policy.total, what)
-        self.recorder.record(skipped)
-        return skipped
+    def _mark_return(self) -> None:
+        """Note the state that the run returns to where it rolls back, besides its tensors."""
+        self._return = self.position, replace(self.early_stopping), self.guard.copy()
+
+    def _roll_back(self, bad: Bad, at: Position) -> Iterator[Event]:
+        """Go back to the last checkpoint, and on with the samples behind a bad step, at `at`.
+
+        What was computed after that step is dropped, so that it is the same however late its loss
+        was read. Raises NonFinite where going back has not helped, or leaves no samples.
+        """
+        self.recorder.wait()
+        yield from self._announce_saved()
+        before, self.early_stopping, guard = self._return
+        step, rollbacks = before.step, guard.rollbacks
+        what = describe_bad(bad)
+        rollbacks.require_more(step, bad.step, what, self.saved)
+        rollbacks.add(step)
+        self.position = replace(before, cursor=at.cursor)
+        size, world_size = len(self.data.dataset.train), self.coordinator.rank_info.world_size
+        self.total_steps = count_steps(self.recipe, self.position, size, world_size)
+        if not self._has_steps_left():
+            raise NonFinite(f"step {bad.step}: {what}, and no samples are left behind it")
+        cursor, total = at.cursor, self.total_steps
+        event = RolledBack(
+            step, bad.step, cursor.epoch, cursor.sample, rollbacks.total, total, what
+        )
+        self._replace_learner()
+        self.guard = guard
+        self.guard.end_row()
+        self._mark_return()
+        self._evaluated_step = min(self._evaluated_step, step)
+        self.recorder.roll_back(event, self.position)
+        self._timed_tokens, self._timed_from = self.position.tokens, self.clock()
+        yield event
+
+    def _replace_learner(self) -> None:
+        """Build the learner anew from the last checkpoint, once the old one has left the memory."""
+        if self.rebuild is None:
+            raise HermesError("this run cannot roll back: it has no way to build its model anew")
+        self._pending = []
+        self.recorder.use_learner(None)
+        self.coordinator.use_learner(None, self.position.step)
+        del self.learner
+        self.learner = self.rebuild(self.saved)
+        self.recorder.use_learner(self.learner)
+        self.coordinator.use_learner(self.learner, self.position.step)
 
     def _measure_throughput(self) -> tuple[int, float]:
         """Targets and seconds since the last call, without those of saving and evaluating."""
@@ -240,8 +288,10 @@ class TrainingLoop:
         started = self.clock()
         # Ranks whose weights differ must not save: the checkpoint would be of one of them alone.
         self.coordinator.require_same_weights()
-        path, earlier = self.recorder.save(self.position), self._unannounced
+        path = self.recorder.save(self.position, self.guard.spikes.losses)
+        earlier = self._unannounced
         self.saved, self._saved_step = path, self.position.step
+        self._mark_return()
         self.coordinator.mark_saved(path)
         self._unannounced = Saved(self.position.step, path)
         seconds = self.clock() - started

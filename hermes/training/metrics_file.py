@@ -31,12 +31,20 @@ class MetricsFile:
         """
         if odd := find_odd_lines(run):
             _set_aside(run, odd)
+        self._run = run
+        self._open(after)
 
+    def _open(self, after: int) -> None:
         def keep_line(line: bytes) -> bool:
             record = _parse(line)
             return record is not None and record["step"] <= after
 
-        self._file = AppendOnlyFile(run / NAME, keep_line)
+        self._file = AppendOnlyFile(self._run / NAME, keep_line)
+
+    def cut(self, after: int) -> None:
+        """Drop the lines of steps beyond `after`."""
+        self._file.close()
+        self._open(after)
 
     def write(self, record: Mapping[str, float]) -> None:
         """Append one line, for whoever watches the file; every value must be finite."""

@@ -9,41 +9,48 @@ from typing import Self
 from hermes.errors import HermesError
 from hermes.recipe import LossScaling
 
-__all__ = ["NonFinitePolicy", "describe_nonfinite", "explain_stop", "lower_loss_scale"]
+__all__ = [
+    "NonFinitePolicy",
+    "describe_nonfinite",
+    "explain_stop",
+    "lower_loss_scale",
+    "read_limit",
+]
 
 DEFAULT_LIMIT = 3
 
 
 @dataclass
 class NonFinitePolicy:
-    """Counts such steps, which no backend applies, and says when the run is to stop.
+    """Counts such steps, which no backend applies, and says when that is too many.
 
-    limit: so many in a row stop it; 1 stops at the first. total: in the whole run. in_row: those in
-    a row that end with step `last`. The state follows from the run's metrics alone, so a resumed
-    run stops where an unbroken one does.
+    limit: so many in a row are too many; 1 is the first. rolls_back: the run then goes back to its
+    last checkpoint and on with the samples behind them; else it stops. total: in the whole run.
+    in_row: those in a row that end with step `last`. The state follows from the run's metrics
+    alone, so a resumed run does what an unbroken one does.
     """
 
     limit: int = 1
+    rolls_back: bool = False
     total: int = 0
     in_row: int = 0
     last: int = -1
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The policy of --on-nonfinite: 'stop', 'skip' or 'skip:N'. Raises HermesError."""
-        action, colon, count = text.partition(":")
+        """The policy of --on-nonfinite. Raises HermesError."""
+        action, limit = text.partition(":")[0], read_limit(text, DEFAULT_LIMIT)
         if text == "stop":
             return cls()
-        if action == "skip" and not colon:
-            return cls(DEFAULT_LIMIT)
-        if action == "skip" and count.isascii() and count.isdigit() and int(count) > 0:
-            return cls(int(count))
+        if action in ("skip", "rollback") and limit:
+            return cls(limit, rolls_back=action == "rollback")
         raise HermesError(
-            f"--on-nonfinite must be stop, skip or skip:N with N at least 1, got {text!r}"
+            "--on-nonfinite must be stop, skip, skip:N, rollback or rollback:N with N at least 1, "
+            f"got {text!r}"
         )
 
     @property
-    def should_stop(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether as many in a row as the limit have been counted."""
         return self.in_row >= self.limit
 
@@ -52,11 +59,27 @@ class NonFinitePolicy:
         self.in_row = self.in_row + 1 if step == self.last + 1 else 1
         self.total, self.last = self.total + 1, step
 
+    def end_row(self) -> None:
+        """Begin to count anew, as the run continues with other samples."""
+        self.in_row, self.last = 0, -1
+
     def add_all(self, records: Iterable[Mapping[str, float]], until: int) -> None:
         """Count those in a run's metrics, up to step `until`."""
         for record in records:
-            if "skipped_steps" in record and record["step"] <= until:
+            if record["step"] > until:
+                continue
+            if "skipped_steps" in record:
                 self.add(int(record["step"]))
+            elif "rollbacks" in record:
+                self.end_row()
+
+
+def read_limit(text: str, default: int) -> int:
+    """The N of a policy 'ACTION:N', `default` without one, 0 where it is no count from 1 on."""
+    _, colon, count = text.partition(":")
+    if not colon:
+        return default
+    return int(count) if count.isascii() and count.isdigit() else 0
 
 
 def describe_nonfinite(loss: float, norm: float) -> str | None:

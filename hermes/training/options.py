@@ -16,6 +16,7 @@ from hermes.interop.hub import pin_commit
 from hermes.options import OPTIONS, get_options
 from hermes.options.training_commands import TRAINING_COMMANDS
 from hermes.recipe import LossScaling, OptimizerRecipe, Recipe, flatten_recipe
+from hermes.size_schedule import find_size, parse_size_schedule
 from hermes.tracking.registry import find_trackers
 from hermes.training.host import RunHost
 from hermes.training.request import RowOptions, RunRequest
@@ -102,6 +103,13 @@ def read_recipe_fields(call: Call, *, defaults: bool = False) -> dict[str, objec
     scaling = own.get("loss_scaling.initial")
     if isinstance(scaling, LossScaling):
         own |= {f"loss_scaling.{name}": value for name, value in vars(scaling).items()}
+    sizes = parse_size_schedule("batch_size_schedule", str(own.get("batch_size_schedule", "")))
+    size = call["batch_size"]
+    if call.has_given("batch_size") and (begins := find_size(sizes, 0, size)) != size:
+        raise HermesError(
+            f"batch_size is {size}, and batch_size_schedule begins with {begins}; leave one of "
+            "them out"
+        )
     return own
 
 
@@ -176,6 +184,9 @@ def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more:
         patience=call["patience"],
         min_delta=call["min_delta"],
         on_nonfinite=call["on_nonfinite"],
+        on_spike=call["on_spike"],
+        spike_sigma=call["spike_sigma"],
+        spike_window=call["spike_window"],
         samples=_choose_samples(call),
         trackers=find_trackers(list_names(call["track"])) if host.leads else {},
         track_project=call["track_project"],

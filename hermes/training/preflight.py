@@ -25,6 +25,7 @@ def check_memory(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> list[s
 
     Raises HermesError where it cannot fit, unless the request forces it.
     """
+    recipe = recipe.use_largest_batch()
     rank_info = request.process_group.rank_info
     ranks, here = rank_info.world_size, rank_info.local_world_size
     precision = request.options.precision
@@ -59,6 +60,8 @@ def fit_batch(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> tuple[Rec
     """
     if not request.auto_batch:
         return recipe, []
+    if recipe.batch_size_schedule:
+        raise HermesError("--auto-batch chooses one batch size: leave --batch-size-schedule out")
     placement = _find_placement(request)
     free = find_free_memory(request.backend, request.device)
     if placement is None or free is None:

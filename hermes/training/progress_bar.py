@@ -17,9 +17,11 @@ from hermes.training.events import (
     Evaluation,
     Event,
     Overflow,
+    RolledBack,
     Sample,
     Saved,
     Skipped,
+    Spike,
     Stopped,
     StoppedEarly,
     Update,
@@ -35,6 +37,7 @@ __all__ = [
     "NotebookProgress",
     "ProgressDisplay",
     "can_draw_bar",
+    "describe_event",
     "open_progress",
 ]
 
@@ -68,14 +71,18 @@ class ProgressDisplay(Protocol):
         ...
 
 
-def open_progress(total_steps: int, done: int, progress: bool | None = True) -> ProgressDisplay:
+def open_progress(
+    total_steps: int, done: int, progress: bool | None = True, *, verbose: bool = False
+) -> ProgressDisplay:
     """The display of a run of `total_steps`, of which `done` are done.
 
     progress: True for a bar in a notebook or terminal and lines elsewhere; False for nothing; None
-    for a bar where one can be drawn, and nothing elsewhere.
+    for a bar where one can be drawn, and nothing elsewhere. verbose: a line for every logged step.
     """
     if progress is False:
         return NoProgress()
+    if verbose:
+        return LineProgress(total_steps, done, sys.stderr, every=1)
     if _is_notebook():
         return NotebookProgress(total_steps, done)
     if can_draw_bar():
@@ -124,10 +131,11 @@ def _format_stage(what: str, done: int, total: int) -> str:
     return f"{what} {100 * done / total:.0f} %" if total else f"{what} {done:,}" if done else what
 
 
-def _describe(
-    event: Evaluation | Skipped | Overflow | Sample | Saved | StoppedEarly | Stopped,
-) -> str:
+def describe_event(event: Event) -> str:
+    """The event as a line."""
     match event:
+        case Update(step):
+            return f"step {step:,}: {_format_loss(event)}  {_format_rate(event)}"
         case Evaluation(step, loss, bits, others):
             end = "" if bits is None else f", {bits:.4f} bits per byte"
             end += "".join(f", {name} {value:.4g}" for name, value in others.items())
@@ -138,6 +146,13 @@ def _describe(
             return (
                 f"step {step:,}: the gradients overflow float16 at loss scale {scale:g}, so the "
                 f"step was left out, and the scale is {lower:g} from here on"
+            )
+        case Spike(step, _, total, what):
+            return f"step {step:,}: {what}, spike number {total:,} of the run"
+        case RolledBack(step, last, _, sample, _, total, what):
+            return (
+                f"step {last:,}: {what}, so the run goes back to step {step:,} of {total:,} and on "
+                f"from sample {sample:,} of its epoch"
             )
         case Saved(step, path):
             return f"step {step:,}: saved {path}"
@@ -161,9 +176,10 @@ class LineProgress:
         done: int,
         stream: TextIO,
         clock: Callable[[], float] = time.monotonic,
+        every: int | None = None,
     ):
         self._total, self._stream, self._clock = total, stream, clock
-        self._every = max(total // LINES, 1)
+        self._every = every or max(total // LINES, 1)
         self._first, self._started_at = done, clock()
         self._shown, self._shown_at = done, clock()
         self._stages = StageDisplay(self.say)
@@ -172,7 +188,7 @@ class LineProgress:
     def show(self, event: Event) -> None:
         """Print the event; of logged steps only some."""
         if not isinstance(event, Update):
-            self.say(_describe(event))
+            self.say(describe_event(event))
             return
         now = self._clock()
         first = self._shown == self._first
@@ -222,7 +238,7 @@ class BarProgress:
                 rate=_format_rate(event),
             )
         else:
-            self.say(_describe(event))
+            self.say(describe_event(event))
 
     def say(self, text: str) -> None:
         """Print the text above the bar."""
@@ -256,7 +272,7 @@ class NotebookProgress:
     def show(self, event: Event) -> None:
         """Move the bar, or add the event below it."""
         if not isinstance(event, Update):
-            self.say(_describe(event))
+            self.say(describe_event(event))
             return
         self._done, self._loss, self._rate = event.step, _format_loss(event), _format_rate(event)
         if self._clock() - self._drawn_at > REDRAW_SECONDS or event.step == self._total:

@@ -19,6 +19,11 @@ __all__ = [
     "require_same_on_all_ranks",
 ]
 
+# What every rank must decide alike, step by step.
+DECISIONS = (
+    *("log_every", "save_every_epoch", "patience", "min_delta", "on_nonfinite", "on_spike"),
+    *("spike_sigma", "spike_window", "samples"),
+)
 FILES = "all must see the same files and run the same versions"
 
 
@@ -53,6 +58,7 @@ def collect_request_values(request: RunRequest) -> dict[str, object]:
     del options["device"]
     spec = request.initial_model.spec if request.initial_model else request.spec
     found = {**collect_versions(request.backend), **options, "resume": request.resume}
+    found |= {name: getattr(request, name) for name in DECISIONS}
     if request.tokenizer is not None:
         found["the tokenizer"] = request.tokenizer.fingerprint[:12]
     return found | ({} if spec is None else _flatten_model(spec))

@@ -1,6 +1,7 @@
 """Writes a run's files while it trains: run.yaml, tokenizer.json, metrics and checkpoints."""
 
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -12,7 +13,15 @@ from hermes.interop.companions import make_companions
 from hermes.storage.durable import write_atomically
 from hermes.training.coordination import gather_for_rank0
 from hermes.training.data_record import write_data_record
-from hermes.training.events import Evaluation, Position, Recorded, Sample, Update, make_record
+from hermes.training.events import (
+    Evaluation,
+    Position,
+    Recorded,
+    RolledBack,
+    Sample,
+    Update,
+    make_record,
+)
 from hermes.training.metrics_file import MetricsFile
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.run_yaml import Session, read_sessions, write_runfile
@@ -36,7 +45,8 @@ class RunRecorder:
         learner: Learner,
         run_id: str,
     ):
-        self._request, self._components, self._learner = request, components, learner
+        self._request, self._components = request, components
+        self._learner: Learner | None = learner
         self._id = run_id
         self._latest: dict[str, float] = {}
         self._evaluation: Evaluation | None = None
@@ -54,7 +64,8 @@ class RunRecorder:
                 Saver(request.output, spec=parts.spec, companions=beside, keep=request.keep)
             )
             self._metrics = stack.enter_context(
-                MetricsFile(request.output, after=parts.position.step)
+                # A run from the beginning keeps nothing of one that was lost.
+                MetricsFile(request.output, after=parts.position.step or -1)
             )
             self._write_first_files(beside)
             self._stack = stack.pop_all()
@@ -127,14 +138,32 @@ class RunRecorder:
         with self._folder.explain_errors():
             self._saver.wait()
 
-    def save(self, position: Position) -> Path:
+    def use_learner(self, learner: Learner | None) -> None:
+        """Save another learner's state from now on; None lets go of the one before."""
+        self._learner = learner
+
+    def roll_back(self, event: RolledBack, position: Position) -> None:
+        """Cut what was written of later steps, and write down where the run goes on."""
+        self._components = replace(
+            self._components, position=position, total_steps=event.total_steps
+        )
+        self._latest, self._evaluation = {}, None  # as in a run that resumes there
+        self._metrics.cut(after=position.step)
+        if self._samples is not None:
+            self._samples.cut(after=position.step)
+        self._metrics.write(make_record(event))
+        self._metrics.flush()
+        write_data_record(self._request, self._components)
+
+    def save(self, position: Position, losses: tuple[float, ...] = ()) -> Path:
         """Start to write a checkpoint, once every line so far is on disk. Returns its path."""
+        assert self._learner is not None, "a run that rolls back saves nothing meanwhile"
         self._folder.require_in_place()
         self._data.warn_changed()
         self._metrics.flush()
         self._last = position
         request, state = self._request, self._learner.state()
-        progress = self._make_progress(position)
+        progress = replace(self._make_progress(position), recent_losses=losses)
         if not request.options.shard:
             return self._saver.save(state, progress)
         with gather_for_rank0(request.process_group, state) as read:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Protocol, Self
 
-from hermes.training.events import Position, Recorded, Sample
+from hermes.interface import Learner
+from hermes.training.events import Position, Recorded, RolledBack, Sample
 
 __all__ = ["Recorder", "choose_log_every", "is_due"]
 
@@ -23,8 +24,19 @@ class Recorder(Protocol):
         """Write a sample."""
         ...
 
-    def save(self, position: Position) -> Path:
-        """Start to write a checkpoint, once every line so far is on disk. Returns its path."""
+    def save(self, position: Position, losses: tuple[float, ...] = ()) -> Path:
+        """Start to write a checkpoint, once every line so far is on disk. Returns its path.
+
+        losses: the last ones, where spikes are looked for.
+        """
+        ...
+
+    def use_learner(self, learner: Learner | None) -> None:
+        """Save another learner's state from now on; None lets go of the one before."""
+        ...
+
+    def roll_back(self, event: RolledBack, position: Position) -> None:
+        """Cut what was written of later steps, and write down where the run goes on."""
         ...
 
     def is_saved(self) -> bool:

@@ -80,7 +80,7 @@ class RunRequest:
     allow_batch_change: a resumed run may take another number of samples per step. split_among: the
     number of ranks that the given batch_size and grad_accum are meant for; None for these.
     save_minutes, save_every_epoch: further checkpoints. patience, min_delta: as in EarlyStopping.
-    on_nonfinite: as in NonFinitePolicy.
+    on_nonfinite: as in NonFinitePolicy. on_spike, spike_sigma, spike_window: as in SpikePolicy.
     samples: text to make on the way. trackers: follow the run in rank 0, by name, in the project
     track_project. cooldown_from: a checkpoint that a run without one continues with a falling
     learning rate. force: try what memory or disk seem too small for. dry_run: check everything, and
@@ -115,6 +115,9 @@ class RunRequest:
     patience: int = 0
     min_delta: float = 0.0
     on_nonfinite: str = "stop"
+    on_spike: str = "ignore"
+    spike_sigma: float = 6.0
+    spike_window: int = 128
     samples: SampleOptions = field(default_factory=SampleOptions)
     trackers: Mapping[str, MakeTracker] = field(default_factory=dict)
     track_project: str = "hermes"

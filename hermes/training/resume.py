@@ -22,6 +22,7 @@ from hermes.training.data_record import describe_data_change
 from hermes.training.events import Position
 from hermes.training.preflight import check_memory, fit_batch
 from hermes.training.request import RunComponents, RunRequest
+from hermes.training.rollback import find_next_sample
 from hermes.training.schedule import count_steps, warn_long_warmup, warn_repeated_samples
 from hermes.training.setup import (
     check_best_metric,
@@ -72,11 +73,13 @@ def prepare_resumed(
             data.tokens,
             request.allow_data_change,
             describe_data_change(request.output, progress.data, data.record),
-            free=(*FREE, *COOLDOWN_FIELDS) if is_cooldown else FREE,
+            free=_list_free(request, is_cooldown),
         )
         notes += changed
         # Other data is taken from its beginning; the samples before it mean nothing there.
-        cursor = Cursor(progress.epoch, 0 if changed else progress.sample)
+        cursor = find_next_sample(request.output, progress.step)
+        if changed or cursor is None:
+            cursor = Cursor(progress.epoch, 0 if changed else progress.sample)
         position, size = Position(progress.step, progress.tokens, cursor), len(data.dataset.train)
         total = count_steps(recipe, position, size, world_size)
         if position.step < total:
@@ -84,6 +87,13 @@ def prepare_resumed(
             notes += warn_repeated_samples(recipe, cursor, size, data.unit, world_size)
         notes += _describe_changes(request, checkpoint, recipe, data.unit, total, data.counts_steps)
     return RunComponents(spec, tokenizer, recipe, data, position, total, tuple(notes))
+
+
+def _list_free(request: RunRequest, is_cooldown: bool) -> tuple[str, ...]:
+    """The fields of the recipe that may change."""
+    cooldown = COOLDOWN_FIELDS if is_cooldown else ()
+    batch = ("batch_size_schedule",) if request.allow_batch_change else ()
+    return (*FREE, *cooldown, *batch)
 
 
 def _choose_tokenizer(request: RunRequest, checkpoint: Checkpoint) -> Tokenizer:

@@ -7,27 +7,25 @@ Everything that can be refused is looked at before anything is written.
 """
 
 import dataclasses
+import gc
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-from hermes.checkpoint import Checkpoint, RunLock, find_newest, list_steps
+from hermes.checkpoint import Checkpoint, RunLock, find_newest, list_steps, open_checkpoint
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import CheckpointError, HermesError
-from hermes.formatting import format_count
 from hermes.interface import LazyTensors, Learner, Tensors, TrainState
 from hermes.numerics.lora import init_adapters
 from hermes.numerics.params import init_weights
 from hermes.stages import report_stage
 from hermes.training.cooldown import open_stable_checkpoint, plan_cooldown
 from hermes.training.coordination import NullRecorder, RankCoordinator
-from hermes.training.early_stopping import EarlyStopping
 from hermes.training.events import Event
 from hermes.training.exhaustion import explain_training_memory
 from hermes.training.loop import TrainingLoop
-from hermes.training.metrics_file import find_odd_lines, read_metrics
-from hermes.training.nonfinite import NonFinitePolicy
+from hermes.training.past_steps import PastSteps
 from hermes.training.preflight import check_disk
 from hermes.training.rank_checks import (
     collect_component_values,
@@ -35,7 +33,7 @@ from hermes.training.rank_checks import (
     require_same_on_all_ranks,
 )
 from hermes.training.recorder import RunRecorder
-from hermes.training.recording import Recorder, choose_log_every, is_due
+from hermes.training.recording import Recorder, choose_log_every
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.resume import prepare_resumed
 from hermes.training.run_attention import describe_attention
@@ -71,15 +69,16 @@ class Run:
             else prepare_new(request)
         )
         self.position, self.total_steps = self.components.position, self.components.total_steps
-        self._is_evaluation_missing = self._find_missing_evaluation()
-        self.early_stopping = self._restore_early_stopping()
-        self._nonfinite = self._restore_nonfinite()
+        past = PastSteps(request, self.components, self.checkpoint)
+        self._is_evaluation_missing = past.is_evaluation_missing()
+        self.early_stopping = past.restore_early_stopping()
+        self._guard = past.restore_guard()
         self.finished = self.early_stopping.exhausted or (
             self.position.step >= self.total_steps and not self._is_evaluation_missing
         )
-        self.notes = (*notes, *self.components.notes, *self._warn_lost_metrics())
+        self.notes = (*notes, *self.components.notes, *past.warn_odd_lines())
         if not self.finished:
-            self.notes += describe_precision(request)
+            self.notes += (*past.warn_lost_metrics(), *describe_precision(request))
             self.notes += describe_attention(request, self.components)
         if lock is not None and not self.finished:
             self.notes += tuple(
@@ -97,58 +96,36 @@ class Run:
         """Build the learner, unless the run is finished."""
         if self.finished or self.request.dry_run:
             return
+        self._learner = self._build_from(self._start)
+
+    def _build_from(self, start: Checkpoint | None) -> Learner:
         parts, request = self.components, self.request
-        if self._start is not None:
-            state = dataclasses.replace(self._start.state, can_reread=True)
+        if start is not None:
+            state = dataclasses.replace(start.state, can_reread=True)
         else:
             state = TrainState(_make_first_weights(request, parts), {}, {}, 0, can_reread=True)
         report_stage(f"building {parts.spec.name}")
         with explain_training_memory(request, parts.recipe, parts.spec.name):
-            self._learner = request.backend.learner(
+            learner = request.backend.learner(
                 parts.spec, state, parts.recipe, request.options, request.process_group
             )
         report_stage("")
+        return learner
 
-    def _warn_lost_metrics(self) -> tuple[str, ...]:
-        """What to tell the user where a resumed run's metrics.jsonl is lost or has odd lines."""
-        if odd := find_odd_lines(self.request.output):
-            shown = ", ".join(map(str, odd[:10])) + (", ..." if len(odd) > 10 else "")
-            return (
-                f"{self.request.output / 'metrics.jsonl'} has {format_count(len(odd), 'lines')} "
-                f"that are no metrics, set aside in metrics-odd.jsonl: {shown}",
-            )
-        path, step = self.request.output / "metrics.jsonl", self.position.step
-        if path.exists() or self.checkpoint is None or step == 0 or self.finished:
-            return ()
-        return (f"{path} is gone, and with it the lines up to step {step:,}; a new one begins",)
+    def rebuild(self, saved: Path | None) -> Learner:
+        """Build the learner anew from a checkpoint of this run, or from where the run began.
 
-    def _find_missing_evaluation(self) -> bool:
-        """Whether an evaluation is due at the step that the run resumes from, and is missing."""
-        step, every = self.position.step, self.components.recipe.eval_every
-        if self.checkpoint is None:  # of the run that it continues, if any
-            return False
-        held_out = self.components.training_data.dataset.held_out
-        if not held_out or not is_due(step, every, self.total_steps):
-            return False
-        output = self.request.output
-        lines = read_metrics(output, skip_odd=True) if (output / "metrics.jsonl").exists() else []
-        return not any(line["step"] == step and "val_loss" in line for line in lines)
+        Called by all ranks, once the checkpoint is whole in rank 0. Raises CheckpointError.
+        """
+        self._learner = None
+        gc.collect()  # what the old one holds in cycles must leave the device first
+        # A barrier: no rank may open a folder that rank 0 still writes.
+        self.request.process_group.all_reduce_sum([0.0])
 
-    def _restore_early_stopping(self) -> EarlyStopping:
-        """Early stopping as far as the run's metrics have taken it."""
-        request, step = self.request, self.position.step
-        stopping = EarlyStopping(request.patience, request.min_delta)
-        if request.patience and step and (request.output / "metrics.jsonl").exists():
-            stopping.add_all(read_metrics(request.output, skip_odd=True), step)
-        return stopping
+        def build() -> Learner:
+            return self._build_from(self._start if saved is None else open_checkpoint(saved))
 
-    def _restore_nonfinite(self) -> NonFinitePolicy:
-        """What became of steps that were not finite, as far as the run's metrics go."""
-        request, step = self.request, self.position.step
-        policy = NonFinitePolicy.parse(request.on_nonfinite)
-        if step and (request.output / "metrics.jsonl").exists():
-            policy.add_all(read_metrics(request.output, skip_odd=True), step)
-        return policy
+        return all_or_none(self.request.process_group, build)
 
     def _make_sample_maker(self) -> SampleMaker | None:
         request, parts = self.request, self.components
@@ -187,7 +164,8 @@ class Run:
             saved=saved,
             evaluated=not self._is_evaluation_missing,
             early_stopping=self.early_stopping,
-            nonfinite=self._nonfinite,
+            guard=self._guard,
+            rebuild=self.rebuild,
             save_every_epoch=request.save_every_epoch,
             samples=self._make_sample_maker(),
             meter=make_step_meter(request, parts.spec, parts.recipe),
@@ -198,8 +176,8 @@ class Run:
         request = self.request
         if request.process_group.rank_info.rank == 0:
             return RunRecorder(request, self.components, learner, self.id)
-        sharded = learner if request.options.shard else None
-        return NullRecorder(request.output, request.process_group, sharded)
+        is_sharded = bool(request.options.shard)
+        return NullRecorder(request.output, request.process_group, learner, is_sharded)
 
     def close(self) -> None:
         """Release the data and the folder."""

@@ -72,6 +72,8 @@ OPTIONS = (
     "save_every",
     "freeze_layers",
     "freeze",
+    "batch_size_schedule",
+    "seq_len_schedule",
 )
 PREFERENCE = ("loss", "beta", "label_smoothing", "gamma", "sft_weight")
 # Those that have none, which `--set` changes.
@@ -144,6 +146,8 @@ def write_runfile(
     own = {NAMES.get(name, name): fields[name] for name in OPTIONS}
     if not recipe.document_mask:
         del own["document_mask"]  # which sft and dpo have no option for
+    if not recipe.seq_len_schedule:
+        del own["seq_len_schedule"]  # nor for this
     if recipe.loss_scaling.initial == LossScaling().initial:
         del own["loss_scale"]  # which other precisions do not have
     if recipe.objective == "preference":

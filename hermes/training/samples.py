@@ -98,7 +98,16 @@ class SampleFile:
 
     def __init__(self, run: Path, *, after: int = 0):
         """Open the file, cut before the first sample of a step beyond `after`."""
-        self._file = AppendOnlyFile(run / NAME, lambda line: _find_step(line) <= after)
+        self._run = run
+        self._open(after)
+
+    def _open(self, after: int) -> None:
+        self._file = AppendOnlyFile(self._run / NAME, lambda line: _find_step(line) <= after)
+
+    def cut(self, after: int) -> None:
+        """Drop the samples of steps beyond `after`."""
+        self._file.close()
+        self._open(after)
 
     def write(self, sample: Sample) -> None:
         """Append a sample."""

@@ -12,10 +12,12 @@ from hermes.training.events import Position
 __all__ = [
     "compute_lr",
     "count_planned_steps",
+    "count_samples_before",
     "count_step_samples",
     "count_steps",
     "count_warmup_steps",
     "find_decay_start",
+    "find_step",
     "warn_long_warmup",
     "warn_repeated_samples",
 ]
@@ -82,11 +84,33 @@ def _interpolate(points: Sequence[tuple[float, float]], step: int) -> float:
     return points[0][1] if step < points[0][0] else points[-1][1]
 
 
+def count_samples_before(recipe: Recipe, step: int, world_size: int) -> int:
+    """Samples of a run's first steps, whose batch size may change by schedule."""
+    sizes = recipe.list_batch_sizes()
+    ends = [*(start for start, _ in sizes[1:]), max(step, sizes[-1][0])]
+    batches = sum(
+        size * max(min(end, step) - start, 0)
+        for (start, size), end in zip(sizes, ends, strict=True)
+    )
+    return batches * recipe.grad_accum * world_size
+
+
+def find_step(recipe: Recipe, samples: int, world_size: int) -> int:
+    """Steps of a run by its schedule until it has taken so many samples."""
+    step = taken = 0
+    for start, size in recipe.list_batch_sizes():
+        taken = count_samples_before(recipe, start, world_size)
+        if taken >= samples and start:
+            break
+        step, each = start, size * recipe.grad_accum * world_size
+    left = samples - count_samples_before(recipe, step, world_size)
+    return step + math.ceil(left / each)
+
+
 def count_planned_steps(recipe: Recipe, world_size: int) -> int:
     """Steps of the run by max_steps or train_tokens, 0 where epochs decide."""
     if recipe.train_tokens:
-        samples = recipe.batch_size * recipe.grad_accum * world_size
-        return math.ceil(recipe.train_tokens / (samples * recipe.seq_len))
+        return find_step(recipe, math.ceil(recipe.train_tokens / recipe.seq_len), world_size)
     return recipe.max_steps
 
 
@@ -94,15 +118,18 @@ def count_steps(recipe: Recipe, position: Position, size: int, world_size: int =
     """Steps of the whole run, of which `position` is done; size: samples of an epoch."""
     if planned := count_planned_steps(recipe, world_size):
         return planned
-    per_update = recipe.batch_size * recipe.grad_accum * world_size
-    wanted = count_run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
+    wanted = count_run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=1)
     left = max(wanted - position.cursor.count_samples(size), 0)
-    return position.step + math.ceil(left / per_update)
+    # What was taken before may differ from the schedule: fewer by other batches, more by rollbacks.
+    before = count_samples_before(recipe, position.step, world_size)
+    return max(find_step(recipe, before + left, world_size), position.step)
 
 
-def count_step_samples(recipe: Recipe, cursor: Cursor, size: int, world_size: int = 1) -> int:
-    """How many samples the next step takes; the last step of a run by epochs may take fewer."""
-    per_update = recipe.batch_size * recipe.grad_accum * world_size
+def count_step_samples(
+    recipe: Recipe, cursor: Cursor, size: int, world_size: int = 1, step: int = 0
+) -> int:
+    """How many samples the step behind `step` takes; a run's last by epochs may take fewer."""
+    per_update = recipe.find_batch_size(step) * recipe.grad_accum * world_size
     if recipe.max_steps or recipe.train_tokens:
         return per_update
     wanted = count_run_samples(size, epochs=recipe.epochs, max_steps=0, per_update=per_update)
@@ -128,7 +155,7 @@ def warn_repeated_samples(
 
     size: samples of an epoch. unit: what a sample is called, in the plural.
     """
-    taken = count_step_samples(recipe, cursor, size, world_size)
+    taken = count_step_samples(recipe.use_largest_batch(), cursor, size, world_size)
     if taken <= size:
         return []
     room = size // (recipe.grad_accum * world_size)

@@ -24,7 +24,7 @@ from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.training.data_record import copy_indexes, make_data_record
 from hermes.training.request import RunRequest
-from hermes.training.schedule import count_planned_steps
+from hermes.training.schedule import count_planned_steps, count_samples_before
 from hermes.training.training_data import Mean, TrainingData, make_perplexity_evaluation
 
 __all__ = ["make_text_data", "shorten_names"]
@@ -74,6 +74,11 @@ def make_text_data(
         streams = [load(names) for names in groups or [request.data]]
         validation = load(request.validation) if request.validation else None
         if not request.rows.pack:
+            if recipe.seq_len_schedule:
+                raise DataError(
+                    "--no-pack gives each document a sequence of its own, which "
+                    "--seq-len-schedule would split: leave one of them out"
+                )
             data = _make_document_data(request, spec, tokenizer, recipe, streams[0], validation)
             stack.pop_all()
             return data
@@ -89,14 +94,19 @@ def make_text_data(
         if mixture:
             per_step = recipe.batch_size * recipe.grad_accum * request.world_size
             changes = list_changes(mixture)
+            if changes[1:] and recipe.batch_size_schedule:
+                raise DataError(
+                    "the weights of the data change at steps of one batch size, and "
+                    "--batch-size-schedule changes it: leave one of them out"
+                )
             later = [Phase(step * per_step, shares) for step, shares in changes[1:]]
             dataset = mixed = MixtureDataset(datasets, changes[0][1], later)
-            samples = count_run_samples(
-                len(mixed.train),
-                epochs=recipe.epochs,
-                max_steps=count_planned_steps(recipe, request.world_size),
-                per_update=per_step,
-            )
+            planned = count_planned_steps(recipe, request.world_size)
+            samples = count_samples_before(recipe, planned, request.world_size)
+            if not planned:
+                samples = count_run_samples(
+                    len(mixed.train), epochs=recipe.epochs, max_steps=0, per_update=1
+                )
             notes += mixed.describe_epochs([one.name for one in mixture], samples, per_step)
             how = "".join(f"/{source.share!r}" for source in mixture)
             how += "".join(f"@{step}/{shares!r}" for step, shares in changes[1:])

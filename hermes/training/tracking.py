@@ -11,8 +11,10 @@ from hermes.training.events import (
     Evaluation,
     Event,
     Overflow,
+    RolledBack,
     Sample,
     Skipped,
+    Spike,
     Stopped,
     Update,
     make_record,
@@ -48,10 +50,12 @@ def open_trackers(run: Run, tell: Callable[[str], None]) -> TrackerDelivery:
 def deliver(trackers: TrackerDelivery, event: Event) -> None:
     """Tell a run's trackers what happened."""
     match event:
-        case Update() | Evaluation() | Skipped() | Overflow():
+        case Update() | Evaluation() | Skipped() | Overflow() | Spike():
             trackers.log(make_record(event))
         case Sample(step, number, prompt, text):
             trackers.log_text(step, f"sample/{number}", prompt + text)
+        case RolledBack():
+            trackers.mark_rolled_back()
         case Stopped():
             trackers.mark_stopped()
 

@@ -12,7 +12,9 @@ from typing import Any
 from hermes.checkpoint import list_steps, open_checkpoint
 from hermes.errors import HermesError
 from hermes.storage.strict_yaml import read_value_mapping
+from hermes.training.early_stopping import EarlyStopping
 from hermes.training.metrics_file import NAME as METRICS
+from hermes.training.metrics_file import read_metrics
 from hermes.training.run_yaml import FACTS, list_handovers
 from hermes.training.run_yaml import NAME as RUN
 from hermes.training.samples import read_samples
@@ -67,8 +69,10 @@ class RunView:
         total = self._find_total_steps(settings)
         if saved and total is not None and saved[0] >= total:
             state = "finished"
+        elif self._is_training():
+            state = "training"
         else:
-            state = "training" if self._is_training() else "stopped"
+            state = "stopped early" if self._is_out_of_patience(settings) else "stopped"
         return {
             "name": self.folder.absolute().name,
             "folder": str(self.folder.absolute()),
@@ -103,6 +107,17 @@ class RunView:
             except (HermesError, OSError):
                 continue
         return settings.get("max_steps") or None
+
+    def _is_out_of_patience(self, settings: dict[str, Any]) -> bool:
+        """Whether the run's evaluations end it by --patience."""
+        try:
+            stopping = EarlyStopping(settings.get("patience") or 0, settings.get("min_delta") or 0)
+            if stopping.patience:
+                lines = read_metrics(self.folder, skip_odd=True)
+                stopping.add_all(lines, max((int(line["step"]) for line in lines), default=0))
+        except (HermesError, OSError, TypeError, ValueError):  # a damaged run
+            return False
+        return stopping.exhausted
 
     def _is_training(self) -> bool:
         """Whether the process that last locked the folder is alive; its lock is not touched.

@@ -7,9 +7,10 @@ import pytest
 
 from hermes.data import Cursor, TextDataset, TokenStream
 from hermes.errors import DataError
-from hermes.training.batch_reader import BatchReader, BatchShape
+from hermes.training.batch_reader import BatchReader, BatchShape, StepSize
 
-SHAPE = BatchShape(micro_batch=2, accum=2)
+FOUR = StepSize(4, 2)
+SHAPE = BatchShape(accum=2)
 
 
 def make_dataset():
@@ -20,11 +21,11 @@ def test_batches_drawn_ahead_are_the_same():
     dataset, cursor = make_dataset(), Cursor()
     with BatchReader(dataset, SHAPE) as reader:
         for _ in range(7):
-            batch, after = reader.draw(cursor, 4)
+            batch, after = reader.draw(cursor, FOUR)
             expected, then = dataset.draw_batch(cursor, samples=4, micro_batch=2, accum=2)
             np.testing.assert_array_equal(batch.tokens, expected.tokens)
             assert after == then
-            reader.draw_ahead(after, 4)
+            reader.draw_ahead(after, FOUR)
             cursor = after
 
 
@@ -38,11 +39,11 @@ def test_the_next_batch_is_drawn_in_a_thread_of_its_own():
 
     dataset.draw_batch = draw_batch
     with BatchReader(dataset, SHAPE) as reader:
-        _, after = reader.draw(Cursor(), 4)
-        reader.draw_ahead(after, 4)
-        reader.draw(after, 4)
-        reader.draw_ahead(after, 4)
-        reader.draw(after, 3)  # another than the one drawn ahead
+        _, after = reader.draw(Cursor(), FOUR)
+        reader.draw_ahead(after, FOUR)
+        reader.draw(after, FOUR)
+        reader.draw_ahead(after, FOUR)
+        reader.draw(after, StepSize(3, 2))  # another than the one drawn ahead
     assert threads[0] == threads[-1] == "MainThread"
     assert threads[1].startswith("batches")
     assert not [one for one in threading.enumerate() if one.name.startswith("batches")]
@@ -50,6 +51,6 @@ def test_the_next_batch_is_drawn_in_a_thread_of_its_own():
 
 def test_an_error_of_the_thread_is_raised_where_the_batch_is_needed():
     with BatchReader(make_dataset(), SHAPE) as reader:
-        reader.draw_ahead(Cursor(), 99)
+        reader.draw_ahead(Cursor(), StepSize(99, 2))
         with pytest.raises(DataError, match=r"^99 samples do not fit a step of 4 rows$"):
-            reader.draw(Cursor(), 99)
+            reader.draw(Cursor(), StepSize(99, 2))

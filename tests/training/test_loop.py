@@ -14,6 +14,7 @@ from hermes.recipe import Recipe
 from hermes.training.coordination import RankCoordinator
 from hermes.training.events import Position, Saved, Stopped, Update
 from hermes.training.loop import TrainingLoop
+from hermes.training.loss_guard import LossGuard
 from hermes.training.nonfinite import NonFinitePolicy
 from hermes.training.recording import choose_log_every
 from hermes.training.training_data import TrainingData
@@ -67,7 +68,7 @@ class World:
     def record(self, event):
         self.log.append(f"record {type(event).__name__} {event.step}")
 
-    def save(self, position):
+    def save(self, position, losses=()):
         self.time += 50.0
         self.log.append(f"save {position.step}")
         return Path(f"step-{position.step}")
@@ -234,7 +235,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_stop_a_run_in_a_row(l
     with pytest.raises(NonFinite) as error:
         events.extend(
             world.run(20, log_every=log_every, evaluates=False, recipe={"save_every": 4},
-                      nonfinite=policy)
+                      guard=LossGuard(policy))
         )  # fmt: skip
     assert "step 10: the gradient norm is nan" in str(error.value)
     assert "the last of 3 such steps in a row" in str(error.value)

@@ -92,5 +92,7 @@ def test_a_run_stops_after_as_many_in_a_row_also_over_a_resume(start, tmp_path):
 
 @pytest.mark.parametrize("text", ["", "skip:", "skip:0", "skip:-1", "skip:x", "halt"])
 def test_other_policies_are_refused(text):
-    with pytest.raises(HermesError, match="--on-nonfinite must be stop, skip or skip:N"):
+    with pytest.raises(
+        HermesError, match="--on-nonfinite must be stop, skip, skip:N, rollback or rollback:N"
+    ):
         NonFinitePolicy.parse(text)

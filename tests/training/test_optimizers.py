@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from hermes.api_evaluation import evaluate
-from hermes.api_generation import generate
+from hermes.api_generation import chat, generate
 from hermes.api_models import convert
+from hermes.api_serving import open_served_model
 from hermes.checkpoint import open_checkpoint
 from hermes.errors import CheckpointError, HermesError
+from hermes.inference.engine import run_requests
 from hermes.model import load
 from hermes.optimizer_recipe import OptimizerRecipe
 from hermes.training.metrics_file import read_metrics
@@ -137,6 +139,18 @@ class TestAverage:
             for path, use in ((done.checkpoint, True), (go.folder / "out", False))
         )
         assert one[0].text == other[0].text
+        one, other = (
+            "".join(chat(path, backend="torch", temperature=0, max_tokens=8, use_ema=use).say("a"))
+            for path, use in ((done.checkpoint, True), (go.folder / "out", False))
+        )
+        assert one == other
+        served = open_served_model(done.checkpoint, backend="torch", use_ema=True)
+        with pytest.raises(CheckpointError, match="has no average of its weights"):
+            open_served_model(go.folder / "out", backend="torch", use_ema=True)
+        model = load(go.folder / "out", "torch")
+        request = model.make_request("the cat", max_tokens=4)
+        one, other = (run_requests(e, [request])[0] for e in (served.engine, model.make_engine()))
+        assert one.tokens == other.tokens
 
     def test_a_model_without_one_is_refused(self, go):
         done = go("run", max_steps=2)

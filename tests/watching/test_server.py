@@ -63,6 +63,14 @@ def test_runs_are_found_in_a_folder_and_described(folder, serve):
     assert halted["settings"]["lr"] == 1e-2
 
 
+def test_a_run_that_ended_by_patience_stopped_early(folder, tmp_path):
+    go = Runs(corpus_in(tmp_path), tmp_path)
+    go("early", eval_every=1, patience=1, min_delta=9.0, max_steps=6)
+    assert RunView(tmp_path / "early").describe()["state"] == "stopped early"
+    go("asked", eval_every=1, patience=5, min_delta=9.0, max_steps=6, stop_at=2)
+    assert RunView(tmp_path / "asked").describe()["state"] == "stopped"
+
+
 def test_a_run_in_training_is_said_to_be(folder, serve):
     lock = folder / "halted" / ".lock"
     before = lock.read_bytes()

@@ -58,6 +58,10 @@ def _summarize_steps(run: "Run") -> str:
     unit = run.components.training_data.unit
     recipe, total = run.components.recipe, run.total_steps
     size = len(run.components.training_data.dataset.train)
+    sizes = sorted({size for _, size in recipe.list_batch_sizes()})
+    if len(sizes) > 1:
+        parts = recipe.grad_accum * run.request.world_size
+        return f"{total:,} steps of {sizes[0] * parts:,} to {sizes[-1] * parts:,} {unit}"
     each = recipe.batch_size * recipe.grad_accum * run.request.world_size
     whole = count_run_samples(
         size, epochs=recipe.epochs, max_steps=recipe.max_steps, per_update=each

@@ -16,7 +16,7 @@ import hermes
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.environment import find_launcher, read_rank_info
 from hermes.errors import HermesError, Interrupted
-from hermes.stages import report_stage
+from hermes.stages import report_stage, show_stages
 from hermes.storage.temporary import TemporaryFolder
 from hermes_cli.display.run_summary import summarize_model, summarize_run
 from hermes_cli.launch.crash_log import CrashLog
@@ -74,11 +74,16 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     if options["print_config"]:
         click.echo(render_config(options))
         return
+    if options["verbose"] and options["quiet"]:
+        raise HermesError("--verbose and --quiet are both given; keep one")
+    if options["quiet"]:
+        context.with_resource(show_stages(lambda what, done, total, *facts: None))
+    tell = _keep_quiet if options["quiet"] else _tell
     # Of several processes the one that starts them sees the end of all, else rank 0.
     rank_info = read_rank_info(os.environ)
     leads = rank_info is None or (rank_info.rank == 0 and find_launcher(os.environ) is not None)
     at_end = options["on_finish"] if leads and not options["dry_run"] else ""
-    with FinishCommand(at_end, options["output"], _tell):
+    with FinishCommand(at_end, options["output"], tell):
         output = Path(options["output"])
         push = read_push(options["push_to_hub"], options["push_every_save"])
         _check(options, command, output)
@@ -94,11 +99,11 @@ def train_run(context: click.Context, /, **_: Any) -> None:
         process_group, where = join(context, options, backend, where, signals)
         crash_log = CrashLog(process_group, output)
         leads = process_group.rank_info.rank == 0
-        uploading = HubUploads(push, _tell, push_model)
+        uploading = HubUploads(push, tell, push_model)
         with uploading as uploads, closing(process_group), crash_log:
             require_same_options(context.info_name or command, options, backend, process_group)
             require_writable_repo(push, process_group)
-            progress = RunProgress(context, options, signals, crash_log, leads)
+            progress = RunProgress(context, options, signals, crash_log, leads, tell)
             host = RunHost(
                 backend,
                 where,
@@ -106,7 +111,7 @@ def train_run(context: click.Context, /, **_: Any) -> None:
                 make_settings=lambda call: (collect_settings(options), options.sources),
                 edits=collect_recipe_fields(options),
                 split_among=options.split_among,
-                tell=_tell if leads else lambda line: None,
+                tell=tell if leads else _keep_quiet,
                 on_model=progress.describe_model,
                 on_prepared=progress.describe_run,
                 on_open=progress.open,
@@ -123,11 +128,15 @@ def train_run(context: click.Context, /, **_: Any) -> None:
             if not options["dry_run"]:
                 progress.report_end(result)
             elif leads:
-                _tell("dry run: nothing is trained, and nothing is written")
+                tell("dry run: nothing is trained, and nothing is written")
 
 
 def _tell(line: str) -> None:
     click.echo(line, err=True)
+
+
+def _keep_quiet(line: str) -> None:
+    pass
 
 
 def _check(options: ResolvedOptions, command: str, output: Path) -> None:
@@ -214,6 +223,7 @@ class RunProgress:
     signals: Signals
     crash_log: CrashLog
     leads: bool
+    tell: Callable[[str], None] = _tell
     run: "Run | None" = None
     stop: Callable[[], bool] | None = field(default=None)
     has_described_model: bool = False
@@ -223,7 +233,7 @@ class RunProgress:
         self.has_described_model = True
         report_stage("")
         for line in summarize_model(request, spec, recipe) if self.leads else ():
-            _tell(line)
+            self.tell(line)
 
     def describe_run(self, run: "Run") -> None:
         """Say what is about to be trained, before its model is built."""
@@ -233,7 +243,7 @@ class RunProgress:
             parts = run.components
             self.describe_model(run.request, parts.spec, parts.recipe)
         for line in summarize_run(run):
-            _tell(line)
+            self.tell(line)
 
     def open(self, run: "Run") -> None:
         """From now on a signal ends training with a save; of a finished run say that."""
@@ -246,7 +256,7 @@ class RunProgress:
         words = f"run {run.request.output} is finished at step {run.position.step:,}"
         if run.position.step > run.total_steps:
             words += f", past the {run.total_steps:,} asked for"
-        _tell(f"{words}; nothing is left to do")
+        self.tell(f"{words}; nothing is left to do")
 
     def should_stop(self) -> bool:
         """Whether a signal came; from the first call on, a step is done that should be saved."""
@@ -277,7 +287,7 @@ class RunProgress:
             losses.append(f"validation loss {result.val_loss:.4f}")
         if result.val_bits_per_byte is not None:
             losses.append(f"{result.val_bits_per_byte:.4f} bits per byte")
-        _tell(f"done: {', '.join(losses)}; {result.checkpoint}")
+        self.tell(f"done: {', '.join(losses)}; {result.checkpoint}")
 
 
 def format_resume_command(context: click.Context, output: Path) -> str:

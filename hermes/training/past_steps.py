@@ -1,0 +1,98 @@
+"""What a resumed run takes from the metrics of its earlier sessions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from hermes.checkpoint import Checkpoint
+from hermes.errors import HermesError
+from hermes.formatting import format_count
+from hermes.training.early_stopping import EarlyStopping
+from hermes.training.loss_guard import LossGuard
+from hermes.training.metrics_file import find_odd_lines, read_metrics
+from hermes.training.nonfinite import NonFinitePolicy
+from hermes.training.recording import is_due
+from hermes.training.request import RunComponents, RunRequest
+from hermes.training.spikes import SpikePolicy
+
+__all__ = ["PastSteps"]
+
+
+@dataclass(frozen=True)
+class PastSteps:
+    """The steps of a run before this session. checkpoint: what it resumes from; None if new."""
+
+    request: RunRequest
+    parts: RunComponents
+    checkpoint: Checkpoint | None
+
+    @property
+    def step(self) -> int:
+        """The last of them."""
+        return self.parts.position.step
+
+    @cached_property
+    def metrics(self) -> Sequence[Mapping[str, float]]:
+        """The lines of the run's metrics, those after the checkpoint too; () for a new run."""
+        known = (self.request.output / "metrics.jsonl").exists()
+        if self.checkpoint is None or not known:
+            return ()
+        return read_metrics(self.request.output, skip_odd=True)
+
+    def warn_odd_lines(self) -> tuple[str, ...]:
+        """What to tell the user of lines that are no metrics."""
+        odd = find_odd_lines(self.request.output)
+        if not odd:
+            return ()
+        shown = ", ".join(map(str, odd[:10])) + (", ..." if len(odd) > 10 else "")
+        return (
+            f"{self.request.output / 'metrics.jsonl'} has {format_count(len(odd), 'lines')} "
+            f"that are no metrics, set aside in metrics-odd.jsonl: {shown}",
+        )
+
+    def warn_lost_metrics(self) -> tuple[str, ...]:
+        """What to tell the user where a resumed run's metrics.jsonl is lost."""
+        path = self.request.output / "metrics.jsonl"
+        if path.exists() or self.checkpoint is None or self.step == 0:
+            return ()
+        return (
+            f"{path} is gone, and with it the lines up to step {self.step:,}; a new one begins",
+        )
+
+    def is_evaluation_missing(self) -> bool:
+        """Whether an evaluation is due at the step that the run resumes from, and is missing."""
+        if self.checkpoint is None:  # of the run that it continues, if any
+            return False
+        every, total = self.parts.recipe.eval_every, self.parts.total_steps
+        held_out = self.parts.training_data.dataset.held_out
+        if not held_out or not is_due(self.step, every, total):
+            return False
+        return not any(line["step"] == self.step and "val_loss" in line for line in self.metrics)
+
+    def restore_early_stopping(self) -> EarlyStopping:
+        """Early stopping as far as the run's metrics have taken it."""
+        stopping = EarlyStopping(self.request.patience, self.request.min_delta)
+        if self.request.patience:
+            stopping.add_all(self.metrics, self.step)
+        return stopping
+
+    def restore_guard(self) -> LossGuard:
+        """What became of bad steps. Raises HermesError for a policy that is none, or not here."""
+        request = self.request
+        spikes = SpikePolicy.parse(request.on_spike, request.spike_sigma, request.spike_window)
+        guard = LossGuard(NonFinitePolicy.parse(request.on_nonfinite), spikes)
+        if self.parts.training_data.counts_steps:
+            _refuse_rollback(guard)
+        if self.checkpoint is not None:
+            guard.restore(self.metrics, self.step, self.checkpoint.progress.recent_losses)
+        return guard
+
+
+def _refuse_rollback(guard: LossGuard) -> None:
+    """Refuse to leave samples out of a mixture whose weights change. Raises HermesError."""
+    for name, policy in (("--on-nonfinite", guard.nonfinite), ("--on-spike", guard.spikes)):
+        if policy.rolls_back:
+            raise HermesError(
+                f"{name} rollback leaves samples out, and the weights of the data change at steps "
+                "that are counted in samples; choose another policy, or weights that stay"
+            )

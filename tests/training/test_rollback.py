@@ -1,0 +1,235 @@
+"""Going back to the last checkpoint and on with other samples: exact, on both backends."""
+
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import hermes
+from hermes.data.tracing import RunTrace
+from hermes.errors import HermesError, NonFinite
+from hermes.training.events import RolledBack
+from hermes.training.loss_guard import LossGuard
+from hermes.training.metrics_file import read_metrics
+from hermes.training.nonfinite import NonFinitePolicy
+from hermes.training.rollback import LIMIT
+from hermes.training.samples import read_samples
+from hermes.training.spikes import SpikePolicy
+from tests.training.support import SPEC, Runs, corpus_in, tensors
+from tests.training.test_loop import World
+
+PLAIN = SPEC.replace("tie_weights: true", "tie_weights: false scale: 2")
+OPTIONS = {"seq_len": 16, "batch_size": 4, "max_steps": 12, "save_every": 3, "seed": 5,
+           "schedule": "cosine", "warmup_steps": 2, "lr": 3e-3, "sample_every": 2,
+           "sample_tokens": 4}  # fmt: skip
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A model, one of whose tokens no arithmetic in float32 survives, and a text that has it."""
+    folder = tmp_path_factory.mktemp("rollback")
+    path, tokenizer = corpus_in(folder)
+    Runs((path, tokenizer), folder)("base", spec=PLAIN, max_steps=1)
+    (bad,) = tokenizer.encode("Q")
+    weights = load_file(folder / "base" / "step-00000001" / "model.safetensors")
+    weights["model.embed_tokens.weight"][bad] = 3e38
+    save_file(weights, folder / "model.safetensors")
+    (folder / "model.mal").write_text(PLAIN.replace("vocab_size: 300", "vocab_size: 290"))
+    words = path.read_text().split()
+    for at in (50, 120, 121):
+        words[at] = "Q"
+    (folder / "some.txt").write_text(" ".join(words[:700]), encoding="utf-8")
+    (folder / "every.txt").write_text("Q the " * 400, encoding="utf-8")
+    return folder
+
+
+def go(start, output, backend="torch", policy="rollback:1", *, data="some.txt", stop=None,
+       seen=None, **options):  # fmt: skip
+    return hermes.finetune(
+        start / "model.safetensors", start / data, config=start / "model.mal",
+        tokenizer=start / "base" / "tokenizer.json", output=output, backend=backend,
+        on_nonfinite=policy, report=(seen if seen is not None else []).append,
+        stop=stop or (lambda: False), **OPTIONS | options,
+    )  # fmt: skip
+
+
+def numbers(output):
+    """The run's lines, without how fast it was."""
+    measured = ("tokens_per_second", "mfu", "peak_memory", "save_seconds")
+    return [{k: v for k, v in r.items() if k not in measured} for r in read_metrics(output)]
+
+
+def same_tensors(one, other):
+    return all(
+        (a[name] == b[name]).all()
+        for a, b in zip(tensors(one), tensors(other), strict=True)
+        for name in a
+    )
+
+
+class Lost(Exception):
+    """The machine is gone."""
+
+
+class Losing(list):
+    """Loses the run `later` events after the rollback from a step has been made or resumed."""
+
+    def __init__(self, event, later):
+        super().__init__()
+        self.event, self.later, self.since = event, later, None
+
+    def append(self, event):
+        after = isinstance(event, RolledBack) and event.rollbacks == self.event.rollbacks
+        if after or (self.later and event.step > self.event.step):
+            self.since = self.since or 0
+        if self.since is not None:
+            self.since += 1
+            if self.since > self.later:
+                raise Lost
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_a_run_goes_back_and_on_and_a_resumed_one_is_the_same(start, tmp_path, backend):
+    seen = []
+    go(start, tmp_path / "whole", backend, seen=seen)
+    back = [event for event in seen if isinstance(event, RolledBack)]
+    assert back
+    assert back[-1].rollbacks == len(back)
+    lines = numbers(tmp_path / "whole")
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == list(range(1, 13))  # neither gaps nor repeats
+    assert [line["rolled_back_from"] for line in lines if "rollbacks" in line] == [
+        event.rolled_back_from for event in back
+    ]
+    made = [sample["step"] for sample in read_samples(tmp_path / "whole")]
+    assert made == sorted(set(made))
+    # Lost right behind each rollback, before the next checkpoint, and again two events later.
+    for event in back:
+        for later in (0, 2):
+            with pytest.raises(Lost):
+                go(start, tmp_path / "parts", backend, resume=True, seen=Losing(event, later))
+    go(start, tmp_path / "parts", backend, resume=True)
+    assert numbers(tmp_path / "parts") == lines
+    assert same_tensors(tmp_path / "parts/step-00000012", tmp_path / "whole/step-00000012")
+
+
+def test_a_run_that_is_stopped_after_every_step_is_the_same(start, tmp_path):
+    options = {"save_every": 1, "max_steps": 5, "sample_every": 0}
+    go(start, tmp_path / "whole", **options)
+    for _ in range(8):
+        if go(start, tmp_path / "parts", stop=lambda: True, resume=True, **options).finished:
+            break
+    assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
+    assert any("rollbacks" in line for line in numbers(tmp_path / "parts"))
+    assert same_tensors(tmp_path / "parts/step-00000005", tmp_path / "whole/step-00000005")
+
+
+def test_the_samples_behind_a_rollback_are_those_that_the_trace_names(start, tmp_path):
+    go(start, tmp_path / "run")
+    lines = [line for line in read_metrics(tmp_path / "run") if "rollbacks" in line]
+    trace = RunTrace(tmp_path / "run")
+    jump = lines[-1]
+    size = trace.data.records[0].size
+    session = trace.find_session(jump["step"] + 1)
+    assert session.list_samples(jump["step"] + 1).start == (
+        jump["next_epoch"] * size + jump["next_sample"]
+    )
+    tokenizer = hermes.Tokenizer.load(start / "base" / "tokenizer.json")
+    ids, (bad,) = tokenizer.encode((start / "some.txt").read_text()), tokenizer.encode("Q")
+    windows = [window for step in range(1, 13) for window in trace.list_windows(step)]
+    assert bad in ids
+    assert not any(bad in ids[one.start : one.start + 17] for one in windows)
+
+
+def test_both_backends_go_back_at_the_same_steps_and_hand_over(start, tmp_path):
+    seen = []
+    for backend in ("torch", "mlx"):
+        go(start, tmp_path / backend, backend, seen=seen)
+    jumps = [[line for line in numbers(tmp_path / name) if "rollbacks" in line]
+             for name in ("torch", "mlx")]  # fmt: skip
+    assert jumps[0] == jumps[1] != []
+    first = next(event for event in seen if isinstance(event, RolledBack))
+    with pytest.raises(Lost):
+        go(start, tmp_path / "over", "torch", seen=Losing(first, 0))
+    go(start, tmp_path / "over", "mlx", resume=True)
+    assert [line for line in numbers(tmp_path / "over") if "rollbacks" in line] == jumps[0]
+
+
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_how_often_a_run_logs_changes_nothing_of_what_it_computes(start, tmp_path, log_every):
+    go(start, tmp_path / "run", log_every=log_every)
+    go(start, tmp_path / "other", log_every=3)
+    assert same_tensors(tmp_path / "run/step-00000012", tmp_path / "other/step-00000012")
+
+
+def test_a_run_whose_every_sample_is_bad_stops_with_one_sentence(start, tmp_path):
+    with pytest.raises(NonFinite) as error:
+        go(start, tmp_path / "run", policy="rollback:2", data="every.txt")
+    assert str(error.value).startswith("step 2: the loss is nan, and the run has gone back to the")
+    assert f"beginning {LIMIT} times without reaching its next checkpoint" in str(error.value)
+
+
+def test_weights_that_change_by_steps_refuse_a_rollback(start, tmp_path):
+    source = str(start / "text.txt")
+    data = {"a": {"files": source, "weight": 0.5}, "b": {"files": source, "weight": 0.5},
+            "schedule": {"5": {"a": 0.9, "b": 0.1}}}  # fmt: skip
+    with pytest.raises(HermesError, match="on_spike rollback leaves samples out"):
+        Runs.__call__(
+            Runs((start / "text.txt", start / "base/tokenizer.json"), tmp_path), "run",
+            data=data, on_spike="rollback",
+        )  # fmt: skip
+
+
+def make_guard(**options):
+    return LossGuard(NonFinitePolicy(), SpikePolicy.parse(window=8, sigma=4, **options))
+
+
+def test_a_spike_is_taken_back_and_the_window_with_it():
+    """Losses 1 and 2 by turns; the step made as 13th has 90."""
+    losses = {made: 1.0 + made % 2 for made in range(60)} | {13: 90.0}
+    world, built = World(losses=losses), []
+    world.use_learner = lambda learner: None
+    world.roll_back = lambda event, position: world.log.append(f"back {position.step}")
+
+    def rebuild(saved):
+        built.append(saved)
+        return world
+
+    guard = make_guard(text="rollback")
+    recipe = {"save_every": 4, "max_steps": 20}
+    events = list(world.run(20, log_every=5, evaluates=False, recipe=recipe, guard=guard,
+                            rebuild=rebuild))  # fmt: skip
+    (back,) = [event for event in events if isinstance(event, RolledBack)]
+    assert (back.step, back.rolled_back_from, back.rollbacks) == (12, 13, 1)
+    # Each step takes 2 of 10 samples: the 14th begins at sample 26, of epoch 2 the 6th.
+    assert (back.next_epoch, back.next_sample) == (2, 6)
+    assert built == [Path("step-12")]
+    assert "back 12" in world.log
+    assert max(guard.spikes.losses) == 2.0
+
+
+def test_spikes_are_counted_stopped_at_and_never_skipped():
+    losses = {made: 1.0 + made % 2 for made in range(60)} | {13: 90.0, 14: 90.0, 17: 90.0}
+    guard = make_guard(text="count")
+    events = list(World(losses=losses).run(20, evaluates=False, guard=guard))
+    assert [event.step for event in events if type(event).__name__ == "Spike"] == [13, 14, 17]
+    with pytest.raises(NonFinite, match=r"step 14: the loss is 90.0000, where the last 8 were"):
+        list(World(losses=losses).run(20, evaluates=False, guard=make_guard(text="stop:2")))
+    with pytest.raises(HermesError, match="--on-spike has no skip"):
+        make_guard(text="skip")
+    for text in ("", "rollback:0", "halt"):
+        with pytest.raises(HermesError, match="--on-spike must be ignore, count, stop"):
+            make_guard(text=text)
+
+
+def test_a_resumed_run_finds_the_spikes_of_an_unbroken_one(start, tmp_path):
+    """A window of losses is in the checkpoint, however seldom they are logged."""
+    options = {"on_spike": "count", "spike_sigma": 0.5, "spike_window": 4, "log_every": 5,
+               "lr": 1e-6}  # fmt: skip
+    go(start, tmp_path / "whole", policy="skip:4", **options)
+    for stop in (lambda: True, lambda: True, lambda: False):
+        go(start, tmp_path / "parts", policy="skip:4", resume=True, stop=stop, **options)
+    found = [[line for line in numbers(tmp_path / name) if "spikes" in line]
+             for name in ("whole", "parts")]  # fmt: skip
+    assert found[0] == found[1] != []
