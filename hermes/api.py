@@ -259,6 +259,7 @@ def train(
     precision: str = "auto",
     deterministic: bool = False,
     grad_checkpoint: bool = False,
+    selective_checkpoint: bool = False,
     compile: bool | None = None,
     push_to_hub: str | None = None,
     push_every_save: bool = False,

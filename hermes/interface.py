@@ -81,6 +81,7 @@ class Options:
     'float16' trains with a loss scale, which decides what steps are left out. 'tf32'
     is float32 whose products may round their inputs to 10 bits of mantissa; refused on devices
     without it. compile: None compiles where it pays. grad_checkpoint: activation checkpointing.
+    selective_checkpoint: the same, but outputs of matrix products and of attention are kept.
     deterministic: bitwise equal results in every run; refused where the device cannot. exact:
     slower elementwise functions, accurate to the last bits of float64; always on under float64.
     as_trained: a built model computes bit for bit what a learner does, where inference would have a
@@ -95,6 +96,7 @@ class Options:
     precision: str = "float32"
     compile: bool | None = None
     grad_checkpoint: bool = False
+    selective_checkpoint: bool = False
     deterministic: bool = False
     exact: bool = False
     as_trained: bool = False
@@ -105,6 +107,11 @@ class Options:
         convert_fields(self)
         full = SHORT_NAMES.get(self.precision, self.precision)
         object.__setattr__(self, "precision", full)
+        if self.grad_checkpoint and self.selective_checkpoint:
+            raise HermesError(
+                "grad_checkpoint keeps no activation of a block, and selective_checkpoint some of "
+                "them; leave one out"
+            )
         if self.shard not in (None, *SHARDS):
             raise HermesError(f"shard is {self.shard!r}; it must be one of {', '.join(SHARDS)}")
         if self.shard_group is not None and self.shard is None:

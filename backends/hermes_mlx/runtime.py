@@ -65,6 +65,11 @@ class Runtime:
             raise Unsupported(
                 "hermes_mlx holds the model whole in every process; shard is hermes_torch's"
             )
+        if options.selective_checkpoint:
+            raise Unsupported(
+                "hermes_mlx recomputes whole blocks: mx.checkpoint keeps nothing inside them; use "
+                "grad_checkpoint, or hermes_torch"
+            )
         name = options.device or list_devices()[0]
         if name not in list_devices():
             raise Unsupported(

@@ -398,7 +398,12 @@ def logits_gradient(
     """
     counted = (targets != IGNORE)[:, None]
     w = counted.to(logits.dtype) if logp_grad is None else -logp_grad[:, None].where(counted, 0)
-    if z_grad is None:
+    if z_grad is None and torch.compiler.is_compiling():
+        # The compiler writes this with the softmax, in one pass; a scatter is a kernel of its own.
+        order = torch.arange(logits.shape[1], device=logits.device)
+        softmax = log_softmax.exp()
+        d = torch.where(order == columns, softmax - 1, softmax).mul_(w)
+    elif z_grad is None:
         d = log_softmax.exp_().scatter_add_(
             1, columns, torch.full_like(columns, -1, dtype=logits.dtype)
         )

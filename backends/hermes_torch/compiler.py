@@ -9,7 +9,7 @@ import torch
 
 from hermes.errors import is_compiler_interrupted, is_out_of_memory
 
-__all__ = ["compile_function", "warn_compiler_failed"]
+__all__ = ["can_compile", "compile_blocks", "compile_function", "warn_compiler_failed"]
 
 # Modules whose errors are the compiler's, wherever they surface.
 COMPILERS = ("torch._dynamo.", "torch._inductor.", "torch._functorch.", "triton.")
@@ -19,6 +19,29 @@ def compile_function(function: Any) -> Callable[..., Any]:
     """The function, compiled at its first call for each set of shapes."""
     compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
     return compiled
+
+
+def can_compile(device: str) -> bool:
+    """Whether torch.compile works for a device; warns where it does not."""
+    try:
+        torch.compile(torch.sin)(torch.zeros(2, device=device))
+    except Exception as error:
+        if not warn_compiler_failed(error, is_first_forward=True):
+            raise
+        return False
+    return True
+
+
+def compile_blocks(blocks: torch.nn.ModuleList) -> None:
+    """Compile each block by itself, in place, at its first call.
+
+    torch keeps what it compiled by the text of a method, so layers share it, and layers that differ
+    (in the site of their dropout, say) count towards its limit.
+    """
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 4 * len(blocks))
+    for block in blocks:
+        block.compile(dynamic=False)
 
 
 def warn_compiler_failed(error: BaseException, *, is_first_forward: bool) -> bool:

@@ -8,7 +8,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
 from hermes.numerics import positions
-from hermes.spec import AttentionSpec, ModelSpec, Rope
+from hermes.spec import Alibi, AttentionSpec, ModelSpec, Rope
 from hermes_torch.cache import KVCache
 from hermes_torch.fused_attention import (
     NO_KERNELS,
@@ -17,6 +17,7 @@ from hermes_torch.fused_attention import (
     choose_kernel,
     make_block_mask,
 )
+from hermes_torch.recomputation import Recompute, make_selective_contexts
 
 
 def as_int32(bits: int) -> int:
@@ -33,7 +34,7 @@ def lowbias32(x: Array) -> Array:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-def keeps(element: Array, key: Array, rate: float) -> Array:
+def is_kept(element: Array, key: Array, rate: float) -> Array:
     """Whether dropout keeps an element of a row with that key, both int32. -> bool, broadcast."""
     bits = lowbias32(element * as_int32(0x9E3779B9) ^ key)
     # Flipping the sign bit makes the int32 comparison order the bits as unsigned.
@@ -93,9 +94,9 @@ class Context:
 
     segments, positions_in_document: (B, T) integers, or None where every row is one document.
     boundaries: (N + 1,) int32, where documents begin in the flattened batch and its end; None
-    where no kernel asks for them. dropout_keys: (B,) int32, or None for no dropout. recompute:
-    blocks are run again in the backward pass (activation checkpointing). kernels: what attention
-    may use.
+    where no kernel asks for them. dropout_keys: (B,) int32, or None for no dropout. recompute: what
+    of blocks is computed again in the backward pass (activation checkpointing). kernels: what
+    attention may use.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Context:
         segments: Array | None = None,
         positions_in_document: Array | None = None,
         dropout_keys: Array | None = None,
-        recompute: bool = False,
+        recompute: Recompute | None = None,
         boundaries: Array | None = None,
         kernels: Kernels = NO_KERNELS,
     ):
@@ -140,11 +141,18 @@ class Context:
         return self.tables.slopes[heads]
 
     def run_block(self, block: torch.nn.Module, x: Array) -> Array:
-        """Apply a block. With `recompute` its activations are computed again in the backward pass.
+        """Apply a block. With `recompute` its backward pass computes activations again.
 
         Not reentrant: that variant needs an input with a gradient, and frozen embeddings have none.
         """
-        return checkpoint(block, x, self, use_reentrant=False) if self.recompute else block(x, self)
+        match self.recompute:
+            case None:
+                return block(x, self)
+            case "all":
+                return checkpoint(block, x, self, use_reentrant=False)
+            case "some":
+                contexts = make_selective_contexts
+        return checkpoint(block, x, self, use_reentrant=False, context_fn=contexts)
 
     def cast(self, x: Array) -> Array:
         """Cast to the dtype of activations."""
@@ -184,14 +192,20 @@ class Context:
         """Make what the layers share before the first of them.
 
         A block that is run again makes none: what it leaves behind, torch.compile cannot put into
-        one graph, and the first run's would be gone.
+        one graph, and the first run's would be gone. Blocks that are compiled each by itself find
+        the same as each other.
         """
         for spec in attentions:
             kernel = self.choose_kernel(T, T, spec)
             if kernel == "flex":
                 self.block_mask(T, spec)
-            elif kernel != "varlen":
+            elif kernel == "written out" or (kernel == "sdpa" and not self.is_flagged(T, spec)):
                 self.attention_mask(T, T, spec)
+
+    def is_flagged(self, T: int, spec: AttentionSpec) -> bool:
+        """Whether the fused kernel takes a flag and no mask."""
+        has_bias = isinstance(spec.position_encoding, Alibi)
+        return not has_bias and self.is_plain_causal(T, T, spec)
 
     def block_mask(self, T: int, spec: AttentionSpec) -> BlockMask:
         """The mask as FlexAttention takes it."""
@@ -232,7 +246,7 @@ class Context:
         if self.dropout_keys is None or rate <= 0:
             return x
         element = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device)
-        keep = keeps(element, self._make_keys(site)[:, None], rate).reshape(x.shape)
+        keep = is_kept(element, self._make_keys(site)[:, None], rate).reshape(x.shape)
         return torch.where(keep, x / (1 - rate), 0.0)
 
     def make_dropout(self, rate: float, site: int) -> Callable[[Array, Array], Array] | None:
@@ -245,7 +259,7 @@ class Context:
         key = self._make_keys(site)
 
         def keeps_at(b: Array, element: Array) -> Array:
-            return keeps(element, key[b], rate)
+            return is_kept(element, key[b], rate)
 
         return keeps_at
 

@@ -24,17 +24,23 @@ from hermes.spec import Alibi, AttentionSpec, ModelSpec
 BLOCK = 128  # positions in a block of a BlockMask; torch's own default
 LEAST_HEAD_SIZE = 16  # of FlexAttention's kernel
 MOST_HEAD_SIZE = 256  # of flash attention's
+# What the two kernels are in a graph; private names.
+FUSED_OPERATORS = (
+    torch.ops.torch_attn._varlen_attn.default,
+    torch.ops.higher_order.flex_attention,
+)
 
 Kernel = Literal["varlen", "flex", "sdpa", "written out"]
 Mod = Callable[[Array, Array, Array, Array, Array], Array]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Kernels:
     """Which kernels a model may use. varlen: flash attention over documents of any length.
 
-    flex: FlexAttention, which torch.compile makes for each formula. atomic: where gradients of
-    learned slopes may be summed in any order, as FlexAttention sums them.
+    flex: FlexAttention, which torch.compile makes for each formula; turned off where that fails.
+    atomic: where gradients of learned slopes may be summed in any order, as FlexAttention sums
+    them.
     """
 
     varlen: bool = False

@@ -8,6 +8,8 @@ import torch
 
 from hermes.interface import Options
 
+ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+
 
 def apply_options(options: Options) -> contextlib.ExitStack:
     """A context in which torch's settings are those of the options."""
@@ -46,6 +48,17 @@ def use_tf32() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def use_expandable_segments() -> None:
+    """Let CUDA's allocator grow its segments, before its first allocation of a training run.
+
+    Passes of several widths (documents of their own length, evaluation) otherwise leave memory that
+    fits none of the others. The user's own setting is left as it is.
+    """
+    if not any(name in os.environ for name in ALLOCATOR_VARIABLES):
+        # Private, and what torch itself calls for the variable; it takes effect in this process.
+        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
 
 
 def has_tf32(device: torch.device) -> bool:

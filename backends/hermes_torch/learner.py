@@ -24,6 +24,7 @@ from hermes_torch.inference import Model
 from hermes_torch.loss_scale import LossScaler
 from hermes_torch.optim import clip_scale, global_norm
 from hermes_torch.optimizer import Optimizer, get_grad
+from hermes_torch.recomputation import Recompute
 from hermes_torch.runtime import Runtime
 
 
@@ -48,12 +49,14 @@ class Learner(Model):
         self._scaler: LossScaler | None = None
         if runtime.dtype == torch.float16:
             self._scaler = LossScaler(state.loss_scale, recipe.loss_scaling, runtime.device)
+        if self._distributed and runtime.kernels.flex:
+            # Its shapes follow a rank's own documents: it would compile while the others wait.
+            runtime.kernels.varlen = False
         self._objective: Any = Objective(runtime, recipe)
         if self._distributed and not runtime.shards:
             self._objective = process_group.wrap(self._objective)
         self._compiled = compile_function(self._objective) if self._uses_compile() else None
         self._compiler_works = self._is_backward = False
-        self._room = 0  # documents of a micro-batch, as attention's kernel is compiled for
 
     def _uses_compile(self) -> bool:
         if self.runtime.shards:
@@ -81,6 +84,7 @@ class Learner(Model):
             if not warn_compiler_failed(error, is_first_forward=is_first_forward):
                 raise
         self._compiled = None
+        self.runtime.kernels.flex = False  # of the same compiler
         return self._run_passes(self._objective, arguments, count, is_last)
 
     def _run_passes(
@@ -135,7 +139,7 @@ class Learner(Model):
                 reference,
                 weights,
                 batch.sources is not None,
-                None if batch.segments is None else self._load_boundaries(batch.segments[a]),
+                runtime.load_boundaries(None if batch.segments is None else batch.segments[a]),
                 factor,
             )
             loss, sums = self._differentiate(arguments, count, is_last)
@@ -150,12 +154,6 @@ class Learner(Model):
             self._process_group.sum_in_place(total)
         has_rows = batch.pairs is not None or batch.sources is not None
         return total, LazyRows(rows) if has_rows else None
-
-    def _load_boundaries(self, segments: NDArray[np.integer]) -> Array | None:
-        """The documents' boundaries, of as many as a power of two, so that few shapes compile."""
-        count = len(segments) + int((segments[:, 1:] != segments[:, :-1]).sum())
-        self._room = max(self._room, 1 << (count - 1).bit_length())
-        return self.runtime.load_boundaries(segments, self._room)
 
     def _fill_missing_grads(self) -> None:
         """Give zeros to tensors that the loss does not depend on; torch leaves their .grad None.
@@ -288,7 +286,9 @@ class Objective(torch.nn.Module):
         factor: what the loss will be multiplied by for its gradients, (), None for no matter.
         """
         runtime = self._runtime
-        recompute = runtime.options.grad_checkpoint
+        options = runtime.options
+        recompute: Recompute | None = "all" if options.grad_checkpoint else None
+        recompute = "some" if options.selective_checkpoint else recompute
         ctx = runtime.make_context(
             None,
             segments,

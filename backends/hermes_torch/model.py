@@ -34,6 +34,7 @@ class Linear(Module):
         super().__init__()
         self.weight = Tensor(outputs, inputs)
         self.bias = Tensor(outputs) if bias else None
+        self.joined: Array | None = None  # of joined_weights.py
 
     def forward(self, x: Array) -> Array:
         return linear(x, self.weight, self.bias)
@@ -116,7 +117,7 @@ class Attention(Module):
 
     def forward(self, x: Array, ctx: Context) -> Array:
         B, T, C = x.shape
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = self.ops.project(x, self.q_proj, self.k_proj, self.v_proj)
         if self.spec.clip_qkv is not None:
             q, k, v = (self.ops.clip(y, self.spec.clip_qkv) for y in (q, k, v))
         q = q.reshape(B, T, self.H, self.D)  # and after swapaxes (B, H, T, D)
@@ -162,8 +163,11 @@ class FeedForward(Module):
         self.down_proj = Linear(spec.hidden_size, C, spec.bias)
 
     def forward(self, x: Array, ctx: Context) -> Array:
-        up = self.up_proj(x)  # (B, T, F)
-        h = self.act(up) if self.gate_proj is None else self.open_gate(self.gate_proj(x), up)
+        if self.gate_proj is None:
+            h = self.act(self.up_proj(x))  # (B, T, F)
+        else:
+            up, gate = self.ops.project(x, self.up_proj, self.gate_proj)
+            h = self.open_gate(gate, up)
         return ctx.dropout(self.down_proj(h), self.spec.dropout, self.site)  # (B, T, C)
 
     def open_gate(self, gate: Array, up: Array) -> Array:

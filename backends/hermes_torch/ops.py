@@ -19,8 +19,10 @@ from torch import Tensor as Array
 from hermes.spec import AttentionSpec, LayerNorm, NoNorm, RMSNorm
 from hermes.spec.parts import Norm
 from hermes_torch import chunked_loss, loss
+from hermes_torch.compiler import warn_compiler_failed
 from hermes_torch.context import Context
 from hermes_torch.fused_attention import attend_flex, attend_varlen
+from hermes_torch.joined_weights import project_apart, project_joined
 from hermes_torch.loss import upcast
 
 
@@ -208,7 +210,16 @@ def attention(
             return attend_varlen(q, k, v, spec, ctx.boundaries)
         case "flex":
             dropout = ctx.make_dropout(spec.dropout, site)
-            return attend_flex(q, k, v, spec, slopes, sinks, ctx.block_mask(T, spec), dropout)
+            blocks = ctx.block_mask(T, spec)
+            try:
+                return attend_flex(q, k, v, spec, slopes, sinks, blocks, dropout)
+            except Exception as error:
+                # Inside a compiled pass the learner is told; alone it is done without.
+                is_inside = torch.compiler.is_compiling()
+                if is_inside or not warn_compiler_failed(error, is_first_forward=False):
+                    raise
+            ctx.kernels.flex = False
+            return attention(q, k, v, spec, slopes, sinks, ctx, site)
     is_causal = slopes is None and ctx.is_plain_causal(T, S, spec)
     mask = None if is_causal else ctx.attention_mask(T, S, spec)
     if slopes is not None:
@@ -235,6 +246,7 @@ class Ops:
     """The functions of which a faster and an exact variant exist."""
 
     activations: Mapping[str, Callable]
+    project: Callable
     normalize: Callable
     rotate: Callable
     attention: Callable
@@ -253,6 +265,7 @@ FAST = Ops(
     activations=MappingProxyType(
         {"gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu, "relu": relu, "relu2": relu2}
     ),
+    project=project_joined,
     normalize=normalize,
     rotate=rotate,
     attention=attention,
@@ -268,6 +281,7 @@ FAST = Ops(
 )
 EXACT = replace(
     FAST,
+    project=project_apart,
     normalize=normalize_exact,
     attention=attention_exact,
     logprobs=loss.logprobs,

@@ -24,6 +24,9 @@ FLIGHT_RECORDER_SIZE = "200"  # collectives that torch's flight recorder keeps
 HISTORY_LINES = 20
 # Seconds that NCCL waits longer than gloo, whose timeout can name the missing rank: NCCL's cannot.
 NCCL_EXTRA_TIMEOUT = 30
+# MB of gradients in a message. A compiled model is cut into a graph for each, and kernels do not
+# fuse across the cuts: torch's 25 makes many, for messages shorter than fast links need.
+BUCKET_MB = 200
 # In the messages of RuntimeErrors by which gloo and NCCL report a lost peer.
 LOST_PEER_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Broken pipe")
 
@@ -58,6 +61,8 @@ class ProcessGroup:
                     rank=rank_info.rank,
                     world_size=rank_info.world_size,
                     timeout=datetime.timedelta(seconds=rank_info.first_timeout),
+                    # NCCL guesses it from the rank otherwise, and says so in a warning.
+                    device_id=find_cuda_device(self._device) if cuda else None,
                 )
         except (dist.DistError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -75,6 +80,11 @@ class ProcessGroup:
         self._lost = False
         self._names: list[str] | None = None
         self._names = self.all_gather_text(f"host {socket.gethostname()}, process {os.getpid()}")
+
+    @property
+    def device_type(self) -> str:
+        """'cpu' or 'cuda'."""
+        return self._device.type
 
     def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
         """Sum each number over all processes, in float64."""
@@ -208,7 +218,9 @@ class ProcessGroup:
     def wrap(self, module: torch.nn.Module) -> DistributedDataParallel:
         """Wrap a module so that its backward pass sums gradients over all processes meanwhile."""
         # No init_sync: all ranks have loaded the same weights, and rank 0's need not be sent.
-        wrapped = DistributedDataParallel(module, init_sync=False, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(
+            module, init_sync=False, gradient_as_bucket_view=True, bucket_cap_mb=BUCKET_MB
+        )
         wrapped.register_comm_hook(None, _sum_bucket)
         return wrapped
 
@@ -262,6 +274,12 @@ def count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def find_cuda_device(device: torch.device) -> torch.device:
+    """A CUDA device with its index: the current one where it has none."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return torch.device("cuda", index)
 
 
 def _sum_bucket(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Array]:

@@ -21,11 +21,13 @@ from hermes_torch.cache import KVCache
 from hermes_torch.chunked_loss import PairLayout
 from hermes_torch.context import Context, PositionTables
 from hermes_torch.fused_attention import NO_KERNELS, find_kernels
-from hermes_torch.global_state import apply_options, has_tf32
+from hermes_torch.global_state import apply_options, has_tf32, use_expandable_segments
+from hermes_torch.joined_weights import join_weights
 from hermes_torch.lora import adapt
 from hermes_torch.loss import upcast
-from hermes_torch.model import Transformer
+from hermes_torch.model import Linear, Transformer
 from hermes_torch.ops import EXACT, FAST, Ops
+from hermes_torch.recomputation import Recompute
 from hermes_torch.weight_layout import can_pack, pack_weights
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Network(Transformer):
 
     def forward(self, tokens: Array, ctx: Context, score: Any = None, *args: Any) -> Any:
         """Logits, or score(self, the stack's output (B, T, C), *args)."""
-        if ctx.recompute:
+        if ctx.cache is None:
             ctx.prepare_masks(self.attentions, tokens.shape[1])
         if score is None:
             return super().forward(tokens, ctx)
@@ -91,6 +93,8 @@ class Runtime:
             )
         self.spec, self.options, self.shards, self.frozen = spec, options, shards, frozen
         self.device = torch.device(name)
+        if training and self.device.type == "cuda":
+            use_expandable_segments()
         if options.precision == "tf32" and not has_tf32(self.device):
             raise Unsupported(
                 f"hermes_torch computes in tf32 on CUDA's devices that do, not on {name!r}"
@@ -101,6 +105,7 @@ class Runtime:
         exact = options.exact or self.dtype == torch.float64
         self.ops = EXACT if exact else FAST
         self.kernels = NO_KERNELS if exact else find_kernels(self.device, self.dtype, options)
+        self._room = 1  # documents of a micro-batch, for load_boundaries
         self.module = Network(spec, self.ops)
         self.adapters = adapt(self.module, spec, lora, self.device) if lora else []
         self.table = {**list_parameters(spec), **(list_adapter_tensors(spec, lora) if lora else {})}
@@ -116,6 +121,8 @@ class Runtime:
         as_trained = training or exact or options.as_trained
         if not as_trained and can_pack(self.device, self.dtype):
             pack_weights(self.module)
+        elif not exact and not shards:
+            join_weights(self.module, Linear)
 
     def apply_options(self) -> contextlib.ExitStack:
         """A context in which torch's process-wide settings are those of the options."""
@@ -156,7 +163,7 @@ class Runtime:
         dropout_keys: Array | None = None,
         boundaries: Array | None = None,
         *,
-        recompute: bool = False,
+        recompute: Recompute | None = None,
     ) -> Context:
         """The context of a new forward pass."""
         return self.use_context(
@@ -204,16 +211,17 @@ class Runtime:
         both = self.to_device(np.stack([segments, segment_positions(segments)]))
         return both[0], both[1]
 
-    def load_boundaries(self, segments: NDArray[np.integer] | None, room: int = 0) -> Array | None:
+    def load_boundaries(self, segments: NDArray[np.integer] | None) -> Array | None:
         """Where documents begin in the flattened batch, and its end, for attention that asks.
 
-        Of at least `room` documents: beyond the last one they are empty. None where no kernel
-        asks. (B, T) -> (N + 1,) int32
+        Of as many documents as a power of two, and as any batch before, so that few shapes compile:
+        those beyond the last are empty. None where no kernel asks. (B, T) -> (N + 1,) int32
         """
         if segments is None or not self.kernels.varlen:
             return None
         boundaries = find_boundaries(segments)
-        padding = (0, max(0, room + 1 - len(boundaries)))
+        self._room = max(self._room, 1 << (len(boundaries) - 2).bit_length())
+        padding = (0, self._room + 1 - len(boundaries))
         return self.to_device(np.pad(boundaries, padding, mode="edge"), torch.int32)
 
     def to_numpy(self, tensor: Array) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from torch.nn import Parameter
 
 from hermes.errors import Unsupported
 from hermes.interface import Options
+from hermes_torch.compiler import can_compile, compile_blocks
 from hermes_torch.model import Transformer
 
 
@@ -24,7 +25,8 @@ class Shards:
 
     'full': parameters, gradients and moments; each block's matrices are gathered when it runs, and
     freed after. 'optimizer': masters and moments; matrices are gathered once per step, for all of
-    its micro-batches, and gradients are whole until the last of them.
+    its micro-batches, and gradients are whole until the last of them. compiles: whether each block
+    is compiled, without what gathers its matrices: the blocks of one shape share what is compiled.
     """
 
     # process_group: hermes_torch's own, or SINGLE_PROCESS, which is refused.
@@ -35,8 +37,15 @@ class Shards:
                 f"shard {options.shard!r} splits a model over several processes, but this run has "
                 "one; start more, or leave --shard out"
             )
-        if options.compile:
-            raise Unsupported("hermes_torch does not compile a model that is split; leave one out")
+        if options.compile and options.selective_checkpoint:
+            raise Unsupported(
+                "blocks of a model that is split are compiled each by itself, and what happens "
+                "inside one is not kept; leave out --compile or --selective-checkpoint"
+            )
+        self.compiles = bool(options.compile)
+        if options.compile is None and not options.selective_checkpoint:
+            # Tried beforehand: a pass that fails in its middle leaves the other ranks waiting.
+            self.compiles = process_group.device_type == "cuda" and can_compile("cuda")
         if group is not None and (size % group or group < 2):
             raise Unsupported(
                 f"shard_group is {group}; it must be at least 2 and divide the {size} processes"
@@ -50,6 +59,8 @@ class Shards:
         policy = MixedPrecisionPolicy()
         if dtype != master:
             policy = MixedPrecisionPolicy(dtype, reduce_dtype=master, cast_forward_inputs=False)
+        if self.compiles:
+            compile_blocks(module.model.layers)
         for layer in module.model.layers:
             fully_shard(
                 layer,

@@ -33,6 +33,7 @@ SYNONYMS = {
     "weight_decay": "wd",
     "precision": "dtype bf16 fp16 mixed_precision compute_dtype torch_dtype",
     "grad_checkpoint": "gradient_checkpointing activation_checkpointing activation_checkpoint",
+    "selective_checkpoint": "selective_activation_checkpointing selective_ac",
     "compile": "torch_compile",
     "save_every": "save_steps save_interval checkpoint_interval save_every_steps",
     "eval_every": "eval_steps eval_interval steps_per_eval eval_every_steps",

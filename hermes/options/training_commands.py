@@ -47,7 +47,8 @@ _ADAPTER: Overrides = {
 }
 _MACHINE = (
     *("num_gpus", "num_processes", "max_restarts", "shard", "shard_group", "peer_timeout"),
-    *("backend", "device", "precision", "deterministic", "grad_checkpoint", "compile"),
+    *("backend", "device", "precision", "deterministic", "grad_checkpoint"),
+    *("selective_checkpoint", "compile"),
 )
 _TUNING: Overrides = {
     "tokenizer": {"default_text": "the checkpoint's own"},

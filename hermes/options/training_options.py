@@ -254,6 +254,9 @@ def _make_machine_options() -> tuple[Option, ...]:
         Option("grad_checkpoint", type=bool, default=False, group=device,
                help="Recompute activations in the backward pass to save memory (activation "
                "checkpointing)"),
+        Option("selective_checkpoint", type=bool, default=False, group=device,
+               help="Recompute activations in the backward pass, except outputs of matrix products "
+               "and of attention: more memory than --grad-checkpoint, and no product twice"),
         Option("compile", type=bool, negatable=True, group=device, scope="machine",
                repeated=True, default_text="where it pays off", help="Compile the model"),
 

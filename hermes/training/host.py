@@ -105,6 +105,7 @@ def make_options(values: Mapping[str, Any], backend: Backend) -> Options:
         precision=choose_run_precision(values, backend),
         compile=values["compile"],
         grad_checkpoint=values["grad_checkpoint"],
+        selective_checkpoint=values["selective_checkpoint"],
         deterministic=values["deterministic"],
         shard=values["shard"],
         shard_group=values["shard_group"],

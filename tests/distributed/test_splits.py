@@ -21,7 +21,7 @@ BOUNDS = {
 @functools.cache
 def alone(backend, name):
     """One process's numbers, its micro-batches as many as all processes have together."""
-    case = (worker.WHOLE | worker.SPLIT | worker.IN_GROUPS | worker.LONG)[name]
+    case = (worker.WHOLE | worker.SPLIT | worker.IN_GROUPS | worker.LONG | worker.COMPILED)[name]
     return worker.numbers(backend, case)
 
 
@@ -53,6 +53,11 @@ def check(backend, size, folder, group="short"):
 def test_two_processes_make_the_updates_of_one(backend, tmp_path):
     """Float64 to 1e-11, else 1e-5 of the loss and 1e-4 of the weights; split and not, dropout."""
     check(backend, 2, tmp_path)
+
+
+@pytest.mark.long
+def test_blocks_that_are_compiled_and_split_make_the_updates_of_one_process(tmp_path):
+    check("torch", 2, tmp_path, "compiled")
 
 
 @pytest.mark.long

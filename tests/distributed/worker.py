@@ -120,6 +120,12 @@ IN_GROUPS = {
     "full-groups-muon-float64": Case(text, MUON, replace(FULL, shard_group=2)),
     "optimizer-groups-float64": Case(text, CLIPPED, replace(OPTIMIZER, shard_group=2)),
 }
+COMPILED = {
+    "full-compiled-float64": Case(text, options=replace(FULL, compile=True)),
+    "optimizer-compiled-float64": Case(
+        text, options=replace(OPTIMIZER, compile=True, grad_checkpoint=True)
+    ),
+}
 # Fifty updates, of which some leave rows and whole processes empty, and rows that count little.
 FIFTY = (*[8] * 24, 5, *[8] * 24, 1)
 LONG = {
@@ -133,6 +139,8 @@ def cases(backend, size, group="short"):
     """What so many processes of this backend can do."""
     if group == "long":
         return {n: c for n, c in LONG.items() if backend == "torch" or not c.options.shard}
+    if group == "compiled":
+        return COMPILED
     split = SPLIT if backend == "torch" else {}
     return WHOLE | split | (IN_GROUPS if split and size >= 4 else {})
 
@@ -156,7 +164,7 @@ def numbers(backend, case, process_group=SINGLE_PROCESS, accum=None):
         process_group.rank_info.world_size,
     )
     if size == 1:
-        options = replace(options, shard=None, shard_group=None)
+        options = replace(options, shard=None, shard_group=None, compile=None)
     learner = find_backend(backend).learner(spec(), start(recipe), recipe, options, process_group)
     cursor, losses, norms, scales = Cursor(), [], [], []
     for samples in case.updates:
@@ -192,10 +200,21 @@ def numbers(backend, case, process_group=SINGLE_PROCESS, accum=None):
     return held | {"loss": np.array(losses), "norm": np.array(norms), "digest": digest}
 
 
+def trace_without_compiling():
+    """Let torch.compile run the graphs that it makes of a module, which takes no C++ compiler."""
+    import torch
+
+    compile_module = torch.nn.Module.compile
+    torch.nn.Module.compile = lambda self, **options: compile_module(
+        self, backend="aot_eager", fullgraph=True, **options
+    )
+
+
 def main():
     ended = exit_without_teardown()
     backend, rank, size, port, folder, *group = sys.argv[1:]
-    rank_info = RankInfo(int(rank), int(size), int(rank), int(size), f"127.0.0.1:{port}", 60, 20)
+    limits = (600, 20) if group == ["compiled"] else (60, 20)
+    rank_info = RankInfo(int(rank), int(size), int(rank), int(size), f"127.0.0.1:{port}", *limits)
     if backend == "mlx":
         os.environ |= {"MLX_RANK": rank, "MLX_HOSTFILE": f"{folder}/hosts.json"}
     process_group = find_backend(backend).join(rank_info, FLOAT32)
@@ -207,7 +226,10 @@ def main():
         rank_info.world_size,
     ]
     assert process_group.all_reduce_max(-rank_info.rank) == 0
-    process_group.mark_first_step_done()
+    if group == ["compiled"]:
+        trace_without_compiling()
+    else:  # where tracing takes longer than the limit of later steps
+        process_group.mark_first_step_done()
     for name, case in cases(backend, rank_info.world_size, *group).items():
         np.savez(Path(folder) / f"{name}-{rank}.npz", **numbers(backend, case, process_group))
     process_group.close()

@@ -253,6 +253,8 @@ def _tap_tables(patcher: Patcher, recorder: _Recorder) -> None:
             continue
         table = getattr(module, name)
         changed = {entry: make(getattr(table, entry)) for entry, make in wrappers.items()}
+        if hasattr(table, "project"):  # one product for several modules, each of which is recorded
+            changed["project"] = lambda x, *linears: tuple(one(x) for one in linears)
         patcher.replace(module, name, replace(table, **changed))
 
 

@@ -12,6 +12,7 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch.nn.attention import flex_attention as flex_module
 from torch.nn.attention import varlen as varlen_module
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hermes.interface import Batch
 from hermes_torch import fused_attention
@@ -122,3 +123,17 @@ class Graphs:
                 if isinstance(value, torch.Tensor) and tuple(value.shape[-2:]) == (T, T):
                     total += value.numel() * value.element_size()
         return total
+
+
+class CountProducts(TorchDispatchMode):
+    """How many products with weights and calls of attention are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.products = self.attention = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        self.products += name.startswith(("aten.mm.", "aten.addmm."))
+        self.attention += "dot_product" in name and "backward" not in name
+        return function(*args, **(kwargs or {}))

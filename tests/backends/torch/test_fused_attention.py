@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch._inductor.exc import InductorError
 
 from hermes.interface import Options, find_backend
 from hermes.spec import Alibi, AttentionSpec
+from hermes_torch import fused_attention
 from hermes_torch.fused_attention import (
     BLOCK,
     Kernels,
@@ -140,6 +142,17 @@ def test_a_window_alone_needs_no_documents(monkeypatch):
     compare(monkeypatch, VARLEN, dataclasses.replace(PLAIN, window_size=20), batch)
 
 
+def test_boundaries_are_of_a_power_of_two_of_documents_and_never_of_fewer(monkeypatch):
+    take_cuda_kernels(monkeypatch, VARLEN)
+    runtime = make_learner("torch", make_spec(), options=FLOAT32).runtime
+    few, many = np.array([[0, 0, 1, 1], [0, 0, 0, 0]]), np.array([[0, 1, 2, 2], [0, 1, 1, 1]])
+    assert runtime.load_boundaries(few).tolist() == [0, 2, 4, 8, 8]
+    assert runtime.load_boundaries(many).tolist() == [0, 1, 2, 4, 5, 8, 8, 8, 8]
+    assert runtime.load_boundaries(few).tolist() == [0, 2, 4, 8, 8, 8, 8, 8, 8]
+    assert runtime.load_boundaries(None) is None
+    assert runtime.load_boundaries(many).dtype == torch.int32
+
+
 FORMULAS = {
     "dropout": {"dropout": 0.3},
     "dropout, window, soft cap, sinks": {
@@ -224,3 +237,21 @@ def test_a_run_on_a_cpu_says_nothing():
     backend = find_backend("torch")
     said = backend.describe_attention(make_spec(), FLOAT32, has_segments=True, has_dropout=True)
     assert said is None
+
+
+def test_where_the_compiler_fails_a_model_computes_what_it_would_without(monkeypatch):
+    attention = dataclasses.replace(PLAIN, softcap=5.0)
+    model = dataclasses.replace(make_spec(attention=attention), max_seq_len=150)
+    batch = make_packed_batch()
+    expected = make_learner("torch", model, options=FLOAT32).loss(batch)
+    take_cuda_kernels(monkeypatch, dataclasses.replace(FLEX))
+
+    def fail(*args, **options):
+        raise InductorError(RuntimeError("out of resources: shared memory"), None)
+
+    monkeypatch.setattr(fused_attention, "_compile_flex", lambda: fail)
+    learner = make_learner("torch", model, options=FLOAT32)
+    with pytest.warns(UserWarning, match="torch.compile failed, so the run"):
+        assert learner.loss(batch) == expected
+    assert not learner.runtime.kernels.flex
+    assert learner.loss(batch) == expected

@@ -1,0 +1,91 @@
+"""Matrices that the same input is multiplied by, held as one: one product for all of them.
+
+q, k and v of an attention, up and gate of a feed-forward network. Each stays a parameter of its
+own, a view of its rows of the joined matrix, so that optimizers and checkpoints know of none.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor as Array
+from torch.autograd.function import once_differentiable
+from torch.nn import Module
+
+GROUPS = (("q_proj", "k_proj", "v_proj"), ("up_proj", "gate_proj"))
+
+
+def join_weights(module: Module, linear_class: type[Module]) -> None:
+    """Join the matrices of every group whose members are all of `linear_class` itself.
+
+    An adapted layer is of another class: its product is another. One group at a time is held twice.
+    """
+    for part in module.modules():
+        if hasattr(part, "o_proj") or hasattr(part, "down_proj"):
+            for names in GROUPS:
+                members = [getattr(part, name, None) for name in names]
+                if all(type(one) is linear_class for one in members):
+                    _join(members)
+
+
+@torch.no_grad()
+def _join(members: Sequence[Any]) -> None:
+    weights = [one.weight for one in members]
+    if len({(one.weight.dtype, one.bias is None) for one in members}) > 1:
+        return
+    joined = torch.cat([w.detach() for w in weights])
+    for one, rows in zip(members, joined.split([len(w) for w in weights]), strict=True):
+        one.weight.data = rows
+    members[0].joined = joined
+
+
+def project_apart(x: Array, *linears: Any) -> tuple[Array, ...]:
+    """Each Linear's output. (..., in) -> (..., out) of each."""
+    return tuple(linear(x) for linear in linears)
+
+
+def project_joined(x: Array, *linears: Any) -> tuple[Array, ...]:
+    """project_apart by one product, where the matrices are joined."""
+    joined = linears[0].joined
+    if joined is None:
+        return project_apart(x, *linears)
+    weights = [linear.weight for linear in linears]
+    bias = None
+    if linears[0].bias is not None:
+        bias = torch.cat([linear.bias for linear in linears]).to(x.dtype)
+    if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
+        y = JoinedProduct.apply(x, bias, joined, *weights)
+    else:
+        y = F.linear(x, joined.to(x.dtype), bias)
+    parts: tuple[Array, ...] = y.split([len(w) for w in weights], -1)
+    return parts
+
+
+class JoinedProduct(torch.autograd.Function):
+    """x W^T + b of joined matrices, whose gradients are rows of one. (..., in) -> (..., out)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Array, bias: Array | None, joined: Array, *weights: Array) -> Array:
+        """joined: what the weights are views of, without a gradient of its own."""
+        matrix = joined.to(x.dtype)
+        ctx.sizes, ctx.dtype = [len(w) for w in weights], joined.dtype
+        ctx.save_for_backward(x, matrix)
+        return F.linear(x, matrix, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d: Array) -> tuple[Array | None, ...]:
+        """Gradients of x, of b, of nothing, and of each weight that wants one."""
+        x, matrix = ctx.saved_tensors
+        x_needs_grad, bias_needs_grad, _, *needed = ctx.needs_input_grad
+        flat = d.flatten(0, -2)
+        dx = d @ matrix if x_needs_grad else None
+        db = flat.sum(0) if bias_needs_grad else None
+        dw = (flat.T @ x.flatten(0, -2)).to(ctx.dtype).split(ctx.sizes)
+        return (
+            dx,
+            db,
+            None,
+            *(one if wants else None for one, wants in zip(dw, needed, strict=True)),
+        )
