@@ -121,8 +121,8 @@ def serve(
             f"--host {host} lets other machines in; give an --api-key that they must send"
         )
     own = ("model_name", "config", "ignore_fields", "use_ema", "tokenizer", "eos", "template",
-           "template_arg", "rows", "max_queue", "context", "timeout", "prompt_cache", "backend", "device",
-           "precision", "force")  # fmt: skip
+           "template_arg", "rows", "max_queue", "context", "timeout", "prompt_cache", "backend",
+           "device", "precision", "force")  # fmt: skip
     try:
         from hermes.serving.run_server import OWN_NAMES, bind, run_server
     except ImportError as error:

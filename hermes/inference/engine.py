@@ -312,7 +312,7 @@ def run_requests(engine: Engine, requests: Iterable[Request]) -> list[Generation
     return found
 
 
-def _describe_failure(error: Exception) -> HermesError:
+def _describe_failure(error: BaseException) -> HermesError:
     """A backend's error as hermes says it; memory that ran out is told from what else may fail."""
     if not is_out_of_memory(error):
         return HermesError(f"decoding: {error}")
@@ -320,5 +320,5 @@ def _describe_failure(error: Exception) -> HermesError:
     told = f" ({asked})" if asked else ""
     return OutOfMemory(
         f"out of memory while decoding{told}; ask for fewer tokens or texts at once, or serve with "
-        "a smaller --max-batch"
+        "fewer --rows"
     )
