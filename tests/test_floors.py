@@ -46,7 +46,8 @@ FLOORS = {
     ],
     "hermes_torch": [
         {"cache", "compiler", "global_state", "loss", "loss_scale", "optim", "rendezvous"}
-        | {"update_rules", "fused_attention", "recomputation", "work_counts"},
+        | {"update_rules", "fused_attention", "work_counts"},
+        {"recomputation"},
         {"chunked_loss", "context", "process_group"},
         {"ops"},
         {"model"},
