@@ -47,7 +47,7 @@ FLOORS = {
     "hermes_torch": [
         {"cache", "compiler", "global_state", "loss", "loss_scale", "optim", "rendezvous"}
         | {"update_rules", "fused_attention", "work_counts"},
-        {"recomputation"},
+        {"joined_weights", "recomputation"},
         {"chunked_loss", "context", "process_group"},
         {"ops"},
         {"model"},
