@@ -38,14 +38,14 @@ from hermes.training.schedule import compute_lr
 CONTEXT, BATCH, SIZE, COMPARED = 64, 12, 1_000_000, 100
 # Each optimizer's learning rates, by shares of the steps; what decides most comes first.
 RATES = (
-    ("adamw", 1.0, (2e-3, 4e-3, 1e-3)),
+    ("adamw", 1.0, (2e-3, 4e-3, 1e-3, 5e-4)),
     ("muon", 0.75, (8e-3, 4e-3)),
-    ("normuon", 0.75, (8e-3,)),
+    ("normuon", 0.75, (8e-3, 4e-3)),
     ("lion", 1.0, (5e-4, 2e-4)),
     ("adafactor", 1.0, (1e-2, 4e-3)),
-    ("muon", 1.0, (8e-3,)),
-    ("normuon", 1.0, (8e-3,)),
-    ("muon", 0.5, (8e-3,)),
+    ("muon", 1.0, (4e-3, 8e-3)),
+    ("normuon", 1.0, (4e-3, 8e-3)),
+    ("muon", 0.5, (4e-3, 8e-3)),
 )
 SCHEDULES = {
     "linear": {"schedule": "linear"},
