@@ -261,7 +261,10 @@ def measure_kills(path, tokenizer_file, folder, kills):
                 process.wait()
                 done += 1
         finished += 1
-        assert list_hashes(output) == list_hashes(folder / "whole"), output
+        found, wanted = list_hashes(output), list_hashes(folder / "whole")
+        other = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        if process.returncode or other:
+            raise SystemExit(f"{output}: exit code {process.returncode}, other bytes: {other}")
     print(f"{done} kills, {finished} preparations finished, each the same bytes")
 
 

@@ -174,6 +174,15 @@ def test_what_is_whole_is_not_made_again(data, prepared, tokenizer):
     assert list_bytes(prepared) == before
 
 
+def test_what_a_kill_left_behind_the_manifest_is_cleared_away(data, prepared, tokenizer):
+    before = {path.name for path in prepared.iterdir()}
+    for name in ("plan.json", "group-00000.json", "00000-00000.json", ".tmp-00000-00000-1f"):
+        (prepared / name).write_text("{}")
+    (prepared / "my-notes.json").write_text("{}")
+    prepare_tokens(data, tokenizer, prepared, options=SMALL)
+    assert {path.name for path in prepared.iterdir()} == before | {"my-notes.json"}
+
+
 def test_other_text_of_the_same_size_is_noticed_when_whole(data, prepared, tokenizer, tmp_path):
     path = data / "b.txt"
     later = path.stat().st_mtime_ns + 10**11

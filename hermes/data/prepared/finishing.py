@@ -28,7 +28,13 @@ from hermes.storage.durable import TEMPORARY, Disk, write_atomically
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
-__all__ = ["Prepared", "choose_dtype", "describe_whole", "write_manifest"]
+__all__ = [
+    "Prepared",
+    "choose_dtype",
+    "delete_unfinished",
+    "describe_whole",
+    "write_manifest",
+]
 
 PROVENANCE = "provenance.json"
 
@@ -114,7 +120,7 @@ def write_manifest(
     }
     write_atomically(folder / PROVENANCE, _describe_provenance(progress, workers), disk=disk)
     write_atomically(folder / MANIFEST, make_manifest(facts, shards), disk=disk)
-    _delete_unfinished(folder)
+    delete_unfinished(folder)
     return describe_whole(folder, tuple(notes))
 
 
@@ -144,10 +150,11 @@ def _describe_provenance(progress: PreparationProgress, workers: int | None) -> 
     return (json.dumps(facts, indent=1) + "\n").encode()
 
 
-def _delete_unfinished(folder: Path) -> None:
+def delete_unfinished(folder: Path) -> None:
     """Delete what only an unfinished preparation needs; what remains is harmless."""
+    patterns = ("[0-9]*-[0-9]*.json", "group-[0-9]*.json", PLAN, f"{TEMPORARY}*")
     with suppress(OSError):
-        for path in [*folder.glob("*-*.json"), folder / PLAN, *folder.glob(f"{TEMPORARY}*")]:
+        for path in [path for pattern in patterns for path in folder.glob(pattern)]:
             path.unlink(missing_ok=True)
 
 

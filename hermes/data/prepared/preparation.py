@@ -19,6 +19,7 @@ from hermes.data.files import Paths
 from hermes.data.prepared.finishing import (
     Prepared,
     choose_dtype,
+    delete_unfinished,
     describe_whole,
     write_manifest,
 )
@@ -80,6 +81,7 @@ def prepare_tokens(
     folder, disk = Path(output), disk or Disk()
     done = _open_folder(folder, plan, tokenizer, disk)
     if done:
+        delete_unfinished(folder)  # where the last attempt was killed between that and the manifest
         notes = compare_sources(folder, plan)
         return describe_whole(folder, (*notes, "nothing is left to do"))
     whole_size = plan.size if all(source.is_file for source in plan.sources) else 0
