@@ -13,7 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from hermes.errors import CheckpointError, HermesError
 from hermes.formatting import format_count
 from hermes.inference.beam_search import search_beams
-from hermes.inference.decoding import PREFILL_CHUNK, generate_choices, generate_tokens
+from hermes.inference.decoding import (
+    PREFILL_CHUNK,
+    check_stop_ids,
+    generate_choices,
+    generate_tokens,
+)
 from hermes.inference.engine import Engine
 from hermes.inference.generated_text import GeneratedText, describe_choices, score_tokens
 from hermes.inference.request import Generation, Request
@@ -161,6 +166,7 @@ class Model:
         Arguments are those of `complete`. Raises HermesError.
         """
         is_text = isinstance(prompt, str)
+        check_stop_ids(stop_ids)
         return Request(
             tuple(self.encode(prompt) if isinstance(prompt, str) else prompt),
             max_tokens,

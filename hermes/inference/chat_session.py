@@ -8,7 +8,7 @@ from pathlib import Path
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.messages import Message
 from hermes.errors import DataError, HermesError, StorageError
-from hermes.inference.decoding import generate_tokens
+from hermes.inference.decoding import check_stop_ids, generate_tokens
 from hermes.inference.sampling import Sampling
 from hermes.inference.stop_strings import StopStrings
 from hermes.interface import Backend, Model
@@ -43,6 +43,9 @@ class ChatSession:
     backend: Backend | None = None
     device: str | None = None
     _attempt: int = field(default=0, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_stop_ids(self.stop_ids)
 
     def say(self, text: str) -> Iterator[str]:
         """Send a message; yield the answer in pieces, and add both to the conversation at its end.
