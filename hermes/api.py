@@ -92,6 +92,8 @@ def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
         bound.apply_defaults()
         values = convert_arguments(function, bound.arguments)
         try:
+            if "max_bad_records" in values:  # also where no record is left out
+                BadRecords(values["max_bad_records"])
             return function(Call(values, given), *args, **kwargs)
         except HermesError as error:
             if values.get("host") is None:

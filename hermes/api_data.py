@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hermes.arguments import convert_arguments
+from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.data.checking import CheckOptions, Findings, RunPlan, check_text
 from hermes.data.document_reader import TextFormat
 from hermes.data.prepared import Part, PreparationOptions, merge_parts, prepare_tokens
@@ -53,6 +53,7 @@ class PrepareResult:
         )
 
 
+@name_own_arguments
 def prepare(
     data: str | Path | Sequence[str | Path] = (),
     tokenizer: Tokenizer | str | Path | None = None,
@@ -103,6 +104,7 @@ def prepare(
     return PrepareResult(**vars(done))
 
 
+@name_own_arguments
 def check_data(
     data: str | Path | Sequence[str | Path] = (),
     *,

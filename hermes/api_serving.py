@@ -49,6 +49,10 @@ def open_served_model(
         raise HermesError(
             f"serving needs its packages ({error}); pip install 'hermes-llm[serve]'"
         ) from error
+    if context is not None and context < 1:
+        raise HermesError(f"context must be at least 1, got {context}")
+    if not timeout > 0:
+        raise HermesError(f"timeout must be above 0, got {timeout:g}")
     base, model, chosen = open_chat_model(checkpoint, a)
     engine = Engine(
         model,

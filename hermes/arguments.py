@@ -5,18 +5,34 @@ guessed: a float is no whole number, and a string no number. Imports nothing but
 """
 
 import dataclasses
+import functools
+import inspect
 import os
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hermes.errors import HermesError
 
-__all__ = ["Call", "convert_arguments", "convert_fields", "convert_value", "name_arguments"]
+__all__ = [
+    "Call",
+    "convert_arguments",
+    "convert_fields",
+    "convert_value",
+    "keep_option_names",
+    "name_arguments",
+    "name_own_arguments",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_IN_COMMAND: ContextVar[bool] = ContextVar("in_command", default=False)
 
 WORDS = {
     int: "a whole number",
@@ -52,12 +68,14 @@ def convert_arguments(
 
 
 FLAG = re.compile(r"--(no-)?([a-z][a-z0-9-]*)( (?=[A-Z]+\b))?")
+PART = re.compile(r"(?<![\w.'\"/-])([a-z]+)\.([a-z_]+)(?![\w('\".])")  # lora.rank
 
 
 def name_arguments(message: str, values: Mapping[str, object]) -> str:
     """A message about a command's options, with the names of Python's arguments where it has them.
 
-    `--keep-last` is keep_last, `--tokenizer FILE` is tokenizer=FILE and `--resume` is resume=True.
+    `--keep-last` is keep_last, `--tokenizer FILE` is tokenizer=FILE and `--resume` is resume=True;
+    a part of a recipe's field that is an argument has that name, lora.rank is lora_rank.
     """
 
     def name(match: re.Match[str]) -> str:
@@ -68,7 +86,37 @@ def name_arguments(message: str, values: Mapping[str, object]) -> str:
             return f"{argument}={not match[1]}{match[3] or ''}"
         return argument + ("=" if match[3] else "")
 
-    return FLAG.sub(name, message)
+    def join(match: re.Match[str]) -> str:
+        argument = f"{match[1]}_{match[2]}"
+        return argument if argument in values else match[0]
+
+    return PART.sub(join, FLAG.sub(name, message))
+
+
+def name_own_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """A public function whose errors speak of its arguments, where those below speak of options."""
+    names = dict.fromkeys(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except HermesError as error:
+            if not _IN_COMMAND.get():
+                error.args = (name_arguments(str(error), names), *error.args[1:])
+            raise
+
+    return call
+
+
+@contextmanager
+def keep_option_names() -> Iterator[None]:
+    """A block of a command, in which errors keep the names of its options."""
+    token = _IN_COMMAND.set(True)
+    try:
+        yield
+    finally:
+        _IN_COMMAND.reset(token)
 
 
 def convert_fields(instance: Any, prefix: str = "") -> None:

@@ -15,6 +15,7 @@ from hermes.formatting import format_count
 from hermes.inference.beam_search import search_beams
 from hermes.inference.decoding import (
     PREFILL_CHUNK,
+    check_stop_ids,
     generate_choices,
     generate_tokens,
     warn_of_full_context,
@@ -172,6 +173,7 @@ class Model:
         Arguments are those of `complete`. Raises HermesError.
         """
         is_text = isinstance(prompt, str)
+        check_stop_ids(stop_ids)
         return Request(
             tuple(self.encode(prompt) if isinstance(prompt, str) else prompt),
             max_tokens,

@@ -25,7 +25,7 @@ from hermes.errors import HermesError
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
-__all__ = ["EncodingPool", "choose_batch_size", "encode_texts", "run_worker"]
+__all__ = ["EncodingPool", "check_workers", "choose_batch_size", "encode_texts", "run_worker"]
 
 T = TypeVar("T")
 Ids = list[NDArray[np.uint32]]
@@ -46,6 +46,12 @@ def encode_texts(tokenizer: "Tokenizer", texts: Sequence[str], continued: Sequen
     return [np.array(ids, np.uint32) for ids in encoded]
 
 
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of processes that is none. Raises HermesError."""
+    if workers is not None and workers < 1:
+        raise HermesError(f"--workers must be at least 1, got {workers}")
+
+
 class EncodingPool:
     """Encodes batches of text, a `with` block that ends its processes.
 
@@ -53,8 +59,7 @@ class EncodingPool:
     """
 
     def __init__(self, tokenizer: "Tokenizer", workers: int | None = None):
-        if workers is not None and workers < 1:
-            raise HermesError(f"--workers must be at least 1, got {workers}")
+        check_workers(workers)
         self._tokenizer, self._count = tokenizer, workers or 1
         self._is_here = workers is None
         self._threads = ThreadPoolExecutor(self._count, "encode")

@@ -119,32 +119,46 @@ def read_file_records(
             yield Record(value, f"{path}[{number}]", number + 1)
         return
 
+    # The name says otherwise, so the format was given.
+    is_given = path != STANDARD_INPUT and find_format(path) != file_format
+    given = f"; --format says {file_format}" if is_given else ""
+
     def read(parts: Iterator[str], name: str) -> Iterator[Record]:
         match file_format:
             case "jsonl":
-                return _read_jsonl(parts, name, bad)
+                return _read_jsonl(parts, name, bad, given)
             case "json":
-                return _read_json(parts, name)
+                return _read_json(parts, name, given)
         rows = _read_rows(parts, name, "\t" if file_format == "tsv" else ",")
         return _name_cells(rows, name, bad) if header else _join_cells(rows, name)
 
     yield from read_items(path, read, what, escape=bad is not None, wrap=wrap)
 
 
-def _read_jsonl(parts: Iterator[str], name: str, bad: BadRecords | None) -> Iterator[Record]:
+def _read_jsonl(
+    parts: Iterator[str], name: str, bad: BadRecords | None, given: str
+) -> Iterator[Record]:
     for number, line in enumerate(split_lines(parts), 1):
         if line.isspace():
             continue
         try:
-            value = _parse_json(line, name, number, "one JSON value a line is needed")
+            value = _parse_json(line, name, number, f"one JSON value a line is needed{given}")
         except DataError as error:
             skip_or_raise(error, bad)
         else:
             yield Record(value, f"{name}:{number}", number)
 
 
-def _read_json(parts: Iterator[str], name: str) -> Iterator[Record]:
-    for number, item in enumerate(read_json_list(parts, name)):
+def _append_to_errors(items: Iterator[Any], words: str) -> Iterator[Any]:
+    """The same items; a DataError on the way has the words behind its own."""
+    try:
+        yield from items
+    except DataError as error:
+        raise DataError(f"{error}{words}") from error
+
+
+def _read_json(parts: Iterator[str], name: str, given: str) -> Iterator[Record]:
+    for number, item in enumerate(_append_to_errors(read_json_list(parts, name), given)):
         yield Record(item, f"{name}[{number}]", number + 1)
 
 

@@ -222,6 +222,8 @@ def make_finetuning_fields(call: Call, base: BaseModel, longest: int) -> dict[st
             own = base.adapter.lora
             fields["lora"] = replace(own, token_ids=tuple(sorted({*own.token_ids, *new})))
     length = fields.get("seq_len")
+    if "max_len" in call.values and isinstance(length, int) and length < 1:
+        raise HermesError(f"max_len must be at least 1, got {length}")
     if "max_len" in call.values and isinstance(length, int) and length > max_seq_len:
         raise HermesError(
             f"max_len is {length}, more than the model's max_seq_len {max_seq_len}; "

@@ -8,7 +8,7 @@ from pathlib import Path
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.messages import Message
 from hermes.errors import DataError, HermesError, StorageError
-from hermes.inference.decoding import warn_of_full_context
+from hermes.inference.decoding import check_stop_ids, warn_of_full_context
 from hermes.inference.engine import Engine
 from hermes.inference.prompt_cache import PromptCache
 from hermes.inference.request import Generation, Piece, Request
@@ -49,6 +49,9 @@ class ChatSession:
     device: str | None = None
     _attempt: int = field(default=0, repr=False, compare=False)
     _engine: Engine | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_stop_ids(self.stop_ids)
 
     def say(self, text: str) -> Iterator[str]:
         """Send a message; yield the answer in pieces, and add both to the conversation at its end.

@@ -4,7 +4,7 @@ Many texts at once are the work of `engine`, which gives each the tokens that it
 """
 
 import warnings
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ __all__ = [
     "PREFILL_CHUNK",
     "Completion",
     "check_lengths",
+    "check_stop_ids",
     "collect_completion",
     "generate_choices",
     "generate_tokens",
@@ -42,6 +43,13 @@ class Completion:
 
     tokens: tuple[int, ...]
     finish_reason: str
+
+
+def check_stop_ids(stop_ids: Iterable[int]) -> None:
+    """Refuse numbers that no token has. Raises HermesError."""
+    for one in stop_ids:
+        if one < 0:
+            raise HermesError(f"stop_ids must be at least 0, got {one}")
 
 
 def generate_tokens(

@@ -20,6 +20,8 @@ FAREWELL = 10  # seconds that answers under way get at the end
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises HermesError."""
+    if not 0 <= port < 2**16:
+        raise HermesError(f"port must be from 0 to 65535, got {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:

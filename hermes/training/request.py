@@ -17,6 +17,7 @@ from hermes.tokenizer import Tokenizer
 from hermes.tracking.tracker import MakeTracker
 from hermes.training.events import Position
 from hermes.training.samples import SampleOptions
+from hermes.training.save_timer import SaveTimer
 from hermes.training.training_data import TrainingData
 
 __all__ = ["InitialModel", "MakeData", "RowOptions", "RunComponents", "RunRequest"]
@@ -130,6 +131,7 @@ class RunRequest:
     def __post_init__(self) -> None:
         if self.log_every is not None and self.log_every < 1:
             raise HermesError(f"--log-every must be at least 1, got {self.log_every}")
+        SaveTimer(self.save_minutes)  # which refuses what is no time
 
     @property
     def device(self) -> str:

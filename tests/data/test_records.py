@@ -2,6 +2,10 @@
 
 import time
 
+import pytest
+
+from hermes.data.records import read_records
+from hermes.errors import DataError
 from tests.data.support import message, texts
 
 
@@ -25,3 +29,15 @@ def test_a_header_of_many_columns_is_read_in_a_moment(write):
     assert texts(write("a.csv", f"text,{names}\nhello,{',' * 39_999}\n")) == ["hello"]
     assert ":1: more than one field 'c7'; keep one" in message(write("b.csv", f"{names},c7\n"))
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("file_format", ["json", "jsonl"])
+def test_a_format_that_was_given_is_named_where_it_is_wrong(tmp_path, file_format):
+    path = tmp_path / "text.txt"
+    path.write_text("no json\n")
+    with pytest.raises(DataError, match=f"; --format says {file_format}$"):
+        list(read_records([path], file_format=file_format))
+    other = path.rename(tmp_path / f"text.{file_format}")
+    with pytest.raises(DataError) as caught:
+        list(read_records([other]))
+    assert "--format" not in str(caught.value)

@@ -1,12 +1,14 @@
 """Models from the Hub, against a server on the loopback: whole, or a line says why."""
 
 import json
+import logging
 import sys
 
 import pytest
 
 from hermes.checkpoint import open_checkpoint
 from hermes.errors import CheckpointError, HermesError, StorageError
+from hermes.interop import hub_client
 from hermes.interop.hub import HubName, fetch, parse_hub_name
 from hermes.interop.open_model import open_model
 from hermes_cli.main import run
@@ -190,3 +192,14 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch, capfd):
     assert said.startswith("Error: models on the Hub need huggingface_hub, which is not installed")
     assert said.endswith("pip install 'hermes-llm[hub]'\n")
     assert said.count("\n") == 1
+
+
+def test_lines_about_each_attempt_are_not_printed_raw(caplog):
+    hub_client.require_hub()
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    logger.warning("'timed out' thrown while requesting GET https://hub/a")
+    logger.warning("Retrying in 2s [Retry 1/5].")
+    logger.warning("Rate limited. Waiting 3.0s before retry [Retry 1/5].")
+    assert caplog.records == []
+    logger.warning("something else")
+    assert [one.getMessage() for one in caplog.records] == ["something else"]

@@ -94,11 +94,11 @@ def choose_fault(choose, backend):
     return Fault(phase, choose.randint(0, 1), nth, delay, action, target)
 
 
-def start_run(folder, run, backend, shard, fault=None):
-    """The one command that begins the run and resumes it, in a process."""
+def start_run(folder, run, backend, shard, fault=None, more=()):
+    """The one command that begins the run and resumes it, in a process. more: further options."""
     files = {"--data": "text.txt", "--tokenizer": "tokenizer.json", "--model": "model.mal"}
     given = [word for name, file in files.items() for word in (name, str(folder / file))]
-    command = [*given, *OPTIONS, *HOW[backend], "--output", str(run), "--auto-resume"]
+    command = [*given, *OPTIONS, *HOW[backend], "--output", str(run), "--auto-resume", *more]
     command += ["--shard", shard] if shard else []
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     if fault is not None:
@@ -126,11 +126,14 @@ def break_all(folder, backend, shard, wanted, seed):
     choose, told, outcomes = random.Random(seed), Told(), Outcomes()
     material(folder, seed)
     whole = folder / "whole"
-    process = start_run(folder, whole, backend, shard)
+    # Of every step, since a launcher that loses its store has the workers save where they are.
+    process = start_run(folder, whole, backend, shard, more=("--save-every", "1"))
     said = process.communicate()[1]
     if process.returncode:
         raise SystemExit(said)
     expected = {step: facts(path) for step, path in list_steps(whole)}
+    for fact in expected.values():
+        fact["recipe"] = fact["recipe"] | {"save_every": SAVES}
     while told.kills < wanted and len(told.faults) < MOST_FAULTS:
         told.runs += 1
         run, before = folder / f"run-{told.runs}", len(told.faults)

@@ -9,10 +9,13 @@ import click
 from click.shell_completion import CompletionItem
 
 from hermes import mal
+from hermes.arguments import keep_option_names
+from hermes.errors import HermesError, SpecError
 from hermes.interface import SHORT_NAMES
 from hermes.options import COMMANDS, GROUPS, Argument, Option, get_options
 from hermes.options.option import GROUP_OF_REST
 from hermes_cli.display.help_sections import NO_BREAK, Row, strip_period, write_sections
+from hermes_cli.options.error_names import name_options
 
 __all__ = ["TableArgument", "TableCommand", "TableOption", "declare_command"]
 
@@ -93,12 +96,25 @@ class TableArgument(click.Argument):
 class TableCommand(click.Command):
     """A command whose --help shows its arguments, and its options under headings.
 
-    grouped: whether the options stand under the headings of their groups.
+    grouped: whether the options stand under the headings of their groups. Errors of the library
+    that speak of its arguments speak of the options here.
     """
 
     def __init__(self, name: str, *, grouped: bool, **settings: Any):
         super().__init__(name, **settings)
         self.grouped = grouped
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            with keep_option_names():
+                return super().invoke(ctx)
+        except HermesError as error:
+            options = {p.entry.name: p.entry for p in self.params if isinstance(p, TableOption)}
+            # A model's own fields may have the name of an option.
+            if not isinstance(error, SpecError):
+                error.args = (name_options(str(error), options), *error.args[1:])
+            raise
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write usage, text, arguments and options, all descriptions in one column."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hermes.data.document_reader import TextFormat
-from hermes.data.encoding_pool import EncodingPool
+from hermes.data.encoding_pool import EncodingPool, check_workers
 from hermes.data.files import Paths
 from hermes.data.prepared.finishing import (
     Prepared,
@@ -77,6 +77,7 @@ def prepare_tokens(
     `merge_parts` writes. Raises DataError where the output was begun from something else, or a
     source changes meanwhile or changed since, and StorageError; finished shards stay.
     """
+    check_workers(workers)
     plan = make_plan(paths, tokenizer, options or PreparationOptions())
     folder, disk = Path(output), disk or Disk()
     done = _open_folder(folder, plan, tokenizer, disk)
