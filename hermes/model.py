@@ -32,7 +32,7 @@ from hermes.interface import Model as BackendModel
 from hermes.interop.companions import check_rows, open_tokenizer, read_generation_config
 from hermes.interop.hub import load_tokenizer
 from hermes.interop.open_model import StoredModel, open_model
-from hermes.model_info.devices import choose_precision
+from hermes.model_info.devices import choose_precision, report_model
 from hermes.model_info.fitting import count_loaded_bytes, find_free_memory, require_memory
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.numerics.params import count_parameters
@@ -460,6 +460,7 @@ def load(
     for note in notes:
         warnings.warn(note, stacklevel=2)
     report_stage(f"building {source.spec.name}")
+    report_model(found, source.spec, device_name, full)
     options, name = Options(device=device, precision=full), source.spec.name
     with explain_out_of_memory(f"building {name}", SMALLER, found, device):
         built = found.build(source.spec, source.params, options)
