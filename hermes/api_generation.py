@@ -371,7 +371,8 @@ def open_chat_model(
     notes = check_loading(backend, base.spec, place, precision, a["force"])
     for note in (*base.notes, *notes):
         warnings.warn(note, stacklevel=3)
-    report_model(backend, base.spec, place, precision)
     with explain_out_of_memory(f"building {base.spec.name}", SMALLER, backend, device):
         options = Options(device=device, precision=precision)
-        return base, backend.build(base.spec, base.params, options), backend
+        model = backend.build(base.spec, base.params, options)
+    report_model(backend, base.spec, place, precision)
+    return base, model, backend

@@ -460,14 +460,15 @@ def load(
     for note in notes:
         warnings.warn(note, stacklevel=2)
     report_stage(f"building {source.spec.name}")
-    report_model(found, source.spec, device_name, full)
     options, name = Options(device=device, precision=full), source.spec.name
     with explain_out_of_memory(f"building {name}", SMALLER, found, device):
         built = found.build(source.spec, source.params, options)
     report_stage("")
+    chosen = _choose_tokenizer(source, tokenizer, eos, bos)
+    report_model(found, source.spec, device_name, full)
     return Model(
         built,
-        _choose_tokenizer(source, tokenizer, eos, bos),
+        chosen,
         generation_config=read_generation_config(source.files, source.path),
         path=source.path,
         backend=found.name,
