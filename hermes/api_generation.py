@@ -29,7 +29,7 @@ from hermes.interface import SHORT_NAMES, Backend, Options, choose_backend
 from hermes.interface import Model as BackendModel
 from hermes.interop.hub import load_tokenizer
 from hermes.model import SMALLER, Model, check_loading, load
-from hermes.model_info.devices import choose_precision
+from hermes.model_info.devices import choose_precision, report_model
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.tokenizer import Tokenizer
 
@@ -373,4 +373,6 @@ def open_chat_model(
         warnings.warn(note, stacklevel=3)
     with explain_out_of_memory(f"building {base.spec.name}", SMALLER, backend, device):
         options = Options(device=device, precision=precision)
-        return base, backend.build(base.spec, base.params, options), backend
+        model = backend.build(base.spec, base.params, options)
+    report_model(backend, base.spec, place, precision)
+    return base, model, backend

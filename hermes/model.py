@@ -33,7 +33,7 @@ from hermes.interface import Model as BackendModel
 from hermes.interop.companions import check_rows, open_tokenizer, read_generation_config
 from hermes.interop.hub import load_tokenizer
 from hermes.interop.open_model import StoredModel, open_model
-from hermes.model_info.devices import choose_precision
+from hermes.model_info.devices import choose_precision, report_model
 from hermes.model_info.fitting import count_loaded_bytes, find_free_memory, require_memory
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.numerics.params import count_parameters
@@ -466,9 +466,11 @@ def load(
     with explain_out_of_memory(f"building {name}", SMALLER, found, device):
         built = found.build(source.spec, source.params, options)
     report_stage("")
+    chosen = _choose_tokenizer(source, tokenizer, eos, bos)
+    report_model(found, source.spec, device_name, full)
     return Model(
         built,
-        _choose_tokenizer(source, tokenizer, eos, bos),
+        chosen,
         generation_config=read_generation_config(source.files, source.path),
         path=source.path,
         backend=found.name,

@@ -5,12 +5,23 @@ show, and shows nothing by default. The setting belongs to the caller's context,
 beside each other in one process do not mix.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
-__all__ = ["ShowStage", "get_last_report", "has_display", "report_stage", "show_stages"]
+__all__ = [
+    "ShowHeading",
+    "ShowStage",
+    "get_last_report",
+    "has_display",
+    "report_heading",
+    "report_stage",
+    "show_headings",
+    "show_stages",
+]
+
+ShowHeading = Callable[[str], None]
 
 
 class ShowStage(Protocol):
@@ -25,7 +36,12 @@ def _show_nothing(what: str, done: int, total: int, *facts: str) -> None:
     pass
 
 
+def _show_no_heading(line: str) -> None:
+    pass
+
+
 _SHOW: ContextVar[ShowStage] = ContextVar("show", default=_show_nothing)
+_SHOW_HEADING: ContextVar[ShowHeading] = ContextVar("show_heading", default=_show_no_heading)
 # Of the whole process, for whoever watches it: a list of one, the last report.
 _LAST = [("", 0)]
 
@@ -57,3 +73,18 @@ def show_stages(show: ShowStage) -> Iterator[None]:
         yield
     finally:
         _SHOW.reset(token)
+
+
+def report_heading(line: str) -> None:
+    """Say what computes from here on, and how: a line that stays where it is shown."""
+    _SHOW_HEADING.get()(line)
+
+
+@contextmanager
+def show_headings(show: ShowHeading) -> Iterator[None]:
+    """A block in which `show` is called with each heading."""
+    token = _SHOW_HEADING.set(show)
+    try:
+        yield
+    finally:
+        _SHOW_HEADING.reset(token)

@@ -32,7 +32,7 @@ from hermes.errors import (
 )
 from hermes.options.synonyms import suggest_option
 from hermes.stage_display import StageDisplay, draw_on_terminal, measure_terminal
-from hermes.stages import report_stage, show_stages
+from hermes.stages import report_stage, show_headings, show_stages
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
 from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.launch.signals import INTERRUPTED, Signals
@@ -202,6 +202,11 @@ def run(
         report_stage("")
         tell(f"Warning: {message}")
 
+    def show_heading(line: str) -> None:
+        report_stage("")
+        if _find_rank() == 0:
+            tell(line)
+
     try:
         with warnings.catch_warnings():
             warnings.showwarning = warn
@@ -209,6 +214,7 @@ def run(
             with (
                 _open_stage_display(tell, signals) as stages,
                 show_stages(stages.show),
+                show_headings(show_heading),
                 hermes.make_context(
                     "hermes", list(arguments), obj=call, color=_choose_color()
                 ) as context,

@@ -6,14 +6,19 @@ Which precision "auto" stands for depends on the device alone, never on the back
 from hermes.errors import HermesError
 from hermes.interface import PRECISIONS, SHORT_NAMES, Backend, DeviceInfo
 from hermes.model_info.datasheets import BY_DRIVER_NAME
+from hermes.numerics.params import count_parameters
+from hermes.spec import ModelSpec
+from hermes.stages import report_heading
 
 __all__ = [
     "AUTO",
     "choose_precision",
     "describe_device",
     "describe_float32",
+    "describe_model",
     "find_peak_rate",
     "find_precision",
+    "report_model",
 ]
 
 AUTO = "auto"
@@ -58,6 +63,20 @@ def find_peak_rate(precision: str, device: DeviceInfo) -> float | None:
     """The most floating-point operations per second of dense products; None where not known."""
     sheet = BY_DRIVER_NAME.get(device.name)
     return None if sheet is None else sheet.rates.get(precision)
+
+
+def describe_model(backend: Backend, spec: ModelSpec, device: str, precision: str) -> str:
+    """The heading of what uses a model: its size, and `mlx 0.32.4 on cpu, float32`."""
+    versions = " ".join(f"{name} {number}" for name, number in backend.versions().items())
+    where = f"{versions} on {device}, {precision}"
+    return f"model {spec.name}: {count_parameters(spec):,} parameters; {where}"
+
+
+def report_model(backend: Backend, spec: ModelSpec, device: str, precision: str) -> None:
+    """Report the heading, and on a GPU what float32 costs there."""
+    report_heading(describe_model(backend, spec, device, precision))
+    if told := describe_float32(precision, describe_device(backend, device)):
+        report_heading(told)
 
 
 def describe_float32(precision: str, device: DeviceInfo) -> str | None:

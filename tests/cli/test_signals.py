@@ -136,8 +136,9 @@ def test_a_reader_that_goes_away_is_no_error(trained):
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, check=False
     )
-    said = [line for line in done.stderr.splitlines() if not line.startswith(b"loading ")]
-    assert (done.returncode, said) == (0, [])  # a machine that is busy takes long to load it
+    passing = b"loading ", b"model "  # what takes long on a busy machine, and what computes
+    said = [line for line in done.stderr.splitlines() if not line.startswith(passing)]
+    assert (done.returncode, said) == (0, [])
     assert len(done.stdout) == 5
 
 

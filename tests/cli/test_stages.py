@@ -236,3 +236,18 @@ def test_ctrl_c_leaves_no_stale_copy_of_the_bar(here):
     bars = [line for line in screen if "/100000" in line and "loss" in line]
     assert any(line.endswith("stopping after this step; again to end at once") for line in screen)
     assert len(bars) <= 1, bars
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "--prompt", "a", "--max-tokens", "1"],
+        ["eval", "--data", "text.txt"],
+        ["generate", "--prompt", "a", "--max-tokens", "1", "--json"],
+    ],
+)
+def test_whatever_computes_says_with_what_and_in_which_precision(trained, call, words):
+    code, out, err = call(*words, "--checkpoint", "run", "--backend", "torch", "--device", "cpu")
+    assert code == 0
+    assert re.search(r"^model \w+: [\d,]+ parameters; torch \S+ on cpu, float32$", err, re.M)
+    assert "parameters;" not in out

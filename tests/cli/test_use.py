@@ -63,8 +63,10 @@ def test_json_is_a_line_per_text_and_each_seed_is_its_own(trained, call):
 def test_a_prompt_too_long_is_refused_with_both_numbers(trained, call):
     code, out, err = call("generate", "-c", trained / "run", "-p", "q" * 40)
     assert (code, out) == (1, "")
-    assert err == (
-        "Error: the prompt has 40 tokens, more than the model's max_seq_len 32; shorten it\n"
+    heading, error = err.splitlines()
+    assert heading.startswith("model little: ")
+    assert error == (
+        "Error: the prompt has 40 tokens, more than the model's max_seq_len 32; shorten it"
     )
 
 

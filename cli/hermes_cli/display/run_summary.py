@@ -14,11 +14,9 @@ __all__ = ["summarize_model", "summarize_run"]
 
 def summarize_model(request: "RunRequest", spec: "ModelSpec", recipe: "Recipe") -> list[str]:
     """Lines with the model, what computes it, and what of it is trained."""
-    from hermes.numerics.params import count_parameters
+    from hermes.model_info.devices import describe_model
 
-    versions = " ".join(f"{name} {number}" for name, number in request.backend.versions().items())
-    where = f"{versions} on {request.device}, {request.options.precision}"
-    lines = [f"model {spec.name}: {count_parameters(spec):,} parameters; {where}"]
+    lines = [describe_model(request.backend, spec, request.device, request.options.precision)]
     if recipe.lora is not None:
         lines.append(_summarize_adapters(spec, recipe.lora))
     return lines

@@ -1,0 +1,88 @@
+"""What device.py found, in plain words."""
+
+
+def make_verdict(found, setting):
+    """A line for each part: what was found, or why nothing was."""
+    told = {"versions": _tell_versions, "denominators": _tell_denominators,
+            "conformance": _tell_conformance, "training": _tell_training,
+            "ratios": _tell_ratios, "decoding": _tell_decoding}  # fmt: skip
+    lines = []
+    for name, figures in found.items():
+        lines += told[name](figures, setting)
+        if "trouble" in figures:
+            lines.append(f"{name}: {figures['trouble']}, so what is missing above was not measured")
+    return lines
+
+
+def _tell_versions(figures, setting):
+    if "versions" not in figures:
+        return []
+    versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
+    name = figures["name"] or figures["kind"]
+    shapes = "small shapes" if setting.small else "whole shapes"
+    return [f"{setting.device} ({name}), {versions}, in {figures['precision']}, {shapes}"]
+
+
+def _tell_denominators(figures, setting):
+    lines = []
+    if "flops" in figures:
+        lines.append(f"bfloat16 products of random numbers: {figures['flops'] / 1e12:.3g} TFLOP/s")
+    if "bytes_per_second" in figures:
+        lines.append(f"copies: {figures['bytes_per_second'] / 1e9:.3g} GB/s read and written")
+    return lines
+
+
+def _tell_conformance(figures, setting):
+    certificate = figures.get("certificate")
+    if not certificate:
+        return ["conformance: nothing was certified"]
+    passed = [level["level"] for level in certificate["levels"] if level["passed"]]
+    failed = [level["level"] for level in certificate["levels"] if not level["passed"]]
+    verdict = "is" if certificate["passed"] else "is NOT"
+    lines = [f"{setting.backend} on {setting.device} {verdict} hermes, as far as judged: "
+             f"passed {', '.join(passed) or 'nothing'}"
+             + (f", did not pass {', '.join(failed)}" if failed else "")]  # fmt: skip
+    lines += [f"  failed: {one['law']} on {one['case']}" for one in certificate["failures"][:5]]
+    notes = {note for level in certificate["levels"] for law in level["laws"]
+             for note in law.get("notes", {})}  # fmt: skip
+    return lines + [f"  {note}" for note in sorted(notes)]
+
+
+def _tell_training(figures, setting):
+    lines = []
+    for name, one in figures.items():
+        if not name.startswith("rows_"):
+            continue
+        where = f"training {name.removeprefix('rows_')} x {setting.length}"
+        for peer in ("hermes", *(key for key in one if key not in ("hermes",))):
+            if not isinstance(one.get(peer), dict) or "tokens_per_second" not in one[peer]:
+                continue
+            speed = one[peer]
+            mfu = ""
+            if "mfu" in speed:
+                mfu = (f", {speed['mfu']:.0%} of the measured rate with causal attention counted "
+                       f"once, {speed['mfu_whole_attention']:.0%} with all of it")  # fmt: skip
+            lines.append(f"{where}, {peer}: {speed['tokens_per_second']:,.0f} tokens/s{mfu}")
+        if one.get("over_best_peer"):
+            lines.append(f"{where}: hermes is {one['over_best_peer']:.2f} times the best peer")
+        if one.get("idle") is not None:
+            lines.append(f"{where}: the device is idle for {one['idle']:.0%} of an update")
+        lines += [f"{where}, {peer}: {why}" for peer, why in one.get("failed", {}).items()]
+    return lines
+
+
+def _tell_ratios(figures, setting):
+    return [
+        f"{name.removesuffix('_over_plain')}: {value:.2f} times the seconds of a plain update"
+        for name, value in figures.items()
+        if name.endswith("_over_plain")
+    ]
+
+
+def _tell_decoding(figures, setting):
+    return [
+        f"decoding {name.removeprefix('rows_')} rows: {one['tokens_per_second']:,.0f} tokens/s, "
+        f"{one['milliseconds_per_step']:.2f} ms a step"
+        for name, one in figures.items()
+        if name.startswith("rows_")
+    ]

@@ -1,0 +1,179 @@
+"""What a training step and a decoding step of each backend are made of, counted, not timed.
+
+kernels: operations that compute or copy, as the framework runs them, without views. allocations:
+of their results, those with memory of their own. bytes_read and bytes_written: of their arrays; of
+MLX those of a forward pass, as it exports no graph with gradients of our own. graphs: of
+torch.compile, for both passes, and graph_operations in them. host_reads: numbers read from the
+device.
+
+    python -m tests.backends.counting        renews work_counts.json, to be read as a diff
+
+Renew it when a change is meant to alter the counts, and say in its commit what it bought: more
+kernels or bytes are slower on every device, also where no clock of this machine can tell.
+"""
+
+import json
+import math
+import platform
+from functools import partial
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hermes.interface import Batch, Options, TrainState, find_backend
+from hermes.numerics.params import init_weights
+from hermes.recipe import Recipe
+from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
+from hermes_torch import learner as torch_learner
+
+GOLDEN = Path(__file__).with_name("work_counts.json")
+T, CAPACITY = 64, 128
+OPTIONS = Options(device="cpu", compile=False, as_trained=True)
+# Operations of MLX that give their input's memory another shape.
+MLX_VIEWS = {
+    "AsStrided", "Broadcast", "BroadcastAxes", "Copy", "ExpandDims", "Flatten", "Reshape", "Slice",
+    "Split", "Squeeze", "StopGradient", "Transpose", "Unflatten",
+}  # fmt: skip
+
+
+def make_spec():
+    """Two layers of trained proportions: grouped heads of 64, gated, tied."""
+    block = BlockSpec(AttentionSpec(3, 1, head_dim=64), FfnSpec(hidden_dim=128))
+    return ModelSpec((block,), "counted", "", 256, CAPACITY, 48, 2, EmbeddingsSpec(True))
+
+
+def make_batch(A=2):
+    """Random tokens, each of which counts."""
+    ids = np.random.default_rng(0).integers(0, 256, (A, 2, T + 1), np.int32)
+    rows = np.arange(2 * A, dtype=np.uint32).reshape(A, 2)
+    return Batch(ids[..., :-1], ids[..., 1:].copy(), rows)
+
+
+def make_learner(name, options=OPTIONS):
+    """A learner that has taken a step."""
+    spec = make_spec()
+    state = TrainState(init_weights(spec, 0), {}, {}, 0)
+    learner = find_backend(name).learner(spec, state, Recipe(), options)
+    float(learner.step(make_batch(), 1e-3).loss)
+    return learner
+
+
+def make_decoder(name):
+    """A decoder that has read a prompt."""
+    spec = make_spec()
+    decoder = find_backend(name).build(spec, init_weights(spec, 0), OPTIONS).decoder(1, CAPACITY)
+    decoder.advance(np.zeros((1, 8), np.int32))
+    return decoder
+
+
+class Kernels(TorchDispatchMode):
+    """Counts torch's operations below autograd."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = dict.fromkeys(("kernels", "allocations", "bytes_read", "bytes_written"), 0)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        schema = function._schema
+        aliases = any(one.alias_info is not None for one in schema.returns)
+        if aliases and not schema.is_mutable:
+            return result  # a view
+        read, written = (
+            [x for x in torch.utils._pytree.tree_leaves(tree) if isinstance(x, torch.Tensor)]
+            for tree in ((args, kwargs), result)
+        )
+        self.counts["kernels"] += 1
+        self.counts["allocations"] += 0 if schema.is_mutable else len(written)
+        self.counts["bytes_read"] += sum(x.nbytes for x in read)
+        self.counts["bytes_written"] += sum(x.nbytes for x in written)
+        return result
+
+
+def count_torch(run):
+    """Kernels, bytes and host reads of run()."""
+    with Kernels() as kernels:
+        run()
+    reads = find_backend("torch").count_work(run).host_reads
+    return {**kernels.counts, "host_reads": reads}
+
+
+def count_compiled_torch():
+    """Graphs of a compiled step, and the operations in them, by a compiler that only looks."""
+    sizes = []
+
+    def look(graph, example):
+        sizes.append(sum(node.op == "call_function" for node in graph.graph.nodes))
+        return make_boxed_func(graph.forward)
+
+    made = aot_autograd(fw_compiler=look, bw_compiler=look)
+    original = torch_learner.compile_function
+    torch_learner.compile_function = partial(torch.compile, dynamic=False, backend=made)
+    try:
+        torch.compiler.reset()
+        make_learner("torch", Options(device="cpu", compile=True))
+    finally:
+        torch_learner.compile_function = original
+        torch.compiler.reset()
+    return {"graphs": len(sizes), "graph_operations": sum(sizes)}
+
+
+def count_bytes(shape, dtype):
+    """The bytes of one of MLX's arrays."""
+    return math.prod(shape) * dtype.size
+
+
+def count_mlx_graph(function, *arrays):
+    """Kernels and bytes of the graph of function(*arrays), which is not run."""
+    told = []
+    mx.export_function(told.append, function, *arrays)
+    kernels = [one for one in told if one.get("name", "View") not in {*MLX_VIEWS, "View"}]
+    read, written = (
+        sum(count_bytes(shape, dtype) for one in kernels for _, shape, dtype in one[side])
+        for side in ("inputs", "outputs")
+    )
+    return {"kernels": len(kernels), "bytes_read": read, "bytes_written": written}
+
+
+def count_mlx(run):
+    """Operations that run() evaluates, as MLX fuses them, and host reads."""
+    counts = find_backend("mlx").count_work(run)
+    kernels = sum(n for name, n in counts.operations.items() if name not in MLX_VIEWS)
+    return {"kernels": kernels, "host_reads": counts.host_reads}
+
+
+def count_mlx_forward():
+    """The graph of the logits of a micro-batch."""
+    runtime = make_learner("mlx").runtime
+    tokens = mx.array(make_batch().tokens[0])
+    with runtime.apply_options():
+        return count_mlx_graph(lambda x: runtime.module(x, runtime.make_context()), tokens)
+
+
+def count_everything():
+    """The counts of each backend's steps, and the versions that they are of."""
+    learner, mlx_learner, batch = make_learner("torch"), make_learner("mlx"), make_batch()
+    token = np.zeros((1, 1), np.int32)
+    torch_decoder, mlx_decoder = make_decoder("torch"), make_decoder("mlx")
+    return {
+        "versions": {
+            **find_backend("torch").versions(),
+            **find_backend("mlx").versions(),
+            "machine": f"{platform.system()} {platform.machine()}",
+        },
+        "torch training": count_torch(lambda: float(learner.step(batch, 1e-3).loss)),
+        "torch compiled training": count_compiled_torch(),
+        "torch decoding": count_torch(lambda: torch_decoder.advance(token)),
+        "mlx forward": count_mlx_forward(),
+        "mlx training": count_mlx(lambda: float(mlx_learner.step(batch, 1e-3).loss)),
+        "mlx decoding": count_mlx(lambda: mlx_decoder.advance(token)),
+    }
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(count_everything(), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,55 @@
+"""Steps are made of as many kernels, graphs, bytes and waits as before."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hermes.interface import find_backend
+from hermes_torch import ops
+from tests.backends import counting
+
+RENEW = "if that is meant, run `python -m tests.backends.counting` and say why in the commit"
+
+
+def test_steps_are_made_of_what_they_were():
+    expected = json.loads(counting.GOLDEN.read_text(encoding="utf-8"))
+    found = counting.count_everything()
+    if found["versions"] != expected["versions"]:
+        pytest.skip(f"counted with {expected['versions']}, here are {found['versions']}")
+    for step, counts in expected.items():
+        assert found[step] == counts, f"{step} changed; {RENEW}"
+
+
+def test_a_step_is_one_graph_a_pass_and_one_wait():
+    """What the stored counts say of design, whatever the versions."""
+    expected = json.loads(counting.GOLDEN.read_text(encoding="utf-8"))
+    assert expected["torch compiled training"]["graphs"] == 2
+    for step in ("torch training", "mlx training", "torch decoding", "mlx decoding"):
+        assert expected[step]["host_reads"] == 1, step
+
+
+def test_attention_that_is_written_out_shows_in_the_counts(monkeypatch):
+    """A regression of the kind that the counts are for: the same numbers, by more memory."""
+    decoder, token = counting.make_decoder("torch"), np.zeros((1, 1), np.int32)
+    fused = counting.count_torch(lambda: decoder.advance(token))
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", write_out)
+    written_out = counting.count_torch(lambda: decoder.advance(token))
+    assert written_out["kernels"] > fused["kernels"] + 2
+    assert ops.FAST.attention is ops.attention
+
+
+def write_out(q, k, v, attn_mask=None, is_causal=False, scale=None, enable_gqa=False):
+    """Attention over all keys, as one query has it."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    return torch.softmax(scale * (q @ k.mT), -1) @ v
+
+
+@pytest.mark.parametrize("name", ["torch", "mlx"])
+def test_a_read_of_the_loss_is_counted_once(name):
+    learner, batch = counting.make_learner(name), counting.make_batch()
+    backend = find_backend(name)
+    assert backend.count_work(lambda: learner.step(batch, 1e-3)).host_reads == 0
+    assert backend.count_work(lambda: float(learner.step(batch, 1e-3).loss)).host_reads == 1
