@@ -53,7 +53,7 @@ FLOORS = {
         {"model"},
         {"lora", "sharding", "weight_layout"},
         {"runtime"},
-        {"row_decoder"},
+        {"row_decoder", "objective"},
         {"inference", "optimizer"},
         {"learner"},
         {"backend"},

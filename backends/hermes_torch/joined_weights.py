@@ -16,9 +16,10 @@ from torch.nn import Module
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("up_proj", "gate_proj"))
 
 
-def join_weights(module: Module, linear_class: type[Module]) -> None:
+def join_weights(module: Module, linear_class: type[Module], *, sharded: bool) -> None:
     """Join the matrices of every group whose members are all of `linear_class` itself.
 
+    Those of a sharded module are joined in each pass, once they are gathered: the same sums.
     An adapted layer is of another class: its product is another. One group at a time is held twice.
     """
     for part in module.modules():
@@ -26,13 +27,16 @@ def join_weights(module: Module, linear_class: type[Module]) -> None:
             for names in GROUPS:
                 members = [getattr(part, name, None) for name in names]
                 if all(type(one) is linear_class for one in members):
-                    _join(members)
+                    _join(members, sharded)
 
 
 @torch.no_grad()
-def _join(members: Sequence[Any]) -> None:
+def _join(members: Sequence[Any], sharded: bool) -> None:
     weights = [one.weight for one in members]
     if len({(one.weight.dtype, one.bias is None) for one in members}) > 1:
+        return
+    members[0].leads_product = True
+    if sharded:
         return
     joined = torch.cat([w.detach() for w in weights])
     for one, rows in zip(members, joined.split([len(w) for w in weights]), strict=True):
@@ -47,37 +51,46 @@ def project_apart(x: Array, *linears: Any) -> tuple[Array, ...]:
 
 def project_joined(x: Array, *linears: Any) -> tuple[Array, ...]:
     """project_apart by one product, where the matrices are joined."""
-    joined = linears[0].joined
-    if joined is None:
+    if not linears[0].leads_product:
         return project_apart(x, *linears)
-    weights = [linear.weight for linear in linears]
+    joined, weights = linears[0].joined, [linear.weight for linear in linears]
     bias = None
     if linears[0].bias is not None:
         bias = torch.cat([linear.bias for linear in linears]).to(x.dtype)
     if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
         y = JoinedProduct.apply(x, bias, joined, *weights)
     else:
-        y = F.linear(x, joined.to(x.dtype), bias)
+        y = F.linear(x, _get_matrix(joined, weights, x), bias)
     parts: tuple[Array, ...] = y.split([len(w) for w in weights], -1)
     return parts
+
+
+def _get_matrix(joined: Array | None, weights: Sequence[Array], x: Array) -> Array:
+    return (torch.cat(list(weights)) if joined is None else joined).to(x.dtype)
 
 
 class JoinedProduct(torch.autograd.Function):
     """x W^T + b of joined matrices, whose gradients are rows of one. (..., in) -> (..., out)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Array, bias: Array | None, joined: Array, *weights: Array) -> Array:
-        """joined: what the weights are views of, without a gradient of its own."""
-        matrix = joined.to(x.dtype)
-        ctx.sizes, ctx.dtype = [len(w) for w in weights], joined.dtype
-        ctx.save_for_backward(x, matrix)
+    def forward(
+        ctx: Any, x: Array, bias: Array | None, joined: Array | None, *weights: Array
+    ) -> Array:
+        """joined: what the weights are views of, without a gradient of its own; None if sharded.
+
+        What is gathered is freed after a block and gathered again, so no copy of it is kept.
+        """
+        matrix = _get_matrix(joined, weights, x)
+        ctx.sizes, ctx.dtype = [len(w) for w in weights], weights[0].dtype
+        ctx.save_for_backward(x, *(weights if joined is None else (matrix,)))
         return F.linear(x, matrix, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d: Array) -> tuple[Array | None, ...]:
         """Gradients of x, of b, of nothing, and of each weight that wants one."""
-        x, matrix = ctx.saved_tensors
+        x, *kept = ctx.saved_tensors
+        matrix = _get_matrix(None, kept, x) if len(kept) > 1 else kept[0]
         x_needs_grad, bias_needs_grad, _, *needed = ctx.needs_input_grad
         flat = d.flatten(0, -2)
         dx = d @ matrix if x_needs_grad else None

@@ -22,9 +22,9 @@ from hermes.recipe import Recipe
 from hermes_torch.compiler import compile_function, warn_compiler_failed
 from hermes_torch.inference import Model
 from hermes_torch.loss_scale import LossScaler
+from hermes_torch.objective import LazyRows, Objective
 from hermes_torch.optim import clip_scale, global_norm
 from hermes_torch.optimizer import Optimizer, get_grad
-from hermes_torch.recomputation import Recompute
 from hermes_torch.runtime import Runtime
 
 
@@ -57,6 +57,7 @@ class Learner(Model):
             self._objective = process_group.wrap(self._objective)
         self._compiled = compile_function(self._objective) if self._uses_compile() else None
         self._compiler_works = self._is_backward = False
+        self._shapes: set[tuple[int, ...]] = set()  # of micro-batches so far
 
     def _uses_compile(self) -> bool:
         if self.runtime.shards:
@@ -105,7 +106,7 @@ class Learner(Model):
             loss.backward()
         return mean.detach(), sums
 
-    def _accumulate(self, batch: Batch) -> tuple[Array, "LazyRows | None"]:
+    def _accumulate(self, batch: Batch) -> tuple[Array, LazyRows | None]:
         """Add the gradients of the batch's loss to .grad; return the loss, and rows asked for."""
         check_batch(batch, self._recipe)
         runtime, count = self.runtime, batch.counts.divisor
@@ -214,6 +215,22 @@ class Learner(Model):
 
     def step(self, batch: Batch, lr: float) -> StepReport:
         """Take one optimizer step: gradients of all micro-batches, clipping, update."""
+        with self._expect_compiling(batch):
+            return self._take_step(batch, lr)
+
+    def _expect_compiling(self, batch: Batch) -> contextlib.AbstractContextManager:
+        """A context in which peers may be silent for long, for a batch of a shape that is new."""
+        shape = batch.tokens.shape[1:]
+        is_new = shape not in self._shapes
+        self._shapes.add(shape)
+        compiles = self._compiled is not None or (
+            self.runtime.shards and self.runtime.shards.compiles
+        )
+        if not (self._distributed and is_new and compiles):
+            return contextlib.nullcontext()
+        return self._process_group.allow_compiling()
+
+    def _take_step(self, batch: Batch, lr: float) -> StepReport:
         with self.runtime.apply_options(), self._watch():
             loss, rows = self._accumulate(batch)
             grads = self._optimizer.grads
@@ -256,64 +273,3 @@ class Learner(Model):
         scale = None if self._scaler is None else self._scaler.read()
         slots = self._optimizer.copy_slots()
         return TrainState.from_slots(self.params(), slots, self._steps_done, scale)
-
-
-class Objective(torch.nn.Module):
-    """A micro-batch's summed loss, as one module for DDP and torch.compile to wrap."""
-
-    def __init__(self, runtime: Runtime, recipe: Recipe):
-        super().__init__()
-        self.module = runtime.module
-        self._runtime, self._rule = runtime, recipe.preference
-        self._z_weight = recipe.z_loss
-
-    def forward(
-        self,
-        tokens: Array,
-        targets: Array,
-        layout: Any,
-        segments: Array | None,
-        positions_in_document: Array | None,
-        dropout_keys: Array | None,
-        reference: Array | None,
-        weights: Array | None = None,
-        by_row: bool = False,
-        boundaries: Array | None = None,
-        factor: Array | None = None,
-    ) -> tuple[Array, Array | None]:
-        """The loss; of pairs, or by_row, each row's log-probability. (B, T) -> (), (B,) or None.
-
-        factor: what the loss will be multiplied by for its gradients, (), None for no matter.
-        """
-        runtime = self._runtime
-        options = runtime.options
-        recompute: Recompute | None = "all" if options.grad_checkpoint else None
-        recompute = "some" if options.selective_checkpoint else recompute
-        ctx = runtime.make_context(
-            None,
-            segments,
-            positions_in_document,
-            dropout_keys,
-            boundaries,
-            recompute=recompute,
-        )
-        if by_row:
-            by_rows = runtime.ops.next_token_by_row
-            return self.module(tokens, ctx, by_rows, targets, layout, self._z_weight, factor)
-        if reference is None:
-            next_token = runtime.ops.next_token
-            more = weights, self._z_weight, factor
-            return self.module(tokens, ctx, next_token, targets, layout, *more), None
-        pairs = reference, self._rule, weights, factor
-        return self.module(tokens, ctx, runtime.ops.preference, targets, layout, *pairs)
-
-
-class LazyRows:
-    """A number for each row of each micro-batch; np.asarray waits for the device and reads them."""
-
-    def __init__(self, rows: list[Array]):
-        self._rows = [row.detach() for row in rows]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """(A, B)"""
-        return torch.stack(self._rows).cpu().numpy().astype(dtype or "float64")

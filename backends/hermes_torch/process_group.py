@@ -35,14 +35,14 @@ class ProcessGroup:
     """The default process group, and the key-value store beside it."""
 
     def __init__(self, rank_info: RankInfo, device: str):
-        self.rank_info, self._device = rank_info, torch.device(device)
+        self.rank_info, self.device = rank_info, torch.device(device)
         method = "env://"
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         if rank_info.rendezvous is not None:
             address = rank_info.rendezvous
             method = f"tcp://{address}?rank={rank_info.rank}&world_size={rank_info.world_size}"
         check_host(address, rank_info)
-        cuda = self._device.type == "cuda"
+        cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.set_device(device)
         else:
@@ -62,7 +62,7 @@ class ProcessGroup:
                     world_size=rank_info.world_size,
                     timeout=datetime.timedelta(seconds=rank_info.first_timeout),
                     # NCCL guesses it from the rank otherwise, and says so in a warning.
-                    device_id=find_cuda_device(self._device) if cuda else None,
+                    device_id=torch.device("cuda", torch.cuda.current_device()) if cuda else None,
                 )
         except (dist.DistError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -77,14 +77,9 @@ class ProcessGroup:
         self._meshes: dict[int, DeviceMesh] = {}
         self._begun, self._busy = self._record_time(), 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._lost = False
+        self._lost = self._is_first_done = False
         self._names: list[str] | None = None
         self._names = self.all_gather_text(f"host {socket.gethostname()}, process {os.getpid()}")
-
-    @property
-    def device_type(self) -> str:
-        """'cpu' or 'cuda'."""
-        return self._device.type
 
     def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
         """Sum each number over all processes, in float64."""
@@ -117,7 +112,7 @@ class ProcessGroup:
 
     def time_all_reduce(self, count: int) -> tuple[float, bool]:
         """Sum `count` float32 over all processes on their devices: seconds, and if it was right."""
-        values = torch.full((count,), float(self.rank_info.rank + 1), device=self._device)
+        values = torch.full((count,), float(self.rank_info.rank + 1), device=self.device)
         with self.watch("a sum that is timed"):
             self.all_reduce_max(0)  # a barrier, so that nobody's start is timed
             begun = time.perf_counter()
@@ -130,9 +125,9 @@ class ProcessGroup:
 
     def diagnostics(self) -> list[str]:
         """GPUs of this machine that cannot read each other's memory."""
-        if self._device.type != "cuda":
+        if self.device.type != "cuda":
             return []
-        own = self._device.index
+        own = self.device.index
         others = [i for i in range(torch.cuda.device_count()) if i != own]
         unreachable = [i for i in others if not torch.cuda.can_device_access_peer(own, i)]
         if not unreachable:
@@ -145,14 +140,27 @@ class ProcessGroup:
 
     def mark_first_step_done(self) -> None:
         """From now on a peer is lost after `timeout` seconds of silence, not `first_timeout`."""
+        self._is_first_done = True
+        self._limit_silence(self.rank_info.timeout)
+
+    @contextlib.contextmanager
+    def allow_compiling(self) -> Iterator[None]:
+        """A context in which peers may be silent for as long as in the first step."""
+        if self._is_first_done:
+            self._limit_silence(self.rank_info.first_timeout)
+        try:
+            yield
+        finally:
+            if self._is_first_done:
+                self._limit_silence(self.rank_info.timeout)
+
+    def _limit_silence(self, seconds: float) -> None:
         # torch has no public way to change the timeout of a group; torchtitan calls the same.
         for group in self._groups:
-            dist.distributed_c10d._set_pg_timeout(
-                datetime.timedelta(seconds=self.rank_info.timeout), group
-            )
-            if self._device.type == "cuda":
-                later = datetime.timedelta(seconds=self.rank_info.timeout + NCCL_EXTRA_TIMEOUT)
-                group._get_backend(self._device)._set_default_timeout(later)
+            dist.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=seconds), group)
+            if self.device.type == "cuda":
+                later = datetime.timedelta(seconds=seconds + NCCL_EXTRA_TIMEOUT)
+                group._get_backend(self.device)._set_default_timeout(later)
 
     def begin(self) -> None:
         """Note the time at which every process begins its share of a step."""
@@ -160,7 +168,7 @@ class ProcessGroup:
 
     def ready(self) -> None:
         """Note that this process's share is computed, or queued on the device."""
-        if self._device.type == "cuda":
+        if self.device.type == "cuda":
             self._events.append((self._begun, self._record_time()))
         else:
             self._busy += self._record_time() - self._begun
@@ -178,7 +186,7 @@ class ProcessGroup:
 
     def _record_time(self) -> Any:
         """Seconds, or on CUDA an event in the stream: the host runs ahead of the device."""
-        if self._device.type != "cuda":
+        if self.device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
@@ -203,7 +211,7 @@ class ProcessGroup:
         """Leave the process group, without waiting for anyone."""
         if not dist.is_initialized():
             return
-        if self._lost and self._device.type == "cuda":
+        if self._lost and self.device.type == "cuda":
             # Private. destroy_process_group waits for pending NCCL operations, and those with a
             # lost peer never end.
             dist.distributed_c10d._abort_process_group()
@@ -233,7 +241,7 @@ class ProcessGroup:
         names: tuple[str, ...] = ("rows", "group")
         if rows == 1:
             shape, names = shape[1:], names[1:]
-        mesh = init_device_mesh(self._device.type, shape, mesh_dim_names=names)
+        mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=names)
         # A mesh makes groups of its own, whose timeouts have to change as well.
         self._groups += [one for one in mesh.get_all_groups() if one not in self._groups]
         self._meshes[group_size] = mesh
@@ -274,12 +282,6 @@ def count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def find_cuda_device(device: torch.device) -> torch.device:
-    """A CUDA device with its index: the current one where it has none."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return torch.device("cuda", index)
 
 
 def _sum_bucket(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Array]:

@@ -121,8 +121,8 @@ class Runtime:
         as_trained = training or exact or options.as_trained
         if not as_trained and can_pack(self.device, self.dtype):
             pack_weights(self.module)
-        elif not exact and not shards:
-            join_weights(self.module, Linear)
+        elif not exact:
+            join_weights(self.module, Linear, sharded=bool(shards))
 
     def apply_options(self) -> contextlib.ExitStack:
         """A context in which torch's process-wide settings are those of the options."""

@@ -45,7 +45,7 @@ class Shards:
         self.compiles = bool(options.compile)
         if options.compile is None and not options.selective_checkpoint:
             # Tried beforehand: a pass that fails in its middle leaves the other ranks waiting.
-            self.compiles = process_group.device_type == "cuda" and can_compile("cuda")
+            self.compiles = process_group.device.type == "cuda" and can_compile("cuda")
         if group is not None and (size % group or group < 2):
             raise Unsupported(
                 f"shard_group is {group}; it must be at least 2 and divide the {size} processes"

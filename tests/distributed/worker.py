@@ -200,6 +200,25 @@ def numbers(backend, case, process_group=SINGLE_PROCESS, accum=None):
     return held | {"loss": np.array(losses), "norm": np.array(norms), "digest": digest}
 
 
+def check_limits(process_group):
+    """A peer may be silent for 20 seconds; for 60 where a batch of a new shape is compiled."""
+    import torch
+    import torch.distributed as dist
+
+    def read():
+        return dist.group.WORLD._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+
+    assert read() == 20
+    options = replace(FLOAT32, compile=True)
+    learner = find_backend("torch").learner(spec(), start(PLAIN), PLAIN, options, process_group)
+    wide, _ = text().draw_batch(Cursor(), samples=1, micro_batch=1, accum=1)
+    limits, learner._take_step = [], lambda *_: limits.append(read())
+    for _ in range(2):
+        learner.step(wide, 0.0)
+    assert limits == [60, 20]
+    assert read() == 20
+
+
 def trace_without_compiling():
     """Let torch.compile run the graphs that it makes of a module, which takes no C++ compiler."""
     import torch
@@ -230,6 +249,8 @@ def main():
         trace_without_compiling()
     else:  # where tracing takes longer than the limit of later steps
         process_group.mark_first_step_done()
+    if backend == "torch" and group == ["short"]:
+        check_limits(process_group)
     for name, case in cases(backend, rank_info.world_size, *group).items():
         np.savez(Path(folder) / f"{name}-{rank}.npz", **numbers(backend, case, process_group))
     process_group.close()

@@ -20,7 +20,7 @@ BIASED = AttentionSpec(4, 2, bias="qkv")
 def train(monkeypatch, joins, model, options=FLOAT32, recipe=None):
     with monkeypatch.context() as patch:
         if not joins:
-            patch.setattr("hermes_torch.runtime.join_weights", lambda *_: None)
+            patch.setattr("hermes_torch.runtime.join_weights", lambda *_, **__: None)
         learner = make_learner("torch", model, recipe, options)
     batch = make_batch(A=2)
     with CountProducts() as counts:
@@ -64,6 +64,7 @@ def test_adapted_matrices_stay_apart():
     learner = make_learner("torch", model, Recipe(lora=lora), FLOAT32, state)
     layer = learner.runtime.module.model.layers[0]
     assert layer.self_attn.q_proj.joined is None
+    assert not layer.self_attn.q_proj.leads_product
     assert layer.mlp.up_proj.joined is None
     assert np.isfinite(float(learner.step(make_batch(), 1e-2).loss))
 
