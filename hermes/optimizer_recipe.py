@@ -21,11 +21,12 @@ __all__ = [
 
 OPTIMIZERS = ("adamw", "muon", "normuon", "lion", "adafactor")
 MUON_SCALES = ("match_rms_adamw", "original")
-MOMENT_TYPES = ("float32", "bfloat16")
+MOMENT_TYPES = ("float32", "bfloat16", "float8")
 # With 8 bits, a number rounds to itself where less than 2^-9 of it is added. A step adds 1 - beta2
 # of how far the square of the gradient is from the moment, so at 0.99 this is lost only within a
-# fifth of it, and at 0.999 the moment would never fall.
-MOST_BETA2_OF_BFLOAT16 = 0.99
+# fifth of it, and at 0.999 the moment would never fall. With float8 nothing is lost on average, but
+# what a step rounds at random stays for 1 / (1 - beta2) steps.
+MOST_BETA2_OF_SHORT = 0.99
 # Settings that only some optimizers have; the others are every optimizer's.
 _ADAM = ("beta1", "beta2", "eps")
 _OWN_SETTINGS = {
@@ -57,7 +58,7 @@ class OptimizerRecipe:
     correction; beta1 and beta2 of lion, too; beta2 and eps of normuon's rows. momentum, nesterov:
     of muon and normuon. muon_scale: what an orthogonalized step is multiplied by, match_rms_adamw
     or original. moments: the type in which exp_avg and exp_avg_sq are kept, float32 (float64 under
-    precision float64) or bfloat16. Formulas and sources: specs/numerics.md.
+    precision float64), bfloat16 or float8. Formulas and sources: specs/numerics.md.
     """
 
     name: str = "adamw"
@@ -85,10 +86,15 @@ class OptimizerRecipe:
         types = f"one of {', '.join(MOMENT_TYPES)}"
         require(self.moments in MOMENT_TYPES, "optimizer.moments", self.moments, types)
         uses_beta2 = self.name != "adafactor"
-        if self.moments == "bfloat16" and uses_beta2 and self.beta2 > MOST_BETA2_OF_BFLOAT16:
+        if self.moments != "float32" and uses_beta2 and self.beta2 > MOST_BETA2_OF_SHORT:
+            lost = (
+                "would lose what a step adds to it"
+                if self.moments == "bfloat16"
+                else "would gather the rounding of many steps"
+            )
             raise HermesError(
-                f"optimizer.beta2 is {self.beta2:g}: a moment in bfloat16 would lose what a step "
-                f"adds to it; choose at most {MOST_BETA2_OF_BFLOAT16:g}, or float32 moments"
+                f"optimizer.beta2 is {self.beta2:g}: a moment in {self.moments} {lost}; choose at "
+                f"most {MOST_BETA2_OF_SHORT:g}, or float32 moments"
             )
         for one in fields(self):
             if has_meaning(one.name, self.name) or getattr(self, one.name) == one.default:

@@ -38,7 +38,7 @@ FLOORS = {
     ],
     "hermes_numpy": [
         {"cache", "lora", "loss_scale", "module", "optim", "positions"},
-        {"context", "update_rules"},
+        {"context", "moment_format", "update_rules"},
         {"ops"},
         {"loss", "model"},
         {"inference"},
@@ -49,7 +49,7 @@ FLOORS = {
         | {"update_rules", "fused_attention", "work_counts"},
         {"joined_weights", "recomputation"},
         {"chunked_loss", "context", "process_group"},
-        {"ops"},
+        {"moment_format", "ops"},
         {"model"},
         {"lora", "sharding", "weight_layout"},
         {"runtime"},
@@ -62,7 +62,7 @@ FLOORS = {
         {"blas", "cache", "device_memory", "erf", "loss", "loss_scale", "optim", "process_group"}
         | {"update_rules"},
         {"chunked_loss", "context", "elementary"},
-        {"ops"},
+        {"moment_format", "ops"},
         {"model"},
         {"lora"},
         {"runtime"},

@@ -232,10 +232,7 @@ class Learner(Model):
         with self.runtime.apply_options():
             for name, p in self.runtime.get_parameters().items():
                 kept = (held[name] for held in self._optimizer.kept.values() if name in held)
-                words = [
-                    x.view(mx.int16 if x.dtype == mx.bfloat16 else mx.int32).astype(mx.int64).sum()
-                    for x in (p, *kept)
-                ]
+                words = [sum_words(x) for x in (p, *kept)]
                 digests[name] = sum(word.item() * k for k, word in enumerate(words, 1))
         return digests
 
@@ -246,6 +243,15 @@ class Learner(Model):
             self._optimizer.copy_slots(),
         )
         return TrainState.from_slots(self.params(), slots, self._steps_done, scale)
+
+
+def sum_words(x: Any) -> Array:
+    """The sum of an array's words, int64; of a moment in 8 bits of its codes and exponents."""
+    if isinstance(x, tuple | list):
+        codes, exponents = (part.astype(mx.int64).sum() for part in x)
+        total: Array = codes + 65537 * exponents
+        return total
+    return x.view(mx.int16 if x.dtype == mx.bfloat16 else mx.int32).astype(mx.int64).sum()
 
 
 class LazyScalar:

@@ -1,28 +1,34 @@
 """What a learner keeps beside its weights, and how a step changes both."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx.core import array as Array
 
 from hermes.interface import LazyTensors, Tensors, TrainState
+from hermes.numerics.moment_format import FORMATS, compute_rounding_keys
 from hermes.numerics.update_rules import (
     EMA,
     UpdateRule,
     choose_update_rules,
     compute_decay_of_squares,
+    is_coded_slot,
     is_short_slot,
+    list_coded_moments,
     list_state_shapes,
 )
 from hermes.recipe import Recipe
 from hermes_mlx.loss_scale import Scaling, update_loss_scale
+from hermes_mlx.moment_format import decode_moments, encode_moments
 from hermes_mlx.optim import adamw, clip_scale, global_norm
 from hermes_mlx.runtime import Runtime
 from hermes_mlx.update_rules import average_weights, compute_step
 
 Arrays = dict[str, Array]
-Kept = dict[str, Arrays]  # by slot and name
+# By slot and name; codes and exponents where they have 8 bits.
+Kept = dict[str, dict[str, Any]]
 
 
 class Optimizer:
@@ -31,16 +37,18 @@ class Optimizer:
     def __init__(self, runtime: Runtime, state: TrainState, recipe: Recipe, params: Arrays):
         self._runtime, self._recipe = runtime, recipe
         self._rules = choose_update_rules(runtime.spec, recipe)
-        self.kept = {
+        shapes_by_slot = list_state_shapes(runtime.spec, recipe)
+        self._coded = list_coded_moments(shapes_by_slot, recipe)
+        self.kept: Kept = {
             slot: self._load(slot, state.slots.get(slot, {}), shapes, params)
-            for slot, shapes in list_state_shapes(runtime.spec, recipe).items()
+            for slot, shapes in shapes_by_slot.items()
         }
 
     def _load(
         self, slot: str, held: Tensors, shapes: Mapping[str, tuple[int, ...]], params: Arrays
-    ) -> Arrays:
+    ) -> dict[str, Any]:
         """A slot's tensors; where the state has none, zeros, or of the average the weights."""
-        loaded = {}
+        loaded: dict[str, Any] = {}
         for name, shape in shapes.items():
             p = params[name]
             if name in held:
@@ -49,11 +57,18 @@ class Optimizer:
                 loaded[name] = p if slot == EMA else mx.zeros(shape, p.dtype)
             if is_short_slot(slot, self._recipe):
                 loaded[name] = loaded[name].astype(mx.bfloat16)
+            if is_coded_slot(slot, self._recipe):
+                # It came from 8 bits, so it has codes of its own.
+                start = mx.array(0, mx.uint32)
+                loaded[name] = encode_moments(loaded[name], FORMATS[slot], start)
         mx.eval(loaded)
         return loaded
 
     def compute_scalars(self, lr: float, step: int) -> list[Array]:
-        """What `compute_update` needs of a step, counted from 1: lr, AdamW's two, Adafactor's."""
+        """What `compute_update` needs of a step, counted from 1.
+
+        lr, AdamW's two, Adafactor's, and the keys by which moments of 8 bits are rounded.
+        """
         rule, runtime = self._recipe.optimizer, self._runtime
         values = (
             lr,
@@ -61,7 +76,11 @@ class Optimizer:
             (1 - rule.beta2**step) ** -0.5,
             compute_decay_of_squares(step),
         )
-        return [runtime.to_device(np.float64(value), runtime.master) for value in values]
+        scalars = [runtime.to_device(np.float64(value), runtime.master) for value in values]
+        if self._coded:
+            keys = compute_rounding_keys(self._recipe.seed, step, self._coded)
+            scalars.append(runtime.to_device(keys, mx.uint32))
+        return scalars
 
     def compute_update(
         self,
@@ -82,36 +101,56 @@ class Optimizer:
         finite = mx.isfinite(norm) & mx.isfinite(loss)
         new_params: Arrays = {}
         new_kept: Kept = {slot: {} for slot in kept}
+        numbers = {moment: index for index, moment in enumerate(self._coded)}
         for name, rule in self._rules.items():
             stored = {slot: held[name] for slot, held in kept.items() if name in held}
             # Moments in a shorter type are computed in that of the weights, and rounded at the end.
-            before = {slot: value.astype(params[name].dtype) for slot, value in stored.items()}
+            before = {
+                slot: _widen(slot, value, params[name].dtype) for slot, value in stored.items()
+            }
             p, after = _update_tensor(params[name], scale * grads[name], before, scalars, rule)
             if EMA in before:
                 after[EMA] = average_weights(before[EMA], p, self._recipe.ema)
             new_params[name] = mx.where(finite, p, params[name])
             for slot, value in after.items():
                 new = mx.where(finite, value, before[slot])
-                new_kept[slot][name] = new.astype(stored[slot].dtype)
+                if (slot, name) in numbers:
+                    key = scalars[4][numbers[slot, name]]
+                    new_kept[slot][name] = encode_moments(new, FORMATS[slot], key)
+                else:
+                    new_kept[slot][name] = new.astype(stored[slot].dtype)
         if scaling is not None:
             scaling = update_loss_scale(*scaling, finite, self._recipe.loss_scaling)
         return new_params, new_kept, norm, scaling
 
     def copy_slots(self) -> Mapping[str, Tensors]:
         """What is kept, by slot; each tensor is copied when it is read."""
+
         # MLX's arrays never change: a later step makes new ones, so these can be read when asked.
-        to_numpy = self._runtime.to_numpy
+        def read(slot: str, value: Any) -> Any:
+            with self._runtime.apply_options():
+                return self._runtime.to_numpy(_widen(slot, value))
+
         return {
-            slot: LazyTensors(held, lambda name, held=held: to_numpy(held[name]))  # type: ignore[misc]
+            slot: LazyTensors(held, lambda name, slot=slot, held=held: read(slot, held[name]))  # type: ignore[misc]
             for slot, held in self.kept.items()
         }
+
+
+def _widen(slot: str, value: Any, dtype: mx.Dtype | None = None) -> Array:
+    """What is in a slot, in another type than it is kept in; None for its own, or of 8 bits 32."""
+    if isinstance(value, tuple | list):
+        codes, exponents = value
+        value = decode_moments(codes, exponents, FORMATS[slot])
+    wide: Array = value if dtype is None else value.astype(dtype)
+    return wide
 
 
 def _update_tensor(
     p: Array, g: Array, kept: Arrays, scalars: Sequence[Array], rule: UpdateRule
 ) -> tuple[Array, Arrays]:
     """One step of one tensor by its rule: the new p, and what is kept, by slot."""
-    lr, first, second, square_decay = scalars
+    lr, first, second, square_decay = scalars[:4]
     if rule.lr_scale != 1.0:
         lr, first = lr * rule.lr_scale, first * rule.lr_scale
     if rule.algorithm != "adamw":

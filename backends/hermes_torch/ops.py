@@ -191,6 +191,11 @@ def can_fuse_grouped_heads(
     return is_low and head_sizes[0] == head_sizes[1] and not has_mask
 
 
+def expand_heads(x: Array, groups: int) -> Array:
+    """Repeat each head of keys for the queries that it serves. (B, K, S, D) -> (B, H, S, D)."""
+    return x.repeat_interleave(groups, 1)
+
+
 def attention(
     q: Array,
     k: Array,
@@ -229,7 +234,7 @@ def attention(
     if groups > 1 and not can_fuse_grouped_heads(
         q.device.type, q.dtype, sizes, has_mask=mask is not None
     ):
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, H, S, D)
+        k, v = expand_heads(k, groups), expand_heads(v, groups)
     return F.scaled_dot_product_attention(
         q,
         k,

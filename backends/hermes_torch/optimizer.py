@@ -1,21 +1,27 @@
 """What a learner keeps beside its weights, and how a step changes both, in place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor as Array
 from torch.nn import Parameter
 
 from hermes.interface import LazyTensors, Tensors, TrainState
+from hermes.numerics.moment_format import FORMATS, compute_rounding_keys
 from hermes.numerics.update_rules import (
     EMA,
     UpdateRule,
     choose_update_rules,
     group_by_rule,
+    is_coded_slot,
     is_short_slot,
+    list_coded_moments,
     list_state_shapes,
 )
 from hermes.recipe import Recipe
+from hermes_torch.moment_format import ShortMoment
 from hermes_torch.optim import update_exact, update_fused
 from hermes_torch.runtime import Runtime
 from hermes_torch.update_rules import average_weights, update_by_rule
@@ -36,16 +42,19 @@ class Optimizer:
         self.names = sorted(rules, key=lambda name: not rules[name].decay)
         self._groups = group_by_rule(self.names, rules)
         self._shapes = list_state_shapes(runtime.spec, recipe)
-        self.kept: dict[str, dict[str, Array]] = {name: {} for name in rules}
+        self._coded = list_coded_moments(self._shapes, recipe)
+        self.kept: dict[str, dict[str, Any]] = {name: {} for name in rules}
         for slot, shapes in self._shapes.items():
             held = state.slots.get(slot, {})
             for name, shape in shapes.items():
                 kept = self._load(slot, held, name, shape)
                 short = is_short_slot(slot, recipe)
                 self.kept[name][slot] = kept.to(torch.bfloat16) if short else kept
+                if is_coded_slot(slot, recipe):
+                    self.kept[name][slot] = self._encode(slot, name, kept)
         exact = runtime.options.exact or runtime.dtype == torch.float64
         # The fused kernel computes in the moments' type.
-        exact = exact or recipe.optimizer.moments == "bfloat16"
+        exact = exact or recipe.optimizer.moments != "float32"
         self._update_adamw = update_exact if exact else update_fused
 
     def _load(self, slot: str, held: Tensors, name: str, shape: tuple[int, ...]) -> Array:
@@ -59,6 +68,32 @@ class Optimizer:
             return torch.zeros_like(p, requires_grad=False)
         return torch.zeros(shape, dtype=p.dtype, device=p.device)
 
+    def _encode(self, slot: str, name: str, values: Array) -> ShortMoment:
+        """Keep in 8 bits what the state has, which came from there and so has codes of its own."""
+        shards, p = self._runtime.shards, self._tensors[name]
+        first = shards.find_first_row(p) * p.shape[-1] if shards and p.ndim > 1 else 0
+        empty = torch.empty(0, dtype=torch.uint8)
+        moment = ShortMoment(empty, empty, FORMATS[slot], first)
+        moment.write(self._runtime.to_local(values), 0)
+        return moment
+
+    def _decode(self, name: str, slot: str) -> Array:
+        """What is in a slot, in the type of the weights where it has 8 bits."""
+        kept, p = self.kept[name][slot], self._tensors[name]
+        if not isinstance(kept, ShortMoment):
+            return kept
+        local, shards = kept.read(p.dtype), self._runtime.shards
+        return shards.join_like(local, p) if shards else local
+
+    @contextmanager
+    def _open(self, name: str, keys: Mapping[tuple[str, str], int]) -> Iterator[dict[str, Array]]:
+        """A tensor's slots to be changed in place; those of 8 bits are encoded at the end."""
+        held = {slot: self._decode(name, slot) for slot in self.kept[name]}
+        yield held
+        for slot, kept in self.kept[name].items():
+            if isinstance(kept, ShortMoment):
+                kept.write(self._runtime.to_local(held[slot]), keys[slot, name])
+
     @property
     def grads(self) -> list[Array]:
         """The gradients, in the order of `names`."""
@@ -66,16 +101,30 @@ class Optimizer:
 
     def update(self, lr: float, step: int, finite: Array) -> None:
         """Take the step, counted from 1, unless it is not `finite`, a bool ()."""
+        keys = compute_rounding_keys(self._recipe.seed, step, self._coded)
+        by_tensor = dict(zip(self._coded, keys.tolist(), strict=True))
         for rule, names in self._groups.items():
-            self._update_group(rule, names, lr * rule.lr_scale, step, finite)
+            rate = lr * rule.lr_scale
+            if not self._coded:
+                self._update_group(rule, names, self.kept, rate, step, finite)
+                continue
+            for name in names:  # one by one, as each is wide for a while
+                with self._open(name, by_tensor) as held:
+                    self._update_group(rule, [name], {name: held}, rate, step, finite)
         if self._recipe.ema:
             self._average(finite)
 
     def _update_group(
-        self, rule: UpdateRule, names: Sequence[str], lr: float, step: int, finite: Array
+        self,
+        rule: UpdateRule,
+        names: Sequence[str],
+        kept: Mapping[str, Mapping[str, Array]],
+        lr: float,
+        step: int,
+        finite: Array,
     ) -> None:
-        """Update tensors of one rule."""
-        to_local, tensors, kept = self._runtime.to_local, self._tensors, self.kept
+        """Update tensors of one rule, and what is kept of each, by name and slot."""
+        to_local, tensors = self._runtime.to_local, self._tensors
         if rule.algorithm == "adamw":
             group = [
                 (
@@ -128,6 +177,9 @@ class Optimizer:
             own = torch.zeros((), dtype=torch.int64, device=p.device)
             others = own.clone()
             for k, x in enumerate((p, *self.kept.get(name, {}).values()), 1):
+                if isinstance(x, ShortMoment):
+                    own += k * x.compute_digest()
+                    continue
                 local = self._runtime.to_local(x)
                 short = local.dtype == torch.bfloat16
                 words = local.view(torch.int16 if short else torch.int32)
@@ -147,9 +199,9 @@ class Optimizer:
 
     def copy_slots(self) -> Mapping[str, Tensors]:
         """What is kept, by slot; each tensor is copied when it is read."""
-        copy, kept = self._runtime.copy_to_numpy, self.kept
+        copy, read = self._runtime.copy_to_numpy, self._decode
         return {
-            slot: LazyTensors(shapes, lambda name, slot=slot: copy(kept[name][slot]))  # type: ignore[misc]
+            slot: LazyTensors(shapes, lambda name, slot=slot: copy(read(name, slot)))  # type: ignore[misc]
             for slot, shapes in self._shapes.items()
         }
 

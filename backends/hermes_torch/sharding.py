@@ -89,6 +89,20 @@ class Shards:
         # shard is a view: the copy lets go of the rest.
         return distribute_tensor(tensor, self._mesh, placements, src_data_rank=None).clone()
 
+    def find_first_row(self, tensor: Array) -> int:
+        """The first of this process's rows of a sharded matrix; 0 where it has none."""
+        rows = self.to_local(self.take_shard(torch.arange(tensor.shape[0])[:, None]))
+        return int(rows[0]) if len(rows) else 0
+
+    def join_like(self, local: Array, tensor: Array) -> Array:
+        """A tensor of which this process has `local`, sharded as another of its shape is."""
+        if not isinstance(tensor, DTensor):
+            return local
+        mesh, shape, stride = tensor.device_mesh, tensor.shape, tensor.stride()
+        return DTensor.from_local(
+            local, mesh, tensor.placements, run_check=False, shape=shape, stride=stride
+        )
+
     def forget_gathered(self) -> None:
         """Free gathered matrices: a pass without a backward one keeps some, for the next pass."""
         for part in self._module.modules():

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from hermes.errors import HermesError
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
+from hermes.numerics.moment_format import FORMATS, count_blocks
 from hermes.numerics.params import Tensor, list_parameters
 from hermes.recipe import OptimizerRecipe, ParameterGroup, Recipe
 from hermes.spec import ModelSpec
@@ -26,7 +27,9 @@ __all__ = [
     "count_state_bytes",
     "count_state_elements",
     "group_by_rule",
+    "is_coded_slot",
     "is_short_slot",
+    "list_coded_moments",
     "list_state_shapes",
 ]
 
@@ -156,6 +159,19 @@ def is_short_slot(slot: str, recipe: Recipe) -> bool:
     return recipe.optimizer.moments == "bfloat16" and slot in SHORT_SLOTS
 
 
+def is_coded_slot(slot: str, recipe: Recipe) -> bool:
+    """Whether what is in a slot is kept in 8 bits, as hermes.numerics.moment_format has it."""
+    return recipe.optimizer.moments == "float8" and slot in FORMATS
+
+
+def list_coded_moments(
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]], recipe: Recipe
+) -> Sequence[tuple[str, str]]:
+    """The (slot, name) of each tensor that is kept so, in order. shapes: list_state_shapes."""
+    coded = [slot for slot in shapes if is_coded_slot(slot, recipe)]
+    return [(slot, name) for slot in coded for name in shapes[slot]]
+
+
 def count_state_elements(spec: ModelSpec, recipe: Recipe) -> int:
     """Count the numbers that a run keeps beside its weights."""
     slots = list_state_shapes(spec, recipe).values()
@@ -163,9 +179,16 @@ def count_state_elements(spec: ModelSpec, recipe: Recipe) -> int:
 
 
 def count_state_bytes(spec: ModelSpec, recipe: Recipe, size: int) -> int:
-    """Count the bytes of that in memory. size: of a number that is not in bfloat16."""
+    """Count the bytes of that in memory. size: of a number that is not in a shorter type."""
+
+    def count(slot: str, shape: tuple[int, ...]) -> int:
+        elements = math.prod(shape)
+        if is_coded_slot(slot, recipe):
+            return elements + elements // shape[-1] * count_blocks(shape[-1])
+        return (2 if is_short_slot(slot, recipe) else size) * elements
+
     return sum(
-        (2 if is_short_slot(slot, recipe) else size) * math.prod(shape)
+        count(slot, shape)
         for slot, shapes in list_state_shapes(spec, recipe).items()
         for shape in shapes.values()
     )

@@ -45,7 +45,8 @@ def make_optimization_options() -> tuple[Option, ...]:
                "rest to AdamW"),
         Option("moments", default=RECIPE.optimizer.moments, choices=MOMENT_TYPES, group=optimizer,
                scope="recipe", recipe_field="optimizer.moments",
-               help="Type in which the optimizer keeps its moments; bfloat16 halves their memory"),
+               help="Type in which the optimizer keeps its moments; bfloat16 halves their memory, "
+               "float8 quarters it"),
         Option("group", multiple=True, nargs=2, metavar="GLOB SETTINGS", group=optimizer,
                scope="recipe", recipe_field="groups",
                help="Settings of the tensors whose names match, such as 'lm_head.*' "

@@ -10,6 +10,7 @@ import torch
 from hermes.errors import HermesError, SpecError
 from hermes.interface import Options, TrainState, find_backend
 from hermes.numerics.params import list_parameters
+from hermes.numerics.update_rules import count_state_bytes
 from hermes.recipe import OptimizerRecipe, Recipe
 from hermes.spec import AttentionSpec
 from hermes_conformance.faults.patcher import Patcher
@@ -231,3 +232,28 @@ def test_a_tensor_that_the_loss_does_not_depend_on_has_zeros_for_a_gradient(back
         assert np.asarray(grads["model.layers.1.self_attn.o_proj.weight"]).any()
         report = made.step(make_batch(), 1e-3)
     assert np.isfinite(float(report.grad_norm))
+
+
+@pytest.mark.parametrize("backend", TRAINING_BACKENDS)
+def test_moments_in_8_bits_take_a_quarter_and_a_restart_changes_no_bit(backend):
+    """What is held is codes and exponents; what is handed over is the numbers they stand for."""
+    model, recipe = make_spec(), Recipe(optimizer=OptimizerRecipe(moments="float8"))
+    learner = make_learner(backend, model, recipe, FLOAT32)
+    for i in range(3):
+        learner.step(make_batch(seed=i), 1e-2)
+    kept = learner._optimizer.kept
+    if backend == "torch":
+        moments = [m for slots in kept.values() for m in slots.values()]
+        parts = [part for m in moments for part in (m.codes, m.exponents)]
+    else:
+        parts = [part for held in kept.values() for pair in held.values() for part in pair]
+    assert {str(part.dtype).rpartition(".")[2] for part in parts} == {"uint8"}
+    assert sum(part.nbytes for part in parts) == count_state_bytes(model, recipe, 4)
+    again = make_learner(backend, model, recipe, FLOAT32, learner.state())
+    for one in (learner, again):
+        one.step(make_batch(seed=4), 1e-2)
+    expected, got = learner.state(), again.state()
+    for slot, held in {"params": expected.params, **expected.slots}.items():
+        for name, value in held.items():
+            part = got.params if slot == "params" else got.slots[slot]
+            np.testing.assert_array_equal(part[name], value)

@@ -75,6 +75,8 @@ FULL, OPTIMIZER = replace(EXACT, shard="full"), replace(EXACT, shard="optimizer"
 MUON = Recipe(optimizer=OptimizerRecipe("muon"))
 NORMUON = Recipe(optimizer=OptimizerRecipe("normuon"), ema=0.8)
 ADAFACTOR = Recipe(optimizer=OptimizerRecipe("adafactor"))
+SHORT = Recipe(optimizer=OptimizerRecipe(moments="float8"))
+SHORT_MUON = Recipe(optimizer=OptimizerRecipe("muon", moments="float8"))
 LION = Recipe(optimizer=OptimizerRecipe("lion"), lr=1e-3)
 HALF = Options(device="cpu", precision="bfloat16")
 # The first update overflows everywhere, the second only in the processes that have samples.
@@ -106,6 +108,8 @@ SPLIT = {
     "full-recomputed-float64": Case(text, options=replace(FULL, grad_checkpoint=True)),
     "full-normuon-float64": Case(text, NORMUON, FULL),
     "full-adafactor-float64": Case(text, ADAFACTOR, FULL),
+    "full-short-muon-float64": Case(text, SHORT_MUON, FULL),
+    "full-short-float64": Case(text, SHORT, FULL),
     "optimizer-lion-float64": Case(text, LION, OPTIMIZER),
     "optimizer-float64": Case(text, CLIPPED, OPTIMIZER),
     "optimizer-bfloat16": Case(text, options=replace(HALF, shard="optimizer")),

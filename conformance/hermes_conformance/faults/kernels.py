@@ -153,6 +153,42 @@ def _make_tf32_fault(name: str, law: str, plant: Plant) -> Fault:
     return _make_fault(name, law, DEFAULT, plant, "torch", tf32.emulate_tf32)
 
 
+def _expand_heads(patcher: Patcher) -> None:
+    """Give attention's kernel as many heads of keys as of queries, as on CUDA in float32."""
+    patcher.replace(
+        patcher.load_module("ops"), "can_fuse_grouped_heads", lambda *_, has_mask: False
+    )
+
+
+def _tile_heads(patcher: Patcher) -> None:
+    """Expanded heads of keys serve every K-th query head, not neighbours."""
+    patcher.replace(
+        patcher.load_module("ops"), "expand_heads", lambda x, groups: x.repeat(1, groups, 1, 1)
+    )
+
+
+def _forget_gradients_of_heads(patcher: Patcher) -> None:
+    """Only one of the query heads that an expanded head of keys serves has a part in its gradient.
+
+    The values stay as they are.
+    """
+
+    def wrap(original):
+        def faulty(x, groups):
+            y = original(x, groups)
+            first = (np.arange(y.shape[1]) % groups == 0)[:, None, None]
+            return y.where(y.new_tensor(first, dtype=bool), y.detach())
+
+        return faulty
+
+    patcher.wrap(patcher.load_module("ops"), "expand_heads", wrap)
+
+
+def _make_expanded_fault(name: str, law: str, plant: Plant) -> Fault:
+    """A fault of heads of keys that are expanded, which only CUDA needs: here in any case."""
+    return _make_fault(name, law, DEFAULT, plant, "torch", _expand_heads)
+
+
 FLOAT16 = _round_inputs("float16")
 SHORTER = tf32.round_products(tf32.BFLOAT16_BITS, "tf32")
 
@@ -228,6 +264,10 @@ FAULTS = (
         "L2/greedy",
         "greedy.rope/hot",
         _change_fast_attention(_multiply_scale(1.5)),
+    ),
+    _make_expanded_fault("expanded heads of keys are tiled", "L2/logits", _tile_heads),
+    _make_expanded_fault(
+        "expanded heads of keys lose gradients", "L2/gradients", _forget_gradients_of_heads
     ),
     _make_fault(
         "attention's scale is doubled in bfloat16",

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from hermes.numerics import update_rules
+from hermes.numerics import moment_format, update_rules
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
 
 UPDATE = "L4/update"
 MUON, ORIGINAL = "train.muon/fresh", "train.muon original/fresh"
 NORMUON, LION = "train.normuon/fresh", "train.lion/fresh"
+FLOAT8 = "train.muon float8/fresh"
 ADAFACTOR, GROUPS = "train.adafactor/fresh", "train.groups/fresh"
 
 
@@ -60,6 +61,26 @@ def _change_rules(change: Callable[[str, update_rules.UpdateRule], update_rules.
             name: change(name, rule) for name, rule in original(*arguments).items()
         },
     )
+
+
+def _round_as_before(patcher: Patcher) -> None:
+    """Moments in 8 bits are rounded by the keys of the step before."""
+    patcher.wrap_function(
+        moment_format.compute_rounding_keys,
+        lambda original: lambda seed, step, tensors: original(seed, max(step - 1, 1), tensors),
+    )
+
+
+def _change_encoding(change: Function) -> Plant:
+    """Encode moments in 8 bits by change(original, numbers, format, *key)."""
+
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_function(
+            patcher.load_module("moment_format").encode_moments,
+            lambda original: lambda *arguments: change(original, *arguments),
+        )
+
+    return plant
 
 
 def _reverse_groups(original, spec, recipe):
@@ -135,6 +156,13 @@ FAULTS = (
     )),
     _make_fault("moments in bfloat16 are not rounded", "train.groups short/fresh", _change_neutral(
         "is_short_slot", lambda original, slot, recipe: False
+    )),
+    _make_fault("moments in float8 are not rounded", FLOAT8, _change_neutral(
+        "is_coded_slot", lambda original, slot, recipe: False
+    )),
+    _make_fault("moments in float8 are rounded as a step before", FLOAT8, _round_as_before),
+    _make_fault("moments in float8 lose a little", FLOAT8, _change_encoding(
+        lambda original, x, *rest: original(x * (1 - 2.0**-6), *rest)
     )),
     _make_fault("the last matching group holds", GROUPS, _change_neutral(
         "choose_update_rules", _reverse_groups

@@ -149,6 +149,8 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
     for name, ema in (("muon", 0.9), ("normuon", 0.0), ("lion", 0.0), ("adafactor", 0.0)):
         recipe = replace(TRAINING_RECIPE, optimizer=OptimizerRecipe(name), lr=1e-3, ema=ema)
         cases.append(Case(f"move.{name}/fresh", make_spec(), draw_fresh, recipe=recipe))
+    short = replace(TRAINING_RECIPE, optimizer=OptimizerRecipe(moments="float8"))
+    cases.append(Case("move.float8/fresh", make_spec(num_layers=1), draw_fresh, recipe=short))
     frozen = replace(TRAINING_RECIPE, freeze_layers=1)
     return (*cases, Case("move.frozen/fresh", make_spec(), draw_fresh, recipe=frozen))
 

@@ -28,21 +28,30 @@ def add_sources(batch: Batch) -> Batch:
     return replace(batch, sources=(batch.rows % 2).astype(np.int32))
 
 
-def sum_rows(model: Model, batch: Batch) -> np.ndarray:
-    """Each row's summed log-probability of its targets by the model's own logits. (A, B)"""
-    rows = []
+def sum_rows(model: Model, batch: Batch) -> tuple[np.ndarray, float]:
+    """Each row's summed log-probability of its targets by the model's own logits, (A, B).
+
+    And the sum over targets of the square of log(sum(exp(z))), z the logits.
+    """
+    rows, squares = [], 0.0
     for a, targets in enumerate(batch.targets):
         segments = None if batch.segments is None else batch.segments[a]
-        scores = log_softmax(np.asarray(model.logits(batch.tokens[a], segments), np.float64))
+        logits = np.asarray(model.logits(batch.tokens[a], segments), np.float64)
+        scores = log_softmax(logits)
+        lse = (logits - scores)[..., 0]
+        squares += float(np.square(lse)[targets != IGNORE].sum())
         at = np.where(targets == IGNORE, 0, targets)[..., None]
         chosen = np.take_along_axis(scores, at, axis=-1)[..., 0]
         rows.append(np.where(targets == IGNORE, 0.0, chosen).sum(-1))
-    return np.stack(rows)
+    return np.stack(rows), squares
 
 
 def _compare_step(
-    learner: Learner, batch: Batch, expected: np.ndarray, bound: Bound, loss_bound: Bound
+    case: Case, learner: Learner, model: Model, bound: Bound, loss_bound: Bound
 ) -> Iterator[Measurement]:
+    """A step's rows, which have no z-loss, and its loss, which has; by the model's logits."""
+    batch = add_sources(case.batch)
+    expected, squares = sum_rows(model, batch)
     report = learner.step(batch, LR)
     got = report.row_logprobs
     yield compare_values("rows are reported", got is not None, True, tolerance.EXACT)
@@ -50,30 +59,28 @@ def _compare_step(
         return
     size = np.maximum(1.0, np.abs(expected))
     yield compare_absolute("rows", np.asarray(got) / size, expected / size, bound)
-    loss = -np.asarray(got, np.float64).sum() / batch.counts.terms
+    z_loss = case.recipe.z_loss * squares
+    loss = (z_loss - np.asarray(got, np.float64).sum()) / batch.counts.terms
     scale = max(1.0, abs(loss))
     yield compare_relative("loss", float(report.loss), loss, loss_bound, scale)
 
 
 def rows(case: Case, backends: Backends) -> Iterator[Measurement]:
     """Rows are those of the reference's logits; asking for them changes no gradient."""
-    batch = add_sources(case.batch)
-    expected = sum_rows(backends.reference.build_model(case), batch)
     learner = backends.subject.make_learner(case)
-    _, asked = learner.grads(batch)
+    _, asked = learner.grads(add_sources(case.batch))
     _, plain = backends.subject.compute_grads(case)
     for name, value in plain.items():
         if has_gradient(case, name):
             yield compare_gradient(f"gradient of {name}", asked[name], value)
-    yield from _compare_step(learner, batch, expected, tolerance.LOGITS_64, tolerance.LOGITS_64)
+    bounds = tolerance.LOGITS_64, tolerance.LOGITS_64
+    yield from _compare_step(case, learner, backends.reference.build_model(case), *bounds)
 
 
 def fast_rows(case: Case, backends: Backends) -> Iterator[Measurement]:
     """In float32 rows are those of the learner's own logits, and their sum is the step's loss."""
-    batch = add_sources(case.batch)
     learner = backends.subject.make_learner(case, "float32")
-    expected = sum_rows(learner, batch)
-    yield from _compare_step(learner, batch, expected, tolerance.LOGPROB_32, tolerance.LOSS_32)
+    yield from _compare_step(case, learner, learner, tolerance.LOGPROB_32, tolerance.LOSS_32)
 
 
 LAWS_64 = (
@@ -83,7 +90,10 @@ LAWS_64 = (
         "a step on several sources reports each row",
         tolerance.LOGITS_64,
         rows,
-        match_names("default/", "attention.mask=", "embeddings.tie", "output.", "edge.no target"),
+        match_names(
+            *("default/", "attention.mask=", "embeddings.tie", "output.", "edge.no target"),
+            "z_loss.targets",
+        ),
         "learner",
     ),
 )
@@ -94,7 +104,10 @@ LAWS_32 = (
         "a step on several sources reports each row",
         tolerance.LOGPROB_32,
         fast_rows,
-        match_names("default/", "attention.mask=", "embeddings.tie", "output.", "slices.next"),
+        match_names(
+            *("default/", "attention.mask=", "embeddings.tie", "output.", "slices.next"),
+            "z_loss.targets",
+        ),
         "learner",
         "float32",
     ),

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hermes.interface import Learner, Tensors, TrainState
-from hermes.numerics.update_rules import EMA, choose_update_rules, is_short_slot
+from hermes.numerics.moment_format import FORMATS
+from hermes.numerics.update_rules import EMA, choose_update_rules, is_coded_slot, is_short_slot
 from hermes_conformance.cases.case import Case, Weights
 from hermes_conformance.golden import vectors
 from hermes_conformance.laws.gradients import has_gradient
@@ -31,6 +32,7 @@ from hermes_conformance.measure.law import CasePredicate, Check, Law, Needs, mat
 from hermes_conformance.measure.subject import Backends
 from hermes_conformance.measure.tolerance import EXACT, Bound
 from hermes_conformance.oracle.trajectory import Trajectory, apply_oracle_update, copy_state, train
+from hermes_numpy.moment_format import measure_units
 
 
 def list_parts(state: TrainState) -> Mapping[str, Tensors]:
@@ -142,16 +144,23 @@ def _compare_update(
             if name in held:
                 scale = change if part == "params" else None
                 one = list_parts(after)[part][name]
-                if is_short_slot(part, case.recipe) and bound is tolerance.UPDATE_32:
+                if bound is tolerance.UPDATE_32 and is_short_slot(part, case.recipe):
                     yield from _compare_short_moment(f"{part} of {name}", one, held[name])
+                    continue
+                if bound is tolerance.UPDATE_32 and is_coded_slot(part, case.recipe):
+                    unit = measure_units(held[name], FORMATS[part])
+                    yield from _compare_short_moment(f"{part} of {name}", one, held[name], unit)
                     continue
                 yield compare_relative(f"{part} of {name}", one, held[name], bound, scale)
 
 
-def _compare_short_moment(what: str, got: ArrayLike, expected: ArrayLike) -> Iterator[Measurement]:
-    """A moment kept in bfloat16 after a step in float32."""
+def _compare_short_moment(
+    what: str, got: ArrayLike, expected: ArrayLike, unit: np.ndarray | None = None
+) -> Iterator[Measurement]:
+    """A moment kept in bfloat16, or with the distance `unit` to its neighbours, after a step."""
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
-    unit = np.exp2(np.frexp(expected)[1] - 8.0)  # the distance of neighbours with 8 bits
+    if unit is None:
+        unit = np.exp2(np.frexp(expected)[1] - 8.0)  # the distance of neighbours with 8 bits
     share = tolerance.MOMENT_16_SHARE
     # In a small tensor a single element may be more than the allowed share.
     share = dataclasses.replace(share, limit=max(share.limit, 1 / got.size))

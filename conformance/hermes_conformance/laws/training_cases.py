@@ -57,6 +57,8 @@ def _make_optimizer_cases() -> tuple[Case, ...]:
         make("lion", biased, OptimizerRecipe("lion", beta2=0.98), lr=3e-4),
         make("adafactor", biased, OptimizerRecipe("adafactor")),
         make("groups short", biased, OptimizerRecipe(moments="bfloat16"), groups=groups),
+        make("groups float8", biased, OptimizerRecipe(moments="float8"), groups=groups),
+        make("muon float8", make_spec(), OptimizerRecipe("muon", moments="float8")),
         make("muon short", make_spec(), OptimizerRecipe("muon", moments="bfloat16")),
         make("groups", biased, OptimizerRecipe(), groups=groups, ema=0.8),
     )

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from hermes.interface import StepReport, TrainState
+from hermes.numerics.moment_format import compute_rounding_keys
 from hermes.numerics.params import list_unfrozen
 from hermes.numerics.update_rules import (
     EMA,
     choose_update_rules,
+    is_coded_slot,
     is_short_slot,
     list_state_shapes,
 )
@@ -17,6 +19,7 @@ from hermes.training.schedule import compute_lr
 from hermes_conformance.cases.case import Case, Weights
 from hermes_conformance.measure.subject import BackendUnderTest, make_initial_state
 from hermes_conformance.oracle import complex_step
+from hermes_numpy.moment_format import round_to_float8
 from hermes_numpy.optim import clip_scale
 from hermes_numpy.update_rules import average_weights, round_to_bfloat16, update
 
@@ -91,8 +94,12 @@ def apply_oracle_update(
         if case.recipe.ema:
             new[EMA] = average_weights(kept[EMA], params[name], case.recipe.ema)
         for slot, value in new.items():
-            short = is_short_slot(slot, case.recipe)
-            slots[slot][name] = round_to_bfloat16(value) if short else value
+            if is_short_slot(slot, case.recipe):
+                value = round_to_bfloat16(value)
+            elif is_coded_slot(slot, case.recipe):
+                (key,) = compute_rounding_keys(case.recipe.seed, step, [(slot, name)])
+                value = round_to_float8(value, slot, int(key))
+            slots[slot][name] = value
     return TrainState.from_slots(params, slots, step), norm
 
 
