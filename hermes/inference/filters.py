@@ -4,6 +4,7 @@ In float64 on the host, the same for all backends. Nothing sorts the vocabulary:
 found by maxima of strided groups, and a share of the probability by histograms.
 """
 
+import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -30,7 +31,11 @@ FEW = 2048  # elements that are sorted rather than counted in bins
 BINS = 2048
 GROUPS_FOR_ONE = 4  # groups for each of the k greatest: then few others pass their bound
 BLOCK = 512
+LOWEST = -1e4  # of a logarithm: its exponential is 0
 SMALLEST = float(np.finfo(np.float64).tiny)  # what is less has no probability
+
+
+_BUFFERS = threading.local()
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,9 @@ def filter_tokens(
         else:
             x -= top  # in place: fresh pages of memory cost more than the arithmetic
             x /= sampling.temperature
+            if sampling.typical_p < 1 and sampling.top_p == 1 and sampling.min_p == 0:
+                typical = _keep_all_typical(x, sampling)
+                return _drop_by_chance(typical, sampling, xtc_uniform, endings)
             kept = Candidates(np.arange(len(x)), np.exp(x, out=x))
     if sampling.top_p < 1:
         kept = _keep_most_probable(kept, sampling.top_p)
@@ -95,8 +103,14 @@ def filter_tokens(
         kept = kept.keep(kept.p >= sampling.min_p * kept.p.max())
     if sampling.typical_p < 1:
         kept = _keep_typical(kept, sampling.typical_p)
-    if xtc_uniform is not None and xtc_uniform < sampling.xtc_probability:
-        kept = _drop_top_choices(kept, sampling.xtc_threshold, endings)
+    return _drop_by_chance(kept, sampling, xtc_uniform, endings)
+
+
+def _drop_by_chance(
+    kept: Candidates, sampling: Sampling, uniform: float | None, endings: Collection[int]
+) -> Candidates:
+    if uniform is not None and uniform < sampling.xtc_probability:
+        return _drop_top_choices(kept, sampling.xtc_threshold, endings)
     return kept
 
 
@@ -117,6 +131,34 @@ def _keep_typical(kept: Candidates, share: float) -> Candidates:
     nearness -= float(kept.p @ nearness) / total
     np.negative(np.abs(nearness, out=nearness), out=nearness)
     return kept.keep(select_mass(nearness, kept.p, share * total))
+
+
+def _keep_all_typical(x: Floats, sampling: Sampling) -> Candidates:
+    """As `_keep_typical` of all tokens, whose logarithms are known. (V,)
+
+    Looks at the probable ones first. That is enough if none of the others, which together have too
+    little to be missed, is nearer to the entropy than the farthest token that was taken.
+    """
+    np.maximum(x, LOWEST, out=x)  # 0 times -inf is no number
+    p = np.exp(x, out=_get_scratch(len(x)))
+    share, total = sampling.typical_p, float(p.sum())
+    # einsum, as the threads of a BLAS cost more than they gain here.
+    mean = float(np.einsum("i,i->", p, x)) / total
+    bound = max((1 - share) * total / (2 * len(p)), SMALLEST)
+    ids = np.flatnonzero(p >= bound)
+    nearness = -np.abs(x[ids] - mean)
+    taken = select_mass(nearness, p[ids], share * total)
+    if np.log(bound) - mean < nearness[taken].min():
+        return Candidates(ids[taken], p[ids[taken]])
+    return _keep_typical(Candidates(np.arange(len(p)), p.copy()), share)
+
+
+def _get_scratch(size: int) -> Floats:
+    """A buffer of this thread for what one choice needs: fresh pages take longer than its use."""
+    found: Floats | None = getattr(_BUFFERS, "scratch", None)
+    if found is None or len(found) != size:
+        found = _BUFFERS.scratch = np.empty(size)
+    return found
 
 
 def _drop_top_choices(kept: Candidates, threshold: float, endings: Collection[int]) -> Candidates:

@@ -8,6 +8,7 @@ import pytest
 from hermes.errors import HermesError, NonFinite
 from hermes.inference.filters import (
     Candidates,
+    _keep_typical,
     draw_candidate,
     filter_tokens,
     select_largest,
@@ -110,3 +111,23 @@ def test_every_filter_at_once_costs_little_more_than_reading_the_logits():
 
     chosen = find_fastest(sampler.choose)
     assert chosen < find_fastest(np.argsort) / 5
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95, 0.999])
+def test_typical_alone_takes_what_it_takes_of_all_tokens(share):
+    """The quick way looks at the probable tokens first; peaks, flat and banned logits included."""
+    random, ways = np.random.default_rng(int(share * 1000)), set()
+    for number in range(60):
+        x = random.normal(size=int(random.integers(2, 9000))) * random.choice([0.01, 1, 3, 8])
+        if number % 3 == 0:
+            x[random.integers(len(x))] += random.choice([2, 10, 40])
+        if number % 7 == 0:
+            x[random.random(len(x)) < 0.5] = -np.inf
+            x[0] = 0.0
+        y = x - x.max()
+        expected = _keep_typical(Candidates(np.arange(len(x)), np.exp(y)), share)
+        found = filter_tokens(x, Sampling(temperature=1.0, typical_p=share))
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        np.testing.assert_allclose(found.p, expected.p, rtol=1e-12)
+        ways.add(len(found.ids) < len(y))
+    assert True in ways

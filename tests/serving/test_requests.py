@@ -299,3 +299,18 @@ def test_memory_that_runs_out_is_said_in_the_apis_form_and_the_server_lives(
         "out of memory while decoding (CUDA out of memory. Tried 2 GiB.); ask for fewer tokens"
     )
     assert post(server, {"prompt": "the cat", "max_tokens": 4}).status_code == 200
+
+
+def test_a_template_that_ends_no_turn_is_refused_while_completions_are_served(
+    make_server, tmp_path
+):
+    template = tmp_path / "endless.jinja"
+    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    server = make_server(template=template)
+    messages = [{"role": "user", "content": "the cat"}]
+    for streams in (False, True):
+        answer = post(server, {"messages": messages, "stream": streams}, "/v1/chat/completions")
+        assert answer.status_code == 400
+        why = "endless.jinja ends the assistant's turn with no special token"
+        assert why in answer.json()["error"]["message"]
+    assert post(server, {"prompt": "the cat", "max_tokens": 2}).status_code == 200
