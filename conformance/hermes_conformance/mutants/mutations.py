@@ -11,6 +11,7 @@ import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 
 ARITHMETIC = {
@@ -58,7 +59,8 @@ class Mutant:
         return source[: self.begin] + self.token + source[self.end :]
 
 
-def list_mutants(file: str, source: str) -> list[Mutant]:
+@cache
+def list_mutants(file: str, source: str) -> tuple[Mutant, ...]:
     """Every change of a source text that still parses, in the order of the text."""
     found, seen = [], Counter[tuple[str, ...]]()
     for mutant in sorted(_Finder(file, source).find(), key=lambda m: (m.begin, m.end, m.token)):
@@ -69,7 +71,7 @@ def list_mutants(file: str, source: str) -> list[Mutant]:
         same = mutant.function, mutant.before, mutant.after
         found.append(replace(mutant, occurrence=seen[same]))
         seen[same] += 1
-    return found
+    return tuple(found)
 
 
 def _find_head(node: ast.stmt) -> tuple[int, int]:
