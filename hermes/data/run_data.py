@@ -176,6 +176,8 @@ class RunData:
             if any(not 0 <= one.data < len(records) for one in sessions):
                 raise ValueError("a session names a record that is not there")
         except FileNotFoundError:
+            if not run.exists():
+                raise DataError(f"there is no run {run}") from None
             raise DataError(
                 f"{run} has no {NAME}: it is no run of train or finetune on text; or it was begun "
                 "by an older version, and gets one when it is resumed"
