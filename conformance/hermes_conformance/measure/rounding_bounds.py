@@ -51,9 +51,9 @@ def bound_element(precision: str, terms: int) -> Bound:
 
 
 MEASURED = {
-    "float32": "8.3 of logits, 5.2 of gradients and 10 of updates, on torch 2.13 and mlx 0.32.4 "
+    "float32": "8.3 of logits, 5.2 of gradients and 3.0 of updates, on torch 2.13 and mlx 0.32.4 "
     "on a CPU; the smallest planted fault is at 1.7e5",
     "tf32": "not yet on a device",
-    "bfloat16": "4.4 of logits, 2.8 of gradients and 2.6 of updates, likewise; the smallest "
+    "bfloat16": "4.4 of logits, 2.8 of gradients and 2.5 of updates, likewise; the smallest "
     "planted fault is at 49",
 }
