@@ -31,6 +31,7 @@ CALLS = {
     "prepare": "--data text.txt --tokenizer tokenizer.json --output o",
     "data check": "--data text.txt",
     "plan": "--model nano",
+    "recipe": "",
     "serve": "--checkpoint run --device cpu",
     "train-tokenizer": "--input text.txt --output t.json",
 }  # fmt: skip
@@ -128,7 +129,7 @@ def list_arguments():
     return [
         (function, command, name)
         for function, command, name in named
-        if name not in OF_THE_COMMAND and hasattr(hermes, function)
+        if name not in OF_THE_COMMAND and callable(getattr(hermes, function, None))
     ]
 
 
@@ -166,6 +167,7 @@ def test_names_are_changed_where_they_are_arguments_and_nowhere_else():
         ("run.yaml: batch_size must be 1", "run.yaml: batch_size must be 1"),
         ("seed is 1 there", "--seed is 1 there"),
         ("the seed is 1", "the seed is 1"),
+        ("--set batch_size: give a number", "--set batch_size: give a number"),
         ("no file 'batch_size'", "no file 'batch_size'"),
         ("give fewer, as grad_accum is 2", "give fewer, as --grad-accum is 2"),
         ("/data/batch_size is no file", "/data/batch_size is no file"),

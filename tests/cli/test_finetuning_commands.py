@@ -108,21 +108,21 @@ REFUSED = {
     ),
     "a loss of no one's": (
         ["dpo", "--checkpoint", "base", "--data", "prefs.jsonl", "--loss", "kto"],
-        "loss must be one of sigmoid, ipo, hinge, orpo, simpo, got 'kto'",
+        "--loss must be one of sigmoid, ipo, hinge, orpo, simpo, got 'kto'",
     ),
     "longer than the model": (
         ["dpo", "--checkpoint", "base", "--data", "prefs.jsonl", "--max-len", "500"],
-        "max_len is 500, more than the model's max_seq_len 128; choose a shorter --max-len",
+        "--max-len is 500, more than the model's max_seq_len 128; choose a shorter --max-len",
     ),
     "a matrix of no one's": (
         ["sft", "--checkpoint", "base", "--data", "chat.jsonl", "--lora-rank", "2",
          "--lora-targets", "query"],
-        "lora.targets must be of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, "
+        "--lora-targets must be of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, "
         "got 'query'",
     ),
     "a margin of no use": (
         ["dpo", "--checkpoint", "base", "--data", "prefs.jsonl", "--gamma", "1"],
-        "gamma belongs to loss simpo, not to sigmoid",
+        "--gamma belongs to loss simpo, not to sigmoid",
     ),
     "a reference of no use": (
         ["dpo", "--checkpoint", "base", "--data", "prefs.jsonl", "--loss", "orpo",
@@ -131,11 +131,11 @@ REFUSED = {
     ),
     "adapters larger than the matrices": (
         ["sft", "--checkpoint", "base", "--data", "chat.jsonl", "--lora-rank", "4000"],
-        "lora.rank is 4000, and no matrix that it adapts has a rank above 32; 8 is usual",
+        "--lora-rank is 4000, and no matrix that it adapts has a rank above 32; 8 is usual",
     ),
     "fewer samples than none": (
         ["sft", "--checkpoint", "base", "--data", "chat.jsonl", "--show-samples", "-1"],
-        "show_samples must be at least 0, got -1",
+        "--show-samples must be at least 0, got -1",
     ),
     "adapters without a rank": (
         ["sft", "--checkpoint", "base", "--data", "chat.jsonl", "--lora-alpha", "2"],

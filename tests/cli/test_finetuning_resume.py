@@ -40,20 +40,20 @@ def test_tuning_that_was_stopped_twice_is_the_same_to_the_bit(
 
 LORA = ["--lora-rank", "4", "--lora-alpha", "8"]
 ANOTHER_RUN = {
-    "another rank": (LORA, ["--lora-rank", "8"], "lora.rank is 4 in {step} and 8 here"),
-    "another alpha": (LORA, ["--lora-alpha", "4"], "lora.alpha is 8.0 in {step} and 4.0 here"),
-    "no adapters": (LORA, ["--lora-rank", "0"], "lora.rank is 4 in {step} and 0 here"),
+    "another rank": (LORA, ["--lora-rank", "8"], "--lora-rank is 4 in {step} and 8 here"),
+    "another alpha": (LORA, ["--lora-alpha", "4"], "--lora-alpha is 8.0 in {step} and 4.0 here"),
+    "no adapters": (LORA, ["--lora-rank", "0"], "--lora-rank is 4 in {step} and 0 here"),
     "other matrices": (
         [*LORA, "--lora-targets", "q_proj,v_proj"],
         ["--lora-targets", "q_proj"],
-        "lora.targets is ('q_proj', 'v_proj') in {step} and ('q_proj',) here",
+        "--lora-targets is ('q_proj', 'v_proj') in {step} and ('q_proj',) here",
     ),
     "more dropout": (
         LORA,
         ["--lora-dropout", "0.5"],
-        "lora.dropout is 0.0 in {step} and 0.5 here",
+        "--lora-dropout is 0.0 in {step} and 0.5 here",
     ),
-    "adapters": ([], ["--lora-rank", "8"], "lora.rank is 0 in {step} and 8 here"),
+    "adapters": ([], ["--lora-rank", "8"], "--lora-rank is 0 in {step} and 8 here"),
     "one a row": ([], ["--no-pack"], "--pack is on in {yaml} and off here"),
     "another start": (
         [],

@@ -156,12 +156,12 @@ def test_beams_are_texts_of_the_library_and_take_no_sampling(base, call):
         (("--stop", "a"), "--stop is not for --num-beams; leave it out"),
         (("--seed", 1), "--seed is not for --num-beams; leave it out"),
         (("--context-overflow", "slide"), "--context-overflow slide is not for --num-beams"),
-        (("--num-samples", 4), "num_samples is 4, more than num_beams, 3, finds"),
+        (("--num-samples", 4), "--num-samples is 4, more than --num-beams, 3, finds"),
     ]:
         code, _, err = call(*options, "--num-beams", 3, *more)
         assert code == 1
         assert message in err
-    assert "num_beams must be at least 1, got 0" in call(*options, "--num-beams", 0)[2]
+    assert "--num-beams must be at least 1, got 0" in call(*options, "--num-beams", 0)[2]
 
 
 def test_a_beam_search_names_the_penalties_that_it_leaves_out(base):

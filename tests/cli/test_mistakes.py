@@ -12,15 +12,15 @@ from tests.cli.support import TRAIN, refuses
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
     [
-        (["--lr", "-0.1"], 1, "lr must be above 0, got -0.1"),
-        (["--lr", "nan"], 1, "lr must be above 0, got nan"),
+        (["--lr", "-0.1"], 1, "--lr must be above 0, got -0.1"),
+        (["--lr", "nan"], 1, "--lr must be above 0, got nan"),
         (["--seq-len", "64"], 1,
-         "seq_len is 64, more than the model's max_seq_len 32; choose a shorter --seq-len or a "
+         "--seq-len is 64, more than the model's max_seq_len 32; choose a shorter --seq-len or a "
          "longer model"),
-        (["--batch-size", "0"], 1, "batch_size must be at least 1, got 0"),
+        (["--batch-size", "0"], 1, "--batch-size must be at least 1, got 0"),
         (["--backend", "jax"], 1, "backend 'jax' is unknown; known are mlx, numpy, torch"),
         (["--precision", "float8"], 1,
-         "precision is 'float8'; it must be one of auto, float32, tf32, bfloat16, float16, "
+         "--precision is 'float8'; it must be one of auto, float32, tf32, bfloat16, float16, "
          "float64"),
         (["--tokenizer", "none.json"], 1,
          "none.json: no such tokenizer; make one with 'hermes train-tokenizer', or while training "
@@ -34,7 +34,7 @@ from tests.cli.support import TRAIN, refuses
          "--set optimizer.beta3: there is no such setting; did you mean 'optimizer.beta2'?"),
         (["--set", "min_lr_ratio=low"], 1, "--set min_lr_ratio: expected a number, got 'low'"),
         (["--set", "lr"], 1, "--set lr: expected KEY=VALUE, as in model.num_layers=2"),
-        (["--lr", "1", "--set", "lr=2"], 1, "lr is given twice, as an option and with --set"),
+        (["--lr", "1", "--set", "lr=2"], 1, "--lr is given twice, as an option and with --set"),
         (["--num-gpus", "0"], 1,
          "--num-gpus must be at least 1, got 0"),
         (["--peer-timeout", "-1"], 1,
@@ -156,7 +156,7 @@ def test_an_output_under_a_file_is_an_io_error(here, call):
         ("a: [[[[[[[[[1]]]]]]]]]\n", "c.yaml:1: nested more than 8 deep"),
         ("", "c.yaml has no options; leave out --config, or give a file that has some"),
         ("lr: {\n", "c.yaml:2: not YAML: expected the node content, but found '<stream end>'"),
-        ("lr: -1\n", "lr must be above 0, got -1.0"),
+        ("lr: -1\n", "--lr must be above 0, got -1.0"),
     ],
 )
 def test_a_mistake_in_a_file_of_options_is_one_line(here, call, text, message):

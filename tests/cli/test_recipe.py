@@ -157,8 +157,8 @@ def test_every_device_has_its_datasheet():
         (["--params", "1Q"], "params is '1Q'; expected a count above 0"),
         (["--depth", "2", "--device", "h20"], "hardware 'h20' is unknown; did you mean 'h200'?"),
         (["--depth", "2", "--optimizer", "lion"], "no rule for the learning rate of 'lion'"),
-        (["--model", "nano", "--seq-len", "512"], "seq_len is 512, more than the model's"),
-        (["--depth", "2", "--num-processes", "0"], "num_processes must be at least 1, got 0"),
+        (["--model", "nano", "--seq-len", "512"], "--seq-len is 512, more than the model's"),
+        (["--depth", "2", "--num-processes", "0"], "--num-processes must be at least 1, got 0"),
     ],
 )
 def test_a_mistake_is_one_sentence(line, message, call):

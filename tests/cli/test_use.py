@@ -320,7 +320,7 @@ def test_a_trained_tokenizer_is_kept_where_it_was_asked_for(trained, call, tmp_p
     code, _, err = call(*base, "-v", 281, "-o", tmp_path / "third")
     assert (code, err.splitlines()[-1]) == (
         1,
-        f"Error: {tmp_path / 't.json'} is there already and was trained with vocab_size 280, and "
+        f"Error: {tmp_path / 't.json'} is there already and was trained with --vocab-size 280, and "
         "not 281; leave --train-tokenizer out to use it, or give --force-retrain-tokenizer to "
         "replace it",
     )

@@ -12,7 +12,7 @@ import pytest
 from hermes.checkpoint import verify
 from hermes.distributed.process_group import RankInfo, SingleProcess
 from hermes.errors import HermesError, PeerLost, StorageError
-from hermes_cli.launch import hang_watch
+from hermes_cli.launch import hang_watch, supervisor
 from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.signals import Signals
 from hermes_cli.launch.supervisor import LONGEST_GRACE, Death, Writing, _Supervisor
@@ -336,6 +336,26 @@ def test_who_is_stopped_longer_than_the_limit_is_killed(tmp_path, monkeypatch, s
         assert (process.poll() is None) == (seconds == 2)
         process.kill()
     assert set(watch._hung) == ({process.pid} if seconds == 4 else set())
+
+
+def test_who_is_stopped_on_its_way_out_is_killed_without_a_word(tmp_path, monkeypatch, capsys):
+    """All of the run is done, and nobody else would ever end it."""
+    monkeypatch.setattr(supervisor, "GRACE", 0.2)
+    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(), 0)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        watch._told = [WorkerStatus(0, 0, 10**7, (), 0), WorkerStatus(1, 0, process.pid, (), 0)]
+        watch._look()
+        assert process.poll() is None
+        process.send_signal(signal.SIGSTOP)
+        end_at = time.monotonic() + WAIT
+        while process.poll() is None:
+            assert time.monotonic() < end_at
+            watch._look()
+            time.sleep(0.05)
+        assert process.returncode == -signal.SIGKILL
+    watch._deaths = [Death(1, process.pid, -9)]
+    assert watch.report() == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_who_was_interrupted_while_starting_is_asked_again_once(tmp_path):

@@ -16,7 +16,7 @@ import click
 from hermes.errors import Interrupted, PeerLost
 from hermes.storage.temporary import TemporaryFolder
 from hermes_cli.launch.crash_log import WRITE_STACKS
-from hermes_cli.launch.hang_watch import HangWatch
+from hermes_cli.launch.hang_watch import HangWatch, is_stopped
 from hermes_cli.launch.signals import CAUGHT, INTERRUPTED, Signals
 from hermes_cli.launch.signals import GRACE as GRACE_OF_SIGNALS
 from hermes_cli.launch.worker_status import WorkerStatus, read_statuses
@@ -109,6 +109,7 @@ class _Supervisor:
         self._lost_since: float | None = None
         self._woken_at = self._wrote_at = 0.0
         self._hangs = HangWatch(folder, writing.patience)
+        self._stuck: dict[int, float] = {}  # since when one that has ended was seen stopped
         self._how: dict[int, str] = {}  # pid -> how it hung, where that is known
 
     def run(self) -> None:
@@ -153,6 +154,7 @@ class _Supervisor:
             self._send(signal.SIGTERM, waits)
             self._asked |= {one.pid: time.monotonic() for one in waits}
         self._end_hung(running)
+        self._end_stopped_on_way_out([one for one in here if one not in running])
         now, ends = time.monotonic(), len(here) - len(running)
         if ends != self._ends:
             self._ends, self._quiet_since = ends, now
@@ -181,6 +183,18 @@ class _Supervisor:
             asked = one.pid in self._hung or not how  # one that is stopped cannot write
             self._hung[one.pid], self._how[one.pid] = one, how
             self._send(signal.SIGKILL if asked else WRITE_STACKS, [one])
+
+    def _end_stopped_on_way_out(self, ended: list[WorkerStatus]) -> None:
+        """Kill each worker that said how it ended, and was stopped before it did.
+
+        All that it had to do is done, so nothing is said of it.
+        """
+        now = time.monotonic()
+        stopped = {one.pid for one in ended if _is_alive(one.pid) and is_stopped(one.pid)}
+        self._stuck = {pid: self._stuck.get(pid, now) for pid in stopped}
+        self._send(
+            signal.SIGKILL, (one for one in ended if now - self._stuck.get(one.pid, now) > GRACE)
+        )
 
     def _is_overdue(self, one: WorkerStatus) -> bool:
         """Whether a worker was handed a signal so long ago that it does not hear it."""

@@ -10,8 +10,10 @@ from hermes.options import Option
 
 __all__ = ["name_options"]
 
-# A name after a file, as in `run.yaml: seed is 1`, after a dot or in quotes is a key there.
-NAME = re.compile(r"(?<![\w.'\"`/-])(?<!: )[a-z][a-z0-9_]*(?:\.[a-z_]+)?(?![\w.'\"`/(-])")
+# A name after a file, as in `run.yaml: seed is 1`, after --set, a dot or in quotes is a key.
+NAME = re.compile(
+    r"(?<![\w.'\"`/-])(?<!: )(?<!--set )[a-z][a-z0-9_]*(?:\.[a-z_]+)?(?![\w.'\"`/(-])"
+)
 SAID = re.compile(r" (must|is|are|has|needs|takes|belongs|does|cannot) ")
 
 
