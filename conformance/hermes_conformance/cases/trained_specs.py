@@ -15,9 +15,9 @@ from hermes_conformance.cases.weights import draw_hot
 
 VOCABULARY = 49_152  # that of SmolLM2; more logits than one slice of the loss has
 SMALL_VOCABULARY = 512
-# AdamW divides a gradient by its own size, so one that is smaller than its rounding has an update of
-# either sign, and no bound on roundings bounds that. An eps as large as most gradients makes updates
-# smooth; that eps itself, and a small one, are right is for L4 to say.
+# AdamW divides a gradient by its own size, so one that is smaller than its rounding has an update
+# of either sign, and no bound on roundings bounds that. An eps as large as most gradients makes
+# updates smooth; whether a small one is right is for L4 to say.
 TRAINED: Recipe = replace(
     RECIPE, batch_size=1, grad_accum=1, lr=3e-4, optimizer=replace(RECIPE.optimizer, eps=1e-2)
 )
