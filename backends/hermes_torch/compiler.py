@@ -14,11 +14,23 @@ __all__ = ["can_compile", "compile_blocks", "compile_function", "warn_compiler_f
 # Modules whose errors are the compiler's, wherever they surface.
 COMPILERS = ("torch._dynamo.", "torch._inductor.", "torch._functorch.", "triton.")
 
+MOST_COMPILATIONS = 64  # of one method: shapes of its runs times learners of the process
+
 
 def compile_function(function: Any) -> Callable[..., Any]:
-    """The function, compiled at its first call for each set of shapes."""
+    """The function, compiled at its first call for each set of shapes.
+
+    torch counts what it compiled of a method's text, for every shape of a run and every learner of
+    a process, and beyond its limit computes without the compiler; 8 of both are soon there.
+    """
+    _allow_compilations(MOST_COMPILATIONS)
     compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
     return compiled
+
+
+def _allow_compilations(number: int) -> None:
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, number)
 
 
 def can_compile(device: str) -> bool:
@@ -38,8 +50,7 @@ def compile_blocks(blocks: torch.nn.ModuleList) -> None:
     torch keeps what it compiled by the text of a method, so layers share it, and layers that differ
     (in the site of their dropout, say) count towards its limit.
     """
-    config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, 4 * len(blocks))
+    _allow_compilations(4 * len(blocks))
     for block in blocks:
         block.compile(dynamic=False)
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.testing import CompileCounter
 from torch._inductor.exc import CppCompileError
 
 from hermes.interface import Options
 from hermes_torch import learner as module
+from hermes_torch.compiler import compile_function
 from tests.backends.support import FLOAT32, make_batch, make_learner, make_spec
 
 COMPILED = Options(device="cpu", compile=True)
@@ -86,3 +88,12 @@ def test_an_error_of_a_backward_pass_that_is_no_compilers_is_passed_on(compiler,
     monkeypatch.setattr(torch.Tensor, "backward", lose)
     with pytest.raises(RuntimeError, match=r"^connection closed by peer$"):
         make_learner("torch", make_spec(), options=COMPILED).grads(make_batch())
+
+
+def test_a_run_of_many_shapes_compiles_each(monkeypatch):
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    double = compile_function(lambda x: 2 * x)
+    for size in range(2, 22):
+        double(torch.zeros(size))
+    assert counter.frame_count == 20
