@@ -206,6 +206,8 @@ def generate_from_file(
         raise HermesError(
             "--prompt-cache goes with --prompt; what the prompts of --prompts share is read once"
         )
+    if a["batch_size"] < 1:
+        raise HermesError(f"batch_size must be at least 1, got {a['batch_size']}")
     records, count = read_prompt_records(Path(a["prompts"])), a["num_samples"]
     made = []
     for number, record in enumerate(records, start=1):
