@@ -3,6 +3,7 @@
     python benchmarks/batching.py [--shape 22m] [--requests 16] [--rows 16] [--backend torch]
 
 Greedy texts of --tokens tokens after prompts of 64 random tokens. Texts of both ways are compared.
+--batch-invariant adds an engine whose texts have the same bits whoever shares the batch.
 The first round warms up and does not count; figures are medians.
 """
 
@@ -32,9 +33,9 @@ def time_alone(model, requests):
     return time.perf_counter() - start, texts
 
 
-def time_together(model, requests, rows):
+def time_together(model, requests, rows, **options):
     """Seconds of the requests in one batch, and their texts."""
-    engine = Engine(model, rows=rows, capacity=PROMPT + requests[0].max_tokens)
+    engine = Engine(model, rows=rows, capacity=PROMPT + requests[0].max_tokens, **options)
     start = time.perf_counter()
     texts = [one.tokens for one in run_requests(engine, requests)]
     return time.perf_counter() - start, texts
@@ -51,6 +52,7 @@ def main():
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-invariant", action="store_true")
     chosen = parser.parse_args()
     spec = make_spec(SHAPES[chosen.shape])
     weights = init_weights(spec, 0)
@@ -65,12 +67,16 @@ def main():
     for name in chosen.backend or ("torch", "mlx"):
         options = Options(device=chosen.device, precision=chosen.precision)
         model = find_backend(name).build(spec, weights, options)
-        alone, together = [], []
+        alone, together, invariant = [], [], []
         for turn in range(chosen.rounds + 1):
             few = requests if turn else requests[:2]
             one, texts = time_alone(model, few)
             many, same = time_together(model, few, chosen.rows)
+            steady = 0.0
+            if chosen.batch_invariant:
+                steady, _ = time_together(model, few, chosen.rows, batch_invariant=True)
             if turn:
+                invariant.append(steady)
                 alone.append(one)
                 together.append(many)
                 equal = sum(a == b for a, b in zip(texts, same, strict=True))
@@ -79,6 +85,12 @@ def main():
             f"  {name:6} one by one {one:9,.1f} tokens/s   together {many:9,.1f} tokens/s   "
             f"{many / one:5.2f} times; {equal} of {len(texts)} texts equal"
         )
+        if chosen.batch_invariant:
+            steady = total / statistics.median(invariant)
+            print(
+                f"         batch-invariant {steady:9,.1f} tokens/s   {many / steady:5.2f} times "
+                f"the seconds of together, {steady / one:5.2f} times the tokens/s of one by one"
+            )
 
 
 if __name__ == "__main__":

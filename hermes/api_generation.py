@@ -13,6 +13,7 @@ from hermes.errors import HermesError
 from hermes.finetuning.base_model import BaseModel, open_base_model
 from hermes.inference.chat_session import ChatSession
 from hermes.inference.decoding import check_lengths
+from hermes.inference.engine import Engine
 from hermes.inference.generated_text import GeneratedText
 from hermes.inference.grammar import read_json_schema
 from hermes.inference.prompt_cache import CacheKey, PromptCache, hash_weights
@@ -80,6 +81,7 @@ def generate(
     prompts: str | Path | None = None,
     output: str | Path | None = None,
     batch_size: int = 16,
+    batch_invariant: bool = False,
     backend: str = "auto",
     device: str | None = None,
     precision: str = "auto",
@@ -99,7 +101,8 @@ def generate(
     num_beams: above 1, the num_samples best texts of a beam search, ranked by length_penalty, which
     takes none of the settings of sampling. prompts: instead of `prompt` a file of
     {"prompt": "..."}, batch_size of which run at once; output: the file for their texts, where
-    lines of an earlier call are kept, and returned without their logprobs. For many calls use
+    lines of an earlier call are kept, and returned without their logprobs. batch_invariant: each of
+    these texts has the same bits whichever others are in its batch. For many calls use
     `load` once, and `Model.complete`. Raises HermesError of
     every kind.
     """
@@ -109,6 +112,7 @@ def generate(
         raise HermesError(f"num_samples must be at least 1, got {num_samples}")
     if output is not None and prompts is None:
         raise HermesError("--output is the file for the texts of --prompts; give those, too")
+    check_batch_invariance(a)
     model = load(
         checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
         ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"], force=a["force"],
@@ -135,6 +139,12 @@ def generate(
         )
         for k in range(a["num_samples"])
     ]
+
+
+def check_batch_invariance(arguments: Mapping[str, Any]) -> None:
+    """Refuse batch_invariant where there is no batch. Raises HermesError."""
+    if arguments["batch_invariant"] and arguments["prompts"] is None:
+        raise HermesError("--batch-invariant goes with --prompts; a text alone shares no batch")
 
 
 def search(model: Model, arguments: Mapping[str, Any]) -> list[GeneratedText]:
@@ -196,6 +206,8 @@ def generate_from_file(
         raise HermesError(
             "--prompt-cache goes with --prompt; what the prompts of --prompts share is read once"
         )
+    if a["batch_size"] < 1:
+        raise HermesError(f"batch_size must be at least 1, got {a['batch_size']}")
     records, count = read_prompt_records(Path(a["prompts"])), a["num_samples"]
     made = []
     for number, record in enumerate(records, start=1):
@@ -203,8 +215,7 @@ def generate_from_file(
             made += _make_requests(model, record, a)
         except HermesError as error:
             raise HermesError(f"prompt {number} of {a['prompts']}: {error}") from error
-    longest = max(len(one.prompt) + one.max_tokens for one in made)
-    engine = model.make_engine(rows=min(a["batch_size"], len(made)), capacity=longest)
+    engine = _make_file_engine(model, made, a)
     file = None
     if a["output"] is not None:
         file = TextsFile(Path(a["output"]), records, count, _name_settings(model, a))
@@ -224,6 +235,19 @@ def generate_from_file(
         if file is not None:
             file.close()
     return [*kept, *new]
+
+
+def _make_file_engine(
+    model: Model, made: Sequence[Request], arguments: Mapping[str, Any]
+) -> Engine:
+    """An engine as large as these texts need, or as batch_invariant needs, whichever they are."""
+    size = arguments["batch_size"]
+    longest: int | None = max(len(one.prompt) + one.max_tokens for one in made)
+    if not arguments["batch_invariant"]:
+        return model.make_engine(rows=min(size, len(made)), capacity=longest)
+    if any(one.window_size is not None for one in model.spec.attentions):
+        longest = None  # the capacity decides which windows have buffers of their own
+    return model.make_engine(rows=size, capacity=longest, batch_invariant=True)
 
 
 def _make_requests(
@@ -256,6 +280,8 @@ def _name_settings(model: Model, arguments: Mapping[str, Any]) -> str:
     """A short name of all that decides the texts, so that a file has those of one setting."""
     elsewhere = ("prompts", "output", "batch_size", "backend", "device", "tokenizer", "checkpoint")
     told = {name: value for name, value in arguments.items() if name not in elsewhere}
+    if told.pop("batch_invariant", False):  # left out, so that files of earlier versions go on
+        told["batch_invariant"] = arguments["batch_size"]  # which the bits may depend on
     text = json.dumps([str(model.path), told], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

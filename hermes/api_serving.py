@@ -28,6 +28,7 @@ def open_served_model(
     template: str | Path | None = None,
     template_arg: Sequence[str] = (),
     rows: int = 16,
+    batch_invariant: bool = False,
     max_queue: int = 1024,
     context: int | None = None,
     timeout: float = 600,
@@ -53,6 +54,11 @@ def open_served_model(
         raise HermesError(f"context must be at least 1, got {context}")
     if not timeout > 0:
         raise HermesError(f"timeout must be above 0, got {timeout:g}")
+    if batch_invariant and prompt_cache is not None:
+        raise HermesError(
+            "--prompt-cache gives rows what was read in other company, which --batch-invariant "
+            "rules out; leave one out"
+        )
     base, model, chosen = open_chat_model(checkpoint, a)
     engine = Engine(
         model,
@@ -61,6 +67,7 @@ def open_served_model(
         capacity=context,
         max_queue=max_queue,
         vocab_size=base.tokenizer.vocab_size,
+        batch_invariant=batch_invariant,
     )
     kept = None
     if prompt_cache is not None:
@@ -93,6 +100,7 @@ def serve(
     api_key: str | None = None,
     allow_host: Sequence[str] = (),
     rows: int = 16,
+    batch_invariant: bool = False,
     max_queue: int = 1024,
     context: int | None = None,
     timeout: float = 600,
@@ -110,9 +118,10 @@ def serve(
     model_name: by which clients ask for the model, the folder's by default. host, port: where the
     server listens; beyond this machine only with an api_key, which clients must send. allow_host:
     further names by which browsers may call this machine. rows: texts that are written at once;
-    max_queue: requests that may wait for that; context: tokens that a text may have with its
-    prompt, None for the model's max_seq_len; rows times context bound the memory of the KV cache.
-    timeout: seconds until a text must be done. prompt_cache: a folder in which the end of the
+    batch_invariant: each is computed with the same bits whoever else is served; max_queue: requests
+    that may wait for a row; context: tokens that a text may have with its prompt, None for the
+    model's max_seq_len; rows times context bound the memory of the KV cache. timeout: seconds until
+    a text must be done. prompt_cache: a folder in which the end of the
     server keeps what its rows have read, and from which the next one begins. on_start: called with
     the address once the server answers. stop: polled; where it says True, answers under way are
     finished, and the call
@@ -125,8 +134,8 @@ def serve(
             f"--host {host} lets other machines in; give an --api-key that they must send"
         )
     own = ("model_name", "config", "ignore_fields", "use_ema", "tokenizer", "eos", "template",
-           "template_arg", "rows", "max_queue", "context", "timeout", "prompt_cache", "backend",
-           "device", "precision", "force")  # fmt: skip
+           "template_arg", "rows", "batch_invariant", "max_queue", "context", "timeout",
+           "prompt_cache", "backend", "device", "precision", "force")  # fmt: skip
     try:
         from hermes.serving.run_server import OWN_NAMES, bind, run_server
     except ImportError as error:

@@ -35,6 +35,7 @@ __all__ = [
     "Backend",
     "Batch",
     "Decoder",
+    "DecodesInvariantRows",
     "DecodesRows",
     "DeviceInfo",
     "KeepsRows",
@@ -368,6 +369,19 @@ class DecodesRows(Protocol):
 
     def row_decoder(self, rows: int, capacity: int) -> RowDecoder:
         """A cache of `rows` rows of at most `capacity` tokens; none is open."""
+        ...
+
+
+@runtime_checkable
+class DecodesInvariantRows(Protocol):
+    """A model whose rows can be read together, with the bits that each has by itself."""
+
+    def invariant_row_decoder(self, rows: int, capacity: int) -> RowDecoder:
+        """A `row_decoder` of which a row's logits, to the last bit, depend on its own reads alone.
+
+        That is, on their tokens and lengths, and on the arguments here: not on which row it is,
+        nor on which others are read in the same `advance`.
+        """
         ...
 
 

@@ -197,6 +197,7 @@ class Model:
         capacity: int | None = None,
         max_queue: int = 1024,
         prefill_chunk: int = PREFILL_CHUNK,
+        batch_invariant: bool = False,
     ) -> Engine:
         """An engine that generates many texts at once. Arguments are those of `Engine`."""
         return Engine(
@@ -207,6 +208,7 @@ class Model:
             max_queue=max_queue,
             prefill_chunk=prefill_chunk,
             vocab_size=self._num_tokens,
+            batch_invariant=batch_invariant,
         )
 
     @property

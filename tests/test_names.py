@@ -77,6 +77,7 @@ STABLE = {
     *(
         "decoder",
         "row_decoder",
+        "invariant_row_decoder",
         "params",
         "grads",
         "step",

@@ -1,5 +1,7 @@
 """State shared by the layers of one forward pass: positions, KV cache, masks and dropout."""
 
+from collections.abc import Callable
+
 import mlx.core as mx
 from mlx.core import array as Array
 from mlx.nn import Module
@@ -127,6 +129,20 @@ class Context:
     def update(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
         """Append to the KV cache, if any; return the keys and values to attend to."""
         return self.cache.update(layer, k, v) if self.cache else (k, v)
+
+    def attend(
+        self,
+        attention: Callable[..., Array],
+        q: Array,
+        k: Array,
+        v: Array,
+        spec: AttentionSpec,
+        slopes: Array | None,
+        sinks: Array | None,
+        site: int,
+    ) -> Array:
+        """Call a layer's attention in this pass, with its arguments in order."""
+        return attention(q, k, v, spec, slopes, sinks, self, site)
 
     def relative_positions(self, T: int, S: int) -> Array:
         """Position of each query minus position of each key, which are the last S. (T, S)"""

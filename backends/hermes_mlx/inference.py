@@ -13,6 +13,7 @@ from hermes.numerics.row_layout import find_windows
 from hermes_mlx.cache import KVCache
 from hermes_mlx.context import Context
 from hermes_mlx.device_memory import CLEAR_EVERY, clear_cache
+from hermes_mlx.invariant_rows import InvariantRowDecoder
 from hermes_mlx.loss import preference_loss
 from hermes_mlx.row_decoder import RowDecoder
 from hermes_mlx.runtime import Runtime
@@ -110,6 +111,10 @@ class Model:
     def row_decoder(self, rows: int, capacity: int) -> RowDecoder:
         """A KV cache for rows that begin, advance and end each by itself."""
         return RowDecoder(self.runtime, rows, capacity)
+
+    def invariant_row_decoder(self, rows: int, capacity: int) -> RowDecoder:
+        """A row_decoder of which a row's bits do not depend on the others."""
+        return InvariantRowDecoder(self.runtime, rows, capacity)
 
     def params(self) -> LazyTensors:
         """The weights, one at a time."""

@@ -154,8 +154,12 @@ class RowDecoder:
             x = x[mx.arange(len(rows)), last]
             logits = runtime.to_numpy(runtime.module.compute_logits(x))
         self._layout.finish(current)
-        self._read_tokens += int(current.counts.max())
-        if self._read_tokens >= CLEAR_EVERY:
-            clear_cache(runtime.device)
-            self._read_tokens = 0
+        self._count_read(int(current.counts.max()))
         return logits
+
+    def _count_read(self, count: int) -> None:
+        """Give freed buffers back from time to time; count: new tokens of the longest row."""
+        self._read_tokens += count
+        if self._read_tokens >= CLEAR_EVERY:
+            clear_cache(self._runtime.device)
+            self._read_tokens = 0

@@ -90,6 +90,10 @@ class Model:
         """A KV cache for rows that begin, advance and end each by itself."""
         return RowDecoder(self, rows, capacity)
 
+    def invariant_row_decoder(self, rows: int, capacity: int) -> "RowDecoder":
+        """The same: each row is read by itself."""
+        return RowDecoder(self, rows, capacity)
+
     def params(self) -> Tensors:
         """The weights by name."""
         return {name: self._params[name] for name in list_parameters(self.spec)}

@@ -12,6 +12,7 @@ from hermes.interface import Batch, LazyTensors, check_tokens
 from hermes.numerics.row_layout import find_windows
 from hermes_torch.cache import KVCache
 from hermes_torch.context import Context
+from hermes_torch.invariant_rows import InvariantRowDecoder
 from hermes_torch.loss import preference_loss
 from hermes_torch.row_decoder import RowDecoder
 from hermes_torch.runtime import Runtime
@@ -117,6 +118,12 @@ class Model:
         if self.runtime.shards:
             raise Unsupported("a model that is split writes no text; load its checkpoint for that")
         return RowDecoder(self.runtime, rows, capacity)
+
+    def invariant_row_decoder(self, rows: int, capacity: int) -> RowDecoder:
+        """A row_decoder of which a row's bits do not depend on the others."""
+        if self.runtime.shards:
+            raise Unsupported("a model that is split writes no text; load its checkpoint for that")
+        return InvariantRowDecoder(self.runtime, rows, capacity)
 
     def params(self) -> LazyTensors:
         """The weights, one at a time."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from hermes.errors import HermesError, OutOfMemory, describe_exhaustion, is_out_of_memory
 from hermes.inference.decoding import PREFILL_CHUNK, check_lengths, shift_context
+from hermes.inference.invariant_reading import WholeChunks
 from hermes.inference.prefixes import PrefixStore, RowState
 from hermes.inference.request import Generation, Listener, Request
 from hermes.inference.row_decoding import make_row_decoder, require_keeping
@@ -49,7 +50,9 @@ class Engine:
     memory of the cache, which is allocated once. max_queue: how many requests may wait.
     prefill_chunk: how many tokens of prompts are read between two tokens of those who write, which
     bounds how long a long prompt holds up the others. tokenizer: makes text of tokens; None for
-    tokens alone. vocab_size: only ids below it are chosen.
+    tokens alone. vocab_size: only ids below it are chosen. batch_invariant: a text's logits are the
+    same bits, in every precision, whoever shares the batch, for one value of `rows`, `capacity` and
+    `prefill_chunk`; slower.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Engine:
         max_queue: int = 1024,
         prefill_chunk: int = PREFILL_CHUNK,
         vocab_size: int | None = None,
+        batch_invariant: bool = False,
     ):
         for name, value in (("rows", rows), ("max_queue", max_queue), ("prefill", prefill_chunk)):
             if value < 1:
@@ -70,7 +74,10 @@ class Engine:
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._max_queue, self._prefill_chunk = max_queue, prefill_chunk
         self.model = model
-        self._decoder = make_row_decoder(model, rows, self.capacity)
+        self._decoder = make_row_decoder(
+            model, rows, self.capacity, batch_invariant=batch_invariant
+        )
+        self._chunks = WholeChunks(model.spec, rows, prefill_chunk) if batch_invariant else None
         self._prefixes = PrefixStore(rows)
         self._planned = [0] * rows
         self._free = set(range(rows))
@@ -219,6 +226,12 @@ class Engine:
         reading = [row for row in reading if row.is_open or self._open(row)]
         if not reading:
             return
+        if self._chunks is not None:
+            reads = self._chunks.choose_reads(
+                [row.index for row in reading], [row.unread for row in reading]
+            )
+            self._read([reading[index] for index, _ in reads], [count for _, count in reads])
+            return
         share = max(self._prefill_chunk // len(reading), 1)
         reading = reading[: self._prefill_chunk]
         self._read(reading, [min(share, row.unread) for row in reading])
@@ -226,11 +239,15 @@ class Engine:
     def _open(self, row: _Row) -> bool:
         """Begin a row with what others have read of its prompt; False to wait for one that will."""
         source, length = self._prefixes.find_longest(row.index, row.tokens)
+        if self._chunks is not None and source is not None:
+            length = self._chunks.limit_shared(length, source)
         for other in self._active:
             if other is row:
                 break
             # Who began earlier and has the same tokens ahead reads them for both.
             common = self._prefixes.count_common(other.tokens, row.tokens)
+            if self._chunks is not None:
+                common = self._chunks.limit_shared(common)
             if other.read < common and common > length:
                 return False
         request = row.generation.request
@@ -238,6 +255,8 @@ class Engine:
         self._planned[row.index] = planned
         row.read = self._decoder.open_row(row.index, planned, source=source, length=length)
         row.generation.num_reused = row.read
+        if self._chunks is not None:
+            self._chunks.open_row(row.index, row.read)
         row.is_open = True
         self._prefixes.set_tokens(row.index, row.tokens[: row.read])
         return True
@@ -250,6 +269,8 @@ class Engine:
         for b, (row, count) in enumerate(zip(rows, counts, strict=True)):
             new = row.tokens[row.read : row.read + count]
             tokens[b, :count] = new
+            if self._chunks is not None:
+                self._chunks.count_read(row.index, row.read, count)
             row.read += count
             self._prefixes.add_tokens(row.index, new)
         logits = self._decoder.advance([row.index for row in rows], tokens, counts)

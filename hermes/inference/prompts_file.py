@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ __all__ = ["PromptRecord", "TextsFile", "generate_texts", "read_prompt_records"]
 
 OPTIONS = ("max_tokens", "seed", "stop", *SAMPLING_OPTIONS)
 OWN_KEYS = ("index", "settings", "text", "tokens", "finish_reason", "logprobs")
+# Options of `generate` that are the same for all lines.
+OF_THE_FILE = (
+    *("stop_id", "context_overflow", "json_schema", "num_samples", "num_beams", "length_penalty"),
+    *("echo", "prompt_cache", "batch_size", "batch_invariant"),
+)
+MISSPELT = 0.88  # how alike a key and an option are that is hardly meant to be another key
 IN_FLIGHT = 4  # requests for each row that are begun before the first of them is written
 
 
@@ -57,6 +64,16 @@ def _parse_record(where: str, line: str) -> PromptRecord:
         raise DataError(f'{where}: expected {{"prompt": "..."}}, found {line.strip()[:60]!r}')
     if taken := next((key for key in OWN_KEYS if key in value), None):
         raise DataError(f"{where}: {taken!r} is a key of the output; give it another name")
+    for key in value:
+        if key in OF_THE_FILE:
+            raise DataError(
+                f"{where}: {key!r} is the same for all prompts; give it as an option of the "
+                "command, or give the key another name"
+            )
+        if key not in OPTIONS and (close := get_close_matches(key, OPTIONS, 1, MISSPELT)):
+            raise DataError(
+                f"{where}: {key!r} is no option; write {close[0]!r}, or give the key another name"
+            )
     options = {name: value[name] for name in OPTIONS if name in value}
     rest = {name: v for name, v in value.items() if name not in OPTIONS and name != "prompt"}
     return PromptRecord(value["prompt"], options, rest)

@@ -6,16 +6,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.errors import HermesError, Unsupported
-from hermes.interface import Decoder, DecodesRows, KeepsRows, Model, RowDecoder
+from hermes.interface import (
+    Decoder,
+    DecodesInvariantRows,
+    DecodesRows,
+    KeepsRows,
+    Model,
+    RowDecoder,
+)
 
 __all__ = ["SeparateRows", "make_row_decoder", "require_keeping"]
 
 
-def make_row_decoder(model: Model, rows: int, capacity: int) -> RowDecoder:
+def make_row_decoder(
+    model: Model, rows: int, capacity: int, *, batch_invariant: bool = False
+) -> RowDecoder:
     """A cache of rows that begin and end each by itself, as the backend has it or by its decoders.
 
-    Raises Unsupported where the backend decodes nothing.
+    batch_invariant: a row's logits are the same bits whoever is read beside it. Raises Unsupported
+    where the backend decodes nothing.
     """
+    if batch_invariant:
+        if isinstance(model, DecodesInvariantRows):
+            return model.invariant_row_decoder(rows, capacity)
+        return SeparateRows(model, rows)
     if isinstance(model, DecodesRows):
         return model.row_decoder(rows, capacity)
     return SeparateRows(model, rows)

@@ -25,7 +25,9 @@ __all__ = [
     "RowPass",
     "check_row_tensors",
     "find_windows",
+    "list_invariant_reads",
     "list_reads",
+    "pad_rows",
 ]
 
 ROW_PARTS = ("keys", "values")  # of each layer, in a row that is kept outside of the cache
@@ -224,6 +226,34 @@ def list_reads(
         left = [min(int(counts[b]) - start, longest) for b in which]
         if which:
             reads.append((which, tokens[which, start : start + max(left)], left))
+    return reads
+
+
+ROW_TILE = 16
+
+
+def pad_rows(rows: int) -> int:
+    """How many rows a pass has whose numbers are not to depend on how many are read.
+
+    The products of a matrix have their rows in tiles, and what is left beside whole tiles may be
+    summed in another order: torch's of float32 on a CPU with two threads do so for the last of 5 or
+    7 rows, and for a row alone; of 8, 12, 16 or 32 rows all are alike.
+    """
+    return -(-rows // ROW_TILE) * ROW_TILE
+
+
+def list_invariant_reads(
+    tokens: NDArray[np.integer], counts: Sequence[int], longest: int
+) -> list[tuple[list[int], NDArray[np.integer], list[int]]]:
+    """list_reads, but what a row reads with others is one token: prompts are read row by row."""
+    reads = []
+    for b, count in enumerate(counts):
+        if count > 1:
+            own = tokens[b : b + 1, :count]
+            reads += [([b], part, left) for _, part, left in list_reads(own, [count], longest)]
+    single = [b for b, count in enumerate(counts) if count == 1]
+    if single:
+        reads.append((single, tokens[single, :1], [1] * len(single)))
     return reads
 
 

@@ -57,7 +57,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
             *("stop", "stop_id", "context_overflow", "json_schema"),
             *_SAMPLING,
             *("num_samples", "num_beams", "length_penalty", "logprobs", "echo", "json"),
-            *("prompt_cache", "prompts", "output", "batch_size"),
+            *("prompt_cache", "prompts", "output", "batch_size", "batch_invariant"),
             *_DEVICE,
         ),
         overrides=_GENERATION
@@ -76,6 +76,10 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
                 "default": 16,
                 "group": "Files of prompts",
                 "help": "Number of texts generated at once",
+            },
+            "batch_invariant": {
+                "group": "Files of prompts",
+                "help": "Compute each text with the same bits whoever is in its batch; slower",
             },
         },
         grouped=True,
@@ -115,7 +119,8 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         (
             *(*_LOADED, "use_ema", "eos", "template", "template_arg"),
             *("model_name", "host", "port", "api_key", "allow_host", "open"),
-            *("rows", "max_queue", "context", "timeout", "prompt_cache", *_DEVICE),
+            *("rows", "batch_invariant", "max_queue", "context", "timeout", "prompt_cache"),
+            *_DEVICE,
         ),
         overrides=_LOADING
         | {

@@ -137,6 +137,8 @@ OTHER_OPTIONS = (
     Option("context", type=int, group="Server", default_text="the model's max_seq_len",
            help="Tokens that a text may have with its prompt; with --rows it bounds the memory of "
            "the KV cache"),
+    Option("batch_invariant", type=bool, default=False, group="Server",
+           help="Compute each text with the same bits whoever is served beside it; slower"),
     Option("timeout", type=float, default=600, metavar="SECONDS", group="Server",
            help="Give up on a text that is not done by then"),
     Option("open", type=bool, default=False, help="Open the page in the browser"),

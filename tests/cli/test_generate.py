@@ -100,6 +100,9 @@ def test_a_file_of_other_texts_is_refused_and_left_alone(options, call, tmp_path
     [
         ({"text": "a"}, 'in.jsonl:1: expected {"prompt": "..."}, found'),
         ({"prompt": "a", "index": 1}, "in.jsonl:1: 'index' is a key of the output"),
+        ({"prompt": "a", "temprature": 1}, "'temprature' is no option; write 'temperature', or"),
+        ({"prompt": "a", "max-tokens": 1}, "'max-tokens' is no option; write 'max_tokens', or"),
+        ({"prompt": "a", "json_schema": {}}, "'json_schema' is the same for all prompts; give it"),
         ({"prompt": "a", "top_k": -1}, "in.jsonl: top_k must be at least 0, got -1"),
         ({"prompt": "a", "stop": "b"}, "in.jsonl: stop must be a list, each item a string"),
         ({"prompt": "far " * 150}, "in.jsonl: the prompt has"),
@@ -118,6 +121,23 @@ def test_options_that_would_do_nothing_are_refused(base, options, call, tmp_path
     assert "--output is the file for" in call(*plain, "--output", tmp_path / "x")[2]
     assert "--prompt and --prompts are both given" in call(*options, "-p", "a")[2]
     assert "--echo goes with --prompt" in call(*options, "--echo")[2]
+    assert "--batch-invariant goes with --prompts" in call(*plain, "--batch-invariant")[2]
+    assert "--batch-size must be at least 1, got 0" in call(*options, "--batch-size", 0)[2]
+    serve = ("serve", "-c", base, "--batch-invariant", "--prompt-cache", tmp_path / "d")
+    assert "which --batch-invariant rules out" in call(*serve)[2]
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_a_batch_invariant_text_does_not_depend_on_the_file(options, call, tmp_path, backend):
+    def write(name, prompts):
+        write_lines(tmp_path / "in.jsonl", prompts)
+        path = tmp_path / name
+        how = ("--batch-invariant", "--precision", "bfloat16", "--backend", backend)
+        code, _, err = call(*options, *how, "--logprobs", 1, "--output", path)
+        assert code == 0, err
+        return path.read_text().splitlines()
+
+    assert write("all.jsonl", PROMPTS)[:1] == write("one.jsonl", PROMPTS[:1])[:1]
 
 
 def test_without_an_output_the_texts_are_lines_of_json(options, call, base, tmp_path):

@@ -37,7 +37,7 @@ def generate(
     The text is streamed to standard output, without the prompt. With --prompts, the texts of a file
     of prompts go to --output, or to standard output as JSON lines.
     """
-    from hermes.api_generation import choose_schema
+    from hermes.api_generation import check_batch_invariance, choose_schema
     from hermes.errors import HermesError
     from hermes.model import load
 
@@ -47,6 +47,7 @@ def generate(
         raise HermesError("--logprobs are shown with --json; give that, too")
     if options["output"] is not None and options["prompts"] is None:
         raise HermesError("--output is the file for the texts of --prompts; give those, too")
+    check_batch_invariance(options)
     if options["prompt"] == "-":
         options["prompt"] = sys.stdin.read()
     options["json_schema"] = choose_schema(options["json_schema"])
