@@ -37,6 +37,9 @@ class Learner(Model):
         self._recipe, self._steps_done, self._process_group = recipe, state.step, process_group
         self._distributed = process_group.rank_info.world_size > 1
         self._trained = list_trainable(runtime.spec, recipe)
+        head = runtime.module.lm_head
+        matrix = "model.embed_tokens.weight" if head.weight is None else "lm_head.weight"
+        head.trains_weight = matrix in self._trained
         has_dropout = runtime.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
         # The reference of preferences has no dropout, so the policy compared with it has none.
         self._uses_dropout = has_dropout and recipe.objective != "preference"

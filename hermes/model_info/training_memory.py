@@ -183,7 +183,7 @@ class _Step:
         own = nV * (5 * wide + BITS + 2 * a * short)
         if self.rows < self.shape.tokens:
             own += 3 * wide * nV
-        head = 2 * wide + (a + a * self.casts_head) * short
+        head = (2 * wide + a * short) * self.trains_head + a * self.casts_head * short
         return own + head * self.vocabulary
 
     def find_peak(self) -> MemoryPlan:
