@@ -235,6 +235,7 @@ def train(
     on_spike: str = "ignore",
     spike_sigma: float = 6.0,
     spike_window: int = 128,
+    gradient_noise_scale: bool = False,
     save_every: int = 1000,
     save_minutes: float = 0.0,
     save_every_epoch: bool = False,

@@ -48,6 +48,7 @@ def plan(
     backend: str = "auto",
     precision: str = "auto",
     grad_checkpoint: bool = False,
+    selective_checkpoint: bool = False,
     hardware: str | None = None,
     memory: float = 0.0,
     tokens_per_second: float = 0.0,
@@ -56,7 +57,7 @@ def plan(
 ) -> TrainingPlan:
     """Plan a run: memory of a process at its peak, largest micro-batch, hours, energy and price.
 
-    model to grad_checkpoint: as in `train`. tokens: of the whole run, instead of max_steps.
+    model to selective_checkpoint: as in `train`. tokens: of the whole run, instead of max_steps.
     num_processes: of the whole run. hardware: a device of `hermes.model_info.datasheets`, None for
     the processors of this machine, whose speed is measured. memory: GB for one process instead of
     the hardware's. tokens_per_second: of all processes, instead of a speed that is predicted.
@@ -103,6 +104,7 @@ def plan(
         a["num_processes"],
         shard,
         shard_group,
+        a["selective_checkpoint"],
     )
     available = int(a["memory"] * 1e9) or _find_available(device, placement)
     return plan_run(

@@ -183,7 +183,7 @@ class Batch:
     (A, B, T): None, or the weight of each target in the loss, which is divided by their sum; of
     pairs (A, B), the same for both rows of a pair. sources (A, B): None, or which of a mixture's
     sources each row is from; a step then reports the rows' log-probabilities. Not with pairs or
-    weights.
+    weights. measures_noise: whether a step reports its first_norm.
     """
 
     tokens: NDArray[np.int32]
@@ -194,6 +194,7 @@ class Batch:
     global_counts: LossCounts | None = None
     weights: NDArray[np.float32] | None = None
     sources: NDArray[np.int32] | None = None
+    measures_noise: bool = False
 
     @property
     def counts(self) -> LossCounts:
@@ -257,7 +258,9 @@ class StepReport:
     grad_norm: global, before clipping. If either is not finite, the update was not applied.
     row_logprobs: of a batch with pairs or sources, each row's summed log-probability of its
     targets, (A, B), by np.asarray; of this rank's rows alone. loss_scale: what the loss was
-    multiplied by for the gradients, under float16; loss and grad_norm are without it.
+    multiplied by for the gradients, under float16; loss and grad_norm are without it. first_norm:
+    of a batch that measures noise and has several micro-batches, the norm of what the first of them
+    adds to the gradient; of this rank's own, and without the loss scale.
     """
 
     step: int
@@ -265,6 +268,7 @@ class StepReport:
     grad_norm: SupportsFloat
     row_logprobs: ArrayLike | None = None
     loss_scale: SupportsFloat | None = None
+    first_norm: SupportsFloat | None = None
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ FLOORS = {
         {"__main__"},
     ],
     "hermes_numpy": [
-        {"cache", "lora", "loss_scale", "module", "optim", "positions"},
+        {"cache", "gradient_noise", "lora", "loss_scale", "module", "optim", "positions"},
         {"context", "moment_format", "update_rules"},
         {"ops"},
         {"loss", "model"},

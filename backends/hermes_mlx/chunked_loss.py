@@ -259,11 +259,13 @@ def compute_loss(
     groups: of each group the (begin, end) of its chunks. z_weight: of loss.z_loss, which is added.
     The gradients of x, W and b are computed with the loss: it is a scalar, so the backward pass
     only has to scale them. factor: what the loss will be multiplied by, (); its gradients are then
-    computed with it, as a float16 could not hold them without.
+    computed with it, as a float16 could not hold them without. A frozen W gets zeros, which nothing
+    reads.
     """
     head = module.lm_head
     head_weight, head_bias = head.get_weights(module.model.embed_tokens.weight)
     head_rows = find_token_rows(head)
+    trains_weight = head.trains_weight
 
     @mx.custom_function
     def forward(x: Array, weight: Array, *more: Array) -> tuple[Array, ...]:
@@ -277,7 +279,7 @@ def compute_loss(
         for index, spans in enumerate(groups):
             # As in score_groups: one chunk after another, or all logits exist at once. Of the one
             # before all results must be there: each that is not yet holds its logits.
-            logps, previous = [], [dw, total, *dx[-1:]]
+            logps, previous = [], [*[dw] * trains_weight, total, *dx[-1:]]
             for begin, end in spans:
                 chunk = mx.depends([x[begin:end]], previous)[0]
                 logp, logits = score_chunk(head, chunk, targets[begin:end], matrix, bias, rows)
@@ -292,7 +294,7 @@ def compute_loss(
                 if len(spans) > 1:
                     # A pair's loss needs all of its chunks, whose logits do not fit in memory
                     # together: they are computed a second time, chunk by chunk.
-                    chunk = mx.depends([chunk], [loss, dw, *dx[-1:]])[0]
+                    chunk = mx.depends([chunk], [loss, *[dw] * trains_weight, *dx[-1:]])[0]
                     _, logits = score_chunk(head, chunk, targets[begin:end], matrix, bias, rows)
                 chunk_grad = None if logp_grad is None else logp_grad[begin - first : end - first]
                 z_grad = None
@@ -302,13 +304,15 @@ def compute_loss(
                 d = logits_gradient(logits, targets[begin:end], chunk_grad, head, z_grad)
                 d = (d if factor is None else d * factor).astype(x.dtype)
                 dx.append(d @ matrix)
-                dw, db = dw + d.T @ chunk, db + d.sum(axis=0)
+                db = db + d.sum(axis=0)
+                if trains_weight:
+                    dw = dw + d.T @ chunk
                 if rows is not None:
                     own = d[:, head.token_ids]  # (n, r)
                     dx[-1] = dx[-1] + own @ (rows - matrix[head.token_ids])
                     dr = dr + upcast(own.T @ chunk)
         all_aux = mx.concatenate(aux, axis=-1)
-        grads = [mx.concatenate(dx), dw]
+        grads = [mx.concatenate(dx), *[dw] * trains_weight]
         if bias is not None:
             grads.append(db.astype(bias.dtype))
         if rows is not None:
@@ -316,9 +320,14 @@ def compute_loss(
         return total, all_aux, *grads
 
     @forward.vjp
-    def scale(primals: object, cotangents: Sequence[Array], outputs: Sequence[Array]) -> tuple:
+    def scale(
+        primals: Sequence[Array], cotangents: Sequence[Array], outputs: Sequence[Array]
+    ) -> tuple:
         by = cotangents[0] if factor is None else cotangents[0] / factor
-        return tuple((upcast(d) * by).astype(d.dtype) for d in outputs[2:])
+        grads = [(upcast(d) * by).astype(d.dtype) for d in outputs[2:]]
+        if not trains_weight:
+            grads.insert(1, mx.zeros_like(primals[1]))
+        return tuple(grads)
 
     more = [tensor for tensor in (head_bias, head_rows) if tensor is not None]
     outputs: Any = forward(x, head_weight, *more)

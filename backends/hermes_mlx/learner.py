@@ -23,6 +23,7 @@ from hermes.numerics.update_rules import EMA
 from hermes.recipe import Recipe
 from hermes_mlx.inference import Model
 from hermes_mlx.loss_scale import Scaling, load_loss_scale, read_loss_scale
+from hermes_mlx.optim import global_norm
 from hermes_mlx.optimizer import Arrays, Optimizer
 from hermes_mlx.runtime import Runtime
 
@@ -36,6 +37,9 @@ class Learner(Model):
         self._recipe, self._steps_done, self._process_group = recipe, state.step, process_group
         self._distributed = process_group.rank_info.world_size > 1
         self._trained = list_trainable(runtime.spec, recipe)
+        head = runtime.module.lm_head
+        matrix = "model.embed_tokens.weight" if head.weight is None else "lm_head.weight"
+        head.trains_weight = matrix in self._trained
         has_dropout = runtime.spec.has_dropout or bool(recipe.lora and recipe.lora.dropout)
         # The reference of preferences has no dropout, so the policy compared with it has none.
         self._uses_dropout = has_dropout and recipe.objective != "preference"
@@ -52,6 +56,7 @@ class Learner(Model):
             self._summed_loss = self._compile(self._summed_loss)
             self._update = self._compile(self._update)
         self._last_loss: Array | None = None
+        self._first_norm: Array | None = None
 
     def _uses_compile(self) -> bool:
         wanted = self.runtime.options.compile
@@ -140,6 +145,7 @@ class Learner(Model):
         total: Any = None
         grads: Any = None
         rows = []
+        self._first_norm = None
         for a in range(len(batch.tokens)):
             segments, positions_in_document = runtime.load_segments(
                 None if batch.segments is None else batch.segments[a]
@@ -167,10 +173,14 @@ class Learner(Model):
             total = loss if total is None else total + loss
             if grads is None:
                 grads = new_grads
+                if batch.measures_noise and len(batch.tokens) > 1:
+                    self._first_norm = self._measure_first(grads, share)
             else:
                 grads = {name: grads[name] + g for name, g in new_grads.items()}
             if len(batch.tokens) > 1:
-                mx.eval(total, grads)  # or the activations of all micro-batches live at once
+                mx.eval(
+                    total, grads, self._first_norm
+                )  # or the activations of all micro-batches live at once
         # The trace has left its placeholders in the module.
         runtime.set_parameters(self._params)
         has_rows = batch.pairs is not None or batch.sources is not None
@@ -183,6 +193,13 @@ class Learner(Model):
             total = self._process_group.sum_array(total)
             return total / count, self._process_group.sum_gradients(grads, share), lazy_rows
         return total / count, {name: g / share for name, g in grads.items()}, lazy_rows
+
+    def _measure_first(self, grads: Arrays, share: Any) -> Array:
+        """The norm of this process's gradients of its first micro-batch, without the loss scale.
+
+        Nothing has been summed over processes yet, so each may have another.
+        """
+        return global_norm(grads[name] for name in self._trained) / share
 
     def _watch(self) -> contextlib.AbstractContextManager:
         """A context that raises PeerLost where another process is lost."""
@@ -215,7 +232,8 @@ class Learner(Model):
             mx.async_eval(loss, norm, self._params, optimizer.kept, self._scaling)
         self._last_loss, self._steps_done = loss, step
         scale = scaling and LazyScalar(scaling[0])
-        return StepReport(step, LazyScalar(loss), LazyScalar(norm), rows, scale)
+        first = None if self._first_norm is None else LazyScalar(self._first_norm)
+        return StepReport(step, LazyScalar(loss), LazyScalar(norm), rows, scale, first)
 
     @contextlib.contextmanager
     def use_average(self) -> Iterator[None]:

@@ -234,10 +234,16 @@ class Stack(Module):
 
 
 class Head(Module):
-    """Logits: x W^T + b, scaled and capped; W is the embedding's if tied. (..., C) -> (..., V)."""
+    """Logits: x W^T + b, scaled and capped; W is the embedding's if tied. (..., C) -> (..., V).
+
+    trains_weight: whether W needs a gradient; a learner says so of a frozen one.
+    """
+
+    trains_weight: bool
 
     def __init__(self, spec: ModelSpec, ops: Ops):
         super().__init__()
+        self.trains_weight = True
         self.scale, self.softcap, self.ops = spec.output.scale, spec.output.softcap, ops
         tied = spec.embeddings.tie_weights
         self.weight = None if tied else Tensor(spec.vocab_size, spec.hidden_size)

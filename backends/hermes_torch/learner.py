@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor as Array
 
+from hermes.errors import Unsupported
 from hermes.interface import Batch, StepReport, Tensors, TrainState, check_batch
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
@@ -58,6 +59,7 @@ class Learner(Model):
         self._compiled = compile_function(self._objective) if self._uses_compile() else None
         self._compiler_works = self._is_backward = False
         self._shapes: set[tuple[int, ...]] = set()  # of micro-batches so far
+        self._first_norm: Array | None = None
 
     def _uses_compile(self) -> bool:
         if self.runtime.shards:
@@ -109,11 +111,17 @@ class Learner(Model):
     def _accumulate(self, batch: Batch) -> tuple[Array, LazyRows | None]:
         """Add the gradients of the batch's loss to .grad; return the loss, and rows asked for."""
         check_batch(batch, self._recipe)
+        if batch.measures_noise and self.runtime.shards:
+            raise Unsupported(
+                "the noise of gradients is measured on whole ones, and shard splits them; leave "
+                "out one of the two"
+            )
         runtime, count = self.runtime, batch.counts.divisor
         runtime.tables.prepare(batch.tokens.shape[-1])
         total, rows = torch.zeros((), device=runtime.device), []
         # What the gradients are those of: under float16 not the mean loss, but its multiple.
         factor = None if self._scaler is None else self._scaler.scale / count
+        self._first_norm = None
         ids = runtime.to_device(np.stack([batch.tokens, batch.targets]))
         every_token, every_target = ids[0], ids[1]
         for a in range(len(batch.tokens)):
@@ -146,6 +154,8 @@ class Learner(Model):
             loss, sums = self._differentiate(arguments, count, is_last)
             total = total + loss
             rows.append(sums)
+            if a == 0 and not is_last and batch.measures_noise:
+                self._first_norm = self._measure_first()
         self._fill_missing_grads()
         if runtime.shards:
             runtime.shards.sum_vectors(self._tensors.values())
@@ -155,6 +165,15 @@ class Learner(Model):
             self._process_group.sum_in_place(total)
         has_rows = batch.pairs is not None or batch.sources is not None
         return total, LazyRows(rows) if has_rows else None
+
+    def _measure_first(self) -> Array:
+        """The norm of this process's gradients after its first micro-batch, without the loss scale.
+
+        Nothing has been summed over processes yet, so each may have another.
+        """
+        tensors = (self._tensors[name].grad for name in self._optimizer.names)
+        norm = global_norm([g for g in tensors if g is not None])
+        return norm if self._scaler is None else norm / self._scaler.scale
 
     def _fill_missing_grads(self) -> None:
         """Give zeros to tensors that the loss does not depend on; torch leaves their .grad None.
@@ -253,7 +272,7 @@ class Learner(Model):
                 scale = self._scaler.scale
                 self._scaler.update(finite)
         self._clear_grads()
-        return StepReport(self._steps_done, loss, norm, rows, scale)
+        return StepReport(self._steps_done, loss, norm, rows, scale, self._first_norm)
 
     @contextlib.contextmanager
     def use_average(self) -> Iterator[None]:

@@ -30,7 +30,8 @@ class Progress:
     metrics: the latest ones by name. recent_losses: the last ones, where spikes are looked for, and
     else not in the file. data: fingerprint of the training data. backend, device, precision and
     versions record what wrote it; a run may be resumed with others. loss_scale: the state's, which
-    is written with it.
+    is written with it. gradient_noise: the averages of `hermes.numerics.gradient_noise`, where they
+    are kept, and else not in the file.
     """
 
     run: str
@@ -49,6 +50,7 @@ class Progress:
     versions: Mapping[str, str] = field(default_factory=dict)
     loss_scale: LossScale | None = None
     recent_losses: tuple[float, ...] = ()
+    gradient_noise: tuple[float, ...] = ()
 
 
 def render_progress(progress: Progress) -> bytes:
@@ -58,8 +60,9 @@ def render_progress(progress: Progress) -> bytes:
             raise NonFinite(f"step {progress.step}: {name} is {float(value)}, so it was not saved")
     metrics = {name: float(value) for name, value in progress.metrics.items()}
     plain = dataclasses.asdict(dataclasses.replace(progress, metrics={}, versions={}))
-    if not progress.recent_losses:
-        del plain["recent_losses"]
+    for name in ("recent_losses", "gradient_noise"):
+        if not plain[name]:
+            del plain[name]
     return render_json(plain | {"metrics": metrics, "versions": dict(progress.versions)})
 
 

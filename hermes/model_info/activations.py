@@ -54,12 +54,14 @@ class LayerBytes:
     """Bytes of a layer.
 
     kept: from its forward pass to its backward pass. entry: of its input, which alone is kept where
-    the layer is recomputed. working: what its backward pass needs besides.
+    the layer is recomputed. working: what its backward pass needs besides. products: of the outputs
+    of its products and of attention, which selective checkpointing keeps with the input.
     """
 
     kept: int
     entry: int
     working: int
+    products: int = 0
 
 
 def count_layer_bytes(block: BlockSpec, hidden_size: int, shape: Shape) -> LayerBytes:
@@ -89,7 +91,23 @@ def count_layer_bytes(block: BlockSpec, hidden_size: int, shape: Shape) -> Layer
         working = _count_mlx_working(block, C, shape)
     if a < shape.master:
         kept += a * _count_matrix_weights(block, C)  # each product's weight, in the type of it
-    return LayerBytes(kept, N * C * a, working)
+    return LayerBytes(kept, N * C * a, working, _count_products(block, C, shape))
+
+
+def _count_products(block: BlockSpec, C: int, shape: Shape) -> int:
+    """Count the outputs of a layer's products with weights, and of attention by a kernel."""
+    N, a, width = shape.tokens, shape.activation, 0
+    found = 0
+    if block.attention is not None:
+        one = block.attention
+        H, K, D, E = one.num_heads, one.kv_heads, one.head_size, one.value_size
+        width += H * D + K * (D + E) + C + one.output_gate * H * E
+        written_out = one.softcap is not None or one.sinks or (shape.dropout and one.dropout)
+        if not written_out:
+            found += N * a * H * E + N * shape.master * H
+    if block.ffn is not None:
+        width += (1 + block.ffn.gated) * block.ffn.hidden_size + C
+    return found + N * a * width
 
 
 def _count_mlx_working(block: BlockSpec, C: int, shape: Shape) -> int:

@@ -7,6 +7,7 @@ pass layer by layer, the update. The largest of these moments is the plan. Lette
 import dataclasses
 from dataclasses import dataclass
 
+from hermes.errors import HermesError
 from hermes.model_info.activations import (
     BITS,
     BYTES_OF,
@@ -39,7 +40,8 @@ MLX_UPDATED = 0.92  # of weights and optimizer state: what of them an update mak
 class Placement:
     """What computes a run, and among how many processes its tensors are split.
 
-    device: 'cpu', or what else. shard: as hermes.interface.Options has it.
+    device: 'cpu', or what else. shard, grad_checkpoint, selective_checkpoint: as
+    hermes.interface.Options has them.
     """
 
     backend: str = "torch"
@@ -49,6 +51,19 @@ class Placement:
     processes: int = 1
     shard: str | None = None
     shard_group: int | None = None
+    selective_checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        if self.selective_checkpoint and self.grad_checkpoint:
+            raise HermesError(
+                "grad_checkpoint keeps no activation of a block, and selective_checkpoint some of "
+                "them; leave one out"
+            )
+        if self.selective_checkpoint and self.backend == "mlx":
+            raise HermesError(
+                "mlx recomputes whole blocks, without selective_checkpoint; choose "
+                "grad_checkpoint, or backend torch"
+            )
 
     @property
     def copies(self) -> int:
@@ -168,7 +183,7 @@ class _Step:
         own = nV * (5 * wide + BITS + 2 * a * short)
         if self.rows < self.shape.tokens:
             own += 3 * wide * nV
-        head = 2 * wide + (a + a * self.casts_head) * short
+        head = (2 * wide + a * short) * self.trains_head + a * self.casts_head * short
         return own + head * self.vocabulary
 
     def find_peak(self) -> MemoryPlan:
@@ -194,6 +209,8 @@ class _Step:
             kept = [one.entry for one in self.layers]
             if not self.shape.is_torch:
                 kept = [int(MLX_RECOMPUTED * one.kept) for one in self.layers]
+        if self.placement.selective_checkpoint:
+            kept = [one.entry + one.products for one in self.layers]
         head = master * self.vocabulary if self.trains_head else 0
         before = held if self.accumulates else 0
         dx = self.hidden * self.shape.activation

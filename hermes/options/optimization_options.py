@@ -141,6 +141,9 @@ def make_optimization_options() -> tuple[Option, ...]:
                "is a spike"),
         Option("spike_window", type=int, default=128, metavar="N", group="Evaluation and logging",
                help="Losses that --on-spike compares with, at least half of them"),
+        Option("gradient_noise_scale", type=bool, default=False, group="Evaluation and logging",
+               help="Measure the gradient noise scale, the batch size in trained tokens (pairs in "
+               "dpo) beyond which more of them help little; needs --grad-accum of at least 2"),
         Option("sample_every", type=int, default=0, group="Samples and trackers",
                help="Generate sample text every N optimizer steps and at the end; 0 never does"),
         Option("sample_prompt", multiple=True, metavar="TEXT", group="Samples and trackers",

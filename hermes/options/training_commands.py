@@ -24,7 +24,7 @@ _RECIPE = (
     *("decay_shape", "power", "lr_point", "grad_clip", "weight_decay", "optimizer", "moments"),
     *("group", "ema", "z_loss", "loss_scale", "seed", "val_fraction"),
     *("eval_every", "patience", "min_delta"),
-    *("on_nonfinite", "on_spike", "spike_sigma", "spike_window"),
+    *("on_nonfinite", "on_spike", "spike_sigma", "spike_window", "gradient_noise_scale"),
     *("save_every", "save_minutes", "save_every_epoch", "log_every"),
     *("verbose", "quiet", "log_file", *_TRACKING),
     *("keep_last", "keep_every", "keep_best"),

@@ -4,9 +4,9 @@ Rank 0 alone writes the run's folder. The other ranks hold the same state and wr
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,7 @@ from hermes.interface import (
     Tensors,
     TrainState,
 )
+from hermes.numerics.gradient_noise import RankShare
 from hermes.training.events import Pace, Position, Recorded, RolledBack, Sample
 from hermes.training.save_timer import SaveTimer
 from hermes.training.training_data import Mean, Measures
@@ -120,6 +121,11 @@ class RankCoordinator:
     def find_largest(self, value: int) -> int:
         """The largest of all ranks' values."""
         return int(self._process_group.all_reduce_max(float(value)))
+
+    def add_noise_shares(self, shares: Sequence[RankShare]) -> list[RankShare]:
+        """Each share with those of all other ranks, in one message."""
+        sums = self._process_group.all_reduce_sum([x for one in shares for x in astuple(one)])
+        return [RankShare(*sums[at : at + 4]) for at in range(0, len(sums), 4)]
 
     def average_measures(self, measures: Measures, weight: float) -> Mapping[str, float]:
         """The mean of each number over all ranks, by its own weight, or `weight` where it has none.
@@ -238,7 +244,9 @@ class NullRecorder:
     def record_sample(self, sample: Sample) -> None:
         """Nothing: rank 0 writes the sample."""
 
-    def save(self, position: Position, losses: tuple[float, ...] = ()) -> Path:
+    def save(
+        self, position: Position, losses: tuple[float, ...] = (), noise: tuple[float, ...] = ()
+    ) -> Path:
         """Help rank 0 to gather the tensors. Returns where it saves."""
         if self.is_sharded and self.learner is not None:
             serve_gathers(self.process_group, self.learner.state())

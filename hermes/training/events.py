@@ -61,8 +61,9 @@ class Update:
     grad_norm: global, before clipping. tokens_per_second: of all ranks together. others: what the
     objective measures besides, by name. mfu: model FLOPs utilization. peak_memory: the most bytes
     of any rank on its device so far. save_seconds: for which saving held up training since the last
-    logged step. loss_scale: under float16, what the loss was multiplied by for the gradients. Each
-    is None where it is not known.
+    logged step. loss_scale: under float16, what the loss was multiplied by for the gradients.
+    grad_noise_scale, grad_signal, grad_noise: as `hermes.numerics.gradient_noise` averages them.
+    Each is None where it is not known.
     """
 
     step: int
@@ -79,6 +80,9 @@ class Update:
     peak_memory: int | None = None
     save_seconds: float | None = None
     loss_scale: float | None = None
+    grad_noise_scale: float | None = None
+    grad_signal: float | None = None
+    grad_noise: float | None = None
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ is due, so that the device never waits for the host.
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hermes.data import Cursor
 from hermes.errors import HermesError, NonFinite
 from hermes.interface import Batch, Learner, StepReport
+from hermes.numerics.gradient_noise import GradientNoise, RankShare
 from hermes.recipe import Recipe
 from hermes.stages import report_stage
 from hermes.training.averaged_evaluation import evaluate_learner
@@ -52,6 +53,7 @@ class TrainingLoop:
     evaluation due at `position` is already in the metrics. guard: what becomes of steps that are
     not finite, and of spikes. rebuild: makes the learner anew from a checkpoint, or from where the
     run began where that is None. save_every_epoch: save after the step that ends an epoch, too.
+    noise: averages of the gradients' noise, None where it is not measured.
     samples: made every so many steps; sampled: whether those of `position` are. meter: measures
     what steps cost. clock: seconds, for the throughput.
     """
@@ -70,6 +72,7 @@ class TrainingLoop:
     guard: LossGuard = field(default_factory=LossGuard)
     rebuild: Callable[[Path | None], Learner] | None = None
     save_every_epoch: bool = False
+    noise: GradientNoise | None = None
     samples: SampleMaker | None = None
     sampled: bool = False
     meter: StepMeter = field(default_factory=StepMeter)
@@ -167,6 +170,7 @@ class TrainingLoop:
         batch, after = self._reader.draw(cursor, self._find_size(cursor, step))
         if step + 1 < self.total_steps:
             self._reader.draw_ahead(after, self._find_size(after, step + 1))
+        batch = replace(batch, measures_noise=self.noise is not None)
         return self.coordinator.add_global_counts(batch), after
 
     def _find_size(self, cursor: Cursor, step: int) -> StepSize:
@@ -190,12 +194,13 @@ class TrainingLoop:
         pending, self._pending = self._pending, []
         report_stage("waiting for the device" if pending else "")
         read = [(one, float(one.report.loss), float(one.report.grad_norm)) for one in pending]
+        shares = self._measure_noise(pending)
         report_stage("")
         tokens, seconds = self._measure_throughput()
         rate, cost = round(tokens / seconds if seconds > 0 else 0.0, 1), self.meter.read(seconds)
         if cost.peak_memory is not None:
             cost = replace(cost, peak_memory=self.coordinator.find_largest(cost.peak_memory))
-        for one, loss, norm in read:
+        for (one, loss, norm), share in zip(read, shares, strict=True):
             step = one.position.step
             at = one.position
             if bad := self.guard.judge(one, loss, norm, self.recipe.loss_scaling):
@@ -209,11 +214,19 @@ class TrainingLoop:
                 yield bad
             if isinstance(bad, Skipped | Overflow):
                 continue
+            if self.noise is not None and share is not None:
+                self.noise = self.noise.add(share.estimate(norm, one.batch.counts.divisor))
             if step in (1, self.total_steps) or step % self.log_every == 0:
                 update = replace(self._make_update(one, loss, norm, rate), **vars(cost))
                 self.recorder.record(update)
                 yield update
         return False
+
+    def _measure_noise(self, steps: list[PendingStep]) -> Sequence[RankShare | None]:
+        """What all ranks together know of each step's noise; None where it is not measured."""
+        if self.noise is None:
+            return [None] * len(steps)
+        return self.coordinator.add_noise_shares([one.measure_noise() for one in steps])
 
     def _make_update(self, one: PendingStep, loss: float, norm: float, rate: float) -> Update:
         at, size, batch = one.position, len(self.data.dataset.train), one.batch
@@ -225,6 +238,13 @@ class TrainingLoop:
             *(at.step, epoch, at.tokens, loss, one.lr, norm, rate, others),
             loss_scale=one.loss_scale,
         )
+        found = {} if self.noise is None else self.noise.read()
+        update = replace(
+            update,
+            grad_noise_scale=found.get("grad_noise_scale"),
+            grad_signal=found.get("grad_signal"),
+            grad_noise=found.get("grad_noise"),
+        )
         pace = self.coordinator.measure_pace()
         if pace is None:
             return update
@@ -232,7 +252,7 @@ class TrainingLoop:
 
     def _mark_return(self) -> None:
         """Note the state that the run returns to where it rolls back, besides its tensors."""
-        self._return = self.position, replace(self.early_stopping), self.guard.copy()
+        self._return = self.position, replace(self.early_stopping), self.guard.copy(), self.noise
 
     def _roll_back(self, bad: Bad, at: Position) -> Iterator[Event]:
         """Go back to the last checkpoint, and on with the samples behind a bad step, at `at`.
@@ -242,7 +262,7 @@ class TrainingLoop:
         """
         self.recorder.wait()
         yield from self._announce_saved()
-        before, self.early_stopping, guard = self._return
+        before, self.early_stopping, guard, self.noise = self._return
         step, rollbacks = before.step, guard.rollbacks
         what = describe_bad(bad)
         rollbacks.require_more(step, bad.step, what, self.saved)
@@ -288,7 +308,8 @@ class TrainingLoop:
         started = self.clock()
         # Ranks whose weights differ must not save: the checkpoint would be of one of them alone.
         self.coordinator.require_same_weights()
-        path = self.recorder.save(self.position, self.guard.spikes.losses)
+        noise = () if self.noise is None else self.noise.to_numbers()
+        path = self.recorder.save(self.position, self.guard.spikes.losses, noise)
         earlier = self._unannounced
         self.saved, self._saved_step = path, self.position.step
         self._mark_return()

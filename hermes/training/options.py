@@ -187,6 +187,7 @@ def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more:
         on_spike=call["on_spike"],
         spike_sigma=call["spike_sigma"],
         spike_window=call["spike_window"],
+        gradient_noise_scale=call["gradient_noise_scale"],
         samples=_choose_samples(call),
         trackers=find_trackers(list_names(call["track"])) if host.leads else {},
         track_project=call["track_project"],

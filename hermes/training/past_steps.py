@@ -7,6 +7,7 @@ from functools import cached_property
 from hermes.checkpoint import Checkpoint
 from hermes.errors import HermesError
 from hermes.formatting import format_count
+from hermes.numerics.gradient_noise import GradientNoise
 from hermes.training.early_stopping import EarlyStopping
 from hermes.training.loss_guard import LossGuard
 from hermes.training.metrics_file import find_odd_lines, read_metrics
@@ -75,6 +76,26 @@ class PastSteps:
         if self.request.patience:
             stopping.add_all(self.metrics, self.step)
         return stopping
+
+    def restore_noise(self) -> GradientNoise | None:
+        """The averages of the gradients' noise; None where it is not measured. Raises HermesError.
+
+        A run whose earlier steps were not measured begins with none.
+        """
+        if not self.request.gradient_noise_scale:
+            return None
+        if self.request.options.shard:
+            raise HermesError(
+                "--gradient-noise-scale needs gradients that are whole in each process, and "
+                "--shard splits them; leave out one of the two"
+            )
+        if self.parts.recipe.grad_accum < 2:
+            raise HermesError(
+                "--gradient-noise-scale compares a micro-batch with the whole step, so it needs "
+                "--grad-accum of at least 2, and it is 1"
+            )
+        saved = None if self.checkpoint is None else self.checkpoint.progress.gradient_noise
+        return GradientNoise.from_numbers(saved or ())
 
     def restore_guard(self) -> LossGuard:
         """What became of bad steps. Raises HermesError for a policy that is none, or not here."""

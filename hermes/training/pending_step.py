@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from hermes.errors import HermesError
 from hermes.interface import Batch, StepReport
+from hermes.numerics.gradient_noise import RankShare, measure_share
 from hermes.training.events import Position
 
 __all__ = ["PendingStep"]
@@ -16,6 +18,19 @@ class PendingStep:
     position: Position
     lr: float
     batch: Batch
+
+    def measure_noise(self) -> RankShare:
+        """What this rank knows of the step's noise.
+
+        Raises HermesError where the backend does not measure it.
+        """
+        first = self.report.first_norm
+        if first is None and len(self.batch.tokens) > 1:
+            raise HermesError(
+                "this backend does not report first_norm, which --gradient-noise-scale needs; "
+                "leave that out"
+            )
+        return measure_share(self.batch, None if first is None else float(first))
 
     @property
     def loss_scale(self) -> float | None:

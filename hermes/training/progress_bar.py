@@ -118,7 +118,9 @@ def _format_rate(event: Update) -> str:
     peak = "" if event.peak_memory is None else f", {format_with_unit(event.peak_memory, 'B')}"
     saved = event.save_seconds or 0.0
     saving = f", {saved:.1f} s saving" if saved >= SAVING else ""
-    return f"{event.tokens_per_second:,.0f} tokens/s{mfu}{peak}{saving}{behind}"
+    scale = event.grad_noise_scale
+    noise = "" if scale is None else f", noise scale {scale:,.3g}"
+    return f"{event.tokens_per_second:,.0f} tokens/s{mfu}{peak}{saving}{behind}{noise}"
 
 
 def _format_loss(event: Update) -> str:

@@ -155,7 +155,9 @@ class RunRecorder:
         self._metrics.flush()
         write_data_record(self._request, self._components)
 
-    def save(self, position: Position, losses: tuple[float, ...] = ()) -> Path:
+    def save(
+        self, position: Position, losses: tuple[float, ...] = (), noise: tuple[float, ...] = ()
+    ) -> Path:
         """Start to write a checkpoint, once every line so far is on disk. Returns its path."""
         assert self._learner is not None, "a run that rolls back saves nothing meanwhile"
         self._folder.require_in_place()
@@ -163,7 +165,9 @@ class RunRecorder:
         self._metrics.flush()
         self._last = position
         request, state = self._request, self._learner.state()
-        progress = replace(self._make_progress(position), recent_losses=losses)
+        progress = replace(
+            self._make_progress(position), recent_losses=losses, gradient_noise=noise
+        )
         if not request.options.shard:
             return self._saver.save(state, progress)
         with gather_for_rank0(request.process_group, state) as read:

@@ -24,10 +24,12 @@ class Recorder(Protocol):
         """Write a sample."""
         ...
 
-    def save(self, position: Position, losses: tuple[float, ...] = ()) -> Path:
+    def save(
+        self, position: Position, losses: tuple[float, ...] = (), noise: tuple[float, ...] = ()
+    ) -> Path:
         """Start to write a checkpoint, once every line so far is on disk. Returns its path.
 
-        losses: the last ones, where spikes are looked for.
+        losses: the last ones, where spikes are looked for. noise: of gradients, where measured.
         """
         ...
 

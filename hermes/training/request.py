@@ -82,6 +82,7 @@ class RunRequest:
     number of ranks that the given batch_size and grad_accum are meant for; None for these.
     save_minutes, save_every_epoch: further checkpoints. patience, min_delta: as in EarlyStopping.
     on_nonfinite: as in NonFinitePolicy. on_spike, spike_sigma, spike_window: as in SpikePolicy.
+    gradient_noise_scale: measure it, which needs several micro-batches a step.
     samples: text to make on the way. trackers: follow the run in rank 0, by name, in the project
     track_project. cooldown_from: a checkpoint that a run without one continues with a falling
     learning rate. force: try what memory or disk seem too small for. dry_run: check everything, and
@@ -119,6 +120,7 @@ class RunRequest:
     on_spike: str = "ignore"
     spike_sigma: float = 6.0
     spike_window: int = 128
+    gradient_noise_scale: bool = False
     samples: SampleOptions = field(default_factory=SampleOptions)
     trackers: Mapping[str, MakeTracker] = field(default_factory=dict)
     track_project: str = "hermes"

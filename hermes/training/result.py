@@ -11,8 +11,10 @@ __all__ = ["Result", "ResultCollector", "TrainResult"]
 
 @dataclass(frozen=True, repr=False)
 class TrainResult:
-    """A run as it was left. Losses are of the last step and evaluation, in nats per token or pair.
+    """A run as it was left.
 
+    loss: of the last logged step that was applied, None where none was; val_*: of the last
+    evaluation; in nats per token or pair.
     finished: False where it was stopped; it is saved then, and resume=True continues it. notes:
     sentences about the run that its user should know.
     """

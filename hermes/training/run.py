@@ -72,7 +72,7 @@ class Run:
         past = PastSteps(request, self.components, self.checkpoint)
         self._is_evaluation_missing = past.is_evaluation_missing()
         self.early_stopping = past.restore_early_stopping()
-        self._guard = past.restore_guard()
+        self._guard, self._noise = past.restore_guard(), past.restore_noise()
         self.finished = self.early_stopping.exhausted or (
             self.position.step >= self.total_steps and not self._is_evaluation_missing
         )
@@ -167,6 +167,7 @@ class Run:
             guard=self._guard,
             rebuild=self.rebuild,
             save_every_epoch=request.save_every_epoch,
+            noise=self._noise,
             samples=self._make_sample_maker(),
             meter=make_step_meter(request, parts.spec, parts.recipe),
             sampled=any(one["step"] == self.position.step for one in read_samples(request.output)),

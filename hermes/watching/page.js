@@ -9,6 +9,7 @@ const CHARTS = [
   ["val_bits_per_byte", "Validation, bits per byte", ["val_bits_per_byte"]],
   ["lr", "Learning rate", ["lr"]],
   ["grad_norm", "Gradient norm before clipping", ["grad_norm"]],
+  ["grad_noise_scale", "Gradient noise scale (tokens, or pairs)", ["grad_noise_scale"]],
   ["tokens_per_second", "Tokens per second", ["tokens_per_second"]],
 ];
 const NO_CHART = new Set(["step", "epoch", "tokens", "slowest_rank", ...CHARTS.flatMap(([, , keys]) => keys)]);

@@ -170,3 +170,12 @@ def test_a_mixture_with_names_and_changing_weights_is_written_in_a_file(here, ca
     Path("c.yaml").write_text("data: {plain: {file: text.txt, weight: 1}}\n")
     refuses(call, 1, "c.yaml: data.plain: unknown key 'file'; did you mean 'files'?",
             *options, "--config", "c.yaml", "--output", "third")  # fmt: skip
+
+
+def test_a_run_in_which_no_step_was_applied_ends_with_a_whole_sentence(here, call):
+    given = ("--max-steps", 2, "--precision", "float16", "--loss-scale", 1e30)
+    code, _, err = call(*TRAIN, *given)
+    assert code == 0, err
+    assert err.endswith(
+        "done: no loss to report, as no logged step was applied; run/step-00000002\n"
+    )

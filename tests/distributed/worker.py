@@ -223,6 +223,33 @@ def check_limits(process_group):
     assert read() == 20
 
 
+def check_noise(backend, process_group):
+    """The first norm of each process is that of its own first micro-batch, before any sum."""
+    rank_info = process_group.rank_info
+    made = find_backend(backend).learner
+    parts = spec(), start(PLAIN), PLAIN, EXACT
+    learner, alone = made(*parts, process_group), made(*parts)
+    batch, _ = text().draw_batch(
+        Cursor(),
+        samples=4 * rank_info.world_size,
+        micro_batch=2,
+        accum=2,
+        rank=rank_info.rank,
+        world_size=rank_info.world_size,
+    )
+    report = learner.step(replace(batch, measures_noise=True), 1e-2)
+    first = replace(
+        batch, tokens=batch.tokens[:1], targets=batch.targets[:1], rows=batch.rows[:1],
+        global_counts=batch.counts,
+    )  # fmt: skip
+    _, grads = alone.grads(first)
+    expected = np.sqrt(sum(np.square(grads[name]).sum() for name in grads))
+    assert np.isclose(float(report.first_norm), expected, rtol=1e-12, atol=0)
+    norms = process_group.all_gather_text(f"{float(report.first_norm):.9g}")
+    assert len(set(norms)) == rank_info.world_size
+    assert learner.step(batch, 1e-2).first_norm is None
+
+
 def trace_without_compiling():
     """Let torch.compile run the graphs that it makes of a module, which takes no C++ compiler."""
     import torch
@@ -255,6 +282,8 @@ def main():
         process_group.mark_first_step_done()
     if backend == "torch" and group == ["short"]:
         check_limits(process_group)
+    if group == ["short"]:
+        check_noise(backend, process_group)
     for name, case in cases(backend, rank_info.world_size, *group).items():
         np.savez(Path(folder) / f"{name}-{rank}.npz", **numbers(backend, case, process_group))
     process_group.close()

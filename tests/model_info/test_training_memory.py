@@ -8,6 +8,7 @@ import pytest
 from torch.profiler import ProfilerActivity, profile
 
 from hermes import mal
+from hermes.errors import HermesError
 from hermes.model_info import training_memory
 from hermes.model_info.training_memory import Placement, find_largest_batch, plan_memory
 from hermes.numerics.params import count_parameters, list_parameters
@@ -52,15 +53,36 @@ def measure_mlx(spec, B, A, **options):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("grad_checkpoint", [False, True])
+@pytest.mark.parametrize("recomputed", ["", "grad_checkpoint", "selective_checkpoint"])
 @pytest.mark.parametrize(("B", "A"), [(8, 1), (2, 2)])
-def test_a_plan_is_the_peak_of_a_step_on_torch(precision, grad_checkpoint, B, A):
+def test_a_plan_is_the_peak_of_a_step_on_torch(precision, recomputed, B, A):
     spec = make_wide()
-    options = {"precision": precision, "grad_checkpoint": grad_checkpoint}
+    options = {"precision": precision, **({recomputed: True} if recomputed else {})}
     found = measure_torch(spec, B, A, **options)
     recipe = Recipe(batch_size=B, grad_accum=A, seq_len=36)
     plan = plan_memory(spec, recipe, Placement("torch", **options))
     assert plan.total == pytest.approx(found, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"grad_checkpoint": True},
+            "grad_checkpoint keeps no activation of a block, and selective_checkpoint some of "
+            "them; leave one out",
+        ),
+        (
+            {"backend": "mlx"},
+            "mlx recomputes whole blocks, without selective_checkpoint; choose grad_checkpoint, or "
+            "backend torch",
+        ),
+    ],
+)
+def test_selective_checkpointing_is_planned_where_it_exists(given, said):
+    with pytest.raises(HermesError) as error:
+        Placement(selective_checkpoint=True, **given)
+    assert str(error.value) == said
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -68,7 +68,7 @@ class World:
     def record(self, event):
         self.log.append(f"record {type(event).__name__} {event.step}")
 
-    def save(self, position, losses=()):
+    def save(self, position, losses=(), noise=()):
         self.time += 50.0
         self.log.append(f"save {position.step}")
         return Path(f"step-{position.step}")

@@ -282,12 +282,21 @@ class RunProgress:
             )
         if not self.leads:
             return
-        losses = [] if result.loss is None else [f"loss {result.loss:.4f}"]
-        if result.val_loss is not None:
-            losses.append(f"validation loss {result.val_loss:.4f}")
-        if result.val_bits_per_byte is not None:
-            losses.append(f"{result.val_bits_per_byte:.4f} bits per byte")
-        self.tell(f"done: {', '.join(losses)}; {result.checkpoint}")
+        self.tell(describe_end(result))
+
+
+def describe_end(result: "TrainResult") -> str:
+    """The last sentence about a finished run: its losses, as far as known, and where it is.
+
+    A step that was not applied has no loss, so neither has a run of which no step was.
+    """
+    losses = [] if result.loss is None else [f"loss {result.loss:.4f}"]
+    if result.val_loss is not None:
+        losses.append(f"validation loss {result.val_loss:.4f}")
+    if result.val_bits_per_byte is not None:
+        losses.append(f"{result.val_bits_per_byte:.4f} bits per byte")
+    found = ", ".join(losses) or "no loss to report, as no logged step was applied"
+    return f"done: {found}; {result.checkpoint}"
 
 
 def format_resume_command(context: click.Context, output: Path) -> str:

@@ -10,6 +10,7 @@ from hermes_conformance.laws import (
     compiled,
     core_library,
     exact,
+    gradient_noise,
     interchange,
     kernels,
     loss_scaling,
@@ -42,15 +43,20 @@ LEVELS = (
     Level(
         "L1",
         "float64 semantics",
-        (*semantics.LAWS, *rows.LAWS_64),
+        (*semantics.LAWS, *rows.LAWS_64, *gradient_noise.LAWS_64),
         semantics.make_cases,
         canary=True,
     ),
-    Level("L2", "float32 kernels", (*kernels.LAWS, *rows.LAWS_32), kernels.make_cases),
+    Level(
+        "L2",
+        "float32 kernels",
+        (*kernels.LAWS, *rows.LAWS_32, *gradient_noise.LAWS_32),
+        kernels.make_cases,
+    ),
     Level(
         "L3",
         "kernels of shorter formats",
-        (*short_formats.LAWS, *loss_scaling.LAWS_OF_GRADIENTS),
+        (*short_formats.LAWS, *loss_scaling.LAWS_OF_GRADIENTS, *gradient_noise.LAWS_F16),
         short_formats.make_cases,
     ),
     Level(

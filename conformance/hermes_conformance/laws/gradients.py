@@ -112,7 +112,7 @@ def micro_batches(case: Case, backends: Backends) -> Iterator[Measurement]:
 def shares(case: Case, backends: Backends) -> Iterator[Measurement]:
     """Losses and gradients of the shares that ranks have of a step add up to the whole step's."""
     loss, whole = backends.subject.compute_grads(case)
-    parts = [backends.subject.make_learner(case).grads(share) for share in _split_batch(case.batch)]
+    parts = [backends.subject.make_learner(case).grads(share) for share in split_batch(case.batch)]
     total_loss = sum(part for part, _ in parts)
     yield compare_absolute("sum of the losses", total_loss, loss, tolerance.LOSS_64.scale_to(loss))
     for name, value in whole.items():
@@ -122,7 +122,7 @@ def shares(case: Case, backends: Backends) -> Iterator[Measurement]:
             yield compare_gradient(what, total, value, choose_scale(whole, name))
 
 
-def _split_batch(batch: Batch) -> Iterator[Batch]:
+def split_batch(batch: Batch) -> Iterator[Batch]:
     """Each micro-batch as the share that one rank has of the step."""
     for a in range(len(batch.tokens)):
         at = slice(a, a + 1)
