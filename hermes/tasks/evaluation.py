@@ -84,13 +84,14 @@ def evaluate_tasks(
     go_on: Callable[[], None] = lambda: None,
     *,
     found: FoundTasks | None = None,
-    bootstraps: bool = True,
+    in_training: bool = False,
 ) -> tuple[TaskScore, ...]:
     """The scores of a model on tasks. go_on: called before each batch.
 
     found: what `find_tasks` says of the options; None to ask it, which reads thousands of files.
-    bootstraps: estimate the standard errors that have no formula, in processes of their own, which
-    end by SIGTERM: not where that is caught, since then they never do. Raises HermesError.
+    in_training: ranks of a run evaluate beside each other, of which the harness gives the scores to
+    rank 0 alone; () in others. Standard errors without a formula are left out: the harness computes
+    them in processes that it ends by SIGTERM, which a run catches. Raises HermesError.
     """
     require_harness(options.flags.tasks)
     from lm_eval.evaluator import simple_evaluate
@@ -110,7 +111,7 @@ def evaluate_tasks(
                 limit=int(limit) if limit is not None and limit >= 1 else limit,
                 apply_chat_template=options.template is not None,
                 log_samples=False,
-                bootstrap_iters=ITERATIONS if bootstraps else 0,
+                bootstrap_iters=0 if in_training else ITERATIONS,
                 torch_random_seed=None,  # nothing here draws torch's numbers
             )
         except (OSError, ValueError) as error:
@@ -118,6 +119,8 @@ def evaluate_tasks(
                 f"lm-evaluation-harness cannot evaluate {', '.join(names)}: {error}"
             ) from error
     report_stage("")
+    if results is None and in_training:
+        return ()
     if results is None:
         raise HermesError("tasks are evaluated by one process; start hermes without a launcher")
     return collect_scores(results)

@@ -53,7 +53,7 @@ def choose_rounds(call: Call) -> TaskRounds | None:
         learner: BackendModel, tokenizer: Tokenizer, batch_size: int, go_on: Callable[[], None]
     ) -> Mapping[str, float]:
         model = Model(learner, lambda: tokenizer)
-        scores = evaluate_tasks(model, options, batch_size, go_on, found=found, bootstraps=False)
+        scores = evaluate_tasks(model, options, batch_size, go_on, found=found, in_training=True)
         return name_scores(scores)
 
     words = f"{','.join(names)} every {every}, {options.num_fewshot}, {options.limit}"
