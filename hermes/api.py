@@ -8,6 +8,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGINT
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -24,6 +25,7 @@ from hermes.interface import Backend, choose_backend
 from hermes.recipe import LossScaling, OptimizerRecipe
 from hermes.spec import ModelSpec
 from hermes.stages import report_stage, show_stages
+from hermes.tasks.rounds import choose_rounds
 from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
 from hermes.tokenizer.training import Settings
 from hermes.training.events import Event
@@ -231,6 +233,11 @@ def train(
     eval_every: int = 0,
     patience: int = 0,
     min_delta: float = 0.0,
+    eval_tasks: str | Sequence[str] = (),
+    eval_tasks_every: int = 0,
+    eval_tasks_path: str | Path | None = None,
+    eval_tasks_fewshot: int | None = None,
+    eval_tasks_limit: float | None = None,
     on_nonfinite: str = "stop",
     on_spike: str = "ignore",
     spike_sigma: float = 6.0,
@@ -302,6 +309,11 @@ def train(
     cooldown_from: a checkpoint at the full learning rate of a constant or wsd schedule, which the
     run continues with a fall to its end; decay_steps says how long.
 
+    eval_tasks: names of lm-evaluation-harness's tasks, as in `evaluate`, on which the model is
+    evaluated every eval_tasks_every steps and at the end, each time behind a checkpoint (extra
+    `tasks`); eval_tasks_path, eval_tasks_fewshot, eval_tasks_limit: its include_path, num_fewshot
+    and limit. What makes them fail does not end the run.
+
     lr to freeze: fields of `hermes.Recipe`; optimizer: its name, or all of its settings at once;
     loss_scale: the first under precision float16, or all settings of its scaling.
     group: ('lm_head.*', 'lr=1e-3,weight_decay=0') for each glob of tensors' names; lr_point:
@@ -371,6 +383,8 @@ def run_to_end(
     Ctrl-C, once the run is saved.
     """
     report, uploads = call["report"], host.uploads
+    tasks = all_or_none(host.process_group, lambda: choose_rounds(call))
+    request = replace(request, tasks=tasks)
 
     def show_prepared(run: Run) -> None:
         for note in run.notes if host.leads else ():

@@ -115,12 +115,12 @@ def make_optimization_options() -> tuple[Option, ...]:
         Option("log_every", type=int, group="Evaluation and logging",
                default_text="1, or 10 for runs of 10,000 steps or more",
                help="Log metrics every N optimizer steps"),
-        Option("verbose", type=bool, default=False, group="Evaluation and logging",
+        Option("verbose", type=bool, default=False, group="Evaluation and logging", scope="call",
                help="Show every logged step on a line of its own"),
-        Option("quiet", type=bool, default=False, group="Evaluation and logging",
+        Option("quiet", type=bool, default=False, group="Evaluation and logging", scope="call",
                help="Show nothing but warnings and errors"),
         Option("log_file", metavar="FILE", group="Evaluation and logging", is_path=True,
-               per_rank=True,
+               scope="call", per_rank=True, repeated=True,
                help="File that gets a line for every logged step and event, with the time; it "
                "only grows"),
         Option("patience", type=int, default=0, group="Evaluation and logging",
@@ -128,6 +128,19 @@ def make_optimization_options() -> tuple[Option, ...]:
                "does"),
         Option("min_delta", type=float, default=0.0, group="Evaluation and logging",
                help="Fall of the validation loss, in nats, that --patience takes as lower"),
+        Option("eval_tasks", multiple=True, metavar="NAMES", group="Tasks",
+               help="Tasks of lm-evaluation-harness, such as hellaswag,arc_easy, on which the "
+               "model is evaluated while it trains; repeatable; needs the extra tasks"),
+        Option("eval_tasks_every", type=int, default=0, metavar="N", group="Tasks",
+               help="Save, and evaluate them, every N optimizer steps and at the end; 0 does so "
+               "at the end only"),
+        Option("eval_tasks_path", metavar="DIR", group="Tasks", is_path=True, per_rank=True,
+               help="Folder with tasks of your own, in the harness's YAML"),
+        Option("eval_tasks_fewshot", type=int, metavar="N", default_text="as the task says",
+               group="Tasks",
+               help="Solved examples before each question; a task may fix them at 0"),
+        Option("eval_tasks_limit", type=float, metavar="N", default_text="all", group="Tasks",
+               help="Questions of each task; below 1 a share of them"),
         Option("on_nonfinite", default="stop", metavar="POLICY", group="Evaluation and logging",
                help="What to do where a loss or gradient is not finite: stop; skip:N, which "
                "leaves the step out and stops after N in a row; or rollback:N, which after N in a "

@@ -19,11 +19,15 @@ _TRACKING = (
     *("sample_every", "sample_prompt", "sample_prompts", "sample_tokens"),
     *("track", "track_project"),
 )
+_TASKS = (
+    *("eval_tasks", "eval_tasks_every", "eval_tasks_path"),
+    *("eval_tasks_fewshot", "eval_tasks_limit"),
+)
 _RECIPE = (
     *("schedule", "warmup_steps", "warmup_ratio", "min_lr_ratio", "decay_ratio", "decay_steps"),
     *("decay_shape", "power", "lr_point", "grad_clip", "weight_decay", "optimizer", "moments"),
     *("group", "ema", "z_loss", "loss_scale", "seed", "val_fraction"),
-    *("eval_every", "patience", "min_delta"),
+    *("eval_every", "patience", "min_delta", *_TASKS),
     *("on_nonfinite", "on_spike", "spike_sigma", "spike_window", "gradient_noise_scale"),
     *("save_every", "save_minutes", "save_every_epoch", "log_every"),
     *("verbose", "quiet", "log_file", *_TRACKING),

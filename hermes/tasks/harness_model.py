@@ -11,7 +11,7 @@ every backend.
 Importing it needs the extra `tasks`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import log
 from typing import Any
 
@@ -46,15 +46,22 @@ Pair = tuple[list[int], list[int]]
 class HarnessModel(TemplateLM):  # type: ignore[misc]  # without types where it is not installed
     """A loaded model, asked in batches of up to batch_size texts.
 
-    template: what the harness's chats are written with; None where it asks for none.
+    template: what the harness's chats are written with; None where it asks for none. go_on: called
+    before each batch.
     """
 
-    def __init__(self, model: Model, batch_size: int = 32, template: Template | None = None):
+    def __init__(
+        self,
+        model: Model,
+        batch_size: int = 32,
+        template: Template | None = None,
+        go_on: Callable[[], None] = lambda: None,
+    ):
         super().__init__()
         if batch_size < 1:
             raise HermesError(f"--batch-size must be at least 1, got {batch_size}")
         self._model, self._batch_size, self._template = model, batch_size, template
-        self._tokens = model.tokenizer
+        self._tokens, self._go_on = model.tokenizer, go_on
         self._max_length = model.spec.max_seq_len
 
     @property
@@ -133,6 +140,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # without types where it 
         found: list[tuple[float, bool]] = [(0.0, False)] * len(rows)
         done = 0
         for batch in self._make_batches(rows):
+            self._go_on()
             report_stage(stage, done, len(rows))
             tokens, targets = _pad([rows[number] for number in batch])
             scores = self._model.backend_model.logprobs(tokens, targets).astype(np.float64)
@@ -195,6 +203,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # without types where it 
 
         def follow() -> Iterable[Request]:
             for done, number in enumerate(order):
+                self._go_on()
                 report_stage("generating answers", done, len(order))
                 yield made[number]
 

@@ -64,12 +64,12 @@ def name_curves(record: Mapping[str, float]) -> dict[str, float]:
     """The numbers of a line of metrics.jsonl by the names of their curves.
 
     Trackers draw one panel for all names before a slash: 'loss' becomes 'train/loss', 'val_loss'
-    becomes 'val/loss'.
+    becomes 'val/loss', and scores of tasks have a name with slashes already.
     """
     named = {}
     for key, value in record.items():
         if key == "step":
             continue
         name = f"val/{key.removeprefix('val_')}" if key.startswith("val_") else f"train/{key}"
-        named[name] = float(value)
+        named[key if key.startswith("task/") else name] = float(value)
     return named

@@ -83,6 +83,16 @@ class RankCoordinator:
         self._process_group.begin()
         return stops
 
+    def decide(self, *, failed: bool = False) -> str:
+        """What all ranks do between two batches of a round of tasks: 'go on', 'stop' or 'fail'.
+
+        failed: this rank cannot go on. One that failed outweighs one that was asked to stop.
+        """
+        own = 2.0 if failed else float(self._stop())
+        found = self._process_group.all_reduce_max(own)
+        self._process_group.begin()
+        return ("go on", "stop", "fail")[int(found)]
+
     def should_stop_after_step(self) -> bool:
         """Whether any rank was asked to stop; called once after every step.
 

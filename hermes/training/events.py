@@ -10,6 +10,7 @@ from hermes.data import Cursor
 
 __all__ = [
     "MEASURED",
+    "OF_TASK",
     "Evaluation",
     "Event",
     "Overflow",
@@ -23,6 +24,8 @@ __all__ = [
     "Spike",
     "Stopped",
     "StoppedEarly",
+    "TaskScores",
+    "TasksFailed",
     "Update",
     "make_record",
 ]
@@ -30,6 +33,9 @@ __all__ = [
 
 # Keys of a line of metrics that depend on the machine and its load, not on the run.
 MEASURED = ("tokens_per_second", "mfu", "peak_memory", "save_seconds")
+
+# What the names of tasks' scores begin with: task/hellaswag/acc.
+OF_TASK = "task/"
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,22 @@ class Evaluation:
         own = ("val_loss", "val_bits_per_byte")
         others = {name: value for name, value in numbers.items() if name not in own}
         return cls(step, numbers["val_loss"], numbers.get("val_bits_per_byte"), others)
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """The scores on tasks after `step`. others: by 'task/NAME/METRIC'."""
+
+    step: int
+    others: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TasksFailed:
+    """The tasks could not be evaluated after `step`, and the run goes on. what: says why."""
+
+    step: int
+    what: str
 
 
 @dataclass(frozen=True)
@@ -199,8 +221,8 @@ class Stopped:
 
 
 # What has a line of metrics.jsonl.
-Recorded = Update | Evaluation | Skipped | Overflow | Spike | RolledBack
-Event = Recorded | Sample | Saved | StoppedEarly | Stopped
+Recorded = Update | Evaluation | TaskScores | Skipped | Overflow | Spike | RolledBack
+Event = Recorded | TasksFailed | Sample | Saved | StoppedEarly | Stopped
 
 
 def make_record(event: Recorded) -> dict[str, float]:

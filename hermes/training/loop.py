@@ -32,6 +32,7 @@ from hermes.training.events import (
     Skipped,
     Stopped,
     StoppedEarly,
+    TaskScores,
     Update,
 )
 from hermes.training.loss_guard import Bad, LossGuard, describe_bad
@@ -40,6 +41,7 @@ from hermes.training.recording import Recorder, is_due
 from hermes.training.samples import SampleMaker
 from hermes.training.schedule import compute_lr, count_step_samples, count_steps
 from hermes.training.step_meter import StepMeter
+from hermes.training.task_rounds import TaskEvaluator
 from hermes.training.training_data import TrainingData
 
 __all__ = ["TrainingLoop"]
@@ -54,8 +56,9 @@ class TrainingLoop:
     not finite, and of spikes. rebuild: makes the learner anew from a checkpoint, or from where the
     run began where that is None. save_every_epoch: save after the step that ends an epoch, too.
     noise: averages of the gradients' noise, None where it is not measured.
-    samples: made every so many steps; sampled: whether those of `position` are. meter: measures
-    what steps cost. clock: seconds, for the throughput.
+    samples: made every so many steps; sampled: whether those of `position` are. tasks: evaluated
+    every so many steps, behind a checkpoint; has_task_scores: whether those due at `position` are.
+    meter: measures what steps cost. clock: seconds, for the throughput.
     """
 
     learner: Learner
@@ -75,6 +78,8 @@ class TrainingLoop:
     noise: GradientNoise | None = None
     samples: SampleMaker | None = None
     sampled: bool = False
+    tasks: TaskEvaluator | None = None
+    has_task_scores: bool = True
     meter: StepMeter = field(default_factory=StepMeter)
     clock: Callable[[], float] = time.perf_counter
 
@@ -82,6 +87,7 @@ class TrainingLoop:
         step = self.position.step
         self._saved_step = step if self.saved else -1
         self._evaluated_step = step if self.evaluated else -1
+        self._tasked_step = step if self.has_task_scores else -1
         self._unannounced: Saved | None = None
         self._pending: list[PendingStep] = []
         self._mark_return()
@@ -98,6 +104,8 @@ class TrainingLoop:
             if self._is_evaluation_missing():
                 # The run was stopped after saving this step and before evaluating it.
                 stopping = yield from self._evaluate()
+            if self._are_tasks_missing() and not stopping:
+                stopping = yield from self._evaluate_tasks()
             if not self.sampled and not stopping:
                 yield from self._make_samples()
             began = self.position.step
@@ -113,6 +121,7 @@ class TrainingLoop:
                 stopping = self.coordinator.should_stop_after_step()
                 step = self.position.step
                 saves, evaluates = self._is_save_due(before), self._is_evaluation_due()
+                saves = saves or self._are_tasks_missing()
                 reads = step == 1 or stopping or saves or evaluates
                 if (reads or self._is_due(self.log_every)) and (yield from self._read_pending()):
                     # Without a checkpoint there is nothing to stop at before the next step.
@@ -127,6 +136,8 @@ class TrainingLoop:
                 saves = saves or stopping or self.early_stopping.should_save(step)
                 if saves and self._saved_step != step:
                     yield from self._save()
+                if not stopping and self._are_tasks_missing():
+                    stopping = yield from self._evaluate_tasks()
                 if not stopping:
                     yield from self._make_samples()
             self.recorder.wait()
@@ -134,7 +145,7 @@ class TrainingLoop:
         if self.early_stopping.exhausted and not stopping:
             best = self.early_stopping
             yield StoppedEarly(self.position.step, best.best_step, best.best)
-        elif stopping and (self.position.step < self.total_steps or self._is_evaluation_missing()):
+        elif stopping and (self.position.step < self.total_steps or self._is_anything_missing()):
             yield Stopped(self.position.step)
 
     def _is_due(self, every: int) -> bool:
@@ -154,6 +165,16 @@ class TrainingLoop:
 
     def _is_evaluation_missing(self) -> bool:
         return self._is_evaluation_due() and self._evaluated_step != self.position.step
+
+    def _are_tasks_missing(self) -> bool:
+        """Whether tasks are due, also where the run ends early, and are not evaluated."""
+        tasks, step = self.tasks, self.position.step
+        if tasks is None or self._tasked_step == step or step == 0:
+            return False
+        return self._is_due(tasks.every) or self.early_stopping.exhausted
+
+    def _is_anything_missing(self) -> bool:
+        return self._is_evaluation_missing() or self._are_tasks_missing()
 
     def _make_reader(self) -> BatchReader:
         rank_info = self.coordinator.rank_info
@@ -281,6 +302,7 @@ class TrainingLoop:
         self.guard.end_row()
         self._mark_return()
         self._evaluated_step = min(self._evaluated_step, step)
+        self._tasked_step = min(self._tasked_step, step)
         self.recorder.roll_back(event, self.position)
         self._timed_tokens, self._timed_from = self.position.tokens, self.clock()
         yield event
@@ -337,6 +359,28 @@ class TrainingLoop:
             self.recorder.record_sample(sample)
             yield sample
         self._timed_from += self.clock() - started
+
+    def _evaluate_tasks(self) -> Generator[Event, None, bool]:
+        """Evaluate the tasks and record it, once the step's checkpoint is whole on disk.
+
+        Returns whether the run was asked to stop.
+        """
+        assert self.tasks is not None, "only tasks can be missing"
+        started, step = self.clock(), self.position.step
+        self.recorder.wait()
+        yield from self._announce_saved()
+        found = self.tasks.evaluate(self.learner, step)
+        report_stage("")
+        self._timed_from += self.clock() - started
+        if found is None:
+            return True
+        self._tasked_step = step
+        if isinstance(found, TaskScores):
+            self.recorder.record(found)
+            yield found
+        elif self.tasks.is_new(found):
+            yield found
+        return self.coordinator.should_stop()
 
     def _evaluate(self) -> Generator[Event, None, bool]:
         """Evaluate, record and yield it; returns whether the run was asked to stop."""

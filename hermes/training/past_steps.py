@@ -15,6 +15,7 @@ from hermes.training.nonfinite import NonFinitePolicy
 from hermes.training.recording import is_due
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.spikes import SpikePolicy
+from hermes.training.task_rounds import has_scores
 
 __all__ = ["PastSteps"]
 
@@ -69,6 +70,15 @@ class PastSteps:
         if not held_out or not is_due(self.step, every, total):
             return False
         return not any(line["step"] == self.step and "val_loss" in line for line in self.metrics)
+
+    def are_tasks_missing(self) -> bool:
+        """Whether tasks are due at the step that the run resumes from, and have no scores."""
+        tasks = self.request.tasks
+        if self.checkpoint is None or tasks is None:
+            return False
+        if not is_due(self.step, tasks.every, self.parts.total_steps):
+            return False
+        return not any(line["step"] == self.step and has_scores(line) for line in self.metrics)
 
     def restore_early_stopping(self) -> EarlyStopping:
         """Early stopping as far as the run's metrics have taken it."""

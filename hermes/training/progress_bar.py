@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 from hermes.formatting import format_with_unit
 from hermes.stage_display import StageDisplay
 from hermes.training.events import (
+    OF_TASK,
     Evaluation,
     Event,
     Overflow,
@@ -24,6 +25,8 @@ from hermes.training.events import (
     Spike,
     Stopped,
     StoppedEarly,
+    TaskScores,
+    TasksFailed,
     Update,
 )
 
@@ -142,6 +145,11 @@ def describe_event(event: Event) -> str:
             end = "" if bits is None else f", {bits:.4f} bits per byte"
             end += "".join(f", {name} {value:.4g}" for name, value in others.items())
             return f"step {step:,}: validation loss {loss:.4f}{end}"
+        case TaskScores(step, others):
+            told = (f"{name.removeprefix(OF_TASK)} {value:.4g}" for name, value in others.items())
+            return f"step {step:,}: {', '.join(told)}"
+        case TasksFailed(step, what):
+            return f"step {step:,}: the tasks could not be evaluated, and the run goes on: {what}"
         case Skipped(step, _, _, total, what):
             return f"step {step:,}: {what}, so the step was skipped, number {total:,} of the run"
         case Overflow(step, _, _, scale, lower):

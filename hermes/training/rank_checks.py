@@ -22,7 +22,7 @@ __all__ = [
 # What every rank must decide alike, step by step.
 DECISIONS = (
     *("log_every", "save_every_epoch", "patience", "min_delta", "on_nonfinite", "on_spike"),
-    *("spike_sigma", "spike_window", "gradient_noise_scale", "samples"),
+    *("spike_sigma", "spike_window", "gradient_noise_scale", "samples", "tasks"),
 )
 FILES = "all must see the same files and run the same versions"
 

@@ -18,6 +18,7 @@ from hermes.tracking.tracker import MakeTracker
 from hermes.training.events import Position
 from hermes.training.samples import SampleOptions
 from hermes.training.save_timer import SaveTimer
+from hermes.training.task_rounds import TaskRounds
 from hermes.training.training_data import TrainingData
 
 __all__ = ["InitialModel", "MakeData", "RowOptions", "RunComponents", "RunRequest"]
@@ -83,11 +84,12 @@ class RunRequest:
     save_minutes, save_every_epoch: further checkpoints. patience, min_delta: as in EarlyStopping.
     on_nonfinite: as in NonFinitePolicy. on_spike, spike_sigma, spike_window: as in SpikePolicy.
     gradient_noise_scale: measure it, which needs several micro-batches a step.
-    samples: text to make on the way. trackers: follow the run in rank 0, by name, in the project
-    track_project. cooldown_from: a checkpoint that a run without one continues with a falling
-    learning rate. force: try what memory or disk seem too small for. dry_run: check everything, and
-    train nothing. auto_batch: split the samples of a step into micro-batches that fit. on_model:
-    called once the model is settled, before data is read; not of a finished run.
+    samples: text to make on the way. tasks: what the model is evaluated on besides. trackers:
+    follow the run in rank 0, by name, in the project track_project. cooldown_from: a checkpoint
+    that a run without one continues with a falling learning rate. force: try what memory or disk
+    seem too small for. dry_run: check everything, and train nothing. auto_batch: split the samples
+    of a step into micro-batches that fit. on_model: called once the model is settled, before data
+    is read; not of a finished run.
     """
 
     output: Path
@@ -122,6 +124,7 @@ class RunRequest:
     spike_window: int = 128
     gradient_noise_scale: bool = False
     samples: SampleOptions = field(default_factory=SampleOptions)
+    tasks: TaskRounds | None = None
     trackers: Mapping[str, MakeTracker] = field(default_factory=dict)
     track_project: str = "hermes"
     cooldown_from: Path | None = None

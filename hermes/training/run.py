@@ -42,6 +42,7 @@ from hermes.training.samples import SampleMaker, read_samples
 from hermes.training.save_timer import SaveTimer
 from hermes.training.setup import prepare_new
 from hermes.training.step_meter import make_step_meter
+from hermes.training.task_rounds import TaskEvaluator
 
 __all__ = ["Run", "check_output", "has_checkpoint", "open_run"]
 
@@ -71,10 +72,12 @@ class Run:
         self.position, self.total_steps = self.components.position, self.components.total_steps
         past = PastSteps(request, self.components, self.checkpoint)
         self._is_evaluation_missing = past.is_evaluation_missing()
+        self._are_tasks_missing = past.are_tasks_missing()
         self.early_stopping = past.restore_early_stopping()
         self._guard, self._noise = past.restore_guard(), past.restore_noise()
         self.finished = self.early_stopping.exhausted or (
-            self.position.step >= self.total_steps and not self._is_evaluation_missing
+            self.position.step >= self.total_steps
+            and not (self._is_evaluation_missing or self._are_tasks_missing)
         )
         self.notes = (*notes, *self.components.notes, *past.warn_odd_lines())
         if not self.finished:
@@ -134,6 +137,12 @@ class Run:
         encode = parts.training_data.encode_prompt or parts.tokenizer.encode_prompt
         return SampleMaker(request.samples, parts.tokenizer, encode, parts.recipe.seed)
 
+    def _make_task_evaluator(self, coordinator: RankCoordinator) -> TaskEvaluator | None:
+        tasks, parts = self.request.tasks, self.components
+        if tasks is None:
+            return None
+        return TaskEvaluator(tasks, parts.tokenizer, parts.recipe.batch_size, coordinator)
+
     def train(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Train, yielding what happens and writing the run's files.
 
@@ -144,20 +153,21 @@ class Run:
             return iter(())
         request, parts = self.request, self.components
         saved = self.checkpoint.path if self.checkpoint else None
+        coordinator = RankCoordinator(
+            request.process_group,
+            self._learner,
+            stop,
+            self.position.step,
+            saved,
+            SaveTimer(request.save_minutes),
+        )
         # No generator of its own, so that the loop is one call away from the caller.
         return TrainingLoop(
             learner=self._learner,
             recipe=parts.recipe,
             data=parts.training_data,
             recorder=self._make_recorder(self._learner),
-            coordinator=RankCoordinator(
-                request.process_group,
-                self._learner,
-                stop,
-                self.position.step,
-                saved,
-                SaveTimer(request.save_minutes),
-            ),
+            coordinator=coordinator,
             total_steps=self.total_steps,
             log_every=request.log_every or choose_log_every(self.total_steps),
             position=self.position,
@@ -169,6 +179,8 @@ class Run:
             save_every_epoch=request.save_every_epoch,
             noise=self._noise,
             samples=self._make_sample_maker(),
+            tasks=self._make_task_evaluator(coordinator),
+            has_task_scores=not self._are_tasks_missing,
             meter=make_step_meter(request, parts.spec, parts.recipe),
             sampled=any(one["step"] == self.position.step for one in read_samples(request.output)),
         ).run()

@@ -22,6 +22,7 @@ __all__ = [
     "FACTS",
     "NAME",
     "PROCESSES",
+    "SESSIONS",
     "Session",
     "format_scalar",
     "list_handovers",
@@ -38,7 +39,8 @@ REFERENCE = "reference_weights"
 PROCESSES = "processes"
 TRAINED = "trained"
 # What stands there beside the options.
-FACTS = ("sessions", REFERENCE, PROCESSES, TRAINED)
+SESSIONS = "sessions"
+FACTS = (SESSIONS, REFERENCE, PROCESSES, TRAINED)
 # The recipe's fields that `hermes train` has options for.
 OPTIONS = (
     "lr",

@@ -16,12 +16,14 @@ from hermes.training.events import (
     Skipped,
     Spike,
     Stopped,
+    TaskScores,
     Update,
     make_record,
 )
 from hermes.training.metrics_file import read_metrics
 from hermes.training.run import Run
 from hermes.training.samples import read_samples
+from hermes.training.task_rounds import has_scores
 
 __all__ = ["deliver", "open_trackers"]
 
@@ -50,7 +52,7 @@ def open_trackers(run: Run, tell: Callable[[str], None]) -> TrackerDelivery:
 def deliver(trackers: TrackerDelivery, event: Event) -> None:
     """Tell a run's trackers what happened."""
     match event:
-        case Update() | Evaluation() | Skipped() | Overflow() | Spike():
+        case Update() | Evaluation() | TaskScores() | Skipped() | Overflow() | Spike():
             trackers.log(make_record(event))
         case Sample(step, number, prompt, text):
             trackers.log_text(step, f"sample/{number}", prompt + text)
@@ -86,4 +88,5 @@ def _find_logged_steps(output: Path) -> dict[str, int]:
         kind: max((int(line["step"]) for line in records if key in line), default=0)
         for kind, key in kinds.items()
     }
+    steps["task"] = max((int(line["step"]) for line in records if has_scores(line)), default=0)
     return steps | {"text": max((sample["step"] for sample in read_samples(output)), default=0)}

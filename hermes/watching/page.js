@@ -86,8 +86,14 @@ function drawRuns() {
   });
 }
 
+// Lines of tasks' scores may lie far behind each other, so these are looked for everywhere.
+function listMeasures(run) {
+  const names = run.lines.slice(-200).flatMap(Object.keys);
+  return [...names, ...run.lines.flatMap(line => Object.keys(line).filter(key => key.startsWith("task/")))];
+}
+
 function drawCharts() {
-  const others = new Set(shown().flatMap(({ run }) => run.lines.slice(-200).flatMap(Object.keys)).filter(key => !NO_CHART.has(key)));
+  const others = new Set(shown().flatMap(({ run }) => listMeasures(run)).filter(key => !NO_CHART.has(key)));
   const plan = [...CHARTS, ...[...others].sort().map(key => [key, key.replaceAll("_", " "), [key]])];
   const axis = find("axis").value, options = { smoothing: +find("smoothing").value, log: find("log").checked, outliers: find("outliers").checked };
   for (const [id, title, keys] of plan) {

@@ -68,3 +68,24 @@ def test_a_log_file_that_cannot_be_written_is_refused(folder, tmp_path, monkeypa
     words = ("--log-file", str(tmp_path), "--max-steps", "2")
     assert go(folder, monkeypatch, tmp_path / "run", *words) == 74
     assert f"cannot write {tmp_path}" in capfd.readouterr().err
+
+
+def test_quiet_is_of_one_start_and_not_of_the_run(folder, tmp_path, monkeypatch, capfd):
+    output, log = tmp_path / "run", tmp_path / "run.log"
+    words = ("--quiet", "--log-file", str(log), "--max-steps", "2")
+    assert go(folder, monkeypatch, output, *words) == 0
+    runfile = output / "run.yaml"
+    assert not re.search("^(quiet|verbose|log_file):", runfile.read_text(), re.M)
+    # As an earlier version wrote it.
+    runfile.write_text(f"quiet: true\nlog_file: {log}\n{runfile.read_text()}")
+    lines = log.read_text()
+    capfd.readouterr()
+    again = ("train", "--config", str(runfile), "--resume", "--max-steps", "3")
+    assert run([*again, "--output", str(output)]) == 0
+    assert "done: loss" in capfd.readouterr().err
+    assert log.read_text() == lines
+    # In a file of one's own it is what the file says.
+    own = tmp_path / "own.yaml"
+    own.write_text("quiet: true\n")
+    assert go(folder, monkeypatch, output, "--resume", "--config", str(own)) == 0
+    assert capfd.readouterr() == ("", "")

@@ -40,6 +40,7 @@ __all__ = [
 RECIPE_FIELDS = {name: entry.recipe_field for name, entry in OPTIONS.items() if entry.recipe_field}
 MODEL_CONFIGS = (".json", ".mal")
 TRAINING_COMMANDS = ("train", "finetune", "sft", "dpo")
+OF_A_START = ("verbose", "quiet", "log_file")
 # The source of those values of a resumed run that are its checkpoint's.
 OF_THE_RUN = "the run's"
 
@@ -172,14 +173,16 @@ def read_config(path: Path) -> OptionFile:
 
 def _read_options(path: Path) -> OptionFile:
     from hermes.storage.strict_yaml import read_text_mapping
-    from hermes.training.run_yaml import FACTS, PROCESSES
+    from hermes.training.run_yaml import FACTS, PROCESSES, SESSIONS
 
     values = read_text_mapping(path)
     said = values.get(PROCESSES)
     if said is not None and not (isinstance(said, str) and said.isdecimal() and int(said) > 0):
         raise HermesError(f"{path}: {PROCESSES} is {said!r}; expected a whole number above 0")
     processes = None if said is None else int(said)
-    own = {key: value for key, value in values.items() if key not in FACTS}
+    # The run.yaml of an earlier version has what was meant for that start of the run alone.
+    left = (*FACTS, *OF_A_START) if SESSIONS in values else FACTS
+    own = {key: value for key, value in values.items() if key not in left}
     return OptionFile(str(path), own, processes)
 
 
