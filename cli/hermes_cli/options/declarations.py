@@ -104,6 +104,14 @@ class TableCommand(click.Command):
         super().__init__(name, **settings)
         self.grouped = grouped
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; what is wrong with it is this command's, of whom Click forgets."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
