@@ -104,6 +104,9 @@ def test_a_shell_gets_its_script_for_completion(shell):
         ("hermes train --schedule co", ["constant", "cosine"]),
         ("hermes train --model smol", ["smol-llama"]),
         ("hermes mal f", ["format"]),
+        ("hermes info na", ["nano"]),
+        ("hermes mal check nano smol", ["smol-llama"]),
+        ("hermes mal diff nano ti", ["tiny"]),
     ],
 )
 def test_words_are_completed(words, found):

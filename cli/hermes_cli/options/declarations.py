@@ -90,7 +90,16 @@ class TableArgument(click.Argument):
             type=click.Path(path_type=Path) if entry.type is Path else entry.type,
             nargs=-1 if entry.repeated else 1,
             required=entry.required,
+            shell_complete=_complete_model if entry.is_model else None,
         )
+
+
+def _complete_model(
+    context: click.Context, parameter: click.Parameter, begun: str
+) -> list[CompletionItem]:
+    """What the shell may complete a model to: a bundled one by its name, or a file."""
+    found = [CompletionItem(one) for one in mal.list_bundled() if one.startswith(begun)]
+    return found or [CompletionItem(begun, type="file")]
 
 
 class TableCommand(click.Command):
