@@ -1,10 +1,18 @@
 """Text for people: numbers with units, aligned columns, JSON types and missing fields."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
-__all__ = ["describe_missing", "format_columns", "format_count", "format_with_unit", "name_type"]
+__all__ = [
+    "describe_missing",
+    "format_columns",
+    "format_count",
+    "format_with_unit",
+    "list_first",
+    "name_type",
+]
 
 
 def format_count(count: int, many: str, one: str = "") -> str:
@@ -31,6 +39,12 @@ def name_type(value: Any) -> str:
     """Name the type of a JSON value in words; of numbers and booleans, show the value."""
     kinds = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
     return kinds.get(type(value), repr(value)[:40])
+
+
+def list_first(words: Collection[str], most: int = 8) -> str:
+    """Join words by commas: the first ones, and how many more there are."""
+    more = len(words) - most
+    return ", ".join(islice(words, most)) + (f" and {more:,} more" if more > 0 else "")
 
 
 def describe_missing(

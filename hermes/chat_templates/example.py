@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.formatting import list_first
+
 __all__ = ["Example", "describe_unread", "make_example"]
 
 
@@ -44,5 +46,5 @@ def describe_unread(unread: Mapping[str, int]) -> list[str]:
     """The sentence that names fields which nothing read, with their counts; none where all were."""
     if not unread:
         return []
-    shown = ", ".join(f"{name} ({count:,})" for name, count in unread.items())
+    shown = list_first([f"{name[:40]} ({count:,})" for name, count in unread.items()])
     return [f"fields that are not read: {shown}"]

@@ -134,11 +134,13 @@ def choose_format(path: Path, text_format: TextFormat) -> str:
         ending = Path(strip_compression(path.name)[0]).suffix
         if ending.lower() in BINARY:
             raise DataError(
-                f"{path}: unknown ending {ending!r}; known are {describe_formats()}, also with "
-                f"{describe_compressions()} behind it: rename it, or say by --format which format "
-                "it has"
+                f"{name_source(path)}: unknown ending {ending!r}; known are {describe_formats()}, "
+                f"also with {describe_compressions()} behind it: rename it, or say by "
+                "--format which format it has"
             )
-        warnings.warn(f"{path}: unknown ending {ending!r}, read as text; --format says otherwise")
+        warnings.warn(
+            f"{name_source(path)}: unknown ending {ending!r}, read as text; --format says otherwise"
+        )
         chosen = "txt"
     return chosen
 

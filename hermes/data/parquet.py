@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.data.compression import strip_compression
-from hermes.data.files import STANDARD_INPUT, describe_empty, open_source
+from hermes.data.files import STANDARD_INPUT, describe_empty, name_source, open_source
 from hermes.errors import DataError, HermesError
 from hermes.formatting import describe_missing
 
@@ -28,7 +28,9 @@ def read_rows(
     if path == STANDARD_INPUT:
         raise DataError("standard input: a Parquet file is not read in order; name the file")
     if strip_compression(path.name)[1]:
-        raise DataError(f"{path}: a Parquet file is compressed inside; decompress this one")
+        raise DataError(
+            f"{name_source(path)}: a Parquet file is compressed inside; decompress this one"
+        )
     number = 0
     with open_source(path) as file, _translate_errors(path) as arrow:
         table = arrow.ParquetFile(file)
@@ -36,7 +38,8 @@ def read_rows(
         for name in columns or ():
             if name not in names:
                 advice = "name the one that holds text"
-                raise DataError(f"{path}: {describe_missing(name, names, advice, chosen=True)}")
+                missing = describe_missing(name, names, advice, chosen=True)
+                raise DataError(f"{name_source(path)}: {missing}")
         for batch in table.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
             on_share((number + len(batch)) / max(table.metadata.num_rows, 1))
             for row in batch.to_pylist():
@@ -70,6 +73,6 @@ def _translate_errors(path: Path) -> Iterator[Any]:
 def _describe(path: Path, error: Exception) -> DataError:
     reason = " ".join(str(error).split()).rstrip(".")
     return DataError(
-        f"{path}: not a whole Parquet file ({reason[:1].lower()}{reason[1:160]}); copy or write it "
-        "again"
+        f"{name_source(path)}: not a whole Parquet file ({reason[:1].lower()}{reason[1:160]}); "
+        "copy or write it again"
     )

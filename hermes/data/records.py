@@ -15,6 +15,7 @@ from hermes.data.files import (
     describe_compressions,
     expand_paths,
     find_format,
+    name_source,
     read_items,
     split_lines,
 )
@@ -88,7 +89,7 @@ def _choose_format(path: Path, file_format: str | None) -> str:
     chosen = file_format or ("jsonl" if is_stdin else find_format(path))
     if chosen not in FORMATS:
         raise DataError(
-            f"{path}: unknown ending {path.suffix!r}; records are read from "
+            f"{name_source(path)}: unknown ending {path.suffix!r}; records are read from "
             f"{', '.join('.' + name for name in FORMATS)}, also with "
             f"{describe_compressions()} behind it; rename it, or say by --format which format it "
             "has"
@@ -114,14 +115,14 @@ def read_file_records(
     bad records, which are left out; None to stop at the first. wrap: as in `open_source`.
     on_share: of Parquet, told which share of it is read. Raises DataError, StorageError.
     """
-    if file_format == "parquet":
-        for value, number in read_rows(path, columns, on_share):
-            yield Record(value, f"{path}[{number}]", number + 1)
-        return
-
-    # The name says otherwise, so the format was given.
+    # Where the name says otherwise, the format was given.
     is_given = path != STANDARD_INPUT and find_format(path) != file_format
     given = f"; --format says {file_format}" if is_given else ""
+    if file_format == "parquet":
+        name = name_source(path)
+        for value, number in _append_to_errors(read_rows(path, columns, on_share), given):
+            yield Record(value, f"{name}[{number}]", number + 1)
+        return
 
     def read(parts: Iterator[str], name: str) -> Iterator[Record]:
         match file_format:
@@ -130,7 +131,8 @@ def read_file_records(
             case "json":
                 return _read_json(parts, name, given)
         rows = _read_rows(parts, name, "\t" if file_format == "tsv" else ",")
-        return _name_cells(rows, name, bad) if header else _join_cells(rows, name)
+        cells = _name_cells(rows, name, bad) if header else _join_cells(rows, name)
+        return _append_to_errors(cells, given)
 
     yield from read_items(path, read, what, escape=bad is not None, wrap=wrap)
 

@@ -122,7 +122,7 @@ class Option:
 class Argument:
     """A positional argument of a command. repeated: any number of them, at least one if required.
 
-    metavar: how usage and help show it.
+    metavar: how usage and help show it. is_model: whether bundled models go by their names.
     """
 
     name: str
@@ -131,6 +131,7 @@ class Argument:
     type: Kind = str
     repeated: bool = False
     required: bool = True
+    is_model: bool = False
 
 
 # By the option's name: fields of Option that have another value for one command.

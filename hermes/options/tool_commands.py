@@ -244,6 +244,7 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
                 "Model to describe, as --model takes it",
                 "[MODEL]",
                 required=False,
+                is_model=True,
             ),
         ),
         overrides={
@@ -264,6 +265,7 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
                 "MAL files, bundled names, or - for standard input",
                 "FILES...",
                 repeated=True,
+                is_model=True,
             ),
         ),
     ),
@@ -275,17 +277,22 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
                 "MAL files, bundled names, or - for standard input",
                 "FILES...",
                 repeated=True,
+                is_model=True,
             ),
         ),
     ),
     "mal show": CommandOptions(
-        arguments=(Argument("file", "MAL file, bundled name, or - for standard input", "FILE"),),
+        arguments=(
+            Argument(
+                "file", "MAL file, bundled name, or - for standard input", "FILE", is_model=True
+            ),
+        ),
     ),
     "mal diff": CommandOptions(
         ("json",),
         (
-            Argument("a", "Model to start from: a MAL file or a bundled name", "A"),
-            Argument("b", "Model to compare it with", "B"),
+            Argument("a", "Model to start from: a MAL file or a bundled name", "A", is_model=True),
+            Argument("b", "Model to compare it with", "B", is_model=True),
         ),
     ),
     "checkpoint list": CommandOptions(

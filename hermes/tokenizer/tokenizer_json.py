@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from hermes.errors import DataError
+from hermes.tokenizer.growth import check_growth
 from hermes.tokenizer.spelling import BYTE_TOKEN, iterate_stages, list_pieces
 
 __all__ = [
@@ -59,6 +60,7 @@ def parse_tokenizer_json(text: str, source: str) -> Config:
         raise DataError(
             f"{source}: a token has id {largest}; hermes reads ids below {LARGEST_ID:,}"
         )
+    check_growth(config, source)
     return dict(config)
 
 

@@ -62,6 +62,13 @@ def test_an_unknown_command_or_option_is_met_with_the_nearest(call):
     assert "--batch-size" in err
 
 
+def test_a_lacking_value_names_the_command_whose_help_to_read(call):
+    refuses(call, 2, "hermes train: option '--lr-point' requires 2 arguments (see hermes train "
+            "--help)", "train", "--lr-point", 3)  # fmt: skip
+    refuses(call, 2, "hermes generate: option '--prompt' requires an argument (see hermes generate "
+            "--help)", "generate", "--prompt")  # fmt: skip
+
+
 @pytest.mark.parametrize("group", [[], ["mal"], ["checkpoint"], ["conformance"]], ids=str)
 def test_a_group_without_a_command_shows_its_help(call, group):
     code, _, said = call(*group)
@@ -97,6 +104,9 @@ def test_a_shell_gets_its_script_for_completion(shell):
         ("hermes train --schedule co", ["constant", "cosine"]),
         ("hermes train --model smol", ["smol-llama"]),
         ("hermes mal f", ["format"]),
+        ("hermes info na", ["nano"]),
+        ("hermes mal check nano smol", ["smol-llama"]),
+        ("hermes mal diff nano ti", ["tiny"]),
     ],
 )
 def test_words_are_completed(words, found):

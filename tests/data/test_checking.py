@@ -14,6 +14,7 @@ from hermes.data.records import read_records
 from hermes.errors import DataError, HermesError
 from hermes.tokenizer import CHAT_TEMPLATE, train_tokenizer
 from hermes.training.metrics_file import read_metrics
+from hermes_cli.display.data_findings import describe_findings
 from tests.data.recorded import LITTLE
 from tests.data.support import TEXT
 from tests.finetuning.support import small_tokenizer
@@ -57,6 +58,17 @@ def test_repeated_documents_and_fields_that_are_not_read_are_told(write):
     assert found.unread == {"id": 2, "meta": 1}
     assert (found.repeated.count, found.repeated.first[0][-9:]) == (1, "a.jsonl:3")
     assert found.faults == []
+
+
+def test_of_many_fields_the_first_are_named_with_how_many_more_there_are(write):
+    record = {"text": "words", **{f"field-{number}": 1 for number in range(2000)}}
+    found = check_text(write("a.jsonl", json.dumps(record)))
+    assert len(found.unread) == 2000
+    lines = describe_findings(found, 256)
+    (line,) = (line for line in lines if line.startswith("not read"))
+    assert line.startswith("not read   'field-0' 1, ")
+    assert line.endswith(" and 1,992 more")
+    assert len(line) < 200
 
 
 def test_a_long_document_is_one(write):
@@ -189,7 +201,7 @@ def test_the_bill_is_that_of_the_run(write, tokenizer):
     assert found.bill.tokens == tokens
     assert found.bill.hours == pytest.approx(tokens / 36_000)
     assert found.bill.price == pytest.approx(tokens / 1000)
-    with pytest.raises(HermesError, match="--price-per-hour needs a speed"):
+    with pytest.raises(HermesError, match="price_per_hour needs a speed: give tokens_per_second"):
         hermes.check_data(path, tokenizer=tokenizer, price_per_hour=2.0)
 
 

@@ -3,11 +3,12 @@
 import io
 import json
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
 from hermes.data.document_reader import Document, read_documents
-from hermes.errors import StorageError
+from hermes.errors import DataError, StorageError
 from hermes.tokenizer.bytelevel import PIECE
 from tests.data.support import message, texts
 
@@ -191,3 +192,13 @@ def test_an_unknown_ending_is_tried_as_text_with_a_note(write):
     path = write("a.md", "# A title")
     with pytest.warns(UserWarning, match=r"a.md: unknown ending '.md', read as text; --format"):
         assert texts(path) == ["# A title"]
+
+
+def test_an_address_is_named_as_it_was_typed():
+    with pytest.raises(DataError, match=r"^https://nowhere\.invalid/x\.bin: unknown e"):
+        list(read_documents(Path("https://nowhere.invalid/x.bin")))
+    with (
+        pytest.warns(UserWarning, match=r"^memory://nowhere/x\.words: unknown e"),
+        pytest.raises(DataError, match=r"^memory://nowhere/x\.words"),
+    ):
+        list(read_documents(Path("memory://nowhere/x.words")))

@@ -1,16 +1,29 @@
 """Damaged files tokenizer.json: refused in one line, or they work."""
 
+import base64
 import json
 import subprocess
 import sys
 
 import pytest
+from tokenizers import Tokenizer as TokenizerOfLibrary
 
 from hermes.errors import DataError
 from hermes.tokenizer import Tokenizer
+from hermes.tokenizer.bytelevel import make_normalizer
+from hermes.tokenizer.growth import LARGEST_GROWTH, measure_growth
+from hermes.tokenizer.spelling import iterate_stages
 from tests.tokenizer.mutations import make_bases
 
 BASES = make_bases()
+
+
+def replace(pattern, content):
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def chain(*stages):
+    return {"type": "Sequence", "normalizers": list(stages)}
 
 
 def damage(path, value, base="byte-level"):
@@ -42,6 +55,21 @@ CASES = {
     "nesting": ("[" * 200_000, "not a tokenizer.json: "),
     "nesting inside": (damage(["normalizer"], 0).replace(
         '"normalizer": 0', '"normalizer": ' + "[" * 99_999), "not a tokenizer.json: "),
+    "a normalizer that multiplies": (
+        damage(["normalizer"], chain(*[replace({"String": "a"}, "a" * 10_000)] * 3)),
+        "its normalizer could make one character 1e+12 long; hermes reads tokenizers that make at",
+    ),
+    "one that multiplies what it is not given": (
+        damage(["normalizer"], chain(
+            replace({"Regex": "[xy]"}, "b" * 500), replace({"String": "b"}, "ccc"))),
+        "its normalizer could make one character 1500 long",
+    ),
+    "one that fills every gap": (
+        damage(["normalizer"], replace({"Regex": "q*"}, "a" * 1000)), "one character 1001 long"),
+    "one that puts a book before a text": (
+        damage(["normalizer"], {"type": "Prepend", "prepend": "a" * 1000}), "character 1001 long"),
+    "a normalizer of many stages": (
+        damage(["normalizer"], chain(*[{"type": "NFC"}] * 1001)), "its normalizer has 1,001 st"),
     "5,000 digits": (damage(["model", "vocab", "a"], 0).replace(
         '"a": 0', '"a": ' + "9" * 5000), "not a tokenizer.json: "),
     "half": (damage(["version"], "1.0")[:999], "not JSON"),
@@ -56,6 +84,33 @@ def test_a_damaged_file_is_refused_in_one_line(kind):
         Tokenizer.from_json(text)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        json.loads(make_normalizer(True, True).__getstate__()),
+        chain({"type": "NFKC"}, {"type": "Prepend", "prepend": "▁"}, replace({"String": " "}, "▁")),
+        chain(*[replace({"String": c}, f"<{c}>") for c in "abcdefghij"]),
+        chain(*[replace({"Regex": f"[{c}]"}, "xyz" * 100) for c in "abcdefghij"]),
+    ],
+)
+def test_normalizers_that_lengthen_a_text_within_bounds_are_read(normalizer):
+    text = damage(["normalizer"], normalizer)
+    assert Tokenizer.from_json(text).vocab_size > 0
+    stages = list(iterate_stages(normalizer))
+    made = TokenizerOfLibrary.from_str(text).normalizer
+    longest = max(len(made.normalize_str(c)) for c in ["a", "j", "\ufdfa", "…", "ﬃ", " ", "\u0390"])
+    assert longest <= measure_growth(stages) <= LARGEST_GROWTH
+
+
+def test_a_compiled_table_counts_with_its_longest_text():
+    texts = b"a\0" + b"b" * 40 + b"\0"
+    table = base64.b64encode((8).to_bytes(4, "little") + bytes(8) + texts).decode()
+    stage = {"type": "Precompiled", "precompiled_charsmap": table}
+    assert measure_growth([stage]) == 40
+    assert measure_growth([stage, stage]) == 1600
+    assert measure_growth([{"type": "Precompiled", "precompiled_charsmap": "?"}]) == 1
 
 
 def test_what_goes_wrong_only_when_a_text_is_encoded_is_refused_then():

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hermes.formatting import format_count
+from hermes.formatting import format_count, list_first
 
 if TYPE_CHECKING:
     from hermes.data.checking import Findings, Sample
@@ -33,7 +33,7 @@ def describe_findings(found: "Findings", seq_len: int) -> list[str]:
         bar = "#" * max(1, BAR * count // most)
         lines.append(f"  {below // 2:>9,} to {below - 1:>9,}  {count:>9,}  {bar}")
     if found.unread:
-        each = ", ".join(f"{name!r} {count:,}" for name, count in found.unread.items())
+        each = list_first([f"{name[:40]!r} {count:,}" for name, count in found.unread.items()])
         lines.append(f"not read   {each}")
     for name, places in (("repeated", found.repeated), ("almost", found.near)):
         if places is not None and places.count:

@@ -90,7 +90,16 @@ class TableArgument(click.Argument):
             type=click.Path(path_type=Path) if entry.type is Path else entry.type,
             nargs=-1 if entry.repeated else 1,
             required=entry.required,
+            shell_complete=_complete_model if entry.is_model else None,
         )
+
+
+def _complete_model(
+    context: click.Context, parameter: click.Parameter, begun: str
+) -> list[CompletionItem]:
+    """What the shell may complete a model to: a bundled one by its name, or a file."""
+    found = [CompletionItem(one) for one in mal.list_bundled() if one.startswith(begun)]
+    return found or [CompletionItem(begun, type="file")]
 
 
 class TableCommand(click.Command):
@@ -103,6 +112,14 @@ class TableCommand(click.Command):
     def __init__(self, name: str, *, grouped: bool, **settings: Any):
         super().__init__(name, **settings)
         self.grouped = grouped
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; what is wrong with it is this command's, of whom Click forgets."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
