@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import pytest
@@ -15,7 +16,7 @@ from hermes.errors import HermesError, PeerLost, StorageError
 from hermes_cli.launch import hang_watch, supervisor
 from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.signals import Signals
-from hermes_cli.launch.supervisor import LONGEST_GRACE, Death, Writing, _Supervisor
+from hermes_cli.launch.supervisor import LONGEST_GRACE, Death, Writing, _Supervisor, supervise
 from hermes_cli.launch.worker_status import StatusFile, WorkerStatus, read_statuses
 from tests.distributed.support import (
     MLX,
@@ -338,23 +339,40 @@ def test_who_is_stopped_longer_than_the_limit_is_killed(tmp_path, monkeypatch, s
     assert set(watch._hung) == ({process.pid} if seconds == 4 else set())
 
 
-def test_who_is_stopped_on_its_way_out_is_killed_without_a_word(tmp_path, monkeypatch, capsys):
+def test_who_is_stopped_on_its_way_out_is_woken(tmp_path, monkeypatch):
     """All of the run is done, and nobody else would ever end it."""
     monkeypatch.setattr(supervisor, "GRACE", 0.2)
     watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(), 0)
     with subprocess.Popen(["sleep", "60"]) as process:
         watch._told = [WorkerStatus(0, 0, 10**7, (), 0), WorkerStatus(1, 0, process.pid, (), 0)]
-        watch._look()
-        assert process.poll() is None
         process.send_signal(signal.SIGSTOP)
         end_at = time.monotonic() + WAIT
-        while process.poll() is None:
+        while not hang_watch.is_stopped(process.pid):
+            assert time.monotonic() < end_at
+        while hang_watch.is_stopped(process.pid):
             assert time.monotonic() < end_at
             watch._look()
             time.sleep(0.05)
-        assert process.returncode == -signal.SIGKILL
-    watch._deaths = [Death(1, process.pid, -9)]
-    assert watch.report() == 0
+        assert process.poll() is None
+        process.kill()
+
+
+def test_an_agent_that_waits_for_who_cannot_answer_is_left_behind(tmp_path, monkeypatch, capsys):
+    """One that was killed between its report and its end: torch's agent would wait for ever."""
+    monkeypatch.setattr(supervisor, "LONGEST_GRACE", 0.2)
+    with subprocess.Popen(["sleep", "60"]) as process:
+
+        def start(folder):
+            for rank in (0, 1):
+                StatusFile(folder, rank, 0).write_exit_code(0)
+            for path in Path(folder).glob("*.jsonl"):
+                path.write_text(path.read_text().replace(str(os.getpid()), str(process.pid)))
+            time.sleep(WAIT)
+
+        begun = time.monotonic()
+        supervise(start, Signals())
+        assert time.monotonic() - begun < WAIT / 2
+        assert process.wait(WAIT) == -signal.SIGKILL
     assert capsys.readouterr().err == ""
 
 

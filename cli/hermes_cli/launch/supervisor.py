@@ -109,6 +109,7 @@ class _Supervisor:
         self._lost_since: float | None = None
         self._woken_at = self._wrote_at = 0.0
         self._hangs = HangWatch(folder, writing.patience)
+        self._done_since: float | None = None
         self._stuck: dict[int, float] = {}  # since when one that has ended was seen stopped
         self._how: dict[int, str] = {}  # pid -> how it hung, where that is known
 
@@ -121,6 +122,9 @@ class _Supervisor:
             thread.join(POLL)
             self._told = read_statuses(self._folder)
             self._look()
+            if self._is_done():
+                self._send(signal.SIGKILL, (one for one in self._told if _is_alive(one.pid)))
+                break
         self._told = read_statuses(self._folder)
         if self._crashed:
             raise self._crashed[0]
@@ -154,7 +158,7 @@ class _Supervisor:
             self._send(signal.SIGTERM, waits)
             self._asked |= {one.pid: time.monotonic() for one in waits}
         self._end_hung(running)
-        self._end_stopped_on_way_out([one for one in here if one not in running])
+        self._resume_stopped([one for one in here if one not in running])
         now, ends = time.monotonic(), len(here) - len(running)
         if ends != self._ends:
             self._ends, self._quiet_since = ends, now
@@ -184,17 +188,22 @@ class _Supervisor:
             self._hung[one.pid], self._how[one.pid] = one, how
             self._send(signal.SIGKILL if asked else WRITE_STACKS, [one])
 
-    def _end_stopped_on_way_out(self, ended: list[WorkerStatus]) -> None:
-        """Kill each worker that said how it ended, and was stopped before it did.
-
-        All that it had to do is done, so nothing is said of it.
-        """
+    def _resume_stopped(self, ended: list[WorkerStatus]) -> None:
+        """Wake those that were stopped after their last word: torch's agent waits for each."""
         now = time.monotonic()
         stopped = {one.pid for one in ended if _is_alive(one.pid) and is_stopped(one.pid)}
         self._stuck = {pid: self._stuck.get(pid, now) for pid in stopped}
-        self._send(
-            signal.SIGKILL, (one for one in ended if now - self._stuck.get(one.pid, now) > GRACE)
-        )
+        stuck = [one for one in ended if now - self._stuck.get(one.pid, now) > GRACE]
+        self._send(signal.SIGCONT, stuck)
+
+    def _is_done(self) -> bool:
+        """Whether all are long done, and their agent waits for one that cannot answer."""
+        last = [one for one in self._told if one.attempt == self._attempt]
+        if not last or any(one.code != 0 for one in last):
+            self._done_since = None
+            return False
+        self._done_since = self._done_since or time.monotonic()
+        return time.monotonic() - self._done_since > 2 * LONGEST_GRACE
 
     def _is_overdue(self, one: WorkerStatus) -> bool:
         """Whether a worker was handed a signal so long ago that it does not hear it."""
