@@ -60,7 +60,7 @@ FLOORS = {
     ],
     "hermes_mlx": [
         {"blas", "cache", "device_memory", "erf", "joined_weights", "loss", "loss_scale", "optim"}
-        | {"process_group", "update_rules"},
+        | {"process_group", "rotation", "update_rules"},
         {"chunked_loss", "context", "elementary"},
         {"moment_format", "ops"},
         {"model"},

@@ -107,7 +107,7 @@ class Context:
             return cos[self.positions_in_document], sin[self.positions_in_document]
         return cos[self.offset : self.offset + T], sin[self.offset : self.offset + T]
 
-    def paired_angles(self, spec: AttentionSpec, T: int) -> tuple[Array, Array]:
+    def pair_angles(self, spec: AttentionSpec, T: int) -> tuple[Array, Array]:
         """The angles for both elements of each pair: cos and cos, -sin and sin, for all heads.
 
         (1, T, 2, R/2) or (B, 1, T, 2, R/2)

@@ -142,7 +142,7 @@ class Attention(Module):
         """Apply RoPE. (B, H, T, D), (B, K, T, D) -> same."""
         T = q.shape[2]
         if ctx.is_decoding:  # in fewer operations, whose gradient is not wanted
-            cos, sin = ctx.paired_angles(self.spec, T)  # (1, T, 2, R/2) or (B, 1, T, 2, R/2)
+            cos, sin = ctx.pair_angles(self.spec, T)  # (1, T, 2, R/2) or (B, 1, T, 2, R/2)
             return self.ops.rotate_pairs(q, cos, sin), self.ops.rotate_pairs(k, cos, sin)
         cos, sin = ctx.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
         return self.ops.rotate(q, cos, sin), self.ops.rotate(k, cos, sin)

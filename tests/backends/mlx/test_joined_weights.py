@@ -8,7 +8,7 @@ import pytest
 
 from hermes.interface import find_backend
 from hermes.spec import AttentionSpec
-from hermes_mlx.ops import rotate, rotate_pairs
+from hermes_mlx.rotation import rotate, rotate_pairs
 from tests.backends.support import FLOAT32, make_batch, make_learner, make_spec, make_weights
 
 BIASED = AttentionSpec(4, 2, bias="qkv")
