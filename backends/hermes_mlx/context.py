@@ -117,8 +117,8 @@ class Context:
         key = rope, spec.rotary_size
         if key not in self._paired:  # layers mostly share one rope
             cos, sin = self.angles(spec, T)
-            pairs = mx.stack([cos, cos], axis=-2), mx.stack([-sin, sin], axis=-2)
-            self._paired[key] = tuple(table[..., None, :, :, :] for table in pairs)
+            cosines, sines = mx.stack([cos, cos], axis=-2), mx.stack([-sin, sin], axis=-2)
+            self._paired[key] = cosines[..., None, :, :, :], sines[..., None, :, :, :]
         return self._paired[key]
 
     def alibi_slopes(self, heads: int) -> Array:

@@ -7,6 +7,7 @@ model is built.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor as Array
@@ -64,7 +65,7 @@ def pack_weights(module: Transformer) -> dict[str, "PackedRows"]:
 
 
 @torch.no_grad()
-def _pack_group(members: Sequence[Linear]) -> list["PackedRows"]:
+def _pack_group(members: Sequence[Any]) -> list["PackedRows"]:
     """Pack matrices of one input as one; each one's rows of it."""
     first, weights = members[0], [one.weight for one in members]
     joined = _reorder(torch.cat(weights))
@@ -75,7 +76,7 @@ def _pack_group(members: Sequence[Linear]) -> list["PackedRows"]:
     for one, weight in zip(members, weights, strict=True):
         one.weight = Parameter(torch.empty_like(weight, device="meta"), requires_grad=False)
     return [
-        PackedRows(first.joined, end - len(weight), end)
+        PackedRows(joined, end - len(weight), end)
         for end, weight in zip(ends, weights, strict=True)
     ]
 
