@@ -52,8 +52,8 @@ def pack_weights(module: Transformer) -> dict[str, "PackedRows"]:
     names = {part: name for name, part in module.named_modules()}
     rows = {}
     for members in list_groups(module, Linear):
-        for one, part in zip(members, _pack_group(members), strict=True):
-            rows[f"{names[one]}.weight"] = part
+        for one, own in zip(members, _pack_group(members), strict=True):
+            rows[f"{names[one]}.weight"] = own
     for part in module.modules():
         if isinstance(part, Linear) and not part.weight.is_meta:
             part.weight = pack_weight(part.weight)
