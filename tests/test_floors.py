@@ -60,8 +60,8 @@ FLOORS = {
         {"backend"},
     ],
     "hermes_mlx": [
-        {"blas", "cache", "device_memory", "erf", "loss", "loss_scale", "optim", "process_group"}
-        | {"update_rules"},
+        {"blas", "cache", "device_memory", "erf", "joined_weights", "loss", "loss_scale", "optim"}
+        | {"process_group", "rotation", "update_rules"},
         {"chunked_loss", "context", "elementary"},
         {"moment_format", "ops"},
         {"model"},

@@ -84,6 +84,12 @@ class Context:
         self.segments, self.positions_in_document = segments, positions_in_document
         self.dropout_keys, self.recompute = dropout_keys, recompute
         self._masks: dict[tuple[int, int, bool, int | None], Array | None] = {}
+        self._paired: dict[tuple[Rope, int], tuple[Array, Array]] = {}
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the pass has a KV cache, and so no gradient."""
+        return self.cache is not None
 
     @property
     def offset(self) -> int:
@@ -102,6 +108,20 @@ class Context:
         if self.positions_in_document is not None:
             return cos[self.positions_in_document], sin[self.positions_in_document]
         return cos[self.offset : self.offset + T], sin[self.offset : self.offset + T]
+
+    def pair_angles(self, spec: AttentionSpec, T: int) -> tuple[Array, Array]:
+        """The angles for both elements of each pair: cos and cos, -sin and sin, for all heads.
+
+        (1, T, 2, R/2) or (B, 1, T, 2, R/2)
+        """
+        rope = spec.position_encoding
+        assert isinstance(rope, Rope)
+        key = rope, spec.rotary_size
+        if key not in self._paired:  # layers mostly share one rope
+            cos, sin = self.angles(spec, T)
+            cosines, sines = mx.stack([cos, cos], axis=-2), mx.stack([-sin, sin], axis=-2)
+            self._paired[key] = cosines[..., None, :, :, :], sines[..., None, :, :, :]
+        return self._paired[key]
 
     def alibi_slopes(self, heads: int) -> Array:
         """ALiBi's fixed slopes. (H,)"""

@@ -116,7 +116,7 @@ class Attention(Module):
 
     def __call__(self, x: Array, ctx: Context) -> Array:
         B, T, C = x.shape
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = self.ops.project(x, self.q_proj, self.k_proj, self.v_proj)
         if self.spec.clip_qkv is not None:
             q, k, v = (self.ops.clip(y, self.spec.clip_qkv) for y in (q, k, v))
         q = q.reshape(B, T, self.H, self.D)  # and after swapaxes (B, H, T, D)
@@ -126,8 +126,7 @@ class Attention(Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (y.swapaxes(1, 2) for y in (q, k, v))
         if self.spec.rotary_size:
-            cos, sin = ctx.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
-            q, k = self.ops.rotate(q, cos, sin), self.ops.rotate(k, cos, sin)
+            q, k = self.rotate(q, k, ctx)
         if self.norms_after:
             q = self.q_norm(q.swapaxes(1, 2)).swapaxes(1, 2)
             k = self.k_norm(k.swapaxes(1, 2)).swapaxes(1, 2)
@@ -138,6 +137,15 @@ class Attention(Module):
         if self.gate_proj is not None:
             y = y * self.ops.sigmoid(self.gate_proj(x))
         return self.o_proj(y)  # (B, T, C)
+
+    def rotate(self, q: Array, k: Array, ctx: Context) -> tuple[Array, Array]:
+        """Apply RoPE. (B, H, T, D), (B, K, T, D) -> same."""
+        T = q.shape[2]
+        if ctx.is_decoding:  # in fewer operations, whose gradient is not wanted
+            cos, sin = ctx.pair_angles(self.spec, T)  # (1, T, 2, R/2) or (B, 1, T, 2, R/2)
+            return self.ops.rotate_pairs(q, cos, sin), self.ops.rotate_pairs(k, cos, sin)
+        cos, sin = ctx.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
+        return self.ops.rotate(q, cos, sin), self.ops.rotate(k, cos, sin)
 
     def get_slopes(self, ctx: Context) -> Array | None:
         """ALiBi's slope of each head, (H,); None without ALiBi."""
@@ -162,8 +170,11 @@ class FeedForward(Module):
         self.down_proj = Linear(spec.hidden_size, C, spec.bias)
 
     def __call__(self, x: Array, ctx: Context) -> Array:
-        up = self.up_proj(x)  # (B, T, F)
-        h = self.act(up) if self.gate_proj is None else self.open_gate(self.gate_proj(x), up)
+        if self.gate_proj is None:
+            h = self.act(self.up_proj(x))  # (B, T, F)
+        else:
+            up, gate = self.ops.project(x, self.up_proj, self.gate_proj)
+            h = self.open_gate(gate, up)
         return ctx.dropout(self.down_proj(h), self.spec.dropout, self.site)  # (B, T, C)
 
     def open_gate(self, gate: Array, up: Array) -> Array:

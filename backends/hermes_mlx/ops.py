@@ -4,7 +4,8 @@ FAST uses MLX's fused kernels. EXACT is what float64 uses, written in operations
 the last bits there. On float64 arrays, which only the CPU has, MLX computes exp, sigmoid, softmax,
 logsumexp, erf, sin, cos and all of mx.fast to float32's accuracy, though it returns float64; what
 remains (arithmetic, sqrt, tanh, log, matmul, power) is double precision. So power(e, x) stands for
-exp(x). PLAIN is FAST with power(e, x) as well: the faster of the two on CPUs that are not Apple's.
+exp(x). PLAIN is FAST with power(e, x) as well: the faster of the two on CPUs that are not Apple's,
+but for arrays of few elements, such as those of a step of decoding.
 
 Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, E that of
 values, R rotated size.
@@ -23,6 +24,7 @@ from hermes.spec.parts import Norm
 from hermes_mlx import chunked_loss, loss
 from hermes_mlx.context import Context
 from hermes_mlx.elementary import (
+    FEW,
     clamp_swiglu,
     clamp_swiglu_exact,
     clip,
@@ -35,8 +37,11 @@ from hermes_mlx.elementary import (
     sigmoid_exact,
     silu,
     silu_exact,
+    silu_plain,
 )
+from hermes_mlx.joined_weights import project_apart, project_joined
 from hermes_mlx.loss import upcast
+from hermes_mlx.rotation import rotate, rotate_pairs
 
 
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
@@ -53,6 +58,11 @@ def soft_cap(x: Array, cap: float) -> Array:
 def softmax(x: Array) -> Array:
     """exp(x) / sum(exp(x)) over the last axis."""
     return mx.softmax(x, axis=-1, precise=True)
+
+
+def softmax_plain(x: Array) -> Array:
+    """softmax, or softmax_exact where x is large: the faster of the two on a CPU."""
+    return softmax(x) if x.size <= FEW else softmax_exact(x)
 
 
 def softmax_exact(x: Array) -> Array:
@@ -116,21 +126,6 @@ def normalize_exact(x: Array, norm: Norm, weight: Array | None, bias: Array | No
     return y.astype(x.dtype)
 
 
-def rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """Rotate pairs (x[i], x[i + R/2]) of the first R elements. (B, H, T, D) -> same.
-
-    cos, sin: (T, R/2) or (B, T, R/2). Half-split pairs, as in Llama; others interleave.
-    Source: Su et al. 2021, RoFormer, arXiv:2104.09864, eq. 34.
-    """
-    half = cos.shape[-1]
-    cos, sin = cos[..., None, :, :], sin[..., None, :, :]
-    wide = x.astype(cos.dtype)
-    a, b, rest = wide[..., :half], wide[..., half : 2 * half], wide[..., 2 * half :]
-    rotated = [a * cos - b * sin, b * cos + a * sin]
-    rotated = [*rotated, rest] if rest.shape[-1] else rotated  # mostly R = D
-    return mx.concatenate(rotated, axis=-1).astype(x.dtype)
-
-
 def attention_from_scores(
     q: Array,
     k: Array,
@@ -182,6 +177,20 @@ def attention_exact(
     return attention_from_scores(q, k, v, spec, slopes, sinks, ctx, site, softmax_exact)
 
 
+def attention_plain(
+    q: Array,
+    k: Array,
+    v: Array,
+    spec: AttentionSpec,
+    slopes: Array | None,
+    sinks: Array | None,
+    ctx: Context,
+    site: int,
+) -> Array:
+    """attention_from_scores, as fast as a CPU does it."""
+    return attention_from_scores(q, k, v, spec, slopes, sinks, ctx, site, softmax_plain)
+
+
 def attention(
     q: Array,
     k: Array,
@@ -216,8 +225,10 @@ class Ops:
     """The functions of which a faster and an exact variant exist."""
 
     activations: Mapping[str, Callable]
+    project: Callable
     normalize: Callable
     rotate: Callable
+    rotate_pairs: Callable
     attention: Callable
     clamp_swiglu: Callable
     soft_cap: Callable
@@ -236,8 +247,10 @@ FAST = Ops(
     activations=MappingProxyType(
         {"gelu": gelu, "gelu_tanh": gelu_tanh, "silu": silu, "relu": relu, "relu2": relu2}
     ),
+    project=project_joined,
     normalize=normalize,
     rotate=rotate,
+    rotate_pairs=rotate_pairs,
     attention=attention,
     clamp_swiglu=clamp_swiglu,
     soft_cap=soft_cap,
@@ -255,6 +268,7 @@ EXACT = replace(
     FAST,
     activations=MappingProxyType({**FAST.activations, "gelu": gelu_exact, "silu": silu_exact}),
     clamp_swiglu=clamp_swiglu_exact,
+    project=project_apart,
     normalize=normalize_exact,
     attention=attention_exact,
     sigmoid=sigmoid_exact,
@@ -268,9 +282,9 @@ EXACT = replace(
 )
 PLAIN = replace(
     FAST,
-    activations=MappingProxyType({**FAST.activations, "silu": silu_exact}),
+    activations=MappingProxyType({**FAST.activations, "silu": silu_plain}),
     clamp_swiglu=clamp_swiglu_exact,
-    attention=attention_exact,
+    attention=attention_plain,
     sigmoid=sigmoid_exact,
     softmax=softmax_exact,
     log_sum_exp=log_sum_exp_exact,

@@ -30,6 +30,11 @@ class RowContext(Context):
         self._window: int | None = None  # of the layer whose keys were updated last
         self._angles: dict[tuple[Rope, int], tuple[Array, Array]] = {}
 
+    @property
+    def is_decoding(self) -> bool:
+        """Yes: the cache is the rows'."""
+        return True
+
     def angles(self, spec: AttentionSpec, T: int) -> tuple[Array, Array]:
         """Cosine and sine of RoPE's angles for each token and pair. (B, T, R/2)"""
         rope = spec.position_encoding

@@ -23,9 +23,10 @@ from hermes_mlx.cache import KVCache
 from hermes_mlx.chunked_loss import PairLayout
 from hermes_mlx.context import Context, PositionTables
 from hermes_mlx.device_memory import claim_memory
+from hermes_mlx.joined_weights import join_weights
 from hermes_mlx.lora import adapt
 from hermes_mlx.loss import upcast
-from hermes_mlx.model import Transformer
+from hermes_mlx.model import Linear, Transformer
 from hermes_mlx.ops import EXACT, FAST, PLAIN
 
 DTYPES = {
@@ -111,6 +112,9 @@ class Runtime:
                 is_short = frozen is not None and frozen.shorten(name, array)
                 loaded = self._load_parameter(array, training, short=is_short)
                 self.set_parameters({name: loaded})
+            if not (training or exact or options.as_trained):
+                by_columns = self.ops is PLAIN
+                join_weights(self.module, Linear, by_columns=by_columns)
 
     def apply_options(self) -> AbstractContextManager:
         """A context in which new arrays and operations are the device's of the options."""

@@ -133,7 +133,7 @@ class Model:
         def make(name: str) -> NDArray[np.generic]:
             if frozen is not None and name in frozen:
                 return frozen.read(name)
-            return self.runtime.copy_to_numpy(state[name])
+            return self.runtime.read_parameter(name, state[name])
 
         return LazyTensors(self.runtime.names, make, steady=frozen or ())
 

@@ -22,19 +22,26 @@ def join_weights(module: Module, linear_class: type[Module], *, sharded: bool) -
     Those of a sharded module are joined in each pass, once they are gathered: the same sums.
     An adapted layer is of another class: its product is another. One group at a time is held twice.
     """
+    for members in list_groups(module, linear_class):
+        _join(members, sharded)
+
+
+def list_groups(module: Module, linear_class: type[Module]) -> list[list[Any]]:
+    """The Linears of every group that can be joined: all of `linear_class` itself, and alike."""
+    found = []
     for part in module.modules():
         if hasattr(part, "o_proj") or hasattr(part, "down_proj"):
             for names in GROUPS:
-                members = [getattr(part, name, None) for name in names]
+                members: list[Any] = [getattr(part, name, None) for name in names]
                 if all(type(one) is linear_class for one in members):
-                    _join(members, sharded)
+                    kinds = {(one.weight.dtype, one.bias is None) for one in members}
+                    found += [members] if len(kinds) == 1 else []
+    return found
 
 
 @torch.no_grad()
 def _join(members: Sequence[Any], sharded: bool) -> None:
     weights = [one.weight for one in members]
-    if len({(one.weight.dtype, one.bias is None) for one in members}) > 1:
-        return
     members[0].leads_product = True
     if sharded:
         return
@@ -54,15 +61,24 @@ def project_joined(x: Array, *linears: Any) -> tuple[Array, ...]:
     if not linears[0].leads_product:
         return project_apart(x, *linears)
     joined, weights = linears[0].joined, [linear.weight for linear in linears]
-    bias = None
-    if linears[0].bias is not None:
+    bias = linears[0].joined_bias
+    if bias is None and linears[0].bias is not None:
         bias = torch.cat([linear.bias for linear in linears]).to(x.dtype)
     if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
         y = JoinedProduct.apply(x, bias, joined, *weights)
+    elif joined is not None and joined.is_mkldnn:  # packed by weight_layout.py
+        y = multiply_packed(x, joined, bias)
     else:
         y = F.linear(x, _get_matrix(joined, weights, x), bias)
     parts: tuple[Array, ...] = y.split([len(w) for w in weights], -1)
     return parts
+
+
+def multiply_packed(x: Array, weight: Array, bias: Array | None) -> Array:
+    """x W^T + b of a matrix in oneDNN's layout. (..., in) -> (..., out)"""
+    # A private operator, the one that torch.compile emits for a packed weight: F.linear takes no
+    # such weight beside a plain x.
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def _get_matrix(joined: Array | None, weights: Sequence[Array], x: Array) -> Array:

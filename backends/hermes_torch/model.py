@@ -34,7 +34,7 @@ class Linear(Module):
         super().__init__()
         self.weight = Tensor(outputs, inputs)
         self.bias = Tensor(outputs) if bias else None
-        self.leads_product, self.joined = False, None  # of joined_weights.py
+        self.leads_product, self.joined, self.joined_bias = False, None, None  # joined_weights.py
 
     def forward(self, x: Array) -> Array:
         return linear(x, self.weight, self.bias)

@@ -22,7 +22,7 @@ from hermes_torch import chunked_loss, loss
 from hermes_torch.compiler import warn_compiler_failed
 from hermes_torch.context import Context
 from hermes_torch.fused_attention import attend_flex, attend_varlen
-from hermes_torch.joined_weights import project_apart, project_joined
+from hermes_torch.joined_weights import multiply_packed, project_apart, project_joined
 from hermes_torch.loss import upcast
 
 
@@ -30,9 +30,7 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """x W^T + b, in x's dtype. (..., in), (out, in), (out,) -> (..., out)."""
     bias = None if bias is None else bias.to(x.dtype)
     if weight.is_mkldnn:  # packed by weight_layout.py
-        # A private operator, the one that torch.compile emits for a packed weight: F.linear takes
-        # no such weight beside a plain x.
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return multiply_packed(x, weight, bias)
     return F.linear(x, weight.to(x.dtype), bias)
 
 

@@ -28,7 +28,7 @@ from hermes_torch.loss import upcast
 from hermes_torch.model import Linear, Transformer
 from hermes_torch.ops import EXACT, FAST, Ops
 from hermes_torch.recomputation import Recompute
-from hermes_torch.weight_layout import can_pack, pack_weights
+from hermes_torch.weight_layout import PackedRows, can_pack, pack_weights
 
 if TYPE_CHECKING:
     from hermes_torch.sharding import Shards
@@ -119,8 +119,9 @@ class Runtime:
             loaded[name] = self.load_parameter(array, training, short=is_short)
         self.module.load_state_dict(loaded, assign=True)
         as_trained = training or exact or options.as_trained
+        self._packed_rows: dict[str, PackedRows] = {}
         if not as_trained and can_pack(self.device, self.dtype):
-            pack_weights(self.module)
+            self._packed_rows = pack_weights(self.module)
         elif not exact:
             join_weights(self.module, Linear, sharded=bool(shards))
 
@@ -140,6 +141,11 @@ class Runtime:
         host = np.array(array, np.float64 if dtype == torch.float64 else np.float32)
         tensor = torch.from_numpy(host).to(device=self.device, dtype=dtype)
         return self.shards.take_shard(tensor) if self.shards else tensor
+
+    def read_parameter(self, name: str, tensor: Array) -> NDArray[Any]:
+        """A parameter of the module, in memory of its own, wherever its numbers are."""
+        packed = self._packed_rows.get(name)
+        return self.copy_to_numpy(tensor if packed is None else packed.read())
 
     def to_local(self, tensor: Array) -> Array:
         """The part of a tensor that this process holds: all of it, unless it is sharded."""

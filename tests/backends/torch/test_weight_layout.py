@@ -36,7 +36,24 @@ def build_model(tied, **options):
 
 
 def list_packed(model):
-    return [name for name, p in model.runtime.module.named_parameters() if p.is_mkldnn]
+    """Names of matrices that are packed, alone or with those of the same input."""
+    module = model.runtime.module
+    packed = [name for name, p in module.named_parameters() if p.is_mkldnn]
+    return packed + [name for name, p in module.named_parameters() if p.is_meta]
+
+
+def count_products(model, monkeypatch):
+    """How many products a step of decoding has."""
+    made, multiply = [], torch.ops.mkldnn._linear_pointwise
+    decoder = model.decoder(1, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            torch.ops.mkldnn,
+            "_linear_pointwise",
+            lambda *args: made.append(args[1]) or multiply(*args),
+        )
+        decoder.advance(np.array([[1]]))
+    return len(made)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -50,6 +67,14 @@ def test_every_matrix_that_multiplies_is_packed_and_comes_back_whole(tied, preci
         rounded = torch.from_numpy(weights[name]).to(kept if name in matrices else torch.float32)
         np.testing.assert_array_equal(array, rounded.float().numpy())
     assert set(model.params()) == set(weights)
+
+
+def test_matrices_of_one_input_are_one_product(monkeypatch):
+    """q, k and v; o; up and gate; down: of 2 layers, and the head."""
+    _, model = build_model(True)
+    assert count_products(model, monkeypatch) == 2 * 4 + 1
+    matrices = [p for p in model.runtime.module.parameters() if p.is_meta]
+    assert len(matrices) == 2 * 5  # which have no memory of their own
 
 
 @pytest.mark.parametrize("rows", [1, 5])
