@@ -103,8 +103,8 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
                 "forgets the first half of what was read"
             },
             "prompt_cache": {
-                "help": "Keep what was read of the conversation in FILE, so that one that begins "
-                "alike is not read again; of this model and precision, on any backend"
+                "help": "Keep what was read of the conversation in FILE, so that one with the "
+                "same beginning is not read again; of this model and precision, on any backend"
             },
             "template": {"group": "Model"},
             "template_arg": {"group": "Model"},

@@ -24,7 +24,7 @@ def make_optimization_options() -> tuple[Option, ...]:
         Option("batch_size_schedule", default=RECIPE.batch_size_schedule, metavar="STEP:SIZE,...",
                group=group, scope="recipe", recipe_field="batch_size_schedule",
                default_text="--batch-size throughout",
-               help="Batch sizes from steps on, such as 0:8,1000:16, in place of --batch-size"),
+               help="Batch sizes from steps on, such as 0:8,1000:16, instead of --batch-size"),
         Option("seq_len_schedule", default=RECIPE.seq_len_schedule, metavar="STEP:LENGTH,...",
                group=group, scope="recipe", recipe_field="seq_len_schedule",
                default_text="--seq-len throughout",
@@ -141,18 +141,18 @@ def make_optimization_options() -> tuple[Option, ...]:
                help="Solved examples before each question; a task may fix them at 0"),
         Option("eval_tasks_limit", type=float, metavar="N", default_text="all", group="Tasks",
                help="Questions of each task; below 1 a share of them"),
-        Option("on_nonfinite", default="stop", metavar="POLICY", group="Evaluation and logging",
+        Option("on_nonfinite", default="stop", metavar="POLICY", group="Bad steps",
                help="What to do where a loss or gradient is not finite: stop; skip:N, which "
                "leaves the step out and stops after N in a row; or rollback:N, which after N in a "
                "row goes back to the last checkpoint and on with the data behind them"),
-        Option("on_spike", default="ignore", metavar="POLICY", group="Evaluation and logging",
+        Option("on_spike", default="ignore", metavar="POLICY", group="Bad steps",
                help="What to do where the loss is far above those before it: ignore; count; "
                "stop:N, after N in a row; or rollback:N, which after N in a row goes back to the "
                "last checkpoint and on with the data behind them"),
-        Option("spike_sigma", type=float, default=6.0, metavar="K", group="Evaluation and logging",
+        Option("spike_sigma", type=float, default=6.0, metavar="K", group="Bad steps",
                help="Standard deviations above the mean of the last losses, from which on a loss "
                "is a spike"),
-        Option("spike_window", type=int, default=128, metavar="N", group="Evaluation and logging",
+        Option("spike_window", type=int, default=128, metavar="N", group="Bad steps",
                help="Losses that --on-spike compares with, at least half of them"),
         Option("gradient_noise_scale", type=bool, default=False, group="Evaluation and logging",
                help="Measure the gradient noise scale, the batch size in trained tokens (pairs in "

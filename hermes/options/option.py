@@ -30,6 +30,7 @@ GROUPS = (
     "Run length",
     "Schedule",
     "Evaluation and logging",
+    "Bad steps",
     "Samples and trackers",
     "Checkpoints",
     "Safeguards",

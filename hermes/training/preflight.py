@@ -127,9 +127,10 @@ def _warn_of_peak(
     if free.limit and request.backend.name == "mlx" and not request.force:
         # MLX writes to memory without looking whether it got any, so that the process would end by
         # a signal, without a word: by SIGSEGV under ulimit -v (measured with mlx 0.32.4).
+        ways = "choose that, raise the limit" if largest else "raise the limit"
         raise OutOfMemory(
             f"{found}, because of {free.limit}, beyond which MLX ends without a word: {advice} "
-            "fit; choose that, raise the limit, or --force to try"
+            f"fit; {ways}, or --force to try"
         )
     return [f"{found}: {advice} fit, says hermes plan"]
 

@@ -16,7 +16,7 @@ def can_show_braille() -> bool:
 
 @declare_command("plot")
 def plot(runs: tuple[str, ...], png: str | None, no_png: bool) -> None:
-    """Plot the losses, learning rates, gradient norms and speeds of runs.
+    """Plot the losses, learning rates and speeds of runs.
 
     The curves are read from the runs' metrics.jsonl. The losses are drawn in the terminal, and all
     of them into a picture.
