@@ -38,7 +38,7 @@ def _examine_backend(name: str) -> dict[str, Any]:
 @declare_command("doctor")
 @click.pass_context
 def doctor(context: click.Context, /, as_json: bool, distributed: bool, **_: Any) -> None:
-    """Show what is installed, what this machine has, and what is wrong with it.
+    """Show what is installed, what this machine has, and what is wrong.
 
     With --distributed, starts several processes, or is itself started by torchrun, srun or
     mlx.launch, and checks what they need of each other before a run depends on it.
