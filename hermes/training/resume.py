@@ -26,6 +26,7 @@ from hermes.training.rollback import find_next_sample
 from hermes.training.schedule import count_steps, warn_long_warmup, warn_repeated_samples
 from hermes.training.setup import (
     check_best_metric,
+    check_patience,
     check_seq_len,
     fit_vocabulary,
     make_training_data,
@@ -65,6 +66,7 @@ def prepare_resumed(
     if progress.step < progress.total_steps:
         request.on_model(request, spec, recipe)
     with make_training_data(request, spec, tokenizer, recipe) as data:
+        check_patience(request.patience, data, recipe)
         notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
         changed = require_same_run(
             checkpoint.path,

@@ -25,6 +25,7 @@ from hermes.training.training_data import TrainingData
 
 __all__ = [
     "check_best_metric",
+    "check_patience",
     "check_seq_len",
     "fit_vocabulary",
     "make_training_data",
@@ -51,6 +52,7 @@ def prepare_new(request: RunRequest) -> RunComponents:
     notes += [*split_notes, *_describe_frozen(spec, recipe), *check_memory(request, spec, recipe)]
     request.on_model(request, spec, recipe)
     with make_training_data(request, spec, tokenizer, recipe) as data:
+        check_patience(request.patience, data, recipe)
         notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
         position, size = Position(), len(data.dataset.train)
         total = count_steps(recipe, position, size, request.world_size)
@@ -125,6 +127,16 @@ def make_training_data(
     except BaseException:
         data.tokens.close()
         raise
+
+
+def check_patience(patience: int, data: TrainingData, recipe: Recipe) -> None:
+    """Raise HermesError where --patience would wait for evaluations that never come."""
+    if not patience:
+        return
+    if not data.dataset.held_out:
+        raise HermesError(f"--patience needs {data.unit} held out: --val-fraction")
+    if not recipe.eval_every:
+        raise HermesError("--patience needs evaluations on the way: --eval-every")
 
 
 def check_best_metric(metric: str | None, data: TrainingData, recipe: Recipe) -> list[str]:

@@ -57,3 +57,12 @@ def test_a_run_ends_early_saved_and_a_resumed_one_at_the_same_step(go, backend, 
     again = go("parts", resume=True, **options)
     assert again.finished
     assert again.steps == end.step
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [({"val_fraction": 0.0}, "sequences held out: val_fraction"), ({}, "evaluations on the way")],
+)
+def test_patience_without_evaluations_is_refused(go, options, missing):
+    with pytest.raises(HermesError, match=f"^patience needs {missing}"):
+        go("run", patience=2, eval_every=0 if not options else 1, max_steps=2, **options)
