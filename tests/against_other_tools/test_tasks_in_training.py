@@ -9,7 +9,7 @@ import pytest
 import hermes
 from hermes.training.events import Saved, Stopped, TaskScores, TasksFailed
 from hermes.training.metrics_file import read_metrics
-from tests.against_other_tools.test_tasks import ANSWER, CHOICE, CLOZE, COMMON, QUESTIONS
+from tests.against_other_tools.task_files import ANSWER, CHOICE, CLOZE, COMMON, QUESTIONS
 from tests.training.support import SPEC, Runs, corpus_in
 
 pytest.importorskip("lm_eval")

@@ -58,8 +58,9 @@ def state_at(step, spec=SPEC, dtype=np.float32):
     return TrainState(first, second, third, step)
 
 
-def progress_at(step, run="run-a", **changes):
-    return Progress(run=run, step=step, recipe=Recipe(), tokens=10 * step, sample=step, **changes)
+def progress_at(step, run="run-a", recipe=None, **changes):
+    recipe = recipe or Recipe()
+    return Progress(run=run, step=step, recipe=recipe, tokens=10 * step, sample=step, **changes)
 
 
 def save_at(run, step, *, run_id="run-a", disk=None, workers=1, **changes):

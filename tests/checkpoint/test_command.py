@@ -6,6 +6,7 @@ import pytest
 
 from hermes.checkpoint import NewerFormat, find_newest, open_checkpoint
 from hermes.errors import StorageError
+from hermes.recipe import Recipe
 from hermes_cli.main import run as command
 from tests.checkpoint.support import resealed, save_at
 
@@ -97,8 +98,8 @@ def test_show_leaves_out_what_does_not_apply(run, capsys):
         "optimizer.safetensors",
         *(f"optimizer.{name}" for name in of_adamw),
     }
-    assert {"lr", "schedule", "ema"} <= names
-    assert not names & {"freeze", "groups", "min_lr_ratio", "preference.beta"}
+    assert {"lr", "schedule"} <= names
+    assert not names & {"ema", "freeze", "groups", "min_lr_ratio", "preference.beta"}
 
 
 def test_show_of_a_run_says_what_it_passed_over(run, capsys):
@@ -128,3 +129,23 @@ def test_a_path_that_is_nothing_is_one_line(tmp_path, capsys, word):
     assert captured.out == ""
     assert captured.err.startswith("Error: ")
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "fields", "shown", "hidden"),
+    [
+        ("float32", {}, ["epochs 1.0"], ["loss_scaling", "max_steps", "z_loss", "decay_"]),
+        ("float16", {"max_steps": 9}, ["max_steps 9", "loss_scaling.growth 2.0"], ["epochs"]),
+        ("float32", {"schedule": "wsd", "batch_size_schedule": "0:2,6:4"},
+         ["decay_shape linear", "batch_size_schedule 0:2,6:4"], ["seq_len_schedule"]),
+    ],
+)  # fmt: skip
+def test_show_has_what_applies(tmp_path, capsys, precision, fields, shown, hidden):
+    recipe = Recipe(**{"schedule": "constant", **fields})
+    save_at(tmp_path, 1, recipe=recipe, precision=precision)
+    assert command(["checkpoint", "show", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for line in shown:
+        assert f"  {line}\n" in out
+    for name in hidden:
+        assert f"  {name}" not in out

@@ -140,11 +140,18 @@ def _show_progress(progress: dict[str, Any]) -> None:
         (f"{k}.{a}", b) for k, v in recipe.items() if isinstance(v, dict) for a, b in v.items()
     ]
     for name, value in flat:
-        if _is_in_use(name, recipe):
+        if _is_in_use(name, recipe, progress["precision"]):
             click.echo(f"  {name} {value}")
 
 
-def _is_in_use(name: str, recipe: dict[str, Any]) -> bool:
+# Fields that mean nothing where they are zero or empty.
+OFF_AT_ZERO = (
+    *("max_steps", "train_tokens", "warmup_ratio", "z_loss", "ema", "freeze_layers"),
+    *("batch_size_schedule", "seq_len_schedule"),
+)
+
+
+def _is_in_use(name: str, recipe: dict[str, Any], precision: str) -> bool:
     """Whether a field of a recipe means anything beside the others."""
     from hermes.optimizer_recipe import has_meaning
 
@@ -152,8 +159,12 @@ def _is_in_use(name: str, recipe: dict[str, Any]) -> bool:
         return bool(recipe["objective"] == "preference")
     if name.startswith("optimizer."):
         return has_meaning(name.removeprefix("optimizer."), recipe["optimizer"]["name"])
-    if isinstance(recipe.get(name), list | tuple) and not recipe[name]:
-        return False
+    if name.startswith("loss_scaling."):
+        return precision == "float16"
+    if name in OFF_AT_ZERO or isinstance(recipe.get(name), list | tuple):
+        return bool(recipe[name])
+    if name == "epochs":
+        return not (recipe["max_steps"] or recipe["train_tokens"])
     schedules = {
         "min_lr_ratio": ("linear", "cosine", "polynomial", "wsd"),
         "power": ("polynomial",),
