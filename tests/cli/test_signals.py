@@ -94,6 +94,22 @@ def test_a_command_that_polls_nothing_ends_by_itself(number):
         assert busy.stderr.read() == "Error: interrupted\n"
 
 
+POOL = """
+import multiprocessing
+from hermes_cli.launch.signals import Signals
+with Signals() as signals:
+    with multiprocessing.get_context("fork").Pool(2) as pool:  # whose end is a SIGTERM to each
+        assert pool.map(abs, [-1, -2]) == [1, 2]
+    pool.join()
+    print(signals.has_come())
+"""
+
+
+def test_a_librarys_pool_of_processes_ends_itself_and_not_the_command():
+    done = subprocess.run([sys.executable, "-c", POOL], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("False\n", "", 0)
+
+
 @pytest.mark.parametrize("name", ["info", "train-tokenizer", "generate"])
 def test_a_signal_while_python_imports_ends_a_command_with_one_line(here, name):
     words = {

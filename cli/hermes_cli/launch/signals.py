@@ -66,6 +66,7 @@ class Signals:
         self._claimed = threading.Lock()
         self._code, self._finished = INTERRUPTED, False
         self._before: dict[int, Any] = {}
+        self._is_open = False
 
     def has_come(self) -> bool:
         """Whether a signal came."""
@@ -114,9 +115,23 @@ class Signals:
         caught = [one for one in CAUGHT if not (ignored and one == signal.SIGHUP)]
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         self._before = {number: signal.signal(number, self._handle) for number in caught}
+        self._is_open = True
+        os.register_at_fork(after_in_child=self._leave_child)
         return self
 
+    def _leave_child(self) -> None:
+        """Let signals end a forked process at once, and without a word.
+
+        It has the pipe, too: a library that ends its workers by SIGTERM would end the command, and
+        they would go on.
+        """
+        if self._is_open:
+            signal.set_wakeup_fd(-1)
+            for number in self._before:
+                signal.signal(number, signal.SIG_DFL)
+
     def __exit__(self, *error: object) -> None:
+        self._is_open = False
         for number, handler in self._before.items():
             last = self.has_come() and number == signal.SIGHUP
             signal.signal(number, signal.SIG_IGN if last else handler)
