@@ -1,6 +1,7 @@
 """State shared by the layers of one forward pass: positions, KV cache, masks and dropout."""
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 from mlx.core import array as Array
@@ -122,6 +123,14 @@ class Context:
             cosines, sines = mx.stack([cos, cos], axis=-2), mx.stack([-sin, sin], axis=-2)
             self._paired[key] = cosines[..., None, :, :, :], sines[..., None, :, :, :]
         return self._paired[key]
+
+    def rotate(self, ops: Any, q: Array, k: Array, spec: AttentionSpec) -> tuple[Array, Array]:
+        """Apply RoPE to queries and keys. (B, H, T, D), (B, K, T, D) -> same."""
+        if self.is_decoding:  # in fewer operations, whose gradient is not wanted
+            cos, sin = self.pair_angles(spec, q.shape[2])
+            return ops.rotate_pairs(q, cos, sin), ops.rotate_pairs(k, cos, sin)
+        cos, sin = self.angles(spec, q.shape[2])
+        return ops.rotate(q, cos, sin), ops.rotate(k, cos, sin)
 
     def alibi_slopes(self, heads: int) -> Array:
         """ALiBi's fixed slopes. (H,)"""

@@ -58,9 +58,9 @@ def list_ends(weights: Sequence[Array]) -> list[int]:
     return ends[1:]
 
 
-def project_apart(x: Array, *linears: Any) -> tuple[Array, ...]:
-    """Each Linear's output. (..., in) -> (..., out) of each."""
-    return tuple(linear(x) for linear in linears)
+def project_apart(x: Array, *linears: Any) -> tuple[Any, ...]:
+    """Each Linear's output, None of None. (..., in) -> (..., out) of each."""
+    return tuple(None if linear is None else linear(x) for linear in linears)
 
 
 def project_joined(x: Array, *linears: Any) -> tuple[Array, ...]:

@@ -126,7 +126,7 @@ class Attention(Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (y.swapaxes(1, 2) for y in (q, k, v))
         if self.spec.rotary_size:
-            q, k = self.rotate(q, k, ctx)
+            q, k = ctx.rotate(self.ops, q, k, self.spec)
         if self.norms_after:
             q = self.q_norm(q.swapaxes(1, 2)).swapaxes(1, 2)
             k = self.k_norm(k.swapaxes(1, 2)).swapaxes(1, 2)
@@ -137,15 +137,6 @@ class Attention(Module):
         if self.gate_proj is not None:
             y = y * self.ops.sigmoid(self.gate_proj(x))
         return self.o_proj(y)  # (B, T, C)
-
-    def rotate(self, q: Array, k: Array, ctx: Context) -> tuple[Array, Array]:
-        """Apply RoPE. (B, H, T, D), (B, K, T, D) -> same."""
-        T = q.shape[2]
-        if ctx.is_decoding:  # in fewer operations, whose gradient is not wanted
-            cos, sin = ctx.pair_angles(self.spec, T)  # (1, T, 2, R/2) or (B, 1, T, 2, R/2)
-            return self.ops.rotate_pairs(q, cos, sin), self.ops.rotate_pairs(k, cos, sin)
-        cos, sin = ctx.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
-        return self.ops.rotate(q, cos, sin), self.ops.rotate(k, cos, sin)
 
     def get_slopes(self, ctx: Context) -> Array | None:
         """ALiBi's slope of each head, (H,); None without ALiBi."""
@@ -170,11 +161,8 @@ class FeedForward(Module):
         self.down_proj = Linear(spec.hidden_size, C, spec.bias)
 
     def __call__(self, x: Array, ctx: Context) -> Array:
-        if self.gate_proj is None:
-            h = self.act(self.up_proj(x))  # (B, T, F)
-        else:
-            up, gate = self.ops.project(x, self.up_proj, self.gate_proj)
-            h = self.open_gate(gate, up)
+        up, gate = self.ops.project(x, self.up_proj, self.gate_proj)  # (B, T, F), or None
+        h = self.act(up) if gate is None else self.open_gate(gate, up)
         return ctx.dropout(self.down_proj(h), self.spec.dropout, self.site)  # (B, T, C)
 
     def open_gate(self, gate: Array, up: Array) -> Array:
@@ -245,16 +233,12 @@ class Stack(Module):
 
 
 class Head(Module):
-    """Logits: x W^T + b, scaled and capped; W is the embedding's if tied. (..., C) -> (..., V).
+    """Logits: x W^T + b, scaled and capped; W is the embedding's if tied. (..., C) -> (..., V)."""
 
-    trains_weight: whether W needs a gradient; a learner says so of a frozen one.
-    """
-
-    trains_weight: bool
+    trains_weight = True  # whether W needs a gradient; a learner says so of a frozen one
 
     def __init__(self, spec: ModelSpec, ops: Ops):
         super().__init__()
-        self.trains_weight = True
         self.scale, self.softcap, self.ops = spec.output.scale, spec.output.softcap, ops
         tied = spec.embeddings.tie_weights
         self.weight = None if tied else Tensor(spec.vocab_size, spec.hidden_size)

@@ -1,6 +1,7 @@
 """State shared by the layers of one forward pass: positions, KV cache, masks and dropout."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy import ndarray as Array
@@ -49,6 +50,11 @@ class Context:
         assert isinstance(rope, Rope)
         length = self.cache.capacity if self.cache else T
         return rotary_angles(rope, spec.rotary_size, self.positions(T), length)
+
+    def rotate(self, ops: Any, q: Array, k: Array, spec: AttentionSpec) -> tuple[Array, Array]:
+        """Apply RoPE to queries and keys. (B, H, T, D), (B, K, T, D) -> same."""
+        cos, sin = self.angles(spec, q.shape[2])
+        return ops.rotate(q, cos, sin), ops.rotate(k, cos, sin)
 
     def alibi_slopes(self, heads: int) -> Array:
         """ALiBi's fixed slopes. (H,)"""

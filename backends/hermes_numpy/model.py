@@ -106,7 +106,7 @@ class Attention(Module):
 
     def __call__(self, x: Array, ctx: Context) -> Array:
         B, T, C = x.shape
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = self.ops.project(x, self.q_proj, self.k_proj, self.v_proj)
         if self.spec.clip_qkv is not None:
             q, k, v = (self.ops.clip(y, self.spec.clip_qkv) for y in (q, k, v))
         q = q.reshape(B, T, self.H, self.D)  # and after swapaxes (B, H, T, D)
@@ -116,8 +116,7 @@ class Attention(Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (y.swapaxes(1, 2) for y in (q, k, v))
         if self.spec.rotary_size:
-            cos, sin = ctx.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
-            q, k = self.ops.rotate(q, cos, sin), self.ops.rotate(k, cos, sin)
+            q, k = ctx.rotate(self.ops, q, k, self.spec)
         if self.norms_after:
             q = self.q_norm(q.swapaxes(1, 2)).swapaxes(1, 2)
             k = self.k_norm(k.swapaxes(1, 2)).swapaxes(1, 2)
@@ -151,8 +150,8 @@ class FeedForward(Module):
         self.down_proj = Linear(spec.hidden_size, C, spec.bias)
 
     def __call__(self, x: Array, ctx: Context) -> Array:
-        up = self.up_proj(x)  # (B, T, F)
-        h = self.act(up) if self.gate_proj is None else self.open_gate(self.gate_proj(x), up)
+        up, gate = self.ops.project(x, self.up_proj, self.gate_proj)  # (B, T, F), or None
+        h = self.act(up) if gate is None else self.open_gate(gate, up)
         return ctx.dropout(self.down_proj(h), self.spec.dropout, self.site)  # (B, T, C)
 
     def open_gate(self, gate: Array, up: Array) -> Array:

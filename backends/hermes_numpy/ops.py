@@ -88,6 +88,11 @@ def soft_cap(x: Array, cap: float) -> Array:
     return cap * np.tanh(x / cap)
 
 
+def project(x: Array, *linears: Any) -> tuple[Any, ...]:
+    """Each Linear's output, None of None. (..., in) -> (..., out) of each."""
+    return tuple(None if linear is None else linear(x) for linear in linears)
+
+
 def clip(x: Array, bound: float) -> Array:
     """min(max(x, -bound), bound)."""
     return np.minimum(np.maximum(x, -bound), bound)

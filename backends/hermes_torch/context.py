@@ -1,6 +1,7 @@
 """State shared by the layers of one forward pass: positions, KV cache, masks and dropout."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor as Array
@@ -135,6 +136,11 @@ class Context:
         if self.positions_in_document is not None:
             return cos[self.positions_in_document], sin[self.positions_in_document]
         return cos[self.offset : self.offset + T], sin[self.offset : self.offset + T]
+
+    def rotate(self, ops: Any, q: Array, k: Array, spec: AttentionSpec) -> tuple[Array, Array]:
+        """Apply RoPE to queries and keys. (B, H, T, D), (B, K, T, D) -> same."""
+        cos, sin = self.angles(spec, q.shape[2])
+        return ops.rotate(q, cos, sin), ops.rotate(k, cos, sin)
 
     def alibi_slopes(self, heads: int) -> Array:
         """ALiBi's fixed slopes. (H,)"""

@@ -51,9 +51,9 @@ def _join(members: Sequence[Any], sharded: bool) -> None:
     members[0].joined = joined
 
 
-def project_apart(x: Array, *linears: Any) -> tuple[Array, ...]:
-    """Each Linear's output. (..., in) -> (..., out) of each."""
-    return tuple(linear(x) for linear in linears)
+def project_apart(x: Array, *linears: Any) -> tuple[Any, ...]:
+    """Each Linear's output, None of None. (..., in) -> (..., out) of each."""
+    return tuple(None if linear is None else linear(x) for linear in linears)
 
 
 def project_joined(x: Array, *linears: Any) -> tuple[Array, ...]:

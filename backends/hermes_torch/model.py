@@ -30,11 +30,12 @@ def Tensor(*shape: int) -> Parameter:
 class Linear(Module):
     """x W^T + b. (..., in) -> (..., out)."""
 
+    leads_product, joined, joined_bias = False, None, None  # joined_weights.py
+
     def __init__(self, inputs: int, outputs: int, bias: bool):
         super().__init__()
         self.weight = Tensor(outputs, inputs)
         self.bias = Tensor(outputs) if bias else None
-        self.leads_product, self.joined, self.joined_bias = False, None, None  # joined_weights.py
 
     def forward(self, x: Array) -> Array:
         return linear(x, self.weight, self.bias)
@@ -127,8 +128,7 @@ class Attention(Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (y.swapaxes(1, 2) for y in (q, k, v))
         if self.spec.rotary_size:
-            cos, sin = ctx.angles(self.spec, T)  # (T, R/2) or (B, T, R/2)
-            q, k = self.ops.rotate(q, cos, sin), self.ops.rotate(k, cos, sin)
+            q, k = ctx.rotate(self.ops, q, k, self.spec)
         if self.norms_after:
             q = self.q_norm(q.swapaxes(1, 2)).swapaxes(1, 2)
             k = self.k_norm(k.swapaxes(1, 2)).swapaxes(1, 2)
@@ -163,11 +163,8 @@ class FeedForward(Module):
         self.down_proj = Linear(spec.hidden_size, C, spec.bias)
 
     def forward(self, x: Array, ctx: Context) -> Array:
-        if self.gate_proj is None:
-            h = self.act(self.up_proj(x))  # (B, T, F)
-        else:
-            up, gate = self.ops.project(x, self.up_proj, self.gate_proj)
-            h = self.open_gate(gate, up)
+        up, gate = self.ops.project(x, self.up_proj, self.gate_proj)  # (B, T, F), or None
+        h = self.act(up) if gate is None else self.open_gate(gate, up)
         return ctx.dropout(self.down_proj(h), self.spec.dropout, self.site)  # (B, T, C)
 
     def open_gate(self, gate: Array, up: Array) -> Array:
