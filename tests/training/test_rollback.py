@@ -157,6 +157,7 @@ def test_both_backends_go_back_at_the_same_steps_and_hand_over(start, tmp_path):
 
 
 @pytest.mark.parametrize("log_every", [1, 4])
+@pytest.mark.long
 def test_how_often_a_run_logs_changes_nothing_of_what_it_computes(start, tmp_path, log_every):
     go(start, tmp_path / "run", log_every=log_every)
     go(start, tmp_path / "other", log_every=3)
