@@ -33,6 +33,8 @@ MODULES = (
 )
 OPTIONAL_MODULES = ("HeadNorm",)  # recorded where a backend has them
 FUNCTIONS = ("rotate", "attention", "activations")
+# Recorded where a table has them: rotate in fewer operations, and the product of several modules.
+OPTIONAL_FUNCTIONS = ("rotate_pairs", "project")
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,10 @@ class _Recorder:
         self.open_modules: list[str] = []
         self.rotations, self.passes, self.pass_names = 0, 0, pass_names
 
-    def record(self, what: str, value: Any) -> None:
-        path = self.open_modules[-1] if self.open_modules else "model"
+    def record(self, what: str, value: Any, path: str | None = None) -> None:
+        """path: of the module that made the value, if not the one that is being computed."""
+        if path is None:
+            path = self.open_modules[-1] if self.open_modules else "model"
         pass_name = self.pass_names[max(self.passes - 1, 0)]
         self.activations.append(Activation(path, what, _to_numpy(value), pass_name))
 
@@ -238,23 +242,38 @@ def _tap_tables(patcher: Patcher, recorder: _Recorder) -> None:
 
         return call
 
+    def project(original: Function) -> Function:
+        # The matrices may be joined, or packed as one, and then no module could make its own part.
+        def call(x: Any, *linears: Any) -> Any:
+            before = len(recorder.activations)
+            outputs = original(x, *linears)
+            if len(recorder.activations) == before:  # one product: no module was called by itself
+                for linear, y in zip(linears, outputs, strict=True):
+                    recorder.record("", y, recorder.paths.get(id(linear), ""))
+            return outputs
+
+        return call
+
     def activations(table: dict[str, Function]) -> dict[str, Function]:
         return {name: activation(function) for name, function in table.items()}
 
     wrappers: dict[str, Callable[[Any], Any]] = {
         "rotate": rotate,
+        "rotate_pairs": rotate,
+        "project": project,
         "attention": attention,
         "activations": activations,
     }
     for module, name in _find_tables(patcher.name):
         if not name:
-            for entry, make in wrappers.items():
-                patcher.wrap(module, entry, make)
+            for entry in FUNCTIONS:
+                patcher.wrap(module, entry, wrappers[entry])
             continue
         table = getattr(module, name)
-        changed = {entry: make(getattr(table, entry)) for entry, make in wrappers.items()}
-        if hasattr(table, "project"):  # one product for several modules, each of which is recorded
-            changed["project"] = lambda x, *linears: tuple(one(x) for one in linears)
+        optional = [entry for entry in OPTIONAL_FUNCTIONS if hasattr(table, entry)]
+        changed = {
+            entry: wrappers[entry](getattr(table, entry)) for entry in (*FUNCTIONS, *optional)
+        }
         patcher.replace(module, name, replace(table, **changed))
 
 

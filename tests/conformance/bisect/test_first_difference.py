@@ -109,6 +109,24 @@ def test_a_fault_is_named_in_bfloat16_too(backends, backend):
 
 
 @BACKENDS
+def test_a_fault_of_a_joined_product_is_named(backends, backend):
+    def wrap(project):
+        def faulty(x, *linears):
+            first, *others = project(x, *linears)
+            return first, *(2 * y for y in others)
+
+        return faulty
+
+    found, case = backends(backend), find_case("default/hot")
+    assert compare_forward(found, case, BISECT_32, "float32") is None
+    with ExitStack() as stack:
+        Patcher(backend, stack).wrap_table("project", wrap)
+        found.subject.forget()
+        difference = compare_forward(found, case, BISECT_32, "float32")
+    assert difference.tensor == "layers.0.self_attn.k_proj"
+
+
+@BACKENDS
 @pytest.mark.parametrize(
     ("fault", "named"),
     [
