@@ -144,6 +144,8 @@ def _count_attention_bytes(block: BlockSpec, attention: AttentionSpec, shape: Sh
     )
     H, K, D, E = attention.num_heads, attention.kv_heads, attention.head_size, attention.value_size
     kept = N * a * (H * D + K * D + K * E + H * E)  # queries, keys, values, o_proj's input
+    if shape.is_torch:
+        kept += _count_joined_bytes(attention, shape)
     if attention.output_gate:
         kept += 2 * N * a * H * E
     if attention.clip_qkv is not None:
@@ -178,6 +180,32 @@ def _count_attention_bytes(block: BlockSpec, attention: AttentionSpec, shape: Sh
         return kept + scores * BITS * drops
     kept += scores * a * (a < wide) + scores * (BITS + wide) * drops
     return kept + BITS * T * T * (B if shape.document_mask else 1)
+
+
+def _count_joined_bytes(attention: AttentionSpec, shape: Shape) -> int:
+    """What stays of the one product that queries, keys and values are views of, besides those.
+
+    A view keeps all of it: rotated or normalized queries and keys stay beside what they were made
+    of, as long as attention reads values that are views.
+    """
+    if shape.activation == 8:
+        return 0  # in float64 each has a product of its own
+    if attention.clip_qkv is not None:
+        return 0  # the clip's input, which is counted; what it gives are no views
+    N, a = shape.tokens, shape.activation
+    H, K, D, E = attention.num_heads, attention.kv_heads, attention.head_size, attention.value_size
+    form = attention.query_key_norm
+    norms_before = form is not None and not form.after_rope
+    norm_reads_view = norms_before and a == shape.master  # the norm's input, which is counted
+    drops = bool(shape.dropout and attention.dropout)
+    if attention.softcap is not None or attention.sinks or drops:
+        # Written out, attention reads copies of keys and values; of queries, too, of many rows.
+        if norm_reads_view:
+            return N * a * K * E
+        reads_view = not attention.rotary_size and form is None and shape.batch_size == 1
+        return N * a * K * (D + E) if reads_view else 0
+    queries_are_views = not attention.rotary_size and form is None
+    return 0 if queries_are_views or norm_reads_view else N * a * (H + K) * D
 
 
 def _count_ffn_tensors(ffn: FfnSpec, shape: Shape) -> int:

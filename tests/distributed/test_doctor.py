@@ -98,7 +98,7 @@ def test_gpus_that_cannot_read_each_other_are_named_with_what_to_do(monkeypatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "can_device_access_peer", lambda here, there: there == 2)
     two = object.__new__(ProcessGroup)
-    two._device = torch.device("cuda:0")
+    two.device = torch.device("cuda:0")
     (said,) = two.diagnostics()
     assert said.startswith("GPU 0 cannot read the memory of GPU 1; ")
     assert "NCCL_P2P_DISABLE=1" in said

@@ -25,6 +25,10 @@ VARIANTS = {
     "window": "block.attention.window_size=7",
     "parallel": "block.parallel=true",
     "no positions": "block.attention.position_encoding=none",
+    "capped": "block.attention.softcap=30",
+    "capped, grouped": "block.attention.softcap=30 block.attention.num_kv_heads=2",
+    "capped, qk_norm": "block.attention.softcap=30 block.attention.qk_norm=head",
+    "capped, no positions": "block.attention.softcap=30 block.attention.position_encoding=none",
 }
 # Sizes that no other is a product of, so that no tensor is mistaken for another.
 TEXT = """
@@ -36,7 +40,7 @@ model m { vocab_size: 101 max_seq_len: 36 hidden_size: 56 num_layers: 1 block: b
 
 
 def make_spec(layers, edit=""):
-    edits = dict([edit.split("=")]) if edit else {}
+    edits = dict(one.split("=") for one in edit.split())
     return mal.edit_all(mal.load(TEXT), {"num_layers": str(layers), **edits})
 
 
