@@ -225,10 +225,13 @@ def _tap_tables(patcher: Patcher, recorder: _Recorder) -> None:
         return call
 
     def attention(original: Function) -> Function:
-        def call(q: Any, k: Any, v: Any, *rest: Any) -> Any:
-            for what, x in (("q", q), ("k", k), ("v", v)):
+        def call(q: Any, k: Any, v: Any, spec: Any, *rest: Any) -> Any:
+            # A cache may keep no more than the window; what the first query attends to is compared.
+            S, T = k.shape[2], q.shape[2]
+            first = max(S - (spec.window_size or S) - T + 1, 0)
+            for what, x in (("q", q), ("k", k[:, :, first:]), ("v", v[:, :, first:])):
                 recorder.record(f"{what} read by attention", x)
-            y = original(q, k, v, *rest)
+            y = original(q, k, v, spec, *rest)
             recorder.record("values mixed", y)
             return y
 

@@ -90,6 +90,15 @@ def test_a_fault_of_the_cache_or_of_dropout_is_named(backends, backend, fault, c
     assert str(difference).startswith(named)
 
 
+@BACKENDS
+@pytest.mark.parametrize("name", ["crossed.015/hot", "crossed.018/hot"])
+def test_keys_that_no_query_attends_to_are_not_compared(backends, backend, name):
+    found, case = backends(backend), find_case(name)
+    windows = [attention.window_size for attention in case.spec.attentions]
+    assert any(window is not None and window < case.T for window in windows)
+    assert compare_forward(found, case, BISECT_64, computation=DECODING) is None
+
+
 def test_the_computations_are_those_that_the_case_has(backends):
     found = backends("torch")
     assert list_computations(found, find_case("default/hot")) == (FORWARD, DECODING)
