@@ -469,8 +469,7 @@ def load(
         built = found.build(source.spec, source.params, options)
     report_stage("")
     chosen = _choose_tokenizer(source, tokenizer, eos, bos)
-    report_model(found, source.spec, device_name, full)
-    return Model(
+    model = Model(
         built,
         chosen,
         generation_config=read_generation_config(source.files, source.path),
@@ -481,6 +480,8 @@ def load(
             lambda: CacheKey(hash_weights(source.spec, source.params), SHORT_NAMES.get(full, full))
         ),
     )
+    report_model(found, source.spec, device_name, full)  # now that nothing refuses it
+    return model
 
 
 def check_loading(
@@ -518,5 +519,6 @@ def _choose_tokenizer(
             f"the tokenizer given has {found.vocab_size} tokens and is not the one of "
             f"{source.path}, which has {own.vocab_size}; leave it out to use that one"
         )
+    check_rows(found, source.spec.vocab_size)
     # The same vocabulary: the model's files say which of its tokens begin and end a text.
     return lambda: finish(found if own is None else found.take_roles(own))

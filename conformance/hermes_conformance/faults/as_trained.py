@@ -1,11 +1,13 @@
 """Faults that only models of trained sizes have: long rows, large heads, fast kernels, waits."""
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.kernels import scale_gradient
 from hermes_conformance.faults.patcher import FAST_TABLES, Patcher
+from hermes_conformance.faults.tf32 import emulate_tf32
 
 CAUSAL, WINDOW, PACKED = (
     f"small.{name}/hot" for name in ("15x64 causal", "32x128 window", "15x64 documents")
@@ -79,17 +81,32 @@ def _place_later_reads_early(patcher: Patcher) -> None:
     patcher.wrap_method("context", "Context", "angles", wrap)
 
 
-def _halve_bfloat16_rate(patcher: Patcher) -> None:
-    """In bfloat16, every update is half as large."""
+def _halve_rate(when: Callable[[Any], bool]) -> Plant:
+    """Every update of learners with such options is half as large."""
 
-    def wrap(original):
-        def faulty(self, batch, lr):
-            short = self.runtime.options.precision == "bfloat16"
-            return original(self, batch, lr / 2 if short else lr)
+    def plant(patcher: Patcher) -> None:
+        def wrap(original):
+            def faulty(self, batch, lr):
+                return original(self, batch, lr / 2 if when(self.runtime.options) else lr)
 
-        return faulty
+            return faulty
 
-    patcher.wrap_method("learner", "Learner", "step", wrap)
+        patcher.wrap_method("learner", "Learner", "step", wrap)
+
+    return plant
+
+
+def _halve_rate_in(precision: str) -> Plant:
+    return _halve_rate(lambda options: options.precision == precision)
+
+
+def _halve_compiled_rate_in(precision: str) -> Plant:
+    return _halve_rate(lambda options: options.precision == precision and options.compile is True)
+
+
+def _accept_tf32(patcher: Patcher) -> None:
+    """hermes_torch takes tf32 on any device, where it is float32: kernels and graphs stay."""
+    patcher.replace(patcher.load_module("runtime"), "has_tf32", lambda device: True)
 
 
 def _drop_documents_of_long_rows(patcher: Patcher) -> None:
@@ -136,8 +153,21 @@ def _compile_at_each_step(patcher: Patcher) -> None:
     patcher.wrap_method("learner", "Learner", "step", wrap)
 
 
-def _make_fault(name: str, law: str, case: str, plant: Plant, only: str | None = None) -> Fault:
-    return Fault(name, "as trained", f"L6/{law}", case, plant, only)
+def _make_fault(
+    name: str,
+    law: str,
+    case: str,
+    plant: Plant,
+    only: str | None = None,
+    under: Plant | None = None,
+) -> Fault:
+    return Fault(name, "as trained", f"L6/{law}", case, plant, only, under)
+
+
+def _make_tf32_fault(
+    name: str, law: str, case: str, plant: Plant, under: Plant = emulate_tf32
+) -> Fault:
+    return _make_fault(f"{name}, in tf32", f"{law}-tf32", case, plant, "torch", under)
 
 
 FAULTS = (
@@ -175,7 +205,10 @@ FAULTS = (
         _place_later_reads_early,
     ),
     _make_fault(
-        "updates in bfloat16 are half as large", "updates-bfloat16", CAUSAL, _halve_bfloat16_rate
+        "updates in bfloat16 are half as large",
+        "updates-bfloat16",
+        CAUSAL,
+        _halve_rate_in("bfloat16"),
     ),
     _make_fault(
         "attention is written out where a kernel is",
@@ -189,4 +222,63 @@ FAULTS = (
         "a compiled loss leaves its graph", "graphs-float32", CAUSAL, _break_graph, "torch"
     ),
     _make_fault("a learner compiles at each step", "graphs-float32", CAUSAL, _compile_at_each_step),
+    _make_fault(
+        "a later read of a long row is a place early, in bfloat16",
+        "decoding-bfloat16",
+        CAUSAL,
+        _place_later_reads_early,
+    ),
+    _make_fault(
+        "updates in float32 are half as large", "updates-float32", CAUSAL, _halve_rate_in("float32")
+    ),
+    *(
+        _make_fault(
+            f"updates of compiled learners are half as large, in {precision}",
+            f"compiled-{precision}",
+            CAUSAL,
+            _halve_compiled_rate_in(precision),
+        )
+        for precision in ("float32", "bfloat16")
+    ),
+    _make_fault(
+        "an update waits for its numbers, in bfloat16",
+        "kernels-bfloat16",
+        CAUSAL,
+        _read_loss_in_update,
+    ),
+    _make_fault(
+        "a learner compiles at each step, in bfloat16",
+        "graphs-bfloat16",
+        CAUSAL,
+        _compile_at_each_step,
+    ),
+    _make_tf32_fault(
+        "long rows of large heads are scaled by a fiftieth too much",
+        "logits",
+        WINDOW,
+        _change_long_attention(_scale_queries),
+    ),
+    _make_tf32_fault(
+        "values of long rows have twice their gradient",
+        "gradients",
+        WINDOW,
+        _change_long_attention(_double_value_gradients),
+    ),
+    _make_tf32_fault(
+        "a later read of a long row is a place early", "decoding", CAUSAL, _place_later_reads_early
+    ),
+    _make_tf32_fault("updates are half as large", "updates", CAUSAL, _halve_rate_in("tf32")),
+    _make_tf32_fault(
+        "updates of compiled learners are half as large",
+        "compiled",
+        CAUSAL,
+        _halve_compiled_rate_in("tf32"),
+        _accept_tf32,
+    ),
+    _make_tf32_fault(
+        "an update waits for its numbers", "kernels", CAUSAL, _read_loss_in_update, _accept_tf32
+    ),
+    _make_tf32_fault(
+        "a learner compiles at each step", "graphs", CAUSAL, _compile_at_each_step, _accept_tf32
+    ),
 )

@@ -75,7 +75,7 @@ def test_what_is_unknown_is_refused_in_a_line(option, message):
 
 
 def test_a_run_that_certifies_nothing_fails_under_pytest_and_as_a_command(capsys):
-    words = ["--law", "L3/float16", "--case", "default/hot"]
+    words = ["--law", "L3/tf32", "--case", "default/hot"]
     code, out, _ = run_hermes(capsys, "run", *words)
     assert (code, "no law that needs the backend passed" in out) == (1, True)
     done = run_pytest(*words)
