@@ -235,7 +235,29 @@ class Learner(Model):
     def step(self, batch: Batch, lr: float) -> StepReport:
         """Take one optimizer step: gradients of all micro-batches, clipping, update."""
         with self._expect_compiling(batch):
-            return self._take_step(batch, lr)
+            with self.runtime.apply_options(), self._watch():
+                loss, rows = self._accumulate(batch)
+                grads = self._optimizer.grads
+                norm = self._norm(grads)
+            # From here on nothing is read from the device: the norm clips, and skips the step where
+            # it is not finite, without the host knowing it. Nor does a process wait for another,
+            # unless a rule needs the whole of a sharded matrix.
+            with self.runtime.apply_options(), torch.no_grad(), self._watch():
+                if self._recipe.grad_clip:
+                    local_grads = [self.runtime.to_local(g) for g in grads]
+                    # Private, but what clip_grad_norm_ calls: one kernel for all tensors. The
+                    # fused AdamW could take the scale as its grad_scale, but divides by that, and
+                    # gradients over 1 / scale are not, to the last bit, gradients times scale.
+                    torch._foreach_mul_(local_grads, clip_scale(norm, self._recipe.grad_clip))
+                finite = torch.isfinite(norm) & torch.isfinite(loss)
+                self._steps_done += 1
+                self._optimizer.update(lr, self._steps_done, finite)
+                scale = None
+                if self._scaler is not None:
+                    scale = self._scaler.scale
+                    self._scaler.update(finite)
+            self._clear_grads()
+            return StepReport(self._steps_done, loss, norm, rows, scale, self._first_norm)
 
     def _expect_compiling(self, batch: Batch) -> contextlib.AbstractContextManager:
         """A context in which peers may be silent for long, for a batch of a shape that is new."""
@@ -248,31 +270,6 @@ class Learner(Model):
         if not (self._distributed and is_new and compiles):
             return contextlib.nullcontext()
         return self._process_group.allow_compiling()
-
-    def _take_step(self, batch: Batch, lr: float) -> StepReport:
-        with self.runtime.apply_options(), self._watch():
-            loss, rows = self._accumulate(batch)
-            grads = self._optimizer.grads
-            norm = self._norm(grads)
-        # From here on nothing is read from the device: the norm clips, and skips the step where it
-        # is not finite, without the host knowing it. Nor does a process wait for another, unless a
-        # rule needs the whole of a sharded matrix.
-        with self.runtime.apply_options(), torch.no_grad(), self._watch():
-            if self._recipe.grad_clip:
-                local_grads = [self.runtime.to_local(g) for g in grads]
-                # Private, but what clip_grad_norm_ calls: one kernel for all tensors. The fused
-                # AdamW could take the scale as its grad_scale, but divides by that, and gradients
-                # over 1 / scale are not, to the last bit, gradients times scale.
-                torch._foreach_mul_(local_grads, clip_scale(norm, self._recipe.grad_clip))
-            finite = torch.isfinite(norm) & torch.isfinite(loss)
-            self._steps_done += 1
-            self._optimizer.update(lr, self._steps_done, finite)
-            scale = None
-            if self._scaler is not None:
-                scale = self._scaler.scale
-                self._scaler.update(finite)
-        self._clear_grads()
-        return StepReport(self._steps_done, loss, norm, rows, scale, self._first_norm)
 
     @contextlib.contextmanager
     def use_average(self) -> Iterator[None]:

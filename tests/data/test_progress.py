@@ -161,7 +161,7 @@ hermes.prepare(sys.argv[1], sys.argv[2], output=sys.argv[3], progress=True)
 @pytest.fixture
 def preparation(tmp_path, tokenizer):
     """The command of a process that prepares some text, and shows how far it is."""
-    write_text(tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_text("\n".join(DOCUMENTS * 12))  # enough to be seen on the way
     tokenizer.save(tmp_path / "t.json")
     return [sys.executable, "-c", CODE, *(str(tmp_path / one) for one in ("a.txt", "t.json", "o"))]
 
@@ -192,5 +192,5 @@ def test_without_a_terminal_a_preparation_is_a_line_now_and_then(preparation):
     assert done.returncode == 0, done.stderr
     lines = [one for one in done.stderr.splitlines() if one.startswith("tokenizing: ")]
     assert lines
-    assert re.match(r"tokenizing: \d+ %, .*\d k tokens, 1 document,", lines[-1])
+    assert re.match(r"tokenizing: \d+ %, .*\d [kM] tokens, 1 document,", lines[-1])
     assert "\x1b" not in done.stderr
