@@ -72,6 +72,20 @@ class Context:
         """Append to the KV cache, if any; return the keys and values to attend to."""
         return self.cache.update(layer, k, v) if self.cache else (k, v)
 
+    def attend(
+        self,
+        attention: Callable[..., Array],
+        q: Array,
+        k: Array,
+        v: Array,
+        spec: AttentionSpec,
+        slopes: Array | None,
+        sinks: Array | None,
+        site: int,
+    ) -> Array:
+        """Call a layer's attention in this pass, with its arguments in order."""
+        return attention(q, k, v, spec, slopes, sinks, self, site)
+
     def relative_positions(self, T: int, S: int) -> Array:
         """Position of each query minus position of each key. (T, S)"""
         return (self.offset + np.arange(T))[:, None] - np.arange(S)[None, :]

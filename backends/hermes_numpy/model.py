@@ -122,7 +122,7 @@ class Attention(Module):
             k = self.k_norm(k.swapaxes(1, 2)).swapaxes(1, 2)
         k, v = ctx.update(self.layer, k, v)  # (B, K, S, D), (B, K, S, E)
         slopes = self.get_slopes(ctx)  # (H,) or None
-        y = self.ops.attention(q, k, v, self.spec, slopes, self.sinks, ctx, self.site)
+        y = ctx.attend(self.ops.attention, q, k, v, self.spec, slopes, self.sinks, self.site)
         y = y.swapaxes(1, 2).reshape(B, T, self.H * self.E)
         if self.gate_proj is not None:
             y = y * self.ops.sigmoid(self.gate_proj(x))

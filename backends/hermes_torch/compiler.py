@@ -50,7 +50,7 @@ def compile_blocks(blocks: torch.nn.ModuleList) -> None:
     torch keeps what it compiled by the text of a method, so layers share it, and layers that differ
     (in the site of their dropout, say) count towards its limit.
     """
-    _allow_compilations(4 * len(blocks))
+    _allow_compilations(max(MOST_COMPILATIONS, 4 * len(blocks)))
     for block in blocks:
         block.compile(dynamic=False)
 

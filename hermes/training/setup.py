@@ -129,14 +129,18 @@ def make_training_data(
         raise
 
 
+def _require_evaluations(option: str, data: TrainingData, recipe: Recipe) -> None:
+    """Raise HermesError where an option waits for evaluations that never come."""
+    if not data.dataset.held_out:
+        raise HermesError(f"{option} needs {data.unit} held out: --val-fraction")
+    if not recipe.eval_every:
+        raise HermesError(f"{option} needs evaluations on the way: --eval-every")
+
+
 def check_patience(patience: int, data: TrainingData, recipe: Recipe) -> None:
     """Raise HermesError where --patience would wait for evaluations that never come."""
-    if not patience:
-        return
-    if not data.dataset.held_out:
-        raise HermesError(f"--patience needs {data.unit} held out: --val-fraction")
-    if not recipe.eval_every:
-        raise HermesError("--patience needs evaluations on the way: --eval-every")
+    if patience:
+        _require_evaluations("--patience", data, recipe)
 
 
 def check_best_metric(metric: str | None, data: TrainingData, recipe: Recipe) -> list[str]:
@@ -157,12 +161,8 @@ def check_best_metric(metric: str | None, data: TrainingData, recipe: Recipe) ->
         raise HermesError(
             f"--keep-best: there is no metric {metric!r}{suggest_nearest(metric, known)}"
         )
-    if not data.dataset.held_out:
-        raise HermesError(f"--keep-best {metric} needs {data.unit} held out: --val-fraction")
-    every = recipe.eval_every
-    if not every:
-        raise HermesError(f"--keep-best {metric} needs evaluations on the way: --eval-every")
-    if recipe.save_every % every == 0:
+    _require_evaluations(f"--keep-best {metric}", data, recipe)
+    if recipe.save_every % recipe.eval_every == 0:
         return []
     return [
         f"only checkpoints of steps with an evaluation have a {metric}, others are not compared"

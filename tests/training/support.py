@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from hermes.api import train
 from hermes.checkpoint import open_checkpoint
@@ -70,3 +71,27 @@ def tensors(path):
 def losses(run):
     """By step."""
     return {r["step"]: r["loss"] for r in read_metrics(run) if "loss" in r}
+
+
+# Doubled, the greatest numbers overflow.
+PLAIN = SPEC.replace("tie_weights: true", "tie_weights: false scale: 2")
+
+
+def write_model_that_overflows(folder, words):
+    """A model, one of whose tokens no arithmetic in float32 survives, and texts that have it.
+
+    words: of the text that has it at three of them.
+    """
+    path, tokenizer = corpus_in(folder)
+    Runs((path, tokenizer), folder)("base", spec=PLAIN, max_steps=1)
+    (bad,) = tokenizer.encode("Q")
+    weights = load_file(folder / "base" / "step-00000001" / "model.safetensors")
+    weights["model.embed_tokens.weight"][bad] = 3e38
+    save_file(weights, folder / "model.safetensors")
+    (folder / "model.mal").write_text(PLAIN.replace("vocab_size: 300", "vocab_size: 290"))
+    text = path.read_text().split()
+    for at in (50, 120, 121):
+        text[at] = "Q"
+    (folder / "some.txt").write_text(" ".join(text[:words]), encoding="utf-8")
+    (folder / "every.txt").write_text("Q the " * 400, encoding="utf-8")
+    return folder

@@ -1,36 +1,19 @@
 """Steps that are not finite: left out, counted, and the same after a resume, on both backends."""
 
 import pytest
-from safetensors.numpy import load_file, save_file
 
 import hermes
 from hermes.errors import HermesError, NonFinite
 from hermes.training.metrics_file import read_metrics
 from hermes.training.nonfinite import NonFinitePolicy
-from tests.training.support import SPEC, Runs, corpus_in, tensors
+from tests.training.support import tensors, write_model_that_overflows
 
-# Doubled, the greatest numbers overflow.
-PLAIN = SPEC.replace("tie_weights: true", "tie_weights: false scale: 2")
 OPTIONS = {"seq_len": 16, "batch_size": 4, "max_steps": 12, "save_every": 5, "seed": 5}
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """A model, one of whose tokens no arithmetic in float32 survives, and a text that has it."""
-    folder = tmp_path_factory.mktemp("nonfinite")
-    path, tokenizer = corpus_in(folder)
-    Runs((path, tokenizer), folder)("base", spec=PLAIN, max_steps=1)
-    (bad,) = tokenizer.encode("Q")
-    weights = load_file(folder / "base" / "step-00000001" / "model.safetensors")
-    weights["model.embed_tokens.weight"][bad] = 3e38
-    save_file(weights, folder / "model.safetensors")
-    (folder / "model.mal").write_text(PLAIN.replace("vocab_size: 300", "vocab_size: 290"))
-    words = path.read_text().split()
-    for at in (50, 120, 121):
-        words[at] = "Q"
-    (folder / "some.txt").write_text(" ".join(words[:260]), encoding="utf-8")
-    (folder / "every.txt").write_text("Q the " * 400, encoding="utf-8")
-    return folder
+    return write_model_that_overflows(tmp_path_factory.mktemp("nonfinite"), words=260)
 
 
 def go(start, output, backend, policy, *, data="some.txt", stop_at=None, **options):

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file, save_file
 
 import hermes
 from hermes.data.tracing import RunTrace
@@ -15,10 +14,9 @@ from hermes.training.nonfinite import NonFinitePolicy
 from hermes.training.rollback import LIMIT
 from hermes.training.samples import read_samples
 from hermes.training.spikes import SpikePolicy
-from tests.training.support import SPEC, Runs, corpus_in, tensors
+from tests.training.support import Runs, tensors, write_model_that_overflows
 from tests.training.test_loop import World
 
-PLAIN = SPEC.replace("tie_weights: true", "tie_weights: false scale: 2")
 OPTIONS = {"seq_len": 16, "batch_size": 4, "max_steps": 12, "save_every": 3, "seed": 5,
            "schedule": "cosine", "warmup_steps": 2, "lr": 3e-3, "sample_every": 2,
            "sample_tokens": 4}  # fmt: skip
@@ -27,21 +25,7 @@ NAN = float("nan")
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """A model, one of whose tokens no arithmetic in float32 survives, and a text that has it."""
-    folder = tmp_path_factory.mktemp("rollback")
-    path, tokenizer = corpus_in(folder)
-    Runs((path, tokenizer), folder)("base", spec=PLAIN, max_steps=1)
-    (bad,) = tokenizer.encode("Q")
-    weights = load_file(folder / "base" / "step-00000001" / "model.safetensors")
-    weights["model.embed_tokens.weight"][bad] = 3e38
-    save_file(weights, folder / "model.safetensors")
-    (folder / "model.mal").write_text(PLAIN.replace("vocab_size: 300", "vocab_size: 290"))
-    words = path.read_text().split()
-    for at in (50, 120, 121):
-        words[at] = "Q"
-    (folder / "some.txt").write_text(" ".join(words[:700]), encoding="utf-8")
-    (folder / "every.txt").write_text("Q the " * 400, encoding="utf-8")
-    return folder
+    return write_model_that_overflows(tmp_path_factory.mktemp("rollback"), words=700)
 
 
 def go(start, output, backend="torch", policy="rollback:1", *, data="some.txt", stop=None,
