@@ -66,8 +66,11 @@ prepare_tokens(data, Tokenizer.load(tokenizer), output,
 """
 
 
-def measure_preparing(path, tokenizer, folder, rounds=3):
-    """Print the throughput of encode_batch and of a preparation, timed in turn."""
+def measure_preparing(path, tokenizer, folder, rounds=5):
+    """Print the throughput of encode_batch and of a preparation, timed in turn.
+
+    The share is the median over the rounds: the speed of a machine may change from one to the next.
+    """
     texts = [document.text for document in read_documents(path)]
     size = sum(len(text.encode()) for text in texts)
     alone, whole = [], []
@@ -82,7 +85,8 @@ def measure_preparing(path, tokenizer, folder, rounds=3):
         )
         whole.append(time.perf_counter() - start)
     a, b = (size / 1e6 / statistics.median(seconds) for seconds in (alone, whole))
-    print(f"encode_batch {a:.2f} MB/s, prepare {b:.2f} MB/s: {b / a:.2f} of it")
+    share = statistics.median(one / other for one, other in zip(alone, whole, strict=True))
+    print(f"encode_batch {a:.2f} MB/s, prepare {b:.2f} MB/s: {share:.2f} of it")
 
 
 def measure_second_start(path, tokenizer_file, folder):

@@ -29,6 +29,9 @@ __all__ = ["EncodingPool", "check_workers", "choose_batch_size", "encode_texts",
 
 T = TypeVar("T")
 Ids = list[NDArray[np.uint32]]
+HERE = (
+    2  # batches encoded at once by this process: the ids of one are copied, another has the cores
+)
 AHEAD = 2  # batches per worker that are read before they are needed
 CORE_BATCH = 1 << 18  # characters of a batch for each core, of several pieces
 LEAST_BATCH, LARGEST_BATCH = 1 << 19, 1 << 23
@@ -62,7 +65,7 @@ class EncodingPool:
         check_workers(workers)
         self._tokenizer, self._count = tokenizer, workers or 1
         self._is_here = workers is None
-        self._threads = ThreadPoolExecutor(self._count, "encode")
+        self._threads = ThreadPoolExecutor(workers or HERE, "encode")
         self._free: SimpleQueue[_Worker] = SimpleQueue()
         self._workers: list[_Worker] = []
 
