@@ -29,9 +29,8 @@ __all__ = ["EncodingPool", "check_workers", "choose_batch_size", "encode_texts",
 
 T = TypeVar("T")
 Ids = list[NDArray[np.uint32]]
-HERE = (
-    2  # batches encoded at once by this process: the ids of one are copied, another has the cores
-)
+# Batches that this process encodes at once: while the ids of one are copied, another has the cores.
+HERE = 2
 AHEAD = 2  # batches per worker that are read before they are needed
 CORE_BATCH = 1 << 18  # characters of a batch for each core, of several pieces
 LEAST_BATCH, LARGEST_BATCH = 1 << 19, 1 << 23
