@@ -19,10 +19,12 @@
 #   make bench            measure training, decoding and checkpoints on this machine
 #   make clean            remove the virtual environment and everything built
 #
-# Variables: PYTHON, the interpreter that makes the environment (python3); VENV, its folder (.venv).
+# Variables: PYTHON, the interpreter that makes the environment (python3); VENV, its folder (.venv);
+# PROCESSES, how many run the tests (2), each a file at a time and with the memory of a backend or two.
 
 PYTHON ?= python3
 VENV ?= .venv
+PROCESSES ?= 2
 BACKEND ?= torch
 DEVICE ?=
 LONG ?=
@@ -38,7 +40,7 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile
 
 test-long: $(VENV)/.tests
 	$(BIN)/pytest -m "long or not long"
